@@ -1,0 +1,89 @@
+"""What `pretrain` and `train` do before their loop: device, splits, run folder, texts that describe the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from omatg_ray.config import Config, DataSettings
+from omatg_ray.crystal.read import read_dataset
+from omatg_ray.crystal.split import Split, split_by_composition
+from omatg_ray.crystal.write import write_structures
+from omatg_ray.errors import ConfigError, DataError
+from omatg_ray.run.atomic import write_json, write_text
+from omatg_ray.run.folder import RunFolder
+from omatg_ray.run.versions import versions
+
+SPLITS = ("train", "val", "test")
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is a GPU where there is one.
+
+    Raises:
+        ConfigError: The device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device: {name!r} is not a device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: {name} asked for, but {torch.cuda.device_count()} CUDA devices are visible")
+    return device
+
+
+def load_splits(data: DataSettings, progress: bool = False) -> Split:
+    """The three splits that `data` describes.
+
+    Raises:
+        ConfigError: Neither a file nor three files are named.
+        DataError: A file cannot be read, a split is empty, or splits that were given share a composition.
+    """
+    if data.file is not None:
+        dataset = read_dataset(data.file, progress=progress)
+        return split_by_composition(dataset, data.val_compositions, data.test_compositions, data.split_seed)
+    if data.train is None or data.val is None or data.test is None:
+        raise ConfigError("data: name a file to split (data.file=...) or three files (data.train, data.val, data.test)")
+    split = Split(*(read_dataset(path, progress=progress) for path in (data.train, data.val, data.test)))
+    train = set(split.train.compositions)
+    for name, part in (("val", split.val), ("test", split.test)):
+        common = sorted(train & set(part.compositions))
+        if common:
+            raise DataError(
+                f"data.{name}: {len(common)} compositions are in data.train too, e.g. {', '.join(common[:3])}; "
+                "split by composition, or give one data.file to be split here"
+            )
+    return split
+
+
+def base_run_data(base: Path) -> DataSettings | None:
+    """The splits that the run which made a model keeps, if it is still beside its checkpoints."""
+    folder = base.resolve()
+    for run in (folder, *folder.parents[:2]):
+        paths = {name: run / "data" / f"{name}.extxyz" for name in SPLITS}
+        if all(path.is_file() for path in paths.values()):
+            return DataSettings(**paths)
+    return None
+
+
+def write_splits(folder: RunFolder, split: Split) -> None:
+    """Keeps the splits with the run as `data/{train,val,test}.extxyz`, for reinforcement and evaluation."""
+    for name in SPLITS:
+        part = getattr(split, name)
+        properties = [{"material_id": ident, **values} for ident, values in zip(part.ids, part.properties, strict=True)]
+        write_structures(folder.path / "data" / f"{name}.extxyz", part.crystals.to_structures(), properties)
+
+
+def describe_run(folder: RunFolder, config: Config) -> None:
+    """Writes the resolved configuration and the versions of everything."""
+    write_text(folder.config_path, config.to_yaml())
+    write_json(folder.versions_path, versions())
+
+
+def set_threads(config: Config) -> None:
+    """Applies `threads`; PyTorch keeps its own choice where the key is null."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)

@@ -1,0 +1,216 @@
+"""The configuration of a run: one documented tree of keys, read from YAML, overridden by `key=value`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from omatg_ray.crystal.fields import FieldName
+from omatg_ray.errors import ConfigError
+from omatg_ray.flow.pretrain import PretrainSettings
+from omatg_ray.model import NoiseMode
+from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.reward.settings import RewardSettings
+from omatg_ray.rl.advantage import AdvantageSettings
+from omatg_ray.rl.learner import LearnerSettings
+from omatg_ray.rl.objective import ObjectiveSettings
+from omatg_ray.rl.work import RolloutSettings
+from omatg_ray.settings import Settings
+
+
+class DataSettings(Settings):
+    """Crystals to learn from: one file that is split by composition, or three files that are split already."""
+
+    file: Path | None = Field(None, description="CSV with a cif column, extxyz, CIF, JSON or folder of CIFs, to split")
+    train: Path | None = Field(None, description="training split, in place of `file`")
+    val: Path | None = Field(None, description="validation split, in place of `file`")
+    test: Path | None = Field(None, description="test split, in place of `file`")
+    val_compositions: int | float = Field(0.1, gt=0, description="validation: number (int) or share of compositions")
+    test_compositions: int | float = Field(0.1, gt=0, description="test: number (int) or share of compositions")
+    split_seed: int = Field(0, description="seed of the split")
+
+    @model_validator(mode="after")
+    def _one_or_three(self) -> DataSettings:
+        parts = [self.train, self.val, self.test]
+        if self.file is not None and any(parts):
+            raise ValueError("give either `file` or the three of `train`, `val` and `test`, not both")
+        if any(parts) and not all(parts):
+            raise ValueError("`train`, `val` and `test` go together")
+        return self
+
+
+class PolicySettings(Settings):
+    """The Gaussian step policy."""
+
+    active: list[FieldName] = Field(["pos"], min_length=1, description="fields to reinforce; others follow the base")
+    noise: dict[FieldName, NoiseSettings] = Field(
+        {"pos": NoiseSettings(kind="sqrt", a=0.1668)}, description="σ(t) of each active field"
+    )
+    annealing: LinearAnnealing | None = Field(None, description="hand-made annealing, v · (1 + s(t))")
+
+    @model_validator(mode="after")
+    def _noise_for_active(self) -> PolicySettings:
+        if len(set(self.active)) != len(self.active):
+            raise ValueError("`active` names a field twice")
+        missing = [field for field in self.active if field not in self.noise]
+        if missing:
+            raise ValueError(f"active field {missing[0]!r} has no noise; set noise.{missing[0]}.kind and .a")
+        return self
+
+
+class ValidationSettings(Settings):
+    """Evaluation on the validation split during reinforcement; it decides which checkpoint is `best`."""
+
+    every: int = Field(10, ge=1, description="iterations between validations")
+    limit: int | None = Field(128, ge=1, description="crystals of the validation split to use; null: all")
+    steps: int | None = Field(None, ge=2, description="grid points; null: as in rollout.steps")
+    noise: NoiseMode = Field("none", description="generate without noise or with the policy's")
+    match_timeout: float = Field(10.0, gt=0, description="seconds that one structure match may take")
+
+
+class CheckpointSettings(Settings):
+    """Checkpoints of a run."""
+
+    every: int = Field(10, ge=1, description="iterations between checkpoints (the last one is always written)")
+    keep: int = Field(3, ge=1, description="checkpoints kept besides best and last")
+
+
+class Config(Settings):
+    """Everything a run needs. `pretrain` reads data and pretrain; `train` all but pretrain."""
+
+    run: Path = Field(Path("runs/run"), description="run folder, created by the run")
+    seed: int = Field(0, ge=0, description="seed of everything that is drawn")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int | None = Field(None, ge=1, description="PyTorch's CPU threads; null: PyTorch's choice")
+    workers: int = Field(2, ge=0, description="processes that match structures; 0: in this process")
+    data: DataSettings = Field(DataSettings(), description="crystals; null for train: the splits of the base's run")
+    pretrain: PretrainSettings = Field(PretrainSettings(), description="pretraining of the base model")
+    base: Path | None = Field(None, description="model to reinforce: a model folder or a run folder")
+    iterations: int = Field(300, ge=0, description="rollout iterations")
+    rollout: RolloutSettings = Field(RolloutSettings(), description="what one iteration samples")
+    policy: PolicySettings = Field(PolicySettings(), description="the policy")
+    reward: RewardSettings = Field(RewardSettings(), description="the reward")
+    advantage: AdvantageSettings = Field(AdvantageSettings(), description="from rewards to advantages")
+    objective: ObjectiveSettings = Field(ObjectiveSettings(), description="the PPO objective")
+    learner: LearnerSettings = Field(LearnerSettings(), description="optimizer and microbatches")
+    validation: ValidationSettings = Field(ValidationSettings(), description="evaluation during training")
+    checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="checkpoints")
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+        """Reads a YAML file and applies `key=value` overrides, e.g. `rollout.groups=8`.
+
+        Without a run folder in the file or the overrides, the run folder is `runs/<name of the file>`.
+
+        Raises:
+            ConfigError: The file cannot be read, or a key is unknown, mistyped or out of range; names the key, and
+                for unknown keys the nearest valid one.
+        """
+        tree: Any = {}
+        if path is not None:
+            try:
+                tree = yaml.safe_load(Path(path).read_text()) or {}
+            except OSError as error:
+                raise ConfigError(f"cannot read config {path}: {error.strerror or error}") from error
+            except yaml.YAMLError as error:
+                raise ConfigError(f"{path} is not valid YAML: {error}") from error
+            if not isinstance(tree, dict):
+                raise ConfigError(f"{path} must hold a mapping of keys, not {type(tree).__name__}")
+            tree.setdefault("run", f"runs/{Path(path).stem}")
+        for override in overrides:
+            _apply(tree, override)
+        return cls.from_tree(tree, source=str(path or "overrides"))
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any], source: str = "config") -> Config:
+        """Validates plain values.
+
+        Raises:
+            ConfigError: As `load`.
+        """
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            lines = "\n".join(f"  {_explain(cls, problem)}" for problem in error.errors())
+            raise ConfigError(f"{source}:\n{lines}") from error
+
+    def to_yaml(self) -> str:
+        """All keys with their values; `load` reads it back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override {override!r} is not of the form key=value, e.g. rollout.groups=8")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of override {override!r} is not valid YAML: {error}") from error
+    *parents, last = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        child = node.get(parent)
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"override {override!r}: {parent} is a value, not a group of keys")
+        node = child
+    node[last] = value
+
+
+def _model_at(model: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel] | None:
+    """The settings class that a location leads to, through optional and dictionary fields."""
+    current: Any = model
+    for part in location:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            field = current.model_fields.get(str(part))
+            current = field.annotation if field else None
+        else:
+            continue
+        while current is not None and not (isinstance(current, type) and issubclass(current, BaseModel)):
+            settings = [a for a in get_args(current) if a is not type(None)]
+            current = next((a for a in reversed(settings) if isinstance(a, type) and issubclass(a, BaseModel)), None)
+    return current if isinstance(current, type) and issubclass(current, BaseModel) else None
+
+
+def _explain(model: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location) or "config"
+    if problem["type"] == "extra_forbidden":
+        parent = _model_at(model, location[:-1])
+        names = list(parent.model_fields) if parent else []
+        near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.4)
+        hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"valid keys: {', '.join(names)}"
+        return f"unknown key {key}: {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (got {problem['input']!r})" if problem["type"] != "value_error" else f"{key}: {message}"
+
+
+def documented_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, str, str]]:
+    """All keys with their default and description, for `omatg-ray config` and the docs."""
+    rows: list[tuple[str, str, str]] = []
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            rows += documented_keys(annotation, f"{prefix}{name}.")
+        else:
+            default = field.get_default(call_default_factory=True)
+            rows.append((f"{prefix}{name}", _plain(default), field.description or ""))
+    return rows
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if isinstance(value, dict):
+        value = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in value.items()}
+    return yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True).removesuffix("\n...\n").strip()
+
+

@@ -1,0 +1,258 @@
+"""The packed batch of crystals that every other part of the package exchanges."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from omatg_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+    from torch_geometric.data import Batch
+
+MAX_ATOMIC_NUMBER = 118
+
+
+class Layout:
+    """What follows from the number of atoms alone; shared by all states of a trajectory, computed once.
+
+    Args:
+        n_atoms: Atoms per structure (B,), int64, each at least 1.
+    """
+
+    def __init__(self, n_atoms: Tensor) -> None:
+        self.n_atoms = n_atoms
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """`n_atoms` as Python integers."""
+        return self.n_atoms.tolist()
+
+    @cached_property
+    def ptr(self) -> Tensor:
+        """Offsets (B + 1,): structure b holds the atoms ptr[b] to ptr[b + 1] - 1."""
+        return torch.cat([self.n_atoms.new_zeros(1), self.n_atoms.cumsum(0)])
+
+    @cached_property
+    def batch(self) -> Tensor:
+        """Structure of every atom (sum N,)."""
+        structures = torch.arange(len(self.n_atoms), device=self.n_atoms.device)
+        return structures.repeat_interleave(self.n_atoms, output_size=sum(self.sizes))
+
+    @cached_property
+    def pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Unordered pairs of different atoms inside a structure: atoms i < j and their structure, each (P,)."""
+        device = self.n_atoms.device
+        upper = {n: torch.triu_indices(n, n, offset=1, device=device) for n in set(self.sizes)}
+        counts = self.n_atoms * (self.n_atoms - 1) // 2
+        total = sum(n * (n - 1) // 2 for n in self.sizes)
+        structure = torch.arange(len(self.n_atoms), device=device).repeat_interleave(counts, output_size=total)
+        local = torch.cat([upper[n] for n in self.sizes], dim=1)
+        first, second = local + self.ptr[:-1][structure]
+        return first, second, structure
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the atoms of every structure: (sum N, ...) to (B, ...)."""
+        out = values.new_zeros((len(self.n_atoms), *values.shape[1:]))
+        return out.index_add_(0, self.batch, values)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the atoms of every structure: (sum N, ...) to (B, ...)."""
+        counts = self.n_atoms.to(values.dtype).view(-1, *[1] * (values.dim() - 1))
+        return self.sum(values) / counts
+
+
+class CrystalBatch:
+    """B crystals with sum N atoms, packed: atoms of one structure are consecutive.
+
+    Args:
+        species: Atomic numbers (sum N,).
+        pos: Fractional positions (sum N, 3).
+        cell: Lattices (B, 3, 3) in Å; rows are the lattice vectors, Cartesian = fractional @ cell.
+        n_atoms: Atoms per structure (B,).
+
+    Raises:
+        DataError: Shapes do not fit together, or an atomic number is not in 1 to 118.
+
+    Example:
+        >>> import torch
+        >>> batch = CrystalBatch(species=torch.tensor([55, 17]), pos=torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0.5]]),
+        ...                      cell=4.1 * torch.eye(3)[None], n_atoms=torch.tensor([2]))
+        >>> batch.formulas()
+        ['CsCl']
+    """
+
+    def __init__(self, species: Tensor, pos: Tensor, cell: Tensor, n_atoms: Tensor) -> None:
+        species, n_atoms = species.long(), n_atoms.long()
+        if n_atoms.dim() != 1 or species.dim() != 1:
+            raise DataError(f"species and n_atoms must have one dimension, not {species.dim()} and {n_atoms.dim()}")
+        if cell.shape != (len(n_atoms), 3, 3):
+            raise DataError(f"cell has shape {tuple(cell.shape)}; {len(n_atoms)} structures need ({len(n_atoms)}, 3, 3)")
+        if pos.shape != (len(species), 3):
+            raise DataError(f"pos has shape {tuple(pos.shape)}; {len(species)} atoms need ({len(species)}, 3)")
+        if len(n_atoms) and (int(n_atoms.min()) < 1 or int(n_atoms.sum()) != len(species)):
+            raise DataError(f"n_atoms must be positive and add up to the {len(species)} atoms of species")
+        if len(species) and not (1 <= int(species.min()) and int(species.max()) <= MAX_ATOMIC_NUMBER):
+            raise DataError(f"species must be atomic numbers from 1 to {MAX_ATOMIC_NUMBER}")
+        self.species, self.pos, self.cell = species, pos, cell
+        self.layout = Layout(n_atoms)
+
+    # --- layout -----------------------------------------------------------------------------------------------
+
+    @property
+    def n_atoms(self) -> Tensor:
+        """Atoms per structure (B,)."""
+        return self.layout.n_atoms
+
+    @property
+    def batch(self) -> Tensor:
+        """Structure of every atom (sum N,)."""
+        return self.layout.batch
+
+    @property
+    def ptr(self) -> Tensor:
+        """Offsets of the structures (B + 1,)."""
+        return self.layout.ptr
+
+    @property
+    def device(self) -> torch.device:
+        return self.pos.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.pos.dtype
+
+    def __len__(self) -> int:
+        return len(self.n_atoms)
+
+    def __repr__(self) -> str:
+        return f"CrystalBatch({len(self)} structures, {len(self.species)} atoms, {self.dtype}, {self.device})"
+
+    # --- new batches from old ones ----------------------------------------------------------------------------
+
+    def replace(self, pos: Tensor | None = None, cell: Tensor | None = None) -> CrystalBatch:
+        """The same atoms at other positions or in other cells; shares the layout and skips validation."""
+        new = object.__new__(CrystalBatch)
+        new.species, new.layout = self.species, self.layout
+        new.pos = self.pos if pos is None else pos
+        new.cell = self.cell if cell is None else cell
+        return new
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CrystalBatch:
+        """Moved to a device; positions and cells converted to a dtype. Returns itself where nothing changes."""
+        device = self.device if device is None else torch.device(device)
+        dtype = self.dtype if dtype is None else dtype
+        if device == self.device:
+            return self if dtype == self.dtype else self.replace(self.pos.to(dtype), self.cell.to(dtype))
+        return CrystalBatch(
+            self.species.to(device), self.pos.to(device, dtype), self.cell.to(device, dtype), self.n_atoms.to(device)
+        )
+
+    def select(self, indices: Sequence[int] | Tensor) -> CrystalBatch:
+        """The structures with these indices (or where a boolean mask (B,) is true), in the order given."""
+        index = torch.as_tensor(indices, device=self.device)
+        index = index.nonzero().squeeze(1) if index.dtype == torch.bool else index.long()
+        n_atoms = self.n_atoms[index]
+        total = int(n_atoms.sum())
+        starts = (self.ptr[:-1][index] - (n_atoms.cumsum(0) - n_atoms)).repeat_interleave(n_atoms, output_size=total)
+        atoms = starts + torch.arange(total, device=self.device)
+        return CrystalBatch(self.species[atoms], self.pos[atoms], self.cell[index], n_atoms)
+
+    @classmethod
+    def cat(cls, batches: Iterable[CrystalBatch]) -> CrystalBatch:
+        """All structures of several batches, in order."""
+        parts = list(batches)
+        return cls(
+            torch.cat([b.species for b in parts]),
+            torch.cat([b.pos for b in parts]),
+            torch.cat([b.cell for b in parts]),
+            torch.cat([b.n_atoms for b in parts]),
+        )
+
+    def tile(self, times: int) -> CrystalBatch:
+        """`times` copies of the whole batch, one after the other."""
+        return CrystalBatch(
+            self.species.repeat(times),
+            self.pos.repeat(times, 1),
+            self.cell.repeat(times, 1, 1),
+            self.n_atoms.repeat(times),
+        )
+
+    # --- other libraries --------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_structures(cls, structures: Sequence[Structure], dtype: torch.dtype = torch.float32) -> CrystalBatch:
+        """From ordered pymatgen structures, with positions wrapped into [0, 1).
+
+        Raises:
+            DataError: A structure is disordered (a site with several or partly occupied species) or has no atoms.
+        """
+        from omatg_ray.crystal.lattice import wrap
+
+        for index, structure in enumerate(structures):
+            if not structure.is_ordered or len(structure) == 0:
+                raise DataError(f"structure {index} ({structure.formula or 'empty'}) is disordered or has no atoms")
+        species = [site.specie.Z for structure in structures for site in structure]
+        frac = [torch.as_tensor(structure.frac_coords, dtype=torch.float64) for structure in structures]
+        cells = [torch.as_tensor(structure.lattice.matrix.copy(), dtype=torch.float64) for structure in structures]
+        return cls(
+            torch.tensor(species, dtype=torch.long),
+            wrap(torch.cat(frac).to(dtype)) if frac else torch.zeros(0, 3, dtype=dtype),
+            torch.stack(cells).to(dtype) if cells else torch.zeros(0, 3, 3, dtype=dtype),
+            torch.tensor([len(structure) for structure in structures], dtype=torch.long),
+        )
+
+    def to_structures(self) -> list[Structure]:
+        """As pymatgen structures, in order."""
+        from pymatgen.core import Lattice, Structure
+
+        pos, cell = self.pos.double().cpu().numpy(), self.cell.double().cpu().numpy()
+        species, ptr = self.species.tolist(), self.ptr.tolist()
+        return [
+            Structure(Lattice(cell[b]), species[ptr[b] : ptr[b + 1]], pos[ptr[b] : ptr[b + 1]])
+            for b in range(len(self))
+        ]
+
+    @classmethod
+    def from_pyg(cls, data: Any) -> CrystalBatch:
+        """From a torch-geometric `Data` or `Batch` with `species`, `pos`, `cell` and, in a batch, `n_atoms`."""
+        n_atoms = getattr(data, "n_atoms", None)
+        if n_atoms is None:
+            n_atoms = torch.tensor([len(data.species)], device=data.species.device)
+        return cls(data.species, data.pos, data.cell.view(-1, 3, 3), n_atoms.view(-1))
+
+    def to_pyg(self) -> Batch:
+        """As a torch-geometric `Batch` of `Data(species, pos, cell, n_atoms)`; `from_pyg` inverts it."""
+        from torch_geometric.data import Batch, Data
+
+        ptr = self.ptr.tolist()
+        return Batch.from_data_list(
+            [
+                Data(
+                    species=self.species[ptr[b] : ptr[b + 1]],
+                    pos=self.pos[ptr[b] : ptr[b + 1]],
+                    cell=self.cell[b : b + 1],
+                    n_atoms=self.n_atoms[b : b + 1],
+                    num_nodes=ptr[b + 1] - ptr[b],
+                )
+                for b in range(len(self))
+            ]
+        )
+
+    def formulas(self) -> list[str]:
+        """Formula of every structure's cell, elements by electronegativity: 'BaTiO3', 'Ti2O4'."""
+        from pymatgen.core import Element
+
+        species, ptr = self.species.tolist(), self.ptr.tolist()
+        out = []
+        for b in range(len(self)):
+            counts = Counter(species[ptr[b] : ptr[b + 1]])
+            elements = sorted((Element.from_Z(z), n) for z, n in counts.items())
+            out.append("".join(f"{element.symbol}{n if n > 1 else ''}" for element, n in elements))
+        return out

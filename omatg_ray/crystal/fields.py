@@ -1,0 +1,19 @@
+"""The two generated fields of a crystal with given species."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.lattice import wrap
+
+FieldName = Literal["pos", "cell"]
+FIELDS: tuple[FieldName, ...] = ("pos", "cell")
+Fields = dict[FieldName, Tensor]
+
+
+def displace(crystals: CrystalBatch, displacement: Fields) -> CrystalBatch:
+    """The crystals after a displacement of positions (sum N, 3) and lattices (B, 3, 3); positions wrapped."""
+    return crystals.replace(wrap(crystals.pos + displacement["pos"]), crystals.cell + displacement["cell"])

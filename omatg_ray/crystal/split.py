@@ -1,0 +1,63 @@
+"""Three-way splits in which no composition is in two parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Parts of one data set whose compositions are disjoint; the rows of a part keep the order of the data set."""
+
+    train: CrystalDataset
+    val: CrystalDataset
+    test: CrystalDataset
+
+
+def split_by_composition(dataset: CrystalDataset, val: int | float, test: int | float, seed: int = 0) -> Split:
+    """Split by reduced formula: all crystals of one composition go to the same part.
+
+    The compositions are ordered by a hash of (seed, formula); the first ones make the test part, the next ones the
+    validation part, the rest is for training. Membership therefore depends on the seed and the set of compositions
+    alone, not on the order of rows, and the test part stays the same whatever is asked for validation.
+
+    Args:
+        dataset: What to split.
+        val: Size of the validation part: an integer is a number of compositions, a float a share of them (rounded).
+        test: Size of the test part, likewise.
+        seed: Another seed gives another split.
+
+    Raises:
+        DataError: A size is negative or a share of 1 or more, more compositions are asked for than there are, or a
+            part would be empty although its size is not 0.
+    """
+    formulas = sorted(set(dataset.compositions), key=lambda formula: _key(seed, formula))
+    n_val, n_test = _count("val", val, len(formulas)), _count("test", test, len(formulas))
+    if n_val + n_test >= len(formulas):
+        raise DataError(
+            f"val={val} and test={test} ask for {n_val} + {n_test} compositions, but there are {len(formulas)} "
+            "and at least one must be left to train on"
+        )
+    part = {formula: 2 if i < n_test else 1 if i < n_test + n_val else 0 for i, formula in enumerate(formulas)}
+    rows: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for row, formula in enumerate(dataset.compositions):
+        rows[part[formula]].append(row)
+    return Split(*(dataset.select(indices) for indices in rows))
+
+
+def _key(seed: int, formula: str) -> tuple[bytes, str]:
+    return blake2b(f"{seed}:{formula}".encode(), digest_size=16).digest(), formula
+
+
+def _count(name: str, size: int | float, available: int) -> int:
+    """Number of compositions that a size asks for."""
+    if isinstance(size, bool) or not (size >= 0 and (isinstance(size, int) or size < 1)):
+        raise DataError(f"{name}={size} must be a number of compositions (0, 1, 2, ...) or a share below 1.0")
+    count = size if isinstance(size, int) else round(size * available)
+    if size > 0 and count == 0:
+        raise DataError(f"{name}={size} of {available} compositions is less than one: the part would be empty")
+    return count

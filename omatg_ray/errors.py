@@ -1,0 +1,33 @@
+"""Errors that a user can mend.
+
+The command line prints these in one line and exits with a non-zero code; everything else is a bug and keeps its
+traceback.
+"""
+
+
+class OmatgRayError(Exception):
+    """Base of all errors whose message tells the user what is wrong and what to do about it."""
+
+
+class ConfigError(OmatgRayError):
+    """A configuration key is unknown, mistyped or out of range."""
+
+
+class DataError(OmatgRayError):
+    """A file, row or structure cannot be read or used."""
+
+
+class FormulaError(OmatgRayError):
+    """A chemical formula cannot be parsed or asks for an impossible cell."""
+
+
+class ModelError(OmatgRayError):
+    """A checkpoint is missing, torn or belongs to another architecture."""
+
+
+class PotentialError(OmatgRayError):
+    """An interatomic potential cannot be loaded, fails its known energy or does not know an element."""
+
+
+class TrainingError(OmatgRayError):
+    """Training cannot go on (NaN loss, too many failed rewards)."""

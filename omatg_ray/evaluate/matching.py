@@ -1,0 +1,201 @@
+"""Which generated crystals match a reference, and how closely: pymatgen's StructureMatcher over many pairs."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import DataError
+from omatg_ray.evaluate.bounded import BoundedPool, Outcome
+from omatg_ray.reward.validity import check_validity
+
+if TYPE_CHECKING:
+    from omatg_ray.evaluate.tasks import Arrays
+
+logger = logging.getLogger(__name__)
+
+Composition = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class MatchSettings:
+    """Tolerances of pymatgen's StructureMatcher; its other settings stay at their defaults.
+
+    The defaults are those of crystal structure prediction benchmarks.
+
+    Args:
+        ltol: Fractional tolerance of the cell lengths.
+        stol: Tolerance of the site displacements, in units of (V/N)^(1/3).
+        angle_tol: Tolerance of the cell angles in degrees.
+    """
+
+    ltol: float = 0.3
+    stol: float = 0.5
+    angle_tol: float = 10.0
+
+
+@dataclass(frozen=True)
+class MatchResult:
+    """Matches of many rows.
+
+    Attributes:
+        rmse: Root mean square displacement in units of (V/N)^(1/3), float64 (rows,); NaN = no match.
+        timed_out: Comparisons that were given up after the time bound. They count as no match.
+        failed: Comparisons that raised an exception or whose worker process died twice. They count as no match.
+    """
+
+    rmse: Tensor
+    timed_out: int
+    failed: int = 0
+
+
+class Matcher:
+    """Matches generated against reference crystals, in this process or in parallel over worker processes.
+
+    A pair is compared only if both crystals are valid (`omatg_ray.reward.validity`) and their compositions agree; any
+    other pair is no match. Every comparison has its own time bound, because StructureMatcher can take forever on nearly
+    degenerate cells. Workers start when first needed and stay until the matcher is closed.
+
+    Args:
+        workers: Worker processes; 0 compares in this process (see `BoundedPool` for what the time bound means there).
+        timeout: Seconds that one comparison may take.
+        settings: Tolerances.
+        reduced: Compositions agree if the reduced ones do (TiO2 and Ti2O4); False asks for equal atom counts.
+        own_images: Whether validity looks at the distances of a site to its own periodic images.
+        compare: The comparison that workers run, (first, second, ltol, stol, angle_tol) to RMSE or None. It must be
+            pickled by name, and its module should import quickly. None stands for StructureMatcher's RMSE.
+
+    Example:
+        >>> with Matcher(workers=4) as matcher:                                  # doctest: +SKIP
+        ...     result = matcher.pairs(generated, reference)
+    """
+
+    def __init__(
+        self,
+        workers: int = 0,
+        timeout: float = 10.0,
+        settings: MatchSettings = MatchSettings(),
+        *,
+        reduced: bool = True,
+        own_images: bool = True,
+        compare: Callable[..., float | None] | None = None,
+    ) -> None:
+        if compare is None:
+            from omatg_ray.evaluate.tasks import matched_rmse
+
+            compare = matched_rmse
+        self.settings, self.reduced, self.own_images = settings, reduced, own_images
+        self._pool = BoundedPool(compare, workers, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._pool.close()
+
+    def pairs(self, generated: CrystalBatch, reference: CrystalBatch, *, progress: str | None = None) -> MatchResult:
+        """Match row i against row i: `rmse` has one entry per row.
+
+        Args:
+            generated: Generated crystals.
+            reference: As many references.
+            progress: Title of a progress bar; None shows none.
+
+        Raises:
+            DataError: The numbers of crystals differ.
+        """
+        if len(generated) != len(reference):
+            raise DataError(f"{len(generated)} generated crystals cannot be matched with {len(reference)} references")
+        pairs = zip(self._keys(generated), self._keys(reference), strict=True)
+        rows = [(i, i) for i, (ours, theirs) in enumerate(pairs) if ours is not None and ours == theirs]
+        return self._best(generated, reference, rows, progress)
+
+    def best(self, generated: CrystalBatch, reference: CrystalBatch, *, progress: str | None = None) -> MatchResult:
+        """Match every reference against all generated crystals of its composition, the basis of METRe.
+
+        Returns:
+            The smallest RMSE of every reference: `rmse` has one entry per reference. `timed_out` and `failed` count
+            comparisons, of which a reference may have many.
+        """
+        of_key: dict[Composition | None, list[int]] = defaultdict(list)
+        for i, key in enumerate(self._keys(generated)):
+            of_key[key].append(i)
+        keys = enumerate(self._keys(reference))
+        rows = [(i, j) for j, key in keys if key is not None for i in of_key.get(key, [])]
+        return self._best(generated, reference, rows, progress)
+
+    def _keys(self, crystals: CrystalBatch) -> list[Composition | None]:
+        """What two crystals must have in common to be compared; None = never."""
+        valid = check_validity(crystals, own_images=self.own_images).valid.tolist()
+        return [key if ok else None for key, ok in zip(compositions(crystals, self.reduced), valid, strict=True)]
+
+    def _best(
+        self, generated: CrystalBatch, reference: CrystalBatch, rows: list[tuple[int, int]], progress: str | None
+    ) -> MatchResult:
+        """Smallest RMSE of every reference over the rows (generated, reference) that name it."""
+        left, right, tolerances = (to_arrays(generated), to_arrays(reference), astuple(self.settings))
+        calls = [(left[i], right[j], *tolerances) for i, j in rows]
+        rmse = torch.full((len(reference),), math.inf, dtype=torch.float64)
+        outcomes = run_all(self._pool, calls, [f"generated {i} and reference {j}" for i, j in rows], progress)
+        for (_, j), outcome in zip(rows, outcomes, strict=True):
+            if outcome.value is not None:
+                rmse[j] = min(float(rmse[j]), outcome.value)
+        timed_out = sum(outcome.timed_out for outcome in outcomes)
+        failed = sum(outcome.error is not None for outcome in outcomes) - timed_out
+        return MatchResult(torch.where(rmse.isinf(), math.nan, rmse), timed_out, failed)
+
+
+def compositions(crystals: CrystalBatch, reduced: bool = True) -> list[Composition]:
+    """(atomic number, count) pairs of every crystal, sorted; divided by their common factor if `reduced`."""
+    species, ptr = crystals.species.tolist(), crystals.ptr.tolist()
+    result = []
+    for start, end in pairwise(ptr):
+        counts = Counter(species[start:end])
+        factor = math.gcd(*counts.values()) if reduced else 1
+        result.append(tuple(sorted((z, n // factor) for z, n in counts.items())))
+    return result
+
+
+def to_arrays(crystals: CrystalBatch) -> list[Arrays]:
+    """Every crystal as numpy arrays in float64, which travel to workers that do not know torch."""
+    from omatg_ray.evaluate.tasks import Arrays
+
+    species, ptr = crystals.species.cpu().numpy(), crystals.ptr.tolist()
+    pos, cell = (crystals.pos.double().cpu().numpy(), crystals.cell.double().cpu().numpy())
+    return [Arrays(species[start:end], pos[start:end], cell[b]) for b, (start, end) in enumerate(pairwise(ptr))]
+
+
+def run_all(
+    pool: BoundedPool, calls: Sequence[tuple[Any, ...]], names: Sequence[str], progress: str | None = None
+) -> list[Outcome]:
+    """Outcomes of all calls in their order; those without a value are logged by name.
+
+    Args:
+        pool: Where to run them.
+        calls: Arguments of every call.
+        names: What every call is about, for the log.
+        progress: Title of a progress bar; None shows none.
+    """
+    from tqdm import tqdm
+
+    outcomes = [Outcome()] * len(calls)
+    with tqdm(total=len(calls), desc=progress, disable=progress is None) as bar:
+        for index, outcome in pool.map(calls):
+            outcomes[index] = outcome
+            if outcome.error is not None:
+                logger.warning("%s: %s", names[index], outcome.error)
+            bar.update()
+    return outcomes

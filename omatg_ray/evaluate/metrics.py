@@ -1,0 +1,212 @@
+"""What tables report: numbers over many matches and energies, and intervals for them.
+
+Rows are crystals. Matches are root mean square displacements in units of (V/N)^(1/3), NaN where there is none, as
+`omatg_ray.evaluate.matching` returns them; energies are in eV/atom. A mean over nothing is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from omatg_ray.errors import DataError
+
+BOOTSTRAP_ENTRIES_AT_ONCE = 1_000_000
+
+
+def match_rate(matches: Tensor) -> float:
+    """Share of all rows that match.
+
+    With `Matcher.pairs` this is the match rate of crystal structure prediction (one sample per reference), with
+    `Matcher.best` the recall METRe; see `metre`.
+    """
+    return _mean(~matches.isnan())
+
+
+def rmse(matches: Tensor) -> float:
+    """Mean displacement over the rows that match. It leaves the others out: read it beside the match rate."""
+    return _mean(matches[~matches.isnan()])
+
+
+def crmse(matches: Tensor, stol: float) -> float:
+    """Mean displacement over all rows, where a row without match counts as the matcher's site tolerance."""
+    return _mean(matches.nan_to_num(nan=stol))
+
+
+def metre(best: Tensor) -> float:
+    """METRe: share of the references that any generated crystal of their composition matches.
+
+    More crystals per reference make it higher, so compare only equal numbers.
+
+    Args:
+        best: Best match of every reference, from `Matcher.best`.
+    """
+    return match_rate(best)
+
+
+def relative_energy_mean(energy: Tensor, reference_energy: Tensor, valid: Tensor) -> float:
+    """Mean energy of the valid crystals over that of the reference of the same row, in eV/atom.
+
+    Rows with an energy that is not finite are left out.
+
+    Args:
+        energy: Energies of the generated crystals (n,).
+        reference_energy: Energies of their references by the same potential (n,).
+        valid: Which generated crystals are valid (n,), bool.
+    """
+    return _mean(_relative_energies(energy, reference_energy, valid))
+
+
+def relative_energy_median(energy: Tensor, reference_energy: Tensor, valid: Tensor) -> float:
+    """Median where `relative_energy_mean` takes the mean; a few very high energies do not move it."""
+    relative = _numpy(_relative_energies(energy, reference_energy, valid))
+    return float(np.median(relative)) if relative.size else math.nan
+
+
+def relative_energy_mean_capped(energy: Tensor, reference_energy: Tensor, valid: Tensor, cap: float) -> float:
+    """Mean over all rows: invalid crystals count as an energy of `cap`, and no valid one as more than that.
+
+    So no crystal gains by becoming invalid, and no sampler by making its worst crystals invalid. Rows of valid crystals
+    whose energy is NaN (a potential that failed), or whose reference energy is not finite, are left out.
+
+    Args:
+        energy: Energies of the generated crystals (n,) in eV/atom; those of invalid ones are not read.
+        reference_energy: Energies of their references by the same potential (n,).
+        valid: Which generated crystals are valid (n,), bool.
+        cap: Energy in eV/atom, absolute and not relative to the reference: the reward's `invalid_energy`.
+    """
+    counted = energy.double().clamp(max=cap).where(valid, cap)
+    relative = counted - reference_energy.double()
+    return _mean(relative[relative.isfinite()])
+
+
+def invalid_share(valid: Tensor) -> float:
+    """Share of the crystals that are not valid."""
+    return _mean(~valid)
+
+
+def _relative_energies(energy: Tensor, reference_energy: Tensor, valid: Tensor) -> Tensor:
+    relative = energy.double() - reference_energy.double()
+    return relative[valid & relative.isfinite()]
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean()) if len(values) else math.nan
+
+
+@dataclass(frozen=True)
+class CSPMetrics:
+    """Metrics of crystal structure prediction, one generated crystal per reference; None = not measured.
+
+    Attributes:
+        n: Generated crystals.
+        match_rate: Share that match their reference.
+        rmse: Mean displacement of those that match, in units of (V/N)^(1/3).
+        crmse: The same over all, where no match counts as the site tolerance.
+        relative_energy_mean: Mean energy over the reference's, valid crystals only, in eV/atom.
+        relative_energy_median: Median of the same.
+        relative_energy_mean_capped: Mean over all, invalid ones and higher energies at the cap.
+        invalid_share: Share that are not valid.
+        timed_out: Comparisons that ran into the time bound and count as no match.
+    """
+
+    n: int
+    match_rate: float | None = None
+    rmse: float | None = None
+    crmse: float | None = None
+    relative_energy_mean: float | None = None
+    relative_energy_median: float | None = None
+    relative_energy_mean_capped: float | None = None
+    invalid_share: float | None = None
+    timed_out: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON, which knows neither NaN nor infinity: those become None."""
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its confidence interval, over n rows; NaN limits where n < 2."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_interval(
+    values: Tensor,
+    *,
+    method: Literal["bootstrap", "t"] = "bootstrap",
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Confidence interval of a mean. Rows that are NaN are left out.
+
+    Args:
+        values: One value per row (n,); booleans give the interval of a share.
+        method: "bootstrap": percentiles of the means of resampled rows; needs no assumption on the distribution, but
+            some twenty rows. "t": Student's t, right also for a few (nearly normal) values such as one per seed.
+        confidence: Probability that the interval holds the mean.
+        resamples: Bootstrap samples.
+        seed: Of the bootstrap; the same seed gives the same interval.
+
+    Raises:
+        DataError: `values` does not have one dimension.
+    """
+    if values.dim() != 1:
+        raise DataError(f"an interval needs one value per row, not a tensor of shape {tuple(values.shape)}")
+    sample = _numpy(values)
+    sample = sample[~np.isnan(sample)]
+    n = len(sample)
+    mean = float(sample.mean()) if n else math.nan
+    if n < 2:
+        return Interval(mean, math.nan, math.nan, n)
+    tail = (1.0 - confidence) / 2.0
+    if method == "t":
+        from scipy.stats import t
+
+        half = float(t.ppf(1.0 - tail, n - 1) * sample.std(ddof=1) / math.sqrt(n))
+        return Interval(mean, mean - half, mean + half, n)
+    generator = np.random.default_rng(seed)
+    at_once = max(1, BOOTSTRAP_ENTRIES_AT_ONCE // n)
+    parts = (min(at_once, resamples - done) for done in range(0, resamples, at_once))
+    means = np.concatenate([sample[generator.integers(n, size=(part, n))].mean(axis=1) for part in parts])
+    low, high = np.quantile(means, [tail, 1.0 - tail])
+    return Interval(mean, float(low), float(high), n)
+
+
+def paired_interval(
+    a: Tensor,
+    b: Tensor,
+    *,
+    method: Literal["bootstrap", "t"] = "bootstrap",
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Confidence interval of the mean of a - b, where row i of both belongs together (same reference, same seed).
+
+    Pairing takes out what rows have in common, such as how hard a composition is. Rows that are NaN on either side are
+    left out, so displacements are compared where both match. The other arguments are those of `mean_interval`.
+
+    Raises:
+        DataError: The shapes differ, or there is more than one dimension.
+    """
+    if a.shape != b.shape:
+        raise DataError(f"rows of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be paired")
+    difference = a.double() - b.double()
+    return mean_interval(difference, method=method, confidence=confidence, resamples=resamples, seed=seed)
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.detach().double().cpu().numpy()

@@ -1,0 +1,105 @@
+"""Which metrics of a run the report shows, and in which picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from omatg_ray.evaluate.plots import Curve, curves
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture of metrics over the steps of a run; the arguments are those of `plots.curves`."""
+
+    title: str
+    shown: tuple[Curve, ...]
+    ylabel: str
+    caption: str = ""
+    xlabel: str = "iteration"
+    percent: bool = False
+    log: bool = False
+    marks_best: bool = False
+
+    def figure(self, lines: Sequence[Mapping[str, Any]], best: int | None = None) -> Figure | None:
+        """The picture, or None where the run has none of its metrics; `best` is the best checkpoint's step."""
+        marked = best if self.marks_best else None
+        return curves(lines, self.shown, self.ylabel, self.xlabel, self.percent, self.log, marked)
+
+
+def _losses(title: str, suffix: str) -> Panel:
+    both = (
+        Curve("pretrain", f"loss{suffix}", "training", smooth=True),
+        Curve("pretrain", f"val_loss{suffix}", "validation"),
+    )
+    return Panel(title, both, "loss", xlabel="epoch", log=True)
+
+
+PRETRAINING = (
+    _losses("Pretraining loss", ""),
+    _losses("Pretraining loss of positions", "_pos"),
+    _losses("Pretraining loss of cells", "_cell"),
+    Panel("Learning rate", (Curve("pretrain", "lr", "learning rate"),), "learning rate", xlabel="epoch"),
+)
+
+REINFORCEMENT = (
+    Panel(
+        "Reward",
+        (Curve("train", "reward_mean", "mean", spread="reward_std", smooth=True),),
+        "reward",
+        "Mean over an iteration's rollouts; the band is one standard deviation.",
+    ),
+    Panel(
+        "Energy of the rollouts",
+        (
+            Curve("train", "energy_mean", "mean", smooth=True),
+            Curve("train", "energy_median", "median", smooth=True),
+        ),
+        "energy (eV/atom)",
+        "Valid structures; every iteration has other compositions.",
+    ),
+    Panel(
+        "Relative energy on validation",
+        (
+            Curve("validation", "relative_energy_mean_capped", "mean, invalid at the cap"),
+            Curve("validation", "relative_energy_mean", "mean of valid"),
+            Curve("validation", "relative_energy_median", "median of valid"),
+        ),
+        "relative energy (eV/atom)",
+        "The best checkpoint has the lowest mean with invalid structures at the cap.",
+        marks_best=True,
+    ),
+    Panel(
+        "Invalid structures",
+        (
+            Curve("train", "invalid_share", "rollouts", smooth=True),
+            Curve("validation", "invalid_share", "validation"),
+            Curve("train", "failed_share", "failed rewards"),
+        ),
+        "share",
+        percent=True,
+    ),
+    Panel("Match rate on validation", (Curve("validation", "match_rate", "match rate"),), "match rate"),
+    Panel(
+        "RMSE on validation",
+        (Curve("validation", "rmse", "RMSE, matched"), Curve("validation", "crmse", "cRMSE, all")),
+        "RMSE / (V/N)$^{1/3}$",
+    ),
+    Panel(
+        "Clipped ratios",
+        (
+            Curve("train", "clip_fraction_pos", "positions", smooth=True),
+            Curve("train", "clip_fraction_cell", "cell", smooth=True),
+        ),
+        "share",
+        percent=True,
+    ),
+    Panel(
+        "KL to the base",
+        (Curve("train", "kl_pos", "positions", smooth=True), Curve("train", "kl_cell", "cell", smooth=True)),
+        "KL divergence (nats)",
+    ),
+)

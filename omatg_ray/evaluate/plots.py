@@ -1,0 +1,199 @@
+"""Figures of a run, made without pyplot: on no background, in `INK` that `svg` turns into the colour of the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK = "#0a0b0c"
+COLOURS = ("#3b82d6", "#e0762a", "#2b9e76", "#a06cd5", "#d0556b")
+STAGES = ("rollout", "reward", "learn", "validation")
+SMOOTH_FROM = 60
+"""Noisy curves with at least so many points also get a running mean."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric over the steps of a run.
+
+    Args:
+        kind: `train`, `validation` or `pretrain`.
+        name: Name of the metric.
+        label: What the legend says.
+        spread: Metric that is drawn as a band of plus and minus itself around the curve.
+        smooth: Whether it is so noisy that a long run needs a running mean.
+    """
+
+    kind: str
+    name: str
+    label: str
+    spread: str | None = None
+    smooth: bool = False
+
+
+def values(lines: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (n,) and values (n,) of one metric, of the lines that have a number for it."""
+    points = [(line["step"], line[name]) for line in lines if line["kind"] == kind and line.get(name) is not None]
+    return np.array([step for step, _ in points], dtype=float), np.array([value for _, value in points], dtype=float)
+
+
+def curves(
+    lines: Sequence[Mapping[str, Any]],
+    shown: Sequence[Curve],
+    ylabel: str,
+    xlabel: str = "iteration",
+    percent: bool = False,
+    log: bool = False,
+    marked: int | None = None,
+) -> Figure | None:
+    """Metrics over the steps, or None where the run has none of them.
+
+    Args:
+        lines: What `read_metrics` returned.
+        shown: Metrics to draw; those without numbers are left out.
+        ylabel: Label of the vertical axis, with the unit.
+        xlabel: Label of the horizontal axis.
+        percent: Whether the metrics are shares, shown in per cent.
+        log: Whether the vertical axis is logarithmic.
+        marked: Step whose point on the first curve is marked as the best.
+    """
+    found = [(curve, *values(lines, curve.kind, curve.name)) for curve in shown]
+    found = [entry for entry in found if len(entry[1])]
+    if not found:
+        return None
+    figure, axes = _figure(xlabel, ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for (curve, steps, numbers), colour in zip(found, COLOURS, strict=False):
+        band_steps, band = values(lines, curve.kind, curve.spread) if curve.spread else (np.zeros(0), np.zeros(0))
+        if curve.smooth and len(steps) >= SMOOTH_FROM:
+            axes.plot(steps, numbers, color=colour, linewidth=0.7, alpha=0.35)
+            numbers, band = running_mean(numbers, len(steps) // 40), running_mean(band, len(steps) // 40)
+        marker = "o" if curve.kind == "validation" or len(steps) == 1 else None
+        axes.plot(steps, numbers, color=colour, marker=marker, markersize=4, linewidth=1.8, label=curve.label)
+        if np.array_equal(band_steps, steps):
+            axes.fill_between(steps, numbers - band, numbers + band, color=colour, alpha=0.15, linewidth=0)
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+    if percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_ylim(bottom=0.0)
+    _, steps, numbers = found[0]
+    if marked in steps:
+        best = steps.tolist().index(marked)
+        label = f"best ({xlabel} {marked})"
+        ring: dict[str, Any] = {
+            "markersize": 11,
+            "markerfacecolor": "none",
+            "markeredgecolor": INK,
+            "linestyle": "none",
+        }
+        axes.plot(steps[best], numbers[best], marker="o", label=label, **ring)
+    if len(axes.get_lines()) > 1 or found[0][0].spread:
+        _legend(axes)
+    return figure
+
+
+def running_mean(numbers: np.ndarray, reach: int) -> np.ndarray:
+    """Mean of each point and up to `reach` on either side, as many on both: (n,) to (n,)."""
+    last = len(numbers) - 1
+    near = [min(reach, i, last - i) for i in range(len(numbers))]
+    return np.array([numbers[i - n : i + n + 1].mean() for i, n in enumerate(near)])
+
+
+def stage_times(lines: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Steps and seconds of every stage of the iterations that has any, by its name."""
+    found = {stage: values(lines, "train", f"time_{stage}") for stage in STAGES}
+    return {stage: entry for stage, entry in found.items() if entry[1].sum() > 0}
+
+
+def stacked_times(lines: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Seconds of every stage of every iteration, one on the other, or None where there are none."""
+    times = stage_times(lines)
+    if not times:
+        return None
+    figure, axes = _figure("iteration", "time (s)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    steps = np.unique(np.concatenate([own_steps for own_steps, _ in times.values()]))
+    edges = np.append(steps, steps[-1] + 1) - 0.5
+    bottom = np.zeros(len(steps))
+    for (stage, (own_steps, seconds)), colour in zip(times.items(), COLOURS, strict=False):
+        top = bottom.copy()
+        top[np.searchsorted(steps, own_steps)] += seconds
+        axes.stairs(top, edges, baseline=bottom, fill=True, color=colour, label=stage, linewidth=0)
+        bottom = top
+    _legend(axes)
+    return figure
+
+
+def energy_histogram(energies: Mapping[str, Sequence[float | None]]) -> Figure | None:
+    """Histograms of relative energies per structure, or None where there are none.
+
+    Args:
+        energies: eV/atom of every structure, None for invalid ones, by the name of the evaluation.
+    """
+    valid = {name: np.array([e for e in found if e is not None], dtype=float) for name, found in energies.items()}
+    pooled = np.concatenate([np.zeros(0), *valid.values()])
+    if not len(pooled):
+        return None
+    low, high = np.quantile(pooled, 0.005), np.quantile(pooled, 0.95)
+    low, high = min(low, -0.05), max(high, 0.05)
+    figure, axes = _figure("energy relative to the reference (eV/atom)", "structures", size=(11.4, 2.9))
+    edges = np.linspace(low, high, 41).tolist()
+    for (name, numbers), colour in zip(valid.items(), COLOURS, strict=False):
+        label = f"{name}: {len(numbers)} valid of {len(energies[name])}"
+        clipped = np.clip(numbers, low, high)
+        axes.hist(clipped, edges, color=colour, alpha=0.35)
+        axes.hist(clipped, edges, color=colour, histtype="step", linewidth=1.6, label=label)
+    axes.axvline(0.0, color=INK, linewidth=0.8, linestyle=":")
+    beyond = {name: int((numbers > high).sum()) for name, numbers in valid.items()}
+    if any(beyond.values()):
+        counts = ", ".join(f"{name} {count}" for name, count in beyond.items())
+        axes.set_xlabel(f"{axes.get_xlabel()}\nthe last bin holds all above {high:.2g}: {counts}")
+    _legend(axes)
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an SVG element to be put into HTML, its `INK` in the colour of the text around it."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "omatg-ray"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+    return text.replace(INK, "currentColor")
+
+
+def _figure(xlabel: str, ylabel: str, size: tuple[float, float] = (5.6, 3.1)) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(xlabel, color=INK)
+    axes.set_ylabel(ylabel, color=INK)
+    axes.tick_params(colors=INK, labelsize=9, length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _legend(axes: Axes) -> None:
+    labels = axes.get_legend_handles_labels()[1]
+    columns = 2 if sum(map(len, labels)) > 45 else 4
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns, "borderpad": 0.2}
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9, **place)

@@ -1,0 +1,299 @@
+"""The report of a run: one HTML file with its numbers and pictures, which loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from omatg_ray.errors import DataError
+from omatg_ray.evaluate.drawing import draw_crystals, element_colours
+from omatg_ray.evaluate.panels import PRETRAINING, REINFORCEMENT
+from omatg_ray.evaluate.plots import energy_histogram, stacked_times, stage_times, svg
+from omatg_ray.run.atomic import write_text
+from omatg_ray.run.folder import RunFolder
+from omatg_ray.run.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+N_CRYSTALS = 6
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c2330; --soft: #5d6676; --line: #d9dee7; --card: #ffffff; --page: #f5f7fa; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e8ef; --soft: #9aa4b5; --line: #333b49; --card: #1b2029; --page: #12161d; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 76rem; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+h1 { margin: 0; font-size: 1.7rem; } h2 { margin: 2.5rem 0 .8rem; font-size: 1.2rem; }
+h3 { margin: 0 0 .4rem; font-size: 1rem; font-weight: 600; }
+p { margin: .3rem 0; } .soft, figcaption { color: var(--soft); font-size: .88rem; }
+.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); }
+figure, .wide, details { margin: 0; padding: 1rem 1.1rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: .6rem; }
+.wide { overflow-x: auto; } details { margin-bottom: .6rem; } summary { cursor: pointer; font-weight: 600; }
+svg { display: block; width: 100%; height: auto; } svg text { font-family: inherit !important; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
+th, td { padding: .4rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
+td { white-space: nowrap; } th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
+tr:last-child td { border-bottom: 0; }
+td:first-child, th:first-child { text-align: left; padding-left: 0; } td:last-child { padding-right: 0; }
+pre { overflow-x: auto; font-size: .85rem; } .element { margin-right: .9rem; white-space: nowrap; }
+.dot { display: inline-block; width: .75em; height: .75em; margin-right: .35em; border-radius: 50%;
+  border: 1px solid #555; }
+"""
+
+METRICS = {
+    "n": ("structures", "{:.0f}"),
+    "match_rate": ("match rate", "{:.3f}"),
+    "rmse": ("RMSE", "{:.3f}"),
+    "crmse": ("cRMSE", "{:.3f}"),
+    "relative_energy_mean": ("relative energy mean", "{:+.3f}"),
+    "relative_energy_median": ("relative energy median", "{:+.3f}"),
+    "relative_energy_mean_capped": ("mean, invalid at the cap", "{:+.3f}"),
+    "invalid_share": ("invalid", "{:.1%}"),
+}
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `report.html` into a run folder, from what the folder holds; what is missing is named in the report.
+
+    It reads `config.yaml`, `versions.json`, `metrics.jsonl`, `evaluation/*.json` and
+    `structures/{before,after,reference}.extxyz`, of a run of training or of pretraining.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        DataError: `run_folder` is not a folder.
+        OmatgRayError: The report cannot be written.
+    """
+    if not run_folder.is_dir():
+        raise DataError(f"there is no run folder {run_folder}")
+    run = RunFolder(run_folder)
+    missing: list[str] = []
+    lines = _metrics(run.metrics_path, missing)
+    evaluations = _evaluations(run.evaluation, missing)
+    pretraining_only = {line["kind"] for line in lines} == {"pretrain"}
+    expected: list[str] = [] if pretraining_only else missing  # pretraining has no before and after
+    sections = [
+        ("Before and after", _table(evaluations, expected)),
+        ("Relative energies before and after", _energies(evaluations, expected)),
+        ("Over the run", _curves(run, lines, missing)),
+        ("Time of every iteration", _times(lines)),
+        ("Crystals before and after", _crystals(run, evaluations, expected)),
+        ("How it was run", _settings(run, missing)),
+    ]
+    title = escape(run.path.resolve().name)
+    body = "\n".join(f"<h2>{name}</h2>\n{content}" for name, content in sections if content)
+    notes = f'<p class="soft">Not in this run folder: {escape("; ".join(missing))}.</p>' if missing else ""
+    page = (
+        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{title}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style></head>\n'
+        f"<body>\n<h1>{title}</h1>\n{_summary(lines)}\n{body}\n{notes}\n</body>\n</html>\n"
+    )
+    path = run.path / "report.html"
+    write_text(path, page)
+    return path
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def _metrics(path: Path, missing: list[str]) -> list[dict[str, Any]]:
+    try:
+        return read_metrics(path)
+    except DataError as error:
+        missing.append(str(error) if path.exists() else path.name)
+        return []
+
+
+def _evaluations(folder: Path, missing: list[str]) -> dict[str, dict[str, Any]]:
+    """Evaluations by the names of their files; before and after come first."""
+    found: dict[str, dict[str, Any]] = {}
+    order = {"before": 0, "after": 1}
+    for path in sorted(folder.glob("*.json"), key=lambda path: (order.get(path.stem, 2), path.stem)):
+        try:
+            evaluation = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+        except (OSError, ValueError):
+            evaluation = None
+        if isinstance(evaluation, dict):
+            found[path.stem] = evaluation
+        else:
+            missing.append(f"{path.name}, which cannot be read")
+    return found
+
+
+def _structures(path: Path) -> list[Atoms]:
+    from ase.io import read
+
+    try:
+        atoms = read(path, index=":")
+    except Exception:  # the reader raises whatever the damage leads to
+        return []
+    return atoms if isinstance(atoms, list) else [atoms]
+
+
+# --- sections -----------------------------------------------------------------------------------------------------
+
+
+def _summary(lines: list[dict[str, Any]]) -> str:
+    parts = []
+    for kind, unit in (("pretrain", "epochs of pretraining"), ("train", "iterations of reinforcement")):
+        steps = [line["step"] for line in lines if line["kind"] == kind]
+        if steps:
+            parts.append(f"{max(steps):,} {unit}")
+    return f'<p class="soft">{", ".join(parts)}</p>' if parts else ""
+
+
+def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
+    missing.extend(f"{name} evaluation" for name in ("before", "after") if name not in evaluations)
+    if not evaluations:
+        return ""
+    head = ["", "grid points (evaluations)", "noise", "seed", *(title for title, _ in METRICS.values())]
+    rows = []
+    for name, evaluation in evaluations.items():
+        steps = evaluation.get("steps")
+        settings = [
+            str(evaluation.get("label", name)),
+            "" if steps is None else f"{steps} ({steps - 1})",
+            str(evaluation.get("noise", "")),
+            str(evaluation.get("seed", "")),
+        ]
+        metrics = evaluation.get("metrics") or {}
+        rows.append(settings + [_format(metrics.get(key), form) for key, (_, form) in METRICS.items()])
+    note = (
+        '<p class="soft">Energies in eV/atom relative to the reference of the same row, by the same potential. '
+        "RMSE over matched structures; cRMSE counts an unmatched one as the matcher's tolerance.</p>"
+    )
+    return f'<div class="wide">{_html_table(head, rows)}{note}</div>'
+
+
+def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> str:
+    kinds = {line["kind"] for line in lines}
+    link = re.search(r"\d+$", run.pointed_at("best") or "")
+    best = int(link.group()) if link else None
+    cards = []
+    for panels, shown in ((PRETRAINING, "pretrain" in kinds), (REINFORCEMENT, kinds != {"pretrain"})):
+        for panel in panels if shown else ():
+            figure = panel.figure(lines, best)
+            if figure is None:
+                missing.append(f"numbers for “{panel.title}”")
+            else:
+                cards.append(_card(panel.title, figure, panel.caption))
+    return f'<div class="grid">{"".join(cards)}</div>' if cards else ""
+
+
+def _energies(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
+    found = {name: _per_structure(evaluations, name).get("relative_energy") for name in ("before", "after")}
+    figure = energy_histogram({name: energies for name, energies in found.items() if energies})
+    if figure is None:
+        missing.append("relative energies per structure")
+        return ""
+    return _card("", figure, "Per structure, by the same potential; dotted: the reference.")
+
+
+def _times(lines: list[dict[str, Any]]) -> str:
+    figure = stacked_times(lines)
+    if figure is None:
+        return ""
+    rows = []
+    for stage, (_, seconds) in stage_times(lines).items():
+        ran = seconds[seconds > 0]
+        rows.append([stage, f"{np.median(ran):.2f}", f"{seconds.sum():,.0f}", str(len(ran))])
+    table = _html_table(["stage", "median (s)", "total (s)", "iterations"], rows)
+    return f'<div class="grid">{_card("", figure)}<div class="wide">{table}</div></div>'
+
+
+def _crystals(run: RunFolder, evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
+    columns = {name: _structures(run.structures / f"{name}.extxyz") for name in ("before", "after", "reference")}
+    missing.extend(f"readable structures/{name}.extxyz" for name, found in columns.items() if not found)
+    columns = {name: found for name, found in columns.items() if found}
+    if not columns:
+        return ""
+    rows = min(len(found) for found in columns.values())
+    formulas = [atoms.get_chemical_formula("metal") for atoms in next(iter(columns.values()))[:rows]]
+    cards = []
+    for index in _spread(formulas, N_CRYSTALS):
+        drawn = {name: (found[index], _caption(evaluations, name, index)) for name, found in columns.items()}
+        colours = element_colours(next(iter(drawn.values()))[0].get_chemical_symbols())
+        legend = "".join(
+            f'<span class="element"><span class="dot" style="background: {colour}"></span>{symbol}</span>'
+            for symbol, colour in colours.items()
+        )
+        formula = re.sub(r"(\d+)", r"<sub>\1</sub>", formulas[index])
+        cards.append(_card(formula, draw_crystals(drawn), f"{legend}row {index}"))
+    note = (
+        '<p class="soft">Compositions taken at even distances from the file, not chosen by result. '
+        "Energies in eV/atom, and relative to the reference.</p>"
+    )
+    return f'{note}<div class="grid">{"".join(cards)}</div>'
+
+
+def _settings(run: RunFolder, missing: list[str]) -> str:
+    parts = []
+    for title, path in (("Configuration", run.config_path), ("Versions", run.versions_path)):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            missing.append(path.name)
+            continue
+        parts.append(f"<details><summary>{title}</summary><pre>{escape(text)}</pre></details>")
+    return "".join(parts)
+
+
+# --- small pieces -------------------------------------------------------------------------------------------------
+
+
+def _card(title: str, figure: Figure, caption: str = "") -> str:
+    head = f"<h3>{title}</h3>" if title else ""
+    foot = f"<figcaption>{caption}</figcaption>" if caption else ""
+    return f"<figure>{head}{svg(figure)}{foot}</figure>"
+
+
+def _per_structure(evaluations: dict[str, dict[str, Any]], name: str) -> dict[str, list[Any]]:
+    found = evaluations.get(name, {}).get("per_structure", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _caption(evaluations: dict[str, dict[str, Any]], name: str, index: int) -> str:
+    """What is known of structure `index`; the reference's energy follows from an evaluation's relative energies."""
+    for source in (name,) if name != "reference" else ("after", "before"):
+        found = {
+            key: column[index] for key, column in _per_structure(evaluations, source).items() if index < len(column)
+        }
+        energy, relative = found.get("energy_per_atom"), found.get("relative_energy")
+        if name == "reference":
+            if energy is not None and relative is not None:
+                return _format(energy - relative, "{:.3f}\n")
+        elif not found.get("valid", True):
+            return "invalid\n"
+        elif energy is not None and relative is not None:
+            rmse = found.get("rmse")
+            match = "no match" if rmse is None else f"RMSE {rmse:.3f}"
+            return f"{_format(energy, '{:.3f}')} ({_format(relative, '{:+.3f}')})\n{match}"
+    return ""
+
+
+def _spread(formulas: Sequence[str], count: int) -> list[int]:
+    """Up to `count` rows with different formulas, at even distances."""
+    first = [index for index, formula in enumerate(formulas) if formula not in formulas[:index]]
+    chosen = np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int)
+    return [first[position] for position in chosen]
+
+
+def _format(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value).replace("-", "−")
+
+
+def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    header = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,134 @@
+"""Which of many generated crystals are the same, and what symmetry they have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import DataError
+from omatg_ray.evaluate.bounded import BoundedPool
+from omatg_ray.evaluate.matching import MatchSettings, compositions, run_all, to_arrays
+from omatg_ray.reward.validity import check_validity
+
+SAME_STRUCTURE = MatchSettings(ltol=0.2, stol=0.3, angle_tol=5.0)
+"""pymatgen's own tolerances: tighter than those of prediction benchmarks."""
+
+
+@dataclass(frozen=True)
+class UniqueCrystals:
+    """Clusters of crystals that are the same.
+
+    Attributes:
+        representatives: Index of the crystal that stands for every cluster (clusters,), best first.
+        cluster: Cluster of every crystal (B,): crystal i is the same as `representatives[cluster[i]]`.
+        timed_out: Comparisons that were given up after the time bound; they count as different.
+        failed: Comparisons that raised an exception or whose worker died; they count as different.
+    """
+
+    representatives: Tensor
+    cluster: Tensor
+    timed_out: int
+    failed: int = 0
+
+
+class SpaceGroup(NamedTuple):
+    """Hermann-Mauguin symbol and number (1 to 230)."""
+
+    symbol: str
+    number: int
+
+
+def find_unique(
+    crystals: CrystalBatch,
+    energies: Tensor | Sequence[float] | None = None,
+    *,
+    settings: MatchSettings = SAME_STRUCTURE,
+    workers: int = 0,
+    timeout: float = 10.0,
+    progress: str | None = None,
+) -> UniqueCrystals:
+    """Cluster crystals that StructureMatcher takes for the same.
+
+    Crystals are taken in order of energy (or as they come); each joins the first earlier representative that it
+    matches, or becomes one. Only crystals of one reduced composition are compared. Nothing cheaper sorts pairs out
+    beforehand: StructureMatcher scales volumes, so neither volume nor energy per atom tells crystals apart that it
+    would take for the same. Invalid crystals are never compared and each stays alone.
+
+    Args:
+        crystals: B crystals.
+        energies: Energy per atom in eV (B,), the lowest of a cluster represents it; NaN comes last. None keeps the first.
+        settings: Tolerances.
+        workers: Worker processes; 0 compares in this process (see `BoundedPool`).
+        timeout: Seconds that one comparison may take.
+        progress: Title of a progress bar; None shows none.
+
+    Raises:
+        DataError: There are not as many energies as crystals.
+    """
+    order = _order(energies, len(crystals))
+    valid = check_validity(crystals).valid.tolist()
+    arrays, keys, tolerances = (to_arrays(crystals), compositions(crystals), astuple(settings))
+    from omatg_ray.evaluate.tasks import is_same
+
+    leader = {i: i for i in order if not valid[i]}
+    undecided = [i for i in order if valid[i]]
+    timed_out = failed = 0
+    with BoundedPool(is_same, workers, timeout) as pool:
+        # One round settles the best crystal left of every composition and all that are the same, with independent
+        # comparisons; the result is that of taking the crystals one after another.
+        while undecided:
+            first: dict[object, int] = {}
+            for i in undecided:
+                first.setdefault(keys[i], i)
+            rows = [(i, first[keys[i]]) for i in undecided if first[keys[i]] != i]
+            calls = [(arrays[i], arrays[j], *tolerances) for i, j in rows]
+            outcomes = run_all(pool, calls, [f"crystals {i} and {j}" for i, j in rows], progress)
+            leader.update({j: j for j in first.values()})
+            leader.update({i: j for (i, j), outcome in zip(rows, outcomes, strict=True) if outcome.value})
+            undecided = [i for i in undecided if i not in leader]
+            late = sum(outcome.timed_out for outcome in outcomes)
+            timed_out += late
+            failed += sum(outcome.error is not None for outcome in outcomes) - late
+    representatives = [i for i in order if leader[i] == i]
+    cluster_of = {i: cluster for cluster, i in enumerate(representatives)}
+    cluster = [cluster_of[leader[i]] for i in range(len(crystals))]
+    return UniqueCrystals(
+        torch.tensor(representatives, dtype=torch.long), torch.tensor(cluster, dtype=torch.long), timed_out, failed
+    )
+
+
+def _order(energies: Tensor | Sequence[float] | None, count: int) -> list[int]:
+    if energies is None:
+        return list(range(count))
+    energies = torch.as_tensor(energies, dtype=torch.float64)
+    if energies.shape != (count,):
+        raise DataError(f"energies has shape {tuple(energies.shape)}; {count} crystals need ({count},)")
+    return torch.argsort(energies, stable=True).tolist()
+
+
+def space_groups(
+    crystals: CrystalBatch, symprec: float = 0.1, *, workers: int = 0, timeout: float = 10.0
+) -> list[SpaceGroup | None]:
+    """Space group of every crystal; None for an invalid one, where spglib finds none and after the time bound.
+
+    Args:
+        crystals: B crystals.
+        symprec: spglib's tolerance in Å, of positions and, by the lengths they subtend, of cell angles.
+        workers: Worker processes; 0 computes in this process (see `BoundedPool`).
+        timeout: Seconds that one crystal may take.
+    """
+    from omatg_ray.evaluate.tasks import space_group
+
+    arrays = to_arrays(crystals)
+    rows = check_validity(crystals).valid.nonzero().flatten().tolist()
+    groups: list[SpaceGroup | None] = [None] * len(crystals)
+    with BoundedPool(space_group, workers, timeout) as pool:
+        outcomes = run_all(pool, [(arrays[i], symprec) for i in rows], [f"space group of crystal {i}" for i in rows])
+    for i, outcome in zip(rows, outcomes, strict=True):
+        groups[i] = None if outcome.value is None else SpaceGroup(*outcome.value)
+    return groups

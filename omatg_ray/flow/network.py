@@ -1,0 +1,221 @@
+"""CSPNet, the velocity network: parameters and outputs of DiffCSP's network as OMatG uses it, evaluated factorised.
+
+Source: Jiao et al., "Crystal structure prediction by joint equivariant diffusion" (DiffCSP, NeurIPS 2023); the heads for
+velocity and denoiser follow OMatG (Höllmer et al., 2025). Parameter names equal OMatG's `CSPNetFull`, so that its state
+dictionaries load as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import DataError
+from omatg_ray.settings import Settings
+
+Output = Literal["pos_b", "pos_eta", "cell_b", "cell_eta", "species_b", "species_eta"]
+
+HEADS: dict[Output, str] = {
+    "pos_b": "coord_out",
+    "pos_eta": "coord_out_2",
+    "cell_b": "lattice_out",
+    "cell_eta": "lattice_out_2",
+    "species_b": "type_out",
+    "species_eta": "type_out_2",
+}
+
+
+class NetworkSettings(Settings):
+    """Size of a CSPNet. The defaults learn Perov-5 on two cores; OMatG's published size is 512, 6, 128, 256."""
+
+    hidden: int = Field(128, ge=1, description="features per atom and message")
+    layers: int = Field(4, ge=1, description="message layers")
+    frequencies: int = Field(32, ge=1, description="harmonics of each fractional distance, from 0")
+    time_features: int = Field(128, ge=4, multiple_of=2, description="size of the sinusoidal time embedding")
+    max_atomic_number: int = Field(100, ge=1, le=118, description="elements in the embedding")
+
+
+@dataclass(frozen=True)
+class NetworkOutput:
+    """Velocities b and denoisers η. Positions in fractional units, lattices in Å, both per unit of time.
+
+    `pos_*` (sum N, 3), `cell_*` (B, 3, 3); `species_*` (sum N, 100) are logits.
+    """
+
+    _features: Tensor
+    _cell: Tensor
+    _network: CSPNet
+    _crystals: CrystalBatch
+
+    def _head(self, output: Output) -> Tensor:
+        return getattr(self._network, HEADS[output])(self._features)
+
+    def _cell_head(self, output: Output) -> Tensor:
+        matrix = getattr(self._network, HEADS[output])(self._cell).view(-1, 3, 3)
+        return matrix @ self._crystals.cell
+
+    # Heads are evaluated when asked for: a rollout of the positions alone needs one of six.
+    @property
+    def pos_b(self) -> Tensor:
+        return self._head("pos_b")
+
+    @property
+    def pos_eta(self) -> Tensor:
+        return self._head("pos_eta")
+
+    @property
+    def cell_b(self) -> Tensor:
+        return self._cell_head("cell_b")
+
+    @property
+    def cell_eta(self) -> Tensor:
+        return self._cell_head("cell_eta")
+
+    @property
+    def species_b(self) -> Tensor:
+        return self._head("species_b")
+
+    @property
+    def species_eta(self) -> Tensor:
+        return self._head("species_eta")
+
+
+class TimeEmbedding(nn.Module):
+    """[sin(t w), cos(t w)] with w_k = 10000^(-k / (d/2 - 1)): t (B,) to (B, d)."""
+
+    frequencies: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        half = features // 2
+        frequencies = torch.exp(torch.arange(half) * (-math.log(10000.0) / (half - 1)))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angle = t[:, None] * self.frequencies
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class MessageLayer(nn.Module):
+    """One layer of messages between all ordered pairs of atoms (i, j), i = j included, averaged over j.
+
+    The first linear map of the message MLP acts on [h_i, h_j, L Lᵀ, sin φ, cos φ]. Its blocks are applied where their
+    input lives: W_i, W_j and the lattice once per atom, the distance features once per unordered pair. φ changes sign
+    under exchange of i and j, so that sines enter the two directions with opposite signs and cosines with the same;
+    an atom paired with itself has sin 0 = 0 and cos 0 = 1.
+    """
+
+    def __init__(self, hidden: int, frequencies: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.half = 3 * frequencies
+        self.edge_mlp = nn.Sequential(
+            nn.Linear(2 * hidden + 9 + 2 * self.half, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
+        )
+        self.node_mlp = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
+        self.layer_norm = nn.LayerNorm(hidden)
+
+    def forward(self, h: Tensor, metric: Tensor, pairs: Pairs) -> Tensor:
+        """Updates atom features h (sum N, hidden) given the metric L Lᵀ of each atom's lattice (B, 9)."""
+        first, second = self.edge_mlp[0], self.edge_mlp[2]
+        w_receiver, w_sender, w_metric, w_sin, w_cos = first.weight.split(
+            [self.hidden, self.hidden, 9, self.half, self.half], dim=1
+        )
+        z = self.layer_norm(h)
+        lattice = F.linear(metric, w_metric, first.bias)
+        receiver = F.linear(z, w_receiver) + lattice.index_select(0, pairs.structure_of_atom)
+        sender = F.linear(z, w_sender)
+        odd, even = F.linear(pairs.sin, w_sin), F.linear(pairs.cos, w_cos)
+        geometry = torch.cat([even + odd, even - odd])
+
+        message = F.silu(receiver.index_select(0, pairs.receiver) + sender.index_select(0, pairs.sender) + geometry)
+        message = F.silu(second(message))
+        total = F.silu(second(F.silu(receiver + sender + w_cos.sum(1))))
+        mean = total.index_add(0, pairs.receiver, message) * pairs.inverse_n_atoms
+        return h + self.node_mlp(torch.cat([z, mean], dim=1))
+
+
+class Pairs:
+    """Distance features of all unordered pairs and the indices of both their directions; shared by all layers."""
+
+    def __init__(self, crystals: CrystalBatch, harmonics: Tensor) -> None:
+        first, second, _ = crystals.layout.pairs
+        angle = (crystals.pos[second] - crystals.pos[first])[:, :, None] * harmonics
+        angle = angle.flatten(1)
+        self.sin, self.cos = angle.sin(), angle.cos()
+        self.receiver = torch.cat([first, second])
+        self.sender = torch.cat([second, first])
+        self.structure_of_atom = crystals.batch
+        self.inverse_n_atoms = (1.0 / crystals.n_atoms.to(crystals.dtype)).index_select(0, crystals.batch)[:, None]
+
+
+class CSPNet(nn.Module):
+    """Velocity network for crystals with given species.
+
+    Example:
+        >>> network = CSPNet(NetworkSettings(hidden=32, layers=2, frequencies=8, time_features=16))
+        >>> out = network(crystals, torch.full((len(crystals),), 0.5))     # doctest: +SKIP
+        >>> out.pos_b.shape, out.cell_b.shape                              # doctest: +SKIP
+        ((sum N, 3), (B, 3, 3))
+    """
+
+    harmonics: Tensor
+
+    def __init__(self, settings: NetworkSettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings = settings or NetworkSettings()
+        hidden = settings.hidden
+        self.node_embedding = nn.Embedding(settings.max_atomic_number, hidden)
+        self.atom_latent_emb = nn.Linear(hidden + settings.time_features, hidden)
+        for index in range(settings.layers):
+            self.add_module(f"csp_layer_{index}", MessageLayer(hidden, settings.frequencies))
+        self.final_layer_norm = nn.LayerNorm(hidden)
+        self.coord_out = nn.Linear(hidden, 3, bias=False)
+        self.coord_out_2 = nn.Linear(hidden, 3, bias=False)
+        self.lattice_out = nn.Linear(hidden, 9, bias=False)
+        self.lattice_out_2 = nn.Linear(hidden, 9, bias=False)
+        self.type_out = nn.Linear(hidden, settings.max_atomic_number)
+        self.type_out_2 = nn.Linear(hidden, settings.max_atomic_number)
+        self.time_embedding = TimeEmbedding(settings.time_features)
+        self.register_buffer("harmonics", 2 * math.pi * torch.arange(settings.frequencies), persistent=False)
+
+    def forward(self, crystals: CrystalBatch, t: Tensor) -> NetworkOutput:
+        """Velocities and denoisers at a state.
+
+        Args:
+            crystals: B crystals; positions need not be wrapped.
+            t: Times in [0, 1], one per structure (B,) or one for all ().
+
+        Raises:
+            DataError: An atomic number is beyond `max_atomic_number`, or t has another shape.
+        """
+        if t.dim() == 0:
+            t = t.expand(len(crystals))
+        if t.shape != (len(crystals),):
+            raise DataError(f"t has shape {tuple(t.shape)}; {len(crystals)} structures need one time each")
+        time = self.time_embedding(t.to(crystals.dtype)).index_select(0, crystals.batch)
+        h = self.atom_latent_emb(torch.cat([self.node_embedding(crystals.species - 1), time], dim=1))
+        metric = (crystals.cell @ crystals.cell.transpose(1, 2)).flatten(1)
+        pairs = Pairs(crystals, self.harmonics)
+        for index in range(self.settings.layers):
+            h = self.get_submodule(f"csp_layer_{index}")(h, metric, pairs)
+        h = self.final_layer_norm(h)
+        return NetworkOutput(h, crystals.layout.mean(h), self, crystals)
+
+    def train_only(self, outputs: Iterable[Output]) -> None:
+        """Freezes the heads that no loss reaches, so that optimizers and data-parallel wrappers leave them alone."""
+        wanted = set(outputs)
+        for output, head in HEADS.items():
+            self.get_submodule(head).requires_grad_(output in wanted)
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Parameters that an optimizer should update, in a fixed order."""
+        return [p for p in self.parameters() if p.requires_grad]

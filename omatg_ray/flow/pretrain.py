@@ -1,0 +1,176 @@
+"""Pretraining of the velocity network on crystals: one epoch, one validation, one exactly resumable state."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import TrainingError
+from omatg_ray.flow.loss import PathSettings, velocity_loss
+from omatg_ray.flow.network import CSPNet, NetworkSettings
+from omatg_ray.flow.pairing import minimum_permutation
+from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
+from omatg_ray.seeding import generator
+from omatg_ray.settings import Settings
+
+# Independent base samples and times per validation structure: enough to tell epochs apart.
+VALIDATION_REPEATS = 4
+
+
+class LossWeights(Settings):
+    """Weights of the two velocity losses; lattices are in Å and have by far the larger errors."""
+
+    pos: float = Field(1.0, ge=0, description="weight of the position loss")
+    cell: float = Field(0.05, ge=0, description="weight of the lattice loss")
+
+
+class PretrainSettings(Settings):
+    """Pretraining of the base model."""
+
+    network: NetworkSettings = Field(NetworkSettings(), description="size of the network")
+    paths: PathSettings = Field(PathSettings(), description="interpolants from base to data")
+    epochs: int = Field(1500, ge=1, description="passes over the training split")
+    batch_size: int = Field(256, ge=1, description="crystals per step")
+    lr: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
+    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up; a cosine down to zero follows")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights that are validated and saved")
+    grad_clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    loss_weights: LossWeights = Field(LossWeights(), description="weights of the losses")
+    validate_every: int = Field(10, ge=1, description="epochs between validations; a validation can make a new best")
+    checkpoint_every: int = Field(50, ge=1, description="epochs between checkpoints")
+
+
+class Pretrainer:
+    """Trains a network; `ema_network` is the result.
+
+    All randomness of an epoch derives from (seed, epoch), so that a run that stops and resumes gives the same numbers
+    as one that never stopped.
+
+    Args:
+        settings: Recipe.
+        train: Training crystals (all of them, packed), on the device to train on.
+        val: Validation crystals.
+        base: Distribution of x_0.
+        seed: Seed of the initial weights and of everything drawn.
+    """
+
+    def __init__(
+        self, settings: PretrainSettings, train: CrystalBatch, val: CrystalBatch, base: BaseDistribution, seed: int
+    ) -> None:
+        self.settings, self.train, self.val, self.base, self.seed = settings, train, val, base, seed
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = CSPNet(settings.network).to(train.device)
+        self.network.train_only({"pos_b", "cell_b"})
+        self._average = AveragedModel(self.network, avg_fn=self._ema_update)
+        self.optimizer = torch.optim.AdamW(
+            self.network.trainable_parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+        )
+        self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
+        self.epoch = 0
+        self.best_val_loss = math.inf
+
+    @property
+    def ema_network(self) -> CSPNet:
+        """Network with the averaged weights."""
+        return self._average.module
+
+    def _ema_update(self, average: Tensor, current: Tensor, count: Tensor) -> Tensor:
+        # Early averages follow the weights quickly; a fixed decay would remember the random start for an epoch run.
+        decay = min(self.settings.ema, (1 + int(count)) / (10 + int(count)))
+        return torch.lerp(current, average, decay)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine to zero at the last step."""
+        settings = self.settings
+        total = settings.epochs * self.steps_per_epoch
+        if step < settings.warmup_steps:
+            return settings.lr * (step + 1) / settings.warmup_steps
+        progress = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
+        return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def _paired(self, x_1: CrystalBatch, rng: torch.Generator) -> tuple[CrystalBatch, Tensor]:
+        """A base sample paired with x_1, and times (B,)."""
+        pos, cell = self.base.draw(len(x_1), len(x_1.species), rng)
+        pos = pos.to(x_1.device, x_1.dtype)
+        pos = pos[minimum_permutation(pos, x_1.pos, x_1.layout)]
+        t = torch.rand(len(x_1), generator=rng).to(x_1.device, x_1.dtype)
+        return x_1.replace(pos, cell.to(x_1.device, x_1.dtype)), t
+
+    def run_epoch(self) -> dict[str, float]:
+        """One pass over the training crystals in a new order.
+
+        Returns:
+            Mean losses of the epoch (`loss`, `loss_pos`, `loss_cell`) and the last learning rate `lr`.
+
+        Raises:
+            TrainingError: The loss is not finite; names the structures of the batch by their row in the split.
+        """
+        settings, rng = self.settings, generator(self.seed, "pretrain", self.epoch)
+        order = torch.randperm(len(self.train), generator=rng)
+        sums, lr = {"loss": 0.0, "loss_pos": 0.0, "loss_cell": 0.0}, 0.0
+        for index, rows in enumerate(order.split(settings.batch_size)):
+            x_1 = self.train.select(rows)
+            x_0, t = self._paired(x_1, rng)
+            parts = velocity_loss(self.network, settings.paths, x_0, x_1, t)
+            loss = settings.loss_weights.pos * parts.pos + settings.loss_weights.cell * parts.cell
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    f"loss is {float(loss)} in epoch {self.epoch + 1}; rows of the training split in this batch: "
+                    f"{sorted(rows.tolist())[:20]}…; lower pretrain.lr or look at these crystals"
+                )
+            lr = self.learning_rate(self.epoch * self.steps_per_epoch + index)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.network.trainable_parameters(), settings.grad_clip)
+            self.optimizer.step()
+            self._average.update_parameters(self.network)
+            for name, value in (("loss", loss), ("loss_pos", parts.pos), ("loss_cell", parts.cell)):
+                sums[name] += float(value.detach()) * len(rows)
+        self.epoch += 1
+        return {name: value / len(self.train) for name, value in sums.items()} | {"lr": lr}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Losses of the averaged weights on the validation crystals, with the same x_0 and t every time."""
+        settings, rng = self.settings, generator(self.seed, "validate")
+        x_1 = CrystalBatch.cat([self.val] * VALIDATION_REPEATS)
+        x_0, t = self._paired(x_1, rng)
+        parts = velocity_loss(self.ema_network, settings.paths, x_0, x_1, t)
+        loss = settings.loss_weights.pos * parts.pos + settings.loss_weights.cell * parts.cell
+        return {"val_loss": float(loss), "val_loss_pos": float(parts.pos), "val_loss_cell": float(parts.cell)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs, as named tensors."""
+        state = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        state |= {f"average.{k}": v for k, v in self._average.state_dict().items()}
+        state |= {f"optimizer.{k}": v for k, v in flatten_optimizer(self.optimizer).items()}
+        state["epoch"] = torch.tensor(self.epoch)
+        state["best_val_loss"] = torch.tensor(self.best_val_loss, dtype=torch.float64)
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `state_dict`.
+
+        Raises:
+            ModelError: The optimizer state has other shapes.
+            RuntimeError: The weights have other shapes.
+        """
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+        self.network.load_state_dict(part("network."))
+        self._average.load_state_dict(part("average."))
+        restore_optimizer(self.optimizer, part("optimizer."))
+        self.epoch = int(state["epoch"])
+        self.best_val_loss = float(state["best_val_loss"])

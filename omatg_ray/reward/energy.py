@@ -1,0 +1,118 @@
+"""The reward of a low energy per atom."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import OmatgRayError
+from omatg_ray.reward.potential import Potential, load_potential
+from omatg_ray.reward.protocol import RewardResult
+from omatg_ray.reward.validity import check_validity
+
+logger = logging.getLogger(__name__)
+
+
+class MatGLEnergy:
+    """Minus the energy per atom in eV, from a MatGL potential, after the checks of `check_validity`.
+
+    A valid structure gets -min(E/N, `invalid_energy`), an invalid one -`invalid_energy` and is never shown to the
+    potential. So no valid structure scores below an invalid one. A valid structure whose energy is not finite, or that
+    the potential fails on, gets NaN: a failed reward.
+
+    Args:
+        potential: A loaded potential, or the name or folder of one (`load_potential`).
+        invalid_energy: What an invalid structure counts, and the cap on valid ones, in eV/atom.
+        cap: Whether valid energies are capped. Without (the published reward), a valid structure can score below an
+            invalid one.
+        own_images: Whether the distance of a site to its own periodic images is checked; see `check_validity`.
+        device: Where the potential is put if it is loaded here.
+        chunk_edges: See `Potential.energies`.
+
+    Raises:
+        PotentialError: The potential cannot be loaded.
+
+    Example:
+        >>> rewards = MatGLEnergy("TensorNet-PES-MatPES-PBE-2025.2")    # doctest: +SKIP
+        >>> rewards(crystals).values["energy_per_atom"]                 # doctest: +SKIP
+    """
+
+    name = "energy"
+
+    def __init__(
+        self,
+        potential: str | Path | Potential,
+        *,
+        invalid_energy: float = 3.0,
+        cap: bool = True,
+        own_images: bool = True,
+        device: torch.device | str = "cpu",
+        chunk_edges: int | None = None,
+    ) -> None:
+        self.potential = load_potential(potential, device) if isinstance(potential, str | Path) else potential
+        self.invalid_energy, self.cap, self.own_images = invalid_energy, cap, own_images
+        self.chunk_edges = chunk_edges
+
+    @property
+    def elements(self) -> frozenset[int]:
+        """Atomic numbers that the potential knows."""
+        return self.potential.elements
+
+    def require_elements(self, elements: Iterable[int]) -> None:
+        """Refuse atomic numbers that the potential does not know.
+
+        Raises:
+            PotentialError: Some are unknown; the message lists them by symbol.
+        """
+        self.potential.require_elements(elements)
+
+    def __call__(self, crystals: CrystalBatch) -> RewardResult:
+        """Rewards of B structures, with these values:
+
+        - energy_per_atom: E/N in eV/atom, not capped; NaN where invalid or failed.
+        - valid: 1 or 0.
+        - min_distance: In Å, as in `Validity`.
+        - volume_per_atom: In Å³.
+
+        Raises:
+            PotentialError: A valid structure holds an element that the potential does not know.
+        """
+        crystals = crystals.to("cpu")
+        validity = check_validity(crystals, self.own_images)
+        energy = torch.full((len(crystals),), torch.nan, dtype=torch.float64)
+        if validity.valid.any():
+            valid = crystals.select(validity.valid)
+            energy[validity.valid] = self._energies(valid, validity.valid.nonzero()[:, 0].tolist()) / valid.n_atoms
+        energy[~energy.isfinite()] = torch.nan
+        counted = energy.clamp_max(self.invalid_energy) if self.cap else energy
+        reward = -torch.where(validity.valid, counted, self.invalid_energy)
+        values = {
+            "energy_per_atom": energy,
+            "valid": validity.valid.double(),
+            "min_distance": validity.min_distance,
+            "volume_per_atom": validity.volume / crystals.n_atoms,
+        }
+        return RewardResult(reward, values)
+
+    def _energies(self, crystals: CrystalBatch, indices: list[int]) -> Tensor:
+        """Energies in eV, NaN for structures that the potential fails on; the others of their chunk are not lost."""
+        try:
+            return self.potential.energies(crystals, self.chunk_edges)
+        except OmatgRayError:
+            raise
+        except Exception as error:  # whatever goes wrong inside the network or on the device (out of memory, say)
+            if len(crystals) == 1:
+                logger.warning(
+                    "no energy for structure %d (%s): %s: %s",
+                    indices[0], crystals.formulas()[0], type(error).__name__, error,
+                )  # fmt: skip
+                return torch.full((1,), torch.nan, dtype=torch.float64)
+        # Halving finds the one that fails in few calls and needs less memory each time.
+        half = len(crystals) // 2
+        parts = (range(half), range(half, len(crystals)))
+        return torch.cat([self._energies(crystals.select(list(part)), [indices[i] for i in part]) for part in parts])

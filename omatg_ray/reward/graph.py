@@ -1,0 +1,108 @@
+"""Neighbour graphs for MatGL, built straight from the packed arrays of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pymatgen.optimization.neighbors import find_points_in_spheres
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.lattice import wrap
+from omatg_ray.errors import DataError
+from omatg_ray.reward.validity import minkowski_reduce
+
+# Distances below this are a site and itself; the number is MatGL's.
+SAME_SITE = 1e-8
+
+
+def graph_chunks(
+    crystals: CrystalBatch, node_types: Tensor, cutoff: float, max_edges: int
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Graphs of consecutive structures, as many at a time as have no more than `max_edges` directed edges together.
+
+    A structure with more edges than that comes alone. The graphs are those of the Minkowski-reduced cells: the same
+    crystals, but a skewed cell costs no more images than a straight one.
+
+    Args:
+        crystals: B structures whose cells span a volume, on any device.
+        node_types: Node type of every atomic number, at that index.
+        cutoff: Radius of the neighbourhood in Å.
+        max_edges: Upper limit of a chunk.
+
+    Yields:
+        What `matgl.apps.pes.Potential.forward` takes, on the CPU in float32: a torch-geometric `Batch` with
+        `frac_coords` (N, 3), `node_type` (N,), `edge_index` (2, E), `pbc_offset` (E, 3), and the lattices (b, 3, 3).
+
+    Raises:
+        DataError: A structure is not finite or its cell spans no volume.
+    """
+    crystals = crystals.to("cpu", torch.float64)
+    # A finite cell that spans nothing leads to divisions by zero and is not reduced.
+    cell, reduced = minkowski_reduce(crystals.cell)
+    frac = wrap((crystals.pos[:, None] @ (crystals.cell @ torch.linalg.inv_ex(cell)[0])[crystals.batch])[:, 0])
+    usable = reduced & (crystals.layout.sum((~frac.isfinite()).sum(1)) == 0)
+    if not usable.all():
+        index = int((~usable).nonzero()[0, 0])
+        raise DataError(f"structure {index} is not finite or its cell spans no volume: {crystals.cell[index].tolist()}")
+
+    node_type = node_types[crystals.species]
+    ptr = crystals.ptr.tolist()
+    start, total = 0, 0
+    edges: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
+
+    def collated(stop: int) -> tuple[Batch, Tensor]:
+        atoms = slice(ptr[start], ptr[stop])
+        n_atoms = crystals.n_atoms[start:stop]
+        index = np.concatenate([pairs + (ptr[start + i] - ptr[start]) for i, (pairs, _) in enumerate(edges)], axis=1)
+        graph = Batch(
+            frac_coords=frac[atoms].float(),
+            node_type=node_type[atoms],
+            edge_index=torch.from_numpy(index),
+            pbc_offset=torch.from_numpy(np.concatenate([offset for _, offset in edges])).float(),
+            batch=torch.arange(stop - start).repeat_interleave(n_atoms),
+            ptr=crystals.ptr[start : stop + 1] - ptr[start],
+            num_nodes=ptr[stop] - ptr[start],
+        )
+        return graph, cell[start:stop].float()
+
+    for b in range(len(crystals)):
+        found = neighbours(frac[ptr[b] : ptr[b + 1]].numpy(), cell[b].numpy(), cutoff)
+        n_edges = found[0].shape[1]
+        if edges and total + n_edges > max_edges:
+            yield collated(b)
+            start, total, edges = b, 0, []
+        edges.append(found)
+        total += n_edges
+    if edges:
+        yield collated(len(crystals))
+
+
+def neighbours(
+    frac: NDArray[np.float64], cell: NDArray[np.float64], cutoff: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """All pairs of atoms of one structure within the cutoff, periodic images included, both directions.
+
+    Args:
+        frac: Fractional positions (N, 3).
+        cell: Lattice (3, 3) in Å, rows are the vectors.
+        cutoff: Radius in Å.
+
+    Returns:
+        Source and destination (2, E), ordered by source, and the lattice translation (E, 3) of the destination.
+    """
+    cartesian = np.ascontiguousarray(frac @ cell)
+    source, destination, offset, distance = find_points_in_spheres(
+        cartesian,
+        cartesian,
+        r=cutoff,
+        pbc=np.ones(3, dtype=np.int64),
+        lattice=np.ascontiguousarray(cell),
+        tol=SAME_SITE,
+    )
+    keep = (source != destination) | (distance > SAME_SITE)
+    return np.stack([source[keep], destination[keep]]), offset[keep]

@@ -1,0 +1,314 @@
+"""MatGL potentials: loading them safely, checking that they give what they should, and evaluating energies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
+from omatg_ray.errors import DataError, PotentialError
+
+if TYPE_CHECKING:
+    import matgl.apps.pes
+
+WEIGHT_FILES = ("model.json", "model.pt", "state.pt")
+KNOWN_ENERGIES = "known_energies.json"
+
+CPU_CHUNK_EDGES = 1000
+"""Directed edges evaluated at once on a CPU.
+
+TensorNet on one core, perovskites of 190 edges: 9.7 ms a structure alone, 7.3 in chunks of 1,000 edges, 15 in chunks of
+3,000 and 22 in chunks of 20,000, which no longer fit the cache.
+"""
+DEVICE_CHUNK_EDGES = 100_000
+"""Directed edges evaluated at once on an accelerator, which wants large chunks; TensorNet needs 34 kB an edge."""
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+# Cells in units of the cubic lattice constant, and fractional positions.
+CUBIC_CELLS = {
+    "rocksalt": ([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]),
+    "diamond": ([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]], [[0.0, 0.0, 0.0], [0.25, 0.25, 0.25]]),
+    "fcc": ([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]], [[0.0, 0.0, 0.0]]),
+    "bcc": ([[-0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.5, 0.5, -0.5]], [[0.0, 0.0, 0.0]]),
+}
+# Stable crystals with their measured lattice constants in Å; a potential is tried on the first one it knows.
+TEST_CRYSTALS = (
+    (("Na", "Cl"), "rocksalt", 5.64),
+    (("Mg", "O"), "rocksalt", 4.21),
+    (("Li", "F"), "rocksalt", 4.03),
+    (("Ti", "N"), "rocksalt", 4.24),
+    (("C", "C"), "diamond", 3.57),
+    (("Si", "Si"), "diamond", 5.43),
+    (("Ge", "Ge"), "diamond", 5.66),
+    (("Al",), "fcc", 4.05),
+    (("Cu",), "fcc", 3.61),
+    (("Ni",), "fcc", 3.52),
+    (("Pt",), "fcc", 3.92),
+    (("Fe",), "bcc", 2.87),
+    (("Mo",), "bcc", 3.15),
+    (("W",), "bcc", 3.16),
+    (("Na",), "bcc", 4.29),
+    (("Li",), "bcc", 3.51),
+)
+
+
+class Potential:
+    """Energies of crystals from a MatGL potential; made by `load_potential`.
+
+    Forces and stresses are switched off, weights are frozen, and nothing is recorded for gradients.
+
+    Attributes:
+        name: The name or folder it was loaded by.
+        elements: Atomic numbers it knows.
+        cutoff: Radius of its neighbour lists in Å.
+        fingerprint: Short hash of the weight files; equal fingerprints mean equal energies.
+        device: Where energies are evaluated.
+    """
+
+    def __init__(
+        self, module: matgl.apps.pes.Potential, name: str, fingerprint: str, device: torch.device | str = "cpu"
+    ) -> None:
+        from pymatgen.core import Element
+
+        self.name, self.fingerprint, self.device = name, fingerprint, torch.device(device)
+        module.calc_forces = module.calc_stresses = module.calc_hessian = False
+        self._module = module.eval().requires_grad_(False).to(self.device)
+        network: Any = module.model
+        self.cutoff = float(network.cutoff)
+        # MatGL numbers elements by their place in this list, not by atomic number.
+        numbers = [Element(symbol).Z for symbol in network.element_types]
+        self.elements = frozenset(numbers)
+        self._node_types = torch.full((MAX_ATOMIC_NUMBER + 1,), -1)
+        self._node_types[numbers] = torch.arange(len(numbers))
+
+    def __repr__(self) -> str:
+        return f"Potential({self.name!r}, {len(self.elements)} elements, {self.fingerprint}, {self.device})"
+
+    def require_elements(self, elements: Iterable[int]) -> None:
+        """Refuse atomic numbers that the potential does not know.
+
+        Raises:
+            PotentialError: Some are unknown; the message lists them by symbol.
+        """
+        unknown = sorted(set(elements) - self.elements)
+        if unknown:
+            from pymatgen.core import Element
+
+            symbols = ", ".join(Element.from_Z(z).symbol for z in unknown)
+            raise PotentialError(
+                f"potential {self.name} does not know {symbols}; leave these elements out or use one that knows them"
+            )
+
+    def energies(self, crystals: CrystalBatch, chunk_edges: int | None = None) -> Tensor:
+        """Energies in eV per structure.
+
+        Args:
+            crystals: B structures that passed `check_validity`: what the potential says of others means nothing and
+                may take very long.
+            chunk_edges: Directed neighbour pairs evaluated at once; changes time and memory, and energies only by
+                rounding. Default: `CPU_CHUNK_EDGES` on a CPU, `DEVICE_CHUNK_EDGES` elsewhere.
+
+        Returns:
+            (B,), float64, on the CPU.
+
+        Raises:
+            PotentialError: An element is unknown.
+            DataError: A structure is not finite or its cell spans no volume.
+        """
+        from omatg_ray.reward.graph import graph_chunks
+
+        self.require_elements(crystals.species.unique().tolist())
+        if chunk_edges is None:
+            chunk_edges = CPU_CHUNK_EDGES if self.device.type == "cpu" else DEVICE_CHUNK_EDGES
+        energies = [torch.zeros(0, dtype=torch.float64)]
+        with torch.no_grad():
+            for graph, cell in graph_chunks(crystals, self._node_types, self.cutoff, chunk_edges):
+                energy = self._module(graph.to(self.device), cell.to(self.device))[0]
+                energies.append(energy.double().view(-1).cpu())
+        return torch.cat(energies)
+
+
+def load_potential(name_or_folder: str | Path, device: torch.device | str = "cpu") -> Potential:
+    """Load a MatGL potential and check that it gives sane energies with the installed MatGL.
+
+    A folder holds MatGL's `model.json`, `model.pt` and `state.pt`, and may hold `known_energies.json`, a list of
+    crystals with the energies they must have, each to its tolerance in eV/atom:
+
+        [{"structure": {"species": ["Na", "Cl"],
+                        "pos": [[0, 0, 0], [0.5, 0.5, 0.5]],
+                        "cell": [[0, 2.845, 2.845], [2.845, 0, 2.845], [2.845, 2.845, 0]]},
+          "energy_per_atom": -3.3576, "tolerance": 0.001}]
+
+    (`pos` fractional, `cell` in Å, rows are the lattice vectors.) Without this file, the energy of a well-known
+    crystal over its volume must have a minimum; if it has not, a `UserWarning` says so.
+
+    Weights are read without unpickling code, and only MatGL's own classes are built from them. Random states, thread
+    counts and default dtypes stay as they are.
+
+    Args:
+        name_or_folder: A folder, or a name ("TensorNet-PES-MatPES-PBE-2025.2" or "owner/name") that is fetched from the
+            hub of MatGL's models and kept in MatGL's cache.
+        device: Where energies shall be evaluated.
+
+    Raises:
+        PotentialError: Nothing of that name, unreadable or incompatible weights, or a wrong known energy.
+    """
+    folder = _find(name_or_folder)
+    name = str(name_or_folder)
+    potential = Potential(_load_module(folder, name), name, _fingerprint(folder), device)
+    if (folder / KNOWN_ENERGIES).is_file():
+        _check_known_energies(potential, folder / KNOWN_ENERGIES)
+    else:
+        _check_energy_volume_curve(potential)
+    return potential
+
+
+def _find(name_or_folder: str | Path) -> Path:
+    """The folder of the weights, which for a name is in MatGL's cache."""
+    folder = Path(name_or_folder).expanduser()
+    if folder.is_dir():
+        missing = [file for file in WEIGHT_FILES if not (folder / file).is_file()]
+        if missing:
+            raise PotentialError(f"potential folder {folder} lacks {', '.join(missing)}, which MatGL's save() writes")
+        return folder
+    if isinstance(name_or_folder, Path) or not HUB_NAME.fullmatch(name_or_folder):
+        raise PotentialError(f"potential folder {folder} does not exist")
+
+    from huggingface_hub import hf_hub_download
+    from matgl.config import MATGL_CACHE
+    from matgl.utils.io import HF_MATGL_ORG
+
+    repository = name_or_folder if "/" in name_or_folder else f"{HF_MATGL_ORG}/{name_or_folder}"
+    try:
+        files = [Path(hf_hub_download(repository, file, cache_dir=str(MATGL_CACHE))) for file in WEIGHT_FILES]
+    except Exception as error:  # the hub's client lets through many kinds: its own, those of HTTP, of sockets, of files
+        reason = str(error).strip().splitlines() or [""]
+        raise PotentialError(
+            f"potential {name_or_folder!r}: there is no such folder, and {repository} cannot be fetched from the hub "
+            f"of MatGL's models ({type(error).__name__}: {reason[0]}). Check the name and the network, or give the "
+            f"path of a folder that holds {', '.join(WEIGHT_FILES)}"
+        ) from error
+    return files[0].parent
+
+
+def _load_module(folder: Path, name: str) -> matgl.apps.pes.Potential:
+    import matgl
+    from matgl.apps.pes import Potential as MatGLPotential
+
+    _refuse_foreign_classes(folder)
+    try:
+        # MatGL only warns of weights from before a change of its architecture, which give wrong energies.
+        # Building the modules draws random weights, which must not move the caller's random state.
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.filterwarnings("error", message="Incompatible model version")
+            module = matgl.load_model(folder)
+    except (RuntimeError, ValueError) as error:
+        cause = error.__cause__ or error
+        if "Incompatible model version" in str(cause):
+            raise PotentialError(
+                f"potential {name} was saved by an older MatGL whose weights give wrong energies in the installed "
+                f"{matgl.__version__}; use a newer release of its weights or convert them"
+            ) from error
+        raise PotentialError(f"potential {name} cannot be loaded: {type(cause).__name__}: {cause}") from error
+    if not isinstance(module, MatGLPotential):
+        raise PotentialError(f"{name} is a {type(module).__name__} of MatGL, not a potential")
+    return module
+
+
+def _refuse_foreign_classes(folder: Path) -> None:
+    """MatGL imports and calls whatever class the files name; let these be its own potentials and models only."""
+    try:
+        description = json.loads((folder / "model.json").read_text())
+        arguments = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)
+        modules = [description["@module"]]
+        modules += [value["@module"] for value in arguments.values() if isinstance(value, dict) and "@module" in value]
+    except Exception as error:  # torn files raise many kinds, unpickling alone half a dozen
+        raise PotentialError(f"potential folder {folder} cannot be read: {type(error).__name__}: {error}") from error
+    foreign = [module for module in modules if not re.fullmatch(r"matgl\.(apps|models)(\.\w+)*", str(module))]
+    if foreign:
+        raise PotentialError(f"potential folder {folder} asks for code outside MatGL's models ({foreign[0]}); refused")
+
+
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in WEIGHT_FILES:
+        digest.update((folder / file).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _check_known_energies(potential: Potential, file: Path) -> None:
+    try:
+        entries = json.loads(file.read_text())
+        cases = [
+            (
+                _crystal(entry["structure"]["species"], entry["structure"]["pos"], entry["structure"]["cell"]),
+                float(entry["energy_per_atom"]),
+                float(entry["tolerance"]),
+            )
+            for entry in entries
+        ]
+    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+        raise PotentialError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+    for index, (crystal, expected, tolerance) in enumerate(cases):
+        got = float(_energies_per_atom(potential, crystal)[0])
+        # Written so that NaN fails.
+        if not abs(got - expected) <= tolerance:
+            raise PotentialError(
+                f"potential {potential.name} fails known energy {index} ({crystal.formulas()[0]}) of {file}: "
+                f"expected {expected:.4f} ± {tolerance:g} eV/atom, got {got:.4f}. Its weights are damaged, or do not "
+                f"fit the installed MatGL"
+            )
+
+
+def _check_energy_volume_curve(potential: Potential) -> None:
+    from pymatgen.core import Element
+
+    known = (test for test in TEST_CRYSTALS if all(Element(symbol).Z in potential.elements for symbol in test[0]))
+    test = next(known, None)
+    if test is None:
+        warnings.warn(
+            f"potential {potential.name} knows none of the crystals that it could be tried on; put a {KNOWN_ENERGIES} "
+            f"beside its weights",
+            stacklevel=3,
+        )
+        return
+    symbols, kind, constant = test
+    cell, pos = CUBIC_CELLS[kind]
+    constants = constant * torch.linspace(0.85, 1.25, 9, dtype=torch.float64)
+    crystals = CrystalBatch.cat(_crystal(symbols, pos, a * torch.tensor(cell, dtype=torch.float64)) for a in constants)
+    energies = _energies_per_atom(potential, crystals)
+    lowest = int(energies.argmin())
+    if not energies.isfinite().all() or lowest in (0, len(constants) - 1):
+        curve = ", ".join(f"{a:.2f} Å {energy:.3f}" for a, energy in zip(constants, energies, strict=True))
+        warnings.warn(
+            f"potential {potential.name} gives {kind} {''.join(dict.fromkeys(symbols))} no minimum of the energy near "
+            f"its lattice constant of {constant} Å (eV/atom: {curve}); its weights may not fit the installed MatGL",
+            stacklevel=3,
+        )
+
+
+def _crystal(species: Iterable[str], pos: Any, cell: Any) -> CrystalBatch:
+    from pymatgen.core import Element
+
+    numbers = torch.tensor([Element(symbol).Z for symbol in species])
+    pos, cell = (torch.as_tensor(values, dtype=torch.float64) for values in (pos, cell))
+    return CrystalBatch(numbers, pos, cell[None], torch.tensor([len(numbers)]))
+
+
+def _energies_per_atom(potential: Potential, crystals: CrystalBatch) -> Tensor:
+    try:
+        return potential.energies(crystals) / crystals.n_atoms
+    except PotentialError:
+        raise
+    except Exception as error:  # an architecture that asks for inputs which plain energies do not bring
+        reason = f"{type(error).__name__}: {error}"
+        raise PotentialError(f"potential {potential.name} cannot evaluate a simple crystal ({reason})") from error

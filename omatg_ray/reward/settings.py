@@ -1,0 +1,16 @@
+"""Settings of the reward of a run."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from omatg_ray.settings import Settings
+
+
+class RewardSettings(Settings):
+    """Minus the energy per atom, as a MatGL potential gives it."""
+
+    potential: str | None = Field(None, description="MatGL potential: a folder, or a name that MatGL can fetch")
+    invalid_energy: float = Field(
+        3.0, description="eV/atom that an invalid structure counts; energies of valid ones are capped there"
+    )

@@ -1,0 +1,85 @@
+"""Group-relative advantages (GRPO): how much better a member did than the other samples of its composition.
+
+Source: Shao et al., "DeepSeekMath" (2024), with OMatG-IRL's population standard deviation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from scipy.stats import rankdata
+from torch import Tensor
+
+from omatg_ray.settings import Settings
+
+EPSILON = 1e-8
+# A reward further than this many robust standard deviations from its group's median is pulled back to there.
+CLIP_DEVIATIONS = 3.0
+MAD_TO_STD = 1.4826
+
+
+class AdvantageSettings(Settings):
+    """From the rewards of a group to advantages."""
+
+    shaping: Literal["none", "clip", "rank"] = Field(
+        "none",
+        description="before normalising: none · clip: outliers to 3 robust standard deviations from the group's median "
+        "· rank: rewards replaced by their rank in the group",
+    )
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """Advantages of an iteration.
+
+    Attributes:
+        values: (groups, members) float64; 0 where not counted.
+        counted: (groups, members) bool: members that get a loss.
+        skipped_groups: Groups with fewer than two rewarded members or without spread.
+        failed: Members without a reward.
+    """
+
+    values: Tensor
+    counted: Tensor
+    skipped_groups: int
+    failed: int
+
+
+def _shape(rewards: Tensor, shaping: str) -> Tensor:
+    if shaping == "rank":
+        return torch.from_numpy(rankdata(rewards.numpy())).double()
+    if shaping == "clip":
+        median = rewards.median()
+        width = CLIP_DEVIATIONS * MAD_TO_STD * (rewards - median).abs().median()
+        # Half a group of equal rewards has no robust width; there is nothing to measure outliers against.
+        return rewards.clamp(median - width, median + width) if width > 0 else rewards
+    return rewards
+
+
+def group_advantages(rewards: Tensor, settings: AdvantageSettings | None = None) -> Advantages:
+    """A_i = (r_i − mean) / (std + 1e-8) over each group, population standard deviation, in float64.
+
+    A failed reward (not finite) leaves its group's statistics and gets no loss. In float32 the rounded mean of equal
+    rewards need not equal them; here a group whose rewards are all equal is skipped.
+
+    Args:
+        rewards: (groups, members).
+    """
+    shaping = (settings or AdvantageSettings()).shaping
+    rewards = rewards.double().cpu()
+    values = torch.zeros_like(rewards)
+    counted = torch.isfinite(rewards)
+    failed = int((~counted).sum())
+    skipped = 0
+    for group, members in enumerate(counted):
+        kept = rewards[group, members]
+        if len(kept) < 2 or bool(kept.max() == kept.min()):
+            counted[group] = False
+            skipped += 1
+            continue
+        kept = _shape(kept, shaping)
+        values[group, members] = (kept - kept.mean()) / (kept.std(unbiased=False) + EPSILON)
+    return Advantages(values, counted, skipped, failed)

@@ -1,0 +1,190 @@
+"""The learner: PPO epochs over the trajectories of an iteration, in microbatches of bounded size."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.fields import FieldName, Fields
+from omatg_ray.errors import TrainingError
+from omatg_ray.flow.network import CSPNet, Output
+from omatg_ray.policy.gaussian import kl_divergence, log_density
+from omatg_ray.policy.policy import Policy
+from omatg_ray.rl.objective import ObjectiveSettings, Terms, cell_terms, position_terms
+from omatg_ray.rl.trajectory import Trajectory
+from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
+from omatg_ray.settings import Settings
+
+HEAD_OF_FIELD: dict[FieldName, Output] = {"pos": "pos_b", "cell": "cell_b"}
+
+
+class LearnerSettings(Settings):
+    """Optimizer and microbatches."""
+
+    epochs: int = Field(2, ge=1, description="PPO epochs per iteration, one optimizer step each")
+    lr: float = Field(1.2e-4, gt=0, description="learning rate of Adam")
+    grad_clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    microbatch_pairs: int = Field(16_000, ge=1, description="ordered pairs of atoms per network call; bounds memory")
+
+
+class Learner:
+    """Updates a policy's network.
+
+    Args:
+        network: The trained network, which `policy.drift` evaluates.
+        policy: Policy that sampled, and whose densities are compared.
+        objective: Loss.
+        settings: Optimizer.
+    """
+
+    def __init__(
+        self, network: CSPNet, policy: Policy, objective: ObjectiveSettings, settings: LearnerSettings
+    ) -> None:
+        self.network, self.policy, self.objective, self.settings = network, policy, objective, settings
+        network.requires_grad_(True).train_only({HEAD_OF_FIELD[field] for field in policy.active})
+        self.optimizer = torch.optim.Adam(network.trainable_parameters(), lr=settings.lr)
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether rollouts have to record the base's drift: only a KL that counts asks for it."""
+        return any(self.objective.kl_weight.of(field) > 0 for field in self.policy.active)
+
+    def update(self, trajectory: Trajectory, advantage: Tensor) -> dict[str, float]:
+        """All epochs on one iteration's trajectories.
+
+        Args:
+            trajectory: Counted structures only.
+            advantage: (B,).
+
+        Returns:
+            Means over epochs of `loss`, `grad_norm` and, per active field, `policy_loss_*`, `kl_*`,
+            `clip_fraction_*`; `log_ratio_max` of the first epoch, which is 0 up to rounding when on-policy.
+
+        Raises:
+            TrainingError: The loss or its gradient is not finite; nothing was updated. Names the compositions.
+        """
+        states = trajectory.states()
+        sums: dict[str, float] = defaultdict(float)
+        log_ratio_max = 0.0
+        for epoch in range(self.settings.epochs):
+            self.optimizer.zero_grad(set_to_none=True)
+            for microbatch in self._microbatches(trajectory, states, advantage):
+                loss, stats, largest = self._loss(microbatch)
+                if not torch.isfinite(loss):
+                    raise TrainingError(self._not_finite(microbatch))
+                loss.backward()
+                sums["loss"] += float(loss.detach())
+                for name, value in stats.items():
+                    sums[name] += value
+                if epoch == 0:
+                    log_ratio_max = max(log_ratio_max, largest)
+            norm = torch.nn.utils.clip_grad_norm_(self.network.trainable_parameters(), self.settings.grad_clip)
+            if not torch.isfinite(norm):
+                formulas = ", ".join(sorted(set(trajectory.x_0.formulas())))
+                raise TrainingError(f"the gradient is not finite; compositions of this iteration: {formulas}")
+            self.optimizer.step()
+            sums["grad_norm"] += float(norm)
+        means = {name: value / self.settings.epochs for name, value in sums.items()}
+        return means | {"log_ratio_max": log_ratio_max}
+
+    def _microbatches(
+        self, trajectory: Trajectory, states: tuple[Tensor, Tensor], advantage: Tensor
+    ) -> Iterator[_Microbatch]:
+        """(structures × steps) blocks of at most `microbatch_pairs` ordered pairs; one structure and step at least."""
+        limit, n_steps, total = self.settings.microbatch_pairs, trajectory.n_steps, len(trajectory)
+        squares = trajectory.x_0.n_atoms.square().cumsum(0).cpu()
+        start = 0
+        while start < total:
+            used = int(squares[start - 1]) if start else 0
+            stop = max(start + 1, int(torch.searchsorted(squares, used + limit, right=True)))
+            whole = start == 0 and stop == total
+            part = trajectory if whole else trajectory.select(torch.arange(start, stop))
+            pos, cell = states if whole else part.states()
+            steps_each = max(1, limit // (int(squares[stop - 1]) - used))
+            tiled = part.x_0.tile(min(steps_each, n_steps))
+            for first in range(0, n_steps, steps_each):
+                steps = range(first, min(first + steps_each, n_steps))
+                if len(steps) * len(part) != len(tiled):
+                    tiled = part.x_0.tile(len(steps))
+                span = slice(steps.start, steps.stop)
+                crystals = tiled.replace(pos[span].flatten(0, 1), cell[span].flatten(0, 1))
+                weight = 1.0 / (n_steps * total)
+                yield _Microbatch(part, span, crystals, advantage[start:stop].to(pos), weight)
+            start = stop
+
+    def _loss(self, microbatch: _Microbatch) -> tuple[Tensor, dict[str, float], float]:
+        trajectory, span = microbatch.trajectory, microbatch.steps
+        t, dt = trajectory.times[:-1][span], trajectory.times.diff()[span]
+        # One time per structure and step, so that all steps of the block share a network call.
+        rates = self.policy.drift(microbatch.crystals, t.repeat_interleave(len(trajectory)), self.policy.active)
+        loss = torch.zeros((), device=t.device)
+        stats: dict[str, float] = {}
+        largest = 0.0
+        for field, flat in rates.items():
+            rate = flat.view(len(t), -1, flat[0].numel())
+            rate = rate if self.policy.annealing is None else self.policy.annealing.factor(field, t)[:, None, None] * rate
+            terms, log_ratio = self._terms(field, trajectory, span, rate, t[:, None, None], dt[:, None, None], microbatch)
+            policy, kl = (self.objective.policy_weight.of(field), self.objective.kl_weight.of(field))
+            loss = loss + microbatch.weight * (policy * terms.policy.sum() + kl * terms.kl.sum())
+            for name, values in (("policy_loss", terms.policy), ("kl", terms.kl), ("clip_fraction", terms.clipped)):
+                stats[f"{name}_{field}"] = microbatch.weight * float(values.detach().sum())
+            largest = max(largest, float(log_ratio.detach().abs().max()))
+        return loss, stats, largest
+
+    def _terms(
+        self,
+        field: FieldName,
+        trajectory: Trajectory,
+        span: slice,
+        rate: Tensor,
+        t: Tensor,
+        dt: Tensor,
+        microbatch: _Microbatch,
+    ) -> tuple[Terms, Tensor]:
+        """Terms of one field from its drift, flattened to (K, rows, components)."""
+        sigma = self.policy.noise[field].sigma(t)
+        action = trajectory.displacement[field][span].view_as(rate)
+        log_prob = log_density(action, rate * dt, sigma.square() * dt).sum(-1)
+        log_ratio = log_prob - trajectory.log_prob[field][span]
+        if field in trajectory.base_rate:
+            difference = rate - trajectory.base_rate[field][span].view_as(rate)
+            reference = self.objective.reference_noise.get(field, self.policy.noise[field])
+            kl = kl_divergence(difference, sigma, reference.sigma(t), dt).sum(-1)
+        else:
+            kl = torch.zeros_like(log_ratio)
+        clip, advantage = self.objective.clip, microbatch.advantage
+        if field == "cell":
+            return cell_terms(log_ratio, kl, advantage, clip), log_ratio
+        layout, reduction = trajectory.x_0.layout, self.objective.position_reduction
+        return position_terms(log_ratio, kl, advantage, layout, clip, reduction), log_ratio
+
+    @staticmethod
+    def _not_finite(microbatch: _Microbatch) -> str:
+        formulas = ", ".join(sorted(set(microbatch.trajectory.x_0.formulas())))
+        return (
+            f"the loss is not finite at steps {microbatch.steps.start} to {microbatch.steps.stop - 1} "
+            f"of compositions {formulas}; lower learner.lr or objective.policy_weight"
+        )
+
+    def state_dict(self) -> Fields | dict[str, Tensor]:
+        """Optimizer state as named tensors; the weights belong to the model."""
+        return flatten_optimizer(self.optimizer)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `state_dict`."""
+        restore_optimizer(self.optimizer, state)
+
+
+class _Microbatch:
+    """Structures of `trajectory` at a span of steps, as one batch for the network."""
+
+    def __init__(
+        self, trajectory: Trajectory, steps: slice, crystals: CrystalBatch, advantage: Tensor, weight: float
+    ) -> None:
+        self.trajectory, self.steps, self.crystals = trajectory, steps, crystals
+        self.advantage, self.weight = advantage, weight

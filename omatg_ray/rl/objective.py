@@ -1,0 +1,103 @@
+"""The PPO objective of Gaussian step policies: pure functions of log-ratios, divergences and advantages.
+
+Source: OMatG-IRL (arXiv 2602.00424); the clipped surrogate is that of Schulman et al. (2017).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from omatg_ray.crystal.batch import Layout
+from omatg_ray.crystal.fields import FieldName
+from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.settings import Settings
+
+PositionReduction = Literal["none", "per_structure", "per_atom"]
+
+
+class FieldWeights(Settings):
+    """A weight for each field; only those of active fields matter."""
+
+    pos: float = Field(1.0, ge=0, description="weight for positions")
+    cell: float = Field(1.0, ge=0, description="weight for lattices")
+
+    def of(self, field: FieldName) -> float:
+        return self.pos if field == "pos" else self.cell
+
+
+class ObjectiveSettings(Settings):
+    """Loss of a step: policy_weight · clipped surrogate + kl_weight · KL to the frozen base."""
+
+    clip: float = Field(0.28, gt=0, lt=1, description="ε: probability ratios are clipped to [1 − ε, 1 + ε]")
+    position_reduction: PositionReduction = Field(
+        "per_atom",
+        description="none: one ratio per structure · per_structure: the same, advantage / number of atoms · per_atom: "
+        "one ratio per atom, averaged over the structure",
+    )
+    policy_weight: FieldWeights = Field(FieldWeights(pos=2.3, cell=1.0), description="weight of the surrogate")
+    kl_weight: FieldWeights = Field(FieldWeights(pos=1e-3, cell=1e-3), description="weight of the KL to the base")
+    reference_noise: dict[FieldName, NoiseSettings] = Field(
+        {}, description="σ(t) of the KL's reference; a field without an entry has that of the policy"
+    )
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Unweighted terms of the objective per step and structure, each (K, B)."""
+
+    policy: Tensor
+    kl: Tensor
+    clipped: Tensor
+
+
+def surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """−min(ratio · A, clip(ratio, 1 ± ε) · A), and whether the ratio lies outside [1 − ε, 1 + ε] (1 or 0)."""
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1.0 - clip, 1.0 + clip)
+    outside = (ratio.detach() != clipped.detach()).to(ratio.dtype)
+    return -torch.minimum(ratio * advantage, clipped * advantage), outside
+
+
+def position_terms(
+    log_ratio: Tensor, kl: Tensor, advantage: Tensor, layout: Layout, clip: float, reduction: PositionReduction
+) -> Terms:
+    """Terms of the positions from their values per atom.
+
+    Args:
+        log_ratio: log p_θ − log p_old, summed over x, y, z (K, sum N).
+        kl: KL to the reference, summed over x, y, z (K, sum N).
+        advantage: (B,).
+        layout: Which atoms belong to which of the B structures.
+        reduction: See `ObjectiveSettings.position_reduction`. `none` sums the KL over the atoms of a structure, the
+            other two average it.
+    """
+
+    def total(values: Tensor) -> Tensor:
+        return layout.sum(values.transpose(0, 1)).transpose(0, 1)
+
+    n_atoms = layout.n_atoms.to(log_ratio.dtype)
+    if reduction == "none":
+        policy, clipped = surrogate(total(log_ratio), advantage, clip)
+        return Terms(policy, total(kl), clipped)
+    if reduction == "per_structure":
+        policy, clipped = surrogate(total(log_ratio), advantage / n_atoms, clip)
+        return Terms(policy, total(kl) / n_atoms, clipped)
+    policy, clipped = surrogate(log_ratio, advantage.index_select(0, layout.batch), clip)
+    return Terms(total(policy) / n_atoms, total(kl) / n_atoms, total(clipped) / n_atoms)
+
+
+def cell_terms(log_ratio: Tensor, kl: Tensor, advantage: Tensor, clip: float) -> Terms:
+    """Terms of the lattices: one ratio per structure over nine components.
+
+    Args:
+        log_ratio: Summed over the components (K, B).
+        kl: Summed over the components (K, B).
+        advantage: (B,).
+    """
+    policy, clipped = surrogate(log_ratio, advantage, clip)
+    return Terms(policy, kl, clipped)

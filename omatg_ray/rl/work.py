@@ -1,0 +1,80 @@
+"""What an iteration samples: work items that say everything about themselves.
+
+An item's seeds derive from (run seed, iteration, group, member). Which worker runs it, and how often it was retried,
+never changes what it gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+
+from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.policy.policy import Policy, draw_noise, time_grid
+from omatg_ray.rl.trajectory import Trajectory, rollout
+from omatg_ray.seeding import generator, seed_of
+from omatg_ray.settings import Settings
+
+
+class RolloutSettings(Settings):
+    """What one iteration samples."""
+
+    groups: int = Field(16, ge=1, description="compositions per iteration")
+    group_size: int = Field(64, ge=2, description="trajectories per composition, compared with each other")
+    steps: int = Field(50, ge=2, description="grid points of the time grid; one Euler step fewer")
+    groups_per_item: int = Field(1, ge=1, description="groups that one rollout call integrates together")
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """Groups to roll out together.
+
+    Attributes:
+        iteration: Iteration it belongs to.
+        compositions: Atomic numbers of each group's cell.
+        seeds: One seed per member, group by group; len(compositions) · group_size of them.
+    """
+
+    iteration: int
+    compositions: tuple[tuple[int, ...], ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def group_size(self) -> int:
+        return len(self.seeds) // len(self.compositions)
+
+
+def plan_iteration(
+    settings: RolloutSettings, compositions: Sequence[Sequence[int]], iteration: int, seed: int
+) -> list[WorkItem]:
+    """The items of an iteration (from 0): compositions in an order that visits each once before any twice.
+
+    Args:
+        compositions: Atomic numbers of every training cell.
+        seed: Seed of the run.
+    """
+    chosen = []
+    for group in range(settings.groups):
+        visit, place = divmod(iteration * settings.groups + group, len(compositions))
+        order = torch.randperm(len(compositions), generator=generator(seed, "visit", visit))
+        chosen.append(tuple(compositions[int(order[place])]))
+    members = range(settings.group_size)
+    items = []
+    for start in range(0, settings.groups, settings.groups_per_item):
+        groups = range(start, min(start + settings.groups_per_item, settings.groups))
+        seeds = tuple(seed_of(seed, "rollout", iteration, group, member) for group in groups for member in members)
+        items.append(WorkItem(iteration, tuple(chosen[group] for group in groups), seeds))
+    return items
+
+
+def run_item(
+    item: WorkItem, policy: Policy, base: BaseDistribution, steps: int, with_base: bool, device: torch.device, version: int
+) -> Trajectory:
+    """Rolls out an item: x_0 from the base distribution, noise from the members' seeds."""
+    species = [composition for composition in item.compositions for _ in range(item.group_size)]
+    x_0 = base.sample(species, item.seeds).to(device)
+    noise = draw_noise(x_0, steps, item.seeds, policy.active)
+    return rollout(policy, x_0, time_grid(steps), noise, with_base, version)

@@ -1,0 +1,170 @@
+"""Writing that leaves either the whole of a file or folder behind, or nothing.
+
+Everything is written under a temporary name in the same folder, flushed to the disk and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omatg_ray.errors import OmatgRayError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission while `path` is written into an `OmatgRayError` that says so."""
+    try:
+        yield
+    except OmatgRayError:
+        raise
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        # safetensors raises its own error class, with the system's message in it
+        if code in DISK_FULL or "No space left on device" in str(error):
+            message = f"cannot write {path}: the disk or quota is full ({_free_space(path)}); free some space or write"
+            raise OmatgRayError(f"{message} to another disk") from error
+        if code in NOT_ALLOWED:
+            message = f"cannot write {path}: {os.strerror(code or 0).lower()}; choose a folder you may write to"
+            raise OmatgRayError(f"{message}, or mend its permissions") from error
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file, with the folders above it, so that `path` holds either the old or all of the new content.
+
+    Raises:
+        OmatgRayError: The disk is full or the folder may not be written to; `path` is as it was.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _aside(path)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file (UTF-8) as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict, indented JSON as `write_bytes` does.
+
+    Raises:
+        ValueError: `value` holds NaN or infinity, which JSON does not have.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def replace_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that becomes `path` when the block ends and is removed when it fails.
+
+    A folder that stood at `path` stays there until the new one is complete, and is then deleted.
+
+    Raises:
+        OmatgRayError: The disk is full or the folder may not be written to; `path` is as it was.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _aside(path)
+        temporary.mkdir()
+        try:
+            yield temporary
+            _sync_tree(temporary)
+            _swap(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder; if that is interrupted, nothing half deleted stands at `path`."""
+    with disk_errors(path):
+        temporary = _aside(path)
+        os.replace(path, temporary)
+        shutil.rmtree(temporary)
+
+
+def point(link: Path, target_name: str) -> None:
+    """Let the symbolic link `link` point to its sibling `target_name`; at every moment it points somewhere whole."""
+    with disk_errors(link):
+        temporary = _aside(link)
+        os.symlink(target_name, temporary)
+        try:
+            os.replace(temporary, link)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(link.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed process left under temporary names directly in `folder`. Needs the only writer to call."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    if not path.is_dir():
+        os.replace(temporary, path)
+        return
+    old = _aside(path)
+    os.replace(path, old)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(root, name), "rb") as file:
+                os.fsync(file.fileno())
+        _sync_folder(Path(root))
+
+
+def _sync_folder(folder: Path) -> None:
+    # some network file systems cannot flush a folder; the rename itself has happened by then
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _free_space(path: Path) -> str:
+    parent = next((folder for folder in path.absolute().parents if folder.is_dir()), Path("/"))
+    return f"{shutil.disk_usage(parent).free / 1e6:,.0f} MB free in {parent}"

@@ -1,0 +1,40 @@
+"""Stopping at the next boundary instead of in the middle of something."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+from omatg_ray.errors import OmatgRayError
+
+
+class Interrupted(OmatgRayError):
+    """The user asked for a stop, and the run stopped at a boundary from which it can go on."""
+
+
+class StopRequest:
+    """While active, the first Ctrl-C (or SIGTERM) sets `requested`; a second one interrupts at once.
+
+    Signals reach the main thread of a process only; elsewhere this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, signal.Handlers] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True

@@ -1,0 +1,32 @@
+"""Optimizer states as flat dictionaries of tensors, so that they can be written as safetensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from omatg_ray.errors import ModelError
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """`<parameter index>.<name>` to tensor, for every state that the optimizer keeps."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": torch.as_tensor(v) for index, entry in state.items() for name, v in entry.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
+    """Inverse of `flatten_optimizer`; hyperparameters stay those of `optimizer`.
+
+    Raises:
+        ModelError: The state belongs to another number or shape of parameters.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in flat.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, entry in state.items():
+        first = entry.get("exp_avg")
+        if index >= len(parameters) or (first is not None and first.shape != parameters[index].shape):
+            raise ModelError("the optimizer state belongs to a network of another architecture")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

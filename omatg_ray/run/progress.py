@@ -1,0 +1,67 @@
+"""Progress for people: a bar in a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+# Without a terminal a bar redrawn many times a second fills the log; a line every few seconds does not.
+LOG_INTERVAL = 10.0
+
+
+class Progress:
+    """A bar over `total` steps with a few named values beside it.
+
+    Args:
+        total: Steps of the whole work.
+        label: What is being done.
+        start: Steps already done, for a resumed run.
+        shown: False for no output at all.
+    """
+
+    def __init__(self, total: int, label: str, start: int = 0, shown: bool = True) -> None:
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            initial=start,
+            desc=label,
+            disable=not shown,
+            dynamic_ncols=terminal,
+            mininterval=0.2 if terminal else LOG_INTERVAL,
+            file=sys.stderr if terminal else _Lines(),  # type: ignore[arg-type]
+        )
+
+    def advance(self, values: Mapping[str, float] | None = None, steps: int = 1) -> None:
+        """Counts steps as done and shows the values (those that are None or NaN are left out)."""
+        if values:
+            shown = {name: f"{v:.3g}" for name, v in values.items() if v is not None and v == v}
+            self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(steps)
+
+    def note(self, text: str) -> None:
+        """Prints a line without disturbing the bar."""
+        if not self._bar.disable:
+            tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Lines:
+    """A stream on standard error in which every redrawn bar becomes a line of its own."""
+
+    def write(self, text: str) -> None:
+        text = text.strip("\r\n ")
+        if text:
+            sys.stderr.write(text + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()

@@ -1,0 +1,18 @@
+"""Random numbers that belong to what they are for, never to the process that happens to draw them."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def seed_of(*key: int | str) -> int:
+    """A 63-bit seed from a key such as (run seed, "rollout", iteration, group, member); the same on every machine."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """A CPU generator seeded by `seed_of(*key)`; draw on the CPU and move, so that devices agree."""
+    return torch.Generator().manual_seed(seed_of(*key))

@@ -1,0 +1,363 @@
+"""Reading data files: every format, reduction that keeps the crystal, and errors that name the row."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.core import Lattice, Structure
+
+from omatg_ray.crystal.read import read_dataset, reduce_cell, standard_orientation
+from omatg_ray.errors import DataError
+
+pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")  # spglib, about itself
+
+CIF = """data_{name}
+_symmetry_space_group_name_H-M   'P 1'
+_cell_length_a   {a}
+_cell_length_b   4.0
+_cell_length_c   5.0
+_cell_angle_alpha   90
+_cell_angle_beta   {beta}
+_cell_angle_gamma   90
+loop_
+ _symmetry_equiv_pos_site_id
+ _symmetry_equiv_pos_as_xyz
+  1  'x, y, z'
+loop_
+ _atom_site_type_symbol
+ _atom_site_label
+ _atom_site_fract_x
+ _atom_site_fract_y
+ _atom_site_fract_z
+ _atom_site_occupancy
+  {symbol}  A0  {x}  0.0  0.0  {occupancy}
+  Cl  Cl1  0.5  0.5  0.33334  1
+"""
+
+ROCKSALT = """data_global
+_journal_name 'no crystal in this block'
+
+data_NaCl
+_symmetry_space_group_name_H-M 'F m -3 m'
+_cell_length_a 5.64
+_cell_length_b 5.64
+_cell_length_c 5.64
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+Na1 Na1+ 0 0 0
+Cl1 Cl1- 0.5 0.5 0.5
+"""
+
+
+def cif(
+    name: str = "x", symbol: str = "Na", x: str = "0.1", occupancy: str = "1", a: str = "3.5", beta: str = "100"
+) -> str:
+    return CIF.format(name=name, symbol=symbol, x=x, occupancy=occupancy, a=a, beta=beta)
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def niggli_forms(cell: np.ndarray) -> np.ndarray:
+    """A, B, C, xi, eta, zeta: squared lengths and doubled scalar products."""
+    gram = cell @ cell.T
+    return np.array([gram[0, 0], gram[1, 1], gram[2, 2], 2 * gram[1, 2], 2 * gram[0, 2], 2 * gram[0, 1]])
+
+
+def nearest_vectors(cell: np.ndarray, frac: np.ndarray) -> np.ndarray:
+    """Shortest vectors (Cartesian) from atom 0 to the others, by trying all images within five cells."""
+    shifts = np.array(list(itertools.product(range(-5, 6), repeat=3)))
+    images = (frac[1:, None] - frac[0] + shifts) @ cell
+    return images[np.arange(len(frac) - 1), np.linalg.norm(images, axis=-1).argmin(1)]
+
+
+# --- lattices ---------------------------------------------------------------------------------------------------------
+
+
+def test_reduction_gives_the_published_niggli_cell() -> None:
+    # the worked example of Krivy & Gruber, Acta Cryst. A 32, 297 (1976)
+    a, b, c = 3.0, math.sqrt(27.0), 2.0
+    angles = [math.degrees(math.acos(x)) for x in (-5 / (2 * b * c), -4 / (2 * a * c), -22 / (2 * a * b))]
+    cell = Lattice.from_parameters(a, b, c, *angles).matrix
+    assert niggli_forms(cell) == pytest.approx([9, 27, 4, -5, -4, -22])
+    reduced, _ = reduce_cell(cell, np.zeros((1, 3)))
+    assert niggli_forms(reduced) == pytest.approx([4, 9, 9, 9, 3, 4], abs=1e-6)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_reduction_keeps_a_skewed_chiral_crystal(mirrored: bool) -> None:
+    random = np.random.default_rng(3)
+    shears = [np.eye(3) + 2.0 * np.eye(3, k=1), np.eye(3) - np.eye(3, k=-1), np.eye(3) + np.eye(3, k=2)]
+    for _ in range(20):
+        compact = np.diag(random.uniform(5, 8, 3)) + random.uniform(-0.8, 0.8, (3, 3))
+        # four atoms near each other: the triple product of the vectors between them tells mirror images apart
+        corner = random.uniform(0, 1, 3)
+        cart = corner @ compact + np.array([[0, 0, 0], [1.1, 0.1, 0], [0.2, 1.4, 0], [0.1, 0.3, 1.7]])
+        skewed = shears[0] @ shears[1] @ shears[2] @ compact
+        cell = skewed[[1, 0, 2]] if mirrored else skewed
+        assert (np.linalg.det(cell) < 0) == mirrored
+        frac = cart @ np.linalg.inv(cell)
+
+        reduced, pos = reduce_cell(cell, frac)
+
+        assert reduced[np.triu_indices(3, k=1)] == pytest.approx([0, 0, 0], abs=1e-12)
+        assert (np.diag(reduced) > 0).all()
+        A, B, C, xi, eta, zeta = niggli_forms(reduced)  # noqa: N806 - the literature's names
+        assert A <= B + 1e-6
+        assert B <= C + 1e-6
+        assert abs(xi) <= B + 1e-6
+        assert max(abs(eta), abs(zeta)) <= A + 1e-6
+        assert abs(np.linalg.det(reduced)) == pytest.approx(abs(np.linalg.det(cell)))
+        vectors = nearest_vectors(reduced, pos)
+        expected = cart[1:] - cart[0]
+        assert vectors @ vectors.T == pytest.approx(expected @ expected.T, abs=1e-6)
+        assert np.linalg.det(vectors) == pytest.approx(np.linalg.det(expected), abs=1e-6)
+
+
+def test_reduction_survives_the_failure_of_one_library_and_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = np.array([[4.0, 0, 0], [12.5, 5.0, 0], [0.5, 5.5, 6.0]])
+    frac = np.array([[0.1, 0.2, 0.3]])
+    whole, _ = reduce_cell(cell, frac)
+
+    def fail(*_: object) -> None:
+        raise ValueError("cannot")
+
+    monkeypatch.setattr("spglib.niggli_reduce", lambda cell: None)
+    assert niggli_forms(reduce_cell(cell, frac)[0]) == pytest.approx(niggli_forms(whole), abs=1e-6)
+    monkeypatch.setattr(Lattice, "get_niggli_reduced_lattice", fail)
+    unreduced, pos = reduce_cell(cell, frac)
+    assert unreduced == pytest.approx(cell)
+    assert pos == pytest.approx(frac)
+
+
+def test_standard_orientation_turns_without_changing_lengths_and_angles() -> None:
+    random = np.random.default_rng(0)
+    cell = random.normal(size=(3, 3)) + 4 * np.eye(3)[[1, 2, 0]]
+    oriented, frac = standard_orientation(cell, np.array([[0.1, 0.2, 0.3]]))
+    assert oriented @ oriented.T == pytest.approx(cell @ cell.T)
+    assert oriented[0, 1:] == pytest.approx([0, 0], abs=1e-12)
+    assert oriented[1, 2] == pytest.approx(0, abs=1e-12)
+    assert (np.diag(oriented) > 0).all()
+    assert frac == pytest.approx(np.array([[0.1, 0.2, 0.3]]) * np.sign(np.linalg.det(cell)))
+
+
+def test_perovskites_stay_what_they_are(shared: Path) -> None:
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    path = shared / "data" / "perov_5_val.csv"
+    dataset = read_dataset(path, limit=50)
+    assert len(dataset) == 50
+    assert dataset.crystals.dtype == torch.float32
+    with path.open(newline="") as file:
+        records = list(itertools.islice(csv.DictReader(file), 50))
+    assert dataset.ids == [record["material_id"] for record in records]
+    assert dataset.properties[0]["heat_all"] == 2.76
+    assert dataset.properties[0]["formula"] == "CuCdN3"
+    matcher = StructureMatcher(ltol=1e-3, stol=1e-3, angle_tol=0.1, primitive_cell=False, scale=False)
+    for record, structure in zip(records, dataset.crystals.to_structures(), strict=True):
+        assert matcher.fit(Structure.from_str(record["cif"], "cif"), structure)
+    assert bool(((dataset.crystals.pos >= 0) & (dataset.crystals.pos < 1)).all())
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+def test_csv_gives_cell_positions_ids_and_scalar_columns(tmp_path: Path) -> None:
+    rows = [
+        {"": "7", "material_id": "mp-1", "cif": cif(), "gap": "1.5", "spacegroup.number": "12", "note": ""},
+        {"": "8", "material_id": "mp-1", "cif": cif(symbol="K"), "gap": "nan", "spacegroup.number": "2", "note": " a "},
+        {"": "9", "material_id": "", "cif": cif(symbol="Rb"), "gap": "2", "spacegroup.number": "1", "note": "b"},
+    ]
+    dataset = read_dataset(write_csv(tmp_path / "data.csv", rows), reduce=False)
+    assert dataset.ids == ["mp-1", "mp-1#2", "3"]
+    assert dataset.properties == [
+        {"material_id": "mp-1", "gap": 1.5, "spacegroup.number": 12},
+        {"material_id": "mp-1", "spacegroup.number": 2, "note": "a"},
+        {"gap": 2, "spacegroup.number": 1, "note": "b"},
+    ]
+    assert dataset.crystals.species.tolist() == [11, 17, 19, 17, 37, 17]
+    angle = math.radians(100)
+    cell = torch.tensor([[3.5, 0, 0], [0, 4, 0], [5 * math.cos(angle), 0, 5 * math.sin(angle)]])
+    torch.testing.assert_close(dataset.crystals.cell[0], cell, atol=1e-6, rtol=0)
+    # a coordinate near 1/3 is not rounded to it: the cell has no symmetry that would need it
+    expected = torch.tensor([[0.1, 0, 0], [0.5, 0.5, 0.33334]])
+    torch.testing.assert_close(dataset.crystals.pos[:2], expected, atol=1e-7, rtol=0)
+
+
+def test_limit_reads_no_further(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "data.csv", [{"cif": cif()}, {"cif": cif()}, {"cif": "broken"}])
+    assert read_dataset(path, limit=2).ids == ["1", "2"]
+    with pytest.raises(DataError, match="row 3"):
+        read_dataset(path, limit=3)
+    with pytest.raises(DataError, match="limit=0"):
+        read_dataset(path, limit=0)
+
+
+def test_cif_symmetry_is_expanded_and_blocks_without_crystals_are_skipped(tmp_path: Path) -> None:
+    (tmp_path / "salt.cif").write_text(ROCKSALT)
+    dataset = read_dataset(tmp_path / "salt.cif")
+    assert dataset.ids == ["salt"]
+    assert sorted(dataset.crystals.species.tolist()) == [11] * 4 + [17] * 4
+    torch.testing.assert_close(dataset.crystals.cell[0], 5.64 * torch.eye(3), atol=1e-5, rtol=0)
+
+
+def test_cif_blocks_of_one_name_are_all_read(tmp_path: Path) -> None:
+    (tmp_path / "many.cif").write_text(cif("same") + cif("same", symbol="K") + cif("other", symbol="Rb"))
+    dataset = read_dataset(tmp_path / "many.cif")
+    assert dataset.ids == ["same", "same#2", "other"]
+    assert dataset.compositions == ["NaCl", "KCl", "RbCl"]
+
+
+def test_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+    for name, symbol in (("b", "K"), ("a", "Na"), ("c", "Rb")):
+        (tmp_path / f"{name}.cif").write_text(cif(symbol=symbol))
+    (tmp_path / "notes.txt").write_text("not a crystal")
+    dataset = read_dataset(tmp_path)
+    assert dataset.ids == ["a", "b", "c"]
+    assert dataset.compositions == ["NaCl", "KCl", "RbCl"]
+
+
+def test_extxyz_gives_positions_info_and_energies(tmp_path: Path) -> None:
+    path = tmp_path / "data.xyz"
+    path.write_text(
+        '2\nLattice="4 0 0 0 5 0 0 0 6" Properties=species:S:1:pos:R:3 energy=-3.5 material_id=m7 flag=T v="1 2"\n'
+        "Na 1.0 0.0 0.0\nCl -1.0 2.5 7.5\n\n"
+        '1\nLattice="4 0 0 0 5 0 0 0 6" Properties=species:S:1:pos:R:3\nFe 0 0 0\n'
+    )
+    dataset = read_dataset(path, reduce=False)
+    assert dataset.ids == ["m7", "2"]
+    assert dataset.properties == [{"energy": -3.5, "material_id": "m7", "flag": 1}, {}]
+    expected = torch.tensor([[0.25, 0, 0], [0.75, 0.5, 0.25], [0, 0, 0]])
+    torch.testing.assert_close(dataset.crystals.pos, expected)
+    torch.testing.assert_close(dataset.crystals.cell[0], torch.diag(torch.tensor([4.0, 5, 6])))
+
+
+def test_orientation_of_files_that_have_one_is_kept_unless_reduced(tmp_path: Path) -> None:
+    path = tmp_path / "data.extxyz"
+    path.write_text('1\nLattice="0 0 6 4 0 0 0 5 0" Properties=species:S:1:pos:R:3\nFe 1 0 0\n')
+    kept = read_dataset(path, reduce=False).crystals
+    assert kept.cell[0].tolist() == [[0, 0, 6], [4, 0, 0], [0, 5, 0]]
+    assert kept.pos[0].tolist() == [0, 0.25, 0]
+    reduced = read_dataset(path).crystals
+    torch.testing.assert_close(reduced.cell[0], torch.diag(torch.tensor([4.0, 5, 6])))
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+BAD_CIFS = {
+    "text": ("nonsense", "0 crystals"),
+    "two": (cif() + cif("y"), "2 crystals"),
+    "nan position": (cif(x="nan"), "NaN"),
+    "inf position": (cif(x="inf"), "infinity"),
+    "nan length": (cif(a="nan"), "NaN"),
+    "flat": (cif(a="0.004"), "thickness"),
+    "zero angle": (cif(beta="0"), "cannot be parsed .Singular"),
+    "partly occupied": (cif(occupancy="0.5"), "disordered"),
+    "unknown element": (cif(symbol="Qq"), "no chemical element"),
+    "guessed element": (cif(symbol="Fx"), "Fx"),
+    "no number": (cif(x="?"), "float"),
+    "shared site": (cif(x="0.5").replace("0.5  0.0  0.0", "0.5  0.5  0.33334"), "Occupancy"),
+    "no atoms": (cif().split("loop_\n _atom_site")[0], "'_atom_site_label' is unknown or missing"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CIFS)
+def test_bad_csv_row_is_named(tmp_path: Path, name: str) -> None:
+    text, reason = BAD_CIFS[name]
+    path = write_csv(tmp_path / "data.csv", [{"cif": cif()}, {"cif": text}])
+    with pytest.raises(DataError, match=f"data.csv, row 2: .*({reason})") as caught:
+        read_dataset(path)
+    assert "\n" not in str(caught.value)
+
+
+BAD_FRAMES = {
+    "not a number": ("two\n\n", "number of atoms"),
+    "torn": ('2\nLattice="4 0 0 0 5 0 0 0 6"\nNa 0 0 0\n', "ends before"),
+    "no lattice": ("1\n\nNa 0 0 0\n", "lattice"),
+    "slab": ('1\nLattice="4 0 0 0 5 0 0 0 6" pbc="T T F"\nNa 0 0 0\n', "periodic"),
+    "nan": ('1\nLattice="4 0 0 0 5 0 0 0 6"\nNa 0 nan 0\n', "NaN"),
+    "flat": ('1\nLattice="4 0 0 0 5 0 0 0 1e-3"\nNa 0 0 0\n', "degenerate"),
+    "dummy": ('1\nLattice="4 0 0 0 5 0 0 0 6"\nX 0 0 0\n', "no chemical element"),
+    "unknown element": ('1\nLattice="4 0 0 0 5 0 0 0 6"\nQq 0 0 0\n', "'Qq' is unknown"),
+    "missing column": ('1\nLattice="4 0 0 0 5 0 0 0 6"\nNa 0 0\n', "cannot be parsed .*tuple"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FRAMES)
+def test_bad_xyz_frame_is_named(tmp_path: Path, name: str) -> None:
+    frame, reason = BAD_FRAMES[name]
+    path = tmp_path / "data.extxyz"
+    path.write_text('1\nLattice="4 0 0 0 5 0 0 0 6"\nNa 0 0 0\n' + frame)
+    with pytest.raises(DataError, match=f"data.extxyz, row 2: .*({reason})"):
+        read_dataset(path)
+
+
+def test_bad_files_in_folders_and_blocks_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.cif").write_text(cif())
+    (tmp_path / "b.cif").write_text(cif() + cif("second", occupancy="0.5"))
+    with pytest.raises(DataError, match=r"b\.cif, block 2 \(second\): .*disordered"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[", "no JSON"),
+        ('{"structure": 1}', "list"),
+        ("[1]", "row 1: .*structure"),
+        (json.dumps([{"structure": {"lattice": 3}}]), "row 1"),
+        ("[]", "no crystals"),
+    ],
+)
+def test_bad_json_is_named(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=f"data.json.*{reason}"):
+        read_dataset(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("absent.csv", None, "does not exist"),
+        ("data.vasp", b"x", "unknown suffix"),
+        ("empty.csv", b"", "no column 'cif'"),
+        ("other.csv", b"a,b\n1,2\n", "no column 'cif'.*'a', 'b'"),
+        ("header.csv", b"cif,a\n", "no crystals"),
+        ("empty.xyz", b"", "no crystals"),
+        ("empty.cif", b"", "no crystals"),
+        ("short.csv", b"cif,a\nx\n", "row 1: the number of its fields"),
+        ("long.csv", b"cif,a\nx,1,2\n", "row 1: the number of its fields"),
+        ("binary.csv", b"cif\n\xff\xfe\x00", "cannot be read"),
+        ("binary.json", b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_unusable_files_are_named(tmp_path: Path, name: str, content: bytes | None, reason: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}.*{reason}"):
+        read_dataset(tmp_path / name)
+
+
+def test_empty_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no \.cif files"):
+        read_dataset(tmp_path)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch import tensor
+
+from omatg_ray.errors import DataError
+from omatg_ray.evaluate import metrics
+from omatg_ray.evaluate.metrics import CSPMetrics, mean_interval, paired_interval
+
+nan, inf = float("nan"), float("inf")
+
+
+def test_matches() -> None:
+    matches = tensor([0.1, nan, 0.3, nan, 0.2], dtype=torch.float64)
+    assert metrics.match_rate(matches) == metrics.metre(matches) == pytest.approx(0.6)
+    assert metrics.rmse(matches) == pytest.approx(0.2)
+    assert metrics.crmse(matches, stol=0.5) == pytest.approx((0.1 + 0.5 + 0.3 + 0.5 + 0.2) / 5)
+    none = tensor([nan, nan])
+    assert (metrics.match_rate(none), metrics.crmse(none, 0.3)) == (0.0, pytest.approx(0.3))
+    assert math.isnan(metrics.rmse(none))
+    assert all(math.isnan(f(tensor([]))) for f in (metrics.match_rate, metrics.rmse, metrics.metre))
+
+
+def test_relative_energies() -> None:
+    energy = tensor([-1.0, -2.0, nan, 500.0, nan])
+    reference = tensor([-1.5, -2.0, -4.0, -1.0, -3.0])
+    valid = tensor([True, True, False, True, True])  # the last energy is one that the potential could not give
+    assert metrics.relative_energy_mean(energy, reference, valid) == pytest.approx((0.5 + 0.0 + 501.0) / 3)
+    assert metrics.relative_energy_median(energy, reference, valid) == pytest.approx(0.5)
+    # Row 2 is invalid and row 3 above the cap: both count as 3 eV/atom, before the reference is taken off.
+    capped = metrics.relative_energy_mean_capped(energy, reference, valid, cap=3.0)
+    assert capped == pytest.approx((0.5 + 0.0 + 7.0 + 4.0) / 4)
+    assert metrics.invalid_share(valid) == pytest.approx(0.2)
+
+
+def test_median_of_an_even_number_is_the_middle() -> None:
+    zero, valid = torch.zeros(4), torch.ones(4, dtype=torch.bool)
+    assert metrics.relative_energy_median(tensor([1.0, 2.0, 3.0, 10.0]), zero, valid) == pytest.approx(2.5)
+
+
+def test_becoming_invalid_never_lowers_the_capped_mean() -> None:
+    energy, reference = torch.randn(20) * 5, torch.randn(20)
+    all_valid = torch.ones(20, dtype=torch.bool)
+    before = metrics.relative_energy_mean_capped(energy, reference, all_valid, cap=3.0)
+    for row in range(20):
+        fewer = all_valid.clone()
+        fewer[row] = False
+        assert metrics.relative_energy_mean_capped(energy, reference, fewer, cap=3.0) >= before
+
+
+def test_no_valid_crystal() -> None:
+    energy, reference, valid = tensor([nan, nan]), tensor([-1.0, -2.0]), tensor([False, False])
+    assert math.isnan(metrics.relative_energy_mean(energy, reference, valid))
+    assert math.isnan(metrics.relative_energy_median(energy, reference, valid))
+    assert metrics.relative_energy_mean_capped(energy, reference, valid, cap=3.0) == pytest.approx(4.5)
+    assert metrics.invalid_share(valid) == 1.0
+
+
+def test_as_dict_is_json() -> None:
+    out = CSPMetrics(n=3, match_rate=0.5, rmse=nan, relative_energy_mean=inf, timed_out=0).as_dict()
+    assert list(out) == [
+        "n", "match_rate", "rmse", "crmse", "relative_energy_mean", "relative_energy_median",
+        "relative_energy_mean_capped", "invalid_share", "timed_out",
+    ]  # fmt: skip
+    assert json.loads(json.dumps(out, allow_nan=False)) == out
+    assert (out["n"], out["match_rate"], out["timed_out"]) == (3, 0.5, 0)
+    assert out["rmse"] is out["relative_energy_mean"] is out["crmse"] is None
+
+
+def test_t_interval_in_closed_form() -> None:
+    # n = 3, mean 2, standard deviation 1, t(0.975, 2) = 4.302653 (table).
+    interval = mean_interval(tensor([1.0, 2.0, 3.0, nan]), method="t")
+    half = 4.302653 / math.sqrt(3)
+    assert (interval.n, interval.mean) == (3, pytest.approx(2.0))
+    assert (interval.low, interval.high) == (pytest.approx(2.0 - half, abs=1e-5), pytest.approx(2.0 + half, abs=1e-5))
+
+
+def test_bootstrap_interval_of_a_share_is_binomial() -> None:
+    # Resampled means of 40 of 100 ones are binomial(100, 0.4) / 100, whose 2.5 and 97.5 percentiles are 0.31 and 0.50.
+    hits = torch.arange(100) < 40
+    interval = mean_interval(hits, resamples=20_000, seed=3)
+    assert interval.mean == pytest.approx(0.4)
+    assert interval.low == pytest.approx(0.31, abs=0.011) and interval.high == pytest.approx(0.50, abs=0.011)
+
+
+def test_bootstrap_is_reproducible_and_does_not_depend_on_its_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.randn(50)
+    one = mean_interval(values, seed=1, resamples=500)
+    assert one == mean_interval(values, seed=1, resamples=500)
+    assert one != mean_interval(values, seed=2, resamples=500)
+    monkeypatch.setattr(metrics, "BOOTSTRAP_ENTRIES_AT_ONCE", 7 * 50)
+    assert one == mean_interval(values, seed=1, resamples=500)
+
+
+@pytest.mark.parametrize("method", ["bootstrap", "t"])
+def test_wider_confidence_is_a_wider_interval(method: str) -> None:
+    values = torch.randn(30)
+    narrow = mean_interval(values, method=method, confidence=0.5)  # type: ignore[arg-type]
+    wide = mean_interval(values, method=method, confidence=0.99)  # type: ignore[arg-type]
+    assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
+
+
+def test_pairing_takes_out_what_rows_share() -> None:
+    hardness, gain = 10 * torch.randn(200, dtype=torch.float64), 0.1 * torch.randn(200, dtype=torch.float64)
+    paired = paired_interval(hardness + 1.0 + gain, hardness)
+    assert paired.low < 1.0 + gain.mean() < paired.high
+    assert 0.9 < paired.low and paired.high < 1.1
+    alone = mean_interval(hardness + 1.0 + gain)
+    assert alone.high - alone.low > 10 * (paired.high - paired.low)
+
+
+def test_pairs_that_lack_a_side_are_left_out() -> None:
+    interval = paired_interval(tensor([1.0, nan, 3.0, 9.0]), tensor([0.5, 1.0, nan, 8.0]), method="t")
+    assert (interval.n, interval.mean) == (2, pytest.approx(0.75))
+
+
+def test_too_few_rows_have_no_limits() -> None:
+    interval = mean_interval(tensor([2.0]))
+    assert interval.mean == 2.0 and math.isnan(interval.low) and math.isnan(interval.high)
+    assert math.isnan(mean_interval(tensor([nan])).mean)
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(DataError, match="paired"):
+        paired_interval(torch.zeros(3), torch.zeros(4))
+    with pytest.raises(DataError, match="one value per row"):
+        mean_interval(torch.zeros(3, 2))

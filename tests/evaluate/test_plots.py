@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import StepPatch
+
+from omatg_ray.evaluate.panels import PRETRAINING, REINFORCEMENT
+from omatg_ray.evaluate.plots import INK, Curve, curves, energy_histogram, running_mean, stacked_times, svg
+
+
+def axes_of(figure: Figure | None) -> Axes:
+    assert figure is not None
+    return figure.axes[0]
+
+
+def points(line: Line2D) -> list[list[float]]:
+    x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+    return np.stack([x, y], axis=1).tolist()
+
+
+def train(step: int, **values: float | None) -> dict[str, Any]:
+    return {"kind": "train", "step": step, **values}
+
+
+def test_curves_show_the_points_of_their_kind_and_leave_out_null() -> None:
+    lines = [
+        train(1, loss=3.0),
+        train(2, loss=None),
+        train(3, loss=1.0),
+        {"kind": "validation", "step": 2, "loss": 9.0},
+    ]
+    axes = axes_of(curves(lines, [Curve("train", "loss", "loss"), Curve("train", "absent", "absent")], "loss"))
+    (line,) = axes.get_lines()
+    assert points(line) == [[1, 3], [3, 1]]
+
+
+def test_curves_without_numbers_are_no_figure() -> None:
+    lines = [train(1, loss=None), train(2)]
+    assert curves(lines, [Curve("train", "loss", "loss")], "loss") is None
+    assert curves([], [Curve("train", "loss", "loss")], "loss") is None
+    assert stacked_times(lines) is None
+    assert energy_histogram({"before": [None, None]}) is None
+    assert energy_histogram({}) is None
+
+
+def test_band_is_the_spread_around_the_curve() -> None:
+    lines = [train(1, mean=2.0, std=0.5), train(2, mean=3.0, std=0.25)]
+    axes = axes_of(curves(lines, [Curve("train", "mean", "mean", spread="std")], "reward"))
+    corners = {tuple(corner) for corner in np.asarray(axes.collections[0].get_paths()[0].vertices).tolist()}
+    assert {(1, 1.5), (1, 2.5), (2, 2.75), (2, 3.25)} <= corners
+
+
+def test_a_spread_of_other_steps_is_left_out() -> None:
+    lines = [train(1, mean=2.0, std=0.5), train(2, mean=3.0)]
+    axes = axes_of(curves(lines, [Curve("train", "mean", "mean", spread="std")], "reward"))
+    assert not axes.collections
+
+
+def test_best_is_marked_on_the_first_curve() -> None:
+    lines = [{"kind": "validation", "step": step, "energy": 1.0 / (1 + step)} for step in (0, 5, 10)]
+    shown = [Curve("validation", "energy", "energy")]
+    marked = axes_of(curves(lines, shown, "energy", marked=5)).get_lines()[-1]
+    assert points(marked) == [[5.0, pytest.approx(1 / 6)]]
+    assert "5" in str(marked.get_label())
+    assert len(axes_of(curves(lines, shown, "energy", marked=7)).get_lines()) == 1
+
+
+def test_running_mean() -> None:
+    np.testing.assert_allclose(running_mean(np.array([0.0, 3.0, 6.0, 0.0, 9.0]), 1), [0, 3, 3, 5, 9])
+    line = np.linspace(0.0, 1.0, 30)
+    np.testing.assert_allclose(running_mean(line, 4), line)
+
+
+def test_stacked_times_add_up() -> None:
+    lines = [
+        train(1, time_rollout=5.0, time_reward=1.0, time_learn=3.0, time_validation=0.0),
+        train(2, time_rollout=6.0, time_reward=None, time_learn=2.0, time_validation=7.0),
+    ]
+    patches = [patch for patch in axes_of(stacked_times(lines)).patches if isinstance(patch, StepPatch)]
+    tops = {patch.get_label(): patch.get_data()[0].tolist() for patch in patches}
+    assert tops == {"rollout": [5, 6], "reward": [6, 6], "learn": [9, 8], "validation": [9, 15]}
+    assert patches[0].get_data()[1].tolist() == [0.5, 1.5, 2.5]
+
+
+def test_histogram_counts_every_valid_structure_once() -> None:
+    rng = np.random.default_rng(0)
+    before: list[float | None] = [*rng.normal(0.2, 0.1, 200).tolist(), 500.0, None]
+    after: list[float | None] = rng.normal(0.0, 0.05, 150).tolist()
+    axes = axes_of(energy_histogram({"before": before, "after": after}))
+    heights = [patch.get_height() for patch in axes.patches if hasattr(patch, "get_height")]
+    assert sum(heights) == 201 + 150
+    labels = axes.get_legend_handles_labels()[1]
+    assert labels == ["before: 201 valid of 202", "after: 150 valid of 150"]
+    assert axes.get_xlim()[1] < 5.0
+
+
+def test_svg_can_stand_in_a_page() -> None:
+    figure = curves([train(1, loss=3.0), train(2, loss=1.0)], [Curve("train", "loss", "loss")], "loss & more")
+    assert figure is not None
+    text = svg(figure)
+    assert "http" not in text and INK not in text and "currentColor" in text
+    root = ElementTree.fromstring(text.replace("<svg", '<svg xmlns:xlink="x"', 1))
+    assert root.tag == "svg" and root.get("viewBox")
+    assert "loss & more" in "".join(root.itertext())
+
+
+@pytest.mark.parametrize("panel", [*PRETRAINING, *REINFORCEMENT], ids=lambda panel: panel.title)
+def test_panels_draw_what_the_run_logs(panel: Any) -> None:
+    """One line of every kind with every name of the schema: no picture names a metric that nobody writes."""
+    names = {
+        "pretrain": "loss loss_pos loss_cell val_loss val_loss_pos val_loss_cell lr time_epoch",
+        "train": "reward_mean reward_std energy_mean energy_median invalid_share failed_share groups_skipped loss "
+        "policy_loss_pos policy_loss_cell kl_pos kl_cell clip_fraction_pos clip_fraction_cell log_ratio_max grad_norm",
+        "validation": "n match_rate rmse crmse relative_energy_mean relative_energy_median relative_energy_mean_capped "
+        "invalid_share",
+    }
+    lines = [
+        {"kind": kind, "step": step, **dict.fromkeys(of_kind.split(), 0.5)}
+        for kind, of_kind in names.items()
+        for step in (1, 2)
+    ]
+    axes = axes_of(panel.figure(lines, best=2))
+    lines_drawn = len(panel.shown) + panel.marks_best
+    assert len(axes.get_lines()) == lines_drawn
