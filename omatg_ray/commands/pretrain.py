@@ -85,9 +85,9 @@ def pretrain(config: Config, resume: bool = False, progress: bool = True) -> Pat
                 if best or epoch % settings.checkpoint_every == 0 or epoch == settings.epochs:
                     save(best)
                     saved = epoch
-            if stop.requested and saved < trainer.epoch:
-                save(best=folder.pointed_at("best") is None)
-        if stop.requested:
+            if saved < trainer.epoch:
+                save(best=False)
+        if trainer.epoch < settings.epochs:
             raise Interrupted(
                 f"stopped after epoch {trainer.epoch} of {settings.epochs}; "
                 f"go on with: omatg-ray pretrain --resume {config.run}"

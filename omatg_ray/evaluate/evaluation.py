@@ -1,0 +1,151 @@
+"""Evaluation of a sampler: one crystal per reference, matched and weighed against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.evaluate.matching import Matcher
+from omatg_ray.evaluate.metrics import (
+    CSPMetrics,
+    crmse,
+    invalid_share,
+    match_rate,
+    relative_energy_mean,
+    relative_energy_mean_capped,
+    relative_energy_median,
+    rmse,
+)
+from omatg_ray.model import FlowModel, NoiseMode
+from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.validity import check_validity
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of a sampler on a data set, and what they were computed from, row by row.
+
+    Attributes:
+        metrics: Summary.
+        crystals: Generated crystals, one per reference.
+        valid: (n,) bool.
+        match: RMSE to the reference, NaN where there is no match (n,).
+        energy: eV/atom, NaN where invalid (n,); None without a potential.
+        relative_energy: Energy over that of the reference (n,), likewise.
+        settings: Label, steps, noise, seed, annealing, potential: what was asked for.
+    """
+
+    metrics: CSPMetrics
+    crystals: CrystalBatch
+    valid: Tensor
+    match: Tensor
+    energy: Tensor | None
+    relative_energy: Tensor | None
+    settings: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON; NaN becomes None."""
+        per_structure: dict[str, Any] = {
+            "formula": self.crystals.formulas(),
+            "valid": self.valid.tolist(),
+            "rmse": _plain(self.match),
+        }
+        if self.energy is not None and self.relative_energy is not None:
+            per_structure |= {
+                "energy_per_atom": _plain(self.energy),
+                "relative_energy": _plain(self.relative_energy),
+            }
+        return {**self.settings, "metrics": self.metrics.as_dict(), "per_structure": per_structure}
+
+
+def _plain(values: Tensor) -> list[float | None]:
+    return [value if value == value else None for value in values.tolist()]
+
+
+class Evaluator:
+    """Evaluates samplers on one data set, always from the same seed: x_0 and noise of a row never change.
+
+    Args:
+        references: One crystal is generated for each, with its atoms.
+        matcher: Compares structures.
+        reward: Potential of the energies; None for structure metrics only.
+        seed: Seed of x_0 and noise.
+    """
+
+    def __init__(self, references: CrystalDataset, matcher: Matcher, reward: MatGLEnergy | None, seed: int) -> None:
+        self.references, self.matcher, self.reward, self.seed = references, matcher, reward, seed
+        crystals = references.crystals
+        self._species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
+        self._reference_energy = None if reward is None else reward(crystals).values["energy_per_atom"]
+
+    @property
+    def reference_energy(self) -> Tensor | None:
+        """Energies of the references (n,) in eV/atom; None without a potential."""
+        return self._reference_energy
+
+    def __call__(
+        self,
+        model: FlowModel,
+        steps: int,
+        noise: NoiseMode = "none",
+        schedule: LinearAnnealing | None = None,
+        label: str = "",
+    ) -> Evaluation:
+        """Generates and measures.
+
+        Args:
+            model: Sampler.
+            steps: Grid points; steps − 1 network evaluations.
+            noise: Without noise or with the policy's.
+            schedule: Annealing in place of the model's own.
+            label: What tables and reports call this evaluation.
+        """
+        crystals = model.generate(self._species, steps, schedule, self.seed, noise)
+        valid = check_validity(crystals).valid
+        matches = self.matcher.pairs(crystals, self.references.crystals)
+        energy = relative = None
+        energies: dict[str, float] = {}
+        if self.reward is not None and self._reference_energy is not None:
+            reference = self._reference_energy
+            energy = self.reward(crystals).values["energy_per_atom"]
+            relative = energy - reference
+            energies = {
+                "relative_energy_mean": relative_energy_mean(energy, reference, valid),
+                "relative_energy_median": relative_energy_median(energy, reference, valid),
+                "relative_energy_mean_capped": relative_energy_mean_capped(
+                    energy, reference, valid, self.reward.invalid_energy
+                ),
+            }
+        metrics = CSPMetrics(
+            n=len(crystals),
+            match_rate=match_rate(matches.rmse),
+            rmse=rmse(matches.rmse),
+            crmse=crmse(matches.rmse, self.matcher.settings.stol),
+            invalid_share=invalid_share(valid),
+            timed_out=matches.timed_out,
+            **energies,
+        )
+        annealing = schedule or model.description.annealing
+        settings = {
+            "label": label,
+            "steps": steps,
+            "network_evaluations": steps - 1,
+            "noise": noise,
+            "seed": self.seed,
+            "annealing": None if annealing is None else annealing.model_dump(),
+            "potential": None if self.reward is None else self.reward.potential.name,
+        }
+        return Evaluation(metrics, crystals, valid, matches.rmse, energy, relative, settings)
+
+
+def subset(dataset: CrystalDataset, limit: int | None) -> CrystalDataset:
+    """At most `limit` crystals, spread evenly over the data set, always the same ones."""
+    if limit is None or limit >= len(dataset):
+        return dataset
+    return dataset.select(torch.arange(limit) * len(dataset) // limit)

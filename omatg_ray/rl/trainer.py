@@ -1,0 +1,122 @@
+"""One iteration of reinforcement: plan, roll out, reward, compare within groups, learn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.errors import TrainingError
+from omatg_ray.reward.protocol import Reward, RewardResult
+from omatg_ray.rl.advantage import Advantages, AdvantageSettings, group_advantages
+from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.trajectory import Trajectory
+from omatg_ray.rl.work import RolloutSettings, plan_iteration, run_item
+
+# A reward that fails now and then is left out; one that fails more often than this is broken.
+MAX_FAILED_SHARE = 0.05
+
+
+class Trainer:
+    """Runs iterations in this process.
+
+    Args:
+        settings: What an iteration samples.
+        compositions: Atomic numbers of the training cells.
+        base: Distribution of x_0.
+        reward: Judges the generated crystals.
+        learner: Owns the policy and updates it.
+        advantage: From rewards to advantages.
+        seed: Seed of the run.
+        device: Where rollouts run.
+    """
+
+    def __init__(
+        self,
+        settings: RolloutSettings,
+        compositions: Sequence[Sequence[int]],
+        base: BaseDistribution,
+        reward: Reward,
+        learner: Learner,
+        advantage: AdvantageSettings,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.settings, self.compositions, self.base = settings, compositions, base
+        self.reward, self.learner, self.advantage = reward, learner, advantage
+        self.seed, self.device = seed, device
+        self.iteration = 0
+
+    def step(self) -> dict[str, float]:
+        """One iteration.
+
+        Returns:
+            Its metrics: rewards, energies, shares of invalid and failed, the learner's, and seconds per stage.
+
+        Raises:
+            TrainingError: The loss is not finite, or more than 5 % of the rewards failed.
+        """
+        clock = _Clock()
+        items = plan_iteration(self.settings, self.compositions, self.iteration, self.seed)
+        trajectories = [
+            run_item(
+                item, self.learner.policy, self.base, self.settings.steps, self.learner.needs_base, self.device,
+                self.iteration,
+            )
+            for item in items
+        ]  # fmt: skip
+        clock.lap("time_rollout")
+        results = [self.reward(trajectory.final()) for trajectory in trajectories]
+        clock.lap("time_reward")
+        rewards = torch.cat([result.reward for result in results]).view(-1, self.settings.group_size)
+        advantages = group_advantages(rewards, self.advantage)
+        metrics = reward_metrics(rewards, advantages, results)
+        if metrics["failed_share"] > MAX_FAILED_SHARE:
+            raise TrainingError(
+                f"iteration {self.iteration + 1}: {metrics['failed_share']:.0%} of the rewards failed "
+                f"(at most {MAX_FAILED_SHARE:.0%} may); the log names the structures"
+            )
+        counted = advantages.counted.flatten().nonzero().squeeze(1)
+        if len(counted):
+            trajectory = Trajectory.cat(trajectories).select(counted)
+            metrics |= self.learner.update(trajectory, advantages.values.flatten()[counted])
+        clock.lap("time_learn")
+        self.iteration += 1
+        return metrics | clock.laps
+
+
+def reward_metrics(rewards: Tensor, advantages: Advantages, results: Sequence[RewardResult]) -> dict[str, float]:
+    """Summary of an iteration's rewards (groups, members) and of the energies behind them."""
+    finite = rewards[rewards.isfinite()]
+    metrics = {
+        "reward_mean": float(finite.mean()),
+        "reward_std": float(rewards.std(dim=1, unbiased=False).nanmean()),
+        "failed_share": advantages.failed / rewards.numel(),
+        "groups_skipped": float(advantages.skipped_groups),
+    }
+    if all("energy_per_atom" in result.values for result in results):
+        energy = torch.cat([result.values["energy_per_atom"] for result in results])
+        valid = torch.cat([result.values["valid"] for result in results])
+        energy = energy[energy.isfinite()]
+        metrics |= {
+            "energy_mean": float(energy.mean()),
+            "energy_median": float(energy.median()) if len(energy) else float("nan"),
+            "invalid_share": float(1.0 - valid.mean()),
+        }
+    return metrics
+
+
+class _Clock:
+    """Seconds of consecutive stages."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now
