@@ -1,0 +1,55 @@
+"""Reinforcement of flow-based crystal generators by policy gradients on their velocity fields.
+
+    import omatg_ray as og
+
+    model = og.FlowModel.load("runs/better")
+    crystals = model.sample(["BaTiO3"] * 8, steps=50, seed=0)
+
+The names below are the public surface; they are imported when first used, so that `import omatg_ray` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omatg_ray.commands.pretrain import pretrain
+    from omatg_ray.commands.train import train
+    from omatg_ray.config import Config
+    from omatg_ray.crystal.batch import CrystalBatch
+    from omatg_ray.crystal.read import read_dataset
+    from omatg_ray.errors import OmatgRayError
+    from omatg_ray.model import FlowModel
+    from omatg_ray.policy.annealing import LinearAnnealing
+    from omatg_ray.reward.energy import MatGLEnergy
+
+_HOMES = {
+    "Config": "omatg_ray.config",
+    "CrystalBatch": "omatg_ray.crystal.batch",
+    "FlowModel": "omatg_ray.model",
+    "LinearAnnealing": "omatg_ray.policy.annealing",
+    "MatGLEnergy": "omatg_ray.reward.energy",
+    "OmatgRayError": "omatg_ray.errors",
+    "pretrain": "omatg_ray.commands.pretrain",
+    "read_dataset": "omatg_ray.crystal.read",
+    "train": "omatg_ray.commands.train",
+}
+
+__all__ = [
+    "Config",
+    "CrystalBatch",
+    "FlowModel",
+    "LinearAnnealing",
+    "MatGLEnergy",
+    "OmatgRayError",
+    "pretrain",
+    "read_dataset",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'omatg_ray' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -134,15 +135,22 @@ class Config(Settings):
         Raises:
             ConfigError: As `load`.
         """
-        try:
+        with explain_errors(source, cls):
             return cls.model_validate(tree)
-        except ValidationError as error:
-            lines = "\n".join(f"  {_explain(cls, problem)}" for problem in error.errors())
-            raise ConfigError(f"{source}:\n{lines}") from error
 
     def to_yaml(self) -> str:
         """All keys with their values; `load` reads it back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+@contextmanager
+def explain_errors(source: str, model: type[BaseModel] | None = None) -> Iterator[None]:
+    """Turns what pydantic says of settings into a ConfigError that names each key and, if unknown, the nearest one."""
+    try:
+        yield
+    except ValidationError as error:
+        lines = "\n".join(f"  {_explain(model or Config, problem)}" for problem in error.errors())
+        raise ConfigError(f"{source}:\n{lines}") from error
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
+from pymatgen.core import Element
 
 from omatg_ray.config import Config, DataSettings
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.split import Split, split_by_composition
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ConfigError, DataError
+from omatg_ray.model import FlowModel
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.versions import versions
@@ -87,3 +90,15 @@ def set_threads(config: Config) -> None:
     """Applies `threads`; PyTorch keeps its own choice where the key is null."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+
+
+def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset[int]) -> None:
+    """Warns about elements and cell sizes that the model's training set did not have."""
+    known = set(model.description.elements)
+    symbols = [Element.from_Z(z).symbol for z in sorted(elements)]
+    new = [symbol for symbol in symbols if symbol not in known]
+    if new:
+        warnings.warn(f"elements that the model was not trained on: {', '.join(new)}", stacklevel=2)
+    other = sorted(set(sizes) - set(model.description.sizes))
+    if other:
+        warnings.warn(f"cell sizes (atoms) that the model was not trained on: {other}", stacklevel=2)

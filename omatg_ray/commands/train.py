@@ -6,14 +6,12 @@ import copy
 import json
 import math
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pymatgen.core import Element
 from safetensors.torch import load_file, save_file
 
 from omatg_ray.commands.setup import (
@@ -22,6 +20,7 @@ from omatg_ray.commands.setup import (
     describe_run,
     load_splits,
     set_threads,
+    warn_unfamiliar,
     write_splits,
 )
 from omatg_ray.config import Config
@@ -55,14 +54,13 @@ class TrainResult:
 
     Attributes:
         model: Folder of the best checkpoint.
-        before: Evaluation of the base on the test split, without noise.
-        after: Evaluation of the best checkpoint there.
+        rows: Evaluations on the test split, as `Evaluation.as_dict` gives them: the base, then the best checkpoint
+            without noise and with that of the policy.
         report: The report.
     """
 
     model: Path
-    before: dict[str, Any]
-    after: dict[str, Any]
+    rows: list[dict[str, Any]]
     report: Path
 
 
@@ -142,17 +140,6 @@ def reinforced(start: FlowModel, config: Config) -> FlowModel:
         }
     )
     return FlowModel(ModelDescription.model_validate(description), start.base_network, copy.deepcopy(start.network))
-
-
-def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset[int]) -> None:
-    """Warns about elements and cell sizes that the model's training set did not have."""
-    known = set(model.description.elements)
-    new = [Element.from_Z(z).symbol for z in sorted(elements) if Element.from_Z(z).symbol not in known]
-    if new:
-        warnings.warn(f"elements that the model was not trained on: {', '.join(new)}", stacklevel=2)
-    other = sorted(set(sizes) - set(model.description.sizes))
-    if other:
-        warnings.warn(f"cell sizes (atoms) that the model was not trained on: {other}", stacklevel=2)
 
 
 def train(config: Config, resume: bool = False, progress: bool = True) -> TrainResult:
@@ -290,12 +277,8 @@ def _conclude(config: Config, parts: Parts, folder: RunFolder, matcher: Matcher,
         write_structures(
             folder.structures / f"{name}.extxyz", crystals.to_structures(), properties(test.ids, energy)
         )
-    return TrainResult(
-        folder.checkpoints / "best",
-        results["before"].as_dict(),
-        results["after"].as_dict(),
-        write_report(folder.path),
-    )
+    rows = [evaluation.as_dict() for evaluation in results.values()]
+    return TrainResult(folder.checkpoints / "best", rows, write_report(folder.path))
 
 
 def properties(ids: Sequence[str], energy: torch.Tensor | None) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -91,6 +92,28 @@ class Learner:
             sums["grad_norm"] += float(norm)
         means = {name: value / self.settings.epochs for name, value in sums.items()}
         return means | {"log_ratio_max": log_ratio_max}
+
+    def trial(self, trajectory: Trajectory) -> tuple[float, int, int]:
+        """Times one forward and backward pass without an update, for estimates.
+
+        Returns:
+            Seconds, bytes kept for the backward pass, and ordered pairs of atoms that the microbatch held.
+        """
+        advantage = torch.linspace(-1.0, 1.0, len(trajectory), dtype=torch.float64)
+        saved: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        microbatch = next(self._microbatches(trajectory, trajectory.states(), advantage))
+        start = time.perf_counter()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss, _, _ = self._loss(microbatch)
+        loss.backward()
+        elapsed = time.perf_counter() - start
+        self.optimizer.zero_grad(set_to_none=True)
+        return elapsed, sum(saved.values()), int(microbatch.crystals.n_atoms.square().sum())
 
     def _microbatches(
         self, trajectory: Trajectory, states: tuple[Tensor, Tensor], advantage: Tensor

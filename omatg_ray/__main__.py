@@ -1,0 +1,8 @@
+"""`python -m omatg_ray` is the command `omatg-ray`."""
+
+import sys
+
+from omatg_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

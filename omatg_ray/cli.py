@@ -1,0 +1,309 @@
+"""The command `omatg-ray`: one verb per job, options that map onto the Python API."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omatg_ray.errors import ConfigError, OmatgRayError
+
+if TYPE_CHECKING:
+    from omatg_ray.config import Config
+    from omatg_ray.policy.annealing import LinearAnnealing
+
+DESCRIPTION = """\
+Reinforce flow-based crystal generators by policy gradients on their velocity fields.
+
+A whole project, from a file of crystals to a better generator:
+
+  omatg-ray pretrain configs/perov5_base.yaml data.file=perov_5.csv run=runs/base
+  omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL run=runs/better
+  omatg-ray evaluate runs/better --data runs/better/data/test.extxyz
+  omatg-ray generate runs/better --formula BaTiO3 -n 64 --potential POTENTIAL --out batio3.extxyz
+
+POTENTIAL is a MatGL potential: its name, or a folder that holds it. `omatg-ray VERB --help` explains each verb.
+"""
+
+PRETRAIN = """\
+Train a base model on crystals: a CSV file with a cif column, extxyz, CIF, JSON, or a folder of CIF files. Cells are
+Niggli-reduced and the data split by composition; the splits are kept in the run folder as data/*.extxyz.
+
+  omatg-ray pretrain configs/perov5_base.yaml data.file=perov_5.csv run=runs/base
+  omatg-ray pretrain --resume runs/base
+
+The run folder gets checkpoints/best (lowest validation loss), metrics.jsonl, TensorBoard files and report.html.
+"""
+
+TRAIN = """\
+Reinforce a base model: sample groups of perturbed trajectories, reward low energies, and move the velocity field
+towards what did better within its group (OMatG-IRL, arXiv 2602.00424).
+
+  omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL run=runs/better
+  omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL --dry-run
+  omatg-ray train --resume runs/better iterations=80
+
+Without data keys it takes the splits that the base's run kept. Ctrl-C stops after the present iteration with a
+checkpoint to resume from. The run ends with a before/after table on the test split and report.html.
+"""
+
+EVALUATE = """\
+Generate one crystal for each reference of a file and compare: match rate, RMSE, cRMSE, relative energy, invalid share.
+
+  omatg-ray evaluate runs/better --data runs/better/data/test.extxyz --steps 50 --json out.json
+  omatg-ray evaluate runs/base --data test.csv --steps 10 --slope-pos 5 --potential POTENTIAL
+
+A crystal depends on (seed, row) alone, so evaluations with one seed can be compared row by row.
+"""
+
+GENERATE = """\
+Generate crystals, drop invalid ones and duplicates, and rank them by energy where a potential is given.
+
+  omatg-ray generate runs/better --formula TiO2 --z 2,4 -n 64 --potential POTENTIAL --out tio2.extxyz
+  omatg-ray generate runs/better --formulas list.txt -n 16 --out crystals/
+
+The suffix of --out chooses the format: .extxyz, .cif, .json, or a folder of CIF files (ends in /).
+"""
+
+CONFIG = """\
+All configuration keys with their defaults. Give them in a YAML file, or override them on the command line as key=value.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    _quiet_libraries()
+    try:
+        arguments.run(arguments)
+    except OmatgRayError as error:
+        print(f"omatg-ray: {error}", file=sys.stderr)
+        return _exit_code(error)
+    except KeyboardInterrupt:
+        print("omatg-ray: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); Python would complain once more while closing it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def _exit_code(error: OmatgRayError) -> int:
+    from omatg_ray.run.interrupt import Interrupted
+
+    if isinstance(error, Interrupted):
+        return 130
+    return 2 if isinstance(error, ConfigError) else 1
+
+
+def _quiet_libraries() -> None:
+    """Shows this package's warnings in one line and leaves out those of libraries, which users cannot act on."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)  # type: ignore[assignment]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="omatg-ray", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    def verb(name: str, summary: str, text: str, run: Callable[[Any], None]) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(
+            name, help=summary, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = verb("pretrain", "train a base model on crystals", PRETRAIN, _pretrain)
+    _run_arguments(sub)
+    sub = verb("train", "reinforce a model", TRAIN, _train)
+    _run_arguments(sub)
+    sub.add_argument("--dry-run", action="store_true", help="print what would run, with time and memory; write nothing")
+
+    sub = verb("evaluate", "measure a model on known crystals", EVALUATE, _evaluate)
+    _sampling_arguments(sub)
+    sub.add_argument("--data", type=Path, required=True, help="reference crystals")
+    sub.add_argument("--limit", type=_positive, help="use this many references, spread over the file")
+    sub.add_argument("--potential", help="potential of the energies; default: that of the model's run; none: no energies")
+    sub.add_argument("--invalid-energy", type=float, default=3.0, help="eV/atom of invalid crystals in the capped mean")
+    sub.add_argument("--json", type=Path, help="write metrics and per-structure values here")
+    sub.add_argument("--out", type=Path, help="write the generated crystals here (.extxyz, .cif, .json)")
+
+    sub = verb("generate", "generate crystals for formulas", GENERATE, _generate)
+    _sampling_arguments(sub)
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--formula", nargs="+", help="one or more formulas, e.g. TiO2")
+    what.add_argument("--formulas", type=Path, help="file with one formula a line")
+    sub.add_argument("--z", default="1", help="formula units per cell, e.g. 2,4 or 1-4 (default 1)")
+    sub.add_argument("-n", type=_positive, default=1, help="crystals per formula and z (default 1)")
+    sub.add_argument("--potential", help="MatGL potential to rank by: name or folder")
+    sub.add_argument("--out", required=True, help="file or folder to write")
+
+    sub = verb("report", "write a run's report anew", "Write report.html of a run folder anew.", _report)
+    sub.add_argument("folder", type=Path, metavar="RUN", help="run folder")
+
+    sub = verb("config", "list all configuration keys", CONFIG, _config)
+    sub.add_argument("prefix", nargs="?", default="", help="only keys that start with this, e.g. rollout")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _run_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file, then overrides")
+    sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder, exactly")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", type=Path, metavar="MODEL", help="model folder or run folder (its best checkpoint)")
+    sub.add_argument("--steps", type=_positive, default=50, help="grid points; one network evaluation fewer (default 50)")
+    sub.add_argument("--noise", choices=["none", "policy"], default="none", help="with the policy's noise (default none)")
+    sub.add_argument("--slope-pos", type=float, help="anneal positions by 1 + slope * t")
+    sub.add_argument("--slope-cell", type=float, help="anneal lattices by 1 + slope * t")
+    sub.add_argument("--seed", type=int, default=0, help="seed of x_0 and noise (default 0)")
+    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that compare structures")
+    sub.add_argument("--timeout", type=float, default=10.0, help="seconds that one comparison may take (default 10)")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _load_config(arguments: argparse.Namespace) -> Config:
+    from omatg_ray.config import Config
+
+    files = [word for word in arguments.words if "=" not in word]
+    overrides = [word for word in arguments.words if "=" in word]
+    if arguments.resume is not None:
+        if files:
+            raise ConfigError(f"--resume takes the config of the run; leave out {files[0]}")
+        stored = arguments.resume / "config.yaml"
+        if not stored.is_file():
+            raise ConfigError(f"there is no run to go on with in {arguments.resume}: no config.yaml")
+        return Config.load(stored, [*overrides, f"run={arguments.resume}"])
+    if len(files) > 1:
+        raise ConfigError(f"one config file, please, not {len(files)}: {', '.join(files)}")
+    return Config.load(files[0] if files else None, overrides)
+
+
+def _schedule(arguments: argparse.Namespace) -> LinearAnnealing | None:
+    from omatg_ray.config import explain_errors
+    from omatg_ray.policy.annealing import LinearAnnealing
+
+    if arguments.slope_pos is None and arguments.slope_cell is None:
+        return None
+    with explain_errors("annealing"):
+        return LinearAnnealing(pos=arguments.slope_pos or 0.0, cell=arguments.slope_cell or 0.0)
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    config = _load_config(arguments)
+    from omatg_ray.commands.pretrain import pretrain
+
+    best = pretrain(config, arguments.resume is not None, not arguments.quiet)
+    print(f"best model: {best}\nreport: {config.run / 'report.html'}")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    config = _load_config(arguments)
+    from omatg_ray.commands.train import prepare, train
+
+    if arguments.dry_run:
+        from omatg_ray.commands.estimate import describe, estimate
+
+        parts = prepare(config, not arguments.quiet)
+        print(describe(config, parts, estimate(config, parts)))
+        return
+    from omatg_ray.commands.evaluate import table
+
+    result = train(config, arguments.resume is not None, not arguments.quiet)
+    print(f"\ntest split, {config.rollout.steps} grid points\n{table(result.rows)}")
+    print(f"\nbest model: {result.model}\nreport: {result.report}")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    schedule = _schedule(arguments)
+    from omatg_ray.commands.evaluate import EvaluateOptions, evaluate, table, write_evaluation
+
+    options = EvaluateOptions(
+        model=arguments.model,
+        data=arguments.data,
+        steps=arguments.steps,
+        noise=arguments.noise,
+        schedule=schedule,
+        limit=arguments.limit,
+        seed=arguments.seed,
+        potential=arguments.potential,
+        invalid_energy=arguments.invalid_energy,
+        workers=arguments.workers,
+        timeout=arguments.timeout,
+        device=arguments.device,
+    )
+    evaluation = evaluate(options, not arguments.quiet)
+    if arguments.json is not None:
+        write_evaluation(arguments.json, evaluation)
+    if arguments.out is not None:
+        from omatg_ray.crystal.write import write_structures
+
+        write_structures(arguments.out, evaluation.crystals.to_structures())
+    print(table([evaluation.as_dict()]))
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    schedule = _schedule(arguments)
+    from omatg_ray.commands.generate import GenerateOptions, generate
+    from omatg_ray.crystal.formula import parse_z, read_formulas
+    from omatg_ray.crystal.write import write_structures
+
+    formulas = arguments.formula if arguments.formulas is None else read_formulas(arguments.formulas)
+    options = GenerateOptions(
+        model=arguments.model,
+        formulas=tuple(formulas),
+        z=tuple(parse_z(arguments.z)),
+        count=arguments.n,
+        steps=arguments.steps,
+        noise=arguments.noise,
+        schedule=schedule,
+        seed=arguments.seed,
+        potential=arguments.potential,
+        workers=arguments.workers,
+        timeout=arguments.timeout,
+        device=arguments.device,
+    )
+    found = generate(options, not arguments.quiet)
+    write_structures(arguments.out, found.crystals.to_structures(), found.properties)
+    for row in found.properties:
+        energy = "" if row["energy_per_atom"] is None else f"{row['energy_per_atom']:10.4f} eV/atom"
+        print(f"{row['formula']:>12} {row['rank']:4d}{energy}  {row['space_group'] or '-':<10} x{row['copies']}")
+    print(
+        f"{found.asked} generated, {found.invalid} invalid, {len(found.crystals)} unique, written to {arguments.out}"
+    )
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from omatg_ray.evaluate.report import write_report
+
+    print(write_report(arguments.folder))
+
+
+def _config(arguments: argparse.Namespace) -> None:
+    from omatg_ray.config import documented_keys
+
+    rows = [row for row in documented_keys() if row[0].startswith(arguments.prefix)]
+    if not rows:
+        raise ConfigError(f"no key starts with {arguments.prefix!r}; `omatg-ray config` lists them all")
+    for key, default, text in rows:
+        print(f"{key} = {default}\n    {text}")

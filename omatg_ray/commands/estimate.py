@@ -1,0 +1,101 @@
+"""`omatg-ray train --dry-run`: what a run would do, how long it would take and how much memory, measured on a bit."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from omatg_ray.commands.train import Parts
+from omatg_ray.config import Config
+from omatg_ray.rl.trajectory import Trajectory
+from omatg_ray.rl.work import plan_iteration, run_item
+
+# Grid points of the trial rollout: two Euler steps are timed, after one that warms up.
+TRIAL_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds per iteration and stage, and bytes.
+
+    Attributes:
+        rollout, reward, learn: Seconds.
+        activations: What one microbatch keeps for its backward pass.
+        trajectories: What an iteration's trajectories take.
+        weights: Networks, gradients and optimizer.
+    """
+
+    rollout: float
+    reward: float
+    learn: float
+    activations: int
+    trajectories: int
+    weights: int
+
+    @property
+    def iteration(self) -> float:
+        return self.rollout + self.reward + self.learn
+
+    @property
+    def memory(self) -> int:
+        return self.activations + self.trajectories + self.weights
+
+
+def estimate(config: Config, parts: Parts) -> Estimate:
+    """Times a short rollout of one item, its rewards and one microbatch, and scales them up. Changes nothing."""
+    trainer, learner = parts.trainer, parts.trainer.learner
+    items = plan_iteration(config.rollout, trainer.compositions, 0, config.seed)
+    item = max(items, key=lambda item: sum(len(c) for c in item.compositions))
+
+    def trial(steps: int) -> tuple[Trajectory, float]:
+        start = time.perf_counter()
+        sampled = run_item(item, learner.policy, trainer.base, steps, learner.needs_base, trainer.device, 0)
+        return sampled, time.perf_counter() - start
+
+    trial(2)
+    trajectory, elapsed = trial(TRIAL_STEPS)
+    n_steps, n_items = config.rollout.steps - 1, len(items)
+    rollout = elapsed / (TRIAL_STEPS - 1) * n_steps * n_items
+
+    references = parts.split.train.crystals.select(torch.arange(min(8, len(parts.split.train))))
+    trainer.reward(references)
+    start = time.perf_counter()
+    trainer.reward(references)
+    n_structures = config.rollout.groups * config.rollout.group_size
+    reward = (time.perf_counter() - start) / len(references) * n_structures
+
+    seconds, saved, pairs = learner.trial(trajectory)
+    total_pairs = sum(len(c) ** 2 for i in items for c in i.compositions) * config.rollout.group_size * n_steps
+    learn = seconds / pairs * total_pairs * config.learner.epochs
+    scale = min(config.learner.microbatch_pairs, total_pairs) / pairs
+
+    per_step = sum(v[0].nbytes for f in (trajectory.displacement, trajectory.log_prob, trajectory.base_rate) for v in f.values())
+    parameters = sum(p.nbytes for p in parts.model.network.parameters())
+    # Policy, base, gradients and two Adam moments.
+    weights = 5 * parameters
+    return Estimate(rollout, reward, learn, int(saved * scale), per_step * n_steps * n_items, weights)
+
+
+def describe(config: Config, parts: Parts, figures: Estimate) -> str:
+    """The estimate in words."""
+    rollout, split = config.rollout, parts.split
+    base = "base network too" if parts.trainer.learner.needs_base or len(config.policy.active) < 2 else "policy only"
+    total = figures.iteration * config.iterations
+    return "\n".join(
+        [
+            f"reinforce   {config.base} with {config.reward.potential}",
+            f"data        {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test crystals",
+            f"per iteration  {rollout.groups} groups x {rollout.group_size} trajectories x {rollout.steps - 1} steps "
+            f"({base}), {config.learner.epochs} PPO epochs",
+            f"active      {', '.join(config.policy.active)} on {parts.trainer.device}",
+            f"time        about {figures.iteration:.1f} s an iteration (rollout {figures.rollout:.1f}, "
+            f"reward {figures.reward:.1f}, learn {figures.learn:.1f}); {config.iterations} iterations: "
+            f"{total / 60:.0f} min, plus validation every {config.validation.every} and the test at the end",
+            f"memory      about {figures.memory / 2**20:.0f} MiB beyond what is loaded (activations "
+            f"{figures.activations / 2**20:.0f}, trajectories {figures.trajectories / 2**20:.0f}, "
+            f"weights and optimizer {figures.weights / 2**20:.0f})",
+            f"run folder  {config.run} (nothing written yet)",
+        ]
+    )

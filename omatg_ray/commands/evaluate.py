@@ -1,0 +1,106 @@
+"""`omatg-ray evaluate`: how good a model is on crystals that are known."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omatg_ray.commands.setup import choose_device, warn_unfamiliar
+from omatg_ray.crystal.read import read_dataset
+from omatg_ray.evaluate.evaluation import Evaluation, Evaluator, subset
+from omatg_ray.evaluate.matching import Matcher
+from omatg_ray.model import FlowModel, NoiseMode
+from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.run.atomic import write_json
+
+NO_POTENTIAL = "none"
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What to evaluate.
+
+    Attributes:
+        model: Model or run folder.
+        data: File of reference crystals.
+        steps: Grid points.
+        noise: Without noise or with the policy's.
+        schedule: Annealing in place of the model's own.
+        limit: Use this many references, spread over the file; None uses all.
+        seed: Seed of x_0 and noise.
+        potential: Potential of the energies; None takes the one that rewarded the model, "none" measures no energies.
+        invalid_energy: eV/atom that invalid crystals count in the capped mean.
+        workers: Processes that match structures.
+        timeout: Seconds that one match may take.
+        device: auto, cpu, cuda or cuda:N.
+    """
+
+    model: Path
+    data: Path
+    steps: int = 50
+    noise: NoiseMode = "none"
+    schedule: LinearAnnealing | None = None
+    limit: int | None = None
+    seed: int = 0
+    potential: str | None = None
+    invalid_energy: float = 3.0
+    workers: int = os.cpu_count() or 1
+    timeout: float = 10.0
+    device: str = "auto"
+
+
+def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
+    """Generates one crystal per reference and compares.
+
+    Raises:
+        ModelError: The model cannot be read.
+        DataError: The data cannot be read.
+        PotentialError: The potential cannot be loaded or does not know an element of the data.
+    """
+    device = choose_device(options.device)
+    model = FlowModel.load(options.model, device)
+    dataset = subset(read_dataset(options.data, progress=progress), options.limit)
+    warn_unfamiliar(model, dataset.elements, dataset.sizes)
+    potential = options.potential or model.description.potential
+    reward = None
+    if potential is None:
+        warnings.warn("no energies: the model names no potential; give one with --potential", stacklevel=2)
+    elif potential != NO_POTENTIAL:
+        reward = MatGLEnergy(potential, invalid_energy=options.invalid_energy, device=device)
+        reward.require_elements(dataset.elements)
+    with Matcher(options.workers, options.timeout) as matcher:
+        evaluator = Evaluator(dataset, matcher, reward, options.seed)
+        return evaluator(model, options.steps, options.noise, options.schedule, label=str(options.model))
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> None:
+    """Metrics at the top level, then what was asked for and the values of every structure."""
+    values: dict[str, Any] = evaluation.as_dict()
+    write_json(path, {**values.pop("metrics"), **values})
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Evaluations (as `Evaluation.as_dict` gives them) as a plain-text table, one line each."""
+    columns = {
+        "match_rate": ("match rate", "{:.3f}"),
+        "rmse": ("RMSE", "{:.3f}"),
+        "crmse": ("cRMSE", "{:.3f}"),
+        "relative_energy_mean": ("rel. energy mean", "{:+.3f}"),
+        "relative_energy_median": ("median", "{:+.3f}"),
+        "relative_energy_mean_capped": ("capped mean", "{:+.3f}"),
+        "invalid_share": ("invalid", "{:.1%}"),
+    }
+    lines = [["", "n", *(title for title, _ in columns.values())]]
+    for row in rows:
+        metrics = row["metrics"]
+        cells = ["-" if metrics[key] is None else form.format(metrics[key]) for key, (_, form) in columns.items()]
+        lines.append([row["label"], str(metrics["n"]), *cells])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    )

@@ -1,0 +1,60 @@
+"""Small networks, crystals and policies for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.fields import FieldName
+from omatg_ray.flow.network import CSPNet, NetworkSettings
+from omatg_ray.policy.drift import VelocityDrift
+from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.policy import Policy
+
+SIZE = NetworkSettings(hidden=16, layers=2, frequencies=4, time_features=8)
+NOISE: dict[FieldName, NoiseSettings] = {
+    "pos": NoiseSettings(kind="sqrt", a=0.1668),
+    "cell": NoiseSettings(kind="constant", a=0.2),
+}
+
+
+def small_network(seed: int = 0, dtype: torch.dtype = torch.float64, size: NetworkSettings = SIZE) -> CSPNet:
+    """A network with random weights that depend on the seed alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return CSPNet(size).to(dtype)
+
+
+def perturbed(network: CSPNet, scale: float, seed: int = 1) -> CSPNet:
+    """A copy of a network with Gaussian noise added to all weights."""
+    generator = torch.Generator().manual_seed(seed)
+    copy = CSPNet(network.settings).to(next(network.parameters()).dtype)
+    copy.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    return copy
+
+
+def random_crystals(sizes: Sequence[int], seed: int = 0, dtype: torch.dtype = torch.float64) -> CrystalBatch:
+    """Crystals of random species at random positions in random cells of about 4 Å."""
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(sizes)
+    cells = 4 * torch.eye(3, dtype=torch.float64) + 0.5 * torch.randn(
+        len(sizes), 3, 3, generator=generator, dtype=torch.float64
+    )
+    return CrystalBatch(
+        torch.randint(1, 101, (total,), generator=generator),
+        torch.rand(total, 3, generator=generator, dtype=torch.float64).to(dtype),
+        cells.to(dtype),
+        torch.tensor(sizes),
+    )
+
+
+def velocity_policy(
+    network: CSPNet, base: CSPNet, active: Sequence[FieldName] = ("pos", "cell"), noise: dict | None = None
+) -> Policy:
+    """The policy of a network over a base network, with `NOISE` by default."""
+    return Policy(VelocityDrift(network), VelocityDrift(base), active, NOISE if noise is None else noise)
