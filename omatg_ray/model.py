@@ -24,7 +24,7 @@ from omatg_ray.errors import ModelError
 from omatg_ray.flow.loss import PathSettings
 from omatg_ray.flow.network import CSPNet, NetworkSettings
 from omatg_ray.policy.annealing import LinearAnnealing
-from omatg_ray.policy.drift import VelocityDrift
+from omatg_ray.policy.drift import AnnealedDrift, VelocityDrift
 from omatg_ray.policy.noise import NoiseSettings
 from omatg_ray.policy.policy import Policy, draw_noise, time_grid
 from omatg_ray.seeding import seed_of
@@ -144,12 +144,13 @@ class FlowModel:
 
     def policy(self, schedule: LinearAnnealing | None = None) -> Policy:
         """The step policy of this sampler; `schedule` replaces the annealing it was trained with."""
+        annealing = self.description.annealing if schedule is None else schedule
+        drift, base = (VelocityDrift(network) for network in (self.network, self.base_network))
         return Policy(
-            drift=VelocityDrift(self.network),
-            base=VelocityDrift(self.base_network),
+            drift=drift if annealing is None else AnnealedDrift(drift, annealing),
+            base=base if annealing is None else AnnealedDrift(base, annealing),
             active=self.description.active,
             noise=self.description.noise,
-            annealing=self.description.annealing if schedule is None else schedule,
         )
 
     def generate(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.flow.network import CSPNet, NetworkSettings
-from omatg_ray.policy.drift import VelocityDrift
+from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.drift import AnnealedDrift, VelocityDrift
 from omatg_ray.policy.noise import NoiseSettings
 from omatg_ray.policy.policy import Policy
 
@@ -54,7 +55,14 @@ def random_crystals(sizes: Sequence[int], seed: int = 0, dtype: torch.dtype = to
 
 
 def velocity_policy(
-    network: CSPNet, base: CSPNet, active: Sequence[FieldName] = ("pos", "cell"), noise: dict | None = None
+    network: CSPNet,
+    base: CSPNet,
+    active: Sequence[FieldName] = ("pos", "cell"),
+    noise: Mapping[FieldName, NoiseSettings] | None = None,
+    annealing: LinearAnnealing | None = None,
 ) -> Policy:
     """The policy of a network over a base network, with `NOISE` by default."""
-    return Policy(VelocityDrift(network), VelocityDrift(base), active, NOISE if noise is None else noise)
+    drifts = [VelocityDrift(network), VelocityDrift(base)]
+    if annealing is not None:
+        drifts = [AnnealedDrift(drift, annealing) for drift in drifts]
+    return Policy(*drifts, active, NOISE if noise is None else noise)

@@ -14,7 +14,6 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields, displace
 from omatg_ray.errors import ModelError
-from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.policy.drift import Drift
 from omatg_ray.policy.noise import NoiseSettings
 from omatg_ray.seeding import generator
@@ -65,7 +64,9 @@ class Policy:
         base: Drift of the frozen fields, and the reference of the KL divergence.
         active: Fields that the policy acts on; the others follow the base without noise.
         noise: σ(t) of the active fields.
-        annealing: Factor 1 + s(t) on every drift.
+
+    Raises:
+        ModelError: An active field has no noise schedule.
     """
 
     def __init__(
@@ -74,7 +75,6 @@ class Policy:
         base: Drift,
         active: Sequence[FieldName],
         noise: Mapping[FieldName, NoiseSettings],
-        annealing: LinearAnnealing | None = None,
     ) -> None:
         missing = set(active) - set(noise)
         if missing:
@@ -83,21 +83,10 @@ class Policy:
         self.active = tuple(field for field in FIELDS if field in active)
         self.frozen = tuple(field for field in FIELDS if field not in active)
         self.noise = dict(noise)
-        self.annealing = annealing
-
-    def annealed(self, rates: Fields, t: Tensor) -> Fields:
-        """Drifts multiplied by 1 + s(t), t a scalar."""
-        if self.annealing is None:
-            return rates
-        return {field: self.annealing.factor(field, t) * rate for field, rate in rates.items()}
 
     def rates(self, crystals: CrystalBatch, t: Tensor) -> Fields:
-        """Drift of the active fields at a time t (): what training differentiates."""
-        return self.annealed(self.drift(crystals, t, self.active), t)
-
-    def base_rates(self, crystals: CrystalBatch, t: Tensor, fields: Sequence[FieldName]) -> Fields:
-        """Drift of the frozen base at a time t ()."""
-        return self.annealed(self.base(crystals, t, fields), t)
+        """Drift of the active fields, which training differentiates; t as in `Drift`."""
+        return self.drift(crystals, t, self.active)
 
     def step(self, crystals: CrystalBatch, t: Tensor, dt: Tensor, noise: Fields, with_base: bool = False) -> Step:
         """Displacement of both fields from t to t + dt; a field without an entry in `noise` moves by its mean.
@@ -106,7 +95,7 @@ class Policy:
         """
         rates = self.rates(crystals, t) if self.active else {}
         base_fields = FIELDS if with_base else self.frozen
-        base = self.base_rates(crystals, t, base_fields) if base_fields else {}
+        base = self.base(crystals, t, base_fields) if base_fields else {}
         displacement: Fields = {}
         for field in FIELDS:
             if field in self.frozen:

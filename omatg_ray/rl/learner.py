@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.fields import FieldName, Fields
+from omatg_ray.crystal.fields import FieldName
 from omatg_ray.errors import TrainingError
 from omatg_ray.flow.network import CSPNet, Output
 from omatg_ray.policy.gaussian import kl_divergence, log_density
@@ -141,50 +141,47 @@ class Learner:
             start = stop
 
     def _loss(self, microbatch: _Microbatch) -> tuple[Tensor, dict[str, float], float]:
-        trajectory, span = microbatch.trajectory, microbatch.steps
-        t, dt = trajectory.times[:-1][span], trajectory.times.diff()[span]
+        """Loss, statistics and largest |log-ratio| of a microbatch, weighted so that microbatches add up."""
+        trajectory, steps, weight = microbatch.trajectory, microbatch.steps, microbatch.weight
+        t, dt = trajectory.times[:-1][steps], trajectory.times.diff()[steps]
         # One time per structure and step, so that all steps of the block share a network call.
-        rates = self.policy.drift(microbatch.crystals, t.repeat_interleave(len(trajectory)), self.policy.active)
+        rates = self.policy.rates(microbatch.crystals, t.repeat_interleave(len(trajectory)))
         loss = torch.zeros((), device=t.device)
         stats: dict[str, float] = {}
         largest = 0.0
-        for field, flat in rates.items():
-            rate = flat.view(len(t), -1, flat[0].numel())
-            rate = rate if self.policy.annealing is None else self.policy.annealing.factor(field, t)[:, None, None] * rate
-            terms, log_ratio = self._terms(field, trajectory, span, rate, t[:, None, None], dt[:, None, None], microbatch)
-            policy, kl = (self.objective.policy_weight.of(field), self.objective.kl_weight.of(field))
-            loss = loss + microbatch.weight * (policy * terms.policy.sum() + kl * terms.kl.sum())
+        for field, rate in rates.items():
+            action = trajectory.displacement[field][steps]
+            base_rate = trajectory.base_rate[field][steps] if field in trajectory.base_rate else None
+            log_prob, kl = self._densities(field, rate.view_as(action), action, base_rate, t, dt)
+            log_ratio = log_prob - trajectory.log_prob[field][steps]
+            terms = self._terms(field, log_ratio, kl, microbatch.advantage, trajectory)
+            policy_weight, kl_weight = self.objective.policy_weight.of(field), self.objective.kl_weight.of(field)
+            loss = loss + weight * (policy_weight * terms.policy.sum() + kl_weight * terms.kl.sum())
             for name, values in (("policy_loss", terms.policy), ("kl", terms.kl), ("clip_fraction", terms.clipped)):
-                stats[f"{name}_{field}"] = microbatch.weight * float(values.detach().sum())
+                stats[f"{name}_{field}"] = weight * float(values.detach().sum())
             largest = max(largest, float(log_ratio.detach().abs().max()))
         return loss, stats, largest
 
-    def _terms(
-        self,
-        field: FieldName,
-        trajectory: Trajectory,
-        span: slice,
-        rate: Tensor,
-        t: Tensor,
-        dt: Tensor,
-        microbatch: _Microbatch,
-    ) -> tuple[Terms, Tensor]:
-        """Terms of one field from its drift, flattened to (K, rows, components)."""
+    def _densities(
+        self, field: FieldName, rate: Tensor, action: Tensor, base_rate: Tensor | None, t: Tensor, dt: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Log-density of the actions and KL to the base (zero without its drift), per atom or lattice (K, rows)."""
+        t, dt = t[:, None, None], dt[:, None, None]
+        rate, action = rate.flatten(2), action.flatten(2)
         sigma = self.policy.noise[field].sigma(t)
-        action = trajectory.displacement[field][span].view_as(rate)
         log_prob = log_density(action, rate * dt, sigma.square() * dt).sum(-1)
-        log_ratio = log_prob - trajectory.log_prob[field][span]
-        if field in trajectory.base_rate:
-            difference = rate - trajectory.base_rate[field][span].view_as(rate)
-            reference = self.objective.reference_noise.get(field, self.policy.noise[field])
-            kl = kl_divergence(difference, sigma, reference.sigma(t), dt).sum(-1)
-        else:
-            kl = torch.zeros_like(log_ratio)
-        clip, advantage = self.objective.clip, microbatch.advantage
+        if base_rate is None:
+            return log_prob, torch.zeros_like(log_prob)
+        reference = self.objective.reference_noise.get(field, self.policy.noise[field]).sigma(t)
+        return log_prob, kl_divergence(rate - base_rate.flatten(2), sigma, reference, dt).sum(-1)
+
+    def _terms(
+        self, field: FieldName, log_ratio: Tensor, kl: Tensor, advantage: Tensor, trajectory: Trajectory
+    ) -> Terms:
         if field == "cell":
-            return cell_terms(log_ratio, kl, advantage, clip), log_ratio
+            return cell_terms(log_ratio, kl, advantage, self.objective.clip)
         layout, reduction = trajectory.x_0.layout, self.objective.position_reduction
-        return position_terms(log_ratio, kl, advantage, layout, clip, reduction), log_ratio
+        return position_terms(log_ratio, kl, advantage, layout, self.objective.clip, reduction)
 
     @staticmethod
     def _not_finite(microbatch: _Microbatch) -> str:
@@ -194,7 +191,7 @@ class Learner:
             f"of compositions {formulas}; lower learner.lr or objective.policy_weight"
         )
 
-    def state_dict(self) -> Fields | dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Optimizer state as named tensors; the weights belong to the model."""
         return flatten_optimizer(self.optimizer)
 

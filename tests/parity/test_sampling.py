@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from omatg_ray.policy.annealing import LinearAnnealing
-from omatg_ray.policy.drift import VelocityDrift
+from omatg_ray.policy.drift import AnnealedDrift, VelocityDrift
 from omatg_ray.policy.policy import Policy, Step, time_grid
 from omatg_ray.crystal.fields import displace
 from tests.parity.loading import crystals, peer_network
@@ -26,7 +26,9 @@ def test_ode(shared, name):
 
     slopes = info["velocity_annealing_factor"]
     drift = VelocityDrift(peer_network(shared))
-    policy = Policy(drift, drift, active=(), noise={}, annealing=LinearAnnealing(**slopes) if any(slopes.values()) else None)
+    if any(slopes.values()):
+        drift = AnnealedDrift(drift, LinearAnnealing(**slopes))
+    policy = Policy(drift, drift, active=(), noise={})
     x_0 = crystals(arrays)
     steps: list[Step] = []
     final = policy.integrate(x_0, times, on_step=steps.append)

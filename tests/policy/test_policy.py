@@ -1,0 +1,157 @@
+"""The step policy: displacements, which networks run, noise, symmetries."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from omatg_ray.errors import ModelError
+from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.drift import AnnealedDrift, VelocityDrift
+from omatg_ray.policy.policy import Policy, draw_noise, time_grid
+from tests.small import NOISE, random_crystals, small_network, velocity_policy
+
+SIZES = [3, 1, 4]
+T, DT = torch.tensor(0.4, dtype=torch.float64), torch.tensor(0.05, dtype=torch.float64)
+ACTIVE = [("pos",), ("cell",), ("pos", "cell"), ()]
+
+
+class CountingDrift(VelocityDrift):
+    """A drift that remembers which fields it was asked for."""
+
+    def __init__(self, network) -> None:
+        super().__init__(network)
+        self.calls: list[tuple] = []
+
+    def __call__(self, crystals, t, fields):
+        self.calls.append(tuple(fields))
+        return super().__call__(crystals, t, fields)
+
+
+def noise_of(crystals, fields, steps=2):
+    return {field: v.to(crystals.dtype) for field, v in draw_noise(crystals, steps, range(len(crystals)), fields).items()}
+
+
+def test_time_grid():
+    grid = time_grid(50)
+    assert len(grid) == 50 and grid.dtype == torch.float32
+    assert float(grid[0]) == pytest.approx(1e-3) and float(grid[-1]) == pytest.approx(0.999)
+    assert float(grid.diff().max() - grid.diff().min()) < 1e-6
+    with pytest.raises(ModelError, match="at least 2"):
+        time_grid(1)
+
+
+@pytest.mark.parametrize("annealing", [None, LinearAnnealing(pos=3.0, cell=0.5)])
+@pytest.mark.parametrize("active", ACTIVE)
+@torch.no_grad()
+def test_displacements_follow_the_equations(active, annealing):
+    network, base, crystals = small_network(0), small_network(1), random_crystals(SIZES)
+    drift, base_drift = VelocityDrift(network), VelocityDrift(base)
+    if annealing is not None:
+        drift, base_drift = AnnealedDrift(drift, annealing), AnnealedDrift(base_drift, annealing)
+    policy = Policy(drift, base_drift, active, NOISE)
+    noise = {field: v[0] for field, v in noise_of(crystals, active).items()}
+    step = policy.step(crystals, T, DT, noise, with_base=True)
+    sigma = {"pos": 0.1668 * (0.6 / 0.4) ** 0.5, "cell": 0.2}
+    factor = {"pos": 1 + 3.0 * 0.4, "cell": 1 + 0.5 * 0.4} if annealing else {"pos": 1.0, "cell": 1.0}
+    outputs, base_outputs = (
+        {"pos": out.pos_b, "cell": out.cell_b} for out in (network(crystals, T), base(crystals, T))
+    )
+    for field in ("pos", "cell"):
+        if field in active:
+            expected = factor[field] * outputs[field] * 0.05 + sigma[field] * 0.05**0.5 * noise[field]
+            torch.testing.assert_close(step.base_rate[field], factor[field] * base_outputs[field])
+        else:
+            expected = factor[field] * base_outputs[field] * 0.05
+            assert field not in step.base_rate
+        torch.testing.assert_close(step.displacement[field], expected)
+
+
+@pytest.mark.parametrize(
+    "active, with_base, policy_calls, base_calls",
+    [
+        (("pos", "cell"), False, [("pos", "cell")], []),
+        (("pos", "cell"), True, [("pos", "cell")], [("pos", "cell")]),
+        (("pos",), False, [("pos",)], [("cell",)]),
+        (("pos",), True, [("pos",)], [("pos", "cell")]),
+        (("cell",), False, [("cell",)], [("pos",)]),
+        ((), False, [], [("pos", "cell")]),
+    ],
+)
+def test_networks_run_only_where_they_are_needed(active, with_base, policy_calls, base_calls):
+    drift, base = CountingDrift(small_network(0)), CountingDrift(small_network(1))
+    policy = Policy(drift, base, active, NOISE)
+    crystals = random_crystals(SIZES)
+    policy.step(crystals, T, DT, {}, with_base)
+    assert drift.calls == policy_calls and base.calls == base_calls
+
+
+def test_without_noise_the_policy_is_the_euler_sampler():
+    network, crystals = small_network(), random_crystals(SIZES)
+    policy = velocity_policy(network, small_network(1))
+    times = time_grid(7).double()
+    state = crystals
+    with torch.no_grad():
+        for k in range(6):
+            out, dt = network(state, times[k]), times[k + 1] - times[k]
+            state = state.replace((state.pos + out.pos_b * dt) % 1.0, state.cell + out.cell_b * dt)
+    final = policy.integrate(crystals, times)
+    torch.testing.assert_close(final.pos, state.pos, atol=1e-12, rtol=0)
+    torch.testing.assert_close(final.cell, state.cell, atol=1e-12, rtol=0)
+
+
+def test_noise_has_its_scale():
+    crystals = random_crystals([20] * 10)
+    policy = velocity_policy(small_network(), small_network(1))
+    noise = {field: v[0] for field, v in noise_of(crystals, ("pos", "cell")).items()}
+    with torch.no_grad():
+        noisy, plain = (policy.step(crystals, T, DT, n).displacement for n in (noise, {}))
+    for field, sigma in (("pos", 0.1668 * 1.5**0.5), ("cell", 0.2)):
+        spread = float((noisy[field] - plain[field]).std())
+        assert spread == pytest.approx(sigma * 0.05**0.5, rel=0.2)
+
+
+def test_noise_of_a_structure_does_not_depend_on_its_neighbours():
+    crystals = random_crystals(SIZES)
+    together = draw_noise(crystals, 6, [11, 12, 13], ("pos", "cell"))
+    alone = draw_noise(crystals.select([2]), 6, [13], ("pos", "cell"))
+    assert torch.equal(together["pos"][:, 4:], alone["pos"])
+    assert torch.equal(together["cell"][:, 2:], alone["cell"])
+    assert together["pos"].shape == (5, 8, 3) and together["cell"].shape == (5, 3, 3, 3)
+    only = draw_noise(crystals, 6, [11, 12, 13], ("cell",))
+    assert set(only) == {"cell"} and torch.equal(only["cell"], together["cell"])
+
+
+def test_noise_is_standard_normal_and_differs_between_fields_steps_and_structures():
+    crystals = random_crystals([20] * 20)
+    noise = draw_noise(crystals, 11, range(20), ("pos", "cell"))
+    values = noise["pos"].flatten()
+    assert abs(float(values.mean())) < 5 / len(values) ** 0.5
+    assert abs(float(values.std()) - 1) < 5 / (2 * len(values)) ** 0.5
+    assert len(values.unique()) > 0.99 * len(values)
+    assert not torch.equal(noise["pos"][:, :3].flatten()[:9], noise["cell"][:, 0].flatten()[:9])
+
+
+def test_integration_commutes_with_translations():
+    crystals = random_crystals(SIZES)
+    policy = velocity_policy(small_network(), small_network(1))
+    noise = noise_of(crystals, ("pos", "cell"), steps=8)
+    shift = torch.tensor([0.3, 0.55, 0.9], dtype=torch.float64)
+    moved = crystals.replace(pos=(crystals.pos + shift) % 1.0)
+    before, after = (policy.integrate(x_0, time_grid(8), noise) for x_0 in (crystals, moved))
+    difference = (after.pos - before.pos - shift + 0.5) % 1.0 - 0.5
+    assert float(difference.abs().max()) < 1e-10
+    torch.testing.assert_close(after.cell, before.cell, atol=1e-10, rtol=0)
+
+
+def test_integrated_positions_are_wrapped():
+    crystals = random_crystals([20] * 10, dtype=torch.float32)
+    policy = velocity_policy(small_network(dtype=torch.float32), small_network(1, dtype=torch.float32))
+    final = policy.integrate(crystals, time_grid(10), draw_noise(crystals, 10, range(10), ("pos", "cell")))
+    assert float(final.pos.min()) >= 0 and float(final.pos.max()) < 1
+
+
+def test_an_active_field_needs_noise():
+    drift = VelocityDrift(small_network())
+    with pytest.raises(ModelError, match="cell"):
+        Policy(drift, drift, ("pos", "cell"), {"pos": NOISE["pos"]})

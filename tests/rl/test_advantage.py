@@ -1,0 +1,110 @@
+"""Group-relative advantages."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from omatg_ray.rl.advantage import AdvantageSettings, group_advantages
+
+NAN, INF = float("nan"), float("inf")
+
+
+def random_rewards(groups=6, members=16):
+    return torch.randn(groups, members, dtype=torch.float64) * 3 - 5
+
+
+def test_closed_form():
+    result = group_advantages(torch.tensor([[1.0, 3.0], [0.0, 0.0]]))
+    assert result.values.flatten().tolist() == pytest.approx([-1.0, 1.0, 0.0, 0.0])
+    assert result.values.dtype == torch.float64
+    assert result.counted.tolist() == [[True, True], [False, False]]
+    assert (result.skipped_groups, result.failed) == (1, 0)
+
+
+@pytest.mark.parametrize("shaping", ["none", "clip", "rank"])
+def test_groups_sum_to_zero_with_unit_spread(shaping):
+    result = group_advantages(random_rewards(), AdvantageSettings(shaping=shaping))
+    assert float(result.values.sum(1).abs().max()) < 1e-12
+    torch.testing.assert_close(result.values.square().mean(1), torch.ones(6, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("shaping", ["none", "clip", "rank"])
+@pytest.mark.parametrize("factor, shift", [(1000.0, 0.0), (1e-3, 0.0), (2.5, 7.0)])
+def test_a_constant_factor_or_shift_of_the_reward_changes_nothing(shaping, factor, shift):
+    rewards, settings = random_rewards(), AdvantageSettings(shaping=shaping)
+    before, after = (group_advantages(r, settings).values for r in (rewards, factor * rewards + shift))
+    # The 1e-8 beside the standard deviation is not scaled.
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shaping", ["none", "clip", "rank"])
+def test_the_opposite_reward_has_the_opposite_advantages(shaping):
+    rewards, settings = random_rewards(), AdvantageSettings(shaping=shaping)
+    forward, backward = (group_advantages(r, settings).values for r in (rewards, -rewards))
+    torch.testing.assert_close(backward, -forward, atol=1e-12, rtol=0)
+
+
+def test_groups_do_not_see_each_other():
+    rewards = random_rewards()
+    alone = torch.cat([group_advantages(row[None]).values for row in rewards])
+    assert torch.equal(group_advantages(rewards).values, alone)
+
+
+@pytest.mark.parametrize("value", [0.1, -3.14159, 1e7 + 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_rewards_are_skipped_whatever_their_rounding(value, dtype):
+    result = group_advantages(torch.full((1, 7), value, dtype=dtype))
+    assert bool((result.values == 0).all()) and not bool(result.counted.any())
+    assert result.skipped_groups == 1
+
+
+@pytest.mark.parametrize("failure", [NAN, INF, -INF])
+@pytest.mark.parametrize("shaping", ["none", "clip", "rank"])
+def test_failed_members_leave_their_group(failure, shaping):
+    settings = AdvantageSettings(shaping=shaping)
+    rewards = random_rewards(2, 8)
+    broken = torch.cat([rewards[:, :3], torch.full((2, 1), failure, dtype=torch.float64), rewards[:, 3:]], dim=1)
+    result = group_advantages(broken, settings)
+    kept = [0, 1, 2, 4, 5, 6, 7, 8]
+    assert torch.equal(result.values[:, kept], group_advantages(rewards, settings).values)
+    assert result.values[:, 3].tolist() == [0.0, 0.0]
+    assert result.counted.tolist() == [[i != 3 for i in range(9)]] * 2
+    assert (result.failed, result.skipped_groups) == (2, 0)
+
+
+@pytest.mark.parametrize("rewards", [[NAN, NAN, NAN], [1.0, NAN, NAN], [2.0, 2.0, NAN]])
+def test_groups_without_two_different_rewards_are_skipped(rewards):
+    result = group_advantages(torch.tensor([rewards, [0.0, 1.0, 2.0]]))
+    assert not bool(result.counted[0].any()) and bool((result.values[0] == 0).all())
+    assert bool(result.counted[1].all())
+    assert result.skipped_groups == 1 and result.failed == sum(math.isnan(r) for r in rewards)
+
+
+def test_clip_pulls_outliers_back_and_leaves_the_rest():
+    calm = [-2.0, -1.0, 0.0, 1.0, 2.0]
+    settings = AdvantageSettings(shaping="clip")
+    clipped = group_advantages(torch.tensor([[*calm, -1000.0, 5.0]], dtype=torch.float64), settings).values
+    # Median 0; the deviations are 0, 1, 1, 2, 2, 5, 1000 with median 2: the edge is 3 robust deviations of 2 · 1.4826.
+    pulled = torch.tensor([[*calm, -3 * 1.4826 * 2, 5.0]], dtype=torch.float64)
+    torch.testing.assert_close(clipped, group_advantages(pulled).values, atol=1e-12, rtol=0)
+    unchanged = torch.tensor([calm], dtype=torch.float64)
+    assert torch.equal(group_advantages(unchanged, settings).values, group_advantages(unchanged).values)
+
+
+def test_rank_depends_on_the_order_alone():
+    settings = AdvantageSettings(shaping="rank")
+    rewards = torch.tensor([[-500.0, 0.1, 0.0, 3.0]], dtype=torch.float64)
+    ranks = torch.tensor([[1.0, 3.0, 2.0, 4.0]], dtype=torch.float64)
+    assert torch.equal(group_advantages(rewards, settings).values, group_advantages(ranks).values)
+    tied = group_advantages(torch.tensor([[1.0, 1.0, 2.0]]), settings).values[0]
+    assert float(tied[0]) == float(tied[1]) < float(tied[2])
+
+
+def test_rewards_are_not_changed():
+    rewards = torch.tensor([[1.0, NAN, 3.0]], dtype=torch.float64)
+    copy = rewards.clone()
+    group_advantages(rewards, AdvantageSettings(shaping="clip"))
+    assert torch.equal(rewards.nan_to_num(7.0), copy.nan_to_num(7.0))

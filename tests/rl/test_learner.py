@@ -1,0 +1,340 @@
+"""The learner: gates before the first update, gradients, microbatches, failures, state."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.errors import ModelError, TrainingError
+from omatg_ray.flow.network import CSPNet
+from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.policy import Policy, draw_noise, time_grid
+from omatg_ray.rl.learner import Learner, LearnerSettings
+from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
+from omatg_ray.rl.trajectory import Trajectory, rollout
+from omatg_ray.rl.work import WorkItem, run_item
+from tests.small import perturbed, random_crystals, small_network, velocity_policy
+
+SIZES = [3, 1, 4, 3]
+ADVANTAGE = torch.tensor([1.2, -0.4, 0.7, -1.5], dtype=torch.float64)
+REDUCTIONS = ["none", "per_structure", "per_atom"]
+FIELDS = [("pos",), ("cell",), ("pos", "cell")]
+# A norm that no gradient of these tests reaches.
+UNCLIPPED = 1e9
+
+
+def sample(policy: Policy, sizes=SIZES, steps=7, dtype=torch.float64, with_base=True, seed=0) -> Trajectory:
+    x_0 = random_crystals(sizes, seed, dtype)
+    noise = draw_noise(x_0, steps, range(len(sizes)), policy.active)
+    noise = {field: values.to(dtype) for field, values in noise.items()}
+    return rollout(policy, x_0, time_grid(steps), noise, with_base)
+
+
+def make_learner(network: CSPNet, base: CSPNet, active=("pos", "cell"), annealing=None, **values) -> Learner:
+    objective = {"clip": 0.2, "position_reduction": "per_atom", "kl_weight": FieldWeights(pos=0.01, cell=0.02)}
+    objective |= {k: v for k, v in values.items() if k in ObjectiveSettings.model_fields}
+    settings = {"epochs": 1, "grad_clip": UNCLIPPED}
+    settings |= {k: v for k, v in values.items() if k in LearnerSettings.model_fields}
+    policy = velocity_policy(network, base, active, annealing=annealing)
+    return Learner(network, policy, ObjectiveSettings(**objective), LearnerSettings(**settings))
+
+
+def gradients(network: CSPNet) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+# --- before the first update ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-5), (torch.float32, 1e-3)])
+@pytest.mark.parametrize("active", FIELDS)
+def test_ratio_is_one_before_the_first_update(active, dtype, bound):
+    network, base = small_network(0, dtype), small_network(1, dtype)
+    noise = {field: NoiseSettings(kind="sqrt", a=0.1668) for field in active}
+    policy = velocity_policy(network, base, active, noise)
+    distribution = BaseDistribution(log_length_mean=(1.5, 1.6, 1.7), log_length_std=(0.1, 0.1, 0.1))
+    item = WorkItem(0, ((3, 8, 22, 56) * 5, (1,) * 20), tuple(range(4)))
+    trajectory = run_item(item, policy, distribution, 50, False, torch.device("cpu"), 0)
+    if dtype == torch.float64:
+        trajectory = rollout(
+            policy,
+            trajectory.x_0.to(dtype=dtype),
+            time_grid(50),
+            {f: v.to(dtype) for f, v in draw_noise(trajectory.x_0, 50, range(4), policy.active).items()},
+        )
+    settings = LearnerSettings(epochs=1, microbatch_pairs=7000)
+    stats = Learner(network, policy, ObjectiveSettings(kl_weight=FieldWeights(pos=0, cell=0)), settings).update(
+        trajectory, torch.tensor([1.0, -1.0, 1.0, -1.0])
+    )
+    assert stats["log_ratio_max"] < bound
+    for field in active:
+        assert stats[f"clip_fraction_{field}"] == 0.0
+        assert abs(stats[f"policy_loss_{field}"]) < bound
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-5), (torch.float32, 1e-3)])
+def test_ratio_of_a_whole_structure_is_one_before_the_first_update(dtype, bound):
+    """With one ratio per structure its logarithm is a sum over 20 atoms; read off its gradient."""
+    network, base = small_network(0, dtype), small_network(1, dtype)
+    policy = velocity_policy(network, base, ("pos",))
+    trajectory = sample(policy, [20, 20], 50, dtype, with_base=False)
+    learner = make_learner(network, base, ("pos",), position_reduction="none", kl_weight=FieldWeights(pos=0))
+    # The loss is -mean(ratio) with equal advantages: its distance from -1 is the mean of the ratios' deviations.
+    learner_loss = learner.update(trajectory, torch.ones(2))["policy_loss_pos"]
+    assert abs(learner_loss + 1) < bound
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("active", FIELDS)
+def test_kl_is_zero_at_the_start(active, dtype, bound):
+    network, base = small_network(0, dtype), small_network(0, dtype)
+    trajectory = sample(velocity_policy(network, base, active), dtype=dtype)
+    learner = make_learner(network, base, active)
+    assert learner.needs_base
+    stats = learner.update(trajectory, ADVANTAGE.to(dtype))
+    assert all(abs(stats[f"kl_{field}"]) < bound for field in active)
+
+
+def test_kl_of_another_policy_is_positive():
+    network, base = small_network(0), small_network(1)
+    stats = make_learner(network, base).update(sample(velocity_policy(network, base)), ADVANTAGE)
+    assert stats["kl_pos"] > 1e-6 and stats["kl_cell"] > 1e-6
+
+
+@pytest.mark.parametrize(
+    "active, weights, expected",
+    [
+        (("pos",), FieldWeights(pos=0, cell=1), False),
+        (("pos", "cell"), FieldWeights(pos=0, cell=1), True),
+        (("pos", "cell"), FieldWeights(pos=0, cell=0), False),
+    ],
+)
+def test_the_base_is_needed_where_the_kl_counts(active, weights, expected):
+    learner = make_learner(small_network(0), small_network(1), active, kl_weight=weights)
+    assert learner.needs_base is expected
+
+
+# --- the objective and its gradient -----------------------------------------------------------------------------
+
+
+def plain_objective(learner: Learner, base: CSPNet, trajectory: Trajectory, advantage, reduction, annealing) -> float:
+    """Step by step, structure by structure, with torch.distributions."""
+    objective, network, times = learner.objective, learner.network, trajectory.times
+    old = perturbed(network, 0.0)
+    old.load_state_dict(trajectory.old_weights)
+    pos, cell = trajectory.states()
+    total, n_steps = 0.0, trajectory.n_steps
+    for k in range(n_steps):
+        t, dt = times[k], times[k + 1] - times[k]
+        for b, n in enumerate(trajectory.x_0.n_atoms.tolist()):
+            state = trajectory.x_0.replace(pos[k], cell[k]).select([b])
+            atoms = trajectory.x_0.batch == b
+            for field in learner.policy.active:
+                sigma = 0.1668 * ((1 - t) / t).sqrt() if field == "pos" else torch.full_like(t, 0.2)
+                factor = 1 + (getattr(annealing, field) * t if annealing else 0.0)
+                rates = []
+                for model in (network, old, base):
+                    out = model(state, t)
+                    rates.append(factor * (out.pos_b if field == "pos" else out.cell_b))
+                new, previous, reference = (Normal(rate * dt, sigma * dt.sqrt()) for rate in rates)
+                stored = trajectory.displacement[field][k]
+                action = stored[atoms] if field == "pos" else stored[b : b + 1]
+                log_ratio = new.log_prob(action) - previous.log_prob(action)
+                kl = torch.distributions.kl_divergence(new, reference)
+                a, weight = advantage[b], 1.0
+                if field == "pos":
+                    log_ratio, kl = log_ratio.sum(-1), kl.sum(-1)
+                    if reduction != "per_atom":
+                        log_ratio = log_ratio.sum()
+                    kl = kl.sum() if reduction == "none" else kl.mean()
+                    weight = 1.0 / n if reduction == "per_structure" else 1.0
+                else:
+                    log_ratio, kl = log_ratio.sum(), kl.sum()
+                ratio, edge = log_ratio.exp(), objective.clip
+                surrogate = -weight * torch.minimum(ratio * a, ratio.clamp(1 - edge, 1 + edge) * a).mean()
+                value = objective.policy_weight.of(field) * surrogate + objective.kl_weight.of(field) * kl
+                total += float(value.detach()) / (n_steps * len(advantage))
+    return total
+
+
+@pytest.mark.parametrize("annealing", [None, LinearAnnealing(pos=2.0, cell=0.5)])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("active", FIELDS)
+def test_objective_equals_a_plain_evaluation(active, reduction, annealing):
+    old, base = small_network(0), small_network(1)
+    trajectory = sample(velocity_policy(old, base, active, annealing=annealing), steps=4)
+    object.__setattr__(trajectory, "old_weights", old.state_dict())
+    learner = make_learner(perturbed(old, 0.02), base, active, annealing, position_reduction=reduction)
+    expected = plain_objective(learner, base, trajectory, ADVANTAGE, reduction, annealing)
+    assert learner.update(trajectory, ADVANTAGE)["loss"] == pytest.approx(expected, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("active", FIELDS)
+def test_gradient_against_finite_differences(active, reduction):
+    old, base = small_network(0), small_network(1)
+    trajectory = sample(velocity_policy(old, base, active))
+    network = perturbed(old, 0.02)
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+
+    def evaluate() -> dict[str, float]:
+        return make_learner(network, base, active, position_reduction=reduction).update(trajectory, ADVANTAGE)
+
+    stats = evaluate()
+    assert all(0 < stats[f"clip_fraction_{field}"] < 1 for field in active)
+    gradient = gradients(network)
+    assert stats["grad_norm"] == pytest.approx(float(torch.stack([g.norm() for g in gradient.values()]).norm()))
+
+    def loss_at(direction: dict[str, torch.Tensor], h: float) -> float:
+        moved = {name: value + h * direction[name] if name in direction else value for name, value in start.items()}
+        network.load_state_dict(moved)
+        return evaluate()["loss"]
+
+    directions = [{name: torch.randn_like(g) for name, g in gradient.items()} for _ in range(3)]
+    # And every tensor on its own, along its gradient, so that a part that is cut off cannot hide among the others.
+    directions += [{name: g / g.norm()} for name, g in gradient.items() if float(g.norm()) > 1e-6]
+    assert len(directions) > 15
+    h = 1e-6
+    for direction in directions:
+        numeric = (loss_at(direction, h) - loss_at(direction, -h)) / (2 * h)
+        exact = float(sum((gradient[name] * v).sum() for name, v in direction.items()))
+        assert numeric == pytest.approx(exact, rel=1e-4, abs=1e-7), list(direction)[:2]
+
+
+def test_the_objective_does_not_depend_on_the_origin():
+    old, base = small_network(0), small_network(1)
+    policy = velocity_policy(old, base)
+    x_0 = random_crystals(SIZES)
+    noise = {f: v.double() for f, v in draw_noise(x_0, 7, range(4), policy.active).items()}
+    shift = torch.rand(4, 3, dtype=torch.float64)[x_0.batch]
+    results, slopes = [], []
+    for start in (x_0, x_0.replace(pos=(x_0.pos + shift) % 1.0)):
+        network = perturbed(old, 0.02)
+        trajectory = rollout(policy, start, time_grid(7), noise, with_base=True)
+        results.append(make_learner(network, base).update(trajectory, ADVANTAGE))
+        slopes.append(gradients(network))
+    assert results[0] == pytest.approx(results[1], rel=1e-6, abs=1e-8)
+    for name, value in slopes[0].items():
+        torch.testing.assert_close(slopes[1][name], value, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_microbatches_do_not_change_the_update(reduction, dtype, tolerance):
+    old, base = small_network(0, dtype), small_network(1, dtype)
+    trajectory = sample(velocity_policy(old, base), dtype=dtype)
+    results = []
+    for pairs in (10**6, 1, 20, 40, 70):
+        network = perturbed(old, 0.02)
+        learner = make_learner(network, base, position_reduction=reduction, microbatch_pairs=pairs)
+        stats = learner.update(trajectory, ADVANTAGE)
+        results.append((stats, gradients(network), network.state_dict()))
+    stats, gradient, weights = results[0]
+    largest = max(float(g.abs().max()) for g in gradient.values())
+    for other_stats, other_gradient, other_weights in results[1:]:
+        assert other_stats == pytest.approx(stats, rel=tolerance, abs=tolerance)
+        assert other_gradient.keys() == gradient.keys()
+        for name in gradient:
+            torch.testing.assert_close(other_gradient[name], gradient[name], rtol=0, atol=tolerance * max(1.0, largest))
+        if dtype == torch.float64:
+            for name in weights:
+                torch.testing.assert_close(other_weights[name], weights[name], rtol=0, atol=tolerance)
+
+
+def test_microbatches_are_bounded(monkeypatch):
+    old, base = small_network(0), small_network(1)
+    trajectory = sample(velocity_policy(old, base))
+    sizes = []
+    forward = CSPNet.forward
+
+    def recording(self, crystals, t):
+        sizes.append(int(crystals.n_atoms.square().sum()))
+        return forward(self, crystals, t)
+
+    monkeypatch.setattr(CSPNet, "forward", recording)
+    make_learner(old, base, microbatch_pairs=40).update(trajectory, ADVANTAGE)
+    assert max(sizes) <= 40
+    assert sum(sizes) == trajectory.n_steps * sum(n * n for n in SIZES)
+
+
+# --- the update -------------------------------------------------------------------------------------------------
+
+
+def test_only_the_network_of_the_active_fields_moves():
+    network, base = small_network(0), small_network(1)
+    before, base_before = ({k: v.clone() for k, v in n.state_dict().items()} for n in (network, base))
+    trajectory = sample(velocity_policy(network, base, ("pos",)))
+    make_learner(network, base, ("pos",)).update(trajectory, ADVANTAGE)
+    heads = ("coord_out_2", "lattice_out", "lattice_out_2", "type_out", "type_out_2")
+    for name, value in network.state_dict().items():
+        frozen = name.split(".")[0] in heads
+        assert torch.equal(value, before[name]) == frozen, name
+    assert all(torch.equal(value, base_before[name]) for name, value in base.state_dict().items())
+
+
+def test_the_gradient_norm_is_clipped():
+    network, base = small_network(0), small_network(1)
+    trajectory = sample(velocity_policy(network, base))
+    stats = make_learner(network, base, grad_clip=1e-3).update(trajectory, ADVANTAGE)
+    assert stats["grad_norm"] > 1e-3
+    clipped = torch.stack([g.norm() for g in gradients(network).values()]).norm()
+    assert float(clipped) == pytest.approx(1e-3, rel=1e-4)
+
+
+def test_better_members_become_more_likely():
+    network, base = small_network(0), small_network(1)
+    trajectory = sample(velocity_policy(network, base))
+    learner = make_learner(network, base, lr=1e-3, epochs=3, kl_weight=FieldWeights(pos=0, cell=0))
+    first = learner.update(trajectory, ADVANTAGE)
+    assert make_learner(network, base).update(trajectory, ADVANTAGE)["policy_loss_pos"] < first["policy_loss_pos"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_is_updated():
+    network, base = small_network(0), small_network(1)
+    trajectory = sample(velocity_policy(network, base))
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    advantage = ADVANTAGE.clone()
+    advantage[2] = float("nan")
+    formula = trajectory.x_0.formulas()[2]
+    with pytest.raises(TrainingError, match=formula):
+        make_learner(network, base, microbatch_pairs=1).update(trajectory, advantage)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+def test_a_gradient_that_is_not_finite_stops_before_anything_is_updated():
+    network, base = small_network(0), small_network(1)
+    trajectory = sample(velocity_policy(network, base))
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    network.coord_out.weight.register_hook(lambda g: g * float("nan"))
+    with pytest.raises(TrainingError, match="gradient"):
+        make_learner(network, base).update(trajectory, ADVANTAGE)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+def test_state_goes_on_exactly():
+    base = small_network(1)
+    trajectory = sample(velocity_policy(small_network(0), base))
+    whole, half, rest = small_network(0), small_network(0), small_network(5)
+    learner = make_learner(whole, base, lr=1e-3)
+    learner.update(trajectory, ADVANTAGE)
+    learner.update(trajectory, ADVANTAGE)
+    stopped = make_learner(half, base, lr=1e-3)
+    stopped.update(trajectory, ADVANTAGE)
+    resumed = make_learner(rest, base, lr=1e-3)
+    rest.load_state_dict(half.state_dict())
+    resumed.load_state_dict({k: v.clone() for k, v in stopped.state_dict().items()})
+    resumed.update(trajectory, ADVANTAGE)
+    assert all(torch.equal(v, rest.state_dict()[k]) for k, v in whole.state_dict().items())
+
+
+def test_a_state_of_another_network_is_refused():
+    network, base = small_network(0), small_network(1)
+    learner = make_learner(network, base)
+    learner.update(sample(velocity_policy(network, base)), ADVANTAGE)
+    state = learner.state_dict()
+    state["0.exp_avg"] = torch.zeros(2, 2)
+    with pytest.raises(ModelError, match="another architecture"):
+        make_learner(small_network(0), base).load_state_dict(state)

@@ -1,0 +1,120 @@
+"""Trajectories: replay, selection, recorded densities and base drifts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+from omatg_ray.crystal.fields import displace
+from omatg_ray.policy.policy import Policy, Step, draw_noise, time_grid
+from omatg_ray.rl.trajectory import Trajectory, rollout
+from tests.policy.test_policy import CountingDrift
+from tests.small import NOISE, random_crystals, small_network, velocity_policy
+
+SIZES, STEPS = [3, 1, 4], 9
+DTYPES = [torch.float32, torch.float64]
+
+
+def sample(active=("pos", "cell"), dtype=torch.float64, with_base=True, sizes=SIZES, seed=0) -> Trajectory:
+    policy = velocity_policy(small_network(0, dtype), small_network(1, dtype), active)
+    x_0 = random_crystals(sizes, seed, dtype)
+    noise = draw_noise(x_0, STEPS, range(len(sizes)), policy.active)
+    return rollout(policy, x_0, time_grid(STEPS), noise, with_base, version=4)
+
+
+def equal(left: Trajectory, right: Trajectory) -> bool:
+    pairs = [(left.times, right.times), *zip(left.states(), right.states(), strict=True)]
+    for name in ("displacement", "log_prob", "base_rate"):
+        a, b = getattr(left, name), getattr(right, name)
+        if a.keys() != b.keys():
+            return False
+        pairs += [(a[field], b[field]) for field in a]
+    return all(torch.equal(a, b) for a, b in pairs) and left.version == right.version
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("active", [("pos",), ("cell",), ("pos", "cell")])
+def test_states_are_replayed_bit_by_bit(active, dtype):
+    policy = velocity_policy(small_network(0, dtype), small_network(1, dtype), active)
+    x_0 = random_crystals(SIZES, dtype=dtype)
+    noise = draw_noise(x_0, STEPS, range(3), policy.active)
+    trajectory = rollout(policy, x_0, time_grid(STEPS), noise)
+
+    visited = [x_0]
+    record: list[Step] = []
+    final = policy.integrate(x_0, time_grid(STEPS), noise, on_step=record.append)
+    for step in record:
+        visited.append(displace(visited[-1], step.displacement))
+    pos, cell = trajectory.states()
+    assert trajectory.n_steps == STEPS - 1 and len(pos) == len(cell) == STEPS
+    for k, state in enumerate(visited):
+        assert torch.equal(pos[k], state.pos) and torch.equal(cell[k], state.cell)
+    for state in (final, visited[-1]):
+        assert torch.equal(trajectory.final().pos, state.pos) and torch.equal(trajectory.final().cell, state.cell)
+
+
+def test_log_probabilities_are_those_of_the_drawn_noise():
+    trajectory = sample()
+    network, times = small_network(0), trajectory.times
+    pos, cell = trajectory.states()
+    for k in range(trajectory.n_steps):
+        t, dt = float(times[k]), float(times[k + 1] - times[k])
+        with torch.no_grad():
+            out = network(trajectory.x_0.replace(pos[k], cell[k]), times[k])
+        sigma = 0.1668 * ((1 - t) / t) ** 0.5
+        density = Normal(out.pos_b * dt, sigma * dt**0.5).log_prob(trajectory.displacement["pos"][k]).sum(-1)
+        torch.testing.assert_close(trajectory.log_prob["pos"][k], density, atol=1e-6, rtol=1e-6)
+        density = Normal(out.cell_b * dt, 0.2 * dt**0.5).log_prob(trajectory.displacement["cell"][k]).sum((-1, -2))
+        torch.testing.assert_close(trajectory.log_prob["cell"][k], density, atol=1e-6, rtol=1e-6)
+
+
+def test_base_rates_are_those_of_the_base_at_every_state():
+    trajectory, base = sample(), small_network(1)
+    pos, cell = trajectory.states()
+    for k in range(trajectory.n_steps):
+        with torch.no_grad():
+            out = base(trajectory.x_0.replace(pos[k], cell[k]), trajectory.times[k])
+        torch.testing.assert_close(trajectory.base_rate["pos"][k], out.pos_b)
+        torch.testing.assert_close(trajectory.base_rate["cell"][k], out.cell_b)
+
+
+@pytest.mark.parametrize("active, calls", [(("pos", "cell"), 0), (("pos",), STEPS - 1)])
+def test_the_base_runs_only_for_frozen_fields_or_when_asked(active, calls):
+    base = CountingDrift(small_network(1))
+    policy = Policy(CountingDrift(small_network(0)), base, active, NOISE)
+    x_0 = random_crystals(SIZES)
+    noise = draw_noise(x_0, STEPS, range(3), policy.active)
+    assert rollout(policy, x_0, time_grid(STEPS), noise).base_rate == {}
+    assert len(base.calls) == calls
+    recorded = rollout(policy, x_0, time_grid(STEPS), noise, with_base=True)
+    assert set(recorded.base_rate) == set(active)
+    assert len(base.calls) == calls + STEPS - 1
+
+
+@pytest.mark.parametrize("indices", [[0, 1, 2], [2, 0], [1]])
+def test_selection_is_the_rollout_of_those_structures(indices):
+    trajectory = sample()
+    part = trajectory.select(torch.tensor(indices))
+    starts = [0, 3, 4]
+    rows = [row for b in indices for row in range(starts[b], starts[b] + SIZES[b])]
+    assert torch.equal(part.displacement["pos"], trajectory.displacement["pos"][:, rows])
+    assert torch.equal(part.log_prob["pos"], trajectory.log_prob["pos"][:, rows])
+    assert torch.equal(part.base_rate["cell"], trajectory.base_rate["cell"][:, indices])
+    assert torch.equal(part.log_prob["cell"], trajectory.log_prob["cell"][:, indices])
+    assert torch.equal(part.states()[0], trajectory.states()[0][:, rows])
+    assert torch.equal(part.final().cell, trajectory.final().cell[indices])
+    assert part.version == 4
+
+
+@pytest.mark.parametrize("active", [("pos",), ("pos", "cell")])
+def test_cat_inverts_select(active):
+    trajectory = sample(active)
+    parts = [trajectory.select(torch.tensor([b])) for b in range(3)]
+    assert equal(Trajectory.cat(parts), trajectory)
+
+
+def test_rollouts_record_no_graph():
+    trajectory = sample()
+    for fields in (trajectory.displacement, trajectory.log_prob, trajectory.base_rate):
+        assert not any(v.requires_grad for v in fields.values())

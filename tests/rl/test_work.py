@@ -1,0 +1,89 @@
+"""Work items: coverage, seeds and independence of how an iteration is cut."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.rl.trajectory import Trajectory
+from omatg_ray.rl.work import RolloutSettings, plan_iteration, run_item
+from tests.small import small_network, velocity_policy
+
+COMPOSITIONS = [[55, 17], [11, 17], [38, 22, 8, 8, 8], [30, 16], [13]]
+BASE = BaseDistribution(log_length_mean=(1.4, 1.4, 1.4), log_length_std=(0.1, 0.1, 0.1))
+CPU = torch.device("cpu")
+
+
+def policy():
+    return velocity_policy(small_network(0, torch.float32), small_network(1, torch.float32))
+
+
+def settings(**values):
+    return RolloutSettings(**({"groups": 3, "group_size": 4, "steps": 5} | values))
+
+
+@pytest.mark.parametrize("per_item, sizes", [(1, [1, 1, 1]), (2, [2, 1]), (5, [3])])
+def test_items_hold_their_groups(per_item, sizes):
+    items = plan_iteration(settings(groups_per_item=per_item), COMPOSITIONS, iteration=7, seed=0)
+    assert [len(item.compositions) for item in items] == sizes
+    assert all(item.group_size == 4 and item.iteration == 7 for item in items)
+    assert all(list(c) in COMPOSITIONS for item in items for c in item.compositions)
+
+
+def test_every_composition_is_visited_once_before_any_twice():
+    visited = []
+    for iteration in range(10):
+        for item in plan_iteration(settings(), COMPOSITIONS, iteration, seed=0):
+            visited += item.compositions
+    for start in range(0, len(visited), len(COMPOSITIONS)):
+        assert set(Counter(visited[start : start + len(COMPOSITIONS)]).values()) == {1}
+    rounds = {tuple(visited[start : start + 5]) for start in range(0, 30, 5)}
+    assert len(rounds) > 1
+
+
+def test_seeds_are_unique_and_depend_on_the_run():
+    seeds = [
+        seed
+        for run in range(2)
+        for iteration in range(4)
+        for item in plan_iteration(settings(), COMPOSITIONS, iteration, seed=run)
+        for seed in item.seeds
+    ]
+    assert len(set(seeds)) == len(seeds) == 2 * 4 * 3 * 4
+
+
+def test_how_groups_are_cut_into_items_does_not_change_the_plan():
+    plans = [plan_iteration(settings(groups_per_item=n), COMPOSITIONS, 2, seed=5) for n in (1, 2, 3)]
+    flat = [
+        ([c for item in plan for c in item.compositions], [s for item in plan for s in item.seeds]) for plan in plans
+    ]
+    assert flat[0] == flat[1] == flat[2]
+
+
+def test_rollouts_do_not_depend_on_their_neighbours():
+    one, three = (
+        [
+            run_item(item, policy(), BASE, 5, True, CPU, 3)
+            for item in plan_iteration(settings(groups_per_item=n), COMPOSITIONS, 2, seed=5)
+        ]
+        for n in (1, 3)
+    )
+    apart, together = Trajectory.cat(one), Trajectory.cat(three)
+    assert torch.equal(apart.x_0.species, together.x_0.species)
+    assert torch.equal(apart.x_0.pos, together.x_0.pos) and torch.equal(apart.x_0.cell, together.x_0.cell)
+    for field in ("pos", "cell"):
+        assert torch.equal(apart.log_prob[field], together.log_prob[field])
+        torch.testing.assert_close(apart.displacement[field], together.displacement[field], atol=1e-5, rtol=0)
+    assert apart.version == together.version == 3
+
+
+def test_an_item_gives_the_same_numbers_again():
+    item = plan_iteration(settings(), COMPOSITIONS, 0, seed=1)[0]
+    first, second = (run_item(item, policy(), BASE, 5, False, CPU, 0) for _ in range(2))
+    assert torch.equal(first.final().pos, second.final().pos) and torch.equal(first.final().cell, second.final().cell)
+    members = first.x_0.pos.view(4, -1)
+    assert len({tuple(row.tolist()) for row in members}) == 4
+    assert len(first) == 4 and first.base_rate == {}
