@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from omatg_ray.errors import ConfigError, OmatgRayError
 
@@ -74,23 +77,33 @@ CONFIG = """\
 All configuration keys with their defaults. Give them in a YAML file, or override them on the command line as key=value.
 """
 
+# What `omatg_ray.crystal.write` writes; "" is a folder.
+STRUCTURE_SUFFIXES = (".extxyz", ".xyz", ".cif", ".json", "")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    arguments = _parser().parse_args(argv)
-    _quiet_libraries()
-    try:
-        arguments.run(arguments)
-    except OmatgRayError as error:
-        print(f"omatg-ray: {error}", file=sys.stderr)
-        return _exit_code(error)
-    except KeyboardInterrupt:
-        print("omatg-ray: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`); Python would complain once more while closing it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    parser = _parser()
+    # argparse gives the words before the first option to a positional and knows nothing to do with those after it.
+    arguments, words = parser.parse_known_args(argv)
+    unknown = [word for word in words if word.startswith("-")] or (words if "words" not in arguments else [])
+    if unknown:
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    if words:
+        arguments.words += words
+    with _plain_messages():
+        try:
+            arguments.run(arguments)
+        except OmatgRayError as error:
+            print(f"omatg-ray: {_compact(str(error))}", file=sys.stderr)
+            return _exit_code(error)
+        except KeyboardInterrupt:
+            print("omatg-ray: interrupted", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            # The reader of our output has gone (`| head`); Python would complain once more while closing it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
     return 0
 
 
@@ -102,18 +115,46 @@ def _exit_code(error: OmatgRayError) -> int:
     return 2 if isinstance(error, ConfigError) else 1
 
 
-def _quiet_libraries() -> None:
+def _compact(message: str) -> str:
+    """In one line; libraries' messages, which some errors quote, come in many."""
+    lines = [line.strip() for line in message.splitlines()]
+    return " ".join(line for line in lines if line)
+
+
+@contextmanager
+def _plain_messages() -> Iterator[None]:
     """Shows this package's warnings in one line and leaves out those of libraries, which users cannot act on."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    warnings.filterwarnings("ignore")
-    warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)  # type: ignore[assignment]
+    handler = _Printer(logging.WARNING)
+    logger = logging.getLogger("omatg_ray")
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
+            warnings.showwarning = lambda message, *_, **__: logger.warning("%s", message)  # type: ignore[assignment]
+            yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Printer(logging.Handler):
+    """Prints messages above a progress bar that may be there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from omatg_ray.run.progress import print_line
+
+        print_line(f"{record.levelname.lower()}: {_compact(record.getMessage())}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage of a verb alone takes five."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {_compact(message)}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="omatg-ray", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(prog="omatg-ray", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
     def verb(name: str, summary: str, text: str, run: Callable[[Any], None]) -> argparse.ArgumentParser:
@@ -131,22 +172,38 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("evaluate", "measure a model on known crystals", EVALUATE, _evaluate)
     _sampling_arguments(sub)
-    sub.add_argument("--data", type=Path, required=True, help="reference crystals")
-    sub.add_argument("--limit", type=_positive, help="use this many references, spread over the file")
-    sub.add_argument("--potential", help="potential of the energies; default: that of the model's run; none: no energies")
-    sub.add_argument("--invalid-energy", type=float, default=3.0, help="eV/atom of invalid crystals in the capped mean")
-    sub.add_argument("--json", type=Path, help="write metrics and per-structure values here")
-    sub.add_argument("--out", type=Path, help="write the generated crystals here (.extxyz, .cif, .json)")
+    sub.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="reference crystals: any file as in data.file"
+    )
+    sub.add_argument("--limit", type=_number(int, 1), metavar="N", help="use N references, spread over the file")
+    sub.add_argument(
+        "--potential",
+        metavar="NAME",
+        help="MatGL potential of the energies (default: the one that rewarded the model; none: no energies)",
+    )
+    sub.add_argument(
+        "--invalid-energy",
+        type=_number(float, -math.inf, above=True),
+        default=3.0,
+        metavar="E",
+        help="eV/atom that invalid crystals count in the capped mean, and its cap (default 3)",
+    )
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write metrics and the values of every crystal here")
+    sub.add_argument(
+        "--out", metavar="FILE", help="write the generated crystals here (.extxyz, .cif, .json or folder/)"
+    )
 
     sub = verb("generate", "generate crystals for formulas", GENERATE, _generate)
     _sampling_arguments(sub)
     what = sub.add_mutually_exclusive_group(required=True)
-    what.add_argument("--formula", nargs="+", help="one or more formulas, e.g. TiO2")
-    what.add_argument("--formulas", type=Path, help="file with one formula a line")
+    what.add_argument("--formula", nargs="+", metavar="FORMULA", help="one or more formulas, e.g. TiO2")
+    what.add_argument("--formulas", type=Path, metavar="FILE", help="file with one formula a line")
     sub.add_argument("--z", default="1", help="formula units per cell, e.g. 2,4 or 1-4 (default 1)")
-    sub.add_argument("-n", type=_positive, default=1, help="crystals per formula and z (default 1)")
-    sub.add_argument("--potential", help="MatGL potential to rank by: name or folder")
-    sub.add_argument("--out", required=True, help="file or folder to write")
+    sub.add_argument("-n", type=_number(int, 1), default=1, help="crystals per formula and z (default 1)")
+    sub.add_argument(
+        "--potential", metavar="NAME", help="MatGL potential to rank by: name or folder (default: no ranking)"
+    )
+    sub.add_argument("--out", required=True, metavar="FILE", help=".extxyz, .cif, .json or folder/")
 
     sub = verb("report", "write a run's report anew", "Write report.html of a run folder anew.", _report)
     sub.add_argument("folder", type=Path, metavar="RUN", help="run folder")
@@ -156,11 +213,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+def _number(kind: type[int] | type[float], low: float, above: bool = False) -> Callable[[str], int | float]:
+    """A parser of finite numbers of at least `low`, or above it."""
+
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind(low) - 1
+        if not (value > low if above else value >= low) or value == math.inf:
+            what = "an integer" if kind is int else "a number"
+            bound = f"above {low:g}" if above else f"of at least {low:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bound}")
+        return value
+
+    return parse
 
 
 def _run_arguments(sub: argparse.ArgumentParser) -> None:
@@ -171,14 +238,40 @@ def _run_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", type=Path, metavar="MODEL", help="model folder or run folder (its best checkpoint)")
-    sub.add_argument("--steps", type=_positive, default=50, help="grid points; one network evaluation fewer (default 50)")
-    sub.add_argument("--noise", choices=["none", "policy"], default="none", help="with the policy's noise (default none)")
-    sub.add_argument("--slope-pos", type=float, help="anneal positions by 1 + slope * t")
-    sub.add_argument("--slope-cell", type=float, help="anneal lattices by 1 + slope * t")
-    sub.add_argument("--seed", type=int, default=0, help="seed of x_0 and noise (default 0)")
-    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that compare structures")
-    sub.add_argument("--timeout", type=float, default=10.0, help="seconds that one comparison may take (default 10)")
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    sub.add_argument(
+        "--steps",
+        type=_number(int, 2),
+        default=50,
+        metavar="N",
+        help="points of the time grid; N - 1 network evaluations (default 50)",
+    )
+    sub.add_argument(
+        "--noise",
+        choices=["none", "policy"],
+        default="none",
+        help="without noise or with that of the trained policy (default none)",
+    )
+    slope: dict[str, Any] = {"type": _number(float, -1), "metavar": "S"}
+    sub.add_argument(
+        "--slope-pos", help="anneal: multiply the velocity of positions by 1 + S t (default: as trained)", **slope
+    )
+    sub.add_argument("--slope-cell", help="the same for lattices", **slope)
+    sub.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="seed of start and noise (default 0)")
+    sub.add_argument(
+        "--workers",
+        type=_number(int, 0),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes that compare structures; 0: in this one (default: one per core)",
+    )
+    sub.add_argument(
+        "--timeout",
+        type=_number(float, 0, above=True),
+        default=10.0,
+        metavar="SECONDS",
+        help="longest time for one comparison, which then counts as no match (default 10)",
+    )
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto: a GPU if there is one)")
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
 
@@ -193,20 +286,34 @@ def _load_config(arguments: argparse.Namespace) -> Config:
         stored = arguments.resume / "config.yaml"
         if not stored.is_file():
             raise ConfigError(f"there is no run to go on with in {arguments.resume}: no config.yaml")
-        return Config.load(stored, [*overrides, f"run={arguments.resume}"])
+        return Config.load(stored, [*overrides, f"run={json.dumps(str(arguments.resume))}"])
     if len(files) > 1:
         raise ConfigError(f"one config file, please, not {len(files)}: {', '.join(files)}")
     return Config.load(files[0] if files else None, overrides)
 
 
 def _schedule(arguments: argparse.Namespace) -> LinearAnnealing | None:
-    from omatg_ray.config import explain_errors
     from omatg_ray.policy.annealing import LinearAnnealing
 
     if arguments.slope_pos is None and arguments.slope_cell is None:
         return None
-    with explain_errors("annealing"):
-        return LinearAnnealing(pos=arguments.slope_pos or 0.0, cell=arguments.slope_cell or 0.0)
+    return LinearAnnealing(pos=arguments.slope_pos or 0.0, cell=arguments.slope_cell or 0.0)
+
+
+def _check_output(path: str | Path | None, suffixes: Sequence[str]) -> None:
+    """Refuses before a long computation what could not be written after it."""
+    if path is None:
+        return
+    target = Path(path)
+    folder = "" in suffixes and (str(path).endswith("/") or not target.suffix)
+    if not folder and target.suffix.lower() not in suffixes:
+        known = ", ".join(suffix or "a folder (end the path in /)" for suffix in suffixes)
+        raise ConfigError(f"cannot write {path}: the suffix must be {known}")
+    if target.is_dir() and not (folder and not any(target.iterdir())):
+        raise ConfigError(f"cannot write {path}: there is a folder of that name{' with files in it' if folder else ''}")
+    above = next(parent for parent in target.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ConfigError(f"cannot write {path}: {above} is not a folder that you may write to")
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
@@ -219,15 +326,15 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     config = _load_config(arguments)
-    from omatg_ray.commands.train import prepare, train
-
     if arguments.dry_run:
         from omatg_ray.commands.estimate import describe, estimate
+        from omatg_ray.commands.prepare import prepare
 
         parts = prepare(config, not arguments.quiet)
         print(describe(config, parts, estimate(config, parts)))
         return
     from omatg_ray.commands.evaluate import table
+    from omatg_ray.commands.train import train
 
     result = train(config, arguments.resume is not None, not arguments.quiet)
     print(f"\ntest split, {config.rollout.steps} grid points\n{table(result.rows)}")
@@ -235,6 +342,8 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    _check_output(arguments.json, [".json"])
+    _check_output(arguments.out, STRUCTURE_SUFFIXES)
     schedule = _schedule(arguments)
     from omatg_ray.commands.evaluate import EvaluateOptions, evaluate, table, write_evaluation
 
@@ -263,6 +372,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
+    _check_output(arguments.out, STRUCTURE_SUFFIXES)
     schedule = _schedule(arguments)
     from omatg_ray.commands.generate import GenerateOptions, generate
     from omatg_ray.crystal.formula import parse_z, read_formulas
@@ -288,14 +398,15 @@ def _generate(arguments: argparse.Namespace) -> None:
     for row in found.properties:
         energy = "" if row["energy_per_atom"] is None else f"{row['energy_per_atom']:10.4f} eV/atom"
         print(f"{row['formula']:>12} {row['rank']:4d}{energy}  {row['space_group'] or '-':<10} x{row['copies']}")
-    print(
-        f"{found.asked} generated, {found.invalid} invalid, {len(found.crystals)} unique, written to {arguments.out}"
-    )
+    print(f"{found.asked} generated, {found.invalid} invalid, {len(found.crystals)} unique, written to {arguments.out}")
 
 
 def _report(arguments: argparse.Namespace) -> None:
     from omatg_ray.evaluate.report import write_report
+    from omatg_ray.run.folder import RunFolder
 
+    if not RunFolder(arguments.folder).holds_run():
+        raise ConfigError(f"there is no run in {arguments.folder} to report on")
     print(write_report(arguments.folder))
 
 

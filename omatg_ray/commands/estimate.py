@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from omatg_ray.commands.train import Parts
+from omatg_ray.commands.prepare import Parts
 from omatg_ray.config import Config
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import plan_iteration, run_item
@@ -71,7 +71,9 @@ def estimate(config: Config, parts: Parts) -> Estimate:
     learn = seconds / pairs * total_pairs * config.learner.epochs
     scale = min(config.learner.microbatch_pairs, total_pairs) / pairs
 
-    per_step = sum(v[0].nbytes for f in (trajectory.displacement, trajectory.log_prob, trajectory.base_rate) for v in f.values())
+    per_step = sum(
+        v[0].nbytes for f in (trajectory.displacement, trajectory.log_prob, trajectory.base_rate) for v in f.values()
+    )
     parameters = sum(p.nbytes for p in parts.model.network.parameters())
     # Policy, base, gradients and two Adam moments.
     weights = 5 * parameters

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.commands.setup import choose_device, warn_unfamiliar
+from omatg_ray.commands.setup import choose_device, warn_noiseless, warn_unfamiliar
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator, subset
 from omatg_ray.evaluate.matching import Matcher
@@ -65,6 +65,7 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
     model = FlowModel.load(options.model, device)
     dataset = subset(read_dataset(options.data, progress=progress), options.limit)
     warn_unfamiliar(model, dataset.elements, dataset.sizes)
+    warn_noiseless(model, options.noise)
     potential = options.potential or model.description.potential
     reward = None
     if potential is None:
@@ -74,7 +75,8 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
         reward.require_elements(dataset.elements)
     with Matcher(options.workers, options.timeout) as matcher:
         evaluator = Evaluator(dataset, matcher, reward, options.seed)
-        return evaluator(model, options.steps, options.noise, options.schedule, label=str(options.model))
+        label = str(options.model)
+        return evaluator(model, options.steps, options.noise, options.schedule, label=label, progress=progress)
 
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:
@@ -101,6 +103,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append([row["label"], str(metrics["n"]), *cells])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
     )

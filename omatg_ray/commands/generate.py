@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omatg_ray.commands.setup import choose_device, warn_unfamiliar
+from omatg_ray.commands.setup import choose_device, warn_noiseless, warn_unfamiliar
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.formula import cell_species
 from omatg_ray.errors import DataError
+from omatg_ray.evaluate.evaluation import BLOCK
+from omatg_ray.evaluate.matching import Composition, compositions
 from omatg_ray.evaluate.unique import find_unique, space_groups
 from omatg_ray.model import FlowModel, NoiseMode
 from omatg_ray.policy.annealing import LinearAnnealing
@@ -58,7 +62,7 @@ class GenerateOptions:
 
 @dataclass(frozen=True)
 class Generated:
-    """Unique valid crystals, composition by composition in the order asked for, lowest energy first.
+    """Unique valid crystals: reduced compositions in the order asked for, lowest energy per atom first in each.
 
     Attributes:
         crystals: The crystals.
@@ -88,44 +92,47 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     model = FlowModel.load(options.model, device)
     elements, sizes = frozenset(n for cell in species for n in cell), frozenset(len(cell) for cell in species)
     warn_unfamiliar(model, elements, sizes)
+    warn_noiseless(model, options.noise)
     reward = None
     if options.potential is not None:
         reward = MatGLEnergy(options.potential, device=device)
         reward.require_elements(elements)
-    with Progress(3, "generate", shown=progress) as bar:
-        crystals = model.generate(species, options.steps, options.schedule, options.seed, options.noise)
-        bar.advance()
-        valid = check_validity(crystals).valid
-        if not bool(valid.any()):
-            raise DataError(
-                f"none of the {len(crystals)} generated crystals is valid (overlapping atoms or a collapsed cell); "
-                "generate more (-n), use more steps, or another model"
+    blocks = []
+    with Progress(len(species), "generate", shown=progress) as bar:
+        for rows in torch.arange(len(species)).split(BLOCK):
+            wanted = [species[row] for row in rows]
+            blocks.append(
+                model.generate(wanted, options.steps, options.schedule, options.seed, options.noise, rows.tolist())
             )
-        kept = valid.nonzero().squeeze(1)
-        energy = None if reward is None else reward(crystals.select(kept)).values["energy_per_atom"]
-        bar.advance()
-        order, copies = _unique(crystals.select(kept), energy, options)
-        bar.advance()
+            bar.advance(steps=len(rows))
+    crystals = CrystalBatch.cat(blocks)
+    valid = check_validity(crystals).valid
+    _warn_fruitless(cells, valid.view(len(cells), options.count))
+    kept = valid.nonzero().squeeze(1)
+    energy = None if reward is None else reward(crystals.select(kept)).values["energy_per_atom"]
+    order, copies = _unique(crystals.select(kept), energy, options)
     unique = crystals.select(kept[order])
     groups = space_groups(unique, workers=options.workers, timeout=options.timeout)
+    keys, ranks = compositions(unique), Counter[Composition]()
     properties = []
-    ranks: dict[str, int] = {}
     for row, place in enumerate(order.tolist()):
         index = int(kept[place])
         formula, z, _ = cells[index // options.count]
-        ranks[formula] = ranks.get(formula, 0) + 1
+        ranks[keys[row]] += 1
         group = groups[row]
         properties.append(
             {
                 "formula": formula,
                 "z": z,
-                "rank": ranks[formula],
-                "energy_per_atom": None if energy is None else float(energy[place]),
+                "rank": ranks[keys[row]],
+                "energy_per_atom": None if energy is None or energy[place].isnan() else float(energy[place]),
                 "space_group": None if group is None else group.symbol,
                 "space_group_number": None if group is None else group.number,
                 "copies": copies[row],
                 "model": str(options.model),
                 "steps": options.steps,
+                "noise": options.noise,
+                "potential": options.potential,
                 "seed": options.seed,
                 "index": index,
             }
@@ -133,15 +140,24 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     return Generated(unique, properties, len(crystals), int((~valid).sum()))
 
 
+def _warn_fruitless(cells: Sequence[tuple[str, int, list[int]]], valid: Tensor) -> None:
+    """Warns about cells of which no crystal is valid (cells, count); refuses if that holds for all."""
+    advice = "generate more (-n), use more steps, or another model"
+    if not bool(valid.any()):
+        raise DataError(
+            f"none of the {valid.numel()} generated crystals is valid (overlapping atoms or a collapsed cell); {advice}"
+        )
+    empty = [f"{formula} (z = {z})" for (formula, z, _), row in zip(cells, valid, strict=True) if not bool(row.any())]
+    if empty:
+        warnings.warn(f"no valid crystal of {', '.join(empty)}; {advice}", stacklevel=3)
+
+
 def _unique(crystals: CrystalBatch, energy: Tensor | None, options: GenerateOptions) -> tuple[Tensor, list[int]]:
-    """Representatives, grouped by formula and by energy within, and how many crystals each stands for."""
+    """Representatives, composition by composition and by energy within, and how many crystals each stands for."""
     found = find_unique(crystals, energy, workers=options.workers, timeout=options.timeout)
-    formulas = crystals.formulas()
-    first_seen: dict[str, int] = {}
-    for formula in formulas:
-        first_seen.setdefault(formula, len(first_seen))
     counts = torch.bincount(found.cluster, minlength=len(found.representatives)).tolist()
-    pairs: Sequence[tuple[int, int]] = list(zip(found.representatives.tolist(), counts, strict=True))
-    # `find_unique` gives the best first; sorting by formula keeps that order within each.
-    pairs = sorted(pairs, key=lambda pair: first_seen[formulas[pair[0]]])
-    return torch.tensor([place for place, _ in pairs]), [count for _, count in pairs]
+    keys = compositions(crystals)
+    place = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    # `find_unique` gives the best first; a stable sort by composition keeps that order within each.
+    pairs = sorted(zip(found.representatives.tolist(), counts, strict=True), key=lambda pair: place[keys[pair[0]]])
+    return torch.tensor([index for index, _ in pairs]), [count for _, count in pairs]

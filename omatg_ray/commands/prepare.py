@@ -1,0 +1,104 @@
+"""A reinforcement run put together from its configuration."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+from omatg_ray.commands.setup import base_run_data, choose_device, load_splits, set_threads, warn_unfamiliar
+from omatg_ray.config import Config
+from omatg_ray.crystal.split import Split
+from omatg_ray.errors import ConfigError
+from omatg_ray.model import FlowModel, ModelDescription
+from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.trainer import Trainer
+from omatg_ray.run.versions import versions
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run works with.
+
+    Attributes:
+        start: The sampler that is reinforced, as it was.
+        model: The sampler that training updates in place.
+        split: Crystals.
+        reward: The reward, which also measures energies in evaluations.
+        trainer: Runs iterations.
+    """
+
+    start: FlowModel
+    model: FlowModel
+    split: Split
+    reward: MatGLEnergy
+    trainer: Trainer
+
+
+def prepare(config: Config, progress: bool = False) -> Parts:
+    """Loads the base, the crystals and the potential, and refuses early what could not run. Writes nothing.
+
+    Raises:
+        ConfigError: `base`, `reward.potential` or the crystals are not named; or the base acts on fields that the new
+            policy would freeze.
+        ModelError: The base cannot be read.
+        DataError: The crystals cannot be read.
+        PotentialError: The potential cannot be loaded or does not know an element of the crystals.
+    """
+    if config.base is None:
+        raise ConfigError("base: name the model to reinforce (base=runs/.../checkpoints/best)")
+    if config.reward.potential is None:
+        raise ConfigError("reward.potential: name a MatGL potential, or the folder of one")
+    set_threads(config)
+    device = choose_device(config.device)
+    start = FlowModel.load(config.base, device)
+    data = config.data
+    if data.file is None and data.train is None:
+        data = base_run_data(config.base) or data
+    split = load_splits(data, progress)
+    reward = MatGLEnergy(config.reward.potential, invalid_energy=config.reward.invalid_energy, device=device)
+    reward.require_elements(split.train.elements | split.val.elements | split.test.elements)
+    warn_unfamiliar(start, split.train.elements, split.train.sizes)
+    model = reinforced(start, config)
+    crystals = split.train.crystals
+    trainer = Trainer(
+        config.rollout,
+        [z.tolist() for z in crystals.species.split(crystals.layout.sizes)],
+        model.description.base_distribution,
+        reward,
+        Learner(model.network, model.policy(), config.objective, config.learner),
+        config.advantage,
+        config.seed,
+        device,
+    )
+    return Parts(start, model, split, reward, trainer)
+
+
+def reinforced(start: FlowModel, config: Config) -> FlowModel:
+    """The model that training updates in place: the start's network, copied, over the start's frozen base.
+
+    Raises:
+        ConfigError: The start acts on a field that would be frozen and so fall back to the base.
+    """
+    lost = set(start.description.active) - set(config.policy.active)
+    if lost:
+        raise ConfigError(
+            f"policy.active: {config.base} already acts on {', '.join(sorted(lost))}, which would fall back to its "
+            "base; name these fields too"
+        )
+    description = start.description.model_copy(
+        update={
+            "active": list(config.policy.active),
+            "noise": {field: config.policy.noise[field] for field in config.policy.active},
+            "annealing": config.policy.annealing or start.description.annealing,
+            "potential": config.reward.potential,
+            "provenance": {
+                "command": "train",
+                "base": str(config.base),
+                "base_provenance": start.description.provenance,
+                "seed": config.seed,
+                "versions": versions(),
+            },
+        }
+    )
+    return FlowModel(ModelDescription.model_validate(description), start.base_network, copy.deepcopy(start.network))

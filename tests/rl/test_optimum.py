@@ -1,0 +1,94 @@
+"""Reinforcement finds the optimum of landscapes whose best policy is known in closed form.
+
+Both landscapes are quadratic in the final state. A drift can correct the noise of every step but the last: with a
+constant noise σ the best expected reward is minus the variance σ² dt of that step for every component that counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.fields import FieldName
+from omatg_ray.flow.network import NetworkSettings
+from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.policy import time_grid
+from omatg_ray.rl.advantage import group_advantages
+from omatg_ray.rl.learner import Learner, LearnerSettings
+from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
+from omatg_ray.rl.trajectory import Trajectory, rollout
+from tests.small import small_network, velocity_policy
+
+STEPS = 5
+SIZE = NetworkSettings(hidden=32, layers=2, frequencies=3, time_features=8)
+BASE = BaseDistribution(log_length_mean=(1.4, 1.4, 1.4), log_length_std=(0.05, 0.05, 0.05))
+GROUPS, MEMBERS, FRESH = 16, 16, 1024
+TARGET = torch.tensor([[4.4, 0.0, 0.0], [0.0, 4.2, 0.0], [0.0, 0.0, 4.0]])
+
+
+def separation_reward(crystals: CrystalBatch) -> Tensor:
+    """Minus the squared distance of the two atoms' separation from (½, ½, ½)."""
+    return -((crystals.pos[1::2] - crystals.pos[::2]) % 1.0 - 0.5).square().sum(1)
+
+
+def lattice_reward(crystals: CrystalBatch) -> Tensor:
+    """Minus the squared distance of the lattice from a target, in Å²."""
+    return -(crystals.cell - TARGET).square().sum((1, 2))
+
+
+@pytest.mark.parametrize(
+    "field, species, reward, components, sigma, iterations, start, slack",
+    [
+        # Both atoms take the noise of the last step in three components each.
+        ("pos", [55, 17], separation_reward, 6, 0.15, 120, -0.2, 0.02),
+        ("cell", [13], lattice_reward, 9, 0.5, 120, -5.0, 0.1),
+    ],
+)
+def test_the_policy_gradient_finds_the_optimum(
+    field: FieldName,
+    species: list[int],
+    reward: Callable[[CrystalBatch], Tensor],
+    components: int,
+    sigma: float,
+    iterations: int,
+    start: float,
+    slack: float,
+):
+    network, base = (small_network(seed, torch.float32, SIZE) for seed in (0, 1))
+    policy = velocity_policy(network, base, (field,), {field: NoiseSettings(kind="constant", a=sigma)})
+    objective = ObjectiveSettings(clip=0.2, policy_weight=FieldWeights(), kl_weight=FieldWeights(pos=0, cell=0))
+    learner = Learner(network, policy, objective, LearnerSettings(epochs=3, lr=5e-3))
+    rng = torch.Generator().manual_seed(0)
+    times = time_grid(STEPS)
+
+    def sample(starts: int, members: int) -> Trajectory:
+        """Trajectories in groups that share x_0, so that a group's rewards differ by the noise alone."""
+        pos, cell = BASE.draw(starts, starts * len(species), rng)
+        x_0 = CrystalBatch(
+            torch.tensor(species * starts * members),
+            pos.view(starts, -1, 3).repeat_interleave(members, 0).flatten(0, 1),
+            cell.repeat_interleave(members, 0),
+            torch.full((starts * members,), len(species)),
+        )
+        shape = x_0.pos.shape if field == "pos" else x_0.cell.shape
+        return rollout(policy, x_0, times, {field: torch.randn(STEPS - 1, *shape, generator=rng)})
+
+    before = reward(sample(FRESH, 1).final())
+    for _ in range(iterations):
+        trajectory = sample(GROUPS, MEMBERS)
+        advantages = group_advantages(reward(trajectory.final()).view(GROUPS, MEMBERS))
+        learner.update(trajectory, advantages.values.flatten())
+    after = reward(sample(FRESH, 1).final())
+
+    optimum = -components * sigma**2 * float(times[-1] - times[-2])
+    standard_error = float(after.std()) / FRESH**0.5
+    import time; print(field, float(before.mean()), float(after.mean()), optimum, standard_error, time.process_time())
+    assert float(before.mean()) < start
+    assert float(after.mean()) > optimum - slack
+    # No policy beats the optimum.
+    assert float(after.mean()) < optimum + 4 * standard_error
