@@ -53,6 +53,9 @@ towards what did better within its group (OMatG-IRL, arXiv 2602.00424).
 
 Without data keys it takes the splits that the base's run kept. Ctrl-C stops after the present iteration with a
 checkpoint to resume from. The run ends with a before/after table on the test split and report.html.
+
+Progress shows, for each iteration: E mean energy of the rollouts (eV/atom), the share of invalid ones, the share of
+clipped ratios and KL to the base (positions, lattice), and s, the seconds of rollout + reward + learning.
 """
 
 EVALUATE = """\
@@ -131,7 +134,7 @@ def _plain_messages() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
-            warnings.showwarning = lambda message, *_, **__: logger.warning("%s", message)  # type: ignore[assignment]
+            warnings.showwarning = lambda message, *_, **__: logger.warning("%s", message)
             yield
     finally:
         logger.removeHandler(handler)
@@ -173,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("evaluate", "measure a model on known crystals", EVALUATE, _evaluate)
     _sampling_arguments(sub)
     sub.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help="reference crystals: any file as in data.file"
+        "--data", type=Path, required=True, metavar="FILE", help="reference crystals, in any format that pretrain reads"
     )
     sub.add_argument("--limit", type=_number(int, 1), metavar="N", help="use N references, spread over the file")
     sub.add_argument(
@@ -189,9 +192,7 @@ def _parser() -> argparse.ArgumentParser:
         help="eV/atom that invalid crystals count in the capped mean, and its cap (default 3)",
     )
     sub.add_argument("--json", type=Path, metavar="FILE", help="write metrics and the values of every crystal here")
-    sub.add_argument(
-        "--out", metavar="FILE", help="write the generated crystals here (.extxyz, .cif, .json or folder/)"
-    )
+    sub.add_argument("--out", metavar="FILE", help="write the crystals here (.extxyz, .cif, .json or folder/)")
 
     sub = verb("generate", "generate crystals for formulas", GENERATE, _generate)
     _sampling_arguments(sub)
@@ -200,9 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--formulas", type=Path, metavar="FILE", help="file with one formula a line")
     sub.add_argument("--z", default="1", help="formula units per cell, e.g. 2,4 or 1-4 (default 1)")
     sub.add_argument("-n", type=_number(int, 1), default=1, help="crystals per formula and z (default 1)")
-    sub.add_argument(
-        "--potential", metavar="NAME", help="MatGL potential to rank by: name or folder (default: no ranking)"
-    )
+    sub.add_argument("--potential", metavar="NAME", help="MatGL potential to rank by (default: no ranking)")
     sub.add_argument("--out", required=True, metavar="FILE", help=".extxyz, .cif, .json or folder/")
 
     sub = verb("report", "write a run's report anew", "Write report.html of a run folder anew.", _report)
@@ -252,10 +251,8 @@ def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
         help="without noise or with that of the trained policy (default none)",
     )
     slope: dict[str, Any] = {"type": _number(float, -1), "metavar": "S"}
-    sub.add_argument(
-        "--slope-pos", help="anneal: multiply the velocity of positions by 1 + S t (default: as trained)", **slope
-    )
-    sub.add_argument("--slope-cell", help="the same for lattices", **slope)
+    sub.add_argument("--slope-pos", help="multiply the velocity of positions by 1 + S t (default: as trained)", **slope)
+    sub.add_argument("--slope-cell", help="multiply that of lattices", **slope)
     sub.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="seed of start and noise (default 0)")
     sub.add_argument(
         "--workers",

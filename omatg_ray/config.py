@@ -219,6 +219,8 @@ def _plain(value: Any) -> str:
         value = value.model_dump(mode="json")
     if isinstance(value, dict):
         value = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in value.items()}
-    return yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True).removesuffix("\n...\n").strip()
-
-
+    return (
+        yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True)
+        .removesuffix("\n...\n")
+        .strip()
+    )

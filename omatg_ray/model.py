@@ -125,7 +125,9 @@ class FlowModel:
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
-            raise ModelError(f"{folder}: the weights do not fit the network that {DESCRIPTION_FILE} names: {error}") from error
+            raise ModelError(
+                f"{folder}: the weights do not fit the network that {DESCRIPTION_FILE} names: {error}"
+            ) from error
         return network
 
     def save(self, folder: Path) -> None:

@@ -101,10 +101,5 @@ def table(rows: list[dict[str, Any]]) -> str:
         metrics = row["metrics"]
         cells = ["-" if metrics[key] is None else form.format(metrics[key]) for key, (_, form) in columns.items()]
         lines.append([row["label"], str(metrics["n"]), *cells])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)

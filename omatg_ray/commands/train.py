@@ -133,15 +133,15 @@ def _reinforce(
 
 
 def shown(metrics: Mapping[str, float]) -> dict[str, str]:
-    """What the progress bar shows of an iteration, short enough for a terminal of 100 columns."""
+    """What the progress bar shows of an iteration, short enough for a terminal of 80 columns."""
 
     def of_fields(name: str, form: str) -> str:
         return ",".join(form.format(metrics[key]) for key in (f"{name}_pos", f"{name}_cell") if key in metrics) or "-"
 
     return {
-        "E": f"{metrics['energy_mean']:.3f}",
+        "E": f"{metrics['energy_mean']:.2f}",
         "invalid": f"{metrics['invalid_share']:.1%}",
-        "clip": of_fields("clip_fraction", "{:.1%}"),
+        "clip": of_fields("clip_fraction", "{:.0%}"),
         "KL": of_fields("kl", "{:.2g}"),
         "s": "+".join(f"{metrics[key]:.1f}" for key in ("time_rollout", "time_reward", "time_learn")),
     }

@@ -100,12 +100,14 @@ class CrystalBatch:
         if n_atoms.dim() != 1 or species.dim() != 1:
             raise DataError(f"species and n_atoms must have one dimension, not {species.dim()} and {n_atoms.dim()}")
         if cell.shape != (len(n_atoms), 3, 3):
-            raise DataError(f"cell has shape {tuple(cell.shape)}; {len(n_atoms)} structures need ({len(n_atoms)}, 3, 3)")
+            raise DataError(
+                f"cell has shape {tuple(cell.shape)}; {len(n_atoms)} structures need ({len(n_atoms)}, 3, 3)"
+            )
         if pos.shape != (len(species), 3):
             raise DataError(f"pos has shape {tuple(pos.shape)}; {len(species)} atoms need ({len(species)}, 3)")
         if len(n_atoms) and (int(n_atoms.min()) < 1 or int(n_atoms.sum()) != len(species)):
             raise DataError(f"n_atoms must be positive and add up to the {len(species)} atoms of species")
-        if len(species) and not (1 <= int(species.min()) and int(species.max()) <= MAX_ATOMIC_NUMBER):
+        if len(species) and not (int(species.min()) >= 1 and int(species.max()) <= MAX_ATOMIC_NUMBER):
             raise DataError(f"species must be atomic numbers from 1 to {MAX_ATOMIC_NUMBER}")
         self.species, self.pos, self.cell = species, pos, cell
         self.layout = Layout(n_atoms)

@@ -143,7 +143,7 @@ def _niggli_transform(cell: FloatArray) -> FloatArray:
             same = abs(round(np.linalg.det(transform))) == 1 and np.allclose(
                 transform @ cell, reduced, rtol=0, atol=1e-3
             )
-        except Exception:  # either library may give up on an odd cell, in many ways
+        except Exception:  # noqa: BLE001 - either library may give up on an odd cell, in many ways
             continue
         if same:
             return transform

@@ -68,7 +68,7 @@ def _rows(structures: Sequence[Structure], properties: Sequence[Mapping[str, Any
         raise DataError(f"{len(properties)} property rows do not fit {len(structures)} structures")
     for row in properties:
         if reserved := _RESERVED.intersection(row):
-            raise DataError(f"a property cannot be called {sorted(reserved)[0]!r}: file formats reserve the name")
+            raise DataError(f"a property cannot be called {min(reserved)!r}: file formats reserve the name")
     return [(structure, scalar_properties(row)) for structure, row in zip(structures, properties, strict=True)]
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Self
@@ -161,10 +161,8 @@ class _Worker:
         self._send(arguments)
 
     def _send(self, message: object) -> None:
-        try:
+        with suppress(OSError):  # The process is gone, and `receive` will say so.
             self.connection.send(message)
-        except OSError:
-            pass  # The process is gone, and `receive` will say so.
 
     def receive(self) -> Outcome | None:
         """The next message: None once, when the process is ready, then an outcome per call.

@@ -136,7 +136,7 @@ def _structures(path: Path) -> list[Atoms]:
 
     try:
         atoms = read(path, index=":")
-    except Exception:  # the reader raises whatever the damage leads to
+    except Exception:  # noqa: BLE001 - the reader raises whatever the damage leads to
         return []
     return atoms if isinstance(atoms, list) else [atoms]
 

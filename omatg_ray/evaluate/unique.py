@@ -61,7 +61,8 @@ def find_unique(
 
     Args:
         crystals: B crystals.
-        energies: Energy per atom in eV (B,), the lowest of a cluster represents it; NaN comes last. None keeps the first.
+        energies: Energy per atom in eV (B,), the lowest of a cluster represents it; NaN comes last. None keeps
+            the first.
         settings: Tolerances.
         workers: Worker processes; 0 compares in this process (see `BoundedPool`).
         timeout: Seconds that one comparison may take.

@@ -68,9 +68,7 @@ def path(interpolant: Interpolant, x_0: Tensor, x_1: Tensor, t: Tensor) -> tuple
     return state, velocity
 
 
-def torus_path(
-    interpolant: Interpolant, x_0: Tensor, x_1: Tensor, t: Tensor, layout: Layout
-) -> tuple[Tensor, Tensor]:
+def torus_path(interpolant: Interpolant, x_0: Tensor, x_1: Tensor, t: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     """Wrapped positions x_t and their velocity without centre-of-mass motion, each (sum N, 3).
 
     x_1 enters as its image nearest to x_0. The translation of a crystal as a whole carries no information, and for

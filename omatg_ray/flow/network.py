@@ -1,8 +1,8 @@
 """CSPNet, the velocity network: parameters and outputs of DiffCSP's network as OMatG uses it, evaluated factorised.
 
-Source: Jiao et al., "Crystal structure prediction by joint equivariant diffusion" (DiffCSP, NeurIPS 2023); the heads for
-velocity and denoiser follow OMatG (Höllmer et al., 2025). Parameter names equal OMatG's `CSPNetFull`, so that its state
-dictionaries load as they are.
+Source: Jiao et al., "Crystal structure prediction by joint equivariant diffusion" (DiffCSP, NeurIPS 2023); the heads
+for velocity and denoiser follow OMatG (Höllmer et al., 2025). Parameter names equal OMatG's `CSPNetFull`, so that its
+state dictionaries load as they are.
 """
 
 from __future__ import annotations

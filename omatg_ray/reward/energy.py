@@ -18,17 +18,33 @@ from omatg_ray.reward.validity import check_validity
 logger = logging.getLogger(__name__)
 
 
+SQUEEZE_WIDTH = 1.0
+
+
+def squeezed(energy: Tensor, bound: float) -> Tensor:
+    """Energies kept below a bound without losing their order, any shape, in eV/atom.
+
+    Up to 1 eV/atom below the bound they stay as they are; above, bound − w² / (w + E − (bound − w)) with w = 1 eV/atom,
+    which continues with slope 1 and reaches the bound at infinity. A flat cap would tell a policy nothing about which
+    of two bad structures is the better one.
+    """
+    knee = bound - SQUEEZE_WIDTH
+    above = bound - SQUEEZE_WIDTH**2 / (SQUEEZE_WIDTH + (energy - knee).clamp_min(0.0))
+    return torch.where(energy > knee, above, energy)
+
+
 class MatGLEnergy:
     """Minus the energy per atom in eV, from a MatGL potential, after the checks of `check_validity`.
 
-    A valid structure gets -min(E/N, `invalid_energy`), an invalid one -`invalid_energy` and is never shown to the
-    potential. So no valid structure scores below an invalid one. A valid structure whose energy is not finite, or that
-    the potential fails on, gets NaN: a failed reward.
+    An invalid structure gets -`invalid_energy` and is never shown to the potential. A valid one gets -E/N, squeezed as
+    E/N comes within 1 eV/atom of `invalid_energy`: always above an invalid one, and the lower of two energies always
+    above the higher (`squeezed`). A valid structure whose energy is not finite, or that the potential fails on, gets
+    NaN: a failed reward.
 
     Args:
         potential: A loaded potential, or the name or folder of one (`load_potential`).
-        invalid_energy: What an invalid structure counts, and the cap on valid ones, in eV/atom.
-        cap: Whether valid energies are capped. Without (the published reward), a valid structure can score below an
+        invalid_energy: What an invalid structure counts, and the bound of valid ones, in eV/atom.
+        cap: Whether valid energies are bounded. Without (the published reward), a valid structure can score below an
             invalid one.
         own_images: Whether the distance of a site to its own periodic images is checked; see `check_validity`.
         device: Where the potential is put if it is loaded here.
@@ -72,7 +88,7 @@ class MatGLEnergy:
         self.potential.require_elements(elements)
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
-        """Rewards of B structures, with these values:
+        """Rewards of B structures, with their values.
 
         - energy_per_atom: E/N in eV/atom, not capped; NaN where invalid or failed.
         - valid: 1 or 0.
@@ -89,7 +105,7 @@ class MatGLEnergy:
             valid = crystals.select(validity.valid)
             energy[validity.valid] = self._energies(valid, validity.valid.nonzero()[:, 0].tolist()) / valid.n_atoms
         energy[~energy.isfinite()] = torch.nan
-        counted = energy.clamp_max(self.invalid_energy) if self.cap else energy
+        counted = squeezed(energy, self.invalid_energy) if self.cap else energy
         reward = -torch.where(validity.valid, counted, self.invalid_energy)
         values = {
             "energy_per_atom": energy,
@@ -105,7 +121,7 @@ class MatGLEnergy:
             return self.potential.energies(crystals, self.chunk_edges)
         except OmatgRayError:
             raise
-        except Exception as error:  # whatever goes wrong inside the network or on the device (out of memory, say)
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong in the network or on the device (out of memory)
             if len(crystals) == 1:
                 logger.warning(
                     "no energy for structure %d (%s): %s: %s",

@@ -25,10 +25,13 @@ class AdvantageSettings(Settings):
     """From the rewards of a group to advantages."""
 
     shaping: Literal["none", "clip", "rank"] = Field(
-        "none",
+        "rank",
         description="before normalising: none · clip: outliers to 3 robust standard deviations from the group's median "
-        "· rank: rewards replaced by their rank in the group",
+        "· rank: rewards replaced by their rank in the group, so that a few very bad members do not drown the rest",
     )
+
+
+PLAIN = AdvantageSettings(shaping="none")
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,14 @@ def _shape(rewards: Tensor, shaping: str) -> Tensor:
     if shaping == "rank":
         return torch.from_numpy(rankdata(rewards.numpy())).double()
     if shaping == "clip":
-        median = rewards.median()
-        width = CLIP_DEVIATIONS * MAD_TO_STD * (rewards - median).abs().median()
+        median = rewards.quantile(0.5)
+        width = CLIP_DEVIATIONS * MAD_TO_STD * (rewards - median).abs().quantile(0.5)
         # Half a group of equal rewards has no robust width; there is nothing to measure outliers against.
         return rewards.clamp(median - width, median + width) if width > 0 else rewards
     return rewards
 
 
-def group_advantages(rewards: Tensor, settings: AdvantageSettings | None = None) -> Advantages:
+def group_advantages(rewards: Tensor, settings: AdvantageSettings = PLAIN) -> Advantages:
     """A_i = (r_i − mean) / (std + 1e-8) over each group, population standard deviation, in float64.
 
     A failed reward (not finite) leaves its group's statistics and gets no loss. In float32 the rounded mean of equal
@@ -67,8 +70,8 @@ def group_advantages(rewards: Tensor, settings: AdvantageSettings | None = None)
 
     Args:
         rewards: (groups, members).
+        settings: What happens to a group's rewards before they are normalised; nothing by default.
     """
-    shaping = (settings or AdvantageSettings()).shaping
     rewards = rewards.double().cpu()
     values = torch.zeros_like(rewards)
     counted = torch.isfinite(rewards)
@@ -80,6 +83,6 @@ def group_advantages(rewards: Tensor, settings: AdvantageSettings | None = None)
             counted[group] = False
             skipped += 1
             continue
-        kept = _shape(kept, shaping)
+        kept = _shape(kept, settings.shaping)
         values[group, members] = (kept - kept.mean()) / (kept.std(unbiased=False) + EPSILON)
     return Advantages(values, counted, skipped, failed)

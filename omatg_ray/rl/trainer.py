@@ -18,7 +18,8 @@ from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import RolloutSettings, plan_iteration, run_item
 
-# A reward that fails now and then is left out; one that fails more often than this is broken.
+# A reward that fails now and then is left out; one that fails more often than this is broken. The same holds for
+# trajectories that overflow.
 MAX_FAILED_SHARE = 0.05
 NAMED_STRUCTURES = 10
 
@@ -60,7 +61,7 @@ class Trainer:
             Its metrics: rewards, energies, shares of invalid and failed, the learner's, and seconds per stage.
 
         Raises:
-            TrainingError: The loss is not finite, or more than 5 % of the rewards failed.
+            TrainingError: The loss is not finite, or more than 5 % of the trajectories or of the rewards failed.
         """
         clock = _Clock()
         items = plan_iteration(self.settings, self.compositions, self.iteration, self.seed)
@@ -72,19 +73,12 @@ class Trainer:
             for item in items
         ]  # fmt: skip
         clock.lap("time_rollout")
-        results, failed = [], []
-        for trajectory in trajectories:
-            crystals = trajectory.final()
-            result = self.reward(crystals)
-            results.append(result)
-            failed += _formulas(crystals, ~result.reward.isfinite())
+        crystals = [trajectory.final() for trajectory in trajectories]
+        self._refuse_failures("trajectories are not finite", crystals, [_finite(batch) for batch in crystals])
+        results = [self.reward(batch) for batch in crystals]
+        self._refuse_failures("rewards failed", crystals, [result.reward.isfinite() for result in results])
         clock.lap("time_reward")
         rewards = torch.cat([result.reward for result in results]).view(-1, self.settings.group_size)
-        if len(failed) > MAX_FAILED_SHARE * rewards.numel():
-            raise TrainingError(
-                f"{len(failed)} of {rewards.numel()} rewards failed in iteration {self.iteration + 1} "
-                f"({MAX_FAILED_SHARE:.0%} may); structures without one: {_listed(failed)}"
-            )
         advantages = group_advantages(rewards, self.advantage)
         metrics = reward_metrics(rewards, advantages, results)
         counted = advantages.counted.flatten().nonzero().squeeze(1)
@@ -94,6 +88,18 @@ class Trainer:
         clock.lap("time_learn")
         self.iteration += 1
         return metrics | clock.laps
+
+    def _refuse_failures(self, what: str, crystals: Sequence[CrystalBatch], good: Sequence[Tensor]) -> None:
+        """Stops the run where more structures failed than may, naming them."""
+        failed = [name for batch, ok in zip(crystals, good, strict=True) for name in batch.select(~ok).formulas()]
+        total = sum(len(batch) for batch in crystals)
+        if len(failed) > MAX_FAILED_SHARE * total:
+            names = sorted(set(failed))
+            more = ", ..." if len(names) > NAMED_STRUCTURES else ""
+            raise TrainingError(
+                f"{len(failed)} of {total} {what} in iteration {self.iteration + 1} ({MAX_FAILED_SHARE:.0%} may): "
+                f"{', '.join(names[:NAMED_STRUCTURES])}{more}"
+            )
 
 
 def reward_metrics(rewards: Tensor, advantages: Advantages, results: Sequence[RewardResult]) -> dict[str, float]:
@@ -122,13 +128,9 @@ def _mean(values: Tensor) -> float:
     return float(finite.mean()) if len(finite) else math.nan
 
 
-def _formulas(crystals: CrystalBatch, chosen: Tensor) -> list[str]:
-    return crystals.select(chosen).formulas() if bool(chosen.any()) else []
-
-
-def _listed(formulas: Sequence[str]) -> str:
-    names = sorted(set(formulas))
-    return ", ".join(names[:NAMED_STRUCTURES]) + (", ..." if len(names) > NAMED_STRUCTURES else "")
+def _finite(crystals: CrystalBatch) -> Tensor:
+    """Structures (B,) whose positions and lattice are finite."""
+    return crystals.layout.sum((~crystals.pos.isfinite()).sum(-1)).eq(0) & crystals.cell.flatten(1).isfinite().all(-1)
 
 
 class _Clock:

@@ -72,7 +72,13 @@ def plan_iteration(
 
 
 def run_item(
-    item: WorkItem, policy: Policy, base: BaseDistribution, steps: int, with_base: bool, device: torch.device, version: int
+    item: WorkItem,
+    policy: Policy,
+    base: BaseDistribution,
+    steps: int,
+    with_base: bool,
+    device: torch.device,
+    version: int,
 ) -> Trajectory:
     """Rolls out an item: x_0 from the base distribution, noise from the members' seeds."""
     species = [composition for composition in item.compositions for _ in range(item.group_size)]

@@ -10,8 +10,8 @@ from tqdm import tqdm
 # Without a terminal a bar redrawn many times a second fills the log; a line every few seconds does not.
 LOG_INTERVAL = 10.0
 # The bar is what gives way in a narrow terminal: it fills what the numbers leave.
-BAR = "{desc} {bar} {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-LINE = "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+LINE = "{desc} {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"
+BAR = LINE + " {bar}"
 
 
 class Progress:

@@ -4,9 +4,9 @@
         --iterations 20 40 --potential POTENTIAL --out runs/perov5_table
 
 Each run is a seed of the same configuration. Every row of the table averages the runs at one iteration; the interval is
-the 95 % bootstrap interval, over the held-out crystals, of the difference to the base, crystal by crystal, averaged over
-the runs. All models start from the same x_0. Writes one JSON per evaluation, the generated crystals (extxyz), table.md
-and table.json.
+the 95 % bootstrap interval, over the held-out crystals, of the difference to the base, crystal by crystal, averaged
+over the runs. All models start from the same x_0. Writes one JSON per evaluation, the generated crystals (extxyz),
+table.md and table.json.
 """
 
 from __future__ import annotations

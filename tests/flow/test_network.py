@@ -38,7 +38,9 @@ def plain_network(network, crystals: CrystalBatch, t: torch.Tensor) -> dict[str,
             ]
         )
         for index in range(size.layers):
-            layer = {k.removeprefix(f"csp_layer_{index}."): v for k, v in w.items() if k.startswith(f"csp_layer_{index}.")}
+            layer = {
+                k.removeprefix(f"csp_layer_{index}."): v for k, v in w.items() if k.startswith(f"csp_layer_{index}.")
+            }
 
             def mlp(name, x, layer=layer):
                 x = F.silu(layer[f"{name}.0.weight"] @ x + layer[f"{name}.0.bias"])

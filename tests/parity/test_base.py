@@ -30,9 +30,7 @@ def test_statistics_of_draws(shared):
     assert tuple(parameters["angle_range_degrees"]) == ANGLE_RANGE
     recorded = json.loads((shared / "parity" / "base_cells.json").read_text())
     informed = parameters["informed_lattice"][recorded["dataset"]]
-    base = BaseDistribution(
-        log_length_mean=tuple(informed["log_mean"]), log_length_std=tuple(informed["log_std"])
-    )
+    base = BaseDistribution(log_length_mean=tuple(informed["log_mean"]), log_length_std=tuple(informed["log_std"]))
     n = recorded["number_of_samples"]
     _, cells = base.draw(n, 1, generator("parity"))
     lengths, angles = cell_parameters(cells.double())

@@ -12,9 +12,7 @@ TOLERANCE = 2e-5
 def test_outputs(shared):
     arrays = load_file(shared / "parity" / "network_perov5_small.safetensors")
     network = peer_network(shared)
-    crystals = CrystalBatch(
-        arrays["atomic_numbers"], arrays["frac_coords"], arrays["lattice"], arrays["n_atoms"]
-    )
+    crystals = CrystalBatch(arrays["atomic_numbers"], arrays["frac_coords"], arrays["lattice"], arrays["n_atoms"])
     assert torch.equal(crystals.batch, arrays["batch"])
     with torch.no_grad():
         for k, t in enumerate(arrays["t"]):

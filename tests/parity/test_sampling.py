@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from omatg_ray.crystal.fields import displace
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.policy.drift import AnnealedDrift, VelocityDrift
 from omatg_ray.policy.policy import Policy, Step, time_grid
-from omatg_ray.crystal.fields import displace
 from tests.parity.loading import crystals, peer_network
 
 TOLERANCE = 1e-4

@@ -29,7 +29,9 @@ class CountingDrift(VelocityDrift):
 
 
 def noise_of(crystals, fields, steps=2):
-    return {field: v.to(crystals.dtype) for field, v in draw_noise(crystals, steps, range(len(crystals)), fields).items()}
+    return {
+        field: v.to(crystals.dtype) for field, v in draw_noise(crystals, steps, range(len(crystals)), fields).items()
+    }
 
 
 def test_time_grid():

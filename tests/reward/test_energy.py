@@ -99,7 +99,7 @@ def test_an_empty_batch() -> None:
 def test_the_cap_puts_no_valid_structure_below_an_invalid_one() -> None:
     crystals = cubes([2.0, 3.0, 4.0, INVALID])
     capped = reward_of(constant_times(1.0), invalid_energy=3.0)(crystals)
-    assert capped.reward.tolist() == [-2.0, -3.0, -3.0, -3.0]
+    assert capped.reward.tolist() == pytest.approx([-2.0, -(3.0 - 1.0 / 2.0), -(3.0 - 1.0 / 3.0), -3.0], abs=1e-12)
     assert capped.values["energy_per_atom"][:3].tolist() == [2.0, 3.0, 4.0]
     uncapped = reward_of(constant_times(1.0), invalid_energy=3.0, cap=False)(crystals)
     assert uncapped.reward.tolist() == [-2.0, -3.0, -4.0, -3.0]
@@ -167,7 +167,7 @@ def test_a_real_potential(shared: Path) -> None:
     torch.testing.assert_close(result.reward[[0, 4]], torch.tensor([5.8680] * 2).double(), atol=1e-4, rtol=0)
     assert result.reward[1] == -3
     assert result.reward[2].isfinite()
-    assert result.reward[3] == -3
+    assert -3 < result.reward[3] < -2
     assert result.values["energy_per_atom"][3] > 3
     with pytest.raises(PotentialError, match="Po"):
         rewards.require_elements([8, 84])

@@ -87,7 +87,9 @@ def test_the_policy_gradient_finds_the_optimum(
 
     optimum = -components * sigma**2 * float(times[-1] - times[-2])
     standard_error = float(after.std()) / FRESH**0.5
-    import time; print(field, float(before.mean()), float(after.mean()), optimum, standard_error, time.process_time())
+    import time
+
+    print(field, float(before.mean()), float(after.mean()), optimum, standard_error, time.process_time())
     assert float(before.mean()) < start
     assert float(after.mean()) > optimum - slack
     # No policy beats the optimum.

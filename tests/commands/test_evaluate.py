@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omatg_ray.commands.evaluate import table
+from omatg_ray.commands.train import TrainResult
+from omatg_ray.crystal.read import read_dataset
+from tests.commands.conftest import Command, Workshop
+
+COLUMNS = (
+    "match_rate",
+    "rmse",
+    "crmse",
+    "relative_energy_mean",
+    "relative_energy_median",
+    "relative_energy_mean_capped",
+    "invalid_share",
+)
+
+
+def evaluated(command: Command, out: Path, *words: str | Path) -> dict[str, Any]:
+    done = command("evaluate", *words, "--steps", 4, "--json", out, "--quiet")
+    assert done.code == 0, done.err
+    return json.loads(out.read_text()) | {"printed": done.out, "err": done.err}
+
+
+def test_metrics_lie_at_the_top_of_the_json_and_equal_the_table(
+    trained: TrainResult, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    crystals = tmp_path / "out.extxyz"
+    result = evaluated(
+        command, tmp_path / "a.json", workshop.root / "trained", "--data", workshop.data, "--workers", 0, "--out", crystals
+    )
+    assert result["n"] == 13
+    assert set(COLUMNS) <= result.keys()
+    assert result["potential"] == str(workshop.potential)
+    cells = result["printed"].splitlines()[1].removeprefix(str(workshop.root / "trained")).split()
+    assert int(cells[0]) == 13
+    for key, cell in zip(COLUMNS, cells[1:], strict=True):
+        if result[key] is None:
+            assert cell == "-"
+        elif key == "invalid_share":
+            assert float(cell.rstrip("%")) == pytest.approx(100 * result[key], abs=0.05)
+        else:
+            assert float(cell) == pytest.approx(result[key], abs=5e-4)
+    rows = result["per_structure"]
+    relative = [value for value in rows["relative_energy"] if value is not None]
+    assert result["relative_energy_mean"] == pytest.approx(sum(relative) / len(relative))
+    assert result["invalid_share"] == pytest.approx(rows["valid"].count(False) / 13)
+    assert read_dataset(crystals).compositions == read_dataset(workshop.data).compositions
+
+
+def test_one_seed_gives_one_result_whatever_the_workers(
+    trained: TrainResult, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    words = [workshop.root / "trained", "--data", workshop.data, "--noise", "policy", "--limit", 6]
+    first = evaluated(command, tmp_path / "a.json", *words, "--workers", 0)
+    again = evaluated(command, tmp_path / "b.json", *words, "--workers", 2)
+    other = evaluated(command, tmp_path / "c.json", *words, "--workers", 0, "--seed", 1)
+    assert first["n"] == 6
+    assert first == again
+    assert first["per_structure"] != other["per_structure"]
+
+
+def test_a_base_model_has_no_potential_and_no_noise(
+    base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    words = [base, "--data", workshop.data, "--limit", 3, "--workers", 0]
+    plain = evaluated(command, tmp_path / "a.json", *words)
+    assert plain["relative_energy_mean"] is None
+    assert plain["err"].splitlines() == ["warning: no energies: the model names no potential; give one with --potential"]
+    noisy = evaluated(command, tmp_path / "b.json", *words, "--noise", "policy", "--potential", "none")
+    assert "no policy noise" in noisy["err"] and len(noisy["err"].splitlines()) == 1
+    assert noisy["crmse"] == plain["crmse"]
+
+
+def test_slopes_anneal(base: Path, workshop: Workshop, command: Command, tmp_path: Path) -> None:
+    words = [base, "--data", workshop.data, "--limit", 3, "--workers", 0, "--potential", workshop.potential]
+    plain = evaluated(command, tmp_path / "a.json", *words)
+    annealed = evaluated(command, tmp_path / "b.json", *words, "--slope-pos", "5")
+    assert plain["annealing"] is None
+    assert annealed["annealing"] == {"pos": 5.0, "cell": 0.0}
+    assert plain["per_structure"]["energy_per_atom"] != annealed["per_structure"]["energy_per_atom"]
+
+
+def test_a_table_prints_what_was_measured() -> None:
+    metrics = dict.fromkeys(COLUMNS) | {"n": 4, "match_rate": 0.5, "rmse": 0.12345, "invalid_share": 0.25}
+    metrics["relative_energy_mean"] = 0.1
+    lines = table([{"label": "a model", "metrics": metrics}]).splitlines()
+    assert lines[1].split() == ["a", "model", "4", "0.500", "0.123", "-", "+0.100", "-", "-", "25.0%"]
+    assert len(lines[0]) == len(lines[1])
+
+
+# --- bad input ------------------------------------------------------------------------------------------------
+
+
+def test_missing_files_and_models_are_named(base: Path, workshop: Workshop, command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    out.write_text("old")
+    command("evaluate", tmp_path / "none", "--data", workshop.data, "--json", out).refuses("none", "model.json", code=1)
+    command("evaluate", base, "--data", tmp_path / "no.csv", "--json", out, "--quiet").refuses("no.csv", code=1)
+    assert out.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_a_bad_row_is_named_with_its_reason(base: Path, command: Command, tmp_path: Path) -> None:
+    data = tmp_path / "bad.csv"
+    data.write_text('material_id,cif\na,"data_x\n_cell_length_a 4"\n')
+    command("evaluate", base, "--data", data, "--quiet").refuses("bad.csv", "row", code=1)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(
+    base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    best = base / "checkpoints" / "best"
+    (tmp_path / "weights.safetensors").write_bytes((best / "weights.safetensors").read_bytes())
+    description = json.loads((best / "model.json").read_text())
+    description["network"]["hidden"] = 8
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    command("evaluate", tmp_path, "--data", workshop.data, "--quiet").refuses("do not fit the network", code=1)
+    (tmp_path / "model.json").write_text("{}")
+    command("evaluate", tmp_path, "--data", workshop.data, "--quiet").refuses("model.json", code=1)
+
+
+def test_a_potential_that_fails_its_known_energy_is_refused(
+    base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    for path in workshop.potential.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    known = json.loads((tmp_path / "known_energies.json").read_text())
+    known[0]["energy_per_atom"] += 0.1
+    (tmp_path / "known_energies.json").write_text(json.dumps(known))
+    words = ["--data", workshop.data, "--potential", tmp_path, "--quiet"]
+    command("evaluate", base, *words).refuses("fails known energy", "NaCl", code=1)
+
+
+def test_elements_that_the_potential_does_not_know_are_refused(
+    base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    data = tmp_path / "new.extxyz"
+    data.write_text('2\nLattice="3 0 0 0 3 0 0 0 3" Properties=species:S:1:pos:R:3 pbc="T T T"\nU 0 0 0\nO 1.5 1.5 1.5\n')
+    done = command("evaluate", base, "--data", data, "--potential", workshop.potential, "--quiet")
+    done.refuses("does not know U", code=1)
+    assert "warning: elements that the model was not trained on: U" in done.err.splitlines()

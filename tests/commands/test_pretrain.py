@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from omatg_ray.commands.pretrain import pretrain
+from omatg_ray.errors import ConfigError, ModelError, OmatgRayError, TrainingError
+from omatg_ray.flow.pretrain import Pretrainer
+from omatg_ray.model import FlowModel
+from omatg_ray.run.folder import RunFolder, verify
+from omatg_ray.run.interrupt import Interrupted
+from omatg_ray.run.metrics import read_metrics
+from tests.commands.conftest import Workshop
+
+
+def after(epoch: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets something happen at the end of an epoch, before it is validated or saved."""
+    run_epoch = Pretrainer.run_epoch
+
+    def run(self: Pretrainer) -> dict[str, float]:
+        losses = run_epoch(self)
+        if self.epoch == epoch:
+            act()
+        return losses
+
+    monkeypatch.setattr(Pretrainer, "run_epoch", run)
+
+
+def numbers(run: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k != "time_epoch"} for line in read_metrics(run / "metrics.jsonl")]
+
+
+def assert_same_end(run: Path, other: Path) -> None:
+    """Weights, averages, optimizer state and metrics are equal bit by bit."""
+    assert RunFolder(run).pointed_at("last") == RunFolder(other).pointed_at("last")
+    assert RunFolder(run).pointed_at("best") == RunFolder(other).pointed_at("best")
+    for file in ("weights.safetensors", "trainer.safetensors"):
+        ours, theirs = (load_file(path / "checkpoints" / "last" / file) for path in (run, other))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), file
+    assert numbers(run) == numbers(other)
+
+
+def test_a_run_leaves_a_model_its_data_and_a_report(base: Path, workshop: Workshop) -> None:
+    for name in ("config.yaml", "versions.json", "report.html", "data/train.extxyz", "data/val.extxyz", "data/test.extxyz"):
+        assert (base / name).is_file(), name
+    assert list((base / "tensorboard").iterdir())
+    verify((base / "checkpoints" / "best").resolve())
+    lines = read_metrics(base / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    losses = {line["step"]: line["val_loss"] for line in lines}
+    assert RunFolder(base).pointed_at("best") == f"epoch_{min(losses, key=losses.__getitem__):06d}"
+    model = FlowModel.load(base)
+    assert model.description.active == []
+    assert set(model.description.sizes) == {2, 3}
+    assert model.description.provenance["training_crystals"] == 8
+    assert not list(base.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("epoch", [1, 5])
+def test_an_interrupted_run_goes_on_bit_by_bit(
+    base: Path, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    config = workshop.load(f"run={tmp_path / 'run'}")
+    with monkeypatch.context() as patch:
+        after(epoch, lambda: os.kill(os.getpid(), signal.SIGINT), patch)
+        with pytest.raises(Interrupted, match=f"after epoch {epoch} of 6.*--resume"):
+            pretrain(config, progress=False)
+    assert RunFolder(config.run).pointed_at("last") == f"epoch_{epoch:06d}"
+    pretrain(config, resume=True, progress=False)
+    assert_same_end(config.run, base)
+
+
+def test_a_torn_checkpoint_gives_way_to_the_one_before(
+    base: Path, workshop: Workshop, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(base, run, symlinks=True)
+    torn = (run / "checkpoints" / "last").resolve() / "trainer.safetensors"
+    torn.write_bytes(torn.read_bytes()[:100])
+    pretrain(workshop.load(f"run={run}"), resume=True, progress=False)
+    assert "skipping a damaged checkpoint" in caplog.text
+    assert_same_end(run, base)
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(base: Path, workshop: Workshop, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(base, run, symlinks=True)
+    assert pretrain(workshop.load(f"run={run}"), resume=True, progress=False) == run / "checkpoints" / "best"
+    assert_same_end(run, base)
+
+
+def test_a_network_of_another_size_cannot_go_on(base: Path, workshop: Workshop, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(base, run, symlinks=True)
+    with pytest.raises(ModelError, match=r"pretrain\.network"):
+        pretrain(workshop.load(f"run={run}", "pretrain.network.hidden=8"), resume=True, progress=False)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        pretrain(workshop.load(f"run={run}"), progress=False)
+
+
+def test_a_nan_loss_stops_the_run_names_its_rows_and_keeps_the_last_checkpoint(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = workshop.load(f"run={tmp_path / 'run'}")
+    run_epoch = Pretrainer.run_epoch
+
+    def poisoned(self: Pretrainer) -> dict[str, float]:
+        if self.epoch == 3:
+            self.train.pos[0] = torch.nan
+        return run_epoch(self)
+
+    monkeypatch.setattr(Pretrainer, "run_epoch", poisoned)
+    with pytest.raises(TrainingError, match=r"epoch 4.*rows of the training split.*\[0, .*epoch_000003"):
+        pretrain(config, progress=False)
+    stored = load_file(config.run / "checkpoints" / "last" / "trainer.safetensors")
+    assert all(value.isfinite().all() for value in stored.values())
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = workshop.load(f"run={tmp_path / 'run'}")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    after(4, lambda: monkeypatch.setattr("omatg_ray.commands.pretrain.save_file", full), monkeypatch)
+    with pytest.raises(OmatgRayError, match="disk or quota is full"):
+        pretrain(config, progress=False)
+    last = RunFolder(config.run).latest_checkpoint()
+    assert last is not None and last.name == "epoch_000003"
+    assert not list(config.run.rglob("*.tmp"))

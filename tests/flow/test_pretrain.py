@@ -1,0 +1,150 @@
+"""Pretraining: schedule, averaged weights, exact resume, failures."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import ModelError, TrainingError
+from omatg_ray.flow.network import NetworkSettings
+from omatg_ray.flow.pretrain import Pretrainer, PretrainSettings
+from tests.small import SIZE, random_crystals
+
+TRAIN, VAL = random_crystals([3, 1, 4, 2, 2, 5, 1], 0, torch.float32), random_crystals([2, 3], 1, torch.float32)
+BASE = BaseDistribution.fit(TRAIN.cell)
+
+
+def trainer(train: CrystalBatch = TRAIN, seed: int = 0, **values) -> Pretrainer:
+    settings = {"network": SIZE, "epochs": 6, "batch_size": 3, "warmup_steps": 4, "lr": 1e-2, "ema": 0.9} | values
+    return Pretrainer(PretrainSettings(**settings), train, VAL, BASE, seed)
+
+
+def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_learning_rate():
+    one = trainer()
+    # Seven crystals in batches of three are 3 steps an epoch, 18 in all, 4 of them of warm-up.
+    assert one.steps_per_epoch == 3
+    rates = [one.learning_rate(step) for step in range(18)]
+    assert rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+    assert rates[4:] == pytest.approx([0.005 * (1 + math.cos(math.pi * k / 14)) for k in range(14)])
+    assert one.learning_rate(18) == pytest.approx(0.0)
+
+
+def test_learning_rate_without_warmup_and_with_nothing_but_warmup():
+    assert trainer(warmup_steps=0).learning_rate(0) == pytest.approx(1e-2)
+    short = trainer(warmup_steps=1000)
+    assert short.learning_rate(17) == pytest.approx(1e-2 * 18 / 1000)
+
+
+def test_the_epoch_uses_the_learning_rate_of_its_last_step():
+    one = trainer()
+    for epoch in range(3):
+        assert one.run_epoch()["lr"] == pytest.approx(one.learning_rate(3 * epoch + 2))
+    assert one.epoch == 3
+
+
+def test_averaged_weights_follow_the_recursion():
+    one = trainer(ema=0.5, batch_size=100)
+    expected = None
+    for epoch in range(6):
+        one.run_epoch()
+        weights = {k: v.double() for k, v in one.network.state_dict().items()}
+        if expected is None:
+            expected = weights
+        else:
+            decay = min(0.5, (1 + epoch) / (10 + epoch))
+            expected = {k: decay * expected[k] + (1 - decay) * weights[k] for k in expected}
+    for name, value in one.ema_network.state_dict().items():
+        torch.testing.assert_close(value.double(), expected[name], atol=1e-6, rtol=1e-5)
+    assert not equal(one.ema_network.state_dict(), one.network.state_dict())
+
+
+def test_unused_heads_do_not_move():
+    one = trainer()
+    before = {k: v.clone() for k, v in one.network.state_dict().items()}
+    one.run_epoch()
+    frozen = ("coord_out_2", "lattice_out_2", "type_out", "type_out_2")
+    for name, value in one.network.state_dict().items():
+        assert torch.equal(value, before[name]) == (name.split(".")[0] in frozen), name
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_resume_is_exact(stop):
+    whole = trainer()
+    losses = [whole.run_epoch() for _ in range(5)]
+    stopped = trainer()
+    for _ in range(stop):
+        stopped.run_epoch()
+    stopped.best_val_loss = 0.25
+    saved = {k: v.clone() for k, v in stopped.state_dict().items()}
+
+    resumed = trainer()
+    torch.rand(7)  # what another process has drawn does not matter
+    resumed.load_state_dict(saved)
+    assert (resumed.epoch, resumed.best_val_loss) == (stop, 0.25)
+    assert [resumed.run_epoch() for _ in range(stop, 5)] == losses[stop:]
+    assert equal(resumed.network.state_dict(), whole.network.state_dict())
+    assert equal(resumed.ema_network.state_dict(), whole.ema_network.state_dict())
+    assert resumed.validate() == whole.validate()
+
+
+def test_the_state_is_made_of_tensors_alone():
+    one = trainer()
+    one.run_epoch()
+    assert all(isinstance(v, torch.Tensor) for v in one.state_dict().values())
+
+
+def test_the_seed_decides_everything():
+    first, second, other = trainer(), trainer(), trainer(seed=1)
+    assert equal(first.network.state_dict(), second.network.state_dict())
+    assert not equal(first.network.state_dict(), other.network.state_dict())
+    state = torch.random.get_rng_state()
+    assert first.run_epoch() == second.run_epoch()
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_validation_is_the_same_every_time_and_leaves_training_alone():
+    one, other = trainer(), trainer()
+    assert one.validate() == one.validate()
+    assert one.run_epoch() == other.run_epoch()
+    values = one.validate()
+    assert values["val_loss"] == pytest.approx(values["val_loss_pos"] + 0.05 * values["val_loss_cell"], rel=1e-5)
+
+
+def test_training_lowers_the_loss():
+    one = trainer(epochs=30, batch_size=7)
+    before = one.validate()
+    losses = [one.run_epoch()["loss_cell"] for _ in range(30)]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert one.validate()["val_loss_cell"] < before["val_loss_cell"]
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_rows():
+    broken = TRAIN.replace(cell=TRAIN.cell.clone())
+    broken.cell[4] = float("nan")
+    one = trainer(broken, batch_size=1)
+    with pytest.raises(TrainingError, match=r"epoch 1; rows .*\[4\]"):
+        one.run_epoch()
+    assert all(bool(torch.isfinite(p).all()) for p in one.network.parameters())
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched():
+    one = trainer(batch_size=100)
+    before = {k: v.clone() for k, v in one.network.state_dict().items()}
+    one.network.coord_out.weight.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(TrainingError):
+        one.run_epoch()
+    assert equal(one.network.state_dict(), before)
+
+
+def test_a_state_of_another_architecture_is_refused():
+    saved = trainer(network=NetworkSettings(**(SIZE.model_dump() | {"hidden": 8}))).state_dict()
+    with pytest.raises((ModelError, RuntimeError)):
+        trainer().load_state_dict(saved)

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import TrainingError
+from omatg_ray.reward.protocol import RewardResult
+from omatg_ray.rl.advantage import AdvantageSettings, group_advantages
+from omatg_ray.rl.learner import Learner, LearnerSettings
+from omatg_ray.rl.objective import ObjectiveSettings
+from omatg_ray.rl.trainer import Trainer, reward_metrics
+from omatg_ray.rl.work import RolloutSettings
+from tests.small import random_crystals, small_network, velocity_policy
+
+NAN = math.nan
+GROUPS, MEMBERS = 2, 12
+
+
+class Scripted:
+    """Gives rewards from a function of the number of structures, whatever the structures."""
+
+    name, elements = "scripted", None
+
+    def __init__(self, rewards: Callable[[int], Tensor]) -> None:
+        self.rewards = rewards
+
+    def __call__(self, crystals: CrystalBatch) -> RewardResult:
+        reward = self.rewards(len(crystals)).double()
+        return RewardResult(reward, {"energy_per_atom": -reward, "valid": reward.isfinite().double()})
+
+
+def trainer(rewards: Callable[[int], Tensor], groups_per_item: int = 1) -> Trainer:
+    network, base = small_network(0, torch.float32), small_network(0, torch.float32)
+    policy = velocity_policy(network, base, ["pos"])
+    return Trainer(
+        RolloutSettings(groups=GROUPS, group_size=MEMBERS, steps=3, groups_per_item=groups_per_item),
+        [[11, 17], [12, 8, 8], [3, 9]],
+        BaseDistribution.fit(random_crystals([2] * 6, dtype=torch.float32).cell),
+        Scripted(rewards),
+        Learner(network, policy, ObjectiveSettings(), LearnerSettings(epochs=1, lr=1e-2)),
+        AdvantageSettings(),
+        seed=3,
+        device=torch.device("cpu"),
+    )
+
+
+def weights(trainer: Trainer) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.learner.network.parameters()]).clone()
+
+
+def ascending(n: int) -> Tensor:
+    return torch.linspace(-1.0, 1.0, n)
+
+
+def test_an_iteration_learns_and_counts() -> None:
+    run = trainer(ascending)
+    before = weights(run)
+    metrics = run.step()
+    assert run.iteration == 1
+    assert not torch.equal(weights(run), before)
+    assert metrics["reward_mean"] == pytest.approx(0.0, abs=1e-6)
+    # Population standard deviation of n equidistant points over [-1, 1].
+    assert metrics["reward_std"] == pytest.approx(math.sqrt((MEMBERS + 1) / (3 * (MEMBERS - 1))), rel=1e-6)
+    assert metrics["failed_share"] == metrics["groups_skipped"] == metrics["invalid_share"] == 0.0
+    assert {"loss", "kl_pos", "clip_fraction_pos", "time_rollout", "time_reward", "time_learn"} <= metrics.keys()
+    assert metrics["log_ratio_max"] < 1e-3
+
+
+def test_how_groups_are_packed_into_items_changes_rounding_only() -> None:
+    alone, together = trainer(ascending), trainer(lambda n: ascending(MEMBERS).repeat(n // MEMBERS), GROUPS)
+    first, second = alone.step(), together.step()
+    assert first["reward_mean"] == pytest.approx(second["reward_mean"], abs=1e-9)
+    assert first["loss"] == pytest.approx(second["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("constant", [-3.0, 0.1])
+def test_groups_without_spread_teach_nothing(constant: float) -> None:
+    run = trainer(lambda n: torch.full((n,), constant))
+    before = weights(run)
+    metrics = run.step()
+    assert torch.equal(weights(run), before)
+    assert run.iteration == 1
+    assert metrics["groups_skipped"] == GROUPS
+    assert metrics["reward_std"] == pytest.approx(0.0, abs=1e-12)
+    assert "loss" not in metrics
+
+
+def test_a_failed_reward_leaves_the_others_and_their_statistics() -> None:
+    run = trainer(lambda n: torch.cat([torch.tensor([NAN]), ascending(n - 1)]) if failing.pop() else ascending(n))
+    failing = [False, True]
+    metrics = run.step()
+    assert metrics["failed_share"] == pytest.approx(1 / (GROUPS * MEMBERS))
+    assert metrics["groups_skipped"] == 0
+    assert metrics["reward_mean"] == pytest.approx(0.0, abs=1e-6)
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_too_many_failed_rewards_stop_the_run_and_are_named() -> None:
+    run = trainer(lambda n: torch.cat([torch.tensor([NAN, NAN]), ascending(n - 2)]))
+    before = weights(run)
+    with pytest.raises(TrainingError, match=r"4 of 24 rewards failed in iteration 1 \(5% may\): .*(NaCl|MgO2|LiF)"):
+        run.step()
+    assert torch.equal(weights(run), before)
+    assert run.iteration == 0
+
+
+def test_a_network_that_has_diverged_stops_the_run() -> None:
+    """Its crystals would be invalid, all groups without spread, and nothing would ever be learned again."""
+    run = trainer(ascending)
+    next(iter(run.learner.network.trainable_parameters())).data.fill_(NAN)
+    with pytest.raises(TrainingError, match=r"24 of 24 trajectories are not finite in iteration 1"):
+        run.step()
+
+
+def metrics_of(reward: list[list[float]], energy: list[float], valid: list[float]) -> dict[str, float]:
+    rewards = torch.tensor(reward, dtype=torch.float64)
+    values = {"energy_per_atom": torch.tensor(energy).double(), "valid": torch.tensor(valid).double()}
+    return reward_metrics(rewards, group_advantages(rewards), [RewardResult(rewards.flatten(), values)])
+
+
+def test_metrics_where_everything_is_invalid() -> None:
+    metrics = metrics_of([[-3.0, -3.0], [-3.0, -3.0]], [NAN] * 4, [0.0] * 4)
+    assert metrics["invalid_share"] == 1.0
+    assert metrics["reward_mean"] == -3.0
+    assert metrics["groups_skipped"] == 2
+    assert math.isnan(metrics["energy_mean"]) and math.isnan(metrics["energy_median"])
+
+
+def test_metrics_leave_out_what_failed() -> None:
+    metrics = metrics_of([[1.0, NAN, 3.0], [NAN, NAN, NAN]], [-1.0, NAN, -3.0, NAN, NAN, NAN], [1.0] * 6)
+    assert metrics["reward_mean"] == 2.0
+    assert metrics["reward_std"] == 1.0
+    assert metrics["energy_mean"] == -2.0
+    assert metrics["failed_share"] == pytest.approx(4 / 6)
+    assert metrics["groups_skipped"] == 1
+
+
+def test_metrics_of_a_reward_without_energies_have_no_energies() -> None:
+    rewards = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+    metrics = reward_metrics(rewards, group_advantages(rewards), [RewardResult(rewards.flatten(), {})])
+    assert metrics.keys() == {"reward_mean", "reward_std", "failed_share", "groups_skipped"}

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from omatg_ray.cli import main
+
+
+def run(capsys: pytest.CaptureFixture, *words: str | Path) -> tuple[int, str, str]:
+    try:
+        code = main([str(word) for word in words])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "omatg_ray", "config", "rollout.gr"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("rollout.groups = ")
+    assert done.stderr == ""
+
+
+def test_help_of_the_command_names_every_verb_and_that_of_a_verb_every_option(capsys: pytest.CaptureFixture) -> None:
+    code, out, _ = run(capsys, "--help")
+    verbs = re.findall(r"^    (\w+) ", out, flags=re.MULTILINE)
+    assert code == 0
+    assert {"pretrain", "train", "evaluate", "generate", "report", "config"} <= set(verbs)
+    examples = out
+    for verb in verbs:
+        code, out, _ = run(capsys, verb, "--help")
+        assert code == 0
+        examples += out
+    # Whatever an example of one verb says is an option of that verb.
+    for verb, example in re.findall(r"^ +omatg-ray (\w+) (.*)$", examples, flags=re.MULTILINE):
+        _, out, _ = run(capsys, verb, "--help")
+        for option in re.findall(r"(?<!\S)--?[a-z][\w-]*", example):
+            assert re.search(rf"^ +(-n |.*)?{option}\b", out, flags=re.MULTILINE), (verb, option)
+
+
+def test_configs_that_the_help_names_are_in_the_project(capsys: pytest.CaptureFixture) -> None:
+    root = Path(__file__).resolve().parents[1]
+    texts = [run(capsys, *words)[1] for words in (["--help"], ["pretrain", "--help"], ["train", "--help"])]
+    names = set(re.findall(r"configs/\S+\.yaml", " ".join(texts)))
+    assert names
+    assert all((root / name).is_file() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["evaluate", "m", "--data", "d", "--steps", "1"], ["--steps", "'1'", "at least 2"]),
+        (["evaluate", "m", "--data", "d", "--limit", "0"], ["--limit", "at least 1"]),
+        (["evaluate", "m", "--data", "d", "--workers", "-1"], ["--workers", "at least 0"]),
+        (["evaluate", "m", "--data", "d", "--timeout", "0"], ["--timeout", "above 0"]),
+        (["evaluate", "m", "--data", "d", "--timeout", "nan"], ["--timeout", "'nan'"]),
+        (["evaluate", "m", "--data", "d", "--slope-pos", "-2"], ["--slope-pos", "at least -1"]),
+        (["evaluate", "m", "--data", "d", "--seed", "-3"], ["--seed", "at least 0"]),
+        (["evaluate", "m", "--data", "d", "--seed", "x"], ["--seed", "'x'", "integer"]),
+        (["evaluate", "m", "--data", "d", "--invalid-energy", "inf"], ["--invalid-energy"]),
+        (["evaluate", "m", "--data", "d", "--noise", "much"], ["--noise", "policy"]),
+        (["evaluate", "m"], ["--data"]),
+        (["generate", "m", "--formula", "TiO2", "-n", "0", "--out", "x.cif"], ["-n", "at least 1"]),
+        (["generate", "m", "--out", "x.cif"], ["--formula"]),
+        (["generate", "m", "--formula", "A", "--formulas", "f", "--out", "x.cif"], ["--formulas"]),
+        (["evaluate", "m", "--data", "d", "--stepz", "5"], ["--stepz"]),
+        (["evaluate", "m", "n", "--data", "d"], ["n"]),
+        (["reinforce"], ["reinforce", "train"]),
+        ([], ["VERB"]),
+    ],
+)
+def test_arguments_out_of_range_are_refused_in_one_line(
+    words: list[str], named: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("omatg-ray")
+    assert all(name in err for name in named), err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["train", "base=x", "rollout.grops=3"], ["rollout.grops", "did you mean rollout.groups?"]),
+        (["train", "iterations=-1"], ["iterations", "-1"]),
+        (["train", "objective.clip=much"], ["objective.clip", "much"]),
+        (["train", "missing.yaml"], ["missing.yaml", "No such file"]),
+        (["train", "a.yaml", "b.yaml"], ["a.yaml, b.yaml"]),
+        (["train", "--resume", "nowhere"], ["nowhere", "config.yaml"]),
+        (["train", "x.yaml", "--resume", "nowhere"], ["x.yaml"]),
+        (["pretrain", "--quiet"], ["data.file"]),
+        (["train", "--quiet"], ["base"]),
+        (["train", "--quiet", "base=x"], ["reward.potential"]),
+        (["config", "rolout"], ["rolout", "omatg-ray config"]),
+        (["report", "nowhere"], ["nowhere"]),
+        (["evaluate", "m", "--data", "d", "--device", "gpu"], ["'gpu'", "cuda"]),
+    ],
+)
+def test_wrong_configuration_is_refused_with_exit_code_two(
+    words: list[str], named: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert all(name in err for name in named), err
+
+
+def test_overrides_may_stand_before_and_after_options(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("iterations: 3\n")
+    for words in ([config, "--quiet", "seed=-1"], [config, "seed=-1", "--quiet"], ["--quiet", config, "seed=-1"]):
+        code, _, err = run(capsys, "train", *words)
+        assert code == 2
+        assert "seed" in err and "-1" in err
+
+
+def test_a_run_folder_whose_name_is_a_number_can_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run_folder = tmp_path / "2024"
+    run_folder.mkdir()
+    (run_folder / "config.yaml").write_text("base: no_such_model\nreward: {potential: none_such}\n")
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.chdir(tmp_path)
+        code, _, err = run(capsys, "train", "--resume", "2024")
+    assert code == 1
+    assert "no_such_model" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "named"), [("x.vasp", [".vasp", ".extxyz"]), ("full/", ["with files in it"]), ("dir.cif", ["dir.cif"])]
+)
+def test_outputs_that_could_not_be_written_are_refused_at_once(
+    name: str, named: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "old.cif").write_text("kept")
+    (tmp_path / "dir.cif").mkdir()
+    out = f"{tmp_path}/{name}"
+    code, _, err = run(capsys, "generate", "no_model", "--formula", "NaCl", "--out", out)
+    assert code == 2
+    assert "cannot write" in err
+    assert all(part in err.replace("suffix must be", "") for part in named if part != ".vasp"), err
+    assert (tmp_path / "full" / "old.cif").read_text() == "kept"
+
+
+def test_an_output_below_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = run(capsys, "evaluate", "m", "--data", "d", "--json", tmp_path / "file" / "out.json")
+    assert code == 2
+    assert str(tmp_path / "file") in err

@@ -1,0 +1,174 @@
+"""The configuration: YAML, overrides, and messages that name the key."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from omatg_ray.config import Config, documented_keys
+from omatg_ray.errors import ConfigError
+from omatg_ray.policy.annealing import LinearAnnealing
+
+
+def load(*overrides: str) -> Config:
+    return Config.load(None, overrides)
+
+
+def test_yaml_there_and_back(tmp_path):
+    config = load(
+        "data.file=crystals.csv",
+        "data.val_compositions=200",
+        "data.test_compositions=0.25",
+        "policy.active=[pos, cell]",
+        "policy.noise={pos: {kind: sqrt, a: 0.2}, cell: {kind: constant, a: 0.3}}",
+        "policy.annealing.pos=5",
+        "objective.reference_noise.pos={kind: constant, a: 0.1}",
+        "threads=2",
+        "base=some/model",
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml())
+    again = Config.load(path)
+    assert again == config
+    assert isinstance(again.data.val_compositions, int) and isinstance(again.data.test_compositions, float)
+    assert again.to_yaml() == config.to_yaml()
+
+
+def test_the_run_folder_is_named_after_the_file(tmp_path):
+    path = tmp_path / "perov5.yaml"
+    path.write_text("seed: 3\n")
+    assert str(Config.load(path).run) == "runs/perov5" and Config.load(path).seed == 3
+    assert str(Config.load(path, ["run=elsewhere"]).run) == "elsewhere"
+    path.write_text("run: here\n")
+    assert str(Config.load(path).run) == "here"
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path):
+    path = tmp_path / "empty.yaml"
+    path.write_text("# nothing\n")
+    assert Config.load(path, ["run=runs/run"]) == Config()
+
+
+def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("rollout: {groups: 4, steps: 20}\n")
+    config = Config.load(path, ["rollout.groups=8", "rollout.groups=9", " learner.lr = 1e-4"])
+    assert (config.rollout.groups, config.rollout.steps, config.learner.lr) == (9, 20, 1e-4)
+
+
+def test_an_optional_group_may_be_set_key_by_key(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("policy: {annealing: null}\n")
+    assert Config.load(path).policy.annealing is None
+    assert Config.load(path, ["policy.annealing.pos=5"]).policy.annealing == LinearAnnealing(pos=5.0)
+    assert load("policy.annealing.cell=1.5").policy.annealing == LinearAnnealing(cell=1.5)
+    assert load("policy.annealing.cell=1.5", "policy.annealing=null").policy.annealing is None
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("rollout.group=3", ["unknown key rollout.group:", "did you mean rollout.groups?"]),
+        ("sede=3", ["unknown key sede:", "did you mean seed?"]),
+        ("pretrain.network.hiden=3", ["pretrain.network.hiden", "did you mean pretrain.network.hidden?"]),
+        ("policy.annealing.po=3", ["did you mean policy.annealing.pos?"]),
+        ("policy.noise.pos={kid: sqrt}", ["policy.noise.pos.kid", "did you mean policy.noise.pos.kind?"]),
+        ("learner.zzz=1", ["unknown key learner.zzz", "valid keys: epochs, lr"]),
+        ("policy.noise.species={a: 1}", ["policy.noise.species", "'pos' or 'cell'"]),
+        ("objective.clip=2", ["objective.clip", "less than 1", "got 2"]),
+        ("rollout.steps=1", ["rollout.steps", "greater than or equal to 2"]),
+        ("learner.lr=.nan", ["learner.lr", "finite"]),
+        ("learner.lr=-1", ["learner.lr", "greater than 0"]),
+        ("data.val_compositions=0", ["data.val_compositions", "greater than 0"]),
+        ("rollout.groups=many", ["rollout.groups", "integer", "'many'"]),
+        ("rollout.groups=2.5", ["rollout.groups", "2.5"]),
+        ("rollout=5", ["rollout:", "got 5"]),
+        ("policy.active=[]", ["policy.active"]),
+        ("policy.active=[pos, pos]", ["names a field twice"]),
+        ("policy.active=[cell]", ["'cell'", "noise.cell.kind"]),
+        ("advantage.shaping=cliip", ["advantage.shaping", "'clip'", "'cliip'"]),
+    ],
+)
+def test_what_is_wrong_with_a_key(override, words):
+    with pytest.raises(ConfigError) as caught:
+        load(override)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        load("rollout.groups=0", "learner.lrr=1")
+    assert "rollout.groups" in str(caught.value) and "learner.lr?" in str(caught.value)
+
+
+def test_one_problem_is_told_once():
+    with pytest.raises(ConfigError) as caught:
+        load("data.val_compositions=abc")
+    assert str(caught.value).count("data.val_compositions") == 1
+
+
+@pytest.mark.parametrize("override", ["rollout.groups", "=5", "", "rollout.groups=[1"])
+def test_what_is_no_override(override):
+    with pytest.raises(ConfigError, match="override"):
+        load(override)
+
+
+def test_a_value_is_no_group():
+    with pytest.raises(ConfigError, match="seed is a value"):
+        load("seed=3", "seed.more=4")
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["data.file=a.csv", "data.train=b.csv"], "not both"),
+        (["data.train=b.csv"], "go together"),
+        (["data.train=b.csv", "data.val=c.csv"], "go together"),
+    ],
+)
+def test_one_file_or_three(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load(*overrides)
+    assert load("data.train=a", "data.val=b", "data.test=c").data.file is None
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match="missing.yaml"):
+        Config.load(tmp_path / "missing.yaml")
+    with pytest.raises(ConfigError, match="cannot read"):
+        Config.load(tmp_path)
+    for content, message in [(b"a: [", "not valid YAML"), (b"- 1\n", "mapping"), (b"\xff\xfe\x00", "bad.yaml")]:
+        path = tmp_path / "bad.yaml"
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=message):
+            Config.load(path)
+
+
+def test_the_file_is_named_in_the_message(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("rollout: {groups: 0}\n")
+    with pytest.raises(ConfigError, match="mine.yaml"):
+        Config.load(path)
+
+
+def test_settings_cannot_be_changed_afterwards():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().rollout.groups = 3
+
+
+def test_every_key_is_documented_with_its_default():
+    rows = {key: (default, text) for key, default, text in documented_keys()}
+    assert all(text for _, text in rows.values())
+    assert rows["rollout.groups"][0] == "16" and rows["policy.active"][0] == "[pos]"
+
+    def leaves(tree, prefix=""):
+        for key, value in tree.items():
+            yield from leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [f"{prefix}{key}"]
+
+    undocumented = [
+        key
+        for key in leaves(yaml.safe_load(Config().to_yaml()))
+        if not any(key == row or key.startswith(f"{row}.") for row in rows)
+    ]
+    assert undocumented == []

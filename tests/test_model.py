@@ -1,0 +1,221 @@
+"""`FlowModel`: files, refusals, and what a generated structure depends on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.errors import FormulaError, ModelError
+from omatg_ray.flow.loss import PathSettings
+from omatg_ray.model import FlowModel, ModelDescription, chunks_by_pairs
+from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.noise import NoiseSettings
+from tests.small import SIZE, small_network
+
+BASE = BaseDistribution(log_length_mean=(1.4, 1.5, 1.6), log_length_std=(0.1, 0.1, 0.1))
+SPECIES = [[56, 22, 8, 8, 8], [11], [55, 17], [22, 8, 8], [11]]
+
+
+def description(**values) -> ModelDescription:
+    known = {"network": SIZE, "paths": PathSettings(cell="trigonometric"), "base_distribution": BASE}
+    return ModelDescription(**(known | {"elements": ["O", "Ti"], "sizes": [3, 5]} | values))
+
+
+def base_model(**values) -> FlowModel:
+    return FlowModel(description(**values), small_network(0, torch.float32))
+
+
+def reinforced_model(**values) -> FlowModel:
+    active = {"active": ["pos"], "noise": {"pos": NoiseSettings(kind="constant", a=0.1)}}
+    networks = (small_network(seed, torch.float32) for seed in (0, 1))
+    return FlowModel(description(**(active | values)), *networks)
+
+
+def close(left, right, tolerance=1e-4) -> bool:
+    difference = (left.pos - right.pos + 0.5) % 1.0 - 0.5
+    same = torch.equal(left.species, right.species) and torch.equal(left.n_atoms, right.n_atoms)
+    return same and float(difference.abs().max()) < tolerance and torch.allclose(left.cell, right.cell, atol=tolerance)
+
+
+def equal(left, right) -> bool:
+    return torch.equal(left.pos, right.pos) and torch.equal(left.cell, right.cell)
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [base_model, reinforced_model])
+def test_save_and_load(make, tmp_path):
+    model = make(annealing=LinearAnnealing(pos=2.0), potential="a potential", provenance={"seed": 3, "note": ["x"]})
+    model.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.json", "weights.safetensors"}
+    loaded = FlowModel.load(tmp_path)
+    assert loaded.description == model.description
+    for name in ("base_network", "network"):
+        left, right = (getattr(m, name).state_dict() for m in (model, loaded))
+        assert left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+    assert equal(loaded.generate(SPECIES, steps=5, noise="policy"), model.generate(SPECIES, steps=5, noise="policy"))
+
+
+def test_a_run_folder_is_its_best_checkpoint(tmp_path):
+    best = tmp_path / "checkpoints" / "best"
+    best.mkdir(parents=True)
+    base_model().save(best)
+    assert FlowModel.load(tmp_path).description == base_model().description
+
+
+@pytest.mark.parametrize("name", ["", "missing", "file.txt"])
+def test_a_folder_without_a_model_is_refused_by_name(tmp_path, name):
+    (tmp_path / "file.txt").write_text("no model")
+    with pytest.raises(ModelError, match=str(tmp_path / name)):
+        FlowModel.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("weights.safetensors", None),
+        ("weights.safetensors", b""),
+        ("weights.safetensors", b"half"),
+        ("model.json", b""),
+        ("model.json", b'{"network": {'),
+        ("model.json", b"[]"),
+        ("model.json", b"\xff\xfe\x00\x01"),
+        ("model.json", b"{}"),
+    ],
+)
+def test_missing_or_torn_files_are_refused_by_name(tmp_path, file, content):
+    base_model().save(tmp_path)
+    path = tmp_path / file
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-500] if content == b"half" else content)
+    with pytest.raises(ModelError, match=file):
+        FlowModel.load(tmp_path)
+
+
+def change_description(folder, **values):
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    base_model().save(tmp_path)
+    for change in ({"hidden": 17}, {"layers": 1}, {"layers": 3}, {"frequencies": 5}):
+        change_description(tmp_path, network=SIZE.model_dump() | change)
+        with pytest.raises(ModelError, match="do not fit"):
+            FlowModel.load(tmp_path)
+
+
+def test_a_missing_tensor_or_network_is_refused(tmp_path):
+    reinforced_model().save(tmp_path)
+    path = tmp_path / "weights.safetensors"
+    weights = load_file(path)
+    for gone in ("policy.coord_out.weight", "base.csp_layer_1.layer_norm.bias"):
+        save_file({k: v for k, v in weights.items() if k != gone}, path)
+        with pytest.raises(ModelError, match=gone.split(".", 1)[1]):
+            FlowModel.load(tmp_path)
+    save_file({k: v for k, v in weights.items() if k.startswith("base.")}, path)
+    with pytest.raises(ModelError):
+        FlowModel.load(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"format": "omatg_ray.model.9"}, {"colour": "blue"}, {"active": ["species"]}])
+def test_another_format_is_refused(tmp_path, change):
+    base_model().save(tmp_path)
+    change_description(tmp_path, **change)
+    with pytest.raises(ModelError, match=next(iter(change))):
+        FlowModel.load(tmp_path)
+
+
+def test_networks_and_active_fields_go_together():
+    with pytest.raises(ModelError):
+        FlowModel(description(active=["pos"], noise={"pos": NoiseSettings()}), small_network(0))
+    with pytest.raises(ModelError):
+        FlowModel(description(), small_network(0), small_network(1))
+
+
+# --- sampling ---------------------------------------------------------------------------------------------------
+
+
+def test_chunks_by_pairs():
+    assert chunks_by_pairs([2, 2, 2, 5, 1, 1], 8) == [[0, 1], [2], [3], [4, 5]]
+    assert chunks_by_pairs([3], 1) == [[0]] and chunks_by_pairs([], 8) == []
+
+
+@pytest.mark.parametrize("noise", ["none", "policy"])
+def test_structures_depend_on_their_index_alone(monkeypatch, noise):
+    model = reinforced_model()
+    together = model.generate(SPECIES, steps=6, seed=4, noise=noise)
+    order = [3, 0, 4, 2, 1]
+    shuffled = model.generate([SPECIES[i] for i in order], steps=6, seed=4, noise=noise, indices=order)
+    assert close(shuffled, together.select(order))
+    alone = model.generate([SPECIES[2]], steps=6, seed=4, noise=noise, indices=[2])
+    assert close(alone, together.select([2]))
+    monkeypatch.setattr("omatg_ray.model.CHUNK_PAIRS", 10)
+    assert close(model.generate(SPECIES, steps=6, seed=4, noise=noise), together)
+    assert not close(together.select([1]), together.select([4]))
+    assert not close(model.generate(SPECIES, steps=6, seed=5, noise=noise), together)
+
+
+def test_an_index_for_every_structure():
+    with pytest.raises(ValueError):
+        base_model().generate(SPECIES, steps=3, indices=[0, 1])
+    with pytest.raises(ValueError):
+        base_model().generate(SPECIES, steps=3, indices=range(6))
+
+
+def test_nothing_to_generate():
+    assert len(base_model().generate([], steps=3)) == 0
+
+
+def test_noise_acts_on_active_fields_alone():
+    model = reinforced_model()
+    quiet, noisy = (model.generate(SPECIES, steps=2, noise=noise) for noise in ("none", "policy"))
+    assert not close(quiet, noisy)
+    # One step from the same x_0: the frozen lattice cannot have noticed.
+    assert torch.allclose(quiet.cell, noisy.cell)
+    base = base_model()
+    assert equal(base.generate(SPECIES, steps=4, noise="policy"), base.generate(SPECIES, steps=4))
+
+
+def test_one_step_is_one_euler_step_of_the_right_networks():
+    model = reinforced_model(annealing=LinearAnnealing(pos=2.0, cell=1.0))
+    out = model.generate([[22, 8, 8]], steps=2, seed=7)
+    x_0 = model.generate([[22, 8, 8]], steps=2, seed=7, schedule=LinearAnnealing(pos=0.0, cell=0.0))
+    # With slopes s the displacement is multiplied by 1 + s t at t = 0.001.
+    policy, frozen = model.network, model.base_network
+    from omatg_ray.seeding import seed_of
+
+    start = BASE.sample([[22, 8, 8]], [seed_of(7, "structure", 0)])
+    t, dt = torch.tensor(0.001), 0.998
+    with torch.no_grad():
+        pos, cell = policy(start, t).pos_b, frozen(start, t).cell_b
+    assert close(x_0, start.replace((start.pos + dt * pos) % 1.0, start.cell + dt * cell), 1e-5)
+    expected = start.replace((start.pos + dt * 1.002 * pos) % 1.0, start.cell + dt * 1.001 * cell)
+    assert close(out, expected, 1e-5)
+
+
+def test_a_schedule_replaces_that_of_the_model():
+    annealed, plain = base_model(annealing=LinearAnnealing(pos=4.0)), base_model()
+    schedule = LinearAnnealing(pos=4.0)
+    assert equal(annealed.generate(SPECIES, steps=5), plain.generate(SPECIES, steps=5, schedule=schedule))
+    assert equal(annealed.generate(SPECIES, steps=5, schedule=LinearAnnealing()), plain.generate(SPECIES, steps=5))
+    assert not close(annealed.generate(SPECIES, steps=5), plain.generate(SPECIES, steps=5))
+
+
+def test_sample_gives_structures_of_the_formulas():
+    structures = base_model().sample(["BaTiO3", "Ti2O4"], steps=3)
+    assert [s.composition.formula for s in structures] == ["Ba1 Ti1 O3", "Ti2 O4"]
+    with pytest.raises(FormulaError):
+        base_model().sample(["Ba(TiO3"], steps=3)
+
+
+def test_too_few_steps_are_refused():
+    with pytest.raises(ModelError, match="steps = 1"):
+        base_model().generate(SPECIES, steps=1)
