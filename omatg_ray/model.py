@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -33,7 +33,7 @@ from omatg_ray.settings import Settings
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-FORMAT = "omatg_ray.model.1"
+FORMAT: Final = "omatg_ray.model.1"
 DESCRIPTION_FILE, WEIGHTS_FILE = "model.json", "weights.safetensors"
 # Ordered pairs of atoms per network call when generating; bounds memory whatever the number of structures.
 CHUNK_PAIRS = 20_000
@@ -142,7 +142,7 @@ class FlowModel:
 
     @property
     def device(self) -> torch.device:
-        return self.base_network.harmonics.device
+        return next(self.base_network.parameters()).device
 
     def policy(self, schedule: LinearAnnealing | None = None) -> Policy:
         """The step policy of this sampler; `schedule` replaces the annealing it was trained with."""

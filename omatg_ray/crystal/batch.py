@@ -53,7 +53,7 @@ class Layout:
         counts = self.n_atoms * (self.n_atoms - 1) // 2
         total = sum(n * (n - 1) // 2 for n in self.sizes)
         structure = torch.arange(len(self.n_atoms), device=device).repeat_interleave(counts, output_size=total)
-        local = torch.cat([upper[n] for n in self.sizes], dim=1)
+        local = torch.cat([structure.new_zeros(2, 0), *(upper[n] for n in self.sizes)], dim=1)
         first, second = local + self.ptr[:-1][structure]
         return first, second, structure
 
@@ -105,7 +105,7 @@ class CrystalBatch:
             )
         if pos.shape != (len(species), 3):
             raise DataError(f"pos has shape {tuple(pos.shape)}; {len(species)} atoms need ({len(species)}, 3)")
-        if len(n_atoms) and (int(n_atoms.min()) < 1 or int(n_atoms.sum()) != len(species)):
+        if (len(n_atoms) and int(n_atoms.min()) < 1) or int(n_atoms.sum()) != len(species):
             raise DataError(f"n_atoms must be positive and add up to the {len(species)} atoms of species")
         if len(species) and not (int(species.min()) >= 1 and int(species.max()) <= MAX_ATOMIC_NUMBER):
             raise DataError(f"species must be atomic numbers from 1 to {MAX_ATOMIC_NUMBER}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -91,16 +91,14 @@ class NetworkOutput:
 class TimeEmbedding(nn.Module):
     """[sin(t w), cos(t w)] with w_k = 10000^(-k / (d/2 - 1)): t (B,) to (B, d)."""
 
-    frequencies: Tensor
-
     def __init__(self, features: int) -> None:
         super().__init__()
-        half = features // 2
-        frequencies = torch.exp(torch.arange(half) * (-math.log(10000.0) / (half - 1)))
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.waves = features // 2
 
     def forward(self, t: Tensor) -> Tensor:
-        angle = t[:, None] * self.frequencies
+        # Computed in the precision of t: a stored float32 buffer would stay that coarse in a float64 network.
+        index = torch.arange(self.waves, dtype=t.dtype, device=t.device)
+        angle = t[:, None] * torch.exp(index * (-math.log(10000.0) / (self.waves - 1)))
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
@@ -116,18 +114,18 @@ class MessageLayer(nn.Module):
     def __init__(self, hidden: int, frequencies: int) -> None:
         super().__init__()
         self.hidden = hidden
-        self.half = 3 * frequencies
+        self.waves = 3 * frequencies
         self.edge_mlp = nn.Sequential(
-            nn.Linear(2 * hidden + 9 + 2 * self.half, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
+            nn.Linear(2 * hidden + 9 + 2 * self.waves, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
         )
         self.node_mlp = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.layer_norm = nn.LayerNorm(hidden)
 
     def forward(self, h: Tensor, metric: Tensor, pairs: Pairs) -> Tensor:
         """Updates atom features h (sum N, hidden) given the metric L Lᵀ of each atom's lattice (B, 9)."""
-        first, second = self.edge_mlp[0], self.edge_mlp[2]
+        first, second = cast("nn.Linear", self.edge_mlp[0]), self.edge_mlp[2]
         w_receiver, w_sender, w_metric, w_sin, w_cos = first.weight.split(
-            [self.hidden, self.hidden, 9, self.half, self.half], dim=1
+            [self.hidden, self.hidden, 9, self.waves, self.waves], dim=1
         )
         z = self.layer_norm(h)
         lattice = F.linear(metric, w_metric, first.bias)
@@ -146,8 +144,9 @@ class MessageLayer(nn.Module):
 class Pairs:
     """Distance features of all unordered pairs and the indices of both their directions; shared by all layers."""
 
-    def __init__(self, crystals: CrystalBatch, harmonics: Tensor) -> None:
+    def __init__(self, crystals: CrystalBatch, frequencies: int) -> None:
         first, second, _ = crystals.layout.pairs
+        harmonics = 2 * math.pi * torch.arange(frequencies, dtype=crystals.dtype, device=crystals.device)
         angle = (crystals.pos[second] - crystals.pos[first])[:, :, None] * harmonics
         angle = angle.flatten(1)
         self.sin, self.cos = angle.sin(), angle.cos()
@@ -167,8 +166,6 @@ class CSPNet(nn.Module):
         ((sum N, 3), (B, 3, 3))
     """
 
-    harmonics: Tensor
-
     def __init__(self, settings: NetworkSettings | None = None) -> None:
         super().__init__()
         self.settings = settings = settings or NetworkSettings()
@@ -185,7 +182,6 @@ class CSPNet(nn.Module):
         self.type_out = nn.Linear(hidden, settings.max_atomic_number)
         self.type_out_2 = nn.Linear(hidden, settings.max_atomic_number)
         self.time_embedding = TimeEmbedding(settings.time_features)
-        self.register_buffer("harmonics", 2 * math.pi * torch.arange(settings.frequencies), persistent=False)
 
     def forward(self, crystals: CrystalBatch, t: Tensor) -> NetworkOutput:
         """Velocities and denoisers at a state.
@@ -202,9 +198,16 @@ class CSPNet(nn.Module):
         if t.shape != (len(crystals),):
             raise DataError(f"t has shape {tuple(t.shape)}; {len(crystals)} structures need one time each")
         time = self.time_embedding(t.to(crystals.dtype)).index_select(0, crystals.batch)
-        h = self.atom_latent_emb(torch.cat([self.node_embedding(crystals.species - 1), time], dim=1))
+        try:
+            elements = self.node_embedding(crystals.species - 1)
+        except IndexError as error:
+            known = self.settings.max_atomic_number
+            raise DataError(
+                f"the network knows atomic numbers up to {known}, not {int(crystals.species.max())}"
+            ) from error
+        h = self.atom_latent_emb(torch.cat([elements, time], dim=1))
         metric = (crystals.cell @ crystals.cell.transpose(1, 2)).flatten(1)
-        pairs = Pairs(crystals, self.harmonics)
+        pairs = Pairs(crystals, self.settings.frequencies)
         for index in range(self.settings.layers):
             h = self.get_submodule(f"csp_layer_{index}")(h, metric, pairs)
         h = self.final_layer_norm(h)

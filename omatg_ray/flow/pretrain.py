@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from pydantic import Field
@@ -80,9 +81,9 @@ class Pretrainer:
     @property
     def ema_network(self) -> CSPNet:
         """Network with the averaged weights."""
-        return self._average.module
+        return cast("CSPNet", self._average.module)
 
-    def _ema_update(self, average: Tensor, current: Tensor, count: Tensor) -> Tensor:
+    def _ema_update(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
         # Early averages follow the weights quickly; a fixed decay would remember the random start for an epoch run.
         decay = min(self.settings.ema, (1 + int(count)) / (10 + int(count)))
         return torch.lerp(current, average, decay)
@@ -111,7 +112,7 @@ class Pretrainer:
             Mean losses of the epoch (`loss`, `loss_pos`, `loss_cell`) and the last learning rate `lr`.
 
         Raises:
-            TrainingError: The loss is not finite; names the structures of the batch by their row in the split.
+            TrainingError: The loss or its gradient is not finite, and the step was not taken; names the structures of the batch by their row in the split.
         """
         settings, rng = self.settings, generator(self.seed, "pretrain", self.epoch)
         order = torch.randperm(len(self.train), generator=rng)
@@ -121,17 +122,18 @@ class Pretrainer:
             x_0, t = self._paired(x_1, rng)
             parts = velocity_loss(self.network, settings.paths, x_0, x_1, t)
             loss = settings.loss_weights.pos * parts.pos + settings.loss_weights.cell * parts.cell
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"loss is {float(loss)} in epoch {self.epoch + 1}; rows of the training split in this batch: "
-                    f"{sorted(rows.tolist())[:20]}…; lower pretrain.lr or look at these crystals"
-                )
             lr = self.learning_rate(self.epoch * self.steps_per_epoch + index)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.network.trainable_parameters(), settings.grad_clip)
+            norm = torch.nn.utils.clip_grad_norm_(self.network.trainable_parameters(), settings.grad_clip)
+            if not (torch.isfinite(loss) and torch.isfinite(norm)):
+                shown = ", ".join(map(str, sorted(rows.tolist())[:20])) + (", ..." if len(rows) > 20 else "")
+                raise TrainingError(
+                    f"loss {float(loss.detach())}, gradient norm {float(norm)} in epoch {self.epoch + 1}; rows of the "
+                    f"training split in this batch: [{shown}]; lower pretrain.lr, or look at these crystals"
+                )
             self.optimizer.step()
             self._average.update_parameters(self.network)
             for name, value in (("loss", loss), ("loss_pos", parts.pos), ("loss_cell", parts.cell)):

@@ -22,11 +22,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor])
     """
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in flat.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, entry in state.items():
-        first = entry.get("exp_avg")
-        if index >= len(parameters) or (first is not None and first.shape != parameters[index].shape):
-            raise ModelError("the optimizer state belongs to a network of another architecture")
+    shapes = [entry["exp_avg"].shape for _, entry in sorted(state.items()) if "exp_avg" in entry]
+    # An optimizer that never stepped has no state at all.
+    if state and shapes != [p.shape for p in parameters]:
+        raise ModelError("the optimizer state belongs to a network of another architecture")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -34,7 +34,7 @@ class Progress:
             dynamic_ncols=terminal,
             mininterval=0.2 if terminal else LOG_INTERVAL,
             bar_format=BAR if terminal else LINE,
-            file=sys.stderr if terminal else _Lines(),  # type: ignore[arg-type]
+            file=sys.stderr if terminal else _Lines(),
         )
         # tqdm puts a colon behind its label.
         self._bar.set_description_str(label, refresh=False)

@@ -33,7 +33,15 @@ def test_metrics_lie_at_the_top_of_the_json_and_equal_the_table(
 ) -> None:
     crystals = tmp_path / "out.extxyz"
     result = evaluated(
-        command, tmp_path / "a.json", workshop.root / "trained", "--data", workshop.data, "--workers", 0, "--out", crystals
+        command,
+        tmp_path / "a.json",
+        workshop.root / "trained",
+        "--data",
+        workshop.data,
+        "--workers",
+        0,
+        "--out",
+        crystals,
     )
     assert result["n"] == 13
     assert set(COLUMNS) <= result.keys()
@@ -72,7 +80,9 @@ def test_a_base_model_has_no_potential_and_no_noise(
     words = [base, "--data", workshop.data, "--limit", 3, "--workers", 0]
     plain = evaluated(command, tmp_path / "a.json", *words)
     assert plain["relative_energy_mean"] is None
-    assert plain["err"].splitlines() == ["warning: no energies: the model names no potential; give one with --potential"]
+    assert plain["err"].splitlines() == [
+        "warning: no energies: the model names no potential; give one with --potential"
+    ]
     noisy = evaluated(command, tmp_path / "b.json", *words, "--noise", "policy", "--potential", "none")
     assert "no policy noise" in noisy["err"] and len(noisy["err"].splitlines()) == 1
     assert noisy["crmse"] == plain["crmse"]
@@ -142,7 +152,9 @@ def test_elements_that_the_potential_does_not_know_are_refused(
     base: Path, workshop: Workshop, command: Command, tmp_path: Path
 ) -> None:
     data = tmp_path / "new.extxyz"
-    data.write_text('2\nLattice="3 0 0 0 3 0 0 0 3" Properties=species:S:1:pos:R:3 pbc="T T T"\nU 0 0 0\nO 1.5 1.5 1.5\n')
+    data.write_text(
+        '2\nLattice="3 0 0 0 3 0 0 0 3" Properties=species:S:1:pos:R:3 pbc="T T T"\nU 0 0 0\nO 1.5 1.5 1.5\n'
+    )
     done = command("evaluate", base, "--data", data, "--potential", workshop.potential, "--quiet")
     done.refuses("does not know U", code=1)
     assert "warning: elements that the model was not trained on: U" in done.err.splitlines()

@@ -18,7 +18,7 @@ from omatg_ray.model import FlowModel
 from omatg_ray.run.folder import RunFolder, verify
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
-from tests.commands.conftest import Workshop
+from tests.commands.conftest import Command, Workshop
 
 
 def after(epoch: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +50,14 @@ def assert_same_end(run: Path, other: Path) -> None:
 
 
 def test_a_run_leaves_a_model_its_data_and_a_report(base: Path, workshop: Workshop) -> None:
-    for name in ("config.yaml", "versions.json", "report.html", "data/train.extxyz", "data/val.extxyz", "data/test.extxyz"):
+    for name in (
+        "config.yaml",
+        "versions.json",
+        "report.html",
+        "data/train.extxyz",
+        "data/val.extxyz",
+        "data/test.extxyz",
+    ):
         assert (base / name).is_file(), name
     assert list((base / "tensorboard").iterdir())
     verify((base / "checkpoints" / "best").resolve())
@@ -107,6 +114,7 @@ def test_a_network_of_another_size_cannot_go_on(base: Path, workshop: Workshop, 
         pretrain(workshop.load(f"run={run}"), progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad:UserWarning")
 def test_a_nan_loss_stops_the_run_names_its_rows_and_keeps_the_last_checkpoint(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +123,7 @@ def test_a_nan_loss_stops_the_run_names_its_rows_and_keeps_the_last_checkpoint(
 
     def poisoned(self: Pretrainer) -> dict[str, float]:
         if self.epoch == 3:
-            self.train.pos[0] = torch.nan
+            self.train.cell[0] = torch.nan
         return run_epoch(self)
 
     monkeypatch.setattr(Pretrainer, "run_epoch", poisoned)
@@ -139,3 +147,18 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     last = RunFolder(config.run).latest_checkpoint()
     assert last is not None and last.name == "epoch_000003"
     assert not list(config.run.rglob("*.tmp"))
+
+
+def test_data_that_cannot_be_used_is_refused_before_anything_is_written(
+    workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    run = f"run={tmp_path / 'run'}"
+    words = ["pretrain", workshop.config, "--quiet", run]
+    command(*words, "data.file=missing.csv").refuses("missing.csv", code=1)
+    command(*words, "data.val_compositions=0.01").refuses("val=0.01", "empty", code=1)
+    command(*words, "data.val_compositions=10").refuses("13", "left to train on", code=1)
+    bad = tmp_path / "bad.csv"
+    bad.write_text('material_id,cif\nx,"data_x\n_cell_length_a 4\n"\n')
+    command(*words, f"data.file={bad}").refuses("bad.csv", "row 1", code=1)
+    command(*words, "pretrain.network.hiden=8").refuses("pretrain.network.hiden", "pretrain.network.hidden", code=2)
+    assert not (tmp_path / "run").exists()

@@ -171,7 +171,9 @@ def test_the_base_of_a_resumed_run_is_the_one_it_started_from(
     moving, run = tmp_path / "base", tmp_path / "run"
     shutil.copytree((base / "checkpoints" / "best").resolve(), moving)
     train(workshop.load(f"run={run}", f"base={moving}", "iterations=1"), progress=False)
-    other = next(path for path in (base / "checkpoints").glob("epoch_*") if path != (base / "checkpoints/best").resolve())
+    other = next(
+        path for path in (base / "checkpoints").glob("epoch_*") if path != (base / "checkpoints/best").resolve()
+    )
     shutil.copyfile(other / "weights.safetensors", moving / "weights.safetensors")
     train(workshop.load(f"run={run}", f"base={moving}"), resume=True, progress=False)
     ends = [load_file(path / "checkpoints/last/weights.safetensors") for path in (run, workshop.root / "trained")]

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.evaluate.evaluation import Evaluator, subset
+from omatg_ray.evaluate.matching import Matcher
+from omatg_ray.model import FlowModel
+from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.protocol import RewardResult
+
+
+def dataset(count: int) -> CrystalDataset:
+    """Cubic cells of two atoms with lattice constants 4.0, 4.1, ... Å."""
+    pos = torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0.5]]).repeat(count, 1)
+    cell = (4.0 + 0.1 * torch.arange(count))[:, None, None] * torch.eye(3)
+    crystals = CrystalBatch(torch.tensor([11, 17] * count), pos, cell, torch.full((count,), 2))
+    return CrystalDataset(crystals, [f"row {i}" for i in range(count)], [{} for _ in range(count)])
+
+
+class Volume:
+    """An energy per atom that equals the lattice constant."""
+
+    invalid_energy = 5.0
+    potential = SimpleNamespace(name="volume")
+
+    def __call__(self, crystals: CrystalBatch) -> RewardResult:
+        constant = crystals.cell[:, 0, 0].double()
+        energy = constant.where(constant > 1, torch.nan)
+        return RewardResult(-energy, {"energy_per_atom": energy})
+
+
+class Copyist:
+    """Gives back the references of the rows asked for, changed."""
+
+    description = SimpleNamespace(annealing=None)
+
+    def __init__(self, crystals: CrystalBatch, change: Any) -> None:
+        self.crystals, self.change = crystals, change
+        self.asked: list[list[int]] = []
+
+    def generate(self, species: Any, steps: int, schedule: Any, seed: int, noise: str, rows: list[int]) -> CrystalBatch:
+        assert species == [[11, 17]] * len(rows)
+        self.asked.append(rows)
+        return self.change(self.crystals.select(rows), rows)
+
+
+def evaluated(references: CrystalDataset, change: Any) -> Any:
+    model = Copyist(references.crystals, change)
+    with Matcher() as matcher:
+        evaluator = Evaluator(references, matcher, cast(MatGLEnergy, Volume()), seed=0)
+        return evaluator(cast(FlowModel, model), steps=10, label="copy"), model
+
+
+def test_copies_of_the_references_are_perfect() -> None:
+    result, _ = evaluated(dataset(3), lambda crystals, rows: crystals)
+    metrics = result.metrics
+    assert (metrics.n, metrics.match_rate, metrics.invalid_share, metrics.timed_out) == (3, 1.0, 0.0, 0)
+    assert metrics.rmse == pytest.approx(0.0, abs=1e-6)
+    assert metrics.relative_energy_mean == metrics.relative_energy_median == 0.0
+    assert result.settings["network_evaluations"] == 9
+
+
+def test_rows_that_collapse_are_counted_and_weighed_at_the_cap() -> None:
+    def change(crystals: CrystalBatch, rows: list[int]) -> CrystalBatch:
+        cell = crystals.cell.clone()
+        cell[0] = 0.1 * torch.eye(3)
+        cell[1] = 4.3 * torch.eye(3)
+        return crystals.replace(cell=cell)
+
+    result, _ = evaluated(dataset(4), change)
+    metrics = result.metrics
+    assert metrics.invalid_share == 0.25
+    assert metrics.match_rate == 0.75
+    assert metrics.crmse == pytest.approx(0.5 / 4, abs=1e-6)
+    assert metrics.relative_energy_mean == pytest.approx(0.2 / 3, abs=1e-6)
+    # The invalid one counts as 5 eV/atom, 1 above its reference.
+    assert metrics.relative_energy_mean_capped == pytest.approx((1.0 + 0.2) / 4, abs=1e-6)
+    rows = result.as_dict()["per_structure"]
+    assert rows["valid"] == [False, True, True, True]
+    assert rows["energy_per_atom"][0] is None and rows["rmse"][0] is None
+
+
+def test_rows_keep_their_place_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("omatg_ray.evaluate.evaluation.BLOCK", 2)
+    references = dataset(5)
+    result, model = evaluated(references, lambda crystals, rows: crystals)
+    assert model.asked == [[0, 1], [2, 3], [4]]
+    assert torch.equal(result.crystals.cell, references.crystals.cell)
+    assert result.relative_energy.tolist() == [0.0] * 5
+
+
+def test_a_subset_is_spread_over_the_data() -> None:
+    whole = dataset(10)
+    assert subset(whole, 4).ids == ["row 0", "row 2", "row 5", "row 7"]
+    assert subset(whole, None) is whole
+    assert subset(whole, 10) is whole
