@@ -112,7 +112,8 @@ class Pretrainer:
             Mean losses of the epoch (`loss`, `loss_pos`, `loss_cell`) and the last learning rate `lr`.
 
         Raises:
-            TrainingError: The loss or its gradient is not finite, and the step was not taken; names the structures of the batch by their row in the split.
+            TrainingError: The loss or its gradient is not finite, and the step was not taken; names the structures of
+                the batch by their row in the split.
         """
         settings, rng = self.settings, generator(self.seed, "pretrain", self.epoch)
         order = torch.randperm(len(self.train), generator=rng)
