@@ -202,7 +202,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--z", default="1", help="formula units per cell, e.g. 2,4 or 1-4 (default 1)")
     sub.add_argument("-n", type=_number(int, 1), default=1, help="crystals per formula and z (default 1)")
     sub.add_argument("--potential", metavar="NAME", help="MatGL potential to rank by (default: no ranking)")
-    sub.add_argument("--out", required=True, metavar="FILE", help=".extxyz, .cif, .json or folder/")
+    sub.add_argument(
+        "--out", default="generated.extxyz", metavar="FILE", help=".extxyz, .cif, .json or folder/ (generated.extxyz)"
+    )
 
     sub = verb("report", "write a run's report anew", "Write report.html of a run folder anew.", _report)
     sub.add_argument("folder", type=Path, metavar="RUN", help="run folder")
@@ -251,8 +253,12 @@ def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
         help="without noise or with that of the trained policy (default none)",
     )
     slope: dict[str, Any] = {"type": _number(float, -1), "metavar": "S"}
-    sub.add_argument("--slope-pos", help="multiply the velocity of positions by 1 + S t (default: as trained)", **slope)
-    sub.add_argument("--slope-cell", help="multiply that of lattices", **slope)
+    sub.add_argument(
+        "--slope-pos",
+        help="multiply the velocity of positions by 1 + S t, in place of the model's own annealing",
+        **slope,
+    )
+    sub.add_argument("--slope-cell", help="the same for lattices; of the two, one that is not given is 0", **slope)
     sub.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="seed of start and noise (default 0)")
     sub.add_argument(
         "--workers",

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -32,8 +32,8 @@ class DataSettings(Settings):
     train: Path | None = Field(None, description="training split, in place of `file`")
     val: Path | None = Field(None, description="validation split, in place of `file`")
     test: Path | None = Field(None, description="test split, in place of `file`")
-    val_compositions: int | float = Field(0.1, gt=0, description="validation: number (int) or share of compositions")
-    test_compositions: int | float = Field(0.1, gt=0, description="test: number (int) or share of compositions")
+    val_compositions: float = Field(0.1, gt=0, description="validation compositions: a share, or from 1 on a number")
+    test_compositions: float = Field(0.1, gt=0, description="test compositions: a share, or from 1 on a number")
     split_seed: int = Field(0, description="seed of the split")
 
     @model_validator(mode="after")
@@ -117,8 +117,8 @@ class Config(Settings):
         if path is not None:
             try:
                 tree = yaml.safe_load(Path(path).read_text()) or {}
-            except OSError as error:
-                raise ConfigError(f"cannot read config {path}: {error.strerror or error}") from error
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"cannot read config {path}: {getattr(error, 'strerror', None) or error}") from error
             except yaml.YAMLError as error:
                 raise ConfigError(f"{path} is not valid YAML: {error}") from error
             if not isinstance(tree, dict):
@@ -137,6 +137,24 @@ class Config(Settings):
         """
         with explain_errors(source, cls):
             return cls.model_validate(tree)
+
+    def resolved(self) -> Config:
+        """The same with absolute paths, so that a run can be resumed from another working directory."""
+
+        def absolute(path: Path | None) -> Path | None:
+            return None if path is None else path.absolute()
+
+        files = {name: absolute(getattr(self.data, name)) for name in ("file", "train", "val", "test")}
+        potential = self.reward.potential
+        if potential is not None and Path(potential).is_dir():
+            potential = str(Path(potential).absolute())
+        return self.model_copy(
+            update={
+                "base": absolute(self.base),
+                "data": self.data.model_copy(update=files),
+                "reward": self.reward.model_copy(update={"potential": potential}),
+            }
+        )
 
     def to_yaml(self) -> str:
         """All keys with their values; `load` reads it back."""
@@ -174,18 +192,25 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 
 def _model_at(model: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel] | None:
-    """The settings class that a location leads to, through optional and dictionary fields."""
+    """The settings class that a location leads to, through optional groups and dictionaries of groups."""
     current: Any = model
     for part in location:
-        if isinstance(current, type) and issubclass(current, BaseModel):
+        if _is_model(current):
             field = current.model_fields.get(str(part))
             current = field.annotation if field else None
         else:
-            continue
-        while current is not None and not (isinstance(current, type) and issubclass(current, BaseModel)):
-            settings = [a for a in get_args(current) if a is not type(None)]
-            current = next((a for a in reversed(settings) if isinstance(a, type) and issubclass(a, BaseModel)), None)
-    return current if isinstance(current, type) and issubclass(current, BaseModel) else None
+            current = get_args(current)[1] if _is_dict(current) else None
+        # An optional group is a union with None.
+        current = next((a for a in get_args(current) if _is_model(a)), current) if not _is_dict(current) else current
+    return current if _is_model(current) else None
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _is_dict(annotation: Any) -> bool:
+    return get_origin(annotation) is dict
 
 
 def _explain(model: type[BaseModel], problem: Any) -> str:
@@ -201,16 +226,16 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     return f"{key}: {message} (got {problem['input']!r})" if problem["type"] != "value_error" else f"{key}: {message}"
 
 
-def documented_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, str, str]]:
-    """All keys with their default and description, for `omatg-ray config` and the docs."""
+def documented_keys(defaults: BaseModel | None = None, prefix: str = "") -> list[tuple[str, str, str]]:
+    """All keys with their default and description, for `omatg-ray config`."""
+    defaults = Config() if defaults is None else defaults
     rows: list[tuple[str, str, str]] = []
-    for name, field in model.model_fields.items():
-        annotation = field.annotation
+    for name, field in type(defaults).model_fields.items():
+        value, annotation = getattr(defaults, name), field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            rows += documented_keys(annotation, f"{prefix}{name}.")
+            rows += documented_keys(value, f"{prefix}{name}.")
         else:
-            default = field.get_default(call_default_factory=True)
-            rows.append((f"{prefix}{name}", _plain(default), field.description or ""))
+            rows.append((f"{prefix}{name}", _plain(value), field.description or ""))
     return rows
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -106,7 +106,7 @@ class FlowModel:
             raise ModelError(f"{path}: no model here (a model folder holds {DESCRIPTION_FILE} and {WEIGHTS_FILE})")
         try:
             description = ModelDescription.model_validate(json.loads((folder / DESCRIPTION_FILE).read_text()))
-        except (json.JSONDecodeError, ValidationError) as error:
+        except (OSError, ValueError) as error:
             raise ModelError(f"{folder / DESCRIPTION_FILE} is not a description of this version: {error}") from error
         try:
             weights = load_file(folder / WEIGHTS_FILE, device=str(device))
@@ -177,8 +177,13 @@ class FlowModel:
             noise: Without noise, or with that of the policy (a base model has none).
             indices: Identity of each structure; its place in the list by default.
         """
+        self.network.require(z for structure in species for z in structure)
         times, policy = time_grid(steps), self.policy(schedule)
         keys = range(len(species)) if indices is None else indices
+        if len(keys) != len(species):
+            raise ValueError(f"{len(keys)} indices for {len(species)} structures")
+        if not species:
+            return CrystalBatch.from_structures([])
         seeds = [seed_of(seed, "structure", index) for index in keys]
         parts = []
         for chunk in chunks_by_pairs([len(z) for z in species], CHUNK_PAIRS):

@@ -10,7 +10,7 @@ import pytest
 from omatg_ray.cli import main
 
 
-def run(capsys: pytest.CaptureFixture, *words: str | Path) -> tuple[int, str, str]:
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
     try:
         code = main([str(word) for word in words])
     except SystemExit as stop:
@@ -26,7 +26,9 @@ def test_the_module_is_the_command() -> None:
     assert done.stderr == ""
 
 
-def test_help_of_the_command_names_every_verb_and_that_of_a_verb_every_option(capsys: pytest.CaptureFixture) -> None:
+def test_help_of_the_command_names_every_verb_and_that_of_a_verb_every_option(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     code, out, _ = run(capsys, "--help")
     verbs = re.findall(r"^    (\w+) ", out, flags=re.MULTILINE)
     assert code == 0
@@ -43,7 +45,7 @@ def test_help_of_the_command_names_every_verb_and_that_of_a_verb_every_option(ca
             assert re.search(rf"^ +(-n |.*)?{option}\b", out, flags=re.MULTILINE), (verb, option)
 
 
-def test_configs_that_the_help_names_are_in_the_project(capsys: pytest.CaptureFixture) -> None:
+def test_configs_that_the_help_names_are_in_the_project(capsys: pytest.CaptureFixture[str]) -> None:
     root = Path(__file__).resolve().parents[1]
     texts = [run(capsys, *words)[1] for words in (["--help"], ["pretrain", "--help"], ["train", "--help"])]
     names = set(re.findall(r"configs/\S+\.yaml", " ".join(texts)))
@@ -75,7 +77,7 @@ def test_configs_that_the_help_names_are_in_the_project(capsys: pytest.CaptureFi
     ],
 )
 def test_arguments_out_of_range_are_refused_in_one_line(
-    words: list[str], named: list[str], capsys: pytest.CaptureFixture
+    words: list[str], named: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = run(capsys, *words)
     assert code == 2
@@ -104,7 +106,7 @@ def test_arguments_out_of_range_are_refused_in_one_line(
     ],
 )
 def test_wrong_configuration_is_refused_with_exit_code_two(
-    words: list[str], named: list[str], capsys: pytest.CaptureFixture
+    words: list[str], named: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = run(capsys, *words)
     assert code == 2
@@ -113,7 +115,7 @@ def test_wrong_configuration_is_refused_with_exit_code_two(
     assert all(name in err for name in named), err
 
 
-def test_overrides_may_stand_before_and_after_options(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_overrides_may_stand_before_and_after_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("iterations: 3\n")
     for words in ([config, "--quiet", "seed=-1"], [config, "seed=-1", "--quiet"], ["--quiet", config, "seed=-1"]):
@@ -122,7 +124,7 @@ def test_overrides_may_stand_before_and_after_options(tmp_path: Path, capsys: py
         assert "seed" in err and "-1" in err
 
 
-def test_a_run_folder_whose_name_is_a_number_can_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_run_folder_whose_name_is_a_number_can_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_folder = tmp_path / "2024"
     run_folder.mkdir()
     (run_folder / "config.yaml").write_text("base: no_such_model\nreward: {potential: none_such}\n")
@@ -138,7 +140,7 @@ def test_a_run_folder_whose_name_is_a_number_can_be_resumed(tmp_path: Path, caps
     ("name", "named"), [("x.vasp", [".vasp", ".extxyz"]), ("full/", ["with files in it"]), ("dir.cif", ["dir.cif"])]
 )
 def test_outputs_that_could_not_be_written_are_refused_at_once(
-    name: str, named: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+    name: str, named: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "old.cif").write_text("kept")
@@ -151,7 +153,7 @@ def test_outputs_that_could_not_be_written_are_refused_at_once(
     assert (tmp_path / "full" / "old.cif").read_text() == "kept"
 
 
-def test_an_output_below_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_output_below_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     code, _, err = run(capsys, "evaluate", "m", "--data", "d", "--json", tmp_path / "file" / "out.json")
     assert code == 2

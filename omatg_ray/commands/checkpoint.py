@@ -31,7 +31,7 @@ def save(folder: RunFolder, parts: Parts, keep: int, best: float, is_best: bool)
     def write(path: Path) -> None:
         parts.model.save(path)
         save_file({k: v.cpu().contiguous() for k, v in parts.trainer.learner.state_dict().items()}, path / LEARNER_FILE)
-        state = {"iteration": iteration, "best": best if math.isfinite(best) else None}
+        state = {"iteration": iteration, "best": best if math.isfinite(best) else None, "is_best": is_best}
         (path / STATE_FILE).write_text(json.dumps(state) + "\n")
 
     name = f"iteration_{iteration:06d}"
@@ -40,7 +40,7 @@ def save(folder: RunFolder, parts: Parts, keep: int, best: float, is_best: bool)
         folder.point_best(name)
 
 
-def restore(checkpoint: Path, parts: Parts) -> float:
+def restore(folder: RunFolder, checkpoint: Path, parts: Parts) -> float:
     """Puts the run back where a checkpoint left it; returns the best score so far.
 
     Raises:
@@ -54,7 +54,10 @@ def restore(checkpoint: Path, parts: Parts) -> float:
     # The base too: its run may have found a better one since.
     model.base_network.load_state_dict(stored.base_network.state_dict())
     model.network.load_state_dict(stored.network.state_dict())
-    trainer.learner.load_state_dict(load_file(checkpoint / LEARNER_FILE, device=str(trainer.device)))
+    trainer.learner.load_state_dict(load_file(checkpoint / LEARNER_FILE))
     state = json.loads((checkpoint / STATE_FILE).read_text())
     trainer.iteration = state["iteration"]
+    if state["is_best"]:
+        # A kill between writing a checkpoint and pointing to it would lose the best one for good.
+        folder.point_best(checkpoint.name)
     return math.inf if state["best"] is None else state["best"]

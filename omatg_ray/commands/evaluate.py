@@ -10,7 +10,7 @@ from typing import Any
 
 from omatg_ray.commands.setup import choose_device, warn_noiseless, warn_unfamiliar
 from omatg_ray.crystal.read import read_dataset
-from omatg_ray.evaluate.evaluation import Evaluation, Evaluator, subset
+from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.matching import Matcher
 from omatg_ray.model import FlowModel, NoiseMode
 from omatg_ray.policy.annealing import LinearAnnealing
@@ -63,7 +63,7 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
     """
     device = choose_device(options.device)
     model = FlowModel.load(options.model, device)
-    dataset = subset(read_dataset(options.data, progress=progress), options.limit)
+    dataset = read_dataset(options.data, progress=progress)
     warn_unfamiliar(model, dataset.elements, dataset.sizes)
     warn_noiseless(model, options.noise)
     potential = options.potential or model.description.potential
@@ -74,7 +74,7 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
         reward = MatGLEnergy(potential, invalid_energy=options.invalid_energy, device=device)
         reward.require_elements(dataset.elements)
     with Matcher(options.workers, options.timeout) as matcher:
-        evaluator = Evaluator(dataset, matcher, reward, options.seed)
+        evaluator = Evaluator(dataset, matcher, reward, options.seed, options.limit)
         label = str(options.model)
         return evaluator(model, options.steps, options.noise, options.schedule, label=label, progress=progress)
 

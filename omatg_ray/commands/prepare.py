@@ -59,7 +59,8 @@ def prepare(config: Config, progress: bool = False) -> Parts:
     reward = MatGLEnergy(config.reward.potential, invalid_energy=config.reward.invalid_energy, device=device)
     reward.require_elements(split.train.elements | split.val.elements | split.test.elements)
     warn_unfamiliar(start, split.train.elements, split.train.sizes)
-    model = reinforced(start, config)
+    start.network.require(split.train.elements | split.val.elements | split.test.elements)
+    model = reinforced(start, config, reward)
     crystals = split.train.crystals
     trainer = Trainer(
         config.rollout,
@@ -74,29 +75,31 @@ def prepare(config: Config, progress: bool = False) -> Parts:
     return Parts(start, model, split, reward, trainer)
 
 
-def reinforced(start: FlowModel, config: Config) -> FlowModel:
+def reinforced(start: FlowModel, config: Config, reward: MatGLEnergy) -> FlowModel:
     """The model that training updates in place: the start's network, copied, over the start's frozen base.
 
     Raises:
-        ConfigError: The start acts on a field that would be frozen and so fall back to the base.
+        ConfigError: The start was reinforced on other fields.
     """
-    lost = set(start.description.active) - set(config.policy.active)
-    if lost:
+    acts_on = start.description.active
+    if acts_on and set(acts_on) != set(config.policy.active):
+        # A field that is dropped would fall back to the base, one that is added would leave it before any update.
         raise ConfigError(
-            f"policy.active: {config.base} already acts on {', '.join(sorted(lost))}, which would fall back to its "
-            "base; name these fields too"
+            f"policy.active: {config.base} was reinforced on {', '.join(acts_on)}; name exactly these fields to go on "
+            "from it, or start from its base"
         )
     description = start.description.model_copy(
         update={
             "active": list(config.policy.active),
             "noise": {field: config.policy.noise[field] for field in config.policy.active},
             "annealing": config.policy.annealing or start.description.annealing,
-            "potential": config.reward.potential,
+            "potential": config.resolved().reward.potential,
             "provenance": {
                 "command": "train",
                 "base": str(config.base),
                 "base_provenance": start.description.provenance,
                 "seed": config.seed,
+                "potential_fingerprint": reward.potential.fingerprint,
                 "versions": versions(),
             },
         }

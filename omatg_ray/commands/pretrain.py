@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pymatgen.core import Element
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from omatg_ray.commands.setup import choose_device, describe_run, kept, load_splits, set_threads
@@ -54,7 +55,7 @@ def pretrain(config: Config, resume: bool = False, progress: bool = True) -> Pat
     with RunFolder.create(config.run, resume) as folder, StopRequest("this epoch") as stop:
         checkpoint = folder.latest_checkpoint() if resume else None
         if checkpoint is not None:
-            _restore(checkpoint, trainer)
+            _restore(folder, checkpoint, trainer)
         describe_run(folder, config, split)
         _fit(config, trainer, folder, _provenance(config, split), split, stop, progress)
         if trainer.epoch < config.pretrain.epochs:
@@ -103,7 +104,8 @@ def _fit(
             if last or trainer.epoch % settings.validate_every == 0:
                 losses |= trainer.validate()
                 is_best = losses["val_loss"] < trainer.best_val_loss
-                trainer.best_val_loss = min(trainer.best_val_loss, losses["val_loss"])
+                if is_best:
+                    trainer.best_val_loss, trainer.best_epoch = losses["val_loss"], trainer.epoch
                 log.log("pretrain", trainer.epoch, losses | {"time_epoch": time.perf_counter() - start})
             bar.advance({name: f"{losses[name]:.4f}" for name in SHOWN if name in losses})
             if last or is_best or trainer.epoch % settings.checkpoint_every == 0:
@@ -113,13 +115,18 @@ def _fit(
             save(is_best=False)
 
 
-def _restore(checkpoint: Path, trainer: Pretrainer) -> None:
+def _restore(folder: RunFolder, checkpoint: Path, trainer: Pretrainer) -> None:
+    if not (checkpoint / TRAINER_FILE).is_file():
+        raise ModelError(f"{checkpoint} is no checkpoint of pretraining; a run of train goes on with train --resume")
     try:
-        trainer.load_state_dict(load_file(checkpoint / TRAINER_FILE, device=str(trainer.train.device)))
-    except (RuntimeError, KeyError, ModelError) as error:
+        trainer.load_state_dict(load_file(checkpoint / TRAINER_FILE))
+    except (RuntimeError, KeyError, ModelError, SafetensorError) as error:
         raise ModelError(
             f"{checkpoint} belongs to a network of another size; leave pretrain.network as it was to go on with it"
         ) from error
+    if trainer.best_epoch == trainer.epoch:
+        # A kill between writing a checkpoint and pointing to it would lose the best one for good.
+        folder.point_best(checkpoint.name)
 
 
 def _provenance(config: Config, split: Split) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from omatg_ray.commands.setup import describe_run, kept
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import TrainingError
-from omatg_ray.evaluate.evaluation import Evaluation, Evaluator, subset
+from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.matching import Matcher
 from omatg_ray.evaluate.report import write_report
 from omatg_ray.model import FlowModel, NoiseMode
@@ -65,7 +65,7 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
         Matcher(config.workers, config.validation.match_timeout) as matcher,
     ):
         checkpoint = folder.latest_checkpoint() if resume else None
-        best = None if checkpoint is None else restore(checkpoint, parts)
+        best = None if checkpoint is None else restore(folder, checkpoint, parts)
         describe_run(folder, config, parts.split)
         with MetricsLog(folder.path, resume_from=None if checkpoint is None else parts.trainer.iteration) as log:
             _reinforce(config, parts, folder, log, matcher, stop, best, progress)
@@ -91,7 +91,7 @@ def _reinforce(
 ) -> None:
     """The loop: iterate, now and then validate, checkpoint. `best` is the best score so far, None at the very start."""
     trainer, total = parts.trainer, config.iterations
-    evaluate = Evaluator(subset(parts.split.val, config.validation.limit), matcher, parts.reward, config.seed)
+    evaluate = Evaluator(parts.split.val, matcher, parts.reward, config.seed, config.validation.limit)
 
     def validate(bar: Progress) -> float:
         """Mean relative energy, invalid crystals at the cap."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 # Names with a meaning of their own in one of the formats: a property of that name would make the file unreadable.
-_RESERVED = {"structure", "cif", "Lattice", "Properties", "pbc", "stress", "virial"}
+RESERVED_NAMES = {"structure", "cif", "Lattice", "Properties", "pbc", "stress", "virial"}
 
 _Rows = list[tuple["Structure", dict[str, Scalar]]]
 
@@ -67,7 +67,7 @@ def _rows(structures: Sequence[Structure], properties: Sequence[Mapping[str, Any
     if len(properties) != len(structures):
         raise DataError(f"{len(properties)} property rows do not fit {len(structures)} structures")
     for row in properties:
-        if reserved := _RESERVED.intersection(row):
+        if reserved := RESERVED_NAMES.intersection(row):
             raise DataError(f"a property cannot be called {min(reserved)!r}: file formats reserve the name")
     return [(structure, scalar_properties(row)) for structure, row in zip(structures, properties, strict=True)]
 
@@ -85,13 +85,17 @@ def _xyz(rows: _Rows) -> str:
             scaled_positions=structure.frac_coords,
             cell=structure.lattice.matrix,
             pbc=True,
-            info={_plain_name(key): value for key, value in properties.items()},
+            info={_plain_name(key): _one_line(value) for key, value in properties.items()},
         )
         for structure, properties in rows
     ]
     out = StringIO()
     write_xyz(out, images)
     return out.getvalue()
+
+
+def _one_line(value: Scalar) -> Scalar:
+    return " ".join(value.split()) if isinstance(value, str) else value
 
 
 def _json(rows: _Rows) -> str:

@@ -37,6 +37,7 @@ class Evaluation:
 
     Attributes:
         metrics: Summary.
+        ids: Identity of every reference.
         crystals: Generated crystals, one per reference.
         valid: (n,) bool.
         match: RMSE to the reference, NaN where there is no match (n,).
@@ -46,6 +47,7 @@ class Evaluation:
     """
 
     metrics: CSPMetrics
+    ids: list[str]
     crystals: CrystalBatch
     valid: Tensor
     match: Tensor
@@ -56,6 +58,7 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON; NaN becomes None."""
         per_structure: dict[str, Any] = {
+            "id": self.ids,
             "formula": self.crystals.formulas(),
             "valid": self.valid.tolist(),
             "rmse": _plain(self.match),
@@ -77,14 +80,23 @@ class Evaluator:
 
     Args:
         references: One crystal is generated for each, with its atoms.
+        limit: Use at most so many of them, spread over the data set; a crystal keeps the seed of its row there.
         matcher: Compares structures.
         reward: Potential of the energies; None for structure metrics only.
         seed: Seed of x_0 and noise.
     """
 
-    def __init__(self, references: CrystalDataset, matcher: Matcher, reward: MatGLEnergy | None, seed: int) -> None:
-        self.references, self.matcher, self.reward, self.seed = references, matcher, reward, seed
-        crystals = references.crystals
+    def __init__(
+        self,
+        references: CrystalDataset,
+        matcher: Matcher,
+        reward: MatGLEnergy | None,
+        seed: int,
+        limit: int | None = None,
+    ) -> None:
+        self._rows = spread_rows(len(references), limit)
+        self.references, self.matcher, self.reward, self.seed = references.select(self._rows), matcher, reward, seed
+        crystals = self.references.crystals
         self._species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
         self._reference_energy = None if reward is None else reward(crystals).values["energy_per_atom"]
 
@@ -117,7 +129,7 @@ class Evaluator:
         with Progress(len(references), label or "evaluate", shown=progress) as bar:
             for rows in torch.arange(len(references)).split(BLOCK):
                 species = [self._species[row] for row in rows]
-                block = model.generate(species, steps, schedule, self.seed, noise, rows.tolist())
+                block = model.generate(species, steps, schedule, self.seed, noise, [self._rows[row] for row in rows])
                 blocks.append(block)
                 matches.append(self.matcher.pairs(block, references.select(rows)))
                 if self.reward is not None:
@@ -144,6 +156,7 @@ class Evaluator:
             crmse=crmse(rmse_of_row, self.matcher.settings.stol),
             invalid_share=invalid_share(valid),
             timed_out=sum(match.timed_out for match in matches),
+            failed=sum(match.failed for match in matches),
             **energy_metrics,
         )
         annealing = schedule or model.description.annealing
@@ -156,11 +169,9 @@ class Evaluator:
             "annealing": None if annealing is None else annealing.model_dump(),
             "potential": None if self.reward is None else self.reward.potential.name,
         }
-        return Evaluation(metrics, crystals, valid, rmse_of_row, energy, relative, settings)
+        return Evaluation(metrics, self.references.ids, crystals, valid, rmse_of_row, energy, relative, settings)
 
 
-def subset(dataset: CrystalDataset, limit: int | None) -> CrystalDataset:
-    """At most `limit` crystals, spread evenly over the data set, always the same ones."""
-    if limit is None or limit >= len(dataset):
-        return dataset
-    return dataset.select(torch.arange(limit) * len(dataset) // limit)
+def spread_rows(total: int, limit: int | None) -> list[int]:
+    """At most `limit` rows of `total`, spread evenly, always the same ones."""
+    return [row * total // limit for row in range(limit)] if limit is not None and limit < total else list(range(total))

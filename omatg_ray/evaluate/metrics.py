@@ -112,6 +112,7 @@ class CSPMetrics:
         relative_energy_mean_capped: Mean over all, invalid ones and higher energies at the cap.
         invalid_share: Share that are not valid.
         timed_out: Comparisons that ran into the time bound and count as no match.
+        failed: Comparisons that raised an exception or whose process died, and count as no match.
     """
 
     n: int
@@ -123,6 +124,7 @@ class CSPMetrics:
     relative_energy_mean_capped: float | None = None
     invalid_share: float | None = None
     timed_out: int | None = None
+    failed: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON, which knows neither NaN nor infinity: those become None."""

@@ -198,13 +198,10 @@ class CSPNet(nn.Module):
         if t.shape != (len(crystals),):
             raise DataError(f"t has shape {tuple(t.shape)}; {len(crystals)} structures need one time each")
         time = self.time_embedding(t.to(crystals.dtype)).index_select(0, crystals.batch)
-        try:
-            elements = self.node_embedding(crystals.species - 1)
-        except IndexError as error:
-            known = self.settings.max_atomic_number
-            raise DataError(
-                f"the network knows atomic numbers up to {known}, not {int(crystals.species.max())}"
-            ) from error
+        if crystals.species.device.type == "cpu" and len(crystals.species):
+            # A GPU would have to be waited for; what feeds it asks `require` first.
+            self.require([int(crystals.species.max())])
+        elements = self.node_embedding(crystals.species - 1)
         h = self.atom_latent_emb(torch.cat([elements, time], dim=1))
         metric = (crystals.cell @ crystals.cell.transpose(1, 2)).flatten(1)
         pairs = Pairs(crystals, self.settings.frequencies)
@@ -212,6 +209,16 @@ class CSPNet(nn.Module):
             h = self.get_submodule(f"csp_layer_{index}")(h, metric, pairs)
         h = self.final_layer_norm(h)
         return NetworkOutput(h, crystals.layout.mean(h), self, crystals)
+
+    def require(self, species: Iterable[int]) -> None:
+        """Refuses atomic numbers beyond the embedding, before a device does it less clearly.
+
+        Raises:
+            DataError: Names the largest.
+        """
+        largest, known = max(species, default=0), self.settings.max_atomic_number
+        if largest > known:
+            raise DataError(f"the network knows atomic numbers up to {known}, not {largest}")
 
     def train_only(self, outputs: Iterable[Output]) -> None:
         """Freezes the heads that no loss reaches, so that optimizers and data-parallel wrappers leave them alone."""

@@ -70,13 +70,14 @@ class Pretrainer:
             torch.manual_seed(seed)
             self.network = CSPNet(settings.network).to(train.device)
         self.network.train_only({"pos_b", "cell_b"})
+        self.network.require([int(train.species.max()), int(val.species.max())])
         self._average = AveragedModel(self.network, avg_fn=self._ema_update)
         self.optimizer = torch.optim.AdamW(
             self.network.trainable_parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         )
         self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
         self.epoch = 0
-        self.best_val_loss = math.inf
+        self.best_val_loss, self.best_epoch = math.inf, 0
 
     @property
     def ema_network(self) -> CSPNet:
@@ -97,13 +98,13 @@ class Pretrainer:
         progress = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
         return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
-    def _paired(self, x_1: CrystalBatch, rng: torch.Generator) -> tuple[CrystalBatch, Tensor]:
-        """A base sample paired with x_1, and times (B,)."""
+    def _paired(self, x_1: CrystalBatch, rng: torch.Generator) -> tuple[CrystalBatch, CrystalBatch, Tensor]:
+        """A base sample paired with x_1, x_1, and times (B,)."""
         pos, cell = self.base.draw(len(x_1), len(x_1.species), rng)
         pos = pos.to(x_1.device, x_1.dtype)
         pos = pos[minimum_permutation(pos, x_1.pos, x_1.layout)]
         t = torch.rand(len(x_1), generator=rng).to(x_1.device, x_1.dtype)
-        return x_1.replace(pos, cell.to(x_1.device, x_1.dtype)), t
+        return x_1.replace(pos, cell.to(x_1.device, x_1.dtype)), x_1, t
 
     def run_epoch(self) -> dict[str, float]:
         """One pass over the training crystals in a new order.
@@ -120,8 +121,7 @@ class Pretrainer:
         sums, lr = {"loss": 0.0, "loss_pos": 0.0, "loss_cell": 0.0}, 0.0
         for index, rows in enumerate(order.split(settings.batch_size)):
             x_1 = self.train.select(rows)
-            x_0, t = self._paired(x_1, rng)
-            parts = velocity_loss(self.network, settings.paths, x_0, x_1, t)
+            parts = velocity_loss(self.network, settings.paths, *self._paired(x_1, rng))
             loss = settings.loss_weights.pos * parts.pos + settings.loss_weights.cell * parts.cell
             lr = self.learning_rate(self.epoch * self.steps_per_epoch + index)
             for group in self.optimizer.param_groups:
@@ -146,11 +146,15 @@ class Pretrainer:
     def validate(self) -> dict[str, float]:
         """Losses of the averaged weights on the validation crystals, with the same x_0 and t every time."""
         settings, rng = self.settings, generator(self.seed, "validate")
-        x_1 = CrystalBatch.cat([self.val] * VALIDATION_REPEATS)
-        x_0, t = self._paired(x_1, rng)
-        parts = velocity_loss(self.ema_network, settings.paths, x_0, x_1, t)
-        loss = settings.loss_weights.pos * parts.pos + settings.loss_weights.cell * parts.cell
-        return {"val_loss": float(loss), "val_loss_pos": float(parts.pos), "val_loss_cell": float(parts.cell)}
+        sums, atoms, cells = [0.0, 0.0], 0, 0
+        for rows in torch.arange(len(self.val)).repeat(VALIDATION_REPEATS).split(settings.batch_size):
+            x_1 = self.val.select(rows)
+            parts = velocity_loss(self.ema_network, settings.paths, *self._paired(x_1, rng))
+            sums = [sums[0] + float(parts.pos) * len(x_1.species), sums[1] + float(parts.cell) * len(x_1)]
+            atoms, cells = atoms + len(x_1.species), cells + len(x_1)
+        pos, cell = sums[0] / atoms, sums[1] / cells
+        loss = settings.loss_weights.pos * pos + settings.loss_weights.cell * cell
+        return {"val_loss": loss, "val_loss_pos": pos, "val_loss_cell": cell}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, as named tensors."""
@@ -159,6 +163,7 @@ class Pretrainer:
         state |= {f"optimizer.{k}": v for k, v in flatten_optimizer(self.optimizer).items()}
         state["epoch"] = torch.tensor(self.epoch)
         state["best_val_loss"] = torch.tensor(self.best_val_loss, dtype=torch.float64)
+        state["best_epoch"] = torch.tensor(self.best_epoch)
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -176,4 +181,4 @@ class Pretrainer:
         self._average.load_state_dict(part("average."))
         restore_optimizer(self.optimizer, part("optimizer."))
         self.epoch = int(state["epoch"])
-        self.best_val_loss = float(state["best_val_loss"])
+        self.best_val_loss, self.best_epoch = float(state["best_val_loss"]), int(state["best_epoch"])

@@ -12,5 +12,5 @@ class RewardSettings(Settings):
 
     potential: str | None = Field(None, description="MatGL potential: a folder, or a name that MatGL can fetch")
     invalid_energy: float = Field(
-        3.0, description="eV/atom that an invalid structure counts; energies of valid ones are capped there"
+        3.0, description="eV/atom that an invalid structure counts; valid ones are squeezed below it, in order"
     )

@@ -16,6 +16,8 @@ from torch import Tensor
 from omatg_ray.settings import Settings
 
 EPSILON = 1e-8
+# Rewards closer than this, relative to their size, differ by the rounding of float32 potentials and by nothing else.
+MIN_SPREAD = 1e-6
 # A reward further than this many robust standard deviations from its group's median is pulled back to there.
 CLIP_DEVIATIONS = 3.0
 MAD_TO_STD = 1.4826
@@ -66,7 +68,7 @@ def group_advantages(rewards: Tensor, settings: AdvantageSettings = PLAIN) -> Ad
     """A_i = (r_i − mean) / (std + 1e-8) over each group, population standard deviation, in float64.
 
     A failed reward (not finite) leaves its group's statistics and gets no loss. In float32 the rounded mean of equal
-    rewards need not equal them; here a group whose rewards are all equal is skipped.
+    rewards need not equal them; here a group whose rewards are equal up to rounding is skipped.
 
     Args:
         rewards: (groups, members).
@@ -79,7 +81,7 @@ def group_advantages(rewards: Tensor, settings: AdvantageSettings = PLAIN) -> Ad
     skipped = 0
     for group, members in enumerate(counted):
         kept = rewards[group, members]
-        if len(kept) < 2 or bool(kept.max() == kept.min()):
+        if len(kept) < 2 or float(kept.max() - kept.min()) <= MIN_SPREAD * float(kept.abs().max()):
             counted[group] = False
             skipped += 1
             continue

@@ -67,7 +67,8 @@ class Learner:
             `clip_fraction_*`; `log_ratio_max` of the first epoch, which is 0 up to rounding when on-policy.
 
         Raises:
-            TrainingError: The loss or its gradient is not finite; nothing was updated. Names the compositions.
+            TrainingError: The loss or its gradient is not finite; the step was not taken (earlier epochs were). Names
+                the compositions.
         """
         states = trajectory.states()
         sums: dict[str, float] = defaultdict(float)

@@ -63,7 +63,7 @@ class Trainer:
         Raises:
             TrainingError: The loss is not finite, or more than 5 % of the trajectories or of the rewards failed.
         """
-        clock = _Clock()
+        clock = _Clock(self.device)
         items = plan_iteration(self.settings, self.compositions, self.iteration, self.seed)
         trajectories = [
             run_item(
@@ -74,11 +74,14 @@ class Trainer:
         ]  # fmt: skip
         clock.lap("time_rollout")
         crystals = [trajectory.final() for trajectory in trajectories]
-        self._refuse_failures("trajectories are not finite", crystals, [_finite(batch) for batch in crystals])
+        finite = [_finite(batch) for batch in crystals]
+        self._refuse_failures("trajectories are not finite", crystals, finite)
         results = [self.reward(batch) for batch in crystals]
-        self._refuse_failures("rewards failed", crystals, [result.reward.isfinite() for result in results])
+        # A trajectory that overflowed has no reward, whatever the reward says: its loss would be NaN.
+        scores = [result.reward.where(ok.cpu(), math.nan) for result, ok in zip(results, finite, strict=True)]
+        self._refuse_failures("rewards failed", crystals, [score.isfinite() for score in scores])
         clock.lap("time_reward")
-        rewards = torch.cat([result.reward for result in results]).view(-1, self.settings.group_size)
+        rewards = torch.cat(scores).view(-1, self.settings.group_size)
         advantages = group_advantages(rewards, self.advantage)
         metrics = reward_metrics(rewards, advantages, results)
         counted = advantages.counted.flatten().nonzero().squeeze(1)
@@ -134,13 +137,16 @@ def _finite(crystals: CrystalBatch) -> Tensor:
 
 
 class _Clock:
-    """Seconds of consecutive stages."""
+    """Seconds of consecutive stages; waits for the device, which works behind the program's back."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.laps: dict[str, float] = {}
+        self._device = device
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         now = time.perf_counter()
         self.laps[name] = now - self._last
         self._last = now

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
-from omatg_ray.evaluate.evaluation import Evaluation, Evaluator, subset
+from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.matching import Matcher
 from omatg_ray.evaluate.metrics import paired_interval
 from omatg_ray.model import FlowModel
@@ -100,12 +100,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
 
-    data = subset(read_dataset(options.data or options.base / "data" / "test.extxyz"), options.limit)
+    data = read_dataset(options.data or options.base / "data" / "test.extxyz")
     reward = MatGLEnergy(options.potential)
     schedule = LinearAnnealing(pos=options.slope_pos) if options.slope_pos else None
     rows: list[dict[str, str]] = []
     with Matcher(os.cpu_count() or 1) as matcher:
-        evaluator = Evaluator(data, matcher, reward, seed=0)
+        evaluator = Evaluator(data, matcher, reward, 0, options.limit)
 
         assert evaluator.reference_energy is not None
         scale = Scale(evaluator.reference_energy, reward.invalid_energy, matcher.settings.stol)

@@ -57,11 +57,11 @@ def write_tiny_potential(folder: Path) -> None:
         calc_forces=False,
         calc_stresses=False,
     ).save(folder)
-    rocksalt = {"species": ["Na", "Cl"], "pos": [[0, 0, 0], [0.5, 0.5, 0.5]]}
+    species, pos = ["Na", "Cl"], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]
     cell = [[0, 2.845, 2.845], [2.845, 0, 2.845], [2.845, 2.845, 0]]
-    crystal = CrystalBatch.from_structures([Structure(cell, rocksalt["species"], rocksalt["pos"])], torch.float64)
+    crystal = CrystalBatch.from_structures([Structure(cell, species, pos)], torch.float64)
     # Any expectation loads it once, to find out what it gives.
-    known = {"structure": {**rocksalt, "cell": cell}, "energy_per_atom": 0.0, "tolerance": 1e9}
+    known = {"structure": {"species": species, "pos": pos, "cell": cell}, "energy_per_atom": 0.0, "tolerance": 1e9}
     (folder / "known_energies.json").write_text(json.dumps([known]))
     energy = load_potential(folder).energies(crystal).item() / 2
     (folder / "known_energies.json").write_text(json.dumps([known | {"energy_per_atom": energy, "tolerance": 1e-3}]))
@@ -69,12 +69,12 @@ def write_tiny_potential(folder: Path) -> None:
 
 def synthetic_crystals() -> list[Structure]:
     cubic = [
-        Structure(Lattice.cubic(3.2 + 0.1 * i), pair, [[0, 0, 0], [0.5, 0.5, 0.5]])
+        Structure(Lattice.cubic(3.2 + 0.1 * i), pair, [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
         for i, pair in enumerate(itertools.product(("Na", "K", "Rb"), ("F", "Cl", "Br")))
     ]
     cells = (Lattice.orthorhombic(3.0, 3.3 + 0.1 * i, 4.4) for i in range(4))
     pairs = itertools.product(("Mg", "Ca"), ("O", "S"))
-    sites = [[0, 0, 0], [0.5, 0.5, 0.5], [0.1, 0.5, 0]]
+    sites = [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.1, 0.5, 0.0]]
     return cubic + [Structure(cell, (a, b, b), sites) for cell, (a, b) in zip(cells, pairs, strict=True)]
 
 
@@ -147,7 +147,7 @@ Command = Callable[..., Outcome]
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs the command line in this process."""
 
-    def run(*words: str | Path) -> Outcome:
+    def run(*words: object) -> Outcome:
         capsys.readouterr()
         try:
             code = main([str(word) for word in words])

@@ -22,7 +22,7 @@ COLUMNS = (
 )
 
 
-def evaluated(command: Command, out: Path, *words: str | Path) -> dict[str, Any]:
+def evaluated(command: Command, out: Path, *words: object) -> dict[str, Any]:
     done = command("evaluate", *words, "--steps", 4, "--json", out, "--quiet")
     assert done.code == 0, done.err
     return json.loads(out.read_text()) | {"printed": done.out, "err": done.err}

@@ -47,7 +47,7 @@ def test_formulas_from_a_file_come_in_its_order(base: Path, command: Command, tm
     rows = json.loads(out.read_text())
     names = [row["formula"] for row in rows]
     assert list(dict.fromkeys(names)) == ["RbBr", "MgO2"]
-    assert [row["rank"] for row in rows if row["formula"] == "RbBr"][0] == 1
+    assert next(row["rank"] for row in rows if row["formula"] == "RbBr") == 1
     assert all("energy_per_atom" not in row for row in rows)
 
 

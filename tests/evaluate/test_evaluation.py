@@ -8,7 +8,7 @@ import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.evaluate.evaluation import Evaluator, subset
+from omatg_ray.evaluate.evaluation import Evaluator, spread_rows
 from omatg_ray.evaluate.matching import Matcher
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
@@ -95,8 +95,13 @@ def test_rows_keep_their_place_over_several_blocks(monkeypatch: pytest.MonkeyPat
     assert result.relative_energy.tolist() == [0.0] * 5
 
 
-def test_a_subset_is_spread_over_the_data() -> None:
-    whole = dataset(10)
-    assert subset(whole, 4).ids == ["row 0", "row 2", "row 5", "row 7"]
-    assert subset(whole, None) is whole
-    assert subset(whole, 10) is whole
+def test_a_limited_evaluation_keeps_the_rows_of_the_whole() -> None:
+    references = dataset(10)
+    model = Copyist(references.crystals, lambda crystals, rows: crystals)
+    with Matcher() as matcher:
+        evaluator = Evaluator(references, matcher, cast(MatGLEnergy, Volume()), seed=0, limit=4)
+        result = evaluator(cast(FlowModel, model), steps=10)
+    assert model.asked == [[0, 2, 5, 7]]
+    assert result.ids == ["row 0", "row 2", "row 5", "row 7"]
+    assert result.metrics.match_rate == 1.0
+    assert spread_rows(3, None) == spread_rows(3, 3) == spread_rows(3, 9) == [0, 1, 2]

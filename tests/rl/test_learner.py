@@ -170,7 +170,7 @@ def test_objective_equals_a_plain_evaluation(active, reduction, annealing):
 def test_gradient_against_finite_differences(active, reduction):
     old, base = small_network(0), small_network(1)
     trajectory = sample(velocity_policy(old, base, active), steps=5)
-    network = perturbed(old, 0.02)
+    network = perturbed(old, 0.004)
     start = {name: value.clone() for name, value in network.state_dict().items()}
 
     def evaluate() -> dict[str, float]:

@@ -24,10 +24,10 @@ from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory, rollout
 from tests.small import small_network, velocity_policy
 
-STEPS = 5
+STEPS, LEARNING_RATE = 3, 1e-2
 SIZE = NetworkSettings(hidden=32, layers=2, frequencies=3, time_features=8)
 BASE = BaseDistribution(log_length_mean=(1.4, 1.4, 1.4), log_length_std=(0.05, 0.05, 0.05))
-GROUPS, MEMBERS, FRESH = 16, 16, 1024
+GROUPS, MEMBERS, FRESH = 32, 16, 1024
 TARGET = torch.tensor([[4.4, 0.0, 0.0], [0.0, 4.2, 0.0], [0.0, 0.0, 4.0]])
 
 
@@ -45,8 +45,8 @@ def lattice_reward(crystals: CrystalBatch) -> Tensor:
     "field, species, reward, components, sigma, iterations, start, slack",
     [
         # Both atoms take the noise of the last step in three components each.
-        ("pos", [55, 17], separation_reward, 6, 0.15, 120, -0.2, 0.02),
-        ("cell", [13], lattice_reward, 9, 0.5, 120, -5.0, 0.1),
+        ("pos", [55, 17], separation_reward, 6, 0.1, 200, -0.2, 0.02),
+        ("cell", [13], lattice_reward, 9, 0.3, 200, -10.0, 0.2),
     ],
 )
 def test_the_policy_gradient_finds_the_optimum(
@@ -62,7 +62,7 @@ def test_the_policy_gradient_finds_the_optimum(
     network, base = (small_network(seed, torch.float32, SIZE) for seed in (0, 1))
     policy = velocity_policy(network, base, (field,), {field: NoiseSettings(kind="constant", a=sigma)})
     objective = ObjectiveSettings(clip=0.2, policy_weight=FieldWeights(), kl_weight=FieldWeights(pos=0, cell=0))
-    learner = Learner(network, policy, objective, LearnerSettings(epochs=3, lr=5e-3))
+    learner = Learner(network, policy, objective, LearnerSettings(epochs=3, lr=LEARNING_RATE))
     rng = torch.Generator().manual_seed(0)
     times = time_grid(STEPS)
 
@@ -79,7 +79,9 @@ def test_the_policy_gradient_finds_the_optimum(
         return rollout(policy, x_0, times, {field: torch.randn(STEPS - 1, *shape, generator=rng)})
 
     before = reward(sample(FRESH, 1).final())
-    for _ in range(iterations):
+    for iteration in range(iterations):
+        for group in learner.optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * (1 - iteration / iterations)
         trajectory = sample(GROUPS, MEMBERS)
         advantages = group_advantages(reward(trajectory.final()).view(GROUPS, MEMBERS))
         learner.update(trajectory, advantages.values.flatten())

@@ -10,7 +10,9 @@ from omatg_ray.run.interrupt import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_interrupts(number: signal.Signals, capfd: pytest.CaptureFixture) -> None:
+def test_the_first_signal_asks_and_the_second_interrupts(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
     previous = signal.getsignal(number)
     with StopRequest("this epoch") as stop:
         assert not stop.requested

@@ -44,7 +44,7 @@ def test_a_bar_fits_its_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) 
         assert any("s 5.1+0.8+4.0" in line for line in lines)
 
 
-def test_a_log_gets_lines_with_the_numbers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_log_gets_lines_with_the_numbers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("omatg_ray.run.progress.LOG_INTERVAL", 0.0)
     with Progress(3, "train", 1) as bar:
         bar.advance(VALUES)
@@ -57,7 +57,7 @@ def test_a_log_gets_lines_with_the_numbers(monkeypatch: pytest.MonkeyPatch, caps
     assert not any("\r" in line or "|" in line for line in lines)
 
 
-def test_a_hidden_bar_says_nothing(capsys: pytest.CaptureFixture) -> None:
+def test_a_hidden_bar_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(3, "train", shown=False) as bar:
         bar.advance(VALUES)
         bar.note("a note")
