@@ -60,6 +60,9 @@ def test_the_policy_gradient_finds_the_optimum(
     slack: float,
 ):
     network, base = (small_network(seed, torch.float32, SIZE) for seed in (0, 1))
+    with torch.no_grad():  # start nearly at rest
+        for head in (network.coord_out, network.lattice_out):
+            head.weight.mul_(0.1)
     policy = velocity_policy(network, base, (field,), {field: NoiseSettings(kind="constant", a=sigma)})
     objective = ObjectiveSettings(clip=0.2, policy_weight=FieldWeights(), kl_weight=FieldWeights(pos=0, cell=0))
     learner = Learner(network, policy, objective, LearnerSettings(epochs=3, lr=LEARNING_RATE))
