@@ -14,6 +14,7 @@ from omatg_ray.flow.loss import PathSettings
 from omatg_ray.model import FlowModel, ModelDescription, chunks_by_pairs
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.seeding import seed_of
 from tests.small import SIZE, small_network
 
 BASE = BaseDistribution(log_length_mean=(1.4, 1.5, 1.6), log_length_std=(0.1, 0.1, 0.1))
@@ -190,8 +191,6 @@ def test_one_step_is_one_euler_step_of_the_right_networks():
     x_0 = model.generate([[22, 8, 8]], steps=2, seed=7, schedule=LinearAnnealing(pos=0.0, cell=0.0))
     # With slopes s the displacement is multiplied by 1 + s t at t = 0.001.
     policy, frozen = model.network, model.base_network
-    from omatg_ray.seeding import seed_of
-
     start = BASE.sample([[22, 8, 8]], [seed_of(7, "structure", 0)])
     t, dt = torch.tensor(0.001), 0.998
     with torch.no_grad():

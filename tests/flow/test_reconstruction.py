@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
@@ -61,14 +60,12 @@ def test_known_crystals_are_reconstructed():
     )
     model = FlowModel(description, trainer.ema_network)
     species = [list(crystal.atomic_numbers) for crystal in crystals]
-    with torch.random.fork_rng():
-        generated = model.generate(species * SAMPLES, steps=50, schedule=LinearAnnealing(pos=5.0), seed=1)
+    generated = model.generate(species * SAMPLES, steps=50, schedule=LinearAnnealing(pos=5.0), seed=1)
     matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
     found = [
         matcher.get_rms_dist(structure, crystal)
         for structure, crystal in zip(generated.to_structures(), crystals * SAMPLES, strict=True)
     ]
     distances = [match[0] for match in found if match is not None]
-    import time; print(len(distances), sum(distances)/len(distances), sorted(distances)[-4:], time.process_time())
     assert len(distances) >= 0.95 * len(found)
     assert sum(distances) / len(distances) < 0.05
