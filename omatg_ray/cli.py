@@ -18,7 +18,6 @@ from omatg_ray.errors import ConfigError, OmatgRayError
 
 if TYPE_CHECKING:
     from omatg_ray.config import Config
-    from omatg_ray.policy.annealing import LinearAnnealing
 
 DESCRIPTION = """\
 Reinforce flow-based crystal generators by policy gradients on their velocity fields.
@@ -295,12 +294,15 @@ def _load_config(arguments: argparse.Namespace) -> Config:
     return Config.load(files[0] if files else None, overrides)
 
 
-def _schedule(arguments: argparse.Namespace) -> LinearAnnealing | None:
+def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `_sampling_arguments` read, and the potential, as `SamplingOptions` takes it."""
     from omatg_ray.policy.annealing import LinearAnnealing
 
-    if arguments.slope_pos is None and arguments.slope_cell is None:
-        return None
-    return LinearAnnealing(pos=arguments.slope_pos or 0.0, cell=arguments.slope_cell or 0.0)
+    slopes, schedule = (arguments.slope_pos, arguments.slope_cell), None
+    if slopes != (None, None):
+        schedule = LinearAnnealing(pos=slopes[0] or 0.0, cell=slopes[1] or 0.0)
+    names = ("model", "steps", "noise", "seed", "potential", "workers", "timeout", "device")
+    return {name: getattr(arguments, name) for name in names} | {"schedule": schedule}
 
 
 def _check_output(path: str | Path | None, suffixes: Sequence[str]) -> None:
@@ -347,22 +349,14 @@ def _train(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     _check_output(arguments.json, [".json"])
     _check_output(arguments.out, STRUCTURE_SUFFIXES)
-    schedule = _schedule(arguments)
+    sampling = _sampling(arguments)
     from omatg_ray.commands.evaluate import EvaluateOptions, evaluate, table, write_evaluation
 
     options = EvaluateOptions(
-        model=arguments.model,
         data=arguments.data,
-        steps=arguments.steps,
-        noise=arguments.noise,
-        schedule=schedule,
         limit=arguments.limit,
-        seed=arguments.seed,
-        potential=arguments.potential,
         invalid_energy=arguments.invalid_energy,
-        workers=arguments.workers,
-        timeout=arguments.timeout,
-        device=arguments.device,
+        **sampling,
     )
     evaluation = evaluate(options, not arguments.quiet)
     if arguments.json is not None:
@@ -376,25 +370,17 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _generate(arguments: argparse.Namespace) -> None:
     _check_output(arguments.out, STRUCTURE_SUFFIXES)
-    schedule = _schedule(arguments)
+    sampling = _sampling(arguments)
     from omatg_ray.commands.generate import GenerateOptions, generate
     from omatg_ray.crystal.formula import parse_z, read_formulas
     from omatg_ray.crystal.write import write_structures
 
     formulas = arguments.formula if arguments.formulas is None else read_formulas(arguments.formulas)
     options = GenerateOptions(
-        model=arguments.model,
         formulas=tuple(formulas),
         z=tuple(parse_z(arguments.z)),
         count=arguments.n,
-        steps=arguments.steps,
-        noise=arguments.noise,
-        schedule=schedule,
-        seed=arguments.seed,
-        potential=arguments.potential,
-        workers=arguments.workers,
-        timeout=arguments.timeout,
-        device=arguments.device,
+        **sampling,
     )
     found = generate(options, not arguments.quiet)
     write_structures(arguments.out, found.crystals.to_structures(), found.properties)

@@ -2,55 +2,35 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.commands.setup import choose_device, warn_noiseless, warn_unfamiliar
+from omatg_ray.commands.setup import SamplingOptions, choose_device, warn_noiseless, warn_unfamiliar
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.matching import Matcher
-from omatg_ray.model import FlowModel, NoiseMode
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.atomic import write_json
 
 NO_POTENTIAL = "none"
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """What to evaluate.
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(SamplingOptions):
+    """What to evaluate. Without a potential, that which rewarded the model; "none" measures no energies.
 
     Attributes:
-        model: Model or run folder.
         data: File of reference crystals.
-        steps: Grid points.
-        noise: Without noise or with the policy's.
-        schedule: Annealing in place of the model's own.
         limit: Use this many references, spread over the file; None uses all.
-        seed: Seed of x_0 and noise.
-        potential: Potential of the energies; None takes the one that rewarded the model, "none" measures no energies.
         invalid_energy: eV/atom that invalid crystals count in the capped mean.
-        workers: Processes that match structures.
-        timeout: Seconds that one match may take.
-        device: auto, cpu, cuda or cuda:N.
     """
 
-    model: Path
     data: Path
-    steps: int = 50
-    noise: NoiseMode = "none"
-    schedule: LinearAnnealing | None = None
     limit: int | None = None
-    seed: int = 0
-    potential: str | None = None
     invalid_energy: float = 3.0
-    workers: int = os.cpu_count() or 1
-    timeout: float = 10.0
-    device: str = "auto"
 
 
 def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:

@@ -2,62 +2,41 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from omatg_ray.commands.setup import choose_device, warn_noiseless, warn_unfamiliar
+from omatg_ray.commands.setup import SamplingOptions, choose_device, warn_noiseless, warn_unfamiliar
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.formula import cell_species
 from omatg_ray.errors import DataError
 from omatg_ray.evaluate.evaluation import BLOCK
 from omatg_ray.evaluate.matching import Composition, compositions
 from omatg_ray.evaluate.unique import find_unique, space_groups
-from omatg_ray.model import FlowModel, NoiseMode
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.progress import Progress
 
 
-@dataclass(frozen=True)
-class GenerateOptions:
-    """What to generate.
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(SamplingOptions):
+    """What to generate. Without a potential nothing is ranked.
 
     Attributes:
-        model: Model or run folder.
         formulas: Chemical formulas.
         z: Formula units per cell; every formula is generated with each.
         count: Crystals for each formula and z.
-        steps: Grid points.
-        noise: Without noise or with the policy's.
-        schedule: Annealing in place of the model's own.
-        seed: Seed of x_0 and noise.
-        potential: Potential to rank by; None takes none.
-        workers: Processes that compare structures.
-        timeout: Seconds that one comparison may take.
-        device: auto, cpu, cuda or cuda:N.
     """
 
-    model: Path
     formulas: tuple[str, ...]
     z: tuple[int, ...] = (1,)
     count: int = 1
-    steps: int = 50
-    noise: NoiseMode = "none"
-    schedule: LinearAnnealing | None = None
-    seed: int = 0
-    potential: str | None = None
-    workers: int = os.cpu_count() or 1
-    timeout: float = 10.0
-    device: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -15,11 +17,39 @@ from omatg_ray.crystal.split import Split, split_by_composition
 from omatg_ray.crystal.write import RESERVED_NAMES, write_structures
 from omatg_ray.errors import ConfigError
 from omatg_ray.model import FlowModel, NoiseMode
+from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.versions import versions
 
 SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """What `evaluate` and `generate` have in common.
+
+    Attributes:
+        model: Model or run folder.
+        steps: Grid points; one network evaluation fewer.
+        noise: Without noise or with the policy's.
+        schedule: Annealing in place of the model's own.
+        seed: Seed of x_0 and noise.
+        potential: Potential of the energies: name or folder.
+        workers: Processes that compare structures; 0 compares in this one.
+        timeout: Seconds that one comparison may take.
+        device: auto, cpu, cuda or cuda:N.
+    """
+
+    model: Path
+    steps: int = 50
+    noise: NoiseMode = "none"
+    schedule: LinearAnnealing | None = None
+    seed: int = 0
+    potential: str | None = None
+    workers: int = os.cpu_count() or 1
+    timeout: float = 10.0
+    device: str = "auto"
 
 
 def choose_device(name: str) -> torch.device:

@@ -61,7 +61,7 @@ def stub_crystals(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
 
 
 def options(base: Path, *formulas: str, count: int = 2) -> GenerateOptions:
-    return GenerateOptions(base, formulas, count=count, steps=3, workers=0, device="cpu")
+    return GenerateOptions(model=base, formulas=formulas, count=count, steps=3, workers=0, device="cpu")
 
 
 def collapsed(rows: list[int]) -> Any:
