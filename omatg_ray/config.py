@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.errors import ConfigError
@@ -35,6 +35,13 @@ class DataSettings(Settings):
     val_compositions: float = Field(0.1, gt=0, description="validation compositions: a share, or from 1 on a number")
     test_compositions: float = Field(0.1, gt=0, description="test compositions: a share, or from 1 on a number")
     split_seed: int = Field(0, description="seed of the split")
+
+    @field_validator("val_compositions", "test_compositions")
+    @classmethod
+    def _share_or_number(cls, size: float) -> float:
+        if size > 1 and size != int(size):
+            raise ValueError(f"a share lies below 1 and a number of compositions is whole, not {size}")
+        return size
 
     @model_validator(mode="after")
     def _one_or_three(self) -> DataSettings:

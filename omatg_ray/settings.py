@@ -29,6 +29,9 @@ class Settings(BaseModel):
             given = values.get(name)
             if isinstance(field.default, Settings) and isinstance(given, dict):
                 values[name] = _merged(field.default.model_dump(), given)
+            elif isinstance(field.default, Settings) and name in values and given is None:
+                # A group that is named in YAML with nothing below it.
+                del values[name]
         return values
 
 

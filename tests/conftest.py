@@ -29,4 +29,6 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
+    # Small networks gain nothing from threads, and lose a lot where a test shares its cores.
+    torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -171,3 +171,28 @@ def test_every_key_is_documented_with_its_default():
         if not any(key == row or key.startswith(f"{row}.") for row in rows)
     ]
     assert undocumented == []
+
+
+def test_a_group_given_in_part_keeps_the_rest():
+    config = load("objective.kl_weight.cell=0.5", "objective.policy_weight.cell=2")
+    assert (config.objective.kl_weight.pos, config.objective.kl_weight.cell) == (1e-3, 0.5)
+    assert (config.objective.policy_weight.pos, config.objective.policy_weight.cell) == (2.3, 2.0)
+
+
+def test_a_group_with_nothing_below_it_is_the_default(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("rollout:\nobjective:\n  kl_weight:\n")
+    assert Config.load(path, ["run=runs/run"]) == Config()
+
+
+def test_a_number_of_compositions_is_whole():
+    assert load("data.val_compositions=200").data.val_compositions == 200
+    with pytest.raises(ConfigError, match=r"data.val_compositions.*whole"):
+        load("data.val_compositions=1.5")
+
+
+def test_documented_defaults_are_those_of_the_config():
+    rows = {key: default for key, default, _ in documented_keys()}
+    assert rows["objective.kl_weight.pos"] == "0.001"
+    assert rows["objective.policy_weight.pos"] == "2.3"
+    assert rows["advantage.shaping"] == "rank"

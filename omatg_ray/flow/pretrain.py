@@ -90,7 +90,7 @@ class Pretrainer:
         return torch.lerp(current, average, decay)
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine to zero at the last step."""
+        """Linear warm-up, then half a cosine that reaches zero one step after the last."""
         settings = self.settings
         total = settings.epochs * self.steps_per_epoch
         if step < settings.warmup_steps:

@@ -64,7 +64,8 @@ class Learner:
 
         Returns:
             Means over epochs of `loss`, `grad_norm` and, per active field, `policy_loss_*`, `kl_*`,
-            `clip_fraction_*`; `log_ratio_max` of the first epoch, which is 0 up to rounding when on-policy.
+            `clip_fraction_*`; `log_ratio_max` of the first epoch, the largest |log-ratio|
+            of an atom or lattice, which is 0 up to rounding when on-policy.
 
         Raises:
             TrainingError: The loss or its gradient is not finite; the step was not taken (earlier epochs were). Names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -108,6 +109,12 @@ def test_the_seed_decides_everything():
     state = torch.random.get_rng_state()
     assert first.run_epoch() == second.run_epoch()
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_every_epoch_draws_anew():
+    one = trainer(lr=1e-12, warmup_steps=0)
+    losses = [one.run_epoch()["loss"] for _ in range(3)]
+    assert min(abs(a - b) for a, b in itertools.pairwise(losses)) > 1e-3
 
 
 def test_validation_is_the_same_every_time_and_leaves_training_alone():

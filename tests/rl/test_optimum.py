@@ -37,7 +37,7 @@ def separation_reward(crystals: CrystalBatch) -> Tensor:
 
 
 def length_reward(crystals: CrystalBatch) -> Tensor:
-    """Minus the squared deviation of the lattice vectors' lengths from targets, in Å²; blind to turns, as the drift."""
+    """Minus the squared deviation of the vectors' lengths from targets, in Å²; blind to turns, as the drift is."""
     return -(crystals.cell.norm(dim=2) - LENGTHS).square().sum(1)
 
 
