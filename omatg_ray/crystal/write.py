@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import numpy as np
 from omatg_ray.crystal.dataset import Scalar, scalar_properties
 from omatg_ray.crystal.read import CIF_PROPERTY_PREFIX
 from omatg_ray.errors import DataError
+from omatg_ray.run.atomic import replace_folder, write_text
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -44,19 +45,22 @@ def write_structures(
 
     Raises:
         DataError: The suffix is unknown, there are no structures, properties do not fit them or have a reserved name, a
-            folder exists and is not empty, or writing fails.
+            folder exists and is not empty, or the path cannot be written.
+        OmatgRayError: The disk is full or the folder may not be written to; what was there before is untouched.
     """
     rows = _rows(structures, properties)
     target = Path(path).absolute()
     if str(path).endswith(("/", os.sep)) or not target.suffix:
-        _write_folder(target, _cif_files(rows))
+        with _naming(target):
+            _write_folder(target, _cif_files(rows))
         return
     formats: dict[str, Callable[[_Rows], str]] = {".extxyz": _xyz, ".xyz": _xyz, ".cif": _cif, ".json": _json}
     to_text = formats.get(target.suffix.lower())
     if to_text is None:
         known = ", ".join(formats)
         raise DataError(f"{path} has an unknown suffix; write {known}, or a folder of CIF files (end the path in /)")
-    _write_file(target, to_text(rows))
+    with _naming(target):
+        write_text(target, to_text(rows))
 
 
 def _rows(structures: Sequence[Structure], properties: Sequence[Mapping[str, Any]] | None) -> _Rows:
@@ -152,32 +156,17 @@ def _plain_name(key: str) -> str:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def _aside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}.tmp")
-
-
-def _write_file(target: Path, text: str) -> None:
-    aside = _aside(target)
+@contextmanager
+def _naming(target: Path) -> Iterator[None]:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, target)
+        yield
     except OSError as error:
         raise DataError(f"{target} cannot be written: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _write_folder(target: Path, files: dict[str, str]) -> None:
     if target.is_dir() and any(target.iterdir()):
         raise DataError(f"the folder {target} exists and is not empty; name another one or remove it")
-    aside = _aside(target)
-    try:
-        aside.mkdir(parents=True)
+    with replace_folder(target) as aside:
         for name, text in files.items():
             (aside / name).write_text(text, encoding="utf-8")
-        os.replace(aside, target)
-    except OSError as error:
-        raise DataError(f"{target} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
