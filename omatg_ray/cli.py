@@ -386,7 +386,8 @@ def _generate(arguments: argparse.Namespace) -> None:
     write_structures(arguments.out, found.crystals.to_structures(), found.properties)
     for row in found.properties:
         energy = "" if row["energy_per_atom"] is None else f"{row['energy_per_atom']:10.4f} eV/atom"
-        print(f"{row['formula']:>12} {row['rank']:4d}{energy}  {row['space_group'] or '-':<10} x{row['copies']}")
+        name = f"{row['formula']:>12} z={row['z']} {row['rank']:4d}"
+        print(f"{name}{energy}  {row['space_group'] or '-':<10} x{row['copies']}")
     print(f"{found.asked} generated, {found.invalid} invalid, {len(found.crystals)} unique, written to {arguments.out}")
 
 

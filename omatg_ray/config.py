@@ -133,7 +133,8 @@ class Config(Settings):
             tree.setdefault("run", f"runs/{Path(path).stem}")
         for override in overrides:
             _apply(tree, override)
-        return cls.from_tree(tree, source=str(path or "overrides"))
+        sources = [*([str(path)] if path else []), *(["overrides"] if overrides or not path else [])]
+        return cls.from_tree(tree, source=" and ".join(sources))
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any], source: str = "config") -> Config:

@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import torch
 from pymatgen.core import Element
@@ -23,6 +24,11 @@ from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.versions import versions
 
 SPLITS = ("train", "val", "test")
+# What a resumed run may change: how long and where it runs, how often it looks, and where its files lie by now.
+MAY_CHANGE = (
+    "iterations", "run", "device", "threads", "workers", "checkpoint", "validation", "base", "data.file", "data.train",
+    "data.val", "data.test", "reward.potential",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +127,34 @@ def describe_run(folder: RunFolder, config: Config, split: Split) -> None:
 
     A resumed run keeps the versions and splits that it started with; its configuration is written anew, because
     overrides such as `iterations` go on counting when it is resumed once more.
+
+    Raises:
+        ConfigError: The run was started with another value of a key that decides what it computes.
     """
+    if folder.config_path.exists():
+        _refuse_changes(Config.load(folder.config_path), config.resolved())
     write_text(folder.config_path, config.resolved().to_yaml())
     if not folder.versions_path.exists():
         write_splits(folder, split)
         write_json(folder.versions_path, versions())
+
+
+def _refuse_changes(started: Config, resumed: Config) -> None:
+    old, new = flat(started.model_dump(mode="json")), flat(resumed.model_dump(mode="json"))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE):
+            raise ConfigError(
+                f"{key}: the run was started with {old.get(key)}, not {new.get(key)}, and goes on exactly; start a new "
+                f"run for that (a resumed one may change {', '.join(MAY_CHANGE)})"
+            )
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested dictionaries under dotted keys."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
 
 
 def kept(folder: RunFolder) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class TrainResult:
     """
 
     model: Path
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]] = field(repr=False)
     report: Path
 
 
@@ -67,6 +67,8 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
         checkpoint = folder.latest_checkpoint() if resume else None
         best = None if checkpoint is None else restore(folder, checkpoint, parts)
         describe_run(folder, config, parts.split)
+        if parts.trainer.iteration < config.iterations:
+            _forget_results(folder)
         with MetricsLog(folder.path, resume_from=None if checkpoint is None else parts.trainer.iteration) as log:
             _reinforce(config, parts, folder, log, matcher, stop, best, progress)
         if not stop.requested:
@@ -77,6 +79,12 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
                 f"go on with: omatg-ray train --resume {config.run}"
             )
         return TrainResult(folder.checkpoints / "best", rows, write_report(folder.path))
+
+
+def _forget_results(folder: RunFolder) -> None:
+    """Removes the evaluations of a shorter run that goes on: they would pass for those of the new best checkpoint."""
+    for path in (*folder.evaluation.glob("*.json"), *folder.structures.glob("*.extxyz")):
+        path.unlink()
 
 
 def _reinforce(
@@ -154,12 +162,13 @@ def _compare(
     test = parts.split.test
     evaluate = Evaluator(test, matcher, parts.reward, config.seed)
     best = FlowModel.load(folder.checkpoints / "best", parts.trainer.device)
+    label = f"reinforced ({folder.pointed_at('best')})"
     start = parts.start
     start.description = start.description.model_copy(update={"annealing": best.description.annealing})
     runs: list[tuple[str, str, FlowModel, NoiseMode]] = [
         ("before", "base", start, "none"),
-        ("after", "reinforced", best, "none"),
-        ("after_noise", "reinforced, policy noise", best, "policy"),
+        ("after", label, best, "none"),
+        ("after_noise", f"{label}, policy noise", best, "policy"),
     ]
     results: dict[str, Evaluation] = {}
     for name, label, model, noise in runs:

@@ -81,8 +81,9 @@ def test_a_run_leaves_all_that_the_readme_names(trained: TrainResult, workshop: 
     scores = {line["step"]: line["relative_energy_mean_capped"] for line in lines if line["kind"] == "validation"}
     assert RunFolder(run).pointed_at("best") == f"iteration_{min(scores, key=scores.__getitem__):06d}"
     rows = {row["label"]: row for row in trained.rows}
-    assert list(rows) == ["base", "reinforced", "reinforced, policy noise"]
-    assert json.loads((run / "evaluation" / "after.json").read_text()) == rows["reinforced"]
+    after = f"reinforced ({RunFolder(run).pointed_at('best')})"
+    assert list(rows) == ["base", after, f"{after}, policy noise"]
+    assert json.loads((run / "evaluation" / "after.json").read_text()) == rows[after]
 
 
 def test_training_moves_the_policy_and_keeps_the_base(trained: TrainResult, base: Path, workshop: Workshop) -> None:
@@ -246,3 +247,25 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     last = RunFolder(config.run).latest_checkpoint()
     assert last is not None and last.name == "iteration_000001"
     assert no_leftovers(config.run)
+
+
+def test_a_resumed_run_refuses_what_would_change_its_results(
+    trained: TrainResult, base: Path, workshop: Workshop, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(workshop.root / "trained", run, symlinks=True)
+    before = (run / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match=r"learner\.lr: the run was started with .* not 0\.5"):
+        train(workshop.load(f"run={run}", f"base={base}", "learner.lr=0.5"), resume=True, progress=False)
+    assert (run / "config.yaml").read_text() == before
+
+
+def test_results_of_a_shorter_run_do_not_outlive_it(
+    trained: TrainResult, base: Path, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(workshop.root / "trained", run, symlinks=True)
+    monkeypatch.setattr("omatg_ray.rl.trainer.Trainer.step", lambda self: (_ for _ in ()).throw(TrainingError("stop")))
+    with pytest.raises(TrainingError):
+        train(workshop.load(f"run={run}", f"base={base}", "iterations=6"), resume=True, progress=False)
+    assert not list(run.glob("evaluation/*.json")) and not list(run.glob("structures/*.extxyz"))
