@@ -26,6 +26,7 @@ from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset, Scalar, distinct_ids, scalar_properties
 from omatg_ray.crystal.lattice import wrap
 from omatg_ray.errors import DataError
+from omatg_ray.run.progress import Progress
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -70,16 +71,14 @@ def read_dataset(
         DataError: The path is missing, unreadable, empty or of an unknown format; or a row is unusable (unparseable,
             disordered, non-finite numbers, a cell below 0.1 Å³), which is named with its file and number.
     """
-    from tqdm import tqdm
-
     path = Path(path)
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit} leaves nothing to read from {path}; it must be at least 1")
     idents, properties, numbers, cells, frac = [], [], [], [], []
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), Progress(None, f"read {path.name}", shown=progress) as bar:
             warnings.simplefilter("ignore")  # the parsers warn about every repair; what matters raises
-            for row in tqdm(islice(_rows(path), limit), desc=path.name, unit=" crystals", disable=not progress):
+            for row in islice(_rows(path), limit):
                 with _naming(row.where):
                     _check(row)
                 cell, pos = reduce_cell(row.cell, row.frac) if reduce else (row.cell, row.frac)
@@ -88,6 +87,7 @@ def read_dataset(
                 numbers.append(row.numbers)
                 cells.append(cell)
                 frac.append(pos)
+                bar.advance()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not idents:

@@ -17,6 +17,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError
 from omatg_ray.evaluate.bounded import BoundedPool, Outcome
 from omatg_ray.reward.validity import check_validity
+from omatg_ray.run.progress import Progress
 
 if TYPE_CHECKING:
     from omatg_ray.evaluate.tasks import Arrays
@@ -189,13 +190,11 @@ def run_all(
         names: What every call is about, for the log.
         progress: Title of a progress bar; None shows none.
     """
-    from tqdm import tqdm
-
     outcomes = [Outcome()] * len(calls)
-    with tqdm(total=len(calls), desc=progress, disable=progress is None) as bar:
+    with Progress(len(calls), progress or "", shown=progress is not None) as bar:
         for index, outcome in pool.map(calls):
             outcomes[index] = outcome
             if outcome.error is not None:
                 logger.warning("%s: %s", names[index], outcome.error)
-            bar.update()
+            bar.advance()
     return outcomes

@@ -11,6 +11,7 @@ from tqdm import tqdm
 LOG_INTERVAL = 10.0
 # The bar is what gives way in a narrow terminal: it fills what the numbers leave.
 LINE = "{desc} {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"
+COUNT = "{desc} {n_fmt} {elapsed}{postfix}"
 BAR = LINE + " {bar}"
 
 
@@ -18,13 +19,13 @@ class Progress:
     """A bar over `total` steps, with time gone and time left, and a few values beside it.
 
     Args:
-        total: Steps of the whole work.
+        total: Steps of the whole work; None where nobody knows before the end.
         label: What is being done.
         start: Steps already done, for a resumed run.
         shown: False for no output at all.
     """
 
-    def __init__(self, total: int, label: str, start: int = 0, shown: bool = True) -> None:
+    def __init__(self, total: int | None, label: str, start: int = 0, shown: bool = True) -> None:
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
@@ -33,7 +34,7 @@ class Progress:
             disable=not shown,
             dynamic_ncols=terminal,
             mininterval=0.2 if terminal else LOG_INTERVAL,
-            bar_format=BAR if terminal else LINE,
+            bar_format=COUNT if total is None else BAR if terminal else LINE,
             file=sys.stderr if terminal else _Lines(),
         )
         # tqdm puts a colon behind its label.
