@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.flow.network import CSPNet, NetworkSettings
+from omatg_ray.flow.network import CSPNet, MessageLayer, NetworkSettings
 
 SIZES = ((5, 128), (20, 128), (5, 512), (20, 512))
 ATOMS = 1280
@@ -38,6 +38,7 @@ def plain(network: CSPNet, crystals: CrystalBatch, t: Tensor) -> Tensor:
     h = network.atom_latent_emb(torch.cat([network.node_embedding(crystals.species - 1), time_features], 1))
     for index in range(settings.layers):
         layer = network.get_submodule(f"csp_layer_{index}")
+        assert isinstance(layer, MessageLayer)
         z = layer.layer_norm(h)
         message = layer.edge_mlp(torch.cat([z[first], z[second], metric, features], 1))
         mean = message.view(len(h), n, -1).mean(1)
