@@ -83,7 +83,9 @@ def estimate(config: Config, parts: Parts) -> Estimate:
 def describe(config: Config, parts: Parts, figures: Estimate) -> str:
     """The estimate in words."""
     rollout, split = config.rollout, parts.split
-    base = "base network too" if parts.trainer.learner.needs_base or len(config.policy.active) < 2 else "policy only"
+    base = (
+        "base network too" if parts.trainer.learner.needs_base or parts.trainer.learner.policy.frozen else "policy only"
+    )
     total = figures.iteration * config.iterations
     return "\n".join(
         [

@@ -11,6 +11,7 @@ from omatg_ray.commands.setup import SamplingOptions, choose_device, warn_noisel
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.matching import Matcher
+from omatg_ray.evaluate.metrics import COLUMNS
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.atomic import write_json
@@ -67,19 +68,10 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Evaluations (as `Evaluation.as_dict` gives them) as a plain-text table, one line each."""
-    columns = {
-        "match_rate": ("match rate", "{:.3f}"),
-        "rmse": ("RMSE", "{:.3f}"),
-        "crmse": ("cRMSE", "{:.3f}"),
-        "relative_energy_mean": ("rel. energy mean", "{:+.3f}"),
-        "relative_energy_median": ("median", "{:+.3f}"),
-        "relative_energy_mean_capped": ("capped mean", "{:+.3f}"),
-        "invalid_share": ("invalid", "{:.1%}"),
-    }
-    lines = [["", "n", *(title for title, _ in columns.values())]]
+    lines = [["", *(column.short for column in COLUMNS.values())]]
     for row in rows:
         metrics = row["metrics"]
-        cells = ["-" if metrics[key] is None else form.format(metrics[key]) for key, (_, form) in columns.items()]
-        lines.append([row["label"], str(metrics["n"]), *cells])
+        cells = ["-" if metrics[key] is None else column.form.format(metrics[key]) for key, column in COLUMNS.items()]
+        lines.append([row["label"], *cells])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -132,6 +132,27 @@ class CSPMetrics:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in asdict(self).items()
         }
+
+
+class Column(NamedTuple):
+    """How a metric is shown: title, a shorter one for terminals, and number format."""
+
+    title: str
+    short: str
+    form: str
+
+
+COLUMNS = {
+    "n": Column("structures", "n", "{:.0f}"),
+    "match_rate": Column("match rate", "match rate", "{:.3f}"),
+    "rmse": Column("RMSE", "RMSE", "{:.3f}"),
+    "crmse": Column("cRMSE", "cRMSE", "{:.3f}"),
+    "relative_energy_mean": Column("relative energy mean", "rel. energy mean", "{:+.3f}"),
+    "relative_energy_median": Column("relative energy median", "median", "{:+.3f}"),
+    "relative_energy_mean_capped": Column("mean, invalid at the cap", "capped mean", "{:+.3f}"),
+    "invalid_share": Column("invalid", "invalid", "{:.1%}"),
+}
+"""Fields of `CSPMetrics` that tables show, in order."""
 
 
 @dataclass(frozen=True)

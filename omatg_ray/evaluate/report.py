@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from omatg_ray.errors import DataError
 from omatg_ray.evaluate.drawing import draw_crystals, element_colours
+from omatg_ray.evaluate.metrics import COLUMNS
 from omatg_ray.evaluate.panels import PRETRAINING, REINFORCEMENT
 from omatg_ray.evaluate.plots import energy_histogram, stacked_times, stage_times, svg
 from omatg_ray.run.atomic import write_text
@@ -49,17 +50,6 @@ pre { overflow-x: auto; font-size: .85rem; } .element { margin-right: .9rem; whi
 .dot { display: inline-block; width: .75em; height: .75em; margin-right: .35em; border-radius: 50%;
   border: 1px solid #555; }
 """
-
-METRICS = {
-    "n": ("structures", "{:.0f}"),
-    "match_rate": ("match rate", "{:.3f}"),
-    "rmse": ("RMSE", "{:.3f}"),
-    "crmse": ("cRMSE", "{:.3f}"),
-    "relative_energy_mean": ("relative energy mean", "{:+.3f}"),
-    "relative_energy_median": ("relative energy median", "{:+.3f}"),
-    "relative_energy_mean_capped": ("mean, invalid at the cap", "{:+.3f}"),
-    "invalid_share": ("invalid", "{:.1%}"),
-}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -157,7 +147,7 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
     missing.extend(f"{name} evaluation" for name in ("before", "after") if name not in evaluations)
     if not evaluations:
         return ""
-    head = ["", "grid points (evaluations)", "noise", "seed", *(title for title, _ in METRICS.values())]
+    head = ["", "grid points (evaluations)", "noise", "seed", *(column.title for column in COLUMNS.values())]
     rows = []
     for name, evaluation in evaluations.items():
         steps = evaluation.get("steps")
@@ -168,7 +158,7 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
             str(evaluation.get("seed", "")),
         ]
         metrics = evaluation.get("metrics") or {}
-        rows.append(settings + [_format(metrics.get(key), form) for key, (_, form) in METRICS.items()])
+        rows.append(settings + [_format(metrics.get(key), column.form) for key, column in COLUMNS.items()])
     note = (
         '<p class="soft">Energies in eV/atom relative to the reference of the same row, by the same potential. '
         "RMSE over matched structures; cRMSE counts an unmatched one as the matcher's tolerance.</p>"

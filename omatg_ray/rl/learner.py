@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from pydantic import Field
@@ -88,8 +89,9 @@ class Learner:
                     log_ratio_max = max(log_ratio_max, largest)
             norm = torch.nn.utils.clip_grad_norm_(self.network.trainable_parameters(), self.settings.grad_clip)
             if not torch.isfinite(norm):
-                formulas = ", ".join(sorted(set(trajectory.x_0.formulas())))
-                raise TrainingError(f"the gradient is not finite; compositions of this iteration: {formulas}")
+                raise TrainingError(
+                    f"the gradient is not finite; compositions of this iteration: {_compositions(trajectory)}"
+                )
             self.optimizer.step()
             sums["grad_norm"] += float(norm)
         means = {name: value / self.settings.epochs for name, value in sums.items()}
@@ -127,9 +129,9 @@ class Learner:
         while start < total:
             used = int(squares[start - 1]) if start else 0
             stop = max(start + 1, int(torch.searchsorted(squares, used + limit, right=True)))
-            whole = start == 0 and stop == total
-            part = trajectory if whole else trajectory.select(torch.arange(start, stop))
-            pos, cell = states if whole else part.states()
+            part = trajectory if stop - start == total else trajectory.select(torch.arange(start, stop))
+            atoms = slice(*trajectory.x_0.ptr[[start, stop]].tolist())
+            pos, cell = states[0][:, atoms], states[1][:, start:stop]
             steps_each = max(1, limit // (int(squares[stop - 1]) - used))
             tiled = part.x_0.tile(min(steps_each, n_steps))
             for first in range(0, n_steps, steps_each):
@@ -187,10 +189,9 @@ class Learner:
 
     @staticmethod
     def _not_finite(microbatch: _Microbatch) -> str:
-        formulas = ", ".join(sorted(set(microbatch.trajectory.x_0.formulas())))
         return (
             f"the loss is not finite at steps {microbatch.steps.start} to {microbatch.steps.stop - 1} "
-            f"of compositions {formulas}; lower learner.lr or objective.policy_weight"
+            f"of compositions {_compositions(microbatch.trajectory)}; lower learner.lr or objective.policy_weight"
         )
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -202,11 +203,16 @@ class Learner:
         restore_optimizer(self.optimizer, state)
 
 
+@dataclass(frozen=True)
 class _Microbatch:
     """Structures of `trajectory` at a span of steps, as one batch for the network."""
 
-    def __init__(
-        self, trajectory: Trajectory, steps: slice, crystals: CrystalBatch, advantage: Tensor, weight: float
-    ) -> None:
-        self.trajectory, self.steps, self.crystals = trajectory, steps, crystals
-        self.advantage, self.weight = advantage, weight
+    trajectory: Trajectory
+    steps: slice
+    crystals: CrystalBatch
+    advantage: Tensor
+    weight: float
+
+
+def _compositions(trajectory: Trajectory) -> str:
+    return ", ".join(sorted(set(trajectory.x_0.formulas())))
