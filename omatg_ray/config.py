@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from omatg_ray.crystal.fields import FieldName
+from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError
 from omatg_ray.flow.pretrain import PretrainSettings
 from omatg_ray.model import NoiseMode
@@ -109,6 +110,7 @@ class Config(Settings):
     learner: LearnerSettings = Field(LearnerSettings(), description="optimizer and microbatches")
     validation: ValidationSettings = Field(ValidationSettings(), description="evaluation during training")
     checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="checkpoints")
+    ray: RaySettings = Field(RaySettings(), description="actors on a Ray cluster; without workers: this process alone")
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:

@@ -31,3 +31,7 @@ class PotentialError(OmatgRayError):
 
 class TrainingError(OmatgRayError):
     """Training cannot go on (NaN loss, too many failed rewards)."""
+
+
+class ClusterError(OmatgRayError):
+    """A Ray cluster cannot be reached, has no room for what is asked of it, or lost an actor."""

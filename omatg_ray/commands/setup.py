@@ -26,7 +26,7 @@ from omatg_ray.run.versions import versions
 SPLITS = ("train", "val", "test")
 # What a resumed run may change: how long and where it runs, how often it looks, and where its files lie by now.
 MAY_CHANGE = (
-    "iterations", "run", "device", "threads", "workers", "checkpoint", "validation", "base", "data.file", "data.train",
+    "iterations", "run", "device", "threads", "workers", "ray", "checkpoint", "validation", "base", "data.file", "data.train",
     "data.val", "data.test", "reward.potential",
 )  # fmt: skip
 

@@ -1,0 +1,97 @@
+"""Joining a Ray cluster, and making room on it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from omatg_ray.distributed.settings import RaySettings
+from omatg_ray.errors import ClusterError
+
+SECONDS_TO_CONNECT = 30
+Bundle = Mapping[str, float]
+
+
+@contextmanager
+def joined(settings: RaySettings) -> Iterator[None]:
+    """Connects to the cluster of the settings, or starts a Ray on this machine for as long as the context lasts.
+
+    A program that is connected already stays connected to what it is.
+
+    Raises:
+        ClusterError: There is no cluster at the address, or it refuses the connection.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        _own_token()
+    try:
+        ray.init(address or "local", include_dashboard=None if address else False, log_to_driver=True)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"no Ray cluster at {address or 'this machine'}: {error}. ray.address and RAY_ADDRESS name the cluster; "
+            "without them the run starts a Ray of its own"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _own_token() -> None:
+    """A token for a Ray of this process alone; Ray itself would leave one in the user's home for all times."""
+    if "RAY_AUTH_MODE" not in os.environ and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
+
+
+@contextmanager
+def room(bundles: Sequence[tuple[str, Bundle]], settings: RaySettings) -> Iterator[PlacementGroup]:
+    """A placement group with one bundle per actor, given back at the end.
+
+    Args:
+        bundles: Role and resources of every actor.
+        settings: Strategy, and how long to wait.
+
+    Raises:
+        ClusterError: The cluster has no room within `settings.wait` seconds; says what was asked and what there is.
+    """
+    group = placement_group([dict(bundle) for _, bundle in bundles], strategy=settings.strategy.upper())
+    try:
+        if not group.wait(settings.wait):
+            raise ClusterError(
+                f"the cluster has no room for this run after {settings.wait:g} s. Asked: {_asked(bundles)}. "
+                f"There is: {_present()}. Ask for fewer workers or smaller shares (ray.*.workers, ray.*.cpus, "
+                "ray.*.gpus), or wait longer where the cluster grows on demand (ray.wait)"
+            )
+        yield group
+    finally:
+        remove_placement_group(group)
+
+
+def _asked(bundles: Sequence[tuple[str, Bundle]]) -> str:
+    """'3 x rollout (1 CPU, 0.5 GPU), 1 x learner (2 CPU), in all 5 CPU, 1.5 GPU'."""
+    counts = Counter((role, _amounts(bundle)) for role, bundle in bundles)
+    total: Counter[str] = Counter()
+    for _, bundle in bundles:
+        total.update(bundle)
+    parts = [f"{count} x {role} ({amounts})" for (role, amounts), count in counts.items()]
+    return f"{', '.join(parts)}, in all {_amounts(total)}"
+
+
+def _present() -> str:
+    """What every node has, and what of it all is free."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    each = [f"{node['NodeManagerAddress']} ({_amounts(node['Resources'])})" for node in nodes]
+    return f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {', '.join(each)}; free {_amounts(ray.available_resources())}"
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{resources.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU") if kind in resources) or "nothing"

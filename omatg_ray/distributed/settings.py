@@ -1,0 +1,64 @@
+"""How a run is spread over a Ray cluster. Imports no Ray: these are keys of every configuration."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from omatg_ray.settings import Settings
+
+
+class Share(Settings):
+    """What one actor gets of its node."""
+
+    cpus: float = Field(1.0, gt=0, description="CPU cores that an actor reserves; a fraction lets several share one")
+    gpus: float = Field(0.0, ge=0, le=1, description="GPU that an actor reserves, or a share of one; 0: it computes on CPUs")
+    threads: int | None = Field(None, ge=1, description="PyTorch's CPU threads of an actor; null: one per whole core")
+
+    @property
+    def n_threads(self) -> int:
+        """Threads of an actor. They follow from the configuration alone: sums depend on them in their last bits."""
+        return max(1, math.floor(self.cpus)) if self.threads is None else self.threads
+
+    @property
+    def device(self) -> str:
+        """Where an actor computes."""
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """The actor's bundle of a placement group."""
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+
+
+class WorkerShare(Share):
+    """What each of several actors gets of its node."""
+
+    workers: int = Field(1, ge=1, description="actors")
+
+
+class OptionalWorkerShare(Share):
+    """What each of several actors gets of its node, if there are any."""
+
+    workers: int = Field(0, ge=0, description="actors; 0: the work is done in this process, without Ray")
+
+
+class RaySettings(Settings):
+    """Actors and where they run. Results depend on none of this, except in the last bits on `threads`."""
+
+    address: str | None = Field(
+        None,
+        description="cluster to join: host:port, or auto for the one running on this machine; null: RAY_ADDRESS, or a "
+        "Ray of its own on this machine",
+    )
+    rollout: OptionalWorkerShare = Field(OptionalWorkerShare(), description="actors that sample trajectories")
+    reward: WorkerShare = Field(WorkerShare(), description="actors that judge crystals, used if there are rollout actors")
+    learner: Share = Field(Share(), description="the actor that learns, used if there are rollout actors")
+    pretrain: OptionalWorkerShare = Field(OptionalWorkerShare(), description="data-parallel workers of pretraining")
+    in_flight: int = Field(2, ge=1, description="requests that an actor is given at a time; 2 keep it busy")
+    strategy: Literal["pack", "spread"] = Field("pack", description="few nodes, or as many as there are")
+    wait: float = Field(
+        10.0, gt=0, description="seconds to wait for room on the cluster; more where it grows on demand"
+    )
