@@ -274,6 +274,23 @@ def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
         help="longest time for one comparison, which then counts as no match (default 10)",
     )
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto: a GPU if there is one)")
+    sub.add_argument(
+        "--threads", type=_number(int, 1), metavar="N", help="PyTorch's CPU threads (default: PyTorch's choice)"
+    )
+    sub.add_argument(
+        "--chunk-pairs",
+        type=_number(int, 1),
+        metavar="N",
+        help="ordered pairs of atoms per network call; more for a large GPU (default 20,000)",
+    )
+    sub.add_argument(
+        "--ray",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="generate and measure on Ray actors: rollout.workers=4 reward.workers=2 rollout.gpus=1 ... (the keys "
+        "under ray of `omatg-ray config ray`)",
+    )
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
 
@@ -296,13 +313,20 @@ def _load_config(arguments: argparse.Namespace) -> Config:
 
 def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `_sampling_arguments` read, and the potential, as `SamplingOptions` takes it."""
+    from omatg_ray.config import Config
     from omatg_ray.policy.annealing import LinearAnnealing
 
     slopes, schedule = (arguments.slope_pos, arguments.slope_cell), None
     if slopes != (None, None):
         schedule = LinearAnnealing(pos=slopes[0] or 0.0, cell=slopes[1] or 0.0)
-    names = ("model", "steps", "noise", "seed", "potential", "workers", "timeout", "device")
-    return {name: getattr(arguments, name) for name in names} | {"schedule": schedule}
+    names = ("model", "steps", "noise", "seed", "potential", "workers", "timeout", "device", "threads")
+    values = {name: getattr(arguments, name) for name in names}
+    if arguments.chunk_pairs is not None:
+        values["chunk_pairs"] = arguments.chunk_pairs
+    ray = Config.load(None, [f"ray.{word}" for word in arguments.ray]).ray
+    if arguments.ray and not ray.rollout.workers:
+        raise ConfigError("--ray: say how many rollout.workers generate, e.g. --ray rollout.workers=4")
+    return values | {"schedule": schedule, "ray": ray}
 
 
 def _check_output(path: str | Path | None, suffixes: Sequence[str]) -> None:

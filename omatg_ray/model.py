@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "omatg_ray.model.1"
 DESCRIPTION_FILE, WEIGHTS_FILE = "model.json", "weights.safetensors"
-# Ordered pairs of atoms per network call when generating; bounds memory whatever the number of structures.
 CHUNK_PAIRS = 20_000
+"""Ordered pairs of atoms per network call when generating, unless the caller says otherwise."""
 
 NoiseMode = Literal["none", "policy"]
 
@@ -144,6 +144,12 @@ class FlowModel:
     def device(self) -> torch.device:
         return next(self.base_network.parameters()).device
 
+    def to(self, device: torch.device | str) -> FlowModel:
+        """Moved to a device, in place."""
+        self.base_network.to(device)
+        self.network.to(device)
+        return self
+
     def policy(self, schedule: LinearAnnealing | None = None) -> Policy:
         """The step policy of this sampler; `schedule` replaces the annealing it was trained with."""
         annealing = self.description.annealing if schedule is None else schedule
@@ -163,6 +169,7 @@ class FlowModel:
         seed: int = 0,
         noise: NoiseMode = "none",
         indices: Sequence[int] | None = None,
+        chunk_pairs: int = CHUNK_PAIRS,
     ) -> CrystalBatch:
         """One crystal for each list of atomic numbers, packed, on the CPU.
 
@@ -176,6 +183,7 @@ class FlowModel:
             seed: Seed of x_0 and noise.
             noise: Without noise, or with that of the policy (a base model has none).
             indices: Identity of each structure; its place in the list by default.
+            chunk_pairs: Ordered pairs of atoms per network call, which bound memory.
         """
         self.network.require(z for structure in species for z in structure)
         times, policy = time_grid(steps), self.policy(schedule)
@@ -186,7 +194,7 @@ class FlowModel:
             return CrystalBatch.from_structures([])
         seeds = [seed_of(seed, "structure", index) for index in keys]
         parts = []
-        for chunk in chunks_by_pairs([len(z) for z in species], CHUNK_PAIRS):
+        for chunk in chunks_by_pairs([len(z) for z in species], chunk_pairs):
             chunk_seeds = [seeds[i] for i in chunk]
             x_0 = self.description.base_distribution.sample([species[i] for i in chunk], chunk_seeds).to(self.device)
             fields = policy.active if noise == "policy" else ()

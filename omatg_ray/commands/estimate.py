@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from omatg_ray.commands.prepare import Parts
+from omatg_ray.commands.workforce import local_crew
 from omatg_ray.config import Config
 from omatg_ray.rl.trajectory import Trajectory
-from omatg_ray.rl.work import plan_iteration, run_item
+from omatg_ray.rl.work import plan_iteration
 
 # Grid points of the trial rollout: two Euler steps are timed, after one that warms up.
 TRIAL_STEPS = 3
@@ -45,13 +46,14 @@ class Estimate:
 
 def estimate(config: Config, parts: Parts) -> Estimate:
     """Times a short rollout of one item, its rewards and one microbatch, and scales them up. Changes nothing."""
-    trainer, learner = parts.trainer, parts.trainer.learner
-    items = plan_iteration(config.rollout, trainer.compositions, 0, config.seed)
+    crew = local_crew(config, parts)
+    learner = crew.learner
+    items = plan_iteration(config.rollout, parts.compositions, 0, config.seed)
     item = max(items, key=lambda item: sum(len(c) for c in item.compositions))
 
     def trial(steps: int) -> tuple[Trajectory, float]:
         start = time.perf_counter()
-        sampled = run_item(item, learner.policy, trainer.base, steps, learner.needs_base, trainer.device, 0)
+        sampled = crew.rollout(item, 0, steps)
         return sampled, time.perf_counter() - start
 
     trial(2)
@@ -60,9 +62,9 @@ def estimate(config: Config, parts: Parts) -> Estimate:
     rollout = elapsed / (TRIAL_STEPS - 1) * n_steps * n_items
 
     references = parts.split.train.crystals.select(torch.arange(min(8, len(parts.split.train))))
-    trainer.reward(references)
+    parts.reward(references)
     start = time.perf_counter()
-    trainer.reward(references)
+    parts.reward(references)
     n_structures = config.rollout.groups * config.rollout.group_size
     reward = (time.perf_counter() - start) / len(references) * n_structures
 
@@ -83,9 +85,8 @@ def estimate(config: Config, parts: Parts) -> Estimate:
 def describe(config: Config, parts: Parts, figures: Estimate) -> str:
     """The estimate in words."""
     rollout, split = config.rollout, parts.split
-    base = (
-        "base network too" if parts.trainer.learner.needs_base or parts.trainer.learner.policy.frozen else "policy only"
-    )
+    policy = parts.model.policy()
+    base = "base network too" if config.objective.needs_base(policy.active) or policy.frozen else "policy only"
     total = figures.iteration * config.iterations
     return "\n".join(
         [
@@ -93,7 +94,7 @@ def describe(config: Config, parts: Parts, figures: Estimate) -> str:
             f"data        {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test crystals",
             f"per iteration  {rollout.groups} groups x {rollout.group_size} trajectories x {rollout.steps - 1} steps "
             f"({base}), {config.learner.epochs} PPO epochs",
-            f"active      {', '.join(config.policy.active)} on {parts.trainer.device}",
+            f"active      {', '.join(config.policy.active)} on {where(config, parts)}",
             f"time        about {figures.iteration:.1f} s an iteration (rollout {figures.rollout:.1f}, "
             f"reward {figures.reward:.1f}, learn {figures.learn:.1f}); {config.iterations} iterations: "
             f"{total / 60:.0f} min, plus validation every {config.validation.every} and the test at the end",
@@ -102,4 +103,17 @@ def describe(config: Config, parts: Parts, figures: Estimate) -> str:
             f"weights and optimizer {figures.weights / 2**20:.0f})",
             f"run folder  {config.run} (nothing written yet)",
         ]
+    )
+
+
+def where(config: Config, parts: Parts) -> str:
+    """Where the run computes. The estimate itself is always of this process alone."""
+    shares = config.ray
+    if not shares.rollout.workers:
+        return str(parts.model.device)
+    roles = (("rollout", shares.rollout.workers, shares.rollout), ("reward", shares.reward.workers, shares.reward))
+    asked = [f"{count} x {role} ({share.cpus:g} CPU, {share.gpus:g} GPU)" for role, count, share in roles]
+    return (
+        f"Ray: 1 x learner ({shares.learner.cpus:g} CPU, {shares.learner.gpus:g} GPU), {', '.join(asked)}; the times "
+        "below are those of one process on this machine"
     )

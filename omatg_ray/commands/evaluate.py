@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.commands.setup import SamplingOptions, choose_device, warn_noiseless, warn_unfamiliar
+from omatg_ray.commands.setup import SamplingOptions, warn_noiseless, warn_unfamiliar
+from omatg_ray.commands.workforce import evaluation_bench
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
-from omatg_ray.evaluate.matching import Matcher
 from omatg_ray.evaluate.metrics import COLUMNS
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
@@ -41,8 +41,9 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
         ModelError: The model cannot be read.
         DataError: The data cannot be read.
         PotentialError: The potential cannot be loaded or does not know an element of the data.
+        ClusterError: There is no Ray cluster, it has no room, or an actor died.
     """
-    device = choose_device(options.device)
+    device = options.prepare()
     model = FlowModel.load(options.model, device)
     dataset = read_dataset(options.data, progress=progress)
     warn_unfamiliar(model, dataset.elements, dataset.sizes)
@@ -54,8 +55,9 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
     elif potential != NO_POTENTIAL:
         reward = MatGLEnergy(potential, invalid_energy=options.invalid_energy, device=device)
         reward.require_elements(dataset.elements)
-    with Matcher(options.workers, options.timeout) as matcher:
-        evaluator = Evaluator(dataset, matcher, reward, options.seed, options.limit)
+
+    with evaluation_bench(options, model, reward, progress) as bench:
+        evaluator = Evaluator(dataset, bench, options.seed, options.limit, options.chunk_pairs)
         label = str(options.model)
         return evaluator(model, options.steps, options.noise, options.schedule, label=label, progress=progress)
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omatg_ray.commands.setup import SamplingOptions, choose_device, warn_noiseless, warn_unfamiliar
+from omatg_ray.commands.setup import SamplingOptions, warn_noiseless, warn_unfamiliar
+from omatg_ray.commands.workforce import evaluation_bench
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.formula import cell_species
 from omatg_ray.errors import DataError
-from omatg_ray.evaluate.evaluation import BLOCK
+from omatg_ray.evaluate.bench import BLOCK, Block, Measured
 from omatg_ray.evaluate.matching import Composition, compositions
 from omatg_ray.evaluate.unique import find_unique, space_groups
 from omatg_ray.model import FlowModel
@@ -64,10 +65,11 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
         ModelError: The model cannot be read.
         PotentialError: The potential cannot be loaded or does not know an element.
         DataError: No crystal is valid.
+        ClusterError: There is no Ray cluster, it has no room, or an actor died.
     """
     cells = [(f, z, cell_species(f, z)) for f in options.formulas for z in options.z]
     species = [cell for _, _, cell in cells for _ in range(options.count)]
-    device = choose_device(options.device)
+    device = options.prepare()
     model = FlowModel.load(options.model, device)
     elements, sizes = frozenset(n for cell in species for n in cell), frozenset(len(cell) for cell in species)
     warn_unfamiliar(model, elements, sizes)
@@ -76,19 +78,32 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     if options.potential is not None:
         reward = MatGLEnergy(options.potential, device=device)
         reward.require_elements(elements)
-    blocks = []
-    with Progress(len(species), "generate", shown=progress) as bar:
-        for rows in torch.arange(len(species)).split(BLOCK):
-            wanted = [species[row] for row in rows]
-            blocks.append(
-                model.generate(wanted, options.steps, options.schedule, options.seed, options.noise, rows.tolist())
-            )
-            bar.advance(steps=len(rows))
-    crystals = CrystalBatch.cat(blocks)
+    blocks = [
+        Block(
+            species=[species[row] for row in rows],
+            indices=rows.tolist(),
+            steps=options.steps,
+            noise=options.noise,
+            schedule=options.schedule,
+            seed=options.seed,
+            chunk_pairs=options.chunk_pairs,
+        )
+        for rows in torch.arange(len(species)).split(BLOCK)
+    ]
+    done: list[Measured] = []
+    with (
+        evaluation_bench(options, model, reward, progress) as bench,
+        Progress(len(species), "generate", shown=progress) as bar,
+    ):
+        for measured in bench.measure(model, blocks):
+            done.append(measured)
+            bar.advance(steps=len(measured.crystals))
+    crystals = CrystalBatch.cat(one.crystals for one in done)
     valid = check_validity(crystals).valid
     _warn_fruitless(cells, valid.view(len(cells), options.count))
     kept = valid.nonzero().squeeze(1)
-    energy = None if reward is None else reward(crystals.select(kept)).values["energy_per_atom"]
+    energies = [one.energy for one in done if one.energy is not None]
+    energy = torch.cat(energies)[kept] if energies else None
     order, copies = _unique(crystals.select(kept), energy, options)
     unique = crystals.select(kept[order])
     groups = space_groups(unique, workers=options.workers, timeout=options.timeout)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+import torch
+
 from omatg_ray.commands.setup import base_run_data, choose_device, load_splits, set_threads, warn_unfamiliar
 from omatg_ray.config import Config
 from omatg_ray.crystal.split import Split
 from omatg_ray.errors import ConfigError
 from omatg_ray.model import FlowModel, ModelDescription
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.rl.learner import Learner
-from omatg_ray.rl.trainer import Trainer
 from omatg_ray.run.versions import versions
 
 
@@ -25,14 +25,18 @@ class Parts:
         model: The sampler that training updates in place.
         split: Crystals.
         reward: The reward, which also measures energies in evaluations.
-        trainer: Runs iterations.
     """
 
     start: FlowModel
     model: FlowModel
     split: Split
     reward: MatGLEnergy
-    trainer: Trainer
+
+    @property
+    def compositions(self) -> list[list[int]]:
+        """Atomic numbers of every training cell."""
+        crystals = self.split.train.crystals
+        return [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
 
 
 def prepare(config: Config, progress: bool = False) -> Parts:
@@ -49,30 +53,24 @@ def prepare(config: Config, progress: bool = False) -> Parts:
         raise ConfigError("base: name the model to reinforce (base=runs/.../checkpoints/best)")
     if config.reward.potential is None:
         raise ConfigError("reward.potential: name a MatGL potential, or the folder of one")
-    set_threads(config)
-    device = choose_device(config.device)
+    set_threads(config.threads)
+    # With actors, this process only reads, writes and moves references.
+    device = torch.device("cpu") if config.ray.rollout.workers else choose_device(config.device)
     start = FlowModel.load(config.base, device)
     data = config.data
     if data.file is None and data.train is None:
         data = base_run_data(config.base) or data
     split = load_splits(data, progress)
-    reward = MatGLEnergy(config.reward.potential, invalid_energy=config.reward.invalid_energy, device=device)
+    reward = MatGLEnergy(
+        config.reward.potential,
+        invalid_energy=config.reward.invalid_energy,
+        device=device,
+        chunk_edges=config.reward.chunk_edges,
+    )
     reward.require_elements(split.train.elements | split.val.elements | split.test.elements)
     warn_unfamiliar(start, split.train.elements, split.train.sizes)
     start.network.require(split.train.elements | split.val.elements | split.test.elements)
-    model = reinforced(start, config, reward)
-    crystals = split.train.crystals
-    trainer = Trainer(
-        config.rollout,
-        [z.tolist() for z in crystals.species.split(crystals.layout.sizes)],
-        model.description.base_distribution,
-        reward,
-        Learner(model.network, model.policy(), config.objective, config.learner),
-        config.advantage,
-        config.seed,
-        device,
-    )
-    return Parts(start, model, split, reward, trainer)
+    return Parts(start, reinforced(start, config, reward), split, reward)
 
 
 def reinforced(start: FlowModel, config: Config, reward: MatGLEnergy) -> FlowModel:

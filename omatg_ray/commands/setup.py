@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from omatg_ray.config import Config, DataSettings
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.split import Split, split_by_composition
 from omatg_ray.crystal.write import RESERVED_NAMES, write_structures
+from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError
-from omatg_ray.model import FlowModel, NoiseMode
+from omatg_ray.model import CHUNK_PAIRS, FlowModel, NoiseMode
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.folder import RunFolder
@@ -26,8 +27,8 @@ from omatg_ray.run.versions import versions
 SPLITS = ("train", "val", "test")
 # What a resumed run may change: how long and where it runs, how often it looks, and where its files lie by now.
 MAY_CHANGE = (
-    "iterations", "run", "device", "threads", "workers", "ray", "checkpoint", "validation", "base", "data.file", "data.train",
-    "data.val", "data.test", "reward.potential",
+    "iterations", "run", "device", "threads", "workers", "ray", "checkpoint", "validation", "base", "data.file",
+    "data.train", "data.val", "data.test", "reward.potential",
 )  # fmt: skip
 
 
@@ -45,6 +46,9 @@ class SamplingOptions:
         workers: Processes that compare structures; 0 compares in this one.
         timeout: Seconds that one comparison may take.
         device: auto, cpu, cuda or cuda:N.
+        threads: PyTorch's CPU threads; None leaves PyTorch its choice.
+        chunk_pairs: Ordered pairs of atoms per network call.
+        ray: Actors that generate and measure; without rollout workers this process does, on `device` with `threads`.
     """
 
     model: Path
@@ -56,6 +60,14 @@ class SamplingOptions:
     workers: int = os.cpu_count() or 1
     timeout: float = 10.0
     device: str = "auto"
+    threads: int | None = None
+    chunk_pairs: int = CHUNK_PAIRS
+    ray: RaySettings = field(default_factory=RaySettings)
+
+    def prepare(self) -> torch.device:
+        """Sets the threads, and gives the device of this process, which is a CPU where actors do the work."""
+        set_threads(self.threads)
+        return torch.device("cpu") if self.ray.rollout.workers else choose_device(self.device)
 
 
 def choose_device(name: str) -> torch.device:
@@ -163,10 +175,10 @@ def kept(folder: RunFolder) -> str:
     return f"The run ends; its last checkpoint is {folder.checkpoints / last}" if last else "No checkpoint was written"
 
 
-def set_threads(config: Config) -> None:
-    """Applies `threads`; PyTorch keeps its own choice where the key is null."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+def set_threads(threads: int | None) -> None:
+    """PyTorch's CPU threads; it keeps its own choice where there is none."""
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset[int]) -> None:

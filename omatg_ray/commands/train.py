@@ -11,21 +11,25 @@ from typing import Any
 
 from torch import Tensor
 
-from omatg_ray.commands.checkpoint import restore, save
+from omatg_ray.commands.checkpoint import Progressed, restore, save
 from omatg_ray.commands.prepare import Parts, prepare
 from omatg_ray.commands.setup import describe_run, kept
+from omatg_ray.commands.workforce import Workforce, workforce
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
-from omatg_ray.errors import TrainingError
+from omatg_ray.errors import ClusterError, TrainingError
+from omatg_ray.evaluate.bench import Bench
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
-from omatg_ray.evaluate.matching import Matcher
 from omatg_ray.evaluate.report import write_report
 from omatg_ray.model import FlowModel, NoiseMode
+from omatg_ray.rl.trainer import Trainer
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted, StopRequest
 from omatg_ray.run.metrics import MetricsLog
 from omatg_ray.run.progress import Progress
+
+ACTORS_FILE = "actors.json"
 
 
 @dataclass(frozen=True)
@@ -55,27 +59,26 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
     Raises:
         ConfigError: As `prepare`; or the run folder holds a run already, or none to go on with.
         ModelError: As `prepare`; or the run to go on with has another network.
+        ClusterError: There is no Ray cluster, it has no room for the run, or an actor died; the last checkpoint stays.
         TrainingError: The loss is not finite or too many rewards failed; the last checkpoint stays.
         Interrupted: Stopped by the user at an iteration boundary, with a checkpoint.
     """
     parts = prepare(config, progress)
-    with (
-        RunFolder.create(config.run, resume) as folder,
-        StopRequest("this iteration") as stop,
-        Matcher(config.workers, config.validation.match_timeout) as matcher,
-    ):
+    with RunFolder.create(config.run, resume) as folder, StopRequest("this iteration") as stop:
         checkpoint = folder.latest_checkpoint() if resume else None
-        best = None if checkpoint is None else restore(folder, checkpoint, parts)
-        describe_run(folder, config, parts.split)
-        if parts.trainer.iteration < config.iterations:
-            _forget_results(folder)
-        with MetricsLog(folder.path, resume_from=None if checkpoint is None else parts.trainer.iteration) as log:
-            _reinforce(config, parts, folder, log, matcher, stop, best, progress)
-        if not stop.requested:
-            rows = _compare(config, parts, folder, matcher, stop, progress)
+        done = None if checkpoint is None else restore(folder, checkpoint, parts.model)
+        with workforce(config, parts, progress) as force:
+            if done is not None:
+                force.crew.load_state_dict(done.learner)
+            describe_run(folder, config, parts.split)
+            if force.actors:
+                write_json(folder.path / ACTORS_FILE, force.actors)
+            iteration = _reinforce(config, parts, force, folder, done, stop, progress)
+            if not stop.requested:
+                rows = _compare(config, parts, force.bench, folder, stop, progress)
         if stop.requested:
             raise Interrupted(
-                f"stopped after iteration {parts.trainer.iteration} of {config.iterations}; "
+                f"stopped after iteration {iteration} of {config.iterations}; "
                 f"go on with: omatg-ray train --resume {config.run}"
             )
         return TrainResult(folder.checkpoints / "best", rows, write_report(folder.path))
@@ -90,18 +93,27 @@ def _forget_results(folder: RunFolder) -> None:
 def _reinforce(
     config: Config,
     parts: Parts,
+    force: Workforce,
     folder: RunFolder,
-    log: MetricsLog,
-    matcher: Matcher,
+    done: Progressed | None,
     stop: StopRequest,
-    best: float | None,
     progress: bool,
-) -> None:
-    """The loop: iterate, now and then validate, checkpoint. `best` is the best score so far, None at the very start."""
-    trainer, total = parts.trainer, config.iterations
-    evaluate = Evaluator(parts.split.val, matcher, parts.reward, config.seed, config.validation.limit)
+) -> int:
+    """The loop: iterate, now and then validate, checkpoint. `done` is None at the very start.
 
-    def validate(bar: Progress) -> float:
+    Returns:
+        The iterations that are done.
+    """
+    total, crew = config.iterations, force.crew
+    start = 0 if done is None else done.iteration
+    trainer = Trainer(config.rollout, parts.compositions, config.advantage, crew, config.seed, start)
+    evaluate = Evaluator(
+        parts.split.val, force.bench, config.seed, config.validation.limit, config.validation.chunk_pairs
+    )
+    if start < total:
+        _forget_results(folder)
+
+    def validate() -> float:
         """Mean relative energy, invalid crystals at the cap."""
         steps = config.validation.steps or config.rollout.steps
         metrics = evaluate(parts.model, steps, config.validation.noise).metrics
@@ -115,29 +127,39 @@ def _reinforce(
         score = metrics.relative_energy_mean_capped
         return score if score is not None and math.isfinite(score) else math.inf
 
-    with Progress(total, "train", trainer.iteration, progress) as bar:
-        if best is None:
-            best = validate(bar)
-            save(folder, parts, config.checkpoint.keep, best, is_best=True)
+    def checkpoint(is_best: bool) -> None:
+        progressed = Progressed(trainer.iteration, best, crew.state_dict())
+        save(folder, parts.model, progressed, config.checkpoint.keep, is_best)
+
+    with (
+        MetricsLog(folder.path, resume_from=None if done is None else start) as log,
+        Progress(total, "train", start, progress) as bar,
+    ):
+        if done is None:
+            best = validate()
+            checkpoint(is_best=True)
+        else:
+            best = done.best
         saved = trainer.iteration
         while trainer.iteration < total and not stop.requested:
             try:
                 metrics = trainer.step()
-            except TrainingError as error:
-                raise TrainingError(f"{error}. {kept(folder)}") from error
+            except (TrainingError, ClusterError) as error:
+                raise type(error)(f"{error}. {kept(folder)}") from error
             is_best, last = False, trainer.iteration == total
             if last or trainer.iteration % config.validation.every == 0:
-                start = time.perf_counter()
-                score = validate(bar)
-                metrics["time_validation"] = time.perf_counter() - start
+                began = time.perf_counter()
+                score = validate()
+                metrics["time_validation"] = time.perf_counter() - began
                 is_best, best = score < best, min(score, best)
             log.log("train", trainer.iteration, metrics)
             bar.advance(shown(metrics))
             if last or is_best or trainer.iteration % config.checkpoint.every == 0:
-                save(folder, parts, config.checkpoint.keep, best, is_best)
+                checkpoint(is_best)
                 saved = trainer.iteration
         if saved < trainer.iteration:
-            save(folder, parts, config.checkpoint.keep, best, is_best=False)
+            checkpoint(is_best=False)
+    return trainer.iteration
 
 
 def shown(metrics: Mapping[str, float]) -> dict[str, str]:
@@ -156,12 +178,12 @@ def shown(metrics: Mapping[str, float]) -> dict[str, str]:
 
 
 def _compare(
-    config: Config, parts: Parts, folder: RunFolder, matcher: Matcher, stop: StopRequest, progress: bool
+    config: Config, parts: Parts, bench: Bench, folder: RunFolder, stop: StopRequest, progress: bool
 ) -> list[dict[str, Any]]:
     """Before and after on the test split, without noise and with that of the policy; stops early if asked to."""
     test = parts.split.test
-    evaluate = Evaluator(test, matcher, parts.reward, config.seed)
-    best = FlowModel.load(folder.checkpoints / "best", parts.trainer.device)
+    evaluate = Evaluator(test, bench, config.seed, chunk_pairs=config.validation.chunk_pairs)
+    best = FlowModel.load(folder.checkpoints / "best", parts.model.device)
     label = f"reinforced ({folder.pointed_at('best')})"
     start = parts.start
     start.description = start.description.model_copy(update={"annealing": best.description.annealing})

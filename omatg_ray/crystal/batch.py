@@ -29,6 +29,10 @@ class Layout:
     def __init__(self, n_atoms: Tensor) -> None:
         self.n_atoms = n_atoms
 
+    def __reduce__(self) -> tuple[type[Layout], tuple[Tensor]]:
+        # Without what was computed from it, which may be larger than all the crystals.
+        return Layout, (self.n_atoms,)
+
     @cached_property
     def sizes(self) -> list[int]:
         """`n_atoms` as Python integers."""

@@ -89,7 +89,7 @@ class Pool:
         self._dispatch()
 
     def broadcast(self, method: str, *arguments: Any) -> None:
-        """Calls a method of every actor before whatever is submitted from now on; errors appear with the next answer."""
+        """Calls a method of every actor, before whatever is submitted from now on."""
         for actor in self.actors:
             getattr(actor, method).remote(*arguments)
 

@@ -14,7 +14,9 @@ class Share(Settings):
     """What one actor gets of its node."""
 
     cpus: float = Field(1.0, gt=0, description="CPU cores that an actor reserves; a fraction lets several share one")
-    gpus: float = Field(0.0, ge=0, le=1, description="GPU that an actor reserves, or a share of one; 0: it computes on CPUs")
+    gpus: float = Field(
+        0.0, ge=0, le=1, description="GPU that an actor reserves, or a share of one; 0: it computes on CPUs"
+    )
     threads: int | None = Field(None, ge=1, description="PyTorch's CPU threads of an actor; null: one per whole core")
 
     @property
@@ -54,8 +56,10 @@ class RaySettings(Settings):
         "Ray of its own on this machine",
     )
     rollout: OptionalWorkerShare = Field(OptionalWorkerShare(), description="actors that sample trajectories")
-    reward: WorkerShare = Field(WorkerShare(), description="actors that judge crystals, used if there are rollout actors")
-    learner: Share = Field(Share(), description="the actor that learns, used if there are rollout actors")
+    reward: WorkerShare = Field(
+        WorkerShare(), description="actors that judge crystals, used if there are rollout actors"
+    )
+    learner: Share = Field(Share(), description="the actor that learns, if rollout has workers")
     pretrain: OptionalWorkerShare = Field(OptionalWorkerShare(), description="data-parallel workers of pretraining")
     in_flight: int = Field(2, ge=1, description="requests that an actor is given at a time; 2 keep it busy")
     strategy: Literal["pack", "spread"] = Field("pack", description="few nodes, or as many as there are")

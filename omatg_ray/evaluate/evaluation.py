@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.evaluate.matching import Matcher
+from omatg_ray.evaluate.bench import BLOCK, Bench, Block, Measured
 from omatg_ray.evaluate.metrics import (
     CSPMetrics,
     crmse,
@@ -21,14 +22,10 @@ from omatg_ray.evaluate.metrics import (
     relative_energy_median,
     rmse,
 )
-from omatg_ray.model import FlowModel, NoiseMode
+from omatg_ray.model import CHUNK_PAIRS, FlowModel, NoiseMode
 from omatg_ray.policy.annealing import LinearAnnealing
-from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.progress import Progress
-
-# Crystals generated, matched and weighed together: enough to keep matching processes busy, few enough for a moving bar.
-BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -80,30 +77,38 @@ class Evaluator:
 
     Args:
         references: One crystal is generated for each, with its atoms.
-        limit: Use at most so many of them, spread over the data set; a crystal keeps the seed of its row there.
-        matcher: Compares structures.
-        reward: Potential of the energies; None for structure metrics only.
+        bench: Generates and measures; without a potential there are structure metrics only.
         seed: Seed of x_0 and noise.
+        limit: Use at most so many of them, spread over the data set; a crystal keeps the seed of its row there.
+        chunk_pairs: Ordered pairs of atoms per network call.
     """
 
     def __init__(
         self,
         references: CrystalDataset,
-        matcher: Matcher,
-        reward: MatGLEnergy | None,
+        bench: Bench,
         seed: int,
         limit: int | None = None,
+        chunk_pairs: int = CHUNK_PAIRS,
     ) -> None:
         self._rows = spread_rows(len(references), limit)
-        self.references, self.matcher, self.reward, self.seed = references.select(self._rows), matcher, reward, seed
+        self.references, self.bench, self.seed, self.chunk_pairs = (
+            references.select(self._rows),
+            bench,
+            seed,
+            chunk_pairs,
+        )
         crystals = self.references.crystals
         self._species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
-        self._reference_energy = None if reward is None else reward(crystals).values["energy_per_atom"]
+        self._blocks = torch.arange(len(crystals)).split(BLOCK)
 
-    @property
+    @cached_property
     def reference_energy(self) -> Tensor | None:
         """Energies of the references (n,) in eV/atom; None without a potential."""
-        return self._reference_energy
+        if self.bench.reward is None:
+            return None
+        crystals = self.references.crystals
+        return torch.cat(list(self.bench.weigh([crystals.select(rows) for rows in self._blocks])))
 
     def __call__(
         self,
@@ -124,36 +129,46 @@ class Evaluator:
             label: What tables, reports and the progress bar call this evaluation.
             progress: Show a progress bar.
         """
-        references = self.references.crystals
-        blocks, matches, energies = [], [], []
+        references, reward = self.references.crystals, self.bench.reward
+        blocks = [
+            Block(
+                species=[self._species[row] for row in rows],
+                indices=[self._rows[row] for row in rows],
+                steps=steps,
+                noise=noise,
+                schedule=schedule,
+                seed=self.seed,
+                references=references.select(rows),
+                chunk_pairs=self.chunk_pairs,
+            )
+            for rows in self._blocks
+        ]
+        done: list[Measured] = []
         with Progress(len(references), label or "evaluate", shown=progress) as bar:
-            for rows in torch.arange(len(references)).split(BLOCK):
-                species = [self._species[row] for row in rows]
-                block = model.generate(species, steps, schedule, self.seed, noise, [self._rows[row] for row in rows])
-                blocks.append(block)
-                matches.append(self.matcher.pairs(block, references.select(rows)))
-                if self.reward is not None:
-                    energies.append(self.reward(block).values["energy_per_atom"])
-                bar.advance(steps=len(rows))
-        crystals, rmse_of_row = CrystalBatch.cat(blocks), torch.cat([match.rmse for match in matches])
+            for measured in self.bench.measure(model, blocks):
+                done.append(measured)
+                bar.advance(steps=len(measured.crystals))
+        crystals, matches = CrystalBatch.cat(one.crystals for one in done), [one.match for one in done if one.match]
+        rmse_of_row = torch.cat([match.rmse for match in matches])
         valid = check_validity(crystals).valid
         energy = relative = None
         energy_metrics: dict[str, float] = {}
-        if self.reward is not None and self._reference_energy is not None:
-            reference, energy = self._reference_energy, torch.cat(energies)
+        if reward is not None and self.reference_energy is not None:
+            reference = self.reference_energy
+            energy = torch.cat([one.energy for one in done if one.energy is not None])
             relative = energy - reference
             energy_metrics = {
                 "relative_energy_mean": relative_energy_mean(energy, reference, valid),
                 "relative_energy_median": relative_energy_median(energy, reference, valid),
                 "relative_energy_mean_capped": relative_energy_mean_capped(
-                    energy, reference, valid, self.reward.invalid_energy
+                    energy, reference, valid, reward.invalid_energy
                 ),
             }
         metrics = CSPMetrics(
             n=len(crystals),
             match_rate=match_rate(rmse_of_row),
             rmse=rmse(rmse_of_row),
-            crmse=crmse(rmse_of_row, self.matcher.settings.stol),
+            crmse=crmse(rmse_of_row, self.bench.stol),
             invalid_share=invalid_share(valid),
             timed_out=sum(match.timed_out for match in matches),
             failed=sum(match.failed for match in matches),
@@ -167,7 +182,7 @@ class Evaluator:
             "noise": noise,
             "seed": self.seed,
             "annealing": None if annealing is None else annealing.model_dump(),
-            "potential": None if self.reward is None else self.reward.potential.name,
+            "potential": None if reward is None else reward.potential.name,
         }
         return Evaluation(metrics, self.references.ids, crystals, valid, rmse_of_row, energy, relative, settings)
 

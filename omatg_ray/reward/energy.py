@@ -74,6 +74,11 @@ class MatGLEnergy:
         self.invalid_energy, self.cap, self.own_images = invalid_energy, cap, own_images
         self.chunk_edges = chunk_edges
 
+    def to(self, device: torch.device | str) -> MatGLEnergy:
+        """Its potential moved to a device, in place."""
+        self.potential.to(device)
+        return self
+
     @property
     def elements(self) -> frozenset[int]:
         """Atomic numbers that the potential knows."""

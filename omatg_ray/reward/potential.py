@@ -93,6 +93,12 @@ class Potential:
     def __repr__(self) -> str:
         return f"Potential({self.name!r}, {len(self.elements)} elements, {self.fingerprint}, {self.device})"
 
+    def to(self, device: torch.device | str) -> Potential:
+        """Moved to a device, in place."""
+        self.device = torch.device(device)
+        self._module.to(self.device)
+        return self
+
     def require_elements(self, elements: Iterable[int]) -> None:
         """Refuse atomic numbers that the potential does not know.
 

@@ -14,3 +14,8 @@ class RewardSettings(Settings):
     invalid_energy: float = Field(
         3.0, description="eV/atom that an invalid structure counts; valid ones are squeezed below it, in order"
     )
+    chunk_edges: int | None = Field(
+        None,
+        ge=1,
+        description="pairs of neighbours that the potential evaluates at once; null: 1,000 on a CPU, 100,000 on a GPU",
+    )

@@ -51,11 +51,6 @@ class Learner:
         network.requires_grad_(True).train_only({HEAD_OF_FIELD[field] for field in policy.active})
         self.optimizer = torch.optim.Adam(network.trainable_parameters(), lr=settings.lr)
 
-    @property
-    def needs_base(self) -> bool:
-        """Whether rollouts have to record the base's drift: only a KL that counts asks for it."""
-        return any(self.objective.kl_weight.of(field) > 0 for field in self.policy.active)
-
     def update(self, trajectory: Trajectory, advantage: Tensor) -> dict[str, float]:
         """All epochs on one iteration's trajectories.
 

@@ -6,6 +6,7 @@ Source: OMatG-IRL (arXiv 2602.00424); the clipped surrogate is that of Schulman 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,6 +46,10 @@ class ObjectiveSettings(Settings):
     reference_noise: dict[FieldName, NoiseSettings] = Field(
         {}, description="σ(t) of the KL's reference; a field without an entry has that of the policy"
     )
+
+    def needs_base(self, active: Iterable[FieldName]) -> bool:
+        """Whether rollouts have to record the base's drift: only a KL that counts asks for it."""
+        return any(self.kl_weight.of(field) > 0 for field in active)
 
 
 @dataclass(frozen=True)

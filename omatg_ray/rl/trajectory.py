@@ -56,6 +56,23 @@ class Trajectory:
         pos, cell = self.states()
         return self.x_0.replace(pos[-1], cell[-1])
 
+    def to(self, device: torch.device | str) -> Trajectory:
+        """Moved to a device; itself where it is there already."""
+        if torch.device(device) == self.x_0.device:
+            return self
+
+        def moved(fields: Fields) -> Fields:
+            return {field: values.to(device) for field, values in fields.items()}
+
+        return Trajectory(
+            self.x_0.to(device),
+            self.times.to(device),
+            moved(self.displacement),
+            moved(self.log_prob),
+            moved(self.base_rate),
+            self.version,
+        )
+
     def select(self, structures: Tensor) -> Trajectory:
         """The trajectories of some structures: indices (b,) into 0 … B − 1."""
         structures = structures.to(self.x_0.device)

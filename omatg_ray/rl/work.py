@@ -46,6 +46,11 @@ class WorkItem:
     def group_size(self) -> int:
         return len(self.seeds) // len(self.compositions)
 
+    @property
+    def species(self) -> list[tuple[int, ...]]:
+        """Atomic numbers of every member's cell, group by group."""
+        return [composition for composition in self.compositions for _ in range(self.group_size)]
+
 
 def plan_iteration(
     settings: RolloutSettings, compositions: Sequence[Sequence[int]], iteration: int, seed: int
@@ -81,7 +86,6 @@ def run_item(
     version: int,
 ) -> Trajectory:
     """Rolls out an item: x_0 from the base distribution, noise from the members' seeds."""
-    species = [composition for composition in item.compositions for _ in range(item.group_size)]
-    x_0 = base.sample(species, item.seeds).to(device)
+    x_0 = base.sample(item.species, item.seeds).to(device)
     noise = draw_noise(x_0, steps, item.seeds, policy.active)
     return rollout(policy, x_0, time_grid(steps), noise, with_base, version)

@@ -8,6 +8,7 @@ import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.evaluate.bench import LocalBench
 from omatg_ray.evaluate.evaluation import Evaluator, spread_rows
 from omatg_ray.evaluate.matching import Matcher
 from omatg_ray.model import FlowModel
@@ -44,7 +45,9 @@ class Copyist:
         self.crystals, self.change = crystals, change
         self.asked: list[list[int]] = []
 
-    def generate(self, species: Any, steps: int, schedule: Any, seed: int, noise: str, rows: list[int]) -> CrystalBatch:
+    def generate(
+        self, species: Any, steps: int, schedule: Any, seed: int, noise: str, rows: list[int], chunk_pairs: int
+    ) -> CrystalBatch:
         assert species == [[11, 17]] * len(rows)
         self.asked.append(rows)
         return self.change(self.crystals.select(rows), rows)
@@ -53,7 +56,7 @@ class Copyist:
 def evaluated(references: CrystalDataset, change: Any) -> Any:
     model = Copyist(references.crystals, change)
     with Matcher() as matcher:
-        evaluator = Evaluator(references, matcher, cast(MatGLEnergy, Volume()), seed=0)
+        evaluator = Evaluator(references, LocalBench(matcher, cast(MatGLEnergy, Volume())), seed=0)
         return evaluator(cast(FlowModel, model), steps=10, label="copy"), model
 
 
@@ -99,7 +102,7 @@ def test_a_limited_evaluation_keeps_the_rows_of_the_whole() -> None:
     references = dataset(10)
     model = Copyist(references.crystals, lambda crystals, rows: crystals)
     with Matcher() as matcher:
-        evaluator = Evaluator(references, matcher, cast(MatGLEnergy, Volume()), seed=0, limit=4)
+        evaluator = Evaluator(references, LocalBench(matcher, cast(MatGLEnergy, Volume())), seed=0, limit=4)
         result = evaluator(cast(FlowModel, model), steps=10)
     assert model.asked == [[0, 2, 5, 7]]
     assert result.ids == ["row 0", "row 2", "row 5", "row 7"]

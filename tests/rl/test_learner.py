@@ -86,7 +86,7 @@ def test_kl_is_zero_at_the_start(active, dtype, bound):
     network, base = small_network(0, dtype), small_network(0, dtype)
     trajectory = sample(velocity_policy(network, base, active), dtype=dtype)
     learner = make_learner(network, base, active)
-    assert learner.needs_base
+    assert learner.objective.needs_base(learner.policy.active)
     stats = learner.update(trajectory, ADVANTAGE.to(dtype))
     assert all(abs(stats[f"kl_{field}"]) < bound for field in active)
 
@@ -107,7 +107,7 @@ def test_kl_of_another_policy_is_positive():
 )
 def test_the_base_is_needed_where_the_kl_counts(active, weights, expected):
     learner = make_learner(small_network(0), small_network(1), active, kl_weight=weights)
-    assert learner.needs_base is expected
+    assert learner.objective.needs_base(learner.policy.active) is expected
 
 
 # --- the objective and its gradient -----------------------------------------------------------------------------

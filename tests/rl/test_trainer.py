@@ -10,11 +10,14 @@ from torch import Tensor
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import TrainingError
+from omatg_ray.flow.network import CSPNet
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.advantage import AdvantageSettings, group_advantages
+from omatg_ray.rl.crew import LocalCrew
+from omatg_ray.rl.judge import reward_metrics
 from omatg_ray.rl.learner import Learner, LearnerSettings
 from omatg_ray.rl.objective import ObjectiveSettings
-from omatg_ray.rl.trainer import Trainer, reward_metrics
+from omatg_ray.rl.trainer import Trainer
 from omatg_ray.rl.work import RolloutSettings
 from tests.small import random_crystals, small_network, velocity_policy
 
@@ -38,20 +41,20 @@ class Scripted:
 def trainer(rewards: Callable[[int], Tensor], groups_per_item: int = 1) -> Trainer:
     network, base = small_network(0, torch.float32), small_network(0, torch.float32)
     policy = velocity_policy(network, base, ["pos"])
-    return Trainer(
-        RolloutSettings(groups=GROUPS, group_size=MEMBERS, steps=3, groups_per_item=groups_per_item),
-        [[11, 17], [12, 8, 8], [3, 9]],
-        BaseDistribution.fit(random_crystals([2] * 6, dtype=torch.float32).cell),
-        Scripted(rewards),
-        Learner(network, policy, ObjectiveSettings(), LearnerSettings(epochs=1, lr=1e-2)),
-        AdvantageSettings(),
-        seed=3,
-        device=torch.device("cpu"),
-    )
+    settings = RolloutSettings(groups=GROUPS, group_size=MEMBERS, steps=3, groups_per_item=groups_per_item)
+    learner = Learner(network, policy, ObjectiveSettings(), LearnerSettings(epochs=1, lr=1e-2))
+    base_distribution = BaseDistribution.fit(random_crystals([2] * 6, dtype=torch.float32).cell)
+    crew = LocalCrew(learner, base_distribution, Scripted(rewards), settings.steps, torch.device("cpu"))
+    return Trainer(settings, [[11, 17], [12, 8, 8], [3, 9]], AdvantageSettings(), crew, seed=3)
+
+
+def network_of(trainer: Trainer) -> CSPNet:
+    assert isinstance(trainer.crew, LocalCrew)
+    return trainer.crew.learner.network
 
 
 def weights(trainer: Trainer) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in trainer.learner.network.parameters()]).clone()
+    return torch.cat([p.detach().flatten() for p in network_of(trainer).parameters()]).clone()
 
 
 def ascending(n: int) -> Tensor:
@@ -113,7 +116,7 @@ def test_too_many_failed_rewards_stop_the_run_and_are_named() -> None:
 def test_a_network_that_has_diverged_stops_the_run() -> None:
     """Its crystals would be invalid, all groups without spread, and nothing would ever be learned again."""
     run = trainer(ascending)
-    next(iter(run.learner.network.trainable_parameters())).data.fill_(NAN)
+    next(iter(network_of(run).trainable_parameters())).data.fill_(NAN)
     with pytest.raises(TrainingError, match=r"24 of 24 trajectories are not finite in iteration 1"):
         run.step()
 

@@ -1,0 +1,92 @@
+"""Who works: this process alone, or actors on a Ray cluster where a configuration asks for rollout workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from omatg_ray.commands.prepare import Parts
+from omatg_ray.commands.setup import SamplingOptions
+from omatg_ray.config import Config
+from omatg_ray.evaluate.bench import Bench, LocalBench
+from omatg_ray.evaluate.matching import Matcher
+from omatg_ray.model import FlowModel
+from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.rl.crew import Crew, LocalCrew
+from omatg_ray.rl.learner import Learner
+
+
+@dataclass(frozen=True)
+class Workforce:
+    """What a run works with.
+
+    Attributes:
+        crew: Does iterations.
+        bench: Does evaluations.
+        actors: What is known of each actor; empty in one process.
+    """
+
+    crew: Crew
+    bench: Bench
+    actors: list[dict[str, Any]] = field(default_factory=list)
+
+
+@contextmanager
+def workforce(config: Config, parts: Parts, progress: bool) -> Iterator[Workforce]:
+    """The crew and the bench of a reinforcement run.
+
+    Raises:
+        ClusterError: The cluster cannot be joined, or has no room.
+    """
+    model = parts.model
+    if not config.ray.rollout.workers:
+        with Matcher(config.workers, config.validation.match_timeout) as matcher:
+            yield Workforce(local_crew(config, parts), LocalBench(matcher, parts.reward))
+        return
+    from omatg_ray.distributed.bench import RayBench
+    from omatg_ray.distributed.crew import RayCrew
+    from omatg_ray.distributed.staff import learner_role, sampling_roles, staffed
+
+    steps, with_base = config.rollout.steps, config.objective.needs_base(config.policy.active)
+    roles = [
+        learner_role(config.ray, model, config.objective, config.learner),
+        *sampling_roles(config.ray, model, parts.reward, config.validation.match_timeout),
+    ]
+    with staffed(config.ray, roles, progress) as staff:
+        yield Workforce(RayCrew(staff, model, steps, with_base), RayBench(staff, parts.reward), staff.about)
+
+
+def local_crew(config: Config, parts: Parts) -> LocalCrew:
+    """The crew that is this process."""
+    model = parts.model
+    learner = Learner(model.network, model.policy(), config.objective, config.learner)
+    return LocalCrew(learner, model.description.base_distribution, parts.reward, config.rollout.steps, model.device)
+
+
+@contextmanager
+def evaluation_bench(
+    options: SamplingOptions, model: FlowModel, reward: MatGLEnergy | None, progress: bool
+) -> Iterator[Bench]:
+    """The bench of an evaluation that is no part of a run.
+
+    Args:
+        options: Without rollout workers, this process measures.
+        model: The model to evaluate.
+        reward: Potential of the energies.
+        progress: Tell the user how it goes.
+
+    Raises:
+        ClusterError: The cluster cannot be joined, or has no room.
+    """
+    if not options.ray.rollout.workers:
+        with Matcher(options.workers, options.timeout) as matcher:
+            yield LocalBench(matcher, reward)
+        return
+    from omatg_ray.distributed.bench import RayBench
+    from omatg_ray.distributed.staff import sampling_roles, staffed
+
+    roles = sampling_roles(options.ray, model, reward, options.timeout)
+    with staffed(options.ray, roles, progress) as staff:
+        yield RayBench(staff, reward)

@@ -1,0 +1,171 @@
+"""The actors: thin shells around what also runs without Ray.
+
+Every method returns what stays in the object store, then a small value with the seconds that it took (`Timed`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+import ray
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.distributed.pool import Timed
+from omatg_ray.distributed.settings import Share
+from omatg_ray.errors import ClusterError
+from omatg_ray.model import FlowModel
+from omatg_ray.rl.learner import Learner, LearnerSettings
+from omatg_ray.rl.objective import ObjectiveSettings
+from omatg_ray.rl.trajectory import Trajectory
+from omatg_ray.rl.work import WorkItem, run_item
+
+if TYPE_CHECKING:
+    from omatg_ray.evaluate.bench import Block
+    from omatg_ray.reward.energy import MatGLEnergy
+
+# Packages that cost seconds to import; which of them an actor has is part of what it says of itself.
+HEAVY = ("ase", "matgl", "matplotlib", "pandas", "pymatgen", "scipy", "torch", "torch_geometric")
+
+
+class Shell:
+    """What all actors do when they start."""
+
+    def __init__(self, share: Share) -> None:
+        # As everywhere in the program: what libraries warn of is nothing that users can act on.
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
+        torch.set_num_threads(share.n_threads)
+        self.device = torch.device(share.device)
+        if share.gpus and not torch.cuda.is_available():
+            raise ClusterError(
+                f"node {ray.util.get_node_ip_address()} lends {share.gpus:g} GPU, but PyTorch sees none; install its "
+                "CUDA build there"
+            )
+
+    def about(self) -> Timed:
+        """Where the actor runs, and what it has imported."""
+        context = ray.get_runtime_context()
+        about = {
+            "node": ray.util.get_node_ip_address(),
+            "node_id": context.get_node_id(),
+            "pid": os.getpid(),
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "imports": [name for name in HEAVY if name in sys.modules],
+        }
+        return Timed(about, 0.0)
+
+
+class RolloutWorker(Shell):
+    """Samples trajectories with the policy's weights, and crystals with any model.
+
+    Args:
+        share: Device and threads.
+        model: Policy, base, base distribution.
+    """
+
+    def __init__(self, share: Share, model: FlowModel) -> None:
+        super().__init__(share)
+        self._model = self._sampler = model.to(self.device)
+        self._policy, self._version = model.policy(), -1
+
+    def load(self, version: int, weights: dict[str, Tensor]) -> None:
+        """New weights of the policy."""
+        self._model.network.load_state_dict(weights)
+        self._version = version
+
+    def use(self, model: FlowModel) -> None:
+        """The model that `generate` uses from now on."""
+        self._sampler = model.to(self.device)
+
+    def rollout(
+        self, item: WorkItem, version: int, steps: int, with_base: bool
+    ) -> tuple[Trajectory, CrystalBatch, Timed]:
+        """An item by `run_item`: its trajectories and final crystals, which stay in the object store."""
+        start = time.perf_counter()
+        if version != self._version:
+            raise ClusterError(f"a rollout of version {version} was asked of weights of version {self._version}")
+        base = self._model.description.base_distribution
+        trajectory = run_item(item, self._policy, base, steps, with_base, self.device, version)
+        kept, crystals = trajectory.to("cpu"), trajectory.final().to("cpu")
+        return kept, crystals, Timed(None, time.perf_counter() - start)
+
+    def generate(self, block: Block) -> tuple[CrystalBatch, Timed]:
+        """A block of crystals, which stay in the object store."""
+        start = time.perf_counter()
+        return block.generate(self._sampler), Timed(None, time.perf_counter() - start)
+
+
+class RewardWorker(Shell):
+    """Judges and measures crystals.
+
+    Args:
+        share: Device and threads.
+        reward: The reward; None only matches.
+        match_timeout: Seconds that a structure match may take.
+    """
+
+    def __init__(self, share: Share, reward: MatGLEnergy | None, match_timeout: float) -> None:
+        super().__init__(share)
+        from omatg_ray.evaluate.matching import Matcher
+
+        self._reward = None if reward is None else reward.to(self.device)
+        # In processes of their own, which may be killed: a match can take forever.
+        self._matcher = Matcher(share.n_threads, match_timeout)
+
+    def judge(self, crystals: CrystalBatch) -> Timed:
+        """Rewards of an item's final crystals."""
+        from omatg_ray.rl.judge import judge
+
+        start = time.perf_counter()
+        assert self._reward is not None
+        judged = judge(crystals, self._reward)
+        return Timed(judged, time.perf_counter() - start)
+
+    def assess(self, crystals: CrystalBatch, references: CrystalBatch | None) -> Timed:
+        """Energies of a generated block and its matches with the references."""
+        from omatg_ray.evaluate.bench import assess
+
+        start = time.perf_counter()
+        found = assess(crystals, references, self._matcher, self._reward)
+        return Timed(found, time.perf_counter() - start)
+
+
+class LearnerWorker(Shell):
+    """Updates the weights.
+
+    Args:
+        share: Device and threads.
+        model: The sampler to update.
+        objective: Loss.
+        settings: Optimizer.
+    """
+
+    def __init__(self, share: Share, model: FlowModel, objective: ObjectiveSettings, settings: LearnerSettings) -> None:
+        super().__init__(share)
+        model.to(self.device)
+        self._network = model.network
+        self._learner = Learner(model.network, model.policy(), objective, settings)
+
+    def update(self, counted: Tensor, advantage: Tensor, *trajectories: Trajectory) -> tuple[dict[str, Tensor], Timed]:
+        """All epochs on an iteration's trajectories; the new weights, and the metrics."""
+        start = time.perf_counter()
+        trajectory = Trajectory.cat(trajectories).select(counted).to(self.device)
+        metrics = self._learner.update(trajectory, advantage)
+        weights = {name: value.detach().cpu() for name, value in self._network.state_dict().items()}
+        return weights, Timed(metrics, time.perf_counter() - start)
+
+    def state_dict(self) -> Timed:
+        """The optimizer's state."""
+        return Timed({name: value.cpu().contiguous() for name, value in self._learner.state_dict().items()}, 0.0)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> Timed:
+        """Inverse of `state_dict`."""
+        self._learner.load_state_dict(state)
+        return Timed(None, 0.0)

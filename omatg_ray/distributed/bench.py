@@ -1,0 +1,56 @@
+"""Evaluation and generation on rollout and reward actors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import ray
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.distributed.pool import Request, answers, fetch
+from omatg_ray.distributed.staff import Staff
+from omatg_ray.evaluate.bench import Block, Measured
+from omatg_ray.evaluate.matching import MatchSettings
+from omatg_ray.model import FlowModel
+from omatg_ray.reward.energy import MatGLEnergy
+
+
+class RayBench:
+    """Rollout actors generate, reward actors measure and match.
+
+    Args:
+        staff: With rollout and reward actors.
+        reward: What the reward actors have, if they have one.
+    """
+
+    def __init__(self, staff: Staff, reward: MatGLEnergy | None) -> None:
+        self.rollout, self.reward_pool = staff.pools["rollout"], staff.pools["reward"]
+        self.reward, self.stol = reward, MatchSettings().stol
+
+    def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
+        self.rollout.broadcast("use", ray.put(model))
+        for index, block in enumerate(blocks):
+            self.rollout.submit(Request(index, "generate", (replace(block, references=None),), kept=1))
+        generated: dict[int, CrystalBatch] = {}
+        measured: dict[int, Measured] = {}
+        following = 0
+        for pool, answer in answers(self.rollout, self.reward_pool):
+            index = answer.index
+            if pool is self.rollout:
+                (crystals,) = answer.kept
+                self.reward_pool.submit(Request(index, "assess", (crystals, blocks[index].references)))
+                generated[index] = fetch(crystals, "a rollout actor")
+            else:
+                measured[index] = Measured(generated.pop(index), *answer.value)
+            while following in measured:
+                yield measured.pop(following)
+                following += 1
+
+    def weigh(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
+        for index, batch in enumerate(batches):
+            self.reward_pool.submit(Request(index, "assess", (batch, None)))
+        energies = {answer.index: answer.value[0] for _, answer in answers(self.reward_pool)}
+        for index in range(len(batches)):
+            yield energies[index]

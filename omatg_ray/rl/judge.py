@@ -1,0 +1,110 @@
+"""What becomes of the trajectories of an item: rewards, and when too many of them are missing to go on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import TrainingError
+from omatg_ray.reward.protocol import Reward, RewardResult
+from omatg_ray.rl.advantage import Advantages
+from omatg_ray.rl.work import WorkItem
+
+# A reward that fails now and then is left out; one that fails more often than this is broken. The same holds for
+# trajectories that overflow.
+MAX_FAILED_SHARE = 0.05
+NAMED_STRUCTURES = 10
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The final crystals of an item, judged.
+
+    Attributes:
+        finite: Whether positions and lattice are (B,), on the CPU.
+        result: Rewards and values; the reward is NaN where it failed and where the crystal is not finite.
+    """
+
+    finite: Tensor
+    result: RewardResult
+
+
+def judge(crystals: CrystalBatch, reward: Reward) -> Judged:
+    """Judges the final crystals of an item.
+
+    A trajectory that overflowed has no reward, whatever the reward says: its loss would be NaN.
+    """
+    finite = crystals.layout.sum((~crystals.pos.isfinite()).sum(-1)).eq(0) & crystals.cell.flatten(1).isfinite().all(-1)
+    finite = finite.cpu()
+    result = reward(crystals)
+    return Judged(finite, RewardResult(result.reward.where(finite, math.nan), result.values))
+
+
+def rewards_of(items: Sequence[WorkItem], judged: Sequence[Judged]) -> Tensor:
+    """Rewards (groups, members) of an iteration; NaN where one failed.
+
+    Raises:
+        TrainingError: More than 5 % of the trajectories or of the rewards failed; names the compositions.
+    """
+    _refuse_failures("trajectories are not finite", items, [one.finite for one in judged])
+    rewards = [one.result.reward for one in judged]
+    _refuse_failures("rewards failed", items, [reward.isfinite() for reward in rewards])
+    return torch.cat(rewards).view(-1, items[0].group_size)
+
+
+def _refuse_failures(what: str, items: Sequence[WorkItem], good: Sequence[Tensor]) -> None:
+    failed = [
+        composition
+        for item, flags in zip(items, good, strict=True)
+        for composition, ok in zip(item.species, flags.tolist(), strict=True)
+        if not ok
+    ]
+    total = sum(len(item.seeds) for item in items)
+    if len(failed) > MAX_FAILED_SHARE * total:
+        names = formulas(sorted(set(failed)))
+        more = ", ..." if len(names) > NAMED_STRUCTURES else ""
+        raise TrainingError(
+            f"{len(failed)} of {total} {what} in iteration {items[0].iteration + 1} ({MAX_FAILED_SHARE:.0%} may): "
+            f"{', '.join(names[:NAMED_STRUCTURES])}{more}"
+        )
+
+
+def formulas(compositions: Sequence[Sequence[int]]) -> list[str]:
+    """Formulas of cells given by their atomic numbers."""
+    return CrystalBatch(
+        torch.tensor([z for composition in compositions for z in composition]),
+        torch.zeros(sum(map(len, compositions)), 3),
+        torch.eye(3).repeat(len(compositions), 1, 1),
+        torch.tensor([len(composition) for composition in compositions]),
+    ).formulas()
+
+
+def reward_metrics(rewards: Tensor, advantages: Advantages, results: Sequence[RewardResult]) -> dict[str, float]:
+    """Summary of an iteration's rewards (groups, members) and of the energies behind them; NaN where there are none."""
+    spreads = [group[group.isfinite()].std(unbiased=False) for group in rewards if group.isfinite().any()]
+    metrics = {
+        "reward_mean": _mean(rewards),
+        "reward_std": _mean(torch.tensor(spreads, dtype=torch.float64)),
+        "failed_share": advantages.failed / rewards.numel(),
+        "groups_skipped": float(advantages.skipped_groups),
+    }
+    if all("energy_per_atom" in result.values for result in results):
+        energy = torch.cat([result.values["energy_per_atom"] for result in results])
+        valid = torch.cat([result.values["valid"] for result in results])
+        metrics |= {
+            "energy_mean": _mean(energy),
+            "energy_median": float(energy.nanmedian()),
+            "invalid_share": 1.0 - _mean(valid),
+        }
+    return metrics
+
+
+def _mean(values: Tensor) -> float:
+    """Mean of the finite values, NaN where there is none."""
+    finite = values[values.isfinite()]
+    return float(finite.mean()) if len(finite) else math.nan

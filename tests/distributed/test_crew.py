@@ -1,0 +1,142 @@
+"""A run does not depend on who works: weights and metrics of one process and of actors are the same, bit by bit."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from ray.cluster_utils import Cluster
+from safetensors.torch import load_file
+
+from omatg_ray.commands.train import TrainResult, train
+from omatg_ray.config import Config
+from omatg_ray.run.metrics import read_metrics
+from tests.distributed.conftest import CORES, Workshop
+
+TIMINGS = ("time_", "idle_", "startup_")
+SMALL = ("rollout.groups=5", "rollout.group_size=4", "rollout.groups_per_item=2", "learner.microbatch_pairs=60")
+
+
+@dataclass(frozen=True)
+class Run:
+    config: Config
+    result: TrainResult
+
+    @property
+    def folder(self) -> Path:
+        return self.config.run
+
+    def weights(self, name: str = "last") -> dict[str, torch.Tensor]:
+        folder = self.folder / "checkpoints" / name
+        return load_file(folder / "weights.safetensors") | load_file(folder / "learner.safetensors")
+
+    def lines(self) -> list[dict[str, float]]:
+        """Metrics without what depends on the clock."""
+        return [
+            {name: value for name, value in line.items() if not name.startswith(TIMINGS)}
+            for line in read_metrics(self.folder / "metrics.jsonl")
+        ]
+
+
+def run(workshop: Workshop, base: Path, name: str, *overrides: str) -> Run:
+    config = workshop.load(f"run={workshop.root / name}", f"base={base}", *SMALL, *overrides)
+    return Run(config, train(config, progress=False))
+
+
+@pytest.fixture(scope="session")
+def alone(workshop: Workshop, base: Path) -> Run:
+    return run(workshop, base, "alone")
+
+
+@pytest.fixture(scope="session")
+def two(workshop: Workshop, base: Path, cluster: Cluster) -> Run:
+    """One rollout and one reward actor."""
+    return run(workshop, base, "two", "ray.rollout.workers=1", "ray.learner.cpus=0.5")
+
+
+@pytest.fixture(scope="session")
+def many(workshop: Workshop, base: Path, cluster: Cluster) -> Run:
+    """Three rollout and two reward actors, over both nodes."""
+    return run(
+        workshop, base, "many", "ray.rollout.workers=3", "ray.reward.workers=2", "ray.strategy=spread", "ray.in_flight=1"
+    )
+
+
+def assert_same(first: Run, second: Run) -> None:
+    ours, theirs = first.weights(), second.weights()
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not different
+    assert first.lines() == second.lines()
+    assert [row["metrics"] for row in first.result.rows] == [row["metrics"] for row in second.result.rows]
+    assert [row["per_structure"] for row in first.result.rows] == [row["per_structure"] for row in second.result.rows]
+
+
+def test_training_moved_the_weights(alone: Run) -> None:
+    """What the other tests compare is not simply the start."""
+    first, last = alone.weights("iteration_000000"), alone.weights()
+    assert any(not torch.equal(first[name], last[name]) for name in first if name.startswith("policy."))
+
+
+def test_one_rollout_and_one_reward_actor_give_what_one_process_gives(alone: Run, two: Run) -> None:
+    assert_same(alone, two)
+
+
+def test_three_rollout_and_two_reward_actors_give_what_one_process_gives(alone: Run, many: Run) -> None:
+    assert_same(alone, many)
+
+
+def test_rollouts_run_on_both_nodes_and_the_learner_on_one(many: Run, cluster: Cluster) -> None:
+    actors = json.loads((many.folder / "actors.json").read_text())
+    nodes = {role: {actor["node_id"] for actor in actors if actor["role"] == role} for role in ("rollout", "learner")}
+    assert nodes["rollout"] == {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    assert len(nodes["rollout"]) == 2
+    assert len(nodes["learner"]) == 1
+    assert [actor["role"] for actor in actors] == ["learner"] + 3 * ["rollout"] + 2 * ["reward"]
+    assert len({actor["pid"] for actor in actors}) == 6
+
+
+def test_metrics_say_how_the_time_went(many: Run) -> None:
+    lines = [line for line in read_metrics(many.folder / "metrics.jsonl") if line["kind"] == "train"]
+    actors = [f"rollout_{i}" for i in range(3)] + [f"reward_{i}" for i in range(2)] + ["learner_0"]
+    for line in lines:
+        assert {name.removeprefix("idle_") for name in line if name.startswith("idle_")} == set(actors)
+        # An actor that had requests worked, and none of them all the time: the stages wait for each other.
+        assert all(0.0 <= line[f"idle_{actor}"] <= 1.0 for actor in actors)
+        assert line["idle_learner_0"] < 1.0
+        stages = [line[f"time_{stage}"] for stage in ("rollout", "reward", "learn", "weights")]
+        assert all(seconds > 0 for seconds in stages)
+        worked = sum(1 - line[f"idle_{actor}"] for actor in actors) * sum(stages)
+        assert worked < len(actors) * sum(stages)
+    assert lines[0]["startup_first_trajectory"] > lines[0]["startup_actors"] > 0
+    assert not any("startup_actors" in line for line in lines[1:])
+
+
+def test_actors_import_only_what_they_need(many: Run) -> None:
+    for actor in json.loads((many.folder / "actors.json").read_text()):
+        assert "torch" in actor["imports"]
+        if actor["role"] != "reward":
+            assert not {"matgl", "pymatgen", "torch_geometric", "matplotlib", "ase"} & set(actor["imports"])
+
+
+def test_room_is_given_back(two: Run, many: Run) -> None:
+    free = ray.available_resources()
+    assert math.isclose(free["CPU"], 2 * CORES)
+
+
+def test_a_run_goes_on_with_other_workers(alone: Run, workshop: Workshop, base: Path, cluster: Cluster) -> None:
+    """Started in one process for two iterations, resumed with actors, resumed in one process for the last."""
+    name = workshop.root / "moving"
+    train(workshop.load(f"run={name}", f"base={base}", *SMALL, "iterations=2"), progress=False)
+    again = [f"run={name}", f"base={base}", *SMALL]
+    train(workshop.load(*again, "iterations=3", "ray.rollout.workers=2"), resume=True, progress=False)
+    config = workshop.load(*again, "iterations=4")
+    moved = Run(config, train(config, resume=True, progress=False))
+    assert all(torch.equal(value, moved.weights()[name]) for name, value in alone.weights().items())
+    of_training = [line for line in alone.lines() if line["kind"] == "train"]
+    assert [line for line in moved.lines() if line["kind"] == "train"] == of_training
