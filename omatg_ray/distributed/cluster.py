@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ClusterError
 
-SECONDS_TO_CONNECT = 30
+SECONDS_TO_CONNECT = 10
 Bundle = Mapping[str, float]
 
 
@@ -34,8 +35,9 @@ def joined(settings: RaySettings) -> Iterator[None]:
     if address is None:
         _own_token()
     try:
+        _knock(address)
         ray.init(address or "local", include_dashboard=None if address else False, log_to_driver=True)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"no Ray cluster at {address or 'this machine'}: {error}. ray.address and RAY_ADDRESS name the cluster; "
             "without them the run starts a Ray of its own"
@@ -44,6 +46,13 @@ def joined(settings: RaySettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raises OSError where nobody listens; Ray itself would try for minutes and then abort the process."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=SECONDS_TO_CONNECT).close()
 
 
 def _own_token() -> None:

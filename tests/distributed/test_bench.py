@@ -1,0 +1,59 @@
+"""Evaluation and generation on actors give the numbers of one process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from omatg_ray.commands.train import TrainResult
+from tests.distributed.conftest import Command, Workshop
+
+ACTORS = ("--ray", "rollout.workers=2", "reward.workers=1")
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks even of few crystals, so that they spread over actors."""
+    monkeypatch.setattr("omatg_ray.evaluate.evaluation.BLOCK", 2)
+    monkeypatch.setattr("omatg_ray.commands.generate.BLOCK", 2)
+
+
+@pytest.mark.usefixtures("cluster", "small_blocks")
+def test_evaluate(workshop: Workshop, trained: TrainResult, command: Command, tmp_path: Path) -> None:
+    words = ["evaluate", trained.model, "--data", workshop.data, "--steps", 5, "--noise", "policy", "--threads", 1]
+    alone = command(*words, "--json", tmp_path / "alone.json", "--out", tmp_path / "alone.extxyz")
+    actors = command(*words, "--json", tmp_path / "ray.json", "--out", tmp_path / "ray.extxyz", *ACTORS)
+    assert alone.code == actors.code == 0, actors.err
+    assert "2 rollout, 1 reward actors" in actors.err
+    assert alone.out == actors.out
+    assert json.loads((tmp_path / "alone.json").read_text()) == json.loads((tmp_path / "ray.json").read_text())
+    assert (tmp_path / "alone.extxyz").read_bytes() == (tmp_path / "ray.extxyz").read_bytes()
+
+
+@pytest.mark.usefixtures("cluster", "small_blocks")
+def test_evaluate_without_a_potential(workshop: Workshop, base: Path, command: Command, tmp_path: Path) -> None:
+    words = ["evaluate", base, "--data", workshop.data, "--steps", 4, "--potential", "none", "--threads", 1]
+    alone, actors = command(*words), command(*words, *ACTORS)
+    assert alone.code == actors.code == 0, actors.err
+    assert alone.out == actors.out
+
+
+@pytest.mark.usefixtures("cluster", "small_blocks")
+def test_generate(workshop: Workshop, trained: TrainResult, command: Command, tmp_path: Path) -> None:
+    words = ["generate", trained.model, "--formula", "NaCl", "MgO", "-n", 7, "--steps", 5, "--threads", 1]
+    words += ["--potential", workshop.potential, "--out"]
+    alone = command(*words, tmp_path / "alone.extxyz")
+    actors = command(*words, tmp_path / "ray.extxyz", *ACTORS)
+    assert alone.code == actors.code == 0, actors.err
+    assert alone.out.replace("alone", "ray") == actors.out
+    assert (tmp_path / "alone.extxyz").read_bytes() == (tmp_path / "ray.extxyz").read_bytes()
+
+
+def test_actors_without_their_number(trained: TrainResult, command: Command) -> None:
+    command("generate", trained.model, "--formula", "NaCl", "--ray", "rollout.gpus=1").refuses("rollout.workers")
+
+
+def test_an_unknown_key(trained: TrainResult, command: Command) -> None:
+    command("generate", trained.model, "--formula", "NaCl", "--ray", "rollouts.workers=1").refuses("ray.rollout")

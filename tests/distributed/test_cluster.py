@@ -1,0 +1,134 @@
+"""What a cluster cannot do is said within seconds; what it did is undone."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from omatg_ray.commands.train import train
+from omatg_ray.config import Config
+from omatg_ray.distributed.cluster import joined, room
+from omatg_ray.distributed.settings import RaySettings
+from omatg_ray.errors import ClusterError
+from tests.conftest import ROOT
+from tests.distributed.conftest import CORES, Workshop
+
+SOON = RaySettings(wait=2)
+
+
+def assert_free(cores: float) -> None:
+    """Within seconds: nodes report what they have now and then."""
+    deadline = time.monotonic() + 10
+    while not math.isclose(ray.available_resources().get("CPU", 0.0), cores):
+        assert time.monotonic() < deadline, ray.available_resources()
+        time.sleep(0.1)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_room_that_is_there_is_taken_and_given_back() -> None:
+    with room([("rollout", {"CPU": 1.5}), ("learner", {"CPU": 1.0})], SOON):
+        assert_free(2 * CORES - 2.5)
+    assert_free(2 * CORES)
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(
+    "bundles, asked",
+    [
+        # More than all nodes have together; more than any node has; what no node has.
+        ([("rollout", {"CPU": 1.0})] * 9, "9 x rollout (1 CPU), in all 9 CPU"),
+        (
+            [("rollout", {"CPU": 1.0})] * 2 + [("learner", {"CPU": 5.0})],
+            "2 x rollout (1 CPU), 1 x learner (5 CPU), in all 7 CPU",
+        ),
+        ([("rollout", {"CPU": 0.5, "GPU": 0.5})], "1 x rollout (0.5 CPU, 0.5 GPU), in all 0.5 CPU, 0.5 GPU"),
+    ],
+)
+def test_a_cluster_without_room(bundles: list[tuple[str, dict[str, float]]], asked: str) -> None:
+    with pytest.raises(ClusterError) as error, room(bundles, SOON):
+        pytest.fail("there is no room for this")
+    message = str(error.value)
+    assert f"Asked: {asked}." in message
+    assert "There is: 2 nodes, " in message and message.count(f"({CORES} CPU)") == 2
+    assert "ray.*.workers" in message
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_run_that_does_not_fit_leaves_nothing_that_is_in_the_way(
+    workshop: Workshop, base: Path, tmp_path: Path
+) -> None:
+    fits = [f"run={tmp_path / 'run'}", f"base={base}", "iterations=0", "ray.wait=1"]
+    with pytest.raises(ClusterError, match=r"40 x rollout \(1 CPU\)"):
+        train(workshop.load(*fits, "ray.rollout.workers=40"), progress=False)
+    train(workshop.load(*fits), progress=False)
+
+
+def test_the_command_says_so_in_one_line(workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path) -> None:
+    """As a user runs it: a process of its own that joins the cluster at RAY_ADDRESS."""
+    words = [workshop.config, f"run={tmp_path / 'run'}", f"base={base}", "ray.rollout.workers=40", "ray.wait=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "omatg_ray", "train", *map(str, words)],
+        cwd=ROOT, env=os.environ | {"RAY_ADDRESS": cluster.address}, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("omatg-ray: the cluster has no room for this run after 1 s")
+
+
+def test_no_cluster_at_the_address(tmp_path: Path) -> None:
+    code = (
+        "from omatg_ray.distributed.cluster import joined\n"
+        "from omatg_ray.distributed.settings import RaySettings\n"
+        "from omatg_ray.errors import ClusterError\n"
+        "try:\n"
+        "    with joined(RaySettings(address='127.0.0.1:1')): pass\n"
+        "except ClusterError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert "no Ray cluster at 127.0.0.1:1" in done.stdout, done.stderr
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_program_that_is_connected_stays_connected() -> None:
+    with joined(RaySettings(address="127.0.0.1:1")):
+        pass
+    assert ray.is_initialized()
+
+
+def test_a_ray_of_its_own_leaves_no_token_behind(tmp_path: Path) -> None:
+    """Ray itself writes ~/.ray/auth_token, which every later `ray start` of the user would have to be given."""
+    code = (
+        "import ray\n"
+        "from omatg_ray.distributed.cluster import joined\n"
+        "from omatg_ray.distributed.settings import RaySettings\n"
+        "with joined(RaySettings()):\n"
+        "    print(ray.get(ray.remote(lambda: 41 + 1).remote()))\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, env=environment | {"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=100, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["42"]
+    assert "Token authentication is enabled" in done.stderr
+    assert not (tmp_path / ".ray").exists()
+
+
+def test_shares() -> None:
+    settings = Config.load(None, ["ray.rollout.cpus=2.5", "ray.rollout.gpus=0.5", "ray.learner.threads=4"]).ray
+    assert settings.rollout.bundle == {"CPU": 2.5, "GPU": 0.5}
+    assert (settings.rollout.n_threads, settings.rollout.device) == (2, "cuda")
+    assert settings.learner.bundle == {"CPU": 1.0}
+    assert (settings.learner.n_threads, settings.learner.device) == (4, "cpu")
+    assert settings.reward.n_threads == 1
