@@ -29,7 +29,6 @@ from omatg_ray.run.interrupt import Interrupted, StopRequest
 from omatg_ray.run.metrics import MetricsLog
 from omatg_ray.run.progress import Progress
 
-ACTORS_FILE = "actors.json"
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
                 force.crew.load_state_dict(done.learner)
             describe_run(folder, config, parts.split)
             if force.actors:
-                write_json(folder.path / ACTORS_FILE, force.actors)
+                write_json(folder.actors_path, force.actors)
             iteration = _reinforce(config, parts, force, folder, done, stop, progress)
             if not stop.requested:
                 rows = _compare(config, parts, force.bench, folder, stop, progress)

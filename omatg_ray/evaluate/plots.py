@@ -16,9 +16,20 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentForma
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Actor = tuple[str, int]
+"""Role and index."""
+Points = tuple[np.ndarray, np.ndarray]
+"""Steps (n,) and values (n,)."""
+
 INK = "#0a0b0c"
 COLOURS = ("#3b82d6", "#e0762a", "#2b9e76", "#a06cd5", "#d0556b")
-STAGES = ("rollout", "reward", "learn", "validation")
+STAGES = ("rollout", "reward", "learn", "weights", "validation")
+ROLES = ("rollout", "reward", "learner")
+"""Roles of actors, in the order and so in the colours of their stages."""
+DASHES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (3, 1, 1, 1)), (0, (1, 3)), (0, (8, 3, 1, 3)))
+NORMAL, WIDE = (5.6, 3.1), (11.4, 2.9)
+FEW_ACTORS = len(DASHES)
+"""Up to so many actors get a curve each."""
 SMOOTH_FROM = 60
 """Noisy curves with at least so many points also get a running mean."""
 
@@ -42,10 +53,12 @@ class Curve:
     smooth: bool = False
 
 
-def values(lines: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps (n,) and values (n,) of one metric, of the lines that have a number for it."""
-    points = [(line["step"], line[name]) for line in lines if line["kind"] == kind and line.get(name) is not None]
-    return np.array([step for step, _ in points], dtype=float), np.array([value for _, value in points], dtype=float)
+def values(lines: Sequence[Mapping[str, Any]], kind: str, name: str) -> Points:
+    """Steps (n,) and values (n,) of one metric, of the lines that have a finite number for it."""
+    found = [(line["step"], line[name]) for line in lines if line["kind"] == kind and line.get(name) is not None]
+    points = np.array(found, dtype=float).reshape(-1, 2)
+    steps, numbers = points[np.isfinite(points[:, 1])].T
+    return steps, numbers
 
 
 def curves(
@@ -114,7 +127,7 @@ def running_mean(numbers: np.ndarray, reach: int) -> np.ndarray:
     return np.array([numbers[i - n : i + n + 1].mean() for i, n in enumerate(near)])
 
 
-def stage_times(lines: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def stage_times(lines: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
     """Steps and seconds of every stage of the iterations that has any, by its name."""
     found = {stage: values(lines, "train", f"time_{stage}") for stage in STAGES}
     return {stage: entry for stage, entry in found.items() if entry[1].sum() > 0}
@@ -128,13 +141,70 @@ def stacked_times(lines: Sequence[Mapping[str, Any]]) -> Figure | None:
     figure, axes = _figure("iteration", "time (s)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     steps = np.unique(np.concatenate([own_steps for own_steps, _ in times.values()]))
+    colours = dict(zip(STAGES, COLOURS, strict=True))
     edges = np.append(steps, steps[-1] + 1) - 0.5
     bottom = np.zeros(len(steps))
-    for (stage, (own_steps, seconds)), colour in zip(times.items(), COLOURS, strict=False):
+    for stage, (own_steps, seconds) in times.items():
         top = bottom.copy()
         top[np.searchsorted(steps, own_steps)] += seconds
-        axes.stairs(top, edges, baseline=bottom, fill=True, color=colour, label=stage, linewidth=0)
+        axes.stairs(top, edges, baseline=bottom, fill=True, color=colours[stage], label=stage, linewidth=0)
         bottom = top
+    _legend(axes)
+    return figure
+
+
+def actor_order(actor: Actor) -> tuple[int, str, int]:
+    """Sorts actors, each a role and an index, by the stage that they work in."""
+    role, index = actor
+    return ROLES.index(role) if role in ROLES else len(ROLES), role, index
+
+
+def idle_shares(lines: Sequence[Mapping[str, Any]]) -> dict[Actor, Points]:
+    """Steps and idle shares (0 to 1) of every actor that has any, by role and index."""
+    names = {name for line in lines if line["kind"] == "train" for name in line}
+    actors = [(match[1], int(match[2])) for name in names if (match := re.fullmatch(r"idle_(\w+)_(\d+)", name))]
+    found = {
+        (role, index): values(lines, "train", f"idle_{role}_{index}") for role, index in sorted(actors, key=actor_order)
+    }
+    return {actor: entry for actor, entry in found.items() if len(entry[1])}
+
+
+def idle_curves(found: Mapping[Actor, Points]) -> Figure | None:
+    """What `idle_shares` returned, over the iterations, or None where it found nothing.
+
+    Few actors have a curve each; of more, every role has its median and a band that holds all.
+    """
+    if not found:
+        return None
+    few = len(found) <= FEW_ACTORS
+    figure, axes = _figure("iteration", "idle share", size=NORMAL if few else WIDE)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_ylim(0.0, 1.03)
+    roles = list(dict.fromkeys((*ROLES, *(role for role, _ in found))))
+    colours = {role: COLOURS[number % len(COLOURS)] for number, role in enumerate(roles)}
+
+    def smooth(numbers: np.ndarray) -> np.ndarray:
+        return running_mean(numbers, len(numbers) // 40) if len(numbers) >= SMOOTH_FROM else numbers
+
+    def draw(steps: np.ndarray, numbers: np.ndarray, role: str, label: str, **style: Any) -> None:
+        marker = "o" if len(steps) == 1 else None
+        axes.plot(steps, smooth(numbers), color=colours[role], marker=marker, markersize=4, label=label, **style)
+
+    if few:
+        for (role, index), (steps, shares) in found.items():
+            draw(steps, shares, role, f"{role} {index}", linestyle=DASHES[index % len(DASHES)], linewidth=1.5)
+    else:
+        for role in dict.fromkeys(role for role, _ in found):
+            members = [entry for (own_role, _), entry in found.items() if own_role == role]
+            steps = np.unique(np.concatenate([own_steps for own_steps, _ in members]))
+            table = np.full((len(members), len(steps)), np.nan)
+            for row, (own_steps, shares) in zip(table, members, strict=True):
+                row[np.searchsorted(steps, own_steps)] = shares
+            label = role if len(members) == 1 else f"{role}: median of {len(members)}"
+            draw(steps, np.nanmedian(table, axis=0), role, label, linewidth=1.8)
+            low, high = smooth(np.nanmin(table, axis=0)), smooth(np.nanmax(table, axis=0))
+            axes.fill_between(steps, low, high, color=colours[role], alpha=0.15, linewidth=0)
     _legend(axes)
     return figure
 
@@ -151,7 +221,7 @@ def energy_histogram(energies: Mapping[str, Sequence[float | None]]) -> Figure |
         return None
     low, high = np.quantile(pooled, 0.005), np.quantile(pooled, 0.95)
     low, high = min(low, -0.05), max(high, 0.05)
-    figure, axes = _figure("energy relative to the reference (eV/atom)", "structures", size=(11.4, 2.9))
+    figure, axes = _figure("energy relative to the reference (eV/atom)", "structures", size=WIDE)
     edges = np.linspace(low, high, 41).tolist()
     for (name, numbers), colour in zip(valid.items(), COLOURS, strict=False):
         label = f"{name}: {len(numbers)} valid of {len(energies[name])}"
@@ -179,9 +249,15 @@ def svg(figure: Figure) -> str:
     return text.replace(INK, "currentColor")
 
 
-def _figure(xlabel: str, ylabel: str, size: tuple[float, float] = (5.6, 3.1)) -> tuple[Figure, Axes]:
+def _figure(xlabel: str, ylabel: str, size: tuple[float, float] = NORMAL) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
+    dress(axes, xlabel, ylabel)
+    return figure, axes
+
+
+def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Gives axes their labels, and the looks of all figures."""
     axes.set_xlabel(xlabel, color=INK)
     axes.set_ylabel(ylabel, color=INK)
     axes.tick_params(colors=INK, labelsize=9, length=3)
@@ -189,11 +265,11 @@ def _figure(xlabel: str, ylabel: str, size: tuple[float, float] = (5.6, 3.1)) ->
     axes.spines[["left", "bottom"]].set_color(INK)
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _legend(axes: Axes) -> None:
     labels = axes.get_legend_handles_labels()[1]
-    columns = 2 if sum(map(len, labels)) > 45 else 4
+    widest = [max(map(len, column), default=0) for column in np.array_split(labels, 4)]
+    columns = 2 if sum(widest) > 45 else 4
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns, "borderpad": 0.2}
     axes.legend(frameon=False, labelcolor=INK, fontsize=9, **place)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,19 @@ from omatg_ray.errors import DataError
 from omatg_ray.evaluate.drawing import draw_crystals, element_colours
 from omatg_ray.evaluate.metrics import COLUMNS
 from omatg_ray.evaluate.panels import PRETRAINING, REINFORCEMENT
-from omatg_ray.evaluate.plots import energy_histogram, stacked_times, stage_times, svg
+from omatg_ray.evaluate.plots import (
+    FEW_ACTORS,
+    Actor,
+    Points,
+    actor_order,
+    energy_histogram,
+    idle_curves,
+    idle_shares,
+    stacked_times,
+    stage_times,
+    svg,
+    values,
+)
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
@@ -25,6 +37,11 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 N_CRYSTALS = 6
+STARTUP = {
+    "startup_cluster": "connected to the cluster after {:.1f} s",
+    "startup_actors": "all actors ready {:.1f} s later",
+    "startup_first_trajectory": "first trajectory back after {:.1f} s",
+}
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #5d6676; --line: #d9dee7; --card: #ffffff; --page: #f5f7fa; }
@@ -39,13 +56,14 @@ p { margin: .3rem 0; } .soft, figcaption { color: var(--soft); font-size: .88rem
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); }
 figure, .wide, details { margin: 0; padding: 1rem 1.1rem; background: var(--card); border: 1px solid var(--line);
   border-radius: .6rem; }
-.wide { overflow-x: auto; } details { margin-bottom: .6rem; } summary { cursor: pointer; font-weight: 600; }
+.wide { overflow-x: auto; } details { margin-bottom: .6rem; }
+figure + details.wide { margin-top: 1rem; } summary { cursor: pointer; font-weight: 600; }
 svg { display: block; width: 100%; height: auto; } svg text { font-family: inherit !important; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .4rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
 td { white-space: nowrap; } th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 tr:last-child td { border-bottom: 0; }
-td:first-child, th:first-child { text-align: left; padding-left: 0; } td:last-child { padding-right: 0; }
+td:first-child, th:first-child { text-align: left; padding-left: 0; } td:last-child, th:last-child { padding-right: 0; }
 pre { overflow-x: auto; font-size: .85rem; } .element { margin-right: .9rem; white-space: nowrap; }
 .dot { display: inline-block; width: .75em; height: .75em; margin-right: .35em; border-radius: 50%;
   border: 1px solid #555; }
@@ -55,8 +73,8 @@ pre { overflow-x: auto; font-size: .85rem; } .element { margin-right: .9rem; whi
 def write_report(run_folder: Path) -> Path:
     """Write `report.html` into a run folder, from what the folder holds; what is missing is named in the report.
 
-    It reads `config.yaml`, `versions.json`, `metrics.jsonl`, `evaluation/*.json` and
-    `structures/{before,after,reference}.extxyz`, of a run of training or of pretraining.
+    It reads `config.yaml`, `versions.json`, `metrics.jsonl`, `evaluation/*.json`, `actors.json` (if the run was on Ray)
+    and `structures/{before,after,reference}.extxyz`, of a run of training or of pretraining.
 
     Returns:
         The path of the report.
@@ -78,6 +96,7 @@ def write_report(run_folder: Path) -> Path:
         ("Relative energies before and after", _energies(evaluations, expected)),
         ("Over the run", _curves(run, lines, missing)),
         ("Time of every iteration", _times(lines)),
+        ("Actors", _actors(run, lines, missing)),
         ("Crystals before and after", _crystals(run, evaluations, expected)),
         ("How it was run", _settings(run, missing)),
     ]
@@ -110,15 +129,32 @@ def _evaluations(folder: Path, missing: list[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     order = {"before": 0, "after": 1}
     for path in sorted(folder.glob("*.json"), key=lambda path: (order.get(path.stem, 2), path.stem)):
-        try:
-            evaluation = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
-        except (OSError, ValueError):
-            evaluation = None
+        evaluation = _json(path)
         if isinstance(evaluation, dict):
             found[path.stem] = evaluation
         else:
             missing.append(f"{path.name}, which cannot be read")
     return found
+
+
+def _described_actors(path: Path, missing: list[str]) -> dict[Actor, dict[str, Any]]:
+    """What `actors.json` says of every actor, by role and index."""
+    found = _json(path)
+    try:
+        if not isinstance(found, list):
+            raise TypeError
+        return {(str(actor["role"]), int(actor["index"])): actor for actor in found}
+    except (TypeError, KeyError, ValueError):
+        missing.append(f"{path.name}, which cannot be read" if path.exists() else path.name)
+        return {}
+
+
+def _json(path: Path) -> Any:
+    """What a file holds, NaN as None; None if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except (OSError, ValueError):
+        return None
 
 
 def _structures(path: Path) -> list[Atoms]:
@@ -202,6 +238,61 @@ def _times(lines: list[dict[str, Any]]) -> str:
     return f'<div class="grid">{_card("", figure)}<div class="wide">{table}</div></div>'
 
 
+def _actors(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> str:
+    path = run.actors_path
+    shares = idle_shares(lines)
+    if not shares and not path.exists():
+        return ""  # a run in one process
+    described = _described_actors(path, missing)
+    rows = _actor_rows(shares, described)
+    if not rows:
+        return ""
+    table = _html_table(["actor", "node", "device", "threads", "ready (s)", "median busy"], rows)
+    note = f'<p class="soft">{escape(" ".join(_startup(lines, described)))}</p>'
+    figure = idle_curves(shares)
+    caption = "Share of an iteration's time in which an actor did nothing."
+    if len(shares) <= FEW_ACTORS:
+        card = "" if figure is None else _card("", figure, caption)
+        return f'{note}<div class="grid">{card}<div class="wide">{table}</div></div>'
+    assert figure is not None
+    card = _card("", figure, f"{caption} The bands reach from the busiest to the idlest actor of a role.")
+    return f'{note}{card}<details class="wide"><summary>All actors</summary>{table}</details>'
+
+
+def _actor_rows(shares: Mapping[Actor, Points], described: Mapping[Actor, dict[str, Any]]) -> list[list[str]]:
+    """Cells of the actors that logged idle shares or are described."""
+    rows = []
+    for actor in sorted({*shares, *described}, key=actor_order):
+        about = described.get(actor, {})
+        node, device, threads = (about.get(key) for key in ("node", "device", "threads"))
+        # Several nodes of a cluster may live on one machine.
+        where = f"{node} ({about['node_id'][:6]})" if about.get("node_id") else node
+        texts = ["–" if text is None else str(text) for text in (where, device, threads)]
+        busy = 1.0 - float(np.median(shares[actor][1])) if actor in shares else None
+        ready = _format(about.get("ready_seconds"), "{:.1f}")
+        rows.append([" ".join(map(str, actor)), *texts, ready, _format(busy, "{:.0%}")])
+    return rows
+
+
+def _startup(lines: list[dict[str, Any]], described: Mapping[Actor, dict[str, Any]]) -> list[str]:
+    """Sentences on the actors' number, their start and what they imported."""
+    sentences = []
+    nodes = {about.get("node_id") for about in described.values()} - {None}
+    if nodes:
+        sentences.append(f"{_count(len(described), 'actor')} on {_count(len(nodes), 'node')}.")
+    seconds = {name: values(lines, "train", name)[1] for name in STARTUP}
+    spent = [form.format(seconds[name][-1]) for name, form in STARTUP.items() if len(seconds[name])]
+    if spent:
+        sentences.append(f"At the last start: {', '.join(spent)}.")
+    imported: dict[str, set[str]] = {}
+    for actor in sorted(described, key=actor_order):
+        imported.setdefault(actor[0], set()).update(described[actor].get("imports") or ())
+    if any(imported.values()):
+        of_roles = (f"{role}: {', '.join(sorted(names)) or 'none'}" for role, names in imported.items())
+        sentences.append(f"Heavy imports of {'; '.join(of_roles)}.")
+    return sentences
+
+
 def _crystals(run: RunFolder, evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
     columns = {name: _structures(run.structures / f"{name}.extxyz") for name in ("before", "after", "reference")}
     missing.extend(f"readable structures/{name}.extxyz" for name, found in columns.items() if not found)
@@ -281,6 +372,10 @@ def _spread(formulas: Sequence[str], count: int) -> list[int]:
 
 def _format(value: float | None, form: str) -> str:
     return "–" if value is None else form.format(value).replace("-", "−")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

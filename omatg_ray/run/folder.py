@@ -1,7 +1,8 @@
 """The folder that a run writes: its lay-out, its lock and its checkpoints.
 
 A run folder holds `config.yaml`, `versions.json`, `metrics.jsonl`, `report.html` and the folders `tensorboard`,
-`evaluation` (JSON), `structures` (extxyz) and `checkpoints`. In the last, `best` and `last` are links to checkpoints.
+`evaluation` (JSON), `structures` (extxyz) and `checkpoints`, where `best` and `last` are links to checkpoints. A run on
+Ray leaves `actors.json` too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from omatg_ray.run.atomic import disk_errors, point, remove_folder, remove_lefto
 MANIFEST = "manifest.json"
 POINTERS = ("best", "last")
 CONFIG, VERSIONS, METRICS, CHECKPOINTS = "config.yaml", "versions.json", "metrics.jsonl", "checkpoints"
+ACTORS = "actors.json"
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +83,11 @@ class RunFolder:
     def metrics_path(self) -> Path:
         """What `omatg_ray.run.metrics.MetricsLog` writes."""
         return self.path / METRICS
+
+    @property
+    def actors_path(self) -> Path:
+        """What is known of the actors of a run on Ray, as JSON: that of the last session where it was resumed."""
+        return self.path / ACTORS
 
     @property
     def checkpoints(self) -> Path:

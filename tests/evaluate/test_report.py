@@ -186,6 +186,90 @@ def test_pretraining_run(tmp_path: Path) -> None:
     assert "numbers for “Pretraining loss of cells”" in text
 
 
+def describe(role: str, index: int, **about: Any) -> dict[str, Any]:
+    return {"role": role, "index": index, **about}
+
+
+def make_ray_run(path: Path, rollouts: int) -> Path:
+    lines: list[dict[str, Any]] = [
+        {
+            "kind": "train",
+            "step": step,
+            "time_rollout": 2.0,
+            "time_weights": 0.25,
+            **{f"idle_rollout_{index}": 0.25 * step for index in range(rollouts)},
+            "idle_learner_0": 0.125 if step == 1 else None,
+        }
+        for step in (1, 2, 3)
+    ]
+    lines[0] |= {"startup_cluster": 9.0, "startup_actors": 9.0}
+    lines[1] |= {"startup_cluster": 1.25, "startup_actors": 4.0, "startup_first_trajectory": None}
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    actors = [
+        describe(
+            "learner", 0, node="10.0.0.<2>", node_id="bbbbbbbbbb", device="cuda", threads=2, ready_seconds=3.14159
+        ),
+        describe("rollout", 1, node="10.0.0.1", ready_seconds=float("nan"), imports=["torch", "<x>"]),
+        describe("rollout", 0, node="10.0.0.1", node_id="aaaaaaaaaa", device="cpu", threads=1, ready_seconds=2.0),
+    ]
+    (path / "actors.json").write_text(json.dumps(actors))
+    return path
+
+
+def section(text: str) -> str:
+    return text.partition("<h2>Actors</h2>")[2].partition("<h2>")[0]
+
+
+def test_actors_of_a_ray_run(tmp_path: Path) -> None:
+    text = write_report(make_ray_run(tmp_path, 3)).read_text()
+    _, *stages = Tables(text).tables[0]
+    assert stages == [["rollout", "2.00", "6", "3"], ["weights", "0.25", "1", "3"]]
+    _, *rows = Tables(section(text)).tables[0]
+    assert rows == [
+        ["rollout 0", "10.0.0.1 (aaaaaa)", "cpu", "1", "2.0", "50%"],
+        ["rollout 1", "10.0.0.1", "–", "–", "–", "50%"],
+        ["rollout 2", "–", "–", "–", "–", "50%"],
+        ["learner 0", "10.0.0.<2> (bbbbbb)", "cuda", "2", "3.1", "88%"],
+    ]
+    assert "3 actors on 2 nodes." in text
+    assert "At the last start: connected to the cluster after 1.2 s, all actors ready 4.0 s later." in text
+    assert "rollout: &lt;x&gt;, torch; learner: none" in text and "<x>" not in text and "10.0.0.<2>" not in text
+    assert section(text).count("<svg") == 1 and "<details" not in section(text)
+
+
+def test_many_actors_are_folded_away(tmp_path: Path) -> None:
+    text = section(write_report(make_ray_run(tmp_path, 20)).read_text())
+    assert len(Tables(text.partition("<details")[2]).tables[0]) == 22
+    assert "rollout: median of 20" in text and "bands" in text
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[1]", '[{"role": "rollout"}]', '{"role": 1}', "nothing"])
+def test_actors_that_nothing_describes(tmp_path: Path, damage: str) -> None:
+    path = make_ray_run(tmp_path, 2) / "actors.json"
+    if damage == "nothing":
+        path.unlink()
+    else:
+        path.write_text(damage)
+    text = write_report(tmp_path).read_text()
+    _, *rows = Tables(section(text)).tables[0]
+    assert [row[0] for row in rows] == ["rollout 0", "rollout 1", "learner 0"]
+    assert "connected to the cluster" in section(text)
+    notes = text.rpartition("Not in this run folder:")[2]
+    assert "actors.json" in notes
+    assert ("actors.json, which cannot be read" in notes) == (damage != "nothing")
+
+
+def test_a_ray_run_that_did_no_iteration(tmp_path: Path) -> None:
+    (make_ray_run(tmp_path, 2) / "metrics.jsonl").unlink()
+    text = section(write_report(tmp_path).read_text())
+    assert [row[-1] for row in Tables(text).tables[0][1:]] == ["–"] * 3
+    assert "<svg" not in text
+
+
+def test_one_process_has_no_actors(complete: tuple[Path, str]) -> None:
+    assert "Actors" not in complete[1] and "actors.json" not in complete[1]
+
+
 def test_empty_folder_and_no_folder(tmp_path: Path) -> None:
     assert "<svg" not in write_report(tmp_path).read_text()
     with pytest.raises(DataError, match="there is no run folder"):

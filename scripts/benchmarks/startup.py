@@ -1,0 +1,107 @@
+"""What starting costs: imports of each kind of actor, and the time until the first trajectory is back.
+
+    python scripts/benchmarks/startup.py runs/base POTENTIAL --rollout 1 --reward 1
+
+Imports are timed in fresh interpreters, the best of several. Then a Ray of its own (or that of RAY_ADDRESS) gets a
+learner, rollout and reward actors, and rolls out and judges one group of 16 trajectories over 50 grid points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+
+import torch
+
+from omatg_ray.distributed.crew import RayCrew
+from omatg_ray.distributed.settings import RaySettings
+from omatg_ray.distributed.staff import learner_role, sampling_roles, staffed
+from omatg_ray.model import FlowModel
+from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.rl.learner import LearnerSettings
+from omatg_ray.rl.objective import ObjectiveSettings
+from omatg_ray.rl.work import RolloutSettings, plan_iteration
+
+ACTOR = "import omatg_ray.distributed.actors"
+IMPORTS = {
+    "Python alone": "pass",
+    "omatg_ray": "import omatg_ray",
+    "Ray": "import ray",
+    "PyTorch": "import torch",
+    "rollout and learner actor": ACTOR,
+    "reward actor": f"{ACTOR}, matgl.apps.pes, matgl.models, omatg_ray.reward.energy, omatg_ray.evaluate.tasks",
+}
+
+
+def seconds_to_run(code: str, repeats: int) -> float:
+    """Seconds that a fresh interpreter takes for a line of code, the best of several."""
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base", help="model or run folder")
+    parser.add_argument("potential", help="MatGL potential")
+    parser.add_argument("--rollout", type=int, default=1, help="rollout actors")
+    parser.add_argument("--reward", type=int, default=1, help="reward actors")
+    parser.add_argument("--cpus", type=float, default=0.1, help="what each actor reserves; all compute with one thread")
+    parser.add_argument("--repeats", type=int, default=3, help="fresh interpreters for each import")
+    options = parser.parse_args()
+
+    print(f"{'import':<28}{'seconds':>8}")
+    for name, code in IMPORTS.items():
+        print(f"{name:<28}{seconds_to_run(code, options.repeats):>8.2f}", flush=True)
+
+    start = time.perf_counter()
+    base = FlowModel.load(options.base)
+    noise = {"pos": NoiseSettings(kind="sqrt", a=0.1668)}
+    model = FlowModel(
+        base.description.model_copy(update={"active": ["pos"], "noise": noise}), base.base_network, base.network
+    )
+    loaded = time.perf_counter()
+    reward = MatGLEnergy(options.potential)
+    print(
+        f"\nthis process: model {loaded - start:.2f} s, potential {time.perf_counter() - loaded:.2f} s (read and tried)"
+    )
+
+    share = {"cpus": options.cpus, "threads": 1}
+    settings = RaySettings.model_validate(
+        {
+            "rollout": {"workers": options.rollout, **share},
+            "reward": {"workers": options.reward, **share},
+            "learner": share,
+        }
+    )
+    torch.set_num_threads(1)
+    rollout = RolloutSettings(groups=1, group_size=16, steps=50)
+    (item,) = plan_iteration(rollout, [[56, 22, 8, 8, 8]], 0, 0)
+    roles = [
+        learner_role(settings, model, ObjectiveSettings(), LearnerSettings()),
+        *sampling_roles(settings, model, reward, 10.0),
+    ]
+    with staffed(settings, roles, progress=False) as staff:
+        crew = RayCrew(staff, model, rollout.steps, with_base=True)
+        crew.sample([item], version=0)
+        timings = crew.timings()
+    print(f"cluster joined or started     {staff.startup['startup_cluster']:6.2f} s")
+    for actor in staff.about:
+        imports = ", ".join(name for name in actor["imports"] if name != "torch")
+        print(
+            f"  {actor['role'] + ' ' + str(actor['index']):<12}ready after {actor['ready_seconds']:6.2f} s  {imports}"
+        )
+    print(f"all actors ready, after that  {staff.startup['startup_actors']:6.2f} s")
+    print(f"first trajectory, in all      {timings['startup_first_trajectory']:6.2f} s")
+    print(f"  of which the rollout        {timings['time_rollout']:6.2f} s, its rewards {timings['time_reward']:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
