@@ -39,6 +39,8 @@ Niggli-reduced and the data split by composition; the splits are kept in the run
   omatg-ray pretrain configs/perov5_base.yaml data.file=perov_5.csv run=runs/base
   omatg-ray pretrain --resume runs/base
 
+With ray.pretrain.workers=N it runs data-parallel on Ray Train.
+
 The run folder gets checkpoints/best (lowest validation loss), metrics.jsonl, TensorBoard files and report.html.
 """
 
@@ -48,9 +50,12 @@ towards what did better within its group (OMatG-IRL, arXiv 2602.00424).
 
   omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL run=runs/better
   omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL --dry-run
+  omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL ray.rollout.workers=3
   omatg-ray train --resume runs/better iterations=80
 
-Without data keys it takes the splits that the base's run kept. Ctrl-C stops after the present iteration with a
+Without data keys it takes the splits that the base's run kept. With ray.rollout.workers=N the work is done by Ray
+actors, on the cluster at RAY_ADDRESS or on this machine (`omatg-ray config ray` lists all keys); the results are the
+same. Ctrl-C stops after the present iteration with a
 checkpoint to resume from. The run ends with a before/after table on the test split and report.html.
 
 Progress shows, for each iteration: E mean energy of the rollouts (eV/atom), the share of invalid ones, the share of
@@ -295,6 +300,7 @@ def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _load_config(arguments: argparse.Namespace) -> Config:
+    from omatg_ray.commands.places import anchored, lasting
     from omatg_ray.config import Config
 
     files = [word for word in arguments.words if "=" not in word]
@@ -302,25 +308,26 @@ def _load_config(arguments: argparse.Namespace) -> Config:
     if arguments.resume is not None:
         if files:
             raise ConfigError(f"--resume takes the config of the run; leave out {files[0]}")
-        stored = arguments.resume / "config.yaml"
-        if not stored.is_file():
-            raise ConfigError(f"there is no run to go on with in {arguments.resume}: no config.yaml")
-        return Config.load(stored, [*overrides, f"run={json.dumps(str(arguments.resume))}"])
+        run = lasting(arguments.resume)
+        if not (run / "config.yaml").is_file():
+            raise ConfigError(f"there is no run to go on with in {run}: no config.yaml")
+        return anchored(Config.load(run / "config.yaml", [*overrides, f"run={json.dumps(str(run))}"]))
     if len(files) > 1:
         raise ConfigError(f"one config file, please, not {len(files)}: {', '.join(files)}")
-    return Config.load(files[0] if files else None, overrides)
+    return anchored(Config.load(files[0] if files else None, overrides))
 
 
 def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `_sampling_arguments` read, and the potential, as `SamplingOptions` takes it."""
+    from omatg_ray.commands.places import found
     from omatg_ray.config import Config
     from omatg_ray.policy.annealing import LinearAnnealing
 
     slopes, schedule = (arguments.slope_pos, arguments.slope_cell), None
     if slopes != (None, None):
         schedule = LinearAnnealing(pos=slopes[0] or 0.0, cell=slopes[1] or 0.0)
-    names = ("model", "steps", "noise", "seed", "potential", "workers", "timeout", "device", "threads")
-    values = {name: getattr(arguments, name) for name in names}
+    names = ("steps", "noise", "seed", "potential", "workers", "timeout", "device", "threads")
+    values = {name: getattr(arguments, name) for name in names} | {"model": found(arguments.model, "MODEL")}
     if arguments.chunk_pairs is not None:
         values["chunk_pairs"] = arguments.chunk_pairs
     ray = Config.load(None, [f"ray.{word}" for word in arguments.ray]).ray
@@ -329,20 +336,26 @@ def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     return values | {"schedule": schedule, "ray": ray}
 
 
-def _check_output(path: str | Path | None, suffixes: Sequence[str]) -> None:
-    """Refuses before a long computation what could not be written after it."""
+def _check_output(path: str | Path | None, suffixes: Sequence[str]) -> str | None:
+    """Where to write what is asked for; refuses before a long computation what could not be written after it."""
     if path is None:
-        return
-    target = Path(path)
-    folder = "" in suffixes and (str(path).endswith("/") or not target.suffix)
+        return None
+    from omatg_ray.commands.places import lasting
+
+    place = f"{lasting(Path(path))}{'/' if str(path).endswith('/') else ''}"
+    target = Path(place)
+    folder = "" in suffixes and (place.endswith("/") or not target.suffix)
     if not folder and target.suffix.lower() not in suffixes:
         known = ", ".join(suffix or "a folder (end the path in /)" for suffix in suffixes)
-        raise ConfigError(f"cannot write {path}: the suffix must be {known}")
+        raise ConfigError(f"cannot write {place}: the suffix must be {known}")
     if target.is_dir() and not (folder and not any(target.iterdir())):
-        raise ConfigError(f"cannot write {path}: there is a folder of that name{' with files in it' if folder else ''}")
+        raise ConfigError(
+            f"cannot write {place}: there is a folder of that name{' with files in it' if folder else ''}"
+        )
     above = next(parent for parent in target.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise ConfigError(f"cannot write {path}: {above} is not a folder that you may write to")
+        raise ConfigError(f"cannot write {place}: {above} is not a folder that you may write to")
+    return place
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
@@ -371,48 +384,53 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    _check_output(arguments.json, [".json"])
-    _check_output(arguments.out, STRUCTURE_SUFFIXES)
+    json_path = _check_output(arguments.json, [".json"])
+    out = _check_output(arguments.out, STRUCTURE_SUFFIXES)
     sampling = _sampling(arguments)
     from omatg_ray.commands.evaluate import EvaluateOptions, evaluate, table, write_evaluation
+    from omatg_ray.commands.places import found
 
     options = EvaluateOptions(
-        data=arguments.data,
+        data=found(arguments.data, "--data"),
         limit=arguments.limit,
         invalid_energy=arguments.invalid_energy,
         **sampling,
     )
     evaluation = evaluate(options, not arguments.quiet)
-    if arguments.json is not None:
-        write_evaluation(arguments.json, evaluation)
-    if arguments.out is not None:
+    if json_path is not None:
+        write_evaluation(Path(json_path), evaluation)
+    if out is not None:
         from omatg_ray.crystal.write import write_structures
 
-        write_structures(arguments.out, evaluation.crystals.to_structures())
+        write_structures(out, evaluation.crystals.to_structures())
     print(table([evaluation.as_dict()]))
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    _check_output(arguments.out, STRUCTURE_SUFFIXES)
+    out = _check_output(arguments.out, STRUCTURE_SUFFIXES)
+    assert out is not None
     sampling = _sampling(arguments)
     from omatg_ray.commands.generate import GenerateOptions, generate
+    from omatg_ray.commands.places import found
     from omatg_ray.crystal.formula import parse_z, read_formulas
     from omatg_ray.crystal.write import write_structures
 
-    formulas = arguments.formula if arguments.formulas is None else read_formulas(arguments.formulas)
+    formulas = (
+        arguments.formula if arguments.formulas is None else read_formulas(found(arguments.formulas, "--formulas"))
+    )
     options = GenerateOptions(
         formulas=tuple(formulas),
         z=tuple(parse_z(arguments.z)),
         count=arguments.n,
         **sampling,
     )
-    found = generate(options, not arguments.quiet)
-    write_structures(arguments.out, found.crystals.to_structures(), found.properties)
-    for row in found.properties:
+    result = generate(options, not arguments.quiet)
+    write_structures(out, result.crystals.to_structures(), result.properties)
+    for row in result.properties:
         energy = "" if row["energy_per_atom"] is None else f"{row['energy_per_atom']:10.4f} eV/atom"
         name = f"{row['formula']:>12} z={row['z']} {row['rank']:4d}"
         print(f"{name}{energy}  {row['space_group'] or '-':<10} x{row['copies']}")
-    print(f"{found.asked} generated, {found.invalid} invalid, {len(found.crystals)} unique, written to {arguments.out}")
+    print(f"{result.asked} generated, {result.invalid} invalid, {len(result.crystals)} unique, written to {out}")
 
 
 def _report(arguments: argparse.Namespace) -> None:
