@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +36,7 @@ def joined(settings: RaySettings) -> Iterator[None]:
     address = settings.address or os.environ.get("RAY_ADDRESS")
     if address is None:
         _own_token()
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)
         ray.init(address or "local", include_dashboard=None if address else False, log_to_driver=True)
@@ -42,6 +45,9 @@ def joined(settings: RaySettings) -> Iterator[None]:
             f"no Ray cluster at {address or 'this machine'}: {error}. ray.address and RAY_ADDRESS name the cluster; "
             "without them the run starts a Ray of its own"
         ) from error
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        # Ray has put a plain exit in the place of a stop at the next boundary.
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
