@@ -41,16 +41,18 @@ class Shell:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
         torch.set_num_threads(share.n_threads)
-        self.device = torch.device(share.device)
-        if share.gpus and not torch.cuda.is_available():
-            raise ClusterError(
-                f"node {ray.util.get_node_ip_address()} lends {share.gpus:g} GPU, but PyTorch sees none; install its "
-                "CUDA build there"
-            )
+        self._share = share
+        self.device = torch.device(share.device if torch.cuda.is_available() else "cpu")
 
     def about(self) -> Timed:
-        """Where the actor runs, and what it has imported."""
+        """Where the actor runs, and what it has imported; asked before anything else."""
         context = ray.get_runtime_context()
+        if self._share.gpus and self.device.type == "cpu":
+            # Not in the constructor, whose errors Ray only hands on as text.
+            raise ClusterError(
+                f"node {ray.util.get_node_ip_address()} lends {self._share.gpus:g} GPU, but PyTorch sees none there; "
+                "install its CUDA build, or set ray.*.gpus=0"
+            )
         about = {
             "node": ray.util.get_node_ip_address(),
             "node_id": context.get_node_id(),

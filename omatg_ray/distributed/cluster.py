@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import signal
@@ -39,7 +40,8 @@ def joined(settings: RaySettings) -> Iterator[None]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)
-        ray.init(address or "local", include_dashboard=None if address else False, log_to_driver=True)
+        # What Ray says while it starts is nothing that users of this program have to act on.
+        ray.init(address or "local", include_dashboard=None if address else False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"no Ray cluster at {address or 'this machine'}: {error}. ray.address and RAY_ADDRESS name the cluster; "

@@ -109,6 +109,9 @@ def staffed(settings: RaySettings, roles: Sequence[Role], progress: bool) -> Ite
                         bundle += 1
                     pools[role.name] = Pool(role.name, actors, settings.in_flight)
                 about = _ready(pools)
+                unused = ray.cluster_resources().get("GPU", 0)
+                if progress and unused and not any(role.share.gpus for role in roles):
+                    print_line(f"Ray: the cluster has {unused:g} GPU, and no actor asks for one (ray.rollout.gpus=1)")
                 ready = time.perf_counter()
                 if progress:
                     print_line(_summary(about, connected - start, ready - connected))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from omatg_ray.crystal.base import BaseDistribution
@@ -16,12 +18,20 @@ from omatg_ray.errors import TrainingError
 from omatg_ray.flow.loss import PathSettings, velocity_loss
 from omatg_ray.flow.network import CSPNet, NetworkSettings
 from omatg_ray.flow.pairing import minimum_permutation
+from omatg_ray.flow.ranks import ALONE, Ranks
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
 from omatg_ray.seeding import generator
 from omatg_ray.settings import Settings
 
 # Independent base samples and times per validation structure: enough to tell epochs apart.
 VALIDATION_REPEATS = 4
+Losses = dict[str, float]
+Wrap = Callable[[nn.Module], nn.Module]
+
+
+def as_it_is(network: nn.Module) -> nn.Module:
+    """Wraps nothing."""
+    return network
 
 
 class LossWeights(Settings):
@@ -48,11 +58,30 @@ class PretrainSettings(Settings):
     checkpoint_every: int = Field(50, ge=1, description="epochs between checkpoints")
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What makes a `Pretrainer`, in this process or in another. Crystals are on the CPU."""
+
+    settings: PretrainSettings
+    train: CrystalBatch
+    val: CrystalBatch
+    base: BaseDistribution
+    seed: int
+
+    def trainer(self, device: torch.device, ranks: Ranks = ALONE, wrap: Wrap = as_it_is) -> Pretrainer:
+        """A trainer on a device, with arguments as `Pretrainer` has them."""
+        train, val = self.train.to(device), self.val.to(device)
+        return Pretrainer(self.settings, train, val, self.base, self.seed, ranks, wrap)
+
+
 class Pretrainer:
     """Trains a network; `ema_network` is the result.
 
     All randomness of an epoch derives from (seed, epoch), so that a run that stops and resumes gives the same numbers
     as one that never stopped.
+
+    Several ranks train one network, each on its share of every batch: every rank draws what the whole batch needs, and
+    computes the rows of its share. They end every step with the same weights, those of one process but for rounding.
 
     Args:
         settings: Recipe.
@@ -60,12 +89,25 @@ class Pretrainer:
         val: Validation crystals.
         base: Distribution of x_0.
         seed: Seed of the initial weights and of everything drawn.
+        ranks: Which of several data-parallel processes this one is.
+        wrap: Makes of the network what averages its gradients over the ranks, such as DistributedDataParallel.
+
+    Raises:
+        DataError: The network does not know an element of the crystals.
     """
 
     def __init__(
-        self, settings: PretrainSettings, train: CrystalBatch, val: CrystalBatch, base: BaseDistribution, seed: int
+        self,
+        settings: PretrainSettings,
+        train: CrystalBatch,
+        val: CrystalBatch,
+        base: BaseDistribution,
+        seed: int,
+        ranks: Ranks = ALONE,
+        wrap: Wrap = as_it_is,
     ) -> None:
         self.settings, self.train, self.val, self.base, self.seed = settings, train, val, base, seed
+        self.ranks = ranks
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = CSPNet(settings.network).to(train.device)
@@ -75,6 +117,7 @@ class Pretrainer:
         self.optimizer = torch.optim.AdamW(
             self.network.trainable_parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         )
+        self._trained = wrap(self.network)
         self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
         self.epoch = 0
         self.best_val_loss, self.best_epoch = math.inf, 0
@@ -98,15 +141,14 @@ class Pretrainer:
         progress = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
         return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
-    def _paired(self, x_1: CrystalBatch, rng: torch.Generator) -> tuple[CrystalBatch, CrystalBatch, Tensor]:
-        """A base sample paired with x_1, x_1, and times (B,)."""
+    def _draw(self, x_1: CrystalBatch, rng: torch.Generator) -> tuple[CrystalBatch, Tensor]:
+        """A base sample for x_1, not yet paired with it, and times (B,)."""
         pos, cell = self.base.draw(len(x_1), len(x_1.species), rng)
-        pos = pos.to(x_1.device, x_1.dtype)
-        pos = pos[minimum_permutation(pos, x_1.pos, x_1.layout)]
-        t = torch.rand(len(x_1), generator=rng).to(x_1.device, x_1.dtype)
-        return x_1.replace(pos, cell.to(x_1.device, x_1.dtype)), x_1, t
+        t = torch.rand(len(x_1), generator=rng)
+        x_0 = x_1.replace(pos.to(x_1.device, x_1.dtype), cell.to(x_1.device, x_1.dtype))
+        return x_0, t.to(x_1.device, x_1.dtype)
 
-    def run_epoch(self) -> dict[str, float]:
+    def run_epoch(self) -> Losses:
         """One pass over the training crystals in a new order.
 
         Returns:
@@ -114,42 +156,54 @@ class Pretrainer:
 
         Raises:
             TrainingError: The loss or its gradient is not finite, and the step was not taken; names the structures of
-                the batch by their row in the split.
+                the batch by their row in the split. All ranks raise it.
         """
         settings, rng = self.settings, generator(self.seed, "pretrain", self.epoch)
         order = torch.randperm(len(self.train), generator=rng)
         sums, lr = {"loss": 0.0, "loss_pos": 0.0, "loss_cell": 0.0}, 0.0
         for index, rows in enumerate(order.split(settings.batch_size)):
-            x_1 = self.train.select(rows)
-            parts = velocity_loss(self.network, settings.paths, *self._paired(x_1, rng))
-            loss = settings.loss_weights.pos * parts.pos + settings.loss_weights.cell * parts.cell
+            whole = self.train.select(rows)
+            x_0, t = self._draw(whole, rng)
+            share = self.ranks.share(len(rows)).to(whole.device)
+            x_0, x_1, t = x_0.select(share), whole.select(share), t[share]
+            own = velocity_loss(self._trained, settings.paths, _paired(x_0, x_1), x_1, t, whole.layout)
             lr = self.learning_rate(self.epoch * self.steps_per_epoch + index)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            # The ranks' gradients are averaged, and their losses have to be added.
+            (self._weighted(own.pos, own.cell) * self.ranks.size).backward()
+            pos, cell = self.ranks.sum(torch.stack([own.pos, own.cell]).detach())
+            loss = self._weighted(pos, cell)
             norm = torch.nn.utils.clip_grad_norm_(self.network.trainable_parameters(), settings.grad_clip)
             if not (torch.isfinite(loss) and torch.isfinite(norm)):
                 shown = ", ".join(map(str, sorted(rows.tolist())[:20])) + (", ..." if len(rows) > 20 else "")
                 raise TrainingError(
-                    f"loss {float(loss.detach())}, gradient norm {float(norm)} in epoch {self.epoch + 1}; rows of the "
+                    f"loss {float(loss)}, gradient norm {float(norm)} in epoch {self.epoch + 1}; rows of the "
                     f"training split in this batch: [{shown}]; lower pretrain.lr, or look at these crystals"
                 )
             self.optimizer.step()
             self._average.update_parameters(self.network)
-            for name, value in (("loss", loss), ("loss_pos", parts.pos), ("loss_cell", parts.cell)):
-                sums[name] += float(value.detach()) * len(rows)
+            for name, value in (("loss", loss), ("loss_pos", pos), ("loss_cell", cell)):
+                sums[name] += float(value) * len(rows)
         self.epoch += 1
         return {name: value / len(self.train) for name, value in sums.items()} | {"lr": lr}
 
+    def _weighted(self, pos: Tensor, cell: Tensor) -> Tensor:
+        return self.settings.loss_weights.pos * pos + self.settings.loss_weights.cell * cell
+
     @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Losses of the averaged weights on the validation crystals, with the same x_0 and t every time."""
+    def validate(self) -> Losses:
+        """Losses of the averaged weights on the validation crystals, with the same x_0 and t every time.
+
+        A rank computes them without the others.
+        """
         settings, rng = self.settings, generator(self.seed, "validate")
         sums, atoms, cells = [0.0, 0.0], 0, 0
         for rows in torch.arange(len(self.val)).repeat(VALIDATION_REPEATS).split(settings.batch_size):
             x_1 = self.val.select(rows)
-            parts = velocity_loss(self.ema_network, settings.paths, *self._paired(x_1, rng))
+            x_0, t = self._draw(x_1, rng)
+            parts = velocity_loss(self.ema_network, settings.paths, _paired(x_0, x_1), x_1, t)
             sums = [sums[0] + float(parts.pos) * len(x_1.species), sums[1] + float(parts.cell) * len(x_1)]
             atoms, cells = atoms + len(x_1.species), cells + len(x_1)
         pos, cell = sums[0] / atoms, sums[1] / cells
@@ -182,3 +236,8 @@ class Pretrainer:
         restore_optimizer(self.optimizer, part("optimizer."))
         self.epoch = int(state["epoch"])
         self.best_val_loss, self.best_epoch = float(state["best_val_loss"]), int(state["best_epoch"])
+
+
+def _paired(x_0: CrystalBatch, x_1: CrystalBatch) -> CrystalBatch:
+    """x_0 with its atoms in the order that makes the way to x_1 shortest."""
+    return x_0.replace(x_0.pos[minimum_permutation(x_0.pos, x_1.pos, x_1.layout)])

@@ -108,8 +108,12 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(base: Path, workshop: Wor
 def test_a_network_of_another_size_cannot_go_on(base: Path, workshop: Workshop, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(base, run, symlinks=True)
+    changed = workshop.load(f"run={run}", "pretrain.network.hidden=8")
+    with pytest.raises(ConfigError, match=r"pretrain\.network\.hidden.*16, not 8"):
+        pretrain(changed, resume=True, progress=False)
+    (run / "config.yaml").write_text(changed.resolved().to_yaml())
     with pytest.raises(ModelError, match=r"pretrain\.network"):
-        pretrain(workshop.load(f"run={run}", "pretrain.network.hidden=8"), resume=True, progress=False)
+        pretrain(changed, resume=True, progress=False)
     with pytest.raises(ConfigError, match="already holds a run"):
         pretrain(workshop.load(f"run={run}"), progress=False)
 
@@ -141,7 +145,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    after(4, lambda: monkeypatch.setattr("omatg_ray.commands.pretrain.save_file", full), monkeypatch)
+    after(4, lambda: monkeypatch.setattr("omatg_ray.commands.session.save_file", full), monkeypatch)
     with pytest.raises(OmatgRayError, match="disk or quota is full"):
         pretrain(config, progress=False)
     last = RunFolder(config.run).latest_checkpoint()

@@ -19,13 +19,13 @@ CORES = 4
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Two nodes of `CORES` cores each; this process is connected to them."""
+    """Two nodes of `CORES` cores each, and a GPU that is none on the second; this process is connected to them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         options = {"num_cpus": CORES, "object_store_memory": 200 * 2**20}
         nodes = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
         try:
-            nodes.add_node(**options)
+            nodes.add_node(**options, num_gpus=1)
             nodes.wait_for_nodes()
             ray.init(address=nodes.address, log_to_driver=False)
             yield nodes

@@ -1,0 +1,118 @@
+"""The loop around the epochs of pretraining, and the checkpoints and metrics it writes.
+
+A worker on a cluster runs it too: this module imports no more than that takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from omatg_ray.errors import ModelError, TrainingError
+from omatg_ray.flow.pretrain import Losses, Pretrainer
+from omatg_ray.model import FlowModel, ModelDescription
+from omatg_ray.run.folder import RunFolder
+from omatg_ray.run.interrupt import Interrupted
+from omatg_ray.run.metrics import MetricsLog
+from omatg_ray.run.progress import Progress
+
+TRAINER_FILE = "trainer.safetensors"
+SHOWN = ("loss_pos", "loss_cell", "val_loss")
+
+
+@dataclass(frozen=True)
+class Session:
+    """The loop around the epochs and what it writes; can be sent to another process.
+
+    Attributes:
+        path: Run folder, as an absolute path.
+        description: The model to be, but for what its provenance says of an epoch.
+        keep: Checkpoints kept besides best and last.
+        progress: Show progress.
+    """
+
+    path: Path
+    description: ModelDescription
+    keep: int
+    progress: bool
+
+    def run(self, trainer: Pretrainer, run_epoch: Callable[[], Losses], stopped: Callable[[], bool]) -> None:
+        """Goes on from the last checkpoint, if there is one: epochs, now and then a validation, a checkpoint.
+
+        Args:
+            trainer: Holds the weights.
+            run_epoch: Lets the trainer, and others that train with it, run an epoch.
+            stopped: Asked before every epoch.
+
+        Raises:
+            ModelError: The checkpoint is none of pretraining, or belongs to a network of another size.
+            TrainingError: The loss became NaN; the last checkpoint stays.
+            Interrupted: It stopped before the last epoch, with a checkpoint.
+        """
+        folder, settings = RunFolder(self.path), trainer.settings
+        checkpoint = folder.latest_checkpoint()
+        if checkpoint is not None:
+            _restore(folder, checkpoint, trainer)
+        saved, losses = trainer.epoch, Losses()
+        with (
+            MetricsLog(folder.path, resume_from=trainer.epoch or None) as log,
+            Progress(settings.epochs, "pretrain", trainer.epoch, self.progress) as bar,
+        ):
+            while trainer.epoch < settings.epochs and not stopped():
+                start = time.perf_counter()
+                try:
+                    losses |= run_epoch()
+                except TrainingError as error:
+                    from omatg_ray.commands.setup import kept
+
+                    raise TrainingError(f"{error}. {kept(folder)}") from error
+                is_best, last = False, trainer.epoch == settings.epochs
+                if last or trainer.epoch % settings.validate_every == 0:
+                    losses |= trainer.validate()
+                    is_best = losses["val_loss"] < trainer.best_val_loss
+                    if is_best:
+                        trainer.best_val_loss, trainer.best_epoch = losses["val_loss"], trainer.epoch
+                    log.log("pretrain", trainer.epoch, losses | {"time_epoch": time.perf_counter() - start})
+                bar.advance({name: f"{losses[name]:.4f}" for name in SHOWN if name in losses})
+                if last or is_best or trainer.epoch % settings.checkpoint_every == 0:
+                    self._save(folder, trainer, is_best)
+                    saved = trainer.epoch
+            if saved < trainer.epoch:
+                self._save(folder, trainer, is_best=False)
+        if trainer.epoch < settings.epochs:
+            raise Interrupted(
+                f"stopped after epoch {trainer.epoch} of {settings.epochs}; "
+                f"go on with: omatg-ray pretrain --resume {self.path}"
+            )
+
+    def _save(self, folder: RunFolder, trainer: Pretrainer, is_best: bool) -> None:
+        provenance = {"epoch": trainer.epoch, "best_val_loss": trainer.best_val_loss}
+        description = self.description.model_copy(update={"provenance": self.description.provenance | provenance})
+
+        def write(path: Path) -> None:
+            FlowModel(description, trainer.ema_network).save(path)
+            save_file({k: v.contiguous() for k, v in trainer.state_dict().items()}, path / TRAINER_FILE)
+
+        name = f"epoch_{trainer.epoch:06d}"
+        folder.save_checkpoint(name, write, self.keep)
+        if is_best:
+            folder.point_best(name)
+
+
+def _restore(folder: RunFolder, checkpoint: Path, trainer: Pretrainer) -> None:
+    if not (checkpoint / TRAINER_FILE).is_file():
+        raise ModelError(f"{checkpoint} is no checkpoint of pretraining; a run of train goes on with train --resume")
+    try:
+        trainer.load_state_dict(load_file(checkpoint / TRAINER_FILE))
+    except (RuntimeError, KeyError, ModelError, SafetensorError) as error:
+        raise ModelError(
+            f"{checkpoint} belongs to a network of another size; leave pretrain.network as it was to go on with it"
+        ) from error
+    if trainer.best_epoch == trainer.epoch:
+        # A kill between writing a checkpoint and pointing to it would lose the best one for good.
+        folder.point_best(checkpoint.name)

@@ -1,0 +1,235 @@
+"""Pretraining on Ray Train: data-parallel workers around the loop that runs in one process otherwise.
+
+Checkpoints and metrics are those of the run folder, with or without Ray. Ray Train starts the workers, connects them,
+and starts them anew when one has died; they then go on from the last checkpoint of the run folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from textwrap import shorten
+from threading import Thread
+from typing import Any, Protocol
+
+import ray
+import ray.train
+import torch
+from ray.exceptions import RayActorError
+from ray.train import ScalingConfig, TrainingFailedError, UserCallback, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
+
+from omatg_ray.distributed.cluster import joined, room
+from omatg_ray.distributed.settings import RaySettings, Share
+from omatg_ray.errors import ClusterError, OmatgRayError, TrainingError
+from omatg_ray.flow.pretrain import Losses, Pretrainer, Recipe
+from omatg_ray.flow.ranks import Ranks
+from omatg_ray.run.progress import print_line
+
+# What it exports at run time are the classes of V2, of which type checkers know nothing.
+V2: Any = ray.train
+
+RESTARTS = 3
+"""How often dead workers are replaced in a run. Preempted nodes do not count."""
+SEARCHES = 5
+"""How often Ray Train looks for a place for new workers, a minute each time, before the run fails."""
+GO = "go"
+
+
+class Session(Protocol):
+    """The loop around the epochs, and what it writes. Rank 0 runs it."""
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+
+    def run(self, trainer: Pretrainer, run_epoch: Callable[[], Losses], stopped: Callable[[], bool]) -> None:
+        """Runs epochs until the last, or until `stopped`, starting from the last checkpoint."""
+
+
+Fit = Callable[[Session, Callable[[], bool]], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker gets.
+
+    Attributes:
+        recipe: Makes the trainer.
+        share: What a worker has of its node.
+        signals: Folder that the driver made inside the run folder; it holds the file `go` until the run shall stop.
+    """
+
+    recipe: Recipe
+    share: Share
+    signals: Path
+
+
+@contextmanager
+def workers(settings: RaySettings) -> Iterator[Callable[[Recipe], Fit]]:
+    """Joins the cluster, looks whether it has room, and gives what lets a session train a recipe there.
+
+    That raises what the session raises, and ClusterError where the workers could not be kept alive.
+
+    Raises:
+        ClusterError: The cluster cannot be reached, or has no room for the workers.
+    """
+    share = settings.pretrain
+    with joined(settings):
+        # Ray Train would wait for a minute, and then again.
+        with room([("pretraining worker", share.bundle)] * share.workers, settings):
+            pass
+        yield lambda recipe: lambda session, stopped: _fit(recipe, session, settings, stopped)
+
+
+def _fit(recipe: Recipe, session: Session, settings: RaySettings, stopped: Callable[[], bool]) -> None:
+    share = settings.pretrain
+    # It announces nodes that are about to go, which nobody here asks for, and costs an actor.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # Under a name that the next run in this folder removes, should this process be killed.
+    with TemporaryDirectory(dir=session.path, prefix=".ray_train.", suffix=".tmp") as name:
+        signals = Path(name)
+        (signals / GO).touch()
+
+        def look() -> None:
+            if stopped():
+                (signals / GO).unlink(missing_ok=True)
+
+        trainer = _Trainer(
+            _work,
+            train_loop_config={"job": ray.put(Job(recipe, share, signals)), "session": ray.put(session)},
+            # NCCL refuses two ranks on one GPU.
+            torch_config=TorchConfig(backend="nccl" if share.gpus == 1 else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=share.workers,
+                use_gpu=share.gpus > 0,
+                resources_per_worker=share.bundle,
+                placement_strategy=settings.strategy.upper(),
+            ),
+            run_config=V2.RunConfig(
+                name="pretrain",
+                storage_path=name,
+                failure_config=V2.FailureConfig(max_failures=RESTARTS, controller_failure_limit=SEARCHES),
+                callbacks=[_Restarts()],
+                # Tracebacks of workers that lost another one; what ends a run is raised here.
+                logging_config=V2.LoggingConfig(log_level="CRITICAL"),
+            ),
+        )
+        error = _watch(trainer, look).return_value
+    if error is not None:
+        raise error
+
+
+class _Trainer(TorchTrainer):
+    """Without the actor that gives back the workers' room when the controller is killed: the end of the job does."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        # That actor asks the dashboard, and leaves a traceback where there is none.
+        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+
+def _watch(trainer: TorchTrainer, look: Callable[[], None]) -> Any:
+    """The result of `fit`, which runs in a thread: in the main thread it would take Ctrl-C for an abort."""
+    future: Future[Any] = Future()
+
+    def fit() -> None:
+        try:
+            future.set_result(trainer.fit())
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            future.set_exception(error)
+
+    # A daemon: a second Ctrl-C must not wait for it.
+    Thread(target=fit, name="ray-train", daemon=True).start()
+    while not wait([future], timeout=0.2).done:
+        look()
+    try:
+        return future.result()
+    except WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            if isinstance(failure, OmatgRayError):
+                raise failure from error
+        raise ClusterError(f"pretraining lost workers more than {RESTARTS} times. {error}") from error
+    except (TrainingFailedError, RayActorError) as error:
+        raise ClusterError(f"pretraining on Ray Train failed. {error}") from error
+
+
+class _Restarts(UserCallback):
+    """Says why training goes back to a checkpoint; runs in Ray Train's controller."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        # Ray Train wraps what it heard from a dead worker; the others only say that they lost a connection.
+        causes = {rank: getattr(error, "health_check_failure", error) for rank, error in worker_exceptions.items()}
+        dead = {rank: error for rank, error in causes.items() if isinstance(error, RayActorError)}
+        reasons = (f"worker {rank}: {' '.join(str(error).split())}" for rank, error in (dead or causes).items())
+        print_line(
+            f"pretraining lost workers, and goes on from its last checkpoint; {shorten('; '.join(reasons), 300)}"
+        )
+
+
+def _work(config: dict[str, Any]) -> Any:
+    """What every worker does; an error that ends the run is what rank 0 returns.
+
+    Whatever is raised instead makes Ray Train start all workers again: those that lost another one end like that.
+    """
+    job: Job = ray.get(config["job"])
+    # As everywhere in the program: what libraries warn of is nothing that users can act on.
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
+    torch.set_num_threads(job.share.n_threads)
+    device = get_device()
+    if job.share.gpus and device.type == "cpu":
+        where = f"node {socket.gethostname()} lends {job.share.gpus:g} GPU"
+        raise ClusterError(f"{where}, but PyTorch sees none; install its CUDA build there")
+    try:
+        trainer = job.recipe.trainer(device, Ranks.of_group(), prepare_model)
+    except OmatgRayError as error:
+        return error  # the same on all ranks
+    if trainer.ranks.rank == 0:
+        return _lead(trainer, ray.get(config["session"]), job.signals)
+    _follow(trainer)
+    return None
+
+
+def _lead(trainer: Pretrainer, session: Session, signals: Path) -> OmatgRayError | None:
+    """Rank 0: runs the session, and tells the others of every epoch."""
+    announced = False
+
+    def run_epoch() -> Losses:
+        nonlocal announced
+        state = {} if announced else {name: value.cpu() for name, value in trainer.state_dict().items()}
+        trainer.ranks.from_first(state)
+        announced = True
+        return trainer.run_epoch()
+
+    error = None
+    try:
+        if not signals.is_dir():
+            raise ClusterError(
+                f"the run folder {session.path} is not there on node {socket.gethostname()}, whose worker has to "
+                "write it; with ray.pretrain.workers, run= must lie on storage that all nodes share"
+            )
+        session.run(trainer, run_epoch, lambda: not (signals / GO).exists())
+    except OmatgRayError as failure:
+        error = failure
+    trainer.ranks.from_first(None)
+    return error
+
+
+def _follow(trainer: Pretrainer) -> None:
+    """The other ranks: an epoch whenever rank 0 says so, the first from the state that rank 0 starts from."""
+    state: dict[str, torch.Tensor] | None = None
+    while (state := trainer.ranks.from_first(state)) is not None:
+        if state:
+            trainer.load_state_dict(state)
+        # Rank 0 raises the same, and reports it.
+        with contextlib.suppress(TrainingError):
+            trainer.run_epoch()
