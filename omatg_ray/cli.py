@@ -319,15 +319,16 @@ def _load_config(arguments: argparse.Namespace) -> Config:
 
 def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `_sampling_arguments` read, and the potential, as `SamplingOptions` takes it."""
-    from omatg_ray.commands.places import found
+    from omatg_ray.commands.places import found, found_or_named
     from omatg_ray.config import Config
     from omatg_ray.policy.annealing import LinearAnnealing
 
     slopes, schedule = (arguments.slope_pos, arguments.slope_cell), None
     if slopes != (None, None):
         schedule = LinearAnnealing(pos=slopes[0] or 0.0, cell=slopes[1] or 0.0)
-    names = ("steps", "noise", "seed", "potential", "workers", "timeout", "device", "threads")
-    values = {name: getattr(arguments, name) for name in names} | {"model": found(arguments.model, "MODEL")}
+    names = ("steps", "noise", "seed", "workers", "timeout", "device", "threads")
+    values = {name: getattr(arguments, name) for name in names}
+    values |= {"model": found(arguments.model, "MODEL"), "potential": found_or_named(arguments.potential)}
     if arguments.chunk_pairs is not None:
         values["chunk_pairs"] = arguments.chunk_pairs
     ray = Config.load(None, [f"ray.{word}" for word in arguments.ray]).ray
@@ -434,12 +435,14 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    from omatg_ray.commands.places import lasting
     from omatg_ray.evaluate.report import write_report
     from omatg_ray.run.folder import RunFolder
 
-    if not RunFolder(arguments.folder).holds_run():
-        raise ConfigError(f"there is no run in {arguments.folder} to report on")
-    print(write_report(arguments.folder))
+    folder = lasting(arguments.folder)
+    if not RunFolder(folder).holds_run():
+        raise ConfigError(f"there is no run in {folder} to report on")
+    print(write_report(folder))
 
 
 def _config(arguments: argparse.Namespace) -> None:

@@ -30,7 +30,6 @@ from omatg_ray.run.metrics import MetricsLog
 from omatg_ray.run.progress import Progress
 
 
-
 @dataclass(frozen=True)
 class TrainResult:
     """What a run produced.

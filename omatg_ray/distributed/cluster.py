@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from omatg_ray.distributed.settings import RaySettings
@@ -42,10 +43,16 @@ def joined(settings: RaySettings) -> Iterator[None]:
         _knock(address)
         # What Ray says while it starts is nothing that users of this program have to act on.
         ray.init(address or "local", include_dashboard=None if address else False, logging_level=logging.ERROR)
+    except AuthenticationError as error:
+        # The first of its sentences says what is wrong, the others where to read on.
+        raise ClusterError(
+            f"the Ray cluster at {address} asks for a token: {str(error).split('. ')[0]}. Set RAY_AUTH_MODE=token, and "
+            "put the cluster's token into ~/.ray/auth_token"
+        ) from error
     except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(
-            f"no Ray cluster at {address or 'this machine'}: {error}. ray.address and RAY_ADDRESS name the cluster; "
-            "without them the run starts a Ray of its own"
+            f"no Ray cluster at {address or 'this machine'}, or not with this token: {error}. ray.address and "
+            "RAY_ADDRESS name the cluster; without them the run starts a Ray of its own"
         ) from error
     if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
         # Ray has put a plain exit in the place of a stop at the next boundary.

@@ -66,7 +66,7 @@ def test_a_cluster_without_room(bundles: list[tuple[str, dict[str, float]]], ask
 def test_a_run_that_does_not_fit_leaves_nothing_that_is_in_the_way(
     workshop: Workshop, base: Path, tmp_path: Path
 ) -> None:
-    fits = [f"run={tmp_path / 'run'}", f"base={base}", "iterations=0", "ray.wait=1"]
+    fits = [f"run={tmp_path / 'run'}", f"base={base}", "iterations=0", "ray.wait=1", "rollout.groups=40"]
     with pytest.raises(ClusterError, match=r"40 x rollout \(1 CPU\)"):
         train(workshop.load(*fits, "ray.rollout.workers=40"), progress=False)
     train(workshop.load(*fits), progress=False)
@@ -106,7 +106,7 @@ def test_no_cluster_at_the_address(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
     )
-    assert "no Ray cluster at 127.0.0.1:1" in done.stdout, done.stderr
+    assert "no Ray cluster at 127.0.0.1:1, or" in done.stdout, done.stderr
 
 
 @pytest.mark.usefixtures("cluster")
