@@ -49,20 +49,20 @@ def run(workshop: Workshop, base: Path, name: str, *overrides: str) -> Run:
 
 @pytest.fixture(scope="session")
 def alone(workshop: Workshop, base: Path) -> Run:
-    return run(workshop, base, "alone")
+    return run(workshop, base, "without_actors")
 
 
 @pytest.fixture(scope="session")
 def two(workshop: Workshop, base: Path, cluster: Cluster) -> Run:
     """One rollout and one reward actor."""
-    return run(workshop, base, "two", "ray.rollout.workers=1", "ray.learner.cpus=0.5")
+    return run(workshop, base, "one_and_one", "ray.rollout.workers=1", "ray.learner.cpus=0.5")
 
 
 @pytest.fixture(scope="session")
 def many(workshop: Workshop, base: Path, cluster: Cluster) -> Run:
     """Three rollout and two reward actors, over both nodes."""
     actors = ["ray.rollout.workers=3", "ray.reward.workers=2", "ray.strategy=spread", "ray.in_flight=1"]
-    return run(workshop, base, "many", *actors)
+    return run(workshop, base, "three_and_two", *actors)
 
 
 def assert_same(first: Run, second: Run) -> None:
