@@ -290,11 +290,9 @@ def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--ray",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="generate and measure on Ray actors: rollout.workers=4 reward.workers=2 rollout.gpus=1 ... (the keys "
-        "under ray of `omatg-ray config ray`)",
+        metavar="KEY=VALUE,...",
+        help="generate and measure on Ray actors: rollout.workers=4,reward.workers=2,rollout.gpus=1 (keys of "
+        "`omatg-ray config ray`)",
     )
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -331,8 +329,12 @@ def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     values |= {"model": found(arguments.model, "MODEL"), "potential": found_or_named(arguments.potential)}
     if arguments.chunk_pairs is not None:
         values["chunk_pairs"] = arguments.chunk_pairs
-    ray = Config.load(None, [f"ray.{word}" for word in arguments.ray]).ray
-    if arguments.ray and not ray.rollout.workers:
+    words = arguments.ray.split(",") if arguments.ray else []
+    for word in words:
+        if word.startswith(("learner", "pretrain")):
+            raise ConfigError(f"--ray {word}: only rollout and reward actors take part in this")
+    ray = Config.load(None, [f"ray.{word}" for word in words]).ray
+    if words and not ray.rollout.workers:
         raise ConfigError("--ray: say how many rollout.workers generate, e.g. --ray rollout.workers=4")
     return values | {"schedule": schedule, "ray": ray}
 

@@ -96,9 +96,11 @@ class Config(Settings):
 
     run: Path = Field(Path("runs/run"), description="run folder, created by the run")
     seed: int = Field(0, ge=0, description="seed of everything that is drawn")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    threads: int | None = Field(None, ge=1, description="PyTorch's CPU threads; null: PyTorch's choice")
-    workers: int = Field(2, ge=0, description="processes that match structures; 0: in this process")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; actors have ray.*.gpus instead")
+    threads: int | None = Field(
+        None, ge=1, description="PyTorch's CPU threads of this process; null: PyTorch's choice; actors: ray.*.threads"
+    )
+    workers: int = Field(2, ge=0, description="processes that match structures; 0: in this process; not with actors")
     data: DataSettings = Field(DataSettings(), description="crystals; null for train: the splits of the base's run")
     pretrain: PretrainSettings = Field(PretrainSettings(), description="pretraining of the base model")
     base: Path | None = Field(None, description="model to reinforce: a model folder or a run folder")

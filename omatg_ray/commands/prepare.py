@@ -53,6 +53,11 @@ def prepare(config: Config, progress: bool = False) -> Parts:
         raise ConfigError("base: name the model to reinforce (base=runs/.../checkpoints/best)")
     if config.reward.potential is None:
         raise ConfigError("reward.potential: name a MatGL potential, or the folder of one")
+    if config.ray.rollout.workers and config.device not in ("auto", "cpu"):
+        raise ConfigError(
+            f"device: {config.device} asked for, but with actors ray.rollout.gpus, ray.reward.gpus and "
+            "ray.learner.gpus say what computes on a GPU"
+        )
     set_threads(config.threads)
     # With actors, this process only reads, writes and moves references.
     device = torch.device("cpu") if config.ray.rollout.workers else choose_device(config.device)

@@ -143,16 +143,23 @@ def describe_run(folder: RunFolder, config: Config, split: Split) -> None:
     Raises:
         ConfigError: The run was started with another value of a key that decides what it computes.
     """
-    if folder.config_path.exists():
-        _refuse_changes(Config.load(folder.config_path), config.resolved())
+    refuse_changes(folder, config)
     write_text(folder.config_path, config.resolved().to_yaml())
     if not folder.versions_path.exists():
         write_splits(folder, split)
         write_json(folder.versions_path, versions())
 
 
-def _refuse_changes(started: Config, resumed: Config) -> None:
-    old, new = flat(started.model_dump(mode="json")), flat(resumed.model_dump(mode="json"))
+def refuse_changes(folder: RunFolder, config: Config) -> None:
+    """Refuses to go on with a run that was started with another value of a key that decides what it computes.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    if not folder.config_path.exists():
+        return
+    old = flat(Config.load(folder.config_path).model_dump(mode="json"))
+    new = flat(config.resolved().model_dump(mode="json"))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE):
             raise ConfigError(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from omatg_ray.commands.checkpoint import Progressed, restore, save
 from omatg_ray.commands.prepare import Parts, prepare
-from omatg_ray.commands.setup import describe_run, kept
+from omatg_ray.commands.setup import describe_run, kept, refuse_changes
 from omatg_ray.commands.workforce import Workforce, workforce
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
@@ -65,15 +65,23 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
     with RunFolder.create(config.run, resume) as folder, StopRequest("this iteration") as stop:
         checkpoint = folder.latest_checkpoint() if resume else None
         done = None if checkpoint is None else restore(folder, checkpoint, parts.model)
-        with workforce(config, parts, progress) as force:
-            if done is not None:
-                force.crew.load_state_dict(done.learner)
-            describe_run(folder, config, parts.split)
-            if force.actors:
-                write_json(folder.actors_path, force.actors)
-            iteration = _reinforce(config, parts, force, folder, done, stop, progress)
-            if not stop.requested:
-                rows = _compare(config, parts, force.bench, folder, stop, progress)
+        refuse_changes(folder, config)
+        try:
+            with workforce(config, parts, progress) as force:
+                if stop.requested:
+                    raise Interrupted("stopped before the first iteration")
+                if done is not None:
+                    force.crew.load_state_dict(done.learner)
+                describe_run(folder, config, parts.split)
+                if force.actors:
+                    write_json(folder.actors_path, force.actors)
+                iteration = _reinforce(config, parts, force, folder, done, stop, progress)
+                if not stop.requested:
+                    rows = _compare(config, parts, force.bench, folder, stop, progress)
+        except (TrainingError, ClusterError) as error:
+            if folder.pointed_at("last") is None:
+                raise
+            raise type(error)(f"{error}. {kept(folder)}") from error
         if stop.requested:
             raise Interrupted(
                 f"stopped after iteration {iteration} of {config.iterations}; "
@@ -140,10 +148,7 @@ def _reinforce(
             best = done.best
         saved = trainer.iteration
         while trainer.iteration < total and not stop.requested:
-            try:
-                metrics = trainer.step()
-            except (TrainingError, ClusterError) as error:
-                raise type(error)(f"{error}. {kept(folder)}") from error
+            metrics = trainer.step()
             is_best, last = False, trainer.iteration == total
             if last or trainer.iteration % config.validation.every == 0:
                 began = time.perf_counter()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.distributed.pool import Timed
+from omatg_ray.distributed.pool import Published, Timed
 from omatg_ray.distributed.settings import Share
 from omatg_ray.errors import ClusterError
 from omatg_ray.model import FlowModel
@@ -75,32 +75,28 @@ class RolloutWorker(Shell):
     def __init__(self, share: Share, model: FlowModel) -> None:
         super().__init__(share)
         self._model = self._sampler = model.to(self.device)
-        self._policy, self._version = model.policy(), -1
-
-    def load(self, version: int, weights: dict[str, Tensor]) -> None:
-        """New weights of the policy."""
-        self._model.network.load_state_dict(weights)
-        self._version = version
-
-    def use(self, model: FlowModel) -> None:
-        """The model that `generate` uses from now on."""
-        self._sampler = model.to(self.device)
+        self._policy = model.policy()
+        self._version = self._sampler_key = -1
 
     def rollout(
-        self, item: WorkItem, version: int, steps: int, with_base: bool
+        self, item: WorkItem, weights: Published, steps: int, with_base: bool
     ) -> tuple[Trajectory, CrystalBatch, Timed]:
-        """An item by `run_item`: its trajectories and final crystals, which stay in the object store."""
+        """An item by `run_item`, with a version of the policy's weights; trajectories and final crystals stay here."""
         start = time.perf_counter()
-        if version != self._version:
-            raise ClusterError(f"a rollout of version {version} was asked of weights of version {self._version}")
+        if weights.key != self._version:
+            self._model.network.load_state_dict(ray.get(weights.ref))
+            self._version = weights.key
         base = self._model.description.base_distribution
-        trajectory = run_item(item, self._policy, base, steps, with_base, self.device, version)
+        trajectory = run_item(item, self._policy, base, steps, with_base, self.device, self._version)
         kept, crystals = trajectory.to("cpu"), trajectory.final().to("cpu")
         return kept, crystals, Timed(None, time.perf_counter() - start)
 
-    def generate(self, block: Block) -> tuple[CrystalBatch, Timed]:
-        """A block of crystals, which stay in the object store."""
+    def generate(self, block: Block, model: Published) -> tuple[CrystalBatch, Timed]:
+        """A block of crystals by any model, which stay in the object store."""
         start = time.perf_counter()
+        if model.key != self._sampler_key:
+            self._sampler = ray.get(model.ref).to(self.device)
+            self._sampler_key = model.key
         return block.generate(self._sampler), Timed(None, time.perf_counter() - start)
 
 

@@ -9,7 +9,7 @@ import ray
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.distributed.pool import Request, answers, fetch
+from omatg_ray.distributed.pool import Published, Request, answers, fetch
 from omatg_ray.distributed.staff import Staff
 from omatg_ray.evaluate.bench import Block, Measured
 from omatg_ray.evaluate.matching import MatchSettings
@@ -28,11 +28,13 @@ class RayBench:
     def __init__(self, staff: Staff, reward: MatGLEnergy | None) -> None:
         self.rollout, self.reward_pool = staff.pools["rollout"], staff.pools["reward"]
         self.reward, self.stol = reward, MatchSettings().stol
+        self._measured = 0
 
     def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
-        self.rollout.broadcast("use", ray.put(model))
+        self._measured += 1
+        published = Published(self._measured, ray.put(model))
         for index, block in enumerate(blocks):
-            self.rollout.submit(Request(index, "generate", (replace(block, references=None),), kept=1))
+            self.rollout.submit(Request(index, "generate", (replace(block, references=None), published), kept=1))
         generated: dict[int, CrystalBatch] = {}
         measured: dict[int, Measured] = {}
         following = 0

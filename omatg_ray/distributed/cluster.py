@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import grpc
 import ray
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
@@ -20,6 +22,7 @@ from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ClusterError
 
 SECONDS_TO_CONNECT = 10
+NODES_NAMED = 8
 Bundle = Mapping[str, float]
 
 
@@ -36,44 +39,62 @@ def joined(settings: RaySettings) -> Iterator[None]:
         yield
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
-    if address is None:
-        _own_token()
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        _knock(address)
-        # What Ray says while it starts is nothing that users of this program have to act on.
-        ray.init(address or "local", include_dashboard=None if address else False, logging_level=logging.ERROR)
-    except AuthenticationError as error:
-        # The first of its sentences says what is wrong, the others where to read on.
-        raise ClusterError(
-            f"the Ray cluster at {address} asks for a token: {str(error).split('. ')[0]}. Set RAY_AUTH_MODE=token, and "
-            "put the cluster's token into ~/.ray/auth_token"
-        ) from error
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(
-            f"no Ray cluster at {address or 'this machine'}, or not with this token: {error}. ray.address and "
-            "RAY_ADDRESS name the cluster; without them the run starts a Ray of its own"
-        ) from error
-    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
-        # Ray has put a plain exit in the place of a stop at the next boundary.
-        signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with _token(None if address else secrets.token_hex(32)):
+        try:
+            _knock(address)
+            # What Ray says while it starts is nothing that users of this program have to act on.
+            ray.init(address or "local", include_dashboard=None if address else False, logging_level=logging.ERROR)
+        except AuthenticationError as error:
+            # The first of its sentences says what is wrong, the others where to read on.
+            raise ClusterError(
+                f"the Ray cluster at {address} asks for a token: {str(error).split('. ')[0]}. Put the cluster's token "
+                "into ~/.ray/auth_token, and set RAY_AUTH_MODE=token"
+            ) from error
+        except (OSError, RuntimeError, ValueError, grpc.FutureTimeoutError) as error:
+            reason = str(error) or f"no answer in {SECONDS_TO_CONNECT} s"
+            raise ClusterError(
+                f"no Ray cluster at {address or 'this machine'}, or not with this token: {reason}. ray.address and "
+                "RAY_ADDRESS name the cluster (port 6379 as a rule); without them the run starts a Ray of its own"
+            ) from error
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            # Ray has put a plain exit in the place of a stop at the next boundary.
+            signal.signal(signal.SIGTERM, on_sigterm)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _knock(address: str | None) -> None:
-    """Raises OSError where nobody listens; Ray itself would try for minutes and then abort the process."""
+    """Raises where no Ray listens; Ray itself would try for minutes and then abort the process."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=SECONDS_TO_CONNECT).close()
+    if not (host and port.isdigit()) or os.environ.get("RAY_USE_TLS", "0") != "0":
+        return
+    if host in ("localhost", "127.0.0.1"):
+        host = ray.util.get_node_ip_address()  # as Ray does
+    socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        grpc.channel_ready_future(channel).result(timeout=SECONDS_TO_CONNECT)
 
 
-def _own_token() -> None:
-    """A token for a Ray of this process alone; Ray itself would leave one in the user's home for all times."""
-    if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+@contextmanager
+def _token(token: str | None) -> Iterator[None]:
+    """A token for a Ray of this process alone; Ray itself would leave one in the user's home for all times.
+
+    Nothing happens where there is none to set, or the user has decided on the matter.
+    """
+    if token is None or {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        yield
+        return
+    os.environ["RAY_AUTH_TOKEN"] = token
+    try:
+        yield
+    finally:
+        # Ray has set the mode, and remembers the token for the next cluster that this process joins.
+        for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
+            os.environ.pop(name, None)
+        AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager
@@ -113,8 +134,10 @@ def _asked(bundles: Sequence[tuple[str, Bundle]]) -> str:
 def _present() -> str:
     """What every node has, and what of it all is free."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    each = [f"{node['NodeManagerAddress']} ({_amounts(node['Resources'])})" for node in nodes]
-    return f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {', '.join(each)}; free {_amounts(ray.available_resources())}"
+    each = [f"{node['NodeManagerAddress']} ({_amounts(node['Resources'])})" for node in nodes[:NODES_NAMED]]
+    more = ", ..." if len(nodes) > NODES_NAMED else ""
+    free = _amounts(ray.available_resources())
+    return f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {', '.join(each)}{more}; free {free}"
 
 
 def _amounts(resources: Mapping[str, float]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from torch import Tensor
 
-from omatg_ray.distributed.pool import Request, answers, fetch
+from omatg_ray.distributed.pool import Published, Request, answers, fetch
 from omatg_ray.distributed.staff import Staff
 from omatg_ray.model import FlowModel
 from omatg_ray.rl.crew import Samples
@@ -40,9 +40,9 @@ class RayCrew:
     def sample(self, items: Sequence[WorkItem], version: int) -> Samples:
         """Rollouts; every item goes on to a reward actor as soon as it is there."""
         self._begin()
-        self.rollout.broadcast("load", version, self._weights)
+        weights = Published(version, self._weights)
         for index, item in enumerate(items):
-            self.rollout.submit(Request(index, "rollout", (item, version, self._steps, self._with_base), kept=2))
+            self.rollout.submit(Request(index, "rollout", (item, weights, self._steps, self._with_base), kept=2))
         trajectories: dict[int, Any] = {}
         judged: dict[int, Judged] = {}
         for pool, answer in answers(self.rollout, self.reward):

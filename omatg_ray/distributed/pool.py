@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from omatg_ray.errors import ClusterError, OmatgRayError
 
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0
 """Seconds without any result after which a message says what is still running."""
+
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Timed(NamedTuple):
@@ -55,28 +59,49 @@ class Answer:
     value: Any
 
 
+@dataclass(frozen=True)
+class Published:
+    """Something in the object store that actors fetch when what they have goes by another key.
+
+    Attributes:
+        key: Such as the version of weights.
+        ref: Where it is. Inside of this it travels as a reference: Ray resolves only what is an argument itself.
+    """
+
+    key: int
+    ref: ObjectRef[Any]
+
+
 class Pool:
     """Gives requests to actors, at most `in_flight` at a time to each, first come first served.
 
     Args:
         role: What messages call these actors.
-        actors: The actors.
         in_flight: Requests that an actor is given before it has answered.
+        actors: The actors; `add` adds more.
     """
 
-    def __init__(self, role: str, actors: Sequence[ActorHandle[Any]], in_flight: int) -> None:
-        self.role, self.actors, self._in_flight = role, list(actors), in_flight
+    def __init__(self, role: str, in_flight: int, actors: Iterable[ActorHandle[Any]] = ()) -> None:
+        self.role, self._in_flight = role, in_flight
+        self.actors: list[ActorHandle[Any]] = []
+        self._busy: list[float] = []
+        self._load: list[int] = []
         self._waiting: deque[Request] = deque()
         self._running: dict[ObjectRef[Any], tuple[Request, int, tuple[ObjectRef[Any], ...]]] = {}
-        self.busy = [0.0] * len(actors)
+        for actor in actors:
+            self.add(actor)
 
-    def __len__(self) -> int:
-        return len(self.actors)
+    def add(self, actor: ActorHandle[Any]) -> None:
+        """One more actor."""
+        self.actors.append(actor)
+        self._busy.append(0.0)
+        self._load.append(0)
+        self._dispatch()
 
     @property
-    def running(self) -> list[ObjectRef[Any]]:
+    def running(self) -> Iterable[ObjectRef[Any]]:
         """What `ray.wait` waits for."""
-        return list(self._running)
+        return self._running.keys()
 
     @property
     def unfinished(self) -> int:
@@ -88,11 +113,6 @@ class Pool:
         self._waiting.append(request)
         self._dispatch()
 
-    def broadcast(self, method: str, *arguments: Any) -> None:
-        """Calls a method of every actor, before whatever is submitted from now on."""
-        for actor in self.actors:
-            getattr(actor, method).remote(*arguments)
-
     def take(self, ref: ObjectRef[Any]) -> Answer:
         """The answer behind one of `running` that is ready.
 
@@ -101,8 +121,9 @@ class Pool:
             ClusterError: The actor died, or its method raised something else.
         """
         request, actor, kept = self._running.pop(ref)
+        self._load[actor] -= 1
         timed = fetch(ref, f"{self.role} actor {actor}")
-        self.busy[actor] += timed.seconds
+        self._busy[actor] += timed.seconds
         self._dispatch()
         return Answer(request.index, kept, timed.value)
 
@@ -110,10 +131,11 @@ class Pool:
         """Forgets all requests; what is running runs to its end without anybody who waits for it."""
         self._waiting.clear()
         self._running.clear()
+        self._load = [0] * len(self.actors)
 
     def take_busy(self) -> list[float]:
         """Seconds that each actor worked since this was last asked."""
-        busy, self.busy = self.busy, [0.0] * len(self.actors)
+        busy, self._busy = self._busy, [0.0] * len(self.actors)
         return busy
 
     def describe(self) -> str:
@@ -124,17 +146,14 @@ class Pool:
         return "; ".join(f"{self.role} actor {actor}: {', '.join(calls)}" for actor, calls in sorted(per_actor.items()))
 
     def _dispatch(self) -> None:
-        load = [0] * len(self.actors)
-        for _, actor, _ in self._running.values():
-            load[actor] += 1
-        while self._waiting and min(load) < self._in_flight:
-            actor = load.index(min(load))
+        while self._waiting and min(self._load, default=self._in_flight) < self._in_flight:
+            actor = self._load.index(min(self._load))
             request = self._waiting.popleft()
             method = getattr(self.actors[actor], request.method).options(num_returns=request.kept + 1)
             refs = method.remote(*request.arguments)
             *kept, last = refs if isinstance(refs, list) else [refs]
             self._running[last] = (request, actor, tuple(kept))
-            load[actor] += 1
+            self._load[actor] += 1
 
 
 def answers(*pools: Pool) -> Iterator[tuple[Pool, Answer]]:
@@ -146,16 +165,18 @@ def answers(*pools: Pool) -> Iterator[tuple[Pool, Answer]]:
     last = time.monotonic()
     try:
         while any(pool.unfinished for pool in pools):
-            ready, _ = ray.wait([ref for pool in pools for ref in pool.running], timeout=PATIENCE)
+            pool_of = {ref: pool for pool in pools for ref in pool.running}
+            ready, _ = ray.wait(list(pool_of), timeout=PATIENCE)
             if not ready:
                 waited = time.monotonic() - last
                 running = "; ".join(text for pool in pools if (text := pool.describe()))
                 logger.warning("no result for %.0f s; running: %s", waited, running)
                 continue
             last = time.monotonic()
+            # What else is ready by now; asking for one at a time would take long with a thousand actors.
+            ready, _ = ray.wait(list(pool_of), num_returns=len(pool_of), timeout=0)
             for ref in ready:
-                pool = next(pool for pool in pools if ref in pool.running)
-                yield pool, pool.take(ref)
+                yield pool_of[ref], pool_of[ref].take(ref)
     finally:
         for pool in pools:
             pool.drop()
@@ -164,15 +185,33 @@ def answers(*pools: Pool) -> Iterator[tuple[Pool, Answer]]:
 def fetch(ref: ObjectRef[Any], who: str) -> Any:
     """`ray.get` with errors that a user can act on.
 
+    Args:
+        ref: What to get.
+        who: The actor that makes it.
+
     Raises:
         OmatgRayError: What the actor raised, if it is one of ours.
-        ClusterError: The actor died, or raised something else.
+        ClusterError: The actor or its node is gone, or it raised something else.
     """
     try:
         return ray.get(ref)
     except RayTaskError as error:
         if isinstance(error.cause, OmatgRayError):
             raise error.cause from error
-        raise ClusterError(f"{who} failed:\n{error}") from error
+        if isinstance(error.cause, ObjectLostError):
+            # What it was given, for example the trajectories that a learner was to learn from.
+            raise ClusterError(f"{who} cannot get what others made for it, which is lost{_nodes_gone()}") from error
+        raise ClusterError(f"{who} failed:\n{ANSI.sub('', str(error))}") from error
+    except ActorUnavailableError as error:
+        raise ClusterError(f"{who} cannot be reached{_nodes_gone()}: {error}") from error
     except RayActorError as error:
         raise ClusterError(f"{who} died: {error}") from error
+    except ObjectLostError as error:
+        raise ClusterError(f"what {who} made is lost{_nodes_gone()}") from error
+    except RayError as error:
+        raise ClusterError(f"{who}: {type(error).__name__}: {error}") from error
+
+
+def _nodes_gone() -> str:
+    gone = [node["NodeManagerAddress"] for node in ray.nodes() if not node["Alive"]]
+    return f" ({len(gone)} nodes have left the cluster, among them {gone[-1]})" if gone else ""

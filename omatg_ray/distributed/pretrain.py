@@ -39,8 +39,8 @@ V2: Any = ray.train
 
 RESTARTS = 3
 """How often dead workers are replaced in a run. Preempted nodes do not count."""
-SEARCHES = 5
-"""How often Ray Train looks for a place for new workers, a minute each time, before the run fails."""
+SEARCHES = 2
+"""How often Ray Train looks for a place for new workers, a minute each time and silently, before the run fails."""
 GO = "go"
 
 
@@ -157,7 +157,7 @@ def _watch(trainer: TorchTrainer, look: Callable[[], None]) -> Any:
         for failure in error.worker_failures.values():
             if isinstance(failure, OmatgRayError):
                 raise failure from error
-        raise ClusterError(f"pretraining lost workers more than {RESTARTS} times. {error}") from error
+        raise ClusterError(f"pretraining's workers failed more than {RESTARTS} times. {error}") from error
     except (TrainingFailedError, RayActorError) as error:
         raise ClusterError(f"pretraining on Ray Train failed. {error}") from error
 
@@ -210,7 +210,7 @@ def _lead(trainer: Pretrainer, session: Session, signals: Path) -> OmatgRayError
         announced = True
         return trainer.run_epoch()
 
-    error = None
+    error: OmatgRayError | None = None
     try:
         if not signals.is_dir():
             raise ClusterError(
@@ -220,6 +220,9 @@ def _lead(trainer: Pretrainer, session: Session, signals: Path) -> OmatgRayError
         session.run(trainer, run_epoch, lambda: not (signals / GO).exists())
     except OmatgRayError as failure:
         error = failure
+    except torch.OutOfMemoryError as failure:
+        # New workers would have no more of it.
+        error = TrainingError(f"{failure}; lower pretrain.batch_size, or use more workers")
     trainer.ranks.from_first(None)
     return error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from omatg_ray.settings import Settings
 
@@ -18,6 +18,13 @@ class Share(Settings):
         0.0, ge=0, le=1, description="GPU that an actor reserves, or a share of one; 0: it computes on CPUs"
     )
     threads: int | None = Field(None, ge=1, description="PyTorch's CPU threads of an actor; null: one per whole core")
+
+    @field_validator("cpus", "gpus")
+    @classmethod
+    def _ray_can_count(cls, amount: float) -> float:
+        if amount != round(amount, 4):
+            raise ValueError(f"Ray counts in steps of 0.0001, not {amount}")
+        return amount
 
     @property
     def n_threads(self) -> int:

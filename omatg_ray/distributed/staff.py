@@ -18,6 +18,7 @@ from omatg_ray.distributed.actors import LearnerWorker, RewardWorker, RolloutWor
 from omatg_ray.distributed.cluster import joined, room
 from omatg_ray.distributed.pool import PATIENCE, Pool, fetch
 from omatg_ray.distributed.settings import RaySettings, Share
+from omatg_ray.errors import ClusterError
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.rl.learner import LearnerSettings
@@ -25,6 +26,9 @@ from omatg_ray.rl.objective import ObjectiveSettings
 from omatg_ray.run.progress import print_line
 
 logger = logging.getLogger(__name__)
+
+SECONDS_TO_START = 600
+"""After which actors that have been given their place are taken for lost; a node may have to load a lot from afar."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +104,13 @@ def staffed(settings: RaySettings, roles: Sequence[Role], progress: bool) -> Ite
             try:
                 for role in roles:
                     arguments = [ray.put(argument) for argument in role.arguments]
-                    actors = []
+                    pool = pools[role.name] = Pool(role.name, settings.in_flight)
                     for _ in range(role.count):
                         place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
                         options = {"num_cpus": role.share.cpus, "num_gpus": role.share.gpus}
                         remote = ray.remote(role.cls).options(**options, scheduling_strategy=place)
-                        actors.append(remote.remote(role.share, *arguments))
+                        pool.add(remote.remote(role.share, *arguments))
                         bundle += 1
-                    pools[role.name] = Pool(role.name, actors, settings.in_flight)
                 about = _ready(pools)
                 unused = ray.cluster_resources().get("GPU", 0)
                 if progress and unused and not any(role.share.gpus for role in roles):
@@ -148,6 +151,11 @@ def _ready(pools: dict[str, Pool]) -> list[dict[str, Any]]:
         if not ready:
             names = ", ".join(f"{role} {index}" for role, index in map(calls.__getitem__, waiting))
             logger.warning("after %.0f s these actors have not started: %s", time.perf_counter() - start, names)
+            if time.perf_counter() - start > SECONDS_TO_START:
+                raise ClusterError(
+                    f"after {SECONDS_TO_START} s these actors have not started: {names}; `ray status` and the logs of "
+                    "their nodes (`ray logs`) may say why"
+                )
         for ref in ready:
             role, index = calls[ref]
             seconds = time.perf_counter() - start

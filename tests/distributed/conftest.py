@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import ray
+import torch
 from ray.cluster_utils import Cluster
+from safetensors.torch import load_file
+
+from omatg_ray.commands.train import TrainResult, train
+from omatg_ray.config import Config
+from omatg_ray.run.metrics import read_metrics
 
 # The files of a session are the same as those of the commands.
 from tests.commands.conftest import Command, Outcome, Workshop, base, command, trained, workshop
@@ -32,3 +40,38 @@ def cluster() -> Iterator[Cluster]:
         finally:
             ray.shutdown()
             nodes.shutdown()
+
+
+TIMINGS = ("time_", "idle_", "startup_")
+SMALL = ("rollout.groups=5", "rollout.group_size=4", "rollout.groups_per_item=2", "learner.microbatch_pairs=60")
+
+
+@dataclass(frozen=True)
+class Run:
+    config: Config
+    result: TrainResult
+
+    @property
+    def folder(self) -> Path:
+        return self.config.run
+
+    def weights(self, name: str = "last") -> dict[str, torch.Tensor]:
+        folder = self.folder / "checkpoints" / name
+        return load_file(folder / "weights.safetensors") | load_file(folder / "learner.safetensors")
+
+    def lines(self) -> list[dict[str, float]]:
+        """Metrics without what depends on the clock."""
+        return [
+            {name: value for name, value in line.items() if not name.startswith(TIMINGS)}
+            for line in read_metrics(self.folder / "metrics.jsonl")
+        ]
+
+
+def run(workshop: Workshop, base: Path, name: str, *overrides: str) -> Run:
+    config = workshop.load(f"run={workshop.root / name}", f"base={base}", *SMALL, *overrides)
+    return Run(config, train(config, progress=False))
+
+
+@pytest.fixture(scope="session")
+def alone(workshop: Workshop, base: Path) -> Run:
+    return run(workshop, base, "without_actors")

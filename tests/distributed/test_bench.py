@@ -10,7 +10,7 @@ import pytest
 from omatg_ray.commands.train import TrainResult
 from tests.distributed.conftest import Command, Workshop
 
-ACTORS = ("--ray", "rollout.workers=2", "reward.workers=1")
+ACTORS = ("--ray", "rollout.workers=2,reward.workers=1")
 
 
 @pytest.fixture
@@ -57,3 +57,8 @@ def test_actors_without_their_number(trained: TrainResult, command: Command) -> 
 
 def test_an_unknown_key(trained: TrainResult, command: Command) -> None:
     command("generate", trained.model, "--formula", "NaCl", "--ray", "rollouts.workers=1").refuses("ray.rollout")
+
+
+def test_a_role_that_takes_no_part(trained: TrainResult, command: Command) -> None:
+    words = ["generate", trained.model, "--formula", "NaCl", "--ray", "rollout.workers=1,learner.gpus=1"]
+    command(*words).refuses("--ray learner.gpus=1")

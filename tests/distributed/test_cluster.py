@@ -14,11 +14,12 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
+from omatg_ray.commands.prepare import prepare
 from omatg_ray.commands.train import train
 from omatg_ray.config import Config
 from omatg_ray.distributed.cluster import joined, room
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.errors import ClusterError
+from omatg_ray.errors import ClusterError, ConfigError
 from tests.conftest import ROOT
 from tests.distributed.conftest import CORES, Workshop
 
@@ -109,6 +110,27 @@ def test_no_cluster_at_the_address(tmp_path: Path) -> None:
     assert "no Ray cluster at 127.0.0.1:1, or" in done.stdout, done.stderr
 
 
+def test_something_else_listens_at_the_address(tmp_path: Path) -> None:
+    """Such as the dashboard, whose port users take for that of the cluster; Ray itself would try for minutes."""
+    code = (
+        "import sys, threading\n"
+        "from http.server import BaseHTTPRequestHandler, HTTPServer\n"
+        "from omatg_ray.distributed import cluster\n"
+        "from omatg_ray.distributed.settings import RaySettings\n"
+        "from omatg_ray.errors import ClusterError\n"
+        "cluster.SECONDS_TO_CONNECT = 3\n"
+        "server = HTTPServer(('', 0), BaseHTTPRequestHandler)\n"
+        "threading.Thread(target=server.serve_forever, daemon=True).start()\n"
+        "try:\n"
+        "    with cluster.joined(RaySettings(address=f'localhost:{server.server_port}')): pass\n"
+        "except ClusterError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert "no Ray cluster at localhost:" in done.stdout and "no answer in 3 s" in done.stdout, done.stderr
+
+
 @pytest.mark.usefixtures("cluster")
 def test_a_program_that_is_connected_stays_connected() -> None:
     with joined(RaySettings(address="127.0.0.1:1")):
@@ -124,14 +146,28 @@ def test_a_ray_of_its_own_leaves_no_token_behind(tmp_path: Path) -> None:
         "from omatg_ray.distributed.settings import RaySettings\n"
         "with joined(RaySettings()):\n"
         "    print(ray.get(ray.remote(lambda: 41 + 1).remote()), os.environ['RAY_AUTH_MODE'])\n"
+        "print(sum(name.startswith('RAY_AUTH') for name in os.environ))\n"
+        "with joined(RaySettings()):\n"
+        "    print(ray.get(ray.remote(lambda: 6 * 7).remote()), os.environ['RAY_AUTH_MODE'])\n"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT, env=environment | {"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=100, check=True,
     )  # fmt: skip
-    assert done.stdout.split() == ["42", "token"]
+    assert done.stdout.split() == ["42", "token", "0", "42", "token"]
     assert not (tmp_path / ".ray").exists()
+
+
+@pytest.mark.parametrize("override", ["ray.rollout.cpus=0.00001", "ray.learner.gpus=0.33333", "ray.rollout.gpus=2"])
+def test_shares_that_ray_cannot_give(override: str) -> None:
+    with pytest.raises(ConfigError, match=override.split("=")[0].replace(".", r"\.")):
+        Config.load(None, [override])
+
+
+def test_a_device_that_is_not_for_actors(workshop: Workshop, base: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^device: cuda asked for, but with actors ray.rollout.gpus"):
+        prepare(workshop.load(f"base={base}", "device=cuda", "ray.rollout.workers=1"))
 
 
 def test_shares() -> None:

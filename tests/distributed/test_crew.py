@@ -3,53 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import ray
 import torch
 from ray.cluster_utils import Cluster
-from safetensors.torch import load_file
 
-from omatg_ray.commands.train import TrainResult, train
-from omatg_ray.config import Config
+from omatg_ray.commands.train import train
 from omatg_ray.run.metrics import read_metrics
-from tests.distributed.conftest import Workshop
-
-TIMINGS = ("time_", "idle_", "startup_")
-SMALL = ("rollout.groups=5", "rollout.group_size=4", "rollout.groups_per_item=2", "learner.microbatch_pairs=60")
-
-
-@dataclass(frozen=True)
-class Run:
-    config: Config
-    result: TrainResult
-
-    @property
-    def folder(self) -> Path:
-        return self.config.run
-
-    def weights(self, name: str = "last") -> dict[str, torch.Tensor]:
-        folder = self.folder / "checkpoints" / name
-        return load_file(folder / "weights.safetensors") | load_file(folder / "learner.safetensors")
-
-    def lines(self) -> list[dict[str, float]]:
-        """Metrics without what depends on the clock."""
-        return [
-            {name: value for name, value in line.items() if not name.startswith(TIMINGS)}
-            for line in read_metrics(self.folder / "metrics.jsonl")
-        ]
-
-
-def run(workshop: Workshop, base: Path, name: str, *overrides: str) -> Run:
-    config = workshop.load(f"run={workshop.root / name}", f"base={base}", *SMALL, *overrides)
-    return Run(config, train(config, progress=False))
-
-
-@pytest.fixture(scope="session")
-def alone(workshop: Workshop, base: Path) -> Run:
-    return run(workshop, base, "without_actors")
+from tests.distributed.conftest import SMALL, Run, Workshop, run
 
 
 @pytest.fixture(scope="session")
@@ -104,13 +67,12 @@ def test_metrics_say_how_the_time_went(many: Run) -> None:
     actors = [f"rollout_{i}" for i in range(3)] + [f"reward_{i}" for i in range(2)] + ["learner_0"]
     for line in lines:
         assert {name.removeprefix("idle_") for name in line if name.startswith("idle_")} == set(actors)
-        # An actor that had requests worked, and none of them all the time: the stages wait for each other.
         assert all(0.0 <= line[f"idle_{actor}"] <= 1.0 for actor in actors)
+        # Three items for three rollout actors; with one request each at a time, every one of them had one.
+        assert all(line[f"idle_rollout_{index}"] < 1.0 for index in range(3))
+        assert min(line["idle_reward_0"], line["idle_reward_1"]) < 1.0
         assert line["idle_learner_0"] < 1.0
-        stages = [line[f"time_{stage}"] for stage in ("rollout", "reward", "learn", "weights")]
-        assert all(seconds > 0 for seconds in stages)
-        worked = sum(1 - line[f"idle_{actor}"] for actor in actors) * sum(stages)
-        assert worked < len(actors) * sum(stages)
+        assert all(line[f"time_{stage}"] > 0 for stage in ("rollout", "reward", "learn", "weights"))
     assert lines[0]["startup_first_trajectory"] > lines[0]["startup_actors"] > 0
     assert not any("startup_actors" in line for line in lines[1:])
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 
-from omatg_ray.distributed.pool import Pool, Request, Timed, answers
+from omatg_ray.distributed.pool import Pool, Request, Timed, answers, fetch
 from omatg_ray.errors import ClusterError, TrainingError
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -31,8 +32,8 @@ class Counter:
     def total(self, *numbers: int) -> Timed:
         return Timed(sum(numbers), 0.0)
 
-    def add(self, amount: int) -> None:
-        self.asked.append(amount)
+    def large(self) -> tuple[bytes, Timed]:
+        return bytes(2**20), Timed(None, 0.0)
 
     def history(self) -> Timed:
         return Timed(self.asked, 0.0)
@@ -53,7 +54,7 @@ def actors() -> Iterator[list[Any]]:
 
 
 def test_every_request_is_answered_once_and_what_is_kept_stays_in_the_store(actors: list[Any]) -> None:
-    pool = Pool("worker", actors, in_flight=2)
+    pool = Pool("worker", 2, actors)
     for index in range(9):
         pool.submit(Request(index, "square", (index,), kept=1))
     found = {answer.index: answer for _, answer in answers(pool)}
@@ -64,14 +65,14 @@ def test_every_request_is_answered_once_and_what_is_kept_stays_in_the_store(acto
 
 
 def test_no_actor_has_more_than_its_share_in_flight(actors: list[Any]) -> None:
-    pool = Pool("worker", actors, in_flight=2)
+    pool = Pool("worker", 2, actors)
     for index in range(9):
         pool.submit(Request(index, "square", (index, 0.05), kept=1))
     most = 0
     while pool.unfinished:
-        assert len(pool.running) == min(4, pool.unfinished)
+        assert len(list(pool.running)) == min(4, pool.unfinished)
         most = max(most, pool.describe().count("square"))
-        (ready, *_), _ = ray.wait(pool.running)
+        (ready, *_), _ = ray.wait(list(pool.running))
         pool.take(ready)
     assert most == 4
     histories = ray.get([actor.history.remote() for actor in actors])
@@ -82,7 +83,7 @@ def test_no_actor_has_more_than_its_share_in_flight(actors: list[Any]) -> None:
 
 
 def test_answers_may_be_handed_on_while_others_run(actors: list[Any]) -> None:
-    first, second = Pool("first", actors[:1], 2), Pool("second", actors[1:], 2)
+    first, second = Pool("first", 2, actors[:1]), Pool("second", 2, actors[1:])
     for index in range(5):
         first.submit(Request(index, "square", (index,), kept=1))
     totals = {}
@@ -94,16 +95,25 @@ def test_answers_may_be_handed_on_while_others_run(actors: list[Any]) -> None:
     assert totals == {index: index**2 + 1 for index in range(5)}
 
 
-def test_a_broadcast_comes_before_later_requests(actors: list[Any]) -> None:
-    pool = Pool("worker", actors, in_flight=2)
-    pool.broadcast("add", 7)
-    for index in range(2):
-        pool.submit(Request(index, "history", ()))
-    assert [answer.value for _, answer in answers(pool)] == [[7], [7]]
+def test_what_was_given_to_an_actor_and_is_lost(actors: list[Any], cluster: Cluster) -> None:
+    """A node goes with the object that it holds, as with trajectories that the learner was to learn from."""
+    node = cluster.add_node(num_cpus=1, resources={"here": 1}, object_store_memory=100 * 2**20)
+    maker = ray.remote(Counter).options(num_cpus=0.1, resources={"here": 0.1}).remote()
+    kept, _ = maker.large.options(num_returns=2).remote()
+    ray.wait([kept], fetch_local=False)
+    cluster.remove_node(node)
+    pool = Pool("learner", 2, actors)
+    pool.submit(Request(0, "total", (kept,)))
+    with pytest.raises(
+        ClusterError, match=r"^learner actor 0 cannot get what others made for it, which is lost \(.* left"
+    ):
+        list(answers(pool))
+    with pytest.raises(ClusterError, match=r"^what rollout actor 3 made is lost"):
+        fetch(kept, "rollout actor 3")
 
 
 def test_our_errors_arrive_as_themselves(actors: list[Any]) -> None:
-    pool = Pool("worker", actors, in_flight=2)
+    pool = Pool("worker", 2, actors)
     pool.submit(Request(0, "fail", (True,)))
     pool.submit(Request(1, "square", (1, 5.0), kept=1))
     with pytest.raises(TrainingError, match="^the loss is not finite$"):
@@ -112,14 +122,14 @@ def test_our_errors_arrive_as_themselves(actors: list[Any]) -> None:
 
 
 def test_other_errors_name_the_actor_and_keep_their_traceback(actors: list[Any]) -> None:
-    pool = Pool("rollout", actors, in_flight=2)
+    pool = Pool("rollout", 2, actors)
     pool.submit(Request(0, "fail", (False,)))
     with pytest.raises(ClusterError, match=r"(?s)^rollout actor 0 failed:.*in fail.*KeyError: 'nothing of ours'"):
         list(answers(pool))
 
 
 def test_a_dead_actor_is_named(actors: list[Any]) -> None:
-    pool = Pool("reward", actors, in_flight=2)
+    pool = Pool("reward", 2, actors)
     pool.submit(Request(0, "square", (1,), kept=1))
     pool.submit(Request(1, "die", ()))
     with pytest.raises(ClusterError, match=r"(?s)^reward actor 1 died: .*exit"):
@@ -130,7 +140,7 @@ def test_long_silence_is_broken(
     actors: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("omatg_ray.distributed.pool.PATIENCE", 0.2)
-    pool = Pool("rollout", actors, in_flight=2)
+    pool = Pool("rollout", 2, actors)
     pool.submit(Request(4, "square", (1, 0.7), kept=1))
     with caplog.at_level(logging.WARNING):
         assert len(list(answers(pool))) == 1
