@@ -40,7 +40,7 @@ N_CRYSTALS = 6
 STARTUP = {
     "startup_cluster": "connected to the cluster after {:.1f} s",
     "startup_actors": "all actors ready {:.1f} s later",
-    "startup_first_trajectory": "first trajectory back after {:.1f} s",
+    "startup_first_trajectory": "first trajectory back {:.1f} s after the start, loading and validation aside",
 }
 
 STYLE = """
@@ -250,7 +250,10 @@ def _actors(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> 
     table = _html_table(["actor", "node", "device", "threads", "ready (s)", "median busy"], rows)
     note = f'<p class="soft">{escape(" ".join(_startup(lines, described)))}</p>'
     figure = idle_curves(shares)
-    caption = "Share of an iteration's time in which an actor did nothing."
+    caption = (
+        "Share of an iteration's time, validation aside, in which an actor computed nothing; waiting for what it is "
+        "given and handing on what it made count as nothing."
+    )
     if len(shares) <= FEW_ACTORS:
         card = "" if figure is None else _card("", figure, caption)
         return f'{note}<div class="grid">{card}<div class="wide">{table}</div></div>'
