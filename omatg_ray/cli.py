@@ -55,8 +55,8 @@ towards what did better within its group (OMatG-IRL, arXiv 2602.00424).
 
 Without data keys it takes the splits that the base's run kept. With ray.rollout.workers=N the work is done by Ray
 actors, on the cluster at RAY_ADDRESS or on this machine (`omatg-ray config ray` lists all keys); the results are the
-same. Ctrl-C stops after the present iteration with a
-checkpoint to resume from. The run ends with a before/after table on the test split and report.html.
+same. Ctrl-C stops after the present iteration with a checkpoint to resume from. The run ends with a before/after
+table on the test split and report.html.
 
 Progress shows, for each iteration: E mean energy of the rollouts (eV/atom), the share of invalid ones, the share of
 clipped ratios and KL to the base (positions, lattice), and s, the seconds of rollout + reward + learning.
@@ -329,7 +329,7 @@ def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     values |= {"model": found(arguments.model, "MODEL"), "potential": found_or_named(arguments.potential)}
     if arguments.chunk_pairs is not None:
         values["chunk_pairs"] = arguments.chunk_pairs
-    words = arguments.ray.split(",") if arguments.ray else []
+    words = [word.removeprefix("ray.") for word in arguments.ray.split(",")] if arguments.ray else []
     for word in words:
         if word.startswith(("learner", "pretrain")):
             raise ConfigError(f"--ray {word}: only rollout and reward actors take part in this")

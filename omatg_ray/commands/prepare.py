@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +60,7 @@ def prepare(config: Config, progress: bool = False) -> Parts:
             f"device: {config.device} asked for, but with actors ray.rollout.gpus, ray.reward.gpus and "
             "ray.learner.gpus say what computes on a GPU"
         )
+    warn_idle(config)
     set_threads(config.threads)
     # With actors, this process only reads, writes and moves references.
     device = torch.device("cpu") if config.ray.rollout.workers else choose_device(config.device)
@@ -108,3 +111,16 @@ def reinforced(start: FlowModel, config: Config, reward: MatGLEnergy) -> FlowMod
         }
     )
     return FlowModel(ModelDescription.model_validate(description), start.base_network, copy.deepcopy(start.network))
+
+
+def warn_idle(config: Config) -> None:
+    """Warns of rollout workers that never have anything to do."""
+    rollout, workers = config.rollout, config.ray.rollout.workers
+    items = math.ceil(rollout.groups / rollout.groups_per_item)
+    if items < workers:
+        mend = "lower rollout.groups_per_item" if rollout.groups_per_item > 1 else "raise rollout.groups"
+        warnings.warn(
+            f"{workers - items} of {workers} rollout workers have nothing to do: an iteration has {items} items of up "
+            f"to {rollout.groups_per_item} groups; {mend}, or take fewer workers",
+            stacklevel=2,
+        )

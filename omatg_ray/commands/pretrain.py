@@ -53,7 +53,7 @@ def pretrain(config: Config, resume: bool = False, progress: bool = True) -> Pat
         if config.ray.pretrain.workers:
             from omatg_ray.distributed.pretrain import workers
 
-            place: Place = stack.enter_context(workers(config.ray))
+            place: Place = stack.enter_context(workers(config.ray, progress))
         else:
             place = _this_process(config)
         split = load_splits(config.data, progress)

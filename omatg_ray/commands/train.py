@@ -17,7 +17,7 @@ from omatg_ray.commands.setup import describe_run, kept, refuse_changes
 from omatg_ray.commands.workforce import Workforce, workforce
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
-from omatg_ray.errors import ClusterError, TrainingError
+from omatg_ray.errors import ClusterError, ConfigError, TrainingError
 from omatg_ray.evaluate.bench import Bench
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.report import write_report
@@ -66,6 +66,8 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
         checkpoint = folder.latest_checkpoint() if resume else None
         done = None if checkpoint is None else restore(folder, checkpoint, parts.model)
         refuse_changes(folder, config)
+        if done is not None and done.iteration > config.iterations:
+            raise ConfigError(f"iterations: the run has done {done.iteration} already, more than {config.iterations}")
         try:
             with workforce(config, parts, progress) as force:
                 if stop.requested:
@@ -81,7 +83,8 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
         except (TrainingError, ClusterError) as error:
             if folder.pointed_at("last") is None:
                 raise
-            raise type(error)(f"{error}. {kept(folder)}") from error
+            again = f"; go on with: omatg-ray train --resume {config.run}" if isinstance(error, ClusterError) else ""
+            raise type(error)(f"{error}. {kept(folder)}{again}") from error
         if stop.requested:
             raise Interrupted(
                 f"stopped after iteration {iteration} of {config.iterations}; "

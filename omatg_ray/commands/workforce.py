@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,7 +49,6 @@ def workforce(config: Config, parts: Parts, progress: bool) -> Iterator[Workforc
     from omatg_ray.distributed.crew import RayCrew
     from omatg_ray.distributed.staff import learner_role, sampling_roles, staffed
 
-    warn_idle(config)
     steps, with_base = config.rollout.steps, config.objective.needs_base(config.policy.active)
     roles = [
         learner_role(config.ray, model, config.objective, config.learner),
@@ -59,18 +56,6 @@ def workforce(config: Config, parts: Parts, progress: bool) -> Iterator[Workforc
     ]
     with staffed(config.ray, roles, progress) as staff:
         yield Workforce(RayCrew(staff, model, steps, with_base), RayBench(staff, parts.reward), staff.about)
-
-
-def warn_idle(config: Config) -> None:
-    """Warns of rollout workers that never have anything to do."""
-    rollout, workers = config.rollout, config.ray.rollout.workers
-    items = math.ceil(rollout.groups / rollout.groups_per_item)
-    if items < workers:
-        warnings.warn(
-            f"{workers - items} of {workers} rollout workers have nothing to do: an iteration has {items} items of up "
-            f"to {rollout.groups_per_item} groups; lower rollout.groups_per_item or raise rollout.groups",
-            stacklevel=2,
-        )
 
 
 def local_crew(config: Config, parts: Parts) -> LocalCrew:

@@ -11,6 +11,9 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import grpc
 import ray
@@ -20,31 +23,49 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ClusterError
+from omatg_ray.run.progress import print_line
 
 SECONDS_TO_CONNECT = 10
 NODES_NAMED = 8
+JOB_FOLDER = "runtime_resources"
 Bundle = Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """What was joined.
+
+    Attributes:
+        address: Where it is, in words.
+        grows: Whether it may have more room later; a Ray of this process alone never has.
+    """
+
+    address: str
+    grows: bool
+
+
 @contextmanager
-def joined(settings: RaySettings) -> Iterator[None]:
+def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
     """Connects to the cluster of the settings, or starts a Ray on this machine for as long as the context lasts.
 
     A program that is connected already stays connected to what it is.
 
     Raises:
-        ClusterError: There is no cluster at the address, or it refuses the connection.
+        ClusterError: There is no cluster at the address, it refuses the connection, or it is not that of this job.
     """
     if ray.is_initialized():
-        yield
+        yield Cluster(ray.get_runtime_context().gcs_address, grows=True)
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
+    if progress:
+        print_line(f"joining the Ray cluster at {address}" if address else "starting a Ray on this machine")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with _token(None if address else secrets.token_hex(32)):
         try:
             _knock(address)
             # What Ray says while it starts is nothing that users of this program have to act on.
-            ray.init(address or "local", include_dashboard=None if address else False, logging_level=logging.ERROR)
+            dashboard = None if address else False
+            context: Any = ray.init(address or "local", include_dashboard=dashboard, logging_level=logging.ERROR)
         except AuthenticationError as error:
             # The first of its sentences says what is wrong, the others where to read on.
             raise ClusterError(
@@ -55,15 +76,33 @@ def joined(settings: RaySettings) -> Iterator[None]:
             reason = str(error) or f"no answer in {SECONDS_TO_CONNECT} s"
             raise ClusterError(
                 f"no Ray cluster at {address or 'this machine'}, or not with this token: {reason}. ray.address and "
-                "RAY_ADDRESS name the cluster (port 6379 as a rule); without them the run starts a Ray of its own"
+                "RAY_ADDRESS name the cluster (port 6379 as a rule); without them the run starts a Ray of its own. A "
+                "token is only shown where RAY_AUTH_MODE=token is set"
             ) from error
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
             # Ray has put a plain exit in the place of a stop at the next boundary.
             signal.signal(signal.SIGTERM, on_sigterm)
         try:
-            yield
+            if settings.address is None:
+                _refuse_other_session(Path(context.address_info["session_dir"]).name, str(address))
+            where = f"the cluster at {context.address_info['gcs_address']}" if address else "this machine"
+            yield Cluster(where, grows=address is not None)
         finally:
             ray.shutdown()
+
+
+def _refuse_other_session(session: str, address: str) -> None:
+    """Refuses a cluster that is not that of the job which this process is.
+
+    Ray tells a job the address of *some* Ray on its machine; where there are two, that is a matter of luck. The folder
+    that a job runs in names the session of its cluster.
+    """
+    own = next((part for part in Path.cwd().parts if part.startswith("session_")), session)
+    if own != session and JOB_FOLDER in Path.cwd().parts:
+        raise ClusterError(
+            f"this job belongs to the Ray of {own}, but Ray sent it to another one on this machine ({address}, "
+            f"{session}); give the address of its own cluster: ray.address=HOST:PORT"
+        )
 
 
 def _knock(address: str | None) -> None:
@@ -98,37 +137,53 @@ def _token(token: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def room(bundles: Sequence[tuple[str, Bundle]], settings: RaySettings) -> Iterator[PlacementGroup]:
+def room(bundles: Sequence[tuple[str, Bundle]], settings: RaySettings, grows: bool = True) -> Iterator[PlacementGroup]:
     """A placement group with one bundle per actor, given back at the end.
 
     Args:
         bundles: Role and resources of every actor.
         settings: Strategy, and how long to wait.
+        grows: Whether there may be more room later than all nodes have now.
 
     Raises:
         ClusterError: The cluster has no room within `settings.wait` seconds; says what was asked and what there is.
     """
+    advice = "Ask for fewer workers or smaller shares, which may be fractions (ray.*.workers, ray.*.cpus, ray.*.gpus)"
+    if not grows and not _fits(bundles):
+        raise ClusterError(
+            f"this machine has no room for this run. Asked: {_asked(bundles)}. There is: {_present()}. {advice}"
+        )
     group = placement_group([dict(bundle) for _, bundle in bundles], strategy=settings.strategy.upper())
     try:
         if not group.wait(settings.wait):
             raise ClusterError(
                 f"the cluster has no room for this run after {settings.wait:g} s. Asked: {_asked(bundles)}. "
-                f"There is: {_present()}. Ask for fewer workers or smaller shares (ray.*.workers, ray.*.cpus, "
-                "ray.*.gpus), or wait longer where the cluster grows on demand (ray.wait)"
+                f"There is: {_present()}. {advice}, or wait longer where the cluster grows on demand (ray.wait)"
             )
         yield group
     finally:
         remove_placement_group(group)
 
 
+def _fits(bundles: Sequence[tuple[str, Bundle]]) -> bool:
+    """Whether all nodes together, if they were idle, had what is asked for."""
+    present = ray.cluster_resources()
+    return all(amount <= present.get(kind, 0.0) + 1e-6 for kind, amount in _total(bundles).items())
+
+
+def _total(bundles: Sequence[tuple[str, Bundle]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for _, bundle in bundles:
+        for kind, amount in bundle.items():
+            total[kind] = total.get(kind, 0.0) + amount
+    return total
+
+
 def _asked(bundles: Sequence[tuple[str, Bundle]]) -> str:
     """'3 x rollout (1 CPU, 0.5 GPU), 1 x learner (2 CPU), in all 5 CPU, 1.5 GPU'."""
     counts = Counter((role, _amounts(bundle)) for role, bundle in bundles)
-    total: Counter[str] = Counter()
-    for _, bundle in bundles:
-        total.update(bundle)
     parts = [f"{count} x {role} ({amounts})" for (role, amounts), count in counts.items()]
-    return f"{', '.join(parts)}, in all {_amounts(total)}"
+    return f"{', '.join(parts)}, in all {_amounts(_total(bundles))}"
 
 
 def _present() -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from omatg_ray.errors import ClusterError, OmatgRayError
 
@@ -203,13 +203,20 @@ def fetch(ref: ObjectRef[Any], who: str) -> Any:
             raise ClusterError(f"{who} cannot get what others made for it, which is lost{_nodes_gone()}") from error
         raise ClusterError(f"{who} failed:\n{ANSI.sub('', str(error))}") from error
     except ActorUnavailableError as error:
-        raise ClusterError(f"{who} cannot be reached{_nodes_gone()}: {error}") from error
+        raise ClusterError(f"{who} cannot be reached{_nodes_gone()}: {_reason(error)}") from error
     except RayActorError as error:
-        raise ClusterError(f"{who} died: {error}") from error
+        raise ClusterError(f"{who} died: {_reason(error)}") from error
     except ObjectLostError as error:
         raise ClusterError(f"what {who} made is lost{_nodes_gone()}") from error
     except RayError as error:
         raise ClusterError(f"{who}: {type(error).__name__}: {error}") from error
+
+
+def _reason(error: RayActorError) -> str:
+    """What Ray says of a dead actor, without its identifiers and its list of what else could be the reason."""
+    lines = ANSI.sub("", str(error)).splitlines()
+    text = " ".join(line for line in lines if not line.startswith("\t"))
+    return text.removeprefix(ActorDiedError.BASE_ERROR_MSG).partition("There are some potential root causes")[0].strip()
 
 
 def _nodes_gone() -> str:

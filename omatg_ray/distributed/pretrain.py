@@ -74,7 +74,7 @@ class Job:
 
 
 @contextmanager
-def workers(settings: RaySettings) -> Iterator[Callable[[Recipe], Fit]]:
+def workers(settings: RaySettings, progress: bool = False) -> Iterator[Callable[[Recipe], Fit]]:
     """Joins the cluster, looks whether it has room, and gives what lets a session train a recipe there.
 
     That raises what the session raises, and ClusterError where the workers could not be kept alive.
@@ -83,10 +83,12 @@ def workers(settings: RaySettings) -> Iterator[Callable[[Recipe], Fit]]:
         ClusterError: The cluster cannot be reached, or has no room for the workers.
     """
     share = settings.pretrain
-    with joined(settings):
+    with joined(settings, progress) as cluster:
         # Ray Train would wait for a minute, and then again.
-        with room([("pretraining worker", share.bundle)] * share.workers, settings):
+        with room([("pretraining worker", share.bundle)] * share.workers, settings, cluster.grows):
             pass
+        if progress:
+            print_line(f"{cluster.address}: room for {share.workers} workers")
         yield lambda recipe: lambda session, stopped: _fit(recipe, session, settings, stopped)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -95,12 +95,14 @@ def staffed(settings: RaySettings, roles: Sequence[Role], progress: bool) -> Ite
         ClusterError: No cluster, no room on it, or an actor that cannot start.
     """
     start = time.perf_counter()
-    with joined(settings):
+    with joined(settings, progress) as cluster:
         connected = time.perf_counter()
         bundles = [(role.name, role.share.bundle) for role in roles for _ in range(role.count)]
-        with room(bundles, settings) as group:
+        with room(bundles, settings, cluster.grows) as group:
             pools: dict[str, Pool] = {}
             bundle = 0
+            if progress:
+                print_line(f"{cluster.address}: starting {_counted(Counter(name for name, _ in bundles))}")
             try:
                 for role in roles:
                     arguments = [ray.put(argument) for argument in role.arguments]
@@ -130,12 +132,16 @@ def staffed(settings: RaySettings, roles: Sequence[Role], progress: bool) -> Ite
 
 
 def _summary(about: Sequence[dict[str, Any]], connecting: float, starting: float) -> str:
-    counts = Counter(actor["role"] for actor in about)
+    counted = _counted(Counter(actor["role"] for actor in about))
     nodes = len({actor["node_id"] for actor in about})
     return (
-        f"Ray: connected after {connecting:.1f} s; {', '.join(f'{count} {role}' for role, count in counts.items())} "
-        f"actors on {nodes} node{'s' * (nodes > 1)}, ready {starting:.1f} s later"
+        f"Ray: connected after {connecting:.1f} s; {counted} on {nodes} node{'s' * (nodes > 1)}, "
+        f"ready {starting:.1f} s later"
     )
+
+
+def _counted(roles: Mapping[str, int]) -> str:
+    return f"{', '.join(f'{count} {role}' for role, count in roles.items())} actors"
 
 
 def _ready(pools: dict[str, Pool]) -> list[dict[str, Any]]:

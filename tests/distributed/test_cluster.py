@@ -170,6 +170,43 @@ def test_a_device_that_is_not_for_actors(workshop: Workshop, base: Path) -> None
         prepare(workshop.load(f"base={base}", "device=cuda", "ray.rollout.workers=1"))
 
 
+def test_a_ray_of_its_own_refuses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It never has more room than it has now, and is not asked to wait for it."""
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr("omatg_ray.distributed.cluster._present", lambda: "1 node")
+    for bundles in ([("rollout", {"CPU": 0.5})] * 5, [("learner", {"CPU": 1.0, "GPU": 1.0})]):
+        message = r"^this machine has no room for this run\. Asked: "
+        with pytest.raises(ClusterError, match=message), room(bundles, SOON, grows=False):
+            pytest.fail("there is no room for this")
+
+
+def test_a_job_that_ray_sent_to_another_cluster(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray tells a job the address of some Ray on its machine, which is luck where there are two."""
+    code = (
+        "from omatg_ray.distributed.cluster import joined\n"
+        "from omatg_ray.distributed.settings import RaySettings\n"
+        "from omatg_ray.errors import ClusterError\n"
+        "try:\n"
+        "    with joined(RaySettings()): print('joined')\n"
+        "except ClusterError as error: print(error)\n"
+    )
+    environment = os.environ | {"RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
+    session = Path(cluster.head_node.get_session_dir_path()).name
+    for name, said in (
+        ("session_of_another", "this job belongs to the Ray of session_of_another"),
+        (session, "joined"),
+    ):
+        folder = tmp_path / name / "runtime_resources" / "working_dir_files" / "copy"
+        folder.mkdir(parents=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        assert done.stdout.startswith(said), done.stderr
+
+
 def test_shares() -> None:
     settings = Config.load(None, ["ray.rollout.cpus=2.5", "ray.rollout.gpus=0.5", "ray.learner.threads=4"]).ray
     assert settings.rollout.bundle == {"CPU": 2.5, "GPU": 0.5}
