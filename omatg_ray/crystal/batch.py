@@ -163,9 +163,10 @@ class CrystalBatch:
         dtype = self.dtype if dtype is None else dtype
         if device == self.device:
             return self if dtype == self.dtype else self.replace(self.pos.to(dtype), self.cell.to(dtype))
-        return CrystalBatch(
-            self.species.to(device), self.pos.to(device, dtype), self.cell.to(device, dtype), self.n_atoms.to(device)
-        )
+        # No second validation: it would wait for the device.
+        new = self.replace(self.pos.to(device, dtype), self.cell.to(device, dtype))
+        new.species, new.layout = self.species.to(device), Layout(self.n_atoms.to(device))
+        return new
 
     def select(self, indices: Sequence[int] | Tensor) -> CrystalBatch:
         """The structures with these indices (or where a boolean mask (B,) is true), in the order given."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from omatg_ray.commands.prepare import prepare
 from omatg_ray.commands.train import TrainResult, train
 from omatg_ray.errors import ConfigError, ModelError, OmatgRayError, TrainingError
 from omatg_ray.model import FlowModel
@@ -271,3 +272,19 @@ def test_results_of_a_shorter_run_do_not_outlive_it(
     with pytest.raises(TrainingError):
         train(workshop.load(f"run={run}", f"base={base}", "iterations=6"), resume=True, progress=False)
     assert not list(run.glob("evaluation/*.json")) and not list(run.glob("structures/*.extxyz"))
+
+
+def test_a_run_that_has_done_more_than_is_asked_for(base: Path, workshop: Workshop, tmp_path: Path) -> None:
+    words = [f"run={tmp_path / 'run'}", f"base={base}"]
+    train(workshop.load(*words, "iterations=2"), progress=False)
+    with pytest.raises(ConfigError, match="^iterations: the run has done 2 already, more than 1"):
+        train(workshop.load(*words, "iterations=1"), resume=True, progress=False)
+
+
+def test_rollout_workers_without_work_are_named(base: Path, workshop: Workshop) -> None:
+    actors = [f"base={base}", "rollout.groups=4", "ray.rollout.workers=3"]
+    with pytest.warns(UserWarning, match=r"^1 of 3 rollout workers have nothing to do: .* 2 items .*lower rollout"):
+        prepare(workshop.load(*actors, "rollout.groups_per_item=2"))
+    with pytest.warns(UserWarning, match=r"^2 of 6 rollout workers have nothing to do: .* 4 items .*raise rollout"):
+        prepare(workshop.load(*actors[:2], "ray.rollout.workers=6"))
+    prepare(workshop.load(*actors))

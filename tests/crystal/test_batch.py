@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from pymatgen.core import Lattice, Structure
@@ -167,3 +169,14 @@ def test_formulas():
         torch.tensor([5, 6, 1]),
     )
     assert batch.formulas() == ["BaTiO3", "Ti2O4", "Li"]
+
+
+def test_a_pickled_batch_carries_no_more_than_itself() -> None:
+    """What was computed from the numbers of atoms, such as all pairs, is larger and can be computed again."""
+    batch = random_crystals([20] * 8)
+    alone = len(pickle.dumps(batch))
+    pairs = batch.layout.pairs
+    assert len(pickle.dumps(batch)) == alone
+    again = pickle.loads(pickle.dumps(batch))
+    assert same(again, batch)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(again.layout.pairs, pairs, strict=True))

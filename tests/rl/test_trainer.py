@@ -12,9 +12,8 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import TrainingError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.reward.protocol import RewardResult
-from omatg_ray.rl.advantage import AdvantageSettings, group_advantages
+from omatg_ray.rl.advantage import AdvantageSettings
 from omatg_ray.rl.crew import LocalCrew
-from omatg_ray.rl.judge import reward_metrics
 from omatg_ray.rl.learner import Learner, LearnerSettings
 from omatg_ray.rl.objective import ObjectiveSettings
 from omatg_ray.rl.trainer import Trainer
@@ -119,32 +118,3 @@ def test_a_network_that_has_diverged_stops_the_run() -> None:
     next(iter(network_of(run).trainable_parameters())).data.fill_(NAN)
     with pytest.raises(TrainingError, match=r"24 of 24 trajectories are not finite in iteration 1"):
         run.step()
-
-
-def metrics_of(reward: list[list[float]], energy: list[float], valid: list[float]) -> dict[str, float]:
-    rewards = torch.tensor(reward, dtype=torch.float64)
-    values = {"energy_per_atom": torch.tensor(energy).double(), "valid": torch.tensor(valid).double()}
-    return reward_metrics(rewards, group_advantages(rewards), [RewardResult(rewards.flatten(), values)])
-
-
-def test_metrics_where_everything_is_invalid() -> None:
-    metrics = metrics_of([[-3.0, -3.0], [-3.0, -3.0]], [NAN] * 4, [0.0] * 4)
-    assert metrics["invalid_share"] == 1.0
-    assert metrics["reward_mean"] == -3.0
-    assert metrics["groups_skipped"] == 2
-    assert math.isnan(metrics["energy_mean"]) and math.isnan(metrics["energy_median"])
-
-
-def test_metrics_leave_out_what_failed() -> None:
-    metrics = metrics_of([[1.0, NAN, 3.0], [NAN, NAN, NAN]], [-1.0, NAN, -3.0, NAN, NAN, NAN], [1.0] * 6)
-    assert metrics["reward_mean"] == 2.0
-    assert metrics["reward_std"] == 1.0
-    assert metrics["energy_mean"] == -2.0
-    assert metrics["failed_share"] == pytest.approx(4 / 6)
-    assert metrics["groups_skipped"] == 1
-
-
-def test_metrics_of_a_reward_without_energies_have_no_energies() -> None:
-    rewards = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
-    metrics = reward_metrics(rewards, group_advantages(rewards), [RewardResult(rewards.flatten(), {})])
-    assert metrics.keys() == {"reward_mean", "reward_std", "failed_share", "groups_skipped"}

@@ -118,3 +118,15 @@ def test_rollouts_record_no_graph():
     trajectory = sample()
     for fields in (trajectory.displacement, trajectory.log_prob, trajectory.base_rate):
         assert not any(v.requires_grad for v in fields.values())
+
+
+def test_all_of_a_trajectory_moves_to_a_device():
+    trajectory = sample()
+    assert trajectory.to("cpu") is trajectory
+    moved = trajectory.to("meta")
+    fields = (moved.displacement, moved.log_prob, moved.base_rate)
+    tensors = [moved.times, moved.x_0.pos, moved.x_0.species, *(value for field in fields for value in field.values())]
+    assert len(tensors) == 9
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert moved.displacement["cell"].shape == trajectory.displacement["cell"].shape
+    assert moved.version == trajectory.version
