@@ -286,7 +286,8 @@ def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
         "--chunk-pairs",
         type=_number(int, 1),
         metavar="N",
-        help="ordered pairs of atoms per network call; more for a large GPU (default 20,000)",
+        help="ordered pairs of atoms per network call, and at most 256 crystals, which one worker gets at a time; more "
+        "for a large GPU, less for many workers (default 20,000)",
     )
     sub.add_argument(
         "--ray",

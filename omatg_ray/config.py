@@ -81,7 +81,11 @@ class ValidationSettings(Settings):
     steps: int | None = Field(None, ge=2, description="grid points; null: as in rollout.steps")
     noise: NoiseMode = Field("none", description="generate without noise or with the policy's")
     match_timeout: float = Field(10.0, gt=0, description="seconds that one structure match may take")
-    chunk_pairs: int = Field(CHUNK_PAIRS, ge=1, description="ordered pairs of atoms per network call when generating")
+    chunk_pairs: int = Field(
+        CHUNK_PAIRS,
+        ge=1,
+        description="ordered pairs of atoms per network call when generating, and what a worker gets at a time",
+    )
 
 
 class CheckpointSettings(Settings):

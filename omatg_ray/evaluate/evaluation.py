@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.evaluate.bench import BLOCK, Bench, Block, Measured
+from omatg_ray.evaluate.bench import Bench, Block, Measured, blocks_of
 from omatg_ray.evaluate.metrics import (
     CSPMetrics,
     crmse,
@@ -100,7 +100,7 @@ class Evaluator:
         )
         crystals = self.references.crystals
         self._species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
-        self._blocks = torch.arange(len(crystals)).split(BLOCK)
+        self._blocks = blocks_of(crystals.layout.sizes, chunk_pairs)
 
     @cached_property
     def reference_energy(self) -> Tensor | None:

@@ -16,8 +16,7 @@ ACTORS = ("--ray", "rollout.workers=2,reward.workers=1")
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks even of few crystals, so that they spread over actors."""
-    monkeypatch.setattr("omatg_ray.evaluate.evaluation.BLOCK", 2)
-    monkeypatch.setattr("omatg_ray.commands.generate.BLOCK", 2)
+    monkeypatch.setattr("omatg_ray.evaluate.bench.BLOCK", 2)
 
 
 @pytest.mark.usefixtures("cluster", "small_blocks")

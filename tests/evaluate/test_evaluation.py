@@ -90,7 +90,7 @@ def test_rows_that_collapse_are_counted_and_weighed_at_the_cap() -> None:
 
 
 def test_rows_keep_their_place_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omatg_ray.evaluate.evaluation.BLOCK", 2)
+    monkeypatch.setattr("omatg_ray.evaluate.bench.BLOCK", 2)
     references = dataset(5)
     result, model = evaluated(references, lambda crystals, rows: crystals)
     assert model.asked == [[0, 1], [2, 3], [4]]
