@@ -1,0 +1,64 @@
+"""How the time of an iteration went: stages as the controller waits for them, and what the actors did meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from omatg_ray.distributed.pool import Pool
+
+STAGES = ("rollout", "reward", "learn", "weights")
+
+
+class Timings:
+    """A clock of iterations.
+
+    Args:
+        pools: Actors whose idle shares count.
+        startup: Seconds that starting took, by what it was.
+    """
+
+    def __init__(self, pools: Sequence[Pool], startup: Mapping[str, float]) -> None:
+        self._pools, self._startup = pools, dict(startup)
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._began = self._lap = time.perf_counter()
+        self._waits_for_first = True
+
+    def begin(self) -> None:
+        """An iteration begins. What actors did since the last one, such as validation, is no part of it."""
+        for pool in self._pools:
+            pool.take_busy()
+        self._began = self._lap = time.perf_counter()
+
+    def resume(self) -> None:
+        """What passed since the last stage ended belongs to none."""
+        self._lap = time.perf_counter()
+
+    def end(self, stage: str) -> None:
+        """A stage ends, which began when the one before ended."""
+        now = time.perf_counter()
+        self._seconds[stage] += now - self._lap
+        self._lap = now
+
+    def trajectory(self) -> None:
+        """A trajectory is there; the first one ends the start-up, of which validation is no part."""
+        if self._waits_for_first:
+            waited = time.perf_counter() - self._began
+            self._startup["startup_first_trajectory"] = sum(self._startup.values()) + waited
+            self._waits_for_first = False
+
+    def take(self) -> dict[str, float]:
+        """Seconds of every stage (`time_*`), the share of each actor's time without work (`idle_*`), once `startup_*`.
+
+        All counts start anew.
+        """
+        elapsed = time.perf_counter() - self._began
+        stages = {f"time_{stage}": seconds for stage, seconds in self._seconds.items()}
+        idle = {
+            f"idle_{pool.role}_{index}": max(0.0, 1.0 - busy / elapsed)
+            for pool in self._pools
+            for index, busy in enumerate(pool.take_busy())
+        }
+        taken = stages | idle | self._startup
+        self._seconds, self._startup = dict.fromkeys(STAGES, 0.0), {}
+        return taken
