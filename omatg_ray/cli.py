@@ -286,8 +286,13 @@ def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
         "--chunk-pairs",
         type=_number(int, 1),
         metavar="N",
-        help="ordered pairs of atoms per network call, and at most 256 crystals, which one worker gets at a time; more "
-        "for a large GPU, less for many workers (default 20,000)",
+        help="ordered pairs of atoms per network call; bounds memory (default 20,000)",
+    )
+    sub.add_argument(
+        "--block",
+        type=_number(int, 1),
+        metavar="N",
+        help="crystals generated and measured together, by one actor where there are several (default 256)",
     )
     sub.add_argument(
         "--ray",
@@ -328,8 +333,9 @@ def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("steps", "noise", "seed", "workers", "timeout", "device", "threads")
     values = {name: getattr(arguments, name) for name in names}
     values |= {"model": found(arguments.model, "MODEL"), "potential": found_or_named(arguments.potential)}
-    if arguments.chunk_pairs is not None:
-        values["chunk_pairs"] = arguments.chunk_pairs
+    for name in ("chunk_pairs", "block"):
+        if getattr(arguments, name) is not None:
+            values[name] = getattr(arguments, name)
     words = [word.removeprefix("ray.") for word in arguments.ray.split(",")] if arguments.ray else []
     for word in words:
         if word.startswith(("learner", "pretrain")):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError
+from omatg_ray.evaluate.bench import BLOCK
 from omatg_ray.flow.pretrain import PretrainSettings
 from omatg_ray.model import CHUNK_PAIRS, NoiseMode
 from omatg_ray.policy.annealing import LinearAnnealing
@@ -81,11 +82,8 @@ class ValidationSettings(Settings):
     steps: int | None = Field(None, ge=2, description="grid points; null: as in rollout.steps")
     noise: NoiseMode = Field("none", description="generate without noise or with the policy's")
     match_timeout: float = Field(10.0, gt=0, description="seconds that one structure match may take")
-    chunk_pairs: int = Field(
-        CHUNK_PAIRS,
-        ge=1,
-        description="ordered pairs of atoms per network call when generating, and what a worker gets at a time",
-    )
+    chunk_pairs: int = Field(CHUNK_PAIRS, ge=1, description="ordered pairs of atoms per network call when generating")
+    block: int = Field(BLOCK, ge=1, description="crystals generated and measured together, by one actor of several")
 
 
 class CheckpointSettings(Settings):

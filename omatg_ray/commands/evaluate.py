@@ -57,7 +57,7 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
         reward.require_elements(dataset.elements)
 
     with evaluation_bench(options, model, reward, progress) as bench:
-        evaluator = Evaluator(dataset, bench, options.seed, options.limit, options.chunk_pairs)
+        evaluator = Evaluator(dataset, bench, options.seed, options.limit, options.chunk_pairs, options.block)
         label = str(options.model)
         return evaluator(model, options.steps, options.noise, options.schedule, label=label, progress=progress)
 

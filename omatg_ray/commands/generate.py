@@ -16,7 +16,7 @@ from omatg_ray.commands.workforce import evaluation_bench
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.formula import cell_species
 from omatg_ray.errors import DataError
-from omatg_ray.evaluate.bench import Block, Measured, blocks_of
+from omatg_ray.evaluate.bench import Block, Measured
 from omatg_ray.evaluate.matching import Composition, compositions
 from omatg_ray.evaluate.unique import find_unique, space_groups
 from omatg_ray.model import FlowModel
@@ -88,7 +88,7 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
             seed=options.seed,
             chunk_pairs=options.chunk_pairs,
         )
-        for rows in blocks_of([len(cell) for cell in species], options.chunk_pairs)
+        for rows in torch.arange(len(species)).split(options.block)
     ]
     done: list[Measured] = []
     with (

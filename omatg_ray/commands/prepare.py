@@ -7,9 +7,7 @@ import math
 import warnings
 from dataclasses import dataclass
 
-import torch
-
-from omatg_ray.commands.setup import base_run_data, choose_device, load_splits, set_threads, warn_unfamiliar
+from omatg_ray.commands.setup import base_run_data, driver_device, load_splits, set_threads, warn_unfamiliar
 from omatg_ray.config import Config
 from omatg_ray.crystal.split import Split
 from omatg_ray.errors import ConfigError
@@ -55,15 +53,9 @@ def prepare(config: Config, progress: bool = False) -> Parts:
         raise ConfigError("base: name the model to reinforce (base=runs/.../checkpoints/best)")
     if config.reward.potential is None:
         raise ConfigError("reward.potential: name a MatGL potential, or the folder of one")
-    if config.ray.rollout.workers and config.device not in ("auto", "cpu"):
-        raise ConfigError(
-            f"device: {config.device} asked for, but with actors ray.rollout.gpus, ray.reward.gpus and "
-            "ray.learner.gpus say what computes on a GPU"
-        )
     warn_idle(config)
     set_threads(config.threads)
-    # With actors, this process only reads, writes and moves references.
-    device = torch.device("cpu") if config.ray.rollout.workers else choose_device(config.device)
+    device = driver_device(config.device, config.ray)
     start = FlowModel.load(config.base, device)
     data = config.data
     if data.file is None and data.train is None:

@@ -18,6 +18,7 @@ from omatg_ray.crystal.split import Split, split_by_composition
 from omatg_ray.crystal.write import RESERVED_NAMES, write_structures
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError
+from omatg_ray.evaluate.bench import BLOCK
 from omatg_ray.model import CHUNK_PAIRS, FlowModel, NoiseMode
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.run.atomic import write_json, write_text
@@ -48,6 +49,7 @@ class SamplingOptions:
         device: auto, cpu, cuda or cuda:N.
         threads: PyTorch's CPU threads; None leaves PyTorch its choice.
         chunk_pairs: Ordered pairs of atoms per network call.
+        block: Crystals generated and measured together, by one actor where there are several.
         ray: Actors that generate and measure; without rollout workers this process does, on `device` with `threads`.
     """
 
@@ -62,12 +64,13 @@ class SamplingOptions:
     device: str = "auto"
     threads: int | None = None
     chunk_pairs: int = CHUNK_PAIRS
+    block: int = BLOCK
     ray: RaySettings = field(default_factory=RaySettings)
 
     def prepare(self) -> torch.device:
         """Sets the threads, and gives the device of this process, which is a CPU where actors do the work."""
         set_threads(self.threads)
-        return torch.device("cpu") if self.ray.rollout.workers else choose_device(self.device)
+        return driver_device(self.device, self.ray)
 
 
 def choose_device(name: str) -> torch.device:
@@ -85,6 +88,22 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device: {name} asked for, but {torch.cuda.device_count()} CUDA devices are visible")
     return device
+
+
+def driver_device(name: str, ray: RaySettings) -> torch.device:
+    """The device of this process: the one that is named, or a CPU where actors do the work.
+
+    Raises:
+        ConfigError: The device does not exist here, or is one for a process that works itself.
+    """
+    if not ray.rollout.workers:
+        return choose_device(name)
+    if name not in ("auto", "cpu"):
+        raise ConfigError(
+            f"device: {name} asked for, but with actors ray.rollout.gpus, ray.reward.gpus and ray.learner.gpus "
+            "say what computes on a GPU"
+        )
+    return torch.device("cpu")
 
 
 def load_splits(data: DataSettings, progress: bool = False) -> Split:

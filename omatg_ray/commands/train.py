@@ -17,7 +17,7 @@ from omatg_ray.commands.setup import describe_run, kept, refuse_changes
 from omatg_ray.commands.workforce import Workforce, workforce
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
-from omatg_ray.errors import ClusterError, ConfigError, TrainingError
+from omatg_ray.errors import ClusterError, ConfigError, OmatgRayError, TrainingError
 from omatg_ray.evaluate.bench import Bench
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.report import write_report
@@ -68,29 +68,31 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
         refuse_changes(folder, config)
         if done is not None and done.iteration > config.iterations:
             raise ConfigError(f"iterations: the run has done {done.iteration} already, more than {config.iterations}")
-        try:
-            with workforce(config, parts, progress) as force:
-                if stop.requested:
-                    raise Interrupted("stopped before the first iteration")
-                if done is not None:
-                    force.crew.load_state_dict(done.learner)
-                describe_run(folder, config, parts.split)
-                if force.actors:
-                    write_json(folder.actors_path, force.actors)
+        with workforce(config, parts, progress) as force:
+            if stop.requested:
+                raise Interrupted("stopped before it began; nothing was done")
+            if done is not None:
+                force.crew.load_state_dict(done.learner)
+            describe_run(folder, config, parts.split)
+            if force.actors:
+                write_json(folder.actors_path, force.actors)
+            try:
                 iteration = _reinforce(config, parts, force, folder, done, stop, progress)
                 if not stop.requested:
                     rows = _compare(config, parts, force.bench, folder, stop, progress)
-        except (TrainingError, ClusterError) as error:
-            if folder.pointed_at("last") is None:
-                raise
-            again = f"; go on with: omatg-ray train --resume {config.run}" if isinstance(error, ClusterError) else ""
-            raise type(error)(f"{error}. {kept(folder)}{again}") from error
+            except (TrainingError, ClusterError) as error:
+                raise type(error)(f"{str(error).rstrip('.')}. {kept(folder)}{_again(config, error)}") from error
         if stop.requested:
             raise Interrupted(
                 f"stopped after iteration {iteration} of {config.iterations}; "
                 f"go on with: omatg-ray train --resume {config.run}"
             )
         return TrainResult(folder.checkpoints / "best", rows, write_report(folder.path))
+
+
+def _again(config: Config, error: OmatgRayError) -> str:
+    """How to go on after a failure that was none of the run itself."""
+    return f"; go on with: omatg-ray train --resume {config.run}" if isinstance(error, ClusterError) else ""
 
 
 def _forget_results(folder: RunFolder) -> None:
@@ -117,7 +119,12 @@ def _reinforce(
     start = 0 if done is None else done.iteration
     trainer = Trainer(config.rollout, parts.compositions, config.advantage, crew, config.seed, start)
     evaluate = Evaluator(
-        parts.split.val, force.bench, config.seed, config.validation.limit, config.validation.chunk_pairs
+        parts.split.val,
+        force.bench,
+        config.seed,
+        config.validation.limit,
+        config.validation.chunk_pairs,
+        config.validation.block,
     )
     if start < total:
         _forget_results(folder)
@@ -188,7 +195,9 @@ def _compare(
 ) -> list[dict[str, Any]]:
     """Before and after on the test split, without noise and with that of the policy; stops early if asked to."""
     test = parts.split.test
-    evaluate = Evaluator(test, bench, config.seed, chunk_pairs=config.validation.chunk_pairs)
+    evaluate = Evaluator(
+        test, bench, config.seed, chunk_pairs=config.validation.chunk_pairs, block=config.validation.block
+    )
     best = FlowModel.load(folder.checkpoints / "best", parts.model.device)
     label = f"reinforced ({folder.pointed_at('best')})"
     start = parts.start

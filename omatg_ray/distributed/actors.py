@@ -76,18 +76,18 @@ class RolloutWorker(Shell):
         super().__init__(share)
         self._model = self._sampler = model.to(self.device)
         self._policy = model.policy()
-        self._version = self._sampler_key = -1
+        self._weights_key = self._sampler_key = ""
 
     def rollout(
-        self, item: WorkItem, weights: Published, steps: int, with_base: bool
+        self, item: WorkItem, version: int, weights: Published, steps: int, with_base: bool
     ) -> tuple[Trajectory, CrystalBatch, Timed]:
         """An item by `run_item`, with a version of the policy's weights; trajectories and final crystals stay here."""
         start = time.perf_counter()
-        if weights.key != self._version:
+        if weights.key != self._weights_key:
             self._model.network.load_state_dict(ray.get(weights.ref))
-            self._version = weights.key
+            self._weights_key = weights.key
         base = self._model.description.base_distribution
-        trajectory = run_item(item, self._policy, base, steps, with_base, self.device, self._version)
+        trajectory = run_item(item, self._policy, base, steps, with_base, self.device, version)
         kept, crystals = trajectory.to("cpu"), trajectory.final().to("cpu")
         return kept, crystals, Timed(None, time.perf_counter() - start)
 

@@ -28,11 +28,9 @@ class RayBench:
     def __init__(self, staff: Staff, reward: MatGLEnergy | None) -> None:
         self.rollout, self.reward_pool = staff.pools["rollout"], staff.pools["reward"]
         self.reward, self.stol = reward, MatchSettings().stol
-        self._measured = 0
 
     def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
-        self._measured += 1
-        published = Published(self._measured, ray.put(model))
+        published = Published(ray.put(model))
         for index, block in enumerate(blocks):
             self.rollout.submit(Request(index, "generate", (replace(block, references=None), published), kept=1))
         generated: dict[int, CrystalBatch] = {}

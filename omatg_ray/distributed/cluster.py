@@ -17,7 +17,6 @@ from typing import Any
 
 import grpc
 import ray
-from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
@@ -56,7 +55,11 @@ def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
     if ray.is_initialized():
         yield Cluster(ray.get_runtime_context().gcs_address, grows=True)
         return
-    address = settings.address or os.environ.get("RAY_ADDRESS")
+    address = settings.address or os.environ.get("RAY_ADDRESS") or None
+    if address == "local":
+        address = None
+    if address is not None and address.startswith("ray://"):
+        raise ClusterError(f"{address} is an address of Ray Client; give that of the cluster itself: HOST:6379")
     if progress:
         print_line(f"joining the Ray cluster at {address}" if address else "starting a Ray on this machine")
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -97,8 +100,9 @@ def _refuse_other_session(session: str, address: str) -> None:
     Ray tells a job the address of *some* Ray on its machine; where there are two, that is a matter of luck. The folder
     that a job runs in names the session of its cluster.
     """
-    own = next((part for part in Path.cwd().parts if part.startswith("session_")), session)
-    if own != session and JOB_FOLDER in Path.cwd().parts:
+    parts = Path.cwd().parts
+    own = parts[parts.index(JOB_FOLDER) - 1] if JOB_FOLDER in parts else session
+    if own != session:
         raise ClusterError(
             f"this job belongs to the Ray of {own}, but Ray sent it to another one on this machine ({address}, "
             f"{session}); give the address of its own cluster: ray.address=HOST:PORT"
@@ -107,13 +111,14 @@ def _refuse_other_session(session: str, address: str) -> None:
 
 def _knock(address: str | None) -> None:
     """Raises where no Ray listens; Ray itself would try for minutes and then abort the process."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    host, _, port = (address or "").rpartition(":")
     if not (host and port.isdigit()) or os.environ.get("RAY_USE_TLS", "0") != "0":
         return
     if host in ("localhost", "127.0.0.1"):
         host = ray.util.get_node_ip_address()  # as Ray does
     socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
-    with grpc.insecure_channel(f"{host}:{port}") as channel:
+    # A proxy for the web is none for a cluster; Ray goes around it too.
+    with grpc.insecure_channel(f"{host}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         grpc.channel_ready_future(channel).result(timeout=SECONDS_TO_CONNECT)
 
 
@@ -133,6 +138,8 @@ def _token(token: str | None) -> Iterator[None]:
         # Ray has set the mode, and remembers the token for the next cluster that this process joins.
         for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
             os.environ.pop(name, None)
+        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+
         AuthenticationTokenLoader.instance().reset_cache()
 
 

@@ -31,14 +31,14 @@ class RayCrew:
         self.rollout, self.reward, self.learner = (staff.pools[role] for role in ("rollout", "reward", "learner"))
         self.model, self._steps, self._with_base = model, steps, with_base
         self._clock = Timings((self.rollout, self.reward, self.learner), staff.startup)
-        self._weights = ray.put(model.network.state_dict())
+        self._weights = Published(ray.put(model.network.state_dict()))
 
     def sample(self, items: Sequence[WorkItem], version: int) -> Samples:
         """Rollouts; every item goes on to a reward actor as soon as it is there."""
         self._clock.begin()
-        weights = Published(version, self._weights)
+        how = (version, self._weights, self._steps, self._with_base)
         for index, item in enumerate(items):
-            self.rollout.submit(Request(index, "rollout", (item, weights, self._steps, self._with_base), kept=2))
+            self.rollout.submit(Request(index, "rollout", (item, *how), kept=2))
         trajectories: dict[int, Any] = {}
         judged: dict[int, Judged] = {}
         for pool, answer in answers(self.rollout, self.reward):
@@ -61,7 +61,7 @@ class RayCrew:
         self._clock.end("learn")
         weights = fetch(answer.kept[0], "the learner")
         self.model.network.load_state_dict(weights)
-        self._weights = ray.put(weights)
+        self._weights = Published(ray.put(weights))
         self._clock.end("weights")
         metrics: dict[str, float] = answer.value
         return metrics

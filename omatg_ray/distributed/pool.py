@@ -19,11 +19,9 @@ from omatg_ray.errors import ClusterError, OmatgRayError
 
 logger = logging.getLogger(__name__)
 
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 PATIENCE = 60.0
 """Seconds without any result after which a message says what is still running."""
-
-
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Timed(NamedTuple):
@@ -61,15 +59,17 @@ class Answer:
 
 @dataclass(frozen=True)
 class Published:
-    """Something in the object store that actors fetch when what they have goes by another key.
+    """Something in the object store that actors fetch when they do not have it yet.
 
-    Attributes:
-        key: Such as the version of weights.
-        ref: Where it is. Inside of this it travels as a reference: Ray resolves only what is an argument itself.
+    Inside of this it travels as a reference: Ray resolves only what is an argument itself.
     """
 
-    key: int
     ref: ObjectRef[Any]
+
+    @property
+    def key(self) -> str:
+        """Differs from that of anything else ever published."""
+        return self.ref.hex()
 
 
 class Pool:
@@ -200,14 +200,15 @@ def fetch(ref: ObjectRef[Any], who: str) -> Any:
             raise error.cause from error
         if isinstance(error.cause, ObjectLostError):
             # What it was given, for example the trajectories that a learner was to learn from.
-            raise ClusterError(f"{who} cannot get what others made for it, which is lost{_nodes_gone()}") from error
+            lost = "it is lost with a node or actor"
+            raise ClusterError(f"{who} cannot get what others made for it; {lost}") from error
         raise ClusterError(f"{who} failed:\n{ANSI.sub('', str(error))}") from error
     except ActorUnavailableError as error:
-        raise ClusterError(f"{who} cannot be reached{_nodes_gone()}: {_reason(error)}") from error
+        raise ClusterError(f"{who} cannot be reached: {_reason(error)}") from error
     except RayActorError as error:
         raise ClusterError(f"{who} died: {_reason(error)}") from error
     except ObjectLostError as error:
-        raise ClusterError(f"what {who} made is lost{_nodes_gone()}") from error
+        raise ClusterError(f"what {who} made is lost with its node or actor") from error
     except RayError as error:
         raise ClusterError(f"{who}: {type(error).__name__}: {error}") from error
 
@@ -216,9 +217,5 @@ def _reason(error: RayActorError) -> str:
     """What Ray says of a dead actor, without its identifiers and its list of what else could be the reason."""
     lines = ANSI.sub("", str(error)).splitlines()
     text = " ".join(line for line in lines if not line.startswith("\t"))
-    return text.removeprefix(ActorDiedError.BASE_ERROR_MSG).partition("There are some potential root causes")[0].strip()
-
-
-def _nodes_gone() -> str:
-    gone = [node["NodeManagerAddress"] for node in ray.nodes() if not node["Alive"]]
-    return f" ({len(gone)} nodes have left the cluster, among them {gone[-1]})" if gone else ""
+    text = text.removeprefix(ActorDiedError.BASE_ERROR_MSG).partition("There are some potential root causes")[0]
+    return text.strip(" .")

@@ -7,6 +7,7 @@ and starts them anew when one has died; they then go on from the last checkpoint
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import warnings
@@ -39,8 +40,6 @@ V2: Any = ray.train
 
 RESTARTS = 3
 """How often dead workers are replaced in a run. Preempted nodes do not count."""
-SEARCHES = 2
-"""How often Ray Train looks for a place for new workers, a minute each time and silently, before the run fails."""
 GO = "go"
 
 
@@ -97,6 +96,8 @@ def _fit(recipe: Recipe, session: Session, settings: RaySettings, stopped: Calla
     # It announces nodes that are about to go, which nobody here asks for, and costs an actor.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Under a name that the next run in this folder removes, should this process be killed.
+    # Ray Train looks a minute each time for a place for new workers, silently.
+    searches = max(2, math.ceil(settings.wait / 60))
     with TemporaryDirectory(dir=session.path, prefix=".ray_train.", suffix=".tmp") as name:
         signals = Path(name)
         (signals / GO).touch()
@@ -119,7 +120,7 @@ def _fit(recipe: Recipe, session: Session, settings: RaySettings, stopped: Calla
             run_config=V2.RunConfig(
                 name="pretrain",
                 storage_path=name,
-                failure_config=V2.FailureConfig(max_failures=RESTARTS, controller_failure_limit=SEARCHES),
+                failure_config=V2.FailureConfig(max_failures=RESTARTS, controller_failure_limit=searches),
                 callbacks=[_Restarts()],
                 # Tracebacks of workers that lost another one; what ends a run is raised here.
                 logging_config=V2.LoggingConfig(log_level="CRITICAL"),
@@ -223,7 +224,8 @@ def _lead(trainer: Pretrainer, session: Session, signals: Path) -> OmatgRayError
     except OmatgRayError as failure:
         error = failure
     except torch.OutOfMemoryError as failure:
-        # New workers would have no more of it.
+        if trainer.ranks.size > 1:
+            raise  # the others wait for this rank in the middle of an epoch; its end is what they notice
         error = TrainingError(f"{failure}; lower pretrain.batch_size, or use more workers")
     trainer.ranks.from_first(None)
     return error

@@ -159,8 +159,8 @@ def _ready(pools: dict[str, Pool]) -> list[dict[str, Any]]:
             logger.warning("after %.0f s these actors have not started: %s", time.perf_counter() - start, names)
             if time.perf_counter() - start > SECONDS_TO_START:
                 raise ClusterError(
-                    f"after {SECONDS_TO_START} s these actors have not started: {names}; `ray status` and the logs of "
-                    "their nodes (`ray logs`) may say why"
+                    f"after {SECONDS_TO_START} s these actors have not started: {names}; the logs of Ray on their "
+                    "nodes (/tmp/ray/session_latest/logs) may say why"
                 )
         for ref in ready:
             role, index = calls[ref]

@@ -6,30 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.evaluate.matching import Matcher, MatchResult
-from omatg_ray.model import CHUNK_PAIRS, FlowModel, NoiseMode, chunks_by_pairs
+from omatg_ray.model import CHUNK_PAIRS, FlowModel, NoiseMode
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.reward.energy import MatGLEnergy
 
-# Crystals of a block at most: few enough for a moving bar and for many workers.
 BLOCK = 256
+"""Crystals generated, matched and weighed together, unless the caller says otherwise.
 
-
-def blocks_of(sizes: Sequence[int], chunk_pairs: int) -> list[Tensor]:
-    """Consecutive rows (b,) that are generated, matched and weighed together: one network call's worth, or `BLOCK`.
-
-    Sums depend on them in their last bits, so that the number of workers has no part in them.
-
-    Args:
-        sizes: Atoms of every cell.
-        chunk_pairs: Ordered pairs of atoms per network call. Less spreads a job over more workers.
-    """
-    chunks = (torch.tensor(chunk) for chunk in chunks_by_pairs(sizes, chunk_pairs))
-    return [rows for chunk in chunks for rows in chunk.split(BLOCK)]
+Sums depend on it in their last bits, so that the number of workers has no part in it.
+"""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.evaluate.bench import Bench, Block, Measured, blocks_of
+from omatg_ray.evaluate.bench import BLOCK, Bench, Block, Measured
 from omatg_ray.evaluate.metrics import (
     CSPMetrics,
     crmse,
@@ -81,6 +81,7 @@ class Evaluator:
         seed: Seed of x_0 and noise.
         limit: Use at most so many of them, spread over the data set; a crystal keeps the seed of its row there.
         chunk_pairs: Ordered pairs of atoms per network call.
+        block: Crystals generated, matched and weighed together.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Evaluator:
         seed: int,
         limit: int | None = None,
         chunk_pairs: int = CHUNK_PAIRS,
+        block: int = BLOCK,
     ) -> None:
         self._rows = spread_rows(len(references), limit)
         self.references, self.bench, self.seed, self.chunk_pairs = (
@@ -100,7 +102,7 @@ class Evaluator:
         )
         crystals = self.references.crystals
         self._species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
-        self._blocks = blocks_of(crystals.layout.sizes, chunk_pairs)
+        self._blocks = torch.arange(len(crystals)).split(block)
 
     @cached_property
     def reference_energy(self) -> Tensor | None:

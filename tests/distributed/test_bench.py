@@ -10,18 +10,15 @@ import pytest
 from omatg_ray.commands.train import TrainResult
 from tests.distributed.conftest import Command, Workshop
 
+BLOCKS = ("--block", 2)
+"""Several blocks even of few crystals, so that they spread over actors."""
 ACTORS = ("--ray", "rollout.workers=2,reward.workers=1")
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several blocks even of few crystals, so that they spread over actors."""
-    monkeypatch.setattr("omatg_ray.evaluate.bench.BLOCK", 2)
-
-
-@pytest.mark.usefixtures("cluster", "small_blocks")
+@pytest.mark.usefixtures("cluster")
 def test_evaluate(workshop: Workshop, trained: TrainResult, command: Command, tmp_path: Path) -> None:
-    words = ["evaluate", trained.model, "--data", workshop.data, "--steps", 5, "--noise", "policy", "--threads", 1]
+    words = ["evaluate", trained.model, "--data", workshop.data, "--steps", 5, "--noise", "policy"]
+    words += ["--threads", 1, *BLOCKS]
     alone = command(*words, "--json", tmp_path / "alone.json", "--out", tmp_path / "alone.extxyz")
     actors = command(*words, "--json", tmp_path / "ray.json", "--out", tmp_path / "ray.extxyz", *ACTORS)
     assert alone.code == actors.code == 0, actors.err
@@ -31,17 +28,17 @@ def test_evaluate(workshop: Workshop, trained: TrainResult, command: Command, tm
     assert (tmp_path / "alone.extxyz").read_bytes() == (tmp_path / "ray.extxyz").read_bytes()
 
 
-@pytest.mark.usefixtures("cluster", "small_blocks")
+@pytest.mark.usefixtures("cluster")
 def test_evaluate_without_a_potential(workshop: Workshop, base: Path, command: Command, tmp_path: Path) -> None:
-    words = ["evaluate", base, "--data", workshop.data, "--steps", 4, "--potential", "none", "--threads", 1]
+    words = ["evaluate", base, "--data", workshop.data, "--steps", 4, "--potential", "none", "--threads", 1, *BLOCKS]
     alone, actors = command(*words), command(*words, *ACTORS)
     assert alone.code == actors.code == 0, actors.err
     assert alone.out == actors.out
 
 
-@pytest.mark.usefixtures("cluster", "small_blocks")
+@pytest.mark.usefixtures("cluster")
 def test_generate(workshop: Workshop, trained: TrainResult, command: Command, tmp_path: Path) -> None:
-    words = ["generate", trained.model, "--formula", "NaCl", "MgO", "-n", 7, "--steps", 5, "--threads", 1]
+    words = ["generate", trained.model, "--formula", "NaCl", "MgO", "-n", 7, "--steps", 5, "--threads", 1, *BLOCKS]
     words += ["--potential", workshop.potential, "--out"]
     alone = command(*words, tmp_path / "alone.extxyz")
     actors = command(*words, tmp_path / "ray.extxyz", *ACTORS)

@@ -53,10 +53,10 @@ class Copyist:
         return self.change(self.crystals.select(rows), rows)
 
 
-def evaluated(references: CrystalDataset, change: Any) -> Any:
+def evaluated(references: CrystalDataset, change: Any, block: int = 256) -> Any:
     model = Copyist(references.crystals, change)
     with Matcher() as matcher:
-        evaluator = Evaluator(references, LocalBench(matcher, cast(MatGLEnergy, Volume())), seed=0)
+        evaluator = Evaluator(references, LocalBench(matcher, cast(MatGLEnergy, Volume())), seed=0, block=block)
         return evaluator(cast(FlowModel, model), steps=10, label="copy"), model
 
 
@@ -89,10 +89,9 @@ def test_rows_that_collapse_are_counted_and_weighed_at_the_cap() -> None:
     assert rows["energy_per_atom"][0] is None and rows["rmse"][0] is None
 
 
-def test_rows_keep_their_place_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omatg_ray.evaluate.bench.BLOCK", 2)
+def test_rows_keep_their_place_over_several_blocks() -> None:
     references = dataset(5)
-    result, model = evaluated(references, lambda crystals, rows: crystals)
+    result, model = evaluated(references, lambda crystals, rows: crystals, block=2)
     assert model.asked == [[0, 1], [2, 3], [4]]
     assert torch.equal(result.crystals.cell, references.crystals.cell)
     assert result.relative_energy.tolist() == [0.0] * 5
