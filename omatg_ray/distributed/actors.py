@@ -161,7 +161,7 @@ class LearnerWorker(Shell):
 
     def state_dict(self) -> Timed:
         """The optimizer's state."""
-        return Timed({name: value.cpu().contiguous() for name, value in self._learner.state_dict().items()}, 0.0)
+        return Timed(self._learner.state_dict(), 0.0)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> Timed:
         """Inverse of `state_dict`."""

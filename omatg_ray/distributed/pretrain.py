@@ -95,9 +95,9 @@ def _fit(recipe: Recipe, session: Session, settings: RaySettings, stopped: Calla
     share = settings.pretrain
     # It announces nodes that are about to go, which nobody here asks for, and costs an actor.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    # Under a name that the next run in this folder removes, should this process be killed.
     # Ray Train looks a minute each time for a place for new workers, silently.
     searches = max(2, math.ceil(settings.wait / 60))
+    # Under a name that the next run in this folder removes, should this process be killed.
     with TemporaryDirectory(dir=session.path, prefix=".ray_train.", suffix=".tmp") as name:
         signals = Path(name)
         (signals / GO).touch()

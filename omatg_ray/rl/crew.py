@@ -109,7 +109,7 @@ class LocalCrew:
         return seconds
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {name: value.cpu().contiguous() for name, value in self.learner.state_dict().items()}
+        return self.learner.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.learner.load_state_dict(state)

@@ -190,8 +190,8 @@ class Learner:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Optimizer state as named tensors; the weights belong to the model."""
-        return flatten_optimizer(self.optimizer)
+        """Optimizer state as named tensors on the CPU, ready for a file; the weights belong to the model."""
+        return {name: value.cpu().contiguous() for name, value in flatten_optimizer(self.optimizer).items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Inverse of `state_dict`."""
