@@ -46,13 +46,13 @@ def prepare(config: Config, progress: bool = False) -> Parts:
         ConfigError: `base`, `reward.potential` or the crystals are not named; or the base acts on fields that the new
             policy would freeze.
         ModelError: The base cannot be read.
-        DataError: The crystals cannot be read.
+        DataError: The crystals cannot be read; or a bundled file is missing or damaged.
         PotentialError: The potential cannot be loaded or does not know an element of the crystals.
     """
     if config.base is None:
-        raise ConfigError("base: name the model to reinforce (base=runs/.../checkpoints/best)")
+        raise ConfigError("base: name the model to reinforce (base=runs/..., or base=bundled)")
     if config.reward.potential is None:
-        raise ConfigError("reward.potential: name a MatGL potential, or the folder of one")
+        raise ConfigError("reward.potential: name a MatGL potential, the folder of one, or bundled")
     warn_idle(config)
     set_threads(config.threads)
     device = driver_device(config.device, config.ray)
@@ -64,6 +64,7 @@ def prepare(config: Config, progress: bool = False) -> Parts:
     reward = MatGLEnergy(
         config.reward.potential,
         invalid_energy=config.reward.invalid_energy,
+        repulsion=config.reward.repulsion,
         device=device,
         chunk_edges=config.reward.chunk_edges,
     )

@@ -47,6 +47,8 @@ class MatGLEnergy:
         cap: Whether valid energies are bounded. Without (the published reward), a valid structure can score below an
             invalid one.
         own_images: Whether the distance of a site to its own periodic images is checked; see `check_validity`.
+        repulsion: Whether overlapping atoms get the repulsion of `omatg_ray.reward.repulsion`. Without (MatGL's own
+            energies), most potentials have holes there, which a policy finds.
         device: Where the potential is put if it is loaded here.
         chunk_edges: See `Potential.energies`.
 
@@ -67,12 +69,13 @@ class MatGLEnergy:
         invalid_energy: float = 3.0,
         cap: bool = True,
         own_images: bool = True,
+        repulsion: bool = True,
         device: torch.device | str = "cpu",
         chunk_edges: int | None = None,
     ) -> None:
         self.potential = load_potential(potential, device) if isinstance(potential, str | Path) else potential
         self.invalid_energy, self.cap, self.own_images = invalid_energy, cap, own_images
-        self.chunk_edges = chunk_edges
+        self.repulsion, self.chunk_edges = repulsion, chunk_edges
 
     def to(self, device: torch.device | str) -> MatGLEnergy:
         """Its potential moved to a device, in place."""
@@ -123,7 +126,7 @@ class MatGLEnergy:
     def _energies(self, crystals: CrystalBatch, indices: list[int]) -> Tensor:
         """Energies in eV, NaN for structures that the potential fails on; the others of their chunk are not lost."""
         try:
-            return self.potential.energies(crystals, self.chunk_edges)
+            return self.potential.energies(crystals, self.chunk_edges, repulsion=self.repulsion)
         except OmatgRayError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever goes wrong in the network or on the device (out of memory)

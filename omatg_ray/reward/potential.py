@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from omatg_ray.bundle import asset, is_bundled
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from omatg_ray.errors import DataError, PotentialError
 
@@ -89,6 +90,7 @@ class Potential:
         self.elements = frozenset(numbers)
         self._node_types = torch.full((MAX_ATOMIC_NUMBER + 1,), -1)
         self._node_types[numbers] = torch.arange(len(numbers))
+        self._numbers = torch.tensor(numbers)
 
     def __repr__(self) -> str:
         return f"Potential({self.name!r}, {len(self.elements)} elements, {self.fingerprint}, {self.device})"
@@ -114,7 +116,7 @@ class Potential:
                 f"potential {self.name} does not know {symbols}; leave these elements out or use one that knows them"
             )
 
-    def energies(self, crystals: CrystalBatch, chunk_edges: int | None = None) -> Tensor:
+    def energies(self, crystals: CrystalBatch, chunk_edges: int | None = None, *, repulsion: bool = True) -> Tensor:
         """Energies in eV per structure.
 
         Args:
@@ -122,6 +124,8 @@ class Potential:
                 may take very long.
             chunk_edges: Directed neighbour pairs evaluated at once; changes time and memory, and energies only by
                 rounding. Default: `CPU_CHUNK_EDGES` on a CPU, `DEVICE_CHUNK_EDGES` elsewhere.
+            repulsion: Whether overlapping atoms get the energy of `omatg_ray.reward.repulsion` on top. Without, and for
+                structures in which no atoms overlap, energies are MatGL's own.
 
         Returns:
             (B,), float64, on the CPU.
@@ -131,6 +135,7 @@ class Potential:
             DataError: A structure is not finite or its cell spans no volume.
         """
         from omatg_ray.reward.graph import graph_chunks
+        from omatg_ray.reward.repulsion import graph_repulsion
 
         self.require_elements(crystals.species.unique().tolist())
         if chunk_edges is None:
@@ -138,8 +143,11 @@ class Potential:
         energies = [torch.zeros(0, dtype=torch.float64)]
         with torch.no_grad():
             for graph, cell in graph_chunks(crystals, self._node_types, self.cutoff, chunk_edges):
-                energy = self._module(graph.to(self.device), cell.to(self.device))[0]
-                energies.append(energy.double().view(-1).cpu())
+                graph, cell = graph.to(self.device), cell.to(self.device)
+                energy = self._module(graph, cell)[0].double().view(-1)
+                if repulsion:
+                    energy = energy + graph_repulsion(graph, cell, self._numbers.to(self.device), self.cutoff)
+                energies.append(energy.cpu())
         return torch.cat(energies)
 
 
@@ -161,12 +169,14 @@ def load_potential(name_or_folder: str | Path, device: torch.device | str = "cpu
     counts and default dtypes stay as they are.
 
     Args:
-        name_or_folder: A folder, or a name ("TensorNet-PES-MatPES-PBE-2025.2" or "owner/name") that is fetched from the
-            hub of MatGL's models and kept in MatGL's cache.
+        name_or_folder: A folder; "bundled" for the potential of this package; or a name
+            ("TensorNet-PES-MatPES-PBE-2025.2" or "owner/name") that is fetched from the hub of MatGL's models and kept
+            in MatGL's cache.
         device: Where energies shall be evaluated.
 
     Raises:
         PotentialError: Nothing of that name, unreadable or incompatible weights, or a wrong known energy.
+        DataError: A file of the bundled potential is missing or damaged.
     """
     folder = _find(name_or_folder)
     name = str(name_or_folder)
@@ -180,6 +190,8 @@ def load_potential(name_or_folder: str | Path, device: torch.device | str = "cpu
 
 def _find(name_or_folder: str | Path) -> Path:
     """The folder of the weights, which for a name is in MatGL's cache."""
+    if is_bundled(name_or_folder):
+        return asset("potential")
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
         missing = [file for file in WEIGHT_FILES if not (folder / file).is_file()]

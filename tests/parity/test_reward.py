@@ -31,7 +31,7 @@ class GivenEnergies:
         first = crystals.pos[crystals.ptr[:-1]]
         return [tuple(row) for row in torch.cat([crystals.cell.flatten(1), first], dim=1).tolist()]
 
-    def energies(self, crystals: CrystalBatch, chunk_edges: int | None = None) -> Tensor:
+    def energies(self, crystals: CrystalBatch, chunk_edges: int | None = None, *, repulsion: bool) -> Tensor:
         per_atom = torch.tensor([self.energy_per_atom[key] for key in self.keys(crystals)], dtype=torch.float64)
         return per_atom * crystals.n_atoms
 

@@ -27,7 +27,7 @@ class FakePotential:
         self.energy = energy
         self.shown: list[list[float]] = []
 
-    def energies(self, crystals: CrystalBatch, chunk_edges: int | None = None) -> Tensor:
+    def energies(self, crystals: CrystalBatch, chunk_edges: int | None = None, *, repulsion: bool) -> Tensor:
         self.require_elements(crystals.species.tolist())
         self.shown.append(crystals.cell[:, 0, 0].tolist())
         return self.energy(crystals)
