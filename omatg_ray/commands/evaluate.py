@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omatg_ray.bundle import crystals, is_bundled
 from omatg_ray.commands.setup import SamplingOptions, warn_noiseless, warn_unfamiliar
 from omatg_ray.commands.workforce import evaluation_bench
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
-from omatg_ray.evaluate.metrics import COLUMNS
+from omatg_ray.evaluate.metrics import measured_columns
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.atomic import write_json
@@ -24,12 +25,12 @@ class EvaluateOptions(SamplingOptions):
     """What to evaluate. Without a potential, that which rewarded the model; "none" measures no energies.
 
     Attributes:
-        data: File of reference crystals.
+        data: File of reference crystals, or bundled: the test split of the bundled ones.
         limit: Use this many references, spread over the file; None uses all.
         invalid_energy: eV/atom that invalid crystals count in the capped mean.
     """
 
-    data: Path
+    data: str | Path
     limit: int | None = None
     invalid_energy: float = 3.0
 
@@ -45,7 +46,8 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
     """
     device = options.prepare()
     model = FlowModel.load(options.model, device)
-    dataset = read_dataset(options.data, progress=progress)
+    data = crystals("test") if is_bundled(options.data) else options.data
+    dataset = read_dataset(data, progress=progress)
     warn_unfamiliar(model, dataset.elements, dataset.sizes)
     warn_noiseless(model, options.noise)
     potential = options.potential or model.description.potential
@@ -69,11 +71,15 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Evaluations (as `Evaluation.as_dict` gives them) as a plain-text table, one line each."""
-    lines = [["", *(column.short for column in COLUMNS.values())]]
+    """Evaluations (as `Evaluation.as_dict` gives them) as a plain-text table, one line each.
+
+    Metrics that no evaluation has are left out.
+    """
+    columns = measured_columns(row["metrics"] for row in rows)
+    lines = [["", *(column.short for column in columns.values())]]
     for row in rows:
         metrics = row["metrics"]
-        cells = ["-" if metrics[key] is None else column.form.format(metrics[key]) for key, column in COLUMNS.items()]
+        cells = ["-" if metrics[key] is None else column.form.format(metrics[key]) for key, column in columns.items()]
         lines.append([row["label"], *cells])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)

@@ -26,7 +26,7 @@ from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item
 
 if TYPE_CHECKING:
-    from omatg_ray.evaluate.bench import Block
+    from omatg_ray.evaluate.bench import Block, Comparisons
     from omatg_ray.reward.energy import MatGLEnergy
 
 # Packages that cost seconds to import; which of them an actor has is part of what it says of itself.
@@ -126,12 +126,12 @@ class RewardWorker(Shell):
         judged = judge(crystals, self._reward)
         return Timed(judged, time.perf_counter() - start)
 
-    def assess(self, crystals: CrystalBatch, references: CrystalBatch | None) -> Timed:
-        """Energies of a generated block and its matches with the references."""
+    def assess(self, crystals: CrystalBatch, comparisons: Comparisons | None) -> Timed:
+        """Energies of a generated block and its matches with known crystals."""
         from omatg_ray.evaluate.bench import assess
 
         start = time.perf_counter()
-        found = assess(crystals, references, self._matcher, self._reward)
+        found = assess(crystals, comparisons, self._matcher, self._reward)
         return Timed(found, time.perf_counter() - start)
 
 

@@ -32,7 +32,7 @@ class RayBench:
     def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
         published = Published(ray.put(model))
         for index, block in enumerate(blocks):
-            self.rollout.submit(Request(index, "generate", (replace(block, references=None), published), kept=1))
+            self.rollout.submit(Request(index, "generate", (replace(block, comparisons=None), published), kept=1))
         generated: dict[int, CrystalBatch] = {}
         measured: dict[int, Measured] = {}
         following = 0
@@ -40,7 +40,7 @@ class RayBench:
             index = answer.index
             if pool is self.rollout:
                 (crystals,) = answer.kept
-                self.reward_pool.submit(Request(index, "assess", (crystals, blocks[index].references)))
+                self.reward_pool.submit(Request(index, "assess", (crystals, blocks[index].comparisons)))
                 generated[index] = fetch(crystals, "a rollout actor")
             else:
                 measured[index] = Measured(generated.pop(index), *answer.value)

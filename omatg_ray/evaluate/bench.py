@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from torch import Tensor
 
@@ -22,6 +22,25 @@ Sums depend on it in their last bits, so that the number of workers has no part 
 
 
 @dataclass(frozen=True)
+class Comparisons:
+    """What to match generated crystals with.
+
+    Attributes:
+        references: Known crystals.
+        pairs: Which are compared: (place in the block, place in `references`).
+    """
+
+    references: CrystalBatch
+    pairs: Sequence[tuple[int, int]]
+
+    @classmethod
+    def among(cls, known: CrystalBatch, pairs: Sequence[tuple[int, int]]) -> Self:
+        """With only those of many known crystals that pairs (place in the block, place in `known`) name."""
+        place = {name: place for place, name in enumerate(dict.fromkeys(name for _, name in pairs))}
+        return cls(known.select(list(place)), [(row, place[name]) for row, name in pairs])
+
+
+@dataclass(frozen=True)
 class Block:
     """Crystals to generate together.
 
@@ -32,7 +51,7 @@ class Block:
         noise: Without noise or with the policy's.
         schedule: Annealing in place of the model's own.
         seed: Seed of x_0 and noise.
-        references: What to match row by row; None matches nothing.
+        comparisons: What to match them with; None matches nothing.
         chunk_pairs: Ordered pairs of atoms per network call.
     """
 
@@ -42,7 +61,7 @@ class Block:
     noise: NoiseMode = "none"
     schedule: LinearAnnealing | None = None
     seed: int = 0
-    references: CrystalBatch | None = None
+    comparisons: Comparisons | None = None
     chunk_pairs: int = CHUNK_PAIRS
 
     def generate(self, model: FlowModel) -> CrystalBatch:
@@ -59,7 +78,7 @@ class Measured:
     Attributes:
         crystals: B crystals.
         energy: eV/atom (B,), NaN where invalid or failed; None without a potential.
-        match: Against the references of the block; None without.
+        match: One row for each pair of the block's comparisons; None without.
     """
 
     crystals: CrystalBatch
@@ -101,7 +120,7 @@ class LocalBench:
     def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
         for block in blocks:
             crystals = block.generate(model)
-            yield Measured(crystals, *assess(crystals, block.references, self.matcher, self.reward))
+            yield Measured(crystals, *assess(crystals, block.comparisons, self.matcher, self.reward))
 
     def weigh(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
         assert self.reward is not None
@@ -110,9 +129,9 @@ class LocalBench:
 
 
 def assess(
-    crystals: CrystalBatch, references: CrystalBatch | None, matcher: Matcher, reward: MatGLEnergy | None
+    crystals: CrystalBatch, comparisons: Comparisons | None, matcher: Matcher, reward: MatGLEnergy | None
 ) -> tuple[Tensor | None, MatchResult | None]:
-    """Energies and matches of a block, as far as there are a potential and references."""
-    match = None if references is None else matcher.pairs(crystals, references)
+    """Energies and matches of a block, as far as there are a potential and something to compare with."""
+    match = None if comparisons is None else matcher.listed(crystals, comparisons.references, comparisons.pairs)
     energy = None if reward is None else reward(crystals).values["energy_per_atom"]
     return energy, match

@@ -1,7 +1,9 @@
-"""Evaluation of a sampler: one crystal per reference, matched and weighed against it."""
+"""Evaluation of a sampler: one crystal per reference, matched and weighed against it and its polymorphs."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +13,8 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.evaluate.bench import BLOCK, Bench, Block, Measured
+from omatg_ray.evaluate.bench import BLOCK, Bench, Block, Comparisons, Measured
+from omatg_ray.evaluate.matching import MatchResult
 from omatg_ray.evaluate.metrics import (
     CSPMetrics,
     crmse,
@@ -22,6 +25,7 @@ from omatg_ray.evaluate.metrics import (
     relative_energy_median,
     rmse,
 )
+from omatg_ray.evaluate.polymorphs import Matches, Polymorphs, matches_to
 from omatg_ray.model import CHUNK_PAIRS, FlowModel, NoiseMode
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.reward.validity import check_validity
@@ -38,6 +42,7 @@ class Evaluation:
         crystals: Generated crystals, one per reference.
         valid: (n,) bool.
         match: RMSE to the reference, NaN where there is no match (n,).
+        polymorph: Id of the known polymorph that each matches most closely, if any; None if no composition has several.
         energy: eV/atom, NaN where invalid (n,); None without a potential.
         relative_energy: Energy over that of the reference (n,), likewise.
         settings: Label, steps, noise, seed, annealing, potential: what was asked for.
@@ -48,6 +53,7 @@ class Evaluation:
     crystals: CrystalBatch
     valid: Tensor
     match: Tensor
+    polymorph: list[str | None] | None
     energy: Tensor | None
     relative_energy: Tensor | None
     settings: dict[str, Any]
@@ -60,6 +66,8 @@ class Evaluation:
             "valid": self.valid.tolist(),
             "rmse": _plain(self.match),
         }
+        if self.polymorph is not None:
+            per_structure["polymorph"] = self.polymorph
         if self.energy is not None and self.relative_energy is not None:
             per_structure |= {
                 "energy_per_atom": _plain(self.energy),
@@ -74,6 +82,9 @@ def _plain(values: Tensor) -> list[float | None]:
 
 class Evaluator:
     """Evaluates samplers on one data set, always from the same seed: x_0 and noise of a row never change.
+
+    A generated crystal is compared with the reference of its row, and with all other crystals of the data set that have
+    its reduced composition (`Polymorphs`), also those that a limit leaves out.
 
     Args:
         references: One crystal is generated for each, with its atoms.
@@ -94,15 +105,19 @@ class Evaluator:
         block: int = BLOCK,
     ) -> None:
         self._rows = spread_rows(len(references), limit)
-        self.references, self.bench, self.seed, self.chunk_pairs = (
-            references.select(self._rows),
-            bench,
-            seed,
-            chunk_pairs,
-        )
+        self._known, self.references = references, references.select(self._rows)
+        self.bench, self.seed, self.chunk_pairs, self._block = bench, seed, chunk_pairs, block
         crystals = self.references.crystals
         self._species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
         self._blocks = torch.arange(len(crystals)).split(block)
+        self._polymorphs = Polymorphs(references.crystals, self._rows)
+        self._pairs = [self._compared(rows.tolist()) for rows in self._blocks]
+
+    def _compared(self, rows: Sequence[int]) -> list[tuple[int, int]]:
+        """Pairs (place in a block, row of the data set): first every row's reference, then the other polymorphs."""
+        own = [(place, self._rows[row]) for place, row in enumerate(rows)]
+        polymorphs = self._polymorphs.of_row
+        return own + [(i, known) for i, reference in own for known in polymorphs[rows[i]] if known != reference]
 
     @cached_property
     def reference_energy(self) -> Tensor | None:
@@ -111,6 +126,19 @@ class Evaluator:
             return None
         crystals = self.references.crystals
         return torch.cat(list(self.bench.weigh([crystals.select(rows) for rows in self._blocks])))
+
+    @cached_property
+    def _lowest(self) -> list[int | None] | None:
+        """Lowest polymorph that the cell of a row can hold, as a row of the data set; None without a potential."""
+        if self.reference_energy is None:
+            return None
+        crystals = self._known.crystals
+        energy = dict(zip(self._rows, self.reference_energy.tolist(), strict=True))
+        others = sorted({known for places in self._polymorphs.of_row for known in places} - energy.keys())
+        batches = [others[start : start + self._block] for start in range(0, len(others), self._block)]
+        for batch, found in zip(batches, self.bench.weigh([crystals.select(batch) for batch in batches]), strict=True):
+            energy.update(zip(batch, found.tolist(), strict=True))
+        return self._polymorphs.lowest(energy)
 
     def __call__(
         self,
@@ -131,7 +159,7 @@ class Evaluator:
             label: What tables, reports and the progress bar call this evaluation.
             progress: Show a progress bar.
         """
-        references, reward = self.references.crystals, self.bench.reward
+        reward = self.bench.reward
         blocks = [
             Block(
                 species=[self._species[row] for row in rows],
@@ -140,32 +168,41 @@ class Evaluator:
                 noise=noise,
                 schedule=schedule,
                 seed=self.seed,
-                references=references.select(rows),
+                comparisons=Comparisons.among(self._known.crystals, pairs),
                 chunk_pairs=self.chunk_pairs,
             )
-            for rows in self._blocks
+            for rows, pairs in zip(self._blocks, self._pairs, strict=True)
         ]
         done: list[Measured] = []
-        with Progress(len(references), label or "evaluate", shown=progress) as bar:
+        with Progress(len(self.references), label or "evaluate", shown=progress) as bar:
             for measured in self.bench.measure(model, blocks):
                 done.append(measured)
                 bar.advance(steps=len(measured.crystals))
         crystals, matches = CrystalBatch.cat(one.crystals for one in done), [one.match for one in done if one.match]
-        rmse_of_row = torch.cat([match.rmse for match in matches])
+        rmse_of_row = torch.cat([match.rmse[: len(one.crystals)] for one, match in zip(done, matches, strict=True)])
         valid = check_validity(crystals).valid
         energy = relative = None
-        energy_metrics: dict[str, float] = {}
+        where_known: dict[str, Any] = {}
         if reward is not None and self.reference_energy is not None:
             reference = self.reference_energy
             energy = torch.cat([one.energy for one in done if one.energy is not None])
             relative = energy - reference
-            energy_metrics = {
+            where_known |= {
                 "relative_energy_mean": relative_energy_mean(energy, reference, valid),
                 "relative_energy_median": relative_energy_median(energy, reference, valid),
                 "relative_energy_mean_capped": relative_energy_mean_capped(
                     energy, reference, valid, reward.invalid_energy
                 ),
             }
+        polymorph = None
+        if self._polymorphs.exist:
+            found = self._found(matches)
+            nearest = [min(of_row, key=of_row.__getitem__, default=None) for of_row in found]
+            polymorph = [None if known is None else self._known.ids[known] for known in nearest]
+            where_known["match_any"] = self._polymorphs.match_any(found)
+            if self._lowest is not None:
+                to_lowest = matches_to(found, self._lowest)
+                where_known |= {"match_lowest": match_rate(to_lowest), "n_polymorphic": len(to_lowest)}
         metrics = CSPMetrics(
             n=len(crystals),
             match_rate=match_rate(rmse_of_row),
@@ -174,7 +211,7 @@ class Evaluator:
             invalid_share=invalid_share(valid),
             timed_out=sum(match.timed_out for match in matches),
             failed=sum(match.failed for match in matches),
-            **energy_metrics,
+            **where_known,
         )
         annealing = schedule or model.description.annealing
         settings = {
@@ -186,7 +223,18 @@ class Evaluator:
             "annealing": None if annealing is None else annealing.model_dump(),
             "potential": None if reward is None else reward.potential.name,
         }
-        return Evaluation(metrics, self.references.ids, crystals, valid, rmse_of_row, energy, relative, settings)
+        ids = self.references.ids
+        return Evaluation(metrics, ids, crystals, valid, rmse_of_row, polymorph, energy, relative, settings)
+
+    def _found(self, matches: Sequence[MatchResult]) -> Sequence[Matches]:
+        """Polymorphs that the crystals of all rows match."""
+        found: list[dict[int, float]] = [{} for _ in self._rows]
+        for rows, pairs, match in zip(self._blocks, self._pairs, matches, strict=True):
+            for (place, known), value in zip(pairs, match.rmse.tolist(), strict=True):
+                row = int(rows[place])
+                if known in self._polymorphs.of_row[row] and not math.isnan(value):
+                    found[row][known] = value
+        return found
 
 
 def spread_rows(total: int, limit: int | None) -> list[int]:

@@ -46,7 +46,7 @@ class MatchSettings:
 
 @dataclass(frozen=True)
 class MatchResult:
-    """Matches of many rows.
+    """Matches of many rows: pairs of crystals, or references.
 
     Attributes:
         rmse: Root mean square displacement in units of (V/N)^(1/3), float64 (rows,); NaN = no match.
@@ -120,9 +120,30 @@ class Matcher:
         """
         if len(generated) != len(reference):
             raise DataError(f"{len(generated)} generated crystals cannot be matched with {len(reference)} references")
-        pairs = zip(self._keys(generated), self._keys(reference), strict=True)
-        rows = [(i, i) for i, (ours, theirs) in enumerate(pairs) if ours is not None and ours == theirs]
-        return self._best(generated, reference, rows, progress)
+        return self.listed(generated, reference, [(i, i) for i in range(len(generated))], progress=progress)
+
+    def listed(
+        self,
+        generated: CrystalBatch,
+        reference: CrystalBatch,
+        pairs: Sequence[tuple[int, int]],
+        *,
+        progress: str | None = None,
+    ) -> MatchResult:
+        """Match the pairs (generated, reference) of a list: `rmse` has one entry per pair.
+
+        Args:
+            generated: Generated crystals.
+            reference: References.
+            pairs: Places in the two; each comparison of the list is made once.
+            progress: Title of a progress bar; None shows none.
+        """
+        ours, theirs = self._keys(generated), self._keys(reference)
+        kept = [k for k, (i, j) in enumerate(pairs) if ours[i] is not None and ours[i] == theirs[j]]
+        found = self._compare(generated, reference, [pairs[k] for k in kept], progress)
+        rmse = torch.full((len(pairs),), math.nan, dtype=torch.float64)
+        rmse[kept] = found.rmse
+        return MatchResult(rmse, found.timed_out, found.failed)
 
     def best(self, generated: CrystalBatch, reference: CrystalBatch, *, progress: str | None = None) -> MatchResult:
         """Match every reference against all generated crystals of its composition, the basis of METRe.
@@ -135,28 +156,29 @@ class Matcher:
         for i, key in enumerate(self._keys(generated)):
             of_key[key].append(i)
         keys = enumerate(self._keys(reference))
-        rows = [(i, j) for j, key in keys if key is not None for i in of_key.get(key, [])]
-        return self._best(generated, reference, rows, progress)
+        pairs = [(i, j) for j, key in keys if key is not None for i in of_key.get(key, [])]
+        found = self._compare(generated, reference, pairs, progress)
+        of_pair = torch.tensor([j for _, j in pairs], dtype=torch.long)
+        smallest = torch.full((len(reference),), math.inf, dtype=torch.float64)
+        smallest = smallest.scatter_reduce(0, of_pair, found.rmse.nan_to_num(nan=math.inf), "amin")
+        return MatchResult(smallest.where(smallest.isfinite(), math.nan), found.timed_out, found.failed)
 
     def _keys(self, crystals: CrystalBatch) -> list[Composition | None]:
         """What two crystals must have in common to be compared; None = never."""
         valid = check_validity(crystals, own_images=self.own_images).valid.tolist()
         return [key if ok else None for key, ok in zip(compositions(crystals, self.reduced), valid, strict=True)]
 
-    def _best(
-        self, generated: CrystalBatch, reference: CrystalBatch, rows: list[tuple[int, int]], progress: str | None
+    def _compare(
+        self, generated: CrystalBatch, reference: CrystalBatch, pairs: list[tuple[int, int]], progress: str | None
     ) -> MatchResult:
-        """Smallest RMSE of every reference over the rows (generated, reference) that name it."""
+        """RMSE of pairs (generated, reference) that may be compared."""
         left, right, tolerances = (to_arrays(generated), to_arrays(reference), astuple(self.settings))
-        calls = [(left[i], right[j], *tolerances) for i, j in rows]
-        rmse = torch.full((len(reference),), math.inf, dtype=torch.float64)
-        outcomes = run_all(self._pool, calls, [f"generated {i} and reference {j}" for i, j in rows], progress)
-        for (_, j), outcome in zip(rows, outcomes, strict=True):
-            if outcome.value is not None:
-                rmse[j] = min(float(rmse[j]), outcome.value)
+        calls = [(left[i], right[j], *tolerances) for i, j in pairs]
+        outcomes = run_all(self._pool, calls, [f"generated {i} and reference {j}" for i, j in pairs], progress)
+        rmse = [math.nan if outcome.value is None else outcome.value for outcome in outcomes]
         timed_out = sum(outcome.timed_out for outcome in outcomes)
         failed = sum(outcome.error is not None for outcome in outcomes) - timed_out
-        return MatchResult(torch.where(rmse.isinf(), math.nan, rmse), timed_out, failed)
+        return MatchResult(torch.tensor(rmse, dtype=torch.float64), timed_out, failed)
 
 
 def compositions(crystals: CrystalBatch, reduced: bool = True) -> list[Composition]:

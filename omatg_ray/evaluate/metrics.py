@@ -7,6 +7,7 @@ Rows are crystals. Matches are root mean square displacements in units of (V/N)^
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -105,6 +106,12 @@ class CSPMetrics:
     Attributes:
         n: Generated crystals.
         match_rate: Share that match their reference.
+        match_any: Share that match any known polymorph: any crystal of the data set with their reduced composition.
+            Compositions with more than `polymorphs.MOST_POLYMORPHS` crystals are left out; None if none has two.
+        match_lowest: Share that match the known polymorph of lowest energy (by the potential of the evaluation), over
+            the structures whose cell can hold at least two, each in a whole number of its own cells. Only those that
+            the cell can hold count; compositions are left out as above.
+        n_polymorphic: Structures that `match_lowest` is over.
         rmse: Mean displacement of those that match, in units of (V/N)^(1/3).
         crmse: The same over all, where no match counts as the site tolerance.
         relative_energy_mean: Mean energy over the reference's, valid crystals only, in eV/atom.
@@ -117,6 +124,9 @@ class CSPMetrics:
 
     n: int
     match_rate: float | None = None
+    match_any: float | None = None
+    match_lowest: float | None = None
+    n_polymorphic: int | None = None
     rmse: float | None = None
     crmse: float | None = None
     relative_energy_mean: float | None = None
@@ -145,6 +155,9 @@ class Column(NamedTuple):
 COLUMNS = {
     "n": Column("structures", "n", "{:.0f}"),
     "match_rate": Column("match rate", "match rate", "{:.3f}"),
+    "match_any": Column("match any polymorph", "any", "{:.3f}"),
+    "match_lowest": Column("match lowest polymorph", "lowest", "{:.3f}"),
+    "n_polymorphic": Column("structures with polymorphs", "of", "{:.0f}"),
     "rmse": Column("RMSE", "RMSE", "{:.3f}"),
     "crmse": Column("cRMSE", "cRMSE", "{:.3f}"),
     "relative_energy_mean": Column("relative energy mean", "rel. energy mean", "{:+.3f}"),
@@ -153,6 +166,12 @@ COLUMNS = {
     "invalid_share": Column("invalid", "invalid", "{:.1%}"),
 }
 """Fields of `CSPMetrics` that tables show, in order."""
+
+
+def measured_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, Column]:
+    """The columns of a table without those that no row has a value for; rows as `CSPMetrics.as_dict` gives them."""
+    measured = {key for row in rows for key, value in row.items() if value is not None}
+    return {key: column for key, column in COLUMNS.items() if key in measured}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from omatg_ray.errors import DataError
 from omatg_ray.evaluate.drawing import draw_crystals, element_colours
-from omatg_ray.evaluate.metrics import COLUMNS
+from omatg_ray.evaluate.metrics import measured_columns
 from omatg_ray.evaluate.panels import PRETRAINING, REINFORCEMENT
 from omatg_ray.evaluate.plots import (
     FEW_ACTORS,
@@ -183,7 +183,9 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
     missing.extend(f"{name} evaluation" for name in ("before", "after") if name not in evaluations)
     if not evaluations:
         return ""
-    head = ["", "grid points (evaluations)", "noise", "seed", *(column.title for column in COLUMNS.values())]
+    metrics_of = {name: evaluation.get("metrics") or {} for name, evaluation in evaluations.items()}
+    columns = measured_columns(metrics_of.values())
+    head = ["", "grid points (evaluations)", "noise", "seed", *(column.title for column in columns.values())]
     rows = []
     for name, evaluation in evaluations.items():
         steps = evaluation.get("steps")
@@ -193,13 +195,16 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
             str(evaluation.get("noise", "")),
             str(evaluation.get("seed", "")),
         ]
-        metrics = evaluation.get("metrics") or {}
-        rows.append(settings + [_format(metrics.get(key), column.form) for key, column in COLUMNS.items()])
+        rows.append(settings + [_format(metrics_of[name].get(key), column.form) for key, column in columns.items()])
     note = (
-        '<p class="soft">Energies in eV/atom relative to the reference of the same row, by the same potential. '
-        "RMSE over matched structures; cRMSE counts an unmatched one as the matcher's tolerance.</p>"
+        "Energies in eV/atom relative to the reference of the same row, by the same potential. "
+        "RMSE over matched structures; cRMSE counts an unmatched one as the matcher's tolerance."
     )
-    return f'<div class="wide">{_html_table(head, rows)}{note}</div>'
+    if "match_any" in columns:
+        note += " Polymorphs are the crystals of the data set with a structure's reduced composition."
+    if "match_lowest" in columns:
+        note += " The lowest in energy is looked for among those that its cell can hold, where they are at least two."
+    return f'<div class="wide">{_html_table(head, rows)}<p class="soft">{note}</p></div>'
 
 
 def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> str:

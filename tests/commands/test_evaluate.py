@@ -13,6 +13,9 @@ from tests.commands.conftest import Command, Workshop
 
 COLUMNS = (
     "match_rate",
+    "match_any",
+    "match_lowest",
+    "n_polymorphic",
     "rmse",
     "crmse",
     "relative_energy_mean",
@@ -48,10 +51,12 @@ def test_metrics_lie_at_the_top_of_the_json_and_equal_the_table(
     assert result["potential"] == str(workshop.potential)
     cells = result["printed"].splitlines()[1].removeprefix(str(workshop.root / "trained")).split()
     assert int(cells[0]) == 13
-    for key, cell in zip(COLUMNS, cells[1:], strict=True):
-        if result[key] is None:
-            assert cell == "-"
-        elif key == "invalid_share":
+    # No composition of the data has two crystals.
+    assert result["match_any"] is result["match_lowest"] is result["n_polymorphic"] is None
+    assert "polymorph" not in result["per_structure"]
+    shown = [key for key in COLUMNS if result[key] is not None]
+    for key, cell in zip(shown, cells[1:], strict=True):
+        if key == "invalid_share":
             assert float(cell.rstrip("%")) == pytest.approx(100 * result[key], abs=0.05)
         else:
             assert float(cell) == pytest.approx(result[key], abs=5e-4)
@@ -100,9 +105,14 @@ def test_slopes_anneal(base: Path, workshop: Workshop, command: Command, tmp_pat
 def test_a_table_prints_what_was_measured() -> None:
     metrics = dict.fromkeys(COLUMNS) | {"n": 4, "match_rate": 0.5, "rmse": 0.12345, "invalid_share": 0.25}
     metrics["relative_energy_mean"] = 0.1
-    lines = table([{"label": "a model", "metrics": metrics}]).splitlines()
-    assert lines[1].split() == ["a", "model", "4", "0.500", "0.123", "-", "+0.100", "-", "-", "25.0%"]
-    assert len(lines[0]) == len(lines[1])
+    other = dict.fromkeys(COLUMNS) | {"n": 3, "match_any": 0.75, "match_lowest": 0.5, "n_polymorphic": 2}
+    alone = table([{"label": "a model", "metrics": metrics}]).splitlines()
+    assert alone[0].split() == ["n", "match", "rate", "RMSE", "rel.", "energy", "mean", "invalid"]
+    assert alone[1].split() == ["a", "model", "4", "0.500", "0.123", "+0.100", "25.0%"]
+    both = table([{"label": "a model", "metrics": metrics}, {"label": "other", "metrics": other}]).splitlines()
+    assert both[1].split() == ["a", "model", "4", "0.500", "-", "-", "-", "0.123", "+0.100", "25.0%"]
+    assert both[2].split() == ["other", "3", "-", "0.750", "0.500", "2", "-", "-", "-"]
+    assert len({len(line) for line in both}) == 1
 
 
 # --- bad input ------------------------------------------------------------------------------------------------

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from omatg_ray.commands.train import TrainResult
+from omatg_ray.distributed.bench import RayBench
+from omatg_ray.distributed.settings import RaySettings
+from omatg_ray.distributed.staff import sampling_roles, staffed
+from omatg_ray.evaluate.bench import LocalBench
+from omatg_ray.evaluate.evaluation import Evaluator
+from omatg_ray.evaluate.matching import Matcher
+from omatg_ray.model import FlowModel
+from omatg_ray.reward.energy import MatGLEnergy
 from tests.distributed.conftest import Command, Workshop
+from tests.evaluate.sodium_chloride import OTHERS, POLYMORPHS, Prepared
 
 BLOCKS = ("--block", 2)
 """Several blocks even of few crystals, so that they spread over actors."""
@@ -58,3 +69,16 @@ def test_an_unknown_key(trained: TrainResult, command: Command) -> None:
 def test_a_role_that_takes_no_part(trained: TrainResult, command: Command) -> None:
     words = ["generate", trained.model, "--formula", "NaCl", "--ray", "rollout.workers=1,learner.gpus=1"]
     command(*words).refuses("--ray learner.gpus=1")
+
+
+def test_polymorphs(workshop: Workshop, base: Path, cluster: Cluster) -> None:
+    settings = RaySettings.model_validate({"rollout": {"workers": 2}, "reward": {"workers": 2}})
+    reward, model = MatGLEnergy(workshop.potential), cast(FlowModel, Prepared(OTHERS))
+    with Matcher() as matcher:
+        alone = Evaluator(POLYMORPHS, LocalBench(matcher, reward), seed=0, block=1)(model, steps=3)
+    with staffed(settings, sampling_roles(settings, FlowModel.load(base), reward, 10.0), progress=False) as staff:
+        actors = Evaluator(POLYMORPHS, RayBench(staff, reward), seed=0, block=1)(model, steps=3)
+    assert actors.as_dict() == alone.as_dict()
+    assert actors.polymorph == ["row 1", "row 0", "row 0", None]
+    assert (actors.metrics.match_rate, actors.metrics.match_any, actors.metrics.n_polymorphic) == (0.0, 0.75, 3)
+    assert actors.metrics.match_lowest is not None

@@ -112,6 +112,18 @@ def test_best_takes_the_closest_of_a_composition() -> None:
     assert result.rmse[1].item() == pytest.approx(0.5 * 0.02 * 2.0, abs=1e-5)
 
 
+def test_a_list_of_pairs() -> None:
+    shifted = [rock_salt(shift=0.02), caesium_chloride(), rock_salt(shift=0.08)]
+    lithium = Structure(Lattice.cubic(3), ["Li"], [[0, 0, 0]])
+    generated = CrystalBatch.from_structures(shifted, dtype=torch.float64)
+    reference = CrystalBatch.from_structures([lithium, rock_salt(), caesium_chloride()], dtype=torch.float64)
+    result = Matcher().listed(generated, reference, [(2, 1), (1, 1), (1, 0), (0, 1), (1, 2), (0, 2)])
+    # Displacements in closed form as above: shift · a / 2 over (V/N)^(1/3) = a / 2.
+    expected = torch.tensor([0.08, nan, nan, 0.02, 0.0, nan], dtype=torch.float64)
+    torch.testing.assert_close(result.rmse, expected, equal_nan=True, atol=1e-6, rtol=0)
+    assert Matcher().listed(generated, reference, []).rmse.shape == (0,)
+
+
 def test_different_numbers_of_rows_are_refused() -> None:
     with pytest.raises(DataError, match="2 generated crystals cannot be matched with 1 references"):
         Matcher().pairs(simple(3, 3), simple(3))

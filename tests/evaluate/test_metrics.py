@@ -63,12 +63,18 @@ def test_no_valid_crystal() -> None:
 def test_as_dict_is_json() -> None:
     out = CSPMetrics(n=3, match_rate=0.5, rmse=nan, relative_energy_mean=inf, timed_out=0).as_dict()
     assert list(out) == [
-        "n", "match_rate", "rmse", "crmse", "relative_energy_mean", "relative_energy_median",
-        "relative_energy_mean_capped", "invalid_share", "timed_out", "failed",
+        "n", "match_rate", "match_any", "match_lowest", "n_polymorphic", "rmse", "crmse", "relative_energy_mean",
+        "relative_energy_median", "relative_energy_mean_capped", "invalid_share", "timed_out", "failed",
     ]  # fmt: skip
     assert json.loads(json.dumps(out, allow_nan=False)) == out
     assert (out["n"], out["match_rate"], out["timed_out"]) == (3, 0.5, 0)
     assert out["rmse"] is out["relative_energy_mean"] is out["crmse"] is None
+
+
+def test_columns_that_no_row_has_are_left_out() -> None:
+    rows = [CSPMetrics(n=3, match_rate=0.5, rmse=nan), CSPMetrics(n=3, match_rate=0.0, match_any=0.0)]
+    assert list(metrics.measured_columns(row.as_dict() for row in rows)) == ["n", "match_rate", "match_any"]
+    assert metrics.measured_columns([]) == metrics.measured_columns([{}]) == {}
 
 
 def test_t_interval_in_closed_form() -> None:

@@ -108,9 +108,22 @@ def salt(symbols: str, rng: np.random.Generator) -> Atoms:
 
 def test_table_holds_the_numbers_of_the_evaluations(complete: tuple[Path, str]) -> None:
     _, before, after, noisy = Tables(complete[1]).tables[0]
-    assert before == ["before", "50 (49)", "none", "4", "8", "0.375", "0.156", "–", "–", "–", "–", "12.5%"]
-    assert after == ["after", "50 (49)", "none", "4", "8", "0.500", "–", "–", "−0.033", "–", "–", "–"]
-    assert noisy[0] == "<noisy>"
+    assert before == ["before", "50 (49)", "none", "4", "8", "0.375", "0.156", "–", "12.5%"]
+    assert after == ["after", "50 (49)", "none", "4", "8", "0.500", "–", "−0.033", "–"]
+    assert noisy == ["<noisy>", "50 (49)", "none", "4", *["–"] * 5]
+    assert "olymorph" not in complete[1]
+
+
+def test_table_shows_polymorphs_where_some_are_known(folder: Path) -> None:
+    path = folder / "evaluation" / "after.json"
+    found = json.loads(path.read_text())
+    found["metrics"] |= {"match_any": 0.75, "match_lowest": 0.25, "n_polymorphic": 4}
+    path.write_text(json.dumps(found))
+    text = write_report(folder).read_text()
+    head, before, after, _ = Tables(text).tables[0]
+    assert head[5:9] == ["match rate", "match any polymorph", "match lowest polymorph", "structures with polymorphs"]
+    assert (before[5:9], after[5:9]) == (["0.375", "–", "–", "–"], ["0.500", "0.750", "0.250", "4"])
+    assert "Polymorphs are" in text and "lowest in energy" in text
 
 
 def test_times_of_the_stages(complete: tuple[Path, str]) -> None:
@@ -172,7 +185,7 @@ def test_parts_of_an_evaluation_may_be_missing(folder: Path) -> None:
     (folder / "evaluation" / "before.json").write_text('{"metrics": null, "per_structure": {"relative_energy": [NaN]}}')
     (folder / "evaluation" / "after.json").write_text("[1]")
     text = write_report(folder).read_text()
-    assert Tables(text).tables[0][1] == ["before", *[""] * 3, *["–"] * 8]
+    assert Tables(text).tables[0][1] == ["before", *[""] * 3]
     assert "after.json, which cannot be read" in text
 
 

@@ -1,0 +1,73 @@
+"""Polymorphs of NaCl, and a model that gives back what it is told to. Ray actors import this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, Self
+
+from pymatgen.core import Lattice, Structure
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.dataset import CrystalDataset
+
+
+def rock_salt(shift: float = 0.0) -> Structure:
+    """Primitive cell; the chlorine sublattice may be displaced by `shift` along the body diagonal (fractional)."""
+    cell = [[0.0, 2.845, 2.845], [2.845, 0.0, 2.845], [2.845, 2.845, 0.0]]
+    return Structure(cell, ["Na", "Cl"], [[0.0, 0.0, 0.0], [0.5 + shift] * 3])
+
+
+def caesium_chloride() -> Structure:
+    return Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
+
+
+def wurtzite() -> Structure:
+    third, two = 1 / 3, 2 / 3
+    metal, anion = [[third, two, 0.0], [two, third, 0.5]], [[third, two, 0.375], [two, third, 0.875]]
+    return Structure(Lattice.hexagonal(4.6, 7.5), ["Na", "Na", "Cl", "Cl"], metal + anion)
+
+
+def magnesium_oxide() -> Structure:
+    return Structure(rock_salt().lattice, ["Mg", "O"], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
+
+
+def dataset(*structures: Structure) -> CrystalDataset:
+    """Crystals named by their places."""
+    ids = [f"row {i}" for i in range(len(structures))]
+    return CrystalDataset(CrystalBatch.from_structures(structures), ids, [{} for _ in ids])
+
+
+def rattled(structure: Structure) -> Structure:
+    """Moved as a whole, every site by 0.05 Å in a direction of its own."""
+    moved = structure.copy().translate_sites(range(len(structure)), [0.13, 0.2, 0.7])
+    return moved.perturb(0.05, seed=0)
+
+
+POLYMORPHS = dataset(rock_salt(), caesium_chloride(), wurtzite(), magnesium_oxide())
+"""Rows 0 and 1 hold the first two, row 2 all three, and row 3 is alone."""
+
+OTHERS = (
+    rattled(caesium_chloride()),
+    rattled(rock_salt()),
+    rock_salt().make_supercell([1, 1, 2], in_place=False),
+    Structure(Lattice.cubic(0.5), ["Mg", "O"], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]),
+)
+"""For every row of `POLYMORPHS` a crystal that is another one of its polymorphs; the last is invalid."""
+
+
+class Prepared:
+    """In place of a model: structure i of a list for index i."""
+
+    description = SimpleNamespace(annealing=None)
+
+    def __init__(self, structures: Sequence[Structure]) -> None:
+        self.crystals = CrystalBatch.from_structures(structures)
+
+    def to(self, device: Any) -> Self:
+        return self
+
+    def generate(
+        self, species: Any, steps: int, schedule: Any, seed: int, noise: str, indices: list[int], chunk_pairs: int
+    ) -> CrystalBatch:
+        return self.crystals.select(indices)
