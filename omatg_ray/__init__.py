@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from omatg_ray.bundle import bundled_model
     from omatg_ray.commands.pretrain import pretrain
     from omatg_ray.commands.train import train
     from omatg_ray.config import Config
@@ -31,6 +32,7 @@ _HOMES = {
     "LinearAnnealing": "omatg_ray.policy.annealing",
     "MatGLEnergy": "omatg_ray.reward.energy",
     "OmatgRayError": "omatg_ray.errors",
+    "bundled_model": "omatg_ray.bundle",
     "pretrain": "omatg_ray.commands.pretrain",
     "read_dataset": "omatg_ray.crystal.read",
     "train": "omatg_ray.commands.train",
@@ -43,6 +45,7 @@ __all__ = [
     "LinearAnnealing",
     "MatGLEnergy",
     "OmatgRayError",
+    "bundled_model",
     "pretrain",
     "read_dataset",
     "train",

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from omatg_ray.bundle import ASSETS, quickstart
 from omatg_ray.errors import ConfigError, OmatgRayError
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Reinforce flow-based crystal generators by policy gradients on their velocity fields.
 
+With what the package carries (a base model, its crystals, a potential), in minutes on two cores:
+
+  omatg-ray train
+
 A whole project, from a file of crystals to a better generator:
 
   omatg-ray pretrain configs/perov5_base.yaml data.file=perov_5.csv run=runs/base
@@ -29,7 +34,8 @@ A whole project, from a file of crystals to a better generator:
   omatg-ray evaluate runs/better --data runs/better/data/test.extxyz
   omatg-ray generate runs/better --formula BaTiO3 -n 64 --potential POTENTIAL --out batio3.extxyz
 
-POTENTIAL is a MatGL potential: its name, or a folder that holds it. `omatg-ray VERB --help` explains each verb.
+POTENTIAL is a MatGL potential: its name, or a folder that holds it. Models, potentials and the crystals of `evaluate`
+may be `bundled`. `omatg-ray VERB --help` explains each verb.
 """
 
 PRETRAIN = """\
@@ -48,12 +54,14 @@ TRAIN = """\
 Reinforce a base model: sample groups of perturbed trajectories, reward low energies, and move the velocity field
 towards what did better within its group (OMatG-IRL, arXiv 2602.00424).
 
+  omatg-ray train
   omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL run=runs/better
   omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL --dry-run
   omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL ray.rollout.workers=3
   omatg-ray train --resume runs/better iterations=80
 
-Without data keys it takes the splits that the base's run kept. With ray.rollout.workers=N the work is done by Ray
+Without a config it reinforces the bundled model (configs/quickstart.yaml), in a new run folder each time. Without data
+keys it takes the splits that the base's run kept. With ray.rollout.workers=N the work is done by Ray
 actors, on the cluster at RAY_ADDRESS or on this machine (`omatg-ray config ray` lists all keys); the results are the
 same. Ctrl-C stops after the present iteration with a checkpoint to resume from. The run ends with a before/after
 table on the test split and report.html.
@@ -67,6 +75,7 @@ Generate one crystal for each reference of a file and compare: match rate, RMSE,
 
   omatg-ray evaluate runs/better --data runs/better/data/test.extxyz --steps 50 --json out.json
   omatg-ray evaluate runs/base --data test.csv --steps 10 --slope-pos 5 --potential POTENTIAL
+  omatg-ray evaluate bundled --data bundled
 
 A crystal depends on (seed, row) alone, so evaluations with one seed can be compared row by row.
 """
@@ -76,8 +85,26 @@ Generate crystals, drop invalid ones and duplicates, and rank them by energy whe
 
   omatg-ray generate runs/better --formula TiO2 --z 2,4 -n 64 --potential POTENTIAL --out tio2.extxyz
   omatg-ray generate runs/better --formulas list.txt -n 16 --out crystals/
+  omatg-ray generate bundled --formula NaCl -n 8 --potential bundled
 
 The suffix of --out chooses the format: .extxyz, .cif, .json, or a folder of CIF files (ends in /).
+"""
+
+INFO = """\
+The cards of the bundled crystals, potential and base model: how they were made, what they are good for. With a model or
+run folder: what this model is made of.
+
+  omatg-ray info
+  omatg-ray info potential
+  omatg-ray info runs/better
+"""
+
+DOCTOR = """\
+Check that everything which a run needs is there and works, and say what to do where it is not. Exit code 1 if anything
+fails.
+
+  omatg-ray doctor
+  omatg-ray doctor --potential POTENTIAL --no-ray
 """
 
 CONFIG = """\
@@ -180,13 +207,16 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("evaluate", "measure a model on known crystals", EVALUATE, _evaluate)
     _sampling_arguments(sub)
     sub.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help="reference crystals, in any format that pretrain reads"
+        "--data",
+        required=True,
+        metavar="FILE",
+        help="reference crystals, in any format that pretrain reads; bundled: the test split of the bundled ones",
     )
     sub.add_argument("--limit", type=_number(int, 1), metavar="N", help="use N references, spread over the file")
     sub.add_argument(
         "--potential",
         metavar="NAME",
-        help="MatGL potential of the energies (default: the one that rewarded the model; none: no energies)",
+        help="MatGL potential of the energies, or bundled (default: that which rewarded the model; none: no energies)",
     )
     sub.add_argument(
         "--invalid-energy",
@@ -205,13 +235,20 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--formulas", type=Path, metavar="FILE", help="file with one formula a line")
     sub.add_argument("--z", default="1", help="formula units per cell, e.g. 2,4 or 1-4 (default 1)")
     sub.add_argument("-n", type=_number(int, 1), default=1, help="crystals per formula and z (default 1)")
-    sub.add_argument("--potential", metavar="NAME", help="MatGL potential to rank by (default: no ranking)")
+    sub.add_argument("--potential", metavar="NAME", help="MatGL potential to rank by, or bundled (default: no ranking)")
     sub.add_argument(
         "--out", default="generated.extxyz", metavar="FILE", help=".extxyz, .cif, .json or folder/ (generated.extxyz)"
     )
 
     sub = verb("report", "write a run's report anew", "Write report.html of a run folder anew.", _report)
     sub.add_argument("folder", type=Path, metavar="RUN", help="run folder")
+
+    sub = verb("info", "show what is bundled, or what a model is", INFO, _info)
+    sub.add_argument("names", nargs="*", metavar="NAME", help="crystals, potential, base; or a model or run folder")
+
+    sub = verb("doctor", "check that everything works here", DOCTOR, _doctor)
+    sub.add_argument("--potential", metavar="NAME", help="check this MatGL potential too")
+    sub.add_argument("--no-ray", action="store_true", help="start no Ray")
 
     sub = verb("config", "list all configuration keys", CONFIG, _config)
     sub.add_argument("prefix", nargs="?", default="", help="only keys that start with this, e.g. rollout")
@@ -242,7 +279,7 @@ def _run_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", type=Path, metavar="MODEL", help="model folder or run folder (its best checkpoint)")
+    sub.add_argument("model", metavar="MODEL", help="model folder, run folder (its best checkpoint), or bundled")
     sub.add_argument(
         "--steps",
         type=_number(int, 2),
@@ -323,7 +360,7 @@ def _load_config(arguments: argparse.Namespace) -> Config:
 
 def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `_sampling_arguments` read, and the potential, as `SamplingOptions` takes it."""
-    from omatg_ray.commands.places import found, found_or_named
+    from omatg_ray.commands.places import found_or_bundled, found_or_named
     from omatg_ray.config import Config
     from omatg_ray.policy.annealing import LinearAnnealing
 
@@ -332,7 +369,7 @@ def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
         schedule = LinearAnnealing(pos=slopes[0] or 0.0, cell=slopes[1] or 0.0)
     names = ("steps", "noise", "seed", "workers", "timeout", "device", "threads")
     values = {name: getattr(arguments, name) for name in names}
-    values |= {"model": found(arguments.model, "MODEL"), "potential": found_or_named(arguments.potential)}
+    values |= {"model": found_or_bundled(arguments.model, "MODEL"), "potential": found_or_named(arguments.potential)}
     for name in ("chunk_pairs", "block"):
         if getattr(arguments, name) is not None:
             values[name] = getattr(arguments, name)
@@ -377,7 +414,13 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    words = arguments.words
+    default = arguments.resume is None and all("=" in word for word in words)
+    if default:
+        arguments.words = [str(quickstart()), *words]
     config = _load_config(arguments)
+    if default and not any(word.partition("=")[0].strip() == "run" for word in words):
+        config = _in_free_folder(config)
     if arguments.dry_run:
         from omatg_ray.commands.estimate import describe, estimate
         from omatg_ray.commands.prepare import prepare
@@ -391,6 +434,23 @@ def _train(arguments: argparse.Namespace) -> None:
     result = train(config, arguments.resume is not None, not arguments.quiet)
     print(f"\ntest split, {config.rollout.steps} grid points\n{table(result.rows)}")
     print(f"\nbest model: {result.model}\nreport: {result.report}")
+    from omatg_ray.commands.next_steps import next_steps
+
+    print(f"\n{next_steps(config, result.rows)}")
+
+
+def _in_free_folder(config: Config) -> Config:
+    """The default run may be done twice: each time it has a folder of its own."""
+    from omatg_ray.commands.setup import free_run
+
+    run = free_run(config.run)
+    if run != config.run:
+        print(
+            f"omatg-ray: {config.run} holds a run already (to go on with it: omatg-ray train --resume {config.run}); "
+            f"this one is {run}",
+            file=sys.stderr,
+        )
+    return config.model_copy(update={"run": run})
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -398,10 +458,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     out = _check_output(arguments.out, STRUCTURE_SUFFIXES)
     sampling = _sampling(arguments)
     from omatg_ray.commands.evaluate import EvaluateOptions, evaluate, table, write_evaluation
-    from omatg_ray.commands.places import found
+    from omatg_ray.commands.places import found_or_bundled
 
     options = EvaluateOptions(
-        data=found(arguments.data, "--data"),
+        data=found_or_bundled(arguments.data, "--data"),
         limit=arguments.limit,
         invalid_energy=arguments.invalid_energy,
         **sampling,
@@ -452,6 +512,24 @@ def _report(arguments: argparse.Namespace) -> None:
     if not RunFolder(folder).holds_run():
         raise ConfigError(f"there is no run in {folder} to report on")
     print(write_report(folder))
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from omatg_ray.commands.info import described
+
+    print("\n\n".join(described(name) for name in arguments.names or ASSETS))
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from omatg_ray.commands.doctor import examine
+
+    failed = []
+    for check in examine(arguments.potential, not arguments.no_ray):
+        print(check, flush=True)
+        failed += [check.name] if check.state == "fails" else []
+    if failed:
+        raise OmatgRayError(f"what fails: {', '.join(failed)}; the lines above say what to do")
+    print("everything that `omatg-ray train` needs works")
 
 
 def _config(arguments: argparse.Namespace) -> None:

@@ -6,11 +6,12 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from omatg_ray.bundle import BUNDLED, is_bundled
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError
@@ -105,7 +106,9 @@ class Config(Settings):
     workers: int = Field(2, ge=0, description="processes that match structures; 0: in this process; not with actors")
     data: DataSettings = Field(DataSettings(), description="crystals; null for train: the splits of the base's run")
     pretrain: PretrainSettings = Field(PretrainSettings(), description="pretraining of the base model")
-    base: Path | None = Field(None, description="model to reinforce: a model folder or a run folder")
+    base: Literal["bundled"] | Path | None = Field(
+        None, description="model to reinforce: a model folder, a run folder, or bundled (with its own crystals)"
+    )
     iterations: int = Field(300, ge=0, description="rollout iterations")
     rollout: RolloutSettings = Field(RolloutSettings(), description="what one iteration samples")
     policy: PolicySettings = Field(PolicySettings(), description="the policy")
@@ -116,6 +119,16 @@ class Config(Settings):
     validation: ValidationSettings = Field(ValidationSettings(), description="evaluation during training")
     checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="checkpoints")
     ray: RaySettings = Field(RaySettings(), description="actors on a Ray cluster; without workers: this process alone")
+
+    @field_validator("base", mode="plain")
+    @classmethod
+    def _word_or_path(cls, base: object) -> str | Path | None:
+        """Keeps the word apart from the folder `./bundled`, which as paths are the same."""
+        if base is None or isinstance(base, Path) or is_bundled(base):
+            return base
+        if isinstance(base, str):
+            return Path(base)
+        raise ValueError(f"a model or run folder, or {BUNDLED}, not {base!r}")
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -156,12 +169,12 @@ class Config(Settings):
     def resolved(self) -> Config:
         """The same with absolute paths, so that a run can be resumed from another working directory."""
 
-        def absolute(path: Path | None) -> Path | None:
-            return None if path is None else path.absolute()
+        def absolute(place: str | Path | None) -> str | Path | None:
+            return place.absolute() if isinstance(place, Path) else place
 
         files = {name: absolute(getattr(self.data, name)) for name in ("file", "train", "val", "test")}
         potential = self.reward.potential
-        if potential is not None and Path(potential).is_dir():
+        if potential is not None and not is_bundled(potential) and Path(potential).is_dir():
             potential = str(Path(potential).absolute())
         return self.model_copy(
             update={

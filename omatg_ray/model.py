@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from omatg_ray.bundle import asset, is_bundled
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
@@ -94,12 +95,13 @@ class FlowModel:
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> FlowModel:
-        """Reads a model folder, or the best checkpoint of a run folder.
+        """Reads a model folder, the best checkpoint of a run folder, or with "bundled" the model of the package.
 
         Raises:
             ModelError: The folder, a file or a weight is missing, torn, or of another architecture.
+            DataError: A file of the bundled model is missing or damaged.
         """
-        folder = Path(path)
+        folder = asset("base") if is_bundled(path) else Path(path)
         if not (folder / DESCRIPTION_FILE).is_file() and (folder / "checkpoints" / "best").is_dir():
             folder = folder / "checkpoints" / "best"
         if not (folder / DESCRIPTION_FILE).is_file():

@@ -32,7 +32,7 @@ def test_help_of_the_command_names_every_verb_and_that_of_a_verb_every_option(
     code, out, _ = run(capsys, "--help")
     verbs = re.findall(r"^    (\w+) ", out, flags=re.MULTILINE)
     assert code == 0
-    assert {"pretrain", "train", "evaluate", "generate", "report", "config"} <= set(verbs)
+    assert {"pretrain", "train", "evaluate", "generate", "report", "info", "doctor", "config"} <= set(verbs)
     examples = out
     for verb in verbs:
         code, out, _ = run(capsys, verb, "--help")
@@ -98,8 +98,9 @@ def test_arguments_out_of_range_are_refused_in_one_line(
         (["train", "--resume", "nowhere"], ["nowhere", "config.yaml"]),
         (["train", "x.yaml", "--resume", "nowhere"], ["x.yaml"]),
         (["pretrain", "--quiet"], ["data.file"]),
-        (["train", "--quiet"], ["base"]),
-        (["train", "--quiet", "base=x"], ["reward.potential"]),
+        (["train", "--quiet", "base=null"], ["base", "bundled"]),
+        (["train", "--quiet", "reward.potential=null"], ["reward.potential", "bundled"]),
+        (["train", "--quiet", "base=3"], ["base", "bundled", "3"]),
         (["config", "rolout"], ["rolout", "omatg-ray config"]),
         (["report", "nowhere"], ["nowhere"]),
         (["evaluate", "m", "--data", "d", "--device", "gpu"], ["'gpu'", "cuda"]),

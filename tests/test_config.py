@@ -33,6 +33,23 @@ def test_yaml_there_and_back(tmp_path):
     assert again.to_yaml() == config.to_yaml()
 
 
+def test_the_word_for_what_is_bundled_is_no_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundled").mkdir()
+    config = load("base=bundled", "reward.potential=bundled").resolved()
+    assert (config.base, config.reward.potential) == ("bundled", "bundled")
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml())
+    assert Config.load(path).resolved() == config
+
+
+def test_a_folder_of_that_name_is_named_by_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundled").mkdir()
+    config = load("base=./bundled", "reward.potential=./bundled").resolved()
+    assert (config.base, config.reward.potential) == (tmp_path / "bundled", str(tmp_path / "bundled"))
+
+
 def test_the_run_folder_is_named_after_the_file(tmp_path):
     path = tmp_path / "perov5.yaml"
     path.write_text("seed: 3\n")

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omatg_ray.bundle import is_bundled
 from omatg_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def anchored(config: Config) -> Config:
     return config.model_copy(
         update={
             "run": lasting(config.run),
-            "base": None if config.base is None else found(config.base, "base"),
+            "base": None if config.base is None else found_or_bundled(config.base, "base"),
             "data": config.data.model_copy(update=files),
             "reward": config.reward.model_copy(update={"potential": found_or_named(config.reward.potential)}),
         }
@@ -78,10 +79,15 @@ def found(path: Path, key: str) -> Path:
     return _told(path, place)
 
 
+def found_or_bundled(name: str | Path, key: str) -> str | Path:
+    """The same for a model or crystals, which may be the bundled ones; the word stays as it is."""
+    return name if is_bundled(name) else found(Path(name), key)
+
+
 def found_or_named(potential: str | None) -> str | None:
     """The same for a potential, which may be a name instead of a folder and then stays as it is."""
-    if potential is None:
-        return None
+    if potential is None or is_bundled(potential):
+        return potential
     path = Path(potential)
     place = _existing(path)
     return potential if place is None or place == path else str(_told(path, place))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations, count
 from pathlib import Path
 from typing import Any
 
 import torch
 from pymatgen.core import Element
 
+from omatg_ray.bundle import crystals, is_bundled
 from omatg_ray.config import Config, DataSettings
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.split import Split, split_by_composition
@@ -38,12 +39,12 @@ class SamplingOptions:
     """What `evaluate` and `generate` have in common.
 
     Attributes:
-        model: Model or run folder.
+        model: Model or run folder, or bundled.
         steps: Grid points; one network evaluation fewer.
         noise: Without noise or with the policy's.
         schedule: Annealing in place of the model's own.
         seed: Seed of x_0 and noise.
-        potential: Potential of the energies: name or folder.
+        potential: Potential of the energies: name, folder or bundled.
         workers: Processes that compare structures; 0 compares in this one.
         timeout: Seconds that one comparison may take.
         device: auto, cpu, cuda or cuda:N.
@@ -53,7 +54,7 @@ class SamplingOptions:
         ray: Actors that generate and measure; without rollout workers this process does, on `device` with `threads`.
     """
 
-    model: Path
+    model: str | Path
     steps: int = 50
     noise: NoiseMode = "none"
     schedule: LinearAnnealing | None = None
@@ -132,9 +133,15 @@ def load_splits(data: DataSettings, progress: bool = False) -> Split:
     return split
 
 
-def base_run_data(base: Path) -> DataSettings | None:
-    """The splits that the run which made a model keeps, if it is still beside its checkpoints."""
-    folder = base.resolve()
+def base_run_data(base: str | Path) -> DataSettings | None:
+    """The splits that the run which made a model keeps, if it is still beside its checkpoints.
+
+    Raises:
+        DataError: Those of the bundled model are missing or damaged.
+    """
+    if is_bundled(base):
+        return DataSettings(**{name: crystals(name) for name in SPLITS})
+    folder = Path(base).resolve()
     for run in (folder, *folder.parents[:2]):
         paths = {name: run / "data" / f"{name}.extxyz" for name in SPLITS}
         if all(path.is_file() for path in paths.values()):
@@ -193,6 +200,12 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out
+
+
+def free_run(run: Path) -> Path:
+    """The run folder itself or, where it holds a run already, the first of `run-2`, `run-3`, ... that holds none."""
+    names = (run.with_name(f"{run.name}-{number}") for number in count(2))
+    return next(path for path in chain([run], names) if not RunFolder(path).holds_run())
 
 
 def kept(folder: RunFolder) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 
+from omatg_ray.bundle import seal
 from omatg_ray.cli import main
 from omatg_ray.commands.pretrain import pretrain
 from omatg_ray.commands.train import TrainResult, train
@@ -157,3 +159,31 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
         return Outcome(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def sealed(workshop: Workshop, base: Path) -> Path:
+    """A folder of assets as the package carries them: the splits and the model of `base`, and the tiny potential."""
+    root = workshop.root / "assets"
+    for name, source in (
+        ("crystals", base / "data"),
+        ("potential", workshop.potential),
+        ("base", base / "checkpoints" / "best"),
+    ):
+        folder = root / name
+        folder.mkdir(parents=True)
+        for file in source.iterdir():
+            if file.suffix in (".extxyz", ".json", ".pt") or file.name == "weights.safetensors":
+                shutil.copyfile(file, folder / file.name)
+        (folder / "card.md").write_text(f"# Card of the {name}\n")
+        seal(folder)
+    return root
+
+
+@pytest.fixture
+def assets(sealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of them that takes the place of the package's own."""
+    root = tmp_path / "assets"
+    shutil.copytree(sealed, root)
+    monkeypatch.setattr("omatg_ray.bundle.root", lambda: root)
+    return root

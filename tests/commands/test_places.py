@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from omatg_ray.commands.places import anchored, found, found_or_named, lasting
+from omatg_ray.commands.places import anchored, found, found_or_bundled, found_or_named, lasting
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError
 
@@ -96,6 +96,16 @@ def test_three_files_and_a_potential_are_looked_for_in_the_home(job: Path, home:
 def test_the_name_of_a_potential_stays_a_name(job: Path) -> None:
     config = anchored(Config.load(None, ["reward.potential=TensorNet-PES-MatPES-PBE-2025.2"]))
     assert config.reward.potential == "TensorNet-PES-MatPES-PBE-2025.2"
+
+
+def test_what_is_bundled_is_looked_for_nowhere(job: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "bundled").mkdir(parents=True)
+    config = Config.load(None, ["base=bundled", "reward.potential=bundled"])
+    at = anchored(config)
+    assert (at.base, at.reward.potential) == ("bundled", "bundled")
+    assert found_or_bundled("bundled", "MODEL") == "bundled"
+    assert f"{config.run} is" in capsys.readouterr().err
+    assert found_or_bundled("./bundled", "MODEL") == home / "bundled"
 
 
 def test_absolute_paths_stay_whether_or_not_they_exist(

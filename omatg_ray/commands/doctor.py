@@ -1,0 +1,233 @@
+"""`omatg-ray doctor`: whether everything that a run needs is there and works, and what to do where it is not."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from omatg_ray.bundle import BUNDLED, AssetName, asset, bundled_model, files
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import OmatgRayError
+from omatg_ray.reward.potential import KNOWN_ENERGIES, load_potential
+from omatg_ray.reward.validity import check_validity
+
+PACKAGE = "omatg-ray"
+# Measured with 1.5 million parameters: 1.4 GB in the process that learns, 0.6 GB in each of two that match crystals.
+MEMORY = 3 * 2**30
+# Five checkpoints of 25 MB each (base, policy and the optimizer's two moments), splits, structures, report.
+DISK = 200 * 10**6
+RAY_SECONDS = 90
+START_RAY = "from omatg_ray.commands.doctor import start_ray; start_ray()"
+
+State = Literal["ok", "warning", "fails"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one examination found.
+
+    Attributes:
+        name: What was examined.
+        state: ok, warning (a run may still do) or fails.
+        text: What was found and, where it is not ok, what to do.
+    """
+
+    name: str
+    state: State
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.name:<18} {self.state:<8} {self.text}"
+
+
+Finding = tuple[State, str]
+
+
+def examine(potential: str | None = None, ray: bool = True) -> Iterator[Check]:
+    """Checks one after another; whatever goes wrong in one is what it says.
+
+    Args:
+        potential: Another potential to try.
+        ray: Start a Ray on this machine too.
+    """
+    folder = Path.cwd()
+    checks: dict[str, Callable[[], Finding]] = {
+        "Python": python,
+        "packages": packages,
+        "PyTorch": devices,
+        "memory": lambda: memory(available_memory()),
+        "disk": lambda: disk(folder),
+        "bundled crystals": lambda: ("ok", sealed("crystals")),
+        "bundled potential": known_energies,
+        "bundled base": generation,
+        "TensorBoard": tensorboard,
+    }
+    if potential is not None:
+        checks[f"potential {potential}"] = lambda: energies(potential)
+    if ray:
+        checks["Ray"] = ray_starts
+    for name, check in checks.items():
+        yield tried(name, check)
+
+
+def tried(name: str, check: Callable[[], Finding]) -> Check:
+    """A check, or what broke it; warnings of this package make it one."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
+        try:
+            state, text = check()
+        except metadata.PackageNotFoundError as error:
+            state, text = "warning", f"{error.name} is not installed, so nothing says what it needs: scripts/install"
+        except OmatgRayError as error:
+            state, text = "fails", str(error)
+        except Exception as error:  # noqa: BLE001 - whatever is broken here, the other checks go on
+            state, text = "fails", f"{type(error).__name__}: {error}"
+    if caught and state == "ok":
+        state, text = "warning", "; ".join(str(warning.message) for warning in caught)
+    return Check(name, state, " ".join(text.split()))
+
+
+def python() -> Finding:
+    """Its version against the one that the package asks for."""
+    version, asked = platform.python_version(), metadata.metadata(PACKAGE)["Requires-Python"]
+    if SpecifierSet(asked).contains(version, prereleases=True):
+        return "ok", version
+    return "fails", f"{version}, but {PACKAGE} needs {asked}: PYTHON=python3.12 scripts/install"
+
+
+def packages() -> Finding:
+    """Installed versions against the lower bounds of the package's metadata."""
+    requirements = [Requirement(text) for text in metadata.requires(PACKAGE) or []]
+    needed = [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
+    missing, old = [], []
+    for one in needed:
+        try:
+            version = metadata.version(one.name)
+        except metadata.PackageNotFoundError:
+            missing.append(one.name)
+            continue
+        if not one.specifier.contains(version, prereleases=True):
+            old.append(f"{one.name} {version} ({one.specifier})")
+    mend = "pip install -c constraints.txt -e ."
+    if missing:
+        return "fails", f"not installed: {', '.join(missing)}; {mend}"
+    if old:
+        return "warning", f"older than what {PACKAGE} was tried with: {', '.join(old)}; {mend}"
+    shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "matgl", "ray"))
+    return "ok", f"all {len(needed)} are there and new enough ({shown})"
+
+
+def devices() -> Finding:
+    """Threads, and CUDA devices that compute."""
+    threads = f"{torch.get_num_threads()} CPU threads"
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        for index in range(len(names)):
+            torch.ones(2, device=f"cuda:{index}").sum().item()
+        return "ok", f"{threads}, CUDA {torch.version.cuda}: {', '.join(names)}"
+    if Path("/proc/driver/nvidia/version").exists():
+        build = f"it is built for CUDA {torch.version.cuda}" if torch.version.cuda else "it is a CPU build"
+        why = f"an NVIDIA driver is here, but PyTorch sees no CUDA devices ({build}): install one that fits the driver"
+        return "warning", f"{threads}; {why}; until then runs use CPUs"
+    return "ok", f"{threads}, no CUDA devices"
+
+
+def available_memory() -> int:
+    """Bytes that can be had: what the machine has free, or the limit of the container where that is less."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return free if text == "max" else min(free, int(text))
+
+
+def memory(free: int) -> Finding:
+    """Free bytes against what the run of the quickstart takes."""
+    text = f"{free / 2**30:.1f} GiB free, `omatg-ray train` takes about {MEMORY / 2**30:.0f}"
+    if free >= MEMORY:
+        return "ok", text
+    return "warning" if free >= MEMORY / 2 else "fails", f"{text}: end other programs, or set workers=0"
+
+
+def disk(folder: Path) -> Finding:
+    """Free space in a folder against what the run of the quickstart writes there."""
+    free = shutil.disk_usage(folder).free
+    text = f"{free / 1e9:.1f} GB free in {folder}, a run writes about {DISK / 1e9:.1f}"
+    if not os.access(folder, os.W_OK):
+        return "fails", f"{folder} may not be written to; work in another folder, or give run=..."
+    return ("ok", text) if free >= DISK else ("fails", f"{text}: free some space, or give run=... on another disk")
+
+
+def sealed(name: AssetName) -> str:
+    """Says that all files of an asset fit their checksums, and raises where they do not."""
+    found = files(asset(name))
+    return f"{len(found)} files as they were sealed, {sum(file.stat().st_size for file in found) / 1e6:.2f} MB"
+
+
+def known_energies() -> Finding:
+    """Whether the bundled potential gives the energies that it must."""
+    text, file = sealed("potential"), asset("potential") / KNOWN_ENERGIES
+    if not file.is_file():
+        return "fails", f"{text}, but no {KNOWN_ENERGIES} among them"
+    load_potential(BUNDLED)
+    return "ok", f"{text}; gives its {len(json.loads(file.read_text()))} known energies"
+
+
+def energies(name: str) -> Finding:
+    """Whether a potential loads, and gives its known energies or a sane curve with this MatGL."""
+    return "ok", f"loads and gives sane energies, {len(load_potential(name).elements)} elements"
+
+
+def generation() -> Finding:
+    """Two crystals of the bundled model."""
+    text = sealed("base")
+    crystals = CrystalBatch.from_structures(bundled_model().sample(["NaCl", "NaCl"]))
+    valid = int(check_validity(crystals).valid.sum())
+    return "ok" if valid else "warning", f"{text}; generates NaCl: {valid} of 2 crystals valid"
+
+
+def tensorboard() -> Finding:
+    """What writes the files of TensorBoard."""
+    importlib.import_module("torch.utils.tensorboard")
+    return "ok", "can be imported"
+
+
+def ray_starts(command: str = START_RAY, seconds: float = RAY_SECONDS) -> Finding:
+    """A Ray of its own in another process, which cannot take this one with it."""
+    without = "runs with ray.* workers would fail, those in one process do without Ray"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", command], capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "fails", f"does not start within {seconds:g} s: {without}"
+    if done.returncode == 0:
+        return "ok", "starts and gives room to an actor"
+    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return "fails", f"does not start ({last}): {without}"
+
+
+def start_ray() -> None:
+    """Starts a Ray on this machine and asks it for one core."""
+    from omatg_ray.distributed.cluster import joined, room
+    from omatg_ray.distributed.settings import RaySettings
+
+    settings = RaySettings(address="local", wait=30.0)
+    with joined(settings), room([("trial", {"CPU": 1.0})], settings, grows=False):
+        pass

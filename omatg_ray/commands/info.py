@@ -1,0 +1,74 @@
+"""`omatg-ray info`: the cards of what the package carries, and what a model is."""
+
+from __future__ import annotations
+
+import json
+
+from omatg_ray import bundle
+from omatg_ray.bundle import ASSETS, AssetName
+from omatg_ray.commands.setup import flat
+from omatg_ray.model import FlowModel
+from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.noise import NoiseSettings
+
+
+def described_asset(name: AssetName) -> str:
+    """Place, files and size of an asset, then its card.
+
+    Raises:
+        DataError: A file of it is missing or damaged.
+    """
+    text, folder = bundle.card(name), bundle.root() / name
+    files = bundle.files(folder)
+    size = sum(path.stat().st_size for path in files)
+    return f"{name}: {len(files)} files, {size / 1e6:.2f} MB, in {folder}\n\n{text.rstrip()}"
+
+
+def described(name: str) -> str:
+    """The card of an asset (crystals, potential, base), or what a model's `model.json` says, line by line.
+
+    Args:
+        name: Name of an asset, or model or run folder, or bundled.
+
+    Raises:
+        DataError: A file of the asset is missing or damaged.
+        ModelError: There is no model, or it cannot be read.
+    """
+    for known in ASSETS:
+        if name == known:
+            return described_asset(known)
+    return described_model(name)
+
+
+def described_model(name: str) -> str:
+    """What a model is made of, in lines of a label and a text."""
+    model = FlowModel.load(name)
+    what = model.description
+    parameters = sum(weights.numel() for weights in model.base_network.parameters())
+    noise = {field: _noise(what.noise[field]) for field in what.active}
+    rows = {
+        "model": f"{name}, {'reinforced' if what.active else 'a base model'}",
+        "network": f"{parameters:,} parameters{', twice (base and policy)' if what.active else ''}; "
+        + ", ".join(f"{key} {value}" for key, value in what.network.model_dump().items()),
+        "paths": ", ".join(f"{key} {value}" for key, value in what.paths.model_dump(mode="json").items()),
+        "elements": f"{len(what.elements)}: {' '.join(what.elements)}",
+        "sizes": f"{', '.join(map(str, what.sizes))} atoms per cell",
+        "active": ", ".join(what.active) or "none",
+        "noise": ", ".join(f"{field} {text}" for field, text in noise.items()) or "none",
+        "annealing": _annealing(what.annealing),
+        "potential": what.potential or "none",
+    }
+    for key, value in flat(what.provenance).items():
+        rows[key] = value if isinstance(value, str) else json.dumps(value)
+    width = max(map(len, rows))
+    return "\n".join(f"{label:<{width}}  {text}" for label, text in rows.items())
+
+
+def _noise(noise: NoiseSettings) -> str:
+    return ", ".join(f"{key} {value}" for key, value in noise.model_dump(exclude_none=True).items())
+
+
+def _annealing(annealing: LinearAnnealing | None) -> str:
+    if annealing is None:
+        return "none"
+    return ", ".join(f"{field} velocity times 1 + {slope:g} t" for field, slope in annealing.model_dump().items())

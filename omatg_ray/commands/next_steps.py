@@ -1,0 +1,68 @@
+"""What to try after a reinforcement: commands that work as they are printed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omatg_ray.config import Config
+
+# Ray's actors of the command below: a learner, a judge and two that roll out.
+ROLLOUT_WORKERS = 2
+
+
+def next_steps(config: Config, rows: list[dict[str, Any]]) -> str:
+    """Commands for a run that has ended, a comment before each.
+
+    Args:
+        config: The run.
+        rows: Its evaluations on the test split, as `Evaluation.as_dict` gives them.
+    """
+    run, formulas = str(config.run), rows[0]["per_structure"]["formula"]
+    formula = min(formulas, key=len)
+    potential = str(config.resolved().reward.potential)
+    steps = max(2, config.rollout.steps // 5)
+    lines = [
+        "What to try next",
+        "  # new crystals, ranked by energy",
+        _line("generate", run, "--formula", formula, "-n", 16, "--potential", potential, "--out", f"{formula}.extxyz"),
+        f"  # as good with {steps} grid points?",
+        _line("evaluate", run, "--data", f"{run}/data/test.extxyz", "--steps", steps),
+        "  # more iterations",
+        _line("train", "--resume", run, f"iterations={2 * config.iterations}"),
+    ]
+    if not config.ray.rollout.workers:
+        lines += ["  # the same on Ray actors", _line("train", f"{run}/config.yaml", *_on_ray(config))]
+    return "\n".join([*lines, "  # curves, energies and crystals, in a browser", f"  {run}/report.html"])
+
+
+def _on_ray(config: Config) -> Iterable[str]:
+    """Overrides that spread the run over actors of this machine."""
+    share = min(1.0, (os.cpu_count() or 1) / (ROLLOUT_WORKERS + 2))
+    yield f"run={config.run}-ray"
+    yield f"rollout.groups_per_item={-(-config.rollout.groups // ROLLOUT_WORKERS)}"
+    yield f"ray.rollout.workers={ROLLOUT_WORKERS}"
+    if share < 1.0:
+        yield from (f"ray.{role}.cpus={share:g}" for role in ("rollout", "reward", "learner"))
+    if config.device.startswith("cuda"):
+        yield "device=auto"
+
+
+def _line(*words: object) -> str:
+    return f"  {program()} {shlex.join(map(str, words))}"
+
+
+def program() -> str:
+    """How to call this program: by its name where the shell finds it, by its path where it does not."""
+    script, known = Path(sys.executable).with_name("omatg-ray"), shutil.which("omatg-ray")
+    if known is not None and (not script.is_file() or os.path.samefile(known, script)):
+        return "omatg-ray"
+    if not script.is_file():
+        return f"{shlex.quote(sys.executable)} -m omatg_ray"
+    here = Path.cwd()
+    return shlex.quote(str(script.relative_to(here) if script.is_relative_to(here) else script))

@@ -1,0 +1,69 @@
+#!/usr/bin/env python
+"""Puts what was made into the package: the files that are needed, known energies, checksums.
+
+python scripts/assets/adopt.py base runs/assets/base/checkpoints/last
+python scripts/assets/adopt.py potential runs/assets/student
+python scripts/assets/adopt.py seal                 # after a card was edited
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from omatg_ray.bundle import ASSETS, root, seal
+from omatg_ray.crystal.read import read_dataset
+from omatg_ray.model import DESCRIPTION_FILE, WEIGHTS_FILE
+from omatg_ray.reward.potential import KNOWN_ENERGIES, WEIGHT_FILES, load_potential
+from omatg_ray.run.atomic import write_json
+
+KNOWN = 5  # crystals of the validation split whose energies are checked whenever the potential is loaded
+TOLERANCE = 1e-3  # eV/atom; float32 on another machine differs by far less
+
+
+def main() -> None:
+    """Copies and seals."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["base", "potential", "seal"])
+    parser.add_argument("source", type=Path, nargs="?")
+    arguments = parser.parse_args()
+    if arguments.what == "seal":
+        for name in ASSETS:
+            seal(root() / name)
+        return
+    if arguments.source is None:
+        parser.error(f"name the folder of the {arguments.what}")
+    folder = root() / arguments.what
+    folder.mkdir(exist_ok=True)
+    for file in (DESCRIPTION_FILE, WEIGHTS_FILE) if arguments.what == "base" else WEIGHT_FILES:
+        shutil.copyfile(arguments.source / file, folder / file)
+    if arguments.what == "potential":
+        (folder / KNOWN_ENERGIES).unlink(missing_ok=True)
+        write_json(folder / KNOWN_ENERGIES, known_energies(folder))
+    seal(folder)
+
+
+def known_energies(folder: Path) -> list[dict[str, Any]]:
+    """A few crystals with the energies that the potential gives them now."""
+    dataset = read_dataset(root() / "crystals" / "val.extxyz")
+    rows = [row * len(dataset) // KNOWN for row in range(KNOWN)]
+    crystals = dataset.crystals.select(rows)
+    energies = (load_potential(folder).energies(crystals) / crystals.n_atoms).tolist()
+    return [
+        {
+            "structure": {
+                "species": [site.specie.symbol for site in structure],
+                "pos": structure.frac_coords.tolist(),
+                "cell": structure.lattice.matrix.tolist(),
+            },
+            "energy_per_atom": round(energy, 6),
+            "tolerance": TOLERANCE,
+        }
+        for structure, energy in zip(crystals.to_structures(), energies, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+#!/usr/bin/env python
+"""Makes the bundled crystals from relaxed prototypes: drops the unphysical and the duplicate, splits, writes.
+
+  python scripts/assets/crystals.py --relaxed work/relaxed.jsonl --out omatg_ray/assets/crystals
+
+Kept is, of every composition, the lowest polymorph and those up to 0.4 eV/atom above it that differ from all lower
+ones by the tolerances with which generated crystals are matched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import spglib
+from ase.data import covalent_radii
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Element, Structure
+
+from omatg_ray.bundle import seal
+from omatg_ray.commands.setup import SPLITS
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.split import split_by_composition
+from omatg_ray.crystal.write import write_structures
+from omatg_ray.run.progress import Progress
+
+SYMMETRY = 0.02  # Å, tolerance of the space group
+ABOVE_LOWEST = 0.4  # eV/atom
+CLOSEST = 0.7  # in units of the sum of the covalent radii
+SIZES = (2, 20)
+VAL_COMPOSITIONS, TEST_COMPOSITIONS, SPLIT_SEED = 90, 120, 0
+
+
+class Crystal(NamedTuple):
+    """A relaxed crystal and what is written beside it."""
+
+    structure: Structure
+    properties: dict[str, Any]
+
+    @property
+    def energy(self) -> float:
+        """eV/atom under the potential that relaxed it."""
+        return float(self.properties["energy_per_atom"])
+
+
+def main() -> None:
+    """Reads, selects, splits, writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--relaxed", type=Path, required=True, help="output of relax.py")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the asset")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    records = [json.loads(line) for line in arguments.relaxed.read_text(encoding="utf-8").splitlines()]
+    relaxed = [record for record in records if "dropped" not in record]
+    with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
+        by_formula = defaultdict(list)
+        with Progress(len(relaxed), "symmetrise") as bar:
+            for crystal in pool.imap(physical, relaxed, chunksize=32):
+                if crystal is not None:
+                    by_formula[crystal.structure.composition.reduced_formula].append(crystal)
+                bar.advance()
+        kept: list[Crystal] = []
+        with Progress(len(by_formula), "compare polymorphs") as bar:
+            for polymorphs in pool.imap(distinct, by_formula.values(), chunksize=4):
+                kept += polymorphs
+                bar.advance()
+    dataset = CrystalDataset(
+        CrystalBatch.from_structures([crystal.structure for crystal in kept]),
+        [crystal.properties["material_id"] for crystal in kept],
+        [crystal.properties for crystal in kept],
+    )
+    split = split_by_composition(dataset, VAL_COMPOSITIONS, TEST_COMPOSITIONS, SPLIT_SEED)
+    place = {ident: row for row, ident in enumerate(dataset.ids)}
+    for name in SPLITS:
+        crystals = [kept[place[ident]] for ident in getattr(split, name).ids]
+        write_structures(
+            arguments.out / f"{name}.extxyz", [one.structure for one in crystals], [one.properties for one in crystals]
+        )
+    summary = describe(records, by_formula, kept) | {name: len(getattr(split, name)) for name in SPLITS}
+    (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    seal(arguments.out)
+    print(json.dumps({key: value for key, value in summary.items() if not isinstance(value, dict)}, indent=1))
+
+
+def physical(record: dict[str, Any]) -> Crystal | None:
+    """The symmetrised primitive cell of a line of relax.py; None if it is too large or its atoms too close."""
+    structure = Structure(record["cell"], record["symbols"], record["positions"])
+    cell = (structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), structure.atomic_numbers)
+    dataset = spglib.get_symmetry_dataset(cell, symprec=SYMMETRY)
+    primitive = spglib.standardize_cell(cell, to_primitive=True, symprec=SYMMETRY)
+    if dataset is None or primitive is None:
+        return None
+    lattice, positions, numbers = primitive
+    structure = Structure(lattice, [Element.from_Z(z) for z in numbers], positions)
+    if not SIZES[0] <= len(structure) <= SIZES[1]:
+        return None
+    radii = covalent_radii[np.asarray(structure.atomic_numbers)]
+    centres, neighbours, _, distances = structure.get_neighbor_list(5.0)
+    if len(distances) == 0 or (distances / (radii[centres] + radii[neighbours])).min() < CLOSEST:
+        return None
+    return Crystal(
+        structure,
+        {
+            "material_id": record["id"],
+            "prototype": record["prototype"].replace(" ", "_"),
+            "space_group": int(dataset.number),
+            "energy_per_atom": round(record["energy_per_atom"], 5),
+        },
+    )
+
+
+def distinct(polymorphs: list[Crystal]) -> list[Crystal]:
+    """From the lowest on, those within the window that match none of the lower ones."""
+    # The tolerances of the evaluation: what it could not tell apart is one polymorph.
+    matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
+    ordered = sorted(polymorphs, key=lambda crystal: (crystal.energy, len(crystal.structure)))
+    kept: list[Crystal] = []
+    for crystal in ordered:
+        if crystal.energy > ordered[0].energy + ABOVE_LOWEST:
+            break
+        if not any(matcher.fit(crystal.structure, other.structure) for other in kept):
+            kept.append(crystal)
+    return kept
+
+
+def describe(
+    records: list[dict[str, Any]], by_formula: dict[str, list[Crystal]], kept: list[Crystal]
+) -> dict[str, Any]:
+    """Counts for the card."""
+    polymorphs: dict[str, list[Crystal]] = defaultdict(list)
+    for crystal in kept:
+        polymorphs[crystal.structure.composition.reduced_formula].append(crystal)
+    several = [group for group in polymorphs.values() if len(group) > 1]
+    return {
+        "candidates": len(records),
+        "relaxed": sum("dropped" not in record for record in records),
+        "physical": sum(map(len, by_formula.values())),
+        "kept": len(kept),
+        "compositions": len(polymorphs),
+        "compositions_with_several_polymorphs": len(several),
+        "elements": len({symbol for crystal in kept for symbol in crystal.structure.symbol_set}),
+        "prototypes": dict(_counted(crystal.properties["prototype"] for crystal in kept)),
+        "space_groups": dict(_counted(str(crystal.properties["space_group"]) for crystal in kept)),
+        "sizes": dict(sorted(_counted(len(crystal.structure) for crystal in kept))),
+        "median_gap_to_second_polymorph": float(np.median([group[1].energy - group[0].energy for group in several])),
+    }
+
+
+def _counted(values: Any) -> list[tuple[Any, int]]:
+    from collections import Counter
+
+    return Counter(values).most_common()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+#!/usr/bin/env python
+"""Trains a small TensorNet on the energies, forces and stresses of a large one, and saves it in MatGL's format.
+
+  python scripts/assets/distill.py --labels work/labels/train --validation work/labels/val --out work/student
+
+A run that was stopped goes on from `work/student/training.pt`, exactly. `--start FOLDER` begins with the weights of
+another student.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from configurations import KINDS
+from pymatgen.core import Element
+from teacher import Labels, node_types
+from torch import Tensor
+from torch.nn.functional import huber_loss
+from torch_geometric.data import Batch
+
+from omatg_ray.reward.graph import graph_chunks
+from omatg_ray.run.progress import Progress
+from omatg_ray.seeding import generator
+
+UNITS, BLOCKS, CUTOFF, RADIAL = 64, 2, 5.0, 4
+LR, LAST_LR, WARMUP, EMA, CLIP = 2e-3, 1e-5, 200, 0.998, 10.0
+BATCH = 16
+MICROBATCH_EDGES = 1500  # what fits a cache
+WEIGHTS = {"energy": 1.0, "forces": 0.15, "virial": 0.1}
+DELTA = {"energy": 0.02, "forces": 0.1, "virial": 0.1}  # where Huber's loss turns linear: eV/atom, eV/Å, eV/atom
+MOST_ABOVE = 12.0  # eV/atom over the lowest crystal of the composition; above, a reward is flat anyway
+SOFT_ABOVE = 3.0  # eV/atom over it at which a crystal counts half
+
+
+@dataclass(frozen=True)
+class Example:
+    """One crystal as the network takes it, with its targets."""
+
+    graph: Batch
+    cell: Tensor
+    energy: Tensor
+    forces: Tensor
+    virial: Tensor
+    weight: float
+    kind: int
+
+    @property
+    def edges(self) -> int:
+        """Directed edges."""
+        return int(self.graph.edge_index.shape[1])
+
+
+def main() -> None:
+    """Trains, validating after every epoch, and saves."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--labels", type=Path, nargs="+", required=True, help="folders that label.py wrote")
+    parser.add_argument("--validation", type=Path, required=True, help="the same for validation")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="student whose weights to begin with")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--lr", type=float, default=LR)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
+    labels, held_out = read(arguments.labels), read([arguments.validation])
+    elements = set(labels.species.tolist()) | set(held_out.species.tolist())
+    symbols = [Element.from_Z(z).symbol for z in sorted(elements)]
+    student = new_student(labels, symbols) if arguments.start is None else load_student(arguments.start)
+    types = node_types(student.model.element_types)
+    train = examples(labels, types, "graphs")
+    val = examples(held_out, types, "graphs of validation")
+    Distillation(student, train, val, arguments.out, arguments.epochs, arguments.lr, arguments.seed).run()
+
+
+def read(folders: list[Path]) -> Labels:
+    """All labels of some folders, without those far above the lowest of their composition."""
+    paths = sorted(path for folder in folders for path in folder.glob("*.safetensors"))
+    labels = Labels.cat([Labels.load(path) for path in paths])
+    return labels.select(above_lowest(labels) <= MOST_ABOVE)
+
+
+def above_lowest(labels: Labels) -> Tensor:
+    """eV/atom over the lowest crystal of the same reduced composition (B,)."""
+    from omatg_ray.evaluate.matching import compositions
+
+    keys = compositions(labels.crystals)
+    place = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    group = torch.tensor([place[key] for key in keys])
+    lowest = torch.full((len(place),), math.inf, dtype=torch.float64)
+    return labels.energy_per_atom - lowest.scatter_reduce(0, group, labels.energy_per_atom, "amin")[group]
+
+
+def new_student(labels: Labels, symbols: list[str]):  # type: ignore[no-untyped-def]
+    """An untrained student, with one energy per element fitted to all labels."""
+    from matgl.apps.pes import Potential
+    from matgl.models import TensorNet
+
+    types = node_types(symbols)[labels.species]
+    counts = torch.zeros(len(labels.n_atoms), len(symbols), dtype=torch.float64)
+    counts.index_put_((labels.crystals.batch, types), torch.ones(len(types), dtype=torch.float64), accumulate=True)
+    share = counts / labels.n_atoms[:, None]
+    ridge = 1e-3 * torch.eye(len(symbols), dtype=torch.float64)
+    references = torch.linalg.solve(share.mT @ share + ridge, share.mT @ labels.energy_per_atom)
+    spread = float((labels.energy_per_atom - share @ references).std())
+    network = TensorNet(
+        element_types=tuple(symbols), units=UNITS, nblocks=BLOCKS, cutoff=CUTOFF, rbf_type="SphericalBessel",
+        use_smooth=True, max_n=RADIAL, max_l=3, is_intensive=False, use_warp=False,
+    )  # fmt: skip
+    return Potential(network, data_std=spread, element_refs=references.tolist())
+
+
+def load_student(folder: Path):  # type: ignore[no-untyped-def]
+    """A student that was saved."""
+    import matgl
+
+    return matgl.load_model(folder)
+
+
+def examples(labels: Labels, types: Tensor, name: str) -> list[Example]:
+    """Graphs and targets of all labels."""
+    weight = 1.0 / (1.0 + above_lowest(labels).clamp_min(0) / SOFT_ABOVE)
+    volume = labels.cell.det().abs()
+    ptr = labels.crystals.ptr.tolist()
+    graphs = graph_chunks(labels.crystals, types, CUTOFF, 0)
+    out = []
+    with Progress(len(volume), name) as bar:
+        for b, (graph, cell) in enumerate(graphs):
+            out.append(
+                Example(
+                    graph=graph,
+                    cell=cell,
+                    energy=(labels.energy[b] / labels.n_atoms[b]).float(),
+                    forces=labels.forces[ptr[b] : ptr[b + 1]],
+                    virial=labels.stress[b] * volume[b] / labels.n_atoms[b],
+                    weight=float(weight[b]),
+                    kind=int(labels.kind[b]),
+                )
+            )
+            bar.advance()
+    return out
+
+
+def collate(batch: list[Example]) -> tuple[Batch, Tensor]:
+    """One graph of several crystals."""
+    sizes = torch.tensor([len(one.graph.node_type) for one in batch])
+    ptr = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
+    graph = Batch(
+        frac_coords=torch.cat([one.graph.frac_coords for one in batch]),
+        node_type=torch.cat([one.graph.node_type for one in batch]),
+        edge_index=torch.cat([one.graph.edge_index + start for one, start in zip(batch, ptr, strict=False)], dim=1),
+        pbc_offset=torch.cat([one.graph.pbc_offset for one in batch]),
+        batch=torch.arange(len(batch)).repeat_interleave(sizes),
+        ptr=ptr,
+        num_nodes=int(ptr[-1]),
+    )
+    return graph, torch.cat([one.cell for one in batch])
+
+
+def microbatches(batch: list[Example]) -> Iterator[list[Example]]:
+    """Consecutive examples with no more edges than fit."""
+    part: list[Example] = []
+    edges = 0
+    for one in batch:
+        if part and edges + one.edges > MICROBATCH_EDGES:
+            yield part
+            part, edges = [], 0
+        part.append(one)
+        edges += one.edges
+    yield part
+
+
+def errors(student: torch.nn.Module, part: list[Example]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Prediction and target of energies per atom (b,), forces (n, 3) and virials per atom (b, 3, 3)."""
+    graph, cell = collate(part)
+    energy, forces, stress, _ = student(graph, cell)
+    n_atoms = graph.ptr.diff()
+    per_volume = (cell.det().abs() / n_atoms)[:, None, None] / 160.21766208
+    return {
+        "energy": (energy.view(-1) / n_atoms, torch.stack([one.energy for one in part])),
+        "forces": (forces, torch.cat([one.forces for one in part])),
+        "virial": (stress.view(-1, 3, 3) * per_volume, torch.stack([one.virial for one in part])),
+    }
+
+
+class Distillation:
+    """The training loop; every epoch ends with a validation of the averaged weights and a checkpoint.
+
+    Args:
+        student: MatGL potential, trained in place.
+        train: Training examples.
+        val: Validation examples.
+        out: Folder of the checkpoint and of the student.
+        epochs: Passes over the training examples.
+        lr: Highest learning rate.
+        seed: Of the order of examples.
+    """
+
+    def __init__(
+        self,
+        student: torch.nn.Module,
+        train: list[Example],
+        val: list[Example],
+        out: Path,
+        epochs: int,
+        lr: float,
+        seed: int,
+    ) -> None:
+        self.student, self.train, self.val, self.out = student, train, val, out
+        self.epochs, self.lr, self.seed = epochs, lr, seed
+        self.average = copy.deepcopy(student).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0, amsgrad=True)
+        self.step = self.epoch = 0
+        self.steps = epochs * (len(train) // BATCH)
+
+    def run(self) -> None:
+        """Trains to the end."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        checkpoint = self.out / "training.pt"
+        if checkpoint.exists():
+            self.restore(torch.load(checkpoint, weights_only=True))
+        while self.epoch < self.epochs:
+            self.run_epoch()
+            self.epoch += 1
+            temporary = checkpoint.with_suffix(".part")
+            torch.save(self.state(), temporary)
+            temporary.replace(checkpoint)
+            self.average.save(self.out)  # type: ignore[operator]
+            line = {"epoch": self.epoch, "lr": self.optimizer.param_groups[0]["lr"], **validate(self.average, self.val)}
+            with (self.out / "log.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
+
+    def run_epoch(self) -> None:
+        """One pass, in an order that depends on seed and epoch alone."""
+        self.student.train()
+        order = torch.randperm(len(self.train), generator=generator(self.seed, "distill", self.epoch)).tolist()
+        starts = range(0, len(order) - BATCH + 1, BATCH)
+        with Progress(len(starts), f"epoch {self.epoch + 1} of {self.epochs}") as bar:
+            for start in starts:
+                loss = self.update([self.train[i] for i in order[start : start + BATCH]])
+                bar.advance({"loss": f"{loss:.4f}"})
+
+    def update(self, batch: list[Example]) -> float:
+        """One step of the optimizer; returns the loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.scheduled(self.step)
+        self.optimizer.zero_grad()
+        total, atoms = 0.0, sum(len(one.forces) for one in batch)
+        for part in microbatches(batch):
+            weight = torch.tensor([one.weight for one in part])
+            counts = {"energy": len(batch), "forces": 3 * atoms, "virial": 9 * len(batch)}
+            loss = torch.zeros(())
+            for name, (predicted, target) in errors(self.student, part).items():
+                each = huber_loss(predicted, target, reduction="none", delta=DELTA[name]) / DELTA[name]
+                of_row = weight if name != "forces" else weight.repeat_interleave(_sizes(part))
+                loss = loss + WEIGHTS[name] * (each * of_row.view(-1, *[1] * (each.dim() - 1))).sum() / counts[name]
+            loss.backward()
+            total += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), CLIP)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(EMA, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.student.parameters(), strict=True):
+                mean.lerp_(value, 1 - decay)
+        return total
+
+    def scheduled(self, step: int) -> float:
+        """Linear warm-up, then a cosine down to `LAST_LR`."""
+        if step < WARMUP:
+            return self.lr * (step + 1) / WARMUP
+        progress = (step - WARMUP) / max(1, self.steps - WARMUP)
+        return LAST_LR + 0.5 * (self.lr - LAST_LR) * (1 + math.cos(math.pi * progress))
+
+    def state(self) -> dict[str, object]:
+        """Everything that a run which goes on needs."""
+        return {
+            "student": self.student.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "epoch": self.epoch,
+        }
+
+    def restore(self, state: dict[str, object]) -> None:
+        """Goes back to a state."""
+        self.student.load_state_dict(state["student"])  # type: ignore[arg-type]
+        self.average.load_state_dict(state["average"])  # type: ignore[arg-type]
+        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+        self.step, self.epoch = int(state["step"]), int(state["epoch"])  # type: ignore[call-overload]
+
+
+def validate(student: torch.nn.Module, val: list[Example]) -> dict[str, float]:
+    """Mean absolute errors of energies (eV/atom) by kind, and of forces (eV/Å)."""
+    student.eval()
+    energy: dict[int, list[float]] = {}
+    force = []
+    for part in microbatches(val):
+        found = errors(student, part)
+        difference = (found["energy"][0].detach() - found["energy"][1]).abs().tolist()
+        for one, error in zip(part, difference, strict=True):
+            energy.setdefault(one.kind, []).append(error)
+        force.append((found["forces"][0].detach() - found["forces"][1]).abs().flatten())
+    means = {f"energy_{KINDS[kind]}": sum(values) / len(values) for kind, values in sorted(energy.items())}
+    return means | {"forces": float(torch.cat(force).mean())}
+
+
+def _sizes(part: list[Example]) -> Tensor:
+    return torch.tensor([len(one.forces) for one in part])
+
+
+if __name__ == "__main__":
+    main()

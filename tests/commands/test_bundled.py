@@ -1,0 +1,184 @@
+"""The word `bundled` in commands and in Python, and `train` without a configuration."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import omatg_ray as og
+from omatg_ray.cli import main
+from omatg_ray.commands.next_steps import next_steps, program
+from omatg_ray.commands.setup import free_run
+from omatg_ray.config import Config
+from omatg_ray.crystal.read import read_dataset
+from omatg_ray.errors import DataError, ModelError
+from omatg_ray.reward.potential import load_potential
+from omatg_ray.run.metrics import read_metrics
+from tests.commands.conftest import Command, Workshop
+
+SMALL = (
+    "threads=1", "workers=0", "iterations=1", "rollout.groups=2", "rollout.group_size=4", "rollout.steps=4",
+    "validation.limit=2",
+)  # fmt: skip
+
+
+@pytest.fixture
+def desk(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory of a user who has the assets."""
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def same_weights(left: og.FlowModel, right: og.FlowModel) -> bool:
+    ours, theirs = left.base_network.state_dict(), right.base_network.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_models_by_the_word(desk: Path, assets: Path, base: Path) -> None:
+    (desk / "bundled").mkdir()  # no match for the word
+    expected = og.FlowModel.load(base)
+    for model in (og.bundled_model(), og.FlowModel.load("bundled")):
+        assert model.description == expected.description
+        assert same_weights(model, expected)
+    for path in ("./bundled", Path("bundled")):
+        with pytest.raises(ModelError, match="no model here"):
+            og.FlowModel.load(path)
+    weights = assets / "base" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(DataError, match=str(weights)):
+        og.bundled_model()
+
+
+def test_potentials_by_the_word(desk: Path, assets: Path, workshop: Workshop) -> None:
+    (desk / "bundled").mkdir()
+    potential = load_potential("bundled")
+    assert potential.name == "bundled"
+    assert potential.fingerprint == load_potential(workshop.potential).fingerprint
+    assert og.MatGLEnergy("bundled").elements == potential.elements
+    (assets / "potential" / "known_energies.json").unlink()
+    with pytest.raises(DataError, match=r"known_energies\.json is missing"):
+        load_potential("bundled")
+
+
+def test_evaluation_takes_the_test_split(desk: Path, assets: Path, command: Command) -> None:
+    words = ["--steps", 4, "--workers", 0, "--quiet", "--json", "out.json", "--potential", "bundled"]
+    done = command("evaluate", "bundled", "--data", "bundled", *words)
+    assert done.code == 0, done.err
+    result = json.loads((desk / "out.json").read_text())
+    assert result["per_structure"]["id"] == read_dataset(assets / "crystals" / "test.extxyz").ids
+    assert (result["label"], result["potential"]) == ("bundled", "bundled")
+
+
+def test_generation(desk: Path, command: Command) -> None:
+    words = ["--formula", "NaCl", "-n", 2, "--steps", 4, "--workers", 0, "--quiet"]
+    done = command("generate", "bundled", *words, "--potential", "bundled")
+    assert done.code == 0, done.err
+    crystals = read_dataset(desk / "generated.extxyz")
+    assert {(row["model"], row["potential"]) for row in crystals.properties} == {("bundled", "bundled")}
+
+
+def test_train_without_a_configuration(desk: Path, assets: Path, command: Command) -> None:
+    first = command("train", *SMALL, "--quiet")
+    assert first.code == 0, first.err
+    run = Path("runs/quickstart")
+    config = Config.load(run / "config.yaml")
+    assert (config.base, config.reward.potential, config.iterations) == ("bundled", "bundled", 1)
+    model = json.loads((run / "checkpoints" / "last" / "model.json").read_text())
+    assert (model["potential"], model["provenance"]["base"]) == ("bundled", "bundled")
+    for name in ("train", "val", "test"):
+        kept, carried = (read_dataset(path / f"{name}.extxyz") for path in (run / "data", assets / "crystals"))
+        assert kept.ids == carried.ids
+    assert "base" in first.out and "reinforced" in first.out
+
+    # What it says to try works as it is printed, also where there is no other file than those of the run.
+    steps = first.out.partition("What to try next\n")[2].splitlines()
+    lines = [shlex.split(line) for line in steps if line[2] != "#"]
+    assert lines[-1] == [str(run / "report.html")] and (run / "report.html").is_file()
+    verbs = ("generate", "evaluate", "train")
+    tries = [line[next(i for i, word in enumerate(line) if word in verbs) :] for line in lines[:-1]]
+    assert [line[0] for line in tries] == ["generate", "evaluate", "train", "train"]
+    for words in tries[:3]:
+        done = command(*words, "--quiet", *(["--workers", "0"] if words[0] != "train" else []))
+        assert done.code == 0, done.err
+    assert [line["step"] for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train"] == [1, 2]
+    config_file, *overrides = tries[3][1:]
+    on_ray = Config.load(config_file, overrides)
+    assert on_ray.ray.rollout.workers == 2 and on_ray.rollout.groups_per_item == 1
+    assert on_ray.run == Path("runs/quickstart-ray")
+    assert on_ray.rollout.steps == config.rollout.steps == 4
+
+
+def test_the_default_run_takes_the_next_free_folder_and_a_named_one_does_not(
+    desk: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+
+    def stop(config: Config, *_: object) -> None:
+        started.append(config.run)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("omatg_ray.commands.train.train", stop)
+    for name in ("quickstart", "quickstart-2"):
+        (desk / "runs" / name).mkdir(parents=True)
+        (desk / "runs" / name / "config.yaml").write_text("iterations: 1\n")
+    done = command("train", *SMALL)
+    assert "--resume runs/quickstart)" in done.err and "this one is runs/quickstart-3" in done.err
+    config = desk / "own.yaml"
+    config.write_text("base: bundled\n")
+    command("train", *SMALL, "run=runs/quickstart")
+    command("train", config, "run=runs/quickstart-2")
+    command("train", config)
+    assert list(map(str, started)) == ["runs/quickstart-3", "runs/quickstart", "runs/quickstart-2", "runs/own"]
+
+
+def test_a_named_run_that_is_there_says_what_to_do(desk: Path, command: Command) -> None:
+    (desk / "runs" / "quickstart").mkdir(parents=True)
+    (desk / "runs" / "quickstart" / "config.yaml").write_text("iterations: 1\n")
+    command("train", *SMALL, "run=runs/quickstart", "--quiet").refuses("already holds a run", "--resume")
+
+
+def test_free_run_folders(tmp_path: Path) -> None:
+    run = tmp_path / "quickstart"
+    assert free_run(run) == run
+    run.mkdir()  # a start that was refused leaves no run behind
+    assert free_run(run) == run
+    (run / "metrics.jsonl").touch()
+    assert free_run(run) == tmp_path / "quickstart-2"
+
+
+def test_next_steps_of_a_run_on_actors_name_no_actors() -> None:
+    rows = [{"per_structure": {"formula": ["Ti2O4", "NaCl"]}}]
+    keys = ["run=my runs/x", "reward.potential=pot"]
+    alone = next_steps(Config.load(None, keys), rows)
+    assert "ray.rollout.workers=2" in alone and "--formula NaCl " in alone and "'my runs/x'" in alone
+    assert "ray." not in next_steps(Config.load(None, [*keys, "ray.rollout.workers=3"]), rows)
+
+
+def test_commands_are_called_as_the_shell_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / ".venv" / "bin" / "omatg-ray"
+    script.parent.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("sys.executable", str(script.with_name("python")))
+    assert program() == f"{script.with_name('python')} -m omatg_ray"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    assert program() == ".venv/bin/omatg-ray"
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert program() == "omatg-ray"
+
+
+def test_without_its_assets_the_quickstart_says_so(
+    desk: Path, assets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(assets / "crystals")
+    assert main(["train", "--quiet", "--dry-run", *SMALL]) == 1
+    assert "bundled crystals" in capsys.readouterr().err
+    assert not (desk / "runs").exists()

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import os
+import warnings
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from omatg_ray.bundle import seal
+from omatg_ray.commands import doctor
+from omatg_ray.commands.doctor import Finding, tried
+from omatg_ray.errors import OmatgRayError
+from tests.commands.conftest import Command, Workshop
+
+
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is installed, also where the tests run without that."""
+    needs(monkeypatch, ["torch>=2.0", "numpy>=1.0"])
+
+
+def needs(monkeypatch: pytest.MonkeyPatch, requires: list[str], python: str = ">=3.11") -> None:
+    monkeypatch.setattr(metadata, "requires", lambda _: requires)
+    monkeypatch.setattr(metadata, "metadata", lambda _: {"Requires-Python": python})
+
+
+def states(out: str) -> dict[str, str]:
+    lines = [line for line in out.splitlines() if line[19:27].strip() in ("ok", "warning", "fails")]
+    return {line[:18].strip(): line[19:27].strip() for line in lines}
+
+
+def test_everything_works(assets: Path, workshop: Workshop, command: Command) -> None:
+    done = command("doctor", "--no-ray", "--potential", workshop.potential)
+    assert done.code == 0, done.out + done.err
+    assert done.out.splitlines()[-1] == "everything that `omatg-ray train` needs works"
+    said = states(done.out)
+    assert {said[f"bundled {name}"] for name in ("crystals", "potential", "base")} == {"ok"}
+    assert "gives its 1 known energies" in done.out and "of 2 crystals valid" in done.out
+    assert said["Python"] == said["packages"] == said["TensorBoard"] == "ok"
+    assert "Ray" not in said
+
+
+def test_a_damaged_asset_fails_by_name_and_the_rest_is_still_checked(assets: Path, command: Command) -> None:
+    weights = assets / "potential" / "state.pt"
+    weights.write_bytes(weights.read_bytes() + b"x")
+    done = command("doctor", "--no-ray")
+    done.refuses("what fails: bundled potential;", code=1)
+    said = states(done.out)
+    assert said["bundled potential"] == "fails"
+    assert said["bundled crystals"] == said["bundled base"] == said["TensorBoard"] == "ok"
+    assert str(weights) in done.out and "git checkout" in done.out
+    assert "everything" not in done.out
+
+
+def test_a_bundled_potential_without_known_energies(assets: Path, command: Command) -> None:
+    (assets / "potential" / "known_energies.json").unlink()
+    seal(assets / "potential")
+    done = command("doctor", "--no-ray")
+    done.refuses("bundled potential", code=1)
+    assert "no known_energies.json" in done.out
+
+
+def test_another_potential_that_is_not_there(assets: Path, command: Command, tmp_path: Path) -> None:
+    done = command("doctor", "--no-ray", "--potential", tmp_path / "nowhere")
+    done.refuses(str(tmp_path / "nowhere"), code=1)
+
+
+def test_packages_that_are_missing_or_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = metadata.version("torch")
+    needs(monkeypatch, ["torch>=1000", "numpy>=1", "no-such-thing>=1; extra == 'test'"])
+    state, text = doctor.packages()
+    assert state == "warning" and f"torch {torch} (>=1000)" in text and "numpy" not in text
+    needs(monkeypatch, ["torch>=1000", "no-such-thing>=1"])
+    state, text = doctor.packages()
+    assert state == "fails" and "not installed: no-such-thing;" in text and "pip install" in text
+
+
+def test_a_python_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs(monkeypatch, [], python=">=4.0")
+    state, text = doctor.python()
+    assert state == "fails" and "needs >=4.0" in text
+
+
+def test_a_package_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(doctor, "PACKAGE", "no-such-package")
+    check = tried("packages", doctor.packages)
+    assert check.state == "warning" and "no-such-package is not installed" in check.text
+
+
+@pytest.mark.parametrize(("gib", "state"), [(8.0, "ok"), (2.5, "warning"), (0.5, "fails")])
+def test_memory(gib: float, state: str) -> None:
+    found, text = doctor.memory(int(gib * 2**30))
+    assert found == state and f"{gib:.1f} GiB" in text
+
+
+def test_the_memory_of_this_machine() -> None:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < doctor.available_memory() <= total
+
+
+def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**9))
+    assert doctor.disk(tmp_path)[0] == "ok"
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**7))
+    state, text = doctor.disk(tmp_path)
+    assert state == "fails" and str(tmp_path) in text
+    monkeypatch.setattr("os.access", lambda *_: False)
+    state, text = doctor.disk(tmp_path)
+    assert state == "fails" and "may not be written to" in text
+
+
+def test_whatever_a_check_raises_is_what_it_says() -> None:
+    def broken() -> Finding:
+        raise ImportError("libfoo.so.1:\n  cannot open")
+
+    def refused() -> Finding:
+        raise OmatgRayError("do this")
+
+    check = tried("a", broken)
+    assert (check.name, check.state, check.text) == ("a", "fails", "ImportError: libfoo.so.1: cannot open")
+    check = tried("b", refused)
+    assert (check.state, check.text) == ("fails", "do this")
+
+
+def test_a_warning_of_this_package_makes_it_one() -> None:
+    def warned() -> Finding:
+        warnings.warn_explicit("no minimum", UserWarning, "energy.py", 1, module="omatg_ray.reward.potential")
+        warnings.warn_explicit("of a library", UserWarning, "x.py", 1, module="matgl.utils")
+        return "ok", "loads"
+
+    check = tried("potential", warned)
+    assert (check.state, check.text) == ("warning", "no minimum")
+
+
+def test_a_ray_that_hangs_or_dies() -> None:
+    state, text = doctor.ray_starts("import time; time.sleep(60)", seconds=0.5)
+    assert state == "fails" and "within 0.5 s" in text and "ray.*" in text
+    state, text = doctor.ray_starts("raise SystemExit('no room on this machine')")
+    assert state == "fails" and "no room on this machine" in text
+
+
+def test_ray_starts() -> None:
+    assert doctor.ray_starts() == ("ok", "starts and gives room to an actor")

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from omatg_ray.commands.train import TrainResult
+from omatg_ray.model import FlowModel
+from tests.commands.conftest import Command, Workshop
+
+
+def rows(out: str) -> dict[str, str]:
+    return {line.split()[0]: line.split(maxsplit=1)[1] for line in out.splitlines()}
+
+
+def test_all_cards_one_after_another(assets: Path, command: Command) -> None:
+    out = command("info").out
+    places = [out.index(f"# Card of the {name}\n") for name in ("crystals", "potential", "base")]
+    assert places == sorted(places)
+    size = sum(file.stat().st_size for file in (assets / "crystals").iterdir() if file.name != "SHA256SUMS")
+    assert out.startswith(f"crystals: 4 files, {size / 1e6:.2f} MB, in {assets / 'crystals'}\n")
+
+
+def test_one_card(assets: Path, command: Command) -> None:
+    out = command("info", "potential").out
+    assert "# Card of the potential" in out and "crystals" not in out
+
+
+def test_a_damaged_asset_is_refused(assets: Path, command: Command) -> None:
+    (assets / "base" / "model.json").write_text("{}")
+    command("info", "base").refuses("base/model.json", "checksum", code=1)
+
+
+def test_a_base_model(base: Path, workshop: Workshop, command: Command) -> None:
+    said = rows(command("info", base).out)
+    weights = FlowModel.load(base).base_network.state_dict().values()
+    assert said["model"] == f"{base}, a base model"
+    assert said["network"].startswith(f"{sum(w.numel() for w in weights):,} parameters; hidden 16, layers 2")
+    # Eight cubic pairs and three perovskite-like triples of which some are held out.
+    assert said["sizes"] == "2, 3 atoms per cell"
+    assert said["elements"].split(": ")[1].split() == FlowModel.load(base).description.elements
+    assert (said["active"], said["noise"], said["annealing"], said["potential"]) == ("none",) * 4
+    assert said["data"] == str(workshop.data) and said["command"] == "pretrain"
+
+
+def test_a_reinforced_model(trained: TrainResult, workshop: Workshop, command: Command) -> None:
+    said = rows(command("info", workshop.root / "trained").out)
+    assert "twice (base and policy)" in said["network"]
+    assert said["noise"] == "pos kind sqrt, a 0.1668"
+    assert (said["active"], said["potential"]) == ("pos", str(workshop.potential))
+    assert (said["command"], said["base_provenance.command"]) == ("train", "pretrain")
+
+
+def test_the_bundled_model_and_a_folder_that_is_none(assets: Path, command: Command, tmp_path: Path) -> None:
+    assert rows(command("info", "bundled").out)["model"] == "bundled, a base model"
+    command("info", tmp_path / "nothing").refuses("nothing", "no model here", code=1)
