@@ -30,10 +30,10 @@ from omatg_ray.reward.graph import graph_chunks
 from omatg_ray.run.progress import Progress
 from omatg_ray.seeding import generator
 
-UNITS, BLOCKS, CUTOFF, RADIAL = 64, 2, 5.0, 4
+UNITS, BLOCKS, CUTOFF, RADIAL = 64, 2, 4.5, 4
 LR, LAST_LR, WARMUP, EMA, CLIP = 2e-3, 1e-5, 200, 0.998, 10.0
 BATCH = 16
-MICROBATCH_EDGES = 1500  # what fits a cache
+MICROBATCH_EDGES = 4000  # bounds memory
 WEIGHTS = {"energy": 1.0, "forces": 0.15, "virial": 0.1}
 DELTA = {"energy": 0.02, "forces": 0.1, "virial": 0.1}  # where Huber's loss turns linear: eV/atom, eV/Å, eV/atom
 MOST_ABOVE = 12.0  # eV/atom over the lowest crystal of the composition; above, a reward is flat anyway

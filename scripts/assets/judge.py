@@ -1,0 +1,99 @@
+#!/usr/bin/env python
+"""The bundled base and what reinforcement makes of it, on the test split, by the bundled potential and by its teacher.
+
+  python scripts/assets/judge.py --runs runs/quickstart --teacher POTENTIAL --out runs/judged
+
+The policy never saw the teacher: a gain that only the bundled potential sees would be reward hacking. Several runs
+(seeds) are averaged. Writes one JSON per evaluation, table.txt and figure.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from omatg_ray.bundle import BUNDLED
+from omatg_ray.commands.evaluate import EvaluateOptions, evaluate, table
+from omatg_ray.config import Config
+from omatg_ray.evaluate.metrics import paired_interval
+from omatg_ray.model import FlowModel
+
+COLOURS = {"base": "#c4622d", "reinforced": "#1f6f9f"}
+
+
+def main() -> None:
+    """Evaluates, prints and draws; evaluations that are there are not done again."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True)
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--data", default=BUNDLED, help="references (default: the bundled test split)")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    steps = Config.load(arguments.runs[0] / "config.yaml").rollout.steps
+    annealing = FlowModel.load(arguments.runs[0]).description.annealing
+
+    def measured(model: str | Path, potential: str, name: str) -> dict[str, Any]:
+        path = arguments.out / f"{name}.json"
+        if not path.exists():
+            # The base is annealed as the policy is: what reinforcement adds is what counts.
+            options = EvaluateOptions(
+                model=model, data=arguments.data, steps=steps, potential=potential, schedule=annealing
+            )
+            path.write_text(json.dumps(evaluate(options).as_dict()), encoding="utf-8")
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    lines, panels = [], []
+    rows: list[dict[str, Any]] = []
+    for title, potential in (("bundled potential", BUNDLED), ("teacher", arguments.teacher)):
+        short = title.split()[0]
+        base = measured(BUNDLED, potential, f"base-{short}")
+        runs = [measured(run, potential, f"{run.name}-{short}") for run in arguments.runs]
+        rows += [{**base, "label": f"base, by the {title}"}]
+        rows += [
+            {**run, "label": f"{path.name}, by the {title}"} for run, path in zip(runs, arguments.runs, strict=True)
+        ]
+        after = torch.stack([relative(run) for run in runs])
+        interval = paired_interval(after.mean(0), relative(base))
+        lines.append(
+            f"change of the relative energy by the {title}, valid both times: {interval.mean:+.3f} "
+            f"[{interval.low:+.3f}, {interval.high:+.3f}] eV/atom, n = {interval.n}"
+        )
+        panels.append((title, {"base": relative(base)[None], "reinforced": after}))
+    text = "\n".join([table(rows), *lines])
+    (arguments.out / "table.txt").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    draw(panels, arguments.out / "figure.svg")
+
+
+def relative(evaluation: dict[str, Any]) -> torch.Tensor:
+    """Relative energies (n,), NaN where invalid."""
+    values = evaluation["per_structure"]["relative_energy"]
+    return torch.tensor([float("nan") if value is None else value for value in values], dtype=torch.float64)
+
+
+def draw(panels: list[tuple[str, dict[str, torch.Tensor]]], path: Path) -> None:
+    """Cumulative distributions of the relative energy, invalid crystals never reached."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained", facecolor="white")
+    axes = figure.subplots(1, len(panels), sharey=True)
+    for axis, (title, samples) in zip(axes, panels, strict=True):
+        for label, values in samples.items():
+            found = np.sort(values[~values.isnan()].numpy())
+            axis.step(
+                found, np.arange(1, len(found) + 1) / values.numel(), where="post", color=COLOURS[label], label=label
+            )
+        axis.axvline(0, color="0.7", lw=0.8, zorder=0)
+        axis.set(xlim=(-0.4, 2.0), ylim=(0, 1), title=f"by the {title}", xlabel="relative energy (eV/atom)")
+    axes[0].set_ylabel("share of the structures")
+    axes[0].legend(loc="lower right", frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
