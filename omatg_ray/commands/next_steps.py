@@ -26,7 +26,7 @@ def next_steps(config: Config, rows: list[dict[str, Any]]) -> str:
     run, formulas = str(config.run), rows[0]["per_structure"]["formula"]
     formula = min(formulas, key=len)
     potential = str(config.resolved().reward.potential)
-    steps = max(2, config.rollout.steps // 5)
+    steps = max(2, config.rollout.steps // 2)
     lines = [
         "What to try next",
         "  # new crystals, ranked by energy",
