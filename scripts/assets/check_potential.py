@@ -1,11 +1,9 @@
 #!/usr/bin/env python
-r"""How a student potential compares with its teacher on held-out compositions: the figures of its card.
+"""How the bundled potential compares with its teacher on held-out compositions: the figures of its card.
 
-  python scripts/assets/check_potential.py --student omatg_ray/assets/potential --teacher POTENTIAL \
-      --model omatg_ray/assets/base --out work/potential
+  python scripts/assets/check_potential.py --teacher POTENTIAL --out runs/assets/potential_figures
 
-Writes figures.json and volumes.svg (energies against volume beside the teacher's). Energies are without the
-short-range repulsion of `reward.repulsion`, which is the same for both.
+Writes figures.json and volumes.svg (energies against volume beside the teacher's).
 """
 
 from __future__ import annotations
@@ -15,55 +13,63 @@ import json
 import time
 import warnings
 from collections import defaultdict
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from configurations import usable
+from ase.data import covalent_radii
+from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from omatg_ray.bundle import BUNDLED, bundled_model
+from omatg_ray.bundle import crystals as bundled_crystals
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import read_dataset
-from omatg_ray.model import FlowModel
+from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.potential import Potential, load_potential
+from omatg_ray.reward.validity import check_validity
+from omatg_ray.run.atomic import write_json
+from omatg_ray.run.progress import print_line
 
 PER_COMPOSITION = 24  # generated crystals; those that are not valid are left out
 FEWEST = 16
 STEPS = 20
 SCALES = np.linspace(0.7, 1.6, 19)
+EVERY = 4  # crystals whose E(V) is measured: one in so many
+SQUEEZED = np.linspace(0.1, 1.0, 19)  # volumes in units of the relaxed one
+TOLERANCE = 0.05  # eV/atom that a squeezed crystal may lie below the relaxed one, eV by which a dimer's energy may fall
+BOX = 30.0  # Å, of two atoms alone
 
 
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--student", required=True)
     parser.add_argument("--teacher", required=True)
-    parser.add_argument("--model", type=Path, required=True, help="sampler that generates")
-    parser.add_argument("--crystals", type=Path, default=Path("omatg_ray/assets/crystals/test.extxyz"))
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    student, teacher = load_potential(arguments.student), load_potential(arguments.teacher)
-    dataset = read_dataset(arguments.crystals)
-    relaxed = dataset.crystals
-    generated, group = generate(arguments.model, dataset)
-    figures = {
-        "relaxed": compare(energies(student, relaxed), energies(teacher, relaxed)),
-        "generated": compare(energies(student, generated), energies(teacher, generated)),
-        **ranking(energies(student, generated), energies(teacher, generated), group),
-        **polymorphs(energies(student, relaxed), energies(teacher, relaxed), dataset.compositions),
-        "seconds_per_1000_relaxed": {
-            "student": seconds(student, relaxed),
-            "teacher": seconds(teacher, relaxed),
-        },
-    }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    figures |= volumes(student, teacher, dataset, arguments.out / "volumes.svg")
-    (arguments.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    student, teacher = load_potential(BUNDLED), load_potential(arguments.teacher)
+    dataset = read_dataset(bundled_crystals("test"))
+    relaxed = dataset.crystals
+    generated, group = generate(dataset)
+    print_line(f"{len(generated)} valid generated crystals")
+    figures: dict[str, Any] = {
+        "potential": student.fingerprint,
+        "teacher": teacher.fingerprint,
+        "relaxed": errors(energies(student, relaxed), energies(teacher, relaxed)),
+        **polymorphs(energies(student, relaxed), energies(teacher, relaxed), dataset.compositions),
+        "generated": rewarded(student, teacher, generated, group),
+        "seconds_per_1000_relaxed": {"student": seconds(student, relaxed), "teacher": seconds(teacher, relaxed)},
+        "volumes": volumes(student, teacher, dataset, arguments.out / "volumes.svg"),
+        "squeezed_below_relaxed": {"student": squeezed(student, relaxed), "teacher": squeezed(teacher, relaxed)},
+        "falling_dimers": {"student": dimers(student, student), "teacher": dimers(teacher, student)},
+    }
+    write_json(arguments.out / "figures.json", figures)
     print(json.dumps(figures, indent=1))
 
 
@@ -82,8 +88,8 @@ def seconds(potential: Potential, crystals: CrystalBatch) -> float:
     return min(taken)
 
 
-def generate(model: Path, dataset: CrystalDataset) -> tuple[CrystalBatch, np.ndarray]:
-    """Valid generated crystals and the composition of each: for each held-out composition, cells of its polymorphs."""
+def generate(dataset: CrystalDataset) -> tuple[CrystalBatch, np.ndarray]:
+    """Valid crystals of the bundled base for each held-out composition, in cells of its polymorphs; the formulas."""
     rows_of = defaultdict(list)
     for row, formula in enumerate(dataset.compositions):
         rows_of[formula].append(row)
@@ -93,25 +99,34 @@ def generate(model: Path, dataset: CrystalDataset) -> tuple[CrystalBatch, np.nda
         for copy in range(PER_COMPOSITION):
             formulas.append(formula)
             cells.append(species[rows[copy % len(rows)]])
-    crystals = FlowModel.load(model).generate(cells, steps=STEPS, seed=1)
-    keep = usable(crystals)
-    return crystals.select(keep.nonzero()[:, 0]), np.array(formulas)[keep.numpy()]
+    crystals = bundled_model().generate(cells, steps=STEPS, seed=1)
+    valid = check_validity(crystals).valid
+    return crystals.select(valid.nonzero()[:, 0]), np.array(formulas)[valid.numpy()]
 
 
-def compare(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
-    """Errors in eV/atom; those of crystals above +3 eV/atom are left out, where the reward is flat."""
-    counted = teacher < 3.0
-    error = np.abs(student - teacher)[counted]
-    return {"n": int(counted.sum()), "mae": float(error.mean()), "median": float(np.median(error))}
+def errors(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
+    """Errors of energies, eV/atom."""
+    error = np.abs(student - teacher)
+    return {"n": len(error), "mae": float(error.mean()), "median": float(np.median(error))}
+
+
+def rewarded(student: Potential, teacher: Potential, crystals: CrystalBatch, group: np.ndarray) -> dict[str, Any]:
+    """Errors and ranks of the energies as a policy is rewarded for them: with repulsion, squeezed below 3 eV/atom."""
+    ours, theirs = (-MatGLEnergy(potential)(crystals).reward.numpy() for potential in (student, teacher))
+    return {
+        **errors(ours, theirs),
+        "share_student_lower_by_1": float((theirs - ours > 1.0).mean()),
+        "student_lower_by_at_most": float((theirs - ours).max()),
+        **ranking(ours, theirs, group),
+    }
 
 
 def ranking(student: np.ndarray, teacher: np.ndarray, group: np.ndarray) -> dict[str, Any]:
     """Spearman's rank correlation within each composition that has enough valid crystals."""
-    values = []
-    for formula in np.unique(group):
-        rows = group == formula
-        if rows.sum() >= FEWEST:
-            values.append(float(spearmanr(student[rows], teacher[rows]).statistic))
+    enough = [group == formula for formula in np.unique(group) if (group == formula).sum() >= FEWEST]
+    if not enough:
+        raise SystemExit(f"no composition has {FEWEST} valid generated crystals: the base model cannot judge")
+    values = [float(spearmanr(student[rows], teacher[rows]).statistic) for rows in enough]
     return {
         "spearman_mean": float(np.mean(values)),
         "spearman_quantiles_10_50_90": np.quantile(values, [0.1, 0.5, 0.9]).tolist(),
@@ -121,46 +136,48 @@ def ranking(student: np.ndarray, teacher: np.ndarray, group: np.ndarray) -> dict
 
 def polymorphs(student: np.ndarray, teacher: np.ndarray, compositions: list[str]) -> dict[str, Any]:
     """How often both put the same polymorph of a composition lowest, and the error of differences to it."""
-    group, agree, errors = np.array(compositions), [], []
+    group, agree, off = np.array(compositions), [], []
     for formula in np.unique(group):
         rows = np.flatnonzero(group == formula)
         if len(rows) > 1:
             low = rows[teacher[rows].argmin()]
             agree.append(rows[student[rows].argmin()] == low)
-            errors += [abs((student[row] - student[low]) - (teacher[row] - teacher[low])) for row in rows if row != low]
+            off += [abs((student[row] - student[low]) - (teacher[row] - teacher[low])) for row in rows if row != low]
     return {
         "lowest_polymorph_agrees": float(np.mean(agree)),
         "lowest_polymorph_compositions": len(agree),
-        "polymorph_difference_mae": float(np.mean(errors)),
+        "polymorph_difference_mae": float(np.mean(off)),
     }
 
 
-def volumes(student: Potential, teacher: Potential, dataset: CrystalDataset, path: Path) -> dict[str, float]:
-    """E(V) of twelve crystals, drawn, and the error of the equilibrium volume over all of them."""
-    import matplotlib.pyplot as plt
+def scaled(crystals: CrystalBatch, row: int, volumes: np.ndarray) -> CrystalBatch:
+    """One crystal at several volumes."""
+    one = crystals.select([row]).tile(len(volumes))
+    return one.replace(cell=one.cell * torch.from_numpy(volumes ** (1 / 3)).to(one.cell)[:, None, None])
 
-    cells = torch.from_numpy(SCALES ** (1 / 3)).float()[:, None, None]
-    shown = [row * len(dataset) // 12 for row in range(12)]
-    figure, axes = plt.subplots(3, 4, figsize=(11, 7), sharex=True, layout="constrained")
+
+def volumes(student: Potential, teacher: Potential, dataset: CrystalDataset, path: Path) -> dict[str, float]:
+    """E(V) of twelve crystals, drawn, and the error of the equilibrium volume over one crystal in `EVERY`."""
+    rows = range(0, len(dataset), EVERY)
+    shown = list(rows)[:: len(rows) // 12][:12]
+    figure = Figure(figsize=(11, 7), layout="constrained", facecolor="white")
+    axes = figure.subplots(3, 4, sharex=True)
     shifts = []
-    for row in range(len(dataset)):
-        one = dataset.crystals.select([row]).tile(len(SCALES))
-        scaled = one.replace(cell=one.cell * cells)
-        if row % 4 and row not in shown:
-            continue
-        curves = {"teacher": energies(teacher, scaled), "student": energies(student, scaled)}
-        shifts.append(abs(minimum(curves["student"]) - minimum(curves["teacher"])))
+    for row in rows:
+        crystals = scaled(dataset.crystals, row, SCALES)
+        ours, theirs = energies(student, crystals), energies(teacher, crystals)
+        shifts.append(abs(minimum(ours) - minimum(theirs)))
         if row in shown:
             axis = axes.flat[shown.index(row)]
-            axis.plot(SCALES, curves["teacher"], color="0.5", lw=3, label="teacher")
-            axis.plot(SCALES, curves["student"], color="tab:blue", lw=1.2, label="bundled potential")
-            name = dataset.properties[row].get("prototype", "")
-            axis.set_title(f"{dataset.compositions[row]} ({name})".replace("_", " "), fontsize=9)
-    axes.flat[0].legend(fontsize=8)
+            axis.plot(SCALES, theirs, color="0.6", lw=3, label="teacher")
+            axis.plot(SCALES, ours, color="#1f6f9f", lw=1.3, label="bundled potential")
+            prototype = str(dataset.properties[row]["prototype"]).replace("_", " ")
+            axis.set_title(f"{dataset.compositions[row]} ({prototype})", fontsize=9)
+    axes.flat[0].legend(fontsize=8, frameon=False)
     figure.supxlabel("volume in units of the relaxed one")
     figure.supylabel("energy (eV/atom)")
     figure.savefig(path, metadata={"Date": None})
-    return {"equilibrium_volume_mae": float(np.mean(shifts)), "equilibrium_volume_crystals": len(shifts)}
+    return {"crystals": len(shifts), "equilibrium_volume_mae": float(np.mean(shifts))}
 
 
 def minimum(curve: np.ndarray) -> float:
@@ -168,6 +185,42 @@ def minimum(curve: np.ndarray) -> float:
     low = int(np.clip(curve.argmin(), 1, len(curve) - 2))
     a, b, _ = np.polyfit(SCALES[low - 1 : low + 2], curve[low - 1 : low + 2], 2)
     return float(-b / (2 * a)) if a > 0 else float(SCALES[low])
+
+
+def squeezed(potential: Potential, crystals: CrystalBatch) -> dict[str, float]:
+    """Crystals that, squeezed with the repulsion, come to lie below their relaxed energy: share, and by how much."""
+    below = []
+    for row in range(0, len(crystals), EVERY):
+        pressed = scaled(crystals, row, SQUEEZED)
+        valid = check_validity(pressed).valid.numpy()
+        curve = (potential.energies(pressed.select(valid.nonzero()[0].tolist())) / pressed.n_atoms[0]).numpy()
+        # Volumes near the relaxed one may be those of the potential's own minimum.
+        far = SQUEEZED[valid] < 0.8
+        below.append(float((curve[-1] - curve[far]).max()) if far.any() else 0.0)
+    return {"share": float((np.array(below) > TOLERANCE).mean()), "worst": max(below), "crystals": len(below)}
+
+
+def dimers(potential: Potential, knows: Potential) -> dict[str, float]:
+    """Pairs of elements whose energy, with the repulsion, somewhere falls as two atoms come closer than 0.6 bonds."""
+    numbers = sorted(knows.elements)
+    falls = []
+    for first, second in combinations_with_replacement(numbers, 2):
+        bond = float(covalent_radii[first] + covalent_radii[second])
+        distances = torch.arange(0.5, 0.6 * bond, 0.02)
+        if len(distances) < 2:
+            continue
+        pos = torch.zeros(len(distances), 2, 3)
+        pos[:, 1, 0] = distances / BOX
+        pair = CrystalBatch(
+            torch.tensor([first, second]).repeat(len(distances)),
+            pos.view(-1, 3),
+            BOX * torch.eye(3).repeat(len(distances), 1, 1),
+            torch.full((len(distances),), 2),
+        )
+        curve = potential.energies(pair).numpy()
+        # Inwards it must rise: an energy above the lowest of those farther in is a fall.
+        falls.append(float((curve - np.minimum.accumulate(curve)).max()))
+    return {"pairs": len(falls), "falling": int((np.array(falls) > TOLERANCE).sum()), "worst": max(falls)}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from omatg_ray.crystal.lattice import wrap
 KINDS = ("relaxed", "strained", "rattled", "swapped", "random", "generated")
 COMPRESSION, EXPANSION = 0.3, 1.7  # volumes in units of the relaxed one
 MOST_RATTLE = 0.5  # Å, standard deviation of a coordinate
+CLOSEST = 0.5  # sums of covalent radii; closer, repulsion decides and no potential is to be believed
 
 
 def strained(crystals: CrystalBatch, rng: torch.Generator) -> CrystalBatch:
@@ -52,8 +53,8 @@ def random(crystals: CrystalBatch, rng: torch.Generator) -> CrystalBatch:
 MAKERS = {"strained": strained, "rattled": rattled, "swapped": swapped, "random": random}
 
 
-def usable(crystals: CrystalBatch, closest: float = 0.5) -> Tensor:
-    """Which crystals a potential is asked about (B,): valid, and no pair below `closest` covalent bond lengths."""
+def usable(crystals: CrystalBatch) -> Tensor:
+    """Which crystals a potential is asked about (B,): valid, and no pair below `CLOSEST` covalent bond lengths."""
     from ase.data import covalent_radii
 
     from omatg_ray.reward.graph import neighbours
@@ -63,9 +64,9 @@ def usable(crystals: CrystalBatch, closest: float = 0.5) -> Tensor:
     radii = torch.tensor(covalent_radii)
     for b in valid.nonzero()[:, 0].tolist():
         one = crystals.select([b])
-        # Half a bond length is 2.5 Å for the two largest atoms.
-        (source, target), offset = neighbours(one.pos.double().numpy(), one.cell[0].double().numpy(), 2.6)
+        reach = 2 * CLOSEST * float(radii[one.species].max())
+        (source, target), offset = neighbours(one.pos.double().numpy(), one.cell[0].double().numpy(), reach)
         vectors = one.pos.double()[target] - one.pos.double()[source] + torch.from_numpy(offset).double()
         bonds = (radii[one.species[source]] + radii[one.species[target]]).double()
-        valid[b] = bool(((vectors @ one.cell[0].double()).norm(dim=-1) >= closest * bonds).all())
+        valid[b] = bool(((vectors @ one.cell[0].double()).norm(dim=-1) >= CLOSEST * bonds).all())
     return valid

@@ -3,8 +3,7 @@
 
   python scripts/assets/distill.py --labels work/labels/train --validation work/labels/val --out work/student
 
-A run that was stopped goes on from `work/student/training.pt`, exactly. `--start FOLDER` begins with the weights of
-another student.
+A run that was stopped goes on from `work/student/training.pt`, exactly.
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ from pathlib import Path
 
 import torch
 from configurations import KINDS
+from identity import fingerprint, require_same
 from pymatgen.core import Element
-from teacher import Labels, node_types
+from teacher import GPA, Labels, node_types
 from torch import Tensor
 from torch.nn.functional import huber_loss
 from torch_geometric.data import Batch
@@ -37,6 +37,7 @@ MICROBATCH_EDGES = 4000  # bounds memory
 WEIGHTS = {"energy": 1.0, "forces": 0.15, "virial": 0.1}
 DELTA = {"energy": 0.02, "forces": 0.1, "virial": 0.1}  # where Huber's loss turns linear: eV/atom, eV/Å, eV/atom
 MOST_ABOVE = 12.0  # eV/atom over the lowest crystal of the composition; above, a reward is flat anyway
+MOST_BELOW = 0.1  # eV/atom below the lowest relaxed crystal; beyond, the teacher has a hole there
 SOFT_ABOVE = 3.0  # eV/atom over it at which a crystal counts half
 
 
@@ -61,44 +62,52 @@ class Example:
 def main() -> None:
     """Trains, validating after every epoch, and saves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", type=Path, nargs="+", required=True, help="folders that label.py wrote")
+    parser.add_argument("--labels", type=Path, required=True, help="folder that label.py wrote")
     parser.add_argument("--validation", type=Path, required=True, help="the same for validation")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="student whose weights to begin with")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--lr", type=float, default=LR)
+    parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
-    labels, held_out = read(arguments.labels), read([arguments.validation])
+    inputs = {"labels": fingerprint(*label_files(arguments.labels)), "epochs": arguments.epochs, "seed": arguments.seed}
+    require_same(arguments.out / "inputs.json", inputs)
+    labels, held_out = read(arguments.labels), read(arguments.validation)
     elements = set(labels.species.tolist()) | set(held_out.species.tolist())
     symbols = [Element.from_Z(z).symbol for z in sorted(elements)]
-    student = new_student(labels, symbols) if arguments.start is None else load_student(arguments.start)
-    types = node_types(student.model.element_types)
+    student, types = new_student(labels, symbols), node_types(symbols)
     train = examples(labels, types, "graphs")
     val = examples(held_out, types, "graphs of validation")
-    Distillation(student, train, val, arguments.out, arguments.epochs, arguments.lr, arguments.seed).run()
+    Distillation(student, train, val, arguments.out, arguments.epochs, arguments.seed).run()
 
 
-def read(folders: list[Path]) -> Labels:
-    """All labels of some folders, without those far above the lowest of their composition."""
-    paths = sorted(path for folder in folders for path in folder.glob("*.safetensors"))
-    labels = Labels.cat([Labels.load(path) for path in paths])
-    return labels.select(above_lowest(labels) <= MOST_ABOVE)
+def label_files(folder: Path) -> list[Path]:
+    """The files of labels of a folder."""
+    return sorted(folder.glob("*.safetensors"))
+
+
+def read(folder: Path) -> Labels:
+    """All labels of a folder, without those far above the lowest crystal of their composition, or far below it."""
+    labels = Labels.cat([Labels.load(path) for path in label_files(folder)])
+    above = above_lowest(labels)
+    holes = int((above < -MOST_BELOW).sum())
+    if holes:
+        print(f"left out: {holes} of {len(above)} labels, more than {MOST_BELOW} eV/atom below every relaxed crystal")
+    return labels.select((above <= MOST_ABOVE) & (above >= -MOST_BELOW))
 
 
 def above_lowest(labels: Labels) -> Tensor:
-    """eV/atom over the lowest crystal of the same reduced composition (B,)."""
+    """eV/atom over the lowest relaxed crystal of the same reduced composition (B,)."""
     from omatg_ray.evaluate.matching import compositions
 
     keys = compositions(labels.crystals)
     place = {key: index for index, key in enumerate(dict.fromkeys(keys))}
     group = torch.tensor([place[key] for key in keys])
-    lowest = torch.full((len(place),), math.inf, dtype=torch.float64)
-    return labels.energy_per_atom - lowest.scatter_reduce(0, group, labels.energy_per_atom, "amin")[group]
+    relaxed = labels.energy_per_atom.where(labels.kind == KINDS.index("relaxed"), math.inf)
+    lowest = torch.full((len(place),), math.inf, dtype=torch.float64).scatter_reduce(0, group, relaxed, "amin")
+    return labels.energy_per_atom - lowest[group]
 
 
 def new_student(labels: Labels, symbols: list[str]):  # type: ignore[no-untyped-def]
@@ -120,22 +129,16 @@ def new_student(labels: Labels, symbols: list[str]):  # type: ignore[no-untyped-
     return Potential(network, data_std=spread, element_refs=references.tolist())
 
 
-def load_student(folder: Path):  # type: ignore[no-untyped-def]
-    """A student that was saved."""
-    import matgl
-
-    return matgl.load_model(folder)
-
-
 def examples(labels: Labels, types: Tensor, name: str) -> list[Example]:
     """Graphs and targets of all labels."""
     weight = 1.0 / (1.0 + above_lowest(labels).clamp_min(0) / SOFT_ABOVE)
     volume = labels.cell.det().abs()
     ptr = labels.crystals.ptr.tolist()
-    graphs = graph_chunks(labels.crystals, types, CUTOFF, 0)
+    # One crystal at a time, however few edges it has.
+    graphs = graph_chunks(labels.crystals, types, CUTOFF, -1)
     out = []
     with Progress(len(volume), name) as bar:
-        for b, (graph, cell) in enumerate(graphs):
+        for b, (graph, cell) in zip(range(len(volume)), graphs, strict=True):
             out.append(
                 Example(
                     graph=graph,
@@ -185,7 +188,7 @@ def errors(student: torch.nn.Module, part: list[Example]) -> dict[str, tuple[Ten
     graph, cell = collate(part)
     energy, forces, stress, _ = student(graph, cell)
     n_atoms = graph.ptr.diff()
-    per_volume = (cell.det().abs() / n_atoms)[:, None, None] / 160.21766208
+    per_volume = (cell.det().abs() / n_atoms)[:, None, None] * GPA
     return {
         "energy": (energy.view(-1) / n_atoms, torch.stack([one.energy for one in part])),
         "forces": (forces, torch.cat([one.forces for one in part])),
@@ -202,7 +205,6 @@ class Distillation:
         val: Validation examples.
         out: Folder of the checkpoint and of the student.
         epochs: Passes over the training examples.
-        lr: Highest learning rate.
         seed: Of the order of examples.
     """
 
@@ -213,13 +215,12 @@ class Distillation:
         val: list[Example],
         out: Path,
         epochs: int,
-        lr: float,
         seed: int,
     ) -> None:
         self.student, self.train, self.val, self.out = student, train, val, out
-        self.epochs, self.lr, self.seed = epochs, lr, seed
+        self.epochs, self.seed = epochs, seed
         self.average = copy.deepcopy(student).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0, amsgrad=True)
+        self.optimizer = torch.optim.AdamW(student.parameters(), lr=LR, weight_decay=0.0, amsgrad=True)
         self.step = self.epoch = 0
         self.steps = epochs * (len(train) // BATCH)
 
@@ -232,14 +233,15 @@ class Distillation:
         while self.epoch < self.epochs:
             self.run_epoch()
             self.epoch += 1
-            temporary = checkpoint.with_suffix(".part")
-            torch.save(self.state(), temporary)
-            temporary.replace(checkpoint)
-            self.average.save(self.out)  # type: ignore[operator]
             line = {"epoch": self.epoch, "lr": self.optimizer.param_groups[0]["lr"], **validate(self.average, self.val)}
+            self.average.save(self.out)  # type: ignore[operator]
             with (self.out / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
+            # Last, so that an epoch whose student was not saved is done again.
+            temporary = checkpoint.with_suffix(".part")
+            torch.save(self.state(), temporary)
+            temporary.replace(checkpoint)
 
     def run_epoch(self) -> None:
         """One pass, in an order that depends on seed and epoch alone."""
@@ -279,9 +281,9 @@ class Distillation:
     def scheduled(self, step: int) -> float:
         """Linear warm-up, then a cosine down to `LAST_LR`."""
         if step < WARMUP:
-            return self.lr * (step + 1) / WARMUP
+            return LR * (step + 1) / WARMUP
         progress = (step - WARMUP) / max(1, self.steps - WARMUP)
-        return LAST_LR + 0.5 * (self.lr - LAST_LR) * (1 + math.cos(math.pi * progress))
+        return LAST_LR + 0.5 * (LR - LAST_LR) * (1 + math.cos(math.pi * progress))
 
     def state(self) -> dict[str, object]:
         """Everything that a run which goes on needs."""

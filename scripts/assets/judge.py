@@ -16,13 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from identity import of_model, require_same
 from matplotlib.figure import Figure
 
-from omatg_ray.bundle import BUNDLED
+from omatg_ray.bundle import BUNDLED, asset
 from omatg_ray.commands.evaluate import EvaluateOptions, evaluate, table
 from omatg_ray.config import Config
 from omatg_ray.evaluate.metrics import paired_interval
 from omatg_ray.model import FlowModel
+from omatg_ray.reward.potential import load_potential
+from omatg_ray.run.atomic import write_json, write_text
 
 COLOURS = {"base": "#c4622d", "reinforced": "#1f6f9f"}
 
@@ -35,7 +38,12 @@ def main() -> None:
     parser.add_argument("--data", default=BUNDLED, help="references (default: the bundled test split)")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    names = [run.name for run in arguments.runs]
+    if len(set(names)) < len(names):
+        parser.error(f"runs need different names: {' '.join(names)}")
+    inputs = {"base": of_model(asset("base")), "teacher": load_potential(arguments.teacher).fingerprint}
+    inputs |= {"potential": load_potential(BUNDLED).fingerprint} | {run.name: of_model(run) for run in arguments.runs}
+    require_same(arguments.out / "inputs.json", inputs)
     steps = Config.load(arguments.runs[0] / "config.yaml").rollout.steps
     annealing = FlowModel.load(arguments.runs[0]).description.annealing
 
@@ -46,7 +54,7 @@ def main() -> None:
             options = EvaluateOptions(
                 model=model, data=arguments.data, steps=steps, potential=potential, schedule=annealing
             )
-            path.write_text(json.dumps(evaluate(options).as_dict()), encoding="utf-8")
+            write_json(path, evaluate(options).as_dict())
         return dict(json.loads(path.read_text(encoding="utf-8")))
 
     lines, panels = [], []
@@ -67,7 +75,7 @@ def main() -> None:
         )
         panels.append((title, {"base": relative(base)[None], "reinforced": after}))
     text = "\n".join([table(rows), *lines])
-    (arguments.out / "table.txt").write_text(text + "\n", encoding="utf-8")
+    write_text(arguments.out / "table.txt", text + "\n")
     print(text)
     draw(panels, arguments.out / "figure.svg")
 

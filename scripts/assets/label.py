@@ -13,21 +13,25 @@ import argparse
 import multiprocessing
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 from configurations import KINDS, MAKERS, usable
+from identity import fingerprint, of_model, require_same
 from teacher import Teacher
 
+from omatg_ray.bundle import crystals as bundled_crystals
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.model import FlowModel
+from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.progress import Progress
 from omatg_ray.seeding import generator, seed_of
 
 PART = 250  # crystals in a file
 COPIES = {"strained": 1, "rattled": 2, "swapped": 1, "random": 1}
-# How generated crystals are made: few steps and policy-like noise give what a policy passes through on its way.
+# Few steps make the rough crystals that a policy passes through on its way.
 STEPS = (10, 20, 50)
 
 _teacher: Teacher
@@ -37,15 +41,16 @@ def main() -> None:
     """Makes the parts that are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--potential", required=True, help="MatGL potential: a folder or a name")
-    parser.add_argument("--crystals", type=Path, default=Path("omatg_ray/assets/crystals"), help="folder of the asset")
-    parser.add_argument("--split", choices=["train", "val", "test"], required=True)
+    parser.add_argument("--split", choices=["train", "val"], required=True, help="split of the bundled crystals")
     parser.add_argument("--models", type=Path, nargs="*", default=[], help="samplers whose crystals are labelled too")
     parser.add_argument("--out", type=Path, required=True, help="folder of the labels")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    crystals = read_dataset(arguments.crystals / f"{arguments.split}.extxyz").crystals
+    path = bundled_crystals(arguments.split)
+    inputs = {"potential": load_potential(arguments.potential).fingerprint, "crystals": fingerprint(path)}
+    require_same(arguments.out / "inputs.json", inputs)
+    crystals = read_dataset(path).crystals
     todo: list[tuple[CrystalBatch, str, Path]] = []
 
     def plan(name: str, kind: str, make: Callable[[], CrystalBatch]) -> None:
@@ -63,14 +68,16 @@ def main() -> None:
     for model in arguments.models:
         for steps in STEPS:
             seed = seed_of(0, arguments.split, str(steps)) % 2**31
-            name = f"generated-{model.name}-{steps}"
+            name = f"generated-{of_model(model)}-{steps}"
             plan(name, "generated", lambda m=model, s=steps, x=seed: generated(m, crystals, s, x))  # type: ignore[misc]
     todo = [item for item in todo if not item[2].exists()]
     with (
-        multiprocessing.get_context("spawn").Pool(arguments.workers, _start, (arguments.potential,)) as pool,
+        ProcessPoolExecutor(
+            arguments.workers, multiprocessing.get_context("spawn"), _start, (arguments.potential,)
+        ) as pool,
         Progress(len(todo), f"label {arguments.split}") as bar,
     ):
-        for _ in pool.imap_unordered(_label, todo):
+        for _ in pool.map(_label, todo):
             bar.advance()
 
 

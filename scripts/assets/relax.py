@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from decorations import Candidate, candidates
+from identity import require_same
 
+from omatg_ray.reward.potential import load_module, load_potential
 from omatg_ray.run.progress import Progress
 
 FORCE = 0.02  # eV/Å, of the atoms and of the deformation gradient
@@ -41,40 +45,40 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--limit", type=int, help="only the first so many candidates")
     arguments = parser.parse_args()
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    done = {json.loads(line)["id"] for line in _lines(arguments.out)}
+    potential = load_potential(arguments.potential).fingerprint
+    require_same(arguments.out.with_suffix(".inputs.json"), {"potential": potential})
+    done = {json.loads(line)["id"] for line in whole_lines(arguments.out)}
     todo = [one for one in candidates()[: arguments.limit] if one.ident not in done]
     context = multiprocessing.get_context("spawn")
     with (
-        context.Pool(arguments.workers, _start, (arguments.potential,)) as pool,
+        ProcessPoolExecutor(arguments.workers, context, _start, (arguments.potential,)) as pool,
         arguments.out.open("a", encoding="utf-8") as out,
         Progress(len(todo), "relax") as bar,
     ):
-        for record in pool.imap(_relaxed, todo, chunksize=4):
+        for record in pool.map(_relaxed, todo, chunksize=4):
             out.write(json.dumps(record) + "\n")
             out.flush()
             bar.advance()
 
 
-def _lines(path: Path) -> list[str]:
-    """Whole lines; a last one that a crash tore is cut off the file."""
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file; a last one that a crash tore is cut off it."""
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    return whole.splitlines()
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        os.truncate(path, end)
+    return content[:end].decode("utf-8").splitlines()
 
 
 def _start(potential: str) -> None:
     global _calculator
-    import matgl
     from matgl.ext.ase import PESCalculator
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    _calculator = PESCalculator(matgl.load_model(potential), stress_unit="eV/A3")
+    _calculator = PESCalculator(load_module(potential), stress_unit="eV/A3")
 
 
 def _relaxed(candidate: Candidate) -> dict[str, Any]:
@@ -83,7 +87,7 @@ def _relaxed(candidate: Candidate) -> dict[str, Any]:
     start = time.monotonic()
     try:
         record |= relax(candidate.structure().to_ase_atoms(), _calculator)
-    except Exception as error:  # noqa: BLE001 - a bad candidate of thousands is written down and left
+    except (ValueError, np.linalg.LinAlgError) as error:  # the structure's fault; any other ends the run
         record["dropped"] = f"{type(error).__name__}: {error}"
     return record | {"seconds": round(time.monotonic() - start, 2)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from pymatgen.core import Element
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from omatg_ray.reward.graph import graph_chunks
+from omatg_ray.reward.potential import load_module
 
 GPA = 1 / 160.21766208  # eV/Å³
 
@@ -86,12 +88,10 @@ class Teacher:
     """
 
     def __init__(self, potential: str) -> None:
-        import matgl
-
-        self._module = matgl.load_model(potential).eval().requires_grad_(False)
+        self._module: Any = load_module(potential).eval().requires_grad_(False)
         self._module.calc_forces = self._module.calc_stresses = True
-        self.node_types = node_types(self._module.model.element_types)
-        self.cutoff = float(self._module.model.cutoff)
+        network: Any = self._module.model
+        self.node_types, self.cutoff = node_types(network.element_types), float(network.cutoff)
 
     def __call__(self, crystals: CrystalBatch, kind: Tensor, max_edges: int = 2000) -> Labels:
         """Labels of valid crystals."""

@@ -16,6 +16,8 @@ from pymatgen.core import Composition, Lattice, Structure
 from omatg_ray.crystal.batch import CrystalBatch
 
 ROCKSALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.69), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+# Prototypes whose salts are counted; building one takes a moment.
+SOME = ("rocksalt", "fluorite", "rutile", "corundum", "NaFeO2", "ilmenite", "spinel", "K2NiF4", "K2PtCl6", "elpasolite")
 CESIUM_CHLORIDE = Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 
 
@@ -46,22 +48,26 @@ def test_prototypes_have_the_stoichiometry_of_their_mineral(name: str, formula: 
     assert structure.composition.reduced_composition == Composition(formula).reduced_composition
 
 
-def test_ionic_families_are_charge_neutral() -> None:
-    """Every composition of an AX2 or ABX3 family of salts adds up to zero with usual oxidation states."""
-    from decorations import ANIONS, CATIONS, FAMILIES
+def test_salts_are_charge_neutral() -> None:
+    """With usual oxidation states, counted from the atoms of the decorated prototypes."""
+    from decorations import candidates
+    from prototypes import PROTOTYPES
 
-    cations = {
-        symbol: {q for q, text in CATIONS.items() if symbol in text.split()}
-        for text in CATIONS.values()
-        for symbol in text.split()
-    }
-    anions = {symbol: q for q, text in ANIONS.items() for symbol in text.split()}
-    salts = [family for family in FAMILIES if family.prototypes.startswith(("rocksalt", "fluorite, rutile"))]
-    assert len(salts) == 5
-    for family in salts:
-        multiplicity = 1 if family.prototypes.startswith("rocksalt") else 2
-        for cation, anion in family.compositions():
-            assert multiplicity * anions[anion] in cations[cation], (cation, anion)
+    states = {
+        **dict.fromkeys(["Li", "Na", "K", "Rb", "Cs"], 1), **dict.fromkeys(["Mg", "Ca", "Sr", "Ba", "Zn", "Cd"], 2),
+        **dict.fromkeys(["Al", "Ga", "Sc", "Y", "La"], 3), **dict.fromkeys(["Zr", "Si"], 4),
+        **dict.fromkeys(["F", "Cl", "Br", "I"], -1), "O": -2,
+    }  # fmt: skip
+    contents = {name: PROTOTYPES[name].contents() for name in SOME}
+    checked = 0
+    for candidate in candidates():
+        elements = dict(candidate.elements)
+        known = set(elements.values()) <= set(states) and states[elements["X"]] < 0
+        if candidate.prototype in SOME and known:
+            charges = [count * states[elements[label]] for label, count in contents[candidate.prototype].items()]
+            assert sum(charges) == 0, candidate.ident
+            checked += 1
+    assert checked > 100
 
 
 def test_candidates_are_distinct_and_many() -> None:
@@ -198,22 +204,23 @@ def test_distillation_resumes_exactly_and_learns(tmp_path: Path) -> None:
     )  # fmt: skip
     symbols = ["Na", "Cl"]
 
-    def training(folder: str, epochs: int) -> distill.Distillation:
-        torch.manual_seed(0)
+    def training(folder: str, epochs: int, seed: int = 0) -> distill.Distillation:
+        torch.manual_seed(seed)
         student = distill.new_student(labels, symbols)
         data = distill.examples(labels, distill.node_types(symbols), "graphs")
-        out = tmp_path / folder
-        made = distill.Distillation(student, data, data, out, epochs, 1e-3, 0)
+        made = distill.Distillation(student, data, data, tmp_path / folder, epochs, 0)
         made.steps = 40
         made.run()
         return made
 
     whole = training("whole", 2)
     training("parts", 1)
-    parts = training("parts", 2)
+    # Other weights to begin with, which a run that goes on does not keep.
+    parts = training("parts", 2, seed=1)
     for name, value in whole.average.state_dict().items():
         assert torch.equal(value, parts.average.state_dict()[name]), name
-    log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == [1, 2]
     assert log[1]["energy_rattled"] < log[0]["energy_rattled"]
 
 
@@ -234,3 +241,60 @@ def test_student_is_saved_in_the_format_of_matgl(tmp_path: Path) -> None:
     weights = student.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in loaded.state_dict().items())
     assert sum((tmp_path / "student" / file).stat().st_size for file in ("state.pt", "model.pt", "model.json")) < 1.5e6
+
+
+def test_labels_far_above_and_below_the_relaxed_crystals_are_left_out(tmp_path: Path) -> None:
+    import distill
+    from configurations import KINDS
+    from teacher import Labels
+
+    crystals = CrystalBatch.from_structures([CESIUM_CHLORIDE] * 5)
+    per_atom = torch.tensor([-3.0, -2.0, -3.05, -3.5, 10.0], dtype=torch.float64)
+    kinds = torch.tensor([KINDS.index(name) for name in ("relaxed", "rattled", "strained", "strained", "random")])
+    zeros = torch.zeros_like(crystals.pos)
+    labels = Labels(
+        crystals.species,
+        crystals.pos,
+        crystals.cell,
+        crystals.n_atoms,
+        2 * per_atom,
+        zeros,
+        torch.zeros(5, 3, 3),
+        kinds,
+    )
+    torch.testing.assert_close(distill.above_lowest(labels), per_atom + 3.0)
+    labels.save(tmp_path / "part.safetensors")
+    assert distill.read(tmp_path).energy_per_atom.tolist() == pytest.approx([-3.0, -2.0, -3.05])
+
+
+def test_crystals_with_atoms_too_close_are_not_labelled() -> None:
+    """Na and Cl are 1.66 and 1.02 Å in radius: 1.34 Å is half their bond."""
+    from configurations import usable
+
+    cell = 12.0 * torch.eye(3)[None]
+    pairs = [
+        CrystalBatch(
+            torch.tensor([11, 17]), torch.tensor([[0.0, 0, 0], [distance / 12, 0, 0]]), cell, torch.tensor([2])
+        )
+        for distance in (0.4, 1.33, 1.35, 2.8)
+    ]
+    assert usable(CrystalBatch.cat(pairs)).tolist() == [False, False, True, True]
+
+
+def test_a_torn_last_line_is_cut_off_the_file(tmp_path: Path) -> None:
+    from relax import whole_lines
+
+    path = tmp_path / "relaxed.jsonl"
+    assert whole_lines(path) == []
+    path.write_text('{"id": 1}\n{"id": 2}\n{"id"')
+    assert whole_lines(path) == ['{"id": 1}', '{"id": 2}']
+    assert path.read_text() == '{"id": 1}\n{"id": 2}\n'
+
+
+def test_results_of_other_inputs_are_refused(tmp_path: Path) -> None:
+    from identity import require_same
+
+    require_same(tmp_path / "made" / "inputs.json", {"potential": "a", "epochs": 2})
+    require_same(tmp_path / "made" / "inputs.json", {"potential": "a", "epochs": 2})
+    with pytest.raises(SystemExit, match="another epochs"):
+        require_same(tmp_path / "made" / "inputs.json", {"potential": "a", "epochs": 3})

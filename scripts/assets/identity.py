@@ -1,0 +1,45 @@
+"""What results were computed from, so that those of other inputs are never taken for them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from omatg_ray.model import DESCRIPTION_FILE, WEIGHTS_FILE
+from omatg_ray.run.atomic import write_json
+
+
+def fingerprint(*paths: Path) -> str:
+    """Short hash of files' contents."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def of_model(folder: Path) -> str:
+    """Fingerprint of a sampler: a model folder, or the best checkpoint of a run folder."""
+    if not (folder / WEIGHTS_FILE).is_file():
+        folder = folder / "checkpoints" / "best"
+    return fingerprint(folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE)
+
+
+def require_same(path: Path, inputs: dict[str, Any]) -> None:
+    """Writes down what results beside `path` are computed from, or compares with what was written there before.
+
+    Raises:
+        SystemExit: They were computed from something else; names it.
+    """
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other = [key for key in inputs if before.get(key) != inputs[key]]
+        if other:
+            raise SystemExit(
+                f"{path.parent} holds results of another {', '.join(other)} ({before.get(other[0])} instead of "
+                f"{inputs[other[0]]}): name another folder, or remove it"
+            )
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, inputs)
