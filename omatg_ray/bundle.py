@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, Literal, TypeGuard, get_args
 
 from omatg_ray.errors import DataError
@@ -22,6 +22,12 @@ BUNDLED: Final = "bundled"
 SUMS, CARD = "SHA256SUMS", "card.md"
 AssetName = Literal["crystals", "potential", "base"]
 ASSETS: tuple[AssetName, ...] = get_args(AssetName)
+# What a checksum has to stand for: a list that lost a line would let a damaged file through.
+NEEDED: Final[dict[AssetName, tuple[str, ...]]] = {
+    "crystals": (CARD, "train.extxyz", "val.extxyz", "test.extxyz"),
+    "potential": (CARD, "model.json", "model.pt", "state.pt", "known_energies.json"),
+    "base": (CARD, "model.json", "weights.safetensors"),
+}
 
 _MEND = "install the package anew, or in a checkout: git checkout -- omatg_ray/assets"
 
@@ -31,16 +37,31 @@ def is_bundled(name: object) -> TypeGuard[Literal["bundled"]]:
     return isinstance(name, str) and name == BUNDLED
 
 
+def place_of(name: str | Path) -> str:
+    """What a record calls a model or a potential: the word, or the absolute path of a folder (`./bundled` is one)."""
+    return name if is_bundled(name) else str(Path(name).expanduser().absolute())
+
+
 def root() -> Path:
     """The folder of the assets."""
     return Path(__file__).parent / "assets"
 
 
 def asset(name: AssetName) -> Path:
-    """The folder of an asset, after its files were compared with their checksums.
+    """The folder of an asset, after its files were compared with their checksums. Others in it do not matter.
 
     Raises:
-        DataError: A file is missing or not as it was sealed.
+        DataError: A file is missing, not as it was sealed, or not sealed although the asset needs it.
+    """
+    files(name)
+    return root() / name
+
+
+def files(name: AssetName) -> list[Path]:
+    """The files of an asset that have a checksum, in the order of their names, after they were compared with it.
+
+    Raises:
+        DataError: As `asset`.
     """
     folder = root() / name
     sums = folder / SUMS
@@ -50,23 +71,26 @@ def asset(name: AssetName) -> Path:
     entries = [re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in lines]
     if not entries or None in entries:
         raise DataError(f"bundled {name}: {sums} is no list of checksums; {_MEND}")
-    for digest, file in (entry.groups() for entry in entries if entry):
+    digests = {entry[2]: entry[1] for entry in entries if entry}
+    outside = [file for file in digests if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts]
+    if outside:
+        raise DataError(f"bundled {name}: {sums} names {outside[0]}, which lies outside of its folder; {_MEND}")
+    for file, digest in sorted(digests.items()):
         if not (folder / file).is_file():
             raise DataError(f"bundled {name}: {folder / file} is missing; {_MEND}")
         if _sha256(folder / file) != digest:
             raise DataError(f"bundled {name}: {folder / file} is damaged, it differs from its checksum; {_MEND}")
-    return folder
-
-
-def files(folder: Path) -> list[Path]:
-    """All files of an asset but its checksums, in the order of their names."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SUMS)
+    unsealed = [file for file in NEEDED[name] if file not in digests]
+    if unsealed:
+        raise DataError(f"bundled {name}: {sums} does not list {unsealed[0]}; {_MEND}")
+    return sorted(folder / file for file in digests)
 
 
 def seal(folder: Path) -> None:
-    """Writes the checksums of all files of an asset's folder, as `sha256sum` does."""
-    lines = [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files(folder)]
-    write_text(folder / SUMS, "".join(lines))
+    """Writes the checksums of all files of an asset's folder but hidden ones, as `sha256sum` does."""
+    found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    shown = [path for path in found if path != Path(SUMS) and not any(part.startswith(".") for part in path.parts)]
+    write_text(folder / SUMS, "".join(f"{_sha256(folder / path)}  {path.as_posix()}\n" for path in shown))
 
 
 def card(name: AssetName) -> str:
@@ -99,10 +123,11 @@ def bundled_model() -> FlowModel:
 
 
 def quickstart() -> Path:
-    """The configuration of `omatg-ray train` without one: that of the checkout, or the copy that a wheel holds."""
+    """The configuration of `omatg-ray train` without one: the copy that a wheel holds, or that of the checkout."""
     package = Path(__file__).parent
-    here = package.parent / "configs" / "quickstart.yaml"
-    return here if here.is_file() else package / "quickstart.yaml"
+    # The copy first: beside an installed package, a folder `configs` would be somebody else's.
+    copy = package / "quickstart.yaml"
+    return copy if copy.is_file() else package.parent / "configs" / "quickstart.yaml"
 
 
 def _sha256(path: Path) -> str:

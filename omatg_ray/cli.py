@@ -60,11 +60,11 @@ towards what did better within its group (OMatG-IRL, arXiv 2602.00424).
   omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL ray.rollout.workers=3
   omatg-ray train --resume runs/better iterations=80
 
-Without a config it reinforces the bundled model (configs/quickstart.yaml), in a new run folder each time. Without data
-keys it takes the splits that the base's run kept. With ray.rollout.workers=N the work is done by Ray
-actors, on the cluster at RAY_ADDRESS or on this machine (`omatg-ray config ray` lists all keys); the results are the
-same. Ctrl-C stops after the present iteration with a checkpoint to resume from. The run ends with a before/after
-table on the test split and report.html.
+Where no config, base, potential or data is named, it reinforces the bundled model (configs/quickstart.yaml), in a new
+run folder each time. Without data keys it takes the splits that the base's run kept. With ray.rollout.workers=N the
+work is done by Ray actors, on the cluster at RAY_ADDRESS or on this machine (`omatg-ray config ray` lists all keys);
+the results are the same. Ctrl-C stops after the present iteration with a checkpoint to resume from. The run ends with a
+before/after table on the test split and report.html.
 
 Progress shows, for each iteration: E mean energy of the rollouts (eV/atom), the share of invalid ones, the share of
 clipped ratios and KL to the base (positions, lattice), and s, the seconds of rollout + reward + learning.
@@ -92,7 +92,7 @@ The suffix of --out chooses the format: .extxyz, .cif, .json, or a folder of CIF
 
 INFO = """\
 The cards of the bundled crystals, potential and base model: how they were made, what they are good for. With a model or
-run folder: what this model is made of.
+run folder: what this model is made of. `base` is the card, ./base a folder.
 
   omatg-ray info
   omatg-ray info potential
@@ -216,7 +216,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--potential",
         metavar="NAME",
-        help="MatGL potential of the energies, or bundled (default: that which rewarded the model; none: no energies)",
+        help="MatGL potential of the energies, or bundled (default: that which rewarded the model, else, for bundled "
+        "data, the bundled one; none: no energies)",
     )
     sub.add_argument(
         "--invalid-energy",
@@ -244,7 +245,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path, metavar="RUN", help="run folder")
 
     sub = verb("info", "show what is bundled, or what a model is", INFO, _info)
-    sub.add_argument("names", nargs="*", metavar="NAME", help="crystals, potential, base; or a model or run folder")
+    sub.add_argument(
+        "names", nargs="*", metavar="NAME", help="crystals, potential, base; or a model or run folder, e.g. ./base"
+    )
 
     sub = verb("doctor", "check that everything works here", DOCTOR, _doctor)
     sub.add_argument("--potential", metavar="NAME", help="check this MatGL potential too")
@@ -414,13 +417,13 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    words = arguments.words
-    default = arguments.resume is None and all("=" in word for word in words)
+    default = arguments.resume is None and _asks_for_the_default(arguments.words)
+    named = {_key(word) for word in arguments.words}
     if default:
-        arguments.words = [str(quickstart()), *words]
+        arguments.words = [str(quickstart()), *arguments.words]
     config = _load_config(arguments)
-    if default and not any(word.partition("=")[0].strip() == "run" for word in words):
-        config = _in_free_folder(config)
+    if default:
+        config = _default_run(config, free="run" not in named)
     if arguments.dry_run:
         from omatg_ray.commands.estimate import describe, estimate
         from omatg_ray.commands.prepare import prepare
@@ -439,17 +442,28 @@ def _train(arguments: argparse.Namespace) -> None:
     print(f"\n{next_steps(config, result.rows)}")
 
 
-def _in_free_folder(config: Config) -> Config:
-    """The default run may be done twice: each time it has a folder of its own."""
+def _asks_for_the_default(words: Sequence[str]) -> bool:
+    """Whether neither a config file nor any of what the default brings is named: base, potential, crystals."""
+    if any("=" not in word for word in words):
+        return False
+    brought = {"base", "data", "reward", "reward.potential"}
+    return not any(key in brought or key.startswith("data.") for key in map(_key, words))
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].strip()
+
+
+def _default_run(config: Config, free: bool) -> Config:
+    """Says what is run and where. It may be done twice: unless a folder is named, each time in one of its own."""
     from omatg_ray.commands.setup import free_run
 
-    run = free_run(config.run)
+    run = free_run(config.run) if free else config.run
+    file, here = quickstart(), Path.cwd()
+    text = f"without a config this is {file.relative_to(here) if file.is_relative_to(here) else file}, in {run}"
     if run != config.run:
-        print(
-            f"omatg-ray: {config.run} holds a run already (to go on with it: omatg-ray train --resume {config.run}); "
-            f"this one is {run}",
-            file=sys.stderr,
-        )
+        text += f" ({config.run} holds a run already; to go on with it: omatg-ray train --resume {config.run})"
+    print(f"omatg-ray: {text}", file=sys.stderr)
     return config.model_copy(update={"run": run})
 
 

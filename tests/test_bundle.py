@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 from pathlib import Path
 
@@ -8,16 +9,23 @@ import pytest
 
 from omatg_ray import bundle
 from omatg_ray.bundle import ASSETS, BUNDLED, asset, card, is_bundled, seal
+from omatg_ray.commands.setup import SPLITS
 from omatg_ray.config import Config
 from omatg_ray.errors import DataError
+from omatg_ray.model import DESCRIPTION_FILE, WEIGHTS_FILE
+from omatg_ray.reward.potential import KNOWN_ENERGIES, WEIGHT_FILES
+
+ABSOLUTE = re.compile(r"(?<![\w.-])/(home|work|tmp|root|Users|mnt)/|(?<![A-Za-z])[A-Za-z]:[\\/]")
 
 
 @pytest.fixture
 def potential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An asset of two files, one of them in a folder, and its card; sealed."""
+    """An asset of all files that it needs and one more, in a folder; sealed."""
     folder = tmp_path / "potential"
     (folder / "deep").mkdir(parents=True)
-    (folder / "weights.pt").write_bytes(bytes(range(256)))
+    (folder / "model.pt").write_bytes(bytes(range(256)))
+    for name in ("model.json", "state.pt", "known_energies.json"):
+        (folder / name).write_text(name)
     (folder / "deep" / "more weights.pt").write_bytes(b"more")
     (folder / "card.md").write_text("# A card − with a minus sign\n", encoding="utf-8")
     seal(folder)
@@ -25,12 +33,19 @@ def potential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+SEALED = ["card.md", "deep/more weights.pt", "known_energies.json", "model.json", "model.pt", "state.pt"]
+
+
+def listed(folder: Path) -> list[str]:
+    return [line[66:] for line in (folder / "SHA256SUMS").read_text().splitlines()]
+
+
 def test_the_seal_is_what_sha256sum_reads_and_covers_all_files(potential: Path) -> None:
     done = subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=potential, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["card.md: OK", "deep/more weights.pt: OK", "weights.pt: OK"]
+    assert done.stdout.splitlines() == [f"{name}: OK" for name in SEALED]
     digest = hashlib.sha256(bytes(range(256))).hexdigest()
-    assert f"{digest}  weights.pt\n" in (potential / "SHA256SUMS").read_text()
+    assert f"{digest}  model.pt\n" in (potential / "SHA256SUMS").read_text()
 
 
 def test_a_whole_asset_is_given_with_its_card(potential: Path) -> None:
@@ -42,22 +57,52 @@ def test_sealing_again_takes_in_what_changed(potential: Path) -> None:
     (potential / "new.txt").write_text("new")
     seal(potential)
     assert asset("potential") == potential
-    assert [line[66:] for line in (potential / "SHA256SUMS").read_text().splitlines()] == [
-        "card.md",
-        "deep/more weights.pt",
-        "new.txt",
-        "weights.pt",
-    ]
+    assert listed(potential) == sorted([*SEALED, "new.txt"])
+
+
+def test_hidden_files_are_not_sealed_and_others_that_are_not_do_not_matter(potential: Path) -> None:
+    (potential / ".DS_Store").write_text("left by a file manager")
+    (potential / ".cache").mkdir()
+    (potential / ".cache" / "x").write_text("x")
+    seal(potential)
+    assert listed(potential) == SEALED
+    (potential / "notes.txt").write_text("mine")
+    assert bundle.files("potential") == [potential / name for name in SEALED]
+
+
+def test_every_file_that_an_asset_needs_has_to_be_sealed(potential: Path) -> None:
+    sums = potential / "SHA256SUMS"
+    for name in ("card.md", "model.json", "model.pt", "state.pt", "known_energies.json"):
+        seal(potential)
+        lines = sums.read_text().splitlines(keepends=True)
+        sums.write_text("".join(line for line in lines if not line.endswith(f"  {name}\n")))
+        with pytest.raises(DataError, match=f"^bundled potential: {sums} does not list {name};"):
+            asset("potential")
+
+
+def test_what_is_needed_is_what_the_readers_read() -> None:
+    assert {*WEIGHT_FILES, KNOWN_ENERGIES, "card.md"} == set(bundle.NEEDED["potential"])
+    assert {DESCRIPTION_FILE, WEIGHTS_FILE, "card.md"} == set(bundle.NEEDED["base"])
+    assert {*(f"{split}.extxyz" for split in SPLITS), "card.md"} == set(bundle.NEEDED["crystals"])
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "deep/../../elsewhere", "/etc/hostname"])
+def test_checksums_of_files_elsewhere_are_refused(potential: Path, name: str) -> None:
+    (potential.parent / "elsewhere").write_bytes(b"")
+    with open(potential / "SHA256SUMS", "a") as sums:
+        sums.write(f"{hashlib.sha256(b'').hexdigest()}  {name}\n")
+    with pytest.raises(DataError, match=f"names {name}, which lies outside"):
+        asset("potential")
 
 
 def test_what_sha256sum_wrote_in_binary_mode_is_read(potential: Path) -> None:
-    written = subprocess.run(["sha256sum", "-b", "weights.pt"], cwd=potential, capture_output=True, text=True)
-    assert " *weights.pt" in written.stdout
+    written = subprocess.run(["sha256sum", "-b", *SEALED], cwd=potential, capture_output=True, text=True)
+    assert " *model.pt" in written.stdout
     (potential / "SHA256SUMS").write_text(written.stdout)
     assert asset("potential") == potential
 
 
-@pytest.mark.parametrize("name", ["weights.pt", "card.md", "deep/more weights.pt"])
+@pytest.mark.parametrize("name", ["model.pt", "card.md", "deep/more weights.pt"])
 def test_a_damaged_file_and_a_missing_one_are_named(potential: Path, name: str) -> None:
     file = potential / name
     file.write_bytes(file.read_bytes()[:-1] + b"?")
@@ -97,13 +142,54 @@ def test_the_quickstart_is_bundled_and_complete() -> None:
 
 
 def test_a_wheel_has_its_own_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle, "__file__", str(tmp_path / "site-packages" / "omatg_ray" / "bundle.py"))
-    assert bundle.quickstart() == tmp_path / "site-packages" / "omatg_ray" / "quickstart.yaml"
+    """Whatever another project put beside it."""
+    for folder in ("omatg_ray", "configs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "quickstart.yaml").touch()
+    monkeypatch.setattr(bundle, "__file__", str(tmp_path / "omatg_ray" / "bundle.py"))
+    assert bundle.quickstart() == tmp_path / "omatg_ray" / "quickstart.yaml"
+
+
+def test_records_tell_the_word_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bundle.place_of("bundled") == "bundled"
+    folders = ("./bundled", Path("bundled"), tmp_path / "bundled")
+    assert {bundle.place_of(folder) for folder in folders} == {str(tmp_path / "bundled")}
 
 
 @pytest.mark.parametrize("name", ASSETS)
 def test_what_the_package_carries_is_whole(name: bundle.AssetName) -> None:
     folder = asset(name)
-    listed = {line[66:] for line in (folder / "SHA256SUMS").read_text().splitlines()}
-    assert listed == {path.relative_to(folder).as_posix() for path in bundle.files(folder)}
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert set(listed(folder)) == {path for path in there if path != "SHA256SUMS" and not path.startswith(".")}
     assert len(card(name)) > 200
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("data /home/me/x", True),
+        ('"/tmp/x"', True),
+        ("C:\\\\Users", True),
+        ("runs/work/x and https://host/home/", False),
+    ],
+)
+def test_what_an_absolute_path_is(text: str, found: bool) -> None:
+    assert bool(ABSOLUTE.search(text)) == found
+
+
+@pytest.mark.parametrize("name", ASSETS)
+def test_no_asset_tells_where_it_was_made(name: bundle.AssetName) -> None:
+    texts = [path for path in (bundle.root() / name).rglob("*") if path.suffix in (".json", ".md")]
+    assert texts
+    for path in texts:
+        assert ABSOLUTE.search(path.read_text(encoding="utf-8")) is None, path
+
+
+def test_git_leaves_the_ends_of_lines_of_assets_alone() -> None:
+    root = Path(bundle.__file__).parents[1]
+    if not (root / ".git").exists():
+        pytest.skip("no checkout")
+    files = [f"omatg_ray/assets/{name}" for name in ("crystals/train.extxyz", "base/card.md", "x/deep/y.json")]
+    done = subprocess.run(["git", "check-attr", "text", *files], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{file}: text: unset" for file in files]

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from omatg_ray.errors import ModelError
+from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.model import FlowModel
 from omatg_ray.run.folder import RunFolder
 
@@ -60,12 +60,14 @@ def restore(folder: RunFolder, checkpoint: Path, model: FlowModel) -> Progressed
     """Puts the sampler back to where a checkpoint left it, and says where the run stood.
 
     Raises:
-        ModelError: The checkpoint has another network or acts on other fields.
+        ModelError: The checkpoint has another network or base distribution, or acts on other fields.
+        ConfigError: It was rewarded by another potential.
     """
     stored = FlowModel.load(checkpoint, model.device)
-    for what, key in (("network", "base"), ("active", "policy.active")):
+    for what, key in (("network", "base"), ("base_distribution", "base"), ("active", "policy.active")):
         if getattr(stored.description, what) != getattr(model.description, what):
             raise ModelError(f"{checkpoint} was made with another {what}; leave {key} as it was to go on with it")
+    _refuse_other_potential(checkpoint, stored, model)
     # The base too: its run may have found a better one since.
     model.base_network.load_state_dict(stored.base_network.state_dict())
     model.network.load_state_dict(stored.network.state_dict())
@@ -75,3 +77,14 @@ def restore(folder: RunFolder, checkpoint: Path, model: FlowModel) -> Progressed
         folder.point_best(checkpoint.name)
     best = math.inf if state["best"] is None else state["best"]
     return Progressed(state["iteration"], best, load_file(checkpoint / LEARNER_FILE))
+
+
+def _refuse_other_potential(checkpoint: Path, stored: FlowModel, model: FlowModel) -> None:
+    """A folder may hold other weights by now, and the word `bundled` stands for others in another release."""
+    old, new = (one.description.provenance.get("potential_fingerprint") for one in (stored, model))
+    if old != new:
+        raise ConfigError(
+            f"reward.potential: {checkpoint} was rewarded by {stored.description.potential} with weights {old}, but "
+            f"{model.description.potential} now has weights {new}; name the one it started with "
+            "(reward.potential=FOLDER; what was bundled comes with the release in versions.json), or start a new run"
+        )

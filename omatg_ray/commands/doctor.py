@@ -1,4 +1,7 @@
-"""`omatg-ray doctor`: whether everything that a run needs is there and works, and what to do where it is not."""
+"""`omatg-ray doctor`: whether everything that a run needs is there and works, and what to do where it is not.
+
+It shall work where nothing else does: whatever is no part of Python is imported by the check that needs it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -16,22 +20,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-import torch
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-
 from omatg_ray.bundle import BUNDLED, AssetName, asset, bundled_model, files
-from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import OmatgRayError
-from omatg_ray.reward.potential import KNOWN_ENERGIES, load_potential
-from omatg_ray.reward.validity import check_validity
 
 PACKAGE = "omatg-ray"
 # Measured with 1.5 million parameters: 1.4 GB in the process that learns, 0.6 GB in each of two that match crystals.
 MEMORY = 3 * 2**30
+MEMINFO, GROUPS = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+# A container's limit, what it uses, and the line of `memory.stat` with the share that is cache; cgroups 2, then 1.
+CONTAINER_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
 # Five checkpoints of 25 MB each (base, policy and the optimizer's two moments), splits, structures, report.
 DISK = 200 * 10**6
 RAY_SECONDS = 90
+MEND = "pip install -c constraints.txt -e ."
 START_RAY = "from omatg_ray.commands.doctor import start_ray; start_ray()"
 
 State = Literal["ok", "warning", "fails"]
@@ -67,8 +71,8 @@ def examine(potential: str | None = None, ray: bool = True) -> Iterator[Check]:
     """
     folder = Path.cwd()
     checks: dict[str, Callable[[], Finding]] = {
-        "Python": python,
         "packages": packages,
+        "Python": python,
         "PyTorch": devices,
         "memory": lambda: memory(available_memory()),
         "disk": lambda: disk(folder),
@@ -96,6 +100,8 @@ def tried(name: str, check: Callable[[], Finding]) -> Check:
             state, text = "warning", f"{error.name} is not installed, so nothing says what it needs: scripts/install"
         except OmatgRayError as error:
             state, text = "fails", str(error)
+        except ModuleNotFoundError as error:
+            state, text = "fails", f"{error}; {MEND}"
         except Exception as error:  # noqa: BLE001 - whatever is broken here, the other checks go on
             state, text = "fails", f"{type(error).__name__}: {error}"
     if caught and state == "ok":
@@ -105,6 +111,8 @@ def tried(name: str, check: Callable[[], Finding]) -> Check:
 
 def python() -> Finding:
     """Its version against the one that the package asks for."""
+    from packaging.specifiers import SpecifierSet
+
     version, asked = platform.python_version(), metadata.metadata(PACKAGE)["Requires-Python"]
     if SpecifierSet(asked).contains(version, prereleases=True):
         return "ok", version
@@ -113,28 +121,38 @@ def python() -> Finding:
 
 def packages() -> Finding:
     """Installed versions against the lower bounds of the package's metadata."""
-    requirements = [Requirement(text) for text in metadata.requires(PACKAGE) or []]
-    needed = [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
-    missing, old = [], []
-    for one in needed:
-        try:
-            version = metadata.version(one.name)
-        except metadata.PackageNotFoundError:
-            missing.append(one.name)
-            continue
-        if not one.specifier.contains(version, prereleases=True):
-            old.append(f"{one.name} {version} ({one.specifier})")
-    mend = "pip install -c constraints.txt -e ."
+    # A marker of this package's requirements says nothing but which extra they belong to.
+    needed = [text for text in metadata.requires(PACKAGE) or [] if "extra ==" not in text]
+    names = [re.split(r"[^\w.-]", text, maxsplit=1)[0] for text in needed]
+    missing = [name for name in names if not _installed(name)]
     if missing:
-        return "fails", f"not installed: {', '.join(missing)}; {mend}"
+        return "fails", f"not installed: {', '.join(missing)}; {MEND}"
+    from packaging.requirements import Requirement
+
+    asked = {name: Requirement(text).specifier for name, text in zip(names, needed, strict=True)}
+    old = [
+        f"{name} {metadata.version(name)} ({specifier})"
+        for name, specifier in asked.items()
+        if not specifier.contains(metadata.version(name), prereleases=True)
+    ]
     if old:
-        return "warning", f"older than what {PACKAGE} was tried with: {', '.join(old)}; {mend}"
+        return "warning", f"older than what {PACKAGE} was tried with: {', '.join(old)}; {MEND}"
     shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "matgl", "ray"))
     return "ok", f"all {len(needed)} are there and new enough ({shown})"
 
 
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def devices() -> Finding:
     """Threads, and CUDA devices that compute."""
+    import torch
+
     threads = f"{torch.get_num_threads()} CPU threads"
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -148,17 +166,30 @@ def devices() -> Finding:
     return "ok", f"{threads}, no CUDA devices"
 
 
-def available_memory() -> int:
-    """Bytes that can be had: what the machine has free, or the limit of the container where that is less."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    return free if text == "max" else min(free, int(text))
+def available_memory(meminfo: Path = MEMINFO, groups: Path = GROUPS) -> int | None:
+    """Bytes that can be had: what the machine has free, or what a container's limit leaves; None if nothing says."""
+    try:
+        free = _table(meminfo)["MemAvailable:"] * 1024
+        for limit, used, cache in CONTAINER_FILES:
+            if (groups / limit).is_file() and (asked := (groups / limit).read_text().strip()) != "max":
+                # Files that the container has read count as its memory, but make room when it is needed.
+                taken = int((groups / used).read_text()) - _table((groups / limit).with_name("memory.stat"))[cache]
+                free = min(free, int(asked) - taken)
+    except (OSError, ValueError, KeyError):
+        return None
+    return max(free, 0)
 
 
-def memory(free: int) -> Finding:
+def _table(file: Path) -> dict[str, int]:
+    """Lines of a name and a number."""
+    rows = (line.split() for line in file.read_text().splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1}
+
+
+def memory(free: int | None) -> Finding:
     """Free bytes against what the run of the quickstart takes."""
+    if free is None:
+        return "warning", f"unknown how much is free; `omatg-ray train` takes about {MEMORY / 2**30:.0f} GiB"
     text = f"{free / 2**30:.1f} GiB free, `omatg-ray train` takes about {MEMORY / 2**30:.0f}"
     if free >= MEMORY:
         return "ok", text
@@ -176,27 +207,33 @@ def disk(folder: Path) -> Finding:
 
 def sealed(name: AssetName) -> str:
     """Says that all files of an asset fit their checksums, and raises where they do not."""
-    found = files(asset(name))
+    found = files(name)
     return f"{len(found)} files as they were sealed, {sum(file.stat().st_size for file in found) / 1e6:.2f} MB"
 
 
 def known_energies() -> Finding:
     """Whether the bundled potential gives the energies that it must."""
-    text, file = sealed("potential"), asset("potential") / KNOWN_ENERGIES
-    if not file.is_file():
-        return "fails", f"{text}, but no {KNOWN_ENERGIES} among them"
+    text = sealed("potential")
+    from omatg_ray.reward.potential import KNOWN_ENERGIES, load_potential
+
     load_potential(BUNDLED)
-    return "ok", f"{text}; gives its {len(json.loads(file.read_text()))} known energies"
+    known = json.loads((asset("potential") / KNOWN_ENERGIES).read_text())
+    return "ok", f"{text}; gives its {len(known)} known energies"
 
 
 def energies(name: str) -> Finding:
     """Whether a potential loads, and gives its known energies or a sane curve with this MatGL."""
+    from omatg_ray.reward.potential import load_potential
+
     return "ok", f"loads and gives sane energies, {len(load_potential(name).elements)} elements"
 
 
 def generation() -> Finding:
     """Two crystals of the bundled model."""
     text = sealed("base")
+    from omatg_ray.crystal.batch import CrystalBatch
+    from omatg_ray.reward.validity import check_validity
+
     crystals = CrystalBatch.from_structures(bundled_model().sample(["NaCl", "NaCl"]))
     valid = int(check_validity(crystals).valid.sum())
     return "ok" if valid else "warning", f"{text}; generates NaCl: {valid} of 2 crystals valid"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.bundle import crystals, is_bundled
+from omatg_ray.bundle import BUNDLED, crystals, is_bundled
 from omatg_ray.commands.setup import SamplingOptions, warn_noiseless, warn_unfamiliar
 from omatg_ray.commands.workforce import evaluation_bench
 from omatg_ray.crystal.read import read_dataset
@@ -22,7 +22,10 @@ NO_POTENTIAL = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(SamplingOptions):
-    """What to evaluate. Without a potential, that which rewarded the model; "none" measures no energies.
+    """What to evaluate.
+
+    Without a potential, that which rewarded the model, else for bundled data the bundled one; "none" measures no
+    energies.
 
     Attributes:
         data: File of reference crystals, or bundled: the test split of the bundled ones.
@@ -50,7 +53,7 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
     dataset = read_dataset(data, progress=progress)
     warn_unfamiliar(model, dataset.elements, dataset.sizes)
     warn_noiseless(model, options.noise)
-    potential = options.potential or model.description.potential
+    potential = options.potential or model.description.potential or (BUNDLED if is_bundled(options.data) else None)
     reward = None
     if potential is None:
         warnings.warn("no energies: the model names no potential; give one with --potential", stacklevel=2)

@@ -126,7 +126,7 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
                 "model": str(options.model),
                 "steps": options.steps,
                 "noise": options.noise,
-                "potential": options.potential,
+                "potential": None if reward is None else reward.potential.name,
                 "seed": options.seed,
                 "index": index,
             }

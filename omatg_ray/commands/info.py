@@ -18,17 +18,16 @@ def described_asset(name: AssetName) -> str:
     Raises:
         DataError: A file of it is missing or damaged.
     """
-    text, folder = bundle.card(name), bundle.root() / name
-    files = bundle.files(folder)
+    files, text = bundle.files(name), bundle.card(name)
     size = sum(path.stat().st_size for path in files)
-    return f"{name}: {len(files)} files, {size / 1e6:.2f} MB, in {folder}\n\n{text.rstrip()}"
+    return f"{name}: {len(files)} files, {size / 1e6:.2f} MB, in {bundle.root() / name}\n\n{text.rstrip()}"
 
 
 def described(name: str) -> str:
     """The card of an asset (crystals, potential, base), or what a model's `model.json` says, line by line.
 
     Args:
-        name: Name of an asset, or model or run folder, or bundled.
+        name: Name of an asset; a model or run folder (`./base` where it is called as an asset is); or bundled.
 
     Raises:
         DataError: A file of the asset is missing or damaged.

@@ -6,10 +6,12 @@ import os
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from omatg_ray.commands.setup import free_run
 from omatg_ray.config import Config
 
 # Ray's actors of the command below: a learner, a judge and two that roll out.
@@ -23,8 +25,9 @@ def next_steps(config: Config, rows: list[dict[str, Any]]) -> str:
         config: The run.
         rows: Its evaluations on the test split, as `Evaluation.as_dict` gives them.
     """
-    run, formulas = str(config.run), rows[0]["per_structure"]["formula"]
-    formula = min(formulas, key=len)
+    run = str(config.run)
+    # The formula with the most polymorphs: there is something to tell apart.
+    formula, _ = Counter(rows[0]["per_structure"]["formula"]).most_common(1)[0]
     potential = str(config.resolved().reward.potential)
     steps = max(2, config.rollout.steps // 2)
     lines = [
@@ -37,15 +40,22 @@ def next_steps(config: Config, rows: list[dict[str, Any]]) -> str:
         _line("train", "--resume", run, f"iterations={2 * config.iterations}"),
     ]
     if not config.ray.rollout.workers:
-        lines += ["  # the same on Ray actors", _line("train", f"{run}/config.yaml", *_on_ray(config))]
+        smaller = ", in smaller items" if _groups_per_item(config) < config.rollout.groups_per_item else ""
+        lines += [f"  # another run, on Ray actors{smaller}", _line("train", f"{run}/config.yaml", *_on_ray(config))]
     return "\n".join([*lines, "  # curves, energies and crystals, in a browser", f"  {run}/report.html"])
+
+
+def _groups_per_item(config: Config) -> int:
+    """As in the run, unless an iteration would then have fewer items than workers."""
+    return min(config.rollout.groups_per_item, -(-config.rollout.groups // ROLLOUT_WORKERS))
 
 
 def _on_ray(config: Config) -> Iterable[str]:
     """Overrides that spread the run over actors of this machine."""
     share = min(1.0, (os.cpu_count() or 1) / (ROLLOUT_WORKERS + 2))
-    yield f"run={config.run}-ray"
-    yield f"rollout.groups_per_item={-(-config.rollout.groups // ROLLOUT_WORKERS)}"
+    yield f"run={free_run(config.run.with_name(f'{config.run.name}-ray'))}"
+    if _groups_per_item(config) < config.rollout.groups_per_item:
+        yield f"rollout.groups_per_item={_groups_per_item(config)}"
     yield f"ray.rollout.workers={ROLLOUT_WORKERS}"
     if share < 1.0:
         yield from (f"ray.{role}.cpus={share:g}" for role in ("rollout", "reward", "learner"))

@@ -7,6 +7,7 @@ import math
 import warnings
 from dataclasses import dataclass
 
+from omatg_ray.bundle import place_of
 from omatg_ray.commands.setup import base_run_data, driver_device, load_splits, set_threads, warn_unfamiliar
 from omatg_ray.config import Config
 from omatg_ray.crystal.split import Split
@@ -64,7 +65,6 @@ def prepare(config: Config, progress: bool = False) -> Parts:
     reward = MatGLEnergy(
         config.reward.potential,
         invalid_energy=config.reward.invalid_energy,
-        repulsion=config.reward.repulsion,
         device=device,
         chunk_edges=config.reward.chunk_edges,
     )
@@ -95,7 +95,7 @@ def reinforced(start: FlowModel, config: Config, reward: MatGLEnergy) -> FlowMod
             "potential": config.resolved().reward.potential,
             "provenance": {
                 "command": "train",
-                "base": str(config.base),
+                "base": None if config.base is None else place_of(config.base),
                 "base_provenance": start.description.provenance,
                 "seed": config.seed,
                 "potential_fingerprint": reward.potential.fingerprint,

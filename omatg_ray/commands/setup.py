@@ -14,6 +14,7 @@ from pymatgen.core import Element
 
 from omatg_ray.bundle import crystals, is_bundled
 from omatg_ray.config import Config, DataSettings
+from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.split import Split, split_by_composition
 from omatg_ray.crystal.write import RESERVED_NAMES, write_structures
@@ -27,6 +28,8 @@ from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.versions import versions
 
 SPLITS = ("train", "val", "test")
+ROUNDING = 1e-4
+"""Å, and fractions of a lattice vector: far more than a file rounds, far less than what makes another crystal."""
 # What a resumed run may change: how long and where it runs, how often it looks, and where its files lie by now.
 MAY_CHANGE = (
     "iterations", "run", "device", "threads", "workers", "ray", "checkpoint", "validation", "base", "data.file",
@@ -158,6 +161,36 @@ def write_splits(folder: RunFolder, split: Split) -> None:
             for ident, values in zip(part.ids, part.properties, strict=True)
         ]
         write_structures(folder.path / "data" / f"{name}.extxyz", part.crystals.to_structures(), properties)
+
+
+def refuse_other_crystals(folder: RunFolder, split: Split) -> None:
+    """Refuses to go on with a run that was started with other crystals: a file was edited, `bundled` means others now.
+
+    The run's own splits are no substitute: they were rounded when they were written, in the eighth decimal.
+
+    Raises:
+        ConfigError: Names the split and the file of the run.
+    """
+    # Splits are whole once the versions, which are written after them, are there.
+    if not folder.versions_path.exists():
+        return
+    for name in SPLITS:
+        path, given = folder.path / "data" / f"{name}.extxyz", getattr(split, name)
+        if not _same_crystals(read_dataset(path, reduce=False), given):
+            raise ConfigError(
+                f"data: the {name} split is not the one that the run was started with and keeps in {path}, and it goes "
+                "on exactly; name the crystals it started with (bundled ones come with the release in versions.json), "
+                "or start a new run"
+            )
+
+
+def _same_crystals(kept: CrystalDataset, given: CrystalDataset) -> bool:
+    """Whether they differ by no more than the rounding of a file."""
+    ours, theirs = kept.crystals, given.crystals
+    if not (torch.equal(ours.n_atoms, theirs.n_atoms) and torch.equal(ours.species, theirs.species)):
+        return False
+    shift, strain = ours.pos - theirs.pos, ours.cell - theirs.cell
+    return bool((shift - shift.round()).abs().max() < ROUNDING and strain.abs().max() < ROUNDING)
 
 
 def describe_run(folder: RunFolder, config: Config, split: Split) -> None:

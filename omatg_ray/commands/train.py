@@ -13,7 +13,7 @@ from torch import Tensor
 
 from omatg_ray.commands.checkpoint import Progressed, restore, save
 from omatg_ray.commands.prepare import Parts, prepare
-from omatg_ray.commands.setup import describe_run, kept, refuse_changes
+from omatg_ray.commands.setup import describe_run, kept, refuse_changes, refuse_other_crystals
 from omatg_ray.commands.workforce import Workforce, workforce
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
@@ -55,7 +55,8 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
         progress: Show progress.
 
     Raises:
-        ConfigError: As `prepare`; or the run folder holds a run already, or none to go on with.
+        ConfigError: As `prepare`; or the run folder holds a run already, or none to go on with, or one with other
+            settings, crystals or potential.
         ModelError: As `prepare`; or the run to go on with has another network.
         ClusterError: There is no Ray cluster, it has no room for the run, or an actor died; the last checkpoint stays.
         TrainingError: The loss is not finite or too many rewards failed; the last checkpoint stays.
@@ -66,6 +67,7 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
         checkpoint = folder.latest_checkpoint() if resume else None
         done = None if checkpoint is None else restore(folder, checkpoint, parts.model)
         refuse_changes(folder, config)
+        refuse_other_crystals(folder, parts.split)
         if done is not None and done.iteration > config.iterations:
             raise ConfigError(f"iterations: the run has done {done.iteration} already, more than {config.iterations}")
         with workforce(config, parts, progress) as force:

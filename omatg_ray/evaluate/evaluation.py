@@ -14,7 +14,6 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.bench import BLOCK, Bench, Block, Comparisons, Measured
-from omatg_ray.evaluate.matching import MatchResult
 from omatg_ray.evaluate.metrics import (
     CSPMetrics,
     crmse,
@@ -25,7 +24,7 @@ from omatg_ray.evaluate.metrics import (
     relative_energy_median,
     rmse,
 )
-from omatg_ray.evaluate.polymorphs import Matches, Polymorphs, matches_to
+from omatg_ray.evaluate.polymorphs import Polymorphs
 from omatg_ray.model import CHUNK_PAIRS, FlowModel, NoiseMode
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.reward.validity import check_validity
@@ -42,7 +41,9 @@ class Evaluation:
         crystals: Generated crystals, one per reference.
         valid: (n,) bool.
         match: RMSE to the reference, NaN where there is no match (n,).
-        polymorph: Id of the known polymorph that each matches most closely, if any; None if no composition has several.
+        polymorph: Id of the polymorph that each matches most closely (n,), None where there is none (`CSPMetrics` says
+            what a polymorph is); None if no row has any.
+        lowest_polymorph: Id of the polymorph of lowest energy of each (n,), likewise; None without a potential too.
         energy: eV/atom, NaN where invalid (n,); None without a potential.
         relative_energy: Energy over that of the reference (n,), likewise.
         settings: Label, steps, noise, seed, annealing, potential: what was asked for.
@@ -54,6 +55,7 @@ class Evaluation:
     valid: Tensor
     match: Tensor
     polymorph: list[str | None] | None
+    lowest_polymorph: list[str | None] | None
     energy: Tensor | None
     relative_energy: Tensor | None
     settings: dict[str, Any]
@@ -68,6 +70,8 @@ class Evaluation:
         }
         if self.polymorph is not None:
             per_structure["polymorph"] = self.polymorph
+        if self.lowest_polymorph is not None:
+            per_structure["lowest_polymorph"] = self.lowest_polymorph
         if self.energy is not None and self.relative_energy is not None:
             per_structure |= {
                 "energy_per_atom": _plain(self.energy),
@@ -84,7 +88,7 @@ class Evaluator:
     """Evaluates samplers on one data set, always from the same seed: x_0 and noise of a row never change.
 
     A generated crystal is compared with the reference of its row, and with all other crystals of the data set that have
-    its reduced composition (`Polymorphs`), also those that a limit leaves out.
+    the same atoms in their cells (`Polymorphs`), also those that a limit leaves out.
 
     Args:
         references: One crystal is generated for each, with its atoms.
@@ -129,8 +133,8 @@ class Evaluator:
 
     @cached_property
     def _lowest(self) -> list[int | None] | None:
-        """Lowest polymorph that the cell of a row can hold, as a row of the data set; None without a potential."""
-        if self.reference_energy is None:
+        """Lowest polymorph of every row by its place in the data set; None without polymorphs or a potential."""
+        if self.reference_energy is None or not self._polymorphs.n_polymorphic:
             return None
         crystals = self._known.crystals
         energy = dict(zip(self._rows, self.reference_energy.tolist(), strict=True))
@@ -159,8 +163,56 @@ class Evaluator:
             label: What tables, reports and the progress bar call this evaluation.
             progress: Show a progress bar.
         """
-        reward = self.bench.reward
-        blocks = [
+        done: list[Measured] = []
+        with Progress(len(self.references), label or "evaluate", shown=progress) as bar:
+            for measured in self.bench.measure(model, self._asked(steps, noise, schedule)):
+                done.append(measured)
+                bar.advance(steps=len(measured.crystals))
+        crystals, matches = CrystalBatch.cat(one.crystals for one in done), [one.match for one in done if one.match]
+        rmse_of_row = torch.cat([match.rmse[: len(one.crystals)] for one, match in zip(done, matches, strict=True)])
+        valid = check_validity(crystals).valid
+        closest = self._closest([match.rmse for match in matches])
+        energy = relative = None
+        if self.reference_energy is not None:
+            energy = torch.cat([one.energy for one in done if one.energy is not None])
+            relative = energy - self.reference_energy
+        metrics = CSPMetrics(
+            n=len(crystals),
+            match_rate=match_rate(rmse_of_row),
+            rmse=rmse(rmse_of_row),
+            crmse=crmse(rmse_of_row, self.bench.stol),
+            invalid_share=invalid_share(valid),
+            timed_out=sum(match.timed_out for match in matches),
+            failed=sum(match.failed for match in matches),
+            **self._polymorph_metrics(closest),
+            **self._energy_metrics(energy, valid),
+        )
+        annealing, reward = schedule or model.description.annealing, self.bench.reward
+        settings = {
+            "label": label,
+            "steps": steps,
+            "network_evaluations": steps - 1,
+            "noise": noise,
+            "seed": self.seed,
+            "annealing": None if annealing is None else annealing.model_dump(),
+            "potential": None if reward is None else reward.potential.name,
+        }
+        return Evaluation(
+            metrics=metrics,
+            ids=self.references.ids,
+            crystals=crystals,
+            valid=valid,
+            match=rmse_of_row,
+            polymorph=self._names(closest),
+            lowest_polymorph=self._names(self._lowest),
+            energy=energy,
+            relative_energy=relative,
+            settings=settings,
+        )
+
+    def _asked(self, steps: int, noise: NoiseMode, schedule: LinearAnnealing | None) -> list[Block]:
+        """What the bench is to generate and to compare."""
+        return [
             Block(
                 species=[self._species[row] for row in rows],
                 indices=[self._rows[row] for row in rows],
@@ -173,68 +225,44 @@ class Evaluator:
             )
             for rows, pairs in zip(self._blocks, self._pairs, strict=True)
         ]
-        done: list[Measured] = []
-        with Progress(len(self.references), label or "evaluate", shown=progress) as bar:
-            for measured in self.bench.measure(model, blocks):
-                done.append(measured)
-                bar.advance(steps=len(measured.crystals))
-        crystals, matches = CrystalBatch.cat(one.crystals for one in done), [one.match for one in done if one.match]
-        rmse_of_row = torch.cat([match.rmse[: len(one.crystals)] for one, match in zip(done, matches, strict=True)])
-        valid = check_validity(crystals).valid
-        energy = relative = None
-        where_known: dict[str, Any] = {}
-        if reward is not None and self.reference_energy is not None:
-            reference = self.reference_energy
-            energy = torch.cat([one.energy for one in done if one.energy is not None])
-            relative = energy - reference
-            where_known |= {
-                "relative_energy_mean": relative_energy_mean(energy, reference, valid),
-                "relative_energy_median": relative_energy_median(energy, reference, valid),
-                "relative_energy_mean_capped": relative_energy_mean_capped(
-                    energy, reference, valid, reward.invalid_energy
-                ),
-            }
-        polymorph = None
-        if self._polymorphs.exist:
-            found = self._found(matches)
-            nearest = [min(of_row, key=of_row.__getitem__, default=None) for of_row in found]
-            polymorph = [None if known is None else self._known.ids[known] for known in nearest]
-            where_known["match_any"] = self._polymorphs.match_any(found)
-            if self._lowest is not None:
-                to_lowest = matches_to(found, self._lowest)
-                where_known |= {"match_lowest": match_rate(to_lowest), "n_polymorphic": len(to_lowest)}
-        metrics = CSPMetrics(
-            n=len(crystals),
-            match_rate=match_rate(rmse_of_row),
-            rmse=rmse(rmse_of_row),
-            crmse=crmse(rmse_of_row, self.bench.stol),
-            invalid_share=invalid_share(valid),
-            timed_out=sum(match.timed_out for match in matches),
-            failed=sum(match.failed for match in matches),
-            **where_known,
-        )
-        annealing = schedule or model.description.annealing
-        settings = {
-            "label": label,
-            "steps": steps,
-            "network_evaluations": steps - 1,
-            "noise": noise,
-            "seed": self.seed,
-            "annealing": None if annealing is None else annealing.model_dump(),
-            "potential": None if reward is None else reward.potential.name,
-        }
-        ids = self.references.ids
-        return Evaluation(metrics, ids, crystals, valid, rmse_of_row, polymorph, energy, relative, settings)
 
-    def _found(self, matches: Sequence[MatchResult]) -> Sequence[Matches]:
-        """Polymorphs that the crystals of all rows match."""
+    def _closest(self, rmse_of_pairs: Sequence[Tensor]) -> list[int | None] | None:
+        """Closest polymorph of every row by its place in the data set; None if no row has any.
+
+        Args:
+            rmse_of_pairs: RMSE of the pairs of every block.
+        """
+        if not self._polymorphs.n_polymorphic:
+            return None
         found: list[dict[int, float]] = [{} for _ in self._rows]
-        for rows, pairs, match in zip(self._blocks, self._pairs, matches, strict=True):
-            for (place, known), value in zip(pairs, match.rmse.tolist(), strict=True):
-                row = int(rows[place])
-                if known in self._polymorphs.of_row[row] and not math.isnan(value):
-                    found[row][known] = value
-        return found
+        for rows, pairs, values in zip(self._blocks, self._pairs, rmse_of_pairs, strict=True):
+            for (place, known), value in zip(pairs, values.tolist(), strict=True):
+                if not math.isnan(value):
+                    found[int(rows[place])][known] = value
+        return self._polymorphs.closest(found)
+
+    def _polymorph_metrics(self, closest: Sequence[int | None] | None) -> dict[str, Any]:
+        if closest is None:
+            return {}
+        return {
+            "match_any": self._polymorphs.match_any(closest),
+            "match_lowest": None if self._lowest is None else self._polymorphs.match_lowest(closest, self._lowest),
+            "n_polymorphic": self._polymorphs.n_polymorphic,
+        }
+
+    def _energy_metrics(self, energy: Tensor | None, valid: Tensor) -> dict[str, Any]:
+        reward, reference = self.bench.reward, self.reference_energy
+        if reward is None or reference is None or energy is None:
+            return {}
+        return {
+            "relative_energy_mean": relative_energy_mean(energy, reference, valid),
+            "relative_energy_median": relative_energy_median(energy, reference, valid),
+            "relative_energy_mean_capped": relative_energy_mean_capped(energy, reference, valid, reward.invalid_energy),
+        }
+
+    def _names(self, places: Sequence[int | None] | None) -> list[str | None] | None:
+        """Ids of crystals of the data set by their places in it."""
+        return None if places is None else [None if place is None else self._known.ids[place] for place in places]
 
 
 def spread_rows(total: int, limit: int | None) -> list[int]:

@@ -106,12 +106,13 @@ class CSPMetrics:
     Attributes:
         n: Generated crystals.
         match_rate: Share that match their reference.
-        match_any: Share that match any known polymorph: any crystal of the data set with their reduced composition.
-            Compositions with more than `polymorphs.MOST_POLYMORPHS` crystals are left out; None if none has two.
-        match_lowest: Share that match the known polymorph of lowest energy (by the potential of the evaluation), over
-            the structures whose cell can hold at least two, each in a whole number of its own cells. Only those that
-            the cell can hold count; compositions are left out as above.
-        n_polymorphic: Structures that `match_lowest` is over.
+        match_any: Share of the polymorphic structures that match a polymorph. The polymorphs of a structure are the
+            crystals of the data set with equally many atoms of every element in their cells, its reference among them;
+            a structure is polymorphic if it has 2 to `polymorphs.MOST_POLYMORPHS`. A crystal that the data set holds
+            twice counts as two polymorphs, of which only one is the lowest. None if no structure is polymorphic.
+        match_lowest: Share of the polymorphic structures whose closest match among their polymorphs is the one of
+            lowest energy by the potential of the evaluation. None without a potential too.
+        n_polymorphic: Polymorphic structures, which both shares are over.
         rmse: Mean displacement of those that match, in units of (V/N)^(1/3).
         crmse: The same over all, where no match counts as the site tolerance.
         relative_energy_mean: Mean energy over the reference's, valid crystals only, in eV/atom.

@@ -201,9 +201,10 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
         "RMSE over matched structures; cRMSE counts an unmatched one as the matcher's tolerance."
     )
     if "match_any" in columns:
-        note += " Polymorphs are the crystals of the data set with a structure's reduced composition."
-    if "match_lowest" in columns:
-        note += " The lowest in energy is looked for among those that its cell can hold, where they are at least two."
+        note += (
+            " Polymorphs of a structure are the crystals of the data set with the same atoms in a cell, where there are"
+            " at least two; it matches the lowest if that is its closest match among them."
+        )
     return f'<div class="wide">{_html_table(head, rows)}<p class="soft">{note}</p></div>'
 
 

@@ -98,7 +98,8 @@ class MatGLEnergy:
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Rewards of B structures, with their values.
 
-        - energy_per_atom: E/N in eV/atom, not capped; NaN where invalid or failed.
+        - energy_per_atom: E/N in eV/atom, with the repulsion of overlapping atoms unless `repulsion` is off, not
+          capped; NaN where invalid or failed.
         - valid: 1 or 0.
         - min_distance: In Å, as in `Validity`.
         - volume_per_atom: In Å³.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from omatg_ray.bundle import asset, is_bundled
+from omatg_ray.bundle import asset, is_bundled, place_of
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from omatg_ray.errors import DataError, PotentialError
 
@@ -68,7 +68,7 @@ class Potential:
     Forces and stresses are switched off, weights are frozen, and nothing is recorded for gradients.
 
     Attributes:
-        name: The name or folder it was loaded by.
+        name: bundled, the name it was fetched by, or the absolute path of its folder.
         elements: Atomic numbers it knows.
         cutoff: Radius of its neighbour lists in Å.
         fingerprint: Short hash of the weight files; equal fingerprints mean equal energies.
@@ -179,13 +179,24 @@ def load_potential(name_or_folder: str | Path, device: torch.device | str = "cpu
         DataError: A file of the bundled potential is missing or damaged.
     """
     folder = _find(name_or_folder)
-    name = str(name_or_folder)
+    name = place_of(name_or_folder) if Path(name_or_folder).expanduser().is_dir() else str(name_or_folder)
     potential = Potential(_load_module(folder, name), name, _fingerprint(folder), device)
     if (folder / KNOWN_ENERGIES).is_file():
         _check_known_energies(potential, folder / KNOWN_ENERGIES)
     else:
         _check_energy_volume_curve(potential)
     return potential
+
+
+def load_module(name_or_folder: str | Path) -> matgl.apps.pes.Potential:
+    """MatGL's own object, which gives forces and stresses too, after all checks of `load_potential`.
+
+    Raises:
+        PotentialError: As `load_potential`.
+        DataError: As `load_potential`.
+    """
+    load_potential(name_or_folder)
+    return _load_module(_find(name_or_folder), str(name_or_folder))
 
 
 def _find(name_or_folder: str | Path) -> Path:
@@ -324,7 +335,8 @@ def _crystal(species: Iterable[str], pos: Any, cell: Any) -> CrystalBatch:
 
 def _energies_per_atom(potential: Potential, crystals: CrystalBatch) -> Tensor:
     try:
-        return potential.energies(crystals) / crystals.n_atoms
+        # The numbers that a potential is known for are those of MatGL.
+        return potential.energies(crystals, repulsion=False) / crystals.n_atoms
     except PotentialError:
         raise
     except Exception as error:  # an architecture that asks for inputs which plain energies do not bring

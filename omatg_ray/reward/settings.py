@@ -14,9 +14,6 @@ class RewardSettings(Settings):
     invalid_energy: float = Field(
         3.0, description="eV/atom that an invalid structure counts; valid ones are squeezed below it, in order"
     )
-    repulsion: bool = Field(
-        True, description="add a repulsion between overlapping atoms, for which potentials give too low energies"
-    )
     chunk_edges: int | None = Field(
         None,
         ge=1,

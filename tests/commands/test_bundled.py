@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import omatg_ray as og
+from omatg_ray.bundle import quickstart, seal
 from omatg_ray.cli import main
 from omatg_ray.commands.next_steps import next_steps, program
 from omatg_ray.commands.setup import free_run
@@ -68,10 +70,11 @@ def test_potentials_by_the_word(desk: Path, assets: Path, workshop: Workshop) ->
 
 
 def test_evaluation_takes_the_test_split(desk: Path, assets: Path, command: Command) -> None:
-    words = ["--steps", 4, "--workers", 0, "--quiet", "--json", "out.json", "--potential", "bundled"]
+    words = ["--steps", 4, "--workers", 0, "--quiet", "--json", "out.json"]
     done = command("evaluate", "bundled", "--data", "bundled", *words)
     assert done.code == 0, done.err
     result = json.loads((desk / "out.json").read_text())
+    assert not done.err
     assert result["per_structure"]["id"] == read_dataset(assets / "crystals" / "test.extxyz").ids
     assert (result["label"], result["potential"]) == ("bundled", "bundled")
 
@@ -87,6 +90,8 @@ def test_generation(desk: Path, command: Command) -> None:
 def test_train_without_a_configuration(desk: Path, assets: Path, command: Command) -> None:
     first = command("train", *SMALL, "--quiet")
     assert first.code == 0, first.err
+    assert len(first.err.splitlines()) == 1
+    assert "quickstart.yaml" in first.err and first.err.endswith("in runs/quickstart\n")
     run = Path("runs/quickstart")
     config = Config.load(run / "config.yaml")
     assert (config.base, config.reward.potential, config.iterations) == ("bundled", "bundled", 1)
@@ -129,13 +134,74 @@ def test_the_default_run_takes_the_next_free_folder_and_a_named_one_does_not(
         (desk / "runs" / name).mkdir(parents=True)
         (desk / "runs" / name / "config.yaml").write_text("iterations: 1\n")
     done = command("train", *SMALL)
-    assert "--resume runs/quickstart)" in done.err and "this one is runs/quickstart-3" in done.err
+    said = done.err.splitlines()[0]
+    assert said.endswith("--resume runs/quickstart)") and "quickstart.yaml, in runs/quickstart-3 (" in said
     config = desk / "own.yaml"
     config.write_text("base: bundled\n")
     command("train", *SMALL, "run=runs/quickstart")
     command("train", config, "run=runs/quickstart-2")
     command("train", config)
     assert list(map(str, started)) == ["runs/quickstart-3", "runs/quickstart", "runs/quickstart-2", "runs/own"]
+
+
+def test_the_quickstart_is_not_mixed_with_what_is_named(
+    desk: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Config] = []
+    monkeypatch.setattr("omatg_ray.commands.train.train", lambda config, *_: started.append(config) or 1 / 0)
+    for words in (["base=bundled"], ["reward.potential=bundled"], ["data.file=x.csv"], [" base = bundled", "seed=3"]):
+        with pytest.raises(ZeroDivisionError):
+            main(["train", *words])
+        assert started.pop() == Config.load(None, words)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "reward.invalid_energy=2"])
+    assert started.pop() == Config.load(quickstart(), ["reward.invalid_energy=2"])
+
+
+def test_a_run_does_not_go_on_with_other_bundled_files(
+    desk: Path, assets: Path, workshop: Workshop, command: Command
+) -> None:
+    """Another release of the package: one asset after the other has changed."""
+    run = desk / "run"
+    first = command("train", *SMALL, f"run={run}", "--quiet")
+    assert first.code == 0, first.err
+    config = (run / "config.yaml").read_text()
+    resume = ["train", "--resume", run, "iterations=2", "--quiet"]
+
+    splits = {name: (assets / "crystals" / f"{name}.extxyz").read_text() for name in ("train", "test")}
+    frame = splits["test"].splitlines(keepends=True)
+    longer = re.sub(r'Lattice="([\d.]+)', lambda found: f'Lattice="{float(found[1]) + 0.01}', frame[1])
+    for text in (splits["test"] + splits["train"], "".join([frame[0], longer, *frame[2:]])):
+        assert text != splits["test"]
+        (assets / "crystals" / "test.extxyz").write_text(text)
+        seal(assets / "crystals")
+        command(*resume).refuses("data: the test split", str(run / "data" / "test.extxyz"), "start a new run")
+    (assets / "crystals" / "test.extxyz").write_text(splits["test"])
+    seal(assets / "crystals")
+
+    description = (assets / "base" / "model.json").read_text()
+    tree = json.loads(description)
+    tree["base_distribution"]["log_length_mean"][0] += 0.1
+    (assets / "base" / "model.json").write_text(json.dumps(tree))
+    seal(assets / "base")
+    command(*resume).refuses("another base_distribution", "leave base", code=1)
+    (assets / "base" / "model.json").write_text(description)
+    seal(assets / "base")
+
+    fingerprint = load_potential("bundled").fingerprint
+    weights = assets / "potential" / "model.json"
+    original = weights.read_text()
+    weights.write_text(original + " ")
+    seal(assets / "potential")
+    other = load_potential("bundled").fingerprint
+    command(*resume).refuses("reward.potential: ", "bundled", fingerprint, other, "versions.json")
+    assert (run / "config.yaml").read_text() == config
+
+    # The weights it started with, by another name.
+    weights.write_text(original)
+    seal(assets / "potential")
+    done = command(*resume, f"reward.potential={workshop.potential}")
+    assert done.code == 0, done.err
 
 
 def test_a_named_run_that_is_there_says_what_to_do(desk: Path, command: Command) -> None:
@@ -154,11 +220,28 @@ def test_free_run_folders(tmp_path: Path) -> None:
 
 
 def test_next_steps_of_a_run_on_actors_name_no_actors() -> None:
-    rows = [{"per_structure": {"formula": ["Ti2O4", "NaCl"]}}]
+    rows = [{"per_structure": {"formula": ["KCl", "Ti2O4", "NaCl", "Ti2O4"]}}]
     keys = ["run=my runs/x", "reward.potential=pot"]
     alone = next_steps(Config.load(None, keys), rows)
-    assert "ray.rollout.workers=2" in alone and "--formula NaCl " in alone and "'my runs/x'" in alone
+    assert "ray.rollout.workers=2" in alone and "--formula Ti2O4 " in alone and "'my runs/x'" in alone
     assert "ray." not in next_steps(Config.load(None, [*keys, "ray.rollout.workers=3"]), rows)
+
+
+@pytest.mark.parametrize(("size", "smaller"), [(16, 8), (9, 8), (8, None), (3, None)])
+def test_items_of_the_run_on_actors_are_smaller_only_where_one_would_be_idle(size: int, smaller: int | None) -> None:
+    keys = ["rollout.groups=16", f"rollout.groups_per_item={size}"]
+    said = next_steps(Config.load(None, keys), [{"per_structure": {"formula": ["NaCl"]}}])
+    assert ("smaller items" in said) == (smaller is not None)
+    found = re.search(r"rollout\.groups_per_item=(\d+)", said)
+    assert (found and int(found[1])) == smaller
+
+
+def test_the_run_on_actors_gets_a_folder_of_its_own(tmp_path: Path) -> None:
+    taken = tmp_path / "x-ray"
+    taken.mkdir()
+    (taken / "metrics.jsonl").touch()
+    said = next_steps(Config.load(None, [f"run={tmp_path / 'x'}"]), [{"per_structure": {"formula": ["NaCl"]}}])
+    assert f"run={taken}-2 " in said
 
 
 def test_commands_are_called_as_the_shell_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

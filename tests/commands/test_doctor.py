@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -59,7 +61,41 @@ def test_a_bundled_potential_without_known_energies(assets: Path, command: Comma
     seal(assets / "potential")
     done = command("doctor", "--no-ray")
     done.refuses("bundled potential", code=1)
-    assert "no known_energies.json" in done.out
+    assert "does not list known_energies.json" in done.out
+
+
+WITHOUT = """
+import sys
+for name in sys.argv[1:]:
+    sys.modules[name] = None
+from omatg_ray.cli import main
+sys.exit(main(["doctor", "--no-ray"]))
+"""
+
+
+@pytest.mark.parametrize("gone", [["torch"], ["torch", "packaging", "pydantic", "numpy", "tqdm", "yaml"]])
+def test_it_works_where_packages_are_missing(gone: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, *gone],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(doctor.__file__).parents[2])},
+    )
+    said = states(done.stdout)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert next(iter(said)) == "packages"
+    assert said["PyTorch"] == said["bundled base"] == said["TensorBoard"] == "fails"
+    assert {"memory", "disk", "bundled crystals"} <= said.keys()
+    line = next(line for line in done.stdout.splitlines() if line.startswith("PyTorch"))
+    assert "torch" in line and "pip install" in line
+
+
+def test_packages_are_missed_without_the_one_that_reads_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    needs(monkeypatch, ["torch>=2", "no-such-thing[extra]>=1", "unasked>=1; extra == 'test'"])
+    state, text = doctor.packages()
+    assert state == "fails" and "not installed: no-such-thing; pip install" in text
 
 
 def test_another_potential_that_is_not_there(assets: Path, command: Command, tmp_path: Path) -> None:
@@ -90,6 +126,52 @@ def test_a_package_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch
     assert check.state == "warning" and "no-such-package is not installed" in check.text
 
 
+GIB = 2**30
+
+
+def group(root: Path, version: int, limit: int | str, used: int, cache: int) -> Path:
+    """The files of a container with this limit."""
+    v2 = {"memory.max": limit, "memory.current": used, "memory.stat": f"anon 5\ninactive_file {cache}"}
+    v1 = {
+        "memory/memory.limit_in_bytes": limit,
+        "memory/memory.usage_in_bytes": used,
+        "memory/memory.stat": f"inactive_file 7\ntotal_inactive_file {cache}",
+    }
+    (root / "memory").mkdir()
+    for name, content in (v2 if version == 2 else v1).items():
+        (root / name).write_text(f"{content}\n")
+    return root
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("limit", "used", "cache", "left"),
+    [
+        (8 * GIB, 3 * GIB, GIB, 6 * GIB),
+        (64 * GIB, 0, 0, 16 * GIB),
+        (2 * GIB, 3 * GIB, 0, 0),
+        (2**63 - 4096, 1, 0, 16 * GIB),
+    ],
+)
+def test_a_container_leaves_its_limit_less_what_it_uses(
+    version: int, limit: int, used: int, cache: int, left: int, tmp_path: Path
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(f"MemTotal: {64 * 2**20} kB\nHugePages_Total: 0\nMemAvailable:   {16 * 2**20} kB\n")
+    assert doctor.available_memory(meminfo, group(tmp_path, version, limit, used, cache)) == left
+
+
+def test_memory_that_nothing_tells(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    assert doctor.available_memory(meminfo, tmp_path) is None
+    meminfo.write_text("MemAvailable: 1024 kB\n")
+    assert doctor.available_memory(meminfo, tmp_path) == 2**20
+    assert doctor.available_memory(meminfo, group(tmp_path, 2, "max", 0, 0)) == 2**20
+    (tmp_path / "memory.max").write_text("?")
+    assert doctor.available_memory(meminfo, tmp_path) is None
+    assert doctor.memory(None)[0] == "warning" and "unknown" in doctor.memory(None)[1]
+
+
 @pytest.mark.parametrize(("gib", "state"), [(8.0, "ok"), (2.5, "warning"), (0.5, "fails")])
 def test_memory(gib: float, state: str) -> None:
     found, text = doctor.memory(int(gib * 2**30))
@@ -98,7 +180,8 @@ def test_memory(gib: float, state: str) -> None:
 
 def test_the_memory_of_this_machine() -> None:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 0 < doctor.available_memory() <= total
+    free = doctor.available_memory()
+    assert free is None or 0 < free <= total
 
 
 def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,23 @@ def wurtzite() -> Structure:
     return Structure(Lattice.hexagonal(4.6, 7.5), ["Na", "Na", "Cl", "Cl"], metal + anion)
 
 
+def nickel_arsenide() -> Structure:
+    """Within the matcher's tolerances of wurtzite: the metals sit in octahedra instead of tetrahedra (RMSE 0.43)."""
+    third, two = 1 / 3, 2 / 3
+    metal, anion = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.5]], [[third, two, 0.25], [two, third, 0.75]]
+    return Structure(Lattice.hexagonal(4.0, 6.6), ["Na", "Na", "Cl", "Cl"], metal + anion)
+
+
+def litharge() -> Structure:
+    metal, anion = [[0.0, 0.5, 0.24], [0.5, 0.0, 0.76]], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.0]]
+    return Structure(Lattice.tetragonal(4.0, 5.6), ["Na", "Na", "Cl", "Cl"], metal + anion)
+
+
+def doubled_rock_salt() -> Structure:
+    """In four atoms, as its primitive cell twice."""
+    return rock_salt().make_supercell([1, 1, 2], in_place=False)
+
+
 def magnesium_oxide() -> Structure:
     return Structure(rock_salt().lattice, ["Mg", "O"], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
 
@@ -38,22 +55,24 @@ def dataset(*structures: Structure) -> CrystalDataset:
     return CrystalDataset(CrystalBatch.from_structures(structures), ids, [{} for _ in ids])
 
 
-def rattled(structure: Structure) -> Structure:
-    """Moved as a whole, every site by 0.05 Å in a direction of its own."""
+def rattled(structure: Structure, distance: float = 0.05, seed: int = 0) -> Structure:
+    """Moved as a whole, every site by `distance` in Å in a direction of its own."""
     moved = structure.copy().translate_sites(range(len(structure)), [0.13, 0.2, 0.7])
-    return moved.perturb(0.05, seed=0)
+    return moved.perturb(distance, seed=seed)
 
 
-POLYMORPHS = dataset(rock_salt(), caesium_chloride(), wurtzite(), magnesium_oxide())
-"""Rows 0 and 1 hold the first two, row 2 all three, and row 3 is alone."""
+POLYMORPHS = dataset(rock_salt(), caesium_chloride(), wurtzite(), litharge(), magnesium_oxide())
+"""Rows 0 and 1 are polymorphs in two atoms, rows 2 and 3 in four, and row 4 is alone."""
 
 OTHERS = (
     rattled(caesium_chloride()),
     rattled(rock_salt()),
-    rock_salt().make_supercell([1, 1, 2], in_place=False),
+    rattled(litharge()),
+    doubled_rock_salt(),
     Structure(Lattice.cubic(0.5), ["Mg", "O"], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]),
 )
-"""For every row of `POLYMORPHS` a crystal that is another one of its polymorphs; the last is invalid."""
+"""Crystals for the rows of `POLYMORPHS`: three are the other polymorph of their cell, the fourth is one that is known
+only in two atoms, and the last is invalid."""
 
 
 class Prepared:
