@@ -90,6 +90,25 @@ Generate crystals, drop invalid ones and duplicates, and rank them by energy whe
 The suffix of --out chooses the format: .extxyz, .cif, .json, or a folder of CIF files (ends in /).
 """
 
+IMPORT = """\
+Turn a model of OMatG into a model folder: a Lightning checkpoint and the configuration it was trained with. Says what
+could not be carried over, and refuses what would generate other structures. What OMatG-IRL has reinforced needs its own
+configuration and, with --base, the base model it started from.
+
+  omatg-ray import-omatg checkpoint.ckpt train.yaml --out models/mp20
+  omatg-ray import-omatg rl.ckpt rl_config.yaml --base models/mp20 --out models/mp20_better
+
+Published models need no import: name them as base=OMatG/MP-20-CSP/Trig-SDE-Gamma, or as MODEL of other verbs.
+"""
+
+EXPORT = """\
+The reverse: checkpoint.ckpt and train.yaml for `omg predict` of OMatG. Refused, with the reason, where one network and
+OMatG's configuration cannot express the sampler.
+
+  omatg-ray export-omatg runs/better --out for_omatg
+  omg predict --config=for_omatg/train.yaml --ckpt_path=for_omatg/checkpoint.ckpt
+"""
+
 INFO = """\
 The cards of the bundled crystals, potential and base model: how they were made, what they are good for. With a model or
 run folder: what this model is made of. `base` is the card, ./base a folder.
@@ -226,6 +245,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="E",
         help="eV/atom that invalid crystals count in the capped mean, and its cap (default 3)",
     )
+    sub.add_argument(
+        "--plausible",
+        action="store_true",
+        help="also count matches of chemically plausible crystals alone (SMACT, fingerprints; needs the extra "
+        "`validity`)",
+    )
     sub.add_argument("--json", type=Path, metavar="FILE", help="write metrics and the values of every crystal here")
     sub.add_argument("--out", metavar="FILE", help="write the crystals here (.extxyz, .cif, .json or folder/)")
 
@@ -239,6 +264,29 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--potential", metavar="NAME", help="MatGL potential to rank by, or bundled (default: no ranking)")
     sub.add_argument(
         "--out", default="generated.extxyz", metavar="FILE", help=".extxyz, .cif, .json or folder/ (generated.extxyz)"
+    )
+
+    sub = verb("import-omatg", "turn a model of OMatG into a model folder", IMPORT, _import_omatg)
+    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="Lightning checkpoint (.ckpt)")
+    sub.add_argument("config", type=Path, metavar="CONFIG", help="the configuration it was trained with (.yaml)")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new model folder")
+    sub.add_argument("--base", metavar="MODEL", help="base model of a reinforced one, imported before")
+    sub.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="training crystals, which tell elements and cell sizes (default: what CONFIG names, if it is there)",
+    )
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+
+    sub = verb("export-omatg", "turn a model into files of OMatG", EXPORT, _export_omatg)
+    sub.add_argument("model", metavar="MODEL", help="model folder, run folder (its best checkpoint), or bundled")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    sub.add_argument(
+        "--steps", type=_number(int, 2), metavar="N", help="grid points (default: those it was imported with, else 50)"
+    )
+    sub.add_argument(
+        "--data", metavar="FILE", help="LMDB or Parquet file of compositions to predict (default: OMatG's own)"
     )
 
     sub = verb("report", "write a run's report anew", "Write report.html of a run folder anew.", _report)
@@ -295,6 +343,13 @@ def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
         choices=["none", "policy"],
         default="none",
         help="without noise or with that of the trained policy (default none)",
+    )
+    sub.add_argument(
+        "--solver",
+        default="euler",
+        metavar="NAME",
+        help="another method of torchdiffeq than euler, e.g. midpoint, rk4, dopri5 (adaptive: chooses its own steps); "
+        "without noise",
     )
     slope: dict[str, Any] = {"type": _number(float, -1), "metavar": "S"}
     sub.add_argument(
@@ -370,7 +425,7 @@ def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     slopes, schedule = (arguments.slope_pos, arguments.slope_cell), None
     if slopes != (None, None):
         schedule = LinearAnnealing(pos=slopes[0] or 0.0, cell=slopes[1] or 0.0)
-    names = ("steps", "noise", "seed", "workers", "timeout", "device", "threads")
+    names = ("steps", "noise", "solver", "seed", "workers", "timeout", "device", "threads")
     values = {name: getattr(arguments, name) for name in names}
     values |= {"model": found_or_bundled(arguments.model, "MODEL"), "potential": found_or_named(arguments.potential)}
     for name in ("chunk_pairs", "block"):
@@ -478,6 +533,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         data=found_or_bundled(arguments.data, "--data"),
         limit=arguments.limit,
         invalid_energy=arguments.invalid_energy,
+        plausibility=arguments.plausible,
         **sampling,
     )
     evaluation = evaluate(options, not arguments.quiet)
@@ -526,6 +582,38 @@ def _report(arguments: argparse.Namespace) -> None:
     if not RunFolder(folder).holds_run():
         raise ConfigError(f"there is no run in {folder} to report on")
     print(write_report(folder))
+
+
+def _import_omatg(arguments: argparse.Namespace) -> None:
+    from omatg_ray.commands.import_omatg import import_model
+    from omatg_ray.commands.places import found, found_or_bundled, lasting
+
+    out = lasting(arguments.out)
+    notes = import_model(
+        found(arguments.checkpoint, "CHECKPOINT"),
+        found(arguments.config, "CONFIG"),
+        out,
+        None if arguments.base is None else found_or_bundled(arguments.base, "--base"),
+        None if arguments.data is None else found(arguments.data, "--data"),
+        not arguments.quiet,
+    )
+    _print_notes(notes)
+    print(f"model: {out}")
+
+
+def _export_omatg(arguments: argparse.Namespace) -> None:
+    from omatg_ray.commands.export_omatg import export_model
+    from omatg_ray.commands.places import found_or_bundled, lasting
+
+    model = found_or_bundled(arguments.model, "MODEL")
+    written = export_model(model, lasting(arguments.out), arguments.steps, arguments.data)
+    _print_notes(written.notes)
+    print(f"checkpoint: {written.checkpoint}\nconfiguration: {written.config}")
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}")
 
 
 def _info(arguments: argparse.Namespace) -> None:

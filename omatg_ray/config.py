@@ -12,13 +12,14 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from omatg_ray.bundle import BUNDLED, is_bundled
-from omatg_ray.crystal.fields import FieldName
+from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.bench import BLOCK
 from omatg_ray.flow.pretrain import PretrainSettings
-from omatg_ray.model import CHUNK_PAIRS, NoiseMode
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.kinds import Kinds
+from omatg_ray.model import CHUNK_PAIRS, NoiseMode, Variant
+from omatg_ray.policy.annealing import LinearAnnealing, ScheduleSettings
 from omatg_ray.policy.noise import NoiseSettings
 from omatg_ray.reward.settings import RewardSettings
 from omatg_ray.rl.advantage import AdvantageSettings
@@ -59,11 +60,20 @@ class DataSettings(Settings):
 class PolicySettings(Settings):
     """The Gaussian step policy."""
 
+    variant: Variant = Field(
+        "velocity",
+        description="velocity: trains the velocity · score: trains velocity and denoiser of a base pretrained with γ · "
+        "annealing: trains the schedule s(t) in (1 + s(t)) · velocity of the frozen base",
+    )
     active: list[FieldName] = Field(["pos"], min_length=1, description="fields to reinforce; others follow the base")
     noise: dict[FieldName, NoiseSettings] = Field(
         {"pos": NoiseSettings(kind="sqrt", a=0.1668)}, description="σ(t) of each active field"
     )
     annealing: LinearAnnealing | None = Field(None, description="hand-made annealing, v · (1 + s(t))")
+    annealing_from: Path | None = Field(
+        None, description="model that learned a schedule, which then anneals in place of `annealing`, frozen"
+    )
+    schedule: ScheduleSettings = Field(ScheduleSettings(), description="the schedule that an annealing policy learns")
 
     @model_validator(mode="after")
     def _noise_for_active(self) -> PolicySettings:
@@ -72,6 +82,16 @@ class PolicySettings(Settings):
         missing = [field for field in self.active if field not in self.noise]
         if missing:
             raise ValueError(f"active field {missing[0]!r} has no noise; set noise.{missing[0]}.kind and .a")
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_annealing(self) -> PolicySettings:
+        given = [name for name in ("annealing", "annealing_from") if getattr(self, name) is not None]
+        if given and self.variant != "velocity":
+            what = "learns its own schedule" if self.variant == "annealing" else "has no annealed form"
+            raise ValueError(f"a policy of variant {self.variant} {what}; leave {given[0]} out")
+        if len(given) == 2:
+            raise ValueError("give either annealing or annealing_from, not both")
         return self
 
 
@@ -107,7 +127,9 @@ class Config(Settings):
     data: DataSettings = Field(DataSettings(), description="crystals; null for train: the splits of the base's run")
     pretrain: PretrainSettings = Field(PretrainSettings(), description="pretraining of the base model")
     base: Literal["bundled"] | Path | None = Field(
-        None, description="model to reinforce: a model folder, a run folder, or bundled (with its own crystals)"
+        None,
+        description="model to reinforce: a model folder, a run folder, a model that OMatG has published "
+        "(OMatG/MP-20-CSP/Linear-ODE), or bundled (with its own crystals)",
     )
     iterations: int = Field(300, ge=0, description="rollout iterations")
     rollout: RolloutSettings = Field(RolloutSettings(), description="what one iteration samples")
@@ -119,6 +141,22 @@ class Config(Settings):
     validation: ValidationSettings = Field(ValidationSettings(), description="evaluation during training")
     checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="checkpoints")
     ray: RaySettings = Field(RaySettings(), description="actors on a Ray cluster; without workers: this process alone")
+
+    @model_validator(mode="after")
+    def _weights_that_count(self) -> Config:
+        learned = [field for field in self.policy.active if self.policy.noise[field].kind == "learned"]
+        for field in FIELDS:
+            if self.objective.entropy_weight.of(field) and field not in learned:
+                raise ValueError(
+                    f"objective.entropy_weight.{field}: only learned noise has an entropy to raise; set "
+                    f"policy.noise.{field}.kind=learned, or the weight to 0"
+                )
+            if self.objective.distillation_weight.of(field) and self.policy.variant != "score":
+                raise ValueError(
+                    f"objective.distillation_weight.{field}: only score policies have a denoiser; set "
+                    "policy.variant=score, or the weight to 0"
+                )
+        return self
 
     @field_validator("base", mode="plain")
     @classmethod
@@ -169,18 +207,22 @@ class Config(Settings):
     def resolved(self) -> Config:
         """The same with absolute paths, so that a run can be resumed from another working directory."""
 
-        def absolute(place: str | Path | None) -> str | Path | None:
+        def absolute(place: Any) -> Any:
             return place.absolute() if isinstance(place, Path) else place
 
         files = {name: absolute(getattr(self.data, name)) for name in ("file", "train", "val", "test")}
-        potential = self.reward.potential
-        if potential is not None and not is_bundled(potential) and Path(potential).is_dir():
-            potential = str(Path(potential).absolute())
+
+        def absolute_if_folder(potential: str | None) -> str | None:
+            if potential is None or is_bundled(potential) or not Path(potential).is_dir():
+                return potential
+            return str(Path(potential).absolute())
+
         return self.model_copy(
             update={
                 "base": absolute(self.base),
+                "policy": self.policy.model_copy(update={"annealing_from": absolute(self.policy.annealing_from)}),
                 "data": self.data.model_copy(update=files),
-                "reward": self.reward.model_copy(update={"potential": potential}),
+                "reward": self.reward.placed(absolute_if_folder, lambda path, _: path.absolute()),
             }
         )
 
@@ -260,10 +302,13 @@ def documented_keys(defaults: BaseModel | None = None, prefix: str = "") -> list
     rows: list[tuple[str, str, str]] = []
     for name, field in type(defaults).model_fields.items():
         value, annotation = getattr(defaults, name), field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        # What comes in kinds has other keys in each, and its kind alone says which defaults are meant.
+        in_kinds = any(isinstance(mark, Kinds) for mark in field.metadata)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel) and not in_kinds:
             rows += documented_keys(value, f"{prefix}{name}.")
         else:
-            rows.append((f"{prefix}{name}", _plain(value), field.description or ""))
+            plain = defaults.model_dump(mode="json", include={name})[name] if in_kinds else value
+            rows.append((f"{prefix}{name}", _plain(plain), field.description or ""))
     return rows
 
 

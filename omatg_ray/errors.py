@@ -29,6 +29,10 @@ class PotentialError(OmatgRayError):
     """An interatomic potential cannot be loaded, fails its known energy or does not know an element."""
 
 
+class RewardError(OmatgRayError):
+    """A reward cannot be put together, cannot judge what it is asked to, or does not keep to its contract."""
+
+
 class TrainingError(OmatgRayError):
     """Training cannot go on (NaN loss, too many failed rewards)."""
 

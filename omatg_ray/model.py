@@ -1,32 +1,34 @@
 """`FlowModel`: a complete sampler, as pretraining and reinforcement produce it and `load` reads it.
 
 On disk it is a folder with two files: `model.json` describes it, `weights.safetensors` holds the base network under
-`base.` and, after reinforcement, the policy's network under `policy.`.
+`base.` and what reinforcement learned: the policy's network under `policy.`, an annealing schedule under `schedule.`,
+noise schedules under `noise.`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from omatg_ray.bundle import asset, is_bundled
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.fields import FieldName
+from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.loss import PathSettings
 from omatg_ray.flow.network import CSPNet, NetworkSettings
-from omatg_ray.policy.annealing import LinearAnnealing
-from omatg_ray.policy.drift import AnnealedDrift, VelocityDrift
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.annealing import Annealing, LearnedAnnealing, LearnedSchedule, LinearAnnealing
+from omatg_ray.policy.drift import Annealed, Drift, Scale, Score, Velocity
+from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, Noise, NoiseSettings
+from omatg_ray.policy.ode import Method, solve
 from omatg_ray.policy.policy import Policy, draw_noise, time_grid
 from omatg_ray.seeding import seed_of
 from omatg_ray.settings import Settings
@@ -40,6 +42,9 @@ CHUNK_PAIRS = 20_000
 """Ordered pairs of atoms per network call when generating, unless the caller says otherwise."""
 
 NoiseMode = Literal["none", "policy"]
+Variant = Literal["velocity", "score", "annealing"]
+Solver = Method
+EULER: Final = "euler"
 
 
 class ModelDescription(Settings):
@@ -51,9 +56,12 @@ class ModelDescription(Settings):
     base_distribution: BaseDistribution
     elements: list[str] = Field(description="symbols of the training set's elements")
     sizes: list[int] = Field(description="atoms per cell that occur in the training set")
+    variant: Variant = Field("velocity", description="kind of policy that reinforcement trained")
     active: list[FieldName] = Field([], description="fields that reinforcement acted on; empty for a base model")
     noise: dict[FieldName, NoiseSettings] = Field({}, description="policy noise of the active fields")
-    annealing: LinearAnnealing | None = Field(None, description="velocity annealing the sampler was trained with")
+    annealing: LinearAnnealing | LearnedSchedule | None = Field(
+        None, description="velocity annealing: the one the sampler was trained with, or the one it learned"
+    )
     potential: str | None = Field(None, description="potential that rewarded it: name or folder")
     provenance: dict[str, Any] = Field({}, description="how it was made")
 
@@ -71,25 +79,73 @@ def chunks_by_pairs(sizes: Sequence[int], limit: int) -> list[list[int]]:
     return chunks
 
 
+def new_modules(description: ModelDescription) -> nn.ModuleDict:
+    """What reinforcement learns, before it learned anything: `policy`, `schedule`, `noise`, those that there are.
+
+    The weights of `policy` are random; those of the others give no annealing, and the noise that was asked for.
+    """
+    modules = nn.ModuleDict()
+    if description.active and description.variant != "annealing":
+        modules["policy"] = CSPNet(description.network)
+    if isinstance(description.annealing, LearnedSchedule):
+        modules["schedule"] = LearnedAnnealing(description.annealing)
+    noise = nn.ModuleDict()
+    for field in description.active:
+        if description.noise[field].kind == "learned":
+            noise[field] = LearnedNoise(description.noise[field])
+    if len(noise):
+        modules["noise"] = noise
+    return modules
+
+
+def _load_weights(module: nn.Module, weights: Mapping[str, Tensor], prefix: str, folder: Path) -> None:
+    state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{folder}: the weights do not fit the network that {DESCRIPTION_FILE} names: {error}"
+        ) from error
+
+
 class FlowModel:
     """A crystal generator: network, frozen base, base distribution, schedule and noise.
 
     Args:
         description: Everything but the weights.
         base_network: The pretrained network; drives frozen fields.
-        network: The reinforced network; the base network where there is none.
+        learned: What reinforcement learned, as `new_modules` makes it; nothing in a base model.
 
     Example:
         >>> model = FlowModel.load("runs/perov5/checkpoints/best")      # doctest: +SKIP
         >>> model.sample(["BaTiO3"] * 8, steps=50, seed=0)              # doctest: +SKIP
     """
 
-    def __init__(self, description: ModelDescription, base_network: CSPNet, network: CSPNet | None = None) -> None:
+    def __init__(
+        self, description: ModelDescription, base_network: CSPNet, learned: nn.ModuleDict | None = None
+    ) -> None:
         self.description = description
         self.base_network = base_network.eval().requires_grad_(False)
-        self.network = base_network if network is None else network
-        if bool(description.active) != (network is not None):
-            raise ModelError("a reinforced model needs a policy network and active fields, a base model neither")
+        self.learned = nn.ModuleDict() if learned is None else learned
+        expected = set(new_modules(description))
+        if set(self.learned) != expected:
+            raise ModelError(
+                f"a {description.variant} model with active fields {description.active} consists of "
+                f"{', '.join(sorted(expected)) or 'its base alone'}, not of "
+                f"{', '.join(sorted(self.learned)) or 'its base alone'}"
+            )
+
+    @property
+    def network(self) -> CSPNet:
+        """The network that drives active fields; the base network where none was reinforced."""
+        return cast("CSPNet", self.learned["policy"]) if "policy" in self.learned else self.base_network
+
+    @property
+    def annealing(self) -> Annealing | None:
+        """The annealing it was trained with, or learned."""
+        if "schedule" in self.learned:
+            return cast("LearnedAnnealing", self.learned["schedule"])
+        return cast("LinearAnnealing | None", self.description.annealing)
 
     # --- files ------------------------------------------------------------------------------------------------
 
@@ -114,29 +170,16 @@ class FlowModel:
             weights = load_file(folder / WEIGHTS_FILE, device=str(device))
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{folder / WEIGHTS_FILE} cannot be read: {error}") from error
-        networks = [
-            cls._network(description.network, weights, prefix, folder).to(device)
-            for prefix in (["base.", "policy."] if description.active else ["base."])
-        ]
-        return cls(description, *networks)
-
-    @staticmethod
-    def _network(settings: NetworkSettings, weights: dict[str, Tensor], prefix: str, folder: Path) -> CSPNet:
-        network = CSPNet(settings)
-        state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise ModelError(
-                f"{folder}: the weights do not fit the network that {DESCRIPTION_FILE} names: {error}"
-            ) from error
-        return network
+        base = CSPNet(description.network)
+        _load_weights(base, weights, "base.", folder)
+        learned = new_modules(description)
+        _load_weights(learned, {k: v for k, v in weights.items() if not k.startswith("base.")}, "", folder)
+        return cls(description, base.to(device), learned.to(device).requires_grad_(False))
 
     def save(self, folder: Path) -> None:
         """Writes both files into an existing folder (callers write it aside and rename it)."""
         weights = {f"base.{k}": v for k, v in self.base_network.state_dict().items()}
-        if self.description.active:
-            weights |= {f"policy.{k}": v for k, v in self.network.state_dict().items()}
+        weights |= self.learned.state_dict()
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / WEIGHTS_FILE)
         (folder / DESCRIPTION_FILE).write_text(self.description.model_dump_json(indent=1) + "\n")
 
@@ -149,29 +192,71 @@ class FlowModel:
     def to(self, device: torch.device | str) -> FlowModel:
         """Moved to a device, in place."""
         self.base_network.to(device)
-        self.network.to(device)
+        self.learned.to(device)
         return self
 
-    def policy(self, schedule: LinearAnnealing | None = None) -> Policy:
-        """The step policy of this sampler; `schedule` replaces the annealing it was trained with."""
-        annealing = self.description.annealing if schedule is None else schedule
-        drift, base = (VelocityDrift(network) for network in (self.network, self.base_network))
-        return Policy(
-            drift=drift if annealing is None else AnnealedDrift(drift, annealing),
-            base=base if annealing is None else AnnealedDrift(base, annealing),
-            active=self.description.active,
-            noise=self.description.noise,
-        )
+    def policy(self, schedule: Annealing | None = None, sde: bool = False) -> Policy:
+        """The step policy of this sampler.
+
+        Args:
+            schedule: Annealing in place of the one it was trained with or has learned. A model that has learned one
+                then moves as its base does.
+            sde: Where a base model's interpolant has ε, its stochastic process: drift b − (ε / γ) η and noise √(2 ε).
+        """
+        what = self.description
+        annealing = self.annealing if schedule is None else schedule
+        if what.variant == "annealing" and schedule is None:
+            return Policy(Scale(annealing), self.base_network, self.base_network, what.active, self._noise())
+        active, noise = (what.active, self._noise()) if what.variant != "annealing" else ([], {})
+        drift: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
+        if not active and sde:
+            epsilon = {field: what.paths.of(field).epsilon for field in FIELDS}
+            noise = {field: DiffusionNoise(e.value) for field, e in epsilon.items() if e is not None}
+            active = list(noise)
+        if (not what.active and active) or what.variant == "score":
+            drift = Score(noise, {field: self._gamma(field) for field in active}, annealing)
+        return Policy(drift, self.network, self.base_network, active, noise, annealing)
+
+    def annealed_as(self, other: FlowModel) -> FlowModel:
+        """This sampler with the annealing of another, which also may have none; shares the networks of both."""
+        description = self.description.model_copy(update={"annealing": other.description.annealing})
+        learned = nn.ModuleDict({name: module for name, module in self.learned.items() if name != "schedule"})
+        if "schedule" in other.learned:
+            learned["schedule"] = other.learned["schedule"]
+        return FlowModel(description, self.base_network, learned)
+
+    def _noise(self) -> dict[FieldName, Noise]:
+        """σ(t) of the active fields."""
+        noise: dict[FieldName, Noise] = {field: self.description.noise[field] for field in self.description.active}
+        if "noise" in self.learned:
+            learned = cast("nn.ModuleDict", self.learned["noise"])
+            noise |= {field: cast("LearnedNoise", learned[field]) for field in noise if field in learned}
+        return noise
+
+    def _gamma(self, field: FieldName) -> Callable[[Tensor], Tensor]:
+        """γ(t) of a field, or what stands for it.
+
+        Raises:
+            ModelError: Its interpolant has none, and so no denoiser.
+        """
+        path = self.description.paths.of(field)
+        if not path.has_denoiser:
+            raise ModelError(
+                f"the base has no denoiser for {field}: a score policy needs a base pretrained with "
+                f"pretrain.paths.{field}.gamma"
+            )
+        return path.latent_scale
 
     def generate(
         self,
         species: Sequence[Sequence[int]],
         steps: int = 50,
-        schedule: LinearAnnealing | None = None,
+        schedule: Annealing | None = None,
         seed: int = 0,
         noise: NoiseMode = "none",
         indices: Sequence[int] | None = None,
         chunk_pairs: int = CHUNK_PAIRS,
+        solver: Solver = EULER,
     ) -> CrystalBatch:
         """One crystal for each list of atomic numbers, packed, on the CPU.
 
@@ -183,12 +268,20 @@ class FlowModel:
             steps: Grid points; steps − 1 Euler steps.
             schedule: Annealing in place of the model's own.
             seed: Seed of x_0 and noise.
-            noise: Without noise, or with that of the policy (a base model has none).
+            noise: Without noise, or with that of the policy; for a base model, that of its own stochastic process, if
+                its interpolant has one.
             indices: Identity of each structure; its place in the list by default.
             chunk_pairs: Ordered pairs of atoms per network call, which bound memory.
+            solver: Euler steps, or a method of torchdiffeq; those take no noise, and adaptive ones only the ends of the
+                time grid.
+
+        Raises:
+            ModelError: Noise is asked of another solver than Euler's.
         """
+        if solver != EULER and noise != "none":
+            raise ModelError(f"solver {solver}: noise takes Euler steps; leave out the noise, or the solver")
         self.network.require(z for structure in species for z in structure)
-        times, policy = time_grid(steps), self.policy(schedule)
+        times, policy = time_grid(steps), self.policy(schedule, sde=noise == "policy")
         keys = range(len(species)) if indices is None else indices
         if len(keys) != len(species):
             raise ValueError(f"{len(keys)} indices for {len(species)} structures")
@@ -200,14 +293,18 @@ class FlowModel:
             chunk_seeds = [seeds[i] for i in chunk]
             x_0 = self.description.base_distribution.sample([species[i] for i in chunk], chunk_seeds).to(self.device)
             fields = policy.active if noise == "policy" else ()
-            parts.append(policy.integrate(x_0, times, draw_noise(x_0, steps, chunk_seeds, fields)).to("cpu"))
+            draws = draw_noise(x_0, steps, chunk_seeds, fields, policy.drift.per_structure)
+            if solver == EULER:
+                parts.append(policy.integrate(x_0, times, draws).to("cpu"))
+            else:
+                parts.append(solve(policy.velocity, x_0, times, solver).to("cpu"))
         return CrystalBatch.cat(parts)
 
     def sample(
         self,
         formulas: Sequence[str],
         steps: int = 50,
-        schedule: LinearAnnealing | None = None,
+        schedule: Annealing | None = None,
         seed: int = 0,
         noise: NoiseMode = "none",
     ) -> list[Structure]:

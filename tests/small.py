@@ -10,7 +10,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.flow.network import CSPNet, NetworkSettings
 from omatg_ray.policy.annealing import LinearAnnealing
-from omatg_ray.policy.drift import AnnealedDrift, VelocityDrift
+from omatg_ray.policy.drift import Annealed, Drift, Velocity
 from omatg_ray.policy.noise import NoiseSettings
 from omatg_ray.policy.policy import Policy
 
@@ -62,7 +62,5 @@ def velocity_policy(
     annealing: LinearAnnealing | None = None,
 ) -> Policy:
     """The policy of a network over a base network, with `NOISE` by default."""
-    drifts = [VelocityDrift(network), VelocityDrift(base)]
-    if annealing is not None:
-        drifts = [AnnealedDrift(drift, annealing) for drift in drifts]
-    return Policy(*drifts, active, NOISE if noise is None else noise)
+    drift: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
+    return Policy(drift, network, base, active, NOISE if noise is None else noise, annealing)

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.errors import FormulaError, ModelError
@@ -32,8 +33,8 @@ def base_model(**values) -> FlowModel:
 
 def reinforced_model(**values) -> FlowModel:
     active = {"active": ["pos"], "noise": {"pos": NoiseSettings(kind="constant", a=0.1)}}
-    networks = (small_network(seed, torch.float32) for seed in (0, 1))
-    return FlowModel(description(**(active | values)), *networks)
+    base, policy = (small_network(seed, torch.float32) for seed in (0, 1))
+    return FlowModel(description(**(active | values)), base, nn.ModuleDict({"policy": policy}))
 
 
 def close(left, right, tolerance=1e-4) -> bool:
@@ -138,7 +139,7 @@ def test_networks_and_active_fields_go_together():
     with pytest.raises(ModelError):
         FlowModel(description(active=["pos"], noise={"pos": NoiseSettings()}), small_network(0))
     with pytest.raises(ModelError):
-        FlowModel(description(), small_network(0), small_network(1))
+        FlowModel(description(), small_network(0), nn.ModuleDict({"policy": small_network(1)}))
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------
@@ -218,3 +219,53 @@ def test_sample_gives_structures_of_the_formulas():
 def test_too_few_steps_are_refused():
     with pytest.raises(ModelError, match="steps = 1"):
         base_model().generate(SPECIES, steps=1)
+
+
+# --- solvers and stochastic bases -------------------------------------------------------------------------------
+
+
+def extrapolated(model):
+    """The end of the flow from Euler steps, whose error halves when their number doubles."""
+    coarse, fine = (model.generate(SPECIES, steps=n + 1, seed=1) for n in (1000, 2000))
+    pos = fine.pos + (fine.pos - coarse.pos + 0.5) % 1.0 - 0.5
+    return fine.replace(pos % 1.0, 2 * fine.cell - coarse.cell)
+
+
+def test_solvers_agree_where_steps_are_small_and_euler_is_the_default():
+    model = base_model()
+    plain = model.generate(SPECIES, steps=5, seed=1)
+    assert equal(model.generate(SPECIES, steps=5, seed=1, solver="euler"), plain)
+    exact = extrapolated(model)
+    assert not close(plain, exact, 1e-2)
+    for solver in ("rk4", "dopri5"):
+        assert close(model.generate(SPECIES, steps=20, seed=1, solver=solver), exact, 2e-4)
+
+
+def test_a_frozen_field_takes_its_own_network_in_a_solver_too():
+    model = reinforced_model()
+    assert close(model.generate(SPECIES, steps=20, seed=1, solver="rk4"), extrapolated(model), 2e-4)
+
+
+def test_noise_takes_euler_steps():
+    with pytest.raises(ModelError, match="rk4.*noise"):
+        reinforced_model().generate(SPECIES, steps=5, noise="policy", solver="rk4")
+
+
+def test_a_base_with_epsilon_is_sampled_as_its_stochastic_process():
+    gamma = {"kind": "linear", "gamma": {"kind": "sqrt", "a": 0.1}, "epsilon": {"kind": "constant", "c": 0.02}}
+    model = base_model(paths=PathSettings(pos=gamma, cell="linear"), annealing=LinearAnnealing(pos=3.0, cell=1.0))
+    policy = model.policy(sde=True)
+    assert policy.active == ("pos",)
+    t, dt = torch.tensor(0.4), torch.tensor(0.1)
+    start = BASE.sample(SPECIES, list(range(len(SPECIES))))
+    draws = torch.randn(start.pos.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        step = policy.step(start, t, dt, {"pos": draws})
+        out = model.base_network(start, t)
+    # OMatG's: (1 + s) b − (ε / γ) η and √(2 ε); fields without ε follow the annealed ODE.
+    drift = (1 + 3 * 0.4) * out.pos_b - 0.02 / (0.1 * 0.4 * 0.6) ** 0.5 * out.pos_eta
+    torch.testing.assert_close(step.displacement["pos"], 0.1 * drift + (2 * 0.02 * 0.1) ** 0.5 * draws)
+    torch.testing.assert_close(step.displacement["cell"], 0.1 * (1 + 1.0 * 0.4) * out.cell_b)
+    quiet, noisy = (model.generate(SPECIES, steps=6, noise=noise) for noise in ("none", "policy"))
+    assert not close(quiet, noisy)
+    assert model.policy().active == ()

@@ -56,6 +56,13 @@ def save(folder: RunFolder, model: FlowModel, progressed: Progressed, keep: int,
         folder.point_best(name)
 
 
+# What of a description makes it another model, and the key that decides it.
+IDENTITY = (
+    ("network", "base"), ("base_distribution", "base"), ("variant", "policy.variant"), ("active", "policy.active"),
+    ("noise", "policy.noise"), ("annealing", "policy.annealing, annealing_from or schedule"),
+)  # fmt: skip
+
+
 def restore(folder: RunFolder, checkpoint: Path, model: FlowModel) -> Progressed:
     """Puts the sampler back to where a checkpoint left it, and says where the run stood.
 
@@ -64,13 +71,13 @@ def restore(folder: RunFolder, checkpoint: Path, model: FlowModel) -> Progressed
         ConfigError: It was rewarded by another potential.
     """
     stored = FlowModel.load(checkpoint, model.device)
-    for what, key in (("network", "base"), ("base_distribution", "base"), ("active", "policy.active")):
+    for what, key in IDENTITY:
         if getattr(stored.description, what) != getattr(model.description, what):
             raise ModelError(f"{checkpoint} was made with another {what}; leave {key} as it was to go on with it")
     _refuse_other_potential(checkpoint, stored, model)
     # The base too: its run may have found a better one since.
     model.base_network.load_state_dict(stored.base_network.state_dict())
-    model.network.load_state_dict(stored.network.state_dict())
+    model.learned.load_state_dict(stored.learned.state_dict())
     state = json.loads((checkpoint / STATE_FILE).read_text())
     if state["is_best"]:
         # A kill between writing a checkpoint and pointing to it would lose the best one for good.
@@ -81,6 +88,12 @@ def restore(folder: RunFolder, checkpoint: Path, model: FlowModel) -> Progressed
 
 def _refuse_other_potential(checkpoint: Path, stored: FlowModel, model: FlowModel) -> None:
     """A folder may hold other weights by now, and the word `bundled` stands for others in another release."""
+    old, new = (one.description.provenance.get("reward_files") for one in (stored, model))
+    if old != new:
+        raise ConfigError(
+            f"reward: {checkpoint} was rewarded with other reference files (reward.hull, reward.crmse) than these; "
+            "name the ones it started with, or start a new run"
+        )
     old, new = (one.description.provenance.get("potential_fingerprint") for one in (stored, model))
     if old != new:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -62,9 +63,10 @@ def estimate(config: Config, parts: Parts) -> Estimate:
     rollout = elapsed / (TRIAL_STEPS - 1) * n_steps * n_items
 
     references = parts.split.train.crystals.select(torch.arange(min(8, len(parts.split.train))))
-    parts.reward(references)
-    start = time.perf_counter()
-    parts.reward(references)
+    with closing(parts.reward) as judge:
+        judge(references)
+        start = time.perf_counter()
+        judge(references.select(range(len(references))))
     n_structures = config.rollout.groups * config.rollout.group_size
     reward = (time.perf_counter() - start) / len(references) * n_structures
 
@@ -74,11 +76,15 @@ def estimate(config: Config, parts: Parts) -> Estimate:
     scale = min(config.learner.microbatch_pairs, total_pairs) / pairs
 
     per_step = sum(
-        v[0].nbytes for f in (trajectory.displacement, trajectory.log_prob, trajectory.base_rate) for v in f.values()
+        values[0].nbytes
+        for tensors in (trajectory.displacement, trajectory.log_prob, trajectory.action, trajectory.base_outputs)
+        for values in tensors.values()
     )
-    parameters = sum(p.nbytes for p in parts.model.network.parameters())
-    # Policy, base, gradients and two Adam moments.
-    weights = 5 * parameters
+    base, learned = (
+        sum(p.nbytes for p in module.parameters()) for module in (parts.model.base_network, parts.model.learned)
+    )
+    # With gradients and two Adam moments of what is trained.
+    weights = base + 4 * learned
     return Estimate(rollout, reward, learn, int(saved * scale), per_step * n_steps * n_items, weights)
 
 
@@ -86,14 +92,17 @@ def describe(config: Config, parts: Parts, figures: Estimate) -> str:
     """The estimate in words."""
     rollout, split = config.rollout, parts.split
     policy = parts.model.policy()
-    base = "base network too" if config.objective.needs_base(policy.active) or policy.frozen else "policy only"
+    networks = [
+        *(["policy"] if policy.heads else []),
+        *(["base"] if config.objective.needs_base(policy) or policy.asks_base else []),
+    ]
     total = figures.iteration * config.iterations
     return "\n".join(
         [
-            f"reinforce   {config.base} with {config.reward.potential}",
+            f"reinforce   {config.base} by {_rewards(config)}",
             f"data        {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test crystals",
             f"per iteration  {rollout.groups} groups x {rollout.group_size} trajectories x {rollout.steps - 1} steps "
-            f"({base}), {config.learner.epochs} PPO epochs",
+            f"({' and '.join(networks)} network), {config.learner.epochs} PPO epochs",
             f"active      {', '.join(config.policy.active)} on {where(config, parts)}",
             f"time        about {figures.iteration:.1f} s an iteration (rollout {figures.rollout:.1f}, "
             f"reward {figures.reward:.1f}, learn {figures.learn:.1f}); {config.iterations} iterations: "
@@ -104,6 +113,13 @@ def describe(config: Config, parts: Parts, figures: Estimate) -> str:
             f"run folder  {config.run} (nothing written yet)",
         ]
     )
+
+
+def _rewards(config: Config) -> str:
+    """What is rewarded and with what potential, in words."""
+    weights = [f"{weight:g} x {name}" for name, weight in config.reward.weighted.items()]
+    potential = config.reward.potential
+    return " + ".join(weights) + ("" if potential is None else f" with {potential}")
 
 
 def where(config: Config, parts: Parts) -> str:

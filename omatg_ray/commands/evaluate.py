@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from omatg_ray.bundle import BUNDLED, crystals, is_bundled
 from omatg_ray.commands.setup import SamplingOptions, warn_noiseless, warn_unfamiliar
 from omatg_ray.commands.workforce import evaluation_bench
 from omatg_ray.crystal.read import read_dataset
+from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.metrics import measured_columns
 from omatg_ray.model import FlowModel
@@ -31,23 +32,27 @@ class EvaluateOptions(SamplingOptions):
         data: File of reference crystals, or bundled: the test split of the bundled ones.
         limit: Use this many references, spread over the file; None uses all.
         invalid_energy: eV/atom that invalid crystals count in the capped mean.
+        plausibility: Measure over chemically plausible crystals too, with SMACT and matminer.
     """
 
     data: str | Path
     limit: int | None = None
     invalid_energy: float = 3.0
+    plausibility: bool = False
 
 
 def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
     """Generates one crystal per reference and compares.
 
     Raises:
+        ConfigError: Plausibility is asked for without the packages that it needs.
         ModelError: The model cannot be read.
         DataError: The data cannot be read.
         PotentialError: The potential cannot be loaded or does not know an element of the data.
         ClusterError: There is no Ray cluster, it has no room, or an actor died.
     """
     device = options.prepare()
+    plausibility = PlausibilityCheck(options.workers) if options.plausibility else None
     model = FlowModel.load(options.model, device)
     data = crystals("test") if is_bundled(options.data) else options.data
     dataset = read_dataset(data, progress=progress)
@@ -64,7 +69,15 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
     with evaluation_bench(options, model, reward, progress) as bench:
         evaluator = Evaluator(dataset, bench, options.seed, options.limit, options.chunk_pairs, options.block)
         label = str(options.model)
-        return evaluator(model, options.steps, options.noise, options.schedule, label=label, progress=progress)
+        evaluation = evaluator(
+            model, options.steps, options.noise, options.schedule, label=label, progress=progress, solver=options.solver
+        )
+        stol = bench.stol
+    if plausibility is None:
+        return evaluation
+    with plausibility as check:
+        metrics = with_plausibility(evaluation, evaluator.references.crystals, check, stol)
+    return replace(evaluation, metrics=metrics)
 
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:

@@ -17,10 +17,10 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.formula import cell_species
 from omatg_ray.errors import DataError
 from omatg_ray.evaluate.bench import Block, Measured
-from omatg_ray.evaluate.matching import Composition, compositions
 from omatg_ray.evaluate.unique import find_unique, space_groups
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.matching import Composition, compositions
 from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.progress import Progress
 
@@ -85,6 +85,7 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
             steps=options.steps,
             noise=options.noise,
             schedule=options.schedule,
+            solver=options.solver,
             seed=options.seed,
             chunk_pairs=options.chunk_pairs,
         )

@@ -8,7 +8,7 @@ from omatg_ray import bundle
 from omatg_ray.bundle import ASSETS, AssetName
 from omatg_ray.commands.setup import flat
 from omatg_ray.model import FlowModel
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.annealing import LearnedSchedule, LinearAnnealing
 from omatg_ray.policy.noise import NoiseSettings
 
 
@@ -47,12 +47,12 @@ def described_model(name: str) -> str:
     noise = {field: _noise(what.noise[field]) for field in what.active}
     rows = {
         "model": f"{name}, {'reinforced' if what.active else 'a base model'}",
-        "network": f"{parameters:,} parameters{', twice (base and policy)' if what.active else ''}; "
+        "network": f"{parameters:,} parameters{', twice (base and policy)' if 'policy' in model.learned else ''}; "
         + ", ".join(f"{key} {value}" for key, value in what.network.model_dump().items()),
         "paths": ", ".join(f"{key} {value}" for key, value in what.paths.model_dump(mode="json").items()),
-        "elements": f"{len(what.elements)}: {' '.join(what.elements)}",
-        "sizes": f"{', '.join(map(str, what.sizes))} atoms per cell",
-        "active": ", ".join(what.active) or "none",
+        "elements": f"{len(what.elements)}: {' '.join(what.elements)}" if what.elements else "unknown",
+        "sizes": f"{', '.join(map(str, what.sizes))} atoms per cell" if what.sizes else "unknown",
+        "active": f"{', '.join(what.active)} ({what.variant} policy)" if what.active else "none",
         "noise": ", ".join(f"{field} {text}" for field, text in noise.items()) or "none",
         "annealing": _annealing(what.annealing),
         "potential": what.potential or "none",
@@ -64,10 +64,15 @@ def described_model(name: str) -> str:
 
 
 def _noise(noise: NoiseSettings) -> str:
-    return ", ".join(f"{key} {value}" for key, value in noise.model_dump(exclude_none=True).items())
+    size = set() if noise.kind == "learned" else {"hidden", "layers"}
+    return ", ".join(f"{key} {value}" for key, value in noise.model_dump(exclude=size).items())
 
 
-def _annealing(annealing: LinearAnnealing | None) -> str:
+def _annealing(annealing: LinearAnnealing | LearnedSchedule | None) -> str:
     if annealing is None:
         return "none"
+    if isinstance(annealing, LearnedSchedule):
+        return f"learned for {', '.join(annealing.fields)}: " + ", ".join(
+            f"{key} {value}" for key, value in annealing.model_dump(exclude={"kind", "fields"}).items()
+        )
     return ", ".join(f"{field} velocity times 1 + {slope:g} t" for field, slope in annealing.model_dump().items())

@@ -28,12 +28,13 @@ def next_steps(config: Config, rows: list[dict[str, Any]]) -> str:
     run = str(config.run)
     # The formula with the most polymorphs: there is something to tell apart.
     formula, _ = Counter(rows[0]["per_structure"]["formula"]).most_common(1)[0]
-    potential = str(config.resolved().reward.potential)
+    potential = config.resolved().reward.potential
+    energies = [] if potential is None else ["--potential", potential]
     steps = max(2, config.rollout.steps // 2)
     lines = [
         "What to try next",
         "  # new crystals, ranked by energy",
-        _line("generate", run, "--formula", formula, "-n", 16, "--potential", potential, "--out", f"{formula}.extxyz"),
+        _line("generate", run, "--formula", formula, "-n", 16, *energies, "--out", f"{formula}.extxyz"),
         f"  # as good with {steps} grid points?",
         _line("evaluate", run, "--data", f"{run}/data/test.extxyz", "--steps", steps),
         "  # more iterations",

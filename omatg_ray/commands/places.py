@@ -28,21 +28,31 @@ COPIES = ("runtime_resources", "working_dir_files")
 
 
 def anchored(config: Config) -> Config:
-    """The configuration with the run folder, the base, the crystals and the potential where a job has them.
+    """The configuration with the run folder, the base, the crystals and what rewards need where a job has them.
+
+    A base that OMatG has published is fetched.
 
     Raises:
-        ConfigError: `base` or a file of `data` lies neither in the job's working directory nor in `~/omatg_ray`.
+        ModelError: A published base cannot be fetched or imported.
+        ConfigError: `base`, a file of `data`, or a file or folder of `reward` lies neither in the job's working
+            directory nor in `~/omatg_ray`.
     """
+    if isinstance(config.base, Path):
+        config = config.model_copy(update={"base": fetched(config.base)})
     if _copy(Path.cwd()) is None:
         return config
     data = {name: getattr(config.data, name) for name in ("file", "train", "val", "test")}
     files = {name: found(path, f"data.{name}") for name, path in data.items() if path is not None}
+    annealing = config.policy.annealing_from
     return config.model_copy(
         update={
             "run": lasting(config.run),
             "base": None if config.base is None else found_or_bundled(config.base, "base"),
             "data": config.data.model_copy(update=files),
-            "reward": config.reward.model_copy(update={"potential": found_or_named(config.reward.potential)}),
+            "policy": config.policy.model_copy(
+                update={} if annealing is None else {"annealing_from": found(annealing, "policy.annealing_from")}
+            ),
+            "reward": config.reward.placed(found_or_named, found),
         }
     )
 
@@ -80,8 +90,23 @@ def found(path: Path, key: str) -> Path:
 
 
 def found_or_bundled(name: str | Path, key: str) -> str | Path:
-    """The same for a model or crystals, which may be the bundled ones; the word stays as it is."""
-    return name if is_bundled(name) else found(Path(name), key)
+    """The same for a model or crystals, which may be the bundled ones; the word stays as it is.
+
+    Raises:
+        ModelError: It is the name of a model that OMatG has published, which cannot be fetched or imported.
+    """
+    return name if is_bundled(name) else found(fetched(Path(name)), key)
+
+
+def fetched(path: Path) -> Path:
+    """The folder of a model that OMatG has published, if the path is the name of one (OMatG/REPOSITORY/FOLDER).
+
+    Raises:
+        ModelError: It cannot be fetched or imported.
+    """
+    from omatg_ray.omatg.hub import fetch, is_hub_name
+
+    return fetch(path) if is_hub_name(path) else path
 
 
 def found_or_named(potential: str | None) -> str | None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from omatg_ray.bundle import place_of
 from omatg_ray.commands.setup import base_run_data, driver_device, load_splits, set_threads, warn_unfamiliar
 from omatg_ray.config import Config
 from omatg_ray.crystal.split import Split
 from omatg_ray.errors import ConfigError
-from omatg_ray.model import FlowModel, ModelDescription
+from omatg_ray.model import FlowModel, ModelDescription, new_modules
+from omatg_ray.policy.annealing import LearnedSchedule
+from omatg_ray.reward.build import Judges, build_judges, fingerprint
 from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.weighted import Weighted
 from omatg_ray.run.versions import versions
 
 
@@ -25,13 +31,24 @@ class Parts:
         start: The sampler that is reinforced, as it was.
         model: The sampler that training updates in place.
         split: Crystals.
-        reward: The reward, which also measures energies in evaluations.
+        judges: The reward, and the energies of evaluations.
     """
 
     start: FlowModel
     model: FlowModel
     split: Split
-    reward: MatGLEnergy
+    judges: Judges
+
+    @property
+    def reward(self) -> Weighted:
+        """What training maximises."""
+        assert self.judges.reward is not None
+        return self.judges.reward
+
+    @property
+    def energy(self) -> MatGLEnergy | None:
+        """Energies of evaluations; None without a potential."""
+        return self.judges.energy
 
     @property
     def compositions(self) -> list[list[int]]:
@@ -49,10 +66,11 @@ def prepare(config: Config, progress: bool = False) -> Parts:
         ModelError: The base cannot be read.
         DataError: The crystals cannot be read; or a bundled file is missing or damaged.
         PotentialError: The potential cannot be loaded or does not know an element of the crystals.
+        RewardError: References of a reward are missing, or a custom reward does not work.
     """
     if config.base is None:
         raise ConfigError("base: name the model to reinforce (base=runs/..., or base=bundled)")
-    if config.reward.potential is None:
+    if config.reward.potential is None and config.reward.needs_potential:
         raise ConfigError("reward.potential: name a MatGL potential, the folder of one, or bundled")
     warn_idle(config)
     set_threads(config.threads)
@@ -62,48 +80,82 @@ def prepare(config: Config, progress: bool = False) -> Parts:
     if data.file is None and data.train is None:
         data = base_run_data(config.base) or data
     split = load_splits(data, progress)
-    reward = MatGLEnergy(
-        config.reward.potential,
-        invalid_energy=config.reward.invalid_energy,
-        device=device,
-        chunk_edges=config.reward.chunk_edges,
-    )
-    reward.require_elements(split.train.elements | split.val.elements | split.test.elements)
+    judges = build_judges(config.reward, split.train, device)
+    if judges.energy is not None:
+        judges.energy.require_elements(split.val.elements | split.test.elements)
     warn_unfamiliar(start, split.train.elements, split.train.sizes)
     start.network.require(split.train.elements | split.val.elements | split.test.elements)
-    return Parts(start, reinforced(start, config, reward), split, reward)
+    return Parts(start, reinforced(start, config, judges.energy), split, judges)
 
 
-def reinforced(start: FlowModel, config: Config, reward: MatGLEnergy) -> FlowModel:
-    """The model that training updates in place: the start's network, copied, over the start's frozen base.
+def reinforced(start: FlowModel, config: Config, energy: MatGLEnergy | None) -> FlowModel:
+    """The model that training updates in place: copies of what the start learned, over the start's frozen base.
 
     Raises:
-        ConfigError: The start was reinforced on other fields.
+        ConfigError: The start was reinforced on other fields or by another kind of policy.
+        ModelError: The schedule to anneal with cannot be read, or the base has no denoiser for a score policy.
     """
-    acts_on = start.description.active
-    if acts_on and set(acts_on) != set(config.policy.active):
+    acts_on, policy = start.description.active, config.policy
+    if acts_on and set(acts_on) != set(policy.active):
         # A field that is dropped would fall back to the base, one that is added would leave it before any update.
         raise ConfigError(
             f"policy.active: {config.base} was reinforced on {', '.join(acts_on)}; name exactly these fields to go on "
             "from it, or start from its base"
         )
+    if acts_on and start.description.variant != policy.variant:
+        raise ConfigError(
+            f"policy.variant: {config.base} was reinforced as a {start.description.variant} policy; go on as such, or "
+            "start from its base"
+        )
+    schedule = None if policy.annealing_from is None else _schedule(policy.annealing_from)
+    annealing: Any = start.description.annealing if policy.annealing is None else policy.annealing
+    if policy.variant == "annealing" and not acts_on:
+        annealing = LearnedSchedule(**policy.schedule.model_dump(), fields=policy.active)
+    elif policy.variant == "score":
+        # Of a base that is annealed; there is no annealed form of the score policy.
+        annealing = None
+    elif schedule is not None:
+        annealing = schedule.description.annealing
     description = start.description.model_copy(
         update={
-            "active": list(config.policy.active),
-            "noise": {field: config.policy.noise[field] for field in config.policy.active},
-            "annealing": config.policy.annealing or start.description.annealing,
+            "variant": policy.variant,
+            "active": list(policy.active),
+            "noise": {field: policy.noise[field] for field in policy.active},
+            "annealing": annealing,
             "potential": config.resolved().reward.potential,
             "provenance": {
                 "command": "train",
                 "base": None if config.base is None else place_of(config.base),
                 "base_provenance": start.description.provenance,
                 "seed": config.seed,
-                "potential_fingerprint": reward.potential.fingerprint,
+                "potential_fingerprint": None if energy is None else energy.potential.fingerprint,
+                "reward_files": fingerprint(config.reward),
                 "versions": versions(),
             },
         }
     )
-    return FlowModel(ModelDescription.model_validate(description), start.base_network, copy.deepcopy(start.network))
+    description = ModelDescription.model_validate(description.model_dump())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        learned = new_modules(description)
+    if "policy" in learned:
+        learned["policy"].load_state_dict(start.network.state_dict())
+    source = start if schedule is None else schedule
+    if "schedule" in learned and "schedule" in source.learned:
+        learned["schedule"].load_state_dict(source.learned["schedule"].state_dict())
+    if "noise" in start.learned and description.noise == start.description.noise:
+        learned["noise"].load_state_dict(start.learned["noise"].state_dict())
+    model = FlowModel(description, start.base_network, learned.requires_grad_(False).to(start.device))
+    model.policy()  # refuses a score policy over a base without denoiser
+    return model
+
+
+def _schedule(path: Path) -> FlowModel:
+    """The model whose learned schedule shall anneal another one."""
+    model = FlowModel.load(path)
+    if not isinstance(model.description.annealing, LearnedSchedule):
+        raise ConfigError(f"policy.annealing_from: {path} learned no schedule; train one with policy.variant=annealing")
+    return model
 
 
 def warn_idle(config: Config) -> None:

@@ -15,13 +15,14 @@ from pymatgen.core import Element
 from omatg_ray.bundle import crystals, is_bundled
 from omatg_ray.config import Config, DataSettings
 from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.split import Split, split_by_composition
 from omatg_ray.crystal.write import RESERVED_NAMES, write_structures
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.bench import BLOCK
-from omatg_ray.model import CHUNK_PAIRS, FlowModel, NoiseMode
+from omatg_ray.model import CHUNK_PAIRS, EULER, FlowModel, NoiseMode, Solver
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.folder import RunFolder
@@ -33,7 +34,8 @@ ROUNDING = 1e-4
 # What a resumed run may change: how long and where it runs, how often it looks, and where its files lie by now.
 MAY_CHANGE = (
     "iterations", "run", "device", "threads", "workers", "ray", "checkpoint", "validation", "base", "data.file",
-    "data.train", "data.val", "data.test", "reward.potential",
+    "data.train", "data.val", "data.test", "reward.potential", "reward.second_potential", "reward.workers",
+    "reward.hull.entries", "reward.hull.crystals", "reward.crmse.references",
 )  # fmt: skip
 
 
@@ -46,6 +48,7 @@ class SamplingOptions:
         steps: Grid points; one network evaluation fewer.
         noise: Without noise or with the policy's.
         schedule: Annealing in place of the model's own.
+        solver: Euler steps, or a method of torchdiffeq.
         seed: Seed of x_0 and noise.
         potential: Potential of the energies: name, folder or bundled.
         workers: Processes that compare structures; 0 compares in this one.
@@ -61,6 +64,7 @@ class SamplingOptions:
     steps: int = 50
     noise: NoiseMode = "none"
     schedule: LinearAnnealing | None = None
+    solver: Solver = EULER
     seed: int = 0
     potential: str | None = None
     workers: int = os.cpu_count() or 1
@@ -220,7 +224,8 @@ def refuse_changes(folder: RunFolder, config: Config) -> None:
     old = flat(Config.load(folder.config_path).model_dump(mode="json"))
     new = flat(config.resolved().model_dump(mode="json"))
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE):
+        moved_code = key.startswith("reward.custom.") and key.endswith(".path")
+        if old.get(key) != new.get(key) and not (key.startswith(MAY_CHANGE) or moved_code):
             raise ConfigError(
                 f"{key}: the run was started with {old.get(key)}, not {new.get(key)}, and goes on exactly; start a new "
                 f"run for that (a resumed one may change {', '.join(MAY_CHANGE)})"
@@ -254,18 +259,19 @@ def set_threads(threads: int | None) -> None:
 
 
 def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset[int]) -> None:
-    """Warns about elements and cell sizes that the model's training set did not have."""
+    """Warns about elements and cell sizes that the model's training set did not have, where it is known."""
     known = set(model.description.elements)
     symbols = [Element.from_Z(z).symbol for z in sorted(elements)]
     new = [symbol for symbol in symbols if symbol not in known]
-    if new:
+    if known and new:
         warnings.warn(f"elements that the model was not trained on: {', '.join(new)}", stacklevel=2)
     other = sorted(set(sizes) - set(model.description.sizes))
-    if other:
+    if model.description.sizes and other:
         warnings.warn(f"cell sizes (atoms) that the model was not trained on: {other}", stacklevel=2)
 
 
 def warn_noiseless(model: FlowModel, noise: NoiseMode) -> None:
     """Warns where the policy's noise is asked of a model that has no policy."""
-    if noise == "policy" and not model.description.active:
+    paths = model.description.paths
+    if noise == "policy" and not model.description.active and not any(paths.of(field).epsilon for field in FIELDS):
         warnings.warn("a base model has no policy noise; it generates without noise", stacklevel=2)

@@ -22,11 +22,12 @@ from omatg_ray.evaluate.bench import Bench
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.report import write_report
 from omatg_ray.model import FlowModel, NoiseMode
+from omatg_ray.rl.divergence import SHIFT, DivergenceWatch
 from omatg_ray.rl.trainer import Trainer
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted, StopRequest
-from omatg_ray.run.metrics import MetricsLog
+from omatg_ray.run.metrics import MetricsLog, read_metrics
 from omatg_ray.run.progress import Progress
 
 
@@ -47,7 +48,10 @@ class TrainResult:
 
 
 def train(config: Config, resume: bool = False, progress: bool = True) -> TrainResult:
-    """Reinforces a model; `best` is the checkpoint with the lowest mean relative energy on the validation split.
+    """Reinforces a model.
+
+    `best` is the checkpoint with the lowest mean relative energy on the validation split; without a potential, that
+    with the lowest cRMSE.
 
     Args:
         config: The run.
@@ -132,17 +136,19 @@ def _reinforce(
         _forget_results(folder)
 
     def validate() -> float:
-        """Mean relative energy, invalid crystals at the cap."""
+        """Mean relative energy, invalid crystals at the cap; without energies cRMSE."""
         steps = config.validation.steps or config.rollout.steps
         metrics = evaluate(parts.model, steps, config.validation.noise).metrics
         log.log(
             "validation", trainer.iteration, {k: math.nan if v is None else v for k, v in metrics.as_dict().items()}
         )
+        energy = metrics.relative_energy_mean_capped
+        score = metrics.crmse if energy is None else energy
+        said = f"cRMSE {score:.3f}" if energy is None else f"relative energy {energy:+.3f} eV/atom"
         bar.note(
-            f"iteration {trainer.iteration}: validation relative energy {metrics.relative_energy_mean_capped:+.3f} "
-            f"eV/atom, match rate {metrics.match_rate:.3f}, invalid {metrics.invalid_share:.1%}"
+            f"iteration {trainer.iteration}: validation {said}, match rate {metrics.match_rate:.3f}, "
+            f"invalid {metrics.invalid_share:.1%}"
         )
-        score = metrics.relative_energy_mean_capped
         return score if score is not None and math.isfinite(score) else math.inf
 
     def checkpoint(is_best: bool) -> None:
@@ -159,8 +165,10 @@ def _reinforce(
         else:
             best = done.best
         saved = trainer.iteration
+        watch = DivergenceWatch(_first_shift(folder) if start else None)
         while trainer.iteration < total and not stop.requested:
             metrics = trainer.step()
+            watch(trainer.iteration, metrics)
             is_best, last = False, trainer.iteration == total
             if last or trainer.iteration % config.validation.every == 0:
                 began = time.perf_counter()
@@ -177,14 +185,21 @@ def _reinforce(
     return trainer.iteration
 
 
+def _first_shift(folder: RunFolder) -> float | None:
+    """The shift of the second potential in the first iteration that logged one."""
+    lines = read_metrics(folder.path / "metrics.jsonl")
+    return next((line[SHIFT] for line in lines if line["kind"] == "train" and line.get(SHIFT) is not None), None)
+
+
 def shown(metrics: Mapping[str, float]) -> dict[str, str]:
     """What the progress bar shows of an iteration, short enough for a terminal of 80 columns."""
 
     def of_fields(name: str, form: str) -> str:
         return ",".join(form.format(metrics[key]) for key in (f"{name}_pos", f"{name}_cell") if key in metrics) or "-"
 
+    with_energy = "energy_mean" in metrics
     return {
-        "E": f"{metrics['energy_mean']:.2f}",
+        "E" if with_energy else "reward": f"{metrics['energy_mean' if with_energy else 'reward_mean']:.2f}",
         "invalid": f"{metrics['invalid_share']:.1%}",
         "clip": of_fields("clip_fraction", "{:.0%}"),
         "KL": of_fields("kl", "{:.2g}"),
@@ -202,8 +217,8 @@ def _compare(
     )
     best = FlowModel.load(folder.checkpoints / "best", parts.model.device)
     label = f"reinforced ({folder.pointed_at('best')})"
-    start = parts.start
-    start.description = start.description.model_copy(update={"annealing": best.description.annealing})
+    # A frozen annealing is no merit of the reinforcement: the base has it too. One that was learned is.
+    start = parts.start if best.description.variant == "annealing" else parts.start.annealed_as(best)
     runs: list[tuple[str, str, FlowModel, NoiseMode]] = [
         ("before", "base", start, "none"),
         ("after", label, best, "none"),

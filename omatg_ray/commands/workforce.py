@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,10 @@ from omatg_ray.commands.prepare import Parts
 from omatg_ray.commands.setup import SamplingOptions
 from omatg_ray.config import Config
 from omatg_ray.evaluate.bench import Bench, LocalBench
-from omatg_ray.evaluate.matching import Matcher
 from omatg_ray.model import FlowModel
+from omatg_ray.reward.build import Judges
 from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.matching import Matcher
 from omatg_ray.rl.crew import Crew, LocalCrew
 from omatg_ray.rl.learner import Learner
 
@@ -42,26 +43,28 @@ def workforce(config: Config, parts: Parts, progress: bool) -> Iterator[Workforc
     """
     model = parts.model
     if not config.ray.rollout.workers:
-        with Matcher(config.workers, config.validation.match_timeout) as matcher:
-            yield Workforce(local_crew(config, parts), LocalBench(matcher, parts.reward))
+        with closing(parts.reward), Matcher(config.workers, config.validation.match_timeout) as matcher:
+            yield Workforce(local_crew(config, parts), LocalBench(matcher, parts.energy))
         return
     from omatg_ray.distributed.bench import RayBench
     from omatg_ray.distributed.crew import RayCrew
     from omatg_ray.distributed.staff import learner_role, sampling_roles, staffed
 
-    steps, with_base = config.rollout.steps, config.objective.needs_base(config.policy.active)
+    steps, with_base = config.rollout.steps, config.objective.needs_base(model.policy())
     roles = [
         learner_role(config.ray, model, config.objective, config.learner),
-        *sampling_roles(config.ray, model, parts.reward, config.validation.match_timeout),
+        *sampling_roles(config.ray, model, parts.judges, config.validation.match_timeout),
     ]
+    # What tried the rewards out here is not needed any more.
+    parts.reward.close()
     with staffed(config.ray, roles, progress) as staff:
-        yield Workforce(RayCrew(staff, model, steps, with_base), RayBench(staff, parts.reward), staff.about)
+        yield Workforce(RayCrew(staff, model, steps, with_base), RayBench(staff, parts.energy), staff.about)
 
 
 def local_crew(config: Config, parts: Parts) -> LocalCrew:
     """The crew that is this process."""
     model = parts.model
-    learner = Learner(model.network, model.policy(), config.objective, config.learner)
+    learner = Learner(model.policy(), config.objective, config.learner)
     return LocalCrew(learner, model.description.base_distribution, parts.reward, config.rollout.steps, model.device)
 
 
@@ -87,6 +90,6 @@ def evaluation_bench(
     from omatg_ray.distributed.bench import RayBench
     from omatg_ray.distributed.staff import sampling_roles, staffed
 
-    roles = sampling_roles(options.ray, model, reward, options.timeout)
+    roles = sampling_roles(options.ray, model, Judges(None, reward), options.timeout)
     with staffed(options.ray, roles, progress) as staff:
         yield RayBench(staff, reward)

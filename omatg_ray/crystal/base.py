@@ -1,19 +1,23 @@
-"""The base distribution x_0 of the flow: uniform positions, informed lattices.
+"""The base distribution x_0 of the flow: one of positions and one of lattices.
 
-Source: Miller et al., "FlowMM" (ICML 2024): log-normal lengths fitted to the training set, angles uniform in
-[60°, 120°], which are the angles that Niggli-reduced cells can have.
+Models that are trained here start from uniform positions and informed lattices; the others are those of OMatG
+(Höllmer et al., 2025), for imported models.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.lattice import cell_from_parameters, cell_parameters
+from omatg_ray.crystal.lattice import cell_from_parameters, cell_parameters, wrap
+from omatg_ray.errors import ModelError
+from omatg_ray.kinds import Kinds
 from omatg_ray.seeding import generator
 from omatg_ray.settings import Settings
 
@@ -22,38 +26,176 @@ ANGLE_RANGE = (60.0, 120.0)
 MIN_LOG_STD = 1e-3
 
 
-class BaseDistribution(Settings):
-    """Distribution of x_0 for crystals with given species.
+class PositionBase(Settings):
+    """Distribution of the fractional positions, independent of everything else."""
 
-    Lattices come in standard orientation. The positions of the atoms of a structure are independent and uniform.
+    kind: str = Field(description="uniform, normal, sobol or mirror")
+
+    @abstractmethod
+    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+        """Positions (n, 3), float32 on the CPU, not wrapped. `given` is for `mirror`: the crystals to copy."""
+
+
+class UniformPositions(PositionBase):
+    """Every position uniform in the cell."""
+
+    kind: Literal["uniform"] = "uniform"
+
+    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+        return torch.rand(n, 3, generator=rng)
+
+
+class NormalPositions(PositionBase):
+    """Every coordinate normal, in fractional units; what leaves the cell is wrapped by those who use it."""
+
+    kind: Literal["normal"] = "normal"
+    loc: float = Field(0.0, description="mean")
+    scale: float = Field(1.0, gt=0, description="standard deviation")
+
+    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+        return self.loc + self.scale * torch.randn(n, 3, generator=rng)
+
+
+class SobolPositions(PositionBase):
+    """A scrambled Sobol sequence: uniform, and spread more evenly than independent draws.
+
+    Every draw scrambles a sequence of its own, so that structures do not depend on each other.
     """
 
+    kind: Literal["sobol"] = "sobol"
+
+    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+        seed = int(torch.randint(2**31, (1,), generator=rng))
+        return torch.quasirandom.SobolEngine(3, scramble=True, seed=seed).draw(n, dtype=torch.float32)
+
+
+class MirrorPositions(PositionBase):
+    """Those of the data."""
+
+    kind: Literal["mirror"] = "mirror"
+
+    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+        return _given(given, "positions").pos
+
+
+class CellBase(Settings):
+    """Distribution of the lattices, independent of everything else."""
+
+    kind: str = Field(description="informed, normal or mirror")
+
+    @abstractmethod
+    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+        """Lattices (n, 3, 3) in Å, float32 on the CPU. `given` is for `mirror`: the crystals to copy."""
+
+
+class InformedCell(CellBase):
+    """Log-normal lengths, fitted to the training set, and uniform angles. In standard orientation.
+
+    Source: Miller et al., "FlowMM" (ICML 2024). [60°, 120°] are the angles that Niggli-reduced cells can have.
+    """
+
+    kind: Literal["informed"] = "informed"
     log_length_mean: tuple[float, float, float] = Field(description="mean of ln(length / Å) of a, b, c")
     log_length_std: tuple[float, float, float] = Field(description="standard deviation of ln(length / Å) of a, b, c")
 
+    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (self.log_length_mean, self.log_length_std))
+        lengths = torch.exp(mean + std * torch.randn(n, 3, generator=rng, dtype=torch.float64))
+        low, high = ANGLE_RANGE
+        angles = low + (high - low) * torch.rand(n, 3, generator=rng, dtype=torch.float64)
+        return cell_from_parameters(lengths, angles).float()
+
+
+class NormalCell(CellBase):
+    """Every entry of the lattice normal, in Å; neither oriented nor right-handed."""
+
+    kind: Literal["normal"] = "normal"
+    loc: float = Field(0.0, description="mean")
+    scale: float = Field(1.0, gt=0, description="standard deviation")
+
+    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+        return self.loc + self.scale * torch.randn(n, 3, 3, generator=rng)
+
+
+class MirrorCell(CellBase):
+    """Those of the data."""
+
+    kind: Literal["mirror"] = "mirror"
+
+    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+        return _given(given, "lattices").cell
+
+
+def _given(given: CrystalBatch | None, what: str) -> CrystalBatch:
+    if given is None:
+        raise ModelError(
+            f"the model starts from the {what} of given crystals (a mirror base distribution); it cannot generate from "
+            "compositions alone"
+        )
+    return given
+
+
+AnyPositionBase = Annotated[
+    PositionBase,
+    Kinds(UniformPositions, NormalPositions, SobolPositions, MirrorPositions, default=UniformPositions),
+]
+AnyCellBase = Annotated[CellBase, Kinds(InformedCell, NormalCell, MirrorCell)]
+
+
+class BaseDistribution(Settings):
+    """Distribution of x_0 for crystals with given species."""
+
+    pos: AnyPositionBase = Field(default_factory=UniformPositions, description="distribution of the positions")
+    cell: AnyCellBase = Field(description="distribution of the lattices")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _informed_without_a_name(cls, values: Any) -> Any:
+        """Reads descriptions from when there were uniform positions and informed lattices only."""
+        if not isinstance(values, dict) or "cell" in values:
+            return values
+        old = {name: values[name] for name in ("log_length_mean", "log_length_std") if name in values}
+        rest = {name: value for name, value in values.items() if name not in old}
+        return rest | {"cell": {"kind": "informed"} | old} if old else values
+
     @classmethod
     def fit(cls, cell: Tensor) -> BaseDistribution:
-        """Fits the length distribution to lattices (B, 3, 3) by maximum likelihood."""
+        """Uniform positions, and the length distribution fitted to lattices (B, 3, 3) by maximum likelihood."""
         log_lengths = cell_parameters(cell.double())[0].log()
-        mean = log_lengths.mean(0)
-        std = log_lengths.std(0, unbiased=False).clamp_min(MIN_LOG_STD)
-        return cls(log_length_mean=tuple(mean.tolist()), log_length_std=tuple(std.tolist()))
+        mean, std = log_lengths.mean(0), log_lengths.std(0, unbiased=False).clamp_min(MIN_LOG_STD)
+        return cls(cell=InformedCell(log_length_mean=tuple(mean.tolist()), log_length_std=tuple(std.tolist())))
 
-    def draw(self, n_structures: int, n_positions: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Positions (n_positions, 3) and lattices (n_structures, 3, 3), float32, on the CPU."""
-        pos = torch.rand(n_positions, 3, generator=rng)
-        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (self.log_length_mean, self.log_length_std))
-        lengths = torch.exp(mean + std * torch.randn(n_structures, 3, generator=rng, dtype=torch.float64))
-        low, high = ANGLE_RANGE
-        angles = low + (high - low) * torch.rand(n_structures, 3, generator=rng, dtype=torch.float64)
-        return pos, cell_from_parameters(lengths, angles).float()
+    def draw(
+        self, n_structures: int, n_positions: int, rng: torch.Generator, given: CrystalBatch | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Positions (n_positions, 3), not wrapped, and lattices (n_structures, 3, 3), float32 on the CPU.
 
-    def sample(self, species: Sequence[Sequence[int]], seeds: Sequence[int]) -> CrystalBatch:
-        """x_0 for each list of atomic numbers; structure i depends on seeds[i] alone, not on its neighbours."""
-        draws = [self.draw(1, len(z), generator(seed, "x_0")) for z, seed in zip(species, seeds, strict=True)]
+        Args:
+            given: The data that x_0 shall lead to, which mirror distributions copy, where it is.
+
+        Raises:
+            ModelError: A mirror distribution is given no crystals.
+        """
+        return self.pos.draw(n_positions, rng, given), self.cell.draw(n_structures, rng, given)
+
+    def sample(
+        self, species: Sequence[Sequence[int]], seeds: Sequence[int], given: CrystalBatch | None = None
+    ) -> CrystalBatch:
+        """x_0 for each list of atomic numbers; structure i depends on seeds[i] alone, not on its neighbours.
+
+        Args:
+            given: Crystals of these species, for mirror distributions.
+
+        Raises:
+            ModelError: A mirror distribution is given no crystals.
+        """
+        draws = [
+            self.draw(1, len(z), generator(seed, "x_0"), None if given is None else given.select([index]))
+            for index, (z, seed) in enumerate(zip(species, seeds, strict=True))
+        ]
         return CrystalBatch(
             torch.tensor([z for structure in species for z in structure], dtype=torch.long),
-            torch.cat([pos for pos, _ in draws]),
+            wrap(torch.cat([pos for pos, _ in draws])),
             torch.cat([cell for _, cell in draws]),
             torch.tensor([len(z) for z in species], dtype=torch.long),
         )

@@ -1,7 +1,8 @@
 """Reading crystals from files, Niggli-reduced and in standard orientation.
 
 Formats, by suffix: CSV with a `cif` column (as Perov-5, MP-20 and Carbon-24 are handed out), extended XYZ, CIF, folders
-of CIF files, and the JSON that `omatg_ray.crystal.write` writes.
+of CIF files, the JSON that `omatg_ray.crystal.write` writes, and the LMDB and Parquet files of OMatG (see
+`omatg_ray.crystal.records`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from numpy.typing import NDArray
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset, Scalar, distinct_ids, scalar_properties
 from omatg_ray.crystal.lattice import wrap
+from omatg_ray.crystal.records import geometry, identity, lmdb_records, parquet_records
+from omatg_ray.crystal.unpickle import unpickle_record
 from omatg_ray.errors import DataError
 from omatg_ray.run.progress import Progress
 
@@ -57,19 +60,20 @@ def read_dataset(
 ) -> CrystalDataset:
     """Read a file or a folder of CIF files.
 
-    An id is the `material_id` that came along, else the name of a CIF file (of its data block where it has several),
-    else the number of the row, from 1. CIF knows no orientation, so crystals from CIF and CSV are always in standard
-    orientation.
+    An id is the `material_id` (in LMDB and Parquet also the `identifier` or `ids`) that came along, else the name of a
+    CIF file (of its data block where it has several) or the key in an LMDB file, else the number of the row, from 1.
+    CIF knows no orientation, so crystals from CIF and CSV are always in standard orientation.
 
     Args:
-        path: .csv, .extxyz, .xyz, .cif, .json or a folder of .cif files (taken in the order of their names).
+        path: .csv, .extxyz, .xyz, .cif, .json, .lmdb, .parquet or a folder of .cif files (in the order of their names).
         reduce: Niggli-reduce the lattices and put them in standard orientation. Otherwise cells are taken as they are.
         limit: Read only this many crystals, from the first on.
         progress: Show a progress bar.
 
     Raises:
         DataError: The path is missing, unreadable, empty or of an unknown format; or a row is unusable (unparseable,
-            disordered, non-finite numbers, a cell below 0.1 Å³), which is named with its file and number.
+            disordered, non-finite numbers, a cell below 0.1 Å³, or a pickle that asks for more than tensors and
+            numbers), which is named with its file and number or key.
     """
     path = Path(path)
     if limit is not None and limit < 1:
@@ -162,7 +166,7 @@ def _naming(where: str) -> Iterator[None]:
     """Turn whatever is raised about a bad row into a DataError that names the row."""
     try:
         yield
-    except _BadRowError as error:
+    except (_BadRowError, DataError) as error:
         raise DataError(f"{where}: {error}") from error
     except Exception as error:  # the parsers raise anything on malformed text
         cause = error.__cause__ or error
@@ -203,7 +207,15 @@ def _ident(properties: dict[str, Any], default: str) -> str:
 
 
 def _rows(path: Path) -> Iterator[_Row]:
-    readers = {".csv": _csv, ".extxyz": _xyz, ".xyz": _xyz, ".cif": _cif, ".json": _json}
+    readers = {
+        ".csv": _csv,
+        ".extxyz": _xyz,
+        ".xyz": _xyz,
+        ".cif": _cif,
+        ".json": _json,
+        ".lmdb": _lmdb,
+        ".parquet": _parquet,
+    }
     if not path.exists():
         raise DataError(f"{path} does not exist")
     if path.is_dir():
@@ -306,6 +318,27 @@ def _json(path: Path) -> Iterator[_Row]:
             structure = Structure.from_dict(entry.pop("structure"))
             row = _from_structure(where, _ident(entry, str(number)), structure, scalar_properties(entry))
         yield row
+
+
+def _lmdb(path: Path) -> Iterator[_Row]:
+    for key, data in lmdb_records(path):
+        where = f"{path}, key {key}"
+        with _naming(where):
+            row = _from_record(where, key, unpickle_record(data), "pos")
+        yield row
+
+
+def _parquet(path: Path) -> Iterator[_Row]:
+    for number, record in enumerate(parquet_records(path), start=1):
+        where = f"{path}, row {number}"
+        with _naming(where):
+            row = _from_record(where, str(number), record, "positions")
+        yield row
+
+
+def _from_record(where: str, default: str, record: dict[str, Any], positions: str) -> _Row:
+    numbers, cell, frac = geometry(record, positions)
+    return _Row(where, identity(record, default), numbers, cell, frac, scalar_properties(record))
 
 
 # --- CIF ------------------------------------------------------------------------------------------------------------

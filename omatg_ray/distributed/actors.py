@@ -27,7 +27,7 @@ from omatg_ray.rl.work import WorkItem, run_item
 
 if TYPE_CHECKING:
     from omatg_ray.evaluate.bench import Block, Comparisons
-    from omatg_ray.reward.energy import MatGLEnergy
+    from omatg_ray.reward.build import Judges
 
 # Packages that cost seconds to import; which of them an actor has is part of what it says of itself.
 HEAVY = ("ase", "matgl", "matplotlib", "pandas", "pymatgen", "scipy", "torch", "torch_geometric")
@@ -84,7 +84,7 @@ class RolloutWorker(Shell):
         """An item by `run_item`, with a version of the policy's weights; trajectories and final crystals stay here."""
         start = time.perf_counter()
         if weights.key != self._weights_key:
-            self._model.network.load_state_dict(ray.get(weights.ref))
+            self._model.learned.load_state_dict(ray.get(weights.ref))
             self._weights_key = weights.key
         base = self._model.description.base_distribution
         trajectory = run_item(item, self._policy, base, steps, with_base, self.device, version)
@@ -105,15 +105,15 @@ class RewardWorker(Shell):
 
     Args:
         share: Device and threads.
-        reward: The reward; None only matches.
+        judges: The reward of a run, and the energies of evaluations, as far as there are any.
         match_timeout: Seconds that a structure match may take.
     """
 
-    def __init__(self, share: Share, reward: MatGLEnergy | None, match_timeout: float) -> None:
+    def __init__(self, share: Share, judges: Judges, match_timeout: float) -> None:
         super().__init__(share)
-        from omatg_ray.evaluate.matching import Matcher
+        from omatg_ray.reward.matching import Matcher
 
-        self._reward = None if reward is None else reward.to(self.device)
+        self._judges = judges.to(self.device)
         # In processes of their own, which may be killed: a match can take forever.
         self._matcher = Matcher(share.n_threads, match_timeout)
 
@@ -122,8 +122,8 @@ class RewardWorker(Shell):
         from omatg_ray.rl.judge import judge
 
         start = time.perf_counter()
-        assert self._reward is not None
-        judged = judge(crystals, self._reward)
+        assert self._judges.reward is not None
+        judged = judge(crystals, self._judges.reward)
         return Timed(judged, time.perf_counter() - start)
 
     def assess(self, crystals: CrystalBatch, comparisons: Comparisons | None) -> Timed:
@@ -131,7 +131,7 @@ class RewardWorker(Shell):
         from omatg_ray.evaluate.bench import assess
 
         start = time.perf_counter()
-        found = assess(crystals, comparisons, self._matcher, self._reward)
+        found = assess(crystals, comparisons, self._matcher, self._judges.energy)
         return Timed(found, time.perf_counter() - start)
 
 
@@ -148,15 +148,15 @@ class LearnerWorker(Shell):
     def __init__(self, share: Share, model: FlowModel, objective: ObjectiveSettings, settings: LearnerSettings) -> None:
         super().__init__(share)
         model.to(self.device)
-        self._network = model.network
-        self._learner = Learner(model.network, model.policy(), objective, settings)
+        self._learned = model.learned
+        self._learner = Learner(model.policy(), objective, settings)
 
     def update(self, counted: Tensor, advantage: Tensor, *trajectories: Trajectory) -> tuple[dict[str, Tensor], Timed]:
         """All epochs on an iteration's trajectories; the new weights, and the metrics."""
         start = time.perf_counter()
         trajectory = Trajectory.cat(trajectories).select(counted).to(self.device)
         metrics = self._learner.update(trajectory, advantage)
-        weights = {name: value.detach().cpu() for name, value in self._network.state_dict().items()}
+        weights = {name: value.detach().cpu() for name, value in self._learned.state_dict().items()}
         return weights, Timed(metrics, time.perf_counter() - start)
 
     def state_dict(self) -> Timed:

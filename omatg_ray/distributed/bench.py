@@ -12,9 +12,9 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.distributed.pool import Published, Request, answers, fetch
 from omatg_ray.distributed.staff import Staff
 from omatg_ray.evaluate.bench import Block, Measured
-from omatg_ray.evaluate.matching import MatchSettings
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.matching import MatchSettings
 
 
 class RayBench:

@@ -31,7 +31,7 @@ class RayCrew:
         self.rollout, self.reward, self.learner = (staff.pools[role] for role in ("rollout", "reward", "learner"))
         self.model, self._steps, self._with_base = model, steps, with_base
         self._clock = Timings((self.rollout, self.reward, self.learner), staff.startup)
-        self._weights = Published(ray.put(model.network.state_dict()))
+        self._weights = Published(ray.put(model.learned.state_dict()))
 
     def sample(self, items: Sequence[WorkItem], version: int) -> Samples:
         """Rollouts; every item goes on to a reward actor as soon as it is there."""
@@ -60,7 +60,7 @@ class RayCrew:
         answer = self._ask_learner(Request(0, "update", (counted, advantage, *trajectories), kept=1))
         self._clock.end("learn")
         weights = fetch(answer.kept[0], "the learner")
-        self.model.network.load_state_dict(weights)
+        self.model.learned.load_state_dict(weights)
         self._weights = Published(ray.put(weights))
         self._clock.end("weights")
         metrics: dict[str, float] = answer.value

@@ -20,7 +20,7 @@ from omatg_ray.distributed.pool import PATIENCE, Pool, fetch
 from omatg_ray.distributed.settings import RaySettings, Share
 from omatg_ray.errors import ClusterError
 from omatg_ray.model import FlowModel
-from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.build import Judges
 from omatg_ray.rl.learner import LearnerSettings
 from omatg_ray.rl.objective import ObjectiveSettings
 from omatg_ray.run.progress import print_line
@@ -50,13 +50,11 @@ class Role:
     arguments: tuple[Any, ...]
 
 
-def sampling_roles(
-    settings: RaySettings, model: FlowModel, reward: MatGLEnergy | None, match_timeout: float
-) -> list[Role]:
+def sampling_roles(settings: RaySettings, model: FlowModel, judges: Judges, match_timeout: float) -> list[Role]:
     """Those who sample and those who judge."""
     return [
         Role("rollout", RolloutWorker, settings.rollout, settings.rollout.workers, (model,)),
-        Role("reward", RewardWorker, settings.reward, settings.reward.workers, (reward, match_timeout)),
+        Role("reward", RewardWorker, settings.reward, settings.reward.workers, (judges, match_timeout)),
     ]
 
 

@@ -9,10 +9,10 @@ from typing import Protocol, Self
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.evaluate.matching import Matcher, MatchResult
-from omatg_ray.model import CHUNK_PAIRS, FlowModel, NoiseMode
+from omatg_ray.model import CHUNK_PAIRS, EULER, FlowModel, NoiseMode, Solver
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.matching import Matcher, MatchResult
 
 BLOCK = 256
 """Crystals generated, matched and weighed together, unless the caller says otherwise.
@@ -53,6 +53,7 @@ class Block:
         seed: Seed of x_0 and noise.
         comparisons: What to match them with; None matches nothing.
         chunk_pairs: Ordered pairs of atoms per network call.
+        solver: As in `FlowModel.generate`.
     """
 
     species: Sequence[Sequence[int]]
@@ -63,11 +64,19 @@ class Block:
     seed: int = 0
     comparisons: Comparisons | None = None
     chunk_pairs: int = CHUNK_PAIRS
+    solver: Solver = EULER
 
     def generate(self, model: FlowModel) -> CrystalBatch:
         """The crystals, on the CPU."""
         return model.generate(
-            self.species, self.steps, self.schedule, self.seed, self.noise, self.indices, self.chunk_pairs
+            self.species,
+            self.steps,
+            self.schedule,
+            self.seed,
+            self.noise,
+            self.indices,
+            self.chunk_pairs,
+            self.solver,
         )
 
 

@@ -25,7 +25,7 @@ from omatg_ray.evaluate.metrics import (
     rmse,
 )
 from omatg_ray.evaluate.polymorphs import Polymorphs
-from omatg_ray.model import CHUNK_PAIRS, FlowModel, NoiseMode
+from omatg_ray.model import CHUNK_PAIRS, EULER, FlowModel, NoiseMode, Solver
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.progress import Progress
@@ -152,6 +152,7 @@ class Evaluator:
         schedule: LinearAnnealing | None = None,
         label: str = "",
         progress: bool = False,
+        solver: Solver = EULER,
     ) -> Evaluation:
         """Generates and measures.
 
@@ -162,10 +163,11 @@ class Evaluator:
             schedule: Annealing in place of the model's own.
             label: What tables, reports and the progress bar call this evaluation.
             progress: Show a progress bar.
+            solver: As in `FlowModel.generate`.
         """
         done: list[Measured] = []
         with Progress(len(self.references), label or "evaluate", shown=progress) as bar:
-            for measured in self.bench.measure(model, self._asked(steps, noise, schedule)):
+            for measured in self.bench.measure(model, self._asked(steps, noise, schedule, solver)):
                 done.append(measured)
                 bar.advance(steps=len(measured.crystals))
         crystals, matches = CrystalBatch.cat(one.crystals for one in done), [one.match for one in done if one.match]
@@ -193,6 +195,7 @@ class Evaluator:
             "steps": steps,
             "network_evaluations": steps - 1,
             "noise": noise,
+            "solver": solver,
             "seed": self.seed,
             "annealing": None if annealing is None else annealing.model_dump(),
             "potential": None if reward is None else reward.potential.name,
@@ -210,7 +213,7 @@ class Evaluator:
             settings=settings,
         )
 
-    def _asked(self, steps: int, noise: NoiseMode, schedule: LinearAnnealing | None) -> list[Block]:
+    def _asked(self, steps: int, noise: NoiseMode, schedule: LinearAnnealing | None, solver: Solver) -> list[Block]:
         """What the bench is to generate and to compare."""
         return [
             Block(
@@ -222,6 +225,7 @@ class Evaluator:
                 seed=self.seed,
                 comparisons=Comparisons.among(self._known.crystals, pairs),
                 chunk_pairs=self.chunk_pairs,
+                solver=solver,
             )
             for rows, pairs in zip(self._blocks, self._pairs, strict=True)
         ]

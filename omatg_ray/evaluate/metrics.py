@@ -1,7 +1,7 @@
 """What tables report: numbers over many matches and energies, and intervals for them.
 
 Rows are crystals. Matches are root mean square displacements in units of (V/N)^(1/3), NaN where there is none, as
-`omatg_ray.evaluate.matching` returns them; energies are in eV/atom. A mean over nothing is NaN.
+`omatg_ray.reward.matching` returns them; energies are in eV/atom. A mean over nothing is NaN.
 """
 
 from __future__ import annotations
@@ -119,6 +119,10 @@ class CSPMetrics:
         relative_energy_median: Median of the same.
         relative_energy_mean_capped: Mean over all, invalid ones and higher energies at the cap.
         invalid_share: Share that are not valid.
+        plausible_share: Share that are chemically plausible (`omatg_ray.evaluate.chemistry`).
+        plausible_match_rate: Share of all that are plausible and match a reference that is.
+        plausible_rmse: Mean displacement of these.
+        plausible_crmse: The same over all, where every other one counts as the site tolerance.
         timed_out: Comparisons that ran into the time bound and count as no match.
         failed: Comparisons that raised an exception or whose process died, and count as no match.
     """
@@ -134,6 +138,10 @@ class CSPMetrics:
     relative_energy_median: float | None = None
     relative_energy_mean_capped: float | None = None
     invalid_share: float | None = None
+    plausible_share: float | None = None
+    plausible_match_rate: float | None = None
+    plausible_rmse: float | None = None
+    plausible_crmse: float | None = None
     timed_out: int | None = None
     failed: int | None = None
 
@@ -165,6 +173,10 @@ COLUMNS = {
     "relative_energy_median": Column("relative energy median", "median", "{:+.3f}"),
     "relative_energy_mean_capped": Column("mean, invalid at the cap", "capped mean", "{:+.3f}"),
     "invalid_share": Column("invalid", "invalid", "{:.1%}"),
+    "plausible_share": Column("chemically plausible", "plausible", "{:.1%}"),
+    "plausible_match_rate": Column("match rate, plausible", "pl. match rate", "{:.3f}"),
+    "plausible_rmse": Column("RMSE, plausible", "pl. RMSE", "{:.3f}"),
+    "plausible_crmse": Column("cRMSE, plausible", "pl. cRMSE", "{:.3f}"),
 }
 """Fields of `CSPMetrics` that tables show, in order."""
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.evaluate.matching import Composition, compositions
+from omatg_ray.reward.matching import Composition, compositions
 
 MOST_POLYMORPHS = 16
 """Where more crystals than this have the same atoms in their cells, they count as without known polymorphs.

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError
-from omatg_ray.evaluate.bounded import BoundedPool
-from omatg_ray.evaluate.matching import MatchSettings, compositions, run_all, to_arrays
+from omatg_ray.reward.matching import MatchSettings, compositions, run_all, to_arrays
 from omatg_ray.reward.validity import check_validity
+from omatg_ray.run.bounded import BoundedPool
 
 SAME_STRUCTURE = MatchSettings(ltol=0.2, stol=0.3, angle_tol=5.0)
 """pymatgen's own tolerances: tighter than those of prediction benchmarks."""
@@ -74,7 +74,7 @@ def find_unique(
     order = _order(energies, len(crystals))
     valid = check_validity(crystals).valid.tolist()
     arrays, keys, tolerances = (to_arrays(crystals), compositions(crystals), astuple(settings))
-    from omatg_ray.evaluate.tasks import is_same
+    from omatg_ray.reward.tasks import is_same
 
     leader = {i: i for i in order if not valid[i]}
     undecided = [i for i in order if valid[i]]
@@ -123,7 +123,7 @@ def space_groups(
         workers: Worker processes; 0 computes in this process (see `BoundedPool`).
         timeout: Seconds that one crystal may take.
     """
-    from omatg_ray.evaluate.tasks import space_group
+    from omatg_ray.reward.tasks import space_group
 
     arrays = to_arrays(crystals)
     rows = check_validity(crystals).valid.nonzero().flatten().tolist()

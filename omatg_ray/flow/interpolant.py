@@ -1,4 +1,4 @@
-"""Interpolants x_t = α(t) x_0 + β(t) x_1 on the torus of positions and in the space of lattices.
+"""Interpolants: the weights α(t) of the base and β(t) of the data in x_t = α x_0 + β x_1 [+ γ z], one class per family.
 
 Source: Albergo et al., "Stochastic interpolants" (2023); OMatG (Höllmer et al., 2025) for crystals.
 """
@@ -6,15 +6,22 @@ Source: Albergo et al., "Stochastic interpolants" (2023); OMatG (Höllmer et al.
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol
+from abc import abstractmethod
+from typing import Annotated, Literal, Protocol
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from omatg_ray.crystal.batch import CrystalBatch, Layout
-from omatg_ray.crystal.lattice import nearest_image, wrap
+from omatg_ray.errors import ModelError
+from omatg_ray.flow.epsilon import EpsilonSettings
+from omatg_ray.flow.gamma import GammaSettings
+from omatg_ray.flow.switching import phase, phase_rate
+from omatg_ray.flow.tau import TauSettings
+from omatg_ray.kinds import Kinds
+from omatg_ray.settings import Settings
 
-InterpolantName = Literal["linear", "trigonometric"]
+FAMILIES = "linear, trigonometric, encoder_decoder or mirror; of imported models also vp or ve"
 
 
 class Interpolant(Protocol):
@@ -26,8 +33,68 @@ class Interpolant(Protocol):
     def beta_dot(self, t: Tensor) -> Tensor: ...
 
 
-class Linear:
+class FieldPath(Settings):
+    """Path of one field from base to data, an `Interpolant` with what is added to it.
+
+    Without γ the network learns the velocity b alone. With γ a Gaussian z is added, and it also learns the denoiser
+    η(t, x) = E[z | x_t = x]; the score is −η / γ. In a one-sided path x_0 is a standard Gaussian and itself plays the
+    part of z, with α for γ.
+    """
+
+    kind: str = Field(description=FAMILIES)
+    gamma: GammaSettings = Field(None, description="weight of the added Gaussian; null: none, and no denoiser")
+    epsilon: EpsilonSettings = Field(None, description="noise of sampling as an SDE; null: sampled as an ODE")
+    one_sided: bool = Field(False, description="x_0 is a standard Gaussian that the denoiser predicts; imported models")
+
+    @model_validator(mode="after")
+    def _one_denoiser(self) -> FieldPath:
+        if self.one_sided and self.gamma is not None:
+            raise ValueError("a one-sided path takes no gamma: its x_0 is the Gaussian; leave one of the two out")
+        if self.epsilon is not None and not self.has_denoiser:
+            raise ValueError("epsilon, which is for sampling as an SDE, needs a denoiser: give gamma, too")
+        return self
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Weight of x_0."""
+
+    @abstractmethod
+    def beta(self, t: Tensor) -> Tensor:
+        """Weight of x_1."""
+
+    @abstractmethod
+    def alpha_dot(self, t: Tensor) -> Tensor:
+        """dα/dt."""
+
+    @abstractmethod
+    def beta_dot(self, t: Tensor) -> Tensor:
+        """dβ/dt."""
+
+    @property
+    def has_denoiser(self) -> bool:
+        """Whether a model of this path has a trained η."""
+        return self.one_sided or self.gamma is not None
+
+    def latent_scale(self, t: Tensor) -> Tensor:
+        """Weight of the Gaussian that η predicts: γ(t), or α(t) if one-sided. The score is −η / that weight.
+
+        Raises:
+            ModelError: The path has no γ and is not one-sided, so that there is no score.
+        """
+        if self.gamma is not None:
+            return self.gamma.value(t)
+        if self.one_sided:
+            return self.alpha(t)
+        raise ModelError(
+            f"a {self.kind} path without gamma has no denoiser, which score policies and sampling as an SDE need; "
+            "use a base that was trained with gamma, or a velocity policy"
+        )
+
+
+class Linear(FieldPath):
     """α = 1 − t, β = t."""
+
+    kind: Literal["linear"] = Field("linear", description=FAMILIES)
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1.0 - t
@@ -42,8 +109,10 @@ class Linear:
         return torch.ones_like(t)
 
 
-class Trigonometric:
+class Trigonometric(FieldPath):
     """α = cos(π t / 2), β = sin(π t / 2)."""
+
+    kind: Literal["trigonometric"] = Field("trigonometric", description=FAMILIES)
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.cos(0.5 * math.pi * t)
@@ -58,36 +127,108 @@ class Trigonometric:
         return 0.5 * math.pi * torch.cos(0.5 * math.pi * t)
 
 
-INTERPOLANTS: dict[str, Interpolant] = {"linear": Linear(), "trigonometric": Trigonometric()}
+class EncoderDecoder(FieldPath):
+    """cos²(π w(t)) is α up to the switch time and β after it, with the phase w of `switching.phase`.
 
-
-def path(interpolant: Interpolant, x_0: Tensor, x_1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """State x_t and velocity ∂_t x_t of a path in flat space; t broadcasts against the states."""
-    state = interpolant.alpha(t) * x_0 + interpolant.beta(t) * x_1
-    velocity = interpolant.alpha_dot(t) * x_0 + interpolant.beta_dot(t) * x_1
-    return state, velocity
-
-
-def torus_path(interpolant: Interpolant, x_0: Tensor, x_1: Tensor, t: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    """Wrapped positions x_t and their velocity without centre-of-mass motion, each (sum N, 3).
-
-    x_1 enters as its image nearest to x_0. The translation of a crystal as a whole carries no information, and for
-    non-linear paths the velocity would depend on where the origin is: the mean over a structure's atoms is removed.
-
-    Args:
-        t: One time per atom (sum N, 1).
+    At the switch time both are zero: x_0 has been forgotten, and without γ all paths meet in one point.
     """
-    x_0 = wrap(x_0)
-    state, velocity = path(interpolant, x_0, nearest_image(x_1, x_0), t)
-    return wrap(state), velocity - layout.mean(velocity).index_select(0, layout.batch)
+
+    kind: Literal["encoder_decoder"] = Field("encoder_decoder", description=FAMILIES)
+    switch_time: float = Field(0.5, gt=0, lt=1, description="time between forgetting x_0 and making x_1")
+    power: float = Field(1.0, ge=0.5, description="steepness; below 1/2 the velocity is not bounded")
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.where(t <= self.switch_time, self._weight(t), 0.0)
+
+    def beta(self, t: Tensor) -> Tensor:
+        return torch.where(t > self.switch_time, self._weight(t), 0.0)
+
+    def alpha_dot(self, t: Tensor) -> Tensor:
+        return torch.where(t <= self.switch_time, self._rate(t), 0.0)
+
+    def beta_dot(self, t: Tensor) -> Tensor:
+        return torch.where(t > self.switch_time, self._rate(t), 0.0)
+
+    def _weight(self, t: Tensor) -> Tensor:
+        return torch.cos(math.pi * phase(t, self.switch_time, self.power)).square()
+
+    def _rate(self, t: Tensor) -> Tensor:
+        angle = 2.0 * math.pi * phase(t, self.switch_time, self.power)
+        return -math.pi * torch.sin(angle) * phase_rate(t, self.switch_time, self.power)
 
 
-def interpolate(
-    pos: Interpolant, cell: Interpolant, x_0: CrystalBatch, x_1: CrystalBatch, t: Tensor
-) -> tuple[CrystalBatch, Tensor, Tensor]:
-    """State at times t (B,), and the targets of the position (sum N, 3) and lattice velocity (B, 3, 3)."""
-    layout = x_1.layout
-    t_atom = t.index_select(0, layout.batch)[:, None]
-    pos_t, pos_velocity = torus_path(pos, x_0.pos, x_1.pos, t_atom, layout)
-    cell_t, cell_velocity = path(cell, x_0.cell, x_1.cell, t[:, None, None])
-    return x_1.replace(pos_t, cell_t), pos_velocity, cell_velocity
+class Mirror(FieldPath):
+    """α = 0, β = 1: x_1 all the way. Without γ nothing moves."""
+
+    kind: Literal["mirror"] = Field("mirror", description=FAMILIES)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def beta(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def alpha_dot(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def beta_dot(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+
+class VariancePreserving(FieldPath):
+    """α = √(1 − τ²), β = τ with a schedule τ(t): variance-preserving score-based diffusion, one-sided."""
+
+    kind: Literal["vp"] = Field("vp", description=FAMILIES)
+    one_sided: Literal[True] = Field(True, description="always")
+    schedule: TauSettings = Field(description="τ(t)")
+
+    def alpha(self, t: Tensor) -> Tensor:
+        tau = self.schedule.value(t)
+        # Keeps digits near t = 1 that 1 − τ² would lose.
+        return ((1.0 - tau) * (1.0 + tau)).sqrt()
+
+    def beta(self, t: Tensor) -> Tensor:
+        return self.schedule.value(t)
+
+    def alpha_dot(self, t: Tensor) -> Tensor:
+        return -self.schedule.value(t) * self.schedule.derivative(t) / self.alpha(t)
+
+    def beta_dot(self, t: Tensor) -> Tensor:
+        return self.schedule.derivative(t)
+
+
+class VarianceExploding(FieldPath):
+    """α = √(σ(1 − t)² − σ(0)²), β = 1, σ(s) = σ_min (σ_max / σ_min)^s: variance-exploding diffusion, one-sided."""
+
+    kind: Literal["ve"] = Field("ve", description=FAMILIES)
+    one_sided: Literal[True] = Field(True, description="always")
+    sigma_min: float = Field(gt=0, description="noise level at the data")
+    sigma_max: float = Field(gt=0, description="noise level at the base")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> VarianceExploding:
+        if self.sigma_max <= self.sigma_min:
+            raise ValueError(f"sigma_max must be larger than sigma_min = {self.sigma_min}, not {self.sigma_max}")
+        return self
+
+    def _sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** (1.0 - t)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return (self._sigma(t).square() - self.sigma_min**2).sqrt()
+
+    def beta(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def alpha_dot(self, t: Tensor) -> Tensor:
+        return -math.log(self.sigma_max / self.sigma_min) * self._sigma(t).square() / self.alpha(t)
+
+    def beta_dot(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+
+AnyPath = Annotated[
+    FieldPath,
+    Kinds(Linear, Trigonometric, EncoderDecoder, Mirror, VariancePreserving, VarianceExploding, default=Linear),
+]
+"""Any of the families, in a file: `linear`, or `{kind: encoder_decoder, switch_time: 0.6, gamma: {...}}`."""

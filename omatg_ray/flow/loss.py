@@ -1,55 +1,72 @@
-"""The flow-matching loss: mean squared error of the predicted velocities."""
+"""The training losses: mean squared errors of predicted velocities b and denoisers η."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Literal
 
-from pydantic import Field
+import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch, Layout
-from omatg_ray.flow.interpolant import INTERPOLANTS, InterpolantName, interpolate
+from omatg_ray.crystal.fields import FIELDS, FieldName, Fields
 from omatg_ray.flow.network import NetworkOutput
-from omatg_ray.settings import Settings
+from omatg_ray.flow.paths import PathSettings, interpolate
+
+LossName = Literal["pos", "cell", "pos_eta", "cell_eta"]
+FlowLosses = dict[LossName, Tensor]
+DENOISERS: dict[FieldName, Literal["pos_eta", "cell_eta"]] = {"pos": "pos_eta", "cell": "cell_eta"}
 
 
-class PathSettings(Settings):
-    """The path from base to data of each field. Sampling does not need it, training does."""
-
-    pos: InterpolantName = Field("linear", description="path of the positions, on the torus")
-    cell: InterpolantName = Field("linear", description="path of the lattices")
-
-
-@dataclass(frozen=True)
-class VelocityLoss:
-    """Mean squared errors over all components of all atoms (positions, fractional units) and lattices (Å)."""
-
-    pos: Tensor
-    cell: Tensor
-
-
-def velocity_loss(
+def flow_loss(
     network: Callable[[CrystalBatch, Tensor], NetworkOutput],
     paths: PathSettings,
     x_0: CrystalBatch,
     x_1: CrystalBatch,
     t: Tensor,
+    z: Fields | None = None,
     whole: Layout | None = None,
-) -> VelocityLoss:
-    """E ‖b_θ(t, x_t) − ∂_t x_t‖² on one batch, each field as a mean over components.
+) -> FlowLosses:
+    """E ‖b_θ(t, x_t) − ∂_t x_t‖² of each field and E ‖η_θ(t, x_t) − z‖² of those with γ, as means over components.
+
+    Where γ' diverges at the ends, b is compared at two states, x_t with z and with −z, and the loss is the mean of both
+    (antithetic pair; Albergo et al. 2023, section 6); η is compared at the first one. Fields that need such a pair
+    share their second state.
+
+    These are full squared errors. OMatG leaves out the mean square of the targets, which does not depend on the
+    network, and weights the targets by a half where the γ of an SDE needs no pair. The minimum of the latter is half of
+    the velocity; it is not repeated here.
 
     Args:
-        network: A CSPNet, or what wraps one.
+        network: A CSPNet, or what wraps one. It is called once.
         x_0: Base sample, atoms already paired with those of x_1.
-        t: Times (B,).
-        whole: Layout of the batch that these crystals are a share of: the sum of squares is then divided by the counts
-            of that batch, so that the losses of disjoint shares, which may be empty, add up to the loss of the whole.
+        t: Times (B,), inside (0, 1) where `paths.open_ended`.
+        z: Standard normal numbers of the fields with γ: pos (sum N, 3), cell (B, 3, 3).
+        whole: Layout of the batch that these crystals are a share of: the sums of squares are then divided by the
+            counts of that batch, so that the losses of disjoint shares, which may be empty, add up to those of it.
+
+    Returns:
+        `pos` (fractional units squared), `cell` (Å squared), and `pos_eta`, `cell_eta` of the fields with γ.
     """
-    whole = x_1.layout if whole is None else whole
-    state, pos_target, cell_target = interpolate(INTERPOLANTS[paths.pos], INTERPOLANTS[paths.cell], x_0, x_1, t)
+    z = {} if z is None else z
+    layout = x_1.layout if whole is None else whole
+    counts = {"pos": 3 * sum(layout.sizes), "cell": 9 * len(layout.sizes)}
+    state, velocity = interpolate(paths, x_0, x_1, t, z)
+    opposite: Fields = {}
+    if paths.antithetic:
+        flipped: Fields = {field: -noise if field in paths.antithetic else noise for field, noise in z.items()}
+        other, opposite = interpolate(paths, x_0, x_1, t, flipped)
+        state, t = CrystalBatch.cat([state, other]), torch.cat([t, t])
     out = network(state, t)
-    return VelocityLoss(
-        pos=(out.pos_b - pos_target).square().sum() / (3 * sum(whole.sizes)),
-        cell=(out.cell_b - cell_target).square().sum() / (9 * len(whole.sizes)),
-    )
+
+    losses: FlowLosses = {}
+    for field in FIELDS:
+        predicted, target = getattr(out, f"{field}_b"), velocity[field]
+        squares = (predicted[: len(target)] - target).square().sum()
+        if field in paths.antithetic:
+            squares = 0.5 * (squares + (predicted[len(target) :] - opposite[field]).square().sum())
+        losses[field] = squares / counts[field]
+    for field in paths.with_gamma:
+        predicted = getattr(out, DENOISERS[field])
+        losses[DENOISERS[field]] = (predicted[: len(z[field])] - z[field]).square().sum() / counts[field]
+    return losses

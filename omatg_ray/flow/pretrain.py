@@ -1,23 +1,25 @@
-"""Pretraining of the velocity network on crystals: one epoch, one validation, one exactly resumable state."""
+"""Pretraining of the network on crystals: one epoch, one validation, one exactly resumable state."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.fields import Fields
 from omatg_ray.errors import TrainingError
-from omatg_ray.flow.loss import PathSettings, velocity_loss
+from omatg_ray.flow.loss import DENOISERS, LossName, flow_loss
 from omatg_ray.flow.network import CSPNet, NetworkSettings
 from omatg_ray.flow.pairing import minimum_permutation
+from omatg_ray.flow.paths import PathSettings
 from omatg_ray.flow.ranks import ALONE, Ranks
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
 from omatg_ray.seeding import generator
@@ -25,7 +27,10 @@ from omatg_ray.settings import Settings
 
 # Independent base samples and times per validation structure: enough to tell epochs apart.
 VALIDATION_REPEATS = 4
+# As close to the ends as samplers go: there the velocities of some paths are not defined.
+TIME_MARGIN = 1e-3
 Losses = dict[str, float]
+Number = TypeVar("Number", float, Tensor)
 Wrap = Callable[[nn.Module], nn.Module]
 
 
@@ -35,10 +40,15 @@ def as_it_is(network: nn.Module) -> nn.Module:
 
 
 class LossWeights(Settings):
-    """Weights of the two velocity losses; lattices are in Å and have by far the larger errors."""
+    """Weights of the losses; lattices are in Å and have by far the larger errors.
+
+    Denoisers predict unit Gaussians, but that of the lattices also by a matrix that multiplies a lattice.
+    """
 
     pos: float = Field(1.0, ge=0, description="weight of the position loss")
     cell: float = Field(0.05, ge=0, description="weight of the lattice loss")
+    pos_eta: float = Field(1.0, ge=0, description="weight of the positions' denoiser, which there is with gamma")
+    cell_eta: float = Field(0.1, ge=0, description="weight of the lattices' denoiser, which there is with gamma")
 
 
 class PretrainSettings(Settings):
@@ -56,6 +66,12 @@ class PretrainSettings(Settings):
     loss_weights: LossWeights = Field(LossWeights(), description="weights of the losses")
     validate_every: int = Field(10, ge=1, description="epochs between validations; a validation can make a new best")
     checkpoint_every: int = Field(50, ge=1, description="epochs between checkpoints")
+
+    @field_validator("paths")
+    @classmethod
+    def _trainable(cls, paths: PathSettings) -> PathSettings:
+        paths.refuse_untrainable()
+        return paths
 
 
 @dataclass(frozen=True)
@@ -111,7 +127,9 @@ class Pretrainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = CSPNet(settings.network).to(train.device)
-        self.network.train_only({"pos_b", "cell_b"})
+        denoisers = [DENOISERS[field] for field in settings.paths.with_gamma]
+        self.network.train_only({"pos_b", "cell_b", *denoisers})
+        self._losses: list[LossName] = ["pos", "cell", *denoisers]
         self.network.require([int(train.species.max()), int(val.species.max())])
         self._average = AveragedModel(self.network, avg_fn=self._ema_update)
         self.optimizer = torch.optim.AdamW(
@@ -141,18 +159,26 @@ class Pretrainer:
         progress = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
         return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
-    def _draw(self, x_1: CrystalBatch, rng: torch.Generator) -> tuple[CrystalBatch, Tensor]:
-        """A base sample for x_1, not yet paired with it, and times (B,)."""
-        pos, cell = self.base.draw(len(x_1), len(x_1.species), rng)
+    def _draw(self, x_1: CrystalBatch, rng: torch.Generator) -> tuple[CrystalBatch, Tensor, Fields]:
+        """A base sample for x_1, not yet paired with it, times (B,), and the Gaussians z of the fields with γ."""
+        paths = self.settings.paths
+        pos, cell = self.base.draw(len(x_1), len(x_1.species), rng, x_1)
         t = torch.rand(len(x_1), generator=rng)
+        if paths.open_ended:
+            t = TIME_MARGIN + (1.0 - 2.0 * TIME_MARGIN) * t
+        z: Fields = {
+            field: torch.randn((x_1.pos if field == "pos" else x_1.cell).shape, generator=rng).to(x_1.device, x_1.dtype)
+            for field in paths.with_gamma
+        }
         x_0 = x_1.replace(pos.to(x_1.device, x_1.dtype), cell.to(x_1.device, x_1.dtype))
-        return x_0, t.to(x_1.device, x_1.dtype)
+        return x_0, t.to(x_1.device, x_1.dtype), z
 
     def run_epoch(self) -> Losses:
         """One pass over the training crystals in a new order.
 
         Returns:
-            Mean losses of the epoch (`loss`, `loss_pos`, `loss_cell`) and the last learning rate `lr`.
+            Mean losses of the epoch (`loss`, `loss_pos`, `loss_cell`, with γ also `loss_pos_eta`, `loss_cell_eta`) and
+            the last learning rate `lr`.
 
         Raises:
             TrainingError: The loss or its gradient is not finite, and the step was not taken; names the structures of
@@ -160,21 +186,23 @@ class Pretrainer:
         """
         settings, rng = self.settings, generator(self.seed, "pretrain", self.epoch)
         order = torch.randperm(len(self.train), generator=rng)
-        sums, lr = {"loss": 0.0, "loss_pos": 0.0, "loss_cell": 0.0}, 0.0
+        sums, lr = dict.fromkeys(["loss", *(f"loss_{name}" for name in self._losses)], 0.0), 0.0
         for index, rows in enumerate(order.split(settings.batch_size)):
             whole = self.train.select(rows)
-            x_0, t = self._draw(whole, rng)
+            x_0, t, z = self._draw(whole, rng)
             share = self.ranks.share(len(rows)).to(whole.device)
+            z = {field: noise[whole.layout.atoms_of(share) if field == "pos" else share] for field, noise in z.items()}
             x_0, x_1, t = x_0.select(share), whole.select(share), t[share]
-            own = velocity_loss(self._trained, settings.paths, _paired(x_0, x_1), x_1, t, whole.layout)
+            own = flow_loss(self._trained, settings.paths, _paired(x_0, x_1), x_1, t, z, whole.layout)
             lr = self.learning_rate(self.epoch * self.steps_per_epoch + index)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.zero_grad(set_to_none=True)
             # The ranks' gradients are averaged, and their losses have to be added.
-            (self._weighted(own.pos, own.cell) * self.ranks.size).backward()
-            pos, cell = self.ranks.sum(torch.stack([own.pos, own.cell]).detach())
-            loss = self._weighted(pos, cell)
+            (self._weighted(own) * self.ranks.size).backward()
+            summed = self.ranks.sum(torch.stack([own[name] for name in self._losses]).detach())
+            parts = dict(zip(self._losses, summed, strict=True))
+            loss = self._weighted(parts)
             norm = torch.nn.utils.clip_grad_norm_(self.network.trainable_parameters(), settings.grad_clip)
             if not (torch.isfinite(loss) and torch.isfinite(norm)):
                 shown = ", ".join(map(str, sorted(rows.tolist())[:20])) + (", ..." if len(rows) > 20 else "")
@@ -184,31 +212,36 @@ class Pretrainer:
                 )
             self.optimizer.step()
             self._average.update_parameters(self.network)
-            for name, value in (("loss", loss), ("loss_pos", pos), ("loss_cell", cell)):
-                sums[name] += float(value) * len(rows)
+            sums["loss"] += float(loss) * len(rows)
+            for name, value in parts.items():
+                sums[f"loss_{name}"] += float(value) * len(rows)
         self.epoch += 1
         return {name: value / len(self.train) for name, value in sums.items()} | {"lr": lr}
 
-    def _weighted(self, pos: Tensor, cell: Tensor) -> Tensor:
-        return self.settings.loss_weights.pos * pos + self.settings.loss_weights.cell * cell
+    def _weighted(self, losses: Mapping[LossName, Number]) -> Number:
+        weights = self.settings.loss_weights
+        total = weights.pos * losses["pos"] + weights.cell * losses["cell"]
+        for name in self._losses[2:]:
+            total = total + getattr(weights, name) * losses[name]
+        return total
 
     @torch.no_grad()
     def validate(self) -> Losses:
-        """Losses of the averaged weights on the validation crystals, with the same x_0 and t every time.
+        """Losses of the averaged weights on the validation crystals, with the same x_0, t and z every time.
 
         A rank computes them without the others.
         """
         settings, rng = self.settings, generator(self.seed, "validate")
-        sums, atoms, cells = [0.0, 0.0], 0, 0
+        sums: dict[LossName, float] = dict.fromkeys(self._losses, 0.0)
+        atoms, cells = 0, 0
         for rows in torch.arange(len(self.val)).repeat(VALIDATION_REPEATS).split(settings.batch_size):
             x_1 = self.val.select(rows)
-            x_0, t = self._draw(x_1, rng)
-            parts = velocity_loss(self.ema_network, settings.paths, _paired(x_0, x_1), x_1, t)
-            sums = [sums[0] + float(parts.pos) * len(x_1.species), sums[1] + float(parts.cell) * len(x_1)]
+            x_0, t, z = self._draw(x_1, rng)
+            for name, value in flow_loss(self.ema_network, settings.paths, _paired(x_0, x_1), x_1, t, z).items():
+                sums[name] += float(value) * (len(x_1.species) if name.startswith("pos") else len(x_1))
             atoms, cells = atoms + len(x_1.species), cells + len(x_1)
-        pos, cell = sums[0] / atoms, sums[1] / cells
-        loss = settings.loss_weights.pos * pos + settings.loss_weights.cell * cell
-        return {"val_loss": loss, "val_loss_pos": pos, "val_loss_cell": cell}
+        means = {name: value / (atoms if name.startswith("pos") else cells) for name, value in sums.items()}
+        return {"val_loss": self._weighted(means)} | {f"val_loss_{name}": value for name, value in means.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, as named tensors."""

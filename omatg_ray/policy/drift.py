@@ -1,49 +1,155 @@
-"""Drifts: what a policy's mean action per unit of time is, as a function of the state.
+"""Drifts: the mean action per unit of time of a policy, as a function of what a network says of the state.
 
-A policy variant is its drift; adding one is a small class with the same method.
+A policy variant is its drift. Adding one is a small class with the methods of `Drift`; `docs/policies.md` shows how.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.fields import FieldName, Fields
-from omatg_ray.flow.network import CSPNet
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.crystal.fields import FieldName
+from omatg_ray.flow.network import Output
+from omatg_ray.policy.annealing import Annealing
+from omatg_ray.policy.noise import Noise
+
+Outputs = Mapping[Output, Tensor]
+"""What was asked of a network: positions (sum N, 3), lattices (B, 3, 3)."""
+
+VELOCITY: dict[FieldName, Output] = {"pos": "pos_b", "cell": "cell_b"}
+DENOISER: dict[FieldName, Output] = {"pos": "pos_eta", "cell": "cell_eta"}
 
 
 class Drift(Protocol):
-    """Mean action per unit of time of the fields asked for, at one time for all structures () or one for each (B,)."""
+    """Mean action per unit of time.
 
-    def __call__(self, crystals: CrystalBatch, t: Tensor, fields: Sequence[FieldName]) -> Fields: ...
+    Attributes:
+        per_structure: An action is one number for each structure and field, which multiplies the base's displacement;
+            otherwise it is a displacement, positions (sum N, 3) or lattices (B, 3, 3).
+    """
+
+    per_structure: bool
+
+    def outputs(self, field: FieldName) -> tuple[Output, ...]:
+        """What the network has to say for a field."""
+        ...
+
+    def rate(self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch) -> Tensor:
+        """Mean action per unit of time.
+
+        Args:
+            field: Field.
+            outputs: At least those of `outputs(field)`, at the state `crystals`.
+            t: One time for all structures () or one for each (B,).
+            crystals: Only their layout counts.
+        """
+        ...
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Trained weights beside those of the network."""
+        ...
 
 
-class VelocityDrift:
-    """The network's velocity b_θ(t, x): actions are displacements, positions (sum N, 3) and lattices (B, 3, 3)."""
-
-    def __init__(self, network: CSPNet) -> None:
-        self.network = network
-
-    def __call__(self, crystals: CrystalBatch, t: Tensor, fields: Sequence[FieldName]) -> Fields:
-        out = self.network(crystals, t)
-        return {field: out.pos_b if field == "pos" else out.cell_b for field in fields}
+def of_rows(values: Tensor, field: FieldName, crystals: CrystalBatch) -> Tensor:
+    """One value for all structures () or one for each (B,), shaped to multiply what belongs to a field."""
+    values = values.expand(len(crystals))
+    if field == "pos":
+        return values.index_select(0, crystals.batch)[:, None]
+    return values[:, None, None]
 
 
-class AnnealedDrift:
-    """Another drift multiplied by 1 + s(t)."""
+class Velocity:
+    """The velocity b: actions are displacements."""
 
-    def __init__(self, drift: Drift, annealing: LinearAnnealing) -> None:
+    per_structure = False
+
+    def outputs(self, field: FieldName) -> tuple[Output, ...]:
+        return (VELOCITY[field],)
+
+    def rate(self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch) -> Tensor:
+        return outputs[VELOCITY[field]]
+
+    def parameters(self) -> list[nn.Parameter]:
+        return []
+
+
+class Score:
+    """b − σ² / (2 γ) η: with noise σ, the stochastic process that has the flow's distribution at all times.
+
+    Args:
+        noise: σ(t) of each field.
+        gamma: γ(t) of each field, the weight of the noise in the interpolant (OMatG's sign: the score is −η / γ).
+        annealing: Multiplies b alone by 1 + s(t), as OMatG does when it samples a base as a stochastic process.
+    """
+
+    per_structure = False
+
+    def __init__(
+        self,
+        noise: Mapping[FieldName, Noise],
+        gamma: Mapping[FieldName, Callable[[Tensor], Tensor]],
+        annealing: Annealing | None = None,
+    ) -> None:
+        self.noise, self.gamma = noise, gamma
+        self.velocity: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
+
+    def outputs(self, field: FieldName) -> tuple[Output, ...]:
+        return VELOCITY[field], DENOISER[field]
+
+    def rate(self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch) -> Tensor:
+        weight = self.noise[field].sigma(t).square() / (2.0 * self.gamma[field](t))
+        velocity = self.velocity.rate(field, outputs, t, crystals)
+        return velocity - of_rows(weight, field, crystals) * outputs[DENOISER[field]]
+
+    def parameters(self) -> list[nn.Parameter]:
+        return []
+
+
+class Annealed:
+    """Another drift multiplied by 1 + s(t), s frozen.
+
+    Args:
+        drift: The other one.
+        annealing: Schedule.
+    """
+
+    per_structure = False
+
+    def __init__(self, drift: Drift, annealing: Annealing) -> None:
         self.drift, self.annealing = drift, annealing
 
-    def __call__(self, crystals: CrystalBatch, t: Tensor, fields: Sequence[FieldName]) -> Fields:
-        rates = self.drift(crystals, t, fields)
-        t = t.expand(len(crystals))
-        for field, rate in rates.items():
-            factor = self.annealing.factor(field, t)
-            factor = factor.index_select(0, crystals.batch)[:, None] if field == "pos" else factor[:, None, None]
-            rates[field] = factor * rate
-        return rates
+    def outputs(self, field: FieldName) -> tuple[Output, ...]:
+        return self.drift.outputs(field)
+
+    def rate(self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch) -> Tensor:
+        factor = of_rows(self.annealing.factor(field, t), field, crystals)
+        return factor * self.drift.rate(field, outputs, t, crystals)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return self.drift.parameters()
+
+
+class Scale:
+    """1 + s(t), with a trained schedule s: an action is a number that multiplies the base's velocity (annealing).
+
+    Args:
+        annealing: Schedule; None is the unannealed reference.
+    """
+
+    per_structure = True
+
+    def __init__(self, annealing: Annealing | None) -> None:
+        self.annealing = annealing
+
+    def outputs(self, field: FieldName) -> tuple[Output, ...]:
+        return ()
+
+    def rate(self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch) -> Tensor:
+        factor = t.new_ones(t.shape) if self.annealing is None else self.annealing.factor(field, t)
+        return factor.expand(len(crystals))
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.annealing.parameters()) if isinstance(self.annealing, nn.Module) else []

@@ -1,6 +1,7 @@
 """The Gaussian step policy: a drift and a noise level per field, and the integration that they define.
 
-With the noise switched off it is the plain Euler sampler of the flow; with no active field it is the base model.
+At a step from t to t + dt the action of a field is drawn from N(drift · dt, σ(t)² dt) and becomes a displacement. With
+the noise switched off it is the plain Euler sampler of the flow; with no active field it is the base model.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields, displace
 from omatg_ray.errors import ModelError
-from omatg_ray.policy.drift import Drift
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.flow.network import CSPNet, Output
+from omatg_ray.policy.annealing import Annealing
+from omatg_ray.policy.drift import VELOCITY, Annealed, Drift, Outputs, Velocity, of_rows
+from omatg_ray.policy.noise import Noise
 from omatg_ray.seeding import generator
 
 T_MIN, T_MAX = 1e-3, 1.0 - 1e-3
@@ -32,14 +35,26 @@ def time_grid(steps: int) -> Tensor:
     return torch.linspace(T_MIN, T_MAX, steps)
 
 
-def draw_noise(crystals: CrystalBatch, steps: int, seeds: Sequence[int], fields: Sequence[FieldName]) -> Fields:
+def draw_noise(
+    crystals: CrystalBatch,
+    steps: int,
+    seeds: Sequence[int],
+    fields: Sequence[FieldName],
+    per_structure: bool = False,
+) -> Fields:
     """Standard normal numbers for all Euler steps: pos (steps − 1, sum N, 3), cell (steps − 1, B, 3, 3).
 
     Those of structure i depend on seeds[i], its size and the number of steps alone.
+
+    Args:
+        per_structure: One number for each structure and field instead, (steps − 1, B).
     """
     noise: Fields = {}
     for field in fields:
-        shapes = [(n, 3) if field == "pos" else (1, 3, 3) for n in crystals.layout.sizes]
+        if per_structure:
+            shapes: list[tuple[int, ...]] = [(1,)] * len(crystals)
+        else:
+            shapes = [(n, 3) if field == "pos" else (1, 3, 3) for n in crystals.layout.sizes]
         draws = [
             torch.randn(steps - 1, *shape, generator=generator(seed, "noise", field))
             for seed, shape in zip(seeds, shapes, strict=True)
@@ -50,20 +65,29 @@ def draw_noise(crystals: CrystalBatch, steps: int, seeds: Sequence[int], fields:
 
 @dataclass(frozen=True)
 class Step:
-    """One Euler step. `base_rate` holds the base's drift of active fields where it was asked for."""
+    """One Euler step.
+
+    Attributes:
+        displacement: What is added, pos (sum N, 3), cell (B, 3, 3).
+        action: Actions (B,) of the active fields where these are not the displacements themselves.
+        base_outputs: What the base network said for the active fields, where it was asked for.
+    """
 
     displacement: Fields
-    base_rate: Fields
+    action: Fields
+    base_outputs: Outputs
 
 
 class Policy:
-    """Drift, noise and frozen base of a sampler.
+    """Drift, noise, and the networks that they act through.
 
     Args:
         drift: Drift of the active fields.
-        base: Drift of the frozen fields, and the reference of the KL divergence.
-        active: Fields that the policy acts on; the others follow the base without noise.
+        network: Network of the active fields; one that the drift does not ask is not run.
+        base_network: Network of the frozen fields, and the reference of the KL divergence.
+        active: Fields that the policy acts on; the others follow the base's velocity without noise.
         noise: σ(t) of the active fields.
+        annealing: Multiplies the velocity of frozen fields, and of active ones that take no noise.
 
     Raises:
         ModelError: An active field has no noise schedule.
@@ -72,39 +96,92 @@ class Policy:
     def __init__(
         self,
         drift: Drift,
-        base: Drift,
+        network: CSPNet,
+        base_network: CSPNet,
         active: Sequence[FieldName],
-        noise: Mapping[FieldName, NoiseSettings],
+        noise: Mapping[FieldName, Noise],
+        annealing: Annealing | None = None,
     ) -> None:
         missing = set(active) - set(noise)
         if missing:
             raise ModelError(f"active fields without a noise schedule: {', '.join(sorted(missing))}")
-        self.drift, self.base = drift, base
+        self.drift, self.network, self.base_network = drift, network, base_network
         self.active = tuple(field for field in FIELDS if field in active)
         self.frozen = tuple(field for field in FIELDS if field not in active)
         self.noise = dict(noise)
+        # The flow's own velocity, which has the distribution of the score's process without its noise.
+        self.quiet: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
+
+    @property
+    def heads(self) -> set[Output]:
+        """Outputs of the network that the drift of the active fields depends on."""
+        return {name for field in self.active for name in self.drift.outputs(field)}
+
+    @property
+    def asks_base(self) -> bool:
+        """Whether every step needs the base network."""
+        return bool(self.frozen) or self.drift.per_structure
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """What reinforcement trains, in a fixed order; makes exactly these require gradients."""
+        parameters: list[nn.Parameter] = []
+        if self.heads:
+            self.network.requires_grad_(True).train_only(self.heads)
+            parameters += self.network.trainable_parameters()
+        parameters += self.drift.parameters()
+        for noise in (self.noise[field] for field in self.active):
+            if isinstance(noise, nn.Module):
+                parameters += noise.parameters()
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        return parameters
+
+    def outputs(self, crystals: CrystalBatch, t: Tensor) -> Outputs:
+        """What the drift of the active fields asks of the network, which training differentiates; t () or (B,)."""
+        return _ask(self.network, crystals, t, self.heads)
 
     def rates(self, crystals: CrystalBatch, t: Tensor) -> Fields:
-        """Drift of the active fields, which training differentiates; t as in `Drift`."""
-        return self.drift(crystals, t, self.active)
+        """Drift of the active fields at a state; t () or (B,)."""
+        outputs = self.outputs(crystals, t)
+        return {field: self.drift.rate(field, outputs, t, crystals) for field in self.active}
+
+    def velocity(self, crystals: CrystalBatch, t: Tensor) -> Fields:
+        """∂_t of both fields without noise: pos (sum N, 3), cell (B, 3, 3); t () or (B,)."""
+        one = torch.ones((), dtype=crystals.dtype, device=crystals.device)
+        return self.step(crystals, t, one, {}).displacement
 
     def step(self, crystals: CrystalBatch, t: Tensor, dt: Tensor, noise: Fields, with_base: bool = False) -> Step:
-        """Displacement of both fields from t to t + dt; a field without an entry in `noise` moves by its mean.
+        """Displacement of both fields from t to t + dt; a field without an entry in `noise` moves by its velocity.
 
-        The base network runs only where a field is frozen or `with_base` asks for its drift of the active fields.
+        The base network runs only where a field is frozen, where actions scale the base's velocity, or where
+        `with_base` asks for what it says of the active fields.
         """
-        rates = self.rates(crystals, t) if self.active else {}
-        base_fields = FIELDS if with_base else self.frozen
-        base = self.base(crystals, t, base_fields) if base_fields else {}
+        scaled = self.active if self.drift.per_structure else ()
+        base_heads: set[Output] = {VELOCITY[field] for field in (*self.frozen, *scaled)}
+        quiet = set(self.active) - set(noise) - set(scaled)
+        own = _ask(
+            self.network,
+            crystals,
+            t,
+            {name for field in self.active if field in noise for name in self.drift.outputs(field)}
+            | {VELOCITY[field] for field in quiet},
+        )
+        base = _ask(self.base_network, crystals, t, base_heads | (self.heads if with_base else set()))
         displacement: Fields = {}
+        actions: Fields = {}
         for field in FIELDS:
-            if field in self.frozen:
-                displacement[field] = base[field] * dt
+            if field in self.frozen or field in quiet:
+                outputs = base if field in self.frozen else own
+                displacement[field] = self.quiet.rate(field, outputs, t, crystals) * dt
                 continue
-            displacement[field] = rates[field] * dt
+            action = self.drift.rate(field, own, t, crystals) * dt
             if field in noise:
-                displacement[field] = displacement[field] + self.noise[field].sigma(t) * dt.sqrt() * noise[field]
-        return Step(displacement, {field: base[field] for field in self.active if field in base})
+                action = action + self.noise[field].sigma(t) * dt.sqrt() * noise[field]
+            if field in scaled:
+                actions[field] = action
+                action = of_rows(action, field, crystals) * base[VELOCITY[field]]
+            displacement[field] = action
+        return Step(displacement, actions, {name: base[name] for name in self.heads} if with_base else {})
 
     @torch.no_grad()
     def integrate(
@@ -119,7 +196,7 @@ class Policy:
 
         Args:
             noise: Standard normal numbers per field, (T − 1, ...); fields without take no noise.
-            with_base: Also evaluate the base's drift of the active fields.
+            with_base: Also record what the base network says of the active fields.
             on_step: Called with every step, in order.
         """
         crystals, times = x_0, times.to(x_0.device, x_0.dtype)
@@ -130,3 +207,11 @@ class Policy:
                 on_step(step)
             crystals = displace(crystals, step.displacement)
         return crystals
+
+
+def _ask(network: CSPNet, crystals: CrystalBatch, t: Tensor, names: set[Output]) -> Outputs:
+    """Some outputs of a network, which is not run for none."""
+    if not names:
+        return {}
+    out = network(crystals, t)
+    return {name: getattr(out, name) for name in sorted(names)}

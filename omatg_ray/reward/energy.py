@@ -51,6 +51,7 @@ class MatGLEnergy:
             energies), most potentials have holes there, which a policy finds.
         device: Where the potential is put if it is loaded here.
         chunk_edges: See `Potential.energies`.
+        relax_steps: Steps of relaxation before the energy (`omatg_ray.reward.relax`); the crystals stay as they are.
 
     Raises:
         PotentialError: The potential cannot be loaded.
@@ -72,10 +73,11 @@ class MatGLEnergy:
         repulsion: bool = True,
         device: torch.device | str = "cpu",
         chunk_edges: int | None = None,
+        relax_steps: int = 0,
     ) -> None:
         self.potential = load_potential(potential, device) if isinstance(potential, str | Path) else potential
         self.invalid_energy, self.cap, self.own_images = invalid_energy, cap, own_images
-        self.repulsion, self.chunk_edges = repulsion, chunk_edges
+        self.repulsion, self.chunk_edges, self.relax_steps = repulsion, chunk_edges, relax_steps
 
     def to(self, device: torch.device | str) -> MatGLEnergy:
         """Its potential moved to a device, in place."""
@@ -103,16 +105,20 @@ class MatGLEnergy:
         - valid: 1 or 0.
         - min_distance: In Å, as in `Validity`.
         - volume_per_atom: In Å³.
+        - relax_steps, relax_drop: With relaxation only: steps taken, and eV/atom by which they lowered the energy; NaN
+          where invalid or failed.
 
         Raises:
             PotentialError: A valid structure holds an element that the potential does not know.
         """
         crystals = crystals.to("cpu")
         validity = check_validity(crystals, self.own_images)
-        energy = torch.full((len(crystals),), torch.nan, dtype=torch.float64)
+        # Energy, steps and drop of the energy.
+        found = torch.full((3, len(crystals)), torch.nan, dtype=torch.float64)
         if validity.valid.any():
             valid = crystals.select(validity.valid)
-            energy[validity.valid] = self._energies(valid, validity.valid.nonzero()[:, 0].tolist()) / valid.n_atoms
+            found[:, validity.valid] = self._energies(valid, validity.valid.nonzero()[:, 0].tolist())
+        energy, steps, drop = found[0] / crystals.n_atoms, found[1], found[2] / crystals.n_atoms
         energy[~energy.isfinite()] = torch.nan
         counted = squeezed(energy, self.invalid_energy) if self.cap else energy
         reward = -torch.where(validity.valid, counted, self.invalid_energy)
@@ -122,12 +128,25 @@ class MatGLEnergy:
             "min_distance": validity.min_distance,
             "volume_per_atom": validity.volume / crystals.n_atoms,
         }
+        if self.relax_steps:
+            values |= {"relax_steps": steps, "relax_drop": drop}
         return RewardResult(reward, values)
 
     def _energies(self, crystals: CrystalBatch, indices: list[int]) -> Tensor:
-        """Energies in eV, NaN for structures that the potential fails on; the others of their chunk are not lost."""
+        """Energies in eV, steps and drops (3, b).
+
+        NaN for structures that the potential fails on; the others of their chunk are not lost.
+        """
         try:
-            return self.potential.energies(crystals, self.chunk_edges, repulsion=self.repulsion)
+            if self.relax_steps:
+                from omatg_ray.reward.relax import relax
+
+                relaxed = relax(
+                    self.potential, crystals, self.relax_steps, self.chunk_edges, self.repulsion, self.own_images
+                )
+                return torch.stack([relaxed.energy, relaxed.steps.double(), relaxed.drop])
+            energy = self.potential.energies(crystals, self.chunk_edges, repulsion=self.repulsion).double()
+            return torch.stack([energy, torch.zeros_like(energy), torch.zeros_like(energy)])
         except OmatgRayError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever goes wrong in the network or on the device (out of memory)
@@ -136,8 +155,9 @@ class MatGLEnergy:
                     "no energy for structure %d (%s): %s: %s",
                     indices[0], crystals.formulas()[0], type(error).__name__, error,
                 )  # fmt: skip
-                return torch.full((1,), torch.nan, dtype=torch.float64)
+                return torch.full((3, 1), torch.nan, dtype=torch.float64)
         # Halving finds the one that fails in few calls and needs less memory each time.
         half = len(crystals) // 2
         parts = (range(half), range(half, len(crystals)))
-        return torch.cat([self._energies(crystals.select(list(part)), [indices[i] for i in part]) for part in parts])
+        found = [self._energies(crystals.select(list(part)), [indices[i] for i in part]) for part in parts]
+        return torch.cat(found, dim=1)

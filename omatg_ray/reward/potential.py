@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from omatg_ray.errors import DataError, PotentialError
 
 if TYPE_CHECKING:
     import matgl.apps.pes
+    from torch_geometric.data import Batch
 
 WEIGHT_FILES = ("model.json", "model.pt", "state.pt")
 KNOWN_ENERGIES = "known_energies.json"
@@ -65,7 +66,7 @@ TEST_CRYSTALS = (
 class Potential:
     """Energies of crystals from a MatGL potential; made by `load_potential`.
 
-    Forces and stresses are switched off, weights are frozen, and nothing is recorded for gradients.
+    Weights are frozen. Forces and stresses are switched off, and nothing is recorded for gradients, but in `gradients`.
 
     Attributes:
         name: bundled, the name it was fetched by, or the absolute path of its folder.
@@ -134,21 +135,69 @@ class Potential:
             PotentialError: An element is unknown.
             DataError: A structure is not finite or its cell spans no volume.
         """
-        from omatg_ray.reward.graph import graph_chunks
         from omatg_ray.reward.repulsion import graph_repulsion
 
-        self.require_elements(crystals.species.unique().tolist())
-        if chunk_edges is None:
-            chunk_edges = CPU_CHUNK_EDGES if self.device.type == "cpu" else DEVICE_CHUNK_EDGES
         energies = [torch.zeros(0, dtype=torch.float64)]
         with torch.no_grad():
-            for graph, cell in graph_chunks(crystals, self._node_types, self.cutoff, chunk_edges):
-                graph, cell = graph.to(self.device), cell.to(self.device)
+            for graph, cell in self._graphs(crystals, chunk_edges):
                 energy = self._module(graph, cell)[0].double().view(-1)
                 if repulsion:
                     energy = energy + graph_repulsion(graph, cell, self._numbers.to(self.device), self.cutoff)
                 energies.append(energy.cpu())
         return torch.cat(energies)
+
+    def gradients(
+        self, crystals: CrystalBatch, chunk_edges: int | None = None, *, repulsion: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Energies with their derivatives, all float64 and on the CPU; arguments and errors as for `energies`.
+
+        Returns:
+            Energies in eV (B,); forces −dE/dr in eV/Å (sum N, 3), Cartesian; strain derivatives dE/dε in eV (B, 3, 3),
+            of lattices L (1 + ε) with fixed fractional positions: stress times volume.
+        """
+        from omatg_ray.reward.repulsion import graph_repulsion
+
+        energies, forces = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, 3, dtype=torch.float64)]
+        virials = [torch.zeros(0, 3, 3, dtype=torch.float64)]
+        for graph, cell in self._graphs(crystals, chunk_edges):
+            energy, gradient, virial = (one.detach().double() for one in self._differentiated(graph, cell))
+            energy, virial = energy.view(-1), virial.view(-1, 3, 3)
+            if repulsion:
+                frac, cell = graph.frac_coords.double(), cell.double()
+                shift = torch.zeros_like(frac, requires_grad=True)
+                strain = torch.zeros_like(cell, requires_grad=True)
+                strained = cell @ (torch.eye(3, dtype=cell.dtype, device=cell.device) + strain)
+                graph.frac_coords = frac + (shift[:, None] @ torch.linalg.inv(cell)[graph.batch])[:, 0]
+                extra = graph_repulsion(graph, strained, self._numbers.to(self.device), self.cutoff)
+                by_shift, by_strain = torch.autograd.grad(extra.sum(), (shift, strain))
+                energy, gradient, virial = energy + extra.detach(), gradient + by_shift, virial + by_strain
+            energies.append(energy.cpu())
+            forces.append(-gradient.cpu())
+            virials.append(virial.cpu())
+        return torch.cat(energies), torch.cat(forces), torch.cat(virials)
+
+    def _graphs(self, crystals: CrystalBatch, chunk_edges: int | None) -> Iterator[tuple[Batch, Tensor]]:
+        """Graphs and lattices of consecutive structures, on the device."""
+        from omatg_ray.reward.graph import graph_chunks
+
+        self.require_elements(crystals.species.unique().tolist())
+        if chunk_edges is None:
+            chunk_edges = CPU_CHUNK_EDGES if self.device.type == "cpu" else DEVICE_CHUNK_EDGES
+        for graph, cell in graph_chunks(crystals, self._node_types, self.cutoff, chunk_edges):
+            yield graph.to(self.device), cell.to(self.device)
+
+    def _differentiated(self, graph: Batch, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """MatGL's energies (b,), dE/dr (N, 3) and dE/dε (b, 3, 3), which it gives as they are in its debug mode."""
+        flags = ("calc_forces", "calc_stresses", "debug_mode")
+        before = [getattr(self._module, flag) for flag in flags]
+        try:
+            for flag in flags:
+                setattr(self._module, flag, True)
+            with torch.enable_grad():
+                return self._module(graph, cell)
+        finally:
+            for flag, value in zip(flags, before, strict=True):
+                setattr(self._module, flag, value)
 
 
 def load_potential(name_or_folder: str | Path, device: torch.device | str = "cpu") -> Potential:

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import RewardError
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Reward(Protocol):
     """Judges structures: a batch in, rewards and named per-structure values out.
 
     A reward depends on the structure alone, never on the batch it comes in (up to float rounding).
+
+    A reward that computes on a device may have a method `to(device)`, and one that holds processes a method `close()`;
+    `Weighted` passes both on to its parts.
     """
 
     @property
@@ -43,3 +47,59 @@ class Reward(Protocol):
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Rewards of all structures of the batch, which may be on any device."""
         ...
+
+
+def require_shape(name: str, result: RewardResult, count: int) -> None:
+    """Refuse rewards or values that are not one number per structure.
+
+    Raises:
+        RewardError: Names the reward and what is wrong.
+    """
+    for what, numbers in (("rewards", result.reward), *((f"values {key!r}", v) for key, v in result.values.items())):
+        if numbers.shape != (count,):
+            raise RewardError(
+                f"reward {name}: its {what} have shape {tuple(numbers.shape)}; {count} structures need ({count},)"
+            )
+
+
+class Once:
+    """Remembers what a reward said of the last batch, so that rewards that build on it do not evaluate it again.
+
+    Args:
+        reward: The reward to ask. The batch is recognised by identity, and must not be changed in place meanwhile.
+    """
+
+    def __init__(self, reward: Reward) -> None:
+        self.reward = reward
+        self._last: tuple[CrystalBatch, RewardResult] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"reward": self.reward, "_last": None}
+
+    @property
+    def name(self) -> str:
+        return self.reward.name
+
+    @property
+    def elements(self) -> frozenset[int] | None:
+        return self.reward.elements
+
+    def __call__(self, crystals: CrystalBatch) -> RewardResult:
+        if self._last is None or self._last[0] is not crystals:
+            self._last = (crystals, self.reward(crystals))
+        return self._last[1]
+
+    def to(self, device: object) -> Once:
+        """Its reward moved to a device, if it computes on one."""
+        pass_on(self.reward, "to", device)
+        return self
+
+    def close(self) -> None:
+        """Ends the processes of its reward, if it has any."""
+        pass_on(self.reward, "close")
+
+
+def pass_on(reward: Reward, method: str, *arguments: object) -> None:
+    """Calls `to` or `close` of a reward that has it."""
+    if hasattr(reward, method):
+        getattr(reward, method)(*arguments)

@@ -31,6 +31,12 @@ class AdvantageSettings(Settings):
         description="before normalising: none · clip: outliers to 3 robust standard deviations from the group's median "
         "· rank: rewards replaced by their rank in the group, so that a few very bad members do not drown the rest",
     )
+    clip_std: float | None = Field(
+        None,
+        gt=0,
+        description="before shaping: rewards of a group clipped to its mean ± so many population standard deviations; "
+        "null: not at all",
+    )
 
 
 PLAIN = AdvantageSettings(shaping="none")
@@ -51,6 +57,12 @@ class Advantages:
     counted: Tensor
     skipped_groups: int
     failed: int
+
+
+def clipped(values: Tensor, n_std: float) -> Tensor:
+    """Values (n,) clipped to their mean ± `n_std` population standard deviations."""
+    reach = n_std * values.std(unbiased=False)
+    return values.clamp(values.mean() - reach, values.mean() + reach)
 
 
 def _shape(rewards: Tensor, shaping: str) -> Tensor:
@@ -85,6 +97,8 @@ def group_advantages(rewards: Tensor, settings: AdvantageSettings = PLAIN) -> Ad
             counted[group] = False
             skipped += 1
             continue
+        if settings.clip_std is not None:
+            kept = clipped(kept, settings.clip_std)
         kept = _shape(kept, settings.shaping)
         values[group, members] = (kept - kept.mean()) / (kept.std(unbiased=False) + EPSILON)
     return Advantages(values, counted, skipped, failed)

@@ -87,7 +87,7 @@ class LocalCrew:
     def rollout(self, item: WorkItem, version: int, steps: int | None = None) -> Trajectory:
         """One item; with another number of grid points for estimates."""
         policy, objective = self.learner.policy, self.learner.objective
-        with_base = objective.needs_base(policy.active)
+        with_base = objective.needs_base(policy)
         return run_item(item, policy, self.base, steps or self.steps, with_base, self.device, version)
 
     def sample(self, items: Sequence[WorkItem], version: int) -> Samples:

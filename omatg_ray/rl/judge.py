@@ -12,7 +12,9 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import TrainingError
 from omatg_ray.reward.protocol import Reward, RewardResult
+from omatg_ray.reward.settings import SECOND
 from omatg_ray.rl.advantage import Advantages
+from omatg_ray.rl.divergence import CORRELATION, SHIFT, rank_correlation
 from omatg_ray.rl.work import WorkItem
 
 # A reward that fails now and then is left out; one that fails more often than this is broken. The same holds for
@@ -85,7 +87,11 @@ def formulas(compositions: Sequence[Sequence[int]]) -> list[str]:
 
 
 def reward_metrics(rewards: Tensor, advantages: Advantages, results: Sequence[RewardResult]) -> dict[str, float]:
-    """Summary of an iteration's rewards (groups, members) and of the energies behind them; NaN where there are none."""
+    """Summary of an iteration's rewards (groups, members) and of the values behind them; NaN where there are none.
+
+    Every value is there as `reward_<name>_mean`, but for energies and validity, which have names of their own. With a
+    second potential, `second_rank_correlation` and `second_shift` say how far the two agree (`DivergenceWatch`).
+    """
     spreads = [group[group.isfinite()].std(unbiased=False) for group in rewards if group.isfinite().any()]
     metrics = {
         "reward_mean": _mean(rewards),
@@ -93,15 +99,25 @@ def reward_metrics(rewards: Tensor, advantages: Advantages, results: Sequence[Re
         "failed_share": advantages.failed / rewards.numel(),
         "groups_skipped": float(advantages.skipped_groups),
     }
-    if all("energy_per_atom" in result.values for result in results):
-        energy = torch.cat([result.values["energy_per_atom"] for result in results])
-        valid = torch.cat([result.values["valid"] for result in results])
-        metrics |= {
-            "energy_mean": _mean(energy),
-            "energy_median": float(energy.nanmedian()),
-            "invalid_share": 1.0 - _mean(valid),
-        }
+    values = _columns(results)
+    if (valid := values.pop("valid", None)) is not None:
+        metrics["invalid_share"] = 1.0 - _mean(valid)
+    if (energy := values.pop("energy_per_atom", None)) is not None:
+        metrics |= {"energy_mean": _mean(energy), "energy_median": float(energy.nanmedian())}
+    metrics |= {f"reward_{name}_mean": _mean(column) for name, column in values.items()}
+    if f"{SECOND}.difference" in values:
+        second, difference = (values[f"{SECOND}.{name}"] for name in ("energy_per_atom", "difference"))
+        groups = ((second - difference).view(rewards.shape), second.view(rewards.shape))
+        metrics |= {CORRELATION: rank_correlation(*groups), SHIFT: _mean(values[f"{SECOND}.shift"])}
     return metrics
+
+
+def _columns(results: Sequence[RewardResult]) -> dict[str, Tensor]:
+    """Values of all structures by name; NaN where some results lack one that others have."""
+    names = dict.fromkeys(name for result in results for name in result.values)
+    return {
+        name: torch.cat([r.values.get(name, torch.full_like(r.reward, math.nan)) for r in results]) for name in names
+    }
 
 
 def _mean(values: Tensor) -> float:

@@ -14,15 +14,14 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.errors import TrainingError
-from omatg_ray.flow.network import CSPNet, Output
+from omatg_ray.policy.drift import DENOISER, Drift, Outputs, Scale, Score
 from omatg_ray.policy.gaussian import kl_divergence, log_density
+from omatg_ray.policy.noise import LearnedNoise
 from omatg_ray.policy.policy import Policy
-from omatg_ray.rl.objective import ObjectiveSettings, Terms, cell_terms, position_terms
-from omatg_ray.rl.trajectory import Trajectory
+from omatg_ray.rl.objective import ObjectiveSettings, Terms, negative_entropy, position_terms, structure_terms
+from omatg_ray.rl.trajectory import Trajectory, components
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
 from omatg_ray.settings import Settings
-
-HEAD_OF_FIELD: dict[FieldName, Output] = {"pos": "pos_b", "cell": "cell_b"}
 
 
 class LearnerSettings(Settings):
@@ -35,21 +34,18 @@ class LearnerSettings(Settings):
 
 
 class Learner:
-    """Updates a policy's network.
+    """Updates a policy.
 
     Args:
-        network: The trained network, which `policy.drift` evaluates.
-        policy: Policy that sampled, and whose densities are compared.
+        policy: Policy that sampled, whose densities are compared and whose weights are trained.
         objective: Loss.
         settings: Optimizer.
     """
 
-    def __init__(
-        self, network: CSPNet, policy: Policy, objective: ObjectiveSettings, settings: LearnerSettings
-    ) -> None:
-        self.network, self.policy, self.objective, self.settings = network, policy, objective, settings
-        network.requires_grad_(True).train_only({HEAD_OF_FIELD[field] for field in policy.active})
-        self.optimizer = torch.optim.Adam(network.trainable_parameters(), lr=settings.lr)
+    def __init__(self, policy: Policy, objective: ObjectiveSettings, settings: LearnerSettings) -> None:
+        self.policy, self.objective, self.settings = policy, objective, settings
+        self.parameters = policy.trainable_parameters()
+        self.optimizer = torch.optim.Adam(self.parameters, lr=settings.lr)
 
     def update(self, trajectory: Trajectory, advantage: Tensor) -> dict[str, float]:
         """All epochs on one iteration's trajectories.
@@ -60,7 +56,8 @@ class Learner:
 
         Returns:
             Means over epochs of `loss`, `grad_norm` and, per active field, `policy_loss_*`, `kl_*`,
-            `clip_fraction_*`; `log_ratio_max` of the first epoch, the largest |log-ratio|
+            `clip_fraction_*`, for learned noise `entropy_*` (per component) and `sigma_*`, where distillation counts
+            `distillation_*`; `log_ratio_max` of the first epoch, the largest |log-ratio|
             of an atom or lattice, which is 0 up to rounding when on-policy.
 
         Raises:
@@ -82,7 +79,7 @@ class Learner:
                     sums[name] += value
                 if epoch == 0:
                     log_ratio_max = max(log_ratio_max, largest)
-            norm = torch.nn.utils.clip_grad_norm_(self.network.trainable_parameters(), self.settings.grad_clip)
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.grad_clip)
             if not torch.isfinite(norm):
                 raise TrainingError(
                     f"the gradient is not finite; compositions of this iteration: {_compositions(trajectory)}"
@@ -144,14 +141,14 @@ class Learner:
         trajectory, steps, weight = microbatch.trajectory, microbatch.steps, microbatch.weight
         t, dt = trajectory.times[:-1][steps], trajectory.times.diff()[steps]
         # One time per structure and step, so that all steps of the block share a network call.
-        rates = self.policy.rates(microbatch.crystals, t.repeat_interleave(len(trajectory)))
+        block = _Block(microbatch.crystals, t.repeat_interleave(len(trajectory)))
+        outputs = self.policy.outputs(block.crystals, block.t)
+        base = {name: values[steps].flatten(0, 1) for name, values in trajectory.base_outputs.items()}
         loss = torch.zeros((), device=t.device)
         stats: dict[str, float] = {}
         largest = 0.0
-        for field, rate in rates.items():
-            action = trajectory.displacement[field][steps]
-            base_rate = trajectory.base_rate[field][steps] if field in trajectory.base_rate else None
-            log_prob, kl = self._densities(field, rate.view_as(action), action, base_rate, t, dt)
+        for field in self.policy.active:
+            log_prob, kl = self._densities(field, trajectory.actions(field)[steps], block, outputs, base, t, dt)
             log_ratio = log_prob - trajectory.log_prob[field][steps]
             terms = self._terms(field, log_ratio, kl, microbatch.advantage, trajectory)
             policy_weight, kl_weight = self.objective.policy_weight.of(field), self.objective.kl_weight.of(field)
@@ -159,26 +156,76 @@ class Learner:
             for name, values in (("policy_loss", terms.policy), ("kl", terms.kl), ("clip_fraction", terms.clipped)):
                 stats[f"{name}_{field}"] = weight * float(values.detach().sum())
             largest = max(largest, float(log_ratio.detach().abs().max()))
+            for extra in (
+                self._entropy(field, trajectory, t, weight, stats),
+                self._distillation(field, block, outputs, base, weight, stats),
+            ):
+                loss = loss if extra is None else loss + extra
         return loss, stats, largest
 
     def _densities(
-        self, field: FieldName, rate: Tensor, action: Tensor, base_rate: Tensor | None, t: Tensor, dt: Tensor
+        self, field: FieldName, action: Tensor, block: _Block, outputs: Outputs, base: Outputs, t: Tensor, dt: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Log-density of the actions and KL to the base (zero without its drift), per atom or lattice (K, rows)."""
+        """Log-density of the actions and KL to the base (zero where it is not known), per atom or structure (K, ·)."""
+        drift = self.policy.drift
+        rate = components(drift.rate(field, outputs, block.t, block.crystals).view_as(action))
         t, dt = t[:, None, None], dt[:, None, None]
-        rate, action = rate.flatten(2), action.flatten(2)
         sigma = self.policy.noise[field].sigma(t)
-        log_prob = log_density(action, rate * dt, sigma.square() * dt).sum(-1)
-        if base_rate is None:
+        log_prob = log_density(components(action), rate * dt, sigma.square() * dt).sum(-1)
+        if not (base or drift.per_structure):
             return log_prob, torch.zeros_like(log_prob)
-        reference = self.objective.reference_noise.get(field, self.policy.noise[field]).sigma(t)
-        return log_prob, kl_divergence(rate - base_rate.flatten(2), sigma, reference, dt).sum(-1)
+        reference = self._reference.rate(field, base, block.t, block.crystals).view_as(action)
+        sigma_ref = self._reference_sigma(field, sigma, t)
+        return log_prob, kl_divergence(rate - components(reference), sigma, sigma_ref, dt).sum(-1)
+
+    @property
+    def _reference(self) -> Drift:
+        """Drift of the KL's reference: that of the policy with what the base network said, or no annealing."""
+        return Scale(None) if self.policy.drift.per_structure else self.policy.drift
+
+    def _reference_sigma(self, field: FieldName, sigma: Tensor, t: Tensor) -> Tensor:
+        noise = self.policy.noise[field]
+        if isinstance(self.policy.drift, Score):
+            return sigma
+        if field in self.objective.reference_noise:
+            return self.objective.reference_noise[field].sigma(t)
+        return torch.full_like(t, noise.a) if isinstance(noise, LearnedNoise) else sigma
+
+    def _entropy(
+        self, field: FieldName, trajectory: Trajectory, t: Tensor, weight: float, stats: dict[str, float]
+    ) -> Tensor | None:
+        """Weighted negative entropy of learned noise; over all atoms of a structure only where their ratios are."""
+        noise, factor = self.policy.noise[field], self.objective.entropy_weight.of(field)
+        if not isinstance(noise, LearnedNoise):
+            return None
+        sigma, size = noise.sigma(t), trajectory.x_0.n_atoms.to(t)
+        if self.policy.drift.per_structure:
+            of_structure = torch.ones_like(size)
+        elif field == "cell":
+            of_structure = torch.full_like(size, 9.0)
+        else:
+            of_structure = 3.0 * (size if self.objective.position_reduction == "none" else torch.ones_like(size))
+        stats[f"entropy_{field}"] = -weight * len(size) * float(negative_entropy(sigma.detach()).sum())
+        stats[f"sigma_{field}"] = weight * len(size) * float(sigma.detach().sum())
+        return weight * factor * negative_entropy(sigma).sum() * of_structure.sum()
+
+    def _distillation(
+        self, field: FieldName, block: _Block, outputs: Outputs, base: Outputs, weight: float, stats: dict[str, float]
+    ) -> Tensor | None:
+        """Weighted squared distance of the denoiser to the base's, averaged over the atoms of a structure."""
+        factor, name = self.objective.distillation_weight.of(field), DENOISER[field]
+        if not factor or name not in outputs:
+            return None
+        squares = (outputs[name] - base[name]).square().flatten(1).sum(-1)
+        distance = (block.crystals.layout.mean(squares) if field == "pos" else squares).sum()
+        stats[f"distillation_{field}"] = weight * float(distance.detach())
+        return weight * factor * distance
 
     def _terms(
         self, field: FieldName, log_ratio: Tensor, kl: Tensor, advantage: Tensor, trajectory: Trajectory
     ) -> Terms:
-        if field == "cell":
-            return cell_terms(log_ratio, kl, advantage, self.objective.clip)
+        if field == "cell" or self.policy.drift.per_structure:
+            return structure_terms(log_ratio, kl, advantage, self.objective.clip)
         layout, reduction = trajectory.x_0.layout, self.objective.position_reduction
         return position_terms(log_ratio, kl, advantage, layout, self.objective.clip, reduction)
 
@@ -196,6 +243,14 @@ class Learner:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Inverse of `state_dict`."""
         restore_optimizer(self.optimizer, state)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """States of several steps as one batch, with a time for each."""
+
+    crystals: CrystalBatch
+    t: Tensor
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Source: OMatG-IRL (arXiv 2602.00424); the clipped surrogate is that of Schulman 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from omatg_ray.crystal.batch import Layout
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.policy import Policy
 from omatg_ray.settings import Settings
 
 PositionReduction = Literal["none", "per_structure", "per_atom"]
@@ -33,7 +33,7 @@ class FieldWeights(Settings):
 
 
 class ObjectiveSettings(Settings):
-    """Loss of a step: policy_weight · clipped surrogate + kl_weight · KL to the frozen base."""
+    """Loss of a step: the weighted sum of clipped surrogate, KL to the frozen base, entropy and distillation."""
 
     clip: float = Field(0.28, gt=0, lt=1, description="ε: probability ratios are clipped to [1 − ε, 1 + ε]")
     position_reduction: PositionReduction = Field(
@@ -44,17 +44,26 @@ class ObjectiveSettings(Settings):
     policy_weight: FieldWeights = Field(FieldWeights(pos=2.3, cell=1.0), description="weight of the surrogate")
     kl_weight: FieldWeights = Field(FieldWeights(pos=1e-3, cell=1e-3), description="weight of the KL to the base")
     reference_noise: dict[FieldName, NoiseSettings] = Field(
-        {}, description="σ(t) of the KL's reference; a field without an entry has that of the policy"
+        {},
+        description="σ(t) of the KL's reference; a field without an entry has that of the policy, or what learned "
+        "noise starts from; score policies always have their own",
+    )
+    entropy_weight: FieldWeights = Field(
+        FieldWeights(pos=0, cell=0), description="weight of the negative entropy of learned noise"
+    )
+    distillation_weight: FieldWeights = Field(
+        FieldWeights(pos=0, cell=0), description="weight of the squared distance of a score policy's η to the base's"
     )
 
-    def needs_base(self, active: Iterable[FieldName]) -> bool:
-        """Whether rollouts have to record the base's drift: only a KL that counts asks for it."""
-        return any(self.kl_weight.of(field) > 0 for field in active)
+    def needs_base(self, policy: Policy) -> bool:
+        """Whether rollouts have to record what the base says: only a KL or a distillation that counts asks for it."""
+        weights = (self.kl_weight, self.distillation_weight)
+        return bool(policy.heads) and any(weight.of(field) > 0 for weight in weights for field in policy.active)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Unweighted terms of the objective per step and structure, each (K, B)."""
+    """Unweighted terms of the surrogate and the KL per step and structure, each (K, B)."""
 
     policy: Tensor
     kl: Tensor
@@ -101,8 +110,8 @@ def position_terms(
     return Terms(total(policy) / n_atoms, total(kl) / n_atoms, total(clipped) / n_atoms)
 
 
-def cell_terms(log_ratio: Tensor, kl: Tensor, advantage: Tensor, clip: float) -> Terms:
-    """Terms of the lattices: one ratio per structure over nine components.
+def structure_terms(log_ratio: Tensor, kl: Tensor, advantage: Tensor, clip: float) -> Terms:
+    """Terms with one ratio per structure: those of lattices, and of actions that are one number.
 
     Args:
         log_ratio: Summed over the components (K, B).
@@ -111,3 +120,8 @@ def cell_terms(log_ratio: Tensor, kl: Tensor, advantage: Tensor, clip: float) ->
     """
     policy, clipped = surrogate(log_ratio, advantage, clip)
     return Terms(policy, kl, clipped)
+
+
+def negative_entropy(sigma: Tensor) -> Tensor:
+    """Negative entropy of N(·, σ²) per component, −½ ln(2 π σ²) − ½; the constant ln dt of a step is left out."""
+    return -0.5 * torch.log(2 * math.pi * sigma.square()) - 0.5

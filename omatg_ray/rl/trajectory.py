@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName, Fields, displace
+from omatg_ray.flow.network import Output
 from omatg_ray.policy.gaussian import noise_log_density
 from omatg_ray.policy.policy import Policy, Step
+
+K = TypeVar("K", bound=str)
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,11 @@ class Trajectory:
         x_0: Start.
         times: Grid (T,).
         displacement: What each step added before wrapping, pos (K, sum N, 3), cell (K, B, 3, 3).
-        log_prob: Log-density of each active field's action, pos (K, sum N) per atom, cell (K, B).
-        base_rate: The base's drift of the active fields at every state, where the objective needs it.
+        log_prob: Log-density of each active field's action, pos (K, sum N) per atom, cell (K, B); (K, B) for both where
+            an action is one number.
+        action: Actions (K, B) where these are not the displacements themselves.
+        base_outputs: What the base network said for the active fields at every state, (K, ...), where the objective
+            needs it.
         version: Version of the policy that sampled it.
     """
 
@@ -31,7 +38,8 @@ class Trajectory:
     times: Tensor
     displacement: Fields
     log_prob: Fields
-    base_rate: Fields
+    action: Fields
+    base_outputs: dict[Output, Tensor]
     version: int = 0
 
     def __len__(self) -> int:
@@ -51,6 +59,10 @@ class Trajectory:
             cell.append(state.cell)
         return torch.stack(pos), torch.stack(cell)
 
+    def actions(self, field: FieldName) -> Tensor:
+        """Actions of an active field (K, ...)."""
+        return self.action.get(field, self.displacement[field])
+
     def final(self) -> CrystalBatch:
         """The generated crystals."""
         pos, cell = self.states()
@@ -61,32 +73,38 @@ class Trajectory:
         if torch.device(device) == self.x_0.device:
             return self
 
-        def moved(fields: Fields) -> Fields:
-            return {field: values.to(device) for field, values in fields.items()}
+        def moved(tensors: dict[K, Tensor]) -> dict[K, Tensor]:
+            return {name: values.to(device) for name, values in tensors.items()}
 
         return Trajectory(
             self.x_0.to(device),
             self.times.to(device),
             moved(self.displacement),
             moved(self.log_prob),
-            moved(self.base_rate),
+            moved(self.action),
+            moved(self.base_outputs),
             self.version,
         )
 
     def select(self, structures: Tensor) -> Trajectory:
         """The trajectories of some structures: indices (b,) into 0 … B − 1."""
         structures = structures.to(self.x_0.device)
-        rows: dict[FieldName, Tensor] = {"pos": self.x_0.layout.atoms_of(structures), "cell": structures}
+        atoms = self.x_0.layout.atoms_of(structures)
 
-        def part(fields: Fields) -> Fields:
-            return {field: values.index_select(1, rows[field]) for field, values in fields.items()}
+        def part(tensors: dict[K, Tensor], of_structures: bool = False) -> dict[K, Tensor]:
+            by_atom = {name for name in tensors if str(name).startswith("pos") and not of_structures}
+            return {
+                name: values.index_select(1, atoms if name in by_atom else structures)
+                for name, values in tensors.items()
+            }
 
         return Trajectory(
             self.x_0.select(structures),
             self.times,
             part(self.displacement),
-            part(self.log_prob),
-            part(self.base_rate),
+            part(self.log_prob, of_structures=bool(self.action)),
+            part(self.action, of_structures=True),
+            part(self.base_outputs),
             self.version,
         )
 
@@ -95,7 +113,7 @@ class Trajectory:
         """Trajectories of several batches on one time grid, in order."""
         first = trajectories[0]
 
-        def joined(name: str) -> Fields:
+        def joined(name: str) -> dict[Any, Tensor]:
             parts = [getattr(trajectory, name) for trajectory in trajectories]
             return {field: torch.cat([part[field] for part in parts], dim=1) for field in parts[0]}
 
@@ -104,7 +122,8 @@ class Trajectory:
             first.times,
             joined("displacement"),
             joined("log_prob"),
-            joined("base_rate"),
+            joined("action"),
+            joined("base_outputs"),
             first.version,
         )
 
@@ -118,8 +137,8 @@ def rollout(
         policy: Sampling policy.
         x_0: Start, on the policy's device.
         times: Grid (T,).
-        noise: Standard normal numbers of the active fields, pos (T − 1, sum N, 3), cell (T − 1, B, 3, 3).
-        with_base: Record the base's drift of the active fields, for the KL.
+        noise: Standard normal numbers of the active fields, as `draw_noise` gives them.
+        with_base: Record what the base network says of the active fields, for the KL and the distillation.
         version: Recorded with the trajectory.
     """
     steps: list[Step] = []
@@ -127,15 +146,25 @@ def rollout(
     times = times.to(x_0.device, x_0.dtype)
     log_prob: Fields = {}
     for field in policy.active:
-        variance = policy.noise[field].sigma(times[:-1]).square() * times.diff()
-        flat = noise[field].flatten(2) if field == "cell" else noise[field]
+        variance = (policy.noise[field].sigma(times[:-1]).square() * times.diff()).detach()
+        flat = components(noise[field])
         log_prob[field] = noise_log_density(flat, variance[:, None, None]).sum(-1)
-    first = steps[0]
+
+    def stacked(name: str) -> dict[Any, Tensor]:
+        parts = [getattr(step, name) for step in steps]
+        return {key: torch.stack([part[key] for part in parts]) for key in parts[0]}
+
     return Trajectory(
         x_0=x_0,
         times=times,
-        displacement={field: torch.stack([s.displacement[field] for s in steps]) for field in first.displacement},
+        displacement=stacked("displacement"),
         log_prob=log_prob,
-        base_rate={field: torch.stack([s.base_rate[field] for s in steps]) for field in first.base_rate},
+        action=stacked("action"),
+        base_outputs=stacked("base_outputs"),
         version=version,
     )
+
+
+def components(values: Tensor) -> Tensor:
+    """(K, rows, components) of actions or their noise: three of an atom, nine of a lattice, one of a number (K, B)."""
+    return values[..., None] if values.dim() == 2 else values.flatten(2)

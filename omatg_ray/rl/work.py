@@ -25,6 +25,7 @@ class RolloutSettings(Settings):
     groups: int = Field(16, ge=1, description="compositions per iteration")
     group_size: int = Field(64, ge=2, description="trajectories per composition, compared with each other")
     steps: int = Field(50, ge=2, description="grid points of the time grid; one Euler step fewer")
+    shared_start: bool = Field(False, description="all trajectories of a group start from the same x_0")
     groups_per_item: int = Field(1, ge=1, description="groups that one rollout call integrates together")
 
 
@@ -36,15 +37,24 @@ class WorkItem:
         iteration: Iteration it belongs to.
         compositions: Atomic numbers of each group's cell.
         seeds: One seed per member, group by group; len(compositions) · group_size of them.
+        shared_start: The members of a group start from the x_0 of the first.
     """
 
     iteration: int
     compositions: tuple[tuple[int, ...], ...]
     seeds: tuple[int, ...]
+    shared_start: bool = False
 
     @property
     def group_size(self) -> int:
         return len(self.seeds) // len(self.compositions)
+
+    @property
+    def start_seeds(self) -> list[int]:
+        """Seed of every member's x_0."""
+        if not self.shared_start:
+            return list(self.seeds)
+        return [seed for seed in self.seeds[:: self.group_size] for _ in range(self.group_size)]
 
     @property
     def species(self) -> list[tuple[int, ...]]:
@@ -72,7 +82,7 @@ def plan_iteration(
     for start in range(0, settings.groups, settings.groups_per_item):
         groups = range(start, min(start + settings.groups_per_item, settings.groups))
         seeds = tuple(seed_of(seed, "rollout", iteration, group, member) for group in groups for member in members)
-        items.append(WorkItem(iteration, tuple(chosen[group] for group in groups), seeds))
+        items.append(WorkItem(iteration, tuple(chosen[group] for group in groups), seeds, settings.shared_start))
     return items
 
 
@@ -86,6 +96,6 @@ def run_item(
     version: int,
 ) -> Trajectory:
     """Rolls out an item: x_0 from the base distribution, noise from the members' seeds."""
-    x_0 = base.sample(item.species, item.seeds).to(device)
-    noise = draw_noise(x_0, steps, item.seeds, policy.active)
+    x_0 = base.sample(item.species, item.start_seeds).to(device)
+    noise = draw_noise(x_0, steps, item.seeds, policy.active, policy.drift.per_structure)
     return rollout(policy, x_0, time_grid(steps), noise, with_base, version)

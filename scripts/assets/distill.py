@@ -100,7 +100,7 @@ def read(folder: Path) -> Labels:
 
 def above_lowest(labels: Labels) -> Tensor:
     """eV/atom over the lowest relaxed crystal of the same reduced composition (B,)."""
-    from omatg_ray.evaluate.matching import compositions
+    from omatg_ray.reward.matching import compositions
 
     keys = compositions(labels.crystals)
     place = {key: index for index, key in enumerate(dict.fromkeys(keys))}

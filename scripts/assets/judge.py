@@ -24,6 +24,7 @@ from omatg_ray.commands.evaluate import EvaluateOptions, evaluate, table
 from omatg_ray.config import Config
 from omatg_ray.evaluate.metrics import paired_interval
 from omatg_ray.model import FlowModel
+from omatg_ray.policy.annealing import LearnedSchedule
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.atomic import write_json, write_text
 
@@ -46,6 +47,8 @@ def main() -> None:
     require_same(arguments.out / "inputs.json", inputs)
     steps = Config.load(arguments.runs[0] / "config.yaml").rollout.steps
     annealing = FlowModel.load(arguments.runs[0]).description.annealing
+    if isinstance(annealing, LearnedSchedule):
+        parser.error(f"{arguments.runs[0]} learned its annealing; the base has nothing to compare with")
 
     def measured(model: str | Path, potential: str, name: str) -> dict[str, Any]:
         path = arguments.out / f"{name}.json"

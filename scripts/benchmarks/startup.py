@@ -19,9 +19,11 @@ import torch
 from omatg_ray.distributed.crew import RayCrew
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.distributed.staff import learner_role, sampling_roles, staffed
-from omatg_ray.model import FlowModel
+from omatg_ray.model import FlowModel, new_modules
 from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.reward.build import Judges
 from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.weighted import Part, Weighted
 from omatg_ray.rl.learner import LearnerSettings
 from omatg_ray.rl.objective import ObjectiveSettings
 from omatg_ray.rl.work import RolloutSettings, plan_iteration
@@ -33,7 +35,7 @@ IMPORTS = {
     "Ray": "import ray",
     "PyTorch": "import torch",
     "rollout and learner actor": ACTOR,
-    "reward actor": f"{ACTOR}, matgl.apps.pes, matgl.models, omatg_ray.reward.energy, omatg_ray.evaluate.tasks",
+    "reward actor": f"{ACTOR}, matgl.apps.pes, matgl.models, omatg_ray.reward.energy, omatg_ray.reward.tasks",
 }
 
 
@@ -65,9 +67,8 @@ def main() -> None:
     imported, start = seconds_to_run(f"import {Path(__file__).stem}", options.repeats), time.perf_counter()
     base = FlowModel.load(options.base)
     noise = {"pos": NoiseSettings(kind="sqrt", a=0.1668)}
-    model = FlowModel(
-        base.description.model_copy(update={"active": ["pos"], "noise": noise}), base.base_network, base.network
-    )
+    description = base.description.model_copy(update={"active": ["pos"], "noise": noise})
+    model = FlowModel(description, base.base_network, new_modules(description))
     loaded = time.perf_counter()
     reward = MatGLEnergy(options.potential)
     print(
@@ -88,7 +89,7 @@ def main() -> None:
     (item,) = plan_iteration(rollout, [[56, 22, 8, 8, 8]], 0, 0)
     roles = [
         learner_role(settings, model, ObjectiveSettings(), LearnerSettings()),
-        *sampling_roles(settings, model, reward, 10.0),
+        *sampling_roles(settings, model, Judges(Weighted([Part("energy", 1.0, reward)]), reward), 10.0),
     ]
     with staffed(settings, roles, progress=False) as staff:
         crew = RayCrew(staff, model, rollout.steps, with_base=True)

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from omatg_ray.crystal.read import read_dataset
-from omatg_ray.evaluate.matching import Matcher
 from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.matching import Matcher
 
 MARGIN = 0.010
 

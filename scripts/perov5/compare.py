@@ -24,11 +24,11 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.evaluate.bench import LocalBench
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
-from omatg_ray.evaluate.matching import Matcher
 from omatg_ray.evaluate.metrics import paired_interval
 from omatg_ray.model import FlowModel
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.matching import Matcher
 from omatg_ray.run.atomic import write_json, write_text
 
 

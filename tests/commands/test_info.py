@@ -45,7 +45,7 @@ def test_a_reinforced_model(trained: TrainResult, workshop: Workshop, command: C
     said = rows(command("info", workshop.root / "trained").out)
     assert "twice (base and policy)" in said["network"]
     assert said["noise"] == "pos kind sqrt, a 0.1668"
-    assert (said["active"], said["potential"]) == ("pos", str(workshop.potential))
+    assert (said["active"], said["potential"]) == ("pos (velocity policy)", str(workshop.potential))
     assert (said["command"], said["base_provenance.command"]) == ("train", "pretrain")
 
 

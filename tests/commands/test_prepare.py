@@ -3,14 +3,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from omatg_ray.commands.prepare import prepare
-from omatg_ray.errors import ConfigError
+from omatg_ray.commands.train import TrainResult
+from omatg_ray.errors import ConfigError, ModelError
+from omatg_ray.policy.annealing import LearnedSchedule
 from tests.commands.conftest import Workshop
 
 
 def test_overlaps_are_always_repelled(workshop: Workshop, base: Path) -> None:
-    assert prepare(workshop.load(f"base={base}")).reward.repulsion
+    energy = prepare(workshop.load(f"base={base}")).energy
+    assert energy is not None and energy.repulsion
     with pytest.raises(ConfigError, match=r"unknown key reward\.repulsion"):
         workshop.load("reward.repulsion=false")
 
@@ -30,4 +34,57 @@ def test_what_a_model_says_of_its_base_and_potential(
         parts = prepare(workshop.load("data.file=null", *data, *keys))
         said = parts.model.description
         assert (said.provenance["base"], said.potential) == tuple(map(str, expected))
-        assert parts.reward.potential.name == said.potential
+        assert parts.energy is not None and parts.energy.potential.name == said.potential
+
+
+CONSTANT = "{kind: constant, a: 0.1}"
+
+
+def test_an_annealing_policy_learns_a_schedule_over_a_frozen_base(workshop: Workshop, base: Path) -> None:
+    keys = [f"base={base}", "policy.variant=annealing", "policy.active=[pos, cell]"]
+    noise = f"policy.noise={{pos: {CONSTANT}, cell: {CONSTANT}}}"
+    parts = prepare(workshop.load(*keys, noise, "policy.schedule.hidden=8", "policy.schedule.shared=false"))
+    assert set(parts.model.learned) == {"schedule"}
+    annealing = parts.model.description.annealing
+    assert isinstance(annealing, LearnedSchedule)
+    assert (annealing.hidden, annealing.shared, annealing.fields) == (8, False, ["pos", "cell"])
+    policy = parts.model.policy()
+    assert len(policy.trainable_parameters()) == len(list(parts.model.learned.parameters()))
+    assert not any(p.requires_grad for p in parts.model.base_network.parameters())
+
+
+def test_schedules_depend_on_the_seed_alone(workshop: Workshop, base: Path) -> None:
+    keys = [f"base={base}", "policy.variant=annealing", f"policy.noise.pos={CONSTANT}"]
+    first, same, other = (
+        next(prepare(workshop.load(*keys, f"seed={seed}")).model.learned.parameters()) for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    "keys, words",
+    [
+        (["policy.variant=score"], ["pretrain.paths.pos.gamma", "denoiser"]),
+        (["policy.variant=score", "policy.annealing.pos=2"], ["no annealed form", "annealing"]),
+        (["policy.variant=annealing", "policy.annealing.pos=2"], ["learns its own schedule"]),
+        (["policy.annealing.pos=2", "policy.annealing_from=runs/x"], ["annealing_from", "not both"]),
+        (["objective.entropy_weight.pos=0.1"], ["objective.entropy_weight.pos", "kind=learned"]),
+        (["objective.distillation_weight.pos=0.1"], ["objective.distillation_weight.pos", "variant=score"]),
+        (["policy.variant=skore"], ["policy.variant", "'score'"]),
+    ],
+)
+def test_variants_that_cannot_be(workshop: Workshop, base: Path, keys: list[str], words: list[str]) -> None:
+    with pytest.raises((ConfigError, ModelError)) as caught:
+        prepare(workshop.load(f"base={base}", *keys))
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_the_schedule_to_anneal_with_must_be_one(workshop: Workshop, base: Path) -> None:
+    with pytest.raises(ConfigError, match="policy.annealing_from.*learned no schedule"):
+        prepare(workshop.load(f"base={base}", f"policy.annealing_from={base}"))
+
+
+def test_another_variant_does_not_go_on_from_a_reinforced_model(workshop: Workshop, trained: TrainResult) -> None:
+    active = trained.model.parent.parent
+    with pytest.raises(ConfigError, match="policy.variant.*velocity policy"):
+        prepare(workshop.load(f"base={active}", "policy.variant=annealing"))

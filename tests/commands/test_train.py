@@ -207,7 +207,7 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(
     def poisoned(self: Trainer) -> dict[str, float]:
         if self.iteration == 2:
             assert isinstance(self.crew, LocalCrew)
-            weight = next(iter(self.crew.learner.network.trainable_parameters()))
+            weight = next(iter(self.crew.learner.parameters))
             weight.data[:] = torch.nan
         return step(self)
 

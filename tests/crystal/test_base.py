@@ -1,36 +1,53 @@
-"""The base distribution: fit, moments and independence of the structures."""
+"""The base distributions: fit, moments, independence of the structures, and descriptions."""
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 from pydantic import ValidationError
 
-from omatg_ray.crystal.base import ANGLE_RANGE, MIN_LOG_STD, BaseDistribution
+from omatg_ray.bundle import asset
+from omatg_ray.crystal.base import (
+    ANGLE_RANGE,
+    MIN_LOG_STD,
+    BaseDistribution,
+    InformedCell,
+    MirrorCell,
+    MirrorPositions,
+    NormalCell,
+    NormalPositions,
+    SobolPositions,
+    UniformPositions,
+)
 from omatg_ray.crystal.lattice import cell_from_parameters, cell_parameters, volume
+from omatg_ray.errors import ModelError
 from omatg_ray.seeding import generator
+from tests.small import random_crystals
 
-BASE = BaseDistribution(log_length_mean=(1.2, 1.4, 1.7), log_length_std=(0.1, 0.2, 0.3))
+CELL = InformedCell(log_length_mean=(1.2, 1.4, 1.7), log_length_std=(0.1, 0.2, 0.3))
+BASE = BaseDistribution(cell=CELL)
 
 
 def test_fit_is_maximum_likelihood():
     lengths = torch.tensor([[2.0, 3.0, 4.0], [8.0, 3.0, 4.0]], dtype=torch.float64)
     angles = torch.tensor([[90.0, 90.0, 90.0], [70.0, 80.0, 100.0]], dtype=torch.float64)
     base = BaseDistribution.fit(cell_from_parameters(lengths, angles))
-    assert base.log_length_mean == pytest.approx((math.log(4.0), math.log(3.0), math.log(4.0)))
-    assert base.log_length_std == pytest.approx((math.log(2.0), MIN_LOG_STD, MIN_LOG_STD))
+    assert base.pos == UniformPositions() and isinstance(base.cell, InformedCell)
+    assert base.cell.log_length_mean == pytest.approx((math.log(4.0), math.log(3.0), math.log(4.0)))
+    assert base.cell.log_length_std == pytest.approx((math.log(2.0), MIN_LOG_STD, MIN_LOG_STD))
 
 
 def test_moments_of_draws():
     n = 20_000
     pos, cell = BASE.draw(n, n, generator("moments"))
     lengths, angles = cell_parameters(cell.double())
-    standard_error = torch.tensor(BASE.log_length_std) / math.sqrt(n)
+    standard_error = torch.tensor(CELL.log_length_std) / math.sqrt(n)
     log_lengths = lengths.log()
-    assert bool(((log_lengths.mean(0) - torch.tensor(BASE.log_length_mean)).abs() < 5 * standard_error).all())
-    assert bool(((log_lengths.std(0) / torch.tensor(BASE.log_length_std) - 1).abs() < 5 / math.sqrt(2 * n)).all())
+    assert bool(((log_lengths.mean(0) - torch.tensor(CELL.log_length_mean)).abs() < 5 * standard_error).all())
+    assert bool(((log_lengths.std(0) / torch.tensor(CELL.log_length_std) - 1).abs() < 5 / math.sqrt(2 * n)).all())
     low, high = ANGLE_RANGE
     assert float(angles.min()) > low - 0.01 and float(angles.max()) < high + 0.01
     spread = (high - low) / math.sqrt(12)
@@ -59,3 +76,80 @@ def test_more_species_than_seeds_is_an_error():
 def test_infinite_parameters_are_refused():
     with pytest.raises(ValidationError):
         BaseDistribution(log_length_mean=(float("-inf"), 1.0, 1.0), log_length_std=(0.1, 0.1, 0.1))
+
+
+def test_order_of_the_random_numbers():
+    # Random numbers in this order: positions, lengths, angles. Runs of earlier versions must repeat.
+    pos, cell = BASE.draw(1, 1, torch.Generator().manual_seed(5))
+    rng = torch.Generator().manual_seed(5)
+    assert torch.equal(pos, torch.rand(1, 3, generator=rng))
+    normal = torch.randn(1, 3, generator=rng, dtype=torch.float64)
+    lengths = [
+        math.exp(mean + std * x)
+        for mean, std, x in zip((1.2, 1.4, 1.7), (0.1, 0.2, 0.3), normal[0].tolist(), strict=True)
+    ]
+    angles = 60.0 + 60.0 * torch.rand(1, 3, generator=rng, dtype=torch.float64)
+    assert cell.norm(dim=-1)[0].tolist() == pytest.approx(lengths, rel=1e-6)
+    torch.testing.assert_close(cell_parameters(cell.double())[1], angles, atol=1e-4, rtol=0)
+
+
+def test_normal_positions_and_lattices():
+    n = 20_000
+    base = BaseDistribution(pos=NormalPositions(loc=0.3, scale=2.0), cell=NormalCell(loc=1.0, scale=3.0))
+    pos, cell = base.draw(n, n, generator("normal"))
+    five = 5 / math.sqrt(n)
+    assert pos.shape == (n, 3) and cell.shape == (n, 3, 3)
+    assert bool(((pos.mean(0) - 0.3).abs() < 2 * five).all()) and bool(((pos.std(0) / 2 - 1).abs() < five).all())
+    assert bool(((cell.mean(0) - 1.0).abs() < 3 * five).all()) and bool(((cell.std(0) / 3 - 1).abs() < five).all())
+    # The Gaussian is what one-sided paths add, so that it is not wrapped in a draw; a state is.
+    assert float(pos.max()) > 1
+    wrapped = base.sample([[1] * 50], seeds=[0]).pos
+    assert float(wrapped.min()) >= 0 and float(wrapped.max()) < 1
+
+
+def test_sobol_positions_are_even_and_depend_on_the_seed_alone():
+    base = BaseDistribution(pos=SobolPositions(), cell=CELL)
+    pos = base.draw(1, 64, generator("sobol"))[0]
+    # A net: of 64 points, 8 lie in every octant, where independent ones would scatter by 2.6.
+    octants = ((pos * 2).long() * torch.tensor([4, 2, 1])).sum(1)
+    assert octants.bincount(minlength=8).tolist() == [8] * 8
+    together, alone = base.sample([[1] * 5, [2] * 4], [3, 4]), base.sample([[2] * 4], [4])
+    assert torch.equal(together.pos[5:], alone.pos)
+    assert not torch.equal(base.sample([[2] * 4], [5]).pos, alone.pos)
+
+
+def test_mirrors_copy_given_crystals_and_need_them():
+    base = BaseDistribution(pos=MirrorPositions(), cell=MirrorCell())
+    given = random_crystals([3, 2], dtype=torch.float32)
+    species = [given.species[:3].tolist(), given.species[3:].tolist()]
+    copy = base.sample(species, [0, 1], given)
+    assert torch.equal(copy.pos, given.pos) and torch.equal(copy.cell, given.cell)
+    with pytest.raises(ModelError, match="starts from the positions of given crystals"):
+        base.sample(species, [0, 1])
+    half = BaseDistribution(pos=UniformPositions(), cell=MirrorCell())
+    assert torch.equal(half.sample(species, [0, 1], given).pos, BASE.sample(species, [0, 1]).pos)
+    with pytest.raises(ModelError, match="starts from the lattices of given crystals"):
+        half.sample(species, [0, 1])
+
+
+@pytest.mark.parametrize("pos", [UniformPositions(), NormalPositions(), SobolPositions(), MirrorPositions()])
+@pytest.mark.parametrize("cell", [CELL, NormalCell(scale=0.5), MirrorCell()])
+def test_descriptions_are_read_back(pos, cell):
+    base = BaseDistribution(pos=pos, cell=cell)
+    assert BaseDistribution.model_validate_json(base.model_dump_json()) == base
+
+
+def test_descriptions_of_the_first_version_are_read():
+    old = {"log_length_mean": [1.2, 1.4, 1.7], "log_length_std": [0.1, 0.2, 0.3]}
+    assert BaseDistribution.model_validate(old) == BASE
+    bundled = json.loads((asset("base") / "model.json").read_text())["base_distribution"]
+    lengths = bundled["log_length_mean"]
+    cell = BaseDistribution.model_validate(bundled).cell
+    assert isinstance(cell, InformedCell) and list(cell.log_length_mean) == lengths
+
+
+def test_a_distribution_without_lattices_is_refused():
+    with pytest.raises(ValidationError, match="cell"):
+        BaseDistribution.model_validate({"pos": "uniform"})
+    with pytest.raises(ValidationError, match="log_length_std"):
+        BaseDistribution.model_validate({"log_length_mean": [1.2, 1.4, 1.7]})

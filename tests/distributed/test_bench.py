@@ -15,9 +15,10 @@ from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.distributed.staff import sampling_roles, staffed
 from omatg_ray.evaluate.bench import LocalBench
 from omatg_ray.evaluate.evaluation import Evaluator
-from omatg_ray.evaluate.matching import Matcher
 from omatg_ray.model import FlowModel
+from omatg_ray.reward.build import Judges
 from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.matching import Matcher
 from tests.distributed.conftest import Command, Workshop
 from tests.evaluate.sodium_chloride import OTHERS, POLYMORPHS, Prepared
 
@@ -76,7 +77,8 @@ def test_polymorphs(workshop: Workshop, base: Path, cluster: Cluster) -> None:
     reward, model = MatGLEnergy(workshop.potential), cast(FlowModel, Prepared(OTHERS))
     with Matcher() as matcher:
         alone = Evaluator(POLYMORPHS, LocalBench(matcher, reward), seed=0, block=1)(model, steps=3)
-    with staffed(settings, sampling_roles(settings, FlowModel.load(base), reward, 10.0), progress=False) as staff:
+    roles = sampling_roles(settings, FlowModel.load(base), Judges(None, reward), 10.0)
+    with staffed(settings, roles, progress=False) as staff:
         actors = Evaluator(POLYMORPHS, RayBench(staff, reward), seed=0, block=1)(model, steps=3)
     assert actors.as_dict() == alone.as_dict()
     assert actors.polymorph == ["row 1", "row 0", "row 3", None, None]

@@ -25,6 +25,7 @@ from omatg_ray.distributed.staff import Staff, sampling_roles, staffed
 from omatg_ray.errors import ClusterError
 from omatg_ray.evaluate.bench import Block
 from omatg_ray.model import FlowModel
+from omatg_ray.reward.build import Judges
 from omatg_ray.run.metrics import read_metrics
 from tests.distributed.conftest import CORES, SMALL, Run, Workshop
 
@@ -67,7 +68,7 @@ def test_a_model_that_does_not_arrive_is_an_error_and_not_the_one_before(
     model = FlowModel.load(base)
     block = Block(species=[[11, 17]], indices=[0], steps=3)
     settings = RaySettings.model_validate({"rollout": {"workers": 1}})
-    with staffed(settings, sampling_roles(settings, model, None, 10.0), progress=False) as staff:
+    with staffed(settings, sampling_roles(settings, model, Judges(None, None), 10.0), progress=False) as staff:
         bench = RayBench(staff, None)
         (first,) = bench.measure(model, [block])
         assert torch.equal(first.crystals.pos, block.generate(model).pos)

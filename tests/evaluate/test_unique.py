@@ -6,8 +6,8 @@ from pymatgen.core import Lattice, Structure
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError
-from omatg_ray.evaluate import tasks
 from omatg_ray.evaluate.unique import SpaceGroup, find_unique, space_groups
+from omatg_ray.reward import tasks
 from tests.evaluate.comparisons import HANGS
 
 nan = float("nan")

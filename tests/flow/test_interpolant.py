@@ -1,4 +1,4 @@
-"""Interpolants: end points, derivatives and the torus, against closed forms."""
+"""Families of interpolants: end points, derivatives and closed forms; what goes with a path and what does not."""
 
 from __future__ import annotations
 
@@ -6,102 +6,103 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
-from omatg_ray.crystal.batch import Layout
-from omatg_ray.flow.interpolant import INTERPOLANTS, interpolate, path, torus_path
-from tests.small import random_crystals
+from omatg_ray.errors import ModelError
+from omatg_ray.flow.epsilon import ConstantEpsilon
+from omatg_ray.flow.gamma import SqrtGamma
+from omatg_ray.flow.interpolant import EncoderDecoder, Linear, Mirror, Trigonometric, VarianceExploding
+from omatg_ray.flow.tau import LinearTau
+from tests.flow.families import DIFFUSION, FAMILIES, TRAINABLE
 
-NAMES = list(INTERPOLANTS)
-SIZES = [3, 1, 4]
-
-
-def torus_distance(left, right):
-    return float(((left - right + 0.5) % 1.0 - 0.5).abs().max())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_end_points(name):
-    weights = INTERPOLANTS[name]
-    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(weights.alpha(ends), 1 - ends, atol=1e-15, rtol=0)
-    torch.testing.assert_close(weights.beta(ends), ends, atol=1e-15, rtol=0)
+ENDS = torch.tensor([0.0, 1.0], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["linear", "trigonometric", "encoder_decoder", "vp_constant", "vp_cosine"])
+def test_from_base_to_data(name):
+    path = FAMILIES[name]
+    torch.testing.assert_close(path.alpha(ENDS), 1 - ENDS, atol=1e-12, rtol=0)
+    torch.testing.assert_close(path.beta(ENDS), ENDS, atol=1e-12, rtol=0)
+
+
+def test_ends_of_the_others():
+    inside = torch.tensor([1e-6, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(FAMILIES["vp_linear"].beta(inside), ENDS, atol=1e-12, rtol=0)
+    sigma = torch.tensor([math.sqrt(0.5**2 - 0.005**2), 0.0], dtype=torch.float64)
+    torch.testing.assert_close(FAMILIES["ve"].alpha(ENDS), sigma, atol=1e-12, rtol=0)
+    for path in (FAMILIES["ve"], FAMILIES["mirror"]):
+        assert path.beta(ENDS).tolist() == [1.0, 1.0]
+    assert FAMILIES["mirror"].alpha(ENDS).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_derivatives(name):
-    weights = INTERPOLANTS[name]
-    t = torch.linspace(0.01, 0.99, 17, dtype=torch.float64, requires_grad=True)
-    for value, derivative in ((weights.alpha, weights.alpha_dot), (weights.beta, weights.beta_dot)):
-        (expected,) = torch.autograd.grad(value(t).sum(), t)
-        torch.testing.assert_close(derivative(t).detach(), expected, atol=1e-12, rtol=0)
+    path = FAMILIES[name]
+    t = torch.linspace(0.01, 0.99, 29, dtype=torch.float64, requires_grad=True)
+    for value, derivative in ((path.alpha, path.alpha_dot), (path.beta, path.beta_dot)):
+        # Some weights are constant, and no function of t to autograd.
+        (expected,) = torch.autograd.grad((value(t) + 0.0 * t).sum(), t)
+        torch.testing.assert_close(derivative(t).detach(), expected, atol=1e-9, rtol=1e-9)
 
 
 def test_values_at_one_third():
     third = torch.tensor(1 / 3, dtype=torch.float64)
-    assert float(INTERPOLANTS["linear"].alpha(third)) == pytest.approx(2 / 3)
-    assert float(INTERPOLANTS["trigonometric"].alpha(third)) == pytest.approx(math.sqrt(3) / 2)
-    assert float(INTERPOLANTS["trigonometric"].beta(third)) == pytest.approx(1 / 2)
+    assert float(Linear().alpha(third)) == pytest.approx(2 / 3)
+    assert float(Trigonometric().alpha(third)) == pytest.approx(math.sqrt(3) / 2)
+    assert float(Trigonometric().beta(third)) == pytest.approx(1 / 2)
+    assert float(EncoderDecoder().alpha(third)) == pytest.approx(math.cos(math.pi / 3) ** 2)
+    assert float(EncoderDecoder(switch_time=1 / 4).beta(third)) == pytest.approx(math.cos(0.6 * math.pi) ** 2)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_flat_velocity_is_the_derivative_of_the_state(name):
-    x_0, x_1 = torch.randn(2, 4, 3, 3, dtype=torch.float64)
-    t = torch.full((4, 1, 1), 0.37, dtype=torch.float64)
-    h = 1e-6
-    above, below = (path(INTERPOLANTS[name], x_0, x_1, t + s)[0] for s in (h, -h))
-    torch.testing.assert_close(path(INTERPOLANTS[name], x_0, x_1, t)[1], (above - below) / (2 * h), atol=1e-8, rtol=0)
+def test_encoder_decoder_forgets_before_it_makes():
+    path = EncoderDecoder(switch_time=0.6, power=2.0)
+    t = torch.tensor([0.3, 0.6, 0.8], dtype=torch.float64)
+    alpha, beta = path.alpha(t), path.beta(t)
+    assert float(alpha[0]) > 0.1 and float(beta[0]) == 0
+    assert float(alpha[1]) < 1e-30 and float(beta[1]) == 0
+    assert float(alpha[2]) == 0 and float(beta[2]) > 0.1
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_torus_path_joins_its_ends(name):
-    layout = Layout(torch.tensor(SIZES))
-    x_0, x_1 = torch.rand(2, sum(SIZES), 3, dtype=torch.float64)
-    for end, expected in ((0.0, x_0), (1.0, x_1)):
-        t = torch.full((sum(SIZES), 1), end, dtype=torch.float64)
-        state, _ = torus_path(INTERPOLANTS[name], x_0, x_1, t, layout)
-        assert torus_distance(state, expected) < 1e-12
+@pytest.mark.parametrize("name", ["vp_constant", "vp_linear", "vp_cosine"])
+def test_variance_is_preserved(name):
+    path = FAMILIES[name]
+    t = torch.linspace(0.01, 1.0, 17, dtype=torch.float64)
+    torch.testing.assert_close(path.alpha(t).square() + path.beta(t).square(), torch.ones_like(t))
 
 
-def test_linear_torus_path_is_the_shortest_and_has_no_centre_of_mass_motion():
-    layout = Layout(torch.tensor(SIZES))
-    x_0, x_1 = torch.rand(2, sum(SIZES), 3, dtype=torch.float64)
-    t = torch.rand(sum(SIZES), 1, dtype=torch.float64)
-    _, velocity = torus_path(INTERPOLANTS["linear"], x_0, x_1, t, layout)
-    images = torch.stack([x_1 + shift - x_0 for shift in (-1.0, 0.0, 1.0)])
-    shortest = images.gather(0, images.abs().argmin(0, keepdim=True))[0]
-    start = 0
-    for n in SIZES:
-        part = slice(start, start + n)
-        torch.testing.assert_close(velocity[part], shortest[part] - shortest[part].mean(0), atol=1e-12, rtol=0)
-        start += n
+def test_tau_solves_the_diffusion_with_a_linear_noise_schedule():
+    # Backwards in s = −ln t from the data, the amplitude obeys dτ/ds = −β(s) τ / 2 with β = β_min + (β_max − β_min) s.
+    tau, s, ds = 1.0, 0.0, 1e-4
+    while s < 0.5:
+        middle = s + ds / 2
+        tau *= math.exp(-ds * (0.3 + (4.0 - 0.3) * middle) / 2)
+        s += ds
+    value = LinearTau(beta_min=0.3, beta_max=4.0).value(torch.tensor(math.exp(-s), dtype=torch.float64))
+    assert float(value) == pytest.approx(tau, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_target_does_not_depend_on_the_origin(name):
-    layout = Layout(torch.tensor(SIZES))
-    x_0, x_1 = torch.rand(2, sum(SIZES), 3, dtype=torch.float64)
-    t = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)[layout.batch][:, None]
-    shift = torch.tensor([0.013, 0.007, -0.011], dtype=torch.float64)
-    # A shift that carries no atom of x_0 across the cell's faces; across them the non-linear path differs.
-    x_0 = 0.1 + 0.8 * x_0
-    _, before = torus_path(INTERPOLANTS[name], x_0, x_1, t, layout)
-    _, after = torus_path(INTERPOLANTS[name], x_0 + shift, x_1 + shift, t, layout)
-    torch.testing.assert_close(after, before, atol=1e-12, rtol=0)
+def test_weight_of_the_gaussian_that_the_denoiser_predicts():
+    t = torch.tensor([0.2, 0.5], dtype=torch.float64)
+    assert Linear(gamma=SqrtGamma(a=0.36)).latent_scale(t).tolist() == pytest.approx([0.24, 0.3])
+    assert Linear(one_sided=True).latent_scale(t).tolist() == pytest.approx([0.8, 0.5])
+    for path in DIFFUSION.values():
+        assert path.has_denoiser and torch.equal(path.latent_scale(t), path.alpha(t))
+    for path in TRAINABLE.values():
+        assert not path.has_denoiser
+        with pytest.raises(ModelError, match=f"a {path.kind} path without gamma has no denoiser"):
+            path.latent_scale(t)
 
 
-def test_interpolate_gives_every_structure_its_time():
-    x_0, x_1 = random_crystals(SIZES, seed=1), random_crystals(SIZES, seed=2)
-    t = torch.tensor([0.1, 0.6, 0.9], dtype=torch.float64)
-    linear, trigonometric = INTERPOLANTS["linear"], INTERPOLANTS["trigonometric"]
-    state, pos_velocity, cell_velocity = interpolate(linear, trigonometric, x_0, x_1, t)
-    assert torch.equal(state.species, x_1.species)
-    for b in range(len(SIZES)):
-        angle = math.pi * float(t[b]) / 2
-        expected = math.cos(angle) * x_0.cell[b] + math.sin(angle) * x_1.cell[b]
-        torch.testing.assert_close(state.cell[b], expected, atol=1e-12, rtol=0)
-        slope = math.pi / 2 * (-math.sin(angle) * x_0.cell[b] + math.cos(angle) * x_1.cell[b])
-        torch.testing.assert_close(cell_velocity[b], slope, atol=1e-12, rtol=0)
-        atoms = slice(*x_1.ptr[b : b + 2].tolist())
-        difference = (x_1.pos[atoms] - x_0.pos[atoms] + 0.5) % 1.0 - 0.5
-        assert torus_distance(state.pos[atoms], x_0.pos[atoms] + t[b] * difference) < 1e-12
-        torch.testing.assert_close(pos_velocity[atoms], difference - difference.mean(0), atol=1e-12, rtol=0)
+def test_what_does_not_go_together():
+    with pytest.raises(ValidationError, match="one-sided path takes no gamma"):
+        Linear(one_sided=True, gamma=SqrtGamma(a=1.0))
+    with pytest.raises(ValidationError, match="needs a denoiser"):
+        Mirror(epsilon=ConstantEpsilon(c=1.0))
+    with pytest.raises(ValidationError, match=r"sigma_max must be larger than sigma_min = 0\.5, not 0\.5"):
+        VarianceExploding(sigma_min=0.5, sigma_max=0.5)
+    with pytest.raises(ValidationError, match=r"beta_max must be larger than beta_min = 2\.0, not 1\.0"):
+        LinearTau(beta_min=2.0, beta_max=1.0)
+    with pytest.raises(ValidationError, match="one_sided"):
+        VarianceExploding(sigma_min=0.1, sigma_max=0.5, one_sided=False)
+    with pytest.raises(ValidationError, match="power"):
+        EncoderDecoder(power=0.4)

@@ -7,16 +7,22 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ModelError, TrainingError
+from omatg_ray.flow.loss import flow_loss
 from omatg_ray.flow.network import NetworkSettings
 from omatg_ray.flow.pretrain import Pretrainer, PretrainSettings
 from tests.small import SIZE, random_crystals
 
 TRAIN, VAL = random_crystals([3, 1, 4, 2, 2, 5, 1], 0, torch.float32), random_crystals([2, 3], 1, torch.float32)
 BASE = BaseDistribution.fit(TRAIN.cell)
+GAMMA = {
+    "pos": {"kind": "trigonometric", "gamma": {"kind": "sqrt", "a": 0.05}},
+    "cell": {"gamma": {"kind": "encoder_decoder", "a": 0.5}},
+}
 
 
 def trainer(train: CrystalBatch = TRAIN, seed: int = 0, **values) -> Pretrainer:
@@ -76,17 +82,82 @@ def test_unused_heads_do_not_move():
         assert torch.equal(value, before[name]) == (name.split(".")[0] in frozen), name
 
 
+def test_gamma_trains_the_denoiser_of_its_field():
+    one = trainer(paths={"pos": GAMMA["pos"]})
+    before = {k: v.clone() for k, v in one.network.state_dict().items()}
+    losses = one.run_epoch()
+    assert list(losses) == ["loss", "loss_pos", "loss_cell", "loss_pos_eta", "lr"]
+    parts = losses["loss_pos"] + 0.05 * losses["loss_cell"] + losses["loss_pos_eta"]
+    assert losses["loss"] == pytest.approx(parts, rel=1e-5)
+    frozen = ("lattice_out_2", "type_out", "type_out_2")
+    for name, value in one.network.state_dict().items():
+        assert torch.equal(value, before[name]) == (name.split(".")[0] in frozen), name
+
+
+def test_validation_with_gamma_is_the_same_every_time():
+    one = trainer(paths=GAMMA, loss_weights={"pos_eta": 0.5, "cell_eta": 2.0})
+    values = one.validate()
+    assert values == one.validate()
+    names = ["val_loss", "val_loss_pos", "val_loss_cell", "val_loss_pos_eta", "val_loss_cell_eta"]
+    assert list(values) == names
+    weighted = [weight * values[name] for weight, name in zip((1.0, 0.05, 0.5, 2.0), names[1:], strict=True)]
+    assert values["val_loss"] == pytest.approx(sum(weighted), rel=1e-6)
+
+
+def test_the_denoiser_is_learned():
+    """On a mirror path of one crystal x_t − x_1 = γ z: six of nine components of η are known; a guess of 0 costs 1.
+
+    The rotation of the lattice, which the network does not see, is the rest.
+    """
+    crystals = random_crystals([1], 3, torch.float32).tile(64)
+    weights = {"pos": 0.0, "cell": 0.0, "cell_eta": 1.0}
+    paths = {"cell": {"kind": "mirror", "gamma": "encoder_decoder"}}
+    one = trainer(crystals, paths=paths, epochs=150, batch_size=64, lr=2e-2, loss_weights=weights)
+    losses = [one.run_epoch()["loss_cell_eta"] for _ in range(150)]
+    assert sum(losses[-20:]) / 20 < 0.75
+
+
+@pytest.mark.parametrize("paths, low", [({}, 0.0), (GAMMA, 1e-3), ({"pos": "encoder_decoder"}, 1e-3)])
+def test_times_keep_away_from_the_ends_where_paths_are_not_defined_there(paths, low, monkeypatch):
+    times = []
+
+    def recording(network, paths, x_0, x_1, t, *rest):
+        times.append(t)
+        return flow_loss(network, paths, x_0, x_1, t, *rest)
+
+    monkeypatch.setattr("omatg_ray.flow.pretrain.flow_loss", recording)
+    one = trainer(TRAIN.tile(600), paths=paths, batch_size=4200)
+    one.run_epoch()
+    seen = torch.cat(times)
+    assert float(seen.min()) >= low and float(seen.max()) <= 1 - low
+    assert (float(seen.min()) < 1e-3) == (low == 0.0)
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        ({"kind": "ve", "sigma_min": 0.01, "sigma_max": 1.0}, "ve"),
+        ({"kind": "vp", "schedule": "constant"}, "vp"),
+        ({"kind": "linear", "one_sided": True}, "linear"),
+    ],
+)
+def test_one_sided_paths_are_not_for_new_models(path, name):
+    with pytest.raises(ValidationError, match=f"cell: {name}, one-sided, is for imported models only; train on linear"):
+        PretrainSettings(paths={"cell": path})
+
+
+@pytest.mark.parametrize("paths", [{}, GAMMA], ids=["plain", "gamma"])
 @pytest.mark.parametrize("stop", [1, 3])
-def test_resume_is_exact(stop):
-    whole = trainer()
+def test_resume_is_exact(stop, paths):
+    whole = trainer(paths=paths)
     losses = [whole.run_epoch() for _ in range(5)]
-    stopped = trainer()
+    stopped = trainer(paths=paths)
     for _ in range(stop):
         stopped.run_epoch()
     stopped.best_val_loss = 0.25
     saved = {k: v.clone() for k, v in stopped.state_dict().items()}
 
-    resumed = trainer()
+    resumed = trainer(paths=paths)
     torch.rand(7)  # what another process has drawn does not matter
     resumed.load_state_dict(saved)
     assert (resumed.epoch, resumed.best_val_loss) == (stop, 0.25)

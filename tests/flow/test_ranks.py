@@ -12,8 +12,10 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.fields import Fields
 from omatg_ray.errors import TrainingError
-from omatg_ray.flow.loss import PathSettings, velocity_loss
+from omatg_ray.flow.loss import DENOISERS, flow_loss
+from omatg_ray.flow.paths import PathSettings
 from omatg_ray.flow.pretrain import PretrainSettings, Recipe
 from omatg_ray.flow.ranks import ALONE, Ranks
 from tests.small import SIZE, random_crystals, small_network
@@ -34,20 +36,32 @@ def test_a_process_by_itself_needs_no_group() -> None:
     assert ALONE.share(3).tolist() == [0, 1, 2]
 
 
+WITH_GAMMA = PathSettings.model_validate(
+    {
+        "pos": {"kind": "trigonometric", "gamma": {"kind": "sqrt", "a": 0.05}},
+        "cell": {"kind": "linear", "gamma": {"kind": "encoder_decoder", "a": 0.5}},
+    }
+)
+
+
+@pytest.mark.parametrize("paths", [PathSettings(), WITH_GAMMA], ids=["plain", "gamma"])
 @pytest.mark.parametrize("size", [2, 3, 5])
-def test_losses_and_gradients_of_the_shares_add_up_to_those_of_the_batch(size: int) -> None:
+def test_losses_and_gradients_of_the_shares_add_up_to_those_of_the_batch(size: int, paths: PathSettings) -> None:
     # Four crystals of very different sizes: with five ranks, one of them has nothing.
     sizes = [1, 6, 2, 3]
     x_0, x_1, t = random_crystals(sizes, seed=1), random_crystals(sizes, seed=2), torch.rand(4, dtype=torch.float64)
+    z: Fields = {"pos": torch.randn(12, 3, dtype=torch.float64), "cell": torch.randn(4, 3, 3, dtype=torch.float64)}
+    denoisers = [DENOISERS[field] for field in paths.with_gamma]
 
     def losses_and_gradient(rows: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         network = small_network()
-        network.train_only({"pos_b", "cell_b"})
-        loss = velocity_loss(network, PathSettings(), x_0.select(rows), x_1.select(rows), t[rows], x_1.layout)
-        (loss.pos + 0.05 * loss.cell).backward()
+        network.train_only({"pos_b", "cell_b", *denoisers})
+        share: Fields = {"pos": z["pos"][x_1.layout.atoms_of(rows)], "cell": z["cell"][rows]}
+        loss = flow_loss(network, paths, x_0.select(rows), x_1.select(rows), t[rows], share, x_1.layout)
+        torch.stack(list(loss.values())).sum().backward()
         gradients = [p.grad for p in network.trainable_parameters()]
         assert all(gradient is not None for gradient in gradients)  # or DistributedDataParallel would wait for them
-        return torch.stack([loss.pos, loss.cell]).detach(), [g for g in gradients if g is not None]
+        return torch.stack(list(loss.values())).detach(), [g for g in gradients if g is not None]
 
     whole, expected = losses_and_gradient(torch.arange(4))
     shares = [losses_and_gradient(Ranks(rank, size).share(4)) for rank in range(size)]
@@ -60,7 +74,7 @@ EPOCHS = 3
 # Seven crystals in batches of five: of the second batch, the third rank has nothing.
 CRYSTALS = random_crystals([3, 1, 4, 2, 2, 5, 1], 0, torch.float32)
 RECIPE = Recipe(
-    PretrainSettings(network=SIZE, epochs=EPOCHS, batch_size=5, warmup_steps=0, lr=1e-2, ema=0.9),
+    PretrainSettings(network=SIZE, paths=WITH_GAMMA, epochs=EPOCHS, batch_size=5, warmup_steps=0, lr=1e-2, ema=0.9),
     CRYSTALS,
     random_crystals([2, 3], 1, torch.float32),
     BaseDistribution.fit(CRYSTALS.cell),

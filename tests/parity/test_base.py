@@ -8,7 +8,7 @@ import math
 import torch
 from safetensors.torch import load_file
 
-from omatg_ray.crystal.base import ANGLE_RANGE, BaseDistribution
+from omatg_ray.crystal.base import ANGLE_RANGE, BaseDistribution, InformedCell, NormalCell, NormalPositions
 from omatg_ray.crystal.lattice import cell_from_parameters, cell_parameters
 from omatg_ray.seeding import generator
 
@@ -30,7 +30,8 @@ def test_statistics_of_draws(shared):
     assert tuple(parameters["angle_range_degrees"]) == ANGLE_RANGE
     recorded = json.loads((shared / "parity" / "base_cells.json").read_text())
     informed = parameters["informed_lattice"][recorded["dataset"]]
-    base = BaseDistribution(log_length_mean=tuple(informed["log_mean"]), log_length_std=tuple(informed["log_std"]))
+    lengths_of = InformedCell(log_length_mean=tuple(informed["log_mean"]), log_length_std=tuple(informed["log_std"]))
+    base = BaseDistribution(cell=lengths_of)
     n = recorded["number_of_samples"]
     _, cells = base.draw(n, 1, generator("parity"))
     lengths, angles = cell_parameters(cells.double())
@@ -49,3 +50,9 @@ def test_statistics_of_draws(shared):
     close(angles.std(0), "std_angles", five * spread / math.sqrt(2))
     close(angles.min(0).values, "min_angles", 0.3)
     close(angles.max(0).values, "max_angles", 0.3)
+
+
+def test_defaults_of_normal_distributions(shared):
+    parameters = json.loads((shared / "parity" / "base_distributions.json").read_text())
+    for ours, name in ((NormalPositions(), "position_normal_default"), (NormalCell(), "cell_normal_default")):
+        assert {"loc": ours.loc, "scale": ours.scale} == parameters[name]

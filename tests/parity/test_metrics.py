@@ -11,8 +11,8 @@ import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.evaluate import metrics
-from omatg_ray.evaluate.matching import Matcher, MatchSettings
 from omatg_ray.evaluate.unique import space_groups
+from omatg_ray.reward.matching import Matcher, MatchSettings
 
 CASES = [
     ("csp_default", MatchSettings(), True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +13,15 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.reward.crmse import PolymorphMatch
 from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.matching import MatchSettings
 from omatg_ray.reward.potential import Potential
+from omatg_ray.reward.protocol import Once, RewardResult
+from omatg_ray.reward.symmetry import NonCentrosymmetric, NonTriclinic
 from omatg_ray.reward.validity import check_validity
+from omatg_ray.reward.weighted import Part, Weighted
+from omatg_ray.rl.advantage import AdvantageSettings, clipped, group_advantages
 
 
 class GivenEnergies:
@@ -74,7 +81,7 @@ def test_validity(shared: Path, summary: dict[str, Any], file: str) -> None:
 
 
 def test_energy_rewards(shared: Path, summary: dict[str, Any]) -> None:
-    """Cases with a penalty and without the clipping to standard deviations, which this reward does not have."""
+    """Cases with a penalty and without the clipping to standard deviations, which is a matter of advantages here."""
     arithmetic = summary["energy_reward_arithmetic"]
     crystals = read(shared / "parity" / "metrics_generated.extxyz").select(arithmetic["structure_indices"])
     energies = torch.tensor(arithmetic["energy_per_atom_input"], dtype=torch.float64)
@@ -87,6 +94,88 @@ def test_energy_rewards(shared: Path, summary: dict[str, Any]) -> None:
         expected = torch.tensor(case["rewards"], dtype=torch.float64)
         torch.testing.assert_close(case["scale"] * result.reward, expected, rtol=1e-9, atol=1e-9)
         assert result.values["valid"].tolist() == [1 - invalid for invalid in case["energy_invalid"]]
+
+
+def test_energies_clipped_to_standard_deviations(summary: dict[str, Any]) -> None:
+    """The peer clips the valid energies of a batch; here what is clipped is a group's rewards, by the same function."""
+    arithmetic = summary["energy_reward_arithmetic"]
+    energies = torch.tensor(arithmetic["energy_per_atom_input"], dtype=torch.float64)
+    cases = [case for case in arithmetic["cases"] if case["clip_std"] is not None]
+    assert len(cases) == 2
+    for case in cases:
+        valid = ~torch.tensor(case["energy_invalid"]).bool()
+        rewards = torch.full_like(energies, -case["invalid_penalty"])
+        rewards[valid] = clipped(-energies[valid], case["clip_std"])
+        assert (rewards[valid] != -energies[valid]).any()
+        torch.testing.assert_close(
+            case["scale"] * rewards, torch.tensor(case["rewards"]).double(), rtol=1e-6, atol=1e-6
+        )
+        # The same through the advantages of a group of valid structures.
+        settings = AdvantageSettings(shaping="none", clip_std=case["clip_std"])
+        ours = group_advantages(-energies[valid][None], settings).values
+        theirs = group_advantages(torch.tensor(case["rewards"], dtype=torch.float64)[valid][None]).values
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+class Row:
+    """Rewards read from a file."""
+
+    elements = None
+
+    def __init__(self, name: str, reward: list[float]) -> None:
+        self.name, self.reward = name, torch.tensor(reward, dtype=torch.float64)
+
+    def __call__(self, crystals: CrystalBatch) -> RewardResult:
+        return RewardResult(self.reward, {})
+
+
+def test_weighted_sums(shared: Path, summary: dict[str, Any]) -> None:
+    """The peer leaves out parts without weight in training; here they are there, and count nothing, in any case."""
+    crystals = read(shared / "parity" / "metrics_generated.extxyz").select(range(5))
+    assert len(summary["composite_reward"]) == 2
+    for case in summary["composite_reward"]:
+        rows = zip("abc", case["weights"], case["rewards"], strict=True)
+        result = Weighted([Part(name, weight, Row(name, reward)) for name, weight, reward in rows])(crystals)
+        torch.testing.assert_close(result.reward, torch.tensor(case["total"]).double(), rtol=1e-6, atol=1e-6)
+        assert set(case["info_keys"]) <= result.values.keys()
+
+
+@pytest.mark.parametrize("symprec", [0.1, 0.01])
+def test_symmetry_rewards(shared: Path, symprec: float) -> None:
+    expected = json.loads((shared / "parity" / "metrics_per_structure.json").read_text())["rewards"]
+    rewards = expected[f"symmetry_symprec_{symprec}"]
+    crystals = read(shared / "parity" / "metrics_generated.extxyz")
+    once = Once(NonTriclinic(symprec, own_images=False))
+    found = once(crystals)
+    assert found.reward.tolist() == rewards["non_triclinic"]
+    assert NonCentrosymmetric(once)(crystals).reward.tolist() == rewards["non_centrosymmetric"]
+    numbers = [None if math.isnan(number) else int(number) for number in found.values["space_group"].tolist()]
+    assert numbers == rewards["space_group_number_of_valid_structures"]
+    assert found.values["inversion"].nan_to_num(0.0).tolist() == rewards["has_inversion"]
+
+
+@pytest.mark.parametrize(
+    "name, settings, scale",
+    [("crmse_default", MatchSettings(), 1.0), ("crmse_scaled", MatchSettings(0.2, 0.3, 5.0), 2.5)],
+)
+def test_crmse_rewards(shared: Path, name: str, settings: MatchSettings, scale: float) -> None:
+    folder = shared / "parity"
+    expected = json.loads((folder / "metrics_per_structure.json").read_text())["rewards"][name]
+    reward = PolymorphMatch(read(folder / "metrics_reference.extxyz"), settings, timeout=60.0, own_images=False)
+    crystals = read(folder / "metrics_generated.extxyz")
+    result = Weighted([Part("crmse", scale, reward)])(crystals)
+    torch.testing.assert_close(result.reward, torch.tensor(expected["reward"]).double(), rtol=0, atol=1e-5)
+    crmse = result.values["crmse.rmse"].nan_to_num(settings.stol)
+    torch.testing.assert_close(crmse, torch.tensor(expected["crmse"]).double(), rtol=0, atol=1e-5)
+
+
+def test_degenerate_cells_get_no_symmetry_and_no_match(shared: Path, summary: dict[str, Any]) -> None:
+    """The second takes the peer for ever; it is left out."""
+    rows = [row for row in summary["degenerate"]["rows"] if not isinstance(row["crmse_reward"], str)]
+    crystals = read(shared / "parity" / "metrics_degenerate.extxyz").select([row["index"] for row in rows])
+    assert NonTriclinic(own_images=False)(crystals).reward.tolist() == [row["non_triclinic_reward"] for row in rows]
+    found = PolymorphMatch(crystals, own_images=False)(crystals).reward.tolist()
+    assert found == [row["crmse_reward"] for row in rows]
 
 
 def test_the_cap_changes_only_what_would_score_below_invalid(shared: Path, summary: dict[str, Any]) -> None:

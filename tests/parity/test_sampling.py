@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from omatg_ray.crystal.fields import displace
 from omatg_ray.policy.annealing import LinearAnnealing
-from omatg_ray.policy.drift import AnnealedDrift, VelocityDrift
+from omatg_ray.policy.drift import Velocity
 from omatg_ray.policy.policy import Policy, Step, time_grid
 from tests.parity.loading import crystals, peer_network
 
@@ -25,10 +25,9 @@ def test_ode(shared, name):
     assert torch.equal(times, arrays["times"])
 
     slopes = info["velocity_annealing_factor"]
-    drift = VelocityDrift(peer_network(shared))
-    if any(slopes.values()):
-        drift = AnnealedDrift(drift, LinearAnnealing(**slopes))
-    policy = Policy(drift, drift, active=(), noise={})
+    network = peer_network(shared)
+    annealing = LinearAnnealing(**slopes) if any(slopes.values()) else None
+    policy = Policy(Velocity(), network, network, active=(), noise={}, annealing=annealing)
     x_0 = crystals(arrays)
     steps: list[Step] = []
     final = policy.integrate(x_0, times, on_step=steps.append)

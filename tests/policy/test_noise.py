@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from pydantic import ValidationError
 
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.errors import TrainingError
+from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, NoiseSettings
 
 TIMES = torch.tensor([0.001, 0.2, 0.5, 0.999], dtype=torch.float64)
 
@@ -25,3 +28,33 @@ def test_sqrt():
 def test_refused(values):
     with pytest.raises(ValidationError):
         NoiseSettings(**values)
+
+
+def test_learned_noise_starts_as_it_is_told():
+    noise = LearnedNoise(NoiseSettings(kind="learned", a=0.3, hidden=8, layers=1)).double()
+    torch.testing.assert_close(noise.sigma(TIMES), torch.full_like(TIMES, 0.3))
+    assert noise.sigma(TIMES[:, None, None]).shape == (4, 1, 1) and noise.sigma(TIMES[0]).shape == ()
+    # The output layer is zero and still learns.
+    noise.sigma(TIMES).sum().backward()
+    assert float(noise.mlp[-1].weight.grad.abs().max()) > 0
+
+
+def test_learned_noise_is_softplus_of_its_network():
+    noise = LearnedNoise(NoiseSettings(kind="learned", a=0.3, hidden=8, layers=1)).double()
+    with torch.no_grad():
+        noise.mlp[-1].bias.fill_(2.0)
+    expected = 0.3 + math.log1p(math.exp(2.0)) - math.log(2.0)
+    assert noise.sigma(TIMES).tolist() == pytest.approx([expected] * 4)
+
+
+def test_noise_that_learned_to_vanish_is_refused():
+    noise = LearnedNoise(NoiseSettings(kind="learned", a=0.3, hidden=8, layers=1)).double()
+    with torch.no_grad():
+        noise.mlp[-1].bias.fill_(-5.0)
+    with pytest.raises(TrainingError, match="entropy_weight"):
+        noise.sigma(TIMES)
+
+
+def test_the_noise_of_a_diffusion():
+    noise = DiffusionNoise(lambda t: 0.5 * t)
+    torch.testing.assert_close(noise.sigma(TIMES), TIMES.sqrt())

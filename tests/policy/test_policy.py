@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from omatg_ray.errors import ModelError
-from omatg_ray.policy.annealing import LinearAnnealing
-from omatg_ray.policy.drift import AnnealedDrift, VelocityDrift
+from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule, LinearAnnealing
+from omatg_ray.policy.drift import Annealed, Scale, Score, Velocity
+from omatg_ray.policy.noise import LearnedNoise, NoiseSettings
 from omatg_ray.policy.policy import Policy, draw_noise, time_grid
 from tests.small import NOISE, random_crystals, small_network, velocity_policy
 
@@ -16,16 +17,25 @@ T, DT = torch.tensor(0.4, dtype=torch.float64), torch.tensor(0.05, dtype=torch.f
 ACTIVE = [("pos",), ("cell",), ("pos", "cell"), ()]
 
 
-class CountingDrift(VelocityDrift):
-    """A drift that remembers which fields it was asked for."""
+class Counting:
+    """A network that remembers which outputs it was asked for, call by call."""
 
     def __init__(self, network) -> None:
-        super().__init__(network)
-        self.calls: list[tuple] = []
+        self.network = network
+        self.calls: list[set[str]] = []
 
-    def __call__(self, crystals, t, fields):
-        self.calls.append(tuple(fields))
-        return super().__call__(crystals, t, fields)
+    def __call__(self, crystals, t):
+        self.calls.append(set())
+        return _Asked(self.network(crystals, t), self.calls[-1])
+
+
+class _Asked:
+    def __init__(self, out, asked: set[str]) -> None:
+        self._out, self._asked = out, asked
+
+    def __getattr__(self, name):
+        self._asked.add(name)
+        return getattr(self._out, name)
 
 
 def noise_of(crystals, fields, steps=2):
@@ -48,10 +58,7 @@ def test_time_grid():
 @torch.no_grad()
 def test_displacements_follow_the_equations(active, annealing):
     network, base, crystals = small_network(0), small_network(1), random_crystals(SIZES)
-    drift, base_drift = VelocityDrift(network), VelocityDrift(base)
-    if annealing is not None:
-        drift, base_drift = AnnealedDrift(drift, annealing), AnnealedDrift(base_drift, annealing)
-    policy = Policy(drift, base_drift, active, NOISE)
+    policy = velocity_policy(network, base, active, annealing=annealing)
     noise = {field: v[0] for field, v in noise_of(crystals, active).items()}
     step = policy.step(crystals, T, DT, noise, with_base=True)
     sigma = {"pos": 0.1668 * (0.6 / 0.4) ** 0.5, "cell": 0.2}
@@ -62,30 +69,30 @@ def test_displacements_follow_the_equations(active, annealing):
     for field in ("pos", "cell"):
         if field in active:
             expected = factor[field] * outputs[field] * 0.05 + sigma[field] * 0.05**0.5 * noise[field]
-            torch.testing.assert_close(step.base_rate[field], factor[field] * base_outputs[field])
+            torch.testing.assert_close(step.base_outputs[f"{field}_b"], base_outputs[field])
         else:
             expected = factor[field] * base_outputs[field] * 0.05
-            assert field not in step.base_rate
+            assert f"{field}_b" not in step.base_outputs
         torch.testing.assert_close(step.displacement[field], expected)
 
 
 @pytest.mark.parametrize(
     "active, with_base, policy_calls, base_calls",
     [
-        (("pos", "cell"), False, [("pos", "cell")], []),
-        (("pos", "cell"), True, [("pos", "cell")], [("pos", "cell")]),
-        (("pos",), False, [("pos",)], [("cell",)]),
-        (("pos",), True, [("pos",)], [("pos", "cell")]),
-        (("cell",), False, [("cell",)], [("pos",)]),
-        ((), False, [], [("pos", "cell")]),
+        (("pos", "cell"), False, [{"pos_b", "cell_b"}], []),
+        (("pos", "cell"), True, [{"pos_b", "cell_b"}], [{"pos_b", "cell_b"}]),
+        (("pos",), False, [{"pos_b"}], [{"cell_b"}]),
+        (("pos",), True, [{"pos_b"}], [{"pos_b", "cell_b"}]),
+        (("cell",), False, [{"cell_b"}], [{"pos_b"}]),
+        ((), False, [], [{"pos_b", "cell_b"}]),
     ],
 )
 def test_networks_run_only_where_they_are_needed(active, with_base, policy_calls, base_calls):
-    drift, base = CountingDrift(small_network(0)), CountingDrift(small_network(1))
-    policy = Policy(drift, base, active, NOISE)
+    network, base = Counting(small_network(0)), Counting(small_network(1))
+    policy = velocity_policy(network, base, active)
     crystals = random_crystals(SIZES)
     policy.step(crystals, T, DT, {}, with_base)
-    assert drift.calls == policy_calls and base.calls == base_calls
+    assert network.calls == policy_calls and base.calls == base_calls
 
 
 def test_without_noise_the_policy_is_the_euler_sampler():
@@ -154,6 +161,76 @@ def test_integrated_positions_are_wrapped():
 
 
 def test_an_active_field_needs_noise():
-    drift = VelocityDrift(small_network())
+    network = small_network()
     with pytest.raises(ModelError, match="cell"):
-        Policy(drift, drift, ("pos", "cell"), {"pos": NOISE["pos"]})
+        Policy(Velocity(), network, network, ("pos", "cell"), {"pos": NOISE["pos"]})
+
+
+# --- other variants ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("active", [("pos",), ("cell",), ("pos", "cell")])
+@torch.no_grad()
+def test_annealing_scales_the_velocity_of_the_base(active):
+    base, crystals = Counting(small_network(1)), random_crystals(SIZES)
+    policy = Policy(Scale(LinearAnnealing(pos=3.0, cell=0.5)), base, base, active, NOISE)
+    noise = draw_noise(crystals, 2, range(3), active, per_structure=True)
+    assert {values.shape for values in noise.values()} == {(1, 3)}
+    step = policy.step(crystals, T, DT, {field: v[0].double() for field, v in noise.items()})
+    assert len(base.calls) == 1
+    out = base.network(crystals, T)
+    sigma = {"pos": 0.1668 * (0.6 / 0.4) ** 0.5, "cell": 0.2}
+    factor = {"pos": 1 + 3.0 * 0.4, "cell": 1 + 0.5 * 0.4}
+    assert set(step.action) == set(active)
+    for field, velocity in (("pos", out.pos_b), ("cell", out.cell_b)):
+        if field not in active:
+            torch.testing.assert_close(step.displacement[field], 0.05 * velocity)
+            continue
+        action = 0.05 * factor[field] + sigma[field] * 0.05**0.5 * noise[field][0].double()
+        torch.testing.assert_close(step.action[field], action)
+        of_rows = action[crystals.batch, None] if field == "pos" else action[:, None, None]
+        torch.testing.assert_close(step.displacement[field], of_rows * velocity)
+
+
+@torch.no_grad()
+def test_a_score_policy_without_noise_follows_the_velocity():
+    network, crystals = Counting(small_network()), random_crystals(SIZES)
+    gamma = {field: (lambda t: 0.3 * torch.ones_like(t)) for field in ("pos", "cell")}
+    policy = Policy(Score(NOISE, gamma), network, small_network(1), ("pos", "cell"), NOISE)
+    noise = {field: v[0] for field, v in noise_of(crystals, ("pos",)).items()}
+    step = policy.step(crystals, T, DT, noise)
+    out = network.network(crystals, T)
+    weight = 0.1668**2 * (0.6 / 0.4) / 0.6
+    expected = 0.05 * (out.pos_b - weight * out.pos_eta) + 0.1668 * (0.6 / 0.4 * 0.05) ** 0.5 * noise["pos"]
+    torch.testing.assert_close(step.displacement["pos"], expected)
+    torch.testing.assert_close(step.displacement["cell"], 0.05 * out.cell_b)
+    assert network.calls[0] == {"pos_b", "pos_eta", "cell_b"}
+
+
+def test_velocity_is_what_a_step_without_noise_adds():
+    crystals = random_crystals(SIZES)
+    policy = velocity_policy(small_network(), small_network(1), ("pos",), annealing=LinearAnnealing(pos=2.0, cell=1.0))
+    with torch.no_grad():
+        velocity, step = policy.velocity(crystals, T), policy.step(crystals, T, DT, {})
+    for field in ("pos", "cell"):
+        torch.testing.assert_close(0.05 * velocity[field], step.displacement[field])
+
+
+def test_what_is_trained():
+    network, base = small_network(0), small_network(1)
+    schedule = LearnedAnnealing(LearnedSchedule(hidden=4, layers=1, fields=["pos"]))
+    learned = LearnedNoise(NoiseSettings(kind="learned", a=0.3, hidden=4, layers=1))
+    noise = {"pos": learned, "cell": NOISE["cell"]}
+    of_noise = len(list(learned.parameters()))
+    frozen_heads = sum(p.numel() for h in ("type_out", "type_out_2") for p in network.get_submodule(h).parameters())
+    scale = Policy(Scale(schedule), base, base, ("pos",), noise).trainable_parameters()
+    assert len(scale) == len(list(schedule.parameters())) + of_noise
+    both = Policy(Velocity(), network, base, ("pos", "cell"), noise).trainable_parameters()
+    gamma = dict.fromkeys(("pos", "cell"), torch.ones_like)
+    score = Policy(Score(noise, gamma), network, base, ("pos", "cell"), noise).trainable_parameters()
+    # The two bias-free denoiser heads, of positions and lattices.
+    assert sum(p.numel() for p in score) - sum(p.numel() for p in both) == 16 * (3 + 9)
+    everything = sum(p.numel() for p in network.parameters()) + sum(p.numel() for p in learned.parameters())
+    assert everything - sum(p.numel() for p in score) == frozen_heads
+    annealed = Policy(Annealed(Velocity(), schedule), network, base, ("pos",), noise, schedule).trainable_parameters()
+    assert not {id(p) for p in annealed} & {id(p) for p in schedule.parameters()}

@@ -94,6 +94,22 @@ def test_clip_pulls_outliers_back_and_leaves_the_rest():
     assert torch.equal(group_advantages(unchanged, settings).values, group_advantages(unchanged).values)
 
 
+def test_clip_std_clips_to_the_population_deviation_of_the_group():
+    """Mean 1 and deviation 3 of nine zeros and a ten; the other group has neither outliers nor another's deviation."""
+    rewards = torch.tensor([[0.0] * 9 + [10.0], [float(i) for i in range(10)]], dtype=torch.float64)
+    result = group_advantages(rewards, AdvantageSettings(shaping="none", clip_std=2.0))
+    by_hand = rewards.clone()
+    by_hand[0, 9] = 1 + 2 * 3
+    torch.testing.assert_close(result.values, group_advantages(by_hand).values, atol=1e-12, rtol=0)
+
+
+def test_clip_std_leaves_failed_members_out():
+    rewards = torch.tensor([[0.0] * 9 + [10.0]], dtype=torch.float64)
+    broken = torch.cat([rewards, torch.full((1, 1), NAN, dtype=torch.float64)], dim=1)
+    settings = AdvantageSettings(shaping="none", clip_std=1.0)
+    assert torch.equal(group_advantages(broken, settings).values[:, :10], group_advantages(rewards, settings).values)
+
+
 def test_rank_depends_on_the_order_alone():
     settings = AdvantageSettings(shaping="rank")
     rewards = torch.tensor([[-500.0, 0.1, 0.0, 3.0]], dtype=torch.float64)

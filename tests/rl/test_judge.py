@@ -91,3 +91,31 @@ def test_metrics_of_a_reward_without_energies_have_no_energies() -> None:
     rewards = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
     metrics = reward_metrics(rewards, group_advantages(rewards), [RewardResult(rewards.flatten(), {})])
     assert metrics.keys() == {"reward_mean", "reward_std", "failed_share", "groups_skipped"}
+
+
+def test_every_value_of_a_reward_has_a_mean() -> None:
+    rewards = torch.tensor([[0.0, 1.0], [2.0, 3.0]], dtype=torch.float64)
+    results = [
+        RewardResult(row, {"valid": torch.tensor([1.0, 0.0]).double(), "crmse": row, "crmse.rmse": other})
+        for row, other in zip(rewards, torch.tensor([[1.0, NAN], [NAN, 2.0]]).double(), strict=True)
+    ]
+    # A value that only some items have.
+    results[0].values["mine.x"] = torch.tensor([4.0, 6.0]).double()
+    metrics = reward_metrics(rewards, group_advantages(rewards), results)
+    assert metrics["invalid_share"] == 0.5
+    assert metrics["reward_crmse_mean"] == metrics["reward_crmse.rmse_mean"] == 1.5
+    assert metrics["reward_mine.x_mean"] == 5.0
+    assert not {"energy_mean", "second_shift", "reward_valid_mean"} & metrics.keys()
+
+
+def test_a_second_potential_is_compared_group_by_group() -> None:
+    """The potentials agree within the first group and rank the second backwards."""
+    first = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]], dtype=torch.float64)
+    second = torch.tensor([[11.0, 13.0, 14.0, 19.0], [4.0, 3.0, 2.0, 1.0]], dtype=torch.float64)
+    results = [
+        RewardResult(-a, {"second.energy_per_atom": b, "second.difference": b - a, "second.shift": b - a - 1.0})
+        for a, b in zip(first, second, strict=True)
+    ]
+    metrics = reward_metrics(-first, group_advantages(-first), results)
+    assert metrics["second_rank_correlation"] == pytest.approx(0.0)
+    assert metrics["second_shift"] == pytest.approx(float((second - first).mean()) - 1.0)

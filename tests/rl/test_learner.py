@@ -38,7 +38,7 @@ def make_learner(network: CSPNet, base: CSPNet, active=("pos", "cell"), annealin
     settings = {"epochs": 1, "grad_clip": UNCLIPPED}
     settings |= {k: v for k, v in values.items() if k in LearnerSettings.model_fields}
     policy = velocity_policy(network, base, active, annealing=annealing)
-    return Learner(network, policy, ObjectiveSettings(**objective), LearnerSettings(**settings))
+    return Learner(policy, ObjectiveSettings(**objective), LearnerSettings(**settings))
 
 
 def gradients(network: CSPNet) -> dict[str, torch.Tensor]:
@@ -59,7 +59,7 @@ def test_ratio_is_one_before_the_first_update(active, dtype, bound):
     draws = {field: v.to(dtype) for field, v in draw_noise(x_0, 50, [3, 4], policy.active).items()}
     trajectory = rollout(policy, x_0, time_grid(50), draws)
     settings = LearnerSettings(epochs=1, microbatch_pairs=4000)
-    stats = Learner(network, policy, ObjectiveSettings(kl_weight=FieldWeights(pos=0, cell=0)), settings).update(
+    stats = Learner(policy, ObjectiveSettings(kl_weight=FieldWeights(pos=0, cell=0)), settings).update(
         trajectory, torch.tensor([1.0, -1.0])
     )
     assert stats["log_ratio_max"] < bound
@@ -86,7 +86,7 @@ def test_kl_is_zero_at_the_start(active, dtype, bound):
     network, base = small_network(0, dtype), small_network(0, dtype)
     trajectory = sample(velocity_policy(network, base, active), dtype=dtype)
     learner = make_learner(network, base, active)
-    assert learner.objective.needs_base(learner.policy.active)
+    assert learner.objective.needs_base(learner.policy)
     stats = learner.update(trajectory, ADVANTAGE.to(dtype))
     assert all(abs(stats[f"kl_{field}"]) < bound for field in active)
 
@@ -107,7 +107,7 @@ def test_kl_of_another_policy_is_positive():
 )
 def test_the_base_is_needed_where_the_kl_counts(active, weights, expected):
     learner = make_learner(small_network(0), small_network(1), active, kl_weight=weights)
-    assert learner.objective.needs_base(learner.policy.active) is expected
+    assert learner.objective.needs_base(learner.policy) is expected
 
 
 # --- the objective and its gradient -----------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_the_base_is_needed_where_the_kl_counts(active, weights, expected):
 
 def plain_objective(learner: Learner, base: CSPNet, trajectory: Trajectory, advantage, reduction, annealing) -> float:
     """Step by step, structure by structure, with torch.distributions."""
-    objective, network, times = learner.objective, learner.network, trajectory.times
+    objective, network, times = learner.objective, learner.policy.network, trajectory.times
     old = perturbed(network, 0.0)
     old.load_state_dict(trajectory.old_weights)
     pos, cell = trajectory.states()

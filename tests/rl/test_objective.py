@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from omatg_ray.crystal.batch import Layout
-from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings, cell_terms, position_terms, surrogate
+from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings, position_terms, structure_terms, surrogate
 
 SIZES, STEPS, CLIP = [3, 1, 4], 5, 0.2
 
@@ -70,9 +70,9 @@ def test_position_terms(reduction):
     assert 0 < float(terms.clipped.mean()) < 1
 
 
-def test_cell_terms():
+def test_structure_terms():
     log_ratio, kl, advantage = (v[..., :3] for v in inputs())
-    terms = cell_terms(log_ratio, kl, advantage, CLIP)
+    terms = structure_terms(log_ratio, kl, advantage, CLIP)
     for k in range(STEPS):
         for b in range(3):
             expected = plain_surrogate(float(log_ratio[k, b]), float(advantage[b]))

@@ -66,7 +66,7 @@ def test_the_policy_gradient_finds_the_optimum(
             head.weight.mul_(0.1)
     policy = velocity_policy(network, base, (field,), {field: NoiseSettings(kind="constant", a=sigma)})
     objective = ObjectiveSettings(clip=0.2, policy_weight=FieldWeights(), kl_weight=FieldWeights(pos=0, cell=0))
-    learner = Learner(network, policy, objective, LearnerSettings(epochs=4, lr=LEARNING_RATE))
+    learner = Learner(policy, objective, LearnerSettings(epochs=4, lr=LEARNING_RATE))
     rng = torch.Generator().manual_seed(0)
     times = time_grid(STEPS)
 

@@ -41,7 +41,7 @@ def trainer(rewards: Callable[[int], Tensor], groups_per_item: int = 1) -> Train
     network, base = small_network(0, torch.float32), small_network(0, torch.float32)
     policy = velocity_policy(network, base, ["pos"])
     settings = RolloutSettings(groups=GROUPS, group_size=MEMBERS, steps=3, groups_per_item=groups_per_item)
-    learner = Learner(network, policy, ObjectiveSettings(), LearnerSettings(epochs=1, lr=1e-2))
+    learner = Learner(policy, ObjectiveSettings(), LearnerSettings(epochs=1, lr=1e-2))
     base_distribution = BaseDistribution.fit(random_crystals([2] * 6, dtype=torch.float32).cell)
     crew = LocalCrew(learner, base_distribution, Scripted(rewards), settings.steps, torch.device("cpu"))
     return Trainer(settings, [[11, 17], [12, 8, 8], [3, 9]], AdvantageSettings(), crew, seed=3)
@@ -49,7 +49,7 @@ def trainer(rewards: Callable[[int], Tensor], groups_per_item: int = 1) -> Train
 
 def network_of(trainer: Trainer) -> CSPNet:
     assert isinstance(trainer.crew, LocalCrew)
-    return trainer.crew.learner.network
+    return trainer.crew.learner.policy.network
 
 
 def weights(trainer: Trainer) -> Tensor:

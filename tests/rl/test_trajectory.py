@@ -1,4 +1,4 @@
-"""Trajectories: replay, selection, recorded densities and base drifts."""
+"""Trajectories: replay, selection, recorded densities and outputs of the base."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 from torch.distributions import Normal
 
 from omatg_ray.crystal.fields import displace
-from omatg_ray.policy.policy import Policy, Step, draw_noise, time_grid
+from omatg_ray.policy.policy import Step, draw_noise, time_grid
 from omatg_ray.rl.trajectory import Trajectory, rollout
-from tests.policy.test_policy import CountingDrift
-from tests.small import NOISE, random_crystals, small_network, velocity_policy
+from tests.policy.test_policy import Counting
+from tests.small import random_crystals, small_network, velocity_policy
 
 SIZES, STEPS = [3, 1, 4], 9
 DTYPES = [torch.float32, torch.float64]
@@ -25,7 +25,7 @@ def sample(active=("pos", "cell"), dtype=torch.float64, with_base=True, sizes=SI
 
 def equal(left: Trajectory, right: Trajectory) -> bool:
     pairs = [(left.times, right.times), *zip(left.states(), right.states(), strict=True)]
-    for name in ("displacement", "log_prob", "base_rate"):
+    for name in ("displacement", "log_prob", "base_outputs"):
         a, b = getattr(left, name), getattr(right, name)
         if a.keys() != b.keys():
             return False
@@ -69,26 +69,26 @@ def test_log_probabilities_are_those_of_the_drawn_noise():
         torch.testing.assert_close(trajectory.log_prob["cell"][k], density, atol=1e-6, rtol=1e-6)
 
 
-def test_base_rates_are_those_of_the_base_at_every_state():
+def test_base_outputs_are_those_of_the_base_at_every_state():
     trajectory, base = sample(), small_network(1)
     pos, cell = trajectory.states()
     for k in range(trajectory.n_steps):
         with torch.no_grad():
             out = base(trajectory.x_0.replace(pos[k], cell[k]), trajectory.times[k])
-        torch.testing.assert_close(trajectory.base_rate["pos"][k], out.pos_b)
-        torch.testing.assert_close(trajectory.base_rate["cell"][k], out.cell_b)
+        torch.testing.assert_close(trajectory.base_outputs["pos_b"][k], out.pos_b)
+        torch.testing.assert_close(trajectory.base_outputs["cell_b"][k], out.cell_b)
 
 
 @pytest.mark.parametrize("active, calls", [(("pos", "cell"), 0), (("pos",), STEPS - 1)])
 def test_the_base_runs_only_for_frozen_fields_or_when_asked(active, calls):
-    base = CountingDrift(small_network(1))
-    policy = Policy(CountingDrift(small_network(0)), base, active, NOISE)
+    base = Counting(small_network(1))
+    policy = velocity_policy(small_network(0), base, active)
     x_0 = random_crystals(SIZES)
     noise = draw_noise(x_0, STEPS, range(3), policy.active)
-    assert rollout(policy, x_0, time_grid(STEPS), noise).base_rate == {}
+    assert rollout(policy, x_0, time_grid(STEPS), noise).base_outputs == {}
     assert len(base.calls) == calls
     recorded = rollout(policy, x_0, time_grid(STEPS), noise, with_base=True)
-    assert set(recorded.base_rate) == set(active)
+    assert set(recorded.base_outputs) == {f"{field}_b" for field in active}
     assert len(base.calls) == calls + STEPS - 1
 
 
@@ -100,7 +100,7 @@ def test_selection_is_the_rollout_of_those_structures(indices):
     rows = [row for b in indices for row in range(starts[b], starts[b] + SIZES[b])]
     assert torch.equal(part.displacement["pos"], trajectory.displacement["pos"][:, rows])
     assert torch.equal(part.log_prob["pos"], trajectory.log_prob["pos"][:, rows])
-    assert torch.equal(part.base_rate["cell"], trajectory.base_rate["cell"][:, indices])
+    assert torch.equal(part.base_outputs["cell_b"], trajectory.base_outputs["cell_b"][:, indices])
     assert torch.equal(part.log_prob["cell"], trajectory.log_prob["cell"][:, indices])
     assert torch.equal(part.states()[0], trajectory.states()[0][:, rows])
     assert torch.equal(part.final().cell, trajectory.final().cell[indices])
@@ -116,7 +116,7 @@ def test_cat_inverts_select(active):
 
 def test_rollouts_record_no_graph():
     trajectory = sample()
-    for fields in (trajectory.displacement, trajectory.log_prob, trajectory.base_rate):
+    for fields in (trajectory.displacement, trajectory.log_prob, trajectory.base_outputs):
         assert not any(v.requires_grad for v in fields.values())
 
 
@@ -124,7 +124,7 @@ def test_all_of_a_trajectory_moves_to_a_device():
     trajectory = sample()
     assert trajectory.to("cpu") is trajectory
     moved = trajectory.to("meta")
-    fields = (moved.displacement, moved.log_prob, moved.base_rate)
+    fields = (moved.displacement, moved.log_prob, moved.base_outputs)
     tensors = [moved.times, moved.x_0.pos, moved.x_0.species, *(value for field in fields for value in field.values())]
     assert len(tensors) == 9
     assert {tensor.device.type for tensor in tensors} == {"meta"}

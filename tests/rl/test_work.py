@@ -86,4 +86,4 @@ def test_an_item_gives_the_same_numbers_again():
     assert torch.equal(first.final().pos, second.final().pos) and torch.equal(first.final().cell, second.final().cell)
     members = first.x_0.pos.view(4, -1)
     assert len({tuple(row.tolist()) for row in members}) == 4
-    assert len(first) == 4 and first.base_rate == {}
+    assert len(first) == 4 and first.base_outputs == {}

@@ -60,6 +60,10 @@ class BoundedPool:
         self.function, self.workers, self.timeout = function, workers, timeout
         self._idle: list[_Worker] = []
 
+    def __reduce__(self) -> tuple[type[BoundedPool], tuple[Any, ...]]:
+        # A copy in another process starts workers of its own.
+        return BoundedPool, (self.function, self.workers, self.timeout)
+
     def __enter__(self) -> Self:
         return self
 

@@ -6,7 +6,7 @@ from pymatgen.core import Lattice, Structure
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError
-from omatg_ray.evaluate.matching import Matcher, MatchSettings, compositions
+from omatg_ray.reward.matching import Matcher, MatchSettings, compositions
 from tests.evaluate.comparisons import DIES, HANGS, RAISES, misbehave
 
 nan = float("nan")

@@ -1,10 +1,11 @@
-"""What worker processes compute with pymatgen. Imports numpy and pymatgen only, so that workers start quickly."""
+"""What worker processes compute with pymatgen and spglib. Imports these and numpy only, so that they start quickly."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
+import spglib
 from pymatgen.core import Lattice, Structure
 from pymatgen.core.structure_matcher import StructureMatcher
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
@@ -32,6 +33,16 @@ def is_same(first: Arrays, second: Arrays, ltol: float, stol: float, angle_tol: 
     """Whether every site of one crystal lies within the tolerances of a site of the other (pymatgen's `fit`)."""
     matcher = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle_tol)
     return bool(matcher.fit(first.structure(), second.structure()))
+
+
+def symmetry(crystal: Arrays, symprec: float) -> tuple[int, bool] | None:
+    """Number of the space group, and whether its operations include inversion; None where spglib finds none."""
+    found = spglib.get_symmetry_dataset(
+        (crystal.cell.tolist(), crystal.pos.tolist(), crystal.species.tolist()), symprec=symprec
+    )
+    if found is None:
+        return None
+    return int(found.number), bool((found.rotations == -np.eye(3, dtype=int)).all((1, 2)).any())
 
 
 def space_group(crystal: Arrays, symprec: float) -> tuple[str, int]:

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError
-from omatg_ray.evaluate.bounded import BoundedPool, Outcome
 from omatg_ray.reward.validity import check_validity
+from omatg_ray.run.bounded import BoundedPool, Outcome
 from omatg_ray.run.progress import Progress
 
 if TYPE_CHECKING:
-    from omatg_ray.evaluate.tasks import Arrays
+    from omatg_ray.reward.tasks import Arrays
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Matcher:
         compare: Callable[..., float | None] | None = None,
     ) -> None:
         if compare is None:
-            from omatg_ray.evaluate.tasks import matched_rmse
+            from omatg_ray.reward.tasks import matched_rmse
 
             compare = matched_rmse
         self.settings, self.reduced, self.own_images = settings, reduced, own_images
@@ -194,7 +194,7 @@ def compositions(crystals: CrystalBatch, reduced: bool = True) -> list[Compositi
 
 def to_arrays(crystals: CrystalBatch) -> list[Arrays]:
     """Every crystal as numpy arrays in float64, which travel to workers that do not know torch."""
-    from omatg_ray.evaluate.tasks import Arrays
+    from omatg_ray.reward.tasks import Arrays
 
     species, ptr = crystals.species.cpu().numpy(), crystals.ptr.tolist()
     pos, cell = (crystals.pos.double().cpu().numpy(), crystals.cell.double().cpu().numpy())

@@ -11,7 +11,7 @@ import pytest
 import torch  # noqa: F401 - the parent has it, its workers must not
 
 from omatg_ray.errors import ConfigError
-from omatg_ray.evaluate.bounded import BoundedPool, Outcome
+from omatg_ray.run.bounded import BoundedPool, Outcome
 from tests.evaluate.comparisons import die_once
 
 # `eval` can be pickled by name and imports nothing, so that expressions say what a worker does.
@@ -107,14 +107,14 @@ def test_closing_ends_the_processes() -> None:
 def test_workers_do_not_import_torch() -> None:
     with BoundedPool(eval, 1) as pool:
         loaded = (
-            "__import__('importlib').import_module('omatg_ray.evaluate.tasks') and 'torch' in __import__('sys').modules"
+            "__import__('importlib').import_module('omatg_ray.reward.tasks') and 'torch' in __import__('sys').modules"
         )
         assert outcomes(pool, loaded) == [Outcome(False)]
 
 
 def test_works_in_a_script_without_main_guard() -> None:
     script = (
-        "from omatg_ray.evaluate.bounded import BoundedPool\n"
+        "from omatg_ray.run.bounded import BoundedPool\n"
         "with BoundedPool(abs, 2) as pool:\n"
         "    print(sorted(outcome.value for _, outcome in pool.map([(-1,), (-2,)])))\n"
     )
@@ -127,7 +127,7 @@ def test_works_in_a_script_without_main_guard() -> None:
 
 def test_worker_outlives_a_killed_parent_by_no_more_than_the_time_bound() -> None:
     script = (
-        "from omatg_ray.evaluate.bounded import BoundedPool\n"
+        "from omatg_ray.run.bounded import BoundedPool\n"
         "call = \"print('busy', flush=True) or __import__('time').sleep(3600)\"\n"
         "list(BoundedPool(eval, 1, timeout=2.0).map([(call,)]))\n"
     )

@@ -1,0 +1,30 @@
+"""`omatg-ray export-omatg`: a model becomes a checkpoint and a configuration of OMatG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omatg_ray.commands.import_omatg import refuse_existing
+from omatg_ray.model import FlowModel
+from omatg_ray.omatg.export import Exported, export_omatg
+from omatg_ray.run.atomic import replace_folder
+
+
+def export_model(model: str | Path, out: Path, steps: int | None = None, data: str | None = None) -> Exported:
+    """Writes checkpoint.ckpt and train.yaml into a new folder.
+
+    Args:
+        model: Model folder, run folder, or bundled.
+        out: New folder.
+        steps: Grid points that the configuration asks for; None: those that the model was imported with, else 50.
+        data: LMDB or Parquet file that `omg predict` shall take its compositions from; None: OMatG's own.
+
+    Raises:
+        ConfigError: `out` exists already.
+        ModelError: The model cannot be read, or OMatG cannot express it; says why.
+    """
+    refuse_existing(out)
+    loaded = FlowModel.load(model)
+    with replace_folder(out) as folder:
+        written = export_omatg(loaded, folder, steps, data)
+    return Exported(out / written.checkpoint.name, out / written.config.name, written.notes)

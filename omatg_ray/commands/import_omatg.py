@@ -1,0 +1,50 @@
+"""`omatg-ray import-omatg`: a model of OMatG becomes a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omatg_ray.errors import ConfigError
+from omatg_ray.model import FlowModel
+from omatg_ray.omatg.read import import_omatg
+from omatg_ray.run.atomic import replace_folder
+
+
+def import_model(
+    checkpoint: Path,
+    config: Path,
+    out: Path,
+    base: str | Path | None = None,
+    data: Path | None = None,
+    progress: bool = False,
+) -> list[str]:
+    """Imports a checkpoint and writes the model folder; returns what was left out or is different, in sentences.
+
+    Args:
+        checkpoint: Lightning checkpoint of OMatG.
+        config: Its configuration.
+        out: New model folder.
+        base: Model that reinforcement started from; None for a base model.
+        data: Training crystals, which tell the elements and cell sizes that a base model knows.
+        progress: Show a progress bar while they are read.
+
+    Raises:
+        ConfigError: `out` exists already.
+        ModelError: The files cannot be read, do not fit together, or cannot be carried over.
+        DataError: The training crystals cannot be read.
+    """
+    refuse_existing(out)
+    imported = import_omatg(checkpoint, config, None if base is None else FlowModel.load(base), data, progress)
+    with replace_folder(out) as folder:
+        imported.model.save(folder)
+    return imported.notes
+
+
+def refuse_existing(out: Path) -> None:
+    """Refuses to write over something.
+
+    Raises:
+        ConfigError: There is a file, or a folder with something in it.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(f"--out {out} exists already; name a new folder")

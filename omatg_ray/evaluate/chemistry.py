@@ -1,0 +1,123 @@
+"""Chemical plausibility, the official implementation's validity: metrics over matches of plausible crystals only.
+
+A crystal is plausible if it passes the geometric checks (`omatg_ray.reward.validity`), SMACT's screening of its
+composition, and if matminer can compute its Magpie and CrystalNN fingerprints, as the compared publications demand.
+Both packages are optional: pip install 'omatg-ray[validity]'.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import ConfigError
+from omatg_ray.evaluate.metrics import CSPMetrics, crmse, match_rate, rmse
+from omatg_ray.reward.matching import run_all, to_arrays
+from omatg_ray.reward.validity import check_validity
+from omatg_ray.run.bounded import BoundedPool
+
+if TYPE_CHECKING:
+    from omatg_ray.evaluate.evaluation import Evaluation
+
+PACKAGES = ("smact", "matminer")
+
+
+@dataclass(frozen=True)
+class Plausibility:
+    """Which of many crystals are plausible.
+
+    Attributes:
+        plausible: (n,) bool.
+        timed_out: Crystals whose fingerprints took longer than the time bound; they count as not plausible.
+        failed: Crystals whose fingerprints raised an unexpected error; likewise.
+    """
+
+    plausible: Tensor
+    timed_out: int
+    failed: int
+
+
+class PlausibilityCheck:
+    """Checks crystals in this process or over worker processes, each with a time bound.
+
+    Fingerprints of local environments can take minutes, or raise, on nearly flat cells.
+
+    Args:
+        workers: Worker processes; 0 checks in this process (`BoundedPool` says what the time bound means there).
+        timeout: Seconds that one crystal may take.
+        own_images: Whether distances of a site to its own periodic images count; the published rule is without.
+
+    Raises:
+        ConfigError: SMACT or matminer is not installed.
+    """
+
+    def __init__(self, workers: int = 0, timeout: float = 30.0, *, own_images: bool = True) -> None:
+        missing = [package for package in PACKAGES if find_spec(package) is None]
+        if missing:
+            raise ConfigError(f"chemical plausibility needs {' and '.join(missing)}: pip install 'omatg-ray[validity]'")
+        from omatg_ray.evaluate.chemistry_tasks import is_plausible
+
+        self.own_images = own_images
+        self._pool = BoundedPool(is_plausible, workers, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.close()
+
+    def __call__(self, crystals: CrystalBatch, *, progress: str | None = None) -> Plausibility:
+        """Which crystals are plausible.
+
+        Args:
+            crystals: n crystals.
+            progress: Title of a progress bar; None shows none.
+        """
+        plausible = check_validity(crystals, own_images=self.own_images).valid
+        rows = plausible.nonzero().squeeze(1).tolist()
+        arrays = to_arrays(crystals.select(rows))
+        outcomes = run_all(self._pool, [(one,) for one in arrays], [f"crystal {row}" for row in rows], progress)
+        plausible[rows] = torch.tensor([bool(outcome.value) for outcome in outcomes], dtype=torch.bool)
+        timed_out = sum(outcome.timed_out for outcome in outcomes)
+        return Plausibility(plausible, timed_out, sum(o.error is not None for o in outcomes) - timed_out)
+
+
+def with_plausibility(
+    evaluation: Evaluation, references: CrystalBatch, check: PlausibilityCheck, stol: float
+) -> CSPMetrics:
+    """The metrics of an evaluation with those over plausible crystals.
+
+    Args:
+        evaluation: One generated crystal per reference.
+        references: The references, row by row.
+        check: Decides what is plausible.
+        stol: Site tolerance of the matches, which the cRMSE counts where there is none.
+    """
+    ours, theirs = check(evaluation.crystals).plausible, check(references).plausible
+    matches = plausible_matches(evaluation.match, ours, theirs)
+    return replace(
+        evaluation.metrics,
+        plausible_share=float(ours.double().mean()),
+        plausible_match_rate=match_rate(matches),
+        plausible_rmse=rmse(matches),
+        plausible_crmse=crmse(matches, stol),
+    )
+
+
+def plausible_matches(matches: Tensor, generated: Tensor, reference: Tensor) -> Tensor:
+    """Matches of which both crystals are plausible; every other row is no match (NaN).
+
+    The functions of `omatg_ray.evaluate.metrics` then give the rates over all rows.
+
+    Args:
+        matches: RMSE of every row (n,), NaN where there is no match.
+        generated: Which generated crystals are plausible (n,), bool.
+        reference: The same of the references.
+    """
+    return matches.where(generated & reference, math.nan)

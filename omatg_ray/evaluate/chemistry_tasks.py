@@ -1,0 +1,51 @@
+"""What worker processes compute with SMACT and matminer, which only this module imports."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import Any
+
+from matminer.featurizers.composition.composite import ElementProperty
+from matminer.featurizers.site.fingerprint import CrystalNNFingerprint
+from pymatgen.core import Composition
+from smact.screening import smact_validity
+
+from omatg_ray.reward.tasks import Arrays
+
+
+def is_plausible(crystal: Arrays) -> bool:
+    """Whether SMACT accepts the composition and the fingerprints of composition and sites can be computed.
+
+    Raises whatever else than ValueError and TypeError the fingerprints raise, as scipy's QhullError on flat cells.
+    """
+    structure = crystal.structure()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of missing element data and electronegativities
+        return _balanced(structure.composition) and _has_fingerprints(structure)
+
+
+def _balanced(composition: Composition) -> bool:
+    """Charge neutrality with the oxidation states of the ICSD, Pauling's rule; alloys pass."""
+    try:
+        return bool(
+            smact_validity(composition, use_pauling_test=True, include_alloys=True, oxidation_states_set="icsd24")
+        )
+    except TypeError:  # of elements that SMACT has no electronegativity of
+        return False
+
+
+def _has_fingerprints(structure: Any) -> bool:
+    of_composition, of_site = _featurizers()
+    try:
+        of_composition.featurize(structure.composition)
+        for site in range(len(structure)):
+            of_site.featurize(structure, site)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+@cache
+def _featurizers() -> tuple[Any, Any]:
+    return ElementProperty.from_preset("magpie"), CrystalNNFingerprint.from_preset("ops")

@@ -1,0 +1,52 @@
+"""ε(t), the noise with which a flow is sampled as an SDE: dx = [b − (ε / γ) η] dt + √(2 ε) dW.
+
+Every ε gives states of the same distribution as the ODE dx = b dt if b and η are exact. Source: Albergo et al. (2023).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from omatg_ray.kinds import Kinds
+from omatg_ray.settings import Settings
+
+
+class Epsilon(Settings):
+    """ε(t), as a function of t of any shape. The noise level of the sampler is σ = √(2 ε)."""
+
+    kind: str = Field(description="constant or vanishing")
+    c: float = Field(1.0, gt=0, description="scale")
+
+    @abstractmethod
+    def value(self, t: Tensor) -> Tensor:
+        """ε(t)."""
+
+
+class ConstantEpsilon(Epsilon):
+    """ε = c."""
+
+    kind: Literal["constant"] = "constant"
+
+    def value(self, t: Tensor) -> Tensor:
+        return torch.full_like(t, self.c)
+
+
+class VanishingEpsilon(Epsilon):
+    """ε = c f((t − μ) / w) f((1 − μ − t) / w), f the logistic function: off near both ends, where γ vanishes."""
+
+    kind: Literal["vanishing"] = "vanishing"
+    mu: float = Field(0.075, description="distance from the ends at which ε is half of c")
+    width: float = Field(0.01, gt=0, description="time in which it is switched on and off")
+
+    def value(self, t: Tensor) -> Tensor:
+        on, off = torch.sigmoid((t - self.mu) / self.width), torch.sigmoid((1.0 - self.mu - t) / self.width)
+        return self.c * on * off
+
+
+EpsilonSettings = Annotated[Epsilon | None, Kinds(ConstantEpsilon, VanishingEpsilon, optional=True)]
+"""ε or null, in a file: `{kind: vanishing, c: 2, mu: 0.2, width: 0.04}`."""

@@ -1,0 +1,21 @@
+"""The phase of paths that forget x_0 before they make x_1: what encoder-decoder interpolants and γ have in common."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def phase(t: Tensor, switch_time: float, power: float) -> Tensor:
+    """w(t) = u / (u + v) with u = (t − s t)^p and v = (s − s t)^p: from 0 over 1/2 at t = s to 1. Any shape."""
+    u, v = _parts(t, switch_time, power)
+    return u / (u + v)
+
+
+def phase_rate(t: Tensor, switch_time: float, power: float) -> Tensor:
+    """dw/dt = p u v / (t (1 − t) (u + v)²), for t inside (0, 1)."""
+    u, v = _parts(t, switch_time, power)
+    return power * u * v / (t * (1.0 - t) * (u + v).square())
+
+
+def _parts(t: Tensor, switch_time: float, power: float) -> tuple[Tensor, Tensor]:
+    return (t - switch_time * t) ** power, (switch_time - switch_time * t) ** power

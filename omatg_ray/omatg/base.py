@@ -1,0 +1,309 @@
+"""Import of a base model: what OMatG's configuration says, as a description, and the weights of the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.fields import FIELDS, FieldName
+from omatg_ray.errors import ModelError
+from omatg_ray.flow.network import CSPNet, NetworkSettings
+from omatg_ray.flow.paths import PathSettings
+from omatg_ray.model import FlowModel, ModelDescription
+from omatg_ray.omatg.checkpoint import Checkpoint
+from omatg_ray.omatg.configuration import Configured, configured, section
+from omatg_ray.omatg.lattices import FITS, informed
+from omatg_ray.omatg.names import (
+    CELL_BASES,
+    EPSILONS,
+    GAMMAS,
+    INFORMED,
+    POSITION_BASES,
+    from_omatg,
+    interpolant_from_omatg,
+)
+from omatg_ray.omatg.weights import ENCODER, encoder_from_omatg, load, refuse_unknown
+from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.policy import T_MAX, T_MIN
+
+# What CSPNetFull does unless it is told otherwise; other values make another network.
+ENCODER_FACTS: dict[str, Any] = {
+    "act_fn": "silu",
+    "dis_emb": "sin",
+    "edge_style": "fc",
+    "ln": True,
+    "ip": True,
+    "pred_type": True,
+    "pred_scalar": False,
+    "prop": False,
+}
+ENCODER_UNUSED = ("cutoff", "max_neighbors", "am_hidden_dim", "prop_embed_dim")
+INTERPOLANT_ARGUMENTS = (
+    "interpolant",
+    "epsilon",
+    "differential_equation_type",
+    "integrator_kwargs",
+    "correct_center_of_mass_motion",
+    "velocity_annealing_factor",
+)
+TRAINING_KEYS = ("relative_si_costs", "use_min_perm_dist", "sobol_time", "validation_mode", "dataset_name")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model made from a checkpoint.
+
+    Attributes:
+        model: The model, on the CPU.
+        notes: What was left out or is different, in sentences.
+    """
+
+    model: FlowModel
+    notes: list[str]
+
+
+def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDataset | None = None) -> Imported:
+    """A base model from a checkpoint of OMatG and its configuration.
+
+    Args:
+        checkpoint: The checkpoint.
+        tree: The configuration.
+        data: Training crystals, which tell the elements and cell sizes it knows; None leaves both unknown.
+
+    Raises:
+        ModelError: The checkpoint is another's, does not fit the configuration, or generates in a way that cannot be
+            carried over.
+    """
+    model = _model_section(tree)
+    notes: list[str] = []
+    network = network_settings(configured(section(model, "model", "model"), "model.model"))
+    collection = configured(section(model, "si", "model"), "model.si")
+    interpolants = _by_field(collection)
+    _require_given_species(interpolants["species"])
+    steps = int(collection.number("integration_time_steps", 0.0))
+    notes.append(f"OMatG's configuration generates with {steps} grid points; say so when generating (--steps {steps})")
+    with explained("model.si"):
+        paths = PathSettings.model_validate({of: _path(of, interpolants[of], steps, notes) for of in FIELDS})
+    slopes = {of: _slope(interpolants[of]) for of in FIELDS}
+    with explained("model.sampler"):
+        distribution = _base_distribution(configured(section(model, "sampler", "model"), "model.sampler"))
+    _note_sampling(paths, slopes, distribution, notes)
+
+    refuse_unknown(checkpoint.state, (ENCODER,), checkpoint.path)
+    weights, leftover = encoder_from_omatg(checkpoint.state, network.layers)
+    encoder = CSPNet(network)
+    load(encoder, weights, str(checkpoint.path))
+    if leftover:
+        names = ", ".join(f"csp_layer_{index}" for index in leftover)
+        notes.append(f"left out: {names}, default layers that OMatG's network does not use")
+    _note_precision(checkpoint, notes)
+    notes.append("left out: what belongs to training alone (optimizer, trainer, loss weights, data loading)")
+    with explained("model"):
+        annealing = LinearAnnealing(**slopes) if any(slopes.values()) else None
+    description = ModelDescription(
+        network=network,
+        paths=paths,
+        base_distribution=distribution,
+        # Empty: unknown.
+        elements=[] if data is None else _symbols(data),
+        sizes=[] if data is None else sorted(data.sizes),
+        annealing=annealing,
+        provenance=provenance(checkpoint) | {"integration_time_steps": steps, "training": _training(model)},
+    )
+    if data is None:
+        notes.append("the elements and cell sizes of its training set are unknown (give them with --data)")
+    return Imported(FlowModel(description, encoder), notes)
+
+
+def provenance(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Where a model comes from."""
+    return {
+        "command": "import-omatg",
+        "checkpoint": checkpoint.path.name,
+        "checkpoint_sha256": checkpoint.sha256,
+        "epoch": checkpoint.epoch,
+        "global_step": checkpoint.step,
+    }
+
+
+def network_settings(model: Configured) -> NetworkSettings:
+    """Size of the network.
+
+    Raises:
+        ModelError: It is another network than `CSPNetFull`, or one with parts that are not known here.
+    """
+    model.only(["encoder", "head", "time_embedder", "prop_embedder", "property_keys"])
+    for part in ("prop_embedder", "property_keys"):
+        if model.get(part, None) is not None:
+            raise ModelError(f"{model.where}.{part}: models conditioned on properties cannot be carried over")
+    encoder, head, time = (model.child(part) for part in ("encoder", "head", "time_embedder"))
+    for child, name in ((encoder, "CSPNetFull"), (head, "PassThrough"), (time, "SinusoidalTimeEmbeddings")):
+        if child.name != name:
+            raise ModelError(f"{child.where}: {child.name} is not known here; known: {name}")
+    encoder.only(["hidden_dim", "latent_dim", "num_layers", "max_atoms", "num_freqs", *ENCODER_FACTS, *ENCODER_UNUSED])
+    for argument, fact in ENCODER_FACTS.items():
+        if encoder.get(argument, fact) != fact:
+            raise ModelError(f"{encoder.where}.{argument}: only {fact} is known here, not {encoder.get(argument, '')}")
+    time_features = int(time.number("dim", 0))
+    latent = int(encoder.number("latent_dim", 256))
+    if time_features != latent:
+        raise ModelError(f"{time.where}.dim is {time_features}, but {encoder.where}.latent_dim is {latent}")
+    with explained(encoder.where):
+        return NetworkSettings(
+            hidden=int(encoder.number("hidden_dim", 512)),
+            layers=int(encoder.number("num_layers", 6)),
+            frequencies=int(encoder.number("num_freqs", 128)),
+            time_features=time_features,
+            max_atomic_number=int(encoder.number("max_atoms", 100)),
+        )
+
+
+def _model_section(tree: dict[str, Any]) -> dict[str, Any]:
+    model = tree["model"]
+    return (model.get("init_args") or {}) if "class_path" in model else model
+
+
+def _by_field(collection: Configured) -> dict[str, Configured]:
+    listed = collection.get("stochastic_interpolants", None)
+    fields = collection.get("data_fields", None)
+    if not isinstance(listed, list) or not isinstance(fields, list) or len(listed) != len(fields):
+        raise ModelError(f"{collection.where}: stochastic_interpolants and data_fields must be lists of equal length")
+    found = {
+        str(of).lower(): configured(value, f"{collection.where}.stochastic_interpolants.{of}")
+        for of, value in zip(fields, listed, strict=True)
+    }
+    missing = [of for of in ("species", *FIELDS) if of not in found]
+    if missing:
+        raise ModelError(f"{collection.where}.data_fields lacks {missing[0]}")
+    return found
+
+
+def _require_given_species(species: Configured) -> None:
+    if species.name != "SingleStochasticInterpolantIdentity":
+        raise ModelError(
+            f"{species.where}: {species.name} generates the atomic species (de novo generation), which cannot be "
+            "carried over; models of crystal structure prediction can"
+        )
+
+
+def _path(of: FieldName, value: Configured, steps: int, notes: list[str]) -> dict[str, Any]:
+    """Plain values of the path of a field."""
+    one_sided = value.name == "SingleStochasticInterpolantOS"
+    if value.name not in ("SingleStochasticInterpolant", "SingleStochasticInterpolantOS"):
+        raise ModelError(
+            f"{value.where}: {value.name} is not known here; known: SingleStochasticInterpolant, "
+            "SingleStochasticInterpolantOS"
+        )
+    value.only([*INTERPOLANT_ARGUMENTS, *(["predict_velocity"] if one_sided else ["gamma"])])
+    if value.get("predict_velocity", True) is not True:
+        raise ModelError(f"{value.where}.predict_velocity: a model without a velocity cannot be carried over")
+    path = interpolant_from_omatg(value.child("interpolant"), of)
+    if one_sided:
+        path["one_sided"] = True
+    elif value.get("gamma", None) is not None:
+        path["gamma"] = from_omatg(value.child("gamma"), GAMMAS)
+    kind = str(value.get("differential_equation_type", "")).upper()
+    if kind == "SDE":
+        path["epsilon"] = from_omatg(value.child("epsilon"), EPSILONS)
+    elif kind != "ODE":
+        raise ModelError(f"{value.where}.differential_equation_type must be ODE or SDE, not {kind or 'missing'}")
+    _note_solver(of, value.get("integrator_kwargs", None) or {}, steps, notes)
+    return path
+
+
+def _note_solver(of: FieldName, solver: dict[str, Any], steps: int, notes: list[str]) -> None:
+    method, longest = solver.get("method"), solver.get("dt")
+    if method != "euler":
+        notes.append(f"{of}: OMatG's configuration integrates with {method or 'a default solver'}; here it is Euler's")
+    elif isinstance(longest, int | float) and steps > 1 and longest < (T_MAX - T_MIN) / (steps - 1) * (1 - 1e-3):
+        notes.append(f"{of}: OMatG divides every step into shorter ones (dt = {longest:g}); generate with more steps")
+
+
+def _slope(value: Configured) -> float:
+    """Slope of the velocity annealing, for which a one-sided interpolant may have null."""
+    key = "velocity_annealing_factor"
+    return 0.0 if value.get(key, None) is None else value.number(key, 0.0)
+
+
+def _base_distribution(sampler: Configured) -> BaseDistribution:
+    if sampler.name != "IndependentSampler":
+        raise ModelError(f"{sampler.where}: {sampler.name} is not known here; known: IndependentSampler")
+    # The command line of OMatG links the batch size into the sampler, which ignores it.
+    sampler.only(["pos_distribution", "cell_distribution", "species_distribution", "batch_size"])
+    species = sampler.child("species_distribution")
+    if species.name != "MirrorSpecies":
+        raise ModelError(f"{species.where}: {species.name} is not known here; known: MirrorSpecies")
+    cell = sampler.child("cell_distribution")
+    if cell.name != INFORMED.rpartition(".")[2]:
+        lattices: Any = from_omatg(cell, CELL_BASES)
+    else:
+        cell.only(["dataset_name"])
+        lattices = informed(str(cell.get("dataset_name", "")))
+        if lattices is None:
+            raise ModelError(f"{cell.where}.dataset_name must be one of {', '.join(FITS)}")
+    return BaseDistribution(pos=from_omatg(sampler.child("pos_distribution"), POSITION_BASES), cell=lattices)
+
+
+def _note_sampling(
+    paths: PathSettings, slopes: dict[FieldName, float], distribution: BaseDistribution, notes: list[str]
+) -> None:
+    stochastic = [of for of in FIELDS if paths.of(of).epsilon is not None]
+    if stochastic:
+        notes.append(
+            f"OMatG samples {' and '.join(stochastic)} as an SDE; so does --noise policy here, while without noise the "
+            "ODE of the same distribution is used"
+        )
+    both = [of for of in stochastic if slopes.get(of)]
+    if both:
+        notes.append(
+            f"the velocity annealing of {' and '.join(both)} acts without noise only: the SDE runs unannealed here"
+        )
+    mirrored = [of for of in FIELDS if getattr(distribution, of).kind == "mirror"]
+    if mirrored:
+        notes.append(f"{' and '.join(mirrored)} start from given crystals: it cannot generate from formulas")
+
+
+def _note_precision(checkpoint: Checkpoint, notes: list[str]) -> None:
+    other = sorted({str(v.dtype).removeprefix("torch.") for v in checkpoint.state.values()} - {"float32"})
+    if other:
+        notes.append(f"weights were rounded from {', '.join(other)} to float32")
+
+
+def _training(model: dict[str, Any]) -> dict[str, Any]:
+    return {key: model[key] for key in TRAINING_KEYS if key in model}
+
+
+def _symbols(data: CrystalDataset) -> list[str]:
+    from pymatgen.core import Element
+
+    return [Element.from_Z(z).symbol for z in sorted(data.elements)]
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Turns what pydantic says of values into a ModelError that names the section."""
+    try:
+        yield
+    except ValidationError as error:
+        lines = [f"{_key(problem['loc'])}{problem['msg'].removeprefix('Value error, ')}" for problem in error.errors()]
+        raise ModelError(f"{where}: {'; '.join(lines)}") from error
+
+
+def _key(location: Sequence[int | str]) -> str:
+    return f"{'.'.join(map(str, location))}: " if location else ""
+
+
+def training_file(tree: dict[str, Any], config: Path) -> Path | None:
+    """The file of training crystals that a configuration names, if it lies there or beside the configuration."""
+    dataset = (tree.get("data") or {}).get("train_dataset") or {}
+    name = (dataset.get("init_args") or {}).get("file_path") if isinstance(dataset, dict) else None
+    if not isinstance(name, str):
+        return None
+    return next((place for place in (Path(name), config.parent / name) if place.is_file()), None)

@@ -1,0 +1,94 @@
+"""Lightning checkpoints: tensors and numbers, read without running code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omatg_ray.errors import ModelError
+from omatg_ray.run.atomic import write_bytes
+
+# Lightning migrates checkpoints by this version; these files have the layout of 2.x.
+LIGHTNING_VERSION = "2.0.0"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint.
+
+    Attributes:
+        path: File.
+        state: Weights by their names.
+        epoch: Epoch, from 0; None where the file does not say.
+        step: Optimizer steps; likewise.
+        sha256: Checksum of the file.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    epoch: int | None
+    step: int | None
+    sha256: str
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint with `weights_only`: what holds more than tensors and numbers is refused.
+
+    Raises:
+        ModelError: It cannot be read, holds objects of other classes, or no state dictionary.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"{path} {_refusal(str(error))}") from error
+    except Exception as error:  # a torn or foreign file raises anything
+        raise ModelError(f"{path} is no checkpoint of PyTorch: {error}") from error
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"{path} is no Lightning checkpoint: it has no `state_dict` of tensors")
+    return Checkpoint(
+        path,
+        {str(name): value for name, value in state.items()},
+        _integer(content.get("epoch")),
+        _integer(content.get("global_step")),
+        hashlib.sha256(data).hexdigest(),
+    )
+
+
+def write_checkpoint(path: Path, state: dict[str, Tensor], epoch: int = 0, step: int = 0) -> None:
+    """Writes a checkpoint of weights alone, as Lightning does with `save_weights_only`."""
+    content: dict[str, Any] = {
+        "epoch": epoch,
+        "global_step": step,
+        "pytorch-lightning_version": LIGHTNING_VERSION,
+        "state_dict": {name: value.detach().cpu().contiguous() for name, value in state.items()},
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def _refusal(message: str) -> str:
+    found = re.search(r"GLOBAL ([\w.]+)", message)
+    if found is None:
+        return f"is no checkpoint of PyTorch: {message.splitlines()[0]}"
+    return (
+        f"is refused: it holds a {found[1]}, and reading that could run code of the file; keep its weights alone "
+        "(Lightning: save_weights_only) if you trust it"
+    )
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) else None

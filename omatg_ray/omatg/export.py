@@ -1,0 +1,240 @@
+"""Export: a checkpoint and a configuration that `omg predict` of OMatG takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from omatg_ray.crystal.base import InformedCell
+from omatg_ray.crystal.fields import FIELDS, FieldName
+from omatg_ray.errors import ModelError
+from omatg_ray.flow.network import CSPNet, NetworkSettings
+from omatg_ray.model import FlowModel
+from omatg_ray.omatg.checkpoint import write_checkpoint
+from omatg_ray.omatg.lattices import FITS, name_of
+from omatg_ray.omatg.names import (
+    CELL_BASES,
+    EPSILONS,
+    GAMMAS,
+    INFORMED,
+    POSITION_BASES,
+    interpolant_to_omatg,
+    to_omatg,
+)
+from omatg_ray.omatg.weights import DEFAULT_LAYERS, encoder_to_omatg
+from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.policy import T_MAX, T_MIN
+
+CHECKPOINT_FILE, CONFIG_FILE = "checkpoint.ckpt", "train.yaml"
+"""The names that OMatG's published models have."""
+DEFAULT_STEPS = 50
+DEFAULT_DATASET = "mp_20"
+SPLITS = {"train_dataset": "train", "val_dataset": "val", "pred_dataset": "test"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        checkpoint: Lightning checkpoint.
+        config: Configuration.
+        notes: What was left out or is different, in sentences.
+    """
+
+    checkpoint: Path
+    config: Path
+    notes: list[str]
+
+
+def export_omatg(model: FlowModel, folder: Path, steps: int | None = None, data: str | None = None) -> Exported:
+    """Writes a model as OMatG's files into an existing folder.
+
+    Args:
+        model: A base model, or a reinforced one that a single network expresses.
+        folder: Where to.
+        steps: Grid points that the configuration asks for; None: those that the model was imported with, else 50.
+        data: LMDB or Parquet file whose compositions `omg predict` shall take; None: OMatG's own files of the data set
+            that the lattice distribution is fitted to.
+
+    Raises:
+        ModelError: OMatG cannot express the sampler; says why.
+    """
+    notes: list[str] = []
+    network = exported_network(model, notes)
+    imported_with = model.description.provenance.get("integration_time_steps", DEFAULT_STEPS)
+    config = configuration(model, imported_with if steps is None else steps, data)
+    if network.settings.layers < DEFAULT_LAYERS:
+        notes.append("layers that OMatG's network has but does not use are zero in the checkpoint")
+    if data is None:
+        notes.append("the configuration names OMatG's own data files; change file_path there to predict for others")
+    write_checkpoint(folder / CHECKPOINT_FILE, encoder_to_omatg(network))
+    (folder / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False))
+    return Exported(folder / CHECKPOINT_FILE, folder / CONFIG_FILE, notes)
+
+
+def exported_network(model: FlowModel, notes: list[str]) -> CSPNet:
+    """The one network that drives both fields.
+
+    Raises:
+        ModelError: There is no such network, or the sampler is more than a network.
+    """
+    what = model.description
+    if what.annealing is not None and not isinstance(what.annealing, LinearAnnealing):
+        raise ModelError("its learned annealing schedule cannot be exported: `omg predict` knows only slopes")
+    frozen = [of for of in FIELDS if what.active and of not in what.active]
+    if frozen and not _same(model.network, model.base_network):
+        raise ModelError(
+            f"{' and '.join(frozen)} follow the base network and {' and '.join(what.active)} the reinforced one; "
+            "`omg predict` runs one network for both. Reinforce both fields to export"
+        )
+    if what.active:
+        notes.append("the noise of the policy is left out: `omg predict` generates without")
+        if what.variant == "score":
+            notes.append("it was reinforced as a stochastic process; `omg predict` follows its velocity alone")
+    return model.network
+
+
+def configuration(model: FlowModel, steps: int, data: str | None = None) -> dict[str, Any]:
+    """The configuration as plain values.
+
+    Raises:
+        ModelError: OMatG has nothing for a part of the sampler.
+    """
+    what = model.description
+    if steps < 2:
+        raise ModelError(f"steps = {steps}: a grid needs at least 2 points")
+    dataset = _dataset(what.base_distribution.cell)
+    return {
+        "model": {
+            "si": {
+                "class_path": "omg.si.stochastic_interpolants.StochasticInterpolants",
+                "init_args": {
+                    "stochastic_interpolants": [
+                        {
+                            "class_path": "omg.si.single_stochastic_interpolant_identity"
+                            ".SingleStochasticInterpolantIdentity"
+                        },
+                        *(_interpolant(model, of, steps) for of in FIELDS),
+                    ],
+                    "data_fields": ["species", *FIELDS],
+                    "integration_time_steps": steps,
+                },
+            },
+            "relative_si_costs": _costs(model),
+            "sampler": _sampler(model, dataset),
+            "model": _network(what.network),
+            "use_min_perm_dist": True,
+            "float_32_matmul_precision": "high",
+            "dataset_name": dataset or DEFAULT_DATASET,
+        },
+        "data": {
+            key: {
+                "class_path": "omg.datamodule.StructureDataset",
+                "init_args": {
+                    "file_path": data or f"data/{dataset or DEFAULT_DATASET}/{split}.lmdb",
+                    "lazy_storage": False,
+                    "niggli_reduce": False,
+                },
+            }
+            for key, split in SPLITS.items()
+        }
+        | {"batch_size": 256},
+        "trainer": {"accelerator": "auto", "precision": "32-true", "logger": False},
+        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.001}},
+    }
+
+
+def _stochastic(model: FlowModel, of: FieldName) -> bool:
+    """Whether OMatG shall sample a field as an SDE: it does for a base model that has ε."""
+    return model.description.paths.of(of).epsilon is not None and not model.description.active
+
+
+def _interpolant(model: FlowModel, of: FieldName, steps: int) -> dict[str, Any]:
+    path, annealing = model.description.paths.of(of), model.description.annealing
+    stochastic = _stochastic(model, of)
+    solver: dict[str, Any] = {"method": "euler"}
+    if stochastic:
+        solver["dt"] = (T_MAX - T_MIN) / (steps - 1)
+    arguments = {
+        "interpolant": interpolant_to_omatg(path, of),
+        "gamma": None if path.gamma is None else to_omatg(path.gamma, GAMMAS),
+        "epsilon": to_omatg(path.epsilon, EPSILONS) if stochastic and path.epsilon is not None else None,
+        "differential_equation_type": "SDE" if stochastic else "ODE",
+        "integrator_kwargs": solver,
+        "velocity_annealing_factor": getattr(annealing, of, 0.0),
+        "correct_center_of_mass_motion": of == "pos",
+    }
+    if path.one_sided:
+        del arguments["gamma"]
+        name = "omg.si.single_stochastic_interpolant_os.SingleStochasticInterpolantOS"
+    else:
+        name = "omg.si.single_stochastic_interpolant.SingleStochasticInterpolant"
+    return {"class_path": name, "init_args": arguments}
+
+
+def _costs(model: FlowModel) -> dict[str, float]:
+    """Weights of the losses. OMatG wants one for each and all to add up to 1; prediction does not use them."""
+    keys = [f"{of}_loss_b" for of in FIELDS] + [f"{of}_loss_z" for of in FIELDS if _stochastic(model, of)]
+    return {"species_loss": 0.0} | dict.fromkeys(keys, 1.0 / len(keys))
+
+
+def _dataset(cell: object) -> str | None:
+    """Name of OMatG's lattice distribution; None of those that need no name."""
+    if not isinstance(cell, InformedCell):
+        return None
+    name = name_of(cell)
+    if name is None:
+        raise ModelError(
+            "its lattice distribution is fitted to other data than OMatG has fits for "
+            f"({', '.join(FITS)}); `omg predict` could not start from it"
+        )
+    return name
+
+
+def _sampler(model: FlowModel, dataset: str | None) -> dict[str, Any]:
+    base = model.description.base_distribution
+    if dataset is None:
+        cell = to_omatg(base.cell, CELL_BASES)
+    else:
+        cell = {"class_path": INFORMED, "init_args": {"dataset_name": dataset}}
+    return {
+        "class_path": "omg.sampler.IndependentSampler",
+        "init_args": {
+            "pos_distribution": to_omatg(base.pos, POSITION_BASES),
+            "cell_distribution": cell,
+            "species_distribution": {"class_path": "omg.sampler.species_distributions.MirrorSpecies"},
+        },
+    }
+
+
+def _network(size: NetworkSettings) -> dict[str, Any]:
+    return {
+        "class_path": "omg.model.model.Model",
+        "init_args": {
+            "encoder": {
+                "class_path": "omg.model.encoders.cspnet_full.CSPNetFull",
+                "init_args": {
+                    "hidden_dim": size.hidden,
+                    "latent_dim": size.time_features,
+                    "num_layers": size.layers,
+                    "num_freqs": size.frequencies,
+                    "max_atoms": size.max_atomic_number,
+                },
+            },
+            "head": {"class_path": "omg.model.heads.pass_through.PassThrough"},
+            "time_embedder": {
+                "class_path": "omg.model.model_utils.SinusoidalTimeEmbeddings",
+                "init_args": {"dim": size.time_features},
+            },
+        },
+    }
+
+
+def _same(first: CSPNet, second: CSPNet) -> bool:
+    theirs = second.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in first.state_dict().items())

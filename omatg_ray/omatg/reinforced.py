@@ -1,0 +1,138 @@
+"""Import of what OMatG-IRL has reinforced, over the base model it started from."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import nn
+
+from omatg_ray.crystal.fields import FIELDS, FieldName
+from omatg_ray.errors import ModelError
+from omatg_ray.flow.network import CSPNet
+from omatg_ray.model import FlowModel, ModelDescription, Variant, new_modules
+from omatg_ray.omatg.base import Imported, explained, provenance
+from omatg_ray.omatg.checkpoint import Checkpoint
+from omatg_ray.omatg.configuration import Configured, configured
+from omatg_ray.omatg.names import NOISES, from_omatg
+from omatg_ray.omatg.weights import (
+    ENCODER,
+    NOISE,
+    SCHEDULE,
+    encoder_from_omatg,
+    load,
+    noise_from_omatg,
+    refuse_unknown,
+    schedule_from_omatg,
+)
+from omatg_ray.policy.annealing import LearnedSchedule
+from omatg_ray.policy.noise import NoiseSettings
+
+VARIANTS: dict[str, Variant] = {
+    "OMGIRLVelocity": "velocity",
+    "OMGIRLScaledVelocity": "velocity",
+    "OMGIRLScore": "score",
+    "OMGIRLScale": "annealing",
+}
+SCALED = ("OMGIRLScale", "OMGIRLScaledVelocity")
+
+
+def is_reinforced(tree: dict[str, Any]) -> bool:
+    """Whether a configuration is one of reinforcement."""
+    return str(tree["model"].get("class_path", "")).rpartition(".")[2].startswith("OMGIRL")
+
+
+def import_reinforced(checkpoint: Checkpoint, tree: dict[str, Any], base: FlowModel) -> Imported:
+    """A reinforced model from a checkpoint of OMatG-IRL, its configuration, and the base model.
+
+    Frozen fields follow the base, as they do in OMatG-IRL, which also ignores the velocity annealing of the base's own
+    configuration.
+
+    Args:
+        checkpoint: The checkpoint of reinforcement.
+        tree: The configuration of reinforcement.
+        base: The base model, imported before.
+
+    Raises:
+        ModelError: The variant is unknown, the base is no base model, or the checkpoint does not fit.
+    """
+    if base.description.active:
+        raise ModelError("--base names a reinforced model; give the base model that OMatG-IRL started from")
+    configuration = configured(tree["model"], "model")
+    if configuration.name not in VARIANTS:
+        raise ModelError(f"model: {configuration.name} is not known here; known: {', '.join(VARIANTS)}")
+    active = _active(configuration)
+    description = base.description.model_copy(
+        update={
+            "variant": VARIANTS[configuration.name],
+            "active": active,
+            "noise": {of: _noise(configuration, of) for of in active},
+            "annealing": _schedule(configuration, active),
+            "provenance": provenance(checkpoint) | {"base_provenance": base.description.provenance},
+        }
+    )
+    notes = ["left out: what belongs to training alone (reward, optimizer, reference noise, weights of the objective)"]
+    if base.description.annealing is not None:
+        notes.append("the velocity annealing of the base is left out, as OMatG-IRL ignores it")
+    if configuration.name == "OMGIRLScale" and len(active) < len(FIELDS):
+        notes.append("left out: the schedule of the frozen field, which OMatG-IRL does not use")
+    model = FlowModel(description, base.base_network, _learned(checkpoint, description))
+    if description.variant == "score":
+        for of in active:
+            # The drift of a score policy needs the weight of the noise; better now than when generating.
+            if not description.paths.of(of).has_denoiser:
+                raise ModelError(f"--base: it has no denoiser for {of}, which a score policy needs (gamma is null)")
+    return Imported(model, notes)
+
+
+def _learned(checkpoint: Checkpoint, description: ModelDescription) -> nn.ModuleDict:
+    state, path = checkpoint.state, str(checkpoint.path)
+    modules = new_modules(description)
+    prefixes = {"policy": ENCODER, "schedule": SCHEDULE, "noise": NOISE}
+    refuse_unknown(state, tuple(prefix for part, prefix in prefixes.items() if part in modules), path)
+    if "policy" in modules:
+        weights, _ = encoder_from_omatg(state, description.network.layers)
+        load(cast("CSPNet", modules["policy"]), weights, path)
+    if "schedule" in modules:
+        annealing = cast("LearnedSchedule", description.annealing)
+        load(modules["schedule"], schedule_from_omatg(state, annealing.fields), f"{path}, scale_model")
+    if "noise" in modules:
+        load(modules["noise"], noise_from_omatg(state), f"{path}, noise_schedule_modules")
+    return modules
+
+
+def _active(configuration: Configured) -> list[FieldName]:
+    disabled = configuration.get("disable_fields", None) or []
+    names = {str(of).lower() for of in ([disabled] if isinstance(disabled, str) else disabled)}
+    active = [of for of in FIELDS if of not in names]
+    if not active:
+        raise ModelError("model.init_args.disable_fields names both positions and lattices; nothing was reinforced")
+    return active
+
+
+def _noise(configuration: Configured, of: FieldName) -> NoiseSettings:
+    schedules = configuration.get("noise_schedules", None)
+    where = f"{configuration.where}.init_args.noise_schedules.{of}"
+    if not isinstance(schedules, dict) or of not in schedules:
+        raise ModelError(f"{where} is missing")
+    with explained(where):
+        return NoiseSettings.model_validate(from_omatg(configured(schedules[of], where), NOISES))
+
+
+def _schedule(configuration: Configured, active: list[FieldName]) -> LearnedSchedule | None:
+    if configuration.name not in SCALED:
+        return None
+    where = f"{configuration.where}.init_args.scale_model"
+    given = configuration.get("scale_model", None)
+    # The argument is of one class, so that Lightning also takes its arguments without the class.
+    if given is None or (isinstance(given, dict) and "class_path" not in given):
+        given = {"class_path": "ScaleMLP", "init_args": given}
+    scale = configured(given, where)
+    scale.only(["hidden_dimension", "number_hidden_layers", "initialize_zeros", "shared_trunk", "checkpoint"])
+    with explained(where):
+        return LearnedSchedule(
+            hidden=int(scale.number("hidden_dimension", 64)),
+            layers=int(scale.number("number_hidden_layers", 2)),
+            shared=bool(scale.get("shared_trunk", True)),
+            # A frozen field of an annealing policy follows the base as it is; an annealed velocity anneals both.
+            fields=active if configuration.name == "OMGIRLScale" else list(FIELDS),
+        )

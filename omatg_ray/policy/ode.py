@@ -1,0 +1,82 @@
+"""The noise-free flow solved as an ordinary differential equation by torchdiffeq, positions and lattices together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.fields import Fields
+from omatg_ray.crystal.lattice import wrap
+from omatg_ray.errors import ModelError
+
+FixedStepMethod = Literal[
+    "euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams", "fixed_adams"
+]
+AdaptiveMethod = Literal["dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver"]
+Method = FixedStepMethod | AdaptiveMethod
+METHODS: tuple[str, ...] = get_args(FixedStepMethod) + get_args(AdaptiveMethod)
+Velocity = Callable[[CrystalBatch, Tensor], Fields]
+"""d pos/dt (sum N, 3) and d cell/dt (B, 3, 3) of crystals with wrapped positions, at one time ()."""
+
+
+@torch.no_grad()
+def solve(
+    velocity: Velocity,
+    x_0: CrystalBatch,
+    times: Tensor,
+    method: Method = "dopri5",
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+) -> CrystalBatch:
+    """State at times[-1] of the flow that is in x_0 at times[0].
+
+    Inside the solver positions are not wrapped; those that `velocity` sees and those of the result are.
+
+    Args:
+        velocity: Right-hand side.
+        x_0: State at times[0].
+        times: Grid (T,), increasing. Fixed-step methods step from point to point; adaptive ones use its ends alone.
+        method: Name of a solver of torchdiffeq (`scipy_solver` is SciPy's LSODA, on the CPU).
+        rtol: Relative tolerance of adaptive methods.
+        atol: Absolute one, in fractional units and Å. An adaptive step has to keep both in every component of every
+            structure. It is one step for the whole batch, on which a structure depends within the tolerances.
+
+    Raises:
+        ModelError: The method is unknown, the grid has fewer than two points, or the tolerances cannot be kept.
+    """
+    from torchdiffeq import odeint  # type: ignore[import-untyped]
+
+    if method not in METHODS:
+        raise ModelError(f"unknown ODE method {method!r}; one of {', '.join(METHODS)}")
+    if len(times) < 2:
+        raise ModelError(f"{len(times)} times: an integration needs at least 2 grid points")
+    times = times.to(x_0.device, x_0.dtype)
+
+    def right_hand_side(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        pos, cell = state
+        rates = velocity(x_0.replace(wrap(pos), cell), t)
+        return rates["pos"], rates["cell"]
+
+    options: dict[str, Any] = {} if method == "scipy_solver" else {"norm": _largest}
+    if method in get_args(FixedStepMethod):
+        # Steps on the grid, without keeping the states between.
+        options = {"grid_constructor": lambda function, state, ends: times}
+    try:
+        pos, cell = odeint(
+            right_hand_side, (x_0.pos, x_0.cell), times[[0, -1]], rtol=rtol, atol=atol, method=method, options=options
+        )
+    except AssertionError as error:
+        raise ModelError(
+            f"the ODE solver {method} gave up at rtol={rtol:g}, atol={atol:g} ({error}); "
+            "use larger tolerances or a fixed-step method such as midpoint"
+        ) from error
+    return x_0.replace(wrap(pos[-1]), cell[-1])
+
+
+def _largest(error: tuple[Tensor, Tensor]) -> Tensor:
+    """The largest component, where a mean would hide a structure among many."""
+    return torch.stack([part.abs().max() for part in error]).max()

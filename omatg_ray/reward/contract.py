@@ -1,0 +1,114 @@
+"""What every reward must keep to, as a test for rewards of your own."""
+
+from __future__ import annotations
+
+import torch
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import RewardError
+from omatg_ray.reward.protocol import Reward, RewardResult, require_shape
+
+TOLERANCE = 1e-5
+"""By how much, relative to its size or 1, a reward may depend on what else is in the batch: rounding in float32."""
+# Rocksalt, perovskite, diamond and hexagonal close packing: atomic numbers, fractional positions, lattice in Å.
+ROCKSALT = [[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]]
+CASES = (
+    ([11, 17], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]], 5.64 * torch.tensor(ROCKSALT)),
+    (
+        [38, 22, 8, 8, 8],
+        [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.5, 0.5]],
+        3.9 * torch.eye(3),
+    ),
+    ([6, 6], [[0.0, 0.0, 0.0], [0.25, 0.25, 0.25]], 3.57 * torch.tensor(ROCKSALT)),
+    (
+        [12, 12],
+        [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]],
+        torch.tensor([[3.21, 0.0, 0.0], [-1.605, 2.78, 0.0], [0.0, 0.0, 5.21]]),
+    ),
+)
+
+
+def made_up_crystals() -> CrystalBatch:
+    """NaCl, SrTiO3, diamond and magnesium, then SrTiO3 with its atoms displaced at random."""
+    cells = [CrystalBatch(torch.tensor(z), torch.tensor(x), c[None], torch.tensor([len(z)])) for z, x, c in CASES]
+    noise = 0.02 * torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    return CrystalBatch.cat([*cells, cells[1].replace(pos=(cells[1].pos + noise) % 1.0)])
+
+
+def check_reward(reward: Reward, crystals: CrystalBatch | None = None) -> None:
+    """Runs a reward on a few crystals and checks what it promises.
+
+    One number per structure, float64, on the CPU; not NaN everywhere; the same whatever else is in the batch and in
+    whatever order; the crystals left as they were; all elements covered.
+
+    Args:
+        reward: An instance of your class.
+        crystals: To judge; by default made-up ones, of which those remain that hold no other than its `elements`.
+
+    Raises:
+        RewardError: It does not keep to this; says what is wrong.
+
+    Example:
+        >>> from my_rewards import Flat                     # doctest: +SKIP
+        >>> check_reward(Flat(axis=2))                      # doctest: +SKIP
+    """
+    name = getattr(reward, "name", type(reward).__name__)
+    elements = getattr(reward, "elements", None)
+    given = crystals is not None
+    crystals = made_up_crystals() if crystals is None else crystals
+    if elements is not None:
+        sizes = crystals.layout.sizes
+        foreign = [not elements.issuperset(z.tolist()) for z in crystals.species.split(sizes)]
+        if given and any(foreign):
+            raise RewardError(f"reward {name}: its `elements` do not cover {crystals.formulas()[foreign.index(True)]}")
+        crystals = crystals.select([row for row, out in enumerate(foreign) if not out])
+        if not given and len(crystals) < 2:
+            raise RewardError(
+                f"reward {name}: fewer than two of the made-up crystals hold only its `elements`; give check_reward "
+                "crystals of your own"
+            )
+    before = crystals.select(range(len(crystals)))
+    whole = _asked(reward, name, crystals)
+    if not all(torch.equal(getattr(crystals, field), getattr(before, field)) for field in ("species", "pos", "cell")):
+        raise RewardError(f"reward {name}: it changes the crystals that it is given; work on copies")
+    if whole.reward.isnan().all():
+        raise RewardError(f"reward {name}: it is NaN for every crystal")
+    backwards = _asked(reward, name, crystals.select(list(reversed(range(len(crystals))))))
+    alone = [_asked(reward, name, crystals.select([row])) for row in range(len(crystals))]
+    for key, numbers in {"reward": whole.reward, **whole.values}.items():
+        _compare(name, key, numbers, _column(backwards, key).flip(0), crystals, "the order of the batch")
+        _compare(name, key, numbers, torch.cat([_column(one, key) for one in alone]), crystals, "the batch it comes in")
+
+
+def _asked(reward: Reward, name: str, crystals: CrystalBatch) -> RewardResult:
+    try:
+        result = reward(crystals)
+    except Exception as error:
+        formulas = ", ".join(crystals.formulas())
+        hint = "; if it does not cover an element, say so by `elements`" if isinstance(error, LookupError) else ""
+        raise RewardError(f"reward {name}: raised {type(error).__name__}: {error} on {formulas}{hint}") from error
+    if not isinstance(result, RewardResult) or not isinstance(result.values, dict):
+        raise RewardError(f"reward {name}: returned {type(result).__name__}, not RewardResult(reward, values)")
+    for key, value in {"reward": result.reward, **result.values}.items():
+        if not isinstance(value, torch.Tensor) or value.dtype != torch.float64 or value.device.type != "cpu":
+            kind = f"{value.dtype} on {value.device}" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise RewardError(f"reward {name}: {key} is {kind}; it must be a float64 tensor on the CPU")
+    require_shape(name, result, len(crystals))
+    return result
+
+
+def _column(result: RewardResult, key: str) -> torch.Tensor:
+    missing = torch.full_like(result.reward, torch.nan)
+    return result.reward if key == "reward" else result.values.get(key, missing)
+
+
+def _compare(
+    name: str, key: str, first: torch.Tensor, second: torch.Tensor, crystals: CrystalBatch, on_what: str
+) -> None:
+    close = torch.isclose(first, second, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+    if not close.all():
+        row = int((~close).nonzero()[0, 0])
+        raise RewardError(
+            f"reward {name}: {key} depends on {on_what}: {float(first[row]):g} and {float(second[row]):g} for the same "
+            f"{crystals.formulas()[row]}"
+        )

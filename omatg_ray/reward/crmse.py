@@ -1,0 +1,94 @@
+"""The reward of a small distance to a known polymorph."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import astuple
+
+import torch
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import RewardError
+from omatg_ray.reward.matching import Composition, MatchSettings, compositions, run_all, to_arrays
+from omatg_ray.reward.protocol import RewardResult
+from omatg_ray.reward.tasks import Arrays, matched_rmse
+from omatg_ray.reward.validity import check_validity
+from omatg_ray.run.bounded import BoundedPool
+
+TOLERANCES = MatchSettings()
+
+
+class PolymorphMatch:
+    """stol − the smallest RMSE to the known crystals of the same reduced composition (−cRMSE up to a constant).
+
+    RMSE is that of pymatgen's StructureMatcher in units of (V/N)^(1/3). No match, or an invalid crystal, counts stol
+    and gets 0. If the time bound passes for any of the comparisons of a crystal, its reward has failed (NaN).
+
+    Args:
+        references: Known crystals; invalid ones match nothing.
+        settings: Tolerances.
+        workers: Worker processes (see `BoundedPool`).
+        timeout: Seconds that one comparison may take.
+        own_images: See `check_validity`.
+    """
+
+    name, elements = "crmse", None
+
+    def __init__(
+        self,
+        references: CrystalBatch,
+        settings: MatchSettings = TOLERANCES,
+        *,
+        workers: int = 0,
+        timeout: float = 10.0,
+        own_images: bool = True,
+    ) -> None:
+        self.settings, self.own_images = settings, own_images
+        self._pool = BoundedPool(matched_rmse, workers, timeout)
+        self._of_key: dict[Composition, list[Arrays]] = defaultdict(list)
+        valid = check_validity(references, own_images).valid.tolist()
+        for key, arrays, ok in zip(compositions(references), to_arrays(references), valid, strict=True):
+            self._of_key[key] += [arrays] if ok else []
+
+    def require(self, crystals: CrystalBatch) -> None:
+        """Refuse crystals of compositions that no reference has.
+
+        Raises:
+            RewardError: Names the compositions.
+        """
+        keys = compositions(crystals)
+        if unknown := [row for row, key in enumerate(keys) if key not in self._of_key]:
+            raise RewardError(f"reward crmse: no reference has the composition {_names(crystals, unknown)}; add one to"
+                              " reward.crmse.references, or leave these compositions out")  # fmt: skip
+
+    def __call__(self, crystals: CrystalBatch) -> RewardResult:
+        """Rewards of B structures, with the value rmse: that of the best match, NaN without one.
+
+        Raises:
+            RewardError: As `require`.
+        """
+        self.require(crystals)
+        arrays, keys = to_arrays(crystals), compositions(crystals)
+        valid = check_validity(crystals, self.own_images).valid.nonzero().squeeze(1).tolist()
+        pairs = [(row, known) for row in valid for known in self._of_key[keys[row]]]
+        calls = [(arrays[row], known, *astuple(self.settings)) for row, known in pairs]
+        outcomes = run_all(self._pool, calls, [f"crystal {row} and a polymorph" for row, _ in pairs])
+        rmse = torch.full((len(crystals),), math.inf, dtype=torch.float64)
+        late = torch.zeros(len(crystals), dtype=torch.bool)
+        for (row, _), outcome in zip(pairs, outcomes, strict=True):
+            late[row] |= outcome.timed_out
+            if outcome.value is not None:
+                rmse[row] = min(float(rmse[row]), outcome.value)
+        reward = (self.settings.stol - rmse.clamp_max(self.settings.stol)).where(~late, math.nan)
+        return RewardResult(reward, {"rmse": rmse.where(rmse.isfinite(), math.nan)})
+
+    def close(self) -> None:
+        """Ends the worker processes."""
+        self._pool.close()
+
+
+def _names(crystals: CrystalBatch, rows: Iterable[int], most: int = 5) -> str:
+    formulas = sorted(set(crystals.select(list(rows)).formulas()))
+    return ", ".join(formulas[:most]) + (", ..." if len(formulas) > most else "")

@@ -1,0 +1,127 @@
+"""Relaxation of positions and cells of many crystals together, in a bounded number of steps.
+
+FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006), every crystal with a velocity and a time step of its own. The
+degrees of freedom of a crystal are its Cartesian positions and N ε, a symmetric strain times the number of atoms, which
+puts both on one scale; they move under the forces and −dE/dε / N.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.lattice import wrap
+from omatg_ray.reward.potential import Potential
+from omatg_ray.reward.validity import check_validity
+
+CONVERGED = 0.05
+"""A crystal rests once no force exceeds this, in eV/Å, and no entry of dE/dε / N, in eV."""
+LONGEST_STEP = 0.2
+"""Å that all atoms and the strain of a crystal move in one step, together."""
+# The constants of the paper.
+FIRST_DT, MOST_DT, PATIENCE = 0.1, 1.0, 5
+GROW, SHRINK, MIXING, LESS_MIXING = 1.1, 0.5, 0.1, 0.99
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """Relaxed crystals.
+
+    Attributes:
+        crystals: Those of lowest energy met on the way, float64, on the CPU.
+        energy: Their energies in eV (B,), float64.
+        steps: Steps taken (B,), int64.
+        drop: eV by which the energy fell (B,), never negative.
+    """
+
+    crystals: CrystalBatch
+    energy: Tensor
+    steps: Tensor
+    drop: Tensor
+
+
+def relax(
+    potential: Potential,
+    crystals: CrystalBatch,
+    steps: int,
+    chunk_edges: int | None = None,
+    repulsion: bool = True,
+    own_images: bool = True,
+) -> Relaxed:
+    """Relaxes crystals that passed `check_validity`; those given are not changed.
+
+    A crystal stops where it rests (`CONVERGED`), and where it would become invalid or its energy is not finite.
+
+    Args:
+        potential: Gives forces and strain derivatives.
+        crystals: B crystals.
+        steps: Most steps of any; steps + 1 evaluations.
+        chunk_edges: See `Potential.energies`.
+        repulsion: See `Potential.energies`.
+        own_images: See `check_validity`.
+
+    Raises:
+        PotentialError: An element is unknown.
+    """
+    now = crystals.to("cpu", torch.float64)
+    layout, n_atoms = now.layout, now.n_atoms.double()
+    start = torch.zeros(len(now), dtype=torch.float64)
+    lowest, best, taken = torch.full_like(start, torch.inf), now, torch.zeros(len(now), dtype=torch.long)
+    velocity, stretch = torch.zeros_like(now.pos), torch.zeros_like(now.cell)
+    dt, mixing = torch.full_like(start, FIRST_DT), torch.full_like(start, MIXING)
+    downhill = torch.zeros(len(now), dtype=torch.long)
+    moving = torch.ones(len(now), dtype=torch.bool)
+    for step in range(steps + 1):
+        energy = torch.full_like(start, torch.nan)
+        force, pull = torch.zeros_like(now.pos), torch.zeros_like(now.cell)
+        rows = moving.nonzero().squeeze(1)
+        atoms = layout.atoms_of(rows)
+        energy[rows], force[atoms], virial = potential.gradients(now.select(rows), chunk_edges, repulsion=repulsion)
+        pull[rows] = -0.5 * (virial + virial.mT) / n_atoms[rows, None, None]
+        if step == 0:
+            start = energy
+        better = energy < lowest
+        lowest = energy.where(better, lowest)
+        best = now.replace(
+            now.pos.where(better[now.batch, None], best.pos), now.cell.where(better[:, None, None], best.cell)
+        )
+        largest = torch.zeros_like(start).scatter_reduce(0, now.batch, force.norm(dim=1), "amax")
+        rests = (largest < CONVERGED) & (pull.abs().amax((1, 2)) < CONVERGED)
+        moving = moving & energy.isfinite() & ~rests
+        if step == steps or not moving.any():
+            break
+
+        def dot(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
+            return layout.sum((a[0] * b[0]).sum(1)) + (a[1] * b[1]).sum((1, 2))
+
+        power = dot((force, pull), (velocity, stretch)) > 0
+        size = dot((force, pull), (force, pull)).sqrt().clamp_min(1e-12)
+        turn = mixing * dot((velocity, stretch), (velocity, stretch)).sqrt() / size
+        keep = (1.0 - mixing) * power
+        turn = turn * power
+        downhill = torch.where(power, downhill + 1, 0)
+        patient = downhill > PATIENCE
+        longer = torch.where(patient, (dt * GROW).clamp_max(MOST_DT), dt)
+        dt = torch.where(power, longer, dt * SHRINK) if step else dt
+        mixing = torch.where(power, torch.where(patient, mixing * LESS_MIXING, mixing), MIXING)
+        gain = (turn + dt) * moving
+        keep = keep * moving
+        velocity = keep[now.batch, None] * velocity + gain[now.batch, None] * force
+        stretch = keep[:, None, None] * stretch + gain[:, None, None] * pull
+        length = dt * dot((velocity, stretch), (velocity, stretch)).sqrt()
+        scale = dt * (LONGEST_STEP / length.clamp_min(LONGEST_STEP))
+        cell = now.cell @ (torch.eye(3, dtype=torch.float64) + scale[:, None, None] * stretch / n_atoms[:, None, None])
+        shift = (scale[now.batch, None] * velocity)[:, None] @ torch.linalg.inv_ex(cell)[0][now.batch]
+        moved = now.replace(wrap(now.pos + shift[:, 0]), cell)
+        moving = moving & check_validity(moved, own_images).valid
+        taken = taken + moving
+        now = now.replace(
+            moved.pos.where(moving[now.batch, None], now.pos), moved.cell.where(moving[:, None, None], now.cell)
+        )
+        if not moving.any():
+            break
+    lowest = lowest.where(lowest.isfinite(), torch.nan)
+    return Relaxed(best, lowest, taken, start - lowest)

@@ -1,0 +1,78 @@
+"""A second, independent potential that is monitored but never rewarded: does it see the same gain?"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import torch
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.matching import Composition, compositions
+from omatg_ray.reward.protocol import Reward, RewardResult, pass_on
+
+
+class SecondPotential:
+    """What another potential says of the same crystals.
+
+    Two potentials differ by a constant per composition at least. So their difference is also given relative to the
+    difference they have on known crystals of the same reduced composition:
+
+        shift = [E₂ − E₁](x) − mean over known crystals k of the composition of [E₂ − E₁](k)
+
+    A positive shift says that the first potential, which is rewarded, finds the crystal better than the second does.
+
+    Args:
+        energy: The second potential.
+        first: The first, with the values of `MatGLEnergy`; of relaxed crystals the energy before is taken.
+        known: Known crystals. Their energies are computed when their composition first comes up.
+    """
+
+    name = "second"
+
+    def __init__(self, energy: MatGLEnergy, first: Reward, known: CrystalBatch) -> None:
+        self._energy, self._first, self._known = energy, first, known
+        self._rows: dict[Composition, list[int]] = defaultdict(list)
+        for row, key in enumerate(compositions(known)):
+            self._rows[key].append(row)
+        self._offset: dict[Composition, float] = {}
+
+    @property
+    def elements(self) -> frozenset[int] | None:
+        """Those of the second potential."""
+        return self._energy.elements
+
+    def __call__(self, crystals: CrystalBatch) -> RewardResult:
+        """Rewards of B structures as `MatGLEnergy` gives them, with values in eV/atom, NaN where invalid or failed.
+
+        - energy_per_atom: E₂.
+        - difference: E₂ − E₁.
+        - shift: As above; NaN for a composition without known crystals.
+        """
+        second, difference = self._compared(crystals)
+        keys = compositions(crystals)
+        self._learn_offsets(set(keys))
+        offset = torch.tensor([self._offset[key] for key in keys], dtype=torch.float64)
+        energy = second.values["energy_per_atom"]
+        values = {"energy_per_atom": energy, "difference": difference, "shift": difference - offset}
+        return RewardResult(second.reward, values)
+
+    def to(self, device: torch.device | str) -> SecondPotential:
+        """Both potentials moved to a device."""
+        self._energy.to(device)
+        pass_on(self._first, "to", device)
+        return self
+
+    def _compared(self, crystals: CrystalBatch) -> tuple[RewardResult, torch.Tensor]:
+        second, first = self._energy(crystals), self._first(crystals).values
+        before = first["energy_per_atom"] + first.get("relax_drop", 0.0)
+        return second, second.values["energy_per_atom"] - before
+
+    def _learn_offsets(self, keys: set[Composition]) -> None:
+        new = sorted(keys - self._offset.keys())
+        rows = [row for key in new for row in self._rows.get(key, [])]
+        found = iter(self._compared(self._known.select(rows))[1].tolist() if rows else [])
+        for key in new:
+            known = [value for value in (next(found) for _ in self._rows.get(key, [])) if math.isfinite(value)]
+            self._offset[key] = sum(known) / len(known) if known else math.nan

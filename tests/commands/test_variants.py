@@ -1,0 +1,100 @@
+"""Every kind of policy, from pretraining to a resumed run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from omatg_ray.commands.pretrain import pretrain
+from omatg_ray.commands.train import TrainResult, train
+from omatg_ray.model import FlowModel
+from tests.commands.conftest import Workshop
+from tests.commands.test_train import assert_same_end
+
+CONSTANT = "{kind: constant, a: 0.3}"
+BOTH = ["policy.active=[pos, cell]", f"policy.noise={{pos: {CONSTANT}, cell: {CONSTANT}}}"]
+LEARNED = "policy.noise.pos={kind: learned, a: 0.3, hidden: 8, layers: 1}"
+GAMMA = "{kind: linear, gamma: {kind: sqrt, a: 0.05}}"
+
+
+@pytest.fixture(scope="module")
+def gamma_base(workshop: Workshop) -> Path:
+    """A base with denoisers."""
+    run = workshop.root / "gamma_base"
+    paths = [f"pretrain.paths.{field}={GAMMA}" for field in ("pos", "cell")]
+    pretrain(workshop.load(f"run={run}", *paths), progress=False)
+    return run
+
+
+@pytest.fixture(scope="module")
+def annealing(workshop: Workshop, base: Path) -> TrainResult:
+    """A run that learned a schedule."""
+    keys = [f"run={workshop.root / 'annealing'}", f"base={base}", "policy.variant=annealing", "learner.lr=1e-2", *BOTH]
+    return train(workshop.load(*keys), progress=False)
+
+
+def weights(model: FlowModel) -> dict[str, torch.Tensor]:
+    return dict(model.learned.state_dict())
+
+
+def goes_on_bit_by_bit(workshop: Workshop, run: Path, *keys: str) -> FlowModel:
+    """Trains in one go and in two, compares, and gives what was learned."""
+    other = run.with_name(f"{run.name}_in_two")
+    train(workshop.load(f"run={run}", *keys), progress=False)
+    train(workshop.load(f"run={other}", *keys, "iterations=2"), progress=False)
+    train(workshop.load(f"run={other}", *keys), resume=True, progress=False)
+    assert_same_end(run, other)
+    return FlowModel.load(run / "checkpoints" / "last")
+
+
+def test_annealing_learns_its_schedule_and_nothing_else(annealing: TrainResult, base: Path) -> None:
+    model, start = FlowModel.load(annealing.model.parent / "last"), FlowModel.load(base)
+    assert all(
+        torch.equal(value, start.base_network.state_dict()[name])
+        for name, value in model.base_network.state_dict().items()
+    )
+    assert set(model.learned) == {"schedule"}
+    t = torch.linspace(0.1, 0.9, 5)
+    assert model.annealing is not None
+    assert float((model.annealing.factor("pos", t) - 1).abs().max()) > 1e-4
+    crystals = model.generate([[11, 17]], steps=5)
+    factors = [model.annealing.factor(field, torch.tensor(0.001)) for field in ("pos", "cell")]
+    assert not torch.equal(crystals.cell, start.generate([[11, 17]], steps=5).cell) and len(factors) == 2
+
+
+def test_annealing_runs_go_on_bit_by_bit(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    goes_on_bit_by_bit(workshop, tmp_path / "run", f"base={base}", "policy.variant=annealing", *BOTH)
+
+
+def test_learned_noise_is_trained_saved_and_goes_on_bit_by_bit(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    keys = [f"base={base}", LEARNED, "objective.entropy_weight.pos=0.1", "learner.lr=1e-2"]
+    model = goes_on_bit_by_bit(workshop, tmp_path / "run", *keys)
+    assert set(model.learned) == {"policy", "noise"}
+    sigma = model.policy().noise["pos"].sigma(torch.tensor([0.5]))
+    # The entropy bonus outweighs four iterations of anything else.
+    assert float(sigma.detach()) > 0.3
+
+
+def test_a_learned_schedule_anneals_another_run(
+    workshop: Workshop, base: Path, annealing: TrainResult, tmp_path: Path
+) -> None:
+    keys = [f"base={base}", f"policy.annealing_from={annealing.model}"]
+    model = goes_on_bit_by_bit(workshop, tmp_path / "run", *keys)
+    donor = FlowModel.load(annealing.model)
+    learned = weights(donor)
+    assert learned and all(torch.equal(weights(model)[name], value) for name, value in learned.items())
+    # Before and after share the schedule, so that only reinforcement is compared.
+    start = FlowModel.load(base).annealed_as(donor)
+    assert not torch.equal(start.generate([[11, 17]], 5).cell, FlowModel.load(base).generate([[11, 17]], 5).cell)
+    torch.testing.assert_close(start.generate([[11, 17]], 5).cell, donor.generate([[11, 17]], 5).cell)
+
+
+def test_score_policies_train_velocity_and_denoiser(workshop: Workshop, gamma_base: Path, tmp_path: Path) -> None:
+    keys = [f"base={gamma_base}", "policy.variant=score", "objective.distillation_weight.pos=0.01", *BOTH]
+    model = goes_on_bit_by_bit(workshop, tmp_path / "run", *keys)
+    start, end = FlowModel.load(gamma_base).network.state_dict(), model.network.state_dict()
+    moved = {name for name in start if not torch.equal(start[name], end[name])}
+    heads = {"coord_out.weight", "coord_out_2.weight", "lattice_out.weight", "lattice_out_2.weight"}
+    assert heads <= moved and not any(name.startswith("type_out") for name in moved)

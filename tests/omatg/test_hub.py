@@ -1,0 +1,104 @@
+"""Published models by name: fetched and imported once, and clear errors where there is no hub. The hub is faked."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
+from omatg_ray.commands.places import anchored, found_or_bundled
+from omatg_ray.config import Config
+from omatg_ray.errors import ModelError
+from omatg_ray.model import FlowModel
+from omatg_ray.omatg.hub import fetch, is_hub_name
+from tests.omatg.files import SIZE, base_tree, network_state, write
+
+NAME = "OMatG/MP-20-CSP/Linear-ODE"
+COMMIT = "87dcc2a222f849f4f3c381a8cfa47ede0971d364"
+
+
+class Hub:
+    """A hub with one repository that has one model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / COMMIT
+        self.asked: list[tuple[str, Any]] = []
+        model = self.folder / "Linear-ODE"
+        model.mkdir(parents=True)
+        checkpoint, config = write(folder, base_tree(), network_state())
+        checkpoint.rename(model / "checkpoint.ckpt")
+        config.rename(model / "train.yaml")
+
+    def snapshot_download(self, repo_id: str, *, allow_patterns: list[str]) -> str:
+        self.asked.append((repo_id, allow_patterns))
+        return str(self.folder)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    fake = Hub(tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return fake
+
+
+def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_hub_name(NAME)
+    for other in ("OMatG/MP-20-CSP", "runs/base/best", "OMatG/a/b/c", "/OMatG/a/b", "omatg/a/b", "bundled"):
+        assert not is_hub_name(other)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / NAME).mkdir(parents=True)
+    assert not is_hub_name(NAME)  # A folder of the user's own goes first.
+
+
+def test_a_published_model(hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        place = fetch(NAME)
+    assert hub.asked == [("OMatG/MP-20-CSP", ["Linear-ODE/checkpoint.ckpt", "Linear-ODE/train.yaml"])]
+    assert place.is_relative_to(tmp_path / "cache")
+    assert COMMIT[:12] in place.name  # A new commit of the repository is imported anew.
+    assert FlowModel.load(place).description.network == SIZE
+    assert any("--steps 20" in message for message in caplog.messages)
+
+    written = (place / "model.json").stat().st_mtime_ns
+    assert fetch(NAME) == place
+    assert (place / "model.json").stat().st_mtime_ns == written
+
+
+def test_as_base_of_a_config_and_as_a_model(hub: Hub) -> None:
+    base = anchored(Config.from_tree({"base": NAME})).base
+    assert base == fetch(NAME) == found_or_bundled(NAME, "MODEL")
+    assert anchored(Config.from_tree({"base": "bundled"})).base == "bundled"
+    assert anchored(Config.from_tree({"base": "runs/x"})).base == Path("runs/x")
+
+
+def failing(error: Exception) -> Any:
+    def snapshot_download(*_: object, **__: object) -> str:
+        raise error
+
+    return snapshot_download
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LocalEntryNotFoundError("Cannot find an appropriate cached snapshot folder"),
+        OSError("Name or service not known"),
+        ConnectionError(),
+        RepositoryNotFoundError("404 Client Error.", response=SimpleNamespace(headers={}, request=None)),  # type: ignore[arg-type]
+    ],
+)
+def test_without_a_hub_or_repository(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", failing(error))
+    with pytest.raises(ModelError, match=r"Linear-ODE: .*cannot be fetched from the hub.*import-omatg"):
+        fetch(NAME)
+
+
+def test_a_folder_that_the_repository_lacks(hub: Hub) -> None:
+    with pytest.raises(ModelError, match=r"has no Cubic-ODE/checkpoint\.ckpt; https://huggingface\.co/OMatG/MP-20-CSP"):
+        fetch("OMatG/MP-20-CSP/Cubic-ODE")

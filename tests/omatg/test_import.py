@@ -1,0 +1,261 @@
+"""Import of base models: what a configuration means here, and refusals that say what cannot be carried over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pymatgen.core import Lattice, Structure
+
+from omatg_ray.crystal.base import InformedCell, NormalCell, NormalPositions
+from omatg_ray.crystal.write import write_structures
+from omatg_ray.errors import ModelError
+from omatg_ray.flow.interpolant import EncoderDecoder, Trigonometric, VarianceExploding, VariancePreserving
+from omatg_ray.flow.network import NetworkSettings
+from omatg_ray.model import FlowModel
+from omatg_ray.omatg.base import Imported
+from omatg_ray.omatg.read import import_omatg
+from tests.omatg.files import SIZE, base_tree, encoder, interpolant, network_state, of_class, write
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def imported(tmp_path: Path, change: Change = lambda tree: None, state: dict[str, Any] | None = None) -> Imported:
+    tree = base_tree()
+    change(tree)
+    return import_omatg(*write(tmp_path, tree, network_state() if state is None else state))
+
+
+def test_a_base_model(tmp_path: Path) -> None:
+    result = imported(tmp_path)
+    what = result.model.description
+    assert what.network == SIZE
+    assert (what.paths.pos.kind, what.paths.cell.kind, what.active, what.annealing) == ("linear", "linear", [], None)
+    assert isinstance(what.base_distribution.cell, InformedCell)
+    assert what.base_distribution.cell.log_length_mean[0] == pytest.approx(1.575442910194397)
+    assert (what.provenance["epoch"], what.provenance["global_step"]) == (7, 100)
+    state = network_state()
+    for name, value in result.model.base_network.state_dict().items():
+        assert torch.equal(value, state[f"model.encoder.{name}"])
+    notes = "\n".join(result.notes)
+    assert "--steps 20" in notes
+    assert "csp_layer_2, csp_layer_3" in notes
+    assert "elements and cell sizes of its training set are unknown" in notes
+
+
+def test_it_generates_as_the_loaded_model_folder(tmp_path: Path) -> None:
+    model = imported(tmp_path).model
+    (tmp_path / "out").mkdir()
+    model.save(tmp_path / "out")
+    ours, theirs = (m.generate([[11, 17]], steps=4) for m in (model, FlowModel.load(tmp_path / "out")))
+    assert torch.equal(ours.pos, theirs.pos)
+    assert torch.equal(ours.cell, theirs.cell)
+
+
+def test_gamma_epsilon_and_annealing(tmp_path: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        pos, cell = interpolant(tree, "pos"), interpolant(tree, "cell")
+        pos["interpolant"] = "omg.si.interpolants.PeriodicTrigonometricInterpolant"
+        pos["gamma"] = of_class("omg.si.gamma.LatentGammaSqrt", a=0.05)
+        pos["epsilon"] = of_class("omg.si.epsilon.VanishingEpsilon", c=9.4, mu=0.2, sigma=0.04)
+        pos["differential_equation_type"] = "SDE"
+        cell["velocity_annealing_factor"] = 1.8
+        cell["interpolant"] = of_class("omg.si.interpolants.EncoderDecoderInterpolant", switch_time=0.6, power=1.5)
+
+    result = imported(tmp_path, change)
+    what = result.model.description
+    t = torch.tensor([0.1, 0.5, 0.8])
+    assert isinstance(what.paths.pos, Trigonometric)
+    assert what.paths.pos.gamma is not None
+    assert what.paths.pos.epsilon is not None
+    torch.testing.assert_close(what.paths.pos.gamma.value(t), (0.05 * t * (1 - t)).sqrt())
+    expected = 9.4 / (1 + torch.exp(-(t - 0.2) / 0.04)) / (1 + torch.exp(-(0.8 - t) / 0.04))
+    torch.testing.assert_close(what.paths.pos.epsilon.value(t), expected)
+    assert isinstance(what.paths.cell, EncoderDecoder)
+    assert (what.paths.cell.switch_time, what.paths.cell.power) == (0.6, 1.5)
+    assert what.annealing is not None
+    assert (what.annealing.pos, what.annealing.cell) == (0.0, 1.8)  # type: ignore[union-attr]
+    assert any("pos as an SDE" in note for note in result.notes)
+
+
+def test_one_sided_diffusion(tmp_path: Path) -> None:
+    one_sided = "omg.si.single_stochastic_interpolant_os.SingleStochasticInterpolantOS"
+
+    def change(tree: dict[str, Any]) -> None:
+        schedules = {
+            "pos": of_class(
+                "omg.si.interpolants.PeriodicScoreBasedDiffusionModelInterpolantVE",
+                sigma=of_class("omg.si.sigma.GeometricSigma", sigma_min=0.01, sigma_max=2.0),
+            ),
+            "cell": of_class(
+                "omg.si.interpolants.ScoreBasedDiffusionModelInterpolantVP",
+                tau=of_class("omg.si.tau.TauLinearSchedule", beta_min=0.1, beta_max=20.0),
+            ),
+        }
+        listed = tree["model"]["si"]["init_args"]["stochastic_interpolants"]
+        for index, of in enumerate(("pos", "cell"), start=1):
+            listed[index]["class_path"] = one_sided
+            del listed[index]["init_args"]["gamma"]
+            listed[index]["init_args"]["interpolant"] = schedules[of]
+            listed[index]["init_args"]["velocity_annealing_factor"] = None
+        sampler = tree["model"]["sampler"]["init_args"]
+        sampler["pos_distribution"] = "omg.sampler.position_distributions.NormalPositionDistribution"
+        sampler["cell_distribution"] = of_class("omg.sampler.cell_distributions.NormalCellDistribution", scale=2)
+
+    what = imported(tmp_path, change).model.description
+    assert isinstance(what.paths.pos, VarianceExploding)
+    assert (what.paths.pos.sigma_min, what.paths.pos.sigma_max) == (0.01, 2.0)
+    assert isinstance(what.paths.cell, VariancePreserving)
+    assert what.paths.pos.one_sided
+    assert isinstance(what.base_distribution.pos, NormalPositions)
+    assert what.base_distribution.cell == NormalCell(loc=0.0, scale=2.0)
+
+
+def test_defaults_of_the_network_are_those_of_the_publication(tmp_path: Path) -> None:
+    from omatg_ray.omatg.base import network_settings
+    from omatg_ray.omatg.configuration import configured
+
+    tree = base_tree()["model"]["model"]
+    tree["init_args"]["encoder"] = "omg.model.encoders.cspnet_full.CSPNetFull"
+    tree["init_args"]["time_embedder"]["init_args"]["dim"] = 256
+    expected = NetworkSettings(hidden=512, layers=6, frequencies=128, time_features=256, max_atomic_number=100)
+    assert network_settings(configured(tree, "model.model")) == expected
+
+
+def test_elements_and_sizes_of_the_training_crystals(tmp_path: Path) -> None:
+    crystals = [
+        Structure(Lattice.cubic(4), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
+        Structure(Lattice.cubic(3), ["Fe"], [[0, 0, 0]]),
+    ]
+    write_structures(tmp_path / "train.json", crystals)
+    files = write(tmp_path, base_tree(), network_state())
+    what = import_omatg(*files, data=tmp_path / "train.json").model.description
+    assert (what.elements, what.sizes) == (["Na", "Cl", "Fe"], [1, 2])
+
+    tree = base_tree()
+    tree["data"] = {"train_dataset": of_class("omg.datamodule.StructureDataset", file_path="train.json")}
+    result = import_omatg(*write(tmp_path, tree, network_state()))  # named by the configuration, beside it
+    assert (result.model.description.sizes, result.notes[-1].endswith("train.json")) == ([1, 2], True)
+
+
+def set_(path: Callable[[dict[str, Any]], dict[str, Any]], **values: Any) -> Change:
+    return lambda tree: path(tree).update(values)
+
+
+def sampler(tree: dict[str, Any]) -> dict[str, Any]:
+    return tree["model"]["sampler"]["init_args"]
+
+
+def species(tree: dict[str, Any]) -> dict[str, Any]:
+    return tree["model"]["si"]["init_args"]["stochastic_interpolants"][0]
+
+
+def pos(tree: dict[str, Any]) -> dict[str, Any]:
+    return interpolant(tree, "pos")
+
+
+def cell(tree: dict[str, Any]) -> dict[str, Any]:
+    return interpolant(tree, "cell")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (set_(pos, interpolant="omg.si.interpolants.PeriodicCubicInterpolant"), "CubicInterpolant is not known here"),
+        (set_(pos, interpolant="omg.si.interpolants.LinearInterpolant"), "is not periodic"),
+        (set_(cell, interpolant="omg.si.interpolants.PeriodicLinearInterpolant"), "is periodic"),
+        (set_(pos, interpolant="os.system"), "os.system is no class of OMatG"),
+        (set_(pos, gamma=of_class("omg.si.gamma.LatentGammaSqrt", a=-1)), r"pos\.gamma.*greater than 0"),
+        (set_(pos, gamma=of_class("omg.si.gamma.LatentGammaSqrt", b=1)), r"gamma\.b: LatentGammaSqrt has no"),
+        (set_(pos, gamma=of_class("omg.si.gamma.LatentGammaSqrt")), r"pos\.gamma\.a: Field required"),
+        (set_(pos, differential_equation_type="PDE"), "must be ODE or SDE, not PDE"),
+        (set_(pos, differential_equation_type="SDE"), r"pos\.epsilon: a class path is missing"),
+        (set_(pos, speed=2), r"pos\.speed: SingleStochasticInterpolant has no argument"),
+        (set_(pos, velocity_annealing_factor="fast"), "must be a number, not 'fast'"),
+        (set_(species, class_path="omg.si.discrete_flow_matching_mask.DiscreteFlowMatchingMask"), "de novo"),
+        (set_(encoder, act_fn="gelu"), r"encoder\.act_fn: only silu"),
+        (set_(encoder, edge_style="knn"), r"encoder\.edge_style: only fc"),
+        (set_(encoder, latent_dim=8), r"dim is 6, but .*latent_dim is 8"),
+        (set_(encoder, depth=3), r"encoder\.depth: CSPNetFull has no argument"),
+        (set_(sampler, cell_distribution="omg.sampler.cell_distributions.CubicCells"), "CubicCells is not known"),
+        (
+            set_(sampler, cell_distribution=of_class("omg.sampler.InformedLatticeDistribution", dataset_name="x")),
+            "dataset_name must be one of carbon_24, mp_20",
+        ),
+        (set_(sampler, species_distribution="omg.sampler.MaskSpeciesDistribution"), "known: MirrorSpecies"),
+        (lambda tree: tree["model"].pop("si"), r"model\.si is missing"),
+        (lambda tree: tree["model"]["model"]["init_args"].update(property_keys="gap"), "conditioned on properties"),
+    ],
+)
+def test_what_would_generate_otherwise_is_refused(change: Change, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=message):
+        imported(tmp_path, change)
+
+
+def without(prefix: str) -> dict[str, Any]:
+    return {name: value for name, value in network_state().items() if not name.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        (without("model.encoder.coord_out"), "lacks coord_out.weight, coord_out_2.weight"),
+        (network_state() | {"model.encoder.extra.weight": torch.ones(1)}, "also has extra.weight"),
+        (
+            network_state() | {"model.prop_embedder.weight": torch.ones(1)},
+            "cannot be carried over: model.prop_embedder",
+        ),
+        (network_state() | {"model.encoder.coord_out.weight": torch.ones(3, 9)}, r"has shape \(3, 9\)"),
+        (network_state() | {"model.encoder.coord_out.weight": torch.full((3, 8), torch.nan)}, "NaN or infinite"),
+        (network_state(size=SIZE.model_copy(update={"layers": 3})), "layer csp_layer_2, the configuration 2 layers"),
+        (network_state(size=SIZE.model_copy(update={"layers": 5})), "layer csp_layer_"),
+        (network_state() | {"scale_model._trunk.0.bias": torch.ones(1)}, "is of a reinforced model"),
+        ({"net.weight": torch.ones(1)}, "is no checkpoint of OMatG"),
+    ],
+)
+def test_checkpoints_that_do_not_fit(state: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=message):
+        imported(tmp_path, state=state)
+
+
+class Hostile:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (self.command,)
+
+
+def test_a_hostile_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    with pytest.raises(ModelError, match=r"is refused: it holds a posix\.system"):
+        imported(tmp_path, state=network_state() | {"model.encoder.x": Hostile(f"touch {trace}")})
+    assert not trace.exists()
+
+
+def test_files_that_are_something_else(tmp_path: Path) -> None:
+    checkpoint, config = write(tmp_path, base_tree(), network_state())
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    (tmp_path / "torn.ckpt").write_bytes(checkpoint.read_bytes()[:-5000])
+    (tmp_path / "list.yaml").write_text("- 1")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    for name, message in {
+        "text.ckpt": "is no checkpoint of PyTorch",
+        "torn.ckpt": "is no checkpoint of PyTorch",
+        "list.ckpt": "has no `state_dict` of tensors",
+        "none.ckpt": "cannot be read",
+    }.items():
+        with pytest.raises(ModelError, match=message):
+            import_omatg(tmp_path / name, config)
+    for name, message in {
+        "list.yaml": "no section `model`",
+        "bad.yaml": "not valid YAML",
+        "no.yaml": "cannot be read",
+    }.items():
+        with pytest.raises(ModelError, match=message):
+            import_omatg(checkpoint, tmp_path / name)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import RewardError
+from omatg_ray.reward.custom import MAX_TIMEOUTS, CustomReward
+
+FOLDER = Path(__file__).with_name("rewards")
+NAN = torch.nan
+
+
+def towers(*heights: float) -> CrystalBatch:
+    """Cells of 3 x 3 Å with one atom, of various heights."""
+    cell = torch.diag_embed(torch.tensor([[3.0, 3.0, height] for height in heights]))
+    return CrystalBatch(
+        torch.full((len(heights),), 6), torch.zeros(len(heights), 3), cell, torch.ones(len(heights), dtype=torch.long)
+    )
+
+
+@contextmanager
+def custom(name: str, *, timeout: float = 30.0, path: Path = FOLDER, **options: Any) -> Iterator[CustomReward]:
+    reward = CustomReward("mine", f"user_rewards:{name}", options, path, timeout)
+    try:
+        yield reward
+    finally:
+        reward.close()
+
+
+def test_a_reward_from_a_folder_with_options() -> None:
+    with custom("Flat", axis=2) as reward:
+        assert reward.name == "mine"
+        assert reward(towers(4.0).select([])).reward.shape == (0,)
+        for heights in ((4.0, 5.0, 6.0), (7.0,)):
+            result = reward(towers(*heights))
+            assert result.reward.tolist() == [-height for height in heights]
+            assert result.reward.dtype == torch.float64
+        assert result.values.keys() <= {"length"}
+        assert reward(towers(4.0)).values["length"].tolist() == [4.0]
+        copy = pickle.loads(pickle.dumps(reward))
+        with custom("Flat", axis=0) as other:
+            assert other(towers(8.0)).reward.tolist() == [-3.0]
+        assert copy(towers(8.0)).reward.tolist() == [-8.0]
+        copy.close()
+
+
+def test_a_plain_tensor_is_enough() -> None:
+    with custom("Plain") as reward:
+        result = reward(towers(4.0, 5.0))
+    assert result.reward.tolist() == [1.0, 1.0] and result.reward.dtype == torch.float64 and result.values == {}
+
+
+@pytest.mark.parametrize("how, reason", [("raise", "too long"), ("die", "exit code 3")])
+def test_what_is_at_fault_fails_alone(how: str, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    with custom("Wrong", how=how) as reward, caplog.at_level(logging.WARNING):
+        result = reward(towers(4.0, 5.0, 10.0, 6.0, 7.0))
+    torch.testing.assert_close(result.reward, torch.tensor([-4.0, -5, NAN, -6, -7]).double(), equal_nan=True)
+    torch.testing.assert_close(result.values["length"], torch.tensor([4.0, 5, NAN, 6, 7]).double(), equal_nan=True)
+    assert "reward mine: structure 2 (C)" in caplog.text and reason in caplog.text
+
+
+def test_nan_is_a_failed_reward() -> None:
+    with custom("Wrong") as reward:
+        assert reward(towers(4.0, 10.0)).reward.isnan().tolist() == [False, True]
+
+
+def test_a_hang_is_ended_and_fails_alone() -> None:
+    with custom("Wrong", how="hang", timeout=2.0) as reward:
+        result = reward(towers(4.0, 10.0))
+    torch.testing.assert_close(result.reward, torch.tensor([-4.0, NAN]).double(), equal_nan=True)
+
+
+def test_a_reward_that_always_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    with custom("Flat") as reward:
+
+        def late(crystals: CrystalBatch) -> Any:
+            from omatg_ray.run.bounded import Outcome
+
+            asked.append(len(crystals))
+            return Outcome(error="took longer", timed_out=True)
+
+        monkeypatch.setattr(reward, "_ask", late)
+        assert reward(towers(*[10.0] * 64)).reward.isnan().all()
+    assert len(asked) == MAX_TIMEOUTS
+
+
+@pytest.mark.parametrize(
+    "how, said", [("length", r"reward has shape \(2,\), not \(3,\)"), ("values", "value 'x'"), ("none", "numbers")]
+)
+def test_something_else_than_a_number_per_structure_ends_the_run(how: str, said: str) -> None:
+    with custom("Wrong", how=how) as reward, pytest.raises(RewardError, match=f"^reward mine: its {said}|{said}"):
+        reward(towers(4.0, 10.0, 11.0))
+
+
+@pytest.mark.parametrize(
+    "target, options, said",
+    [
+        ("user_rewards:Flot", {}, "Flot"),
+        ("nowhere:Flat", {}, "No module named 'nowhere'"),
+        ("user_rewards:Flat", {"axes": 3}, "axes"),
+        ("user_rewards:Wrong", {"how": "init"}, "no weights found"),
+        ("user_rewards:Wrong", {"how": "raise"}, "too long"),
+        ("user_rewards:Wrong", {"how": "length"}, "shape"),
+    ],
+)
+def test_a_reward_that_does_not_work_is_refused_before_a_run(target: str, options: dict[str, Any], said: str) -> None:
+    reward = CustomReward("mine", target, options, FOLDER)
+    try:
+        with pytest.raises(RewardError, match=f"^reward mine: .*{said}"):
+            reward.try_out(towers(10.0))
+    finally:
+        reward.close()
+
+
+def test_without_a_folder_the_working_directory_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here.py").write_text(
+        "class One:\n    def __call__(self, crystals):\n        return [1.0] * len(crystals)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    reward = CustomReward("mine", "here:One")
+    try:
+        assert reward(towers(4.0)).reward.tolist() == [1.0]
+    finally:
+        reward.close()
+
+
+def test_the_process_ends_with_the_reward() -> None:
+    with custom("Flat") as reward:
+        reward(towers(4.0))
+        pid = reward._pool._idle[0]._process.pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
