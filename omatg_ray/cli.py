@@ -86,7 +86,9 @@ Generate crystals, drop invalid ones and duplicates, and rank them by energy whe
   omatg-ray generate runs/better --formula TiO2 --z 2,4 -n 64 --potential POTENTIAL --out tio2.extxyz
   omatg-ray generate runs/better --formulas list.txt -n 16 --out crystals/
   omatg-ray generate bundled --formula NaCl -n 8 --potential bundled
+  omatg-ray generate models/mp20_de_novo --atoms 4 8 -n 16
 
+Models that generate species take numbers of atoms in place of formulas.
 The suffix of --out chooses the format: .extxyz, .cif, .json, or a folder of CIF files (ends in /).
 """
 
@@ -259,8 +261,15 @@ def _parser() -> argparse.ArgumentParser:
     what = sub.add_mutually_exclusive_group(required=True)
     what.add_argument("--formula", nargs="+", metavar="FORMULA", help="one or more formulas, e.g. TiO2")
     what.add_argument("--formulas", type=Path, metavar="FILE", help="file with one formula a line")
+    what.add_argument(
+        "--atoms",
+        nargs="+",
+        type=_number(int, 1),
+        metavar="N",
+        help="atoms per cell, for a model that generates species",
+    )
     sub.add_argument("--z", default="1", help="formula units per cell, e.g. 2,4 or 1-4 (default 1)")
-    sub.add_argument("-n", type=_number(int, 1), default=1, help="crystals per formula and z (default 1)")
+    sub.add_argument("-n", type=_number(int, 1), default=1, help="crystals per formula and z, or N (default 1)")
     sub.add_argument("--potential", metavar="NAME", help="MatGL potential to rank by, or bundled (default: no ranking)")
     sub.add_argument(
         "--out", default="generated.extxyz", metavar="FILE", help=".extxyz, .cif, .json or folder/ (generated.extxyz)"
@@ -559,8 +568,9 @@ def _generate(arguments: argparse.Namespace) -> None:
         arguments.formula if arguments.formulas is None else read_formulas(found(arguments.formulas, "--formulas"))
     )
     options = GenerateOptions(
-        formulas=tuple(formulas),
+        formulas=tuple(formulas or ()),
         z=tuple(parse_z(arguments.z)),
+        atoms=tuple(arguments.atoms or ()),
         count=arguments.n,
         **sampling,
     )

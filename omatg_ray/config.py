@@ -307,7 +307,7 @@ def documented_keys(defaults: BaseModel | None = None, prefix: str = "") -> list
         if isinstance(annotation, type) and issubclass(annotation, BaseModel) and not in_kinds:
             rows += documented_keys(value, f"{prefix}{name}.")
         else:
-            plain = defaults.model_dump(mode="json", include={name})[name] if in_kinds else value
+            plain = defaults.model_dump(mode="json", include={name}).get(name) if in_kinds else value
             rows.append((f"{prefix}{name}", _plain(plain), field.description or ""))
     return rows
 

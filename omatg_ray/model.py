@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.loss import PathSettings
 from omatg_ray.flow.network import CSPNet, NetworkSettings
+from omatg_ray.flow.species import draw_jumps
 from omatg_ray.policy.annealing import Annealing, LearnedAnnealing, LearnedSchedule, LinearAnnealing
 from omatg_ray.policy.drift import Annealed, Drift, Scale, Score, Velocity
 from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, Noise, NoiseSettings
@@ -64,6 +65,14 @@ class ModelDescription(Settings):
     )
     potential: str | None = Field(None, description="potential that rewarded it: name or folder")
     provenance: dict[str, Any] = Field({}, description="how it was made")
+
+    @model_validator(mode="after")
+    def _knows_the_mask(self) -> ModelDescription:
+        if self.paths.species is not None and self.paths.species.masked != self.network.mask:
+            raise ValueError(
+                f"paths.species: {self.paths.species.kind} does not go with network.mask = {self.network.mask}"
+            )
+        return self
 
 
 def chunks_by_pairs(sizes: Sequence[int], limit: int) -> list[list[int]]:
@@ -206,7 +215,10 @@ class FlowModel:
         what = self.description
         annealing = self.annealing if schedule is None else schedule
         if what.variant == "annealing" and schedule is None:
-            return Policy(Scale(annealing), self.base_network, self.base_network, what.active, self._noise())
+            return Policy(
+                Scale(annealing), self.base_network, self.base_network, what.active, self._noise(),
+                species=what.paths.species,
+            )  # fmt: skip
         active, noise = (what.active, self._noise()) if what.variant != "annealing" else ([], {})
         drift: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
         if not active and sde:
@@ -215,7 +227,24 @@ class FlowModel:
             active = list(noise)
         if (not what.active and active) or what.variant == "score":
             drift = Score(noise, {field: self._gamma(field) for field in active}, annealing)
-        return Policy(drift, self.network, self.base_network, active, noise, annealing)
+        return Policy(drift, self.network, self.base_network, active, noise, annealing, what.paths.species)
+
+    @property
+    def generates_species(self) -> bool:
+        """Whether it generates species itself (de novo), from numbers of atoms, rather than crystals of given ones."""
+        return self.description.paths.species is not None
+
+    def require_given_species(self) -> None:
+        """Looks whether it generates crystals of given formulas.
+
+        Raises:
+            ModelError: It generates their species, too.
+        """
+        if self.generates_species:
+            raise ModelError(
+                "the model generates the species itself (de novo) and takes no formulas; give numbers of atoms: "
+                "`omatg-ray generate MODEL --atoms 8`, or `FlowModel.generate` with lists of that length"
+            )
 
     def annealed_as(self, other: FlowModel) -> FlowModel:
         """This sampler with the annealing of another, which also may have none; shares the networks of both."""
@@ -264,7 +293,7 @@ class FlowModel:
         it changes it beyond float rounding.
 
         Args:
-            species: Atomic numbers of each cell.
+            species: Atomic numbers of each cell. A model that generates species takes only how many there are.
             steps: Grid points; steps − 1 Euler steps.
             schedule: Annealing in place of the model's own.
             seed: Seed of x_0 and noise.
@@ -276,11 +305,15 @@ class FlowModel:
                 time grid.
 
         Raises:
-            ModelError: Noise is asked of another solver than Euler's.
+            ModelError: Noise, or species to generate, are asked of another solver than Euler's.
         """
         if solver != EULER and noise != "none":
             raise ModelError(f"solver {solver}: noise takes Euler steps; leave out the noise, or the solver")
-        self.network.require(z for structure in species for z in structure)
+        path, elements = self.description.paths.species, self.network.settings.max_atomic_number
+        if solver != EULER and path is not None:
+            raise ModelError(f"solver {solver}: the model generates species, which takes Euler steps; leave it out")
+        if path is None:
+            self.network.require(z for structure in species for z in structure)
         times, policy = time_grid(steps), self.policy(schedule, sde=noise == "policy")
         keys = range(len(species)) if indices is None else indices
         if len(keys) != len(species):
@@ -294,8 +327,12 @@ class FlowModel:
             x_0 = self.description.base_distribution.sample([species[i] for i in chunk], chunk_seeds).to(self.device)
             fields = policy.active if noise == "policy" else ()
             draws = draw_noise(x_0, steps, chunk_seeds, fields, policy.drift.per_structure)
+            jumps = None
+            if path is not None:
+                x_0 = path.start(x_0, chunk_seeds, elements)
+                jumps = draw_jumps(x_0, steps, chunk_seeds)
             if solver == EULER:
-                parts.append(policy.integrate(x_0, times, draws).to("cpu"))
+                parts.append(policy.integrate(x_0, times, draws, jumps=jumps).to("cpu"))
             else:
                 parts.append(solve(policy.velocity, x_0, times, solver).to("cpu"))
         return CrystalBatch.cat(parts)
@@ -312,7 +349,9 @@ class FlowModel:
 
         Raises:
             FormulaError: A formula cannot be parsed.
+            ModelError: The model generates species.
         """
         from omatg_ray.crystal.formula import cell_species
 
+        self.require_given_species()
         return self.generate([cell_species(f) for f in formulas], steps, schedule, seed, noise).to_structures()

@@ -15,7 +15,7 @@ from omatg_ray.commands.setup import SamplingOptions, warn_noiseless, warn_unfam
 from omatg_ray.commands.workforce import evaluation_bench
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.formula import cell_species
-from omatg_ray.errors import DataError
+from omatg_ray.errors import DataError, ModelError
 from omatg_ray.evaluate.bench import Block, Measured
 from omatg_ray.evaluate.unique import find_unique, space_groups
 from omatg_ray.model import FlowModel
@@ -32,17 +32,21 @@ class GenerateOptions(SamplingOptions):
     Attributes:
         formulas: Chemical formulas.
         z: Formula units per cell; every formula is generated with each.
-        count: Crystals for each formula and z.
+        atoms: Numbers of atoms per cell in place of formulas, for a model that generates species.
+        count: Crystals for each formula and z, or number of atoms.
     """
 
-    formulas: tuple[str, ...]
+    formulas: tuple[str, ...] = ()
     z: tuple[int, ...] = (1,)
+    atoms: tuple[int, ...] = ()
     count: int = 1
 
 
 @dataclass(frozen=True)
 class Generated:
     """Unique valid crystals: reduced compositions in the order asked for, lowest energy per atom first in each.
+
+    Compositions that a model generates come in the order of their lowest energy per atom.
 
     Attributes:
         crystals: The crystals.
@@ -62,16 +66,22 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
 
     Raises:
         FormulaError: A formula cannot be parsed.
-        ModelError: The model cannot be read.
+        ModelError: The model cannot be read, or takes numbers of atoms where formulas are given, or the reverse.
         PotentialError: The potential cannot be loaded or does not know an element.
         DataError: No crystal is valid.
         ClusterError: There is no Ray cluster, it has no room, or an actor died.
     """
-    cells = [(f, z, cell_species(f, z)) for f in options.formulas for z in options.z]
-    species = [cell for _, _, cell in cells for _ in range(options.count)]
+    cells = _cells(options)
+    species = [cell for _, cell in cells for _ in range(options.count)]
     device = options.prepare()
     model = FlowModel.load(options.model, device)
-    elements, sizes = frozenset(n for cell in species for n in cell), frozenset(len(cell) for cell in species)
+    if options.formulas:
+        model.require_given_species()
+    elif not model.generates_species:
+        raise ModelError(f"{options.model} generates crystals of given species: give formulas, not numbers of atoms")
+    # A model that generates species chooses the elements itself.
+    elements = frozenset() if model.generates_species else frozenset(n for cell in species for n in cell)
+    sizes = frozenset(len(cell) for cell in species)
     warn_unfamiliar(model, elements, sizes)
     warn_noiseless(model, options.noise)
     reward = None
@@ -109,10 +119,12 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     unique = crystals.select(kept[order])
     groups = space_groups(unique, workers=options.workers, timeout=options.timeout)
     keys, ranks = compositions(unique), Counter[Composition]()
+    formulas = unique.formulas()
     properties = []
     for row, place in enumerate(order.tolist()):
         index = int(kept[place])
-        formula, z, _ = cells[index // options.count]
+        asked = cells[index // options.count][0]
+        formula, z = (formulas[row], 1) if asked is None else asked
         ranks[keys[row]] += 1
         group = groups[row]
         properties.append(
@@ -135,14 +147,24 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     return Generated(unique, properties, len(crystals), int((~valid).sum()))
 
 
-def _warn_fruitless(cells: Sequence[tuple[str, int, list[int]]], valid: Tensor) -> None:
+def _cells(options: GenerateOptions) -> list[tuple[tuple[str, int] | None, list[int]]]:
+    """Formula and z, None where species are generated, and the atomic numbers of each cell.
+
+    Where species are generated, only how many atomic numbers there are counts.
+    """
+    given = [((f, z), cell_species(f, z)) for f in options.formulas for z in options.z]
+    return [*given, *((None, [1] * n) for n in options.atoms)]
+
+
+def _warn_fruitless(cells: Sequence[tuple[tuple[str, int] | None, list[int]]], valid: Tensor) -> None:
     """Warns about cells of which no crystal is valid (cells, count); refuses if that holds for all."""
     advice = "generate more (-n), use more steps, or another model"
     if not bool(valid.any()):
         raise DataError(
             f"none of the {valid.numel()} generated crystals is valid (overlapping atoms or a collapsed cell); {advice}"
         )
-    empty = [f"{formula} (z = {z})" for (formula, z, _), row in zip(cells, valid, strict=True) if not bool(row.any())]
+    names = [f"{len(cell)} atoms" if asked is None else f"{asked[0]} (z = {asked[1]})" for asked, cell in cells]
+    empty = [name for name, row in zip(names, valid, strict=True) if not bool(row.any())]
     if empty:
         warnings.warn(f"no valid crystal of {', '.join(empty)}; {advice}", stacklevel=3)
 

@@ -149,10 +149,16 @@ class CrystalBatch:
 
     # --- new batches from old ones ----------------------------------------------------------------------------
 
-    def replace(self, pos: Tensor | None = None, cell: Tensor | None = None) -> CrystalBatch:
-        """The same atoms at other positions or in other cells; shares the layout and skips validation."""
+    def replace(
+        self, pos: Tensor | None = None, cell: Tensor | None = None, species: Tensor | None = None
+    ) -> CrystalBatch:
+        """The same atoms at other positions, in other cells, or of other species; shares the layout.
+
+        Skips validation: while species are generated, states hold masked atoms, whose atomic number is 0.
+        """
         new = object.__new__(CrystalBatch)
-        new.species, new.layout = self.species, self.layout
+        new.layout = self.layout
+        new.species = self.species if species is None else species
         new.pos = self.pos if pos is None else pos
         new.cell = self.cell if cell is None else cell
         return new

@@ -8,6 +8,7 @@ state dictionaries load as they are.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -41,13 +42,19 @@ class NetworkSettings(Settings):
     frequencies: int = Field(32, ge=1, description="harmonics of each fractional distance, from 0")
     time_features: int = Field(128, ge=4, multiple_of=2, description="size of the sinusoidal time embedding")
     max_atomic_number: int = Field(100, ge=1, le=118, description="elements in the embedding")
+    mask: bool = Field(
+        False,
+        # Left out where there is none, as in files from before it existed.
+        exclude_if=operator.not_,
+        description="whether the embedding also has masked atoms, whose atomic number is 0; imported models",
+    )
 
 
 @dataclass(frozen=True)
 class NetworkOutput:
     """Velocities b and denoisers η. Positions in fractional units, lattices in Å, both per unit of time.
 
-    `pos_*` (sum N, 3), `cell_*` (B, 3, 3); `species_*` (sum N, 100) are logits.
+    `pos_*` (sum N, 3), `cell_*` (B, 3, 3); `species_*` (sum N, 100) are logits of the elements 1 … 100.
     """
 
     _features: Tensor
@@ -157,7 +164,7 @@ class Pairs:
 
 
 class CSPNet(nn.Module):
-    """Velocity network for crystals with given species.
+    """Velocity network for crystals with given species, or with species that are generated along.
 
     Example:
         >>> network = CSPNet(NetworkSettings(hidden=32, layers=2, frequencies=8, time_features=16))
@@ -170,7 +177,7 @@ class CSPNet(nn.Module):
         super().__init__()
         self.settings = settings = settings or NetworkSettings()
         hidden = settings.hidden
-        self.node_embedding = nn.Embedding(settings.max_atomic_number, hidden)
+        self.node_embedding = nn.Embedding(settings.max_atomic_number + settings.mask, hidden)
         self.atom_latent_emb = nn.Linear(hidden + settings.time_features, hidden)
         for index in range(settings.layers):
             self.add_module(f"csp_layer_{index}", MessageLayer(hidden, settings.frequencies))
@@ -201,7 +208,7 @@ class CSPNet(nn.Module):
         if crystals.species.device.type == "cpu" and len(crystals.species):
             # A GPU would have to be waited for; what feeds it asks `require` first.
             self.require([int(crystals.species.max())])
-        elements = self.node_embedding(crystals.species - 1)
+        elements = self.node_embedding(crystals.species if self.settings.mask else crystals.species - 1)
         h = self.atom_latent_emb(torch.cat([elements, time], dim=1))
         metric = (crystals.cell @ crystals.cell.transpose(1, 2)).flatten(1)
         pairs = Pairs(crystals, self.settings.frequencies)

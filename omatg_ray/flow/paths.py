@@ -9,14 +9,24 @@ from omatg_ray.crystal.batch import CrystalBatch, Layout
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields
 from omatg_ray.crystal.lattice import nearest_image, wrap
 from omatg_ray.flow.interpolant import AnyPath, EncoderDecoder, FieldPath, Linear
+from omatg_ray.flow.species import AnySpeciesPath
 from omatg_ray.settings import Settings
 
 
 class PathSettings(Settings):
-    """The path from base to data of each field. Training needs it, and so does what samples with the denoiser."""
+    """The path from base to data of each field, and of the species where these are generated.
+
+    Training needs it, and so does what samples with the denoiser or generates species.
+    """
 
     pos: AnyPath = Field(default_factory=Linear, description="path of the positions, on the torus")
     cell: AnyPath = Field(default_factory=Linear, description="path of the lattices")
+    species: AnySpeciesPath = Field(
+        None,
+        # Left out where there is none, as in files from before it existed.
+        exclude_if=lambda path: path is None,
+        description="path of the species, for imported models that generate them; null: species are given",
+    )
 
     def of(self, field: FieldName) -> FieldPath:
         """The path of a field."""
@@ -42,8 +52,13 @@ class PathSettings(Settings):
         """Looks whether new models can be trained on these paths.
 
         Raises:
-            ValueError: One is one-sided, as those of score-based diffusion are: these exist for imported models.
+            ValueError: One is one-sided, as those of score-based diffusion are, or species are generated: these exist
+                for imported models.
         """
+        if self.species is not None:
+            raise ValueError(
+                "species: generated species are for imported models only; leave this key out to train on given species"
+            )
         for field in FIELDS:
             if self.of(field).one_sided:
                 raise ValueError(

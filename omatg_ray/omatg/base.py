@@ -16,6 +16,7 @@ from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet, NetworkSettings
 from omatg_ray.flow.paths import PathSettings
+from omatg_ray.flow.species import MASK
 from omatg_ray.model import FlowModel, ModelDescription
 from omatg_ray.omatg.checkpoint import Checkpoint
 from omatg_ray.omatg.configuration import Configured, configured, section
@@ -24,8 +25,11 @@ from omatg_ray.omatg.names import (
     CELL_BASES,
     EPSILONS,
     GAMMAS,
+    GIVEN,
     INFORMED,
     POSITION_BASES,
+    SPECIES,
+    SPECIES_BASES,
     from_omatg,
     interpolant_from_omatg,
 )
@@ -86,14 +90,20 @@ def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDatas
     network = network_settings(configured(section(model, "model", "model"), "model.model"))
     collection = configured(section(model, "si", "model"), "model.si")
     interpolants = _by_field(collection)
-    _require_given_species(interpolants["species"])
     steps = int(collection.number("integration_time_steps", 0.0))
     notes.append(f"OMatG's configuration generates with {steps} grid points; say so when generating (--steps {steps})")
+    species = _species(interpolants["species"])
     with explained("model.si"):
-        paths = PathSettings.model_validate({of: _path(of, interpolants[of], steps, notes) for of in FIELDS})
+        paths = PathSettings.model_validate(
+            {of: _path(of, interpolants[of], steps, notes) for of in FIELDS} | {"species": species}
+        )
     slopes = {of: _slope(interpolants[of]) for of in FIELDS}
     with explained("model.sampler"):
-        distribution = _base_distribution(configured(section(model, "sampler", "model"), "model.sampler"))
+        sampler = configured(section(model, "sampler", "model"), "model.sampler")
+        distribution = _base_distribution(sampler)
+    _check_species_base(sampler, paths, network)
+    if paths.species is not None:
+        network = network.model_copy(update={"mask": paths.species.masked})
     _note_sampling(paths, slopes, distribution, notes)
 
     refuse_unknown(checkpoint.state, (ENCODER,), checkpoint.path)
@@ -185,12 +195,10 @@ def _by_field(collection: Configured) -> dict[str, Configured]:
     return found
 
 
-def _require_given_species(species: Configured) -> None:
-    if species.name != "SingleStochasticInterpolantIdentity":
-        raise ModelError(
-            f"{species.where}: {species.name} generates the atomic species (de novo generation), which cannot be "
-            "carried over; models of crystal structure prediction can"
-        )
+def _species(value: Configured) -> dict[str, Any] | None:
+    """Plain values of the path of the species; None where they are given."""
+    path = from_omatg(value, SPECIES)
+    return None if path["kind"] == GIVEN.kind else path
 
 
 def _path(of: FieldName, value: Configured, steps: int, notes: list[str]) -> dict[str, Any]:
@@ -237,9 +245,6 @@ def _base_distribution(sampler: Configured) -> BaseDistribution:
         raise ModelError(f"{sampler.where}: {sampler.name} is not known here; known: IndependentSampler")
     # The command line of OMatG links the batch size into the sampler, which ignores it.
     sampler.only(["pos_distribution", "cell_distribution", "species_distribution", "batch_size"])
-    species = sampler.child("species_distribution")
-    if species.name != "MirrorSpecies":
-        raise ModelError(f"{species.where}: {species.name} is not known here; known: MirrorSpecies")
     cell = sampler.child("cell_distribution")
     if cell.name != INFORMED.rpartition(".")[2]:
         lattices: Any = from_omatg(cell, CELL_BASES)
@@ -251,9 +256,32 @@ def _base_distribution(sampler: Configured) -> BaseDistribution:
     return BaseDistribution(pos=from_omatg(sampler.child("pos_distribution"), POSITION_BASES), cell=lattices)
 
 
+def _check_species_base(sampler: Configured, paths: PathSettings, network: NetworkSettings) -> None:
+    """Refuses a base distribution of the species other than the one that their path starts from."""
+    species, path = sampler.child("species_distribution"), paths.species
+    expected = SPECIES_BASES[GIVEN.kind if path is None else path.kind].rpartition(".")[2]
+    if species.name != expected:
+        raise ModelError(
+            f"{species.where}: {species.name} does not go with the interpolant of the species; known: {expected}"
+        )
+    facts = {"mask": {"token": MASK}, "uniform": {"low": 1, "high": network.max_atomic_number + 1}}
+    known = {} if path is None else facts[path.kind]
+    species.only(known)
+    for argument, fact in known.items():
+        if species.number(argument, fact) != fact:
+            raise ModelError(f"{species.where}.{argument}: only {fact} is known here, not {species.get(argument, '')}")
+
+
 def _note_sampling(
     paths: PathSettings, slopes: dict[FieldName, float], distribution: BaseDistribution, notes: list[str]
 ) -> None:
+    if paths.species is not None:
+        notes.append("it generates species: generate from numbers of atoms (--atoms), which formulas do not go with")
+        if paths.species.kind == "uniform" and paths.species.noise:
+            notes.append(
+                "species: OMatG's noise jumps from a wrong element to every other; here, in detailed balance, to the "
+                "predicted one"
+            )
     stochastic = [of for of in FIELDS if paths.of(of).epsilon is not None]
     if stochastic:
         notes.append(

@@ -20,8 +20,11 @@ from omatg_ray.omatg.names import (
     CELL_BASES,
     EPSILONS,
     GAMMAS,
+    GIVEN,
     INFORMED,
     POSITION_BASES,
+    SPECIES,
+    SPECIES_BASES,
     interpolant_to_omatg,
     to_omatg,
 )
@@ -92,6 +95,11 @@ def exported_network(model: FlowModel, notes: list[str]) -> CSPNet:
             f"{' and '.join(frozen)} follow the base network and {' and '.join(what.active)} the reinforced one; "
             "`omg predict` runs one network for both. Reinforce both fields to export"
         )
+    if what.active and model.generates_species and not _same(model.network, model.base_network):
+        raise ModelError(
+            f"the species follow the base network and {' and '.join(what.active)} the reinforced one; `omg predict` "
+            "runs one network for both"
+        )
     if what.active:
         notes.append("the noise of the policy is left out: `omg predict` generates without")
         if what.variant == "score":
@@ -115,10 +123,7 @@ def configuration(model: FlowModel, steps: int, data: str | None = None) -> dict
                 "class_path": "omg.si.stochastic_interpolants.StochasticInterpolants",
                 "init_args": {
                     "stochastic_interpolants": [
-                        {
-                            "class_path": "omg.si.single_stochastic_interpolant_identity"
-                            ".SingleStochasticInterpolantIdentity"
-                        },
+                        _species(model),
                         *(_interpolant(model, of, steps) for of in FIELDS),
                     ],
                     "data_fields": ["species", *FIELDS],
@@ -147,6 +152,11 @@ def configuration(model: FlowModel, steps: int, data: str | None = None) -> dict
         "trainer": {"accelerator": "auto", "precision": "32-true", "logger": False},
         "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.001}},
     }
+
+
+def _species(model: FlowModel) -> dict[str, Any]:
+    path = model.description.paths.species
+    return {"class_path": GIVEN.path} if path is None else to_omatg(path, SPECIES)
 
 
 def _stochastic(model: FlowModel, of: FieldName) -> bool:
@@ -197,7 +207,7 @@ def _dataset(cell: object) -> str | None:
 
 
 def _sampler(model: FlowModel, dataset: str | None) -> dict[str, Any]:
-    base = model.description.base_distribution
+    base, species = model.description.base_distribution, model.description.paths.species
     if dataset is None:
         cell = to_omatg(base.cell, CELL_BASES)
     else:
@@ -207,7 +217,7 @@ def _sampler(model: FlowModel, dataset: str | None) -> dict[str, Any]:
         "init_args": {
             "pos_distribution": to_omatg(base.pos, POSITION_BASES),
             "cell_distribution": cell,
-            "species_distribution": {"class_path": "omg.sampler.species_distributions.MirrorSpecies"},
+            "species_distribution": {"class_path": SPECIES_BASES[GIVEN.kind if species is None else species.kind]},
         },
     }
 

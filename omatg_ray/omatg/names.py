@@ -59,6 +59,18 @@ EPSILONS = [
     Name("constant", "omg.si.epsilon.ConstantEpsilon", {"c": "c"}),
     Name("vanishing", "omg.si.epsilon.VanishingEpsilon", {"c": "c", "mu": "mu", "sigma": "width"}),
 ]
+GIVEN = Name("given", "omg.si.single_stochastic_interpolant_identity.SingleStochasticInterpolantIdentity")
+SPECIES = [
+    GIVEN,
+    Name("mask", "omg.si.discrete_flow_matching_mask.DiscreteFlowMatchingMask", {"noise": "noise"}),
+    Name("uniform", "omg.si.discrete_flow_matching_uniform.DiscreteFlowMatchingUniform", {"noise": "noise"}),
+]
+SPECIES_BASES = {
+    "given": "omg.sampler.species_distributions.MirrorSpecies",
+    "mask": "omg.sampler.species_distributions.MaskSpeciesDistribution",
+    "uniform": "omg.sampler.species_distributions.UniformSpeciesDistribution",
+}
+"""The base distribution that goes with each of them, by kind."""
 NORMAL = {"loc": "loc", "scale": "scale"}
 POSITION_BASES = [
     Name("uniform", "omg.sampler.position_distributions.UniformPositionDistribution"),

@@ -16,6 +16,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields, displace
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet, Output
+from omatg_ray.flow.species import SpeciesPath
 from omatg_ray.policy.annealing import Annealing
 from omatg_ray.policy.drift import VELOCITY, Annealed, Drift, Outputs, Velocity, of_rows
 from omatg_ray.policy.noise import Noise
@@ -71,11 +72,13 @@ class Step:
         displacement: What is added, pos (sum N, 3), cell (B, 3, 3).
         action: Actions (B,) of the active fields where these are not the displacements themselves.
         base_outputs: What the base network said for the active fields, where it was asked for.
+        species: Species after it (sum N,), where they are generated.
     """
 
     displacement: Fields
     action: Fields
     base_outputs: Outputs
+    species: Tensor | None = None
 
 
 class Policy:
@@ -88,6 +91,7 @@ class Policy:
         active: Fields that the policy acts on; the others follow the base's velocity without noise.
         noise: σ(t) of the active fields.
         annealing: Multiplies the velocity of frozen fields, and of active ones that take no noise.
+        species: Path of species that are generated, by the base network alone; None: species are given.
 
     Raises:
         ModelError: An active field has no noise schedule.
@@ -101,6 +105,7 @@ class Policy:
         active: Sequence[FieldName],
         noise: Mapping[FieldName, Noise],
         annealing: Annealing | None = None,
+        species: SpeciesPath | None = None,
     ) -> None:
         missing = set(active) - set(noise)
         if missing:
@@ -109,6 +114,7 @@ class Policy:
         self.active = tuple(field for field in FIELDS if field in active)
         self.frozen = tuple(field for field in FIELDS if field not in active)
         self.noise = dict(noise)
+        self.species = species
         # The flow's own velocity, which has the distribution of the score's process without its noise.
         self.quiet: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
 
@@ -120,7 +126,7 @@ class Policy:
     @property
     def asks_base(self) -> bool:
         """Whether every step needs the base network."""
-        return bool(self.frozen) or self.drift.per_structure
+        return bool(self.frozen) or self.drift.per_structure or self.species is not None
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """What reinforcement trains, in a fixed order; makes exactly these require gradients."""
@@ -150,14 +156,29 @@ class Policy:
         one = torch.ones((), dtype=crystals.dtype, device=crystals.device)
         return self.step(crystals, t, one, {}).displacement
 
-    def step(self, crystals: CrystalBatch, t: Tensor, dt: Tensor, noise: Fields, with_base: bool = False) -> Step:
+    def step(
+        self,
+        crystals: CrystalBatch,
+        t: Tensor,
+        dt: Tensor,
+        noise: Fields,
+        with_base: bool = False,
+        jumps: Tensor | None = None,
+        last: bool = False,
+    ) -> Step:
         """Displacement of both fields from t to t + dt; a field without an entry in `noise` moves by its velocity.
 
-        The base network runs only where a field is frozen, where actions scale the base's velocity, or where
-        `with_base` asks for what it says of the active fields.
+        The base network runs only where a field is frozen, where actions scale the base's velocity, where species are
+        generated, or where `with_base` asks for what it says of the active fields.
+
+        Args:
+            jumps: Uniform numbers (sum N,) for species that are generated; None: species stay.
+            last: Whether the step ends the trajectory, which completes the species.
         """
         scaled = self.active if self.drift.per_structure else ()
         base_heads: set[Output] = {VELOCITY[field] for field in (*self.frozen, *scaled)}
+        if jumps is not None:
+            base_heads.add("species_b")
         quiet = set(self.active) - set(noise) - set(scaled)
         own = _ask(
             self.network,
@@ -181,7 +202,10 @@ class Policy:
                 actions[field] = action
                 action = of_rows(action, field, crystals) * base[VELOCITY[field]]
             displacement[field] = action
-        return Step(displacement, actions, {name: base[name] for name in self.heads} if with_base else {})
+        species = None
+        if self.species is not None and jumps is not None:
+            species = self.species.step(base["species_b"], crystals.species, t, dt, jumps, last)
+        return Step(displacement, actions, {name: base[name] for name in self.heads} if with_base else {}, species)
 
     @torch.no_grad()
     def integrate(
@@ -191,6 +215,7 @@ class Policy:
         noise: Fields | None = None,
         with_base: bool = False,
         on_step: Callable[[Step], None] | None = None,
+        jumps: Tensor | None = None,
     ) -> CrystalBatch:
         """Final state of the trajectory from x_0 along a time grid (T,).
 
@@ -198,14 +223,20 @@ class Policy:
             noise: Standard normal numbers per field, (T − 1, ...); fields without take no noise.
             with_base: Also record what the base network says of the active fields.
             on_step: Called with every step, in order.
+            jumps: Uniform numbers (T − 1, sum N), where species are generated.
         """
+        if (jumps is None) != (self.species is None):
+            raise ValueError("numbers for the jumps of the species go with a policy that generates species")
         crystals, times = x_0, times.to(x_0.device, x_0.dtype)
         for k, dt in enumerate(times.diff()):
             step_noise: Fields = {field: values[k] for field, values in (noise or {}).items()}
-            step = self.step(crystals, times[k], dt, step_noise, with_base)
+            step_jumps = None if jumps is None else jumps[k]
+            step = self.step(crystals, times[k], dt, step_noise, with_base, step_jumps, last=k == len(times) - 2)
             if on_step is not None:
                 on_step(step)
             crystals = displace(crystals, step.displacement)
+            if step.species is not None:
+                crystals = crystals.replace(species=step.species)
         return crystals
 
 

@@ -30,21 +30,37 @@ class Judged:
     Attributes:
         finite: Whether positions and lattice are (B,), on the CPU.
         result: Rewards and values; the reward is NaN where it failed and where the crystal is not finite.
+        compositions: Atomic numbers of every crystal.
     """
 
     finite: Tensor
     result: RewardResult
+    compositions: Sequence[tuple[int, ...]]
 
 
 def judge(crystals: CrystalBatch, reward: Reward) -> Judged:
     """Judges the final crystals of an item.
 
-    A trajectory that overflowed has no reward, whatever the reward says: its loss would be NaN.
+    A trajectory that overflowed has no reward, whatever the reward says: its loss would be NaN. Where species are
+    generated, neither has a crystal with an element that the reward does not know, and which it is not shown.
     """
     finite = crystals.layout.sum((~crystals.pos.isfinite()).sum(-1)).eq(0) & crystals.cell.flatten(1).isfinite().all(-1)
     finite = finite.cpu()
-    result = reward(crystals)
-    return Judged(finite, RewardResult(result.reward.where(finite, math.nan), result.values))
+    compositions = [tuple(z.tolist()) for z in crystals.species.cpu().split(crystals.layout.sizes)]
+    foreign = [reward.elements is not None and not reward.elements.issuperset(z) for z in compositions]
+    result = _without(foreign, crystals, reward) if any(foreign) else reward(crystals)
+    return Judged(finite, RewardResult(result.reward.where(finite, math.nan), result.values), compositions)
+
+
+def _without(foreign: Sequence[bool], crystals: CrystalBatch, reward: Reward) -> RewardResult:
+    """What a reward says of all crystals but some, for which everything is NaN."""
+    shown = ~torch.tensor(foreign)
+    result = reward(crystals.select(shown)) if shown.any() else RewardResult(torch.zeros(0, dtype=torch.float64), {})
+
+    def spread(values: Tensor) -> Tensor:
+        return torch.full((len(crystals),), math.nan, dtype=values.dtype).masked_scatter(shown, values)
+
+    return RewardResult(spread(result.reward), {name: spread(values) for name, values in result.values.items()})
 
 
 def rewards_of(items: Sequence[WorkItem], judged: Sequence[Judged]) -> Tensor:
@@ -53,17 +69,17 @@ def rewards_of(items: Sequence[WorkItem], judged: Sequence[Judged]) -> Tensor:
     Raises:
         TrainingError: More than 5 % of the trajectories or of the rewards failed; names the compositions.
     """
-    _refuse_failures("trajectories are not finite", items, [one.finite for one in judged])
+    _refuse_failures("trajectories are not finite", items, judged, [one.finite for one in judged])
     rewards = [one.result.reward for one in judged]
-    _refuse_failures("rewards failed", items, [reward.isfinite() for reward in rewards])
+    _refuse_failures("rewards failed", items, judged, [reward.isfinite() for reward in rewards])
     return torch.cat(rewards).view(-1, items[0].group_size)
 
 
-def _refuse_failures(what: str, items: Sequence[WorkItem], good: Sequence[Tensor]) -> None:
+def _refuse_failures(what: str, items: Sequence[WorkItem], judged: Sequence[Judged], good: Sequence[Tensor]) -> None:
     failed = [
         composition
-        for item, flags in zip(items, good, strict=True)
-        for composition, ok in zip(item.species, flags.tolist(), strict=True)
+        for one, flags in zip(judged, good, strict=True)
+        for composition, ok in zip(one.compositions, flags.tolist(), strict=True)
         if not ok
     ]
     total = sum(len(item.seeds) for item in items)

@@ -131,7 +131,8 @@ class Learner:
                 if len(steps) * len(part) != len(tiled):
                     tiled = part.x_0.tile(len(steps))
                 span = slice(steps.start, steps.stop)
-                crystals = tiled.replace(pos[span].flatten(0, 1), cell[span].flatten(0, 1))
+                species = None if part.species is None else part.species[span].flatten()
+                crystals = tiled.replace(pos[span].flatten(0, 1), cell[span].flatten(0, 1), species)
                 weight = 1.0 / (n_steps * total)
                 yield _Microbatch(part, span, crystals, advantage[start:stop].to(pos), weight)
             start = stop

@@ -23,7 +23,7 @@ class Trajectory:
     """Trajectories of B structures over K = T − 1 steps.
 
     Attributes:
-        x_0: Start.
+        x_0: Start. Where species are generated, its species are those of the final state.
         times: Grid (T,).
         displacement: What each step added before wrapping, pos (K, sum N, 3), cell (K, B, 3, 3).
         log_prob: Log-density of each active field's action, pos (K, sum N) per atom, cell (K, B); (K, B) for both where
@@ -32,6 +32,7 @@ class Trajectory:
         base_outputs: What the base network said for the active fields at every state, (K, ...), where the objective
             needs it.
         version: Version of the policy that sampled it.
+        species: Species at every step's state (K, sum N), where they are generated; 0 where masked.
     """
 
     x_0: CrystalBatch
@@ -41,6 +42,7 @@ class Trajectory:
     action: Fields
     base_outputs: dict[Output, Tensor]
     version: int = 0
+    species: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x_0)
@@ -84,6 +86,7 @@ class Trajectory:
             moved(self.action),
             moved(self.base_outputs),
             self.version,
+            None if self.species is None else self.species.to(device),
         )
 
     def select(self, structures: Tensor) -> Trajectory:
@@ -106,6 +109,7 @@ class Trajectory:
             part(self.action, of_structures=True),
             part(self.base_outputs),
             self.version,
+            None if self.species is None else self.species.index_select(1, atoms),
         )
 
     @classmethod
@@ -117,6 +121,7 @@ class Trajectory:
             parts = [getattr(trajectory, name) for trajectory in trajectories]
             return {field: torch.cat([part[field] for part in parts], dim=1) for field in parts[0]}
 
+        species = [trajectory.species for trajectory in trajectories if trajectory.species is not None]
         return cls(
             CrystalBatch.cat([t.x_0 for t in trajectories]),
             first.times,
@@ -125,11 +130,18 @@ class Trajectory:
             joined("action"),
             joined("base_outputs"),
             first.version,
+            torch.cat(species, dim=1) if species else None,
         )
 
 
 def rollout(
-    policy: Policy, x_0: CrystalBatch, times: Tensor, noise: Fields, with_base: bool = False, version: int = 0
+    policy: Policy,
+    x_0: CrystalBatch,
+    times: Tensor,
+    noise: Fields,
+    with_base: bool = False,
+    version: int = 0,
+    jumps: Tensor | None = None,
 ) -> Trajectory:
     """Samples trajectories and records what the objective needs.
 
@@ -140,9 +152,11 @@ def rollout(
         noise: Standard normal numbers of the active fields, as `draw_noise` gives them.
         with_base: Record what the base network says of the active fields, for the KL and the distillation.
         version: Recorded with the trajectory.
+        jumps: As `draw_jumps` gives them, where the policy generates species.
     """
     steps: list[Step] = []
-    policy.integrate(x_0, times, noise, with_base, on_step=steps.append)
+    final = policy.integrate(x_0, times, noise, with_base, steps.append, jumps)
+    visited = [x_0.species, *(step.species for step in steps[:-1] if step.species is not None)]
     times = times.to(x_0.device, x_0.dtype)
     log_prob: Fields = {}
     for field in policy.active:
@@ -155,13 +169,14 @@ def rollout(
         return {key: torch.stack([part[key] for part in parts]) for key in parts[0]}
 
     return Trajectory(
-        x_0=x_0,
+        x_0=x_0.replace(species=final.species),
         times=times,
         displacement=stacked("displacement"),
         log_prob=log_prob,
         action=stacked("action"),
         base_outputs=stacked("base_outputs"),
         version=version,
+        species=None if policy.species is None else torch.stack(visited),
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 
 from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.flow.species import draw_jumps
 from omatg_ray.policy.policy import Policy, draw_noise, time_grid
 from omatg_ray.rl.trajectory import Trajectory, rollout
 from omatg_ray.seeding import generator, seed_of
@@ -35,7 +36,7 @@ class WorkItem:
 
     Attributes:
         iteration: Iteration it belongs to.
-        compositions: Atomic numbers of each group's cell.
+        compositions: Atomic numbers of each group's cell; where species are generated, only how many they are counts.
         seeds: One seed per member, group by group; len(compositions) · group_size of them.
         shared_start: The members of a group start from the x_0 of the first.
     """
@@ -58,7 +59,7 @@ class WorkItem:
 
     @property
     def species(self) -> list[tuple[int, ...]]:
-        """Atomic numbers of every member's cell, group by group."""
+        """Atomic numbers of every member's cell, group by group, as in `compositions`."""
         return [composition for composition in self.compositions for _ in range(self.group_size)]
 
 
@@ -95,7 +96,11 @@ def run_item(
     device: torch.device,
     version: int,
 ) -> Trajectory:
-    """Rolls out an item: x_0 from the base distribution, noise from the members' seeds."""
+    """Rolls out an item: x_0 from the base distribution, noise and jumps from the members' seeds."""
     x_0 = base.sample(item.species, item.start_seeds).to(device)
     noise = draw_noise(x_0, steps, item.seeds, policy.active, policy.drift.per_structure)
-    return rollout(policy, x_0, time_grid(steps), noise, with_base, version)
+    jumps = None
+    if policy.species is not None:
+        x_0 = policy.species.start(x_0, item.start_seeds, policy.base_network.settings.max_atomic_number)
+        jumps = draw_jumps(x_0, steps, item.seeds)
+    return rollout(policy, x_0, time_grid(steps), noise, with_base, version, jumps)

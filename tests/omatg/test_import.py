@@ -176,7 +176,7 @@ def cell(tree: dict[str, Any]) -> dict[str, Any]:
         (set_(pos, differential_equation_type="SDE"), r"pos\.epsilon: a class path is missing"),
         (set_(pos, speed=2), r"pos\.speed: SingleStochasticInterpolant has no argument"),
         (set_(pos, velocity_annealing_factor="fast"), "must be a number, not 'fast'"),
-        (set_(species, class_path="omg.si.discrete_flow_matching_mask.DiscreteFlowMatchingMask"), "de novo"),
+        (set_(species, class_path="omg.si.discrete_flow_matching_mask.Other"), "known: .*DiscreteFlowMatchingUniform"),
         (set_(encoder, act_fn="gelu"), r"encoder\.act_fn: only silu"),
         (set_(encoder, edge_style="knn"), r"encoder\.edge_style: only fc"),
         (set_(encoder, latent_dim=8), r"dim is 6, but .*latent_dim is 8"),

@@ -43,7 +43,7 @@ def items(*groups: int) -> list[WorkItem]:
 
 def verdict(reward: list[float], finite: bool = True) -> Judged:
     values = torch.tensor(reward, dtype=torch.float64)
-    return Judged(torch.full((len(reward),), finite), RewardResult(values, {}))
+    return Judged(torch.full((len(reward),), finite), RewardResult(values, {}), [(11, 17)] * len(reward))
 
 
 def test_rewards_keep_the_order_of_items_of_several_sizes() -> None:

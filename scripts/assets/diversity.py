@@ -1,0 +1,98 @@
+#!/usr/bin/env python
+"""Diversity of samplers: unique crystals and known polymorphs found among k samples of every composition.
+
+  python scripts/assets/diversity.py --models bundled runs/quickstart --steps 20 --out runs/diversity.json
+
+Compositions are those of the bundled test split whose cells have several known polymorphs. `unique` counts distinct
+crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances); `coverage` is the share of
+its known polymorphs that some sample matches, with the tolerances of the evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omatg_ray.bundle import crystals as bundled_crystals
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.read import read_dataset
+from omatg_ray.evaluate.metrics import mean_interval
+from omatg_ray.evaluate.polymorphs import Polymorphs
+from omatg_ray.evaluate.unique import find_unique
+from omatg_ray.model import FlowModel
+from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.reward.matching import Matcher
+from omatg_ray.reward.validity import check_validity
+from omatg_ray.run.atomic import write_json
+
+
+def main() -> None:
+    """Generates, compares, prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", required=True)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument(
+        "--slopes", type=float, nargs=2, metavar=("POS", "CELL"), help="annealing of all, not their own"
+    )
+    parser.add_argument("--noise", choices=["none", "policy"], default="none")
+    parser.add_argument("-k", type=int, default=16, help="samples per composition")
+    parser.add_argument("--limit", type=int, default=60, help="compositions, spread over the split")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    known = read_dataset(bundled_crystals("test")).crystals
+    of_row = Polymorphs(known, range(len(known))).of_row
+    groups = sorted({tuple(places) for places in of_row if places})
+    chosen = [groups[i * len(groups) // arguments.limit] for i in range(min(arguments.limit, len(groups)))]
+    slopes = LinearAnnealing(pos=arguments.slopes[0], cell=arguments.slopes[1]) if arguments.slopes else None
+    results = {}
+    print(f"{'':<30}{'valid':>8}{'any':>8}{'unique of k':>22}{'coverage':>22}")
+    for name in arguments.models:
+        species = [known.select([group[0]]).species.tolist() for group in chosen for _ in range(arguments.k)]
+        made = FlowModel.load(name).generate(species, arguments.steps, slopes, arguments.seed, arguments.noise)
+        row = results[name] = measure(made, known, chosen, arguments.k, arguments.workers)
+        intervals = [row[key] for key in ("unique", "coverage")]
+        shown = "".join(f"{i['mean']:>8.3f} [{i['low']:.3f}, {i['high']:.3f}]" for i in intervals)
+        print(f"{name:<30}{row['valid']:>8.3f}{row['any']:>8.3f}{shown}", flush=True)
+        write_json(arguments.out, results)
+
+
+def measure(
+    made: CrystalBatch, known: CrystalBatch, groups: list[tuple[int, ...]], k: int, workers: int
+) -> dict[str, Any]:
+    """Figures of k samples for every group of polymorphs, in order."""
+    members = range(k)
+    pairs = [(group * k + m, place) for group, places in enumerate(groups) for place in places for m in members]
+    with Matcher(workers) as matcher:
+        rmse = matcher.listed(made, known, pairs).rmse
+    found = {pair for pair, value in zip(pairs, (~rmse.isnan()).tolist(), strict=True) if value}
+    coverage = [
+        sum(any((group * k + m, place) in found for m in members) for place in places) / len(places)
+        for group, places in enumerate(groups)
+    ]
+    clusters = find_unique(made, workers=workers)
+    valid = check_validity(made).valid
+    cluster = clusters.cluster.view(-1, k)
+    unique = [len(row[ok].unique()) for row, ok in zip(cluster, valid.view(-1, k), strict=True)]
+    return {
+        "k": k,
+        "compositions": len(groups),
+        "valid": float(valid.double().mean()),
+        "any": len({b for b, _ in found}) / len(made),
+        "unique": _interval([float(n) for n in unique]),
+        "coverage": _interval(coverage),
+        "timed_out": clusters.timed_out,
+    }
+
+
+def _interval(values: list[float]) -> dict[str, float]:
+    interval = mean_interval(torch.tensor(values, dtype=torch.float64))
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high}
+
+
+if __name__ == "__main__":
+    main()
