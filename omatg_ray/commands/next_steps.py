@@ -18,23 +18,27 @@ from omatg_ray.config import Config
 ROLLOUT_WORKERS = 2
 
 
-def next_steps(config: Config, rows: list[dict[str, Any]]) -> str:
+def next_steps(config: Config, rows: list[dict[str, Any]], generates_species: bool = False) -> str:
     """Commands for a run that has ended, a comment before each.
 
     Args:
         config: The run.
         rows: Its evaluations on the test split, as `Evaluation.as_dict` gives them.
+        generates_species: Whether its model takes numbers of atoms instead of formulas.
     """
     run = str(config.run)
     # The formula with the most polymorphs: there is something to tell apart.
     formula, _ = Counter(rows[0]["per_structure"]["formula"]).most_common(1)[0]
+    what = ["--atoms", 8] if generates_species else ["--formula", formula]
     potential = config.resolved().reward.potential
     energies = [] if potential is None else ["--potential", potential]
     steps = max(2, config.rollout.steps // 2)
     lines = [
         "What to try next",
         "  # new crystals, ranked by energy",
-        _line("generate", run, "--formula", formula, "-n", 16, *energies, "--out", f"{formula}.extxyz"),
+        _line(
+            "generate", run, *what, "-n", 16, *energies, "--out", f"{'new' if generates_species else formula}.extxyz"
+        ),
         f"  # as good with {steps} grid points?",
         _line("evaluate", run, "--data", f"{run}/data/test.extxyz", "--steps", steps),
         "  # more iterations",

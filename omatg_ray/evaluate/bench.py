@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
@@ -13,6 +14,7 @@ from omatg_ray.model import CHUNK_PAIRS, EULER, FlowModel, NoiseMode, Solver
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher, MatchResult
+from omatg_ray.reward.protocol import reward_of_known
 
 BLOCK = 256
 """Crystals generated, matched and weighed together, unless the caller says otherwise.
@@ -142,5 +144,7 @@ def assess(
 ) -> tuple[Tensor | None, MatchResult | None]:
     """Energies and matches of a block, as far as there are a potential and something to compare with."""
     match = None if comparisons is None else matcher.listed(crystals, comparisons.references, comparisons.pairs)
-    energy = None if reward is None else reward(crystals).values["energy_per_atom"]
-    return energy, match
+    if reward is None:
+        return None, match
+    unknown = torch.full((len(crystals),), torch.nan, dtype=torch.float64)
+    return reward_of_known(reward, crystals).values.get("energy_per_atom", unknown), match

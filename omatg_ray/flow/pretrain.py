@@ -73,6 +73,13 @@ class PretrainSettings(Settings):
         paths.refuse_untrainable()
         return paths
 
+    @field_validator("network")
+    @classmethod
+    def _without_mask(cls, network: NetworkSettings) -> NetworkSettings:
+        if network.mask:
+            raise ValueError("mask: masked atoms are for imported models; training generates no species")
+        return network
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
@@ -103,3 +104,22 @@ def pass_on(reward: Reward, method: str, *arguments: object) -> None:
     """Calls `to` or `close` of a reward that has it."""
     if hasattr(reward, method):
         getattr(reward, method)(*arguments)
+
+
+def reward_of_known(reward: Reward, crystals: CrystalBatch) -> RewardResult:
+    """What a reward says of all crystals but those with an element that it does not know: NaN for these.
+
+    Only where species are generated can there be any; given ones are refused before a run starts.
+    """
+    if reward.elements is None or reward.elements.issuperset(crystals.species.unique().tolist()):
+        return reward(crystals)
+    species = crystals.species.cpu().split(crystals.layout.sizes)
+    known = torch.tensor([reward.elements.issuperset(z.tolist()) for z in species])
+    result = RewardResult(torch.zeros(0, dtype=torch.float64), {})
+    if known.any():
+        result = reward(crystals.select(known.nonzero()[:, 0]))
+
+    def spread(values: Tensor) -> Tensor:
+        return torch.full((len(crystals),), torch.nan, dtype=values.dtype).masked_scatter(known, values)
+
+    return RewardResult(spread(result.reward), {name: spread(values) for name, values in result.values.items()})

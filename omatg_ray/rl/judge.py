@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import TrainingError
-from omatg_ray.reward.protocol import Reward, RewardResult
+from omatg_ray.reward.protocol import Reward, RewardResult, reward_of_known
 from omatg_ray.reward.settings import SECOND
 from omatg_ray.rl.advantage import Advantages
 from omatg_ray.rl.divergence import CORRELATION, SHIFT, rank_correlation
@@ -47,20 +47,8 @@ def judge(crystals: CrystalBatch, reward: Reward) -> Judged:
     finite = crystals.layout.sum((~crystals.pos.isfinite()).sum(-1)).eq(0) & crystals.cell.flatten(1).isfinite().all(-1)
     finite = finite.cpu()
     compositions = [tuple(z.tolist()) for z in crystals.species.cpu().split(crystals.layout.sizes)]
-    foreign = [reward.elements is not None and not reward.elements.issuperset(z) for z in compositions]
-    result = _without(foreign, crystals, reward) if any(foreign) else reward(crystals)
+    result = reward_of_known(reward, crystals)
     return Judged(finite, RewardResult(result.reward.where(finite, math.nan), result.values), compositions)
-
-
-def _without(foreign: Sequence[bool], crystals: CrystalBatch, reward: Reward) -> RewardResult:
-    """What a reward says of all crystals but some, for which everything is NaN."""
-    shown = ~torch.tensor(foreign)
-    result = reward(crystals.select(shown)) if shown.any() else RewardResult(torch.zeros(0, dtype=torch.float64), {})
-
-    def spread(values: Tensor) -> Tensor:
-        return torch.full((len(crystals),), math.nan, dtype=values.dtype).masked_scatter(shown, values)
-
-    return RewardResult(spread(result.reward), {name: spread(values) for name, values in result.values.items()})
 
 
 def rewards_of(items: Sequence[WorkItem], judged: Sequence[Judged]) -> Tensor:

@@ -181,7 +181,7 @@ def test_a_run_does_not_go_on_with_other_bundled_files(
 
     description = (assets / "base" / "model.json").read_text()
     tree = json.loads(description)
-    tree["base_distribution"]["log_length_mean"][0] += 0.1
+    tree["base_distribution"]["cell"]["log_length_mean"][0] += 0.1
     (assets / "base" / "model.json").write_text(json.dumps(tree))
     seal(assets / "base")
     command(*resume).refuses("another base_distribution", "leave base", code=1)
