@@ -87,9 +87,12 @@ class PolicySettings(Settings):
     @model_validator(mode="after")
     def _frozen_annealing(self) -> PolicySettings:
         given = [name for name in ("annealing", "annealing_from") if getattr(self, name) is not None]
-        if given and self.variant != "velocity":
-            what = "learns its own schedule" if self.variant == "annealing" else "has no annealed form"
-            raise ValueError(f"a policy of variant {self.variant} {what}; leave {given[0]} out")
+        if given and self.variant == "annealing":
+            raise ValueError(f"an annealing policy learns its own schedule; leave {given[0]} out")
+        if self.schedule != ScheduleSettings() and self.variant != "annealing":
+            raise ValueError(
+                "`schedule` is what a policy of variant annealing learns; set variant=annealing, or leave it out"
+            )
         if len(given) == 2:
             raise ValueError("give either annealing or annealing_from, not both")
         return self
@@ -145,6 +148,17 @@ class Config(Settings):
     @model_validator(mode="after")
     def _weights_that_count(self) -> Config:
         learned = [field for field in self.policy.active if self.policy.noise[field].kind == "learned"]
+        for field, noise in self.objective.reference_noise.items():
+            key = f"objective.reference_noise.{field}"
+            if noise.kind == "learned":
+                raise ValueError(f"{key}: a reference learns nothing; take kind constant or sqrt")
+            if self.policy.variant == "score" or field not in self.policy.active:
+                why = (
+                    "score policies have their own noise there"
+                    if field in self.policy.active
+                    else "the field is frozen"
+                )
+                raise ValueError(f"{key}: {why}; leave it out")
         for field in FIELDS:
             if self.objective.entropy_weight.of(field) and field not in learned:
                 raise ValueError(

@@ -88,22 +88,30 @@ def chunks_by_pairs(sizes: Sequence[int], limit: int) -> list[list[int]]:
     return chunks
 
 
+def learned_parts(description: ModelDescription) -> set[str]:
+    """Names of what reinforcement learns of a model."""
+    parts = {"policy"} if description.active and description.variant != "annealing" else set()
+    if isinstance(description.annealing, LearnedSchedule):
+        parts.add("schedule")
+    if any(description.noise[field].kind == "learned" for field in description.active):
+        parts.add("noise")
+    return parts
+
+
 def new_modules(description: ModelDescription) -> nn.ModuleDict:
     """What reinforcement learns, before it learned anything: `policy`, `schedule`, `noise`, those that there are.
 
     The weights of `policy` are random; those of the others give no annealing, and the noise that was asked for.
     """
-    modules = nn.ModuleDict()
-    if description.active and description.variant != "annealing":
+    modules, parts = nn.ModuleDict(), learned_parts(description)
+    if "policy" in parts:
         modules["policy"] = CSPNet(description.network)
     if isinstance(description.annealing, LearnedSchedule):
         modules["schedule"] = LearnedAnnealing(description.annealing)
-    noise = nn.ModuleDict()
-    for field in description.active:
-        if description.noise[field].kind == "learned":
-            noise[field] = LearnedNoise(description.noise[field])
-    if len(noise):
-        modules["noise"] = noise
+    if "noise" in parts:
+        noise = {field: description.noise[field] for field in description.active}
+        learned = {str(f): LearnedNoise(settings) for f, settings in noise.items() if settings.kind == "learned"}
+        modules["noise"] = nn.ModuleDict(learned)
     return modules
 
 
@@ -136,7 +144,7 @@ class FlowModel:
         self.description = description
         self.base_network = base_network.eval().requires_grad_(False)
         self.learned = nn.ModuleDict() if learned is None else learned
-        expected = set(new_modules(description))
+        expected = learned_parts(description)
         if set(self.learned) != expected:
             raise ModelError(
                 f"a {description.variant} model with active fields {description.active} consists of "
@@ -219,13 +227,14 @@ class FlowModel:
                 Scale(annealing), self.base_network, self.base_network, what.active, self._noise(),
                 species=what.paths.species,
             )  # fmt: skip
-        active, noise = (what.active, self._noise()) if what.variant != "annealing" else ([], {})
+        as_base = not what.active or what.variant == "annealing"
+        active, noise = ([], {}) if as_base else (what.active, self._noise())
         drift: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
-        if not active and sde:
+        if as_base and sde:
             epsilon = {field: what.paths.of(field).epsilon for field in FIELDS}
             noise = {field: DiffusionNoise(e.value) for field, e in epsilon.items() if e is not None}
             active = list(noise)
-        if (not what.active and active) or what.variant == "score":
+        if (as_base and active) or what.variant == "score":
             drift = Score(noise, {field: self._gamma(field) for field in active}, annealing)
         return Policy(drift, self.network, self.base_network, active, noise, annealing, what.paths.species)
 

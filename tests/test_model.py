@@ -12,8 +12,8 @@ from torch import nn
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.errors import FormulaError, ModelError
 from omatg_ray.flow.loss import PathSettings
-from omatg_ray.model import FlowModel, ModelDescription, chunks_by_pairs
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.model import FlowModel, ModelDescription, chunks_by_pairs, new_modules
+from omatg_ray.policy.annealing import LearnedSchedule, LinearAnnealing
 from omatg_ray.policy.noise import NoiseSettings
 from omatg_ray.seeding import seed_of
 from tests.small import SIZE, small_network
@@ -269,3 +269,17 @@ def test_a_base_with_epsilon_is_sampled_as_its_stochastic_process():
     quiet, noisy = (model.generate(SPECIES, steps=6, noise=noise) for noise in ("none", "policy"))
     assert not close(quiet, noisy)
     assert model.policy().active == ()
+
+
+def test_another_schedule_makes_an_annealing_model_a_base_again_with_its_process():
+    path = {"kind": "linear", "gamma": {"kind": "sqrt", "a": 0.1}, "epsilon": {"kind": "constant", "c": 0.02}}
+    base, paths = base_model(paths=PathSettings(pos=path, cell=path)), PathSettings(pos=path, cell=path)
+    learned = LearnedSchedule(hidden=4, layers=1, fields=["pos"])
+    what = description(
+        paths=paths, variant="annealing", active=["pos"], noise={"pos": NoiseSettings()}, annealing=learned
+    )
+    model = FlowModel(what, base.base_network, new_modules(what))
+    schedule = LinearAnnealing(pos=3.0)
+    for noise in ("none", "policy"):
+        ours, theirs = (one.generate(SPECIES, 5, schedule, noise=noise) for one in (model, base))
+        assert equal(ours, theirs)

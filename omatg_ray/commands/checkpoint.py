@@ -58,7 +58,8 @@ def save(folder: RunFolder, model: FlowModel, progressed: Progressed, keep: int,
 
 # What of a description makes it another model, and the key that decides it.
 IDENTITY = (
-    ("network", "base"), ("base_distribution", "base"), ("variant", "policy.variant"), ("active", "policy.active"),
+    ("network", "base"), ("paths", "base"), ("base_distribution", "base"), ("variant", "policy.variant"),
+    ("active", "policy.active"),
     ("noise", "policy.noise"), ("annealing", "policy.annealing, annealing_from or schedule"),
 )  # fmt: skip
 

@@ -17,10 +17,15 @@ from omatg_ray.crystal.split import Split
 from omatg_ray.errors import ConfigError
 from omatg_ray.model import FlowModel, ModelDescription, new_modules
 from omatg_ray.policy.annealing import LearnedSchedule
+from omatg_ray.policy.drift import Score
+from omatg_ray.policy.policy import Policy, time_grid
 from omatg_ray.reward.build import Judges, build_judges, fingerprint
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.weighted import Weighted
 from omatg_ray.run.versions import versions
+
+MOST_SCORE = 1000.0
+"""Largest σ² dt / (2 γ) of a step: square-root γ with square-root noise, which trains well, reaches some hundreds."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +115,9 @@ def reinforced(start: FlowModel, config: Config, energy: MatGLEnergy | None) -> 
     schedule = None if policy.annealing_from is None else _schedule(policy.annealing_from)
     annealing: Any = start.description.annealing if policy.annealing is None else policy.annealing
     if policy.variant == "annealing" and not acts_on:
+        if annealing is not None:
+            warnings.warn("the base's own annealing is left out: an annealing policy learns one", stacklevel=2)
         annealing = LearnedSchedule(**policy.schedule.model_dump(), fields=policy.active)
-    elif policy.variant == "score":
-        # Of a base that is annealed; there is no annealed form of the score policy.
-        annealing = None
     elif schedule is not None:
         annealing = schedule.description.annealing
     description = start.description.model_copy(
@@ -146,8 +150,29 @@ def reinforced(start: FlowModel, config: Config, energy: MatGLEnergy | None) -> 
     if "noise" in start.learned and description.noise == start.description.noise:
         learned["noise"].load_state_dict(start.learned["noise"].state_dict())
     model = FlowModel(description, start.base_network, learned.requires_grad_(False).to(start.device))
-    model.policy()  # refuses a score policy over a base without denoiser
+    refuse_stiff(model.policy(), config.rollout.steps)
     return model
+
+
+def refuse_stiff(policy: Policy, steps: int) -> None:
+    """Refuses a score policy whose first or last steps throw crystals about.
+
+    Raises:
+        ConfigError: σ² dt / (2 γ), by which a step multiplies the denoiser, is beyond `MOST_SCORE` somewhere.
+    """
+    if not isinstance(policy.drift, Score):
+        return
+    times = time_grid(steps)
+    for field in policy.active:
+        sigma = policy.noise[field].sigma(times[:-1]).detach()
+        weight = sigma.square() * times.diff() / (2.0 * policy.drift.gamma[field](times[:-1]))
+        worst = int(weight.argmax())
+        if not float(weight[worst]) <= MOST_SCORE:
+            raise ConfigError(
+                f"policy.noise.{field}: the step of a score policy at t = {float(times[worst]):.3g} multiplies the "
+                f"denoiser by σ² dt / (2 γ) = {float(weight[worst]):.3g}, since γ is nearly 0 there ({MOST_SCORE:g} at "
+                "most); take less noise, e.g. kind=constant, or a base with γ of kind sqrt"
+            )
 
 
 def _schedule(path: Path) -> FlowModel:

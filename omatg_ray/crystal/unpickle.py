@@ -2,15 +2,19 @@
 
 A pickle may name any function and have it called, so `pickle.loads` must not see files of others. Here the functions
 that a record of tensors needs are replaced by harmless ones of this module, and every other name is refused.
+
+A pickle may also change what it was given: set attributes, or the whole state. The functions therefore are objects
+without any attribute, and a tensor or its memory is inside an object that refuses a state until the pickle is read.
 """
 
 from __future__ import annotations
 
 import collections
 import io
+import math
 import pickle
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -21,6 +25,8 @@ from omatg_ray.errors import DataError
 
 # Kinds of numpy types that are plain memory: truth values, integers, floats, texts and bytes, but no Python objects.
 PLAIN_KINDS = "biufUS"
+# Elements of a tensor that repeats its memory (a stride of 0), which takes room only when it is copied.
+MOST_REPEATED = 1_000_000
 
 
 def unpickle_record(data: bytes) -> dict[str, Any]:
@@ -30,17 +36,18 @@ def unpickle_record(data: bytes) -> dict[str, Any]:
     numpy scalars and arrays of plain types.
 
     Raises:
-        DataError: It is damaged, no dictionary, or names anything else (which is never imported, let alone called).
+        DataError: It is damaged, no dictionary, holds a tensor that is larger than its memory, or names anything else
+            (which is never imported, let alone called).
     """
     try:
         record = _RecordUnpickler(io.BytesIO(data)).load()
+        if not isinstance(record, dict):
+            raise DataError(f"it holds a {type(record).__name__} instead of a dictionary")
+        return {str(key): value for key, value in _plain(record, {}).items()}
     except DataError:
         raise
     except Exception as error:  # a damaged pickle raises anything
         raise DataError(f"it is no readable pickle ({type(error).__name__}: {error})") from error
-    if not isinstance(record, dict):
-        raise DataError(f"it holds a {type(record).__name__} instead of a dictionary")
-    return {str(key): _plain(value) for key, value in record.items()}
 
 
 class _Dtype:
@@ -69,47 +76,131 @@ class _Array:
         self.value = flat.reshape(shape, order="F" if fortran else "C")
 
 
-class _RecordUnpickler(pickle.Unpickler):
-    """Knows the names that pickled tensors, numpy scalars and arrays consist of."""
+class _Closed:
+    """Holds something that must stay as it was made while a pickle is read."""
 
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __setstate__(self, state: object) -> NoReturn:
+        # Tensor's own would let a pickle replace size and strides unseen.
+        raise DataError("its pickle changes a tensor after making it, which is refused")
+
+
+class _Memory(_Closed):
+    """The memory of tensors."""
+
+    __slots__ = ()
+    value: torch.storage.TypedStorage
+
+
+class _Tensor(_Closed):
+    """A tensor."""
+
+    __slots__ = ()
+    value: Tensor
+
+
+class _LoadMemory:
+    __slots__ = ()
+
+    def __call__(self, data: bytes) -> _Memory:
+        # What torch calls here would unpickle without any restriction.
+        try:
+            memory = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise DataError(f"the memory of a tensor is refused: torch's weights-only reading says {error}") from error
+        if not isinstance(memory, torch.storage.TypedStorage):
+            raise DataError(f"a tensor without memory: a {type(memory).__name__} stands in its place")
+        if memory.nbytes() > len(data):
+            raise DataError(f"the memory of a tensor has {memory.nbytes()} bytes, more than the {len(data)} stored")
+        return _Memory(memory)
+
+
+class _MakeTensor:
+    __slots__ = ()
+
+    def __call__(
+        self, memory: Any, offset: Any, size: Any, stride: Any, requires_grad: object, hooks: object
+    ) -> _Tensor:
+        if not isinstance(memory, _Memory):
+            raise DataError(f"a tensor without memory: a {type(memory).__name__} stands in its place")
+        _require_inside(memory.value.size(), offset, size, stride)
+        # Without gradients and hooks: this is data.
+        return _Tensor(torch._utils._rebuild_tensor(memory.value, offset, size, stride))
+
+
+class _MakeDtype:
+    __slots__ = ()
+
+    def __call__(self, *arguments: Any) -> _Dtype:
+        return _Dtype(*arguments)
+
+
+class _MakeArray:
+    __slots__ = ()
+
+    def __call__(self, *arguments: Any) -> _Array:
+        return _Array(*arguments)
+
+
+class _MakeScalar:
+    __slots__ = ()
+
+    def __call__(self, dtype: Any, memory: bytes) -> Any:
+        return np.frombuffer(memory, _dtype(dtype), count=1)[0].item()
+
+
+KNOWN: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _MakeTensor(),
+    ("torch.storage", "_load_from_bytes"): _LoadMemory(),
+    ("numpy", "dtype"): _MakeDtype(),
+    ("numpy", "ndarray"): _MakeArray(),
+    ("numpy.core.multiarray", "scalar"): _MakeScalar(),
+    ("numpy.core.multiarray", "_reconstruct"): _MakeArray(),
+}
+"""What stands for the names that pickled tensors, numpy scalars and arrays consist of."""
+
+
+class _RecordUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         # numpy 2 moved numpy.core to numpy._core; files of both exist.
-        known: dict[tuple[str, str], Callable[..., Any] | type] = {
-            ("collections", "OrderedDict"): collections.OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
-            ("torch.storage", "_load_from_bytes"): self._storage,
-            ("numpy", "dtype"): self._numpy_dtype,
-            ("numpy", "ndarray"): self._array,
-            ("numpy.core.multiarray", "scalar"): self._scalar,
-            ("numpy.core.multiarray", "_reconstruct"): self._array,
-        }
-        found = known.get((module.replace("numpy._core", "numpy.core"), name))
+        found = KNOWN.get((module.replace("numpy._core", "numpy.core"), name))
         if found is None:
             raise DataError(f"its pickle asks for {module}.{name}, which is refused: a record holds tensors, numbers")
         return found
 
-    # Bound methods: a pickle may try to change what it was given, and these have nothing to change.
 
-    def _storage(self, data: bytes) -> Any:
-        # What torch calls here would unpickle without any restriction.
-        try:
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise DataError(f"the memory of a tensor is refused: torch's weights-only reading says {error}") from error
+def _require_inside(room: int, offset: Any, size: Any, stride: Any) -> None:
+    """Looks whether a tensor lies within its memory; torch would enlarge the memory instead, by whatever lies there.
 
-    def _tensor(self, storage: Any, *arguments: Any) -> Tensor:
-        if not isinstance(storage, torch.storage.TypedStorage):
-            raise DataError(f"a tensor without memory: a {type(storage).__name__} stands in its place")
-        return torch._utils._rebuild_tensor_v2(storage, *arguments).detach()
+    Args:
+        room: Elements of the memory.
+        offset: First element.
+        size: Elements along each dimension.
+        stride: Distance of neighbours along each dimension.
 
-    def _numpy_dtype(self, *arguments: Any) -> _Dtype:
-        return _Dtype(*arguments)
+    Raises:
+        DataError: It does not, or these are no counts.
+    """
+    if not (_counts([offset]) and _counts(size) and _counts(stride) and len(size) == len(stride)):
+        raise DataError(f"a tensor of size {size!r}, strides {stride!r} and offset {offset!r}, which must be counts")
+    steps = zip(size, stride, strict=True)
+    end = offset if 0 in size else offset + sum((n - 1) * step for n, step in steps) + 1
+    if end > room:
+        raise DataError(
+            f"a tensor of size {size}, strides {stride} and offset {offset} goes beyond its memory of {room} numbers"
+        )
+    if math.prod(size) > max(room, MOST_REPEATED):
+        raise DataError(f"a tensor of size {size} repeats its memory of {room} numbers too often")
 
-    def _array(self, *arguments: Any) -> _Array:
-        return _Array(*arguments)
 
-    def _scalar(self, dtype: Any, memory: bytes) -> Any:
-        return np.frombuffer(memory, _dtype(dtype), count=1)[0].item()
+def _counts(values: Any) -> bool:
+    # True is an int, but no count.
+    return isinstance(values, Sequence) and all(type(value) is int and value >= 0 for value in values)
 
 
 def _dtype(stand_in: Any) -> np.dtype[Any]:
@@ -118,5 +209,17 @@ def _dtype(stand_in: Any) -> np.dtype[Any]:
     return stand_in.dtype
 
 
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, _Array) else value
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """A value with what the stand-ins in it stand for; `known` keeps a container that occurs often from being copied
+    as often.
+    """
+    if isinstance(value, _Array | _Tensor):
+        return value.value
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if id(value) not in known:
+        if isinstance(value, dict):
+            known[id(value)] = {key: _plain(item, known) for key, item in value.items()}
+        else:
+            known[id(value)] = type(value)(_plain(item, known) for item in value)
+    return known[id(value)]

@@ -5,8 +5,8 @@ A policy variant is its drift. Adding one is a small class with the methods of `
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -23,20 +23,23 @@ VELOCITY: dict[FieldName, Output] = {"pos": "pos_b", "cell": "cell_b"}
 DENOISER: dict[FieldName, Output] = {"pos": "pos_eta", "cell": "cell_eta"}
 
 
-class Drift(Protocol):
+class Drift(ABC):
     """Mean action per unit of time.
 
     Attributes:
         per_structure: An action is one number for each structure and field, which multiplies the base's displacement;
             otherwise it is a displacement, positions (sum N, 3) or lattices (B, 3, 3).
+        depends_on_noise: σ is part of the drift, so that the KL's reference has the same.
     """
 
-    per_structure: bool
+    per_structure = False
+    depends_on_noise = False
 
+    @abstractmethod
     def outputs(self, field: FieldName) -> tuple[Output, ...]:
         """What the network has to say for a field."""
-        ...
 
+    @abstractmethod
     def rate(self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch) -> Tensor:
         """Mean action per unit of time.
 
@@ -46,11 +49,18 @@ class Drift(Protocol):
             t: One time for all structures () or one for each (B,).
             crystals: Only their layout counts.
         """
-        ...
 
-    def parameters(self) -> list[nn.Parameter]:
+    def noiseless(self) -> Drift:
+        """What is followed where no noise is added; the mean, unless the drift makes up for the noise."""
+        return self
+
+    def reference(self) -> Drift:
+        """What the KL's reference makes of the base network's outputs; the same, unless the drift itself is trained."""
+        return self
+
+    def trained(self) -> list[nn.Parameter]:
         """Trained weights beside those of the network."""
-        ...
+        return []
 
 
 def of_rows(values: Tensor, field: FieldName, crystals: CrystalBatch) -> Tensor:
@@ -61,10 +71,8 @@ def of_rows(values: Tensor, field: FieldName, crystals: CrystalBatch) -> Tensor:
     return values[:, None, None]
 
 
-class Velocity:
+class Velocity(Drift):
     """The velocity b: actions are displacements."""
-
-    per_structure = False
 
     def outputs(self, field: FieldName) -> tuple[Output, ...]:
         return (VELOCITY[field],)
@@ -72,11 +80,8 @@ class Velocity:
     def rate(self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch) -> Tensor:
         return outputs[VELOCITY[field]]
 
-    def parameters(self) -> list[nn.Parameter]:
-        return []
 
-
-class Score:
+class Score(Drift):
     """b − σ² / (2 γ) η: with noise σ, the stochastic process that has the flow's distribution at all times.
 
     Args:
@@ -85,7 +90,7 @@ class Score:
         annealing: Multiplies b alone by 1 + s(t), as OMatG does when it samples a base as a stochastic process.
     """
 
-    per_structure = False
+    depends_on_noise = True
 
     def __init__(
         self,
@@ -104,19 +109,18 @@ class Score:
         velocity = self.velocity.rate(field, outputs, t, crystals)
         return velocity - of_rows(weight, field, crystals) * outputs[DENOISER[field]]
 
-    def parameters(self) -> list[nn.Parameter]:
-        return []
+    def noiseless(self) -> Drift:
+        """The flow, which has the same distribution as the process with noise."""
+        return self.velocity
 
 
-class Annealed:
+class Annealed(Drift):
     """Another drift multiplied by 1 + s(t), s frozen.
 
     Args:
         drift: The other one.
         annealing: Schedule.
     """
-
-    per_structure = False
 
     def __init__(self, drift: Drift, annealing: Annealing) -> None:
         self.drift, self.annealing = drift, annealing
@@ -128,11 +132,17 @@ class Annealed:
         factor = of_rows(self.annealing.factor(field, t), field, crystals)
         return factor * self.drift.rate(field, outputs, t, crystals)
 
-    def parameters(self) -> list[nn.Parameter]:
-        return self.drift.parameters()
+    def noiseless(self) -> Drift:
+        return Annealed(self.drift.noiseless(), self.annealing)
+
+    def reference(self) -> Drift:
+        return Annealed(self.drift.reference(), self.annealing)
+
+    def trained(self) -> list[nn.Parameter]:
+        return self.drift.trained()
 
 
-class Scale:
+class Scale(Drift):
     """1 + s(t), with a trained schedule s: an action is a number that multiplies the base's velocity (annealing).
 
     Args:
@@ -151,5 +161,8 @@ class Scale:
         factor = t.new_ones(t.shape) if self.annealing is None else self.annealing.factor(field, t)
         return factor.expand(len(crystals))
 
-    def parameters(self) -> list[nn.Parameter]:
+    def reference(self) -> Drift:
+        return Scale(None)
+
+    def trained(self) -> list[nn.Parameter]:
         return list(self.annealing.parameters()) if isinstance(self.annealing, nn.Module) else []

@@ -6,6 +6,7 @@ the noise switched off it is the plain Euler sampler of the flow; with no active
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,12 @@ from torch import Tensor, nn
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields, displace
-from omatg_ray.errors import ModelError
+from omatg_ray.errors import ModelError, TrainingError
 from omatg_ray.flow.network import CSPNet, Output
 from omatg_ray.flow.species import SpeciesPath
 from omatg_ray.policy.annealing import Annealing
 from omatg_ray.policy.drift import VELOCITY, Annealed, Drift, Outputs, Velocity, of_rows
-from omatg_ray.policy.noise import Noise
+from omatg_ray.policy.noise import LearnedNoise, Noise
 from omatg_ray.seeding import generator
 
 T_MIN, T_MAX = 1e-3, 1.0 - 1e-3
@@ -90,7 +91,7 @@ class Policy:
         base_network: Network of the frozen fields, and the reference of the KL divergence.
         active: Fields that the policy acts on; the others follow the base's velocity without noise.
         noise: σ(t) of the active fields.
-        annealing: Multiplies the velocity of frozen fields, and of active ones that take no noise.
+        annealing: Multiplies the velocity of frozen fields.
         species: Path of species that are generated, by the base network alone; None: species are given.
 
     Raises:
@@ -115,8 +116,8 @@ class Policy:
         self.frozen = tuple(field for field in FIELDS if field not in active)
         self.noise = dict(noise)
         self.species = species
-        # The flow's own velocity, which has the distribution of the score's process without its noise.
-        self.quiet: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
+        self.of_frozen: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
+        self.quiet = drift.noiseless()
 
     @property
     def heads(self) -> set[Output]:
@@ -134,7 +135,7 @@ class Policy:
         if self.heads:
             self.network.requires_grad_(True).train_only(self.heads)
             parameters += self.network.trainable_parameters()
-        parameters += self.drift.parameters()
+        parameters += self.drift.trained()
         for noise in (self.noise[field] for field in self.active):
             if isinstance(noise, nn.Module):
                 parameters += noise.parameters()
@@ -151,6 +152,21 @@ class Policy:
         outputs = self.outputs(crystals, t)
         return {field: self.drift.rate(field, outputs, t, crystals) for field in self.active}
 
+    def require_noise(self, times: Tensor) -> None:
+        """Looks whether learned noise is positive on a time grid (T,).
+
+        Raises:
+            TrainingError: It is not; names the field.
+        """
+        for field in self.active:
+            noise = self.noise[field]
+            lowest = float(noise.sigma(times[:-1]).detach().min()) if isinstance(noise, LearnedNoise) else math.inf
+            if not lowest > 0:
+                raise TrainingError(
+                    f"learned noise of {field} reached σ = {lowest:g}; lower learner.lr, raise "
+                    f"objective.entropy_weight.{field}, or start from a larger policy.noise.{field}.a"
+                )
+
     def velocity(self, crystals: CrystalBatch, t: Tensor) -> Fields:
         """∂_t of both fields without noise: pos (sum N, 3), cell (B, 3, 3); t () or (B,)."""
         one = torch.ones((), dtype=crystals.dtype, device=crystals.device)
@@ -166,7 +182,7 @@ class Policy:
         jumps: Tensor | None = None,
         last: bool = False,
     ) -> Step:
-        """Displacement of both fields from t to t + dt; a field without an entry in `noise` moves by its velocity.
+        """Displacement of both fields from t to t + dt; a field without an entry in `noise` moves without.
 
         The base network runs only where a field is frozen, where actions scale the base's velocity, where species are
         generated, or where `with_base` asks for what it says of the active fields.
@@ -184,16 +200,18 @@ class Policy:
             self.network,
             crystals,
             t,
-            {name for field in self.active if field in noise for name in self.drift.outputs(field)}
-            | {VELOCITY[field] for field in quiet},
+            {name for field in self.active if field not in quiet for name in self.drift.outputs(field)}
+            | {name for field in quiet for name in self.quiet.outputs(field)},
         )
         base = _ask(self.base_network, crystals, t, base_heads | (self.heads if with_base else set()))
         displacement: Fields = {}
         actions: Fields = {}
         for field in FIELDS:
-            if field in self.frozen or field in quiet:
-                outputs = base if field in self.frozen else own
-                displacement[field] = self.quiet.rate(field, outputs, t, crystals) * dt
+            if field in self.frozen:
+                displacement[field] = self.of_frozen.rate(field, base, t, crystals) * dt
+                continue
+            if field in quiet:
+                displacement[field] = self.quiet.rate(field, own, t, crystals) * dt
                 continue
             action = self.drift.rate(field, own, t, crystals) * dt
             if field in noise:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
 
 import torch
 
@@ -27,6 +31,7 @@ from omatg_ray.reward.settings import (
     NON_TRICLINIC,
     SECOND,
     VOLUME,
+    CustomSettings,
     RewardSettings,
 )
 from omatg_ray.reward.symmetry import NonCentrosymmetric, NonTriclinic
@@ -44,10 +49,12 @@ class Judges:
     Attributes:
         reward: The reward of the run; None where nothing is rewarded.
         energy: Energies for evaluations: of crystals as they are; None without a potential.
+        second_fingerprint: That of the second potential; None without one.
     """
 
     reward: Weighted | None
     energy: MatGLEnergy | None
+    second_fingerprint: str | None = None
 
     def to(self, device: torch.device | str) -> Judges:
         """Both moved to a device, in place."""
@@ -82,11 +89,16 @@ def build_judges(settings: RewardSettings, known: CrystalDataset, device: torch.
         energy.require_elements(known.elements)
     elif settings.needs_potential:
         raise ConfigError("reward.potential: name a MatGL potential, the folder of one, or bundled")
-    return Judges(Weighted(_parts(settings, energy, known, device)), energy)
+    second = None
+    if settings.second_potential is not None:
+        second = MatGLEnergy(settings.second_potential, device=device, chunk_edges=settings.chunk_edges)
+        second.require_elements(known.elements)
+    reward = Weighted(_parts(settings, energy, second, known))
+    return Judges(reward, energy, None if second is None else second.potential.fingerprint)
 
 
 def _parts(
-    settings: RewardSettings, energy: MatGLEnergy | None, known: CrystalDataset, device: torch.device | str
+    settings: RewardSettings, energy: MatGLEnergy | None, second: MatGLEnergy | None, known: CrystalDataset
 ) -> list[Part]:
     weights, crystals = settings.weighted, known.crystals
     parts: dict[str, Reward] = {}
@@ -100,7 +112,7 @@ def _parts(
         # First, and there even without a weight: hull and second potential need it.
         first = parts[ENERGY] = Once(rewarded)
         if HULL in weights:
-            parts[HULL] = EnergyAboveHull(first, _hull(settings, energy, known), settings.hull.invalid_energy)
+            parts[HULL] = EnergyAboveHull(first, _hull(settings, rewarded, known), settings.hull.invalid_energy)
     if CRMSE in weights:
         parts[CRMSE] = _polymorphs(settings, crystals)
     if {NON_TRICLINIC, NON_CENTROSYMMETRIC} & weights.keys():
@@ -112,14 +124,11 @@ def _parts(
     if VOLUME in weights and settings.volume.target is not None:
         parts[VOLUME] = TargetVolume(settings.volume.target, settings.volume.scale)
     for name, custom in settings.custom.items():
-        reward = CustomReward(name, custom.class_, custom.options, custom.path, custom.timeout)
+        reward = CustomReward(name, custom.class_, custom.invalid, custom.options, custom.path, custom.timeout)
         reward.try_out(crystals.select(range(min(TRIED, len(crystals)))))
         parts[name] = reward
-    if settings.second_potential is not None:
-        second = MatGLEnergy(settings.second_potential, device=device, chunk_edges=settings.chunk_edges)
-        second.require_elements(known.elements)
-        # Last: it lets the first potential look at other crystals in between.
-        parts[SECOND] = SecondPotential(second, first, crystals)
+    if energy is not None and second is not None:
+        parts[SECOND] = SecondPotential(second, first, energy, crystals)
     return [Part(name, weights.get(name, 0.0), reward) for name, reward in parts.items()]
 
 
@@ -148,13 +157,18 @@ def _polymorphs(settings: RewardSettings, crystals: CrystalBatch) -> PolymorphMa
 
 
 def fingerprint(settings: RewardSettings) -> str | None:
-    """Short hash of the files of references that the reward depends on; None if there are none.
+    """Short hash of the files that the reward depends on: references, and modules of custom rewards; None if there are
+    none.
+
+    Of a custom reward it is the file of its module alone, which is found and not imported.
 
     Raises:
         DataError: A file cannot be read.
     """
     files = {HULL: settings.hull.entries or settings.hull.crystals, CRMSE: settings.crmse.references}
     used = [path for name, path in files.items() if path is not None and name in settings.weighted]
+    modules = [_module_file(custom) for custom in settings.custom.values()]
+    used += [path for path in modules if path is not None]
     digest = hashlib.sha256()
     for path in used:
         try:
@@ -163,3 +177,15 @@ def fingerprint(settings: RewardSettings) -> str | None:
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror}") from error
     return digest.hexdigest()[:12] if used else None
+
+
+def _module_file(custom: CustomSettings) -> Path | None:
+    """File of the module of a custom reward, where Python would find it; None where that is no file."""
+    module, _, _ = custom.class_.partition(":")
+    places: Sequence[str] | None = [str(custom.path or Path.cwd()), *sys.path]
+    spec, name = None, ""
+    for part in module.split("."):
+        name = f"{name}.{part}" if name else part
+        spec = None if places is None else PathFinder.find_spec(name, places)
+        places = None if spec is None else spec.submodule_search_locations
+    return None if spec is None or spec.origin is None or not spec.has_location else Path(spec.origin)

@@ -24,7 +24,8 @@ class PolymorphMatch:
     """stol − the smallest RMSE to the known crystals of the same reduced composition (−cRMSE up to a constant).
 
     RMSE is that of pymatgen's StructureMatcher in units of (V/N)^(1/3). No match, or an invalid crystal, counts stol
-    and gets 0. If the time bound passes for any of the comparisons of a crystal, its reward has failed (NaN).
+    and gets 0. If any of the comparisons of a crystal takes longer than its time bound, raises or takes its process
+    down, its reward has failed (NaN).
 
     Args:
         references: Known crystals; invalid ones match nothing.
@@ -76,12 +77,12 @@ class PolymorphMatch:
         calls = [(arrays[row], known, *astuple(self.settings)) for row, known in pairs]
         outcomes = run_all(self._pool, calls, [f"crystal {row} and a polymorph" for row, _ in pairs])
         rmse = torch.full((len(crystals),), math.inf, dtype=torch.float64)
-        late = torch.zeros(len(crystals), dtype=torch.bool)
+        failed = torch.zeros(len(crystals), dtype=torch.bool)
         for (row, _), outcome in zip(pairs, outcomes, strict=True):
-            late[row] |= outcome.timed_out
+            failed[row] |= outcome.error is not None
             if outcome.value is not None:
                 rmse[row] = min(float(rmse[row]), outcome.value)
-        reward = (self.settings.stol - rmse.clamp_max(self.settings.stol)).where(~late, math.nan)
+        reward = (self.settings.stol - rmse.clamp_max(self.settings.stol)).where(~failed, math.nan)
         return RewardResult(reward, {"rmse": rmse.where(rmse.isfinite(), math.nan)})
 
     def close(self) -> None:

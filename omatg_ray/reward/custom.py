@@ -20,6 +20,7 @@ import torch
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import RewardError
 from omatg_ray.reward.protocol import Reward, RewardResult
+from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.bounded import BoundedPool, Outcome
 
 logger = logging.getLogger(__name__)
@@ -28,24 +29,31 @@ MAX_TIMEOUTS = 8
 """Time-outs within one batch after which all that is left of it has failed: halving 128 finds one that hangs."""
 
 Numbers = dict[str, np.ndarray]
-"""Rewards under the empty name, then values."""
+"""Values by name, float64."""
+Said = tuple[np.ndarray | None, dict[str, np.ndarray | None]]
+"""Rewards and values as they come from the process: plain float64, None for what is no numbers."""
 
 
 class CustomReward:
     """A user's reward.
 
     A batch on which it raises, dies or exceeds its time is halved until what is at fault stands alone; its reward has
-    failed (NaN), and the others are not lost.
+    failed (NaN), and the others are not lost. After `MAX_TIMEOUTS` time-outs in a row it is asked once per batch until
+    it answers again: a reward that always hangs costs one time-out per batch, and not eight.
+
+    Invalid structures (`check_validity`) are not shown to it. They get `invalid`, which no valid one is below: lower
+    rewards are raised to it.
 
     Args:
         name: What metrics and messages call it.
         target: `module:Class`.
+        invalid: Reward of an invalid structure, and the lowest that a valid one gets.
         options: Keyword arguments of the class: plain values.
         path: Folder of the module; None leaves the import path as it is, with the working directory.
         timeout: Seconds that one call may take; the first one also imports the module and makes the object.
 
     Example:
-        >>> reward = CustomReward("flat", "my_rewards:Flat", {"axis": 2}, "rewards")     # doctest: +SKIP
+        >>> reward = CustomReward("flat", "my_rewards:Flat", -30.0, {"axis": 2}, "rewards")     # doctest: +SKIP
     """
 
     elements: frozenset[int] | None = None
@@ -54,31 +62,39 @@ class CustomReward:
         self,
         name: str,
         target: str,
+        invalid: float,
         options: dict[str, Any] | None = None,
         path: str | Path | None = None,
         timeout: float = 60.0,
     ) -> None:
-        self.name = name
+        self.name, self.invalid = name, invalid
         # An empty entry of the import path is the working directory.
         self._spec = (target, json.dumps(options or {}), "" if path is None else str(Path(path).absolute()))
         self._pool = BoundedPool(judge_here, workers=1, timeout=timeout)
+        self._late = 0
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
-        """Rewards of B structures, and the values that it names.
+        """Rewards of B structures, and the values that it names, which are NaN where invalid or failed.
 
         Raises:
             RewardError: It returned something else than a number per structure.
         """
         crystals = crystals.to("cpu")
-        found: Numbers = {"": np.full(len(crystals), math.nan)}
-        waiting, timeouts = [list(range(len(crystals)))] if len(crystals) else [], 0
-        while waiting and timeouts < MAX_TIMEOUTS:
+        valid = check_validity(crystals).valid
+        reward, values = np.full(len(crystals), math.nan), Numbers()
+        reward[~valid.numpy()] = self.invalid
+        waiting, timeouts = [valid.nonzero()[:, 0].tolist()] if valid.any() else [], 0
+        patience = MAX_TIMEOUTS if self._late < MAX_TIMEOUTS else 1
+        while waiting and timeouts < patience:
             rows = waiting.pop()
             part = crystals.select(rows)
             outcome = self._ask(part)
+            self._late = self._late + 1 if outcome.timed_out else 0
             if outcome.error is None:
-                for key, numbers in self._checked(outcome.value, len(rows)).items():
-                    found.setdefault(key, np.full(len(crystals), math.nan))[rows] = numbers
+                rewards, named = self._checked(outcome.value, len(rows))
+                reward[rows] = np.maximum(rewards, self.invalid)
+                for name, numbers in named.items():
+                    values.setdefault(name, np.full(len(crystals), math.nan))[rows] = numbers
                 continue
             timeouts += outcome.timed_out
             if len(rows) == 1:
@@ -91,8 +107,9 @@ class CustomReward:
         if waiting:
             left = sum(map(len, waiting))
             logger.warning("reward %s: %d structures failed after %d time-outs", self.name, left, timeouts)
-        values = {key: torch.from_numpy(numbers) for key, numbers in found.items()}
-        return RewardResult(values.pop(""), values)
+        return RewardResult(
+            torch.from_numpy(reward), {name: torch.from_numpy(numbers) for name, numbers in values.items()}
+        )
 
     def try_out(self, crystals: CrystalBatch) -> None:
         """Judges crystals for a test, before a run depends on it.
@@ -120,25 +137,37 @@ class CustomReward:
         _, outcome = next(iter(self._pool.map([(self._spec, *(tensor.numpy() for tensor in tensors))])))
         return outcome
 
-    def _checked(self, numbers: Numbers, count: int) -> Numbers:
-        for key, array in numbers.items():
-            what = f"value {key!r}" if key else "reward"
-            if "/" in key or array.dtype.kind not in "fiub":
-                raise RewardError(f"reward {self.name}: its {what} is no array of numbers with a name free of slashes")
+    def _checked(self, said: Said, count: int) -> tuple[np.ndarray, Numbers]:
+        def numbers(array: np.ndarray | None, what: str) -> np.ndarray:
+            if array is None:
+                raise RewardError(f"reward {self.name}: its {what} is no array of numbers")
             if array.shape != (count,):
                 raise RewardError(f"reward {self.name}: its {what} has shape {array.shape}, not ({count},)")
-        return {key: array.astype(np.float64) for key, array in numbers.items()}
+            return array
+
+        reward, values = said
+        if wrong := [name for name in values if not name or "/" in name]:
+            raise RewardError(f"reward {self.name}: a value is called {wrong[0]!r}; name it without slashes")
+        return numbers(reward, "reward"), {name: numbers(array, f"value {name!r}") for name, array in values.items()}
 
 
 def judge_here(
     spec: tuple[str, str, str], species: np.ndarray, pos: np.ndarray, cell: np.ndarray, n_atoms: np.ndarray
-) -> Numbers:
-    """What the process runs."""
+) -> Said:
+    """What the process runs.
+
+    What it gives is read by a process that does not know the user's code: plain names and arrays.
+    """
     # `numpy()` of the other side may be read-only.
     crystals = CrystalBatch(*(torch.from_numpy(np.array(array)) for array in (species, pos, cell, n_atoms)))
     returned = made(*spec)(crystals)
     result = returned if isinstance(returned, RewardResult) else RewardResult(returned, {})
-    return {name: np.asarray(value) for name, value in {"": result.reward, **result.values}.items()}
+    return _plain(result.reward), {f"{name}": _plain(value) for name, value in result.values.items()}
+
+
+def _plain(value: Any) -> np.ndarray | None:
+    array = np.asarray(value)
+    return array.astype(np.float64) if array.dtype.kind in "fiub" else None
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,10 @@ from omatg_ray.reward.matching import Composition, compositions
 from omatg_ray.reward.protocol import Reward, RewardResult, pass_on
 from omatg_ray.reward.repulsion import ONSET, STRENGTH
 from omatg_ray.run.atomic import write_json
+
+if TYPE_CHECKING:
+    from pymatgen.analysis.phase_diagram import PhaseDiagram
+    from pymatgen.core import Composition as Formula
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,13 @@ class Hull:
         self._of_system: dict[frozenset[int], list[Entry]] = defaultdict(list)
         for entry in entries:
             self._of_system[frozenset(z for z, _ in entry.composition)].append(entry)
+        self._diagram: dict[frozenset[int], PhaseDiagram] = {}
         self._known: dict[Composition, float] = {}
+
+    @property
+    def elements(self) -> frozenset[int]:
+        """Atomic numbers of the elements that have an entry of their own."""
+        return frozenset(z for system in self._of_system if len(system) == 1 for z in system)
 
     def require_elements(self, elements: Iterable[int]) -> None:
         """Refuse elements that have no entry of their own: without, nothing bounds the hull there.
@@ -62,7 +72,7 @@ class Hull:
         """
         from pymatgen.core import Element
 
-        if missing := sorted(z for z in set(elements) if frozenset([z]) not in self._of_system):
+        if missing := sorted(set(elements) - self.elements):
             symbols = ", ".join(Element.from_Z(z).symbol for z in missing)
             raise RewardError(
                 f"reward hull: the references hold no elemental crystal of {symbols}; add one of each to "
@@ -76,25 +86,28 @@ class Hull:
             RewardError: As `require_elements`.
         """
         if composition not in self._known:
-            self._known[composition] = self._computed(composition)
+            system = frozenset(z for z, _ in composition)
+            if system not in self._diagram:
+                self._diagram[system] = self._made(system)
+            self._known[composition] = float(self._diagram[system].get_hull_energy_per_atom(_formula(composition)))
         return self._known[composition]
 
-    def _computed(self, composition: Composition) -> float:
+    def _made(self, system: frozenset[int]) -> PhaseDiagram:
         from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
-        from pymatgen.core import Composition as Formula
-        from pymatgen.core import Element
 
-        def formula(pairs: Iterable[tuple[int, float]]) -> Formula:
-            return Formula({Element.from_Z(z): amount for z, amount in pairs})
-
-        elements = sorted(z for z, _ in composition)
-        self.require_elements(elements)
-        inside = [frozenset(part) for n in range(1, len(elements) + 1) for part in combinations(elements, n)]
+        self.require_elements(system)
+        inside = [frozenset(part) for n in range(1, len(system) + 1) for part in combinations(sorted(system), n)]
         entries = []
-        for entry in (entry for system in inside for entry in self._of_system.get(system, [])):
-            pymatgen = formula(entry.composition)
-            entries.append(PDEntry(pymatgen, entry.energy_per_atom * pymatgen.num_atoms))
-        return float(PhaseDiagram(entries).get_hull_energy_per_atom(formula(composition)))
+        for entry in (entry for part in inside for entry in self._of_system.get(part, [])):
+            formula = _formula(entry.composition)
+            entries.append(PDEntry(formula, entry.energy_per_atom * formula.num_atoms))
+        return PhaseDiagram(entries)
+
+
+def _formula(pairs: Iterable[tuple[int, float]]) -> Formula:
+    from pymatgen.core import Composition, Element
+
+    return Composition({Element.from_Z(z): amount for z, amount in pairs})
 
 
 class EnergyAboveHull:
@@ -116,8 +129,9 @@ class EnergyAboveHull:
 
     @property
     def elements(self) -> frozenset[int] | None:
-        """Those of the energy."""
-        return self._energy.elements
+        """Those of the energy that have a reference."""
+        known = self._energy.elements
+        return self.hull.elements if known is None else known & self.hull.elements
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Rewards of B structures, with the value above_hull in eV/atom: not squeezed, NaN where invalid or failed.
@@ -164,8 +178,8 @@ def read_entries(path: Path) -> list[Entry]:
     for number, row in enumerate(rows, start=1):
         try:
             entry = parse(row)
-            if not entry.composition or not math.isfinite(entry.energy_per_atom):
-                raise ValueError("it needs a composition and a finite energy")
+            if not math.isfinite(entry.energy_per_atom):
+                raise ValueError("it needs a finite energy")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path}, entry {number}: {type(error).__name__}: {error}") from error
         entries.append(entry)
@@ -176,15 +190,22 @@ def _pymatgen_entry(row: Mapping[str, Any]) -> Entry:
     from pymatgen.core import Element
 
     amounts = {Element(symbol).Z: float(n) for symbol, n in row["composition"].items() if float(n) > 0}
+    pairs = _pairs(amounts)
     energy = float(row["energy"]) + float(row.get("correction") or 0.0)
-    return Entry(tuple(sorted(amounts.items())), energy / sum(amounts.values()))
+    return Entry(pairs, energy / sum(amounts.values()))
 
 
 def _row_entry(row: Mapping[str, str]) -> Entry:
     from pymatgen.core import Composition as Formula
 
     amounts = {element.Z: float(n) for element, n in Formula(row["formula"]).items()}
-    return Entry(tuple(sorted(amounts.items())), float(row["energy_per_atom"]))
+    return Entry(_pairs(amounts), float(row["energy_per_atom"]))
+
+
+def _pairs(amounts: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
+    if not amounts:
+        raise ValueError("its composition is empty")
+    return tuple(sorted(amounts.items()))
 
 
 def entries_of(crystals: CrystalBatch, energy: MatGLEnergy, cache: Path | None = None) -> list[Entry]:
@@ -192,8 +213,9 @@ def entries_of(crystals: CrystalBatch, energy: MatGLEnergy, cache: Path | None =
 
     Args:
         crystals: References.
-        energy: Their energies.
-        cache: Folder of energies computed earlier; they are found by the weights of the potential and the crystals.
+        energy: Their energies, relaxed if it relaxes.
+        cache: Folder of energies computed earlier; they are found by the weights of the potential, the crystals
+            and the steps of relaxation.
     """
     keys = compositions(crystals)
     energies = _cached(crystals, energy, cache)
@@ -202,6 +224,8 @@ def entries_of(crystals: CrystalBatch, energy: MatGLEnergy, cache: Path | None =
 
 def _cached(crystals: CrystalBatch, energy: MatGLEnergy, cache: Path | None) -> list[float | None]:
     digest = hashlib.sha256(f"{energy.potential.fingerprint} {energy.repulsion} {ONSET} {STRENGTH}".encode())
+    if energy.relax_steps:
+        digest.update(f"relaxed {energy.relax_steps}".encode())
     for tensor in (crystals.n_atoms, crystals.species, crystals.pos.double(), crystals.cell.double()):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     file = None if cache is None else cache / f"energies_{digest.hexdigest()[:24]}.json"

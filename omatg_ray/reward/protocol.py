@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -98,6 +99,12 @@ class Once:
     def close(self) -> None:
         """Ends the processes of its reward, if it has any."""
         pass_on(self.reward, "close")
+
+
+def common_elements(rewards: Iterable[Reward]) -> frozenset[int] | None:
+    """Atomic numbers that all of some rewards can judge; None means all."""
+    known = [elements for reward in rewards if (elements := reward.elements) is not None]
+    return frozenset.intersection(*known) if known else None
 
 
 def pass_on(reward: Reward, method: str, *arguments: object) -> None:

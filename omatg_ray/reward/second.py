@@ -10,7 +10,7 @@ import torch
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Composition, compositions
-from omatg_ray.reward.protocol import Reward, RewardResult, pass_on
+from omatg_ray.reward.protocol import Reward, RewardResult, common_elements, pass_on
 
 
 class SecondPotential:
@@ -26,13 +26,14 @@ class SecondPotential:
     Args:
         energy: The second potential.
         first: The first, with the values of `MatGLEnergy`; of relaxed crystals the energy before is taken.
+        unrelaxed: The first without relaxation, for the known crystals.
         known: Known crystals. Their energies are computed when their composition first comes up.
     """
 
     name = "second"
 
-    def __init__(self, energy: MatGLEnergy, first: Reward, known: CrystalBatch) -> None:
-        self._energy, self._first, self._known = energy, first, known
+    def __init__(self, energy: MatGLEnergy, first: Reward, unrelaxed: Reward, known: CrystalBatch) -> None:
+        self._energy, self._first, self._unrelaxed, self._known = energy, first, unrelaxed, known
         self._rows: dict[Composition, list[int]] = defaultdict(list)
         for row, key in enumerate(compositions(known)):
             self._rows[key].append(row)
@@ -40,8 +41,8 @@ class SecondPotential:
 
     @property
     def elements(self) -> frozenset[int] | None:
-        """Those of the second potential."""
-        return self._energy.elements
+        """Those that both potentials know."""
+        return common_elements([self._energy, self._first])
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Rewards of B structures as `MatGLEnergy` gives them, with values in eV/atom, NaN where invalid or failed.
@@ -50,7 +51,7 @@ class SecondPotential:
         - difference: E₂ − E₁.
         - shift: As above; NaN for a composition without known crystals.
         """
-        second, difference = self._compared(crystals)
+        second, difference = self._compared(crystals, self._first)
         keys = compositions(crystals)
         self._learn_offsets(set(keys))
         offset = torch.tensor([self._offset[key] for key in keys], dtype=torch.float64)
@@ -61,18 +62,19 @@ class SecondPotential:
     def to(self, device: torch.device | str) -> SecondPotential:
         """Both potentials moved to a device."""
         self._energy.to(device)
-        pass_on(self._first, "to", device)
+        for first in (self._first, self._unrelaxed):
+            pass_on(first, "to", device)
         return self
 
-    def _compared(self, crystals: CrystalBatch) -> tuple[RewardResult, torch.Tensor]:
-        second, first = self._energy(crystals), self._first(crystals).values
-        before = first["energy_per_atom"] + first.get("relax_drop", 0.0)
+    def _compared(self, crystals: CrystalBatch, first: Reward) -> tuple[RewardResult, torch.Tensor]:
+        second, values = self._energy(crystals), first(crystals).values
+        before = values["energy_per_atom"] + values.get("relax_drop", 0.0)
         return second, second.values["energy_per_atom"] - before
 
     def _learn_offsets(self, keys: set[Composition]) -> None:
         new = sorted(keys - self._offset.keys())
         rows = [row for key in new for row in self._rows.get(key, [])]
-        found = iter(self._compared(self._known.select(rows))[1].tolist() if rows else [])
+        found = iter(self._compared(self._known.select(rows), self._unrelaxed)[1].tolist() if rows else [])
         for key in new:
             known = [value for value in (next(found) for _ in self._rows.get(key, [])) if math.isfinite(value)]
             self._offset[key] = sum(known) / len(known) if known else math.nan

@@ -15,6 +15,8 @@ from omatg_ray.settings import Settings
 ENERGY, HULL, CRMSE, NON_TRICLINIC = "energy", "hull", "crmse", "non_triclinic"
 NON_CENTROSYMMETRIC, DENSITY, VOLUME, SECOND = "non_centrosymmetric", "density", "volume", "second"
 BUILT_IN = (ENERGY, HULL, CRMSE, NON_TRICLINIC, NON_CENTROSYMMETRIC, DENSITY, VOLUME)
+ENERGY_VALUES = ("energy_per_atom", "valid", "min_distance", "volume_per_atom", "relax_steps", "relax_drop")
+"""Values behind the energy, which keep their names in a sum of rewards."""
 NAME = re.compile(r"[A-Za-z]\w*")
 
 
@@ -27,7 +29,9 @@ class HullSettings(Settings):
         "formula and energy_per_atom",
     )
     crystals: Path | None = Field(
-        None, description="in place of entries, a data set whose energies are computed; null: the training split"
+        None,
+        description="in place of entries, a data set whose energies are computed, after `relax_steps` of relaxation; "
+        "null: the training split",
     )
     invalid_energy: float = Field(
         3.0, description="eV/atom above the hull that an invalid structure counts; valid ones are squeezed below it"
@@ -63,6 +67,10 @@ class CustomSettings(Settings):
     model_config = ConfigDict(serialize_by_alias=True, populate_by_name=True)
 
     class_: str = Field(alias="class", description="module:Class; instances are rewards (see docs/rewards.md)")
+    invalid: float = Field(
+        description="reward of an invalid structure, which is not shown to it; lower rewards of valid ones are raised "
+        "to it"
+    )
     options: dict[str, Any] = Field({}, description="keyword arguments of the class: plain values")
     path: Path | None = Field(None, description="folder of the module, on every node; null: the working directory")
     timeout: float = Field(60.0, gt=0, description="seconds that one batch may take; the first call also imports")
@@ -71,6 +79,8 @@ class CustomSettings(Settings):
     def _module_and_class(self) -> CustomSettings:
         if not re.fullmatch(r"\w+(\.\w+)*:\w+", self.class_):
             raise ValueError(f"`class` must be of the form module:Class, not {self.class_!r}")
+        if not math.isfinite(self.invalid):
+            raise ValueError(f"`invalid` must be a finite number, not {self.invalid}")
         return self
 
 
@@ -88,7 +98,7 @@ class RewardSettings(Settings):
     )
     weights: dict[str, float] = Field(
         {},
-        description=f"weights of the rewards by name: {', '.join(BUILT_IN)}, and those of `custom`; 0: only monitored; "
+        description=f"weights of the rewards by name, at least 0: {', '.join(BUILT_IN)}, and those of `custom`; 0: only monitored; "
         "what is not named is not computed; none at all: {energy: 1}",
     )
     relax_steps: int = Field(
@@ -110,7 +120,7 @@ class RewardSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> RewardSettings:
-        taken = (*BUILT_IN, SECOND)
+        taken = (*BUILT_IN, SECOND, *ENERGY_VALUES)
         for name in self.custom:
             if name in taken or not NAME.fullmatch(name):
                 raise ValueError(f"custom.{name}: name it by letters, digits and _, and not one of {', '.join(taken)}")
@@ -120,8 +130,9 @@ class RewardSettings(Settings):
         for name, weight in self.weights.items():
             if name not in known:
                 raise ValueError(f"weights.{name}: there is no such reward; there are {', '.join(known)}")
-            if not math.isfinite(weight):
-                raise ValueError(f"weights.{name}: {weight} is not a finite number")
+            if not (math.isfinite(weight) and weight >= 0):
+                # A negative one would put the worst, which invalid structures get, above all else.
+                raise ValueError(f"weights.{name}: {weight} is not a finite number of at least 0")
         for name in (DENSITY, VOLUME):
             if name in self.weighted and getattr(self, name).target is None:
                 raise ValueError(f"weights.{name} asks for {name}.target, which is not set")
@@ -133,6 +144,12 @@ class RewardSettings(Settings):
     def weighted(self) -> dict[str, float]:
         """The weights, with their default: kept apart, as what is given would be added to it."""
         return self.weights or {ENERGY: 1.0}
+
+    @property
+    def energy_alone(self) -> bool:
+        """Whether nothing is rewarded but the energy of the crystals as they are."""
+        rewarded = {name for name, weight in self.weighted.items() if weight}
+        return rewarded == {ENERGY} and not self.relax_steps
 
     @property
     def needs_potential(self) -> bool:

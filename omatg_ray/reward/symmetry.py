@@ -18,9 +18,10 @@ P_MINUS_1 = 2
 
 
 class NonTriclinic:
-    """1 for a space group above P-1 (number 2), 0 for a triclinic or invalid crystal, NaN after the time bound.
+    """1 for a space group above P-1 (number 2), 0 for a triclinic or invalid crystal.
 
-    A crystal in which spglib finds no space group counts as P1.
+    A crystal in which spglib finds no space group counts as P1. After the time bound, or if spglib fails on it or takes
+    its process down, the reward of a crystal has failed (NaN).
 
     Args:
         symprec: spglib's tolerance in Å.
@@ -38,7 +39,7 @@ class NonTriclinic:
         self._pool = BoundedPool(symmetry, workers, timeout)
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
-        """Rewards of B structures, with their values, which are NaN where invalid and after the time bound.
+        """Rewards of B structures, with their values, which are NaN where invalid or failed.
 
         - space_group: Number, 1 to 230.
         - inversion: 1 or 0.
@@ -50,7 +51,7 @@ class NonTriclinic:
         number, inversion = torch.full((2, len(crystals)), math.nan, dtype=torch.float64)
         reward = torch.zeros(len(crystals), dtype=torch.float64)
         for row, outcome in zip(rows, outcomes, strict=True):
-            if outcome.timed_out:
+            if outcome.error is not None:
                 reward[row] = math.nan
             else:
                 number[row], inversion[row] = outcome.value or (1, False)

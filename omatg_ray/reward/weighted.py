@@ -10,7 +10,14 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import RewardError
-from omatg_ray.reward.protocol import Reward, RewardResult, pass_on, require_shape
+from omatg_ray.reward.protocol import (
+    Reward,
+    RewardResult,
+    common_elements,
+    pass_on,
+    require_shape,
+    reward_of_known,
+)
 from omatg_ray.reward.settings import ENERGY
 from omatg_ray.reward.validity import check_validity
 
@@ -34,7 +41,7 @@ class Weighted:
     """Σ w_k r_k of several rewards, each evaluated on the whole batch.
 
     A structure fails (NaN) if a part with a nonzero weight fails on it; a part with weight 0 changes nothing, whatever
-    it says.
+    it says, and says nothing (NaN) of structures with an element that it does not know.
 
     Args:
         parts: The terms, at least one.
@@ -53,9 +60,8 @@ class Weighted:
 
     @property
     def elements(self) -> frozenset[int] | None:
-        """Atomic numbers that all parts can judge; None means all."""
-        known = [part.reward.elements for part in self.parts]
-        return frozenset.intersection(*found) if (found := [one for one in known if one is not None]) else None
+        """Atomic numbers that all parts with a weight can judge; None means all."""
+        return common_elements(part.reward for part in self.parts if part.weight)
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Rewards of B structures, with their values.
@@ -65,19 +71,25 @@ class Weighted:
         - `valid`: 1 or 0.
 
         Raises:
-            RewardError: A part does not give one number per structure; names it.
+            RewardError: A part does not give one number per structure, or names a value as another part does; says
+                which part.
         """
         crystals = crystals.to("cpu")
         reward = torch.zeros(len(crystals), dtype=torch.float64)
         values: dict[str, Tensor] = {}
         for part in self.parts:
-            result = part.reward(crystals)
+            result = part.reward(crystals) if part.weight else reward_of_known(part.reward, crystals)
             require_shape(part.name, result, len(crystals))
             if part.weight:
                 reward = reward + part.weight * result.reward.double()
             prefix = "" if part.name == ENERGY else f"{part.name}."
-            values |= {part.name: result.reward} | {f"{prefix}{name}": value for name, value in result.values.items()}
-        if "valid" not in values:
+            columns = [(part.name, result.reward), *((f"{prefix}{name}", value) for name, value in result.values.items())]
+            for name, column in columns:
+                if name in values:
+                    raise RewardError(f"reward {part.name}: two values are called {name}; rename one")
+                values[name] = column
+        valid = values.get("valid")
+        if valid is None or valid.isnan().any():
             values["valid"] = check_validity(crystals).valid.double()
         return RewardResult(reward, values)
 

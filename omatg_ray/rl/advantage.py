@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -34,9 +34,18 @@ class AdvantageSettings(Settings):
     clip_std: float | None = Field(
         None,
         gt=0,
-        description="before shaping: rewards of a group clipped to its mean ± so many population standard deviations; "
-        "null: not at all",
+        description="with shaping none: rewards of a group clipped to its mean ± so many population standard "
+        "deviations; null: not at all",
     )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> AdvantageSettings:
+        if self.clip_std is not None and self.shaping != "none":
+            raise ValueError(
+                f"clip_std does not go with shaping {self.shaping}, which deals with outliers itself; "
+                "set advantage.shaping=none"
+            )
+        return self
 
 
 PLAIN = AdvantageSettings(shaping="none")

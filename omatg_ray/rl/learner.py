@@ -14,7 +14,7 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.errors import TrainingError
-from omatg_ray.policy.drift import DENOISER, Drift, Outputs, Scale, Score
+from omatg_ray.policy.drift import DENOISER, Outputs
 from omatg_ray.policy.gaussian import kl_divergence, log_density
 from omatg_ray.policy.noise import LearnedNoise
 from omatg_ray.policy.policy import Policy
@@ -175,18 +175,13 @@ class Learner:
         log_prob = log_density(components(action), rate * dt, sigma.square() * dt).sum(-1)
         if not (base or drift.per_structure):
             return log_prob, torch.zeros_like(log_prob)
-        reference = self._reference.rate(field, base, block.t, block.crystals).view_as(action)
+        reference = drift.reference().rate(field, base, block.t, block.crystals).view_as(action)
         sigma_ref = self._reference_sigma(field, sigma, t)
         return log_prob, kl_divergence(rate - components(reference), sigma, sigma_ref, dt).sum(-1)
 
-    @property
-    def _reference(self) -> Drift:
-        """Drift of the KL's reference: that of the policy with what the base network said, or no annealing."""
-        return Scale(None) if self.policy.drift.per_structure else self.policy.drift
-
     def _reference_sigma(self, field: FieldName, sigma: Tensor, t: Tensor) -> Tensor:
         noise = self.policy.noise[field]
-        if isinstance(self.policy.drift, Score):
+        if self.policy.drift.depends_on_noise:
             return sigma
         if field in self.objective.reference_noise:
             return self.objective.reference_noise[field].sigma(t)

@@ -153,7 +153,11 @@ def rollout(
         with_base: Record what the base network says of the active fields, for the KL and the distillation.
         version: Recorded with the trajectory.
         jumps: As `draw_jumps` gives them, where the policy generates species.
+
+    Raises:
+        TrainingError: Learned noise is not positive.
     """
+    policy.require_noise(times.to(x_0.device, x_0.dtype))
     steps: list[Step] = []
     final = policy.integrate(x_0, times, noise, with_base, steps.append, jumps)
     visited = [x_0.species, *(step.species for step in steps[:-1] if step.species is not None)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -175,9 +176,13 @@ class _Worker:
             EOFError: The process has ended.
         """
         try:
-            message = self.connection.recv()
+            received = self.connection.recv_bytes()
         except OSError as error:
             raise EOFError from error
+        try:
+            message: Outcome | None = pickle.loads(received)
+        except Exception as error:  # noqa: BLE001 - what a class does as it is built from its pickle
+            return Outcome(error=f"its result cannot be read here: {type(error).__name__}: {error}")
         if message is None:
             self.ready = True
         return message
@@ -217,7 +222,12 @@ def serve(descriptor: int) -> None:
             except Exception as error:  # noqa: BLE001 - as above
                 outcome = Outcome(error=f"{type(error).__name__}: {error}")
             signal.setitimer(signal.ITIMER_REAL, 0)
-            connection.send(outcome)
+            try:
+                connection.send(outcome)
+            except ConnectionError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever pickling meets; nothing has been sent then
+                connection.send(Outcome(error=f"its result cannot be sent: {type(error).__name__}: {error}"))
     except (EOFError, ConnectionError):
         return
 

@@ -65,7 +65,12 @@ def test_schedules_depend_on_the_seed_alone(workshop: Workshop, base: Path) -> N
     "keys, words",
     [
         (["policy.variant=score"], ["pretrain.paths.pos.gamma", "denoiser"]),
-        (["policy.variant=score", "policy.annealing.pos=2"], ["no annealed form", "annealing"]),
+        (["objective.reference_noise.cell={kind: constant, a: 1}"], ["objective.reference_noise.cell", "frozen"]),
+        (
+            ["objective.reference_noise.pos={kind: learned, a: 1}"],
+            ["objective.reference_noise.pos", "constant or sqrt"],
+        ),
+        (["policy.schedule.hidden=8"], ["schedule", "variant=annealing"]),
         (["policy.variant=annealing", "policy.annealing.pos=2"], ["learns its own schedule"]),
         (["policy.annealing.pos=2", "policy.annealing_from=runs/x"], ["annealing_from", "not both"]),
         (["objective.entropy_weight.pos=0.1"], ["objective.entropy_weight.pos", "kind=learned"]),

@@ -31,7 +31,7 @@ def test_velocity_is_that_of_the_network():
     for field in ("pos", "cell"):
         assert drift.outputs(field) == (f"{field}_b",)
         assert torch.equal(drift.rate(field, given, TIMES, CRYSTALS), given[f"{field}_b"])
-    assert not drift.per_structure and drift.parameters() == []
+    assert not drift.per_structure and drift.trained() == []
 
 
 def test_annealing_gives_every_structure_the_factor_of_its_time():
@@ -69,6 +69,6 @@ def test_scale_is_one_number_for_each_structure(t):
 
 def test_only_a_trained_schedule_has_weights():
     schedule = LearnedAnnealing(LearnedSchedule(hidden=4, layers=1, fields=["pos"]))
-    assert len(Scale(schedule).parameters()) == len(list(schedule.parameters())) > 0
-    assert Annealed(Velocity(), schedule).parameters() == []
-    assert Scale(LinearAnnealing()).parameters() == [] and Scale(None).parameters() == []
+    assert len(Scale(schedule).trained()) == len(list(schedule.parameters())) > 0
+    assert Annealed(Velocity(), schedule).trained() == []
+    assert Scale(LinearAnnealing()).trained() == [] and Scale(None).trained() == []

@@ -9,7 +9,11 @@ import torch
 from pydantic import ValidationError
 
 from omatg_ray.errors import TrainingError
+from omatg_ray.policy.drift import Velocity
 from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, NoiseSettings
+from omatg_ray.policy.policy import Policy, draw_noise
+from omatg_ray.rl.trajectory import rollout
+from tests.small import random_crystals, small_network
 
 TIMES = torch.tensor([0.001, 0.2, 0.5, 0.999], dtype=torch.float64)
 
@@ -51,8 +55,10 @@ def test_noise_that_learned_to_vanish_is_refused():
     noise = LearnedNoise(NoiseSettings(kind="learned", a=0.3, hidden=8, layers=1)).double()
     with torch.no_grad():
         noise.mlp[-1].bias.fill_(-5.0)
-    with pytest.raises(TrainingError, match="entropy_weight"):
-        noise.sigma(TIMES)
+    network = small_network()
+    policy = Policy(Velocity(), network, network, ("pos",), {"pos": noise})
+    with pytest.raises(TrainingError, match="objective.entropy_weight.pos"):
+        rollout(policy, random_crystals([2]), TIMES, draw_noise(random_crystals([2]), 4, [1], ("pos",)))
 
 
 def test_the_noise_of_a_diffusion():
