@@ -231,12 +231,14 @@ class Config(Settings):
                 return potential
             return str(Path(potential).absolute())
 
+        reward = self.reward.placed(absolute_if_folder, lambda path, _: path.absolute())
+        here = {name: one.model_copy(update={"path": one.path or Path.cwd()}) for name, one in reward.custom.items()}
         return self.model_copy(
             update={
                 "base": absolute(self.base),
                 "policy": self.policy.model_copy(update={"annealing_from": absolute(self.policy.annealing_from)}),
                 "data": self.data.model_copy(update=files),
-                "reward": self.reward.placed(absolute_if_folder, lambda path, _: path.absolute()),
+                "reward": reward.model_copy(update={"custom": here}),
             }
         )
 

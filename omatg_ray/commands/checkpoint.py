@@ -23,13 +23,18 @@ class Progressed:
 
     Attributes:
         iteration: Iterations that are done.
-        best: Lowest validation score so far; infinite where no score was a number.
+        best: Lowest validation score so far (energy, or minus the reward); infinite where no score was a number.
         learner: The learner's state.
     """
 
     iteration: int
     best: float
     learner: dict[str, Tensor]
+
+
+def name_of(iteration: int) -> str:
+    """Name of the checkpoint after so many iterations."""
+    return f"iteration_{iteration:06d}"
 
 
 def save(folder: RunFolder, model: FlowModel, progressed: Progressed, keep: int, is_best: bool) -> None:
@@ -50,7 +55,7 @@ def save(folder: RunFolder, model: FlowModel, progressed: Progressed, keep: int,
         state = {"iteration": iteration, "best": best if math.isfinite(best) else None, "is_best": is_best}
         (path / STATE_FILE).write_text(json.dumps(state) + "\n")
 
-    name = f"iteration_{iteration:06d}"
+    name = name_of(iteration)
     folder.save_checkpoint(name, write, keep)
     if is_best:
         folder.point_best(name)
@@ -69,7 +74,7 @@ def restore(folder: RunFolder, checkpoint: Path, model: FlowModel) -> Progressed
 
     Raises:
         ModelError: The checkpoint has another network or base distribution, or acts on other fields.
-        ConfigError: It was rewarded by another potential.
+        ConfigError: It was rewarded or monitored by another potential, or rewarded with other files.
     """
     stored = FlowModel.load(checkpoint, model.device)
     for what, key in IDENTITY:
@@ -92,8 +97,14 @@ def _refuse_other_potential(checkpoint: Path, stored: FlowModel, model: FlowMode
     old, new = (one.description.provenance.get("reward_files") for one in (stored, model))
     if old != new:
         raise ConfigError(
-            f"reward: {checkpoint} was rewarded with other reference files (reward.hull, reward.crmse) than these; "
-            "name the ones it started with, or start a new run"
+            f"reward: {checkpoint} was rewarded with other reference files (reward.hull, reward.crmse) or other code "
+            "(reward.custom) than these; name the ones it started with, or start a new run"
+        )
+    old, new = (one.description.provenance.get("second_fingerprint") for one in (stored, model))
+    if old != new:
+        raise ConfigError(
+            f"reward.second_potential: {checkpoint} was monitored by one with weights {old}, not {new}; name the one "
+            "it started with, or start a new run"
         )
     old, new = (one.description.provenance.get("potential_fingerprint") for one in (stored, model))
     if old != new:

@@ -21,6 +21,7 @@ from omatg_ray.policy.drift import Score
 from omatg_ray.policy.policy import Policy, time_grid
 from omatg_ray.reward.build import Judges, build_judges, fingerprint
 from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.settings import CRMSE
 from omatg_ray.reward.weighted import Weighted
 from omatg_ray.run.versions import versions
 
@@ -66,8 +67,8 @@ def prepare(config: Config, progress: bool = False) -> Parts:
     """Loads the base, the crystals and the potential, and refuses early what could not run. Writes nothing.
 
     Raises:
-        ConfigError: `base`, `reward.potential` or the crystals are not named; or the base acts on fields that the new
-            policy would freeze.
+        ConfigError: `base`, `reward.potential` or the crystals are not named; the base acts on fields that the new
+            policy would freeze; or it generates species and the reward needs known compositions.
         ModelError: The base cannot be read.
         DataError: The crystals cannot be read; or a bundled file is missing or damaged.
         PotentialError: The potential cannot be loaded or does not know an element of the crystals.
@@ -81,19 +82,24 @@ def prepare(config: Config, progress: bool = False) -> Parts:
     set_threads(config.threads)
     device = driver_device(config.device, config.ray)
     start = FlowModel.load(config.base, device)
+    if start.generates_species and CRMSE in config.reward.weighted:
+        raise ConfigError(
+            f"reward.weights.crmse: {config.base} generates species, and their compositions have no known polymorphs "
+            "to match; leave crmse out"
+        )
     data = config.data
     if data.file is None and data.train is None:
         data = base_run_data(config.base) or data
     split = load_splits(data, progress)
-    judges = build_judges(config.reward, split.train, device)
+    judges = build_judges(config.reward, split.train, split.val, device)
     if judges.energy is not None:
         judges.energy.require_elements(split.val.elements | split.test.elements)
     warn_unfamiliar(start, split.train.elements, split.train.sizes)
     start.network.require(split.train.elements | split.val.elements | split.test.elements)
-    return Parts(start, reinforced(start, config, judges.energy), split, judges)
+    return Parts(start, reinforced(start, config, judges), split, judges)
 
 
-def reinforced(start: FlowModel, config: Config, energy: MatGLEnergy | None) -> FlowModel:
+def reinforced(start: FlowModel, config: Config, judges: Judges) -> FlowModel:
     """The model that training updates in place: copies of what the start learned, over the start's frozen base.
 
     Raises:
@@ -132,7 +138,8 @@ def reinforced(start: FlowModel, config: Config, energy: MatGLEnergy | None) -> 
                 "base": None if config.base is None else place_of(config.base),
                 "base_provenance": start.description.provenance,
                 "seed": config.seed,
-                "potential_fingerprint": None if energy is None else energy.potential.fingerprint,
+                "potential_fingerprint": None if judges.energy is None else judges.energy.potential.fingerprint,
+                "second_fingerprint": judges.second_fingerprint,
                 "reward_files": fingerprint(config.reward),
                 "versions": versions(),
             },

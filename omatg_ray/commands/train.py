@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -9,15 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from omatg_ray.commands.checkpoint import Progressed, restore, save
+from omatg_ray.commands.checkpoint import Progressed, name_of, restore, save
 from omatg_ray.commands.prepare import Parts, prepare
 from omatg_ray.commands.setup import describe_run, kept, refuse_changes, refuse_other_crystals
 from omatg_ray.commands.workforce import Workforce, workforce
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
-from omatg_ray.errors import ClusterError, ConfigError, OmatgRayError, TrainingError
+from omatg_ray.errors import ClusterError, ConfigError, OmatgRayError, RewardError, TrainingError
 from omatg_ray.evaluate.bench import Bench
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.report import write_report
@@ -29,6 +31,8 @@ from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted, StopRequest
 from omatg_ray.run.metrics import MetricsLog, read_metrics
 from omatg_ray.run.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class TrainResult:
 def train(config: Config, resume: bool = False, progress: bool = True) -> TrainResult:
     """Reinforces a model.
 
-    `best` is the checkpoint with the lowest mean relative energy on the validation split; without a potential, that
-    with the lowest cRMSE.
+    `best` is the checkpoint with the lowest mean relative energy on the validation split; if anything else than the
+    energy is rewarded, that with the highest mean reward of the crystals generated for it.
 
     Args:
         config: The run.
@@ -64,6 +68,7 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
         ModelError: As `prepare`; or the run to go on with has another network.
         ClusterError: There is no Ray cluster, it has no room for the run, or an actor died; the last checkpoint stays.
         TrainingError: The loss is not finite or too many rewards failed; the last checkpoint stays.
+        RewardError: As `prepare`; or a reward does not keep to its contract; the last checkpoint stays.
         Interrupted: Stopped by the user at an iteration boundary, with a checkpoint.
     """
     parts = prepare(config, progress)
@@ -86,8 +91,8 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
                 iteration = _reinforce(config, parts, force, folder, done, stop, progress)
                 if not stop.requested:
                     rows = _compare(config, parts, force.bench, folder, stop, progress)
-            except (TrainingError, ClusterError) as error:
-                raise type(error)(f"{str(error).rstrip('.')}. {kept(folder)}{_again(config, error)}") from error
+            except (TrainingError, ClusterError, RewardError) as error:
+                raise type(error)(f"{str(error).rstrip('.')}. {kept(folder)}{_again(folder, error)}") from error
         if stop.requested:
             raise Interrupted(
                 f"stopped after iteration {iteration} of {config.iterations}; "
@@ -96,9 +101,13 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
         return TrainResult(folder.checkpoints / "best", rows, write_report(folder.path))
 
 
-def _again(config: Config, error: OmatgRayError) -> str:
+def _again(folder: RunFolder, error: OmatgRayError) -> str:
     """How to go on after a failure that was none of the run itself."""
-    return f"; go on with: omatg-ray train --resume {config.run}" if isinstance(error, ClusterError) else ""
+    resume = f"; go on with: omatg-ray train --resume {folder.path}"
+    if isinstance(error, RewardError) and folder.pointed_at("last"):
+        # The same code would fail again, and other code is another run.
+        return f"{resume}; or, where code of a reward has to change, by a new run with base=this checkpoint"
+    return resume if isinstance(error, ClusterError) else ""
 
 
 def _forget_results(folder: RunFolder) -> None:
@@ -136,20 +145,26 @@ def _reinforce(
         _forget_results(folder)
 
     def validate() -> float:
-        """Mean relative energy, invalid crystals at the cap; without energies cRMSE."""
+        """Mean relative energy, invalid crystals at the cap; minus the mean reward if that is not the energy alone."""
         steps = config.validation.steps or config.rollout.steps
-        metrics = evaluate(parts.model, steps, config.validation.noise).metrics
-        log.log(
-            "validation", trainer.iteration, {k: math.nan if v is None else v for k, v in metrics.as_dict().items()}
-        )
-        energy = metrics.relative_energy_mean_capped
-        score = metrics.crmse if energy is None else energy
-        said = f"cRMSE {score:.3f}" if energy is None else f"relative energy {energy:+.3f} eV/atom"
+        evaluation = evaluate(parts.model, steps, config.validation.noise)
+        metrics = evaluation.metrics
+        logged = {k: math.nan if v is None else v for k, v in metrics.as_dict().items()}
+        if config.reward.energy_alone:
+            score = logged["relative_energy_mean_capped"]
+            said = f"relative energy {score:+.3f} eV/atom"
+        else:
+            blocks = torch.arange(metrics.n).split(config.validation.block)
+            rewards = torch.cat(list(force.bench.judge([evaluation.crystals.select(rows) for rows in blocks])))
+            score = -float(rewards.nanmean())
+            logged["reward_mean"] = -score
+            said = f"reward {-score:.3f}"
+        log.log("validation", trainer.iteration, logged)
         bar.note(
             f"iteration {trainer.iteration}: validation {said}, match rate {metrics.match_rate:.3f}, "
             f"invalid {metrics.invalid_share:.1%}"
         )
-        return score if score is not None and math.isfinite(score) else math.inf
+        return score if math.isfinite(score) else math.inf
 
     def checkpoint(is_best: bool) -> None:
         progressed = Progressed(trainer.iteration, best, crew.state_dict())
@@ -174,7 +189,8 @@ def _reinforce(
                 began = time.perf_counter()
                 score = validate()
                 metrics["time_validation"] = time.perf_counter() - began
-                is_best, best = score < best, min(score, best)
+                # Without any score so far, the newest is the best there is, and not the start.
+                is_best, best = score < best or math.isinf(best), min(score, best)
             log.log("train", trainer.iteration, metrics)
             bar.advance(shown(metrics))
             if last or is_best or trainer.iteration % config.checkpoint.every == 0:
@@ -182,6 +198,8 @@ def _reinforce(
                 saved = trainer.iteration
         if saved < trainer.iteration:
             checkpoint(is_best=False)
+    if trainer.iteration == total and folder.pointed_at("best") == name_of(0):
+        logger.warning("no validation was better than the first: checkpoints/best is the model before reinforcement")
     return trainer.iteration
 
 

@@ -44,7 +44,7 @@ def workforce(config: Config, parts: Parts, progress: bool) -> Iterator[Workforc
     model = parts.model
     if not config.ray.rollout.workers:
         with closing(parts.reward), Matcher(config.workers, config.validation.match_timeout) as matcher:
-            yield Workforce(local_crew(config, parts), LocalBench(matcher, parts.energy))
+            yield Workforce(local_crew(config, parts), LocalBench(matcher, parts.energy, parts.reward))
         return
     from omatg_ray.distributed.bench import RayBench
     from omatg_ray.distributed.crew import RayCrew

@@ -90,10 +90,10 @@ class _Closed:
 
 
 class _Memory(_Closed):
-    """The memory of tensors."""
+    """The memory of tensors, as a flat one."""
 
     __slots__ = ()
-    value: torch.storage.TypedStorage
+    value: Tensor
 
 
 class _Tensor(_Closed):
@@ -114,9 +114,10 @@ class _LoadMemory:
             raise DataError(f"the memory of a tensor is refused: torch's weights-only reading says {error}") from error
         if not isinstance(memory, torch.storage.TypedStorage):
             raise DataError(f"a tensor without memory: a {type(memory).__name__} stands in its place")
-        if memory.nbytes() > len(data):
-            raise DataError(f"the memory of a tensor has {memory.nbytes()} bytes, more than the {len(data)} stored")
-        return _Memory(memory)
+        bytes_ = memory._untyped_storage
+        if bytes_.nbytes() > len(data):
+            raise DataError(f"the memory of a tensor has {bytes_.nbytes()} bytes, more than the {len(data)} stored")
+        return _Memory(torch.empty(0, dtype=memory.dtype).set_(bytes_))
 
 
 class _MakeTensor:
@@ -127,9 +128,9 @@ class _MakeTensor:
     ) -> _Tensor:
         if not isinstance(memory, _Memory):
             raise DataError(f"a tensor without memory: a {type(memory).__name__} stands in its place")
-        _require_inside(memory.value.size(), offset, size, stride)
+        _require_inside(memory.value.numel(), offset, size, stride)
         # Without gradients and hooks: this is data.
-        return _Tensor(torch._utils._rebuild_tensor(memory.value, offset, size, stride))
+        return _Tensor(memory.value.as_strided(size, stride, offset))
 
 
 class _MakeDtype:
@@ -175,7 +176,7 @@ class _RecordUnpickler(pickle.Unpickler):
 
 
 def _require_inside(room: int, offset: Any, size: Any, stride: Any) -> None:
-    """Looks whether a tensor lies within its memory; torch would enlarge the memory instead, by whatever lies there.
+    """Looks whether a tensor lies within its memory, which torch's own function would enlarge by whatever lies there.
 
     Args:
         room: Elements of the memory.
@@ -210,14 +211,12 @@ def _dtype(stand_in: Any) -> np.dtype[Any]:
 
 
 def _plain(value: Any, known: dict[int, Any]) -> Any:
-    """A value with what the stand-ins in it stand for; `known` keeps a container that occurs often from being copied
-    as often.
-    """
+    """A value with what the stand-ins in it stand for."""
     if isinstance(value, _Array | _Tensor):
         return value.value
     if not isinstance(value, dict | list | tuple):
         return value
-    if id(value) not in known:
+    if id(value) not in known:  # Copied once, however often it occurs.
         if isinstance(value, dict):
             known[id(value)] = {key: _plain(item, known) for key, item in value.items()}
         else:

@@ -54,3 +54,10 @@ class RayBench:
         energies = {answer.index: answer.value[0] for _, answer in answers(self.reward_pool)}
         for index in range(len(batches)):
             yield energies[index]
+
+    def judge(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
+        for index, batch in enumerate(batches):
+            self.reward_pool.submit(Request(index, "judge", (batch,)))
+        rewards = {answer.index: answer.value.result.reward for _, answer in answers(self.reward_pool)}
+        for index in range(len(batches)):
+            yield rewards[index]

@@ -14,7 +14,7 @@ from omatg_ray.model import CHUNK_PAIRS, EULER, FlowModel, NoiseMode, Solver
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher, MatchResult
-from omatg_ray.reward.protocol import reward_of_known
+from omatg_ray.reward.protocol import Reward, reward_of_known
 
 BLOCK = 256
 """Crystals generated, matched and weighed together, unless the caller says otherwise.
@@ -116,6 +116,10 @@ class Bench(Protocol):
         """Energies (B,) in eV/atom of every batch, in order. Needs a potential."""
         ...
 
+    def judge(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
+        """Rewards (B,) of every batch, in order, NaN where they failed. Needs the reward of a run."""
+        ...
+
 
 class LocalBench:
     """Measures in this process, with the processes of a matcher.
@@ -123,10 +127,11 @@ class LocalBench:
     Args:
         matcher: Compares structures.
         reward: Potential of the energies.
+        judges: The reward of a run, if there is one.
     """
 
-    def __init__(self, matcher: Matcher, reward: MatGLEnergy | None) -> None:
-        self.matcher, self.reward, self.stol = matcher, reward, matcher.settings.stol
+    def __init__(self, matcher: Matcher, reward: MatGLEnergy | None, judges: Reward | None = None) -> None:
+        self.matcher, self.reward, self.stol, self._judges = matcher, reward, matcher.settings.stol, judges
 
     def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
         for block in blocks:
@@ -137,6 +142,11 @@ class LocalBench:
         assert self.reward is not None
         for batch in batches:
             yield self.reward(batch).values["energy_per_atom"]
+
+    def judge(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
+        assert self._judges is not None
+        for batch in batches:
+            yield reward_of_known(self._judges, batch).reward
 
 
 def assess(

@@ -69,7 +69,14 @@ REINFORCEMENT = (
             Curve("validation", "relative_energy_median", "median of valid"),
         ),
         "relative energy (eV/atom)",
-        "The best checkpoint has the lowest mean with invalid structures at the cap.",
+        "Where the energy alone is rewarded, the best checkpoint has the lowest mean with invalid ones at the cap.",
+        marks_best=True,
+    ),
+    Panel(
+        "Reward on validation",
+        (Curve("validation", "reward_mean", "mean"),),
+        "reward",
+        "Where more than the energy is rewarded, the best checkpoint has the highest mean.",
         marks_best=True,
     ),
     Panel(

@@ -104,7 +104,7 @@ def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDatas
     _check_species_base(sampler, paths, network)
     if paths.species is not None:
         network = network.model_copy(update={"mask": paths.species.masked})
-    _note_sampling(paths, slopes, distribution, notes)
+    _note_sampling(paths, distribution, notes)
 
     refuse_unknown(checkpoint.state, (ENCODER,), checkpoint.path)
     weights, leftover = encoder_from_omatg(checkpoint.state, network.layers)
@@ -128,7 +128,9 @@ def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDatas
         provenance=provenance(checkpoint) | {"integration_time_steps": steps, "training": _training(model)},
     )
     if data is None:
-        notes.append("the elements and cell sizes of its training set are unknown (give them with --data)")
+        notes.append(
+            "the elements and cell sizes of its training set are unknown (import-omatg takes them with --data)"
+        )
     return Imported(FlowModel(description, encoder), notes)
 
 
@@ -272,9 +274,7 @@ def _check_species_base(sampler: Configured, paths: PathSettings, network: Netwo
             raise ModelError(f"{species.where}.{argument}: only {fact} is known here, not {species.get(argument, '')}")
 
 
-def _note_sampling(
-    paths: PathSettings, slopes: dict[FieldName, float], distribution: BaseDistribution, notes: list[str]
-) -> None:
+def _note_sampling(paths: PathSettings, distribution: BaseDistribution, notes: list[str]) -> None:
     if paths.species is not None:
         notes.append("it generates species: generate from numbers of atoms (--atoms), which formulas do not go with")
         if paths.species.kind == "uniform" and paths.species.noise:
@@ -287,11 +287,6 @@ def _note_sampling(
         notes.append(
             f"OMatG samples {' and '.join(stochastic)} as an SDE; so does --noise policy here, while without noise the "
             "ODE of the same distribution is used"
-        )
-    both = [of for of in stochastic if slopes.get(of)]
-    if both:
-        notes.append(
-            f"the velocity annealing of {' and '.join(both)} acts without noise only: the SDE runs unannealed here"
         )
     mirrored = [of for of in FIELDS if getattr(distribution, of).kind == "mirror"]
     if mirrored:

@@ -18,6 +18,8 @@ from omatg_ray.run.atomic import write_bytes
 
 # Lightning migrates checkpoints by this version; these files have the layout of 2.x.
 LIGHTNING_VERSION = "2.0.0"
+CHECKPOINT_FILE, CONFIG_FILE = "checkpoint.ckpt", "train.yaml"
+"""The names that OMatG's published models have."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(f"{path} {_refusal(str(error))}") from error
     except Exception as error:  # a torn or foreign file raises anything
-        raise ModelError(f"{path} is no checkpoint of PyTorch: {error}") from error
+        # torch names the first class that it will not read.
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and refused is not None:
+            raise ModelError(
+                f"{path} is refused: it holds a {refused[1]}, and reading that could run code of the file; keep its "
+                "weights alone (Lightning: save_weights_only) if you trust it"
+            ) from error
+        raise ModelError(f"{path} ({len(data)} bytes) is no checkpoint of PyTorch, or was cut off") from error
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"{path} is no Lightning checkpoint: it has no `state_dict` of tensors")
@@ -78,16 +85,6 @@ def write_checkpoint(path: Path, state: dict[str, Tensor], epoch: int = 0, step:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(path, buffer.getvalue())
-
-
-def _refusal(message: str) -> str:
-    found = re.search(r"GLOBAL ([\w.]+)", message)
-    if found is None:
-        return f"is no checkpoint of PyTorch: {message.splitlines()[0]}"
-    return (
-        f"is refused: it holds a {found[1]}, and reading that could run code of the file; keep its weights alone "
-        "(Lightning: save_weights_only) if you trust it"
-    )
 
 
 def _integer(value: object) -> int | None:

@@ -14,7 +14,7 @@ from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet, NetworkSettings
 from omatg_ray.model import FlowModel
-from omatg_ray.omatg.checkpoint import write_checkpoint
+from omatg_ray.omatg.checkpoint import CHECKPOINT_FILE, CONFIG_FILE, write_checkpoint
 from omatg_ray.omatg.lattices import FITS, name_of
 from omatg_ray.omatg.names import (
     CELL_BASES,
@@ -32,8 +32,6 @@ from omatg_ray.omatg.weights import DEFAULT_LAYERS, encoder_to_omatg
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.policy.policy import T_MAX, T_MIN
 
-CHECKPOINT_FILE, CONFIG_FILE = "checkpoint.ckpt", "train.yaml"
-"""The names that OMatG's published models have."""
 DEFAULT_STEPS = 50
 DEFAULT_DATASET = "mp_20"
 SPLITS = {"train_dataset": "train", "val_dataset": "val", "pred_dataset": "test"}

@@ -7,20 +7,20 @@ OMatG/MP-20-CSP/Trig-SDE-Gamma is the folder Trig-SDE-Gamma of https://huggingfa
 from __future__ import annotations
 
 import logging
-import os
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from omatg_ray.errors import ModelError
 from omatg_ray.model import DESCRIPTION_FILE
-from omatg_ray.omatg.read import import_omatg
+from omatg_ray.omatg.checkpoint import CHECKPOINT_FILE, CONFIG_FILE
+from omatg_ray.omatg.read import IMPORT_FORMAT, import_omatg
 from omatg_ray.run.atomic import replace_folder
+from omatg_ray.run.cache import cache_folder
 
 logger = logging.getLogger(__name__)
 
 HUB_NAME = re.compile(r"(OMatG/[\w.-]+)/([\w.-]+)")
-CHECKPOINT_FILE, CONFIG_FILE = "checkpoint.ckpt", "train.yaml"
 
 
 def is_hub_name(name: str | Path) -> bool:
@@ -34,12 +34,16 @@ def fetch(name: str | Path) -> Path:
     What was fetched before is not fetched again, and also found without a network.
 
     Raises:
-        ModelError: The hub cannot be reached, has no such model, or the model cannot be imported.
+        ModelError: The hub cannot be reached, has no such model, the model cannot be imported, or there is no folder
+            to keep it in.
     """
     match = HUB_NAME.fullmatch(str(name))
     if match is None:
         raise ModelError(f"{name} is no name of a published model, OMatG/REPOSITORY/FOLDER")
     repository, folder = match[1], match[2]
+    cache = cache_folder()
+    if cache is None:
+        raise ModelError(f"{name} has no folder to be kept in: there is no home folder; set XDG_CACHE_HOME to one")
     files = _snapshot(repository, folder) / folder
     checkpoint, config = files / CHECKPOINT_FILE, files / CONFIG_FILE
     missing = [file.name for file in (checkpoint, config) if not file.is_file()]
@@ -49,20 +53,15 @@ def fetch(name: str | Path) -> Path:
             f"https://huggingface.co/{repository}/tree/main lists its models"
         )
     # The snapshot's folder is called by its commit. Another version of this package may import it differently.
-    place = cache() / repository / folder / f"{files.parent.name[:12]}-{_own_version()}"
+    place = cache / repository / folder / f"{files.parent.name[:12]}-{_own_version()}-{IMPORT_FORMAT}"
     if not (place / DESCRIPTION_FILE).is_file():
-        imported = import_omatg(checkpoint, config)
+        # Training crystals that happen to lie here are no part of what the name says.
+        imported = import_omatg(checkpoint, config, find_data=False)
         with replace_folder(place) as aside:
             imported.model.save(aside)
         for note in imported.notes:
             logger.warning("%s: %s", name, note)
     return place
-
-
-def cache() -> Path:
-    """The folder of imported models."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "omatg_ray"
 
 
 def _snapshot(repository: str, folder: str) -> Path:

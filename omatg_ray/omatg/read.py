@@ -13,6 +13,9 @@ from omatg_ray.omatg.configuration import read_configuration
 from omatg_ray.omatg.reinforced import import_reinforced, is_reinforced
 from omatg_ray.omatg.weights import ENCODER, NOISE, SCHEDULE
 
+IMPORT_FORMAT = 1
+"""Goes up when the same files give another model than before, so that models imported earlier are not taken for it."""
+
 
 def import_omatg(
     checkpoint: Path,
@@ -20,6 +23,7 @@ def import_omatg(
     base: FlowModel | None = None,
     data: Path | None = None,
     progress: bool = False,
+    find_data: bool = True,
 ) -> Imported:
     """A model from a Lightning checkpoint of OMatG and its configuration.
 
@@ -27,8 +31,10 @@ def import_omatg(
         checkpoint: The .ckpt file.
         config: The .yaml file that it was trained with: of OMatG, or of OMatG-IRL for what was reinforced.
         base: The base model of what was reinforced; None for a base model.
-        data: Training crystals of a base model; by default the file that the configuration names, if it is there.
+        data: Training crystals of a base model, which tell the elements and cell sizes it knows.
         progress: Show a progress bar while they are read.
+        find_data: Without `data`, take the file that the configuration names, if it lies in the working directory or
+            beside the configuration.
 
     Raises:
         ModelError: A file cannot be read, is not OMatG's, does not fit the other, or generates in a way that cannot be
@@ -54,9 +60,13 @@ def import_omatg(
         )
     if base is not None:
         raise ModelError(f"{config} is the configuration of a base model; --base is for those of reinforcement")
-    file = data or training_file(tree, config)
+    file = data or (training_file(tree, config) if find_data else None)
     crystals = None if file is None else read_dataset(file, reduce=False, progress=progress)
     imported = import_base(found, tree, crystals)
+    imported.notes.append(
+        "taken for a base model: velocity and score checkpoints of OMatG-IRL hold tensors of the same names, so if it "
+        "is one of these, import it with the configuration of its reinforcement and --base instead"
+    )
     if data is None and file is not None:
         imported.notes.append(f"elements and cell sizes of its training set: those of {file}")
     return imported

@@ -18,7 +18,7 @@ from omatg_ray.errors import ConfigError, DataError
 from omatg_ray.reward.crmse import PolymorphMatch
 from omatg_ray.reward.custom import CustomReward
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.reward.hull import EnergyAboveHull, Entry, Hull, cache_folder, entries_of, read_entries
+from omatg_ray.reward.hull import EnergyAboveHull, Entry, Hull, entries_of, read_entries
 from omatg_ray.reward.matching import MatchSettings, compositions
 from omatg_ray.reward.protocol import Once, Reward
 from omatg_ray.reward.second import SecondPotential
@@ -37,6 +37,7 @@ from omatg_ray.reward.settings import (
 from omatg_ray.reward.symmetry import NonCentrosymmetric, NonTriclinic
 from omatg_ray.reward.target import TargetDensity, TargetVolume
 from omatg_ray.reward.weighted import Part, Weighted
+from omatg_ray.run.cache import cache_folder
 
 TRIED = 2
 """Crystals that a custom reward is tried on before a run."""
@@ -64,12 +65,18 @@ class Judges:
         return self
 
 
-def build_judges(settings: RewardSettings, known: CrystalDataset, device: torch.device | str = "cpu") -> Judges:
+def build_judges(
+    settings: RewardSettings,
+    known: CrystalDataset,
+    validation: CrystalDataset | None = None,
+    device: torch.device | str = "cpu",
+) -> Judges:
     """The reward of a run.
 
     Args:
         settings: What to reward.
         known: Training crystals: the compositions to judge, and the references where settings name no others.
+        validation: Crystals whose compositions are judged too, never rewarded: references where there are no others.
         device: Of the potentials.
 
     Raises:
@@ -93,7 +100,11 @@ def build_judges(settings: RewardSettings, known: CrystalDataset, device: torch.
     if settings.second_potential is not None:
         second = MatGLEnergy(settings.second_potential, device=device, chunk_edges=settings.chunk_edges)
         second.require_elements(known.elements)
-    reward = Weighted(_parts(settings, energy, second, known))
+    parts = _parts(settings, energy, second, known)
+    for part in parts:
+        if isinstance(part.reward, PolymorphMatch) and validation is not None:
+            part.reward.learn(validation.crystals)
+    reward = Weighted(parts)
     return Judges(reward, energy, None if second is None else second.potential.fingerprint)
 
 
@@ -157,10 +168,9 @@ def _polymorphs(settings: RewardSettings, crystals: CrystalBatch) -> PolymorphMa
 
 
 def fingerprint(settings: RewardSettings) -> str | None:
-    """Short hash of the files that the reward depends on: references, and modules of custom rewards; None if there are
-    none.
+    """Short hash of the files that the reward depends on; None if there are none.
 
-    Of a custom reward it is the file of its module alone, which is found and not imported.
+    These are files of references, and of every custom reward the file of its module alone, which is not imported.
 
     Raises:
         DataError: A file cannot be read.

@@ -48,10 +48,17 @@ class PolymorphMatch:
     ) -> None:
         self.settings, self.own_images = settings, own_images
         self._pool = BoundedPool(matched_rmse, workers, timeout)
-        self._of_key: dict[Composition, list[Arrays]] = defaultdict(list)
-        valid = check_validity(references, own_images).valid.tolist()
-        for key, arrays, ok in zip(compositions(references), to_arrays(references), valid, strict=True):
-            self._of_key[key] += [arrays] if ok else []
+        self._of_key: dict[Composition, list[Arrays]] = {}
+        self.learn(references)
+
+    def learn(self, known: CrystalBatch) -> None:
+        """Takes known crystals as references too, but only for compositions without any so far."""
+        valid = check_validity(known, self.own_images).valid.tolist()
+        new: dict[Composition, list[Arrays]] = defaultdict(list)
+        for key, arrays, ok in zip(compositions(known), to_arrays(known), valid, strict=True):
+            if key not in self._of_key:
+                new[key] += [arrays] if ok else []
+        self._of_key.update(new)
 
     def require(self, crystals: CrystalBatch) -> None:
         """Refuse crystals of compositions that no reference has.

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import math
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -243,11 +242,3 @@ def _cached(crystals: CrystalBatch, energy: MatGLEnergy, cache: Path | None) -> 
         with suppress(OSError, OmatgRayError):
             write_json(file, energies)
     return energies
-
-
-def cache_folder() -> Path | None:
-    """`omatg_ray` in the user's folder of caches; None without a home."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omatg_ray"
-    except RuntimeError:
-        return None

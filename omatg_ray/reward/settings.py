@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -79,8 +78,6 @@ class CustomSettings(Settings):
     def _module_and_class(self) -> CustomSettings:
         if not re.fullmatch(r"\w+(\.\w+)*:\w+", self.class_):
             raise ValueError(f"`class` must be of the form module:Class, not {self.class_!r}")
-        if not math.isfinite(self.invalid):
-            raise ValueError(f"`invalid` must be a finite number, not {self.invalid}")
         return self
 
 
@@ -98,8 +95,8 @@ class RewardSettings(Settings):
     )
     weights: dict[str, float] = Field(
         {},
-        description=f"weights of the rewards by name, at least 0: {', '.join(BUILT_IN)}, and those of `custom`; 0: only monitored; "
-        "what is not named is not computed; none at all: {energy: 1}",
+        description=f"weights of the rewards by name, at least 0: {', '.join(BUILT_IN)}, and those of `custom`; "
+        "0: only monitored; what is not named is not computed; none at all: {energy: 1}",
     )
     relax_steps: int = Field(
         0, ge=0, description="steps of relaxation (positions and cell) before the energy; the crystal itself stays"
@@ -130,9 +127,9 @@ class RewardSettings(Settings):
         for name, weight in self.weights.items():
             if name not in known:
                 raise ValueError(f"weights.{name}: there is no such reward; there are {', '.join(known)}")
-            if not (math.isfinite(weight) and weight >= 0):
+            if weight < 0:
                 # A negative one would put the worst, which invalid structures get, above all else.
-                raise ValueError(f"weights.{name}: {weight} is not a finite number of at least 0")
+                raise ValueError(f"weights.{name}: {weight} is below 0")
         for name in (DENSITY, VOLUME):
             if name in self.weighted and getattr(self, name).target is None:
                 raise ValueError(f"weights.{name} asks for {name}.target, which is not set")

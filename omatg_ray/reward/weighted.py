@@ -83,7 +83,10 @@ class Weighted:
             if part.weight:
                 reward = reward + part.weight * result.reward.double()
             prefix = "" if part.name == ENERGY else f"{part.name}."
-            columns = [(part.name, result.reward), *((f"{prefix}{name}", value) for name, value in result.values.items())]
+            columns = [
+                (part.name, result.reward),
+                *((f"{prefix}{name}", value) for name, value in result.values.items()),
+            ]
             for name, column in columns:
                 if name in values:
                     raise RewardError(f"reward {part.name}: two values are called {name}; rename one")

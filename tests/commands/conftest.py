@@ -42,13 +42,13 @@ checkpoint: {every: 1, keep: 9}
 """
 
 
-def write_tiny_potential(folder: Path) -> None:
+def write_tiny_potential(folder: Path, seed: int = 0) -> None:
     """A TensorNet with random weights, as MatGL saves it, with one of its own energies as the known one."""
     from matgl.apps.pes import Potential
     from matgl.models import TensorNet
 
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         network = TensorNet(element_types=ELEMENTS, units=8, nblocks=1, num_rbf=4, cutoff=4.0)
     folder.mkdir()
     # Scaled and shifted so that energies spread over some eV/atom below the cap of 3.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ConfigError, DataError, RewardError
+from omatg_ray.evaluate.bench import LocalBench
+from omatg_ray.model import FlowModel
 from omatg_ray.run.metrics import read_metrics
 from tests.commands.conftest import Workshop, write_tiny_potential
 from tests.commands.test_places import home, job
@@ -25,11 +29,11 @@ from tests.commands.test_places import home, job
 __all__ = ["home", "job"]
 
 REWARDS = Path(__file__).parents[1] / "reward" / "rewards"
-MINE = f"reward.custom={{mine: {{class: 'user_rewards:Flat', options: {{axis: 0}}, path: {REWARDS}}}}}"
+MINE = f"reward.custom={{mine: {{class: 'user_rewards:Flat', invalid: -99, options: {{axis: 0}}, path: {REWARDS}}}}}"
 
 
 def test_a_run_without_any_potential(workshop: Workshop, base: Path, tmp_path: Path) -> None:
-    """Matching, symmetry, a target and a reward of one's own; `best` is chosen by cRMSE."""
+    """Matching, symmetry, a target and a reward of one's own; `best` is chosen by their sum."""
     weights = "{crmse: 1, non_triclinic: 0.1, non_centrosymmetric: 0, density: 0.5, mine: 0}"
     config = workshop.load(
         f"run={tmp_path / 'run'}", f"base={base}", "reward.potential=null", f"reward.weights={weights}",
@@ -53,8 +57,132 @@ def test_a_run_without_any_potential(workshop: Workshop, base: Path, tmp_path: P
         parts_of_sum = zip((1.0, 0.1, 0.5), ("crmse", "non_triclinic", "density"), strict=True)
         total = sum(weight * line[f"reward_{name}_mean"] for weight, name in parts_of_sum)
         assert line["reward_mean"] == pytest.approx(total)
+    validated = {
+        line["step"]: line["reward_mean"]
+        for line in read_metrics(tmp_path / "run" / "metrics.jsonl")
+        if line["kind"] == "validation"
+    }
+    assert list(validated) == [0, 2]
+    assert result.model.resolve().name == f"iteration_{max(validated, key=validated.__getitem__):06d}"
     report = result.report.read_text()
-    assert "cRMSE" in report
+    assert "cRMSE" in report and "Reward on validation" in report
+
+
+def test_the_reward_of_a_validation_is_that_of_its_crystals(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    keys = [f"run={tmp_path / 'run'}", f"base={base}", "reward.weights={energy: 1, volume: 2}", "iterations=0"]
+    train(workshop.load(*keys, "reward.volume.target=20", "validation.block=1"), progress=False)
+    (line,) = (line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "validation")
+    config = workshop.load(*keys, "reward.volume.target=20")
+    parts = prepare(config)
+    crystals = parts.split.val.crystals
+    species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
+    generated = parts.model.generate(species, config.rollout.steps, seed=config.seed)
+    assert line["reward_mean"] == pytest.approx(float(parts.reward(generated).reward.mean()), abs=1e-5)
+
+
+def test_validation_crystals_are_matched_with_those_of_their_split(workshop: Workshop, base: Path) -> None:
+    """Training knows no polymorph of theirs; what it knows is not added to."""
+    parts = prepare(workshop.load(f"base={base}", "reward.weights={crmse: 1}"))
+    assert not set(parts.split.train.compositions) & set(parts.split.val.compositions)
+    for split in (parts.split.train, parts.split.val):
+        assert parts.reward(split.crystals).reward.tolist() == pytest.approx([0.5] * len(split), abs=1e-6)
+
+
+def test_without_any_score_the_newest_is_best(
+    workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(self: LocalBench, batches: Sequence[CrystalBatch]) -> Iterator[torch.Tensor]:
+        yield from (torch.full((len(batch),), torch.nan).double() for batch in batches)
+
+    monkeypatch.setattr(LocalBench, "judge", failed)
+    keys = [f"run={tmp_path / 'run'}", f"base={base}", "reward.weights={energy: 1, volume: 2}", "iterations=2"]
+    result = train(workshop.load(*keys, "reward.volume.target=20"), progress=False)
+    assert result.model.resolve().name == "iteration_000002"
+
+
+def test_a_best_that_is_the_start_is_said(
+    workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flat(self: LocalBench, batches: Sequence[CrystalBatch]) -> Iterator[torch.Tensor]:
+        yield from (torch.zeros(len(batch)).double() for batch in batches)
+
+    monkeypatch.setattr(LocalBench, "judge", flat)
+    keys = [f"run={tmp_path / 'run'}", f"base={base}", "reward.weights={energy: 1, volume: 2}", "iterations=1"]
+    result = train(workshop.load(*keys, "reward.volume.target=20"), progress=False)
+    assert result.model.resolve().name == "iteration_000000"
+    assert "checkpoints/best is the model before reinforcement" in caplog.text
+
+
+def test_code_and_second_potential_are_part_of_a_run(
+    workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code is looked for in the working directory, also when the run goes on from elsewhere."""
+    code = tmp_path / "code" / "own.py"
+    code.parent.mkdir()
+    source = "class Zero:\n    def __call__(self, crystals):\n        return [0.0] * len(crystals)\n"
+    code.write_text(source)
+    second = tmp_path / "second"
+    shutil.copytree(workshop.potential, second)
+    monkeypatch.chdir(code.parent)
+    run = tmp_path / "run"
+    keys = ["reward.weights={energy: 1, mine: 0}", "reward.custom={mine: {class: 'own:Zero', invalid: -1}}"]
+    keys += [f"run={run}", f"base={base}", f"reward.second_potential={second}"]
+    train(workshop.load(*keys, "iterations=1"), progress=False)
+    monkeypatch.chdir(tmp_path)
+    stored = Config.load(run / "config.yaml", ["iterations=2"])
+    assert stored.reward.custom["mine"].path == code.parent
+    train(stored, resume=True, progress=False)
+    longer = Config.load(run / "config.yaml", ["iterations=3"])
+    code.write_text(source.replace("0.0", "1.0"))
+    with pytest.raises(ConfigError, match=r"other code \(reward\.custom\)"):
+        train(longer, resume=True, progress=False)
+    code.write_text(source)
+    write_tiny_potential(tmp_path / "third", seed=1)
+    shutil.rmtree(second)
+    shutil.copytree(tmp_path / "third", second)
+    with pytest.raises(ConfigError, match=r"^reward\.second_potential: .* was monitored by one with weights"):
+        train(longer, resume=True, progress=False)
+
+
+def test_a_reward_that_breaks_its_contract_leaves_a_run_to_go_on_with(
+    workshop: Workshop, base: Path, tmp_path: Path
+) -> None:
+    custom = f"reward.custom={{mine: {{class: 'user_rewards:Second', invalid: -1, path: {REWARDS}}}}}"
+    keys = [f"run={tmp_path / 'run'}", f"base={base}", "reward.weights={energy: 1, mine: 1}", custom]
+    with pytest.raises(
+        RewardError, match=r"mine: .*shape.*last checkpoint is .*iteration_000000.*train --resume .*run"
+    ):
+        train(workshop.load(*keys, "validation.block=1"), progress=False)
+
+
+def test_polymorphs_do_not_go_with_generated_species(
+    workshop: Workshop, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FlowModel, "generates_species", property(lambda self: True))
+    with pytest.raises(ConfigError, match=r"^reward\.weights\.crmse: .* generates species"):
+        prepare(workshop.load(f"base={base}", "reward.weights={energy: 1, crmse: 0}"))
+
+
+def test_references_of_the_hull_are_relaxed_as_what_is_rewarded(
+    workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    known = read_dataset(workshop.data).crystals
+    numbers = sorted(set(known.species.tolist()))
+    elements = CrystalBatch(
+        torch.tensor(numbers), torch.zeros(len(numbers), 3), 3.0 * torch.eye(3).repeat(len(numbers), 1, 1),
+        torch.ones(len(numbers), dtype=torch.long),
+    )  # fmt: skip
+    file = tmp_path / "references.extxyz"
+    write_structures(file, CrystalBatch.cat([elements, known]).to_structures())
+    keys = [f"base={base}", "reward.weights={hull: 1}", f"reward.hull.crystals={file}"]
+    lowest = []
+    for relax in ("reward.relax_steps=0", "reward.relax_steps=3"):
+        parts = prepare(workshop.load(*keys, relax))
+        lowest.append(float(parts.reward(parts.split.train.crystals).values["hull.above_hull"].min()))
+    # Relaxed crystals over references as they were would lie below the hull.
+    assert min(lowest) > -1e-3
+    assert len(list((tmp_path / "cache" / "omatg_ray").iterdir())) == 2
 
 
 def test_a_run_goes_on_with_its_rewards(workshop: Workshop, base: Path, tmp_path: Path) -> None:
@@ -124,7 +252,7 @@ def test_code_and_references_of_a_job_are_those_of_its_upload(job: Path, home: P
     config = Config.load(
         None,
         [
-            "reward.custom={mine: {class: 'm:R', path: rewards}}", "reward.weights={mine: 1, crmse: 0}",
+            "reward.custom={mine: {class: 'm:R', invalid: 0, path: rewards}}", "reward.weights={mine: 1, crmse: 0}",
             "reward.crmse.references=data/known.extxyz", "reward.second_potential=r2scan",
         ],
     )  # fmt: skip
@@ -154,7 +282,11 @@ def test_relaxation_lowers_rewarded_energies_only(workshop: Workshop, base: Path
         (["reward.weights={hull: 1}"], RewardError, "no elemental crystal of "),
         (["reward.weights={hull: 1}", "reward.hull.entries=none.csv"], DataError, r"none\.csv"),
         (["reward.weights={crmse: 1}", "reward.crmse.references=OTHER"], RewardError, "no reference has the compos"),
-        (["reward.custom={mine: {class: 'nowhere:Flat'}}", "reward.weights={mine: 1}"], RewardError, "mine: .*nowhere"),
+        (
+            ["reward.custom={mine: {class: 'nowhere:Flat', invalid: 0}}", "reward.weights={mine: 1}"],
+            RewardError,
+            "mine: .*nowhere",
+        ),
     ],
 )
 def test_what_cannot_be_rewarded_is_refused_early(
@@ -174,8 +306,15 @@ def test_what_cannot_be_rewarded_is_refused_early(
         (["reward.weights={density: 1}"], r"density\.target, which is not set"),
         ([MINE], r"custom\.mine has no weight"),
         ([MINE.replace("mine", "energy", 1)], r"custom\.energy: name it"),
+        ([MINE.replace("mine", "relax_drop", 1)], r"custom\.relax_drop: name it"),
+        ([MINE.replace("mine", "valid", 1)], r"custom\.valid: name it"),
+        ([MINE.replace("invalid: -99, ", ""), "reward.weights={mine: 1}"], r"custom\.mine\.invalid: Field required"),
+        ([MINE.replace("-99", ".inf"), "reward.weights={mine: 1}"], r"custom\.mine\.invalid: .*finite"),
+        (["reward.weights={energy: 1, crmse: -0.5}"], r"weights\.crmse: -0\.5 is below 0"),
+        (["reward.weights={energy: .nan}"], r"weights\.energy: .*finite"),
+        (["advantage.clip_std=2"], r"advantage: clip_std does not go with shaping rank"),
         ([MINE.replace("mine", "a/b", 1), "reward.weights={a/b: 1}"], "custom.a/b: name it"),
-        (["reward.custom={mine: {class: Flat}}", "reward.weights={mine: 1}"], "module:Class"),
+        (["reward.custom={mine: {class: Flat, invalid: 0}}", "reward.weights={mine: 1}"], "module:Class"),
         (["reward.hull={entries: a.csv, crystals: b.csv}"], "not both"),
     ],
 )

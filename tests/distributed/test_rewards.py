@@ -17,7 +17,7 @@ ACTORS = ("ray.rollout.workers=1", "ray.reward.workers=2", "ray.learner.cpus=0.5
 
 def rewards(name: str) -> list[str]:
     return [
-        f"reward.custom={{mine: {{class: 'user_rewards:{name}', path: {FOLDER}}}}}",
+        f"reward.custom={{mine: {{class: 'user_rewards:{name}', invalid: -99, path: {FOLDER}}}}}",
         "reward.weights={energy: 1, crmse: 0.5, non_triclinic: 0, mine: 0.2}",
         "iterations=2",
     ]

@@ -87,6 +87,6 @@ class Prepared:
         return self
 
     def generate(
-        self, species: Any, steps: int, schedule: Any, seed: int, noise: str, indices: list[int], chunk_pairs: int
+        self, species: Any, steps: int, schedule: Any, seed: int, noise: str, indices: list[int], *_: Any
     ) -> CrystalBatch:
         return self.crystals.select(indices)

@@ -9,14 +9,17 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import yaml
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from pymatgen.core import Lattice, Structure
 
 from omatg_ray.commands.places import anchored, found_or_bundled
 from omatg_ray.config import Config
+from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ModelError
 from omatg_ray.model import FlowModel
 from omatg_ray.omatg.hub import fetch, is_hub_name
-from tests.omatg.files import SIZE, base_tree, network_state, write
+from tests.omatg.files import SIZE, base_tree, network_state, of_class, write
 
 NAME = "OMatG/MP-20-CSP/Linear-ODE"
 COMMIT = "87dcc2a222f849f4f3c381a8cfa47ede0971d364"
@@ -75,6 +78,39 @@ def test_as_base_of_a_config_and_as_a_model(hub: Hub) -> None:
     assert base == fetch(NAME) == found_or_bundled(NAME, "MODEL")
     assert anchored(Config.from_tree({"base": "bundled"})).base == "bundled"
     assert anchored(Config.from_tree({"base": "runs/x"})).base == Path("runs/x")
+
+
+def test_training_crystals_that_lie_here_change_nothing(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = base_tree()
+    tree["data"] = {"train_dataset": of_class("omg.datamodule.StructureDataset", file_path="train.json")}
+    (hub.folder / "Linear-ODE" / "train.yaml").write_text(yaml.safe_dump(tree))
+    for folder in (tmp_path, hub.folder / "Linear-ODE"):
+        write_structures(folder / "train.json", [Structure(Lattice.cubic(3), ["Fe"], [[0, 0, 0]])])
+    monkeypatch.chdir(tmp_path)
+    what = FlowModel.load(fetch(NAME)).description
+    assert (what.elements, what.sizes) == ([], [])
+
+
+def test_another_format_of_imports_imports_anew(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fetch(NAME)
+    monkeypatch.setattr("omatg_ray.omatg.hub.IMPORT_FORMAT", 10_000)
+    after = fetch(NAME)
+    assert after != before
+    assert (before / "model.json").is_file() and (after / "model.json").is_file()
+
+
+def test_without_a_folder_for_caches(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(ModelError, match="Linear-ODE .*no home folder; set XDG_CACHE_HOME"):
+        fetch(NAME)
+    assert not hub.asked
+
+
+def homeless() -> Path:
+    raise RuntimeError("Could not determine home directory.")
 
 
 def failing(error: Exception) -> Any:

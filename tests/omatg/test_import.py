@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from pymatgen.core import Lattice, Structure
 
 from omatg_ray.crystal.base import InformedCell, NormalCell, NormalPositions
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.interpolant import EncoderDecoder, Trigonometric, VarianceExploding, VariancePreserving
-from omatg_ray.flow.network import NetworkSettings
+from omatg_ray.flow.network import CSPNet, NetworkSettings
 from omatg_ray.model import FlowModel
 from omatg_ray.omatg.base import Imported
 from omatg_ray.omatg.read import import_omatg
@@ -80,6 +81,37 @@ def test_gamma_epsilon_and_annealing(tmp_path: Path) -> None:
     assert what.annealing is not None
     assert (what.annealing.pos, what.annealing.cell) == (0.0, 1.8)  # type: ignore[union-attr]
     assert any("pos as an SDE" in note for note in result.notes)
+
+
+def test_a_stochastic_process_with_slopes(tmp_path: Path) -> None:
+    """(1 + s t) b − (ε / γ) η, as OMatG has it: the slope of the annealing multiplies the velocity alone."""
+
+    def change(tree: dict[str, Any]) -> None:
+        for of, slope in (("pos", 3.0), ("cell", 1.5)):
+            interpolant(tree, of).update(
+                gamma=of_class("omg.si.gamma.LatentGammaSqrt", a=0.1),
+                epsilon=of_class("omg.si.epsilon.ConstantEpsilon", c=0.02),
+                differential_equation_type="SDE",
+                velocity_annealing_factor=slope,
+            )
+
+    result = imported(tmp_path, change)
+    policy = result.model.policy(sde=True)
+    t, start = torch.tensor(0.4), result.model.description.base_distribution.sample([[11, 17], [26]], [0, 1])
+    with torch.no_grad():
+        rates = policy.rates(start, t)
+        out = result.model.base_network(start, t)
+    weight = 0.02 / (0.1 * 0.4 * 0.6) ** 0.5
+    torch.testing.assert_close(rates["pos"], (1 + 3.0 * 0.4) * out.pos_b - weight * out.pos_eta)
+    torch.testing.assert_close(rates["cell"], (1 + 1.5 * 0.4) * out.cell_b - weight * out.cell_eta)
+    for of in ("pos", "cell"):
+        assert float(policy.noise[of].sigma(t)) == pytest.approx((2 * 0.02) ** 0.5)
+    assert any("pos and cell as an SDE" in note for note in result.notes)
+
+
+def test_it_says_that_it_may_be_a_reinforced_one(tmp_path: Path) -> None:
+    """Nothing in such a checkpoint tells, so that the same tensors give a base model or, with --base, another."""
+    assert any("velocity and score checkpoints of OMatG-IRL" in note for note in imported(tmp_path).notes)
 
 
 def test_one_sided_diffusion(tmp_path: Path) -> None:
@@ -237,16 +269,69 @@ def test_a_hostile_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
+@pytest.mark.parametrize("part", ["loops", "callbacks", "optimizer_states", "hyper_parameters"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_nothing_hostile_beside_the_weights_is_run(part: str, zipped: bool, tmp_path: Path) -> None:
+    """Lightning's own parts are not used, but reading the weights reads them."""
+    trace = tmp_path / "trace"
+    checkpoint, config = write(tmp_path, base_tree(), network_state())
+    content = torch.load(checkpoint, weights_only=True)
+    content[part] = {"fit_loop": {"state_dict": {"epoch_progress": [{"deep": Hostile(f"touch {trace}")}]}}}
+    torch.save(content, checkpoint, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ModelError, match=r"is refused: it holds a posix\.system"):
+        import_omatg(checkpoint, config)
+    assert not trace.exists()
+    torch.load(checkpoint, weights_only=False)  # The same file does run the command when nothing restricts it.
+    assert trace.exists()
+
+
+def test_what_lightning_keeps_in_its_loops_is_read(tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning.pytorch")
+    shown = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = lightning.Trainer(accelerator="cpu", max_steps=1, default_root_dir=tmp_path, **shown)
+
+    class Peer(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = torch.nn.Module()
+            self.model.encoder = CSPNet(SIZE.model_copy(update={"layers": 4}))
+
+        def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+            return self.model.encoder.coord_out.weight.square().sum()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters())
+
+    peer = Peer()
+    trainer.fit(peer, torch.utils.data.DataLoader([0.0]))
+    trainer.save_checkpoint(tmp_path / "trained.ckpt")
+    tree = base_tree()
+    encoder(tree)["num_layers"] = 4
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(tree))
+    model = import_omatg(tmp_path / "trained.ckpt", tmp_path / "train.yaml").model
+    assert torch.equal(model.base_network.coord_out.weight, peer.model.encoder.coord_out.weight)
+    assert model.description.provenance["global_step"] == 1
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_was_cut_off(zipped: bool, tmp_path: Path) -> None:
+    checkpoint, config = write(tmp_path, base_tree(), network_state())
+    torch.save(torch.load(checkpoint, weights_only=True), checkpoint, _use_new_zipfile_serialization=zipped)
+    data = checkpoint.read_bytes()
+    for size in (0, 1, 100, len(data) // 2, len(data) - 1):
+        checkpoint.write_bytes(data[:size])
+        with pytest.raises(ModelError, match=rf"model\.ckpt \({size} bytes\) is no checkpoint.*, or was cut off$"):
+            import_omatg(checkpoint, config)
+
+
 def test_files_that_are_something_else(tmp_path: Path) -> None:
     checkpoint, config = write(tmp_path, base_tree(), network_state())
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     torch.save([1, 2], tmp_path / "list.ckpt")
-    (tmp_path / "torn.ckpt").write_bytes(checkpoint.read_bytes()[:-5000])
     (tmp_path / "list.yaml").write_text("- 1")
     (tmp_path / "bad.yaml").write_text("a: [")
     for name, message in {
         "text.ckpt": "is no checkpoint of PyTorch",
-        "torn.ckpt": "is no checkpoint of PyTorch",
         "list.ckpt": "has no `state_dict` of tensors",
         "none.ckpt": "cannot be read",
     }.items():

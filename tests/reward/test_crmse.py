@@ -78,6 +78,23 @@ def test_a_time_out_fails_its_crystal_only() -> None:
         reward.close()
 
 
+def broken_for_large(first: object, *_: object) -> float:
+    if float(first.cell[0, 1]) > 2.9:  # type: ignore[attr-defined]
+        raise ArithmeticError("no such lattice")
+    return 0.1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_comparison_that_raises_fails_its_crystal_only(workers: int) -> None:
+    reward = PolymorphMatch(ROCKSALT)
+    reward._pool = BoundedPool(broken_for_large, workers)
+    try:
+        found = reward(CrystalBatch.cat([salt(cell=6.0 * FCC), ROCKSALT])).reward
+        torch.testing.assert_close(found, torch.tensor([torch.nan, 0.4]).double(), equal_nan=True)
+    finally:
+        reward.close()
+
+
 def test_it_travels_without_its_workers() -> None:
     reward = PolymorphMatch(ROCKSALT, workers=1)
     try:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import RewardError
 from omatg_ray.reward.custom import MAX_TIMEOUTS, CustomReward
+from omatg_ray.run.bounded import Outcome
 
 FOLDER = Path(__file__).with_name("rewards")
 NAN = torch.nan
@@ -21,15 +23,17 @@ NAN = torch.nan
 
 def towers(*heights: float) -> CrystalBatch:
     """Cells of 3 x 3 Å with one atom, of various heights."""
-    cell = torch.diag_embed(torch.tensor([[3.0, 3.0, height] for height in heights]))
+    cell = torch.diag_embed(torch.tensor([[3.0, 3.0, height] for height in heights])).view(-1, 3, 3)
     return CrystalBatch(
         torch.full((len(heights),), 6), torch.zeros(len(heights), 3), cell, torch.ones(len(heights), dtype=torch.long)
     )
 
 
 @contextmanager
-def custom(name: str, *, timeout: float = 30.0, path: Path = FOLDER, **options: Any) -> Iterator[CustomReward]:
-    reward = CustomReward("mine", f"user_rewards:{name}", options, path, timeout)
+def custom(
+    name: str, *, timeout: float = 30.0, path: Path = FOLDER, invalid: float = -99.0, **options: Any
+) -> Iterator[CustomReward]:
+    reward = CustomReward("mine", f"user_rewards:{name}", invalid, options, path, timeout)
     try:
         yield reward
     finally:
@@ -84,14 +88,86 @@ def test_a_reward_that_always_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch)
     with custom("Flat") as reward:
 
         def late(crystals: CrystalBatch) -> Any:
-            from omatg_ray.run.bounded import Outcome
-
             asked.append(len(crystals))
             return Outcome(error="took longer", timed_out=True)
 
         monkeypatch.setattr(reward, "_ask", late)
         assert reward(towers(*[10.0] * 64)).reward.isnan().all()
+        assert len(asked) == MAX_TIMEOUTS
+        # From then on it gets one chance per batch.
+        for _ in range(3):
+            assert reward(towers(*[10.0] * 64)).reward.isnan().all()
+        assert asked[MAX_TIMEOUTS:] == [64] * 3
+        monkeypatch.undo()
+        assert reward(towers(4.0, 5.0)).reward.tolist() == [-4.0, -5.0]
+        monkeypatch.setattr(reward, "_ask", late)
+        asked.clear()
+        assert reward(towers(*[10.0] * 64)).reward.isnan().all()
     assert len(asked) == MAX_TIMEOUTS
+
+
+def test_time_outs_count_across_batches_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    with custom("Flat") as reward:
+        monkeypatch.setattr(reward, "_ask", lambda part: asked.append(len(part)) or Outcome(error="x", timed_out=True))
+        for _ in range(MAX_TIMEOUTS):
+            reward(towers(10.0))
+        asked.clear()
+        assert reward(towers(*[10.0] * 4)).reward.isnan().all()
+    assert asked == [4]
+
+
+def test_invalid_structures_are_not_shown_to_it_and_valid_ones_never_score_below_them(tmp_path: Path) -> None:
+    """The second tower has no height worth the name; the last one is long, and would score below it."""
+    (tmp_path / "picky.py").write_text(
+        "class Picky:\n"
+        "    def __call__(self, crystals):\n"
+        "        height = crystals.cell[:, 2, 2]\n"
+        "        assert height.min() > 1\n"
+        "        return -height\n"
+    )
+    reward = CustomReward("mine", "picky:Picky", -6.0, path=tmp_path, timeout=30.0)
+    try:
+        assert reward(towers(4.0, 0.1, 5.0, 8.0)).reward.tolist() == [-4.0, -6.0, -5.0, -6.0]
+        assert reward(towers(0.1, 0.2)).reward.tolist() == [-6.0, -6.0]
+    finally:
+        reward.close()
+    with custom("Flat", invalid=-6.0) as flat:
+        lengths = flat(towers(4.0, 0.1, 8.0)).values["length"]
+    torch.testing.assert_close(lengths, torch.tensor([4.0, NAN, 8.0]).double(), equal_nan=True)
+
+
+def test_what_a_reward_returns_is_never_read_as_code(tmp_path: Path) -> None:
+    """Objects of classes that this process cannot import, in an array, as a value's name and as an exception."""
+    (tmp_path / "odd.py").write_text(
+        "import numpy as np\n"
+        "from omatg_ray.reward.protocol import RewardResult\n"
+        "class Name(str):\n    pass\n"
+        "class Thing:\n    pass\n"
+        "class Odd:\n"
+        "    def __call__(self, crystals):\n"
+        "        n, what = len(crystals), int(crystals.cell[0, 2, 2])\n"
+        "        things = np.array([Thing()] * n, dtype=object)\n"
+        "        if what == 3:\n            return things\n"
+        "        name, value = {4: ('x', things), 5: ('', np.zeros(n)), 6: ('a/b', np.zeros(n))}.get(\n"
+        "            what, (Name('x'), np.arange(n)))\n"
+        "        return RewardResult(np.ones(n, dtype=bool), {name: value})\n"
+    )
+    reward = CustomReward("mine", "odd:Odd", -1.0, path=tmp_path, timeout=30.0)
+    try:
+        for height, said in (
+            (3.0, "its reward is no array of numbers"),
+            (4.0, "its value 'x' is no array of numbers"),
+            (5.0, "a value is called ''"),
+            (6.0, "a value is called 'a/b'"),
+        ):
+            with pytest.raises(RewardError, match=f"^reward mine: {said}"):
+                reward(towers(height, 9.0))
+        result = reward(towers(7.0, 9.0))
+    finally:
+        reward.close()
+    assert result.reward.tolist() == [1.0, 1.0] and result.values["x"].tolist() == [0.0, 1.0]
+    assert {type(name) for name in result.values} == {str} and "odd" not in sys.modules
 
 
 @pytest.mark.parametrize(
@@ -114,7 +190,7 @@ def test_something_else_than_a_number_per_structure_ends_the_run(how: str, said:
     ],
 )
 def test_a_reward_that_does_not_work_is_refused_before_a_run(target: str, options: dict[str, Any], said: str) -> None:
-    reward = CustomReward("mine", target, options, FOLDER)
+    reward = CustomReward("mine", target, -99.0, options, FOLDER)
     try:
         with pytest.raises(RewardError, match=f"^reward mine: .*{said}"):
             reward.try_out(towers(10.0))
@@ -127,7 +203,7 @@ def test_without_a_folder_the_working_directory_is_searched(tmp_path: Path, monk
         "class One:\n    def __call__(self, crystals):\n        return [1.0] * len(crystals)\n"
     )
     monkeypatch.chdir(tmp_path)
-    reward = CustomReward("mine", "here:One")
+    reward = CustomReward("mine", "here:One", 0.0)
     try:
         assert reward(towers(4.0)).reward.tolist() == [1.0]
     finally:

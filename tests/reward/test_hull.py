@@ -52,12 +52,30 @@ def test_elements_without_a_reference_are_named() -> None:
         Hull(ENTRIES).energy_per_atom(((CL, 1), (19, 1)))
 
 
+def test_one_diagram_per_chemical_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    original = Hull._made
+    monkeypatch.setattr(Hull, "_made", lambda self, system: made.append(system) or original(self, system))
+    hull = Hull(ENTRIES)
+    for composition in (((NA, 1), (CL, 1)), ((NA, 3), (CL, 1)), ((NA, 1), (CL, 1)), ((NA, 1), (BR, 1))):
+        hull.energy_per_atom(composition)
+    assert made == [{NA, CL}, {NA, BR}]
+
+
+def test_elements_of_the_reward_are_those_with_an_energy_and_a_reference() -> None:
+    hull = Hull([*ENTRIES, Entry(((19, 1.0), (CL, 1.0)), -3.0)])
+    assert hull.elements == {NA, CL, BR}
+    for known, common in ((None, {NA, CL, BR}), (frozenset({8, NA, CL}), {NA, CL})):
+        assert EnergyAboveHull(Energies([], [], known), hull).elements == common
+
+
 class Energies:
     """Energies per atom that were made up."""
 
-    name, elements = "energy", None
+    name = "energy"
 
-    def __init__(self, energy: list[float], valid: list[float]) -> None:
+    def __init__(self, energy: list[float], valid: list[float], elements: frozenset[int] | None = None) -> None:
+        self.elements = elements
         self.values = {"energy_per_atom": torch.tensor(energy).double(), "valid": torch.tensor(valid).double()}
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
@@ -114,6 +132,9 @@ def test_entries_of_a_table(tmp_path: Path) -> None:
         ("x.json", '[{"composition": {"Na": 1}, "energy": -1}, {"composition": {"Na": 1}}]', "entry 2: .*energy"),
         ("x.json", '[{"composition": {"Xx": 1}, "energy": -1}]', "entry 1: .*Xx"),
         ("x.json", '[{"composition": {"Na": 1}, "energy": NaN}]', "entry 1: .*finite"),
+        ("x.json", '[{"composition": {}, "energy": -1}]', "entry 1: .*composition is empty"),
+        ("x.json", '[{"composition": {"Na": 0}, "energy": -1}]', "entry 1: .*composition is empty"),
+        ("x.csv", "formula,energy_per_atom\n,-3.5\n", "entry 1: .*formula"),
         ("x.csv", "formula,energy\nNaCl,-3.5\n", "entry 1: .*energy_per_atom"),
         ("x.csv", "formula,energy_per_atom\nNaCl,low\n", "entry 1: .*low"),
         ("x.pkl", "", "json.*csv"),

@@ -41,7 +41,8 @@ def test_the_shift_is_relative_to_known_crystals_of_the_composition() -> None:
     first = PerVolume(0.1, {6: -9.0, 8: -5.0, 14: 0.0})
     second = PerVolume(0.3, {6: -8.0, 8: -7.0, 14: 0.0})
     known = cubes((6, 10.0), (6, 20.0), (8, 30.0))
-    judge = SecondPotential(MatGLEnergy(cast(Any, second)), MatGLEnergy(cast(Any, first)), known)
+    rewarded = MatGLEnergy(cast(Any, first))
+    judge = SecondPotential(MatGLEnergy(cast(Any, second)), rewarded, rewarded, known)
     result = judge(cubes((6, 10.0), (8, 40.0), (14, 10.0), (6, 0.05)))
     # Differences: 0.2 V + 1 for carbon and 0.2 V - 2 for oxygen; known carbon has a mean volume of 15, oxygen of 30.
     for name, expected in (
@@ -56,16 +57,21 @@ def test_the_shift_is_relative_to_known_crystals_of_the_composition() -> None:
 
 
 class Relaxed:
-    """A first potential that relaxed its crystals by 0.5 eV/atom."""
+    """A first potential that relaxed its crystals by 0.5 eV/atom; never shown known ones, of 10 Å³."""
 
-    name, elements = "energy", None
+    name, elements = "energy", frozenset({6, 8})
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
+        assert float(torch.linalg.det(crystals.cell).min()) > 11
         ones = torch.ones(len(crystals), dtype=torch.float64)
         return RewardResult(ones, {"energy_per_atom": -2.0 * ones, "relax_drop": 0.5 * ones})
 
 
 def test_relaxed_energies_are_compared_as_they_were_before() -> None:
     second = MatGLEnergy(cast(Any, PerVolume(0.0, {6: -1.4})))
-    result = SecondPotential(second, Relaxed(), cubes((6, 10.0)))(cubes((6, 12.0)))
+    unrelaxed = MatGLEnergy(cast(Any, PerVolume(0.0, {6: -1.7})))
+    judge = SecondPotential(second, Relaxed(), unrelaxed, cubes((6, 10.0)))
+    assert judge.elements == {6, 8}
+    result = judge(cubes((6, 12.0)))
     torch.testing.assert_close(result.values["difference"], torch.tensor([0.1]).double())
+    torch.testing.assert_close(result.values["shift"], torch.tensor([0.1 - 0.3]).double())

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
@@ -58,6 +62,41 @@ def test_a_time_out_is_a_failed_reward() -> None:
         assert NonCentrosymmetric(reward)(CASES.select([0])).reward.isnan().all()
     finally:
         reward.close()
+
+
+def broken(how: str) -> Callable[..., Any]:
+    return {"raise": raising, "die": dying}[how]
+
+
+def raising(*_: object) -> None:
+    raise ArithmeticError("no such lattice")
+
+
+def dying(*_: object) -> None:
+    os._exit(3)
+
+
+@pytest.mark.parametrize("how", ["raise", "die"])
+def test_an_exception_or_a_death_is_a_failed_reward_and_no_p1(how: str) -> None:
+    reward = NonTriclinic()
+    reward._pool = BoundedPool(broken(how), 1, 5.0)
+    try:
+        result = reward(CASES.select([0, 4]))
+        assert result.reward.isnan().tolist() == [True, False]
+        assert result.values["space_group"].isnan().all()
+    finally:
+        reward.close()
+
+
+def nothing(*_: object) -> None:
+    return None
+
+
+def test_no_space_group_at_all_is_p1() -> None:
+    reward = NonTriclinic()
+    reward._pool = BoundedPool(nothing)
+    result = reward(CASES.select([0]))
+    assert (result.reward.tolist(), result.values["space_group"].tolist()) == ([0.0], [1.0])
 
 
 def test_workers_end_with_the_reward() -> None:

@@ -82,10 +82,38 @@ def test_names_must_differ_and_something_must_be_there() -> None:
             Weighted(parts)
 
 
-def test_elements_are_those_that_all_parts_know() -> None:
+def test_values_of_the_same_name_are_refused() -> None:
+    energy = Part("energy", 1.0, Given([0.0, 0.0], {"volume": [1.0, 1.0]}))
+    with pytest.raises(RewardError, match="^reward volume: two values are called volume"):
+        Weighted([energy, Part("volume", 0.0, Given([1.0, 2.0]))])(TWO)
+
+
+class Sodium:
+    """Knows sodium alone, and is never shown anything else."""
+
+    name, elements = "sodium", frozenset({11})
+
+    def __call__(self, crystals: CrystalBatch) -> RewardResult:
+        assert set(crystals.species.tolist()) == {11}
+        return RewardResult(crystals.n_atoms.double(), {"valid": torch.ones(len(crystals), dtype=torch.float64)})
+
+
+def test_what_only_monitors_leaves_out_what_it_does_not_know() -> None:
+    crystals = TWO.replace(species=torch.tensor([8, 8, 11, 11, 11]))
+    for part, valid in (("a", "a.valid"), ("energy", "valid")):
+        reward = Weighted([Part(part, 0.0, Sodium()), Part("b", 1.0, Given([1.0, 2.0]))])
+        assert reward.elements is None
+        result = reward(crystals)
+        assert result.reward.tolist() == [1.0, 2.0]
+        torch.testing.assert_close(result.values[part], torch.tensor([NAN, 3.0]).double(), equal_nan=True)
+        assert valid in result.values and not result.values["valid"].isnan().any()
+
+
+def test_elements_are_those_that_all_parts_with_a_weight_know() -> None:
     everything, some, others = Given([0.0]), Given([0.0], None, frozenset({1, 8})), Given([0.0], None, frozenset({8}))
     assert Weighted([Part("a", 1.0, everything)]).elements is None
-    assert Weighted([Part("a", 1.0, everything), Part("b", 1.0, some), Part("c", 0.0, others)]).elements == {8}
+    assert Weighted([Part("a", 1.0, everything), Part("b", 1.0, some), Part("c", 2.0, others)]).elements == {8}
+    assert Weighted([Part("a", 1.0, everything), Part("b", 1.0, some), Part("c", 0.0, others)]).elements == {1, 8}
 
 
 def test_devices_and_processes_reach_all_parts() -> None:

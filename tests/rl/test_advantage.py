@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from omatg_ray.rl.advantage import AdvantageSettings, group_advantages
 
@@ -101,6 +102,13 @@ def test_clip_std_clips_to_the_population_deviation_of_the_group():
     by_hand = rewards.clone()
     by_hand[0, 9] = 1 + 2 * 3
     torch.testing.assert_close(result.values, group_advantages(by_hand).values, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("shaping", ["rank", "clip"])
+def test_clip_std_goes_with_no_shaping(shaping):
+    """Clipped before they are ranked, outliers would only be tied."""
+    with pytest.raises(ValidationError, match=f"does not go with shaping {shaping}.*advantage.shaping=none"):
+        AdvantageSettings(shaping=shaping, clip_std=2.0)
 
 
 def test_clip_std_leaves_failed_members_out():

@@ -24,6 +24,22 @@ def outcomes(pool: BoundedPool, *expressions: str) -> list[Outcome]:
     return [found[i] for i in range(len(expressions))]
 
 
+GHOST = (
+    "exec(\"import sys, types; sys.modules['ghost'] = module = types.ModuleType('ghost');"
+    " exec('class Ghost: pass', module.__dict__)\") or __import__('ghost').Ghost()"
+)
+
+
+@pytest.mark.parametrize(
+    "expression, said", [(GHOST, "cannot be read here: ModuleNotFoundError"), ("lambda: 0", "cannot be sent: ")]
+)
+def test_a_result_that_does_not_travel_is_an_outcome(expression: str, said: str) -> None:
+    with BoundedPool(eval, 1) as pool:
+        first, second = outcomes(pool, expression, "7")
+        assert first.error is not None and first.error.startswith(f"its result {said}")
+        assert second.value == 7
+
+
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_every_call_has_its_own_outcome(workers: int) -> None:
     with BoundedPool(eval, workers) as pool:
