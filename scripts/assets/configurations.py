@@ -9,7 +9,7 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.lattice import wrap
 
-KINDS = ("relaxed", "strained", "rattled", "swapped", "random", "generated")
+KINDS = ("relaxed", "strained", "rattled", "swapped", "random", "generated", "decorated")
 COMPRESSION, EXPANSION = 0.3, 1.7  # volumes in units of the relaxed one
 MOST_RATTLE = 0.5  # Å, standard deviation of a coordinate
 CLOSEST = 0.5  # sums of covalent radii; closer, repulsion decides and no potential is to be believed
@@ -24,9 +24,9 @@ def strained(crystals: CrystalBatch, rng: torch.Generator) -> CrystalBatch:
     return crystals.replace(cell=crystals.cell @ deformation)
 
 
-def rattled(crystals: CrystalBatch, rng: torch.Generator) -> CrystalBatch:
-    """Atoms displaced by up to `MOST_RATTLE` (standard deviation, one for each crystal), in strained cells."""
-    strength = MOST_RATTLE * torch.rand(len(crystals), generator=rng)
+def rattled(crystals: CrystalBatch, rng: torch.Generator, share: float = 1.0) -> CrystalBatch:
+    """Atoms displaced by up to a share of `MOST_RATTLE` (standard deviation, one a crystal), in strained cells."""
+    strength = share * MOST_RATTLE * torch.rand(len(crystals), generator=rng)
     displacement = strength[crystals.batch, None] * torch.randn(crystals.pos.shape, generator=rng)
     inverse = torch.linalg.inv(crystals.cell)[crystals.batch]
     pos = wrap(crystals.pos + (displacement[:, None] @ inverse)[:, 0])
@@ -48,6 +48,12 @@ def random(crystals: CrystalBatch, rng: torch.Generator) -> CrystalBatch:
     pos, cell = BaseDistribution.fit(crystals.cell).draw(len(crystals), len(crystals.pos), rng)
     volume = (0.8 + 0.8 * torch.rand(len(crystals), generator=rng)) * crystals.cell.det().abs()
     return crystals.replace(pos, cell * (volume / cell.det().abs()).pow(1 / 3)[:, None, None])
+
+
+def decorated(crystals: CrystalBatch, rng: torch.Generator) -> CrystalBatch:
+    """Prototypes at volumes a little off, slightly rattled: where a crystal would be while it relaxes."""
+    scale = (0.85 * (1.2 / 0.85) ** torch.rand(len(crystals), generator=rng)) ** (1 / 3)
+    return rattled(crystals.replace(cell=crystals.cell * scale[:, None, None]), rng, 0.5)
 
 
 MAKERS = {"strained": strained, "rattled": rattled, "swapped": swapped, "random": random}

@@ -51,11 +51,13 @@ class Family:
         """Labels of the elements."""
         return {2: "AX", 3: "ABX", 4: "ABCX"}[len(self.elements)]
 
-    def compositions(self) -> list[tuple[str, ...]]:
-        """Element tuples without repeated elements."""
+    def compositions(self, everything: bool = False) -> list[tuple[str, ...]]:
+        """Element tuples without repeated elements; without `limit` if `everything`."""
         combinations = product(*(choice.split() for choice in self.elements))
         distinct = (elements for elements in combinations if len(set(elements)) == len(elements))
-        return sorted(distinct, key=lambda elements: _hash(self.prototypes, *elements))[: self.limit]
+        return sorted(distinct, key=lambda elements: _hash(self.prototypes, *elements))[
+            : None if everything else self.limit
+        ]
 
 
 FAMILIES = (
@@ -103,6 +105,11 @@ class Candidate:
     prototype: str
     elements: tuple[tuple[str, str], ...]
 
+    @property
+    def formula(self) -> str:
+        """Reduced formula."""
+        return self.ident.partition("-")[0]
+
     def structure(self) -> Structure:
         """Primitive cell at a volume that the bond lengths of similar compounds suggest."""
         from pymatgen.analysis.structure_prediction.volume_predictor import DLSVolumePredictor
@@ -112,13 +119,17 @@ class Candidate:
         return DLSVolumePredictor(min_scaling=0.1, max_scaling=10.0).get_predicted_structure(structure)
 
 
-def candidates() -> list[Candidate]:
-    """All of them, in an order where compositions are shuffled and the prototypes of one stay together."""
+def candidates(everything: bool = False) -> list[Candidate]:
+    """All of them, in an order where compositions are shuffled and the prototypes of one stay together.
+
+    Args:
+        everything: Of all compositions, also beyond the limits of the families.
+    """
     found: dict[str, Candidate] = {}
     order: dict[str, str] = {}
     contents = {name: prototype.contents() for name, prototype in PROTOTYPES.items()}
     for family in FAMILIES:
-        for elements in family.compositions():
+        for elements in family.compositions(everything):
             for name, decoration in _decorations(family, elements):
                 counts = {decoration[label]: count for label, count in contents[name].items()}
                 formula = Composition(counts).reduced_formula

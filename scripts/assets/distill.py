@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Trains a small TensorNet on the energies, forces and stresses of a large one, and saves it in MatGL's format.
 
-  python scripts/assets/distill.py --labels work/labels/train --validation work/labels/val --out work/student
+  python scripts/assets/distill.py --labels work/labels/train --validation work/labels/val --out work/first --epochs 9
+  python scripts/assets/distill.py --labels work/labels/train work/labels/decorated --validation work/labels/val \
+      --start work/first --lr 1e-3 --out work/student
 
 A run that was stopped goes on from `work/student/training.pt`, exactly.
 """
@@ -16,6 +18,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from configurations import KINDS
@@ -27,11 +30,12 @@ from torch.nn.functional import huber_loss
 from torch_geometric.data import Batch
 
 from omatg_ray.reward.graph import graph_chunks
+from omatg_ray.reward.potential import load_module, load_potential
 from omatg_ray.run.progress import Progress
 from omatg_ray.seeding import generator
 
 UNITS, BLOCKS, CUTOFF, RADIAL = 64, 2, 4.5, 4
-LR, LAST_LR, WARMUP, EMA, CLIP = 2e-3, 1e-5, 200, 0.998, 10.0
+LAST_LR, WARMUP, EMA, CLIP = 1e-5, 200, 0.998, 10.0
 BATCH = 16
 MICROBATCH_EDGES = 4000  # bounds memory
 WEIGHTS = {"energy": 1.0, "forces": 0.15, "virial": 0.1}
@@ -62,25 +66,37 @@ class Example:
 def main() -> None:
     """Trains, validating after every epoch, and saves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", type=Path, required=True, help="folder that label.py wrote")
+    parser.add_argument("--labels", type=Path, nargs="+", required=True, help="folders of labels")
     parser.add_argument("--validation", type=Path, required=True, help="the same for validation")
+    parser.add_argument("--start", type=Path, help="student of an earlier run to go on from; default: a new one")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
-    inputs = {"labels": fingerprint(*label_files(arguments.labels)), "epochs": arguments.epochs, "seed": arguments.seed}
+    inputs = {
+        "labels": fingerprint(*(path for folder in arguments.labels for path in label_files(folder))),
+        "start": load_potential(arguments.start).fingerprint if arguments.start else None,
+        "epochs": arguments.epochs, "lr": arguments.lr, "seed": arguments.seed,
+    }  # fmt: skip
     require_same(arguments.out / "inputs.json", inputs)
-    labels, held_out = read(arguments.labels), read(arguments.validation)
-    elements = set(labels.species.tolist()) | set(held_out.species.tolist())
-    symbols = [Element.from_Z(z).symbol for z in sorted(elements)]
-    student, types = new_student(labels, symbols), node_types(symbols)
+    labels, held_out = Labels.cat([read(folder) for folder in arguments.labels]), read(arguments.validation)
+    if arguments.start:
+        student: Any = load_module(str(arguments.start)).requires_grad_(True)
+        student.calc_forces = student.calc_stresses = True
+        symbols = list(student.model.element_types)
+    else:
+        elements = set(labels.species.tolist()) | set(held_out.species.tolist())
+        symbols = [Element.from_Z(z).symbol for z in sorted(elements)]
+        student = new_student(labels, symbols)
+    types = node_types(symbols)
     train = examples(labels, types, "graphs")
     val = examples(held_out, types, "graphs of validation")
-    Distillation(student, train, val, arguments.out, arguments.epochs, arguments.seed).run()
+    Distillation(student, train, val, arguments.out, arguments.epochs, arguments.lr, arguments.seed).run()
 
 
 def label_files(folder: Path) -> list[Path]:
@@ -99,14 +115,16 @@ def read(folder: Path) -> Labels:
 
 
 def above_lowest(labels: Labels) -> Tensor:
-    """eV/atom over the lowest relaxed crystal of the same reduced composition (B,)."""
+    """eV/atom over the lowest relaxed crystal of the same reduced composition (B,), or over the lowest if none is."""
     from omatg_ray.reward.matching import compositions
 
     keys = compositions(labels.crystals)
     place = {key: index for index, key in enumerate(dict.fromkeys(keys))}
     group = torch.tensor([place[key] for key in keys])
+    unknown = torch.full((len(place),), math.inf, dtype=torch.float64)
     relaxed = labels.energy_per_atom.where(labels.kind == KINDS.index("relaxed"), math.inf)
-    lowest = torch.full((len(place),), math.inf, dtype=torch.float64).scatter_reduce(0, group, relaxed, "amin")
+    lowest = unknown.scatter_reduce(0, group, relaxed, "amin")
+    lowest = lowest.where(lowest.isfinite(), unknown.scatter_reduce(0, group, labels.energy_per_atom, "amin"))
     return labels.energy_per_atom - lowest[group]
 
 
@@ -205,6 +223,7 @@ class Distillation:
         val: Validation examples.
         out: Folder of the checkpoint and of the student.
         epochs: Passes over the training examples.
+        lr: Highest learning rate.
         seed: Of the order of examples.
     """
 
@@ -215,12 +234,13 @@ class Distillation:
         val: list[Example],
         out: Path,
         epochs: int,
+        lr: float,
         seed: int,
     ) -> None:
         self.student, self.train, self.val, self.out = student, train, val, out
-        self.epochs, self.seed = epochs, seed
+        self.epochs, self.lr, self.seed = epochs, lr, seed
         self.average = copy.deepcopy(student).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(student.parameters(), lr=LR, weight_decay=0.0, amsgrad=True)
+        self.optimizer = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0, amsgrad=True)
         self.step = self.epoch = 0
         self.steps = epochs * (len(train) // BATCH)
 
@@ -281,9 +301,9 @@ class Distillation:
     def scheduled(self, step: int) -> float:
         """Linear warm-up, then a cosine down to `LAST_LR`."""
         if step < WARMUP:
-            return LR * (step + 1) / WARMUP
+            return self.lr * (step + 1) / WARMUP
         progress = (step - WARMUP) / max(1, self.steps - WARMUP)
-        return LAST_LR + 0.5 * (LR - LAST_LR) * (1 + math.cos(math.pi * progress))
+        return LAST_LR + 0.5 * (self.lr - LAST_LR) * (1 + math.cos(math.pi * progress))
 
     def state(self) -> dict[str, object]:
         """Everything that a run which goes on needs."""

@@ -208,7 +208,7 @@ def test_distillation_resumes_exactly_and_learns(tmp_path: Path) -> None:
         torch.manual_seed(seed)
         student = distill.new_student(labels, symbols)
         data = distill.examples(labels, distill.node_types(symbols), "graphs")
-        made = distill.Distillation(student, data, data, tmp_path / folder, epochs, 0)
+        made = distill.Distillation(student, data, data, tmp_path / folder, epochs, 2e-3, 0)
         made.steps = 40
         made.run()
         return made
@@ -265,6 +265,56 @@ def test_labels_far_above_and_below_the_relaxed_crystals_are_left_out(tmp_path: 
     torch.testing.assert_close(distill.above_lowest(labels), per_atom + 3.0)
     labels.save(tmp_path / "part.safetensors")
     assert distill.read(tmp_path).energy_per_atom.tolist() == pytest.approx([-3.0, -2.0, -3.05])
+
+
+def test_compositions_without_a_relaxed_crystal_count_from_their_lowest(tmp_path: Path) -> None:
+    import distill
+    from configurations import KINDS
+    from teacher import Labels
+
+    crystals = CrystalBatch.from_structures([CESIUM_CHLORIDE] * 3)
+    labels = Labels(
+        crystals.species, crystals.pos, crystals.cell, crystals.n_atoms, torch.tensor([-6.0, -5.0, 30.0]).double(),
+        torch.zeros_like(crystals.pos), torch.zeros(3, 3, 3), torch.full((3,), KINDS.index("decorated")),
+    )  # fmt: skip
+    assert distill.above_lowest(labels).tolist() == pytest.approx([0.0, 0.5, 18.0])
+    labels.save(tmp_path / "part.safetensors")
+    assert len(distill.read(tmp_path).energy) == 2
+
+
+def test_further_candidates_are_of_other_compositions_than_the_bundled_crystals() -> None:
+    from label_decorated import further_candidates
+
+    from omatg_ray.bundle import crystals
+    from omatg_ray.crystal.read import read_dataset
+
+    found = further_candidates()
+    known = {
+        structure.composition.reduced_formula
+        for split in ("train", "val", "test")
+        for structure in read_dataset(crystals(split)).crystals.to_structures()
+    }
+    assert len(found) > 10_000 and not known & {
+        candidate.structure().composition.reduced_formula for candidate in found[::500]
+    }
+    assert len({candidate.formula for candidate in found}) > 4000
+
+
+def test_the_best_of_a_few_volumes() -> None:
+    """With an energy that is lowest at a known volume, and a volume at which atoms are too close."""
+    from label_decorated import best_volumes
+
+    class Well:
+        """E = (V − V_0)²."""
+
+        def energies(self, crystals: CrystalBatch) -> torch.Tensor:
+            return (crystals.cell.det().double() - 1.2 * CESIUM_CHLORIDE.volume).square()
+
+    squeezed = CESIUM_CHLORIDE.copy()
+    squeezed.scale_lattice(3.0)
+    crystals, found = best_volumes(CrystalBatch.from_structures([CESIUM_CHLORIDE, squeezed]), Well())  # type: ignore[arg-type]
+    assert found.tolist() == [True, False]
+    assert float(crystals.cell[0].det()) == pytest.approx(1.2 * CESIUM_CHLORIDE.volume, rel=1e-5)
 
 
 def test_crystals_with_atoms_too_close_are_not_labelled() -> None:
