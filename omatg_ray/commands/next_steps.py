@@ -30,15 +30,14 @@ def next_steps(config: Config, rows: list[dict[str, Any]], generates_species: bo
     # The formula with the most polymorphs: there is something to tell apart.
     formula, _ = Counter(rows[0]["per_structure"]["formula"]).most_common(1)[0]
     what = ["--atoms", 8] if generates_species else ["--formula", formula]
+    out = "new.extxyz" if generates_species else f"{formula}.extxyz"
     potential = config.resolved().reward.potential
     energies = [] if potential is None else ["--potential", potential]
     steps = max(2, config.rollout.steps // 2)
     lines = [
         "What to try next",
         "  # new crystals, ranked by energy",
-        _line(
-            "generate", run, *what, "-n", 16, *energies, "--out", f"{'new' if generates_species else formula}.extxyz"
-        ),
+        _line("generate", run, *what, "-n", 16, "--steps", config.rollout.steps, *energies, "--out", out),
         f"  # as good with {steps} grid points?",
         _line("evaluate", run, "--data", f"{run}/data/test.extxyz", "--steps", steps),
         "  # more iterations",

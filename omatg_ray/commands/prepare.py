@@ -75,7 +75,10 @@ def prepare(config: Config, progress: bool = False) -> Parts:
         RewardError: References of a reward are missing, or a custom reward does not work.
     """
     if config.base is None:
-        raise ConfigError("base: name the model to reinforce (base=runs/..., or base=bundled)")
+        raise ConfigError(
+            "base: name the model to reinforce (base=runs/..., base=bundled), or a config that names one, such as "
+            "configs/quickstart.yaml"
+        )
     if config.reward.potential is None and config.reward.needs_potential:
         raise ConfigError("reward.potential: name a MatGL potential, the folder of one, or bundled")
     warn_idle(config)
