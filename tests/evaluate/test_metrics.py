@@ -64,7 +64,8 @@ def test_as_dict_is_json() -> None:
     out = CSPMetrics(n=3, match_rate=0.5, rmse=nan, relative_energy_mean=inf, timed_out=0).as_dict()
     assert list(out) == [
         "n", "match_rate", "match_any", "match_lowest", "n_polymorphic", "rmse", "crmse", "relative_energy_mean",
-        "relative_energy_median", "relative_energy_mean_capped", "invalid_share", "timed_out", "failed",
+        "relative_energy_median", "relative_energy_mean_capped", "invalid_share", "plausible_share",
+        "plausible_match_rate", "plausible_rmse", "plausible_crmse", "timed_out", "failed",
     ]  # fmt: skip
     assert json.loads(json.dumps(out, allow_nan=False)) == out
     assert (out["n"], out["match_rate"], out["timed_out"]) == (3, 0.5, 0)

@@ -215,7 +215,7 @@ def test_panels_draw_what_the_run_logs(panel: Any) -> None:
         "train": "reward_mean reward_std energy_mean energy_median invalid_share failed_share groups_skipped loss "
         "policy_loss_pos policy_loss_cell kl_pos kl_cell clip_fraction_pos clip_fraction_cell log_ratio_max grad_norm",
         "validation": "n match_rate rmse crmse relative_energy_mean relative_energy_median relative_energy_mean_capped "
-        "invalid_share",
+        "invalid_share reward_mean",
     }
     lines = [
         {"kind": kind, "step": step, **dict.fromkeys(of_kind.split(), 0.5)}

@@ -42,6 +42,7 @@ class Roomy:
     """An energy that falls with the volume per atom: of two atoms rock salt is the lowest, of four wurtzite."""
 
     invalid_energy = 3.0
+    elements = None
     potential = SimpleNamespace(name="roomy")
 
     def __init__(self) -> None:
