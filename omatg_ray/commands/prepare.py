@@ -90,6 +90,11 @@ def prepare(config: Config, progress: bool = False) -> Parts:
             f"reward.weights.crmse: {config.base} generates species, and their compositions have no known polymorphs "
             "to match; leave crmse out"
         )
+    if start.generates_species and config.advantage.diversity_weight:
+        raise ConfigError(
+            f"advantage.diversity_weight: {config.base} generates species, and crystals of several compositions cannot "
+            "be compared; set it to 0"
+        )
     data = config.data
     if data.file is None and data.train is None:
         data = base_run_data(config.base) or data
