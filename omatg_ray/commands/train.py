@@ -83,7 +83,7 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
             if stop.requested:
                 raise Interrupted("stopped before it began; nothing was done")
             if done is not None:
-                force.crew.load_state_dict(done.learner)
+                force.crew.load_state_dict(done.learner, done.iteration)
             describe_run(folder, config, parts.split)
             if force.actors:
                 write_json(folder.actors_path, force.actors)
@@ -132,7 +132,7 @@ def _reinforce(
     """
     total, crew = config.iterations, force.crew
     start = 0 if done is None else done.iteration
-    trainer = Trainer(config.rollout, parts.compositions, config.advantage, crew, config.seed, start)
+    trainer = Trainer(config.rollout, parts.compositions, config.advantage, crew, config.seed, total, start)
     evaluate = Evaluator(
         parts.split.val,
         force.bench,

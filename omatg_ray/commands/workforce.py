@@ -58,14 +58,23 @@ def workforce(config: Config, parts: Parts, progress: bool) -> Iterator[Workforc
     # What tried the rewards out here is not needed any more.
     parts.reward.close()
     with staffed(config.ray, roles, progress) as staff:
-        yield Workforce(RayCrew(staff, model, steps, with_base), RayBench(staff, parts.energy), staff.about)
+        crew = RayCrew(staff, model, steps, with_base, config.rollout.max_staleness)
+        yield Workforce(crew, RayBench(staff, parts.energy), staff.about)
 
 
 def local_crew(config: Config, parts: Parts) -> LocalCrew:
     """The crew that is this process."""
     model = parts.model
     learner = Learner(model.policy(), config.objective, config.learner)
-    return LocalCrew(learner, model.description.base_distribution, parts.reward, config.rollout.steps, model.device)
+    return LocalCrew(
+        learner,
+        model.learned,
+        model.description.base_distribution,
+        parts.reward,
+        config.rollout.steps,
+        model.device,
+        config.rollout.max_staleness,
+    )
 
 
 @contextmanager

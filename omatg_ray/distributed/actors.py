@@ -9,14 +9,14 @@ import os
 import sys
 import time
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.distributed.pool import Published, Timed
+from omatg_ray.distributed.results import Published, Timed
 from omatg_ray.distributed.settings import Share
 from omatg_ray.errors import ClusterError
 from omatg_ray.model import FlowModel
@@ -151,19 +151,18 @@ class LearnerWorker(Shell):
         self._learned = model.learned
         self._learner = Learner(model.policy(), objective, settings)
 
-    def update(self, counted: Tensor, advantage: Tensor, *trajectories: Trajectory) -> tuple[dict[str, Tensor], Timed]:
-        """All epochs on an iteration's trajectories; the new weights, and the metrics."""
+    def update(
+        self, counted: Tensor, advantage: Tensor, total: int, *trajectories: Trajectory
+    ) -> tuple[dict[str, Any], Timed]:
+        """All epochs on an iteration's trajectories; the new weights and optimizer, and the metrics."""
         start = time.perf_counter()
         trajectory = Trajectory.cat(trajectories).select(counted).to(self.device)
         metrics = self._learner.update(trajectory, advantage)
         weights = {name: value.detach().cpu() for name, value in self._learned.state_dict().items()}
-        return weights, Timed(metrics, time.perf_counter() - start)
+        snapshot = {"weights": weights, "optimizer": self._learner.state_dict()}
+        return snapshot, Timed(metrics, time.perf_counter() - start)
 
-    def state_dict(self) -> Timed:
-        """The optimizer's state."""
-        return Timed(self._learner.state_dict(), 0.0)
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> Timed:
-        """Inverse of `state_dict`."""
-        self._learner.load_state_dict(state)
+    def load(self, snapshot: Any) -> Timed:
+        self._learned.load_state_dict(snapshot["weights"])
+        self._learner.load_state_dict(snapshot["optimizer"])
         return Timed(None, 0.0)

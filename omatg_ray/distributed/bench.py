@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import ray
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.distributed.pool import Published, Request, answers, fetch
+from omatg_ray.distributed.pool import Answer, Request
+from omatg_ray.distributed.results import OutputLost, Published, fetch
 from omatg_ray.distributed.staff import Staff
 from omatg_ray.evaluate.bench import Block, Measured
 from omatg_ray.model import FlowModel
@@ -26,38 +29,51 @@ class RayBench:
     """
 
     def __init__(self, staff: Staff, reward: MatGLEnergy | None) -> None:
-        self.rollout, self.reward_pool = staff.pools["rollout"], staff.pools["reward"]
+        self._loop, self._rollout, self._reward = staff.loop, staff.pools["rollout"], staff.pools["reward"]
         self.reward, self.stol = reward, MatchSettings().stol
 
     def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
         published = Published(ray.put(model))
-        for index, block in enumerate(blocks):
-            self.rollout.submit(Request(index, "generate", (replace(block, comparisons=None), published), kept=1))
-        generated: dict[int, CrystalBatch] = {}
         measured: dict[int, Measured] = {}
-        following = 0
-        for pool, answer in answers(self.rollout, self.reward_pool):
-            index = answer.index
-            if pool is self.rollout:
-                (crystals,) = answer.kept
-                self.reward_pool.submit(Request(index, "assess", (crystals, blocks[index].comparisons)))
-                generated[index] = fetch(crystals, "a rollout actor")
-            else:
-                measured[index] = Measured(generated.pop(index), *answer.value)
-            while following in measured:
-                yield measured.pop(following)
-                following += 1
+
+        def generate(index: int) -> None:
+            block = replace(blocks[index], comparisons=None)
+            request = Request(f"block {index}", "generate", (block, published), lambda a: assess(index, a), kept=1)
+            self._rollout.submit(request)
+
+        def assess(index: int, answer: Answer) -> None:
+            (crystals,) = answer.kept
+
+            def done(assessed: Answer) -> None:
+                try:
+                    measured[index] = Measured(fetch(crystals, "a rollout actor"), *assessed.value)
+                except OutputLost:
+                    generate(index)
+
+            arguments = (crystals, blocks[index].comparisons)
+            self._reward.submit(Request(f"block {index}", "assess", arguments, done, lost=lambda: generate(index)))
+
+        for index in range(len(blocks)):
+            generate(index)
+        for following in range(len(blocks)):
+            self._loop.until(partial(measured.__contains__, following))
+            yield measured.pop(following)
 
     def weigh(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
-        for index, batch in enumerate(batches):
-            self.reward_pool.submit(Request(index, "assess", (batch, None)))
-        energies = {answer.index: answer.value[0] for _, answer in answers(self.reward_pool)}
-        for index in range(len(batches)):
-            yield energies[index]
+        return self._of_each("assess", [(batch, None) for batch in batches], lambda value: value[0])
 
     def judge(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
-        for index, batch in enumerate(batches):
-            self.reward_pool.submit(Request(index, "judge", (batch,)))
-        rewards = {answer.index: answer.value.result.reward for _, answer in answers(self.reward_pool)}
-        for index in range(len(batches)):
-            yield rewards[index]
+        return self._of_each("judge", [(batch,) for batch in batches], lambda value: value.result.reward)
+
+    def _of_each(
+        self, method: str, arguments: Sequence[tuple[Any, ...]], of: Callable[[Any], Tensor]
+    ) -> Iterator[Tensor]:
+        found: dict[int, Tensor] = {}
+        for index, given in enumerate(arguments):
+
+            def done(answer: Answer, index: int = index) -> None:
+                found[index] = of(answer.value)
+
+            self._reward.submit(Request(f"batch {index}", method, given, done))
+        self._loop.until(lambda: len(found) == len(arguments))
+        return iter([found[index] for index in range(len(arguments))])

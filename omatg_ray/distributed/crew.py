@@ -1,82 +1,182 @@
-"""The controller: feeds rollout, reward and learner actors, one iteration at a time."""
+"""The controller: what rollout, reward and learner actors are given, iteration by iteration."""
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+import torch
 from torch import Tensor
 
-from omatg_ray.distributed.pool import Answer, Published, Request, answers, fetch
+from omatg_ray.distributed.learner_group import LearnerGroup
+from omatg_ray.distributed.pool import Answer, Request
+from omatg_ray.distributed.results import InputLost, OutputLost, Published, fetch
 from omatg_ray.distributed.staff import Staff
 from omatg_ray.distributed.timings import Timings
 from omatg_ray.model import FlowModel
-from omatg_ray.rl.crew import Samples
+from omatg_ray.reward.protocol import RewardResult
+from omatg_ray.rl.crew import join_state, split_state
 from omatg_ray.rl.judge import Judged
 from omatg_ray.rl.work import WorkItem
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Flight:
+    """An iteration on its way; item by item, references to trajectories, and verdicts."""
+
+    items: Sequence[WorkItem]
+    version: int
+    trajectories: dict[int, Any] = field(default_factory=dict)
+    judged: dict[int, Judged] = field(default_factory=dict)
+
+    @property
+    def rolled_out(self) -> bool:
+        return len(self.trajectories) == len(self.items)
+
+    @property
+    def done(self) -> bool:
+        return self.rolled_out and len(self.judged) == len(self.items)
 
 
 class RayCrew:
     """A crew of actors. Trajectories stay in the object store; this process moves references to them.
+
+    Several iterations may be on their way; each item is sampled with the version of the weights that it was submitted
+    with, whoever rolls it out and however often.
 
     Args:
         staff: With rollout, reward and learner actors.
         model: This process's copy of the sampler; its weights follow the learner's.
         steps: Grid points of the rollouts.
         with_base: Whether they record the base's drift.
+        staleness: Versions older than the present one that may still be needed.
     """
 
-    def __init__(self, staff: Staff, model: FlowModel, steps: int, with_base: bool) -> None:
-        self.rollout, self.reward, self.learner = (staff.pools[role] for role in ("rollout", "reward", "learner"))
-        self.model, self._steps, self._with_base = model, steps, with_base
-        self._clock = Timings((self.rollout, self.reward, self.learner), staff.startup)
-        self._weights = Published(ray.put(model.learned.state_dict()))
+    def __init__(self, staff: Staff, model: FlowModel, steps: int, with_base: bool, staleness: int = 0) -> None:
+        self._loop, self.rollout, self.reward = staff.loop, staff.pools["rollout"], staff.pools["reward"]
+        assert staff.learners is not None
+        self.learners: LearnerGroup = staff.learners
+        self.model, self._steps, self._with_base, self._staleness = model, steps, with_base, staleness
+        self._clock = Timings((self.rollout, self.reward, self.learners), staff.startup)
+        self._flights: dict[int, _Flight] = {}
+        self._weights: dict[int, dict[str, Tensor]] = {}
+        self._published: dict[int, Published] = {}
+        self._publish(0)
 
-    def sample(self, items: Sequence[WorkItem], version: int) -> Samples:
+    def submit(self, items: Sequence[WorkItem], version: int) -> None:
         """Rollouts; every item goes on to a reward actor as soon as it is there."""
-        self._clock.begin()
-        how = (version, self._weights, self._steps, self._with_base)
-        for index, item in enumerate(items):
-            self.rollout.submit(Request(index, "rollout", (item, *how), kept=2))
-        trajectories: dict[int, Any] = {}
-        judged: dict[int, Judged] = {}
-        for pool, answer in answers(self.rollout, self.reward):
-            if pool is self.rollout:
-                trajectories[answer.index], crystals = answer.kept
-                self.reward.submit(Request(answer.index, "judge", (crystals, items[answer.index].group_size)))
-                self._clock.trajectory()
-                if len(trajectories) == len(items):
-                    self._clock.end("rollout")
-            else:
-                judged[answer.index] = answer.value
-        self._clock.end("reward")
-        order = range(len(items))
-        return Samples([trajectories[index] for index in order], [judged[index] for index in order])
+        if not self._flights:
+            self._clock.begin()
+        flight = self._flights[items[0].iteration] = _Flight(items, version)
+        for index in range(len(items)):
+            self._roll_out(flight, index)
 
-    def learn(self, trajectories: Sequence[Any], counted: Tensor, advantage: Tensor) -> dict[str, float]:
-        """The learner's update, and its weights to everybody by one `ray.put`."""
+    def _roll_out(self, flight: _Flight, index: int) -> None:
+        item = flight.items[index]
+        arguments = (item, flight.version, self._published[flight.version], self._steps, self._with_base)
+
+        def done(answer: Answer) -> None:
+            trajectory, crystals = answer.kept
+            flight.trajectories[index] = trajectory
+            self._clock.trajectory()
+            if index not in flight.judged:
+                self._judge(flight, index, crystals)
+
+        label = f"{index} of iteration {item.iteration + 1}"
+        self.rollout.submit(Request(label, "rollout", arguments, done, kept=2))
+
+    def _judge(self, flight: _Flight, index: int, crystals: Any) -> None:
+        item = flight.items[index]
+
+        def done(answer: Answer) -> None:
+            flight.judged[index] = answer.value
+
+        def lost() -> None:
+            flight.trajectories.pop(index, None)
+            self._roll_out(flight, index)
+
+        def given_up(why: str) -> None:
+            n = len(item.seeds)
+            failed = RewardResult(torch.full((n,), math.nan, dtype=torch.float64), {})
+            flight.judged[index] = Judged(torch.ones(n, dtype=torch.bool), failed, item.species)
+
+        label = f"{index} of iteration {item.iteration + 1}"
+        arguments = (crystals, item.group_size)
+        self.reward.submit(Request(label, "judge", arguments, done, lost=lost, given_up=given_up))
+
+    def collect(self, iteration: int) -> Sequence[Judged]:
         self._clock.resume()
-        answer = self._ask_learner(Request(0, "update", (counted, advantage, *trajectories), kept=1))
+        flight = self._flights[iteration]
+        self._loop.until(lambda: flight.rolled_out)
+        self._clock.end("rollout")
+        self._loop.until(lambda: flight.done)
+        self._clock.end("reward")
+        return [flight.judged[index] for index in range(len(flight.items))]
+
+    def learn(self, iteration: int, counted: Tensor, advantage: Tensor) -> dict[str, float]:
+        """The learners' update, and its weights to everybody by one `ray.put`."""
+        self._clock.resume()
+        flight = self._flights[iteration]
+        metrics = self._update(flight, counted, advantage) if len(counted) else {}
         self._clock.end("learn")
-        weights = fetch(answer.kept[0], "the learner")
-        self.model.learned.load_state_dict(weights)
-        self._weights = Published(ray.put(weights))
+        del self._flights[iteration]
+        if metrics:
+            self.model.learned.load_state_dict(self.learners.weights)
+        self._publish(iteration + 1)
         self._clock.end("weights")
-        metrics: dict[str, float] = answer.value
         return metrics
 
+    def _update(self, flight: _Flight, counted: Tensor, advantage: Tensor) -> dict[str, float]:
+        while True:
+            trajectories = [flight.trajectories[index] for index in range(len(flight.items))]
+            try:
+                return self.learners.update(flight.items, trajectories, counted, advantage)
+            except InputLost as error:
+                logger.warning("%s; it is rolled out again", error)
+                self._make_again(flight)
+
+    def _make_again(self, flight: _Flight) -> None:
+        """Rolls out anew what has gone with a node."""
+        for index, trajectory in list(flight.trajectories.items()):
+            try:
+                fetch(trajectory, "a rollout actor")
+            except OutputLost:
+                del flight.trajectories[index]
+                self._roll_out(flight, index)
+        self._loop.until(lambda: flight.rolled_out)
+
+    def _publish(self, version: int) -> None:
+        """The present weights to everybody, as this version; forgets those that nobody needs any more."""
+        weights = self.model.learned.state_dict()
+        if self._staleness:
+            self._weights[version] = {name: value.detach().cpu().clone() for name, value in weights.items()}
+        self._published[version] = Published(ray.put(weights))
+        for kept in (self._weights, self._published):
+            for old in [one for one in kept if one < version - self._staleness]:
+                del kept[old]
+
     def timings(self) -> dict[str, float]:
-        return self._clock.take()
+        failures: dict[str, float] = {}
+        for part in (self.rollout, self.reward, self.learners):
+            failures |= part.take_failures()
+        return self._clock.take() | failures
 
     def state_dict(self) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self._ask_learner(Request(0, "state_dict", ())).value
-        return state
+        present = max(self._published)
+        older = {version: weights for version, weights in self._weights.items() if version < present}
+        return join_state(self.learners.optimizer, older)
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._ask_learner(Request(0, "load_state_dict", (state,)))
-
-    def _ask_learner(self, request: Request) -> Answer:
-        self.learner.submit(request)
-        ((_, answer),) = answers(self.learner)
-        return answer
+    def load_state_dict(self, state: dict[str, Tensor], version: int) -> None:
+        optimizer, older = split_state(state)
+        self.learners.restore({"weights": self.model.learned.state_dict(), "optimizer": optimizer})
+        self._published.clear()
+        self._weights.clear()
+        for one, weights in older.items():
+            self._weights[one], self._published[one] = weights, Published(ray.put(weights))
+        self._publish(version)

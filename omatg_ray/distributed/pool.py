@@ -1,221 +1,337 @@
-"""Actors of one role: each has a few requests in flight, the others wait here."""
+"""Actors of one role: each has a few requests in flight, the others wait here; who dies or hangs is replaced."""
 
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
 
-from omatg_ray.errors import ClusterError, OmatgRayError
+from omatg_ray.distributed.loop import Loop
+from omatg_ray.distributed.results import ActorGone, ActorSilent, InputLost, OutputLost, Timed, fetch
+from omatg_ray.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
-PATIENCE = 60.0
-"""Seconds without any result after which a message says what is still running."""
-
-
-class Timed(NamedTuple):
-    """What an actor's method gives last: a small value, and the seconds it took."""
-
-    value: Any
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Request:
-    """A call of an actor's method.
-
-    Attributes:
-        index: What the caller knows it by.
-        method: Name of the method; it returns `kept` values that stay in the object store, then a `Timed`.
-        arguments: Object references among them are resolved on the actor's side.
-        kept: How many values stay in the object store.
-    """
-
-    index: int
-    method: str
-    arguments: tuple[Any, ...]
-    kept: int = 0
+MAX_ATTEMPTS = 5
+"""Actors that a request may outlive; after so many it is taken for what kills them."""
+MAX_STARTS = 3
+"""Actors in a row that may die while they start, where no other of their role is there."""
+PAUSE = 5.0
+"""Seconds before another actor is started in the place of one that died while it started."""
+SECONDS_TO_START = 600.0
+"""How long a role may be without any actor, when a node is lost say, before the run ends."""
 
 
 @dataclass(frozen=True)
 class Answer:
     """What came of a request: references to what stays in the object store, and the small value."""
 
-    index: int
     kept: tuple[ObjectRef[Any], ...]
     value: Any
 
 
-@dataclass(frozen=True)
-class Published:
-    """Something in the object store that actors fetch when they do not have it yet.
+@dataclass(eq=False)
+class Request:
+    """A call of an actor's method.
 
-    Inside of this it travels as a reference: Ray resolves only what is an argument itself.
+    Attributes:
+        label: What messages call it.
+        method: Name of the method; it returns `kept` values that stay in the object store, then a `Timed`.
+        arguments: Object references among them are resolved on the actor's side.
+        then: What is done with the answer.
+        kept: How many values stay in the object store.
+        lost: What is done where an argument has gone with a node; None ends the run.
+        given_up: What is done where every actor that was given it died or hung; None ends the run.
+        attempts: Actors that died or hung over it.
     """
 
-    ref: ObjectRef[Any]
+    label: str
+    method: str
+    arguments: tuple[Any, ...]
+    then: Callable[[Answer], None]
+    kept: int = 0
+    lost: Callable[[], None] | None = None
+    given_up: Callable[[str], None] | None = None
+    attempts: int = 0
 
-    @property
-    def key(self) -> str:
-        """Differs from that of anything else ever published."""
-        return self.ref.hex()
+
+class Span(NamedTuple):
+    """What an actor did when, in seconds since the epoch."""
+
+    role: str
+    actor: int
+    method: str
+    start: float
+    end: float
+
+
+@dataclass(eq=False)
+class _Slot:
+    """The place of an actor, whoever holds it."""
+
+    actor: ActorHandle[Any]
+    ready: bool = False
+    starts: int = 0
+    busy: float = 0.0
+    since: float = 0.0
+    """When it began what it does now."""
+    again: float | None = None
+    """When another actor is to be started here."""
+    running: dict[ObjectRef[Any], tuple[Request, tuple[ObjectRef[Any], ...]]] = field(default_factory=dict)
 
 
 class Pool:
     """Gives requests to actors, at most `in_flight` at a time to each, first come first served.
 
+    An actor that dies, or takes longer than the deadline over one request, is replaced; what it had not answered goes
+    to others. One that cannot be reached is asked again who it is, and gets no requests before it answers.
+
     Args:
         role: What messages call these actors.
+        loop: Where answers arrive.
+        hire: Starts an actor for the place of this index; where the cluster has no room, Ray starts it later.
+        count: Places.
         in_flight: Requests that an actor is given before it has answered.
-        actors: The actors; `add` adds more.
+        deadline: Seconds that an actor may take over one request.
+        patience: Seconds without any actor after which the run ends.
     """
 
-    def __init__(self, role: str, in_flight: int, actors: Iterable[ActorHandle[Any]] = ()) -> None:
-        self.role, self._in_flight = role, in_flight
-        self.actors: list[ActorHandle[Any]] = []
-        self._busy: list[float] = []
-        self._load: list[int] = []
+    def __init__(
+        self,
+        role: str,
+        loop: Loop,
+        hire: Callable[[int], ActorHandle[Any]],
+        count: int,
+        in_flight: int = 2,
+        deadline: float = float("inf"),
+        patience: float = SECONDS_TO_START,
+    ) -> None:
+        self.role = role
+        self._loop, self._hire, self._in_flight = loop, hire, in_flight
+        self._deadline, self._patience = deadline, patience
         self._waiting: deque[Request] = deque()
-        self._running: dict[ObjectRef[Any], tuple[Request, int, tuple[ObjectRef[Any], ...]]] = {}
-        for actor in actors:
-            self.add(actor)
+        self._about: dict[int, dict[str, Any]] = {}
+        self._spans: list[Span] = []
+        self._retried = self._replaced = 0
+        self._closed = False
+        self._began = self._last_ready = time.monotonic()
+        loop.join(self._check, self.describe)
+        self._slots: list[_Slot] = []
+        for index in range(count):
+            self._slots.append(_Slot(hire(index)))
+            self._introduce(index)
 
-    def add(self, actor: ActorHandle[Any]) -> None:
-        """One more actor."""
-        self.actors.append(actor)
-        self._busy.append(0.0)
-        self._load.append(0)
-        self._dispatch()
-
-    @property
-    def running(self) -> Iterable[ObjectRef[Any]]:
-        """What `ray.wait` waits for."""
-        return self._running.keys()
-
-    @property
-    def unfinished(self) -> int:
-        """Requests without an answer."""
-        return len(self._waiting) + len(self._running)
+    # --- requests ---------------------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> None:
         """Takes a request; an actor gets it as soon as one has room for it."""
         self._waiting.append(request)
         self._dispatch()
 
-    def take(self, ref: ObjectRef[Any]) -> Answer:
-        """The answer behind one of `running` that is ready.
-
-        Raises:
-            OmatgRayError: What the method raised, if it is one of ours.
-            ClusterError: The actor died, or its method raised something else.
-        """
-        request, actor, kept = self._running.pop(ref)
-        self._load[actor] -= 1
-        timed = fetch(ref, f"{self.role} actor {actor}")
-        self._busy[actor] += timed.seconds
-        self._dispatch()
-        return Answer(request.index, kept, timed.value)
-
-    def drop(self) -> None:
-        """Forgets all requests; what is running runs to its end without anybody who waits for it."""
-        self._waiting.clear()
-        self._running.clear()
-        self._load = [0] * len(self.actors)
-
-    def take_busy(self) -> list[float]:
-        """Seconds that each actor worked since this was last asked."""
-        busy, self._busy = self._busy, [0.0] * len(self.actors)
-        return busy
+    @property
+    def unfinished(self) -> int:
+        """Requests without an answer."""
+        return len(self._waiting) + sum(len(slot.running) for slot in self._slots)
 
     def describe(self) -> str:
         """What is running where, for messages."""
-        per_actor: dict[int, list[str]] = {}
-        for request, actor, _ in self._running.values():
-            per_actor.setdefault(actor, []).append(f"{request.method} {request.index}")
-        return "; ".join(f"{self.role} actor {actor}: {', '.join(calls)}" for actor, calls in sorted(per_actor.items()))
+        parts = []
+        for index, slot in enumerate(self._slots):
+            if slot.running:
+                calls = ", ".join(f"{request.method} {request.label}" for request, _ in slot.running.values())
+                parts.append(f"{self._who(index)}: {calls}")
+        missing = [str(index) for index, slot in enumerate(self._slots) if not slot.ready]
+        if missing:
+            parts.append(f"{self.role} actor {', '.join(missing)}: starting, or waiting for room on the cluster")
+        return "; ".join(parts)
 
     def _dispatch(self) -> None:
-        while self._waiting and min(self._load, default=self._in_flight) < self._in_flight:
-            actor = self._load.index(min(self._load))
+        while self._waiting:
+            free = [slot for slot in self._slots if slot.ready and len(slot.running) < self._in_flight]
+            if not free:
+                return
+            slot = min(free, key=lambda one: len(one.running))
             request = self._waiting.popleft()
-            method = getattr(self.actors[actor], request.method).options(num_returns=request.kept + 1)
+            method = getattr(slot.actor, request.method).options(num_returns=request.kept + 1)
             refs = method.remote(*request.arguments)
             *kept, last = refs if isinstance(refs, list) else [refs]
-            self._running[last] = (request, actor, tuple(kept))
-            self._load[actor] += 1
+            if not slot.running:
+                slot.since = time.monotonic()
+            slot.running[last] = (request, tuple(kept))
+            self._loop.watch(last, lambda ref, slot=slot: self._take(slot, ref))  # type: ignore[misc]
 
+    def _take(self, slot: _Slot, ref: ObjectRef[Any]) -> None:
+        index = self._slots.index(slot)
+        try:
+            timed: Timed = fetch(ref, self._who(index))
+        except ActorGone as error:
+            self._replace(index, str(error))
+            return
+        except ActorSilent as error:
+            logger.warning("%s; asking again", error)
+            self._put_back(slot, blame=False)
+            slot.ready = False
+            self._introduce(index)
+            return
+        except OutputLost as error:
+            logger.warning("%s; it is made again", error)
+            request, _ = slot.running.pop(ref)
+            self._retried += 1
+            self.submit(request)
+            return
+        except InputLost as error:
+            request, _ = slot.running.pop(ref)
+            if request.lost is None:
+                raise
+            logger.warning("%s; it is made again", error)
+            self._retried += 1
+            request.lost()
+            self._dispatch()
+            return
+        except BaseException:
+            slot.running.pop(ref)
+            raise
+        request, kept = slot.running.pop(ref)
+        slot.since = time.monotonic()
+        slot.busy += timed.seconds
+        now = time.time()
+        self._spans.append(Span(self.role, index, request.method, now - timed.seconds, now))
+        self._dispatch()
+        request.then(Answer(kept, timed.value))
 
-def answers(*pools: Pool) -> Iterator[tuple[Pool, Answer]]:
-    """Answers of several pools as they come, until nothing is left; whoever takes them may submit more.
+    # --- actors -----------------------------------------------------------------------------------------------
 
-    Raises:
-        OmatgRayError: As `Pool.take`. What is still running is forgotten then.
-    """
-    last = time.monotonic()
-    try:
-        while any(pool.unfinished for pool in pools):
-            pool_of = {ref: pool for pool in pools for ref in pool.running}
-            ready, _ = ray.wait(list(pool_of), timeout=PATIENCE)
-            if not ready:
-                waited = time.monotonic() - last
-                running = "; ".join(text for pool in pools if (text := pool.describe()))
-                logger.warning("no result for %.0f s; running: %s", waited, running)
-                continue
-            last = time.monotonic()
-            # What else is ready by now; asking for one at a time would take long with a thousand actors.
-            ready, _ = ray.wait(list(pool_of), num_returns=len(pool_of), timeout=0)
-            for ref in ready:
-                yield pool_of[ref], pool_of[ref].take(ref)
-    finally:
-        for pool in pools:
-            pool.drop()
+    @property
+    def n_ready(self) -> int:
+        """Actors that are there."""
+        return sum(slot.ready for slot in self._slots)
 
+    @property
+    def about(self) -> list[dict[str, Any]]:
+        """What the actors that are there say of themselves, with role, index and seconds until they were ready."""
+        return [self._about[index] for index, slot in enumerate(self._slots) if slot.ready]
 
-def fetch(ref: ObjectRef[Any], who: str) -> Any:
-    """`ray.get` with errors that a user can act on.
+    def wait_for(self, count: int) -> None:
+        """Returns once the first `count` actors are there.
 
-    Args:
-        ref: What to get.
-        who: The actor that makes it.
+        Raises:
+            ClusterError: One says that it cannot work, dies while it starts, or none comes in time.
+        """
+        self._loop.until(lambda: all(slot.ready for slot in self._slots[:count]))
 
-    Raises:
-        OmatgRayError: What the actor raised, if it is one of ours.
-        ClusterError: The actor or its node is gone, or it raised something else.
-    """
-    try:
-        return ray.get(ref)
-    except RayTaskError as error:
-        if isinstance(error.cause, OmatgRayError):
-            raise error.cause from error
-        if isinstance(error.cause, ObjectLostError):
-            # What it was given, for example the trajectories that a learner was to learn from.
-            lost = "it is lost with a node or actor"
-            raise ClusterError(f"{who} cannot get what others made for it; {lost}") from error
-        raise ClusterError(f"{who} failed:\n{ANSI.sub('', str(error))}") from error
-    except ActorUnavailableError as error:
-        raise ClusterError(f"{who} cannot be reached: {_reason(error)}") from error
-    except RayActorError as error:
-        raise ClusterError(f"{who} died: {_reason(error)}") from error
-    except ObjectLostError as error:
-        raise ClusterError(f"what {who} made is lost with its node or actor") from error
-    except RayError as error:
-        raise ClusterError(f"{who}: {type(error).__name__}: {error}") from error
+    def take_busy(self) -> dict[int, float]:
+        """Seconds that each actor worked since this was last asked; of those that are there."""
+        busy = {index: slot.busy for index, slot in enumerate(self._slots) if slot.ready}
+        for slot in self._slots:
+            slot.busy = 0.0
+        return busy
 
+    def take_spans(self) -> list[Span]:
+        """What they did since this was last asked."""
+        spans, self._spans = self._spans, []
+        return spans
 
-def _reason(error: RayActorError) -> str:
-    """What Ray says of a dead actor, without its identifiers and its list of what else could be the reason."""
-    lines = ANSI.sub("", str(error)).splitlines()
-    text = " ".join(line for line in lines if not line.startswith("\t"))
-    text = text.removeprefix(ActorDiedError.BASE_ERROR_MSG).partition("There are some potential root causes")[0]
-    return text.strip(" .")
+    def take_failures(self) -> dict[str, int]:
+        """Actors that were replaced and requests that were sent again since this was last asked."""
+        counts = {f"replaced_{self.role}": self._replaced, f"retried_{self.role}": self._retried}
+        self._replaced = self._retried = 0
+        return counts
+
+    def close(self) -> None:
+        """Ends all actors."""
+        self._closed = True
+        self._waiting.clear()
+        for slot in self._slots:
+            for ref in slot.running:
+                self._loop.forget(ref)
+            slot.running.clear()
+            slot.ready = False
+            ray.kill(slot.actor)
+
+    def _who(self, index: int) -> str:
+        return f"{self.role} actor {index}"
+
+    def _introduce(self, index: int) -> None:
+        """Asks the actor of a place who it is; it gets no requests before."""
+        slot, start = self._slots[index], time.perf_counter()
+
+        def known(ref: ObjectRef[Any]) -> None:
+            try:
+                about = fetch(ref, self._who(index)).value
+            except (ActorGone, ActorSilent) as error:
+                slot.starts += 1
+                if slot.starts >= MAX_STARTS and not self.n_ready:
+                    raise
+                self._replace(index, str(error), pause=PAUSE)
+                return
+            seconds = round(time.perf_counter() - start, 3)
+            self._about[index] = {"role": self.role, "index": index, **about, "ready_seconds": seconds}
+            slot.ready, slot.starts, self._last_ready = True, 0, time.monotonic()
+            self._dispatch()
+
+        self._loop.watch(slot.actor.about.remote(), known)
+
+    def _replace(self, index: int, why: str, pause: float = 0.0) -> None:
+        """Puts another actor into the place of one that is gone."""
+        slot = self._slots[index]
+        n_back = len(slot.running)
+        again = f", {n_back} request{'s' * (n_back != 1)} sent again" if n_back else ""
+        logger.warning("%s; another one takes its place%s", why, again)
+        slot.ready, self._last_ready = False, time.monotonic()
+        self._replaced += 1
+        self._put_back(slot, blame=True)
+        slot.again = time.monotonic() + pause
+        if not pause:
+            self._start_again(index)
+
+    def _start_again(self, index: int) -> None:
+        slot = self._slots[index]
+        slot.again = None
+        ray.kill(slot.actor)
+        slot.actor = self._hire(index)
+        self._introduce(index)
+
+    def _put_back(self, slot: _Slot, blame: bool) -> None:
+        """What the actor has not answered goes to the head of the queue; the first of it is what it worked on."""
+        requests = [request for request, _ in slot.running.values()]
+        for ref in slot.running:
+            self._loop.forget(ref)
+        slot.running.clear()
+        self._retried += len(requests)
+        if blame and requests:
+            requests[0].attempts += 1
+            if requests[0].attempts >= MAX_ATTEMPTS:
+                hopeless = requests.pop(0)
+                why = f"{hopeless.method} {hopeless.label}: {MAX_ATTEMPTS} {self.role} actors died or hung over it"
+                if hopeless.given_up is None:
+                    raise ClusterError(why)
+                logger.warning("%s; it counts as failed", why)
+                hopeless.given_up(why)
+        self._waiting.extendleft(reversed(requests))
+        self._dispatch()
+
+    def _check(self) -> None:
+        """Deadlines; called every second."""
+        if self._closed:
+            return
+        now = time.monotonic()
+        for index, slot in enumerate(self._slots):
+            if slot.ready and slot.running and now - slot.since > self._deadline:
+                self._replace(index, f"{self._who(index)} has not answered for {self._deadline:g} s (ray.deadline)")
+            elif slot.again is not None and now >= slot.again:
+                self._start_again(index)
+        if self.n_ready:
+            self._last_ready = now
+        elif now - self._last_ready > self._patience:
+            raise ClusterError(
+                f"for {self._patience:g} s there has been no {self.role} actor: there is no room for one on what is "
+                "left of the cluster, or none can start; the logs of Ray on its nodes (/tmp/ray/session_latest/logs) "
+                "may say why"
+            )

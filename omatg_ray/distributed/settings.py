@@ -54,6 +54,27 @@ class OptionalWorkerShare(Share):
     workers: int = Field(0, ge=0, description="actors; 0: the work is done in this process, without Ray")
 
 
+class Elastic(Settings):
+    """A role whose actors may come and go during a run."""
+
+    max_workers: int | None = Field(
+        None, ge=1, description="up to so many actors while the cluster has room; null: no more than workers"
+    )
+
+    @property
+    def most(self) -> int:
+        """Most actors there may be, 0 where there are never more than `workers`."""
+        return self.max_workers or 0
+
+
+class RolloutShare(OptionalWorkerShare, Elastic):
+    """What each rollout actor gets of its node."""
+
+
+class RewardShare(WorkerShare, Elastic):
+    """What each reward actor gets of its node."""
+
+
 class RaySettings(Settings):
     """Actors and where they run. Results depend on none of this, except in the last bits on `threads`."""
 
@@ -62,14 +83,17 @@ class RaySettings(Settings):
         description="cluster to join: host:port, or auto for the one running on this machine; null: RAY_ADDRESS, or a "
         "Ray of its own on this machine",
     )
-    rollout: OptionalWorkerShare = Field(OptionalWorkerShare(), description="actors that sample trajectories")
-    reward: WorkerShare = Field(
-        WorkerShare(), description="actors that judge crystals, used if there are rollout actors"
+    rollout: RolloutShare = Field(RolloutShare(), description="actors that sample trajectories")
+    reward: RewardShare = Field(
+        RewardShare(), description="actors that judge crystals, used if there are rollout actors"
     )
-    learner: Share = Field(Share(), description="the actor that learns, if rollout has workers")
+    learner: WorkerShare = Field(WorkerShare(), description="actors that learn data-parallel, if rollout has workers")
     pretrain: OptionalWorkerShare = Field(OptionalWorkerShare(), description="data-parallel workers of pretraining")
     in_flight: int = Field(2, ge=1, description="requests that an actor is given at a time; 2 keep it busy")
     strategy: Literal["pack", "spread"] = Field("pack", description="few nodes, or as many as there are")
     wait: float = Field(
         10.0, gt=0, description="seconds to wait for room on the cluster; more where it grows on demand"
+    )
+    deadline: float = Field(
+        3600.0, gt=0, description="seconds that an actor may take over one request; then it is replaced"
     )

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray import ObjectRef
+from ray.actor import ActorHandle
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from omatg_ray.distributed.actors import LearnerWorker, RewardWorker, RolloutWorker
 from omatg_ray.distributed.cluster import joined, room
-from omatg_ray.distributed.pool import PATIENCE, Pool, fetch
+from omatg_ray.distributed.learner_group import LearnerGroup
+from omatg_ray.distributed.loop import Loop
+from omatg_ray.distributed.pool import Pool
 from omatg_ray.distributed.settings import RaySettings, Share
-from omatg_ray.errors import ClusterError
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.build import Judges
 from omatg_ray.rl.learner import LearnerSettings
 from omatg_ray.rl.objective import ObjectiveSettings
 from omatg_ray.run.progress import print_line
-
-logger = logging.getLogger(__name__)
-
-SECONDS_TO_START = 600
-"""After which actors that have been given their place are taken for lost; a node may have to load a lot from afar."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,9 @@ class Role:
         name: What messages and metrics call them.
         cls: Their class; it takes its share first.
         share: What each gets of its node.
-        count: How many.
+        count: How many the run starts with; they have their place from then on.
         arguments: What the class takes after its share. Each is put into the object store once, for all of them.
+        most: How many there may be; those beyond `count` come and go with the room on the cluster.
     """
 
     name: str
@@ -48,21 +45,29 @@ class Role:
     share: Share
     count: int
     arguments: tuple[Any, ...]
+    most: int = 0
 
 
 def sampling_roles(settings: RaySettings, model: FlowModel, judges: Judges, match_timeout: float) -> list[Role]:
     """Those who sample and those who judge."""
     return [
-        Role("rollout", RolloutWorker, settings.rollout, settings.rollout.workers, (model,)),
-        Role("reward", RewardWorker, settings.reward, settings.reward.workers, (judges, match_timeout)),
+        Role("rollout", RolloutWorker, settings.rollout, settings.rollout.workers, (model,), settings.rollout.most),
+        Role(
+            "reward",
+            RewardWorker,
+            settings.reward,
+            settings.reward.workers,
+            (judges, match_timeout),
+            settings.reward.most,
+        ),
     ]
 
 
 def learner_role(
     settings: RaySettings, model: FlowModel, objective: ObjectiveSettings, learner: LearnerSettings
 ) -> Role:
-    """The one who learns."""
-    return Role("learner", LearnerWorker, settings.learner, 1, (model, objective, learner))
+    """Those who learn."""
+    return Role("learner", LearnerWorker, settings.learner, settings.learner.workers, (model, objective, learner))
 
 
 @dataclass(frozen=True)
@@ -70,14 +75,22 @@ class Staff:
     """Actors that are ready.
 
     Attributes:
-        pools: By role.
-        about: Of every actor: role, index, node, device, threads, imports, seconds until it was ready.
+        loop: Where their answers arrive.
+        pools: Rollout and reward actors, by role.
+        learners: If the run has any.
         startup: Seconds until the cluster was joined, and from then until all actors were ready.
     """
 
+    loop: Loop
     pools: dict[str, Pool]
-    about: list[dict[str, Any]]
+    learners: LearnerGroup | None
     startup: dict[str, float]
+
+    @property
+    def about(self) -> list[dict[str, Any]]:
+        """Of every actor that is there: role, index, node, device, threads, imports, seconds until it was ready."""
+        learners = self.learners.about if self.learners is not None else []
+        return [*learners, *(about for pool in self.pools.values() for about in pool.about)]
 
 
 @contextmanager
@@ -93,40 +106,52 @@ def staffed(settings: RaySettings, roles: Sequence[Role], progress: bool) -> Ite
         ClusterError: No cluster, no room on it, or an actor that cannot start.
     """
     start = time.perf_counter()
-    with joined(settings, progress) as cluster:
+    with joined(settings, progress) as cluster, ExitStack() as stack:
         connected = time.perf_counter()
         bundles = [(role.name, role.share.bundle) for role in roles for _ in range(role.count)]
-        with room(bundles, settings, cluster.grows) as group:
-            pools: dict[str, Pool] = {}
-            bundle = 0
-            if progress:
-                print_line(f"{cluster.address}: starting {_counted(Counter(name for name, _ in bundles))}")
-            try:
-                for role in roles:
-                    arguments = [ray.put(argument) for argument in role.arguments]
-                    pool = pools[role.name] = Pool(role.name, settings.in_flight)
-                    for _ in range(role.count):
-                        place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
-                        options = {"num_cpus": role.share.cpus, "num_gpus": role.share.gpus}
-                        remote = ray.remote(role.cls).options(**options, scheduling_strategy=place)
-                        pool.add(remote.remote(role.share, *arguments))
-                        bundle += 1
-                about = _ready(pools)
-                unused = ray.cluster_resources().get("GPU", 0)
-                if progress and unused and not any(role.share.gpus for role in roles):
-                    print_line(f"Ray: the cluster has {unused:g} GPU, and no actor asks for one (ray.rollout.gpus=1)")
-                ready = time.perf_counter()
-                if progress:
-                    print_line(_summary(about, connected - start, ready - connected))
-                yield Staff(
-                    pools,
-                    about,
-                    {"startup_cluster": connected - start, "startup_actors": ready - connected},
-                )
-            finally:
-                for pool in pools.values():
-                    for actor in pool.actors:
-                        ray.kill(actor)
+        group = stack.enter_context(room(bundles, settings, cluster.grows))
+        if progress:
+            print_line(f"{cluster.address}: starting {_counted(Counter(name for name, _ in bundles))}")
+        loop, pools, learners, first = Loop(), dict[str, Pool](), None, 0
+        for role in roles:
+            hire = _hiring(role, group, first)
+            if role.cls is LearnerWorker:
+                learners = LearnerGroup(loop, hire, role.count, settings.deadline)
+                stack.callback(learners.close)
+            else:
+                count = max(role.count, role.most)
+                pools[role.name] = Pool(role.name, loop, hire, count, settings.in_flight, settings.deadline)
+                stack.callback(pools[role.name].close)
+            first += role.count
+        if learners is not None:
+            learners.start()
+        for role in roles:
+            if role.name in pools:
+                pools[role.name].wait_for(role.count)
+        unused = ray.cluster_resources().get("GPU", 0)
+        if progress and unused and not any(role.share.gpus for role in roles):
+            print_line(f"Ray: the cluster has {unused:g} GPU, and no actor asks for one (ray.rollout.gpus=1)")
+        ready = time.perf_counter()
+        staff = Staff(
+            loop, pools, learners, {"startup_cluster": connected - start, "startup_actors": ready - connected}
+        )
+        if progress:
+            print_line(_summary(staff.about, connected - start, ready - connected))
+        yield staff
+
+
+def _hiring(role: Role, group: PlacementGroup, first: int) -> Callable[[int], ActorHandle[Any]]:
+    """Starts actors of a role: in the bundles of the group from `first` on, those beyond wherever there is room."""
+    arguments = [ray.put(argument) for argument in role.arguments]
+    options = {"num_cpus": role.share.cpus, "num_gpus": role.share.gpus}
+
+    def hire(index: int) -> ActorHandle[Any]:
+        place: Any = "DEFAULT"
+        if index < role.count:
+            place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=first + index)
+        return ray.remote(role.cls).options(**options, scheduling_strategy=place).remote(role.share, *arguments)
+
+    return hire
 
 
 def _summary(about: Sequence[dict[str, Any]], connecting: float, starting: float) -> str:
@@ -140,29 +165,3 @@ def _summary(about: Sequence[dict[str, Any]], connecting: float, starting: float
 
 def _counted(roles: Mapping[str, int]) -> str:
     return f"{', '.join(f'{count} {role}' for role, count in roles.items())} actors"
-
-
-def _ready(pools: dict[str, Pool]) -> list[dict[str, Any]]:
-    """What every actor says of itself, once all have started."""
-    start = time.perf_counter()
-    calls: dict[ObjectRef[Any], tuple[str, int]] = {
-        actor.about.remote(): (pool.role, index) for pool in pools.values() for index, actor in enumerate(pool.actors)
-    }
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    while len(found) < len(calls):
-        missing = [ref for ref, key in calls.items() if key not in found]
-        ready, waiting = ray.wait(missing, timeout=PATIENCE)
-        if not ready:
-            names = ", ".join(f"{role} {index}" for role, index in map(calls.__getitem__, waiting))
-            logger.warning("after %.0f s these actors have not started: %s", time.perf_counter() - start, names)
-            if time.perf_counter() - start > SECONDS_TO_START:
-                raise ClusterError(
-                    f"after {SECONDS_TO_START} s these actors have not started: {names}; the logs of Ray on their "
-                    "nodes (/tmp/ray/session_latest/logs) may say why"
-                )
-        for ref in ready:
-            role, index = calls[ref]
-            seconds = time.perf_counter() - start
-            about = fetch(ref, f"{role} actor {index}").value
-            found[role, index] = {"role": role, "index": index, **about, "ready_seconds": round(seconds, 3)}
-    return [found[key] for key in calls.values()]

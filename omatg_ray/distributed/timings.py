@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from omatg_ray.distributed.pool import Pool
+from omatg_ray.distributed.pool import Span
 
 STAGES = ("rollout", "reward", "learn", "weights")
+
+
+class Busy(Protocol):
+    """Actors of a role."""
+
+    @property
+    def role(self) -> str: ...
+
+    def take_busy(self) -> dict[int, float]:
+        """Seconds that each worked since this was last asked."""
+        ...
+
+    def take_spans(self) -> list[Span]:
+        """What they did since this was last asked."""
+        ...
 
 
 class Timings:
@@ -18,16 +34,17 @@ class Timings:
         startup: Seconds that starting took, by what it was.
     """
 
-    def __init__(self, pools: Sequence[Pool], startup: Mapping[str, float]) -> None:
+    def __init__(self, pools: Sequence[Busy], startup: Mapping[str, float]) -> None:
         self._pools, self._startup = pools, dict(startup)
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._began = self._lap = time.perf_counter()
         self._waits_for_first = True
 
     def begin(self) -> None:
-        """An iteration begins. What actors did since the last one, such as validation, is no part of it."""
+        """An iteration begins, and none is on its way. What actors did before, such as validation, is no part of it."""
         for pool in self._pools:
             pool.take_busy()
+            pool.take_spans()
         self._began = self._lap = time.perf_counter()
 
     def resume(self) -> None:
@@ -57,8 +74,9 @@ class Timings:
         idle = {
             f"idle_{pool.role}_{index}": max(0.0, 1.0 - busy / elapsed)
             for pool in self._pools
-            for index, busy in enumerate(pool.take_busy())
+            for index, busy in pool.take_busy().items()
         }
         taken = stages | idle | self._startup
         self._seconds, self._startup = dict.fromkeys(STAGES, 0.0), {}
+        self._began = time.perf_counter()
         return taken

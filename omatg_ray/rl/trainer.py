@@ -1,4 +1,4 @@
-"""One iteration of reinforcement: plan, roll out, reward, compare within groups, learn."""
+"""Reinforcement, iteration by iteration: plan, roll out, reward, compare within groups, learn."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from omatg_ray.rl.advantage import AdvantageSettings, group_advantages
 from omatg_ray.rl.crew import Crew
 from omatg_ray.rl.judge import distances_of, mean_distance, reward_metrics, rewards_of
-from omatg_ray.rl.work import RolloutSettings, plan_iteration
+from omatg_ray.rl.work import RolloutSettings, WorkItem, plan_iteration
 
 
 class Trainer:
     """Runs iterations, whoever does the work.
+
+    Iteration i is sampled with version max(0, i − k) of the weights, where k is `settings.max_staleness`: up to k
+    iterations are on their way while the learner works on the one before. Ratios are to the version that sampled, and
+    iterations are learned from in their order, so that for every k a run gives one result.
 
     Args:
         settings: What an iteration samples.
@@ -19,6 +23,7 @@ class Trainer:
         advantage: From rewards to advantages.
         crew: Rolls out, judges and learns.
         seed: Seed of the run.
+        total: Iterations of the run; what lies beyond is not sampled ahead.
         iteration: Iterations that are done already.
     """
 
@@ -29,10 +34,12 @@ class Trainer:
         advantage: AdvantageSettings,
         crew: Crew,
         seed: int,
+        total: int,
         iteration: int = 0,
     ) -> None:
         self.settings, self.compositions, self.advantage = settings, compositions, advantage
-        self.crew, self.seed, self.iteration = crew, seed, iteration
+        self.crew, self.seed, self.total, self.iteration = crew, seed, total, iteration
+        self._ahead: dict[int, list[WorkItem]] = {}
 
     def step(self) -> dict[str, float]:
         """One iteration. Where every group is skipped (no spread, too few rewards) nothing is learned.
@@ -42,18 +49,26 @@ class Trainer:
 
         Raises:
             TrainingError: The loss is not finite, or more than 5 % of the trajectories or of the rewards failed.
-            ClusterError: A crew of actors lost one of them.
+            ClusterError: A crew of actors cannot go on.
         """
-        items = plan_iteration(self.settings, self.compositions, self.iteration, self.seed)
-        samples = self.crew.sample(items, version=self.iteration)
-        rewards = rewards_of(items, samples.judged)
-        distance = distances_of(samples.judged)
+        self._submit_ahead()
+        items = self._ahead.pop(self.iteration)
+        judged = self.crew.collect(self.iteration)
+        rewards, distance = rewards_of(items, judged), distances_of(judged)
         advantages = group_advantages(rewards, self.advantage, distance)
-        metrics = reward_metrics(rewards, advantages, [judged.result for judged in samples.judged])
+        metrics = reward_metrics(rewards, advantages, [one.result for one in judged])
         if distance is not None:
             metrics["diversity"] = mean_distance(distance)
         counted = advantages.counted.flatten().nonzero().squeeze(1)
-        if len(counted):
-            metrics |= self.crew.learn(samples.trajectories, counted, advantages.values.flatten()[counted])
+        metrics |= self.crew.learn(self.iteration, counted, advantages.values.flatten()[counted])
         self.iteration += 1
         return metrics | self.crew.timings()
+
+    def _submit_ahead(self) -> None:
+        """This iteration, unless it is on its way, and those that may be sampled with weights that are there."""
+        staleness = self.settings.max_staleness
+        for iteration in range(self.iteration, self.iteration + staleness + 1):
+            if iteration in self._ahead or (iteration > self.iteration and iteration >= self.total):
+                continue
+            self._ahead[iteration] = plan_iteration(self.settings, self.compositions, iteration, self.seed)
+            self.crew.submit(self._ahead[iteration], version=max(0, iteration - staleness))

@@ -28,6 +28,12 @@ class RolloutSettings(Settings):
     steps: int = Field(50, ge=2, description="grid points of the time grid; one Euler step fewer")
     shared_start: bool = Field(False, description="all trajectories of a group start from the same x_0")
     groups_per_item: int = Field(1, ge=1, description="groups that one rollout call integrates together")
+    max_staleness: int = Field(
+        0,
+        ge=0,
+        description="iterations that may be sampled ahead, with weights older by as many, while actors learn; 0: "
+        "on-policy",
+    )
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,9 @@ def measure(words: list[str], iterations: int) -> list[dict[str, float]]:
     config = Config.load(CONFIG, words)
     parts = prepare(config)
     with workforce(config, parts, progress=False) as force:
-        trainer = Trainer(config.rollout, parts.compositions, config.advantage, force.crew, config.seed)
+        trainer = Trainer(
+            config.rollout, parts.compositions, config.advantage, force.crew, config.seed, config.iterations
+        )
         return [trainer.step() for _ in range(iterations + 1)][1:]
 
 

@@ -93,7 +93,8 @@ def main() -> None:
     ]
     with staffed(settings, roles, progress=False) as staff:
         crew = RayCrew(staff, model, rollout.steps, with_base=True)
-        crew.sample([item], version=0)
+        crew.submit([item], version=0)
+        crew.collect(0)
         timings = crew.timings()
     print(f"cluster joined or started     {staff.startup['startup_cluster']:6.2f} s")
     for actor in staff.about:

@@ -1,28 +1,34 @@
-"""Who gets which request, and what a failure looks like."""
+"""Who gets which request, and what becomes of it when an actor fails."""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from omatg_ray.distributed.pool import Pool, Request, Timed, answers, fetch
+from omatg_ray.distributed.loop import Loop
+from omatg_ray.distributed.pool import MAX_ATTEMPTS, Answer, Pool, Request
+from omatg_ray.distributed.results import InputLost, OutputLost, Timed, fetch
 from omatg_ray.errors import ClusterError, TrainingError
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
 class Counter:
-    """Remembers what it was asked, and at most how much of it was waiting."""
+    """Remembers what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+
+    def about(self) -> Timed:
+        return Timed({"pid": os.getpid()}, 0.0)
 
     def square(self, number: int, seconds: float = 0.0) -> tuple[int, Timed]:
         self.asked.append(number)
@@ -45,101 +51,221 @@ class Counter:
         os._exit(3)
 
 
+class Stillborn:
+    def __init__(self) -> None:
+        os._exit(4)
+
+    def about(self) -> Timed:
+        return Timed(None, 0.0)
+
+
+class Team:
+    """A loop, and pools of which every actor is known."""
+
+    def __init__(self) -> None:
+        self.loop, self.pools, self.hired = Loop(), list[Pool](), list[Any]()
+
+    def pool(self, count: int = 2, role: str = "worker", cls: type[Any] = Counter, **options: Any) -> Pool:
+        def hire(index: int) -> Any:
+            self.hired.append(ray.remote(cls).options(num_cpus=0.1).remote())
+            return self.hired[-1]
+
+        pool = Pool(role, self.loop, hire, count, **options)
+        self.pools.append(pool)
+        return pool
+
+    def finish(self) -> None:
+        self.loop.until(lambda: not any(pool.unfinished for pool in self.pools))
+
+
 @pytest.fixture
-def actors() -> Iterator[list[Any]]:
-    started = [ray.remote(Counter).options(num_cpus=0.1).remote() for _ in range(2)]
-    yield started
-    for actor in started:
-        ray.kill(actor)
+def team() -> Iterator[Team]:
+    made = Team()
+    yield made
+    for pool in made.pools:
+        pool.close()
 
 
-def test_every_request_is_answered_once_and_what_is_kept_stays_in_the_store(actors: list[Any]) -> None:
-    pool = Pool("worker", 2, actors)
+def into(found: dict[int, Any], index: int) -> Callable[[Answer], None]:
+    return lambda answer: found.__setitem__(index, answer)
+
+
+def test_every_request_is_answered_once_and_what_is_kept_stays_in_the_store(team: Team) -> None:
+    pool, found = team.pool(), dict[int, Answer]()
     for index in range(9):
-        pool.submit(Request(index, "square", (index,), kept=1))
-    found = {answer.index: answer for _, answer in answers(pool)}
-    assert sorted(found) == list(range(9))
+        pool.submit(Request(f"{index}", "square", (index,), into(found, index), kept=1))
+    team.finish()
     assert [found[index].value for index in range(9)] == [-index for index in range(9)]
     assert [ray.get(found[index].kept[0]) for index in range(9)] == [index**2 for index in range(9)]
     assert pool.unfinished == 0
 
 
-def test_no_actor_has_more_than_its_share_in_flight(actors: list[Any]) -> None:
-    pool = Pool("worker", 2, actors)
-    for index in range(9):
-        pool.submit(Request(index, "square", (index, 0.05), kept=1))
-    most = 0
-    while pool.unfinished:
-        assert len(list(pool.running)) == min(4, pool.unfinished)
+def test_no_actor_has_more_than_its_share_in_flight(team: Team) -> None:
+    pool, most = team.pool(in_flight=2), 0
+
+    def count(_: Answer) -> None:
+        nonlocal most
         most = max(most, pool.describe().count("square"))
-        (ready, *_), _ = ray.wait(list(pool.running))
-        pool.take(ready)
+
+    for index in range(9):
+        pool.submit(Request(f"{index}", "square", (index, 0.05), count, kept=1))
+    team.finish()
     assert most == 4
-    histories = ray.get([actor.history.remote() for actor in actors])
-    assert sorted(number for history in histories for number in history.value) == list(range(9))
-    assert all(history.value for history in histories)
-    assert sum(pool.take_busy()) == pytest.approx(9 * 0.05)
-    assert pool.take_busy() == [0.0, 0.0]
+    histories = [ray.get(actor.history.remote()).value for actor in team.hired]
+    assert sorted(number for history in histories for number in history) == list(range(9))
+    assert all(histories)
+    assert sum(pool.take_busy().values()) == pytest.approx(9 * 0.05)
+    assert pool.take_busy() == {0: 0.0, 1: 0.0}
+    assert len(pool.take_spans()) == 9
 
 
-def test_answers_may_be_handed_on_while_others_run(actors: list[Any]) -> None:
-    first, second = Pool("first", 2, actors[:1]), Pool("second", 2, actors[1:])
+def test_answers_may_be_handed_on_while_others_run(team: Team) -> None:
+    first, second = team.pool(1, "first"), team.pool(1, "second")
+    totals: dict[int, Answer] = {}
     for index in range(5):
-        first.submit(Request(index, "square", (index,), kept=1))
-    totals = {}
-    for pool, answer in answers(first, second):
-        if pool is first:
-            second.submit(Request(answer.index, "total", (answer.kept[0], 1)))
-        else:
-            totals[answer.index] = answer.value
-    assert totals == {index: index**2 + 1 for index in range(5)}
+
+        def on(answer: Answer, index: int = index) -> None:
+            second.submit(Request("", "total", (answer.kept[0], 1), into(totals, index)))
+
+        first.submit(Request("", "square", (index,), on, kept=1))
+    team.finish()
+    assert {index: answer.value for index, answer in totals.items()} == {index: index**2 + 1 for index in range(5)}
 
 
-def test_what_was_given_to_an_actor_and_is_lost(actors: list[Any], cluster: Cluster) -> None:
-    """A node goes with the object that it holds, as with trajectories that the learner was to learn from."""
+def test_who_dies_is_replaced_and_its_requests_are_answered_by_others(
+    team: Team, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, found = team.pool(), dict[int, Answer]()
+    pool.wait_for(2)
+    victim = pool.about[0]["pid"]
+    for index in range(8):
+        pool.submit(Request(f"{index}", "square", (index, 0.2), into(found, index), kept=1))
+    with caplog.at_level(logging.WARNING):
+        os.kill(victim, signal.SIGKILL)
+        team.finish()
+        pool.wait_for(2)
+    assert [ray.get(found[index].kept[0]) for index in range(8)] == [index**2 for index in range(8)]
+    failures = pool.take_failures()
+    assert failures["replaced_worker"] == 1
+    assert failures["retried_worker"] in (1, 2)  # one that it worked on, and one behind it
+    assert pool.take_failures() == {"replaced_worker": 0, "retried_worker": 0}
+    assert len(team.hired) == 3
+    assert victim not in {about["pid"] for about in pool.about}
+    assert "worker actor 0 died" in caplog.text
+
+
+def test_who_hangs_is_replaced_after_the_deadline(team: Team) -> None:
+    pool, found = team.pool(1, in_flight=1, deadline=1.5), dict[int, Answer]()
+    pool.wait_for(1)
+    frozen = pool.about[0]["pid"]
+    os.kill(frozen, signal.SIGSTOP)
+    pool.submit(Request("0", "square", (3,), into(found, 0), kept=1))
+    team.finish()
+    assert ray.get(found[0].kept[0]) == 9
+    assert pool.take_failures() == {"replaced_worker": 1, "retried_worker": 1}
+    with pytest.raises(ProcessLookupError):
+        for _ in range(50):
+            os.kill(frozen, 0)
+            time.sleep(0.1)
+
+
+def test_what_kills_every_actor_is_given_up(team: Team) -> None:
+    """And takes nothing else with it: what waits behind it is not to blame."""
+    pool, found, reasons = team.pool(1), dict[int, Answer](), list[str]()
+    pool.submit(Request("7", "die", (), into(found, 0), given_up=reasons.append))
+    pool.submit(Request("8", "square", (2,), into(found, 1), kept=1))
+    team.finish()
+    assert reasons == [f"die 7: {MAX_ATTEMPTS} worker actors died or hung over it"]
+    assert list(found) == [1]
+
+
+def test_without_anyone_to_ask_the_run_ends(team: Team) -> None:
+    pool = team.pool(1)
+    pool.submit(Request("7", "die", (), lambda _: None))
+    with pytest.raises(ClusterError, match="^die 7: 5 worker actors died or hung over it$"):
+        team.finish()
+
+
+def test_actors_that_die_while_they_start(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("omatg_ray.distributed.pool.PAUSE", 0.1)
+    pool = team.pool(1, "reward", Stillborn)
+    with pytest.raises(ClusterError, match="(?s)^reward actor 0 died"):
+        pool.wait_for(1)
+    assert len(team.hired) == 3
+
+
+def test_a_role_without_room_ends_the_run(team: Team) -> None:
+    def nowhere(_: int) -> Any:
+        return ray.remote(Counter).options(resources={"nowhere": 1}).remote()
+
+    pool = Pool("rollout", team.loop, nowhere, 1, patience=1.0)
+    team.pools.append(pool)
+    with pytest.raises(ClusterError, match="^for 1 s there has been no rollout actor"):
+        pool.wait_for(1)
+
+
+def test_actors_beyond_those_needed_join_when_there_is_room(team: Team, cluster: Cluster) -> None:
+    def hire(index: int) -> Any:
+        resources = {"later": 1.0} if index else {}
+        return ray.remote(Counter).options(num_cpus=0.1, resources=resources).remote()
+
+    pool, found = Pool("rollout", team.loop, hire, 2), dict[int, Answer]()
+    team.pools.append(pool)
+    pool.wait_for(1)
+    assert pool.n_ready == 1
+    node = cluster.add_node(num_cpus=1, resources={"later": 1})
+    try:
+        pool.wait_for(2)
+        for index in range(8):
+            pool.submit(Request("", "square", (index, 0.3), into(found, index), kept=1))
+        team.loop.until(lambda: len(found) == 2)
+    finally:
+        cluster.remove_node(node)
+    # The second leaves with its node; the first does the rest.
+    team.finish()
+    assert len(found) == 8
+    assert pool.n_ready == 1
+
+
+def test_what_was_given_to_an_actor_and_is_lost(team: Team, cluster: Cluster) -> None:
+    """A node goes with the object that it holds, as with crystals that a reward actor was to judge."""
     node = cluster.add_node(num_cpus=1, resources={"here": 1}, object_store_memory=100 * 2**20)
     maker = ray.remote(Counter).options(num_cpus=0.1, resources={"here": 0.1}).remote()
     kept, _ = maker.large.options(num_returns=2).remote()
     ray.wait([kept], fetch_local=False)
     cluster.remove_node(node)
-    pool = Pool("learner", 2, actors)
-    pool.submit(Request(0, "total", (kept,)))
-    with pytest.raises(ClusterError, match=r"^learner actor 0 cannot get what others made for it; it is lost"):
-        list(answers(pool))
-    with pytest.raises(ClusterError, match=r"^what rollout actor 3 made is lost"):
+    pool, again = team.pool(), list[bool]()
+    pool.submit(Request("0", "total", (kept,), lambda _: None, lost=lambda: again.append(True)))
+    team.finish()
+    assert again == [True]
+    pool.submit(Request("0", "total", (kept,), lambda _: None))
+    with pytest.raises(InputLost, match=r"^worker actor \d cannot get what others made for it; it is lost"):
+        team.finish()
+    with pytest.raises(OutputLost, match=r"^what rollout actor 3 made is lost"):
         fetch(kept, "rollout actor 3")
 
 
-def test_our_errors_arrive_as_themselves(actors: list[Any]) -> None:
-    pool = Pool("worker", 2, actors)
-    pool.submit(Request(0, "fail", (True,)))
-    pool.submit(Request(1, "square", (1, 5.0), kept=1))
+def test_our_errors_arrive_as_themselves(team: Team) -> None:
+    pool = team.pool()
+    pool.submit(Request("0", "fail", (True,), lambda _: None))
+    pool.submit(Request("1", "square", (1, 5.0), lambda _: None, kept=1))
     with pytest.raises(TrainingError, match="^the loss is not finite$"):
-        list(answers(pool))
-    assert pool.unfinished == 0
+        team.finish()
 
 
-def test_other_errors_name_the_actor_and_keep_their_traceback(actors: list[Any]) -> None:
-    pool = Pool("rollout", 2, actors)
-    pool.submit(Request(0, "fail", (False,)))
-    with pytest.raises(ClusterError, match=r"(?s)^rollout actor 0 failed:.*in fail.*KeyError: 'nothing of ours'"):
-        list(answers(pool))
+def test_other_errors_name_the_actor_and_keep_their_traceback(team: Team) -> None:
+    pool = team.pool(role="rollout")
+    pool.submit(Request("0", "fail", (False,), lambda _: None))
+    with pytest.raises(ClusterError, match=r"(?s)^rollout actor \d failed:.*in fail.*KeyError: 'nothing of ours'"):
+        team.finish()
 
 
-def test_a_dead_actor_is_named(actors: list[Any]) -> None:
-    pool = Pool("reward", 2, actors)
-    pool.submit(Request(0, "square", (1,), kept=1))
-    pool.submit(Request(1, "die", ()))
-    with pytest.raises(ClusterError, match=r"(?s)^reward actor 1 died: .*exit"):
-        list(answers(pool))
-
-
-def test_long_silence_is_broken(
-    actors: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("omatg_ray.distributed.pool.PATIENCE", 0.2)
-    pool = Pool("rollout", 2, actors)
-    pool.submit(Request(4, "square", (1, 0.7), kept=1))
+def test_long_silence_is_broken(team: Team, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    pool = team.pool(1, "rollout")
+    pool.wait_for(1)
+    monkeypatch.setattr("omatg_ray.distributed.loop.PATIENCE", 0.2)
+    monkeypatch.setattr("omatg_ray.distributed.loop.TICK", 0.1)
+    pool.submit(Request("4", "square", (1, 0.7), lambda _: None, kept=1))
     with caplog.at_level(logging.WARNING):
-        assert len(list(answers(pool))) == 1
+        team.finish()
     assert "running: rollout actor 0: square 4" in caplog.text

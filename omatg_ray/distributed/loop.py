@@ -1,0 +1,73 @@
+"""The controller's event loop: whatever is waited for on the cluster, and what is done once it is there."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray import ObjectRef
+
+logger = logging.getLogger(__name__)
+
+TICK = 1.0
+"""Seconds after which deadlines are looked at, whether anything has arrived or not."""
+PATIENCE = 60.0
+"""Seconds without anything arriving after which a message says what is still running."""
+
+
+class Loop:
+    """Calls what waits for references, as they become ready.
+
+    All pools of a run share one loop: while the controller waits for the learner, rollouts and rewards of the next
+    iterations go on through the same calls.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[ObjectRef[Any], Callable[[ObjectRef[Any]], None]] = {}
+        self._checks: list[Callable[[], None]] = []
+        self._descriptions: list[Callable[[], str]] = []
+
+    def watch(self, ref: ObjectRef[Any], then: Callable[[ObjectRef[Any]], None]) -> None:
+        """Calls `then(ref)` once it is ready, or has failed."""
+        self._waiting[ref] = then
+
+    def forget(self, ref: ObjectRef[Any]) -> None:
+        """Nobody waits for it any more."""
+        self._waiting.pop(ref, None)
+
+    def join(self, check: Callable[[], None], describe: Callable[[], str]) -> None:
+        """A part of the run that looks at its deadlines every second, and can say what it waits for."""
+        self._checks.append(check)
+        self._descriptions.append(describe)
+
+    def until(self, done: Callable[[], bool]) -> None:
+        """Goes on until `done`; whatever a callback raises comes through.
+
+        Everything that is ready is handled before the question is asked again, so that no role waits for another.
+        """
+        quiet = checked = time.monotonic()
+        while not done():
+            ready: list[ObjectRef[Any]] = []
+            if self._waiting:
+                ready, _ = ray.wait(list(self._waiting), timeout=TICK)
+            else:
+                time.sleep(0.05)
+            now = time.monotonic()
+            if now - checked >= TICK:
+                checked = now
+                for check in self._checks:
+                    check()
+            if ready:
+                quiet = now
+                # What else is ready by now; asking for one at a time would take long with a thousand actors.
+                ready, _ = ray.wait(list(self._waiting), num_returns=len(self._waiting), timeout=0, fetch_local=False)
+                for ref in ready:
+                    if ref in self._waiting:
+                        self._waiting.pop(ref)(ref)
+            elif now - quiet >= PATIENCE:
+                quiet = now
+                running = "; ".join(text for describe in self._descriptions if (text := describe()))
+                logger.warning("no result for %.0f s; running: %s", PATIENCE, running or "nothing")
