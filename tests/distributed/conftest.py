@@ -42,7 +42,7 @@ def cluster() -> Iterator[Cluster]:
             nodes.shutdown()
 
 
-TIMINGS = ("time_", "idle_", "startup_")
+TIMINGS = ("time_", "idle_", "startup_", "replaced_", "retried_")
 SMALL = ("rollout.groups=5", "rollout.group_size=4", "rollout.groups_per_item=2", "learner.microbatch_pairs=60")
 
 

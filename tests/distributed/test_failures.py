@@ -1,4 +1,4 @@
-"""Actors that die in mid-run: the run ends with a message that names them, and goes on from its last checkpoint."""
+"""Actors and nodes that go in mid-run: the run ends with the same weights and metrics, bit for bit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ import torch
 from ray.cluster_utils import Cluster
 
 from omatg_ray.commands.train import train
+from omatg_ray.distributed.actors import RewardWorker
 from omatg_ray.distributed.bench import RayBench
 from omatg_ray.distributed.crew import RayCrew
-from omatg_ray.distributed.pool import Pool, Timed
+from omatg_ray.distributed.learner_group import LearnerGroup
+from omatg_ray.distributed.loop import Loop
+from omatg_ray.distributed.pool import Pool
+from omatg_ray.distributed.results import Timed
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.distributed.staff import Staff, sampling_roles, staffed
-from omatg_ray.errors import ClusterError
+from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.evaluate.bench import Block
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.build import Judges
@@ -31,35 +36,99 @@ from omatg_ray.run.metrics import read_metrics
 from tests.distributed.conftest import CORES, SMALL, Run, Workshop
 
 
-def kill_after_two_iterations(run: Path, role: str) -> None:
-    metrics = run / "metrics.jsonl"
-    while not (metrics.exists() and sum(line["kind"] == "train" for line in read_metrics(metrics)) >= 2):
-        time.sleep(0.02)
-    actors = json.loads((run / "actors.json").read_text())
-    os.kill(next(actor["pid"] for actor in actors if actor["role"] == role), signal.SIGKILL)
+SINGLE = (*SMALL, "rollout.groups_per_item=1")
+
+
+def after_iterations(run: Path, count: int, act: Callable[[], None]) -> threading.Thread:
+    """A thread that acts once a run has logged so many iterations."""
+
+    def wait() -> None:
+        metrics = run / "metrics.jsonl"
+        while not (metrics.exists() and sum(line["kind"] == "train" for line in read_metrics(metrics)) >= count):
+            time.sleep(0.02)
+        act()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def replaced(run: Run, role: str) -> float:
+    lines = read_metrics(run.folder / "metrics.jsonl")
+    return sum(line.get(f"replaced_{role}", 0) for line in lines)
+
+
+def assert_same_weights(first: Run, second: Run) -> None:
+    ours, theirs = first.weights(), second.weights()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert first.lines() == second.lines()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(workshop: Workshop, base: Path) -> Run:
+    """Seven iterations in one process."""
+    config = workshop.load(f"run={workshop.root / 'undisturbed'}", f"base={base}", *SINGLE, "iterations=7")
+    return Run(config, train(config, progress=False))
 
 
 @pytest.mark.parametrize("role", ["rollout", "reward", "learner"])
-def test_a_killed_actor_ends_the_run_which_goes_on_exactly(
-    role: str, workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path
+def test_a_killed_actor_changes_nothing_but_the_time(
+    role: str, undisturbed: Run, workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    words = [f"run={run}", f"base={base}", *SMALL]
-    killer = threading.Thread(target=kill_after_two_iterations, args=(run, role), daemon=True)
-    killer.start()
-    with pytest.raises(ClusterError, match=rf"(?s)^{role} actor 0 (died|cannot be reached).*last checkpoint is {run}/"):
-        train(workshop.load(*words, "iterations=1000", "ray.rollout.workers=1"), progress=False)
+    words = [f"run={tmp_path / 'run'}", f"base={base}", *SINGLE, "iterations=7", "ray.rollout.workers=2"]
+
+    def kill() -> None:
+        actors = json.loads((tmp_path / "run" / "actors.json").read_text())
+        os.kill(next(actor["pid"] for actor in actors if actor["role"] == role), signal.SIGKILL)
+
+    killer = after_iterations(tmp_path / "run", 2, kill)
+    run = Run(config := workshop.load(*words), train(config, progress=False))
     killer.join(timeout=10)
+    assert_same_weights(run, undisturbed)
+    assert replaced(run, role) == 1
     deadline = time.monotonic() + 10
     while not math.isclose(ray.available_resources()["CPU"], 2 * CORES):
         assert time.monotonic() < deadline, "its room was not given back"
         time.sleep(0.1)
-    done = json.loads((run / "checkpoints" / "last" / "state.json").read_text())["iteration"]
-    total = f"iterations={done + 2}"
-    resumed = Run(config := workshop.load(*words, total), train(config, resume=True, progress=False))
-    config = workshop.load(f"run={tmp_path / 'undisturbed'}", *words[1:], total)
-    undisturbed = Run(config, train(config, progress=False)).weights()
-    assert all(torch.equal(value, undisturbed[name]) for name, value in resumed.weights().items())
+
+
+def test_a_node_that_goes_and_another_that_comes_change_nothing_but_the_time(
+    undisturbed: Run, workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    """With the node go rollout and reward actors, and the trajectories that they made."""
+    extra = [cluster.add_node(num_cpus=3, object_store_memory=100 * 2**20)]
+    share = ("ray.rollout.workers=5", "ray.reward.workers=3", "ray.strategy=spread", "ray.learner.cpus=0.5")
+    words = [f"run={tmp_path / 'run'}", f"base={base}", *SINGLE, "iterations=7", *share]
+
+    def exchange() -> None:
+        cluster.remove_node(extra.pop())
+        extra.append(cluster.add_node(num_cpus=3, object_store_memory=100 * 2**20))
+
+    thread = after_iterations(tmp_path / "run", 2, exchange)
+    try:
+        run = Run(config := workshop.load(*words), train(config, progress=False))
+        thread.join(timeout=60)
+        assert_same_weights(run, undisturbed)
+        assert replaced(run, "rollout") + replaced(run, "reward") >= 1
+    finally:
+        thread.join(timeout=60)
+        for node in extra:
+            cluster.remove_node(node)
+
+
+def test_a_reward_that_kills_every_actor_ends_the_run_with_its_compositions(
+    workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deadly(self: RewardWorker, *_: Any) -> Timed:
+        os._exit(1)
+
+    monkeypatch.setattr(RewardWorker, "judge", deadly)
+    words = [f"run={tmp_path / 'run'}", f"base={base}", *SMALL, "iterations=3", "ray.rollout.workers=1"]
+    with pytest.raises(
+        TrainingError, match=r"(?s)^\d+ of 20 rewards failed in iteration 1 \(5% may\): .*checkpoint is"
+    ):
+        train(workshop.load(*words), progress=False)
 
 
 def test_a_model_that_does_not_arrive_is_an_error_and_not_the_one_before(
@@ -83,6 +152,9 @@ ITEM = WorkItem(0, ((11, 17),), (0, 1))
 class Clockwork:
     """Answers everything with a trajectory of nothing, and says that it took a tenth of a second."""
 
+    def about(self) -> Timed:
+        return Timed({}, 0.0)
+
     def rollout(self, *_: Any) -> tuple[int, int, Timed]:
         time.sleep(0.1)
         return 0, 0, Timed(None, 0.1)
@@ -93,31 +165,39 @@ class Clockwork:
 
     def update(self, *_: Any) -> tuple[dict[str, Any], Timed]:
         time.sleep(0.2)
-        return {}, Timed({"loss": 1.0}, 0.2)
+        return {"weights": {}, "optimizer": {}}, Timed({"loss": 1.0}, 0.2)
 
 
 def test_stages_and_idle_shares_add_up(base: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """One actor of each kind; two items, of 0.1 s to roll out and 0.3 s to judge each, and 0.2 s of learning."""
-    started = {role: ray.remote(Clockwork).options(num_cpus=0.1).remote() for role in ("rollout", "reward", "learner")}
-    pools = {role: Pool(role, 2, [actor]) for role, actor in started.items()}
-    crew = RayCrew(Staff(pools, [], {"startup_cluster": 1.0, "startup_actors": 2.0}), FlowModel.load(base), 2, False)
-    monkeypatch.setattr(crew.model.network, "load_state_dict", lambda weights: None)
+
+    def hire(_: int) -> Any:
+        return ray.remote(Clockwork).options(num_cpus=0.1).remote()
+
+    loop = Loop()
+    pools = {role: Pool(role, loop, hire, 1) for role in ("rollout", "reward")}
+    learners = LearnerGroup(loop, hire, 1)
+    learners.start()
+    crew = RayCrew(Staff(loop, pools, learners, {"startup_cluster": 1.0}), FlowModel.load(base), 2, False)
+    monkeypatch.setattr(crew.model.learned, "load_state_dict", lambda weights: None)
     puts: list[Any] = []
     put = ray.put
     monkeypatch.setattr("omatg_ray.distributed.crew.ray.put", lambda value: puts.append(value) or put(value))
-    crew.sample([ITEM], version=0)  # the processes have started
-    crew.timings()
-    for version in range(1, 3):
-        samples = crew.sample([ITEM, ITEM], version)
-        crew.learn(samples.trajectories, torch.zeros(1), torch.zeros(1))
+    for iteration in range(3):
+        items = [WorkItem(iteration, ((11, 17),), (0, 1))] * 2
+        crew.submit(items, iteration)
+        crew.collect(iteration)
+        crew.learn(iteration, torch.zeros(1, dtype=torch.long), torch.zeros(1))
         timings = crew.timings()
-    assert len(puts) == 2  # one for each new version
-    total = sum(timings[f"time_{stage}"] for stage in ("rollout", "reward", "learn", "weights"))
-    assert timings["time_rollout"] >= 0.2
-    # The first item is judged while the second rolls out.
-    assert timings["time_reward"] >= 0.45
-    assert timings["time_learn"] >= 0.2
-    for role, busy in (("rollout", 0.2), ("reward", 0.6), ("learner", 0.2)):
-        assert timings[f"idle_{role}_0"] == pytest.approx(1 - busy / total, abs=0.1)
-    for actor in started.values():
-        ray.kill(actor)
+        if iteration == 0:
+            continue  # the processes have started
+        total = sum(timings[f"time_{stage}"] for stage in ("rollout", "reward", "learn", "weights"))
+        assert timings["time_rollout"] >= 0.2
+        # The first item is judged while the second rolls out.
+        assert timings["time_reward"] >= 0.45
+        assert timings["time_learn"] >= 0.2
+        for role, busy in (("rollout", 0.2), ("reward", 0.6), ("learner", 0.2)):
+            assert timings[f"idle_{role}_0"] == pytest.approx(1 - busy / total, abs=0.1)
+    assert len(puts) == 3  # one for each new version
+    for part in (*pools.values(), learners):
+        part.close()
