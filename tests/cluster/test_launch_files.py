@@ -32,7 +32,8 @@ INSTALLED = "/opt/omatg_ray/"  # where the image holds the project's files
 
 # Misspelt fields are dropped by the API server, some with a warning only.
 RAY_JOB = {
-    "entrypoint", "submissionMode", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit", "rayClusterSpec",
+    "entrypoint", "submissionMode", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit",
+    "rayClusterSpec",
 }  # fmt: skip
 RAY_CLUSTER = {
     "rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs",
@@ -106,7 +107,9 @@ def test_the_job_of_kuberay() -> None:
     assert isinstance(spec["backoffLimit"], int) and spec["backoffLimit"] >= 0
     # It goes through a shell and through `ray job submit`, neither of which may find anything of its own in it.
     words = shlex.split(spec["entrypoint"])
-    assert words[:4] == ["python", "-m", "omatg_ray", "train"] and not re.search(r"[;&|<>$`'\"{}()\n*]", spec["entrypoint"])
+    assert words[:4] == ["python", "-m", "omatg_ray", "train"] and not re.search(
+        r"[;&|<>$`'\"{}()\n*]", spec["entrypoint"]
+    )
     # The second of several tries finds a run.
     assert "--continue" in words and words[4].startswith(INSTALLED)
 
@@ -150,7 +153,9 @@ def test_what_both_have_of_a_cluster(name: str) -> None:
     for group in workers:
         assert group.keys() == WORKER_GROUP
         assert 0 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
-        gpus[group["groupName"]] = group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
+        gpus[group["groupName"]] = group["template"]["spec"]["containers"][0]["resources"]["limits"].get(
+            "nvidia.com/gpu"
+        )
     assert gpus == {"rollout": "1", "reward": None}
     for group in (head, *workers):
         # These go onto a command line; KubeRay takes strings only.
@@ -231,7 +236,9 @@ def test_what_nodes_of_the_cluster_launcher_get_and_do(name: str) -> None:
     for remote, local in mounts.items():
         assert remote == f"~/omatg_ray_code/{local}" and (ROOT / local).exists()
     # What scripts/install and the build read.
-    assert {"pyproject.toml", "constraints.txt", project()["readme"], *project()["license-files"]} <= set(mounts.values())
+    assert {"pyproject.toml", "constraints.txt", project()["readme"], *project()["license-files"]} <= set(
+        mounts.values()
+    )
     assert {"omatg_ray", "configs", "scripts/install"} <= set(mounts.values())
     setup = "\n".join(config["setup_commands"])
     assert "cd ~/omatg_ray_code && scripts/install" in setup and "export RAY_AUTH_MODE=token PATH=" in setup
