@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 # Options are those of the real ones; what is left is the command.
 STAND_INS = {
-    "scontrol": 'echo "scontrol $*" >>calls; if [[ "$1" == show ]]; then printf "node-0\\nnode-1\\n"; fi',
+    "scontrol": 'echo "scontrol $*" >>calls; if [[ "$1" == show ]]; then for i in {0..999}; do echo "node-$i"; done; fi',
     "srun": 'echo "srun $*" >>calls; while [[ "$1" == --* ]]; do shift; done; exec "$@"',
     "hostname": "echo 10.0.0.1 fe80::1",
     "ray": 'echo "ray $*" >>calls; echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN" >>tokens\n'
@@ -48,7 +48,7 @@ def submit(folder: Path, seconds: int, *words: str) -> subprocess.CompletedProce
     environment |= {
         "PYTHONPATH": str(ROOT),
         "SLURM_JOB_ID": "17",
-        "SLURM_JOB_NODELIST": "node-[0-1]",
+        "SLURM_JOB_NODELIST": "node-[0-999]",
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_CPUS_PER_TASK": "8",
         "SLURM_GPUS_ON_NODE": "1",
@@ -104,5 +104,6 @@ def test_what_ray_is_asked_for(tmp_path: Path) -> None:
         *("python", "-m", "omatg_ray", "train", "tiny.yaml", "run=runs/r", "--continue"),
         *("ray.address=10.0.0.1:6379", "ray.wait=60"),
     ]
+    assert calls[1][:4] == ["srun", "--nodes=1", "--ntasks=1", "--nodelist=node-0"]
     (launch,) = [call for call in calls if call[0] == "srun" and "ray" in call]
     assert launch[1:4] == ["--nodes=2", "--ntasks=2", "--cpus-per-task=8"]
