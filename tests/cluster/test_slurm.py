@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 # Options are those of the real ones; what is left is the command.
 STAND_INS = {
-    "scontrol": 'echo "scontrol $*" >>calls; if [[ "$1" == show ]]; then for i in {0..999}; do echo "node-$i"; done; fi',
+    "scontrol": 'echo "scontrol $*" >>calls; [[ "$1" != show ]] || for i in {0..999}; do echo "node-$i"; done',
     "srun": 'echo "srun $*" >>calls; while [[ "$1" == --* ]]; do shift; done; exec "$@"',
     "hostname": "echo 10.0.0.1 fe80::1",
     "ray": 'echo "ray $*" >>calls; echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN" >>tokens\n'
