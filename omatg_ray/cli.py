@@ -334,7 +334,14 @@ def _number(kind: type[int] | type[float], low: float, above: bool = False) -> C
 
 def _run_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file, then overrides")
-    sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder, exactly")
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder, exactly")
+    which.add_argument(
+        "--continue",
+        dest="start_or_resume",
+        action="store_true",
+        help="start the run named by run=, or resume it if that folder holds one: for jobs that are tried again",
+    )
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
 
@@ -407,6 +414,22 @@ def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
 
+def _start_or_resume(arguments: argparse.Namespace) -> None:
+    """Makes a --resume of --continue where the folder holds a run already."""
+    if not arguments.start_or_resume:
+        return
+    from omatg_ray.commands.places import lasting
+    from omatg_ray.config import Config
+
+    named = [word for word in arguments.words if _key(word) == "run"]
+    if not named:
+        raise ConfigError("--continue needs run=FOLDER, the run to start or to go on with")
+    run = Config.load(None, named).run
+    if (lasting(run) / "config.yaml").is_file():
+        arguments.resume = run
+        arguments.words = [word for word in arguments.words if "=" in word and word not in named]
+
+
 def _load_config(arguments: argparse.Namespace) -> Config:
     from omatg_ray.commands.places import anchored, lasting
     from omatg_ray.config import Config
@@ -473,6 +496,7 @@ def _check_output(path: str | Path | None, suffixes: Sequence[str]) -> str | Non
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
+    _start_or_resume(arguments)
     config = _load_config(arguments)
     from omatg_ray.commands.pretrain import pretrain
 
@@ -481,6 +505,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    _start_or_resume(arguments)
     default = arguments.resume is None and _asks_for_the_default(arguments.words)
     named = {_key(word) for word in arguments.words}
     if default:

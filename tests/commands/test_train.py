@@ -23,7 +23,7 @@ from omatg_ray.rl.trainer import Trainer
 from omatg_ray.run.folder import RunFolder, verify
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
-from tests.commands.conftest import Workshop
+from tests.commands.conftest import Command, Workshop
 
 
 def after(iteration: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,3 +288,14 @@ def test_rollout_workers_without_work_are_named(base: Path, workshop: Workshop) 
     with pytest.warns(UserWarning, match=r"^2 of 6 rollout workers have nothing to do: .* 4 items .*raise rollout"):
         prepare(workshop.load(*actors[:2], "ray.rollout.workers=6"))
     prepare(workshop.load(*actors))
+
+
+def test_continue_starts_a_run_and_resumes_one_that_is_there(
+    workshop: Workshop, base: Path, command: Command, tmp_path: Path
+) -> None:
+    words = ["train", workshop.config, f"run={tmp_path / 'run'}", f"base={base}", "--quiet"]
+    for iterations in (1, 2):
+        assert command(*words, "--continue", f"iterations={iterations}").code == 0
+    assert [line["step"] for line in numbers(tmp_path / "run") if line["kind"] == "train"] == [1, 2]
+    command(*words, "iterations=3").refuses("already holds a run")
+    command("train", workshop.config, f"base={base}", "--continue").refuses("--continue needs run=FOLDER")
