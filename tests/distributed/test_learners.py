@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.distributed.actors import LearnerWorker
 from omatg_ray.distributed.learners import LOOPBACK, Group, LearnersLostError, Meeting, plan_shares
-from omatg_ray.distributed.pool import fetch
+from omatg_ray.distributed.results import fetch
 from omatg_ray.distributed.settings import RaySettings, Share
 from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.flow.network import CSPNet
