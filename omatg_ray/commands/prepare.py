@@ -11,7 +11,14 @@ from typing import Any
 import torch
 
 from omatg_ray.bundle import place_of
-from omatg_ray.commands.setup import base_run_data, driver_device, load_splits, set_threads, warn_unfamiliar
+from omatg_ray.commands.setup import (
+    base_run_data,
+    driver_device,
+    load_splits,
+    set_threads,
+    unseen_elements,
+    warn_unfamiliar,
+)
 from omatg_ray.config import Config
 from omatg_ray.crystal.split import Split
 from omatg_ray.errors import ConfigError
@@ -104,11 +111,17 @@ def prepare(config: Config, progress: bool = False) -> Parts:
         judges.energy.require_elements(split.val.elements | split.test.elements)
     warn_unfamiliar(start, split.train.elements, split.train.sizes)
     start.network.require(split.train.elements | split.val.elements | split.test.elements)
-    return Parts(start, reinforced(start, config, judges), split, judges)
+    return Parts(start, reinforced(start, config, judges, split.train.elements), split, judges)
 
 
-def reinforced(start: FlowModel, config: Config, judges: Judges) -> FlowModel:
+def reinforced(start: FlowModel, config: Config, judges: Judges, elements: frozenset[int]) -> FlowModel:
     """The model that training updates in place: copies of what the start learned, over the start's frozen base.
+
+    Args:
+        start: What is reinforced.
+        config: The run.
+        judges: The potentials, whose weights are noted.
+        elements: Atomic numbers that it is reinforced on, and so knows afterwards.
 
     Raises:
         ConfigError: The start was reinforced on other fields or by another kind of policy.
@@ -140,6 +153,7 @@ def reinforced(start: FlowModel, config: Config, judges: Judges) -> FlowModel:
             "active": list(policy.active),
             "noise": {field: policy.noise[field] for field in policy.active},
             "annealing": annealing,
+            "elements": [*start.description.elements, *unseen_elements(start, elements)],
             "potential": config.resolved().reward.potential,
             "provenance": {
                 "command": "train",
