@@ -13,6 +13,7 @@ from typing import Any
 
 from omatg_ray.commands.setup import free_run
 from omatg_ray.config import Config
+from omatg_ray.run.storage import as_place
 
 # Ray's actors of the command below: a learner, a judge and two that roll out.
 ROLLOUT_WORKERS = 2
@@ -57,7 +58,7 @@ def _groups_per_item(config: Config) -> int:
 def _on_ray(config: Config) -> Iterable[str]:
     """Overrides that spread the run over actors of this machine."""
     share = min(1.0, (os.cpu_count() or 1) / (ROLLOUT_WORKERS + 2))
-    yield f"run={free_run(config.run.with_name(f'{config.run.name}-ray'))}"
+    yield f"run={free_run(as_place(f'{config.run}-ray'))}"
     if _groups_per_item(config) < config.rollout.groups_per_item:
         yield f"rollout.groups_per_item={_groups_per_item(config)}"
     yield f"ray.rollout.workers={ROLLOUT_WORKERS}"

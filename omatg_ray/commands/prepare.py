@@ -185,7 +185,7 @@ def refuse_stiff(policy: Policy, steps: int) -> None:
             )
 
 
-def _schedule(path: Path) -> FlowModel:
+def _schedule(path: Path | str) -> FlowModel:
     """The model whose learned schedule shall anneal another one."""
     model = FlowModel.load(path)
     if not isinstance(model.description.annealing, LearnedSchedule):
