@@ -299,7 +299,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = verb("report", "write a run's report anew", "Write report.html of a run folder anew.", _report)
-    sub.add_argument("folder", type=Path, metavar="RUN", help="run folder")
+    sub.add_argument("folder", type=as_place, metavar="RUN", help="run folder, or its URL")
 
     sub = verb("info", "show what is bundled, or what a model is", INFO, _info)
     sub.add_argument(
@@ -610,6 +610,10 @@ def _report(arguments: argparse.Namespace) -> None:
     from omatg_ray.evaluate.report import write_report
     from omatg_ray.run.folder import RunFolder
 
+    if isinstance(arguments.folder, str):
+        with RunFolder.create(arguments.folder, resume=True) as run:
+            print(run.named(write_report(run.path)))
+        return
     folder = lasting(arguments.folder)
     if not RunFolder(folder).holds_run():
         raise ConfigError(f"there is no run in {folder} to report on")

@@ -27,6 +27,7 @@ from omatg_ray.rl.learner import LearnerSettings
 from omatg_ray.rl.objective import ObjectiveSettings
 from omatg_ray.rl.work import RolloutSettings
 from omatg_ray.run.storage import as_place, local_copy
+from omatg_ray.run.tracking import Tracker
 from omatg_ray.settings import Settings
 
 Place = Annotated[Path | str, PlainValidator(as_place)]
@@ -151,6 +152,9 @@ class Config(Settings):
     learner: LearnerSettings = Field(LearnerSettings(), description="optimizer and microbatches")
     validation: ValidationSettings = Field(ValidationSettings(), description="evaluation during training")
     checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="checkpoints")
+    tracking: list[Tracker] = Field(
+        [], description="who is sent the metrics too: wandb, mlflow (extras of the package); TensorBoard always is"
+    )
     ray: RaySettings = Field(RaySettings(), description="actors on a Ray cluster; without workers: this process alone")
 
     @model_validator(mode="after")

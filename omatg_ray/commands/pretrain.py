@@ -9,7 +9,7 @@ from pathlib import Path
 from pymatgen.core import Element
 
 from omatg_ray.commands.session import Session
-from omatg_ray.commands.setup import choose_device, describe_run, load_splits, set_threads
+from omatg_ray.commands.setup import choose_device, describe_run, load_splits, set_threads, tracking_of
 from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.split import Split
@@ -42,7 +42,8 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
         Folder of the best checkpoint, or its URL, which `FlowModel.load` reads.
 
     Raises:
-        ConfigError: The run folder holds a run already, none to go on with, or one with other settings.
+        ConfigError: The run folder holds a run already, none to go on with, or one with other settings; or a package
+            of `tracking` is not installed.
         DataError: The crystals cannot be read or split.
         ModelError: The checkpoint to go on from is none of pretraining, or belongs to a network of another size.
         TrainingError: The loss became NaN; the last checkpoint stays.
@@ -51,6 +52,7 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
             holds it.
         Interrupted: Stopped by the user at an epoch boundary, with a checkpoint.
     """
+    tracking = tracking_of(config)
     with ExitStack() as stack:
         # What says no within seconds comes before the data, which may take minutes.
         if config.ray.pretrain.workers:
@@ -68,7 +70,7 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
         describe_run(folder, config, split)
         description = _description(config, split, recipe.base)
         path, keep = folder.path.absolute(), config.checkpoint.keep
-        fit(Session(path, description, keep, progress, folder.storage), lambda: stop.requested)
+        fit(Session(path, description, keep, progress, folder.storage, tracking), lambda: stop.requested)
         write_report(folder.path)
         return folder.named(folder.checkpoints / "best")
 

@@ -21,6 +21,7 @@ from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import MetricsLog
 from omatg_ray.run.progress import Progress
 from omatg_ray.run.storage import Storage
+from omatg_ray.run.tracking import Tracking
 
 TRAINER_FILE = "trainer.safetensors"
 SHOWN = ("loss_pos", "loss_cell", "val_loss")
@@ -36,6 +37,7 @@ class Session:
         keep: Checkpoints kept besides best and last.
         progress: Show progress.
         storage: Where the run is kept.
+        tracking: Who is sent the metrics.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class Session:
     keep: int
     progress: bool
     storage: Storage
+    tracking: Tracking
 
     def run(self, trainer: Pretrainer, run_epoch: Callable[[], Losses], stopped: Callable[[], bool]) -> None:
         """Goes on from the last checkpoint, if there is one: epochs, now and then a validation, a checkpoint.
@@ -63,7 +66,7 @@ class Session:
             _restore(folder, checkpoint, trainer)
         saved, losses = trainer.epoch, Losses()
         with (
-            MetricsLog(folder.path, resume_from=trainer.epoch or None) as log,
+            MetricsLog(folder.path, trainer.epoch or None, self.tracking.start(folder.path)) as log,
             Progress(settings.epochs, "pretrain", trainer.epoch, self.progress) as bar,
         ):
             while trainer.epoch < settings.epochs and not stopped():

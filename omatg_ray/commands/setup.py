@@ -27,6 +27,7 @@ from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.storage import files_at, is_remote, local_copy
+from omatg_ray.run.tracking import Tracking
 from omatg_ray.run.versions import versions
 
 SPLITS = ("train", "val", "test")
@@ -34,8 +35,8 @@ ROUNDING = 1e-4
 """Å, and fractions of a lattice vector: far more than a file rounds, far less than what makes another crystal."""
 # What a resumed run may change: how long and where it runs, how often it looks, and where its files lie by now.
 MAY_CHANGE = (
-    "iterations", "run", "device", "threads", "workers", "ray", "checkpoint", "validation", "base", "data.file",
-    "data.train", "data.val", "data.test", "reward.potential", "reward.second_potential", "reward.workers",
+    "iterations", "run", "device", "threads", "workers", "ray", "checkpoint", "validation", "tracking", "base",
+    "data.file", "data.train", "data.val", "data.test", "reward.potential", "reward.second_potential", "reward.workers",
     "reward.hull.entries", "reward.hull.crystals", "reward.crmse.references",
 )  # fmt: skip
 
@@ -249,6 +250,18 @@ def refuse_changes(folder: RunFolder, config: Config) -> None:
                 f"{key}: the run was started with {old.get(key)}, not {new.get(key)}, and goes on exactly; start a new "
                 f"run for that (a resumed one may change {', '.join(MAY_CHANGE)})"
             )
+
+
+def tracking_of(config: Config) -> Tracking:
+    """Who is sent the metrics of a run.
+
+    Raises:
+        ConfigError: The package of one is not installed.
+    """
+    settings = flat(config.resolved().model_dump(mode="json"))
+    tracking = Tracking(tuple(config.tracking), Path(config.run).name, settings)
+    tracking.require()
+    return tracking
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from omatg_ray.commands.checkpoint import Progressed, name_of, restore, save
 from omatg_ray.commands.prepare import Parts, prepare
-from omatg_ray.commands.setup import describe_run, kept, refuse_changes, refuse_other_crystals
+from omatg_ray.commands.setup import describe_run, kept, refuse_changes, refuse_other_crystals, tracking_of
 from omatg_ray.commands.workforce import Workforce, workforce
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
@@ -175,7 +175,7 @@ def _reinforce(
         save(folder, parts.model, progressed, config.checkpoint.keep, is_best)
 
     with (
-        MetricsLog(folder.path, resume_from=None if done is None else start) as log,
+        MetricsLog(folder.path, None if done is None else start, tracking_of(config).start(folder.path)) as log,
         Progress(total, "train", start, progress) as bar,
     ):
         if done is None:

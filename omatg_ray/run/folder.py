@@ -257,7 +257,7 @@ class RunFolder:
         if failure is None and not self._behind:
             self.storage.leave()
             return
-        place, what = self.storage.called(), f"what it lacks is kept in {self.path}"
+        place, what = self.storage.called(), f"What it lacks is kept in {self.path}"
         message = f"{place} is not up to date: {failure or 'stopped before it was stored'}. {what}; store it by: "
         message += f"omatg-ray {self._verb()} --resume {self.path} run={place}"
         if error is None or isinstance(error, Interrupted):
@@ -381,7 +381,8 @@ def _files(folder: Path) -> list[str]:
     found = []
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [(Path(root) / name).relative_to(folder).as_posix() for name in names if not name.startswith(".")]
+        paths = (Path(root) / name for name in names if not name.startswith("."))
+        found += [path.relative_to(folder).as_posix() for path in paths if not path.is_symlink()]
     return sorted(found)
 
 

@@ -75,6 +75,8 @@ def test_an_interrupted_run_goes_on_elsewhere_bit_by_bit(
     assert list(scratch.iterdir()) == []
     report = bucket.read("runs/a/report.html").decode()
     assert "<h1>a</h1>" in report
+    bucket.delete("runs/a/report.html")
+    assert command("report", run).out == f"{run}/report.html\n" and bucket.read("runs/a/report.html").decode() == report
     with RunFolder.create(run, resume=True) as folder:
         assert_same_end(folder.path, workshop.root / "trained")
 
