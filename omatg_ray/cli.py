@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import os
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from omatg_ray.bundle import quickstart
 from omatg_ray.errors import ConfigError, OmatgRayError
+from omatg_ray.run.storage import as_place, files_at, inside
 
 if TYPE_CHECKING:
     from omatg_ray.config import Config
@@ -317,7 +317,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = verb("report", "write a run's report anew", "Write report.html of a run folder anew.", _report)
-    sub.add_argument("folder", type=Path, metavar="RUN", help="run folder")
+    sub.add_argument("folder", type=as_place, metavar="RUN", help="run folder, or its URL")
 
     sub = verb("info", "show what is bundled, or what a model is", INFO, _info)
     sub.add_argument(
@@ -356,18 +356,22 @@ def _number(kind: type[int] | type[float], low: float, above: bool = False) -> C
 def _run_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file, then overrides")
     which = sub.add_mutually_exclusive_group()
-    which.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder, exactly")
+    which.add_argument(
+        "--resume", type=as_place, metavar="RUN", help="go on with the run in this folder or at this URL, exactly"
+    )
     which.add_argument(
         "--continue",
         dest="start_or_resume",
         action="store_true",
-        help="start the run named by run=, or resume it if that folder holds one: for jobs that are tried again",
+        help="start the run named by run=, or resume it if there is one already: for jobs that are tried again",
     )
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", metavar="MODEL", help="model folder, run folder (its best checkpoint), or bundled")
+    sub.add_argument(
+        "model", metavar="MODEL", help="model folder, run folder (its best checkpoint), URL of one, or bundled"
+    )
     sub.add_argument(
         "--steps",
         type=_number(int, 2),
@@ -447,27 +451,50 @@ def _start_or_resume(arguments: argparse.Namespace) -> None:
     if not named:
         raise ConfigError("--continue needs run=FOLDER, the run to start or to go on with")
     run = Config.load(None, named).run
-    if (lasting(run) / "config.yaml").is_file():
-        arguments.resume = run
+    place = run if isinstance(run, str) else lasting(run)
+    if _holds_config(place):
+        arguments.resume = place
         arguments.words = [word for word in arguments.words if "=" in word and word not in named]
+
+
+def _holds_config(run: Path | str) -> bool:
+    """Whether there is a run in a folder or at a URL."""
+    from omatg_ray.run.folder import CONFIG
+
+    return CONFIG in files_at(run) if isinstance(run, str) else (run / CONFIG).is_file()
 
 
 def _load_config(arguments: argparse.Namespace) -> Config:
     from omatg_ray.commands.places import anchored, lasting
     from omatg_ray.config import Config
+    from omatg_ray.run.folder import CONFIG
 
     files = [word for word in arguments.words if "=" not in word]
     overrides = [word for word in arguments.words if "=" in word]
     if arguments.resume is not None:
         if files:
             raise ConfigError(f"--resume takes the config of the run; leave out {files[0]}")
-        run = lasting(arguments.resume)
-        if not (run / "config.yaml").is_file():
-            raise ConfigError(f"there is no run to go on with in {run}: no config.yaml")
-        return anchored(Config.load(run / "config.yaml", [*overrides, f"run={json.dumps(str(run))}"]))
+        run = arguments.resume if isinstance(arguments.resume, str) else lasting(arguments.resume)
+        if not _holds_config(run):
+            raise ConfigError(f"there is no run to go on with in {run}: no {CONFIG}")
+        config = Config.load(inside(run, CONFIG), overrides)
+        # What a run at a URL left in its scratch folder goes on there, and is stored where it belongs if that is named.
+        if isinstance(run, str) or isinstance(config.run, Path) or "run" not in map(_key, overrides):
+            return anchored(config.model_copy(update={"run": run}))
+        kept_of = Config.load(run / CONFIG).run
+        if config.run != kept_of:
+            raise ConfigError(f"run: what is in {run} belongs to {kept_of}, not to {config.run}")
+        arguments.resume = run
+        return anchored(config)
     if len(files) > 1:
         raise ConfigError(f"one config file, please, not {len(files)}: {', '.join(files)}")
     return anchored(Config.load(files[0] if files else None, overrides))
+
+
+def _resume(arguments: argparse.Namespace, config: Config) -> bool | Path:
+    """Whether a run goes on; for one at a URL, the scratch folder from which it does, if one is named."""
+    scratch = isinstance(arguments.resume, Path) and isinstance(config.run, str)
+    return Path(arguments.resume) if scratch else arguments.resume is not None
 
 
 def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -522,8 +549,8 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     config = _load_config(arguments)
     from omatg_ray.commands.pretrain import pretrain
 
-    best = pretrain(config, arguments.resume is not None, not arguments.quiet)
-    print(f"best model: {best}\nreport: {config.run / 'report.html'}")
+    best = pretrain(config, _resume(arguments, config), not arguments.quiet)
+    print(f"best model: {best}\nreport: {inside(config.run, 'report.html')}")
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -546,7 +573,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.train import train
     from omatg_ray.evaluate.change import changes
 
-    result = train(config, arguments.resume is not None, not arguments.quiet)
+    result = train(config, _resume(arguments, config), not arguments.quiet)
     print(f"\ntest split, {config.rollout.steps} grid points, energies in eV/atom\n{table(result.rows)}")
     if result.iteration:
         differences = "\n".join(f"  {change}" for change in changes(*result.rows[:2]))
@@ -639,6 +666,10 @@ def _report(arguments: argparse.Namespace) -> None:
     from omatg_ray.evaluate.report import write_report
     from omatg_ray.run.folder import RunFolder
 
+    if isinstance(arguments.folder, str):
+        with RunFolder.create(arguments.folder, resume=True) as run:
+            print(run.named(write_report(run.path)))
+        return
     folder = lasting(arguments.folder)
     if not RunFolder(folder).holds_run():
         raise ConfigError(f"there is no run in {folder} to report on")

@@ -64,6 +64,7 @@ def save(folder: RunFolder, model: FlowModel, progressed: Progressed, keep: int,
     folder.save_checkpoint(name, write, keep)
     if is_best:
         folder.point_best(name)
+    folder.store()
 
 
 # What of a description makes it another model, and the key that decides it.

@@ -16,6 +16,7 @@ from omatg_ray.commands.setup import free_run
 from omatg_ray.config import Config
 from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.crystal.formula import parse_formula
+from omatg_ray.run.storage import as_place
 
 # Ray's actors of the command below: a learner, a judge and two that roll out.
 ROLLOUT_WORKERS = 2
@@ -55,7 +56,7 @@ def next_steps(
         _line("train", "--resume", run, f"iterations={2 * config.iterations}"),
     ]
     if not improved:
-        other = free_run(config.run.with_name(f"{config.run.name}-slower"))
+        other = free_run(as_place(f"{config.run}-slower"))
         keys = [
             f"run={other}",
             f"learner.lr={config.learner.lr / 2:g}",
@@ -93,7 +94,7 @@ def _groups_per_item(config: Config) -> int:
 def _on_ray(config: Config) -> Iterable[str]:
     """Overrides that spread the run over actors of this machine."""
     share = min(1.0, (os.cpu_count() or 1) / (ROLLOUT_WORKERS + 2))
-    yield f"run={free_run(config.run.with_name(f'{config.run.name}-ray'))}"
+    yield f"run={free_run(as_place(f'{config.run}-ray'))}"
     if _groups_per_item(config) < config.rollout.groups_per_item:
         yield f"rollout.groups_per_item={_groups_per_item(config)}"
     yield f"ray.rollout.workers={ROLLOUT_WORKERS}"

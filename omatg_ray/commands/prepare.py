@@ -16,6 +16,7 @@ from omatg_ray.commands.setup import (
     driver_device,
     load_splits,
     set_threads,
+    tracking_of,
     unseen_elements,
     warn_unfamiliar,
 )
@@ -74,8 +75,9 @@ def prepare(config: Config, progress: bool = False) -> Parts:
     """Loads the base, the crystals and the potential, and refuses early what could not run. Writes nothing.
 
     Raises:
-        ConfigError: `base`, `reward.potential` or the crystals are not named; the base acts on fields that the new
-            policy would freeze; or it generates species and the reward needs known compositions.
+        ConfigError: `base`, `reward.potential` or the crystals are not named; a package of `tracking` is not installed;
+            the base acts on fields that the new policy would freeze; or it generates species and the reward needs known
+            compositions.
         ModelError: The base cannot be read.
         DataError: The crystals cannot be read; or a bundled file is missing or damaged.
         PotentialError: The potential cannot be loaded or does not know an element of the crystals.
@@ -89,6 +91,7 @@ def prepare(config: Config, progress: bool = False) -> Parts:
     if config.reward.potential is None and config.reward.needs_potential:
         raise ConfigError("reward.potential: name a MatGL potential, the folder of one, or bundled")
     warn_idle(config)
+    tracking_of(config)
     set_threads(config.threads)
     device = driver_device(config.device, config.ray)
     start = FlowModel.load(config.base, device)
@@ -204,7 +207,7 @@ def refuse_stiff(policy: Policy, steps: int) -> None:
             )
 
 
-def _schedule(path: Path) -> FlowModel:
+def _schedule(path: Path | str) -> FlowModel:
     """The model whose learned schedule shall anneal another one."""
     model = FlowModel.load(path)
     if not isinstance(model.description.annealing, LearnedSchedule):

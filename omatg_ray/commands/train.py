@@ -15,7 +15,7 @@ from torch import Tensor
 
 from omatg_ray.commands.checkpoint import Progressed, iteration_of, restore, save
 from omatg_ray.commands.prepare import Parts, prepare
-from omatg_ray.commands.setup import describe_run, kept, refuse_changes, refuse_other_crystals
+from omatg_ray.commands.setup import describe_run, kept, refuse_changes, refuse_other_crystals, tracking_of
 from omatg_ray.commands.workforce import Workforce, workforce
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
@@ -40,20 +40,20 @@ class TrainResult:
     """What a run produced.
 
     Attributes:
-        model: Folder of the best checkpoint.
+        model: Folder of the best checkpoint, or its URL.
         iteration: Iterations after which it was taken; 0 where no validation was better than the one before any.
         rows: Evaluations on the test split, as `Evaluation.as_dict` gives them: the base, then the best checkpoint
             without noise and with that of the policy.
         report: The report.
     """
 
-    model: Path
+    model: Path | str
     iteration: int
     rows: list[dict[str, Any]] = field(repr=False)
-    report: Path
+    report: Path | str
 
 
-def train(config: Config, resume: bool = False, progress: bool = True) -> TrainResult:
+def train(config: Config, resume: bool | Path = False, progress: bool = True) -> TrainResult:
     """Reinforces a model.
 
     `best` is the checkpoint with the lowest mean relative energy on the validation split; if anything else than the
@@ -61,7 +61,8 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
 
     Args:
         config: The run.
-        resume: Go on with the run in `config.run` from its last checkpoint, exactly.
+        resume: Go on with the run in `config.run` from its last checkpoint, exactly. Where that is a URL, this may be
+            the scratch folder that an earlier process could not store there.
         progress: Show progress.
 
     Raises:
@@ -71,6 +72,8 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
         ClusterError: There is no Ray cluster, it has no room for the run, or an actor died; the last checkpoint stays.
         TrainingError: The loss is not finite or too many rewards failed; the last checkpoint stays.
         RewardError: As `prepare`; or a reward does not keep to its contract; the last checkpoint stays.
+        StorageError: The URL of the run cannot be reached, or the end of the run not be stored; names the folder that
+            holds it.
         Interrupted: Stopped by the user at an iteration boundary, with a checkpoint.
     """
     parts = prepare(config, progress)
@@ -100,12 +103,14 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
                 f"stopped after iteration {iteration} of {config.iterations}; "
                 f"go on with: omatg-ray train --resume {config.run}"
             )
-        return TrainResult(folder.checkpoints / "best", best_iteration(folder), rows, write_report(folder.path))
+        report = write_report(folder.path)
+        best = folder.named(folder.checkpoints / "best")
+        return TrainResult(best, best_iteration(folder), rows, folder.named(report))
 
 
 def _again(folder: RunFolder, error: OmatgRayError) -> str:
     """How to go on after a failure that was none of the run itself."""
-    resume = f"; go on with: omatg-ray train --resume {folder.path}"
+    resume = f"; go on with: omatg-ray train --resume {folder.named(folder.path)}"
     if isinstance(error, RewardError) and folder.pointed_at("last"):
         # The same code would fail again, and other code is another run.
         return f"{resume}; or, where code of a reward has to change, by a new run with base=this checkpoint"
@@ -176,7 +181,7 @@ def _reinforce(
         save(folder, parts.model, progressed, config.checkpoint.keep, is_best)
 
     with (
-        MetricsLog(folder.path, resume_from=None if done is None else start) as log,
+        MetricsLog(folder.path, None if done is None else start, tracking_of(config).start(folder.path)) as log,
         Progress(total, "train", start, progress) as bar,
     ):
         if done is None:
