@@ -502,10 +502,8 @@ def _train(arguments: argparse.Namespace) -> None:
     print(f"\ntest split, {config.rollout.steps} grid points\n{table(result.rows)}")
     print(f"\nbest model: {result.model}\nreport: {result.report}")
     from omatg_ray.commands.next_steps import next_steps
-    from omatg_ray.model import FlowModel
 
-    generates_species = FlowModel.load(result.model).generates_species
-    print(f"\n{next_steps(config, result.rows, generates_species)}")
+    print(f"\n{next_steps(config, result.rows, result.generates_species)}")
 
 
 def _asks_for_the_default(words: Sequence[str]) -> bool:
