@@ -580,10 +580,9 @@ def _train(arguments: argparse.Namespace) -> None:
         print(f"\nreinforced less base, with 95 % intervals (paired bootstrap)\n{differences}")
     print(f"\nbest model: {result.model}\nreport: {result.report}")
     from omatg_ray.commands.next_steps import next_steps
-    from omatg_ray.model import FlowModel
 
-    generates_species = FlowModel.load(result.model).generates_species
-    print(f"\n{next_steps(config, result.rows, generates_species, improved=result.iteration > 0)}")
+    improved = result.iteration > 0
+    print(f"\n{next_steps(config, result.rows, result.generates_species, improved=improved)}")
 
 
 def _asks_for_the_default(words: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omatg_ray.bundle import BUNDLED, crystals, is_bundled
-from omatg_ray.commands.setup import SamplingOptions, read, warn_noiseless, warn_unfamiliar
+from omatg_ray.commands.setup import SamplingOptions, read, warn_generated_species, warn_noiseless, warn_unfamiliar
 from omatg_ray.commands.workforce import evaluation_bench
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
@@ -43,6 +43,8 @@ class EvaluateOptions(SamplingOptions):
 def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
     """Generates one crystal per reference and compares.
 
+    Crystals of a model that generates species have the numbers of atoms of the references, and are not matched.
+
     Raises:
         ConfigError: Plausibility is asked for without the packages that it needs.
         ModelError: The model cannot be read.
@@ -57,6 +59,7 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
     dataset = read(data, progress)
     warn_unfamiliar(model, dataset.elements, dataset.sizes)
     warn_noiseless(model, options.noise)
+    warn_generated_species(model)
     potential = options.potential or model.description.potential or (BUNDLED if is_bundled(options.data) else None)
     reward = None
     if potential is None:

@@ -337,3 +337,13 @@ def warn_noiseless(model: FlowModel, noise: NoiseMode) -> None:
     paths = model.description.paths
     if noise == "policy" and not model.description.active and not any(paths.of(field).epsilon for field in FIELDS):
         warnings.warn("a base model has no policy noise; it generates without noise", stacklevel=2)
+
+
+def warn_generated_species(model: FlowModel) -> None:
+    """Says what evaluations of a model that generates species leave out."""
+    if model.generates_species:
+        warnings.warn(
+            "the model generates species, and its crystals have other compositions than the references: matches with "
+            "these are not measured, and relative energies only where a composition happens to be the same",
+            stacklevel=2,
+        )

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from omatg_ray.commands.checkpoint import Progressed, iteration_of, restore, save
 from omatg_ray.commands.prepare import Parts, prepare
-from omatg_ray.commands.setup import describe_run, kept, refuse_changes, refuse_other_crystals, tracking_of
+from omatg_ray.commands.setup import (
+    describe_run,
+    kept,
+    refuse_changes,
+    refuse_other_crystals,
+    tracking_of,
+    warn_generated_species,
+)
 from omatg_ray.commands.workforce import Workforce, workforce
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
@@ -45,19 +52,21 @@ class TrainResult:
         rows: Evaluations on the test split, as `Evaluation.as_dict` gives them: the base, then the best checkpoint
             without noise and with that of the policy.
         report: The report.
+        generates_species: Whether the model takes numbers of atoms instead of formulas.
     """
 
     model: Path | str
     iteration: int
     rows: list[dict[str, Any]] = field(repr=False)
     report: Path | str
+    generates_species: bool
 
 
 def train(config: Config, resume: bool | Path = False, progress: bool = True) -> TrainResult:
     """Reinforces a model.
 
     `best` is the checkpoint with the lowest mean relative energy on the validation split; if anything else than the
-    energy is rewarded, that with the highest mean reward of the crystals generated for it.
+    energy is rewarded, or species are generated, that with the highest mean reward of the crystals generated for it.
 
     Args:
         config: The run.
@@ -104,8 +113,8 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
                 f"go on with: omatg-ray train --resume {config.run}"
             )
         report = write_report(folder.path)
-        best = folder.named(folder.checkpoints / "best")
-        return TrainResult(best, best_iteration(folder), rows, folder.named(report))
+        best, species = folder.named(folder.checkpoints / "best"), parts.model.generates_species
+        return TrainResult(best, best_iteration(folder), rows, folder.named(report), species)
 
 
 def _again(folder: RunFolder, error: OmatgRayError) -> str:
@@ -151,16 +160,19 @@ def _reinforce(
         config.validation.chunk_pairs,
         config.validation.block,
     )
+    # Energies of crystals of other compositions are comparable by the reward alone.
+    by_energy = config.reward.energy_alone and not parts.model.generates_species
+    warn_generated_species(parts.model)
     if start < total:
         _forget_results(folder)
 
     def validate() -> float:
-        """Mean relative energy, invalid crystals at the cap; minus the mean reward if that is not the energy alone."""
+        """Mean relative energy, invalid crystals at the cap; minus the mean reward where that is not what counts."""
         steps = config.validation.steps or config.rollout.steps
         evaluation = evaluate(parts.model, steps, config.validation.noise)
         metrics = evaluation.metrics
         logged = {k: math.nan if v is None else v for k, v in metrics.as_dict().items()}
-        if config.reward.energy_alone:
+        if by_energy:
             score = logged["relative_energy_mean_capped"]
             said = f"relative energy, capped mean {score:+.3f} eV/atom"
         else:
@@ -170,10 +182,8 @@ def _reinforce(
             logged["reward_mean"] = -score
             said = f"reward {-score:.3f}"
         log.log("validation", trainer.iteration, logged)
-        bar.note(
-            f"iteration {trainer.iteration}: validation {said}, match rate {metrics.match_rate:.3f}, "
-            f"invalid {metrics.invalid_share:.1%}"
-        )
+        matched = "" if metrics.match_rate is None else f", match rate {metrics.match_rate:.3f}"
+        bar.note(f"iteration {trainer.iteration}: validation {said}{matched}, invalid {metrics.invalid_share:.1%}")
         return score if math.isfinite(score) else math.inf
 
     def checkpoint(is_best: bool) -> None:
@@ -274,11 +284,10 @@ def _compare(
         write_json(folder.evaluation / f"{name}.json", results[name].as_dict())
         if stop.requested:
             return []
-    for name, crystals, energy in (
-        ("before", results["before"].crystals, results["before"].energy),
-        ("after", results["after"].crystals, results["after"].energy),
-        ("reference", test.crystals, evaluate.reference_energy),
-    ):
+    kept_crystals = [(name, results[name].crystals, results[name].energy) for name in ("before", "after")]
+    if not best.generates_species:  # A row of these would be of other atoms.
+        kept_crystals.append(("reference", test.crystals, evaluate.reference_energy))
+    for name, crystals, energy in kept_crystals:
         path = folder.structures / f"{name}.extxyz"
         write_structures(path, crystals.to_structures(), properties(test.ids, energy))
     return [evaluation.as_dict() for evaluation in results.values()]

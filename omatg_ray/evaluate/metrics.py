@@ -96,6 +96,11 @@ def invalid_share(valid: Tensor) -> float:
     return _mean(~valid)
 
 
+def energy_mean(energy: Tensor, valid: Tensor) -> float:
+    """Mean energy of the valid crystals (n,) in eV/atom; energies that are not finite are left out."""
+    return _mean(energy[valid & energy.isfinite()])
+
+
 def _relative_energies(energy: Tensor, reference_energy: Tensor, valid: Tensor) -> Tensor:
     relative = energy.double() - reference_energy.double()
     return relative[valid & relative.isfinite()]
@@ -108,6 +113,9 @@ def _mean(values: Tensor) -> float:
 @dataclass(frozen=True)
 class CSPMetrics:
     """Metrics of crystal structure prediction, one generated crystal per reference; None = not measured.
+
+    A model that generates species is given the numbers of atoms of the references alone. Matches with these say nothing
+    of it and are not measured; relative energies are over the rows whose compositions happen to agree.
 
     Attributes:
         n: Generated crystals.
@@ -129,6 +137,10 @@ class CSPMetrics:
         plausible_match_rate: Share of all that are plausible and match a reference that is.
         plausible_rmse: Mean displacement of these.
         plausible_crmse: The same over all, where every other one counts as the site tolerance.
+        same_composition: Crystals with the composition of their reference, which the relative energies are over. This
+            and the next two are measured where species are generated.
+        energy_mean: Mean energy of the valid crystals, in eV/atom.
+        unique_share: Share of all that are valid and the same as none before (`omatg_ray.evaluate.unique`).
         timed_out: Comparisons that ran into the time bound and count as no match.
         failed: Comparisons that raised an exception or whose process died, and count as no match.
     """
@@ -148,6 +160,9 @@ class CSPMetrics:
     plausible_match_rate: float | None = None
     plausible_rmse: float | None = None
     plausible_crmse: float | None = None
+    same_composition: int | None = None
+    energy_mean: float | None = None
+    unique_share: float | None = None
     timed_out: int | None = None
     failed: int | None = None
 
@@ -176,6 +191,9 @@ COLUMNS = {
     "match_lowest": Column("match lowest polymorph", "lowest", "{:.3f}"),
     "rmse": Column("RMSE", "RMSE", "{:.3f}"),
     "crmse": Column("cRMSE", "cRMSE", "{:.3f}"),
+    "same_composition": Column("of their reference's composition", "over", "{:.0f}"),
+    "energy_mean": Column("energy mean", "energy", "{:.3f}"),
+    "unique_share": Column("unique", "unique", "{:.1%}"),
     "plausible_share": Column("chemically plausible", "plausible", "{:.1%}"),
     "plausible_match_rate": Column("match rate, plausible", "pl. match rate", "{:.3f}"),
     "plausible_rmse": Column("RMSE, plausible", "pl. RMSE", "{:.3f}"),

@@ -81,7 +81,7 @@ REINFORCEMENT = (
         "Reward on validation",
         (Curve("validation", "reward_mean", "mean"),),
         "reward",
-        "Where more than the energy is rewarded, the best checkpoint has the highest mean.",
+        "Where more than the energy is rewarded, or species are generated, the best checkpoint has the highest mean.",
         marks_best=True,
     ),
     Panel(

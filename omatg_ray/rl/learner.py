@@ -108,10 +108,10 @@ class Learner:
 
         Returns:
             Over the structures of all learners, means over epochs of `loss`, `grad_norm` and, per active field,
-            `policy_loss_*`, `kl_*`, `clip_fraction_*`, for learned noise `entropy_*` (per component) and `sigma_*`,
-            where distillation counts `distillation_*`; `log_ratio_max` of the first epoch, the largest |log-ratio|
-            of an atom or lattice, which is 0 up to rounding when on-policy; once memory has run out the smallest
-            `microbatch_pairs` of a learner.
+            `policy_loss_*`, `clip_fraction_*`, `kl_*` (where what the base says was recorded), for learned noise
+            `entropy_*` (per component) and `sigma_*`, where distillation counts `distillation_*`; `log_ratio_max` of
+            the first epoch, the largest |log-ratio| of an atom or lattice, which is 0 up to rounding when on-policy;
+            once memory has run out the smallest `microbatch_pairs` of a learner.
 
         Raises:
             TrainingError: The loss or its gradient is not finite, or a single structure at a single step does not fit
@@ -277,10 +277,13 @@ class Learner:
         for field in self.policy.active:
             log_prob, kl = self._densities(field, trajectory.actions(field)[steps], block, outputs, base, t, dt)
             log_ratio = log_prob - trajectory.log_prob[field][steps]
-            terms = self._terms(field, log_ratio, kl, microbatch.advantage, trajectory)
+            # Where the KL is not known it has no weight, and is not reported.
+            counted = torch.zeros_like(log_ratio) if kl is None else kl
+            terms = self._terms(field, log_ratio, counted, microbatch.advantage, trajectory)
             policy_weight, kl_weight = self.objective.policy_weight.of(field), self.objective.kl_weight.of(field)
             loss = loss + weight * (policy_weight * terms.policy.sum() + kl_weight * terms.kl.sum())
-            for name, values in (("policy_loss", terms.policy), ("kl", terms.kl), ("clip_fraction", terms.clipped)):
+            reported = {"policy_loss": terms.policy, "clip_fraction": terms.clipped}
+            for name, values in (reported if kl is None else {**reported, "kl": terms.kl}).items():
                 stats[f"{name}_{field}"] = weight * float(values.detach().sum())
             largest = max(largest, float(log_ratio.detach().abs().max()))
             for extra in (
@@ -292,15 +295,15 @@ class Learner:
 
     def _densities(
         self, field: FieldName, action: Tensor, block: _Block, outputs: Outputs, base: Outputs, t: Tensor, dt: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Log-density of the actions and KL to the base (zero where it is not known), per atom or structure (K, ·)."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-density of the actions, and KL to the base (None where it is not known), per atom or structure (K, ·)."""
         drift = self.policy.drift
         rate = components(drift.rate(field, outputs, block.t, block.crystals).view_as(action))
         t, dt = t[:, None, None], dt[:, None, None]
         sigma = self.policy.noise[field].sigma(t)
         log_prob = log_density(components(action), rate * dt, sigma.square() * dt).sum(-1)
         if not (base or drift.per_structure):
-            return log_prob, torch.zeros_like(log_prob)
+            return log_prob, None
         reference = drift.reference().rate(field, base, block.t, block.crystals).view_as(action)
         sigma_ref = self._reference_sigma(field, sigma, t)
         return log_prob, kl_divergence(rate - components(reference), sigma, sigma_ref, dt).sum(-1)

@@ -10,16 +10,13 @@ import torch
 
 from omatg_ray.commands.generate import Generated, GenerateOptions, generate, listing, summary
 from omatg_ray.commands.train import TrainResult
-from omatg_ray.crystal.base import BaseDistribution, InformedCell
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import DataError
-from omatg_ray.flow.paths import PathSettings
-from omatg_ray.flow.species import MaskedSpecies
-from omatg_ray.model import FlowModel, ModelDescription
+from omatg_ray.model import FlowModel
 from omatg_ray.reward.potential import load_potential
 from tests.commands.conftest import Command, Workshop
-from tests.small import SIZE, random_crystals, small_network
+from tests.small import random_crystals
 
 
 @pytest.mark.parametrize("name", ["out.extxyz", "out.cif", "out.json", "crystals/"])
@@ -238,24 +235,6 @@ def test_formulas_that_cannot_be_parsed_are_refused(
 ) -> None:
     command("generate", base, *words, "--out", tmp_path / "out.cif").refuses(named, code=1)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def de_novo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that generates species."""
-    size = SIZE.model_copy(update={"mask": True})
-    description = ModelDescription(
-        network=size,
-        paths=PathSettings(species=MaskedSpecies()),
-        base_distribution=BaseDistribution(
-            cell=InformedCell(log_length_mean=(2, 2, 2), log_length_std=(0.1, 0.1, 0.1))
-        ),
-        elements=[],
-        sizes=[],
-    )
-    folder = tmp_path_factory.mktemp("de_novo")
-    FlowModel(description, small_network(0, torch.float32, size)).save(folder)
-    return folder
 
 
 def test_models_that_generate_species_take_numbers_of_atoms(

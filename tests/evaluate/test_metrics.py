@@ -65,7 +65,8 @@ def test_as_dict_is_json() -> None:
     assert list(out) == [
         "n", "match_rate", "match_any", "match_lowest", "n_polymorphic", "rmse", "crmse", "relative_energy_mean",
         "relative_energy_median", "relative_energy_mean_capped", "invalid_share", "plausible_share",
-        "plausible_match_rate", "plausible_rmse", "plausible_crmse", "timed_out", "failed",
+        "plausible_match_rate", "plausible_rmse", "plausible_crmse", "same_composition",
+        "energy_mean", "unique_share", "timed_out", "failed",
     ]  # fmt: skip
     assert json.loads(json.dumps(out, allow_nan=False)) == out
     assert (out["n"], out["match_rate"], out["timed_out"]) == (3, 0.5, 0)

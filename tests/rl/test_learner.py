@@ -103,6 +103,14 @@ def test_kl_of_another_policy_is_positive():
     assert stats["kl_pos"] > 1e-6 and stats["kl_cell"] > 1e-6
 
 
+def test_a_kl_to_what_was_not_recorded_is_not_reported():
+    network, base = small_network(0), small_network(1)
+    trajectory = sample(velocity_policy(network, base), with_base=False)
+    stats = make_learner(network, base, kl_weight=FieldWeights(pos=0, cell=0)).update(trajectory, ADVANTAGE)
+    assert {"loss", "policy_loss_pos", "clip_fraction_cell"} <= stats.keys()
+    assert not [name for name in stats if name.startswith("kl_")]
+
+
 @pytest.mark.parametrize(
     "active, weights, expected",
     [
