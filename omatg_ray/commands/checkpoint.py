@@ -37,6 +37,11 @@ def name_of(iteration: int) -> str:
     return f"iteration_{iteration:06d}"
 
 
+def iteration_of(name: str) -> int:
+    """Inverse of `name_of`."""
+    return int(name.rpartition("_")[2])
+
+
 def save(folder: RunFolder, model: FlowModel, progressed: Progressed, keep: int, is_best: bool) -> None:
     """Writes a checkpoint at the present iteration boundary.
 

@@ -17,6 +17,7 @@ from omatg_ray.commands.setup import (
     load_splits,
     set_threads,
     tracking_of,
+    unseen_elements,
     warn_unfamiliar,
 )
 from omatg_ray.config import Config
@@ -99,6 +100,11 @@ def prepare(config: Config, progress: bool = False) -> Parts:
             f"reward.weights.crmse: {config.base} generates species, and their compositions have no known polymorphs "
             "to match; leave crmse out"
         )
+    if start.generates_species and config.advantage.diversity_weight:
+        raise ConfigError(
+            f"advantage.diversity_weight: {config.base} generates species, and crystals of several compositions cannot "
+            "be compared; set it to 0"
+        )
     data = config.data
     if data.file is None and data.train is None:
         data = base_run_data(config.base) or data
@@ -108,11 +114,17 @@ def prepare(config: Config, progress: bool = False) -> Parts:
         judges.energy.require_elements(split.val.elements | split.test.elements)
     warn_unfamiliar(start, split.train.elements, split.train.sizes)
     start.network.require(split.train.elements | split.val.elements | split.test.elements)
-    return Parts(start, reinforced(start, config, judges), split, judges)
+    return Parts(start, reinforced(start, config, judges, split.train.elements), split, judges)
 
 
-def reinforced(start: FlowModel, config: Config, judges: Judges) -> FlowModel:
+def reinforced(start: FlowModel, config: Config, judges: Judges, elements: frozenset[int]) -> FlowModel:
     """The model that training updates in place: copies of what the start learned, over the start's frozen base.
+
+    Args:
+        start: What is reinforced.
+        config: The run.
+        judges: The potentials, whose weights are noted.
+        elements: Atomic numbers that it is reinforced on, and so knows afterwards.
 
     Raises:
         ConfigError: The start was reinforced on other fields or by another kind of policy.
@@ -144,6 +156,7 @@ def reinforced(start: FlowModel, config: Config, judges: Judges) -> FlowModel:
             "active": list(policy.active),
             "noise": {field: policy.noise[field] for field in policy.active},
             "annealing": annealing,
+            "elements": [*start.description.elements, *unseen_elements(start, elements)],
             "potential": config.resolved().reward.potential,
             "provenance": {
                 "command": "train",

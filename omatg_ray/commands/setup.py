@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain, combinations, count
 from pathlib import Path
@@ -20,7 +21,7 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.split import Split, split_by_composition
 from omatg_ray.crystal.write import RESERVED_NAMES, write_structures
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.errors import ConfigError
+from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.bench import BLOCK
 from omatg_ray.model import CHUNK_PAIRS, EULER, FlowModel, NoiseMode, Solver
 from omatg_ray.policy.annealing import LinearAnnealing
@@ -299,12 +300,32 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset[int]) -> None:
-    """Warns about elements and cell sizes that the model's training set did not have, where it is known."""
+def unseen_elements(model: FlowModel, elements: Iterable[int]) -> list[str]:
+    """Symbols of elements that the model's training set did not have; none where that is not known."""
     known = set(model.description.elements)
     symbols = [Element.from_Z(z).symbol for z in sorted(elements)]
-    new = [symbol for symbol in symbols if symbol not in known]
-    if known and new:
+    return [symbol for symbol in symbols if known and symbol not in known]
+
+
+def refuse_unseen(model: FlowModel, name: str | Path, elements: Iterable[int]) -> None:
+    """Refuses to generate elements whose embedding the model never trained: whatever came out would mean nothing.
+
+    Raises:
+        ModelError: Names the elements.
+    """
+    new = unseen_elements(model, elements)
+    if new:
+        raise ModelError(
+            f"{name} was never trained on {', '.join(new)} and cannot generate crystals of "
+            f"{'it' if len(new) == 1 else 'them'}; it knows {', '.join(model.description.elements)}. Leave the others "
+            "out, or train a model on crystals that have them"
+        )
+
+
+def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset[int]) -> None:
+    """Warns about elements and cell sizes that the model's training set did not have, where it is known."""
+    new = unseen_elements(model, elements)
+    if new:
         warnings.warn(f"elements that the model was not trained on: {', '.join(new)}", stacklevel=2)
     other = sorted(set(sizes) - set(model.description.sizes))
     if model.description.sizes and other:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omatg_ray.commands.checkpoint import Progressed, name_of, restore, save
+from omatg_ray.commands.checkpoint import Progressed, iteration_of, restore, save
 from omatg_ray.commands.prepare import Parts, prepare
 from omatg_ray.commands.setup import describe_run, kept, refuse_changes, refuse_other_crystals, tracking_of
 from omatg_ray.commands.workforce import Workforce, workforce
@@ -41,12 +41,14 @@ class TrainResult:
 
     Attributes:
         model: Folder of the best checkpoint, or its URL.
+        iteration: Iterations after which it was taken; 0 where no validation was better than the one before any.
         rows: Evaluations on the test split, as `Evaluation.as_dict` gives them: the base, then the best checkpoint
             without noise and with that of the policy.
         report: The report.
     """
 
     model: Path | str
+    iteration: int
     rows: list[dict[str, Any]] = field(repr=False)
     report: Path | str
 
@@ -101,8 +103,8 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
                 f"stopped after iteration {iteration} of {config.iterations}; "
                 f"go on with: omatg-ray train --resume {config.run}"
             )
-        report = write_report(folder.path)
-        return TrainResult(folder.named(folder.checkpoints / "best"), rows, folder.named(report))
+        report, best = write_report(folder.path), folder.named(folder.checkpoints / "best")
+        return TrainResult(best, best_iteration(folder), rows, folder.named(report))
 
 
 def _again(folder: RunFolder, error: OmatgRayError) -> str:
@@ -135,6 +137,9 @@ def _reinforce(
         The iterations that are done.
     """
     total, crew = config.iterations, force.crew
+    policy = parts.model.policy()
+    # The base's outputs are recorded only where they count, but a scale's own reference is known.
+    with_kl = config.objective.needs_base(policy) or policy.drift.per_structure
     start = 0 if done is None else done.iteration
     trainer = Trainer(config.rollout, parts.compositions, config.advantage, crew, config.seed, start)
     evaluate = Evaluator(
@@ -156,7 +161,7 @@ def _reinforce(
         logged = {k: math.nan if v is None else v for k, v in metrics.as_dict().items()}
         if config.reward.energy_alone:
             score = logged["relative_energy_mean_capped"]
-            said = f"relative energy {score:+.3f} eV/atom"
+            said = f"relative energy, capped mean {score:+.3f} eV/atom"
         else:
             blocks = torch.arange(metrics.n).split(config.validation.block)
             rewards = torch.cat(list(force.bench.judge([evaluation.crystals.select(rows) for rows in blocks])))
@@ -196,13 +201,13 @@ def _reinforce(
                 # Without any score so far, the newest is the best there is, and not the start.
                 is_best, best = score < best or math.isinf(best), min(score, best)
             log.log("train", trainer.iteration, metrics)
-            bar.advance(shown(metrics))
+            bar.advance(shown(metrics, clips=config.learner.epochs > 1, with_kl=with_kl))
             if last or is_best or trainer.iteration % config.checkpoint.every == 0:
                 checkpoint(is_best)
                 saved = trainer.iteration
         if saved < trainer.iteration:
             checkpoint(is_best=False)
-    if trainer.iteration == total and folder.pointed_at("best") == name_of(0):
+    if trainer.iteration == total and best_iteration(folder) == 0:
         logger.warning("no validation was better than the first: checkpoints/best is the model before reinforcement")
     return trainer.iteration
 
@@ -213,20 +218,36 @@ def _first_shift(folder: RunFolder) -> float | None:
     return next((line[SHIFT] for line in lines if line["kind"] == "train" and line.get(SHIFT) is not None), None)
 
 
-def shown(metrics: Mapping[str, float]) -> dict[str, str]:
-    """What the progress bar shows of an iteration, short enough for a terminal of 80 columns."""
+def best_iteration(folder: RunFolder) -> int:
+    """The iterations after which the best checkpoint was taken."""
+    name = folder.pointed_at("best")
+    assert name is not None  # the first validation points to one
+    return iteration_of(name)
+
+
+def shown(metrics: Mapping[str, float], clips: bool, with_kl: bool) -> dict[str, str]:
+    """What the progress bar shows of an iteration, short enough for a terminal of 80 columns.
+
+    Args:
+        metrics: Of the iteration.
+        clips: Whether ratios can be clipped; in the first epoch all are 1.
+        with_kl: Whether the KL to the base is known.
+    """
 
     def of_fields(name: str, form: str) -> str:
         return ",".join(form.format(metrics[key]) for key in (f"{name}_pos", f"{name}_cell") if key in metrics) or "-"
 
-    with_energy = "energy_mean" in metrics
-    return {
-        "E" if with_energy else "reward": f"{metrics['energy_mean' if with_energy else 'reward_mean']:.2f}",
+    # Of the energies the median: one crystal with overlapping atoms decides their mean.
+    with_energy = "energy_median" in metrics
+    values = {
+        "E" if with_energy else "reward": f"{metrics['energy_median' if with_energy else 'reward_mean']:.2f}",
         "invalid": f"{metrics['invalid_share']:.1%}",
-        "clip": of_fields("clip_fraction", "{:.0%}"),
-        "KL": of_fields("kl", "{:.2g}"),
-        "s": "+".join(f"{metrics[key]:.1f}" for key in ("time_rollout", "time_reward", "time_learn")),
     }
+    if clips:
+        values["clip"] = of_fields("clip_fraction", "{:.0%}")
+    if with_kl:
+        values["KL"] = of_fields("kl", "{:.2g}")
+    return values | {"s": "+".join(f"{metrics[key]:.1f}" for key in ("time_rollout", "time_reward", "time_learn"))}
 
 
 def _compare(
@@ -238,7 +259,7 @@ def _compare(
         test, bench, config.seed, chunk_pairs=config.validation.chunk_pairs, block=config.validation.block
     )
     best = FlowModel.load(folder.checkpoints / "best", parts.model.device)
-    label = f"reinforced ({folder.pointed_at('best')})"
+    label = described_best(best_iteration(folder))
     # A frozen annealing is no merit of the reinforcement: the base has it too. One that was learned is.
     start = parts.start if best.description.variant == "annealing" else parts.start.annealed_as(best)
     runs: list[tuple[str, str, FlowModel, NoiseMode]] = [
@@ -260,6 +281,13 @@ def _compare(
         path = folder.structures / f"{name}.extxyz"
         write_structures(path, crystals.to_structures(), properties(test.ids, energy))
     return [evaluation.as_dict() for evaluation in results.values()]
+
+
+def described_best(iteration: int) -> str:
+    """What tables call the best checkpoint."""
+    if not iteration:
+        return "best is iteration 0: not reinforced"
+    return f"reinforced, {iteration} iteration{'s' if iteration > 1 else ''}"
 
 
 def properties(ids: Sequence[str], energy: Tensor | None) -> list[dict[str, Any]]:

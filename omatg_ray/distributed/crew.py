@@ -44,7 +44,7 @@ class RayCrew:
         for pool, answer in answers(self.rollout, self.reward):
             if pool is self.rollout:
                 trajectories[answer.index], crystals = answer.kept
-                self.reward.submit(Request(answer.index, "judge", (crystals,)))
+                self.reward.submit(Request(answer.index, "judge", (crystals, items[answer.index].group_size)))
                 self._clock.trajectory()
                 if len(trajectories) == len(items):
                     self._clock.end("rollout")

@@ -16,6 +16,7 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.bench import BLOCK, Bench, Block, Comparisons, Measured
 from omatg_ray.evaluate.metrics import (
     CSPMetrics,
+    capped_relative_energies,
     crmse,
     invalid_share,
     match_rate,
@@ -46,6 +47,8 @@ class Evaluation:
         lowest_polymorph: Id of the polymorph of lowest energy of each (n,), likewise; None without a potential too.
         energy: eV/atom, NaN where invalid (n,); None without a potential.
         relative_energy: Energy over that of the reference (n,), likewise.
+        relative_energy_capped: The same with invalid crystals and higher energies at the cap (n,), likewise; NaN where
+            the potential failed.
         settings: Label, steps, noise, seed, annealing, potential: what was asked for.
     """
 
@@ -58,6 +61,7 @@ class Evaluation:
     lowest_polymorph: list[str | None] | None
     energy: Tensor | None
     relative_energy: Tensor | None
+    relative_energy_capped: Tensor | None
     settings: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
@@ -72,11 +76,13 @@ class Evaluation:
             per_structure["polymorph"] = self.polymorph
         if self.lowest_polymorph is not None:
             per_structure["lowest_polymorph"] = self.lowest_polymorph
-        if self.energy is not None and self.relative_energy is not None:
-            per_structure |= {
-                "energy_per_atom": _plain(self.energy),
-                "relative_energy": _plain(self.relative_energy),
-            }
+        for name, values in (
+            ("energy_per_atom", self.energy),
+            ("relative_energy", self.relative_energy),
+            ("relative_energy_capped", self.relative_energy_capped),
+        ):
+            if values is not None:
+                per_structure[name] = _plain(values)
         return {**self.settings, "metrics": self.metrics.as_dict(), "per_structure": per_structure}
 
 
@@ -174,10 +180,11 @@ class Evaluator:
         rmse_of_row = torch.cat([match.rmse[: len(one.crystals)] for one, match in zip(done, matches, strict=True)])
         valid = check_validity(crystals).valid
         closest = self._closest([match.rmse for match in matches])
-        energy = relative = None
-        if self.reference_energy is not None:
+        energy = relative = capped = None
+        if self.reference_energy is not None and self.bench.reward is not None:
             energy = torch.cat([one.energy for one in done if one.energy is not None])
-            relative = energy - self.reference_energy
+            relative, cap = energy - self.reference_energy, self.bench.reward.invalid_energy
+            capped = capped_relative_energies(energy, self.reference_energy, valid, cap)
         metrics = CSPMetrics(
             n=len(crystals),
             match_rate=match_rate(rmse_of_row),
@@ -210,6 +217,7 @@ class Evaluator:
             lowest_polymorph=self._names(self._lowest),
             energy=energy,
             relative_energy=relative,
+            relative_energy_capped=capped,
             settings=settings,
         )
 

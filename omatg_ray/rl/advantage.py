@@ -38,6 +38,13 @@ class AdvantageSettings(Settings):
         "deviations; null: not at all",
     )
 
+    diversity_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of a second advantage among the better half of a group: how unlike the others of that half "
+        "a member is (distance of radial distribution functions); 0: none",
+    )
+
     @model_validator(mode="after")
     def _one_way(self) -> AdvantageSettings:
         if self.clip_std is not None and self.shaping != "none":
@@ -85,7 +92,29 @@ def _shape(rewards: Tensor, shaping: str) -> Tensor:
     return rewards
 
 
-def group_advantages(rewards: Tensor, settings: AdvantageSettings = PLAIN) -> Advantages:
+def _novelty(rewards: Tensor, distance: Tensor) -> Tensor:
+    """Standardised mean distance of every better member to the other better ones; 0 for the rest and without spread.
+
+    Only the better half takes part: among all, what is most unlike the others is what failed.
+
+    Args:
+        rewards: (n,).
+        distance: (n, n); NaN rows and columns where there is none.
+    """
+    values = torch.zeros_like(rewards)
+    better = ((rewards >= rewards.quantile(0.5)) & distance.diagonal().isfinite()).nonzero().squeeze(1)
+    if len(better) < 2:
+        return values
+    mean = distance[better][:, better].sum(1) / (len(better) - 1)
+    spread = mean.std(unbiased=False)
+    if spread > MIN_SPREAD:
+        values[better] = (mean - mean.mean()) / spread
+    return values
+
+
+def group_advantages(
+    rewards: Tensor, settings: AdvantageSettings = PLAIN, distance: Tensor | None = None
+) -> Advantages:
     """A_i = (r_i − mean) / (std + 1e-8) over each group, population standard deviation, in float64.
 
     A failed reward (not finite) leaves its group's statistics and gets no loss. In float32 the rounded mean of equal
@@ -94,6 +123,8 @@ def group_advantages(rewards: Tensor, settings: AdvantageSettings = PLAIN) -> Ad
     Args:
         rewards: (groups, members).
         settings: What happens to a group's rewards before they are normalised; nothing by default.
+        distance: Distances between the members of every group (groups, members, members), for the diversity term;
+            NaN where there is none.
     """
     rewards = rewards.double().cpu()
     values = torch.zeros_like(rewards)
@@ -110,4 +141,7 @@ def group_advantages(rewards: Tensor, settings: AdvantageSettings = PLAIN) -> Ad
             kept = clipped(kept, settings.clip_std)
         kept = _shape(kept, settings.shaping)
         values[group, members] = (kept - kept.mean()) / (kept.std(unbiased=False) + EPSILON)
+        if distance is not None and settings.diversity_weight:
+            novelty = _novelty(rewards[group, members], distance[group][members][:, members].double())
+            values[group, members] += settings.diversity_weight * novelty
     return Advantages(values, counted, skipped, failed)

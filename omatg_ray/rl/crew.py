@@ -94,7 +94,10 @@ class LocalCrew:
         start = self._now()
         trajectories = [self.rollout(item, version) for item in items]
         start = self._count("time_rollout", start)
-        judged = [judge(trajectory.final(), self.reward) for trajectory in trajectories]
+        judged = [
+            judge(trajectory.final(), self.reward, item.group_size)
+            for item, trajectory in zip(items, trajectories, strict=True)
+        ]
         self._count("time_reward", start)
         return Samples(trajectories, judged)
 

@@ -31,24 +31,36 @@ class Judged:
         finite: Whether positions and lattice are (B,), on the CPU.
         result: Rewards and values; the reward is NaN where it failed and where the crystal is not finite.
         compositions: Atomic numbers of every crystal.
+        distance: Distances between the members of every group (groups, members, members), where asked for.
     """
 
     finite: Tensor
     result: RewardResult
     compositions: Sequence[tuple[int, ...]]
+    distance: Tensor | None = None
 
 
-def judge(crystals: CrystalBatch, reward: Reward) -> Judged:
+def judge(crystals: CrystalBatch, reward: Reward, members: int | None = None) -> Judged:
     """Judges the final crystals of an item.
 
     A trajectory that overflowed has no reward, whatever the reward says: its loss would be NaN. Where species are
     generated, neither has a crystal with an element that the reward does not know, and which it is not shown.
+
+    Args:
+        crystals: B crystals.
+        reward: Judges each by itself.
+        members: Size of the item's groups, within which crystals are then compared (`group_distances`).
     """
     finite = crystals.layout.sum((~crystals.pos.isfinite()).sum(-1)).eq(0) & crystals.cell.flatten(1).isfinite().all(-1)
     finite = finite.cpu()
     compositions = [tuple(z.tolist()) for z in crystals.species.cpu().split(crystals.layout.sizes)]
     result = reward_of_known(reward, crystals)
-    return Judged(finite, RewardResult(result.reward.where(finite, math.nan), result.values), compositions)
+    distance = None
+    if members is not None:
+        from omatg_ray.reward.fingerprint import group_distances
+
+        distance = group_distances(crystals, members)
+    return Judged(finite, RewardResult(result.reward.where(finite, math.nan), result.values), compositions, distance)
 
 
 def rewards_of(items: Sequence[WorkItem], judged: Sequence[Judged]) -> Tensor:
@@ -61,6 +73,18 @@ def rewards_of(items: Sequence[WorkItem], judged: Sequence[Judged]) -> Tensor:
     rewards = [one.result.reward for one in judged]
     _refuse_failures("rewards failed", items, judged, [reward.isfinite() for reward in rewards])
     return torch.cat(rewards).view(-1, items[0].group_size)
+
+
+def distances_of(judged: Sequence[Judged]) -> Tensor | None:
+    """Distances (groups, members, members) of an iteration; None where nobody asked for them."""
+    found = [one.distance for one in judged if one.distance is not None]
+    return torch.cat(found) if found else None
+
+
+def mean_distance(distance: Tensor) -> float:
+    """Mean distance between different members, over all groups of (groups, members, members)."""
+    different = ~torch.eye(distance.shape[1], dtype=torch.bool)
+    return _mean(distance[:, different])
 
 
 def _refuse_failures(what: str, items: Sequence[WorkItem], judged: Sequence[Judged], good: Sequence[Tensor]) -> None:

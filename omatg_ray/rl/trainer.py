@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from omatg_ray.rl.advantage import AdvantageSettings, group_advantages
 from omatg_ray.rl.crew import Crew
-from omatg_ray.rl.judge import reward_metrics, rewards_of
+from omatg_ray.rl.judge import distances_of, mean_distance, reward_metrics, rewards_of
 from omatg_ray.rl.work import RolloutSettings, plan_iteration
 
 
@@ -47,8 +47,11 @@ class Trainer:
         items = plan_iteration(self.settings, self.compositions, self.iteration, self.seed)
         samples = self.crew.sample(items, version=self.iteration)
         rewards = rewards_of(items, samples.judged)
-        advantages = group_advantages(rewards, self.advantage)
+        distance = distances_of(samples.judged)
+        advantages = group_advantages(rewards, self.advantage, distance)
         metrics = reward_metrics(rewards, advantages, [judged.result for judged in samples.judged])
+        if distance is not None:
+            metrics["diversity"] = mean_distance(distance)
         counted = advantages.counted.flatten().nonzero().squeeze(1)
         if len(counted):
             metrics |= self.crew.learn(samples.trajectories, counted, advantages.values.flatten()[counted])

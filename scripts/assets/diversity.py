@@ -3,10 +3,10 @@
 
   python scripts/assets/diversity.py --models bundled runs/quickstart --steps 20 --out runs/diversity.json
 
-Compositions are those of the bundled test split whose cells have several known polymorphs. `unique` counts distinct
-crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances); `coverage` is the share of
-its known polymorphs that some sample matches, with the tolerances of the evaluation; `lowest` is the share of samples
-whose closest polymorph is the one of lowest energy. Intervals: 95 %, compositions resampled.
+Compositions are those of a bundled split (test by default) whose cells have several known polymorphs. `unique` counts
+distinct crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances); `coverage` is the
+share of its known polymorphs that some sample matches, with the tolerances of the evaluation; `lowest` is the share of
+samples whose closest polymorph is the one of lowest energy. Intervals: 95 %, compositions resampled.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ def main() -> None:
     parser.add_argument("--noise", choices=["none", "policy"], default="none")
     parser.add_argument("-k", type=int, default=16, help="samples per composition")
     parser.add_argument("--limit", type=int, default=60, help="compositions, spread over the split")
+    parser.add_argument("--split", choices=["val", "test"], default="test")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    dataset = read_dataset(bundled_crystals("test"))
+    dataset = read_dataset(bundled_crystals(arguments.split))
     known, energy = dataset.crystals, [float(row["energy_per_atom"]) for row in dataset.properties]
     of_row = Polymorphs(known, range(len(known))).of_row
     groups = sorted({tuple(places) for places in of_row if places})

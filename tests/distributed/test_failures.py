@@ -26,6 +26,7 @@ from omatg_ray.errors import ClusterError
 from omatg_ray.evaluate.bench import Block
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.build import Judges
+from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.metrics import read_metrics
 from tests.distributed.conftest import CORES, SMALL, Run, Workshop
 
@@ -76,6 +77,9 @@ def test_a_model_that_does_not_arrive_is_an_error_and_not_the_one_before(
             list(bench.measure("no model at all", [block]))  # type: ignore[arg-type]
 
 
+ITEM = WorkItem(0, ((11, 17),), (0, 1))
+
+
 class Clockwork:
     """Answers everything with a trajectory of nothing, and says that it took a tenth of a second."""
 
@@ -101,10 +105,10 @@ def test_stages_and_idle_shares_add_up(base: Path, cluster: Cluster, monkeypatch
     puts: list[Any] = []
     put = ray.put
     monkeypatch.setattr("omatg_ray.distributed.crew.ray.put", lambda value: puts.append(value) or put(value))
-    crew.sample(["item"], version=0)  # type: ignore[list-item] # the processes have started
+    crew.sample([ITEM], version=0)  # the processes have started
     crew.timings()
     for version in range(1, 3):
-        samples = crew.sample(["item", "item"], version)  # type: ignore[list-item]
+        samples = crew.sample([ITEM, ITEM], version)
         crew.learn(samples.trajectories, torch.zeros(1), torch.zeros(1))
         timings = crew.timings()
     assert len(puts) == 2  # one for each new version

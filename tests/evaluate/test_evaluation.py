@@ -88,6 +88,7 @@ def test_rows_that_collapse_are_counted_and_weighed_at_the_cap() -> None:
     rows = result.as_dict()["per_structure"]
     assert rows["valid"] == [False, True, True, True]
     assert rows["energy_per_atom"][0] is None and rows["rmse"][0] is None
+    assert rows["relative_energy_capped"] == pytest.approx([1.0, 0.2, 0.0, 0.0], abs=1e-6)
 
 
 def test_rows_keep_their_place_over_several_blocks() -> None:

@@ -132,3 +132,40 @@ def test_rewards_are_not_changed():
     copy = rewards.clone()
     group_advantages(rewards, AdvantageSettings(shaping="clip"))
     assert torch.equal(rewards.nan_to_num(7.0), copy.nan_to_num(7.0))
+
+
+DIVERSE = AdvantageSettings(shaping="none", diversity_weight=0.5)
+
+
+def test_the_diversity_term_prefers_what_is_unlike_the_other_good_members():
+    # Of four good members, two are the same and one is far from all; the bad ones lie farther still.
+    places = torch.tensor([0.0, 0.0, 1.0, 3.0, 50.0, -50.0, 90.0, -90.0], dtype=torch.float64)
+    distance = (places[:, None] - places).abs()[None]
+    rewards = torch.tensor([[4.0, 4.0, 4.0, 4.0, 0.0, 0.0, 0.0, 0.0]])
+    plain = group_advantages(rewards)
+    diverse = group_advantages(rewards, DIVERSE, distance)
+    # Mean distances to the other three: 4/3, 4/3, 4/3, 8/3; standardised over the four.
+    mean = torch.tensor([4.0, 4.0, 4.0, 8.0], dtype=torch.float64) / 3
+    expected = 0.5 * (mean - mean.mean()) / mean.std(unbiased=False)
+    assert (diverse.values - plain.values)[0, :4].tolist() == pytest.approx(expected.tolist())
+    assert torch.equal(diverse.values[0, 4:], plain.values[0, 4:])
+    assert float(diverse.values.sum()) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_without_weight_or_spread_the_diversity_term_is_nothing():
+    rewards = random_rewards(2, 8)
+    plain = group_advantages(rewards)
+    same = torch.zeros(2, 8, 8)
+    assert torch.equal(group_advantages(rewards, DIVERSE, same).values, plain.values)
+    distance = torch.rand(2, 8, 8)
+    assert torch.equal(group_advantages(rewards, AdvantageSettings(shaping="none"), distance).values, plain.values)
+    assert not torch.equal(group_advantages(rewards, DIVERSE, distance).values, plain.values)
+
+
+def test_members_without_reward_or_distance_have_no_part_in_the_diversity_term():
+    rewards = torch.tensor([[NAN, 5.0, 4.0, 3.0, 2.0, 1.0]])
+    places = torch.tensor([7.0, 0.0, NAN, 4.0, 9.0, 11.0])
+    distance = (places[:, None] - places).abs()[None]
+    added = group_advantages(rewards, DIVERSE, distance).values - group_advantages(rewards).values
+    # The better half of the five that count is the first three, one of which has no distances: two equal ones are left.
+    assert added.abs().max() == 0

@@ -1,0 +1,84 @@
+"""How unlike two crystals of one composition are: distances of their radial distribution functions.
+
+The fingerprint of Oganov and Valle, J. Chem. Phys. 130, 104504 (2009): for every pair of elements A, B
+
+    F_AB(r) = Σ_ij δ(r − r_ij) / (4π r² N_A (N_B / V) dr) − 1,
+
+smeared by a Gaussian, and the cosine distance of two of them with weights w_AB ∝ N_A N_B. Lengths are in units of
+(V/N)^(1/3), so that two crystals that differ by their volume alone are the same, as for StructureMatcher.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.lattice import volume, wrap
+from omatg_ray.reward.graph import neighbours
+from omatg_ray.reward.validity import check_validity, minkowski_reduce
+
+CUTOFF = 3.0
+SMEARING = 0.08
+BIN = 0.02
+"""In units of (V/N)^(1/3), a little less than a nearest-neighbour distance."""
+
+
+def group_distances(crystals: CrystalBatch, members: int) -> Tensor:
+    """Distances between the members of groups, 0 (same) to 1.
+
+    Args:
+        crystals: Groups of `members` consecutive crystals of one composition, on any device.
+        members: Size of a group.
+
+    Returns:
+        (groups, members, members), float64, on the CPU; NaN for crystals that fail the validity checks, and for groups
+        of several compositions.
+    """
+    crystals = crystals.to("cpu", torch.float64)
+    valid = check_validity(crystals).valid
+    found = torch.full((len(crystals) // members, members, members), math.nan, dtype=torch.float64)
+    compositions = [sorted(z.tolist()) for z in crystals.species.split(crystals.layout.sizes)]
+    for group in range(len(found)):
+        rows = torch.arange(group * members, (group + 1) * members)
+        kept = valid[rows].nonzero().squeeze(1)
+        if len(kept) and all(compositions[row] == compositions[rows[0]] for row in rows):
+            fingerprint = fingerprints(crystals.select(rows[kept]))
+            cosine = (fingerprint @ fingerprint.T).clamp(-1.0, 1.0)
+            found[group, kept[:, None], kept] = 0.5 * (1.0 - cosine)
+    return found
+
+
+def fingerprints(crystals: CrystalBatch) -> Tensor:
+    """Fingerprints (B, D) of valid crystals of one composition, float64, each of length 1."""
+    crystals = crystals.to("cpu", torch.float64)
+    n = int(crystals.n_atoms[0])
+    elements, kind = crystals.species.unique(return_inverse=True)
+    amount = torch.bincount(kind, minlength=len(elements)).double() / len(crystals)
+    cell = minkowski_reduce(crystals.cell)[0]
+    frac = wrap((crystals.pos[:, None] @ (crystals.cell @ torch.linalg.inv(cell))[crystals.batch])[:, 0])
+    cell = cell / (volume(cell) / n).pow(1 / 3)[:, None, None]
+    # A margin, so that the smeared distances at the cutoff are all there.
+    reach = CUTOFF + 3.0 * SMEARING
+    n_bins, n_kinds = math.ceil(reach / BIN) + 2, len(elements)
+    histogram = torch.zeros(len(crystals), n_kinds * n_kinds * n_bins, dtype=torch.float64)
+    for b, (x, z) in enumerate(zip(frac.split(n), kind.split(n), strict=True)):
+        lattice = cell[b].numpy()
+        pairs, offset = (torch.from_numpy(part) for part in neighbours(x.numpy(), lattice, reach))
+        length = ((x[pairs[1]] + offset - x[pairs[0]]) @ cell[b]).norm(dim=1)
+        # Shared between the two nearest points of the grid: equal crystals must not differ by rounding.
+        place, share = (length / BIN).long(), (length / BIN).frac()
+        index = (z[pairs[0]] * n_kinds + z[pairs[1]]) * n_bins + place
+        for at, part in ((index, 1.0 - share), (index + 1, share)):
+            histogram[b] += torch.bincount(at, weights=part, minlength=histogram.shape[1])
+    centre = torch.arange(n_bins, dtype=torch.float64) * BIN
+    r = centre[(centre > 0.0) & (centre < CUTOFF)]
+    smear = torch.exp(-0.5 * ((r[:, None] - centre) / SMEARING).square()) / (SMEARING * math.sqrt(2.0 * math.pi))
+    counts = histogram.view(len(crystals), n_kinds, n_kinds, n_bins) @ smear.T
+    # V = N in these units: N_B / V is the share of B.
+    expected = 4.0 * math.pi * r.square() * (amount[:, None] * amount / n)[..., None]
+    weight = (amount[:, None] * amount).sqrt() / n
+    function = weight[..., None] * (counts / expected - 1.0)
+    return torch.nn.functional.normalize(function.flatten(1), dim=1)
