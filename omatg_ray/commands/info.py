@@ -12,6 +12,7 @@ from omatg_ray.errors import ModelError
 from omatg_ray.model import FlowModel
 from omatg_ray.policy.annealing import LearnedSchedule, LinearAnnealing
 from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.run.storage import is_remote
 
 
 def overview() -> str:
@@ -52,7 +53,8 @@ def described(name: str) -> str:
     """The card of an asset (crystals, potential, base), or what a model's `model.json` says, line by line.
 
     Args:
-        name: Name of an asset; a model or run folder (`./base` where it is called as an asset is); or bundled.
+        name: Name of an asset; a model or run folder (`./base` where it is called as an asset is) or its URL; or
+            bundled.
 
     Raises:
         DataError: A file of the asset is missing or damaged.
@@ -61,7 +63,7 @@ def described(name: str) -> str:
     for known in ASSETS:
         if name == known:
             return described_asset(known)
-    if not is_bundled(name) and not Path(name).exists():
+    if not is_bundled(name) and not is_remote(name) and not Path(name).exists():
         raise ModelError(
             f"info: {name} is neither one of {', '.join(ASSETS)} or {BUNDLED}, nor is there a model or run folder of "
             "that name"

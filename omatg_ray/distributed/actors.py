@@ -118,13 +118,13 @@ class RewardWorker(Shell):
         # In processes of their own, which may be killed: a match can take forever.
         self._matcher = Matcher(share.n_threads, match_timeout)
 
-    def judge(self, crystals: CrystalBatch) -> Timed:
-        """Rewards of an item's final crystals."""
+    def judge(self, crystals: CrystalBatch, members: int | None = None) -> Timed:
+        """Rewards of an item's final crystals; `members` as for `omatg_ray.rl.judge.judge`."""
         from omatg_ray.rl.judge import judge
 
         start = time.perf_counter()
         assert self._judges.reward is not None
-        judged = judge(crystals, self._judges.reward)
+        judged = judge(crystals, self._judges.reward, members)
         return Timed(judged, time.perf_counter() - start)
 
     def assess(self, crystals: CrystalBatch, comparisons: Comparisons | None) -> Timed:

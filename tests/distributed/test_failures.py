@@ -98,14 +98,16 @@ def test_a_node_that_goes_and_another_that_comes_change_nothing_but_the_time(
 ) -> None:
     """With the node go rollout and reward actors, and the trajectories that they made."""
     node = cluster.add_node(num_cpus=3, object_store_memory=100 * 2**20)
-    share = ("ray.rollout.workers=5", "ray.reward.workers=3", "ray.strategy=spread", "ray.learner.cpus=0.5")
+    share = ("ray.rollout.workers=3", "ray.reward.workers=2", "ray.strategy=spread", "ray.learner.cpus=0.5")
     words = [f"run={tmp_path / 'run'}", f"base={base}", *SINGLE, "iterations=7", *share]
 
     config = workshop.load(*words)
     # Nodes are started in the main thread: they set signal handlers.
     with ThreadPoolExecutor(1) as other:
         future = other.submit(train, config, progress=False)
-        after_iterations(tmp_path / "run", 2, lambda: None).join(timeout=200)
+        reached = after_iterations(tmp_path / "run", 2, lambda: None)
+        while reached.is_alive() and not future.done():
+            time.sleep(0.1)
         cluster.remove_node(node)
         node = cluster.add_node(num_cpus=3, object_store_memory=100 * 2**20)
         try:
