@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import torch
@@ -107,6 +108,26 @@ def test_a_group_hears_everybody_and_adds_up_the_same_bits() -> None:
     assert all(said["worst"] != said["worst"] and said["none"] is None for said in first)
     torch.testing.assert_close(total, values.sum(0))
     assert all(torch.equal(other, total) for _, other in others)
+
+
+def test_a_group_listens_only_where_it_is_told_to() -> None:
+    def listening() -> set[tuple[str, int]]:
+        found = psutil.Process().net_connections("tcp")
+        return {(at.laddr.ip.removeprefix("::ffff:"), at.laddr.port) for at in found if at.status == psutil.CONN_LISTEN}
+
+    before = listening()
+    together = threading.Barrier(2)
+
+    def work(group: Group) -> set[tuple[str, int]]:
+        group.exchange({})
+        together.wait(60)
+        opened = listening() - before
+        together.wait(60)
+        return opened
+
+    opened, _ = in_group(2, work)
+    assert opened
+    assert {address for address, _ in opened} == {LOOPBACK}
 
 
 def test_who_leaves_is_noticed_and_cannot_come_back() -> None:
