@@ -223,15 +223,6 @@ class LearnerWorker(Shell):
         self._learner.load_state_dict(snapshot["optimizer"])
         return Timed(None, time.perf_counter() - start)
 
-    def state_dict(self) -> Timed:
-        """The optimizer's state."""
-        return Timed(self._learner.state_dict(), 0.0)
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> Timed:
-        """Inverse of `state_dict`."""
-        self._learner.load_state_dict(state)
-        return Timed(None, 0.0)
-
     def _snapshot(self) -> dict[str, dict[str, Tensor]]:
         weights = {name: value.detach().cpu() for name, value in self._learned.state_dict().items()}
         return {"weights": weights, "optimizer": self._learner.state_dict()}
