@@ -27,9 +27,7 @@ def targets(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
 
 def exported() -> dict[str, set[str]]:
     """Tags of every metric, by the name that Prometheus knows it by."""
-    return {
-        f"ray_{name}{'_total' * measure.counts}": {RUN, measure.tag} - {None} for name, measure in MEASURES.items()
-    }
+    return {f"ray_{name}{'_total' * measure.counts}": {RUN, measure.tag} - {None} for name, measure in MEASURES.items()}
 
 
 def test_it_draws_every_metric_that_is_exported_and_no_other(dashboard: dict[str, Any]) -> None:
