@@ -59,6 +59,10 @@ class RayCrew:
         with_base: Whether they record the base's drift.
         staleness: Versions older than the present one that may still be needed.
         run: What metrics in Ray call the run.
+
+    Attributes:
+        timeline: What the actors did in the last iteration. Where iterations are sampled ahead that is the last one
+            with others on their way: the end of a run looks like no other part of it. None before the first.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class RayCrew:
         self._clock = Timings((self.rollout, self.reward, self.learners), staff.startup)
         self._telemetry = Telemetry(run, staff.loop, (self.rollout, self.reward), self.learners)
         self._flights: dict[int, _Flight] = {}
+        self.timeline: Timeline | None = None
         self._learned: tuple[Sequence[WorkItem], int] | None = None
         self._weights: dict[int, dict[str, Tensor]] = {}
         self._published: dict[int, Published] = {}
@@ -177,14 +182,12 @@ class RayCrew:
         taken = self._clock.take(items[0].iteration + 1)
         for part in (self.rollout, self.reward, self.learners):
             taken |= part.take_failures()
-        assert self.timeline is not None
-        self._telemetry.learned(items, version, self.timeline.seconds, taken)
+        timeline = self._clock.timeline
+        assert timeline is not None
+        if self.timeline is None or self._flights or not self._staleness:
+            self.timeline = timeline
+        self._telemetry.learned(items, version, timeline.seconds, taken)
         return taken
-
-    @property
-    def timeline(self) -> Timeline | None:
-        """What the actors did in the last iteration; None before the first."""
-        return self._clock.timeline
 
     def state_dict(self) -> dict[str, Tensor]:
         present = max(self._published)

@@ -65,9 +65,9 @@ def describe_timeline(timeline: Timeline) -> str:
         alone[role] = anybody - _covered([span for span in timeline.spans if span.role != role], seconds)
     said = ", ".join(f"{role} {share:.0%}" for role, share in shares.items())
     text = [f"Iteration {timeline.iteration}, {seconds:.2f} s. Share of it in which actors computed: {said}."]
-    waited_for = [f"but {role} actors for {alone[role]:.2f} s" for role in roles if alone[role] >= SHARE * seconds]
+    waited_for = [f"{role} actors for {alone[role]:.2f} s" for role in roles if alone[role] >= SHARE * seconds]
     if len(roles) > 1 and waited_for:
-        text.append(f"Nobody works {', nobody '.join(waited_for)}: the others wait for them.")
+        text.append(f"Alone at work: {', '.join(waited_for)}; the others wait for them then.")
     elif len(roles) > 1:
         text.append(f"No role has all others wait for it for {SHARE:.0%} of the time or longer.")
     if seconds - anybody >= SHARE * seconds:
