@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeGuard, get_args
 
 from omatg_ray.errors import DataError
 from omatg_ray.run.atomic import write_text
+from omatg_ray.run.storage import is_remote
 
 if TYPE_CHECKING:
     from omatg_ray.model import FlowModel
@@ -38,8 +39,8 @@ def is_bundled(name: object) -> TypeGuard[Literal["bundled"]]:
 
 
 def place_of(name: str | Path) -> str:
-    """What a record calls a model or a potential: the word, or the absolute path of a folder (`./bundled` is one)."""
-    return name if is_bundled(name) else str(Path(name).expanduser().absolute())
+    """What a record calls a model or a potential: the word, a URL, or a folder's absolute path (`./bundled` is one)."""
+    return name if is_bundled(name) or is_remote(name) else str(Path(name).expanduser().absolute())
 
 
 def root() -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import os
@@ -14,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from omatg_ray.bundle import ASSETS, quickstart
+from omatg_ray.bundle import quickstart
 from omatg_ray.errors import ConfigError, OmatgRayError
+from omatg_ray.run.storage import as_place, files_at, inside
 
 if TYPE_CHECKING:
     from omatg_ray.config import Config
@@ -66,8 +66,9 @@ work is done by Ray actors, on the cluster at RAY_ADDRESS or on this machine (`o
 the results are the same. Ctrl-C stops after the present iteration with a checkpoint to resume from. The run ends with a
 before/after table on the test split and report.html.
 
-Progress shows, for each iteration: E mean energy of the rollouts (eV/atom), the share of invalid ones, the share of
-clipped ratios and KL to the base (positions, lattice), and s, the seconds of rollout + reward + learning.
+Progress shows, for each iteration: E median energy of the rollouts (eV/atom; every iteration has other compositions, so
+follow the validations), the share of invalid ones, with several epochs the share of clipped ratios and, where the base
+is asked, the KL to it (positions, lattice), and s, the seconds of rollout + reward + learning.
 """
 
 EVALUATE = """\
@@ -75,19 +76,28 @@ Generate one crystal for each reference of a file and compare: match rate, RMSE,
 
   omatg-ray evaluate runs/better --data runs/better/data/test.extxyz --steps 50 --json out.json
   omatg-ray evaluate runs/base --data test.csv --steps 10 --slope-pos 5 --potential POTENTIAL
-  omatg-ray evaluate bundled --data bundled
+  omatg-ray evaluate bundled --data bundled --slope-pos 5 --slope-cell 2
 
-A crystal depends on (seed, row) alone, so evaluations with one seed can be compared row by row.
+A crystal depends on (seed, row) alone, so evaluations with one seed can be compared row by row. A base model anneals
+only if told to, with --slope-pos and --slope-cell (5 and 2 suit the bundled one); a reinforced one anneals as it was
+trained. The capped mean counts 3 eV/atom (--invalid-energy) for invalid crystals and at most that for all others: one
+crystal with overlapping atoms decides a mean that is not capped.
 """
 
 GENERATE = """\
 Generate crystals, drop invalid ones and duplicates, and rank them by energy where a potential is given.
 
-  omatg-ray generate runs/better --formula TiO2 --z 2,4 -n 64 --potential POTENTIAL --out tio2.extxyz
+  omatg-ray generate runs/better --formula TiO2 --z 2,4 -n 64 --potential POTENTIAL --relax 100 --out tio2.extxyz
   omatg-ray generate runs/better --formulas list.txt -n 16 --out crystals/
-  omatg-ray generate bundled --formula NaCl -n 8 --potential bundled
+  omatg-ray generate bundled --formula NaCl -n 8 --potential bundled --relax 100 --slope-pos 5 --slope-cell 2
   omatg-ray generate models/mp20_de_novo --atoms 4 8 -n 16
 
+What a model generates lies near a minimum of the energy, not in it: with --relax, cells and positions are relaxed
+before duplicates, ranks and space groups are found. A base model anneals only if told to, with --slope-pos and
+--slope-cell (5 and 2 suit the bundled one); a reinforced one anneals as it was trained.
+
+The table shows formula, formula units per cell, rank, energy, energy above the best of the composition, space group and
+how many of the crystals were the same. Those more than 3 eV/atom above the best (atoms that overlap) are marked with !.
 Models that generate species take numbers of atoms in place of formulas.
 The suffix of --out chooses the format: .extxyz, .cif, .json, or a folder of CIF files (ends in /).
 """
@@ -112,8 +122,9 @@ OMatG's configuration cannot express the sampler.
 """
 
 INFO = """\
-The cards of the bundled crystals, potential and base model: how they were made, what they are good for. With a model or
-run folder: what this model is made of. `base` is the card, ./base a folder.
+What is bundled, in a few lines. With the name of one of these, crystals, potential or base, its whole card: how it was
+made, what it is good for, its limits. With a model or run folder, or bundled: what this model is made of. `base` is the
+card, ./base a folder.
 
   omatg-ray info
   omatg-ray info potential
@@ -272,6 +283,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-n", type=_number(int, 1), default=1, help="crystals per formula and z, or N (default 1)")
     sub.add_argument("--potential", metavar="NAME", help="MatGL potential to rank by, or bundled (default: no ranking)")
     sub.add_argument(
+        "--relax",
+        type=_number(int, 1),
+        default=0,
+        metavar="N",
+        help="relax every valid crystal in at most N steps with the potential, in this process (default: not at all)",
+    )
+    sub.add_argument(
         "--out", default="generated.extxyz", metavar="FILE", help=".extxyz, .cif, .json or folder/ (generated.extxyz)"
     )
 
@@ -299,11 +317,14 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = verb("report", "write a run's report anew", "Write report.html of a run folder anew.", _report)
-    sub.add_argument("folder", type=Path, metavar="RUN", help="run folder")
+    sub.add_argument("folder", type=as_place, metavar="RUN", help="run folder, or its URL")
 
     sub = verb("info", "show what is bundled, or what a model is", INFO, _info)
     sub.add_argument(
-        "names", nargs="*", metavar="NAME", help="crystals, potential, base; or a model or run folder, e.g. ./base"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="crystals, potential, base; or bundled, or a model or run folder, e.g. ./base",
     )
 
     sub = verb("doctor", "check that everything works here", DOCTOR, _doctor)
@@ -334,12 +355,23 @@ def _number(kind: type[int] | type[float], low: float, above: bool = False) -> C
 
 def _run_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file, then overrides")
-    sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder, exactly")
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument(
+        "--resume", type=as_place, metavar="RUN", help="go on with the run in this folder or at this URL, exactly"
+    )
+    which.add_argument(
+        "--continue",
+        dest="start_or_resume",
+        action="store_true",
+        help="start the run named by run=, or resume it if there is one already: for jobs that are tried again",
+    )
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", metavar="MODEL", help="model folder, run folder (its best checkpoint), or bundled")
+    sub.add_argument(
+        "model", metavar="MODEL", help="model folder, run folder (its best checkpoint), URL of one, or bundled"
+    )
     sub.add_argument(
         "--steps",
         type=_number(int, 2),
@@ -363,7 +395,8 @@ def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
     slope: dict[str, Any] = {"type": _number(float, -1), "metavar": "S"}
     sub.add_argument(
         "--slope-pos",
-        help="multiply the velocity of positions by 1 + S t, in place of the model's own annealing",
+        help="multiply the velocity of positions by 1 + S t, in place of the model's own annealing; a base model has "
+        "none of its own, and for the bundled one 5, with 2 for lattices, is much better",
         **slope,
     )
     sub.add_argument("--slope-cell", help="the same for lattices; of the two, one that is not given is 0", **slope)
@@ -407,22 +440,61 @@ def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
 
+def _start_or_resume(arguments: argparse.Namespace) -> None:
+    """Makes a --resume of --continue where the folder holds a run already."""
+    if not arguments.start_or_resume:
+        return
+    from omatg_ray.commands.places import lasting
+    from omatg_ray.config import Config
+
+    named = [word for word in arguments.words if _key(word) == "run"]
+    if not named:
+        raise ConfigError("--continue needs run=FOLDER, the run to start or to go on with")
+    run = Config.load(None, named).run
+    place = run if isinstance(run, str) else lasting(run)
+    if _holds_config(place):
+        arguments.resume = place
+        arguments.words = [word for word in arguments.words if "=" in word and word not in named]
+
+
+def _holds_config(run: Path | str) -> bool:
+    """Whether there is a run in a folder or at a URL."""
+    from omatg_ray.run.folder import CONFIG
+
+    return CONFIG in files_at(run) if isinstance(run, str) else (run / CONFIG).is_file()
+
+
 def _load_config(arguments: argparse.Namespace) -> Config:
     from omatg_ray.commands.places import anchored, lasting
     from omatg_ray.config import Config
+    from omatg_ray.run.folder import CONFIG
 
     files = [word for word in arguments.words if "=" not in word]
     overrides = [word for word in arguments.words if "=" in word]
     if arguments.resume is not None:
         if files:
             raise ConfigError(f"--resume takes the config of the run; leave out {files[0]}")
-        run = lasting(arguments.resume)
-        if not (run / "config.yaml").is_file():
-            raise ConfigError(f"there is no run to go on with in {run}: no config.yaml")
-        return anchored(Config.load(run / "config.yaml", [*overrides, f"run={json.dumps(str(run))}"]))
+        run = arguments.resume if isinstance(arguments.resume, str) else lasting(arguments.resume)
+        if not _holds_config(run):
+            raise ConfigError(f"there is no run to go on with in {run}: no {CONFIG}")
+        config = Config.load(inside(run, CONFIG), overrides)
+        # What a run at a URL left in its scratch folder goes on there, and is stored where it belongs if that is named.
+        if isinstance(run, str) or isinstance(config.run, Path) or "run" not in map(_key, overrides):
+            return anchored(config.model_copy(update={"run": run}))
+        kept_of = Config.load(run / CONFIG).run
+        if config.run != kept_of:
+            raise ConfigError(f"run: what is in {run} belongs to {kept_of}, not to {config.run}")
+        arguments.resume = run
+        return anchored(config)
     if len(files) > 1:
         raise ConfigError(f"one config file, please, not {len(files)}: {', '.join(files)}")
     return anchored(Config.load(files[0] if files else None, overrides))
+
+
+def _resume(arguments: argparse.Namespace, config: Config) -> bool | Path:
+    """Whether a run goes on; for one at a URL, the scratch folder from which it does, if one is named."""
+    scratch = isinstance(arguments.resume, Path) and isinstance(config.run, str)
+    return Path(arguments.resume) if scratch else arguments.resume is not None
 
 
 def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -473,14 +545,16 @@ def _check_output(path: str | Path | None, suffixes: Sequence[str]) -> str | Non
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
+    _start_or_resume(arguments)
     config = _load_config(arguments)
     from omatg_ray.commands.pretrain import pretrain
 
-    best = pretrain(config, arguments.resume is not None, not arguments.quiet)
-    print(f"best model: {best}\nreport: {config.run / 'report.html'}")
+    best = pretrain(config, _resume(arguments, config), not arguments.quiet)
+    print(f"best model: {best}\nreport: {inside(config.run, 'report.html')}")
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    _start_or_resume(arguments)
     default = arguments.resume is None and _asks_for_the_default(arguments.words)
     named = {_key(word) for word in arguments.words}
     if default:
@@ -497,15 +571,18 @@ def _train(arguments: argparse.Namespace) -> None:
         return
     from omatg_ray.commands.evaluate import table
     from omatg_ray.commands.train import train
+    from omatg_ray.evaluate.change import changes
 
-    result = train(config, arguments.resume is not None, not arguments.quiet)
-    print(f"\ntest split, {config.rollout.steps} grid points\n{table(result.rows)}")
+    result = train(config, _resume(arguments, config), not arguments.quiet)
+    print(f"\ntest split, {config.rollout.steps} grid points, energies in eV/atom\n{table(result.rows)}")
+    if result.iteration:
+        differences = "\n".join(f"  {change}" for change in changes(*result.rows[:2]))
+        print(f"\nreinforced less base, with 95 % intervals (paired bootstrap)\n{differences}")
     print(f"\nbest model: {result.model}\nreport: {result.report}")
     from omatg_ray.commands.next_steps import next_steps
-    from omatg_ray.model import FlowModel
 
-    generates_species = FlowModel.load(result.model).generates_species
-    print(f"\n{next_steps(config, result.rows, generates_species)}")
+    improved = result.iteration > 0
+    print(f"\n{next_steps(config, result.rows, result.generates_species, improved=improved)}")
 
 
 def _asks_for_the_default(words: Sequence[str]) -> bool:
@@ -561,7 +638,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     out = _check_output(arguments.out, STRUCTURE_SUFFIXES)
     assert out is not None
     sampling = _sampling(arguments)
-    from omatg_ray.commands.generate import GenerateOptions, generate
+    from omatg_ray.commands.generate import GenerateOptions, generate, listing, summary
     from omatg_ray.commands.places import found
     from omatg_ray.crystal.formula import parse_z, read_formulas
     from omatg_ray.crystal.write import write_structures
@@ -574,15 +651,13 @@ def _generate(arguments: argparse.Namespace) -> None:
         z=tuple(parse_z(arguments.z)),
         atoms=tuple(arguments.atoms or ()),
         count=arguments.n,
+        relax=arguments.relax,
         **sampling,
     )
     result = generate(options, not arguments.quiet)
     write_structures(out, result.crystals.to_structures(), result.properties)
-    for row in result.properties:
-        energy = "" if row["energy_per_atom"] is None else f"{row['energy_per_atom']:10.4f} eV/atom"
-        name = f"{row['formula']:>12} z={row['z']} {row['rank']:4d}"
-        print(f"{name}{energy}  {row['space_group'] or '-':<10} x{row['copies']}")
-    print(f"{result.asked} generated, {result.invalid} invalid, {len(result.crystals)} unique, written to {out}")
+    print(listing(result))
+    print(f"{summary(result)}, written to {out}")
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -590,6 +665,10 @@ def _report(arguments: argparse.Namespace) -> None:
     from omatg_ray.evaluate.report import write_report
     from omatg_ray.run.folder import RunFolder
 
+    if isinstance(arguments.folder, str):
+        with RunFolder.create(arguments.folder, resume=True) as run:
+            print(run.named(write_report(run.path)))
+        return
     folder = lasting(arguments.folder)
     if not RunFolder(folder).holds_run():
         raise ConfigError(f"there is no run in {folder} to report on")
@@ -629,9 +708,9 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    from omatg_ray.commands.info import described
+    from omatg_ray.commands.info import described, overview
 
-    print("\n\n".join(described(name) for name in arguments.names or ASSETS))
+    print("\n\n".join(map(described, arguments.names)) if arguments.names else overview())
 
 
 def _doctor(arguments: argparse.Namespace) -> None:

@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, PlainValidator, ValidationError, field_validator, model_validator
 
 from omatg_ray.bundle import BUNDLED, is_bundled
 from omatg_ray.crystal.fields import FIELDS, FieldName
@@ -26,16 +26,23 @@ from omatg_ray.rl.advantage import AdvantageSettings
 from omatg_ray.rl.learner import LearnerSettings
 from omatg_ray.rl.objective import ObjectiveSettings
 from omatg_ray.rl.work import RolloutSettings
+from omatg_ray.run.storage import as_place, local_copy
+from omatg_ray.run.tracking import Tracker
 from omatg_ray.settings import Settings
+
+Place = Annotated[Path | str, PlainValidator(as_place)]
+"""A path or, as a string, a URL."""
 
 
 class DataSettings(Settings):
     """Crystals to learn from: one file that is split by composition, or three files that are split already."""
 
-    file: Path | None = Field(None, description="CSV with a cif column, extxyz, CIF, JSON or folder of CIFs, to split")
-    train: Path | None = Field(None, description="training split, in place of `file`")
-    val: Path | None = Field(None, description="validation split, in place of `file`")
-    test: Path | None = Field(None, description="test split, in place of `file`")
+    file: Place | None = Field(
+        None, description="CSV with a cif column, extxyz, CIF, JSON or folder of CIFs, to split; or its URL"
+    )
+    train: Place | None = Field(None, description="training split, in place of `file`")
+    val: Place | None = Field(None, description="validation split, in place of `file`")
+    test: Place | None = Field(None, description="test split, in place of `file`")
     val_compositions: float = Field(0.1, gt=0, description="validation compositions: a share, or from 1 on a number")
     test_compositions: float = Field(0.1, gt=0, description="test compositions: a share, or from 1 on a number")
     split_seed: int = Field(0, description="seed of the split")
@@ -70,7 +77,7 @@ class PolicySettings(Settings):
         {"pos": NoiseSettings(kind="sqrt", a=0.1668)}, description="σ(t) of each active field"
     )
     annealing: LinearAnnealing | None = Field(None, description="hand-made annealing, v · (1 + s(t))")
-    annealing_from: Path | None = Field(
+    annealing_from: Place | None = Field(
         None, description="model that learned a schedule, which then anneals in place of `annealing`, frozen"
     )
     schedule: ScheduleSettings = Field(ScheduleSettings(), description="the schedule that an annealing policy learns")
@@ -120,7 +127,9 @@ class CheckpointSettings(Settings):
 class Config(Settings):
     """Everything a run needs. `pretrain` reads data and pretrain; `train` all but pretrain."""
 
-    run: Path = Field(Path("runs/run"), description="run folder, created by the run")
+    run: Place = Field(
+        Path("runs/run"), description="run folder, created by the run; or a URL such as s3://bucket/runs/better"
+    )
     seed: int = Field(0, ge=0, description="seed of everything that is drawn")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; actors have ray.*.gpus instead")
     threads: int | None = Field(
@@ -129,10 +138,10 @@ class Config(Settings):
     workers: int = Field(2, ge=0, description="processes that match structures; 0: in this process; not with actors")
     data: DataSettings = Field(DataSettings(), description="crystals; null for train: the splits of the base's run")
     pretrain: PretrainSettings = Field(PretrainSettings(), description="pretraining of the base model")
-    base: Literal["bundled"] | Path | None = Field(
+    base: Path | str | None = Field(
         None,
-        description="model to reinforce: a model folder, a run folder, a model that OMatG has published "
-        "(OMatG/MP-20-CSP/Linear-ODE), or bundled (with its own crystals)",
+        description="model to reinforce: a model folder, a run folder, the URL of one, a model that OMatG has "
+        "published (OMatG/MP-20-CSP/Linear-ODE), or bundled (with its own crystals)",
     )
     iterations: int = Field(300, ge=0, description="rollout iterations")
     rollout: RolloutSettings = Field(RolloutSettings(), description="what one iteration samples")
@@ -143,6 +152,9 @@ class Config(Settings):
     learner: LearnerSettings = Field(LearnerSettings(), description="optimizer and microbatches")
     validation: ValidationSettings = Field(ValidationSettings(), description="evaluation during training")
     checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="checkpoints")
+    tracking: list[Tracker] = Field(
+        [], description="who is sent the metrics too: wandb, mlflow (extras of the package); TensorBoard always is"
+    )
     ray: RaySettings = Field(RaySettings(), description="actors on a Ray cluster; without workers: this process alone")
 
     @model_validator(mode="after")
@@ -176,26 +188,28 @@ class Config(Settings):
     @classmethod
     def _word_or_path(cls, base: object) -> str | Path | None:
         """Keeps the word apart from the folder `./bundled`, which as paths are the same."""
-        if base is None or isinstance(base, Path) or is_bundled(base):
+        if base is None or is_bundled(base):
             return base
-        if isinstance(base, str):
-            return Path(base)
+        if isinstance(base, str | Path):
+            return as_place(base)
         raise ValueError(f"a model or run folder, or {BUNDLED}, not {base!r}")
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-        """Reads a YAML file and applies `key=value` overrides, e.g. `rollout.groups=8`.
+        """Reads a YAML file, which may be a URL, and applies `key=value` overrides, e.g. `rollout.groups=8`.
 
         Without a run folder in the file or the overrides, the run folder is `runs/<name of the file>`.
 
         Raises:
             ConfigError: The file cannot be read, or a key is unknown, mistyped or out of range; names the key, and
                 for unknown keys the nearest valid one.
+            StorageError: A URL cannot be read.
         """
         tree: Any = {}
         if path is not None:
             try:
-                tree = yaml.safe_load(Path(path).read_text()) or {}
+                with local_copy(path) as file:
+                    tree = yaml.safe_load(file.read_text()) or {}
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"cannot read config {path}: {getattr(error, 'strerror', None) or error}") from error
             except yaml.YAMLError as error:

@@ -39,3 +39,7 @@ class TrainingError(OmatgRayError):
 
 class ClusterError(OmatgRayError):
     """A Ray cluster cannot be reached, has no room for what is asked of it, or lost an actor."""
+
+
+class StorageError(OmatgRayError):
+    """Storage beyond this machine cannot be reached, or refuses to be read or written."""

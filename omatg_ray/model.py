@@ -31,6 +31,8 @@ from omatg_ray.policy.drift import Annealed, Drift, Scale, Score, Velocity
 from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, Noise, NoiseSettings
 from omatg_ray.policy.ode import Method, solve
 from omatg_ray.policy.policy import Policy, draw_noise, time_grid
+from omatg_ray.run.folder import fetched_model
+from omatg_ray.run.storage import is_remote
 from omatg_ray.seeding import seed_of
 from omatg_ray.settings import Settings
 
@@ -170,10 +172,18 @@ class FlowModel:
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> FlowModel:
         """Reads a model folder, the best checkpoint of a run folder, or with "bundled" the model of the package.
 
+        Args:
+            path: Folder, or URL of one.
+            device: Where its networks shall be.
+
         Raises:
             ModelError: The folder, a file or a weight is missing, torn, or of another architecture.
             DataError: A file of the bundled model is missing or damaged.
+            StorageError: The URL cannot be reached.
         """
+        if is_remote(path):
+            with fetched_model(path, DESCRIPTION_FILE) as copy:
+                return cls.load(copy, device)
         folder = asset("base") if is_bundled(path) else Path(path)
         if not (folder / DESCRIPTION_FILE).is_file() and (folder / "checkpoints" / "best").is_dir():
             folder = folder / "checkpoints" / "best"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.s3 import KEYS, Bucket, Server
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,3 +37,33 @@ def _seeded() -> None:
     # Small networks gain nothing from threads, and lose a lot where a test shares its cores.
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Server]:
+    """An S3 on loopback."""
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files go."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def bucket(s3: Server, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket, at the S3 that the environment names."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL_S3": s3.url}.items():
+        monkeypatch.setenv(name, value)
+    bucket = Bucket(f"bucket-{uuid.uuid4().hex}", s3)
+    s3.client.create_bucket(Bucket=bucket.name)
+    yield bucket
+    s3.start()

@@ -37,6 +37,11 @@ def name_of(iteration: int) -> str:
     return f"iteration_{iteration:06d}"
 
 
+def iteration_of(name: str) -> int:
+    """Inverse of `name_of`."""
+    return int(name.rpartition("_")[2])
+
+
 def save(folder: RunFolder, model: FlowModel, progressed: Progressed, keep: int, is_best: bool) -> None:
     """Writes a checkpoint at the present iteration boundary.
 
@@ -59,6 +64,7 @@ def save(folder: RunFolder, model: FlowModel, progressed: Progressed, keep: int,
     folder.save_checkpoint(name, write, keep)
     if is_best:
         folder.point_best(name)
+    folder.store()
 
 
 # What of a description makes it another model, and the key that decides it.

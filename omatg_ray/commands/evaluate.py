@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from omatg_ray.bundle import BUNDLED, crystals, is_bundled
-from omatg_ray.commands.setup import SamplingOptions, warn_noiseless, warn_unfamiliar
+from omatg_ray.commands.setup import SamplingOptions, read, warn_generated_species, warn_noiseless, warn_unfamiliar
 from omatg_ray.commands.workforce import evaluation_bench
-from omatg_ray.crystal.read import read_dataset
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.metrics import measured_columns
@@ -29,7 +28,7 @@ class EvaluateOptions(SamplingOptions):
     energies.
 
     Attributes:
-        data: File of reference crystals, or bundled: the test split of the bundled ones.
+        data: File or URL of reference crystals, or bundled: the test split of the bundled ones.
         limit: Use this many references, spread over the file; None uses all.
         invalid_energy: eV/atom that invalid crystals count in the capped mean.
         plausibility: Measure over chemically plausible crystals too, with SMACT and matminer.
@@ -44,6 +43,8 @@ class EvaluateOptions(SamplingOptions):
 def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
     """Generates one crystal per reference and compares.
 
+    Crystals of a model that generates species have the numbers of atoms of the references, and are not matched.
+
     Raises:
         ConfigError: Plausibility is asked for without the packages that it needs.
         ModelError: The model cannot be read.
@@ -55,9 +56,10 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
     plausibility = PlausibilityCheck(options.workers) if options.plausibility else None
     model = FlowModel.load(options.model, device)
     data = crystals("test") if is_bundled(options.data) else options.data
-    dataset = read_dataset(data, progress=progress)
+    dataset = read(data, progress)
     warn_unfamiliar(model, dataset.elements, dataset.sizes)
     warn_noiseless(model, options.noise)
+    warn_generated_species(model)
     potential = options.potential or model.description.potential or (BUNDLED if is_bundled(options.data) else None)
     reward = None
     if potential is None:

@@ -1,7 +1,8 @@
-"""`omatg-ray generate`: new crystals for formulas, without duplicates, best first."""
+"""`omatg-ray generate`: new crystals for formulas, relaxed if asked for, without duplicates, best first."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -11,18 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omatg_ray.commands.setup import SamplingOptions, warn_noiseless, warn_unfamiliar
+from omatg_ray.commands.setup import SamplingOptions, refuse_unseen, warn_noiseless, warn_unfamiliar
 from omatg_ray.commands.workforce import evaluation_bench
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.formula import cell_species
-from omatg_ray.errors import DataError, ModelError
+from omatg_ray.errors import ConfigError, DataError, ModelError
 from omatg_ray.evaluate.bench import Block, Measured
 from omatg_ray.evaluate.unique import find_unique, space_groups
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Composition, compositions
+from omatg_ray.reward.relax import Relaxed, relax
 from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.progress import Progress
+
+ABSURD = 3.0
+"""eV/atom above the best crystal of the composition: atoms overlap, though not so far that the crystal is invalid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +39,14 @@ class GenerateOptions(SamplingOptions):
         z: Formula units per cell; every formula is generated with each.
         atoms: Numbers of atoms per cell in place of formulas, for a model that generates species.
         count: Crystals for each formula and z, or number of atoms.
+        relax: Most steps of relaxation of every valid crystal, under the potential; 0 leaves them as they are.
     """
 
     formulas: tuple[str, ...] = ()
     z: tuple[int, ...] = (1,)
     atoms: tuple[int, ...] = ()
     count: int = 1
+    relax: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,9 @@ class Generated:
 
     Attributes:
         crystals: The crystals.
-        properties: What is known of each: formula, rank, energy, space group, copies, provenance.
+        properties: What is known of each: formula, rank, energy, space group, copies, provenance. `energy_above_best`
+            is in eV/atom, over the lowest of its reduced composition; `relax_steps` and `relax_drop` say how many steps
+            of relaxation were taken, and by how many eV/atom they lowered the energy.
         asked: Crystals generated.
         invalid: Those that failed the validity checks and were dropped.
     """
@@ -60,17 +69,26 @@ class Generated:
     asked: int
     invalid: int
 
+    @property
+    def absurd(self) -> list[bool]:
+        """Which crystals lie more than `ABSURD` above the best of their composition; none where nothing is weighed."""
+        return [(row["energy_above_best"] or 0.0) > ABSURD for row in self.properties]
+
 
 def generate(options: GenerateOptions, progress: bool = False) -> Generated:
-    """Generates, drops invalid crystals and duplicates, ranks.
+    """Generates, drops invalid crystals, relaxes the others if asked to, drops duplicates, ranks.
 
     Raises:
+        ConfigError: Relaxation is asked for without a potential.
         FormulaError: A formula cannot be parsed.
-        ModelError: The model cannot be read, or takes numbers of atoms where formulas are given, or the reverse.
+        ModelError: The model cannot be read, was never trained on an element, or takes numbers of atoms where formulas
+            are given, or the reverse.
         PotentialError: The potential cannot be loaded or does not know an element.
         DataError: No crystal is valid.
         ClusterError: There is no Ray cluster, it has no room, or an actor died.
     """
+    if options.relax and options.potential is None:
+        raise ConfigError("--relax: crystals relax under a potential; name one with --potential")
     cells = _cells(options)
     species = [cell for _, cell in cells for _ in range(options.count)]
     device = options.prepare()
@@ -82,7 +100,8 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     # A model that generates species chooses the elements itself.
     elements = frozenset() if model.generates_species else frozenset(n for cell in species for n in cell)
     sizes = frozenset(len(cell) for cell in species)
-    warn_unfamiliar(model, elements, sizes)
+    refuse_unseen(model, options.model, elements)
+    warn_unfamiliar(model, frozenset(), sizes)
     warn_noiseless(model, options.noise)
     reward = None
     if options.potential is not None:
@@ -103,7 +122,8 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     ]
     done: list[Measured] = []
     with (
-        evaluation_bench(options, model, reward, progress) as bench,
+        # Before a relaxation, energies say nothing that is kept.
+        evaluation_bench(options, model, None if options.relax else reward, progress) as bench,
         Progress(len(species), "generate", shown=progress) as bar,
     ):
         for measured in bench.measure(model, blocks):
@@ -113,12 +133,19 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     valid = check_validity(crystals).valid
     _warn_fruitless(cells, valid.view(len(cells), options.count))
     kept = valid.nonzero().squeeze(1)
-    energies = [one.energy for one in done if one.energy is not None]
-    energy = torch.cat(energies)[kept] if energies else None
-    order, copies = _unique(crystals.select(kept), energy, options)
-    unique = crystals.select(kept[order])
+    sound = crystals.select(kept)
+    relaxed = _relaxed(sound, reward, options, progress) if reward is not None and options.relax else None
+    energy: Tensor | None
+    if relaxed is not None:
+        sound, energy = relaxed.crystals, relaxed.energy / relaxed.crystals.n_atoms
+    else:
+        energies = [one.energy for one in done if one.energy is not None]
+        energy = torch.cat(energies)[kept] if energies else None
+    order, copies = _unique(sound, energy, options)
+    unique = sound.select(order)
     groups = space_groups(unique, workers=options.workers, timeout=options.timeout)
     keys, ranks = compositions(unique), Counter[Composition]()
+    above = _above_best(keys, None if energy is None else energy[order])
     formulas = unique.formulas()
     properties = []
     for row, place in enumerate(order.tolist()):
@@ -133,9 +160,12 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
                 "z": z,
                 "rank": ranks[keys[row]],
                 "energy_per_atom": None if energy is None or energy[place].isnan() else float(energy[place]),
+                "energy_above_best": above[row],
                 "space_group": None if group is None else group.symbol,
                 "space_group_number": None if group is None else group.number,
                 "copies": copies[row],
+                "relax_steps": None if relaxed is None else int(relaxed.steps[place]),
+                "relax_drop": None if relaxed is None else float(relaxed.drop[place] / sound.n_atoms[place]),
                 "model": str(options.model),
                 "steps": options.steps,
                 "noise": options.noise,
@@ -145,6 +175,40 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
             }
         )
     return Generated(unique, properties, len(crystals), int((~valid).sum()))
+
+
+def _relaxed(crystals: CrystalBatch, reward: MatGLEnergy, options: GenerateOptions, progress: bool) -> Relaxed:
+    """Valid crystals, relaxed block by block, in this process.
+
+    Those with an element that the potential does not know, which only generated species can bring, stay as they are,
+    without an energy.
+    """
+    species = crystals.species.split(crystals.layout.sizes)
+    known = torch.tensor([reward.elements.issuperset(z.tolist()) for z in species])
+    rows, others = known.nonzero().squeeze(1), (~known).nonzero().squeeze(1)
+    kept, nothing = crystals.select(others).to("cpu", torch.float64), torch.full((len(others),), torch.nan).double()
+    done = [Relaxed(kept, nothing, torch.zeros(len(others), dtype=torch.long), nothing)]
+    with Progress(len(rows), "relax", shown=progress) as bar:
+        for part in rows.split(options.block) if len(rows) else ():
+            done.append(relax(reward.potential, crystals.select(part), options.relax, reward.chunk_edges))
+            bar.advance(steps=len(part))
+    place = torch.cat([others, rows]).argsort()
+    return Relaxed(
+        CrystalBatch.cat(one.crystals for one in done).select(place),
+        torch.cat([one.energy for one in done])[place],
+        torch.cat([one.steps for one in done])[place],
+        torch.cat([one.drop for one in done])[place],
+    )
+
+
+def _above_best(keys: Sequence[Composition], energy: Tensor | None) -> list[float | None]:
+    """eV/atom of every crystal over the lowest of its composition; None where an energy is missing."""
+    energies = [math.nan] * len(keys) if energy is None else energy.tolist()
+    best: dict[Composition, float] = {}
+    for key, value in zip(keys, energies, strict=True):
+        if not math.isnan(value):
+            best[key] = min(value, best.get(key, value))
+    return [None if math.isnan(value) else value - best[key] for key, value in zip(keys, energies, strict=True)]
 
 
 def _cells(options: GenerateOptions) -> list[tuple[tuple[str, int] | None, list[int]]]:
@@ -178,3 +242,22 @@ def _unique(crystals: CrystalBatch, energy: Tensor | None, options: GenerateOpti
     # `find_unique` gives the best first; a stable sort by composition keeps that order within each.
     pairs = sorted(zip(found.representatives.tolist(), counts, strict=True), key=lambda pair: place[keys[pair[0]]])
     return torch.tensor([index for index, _ in pairs]), [count for _, count in pairs]
+
+
+def listing(found: Generated) -> str:
+    """One line for each crystal, the absurd ones marked."""
+    lines = []
+    for row, absurd in zip(found.properties, found.absurd, strict=True):
+        line = f"{row['formula']:>12} z={row['z']} {row['rank']:4d}"
+        if row["energy_per_atom"] is not None:
+            line += f"{row['energy_per_atom']:10.4f} eV/atom {row['energy_above_best']:+9.4f}"
+        lines.append(f"{line}  {row['space_group'] or '-':<10} x{row['copies']}{' !' if absurd else ''}")
+    return "\n".join(lines)
+
+
+def summary(found: Generated) -> str:
+    """What became of the crystals that were asked for, in one line."""
+    text = f"{found.asked} generated, {found.invalid} invalid, {len(found.crystals)} unique"
+    if any(found.absurd):
+        text += f", {sum(found.absurd)} more than {ABSURD:g} eV/atom above the best of their composition (!)"
+    return text

@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from omatg_ray import bundle
-from omatg_ray.bundle import ASSETS, AssetName
+from omatg_ray.bundle import ASSETS, BUNDLED, AssetName, is_bundled
 from omatg_ray.commands.setup import flat
+from omatg_ray.errors import ModelError
 from omatg_ray.model import FlowModel
 from omatg_ray.policy.annealing import LearnedSchedule, LinearAnnealing
 from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.run.storage import is_remote
+
+
+def overview() -> str:
+    """For every asset its place, files and size and what its card says first; and how to see more.
+
+    Raises:
+        DataError: A file of one is missing or damaged.
+    """
+    parts = [f"{_place(name)}\n{_first_paragraph(bundle.card(name))}" for name in ASSETS]
+    cards = ", ".join(f"`omatg-ray info {name}`" for name in ASSETS)
+    return "\n\n".join([*parts, f"Whole cards: {cards}. What a model is made of: `omatg-ray info MODEL`."])
+
+
+def _first_paragraph(card: str) -> str:
+    """The paragraph below the title, indented."""
+    paragraphs = [text for text in card.split("\n\n") if text.strip() and not text.startswith("#")]
+    lines = paragraphs[0].rstrip(":\n").splitlines() if paragraphs else []
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _place(name: AssetName) -> str:
+    """Files, size and folder of an asset, in one line."""
+    files = bundle.files(name)
+    size = sum(path.stat().st_size for path in files)
+    return f"{name}: {len(files)} files, {size / 1e6:.2f} MB, in {bundle.root() / name}"
 
 
 def described_asset(name: AssetName) -> str:
@@ -18,24 +46,28 @@ def described_asset(name: AssetName) -> str:
     Raises:
         DataError: A file of it is missing or damaged.
     """
-    files, text = bundle.files(name), bundle.card(name)
-    size = sum(path.stat().st_size for path in files)
-    return f"{name}: {len(files)} files, {size / 1e6:.2f} MB, in {bundle.root() / name}\n\n{text.rstrip()}"
+    return f"{_place(name)}\n\n{bundle.card(name).rstrip()}"
 
 
 def described(name: str) -> str:
     """The card of an asset (crystals, potential, base), or what a model's `model.json` says, line by line.
 
     Args:
-        name: Name of an asset; a model or run folder (`./base` where it is called as an asset is); or bundled.
+        name: Name of an asset; a model or run folder (`./base` where it is called as an asset is) or its URL; or
+            bundled.
 
     Raises:
         DataError: A file of the asset is missing or damaged.
-        ModelError: There is no model, or it cannot be read.
+        ModelError: There is no such folder, no model in it, or it cannot be read.
     """
     for known in ASSETS:
         if name == known:
             return described_asset(known)
+    if not is_bundled(name) and not is_remote(name) and not Path(name).exists():
+        raise ModelError(
+            f"info: {name} is neither one of {', '.join(ASSETS)} or {BUNDLED}, nor is there a model or run folder of "
+            "that name"
+        )
     return described_model(name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -13,40 +14,76 @@ from typing import Any
 
 from omatg_ray.commands.setup import free_run
 from omatg_ray.config import Config
+from omatg_ray.crystal.fields import FIELDS
+from omatg_ray.crystal.formula import parse_formula
+from omatg_ray.run.storage import as_place
 
 # Ray's actors of the command below: a learner, a judge and two that roll out.
 ROLLOUT_WORKERS = 2
+RELAX_STEPS = 100
+NOT_IMPROVED = """\
+Reinforcement did not improve validation: the best checkpoint is the model as it was before, and the table compares it
+with itself. What to try next: more iterations, or smaller steps"""
 
 
-def next_steps(config: Config, rows: list[dict[str, Any]], generates_species: bool = False) -> str:
+def next_steps(
+    config: Config, rows: list[dict[str, Any]], generates_species: bool = False, improved: bool = True
+) -> str:
     """Commands for a run that has ended, a comment before each.
 
     Args:
         config: The run.
         rows: Its evaluations on the test split, as `Evaluation.as_dict` gives them.
         generates_species: Whether its model takes numbers of atoms instead of formulas.
+        improved: Whether any validation was better than the one before reinforcement.
     """
     run = str(config.run)
     # The formula with the most polymorphs: there is something to tell apart.
-    formula, _ = Counter(rows[0]["per_structure"]["formula"]).most_common(1)[0]
-    what = ["--atoms", 8] if generates_species else ["--formula", formula]
+    cell, _ = Counter(rows[0]["per_structure"]["formula"]).most_common(1)[0]
+    formula, z = reduced(cell)
+    what = ["--atoms", 8] if generates_species else ["--formula", formula, *(["--z", z] if z > 1 else [])]
     out = "new.extxyz" if generates_species else f"{formula}.extxyz"
     potential = config.resolved().reward.potential
-    energies = [] if potential is None else ["--potential", potential]
+    energies = [] if potential is None else ["--potential", potential, "--relax", RELAX_STEPS]
     steps = max(2, config.rollout.steps // 2)
     lines = [
-        "What to try next",
-        "  # new crystals, ranked by energy",
+        "What to try next" if improved else NOT_IMPROVED,
+        f"  # new crystals{', relaxed and ranked by energy' if energies else ''}{_annealed(rows[1:])}",
         _line("generate", run, *what, "-n", 16, "--steps", config.rollout.steps, *energies, "--out", out),
         f"  # as good with {steps} grid points?",
         _line("evaluate", run, "--data", f"{run}/data/test.extxyz", "--steps", steps),
         "  # more iterations",
         _line("train", "--resume", run, f"iterations={2 * config.iterations}"),
     ]
+    if not improved:
+        other = free_run(as_place(f"{config.run}-slower"))
+        keys = [
+            f"run={other}",
+            f"learner.lr={config.learner.lr / 2:g}",
+            f"rollout.group_size={2 * config.rollout.group_size}",
+        ]
+        lines += [
+            "  # smaller steps, and larger groups, in which luck counts less",
+            _line("train", f"{run}/config.yaml", *keys),
+        ]
     if not config.ray.rollout.workers:
         smaller = ", in smaller items" if _groups_per_item(config) < config.rollout.groups_per_item else ""
         lines += [f"  # another run, on Ray actors{smaller}", _line("train", f"{run}/config.yaml", *_on_ray(config))]
     return "\n".join([*lines, "  # curves, energies and crystals, in a browser", f"  {run}/report.html"])
+
+
+def reduced(cell: str) -> tuple[str, int]:
+    """A cell's formula as formula units: 'Ti2O4' is ('TiO2', 2)."""
+    counts = parse_formula(cell)
+    z = math.gcd(*counts.values())
+    return "".join(f"{symbol}{n // z if n > z else ''}" for symbol, n in counts.items()), z
+
+
+def _annealed(rows: list[dict[str, Any]]) -> str:
+    """The slopes that the model of a run brings with it, in words; nothing where it has none."""
+    annealing = (rows[0].get("annealing") if rows else None) or {}
+    slopes = [f"{annealing[field]:g}" for field in FIELDS if isinstance(annealing.get(field), float)]
+    return f" (annealed as in the run, slopes {' / '.join(slopes)})" if slopes else ""
 
 
 def _groups_per_item(config: Config) -> int:
@@ -57,7 +94,7 @@ def _groups_per_item(config: Config) -> int:
 def _on_ray(config: Config) -> Iterable[str]:
     """Overrides that spread the run over actors of this machine."""
     share = min(1.0, (os.cpu_count() or 1) / (ROLLOUT_WORKERS + 2))
-    yield f"run={free_run(config.run.with_name(f'{config.run.name}-ray'))}"
+    yield f"run={free_run(as_place(f'{config.run}-ray'))}"
     if _groups_per_item(config) < config.rollout.groups_per_item:
         yield f"rollout.groups_per_item={_groups_per_item(config)}"
     yield f"ray.rollout.workers={ROLLOUT_WORKERS}"

@@ -3,7 +3,7 @@
 `ray job submit --working-dir` runs a command in a copy of a folder. Ray deletes this copy when it likes, and jobs that
 upload the same files share it. So nothing that shall last may be written there: relative paths are taken from
 `~/omatg_ray` on the node where the command runs, and so are files to read that the copy does not hold. Outside of such
-a copy every path stays as it is.
+a copy every path stays as it is, and a URL everywhere.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from omatg_ray.bundle import is_bundled
 from omatg_ray.errors import ConfigError
+from omatg_ray.run.storage import is_remote
 
 if TYPE_CHECKING:
     from omatg_ray.config import Config
@@ -42,15 +43,15 @@ def anchored(config: Config) -> Config:
     if _copy(Path.cwd()) is None:
         return config
     data = {name: getattr(config.data, name) for name in ("file", "train", "val", "test")}
-    files = {name: found(path, f"data.{name}") for name, path in data.items() if path is not None}
+    files = {name: _located(place, f"data.{name}") for name, place in data.items() if place is not None}
     annealing = config.policy.annealing_from
     return config.model_copy(
         update={
-            "run": lasting(config.run),
+            "run": config.run if isinstance(config.run, str) else lasting(config.run),
             "base": None if config.base is None else found_or_bundled(config.base, "base"),
             "data": config.data.model_copy(update=files),
             "policy": config.policy.model_copy(
-                update={} if annealing is None else {"annealing_from": found(annealing, "policy.annealing_from")}
+                update={} if annealing is None else {"annealing_from": _located(annealing, "policy.annealing_from")}
             ),
             "reward": config.reward.placed(found_or_named, found),
         }
@@ -90,12 +91,12 @@ def found(path: Path, key: str) -> Path:
 
 
 def found_or_bundled(name: str | Path, key: str) -> str | Path:
-    """The same for a model or crystals, which may be the bundled ones; the word stays as it is.
+    """The same for a model or crystals, which may be the bundled ones, or a URL; these stay as they are.
 
     Raises:
         ModelError: It is the name of a model that OMatG has published, which cannot be fetched or imported.
     """
-    return name if is_bundled(name) else found(fetched(Path(name)), key)
+    return name if is_bundled(name) or is_remote(name) else found(fetched(Path(name)), key)
 
 
 def fetched(path: Path) -> Path:
@@ -116,6 +117,10 @@ def found_or_named(potential: str | None) -> str | None:
     path = Path(potential)
     place = _existing(path)
     return potential if place is None or place == path else str(_told(path, place))
+
+
+def _located(place: Path | str, key: str) -> Path | str:
+    return place if isinstance(place, str) else found(place, key)
 
 
 def _told(path: Path, place: Path) -> Path:

@@ -11,7 +11,15 @@ from typing import Any
 import torch
 
 from omatg_ray.bundle import place_of
-from omatg_ray.commands.setup import base_run_data, driver_device, load_splits, set_threads, warn_unfamiliar
+from omatg_ray.commands.setup import (
+    base_run_data,
+    driver_device,
+    load_splits,
+    set_threads,
+    tracking_of,
+    unseen_elements,
+    warn_unfamiliar,
+)
 from omatg_ray.config import Config
 from omatg_ray.crystal.split import Split
 from omatg_ray.errors import ConfigError
@@ -67,8 +75,9 @@ def prepare(config: Config, progress: bool = False) -> Parts:
     """Loads the base, the crystals and the potential, and refuses early what could not run. Writes nothing.
 
     Raises:
-        ConfigError: `base`, `reward.potential` or the crystals are not named; the base acts on fields that the new
-            policy would freeze; or it generates species and the reward needs known compositions.
+        ConfigError: `base`, `reward.potential` or the crystals are not named; a package of `tracking` is not installed;
+            the base acts on fields that the new policy would freeze; or it generates species and the reward needs known
+            compositions.
         ModelError: The base cannot be read.
         DataError: The crystals cannot be read; or a bundled file is missing or damaged.
         PotentialError: The potential cannot be loaded or does not know an element of the crystals.
@@ -82,6 +91,7 @@ def prepare(config: Config, progress: bool = False) -> Parts:
     if config.reward.potential is None and config.reward.needs_potential:
         raise ConfigError("reward.potential: name a MatGL potential, the folder of one, or bundled")
     warn_idle(config)
+    tracking_of(config)
     set_threads(config.threads)
     device = driver_device(config.device, config.ray)
     start = FlowModel.load(config.base, device)
@@ -104,11 +114,17 @@ def prepare(config: Config, progress: bool = False) -> Parts:
         judges.energy.require_elements(split.val.elements | split.test.elements)
     warn_unfamiliar(start, split.train.elements, split.train.sizes)
     start.network.require(split.train.elements | split.val.elements | split.test.elements)
-    return Parts(start, reinforced(start, config, judges), split, judges)
+    return Parts(start, reinforced(start, config, judges, split.train.elements), split, judges)
 
 
-def reinforced(start: FlowModel, config: Config, judges: Judges) -> FlowModel:
+def reinforced(start: FlowModel, config: Config, judges: Judges, elements: frozenset[int]) -> FlowModel:
     """The model that training updates in place: copies of what the start learned, over the start's frozen base.
+
+    Args:
+        start: What is reinforced.
+        config: The run.
+        judges: The potentials, whose weights are noted.
+        elements: Atomic numbers that it is reinforced on, and so knows afterwards.
 
     Raises:
         ConfigError: The start was reinforced on other fields or by another kind of policy.
@@ -140,6 +156,7 @@ def reinforced(start: FlowModel, config: Config, judges: Judges) -> FlowModel:
             "active": list(policy.active),
             "noise": {field: policy.noise[field] for field in policy.active},
             "annealing": annealing,
+            "elements": [*start.description.elements, *unseen_elements(start, elements)],
             "potential": config.resolved().reward.potential,
             "provenance": {
                 "command": "train",
@@ -190,7 +207,7 @@ def refuse_stiff(policy: Policy, steps: int) -> None:
             )
 
 
-def _schedule(path: Path) -> FlowModel:
+def _schedule(path: Path | str) -> FlowModel:
     """The model whose learned schedule shall anneal another one."""
     model = FlowModel.load(path)
     if not isinstance(model.description.annealing, LearnedSchedule):

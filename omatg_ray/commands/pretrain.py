@@ -9,7 +9,7 @@ from pathlib import Path
 from pymatgen.core import Element
 
 from omatg_ray.commands.session import Session
-from omatg_ray.commands.setup import choose_device, describe_run, load_splits, set_threads
+from omatg_ray.commands.setup import choose_device, describe_run, load_splits, set_threads, tracking_of
 from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.split import Split
@@ -26,7 +26,7 @@ Place = Callable[[Recipe], Fit]
 """Where the training is done: in this process, or by workers on a cluster."""
 
 
-def pretrain(config: Config, resume: bool = False, progress: bool = True) -> Path:
+def pretrain(config: Config, resume: bool | Path = False, progress: bool = True) -> Path | str:
     """Trains a base model; `best` is the checkpoint with the lowest validation loss of the averaged weights.
 
     With `ray.pretrain.workers` it is trained by data-parallel workers on Ray Train. One of them writes checkpoints and
@@ -34,20 +34,25 @@ def pretrain(config: Config, resume: bool = False, progress: bool = True) -> Pat
 
     Args:
         config: Uses `data`, `pretrain` and, of `ray`, what concerns pretraining.
-        resume: Go on with the run in `config.run` from its last checkpoint, exactly.
+        resume: Go on with the run in `config.run` from its last checkpoint, exactly. Where that is a URL, this may be
+            the scratch folder that an earlier process could not store there.
         progress: Show progress.
 
     Returns:
-        Folder of the best checkpoint, which `FlowModel.load` reads.
+        Folder of the best checkpoint, or its URL, which `FlowModel.load` reads.
 
     Raises:
-        ConfigError: The run folder holds a run already, none to go on with, or one with other settings.
+        ConfigError: The run folder holds a run already, none to go on with, or one with other settings; or a package
+            of `tracking` is not installed.
         DataError: The crystals cannot be read or split.
         ModelError: The checkpoint to go on from is none of pretraining, or belongs to a network of another size.
         TrainingError: The loss became NaN; the last checkpoint stays.
         ClusterError: The cluster cannot be reached, has no room for the workers, or lost them too often.
+        StorageError: The URL of the run cannot be reached, or the end of the run not be stored; names the folder that
+            holds it.
         Interrupted: Stopped by the user at an epoch boundary, with a checkpoint.
     """
+    tracking = tracking_of(config)
     with ExitStack() as stack:
         # What says no within seconds comes before the data, which may take minutes.
         if config.ray.pretrain.workers:
@@ -64,9 +69,10 @@ def pretrain(config: Config, resume: bool = False, progress: bool = True) -> Pat
         stop = stack.enter_context(StopRequest("this epoch"))
         describe_run(folder, config, split)
         description = _description(config, split, recipe.base)
-        fit(Session(folder.path.absolute(), description, config.checkpoint.keep, progress), lambda: stop.requested)
+        path, keep = folder.path.absolute(), config.checkpoint.keep
+        fit(Session(path, description, keep, progress, folder.storage, tracking), lambda: stop.requested)
         write_report(folder.path)
-        return folder.checkpoints / "best"
+        return folder.named(folder.checkpoints / "best")
 
 
 def _this_process(config: Config) -> Place:

@@ -20,6 +20,8 @@ from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import MetricsLog
 from omatg_ray.run.progress import Progress
+from omatg_ray.run.storage import Storage
+from omatg_ray.run.tracking import Tracking
 
 TRAINER_FILE = "trainer.safetensors"
 SHOWN = ("loss_pos", "loss_cell", "val_loss")
@@ -34,12 +36,16 @@ class Session:
         description: The model to be, but for what its provenance says of an epoch.
         keep: Checkpoints kept besides best and last.
         progress: Show progress.
+        storage: Where the run is kept.
+        tracking: Who is sent the metrics.
     """
 
     path: Path
     description: ModelDescription
     keep: int
     progress: bool
+    storage: Storage
+    tracking: Tracking
 
     def run(self, trainer: Pretrainer, run_epoch: Callable[[], Losses], stopped: Callable[[], bool]) -> None:
         """Goes on from the last checkpoint, if there is one: epochs, now and then a validation, a checkpoint.
@@ -54,13 +60,13 @@ class Session:
             TrainingError: The loss became NaN; the last checkpoint stays.
             Interrupted: It stopped before the last epoch, with a checkpoint.
         """
-        folder, settings = RunFolder(self.path), trainer.settings
+        folder, settings = RunFolder(self.path, self.storage), trainer.settings
         checkpoint = folder.latest_checkpoint()
         if checkpoint is not None:
             _restore(folder, checkpoint, trainer)
         saved, losses = trainer.epoch, Losses()
         with (
-            MetricsLog(folder.path, resume_from=trainer.epoch or None) as log,
+            MetricsLog(folder.path, trainer.epoch or None, self.tracking.start(folder.path)) as log,
             Progress(settings.epochs, "pretrain", trainer.epoch, self.progress) as bar,
         ):
             while trainer.epoch < settings.epochs and not stopped():
@@ -87,7 +93,7 @@ class Session:
         if trainer.epoch < settings.epochs:
             raise Interrupted(
                 f"stopped after epoch {trainer.epoch} of {settings.epochs}; "
-                f"go on with: omatg-ray pretrain --resume {self.path}"
+                f"go on with: omatg-ray pretrain --resume {self.storage.called()}"
             )
 
     def _save(self, folder: RunFolder, trainer: Pretrainer, is_best: bool) -> None:
@@ -102,6 +108,7 @@ class Session:
         folder.save_checkpoint(name, write, self.keep)
         if is_best:
             folder.point_best(name)
+        folder.store()
 
 
 def _restore(folder: RunFolder, checkpoint: Path, trainer: Pretrainer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain, combinations, count
 from pathlib import Path
@@ -20,12 +21,14 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.split import Split, split_by_composition
 from omatg_ray.crystal.write import RESERVED_NAMES, write_structures
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.errors import ConfigError
+from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.bench import BLOCK
 from omatg_ray.model import CHUNK_PAIRS, EULER, FlowModel, NoiseMode, Solver
 from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.folder import RunFolder
+from omatg_ray.run.storage import files_at, is_remote, local_copy
+from omatg_ray.run.tracking import Tracking
 from omatg_ray.run.versions import versions
 
 SPLITS = ("train", "val", "test")
@@ -33,8 +36,8 @@ ROUNDING = 1e-4
 """Å, and fractions of a lattice vector: far more than a file rounds, far less than what makes another crystal."""
 # What a resumed run may change: how long and where it runs, how often it looks, and where its files lie by now.
 MAY_CHANGE = (
-    "iterations", "run", "device", "threads", "workers", "ray", "checkpoint", "validation", "base", "data.file",
-    "data.train", "data.val", "data.test", "reward.potential", "reward.second_potential", "reward.workers",
+    "iterations", "run", "device", "threads", "workers", "ray", "checkpoint", "validation", "tracking", "base",
+    "data.file", "data.train", "data.val", "data.test", "reward.potential", "reward.second_potential", "reward.workers",
     "reward.hull.entries", "reward.hull.crystals", "reward.crmse.references",
 )  # fmt: skip
 
@@ -122,12 +125,12 @@ def load_splits(data: DataSettings, progress: bool = False) -> Split:
         DataError: A file cannot be read, or a split is empty.
     """
     if data.file is not None:
-        dataset = read_dataset(data.file, progress=progress)
+        dataset = read(data.file, progress)
         val, test = (int(size) if size >= 1 else size for size in (data.val_compositions, data.test_compositions))
         return split_by_composition(dataset, val, test, data.split_seed)
     if data.train is None or data.val is None or data.test is None:
         raise ConfigError("data: name a file to split (data.file=...) or three files (data.train, data.val, data.test)")
-    split = Split(*(read_dataset(path, progress=progress) for path in (data.train, data.val, data.test)))
+    split = Split(*(read(place, progress) for place in (data.train, data.val, data.test)))
     for first, second in combinations(SPLITS, 2):
         common = sorted(set(getattr(split, first).compositions) & set(getattr(split, second).compositions))
         if common:
@@ -140,14 +143,32 @@ def load_splits(data: DataSettings, progress: bool = False) -> Split:
     return split
 
 
+def read(place: Path | str, progress: bool = False) -> CrystalDataset:
+    """Crystals of a file or folder, or of the URL of one.
+
+    Raises:
+        DataError: As `read_dataset`.
+        StorageError: The URL cannot be read.
+    """
+    with local_copy(place) as path:
+        return read_dataset(path, progress=progress)
+
+
 def base_run_data(base: str | Path) -> DataSettings | None:
     """The splits that the run which made a model keeps, if it is still beside its checkpoints.
 
     Raises:
         DataError: Those of the bundled model are missing or damaged.
+        StorageError: The URL of the model cannot be reached.
     """
     if is_bundled(base):
         return DataSettings(**{name: crystals(name) for name in SPLITS})
+    if is_remote(base):
+        for url in (base, *(base.rsplit("/", above)[0] for above in (1, 2))):
+            names = {f"{name}.extxyz" for name in SPLITS}
+            if is_remote(url) and names <= set(files_at(f"{url}/data")):
+                return DataSettings(**{name: f"{url}/data/{name}.extxyz" for name in SPLITS})
+        return None
     folder = Path(base).resolve()
     for run in (folder, *folder.parents[:2]):
         paths = {name: run / "data" / f"{name}.extxyz" for name in SPLITS}
@@ -232,6 +253,18 @@ def refuse_changes(folder: RunFolder, config: Config) -> None:
             )
 
 
+def tracking_of(config: Config) -> Tracking:
+    """Who is sent the metrics of a run.
+
+    Raises:
+        ConfigError: The package of one is not installed.
+    """
+    settings = flat(config.resolved().model_dump(mode="json"))
+    tracking = Tracking(tuple(config.tracking), Path(config.run).name, settings)
+    tracking.require()
+    return tracking
+
+
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Values of nested dictionaries under dotted keys."""
     out: dict[str, Any] = {}
@@ -240,8 +273,13 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def free_run(run: Path) -> Path:
-    """The run folder itself or, where it holds a run already, the first of `run-2`, `run-3`, ... that holds none."""
+def free_run(run: Path | str) -> Path | str:
+    """The run folder itself or, where it holds a run already, the first of `run-2`, `run-3`, ... that holds none.
+
+    A URL is not looked at.
+    """
+    if isinstance(run, str):
+        return run
     names = (run.with_name(f"{run.name}-{number}") for number in count(2))
     return next(path for path in chain([run], names) if not RunFolder(path).holds_run())
 
@@ -249,7 +287,11 @@ def free_run(run: Path) -> Path:
 def kept(folder: RunFolder) -> str:
     """What a failed run leaves, in words."""
     last = folder.pointed_at("last")
-    return f"The run ends; its last checkpoint is {folder.checkpoints / last}" if last else "No checkpoint was written"
+    return (
+        f"The run ends; its last checkpoint is {folder.named(folder.checkpoints / last)}"
+        if last
+        else "No checkpoint was written"
+    )
 
 
 def set_threads(threads: int | None) -> None:
@@ -258,12 +300,32 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset[int]) -> None:
-    """Warns about elements and cell sizes that the model's training set did not have, where it is known."""
+def unseen_elements(model: FlowModel, elements: Iterable[int]) -> list[str]:
+    """Symbols of elements that the model's training set did not have; none where that is not known."""
     known = set(model.description.elements)
     symbols = [Element.from_Z(z).symbol for z in sorted(elements)]
-    new = [symbol for symbol in symbols if symbol not in known]
-    if known and new:
+    return [symbol for symbol in symbols if known and symbol not in known]
+
+
+def refuse_unseen(model: FlowModel, name: str | Path, elements: Iterable[int]) -> None:
+    """Refuses to generate elements whose embedding the model never trained: whatever came out would mean nothing.
+
+    Raises:
+        ModelError: Names the elements.
+    """
+    new = unseen_elements(model, elements)
+    if new:
+        raise ModelError(
+            f"{name} was never trained on {', '.join(new)} and cannot generate crystals of "
+            f"{'it' if len(new) == 1 else 'them'}; it knows {', '.join(model.description.elements)}. Leave the others "
+            "out, or train a model on crystals that have them"
+        )
+
+
+def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset[int]) -> None:
+    """Warns about elements and cell sizes that the model's training set did not have, where it is known."""
+    new = unseen_elements(model, elements)
+    if new:
         warnings.warn(f"elements that the model was not trained on: {', '.join(new)}", stacklevel=2)
     other = sorted(set(sizes) - set(model.description.sizes))
     if model.description.sizes and other:
@@ -275,3 +337,13 @@ def warn_noiseless(model: FlowModel, noise: NoiseMode) -> None:
     paths = model.description.paths
     if noise == "policy" and not model.description.active and not any(paths.of(field).epsilon for field in FIELDS):
         warnings.warn("a base model has no policy noise; it generates without noise", stacklevel=2)
+
+
+def warn_generated_species(model: FlowModel) -> None:
+    """Says what evaluations of a model that generates species leave out."""
+    if model.generates_species:
+        warnings.warn(
+            "the model generates species, and its crystals have other compositions than the references: matches with "
+            "these are not measured, and relative energies only where a composition happens to be the same",
+            stacklevel=2,
+        )

@@ -13,9 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omatg_ray.commands.checkpoint import Progressed, name_of, restore, save
+from omatg_ray.commands.checkpoint import Progressed, iteration_of, restore, save
 from omatg_ray.commands.prepare import Parts, prepare
-from omatg_ray.commands.setup import describe_run, kept, refuse_changes, refuse_other_crystals
+from omatg_ray.commands.setup import (
+    describe_run,
+    kept,
+    refuse_changes,
+    refuse_other_crystals,
+    tracking_of,
+    warn_generated_species,
+)
 from omatg_ray.commands.workforce import ActorsFile, Workforce, workforce
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
@@ -40,26 +47,31 @@ class TrainResult:
     """What a run produced.
 
     Attributes:
-        model: Folder of the best checkpoint.
+        model: Folder of the best checkpoint, or its URL.
+        iteration: Iterations after which it was taken; 0 where no validation was better than the one before any.
         rows: Evaluations on the test split, as `Evaluation.as_dict` gives them: the base, then the best checkpoint
             without noise and with that of the policy.
         report: The report.
+        generates_species: Whether the model takes numbers of atoms instead of formulas.
     """
 
-    model: Path
+    model: Path | str
+    iteration: int
     rows: list[dict[str, Any]] = field(repr=False)
-    report: Path
+    report: Path | str
+    generates_species: bool
 
 
-def train(config: Config, resume: bool = False, progress: bool = True) -> TrainResult:
+def train(config: Config, resume: bool | Path = False, progress: bool = True) -> TrainResult:
     """Reinforces a model.
 
     `best` is the checkpoint with the lowest mean relative energy on the validation split; if anything else than the
-    energy is rewarded, that with the highest mean reward of the crystals generated for it.
+    energy is rewarded, or species are generated, that with the highest mean reward of the crystals generated for it.
 
     Args:
         config: The run.
-        resume: Go on with the run in `config.run` from its last checkpoint, exactly.
+        resume: Go on with the run in `config.run` from its last checkpoint, exactly. Where that is a URL, this may be
+            the scratch folder that an earlier process could not store there.
         progress: Show progress.
 
     Raises:
@@ -69,6 +81,8 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
         ClusterError: There is no Ray cluster, it has no room for the run, or an actor died; the last checkpoint stays.
         TrainingError: The loss is not finite or too many rewards failed; the last checkpoint stays.
         RewardError: As `prepare`; or a reward does not keep to its contract; the last checkpoint stays.
+        StorageError: The URL of the run cannot be reached, or the end of the run not be stored; names the folder that
+            holds it.
         Interrupted: Stopped by the user at an iteration boundary, with a checkpoint.
     """
     parts = prepare(config, progress)
@@ -96,12 +110,14 @@ def train(config: Config, resume: bool = False, progress: bool = True) -> TrainR
                 f"stopped after iteration {iteration} of {config.iterations}; "
                 f"go on with: omatg-ray train --resume {config.run}"
             )
-        return TrainResult(folder.checkpoints / "best", rows, write_report(folder.path))
+        report = write_report(folder.path)
+        best, species = folder.named(folder.checkpoints / "best"), parts.model.generates_species
+        return TrainResult(best, best_iteration(folder), rows, folder.named(report), species)
 
 
 def _again(folder: RunFolder, error: OmatgRayError) -> str:
     """How to go on after a failure that was none of the run itself."""
-    resume = f"; go on with: omatg-ray train --resume {folder.path}"
+    resume = f"; go on with: omatg-ray train --resume {folder.named(folder.path)}"
     if isinstance(error, RewardError) and folder.pointed_at("last"):
         # The same code would fail again, and other code is another run.
         return f"{resume}; or, where code of a reward has to change, by a new run with base=this checkpoint"
@@ -129,6 +145,9 @@ def _reinforce(
         The iterations that are done.
     """
     total, crew = config.iterations, force.crew
+    policy = parts.model.policy()
+    # The base's outputs are recorded only where they count, but a scale's own reference is known.
+    with_kl = config.objective.needs_base(policy) or policy.drift.per_structure
     start = 0 if done is None else done.iteration
     trainer = Trainer(config.rollout, parts.compositions, config.advantage, crew, config.seed, total, start)
     evaluate = Evaluator(
@@ -139,20 +158,23 @@ def _reinforce(
         config.validation.chunk_pairs,
         config.validation.block,
     )
+    # Energies of crystals of other compositions are comparable by the reward alone.
+    by_energy = config.reward.energy_alone and not parts.model.generates_species
+    warn_generated_species(parts.model)
     if start < total:
         _forget_results(folder)
     keep_actors = ActorsFile(folder.actors_path, force.actors)
     keep_actors()
 
     def validate() -> float:
-        """Mean relative energy, invalid crystals at the cap; minus the mean reward if that is not the energy alone."""
+        """Mean relative energy, invalid crystals at the cap; minus the mean reward where that is not what counts."""
         steps = config.validation.steps or config.rollout.steps
         evaluation = evaluate(parts.model, steps, config.validation.noise)
         metrics = evaluation.metrics
         logged = {k: math.nan if v is None else v for k, v in metrics.as_dict().items()}
-        if config.reward.energy_alone:
+        if by_energy:
             score = logged["relative_energy_mean_capped"]
-            said = f"relative energy {score:+.3f} eV/atom"
+            said = f"relative energy, capped mean {score:+.3f} eV/atom"
         else:
             blocks = torch.arange(metrics.n).split(config.validation.block)
             rewards = torch.cat(list(force.bench.judge([evaluation.crystals.select(rows) for rows in blocks])))
@@ -160,10 +182,8 @@ def _reinforce(
             logged["reward_mean"] = -score
             said = f"reward {-score:.3f}"
         log.log("validation", trainer.iteration, logged)
-        bar.note(
-            f"iteration {trainer.iteration}: validation {said}, match rate {metrics.match_rate:.3f}, "
-            f"invalid {metrics.invalid_share:.1%}"
-        )
+        matched = "" if metrics.match_rate is None else f", match rate {metrics.match_rate:.3f}"
+        bar.note(f"iteration {trainer.iteration}: validation {said}{matched}, invalid {metrics.invalid_share:.1%}")
         return score if math.isfinite(score) else math.inf
 
     def checkpoint(is_best: bool) -> None:
@@ -174,7 +194,7 @@ def _reinforce(
         save(folder, parts.model, progressed, config.checkpoint.keep, is_best)
 
     with (
-        MetricsLog(folder.path, resume_from=None if done is None else start) as log,
+        MetricsLog(folder.path, None if done is None else start, tracking_of(config).start(folder.path)) as log,
         Progress(total, "train", start, progress) as bar,
     ):
         if done is None:
@@ -196,13 +216,13 @@ def _reinforce(
                 # Without any score so far, the newest is the best there is, and not the start.
                 is_best, best = score < best or math.isinf(best), min(score, best)
             log.log("train", trainer.iteration, metrics)
-            bar.advance(shown(metrics))
+            bar.advance(shown(metrics, clips=config.learner.epochs > 1, with_kl=with_kl))
             if last or is_best or trainer.iteration % config.checkpoint.every == 0:
                 checkpoint(is_best)
                 saved = trainer.iteration
         if saved < trainer.iteration:
             checkpoint(is_best=False)
-    if trainer.iteration == total and folder.pointed_at("best") == name_of(0):
+    if trainer.iteration == total and best_iteration(folder) == 0:
         logger.warning("no validation was better than the first: checkpoints/best is the model before reinforcement")
     return trainer.iteration
 
@@ -213,20 +233,36 @@ def _first_shift(folder: RunFolder) -> float | None:
     return next((line[SHIFT] for line in lines if line["kind"] == "train" and line.get(SHIFT) is not None), None)
 
 
-def shown(metrics: Mapping[str, float]) -> dict[str, str]:
-    """What the progress bar shows of an iteration, short enough for a terminal of 80 columns."""
+def best_iteration(folder: RunFolder) -> int:
+    """The iterations after which the best checkpoint was taken."""
+    name = folder.pointed_at("best")
+    assert name is not None  # the first validation points to one
+    return iteration_of(name)
+
+
+def shown(metrics: Mapping[str, float], clips: bool, with_kl: bool) -> dict[str, str]:
+    """What the progress bar shows of an iteration, short enough for a terminal of 80 columns.
+
+    Args:
+        metrics: Of the iteration.
+        clips: Whether ratios can be clipped; in the first epoch all are 1.
+        with_kl: Whether the KL to the base is known.
+    """
 
     def of_fields(name: str, form: str) -> str:
         return ",".join(form.format(metrics[key]) for key in (f"{name}_pos", f"{name}_cell") if key in metrics) or "-"
 
-    with_energy = "energy_mean" in metrics
-    return {
-        "E" if with_energy else "reward": f"{metrics['energy_mean' if with_energy else 'reward_mean']:.2f}",
+    # Of the energies the median: one crystal with overlapping atoms decides their mean.
+    with_energy = "energy_median" in metrics
+    values = {
+        "E" if with_energy else "reward": f"{metrics['energy_median' if with_energy else 'reward_mean']:.2f}",
         "invalid": f"{metrics['invalid_share']:.1%}",
-        "clip": of_fields("clip_fraction", "{:.0%}"),
-        "KL": of_fields("kl", "{:.2g}"),
-        "s": "+".join(f"{metrics[key]:.1f}" for key in ("time_rollout", "time_reward", "time_learn")),
     }
+    if clips:
+        values["clip"] = of_fields("clip_fraction", "{:.0%}")
+    if with_kl:
+        values["KL"] = of_fields("kl", "{:.2g}")
+    return values | {"s": "+".join(f"{metrics[key]:.1f}" for key in ("time_rollout", "time_reward", "time_learn"))}
 
 
 def _compare(
@@ -238,7 +274,7 @@ def _compare(
         test, bench, config.seed, chunk_pairs=config.validation.chunk_pairs, block=config.validation.block
     )
     best = FlowModel.load(folder.checkpoints / "best", parts.model.device)
-    label = f"reinforced ({folder.pointed_at('best')})"
+    label = described_best(best_iteration(folder))
     # A frozen annealing is no merit of the reinforcement: the base has it too. One that was learned is.
     start = parts.start if best.description.variant == "annealing" else parts.start.annealed_as(best)
     runs: list[tuple[str, str, FlowModel, NoiseMode]] = [
@@ -252,14 +288,20 @@ def _compare(
         write_json(folder.evaluation / f"{name}.json", results[name].as_dict())
         if stop.requested:
             return []
-    for name, crystals, energy in (
-        ("before", results["before"].crystals, results["before"].energy),
-        ("after", results["after"].crystals, results["after"].energy),
-        ("reference", test.crystals, evaluate.reference_energy),
-    ):
+    kept_crystals = [(name, results[name].crystals, results[name].energy) for name in ("before", "after")]
+    if not best.generates_species:  # A row of these would be of other atoms.
+        kept_crystals.append(("reference", test.crystals, evaluate.reference_energy))
+    for name, crystals, energy in kept_crystals:
         path = folder.structures / f"{name}.extxyz"
         write_structures(path, crystals.to_structures(), properties(test.ids, energy))
     return [evaluation.as_dict() for evaluation in results.values()]
+
+
+def described_best(iteration: int) -> str:
+    """What tables call the best checkpoint."""
+    if not iteration:
+        return "best is iteration 0: not reinforced"
+    return f"reinforced, {iteration} iteration{'s' if iteration > 1 else ''}"
 
 
 def properties(ids: Sequence[str], energy: Tensor | None) -> list[dict[str, Any]]:

@@ -9,18 +9,19 @@ import os
 import sys
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.distributed.learners import LOOPBACK, Group, Meeting, meeting_host
 from omatg_ray.distributed.results import Published, Timed
 from omatg_ray.distributed.settings import Share
-from omatg_ray.errors import ClusterError
+from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.model import FlowModel
-from omatg_ray.rl.learner import Learner, LearnerSettings
+from omatg_ray.rl.learner import Alone, Learner, LearnerSettings
 from omatg_ray.rl.objective import ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item
@@ -136,7 +137,10 @@ class RewardWorker(Shell):
 
 
 class LearnerWorker(Shell):
-    """Updates the weights.
+    """Updates the weights, by itself or as one of several that share every update.
+
+    Several have to meet first: rank 0 says where (`rendezvous`), then all `join`, and from then on all are given every
+    `update` at the same time. When one of them fails otherwise than with a TrainingError, the others cannot go on.
 
     Args:
         share: Device and threads.
@@ -150,19 +154,89 @@ class LearnerWorker(Shell):
         model.to(self.device)
         self._learned = model.learned
         self._learner = Learner(model.policy(), objective, settings)
+        self._meeting: Meeting | None = None
+        self._group: Group | None = None
+
+    def rendezvous(self) -> Timed:
+        """Address where the learners of a set are to meet, HOST:PORT; this one will be rank 0."""
+        start = time.perf_counter()
+        self._meeting = Meeting(meeting_host())
+        return Timed(self._meeting.address, time.perf_counter() - start)
+
+    def join(self, address: str, rank: int, world: int) -> Timed:
+        """Meets the other learners, all of which must be called; for a world of one there is nothing to do.
+
+        Raises:
+            LearnersLostError: They did not come in time.
+        """
+        start = time.perf_counter()
+        self._leave()
+        if world == 1:
+            self._learner.peers = Alone()
+            return Timed(None, time.perf_counter() - start)
+        host = LOOPBACK if address.startswith(LOOPBACK) else ray.util.get_node_ip_address()
+        # NCCL refuses two ranks on one GPU.
+        nccl = self.device.type == "cuda" and self._share.gpus == 1
+        self._group = Group(address, rank, world, host, nccl, self._meeting if rank == 0 else None)
+        self._learner.peers = self._group
+        return Timed(None, time.perf_counter() - start)
 
     def update(
         self, counted: Tensor, advantage: Tensor, total: int, *trajectories: Trajectory
-    ) -> tuple[dict[str, Any], Timed]:
-        """All epochs on an iteration's trajectories; the new weights and optimizer, and the metrics."""
+    ) -> tuple[dict[str, dict[str, Tensor]] | None, Timed]:
+        """All epochs on this learner's share of an iteration.
+
+        Args:
+            counted: Structures of `trajectories` to learn from, one after the other (b,); there may be none.
+            advantage: Their advantages (b,).
+            total: Structures that all learners learn from.
+            trajectories: Those of the share, see `LearnerShare`.
+
+        Returns:
+            What a learner needs to go on exactly, `weights` and `optimizer`, from rank 0; and the metrics of all.
+
+        Raises:
+            TrainingError: As `Learner.update`, on all learners.
+            LearnersLostError: Another learner is gone.
+        """
         start = time.perf_counter()
-        trajectory = Trajectory.cat(trajectories).select(counted).to(self.device)
-        metrics = self._learner.update(trajectory, advantage)
-        weights = {name: value.detach().cpu() for name, value in self._learned.state_dict().items()}
-        snapshot = {"weights": weights, "optimizer": self._learner.state_dict()}
+        try:
+            part = Trajectory.cat(trajectories).select(counted).to(self.device) if len(counted) else None
+            metrics = self._learner.update(part, advantage, total)
+        except TrainingError:
+            raise
+        except BaseException:
+            # The others are waiting for this one.
+            self._leave()
+            raise
+        snapshot = self._snapshot() if self._group is None or self._group.rank == 0 else None
         return snapshot, Timed(metrics, time.perf_counter() - start)
 
-    def load(self, snapshot: Any) -> Timed:
+    def load(self, snapshot: dict[str, dict[str, Tensor]]) -> Timed:
+        """Goes on from what `update` gave.
+
+        Raises:
+            ModelError: The state of the optimizer belongs to another network.
+        """
+        start = time.perf_counter()
         self._learned.load_state_dict(snapshot["weights"])
         self._learner.load_state_dict(snapshot["optimizer"])
+        return Timed(None, time.perf_counter() - start)
+
+    def state_dict(self) -> Timed:
+        """The optimizer's state."""
+        return Timed(self._learner.state_dict(), 0.0)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> Timed:
+        """Inverse of `state_dict`."""
+        self._learner.load_state_dict(state)
         return Timed(None, 0.0)
+
+    def _snapshot(self) -> dict[str, dict[str, Tensor]]:
+        weights = {name: value.detach().cpu() for name, value in self._learned.state_dict().items()}
+        return {"weights": weights, "optimizer": self._learner.state_dict()}
+
+    def _leave(self) -> None:
+        if self._group is not None:
+            self._group.close()
+            self._group = None

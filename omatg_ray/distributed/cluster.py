@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 import ray
+from ray._private import ray_constants
 from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
@@ -68,7 +69,8 @@ def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
             _knock(address)
             # What Ray says while it starts is nothing that users of this program have to act on.
             dashboard = None if address else False
-            context: Any = ray.init(address or "local", include_dashboard=dashboard, logging_level=logging.ERROR)
+            with _loopback(address is None):
+                context: Any = ray.init(address or "local", include_dashboard=dashboard, logging_level=logging.ERROR)
         except AuthenticationError as error:
             # The first of its sentences says what is wrong, the others where to read on.
             raise ClusterError(
@@ -141,6 +143,21 @@ def _token(token: str | None) -> Iterator[None]:
         from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
         AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _loopback(alone: bool) -> Iterator[None]:
+    """Makes a Ray that starts meanwhile for this process alone listen on 127.0.0.1 only.
+
+    Ray itself listens on all interfaces of a Linux machine. It does not on macOS, and this is the switch for that: what
+    it is asked for as an address of the node does not work, since it puts an outer one in the place of 127.0.0.1.
+    """
+    previous = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = previous and not alone
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = previous
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from torch import Tensor
 
-from omatg_ray.distributed.learners import plan_shares
+from omatg_ray.distributed.learners import LearnersLostError, plan_shares
 from omatg_ray.distributed.loop import Loop
 from omatg_ray.distributed.pool import MAX_ATTEMPTS
-from omatg_ray.distributed.results import ActorGone, ActorSilent, OutputLost, Timed, fetch
+from omatg_ray.distributed.results import ActorGone, ActorSilent, InputLost, OutputLost, Timed, fetch
 from omatg_ray.errors import ClusterError
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.timeline import Span
@@ -92,12 +92,18 @@ class LearnerGroup:
         sizes = [[len(composition) for composition in item.species] for item in items]
         shares = plan_shares(sizes, counted, len(self._actors))
         calls = [
-            (share.counted, advantage[share.places], len(counted), *(trajectories[item] for item in share.items))
+            (share.counted, advantage[share.positions], len(counted), *(trajectories[item] for item in share.items))
             for share in shares
         ]
 
         def learn() -> dict[str, float]:
-            stays, timed = self._all("update", calls, kept=1)[0]
+            try:
+                stays, timed = self._all("update", calls, kept=1)[0]
+            except InputLost:
+                if len(self._actors) > 1:
+                    # The others wait for the one that did not begin.
+                    self._hire_again()
+                raise
             self._snapshot = fetch(stays[0], "learner actor 0")
             metrics: dict[str, float] = timed.value
             return metrics
@@ -155,19 +161,24 @@ class LearnerGroup:
 
     def _with_replacement(self, act: Callable[[], Made]) -> Made:
         """What `act` gives, with new learners in the place of those that die over it."""
-        for attempt in range(MAX_ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             try:
-                if attempt:
+                if not self._about:
                     self.start()
                     self._load()
                 return act()
-            except (ActorGone, ActorSilent, OutputLost) as error:
+            except (ActorGone, ActorSilent, OutputLost, LearnersLostError) as error:
                 last = error
                 self._replaced += 1
                 logger.warning("%s; the learners start again from the last update", error)
-                self.close()
-                self._actors = [self._hire(rank) for rank in range(len(self._actors))]
+                self._hire_again()
         raise ClusterError(f"{MAX_ATTEMPTS} times the learners died: {last}")
+
+    def _hire_again(self) -> None:
+        """Others in the place of all; they start, and are told where the last update ended, before the next one."""
+        self.close()
+        self._actors = [self._hire(rank) for rank in range(len(self._actors))]
+        self._about = []
 
     def _load(self) -> None:
         if self._snapshot is not None:

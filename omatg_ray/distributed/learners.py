@@ -1,16 +1,227 @@
+"""Several learners as one: who learns from what, and how they tell each other.
+
+Every learner has the same weights and optimizer. An update gives each a share of the counted structures; gradients and
+statistics are summed over the learners, and all take the same step. Sums of gradients go over NCCL where every learner
+has a GPU of its own, and over gloo, which also carries everything else, where not.
+"""
+
 from __future__ import annotations
 
+import json
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from itertools import accumulate, pairwise
+from typing import Any
 
+import ray
 import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from omatg_ray.errors import ClusterError
+
+SECONDS_TO_ANSWER = 600.0
+"""How long a learner waits for the others: longer than one needs whose epoch is repeated with smaller microbatches."""
+LOOPBACK = "127.0.0.1"
 
 
-@dataclass
-class S:
-    items: list
-    counted: object
-    places: object
+class LearnersLostError(ClusterError):
+    """A learner cannot go on because another one is gone, or does not answer; not what was wrong in the first place."""
 
 
-def plan_shares(sizes, counted, n):
-    return [S(list(range(len(sizes))), counted, torch.arange(len(counted)))]
+# --- who learns from what -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LearnerShare:
+    """What one learner learns from.
+
+    Attributes:
+        items: Items that it needs, in order.
+        counted: Structures to learn from (b,), as indices into the structures of these items, one after the other.
+        positions: Where these structures are in `counted`, and so in the advantages, of all learners (b,).
+    """
+
+    items: tuple[int, ...]
+    counted: Tensor
+    positions: Tensor
+
+
+def plan_shares(trajectory_sizes: Sequence[Sequence[int]], counted: Tensor, n: int) -> list[LearnerShare]:
+    """Shares the structures of an iteration among learners.
+
+    A share is a run of consecutive structures, so that a learner needs few items. Its ordered pairs of atoms, on which
+    time and memory depend, differ from those of an even share by those of the largest structure at most. A share may be
+    empty.
+
+    Args:
+        trajectory_sizes: Atoms of every structure, item by item.
+        counted: Ascending indices (b,) of the structures to learn from, over all items.
+        n: Learners.
+    """
+    starts = list(accumulate((len(sizes) for sizes in trajectory_sizes), initial=0))
+    structures = counted.tolist()
+    item_of = [item for item, sizes in enumerate(trajectory_sizes) for _ in sizes]
+    atoms = [size for sizes in trajectory_sizes for size in sizes]
+    ends = list(accumulate((atoms[index] ** 2 for index in structures), initial=0))
+    members: list[list[int]] = [[] for _ in range(n)]
+    for position, (start, end) in enumerate(pairwise(ends)):
+        # The learner in whose even share of the pairs the middle of the structure's pairs lies.
+        members[(start + end) * n // (2 * ends[-1])].append(position)
+    shares = []
+    for positions in members:
+        items = sorted({item_of[structures[position]] for position in positions})
+        shifts = dict(zip(items, accumulate((len(trajectory_sizes[item]) for item in items), initial=0), strict=False))
+        own = [structures[position] for position in positions]
+        local = [index - starts[item_of[index]] + shifts[item_of[index]] for index in own]
+        shares.append(
+            LearnerShare(tuple(items), torch.tensor(local, dtype=torch.long), torch.tensor(positions, dtype=torch.long))
+        )
+    return shares
+
+
+# --- how they tell each other -------------------------------------------------------------------------------------
+
+
+class Meeting:
+    """Where learners find each other: a store that one of them serves, on a port that is its own from the start.
+
+    Args:
+        host: Address of this learner's node that the others reach; it listens on no other.
+        seconds: How long it waits for what another learner puts there.
+    """
+
+    def __init__(self, host: str, seconds: float = SECONDS_TO_ANSWER) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, 0), family=family)
+        port = listener.getsockname()[1]
+        # Closes the socket when it ends.
+        self.store = _store(host, port, seconds, listener.detach())
+        self.address = f"{host}:{port}"
+
+
+class Group:
+    """The learners of a set, as seen by one of them: `Peers` of its `Learner`.
+
+    Args:
+        address: Of the meeting, HOST:PORT.
+        rank: This learner, from 0.
+        size: How many there are.
+        host: Address of this learner's node that the others reach; it listens on no other.
+        nccl: Sum over NCCL; values are on a GPU then, which no other learner has.
+        meeting: Where this learner is the one that serves it.
+        seconds: How long to wait for the others, at any one time.
+
+    Raises:
+        LearnersLostError: The others did not come in time.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        rank: int,
+        size: int,
+        host: str,
+        nccl: bool = False,
+        meeting: Meeting | None = None,
+        seconds: float = SECONDS_TO_ANSWER,
+    ) -> None:
+        self.rank, self.size, self._meeting = rank, size, meeting
+        try:
+            if meeting is None:
+                server, _, port = address.rpartition(":")
+                store = _store(server, int(port), seconds)
+            else:
+                store = meeting.store
+            self._gloo: Any = _gloo(dist.PrefixStore("gloo", store), rank, size, host, seconds)
+            self._nccl: Any = _nccl(dist.PrefixStore("nccl", store), rank, size, seconds) if nccl else None
+        except RuntimeError as error:
+            raise self._lost(error) from error
+
+    def exchange(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What every learner says, in the order of their ranks.
+
+        Raises:
+            LearnersLostError: One of them is gone, or does not answer.
+        """
+        own = torch.frombuffer(bytearray(json.dumps(said).encode()), dtype=torch.uint8)
+        lengths = [int(length) for length in self._gather(torch.tensor([len(own)]))]
+        padded = own.new_zeros(max(lengths))
+        padded[: len(own)] = own
+        said_by_all = zip(self._gather(padded), lengths, strict=True)
+        return [json.loads(bytes(values[:length].tolist())) for values, length in said_by_all]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the learners, the same bits on all of them.
+
+        Raises:
+            LearnersLostError: One of them is gone, or does not answer.
+        """
+        over_nccl = self._nccl is not None
+        total = values.clone() if over_nccl else values.to("cpu", copy=True)
+        self._wait(lambda: (self._nccl if over_nccl else self._gloo).allreduce([total]))
+        return total.to(values.device)
+
+    def close(self) -> None:
+        """Leaves the others, who notice at once; nothing can be asked of the group any more."""
+        for group in (self._nccl, self._gloo):
+            if group is not None:
+                group.abort()
+        self._nccl = self._gloo = None
+
+    def _gather(self, values: Tensor) -> list[Tensor]:
+        found = [torch.empty_like(values) for _ in range(self.size)]
+        self._wait(lambda: self._gloo.allgather([found], [values]))
+        return found
+
+    def _wait(self, begin: Callable[[], Any]) -> None:
+        """Begins a collective operation, and waits for its end."""
+        if self._gloo is None:
+            # An aborted group of PyTorch would give wrong numbers without a word.
+            raise LearnersLostError(f"learner {self.rank} of {self.size} has left the others")
+        try:
+            begin().wait()
+        except RuntimeError as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: RuntimeError) -> LearnersLostError:
+        # Behind the place in PyTorch's sources, and before its advice.
+        reason = str(error).partition("\n")[0].split("] ", 1)[-1].split(". ")[0]
+        return LearnersLostError(f"learner {self.rank} of {self.size} lost another one: {reason}")
+
+
+def meeting_host() -> str:
+    """Address under which learners reach this node: loopback in a cluster of one machine."""
+    machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    return LOOPBACK if len(machines) == 1 else ray.util.get_node_ip_address()
+
+
+def _store(host: str, port: int, seconds: float, listener: int | None = None) -> dist.TCPStore:
+    return dist.TCPStore(
+        host,
+        port,
+        is_master=listener is not None,
+        timeout=timedelta(seconds=seconds),
+        wait_for_workers=False,
+        master_listen_fd=listener,
+    )
+
+
+def _gloo(store: dist.Store, rank: int, size: int, host: str, seconds: float) -> Any:
+    # By its class rather than init_process_group, which lets it listen wherever the machine's name leads: on another
+    # interface than Ray's, or on loopback where the others are on other nodes.
+    cls: Any = dist.ProcessGroupGloo
+    options = cls._Options()
+    options._devices = [cls.create_device(hostname=host)]
+    options._timeout = timedelta(seconds=seconds)
+    return cls(store, rank, size, options)
+
+
+def _nccl(store: dist.Store, rank: int, size: int, seconds: float) -> Any:
+    from torch.distributed import ProcessGroupNCCL
+
+    options: Any = ProcessGroupNCCL.Options()
+    options._timeout = timedelta(seconds=seconds)
+    return ProcessGroupNCCL(store, rank, size, options)

@@ -87,7 +87,9 @@ class RaySettings(Settings):
     reward: RewardShare = Field(
         RewardShare(), description="actors that judge crystals, used if there are rollout actors"
     )
-    learner: WorkerShare = Field(WorkerShare(), description="actors that learn data-parallel, if rollout has workers")
+    learner: WorkerShare = Field(
+        WorkerShare(), description="actors that learn, if rollout has workers; several share every update"
+    )
     pretrain: OptionalWorkerShare = Field(OptionalWorkerShare(), description="data-parallel workers of pretraining")
     in_flight: int = Field(2, ge=1, description="requests that an actor is given at a time; 2 keep it busy")
     strategy: Literal["pack", "spread"] = Field("pack", description="few nodes, or as many as there are")

@@ -91,7 +91,7 @@ class PlausibilityCheck:
 def with_plausibility(
     evaluation: Evaluation, references: CrystalBatch, check: PlausibilityCheck, stol: float
 ) -> CSPMetrics:
-    """The metrics of an evaluation with those over plausible crystals.
+    """The metrics of an evaluation with those over plausible crystals, of matches where these were measured.
 
     Args:
         evaluation: One generated crystal per reference.
@@ -99,11 +99,14 @@ def with_plausibility(
         check: Decides what is plausible.
         stol: Site tolerance of the matches, which the cRMSE counts where there is none.
     """
-    ours, theirs = check(evaluation.crystals).plausible, check(references).plausible
+    ours = check(evaluation.crystals).plausible
+    metrics = replace(evaluation.metrics, plausible_share=float(ours.double().mean()))
+    if metrics.match_rate is None:
+        return metrics
+    theirs = check(references).plausible
     matches = plausible_matches(evaluation.match, ours, theirs)
     return replace(
-        evaluation.metrics,
-        plausible_share=float(ours.double().mean()),
+        metrics,
         plausible_match_rate=match_rate(matches),
         plausible_rmse=rmse(matches),
         plausible_crmse=crmse(matches, stol),

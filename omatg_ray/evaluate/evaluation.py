@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,9 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.bench import BLOCK, Bench, Block, Comparisons, Measured
 from omatg_ray.evaluate.metrics import (
     CSPMetrics,
+    capped_relative_energies,
     crmse,
+    energy_mean,
     invalid_share,
     match_rate,
     relative_energy_mean,
@@ -25,8 +27,10 @@ from omatg_ray.evaluate.metrics import (
     rmse,
 )
 from omatg_ray.evaluate.polymorphs import Polymorphs
+from omatg_ray.evaluate.unique import find_unique
 from omatg_ray.model import CHUNK_PAIRS, EULER, FlowModel, NoiseMode, Solver
 from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.reward.matching import compositions
 from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.progress import Progress
 
@@ -40,12 +44,14 @@ class Evaluation:
         ids: Identity of every reference.
         crystals: Generated crystals, one per reference.
         valid: (n,) bool.
-        match: RMSE to the reference, NaN where there is no match (n,).
+        match: RMSE to the reference, NaN where there is no match (n,), and everywhere where species are generated.
         polymorph: Id of the polymorph that each matches most closely (n,), None where there is none (`CSPMetrics` says
             what a polymorph is); None if no row has any.
         lowest_polymorph: Id of the polymorph of lowest energy of each (n,), likewise; None without a potential too.
         energy: eV/atom, NaN where invalid (n,); None without a potential.
-        relative_energy: Energy over that of the reference (n,), likewise.
+        relative_energy: Energy over that of the reference (n,), likewise; NaN too where the compositions differ.
+        relative_energy_capped: The same with invalid crystals and higher energies at the cap (n,), likewise; NaN where
+            the potential failed.
         settings: Label, steps, noise, seed, annealing, potential: what was asked for.
     """
 
@@ -58,6 +64,7 @@ class Evaluation:
     lowest_polymorph: list[str | None] | None
     energy: Tensor | None
     relative_energy: Tensor | None
+    relative_energy_capped: Tensor | None
     settings: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
@@ -72,11 +79,13 @@ class Evaluation:
             per_structure["polymorph"] = self.polymorph
         if self.lowest_polymorph is not None:
             per_structure["lowest_polymorph"] = self.lowest_polymorph
-        if self.energy is not None and self.relative_energy is not None:
-            per_structure |= {
-                "energy_per_atom": _plain(self.energy),
-                "relative_energy": _plain(self.relative_energy),
-            }
+        for name, values in (
+            ("energy_per_atom", self.energy),
+            ("relative_energy", self.relative_energy),
+            ("relative_energy_capped", self.relative_energy_capped),
+        ):
+            if values is not None:
+                per_structure[name] = _plain(values)
         return {**self.settings, "metrics": self.metrics.as_dict(), "per_structure": per_structure}
 
 
@@ -88,7 +97,8 @@ class Evaluator:
     """Evaluates samplers on one data set, always from the same seed: x_0 and noise of a row never change.
 
     A generated crystal is compared with the reference of its row, and with all other crystals of the data set that have
-    the same atoms in their cells (`Polymorphs`), also those that a limit leaves out.
+    the same atoms in their cells (`Polymorphs`), also those that a limit leaves out. Of a model that generates species
+    it is compared with nothing (`CSPMetrics` says what is measured instead).
 
     Args:
         references: One crystal is generated for each, with its atoms.
@@ -166,29 +176,41 @@ class Evaluator:
             solver: As in `FlowModel.generate`.
         """
         done: list[Measured] = []
+        open_species = model.generates_species
         with Progress(len(self.references), label or "evaluate", shown=progress) as bar:
-            for measured in self.bench.measure(model, self._asked(steps, noise, schedule, solver)):
+            for measured in self.bench.measure(model, self._asked(steps, noise, schedule, solver, not open_species)):
                 done.append(measured)
                 bar.advance(steps=len(measured.crystals))
-        crystals, matches = CrystalBatch.cat(one.crystals for one in done), [one.match for one in done if one.match]
-        rmse_of_row = torch.cat([match.rmse[: len(one.crystals)] for one, match in zip(done, matches, strict=True)])
+        crystals = CrystalBatch.cat(one.crystals for one in done)
         valid = check_validity(crystals).valid
-        closest = self._closest([match.rmse for match in matches])
-        energy = relative = None
+        energy = reference = None
         if self.reference_energy is not None:
-            energy = torch.cat([one.energy for one in done if one.energy is not None])
-            relative = energy - self.reference_energy
-        metrics = CSPMetrics(
-            n=len(crystals),
-            match_rate=match_rate(rmse_of_row),
-            rmse=rmse(rmse_of_row),
-            crmse=crmse(rmse_of_row, self.bench.stol),
-            invalid_share=invalid_share(valid),
-            timed_out=sum(match.timed_out for match in matches),
-            failed=sum(match.failed for match in matches),
-            **self._polymorph_metrics(closest),
-            **self._energy_metrics(energy, valid),
-        )
+            energy, reference = torch.cat([one.energy for one in done if one.energy is not None]), self.reference_energy
+        metrics = CSPMetrics(n=len(crystals), invalid_share=invalid_share(valid))
+        rmse_of_row, closest = torch.full((len(crystals),), torch.nan, dtype=torch.float64), None
+        if open_species:
+            theirs = compositions(self.references.crystals)
+            same = torch.tensor([a == b for a, b in zip(compositions(crystals), theirs, strict=True)])
+            reference = None if reference is None else reference.where(same, torch.nan)
+            metrics = replace(metrics, same_composition=int(same.sum()), **self._open_metrics(crystals, energy, valid))
+        else:
+            matches = [one.match for one in done if one.match]
+            rmse_of_row = torch.cat([match.rmse[: len(one.crystals)] for one, match in zip(done, matches, strict=True)])
+            closest = self._closest([match.rmse for match in matches])
+            metrics = replace(
+                metrics,
+                match_rate=match_rate(rmse_of_row),
+                rmse=rmse(rmse_of_row),
+                crmse=crmse(rmse_of_row, self.bench.stol),
+                timed_out=sum(match.timed_out for match in matches),
+                failed=sum(match.failed for match in matches),
+                **self._polymorph_metrics(closest),
+            )
+        metrics = replace(metrics, **self._energy_metrics(energy, reference, valid))
+        relative = capped = None
+        if energy is not None and reference is not None and self.bench.reward is not None:
+            relative, cap = energy - reference, self.bench.reward.invalid_energy
+            capped = capped_relative_energies(energy, reference, valid, cap)
         annealing, reward = schedule or model.description.annealing, self.bench.reward
         settings = {
             "label": label,
@@ -207,14 +229,17 @@ class Evaluator:
             valid=valid,
             match=rmse_of_row,
             polymorph=self._names(closest),
-            lowest_polymorph=self._names(self._lowest),
+            lowest_polymorph=None if open_species else self._names(self._lowest),
             energy=energy,
             relative_energy=relative,
+            relative_energy_capped=capped,
             settings=settings,
         )
 
-    def _asked(self, steps: int, noise: NoiseMode, schedule: LinearAnnealing | None, solver: Solver) -> list[Block]:
-        """What the bench is to generate and to compare."""
+    def _asked(
+        self, steps: int, noise: NoiseMode, schedule: LinearAnnealing | None, solver: Solver, compared: bool
+    ) -> list[Block]:
+        """What the bench is to generate and, if it is to compare, with what."""
         return [
             Block(
                 species=[self._species[row] for row in rows],
@@ -223,7 +248,7 @@ class Evaluator:
                 noise=noise,
                 schedule=schedule,
                 seed=self.seed,
-                comparisons=Comparisons.among(self._known.crystals, pairs),
+                comparisons=Comparisons.among(self._known.crystals, pairs) if compared else None,
                 chunk_pairs=self.chunk_pairs,
                 solver=solver,
             )
@@ -254,14 +279,23 @@ class Evaluator:
             "n_polymorphic": self._polymorphs.n_polymorphic,
         }
 
-    def _energy_metrics(self, energy: Tensor | None, valid: Tensor) -> dict[str, Any]:
-        reward, reference = self.bench.reward, self.reference_energy
-        if reward is None or reference is None or energy is None:
+    def _energy_metrics(self, energy: Tensor | None, reference: Tensor | None, valid: Tensor) -> dict[str, Any]:
+        if self.bench.reward is None or reference is None or energy is None:
             return {}
+        cap = self.bench.reward.invalid_energy
         return {
             "relative_energy_mean": relative_energy_mean(energy, reference, valid),
             "relative_energy_median": relative_energy_median(energy, reference, valid),
-            "relative_energy_mean_capped": relative_energy_mean_capped(energy, reference, valid, reward.invalid_energy),
+            "relative_energy_mean_capped": relative_energy_mean_capped(energy, reference, valid, cap),
+        }
+
+    @staticmethod
+    def _open_metrics(crystals: CrystalBatch, energy: Tensor | None, valid: Tensor) -> dict[str, Any]:
+        """What says something of crystals whose species were generated too."""
+        unique = valid[find_unique(crystals).representatives]
+        return {
+            "energy_mean": None if energy is None else energy_mean(energy, valid),
+            "unique_share": int(unique.sum()) / len(crystals),
         }
 
     def _names(self, places: Sequence[int | None] | None) -> list[str | None] | None:

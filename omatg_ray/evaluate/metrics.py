@@ -69,10 +69,16 @@ def relative_energy_median(energy: Tensor, reference_energy: Tensor, valid: Tens
 
 
 def relative_energy_mean_capped(energy: Tensor, reference_energy: Tensor, valid: Tensor, cap: float) -> float:
-    """Mean over all rows: invalid crystals count as an energy of `cap`, and no valid one as more than that.
+    """Mean of `capped_relative_energies` over all rows that have one."""
+    relative = capped_relative_energies(energy, reference_energy, valid, cap)
+    return _mean(relative[relative.isfinite()])
 
-    So no crystal gains by becoming invalid, and no sampler by making its worst crystals invalid. Rows of valid crystals
-    whose energy is NaN (a potential that failed), or whose reference energy is not finite, are left out.
+
+def capped_relative_energies(energy: Tensor, reference_energy: Tensor, valid: Tensor, cap: float) -> Tensor:
+    """Energies over those of the references (n,): invalid crystals count as `cap`, and no valid one as more than that.
+
+    So no crystal gains by becoming invalid, and no sampler by making its worst crystals invalid. NaN for valid crystals
+    whose energy is NaN (a potential that failed), and where the reference energy is not finite.
 
     Args:
         energy: Energies of the generated crystals (n,) in eV/atom; those of invalid ones are not read.
@@ -82,12 +88,17 @@ def relative_energy_mean_capped(energy: Tensor, reference_energy: Tensor, valid:
     """
     counted = energy.double().clamp(max=cap).where(valid, cap)
     relative = counted - reference_energy.double()
-    return _mean(relative[relative.isfinite()])
+    return relative.where(relative.isfinite(), math.nan)
 
 
 def invalid_share(valid: Tensor) -> float:
     """Share of the crystals that are not valid."""
     return _mean(~valid)
+
+
+def energy_mean(energy: Tensor, valid: Tensor) -> float:
+    """Mean energy of the valid crystals (n,) in eV/atom; energies that are not finite are left out."""
+    return _mean(energy[valid & energy.isfinite()])
 
 
 def _relative_energies(energy: Tensor, reference_energy: Tensor, valid: Tensor) -> Tensor:
@@ -102,6 +113,9 @@ def _mean(values: Tensor) -> float:
 @dataclass(frozen=True)
 class CSPMetrics:
     """Metrics of crystal structure prediction, one generated crystal per reference; None = not measured.
+
+    A model that generates species is given the numbers of atoms of the references alone. Matches with these say nothing
+    of it and are not measured; relative energies are over the rows whose compositions happen to agree.
 
     Attributes:
         n: Generated crystals.
@@ -123,6 +137,10 @@ class CSPMetrics:
         plausible_match_rate: Share of all that are plausible and match a reference that is.
         plausible_rmse: Mean displacement of these.
         plausible_crmse: The same over all, where every other one counts as the site tolerance.
+        same_composition: Crystals with the composition of their reference, which the relative energies are over. This
+            and the next two are measured where species are generated.
+        energy_mean: Mean energy of the valid crystals, in eV/atom.
+        unique_share: Share of all that are valid and the same as none before (`omatg_ray.evaluate.unique`).
         timed_out: Comparisons that ran into the time bound and count as no match.
         failed: Comparisons that raised an exception or whose process died, and count as no match.
     """
@@ -142,6 +160,9 @@ class CSPMetrics:
     plausible_match_rate: float | None = None
     plausible_rmse: float | None = None
     plausible_crmse: float | None = None
+    same_composition: int | None = None
+    energy_mean: float | None = None
+    unique_share: float | None = None
     timed_out: int | None = None
     failed: int | None = None
 
@@ -162,23 +183,29 @@ class Column(NamedTuple):
 
 
 COLUMNS = {
-    "n": Column("structures", "n", "{:.0f}"),
+    "relative_energy_mean_capped": Column("relative energy, capped mean", "rel. energy, capped mean", "{:+.3f}"),
+    "relative_energy_median": Column("median", "median", "{:+.3f}"),
+    "invalid_share": Column("invalid", "invalid", "{:.1%}"),
     "match_rate": Column("match rate", "match rate", "{:.3f}"),
     "match_any": Column("match any polymorph", "any", "{:.3f}"),
     "match_lowest": Column("match lowest polymorph", "lowest", "{:.3f}"),
-    "n_polymorphic": Column("structures with polymorphs", "of", "{:.0f}"),
     "rmse": Column("RMSE", "RMSE", "{:.3f}"),
     "crmse": Column("cRMSE", "cRMSE", "{:.3f}"),
-    "relative_energy_mean": Column("relative energy mean", "rel. energy mean", "{:+.3f}"),
-    "relative_energy_median": Column("relative energy median", "median", "{:+.3f}"),
-    "relative_energy_mean_capped": Column("mean, invalid at the cap", "capped mean", "{:+.3f}"),
-    "invalid_share": Column("invalid", "invalid", "{:.1%}"),
+    "same_composition": Column("of their reference's composition", "over", "{:.0f}"),
+    "energy_mean": Column("energy mean", "energy", "{:.3f}"),
+    "unique_share": Column("unique", "unique", "{:.1%}"),
     "plausible_share": Column("chemically plausible", "plausible", "{:.1%}"),
     "plausible_match_rate": Column("match rate, plausible", "pl. match rate", "{:.3f}"),
     "plausible_rmse": Column("RMSE, plausible", "pl. RMSE", "{:.3f}"),
     "plausible_crmse": Column("cRMSE, plausible", "pl. cRMSE", "{:.3f}"),
+    "n": Column("structures", "n", "{:.0f}"),
+    "n_polymorphic": Column("structures with polymorphs", "polymorphic", "{:.0f}"),
+    "relative_energy_mean": Column("mean, not capped", "mean, not capped", "{:+.3f}"),
 }
-"""Fields of `CSPMetrics` that tables show, in order."""
+"""Fields of `CSPMetrics` that tables show, in order.
+
+What single crystals cannot decide comes first, and the plain mean, which one with overlapping atoms can, last.
+"""
 
 
 def measured_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, Column]:

@@ -13,7 +13,10 @@ from omatg_ray.evaluate.plots import Curve, curves
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture of metrics over the steps of a run; the arguments are those of `plots.curves`."""
+    """A picture of metrics over the steps of a run; the arguments are those of `plots.curves`.
+
+    An optional one shows what some runs cannot have, and is left out where all its numbers are 0.
+    """
 
     title: str
     shown: tuple[Curve, ...]
@@ -23,9 +26,12 @@ class Panel:
     percent: bool = False
     log: bool = False
     marks_best: bool = False
+    optional: bool = False
 
     def figure(self, lines: Sequence[Mapping[str, Any]], best: int | None = None) -> Figure | None:
         """The picture, or None where the run has none of its metrics; `best` is the best checkpoint's step."""
+        if self.optional and not any(line.get(curve.name) for line in lines for curve in self.shown):
+            return None
         marked = best if self.marks_best else None
         return curves(lines, self.shown, self.ylabel, self.xlabel, self.percent, self.log, marked)
 
@@ -54,29 +60,28 @@ REINFORCEMENT = (
     ),
     Panel(
         "Energy of the rollouts",
-        (
-            Curve("train", "energy_mean", "mean", smooth=True),
-            Curve("train", "energy_median", "median", smooth=True),
-        ),
+        (Curve("train", "energy_median", "median", smooth=True),),
         "energy (eV/atom)",
-        "Valid structures; every iteration has other compositions.",
+        "Median of the valid structures; every iteration has other compositions. The mean, which single crystals with "
+        "overlapping atoms decide, is energy_mean in metrics.jsonl.",
     ),
     Panel(
         "Relative energy on validation",
         (
-            Curve("validation", "relative_energy_mean_capped", "mean, invalid at the cap"),
-            Curve("validation", "relative_energy_mean", "mean of valid"),
+            Curve("validation", "relative_energy_mean_capped", "capped mean"),
             Curve("validation", "relative_energy_median", "median of valid"),
         ),
         "relative energy (eV/atom)",
-        "Where the energy alone is rewarded, the best checkpoint has the lowest mean with invalid ones at the cap.",
+        "Capped: invalid structures count as the cap, and none as more. Where the energy alone is rewarded, the best "
+        "checkpoint has the lowest capped mean. The mean that is not capped, which single crystals decide, is "
+        "relative_energy_mean in metrics.jsonl.",
         marks_best=True,
     ),
     Panel(
         "Reward on validation",
         (Curve("validation", "reward_mean", "mean"),),
         "reward",
-        "Where more than the energy is rewarded, the best checkpoint has the highest mean.",
+        "Where more than the energy is rewarded, or species are generated, the best checkpoint has the highest mean.",
         marks_best=True,
     ),
     Panel(
@@ -103,10 +108,12 @@ REINFORCEMENT = (
         ),
         "share",
         percent=True,
+        optional=True,
     ),
     Panel(
         "KL to the base",
         (Curve("train", "kl_pos", "positions", smooth=True), Curve("train", "kl_cell", "cell", smooth=True)),
         "KL divergence (nats)",
+        optional=True,
     ),
 )

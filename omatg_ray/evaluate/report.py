@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from omatg_ray.errors import DataError
+from omatg_ray.evaluate.change import changes
 from omatg_ray.evaluate.drawing import draw_crystals, element_colours
 from omatg_ray.evaluate.metrics import measured_columns
 from omatg_ray.evaluate.panels import PRETRAINING, REINFORCEMENT
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 N_CRYSTALS = 6
+COUNTS = ("n", "n_polymorphic")
+"""Metrics that say how many rows others are over, and so need no column where they are all the same."""
 STARTUP = {
     "startup_cluster": "connected to the cluster after {:.1f} s",
     "startup_actors": "all actors ready {:.1f} s later",
@@ -65,7 +68,8 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { padding: .4rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
 td { white-space: nowrap; } th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 tr:last-child td { border-bottom: 0; }
-td:first-child, th:first-child { text-align: left; padding-left: 0; } td:last-child, th:last-child { padding-right: 0; }
+td:first-child, th:first-child { text-align: left; padding-left: 0; }
+td:first-child { white-space: normal; min-width: 8rem; } td:last-child, th:last-child { padding-right: 0; }
 pre { overflow-x: auto; font-size: .85rem; } .element { margin-right: .9rem; white-space: nowrap; }
 .dot { display: inline-block; width: .75em; height: .75em; margin-right: .35em; border-radius: 50%;
   border: 1px solid #555; }
@@ -188,19 +192,25 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
         return ""
     metrics_of = {name: evaluation.get("metrics") or {} for name, evaluation in evaluations.items()}
     columns = measured_columns(metrics_of.values())
-    head = ["", "grid points (evaluations)", "noise", "seed", *(column.title for column in columns.values())]
-    rows = []
-    for name, evaluation in evaluations.items():
-        steps = evaluation.get("steps")
-        settings = [
-            str(evaluation.get("label", name)),
-            "" if steps is None else f"{steps} ({steps - 1})",
-            str(evaluation.get("noise", "")),
-            str(evaluation.get("seed", "")),
-        ]
-        rows.append(settings + [_format(metrics_of[name].get(key), column.form) for key, column in columns.items()])
+    settings = {
+        title: [_text(evaluation, key) for evaluation in evaluations.values()]
+        for title, key in (("grid points (evaluations)", "steps"), ("noise", "noise"), ("seed", "seed"))
+    }
+    cells = {
+        key: [_format(metrics.get(key), column.form) for metrics in metrics_of.values()]
+        for key, column in columns.items()
+    }
+    shown = {title: texts for title, texts in settings.items() if len(set(texts)) > 1}
+    shown |= {columns[key].title: texts for key, texts in cells.items() if key not in COUNTS or len(set(texts)) > 1}
+    # What all rows have in common takes no column.
+    counts = {columns[key].title: cells[key] for key in COUNTS if key in cells}
+    common = [f"{title}: {texts[0]}" for title, texts in (settings | counts).items() if title not in shown and texts[0]]
+    labels = [str(evaluation.get("label", name)) for name, evaluation in evaluations.items()]
+    rows = [list(row) for row in zip(labels, *shown.values(), strict=True)]
+    head = ["", *shown]
     note = (
-        "Energies in eV/atom relative to the reference of the same row, by the same potential. "
+        "Energies in eV/atom relative to the reference of the same row, by the same potential; capped: invalid "
+        "structures count as the cap, and none as more. "
         "RMSE over matched structures; cRMSE counts an unmatched one as the matcher's tolerance."
     )
     if "match_any" in columns:
@@ -208,7 +218,27 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
             " Polymorphs of a structure are the crystals of the data set with the same atoms in a cell, where there are"
             " at least two; it matches the lowest if that is its closest match among them."
         )
-    return f'<div class="wide">{_html_table(head, rows)}<p class="soft">{note}</p></div>'
+    if common:
+        note = f"All rows: {', '.join(common)}. {note}"
+    said = "".join(f"<p>{escape(text)}</p>" for text in _changes(evaluations))
+    return f'<div class="wide">{_html_table(head, rows)}{said}<p class="soft">{escape(note)}</p></div>'
+
+
+def _text(evaluation: Mapping[str, Any], key: str) -> str:
+    """A setting of an evaluation; of grid points, how many network evaluations they are."""
+    value = evaluation.get(key)
+    if key == "steps" and isinstance(value, int):
+        return f"{value} ({value - 1})"
+    return "" if value is None else str(value)
+
+
+def _changes(evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What lies between before and after, with intervals; nothing where one is missing or the rows are no pairs."""
+    if not {"before", "after"} <= evaluations.keys():
+        return []
+    found = changes(evaluations["before"], evaluations["after"])
+    texts = [str(change).replace("-", "−") for change in found]
+    return ["After less before, with 95 % intervals (paired bootstrap):", *texts] if texts else []
 
 
 def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> str:
@@ -220,7 +250,7 @@ def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> 
         for panel in panels if shown else ():
             figure = panel.figure(lines, best)
             if figure is None:
-                missing.append(f"numbers for “{panel.title}”")
+                missing.extend([] if panel.optional else [f"numbers for “{panel.title}”"])
             else:
                 cards.append(_card(panel.title, figure, panel.caption))
     return f'<div class="grid">{"".join(cards)}</div>' if cards else ""

@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from omatg_ray.run.atomic import write_bytes
 LIGHTNING_VERSION = "2.0.0"
 CHECKPOINT_FILE, CONFIG_FILE = "checkpoint.ckpt", "train.yaml"
 """The names that OMatG's published models have."""
+# How a file of torch.save begins without the zip format: its magic number, pickled.
+LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,18 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint with `weights_only`: what holds more than tensors and numbers is refused.
 
+    No tensor takes more memory than the file stores of it. PyTorch sees to this in its zip format (since version 1.6)
+    as long as nothing is compressed, which it never does itself. In the format before, tensors may claim any size.
+
     Raises:
-        ModelError: It cannot be read, holds objects of other classes, or no state dictionary.
+        ModelError: It cannot be read, is compressed or of the format before 1.6, holds objects of other classes, or no
+            state dictionary.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    _require_plain_zip(path, data)
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a torn or foreign file raises anything
@@ -61,7 +69,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 f"{path} is refused: it holds a {refused[1]}, and reading that could run code of the file; keep its "
                 "weights alone (Lightning: save_weights_only) if you trust it"
             ) from error
-        raise ModelError(f"{path} ({len(data)} bytes) is no checkpoint of PyTorch, or was cut off") from error
+        raise ModelError(_foreign(path, data)) from error
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"{path} is no Lightning checkpoint: it has no `state_dict` of tensors")
@@ -85,6 +93,29 @@ def write_checkpoint(path: Path, state: dict[str, Tensor], epoch: int = 0, step:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(path, buffer.getvalue())
+
+
+def _require_plain_zip(path: Path, data: bytes) -> None:
+    """Refuses files that could take more memory than their own size, before anything of them is read."""
+    if data.startswith(LEGACY_START):
+        raise ModelError(
+            f"{path} is of PyTorch's format before 1.6, in which tensors may claim any size, and is refused; if you "
+            "trust it, load it and save it again with torch.save"
+        )
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            claimed = sum(record.file_size for record in archive.infolist())
+    except Exception as error:  # a damaged directory raises anything
+        raise ModelError(_foreign(path, data)) from error
+    if claimed > len(data):
+        raise ModelError(
+            f"{path} is refused: its records claim {claimed} bytes, more than the {len(data)} of the file (PyTorch "
+            "compresses nothing)"
+        )
+
+
+def _foreign(path: Path, data: bytes) -> str:
+    return f"{path} ({len(data)} bytes) is no checkpoint of PyTorch, or was cut off"
 
 
 def _integer(value: object) -> int | None:

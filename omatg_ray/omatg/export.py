@@ -90,8 +90,9 @@ def exported_network(model: FlowModel, notes: list[str]) -> CSPNet:
     frozen = [of for of in FIELDS if what.active and of not in what.active]
     if frozen and not _same(model.network, model.base_network):
         raise ModelError(
-            f"{' and '.join(frozen)} follow the base network and {' and '.join(what.active)} the reinforced one; "
-            "`omg predict` runs one network for both. Reinforce both fields to export"
+            f"{' and '.join(frozen)} follow{'s' * (len(frozen) == 1)} the base network and "
+            f"{' and '.join(what.active)} the reinforced one; `omg predict` runs one network for both. Reinforce both "
+            "fields to export (policy.active=[pos,cell], and policy.noise for both)"
         )
     if what.active and model.generates_species and not _same(model.network, model.base_network):
         raise ModelError(

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from omatg_ray.crystal.fields import FieldName
-from omatg_ray.policy.mlp import time_mlp, zero_output
+from omatg_ray.policy.mlp import at_times, time_mlp, zero_output
 from omatg_ray.settings import Settings
 
 
@@ -74,8 +74,8 @@ class LearnedAnnealing(nn.Module):
         """s(t) at times t (any shape)."""
         if field not in self.heads:
             return torch.zeros_like(t)
-        time = t.reshape(-1, 1)
-        return self.heads[field](self.trunk(time) if self.shared else time).view_as(t)
+        head = self.heads[field]
+        return at_times(nn.Sequential(self.trunk, head) if self.shared else head, t)
 
     def factor(self, field: FieldName, t: Tensor) -> Tensor:
         """1 + s(t) at times t (any shape)."""

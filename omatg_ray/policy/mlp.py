@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
 
 
 def time_mlp(hidden: int, layers: int, outputs: int = 1) -> nn.Sequential:
@@ -14,6 +17,17 @@ def time_mlp(hidden: int, layers: int, outputs: int = 1) -> nn.Sequential:
     for _ in range(layers):
         parts += [nn.Linear(hidden, hidden), nn.SiLU()]
     return nn.Sequential(*parts, nn.Linear(hidden, outputs))
+
+
+def at_times(network: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """What a network that maps (n, 1) to (n, 1) gives at times of any shape, asked for each distinct one once.
+
+    A learner's block holds few times and many structures at each.
+    """
+    if t.numel() < 2:  # Nothing to gain, and finding distinct values waits for the device.
+        return network(t.reshape(-1, 1)).view_as(t)
+    times, place = torch.unique(t, return_inverse=True)
+    return network(times[:, None])[:, 0][place]
 
 
 def zero_output(layer: nn.Module) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from omatg_ray.policy.mlp import time_mlp, zero_output
+from omatg_ray.policy.mlp import at_times, time_mlp, zero_output
 from omatg_ray.settings import Settings
 
 
@@ -71,4 +71,4 @@ class LearnedNoise(nn.Module):
 
     def sigma(self, t: Tensor) -> Tensor:
         """σ at times t (any shape); training can drive it to zero or below if `a` is below ln 2."""
-        return self.a + F.softplus(self.mlp(t.reshape(-1, 1))).view_as(t) - math.log(2.0)
+        return self.a + F.softplus(at_times(self.mlp, t)) - math.log(2.0)

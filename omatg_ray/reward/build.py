@@ -34,6 +34,7 @@ from omatg_ray.reward.settings import (
     CustomSettings,
     RewardSettings,
 )
+from omatg_ray.reward.sources import sources
 from omatg_ray.reward.symmetry import NonCentrosymmetric, NonTriclinic
 from omatg_ray.reward.target import TargetDensity, TargetVolume
 from omatg_ray.reward.weighted import Part, Weighted
@@ -170,32 +171,37 @@ def _polymorphs(settings: RewardSettings, crystals: CrystalBatch) -> PolymorphMa
 def fingerprint(settings: RewardSettings) -> str | None:
     """Short hash of the files that the reward depends on; None if there are none.
 
-    These are files of references, and of every custom reward the file of its module alone, which is not imported.
+    These are files of references, and of every custom reward the source files that `sources` finds in its folder; where
+    its module lies elsewhere, as one that is installed, the file of the module alone. Nothing is imported.
 
     Raises:
         DataError: A file cannot be read.
     """
     files = {HULL: settings.hull.entries or settings.hull.crystals, CRMSE: settings.crmse.references}
     used = [path for name, path in files.items() if path is not None and name in settings.weighted]
-    modules = [_module_file(custom) for custom in settings.custom.values()]
-    used += [path for path in modules if path is not None]
     digest = hashlib.sha256()
-    for path in used:
-        try:
+    try:
+        for custom in settings.custom.values():
+            used += _code(custom)
+        for path in used:
             for file in sorted(path.iterdir()) if path.is_dir() else [path]:
                 digest.update(file.read_bytes())
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
     return digest.hexdigest()[:12] if used else None
 
 
-def _module_file(custom: CustomSettings) -> Path | None:
-    """File of the module of a custom reward, where Python would find it; None where that is no file."""
+def _code(custom: CustomSettings) -> list[Path]:
+    """Source files of a custom reward, where Python would find them; none where its module is no file."""
     module, _, _ = custom.class_.partition(":")
-    places: Sequence[str] | None = [str(custom.path or Path.cwd()), *sys.path]
+    folder = custom.path or Path.cwd()
+    found = sources(module, folder)
+    if found:
+        return found
+    places: Sequence[str] | None = [str(folder), *sys.path]
     spec, name = None, ""
     for part in module.split("."):
         name = f"{name}.{part}" if name else part
         spec = None if places is None else PathFinder.find_spec(name, places)
         places = None if spec is None else spec.submodule_search_locations
-    return None if spec is None or spec.origin is None or not spec.has_location else Path(spec.origin)
+    return [] if spec is None or spec.origin is None or not spec.has_location else [Path(spec.origin)]

@@ -38,8 +38,8 @@ def made_up_crystals() -> CrystalBatch:
 def check_reward(reward: Reward, crystals: CrystalBatch | None = None) -> None:
     """Runs a reward on a few crystals and checks what it promises.
 
-    One number per structure, float64, on the CPU; not NaN everywhere; the same whatever else is in the batch and in
-    whatever order; the crystals left as they were; all elements covered.
+    One number per structure, float64, on the CPU; not NaN everywhere and nowhere infinite; the same whatever else is in
+    the batch and in whatever order; the crystals left as they were; all elements covered.
 
     Args:
         reward: An instance of your class.
@@ -73,6 +73,9 @@ def check_reward(reward: Reward, crystals: CrystalBatch | None = None) -> None:
         raise RewardError(f"reward {name}: it changes the crystals that it is given; work on copies")
     if whole.reward.isnan().all():
         raise RewardError(f"reward {name}: it is NaN for every crystal")
+    if (infinite := whole.reward.isinf()).any():
+        formula = crystals.formulas()[int(infinite.nonzero()[0, 0])]
+        raise RewardError(f"reward {name}: it is infinite for {formula}; give a number, or NaN where there is none")
     backwards = _asked(reward, name, crystals.select(list(reversed(range(len(crystals))))))
     alone = [_asked(reward, name, crystals.select([row])) for row in range(len(crystals))]
     for key, numbers in {"reward": whole.reward, **whole.values}.items():

@@ -92,6 +92,10 @@ class CustomReward:
             self._late = self._late + 1 if outcome.timed_out else 0
             if outcome.error is None:
                 rewards, named = self._checked(outcome.value, len(rows))
+                # Minus infinity is raised as any low reward is, plus infinity has failed.
+                rewards = np.where(np.isposinf(rewards), math.nan, rewards)
+                if missing := int(np.isnan(rewards).sum()):
+                    logger.warning("reward %s: NaN or infinity for %d of %d structures", self.name, missing, len(rows))
                 reward[rows] = np.maximum(rewards, self.invalid)
                 for name, numbers in named.items():
                     values.setdefault(name, np.full(len(crystals), math.nan))[rows] = numbers
@@ -112,7 +116,7 @@ class CustomReward:
         )
 
     def try_out(self, crystals: CrystalBatch) -> None:
-        """Judges crystals for a test, before a run depends on it.
+        """Judges crystals for a test, before a run depends on it; warns where it has no number for any of them.
 
         Raises:
             RewardError: It cannot be imported or made, raises, takes too long or returns something else than a number
@@ -123,9 +127,16 @@ class CustomReward:
             target, _, path = self._spec
             raise RewardError(
                 f"reward {self.name}: {target} (path {path or 'as it is'}) fails on crystals of the training split: "
-                f"{outcome.error}"
+                f"{outcome.error}. Try it by itself: check_reward (docs/rewards.md) shows where it raises"
             )
-        self._checked(outcome.value, len(crystals))
+        rewards, _ = self._checked(outcome.value, len(crystals))
+        if len(crystals) and not np.isfinite(rewards).any():
+            logger.warning(
+                "reward %s: NaN or infinity for all %d crystals of the training split that it was tried on: these "
+                "fail, and a run stops where more than 5 %% do",
+                self.name,
+                len(crystals),
+            )
 
     def close(self) -> None:
         """Ends the process. It starts again when it is needed."""
@@ -140,9 +151,12 @@ class CustomReward:
     def _checked(self, said: Said, count: int) -> tuple[np.ndarray, Numbers]:
         def numbers(array: np.ndarray | None, what: str) -> np.ndarray:
             if array is None:
-                raise RewardError(f"reward {self.name}: its {what} is no array of numbers")
+                raise RewardError(f"reward {self.name}: its {what} is no array of numbers; return one per structure")
             if array.shape != (count,):
-                raise RewardError(f"reward {self.name}: its {what} has shape {array.shape}, not ({count},)")
+                raise RewardError(
+                    f"reward {self.name}: its {what} has shape {array.shape}, not ({count},); return one number per "
+                    "structure"
+                )
             return array
 
         reward, values = said

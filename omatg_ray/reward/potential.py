@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,12 +86,9 @@ class Potential:
         self._module = module.eval().requires_grad_(False).to(self.device)
         network: Any = module.model
         self.cutoff = float(network.cutoff)
-        # MatGL numbers elements by their place in this list, not by atomic number.
-        numbers = [Element(symbol).Z for symbol in network.element_types]
-        self.elements = frozenset(numbers)
-        self._node_types = torch.full((MAX_ATOMIC_NUMBER + 1,), -1)
-        self._node_types[numbers] = torch.arange(len(numbers))
-        self._numbers = torch.tensor(numbers)
+        self._node_types = node_types(network.element_types)
+        self._numbers = torch.tensor([Element(symbol).Z for symbol in network.element_types])
+        self.elements = frozenset(self._numbers.tolist())
 
     def __repr__(self) -> str:
         return f"Potential({self.name!r}, {len(self.elements)} elements, {self.fingerprint}, {self.device})"
@@ -198,6 +195,19 @@ class Potential:
         finally:
             for flag, value in zip(flags, before, strict=True):
                 setattr(self._module, flag, value)
+
+
+def node_types(symbols: Sequence[str]) -> Tensor:
+    """MatGL's number of every atomic number, at that index (119,); −1 where there is none.
+
+    Args:
+        symbols: `element_types` of a network: MatGL numbers elements by their place there.
+    """
+    from pymatgen.core import Element
+
+    types = torch.full((MAX_ATOMIC_NUMBER + 1,), -1)
+    types[[Element(symbol).Z for symbol in symbols]] = torch.arange(len(symbols))
+    return types
 
 
 def load_potential(name_or_folder: str | Path, device: torch.device | str = "cpu") -> Potential:

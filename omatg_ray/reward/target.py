@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -22,48 +24,55 @@ def closeness(value: Tensor, target: float, scale: float) -> Tensor:
     return -distance / (1.0 + distance)
 
 
-class TargetVolume:
-    """Closeness of the volume per atom (Å³) to a target; an invalid structure gets -1.
+class _Target(ABC):
+    """Closeness of a quantity to a target; an invalid structure gets -1."""
+
+    name: str
+    value: str
+    elements: frozenset[int] | None = None
+
+    def __init__(self, target: float, scale: float) -> None:
+        self.target, self.scale = target, scale
+
+    @abstractmethod
+    def quantity(self, crystals: CrystalBatch, volume: Tensor) -> Tensor:
+        """The quantity (B,), float64, of structures with cells of a volume (B,) in Å³."""
+
+    def __call__(self, crystals: CrystalBatch) -> RewardResult:
+        """Rewards of B structures, with the quantity as a value, NaN where invalid."""
+        crystals = crystals.to("cpu")
+        validity = check_validity(crystals)
+        quantity = self.quantity(crystals, validity.volume).where(validity.valid, torch.nan)
+        reward = closeness(quantity, self.target, self.scale).where(validity.valid, -1.0)
+        return RewardResult(reward, {self.value: quantity})
+
+
+class TargetVolume(_Target):
+    """Closeness of the volume per atom (Å³), the value volume_per_atom, to a target; an invalid structure gets -1.
 
     Args:
         target: In Å³ per atom.
         scale: Distance at which the reward is -1/2, in Å³ per atom.
     """
 
-    name, elements = "volume", None
+    name, value = "volume", "volume_per_atom"
 
-    def __init__(self, target: float, scale: float) -> None:
-        self.target, self.scale = target, scale
-
-    def __call__(self, crystals: CrystalBatch) -> RewardResult:
-        """Rewards of B structures, with the value volume_per_atom in Å³, NaN where invalid."""
-        crystals = crystals.to("cpu")
-        validity = check_validity(crystals)
-        volume = (validity.volume / crystals.n_atoms).where(validity.valid, torch.nan)
-        reward = closeness(volume, self.target, self.scale).where(validity.valid, -1.0)
-        return RewardResult(reward, {"volume_per_atom": volume})
+    def quantity(self, crystals: CrystalBatch, volume: Tensor) -> Tensor:
+        return volume / crystals.n_atoms
 
 
-class TargetDensity:
-    """Closeness of the density (g/cm³) to a target; an invalid structure gets -1.
+class TargetDensity(_Target):
+    """Closeness of the density (g/cm³), the value density, to a target; an invalid structure gets -1.
 
     Args:
         target: In g/cm³.
         scale: Distance at which the reward is -1/2, in g/cm³.
     """
 
-    name, elements = "density", None
+    name, value = "density", "density"
 
-    def __init__(self, target: float, scale: float) -> None:
-        self.target, self.scale = target, scale
-
-    def __call__(self, crystals: CrystalBatch) -> RewardResult:
-        """Rewards of B structures, with the value density in g/cm³, NaN where invalid."""
+    def quantity(self, crystals: CrystalBatch, volume: Tensor) -> Tensor:
         from ase.data import atomic_masses
 
-        crystals = crystals.to("cpu")
-        validity = check_validity(crystals)
         mass = crystals.layout.sum(torch.as_tensor(atomic_masses, dtype=torch.float64)[crystals.species])
-        density = (DALTON_PER_CUBIC_ANGSTROM * mass / validity.volume).where(validity.valid, torch.nan)
-        reward = closeness(density, self.target, self.scale).where(validity.valid, -1.0)
-        return RewardResult(reward, {"density": density})
+        return DALTON_PER_CUBIC_ANGSTROM * mass / volume

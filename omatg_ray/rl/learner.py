@@ -1,11 +1,15 @@
-"""The learner: PPO epochs over the trajectories of an iteration, in microbatches of bounded size."""
+"""The learner: PPO epochs over the trajectories of an iteration, in microbatches of bounded size.
+
+Several learners may share an iteration: each computes the gradients of its part, then all take the same step.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import torch
 from pydantic import Field
@@ -23,6 +27,11 @@ from omatg_ray.rl.trajectory import Trajectory, components
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
 from omatg_ray.settings import Settings
 
+logger = logging.getLogger(__name__)
+
+ALLOCATOR_ERRORS = ("can't allocate memory", "not enough memory")
+"""What PyTorch's allocators of the CPU say, on Linux and Windows, in a plain RuntimeError."""
+
 
 class LearnerSettings(Settings):
     """Optimizer and microbatches."""
@@ -30,7 +39,40 @@ class LearnerSettings(Settings):
     epochs: int = Field(2, ge=1, description="PPO epochs per iteration, one optimizer step each")
     lr: float = Field(1.2e-4, gt=0, description="learning rate of Adam")
     grad_clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    microbatch_pairs: int = Field(16_000, ge=1, description="ordered pairs of atoms per network call; bounds memory")
+    microbatch_pairs: int = Field(
+        16_000,
+        ge=1,
+        description="ordered pairs of atoms per network call; bounds memory, and is halved where that runs out",
+    )
+
+
+class Peers(Protocol):
+    """The learners that train one policy together, which must make the same calls in the same order."""
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        ...
+
+    def exchange(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What every learner says, in the order of their ranks; values as JSON has them."""
+        ...
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the learners, the same bits on all of them."""
+        ...
+
+
+class Alone:
+    """The peers of a learner that has none."""
+
+    size = 1
+
+    def exchange(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [dict(said)]
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values
 
 
 class Learner:
@@ -40,54 +82,138 @@ class Learner:
         policy: Policy that sampled, whose densities are compared and whose weights are trained.
         objective: Loss.
         settings: Optimizer.
+
+    Attributes:
+        peers: Learners with the same weights and optimizer, which share every update.
+        microbatch_pairs: Ordered pairs of atoms per network call: those of the settings, or fewer since memory ran out.
     """
 
     def __init__(self, policy: Policy, objective: ObjectiveSettings, settings: LearnerSettings) -> None:
         self.policy, self.objective, self.settings = policy, objective, settings
         self.parameters = policy.trainable_parameters()
         self.optimizer = torch.optim.Adam(self.parameters, lr=settings.lr)
+        self.peers: Peers = Alone()
+        self.microbatch_pairs = settings.microbatch_pairs
 
-    def update(self, trajectory: Trajectory, advantage: Tensor) -> dict[str, float]:
-        """All epochs on one iteration's trajectories.
+    def update(self, trajectory: Trajectory | None, advantage: Tensor, total: int | None = None) -> dict[str, float]:
+        """All epochs on one iteration's trajectories, or on this learner's part of them.
+
+        Memory that runs out is answered by smaller microbatches: the epoch begins anew, and gives the same but for
+        rounding.
 
         Args:
-            trajectory: Counted structures only.
+            trajectory: Counted structures only; None where this learner has none of them.
             advantage: (B,).
+            total: Counted structures of all learners; by default those of `trajectory`.
 
         Returns:
-            Means over epochs of `loss`, `grad_norm` and, per active field, `policy_loss_*`, `kl_*`,
-            `clip_fraction_*`, for learned noise `entropy_*` (per component) and `sigma_*`, where distillation counts
-            `distillation_*`; `log_ratio_max` of the first epoch, the largest |log-ratio|
-            of an atom or lattice, which is 0 up to rounding when on-policy.
+            Over the structures of all learners, means over epochs of `loss`, `grad_norm` and, per active field,
+            `policy_loss_*`, `clip_fraction_*`, `kl_*` (where what the base says was recorded), for learned noise
+            `entropy_*` (per component) and `sigma_*`, where distillation counts `distillation_*`; `log_ratio_max` of
+            the first epoch, the largest |log-ratio| of an atom or lattice, which is 0 up to rounding when on-policy;
+            once memory has run out the smallest `microbatch_pairs` of a learner.
 
         Raises:
-            TrainingError: The loss or its gradient is not finite; the step was not taken (earlier epochs were). Names
-                the compositions.
+            TrainingError: The loss or its gradient is not finite, or a single structure at a single step does not fit
+                into memory; the step was not taken (earlier epochs were). Names the compositions. All learners raise
+                the same.
         """
-        states = trajectory.states()
-        sums: dict[str, float] = defaultdict(float)
-        log_ratio_max = 0.0
+        part = None if trajectory is None else _Part.of(trajectory, advantage, total or len(trajectory))
+        tally, norms, reports = _Tally({}), 0.0, list[_Report]()
         for epoch in range(self.settings.epochs):
-            self.optimizer.zero_grad(set_to_none=True)
-            for microbatch in self._microbatches(trajectory, states, advantage):
-                loss, stats, largest = self._loss(microbatch)
-                if not torch.isfinite(loss):
-                    raise TrainingError(self._not_finite(microbatch))
-                loss.backward()
-                sums["loss"] += float(loss.detach())
-                for name, value in stats.items():
-                    sums[name] += value
-                if epoch == 0:
-                    log_ratio_max = max(log_ratio_max, largest)
+            try:
+                tally = self._gradients(part, tally, first=epoch == 0)
+                graded = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
+                report = _Report(tally.sums, tally.log_ratio_max, graded, self.microbatch_pairs)
+            except TrainingError as error:
+                report = _Report({}, 0.0, [], self.microbatch_pairs, str(error))
+            reports = [_Report(**said) for said in self.peers.exchange(asdict(report))]
+            for said in reports:
+                if said.error is not None:
+                    raise TrainingError(said.error)
+            self._sum_gradients(sorted({index for said in reports for index in said.graded}))
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.grad_clip)
             if not torch.isfinite(norm):
-                raise TrainingError(
-                    f"the gradient is not finite; compositions of this iteration: {_compositions(trajectory)}"
-                )
+                found = self.peers.exchange({"formulas": [] if part is None else part.trajectory.x_0.formulas()})
+                formulas = _listed(formula for said in found for formula in said["formulas"])
+                raise TrainingError(f"the gradient is not finite; compositions of this iteration: {formulas}")
             self.optimizer.step()
-            sums["grad_norm"] += float(norm)
+            norms += float(norm)
+        sums: dict[str, float] = {}
+        for said in reports:
+            for name, value in said.sums.items():
+                sums[name] = sums[name] + value if name in sums else value
+        sums["grad_norm"] = norms
         means = {name: value / self.settings.epochs for name, value in sums.items()}
-        return means | {"log_ratio_max": log_ratio_max}
+        pairs = min(said.microbatch_pairs for said in reports)
+        changed = {"microbatch_pairs": pairs} if pairs < self.settings.microbatch_pairs else {}
+        return means | {"log_ratio_max": max(said.log_ratio_max for said in reports)} | changed
+
+    def _gradients(self, part: _Part | None, before: _Tally, first: bool) -> _Tally:
+        """Gradients of an epoch, in microbatches that fit into memory, and the statistics with those of the epoch."""
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            if part is None:
+                return before
+            tally = _Tally(before.sums.copy(), before.log_ratio_max)
+            try:
+                self._backward(part, tally, first)
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0]
+            else:
+                return tally
+            # Not in the handler: until it ends, the traceback holds what the microbatch needed.
+            self._halve(part, reason)
+
+    def _backward(self, part: _Part, tally: _Tally, first: bool) -> None:
+        """Adds the gradients and statistics of all microbatches."""
+        for microbatch in self._microbatches(part):
+            loss, stats, largest = self._loss(microbatch)
+            if not torch.isfinite(loss):
+                raise TrainingError(self._not_finite(microbatch))
+            loss.backward()
+            tally.add({"loss": float(loss.detach()), **stats})
+            if first:
+                tally.log_ratio_max = max(tally.log_ratio_max, largest)
+
+    def _halve(self, part: _Part, reason: str) -> None:
+        """Bounds microbatches by half of the one that was too large.
+
+        Raises:
+            TrainingError: It was one structure at one step.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        if part.trajectory.x_0.device.type == "cuda":
+            torch.cuda.empty_cache()
+        sizes = part.trajectory.x_0.layout.sizes[part.structures]
+        n_steps = part.steps.stop - part.steps.start
+        if len(sizes) == n_steps == 1:
+            formula = part.trajectory.x_0.select([part.structures.start]).formulas()[0]
+            raise TrainingError(
+                f"a single structure at a single step, {formula}, does not fit into the learner's memory; give it more "
+                f"(a larger GPU or share of one, fewer actors on its node), or train on smaller cells: {reason}"
+            )
+        pairs = sum(n * n for n in sizes) * n_steps
+        self.microbatch_pairs = pairs // 2
+        logger.warning(
+            "the learner ran out of memory with %d ordered pairs of atoms in a microbatch, and goes on with %d; "
+            "learner.microbatch_pairs=%d starts with that",
+            pairs,
+            self.microbatch_pairs,
+            self.microbatch_pairs,
+        )
+
+    def _sum_gradients(self, graded: list[int]) -> None:
+        """Gradients of all learners, of the parameters that have one on any of them."""
+        if self.peers.size == 1 or not graded:
+            return
+        parameters = [self.parameters[index] for index in graded]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        summed = self.peers.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+        for parameter, values in zip(parameters, summed.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = values.view_as(parameter).to(parameter)
 
     def trial(self, trajectory: Trajectory) -> tuple[float, int, int]:
         """Times one forward and backward pass without an update, for estimates.
@@ -102,7 +228,7 @@ class Learner:
             saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        microbatch = next(self._microbatches(trajectory, trajectory.states(), advantage))
+        microbatch = next(self._microbatches(_Part.of(trajectory, advantage, len(trajectory))))
         start = time.perf_counter()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss, _, _ = self._loss(microbatch)
@@ -111,30 +237,30 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return elapsed, sum(saved.values()), int(microbatch.crystals.n_atoms.square().sum())
 
-    def _microbatches(
-        self, trajectory: Trajectory, states: tuple[Tensor, Tensor], advantage: Tensor
-    ) -> Iterator[_Microbatch]:
+    def _microbatches(self, whole: _Part) -> Iterator[_Microbatch]:
         """(structures × steps) blocks of at most `microbatch_pairs` ordered pairs; one structure and step at least."""
-        limit, n_steps, total = self.settings.microbatch_pairs, trajectory.n_steps, len(trajectory)
+        trajectory, states = whole.trajectory, whole.states
+        limit, n_steps, total = self.microbatch_pairs, trajectory.n_steps, len(trajectory)
         squares = trajectory.x_0.n_atoms.square().cumsum(0).cpu()
         start = 0
         while start < total:
             used = int(squares[start - 1]) if start else 0
             stop = max(start + 1, int(torch.searchsorted(squares, used + limit, right=True)))
+            steps_each = max(1, limit // (int(squares[stop - 1]) - used))
+            whole.structures, whole.steps = slice(start, stop), slice(0, min(steps_each, n_steps))
             part = trajectory if stop - start == total else trajectory.select(torch.arange(start, stop))
             atoms = slice(*trajectory.x_0.ptr[[start, stop]].tolist())
             pos, cell = states[0][:, atoms], states[1][:, start:stop]
-            steps_each = max(1, limit // (int(squares[stop - 1]) - used))
             tiled = part.x_0.tile(min(steps_each, n_steps))
             for first in range(0, n_steps, steps_each):
                 steps = range(first, min(first + steps_each, n_steps))
                 if len(steps) * len(part) != len(tiled):
                     tiled = part.x_0.tile(len(steps))
-                span = slice(steps.start, steps.stop)
+                whole.steps = span = slice(steps.start, steps.stop)
                 species = None if part.species is None else part.species[span].flatten()
                 crystals = tiled.replace(pos[span].flatten(0, 1), cell[span].flatten(0, 1), species)
-                weight = 1.0 / (n_steps * total)
-                yield _Microbatch(part, span, crystals, advantage[start:stop].to(pos), weight)
+                advantage = whole.advantage[start:stop].to(pos)
+                yield _Microbatch(part, span, crystals, advantage, 1.0 / (n_steps * whole.total))
             start = stop
 
     def _loss(self, microbatch: _Microbatch) -> tuple[Tensor, dict[str, float], float]:
@@ -151,10 +277,13 @@ class Learner:
         for field in self.policy.active:
             log_prob, kl = self._densities(field, trajectory.actions(field)[steps], block, outputs, base, t, dt)
             log_ratio = log_prob - trajectory.log_prob[field][steps]
-            terms = self._terms(field, log_ratio, kl, microbatch.advantage, trajectory)
+            # Where the KL is not known it has no weight, and is not reported.
+            counted = torch.zeros_like(log_ratio) if kl is None else kl
+            terms = self._terms(field, log_ratio, counted, microbatch.advantage, trajectory)
             policy_weight, kl_weight = self.objective.policy_weight.of(field), self.objective.kl_weight.of(field)
             loss = loss + weight * (policy_weight * terms.policy.sum() + kl_weight * terms.kl.sum())
-            for name, values in (("policy_loss", terms.policy), ("kl", terms.kl), ("clip_fraction", terms.clipped)):
+            reported = {"policy_loss": terms.policy, "clip_fraction": terms.clipped}
+            for name, values in (reported if kl is None else {**reported, "kl": terms.kl}).items():
                 stats[f"{name}_{field}"] = weight * float(values.detach().sum())
             largest = max(largest, float(log_ratio.detach().abs().max()))
             for extra in (
@@ -166,15 +295,15 @@ class Learner:
 
     def _densities(
         self, field: FieldName, action: Tensor, block: _Block, outputs: Outputs, base: Outputs, t: Tensor, dt: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Log-density of the actions and KL to the base (zero where it is not known), per atom or structure (K, ·)."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-density of the actions, and KL to the base (None where it is not known), per atom or structure (K, ·)."""
         drift = self.policy.drift
         rate = components(drift.rate(field, outputs, block.t, block.crystals).view_as(action))
         t, dt = t[:, None, None], dt[:, None, None]
         sigma = self.policy.noise[field].sigma(t)
         log_prob = log_density(components(action), rate * dt, sigma.square() * dt).sum(-1)
         if not (base or drift.per_structure):
-            return log_prob, torch.zeros_like(log_prob)
+            return log_prob, None
         reference = drift.reference().rate(field, base, block.t, block.crystals).view_as(action)
         sigma_ref = self._reference_sigma(field, sigma, t)
         return log_prob, kl_divergence(rate - components(reference), sigma, sigma_ref, dt).sum(-1)
@@ -227,9 +356,10 @@ class Learner:
 
     @staticmethod
     def _not_finite(microbatch: _Microbatch) -> str:
+        formulas = _listed(microbatch.trajectory.x_0.formulas())
         return (
             f"the loss is not finite at steps {microbatch.steps.start} to {microbatch.steps.stop - 1} "
-            f"of compositions {_compositions(microbatch.trajectory)}; lower learner.lr or objective.policy_weight"
+            f"of compositions {formulas}; lower learner.lr or objective.policy_weight"
         )
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -237,8 +367,8 @@ class Learner:
         return {name: value.cpu().contiguous() for name, value in flatten_optimizer(self.optimizer).items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Inverse of `state_dict`."""
-        restore_optimizer(self.optimizer, state)
+        """Inverse of `state_dict`, of which it keeps copies."""
+        restore_optimizer(self.optimizer, {name: value.clone() for name, value in state.items()})
 
 
 @dataclass(frozen=True)
@@ -247,6 +377,62 @@ class _Block:
 
     crystals: CrystalBatch
     t: Tensor
+
+
+@dataclass
+class _Part:
+    """What one learner learns from.
+
+    Attributes:
+        trajectory: Its structures.
+        states: Their states.
+        advantage: Their advantages (B,).
+        total: Structures of all learners.
+        structures: Those of the microbatch that is made or computed at present.
+        steps: Its steps.
+    """
+
+    trajectory: Trajectory
+    states: tuple[Tensor, Tensor]
+    advantage: Tensor
+    total: int
+    structures: slice
+    steps: slice
+
+    @classmethod
+    def of(cls, trajectory: Trajectory, advantage: Tensor, total: int) -> _Part:
+        return cls(trajectory, trajectory.states(), advantage, total, slice(0, 0), slice(0, 0))
+
+
+@dataclass
+class _Tally:
+    """Statistics of an update so far."""
+
+    sums: dict[str, float]
+    log_ratio_max: float = 0.0
+
+    def add(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What a learner tells its peers before every step.
+
+    Attributes:
+        sums: Its statistics, summed over the epochs so far.
+        log_ratio_max: The largest |log-ratio| of its part.
+        graded: Parameters that have a gradient.
+        microbatch_pairs: Its present bound.
+        error: Why it cannot take the step.
+    """
+
+    sums: dict[str, float]
+    log_ratio_max: float
+    graded: list[int]
+    microbatch_pairs: int
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -260,5 +446,9 @@ class _Microbatch:
     weight: float
 
 
-def _compositions(trajectory: Trajectory) -> str:
-    return ", ".join(sorted(set(trajectory.x_0.formulas())))
+def _listed(formulas: Iterable[str]) -> str:
+    return ", ".join(sorted(set(formulas)))
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in ALLOCATOR_ERRORS)

@@ -2,7 +2,8 @@
 
 A run folder holds `config.yaml`, `versions.json`, `metrics.jsonl`, `report.html` and the folders `tensorboard`,
 `evaluation` (JSON), `structures` (extxyz) and `checkpoints`, where `best` and `last` are links to checkpoints. A run on
-Ray leaves `actors.json` and `timeline.json` too.
+Ray leaves `actors.json` and `timeline.json` too. At a URL, where there are no links, `checkpoints/pointers.json` holds
+the names.
 """
 
 from __future__ import annotations
@@ -15,16 +16,23 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
 from typing import IO
 
-from omatg_ray.errors import ConfigError, ModelError
+from omatg_ray.errors import ConfigError, ModelError, StorageError
 from omatg_ray.run.atomic import disk_errors, point, remove_folder, remove_leftovers, replace_folder, write_json
+from omatg_ray.run.interrupt import Interrupted
+from omatg_ray.run.storage import PREFIX, RemoteStorage, Storage, storage_of
 
 MANIFEST = "manifest.json"
 POINTERS = ("best", "last")
 CONFIG, VERSIONS, METRICS, CHECKPOINTS = "config.yaml", "versions.json", "metrics.jsonl", "checkpoints"
+POINTERS_FILE = f"{CHECKPOINTS}/pointers.json"
+WRITER_FILE = ".writer"
 ACTORS, TIMELINE = "actors.json", "timeline.json"
 
 logger = logging.getLogger(__name__)
@@ -35,38 +43,65 @@ class RunFolder:
 
     Args:
         path: The folder.
+        storage: Where the run is kept, if that is not the folder itself.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, storage: Storage | None = None) -> None:
         self.path = Path(path)
+        self.storage = Storage(self.path) if storage is None else storage
         self._lock: IO[str] | None = None
+        self._keep: int | None = None
+        self._behind = False
 
     @classmethod
-    def create(cls, path: Path, resume: bool) -> RunFolder:
+    def create(cls, place: Path | str, resume: bool | Path) -> RunFolder:
         """Make a run folder, or open one to go on with its run, and lock it until `close` or the process ends.
 
-        The lock keeps other processes out; a process opens a run folder once.
+        The lock keeps other processes out; a process opens a run folder once. A run at a URL is worked on in a scratch
+        folder, and nothing is locked at the URL. To be used in a `with` statement, which ends with storing the run.
+
+        Args:
+            place: Folder or URL.
+            resume: Go on with the run there. For a URL also the scratch folder that an earlier process could not store.
 
         Raises:
             ConfigError: The folder holds a run and `resume` is false, holds none and `resume` is true, is a file, or
                 another process writes it.
+            StorageError: The URL cannot be reached, or may not be written to.
             OmatgRayError: The disk is full or the folder may not be written to.
         """
-        run = cls(path)
+        scratch = resume if isinstance(resume, Path) else None
+        storage = storage_of(place, "run", scratch)
+        try:
+            return cls._open(storage, bool(resume), bring=scratch is None)
+        except BaseException:
+            if scratch is None:
+                storage.leave()
+            raise
+
+    @classmethod
+    def _open(cls, storage: Storage, resume: bool, bring: bool) -> RunFolder:
+        run, place, stored = cls(storage.folder, storage), storage.called(), storage.names()
         if run.path.exists() and not run.path.is_dir():
-            raise ConfigError(f"run folder {path} is a file; choose another name")
+            raise ConfigError(f"run folder {place} is a file; choose another name")
+        if resume and bring:
+            run._bring(stored)
         if resume and not run.holds_run():
-            raise ConfigError(f"there is no run to go on with in {path}; check the name, or start without --resume")
+            raise ConfigError(f"there is no run to go on with in {place}; check the name, or start without --resume")
         with disk_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             run._lock = _lock(run.path)
-        if not resume and run.holds_run():
+        if not resume and (
+            run.holds_run() or any(name.split("/")[0] in (CONFIG, METRICS, CHECKPOINTS) for name in stored)
+        ):
             run.close()
-            raise ConfigError(f"{path} already holds a run; choose another name, or go on with that run by --resume")
+            raise ConfigError(f"{place} already holds a run; choose another name, or go on with that run by --resume")
         with disk_errors(run.path):
             run.checkpoints.mkdir(exist_ok=True)
             for folder in (run.path, run.checkpoints, run.structures, run.evaluation):
                 remove_leftovers(folder)
+        # It says at once, and not after the first iteration, whether one may write there.
+        storage.write(WRITER_FILE, _writer().encode())
         return run
 
     @property
@@ -141,21 +176,45 @@ class RunFolder:
             }
             write_json(temporary / MANIFEST, {"files": files})
         point(self.checkpoints / "last", name)
-        pinned = {self.pointed_at(pointer) for pointer in POINTERS}
-        for old in self._names()[:-keep]:
-            if old not in pinned:
-                remove_folder(self.checkpoints / old)
+        self._keep = keep
+        for old in self._outdated(self._names()):
+            remove_folder(self.checkpoints / old)
         return folder
 
+    def store(self) -> None:
+        """Bring a run at a URL up to date with its scratch folder; for any other there is nothing to do.
+
+        The manifest of a checkpoint comes after its files, `best` and `last` after all checkpoints, and only then
+        go the old ones. A failure is a warning, and what is missing comes with the next call.
+        """
+        try:
+            self._store()
+        except StorageError as error:
+            logger.warning("%s; the run goes on in %s, and is stored at its next checkpoint", error, self.path)
+
     def latest_checkpoint(self) -> Path | None:
-        """The newest checkpoint that is whole; damaged ones are skipped with a warning. None if there is none."""
-        for name in reversed(self._names()):
+        """The newest checkpoint that is whole; damaged ones are skipped with a warning. None if there is none at all.
+
+        Raises:
+            ModelError: There are checkpoints, and none is whole.
+            StorageError: The URL of the run cannot be reached.
+        """
+        stored = self.storage.names()
+        names = _sorted({*self._names(), *_checkpoints_of(stored)})
+        for name in reversed(names):
+            folder = self.checkpoints / name
+            self._bring_checkpoint(name, stored)
             try:
-                verify(self.checkpoints / name)
+                verify(folder, self.named(folder))
             except ModelError as error:
                 logger.warning("skipping a damaged checkpoint: %s", error)
             else:
-                return self.checkpoints / name
+                return folder
+        if names:
+            raise ModelError(
+                f"none of the checkpoints in {self.named(self.checkpoints)} is whole ({', '.join(names)}), so that "
+                "nobody can go on with this run; start a new one"
+            )
         return None
 
     def point_best(self, name: str) -> None:
@@ -179,40 +238,179 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
+    def named(self, path: Path) -> Path | str:
+        """What users call a file or folder of the run: a path, or a URL."""
+        return self.storage.called(path.relative_to(self.path).as_posix())
+
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Releases the lock, and stores the run unless it was stopped at once; then a scratch folder goes.
+
+        Raises:
+            StorageError: It cannot be stored, and nothing else went wrong; names the scratch folder, which stays.
+        """
         self.close()
+        failure: StorageError | None = None
+        if not isinstance(error, KeyboardInterrupt):
+            try:
+                self._store()
+            except StorageError as problem:
+                failure = problem
+        if failure is None and not self._behind:
+            self.storage.leave()
+            return
+        place, what = self.storage.called(), f"What it lacks is kept in {self.path}"
+        message = f"{place} is not up to date: {failure or 'stopped before it was stored'}. {what}; store it by: "
+        message += f"omatg-ray {self._verb()} --resume {self.path} run={place}"
+        if error is None or isinstance(error, Interrupted):
+            raise StorageError(message) from failure
+        logger.error("%s", message)
+
+    def _verb(self) -> str:
+        """The command that goes on with the run, by what it calls its checkpoints."""
+        return "pretrain" if any(name.startswith("epoch") for name in self._names()) else "train"
 
     def _names(self) -> list[str]:
         if not self.checkpoints.is_dir():
             return []
         folders = (path for path in self.checkpoints.iterdir() if path.is_dir() and not path.is_symlink())
-        return sorted((path.name for path in folders if not path.name.startswith(".")), key=_by_number)
+        return _sorted(path.name for path in folders if not path.name.startswith("."))
+
+    def _outdated(self, names: list[str]) -> list[str]:
+        """Which of some checkpoints go."""
+        pinned = {self.pointed_at(pointer) for pointer in POINTERS}
+        return [] if self._keep is None else [name for name in names[: -self._keep] if name not in pinned]
+
+    def _store(self) -> None:
+        self._behind, storage = True, self.storage
+        files = _files(self.path)
+        plain = [name for name in files if not name.startswith(f"{CHECKPOINTS}/")]
+        storage.put(plain)
+        for checkpoint in reversed(self._names()):
+            storage.put(sorted(_of(checkpoint, files), key=lambda name: name.endswith(f"/{MANIFEST}")))
+        pointers = {pointer: name for pointer in POINTERS if (name := self.pointed_at(pointer)) is not None}
+        if pointers:
+            storage.write(POINTERS_FILE, json.dumps(pointers).encode())
+        stored = storage.names()
+        for name in stored:
+            if not name.startswith(f"{CHECKPOINTS}/") and name not in plain:
+                storage.remove(name)
+        for checkpoint in self._outdated(_checkpoints_of(stored)):
+            # What is left of it, should this be cut short, shall not pass for a checkpoint.
+            storage.remove(f"{CHECKPOINTS}/{checkpoint}/{MANIFEST}")
+            storage.remove(f"{CHECKPOINTS}/{checkpoint}")
+        self._behind = False
+
+    def _bring(self, stored: list[str]) -> None:
+        """Brings what a URL holds into a new scratch folder, but of checkpoints only the best."""
+        self.storage.get(name for name in stored if not name.startswith(f"{CHECKPOINTS}/"))
+        for pointer, name in _pointers(self.storage).items():
+            self.checkpoints.mkdir(exist_ok=True)
+            point(self.checkpoints / pointer, name)
+        best = self.pointed_at("best")
+        if best is not None:
+            self._bring_checkpoint(best, stored)
+
+    def _bring_checkpoint(self, name: str, stored: list[str]) -> None:
+        if not (self.checkpoints / name).is_dir():
+            self.storage.get(_of(name, stored))
 
 
-def verify(folder: Path) -> None:
+@contextmanager
+def fetched_model(url: str, description: str) -> Iterator[Path]:
+    """A copy of the model at a URL for as long as the block lasts: a model folder, a checkpoint, or a run's best.
+
+    Args:
+        url: URL of the folder; `best` and `last` of a run's checkpoints are known too.
+        description: The file that every model folder has.
+
+    Raises:
+        ModelError: There is no model, or a file of a checkpoint is not as it was written.
+        StorageError: The URL cannot be reached.
+    """
+    with TemporaryDirectory(prefix=PREFIX) as folder:
+        above, _, name = url.rpartition("/")
+        run = above.removesuffix(f"/{CHECKPOINTS}")
+        if name in POINTERS and run != above:
+            chosen = _pointers(RemoteStorage(run, folder=Path(folder))).get(name, name)
+            url = f"{above}/{chosen}"
+        storage = RemoteStorage(url, folder=Path(folder))
+        stored = storage.names()
+        if description not in stored and POINTERS_FILE in stored:
+            best = _pointers(storage).get("best", "best")
+            url = f"{url}/{CHECKPOINTS}/{best}"
+            storage = RemoteStorage(url, folder=Path(folder))
+            stored = storage.names()
+        if description not in stored:
+            raise ModelError(f"{url}: no model here (a model folder holds {description})")
+        storage.get(stored)
+        if MANIFEST in stored:
+            verify(Path(folder), url)
+        yield Path(folder)
+
+
+def verify(folder: Path, called: Path | str | None = None) -> None:
     """Check a checkpoint's files against its manifest.
+
+    Args:
+        folder: The checkpoint.
+        called: What messages call it, if that is not its path.
 
     Raises:
         ModelError: The checkpoint or a file of it is missing, or a file is not as it was written.
     """
+    called = folder if called is None else called
     if not folder.is_dir():
-        raise ModelError(f"there is no checkpoint {folder}")
-    manifest = folder / MANIFEST
+        raise ModelError(f"there is no checkpoint {called}")
     try:
-        files = {str(name): (entry["size"], entry["sha256"]) for name, entry in _read_files(manifest).items()}
+        files = {str(name): (entry["size"], entry["sha256"]) for name, entry in _read_files(folder / MANIFEST).items()}
     except FileNotFoundError:
-        raise ModelError(f"{folder} is no complete checkpoint: it has no {MANIFEST}") from None
+        raise ModelError(f"{called} is no complete checkpoint: it has no {MANIFEST}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{manifest} is damaged; use another checkpoint") from error
+        raise ModelError(f"{called}/{MANIFEST} is damaged; use another checkpoint") from error
     for name, (size, sha256) in files.items():
         path = folder / name
         if not path.is_file():
-            raise ModelError(f"{path} is missing; use another checkpoint")
+            raise ModelError(f"{called}/{name} is missing; use another checkpoint")
         if path.stat().st_size != size or _sha256(path) != sha256:
-            raise ModelError(f"{path} is not as it was written (its {MANIFEST} differs); use another checkpoint")
+            raise ModelError(
+                f"{called}/{name} is not as it was written (its {MANIFEST} differs); use another checkpoint"
+            )
+
+
+def _files(folder: Path) -> list[str]:
+    """Files below a folder, as paths below it, without hidden ones; links are not followed."""
+    found = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(root) / name for name in names if not name.startswith("."))
+        found += [path.relative_to(folder).as_posix() for path in paths if not path.is_symlink()]
+    return sorted(found)
+
+
+def _checkpoints_of(stored: Iterable[str]) -> list[str]:
+    """Names of the checkpoints that some files belong to."""
+    parts = (name.split("/") for name in stored)
+    names = {part[1] for part in parts if part[0] == CHECKPOINTS and len(part) > 2}
+    return _sorted(names - set(POINTERS))
+
+
+def _of(checkpoint: str, stored: Iterable[str]) -> list[str]:
+    return [name for name in stored if name.startswith(f"{CHECKPOINTS}/{checkpoint}/")]
+
+
+def _pointers(storage: Storage) -> dict[str, str]:
+    """Where `best` and `last` of a run at a URL point to, as far as that is known."""
+    try:
+        found = json.loads(storage.read(POINTERS_FILE) or b"{}")
+        return {name: str(found[name]) for name in POINTERS if name in found and "/" not in str(found[name])}
+    except (ValueError, TypeError):
+        logger.warning("%s is damaged: nobody knows which checkpoint was the best", storage.called(POINTERS_FILE))
+        return {}
 
 
 def _read_files(manifest: Path) -> dict[str, dict[str, object]]:
@@ -223,6 +421,14 @@ def _read_files(manifest: Path) -> dict[str, dict[str, object]]:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sorted(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=_by_number)
+
+
+def _writer() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _by_number(name: str) -> list[str | int]:
@@ -243,6 +449,6 @@ def _lock(folder: Path) -> IO[str]:
         logger.warning("%s cannot be locked (%s): let no second process write it", folder, error.strerror)
         return file
     file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.write(_writer())
     file.flush()
     return file

@@ -1,16 +1,17 @@
-"""The metrics of a run: one JSON object a line, and the same numbers for TensorBoard."""
+"""The metrics of a run: one JSON object a line, and the same numbers for TensorBoard and others who are told."""
 
 from __future__ import annotations
 
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from omatg_ray.errors import DataError
 from omatg_ray.run.atomic import disk_errors, write_text
+from omatg_ray.run.tracking import Sink
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -25,17 +26,19 @@ class MetricsLog:
         folder: Run folder.
         resume_from: Step of the checkpoint that the run goes on from; later lines are dropped, because they will be
             written again. Log a step before its checkpoint is saved. None starts with an empty log.
+        sinks: Who else is told; closed with the log.
 
     Raises:
         DataError: The log to resume is damaged elsewhere than in its last line.
         OmatgRayError: The disk is full or the folder may not be written to.
     """
 
-    def __init__(self, folder: Path, resume_from: int | None = None) -> None:
+    def __init__(self, folder: Path, resume_from: int | None = None, sinks: Sequence[Sink] = ()) -> None:
         self.path = folder / "metrics.jsonl"
         self._tensorboard_folder = folder / "tensorboard"
         self._purge_step = None if resume_from is None else resume_from + 1
         self._tensorboard: SummaryWriter | None = None
+        self._sinks = sinks
         kept: list[dict[str, Any]] = []
         if resume_from is None:
             shutil.rmtree(self._tensorboard_folder, ignore_errors=True)
@@ -64,12 +67,17 @@ class MetricsLog:
             self._file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
             self._file.flush()
             writer = self._writer()
-            for name, value in finite.items():
-                if value is not None:
-                    writer.add_scalar(f"{kind}/{name}", value, step)
+            told = {f"{kind}/{name}": value for name, value in finite.items() if value is not None}
+            for name, value in told.items():
+                writer.add_scalar(name, value, step)
             writer.flush()
+        for sink in self._sinks:
+            sink.log(step, told)
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
+        """Closes files and sinks, which are told whether the run failed."""
+        for sink in self._sinks:
+            sink.close(failed)
         with disk_errors(self.path):
             self._file.close()
             if self._tensorboard is not None:
@@ -78,8 +86,8 @@ class MetricsLog:
     def __enter__(self) -> MetricsLog:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
 
     def _writer(self) -> SummaryWriter:
         if self._tensorboard is None:

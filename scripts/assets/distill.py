@@ -24,13 +24,13 @@ import torch
 from configurations import KINDS
 from identity import fingerprint, require_same
 from pymatgen.core import Element
-from teacher import GPA, Labels, node_types
+from teacher import GPA, Labels
 from torch import Tensor
 from torch.nn.functional import huber_loss
 from torch_geometric.data import Batch
 
 from omatg_ray.reward.graph import graph_chunks
-from omatg_ray.reward.potential import load_module, load_potential
+from omatg_ray.reward.potential import load_module, load_potential, node_types
 from omatg_ray.run.progress import Progress
 from omatg_ray.seeding import generator
 

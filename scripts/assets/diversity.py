@@ -3,10 +3,10 @@
 
   python scripts/assets/diversity.py --models bundled runs/quickstart --steps 20 --out runs/diversity.json
 
-Compositions are those of a bundled split (test by default) whose cells have several known polymorphs. `unique` counts distinct
-crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances); `coverage` is the share of
-its known polymorphs that some sample matches, with the tolerances of the evaluation; `lowest` is the share of samples
-whose closest polymorph is the one of lowest energy. Intervals: 95 %, compositions resampled.
+Compositions are those of a bundled split (test by default) whose cells have several known polymorphs. `unique` counts
+distinct crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances); `coverage` is the
+share of its known polymorphs that some sample matches, with the tolerances of the evaluation; `lowest` is the share of
+samples whose closest polymorph is the one of lowest energy. Intervals: 95 %, compositions resampled.
 """
 
 from __future__ import annotations

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pymatgen.core import Element
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
+from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.reward.graph import graph_chunks
-from omatg_ray.reward.potential import load_module
+from omatg_ray.reward.potential import load_module, node_types
 
 GPA = 1 / 160.21766208  # eV/Å³
 
@@ -105,10 +104,3 @@ class Teacher:
             crystals.species, crystals.pos.float(), crystals.cell.float(), crystals.n_atoms, torch.cat(energies),
             torch.cat(forces), torch.cat(stresses), kind,
         )  # fmt: skip
-
-
-def node_types(symbols: Sequence[str]) -> Tensor:
-    """MatGL's number of every atomic number, at that index; −1 where there is none."""
-    types = torch.full((MAX_ATOMIC_NUMBER + 1,), -1)
-    types[[Element(symbol).Z for symbol in symbols]] = torch.arange(len(symbols))
-    return types

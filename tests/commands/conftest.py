@@ -12,16 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Element, Lattice, Structure
 
 from omatg_ray.bundle import seal
 from omatg_ray.cli import main
 from omatg_ray.commands.pretrain import pretrain
 from omatg_ray.commands.train import TrainResult, train
 from omatg_ray.config import Config
+from omatg_ray.crystal.base import BaseDistribution, InformedCell
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.write import write_structures
+from omatg_ray.flow.paths import PathSettings
+from omatg_ray.flow.species import MaskedSpecies
+from omatg_ray.model import FlowModel, ModelDescription
 from omatg_ray.reward.potential import load_potential
+from tests.small import SIZE, small_network
 
 ELEMENTS = ("Na", "K", "Rb", "Mg", "Ca", "O", "S", "F", "Cl", "Br")
 
@@ -125,6 +130,29 @@ def base(workshop: Workshop) -> Path:
 def trained(workshop: Workshop, base: Path) -> TrainResult:
     """A finished run of reinforcement, four iterations."""
     return train(workshop.load(f"run={workshop.root / 'trained'}", f"base={base}"), progress=False)
+
+
+@pytest.fixture(scope="session")
+def de_novo(workshop: Workshop) -> Path:
+    """A model with random weights that generates species, of the elements that the potential knows."""
+    size = SIZE.model_copy(update={"mask": True})
+    description = ModelDescription(
+        network=size,
+        paths=PathSettings(species=MaskedSpecies()),
+        base_distribution=BaseDistribution(
+            cell=InformedCell(log_length_mean=(2, 2, 2), log_length_std=(0.1, 0.1, 0.1))
+        ),
+        elements=[],
+        sizes=[],
+    )
+    network = small_network(0, torch.float32, size)
+    known = torch.tensor([Element(symbol).Z for symbol in ELEMENTS])
+    with torch.no_grad():
+        network.type_out.bias.fill_(-99.0).index_fill_(0, known - 1, 0.0)
+    folder = workshop.root / "de_novo"
+    folder.mkdir()
+    FlowModel(description, network).save(folder)
+    return folder
 
 
 @dataclass(frozen=True)

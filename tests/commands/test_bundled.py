@@ -14,9 +14,10 @@ import torch
 import omatg_ray as og
 from omatg_ray.bundle import quickstart, seal
 from omatg_ray.cli import main
-from omatg_ray.commands.next_steps import next_steps, program
+from omatg_ray.commands.next_steps import next_steps, program, reduced
 from omatg_ray.commands.setup import free_run
 from omatg_ray.config import Config
+from omatg_ray.crystal.formula import cell_species
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import DataError, ModelError
 from omatg_ray.reward.potential import load_potential
@@ -101,9 +102,12 @@ def test_train_without_a_configuration(desk: Path, assets: Path, command: Comman
         kept, carried = (read_dataset(path / f"{name}.extxyz") for path in (run / "data", assets / "crystals"))
         assert kept.ids == carried.ids
     assert "base" in first.out and "reinforced" in first.out
+    failed = (run / "checkpoints" / "best").resolve().name == "iteration_000000"
+    assert ("Reinforcement did not improve validation" in first.out) == failed
+    assert (first.out.count("relative energy, capped mean: "), first.out.count("match rate: ")) == (not failed,) * 2
 
     # What it says to try works as it is printed, also where there is no other file than those of the run.
-    steps = first.out.partition("What to try next\n")[2].splitlines()
+    steps = first.out.partition("What to try next")[2].splitlines()[1:]
     lines = [shlex.split(line) for line in steps if line[2] != "#"]
     assert lines[-1] == [str(run / "report.html")] and (run / "report.html").is_file()
     verbs = ("generate", "evaluate", "train")
@@ -223,7 +227,7 @@ def test_next_steps_of_a_run_on_actors_name_no_actors() -> None:
     rows = [{"per_structure": {"formula": ["KCl", "Ti2O4", "NaCl", "Ti2O4"]}}]
     keys = ["run=my runs/x", "reward.potential=pot"]
     alone = next_steps(Config.load(None, keys), rows)
-    assert "ray.rollout.workers=2" in alone and "--formula Ti2O4 " in alone and "'my runs/x'" in alone
+    assert "ray.rollout.workers=2" in alone and "--formula TiO2 --z 2 " in alone and "'my runs/x'" in alone
     assert "ray." not in next_steps(Config.load(None, [*keys, "ray.rollout.workers=3"]), rows)
 
 
@@ -234,6 +238,28 @@ def test_items_of_the_run_on_actors_are_smaller_only_where_one_would_be_idle(siz
     assert ("smaller items" in said) == (smaller is not None)
     found = re.search(r"rollout\.groups_per_item=(\d+)", said)
     assert (found and int(found[1])) == smaller
+
+
+@pytest.mark.parametrize(
+    ("cell", "formula", "z"), [("Ti2O4", "TiO2", 2), ("NaCl", "NaCl", 1), ("Li4O4", "LiO", 4), ("Mg3N2", "Mg3N2", 1)]
+)
+def test_next_steps_ask_for_formula_units(cell: str, formula: str, z: int) -> None:
+    """What generates the cell that was meant."""
+    assert reduced(cell) == (formula, z)
+    assert sorted(cell_species(formula, z)) == sorted(cell_species(cell))
+    said = next_steps(Config.load(None, ["reward.potential=pot"]), [{"per_structure": {"formula": [cell]}}])
+    assert f"--formula {formula} {'-n' if z == 1 else f'--z {z} -n'}" in said and "--potential pot --relax 100" in said
+
+
+def test_next_steps_tell_the_slopes_of_the_run_and_what_to_do_without_success(tmp_path: Path) -> None:
+    row = {"per_structure": {"formula": ["NaCl"]}}
+    config = Config.load(None, [f"run={tmp_path / 'x'}", "learner.lr=2e-4", "rollout.group_size=16"])
+    said = next_steps(config, [row, row | {"annealing": {"pos": 5.0, "cell": 0.5}}])
+    assert "slopes 5 / 0.5" in said and "slopes" not in next_steps(config, [row, row | {"annealing": None}])
+    assert "did not improve" not in said and "learner.lr" not in said
+    failed = next_steps(config, [row, row], improved=False)
+    assert failed.startswith("Reinforcement did not improve validation")
+    assert f"run={tmp_path / 'x'}-slower learner.lr=0.0001 rollout.group_size=32" in failed
 
 
 def test_the_run_on_actors_gets_a_folder_of_its_own(tmp_path: Path) -> None:

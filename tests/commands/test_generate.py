@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,17 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from omatg_ray.commands.generate import GenerateOptions, generate
+from omatg_ray.commands.generate import Generated, GenerateOptions, generate, listing, summary
 from omatg_ray.commands.train import TrainResult
-from omatg_ray.crystal.base import BaseDistribution, InformedCell
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import DataError
-from omatg_ray.flow.paths import PathSettings
-from omatg_ray.flow.species import MaskedSpecies
-from omatg_ray.model import FlowModel, ModelDescription
+from omatg_ray.model import FlowModel
+from omatg_ray.reward.potential import load_potential
 from tests.commands.conftest import Command, Workshop
-from tests.small import SIZE, small_network
+from tests.small import random_crystals
 
 
 @pytest.mark.parametrize("name", ["out.extxyz", "out.cif", "out.json", "crystals/"])
@@ -34,9 +33,14 @@ def test_every_format_can_be_read_again(
     assert found.sizes <= {2, 4}
     for properties in found.properties:
         assert {"energy_per_atom", "rank", "copies", "seed", "model", "steps", "z"} <= properties.keys()
-    assert f"6 generated, 0 invalid, {len(found)} unique, written to {target}" in done.out
+    last = done.out.splitlines()[-1]
+    assert last.startswith(f"6 generated, 0 invalid, {len(found)} unique") and last.endswith(f", written to {target}")
     energies = [row["energy_per_atom"] for row in found.properties]
     assert energies == sorted(energies)
+    above = [row["energy_above_best"] for row in found.properties]
+    assert above == pytest.approx([energy - min(energies) for energy in energies], abs=1e-8)
+    assert last.count("more than 3 eV/atom") == (max(above) > 3)
+    assert sum(line.endswith(" !") for line in done.out.splitlines()) == sum(energy > 3 for energy in above)
     assert [row["rank"] for row in found.properties] == list(range(1, len(found) + 1))
     assert sum(int(row["copies"]) for row in found.properties) == 6
 
@@ -52,7 +56,7 @@ def test_formulas_from_a_file_come_in_its_order(base: Path, command: Command, tm
     names = [row["formula"] for row in rows]
     assert list(dict.fromkeys(names)) == ["RbBr", "MgO2"]
     assert next(row["rank"] for row in rows if row["formula"] == "RbBr") == 1
-    assert all("energy_per_atom" not in row for row in rows)
+    assert not any({"energy_per_atom", "energy_above_best", "relax_steps"} & row.keys() for row in rows)
 
 
 def stub_crystals(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
@@ -100,6 +104,124 @@ def test_a_formula_without_valid_crystals_gives_a_warning_and_none_at_all_an_err
         generate(options(base, "NaCl"))
 
 
+def distorted(crystals: CrystalBatch) -> CrystalBatch:
+    """CsCl cells of different sizes, a little out of shape, so that each is P1."""
+    shape = torch.tensor([[1.0, 0.02, 0], [0, 1.01, 0.03], [0.01, 0, 0.99]])
+    cell = (3.6 + 0.1 * torch.arange(len(crystals)))[:, None, None] * shape
+    pos = torch.tensor([[0.0, 0, 0], [0.53, 0.49, 0.51]]).repeat(len(crystals), 1)
+    return crystals.replace(pos, cell)
+
+
+class Spring:
+    """Energy of a simple quadratic form around a cube of 4 Å with the second atom in its middle."""
+
+    name, elements = "spring", frozenset({11, 17})
+    centre = torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0.5]], dtype=torch.float64)
+
+    def require_elements(self, elements: Any) -> None:
+        assert set(elements) <= self.elements
+
+    def energies(self, crystals: CrystalBatch, *_: Any, **__: Any) -> torch.Tensor:
+        return self.gradients(crystals)[0]
+
+    def gradients(self, crystals: CrystalBatch, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        pos, cell = crystals.pos.double().view(-1, 2, 3), crystals.cell.double()
+        stretch = cell @ cell.mT - 16.0 * torch.eye(3, dtype=torch.float64)
+        shift = (pos[:, 1] - pos[:, 0] - 0.5)[:, None] @ cell
+        energy = -2.0 + 0.01 * stretch.square().sum((1, 2)) + 2.0 * shift.square().sum((1, 2))
+        pull = torch.cat([4.0 * shift, -4.0 * shift], 1).flatten(0, 1)
+        # d(L Lᵀ) = L (ε + εᵀ) Lᵀ for L -> L (1 + ε); the shift follows as shift (1 + ε).
+        virial = 0.04 * cell.mT @ stretch @ cell + 4.0 * shift.mT @ shift
+        return energy, pull, virial
+
+
+def test_relaxed_crystals_have_the_energies_and_space_groups_of_what_they_relaxed_to(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub_crystals(monkeypatch, distorted)
+    monkeypatch.setattr("omatg_ray.reward.energy.load_potential", lambda *_: Spring())
+    asked = dataclasses.replace(options(base, "NaCl", count=3), potential="spring")
+    plain = generate(asked)
+    assert plain.properties[0]["space_group"] == "P1"
+    relaxed = generate(dataclasses.replace(asked, relax=300, block=2))
+    # All go to the one minimum, and are one crystal.
+    (row,) = relaxed.properties
+    assert (row["space_group"], row["copies"], row["energy_above_best"]) == ("Pm-3m", 3, 0.0)
+    assert row["energy_per_atom"] == pytest.approx(-1.0, abs=1e-3)
+    assert relaxed.crystals.cell[0].det().item() == pytest.approx(64.0, rel=0.02)
+    before = Spring().energies(distorted(random_crystals([2] * 3)))[row["index"]].item() / 2
+    assert row["relax_drop"] == pytest.approx(before - row["energy_per_atom"], abs=1e-4)
+    assert 0 < row["relax_steps"] <= 300
+    short = generate(dataclasses.replace(asked, relax=1))
+    assert all(row["relax_steps"] == 1 for row in short.properties)
+
+
+def test_crystals_are_relaxed_from_the_command_line(
+    trained: TrainResult, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.extxyz"
+    words = ["--formula", "NaCl", "-n", 3, "--steps", 4, "--workers", 0, "--quiet", "--out", out]
+    done = command("generate", trained.model, *words, "--potential", workshop.potential, "--relax", 2)
+    assert done.code == 0, done.err
+    found = read_dataset(out, reduce=False)
+    energies = load_potential(workshop.potential).energies(found.crystals) / found.crystals.n_atoms
+    assert [row["energy_per_atom"] for row in found.properties] == pytest.approx(energies.tolist(), abs=1e-3)
+    assert all(0 <= row["relax_steps"] <= 2 and row["relax_drop"] >= 0 for row in found.properties)
+
+
+def test_generated_species_that_the_potential_does_not_know_stay_as_they_are(
+    de_novo: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows 0 and 2 of three are of elements of the potential."""
+    species = torch.tensor([11, 17, 92, 8, 12, 8])
+    pos = torch.tensor([[0.0, 0, 0], [0.53, 0.49, 0.51]]).repeat(3, 1)
+    cell = 3.6 * torch.eye(3).repeat(3, 1, 1)
+    made = CrystalBatch(species, pos, cell, torch.tensor([2, 2, 2]))
+    stub_crystals(monkeypatch, lambda _: made)
+    asked = dataclasses.replace(options(de_novo, count=3), atoms=(2,), potential=str(workshop.potential), relax=2)
+    found = generate(asked)
+    rows = {row["index"]: (row, crystal) for crystal, row in enumerate(found.properties)}
+    assert set(rows) == {0, 1, 2}
+    unknown, place = rows[1]
+    assert unknown["energy_per_atom"] is unknown["energy_above_best"] is None
+    kept = found.crystals.select([place])
+    assert kept.species.tolist() == [92, 8] and torch.equal(kept.pos.float(), pos[:2])
+    for index in (0, 2):
+        row, place = rows[index]
+        crystal = found.crystals.select([place])
+        assert crystal.species.tolist() == species[2 * index : 2 * index + 2].tolist()
+        energy = load_potential(workshop.potential).energies(crystal).item() / 2
+        assert row["energy_per_atom"] == pytest.approx(energy, abs=1e-4)
+
+
+def test_relaxation_without_a_potential_is_refused(base: Path, command: Command, tmp_path: Path) -> None:
+    words = ["--formula", "NaCl", "--out", tmp_path / "out.cif"]
+    command("generate", base, *words, "--relax", 5).refuses("--relax", "--potential")
+    command("generate", base, *words, "--relax", 0).refuses("--relax", "at least 1")
+
+
+def test_absurd_crystals_are_marked_and_counted_and_none_is_dropped() -> None:
+    def row(formula: str, rank: int, energy: float | None, above: float | None) -> dict[str, Any]:
+        known = {"formula": formula, "z": 1, "rank": rank, "energy_per_atom": energy, "energy_above_best": above}
+        return known | {"space_group": None, "copies": 1}
+
+    rows = [row("NaCl", 1, -3.0, 0.0), row("NaCl", 2, 0.0, 3.0), row("NaCl", 3, 0.1, 3.1), row("KF", 1, None, None)]
+    found = Generated(random_crystals([2] * 4), rows, 5, 1)
+    lines = listing(found).splitlines()
+    assert [line.endswith(" !") for line in lines] == [False, False, True, False]
+    assert "+3.1000" in lines[2] and "eV/atom" not in lines[3]
+    assert summary(found) == (
+        "5 generated, 1 invalid, 4 unique, 1 more than 3 eV/atom above the best of their composition (!)"
+    )
+    assert summary(dataclasses.replace(found, properties=rows[:2])).endswith("4 unique")
+
+
+def test_elements_that_the_model_never_saw_are_refused(base: Path, command: Command, tmp_path: Path) -> None:
+    words = ["--formula", "NaCl", "UCo2", "--steps", 4, "--workers", 0, "--quiet", "--out", tmp_path / "out.cif"]
+    command("generate", base, *words).refuses(str(base), "never trained on Co, U", "it knows ", "Na", code=1)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -113,24 +235,6 @@ def test_formulas_that_cannot_be_parsed_are_refused(
 ) -> None:
     command("generate", base, *words, "--out", tmp_path / "out.cif").refuses(named, code=1)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def de_novo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that generates species."""
-    size = SIZE.model_copy(update={"mask": True})
-    description = ModelDescription(
-        network=size,
-        paths=PathSettings(species=MaskedSpecies()),
-        base_distribution=BaseDistribution(
-            cell=InformedCell(log_length_mean=(2, 2, 2), log_length_std=(0.1, 0.1, 0.1))
-        ),
-        elements=[],
-        sizes=[],
-    )
-    folder = tmp_path_factory.mktemp("de_novo")
-    FlowModel(description, small_network(0, torch.float32, size)).save(folder)
-    return folder
 
 
 def test_models_that_generate_species_take_numbers_of_atoms(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from omatg_ray.bundle import seal
 from omatg_ray.commands.train import TrainResult
 from omatg_ray.model import FlowModel
 from tests.commands.conftest import Command, Workshop
@@ -11,12 +12,17 @@ def rows(out: str) -> dict[str, str]:
     return {line.split()[0]: line.split(maxsplit=1)[1] for line in out.splitlines()}
 
 
-def test_all_cards_one_after_another(assets: Path, command: Command) -> None:
+def test_an_overview_of_what_is_bundled(assets: Path, command: Command) -> None:
+    for name in ("crystals", "potential"):
+        (assets / name / "card.md").write_text(f"# Card\n\nSome {name},\nin short:\n\nmore of it\n")
+        seal(assets / name)
     out = command("info").out
-    places = [out.index(f"# Card of the {name}\n") for name in ("crystals", "potential", "base")]
-    assert places == sorted(places)
     size = sum(file.stat().st_size for file in (assets / "crystals").iterdir() if file.name != "SHA256SUMS")
-    assert out.startswith(f"crystals: 4 files, {size / 1e6:.2f} MB, in {assets / 'crystals'}\n")
+    line = f"crystals: 4 files, {size / 1e6:.2f} MB, in {assets / 'crystals'}"
+    assert out.startswith(f"{line}\n  Some crystals,\n  in short\n\npotential: ")
+    assert "  Some potential,\n" in out and "\nbase: " in out
+    assert "more of it" not in out and "# Card" not in out
+    assert "omatg-ray info potential" in out.splitlines()[-1]
 
 
 def test_one_card(assets: Path, command: Command) -> None:
@@ -51,4 +57,5 @@ def test_a_reinforced_model(trained: TrainResult, workshop: Workshop, command: C
 
 def test_the_bundled_model_and_a_folder_that_is_none(assets: Path, command: Command, tmp_path: Path) -> None:
     assert rows(command("info", "bundled").out)["model"] == "bundled, a base model"
-    command("info", tmp_path / "nothing").refuses("nothing", "no model here", code=1)
+    command("info", "nonsense").refuses("nonsense", "crystals, potential, base", "folder of that name", code=1)
+    command("info", tmp_path).refuses(str(tmp_path), "no model here", code=1)

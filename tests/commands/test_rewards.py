@@ -163,18 +163,22 @@ def test_polymorphs_do_not_go_with_generated_species(
         prepare(workshop.load(f"base={base}", "reward.weights={energy: 1, crmse: 0}"))
 
 
+def write_hull_references(file: Path, workshop: Workshop) -> tuple[int, int]:
+    """Writes a crystal of each element, then all of the workshop; returns how many these are."""
+    known = read_dataset(workshop.data).crystals
+    numbers = torch.tensor(sorted(set(known.species.tolist())))
+    n = len(numbers)
+    elements = CrystalBatch(numbers, torch.zeros(n, 3), 3.0 * torch.eye(3).repeat(n, 1, 1), torch.ones(n).long())
+    write_structures(file, CrystalBatch.cat([elements, known]).to_structures())
+    return n, len(known)
+
+
 def test_references_of_the_hull_are_relaxed_as_what_is_rewarded(
     workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    known = read_dataset(workshop.data).crystals
-    numbers = sorted(set(known.species.tolist()))
-    elements = CrystalBatch(
-        torch.tensor(numbers), torch.zeros(len(numbers), 3), 3.0 * torch.eye(3).repeat(len(numbers), 1, 1),
-        torch.ones(len(numbers), dtype=torch.long),
-    )  # fmt: skip
     file = tmp_path / "references.extxyz"
-    write_structures(file, CrystalBatch.cat([elements, known]).to_structures())
+    write_hull_references(file, workshop)
     keys = [f"base={base}", "reward.weights={hull: 1}", f"reward.hull.crystals={file}"]
     lowest = []
     for relax in ("reward.relax_steps=0", "reward.relax_steps=3"):
@@ -224,14 +228,8 @@ def test_the_hull_of_crystals_with_energies_of_the_potential(
     workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    known = read_dataset(workshop.data).crystals
-    numbers = sorted(set(known.species.tolist()))
-    elements = CrystalBatch(
-        torch.tensor(numbers), torch.zeros(len(numbers), 3), 3.0 * torch.eye(3).repeat(len(numbers), 1, 1),
-        torch.ones(len(numbers), dtype=torch.long),
-    )  # fmt: skip
     file = tmp_path / "references.extxyz"
-    write_structures(file, CrystalBatch.cat([elements, known]).to_structures())
+    elements, known = write_hull_references(file, workshop)
     keys = [f"base={base}", "reward.weights={hull: 1}", f"reward.hull.crystals={file}"]
     parts = prepare(workshop.load(*keys))
     crystals = parts.split.train.crystals
@@ -239,9 +237,9 @@ def test_the_hull_of_crystals_with_energies_of_the_potential(
     assert float(parts.reward(crystals).values["hull.above_hull"].min()) > -1e-4
     (cached,) = (tmp_path / "cache" / "omatg_ray").iterdir()
     energies = json.loads(cached.read_text())
-    assert len(energies) == len(numbers) + len(known)
+    assert len(energies) == elements + known
     # What is cached is taken: elements a lot lower lift everything above the hull.
-    cached.write_text(json.dumps([value - 100 * (row < len(numbers)) for row, value in enumerate(energies)]))
+    cached.write_text(json.dumps([value - 100 * (row < elements) for row, value in enumerate(energies)]))
     assert float(prepare(workshop.load(*keys)).reward(crystals).values["hull.above_hull"].min()) > 50
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from omatg_ray.commands.prepare import prepare
-from omatg_ray.commands.train import TrainResult, train
+from omatg_ray.commands.train import TrainResult, described_best, shown, train
 from omatg_ray.errors import ConfigError, ModelError, OmatgRayError, TrainingError
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
@@ -23,7 +23,7 @@ from omatg_ray.rl.trainer import Trainer
 from omatg_ray.run.folder import RunFolder, verify
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
-from tests.commands.conftest import Workshop
+from tests.commands.conftest import Command, Workshop
 
 
 def after(iteration: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,9 +83,43 @@ def test_a_run_leaves_all_that_the_readme_names(trained: TrainResult, workshop: 
     scores = {line["step"]: line["relative_energy_mean_capped"] for line in lines if line["kind"] == "validation"}
     assert RunFolder(run).pointed_at("best") == f"iteration_{min(scores, key=scores.__getitem__):06d}"
     rows = {row["label"]: row for row in trained.rows}
-    after = f"reinforced ({RunFolder(run).pointed_at('best')})"
+    best = min(scores, key=scores.__getitem__)
+    assert trained.iteration == best
+    after = f"reinforced, {best} iterations" if best else "best is iteration 0: not reinforced"
     assert list(rows) == ["base", after, f"{after}, policy noise"]
     assert json.loads((run / "evaluation" / "after.json").read_text()) == rows[after]
+
+
+def test_progress_shows_what_can_move() -> None:
+    metrics = {"energy_mean": 900.0, "energy_median": -3.25, "reward_mean": 1.0, "invalid_share": 0.125}
+    metrics |= {"clip_fraction_pos": 0.5, "clip_fraction_cell": 0.0, "kl_pos": 0.25}
+    metrics |= {"time_rollout": 1.0, "time_reward": 2.0, "time_learn": 3.0}
+    least = {"E": "-3.25", "invalid": "12.5%", "s": "1.0+2.0+3.0"}
+    assert shown(metrics, clips=False, with_kl=False) == least
+    assert shown(metrics, clips=True, with_kl=True) == least | {"clip": "50%,0%", "KL": "0.25"}
+    alone = {key: value for key, value in metrics.items() if not key.startswith("energy")}
+    assert shown(alone, clips=False, with_kl=True) == {"reward": "1.00", "KL": "0.25"} | {
+        key: least[key] for key in ("invalid", "s")
+    }
+
+
+def test_tables_say_where_reinforcement_did_nothing() -> None:
+    assert described_best(0) == "best is iteration 0: not reinforced"
+    assert (described_best(1), described_best(30)) == ("reinforced, 1 iteration", "reinforced, 30 iterations")
+
+
+def test_a_model_knows_the_elements_that_it_was_reinforced_on(base: Path, workshop: Workshop, tmp_path: Path) -> None:
+    """Those that its base has not seen are warned of, and are no longer unknown to it afterwards."""
+    narrow = tmp_path / "narrow"
+    shutil.copytree((base / "checkpoints" / "best").resolve(), narrow)
+    description = json.loads((narrow / "model.json").read_text())
+    known = description["elements"]
+    description["elements"] = known[:-1]
+    (narrow / "model.json").write_text(json.dumps(description))
+    with pytest.warns(UserWarning, match=f"not trained on: {known[-1]}$"):
+        parts = prepare(workshop.load(f"base={narrow}"))
+    assert parts.model.description.elements == known
+    assert parts.start.description.elements == known[:-1]
 
 
 def test_training_moves_the_policy_and_keeps_the_base(trained: TrainResult, base: Path, workshop: Workshop) -> None:
@@ -288,3 +322,14 @@ def test_rollout_workers_without_work_are_named(base: Path, workshop: Workshop) 
     with pytest.warns(UserWarning, match=r"^2 of 6 rollout workers have nothing to do: .* 4 items .*raise rollout"):
         prepare(workshop.load(*actors[:2], "ray.rollout.workers=6"))
     prepare(workshop.load(*actors))
+
+
+def test_continue_starts_a_run_and_resumes_one_that_is_there(
+    workshop: Workshop, base: Path, command: Command, tmp_path: Path
+) -> None:
+    words = ["train", workshop.config, f"run={tmp_path / 'run'}", f"base={base}", "--quiet"]
+    for iterations in (1, 2):
+        assert command(*words, "--continue", f"iterations={iterations}").code == 0
+    assert [line["step"] for line in numbers(tmp_path / "run") if line["kind"] == "train"] == [1, 2]
+    command(*words, "iterations=3").refuses("already holds a run")
+    command("train", workshop.config, f"base={base}", "--continue").refuses("--continue needs run=FOLDER")

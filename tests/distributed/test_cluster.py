@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -157,6 +158,33 @@ def test_a_ray_of_its_own_leaves_no_token_behind(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout.split() == ["42", "token", "0", "42", "token"]
     assert not (tmp_path / ".ray").exists()
+
+
+def test_a_ray_of_its_own_listens_on_loopback_only() -> None:
+    """All of its processes: also its workers, which carry out what anybody sends them."""
+    code = (
+        "import json, psutil, ray\n"
+        "from omatg_ray.distributed.cluster import joined\n"
+        "from omatg_ray.distributed.settings import RaySettings\n"
+        "with joined(RaySettings()):\n"
+        "    ray.get(ray.remote(num_cpus=0.1)(lambda: 1).remote())\n"
+        "    me = psutil.Process()\n"
+        "    found = [\n"
+        "        (process.name(), connection.laddr.ip)\n"
+        "        for process in (me, *me.children(recursive=True))\n"
+        "        for connection in process.net_connections('tcp')\n"
+        "        if connection.status == psutil.CONN_LISTEN\n"
+        "    ]\n"
+        "print(json.dumps(found))\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    names = {name for name, _ in found}
+    assert {"gcs_server", "raylet"} <= names and any(name.startswith("ray::") for name in names), found
+    assert {ip for _, ip in found} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, found
 
 
 @pytest.mark.parametrize("override", ["ray.rollout.cpus=0.00001", "ray.learner.gpus=0.33333", "ray.rollout.gpus=2"])

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -102,24 +103,25 @@ def test_a_node_that_goes_and_another_that_comes_change_nothing_but_the_time(
     undisturbed: Run, workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
     """With the node go rollout and reward actors, and the trajectories that they made."""
-    extra = [cluster.add_node(num_cpus=3, object_store_memory=100 * 2**20)]
-    share = ("ray.rollout.workers=5", "ray.reward.workers=3", "ray.strategy=spread", "ray.learner.cpus=0.5")
+    node = cluster.add_node(num_cpus=3, object_store_memory=100 * 2**20)
+    share = ("ray.rollout.workers=3", "ray.reward.workers=2", "ray.strategy=spread", "ray.learner.cpus=0.5")
     words = [f"run={tmp_path / 'run'}", f"base={base}", *SINGLE, "iterations=7", *share]
 
-    def exchange() -> None:
-        cluster.remove_node(extra.pop())
-        extra.append(cluster.add_node(num_cpus=3, object_store_memory=100 * 2**20))
-
-    thread = after_iterations(tmp_path / "run", 2, exchange)
-    try:
-        run = Run(config := workshop.load(*words), train(config, progress=False))
-        thread.join(timeout=60)
-        assert_same_weights(run, undisturbed)
-        assert replaced(run, "rollout") + replaced(run, "reward") >= 1
-    finally:
-        thread.join(timeout=60)
-        for node in extra:
+    config = workshop.load(*words)
+    # Nodes are started in the main thread: they set signal handlers.
+    with ThreadPoolExecutor(1) as other:
+        future = other.submit(train, config, progress=False)
+        reached = after_iterations(tmp_path / "run", 2, lambda: None)
+        while reached.is_alive() and not future.done():
+            time.sleep(0.1)
+        cluster.remove_node(node)
+        node = cluster.add_node(num_cpus=3, object_store_memory=100 * 2**20)
+        try:
+            run = Run(config, future.result(timeout=200))
+        finally:
             cluster.remove_node(node)
+    assert_same_weights(run, undisturbed)
+    assert replaced(run, "rollout") + replaced(run, "reward") >= 1
 
 
 def test_a_reward_that_kills_every_actor_ends_the_run_with_its_compositions(

@@ -1,9 +1,10 @@
-"""`ray job submit` as docs/ray.md shows it, against a head of its own that asks for a token."""
+"""`ray job submit` as docs/ray.md shows it, against a head and a second node that ask for a token."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,24 +15,36 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
 from omatg_ray.commands.train import TrainResult
+from omatg_ray.run.metrics import read_metrics
 from tests.commands.conftest import Workshop
 from tests.conftest import ROOT
 
 BIN = Path(sys.executable).parent
 UPLOADED = ("omatg_ray", "configs", "pyproject.toml", ".gitignore")
+# Half a core each on nodes of one core: they need both.
 WORKERS = [
     "ray.rollout.workers=1",
     "ray.reward.workers=1",
     *(f"ray.{role}.cpus=0.5" for role in ("rollout", "reward", "learner")),
+]
+REWARD = """
+class Atoms:
+    def __call__(self, crystals):
+        return crystals.n_atoms.numpy()
+"""
+CUSTOM = [
+    "reward.weights={energy: 1, atoms: 0}",
+    "reward.custom={atoms: {class: 'atoms:Atoms', invalid: 0, path: rewards}}",
 ]
 
 
@@ -78,7 +91,7 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head(workshop: Workshop, base: Path) -> Iterator[Head]:
-    """`ray get-auth-token --generate` and `ray start --head`, in a home of their own."""
+    """`ray get-auth-token --generate`, `ray start --head` and a second node, in a home of their own."""
     # Sockets have short names only, so not in pytest's folder.
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
         root = Path(folder)
@@ -86,44 +99,62 @@ def head(workshop: Workshop, base: Path) -> Iterator[Head]:
         env |= {"HOME": str(root), "RAY_AUTH_MODE": "token", "PATH": f"{BIN}:{env['PATH']}"}
         made = subprocess.run([BIN / "ray", "get-auth-token", "--generate"], env=env, capture_output=True, text=True)
         assert made.returncode == 0, made.stderr
-        client, dashboard, agent = free_ports(3)
-        options = {
-            "--port": 0,
+        gcs, client, dashboard, agent, other_agent = free_ports(5)
+        head = {
+            "--port": gcs,
             "--ray-client-server-port": client,
             "--dashboard-port": dashboard,
             "--dashboard-agent-listen-port": agent,
-            "--min-worker-port": 0,
-            "--max-worker-port": 0,
-            "--num-cpus": 2,
-            "--object-store-memory": 200 * 2**20,
             "--temp-dir": root / "t",
         }
-        words = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
-        words += [f"{name}={value}" for name, value in options.items()]
-        log = root / "head.log"
-        with log.open("w") as file:
-            process = subprocess.Popen(words, env=env, stdout=file, stderr=file, cwd=root, start_new_session=True)
-        try:
+        # Two nodes in one folder take away from each other what jobs brought.
+        other = {
+            "--address": f"127.0.0.1:{gcs}",
+            "--dashboard-agent-listen-port": other_agent,
+            "--temp-dir": root / "o",
+        }
+        with started(["--head"], head, env, root / "head.log") as process:
             up = Head(f"http://127.0.0.1:{dashboard}", root, made.stdout.strip(), upload(root, workshop, base), env)
-            wait_until(lambda: up.get("/api/version"), process, log)
-            yield up
-        finally:
-            process.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(30)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            wait_until(lambda: up.get("/api/version"), process, root / "head.log")
+            with started([], other, env, root / "other.log"):
+                yield up
+
+
+@contextmanager
+def started(
+    words: list[str], options: Mapping[str, Any], env: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A node of one core: `ray start --block`, ended with all that it started."""
+    common = {
+        "--num-cpus": 1, "--object-store-memory": 200 * 2**20, "--min-worker-port": 0, "--max-worker-port": 0
+    }  # fmt: skip
+    command = [str(BIN / "ray"), "start", *words, "--block", "--disable-usage-stats"]
+    command += [f"{name}={value}" for name, value in {**common, **options}.items()]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, env=env, stdout=file, stderr=file, cwd=log.parent, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def upload(root: Path, workshop: Workshop, base: Path) -> Path:
     """What a user has at hand and submits; the base is where an earlier job would have left it."""
     folder = root / "project"
-    folder.mkdir()
+    for name in ("rewards", "runs/before", ".venv/lib", ".git", "omatg_ray/__pycache__"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "file").write_text("not for the nodes")
+    (folder / "rewards" / "file").unlink()
+    (folder / "rewards" / "atoms.py").write_text(REWARD)
     for name in UPLOADED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
         else:
             shutil.copy(source, folder / name)
     shutil.copy(workshop.config, folder / "tiny.yaml")
@@ -161,44 +192,72 @@ def test_without_the_token_nothing_is_submitted(head: Head, tmp_path: Path) -> N
         head.get("/api/jobs/stranger")
 
 
+def test_the_dashboard_listens_on_loopback_only(head: Head) -> None:
+    port = int(head.address.rpartition(":")[2])
+    connections = (
+        connection
+        for process in psutil.process_iter()
+        if str(head.home) in " ".join(command_line(process))
+        for connection in process.net_connections("tcp")
+    )
+    listening = [c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN and c.laddr.port == port]
+    assert listening == ["127.0.0.1"]
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+@pytest.mark.timeout(600)
 def test_a_submitted_run_equals_one_of_one_process_and_can_be_stopped_and_resumed(
     head: Head, workshop: Workshop, trained: TrainResult
 ) -> None:
     run = head.home / "omatg_ray" / "runs" / "job"
     command = ["python", "-m", "omatg_ray", "train"]
+    patience = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})
+    endless = ["iterations=100000", "validation.every=100000", "checkpoint.keep=100000"]
     submitted = head.ray(
-        "job", "submit", "--submission-id", "first", "--working-dir", ".", "--",
-        *command, "tiny.yaml", "base=runs/base", "run=runs/job", *WORKERS,
+        "job", "submit", "--submission-id", "first", "--no-wait", "--runtime-env-json", patience, "--working-dir", ".",
+        "--", *command, "tiny.yaml", "base=runs/base", "run=runs/job", *WORKERS, *CUSTOM, *endless,
     )  # fmt: skip
     assert submitted.returncode == 0, submitted.stdout
-    assert f"best model: {run / 'checkpoints' / 'best'}" in submitted.stdout
-    assert "match rate" in submitted.stdout
+    end = time.monotonic() + 240
+    while not (run / "checkpoints" / "iteration_000004").is_dir():
+        runs = head.get("/api/jobs/first")["status"] in ("PENDING", "RUNNING")
+        assert runs and time.monotonic() < end, head.get("/api/jobs/first/logs")["logs"]
+        time.sleep(0.2)
+    stopped = head.ray("job", "stop", "first")
+    assert stopped.returncode == 0, stopped.stdout
+    assert head.get("/api/jobs/first")["status"] == "STOPPED"
+    done = int(os.readlink(run / "checkpoints" / "last").removeprefix("iteration_"))
+    log = head.get("/api/jobs/first/logs")["logs"]
+    assert f"stopped after iteration {done} of 100000" in log
+    # Progress is lines that can be read, of which none is drawn over another.
+    assert re.search(rf"(?m)^\S.* {done}/100000 \d", log) and "\r" not in log, log
+
+    # Nothing but what it needs has travelled.
+    (copy,) = (head.home / "t").glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*/")
+    assert {path.name for path in copy.iterdir()} == {*UPLOADED, "rewards", "tiny.yaml"}
+    assert not list(copy.rglob("__pycache__/file"))
     actors = json.loads((run / "actors.json").read_text())
     assert sorted(actor["role"] for actor in actors) == ["learner", "reward", "rollout"]
+    assert len({actor["node_id"] for actor in actors}) == 2
 
+    # The same weights as without Ray; a reward that is only watched changes nothing.
     weights = load_file(run / "checkpoints" / "iteration_000004" / "weights.safetensors")
     expected = load_file(workshop.root / "trained" / "checkpoints" / "iteration_000004" / "weights.safetensors")
     assert weights.keys() == expected.keys()
     assert all(weights[name].equal(expected[name]) for name in expected)
-    after = json.loads((run / "evaluation" / "after.json").read_text())
-    assert after["metrics"] == trained.rows[1]["metrics"]
-    assert (run / "report.html").is_file()
 
-    patience = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})
     resumed = head.ray(
-        "job", "submit", "--submission-id", "second", "--no-wait", "--runtime-env-json", patience,
-        "--working-dir", ".", "--", *command, "--resume", "runs/job", "iterations=100000", "validation.every=100000",
+        "job", "submit", "--submission-id", "second", "--working-dir", ".", "--",
+        *command, "--resume", "runs/job", f"iterations={done + 1}",
     )  # fmt: skip
     assert resumed.returncode == 0, resumed.stdout
-    end = time.monotonic() + 120
-    while not (run / "checkpoints" / "iteration_000005").is_dir():
-        runs = head.get("/api/jobs/second")["status"] in ("PENDING", "RUNNING")
-        assert runs and time.monotonic() < end, head.get("/api/jobs/second/logs")["logs"]
-        time.sleep(0.2)
-    stopped = head.ray("job", "stop", "second")
-    assert stopped.returncode == 0, stopped.stdout
-    assert head.get("/api/jobs/second")["status"] == "STOPPED"
-    last = os.readlink(run / "checkpoints" / "last")
-    assert int(last.removeprefix("iteration_")) >= 5
-    log = head.get("/api/jobs/second/logs")["logs"]
-    assert f"stopped after iteration {int(last.removeprefix('iteration_'))} of 100000" in log
+    assert f"best model: {run / 'checkpoints' / 'best'}" in resumed.stdout
+    assert "match rate" in resumed.stdout and (run / "report.html").is_file()
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train"]
+    assert [line["step"] for line in lines] == list(range(1, done + 2))
+    assert all(0 < line["reward_atoms_mean"] <= 3 for line in lines)

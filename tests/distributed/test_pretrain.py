@@ -23,6 +23,8 @@ from omatg_ray.flow.pretrain import Pretrainer, PretrainSettings
 from omatg_ray.model import FlowModel
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
+from omatg_ray.run.storage import Storage
+from omatg_ray.run.tracking import Tracking
 from tests.commands.conftest import Workshop
 from tests.commands.test_pretrain import after, assert_same_end, numbers
 from tests.distributed import sessions
@@ -131,7 +133,8 @@ def test_a_run_folder_that_the_worker_does_not_see_is_an_error(base: Path, tmp_p
 
     crystals = random_crystals([2, 3], dtype=torch.float32)
     trainer = Pretrainer(PretrainSettings(network=SIZE), crystals, crystals, BaseDistribution.fit(crystals.cell), 0)
-    session = Session(tmp_path / "elsewhere", FlowModel.load(base).description, keep=1, progress=False)
+    elsewhere, description = tmp_path / "elsewhere", FlowModel.load(base).description
+    session = Session(elsewhere, description, 1, False, Storage(elsewhere), Tracking())
     error = _lead(trainer, session, session.path / "signals")
     assert isinstance(error, ClusterError)
     assert str(session.path) in str(error) and "storage that all nodes share" in str(error)

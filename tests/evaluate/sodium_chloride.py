@@ -79,6 +79,7 @@ class Prepared:
     """In place of a model: structure i of a list for index i."""
 
     description = SimpleNamespace(annealing=None)
+    generates_species = False
 
     def __init__(self, structures: Sequence[Structure]) -> None:
         self.crystals = CrystalBatch.from_structures(structures)

@@ -72,9 +72,13 @@ def test_metrics_of_an_evaluation() -> None:
     charged = Structure(Lattice.cubic(6.0), ["Na", *["Cl"] * 4], [[0.0, 0.0, 0.0], *chlorine])
     references = CrystalBatch.from_structures([rock_salt(), charged])
     match = torch.tensor([0.1, 0.2], dtype=torch.float64)
-    evaluation = cast("Evaluation", SimpleNamespace(metrics=CSPMetrics(n=2), crystals=sodium_chlorides, match=match))
+    matched, unmatched = (
+        cast("Evaluation", SimpleNamespace(metrics=metrics, crystals=sodium_chlorides, match=match))
+        for metrics in (CSPMetrics(n=2, match_rate=1.0), CSPMetrics(n=2))
+    )
     with PlausibilityCheck(0, 60.0) as check:
-        metrics = with_plausibility(evaluation, references, check, stol=0.5)
+        metrics = with_plausibility(matched, references, check, stol=0.5)
+        assert with_plausibility(unmatched, references, check, stol=0.5) == CSPMetrics(n=2, plausible_share=1.0)
     assert (metrics.n, metrics.plausible_share, metrics.plausible_match_rate) == (2, 1.0, 0.5)
     assert metrics.plausible_rmse == pytest.approx(0.1)
     assert metrics.plausible_crmse == pytest.approx((0.1 + 0.5) / 2)

@@ -41,6 +41,7 @@ class Copyist:
     """Gives back the references of the rows asked for, changed."""
 
     description = SimpleNamespace(annealing=None)
+    generates_species = False
 
     def __init__(self, crystals: CrystalBatch, change: Any) -> None:
         self.crystals, self.change = crystals, change
@@ -88,6 +89,7 @@ def test_rows_that_collapse_are_counted_and_weighed_at_the_cap() -> None:
     rows = result.as_dict()["per_structure"]
     assert rows["valid"] == [False, True, True, True]
     assert rows["energy_per_atom"][0] is None and rows["rmse"][0] is None
+    assert rows["relative_energy_capped"] == pytest.approx([1.0, 0.2, 0.0, 0.0], abs=1e-6)
 
 
 def test_rows_keep_their_place_over_several_blocks() -> None:
@@ -108,3 +110,29 @@ def test_a_limited_evaluation_keeps_the_rows_of_the_whole() -> None:
     assert result.ids == ["row 0", "row 2", "row 5", "row 7"]
     assert result.metrics.match_rate == 1.0
     assert spread_rows(3, None) == spread_rows(3, 3) == spread_rows(3, 9) == [0, 1, 2]
+
+
+def test_crystals_of_generated_species_are_not_matched_with_other_compositions() -> None:
+    """Two crystals of rows 0 and 1 are equal KCl; row 2 collapsed; row 3 is a NaCl of another size."""
+
+    class Inventor(Copyist):
+        generates_species = True
+
+    def change(crystals: CrystalBatch, rows: list[int]) -> CrystalBatch:
+        cell = torch.tensor([6.0, 6.0, 0.1, 4.5])[:, None, None] * torch.eye(3)
+        return crystals.replace(cell=cell, species=torch.tensor([19, 17, 19, 17, 19, 17, 17, 11]))
+
+    references = dataset(4)
+    model = Inventor(references.crystals, change)
+    with Matcher() as matcher:
+        evaluator = Evaluator(references, LocalBench(matcher, cast(MatGLEnergy, Volume())), seed=0)
+        result = evaluator(cast(FlowModel, model), steps=10)
+    metrics = result.metrics
+    assert {metrics.match_rate, metrics.rmse, metrics.crmse, metrics.match_any, metrics.match_lowest} == {None}
+    assert result.polymorph is None and result.lowest_polymorph is None and bool(result.match.isnan().all())
+    assert metrics.invalid_share == 0.25 and metrics.unique_share == 0.5 and metrics.same_composition == 1
+    assert metrics.energy_mean == pytest.approx((6.0 + 6.0 + 4.5) / 3)
+    # Row 3's reference has a lattice constant of 4.3 Å.
+    assert result.as_dict()["per_structure"]["relative_energy"] == [None, None, None, pytest.approx(0.2, abs=1e-6)]
+    for value in (metrics.relative_energy_mean, metrics.relative_energy_median, metrics.relative_energy_mean_capped):
+        assert value == pytest.approx(0.2, abs=1e-6)

@@ -65,7 +65,8 @@ def test_as_dict_is_json() -> None:
     assert list(out) == [
         "n", "match_rate", "match_any", "match_lowest", "n_polymorphic", "rmse", "crmse", "relative_energy_mean",
         "relative_energy_median", "relative_energy_mean_capped", "invalid_share", "plausible_share",
-        "plausible_match_rate", "plausible_rmse", "plausible_crmse", "timed_out", "failed",
+        "plausible_match_rate", "plausible_rmse", "plausible_crmse", "same_composition",
+        "energy_mean", "unique_share", "timed_out", "failed",
     ]  # fmt: skip
     assert json.loads(json.dumps(out, allow_nan=False)) == out
     assert (out["n"], out["match_rate"], out["timed_out"]) == (3, 0.5, 0)
@@ -74,8 +75,16 @@ def test_as_dict_is_json() -> None:
 
 def test_columns_that_no_row_has_are_left_out() -> None:
     rows = [CSPMetrics(n=3, match_rate=0.5, rmse=nan), CSPMetrics(n=3, match_rate=0.0, match_any=0.0)]
-    assert list(metrics.measured_columns(row.as_dict() for row in rows)) == ["n", "match_rate", "match_any"]
+    assert list(metrics.measured_columns(row.as_dict() for row in rows)) == ["match_rate", "match_any", "n"]
     assert metrics.measured_columns([]) == metrics.measured_columns([{}]) == {}
+
+
+def test_robust_figures_lead_and_the_plain_mean_comes_last() -> None:
+    columns = list(metrics.COLUMNS)
+    assert columns[:4] == ["relative_energy_mean_capped", "relative_energy_median", "invalid_share", "match_rate"]
+    assert columns[-1] == "relative_energy_mean"
+    counts = {"timed_out", "failed"}
+    assert set(columns) == CSPMetrics(n=0).as_dict().keys() - counts
 
 
 def test_t_interval_in_closed_form() -> None:

@@ -81,7 +81,7 @@ def make_run(path: Path) -> Path:
         run.structures.mkdir()
         before = evaluation(rng, "before", n=8, match_rate=0.375, rmse=0.15625, invalid_share=0.125)
         after = evaluation(rng, "after", n=8, match_rate=0.5, relative_energy_mean=-0.0331, relative_energy_median=None)
-        for name, found in (("before", before), ("after", after), ("a_noisy", evaluation(rng, "<noisy>"))):
+        for name, found in (("before", before), ("after", after), ("a_noisy", evaluation(rng, "<noisy>", n=8))):
             (run.evaluation / f"{name}.json").write_text(json.dumps(found))
         for name in ("before", "after", "reference"):
             symbols = ["NaCl", "LiF", "KBr", "NaCl", "CsCl", "AgI", "RbF", "MgO"]
@@ -109,10 +109,50 @@ def salt(symbols: str, rng: np.random.Generator) -> Atoms:
 
 def test_table_holds_the_numbers_of_the_evaluations(complete: tuple[Path, str]) -> None:
     _, before, after, noisy = Tables(complete[1]).tables[0]
-    assert before == ["before", "50 (49)", "none", "4", "8", "0.375", "0.156", "–", "12.5%"]
-    assert after == ["after", "50 (49)", "none", "4", "8", "0.500", "–", "−0.033", "–"]
-    assert noisy == ["<noisy>", "50 (49)", "none", "4", *["–"] * 5]
+    assert before == ["before", "12.5%", "0.375", "0.156", "–"]
+    assert after == ["after", "–", "0.500", "–", "−0.033"]
+    assert noisy == ["<noisy>", *["–"] * 4]
+    # What all rows have in common stands below.
+    assert "All rows: grid points (evaluations): 50 (49), noise: none, seed: 4, structures: 8." in complete[1]
     assert "olymorph" not in complete[1]
+
+
+def test_settings_and_counts_that_differ_have_columns(folder: Path) -> None:
+    path = folder / "evaluation" / "after.json"
+    found = json.loads(path.read_text()) | {"noise": "policy", "seed": None}
+    found["metrics"]["n"] = 7
+    path.write_text(json.dumps(found))
+    text = write_report(folder).read_text()
+    head, before, after, noisy = Tables(text).tables[0]
+    assert head == ["", "noise", "seed", "invalid", "match rate", "RMSE", "structures", "mean, not capped"]
+    assert (before[1:3], after[1:3], noisy[1:3]) == (["none", "4"], ["policy", ""], ["none", "4"])
+    assert [row[6] for row in (before, after, noisy)] == ["8", "7", "8"]
+    assert "All rows: grid points (evaluations): 50 (49). " in text
+
+
+def test_changes_are_said_with_their_intervals(folder: Path, complete: tuple[Path, str]) -> None:
+    assert "match rate: +0.000 [+0.000, +0.000]: too few structures (8) to tell" in complete[1]
+    for name, energy, rmse in (("before", 1.0, None), ("after", 0.5, 0.1)):
+        path = folder / "evaluation" / f"{name}.json"
+        rows = {"id": list(range(30)), "relative_energy_capped": [energy] * 30, "rmse": [rmse] * 30}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"per_structure": rows}))
+    text = write_report(folder).read_text()
+    assert "relative energy, capped mean: −0.500 [−0.500, −0.500] eV/atom: lower" in text
+    assert "match rate: +1.000 [+1.000, +1.000]: higher" in text
+    (folder / "evaluation" / "after.json").unlink()
+    assert "paired bootstrap" not in write_report(folder).read_text()
+
+
+def test_ratios_and_kl_are_left_out_where_they_cannot_move(folder: Path) -> None:
+    def report(clip: float, kl: float) -> str:
+        line = {"kind": "train", "step": 1, "clip_fraction_pos": clip, "kl_pos": kl}
+        (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        return write_report(folder).read_text()
+
+    still = report(0.0, 0.0)
+    assert "Clipped ratios" not in still and "KL to the base" not in still
+    moving = report(0.25, 0.5)
+    assert "<h3>Clipped ratios</h3>" in moving and "<h3>KL to the base</h3>" in moving
 
 
 def test_table_shows_polymorphs_where_some_are_known(folder: Path) -> None:
@@ -122,8 +162,10 @@ def test_table_shows_polymorphs_where_some_are_known(folder: Path) -> None:
     path.write_text(json.dumps(found))
     text = write_report(folder).read_text()
     head, before, after, _ = Tables(text).tables[0]
-    assert head[5:9] == ["match rate", "match any polymorph", "match lowest polymorph", "structures with polymorphs"]
-    assert (before[5:9], after[5:9]) == (["0.375", "–", "–", "–"], ["0.500", "0.750", "0.250", "4"])
+    assert head[2:5] == ["match rate", "match any polymorph", "match lowest polymorph"]
+    assert (before[2:5], after[2:5]) == (["0.375", "–", "–"], ["0.500", "0.750", "0.250"])
+    place = head.index("structures with polymorphs")
+    assert (before[place], after[place]) == ("–", "4")
     assert "Polymorphs of a structure are" in text
 
 
@@ -177,7 +219,7 @@ def test_best_checkpoint_is_marked_and_numbers_are_read(complete: tuple[Path, st
     (folder / "evaluation" / "after.json").write_text(json.dumps(changed))
     text = write_report(folder).read_text()
     assert "best (iteration 2)" not in text
-    assert Tables(text).tables[0][2][5] == "0.625"
+    assert Tables(text).tables[0][2][2] == "0.625"
 
 
 def test_parts_of_an_evaluation_may_be_missing(folder: Path) -> None:
@@ -186,7 +228,7 @@ def test_parts_of_an_evaluation_may_be_missing(folder: Path) -> None:
     (folder / "evaluation" / "before.json").write_text('{"metrics": null, "per_structure": {"relative_energy": [NaN]}}')
     (folder / "evaluation" / "after.json").write_text("[1]")
     text = write_report(folder).read_text()
-    assert Tables(text).tables[0][1] == ["before", *[""] * 3]
+    assert Tables(text).tables[0][1] == ["before", *[""] * 3, "–"]
     assert "after.json, which cannot be read" in text
 
 

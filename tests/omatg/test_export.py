@@ -136,7 +136,7 @@ def test_a_model_reinforced_on_both_fields(tmp_path: Path) -> None:
 
 def test_a_frozen_field_with_another_network_is_refused(tmp_path: Path) -> None:
     model = model_of(active=["pos"], noise={"pos": NOISE})
-    with pytest.raises(ModelError, match="cell follow the base network and pos the reinforced one"):
+    with pytest.raises(ModelError, match="cell follows the base network and pos the reinforced one"):
         export_omatg(model, tmp_path)
     # As long as both networks are the same, one of them is enough.
     model.network.load_state_dict(model.base_network.state_dict())

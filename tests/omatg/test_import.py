@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -270,14 +271,13 @@ def test_a_hostile_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["loops", "callbacks", "optimizer_states", "hyper_parameters"])
-@pytest.mark.parametrize("zipped", [True, False])
-def test_nothing_hostile_beside_the_weights_is_run(part: str, zipped: bool, tmp_path: Path) -> None:
+def test_nothing_hostile_beside_the_weights_is_run(part: str, tmp_path: Path) -> None:
     """Lightning's own parts are not used, but reading the weights reads them."""
     trace = tmp_path / "trace"
     checkpoint, config = write(tmp_path, base_tree(), network_state())
     content = torch.load(checkpoint, weights_only=True)
     content[part] = {"fit_loop": {"state_dict": {"epoch_progress": [{"deep": Hostile(f"touch {trace}")}]}}}
-    torch.save(content, checkpoint, _use_new_zipfile_serialization=zipped)
+    torch.save(content, checkpoint)
     with pytest.raises(ModelError, match=r"is refused: it holds a posix\.system"):
         import_omatg(checkpoint, config)
     assert not trace.exists()
@@ -313,15 +313,33 @@ def test_what_lightning_keeps_in_its_loops_is_read(tmp_path: Path) -> None:
     assert model.description.provenance["global_step"] == 1
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_file_that_was_cut_off(zipped: bool, tmp_path: Path) -> None:
+def test_a_file_that_was_cut_off(tmp_path: Path) -> None:
     checkpoint, config = write(tmp_path, base_tree(), network_state())
-    torch.save(torch.load(checkpoint, weights_only=True), checkpoint, _use_new_zipfile_serialization=zipped)
     data = checkpoint.read_bytes()
     for size in (0, 1, 100, len(data) // 2, len(data) - 1):
         checkpoint.write_bytes(data[:size])
         with pytest.raises(ModelError, match=rf"model\.ckpt \({size} bytes\) is no checkpoint.*, or was cut off$"):
             import_omatg(checkpoint, config)
+
+
+def test_tensors_larger_than_the_file_are_refused(tmp_path: Path) -> None:
+    """In the old format a tensor of 4 EB fits into a file of 400 bytes, and in a compressed one 8 MB into 8 kB."""
+    checkpoint, config = write(tmp_path, base_tree(), network_state())
+    torch.save({"state_dict": {"model.encoder.x": torch.ones(3)}}, checkpoint, _use_new_zipfile_serialization=False)
+    claimed = checkpoint.read_bytes().replace(b"K\x03N", b"\x8a\x08" + (10**18).to_bytes(8, "little") + b"N")
+    assert len(claimed) < 1000 and claimed != checkpoint.read_bytes()
+    for data in (checkpoint.read_bytes(), claimed):
+        checkpoint.write_bytes(data)
+        with pytest.raises(ModelError, match=r"model\.ckpt is of PyTorch's format before 1\.6"):
+            import_omatg(checkpoint, config)
+    torch.save({"state_dict": {"model.encoder.x": torch.zeros(2_000_000)}}, checkpoint)
+    with zipfile.ZipFile(checkpoint) as plain, zipfile.ZipFile(tmp_path / "small.ckpt", "w") as small:
+        for name in plain.namelist():
+            small.writestr(name, plain.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(
+        ModelError, match=r"small\.ckpt is refused: its records claim 80\d{5} bytes, more than the \d{4} "
+    ):
+        import_omatg(tmp_path / "small.ckpt", config)
 
 
 def test_files_that_are_something_else(tmp_path: Path) -> None:

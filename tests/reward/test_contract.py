@@ -35,6 +35,7 @@ def test_good_rewards_pass(reward: Reward) -> None:
         ("length", r"rewards have shape \(1,\); 5 structures need \(5,\)"),
         ("values", "values 'x' have shape"),
         ("nan", "NaN for every crystal"),
+        ("infinite", "infinite for SrTiO3"),
         ("dtype", "reward is torch.float32 on cpu; it must be a float64 tensor"),
         ("list", "reward is list"),
         ("result", "returned Tensor, not RewardResult"),

@@ -72,9 +72,28 @@ def test_what_is_at_fault_fails_alone(how: str, reason: str, caplog: pytest.LogC
     assert "reward mine: structure 2 (C)" in caplog.text and reason in caplog.text
 
 
-def test_nan_is_a_failed_reward() -> None:
+def test_nan_is_a_failed_reward(caplog: pytest.LogCaptureFixture) -> None:
     with custom("Wrong") as reward:
         assert reward(towers(4.0, 10.0)).reward.isnan().tolist() == [False, True]
+        assert "reward mine: NaN or infinity for 1 of 2 structures" in caplog.text
+        reward.try_out(towers(4.0, 10.0))
+        assert "tried on" not in caplog.text
+        reward.try_out(towers(10.0, 11.0))
+        assert "NaN or infinity for all 2 crystals of the training split" in caplog.text
+
+
+def test_infinity_has_failed_and_minus_infinity_is_low(tmp_path: Path) -> None:
+    (tmp_path / "unbounded.py").write_text(
+        "class Unbounded:\n"
+        "    def __call__(self, crystals):\n"
+        "        return (crystals.cell[:, 2, 2] - 5) * float('inf')\n"
+    )
+    reward = CustomReward("mine", "unbounded:Unbounded", -6.0, path=tmp_path, timeout=30.0)
+    try:
+        found = reward(towers(4.0, 6.0)).reward
+    finally:
+        reward.close()
+    torch.testing.assert_close(found, torch.tensor([-6.0, NAN]).double(), equal_nan=True)
 
 
 def test_a_hang_is_ended_and_fails_alone() -> None:

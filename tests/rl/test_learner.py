@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch.distributions import Normal
@@ -10,8 +15,9 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.errors import ModelError, TrainingError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.policy.annealing import LinearAnnealing
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.noise import LearnedNoise, NoiseSettings
 from omatg_ray.policy.policy import Policy, draw_noise, time_grid
+from omatg_ray.rl import learner as learner_module
 from omatg_ray.rl.learner import Learner, LearnerSettings
 from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory, rollout
@@ -95,6 +101,14 @@ def test_kl_of_another_policy_is_positive():
     network, base = small_network(0), small_network(1)
     stats = make_learner(network, base).update(sample(velocity_policy(network, base)), ADVANTAGE)
     assert stats["kl_pos"] > 1e-6 and stats["kl_cell"] > 1e-6
+
+
+def test_a_kl_to_what_was_not_recorded_is_not_reported():
+    network, base = small_network(0), small_network(1)
+    trajectory = sample(velocity_policy(network, base), with_base=False)
+    stats = make_learner(network, base, kl_weight=FieldWeights(pos=0, cell=0)).update(trajectory, ADVANTAGE)
+    assert {"loss", "policy_loss_pos", "clip_fraction_cell"} <= stats.keys()
+    assert not [name for name in stats if name.startswith("kl_")]
 
 
 @pytest.mark.parametrize(
@@ -332,3 +346,245 @@ def test_a_state_of_another_network_is_refused():
     state["0.exp_avg"] = torch.zeros(2, 2)
     with pytest.raises(ModelError, match="another architecture"):
         make_learner(small_network(0), base).load_state_dict(state)
+
+
+# --- several learners -------------------------------------------------------------------------------------------
+
+
+class Seat:
+    """Peers of a learner among several in threads of this process."""
+
+    def __init__(self, rank: int, said: list, barrier: threading.Barrier) -> None:
+        self.rank, self.size, self._said, self._barrier = rank, len(said), said, barrier
+
+    def _round(self, value):
+        self._said[self.rank] = value
+        self._barrier.wait(60)
+        found = list(self._said)
+        self._barrier.wait(60)
+        return found
+
+    def exchange(self, said):
+        return [json.loads(text) for text in self._round(json.dumps(said))]
+
+    def sum(self, values):
+        return torch.stack(self._round(values)).sum(0)
+
+
+def update_together(learners: list[Learner], parts, trajectory: Trajectory, advantage) -> list:
+    """What every learner returns or raises, given the structures of each."""
+    said, barrier = [None] * len(parts), threading.Barrier(len(parts))
+
+    def update(rank: int):
+        learner, rows = learners[rank], torch.tensor(parts[rank], dtype=torch.long)
+        learner.peers = Seat(rank, said, barrier)
+        part = trajectory.select(rows) if len(rows) else None
+        try:
+            return learner.update(part, advantage[rows], sum(map(len, parts)))
+        except TrainingError as error:
+            return error
+
+    with ThreadPoolExecutor(len(parts)) as threads:
+        return list(threads.map(update, range(len(parts))))
+
+
+SHARES = [[[0], [1, 2, 3]], [[2], [], [0, 1, 3]], [[], [0, 1, 2, 3]]]
+
+
+@pytest.mark.parametrize("parts", SHARES, ids=str)
+def test_several_learners_do_what_one_does(parts):
+    old, base = small_network(0), small_network(1)
+    trajectory = sample(velocity_policy(old, base))
+    # The norm of the whole gradient is clipped, not that of a part.
+    how = {"epochs": 2, "lr": 1e-3, "grad_clip": 1e-2, "microbatch_pairs": 70}
+    networks = [perturbed(old, 0.02) for _ in range(len(parts) + 1)]
+    one, *others = (make_learner(network, base, **how) for network in networks)
+    for _ in range(3):
+        expected = one.update(trajectory, ADVANTAGE)
+        assert expected["grad_norm"] > 1e-2
+        for found in update_together(others, parts, trajectory, ADVANTAGE):
+            assert found == pytest.approx(expected, rel=1e-8, abs=1e-10)
+    weights, *of_others = (network.state_dict() for network in networks)
+    assert any(not torch.allclose(value, old.state_dict()[name], atol=0.03) for name, value in weights.items())
+    for found in of_others:
+        for name, value in weights.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-10)
+            assert torch.equal(found[name], of_others[0][name])
+    states = [learner.state_dict() for learner in (one, *others)]
+    assert all(state.keys() == states[0].keys() for state in states)
+
+
+def test_several_learners_share_the_entropy_of_learned_noise():
+    base, trajectory = small_network(1), None
+    networks, learners = [], []
+    for _ in range(3):
+        network = small_network(0)
+        noise = {"pos": LearnedNoise(NoiseSettings(kind="learned", a=0.3)).double()}
+        policy = velocity_policy(network, base, ("pos",), noise)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            for parameter in noise["pos"].parameters():
+                parameter.data = 0.1 * torch.randn_like(parameter)
+        trajectory = trajectory or sample(policy)
+        objective = ObjectiveSettings(entropy_weight=FieldWeights(pos=0.01, cell=0))
+        learners.append(Learner(policy, objective, LearnerSettings(epochs=2, lr=1e-3)))
+        networks.append(noise["pos"])
+    expected = learners[0].update(trajectory, ADVANTAGE)
+    assert {"entropy_pos", "sigma_pos"} <= expected.keys()
+    for found in update_together(learners[1:], [[0, 1], [2, 3]], trajectory, ADVANTAGE):
+        assert found == pytest.approx(expected, rel=1e-8, abs=1e-10)
+    for name, value in networks[0].state_dict().items():
+        torch.testing.assert_close(networks[1].state_dict()[name], value, rtol=0, atol=1e-10)
+
+
+def test_a_loss_that_is_not_finite_stops_all_learners_alike():
+    base, networks = small_network(1), [small_network(0) for _ in range(3)]
+    trajectory = sample(velocity_policy(networks[0], base))
+    advantage = ADVANTAGE.clone()
+    advantage[2] = float("nan")
+    learners = [make_learner(network, base) for network in networks]
+    found = update_together(learners, [[0, 1], [2], [3]], trajectory, advantage)
+    assert all(isinstance(error, TrainingError) for error in found)
+    assert len({str(error) for error in found}) == 1
+    assert trajectory.x_0.formulas()[2] in str(found[0])
+    for network in networks:
+        assert all(torch.equal(value, small_network(0).state_dict()[k]) for k, value in network.state_dict().items())
+
+
+def test_a_gradient_that_is_not_finite_stops_all_learners_alike():
+    base, networks = small_network(1), [small_network(0) for _ in range(2)]
+    trajectory = sample(velocity_policy(networks[0], base))
+    networks[1].coord_out.weight.register_hook(lambda gradient: gradient * float("inf"))
+    learners = [make_learner(network, base) for network in networks]
+    found = update_together(learners, [[0, 1], [2, 3]], trajectory, ADVANTAGE)
+    assert all(isinstance(error, TrainingError) for error in found)
+    assert len({str(error) for error in found}) == 1
+    assert all(formula in str(found[0]) for formula in trajectory.x_0.formulas())
+    for network in networks:
+        assert all(torch.equal(value, small_network(0).state_dict()[k]) for k, value in network.state_dict().items())
+
+
+# --- memory -----------------------------------------------------------------------------------------------------
+
+
+class SmallMemory:
+    """Networks run out of memory beyond a number of ordered pairs, in the forward or the backward pass.
+
+    The first `spared` calls are not counted. What a failed call held must be free when the learner says so.
+    """
+
+    def __init__(
+        self, room: int, error: Exception, monkeypatch: pytest.MonkeyPatch, backward: bool = False, spared: int = 0
+    ) -> None:
+        self.sizes: list[int] = []
+        self.freed: list[bool] = []
+        held: list[weakref.ref] = []
+        forward = CSPNet.forward
+
+        def limited(network, crystals, t):
+            nonlocal spared
+            out = forward(network, crystals, t)
+            if spared:
+                spared -= 1
+                return out
+            self.sizes.append(size := int(crystals.n_atoms.square().sum()))
+            if size > room:
+                held.append(weakref.ref(crystals))
+                if not backward:
+                    raise anew()
+                out._features.register_hook(lambda gradient, crystals=crystals: fail())
+            return out
+
+        def anew() -> Exception:
+            # One that was raised before would keep the frames where that happened.
+            return type(error)(*error.args)
+
+        def fail() -> None:
+            raise anew()
+
+        monkeypatch.setattr(CSPNet, "forward", limited)
+        warn = learner_module.logger.warning
+
+        def warning(*words) -> None:
+            self.freed.append(held[-1]() is None)
+            warn(*words)
+
+        monkeypatch.setattr(learner_module.logger, "warning", warning)
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:75] data. DefaultCPUAllocator: not enough memory: you tried to ..."),
+]
+
+
+@pytest.mark.parametrize(
+    "error, backward",
+    [*((error, False) for error in OUT_OF_MEMORY), (OUT_OF_MEMORY[0], True)],
+    ids=["cuda", "linux", "windows", "backward"],
+)
+def test_memory_that_runs_out_halves_the_microbatches(error, backward, monkeypatch, caplog):
+    old, base = small_network(0), small_network(1)
+    trajectory = sample(velocity_policy(old, base))
+    networks = [perturbed(old, 0.02) for _ in range(2)]
+    how = {"epochs": 2, "lr": 1e-3, "microbatch_pairs": 120}
+    roomy, tight = (make_learner(network, base, **how) for network in networks)
+    expected = [roomy.update(trajectory, ADVANTAGE) for _ in range(2)]
+    assert "microbatch_pairs" not in expected[0]
+    # Four structures of 35 pairs and three steps make the first microbatch, of 105; 52 and 26 follow.
+    # The second one is the first that fails: what the one before added must not be counted twice.
+    memory = SmallMemory(30, error, monkeypatch, backward, spared=1)
+    found = [tight.update(trajectory, ADVANTAGE) for _ in range(2)]
+    too_large = [size for size in memory.sizes if size > 30]
+    assert 1 <= len(too_large) <= 3
+    assert sum(size <= 30 for size in memory.sizes) > 0
+    assert max(memory.sizes[memory.sizes.index(too_large[-1]) + 1 :]) <= too_large[-1] // 2
+    for theirs, ours in zip(expected, found, strict=True):
+        assert ours.pop("microbatch_pairs") == tight.microbatch_pairs == too_large[-1] // 2
+        assert ours == pytest.approx(theirs, rel=1e-8, abs=1e-10)
+    for name, value in networks[0].state_dict().items():
+        torch.testing.assert_close(networks[1].state_dict()[name], value, rtol=0, atol=1e-10)
+    assert memory.freed == [True] * len(too_large)
+    warned = [record.getMessage() for record in caplog.records]
+    assert len(warned) == len(too_large)
+    assert f"goes on with {too_large[-1] // 2}; learner.microbatch_pairs={too_large[-1] // 2}" in warned[-1]
+
+
+def test_memory_that_holds_no_structure_at_one_step_is_an_error(monkeypatch):
+    network, base = small_network(0), small_network(1)
+    trajectory = sample(velocity_policy(network, base))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    memory = SmallMemory(10, OUT_OF_MEMORY[0], monkeypatch)
+    with pytest.raises(TrainingError, match=rf"single step, {trajectory.x_0.formulas()[2]}, .*CUDA out of memory"):
+        make_learner(network, base, microbatch_pairs=500).update(trajectory, ADVANTAGE)
+    assert memory.sizes[-1] == 16
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(monkeypatch):
+    network, base = small_network(0), small_network(1)
+    trajectory = sample(velocity_policy(network, base))
+    memory = SmallMemory(0, RuntimeError("a bug"), monkeypatch)
+    with pytest.raises(RuntimeError, match="a bug"):
+        make_learner(network, base).update(trajectory, ADVANTAGE)
+    assert len(memory.sizes) == 1
+
+
+def test_a_learner_that_runs_out_of_memory_keeps_its_peers_waiting_and_no_more(monkeypatch):
+    old, base = small_network(0), small_network(1)
+    trajectory = sample(velocity_policy(old, base))
+    networks = [perturbed(old, 0.02) for _ in range(3)]
+    one, *others = (make_learner(network, base, epochs=2, lr=1e-3, microbatch_pairs=100) for network in networks)
+    expected = one.update(trajectory, ADVANTAGE)
+    # The first has 10 pairs at each of 6 steps; the second 25, and so four steps in a microbatch.
+    SmallMemory(70, OUT_OF_MEMORY[0], monkeypatch)
+    found = update_together(others, [[0, 1], [2, 3]], trajectory, ADVANTAGE)
+    assert others[0].microbatch_pairs == 100
+    assert others[1].microbatch_pairs == 50
+    for metrics in found:
+        assert metrics.pop("microbatch_pairs") == 50
+        assert metrics == pytest.approx(expected, rel=1e-8, abs=1e-10)
+    for name, value in networks[0].state_dict().items():
+        for network in networks[1:]:
+            torch.testing.assert_close(network.state_dict()[name], value, rtol=0, atol=1e-10)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tensorboard.summary.writer import event_file_writer
 
 from omatg_ray.errors import DataError, OmatgRayError
 from omatg_ray.run.metrics import MetricsLog, read_metrics
@@ -40,6 +41,13 @@ def test_names_that_would_be_lost(tmp_path: Path, name: str) -> None:
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
+@pytest.fixture
+def _numbered_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard orders files of one second and process by a number of one digit, which other tests use up."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+
+
+@pytest.mark.usefixtures("_numbered_anew")
 def test_resume_drops_the_steps_that_come_again(tmp_path: Path) -> None:
     with MetricsLog(tmp_path) as log:
         for step in range(5):

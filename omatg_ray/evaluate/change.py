@@ -1,0 +1,79 @@
+"""What lies between two evaluations of the same rows, in words: paired differences, their intervals, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omatg_ray.evaluate.metrics import Interval, paired_interval
+
+FEWEST = 20
+"""Rows with fewer pairs get no verdict: a bootstrap of so few says too little."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """The mean of a difference, after less before.
+
+    Attributes:
+        what: What differs.
+        unit: Its unit, with a space before it; may be empty.
+        interval: Mean over the pairs and its 95 % interval, from a paired bootstrap.
+    """
+
+    what: str
+    unit: str
+    interval: Interval
+
+    @property
+    def verdict(self) -> str:
+        """lower, higher or no significant change, by whether the interval holds 0."""
+        if self.interval.n < FEWEST:
+            return f"too few structures ({self.interval.n}) to tell"
+        if self.interval.low > 0:
+            return "higher"
+        return "lower" if self.interval.high < 0 else "no significant change"
+
+    def __str__(self) -> str:
+        found = self.interval
+        bounds = "" if found.n < 2 else f" [{found.low:+.3f}, {found.high:+.3f}]"
+        return f"{self.what}: {found.mean:+.3f}{bounds}{self.unit}: {self.verdict}"
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """Changes of the capped mean of the relative energy and of the match rate, as far as both were measured.
+
+    Args:
+        before: An evaluation as `Evaluation.as_dict` gives it.
+        after: Another one of the same references from the same seed, so that their rows are pairs.
+
+    Returns:
+        Nothing where the rows are those of other references.
+    """
+    rows = [evaluation.get("per_structure") or {} for evaluation in (before, after)]
+    if rows[0].get("id") != rows[1].get("id"):
+        return []
+    found = []
+    for what, unit, column in (
+        ("relative energy, capped mean", " eV/atom", "relative_energy_capped"),
+        ("match rate", "", "rmse"),
+    ):
+        old, new = (row.get(column) for row in rows)
+        if old and new and len(old) == len(new):
+            old, new = (_matched(values) if column == "rmse" else _numbers(values) for values in (old, new))
+            interval = paired_interval(new, old)
+            if interval.n:
+                found.append(Change(what, unit, interval))
+    return found
+
+
+def _numbers(values: list[float | None]) -> Tensor:
+    return torch.tensor([float("nan") if value is None else value for value in values], dtype=torch.float64)
+
+
+def _matched(rmse: list[float | None]) -> Tensor:
+    return torch.tensor([float(value is not None) for value in rmse], dtype=torch.float64)

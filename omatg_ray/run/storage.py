@@ -1,0 +1,329 @@
+"""Where a run is kept: in a folder, or at a URL that pyarrow or fsspec reach, such as s3://bucket/runs/better.
+
+A run at a URL is worked on in a scratch folder of this machine, and what is there is copied to the URL now and then.
+Runs, models and crystals are read from URLs too. Objects are written whole or not at all by S3 and GCS; what must be
+there before something else is put first, and nothing is locked: let no two processes write one run.
+
+S3 and GCS are reached through pyarrow, with the credentials that their own tools find (environment, profile, role),
+anything else through pyarrow or fsspec, whichever knows the scheme.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import TYPE_CHECKING, Any, TypeGuard
+from urllib.parse import urlsplit
+
+from omatg_ray.errors import OmatgRayError, StorageError
+from omatg_ray.run.atomic import disk_errors
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+URL = re.compile(r"[a-z][a-z0-9+.-]+://[^/]+", re.IGNORECASE)
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""Environment variables that name another S3 than Amazon's; pyarrow itself heeds neither."""
+
+# Storage that does not answer shall be reported within half a minute.
+ATTEMPTS, CONNECT_SECONDS, ANSWER_SECONDS = 3, 3.0, 8.0
+CHUNK = 8 * 2**20
+PREFIX = "omatg_ray-"
+"""Of temporary folders."""
+
+NETWORK = (
+    "check the network, and AWS_ENDPOINT_URL_S3 where it is not Amazon's S3; what fails is tried again three times"
+)
+CREDENTIALS = (
+    "check the credentials and what they allow (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role; "
+    "GCS: GOOGLE_APPLICATION_CREDENTIALS)"
+)
+ADVICE = (
+    ("NO_SUCH_BUCKET|bucket does not exist", "make the bucket, or mend its name"),
+    ("NETWORK_CONNECTION|curl|resolve host|connection", NETWORK),
+    ("ACCESS_DENIED|ACCESS_KEY|SIGNATURE|TOKEN|credential|forbidden|unauthorized|HTTP status 40[13]", CREDENTIALS),
+)
+"""What to do, by what the message of an error says; the first that fits."""
+
+
+def is_remote(place: object) -> TypeGuard[str]:
+    """Whether this is a URL. A `Path` never is."""
+    return isinstance(place, str) and URL.match(place) is not None
+
+
+def as_place(value: object) -> Path | str:
+    """A path, or a URL as a string without a slash at its end.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if isinstance(value, str):
+        value = value.removeprefix("file://")
+        if "://" in value and not is_remote(value):
+            raise ValueError(f"{value} names nothing; a URL is of the form s3://bucket/path")
+        return value.rstrip("/") if is_remote(value) else Path(value)
+    if isinstance(value, Path):
+        return value
+    raise ValueError(f"a path or a URL, not {value!r}")
+
+
+def inside(place: Path | str, name: str) -> Path | str:
+    """A file or folder below a place."""
+    return f"{place}/{name}" if is_remote(place) else Path(place) / name
+
+
+class Storage:
+    """A folder that this process sees: what is written there is stored already.
+
+    Args:
+        folder: The folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def called(self, name: str = "") -> Path | str:
+        """What users call the storage, or a file or folder in it."""
+        return self.folder / name
+
+    def names(self) -> list[str]:
+        """Files that are stored elsewhere than in the folder, as paths below it; hidden ones left out."""
+        return []
+
+    def read(self, name: str) -> bytes | None:
+        """Content of a file that is stored elsewhere than in the folder, or None."""
+        return None
+
+    def get(self, names: Iterable[str]) -> None:
+        """Brings files into the folder.
+
+        Raises:
+            StorageError: As all that follow: the storage cannot be reached, or refuses.
+        """
+
+    def put(self, names: Iterable[str]) -> None:
+        """Stores files of the folder, in this order, that are not stored as they are now."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Stores what is no file of the folder."""
+
+    def remove(self, name: str) -> None:
+        """Removes a file or folder, where it is stored elsewhere than in the folder."""
+
+    def leave(self) -> None:
+        """Gives up the folder where it is no more than a copy."""
+
+
+class RemoteStorage(Storage):
+    """A URL, and the scratch folder where what belongs there is worked on. Can be sent to another process.
+
+    Args:
+        url: The URL.
+        key: What messages call it: the key that names it.
+        folder: The scratch folder; None makes one among the temporary files.
+    """
+
+    def __init__(self, url: str, key: str | None = None, folder: Path | None = None) -> None:
+        self.url, self._key = url.rstrip("/"), key
+        # Below a folder of its own, so that it is called as the run is.
+        super().__init__(Path(mkdtemp(prefix=PREFIX)) / PurePosixPath(url).name if folder is None else folder)
+        # Size and time of what is stored already, by name.
+        self._stored: dict[str, tuple[int, int]] = {}
+        self._connection: tuple[FileSystem, str] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_connection": None}
+
+    def called(self, name: str = "") -> Path | str:
+        return f"{self.url}/{name}" if name else self.url
+
+    def names(self) -> list[str]:
+        from pyarrow.fs import FileSelector, FileType
+
+        with self._talking("be listed"):
+            filesystem, root = self._connected()
+            try:
+                found = filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
+            except NotADirectoryError:
+                return []
+            if not found and self._has_buckets():
+                bucket = root.split("/")[0]
+                if filesystem.get_file_info(bucket).type == FileType.NotFound:
+                    raise FileNotFoundError(f"the bucket does not exist: {bucket}")
+        files = (file.path for file in found if file.type == FileType.File)
+        # Not all that fsspec knows agree about a slash at the beginning.
+        names = (path.lstrip("/").removeprefix(root.lstrip("/")).lstrip("/") for path in files)
+        # A name that leads out of the folder, or into nothing, is none of ours.
+        return sorted(name for name in names if name and not any(part[:1] in (".", "") for part in name.split("/")))
+
+    def read(self, name: str) -> bytes | None:
+        with self._talking(f"be read ({name})"):
+            filesystem, root = self._connected()
+            try:
+                with filesystem.open_input_stream(f"{root}/{name}" if name else root) as stream:
+                    return bytes(stream.read())
+            except FileNotFoundError:
+                return None
+
+    def get(self, names: Iterable[str]) -> None:
+        for name in names:
+            path = self.folder / name
+            with disk_errors(path), self._talking(f"be read ({name})"):
+                filesystem, root = self._connected()
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with filesystem.open_input_stream(f"{root}/{name}" if name else root) as stream, open(path, "wb") as to:
+                    shutil.copyfileobj(stream, to, CHUNK)
+            self._stored[name] = _stamp(path)
+
+    def put(self, names: Iterable[str]) -> None:
+        for name in names:
+            path = self.folder / name
+            stamp = _stamp(path)
+            if self._stored.get(name) == stamp:
+                continue
+            with open(path, "rb") as file, self._talking(f"be written ({name})"), self._open_to(name) as stream:
+                shutil.copyfileobj(file, stream, CHUNK)
+            self._stored[name] = stamp
+
+    def write(self, name: str, data: bytes) -> None:
+        with self._talking(f"be written ({name})"), self._open_to(name) as stream:
+            stream.write(data)
+
+    def remove(self, name: str) -> None:
+        from pyarrow.fs import FileType
+
+        with self._talking(f"be cleaned ({name})"):
+            filesystem, root = self._connected()
+            kind = filesystem.get_file_info(f"{root}/{name}").type
+            if kind == FileType.Directory:
+                filesystem.delete_dir(f"{root}/{name}")
+            elif kind == FileType.File:
+                filesystem.delete_file(f"{root}/{name}")
+        self._stored = {one: stamp for one, stamp in self._stored.items() if not f"{one}/".startswith(f"{name}/")}
+
+    def leave(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.parent.name.startswith(PREFIX):
+            with suppress(OSError):
+                self.folder.parent.rmdir()
+
+    def _open_to(self, name: str) -> Any:
+        filesystem, root = self._connected()
+        if not self._has_buckets():
+            # What has folders wants them made; in a bucket they would be empty objects.
+            filesystem.create_dir(f"{root}/{name}".rpartition("/")[0], recursive=True)
+        return filesystem.open_output_stream(f"{root}/{name}")
+
+    def _has_buckets(self) -> bool:
+        return self._connected()[0].type_name in ("s3", "gcs")
+
+    def _connected(self) -> tuple[FileSystem, str]:
+        if self._connection is None:
+            self._connection = _connect(self.url)
+        return self._connection
+
+    @contextmanager
+    def _talking(self, doing: str) -> Iterator[None]:
+        """Turns what a storage's client raises into a StorageError that says what to do."""
+        called = f"{self._key}={self.url}" if self._key else self.url
+        try:
+            yield
+        except OmatgRayError:
+            raise
+        except Exception as error:  # clients of fsspec let through many kinds, which have nothing in common
+            reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
+            advice = next((text for pattern, text in ADVICE if re.search(pattern, reason, re.IGNORECASE)), None)
+            raise StorageError(f"{called} cannot {doing}: {reason}{'; ' if advice else ''}{advice or ''}") from error
+
+
+def storage_of(place: Path | str, key: str | None = None, folder: Path | None = None) -> Storage:
+    """The storage of a folder or a URL, which is not asked for anything yet.
+
+    Args:
+        place: Path or URL.
+        key: What messages call it: the key that names it.
+        folder: Scratch folder for a URL; None makes one among the temporary files.
+    """
+    return RemoteStorage(place, key, folder) if is_remote(place) else Storage(Path(place))
+
+
+def files_at(place: Path | str) -> list[str]:
+    """Files at a URL, as paths below it; a URL that is a file has none below. None of a path.
+
+    Raises:
+        StorageError: It cannot be reached.
+    """
+    return RemoteStorage(place, folder=Path()).names() if is_remote(place) else []
+
+
+@contextmanager
+def local_copy(place: Path | str, names: Iterable[str] | None = None) -> Iterator[Path]:
+    """A path as it is, or a copy of the file or folder at a URL for as long as the block lasts.
+
+    Args:
+        place: Path or URL.
+        names: Files of a folder at a URL that are needed; None needs all.
+
+    Raises:
+        StorageError: It cannot be reached, or nothing is there.
+    """
+    if not is_remote(place):
+        yield Path(place)
+        return
+    with TemporaryDirectory(prefix=PREFIX) as folder:
+        # Readers of crystals tell formats by the suffix.
+        copy = Path(folder) / PurePosixPath(place).name
+        below = RemoteStorage(place, folder=copy)
+        wanted = below.names() if names is None else list(names)
+        if wanted:
+            below.get(wanted)
+        else:
+            parent, _, name = place.rpartition("/")
+            RemoteStorage(parent, folder=Path(folder)).get([name])
+        yield copy
+
+
+def _connect(url: str) -> tuple[FileSystem, str]:
+    from pyarrow import ArrowInvalid
+    from pyarrow.fs import FileSystem, FSSpecHandler, GcsFileSystem, PyFileSystem
+
+    scheme, _, path = url.partition("://")
+    if scheme.lower() == "s3":
+        return _s3(path.split("/")[0]), path
+    if scheme.lower() in ("gs", "gcs"):
+        return GcsFileSystem(retry_time_limit=timedelta(seconds=ATTEMPTS * ANSWER_SECONDS)), path
+    try:
+        return FileSystem.from_uri(url)
+    except ArrowInvalid:
+        import fsspec
+
+        filesystem, path = fsspec.core.url_to_fs(url)
+        return PyFileSystem(FSSpecHandler(filesystem)), path
+
+
+def _s3(bucket: str) -> FileSystem:
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem, resolve_s3_region
+
+    endpoint = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
+    if endpoint is None:
+        where = {"region": resolve_s3_region(bucket)}
+    else:
+        parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
+        where = {"scheme": parts.scheme, "endpoint_override": parts.netloc + parts.path.rstrip("/")}
+    return S3FileSystem(
+        connect_timeout=CONNECT_SECONDS,
+        request_timeout=ANSWER_SECONDS,
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+        **where,
+    )
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns

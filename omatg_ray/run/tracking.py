@@ -1,0 +1,187 @@
+"""Metrics sent elsewhere: to Weights & Biases and MLflow, where a configuration asks for them.
+
+Both are set up as their own documentation says: WANDB_API_KEY, WANDB_MODE, WANDB_PROJECT and so on;
+MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME. What they are told is a copy: a service that fails is told no more, and the
+run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from omatg_ray.errors import ConfigError
+from omatg_ray.run.atomic import write_json
+
+Tracker = Literal["wandb", "mlflow"]
+PROJECT = "omatg_ray"
+IDS_FILE = "tracking.json"
+"""In a run folder: what the services call the run, so that it goes on there when it is resumed."""
+
+logger = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """Takes metrics."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Takes finite numbers by names such as `train/loss`."""
+
+    def close(self, failed: bool) -> None:
+        """Nothing more comes."""
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """The services that are told of a run. Can be sent to another process.
+
+    Attributes:
+        trackers: Their names.
+        name: Name of the run.
+        settings: The run's settings by dotted key.
+    """
+
+    trackers: tuple[Tracker, ...] = ()
+    name: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def require(self) -> None:
+        """Looks whether the packages are there.
+
+        Raises:
+            ConfigError: One is not; names the extra that brings it.
+        """
+        for tracker in self.trackers:
+            try:
+                import_module(tracker)
+            except ImportError as error:
+                raise ConfigError(
+                    f"tracking: {tracker} is not installed here ({error}): pip install 'omatg-ray[{tracker}]', or in a "
+                    f"checkout: pip install -c constraints.txt -e '.[{tracker}]'"
+                ) from error
+
+    def start(self, folder: Path) -> list[Sink]:
+        """Tells the services of the run that is worked on in a folder, which remembers what they call it.
+
+        Raises:
+            ConfigError: A service cannot be reached or refuses.
+        """
+        path = folder / IDS_FILE
+        ids: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        sinks: list[Sink] = []
+        for tracker in self.trackers:
+            try:
+                sink = SINKS[tracker](ids.get(tracker), folder, self)
+            except Exception as error:  # each has errors of its own, and those of what it stands on
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise ConfigError(f"tracking: {tracker} cannot be told of the run: {reason}") from error
+            if ids.get(tracker) != sink.ident:
+                ids[tracker] = sink.ident
+                write_json(path, ids)
+            sinks.append(_Guarded(tracker, sink))
+        return sinks
+
+
+class _Guarded:
+    """A sink whose failure ends no run: it is warned of, and then gets nothing more."""
+
+    def __init__(self, name: str, sink: Sink) -> None:
+        self._name, self._sink, self._failed = name, sink, False
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._try(lambda: self._sink.log(step, values))
+
+    def close(self, failed: bool) -> None:
+        self._try(lambda: self._sink.close(failed))
+
+    def _try(self, act: Any) -> None:
+        if self._failed:
+            return
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - whatever a service raises, the run goes on
+            self._failed = True
+            logger.warning(
+                "%s takes no metrics any more (%s); metrics.jsonl has them all",
+                self._name,
+                " ".join(str(error).split()),
+            )
+
+
+class WandbSink:
+    """A run of Weights & Biases, in the project that WANDB_PROJECT names, else `omatg_ray`.
+
+    Attributes:
+        ident: Its id there.
+    """
+
+    def __init__(self, ident: str | None, folder: Path, tracking: Tracking) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=tracking.name,
+            id=ident,
+            resume=None if ident is None else "allow",
+            dir=str(folder),
+            config=dict(tracking.settings),
+            # The progress of the run is what people look at here.
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        self.ident = str(self._run.id)
+        # Its own step only grows: a run that goes on from an earlier step would be ignored until it is past the last.
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log({"step": step, **values})
+
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+class MlflowSink:
+    """A run of MLflow, in the experiment that MLFLOW_EXPERIMENT_NAME names, else `omatg_ray`.
+
+    Attributes:
+        ident: Its id there.
+    """
+
+    def __init__(self, ident: str | None, folder: Path, tracking: Tracking) -> None:
+        # A server that is away holds the run up for seconds, and not for minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        self._client = MlflowClient()
+        if ident is not None:
+            self.ident = ident
+            self._client.update_run(ident, status="RUNNING")
+            return
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        known = self._client.get_experiment_by_name(name)
+        experiment = self._client.create_experiment(name) if known is None else known.experiment_id
+        self.ident = str(self._client.create_run(experiment, run_name=tracking.name).info.run_id)
+        settings = [Param(key, str(value)) for key, value in tracking.settings.items()]
+        # As many as a request may hold.
+        for start in range(0, len(settings), 100):
+            self._client.log_batch(self.ident, params=settings[start : start + 100])
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(self.ident, metrics=[Metric(key, value, now, step) for key, value in values.items()])
+
+    def close(self, failed: bool) -> None:
+        self._client.set_terminated(self.ident, "FAILED" if failed else "FINISHED")
+
+
+SINKS: dict[Tracker, type[WandbSink] | type[MlflowSink]] = {"wandb": WandbSink, "mlflow": MlflowSink}

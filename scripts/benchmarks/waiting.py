@@ -1,0 +1,124 @@
+"""Actors that only wait: what is left of an iteration is the controller, Ray, and the traffic between them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.distributed.crew import RayCrew
+from omatg_ray.distributed.learner_group import LearnerGroup
+from omatg_ray.distributed.loop import Loop
+from omatg_ray.distributed.pool import Pool
+from omatg_ray.distributed.results import Published, Timed
+from omatg_ray.distributed.staff import Staff
+from omatg_ray.reward.protocol import RewardResult
+from omatg_ray.rl.advantage import AdvantageSettings
+from omatg_ray.rl.judge import Judged
+from omatg_ray.rl.trainer import Trainer
+from omatg_ray.rl.work import RolloutSettings, WorkItem
+
+COMPOSITION = (56, 22, 8, 8, 8)
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Seconds that each role takes over an item, or an update, and bytes of what it makes.
+
+    Attributes:
+        rollout: Seconds over an item.
+        reward: Seconds over an item.
+        learn: Seconds over an iteration.
+        trajectory: Bytes of an item's trajectories.
+        weights: Parameters of the policy, in float32.
+    """
+
+    rollout: float
+    reward: float
+    learn: float
+    trajectory: int = 2_000_000
+    weights: int = 1_000_000
+
+
+class Model:
+    """As much of a sampler as the crew looks at."""
+
+    def __init__(self, n_weights: int) -> None:
+        self.learned = torch.nn.ParameterDict({"policy": torch.nn.Parameter(torch.zeros(n_weights))})
+
+
+class WaitingWorker:
+    """Every role at once."""
+
+    def __init__(self, waits: Waits) -> None:
+        self.waits, self.key = waits, ""
+
+    def about(self) -> Timed:
+        return Timed({"pid": os.getpid(), "node_id": ray.get_runtime_context().get_node_id()}, 0.0)
+
+    def rollout(
+        self, item: WorkItem, version: int, weights: Published, *_: Any
+    ) -> tuple[torch.Tensor, CrystalBatch, Timed]:
+        start = time.perf_counter()
+        if weights.key != self.key:
+            ray.get(weights.ref)
+            self.key = weights.key
+        time.sleep(self.waits.rollout)
+        n, atoms = len(item.seeds), len(COMPOSITION)
+        species, counts = torch.tensor(COMPOSITION).repeat(n), torch.full((n,), atoms)
+        crystals = CrystalBatch(species, torch.zeros(n * atoms, 3), torch.eye(3).repeat(n, 1, 1), counts)
+        return torch.zeros(self.waits.trajectory // 4), crystals, Timed(None, time.perf_counter() - start)
+
+    def judge(self, crystals: CrystalBatch, members: int) -> Timed:
+        start = time.perf_counter()
+        time.sleep(self.waits.reward)
+        n = len(crystals)
+        result = RewardResult(torch.arange(n).double(), {})
+        return Timed(Judged(torch.ones(n, dtype=torch.bool), result, [COMPOSITION] * n), time.perf_counter() - start)
+
+    def update(self, *_: Any) -> tuple[dict[str, Any], Timed]:
+        start = time.perf_counter()
+        time.sleep(self.waits.learn)
+        weights = {"policy": torch.zeros(self.waits.weights)}
+        return {"weights": weights, "optimizer": {}}, Timed({"loss": 0.0}, time.perf_counter() - start)
+
+    def load(self, snapshot: Any) -> Timed:
+        return Timed(None, 0.0)
+
+
+@contextmanager
+def waiting_trainer(
+    waits: Waits, rollouts: int, rewards: int, settings: RolloutSettings, iterations: int
+) -> Iterator[Trainer]:
+    """A trainer whose actors only wait, on the Ray that this process is connected to."""
+    loop = Loop()
+
+    def hire(_: int) -> Any:
+        return ray.remote(WaitingWorker).options(num_cpus=0).remote(waits)
+
+    pools = {"rollout": Pool("rollout", loop, hire, rollouts), "reward": Pool("reward", loop, hire, rewards)}
+    learners = LearnerGroup(loop, hire, 1)
+    try:
+        learners.start()
+        for pool, count in zip(pools.values(), (rollouts, rewards), strict=True):
+            pool.wait_for(count)
+        model: Any = Model(waits.weights)
+        crew = RayCrew(Staff(loop, pools, learners, {}), model, settings.steps, False, settings.max_staleness)
+        yield Trainer(settings, [COMPOSITION], AdvantageSettings(), crew, seed=0, total=iterations)
+    finally:
+        learners.close()
+        for pool in pools.values():
+            pool.close()
+
+
+def idle(lines: Sequence[dict[str, float]], role: str) -> float:
+    """Mean idle share of a role's actors."""
+    shares = [value for line in lines for name, value in line.items() if name.startswith(f"idle_{role}_")]
+    return sum(shares) / len(shares)

@@ -1,0 +1,3 @@
+from tests.commands.conftest import Workshop, base, workshop
+
+__all__ = ["Workshop", "base", "workshop"]

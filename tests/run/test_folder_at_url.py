@@ -1,0 +1,351 @@
+"""Run folders at a URL, on an S3."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omatg_ray.errors import ConfigError, ModelError, StorageError
+from omatg_ray.run.folder import RunFolder, fetched_model
+from omatg_ray.run.interrupt import Interrupted
+from omatg_ray.run.storage import RemoteStorage
+from tests.s3 import Bucket
+
+RUN = "runs/a"
+
+
+def opened(bucket: Bucket, resume: bool | Path = False) -> RunFolder:
+    return RunFolder.create(bucket.url(RUN), resume)
+
+
+def save(run: RunFolder, number: int, keep: int = 2, best: bool = False) -> None:
+    """What a run does at a boundary: a line of metrics, a checkpoint, the storage."""
+
+    def write(folder: Path) -> None:
+        (folder / "model.json").write_text(f"model {number}")
+        (folder / "state.bin").write_bytes(bytes([number]) * 1000)
+
+    run.config_path.write_text("seed: 0\n")
+    with open(run.metrics_path, "a") as file:
+        file.write(f"{number}\n")
+    run.save_checkpoint(f"iteration_{number}", write, keep)
+    if best:
+        run.point_best(f"iteration_{number}")
+    run.store()
+
+
+def checkpoints(bucket: Bucket) -> list[str]:
+    """Those that have a manifest, by number."""
+    keys = (key.split("/") for key in bucket.listed(f"{RUN}/checkpoints/") if key.endswith("/manifest.json"))
+    return sorted((key[3] for key in keys), key=lambda name: int(name.split("_")[1]))
+
+
+def pointers(bucket: Bucket) -> dict[str, str]:
+    found: dict[str, str] = json.loads(bucket.read(f"{RUN}/checkpoints/pointers.json"))
+    return found
+
+
+def whole(run: RunFolder) -> tuple[str, bytes]:
+    """Name and content of the checkpoint to go on from."""
+    latest = run.latest_checkpoint()
+    assert latest is not None
+    return latest.name, (latest / "state.bin").read_bytes()[:1]
+
+
+def test_a_run_is_stored_at_every_boundary_and_once_more_at_the_end(bucket: Bucket, scratch: Path) -> None:
+    with opened(bucket) as run:
+        save(run, 1, best=True)
+        assert bucket.read(f"{RUN}/metrics.jsonl") == b"1\n"
+        assert bucket.read(f"{RUN}/checkpoints/iteration_1/state.bin") == b"\x01" * 1000
+        assert pointers(bucket) == {"best": "iteration_1", "last": "iteration_1"}
+        (run.path / "report.html").write_text("report")
+        assert run.named(run.path / "report.html") == bucket.url(f"{RUN}/report.html")
+        assert run.path.name == "a"
+    assert bucket.read(f"{RUN}/report.html") == b"report"
+    assert list(scratch.iterdir()) == []
+
+
+def test_the_last_and_the_best_stay_there_too(bucket: Bucket) -> None:
+    with opened(bucket) as run:
+        for number in range(1, 12):
+            save(run, number, best=number == 4)
+            assert checkpoints(bucket)[-1] == f"iteration_{number}"
+        assert checkpoints(bucket) == ["iteration_4", "iteration_10", "iteration_11"]
+        assert pointers(bucket) == {"best": "iteration_4", "last": "iteration_11"}
+    with opened(bucket, resume=True) as run:
+        assert whole(run) == ("iteration_11", b"\x0b")
+        # Only what it needs was brought here; what it needs not stays there until its time has come.
+        assert sorted(path.name for path in run.checkpoints.iterdir()) == [
+            "best",
+            "iteration_11",
+            "iteration_4",
+            "last",
+        ]
+        assert (run.checkpoints / "best/state.bin").read_bytes() == b"\x04" * 1000
+        save(run, 12, keep=3)
+        assert checkpoints(bucket) == ["iteration_4", "iteration_10", "iteration_11", "iteration_12"]
+        save(run, 13, keep=3, best=True)
+    assert checkpoints(bucket) == ["iteration_11", "iteration_12", "iteration_13"]
+    assert bucket.read(f"{RUN}/metrics.jsonl").split() == [b"%d" % number for number in range(1, 14)]
+
+
+def test_what_a_resumed_run_forgets_is_forgotten_there(bucket: Bucket) -> None:
+    with opened(bucket) as run:
+        run.evaluation.mkdir()
+        (run.evaluation / "after.json").write_text("{}")
+        save(run, 1)
+    with opened(bucket, resume=True) as run:
+        (run.evaluation / "after.json").unlink()
+    assert f"{RUN}/evaluation/after.json" not in bucket.listed() and f"{RUN}/config.yaml" in bucket.listed()
+
+
+def test_a_run_is_not_overwritten_and_must_be_there_to_resume(bucket: Bucket, scratch: Path) -> None:
+    with pytest.raises(ConfigError, match=f"no run to go on with in {bucket.url(RUN)}"):
+        opened(bucket, resume=True)
+    with opened(bucket) as run:
+        save(run, 1)
+    with pytest.raises(ConfigError, match=f"{bucket.url(RUN)} already holds a run"):
+        opened(bucket)
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_storage_that_cannot_be_written_is_told_before_anything_is_done(
+    bucket: Bucket, scratch: Path, resume: bool
+) -> None:
+    with pytest.raises(StorageError, match="run=s3://nowhere/a cannot be listed: .*make the bucket"):
+        RunFolder.create("s3://nowhere/a", resume)
+    assert list(scratch.iterdir()) == []
+
+
+# --- damage ---------------------------------------------------------------------------------------------------
+
+
+def flip(bucket: Bucket, folder: str) -> None:
+    bucket.write(f"{folder}/state.bin", b"\x02" * 999 + b"\x03")
+
+
+def truncate(bucket: Bucket, folder: str) -> None:
+    bucket.write(f"{folder}/state.bin", b"\x02" * 900)
+
+
+def remove(bucket: Bucket, folder: str) -> None:
+    bucket.delete(f"{folder}/state.bin")
+
+
+def remove_manifest(bucket: Bucket, folder: str) -> None:
+    bucket.delete(f"{folder}/manifest.json")
+
+
+def tear_manifest(bucket: Bucket, folder: str) -> None:
+    bucket.write(f"{folder}/manifest.json", b'{"files": {"mod')
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip, "iteration_2/state.bin is not as it was written"),
+        (truncate, "iteration_2/state.bin is not as it was written"),
+        (remove, "iteration_2/state.bin is missing"),
+        (remove_manifest, "iteration_2 is no complete checkpoint"),
+        (tear_manifest, "iteration_2/manifest.json is damaged"),
+    ],
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_written_anew(
+    bucket: Bucket, caplog: pytest.LogCaptureFixture, damage: Callable[[Bucket, str], None], message: str
+) -> None:
+    with opened(bucket) as run:
+        save(run, 1, best=True)
+        save(run, 2)
+    damage(bucket, f"{RUN}/checkpoints/iteration_2")
+    with opened(bucket, resume=True) as run:
+        assert whole(run) == ("iteration_1", b"\x01")
+        assert bucket.url(f"{RUN}/checkpoints/{message}") in caplog.text
+        caplog.clear()
+        save(run, 2)
+    with opened(bucket, resume=True) as run:
+        assert whole(run) == ("iteration_2", b"\x02") and not caplog.records
+
+
+def test_without_a_whole_checkpoint_nobody_goes_on(bucket: Bucket, scratch: Path) -> None:
+    with opened(bucket) as run:
+        save(run, 1)
+        save(run, 2)
+    for number in (1, 2):
+        flip(bucket, f"{RUN}/checkpoints/iteration_{number}")
+    none = f"none of the checkpoints in {bucket.url(RUN)}/.*iteration_1, iteration_2"
+    with pytest.raises(ModelError, match=none), opened(bucket, resume=True) as run:
+        run.latest_checkpoint()
+    assert list(scratch.iterdir()) == []
+
+
+def test_pointers_that_are_damaged_are_told(bucket: Bucket, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(bucket) as run:
+        save(run, 1, best=True)
+    bucket.write(f"{RUN}/checkpoints/pointers.json", b'{"best": "iter')
+    with opened(bucket, resume=True) as run:
+        assert whole(run) == ("iteration_1", b"\x01") and run.pointed_at("best") is None
+    assert "pointers.json is damaged" in caplog.text
+
+
+class Cut(BaseException):
+    """As if the process were killed."""
+
+
+def test_wherever_a_kill_cuts_it_short_there_is_a_whole_checkpoint(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(bucket) as run:
+        save(run, 1, best=True)
+        save(run, 2)
+    start = {key: bucket.read(key) for key in bucket.listed()}
+    ends = []
+    for allowed in count(1):
+        for key in bucket.listed():
+            bucket.delete(key)
+        for key, content in start.items():
+            bucket.write(key, content)
+        run = opened(bucket, resume=True)
+        assert whole(run) == ("iteration_2", b"\x02")
+        left = iter(range(allowed))
+
+        def act(self: RemoteStorage, *arguments: Any, original: Callable[..., Any], left: Any = left) -> Any:
+            if next(left, None) is None:
+                raise Cut
+            return original(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            for name in ("_open_to", "remove"):
+                original = getattr(RemoteStorage, name)
+                patch.setattr(RemoteStorage, name, lambda *a, original=original: act(*a, original=original))
+            try:
+                save(run, 3, best=True)
+                cut = False
+            except Cut:
+                cut = True
+        run.close()
+        run.storage.leave()
+        with opened(bucket, resume=True) as run:
+            name, content = whole(run)
+            assert content == bytes([int(name.split("_")[1])])
+            best = run.pointed_at("best")
+            assert best is not None and (run.checkpoints / "best" / "state.bin").read_bytes()[:1] == bytes(
+                [int(best[-1])]
+            )
+        ends.append(name)
+        if not cut:
+            break
+    assert ends[0] == "iteration_2" and ends[-1] == "iteration_3" and sorted(ends) == ends
+    assert len(ends) > 6 and best == "iteration_3" and checkpoints(bucket) == ["iteration_2", "iteration_3"]
+
+
+# --- storage that is away for a while -------------------------------------------------------------------------
+
+
+def test_what_could_not_be_stored_comes_with_the_next_checkpoint(
+    bucket: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(bucket) as run:
+        save(run, 1, best=True)
+        bucket.server.stop()
+        save(run, 2)
+        bucket.server.start()
+        (record,) = caplog.records
+        assert record.levelname == "WARNING" and f"run={bucket.url(RUN)} cannot" in caplog.text
+        assert str(run.path) in caplog.text
+        save(run, 3, keep=3)
+        assert checkpoints(bucket) == ["iteration_1", "iteration_2", "iteration_3"]
+
+
+@pytest.mark.parametrize("stopped", [None, Interrupted("go on with ...")])
+def test_what_cannot_be_stored_at_the_end_stays_and_is_named(
+    bucket: Bucket, scratch: Path, stopped: Exception | None
+) -> None:
+    with pytest.raises(StorageError, match=f"{bucket.url(RUN)} is not up to date") as caught, opened(bucket) as run:
+        save(run, 1, best=True)
+        bucket.server.stop()
+        save(run, 2)
+        if stopped:
+            raise stopped
+    bucket.server.start()
+    assert f"--resume {run.path} run={bucket.url(RUN)}" in str(caught.value)
+    assert checkpoints(bucket) == ["iteration_1"]
+    with opened(bucket, resume=run.path) as again:
+        assert again.path == run.path and whole(again) == ("iteration_2", b"\x02")
+    assert checkpoints(bucket) == ["iteration_1", "iteration_2"]
+    assert pointers(bucket) == {"best": "iteration_1", "last": "iteration_2"}
+    assert bucket.read(f"{RUN}/metrics.jsonl") == b"1\n2\n"
+    assert list(scratch.iterdir()) == []
+
+
+def test_another_error_is_not_hidden_by_one_of_the_storage(
+    bucket: Bucket, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise StorageError("away")
+
+    with pytest.raises(ModelError, match="the first"), opened(bucket) as run:
+        save(run, 1)
+        monkeypatch.setattr(RemoteStorage, "put", away)
+        raise ModelError("the first")
+    assert str(run.path) in caplog.text and run.latest_checkpoint() is not None
+
+
+def test_a_run_that_is_stopped_at_once_asks_nothing_of_the_storage(
+    bucket: Bucket, scratch: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(KeyboardInterrupt), opened(bucket) as run:
+        save(run, 1)
+        bucket.server.stop()
+        raise KeyboardInterrupt
+    bucket.server.start()
+    assert not caplog.records and list(scratch.iterdir()) == []
+
+
+# --- models ---------------------------------------------------------------------------------------------------
+
+
+def test_models_are_found_as_in_a_folder(bucket: Bucket, scratch: Path) -> None:
+    with opened(bucket) as run:
+        for number in (1, 2, 3):
+            save(run, number, keep=3, best=number == 2)
+    for place, content in (
+        ("", "model 2"),
+        ("/checkpoints/best", "model 2"),
+        ("/checkpoints/last", "model 3"),
+        ("/checkpoints/iteration_1", "model 1"),
+    ):
+        with fetched_model(bucket.url(RUN + place), "model.json") as folder:
+            assert (folder / "model.json").read_text() == content, place
+    bucket.write("model/model.json", b"alone")
+    with fetched_model(bucket.url("model"), "model.json") as folder:
+        assert (folder / "model.json").read_text() == "alone"
+    assert list(scratch.iterdir()) == []
+
+
+def test_models_that_are_not_there_or_damaged(bucket: Bucket) -> None:
+    with opened(bucket) as run:
+        save(run, 1, best=True)
+    nothing = fetched_model(bucket.url("nothing"), "model.json")
+    with pytest.raises(ModelError, match=f"{bucket.url('nothing')}: no model here"), nothing:
+        pass
+    flip(bucket, f"{RUN}/checkpoints/iteration_1")
+    damaged = fetched_model(bucket.url(RUN), "model.json")
+    with pytest.raises(ModelError, match=f"{RUN}/checkpoints/iteration_1/state.bin is not as it was"), damaged:
+        pass
+
+
+def test_a_local_run_with_no_whole_checkpoint(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "run", resume=False) as run:
+        save(run, 1)
+        (run.checkpoints / "iteration_1" / "manifest.json").unlink()
+        with pytest.raises(ModelError, match=r"none of the checkpoints in .*run/checkpoints is whole \(iteration_1\)"):
+            run.latest_checkpoint()
+        shutil.rmtree(run.checkpoints / "iteration_1")
+        assert run.latest_checkpoint() is None
