@@ -23,7 +23,7 @@ from omatg_ray.commands.setup import (
     tracking_of,
     warn_generated_species,
 )
-from omatg_ray.commands.workforce import Workforce, workforce
+from omatg_ray.commands.workforce import ActorsFile, Workforce, workforce
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ClusterError, ConfigError, OmatgRayError, RewardError, TrainingError
@@ -99,8 +99,6 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
             if done is not None:
                 force.crew.load_state_dict(done.learner, done.iteration)
             describe_run(folder, config, parts.split)
-            if force.actors:
-                write_json(folder.actors_path, force.actors)
             try:
                 iteration = _reinforce(config, parts, force, folder, done, stop, progress)
                 if not stop.requested:
@@ -165,6 +163,8 @@ def _reinforce(
     warn_generated_species(parts.model)
     if start < total:
         _forget_results(folder)
+    keep_actors = ActorsFile(folder.actors_path, force.actors)
+    keep_actors()
 
     def validate() -> float:
         """Mean relative energy, invalid crystals at the cap; minus the mean reward where that is not what counts."""
@@ -187,6 +187,9 @@ def _reinforce(
         return score if math.isfinite(score) else math.inf
 
     def checkpoint(is_best: bool) -> None:
+        timeline = force.timeline()
+        if timeline is not None:
+            timeline.write(folder.timeline_path)
         progressed = Progressed(trainer.iteration, best, crew.state_dict())
         save(folder, parts.model, progressed, config.checkpoint.keep, is_best)
 
@@ -203,6 +206,7 @@ def _reinforce(
         watch = DivergenceWatch(_first_shift(folder) if start else None)
         while trainer.iteration < total and not stop.requested:
             metrics = trainer.step()
+            keep_actors()
             watch(trainer.iteration, metrics)
             is_best, last = False, trainer.iteration == total
             if last or trainer.iteration % config.validation.every == 0:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omatg_ray.commands.prepare import Parts
@@ -17,6 +18,8 @@ from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.rl.crew import Crew, LocalCrew
 from omatg_ray.rl.learner import Learner
+from omatg_ray.run.atomic import write_json
+from omatg_ray.run.timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,33 @@ class Workforce:
     Attributes:
         crew: Does iterations.
         bench: Does evaluations.
-        actors: What is known of each actor; empty in one process.
+        actors: What is known of each actor that is there; none in one process.
+        timeline: What the actors did in the last iteration, if there was one.
     """
 
     crew: Crew
     bench: Bench
-    actors: list[dict[str, Any]] = field(default_factory=list)
+    actors: Callable[[], list[dict[str, Any]]] = list
+    timeline: Callable[[], Timeline | None] = lambda: None
+
+
+class ActorsFile:
+    """Keeps `actors.json` at who is there: actors are replaced, come and go.
+
+    Args:
+        path: Of the file; without any actors there is none.
+        actors: What is known of those that are there.
+    """
+
+    def __init__(self, path: Path, actors: Callable[[], list[dict[str, Any]]]) -> None:
+        self._path, self._actors = path, actors
+        self._written: list[dict[str, Any]] = []
+
+    def __call__(self) -> None:
+        """Writes it if anything has changed."""
+        if (found := self._actors()) and found != self._written:
+            write_json(self._path, found)
+            self._written = found
 
 
 @contextmanager
@@ -58,8 +82,8 @@ def workforce(config: Config, parts: Parts, progress: bool) -> Iterator[Workforc
     # What tried the rewards out here is not needed any more.
     parts.reward.close()
     with staffed(config.ray, roles, progress) as staff:
-        crew = RayCrew(staff, model, steps, with_base, config.rollout.max_staleness)
-        yield Workforce(crew, RayBench(staff, parts.energy), staff.about)
+        crew = RayCrew(staff, model, steps, with_base, config.rollout.max_staleness, Path(config.run).name)
+        yield Workforce(crew, RayBench(staff, parts.energy), lambda: staff.about, lambda: crew.timeline)
 
 
 def local_crew(config: Config, parts: Parts) -> LocalCrew:

@@ -16,12 +16,14 @@ from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.pool import Answer, Request
 from omatg_ray.distributed.results import InputLost, OutputLost, Published, fetch
 from omatg_ray.distributed.staff import Staff
+from omatg_ray.distributed.telemetry import Telemetry
 from omatg_ray.distributed.timings import Timings
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.crew import join_state, split_state
 from omatg_ray.rl.judge import Judged
 from omatg_ray.rl.work import WorkItem
+from omatg_ray.run.timeline import Timeline
 
 logger = logging.getLogger(__name__)
 
@@ -56,15 +58,25 @@ class RayCrew:
         steps: Grid points of the rollouts.
         with_base: Whether they record the base's drift.
         staleness: Versions older than the present one that may still be needed.
+        run: What metrics in Ray call the run.
+
+    Attributes:
+        timeline: What the actors did in the last iteration. Where iterations are sampled ahead that is the last one
+            with others on their way: the end of a run looks like no other part of it. None before the first.
     """
 
-    def __init__(self, staff: Staff, model: FlowModel, steps: int, with_base: bool, staleness: int = 0) -> None:
+    def __init__(
+        self, staff: Staff, model: FlowModel, steps: int, with_base: bool, staleness: int = 0, run: str = ""
+    ) -> None:
         self._loop, self.rollout, self.reward = staff.loop, staff.pools["rollout"], staff.pools["reward"]
         assert staff.learners is not None
         self.learners: LearnerGroup = staff.learners
         self.model, self._steps, self._with_base, self._staleness = model, steps, with_base, staleness
         self._clock = Timings((self.rollout, self.reward, self.learners), staff.startup)
+        self._telemetry = Telemetry(run, staff.loop, (self.rollout, self.reward), self.learners)
         self._flights: dict[int, _Flight] = {}
+        self.timeline: Timeline | None = None
+        self._learned: tuple[Sequence[WorkItem], int] | None = None
         self._weights: dict[int, dict[str, Tensor]] = {}
         self._published: dict[int, Published] = {}
         self._publish(0)
@@ -117,7 +129,9 @@ class RayCrew:
         self._clock.end("rollout")
         self._loop.until(lambda: flight.done)
         self._clock.end("reward")
-        return [flight.judged[index] for index in range(len(flight.items))]
+        judged = [flight.judged[index] for index in range(len(flight.items))]
+        self._telemetry.judged(judged)
+        return judged
 
     def learn(self, iteration: int, counted: Tensor, advantage: Tensor) -> dict[str, float]:
         """The learners' update, and its weights to everybody by one `ray.put`."""
@@ -126,6 +140,7 @@ class RayCrew:
         metrics = self._update(flight, counted, advantage) if len(counted) else {}
         self._clock.end("learn")
         del self._flights[iteration]
+        self._learned = flight.items, flight.version
         if metrics:
             self.model.learned.load_state_dict(self.learners.weights)
         self._publish(iteration + 1)
@@ -162,10 +177,17 @@ class RayCrew:
                 del kept[old]
 
     def timings(self) -> dict[str, float]:
-        failures: dict[str, float] = {}
+        assert self._learned is not None
+        items, version = self._learned
+        taken = self._clock.take(items[0].iteration + 1)
         for part in (self.rollout, self.reward, self.learners):
-            failures |= part.take_failures()
-        return self._clock.take() | failures
+            taken |= part.take_failures()
+        timeline = self._clock.timeline
+        assert timeline is not None
+        if self.timeline is None or self._flights or not self._staleness:
+            self.timeline = timeline
+        self._telemetry.learned(items, version, timeline.seconds, taken)
+        return taken
 
     def state_dict(self) -> dict[str, Tensor]:
         present = max(self._published)

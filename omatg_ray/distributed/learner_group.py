@@ -14,10 +14,11 @@ from torch import Tensor
 
 from omatg_ray.distributed.learners import LearnersLostError, plan_shares
 from omatg_ray.distributed.loop import Loop
-from omatg_ray.distributed.pool import MAX_ATTEMPTS, Span
+from omatg_ray.distributed.pool import MAX_ATTEMPTS
 from omatg_ray.distributed.results import ActorGone, ActorSilent, InputLost, OutputLost, Timed, fetch
 from omatg_ray.errors import ClusterError
 from omatg_ray.rl.work import WorkItem
+from omatg_ray.run.timeline import Span
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray import ObjectRef
@@ -16,6 +16,7 @@ from ray.actor import ActorHandle
 from omatg_ray.distributed.loop import Loop
 from omatg_ray.distributed.results import ActorGone, ActorSilent, InputLost, OutputLost, Timed, fetch
 from omatg_ray.errors import ClusterError
+from omatg_ray.run.timeline import Span
 
 logger = logging.getLogger(__name__)
 
@@ -60,16 +61,6 @@ class Request:
     lost: Callable[[], None] | None = None
     given_up: Callable[[str], None] | None = None
     attempts: int = 0
-
-
-class Span(NamedTuple):
-    """What an actor did when, in seconds since the epoch."""
-
-    role: str
-    actor: int
-    method: str
-    start: float
-    end: float
 
 
 @dataclass(eq=False)
@@ -136,9 +127,19 @@ class Pool:
         self._dispatch()
 
     @property
+    def waiting(self) -> int:
+        """Requests that no actor has been given."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Requests that actors have been given and not answered."""
+        return sum(len(slot.running) for slot in self._slots)
+
+    @property
     def unfinished(self) -> int:
         """Requests without an answer."""
-        return len(self._waiting) + sum(len(slot.running) for slot in self._slots)
+        return self.waiting + self.running
 
     def describe(self) -> str:
         """What is running where, for messages."""
@@ -234,8 +235,13 @@ class Pool:
         return busy
 
     def take_spans(self) -> list[Span]:
-        """What they did since this was last asked."""
+        """What they did since this was last asked, and what they are at, which ends now."""
         spans, self._spans = self._spans, []
+        now, present = time.time(), time.monotonic()
+        for index, slot in enumerate(self._slots):
+            if slot.running:
+                request, _ = next(iter(slot.running.values()))
+                spans.append(Span(self.role, index, request.method, now - (present - slot.since), now))
         return spans
 
     def take_failures(self) -> dict[str, int]:

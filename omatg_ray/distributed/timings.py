@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from omatg_ray.distributed.pool import Span
+from omatg_ray.run.timeline import Span, Timeline
 
 STAGES = ("rollout", "reward", "learn", "weights")
 
@@ -39,6 +39,13 @@ class Timings:
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._began = self._lap = time.perf_counter()
         self._waits_for_first = True
+        self._began_at = time.time()
+        self._timeline: Timeline | None = None
+
+    @property
+    def timeline(self) -> Timeline | None:
+        """Of the last iteration that `take` counted."""
+        return self._timeline
 
     def begin(self) -> None:
         """An iteration begins, and none is on its way. What actors did before, such as validation, is no part of it."""
@@ -46,6 +53,7 @@ class Timings:
             pool.take_busy()
             pool.take_spans()
         self._began = self._lap = time.perf_counter()
+        self._began_at = time.time()
 
     def resume(self) -> None:
         """What passed since the last stage ended belongs to none."""
@@ -64,19 +72,21 @@ class Timings:
             self._startup["startup_first_trajectory"] = sum(self._startup.values()) + waited
             self._waits_for_first = False
 
-    def take(self) -> dict[str, float]:
+    def take(self, iteration: int) -> dict[str, float]:
         """Seconds of every stage (`time_*`), the share of each actor's time without work (`idle_*`), once `startup_*`.
 
         All counts start anew.
+
+        Args:
+            iteration: That ends now, from 1.
         """
         elapsed = time.perf_counter() - self._began
         stages = {f"time_{stage}": seconds for stage, seconds in self._seconds.items()}
-        idle = {
-            f"idle_{pool.role}_{index}": max(0.0, 1.0 - busy / elapsed)
-            for pool in self._pools
-            for index, busy in pool.take_busy().items()
-        }
+        busy = {(pool.role, index): s for pool in self._pools for index, s in pool.take_busy().items()}
+        idle = {f"idle_{role}_{index}": max(0.0, 1.0 - s / elapsed) for (role, index), s in busy.items()}
         taken = stages | idle | self._startup
+        spans = [span for pool in self._pools for span in pool.take_spans()]
+        self._timeline = Timeline.between(self._began_at, time.time(), iteration, tuple(busy), spans)
         self._seconds, self._startup = dict.fromkeys(STAGES, 0.0), {}
-        self._began = time.perf_counter()
+        self._began, self._began_at = time.perf_counter(), time.time()
         return taken

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from omatg_ray.run.timeline import Actor
+
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-Actor = tuple[str, int]
-"""Role and index."""
 Points = tuple[np.ndarray, np.ndarray]
 """Steps (n,) and values (n,)."""
 
@@ -116,7 +117,7 @@ def curves(
         }
         axes.plot(steps[best], numbers[best], marker="o", label=label, **ring)
     if len(axes.get_lines()) > 1 or found[0][0].spread:
-        _legend(axes)
+        legend(axes)
     return figure
 
 
@@ -149,7 +150,7 @@ def stacked_times(lines: Sequence[Mapping[str, Any]]) -> Figure | None:
         top[np.searchsorted(steps, own_steps)] += seconds
         axes.stairs(top, edges, baseline=bottom, fill=True, color=colours[stage], label=stage, linewidth=0)
         bottom = top
-    _legend(axes)
+    legend(axes)
     return figure
 
 
@@ -157,6 +158,14 @@ def actor_order(actor: Actor) -> tuple[int, str, int]:
     """Sorts actors, each a role and an index, by the stage that they work in."""
     role, index = actor
     return ROLES.index(role) if role in ROLES else len(ROLES), role, index
+
+
+def role_colours(roles: Iterable[str]) -> dict[str, str]:
+    """The colour of each role that is there, in their order."""
+    there = set(roles)
+    known = dict.fromkeys((*ROLES, *sorted(there)))
+    colours = {role: COLOURS[number % len(COLOURS)] for number, role in enumerate(known)}
+    return {role: colour for role, colour in colours.items() if role in there}
 
 
 def idle_shares(lines: Sequence[Mapping[str, Any]]) -> dict[Actor, Points]:
@@ -181,8 +190,7 @@ def idle_curves(found: Mapping[Actor, Points]) -> Figure | None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylim(0.0, 1.03)
-    roles = list(dict.fromkeys((*ROLES, *(role for role, _ in found))))
-    colours = {role: COLOURS[number % len(COLOURS)] for number, role in enumerate(roles)}
+    colours = role_colours(role for role, _ in found)
 
     def smooth(numbers: np.ndarray) -> np.ndarray:
         return running_mean(numbers, len(numbers) // 40) if len(numbers) >= SMOOTH_FROM else numbers
@@ -205,7 +213,7 @@ def idle_curves(found: Mapping[Actor, Points]) -> Figure | None:
             draw(steps, np.nanmedian(table, axis=0), role, label, linewidth=1.8)
             low, high = smooth(np.nanmin(table, axis=0)), smooth(np.nanmax(table, axis=0))
             axes.fill_between(steps, low, high, color=colours[role], alpha=0.15, linewidth=0)
-    _legend(axes)
+    legend(axes)
     return figure
 
 
@@ -233,7 +241,7 @@ def energy_histogram(energies: Mapping[str, Sequence[float | None]]) -> Figure |
     if any(beyond.values()):
         counts = ", ".join(f"{name} {count}" for name, count in beyond.items())
         axes.set_xlabel(f"{axes.get_xlabel()}\nthe last bin holds all above {high:.2g}: {counts}")
-    _legend(axes)
+    legend(axes)
     return figure
 
 
@@ -267,9 +275,12 @@ def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _legend(axes: Axes) -> None:
-    labels = axes.get_legend_handles_labels()[1]
+def legend(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
+    """A legend above the axes, of all that has a label there or of these."""
+    if handles is None:
+        handles = axes.get_legend_handles_labels()[0]
+    labels = [str(handle.get_label()) for handle in handles]
     widest = [max(map(len, column), default=0) for column in np.array_split(labels, 4)]
     columns = 2 if sum(widest) > 45 else 4
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns, "borderpad": 0.2}
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9, **place)
+    axes.legend(handles=handles, frameon=False, labelcolor=INK, fontsize=9, **place)

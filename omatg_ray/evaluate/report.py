@@ -19,7 +19,7 @@ from omatg_ray.evaluate.metrics import measured_columns
 from omatg_ray.evaluate.panels import PRETRAINING, REINFORCEMENT
 from omatg_ray.evaluate.plots import (
     FEW_ACTORS,
-    Actor,
+    ROLES,
     Points,
     actor_order,
     energy_histogram,
@@ -30,9 +30,11 @@ from omatg_ray.evaluate.plots import (
     svg,
     values,
 )
+from omatg_ray.evaluate.timeline import describe_timeline, draw_timeline
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.run.timeline import Actor, Timeline
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -77,8 +79,8 @@ pre { overflow-x: auto; font-size: .85rem; } .element { margin-right: .9rem; whi
 def write_report(run_folder: Path) -> Path:
     """Write `report.html` into a run folder, from what the folder holds; what is missing is named in the report.
 
-    It reads `config.yaml`, `versions.json`, `metrics.jsonl`, `evaluation/*.json`, `actors.json` (if the run was on Ray)
-    and `structures/{before,after,reference}.extxyz`, of a run of training or of pretraining.
+    It reads `config.yaml`, `versions.json`, `metrics.jsonl`, `evaluation/*.json`, `actors.json` and `timeline.json` (if
+    the run was on Ray) and `structures/{before,after,reference}.extxyz`, of a run of training or of pretraining.
 
     Returns:
         The path of the report.
@@ -100,6 +102,7 @@ def write_report(run_folder: Path) -> Path:
         ("Relative energies before and after", _energies(evaluations, expected)),
         ("Over the run", _curves(run, lines, missing)),
         ("Time of every iteration", _times(lines)),
+        ("Who worked when", _timeline(run, missing)),
         ("Actors", _actors(run, lines, missing)),
         ("Crystals before and after", _crystals(run, evaluations, expected)),
         ("How it was run", _settings(run, missing)),
@@ -274,6 +277,20 @@ def _times(lines: list[dict[str, Any]]) -> str:
     return f'<div class="grid">{_card("", figure)}<div class="wide">{table}</div></div>'
 
 
+def _timeline(run: RunFolder, missing: list[str]) -> str:
+    """The last iteration before the newest checkpoint of a run on Ray."""
+    path = run.timeline_path
+    if not path.exists():
+        return ""  # a run in one process, or one that did no iteration
+    try:
+        timeline = Timeline.read(path)
+    except DataError:
+        missing.append(f"{path.name}, which cannot be read")
+        return ""
+    figure = draw_timeline(timeline)
+    return "" if figure is None else _card("", figure, escape(describe_timeline(timeline)))
+
+
 def _actors(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> str:
     path = run.actors_path
     shares = idle_shares(lines)
@@ -284,7 +301,7 @@ def _actors(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> 
     if not rows:
         return ""
     table = _html_table(["actor", "node", "device", "threads", "ready (s)", "median busy"], rows)
-    note = f'<p class="soft">{escape(" ".join(_startup(lines, described)))}</p>'
+    note = f'<p class="soft">{escape(" ".join([*_startup(lines, described), *_failures(lines)]))}</p>'
     figure = idle_curves(shares)
     caption = (
         "Share of an iteration's time, validation aside, in which an actor computed nothing; waiting for what it is "
@@ -330,6 +347,20 @@ def _startup(lines: list[dict[str, Any]], described: Mapping[Actor, dict[str, An
         of_roles = (f"{role}: {', '.join(sorted(names)) or 'none'}" for role, names in imported.items())
         sentences.append(f"Heavy imports of {'; '.join(of_roles)}.")
     return sentences
+
+
+def _failures(lines: list[dict[str, Any]]) -> list[str]:
+    """A sentence on the actors that were replaced and the requests that were sent again, if there were any."""
+    totals = {
+        kind: {role: int(values(lines, "train", f"{kind}_{role}")[1].sum()) for role in ROLES}
+        for kind in ("replaced", "retried")
+    }
+    said = []
+    for kind, noun, verb in (("replaced", "actor", "replaced"), ("retried", "request", "sent again")):
+        counts = [f"{role} {count}" for role, count in totals[kind].items() if count]
+        if counts:
+            said.append(f"{noun}s {verb}: {', '.join(counts)}")
+    return [f"Failures that the run got over: {'; '.join(said)}."] if said else []
 
 
 def _crystals(run: RunFolder, evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:

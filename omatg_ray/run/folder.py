@@ -2,7 +2,8 @@
 
 A run folder holds `config.yaml`, `versions.json`, `metrics.jsonl`, `report.html` and the folders `tensorboard`,
 `evaluation` (JSON), `structures` (extxyz) and `checkpoints`, where `best` and `last` are links to checkpoints. A run on
-Ray leaves `actors.json` too. At a URL, where there are no links, `checkpoints/pointers.json` holds the names.
+Ray leaves `actors.json` and `timeline.json` too. At a URL, where there are no links, `checkpoints/pointers.json` holds
+the names.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ POINTERS = ("best", "last")
 CONFIG, VERSIONS, METRICS, CHECKPOINTS = "config.yaml", "versions.json", "metrics.jsonl", "checkpoints"
 POINTERS_FILE = f"{CHECKPOINTS}/pointers.json"
 WRITER_FILE = ".writer"
-ACTORS = "actors.json"
+ACTORS, TIMELINE = "actors.json", "timeline.json"
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +121,13 @@ class RunFolder:
 
     @property
     def actors_path(self) -> Path:
-        """What is known of the actors of a run on Ray, as JSON: that of the last session where it was resumed."""
+        """What is known of the actors of a run on Ray, as JSON: those that were there last."""
         return self.path / ACTORS
+
+    @property
+    def timeline_path(self) -> Path:
+        """What the actors of a run on Ray did in the iteration before its newest checkpoint: a `Timeline`."""
+        return self.path / TIMELINE
 
     @property
     def checkpoints(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from ray.cluster_utils import Cluster
 
 from omatg_ray.commands.train import train
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.run.timeline import Timeline
 from tests.distributed.conftest import SMALL, Run, Workshop, run
 
 
@@ -75,6 +77,20 @@ def test_metrics_say_how_the_time_went(many: Run) -> None:
         assert all(line[f"time_{stage}"] > 0 for stage in ("rollout", "reward", "learn", "weights"))
     assert lines[0]["startup_first_trajectory"] > lines[0]["startup_actors"] > 0
     assert not any("startup_actors" in line for line in lines[1:])
+
+
+def test_the_last_iteration_is_in_the_timeline(many: Run) -> None:
+    timeline = Timeline.read(many.folder / "timeline.json")
+    last = [line for line in read_metrics(many.folder / "metrics.jsonl") if line["kind"] == "train"][-1]
+    assert timeline.iteration == last["step"] == many.config.iterations
+    assert [role for role, _ in timeline.actors] == 3 * ["rollout"] + 2 * ["reward"] + ["learner"]
+    # Three items, each rolled out once and judged once, and one update by the learner.
+    assert Counter(span.method for span in timeline.spans) == {"rollout": 3, "judge": 3, "update": 1}
+    assert all(span.start < span.end <= timeline.seconds for span in timeline.spans)
+    for role, index in timeline.actors:
+        worked = sum(span.end - span.start for span in timeline.spans if (span.role, span.actor) == (role, index))
+        assert worked / timeline.seconds == pytest.approx(1 - last[f"idle_{role}_{index}"], abs=0.1)
+    assert f"Iteration {timeline.iteration}, {timeline.seconds:.2f} s." in many.result.report.read_text()
 
 
 def test_actors_import_only_what_they_need(many: Run) -> None:

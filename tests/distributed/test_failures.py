@@ -32,6 +32,8 @@ from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.evaluate.bench import Block
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.build import Judges
+from omatg_ray.reward.protocol import RewardResult
+from omatg_ray.rl.judge import Judged
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.metrics import read_metrics
 from tests.distributed.conftest import CORES, SMALL, Run, Workshop
@@ -77,15 +79,19 @@ def test_a_killed_actor_changes_nothing_but_the_time(
     role: str, undisturbed: Run, workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
     words = [f"run={tmp_path / 'run'}", f"base={base}", *SINGLE, "iterations=7", "ray.rollout.workers=2"]
+    killed: set[int] = set()
 
     def kill() -> None:
         actors = json.loads((tmp_path / "run" / "actors.json").read_text())
-        os.kill(next(actor["pid"] for actor in actors if actor["role"] == role), signal.SIGKILL)
+        killed.add(pid := next(actor["pid"] for actor in actors if actor["role"] == role))
+        os.kill(pid, signal.SIGKILL)
 
     killer = after_iterations(tmp_path / "run", 2, kill)
     run = Run(config := workshop.load(*words), train(config, progress=False))
     killer.join(timeout=10)
     assert_same_weights(run, undisturbed)
+    there = json.loads((run.folder / "actors.json").read_text())
+    assert killed and there and not killed & {actor["pid"] for actor in there}
     assert replaced(run, role) == 1
     deadline = time.monotonic() + 10
     while not math.isclose(ray.available_resources()["CPU"], 2 * CORES):
@@ -162,7 +168,8 @@ class Clockwork:
 
     def judge(self, *_: Any) -> Timed:
         time.sleep(0.3)
-        return Timed(None, 0.3)
+        result = RewardResult(torch.tensor([1.0, 2.0]), {"valid": torch.tensor([1.0, 0.0])})
+        return Timed(Judged(torch.ones(2, dtype=torch.bool), result, [(11, 17)] * 2), 0.3)
 
     def update(self, *_: Any) -> tuple[dict[str, Any], Timed]:
         time.sleep(0.2)

@@ -119,6 +119,25 @@ def test_no_actor_has_more_than_its_share_in_flight(team: Team) -> None:
     assert len(pool.take_spans()) == 9
 
 
+def test_spans_show_what_is_done_and_what_goes_on(team: Team) -> None:
+    pool, found = team.pool(1), dict[int, Answer]()
+    pool.wait_for(1)
+    began = time.time()
+    for index, seconds in enumerate((0.2, 1.5)):
+        pool.submit(Request(f"{index}", "square", (index, seconds), into(found, index), kept=1))
+    assert (pool.waiting, pool.running) == (0, 2)
+    team.loop.until(lambda: 0 in found)
+    time.sleep(0.3)
+    done, under_way = pool.take_spans()
+    now = time.time()
+    assert (done.role, done.actor, done.method) == (under_way.role, under_way.actor, under_way.method)
+    assert done.end - done.start == pytest.approx(0.2)
+    assert began <= done.end <= under_way.start + 0.1 < under_way.end <= now
+    team.finish()
+    (whole,) = pool.take_spans()
+    assert whole.end - whole.start == pytest.approx(1.5) and pool.take_spans() == []
+
+
 def test_answers_may_be_handed_on_while_others_run(team: Team) -> None:
     first, second = team.pool(1, "first"), team.pool(1, "second")
     totals: dict[int, Answer] = {}

@@ -14,6 +14,7 @@ from ase.io import write
 from omatg_ray.errors import DataError
 from omatg_ray.evaluate.report import write_report
 from omatg_ray.run.folder import RunFolder
+from omatg_ray.run.timeline import Span, Timeline
 
 
 class Tables(HTMLParser):
@@ -319,6 +320,35 @@ def test_a_ray_run_that_did_no_iteration(tmp_path: Path) -> None:
     text = section(write_report(tmp_path).read_text())
     assert [row[-1] for row in Tables(text).tables[0][1:]] == ["–"] * 3
     assert "<svg" not in text
+
+
+def test_failures_are_counted_over_the_run_and_named_only_if_there_were_any(tmp_path: Path) -> None:
+    path = make_ray_run(tmp_path, 2) / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line |= {f"{kind}_{role}": 0 for kind in ("replaced", "retried") for role in ("rollout", "reward")}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "Failures" not in write_report(tmp_path).read_text()
+    lines[0] |= {"replaced_rollout": 1, "retried_rollout": 2, "replaced_learner": 1}
+    lines[2] |= {"replaced_rollout": 2, "retried_reward": 1}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert (
+        "Failures that the run got over: actors replaced: rollout 3, learner 1; requests sent again: rollout 2, "
+        "reward 1." in section(write_report(tmp_path).read_text())
+    )
+
+
+def test_the_timeline_is_drawn_with_what_it_shows(tmp_path: Path) -> None:
+    path = make_ray_run(tmp_path, 2) / "timeline.json"
+    assert "Who worked when" not in write_report(tmp_path).read_text()
+    spans = (Span("rollout", 0, "rollout", 0.0, 1.0), Span("learner", 0, "update", 1.5, 4.0))
+    Timeline(3, 4.0, (("rollout", 0), ("rollout", 1), ("learner", 0)), spans).write(path)
+    shown = write_report(tmp_path).read_text().partition("<h2>Who worked when</h2>")[2].partition("<h2>")[0]
+    assert shown.count("<svg") == 1 and "Iteration 3, 4.00 s." in shown
+    assert all(f">{actor}</text>" in shown for actor in ("rollout 0", "rollout 1", "learner 0"))
+    path.write_text("{}")
+    text = write_report(tmp_path).read_text()
+    assert "Who worked when" not in text and "timeline.json, which cannot be read" in text
 
 
 def test_one_process_has_no_actors(complete: tuple[Path, str]) -> None:

@@ -1,0 +1,131 @@
+"""What Ray exports to Prometheus while a run goes on; `cluster/grafana/omatg_ray.json` draws it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from ray.util.metrics import Counter, Gauge
+
+from omatg_ray.distributed.learner_group import LearnerGroup
+from omatg_ray.distributed.loop import Loop
+from omatg_ray.distributed.pool import Pool
+from omatg_ray.rl.judge import Judged
+from omatg_ray.rl.work import WorkItem
+
+RUN = "run"
+"""Every metric has this tag: the name of the run folder."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric.
+
+    Attributes:
+        text: What it is.
+        tag: What its series differ in, beside the run.
+        counts: Whether it only ever grows.
+    """
+
+    text: str
+    tag: str | None = None
+    counts: bool = False
+
+
+MEASURES: Mapping[str, Measure] = {
+    "omatg_ray_iteration": Measure("Iterations that are done"),
+    "omatg_ray_trajectories_per_second": Measure("Trajectories of the last iteration by its time"),
+    "omatg_ray_staleness_versions": Measure("Versions between the weights that sampled and those that were updated"),
+    "omatg_ray_invalid_share": Measure("Share of invalid crystals in the last iteration"),
+    "omatg_ray_reward_mean": Measure("Mean reward in the last iteration"),
+    "omatg_ray_stage_seconds": Measure("Seconds that the driver waited in the last iteration, by stage", "stage"),
+    "omatg_ray_idle_share": Measure("Share of the last iteration without work, mean over the actors of a role", "role"),
+    "omatg_ray_actors_ready": Measure("Actors that are there", "role"),
+    "omatg_ray_requests_waiting": Measure("Requests that no actor has been given", "role"),
+    "omatg_ray_requests_running": Measure("Requests that actors have been given and not answered", "role"),
+    "omatg_ray_replaced_actors": Measure("Actors replaced since the driver started", "role", counts=True),
+    "omatg_ray_retried_requests": Measure("Requests sent again since the driver started", "role", counts=True),
+}
+"""By name; Ray exports them as `ray_<name>`, and those that count as `ray_<name>_total`."""
+
+
+class Telemetry:
+    """Keeps Ray's metrics of a run up to date: most after every iteration, queues and actors every second.
+
+    Ray exports a gauge once each time that it is set, and forgets it some seconds later. So all are set again every
+    second, by the event loop that the driver waits in.
+
+    Args:
+        run: What this run is called.
+        loop: Where the driver waits.
+        pools: Who has queues.
+        learners: Who has none.
+    """
+
+    def __init__(self, run: str, loop: Loop, pools: Sequence[Pool], learners: LearnerGroup) -> None:
+        self._run, self._pools, self._learners = run, pools, learners
+        self._gauges = {name: Gauge(name, one.text, _tags(one)) for name, one in MEASURES.items() if not one.counts}
+        self._counters = {name: Counter(name, one.text, _tags(one)) for name, one in MEASURES.items() if one.counts}
+        self._values: dict[tuple[str, str], float] = {}
+        loop.join(self._refresh, lambda: "")
+
+    def judged(self, judged: Sequence[Judged]) -> None:
+        """An iteration was collected."""
+        rewards = torch.cat([one.result.reward for one in judged])
+        self._note("omatg_ray_reward_mean", float(rewards.nanmean()))
+        valid = [one.result.values["valid"] for one in judged if "valid" in one.result.values]
+        if valid:
+            self._note("omatg_ray_invalid_share", 1.0 - float(torch.cat(valid).nanmean()))
+
+    def learned(self, items: Sequence[WorkItem], version: int, seconds: float, timings: Mapping[str, float]) -> None:
+        """An iteration ended.
+
+        Args:
+            items: All of them.
+            version: Of the weights that they were sampled with.
+            seconds: How long the iteration took.
+            timings: What the crew logs of it (`time_*`, `idle_*`, `replaced_*`, `retried_*`).
+        """
+        iteration = items[0].iteration
+        self._note("omatg_ray_iteration", iteration + 1)
+        self._note("omatg_ray_trajectories_per_second", sum(len(item.seeds) for item in items) / seconds)
+        self._note("omatg_ray_staleness_versions", iteration - version)
+        idle: dict[str, list[float]] = {}
+        for name, value in timings.items():
+            kind, _, rest = name.partition("_")
+            if kind == "time":
+                self._note("omatg_ray_stage_seconds", value, rest)
+            elif kind == "idle":
+                idle.setdefault(rest.rpartition("_")[0], []).append(value)
+            elif kind == "replaced" and value:
+                self._counters["omatg_ray_replaced_actors"].inc(value, self._tagged("role", rest))
+            elif kind == "retried" and value:
+                self._counters["omatg_ray_retried_requests"].inc(value, self._tagged("role", rest))
+        for role, shares in idle.items():
+            self._note("omatg_ray_idle_share", fmean(shares), role)
+        self._refresh()
+
+    def _note(self, name: str, value: float, of: str = "") -> None:
+        """A value until the next one; what is not known is not shown."""
+        self._values.pop((name, of), None)
+        if math.isfinite(value):
+            self._values[name, of] = float(value)
+
+    def _refresh(self) -> None:
+        for pool in self._pools:
+            self._note("omatg_ray_actors_ready", pool.n_ready, pool.role)
+            self._note("omatg_ray_requests_waiting", pool.waiting, pool.role)
+            self._note("omatg_ray_requests_running", pool.running, pool.role)
+        self._note("omatg_ray_actors_ready", len(self._learners.about), self._learners.role)
+        for (name, of), value in self._values.items():
+            self._gauges[name].set(value, self._tagged(MEASURES[name].tag, of))
+
+    def _tagged(self, tag: str | None, of: str) -> dict[str, str]:
+        return {RUN: self._run} if tag is None else {RUN: self._run, tag: of}
+
+
+def _tags(measure: Measure) -> tuple[str, ...]:
+    return (RUN,) if measure.tag is None else (RUN, measure.tag)
