@@ -84,6 +84,8 @@ class RolloutWorker(Shell):
     ) -> tuple[Trajectory, CrystalBatch, Timed]:
         """An item by `run_item`, with a version of the policy's weights; trajectories and final crystals stay here."""
         start = time.perf_counter()
+        # Whatever was evaluated before need not stay on the device beside the policy.
+        self._sampler, self._sampler_key = self._model, ""
         if weights.key != self._weights_key:
             self._model.learned.load_state_dict(ray.get(weights.ref))
             self._weights_key = weights.key

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import ray
+import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.distributed.pool import Answer, Request
 from omatg_ray.distributed.results import OutputLost, Published, fetch
 from omatg_ray.distributed.staff import Staff
-from omatg_ray.evaluate.bench import Block, Measured
+from omatg_ray.evaluate.bench import Block, Comparisons, Measured
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.reward.matching import MatchSettings
+from omatg_ray.reward.matching import MatchResult, MatchSettings
 
 
 class RayBench:
@@ -50,14 +52,29 @@ class RayBench:
                 except OutputLost:
                     generate(index)
 
+            def given_up(_: str) -> None:
+                made: CrystalBatch = fetch(crystals, "a rollout actor")
+                measured[index] = Measured(made, *self._nothing(made, blocks[index].comparisons))
+
             arguments = (crystals, blocks[index].comparisons)
-            self._reward.submit(Request(f"block {index}", "assess", arguments, done, lost=lambda: generate(index)))
+            lost = partial(generate, index)
+            self._reward.submit(Request(f"block {index}", "assess", arguments, done, lost=lost, given_up=given_up))
 
         for index in range(len(blocks)):
             generate(index)
         for following in range(len(blocks)):
             self._loop.until(partial(measured.__contains__, following))
             yield measured.pop(following)
+
+    def _nothing(
+        self, crystals: CrystalBatch, comparisons: Comparisons | None
+    ) -> tuple[Tensor | None, MatchResult | None]:
+        """What is known of a block that kills whoever measures it: no energy, and no match."""
+        energy = None if self.reward is None else torch.full((len(crystals),), math.nan, dtype=torch.float64)
+        if comparisons is None:
+            return energy, None
+        n = len(comparisons.pairs)
+        return energy, MatchResult(torch.full((n,), math.nan, dtype=torch.float64), timed_out=0, failed=n)
 
     def weigh(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
         return self._of_each("assess", [(batch, None) for batch in batches], lambda value: value[0])

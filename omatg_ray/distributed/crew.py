@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from omatg_ray.distributed.learner_group import LearnerGroup
-from omatg_ray.distributed.pool import Answer, Request
+from omatg_ray.distributed.pool import MAX_ATTEMPTS, Answer, Request
 from omatg_ray.distributed.results import InputLost, OutputLost, Published, fetch
 from omatg_ray.distributed.staff import Staff
 from omatg_ray.distributed.telemetry import Telemetry
 from omatg_ray.distributed.timings import Timings
+from omatg_ray.errors import ClusterError
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.crew import join_state, split_state
@@ -116,7 +117,8 @@ class RayCrew:
         def given_up(why: str) -> None:
             n = len(item.seeds)
             failed = RewardResult(torch.full((n,), math.nan, dtype=torch.float64), {})
-            flight.judged[index] = Judged(torch.ones(n, dtype=torch.bool), failed, item.species)
+            apart = torch.full((len(item.compositions), item.group_size, item.group_size), math.nan)
+            flight.judged[index] = Judged(torch.ones(n, dtype=torch.bool), failed, item.species, apart)
 
         label = f"{index} of iteration {item.iteration + 1}"
         arguments = (crystals, item.group_size)
@@ -148,13 +150,15 @@ class RayCrew:
         return metrics
 
     def _update(self, flight: _Flight, counted: Tensor, advantage: Tensor) -> dict[str, float]:
-        while True:
+        for _ in range(MAX_ATTEMPTS):
             trajectories = [flight.trajectories[index] for index in range(len(flight.items))]
             try:
                 return self.learners.update(flight.items, trajectories, counted, advantage)
             except InputLost as error:
                 logger.warning("%s; it is rolled out again", error)
+                reason = error
                 self._make_again(flight)
+        raise ClusterError(str(reason)) from reason
 
     def _make_again(self, flight: _Flight) -> None:
         """Rolls out anew what has gone with a node."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from omatg_ray.distributed.learners import LearnersLostError, plan_shares
 from omatg_ray.distributed.loop import Loop
-from omatg_ray.distributed.pool import MAX_ATTEMPTS
+from omatg_ray.distributed.pool import LOGS, MAX_ATTEMPTS, SECONDS_TO_START
 from omatg_ray.distributed.results import ActorGone, ActorSilent, InputLost, OutputLost, Timed, fetch
 from omatg_ray.errors import ClusterError
 from omatg_ray.rl.work import WorkItem
@@ -22,6 +22,8 @@ from omatg_ray.run.timeline import Span
 
 logger = logging.getLogger(__name__)
 
+SECONDS_TO_SAY_WHY = 3.0
+"""How long the other learners are waited for once one has failed."""
 Snapshot = dict[str, dict[str, Tensor]]
 Made = TypeVar("Made")
 
@@ -37,14 +39,20 @@ class LearnerGroup:
         hire: Starts the actor of a rank.
         count: Learners.
         deadline: Seconds that an update may take.
+        patience: Seconds that they may take to start.
     """
 
     role = "learner"
 
     def __init__(
-        self, loop: Loop, hire: Callable[[int], ActorHandle[Any]], count: int, deadline: float = float("inf")
+        self,
+        loop: Loop,
+        hire: Callable[[int], ActorHandle[Any]],
+        count: int,
+        deadline: float = float("inf"),
+        patience: float = SECONDS_TO_START,
     ) -> None:
-        self._loop, self._hire, self._deadline = loop, hire, deadline
+        self._loop, self._hire, self._deadline, self._patience = loop, hire, deadline, patience
         self._actors = [hire(rank) for rank in range(count)]
         self._snapshot: Snapshot | None = None
         self._about: list[dict[str, Any]] = []
@@ -53,6 +61,7 @@ class LearnerGroup:
         self._replaced = 0
         self._calls: dict[ObjectRef[Any], tuple[int, str]] = {}
         self._since = 0.0
+        self._failed: list[Exception] = []
         loop.join(self._check, self.describe)
 
     # --- learning ---------------------------------------------------------------------------------------------
@@ -97,13 +106,7 @@ class LearnerGroup:
         ]
 
         def learn() -> dict[str, float]:
-            try:
-                stays, timed = self._all("update", calls, kept=1)[0]
-            except InputLost:
-                if len(self._actors) > 1:
-                    # The others wait for the one that did not begin.
-                    self._hire_again()
-                raise
+            stays, timed = self._all("update", calls, kept=1)[0]
             self._snapshot = fetch(stays[0], "learner actor 0")
             metrics: dict[str, float] = timed.value
             return metrics
@@ -116,7 +119,7 @@ class LearnerGroup:
         """Returns once all are there and know each other.
 
         Raises:
-            ClusterError: One says that it cannot work, or dies while it starts.
+            ClusterError: One says that it cannot work, dies while it starts, or does not come in time.
         """
         begun = time.perf_counter()
         answers = self._all("about", [()] * len(self._actors))
@@ -167,6 +170,11 @@ class LearnerGroup:
                     self.start()
                     self._load()
                 return act()
+            except InputLost:
+                if len(self._actors) > 1:
+                    # The others wait for the one that did not begin.
+                    self._hire_again()
+                raise
             except (ActorGone, ActorSilent, OutputLost, LearnersLostError) as error:
                 last = error
                 self._replaced += 1
@@ -199,7 +207,11 @@ class LearnerGroup:
         def answered(rank: int) -> Callable[[ObjectRef[Any]], None]:
             def take(ref: ObjectRef[Any]) -> None:
                 self._calls.pop(ref)
-                found[rank] = fetch(ref, f"learner actor {rank}")
+                try:
+                    found[rank] = fetch(ref, f"learner actor {rank}")
+                except Exception as error:  # noqa: BLE001 - raised below; here it would end whatever waits in the loop
+                    self._failed.append(error)
+                    return
                 now = time.time()
                 self._busy[rank] += found[rank].seconds
                 self._spans.append(Span(self.role, rank, method, now - found[rank].seconds, now))
@@ -207,11 +219,18 @@ class LearnerGroup:
             return take
 
         self._since = time.monotonic()
+        self._failed.clear()
         for rank, (_, ref) in enumerate(refs):
             self._calls[ref] = (rank, method)
             self._loop.watch(ref, answered(rank))
         try:
-            self._loop.until(lambda: len(found) == len(refs))
+            self._loop.until(lambda: bool(self._failed) or len(found) == len(refs))
+            if self._failed and len(refs) > 1:
+                # What went wrong on one is why the others lost it; that one may answer a little later.
+                end = time.monotonic() + SECONDS_TO_SAY_WHY
+                self._loop.until(lambda: not self._calls or time.monotonic() > end)
+            if self._failed:
+                raise min(self._failed, key=lambda error: isinstance(error, LearnersLostError))
         finally:
             self._forget()
         return [(stays, found[rank]) for rank, (stays, _) in enumerate(refs)]
@@ -222,5 +241,16 @@ class LearnerGroup:
         self._calls.clear()
 
     def _check(self) -> None:
-        if self._calls and time.monotonic() - self._since > self._deadline:
-            raise ActorGone(f"{self.describe()} has taken more than {self._deadline:g} s (ray.deadline)")
+        if not self._calls or self._failed:
+            return
+        elapsed = time.monotonic() - self._since
+        if any(method == "about" for _, method in self._calls.values()):
+            if elapsed > self._patience:
+                self._failed.append(
+                    ClusterError(
+                        f"after {self._patience:g} s the learners have not started: there is no room for them on what "
+                        f"is left of the cluster, or they cannot start; {LOGS}"
+                    )
+                )
+        elif elapsed > self._deadline:
+            self._failed.append(ActorGone(f"{self.describe()} has taken more than {self._deadline:g} s (ray.deadline)"))

@@ -10,6 +10,8 @@ from typing import Any
 import ray
 from ray import ObjectRef
 
+from omatg_ray.errors import ClusterError
+
 logger = logging.getLogger(__name__)
 
 TICK = 1.0
@@ -46,7 +48,11 @@ class Loop:
     def until(self, done: Callable[[], bool]) -> None:
         """Goes on until `done`; whatever a callback raises comes through.
 
-        Everything that is ready is handled before the question is asked again, so that no role waits for another.
+        Everything that is ready is handled before the question is asked again, so that no role waits for another, and
+        before deadlines are looked at.
+
+        Raises:
+            ClusterError: Nothing runs that could ever answer.
         """
         quiet = checked = time.monotonic()
         while not done():
@@ -55,19 +61,21 @@ class Loop:
                 ready, _ = ray.wait(list(self._waiting), timeout=TICK)
             else:
                 time.sleep(0.05)
+            if ready:
+                # What else is ready by now; asking for one at a time would take long with a thousand actors.
+                ready, _ = ray.wait(list(self._waiting), num_returns=len(self._waiting), timeout=0)
+                for ref in ready:
+                    if ref in self._waiting:
+                        self._waiting.pop(ref)(ref)
+                quiet = time.monotonic()
             now = time.monotonic()
             if now - checked >= TICK:
                 checked = now
                 for check in self._checks:
                     check()
-            if ready:
-                quiet = now
-                # What else is ready by now; asking for one at a time would take long with a thousand actors.
-                ready, _ = ray.wait(list(self._waiting), num_returns=len(self._waiting), timeout=0, fetch_local=False)
-                for ref in ready:
-                    if ref in self._waiting:
-                        self._waiting.pop(ref)(ref)
-            elif now - quiet >= PATIENCE:
+            if now - quiet >= PATIENCE:
                 quiet = now
                 running = "; ".join(text for describe in self._descriptions if (text := describe()))
-                logger.warning("no result for %.0f s; running: %s", PATIENCE, running or "nothing")
+                if not running:
+                    raise ClusterError("nothing runs on the cluster any more that this run could wait for")
+                logger.warning("no result for %.0f s; running: %s", PATIENCE, running)

@@ -26,8 +26,13 @@ MAX_STARTS = 3
 """Actors in a row that may die while they start, where no other of their role is there."""
 PAUSE = 5.0
 """Seconds before another actor is started in the place of one that died while it started."""
+LONG_PAUSE = 300.0
+"""The same after `MAX_STARTS` in a row, where others of the role do the work meanwhile."""
+KEPT_SPANS = 10_000
+"""Spans that are kept where nobody asks for them."""
 SECONDS_TO_START = 600.0
-"""How long a role may be without any actor, when a node is lost say, before the run ends."""
+"""How long a role may be without any actor, when a node is lost say, before the run ends; how long one may start."""
+LOGS = "the logs of Ray on its nodes (/tmp/ray/session_latest/logs) may say why"
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Request:
         kept: How many values stay in the object store.
         lost: What is done where an argument has gone with a node; None ends the run.
         given_up: What is done where every actor that was given it died or hung; None ends the run.
-        attempts: Actors that died or hung over it.
+        attempts: Actors that died by themselves, or hung, over it.
     """
 
     label: str
@@ -72,9 +77,13 @@ class _Slot:
     starts: int = 0
     busy: float = 0.0
     since: float = 0.0
-    """When it began what it does now."""
+    """When it began what it does now, or to start."""
+    counted: float = 0.0
+    """Seconds of what it does now that `take_busy` has counted already."""
     again: float | None = None
     """When another actor is to be started here."""
+    about: ObjectRef[Any] | None = None
+    """What tells that it has started, while it does."""
     running: dict[ObjectRef[Any], tuple[Request, tuple[ObjectRef[Any], ...]]] = field(default_factory=dict)
 
 
@@ -109,10 +118,10 @@ class Pool:
         self._deadline, self._patience = deadline, patience
         self._waiting: deque[Request] = deque()
         self._about: dict[int, dict[str, Any]] = {}
-        self._spans: list[Span] = []
+        self._spans: deque[Span] = deque(maxlen=KEPT_SPANS)
         self._retried = self._replaced = 0
-        self._closed = False
-        self._began = self._last_ready = time.monotonic()
+        self._closed = self._complete = False
+        self._last_ready = time.monotonic()
         loop.join(self._check, self.describe)
         self._slots: list[_Slot] = []
         for index in range(count):
@@ -164,7 +173,7 @@ class Pool:
             refs = method.remote(*request.arguments)
             *kept, last = refs if isinstance(refs, list) else [refs]
             if not slot.running:
-                slot.since = time.monotonic()
+                slot.since, slot.counted = time.monotonic(), 0.0
             slot.running[last] = (request, tuple(kept))
             self._loop.watch(last, lambda ref, slot=slot: self._take(slot, ref))  # type: ignore[misc]
 
@@ -173,39 +182,44 @@ class Pool:
         try:
             timed: Timed = fetch(ref, self._who(index))
         except ActorGone as error:
-            self._replace(index, str(error))
+            self._replace(index, str(error), blame=error.alone)
             return
         except ActorSilent as error:
             logger.warning("%s; asking again", error)
             self._put_back(slot, blame=False)
-            slot.ready = False
+            slot.ready, self._last_ready = False, time.monotonic()
             self._introduce(index)
             return
         except OutputLost as error:
             logger.warning("%s; it is made again", error)
-            request, _ = slot.running.pop(ref)
+            request, _ = self._answered(slot, ref)
             self._retried += 1
             self.submit(request)
             return
         except InputLost as error:
-            request, _ = slot.running.pop(ref)
+            request, _ = self._answered(slot, ref)
             if request.lost is None:
-                raise
+                # Not as it is: whoever else waits in the loop would take it for theirs.
+                raise ClusterError(str(error)) from error
             logger.warning("%s; it is made again", error)
             self._retried += 1
             request.lost()
             self._dispatch()
             return
         except BaseException:
-            slot.running.pop(ref)
+            self._answered(slot, ref)
             raise
-        request, kept = slot.running.pop(ref)
-        slot.since = time.monotonic()
-        slot.busy += timed.seconds
+        slot.busy += timed.seconds - slot.counted
+        request, kept = self._answered(slot, ref)
         now = time.time()
         self._spans.append(Span(self.role, index, request.method, now - timed.seconds, now))
         self._dispatch()
         request.then(Answer(kept, timed.value))
+
+    def _answered(self, slot: _Slot, ref: ObjectRef[Any]) -> tuple[Request, tuple[ObjectRef[Any], ...]]:
+        """The request behind an answer; the actor goes on with the next one."""
+        slot.since, slot.counted = time.monotonic(), 0.0
+        return slot.running.pop(ref)
 
     # --- actors -----------------------------------------------------------------------------------------------
 
@@ -225,10 +239,27 @@ class Pool:
         Raises:
             ClusterError: One says that it cannot work, dies while it starts, or none comes in time.
         """
-        self._loop.until(lambda: all(slot.ready for slot in self._slots[:count]))
+        begun = time.monotonic()
+
+        def done() -> bool:
+            missing = [str(index) for index, slot in enumerate(self._slots[:count]) if not slot.ready]
+            if missing and time.monotonic() - begun > self._patience:
+                names = ", ".join(missing)
+                raise ClusterError(
+                    f"after {self._patience:g} s these {self.role} actors have not started: {names}; {LOGS}"
+                )
+            return not missing
+
+        self._loop.until(done)
+        self._complete = True
 
     def take_busy(self) -> dict[int, float]:
         """Seconds that each actor worked since this was last asked; of those that are there."""
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.running:
+                slot.busy += now - slot.since - slot.counted
+                slot.counted = now - slot.since
         busy = {index: slot.busy for index, slot in enumerate(self._slots) if slot.ready}
         for slot in self._slots:
             slot.busy = 0.0
@@ -236,7 +267,8 @@ class Pool:
 
     def take_spans(self) -> list[Span]:
         """What they did since this was last asked, and what they are at, which ends now."""
-        spans, self._spans = self._spans, []
+        spans = list(self._spans)
+        self._spans.clear()
         now, present = time.time(), time.monotonic()
         for index, slot in enumerate(self._slots):
             if slot.running:
@@ -267,32 +299,47 @@ class Pool:
     def _introduce(self, index: int) -> None:
         """Asks the actor of a place who it is; it gets no requests before."""
         slot, start = self._slots[index], time.perf_counter()
+        slot.since = time.monotonic()
 
         def known(ref: ObjectRef[Any]) -> None:
+            if slot.about != ref:
+                return  # another one has taken its place meanwhile
+            slot.about = None
             try:
                 about = fetch(ref, self._who(index)).value
-            except (ActorGone, ActorSilent) as error:
-                slot.starts += 1
-                if slot.starts >= MAX_STARTS and not self.n_ready:
-                    raise
-                self._replace(index, str(error), pause=PAUSE)
+            except ClusterError as error:
+                self._not_started(index, error)
                 return
             seconds = round(time.perf_counter() - start, 3)
             self._about[index] = {"role": self.role, "index": index, **about, "ready_seconds": seconds}
             slot.ready, slot.starts, self._last_ready = True, 0, time.monotonic()
             self._dispatch()
 
-        self._loop.watch(slot.actor.about.remote(), known)
+        slot.about = slot.actor.about.remote()
+        self._loop.watch(slot.about, known)
 
-    def _replace(self, index: int, why: str, pause: float = 0.0) -> None:
+    def _not_started(self, index: int, error: ClusterError) -> None:
+        """Another try, if there is hope: others of the role that work, or a failure that may pass."""
+        slot = self._slots[index]
+        slot.starts += 1
+        says_no = not isinstance(error, ActorGone | ActorSilent)
+        if (says_no and not self._complete) or (slot.starts >= MAX_STARTS and not self.n_ready):
+            raise ClusterError(str(error)) from error
+        self._replace(index, str(error), pause=PAUSE if slot.starts < MAX_STARTS else LONG_PAUSE)
+
+    def _replace(self, index: int, why: str, pause: float = 0.0, blame: bool = True) -> None:
         """Puts another actor into the place of one that is gone."""
         slot = self._slots[index]
+        if slot.about is not None:
+            self._loop.forget(slot.about)
+            slot.about = None
         n_back = len(slot.running)
         again = f", {n_back} request{'s' * (n_back != 1)} sent again" if n_back else ""
         logger.warning("%s; another one takes its place%s", why, again)
-        slot.ready, self._last_ready = False, time.monotonic()
+        if slot.ready:
+            slot.ready, self._last_ready = False, time.monotonic()
         self._replaced += 1
-        self._put_back(slot, blame=True)
+        self._put_back(slot, blame)
         slot.again = time.monotonic() + pause
         if not pause:
             self._start_again(index)
@@ -331,6 +378,8 @@ class Pool:
         for index, slot in enumerate(self._slots):
             if slot.ready and slot.running and now - slot.since > self._deadline:
                 self._replace(index, f"{self._who(index)} has not answered for {self._deadline:g} s (ray.deadline)")
+            elif slot.about is not None and now - slot.since > self._patience:
+                self._replace(index, f"{self._who(index)} has not started after {self._patience:g} s", pause=PAUSE)
             elif slot.again is not None and now >= slot.again:
                 self._start_again(index)
         if self.n_ready:
@@ -338,6 +387,5 @@ class Pool:
         elif now - self._last_ready > self._patience:
             raise ClusterError(
                 f"for {self._patience:g} s there has been no {self.role} actor: there is no room for one on what is "
-                "left of the cluster, or none can start; the logs of Ray on its nodes (/tmp/ray/session_latest/logs) "
-                "may say why"
+                f"left of the cluster, or none can start; {LOGS}"
             )

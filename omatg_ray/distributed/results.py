@@ -8,10 +8,32 @@ from typing import Any, NamedTuple
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+    WorkerCrashedError,
+)
 
 from omatg_ray.errors import ClusterError, OmatgRayError
 
+# What Ray says where the process, or what was around it, is gone; none of these is a RayActorError.
+GONE = (
+    ActorUnschedulableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RuntimeEnvSetupError,
+    WorkerCrashedError,
+)
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -38,7 +60,15 @@ class Published:
 
 
 class ActorGone(ClusterError):
-    """The actor or its node is gone: it has to be replaced, and its work done by another."""
+    """The actor or its node is gone: it has to be replaced, and its work done by another.
+
+    Attributes:
+        alone: Whether the process ended by itself, and not with its node: what it was at may be the reason.
+    """
+
+    def __init__(self, message: str, alone: bool = True) -> None:
+        super().__init__(message)
+        self.alone = alone
 
 
 class ActorSilent(ClusterError):
@@ -78,7 +108,12 @@ def fetch(ref: ObjectRef[Any], who: str) -> Any:
     except ActorUnavailableError as error:
         raise ActorSilent(f"{who} cannot be reached: {_reason(error)}") from error
     except RayActorError as error:
-        raise ActorGone(f"{who} died: {_reason(error)}") from error
+        reason = _reason(error)
+        with_node = getattr(error, "preempted", False) or "its node has died" in reason
+        raise ActorGone(f"{who} died: {reason}", alone=not with_node) from error
+    except GONE as error:
+        by_itself = isinstance(error, OutOfMemoryError | WorkerCrashedError)
+        raise ActorGone(f"{who} died: {type(error).__name__}: {ANSI.sub('', str(error))}", alone=by_itself) from error
     except ObjectLostError as error:
         raise OutputLost(f"what {who} made is lost with its node or actor") from error
     except RayError as error:

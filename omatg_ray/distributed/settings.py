@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from omatg_ray.settings import Settings
 
@@ -67,12 +67,29 @@ class Elastic(Settings):
         return self.max_workers or 0
 
 
+def _no_fewer(share: RolloutShare | RewardShare) -> None:
+    if share.max_workers is not None and share.max_workers < share.workers:
+        raise ValueError(
+            f"max_workers={share.max_workers} is less than workers={share.workers}; raise it or leave it out"
+        )
+
+
 class RolloutShare(OptionalWorkerShare, Elastic):
     """What each rollout actor gets of its node."""
+
+    @model_validator(mode="after")
+    def _some(self) -> RolloutShare:
+        _no_fewer(self)
+        return self
 
 
 class RewardShare(WorkerShare, Elastic):
     """What each reward actor gets of its node."""
+
+    @model_validator(mode="after")
+    def _some(self) -> RewardShare:
+        _no_fewer(self)
+        return self
 
 
 class RaySettings(Settings):
@@ -97,5 +114,8 @@ class RaySettings(Settings):
         10.0, gt=0, description="seconds to wait for room on the cluster; more where it grows on demand"
     )
     deadline: float = Field(
-        3600.0, gt=0, description="seconds that an actor may take over one request; then it is replaced"
+        3600.0,
+        gt=0,
+        description="seconds that an actor may take over one request (an item, a block of an evaluation, an update of "
+        "the learners); then it is replaced",
     )

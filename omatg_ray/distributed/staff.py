@@ -18,7 +18,7 @@ from omatg_ray.distributed.actors import LearnerWorker, RewardWorker, RolloutWor
 from omatg_ray.distributed.cluster import joined, room
 from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.loop import Loop
-from omatg_ray.distributed.pool import Pool
+from omatg_ray.distributed.pool import SECONDS_TO_START, Pool
 from omatg_ray.distributed.settings import RaySettings, Share
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.build import Judges
@@ -113,14 +113,16 @@ def staffed(settings: RaySettings, roles: Sequence[Role], progress: bool) -> Ite
         if progress:
             print_line(f"{cluster.address}: starting {_counted(Counter(name for name, _ in bundles))}")
         loop, pools, learners, first = Loop(), dict[str, Pool](), None, 0
+        # Where nodes come on demand, those that replace lost ones take as long as the first.
+        patience = max(SECONDS_TO_START, settings.wait)
         for role in roles:
             hire = _hiring(role, group, first)
             if role.cls is LearnerWorker:
-                learners = LearnerGroup(loop, hire, role.count, settings.deadline)
+                learners = LearnerGroup(loop, hire, role.count, settings.deadline, patience)
                 stack.callback(learners.close)
             else:
                 count = max(role.count, role.most)
-                pools[role.name] = Pool(role.name, loop, hire, count, settings.in_flight, settings.deadline)
+                pools[role.name] = Pool(role.name, loop, hire, count, settings.in_flight, settings.deadline, patience)
                 stack.callback(pools[role.name].close)
             first += role.count
         if learners is not None:

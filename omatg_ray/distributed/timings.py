@@ -83,7 +83,7 @@ class Timings:
         elapsed = time.perf_counter() - self._began
         stages = {f"time_{stage}": seconds for stage, seconds in self._seconds.items()}
         busy = {(pool.role, index): s for pool in self._pools for index, s in pool.take_busy().items()}
-        idle = {f"idle_{role}_{index}": max(0.0, 1.0 - s / elapsed) for (role, index), s in busy.items()}
+        idle = {f"idle_{role}_{index}": min(1.0, max(0.0, 1.0 - s / elapsed)) for (role, index), s in busy.items()}
         taken = stages | idle | self._startup
         spans = [span for pool in self._pools for span in pool.take_spans()]
         self._timeline = Timeline.between(self._began_at, time.time(), iteration, tuple(busy), spans)

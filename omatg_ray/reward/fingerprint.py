@@ -34,7 +34,7 @@ def group_distances(crystals: CrystalBatch, members: int) -> Tensor:
         members: Size of a group.
 
     Returns:
-        (groups, members, members), float64, on the CPU; NaN for crystals that fail the validity checks, and for groups
+        (groups, members, members), float32, on the CPU; NaN for crystals that fail the validity checks, and for groups
         of several compositions.
     """
     crystals = crystals.to("cpu", torch.float64)
@@ -48,7 +48,8 @@ def group_distances(crystals: CrystalBatch, members: int) -> Tensor:
             fingerprint = fingerprints(crystals.select(rows[kept]))
             cosine = (fingerprint @ fingerprint.T).clamp(-1.0, 1.0)
             found[group, kept[:, None], kept] = 0.5 * (1.0 - cosine)
-    return found
+    # Every iteration's go through the controller.
+    return found.float()
 
 
 def fingerprints(crystals: CrystalBatch) -> Tensor:

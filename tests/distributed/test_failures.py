@@ -124,6 +124,24 @@ def test_a_node_that_goes_and_another_that_comes_change_nothing_but_the_time(
     assert replaced(run, "rollout") + replaced(run, "reward") >= 1
 
 
+def test_one_of_two_learners_is_killed(workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path) -> None:
+    """Both are replaced, meet again, and repeat the update: as if nothing had been."""
+    words = [f"base={base}", *SINGLE, "iterations=5", "ray.rollout.workers=1", "ray.learner.workers=2"]
+
+    def kill() -> None:
+        actors = json.loads((tmp_path / "killed" / "actors.json").read_text())
+        os.kill([actor["pid"] for actor in actors if actor["role"] == "learner"][1], signal.SIGKILL)
+
+    killer = after_iterations(tmp_path / "killed", 2, kill)
+    runs = []
+    for name in ("killed", "calm"):
+        config = workshop.load(f"run={tmp_path / name}", *words)
+        runs.append(Run(config, train(config, progress=False)))
+    killer.join(timeout=10)
+    assert_same_weights(*runs)
+    assert [replaced(run, "learner") for run in runs] == [1, 0]
+
+
 def test_a_reward_that_kills_every_actor_ends_the_run_with_its_compositions(
     workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

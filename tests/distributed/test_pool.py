@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 
 from omatg_ray.distributed.loop import Loop
 from omatg_ray.distributed.pool import MAX_ATTEMPTS, Answer, Pool, Request
-from omatg_ray.distributed.results import InputLost, OutputLost, Timed, fetch
+from omatg_ray.distributed.results import GONE, ActorGone, OutputLost, Timed, fetch
 from omatg_ray.errors import ClusterError, TrainingError
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -219,8 +219,49 @@ def test_a_role_without_room_ends_the_run(team: Team) -> None:
 
     pool = Pool("rollout", team.loop, nowhere, 1, patience=1.0)
     team.pools.append(pool)
-    with pytest.raises(ClusterError, match="^for 1 s there has been no rollout actor"):
+    with pytest.raises(ClusterError, match="^after 1 s these rollout actors have not started: 0;"):
         pool.wait_for(1)
+
+
+def test_a_role_that_has_lost_its_room_ends_the_run(team: Team) -> None:
+    def hire(_: int) -> Any:
+        resources = {"nowhere": 1.0} if team.hired else {}
+        team.hired.append(ray.remote(Counter).options(num_cpus=0.1, resources=resources).remote())
+        return team.hired[-1]
+
+    pool = Pool("rollout", team.loop, hire, 1, patience=2.0)
+    team.pools.append(pool)
+    pool.wait_for(1)
+    os.kill(pool.about[0]["pid"], signal.SIGKILL)
+    pool.submit(Request("0", "square", (3,), lambda _: None, kept=1))
+    with pytest.raises(ClusterError, match="^for 2 s there has been no rollout actor"):
+        team.finish()
+
+
+def test_what_a_pool_cannot_mend_is_no_failure_of_who_else_waits(team: Team) -> None:
+    """The learners wait in the same loop, and would take a lost input or a dead actor for their own."""
+    pool = team.pool(1, "reward", Stillborn)
+    with pytest.raises(ClusterError) as raised:
+        pool.wait_for(1)
+    assert type(raised.value) is ClusterError
+
+
+@pytest.mark.parametrize("error", GONE)
+def test_whatever_ray_calls_the_end_of_a_process_the_actor_is_gone(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get(_: object) -> None:
+        raise error("the memory monitor killed it")
+
+    monkeypatch.setattr("omatg_ray.distributed.results.ray.get", get)
+    with pytest.raises(ActorGone, match="^reward actor 1 died: "):
+        fetch(None, "reward actor 1")  # type: ignore[arg-type]
+
+
+def test_a_loop_that_waits_for_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("omatg_ray.distributed.loop.PATIENCE", 0.2)
+    with pytest.raises(ClusterError, match="^nothing runs on the cluster any more"):
+        Loop().until(lambda: False)
 
 
 def test_actors_beyond_those_needed_join_when_there_is_room(team: Team, cluster: Cluster) -> None:
@@ -258,7 +299,7 @@ def test_what_was_given_to_an_actor_and_is_lost(team: Team, cluster: Cluster) ->
     team.finish()
     assert again == [True]
     pool.submit(Request("0", "total", (kept,), lambda _: None))
-    with pytest.raises(InputLost, match=r"^worker actor \d cannot get what others made for it; it is lost"):
+    with pytest.raises(ClusterError, match=r"^worker actor \d cannot get what others made for it; it is lost"):
         team.finish()
     with pytest.raises(OutputLost, match=r"^what rollout actor 3 made is lost"):
         fetch(kept, "rollout actor 3")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from ray.cluster_utils import Cluster
 
 from omatg_ray.commands.train import train
 from tests.distributed.conftest import SMALL, Run, Workshop
-from tests.distributed.test_failures import assert_same_weights
+from tests.distributed.test_failures import after_iterations, assert_same_weights, replaced
 
 AHEAD = "rollout.max_staleness=2"
 
@@ -25,9 +28,19 @@ def ahead(workshop: Workshop, base: Path) -> Run:
 def test_actors_give_what_one_process_gives(
     ahead: Run, workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
+    """Also where one of them is killed, with iterations on their way that older weights sample."""
     actors = ("ray.rollout.workers=2", "ray.reward.workers=2")
+
+    def kill() -> None:
+        known = json.loads((tmp_path / "run" / "actors.json").read_text())
+        os.kill(next(actor["pid"] for actor in known if actor["role"] == "rollout"), signal.SIGKILL)
+
+    killer = after_iterations(tmp_path / "run", 2, kill)
     config = workshop.load(f"run={tmp_path / 'run'}", f"base={base}", *SMALL, "iterations=6", AHEAD, *actors)
-    assert_same_weights(Run(config, train(config, progress=False)), ahead)
+    run = Run(config, train(config, progress=False))
+    killer.join(timeout=10)
+    assert_same_weights(run, ahead)
+    assert replaced(run, "rollout") == 1
 
 
 def test_a_run_goes_on_with_the_older_weights_that_it_needs(
