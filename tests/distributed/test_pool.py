@@ -219,7 +219,7 @@ def test_a_role_without_room_ends_the_run(team: Team) -> None:
 
     pool = Pool("rollout", team.loop, nowhere, 1, patience=1.0)
     team.pools.append(pool)
-    with pytest.raises(ClusterError, match="^after 1 s these rollout actors have not started: 0;"):
+    with pytest.raises(ClusterError, match="^(after|for) 1 s .* rollout actor"):
         pool.wait_for(1)
 
 
