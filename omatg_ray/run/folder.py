@@ -34,6 +34,15 @@ CONFIG, VERSIONS, METRICS, CHECKPOINTS = "config.yaml", "versions.json", "metric
 POINTERS_FILE = f"{CHECKPOINTS}/pointers.json"
 WRITER_FILE = ".writer"
 ACTORS, TIMELINE = "actors.json", "timeline.json"
+# What a run writes besides checkpoints, and what it calls these. All else at its URL, such as a run below it, is not its.
+OWN = re.compile(
+    r"(config\.yaml|(versions|actors|timeline|tracking)\.json|metrics\.jsonl|report\.html"
+    r"|tensorboard/[^/]+|evaluation/[^/]+\.json|(structures|data)/[^/]+\.extxyz)"
+)
+CHECKPOINT = re.compile(r"[a-z]+_[0-9]+")
+
+SHOWN = 3
+"""So many files does a message name."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +75,7 @@ class RunFolder:
 
         Raises:
             ConfigError: The folder holds a run and `resume` is false, holds none and `resume` is true, is a file, or
-                another process writes it.
+                another process writes it; or anything lies at the URL of a new run.
             StorageError: The URL cannot be reached, or may not be written to.
             OmatgRayError: The disk is full or the folder may not be written to.
         """
@@ -81,9 +90,11 @@ class RunFolder:
 
     @classmethod
     def _open(cls, storage: Storage, resume: bool, bring: bool) -> RunFolder:
-        run, place, stored = cls(storage.folder, storage), storage.called(), storage.names()
+        run, place, stored = cls(storage.folder, storage), storage.called(), storage.names(hidden=not resume)
         if run.path.exists() and not run.path.is_dir():
             raise ConfigError(f"run folder {place} is a file; choose another name")
+        if resume:
+            storage.adopt(_own(stored))
         if resume and bring:
             run._bring(stored)
         if resume and not run.holds_run():
@@ -96,6 +107,12 @@ class RunFolder:
         ):
             run.close()
             raise ConfigError(f"{place} already holds a run; choose another name, or go on with that run by --resume")
+        # What a process left that was killed before it had begun is no obstacle.
+        others = [] if resume else [name for name in stored if name != WRITER_FILE]
+        if others:
+            run.close()
+            some = ", ".join(others[:SHOWN]) + (f" and {len(others) - SHOWN} more" if len(others) > SHOWN else "")
+            raise ConfigError(f"run: {place} is not empty, it holds {some}; choose a name where nothing is yet")
         with disk_errors(run.path):
             run.checkpoints.mkdir(exist_ok=True)
             for folder in (run.path, run.checkpoints, run.structures, run.evaluation):
@@ -289,15 +306,17 @@ class RunFolder:
         self._behind, storage = True, self.storage
         files = _files(self.path)
         plain = [name for name in files if not name.startswith(f"{CHECKPOINTS}/")]
-        storage.put(plain)
+        # Without a configuration there is no run to go on with, and with the versions its crystals are whole.
+        storage.put(sorted(plain, key=lambda name: (name != CONFIG, name == VERSIONS)))
         for checkpoint in reversed(self._names()):
             storage.put(sorted(_of(checkpoint, files), key=lambda name: name.endswith(f"/{MANIFEST}")))
         pointers = {pointer: name for pointer in POINTERS if (name := self.pointed_at(pointer)) is not None}
         if pointers:
             storage.write(POINTERS_FILE, json.dumps(pointers).encode())
         stored = storage.names()
+        owned = storage.owned()
         for name in stored:
-            if not name.startswith(f"{CHECKPOINTS}/") and name not in plain:
+            if name in owned and not name.startswith(f"{CHECKPOINTS}/") and name not in plain:
                 storage.remove(name)
         for checkpoint in self._outdated(_checkpoints_of(stored)):
             # What is left of it, should this be cut short, shall not pass for a checkpoint.
@@ -307,7 +326,7 @@ class RunFolder:
 
     def _bring(self, stored: list[str]) -> None:
         """Brings what a URL holds into a new scratch folder, but of checkpoints only the best."""
-        self.storage.get(name for name in stored if not name.startswith(f"{CHECKPOINTS}/"))
+        self.storage.get(_own(stored))
         for pointer, name in _pointers(self.storage).items():
             self.checkpoints.mkdir(exist_ok=True)
             point(self.checkpoints / pointer, name)
@@ -392,11 +411,16 @@ def _files(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def _own(stored: Iterable[str]) -> list[str]:
+    """Those of some files that a run wrote, without checkpoints."""
+    return [name for name in stored if OWN.fullmatch(name)]
+
+
 def _checkpoints_of(stored: Iterable[str]) -> list[str]:
     """Names of the checkpoints that some files belong to."""
     parts = (name.split("/") for name in stored)
     names = {part[1] for part in parts if part[0] == CHECKPOINTS and len(part) > 2}
-    return _sorted(names - set(POINTERS))
+    return _sorted(name for name in names if CHECKPOINT.fullmatch(name))
 
 
 def _of(checkpoint: str, stored: Iterable[str]) -> list[str]:

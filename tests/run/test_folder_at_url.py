@@ -115,6 +115,85 @@ def test_a_run_is_not_overwritten_and_must_be_there_to_resume(bucket: Bucket, sc
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.parametrize("place", ["", "runs", "runs/a"])
+@pytest.mark.parametrize("there", ["runs/a/base/config.yaml", "runs/a/checkpoint.txt", "runs/a/.git/config"])
+def test_a_new_run_wants_an_empty_place(bucket: Bucket, scratch: Path, place: str, there: str) -> None:
+    """Not even the bucket's own name, below which all of it lies."""
+    for key in (there, "runs/a/x", "runs/a/y", "runs/a/z"):
+        bucket.write(key, b"theirs")
+    url = bucket.url(place).rstrip("/")
+    named = there.removeprefix(place).lstrip("/")
+    with pytest.raises(ConfigError, match=rf"run: {url} is not empty, it holds .*{named}.* and 1 more; choose"):
+        RunFolder.create(url, resume=False)
+    assert len(bucket.listed()) == 4 and list(scratch.iterdir()) == []
+
+
+def test_a_start_that_was_killed_is_no_obstacle(bucket: Bucket) -> None:
+    bucket.write(f"{RUN}/.writer", b"process 1")
+    with opened(bucket) as run:
+        save(run, 1)
+    assert checkpoints(bucket) == ["iteration_1"]
+
+
+@pytest.mark.parametrize("how", ["new", "resumed", "from scratch"])
+@pytest.mark.parametrize("place", [RUN, ""])
+def test_what_others_keep_below_a_run_stays(bucket: Bucket, scratch: Path, place: str, how: str) -> None:
+    """Runs, and all else, that came while it ran or before it went on; also where the run has the whole bucket."""
+    url, prefix = bucket.url(place).rstrip("/"), f"{place}/" if place else ""
+    others = [
+        "base/config.yaml", "base/checkpoints/iteration_000001/manifest.json", "data/metrics.jsonl", "notes.txt",
+        "checkpoints/checkpoints/iteration_1/manifest.json", "checkpoints/iteration_0_mine/state.bin",
+        "evaluation/run/after.json", ".git/config", "wandb/run/files/config.yaml",
+    ]  # fmt: skip
+
+    def come() -> None:
+        for name in others:
+            bucket.write(f"{prefix}{name}", name.encode())
+
+    with RunFolder.create(url, resume=False) as run:
+        save(run, 1)
+        run.evaluation.mkdir()
+        (run.evaluation / "after.json").write_text("{}")
+        if how == "new":
+            come()
+            run.store()
+            (run.evaluation / "after.json").unlink()
+        save(run, 2, keep=1)
+        if how == "from scratch":
+            kept = shutil.copytree(run.path, scratch / "kept" / run.path.name, symlinks=True)
+    if how != "new":
+        come()
+        resume: bool | Path = kept if how == "from scratch" else True
+        with RunFolder.create(url, resume) as run:
+            assert not (run.path / "base").exists() and not (run.path / "notes.txt").exists()
+            assert whole(run) == ("iteration_2", b"\x02")
+            (run.evaluation / "after.json").unlink()
+            save(run, 3, keep=1)
+            save(run, 4, keep=1)
+    assert {name: bucket.read(f"{prefix}{name}") for name in others} == {name: name.encode() for name in others}
+    assert f"{prefix}evaluation/after.json" not in bucket.listed()
+    last = f"{prefix}checkpoints/iteration_{2 if how == 'new' else 4}/"
+    mine = [key for key in bucket.listed(f"{prefix}checkpoints/iteration_") if "mine" not in key]
+    assert len(mine) == 3 and all(key.startswith(last) for key in mine)
+
+
+def test_a_run_below_one_in_a_storage_of_fsspec_stays() -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    try:
+        for place in ("memory://lab/runs/base", "memory://lab/runs/better"):
+            with RunFolder.create(place, resume=False) as run:
+                save(run, 1)
+        before = memory.find("/lab")
+        for place in ("memory://lab", "memory://lab/runs"):
+            with pytest.raises(ConfigError, match=f"run: {place} is not empty, it holds .*base/"):
+                RunFolder.create(place, resume=False)
+        assert memory.find("/lab") == before and len(before) > 8
+    finally:
+        memory.rm("/", recursive=True)
+
+
 @pytest.mark.parametrize("resume", [True, False])
 def test_storage_that_cannot_be_written_is_told_before_anything_is_done(
     bucket: Bucket, scratch: Path, resume: bool
