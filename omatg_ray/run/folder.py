@@ -34,11 +34,13 @@ CONFIG, VERSIONS, METRICS, CHECKPOINTS = "config.yaml", "versions.json", "metric
 POINTERS_FILE = f"{CHECKPOINTS}/pointers.json"
 WRITER_FILE = ".writer"
 ACTORS, TIMELINE = "actors.json", "timeline.json"
-# What a run writes besides checkpoints, and what it calls these. All else at its URL, such as a run below it, is not its.
+# What a run writes besides checkpoints, and what it calls these. All else at its URL, such as a run below, is not its.
 OWN = re.compile(
     r"(config\.yaml|(versions|actors|timeline|tracking)\.json|metrics\.jsonl|report\.html"
     r"|tensorboard/[^/]+|evaluation/[^/]+\.json|(structures|data)/[^/]+\.extxyz)"
 )
+FORGOTTEN = ("tensorboard/", "evaluation/", "structures/")
+"""Where a run that goes on removes files. Anything else that is gone was taken from it, as by a cleaner of TMPDIR."""
 CHECKPOINT = re.compile(r"[a-z]+_[0-9]+")
 
 SHOWN = 3
@@ -212,15 +214,15 @@ class RunFolder:
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole; damaged ones are skipped with a warning. None if there is none at all.
 
+        What is stored without a manifest is no checkpoint: a process was killed while it stored or removed it.
+
         Raises:
             ModelError: There are checkpoints, and none is whole.
             StorageError: The URL of the run cannot be reached.
         """
-        stored = self.storage.names()
-        names = _sorted({*self._names(), *_checkpoints_of(stored)})
-        for name in reversed(names):
-            folder = self.checkpoints / name
-            self._bring_checkpoint(name, stored)
+        names: list[str] = []
+        for folder in self._candidates():
+            names.insert(0, folder.name)
             try:
                 verify(folder, self.named(folder))
             except ModelError as error:
@@ -297,6 +299,17 @@ class RunFolder:
         folders = (path for path in self.checkpoints.iterdir() if path.is_dir() and not path.is_symlink())
         return _sorted(path.name for path in folders if not path.name.startswith("."))
 
+    def _candidates(self) -> Iterator[Path]:
+        """The checkpoints, newest first, each brought here when it is asked for; with a warning of those cut short."""
+        stored, here = self.storage.names(), self._names()
+        for name in reversed(_sorted({*here, *_checkpoints_of(stored)})):
+            folder = self.checkpoints / name
+            if name not in here and f"{CHECKPOINTS}/{name}/{MANIFEST}" not in stored:
+                logger.warning("%s is no complete checkpoint: it has no %s", self.named(folder), MANIFEST)
+                continue
+            self._bring_checkpoint(name, stored)
+            yield folder
+
     def _outdated(self, names: list[str]) -> list[str]:
         """Which of some checkpoints go."""
         pinned = {self.pointed_at(pointer) for pointer in POINTERS}
@@ -305,7 +318,8 @@ class RunFolder:
     def _store(self) -> None:
         self._behind, storage = True, self.storage
         files = _files(self.path)
-        plain = [name for name in files if not name.startswith(f"{CHECKPOINTS}/")]
+        # What Weights & Biases keeps there is for its own service, which writes and removes it at any time.
+        plain = [name for name in files if not name.startswith((f"{CHECKPOINTS}/", "wandb/"))]
         # Without a configuration there is no run to go on with, and with the versions its crystals are whole.
         storage.put(sorted(plain, key=lambda name: (name != CONFIG, name == VERSIONS)))
         for checkpoint in reversed(self._names()):
@@ -316,7 +330,7 @@ class RunFolder:
         stored = storage.names()
         owned = storage.owned()
         for name in stored:
-            if name in owned and not name.startswith(f"{CHECKPOINTS}/") and name not in plain:
+            if name in owned and name.startswith(FORGOTTEN) and name not in plain:
                 storage.remove(name)
         for checkpoint in self._outdated(_checkpoints_of(stored)):
             # What is left of it, should this be cut short, shall not pass for a checkpoint.
@@ -324,19 +338,38 @@ class RunFolder:
             storage.remove(f"{CHECKPOINTS}/{checkpoint}")
         self._behind = False
 
-    def _bring(self, stored: list[str]) -> None:
-        """Brings what a URL holds into a new scratch folder, but of checkpoints only the best."""
+    def _bring(self, stored: list[str], with_best: bool = True) -> None:
+        """Brings what a URL holds into a new scratch folder, but of checkpoints only the best, if that."""
         self.storage.get(_own(stored))
         for pointer, name in _pointers(self.storage).items():
             self.checkpoints.mkdir(exist_ok=True)
             point(self.checkpoints / pointer, name)
         best = self.pointed_at("best")
-        if best is not None:
+        if best is not None and with_best:
             self._bring_checkpoint(best, stored)
 
     def _bring_checkpoint(self, name: str, stored: list[str]) -> None:
         if not (self.checkpoints / name).is_dir():
             self.storage.get(_of(name, stored))
+
+
+@contextmanager
+def copied(url: str) -> Iterator[RunFolder]:
+    """A copy, to read, of the run at a URL for as long as the block lasts, without its checkpoints. Stores nothing.
+
+    Raises:
+        ConfigError: There is no run.
+        StorageError: The URL cannot be reached.
+    """
+    storage = storage_of(url)
+    try:
+        run = RunFolder(storage.folder, storage)
+        run._bring(storage.names(), with_best=False)
+        if not run.holds_run():
+            raise ConfigError(f"there is no run in {url} to report on")
+        yield run
+    finally:
+        storage.leave()
 
 
 @contextmanager

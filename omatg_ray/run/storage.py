@@ -119,7 +119,7 @@ class Storage:
         """
 
     def put(self, names: Iterable[str]) -> None:
-        """Stores files of the folder, in this order, that are not stored as they are now."""
+        """Stores files of the folder, in this order, that are not stored as they are now; those that are gone are not."""
 
     def write(self, name: str, data: bytes) -> None:
         """Stores what is no file of the folder."""
@@ -194,20 +194,26 @@ class RemoteStorage(Storage):
     def get(self, names: Iterable[str]) -> None:
         for name in names:
             path = self.folder / name
-            with disk_errors(path), self._talking(f"be read ({name})"):
+            with self._talking(f"be read ({name})"):
                 filesystem, root = self._connected()
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with filesystem.open_input_stream(f"{root}/{name}" if name else root) as stream, open(path, "wb") as to:
-                    shutil.copyfileobj(stream, to, CHUNK)
+                # A full disk is no fault of the storage; what the storage refuses, it refuses when it is opened.
+                with filesystem.open_input_stream(f"{root}/{name}" if name else root) as stream, disk_errors(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with open(path, "wb") as to:
+                        shutil.copyfileobj(stream, to, CHUNK)
             self._stored[name] = _stamp(path)
 
     def put(self, names: Iterable[str]) -> None:
         for name in names:
             path = self.folder / name
-            stamp = _stamp(path)
-            if self._stored.get(name) == stamp:
+            try:
+                stamp = _stamp(path)
+                if self._stored.get(name) == stamp:
+                    continue
+                file = open(path, "rb")  # noqa: SIM115 - what follows has to be outside of the try
+            except FileNotFoundError:
                 continue
-            with open(path, "rb") as file, self._talking(f"be written ({name})"), self._open_to(name) as stream:
+            with file, self._talking(f"be written ({name})"), self._open_to(name) as stream:
                 shutil.copyfileobj(file, stream, CHUNK)
             self._stored[name] = stamp
 

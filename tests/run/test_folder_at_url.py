@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from omatg_ray.errors import ConfigError, ModelError, StorageError
-from omatg_ray.run.folder import RunFolder, fetched_model
+from omatg_ray.run.folder import RunFolder, copied, fetched_model
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.storage import RemoteStorage
 from tests.s3 import Bucket
@@ -203,6 +203,26 @@ def test_storage_that_cannot_be_written_is_told_before_anything_is_done(
     assert list(scratch.iterdir()) == []
 
 
+def test_a_copy_to_read_leaves_a_run_that_goes_on_alone(bucket: Bucket, scratch: Path) -> None:
+    with opened(bucket) as run:
+        save(run, 1, best=True)
+        writer = bucket.read(f"{RUN}/.writer")
+        with copied(bucket.url(RUN)) as copy:
+            assert copy.pointed_at("best") == "iteration_1" and copy.metrics_path.read_text() == "1\n"
+            save(run, 2)
+            (copy.path / "report.html").write_text("report")
+            copy.storage.put(["report.html"])
+            before = {key: bucket.read(key) for key in bucket.listed()}
+        assert {key: bucket.read(key) for key in bucket.listed()} == before
+        assert before[f"{RUN}/.writer"] == writer and before[f"{RUN}/metrics.jsonl"] == b"1\n2\n"
+        assert checkpoints(bucket) == ["iteration_1", "iteration_2"]
+    assert bucket.read(f"{RUN}/report.html") == b"report" and list(scratch.iterdir()) == []
+    nothing = copied(bucket.url("nothing"))
+    with pytest.raises(ConfigError, match=f"no run in {bucket.url('nothing')} to report on"), nothing:
+        pass
+    assert list(scratch.iterdir()) == []
+
+
 # --- damage ---------------------------------------------------------------------------------------------------
 
 
@@ -277,6 +297,36 @@ class Cut(BaseException):
     """As if the process were killed."""
 
 
+def cut_after(allowed: int, patch: pytest.MonkeyPatch) -> None:
+    """Kills the process, as it were, when it has put or removed so many things."""
+    left = iter(range(allowed))
+
+    def act(original: Callable[..., Any]) -> Callable[..., Any]:
+        def acting(*arguments: Any) -> Any:
+            if next(left, None) is None:
+                raise Cut
+            return original(*arguments)
+
+        return acting
+
+    for name in ("_open_to", "remove"):
+        patch.setattr(RemoteStorage, name, act(getattr(RemoteStorage, name)))
+
+
+def killed(run: RunFolder, number: int, allowed: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the process was killed before it was done with a checkpoint; its scratch folder is lost."""
+    with monkeypatch.context() as patch:
+        cut_after(allowed, patch)
+        try:
+            save(run, number, best=True)
+        except Cut:
+            return True
+        finally:
+            run.close()
+            run.storage.leave()
+    return False
+
+
 def test_wherever_a_kill_cuts_it_short_there_is_a_whole_checkpoint(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -292,24 +342,7 @@ def test_wherever_a_kill_cuts_it_short_there_is_a_whole_checkpoint(
             bucket.write(key, content)
         run = opened(bucket, resume=True)
         assert whole(run) == ("iteration_2", b"\x02")
-        left = iter(range(allowed))
-
-        def act(self: RemoteStorage, *arguments: Any, original: Callable[..., Any], left: Any = left) -> Any:
-            if next(left, None) is None:
-                raise Cut
-            return original(self, *arguments)
-
-        with monkeypatch.context() as patch:
-            for name in ("_open_to", "remove"):
-                original = getattr(RemoteStorage, name)
-                patch.setattr(RemoteStorage, name, lambda *a, original=original: act(*a, original=original))
-            try:
-                save(run, 3, best=True)
-                cut = False
-            except Cut:
-                cut = True
-        run.close()
-        run.storage.leave()
+        cut = killed(run, 3, allowed, monkeypatch)
         with opened(bucket, resume=True) as run:
             name, content = whole(run)
             assert content == bytes([int(name.split("_")[1])])
@@ -322,6 +355,51 @@ def test_wherever_a_kill_cuts_it_short_there_is_a_whole_checkpoint(
             break
     assert ends[0] == "iteration_2" and ends[-1] == "iteration_3" and sorted(ends) == ends
     assert len(ends) > 6 and best == "iteration_3" and checkpoints(bucket) == ["iteration_2", "iteration_3"]
+
+
+def test_wherever_a_kill_cuts_the_first_checkpoint_short_the_run_goes_on(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is stored yet: the run begins again, and stores what it would have stored."""
+    ends = []
+    for allowed in count(1):
+        for key in bucket.listed():
+            bucket.delete(key)
+        cut = killed(opened(bucket), 1, allowed, monkeypatch)
+        with opened(bucket, resume=True) as run:
+            latest = run.latest_checkpoint()
+            ends.append(None if latest is None else latest.name)
+            save(run, 1 if latest is None else 2, best=True)
+        with opened(bucket, resume=True) as run:
+            name = "iteration_1" if latest is None else "iteration_2"
+            assert whole(run)[0] == run.pointed_at("best") == name
+        if not cut:
+            break
+    # The configuration, metrics, two files and the manifest; then it is whole.
+    assert ends[:4] == [None] * 4 and set(ends[4:]) == {"iteration_1"} and len(ends) > 5
+
+
+def test_a_killed_first_start_stores_its_configuration_first_and_its_versions_last(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(bucket)
+    for name in ("actors.json", "versions.json"):
+        (run.path / name).write_text("{}")
+    assert killed(run, 1, 1, monkeypatch)
+    assert bucket.listed() == [f"{RUN}/.writer", f"{RUN}/config.yaml"]
+    run = opened(bucket, resume=True)
+    for name in ("actors.json", "versions.json"):
+        (run.path / name).write_text("{}")
+    assert killed(run, 1, 2, monkeypatch)
+    assert f"{RUN}/versions.json" not in bucket.listed() and f"{RUN}/actors.json" in bucket.listed()
+
+
+def test_a_scratch_folder_that_somebody_cleans_takes_nothing_from_the_run(bucket: Bucket) -> None:
+    with opened(bucket) as run:
+        save(run, 1)
+        before = bucket.listed()
+        shutil.rmtree(run.path)
+    assert bucket.listed() == before
 
 
 # --- storage that is away for a while -------------------------------------------------------------------------
@@ -428,3 +506,11 @@ def test_a_local_run_with_no_whole_checkpoint(tmp_path: Path) -> None:
             run.latest_checkpoint()
         shutil.rmtree(run.checkpoints / "iteration_1")
         assert run.latest_checkpoint() is None
+
+
+def test_what_wandb_keeps_in_the_run_folder_is_not_stored(bucket: Bucket) -> None:
+    with opened(bucket) as run:
+        (run.path / "wandb" / "run-1").mkdir(parents=True)
+        (run.path / "wandb" / "run-1" / "run.wandb").touch()
+        save(run, 1)
+    assert not bucket.listed(f"{RUN}/wandb") and checkpoints(bucket) == ["iteration_1"]
