@@ -246,6 +246,30 @@ class RunFolder:
             raise ModelError(f"no checkpoint {name} in {self.checkpoints}")
         point(self.checkpoints / "best", name)
 
+    def mend_pointers(self, latest: Path, is_best: Callable[[Path], bool]) -> None:
+        """Let `last` point to the checkpoint that a run goes on from, and `best` to one that is whole.
+
+        Where `best` is lost it becomes the newest checkpoint up to `latest` that was the best when it was written, or
+        else `latest`, with a warning.
+
+        Args:
+            latest: What `latest_checkpoint` returned.
+            is_best: Whether a checkpoint was the best when it was written.
+
+        Raises:
+            StorageError: The URL of the run cannot be reached.
+        """
+        if self.pointed_at("last") != latest.name:
+            point(self.checkpoints / "last", latest.name)
+        best = self.pointed_at("best")
+        if best is not None and _is_whole(self.checkpoints / best):
+            return
+        older = (path for path in self._candidates() if _by_number(path.name) <= _by_number(latest.name))
+        chosen = next((path.name for path in older if _is_whole(path) and is_best(path)), None)
+        self.point_best(latest.name if chosen is None else chosen)
+        what = f"{chosen}, the newest" if chosen is not None else f"{latest.name}, the last, for none that is left"
+        logger.warning("%s was lost; it is now %s that was best so far", self.named(self.checkpoints / "best"), what)
+
     def pointed_at(self, pointer: str) -> str | None:
         """Name of the checkpoint that the link `best` or `last` points to, None without that link."""
         link = self.checkpoints / pointer
@@ -434,6 +458,14 @@ def verify(folder: Path, called: Path | str | None = None) -> None:
             )
 
 
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        verify(checkpoint)
+    except ModelError:
+        return False
+    return True
+
+
 def _files(folder: Path) -> list[str]:
     """Files below a folder, as paths below it, without hidden ones; links are not followed."""
     found = []
@@ -464,7 +496,7 @@ def _pointers(storage: Storage) -> dict[str, str]:
     """Where `best` and `last` of a run at a URL point to, as far as that is known."""
     try:
         found = json.loads(storage.read(POINTERS_FILE) or b"{}")
-        return {name: str(found[name]) for name in POINTERS if name in found and "/" not in str(found[name])}
+        return {name: found[name] for name in POINTERS if name in found and CHECKPOINT.fullmatch(found[name])}
     except (ValueError, TypeError):
         logger.warning("%s is damaged: nobody knows which checkpoint was the best", storage.called(POINTERS_FILE))
         return {}

@@ -119,7 +119,7 @@ class Storage:
         """
 
     def put(self, names: Iterable[str]) -> None:
-        """Stores files of the folder, in this order, that are not stored as they are now; those that are gone are not."""
+        """Stores files of the folder, in this order, that are not stored as they are now; skips those that are gone."""
 
     def write(self, name: str, data: bytes) -> None:
         """Stores what is no file of the folder."""

@@ -184,6 +184,16 @@ def test_a_torn_checkpoint_at_a_url_gives_way_to_the_one_before(
         assert_same_end(folder.path, workshop.root / "trained")
 
 
+def test_a_run_without_pointers_ends_with_the_best_that_its_checkpoints_know(
+    trained: TrainResult, base: Path, workshop: Workshop, bucket: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    store(workshop.root / "trained", bucket, "a")
+    bucket.delete("a/checkpoints/pointers.json")
+    result = train(workshop.load(f"run={bucket.url('a')}", f"base={base}"), resume=True, progress=False)
+    assert result.iteration == trained.iteration and "checkpoints/best was lost" in caplog.text
+    assert json.loads(bucket.read("a/checkpoints/pointers.json"))["last"] == "iteration_000004"
+
+
 def test_what_is_not_there_is_refused_at_once(bucket: Bucket, base: Path, workshop: Workshop, command: Command) -> None:
     tiny = [workshop.config, f"base={base}", "--quiet"]
     command("train", *tiny, "run=s3://nowhere/a").refuses("run=s3://nowhere/a cannot", "make the bucket", code=1)

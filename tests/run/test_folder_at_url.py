@@ -293,6 +293,39 @@ def test_pointers_that_are_damaged_are_told(bucket: Bucket, caplog: pytest.LogCa
     assert "pointers.json is damaged" in caplog.text
 
 
+@pytest.mark.parametrize("pointers_now", [None, b"[]", b"3", b'{"best": 1', b'{"best": 1}', b'{"best": "iteration_7"}'])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_lost_best_is_found_again(
+    bucket: Bucket, caplog: pytest.LogCaptureFixture, pointers_now: bytes | None, known: bool
+) -> None:
+    """By what the checkpoints say that are not newer than the one to go on from; else it is that one."""
+    with opened(bucket) as run:
+        for number in range(1, 5):
+            save(run, number, keep=4, best=number == 2)
+    flip(bucket, f"{RUN}/checkpoints/iteration_4")
+    if pointers_now is None:
+        bucket.delete(f"{RUN}/checkpoints/pointers.json")
+    else:
+        bucket.write(f"{RUN}/checkpoints/pointers.json", pointers_now)
+    with opened(bucket, resume=True) as run:
+        latest = run.latest_checkpoint()
+        assert latest is not None and latest.name == "iteration_3"
+        run.mend_pointers(latest, lambda path: known and path.name in ("iteration_1", "iteration_2", "iteration_4"))
+        assert f"{RUN}/checkpoints/best was lost; it is now iteration_{2 if known else 3}, the" in caplog.text
+    assert pointers(bucket) == {"best": f"iteration_{2 if known else 3}", "last": "iteration_3"}
+
+
+def test_a_best_that_is_there_stays(bucket: Bucket, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(bucket) as run:
+        save(run, 1, best=True)
+        save(run, 2)
+    with opened(bucket, resume=True) as run:
+        latest = run.latest_checkpoint()
+        assert latest is not None
+        run.mend_pointers(latest, lambda path: True)
+    assert pointers(bucket) == {"best": "iteration_1", "last": "iteration_2"} and not caplog.records
+
+
 class Cut(BaseException):
     """As if the process were killed."""
 
