@@ -123,7 +123,8 @@ def _restore(folder: RunFolder, checkpoint: Path, trainer: Pretrainer) -> None:
     if trainer.best_epoch == trainer.epoch:
         # A kill between writing a checkpoint and pointing to it would lose the best one for good.
         folder.point_best(checkpoint.name)
-    folder.mend_pointers(checkpoint, lambda path: path.name == _name_of(trainer.best_epoch))
+    if trainer.best_epoch:  # Before the first validation there is none.
+        folder.mend_pointers(checkpoint, lambda path: path.name == _name_of(trainer.best_epoch))
 
 
 def _name_of(epoch: int) -> str:

@@ -267,8 +267,8 @@ class RunFolder:
         older = (path for path in self._candidates() if _by_number(path.name) <= _by_number(latest.name))
         chosen = next((path.name for path in older if _is_whole(path) and is_best(path)), None)
         self.point_best(latest.name if chosen is None else chosen)
-        what = f"{chosen}, the newest" if chosen is not None else f"{latest.name}, the last, for none that is left"
-        logger.warning("%s was lost; it is now %s that was best so far", self.named(self.checkpoints / "best"), what)
+        what = f"{latest.name}, the last" if chosen is None else f"{chosen}, the newest that was the best when written"
+        logger.warning("%s was lost; it is now %s", self.named(self.checkpoints / "best"), what)
 
     def pointed_at(self, pointer: str) -> str | None:
         """Name of the checkpoint that the link `best` or `last` points to, None without that link."""
