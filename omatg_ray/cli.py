@@ -663,11 +663,14 @@ def _generate(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.places import lasting
     from omatg_ray.evaluate.report import write_report
-    from omatg_ray.run.folder import RunFolder
+    from omatg_ray.run.folder import RunFolder, copied
 
     if isinstance(arguments.folder, str):
-        with RunFolder.create(arguments.folder, resume=True) as run:
-            print(run.named(write_report(run.path)))
+        # The run may be going on: nothing but the report is stored there.
+        with copied(arguments.folder) as run:
+            report = write_report(run.path)
+            run.storage.put([report.relative_to(run.path).as_posix()])
+            print(run.named(report))
         return
     folder = lasting(arguments.folder)
     if not RunFolder(folder).holds_run():

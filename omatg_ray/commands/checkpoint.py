@@ -94,6 +94,7 @@ def restore(folder: RunFolder, checkpoint: Path, model: FlowModel) -> Progressed
     if state["is_best"]:
         # A kill between writing a checkpoint and pointing to it would lose the best one for good.
         folder.point_best(checkpoint.name)
+    folder.mend_pointers(checkpoint, lambda path: bool(json.loads((path / STATE_FILE).read_text())["is_best"]))
     best = math.inf if state["best"] is None else state["best"]
     return Progressed(state["iteration"], best, load_file(checkpoint / LEARNER_FILE))
 

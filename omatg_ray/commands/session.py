@@ -104,7 +104,7 @@ class Session:
             FlowModel(description, trainer.ema_network).save(path)
             save_file({k: v.contiguous() for k, v in trainer.state_dict().items()}, path / TRAINER_FILE)
 
-        name = f"epoch_{trainer.epoch:06d}"
+        name = _name_of(trainer.epoch)
         folder.save_checkpoint(name, write, self.keep)
         if is_best:
             folder.point_best(name)
@@ -123,3 +123,9 @@ def _restore(folder: RunFolder, checkpoint: Path, trainer: Pretrainer) -> None:
     if trainer.best_epoch == trainer.epoch:
         # A kill between writing a checkpoint and pointing to it would lose the best one for good.
         folder.point_best(checkpoint.name)
+    if trainer.best_epoch:  # Before the first validation there is none.
+        folder.mend_pointers(checkpoint, lambda path: path.name == _name_of(trainer.best_epoch))
+
+
+def _name_of(epoch: int) -> str:
+    return f"epoch_{epoch:06d}"

@@ -34,6 +34,17 @@ CONFIG, VERSIONS, METRICS, CHECKPOINTS = "config.yaml", "versions.json", "metric
 POINTERS_FILE = f"{CHECKPOINTS}/pointers.json"
 WRITER_FILE = ".writer"
 ACTORS, TIMELINE = "actors.json", "timeline.json"
+# What a run writes besides checkpoints, and what it calls these. All else at its URL, such as a run below, is not its.
+OWN = re.compile(
+    r"(config\.yaml|(versions|actors|timeline|tracking)\.json|metrics\.jsonl|report\.html"
+    r"|tensorboard/[^/]+|evaluation/[^/]+\.json|(structures|data)/[^/]+\.extxyz)"
+)
+FORGOTTEN = ("tensorboard/", "evaluation/", "structures/")
+"""Where a run that goes on removes files. Anything else that is gone was taken from it, as by a cleaner of TMPDIR."""
+CHECKPOINT = re.compile(r"[a-z]+_[0-9]+")
+
+SHOWN = 3
+"""So many files does a message name."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +77,7 @@ class RunFolder:
 
         Raises:
             ConfigError: The folder holds a run and `resume` is false, holds none and `resume` is true, is a file, or
-                another process writes it.
+                another process writes it; or anything lies at the URL of a new run.
             StorageError: The URL cannot be reached, or may not be written to.
             OmatgRayError: The disk is full or the folder may not be written to.
         """
@@ -81,9 +92,11 @@ class RunFolder:
 
     @classmethod
     def _open(cls, storage: Storage, resume: bool, bring: bool) -> RunFolder:
-        run, place, stored = cls(storage.folder, storage), storage.called(), storage.names()
+        run, place, stored = cls(storage.folder, storage), storage.called(), storage.names(hidden=not resume)
         if run.path.exists() and not run.path.is_dir():
             raise ConfigError(f"run folder {place} is a file; choose another name")
+        if resume:
+            storage.adopt(_own(stored))
         if resume and bring:
             run._bring(stored)
         if resume and not run.holds_run():
@@ -96,6 +109,12 @@ class RunFolder:
         ):
             run.close()
             raise ConfigError(f"{place} already holds a run; choose another name, or go on with that run by --resume")
+        # What a process left that was killed before it had begun is no obstacle.
+        others = [] if resume else [name for name in stored if name != WRITER_FILE]
+        if others:
+            run.close()
+            some = ", ".join(others[:SHOWN]) + (f" and {len(others) - SHOWN} more" if len(others) > SHOWN else "")
+            raise ConfigError(f"run: {place} is not empty, it holds {some}; choose a name where nothing is yet")
         with disk_errors(run.path):
             run.checkpoints.mkdir(exist_ok=True)
             for folder in (run.path, run.checkpoints, run.structures, run.evaluation):
@@ -195,15 +214,15 @@ class RunFolder:
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole; damaged ones are skipped with a warning. None if there is none at all.
 
+        What is stored without a manifest is no checkpoint: a process was killed while it stored or removed it.
+
         Raises:
             ModelError: There are checkpoints, and none is whole.
             StorageError: The URL of the run cannot be reached.
         """
-        stored = self.storage.names()
-        names = _sorted({*self._names(), *_checkpoints_of(stored)})
-        for name in reversed(names):
-            folder = self.checkpoints / name
-            self._bring_checkpoint(name, stored)
+        names: list[str] = []
+        for folder in self._candidates():
+            names.insert(0, folder.name)
             try:
                 verify(folder, self.named(folder))
             except ModelError as error:
@@ -226,6 +245,30 @@ class RunFolder:
         if not (self.checkpoints / name / MANIFEST).is_file():
             raise ModelError(f"no checkpoint {name} in {self.checkpoints}")
         point(self.checkpoints / "best", name)
+
+    def mend_pointers(self, latest: Path, is_best: Callable[[Path], bool]) -> None:
+        """Let `last` point to the checkpoint that a run goes on from, and `best` to one that is whole.
+
+        Where `best` is lost it becomes the newest checkpoint up to `latest` that was the best when it was written, or
+        else `latest`, with a warning.
+
+        Args:
+            latest: What `latest_checkpoint` returned.
+            is_best: Whether a checkpoint was the best when it was written.
+
+        Raises:
+            StorageError: The URL of the run cannot be reached.
+        """
+        if self.pointed_at("last") != latest.name:
+            point(self.checkpoints / "last", latest.name)
+        best = self.pointed_at("best")
+        if best is not None and _is_whole(self.checkpoints / best):
+            return
+        older = (path for path in self._candidates() if _by_number(path.name) <= _by_number(latest.name))
+        chosen = next((path.name for path in older if _is_whole(path) and is_best(path)), None)
+        self.point_best(latest.name if chosen is None else chosen)
+        what = f"{latest.name}, the last" if chosen is None else f"{chosen}, the newest that was the best when written"
+        logger.warning("%s was lost; it is now %s", self.named(self.checkpoints / "best"), what)
 
     def pointed_at(self, pointer: str) -> str | None:
         """Name of the checkpoint that the link `best` or `last` points to, None without that link."""
@@ -280,6 +323,17 @@ class RunFolder:
         folders = (path for path in self.checkpoints.iterdir() if path.is_dir() and not path.is_symlink())
         return _sorted(path.name for path in folders if not path.name.startswith("."))
 
+    def _candidates(self) -> Iterator[Path]:
+        """The checkpoints, newest first, each brought here when it is asked for; with a warning of those cut short."""
+        stored, here = self.storage.names(), self._names()
+        for name in reversed(_sorted({*here, *_checkpoints_of(stored)})):
+            folder = self.checkpoints / name
+            if name not in here and f"{CHECKPOINTS}/{name}/{MANIFEST}" not in stored:
+                logger.warning("%s is no complete checkpoint: it has no %s", self.named(folder), MANIFEST)
+                continue
+            self._bring_checkpoint(name, stored)
+            yield folder
+
     def _outdated(self, names: list[str]) -> list[str]:
         """Which of some checkpoints go."""
         pinned = {self.pointed_at(pointer) for pointer in POINTERS}
@@ -288,16 +342,19 @@ class RunFolder:
     def _store(self) -> None:
         self._behind, storage = True, self.storage
         files = _files(self.path)
-        plain = [name for name in files if not name.startswith(f"{CHECKPOINTS}/")]
-        storage.put(plain)
+        # What Weights & Biases keeps there is for its own service, which writes and removes it at any time.
+        plain = [name for name in files if not name.startswith((f"{CHECKPOINTS}/", "wandb/"))]
+        # Without a configuration there is no run to go on with, and with the versions its crystals are whole.
+        storage.put(sorted(plain, key=lambda name: (name != CONFIG, name == VERSIONS)))
         for checkpoint in reversed(self._names()):
             storage.put(sorted(_of(checkpoint, files), key=lambda name: name.endswith(f"/{MANIFEST}")))
         pointers = {pointer: name for pointer in POINTERS if (name := self.pointed_at(pointer)) is not None}
         if pointers:
             storage.write(POINTERS_FILE, json.dumps(pointers).encode())
         stored = storage.names()
+        owned = storage.owned()
         for name in stored:
-            if not name.startswith(f"{CHECKPOINTS}/") and name not in plain:
+            if name in owned and name.startswith(FORGOTTEN) and name not in plain:
                 storage.remove(name)
         for checkpoint in self._outdated(_checkpoints_of(stored)):
             # What is left of it, should this be cut short, shall not pass for a checkpoint.
@@ -305,19 +362,38 @@ class RunFolder:
             storage.remove(f"{CHECKPOINTS}/{checkpoint}")
         self._behind = False
 
-    def _bring(self, stored: list[str]) -> None:
-        """Brings what a URL holds into a new scratch folder, but of checkpoints only the best."""
-        self.storage.get(name for name in stored if not name.startswith(f"{CHECKPOINTS}/"))
+    def _bring(self, stored: list[str], with_best: bool = True) -> None:
+        """Brings what a URL holds into a new scratch folder, but of checkpoints only the best, if that."""
+        self.storage.get(_own(stored))
         for pointer, name in _pointers(self.storage).items():
             self.checkpoints.mkdir(exist_ok=True)
             point(self.checkpoints / pointer, name)
         best = self.pointed_at("best")
-        if best is not None:
+        if best is not None and with_best:
             self._bring_checkpoint(best, stored)
 
     def _bring_checkpoint(self, name: str, stored: list[str]) -> None:
         if not (self.checkpoints / name).is_dir():
             self.storage.get(_of(name, stored))
+
+
+@contextmanager
+def copied(url: str) -> Iterator[RunFolder]:
+    """A copy, to read, of the run at a URL for as long as the block lasts, without its checkpoints. Stores nothing.
+
+    Raises:
+        ConfigError: There is no run.
+        StorageError: The URL cannot be reached.
+    """
+    storage = storage_of(url)
+    try:
+        run = RunFolder(storage.folder, storage)
+        run._bring(storage.names(), with_best=False)
+        if not run.holds_run():
+            raise ConfigError(f"there is no run in {url} to report on")
+        yield run
+    finally:
+        storage.leave()
 
 
 @contextmanager
@@ -382,6 +458,14 @@ def verify(folder: Path, called: Path | str | None = None) -> None:
             )
 
 
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        verify(checkpoint)
+    except ModelError:
+        return False
+    return True
+
+
 def _files(folder: Path) -> list[str]:
     """Files below a folder, as paths below it, without hidden ones; links are not followed."""
     found = []
@@ -392,11 +476,16 @@ def _files(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def _own(stored: Iterable[str]) -> list[str]:
+    """Those of some files that a run wrote, without checkpoints."""
+    return [name for name in stored if OWN.fullmatch(name)]
+
+
 def _checkpoints_of(stored: Iterable[str]) -> list[str]:
     """Names of the checkpoints that some files belong to."""
     parts = (name.split("/") for name in stored)
     names = {part[1] for part in parts if part[0] == CHECKPOINTS and len(part) > 2}
-    return _sorted(names - set(POINTERS))
+    return _sorted(name for name in names if CHECKPOINT.fullmatch(name))
 
 
 def _of(checkpoint: str, stored: Iterable[str]) -> list[str]:
@@ -407,7 +496,7 @@ def _pointers(storage: Storage) -> dict[str, str]:
     """Where `best` and `last` of a run at a URL point to, as far as that is known."""
     try:
         found = json.loads(storage.read(POINTERS_FILE) or b"{}")
-        return {name: str(found[name]) for name in POINTERS if name in found and "/" not in str(found[name])}
+        return {name: found[name] for name in POINTERS if name in found and CHECKPOINT.fullmatch(found[name])}
     except (ValueError, TypeError):
         logger.warning("%s is damaged: nobody knows which checkpoint was the best", storage.called(POINTERS_FILE))
         return {}

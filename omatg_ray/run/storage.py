@@ -92,9 +92,20 @@ class Storage:
         """What users call the storage, or a file or folder in it."""
         return self.folder / name
 
-    def names(self) -> list[str]:
-        """Files that are stored elsewhere than in the folder, as paths below it; hidden ones left out."""
+    def names(self, hidden: bool = False) -> list[str]:
+        """Files that are stored elsewhere than in the folder, as paths below it.
+
+        Args:
+            hidden: Also those that are hidden, or whose name leads elsewhere.
+        """
         return []
+
+    def owned(self) -> set[str]:
+        """Files stored elsewhere that may be removed: those that were put, got or adopted; nobody else's."""
+        return set()
+
+    def adopt(self, names: Iterable[str]) -> None:
+        """Takes files that are stored already for this storage's own."""
 
     def read(self, name: str) -> bytes | None:
         """Content of a file that is stored elsewhere than in the folder, or None."""
@@ -108,7 +119,7 @@ class Storage:
         """
 
     def put(self, names: Iterable[str]) -> None:
-        """Stores files of the folder, in this order, that are not stored as they are now."""
+        """Stores files of the folder, in this order, that are not stored as they are now; skips those that are gone."""
 
     def write(self, name: str, data: bytes) -> None:
         """Stores what is no file of the folder."""
@@ -133,8 +144,8 @@ class RemoteStorage(Storage):
         self.url, self._key = url.rstrip("/"), key
         # Below a folder of its own, so that it is called as the run is.
         super().__init__(Path(mkdtemp(prefix=PREFIX)) / PurePosixPath(url).name if folder is None else folder)
-        # Size and time of what is stored already, by name.
-        self._stored: dict[str, tuple[int, int]] = {}
+        # Size and time of what is stored already, by name; None where another process stored it.
+        self._stored: dict[str, tuple[int, int] | None] = {}
         self._connection: tuple[FileSystem, str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -143,7 +154,7 @@ class RemoteStorage(Storage):
     def called(self, name: str = "") -> Path | str:
         return f"{self.url}/{name}" if name else self.url
 
-    def names(self) -> list[str]:
+    def names(self, hidden: bool = False) -> list[str]:
         from pyarrow.fs import FileSelector, FileType
 
         with self._talking("be listed"):
@@ -160,7 +171,16 @@ class RemoteStorage(Storage):
         # Not all that fsspec knows agree about a slash at the beginning.
         names = (path.lstrip("/").removeprefix(root.lstrip("/")).lstrip("/") for path in files)
         # A name that leads out of the folder, or into nothing, is none of ours.
-        return sorted(name for name in names if name and not any(part[:1] in (".", "") for part in name.split("/")))
+        return sorted(
+            name for name in names if name and (hidden or not any(part[:1] in (".", "") for part in name.split("/")))
+        )
+
+    def owned(self) -> set[str]:
+        return set(self._stored)
+
+    def adopt(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._stored.setdefault(name, None)
 
     def read(self, name: str) -> bytes | None:
         with self._talking(f"be read ({name})"):
@@ -174,20 +194,26 @@ class RemoteStorage(Storage):
     def get(self, names: Iterable[str]) -> None:
         for name in names:
             path = self.folder / name
-            with disk_errors(path), self._talking(f"be read ({name})"):
+            with self._talking(f"be read ({name})"):
                 filesystem, root = self._connected()
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with filesystem.open_input_stream(f"{root}/{name}" if name else root) as stream, open(path, "wb") as to:
-                    shutil.copyfileobj(stream, to, CHUNK)
+                # A full disk is no fault of the storage; what the storage refuses, it refuses when it is opened.
+                with filesystem.open_input_stream(f"{root}/{name}" if name else root) as stream, disk_errors(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with open(path, "wb") as to:
+                        shutil.copyfileobj(stream, to, CHUNK)
             self._stored[name] = _stamp(path)
 
     def put(self, names: Iterable[str]) -> None:
         for name in names:
             path = self.folder / name
-            stamp = _stamp(path)
-            if self._stored.get(name) == stamp:
+            try:
+                stamp = _stamp(path)
+                if self._stored.get(name) == stamp:
+                    continue
+                file = open(path, "rb")  # noqa: SIM115 - what follows has to be outside of the try
+            except FileNotFoundError:
                 continue
-            with open(path, "rb") as file, self._talking(f"be written ({name})"), self._open_to(name) as stream:
+            with file, self._talking(f"be written ({name})"), self._open_to(name) as stream:
                 shutil.copyfileobj(file, stream, CHUNK)
             self._stored[name] = stamp
 

@@ -76,17 +76,26 @@ class Tracking:
         path = folder / IDS_FILE
         ids: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
         sinks: list[Sink] = []
-        for tracker in self.trackers:
-            try:
-                sink = SINKS[tracker](ids.get(tracker), folder, self)
-            except Exception as error:  # each has errors of its own, and those of what it stands on
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise ConfigError(f"tracking: {tracker} cannot be told of the run: {reason}") from error
-            if ids.get(tracker) != sink.ident:
-                ids[tracker] = sink.ident
-                write_json(path, ids)
-            sinks.append(_Guarded(tracker, sink))
+        try:
+            for tracker in self.trackers:
+                sink = self._sink(tracker, ids.get(tracker), folder)
+                sinks.append(_Guarded(tracker, sink))
+                if ids.get(tracker) != sink.ident:
+                    ids[tracker] = sink.ident
+                    write_json(path, ids)
+        except BaseException:
+            # The run ends here: those that took it shall not wait for more.
+            for opened in sinks:
+                opened.close(failed=True)
+            raise
         return sinks
+
+    def _sink(self, tracker: Tracker, ident: str | None, folder: Path) -> WandbSink | MlflowSink:
+        try:
+            return SINKS[tracker](ident, folder, self)
+        except Exception as error:  # each has errors of its own, and those of what it stands on
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ConfigError(f"tracking: {tracker} cannot be told of the run: {reason}") from error
 
 
 class _Guarded:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -182,6 +184,29 @@ def test_a_torn_checkpoint_at_a_url_gives_way_to_the_one_before(
     assert f"skipping a damaged checkpoint: {bucket.url(torn)} is not as it was written" in caplog.text
     with RunFolder.create(bucket.url("a"), resume=True) as folder:
         assert_same_end(folder.path, workshop.root / "trained")
+
+
+def test_a_run_without_pointers_ends_with_the_best_that_its_checkpoints_know(
+    trained: TrainResult,
+    base: Path,
+    workshop: Workshop,
+    bucket: Bucket,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = shutil.copytree(workshop.root / "trained", tmp_path / "a", symlinks=True)
+    older, last = sorted((folder / "checkpoints").glob("iteration_*"))[-2:]
+    for checkpoint, is_best in ((older, True), (last, False)):
+        state, manifest = (json.loads((checkpoint / name).read_text()) for name in ("state.json", "manifest.json"))
+        content = json.dumps(state | {"is_best": is_best}).encode()
+        (checkpoint / "state.json").write_bytes(content)
+        manifest["files"]["state.json"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    store(folder, bucket, "a")
+    bucket.delete("a/checkpoints/pointers.json")
+    result = train(workshop.load(f"run={bucket.url('a')}", f"base={base}"), resume=True, progress=False)
+    assert result.iteration == int(older.name[-6:]) and "checkpoints/best was lost" in caplog.text
+    assert json.loads(bucket.read("a/checkpoints/pointers.json")) == {"best": older.name, "last": last.name}
 
 
 def test_what_is_not_there_is_refused_at_once(bucket: Bucket, base: Path, workshop: Workshop, command: Command) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from omatg_ray.errors import ConfigError, ModelError, StorageError
-from omatg_ray.run.folder import RunFolder, fetched_model
+from omatg_ray.run.folder import RunFolder, copied, fetched_model
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.storage import RemoteStorage
 from tests.s3 import Bucket
@@ -115,12 +115,111 @@ def test_a_run_is_not_overwritten_and_must_be_there_to_resume(bucket: Bucket, sc
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.parametrize("place", ["", "runs", "runs/a"])
+@pytest.mark.parametrize("there", ["runs/a/base/config.yaml", "runs/a/checkpoint.txt", "runs/a/.git/config"])
+def test_a_new_run_wants_an_empty_place(bucket: Bucket, scratch: Path, place: str, there: str) -> None:
+    """Not even the bucket's own name, below which all of it lies."""
+    for key in (there, "runs/a/x", "runs/a/y", "runs/a/z"):
+        bucket.write(key, b"theirs")
+    url = bucket.url(place).rstrip("/")
+    named = there.removeprefix(place).lstrip("/")
+    with pytest.raises(ConfigError, match=rf"run: {url} is not empty, it holds .*{named}.* and 1 more; choose"):
+        RunFolder.create(url, resume=False)
+    assert len(bucket.listed()) == 4 and list(scratch.iterdir()) == []
+
+
+def test_a_start_that_was_killed_is_no_obstacle(bucket: Bucket) -> None:
+    bucket.write(f"{RUN}/.writer", b"process 1")
+    with opened(bucket) as run:
+        save(run, 1)
+    assert checkpoints(bucket) == ["iteration_1"]
+
+
+@pytest.mark.parametrize("how", ["new", "resumed", "from scratch"])
+@pytest.mark.parametrize("place", [RUN, ""])
+def test_what_others_keep_below_a_run_stays(bucket: Bucket, scratch: Path, place: str, how: str) -> None:
+    """Runs, and all else, that came while it ran or before it went on; also where the run has the whole bucket."""
+    url, prefix = bucket.url(place).rstrip("/"), f"{place}/" if place else ""
+    others = [
+        "base/config.yaml", "base/checkpoints/iteration_000001/manifest.json", "data/metrics.jsonl", "notes.txt",
+        "checkpoints/checkpoints/iteration_1/manifest.json", "checkpoints/iteration_0_mine/state.bin",
+        "evaluation/run/after.json", ".git/config", "wandb/run/files/config.yaml",
+    ]  # fmt: skip
+
+    def come() -> None:
+        for name in others:
+            bucket.write(f"{prefix}{name}", name.encode())
+
+    with RunFolder.create(url, resume=False) as run:
+        save(run, 1)
+        run.evaluation.mkdir()
+        (run.evaluation / "after.json").write_text("{}")
+        if how == "new":
+            come()
+            run.store()
+            (run.evaluation / "after.json").unlink()
+        save(run, 2, keep=1)
+        if how == "from scratch":
+            kept = shutil.copytree(run.path, scratch / "kept" / run.path.name, symlinks=True)
+    if how != "new":
+        come()
+        resume: bool | Path = kept if how == "from scratch" else True
+        with RunFolder.create(url, resume) as run:
+            assert not (run.path / "base").exists() and not (run.path / "notes.txt").exists()
+            assert whole(run) == ("iteration_2", b"\x02")
+            (run.evaluation / "after.json").unlink()
+            save(run, 3, keep=1)
+            save(run, 4, keep=1)
+    assert {name: bucket.read(f"{prefix}{name}") for name in others} == {name: name.encode() for name in others}
+    assert f"{prefix}evaluation/after.json" not in bucket.listed()
+    last = f"{prefix}checkpoints/iteration_{2 if how == 'new' else 4}/"
+    mine = [key for key in bucket.listed(f"{prefix}checkpoints/iteration_") if "mine" not in key]
+    assert len(mine) == 3 and all(key.startswith(last) for key in mine)
+
+
+def test_a_run_below_one_in_a_storage_of_fsspec_stays() -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    try:
+        for place in ("memory://lab/runs/base", "memory://lab/runs/better"):
+            with RunFolder.create(place, resume=False) as run:
+                save(run, 1)
+        before = memory.find("/lab")
+        for place in ("memory://lab", "memory://lab/runs"):
+            with pytest.raises(ConfigError, match=f"run: {place} is not empty, it holds .*base/"):
+                RunFolder.create(place, resume=False)
+        assert memory.find("/lab") == before and len(before) > 8
+    finally:
+        memory.rm("/", recursive=True)
+
+
 @pytest.mark.parametrize("resume", [True, False])
 def test_storage_that_cannot_be_written_is_told_before_anything_is_done(
     bucket: Bucket, scratch: Path, resume: bool
 ) -> None:
     with pytest.raises(StorageError, match="run=s3://nowhere/a cannot be listed: .*make the bucket"):
         RunFolder.create("s3://nowhere/a", resume)
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_copy_to_read_leaves_a_run_that_goes_on_alone(bucket: Bucket, scratch: Path) -> None:
+    with opened(bucket) as run:
+        save(run, 1, best=True)
+        writer = bucket.read(f"{RUN}/.writer")
+        with copied(bucket.url(RUN)) as copy:
+            assert copy.pointed_at("best") == "iteration_1" and copy.metrics_path.read_text() == "1\n"
+            save(run, 2)
+            (copy.path / "report.html").write_text("report")
+            copy.storage.put(["report.html"])
+            before = {key: bucket.read(key) for key in bucket.listed()}
+        assert {key: bucket.read(key) for key in bucket.listed()} == before
+        assert before[f"{RUN}/.writer"] == writer and before[f"{RUN}/metrics.jsonl"] == b"1\n2\n"
+        assert checkpoints(bucket) == ["iteration_1", "iteration_2"]
+    assert bucket.read(f"{RUN}/report.html") == b"report" and list(scratch.iterdir()) == []
+    nothing = copied(bucket.url("nothing"))
+    with pytest.raises(ConfigError, match=f"no run in {bucket.url('nothing')} to report on"), nothing:
+        pass
     assert list(scratch.iterdir()) == []
 
 
@@ -194,8 +293,71 @@ def test_pointers_that_are_damaged_are_told(bucket: Bucket, caplog: pytest.LogCa
     assert "pointers.json is damaged" in caplog.text
 
 
+@pytest.mark.parametrize("pointers_now", [None, b"[]", b"3", b'{"best": 1', b'{"best": 1}', b'{"best": "iteration_7"}'])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_lost_best_is_found_again(
+    bucket: Bucket, caplog: pytest.LogCaptureFixture, pointers_now: bytes | None, known: bool
+) -> None:
+    """By what the checkpoints say that are not newer than the one to go on from; else it is that one."""
+    with opened(bucket) as run:
+        for number in range(1, 5):
+            save(run, number, keep=4, best=number == 2)
+    flip(bucket, f"{RUN}/checkpoints/iteration_4")
+    if pointers_now is None:
+        bucket.delete(f"{RUN}/checkpoints/pointers.json")
+    else:
+        bucket.write(f"{RUN}/checkpoints/pointers.json", pointers_now)
+    with opened(bucket, resume=True) as run:
+        latest = run.latest_checkpoint()
+        assert latest is not None and latest.name == "iteration_3"
+        run.mend_pointers(latest, lambda path: known and path.name in ("iteration_1", "iteration_2", "iteration_4"))
+        assert f"{RUN}/checkpoints/best was lost; it is now iteration_{2 if known else 3}, the" in caplog.text
+    assert pointers(bucket) == {"best": f"iteration_{2 if known else 3}", "last": "iteration_3"}
+
+
+def test_a_best_that_is_there_stays(bucket: Bucket, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(bucket) as run:
+        save(run, 1, best=True)
+        save(run, 2)
+    with opened(bucket, resume=True) as run:
+        latest = run.latest_checkpoint()
+        assert latest is not None
+        run.mend_pointers(latest, lambda path: True)
+    assert pointers(bucket) == {"best": "iteration_1", "last": "iteration_2"} and not caplog.records
+
+
 class Cut(BaseException):
     """As if the process were killed."""
+
+
+def cut_after(allowed: int, patch: pytest.MonkeyPatch) -> None:
+    """Kills the process, as it were, when it has put or removed so many things."""
+    left = iter(range(allowed))
+
+    def act(original: Callable[..., Any]) -> Callable[..., Any]:
+        def acting(*arguments: Any) -> Any:
+            if next(left, None) is None:
+                raise Cut
+            return original(*arguments)
+
+        return acting
+
+    for name in ("_open_to", "remove"):
+        patch.setattr(RemoteStorage, name, act(getattr(RemoteStorage, name)))
+
+
+def killed(run: RunFolder, number: int, allowed: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the process was killed before it was done with a checkpoint; its scratch folder is lost."""
+    with monkeypatch.context() as patch:
+        cut_after(allowed, patch)
+        try:
+            save(run, number, best=True)
+        except Cut:
+            return True
+        finally:
+            run.close()
+            run.storage.leave()
+    return False
 
 
 def test_wherever_a_kill_cuts_it_short_there_is_a_whole_checkpoint(
@@ -213,24 +375,7 @@ def test_wherever_a_kill_cuts_it_short_there_is_a_whole_checkpoint(
             bucket.write(key, content)
         run = opened(bucket, resume=True)
         assert whole(run) == ("iteration_2", b"\x02")
-        left = iter(range(allowed))
-
-        def act(self: RemoteStorage, *arguments: Any, original: Callable[..., Any], left: Any = left) -> Any:
-            if next(left, None) is None:
-                raise Cut
-            return original(self, *arguments)
-
-        with monkeypatch.context() as patch:
-            for name in ("_open_to", "remove"):
-                original = getattr(RemoteStorage, name)
-                patch.setattr(RemoteStorage, name, lambda *a, original=original: act(*a, original=original))
-            try:
-                save(run, 3, best=True)
-                cut = False
-            except Cut:
-                cut = True
-        run.close()
-        run.storage.leave()
+        cut = killed(run, 3, allowed, monkeypatch)
         with opened(bucket, resume=True) as run:
             name, content = whole(run)
             assert content == bytes([int(name.split("_")[1])])
@@ -243,6 +388,51 @@ def test_wherever_a_kill_cuts_it_short_there_is_a_whole_checkpoint(
             break
     assert ends[0] == "iteration_2" and ends[-1] == "iteration_3" and sorted(ends) == ends
     assert len(ends) > 6 and best == "iteration_3" and checkpoints(bucket) == ["iteration_2", "iteration_3"]
+
+
+def test_wherever_a_kill_cuts_the_first_checkpoint_short_the_run_goes_on(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is stored yet: the run begins again, and stores what it would have stored."""
+    ends = []
+    for allowed in count(1):
+        for key in bucket.listed():
+            bucket.delete(key)
+        cut = killed(opened(bucket), 1, allowed, monkeypatch)
+        with opened(bucket, resume=True) as run:
+            latest = run.latest_checkpoint()
+            ends.append(None if latest is None else latest.name)
+            save(run, 1 if latest is None else 2, best=True)
+        with opened(bucket, resume=True) as run:
+            name = "iteration_1" if latest is None else "iteration_2"
+            assert whole(run)[0] == run.pointed_at("best") == name
+        if not cut:
+            break
+    # The configuration, metrics, two files and the manifest; then it is whole.
+    assert ends[:4] == [None] * 4 and set(ends[4:]) == {"iteration_1"} and len(ends) > 5
+
+
+def test_a_killed_first_start_stores_its_configuration_first_and_its_versions_last(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(bucket)
+    for name in ("actors.json", "versions.json"):
+        (run.path / name).write_text("{}")
+    assert killed(run, 1, 1, monkeypatch)
+    assert bucket.listed() == [f"{RUN}/.writer", f"{RUN}/config.yaml"]
+    run = opened(bucket, resume=True)
+    for name in ("actors.json", "versions.json"):
+        (run.path / name).write_text("{}")
+    assert killed(run, 1, 2, monkeypatch)
+    assert f"{RUN}/versions.json" not in bucket.listed() and f"{RUN}/actors.json" in bucket.listed()
+
+
+def test_a_scratch_folder_that_somebody_cleans_takes_nothing_from_the_run(bucket: Bucket) -> None:
+    with opened(bucket) as run:
+        save(run, 1)
+        before = bucket.listed()
+        shutil.rmtree(run.path)
+    assert bucket.listed() == before
 
 
 # --- storage that is away for a while -------------------------------------------------------------------------
@@ -349,3 +539,11 @@ def test_a_local_run_with_no_whole_checkpoint(tmp_path: Path) -> None:
             run.latest_checkpoint()
         shutil.rmtree(run.checkpoints / "iteration_1")
         assert run.latest_checkpoint() is None
+
+
+def test_what_wandb_keeps_in_the_run_folder_is_not_stored(bucket: Bucket) -> None:
+    with opened(bucket) as run:
+        (run.path / "wandb" / "run-1").mkdir(parents=True)
+        (run.path / "wandb" / "run-1" / "run.wandb").touch()
+        save(run, 1)
+    assert not bucket.listed(f"{RUN}/wandb") and checkpoints(bucket) == ["iteration_1"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import pickle
 import socket
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from threading import Thread
 import fsspec
 import pytest
 
-from omatg_ray.errors import StorageError
+from omatg_ray.errors import OmatgRayError, StorageError
 from omatg_ray.run.storage import RemoteStorage, Storage, as_place, files_at, inside, local_copy, storage_of
 from tests.s3 import Bucket
 
@@ -160,6 +161,14 @@ def test_schemes_that_fsspec_knows(memory: str, scratch: Path) -> None:
         assert path.read_text() == "one"
 
 
+def test_files_that_are_gone_are_not_put(remote: Storage, bucket: Bucket) -> None:
+    put(remote, a="a", b="b")
+    (remote.folder / "a").unlink()
+    (remote.folder / "b").write_text("bb")
+    remote.put(["a", "b", "c"])
+    assert bucket.read("runs/a/b") == b"bb" and bucket.listed() == ["runs/a/a", "runs/a/b"]
+
+
 # --- what goes wrong ------------------------------------------------------------------------------------------
 
 
@@ -175,6 +184,19 @@ def refused(storage: Storage, *parts: str) -> None:
 
 def test_a_bucket_that_is_not_there(bucket: Bucket) -> None:
     refused(storage_of("s3://nowhere/run", "run"), "bucket does not exist", "make the bucket")
+
+
+def test_a_full_disk_is_not_blamed_on_the_storage(
+    remote: Storage, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    bucket.write("runs/a/x", b"x")
+    monkeypatch.setattr("omatg_ray.run.storage.shutil.copyfileobj", full)
+    with pytest.raises(OmatgRayError, match=r"cannot write .*x: the disk or quota is full") as caught:
+        remote.get(["x"])
+    assert not isinstance(caught.value, StorageError)
 
 
 def test_an_endpoint_where_nothing_listens(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.metrics import MetricsLog, read_metrics
-from omatg_ray.run.tracking import Tracker, Tracking
+from omatg_ray.run.tracking import SINKS, Tracker, Tracking
 
 
 class FakeRun:
@@ -92,6 +92,19 @@ def test_a_service_that_refuses_at_the_start_is_an_error(tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=dict))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="tracking: wandb cannot be told of the run: no API key"):
         Tracking(("wandb",)).start(tmp_path)
+
+
+def test_the_first_service_is_told_that_the_second_refused(
+    tmp_path: Path, runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing:
+        def __init__(self, *_: object) -> None:
+            raise RuntimeError("no server")
+
+    monkeypatch.setitem(SINKS, "mlflow", Refusing)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="tracking: mlflow cannot be told of the run: no server"):
+        Tracking(("wandb", "mlflow")).start(tmp_path)
+    assert [run.code for run in runs] == [1]
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
