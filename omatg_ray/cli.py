@@ -80,8 +80,8 @@ Generate one crystal for each reference of a file and compare: match rate, RMSE,
 
 A crystal depends on (seed, row) alone, so evaluations with one seed can be compared row by row. A base model anneals
 only if told to, with --slope-pos and --slope-cell (5 and 2 suit the bundled one); a reinforced one anneals as it was
-trained. The capped mean counts 3 eV/atom (--invalid-energy) for invalid crystals and at most that for all others: one
-crystal with overlapping atoms decides a mean that is not capped.
+trained. In the capped mean, an invalid crystal counts as if its energy were 3 eV/atom (--invalid-energy), and no other
+as more, before that of its reference is subtracted: one crystal with overlapping atoms decides a plain mean.
 """
 
 GENERATE = """\
@@ -256,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_number(float, -math.inf, above=True),
         default=3.0,
         metavar="E",
-        help="eV/atom that invalid crystals count in the capped mean, and its cap (default 3)",
+        help="energy in eV/atom that invalid crystals count as in the capped mean, and others at most (default 3)",
     )
     sub.add_argument(
         "--plausible",

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from omatg_ray.bundle import is_bundled
 from omatg_ray.commands.setup import free_run
 from omatg_ray.config import Config
 from omatg_ray.crystal.fields import FIELDS
@@ -20,6 +21,8 @@ from omatg_ray.run.storage import as_place
 
 # Ray's actors of the command below: a learner, a judge and two that roll out.
 ROLLOUT_WORKERS = 2
+FINE_STEPS = 50
+BUNDLED_SLOPES = ("--slope-pos", 5, "--slope-cell", 2)
 RELAX_STEPS = 100
 NOT_IMPROVED = """\
 Reinforcement did not improve validation: the best checkpoint is the model as it was before, and the table compares it
@@ -45,13 +48,16 @@ def next_steps(
     out = "new.extxyz" if generates_species else f"{formula}.extxyz"
     potential = config.resolved().reward.potential
     energies = [] if potential is None else ["--potential", potential, "--relax", RELAX_STEPS]
-    steps = max(2, config.rollout.steps // 2)
+    steps = max(FINE_STEPS, config.rollout.steps)
+    # What suits the bundled base with so many grid points is not what suits the few of training.
+    finer = ["--steps", steps, *(BUNDLED_SLOPES if is_bundled(config.base) else [])]
+    annealed = "" if is_bundled(config.base) else _annealed(rows[1:])
     lines = [
         "What to try next" if improved else NOT_IMPROVED,
-        f"  # new crystals{', relaxed and ranked by energy' if energies else ''}{_annealed(rows[1:])}",
-        _line("generate", run, *what, "-n", 16, "--steps", config.rollout.steps, *energies, "--out", out),
-        f"  # as good with {steps} grid points?",
-        _line("evaluate", run, "--data", f"{run}/data/test.extxyz", "--steps", steps),
+        f"  # new crystals{', relaxed and ranked by energy' if energies else ''}{annealed}",
+        _line("generate", run, *what, "-n", 16, *finer, *energies, "--out", out),
+        f"  # the test split with {steps} grid points in place of {config.rollout.steps}",
+        _line("evaluate", run, "--data", f"{run}/data/test.extxyz", *finer),
         "  # more iterations",
         _line("train", "--resume", run, f"iterations={2 * config.iterations}"),
     ]

@@ -209,8 +209,8 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
     rows = [list(row) for row in zip(labels, *shown.values(), strict=True)]
     head = ["", *shown]
     note = (
-        "Energies in eV/atom relative to the reference of the same row, by the same potential; capped: invalid "
-        "structures count as the cap, and none as more. "
+        "Energies in eV/atom relative to the reference of the same row, by the same potential; capped: before "
+        "that, the energy of an invalid structure counts as the reward's for invalid ones, and none as more. "
         "RMSE over matched structures; cRMSE counts an unmatched one as the matcher's tolerance."
     )
     if "match_any" in columns:

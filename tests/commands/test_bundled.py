@@ -262,6 +262,15 @@ def test_next_steps_tell_the_slopes_of_the_run_and_what_to_do_without_success(tm
     assert f"run={tmp_path / 'x'}-slower learner.lr=0.0001 rollout.group_size=32" in failed
 
 
+def test_next_steps_take_more_grid_points_than_training() -> None:
+    """And for the bundled base the slopes that its card finds best with so many."""
+    rows = [{"per_structure": {"formula": ["NaCl"]}}]
+    of_other = next_steps(Config.load(None, ["rollout.steps=10", "base=runs/base"]), rows)
+    assert of_other.count("--steps 50") == 2 and "--slope" not in of_other
+    of_bundled = next_steps(Config.load(None, ["rollout.steps=80", "base=bundled"]), rows)
+    assert of_bundled.count("--steps 80 --slope-pos 5 --slope-cell 2") == 2
+
+
 def test_the_run_on_actors_gets_a_folder_of_its_own(tmp_path: Path) -> None:
     taken = tmp_path / "x-ray"
     taken.mkdir()
