@@ -149,6 +149,8 @@ def test_a_reward_that_kills_every_actor_ends_the_run_with_its_compositions(
         os._exit(1)
 
     monkeypatch.setattr(RewardWorker, "judge", deadly)
+    # Every actor that is started costs seconds; `test_pool.py` counts as many as there are in earnest.
+    monkeypatch.setattr("omatg_ray.distributed.pool.MAX_ATTEMPTS", 2)
     words = [f"run={tmp_path / 'run'}", f"base={base}", *SMALL, "iterations=3", "ray.rollout.workers=1"]
     with pytest.raises(
         TrainingError, match=r"(?s)^\d+ of 20 rewards failed in iteration 1 \(5% may\): .*checkpoint is"
