@@ -10,13 +10,13 @@ controller the seconds measured here per item, whoever made it, one after anothe
 from __future__ import annotations
 
 import argparse
-import logging
 import time
 
 import numpy as np
-import ray
 from waiting import Waits, waiting_trainer
 
+from omatg_ray.distributed.cluster import joined
+from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.rl.work import RolloutSettings
 
 ITERATIONS = 5
@@ -47,29 +47,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 32], help="rollout actors")
     options = parser.parse_args()
-    ray.init("local", num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, object_store_memory=2 * 2**30)
-    columns = f"{'ideal':>8}{'measured':>10}{'efficiency':>12}{'ms per item':>13}{'12 M weights':>14}"
-    print(f"{'rollout + reward actors':<26}{columns}")
-    points = []
-    for n in options.workers:
-        rewards = max(1, n // 4)
-        best, found = ideal(WAITS, n, rewards), seconds_per_iteration(WAITS, n, rewards)
-        heavy = Waits(0.0, 0.0, 0.0, weights=LARGE)
-        light = Waits(0.0, 0.0, 0.0, weights=1)
-        weights = seconds_per_iteration(heavy, n, rewards) - seconds_per_iteration(light, n, rewards)
-        points.append((ITEMS_EACH * n, found - best))
-        each = 1000 * (found - best) / (ITEMS_EACH * n)
-        print(f"{f'{n} + {rewards}':<26}{best:>8.2f}{found:>10.2f}{best / found:>12.1%}{each:>13.2f}{weights:>12.2f} s")
-    if len(points) > 1:
-        items, over = np.array(points).T
-        slope, fixed = np.polyfit(items, over, 1)
-        total = fixed + slope * ITEMS_EACH * 1000
-        best = ideal(WAITS, 1000, 250)
-        print(
-            f"fit: {1000 * fixed:.0f} ms + {1000 * slope:.2f} ms per item; 1,000 actors with {ITEMS_EACH} items each: "
-            f"{total:.1f} s over {best:.2f} s, efficiency {best / (best + total):.0%}"
-        )
-    ray.shutdown()
+    with joined(RaySettings()):
+        columns = f"{'ideal':>8}{'measured':>10}{'efficiency':>12}{'ms per item':>13}{'12 M weights':>14}"
+        print(f"{'rollout + reward actors':<26}{columns}")
+        points = []
+        for n in options.workers:
+            rewards = max(1, n // 4)
+            best, found = ideal(WAITS, n, rewards), seconds_per_iteration(WAITS, n, rewards)
+            heavy = Waits(0.0, 0.0, 0.0, weights=LARGE)
+            light = Waits(0.0, 0.0, 0.0, weights=1)
+            weights = seconds_per_iteration(heavy, n, rewards) - seconds_per_iteration(light, n, rewards)
+            points.append((ITEMS_EACH * n, found - best))
+            each = 1000 * (found - best) / (ITEMS_EACH * n)
+            print(
+                f"{f'{n} + {rewards}':<26}{best:>8.2f}{found:>10.2f}{best / found:>12.1%}{each:>13.2f}{weights:>12.2f} s"
+            )
+        if len(points) > 1:
+            items, over = np.array(points).T
+            slope, fixed = np.polyfit(items, over, 1)
+            total = fixed + slope * ITEMS_EACH * 1000
+            best = ideal(WAITS, 1000, 250)
+            print(
+                f"fit: {1000 * fixed:.0f} ms + {1000 * slope:.2f} ms per item; 1,000 actors, {ITEMS_EACH} items each: "
+                f"{total:.1f} s over {best:.2f} s, efficiency {best / (best + total):.0%}"
+            )
 
 
 if __name__ == "__main__":

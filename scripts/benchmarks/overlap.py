@@ -8,12 +8,12 @@ items each, the reward of the last ones behind it, then the learner; that of sta
 
 from __future__ import annotations
 
-import logging
 import time
 
-import ray
 from waiting import Waits, idle, waiting_trainer
 
+from omatg_ray.distributed.cluster import joined
+from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.rl.work import RolloutSettings
 
 ITERATIONS = 8
@@ -26,19 +26,18 @@ CASES = {
 
 def main() -> None:
     """Measures and prints."""
-    ray.init("local", num_cpus=4, include_dashboard=False, logging_level=logging.ERROR)
-    print(f"{'':<30}{'staleness':>10}{'s/iteration':>13}   idle rollout, reward, learner")
-    for name, waits in CASES.items():
-        for staleness in (0, 1, 2):
-            settings = RolloutSettings(groups=4, group_size=16, steps=10, max_staleness=staleness)
-            with waiting_trainer(waits, 2, 1, settings, ITERATIONS) as trainer:
-                trainer.step()
-                start = time.perf_counter()
-                lines = [trainer.step() for _ in range(ITERATIONS - 1)]
-                seconds = (time.perf_counter() - start) / len(lines)
-            shares = ", ".join(f"{idle(lines, role):.0%}" for role in ("rollout", "reward", "learner"))
-            print(f"{name:<30}{staleness:>10}{seconds:>13.2f}   {shares}", flush=True)
-    ray.shutdown()
+    with joined(RaySettings()):
+        print(f"{'':<30}{'staleness':>10}{'s/iteration':>13}   idle rollout, reward, learner")
+        for name, waits in CASES.items():
+            for staleness in (0, 1, 2):
+                settings = RolloutSettings(groups=4, group_size=16, steps=10, max_staleness=staleness)
+                with waiting_trainer(waits, 2, 1, settings, ITERATIONS) as trainer:
+                    trainer.step()
+                    start = time.perf_counter()
+                    lines = [trainer.step() for _ in range(ITERATIONS - 1)]
+                    seconds = (time.perf_counter() - start) / len(lines)
+                shares = ", ".join(f"{idle(lines, role):.0%}" for role in ("rollout", "reward", "learner"))
+                print(f"{name:<30}{staleness:>10}{seconds:>13.2f}   {shares}", flush=True)
 
 
 if __name__ == "__main__":
