@@ -59,16 +59,15 @@ def main() -> None:
             weights = seconds_per_iteration(heavy, n, rewards) - seconds_per_iteration(light, n, rewards)
             points.append((ITEMS_EACH * n, found - best))
             each = 1000 * (found - best) / (ITEMS_EACH * n)
-            print(
-                f"{f'{n} + {rewards}':<26}{best:>8.2f}{found:>10.2f}{best / found:>12.1%}{each:>13.2f}{weights:>12.2f} s"
-            )
+            figures = f"{best:>8.2f}{found:>10.2f}{best / found:>12.1%}{each:>13.2f}{weights:>12.2f} s"
+            print(f"{f'{n} + {rewards}':<26}{figures}", flush=True)
         if len(points) > 1:
             items, over = np.array(points).T
             slope, fixed = np.polyfit(items, over, 1)
             total = fixed + slope * ITEMS_EACH * 1000
             best = ideal(WAITS, 1000, 250)
             print(
-                f"fit: {1000 * fixed:.0f} ms + {1000 * slope:.2f} ms per item; 1,000 actors, {ITEMS_EACH} items each: "
+                f"fit: {1000 * fixed:.0f} ms + {1000 * slope:.2f} ms an item; 1,000 actors, {ITEMS_EACH} items each: "
                 f"{total:.1f} s over {best:.2f} s, efficiency {best / (best + total):.0%}"
             )
 
