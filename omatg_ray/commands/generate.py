@@ -22,6 +22,7 @@ from omatg_ray.evaluate.unique import find_unique, space_groups
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Composition, compositions
+from omatg_ray.reward.protocol import holds_only
 from omatg_ray.reward.relax import Relaxed, relax
 from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.progress import Progress
@@ -183,8 +184,7 @@ def _relaxed(crystals: CrystalBatch, reward: MatGLEnergy, options: GenerateOptio
     Those with an element that the potential does not know, which only generated species can bring, stay as they are,
     without an energy.
     """
-    species = crystals.species.split(crystals.layout.sizes)
-    known = torch.tensor([reward.elements.issuperset(z.tolist()) for z in species])
+    known = holds_only(reward.elements, crystals)
     rows, others = known.nonzero().squeeze(1), (~known).nonzero().squeeze(1)
     kept, nothing = crystals.select(others).to("cpu", torch.float64), torch.full((len(others),), torch.nan).double()
     done = [Relaxed(kept, nothing, torch.zeros(len(others), dtype=torch.long), nothing)]

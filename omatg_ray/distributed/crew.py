@@ -38,6 +38,10 @@ class _Flight:
     trajectories: dict[int, Any] = field(default_factory=dict)
     judged: dict[int, Judged] = field(default_factory=dict)
 
+    def label(self, index: int) -> str:
+        """What messages call an item."""
+        return f"{index} of iteration {self.items[index].iteration + 1}"
+
     @property
     def rolled_out(self) -> bool:
         return len(self.trajectories) == len(self.items)
@@ -101,8 +105,7 @@ class RayCrew:
             if index not in flight.judged:
                 self._judge(flight, index, crystals)
 
-        label = f"{index} of iteration {item.iteration + 1}"
-        self.rollout.submit(Request(label, "rollout", arguments, done, kept=2))
+        self.rollout.submit(Request(flight.label(index), "rollout", arguments, done, kept=2))
 
     def _judge(self, flight: _Flight, index: int, crystals: Any) -> None:
         item = flight.items[index]
@@ -120,9 +123,8 @@ class RayCrew:
             apart = torch.full((len(item.compositions), item.group_size, item.group_size), math.nan)
             flight.judged[index] = Judged(torch.ones(n, dtype=torch.bool), failed, item.species, apart)
 
-        label = f"{index} of iteration {item.iteration + 1}"
         arguments = (crystals, item.group_size)
-        self.reward.submit(Request(label, "judge", arguments, done, lost=lost, given_up=given_up))
+        self.reward.submit(Request(flight.label(index), "judge", arguments, done, lost=lost, given_up=given_up))
 
     def collect(self, iteration: int) -> Sequence[Judged]:
         self._clock.resume()

@@ -113,6 +113,12 @@ def pass_on(reward: Reward, method: str, *arguments: object) -> None:
         getattr(reward, method)(*arguments)
 
 
+def holds_only(elements: frozenset[int], crystals: CrystalBatch) -> Tensor:
+    """Which crystals hold no other elements than these atomic numbers (B,), bool, on the CPU."""
+    species = crystals.species.cpu().split(crystals.layout.sizes)
+    return torch.tensor([elements.issuperset(z.tolist()) for z in species], dtype=torch.bool)
+
+
 def reward_of_known(reward: Reward, crystals: CrystalBatch) -> RewardResult:
     """What a reward says of all crystals but those with an element that it does not know: NaN for these.
 
@@ -120,8 +126,7 @@ def reward_of_known(reward: Reward, crystals: CrystalBatch) -> RewardResult:
     """
     if reward.elements is None or reward.elements.issuperset(crystals.species.unique().tolist()):
         return reward(crystals)
-    species = crystals.species.cpu().split(crystals.layout.sizes)
-    known = torch.tensor([reward.elements.issuperset(z.tolist()) for z in species])
+    known = holds_only(reward.elements, crystals)
     result = RewardResult(torch.zeros(0, dtype=torch.float64), {})
     if known.any():
         result = reward(crystals.select(known.nonzero()[:, 0]))
