@@ -19,6 +19,7 @@ from omatg_ray.run.storage import as_place, files_at, inside
 
 if TYPE_CHECKING:
     from omatg_ray.config import Config
+    from omatg_ray.policy.annealing import Annealing
 
 DESCRIPTION = """\
 Reinforce flow-based crystal generators by policy gradients on their velocity fields.
@@ -400,6 +401,12 @@ def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
         **slope,
     )
     sub.add_argument("--slope-cell", help="the same for lattices; of the two, one that is not given is 0", **slope)
+    sub.add_argument(
+        "--schedule",
+        metavar="SCHEDULE",
+        help="annealing in place of the model's own: none, linear:pos=5,cell=2, quadratic:..., cosine:..., "
+        "steps:power=2, or the folder of a learned schedule, or the run that learned it (default: own)",
+    )
     sub.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="seed of start and noise (default 0)")
     sub.add_argument(
         "--workers",
@@ -504,7 +511,11 @@ def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     from omatg_ray.policy.annealing import LinearAnnealing
 
     slopes, schedule = (arguments.slope_pos, arguments.slope_cell), None
-    if slopes != (None, None):
+    if arguments.schedule is not None:
+        if slopes != (None, None):
+            raise ConfigError("--schedule: give either that or --slope-pos and --slope-cell, which mean linear ones")
+        schedule = _schedule(arguments.schedule)
+    elif slopes != (None, None):
         schedule = LinearAnnealing(pos=slopes[0] or 0.0, cell=slopes[1] or 0.0)
     names = ("steps", "noise", "solver", "seed", "workers", "timeout", "device", "threads")
     values = {name: getattr(arguments, name) for name in names}
@@ -520,6 +531,15 @@ def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     if words and not ray.rollout.workers:
         raise ConfigError("--ray: say how many rollout.workers generate, e.g. --ray rollout.workers=4")
     return values | {"schedule": schedule, "ray": ray}
+
+
+def _schedule(text: str) -> Annealing | None:
+    """The schedule that a text means; a folder is looked for where a job finds its files."""
+    from omatg_ray.commands.places import found_or_named
+    from omatg_ray.schedule import KINDS, NONE, OWN, read_schedule
+
+    named = text in (NONE, OWN) or text.partition(":")[0] in KINDS
+    return read_schedule(text if named else found_or_named(text) or text)
 
 
 def _check_output(path: str | Path | None, suffixes: Sequence[str]) -> str | None:

@@ -19,7 +19,7 @@ from omatg_ray.evaluate.bench import BLOCK
 from omatg_ray.flow.pretrain import PretrainSettings
 from omatg_ray.kinds import Kinds
 from omatg_ray.model import CHUNK_PAIRS, NoiseMode, Variant
-from omatg_ray.policy.annealing import LinearAnnealing, ScheduleSettings
+from omatg_ray.policy.annealing import AnyHandMade, ScheduleSettings
 from omatg_ray.policy.noise import NoiseSettings
 from omatg_ray.reward.settings import RewardSettings
 from omatg_ray.rl.advantage import AdvantageSettings
@@ -76,9 +76,15 @@ class PolicySettings(Settings):
     noise: dict[FieldName, NoiseSettings] = Field(
         {"pos": NoiseSettings(kind="sqrt", a=0.1668)}, description="σ(t) of each active field"
     )
-    annealing: LinearAnnealing | None = Field(None, description="hand-made annealing, v · (1 + s(t))")
+    annealing: AnyHandMade = Field(
+        None,
+        description="hand-made annealing, v · (1 + s(t)): {kind: linear | quadratic | cosine, pos: 5, cell: 2} with s "
+        "at t = 1, or {kind: steps, power: 2} for a grid of unequal steps",
+    )
     annealing_from: Place | None = Field(
-        None, description="model that learned a schedule, which then anneals in place of `annealing`, frozen"
+        None,
+        description="a learned schedule, or a model or run that learned one, which then anneals, frozen, in place of "
+        "`annealing`",
     )
     schedule: ScheduleSettings = Field(ScheduleSettings(), description="the schedule that an annealing policy learns")
 

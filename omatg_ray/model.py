@@ -26,11 +26,11 @@ from omatg_ray.errors import ModelError
 from omatg_ray.flow.loss import PathSettings
 from omatg_ray.flow.network import CSPNet, NetworkSettings
 from omatg_ray.flow.species import draw_jumps
-from omatg_ray.policy.annealing import Annealing, LearnedAnnealing, LearnedSchedule, LinearAnnealing
+from omatg_ray.policy.annealing import Annealing, AnyAnnealing, LearnedAnnealing, LearnedSchedule
 from omatg_ray.policy.drift import Annealed, Drift, Scale, Score, Velocity
 from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, Noise, NoiseSettings
 from omatg_ray.policy.ode import Method, solve
-from omatg_ray.policy.policy import Policy, draw_noise, time_grid
+from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.run.folder import fetched_model
 from omatg_ray.run.storage import is_remote
 from omatg_ray.seeding import seed_of
@@ -62,7 +62,7 @@ class ModelDescription(Settings):
     variant: Variant = Field("velocity", description="kind of policy that reinforcement trained")
     active: list[FieldName] = Field([], description="fields that reinforcement acted on; empty for a base model")
     noise: dict[FieldName, NoiseSettings] = Field({}, description="policy noise of the active fields")
-    annealing: LinearAnnealing | LearnedSchedule | None = Field(
+    annealing: AnyAnnealing = Field(
         None, description="velocity annealing: the one the sampler was trained with, or the one it learned"
     )
     potential: str | None = Field(None, description="potential that rewarded it: name or folder")
@@ -164,7 +164,7 @@ class FlowModel:
         """The annealing it was trained with, or learned."""
         if "schedule" in self.learned:
             return cast("LearnedAnnealing", self.learned["schedule"])
-        return cast("LinearAnnealing | None", self.description.annealing)
+        return cast("Annealing | None", self.description.annealing)
 
     # --- files ------------------------------------------------------------------------------------------------
 
@@ -232,6 +232,8 @@ class FlowModel:
         """
         what = self.description
         annealing = self.annealing if schedule is None else schedule
+        if isinstance(annealing, LearnedAnnealing):
+            annealing.to(self.device)
         if what.variant == "annealing" and schedule is None:
             return Policy(
                 Scale(annealing), self.base_network, self.base_network, what.active, self._noise(),
@@ -328,12 +330,16 @@ class FlowModel:
         """
         if solver != EULER and noise != "none":
             raise ModelError(f"solver {solver}: noise takes Euler steps; leave out the noise, or the solver")
+        annealing = self.annealing if schedule is None else schedule
+        if solver != EULER and isinstance(annealing, LearnedAnnealing) and "steps" in annealing.settings.features:
+            raise ModelError(f"solver {solver}: the schedule depends on the length of Euler steps")
         path, elements = self.description.paths.species, self.network.settings.max_atomic_number
         if solver != EULER and path is not None:
             raise ModelError(f"solver {solver}: the model generates species, which takes Euler steps; leave it out")
         if path is None:
             self.network.require(z for structure in species for z in structure)
-        times, policy = time_grid(steps), self.policy(schedule, sde=noise == "policy")
+        policy = self.policy(schedule, sde=noise == "policy")
+        times = policy.times(steps)
         keys = range(len(species)) if indices is None else indices
         if len(keys) != len(species):
             raise ValueError(f"{len(keys)} indices for {len(species)} structures")

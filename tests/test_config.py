@@ -87,7 +87,7 @@ def test_an_optional_group_may_be_set_key_by_key(tmp_path):
         ("rollout.group=3", ["unknown key rollout.group:", "did you mean rollout.groups?"]),
         ("sede=3", ["unknown key sede:", "did you mean seed?"]),
         ("pretrain.network.hiden=3", ["pretrain.network.hiden", "did you mean pretrain.network.hidden?"]),
-        ("policy.annealing.po=3", ["did you mean policy.annealing.pos?"]),
+        ("policy.annealing.po=3", ["policy.annealing", "did you mean pos?"]),
         ("policy.noise.pos={kid: sqrt}", ["policy.noise.pos.kid", "did you mean policy.noise.pos.kind?"]),
         ("learner.zzz=1", ["unknown key learner.zzz", "valid keys: epochs, lr"]),
         ("policy.noise.species={a: 1}", ["policy.noise.species", "'pos' or 'cell'"]),

@@ -8,9 +8,10 @@ from pathlib import Path
 from omatg_ray import bundle
 from omatg_ray.bundle import ASSETS, BUNDLED, AssetName, is_bundled
 from omatg_ray.commands.setup import flat
+from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.errors import ModelError
 from omatg_ray.model import FlowModel
-from omatg_ray.policy.annealing import LearnedSchedule, LinearAnnealing
+from omatg_ray.policy.annealing import HandMadeAnnealing, LearnedSchedule, LinearAnnealing, StepSizes
 from omatg_ray.policy.noise import NoiseSettings
 from omatg_ray.run.storage import is_remote
 
@@ -100,11 +101,13 @@ def _noise(noise: NoiseSettings) -> str:
     return ", ".join(f"{key} {value}" for key, value in noise.model_dump(exclude=size).items())
 
 
-def _annealing(annealing: LinearAnnealing | LearnedSchedule | None) -> str:
+def _annealing(annealing: HandMadeAnnealing | StepSizes | LearnedSchedule | None) -> str:
     if annealing is None:
         return "none"
     if isinstance(annealing, LearnedSchedule):
         return f"learned for {', '.join(annealing.fields)}: " + ", ".join(
             f"{key} {value}" for key, value in annealing.model_dump(exclude={"kind", "fields"}).items()
         )
-    return ", ".join(f"{field} velocity times 1 + {slope:g} t" for field, slope in annealing.model_dump().items())
+    if isinstance(annealing, LinearAnnealing):
+        return ", ".join(f"{field} velocity times 1 + {getattr(annealing, field):g} t" for field in FIELDS)
+    return ", ".join(f"{key} {value}" for key, value in annealing.model_dump().items())

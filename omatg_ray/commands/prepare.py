@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,16 +21,17 @@ from omatg_ray.commands.setup import (
 )
 from omatg_ray.config import Config
 from omatg_ray.crystal.split import Split
-from omatg_ray.errors import ConfigError
+from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.model import FlowModel, ModelDescription, new_modules
-from omatg_ray.policy.annealing import LearnedSchedule
+from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule
 from omatg_ray.policy.drift import Score
-from omatg_ray.policy.policy import Policy, time_grid
+from omatg_ray.policy.policy import Policy
 from omatg_ray.reward.build import Judges, build_judges, fingerprint
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.settings import CRMSE
 from omatg_ray.reward.weighted import Weighted
 from omatg_ray.run.versions import versions
+from omatg_ray.schedule import learned_schedule
 
 MOST_SCORE = 1000.0
 """Largest σ² dt / (2 γ) of a step: square-root γ with square-root noise, which trains well, reaches some hundreds."""
@@ -127,8 +127,9 @@ def reinforced(start: FlowModel, config: Config, judges: Judges, elements: froze
         elements: Atomic numbers that it is reinforced on, and so knows afterwards.
 
     Raises:
-        ConfigError: The start was reinforced on other fields or by another kind of policy.
-        ModelError: The schedule to anneal with cannot be read, or the base has no denoiser for a score policy.
+        ConfigError: The start was reinforced on other fields or by another kind of policy, or the schedule to anneal
+            with cannot be read.
+        ModelError: The base has no denoiser for a score policy.
     """
     acts_on, policy = start.description.active, config.policy
     if acts_on and set(acts_on) != set(policy.active):
@@ -142,14 +143,19 @@ def reinforced(start: FlowModel, config: Config, judges: Judges, elements: froze
             f"policy.variant: {config.base} was reinforced as a {start.description.variant} policy; go on as such, or "
             "start from its base"
         )
-    schedule = None if policy.annealing_from is None else _schedule(policy.annealing_from)
+    schedule = None
+    if policy.annealing_from is not None:
+        try:
+            schedule = learned_schedule(policy.annealing_from)
+        except ModelError as error:
+            raise ConfigError(f"policy.annealing_from: {error}") from error
     annealing: Any = start.description.annealing if policy.annealing is None else policy.annealing
     if policy.variant == "annealing" and not acts_on:
         if annealing is not None:
             warnings.warn("the base's own annealing is left out: an annealing policy learns one", stacklevel=2)
         annealing = LearnedSchedule(**policy.schedule.model_dump(), fields=policy.active)
     elif schedule is not None:
-        annealing = schedule.description.annealing
+        annealing = schedule.settings
     description = start.description.model_copy(
         update={
             "variant": policy.variant,
@@ -176,9 +182,9 @@ def reinforced(start: FlowModel, config: Config, judges: Judges, elements: froze
         learned = new_modules(description)
     if "policy" in learned:
         learned["policy"].load_state_dict(start.network.state_dict())
-    source = start if schedule is None else schedule
-    if "schedule" in learned and "schedule" in source.learned:
-        learned["schedule"].load_state_dict(source.learned["schedule"].state_dict())
+    source = start.annealing if schedule is None else schedule
+    if "schedule" in learned and isinstance(source, LearnedAnnealing):
+        learned["schedule"].load_state_dict(source.state_dict())
     if "noise" in start.learned and description.noise == start.description.noise:
         learned["noise"].load_state_dict(start.learned["noise"].state_dict())
     model = FlowModel(description, start.base_network, learned.requires_grad_(False).to(start.device))
@@ -194,7 +200,7 @@ def refuse_stiff(policy: Policy, steps: int) -> None:
     """
     if not isinstance(policy.drift, Score):
         return
-    times = time_grid(steps)
+    times = policy.times(steps)
     for field in policy.active:
         sigma = policy.noise[field].sigma(times[:-1]).detach()
         weight = sigma.square() * times.diff() / (2.0 * policy.drift.gamma[field](times[:-1]))
@@ -205,14 +211,6 @@ def refuse_stiff(policy: Policy, steps: int) -> None:
                 f"denoiser by σ² dt / (2 γ) = {float(weight[worst]):.3g}, since γ is nearly 0 there ({MOST_SCORE:g} at "
                 "most); take less noise, e.g. kind=constant, or a base with γ of kind sqrt"
             )
-
-
-def _schedule(path: Path | str) -> FlowModel:
-    """The model whose learned schedule shall anneal another one."""
-    model = FlowModel.load(path)
-    if not isinstance(model.description.annealing, LearnedSchedule):
-        raise ConfigError(f"policy.annealing_from: {path} learned no schedule; train one with policy.variant=annealing")
-    return model
 
 
 def warn_idle(config: Config) -> None:

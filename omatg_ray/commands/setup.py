@@ -24,7 +24,7 @@ from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.bench import BLOCK
 from omatg_ray.model import CHUNK_PAIRS, EULER, FlowModel, NoiseMode, Solver
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.annealing import Annealing
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.storage import files_at, is_remote, local_copy
@@ -66,7 +66,7 @@ class SamplingOptions:
     model: str | Path
     steps: int = 50
     noise: NoiseMode = "none"
-    schedule: LinearAnnealing | None = None
+    schedule: Annealing | None = None
     solver: Solver = EULER
     seed: int = 0
     potential: str | None = None

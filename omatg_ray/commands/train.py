@@ -31,13 +31,15 @@ from omatg_ray.evaluate.bench import Bench
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.report import write_report
 from omatg_ray.model import FlowModel, NoiseMode
+from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.rl.divergence import SHIFT, DivergenceWatch
 from omatg_ray.rl.trainer import Trainer
-from omatg_ray.run.atomic import write_json
+from omatg_ray.run.atomic import replace_folder, write_json
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted, StopRequest
 from omatg_ray.run.metrics import MetricsLog, read_metrics
 from omatg_ray.run.progress import Progress
+from omatg_ray.schedule import save_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -275,6 +277,10 @@ def _compare(
     )
     best = FlowModel.load(folder.checkpoints / "best", parts.model.device)
     label = described_best(best_iteration(folder))
+    if isinstance(best.annealing, LearnedAnnealing) and best.description.variant == "annealing":
+        with replace_folder(folder.schedule) as place:
+            learned_at = {"steps": config.rollout.steps, "iterations": best_iteration(folder)}
+            save_schedule(best.annealing, place, learned_at | best.description.provenance)
     # A frozen annealing is no merit of the reinforcement: the base has it too. One that was learned is.
     start = parts.start if best.description.variant == "annealing" else parts.start.annealed_as(best)
     runs: list[tuple[str, str, FlowModel, NoiseMode]] = [

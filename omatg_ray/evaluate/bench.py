@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.model import CHUNK_PAIRS, EULER, FlowModel, NoiseMode, Solver
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.annealing import Annealing
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher, MatchResult
 from omatg_ray.reward.protocol import Reward, reward_of_known
@@ -62,7 +62,7 @@ class Block:
     indices: Sequence[int]
     steps: int
     noise: NoiseMode = "none"
-    schedule: LinearAnnealing | None = None
+    schedule: Annealing | None = None
     seed: int = 0
     comparisons: Comparisons | None = None
     chunk_pairs: int = CHUNK_PAIRS

@@ -29,7 +29,7 @@ from omatg_ray.evaluate.metrics import (
 from omatg_ray.evaluate.polymorphs import Polymorphs
 from omatg_ray.evaluate.unique import find_unique
 from omatg_ray.model import CHUNK_PAIRS, EULER, FlowModel, NoiseMode, Solver
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.annealing import Annealing, describe
 from omatg_ray.reward.matching import compositions
 from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.progress import Progress
@@ -159,7 +159,7 @@ class Evaluator:
         model: FlowModel,
         steps: int,
         noise: NoiseMode = "none",
-        schedule: LinearAnnealing | None = None,
+        schedule: Annealing | None = None,
         label: str = "",
         progress: bool = False,
         solver: Solver = EULER,
@@ -211,7 +211,7 @@ class Evaluator:
         if energy is not None and reference is not None and self.bench.reward is not None:
             relative, cap = energy - reference, self.bench.reward.invalid_energy
             capped = capped_relative_energies(energy, reference, valid, cap)
-        annealing, reward = schedule or model.description.annealing, self.bench.reward
+        annealing, reward = model.annealing if schedule is None else schedule, self.bench.reward
         settings = {
             "label": label,
             "steps": steps,
@@ -219,7 +219,7 @@ class Evaluator:
             "noise": noise,
             "solver": solver,
             "seed": self.seed,
-            "annealing": None if annealing is None else annealing.model_dump(),
+            "annealing": describe(annealing),
             "potential": None if reward is None else reward.potential.name,
         }
         return Evaluation(
@@ -237,7 +237,7 @@ class Evaluator:
         )
 
     def _asked(
-        self, steps: int, noise: NoiseMode, schedule: LinearAnnealing | None, solver: Solver, compared: bool
+        self, steps: int, noise: NoiseMode, schedule: Annealing | None, solver: Solver, compared: bool
     ) -> list[Block]:
         """What the bench is to generate and, if it is to compare, with what."""
         return [

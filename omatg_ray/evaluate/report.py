@@ -30,11 +30,13 @@ from omatg_ray.evaluate.plots import (
     svg,
     values,
 )
+from omatg_ray.evaluate.schedules import SLOPES, draw_schedules
 from omatg_ray.evaluate.timeline import describe_timeline, draw_timeline
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.run.timeline import Actor, Timeline
+from omatg_ray.schedule import SCHEDULE_FILE, ScheduleDescription
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -100,6 +102,7 @@ def write_report(run_folder: Path) -> Path:
     sections = [
         ("Before and after", _table(evaluations, expected)),
         ("Relative energies before and after", _energies(evaluations, expected)),
+        ("The learned schedule", _schedule(run, missing)),
         ("Over the run", _curves(run, lines, missing)),
         ("Time of every iteration", _times(lines)),
         ("Who worked when", _timeline(run, missing)),
@@ -263,6 +266,24 @@ def _energies(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str
         missing.append("relative energies per structure")
         return ""
     return _card("", figure, "Per structure, by the same potential; dotted: the reference.")
+
+
+def _schedule(run: RunFolder, missing: list[str]) -> str:
+    """What an annealing policy has learned."""
+    path = run.schedule / SCHEDULE_FILE
+    if not path.exists():
+        return ""
+    try:
+        learned = ScheduleDescription.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        missing.append(f"{path.name}, which cannot be read")
+        return ""
+    slopes = ", ".join(f"{slope:g}" for slope in SLOPES)
+    caption = (
+        f"What the base's velocity is multiplied by. Dotted: hand-made 1 + slope · t, slopes {slopes}. Use it with any "
+        f"base model: omatg-ray generate MODEL --schedule {escape(str(run.path))}"
+    )
+    return _card("", draw_schedules({"learned": learned.curves}), caption)
 
 
 def _times(lines: list[dict[str, Any]]) -> str:

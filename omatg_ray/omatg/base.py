@@ -35,7 +35,7 @@ from omatg_ray.omatg.names import (
 )
 from omatg_ray.omatg.weights import ENCODER, encoder_from_omatg, load, refuse_unknown
 from omatg_ray.policy.annealing import LinearAnnealing
-from omatg_ray.policy.policy import T_MAX, T_MIN
+from omatg_ray.policy.grid import T_MAX, T_MIN
 
 # What CSPNetFull does unless it is told otherwise; other values make another network.
 ENCODER_FACTS: dict[str, Any] = {

@@ -30,7 +30,7 @@ from omatg_ray.omatg.names import (
 )
 from omatg_ray.omatg.weights import DEFAULT_LAYERS, encoder_to_omatg
 from omatg_ray.policy.annealing import LinearAnnealing
-from omatg_ray.policy.policy import T_MAX, T_MIN
+from omatg_ray.policy.grid import T_MAX, T_MIN
 
 DEFAULT_STEPS = 50
 DEFAULT_DATASET = "mp_20"

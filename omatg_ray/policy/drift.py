@@ -40,14 +40,17 @@ class Drift(ABC):
         """What the network has to say for a field."""
 
     @abstractmethod
-    def rate(self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch) -> Tensor:
+    def rate(
+        self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch, dt: Tensor | None = None
+    ) -> Tensor:
         """Mean action per unit of time.
 
         Args:
             field: Field.
             outputs: At least those of `outputs(field)`, at the state `crystals`.
             t: One time for all structures () or one for each (B,).
-            crystals: Only their layout counts.
+            crystals: Only their layout and species count.
+            dt: Length of the Euler step from t, () or (B,); None where there is no such step.
         """
 
     def noiseless(self) -> Drift:
@@ -77,7 +80,9 @@ class Velocity(Drift):
     def outputs(self, field: FieldName) -> tuple[Output, ...]:
         return (VELOCITY[field],)
 
-    def rate(self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch) -> Tensor:
+    def rate(
+        self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch, dt: Tensor | None = None
+    ) -> Tensor:
         return outputs[VELOCITY[field]]
 
 
@@ -104,9 +109,11 @@ class Score(Drift):
     def outputs(self, field: FieldName) -> tuple[Output, ...]:
         return VELOCITY[field], DENOISER[field]
 
-    def rate(self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch) -> Tensor:
+    def rate(
+        self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch, dt: Tensor | None = None
+    ) -> Tensor:
         weight = self.noise[field].sigma(t).square() / (2.0 * self.gamma[field](t))
-        velocity = self.velocity.rate(field, outputs, t, crystals)
+        velocity = self.velocity.rate(field, outputs, t, crystals, dt)
         return velocity - of_rows(weight, field, crystals) * outputs[DENOISER[field]]
 
     def noiseless(self) -> Drift:
@@ -128,9 +135,11 @@ class Annealed(Drift):
     def outputs(self, field: FieldName) -> tuple[Output, ...]:
         return self.drift.outputs(field)
 
-    def rate(self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch) -> Tensor:
-        factor = of_rows(self.annealing.factor(field, t), field, crystals)
-        return factor * self.drift.rate(field, outputs, t, crystals)
+    def rate(
+        self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch, dt: Tensor | None = None
+    ) -> Tensor:
+        factor = of_rows(self.annealing.factor(field, t, crystals, dt), field, crystals)
+        return factor * self.drift.rate(field, outputs, t, crystals, dt)
 
     def noiseless(self) -> Drift:
         return Annealed(self.drift.noiseless(), self.annealing)
@@ -157,8 +166,10 @@ class Scale(Drift):
     def outputs(self, field: FieldName) -> tuple[Output, ...]:
         return ()
 
-    def rate(self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch) -> Tensor:
-        factor = t.new_ones(t.shape) if self.annealing is None else self.annealing.factor(field, t)
+    def rate(
+        self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch, dt: Tensor | None = None
+    ) -> Tensor:
+        factor = t.new_ones(t.shape) if self.annealing is None else self.annealing.factor(field, t, crystals, dt)
         return factor.expand(len(crystals))
 
     def reference(self) -> Drift:

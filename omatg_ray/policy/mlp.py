@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 
-def time_mlp(hidden: int, layers: int, outputs: int = 1) -> nn.Sequential:
-    """Linear(1, h), SiLU, `layers` times Linear(h, h), SiLU, then Linear(h, outputs): times (..., 1) to (..., outputs).
+def time_mlp(hidden: int, layers: int, outputs: int = 1, inputs: int = 1) -> nn.Sequential:
+    """Linear(inputs, h), SiLU, `layers` times Linear(h, h), SiLU, Linear(h, outputs): (..., inputs) to (..., outputs).
 
-    The architecture is that of OMatG's schedules, so that their weights load.
+    With times as its one input, it is the architecture of OMatG's schedules, so that their weights load.
     """
-    parts: list[nn.Module] = [nn.Linear(1, hidden), nn.SiLU()]
+    parts: list[nn.Module] = [nn.Linear(inputs, hidden), nn.SiLU()]
     for _ in range(layers):
         parts += [nn.Linear(hidden, hidden), nn.SiLU()]
     return nn.Sequential(*parts, nn.Linear(hidden, outputs))

@@ -20,21 +20,9 @@ from omatg_ray.flow.network import CSPNet, Output
 from omatg_ray.flow.species import SpeciesPath
 from omatg_ray.policy.annealing import Annealing
 from omatg_ray.policy.drift import VELOCITY, Annealed, Drift, Outputs, Velocity, of_rows
+from omatg_ray.policy.grid import time_grid
 from omatg_ray.policy.noise import LearnedNoise, Noise
 from omatg_ray.seeding import generator
-
-T_MIN, T_MAX = 1e-3, 1.0 - 1e-3
-
-
-def time_grid(steps: int) -> Tensor:
-    """`steps` grid points from 0.001 to 0.999, float32: steps − 1 Euler steps.
-
-    Raises:
-        ModelError: Fewer than 2 points.
-    """
-    if steps < 2:
-        raise ModelError(f"steps = {steps}: an integration needs at least 2 grid points")
-    return torch.linspace(T_MIN, T_MAX, steps)
 
 
 def draw_noise(
@@ -91,7 +79,7 @@ class Policy:
         base_network: Network of the frozen fields, and the reference of the KL divergence.
         active: Fields that the policy acts on; the others follow the base's velocity without noise.
         noise: σ(t) of the active fields.
-        annealing: Multiplies the velocity of frozen fields.
+        annealing: Multiplies the velocity of frozen fields, and says what the time grid is.
         species: Path of species that are generated, by the base network alone; None: species are given.
 
     Raises:
@@ -118,6 +106,15 @@ class Policy:
         self.species = species
         self.of_frozen: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
         self.quiet = drift.noiseless()
+        self._annealing = annealing
+
+    def times(self, steps: int) -> Tensor:
+        """Time grid (steps,), float32: equal steps unless the annealing has others.
+
+        Raises:
+            ModelError: Fewer than 2 points.
+        """
+        return time_grid(steps) if self._annealing is None else self._annealing.times(steps)
 
     @property
     def heads(self) -> set[Output]:
@@ -208,12 +205,12 @@ class Policy:
         actions: Fields = {}
         for field in FIELDS:
             if field in self.frozen:
-                displacement[field] = self.of_frozen.rate(field, base, t, crystals) * dt
+                displacement[field] = self.of_frozen.rate(field, base, t, crystals, dt) * dt
                 continue
             if field in quiet:
-                displacement[field] = self.quiet.rate(field, own, t, crystals) * dt
+                displacement[field] = self.quiet.rate(field, own, t, crystals, dt) * dt
                 continue
-            action = self.drift.rate(field, own, t, crystals) * dt
+            action = self.drift.rate(field, own, t, crystals, dt) * dt
             if field in noise:
                 action = action + self.noise[field].sigma(t) * dt.sqrt() * noise[field]
             if field in scaled:

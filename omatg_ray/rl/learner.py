@@ -268,7 +268,8 @@ class Learner:
         trajectory, steps, weight = microbatch.trajectory, microbatch.steps, microbatch.weight
         t, dt = trajectory.times[:-1][steps], trajectory.times.diff()[steps]
         # One time per structure and step, so that all steps of the block share a network call.
-        block = _Block(microbatch.crystals, t.repeat_interleave(len(trajectory)))
+        t_each, dt_each = (values.repeat_interleave(len(trajectory)) for values in (t, dt))
+        block = _Block(microbatch.crystals, t_each, dt_each)
         outputs = self.policy.outputs(block.crystals, block.t)
         base = {name: values[steps].flatten(0, 1) for name, values in trajectory.base_outputs.items()}
         loss = torch.zeros((), device=t.device)
@@ -298,13 +299,13 @@ class Learner:
     ) -> tuple[Tensor, Tensor | None]:
         """Log-density of the actions, and KL to the base (None where it is not known), per atom or structure (K, ·)."""
         drift = self.policy.drift
-        rate = components(drift.rate(field, outputs, block.t, block.crystals).view_as(action))
+        rate = components(drift.rate(field, outputs, block.t, block.crystals, block.dt).view_as(action))
         t, dt = t[:, None, None], dt[:, None, None]
         sigma = self.policy.noise[field].sigma(t)
         log_prob = log_density(components(action), rate * dt, sigma.square() * dt).sum(-1)
         if not (base or drift.per_structure):
             return log_prob, None
-        reference = drift.reference().rate(field, base, block.t, block.crystals).view_as(action)
+        reference = drift.reference().rate(field, base, block.t, block.crystals, block.dt).view_as(action)
         sigma_ref = self._reference_sigma(field, sigma, t)
         return log_prob, kl_divergence(rate - components(reference), sigma, sigma_ref, dt).sum(-1)
 
@@ -373,10 +374,11 @@ class Learner:
 
 @dataclass(frozen=True)
 class _Block:
-    """States of several steps as one batch, with a time for each."""
+    """States of several steps as one batch, with a time and the length of a step for each."""
 
     crystals: CrystalBatch
     t: Tensor
+    dt: Tensor
 
 
 @dataclass

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.flow.species import draw_jumps
-from omatg_ray.policy.policy import Policy, draw_noise, time_grid
+from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.rl.trajectory import Trajectory, rollout
 from omatg_ray.seeding import generator, seed_of
 from omatg_ray.settings import Settings
@@ -109,4 +109,4 @@ def run_item(
     if policy.species is not None:
         x_0 = policy.species.start(x_0, item.start_seeds, policy.base_network.settings.max_atomic_number)
         jumps = draw_jumps(x_0, steps, item.seeds)
-    return rollout(policy, x_0, time_grid(steps), noise, with_base, version, jumps)
+    return rollout(policy, x_0, policy.times(steps), noise, with_base, version, jumps)

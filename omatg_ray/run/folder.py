@@ -37,7 +37,8 @@ ACTORS, TIMELINE = "actors.json", "timeline.json"
 # What a run writes besides checkpoints, and what it calls these. All else at its URL, such as a run below, is not its.
 OWN = re.compile(
     r"(config\.yaml|(versions|actors|timeline|tracking)\.json|metrics\.jsonl|report\.html"
-    r"|tensorboard/[^/]+|evaluation/[^/]+\.json|(structures|data)/[^/]+\.extxyz)"
+    r"|tensorboard/[^/]+|evaluation/[^/]+\.json|(structures|data)/[^/]+\.extxyz"
+    r"|schedule/(schedule\.json|weights\.safetensors))"
 )
 FORGOTTEN = ("tensorboard/", "evaluation/", "structures/")
 """Where a run that goes on removes files. Anything else that is gone was taken from it, as by a cleaner of TMPDIR."""
@@ -156,6 +157,11 @@ class RunFolder:
     def structures(self) -> Path:
         """Generated and reference structures, as extxyz."""
         return self.path / "structures"
+
+    @property
+    def schedule(self) -> Path:
+        """The schedule that the best checkpoint learned: `schedule.json` and its weights."""
+        return self.path / "schedule"
 
     @property
     def evaluation(self) -> Path:

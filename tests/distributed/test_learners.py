@@ -24,7 +24,8 @@ from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.paths import PathSettings
 from omatg_ray.model import FlowModel, ModelDescription
-from omatg_ray.policy.policy import draw_noise, time_grid
+from omatg_ray.policy.grid import time_grid
+from omatg_ray.policy.policy import draw_noise
 from omatg_ray.rl.learner import Learner, LearnerSettings
 from omatg_ray.rl.objective import ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory, rollout

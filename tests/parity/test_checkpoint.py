@@ -19,8 +19,8 @@ from omatg_ray.crystal.fields import displace
 from omatg_ray.model import FlowModel
 from omatg_ray.omatg.checkpoint import write_checkpoint
 from omatg_ray.omatg.weights import ENCODER
+from omatg_ray.policy.grid import time_grid
 from omatg_ray.policy.noise import LearnedNoise
-from omatg_ray.policy.policy import time_grid
 from tests.parity.loading import crystals
 
 BASES = ["perov5_small", "perov5_small_as_sde_pos", "perov5_small_as_sde_poscell"]

@@ -12,8 +12,9 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import displace
 from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule
 from omatg_ray.policy.drift import Annealed, Scale, Score, Velocity
+from omatg_ray.policy.grid import time_grid
 from omatg_ray.policy.noise import LearnedNoise, NoiseSettings
-from omatg_ray.policy.policy import Policy, time_grid
+from omatg_ray.policy.policy import Policy
 from omatg_ray.rl.advantage import group_advantages
 from omatg_ray.rl.learner import Learner, LearnerSettings
 from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
@@ -147,9 +148,9 @@ class Case:
                 named |= {prefix + name: p for name, p in noise.mlp.named_parameters()}
         if self.per_structure:
             schedule = policy.drift.annealing
-            if schedule.shared:
+            if schedule.settings.shared:
                 named |= {f"scale_model._trunk.{name}": p for name, p in schedule.trunk.named_parameters()}
-            kind = "head" if schedule.shared else "mlp"
+            kind = "head" if schedule.settings.shared else "mlp"
             for field, head in schedule.heads.items():
                 named |= {f"scale_model._{field}_{kind}.{name}": p for name, p in head.named_parameters()}
         return named

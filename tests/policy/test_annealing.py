@@ -1,12 +1,33 @@
-"""Hand-made annealing."""
+"""Annealing made by hand and learned."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from pydantic import ValidationError
 
-from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule, LinearAnnealing
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import ModelError
+from omatg_ray.policy.annealing import (
+    AnyAnnealing,
+    CosineAnnealing,
+    LearnedAnnealing,
+    LearnedSchedule,
+    LinearAnnealing,
+    QuadraticAnnealing,
+    StepSizes,
+    curves,
+    describe,
+)
+from omatg_ray.policy.features import features_of
+from omatg_ray.policy.grid import time_grid
+from omatg_ray.settings import Settings
+
+
+class Holder(Settings):
+    annealing: AnyAnnealing = None
 
 
 def test_factor_is_linear_in_time_and_of_each_field():
@@ -19,6 +40,111 @@ def test_factor_is_linear_in_time_and_of_each_field():
 def test_a_slope_that_turns_the_flow_round_is_refused():
     with pytest.raises(ValidationError):
         LinearAnnealing(pos=-1.5)
+
+
+def test_other_shapes_grow_from_one_to_one_and_the_slope():
+    t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    assert QuadraticAnnealing(pos=4.0).factor("pos", t).tolist() == [1.0, 2.0, 5.0]
+    cosine = CosineAnnealing(cell=4.0)
+    torch.testing.assert_close(cosine.factor("cell", t), torch.tensor([1.0, 3.0, 5.0], dtype=torch.float64))
+    # sin² of half the angle.
+    at = torch.tensor(0.3, dtype=torch.float64)
+    torch.testing.assert_close(
+        cosine.factor("cell", at), 1.0 + 4.0 * math.sin(0.15 * math.pi) ** 2 * torch.ones_like(at)
+    )
+
+
+def test_step_sizes_follow_their_power_and_scale_nothing():
+    t = torch.rand(4)
+    assert StepSizes(power=2.0).factor("pos", t).tolist() == [1.0] * 4
+    times = StepSizes(power=2.0).times(5).double()
+    assert float(times[0]) == pytest.approx(0.001) and float(times[-1]) == pytest.approx(0.999)
+    # 1 − (1 − u)² at quarters: steps of 7, 5, 3, 1 sixteenths.
+    expected = 0.998 / 16 * torch.tensor([7.0, 5.0, 3.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(times.diff(), expected, atol=1e-6, rtol=0)
+    assert torch.equal(StepSizes().times(5), time_grid(5)) and torch.equal(
+        LinearAnnealing(pos=2).times(5), time_grid(5)
+    )
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        LinearAnnealing(pos=5.0),
+        CosineAnnealing(pos=2.0, cell=1.0),
+        StepSizes(power=0.5),
+        LearnedSchedule(fields=["pos"]),
+    ],
+)
+def test_every_kind_is_read_back_from_what_it_is_written_as(schedule):
+    holder = Holder(annealing=schedule)
+    assert Holder.model_validate_json(holder.model_dump_json()).annealing == schedule
+
+
+def test_without_a_kind_it_is_linear():
+    assert Holder(annealing={"pos": 5.0}).annealing == LinearAnnealing(pos=5.0)
+    assert Holder(annealing=None).annealing is None
+
+
+def crystals() -> CrystalBatch:
+    """Na4Cl4, eight atoms whose electronegativities differ by 3.16 − 0.93, and one atom of tungsten."""
+    species = torch.tensor([11, 17] * 4 + [74])
+    return CrystalBatch(species, torch.rand(9, 3), 4 * torch.eye(3).expand(2, 3, 3), torch.tensor([8, 1]))
+
+
+def test_features_are_what_they_say():
+    t, dt = torch.tensor(0.5), torch.tensor(0.01)
+    found = features_of(["atoms", "electronegativity", "steps"], t, crystals(), dt)
+    torch.testing.assert_close(found, torch.tensor([[0.0, (3.16 - 0.93) / 2, 1.0], [-3.0, 0.0, 1.0]]))
+    # One time and one step length for each structure, as a learner asks.
+    found = features_of(["steps"], torch.tensor([0.1, 0.2]), None, torch.tensor([0.1, 0.01]))
+    torch.testing.assert_close(found, torch.tensor([[0.0], [1.0]]))
+
+
+def test_features_that_are_not_known_are_missed_by_name():
+    with pytest.raises(ModelError, match="number|atoms"):
+        features_of(["atoms"], torch.tensor(0.5), None, None)
+    with pytest.raises(ModelError, match="length of the steps"):
+        features_of(["steps"], torch.tensor(0.5), crystals(), None)
+
+
+def test_an_element_without_electronegativity_counts_as_no_different():
+    helium_fluoride = CrystalBatch(torch.tensor([2, 9]), torch.rand(2, 3), torch.eye(3)[None], torch.tensor([2]))
+    assert float(features_of(["electronegativity"], torch.tensor(0.5), helium_fluoride, None)) == 0.0
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_conditioned_schedule_learns_what_differs_between_structures(shared):
+    schedule = LearnedAnnealing(LearnedSchedule(hidden=16, layers=1, shared=shared, fields=["pos"], features=["atoms"]))
+    batch, t = crystals(), torch.tensor([0.2, 0.8])
+    assert schedule.factor("pos", t, batch).tolist() == [1.0, 1.0]
+    optimizer = torch.optim.Adam(schedule.parameters(), lr=1e-2)
+    goal = torch.tensor([2.0, -0.5])
+    for _ in range(300):
+        loss = (schedule.value("pos", t, batch) - goal).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(schedule.value("pos", t, batch).detach(), goal, atol=0.05, rtol=0)
+    # Each structure alone has the same s, and one time for all is one for each.
+    alone = torch.cat([schedule.value("pos", t[i], batch.select([i])) for i in range(2)])
+    torch.testing.assert_close(alone, schedule.value("pos", t, batch))
+    labels = [curve.of for curve in curves(schedule)]
+    assert labels == ["2 atoms", "8 atoms", "20 atoms"]
+    (eight,) = [curve for curve in curves(schedule) if curve.of == "8 atoms"]
+    at = torch.tensor(eight.t[10])
+    assert eight.pos[10] == pytest.approx(float(schedule.factor("pos", at, batch.select([0])).detach()), abs=1e-6)
+
+
+def test_a_description_tells_weights_apart():
+    settings = LearnedSchedule(hidden=4, layers=0, fields=["pos"])
+    one, other = LearnedAnnealing(settings), LearnedAnnealing(settings)
+    other.load_state_dict(one.state_dict())
+    assert describe(one) == describe(other) and describe(None) is None
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    assert describe(one) != describe(other)
+    assert describe(LinearAnnealing(pos=5.0)) == {"kind": "linear", "pos": 5.0, "cell": 0.0}
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -8,7 +8,8 @@ from torch import nn
 
 from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule, LinearAnnealing
 from omatg_ray.policy.drift import VELOCITY, Annealed, Drift, Scale, Score, Velocity, of_rows
-from omatg_ray.policy.policy import Policy, draw_noise, time_grid
+from omatg_ray.policy.grid import time_grid
+from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.rl.learner import Learner, LearnerSettings
 from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
 from omatg_ray.rl.trajectory import rollout
@@ -26,7 +27,7 @@ class Damped(Drift):
     def outputs(self, field):
         return (VELOCITY[field],)
 
-    def rate(self, field, outputs, t, crystals):
+    def rate(self, field, outputs, t, crystals, dt=None):
         return of_rows((-self.strength * t).exp(), field, crystals) * outputs[VELOCITY[field]]
 
     def reference(self):

@@ -10,7 +10,8 @@ import torch
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.species import MaskedSpecies, SpeciesPath, UniformSpecies, draw_jumps
 from omatg_ray.policy.drift import Velocity
-from omatg_ray.policy.policy import Policy, Step, draw_noise, time_grid
+from omatg_ray.policy.grid import time_grid
+from omatg_ray.policy.policy import Policy, Step, draw_noise
 from tests.policy.test_policy import Counting
 from tests.small import NOISE, SIZE, perturbed, random_crystals, small_network
 

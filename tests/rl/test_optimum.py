@@ -16,8 +16,8 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.flow.network import NetworkSettings
+from omatg_ray.policy.grid import time_grid
 from omatg_ray.policy.noise import NoiseSettings
-from omatg_ray.policy.policy import time_grid
 from omatg_ray.rl.advantage import group_advantages
 from omatg_ray.rl.learner import Learner, LearnerSettings
 from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings

@@ -43,7 +43,10 @@ def test_one_line_says_what_goes_on_and_none_where_nothing_is_to_do(checkout: Pa
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1 and "minutes" in done.stdout and ".venv/pip.log" in done.stdout
     (call,) = (checkout / "calls").read_text().splitlines()
-    assert "--quiet" in call and call.endswith("install -c constraints.txt -e .")
+    general, _, of_install = call.partition(" install ")
+    # pip knows --quiet before and after the command's name, --progress-bar only after it.
+    assert "--quiet" in general and "--progress-bar" not in general
+    assert of_install == "--progress-bar off -c constraints.txt -e ."
     assert install(checkout).stdout == ""
     install(checkout, "test")
     assert (checkout / "calls").read_text().splitlines()[1:] == [f"{call}[test]"]

@@ -1,0 +1,39 @@
+"""Pictures of schedules: by what the velocity of each field is multiplied over the time of the flow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from omatg_ray.crystal.fields import FIELDS
+from omatg_ray.evaluate.plots import COLOURS, DASHES, INK, WIDE, dress, legend
+from omatg_ray.policy.annealing import Curve, LinearAnnealing, curves
+
+TITLES = {"pos": "positions", "cell": "lattices"}
+SLOPES = (2.0, 5.0, 10.0)
+"""Hand-made ones to compare with."""
+
+
+def draw_schedules(shown: Mapping[str, Sequence[Curve]]) -> Figure:
+    """1 + s(t) of positions and of lattices, with hand-made linear ones (`SLOPES`) behind.
+
+    Args:
+        shown: Curves of every schedule by its name; those of one have one colour.
+    """
+    figure = Figure(figsize=WIDE, layout="constrained")
+    for place, field in enumerate(FIELDS, 1):
+        axes = figure.add_subplot(1, len(FIELDS), place)
+        dress(axes, "t", f"1 + s(t), {TITLES[field]}")
+        values = [value for found in shown.values() for curve in found for value in getattr(curve, field)]
+        axes.set_ylim(1.1 * min(0.0, *values), 1.15 * max(1.5, *values))
+        for slope in SLOPES:
+            for curve in curves(LinearAnnealing(pos=slope, cell=slope)):
+                axes.plot(curve.t, getattr(curve, field), color=INK, alpha=0.25, linewidth=0.9, linestyle=":")
+        axes.axhline(1.0, color=INK, linewidth=0.8, alpha=0.5)
+        for (name, found), colour in zip(shown.items(), COLOURS, strict=False):
+            for curve, dash in zip(found, DASHES, strict=False):
+                label = ", ".join(filter(None, (name, curve.of)))
+                axes.plot(curve.t, getattr(curve, field), color=colour, linestyle=dash, label=label)
+        legend(axes)
+    return figure

@@ -1,0 +1,160 @@
+"""Schedules that are given by a text, and learned ones as files of their own.
+
+A learned schedule is a folder with `schedule.json`, which a person can read (what it is made of, where it comes from,
+and 1 + s(t) on a grid), and its weights, `weights.safetensors`. It goes with any base model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from omatg_ray.errors import ConfigError, ModelError
+from omatg_ray.model import DESCRIPTION_FILE, FlowModel
+from omatg_ray.policy.annealing import (
+    Annealing,
+    AnyHandMade,
+    Curve,
+    LearnedAnnealing,
+    LearnedSchedule,
+    LinearAnnealing,
+    curves,
+)
+from omatg_ray.run.folder import fetched_model
+from omatg_ray.run.storage import is_remote
+from omatg_ray.settings import Settings
+
+FORMAT: Final = "omatg_ray.schedule.1"
+SCHEDULE_FILE, WEIGHTS_FILE = "schedule.json", "weights.safetensors"
+FOLDER = "schedule"
+"""Where a run folder keeps what it learned."""
+
+NONE, OWN = "none", "own"
+KINDS = ("linear", "quadratic", "cosine", "steps")
+HELP = (
+    "none · linear:pos=5,cell=2 (velocity times 1 + s(t), with s at t = 1) · quadratic: and cosine: with the same "
+    "keys · steps:power=2 (unequal steps instead of a scale) · a learned one: its folder, or the run or model that "
+    "learned it"
+)
+
+
+class ScheduleDescription(Settings):
+    """What `schedule.json` says.
+
+    Attributes:
+        curves: 1 + s(t); for some examples where it depends on features.
+    """
+
+    format: Literal["omatg_ray.schedule.1"] = FORMAT
+    schedule: LearnedSchedule
+    curves: list[Curve] = Field([])
+    provenance: dict[str, Any] = Field({})
+
+
+class _Text(BaseModel):
+    """The kinds that are made by hand."""
+
+    schedule: AnyHandMade = Field(None)
+
+
+def save_schedule(annealing: LearnedAnnealing, folder: Path, provenance: Mapping[str, Any]) -> None:
+    """Writes both files into an existing folder."""
+    description = ScheduleDescription(
+        schedule=annealing.settings, curves=curves(annealing), provenance=dict(provenance)
+    )
+    save_file({k: v.detach().cpu().contiguous() for k, v in annealing.state_dict().items()}, folder / WEIGHTS_FILE)
+    (folder / SCHEDULE_FILE).write_text(json.dumps(description.model_dump(mode="json"), indent=1) + "\n")
+
+
+def read_schedule(text: str | Path) -> Annealing | None:
+    """The schedule that a text means; None for "own", which leaves a model its own.
+
+    Args:
+        text: One of `HELP`, or "own".
+
+    Raises:
+        ConfigError: It is neither a kind nor a place.
+        ModelError: There is no learned schedule in that place, or it cannot be read.
+        StorageError: A URL cannot be reached.
+    """
+    if text == OWN:
+        return None
+    if text == NONE:
+        return LinearAnnealing()
+    kind, _, keys = str(text).partition(":")
+    if kind in KINDS and not is_remote(text):
+        return _hand_made(str(text), kind, keys)
+    return learned_schedule(text)
+
+
+def _hand_made(text: str, kind: str, keys: str) -> Annealing:
+    given: dict[str, Any] = {"kind": kind}
+    for word in keys.split(",") if keys else ():
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"schedule {text!r}: {word!r} is not of the form key=value; known schedules: {HELP}")
+        given[key.strip()] = value
+    try:
+        schedule = _Text(schedule=given).schedule
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'][1:]))} {problem['msg'].removeprefix('Value error, ')}".strip()
+            for problem in error.errors()
+        )
+        raise ConfigError(f"schedule {text!r}: {problems}") from error
+    assert schedule is not None
+    return schedule
+
+
+def learned_schedule(place: str | Path) -> LearnedAnnealing:
+    """The learned schedule in a folder or at a URL: of a schedule, a run, or a model.
+
+    Raises:
+        ModelError: There is none, or it cannot be read.
+        StorageError: The URL cannot be reached.
+    """
+    if is_remote(place):
+        for url in (str(place), f"{place}/{FOLDER}"):
+            try:
+                with fetched_model(url, SCHEDULE_FILE) as copy:
+                    return _read(copy)
+            except ModelError:
+                continue
+        return _of_model(place)
+    folder = Path(place)
+    for path in (folder, folder / FOLDER):
+        if (path / SCHEDULE_FILE).is_file():
+            return _read(path)
+    if not folder.exists():
+        raise ConfigError(f"schedule {str(place)!r} is neither a folder nor one of: {HELP}")
+    return _of_model(place)
+
+
+def _of_model(place: str | Path) -> LearnedAnnealing:
+    annealing = FlowModel.load(place).annealing
+    if not isinstance(annealing, LearnedAnnealing):
+        raise ModelError(
+            f"{place} learned no schedule (no {SCHEDULE_FILE}, and its {DESCRIPTION_FILE} names none); train one with "
+            "policy.variant=annealing"
+        )
+    return annealing
+
+
+def _read(folder: Path) -> LearnedAnnealing:
+    path = folder / SCHEDULE_FILE
+    try:
+        description = ScheduleDescription.model_validate(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is not a schedule of this version: {error}") from error
+    annealing = LearnedAnnealing(description.schedule)
+    try:
+        annealing.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{folder / WEIGHTS_FILE} does not hold the schedule of {SCHEDULE_FILE}: {error}") from error
+    return annealing.requires_grad_(False)
