@@ -594,7 +594,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from omatg_ray.evaluate.change import changes
 
     result = train(config, _resume(arguments, config), not arguments.quiet)
-    print(f"\ntest split, {config.rollout.steps} grid points, energies in eV/atom\n{table(result.rows)}")
+    print(f"\ntest split, {config.rollout.turns[0]} grid points, energies in eV/atom\n{table(result.rows)}")
     if result.iteration:
         differences = "\n".join(f"  {change}" for change in changes(*result.rows[:2]))
         print(f"\nreinforced less base, with 95 % intervals (paired bootstrap)\n{differences}")

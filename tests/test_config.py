@@ -92,7 +92,7 @@ def test_an_optional_group_may_be_set_key_by_key(tmp_path):
         ("learner.zzz=1", ["unknown key learner.zzz", "valid keys: epochs, lr"]),
         ("policy.noise.species={a: 1}", ["policy.noise.species", "'pos' or 'cell'"]),
         ("objective.clip=2", ["objective.clip", "less than 1", "got 2"]),
-        ("rollout.steps=1", ["rollout.steps", "greater than or equal to 2"]),
+        ("rollout.steps=1", ["rollout.steps", "at least 2"]),
         ("learner.lr=.nan", ["learner.lr", "finite"]),
         ("learner.lr=-1", ["learner.lr", "greater than 0"]),
         ("data.val_compositions=0", ["data.val_compositions", "greater than 0"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -54,12 +54,13 @@ def estimate(config: Config, parts: Parts) -> Estimate:
 
     def trial(steps: int) -> tuple[Trajectory, float]:
         start = time.perf_counter()
-        sampled = crew.rollout(item, 0, steps)
+        sampled = crew.rollout(replace(item, steps=steps), 0)
         return sampled, time.perf_counter() - start
 
     trial(2)
     trajectory, elapsed = trial(TRIAL_STEPS)
-    n_steps, n_items = config.rollout.steps - 1, len(items)
+    turns = config.rollout.turns
+    n_steps, n_items = sum(turns) / len(turns) - 1, len(items)
     rollout = elapsed / (TRIAL_STEPS - 1) * n_steps * n_items
 
     references = parts.split.train.crystals.select(torch.arange(min(8, len(parts.split.train))))
@@ -85,7 +86,7 @@ def estimate(config: Config, parts: Parts) -> Estimate:
     )
     # With gradients and two Adam moments of what is trained.
     weights = base + 4 * learned
-    return Estimate(rollout, reward, learn, int(saved * scale), per_step * n_steps * n_items, weights)
+    return Estimate(rollout, reward, learn, int(saved * scale), int(per_step * (max(turns) - 1)) * n_items, weights)
 
 
 def describe(config: Config, parts: Parts, figures: Estimate) -> str:
@@ -101,8 +102,8 @@ def describe(config: Config, parts: Parts, figures: Estimate) -> str:
         [
             f"reinforce   {config.base} by {_rewards(config)}",
             f"data        {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test crystals",
-            f"per iteration  {rollout.groups} groups x {rollout.group_size} trajectories x {rollout.steps - 1} steps "
-            f"({' and '.join(networks)} network), {config.learner.epochs} PPO epochs",
+            f"per iteration  {rollout.groups} groups x {rollout.group_size} trajectories x {_steps(rollout.turns)} "
+            f"steps ({' and '.join(networks)} network), {config.learner.epochs} PPO epochs",
             f"active      {', '.join(config.policy.active)} on {where(config, parts)}",
             f"time        about {figures.iteration:.1f} s an iteration (rollout {figures.rollout:.1f}, "
             f"reward {figures.reward:.1f}, learn {figures.learn:.1f}); {config.iterations} iterations: "
@@ -113,6 +114,10 @@ def describe(config: Config, parts: Parts, figures: Estimate) -> str:
             f"run folder  {config.run} (nothing written yet)",
         ]
     )
+
+
+def _steps(turns: list[int]) -> str:
+    return " / ".join(str(points - 1) for points in turns)
 
 
 def _rewards(config: Config) -> str:

@@ -21,7 +21,7 @@ from omatg_ray.run.storage import as_place
 
 # Ray's actors of the command below: a learner, a judge and two that roll out.
 ROLLOUT_WORKERS = 2
-FINE_STEPS = 50
+FINE_STEPS, MANY_TIMES = 50, 10
 BUNDLED_SLOPES = ("--slope-pos", 5, "--slope-cell", 2)
 RELAX_STEPS = 100
 NOT_IMPROVED = """\
@@ -48,16 +48,22 @@ def next_steps(
     out = "new.extxyz" if generates_species else f"{formula}.extxyz"
     potential = config.resolved().reward.potential
     energies = [] if potential is None else ["--potential", potential, "--relax", RELAX_STEPS]
-    steps = max(FINE_STEPS, config.rollout.steps)
+    trained = config.rollout.turns[0]
+    steps = max(FINE_STEPS, trained)
     # What suits the bundled base with so many grid points is not what suits the few of training.
     finer = ["--steps", steps, *(BUNDLED_SLOPES if is_bundled(config.base) else [])]
     annealed = "" if is_bundled(config.base) else _annealed(rows[1:])
+    compared, said = finer, f"with {steps} grid points in place of {trained}"
+    if config.policy.variant == "annealing":
+        # The schedule was learned for few steps; of interest is what many give without it.
+        finer, annealed, many = ["--steps", trained], " (annealed as was learned)", MANY_TIMES * trained
+        compared, said = ["--steps", many, "--schedule", "none"], f"with {many} grid points and no schedule"
     lines = [
         "What to try next" if improved else NOT_IMPROVED,
         f"  # new crystals{', relaxed and ranked by energy' if energies else ''}{annealed}",
         _line("generate", run, *what, "-n", 16, *finer, *energies, "--out", out),
-        f"  # the test split with {steps} grid points in place of {config.rollout.steps}",
-        _line("evaluate", run, "--data", f"{run}/data/test.extxyz", *finer),
+        f"  # the test split {said}",
+        _line("evaluate", run, "--data", f"{run}/data/test.extxyz", *compared),
         "  # more iterations",
         _line("train", "--resume", run, f"iterations={2 * config.iterations}"),
     ]

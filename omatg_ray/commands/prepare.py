@@ -188,7 +188,8 @@ def reinforced(start: FlowModel, config: Config, judges: Judges, elements: froze
     if "noise" in start.learned and description.noise == start.description.noise:
         learned["noise"].load_state_dict(start.learned["noise"].state_dict())
     model = FlowModel(description, start.base_network, learned.requires_grad_(False).to(start.device))
-    refuse_stiff(model.policy(), config.rollout.steps)
+    for steps in config.rollout.turns:
+        refuse_stiff(model.policy(), steps)
     return model
 
 

@@ -170,7 +170,7 @@ def _reinforce(
 
     def validate() -> float:
         """Mean relative energy, invalid crystals at the cap; minus the mean reward where that is not what counts."""
-        steps = config.validation.steps or config.rollout.steps
+        steps = config.validation.steps or config.rollout.turns[0]
         evaluation = evaluate(parts.model, steps, config.validation.noise)
         metrics = evaluation.metrics
         logged = {k: math.nan if v is None else v for k, v in metrics.as_dict().items()}
@@ -290,7 +290,7 @@ def _compare(
     ]
     results: dict[str, Evaluation] = {}
     for name, label, model, noise in runs:
-        results[name] = evaluate(model, config.rollout.steps, noise, label=label, progress=progress)
+        results[name] = evaluate(model, config.rollout.turns[0], noise, label=label, progress=progress)
         write_json(folder.evaluation / f"{name}.json", results[name].as_dict())
         if stop.requested:
             return []

@@ -74,7 +74,7 @@ def workforce(config: Config, parts: Parts, progress: bool) -> Iterator[Workforc
     from omatg_ray.distributed.crew import RayCrew
     from omatg_ray.distributed.staff import learner_role, sampling_roles, staffed
 
-    steps, with_base = config.rollout.steps, config.objective.needs_base(model.policy())
+    with_base = config.objective.needs_base(model.policy())
     roles = [
         learner_role(config.ray, model, config.objective, config.learner),
         *sampling_roles(config.ray, model, parts.judges, config.validation.match_timeout),
@@ -82,7 +82,7 @@ def workforce(config: Config, parts: Parts, progress: bool) -> Iterator[Workforc
     # What tried the rewards out here is not needed any more.
     parts.reward.close()
     with staffed(config.ray, roles, progress) as staff:
-        crew = RayCrew(staff, model, steps, with_base, config.rollout.max_staleness, Path(config.run).name)
+        crew = RayCrew(staff, model, with_base, config.rollout.max_staleness, Path(config.run).name)
         yield Workforce(crew, RayBench(staff, parts.energy), lambda: staff.about, lambda: crew.timeline)
 
 
@@ -95,7 +95,6 @@ def local_crew(config: Config, parts: Parts) -> LocalCrew:
         model.learned,
         model.description.base_distribution,
         parts.reward,
-        config.rollout.steps,
         model.device,
         config.rollout.max_staleness,
     )

@@ -80,7 +80,7 @@ class RolloutWorker(Shell):
         self._weights_key = self._sampler_key = ""
 
     def rollout(
-        self, item: WorkItem, version: int, weights: Published, steps: int, with_base: bool
+        self, item: WorkItem, version: int, weights: Published, with_base: bool
     ) -> tuple[Trajectory, CrystalBatch, Timed]:
         """An item by `run_item`, with a version of the policy's weights; trajectories and final crystals stay here."""
         start = time.perf_counter()
@@ -90,7 +90,7 @@ class RolloutWorker(Shell):
             self._model.learned.load_state_dict(ray.get(weights.ref))
             self._weights_key = weights.key
         base = self._model.description.base_distribution
-        trajectory = run_item(item, self._policy, base, steps, with_base, self.device, version)
+        trajectory = run_item(item, self._policy, base, with_base, self.device, version)
         kept, crystals = trajectory.to("cpu"), trajectory.final().to("cpu")
         return kept, crystals, Timed(None, time.perf_counter() - start)
 

@@ -60,7 +60,6 @@ class RayCrew:
     Args:
         staff: With rollout, reward and learner actors.
         model: This process's copy of the sampler; its weights follow the learner's.
-        steps: Grid points of the rollouts.
         with_base: Whether they record the base's drift.
         staleness: Versions older than the present one that may still be needed.
         run: What metrics in Ray call the run.
@@ -70,13 +69,11 @@ class RayCrew:
             with others on their way: the end of a run looks like no other part of it. None before the first.
     """
 
-    def __init__(
-        self, staff: Staff, model: FlowModel, steps: int, with_base: bool, staleness: int = 0, run: str = ""
-    ) -> None:
+    def __init__(self, staff: Staff, model: FlowModel, with_base: bool, staleness: int = 0, run: str = "") -> None:
         self._loop, self.rollout, self.reward = staff.loop, staff.pools["rollout"], staff.pools["reward"]
         assert staff.learners is not None
         self.learners: LearnerGroup = staff.learners
-        self.model, self._steps, self._with_base, self._staleness = model, steps, with_base, staleness
+        self.model, self._with_base, self._staleness = model, with_base, staleness
         self._clock = Timings((self.rollout, self.reward, self.learners), staff.startup)
         self._telemetry = Telemetry(run, staff.loop, (self.rollout, self.reward), self.learners)
         self._flights: dict[int, _Flight] = {}
@@ -96,7 +93,7 @@ class RayCrew:
 
     def _roll_out(self, flight: _Flight, index: int) -> None:
         item = flight.items[index]
-        arguments = (item, flight.version, self._published[flight.version], self._steps, self._with_base)
+        arguments = (item, flight.version, self._published[flight.version], self._with_base)
 
         def done(answer: Answer) -> None:
             trajectory, crystals = answer.kept

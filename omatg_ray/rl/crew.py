@@ -95,7 +95,6 @@ class LocalCrew:
         learned: All weights that the learner updates.
         base: Distribution of x_0.
         reward: Judges the crystals.
-        steps: Grid points.
         device: Where rollouts run.
         staleness: Versions older than the present one that may still be needed.
     """
@@ -106,22 +105,21 @@ class LocalCrew:
         learned: nn.Module,
         base: BaseDistribution,
         reward: Reward,
-        steps: int,
         device: torch.device,
         staleness: int = 0,
     ) -> None:
         self.learner, self.learned, self.base, self.reward = learner, learned, base, reward
-        self.steps, self.device, self._staleness = steps, device, staleness
+        self.device, self._staleness = device, staleness
         self._seconds = dict.fromkeys(("time_rollout", "time_reward", "time_learn"), 0.0)
         self._submitted: dict[int, tuple[Sequence[WorkItem], int]] = {}
         self._trajectories: dict[int, list[Trajectory]] = {}
         self._version, self._older = 0, dict[int, dict[str, Tensor]]()
 
-    def rollout(self, item: WorkItem, version: int, steps: int | None = None) -> Trajectory:
-        """One item with the present weights; with another number of grid points for estimates."""
+    def rollout(self, item: WorkItem, version: int) -> Trajectory:
+        """One item with the present weights."""
         policy, objective = self.learner.policy, self.learner.objective
         with_base = objective.needs_base(policy)
-        return run_item(item, policy, self.base, steps or self.steps, with_base, self.device, version)
+        return run_item(item, policy, self.base, with_base, self.device, version)
 
     def submit(self, items: Sequence[WorkItem], version: int) -> None:
         self._submitted[items[0].iteration] = (items, version)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.flow.species import draw_jumps
@@ -25,7 +25,11 @@ class RolloutSettings(Settings):
 
     groups: int = Field(16, ge=1, description="compositions per iteration")
     group_size: int = Field(64, ge=2, description="trajectories per composition, compared with each other")
-    steps: int = Field(50, ge=2, description="grid points of the time grid; one Euler step fewer")
+    steps: int | list[int] = Field(
+        50,
+        description="grid points of the time grid; one Euler step fewer. Several numbers take turns, iteration by "
+        "iteration; validations use the first",
+    )
     shared_start: bool = Field(False, description="all trajectories of a group start from the same x_0")
     groups_per_item: int = Field(1, ge=1, description="groups that one rollout call integrates together")
     max_staleness: int = Field(
@@ -34,6 +38,19 @@ class RolloutSettings(Settings):
         description="iterations that may be sampled ahead, with weights older by as many, while actors learn; 0: "
         "on-policy",
     )
+
+    @field_validator("steps", mode="plain")
+    @classmethod
+    def _one_or_several(cls, steps: object) -> int | list[int]:
+        several = steps if isinstance(steps, list) else [steps]
+        if not several or not all(type(points) is int and points >= 2 for points in several):
+            raise ValueError(f"a whole number of at least 2 grid points, or a list of such, not {steps!r}")
+        return steps  # type: ignore[return-value]
+
+    @property
+    def turns(self) -> list[int]:
+        """Grid points of the iterations, which take turns."""
+        return [self.steps] if isinstance(self.steps, int) else self.steps
 
 
 @dataclass(frozen=True)
@@ -44,12 +61,14 @@ class WorkItem:
         iteration: Iteration it belongs to.
         compositions: Atomic numbers of each group's cell; where species are generated, only how many they are counts.
         seeds: One seed per member, group by group; len(compositions) · group_size of them.
+        steps: Grid points.
         shared_start: The members of a group start from the x_0 of the first.
     """
 
     iteration: int
     compositions: tuple[tuple[int, ...], ...]
     seeds: tuple[int, ...]
+    steps: int
     shared_start: bool = False
 
     @property
@@ -84,12 +103,13 @@ def plan_iteration(
         if visit not in orders:
             orders[visit] = torch.randperm(len(compositions), generator=generator(seed, "visit", visit))
         chosen.append(tuple(compositions[int(orders[visit][place])]))
-    members = range(settings.group_size)
+    members, steps = range(settings.group_size), settings.turns[iteration % len(settings.turns)]
     items = []
     for start in range(0, settings.groups, settings.groups_per_item):
         groups = range(start, min(start + settings.groups_per_item, settings.groups))
         seeds = tuple(seed_of(seed, "rollout", iteration, group, member) for group in groups for member in members)
-        items.append(WorkItem(iteration, tuple(chosen[group] for group in groups), seeds, settings.shared_start))
+        compositions_of = tuple(chosen[group] for group in groups)
+        items.append(WorkItem(iteration, compositions_of, seeds, steps, settings.shared_start))
     return items
 
 
@@ -97,16 +117,15 @@ def run_item(
     item: WorkItem,
     policy: Policy,
     base: BaseDistribution,
-    steps: int,
     with_base: bool,
     device: torch.device,
     version: int,
 ) -> Trajectory:
     """Rolls out an item: x_0 from the base distribution, noise and jumps from the members' seeds."""
     x_0 = base.sample(item.species, item.start_seeds).to(device)
-    noise = draw_noise(x_0, steps, item.seeds, policy.active, policy.drift.per_structure)
+    noise = draw_noise(x_0, item.steps, item.seeds, policy.active, policy.drift.per_structure)
     jumps = None
     if policy.species is not None:
         x_0 = policy.species.start(x_0, item.start_seeds, policy.base_network.settings.max_atomic_number)
-        jumps = draw_jumps(x_0, steps, item.seeds)
-    return rollout(policy, x_0, policy.times(steps), noise, with_base, version, jumps)
+        jumps = draw_jumps(x_0, item.steps, item.seeds)
+    return rollout(policy, x_0, policy.times(item.steps), noise, with_base, version, jumps)

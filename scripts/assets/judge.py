@@ -45,7 +45,7 @@ def main() -> None:
     inputs = {"base": of_model(asset("base")), "teacher": load_potential(arguments.teacher).fingerprint}
     inputs |= {"potential": load_potential(BUNDLED).fingerprint} | {run.name: of_model(run) for run in arguments.runs}
     require_same(arguments.out / "inputs.json", inputs)
-    steps = Config.load(arguments.runs[0] / "config.yaml").rollout.steps
+    steps = Config.load(arguments.runs[0] / "config.yaml").rollout.turns[0]
     annealing = FlowModel.load(arguments.runs[0]).description.annealing
     if isinstance(annealing, LearnedSchedule):
         parser.error(f"{arguments.runs[0]} learned its annealing; the base has nothing to compare with")

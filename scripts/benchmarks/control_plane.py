@@ -2,17 +2,19 @@
 
     python scripts/benchmarks/control_plane.py --workers 1 4 16 32
 
-Every rollout actor gets two items an iteration; one reward actor for four of them. Then the seconds that an iteration
-takes longer with weights of 12 million parameters, and what the first would be with 1,000 actors: each item costs the
-controller the seconds measured here per item, whoever made it, one after another.
+Every rollout actor gets two items an iteration; one reward actor for four of them. Printed are the seconds of an
+iteration, those of the ideal, the controller's own processor time for each item, what a simulation with that time
+predicts, and the seconds that weights of 12 million parameters add. The simulation has actors that wait exactly and one
+controller that serves one message after another; it is then asked for 100 and 1,000 actors on machines of their own.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import time
+from collections import deque
 
-import numpy as np
 from waiting import Waits, waiting_trainer
 
 from omatg_ray.distributed.cluster import joined
@@ -31,15 +33,43 @@ def ideal(waits: Waits, rollouts: int, rewards: int) -> float:
     return ITEMS_EACH * waits.rollout + waves * waits.reward + waits.learn
 
 
-def seconds_per_iteration(waits: Waits, rollouts: int, rewards: int) -> float:
-    """Mean over iterations after a first one."""
+def simulated(waits: Waits, rollouts: int, rewards: int, cost: float) -> float:
+    """Seconds of an iteration where every item takes the controller `cost` seconds, one message after another.
+
+    Half of it goes into what a finished rollout asks for (fetching it, its reward, the next rollout), half into a
+    finished reward. Rollouts start together when the iteration does, and the learner when all rewards are there.
+    """
+    left, waiting, idle = ITEMS_EACH * rollouts, deque[float](), rewards
+    events = [(waits.rollout, "rollout") for _ in range(rollouts)]
+    left -= rollouts
+    free = done = 0.0
+    while events:
+        at, what = heapq.heappop(events)
+        free = done = max(at, free) + cost / 2
+        if what == "reward":
+            idle += 1
+        else:
+            waiting.append(done)
+            if left:
+                left -= 1
+                heapq.heappush(events, (done + waits.rollout, "rollout"))
+        while waiting and idle:
+            waiting.popleft()
+            idle -= 1
+            heapq.heappush(events, (done + waits.reward, "reward"))
+    return done + waits.learn
+
+
+def seconds_per_iteration(waits: Waits, rollouts: int, rewards: int) -> tuple[float, float]:
+    """Seconds of an iteration, and the controller's processor time for each of its items: means after a first one."""
     settings = RolloutSettings(groups=ITEMS_EACH * rollouts, group_size=16, steps=10)
     with waiting_trainer(waits, rollouts, rewards, settings, ITERATIONS) as trainer:
         trainer.step()
-        start = time.perf_counter()
+        start, spent = time.perf_counter(), time.process_time()
         for _ in range(ITERATIONS - 1):
             trainer.step()
-        return (time.perf_counter() - start) / (ITERATIONS - 1)
+        seconds, cpu = time.perf_counter() - start, time.process_time() - spent
+        return seconds / (ITERATIONS - 1), cpu / (ITERATIONS - 1) / (ITEMS_EACH * rollouts)
 
 
 def main() -> None:
@@ -48,28 +78,24 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 32], help="rollout actors")
     options = parser.parse_args()
     with joined(RaySettings()):
-        columns = f"{'ideal':>8}{'measured':>10}{'efficiency':>12}{'ms per item':>13}{'12 M weights':>14}"
-        print(f"{'rollout + reward actors':<26}{columns}")
-        points = []
+        columns = f"{'ideal':>8}{'measured':>10}{'efficiency':>12}{'CPU ms per item':>17}{'simulated':>11}"
+        print(f"{'rollout + reward actors':<26}{columns}{'12 M weights':>14}")
+        costs = []
         for n in options.workers:
             rewards = max(1, n // 4)
-            best, found = ideal(WAITS, n, rewards), seconds_per_iteration(WAITS, n, rewards)
-            heavy = Waits(0.0, 0.0, 0.0, weights=LARGE)
-            light = Waits(0.0, 0.0, 0.0, weights=1)
-            weights = seconds_per_iteration(heavy, n, rewards) - seconds_per_iteration(light, n, rewards)
-            points.append((ITEMS_EACH * n, found - best))
-            each = 1000 * (found - best) / (ITEMS_EACH * n)
-            figures = f"{best:>8.2f}{found:>10.2f}{best / found:>12.1%}{each:>13.2f}{weights:>12.2f} s"
-            print(f"{f'{n} + {rewards}':<26}{figures}", flush=True)
-        if len(points) > 1:
-            items, over = np.array(points).T
-            slope, fixed = np.polyfit(items, over, 1)
-            total = fixed + slope * ITEMS_EACH * 1000
-            best = ideal(WAITS, 1000, 250)
-            print(
-                f"fit: {1000 * fixed:.0f} ms + {1000 * slope:.2f} ms an item; 1,000 actors, {ITEMS_EACH} items each: "
-                f"{total:.1f} s over {best:.2f} s, efficiency {best / (best + total):.0%}"
+            best, (found, cost) = ideal(WAITS, n, rewards), seconds_per_iteration(WAITS, n, rewards)
+            heavy, light = (
+                seconds_per_iteration(Waits(0.0, 0.0, 0.0, weights=count), n, rewards)[0] for count in (LARGE, 1)
             )
+            costs.append(cost)
+            figures = f"{best:>8.2f}{found:>10.2f}{best / found:>12.1%}{1000 * cost:>17.2f}"
+            figures += f"{simulated(WAITS, n, rewards, cost):>11.2f}{heavy - light:>12.2f} s"
+            print(f"{f'{n} + {rewards}':<26}{figures}", flush=True)
+    cost = costs[-1]
+    print(f"simulated with {1000 * cost:.2f} ms an item, that is at most {1 / cost:,.0f} items a second:")
+    for n in (100, 1000):
+        best, found = ideal(WAITS, n, n // 4), simulated(WAITS, n, n // 4, cost)
+        print(f"{f'{n} + {n // 4}':<26}{best:>8.2f}{found:>10.2f}{best / found:>12.1%}")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def main() -> None:
         *sampling_roles(settings, model, Judges(Weighted([Part("energy", 1.0, reward)]), reward), 10.0),
     ]
     with staffed(settings, roles, progress=False) as staff:
-        crew = RayCrew(staff, model, rollout.steps, with_base=True)
+        crew = RayCrew(staff, model, with_base=True)
         crew.submit([item], version=0)
         crew.collect(0)
         timings = crew.timings()

@@ -110,7 +110,7 @@ def waiting_trainer(
         for pool, count in zip(pools.values(), (rollouts, rewards), strict=True):
             pool.wait_for(count)
         model: Any = Model(waits.weights)
-        crew = RayCrew(Staff(loop, pools, learners, {}), model, settings.steps, False, settings.max_staleness)
+        crew = RayCrew(Staff(loop, pools, learners, {}), model, False, settings.max_staleness)
         yield Trainer(settings, [COMPOSITION], AdvantageSettings(), crew, seed=0, total=iterations)
     finally:
         learners.close()

@@ -269,6 +269,9 @@ def test_next_steps_take_more_grid_points_than_training() -> None:
     assert of_other.count("--steps 50") == 2 and "--slope" not in of_other
     of_bundled = next_steps(Config.load(None, ["rollout.steps=80", "base=bundled"]), rows)
     assert of_bundled.count("--steps 80 --slope-pos 5 --slope-cell 2") == 2
+    # A schedule was learned for the few steps of training, and slopes would take its place.
+    learned = next_steps(Config.load(None, ["rollout.steps=10", "base=bundled", "policy.variant=annealing"]), rows)
+    assert "-n 16 --steps 10 " in learned and "--steps 100 --schedule none" in learned and "--slope" not in learned
 
 
 def test_the_run_on_actors_gets_a_folder_of_its_own(tmp_path: Path) -> None:

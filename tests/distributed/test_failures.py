@@ -173,7 +173,7 @@ def test_a_model_that_does_not_arrive_is_an_error_and_not_the_one_before(
             list(bench.measure("no model at all", [block]))  # type: ignore[arg-type]
 
 
-ITEM = WorkItem(0, ((11, 17),), (0, 1))
+ITEM = WorkItem(0, ((11, 17),), (0, 1), 2)
 
 
 class Clockwork:
@@ -206,13 +206,13 @@ def test_stages_and_idle_shares_add_up(base: Path, cluster: Cluster, monkeypatch
     pools = {role: Pool(role, loop, hire, 1) for role in ("rollout", "reward")}
     learners = LearnerGroup(loop, hire, 1)
     learners.start()
-    crew = RayCrew(Staff(loop, pools, learners, {"startup_cluster": 1.0}), FlowModel.load(base), 2, False)
+    crew = RayCrew(Staff(loop, pools, learners, {"startup_cluster": 1.0}), FlowModel.load(base), False)
     monkeypatch.setattr(crew.model.learned, "load_state_dict", lambda weights: None)
     puts: list[Any] = []
     put = ray.put
     monkeypatch.setattr("omatg_ray.distributed.crew.ray.put", lambda value: puts.append(value) or put(value))
     for iteration in range(3):
-        items = [WorkItem(iteration, ((11, 17),), (0, 1))] * 2
+        items = [WorkItem(iteration, ((11, 17),), (0, 1), 2)] * 2
         crew.submit(items, iteration)
         crew.collect(iteration)
         crew.learn(iteration, torch.zeros(1, dtype=torch.long), torch.zeros(1))

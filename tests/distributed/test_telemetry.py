@@ -72,9 +72,9 @@ def test_metrics_of_an_iteration_arrive_at_the_port_that_prometheus_asks(cluster
     for role, count in (("rollout", 2), ("reward", 1)):
         pools[role].wait_for(count)
     model: Any = SimpleNamespace(learned=torch.nn.Module())
-    crew = RayCrew(Staff(loop, pools, learners, {}), model, 2, False, staleness=1, run=RUN)
+    crew = RayCrew(Staff(loop, pools, learners, {}), model, False, staleness=1, run=RUN)
     for iteration in range(2):
-        crew.submit([WorkItem(iteration, ((11, 17),), (0, 1))] * 2, version=0)
+        crew.submit([WorkItem(iteration, ((11, 17),), (0, 1), 2)] * 2, version=0)
     ray.kill(hired[2])
     lines = []
     for iteration in range(2):
@@ -83,7 +83,7 @@ def test_metrics_of_an_iteration_arrive_at_the_port_that_prometheus_asks(cluster
         lines.append(crew.timings())
     last = lines[-1]
     # Queues are those of the moment, and all else stays as long as the event loop goes on.
-    crew.submit([WorkItem(2, ((11, 17),), (0, 1))] * 400, version=1)
+    crew.submit([WorkItem(2, ((11, 17),), (0, 1), 2)] * 400, version=1)
     waiting, iteration_done = ("omatg_ray_requests_waiting", "reward"), ("omatg_ray_iteration", "")
     found = eventually(loop, lambda found: found.get(iteration_done) == 2 and found.get(waiting, 0.0) > 0)
     assert {name.removesuffix("_total") for name, _ in found} == set(MEASURES)

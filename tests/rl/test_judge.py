@@ -38,7 +38,7 @@ def test_crystals_that_overflowed_have_no_reward() -> None:
 
 def items(*groups: int) -> list[WorkItem]:
     """Items of so many groups of ten members each, all of NaCl in iteration 4."""
-    return [WorkItem(3, ((11, 17),) * n, tuple(range(10 * n))) for n in groups]
+    return [WorkItem(3, ((11, 17),) * n, tuple(range(10 * n)), 5) for n in groups]
 
 
 def verdict(reward: list[float], finite: bool = True) -> Judged:

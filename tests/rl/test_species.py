@@ -34,11 +34,11 @@ def policy_of(path: SpeciesPath, dtype: torch.dtype = torch.float32) -> Policy:
 
 
 def item(*compositions: tuple[int, ...], seeds: tuple[int, ...] = SEEDS, shared: bool = False) -> WorkItem:
-    return WorkItem(0, compositions, seeds, shared)
+    return WorkItem(0, compositions, seeds, 9, shared)
 
 
-def sampled(path: SpeciesPath, what: WorkItem, steps: int = 9, with_base: bool = True) -> Trajectory:
-    return run_item(what, policy_of(path), BASE, steps, with_base, CPU, 3)
+def sampled(path: SpeciesPath, what: WorkItem, with_base: bool = True) -> Trajectory:
+    return run_item(what, policy_of(path), BASE, with_base, CPU, 3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,7 +111,7 @@ def test_the_learner_sees_the_recorded_species(kind, pairs):
     assert stats["log_ratio_max"] < 1e-3
     policy = policy_of(path)
     policy.network = perturbed(policy.base_network, 0.0)
-    equal = run_item(item((8, 8), (8,) * 5), policy, BASE, 9, True, CPU, 0)
+    equal = run_item(item((8, 8), (8,) * 5), policy, BASE, True, CPU, 0)
     stats = Learner(policy, objective, settings).update(equal, torch.tensor([1.0, -1.0, 0.5, -0.5]))
     assert abs(stats["kl_pos"]) < 1e-6 and abs(stats["kl_cell"]) < 1e-6
 
@@ -132,6 +132,6 @@ def test_a_crystal_of_unknown_elements_has_no_reward_and_is_named_by_what_it_is(
     assert judged.result.reward.tolist()[1:] == [1.0, 3.0] and math.isnan(judged.result.reward[0])
     assert judged.result.values["twice"].tolist()[1:] == [2.0, 6.0]
     with pytest.raises(TrainingError, match=r"^1 of 3 rewards failed in iteration 1 \(5% may\): Na1?O$"):
-        rewards_of([WorkItem(0, ((26, 26),), (1, 2, 3))], [judged])
+        rewards_of([WorkItem(0, ((26, 26),), (1, 2, 3), 5)], [judged])
     nothing = judge(crystals.replace(species=torch.full((6,), 11)), Oxides()).result
     assert nothing.reward.isnan().all() and nothing.values == {}

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.rl.trajectory import Trajectory
@@ -63,10 +64,23 @@ def test_how_groups_are_cut_into_items_does_not_change_the_plan():
     assert flat[0] == flat[1] == flat[2]
 
 
+def test_several_numbers_of_grid_points_take_turns():
+    plans = [plan_iteration(settings(steps=[5, 9, 3]), COMPOSITIONS, iteration, seed=0) for iteration in range(4)]
+    assert [{item.steps for item in plan} for plan in plans] == [{5}, {9}, {3}, {5}]
+    lengths = [run_item(plan[0], policy(), BASE, False, CPU, 0).n_steps for plan in plans]
+    assert lengths == [4, 8, 2, 4]
+
+
+@pytest.mark.parametrize("steps", [1, [5, 1], [], 2.5, True, "5"])
+def test_grid_points_that_are_too_few_are_refused(steps):
+    with pytest.raises(ValidationError, match="steps\n.*whole number of at least 2"):
+        settings(steps=steps)
+
+
 def test_rollouts_do_not_depend_on_their_neighbours():
     one, three = (
         [
-            run_item(item, policy(), BASE, 5, True, CPU, 3)
+            run_item(item, policy(), BASE, True, CPU, 3)
             for item in plan_iteration(settings(groups_per_item=n), COMPOSITIONS, 2, seed=5)
         ]
         for n in (1, 3)
@@ -82,7 +96,7 @@ def test_rollouts_do_not_depend_on_their_neighbours():
 
 def test_an_item_gives_the_same_numbers_again():
     item = plan_iteration(settings(), COMPOSITIONS, 0, seed=1)[0]
-    first, second = (run_item(item, policy(), BASE, 5, False, CPU, 0) for _ in range(2))
+    first, second = (run_item(item, policy(), BASE, False, CPU, 0) for _ in range(2))
     assert torch.equal(first.final().pos, second.final().pos) and torch.equal(first.final().cell, second.final().cell)
     members = first.x_0.pos.view(4, -1)
     assert len({tuple(row.tolist()) for row in members}) == 4
