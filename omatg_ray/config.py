@@ -211,22 +211,10 @@ class Config(Settings):
                 for unknown keys the nearest valid one.
             StorageError: A URL cannot be read.
         """
-        tree: Any = {}
+        tree, source = read_tree(path, overrides)
         if path is not None:
-            try:
-                with local_copy(path) as file:
-                    tree = yaml.safe_load(file.read_text()) or {}
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"cannot read config {path}: {getattr(error, 'strerror', None) or error}") from error
-            except yaml.YAMLError as error:
-                raise ConfigError(f"{path} is not valid YAML: {error}") from error
-            if not isinstance(tree, dict):
-                raise ConfigError(f"{path} must hold a mapping of keys, not {type(tree).__name__}")
             tree.setdefault("run", f"runs/{Path(path).stem}")
-        for override in overrides:
-            _apply(tree, override)
-        sources = [*([str(path)] if path else []), *(["overrides"] if overrides or not path else [])]
-        return cls.from_tree(tree, source=" and ".join(sources))
+        return cls.from_tree(tree, source)
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any], source: str = "config") -> Config:
@@ -275,6 +263,30 @@ def explain_errors(source: str, model: type[BaseModel] | None = None) -> Iterato
     except ValidationError as error:
         lines = "\n".join(f"  {_explain(model or Config, problem)}" for problem in error.errors())
         raise ConfigError(f"{source}:\n{lines}") from error
+
+
+def read_tree(path: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Plain values of a YAML file, which may be a URL, with `key=value` overrides; and where they come from, in words.
+
+    Raises:
+        ConfigError: The file cannot be read or holds no mapping, or an override is none.
+        StorageError: A URL cannot be read.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            with local_copy(path) as file:
+                tree = yaml.safe_load(file.read_text()) or {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read config {path}: {getattr(error, 'strerror', None) or error}") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{path} must hold a mapping of keys, not {type(tree).__name__}")
+    for override in overrides:
+        _apply(tree, override)
+    sources = [*([str(path)] if path else []), *(["overrides"] if overrides or not path else [])]
+    return tree, " and ".join(sources)
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
