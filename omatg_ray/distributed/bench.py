@@ -47,15 +47,16 @@ class RayBench:
             (crystals,), seconds = answer.kept, answer.value
 
             def done(assessed: Answer) -> None:
+                energy, match = assessed.value
                 try:
-                    measured[index] = Measured(fetch(crystals, "a rollout actor"), *assessed.value, seconds)
+                    measured[index] = Measured(fetch(crystals, "a rollout actor"), energy, match, seconds)
                 except OutputLost:
                     generate(index)
 
             def given_up(_: str) -> None:
                 made: CrystalBatch = fetch(crystals, "a rollout actor")
-                nothing = self._nothing(made, blocks[index].comparisons)
-                measured[index] = Measured(made, *nothing, seconds)
+                energy, match = self._nothing(made, blocks[index].comparisons)
+                measured[index] = Measured(made, energy, match, seconds)
 
             arguments = (crystals, blocks[index].comparisons)
             lost = partial(generate, index)

@@ -13,7 +13,7 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.cases import CaseFolder, CaseResult
 from omatg_ray.evaluate.metrics import Column
 from omatg_ray.evaluate.page import card, counted, crystal_card, formatted, html_table, page, spread
-from omatg_ray.evaluate.plots import COLOURS, Point, banded_lines, energy_histogram, rmse_histogram
+from omatg_ray.evaluate.plots import COLOURS, NORMAL, WIDE, Point, banded_lines, energy_histogram, rmse_histogram
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from omatg_ray.evaluate.comparison import Comparison
 
 N_CRYSTALS = 6
-N_DRAWN = 4
+N_DRAWN = 3
 """Cases of which crystals are drawn."""
+HIGHEST = 5.0
+"""eV/atom; histograms show all above in one bin."""
 N_OUTLINES = len(COLOURS)
 """Histograms in one picture."""
 NOTE = (
@@ -74,7 +76,7 @@ def comparison_page(
         ("Cases", _table(comparison)),
         (f"Less the first case ({escape(first.label)})", _differences(comparison)),
         ("Against the number of grid points", _against_steps(comparison)),
-        ("Coverage with k samples", _coverage(comparison)),
+        ("Coverage", _coverage(comparison)),
         ("Relative energies", _histograms(comparison, "relative_energy")),
         ("RMSE of what matches", _histograms(comparison, "rmse")),
         ("Crystals", _crystals(comparison, references, folder)),
@@ -102,7 +104,7 @@ def _with_interval(result: CaseResult, key: str, column: Column) -> str:
     text, found = formatted(result.metrics.get(key), column.form), result.values["intervals"].get(key)
     if found is None or found["low"] is None or result.metrics.get(key) is None:
         return text
-    return f"{text} [{formatted(found['low'], column.form)}, {formatted(found['high'], column.form)}]"
+    return f"{text}\n[{formatted(found['low'], column.form)}, {formatted(found['high'], column.form)}]"
 
 
 def _differences(comparison: Comparison) -> str:
@@ -123,10 +125,10 @@ def _differences(comparison: Comparison) -> str:
                 cells.append("–")
                 continue
             limits = (
-                f" [{formatted(found.low, form)}, {formatted(found.high, form)}]" if math.isfinite(found.low) else ""
+                f"\n[{formatted(found.low, form)}, {formatted(found.high, form)}]" if math.isfinite(found.low) else ""
             )
             sure = " *" if found.low > 0 or found.high < 0 else ""
-            cells.append(f"{formatted(found.mean, form)}{limits}{sure}")
+            cells.append(f"{formatted(found.mean, form)}{sure}{limits}")
         rows.append([*(texts[row] for texts in names.values()), *cells])
     note = (
         "Paired: the same compositions are drawn for both, and x_0 and noise of a row are the same in all cases. "
@@ -171,12 +173,12 @@ def _coverage(comparison: Comparison) -> str:
         if points:
             lines[result.label] = points
     drawn = dict(list(lines.items())[:N_OUTLINES])
-    figure = banded_lines(drawn, "samples of a reference", "share of references matched")
+    figure = banded_lines(drawn, "samples of a reference", "share of references matched", size=WIDE)
     if figure is None:
         return ""
     left_out = "" if len(drawn) == len(lines) else f" The first {len(drawn)} cases."
     caption = f"Expected share of references that at least one of k of their samples matches.{left_out}"
-    return f'<div class="grid">{card("", figure, caption)}</div>'
+    return card("", figure, caption)
 
 
 def _histograms(comparison: Comparison, column: str) -> str:
@@ -187,19 +189,19 @@ def _histograms(comparison: Comparison, column: str) -> str:
         for one in found:
             group, label = (f"{one.steps} grid points", name) if len(series) > 1 else ("", f"{one.steps} points")
             groups.setdefault(group, {})[label] = one
-    draw = energy_histogram if column == "relative_energy" else rmse_histogram
-    cards = []
+    cards, size = [], NORMAL if len(groups) > 1 else WIDE
     for group, results in sorted(groups.items(), key=lambda item: min(one.steps for one in item[1].values())):
         values = {
             name: rows
             for name, one in list(results.items())[:N_OUTLINES]
             if (rows := one.values["per_structure"].get(column)) is not None
         }
-        figure = draw(values)
+        energies = column == "relative_energy"
+        figure = energy_histogram(values, HIGHEST, size) if energies else rmse_histogram(values, size)
         if figure is not None:
             left_out = len(results) - len(values)
             cards.append(card(group, figure, f"{counted(left_out, 'case')} not drawn." if left_out else ""))
-    return f"<div style='display: grid; gap: 1rem'>{''.join(cards)}</div>" if cards else ""
+    return f'<div class="grid">{"".join(cards)}</div>' if cards else ""
 
 
 def _crystals(comparison: Comparison, references: CrystalDataset, folder: CaseFolder) -> str:
@@ -212,9 +214,18 @@ def _crystals(comparison: Comparison, references: CrystalDataset, folder: CaseFo
     rows = spread(formulas, N_CRYSTALS)
     known = _atoms(references, rows)
     cards = []
+    names = comparison.names()
+    titles = {
+        one.key: "\n".join(
+            f"{texts[place]} points" if title == "steps" else texts[place]
+            for title, texts in names.items()
+            if title != "model" or len(set(texts)) > 1 or len(names) == 1
+        )
+        for place, one in enumerate(results)
+    }
     for row in rows:
-        drawn = {"reference": (known[row], "")}
-        drawn |= {_wrapped(one.label): (found[row], _caption(one, row)) for one, found in columns}
+        drawn = {"reference" + "\n" * max(text.count("\n") for text in titles.values()): (known[row], "\n")}
+        drawn |= {titles[one.key]: (found[row], _caption(one, row)) for one, found in columns}
         cards.append(crystal_card(formulas[row], drawn, escape(references.ids[row])))
     note = (
         '<p class="soft">References taken at even distances, not chosen by result; the first sample of each. Energies '
@@ -223,17 +234,13 @@ def _crystals(comparison: Comparison, references: CrystalDataset, folder: CaseFo
     return f'{note}<div class="grid">{"".join(cards)}</div>'
 
 
-def _wrapped(label: str) -> str:
-    return label.replace(", ", ",\n")
-
-
 def _caption(result: CaseResult, row: int) -> str:
     rows = result.values["per_structure"]
     if not rows["valid"][row]:
-        return "invalid"
+        return "invalid\n"
     energy = rows.get("relative_energy")
-    said = [] if energy is None or energy[row] is None else [formatted(energy[row], "{:+.3f}")]
-    return "\n".join([*said, "no match" if rows["rmse"][row] is None else f"RMSE {rows['rmse'][row]:.3f}"])
+    said = "" if energy is None or energy[row] is None else formatted(energy[row], "{:+.3f}")
+    return f"{said}\n" + ("no match" if rows["rmse"][row] is None else f"RMSE {rows['rmse'][row]:.3f}")
 
 
 def _structures(folder: CaseFolder, key: str) -> list[Atoms]:

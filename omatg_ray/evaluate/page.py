@@ -34,7 +34,7 @@ figure + details.wide { margin-top: 1rem; } summary { cursor: pointer; font-weig
 svg { display: block; width: 100%; height: auto; } svg text { font-family: inherit !important; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .4rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
-td { white-space: nowrap; } th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
+td { white-space: pre; } th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 tr:last-child td { border-bottom: 0; }
 td:first-child, th:first-child { text-align: left; padding-left: 0; }
 td:first-child { white-space: normal; min-width: 8rem; } td:last-child, th:last-child { padding-right: 0; }
@@ -103,7 +103,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of plain texts."""
+    """A table of plain texts, which may have several lines."""
     header = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"

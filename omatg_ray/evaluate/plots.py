@@ -32,6 +32,8 @@ DASHES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (3, 1, 1, 1)), (0, (1, 3)), (0,
 NORMAL, WIDE = (5.6, 3.1), (11.4, 2.9)
 FEW_ACTORS = len(DASHES)
 """Up to so many actors get a curve each."""
+CHARACTERS = 13
+"""Of a legend, per inch of a picture's width."""
 SMOOTH_FROM = 60
 """Noisy curves with at least so many points also get a running mean."""
 
@@ -132,7 +134,12 @@ class Point(NamedTuple):
 
 
 def banded_lines(
-    series: Mapping[str, Sequence[Point]], xlabel: str, ylabel: str, percent: bool = False, log: bool = False
+    series: Mapping[str, Sequence[Point]],
+    xlabel: str,
+    ylabel: str,
+    percent: bool = False,
+    log: bool = False,
+    size: tuple[float, float] = NORMAL,
 ) -> Figure | None:
     """One line with a band for each series, or None where none has two points.
 
@@ -142,10 +149,11 @@ def banded_lines(
         ylabel: Label of the vertical axis, with the unit.
         percent: Whether values are shares, shown in per cent.
         log: Whether the horizontal axis is logarithmic.
+        size: Width and height in inches.
     """
     if not any(len(points) > 1 for points in series.values()):
         return None
-    figure, axes = _figure(xlabel, ylabel)
+    figure, axes = _figure(xlabel, ylabel, size)
     ticks = sorted({point.x for points in series.values() for point in points})
     if log:
         axes.set_xscale("log")
@@ -260,19 +268,23 @@ def idle_curves(found: Mapping[Actor, Points]) -> Figure | None:
     return figure
 
 
-def energy_histogram(energies: Mapping[str, Sequence[float | None]]) -> Figure | None:
+def energy_histogram(
+    energies: Mapping[str, Sequence[float | None]], highest: float = math.inf, size: tuple[float, float] = WIDE
+) -> Figure | None:
     """Histograms of relative energies per structure, or None where there are none.
 
     Args:
         energies: eV/atom of every structure, None for invalid ones, by the name of the evaluation.
+        highest: The last bin holds what is above, in eV/atom, if not a lower one does.
+        size: Width and height in inches.
     """
     valid = {name: np.array([e for e in found if e is not None], dtype=float) for name, found in energies.items()}
     pooled = np.concatenate([np.zeros(0), *valid.values()])
     if not len(pooled):
         return None
     low, high = np.quantile(pooled, 0.005), np.quantile(pooled, 0.95)
-    low, high = min(low, -0.05), max(high, 0.05)
-    figure, axes = _figure("energy relative to the reference (eV/atom)", "structures", size=WIDE)
+    low, high = min(low, -0.05), min(max(high, 0.05), highest)
+    figure, axes = _figure("energy relative to the reference (eV/atom)", "structures", size=size)
     labels = {name: f"{name}: {len(numbers)} valid of {len(energies[name])}" for name, numbers in valid.items()}
     _outlines(axes, {name: np.clip(numbers, low, high) for name, numbers in valid.items()}, labels, low, high)
     axes.axvline(0.0, color=INK, linewidth=0.8, linestyle=":")
@@ -284,11 +296,12 @@ def energy_histogram(energies: Mapping[str, Sequence[float | None]]) -> Figure |
     return figure
 
 
-def rmse_histogram(matches: Mapping[str, Sequence[float | None]]) -> Figure | None:
+def rmse_histogram(matches: Mapping[str, Sequence[float | None]], size: tuple[float, float] = WIDE) -> Figure | None:
     """Histograms of the RMSE of structures that match, or None where none does.
 
     Args:
         matches: RMSE of every structure in units of (V/N)^(1/3), None without a match, by the name of the evaluation.
+        size: Width and height in inches.
     """
     matched = {
         name: np.array([one for one in found if one is not None], dtype=float) for name, found in matches.items()
@@ -296,7 +309,7 @@ def rmse_histogram(matches: Mapping[str, Sequence[float | None]]) -> Figure | No
     highest = max((float(numbers.max()) for numbers in matched.values() if len(numbers)), default=0.0)
     if not any(len(numbers) for numbers in matched.values()):
         return None
-    figure, axes = _figure("RMSE / (V/N)$^{1/3}$", "structures", size=WIDE)
+    figure, axes = _figure("RMSE / (V/N)$^{1/3}$", "structures", size=size)
     labels = {name: f"{name}: {len(numbers)} matched of {len(matches[name])}" for name, numbers in matched.items()}
     _outlines(axes, matched, labels, 0.0, max(highest, 0.05))
     legend(axes)
@@ -349,5 +362,7 @@ def legend(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
     labels = [str(handle.get_label()) for handle in handles]
     widest = [max(map(len, column), default=0) for column in np.array_split(labels, 4)]
     columns = 2 if sum(widest) > 45 else 4
+    if columns == 2 and 2 * max(map(len, labels)) > CHARACTERS * axes.figure.bbox.width / axes.figure.get_dpi():
+        columns = 1
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns, "borderpad": 0.2}
     axes.legend(handles=handles, frameon=False, labelcolor=INK, fontsize=9, **place)
