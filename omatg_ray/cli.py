@@ -708,7 +708,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if json_path is not None:
         write_json(Path(json_path), compared.comparison.as_dict())
     print(comparison_table(compared.comparison))
-    print("± half of the 95 % interval (bootstrap over compositions); s/1000: seconds to generate 1,000 crystals")
     if compared.resumed:
         print(f"done before, and not evaluated again: {compared.resumed} of {cases} cases")
     if compared.others:

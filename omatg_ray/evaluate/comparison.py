@@ -17,19 +17,22 @@ from omatg_ray.run.atomic import write_bytes, write_json, write_text
 
 FORMAT: Final = "omatg_ray.comparison.1"
 JSON, PARQUET, REPORT = "evaluation.json", "compositions.parquet", "report.html"
-IN_TERMINALS = (
-    "relative_energy_mean_capped",
-    "relative_energy_median",
-    "invalid_share",
-    "match_rate",
-    "metre",
-    "coverage",
-    "rmse",
-    "crmse",
-    "energy_mean",
-    "unique_structures",
-)
-"""Metrics that tables of cases show in terminals, in order."""
+IN_TERMINALS = {
+    "relative_energy_mean_capped": "E capped",
+    "relative_energy_median": "E median",
+    "invalid_share": "invalid",
+    "match_rate": "match rate",
+    "metre": "METRe",
+    "coverage": "coverage",
+    "rmse": "RMSE",
+    "crmse": "cRMSE",
+    "energy_mean": "energy",
+    "unique_structures": "unique",
+}
+"""Metrics that tables of cases show in terminals, in order, and their titles there."""
+LEGEND = """\
+E: eV/atom over the reference; ±: half of the 95 % interval (bootstrap over compositions); unique: structures per
+composition; s/1000: seconds in which one process or actor generates 1,000 crystals"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Comparison:
 
     @property
     def columns(self) -> dict[str, Column]:
-        """What tells the cases apart in tables comes before these: metrics that any case has."""
+        """The metrics that any case has."""
         return measured_columns((one.metrics for one in self.results), details=True)
 
     def names(self) -> dict[str, list[str]]:
@@ -102,12 +105,12 @@ class Comparison:
 
 def comparison_table(comparison: Comparison) -> str:
     """One line for each case, with half the width of 95 % intervals behind ±, and how long generating takes."""
-    shown = {key: column for key, column in comparison.columns.items() if key in IN_TERMINALS}
-    ordered = {key: shown[key] for key in IN_TERMINALS if key in shown}
+    measured = comparison.columns
+    columns = {key: measured[key] for key in IN_TERMINALS if key in measured}
     names = comparison.names()
-    lines = [[*names, *(column.short for column in ordered.values()), "n", "s/1000"]]
+    lines = [[*names, *(IN_TERMINALS[key] for key in columns), "n", "s/1000"]]
     for row, result in enumerate(comparison.results):
-        cells = [_short(result, key, column) for key, column in ordered.items()]
+        cells = [_short(result, key, column) for key, column in columns.items()]
         lines.append(
             [
                 *(texts[row] for texts in names.values()),
@@ -118,13 +121,14 @@ def comparison_table(comparison: Comparison) -> str:
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     left = len(names)
-    return "\n".join(
+    text = "\n".join(
         "  ".join(
             cell.ljust(width) if place < left and place != _place_of_steps(names) else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )
+    return f"{text}\n{LEGEND}"
 
 
 def _place_of_steps(names: Mapping[str, Any]) -> int:

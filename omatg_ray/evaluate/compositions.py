@@ -71,7 +71,7 @@ class ByComposition:
             groups = np.tile(self.place, len(numbers) // max(len(self.place), 1))
             there = ~np.isnan(numbers)
             size = len(self.names)
-            sums = np.bincount(groups[there], weights=numbers[there], minlength=size)
+            sums = np.bincount(groups[there], weights=numbers[there], minlength=size).astype(float)
             counts = np.bincount(groups[there], minlength=size).astype(float)
             totals[name] = Totals(sums, counts)
         return replace(self, totals=self.totals | totals)
