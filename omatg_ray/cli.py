@@ -73,16 +73,22 @@ is asked, the KL to it (positions, lattice), and s, the seconds of rollout + rew
 """
 
 EVALUATE = """\
-Generate one crystal for each reference of a file and compare: match rate, RMSE, cRMSE, relative energy, invalid share.
+Generate crystals for each reference of a file and compare: match rate, RMSE, cRMSE, METRe, relative energy, invalid
+share; with several samples of each reference, coverage and diversity too.
 
   omatg-ray evaluate runs/better --data runs/better/data/test.extxyz --steps 50 --json out.json
   omatg-ray evaluate runs/base --data test.csv --steps 10 --slope-pos 5 --potential POTENTIAL
   omatg-ray evaluate bundled --data bundled --slope-pos 5 --slope-cell 2
+  omatg-ray evaluate runs/base runs/better --data test.csv --steps 10 50 100 --samples 4 --to runs/compared
 
-A crystal depends on (seed, row) alone, so evaluations with one seed can be compared row by row. A base model anneals
-only if told to, with --slope-pos and --slope-cell (5 and 2 suit the bundled one); a reinforced one anneals as it was
-trained. In the capped mean, an invalid crystal counts as if its energy were 3 eV/atom (--invalid-energy), and no other
-as more, before that of its reference is subtracted: one crystal with overlapping atoms decides a plain mean.
+Several models and numbers of steps are cases, all of which are evaluated and shown with 95 % intervals. With --to, each
+case that is done is kept in DIR/cases and not evaluated again: what was interrupted goes on with the same command, and
+one with more cases adds to the report. All metrics are defined in docs/evaluation.md.
+
+A crystal depends on (seed, row, sample) alone, so evaluations with one seed can be compared row by row. A base model
+anneals only if told to, with --slope-pos and --slope-cell (5 and 2 suit the bundled one); a reinforced one anneals as
+it was trained. In the capped mean, an invalid crystal counts as if its energy were 3 eV/atom (--invalid-energy), and no
+other as more, before that of its reference is subtracted: one crystal with overlapping atoms decides a plain mean.
 """
 
 GENERATE = """\
@@ -237,8 +243,8 @@ def _parser() -> argparse.ArgumentParser:
     _run_arguments(sub)
     sub.add_argument("--dry-run", action="store_true", help="print what would run, with time and memory; write nothing")
 
-    sub = verb("evaluate", "measure a model on known crystals", EVALUATE, _evaluate)
-    _sampling_arguments(sub)
+    sub = verb("evaluate", "measure models on known crystals", EVALUATE, _evaluate)
+    _sampling_arguments(sub, several=True)
     sub.add_argument(
         "--data",
         required=True,
@@ -246,6 +252,19 @@ def _parser() -> argparse.ArgumentParser:
         help="reference crystals, in any format that pretrain reads; bundled: the test split of the bundled ones",
     )
     sub.add_argument("--limit", type=_number(int, 1), metavar="N", help="use N references, spread over the file")
+    sub.add_argument(
+        "--samples",
+        type=_number(int, 1),
+        default=1,
+        metavar="K",
+        help="crystals for each reference; of several, coverage and diversity are measured too (default 1)",
+    )
+    sub.add_argument(
+        "--to",
+        metavar="DIR",
+        help="keep every case in this folder, with evaluation.json, compositions.parquet and report.html; cases that "
+        "it holds already are not evaluated again",
+    )
     sub.add_argument(
         "--potential",
         metavar="NAME",
@@ -265,8 +284,15 @@ def _parser() -> argparse.ArgumentParser:
         help="also count matches of chemically plausible crystals alone (SMACT, fingerprints; needs the extra "
         "`validity`)",
     )
-    sub.add_argument("--json", type=Path, metavar="FILE", help="write metrics and the values of every crystal here")
-    sub.add_argument("--out", metavar="FILE", help="write the crystals here (.extxyz, .cif, .json or folder/)")
+    sub.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write metrics here; of a single case with the values of every crystal",
+    )
+    sub.add_argument(
+        "--out", metavar="FILE", help="write the crystals of a single case here (.extxyz, .cif, .json or folder/)"
+    )
 
     sub = verb("generate", "generate crystals for formulas", GENERATE, _generate)
     _sampling_arguments(sub)
@@ -369,14 +395,18 @@ def _run_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
 
-def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
+def _sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> None:
     sub.add_argument(
-        "model", metavar="MODEL", help="model folder, run folder (its best checkpoint), URL of one, or bundled"
+        "models" if several else "model",
+        nargs="+" if several else None,
+        metavar="MODEL",
+        help="model folder, run folder (its best checkpoint), URL of one, or bundled",
     )
     sub.add_argument(
         "--steps",
         type=_number(int, 2),
-        default=50,
+        nargs="+" if several else None,
+        default=[50] if several else 50,
         metavar="N",
         help="points of the time grid; N - 1 network evaluations (default 50)",
     )
@@ -403,6 +433,7 @@ def _sampling_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--slope-cell", help="the same for lattices; of the two, one that is not given is 0", **slope)
     sub.add_argument(
         "--schedule",
+        nargs="+" if several else None,
         metavar="SCHEDULE",
         help="annealing in place of the model's own: none, linear:pos=5,cell=2, quadratic:..., cosine:..., "
         "steps:power=2, or the folder of a learned schedule, or the run that learned it (default: own)",
@@ -506,20 +537,36 @@ def _resume(arguments: argparse.Namespace, config: Config) -> bool | Path:
 
 def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `_sampling_arguments` read, and the potential, as `SamplingOptions` takes it."""
-    from omatg_ray.commands.places import found_or_bundled, found_or_named
-    from omatg_ray.config import Config
+    from omatg_ray.commands.places import found_or_bundled
+
+    model = found_or_bundled(arguments.model, "MODEL")
+    return {"model": model, "steps": arguments.steps, "schedule": _schedules(arguments)[0][1], **_work(arguments)}
+
+
+def _schedules(arguments: argparse.Namespace) -> list[tuple[str, Annealing | None]]:
+    """What the annealings are called, and the annealings; None is the model's own."""
     from omatg_ray.policy.annealing import LinearAnnealing
 
-    slopes, schedule = (arguments.slope_pos, arguments.slope_cell), None
+    slopes = (arguments.slope_pos, arguments.slope_cell)
     if arguments.schedule is not None:
         if slopes != (None, None):
             raise ConfigError("--schedule: give either that or --slope-pos and --slope-cell, which mean linear ones")
-        schedule = _schedule(arguments.schedule)
-    elif slopes != (None, None):
-        schedule = LinearAnnealing(pos=slopes[0] or 0.0, cell=slopes[1] or 0.0)
-    names = ("steps", "noise", "solver", "seed", "workers", "timeout", "device", "threads")
+        texts = [arguments.schedule] if isinstance(arguments.schedule, str) else arguments.schedule
+        return [(text, _schedule(text)) for text in texts]
+    if slopes == (None, None):
+        return [("own", None)]
+    schedule = LinearAnnealing(pos=slopes[0] or 0.0, cell=slopes[1] or 0.0)
+    return [(f"linear:pos={schedule.pos:g},cell={schedule.cell:g}", schedule)]
+
+
+def _work(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What does not depend on the sampler, as `WorkOptions` takes it."""
+    from omatg_ray.commands.places import found_or_named
+    from omatg_ray.config import Config
+
+    names = ("noise", "solver", "seed", "workers", "timeout", "device", "threads")
     values = {name: getattr(arguments, name) for name in names}
-    values |= {"model": found_or_bundled(arguments.model, "MODEL"), "potential": found_or_named(arguments.potential)}
+    values["potential"] = found_or_named(arguments.potential)
     for name in ("chunk_pairs", "block"):
         if getattr(arguments, name) is not None:
             values[name] = getattr(arguments, name)
@@ -530,7 +577,7 @@ def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     ray = Config.load(None, [f"ray.{word}" for word in words]).ray
     if words and not ray.rollout.workers:
         raise ConfigError("--ray: say how many rollout.workers generate, e.g. --ray rollout.workers=4")
-    return values | {"schedule": schedule, "ray": ray}
+    return values | {"ray": ray}
 
 
 def _schedule(text: str) -> Annealing | None:
@@ -633,25 +680,74 @@ def _default_run(config: Config, free: bool) -> Config:
 def _evaluate(arguments: argparse.Namespace) -> None:
     json_path = _check_output(arguments.json, [".json"])
     out = _check_output(arguments.out, STRUCTURE_SUFFIXES)
-    sampling = _sampling(arguments)
-    from omatg_ray.commands.evaluate import EvaluateOptions, evaluate, table, write_evaluation
+    folder = _check_folder(arguments.to)
     from omatg_ray.commands.places import found_or_bundled
 
-    options = EvaluateOptions(
-        data=found_or_bundled(arguments.data, "--data"),
-        limit=arguments.limit,
-        invalid_energy=arguments.invalid_energy,
-        plausibility=arguments.plausible,
-        **sampling,
+    models = tuple(dict.fromkeys(found_or_bundled(model, "MODEL") for model in arguments.models))
+    steps = tuple(dict.fromkeys(arguments.steps))
+    schedules = tuple(dict(_schedules(arguments)).items())
+    cases = len(models) * len(steps) * len(schedules)
+    if out is not None and (folder is not None or cases > 1):
+        raise ConfigError(
+            "--out takes the crystals of a single case; with --to DIR, those of every case are kept there"
+        )
+    from omatg_ray.commands.evaluate import (
+        CompareOptions,
+        EvaluateOptions,
+        compare,
+        evaluate,
+        table,
+        write_evaluation,
     )
-    evaluation = evaluate(options, not arguments.quiet)
-    if json_path is not None:
-        write_evaluation(Path(json_path), evaluation)
-    if out is not None:
-        from omatg_ray.crystal.write import write_structures
 
-        write_structures(out, evaluation.crystals.to_structures())
-    print(table([evaluation.as_dict()]))
+    measured: dict[str, Any] = {
+        "data": found_or_bundled(arguments.data, "--data"),
+        "limit": arguments.limit,
+        "samples": arguments.samples,
+        "invalid_energy": arguments.invalid_energy,
+        "plausibility": arguments.plausible,
+        **_work(arguments),
+    }
+    if folder is None and cases == 1:
+        options = EvaluateOptions(model=models[0], steps=steps[0], schedule=schedules[0][1], **measured)
+        evaluation = evaluate(options, not arguments.quiet)
+        if json_path is not None:
+            write_evaluation(Path(json_path), evaluation)
+        if out is not None:
+            from omatg_ray.crystal.write import write_structures
+
+            write_structures(out, evaluation.crystals.to_structures())
+        print(table([evaluation.as_dict()]))
+        return
+    from omatg_ray.evaluate.comparison import comparison_table
+    from omatg_ray.run.atomic import write_json
+
+    compared = compare(
+        CompareOptions(models=models, steps=steps, schedules=schedules, folder=folder, **measured),
+        not arguments.quiet,
+    )
+    if json_path is not None:
+        write_json(Path(json_path), compared.comparison.as_dict())
+    print(comparison_table(compared.comparison))
+    if compared.resumed:
+        print(f"done before, and not evaluated again: {compared.resumed} of {cases} cases")
+    if compared.others:
+        print(f"from other calls with the same references, seed and samples: {compared.others} cases")
+    if compared.report is not None:
+        print(f"report: {compared.report}")
+
+
+def _check_folder(path: str | None) -> Path | None:
+    """A folder to write into, which may be there already; refuses before a long computation what could not be."""
+    if path is None:
+        return None
+    from omatg_ray.commands.places import lasting
+
+    place = lasting(Path(path))
+    above = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ConfigError(f"cannot write into {place}: {above} is not a folder that you may write to")
+    return place
 
 
 def _generate(arguments: argparse.Namespace) -> None:

@@ -1,28 +1,41 @@
-"""`omatg-ray evaluate`: how good a model is on crystals that are known."""
+"""`omatg-ray evaluate`: how good models are on crystals that are known."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.bundle import BUNDLED, crystals, is_bundled
-from omatg_ray.commands.setup import SamplingOptions, read, warn_generated_species, warn_noiseless, warn_unfamiliar
+from omatg_ray.bundle import BUNDLED, crystals, is_bundled, place_of
+from omatg_ray.commands.setup import (
+    SamplingOptions,
+    WorkOptions,
+    read,
+    warn_generated_species,
+    warn_noiseless,
+    warn_unfamiliar,
+)
 from omatg_ray.commands.workforce import evaluation_bench
+from omatg_ray.evaluate.cases import Case, CaseFolder, conditions_of, evaluate_cases
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
+from omatg_ray.evaluate.comparison import Comparison, write_comparison
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.metrics import measured_columns
 from omatg_ray.model import FlowModel
+from omatg_ray.policy.annealing import Annealing
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.atomic import write_json
+from omatg_ray.schedule import OWN
 
 NO_POTENTIAL = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(SamplingOptions):
-    """What to evaluate.
+class MeasureOptions(WorkOptions):
+    """On what to evaluate.
 
     Without a potential, that which rewarded the model, else for bundled data the bundled one; "none" measures no
     energies.
@@ -30,18 +43,59 @@ class EvaluateOptions(SamplingOptions):
     Attributes:
         data: File or URL of reference crystals, or bundled: the test split of the bundled ones.
         limit: Use this many references, spread over the file; None uses all.
+        samples: Crystals generated for each reference.
         invalid_energy: eV/atom that invalid crystals count in the capped mean.
         plausibility: Measure over chemically plausible crystals too, with SMACT and matminer.
     """
 
     data: str | Path
     limit: int | None = None
+    samples: int = 1
     invalid_energy: float = 3.0
     plausibility: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(MeasureOptions, SamplingOptions):
+    """One sampler, and on what to evaluate it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(MeasureOptions):
+    """Several samplers: every model with every number of steps and every schedule, and on what to evaluate them.
+
+    Attributes:
+        models: Model or run folders, or bundled.
+        steps: Grid points.
+        schedules: Annealing in place of the models' own, which None stands for, and what tables call it.
+        folder: Where to keep what is done, and the report; what is there already is not computed again.
+    """
+
+    models: tuple[str | Path, ...]
+    steps: tuple[int, ...] = (50,)
+    schedules: tuple[tuple[str, Annealing | None], ...] = ((OWN, None),)
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What became of several samplers.
+
+    Attributes:
+        comparison: Of all cases, and of those that the folder holds from other calls under the same conditions.
+        resumed: Cases of this call that had been evaluated before.
+        others: Cases of other calls.
+        report: The report, if there is a folder.
+    """
+
+    comparison: Comparison
+    resumed: int
+    others: int
+    report: Path | None
+
+
 def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
-    """Generates one crystal per reference and compares.
+    """Generates crystals for every reference and compares.
 
     Crystals of a model that generates species have the numbers of atoms of the references, and are not matched.
 
@@ -52,34 +106,108 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
         PotentialError: The potential cannot be loaded or does not know an element of the data.
         ClusterError: There is no Ray cluster, it has no room, or an actor died.
     """
-    device = options.prepare()
-    plausibility = PlausibilityCheck(options.workers) if options.plausibility else None
-    model = FlowModel.load(options.model, device)
-    data = crystals("test") if is_bundled(options.data) else options.data
-    dataset = read(data, progress)
-    warn_unfamiliar(model, dataset.elements, dataset.sizes)
-    warn_noiseless(model, options.noise)
-    warn_generated_species(model)
-    potential = options.potential or model.description.potential or (BUNDLED if is_bundled(options.data) else None)
-    reward = None
-    if potential is None:
-        warnings.warn("no energies: the model names no potential; give one with --potential", stacklevel=2)
-    elif potential != NO_POTENTIAL:
-        reward = MatGLEnergy(potential, invalid_energy=options.invalid_energy, device=device)
-        reward.require_elements(dataset.elements)
-
-    with evaluation_bench(options, model, reward, progress) as bench:
-        evaluator = Evaluator(dataset, bench, options.seed, options.limit, options.chunk_pairs, options.block)
+    with _at_work(options, [options.model], progress) as (evaluator, check, (model,)):
         label = str(options.model)
         evaluation = evaluator(
             model, options.steps, options.noise, options.schedule, label=label, progress=progress, solver=options.solver
         )
-        stol = bench.stol
-    if plausibility is None:
-        return evaluation
-    with plausibility as check:
-        metrics = with_plausibility(evaluation, evaluator.references.crystals, check, stol)
-    return replace(evaluation, metrics=metrics)
+        if check is None:
+            return evaluation
+        return with_plausibility(evaluation, evaluator.references.crystals, check, evaluator.bench.stol)
+
+
+def compare(options: CompareOptions, progress: bool = False) -> Compared:
+    """Evaluates all cases on the same references, from the same x_0 and noise.
+
+    Raises:
+        OmatgRayError: As `evaluate`; or the folder cannot be written.
+    """
+    with _at_work(options, options.models, progress) as (evaluator, check, models):
+        names = distinct_names(options.models)
+        cases = [
+            Case(model, steps, name, schedule, schedule_name, options.noise, options.solver)
+            for name, model in zip(names, models, strict=True)
+            for schedule_name, schedule in options.schedules
+            for steps in options.steps
+        ]
+        results = evaluate_cases(cases, evaluator, options.folder, plausibility=check, progress=progress)
+        resumed = sum(one.evaluation is None for one in results)
+        if options.folder is None:
+            return Compared(Comparison.of(results), resumed, 0, None)
+        conditions = conditions_of(evaluator, plausible=check is not None)
+        others = CaseFolder(options.folder).others(conditions, [one.key for one in results])
+        comparison, reward = Comparison.of([*results, *others]), evaluator.bench.reward
+        about = {
+            "data": place_of(options.data),
+            "seed": options.seed,
+            "potential": None if reward is None else reward.potential.name,
+        }
+        report = write_comparison(options.folder, comparison, evaluator.references, about)
+        return Compared(comparison, resumed, len(others), report)
+
+
+@contextmanager
+def _at_work(
+    options: MeasureOptions, places: Sequence[str | Path], progress: bool
+) -> Iterator[tuple[Evaluator, PlausibilityCheck | None, list[FlowModel]]]:
+    """What evaluates, and the models at these places, each of which is loaded once."""
+    device = options.prepare()
+    plausibility = PlausibilityCheck(options.workers) if options.plausibility else None
+    loaded = {place: FlowModel.load(place, device) for place in dict.fromkeys(places)}
+    data = crystals("test") if is_bundled(options.data) else options.data
+    dataset = read(data, progress)
+    for model in loaded.values():
+        warn_unfamiliar(model, dataset.elements, dataset.sizes)
+        warn_noiseless(model, options.noise)
+        warn_generated_species(model)
+    reward = _reward(options, list(loaded.values()))
+    if reward is not None:
+        reward.to(device).require_elements(dataset.elements)
+    with (
+        nullcontext() if plausibility is None else plausibility,
+        evaluation_bench(options, loaded[places[0]], reward, progress) as bench,
+    ):
+        evaluator = Evaluator(
+            dataset,
+            bench,
+            options.seed,
+            options.limit,
+            options.chunk_pairs,
+            options.block,
+            options.samples,
+            options.workers,
+            options.timeout,
+        )
+        yield evaluator, plausibility, [loaded[place] for place in places]
+
+
+def _reward(options: MeasureOptions, models: Sequence[FlowModel]) -> MatGLEnergy | None:
+    """The potential of the energies, if there is any."""
+    rewarded = list(dict.fromkeys(model.description.potential for model in models if model.description.potential))
+    potential = options.potential or (rewarded[0] if rewarded else None)
+    if potential is None and is_bundled(options.data):
+        potential = BUNDLED
+    if potential is None:
+        warnings.warn("no energies: the model names no potential; give one with --potential", stacklevel=4)
+    if potential is None or potential == NO_POTENTIAL:
+        return None
+    if options.potential is None and len(rewarded) > 1:
+        warnings.warn(
+            f"the models were rewarded by different potentials; all energies are by {potential} (--potential)",
+            stacklevel=4,
+        )
+    return MatGLEnergy(potential, invalid_energy=options.invalid_energy)
+
+
+def distinct_names(places: Sequence[str | Path]) -> list[str]:
+    """Short names of models: the last part of each place, with as many before it as tell them apart."""
+    parts = [str(place).rstrip("/").split("/") for place in places]
+    different = len({tuple(one) for one in parts})
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-length:]) for one in parts]
+        if len(set(names)) == different:
+            return names
+    return [str(place) for place in places]
 
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:

@@ -43,14 +43,11 @@ MAY_CHANGE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """What `evaluate` and `generate` have in common.
+class WorkOptions:
+    """How crystals are generated and measured, whatever generates them.
 
     Attributes:
-        model: Model or run folder, or bundled.
-        steps: Grid points; one network evaluation fewer.
         noise: Without noise or with the policy's.
-        schedule: Annealing in place of the model's own.
         solver: Euler steps, or a method of torchdiffeq.
         seed: Seed of x_0 and noise.
         potential: Potential of the energies: name, folder or bundled.
@@ -63,10 +60,7 @@ class SamplingOptions:
         ray: Actors that generate and measure; without rollout workers this process does, on `device` with `threads`.
     """
 
-    model: str | Path
-    steps: int = 50
     noise: NoiseMode = "none"
-    schedule: Annealing | None = None
     solver: Solver = EULER
     seed: int = 0
     potential: str | None = None
@@ -82,6 +76,21 @@ class SamplingOptions:
         """Sets the threads, and gives the device of this process, which is a CPU where actors do the work."""
         set_threads(self.threads)
         return driver_device(self.device, self.ray)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(WorkOptions):
+    """What generates, for verbs that take one sampler.
+
+    Attributes:
+        model: Model or run folder, or bundled.
+        steps: Grid points; one network evaluation fewer.
+        schedule: Annealing in place of the model's own.
+    """
+
+    model: str | Path
+    steps: int = 50
+    schedule: Annealing | None = None
 
 
 def choose_device(name: str) -> torch.device:

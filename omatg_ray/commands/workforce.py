@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omatg_ray.commands.prepare import Parts
-from omatg_ray.commands.setup import SamplingOptions
+from omatg_ray.commands.setup import WorkOptions
 from omatg_ray.config import Config
 from omatg_ray.evaluate.bench import Bench, LocalBench
 from omatg_ray.model import FlowModel
@@ -102,13 +102,13 @@ def local_crew(config: Config, parts: Parts) -> LocalCrew:
 
 @contextmanager
 def evaluation_bench(
-    options: SamplingOptions, model: FlowModel, reward: MatGLEnergy | None, progress: bool
+    options: WorkOptions, model: FlowModel, reward: MatGLEnergy | None, progress: bool
 ) -> Iterator[Bench]:
     """The bench of an evaluation that is no part of a run.
 
     Args:
         options: Without rollout workers, this process measures.
-        model: The model to evaluate.
+        model: The model to evaluate, or one of them.
         reward: Potential of the energies.
         progress: Tell the user how it goes.
 

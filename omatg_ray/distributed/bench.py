@@ -44,17 +44,19 @@ class RayBench:
             self._rollout.submit(request)
 
         def assess(index: int, answer: Answer) -> None:
-            (crystals,) = answer.kept
+            (crystals,), seconds = answer.kept, answer.value
 
             def done(assessed: Answer) -> None:
+                energy, match = assessed.value
                 try:
-                    measured[index] = Measured(fetch(crystals, "a rollout actor"), *assessed.value)
+                    measured[index] = Measured(fetch(crystals, "a rollout actor"), energy, match, seconds)
                 except OutputLost:
                     generate(index)
 
             def given_up(_: str) -> None:
                 made: CrystalBatch = fetch(crystals, "a rollout actor")
-                measured[index] = Measured(made, *self._nothing(made, blocks[index].comparisons))
+                energy, match = self._nothing(made, blocks[index].comparisons)
+                measured[index] = Measured(made, energy, match, seconds)
 
             arguments = (crystals, blocks[index].comparisons)
             lost = partial(generate, index)
@@ -62,7 +64,10 @@ class RayBench:
 
         for index in range(len(blocks)):
             generate(index)
-        for following in range(len(blocks)):
+        return self._in_order(measured, len(blocks))
+
+    def _in_order(self, measured: dict[int, Measured], count: int) -> Iterator[Measured]:
+        for following in range(count):
             self._loop.until(partial(measured.__contains__, following))
             yield measured.pop(following)
 

@@ -8,7 +8,7 @@ Both packages are optional: pip install 'omatg-ray[validity]'.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Self
 
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ConfigError
-from omatg_ray.evaluate.metrics import CSPMetrics, crmse, match_rate, rmse
 from omatg_ray.reward.matching import run_all, to_arrays
 from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.bounded import BoundedPool
@@ -90,27 +89,24 @@ class PlausibilityCheck:
 
 def with_plausibility(
     evaluation: Evaluation, references: CrystalBatch, check: PlausibilityCheck, stol: float
-) -> CSPMetrics:
-    """The metrics of an evaluation with those over plausible crystals, of matches where these were measured.
+) -> Evaluation:
+    """An evaluation with metrics over plausible crystals, of matches where these were measured.
 
     Args:
-        evaluation: One generated crystal per reference.
+        evaluation: One generated crystal per reference, or several samples one after the other.
         references: The references, row by row.
         check: Decides what is plausible.
         stol: Site tolerance of the matches, which the cRMSE counts where there is none.
     """
     ours = check(evaluation.crystals).plausible
-    metrics = replace(evaluation.metrics, plausible_share=float(ours.double().mean()))
-    if metrics.match_rate is None:
-        return metrics
-    theirs = check(references).plausible
-    matches = plausible_matches(evaluation.match, ours, theirs)
-    return replace(
-        metrics,
-        plausible_match_rate=match_rate(matches),
-        plausible_rmse=rmse(matches),
-        plausible_crmse=crmse(matches, stol),
-    )
+    rows = {"plausible_share": ours.double()}
+    if evaluation.metrics.match_rate is not None:
+        theirs = check(references).plausible.repeat(len(ours) // len(references))
+        matches = plausible_matches(evaluation.match, ours, theirs)
+        rows["plausible_match_rate"] = matches.isfinite().double()
+        rows["plausible_rmse"] = matches
+        rows["plausible_crmse"] = matches.nan_to_num(nan=stol)
+    return evaluation.with_rows(rows)
 
 
 def plausible_matches(matches: Tensor, generated: Tensor, reference: Tensor) -> Tensor:

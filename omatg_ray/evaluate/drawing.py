@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 AZIMUTH, ELEVATION = np.radians(22.0), np.radians(14.0)
+SIDE, LINE = 2.1, 0.17
+"""Inches that a crystal takes, and a line of text above or below."""
 RADIUS = 0.45
 """Drawn radius of an atom over its covalent radius."""
 FACE = 0.06
@@ -32,7 +34,8 @@ def draw_crystals(row: dict[str, tuple[Atoms, str]]) -> Figure:
     Args:
         row: Structure and caption, by title.
     """
-    figure = Figure(figsize=(2.1 * len(row), 2.6), layout="constrained")
+    lines = max(title.count("\n") for title in row) + max(caption.count("\n") for _, caption in row.values())
+    figure = Figure(figsize=(SIDE * len(row), SIDE + LINE * (2 + lines)), layout="constrained")
     panels = figure.subplots(1, len(row), squeeze=False)[0]
     reach = 0.1
     for axes, (title, (atoms, caption)) in zip(panels, row.items(), strict=True):

@@ -1,9 +1,10 @@
-"""Evaluation of a sampler: one crystal per reference, matched and weighed against it and its polymorphs."""
+"""Evaluation of a sampler: crystals for every reference, matched and weighed against it and its polymorphs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,16 +15,20 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.bench import BLOCK, Bench, Block, Comparisons, Measured
+from omatg_ray.evaluate.compositions import ByComposition, covered, interval_dict, per_composition
 from omatg_ray.evaluate.metrics import (
     CSPMetrics,
+    Interval,
     capped_relative_energies,
     crmse,
     energy_mean,
     invalid_share,
     match_rate,
+    metre,
     relative_energy_mean,
     relative_energy_mean_capped,
     relative_energy_median,
+    relative_energy_quantile,
     rmse,
 )
 from omatg_ray.evaluate.polymorphs import Polymorphs
@@ -33,16 +38,19 @@ from omatg_ray.policy.annealing import Annealing, describe
 from omatg_ray.reward.matching import compositions
 from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.progress import Progress
+from omatg_ray.seeding import seed_of
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Metrics of a sampler on a data set, and what they were computed from, row by row.
 
+    A row is a generated crystal: one per reference, or first samples of all references, then second ones, and so on.
+
     Attributes:
         metrics: Summary.
-        ids: Identity of every reference.
-        crystals: Generated crystals, one per reference.
+        ids: Identity of every row's reference.
+        crystals: Generated crystals (n).
         valid: (n,) bool.
         match: RMSE to the reference, NaN where there is no match (n,), and everywhere where species are generated.
         polymorph: Id of the polymorph that each matches most closely (n,), None where there is none (`CSPMetrics` says
@@ -53,6 +61,9 @@ class Evaluation:
         relative_energy_capped: The same with invalid crystals and higher energies at the cap (n,), likewise; NaN where
             the potential failed.
         settings: Label, steps, noise, seed, annealing, potential: what was asked for.
+        by_composition: The same composition by composition, as far as metrics are means.
+        seconds: From its start, or the end of the one before if they overlap, to its end.
+        generation_seconds: That generating took, added up over all who generated.
     """
 
     metrics: CSPMetrics
@@ -66,11 +77,29 @@ class Evaluation:
     relative_energy: Tensor | None
     relative_energy_capped: Tensor | None
     settings: dict[str, Any]
+    by_composition: ByComposition
+    seconds: float
+    generation_seconds: float
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """95 % intervals of the metrics that are means, from a bootstrap over compositions."""
+        return self.by_composition.intervals()
+
+    def with_rows(self, rows: Mapping[str, Tensor]) -> Evaluation:
+        """With more metrics, each the mean over the rows that have a value (n,), NaN elsewhere."""
+        means: dict[str, Any] = {name: float(values[~values.isnan()].mean()) for name, values in rows.items()}
+        return replace(self, metrics=replace(self.metrics, **means), by_composition=self.by_composition.with_rows(rows))
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON; NaN becomes None."""
+        """Ready for JSON, timings and compositions left out; NaN becomes None."""
+        samples = {}
+        if self.settings["samples"] > 1:
+            rows = len(self.ids) // self.settings["samples"]
+            samples = {"sample": [row // rows for row in range(len(self.ids))]}
         per_structure: dict[str, Any] = {
             "id": self.ids,
+            **samples,
             "formula": self.crystals.formulas(),
             "valid": self.valid.tolist(),
             "rmse": _plain(self.match),
@@ -86,7 +115,13 @@ class Evaluation:
         ):
             if values is not None:
                 per_structure[name] = _plain(values)
-        return {**self.settings, "metrics": self.metrics.as_dict(), "per_structure": per_structure}
+        intervals = {name: interval_dict(interval) for name, interval in self.intervals.items()}
+        return {
+            **self.settings,
+            "metrics": self.metrics.as_dict(),
+            "intervals": intervals,
+            "per_structure": per_structure,
+        }
 
 
 def _plain(values: Tensor) -> list[float | None]:
@@ -107,6 +142,10 @@ class Evaluator:
         limit: Use at most so many of them, spread over the data set; a crystal keeps the seed of its row there.
         chunk_pairs: Ordered pairs of atoms per network call.
         block: Crystals generated, matched and weighed together.
+        samples: Crystals generated for each reference. The first has x_0 and noise of `seed`, whatever their number,
+            and each of the others a seed of its own that follows from it.
+        workers: Processes that look for crystals that are the same, among several samples; 0 looks in this one.
+        timeout: Seconds that one of these comparisons may take.
     """
 
     def __init__(
@@ -117,10 +156,14 @@ class Evaluator:
         limit: int | None = None,
         chunk_pairs: int = CHUNK_PAIRS,
         block: int = BLOCK,
+        samples: int = 1,
+        workers: int = 0,
+        timeout: float = 10.0,
     ) -> None:
         self._rows = spread_rows(len(references), limit)
         self._known, self.references = references, references.select(self._rows)
         self.bench, self.seed, self.chunk_pairs, self._block = bench, seed, chunk_pairs, block
+        self.samples, self._workers, self.timeout = samples, workers, timeout
         crystals = self.references.crystals
         self._species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
         self._blocks = torch.arange(len(crystals)).split(block)
@@ -154,6 +197,15 @@ class Evaluator:
             energy.update(zip(batch, found.tolist(), strict=True))
         return self._polymorphs.lowest(energy)
 
+    @cached_property
+    def _by_composition(self) -> ByComposition:
+        return ByComposition.of(self.references.compositions)
+
+    @property
+    def known(self) -> CrystalDataset:
+        """The whole data set, also what a limit leaves out."""
+        return self._known
+
     def __call__(
         self,
         model: FlowModel,
@@ -175,28 +227,66 @@ class Evaluator:
             progress: Show a progress bar.
             solver: As in `FlowModel.generate`.
         """
-        done: list[Measured] = []
-        open_species = model.generates_species
-        with Progress(len(self.references), label or "evaluate", shown=progress) as bar:
-            for measured in self.bench.measure(model, self._asked(steps, noise, schedule, solver, not open_species)):
-                done.append(measured)
-                bar.advance(steps=len(measured.crystals))
+        return self.start(model, steps, noise, schedule, label, solver).finish(progress)
+
+    def start(
+        self,
+        model: FlowModel,
+        steps: int,
+        noise: NoiseMode = "none",
+        schedule: Annealing | None = None,
+        label: str = "",
+        solver: Solver = EULER,
+    ) -> Started:
+        """Begins an evaluation, which actors go on with while another one is finished; arguments as for the call."""
+        blocks = self._asked(steps, noise, schedule, solver, not model.generates_species)
+        annealing, reward = model.annealing if schedule is None else schedule, self.bench.reward
+        settings = {
+            "label": label,
+            "steps": steps,
+            "network_evaluations": steps - 1,
+            "noise": noise,
+            "solver": solver,
+            "seed": self.seed,
+            "samples": self.samples,
+            "annealing": describe(annealing),
+            "potential": None if reward is None else reward.potential.name,
+        }
+        return Started(self, settings, model.generates_species, self.bench.measure(model, blocks))
+
+    def evaluation(self, done: Sequence[Measured], settings: dict[str, Any], open_species: bool) -> Evaluation:
+        """What the blocks of an evaluation amount to.
+
+        Args:
+            done: All that `start` asked for, measured.
+            settings: What the evaluation is to say of itself.
+            open_species: Whether species were generated.
+        """
         crystals = CrystalBatch.cat(one.crystals for one in done)
         valid = check_validity(crystals).valid
         energy = reference = None
         if self.reference_energy is not None:
-            energy, reference = torch.cat([one.energy for one in done if one.energy is not None]), self.reference_energy
+            energy = torch.cat([one.energy for one in done if one.energy is not None])
+            reference = self.reference_energy.repeat(self.samples)
         metrics = CSPMetrics(n=len(crystals), invalid_share=invalid_share(valid))
+        rows, by_composition = {"invalid_share": (~valid).double()}, self._by_composition
         rmse_of_row, closest = torch.full((len(crystals),), torch.nan, dtype=torch.float64), None
         if open_species:
-            theirs = compositions(self.references.crystals)
+            theirs = compositions(self.references.crystals) * self.samples
             same = torch.tensor([a == b for a, b in zip(compositions(crystals), theirs, strict=True)])
             reference = None if reference is None else reference.where(same, torch.nan)
-            metrics = replace(metrics, same_composition=int(same.sum()), **self._open_metrics(crystals, energy, valid))
+            unique = self._unique(crystals, valid)
+            metrics = replace(
+                metrics,
+                same_composition=int(same.sum()),
+                energy_mean=None if energy is None else energy_mean(energy, valid),
+                unique_share=int(unique.sum()) / len(crystals),
+            )
         else:
             matches = [one.match for one in done if one.match]
             rmse_of_row = torch.cat([match.rmse[: len(one.crystals)] for one, match in zip(done, matches, strict=True)])
-            closest = self._closest([match.rmse for match in matches])
+            found = self._matched([match.rmse for match in matches])
+            closest = self._polymorphs_closest(found)
             metrics = replace(
                 metrics,
                 match_rate=match_rate(rmse_of_row),
@@ -206,40 +296,54 @@ class Evaluator:
                 failed=sum(match.failed for match in matches),
                 **self._polymorph_metrics(closest),
             )
+            rows |= {
+                "match_rate": rmse_of_row.isfinite().double(),
+                "rmse": rmse_of_row,
+                "crmse": rmse_of_row.nan_to_num(nan=self.bench.stol),
+                **self._polymorph_rows(closest),
+            }
+            recalled = self._recalled(found)
+            if not bool(recalled.isnan().all()):
+                kept = recalled[~recalled.isnan()]
+                metrics = replace(metrics, metre=metre(kept.where(kept > 0, torch.nan)))
+                rows["metre"] = recalled
+            if self.samples > 1:
+                several, of_several = self._several(crystals, valid, rmse_of_row)
+                metrics = replace(metrics, **several)
+                rows |= {name: values for name, values in of_several.items() if name != "unique_structures"}
+                by_composition = replace(
+                    by_composition, totals={"unique_structures": per_composition(of_several["unique_structures"])}
+                )
         metrics = replace(metrics, **self._energy_metrics(energy, reference, valid))
         relative = capped = None
         if energy is not None and reference is not None and self.bench.reward is not None:
             relative, cap = energy - reference, self.bench.reward.invalid_energy
             capped = capped_relative_energies(energy, reference, valid, cap)
-        annealing, reward = model.annealing if schedule is None else schedule, self.bench.reward
-        settings = {
-            "label": label,
-            "steps": steps,
-            "network_evaluations": steps - 1,
-            "noise": noise,
-            "solver": solver,
-            "seed": self.seed,
-            "annealing": describe(annealing),
-            "potential": None if reward is None else reward.potential.name,
-        }
+            of_valid = relative.double().where(valid & relative.isfinite(), torch.nan)
+            rows |= {"relative_energy_mean": of_valid, "relative_energy_mean_capped": capped}
+            by_composition = by_composition.with_medians(of_valid)
         return Evaluation(
             metrics=metrics,
-            ids=self.references.ids,
+            ids=self.references.ids * self.samples,
             crystals=crystals,
             valid=valid,
             match=rmse_of_row,
             polymorph=self._names(closest),
-            lowest_polymorph=None if open_species else self._names(self._lowest),
+            lowest_polymorph=None if open_species else self._names(self._lowest, self.samples),
             energy=energy,
             relative_energy=relative,
             relative_energy_capped=capped,
             settings=settings,
+            by_composition=by_composition.with_rows(rows),
+            seconds=0.0,
+            generation_seconds=sum(one.seconds for one in done),
         )
 
     def _asked(
         self, steps: int, noise: NoiseMode, schedule: Annealing | None, solver: Solver, compared: bool
     ) -> list[Block]:
-        """What the bench is to generate and, if it is to compare, with what."""
+        """What the bench is to generate and, if it is to compare, with what; sample by sample."""
+        seeds = [self.seed, *(seed_of(self.seed, "sample", number) for number in range(1, self.samples))]
         return [
             Block(
                 species=[self._species[row] for row in rows],
@@ -247,37 +351,99 @@ class Evaluator:
                 steps=steps,
                 noise=noise,
                 schedule=schedule,
-                seed=self.seed,
+                seed=seed,
                 comparisons=Comparisons.among(self._known.crystals, pairs) if compared else None,
                 chunk_pairs=self.chunk_pairs,
                 solver=solver,
             )
+            for seed in seeds
             for rows, pairs in zip(self._blocks, self._pairs, strict=True)
         ]
 
-    def _closest(self, rmse_of_pairs: Sequence[Tensor]) -> list[int | None] | None:
-        """Closest polymorph of every row by its place in the data set; None if no row has any.
+    def _matched(self, rmse_of_pairs: Sequence[Tensor]) -> list[dict[int, float]]:
+        """What every generated crystal matches: RMSE by the place of the known crystal in the data set.
 
         Args:
-            rmse_of_pairs: RMSE of the pairs of every block.
+            rmse_of_pairs: RMSE of the pairs of every block of every sample.
         """
-        if not self._polymorphs.n_polymorphic:
-            return None
-        found: list[dict[int, float]] = [{} for _ in self._rows]
-        for rows, pairs, values in zip(self._blocks, self._pairs, rmse_of_pairs, strict=True):
+        found: list[dict[int, float]] = [{} for _ in range(len(self._rows) * self.samples)]
+        blocks = [
+            (number * len(self._rows), rows, pairs)
+            for number in range(self.samples)
+            for rows, pairs in zip(self._blocks, self._pairs, strict=True)
+        ]
+        for (first, rows, pairs), values in zip(blocks, rmse_of_pairs, strict=True):
             for (place, known), value in zip(pairs, values.tolist(), strict=True):
                 if not math.isnan(value):
-                    found[int(rows[place])][known] = value
-        return self._polymorphs.closest(found)
+                    found[first + int(rows[place])][known] = value
+        return found
+
+    def _by_sample(self, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+        """The rows of each sample."""
+        n = len(self._rows)
+        return (values[first : first + n] for first in range(0, len(values), n))
+
+    def _polymorphs_closest(self, found: Sequence[dict[int, float]]) -> list[int | None] | None:
+        """Closest polymorph of every crystal by its place in the data set; None if no reference has any."""
+        if not self._polymorphs.n_polymorphic:
+            return None
+        return [place for part in self._by_sample(found) for place in self._polymorphs.closest(part)]
 
     def _polymorph_metrics(self, closest: Sequence[int | None] | None) -> dict[str, Any]:
         if closest is None:
             return {}
+        polymorphs, lowest, parts = self._polymorphs, self._lowest, list(self._by_sample(closest))
+        matched = [polymorphs.match_any(part) for part in parts]
+        of_lowest = None if lowest is None else [polymorphs.match_lowest(part, lowest) for part in parts]
         return {
-            "match_any": self._polymorphs.match_any(closest),
-            "match_lowest": None if self._lowest is None else self._polymorphs.match_lowest(closest, self._lowest),
-            "n_polymorphic": self._polymorphs.n_polymorphic,
+            "match_any": sum(matched) / self.samples,
+            "match_lowest": None if of_lowest is None else sum(of_lowest) / self.samples,
+            "n_polymorphic": polymorphs.n_polymorphic,
         }
+
+    def _polymorph_rows(self, closest: Sequence[int | None] | None) -> dict[str, Tensor]:
+        """Which crystals match a polymorph, and the lowest; NaN where there are no polymorphs."""
+        if closest is None:
+            return {}
+        has = torch.tensor([bool(places) for places in self._polymorphs.of_row]).repeat(self.samples)
+        matched = torch.tensor([place is not None for place in closest])
+        rows = {"match_any": matched.double().where(has, torch.nan)}
+        if self._lowest is not None:
+            pairs = zip(closest, self._lowest * self.samples, strict=True)
+            right = torch.tensor([place is not None and place == lowest for place, lowest in pairs])
+            rows["match_lowest"] = right.double().where(has, torch.nan)
+        return rows
+
+    def _recalled(self, found: Sequence[dict[int, float]]) -> Tensor:
+        """Which references any crystal matches (references,), 1 or 0; NaN where too many polymorphs are known."""
+        matched = {known for places in found for known in places}
+        recalled = torch.tensor([float(row in matched) for row in self._rows], dtype=torch.float64)
+        return recalled.where(~torch.tensor(self._polymorphs.crowded), torch.nan)
+
+    def _several(
+        self, crystals: CrystalBatch, valid: Tensor, rmse_of_row: Tensor
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Metrics of several samples, and what they are means of."""
+        hits = (~rmse_of_row.isnan()).view(self.samples, -1).sum(0)
+        at = tuple(float(covered(hits, self.samples, k).mean()) for k in range(1, self.samples + 1))
+        unique = self._unique(crystals, valid).double()
+        place = torch.tensor(self._by_composition.place).repeat(self.samples)
+        per = torch.zeros(len(self._by_composition.names), dtype=torch.float64).index_add(0, place, unique)
+        metrics = {
+            "coverage": at[-1],
+            "coverage_at": at,
+            "unique_share": float(unique.mean()),
+            "unique_structures": float(per.mean()),
+        }
+        rows = {"coverage": (hits > 0).double(), "unique_share": unique, "unique_structures": per}
+        return metrics, rows | {f"coverage_at_{k}": covered(hits, self.samples, k) for k in range(1, self.samples)}
+
+    def _unique(self, crystals: CrystalBatch, valid: Tensor) -> Tensor:
+        """Which crystals are valid and stand for all that are the same (n,)."""
+        found = find_unique(crystals, workers=self._workers, timeout=self.timeout)
+        unique = torch.zeros(len(crystals), dtype=torch.bool)
+        unique[found.representatives] = True
+        return unique & valid
 
     def _energy_metrics(self, energy: Tensor | None, reference: Tensor | None, valid: Tensor) -> dict[str, Any]:
         if self.bench.reward is None or reference is None or energy is None:
@@ -286,21 +452,48 @@ class Evaluator:
         return {
             "relative_energy_mean": relative_energy_mean(energy, reference, valid),
             "relative_energy_median": relative_energy_median(energy, reference, valid),
+            "relative_energy_q10": relative_energy_quantile(energy, reference, valid, 0.1),
+            "relative_energy_q90": relative_energy_quantile(energy, reference, valid, 0.9),
             "relative_energy_mean_capped": relative_energy_mean_capped(energy, reference, valid, cap),
         }
 
-    @staticmethod
-    def _open_metrics(crystals: CrystalBatch, energy: Tensor | None, valid: Tensor) -> dict[str, Any]:
-        """What says something of crystals whose species were generated too."""
-        unique = valid[find_unique(crystals).representatives]
-        return {
-            "energy_mean": None if energy is None else energy_mean(energy, valid),
-            "unique_share": int(unique.sum()) / len(crystals),
-        }
+    def _names(self, places: Sequence[int | None] | None, times: int = 1) -> list[str | None] | None:
+        """Ids of crystals of the data set by their places in it, over and over again."""
+        return None if places is None else [None if p is None else self._known.ids[p] for p in places] * times
 
-    def _names(self, places: Sequence[int | None] | None) -> list[str | None] | None:
-        """Ids of crystals of the data set by their places in it."""
-        return None if places is None else [None if place is None else self._known.ids[place] for place in places]
+
+class Started:
+    """An evaluation that has begun.
+
+    Args:
+        evaluator: Who began it.
+        settings: What was asked for.
+        open_species: Whether species are generated.
+        measured: The blocks, in order.
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, settings: dict[str, Any], open_species: bool, measured: Iterator[Measured]
+    ) -> None:
+        self._evaluator, self._settings, self._open_species = evaluator, settings, open_species
+        self._measured = measured
+
+    def finish(self, progress: bool = False, title: str = "") -> Evaluation:
+        """Waits for its blocks.
+
+        Args:
+            progress: Show a progress bar.
+            title: Of the bar, in place of the label.
+        """
+        begun = time.perf_counter()
+        done: list[Measured] = []
+        total = len(self._evaluator.references) * self._evaluator.samples
+        with Progress(total, title or self._settings["label"] or "evaluate", shown=progress) as bar:
+            for measured in self._measured:
+                done.append(measured)
+                bar.advance(steps=len(measured.crystals))
+        found = self._evaluator.evaluation(done, self._settings, self._open_species)
+        return replace(found, seconds=time.perf_counter() - begun)
 
 
 def spread_rows(total: int, limit: int | None) -> list[int]:

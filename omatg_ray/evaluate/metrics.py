@@ -68,6 +68,12 @@ def relative_energy_median(energy: Tensor, reference_energy: Tensor, valid: Tens
     return float(np.median(relative)) if relative.size else math.nan
 
 
+def relative_energy_quantile(energy: Tensor, reference_energy: Tensor, valid: Tensor, share: float) -> float:
+    """The relative energy that a share of the valid crystals do not exceed, interpolated linearly between two."""
+    relative = _numpy(_relative_energies(energy, reference_energy, valid))
+    return float(np.quantile(relative, share)) if relative.size else math.nan
+
+
 def relative_energy_mean_capped(energy: Tensor, reference_energy: Tensor, valid: Tensor, cap: float) -> float:
     """Mean of `capped_relative_energies` over all rows that have one."""
     relative = capped_relative_energies(energy, reference_energy, valid, cap)
@@ -112,7 +118,9 @@ def _mean(values: Tensor) -> float:
 
 @dataclass(frozen=True)
 class CSPMetrics:
-    """Metrics of crystal structure prediction, one generated crystal per reference; None = not measured.
+    """Metrics of crystal structure prediction, one or more generated crystals per reference; None = not measured.
+
+    With several samples of each reference, what does not say otherwise is over all of them.
 
     A model that generates species is given the numbers of atoms of the references alone. Matches with these say nothing
     of it and are not measured; relative energies are over the rows whose compositions happen to agree.
@@ -127,10 +135,18 @@ class CSPMetrics:
         match_lowest: Share of the polymorphic structures whose closest match among their polymorphs is the one of
             lowest energy by the potential of the evaluation. None without a potential too.
         n_polymorphic: Polymorphic structures, which both shares are over.
+        metre: METRe, share of the references that any generated crystal matches which has the same atoms in its cell.
+            References with more polymorphs than `polymorphs.MOST_POLYMORPHS`, with which not all are compared, are left
+            out.
+        coverage: Share of the references that at least one of their own samples matches. This, the next, and
+            `unique_structures` are measured with several samples.
+        coverage_at: The expected coverage with 1, 2, ... of the samples.
         rmse: Mean displacement of those that match, in units of (V/N)^(1/3).
         crmse: The same over all, where no match counts as the site tolerance.
         relative_energy_mean: Mean energy over the reference's, valid crystals only, in eV/atom.
         relative_energy_median: Median of the same.
+        relative_energy_q10: Energy that a tenth of the same do not exceed.
+        relative_energy_q90: Energy that nine tenths of them do not exceed.
         relative_energy_mean_capped: Mean over all, invalid ones and higher energies at the cap.
         invalid_share: Share that are not valid.
         plausible_share: Share that are chemically plausible (`omatg_ray.evaluate.chemistry`).
@@ -138,9 +154,11 @@ class CSPMetrics:
         plausible_rmse: Mean displacement of these.
         plausible_crmse: The same over all, where every other one counts as the site tolerance.
         same_composition: Crystals with the composition of their reference, which the relative energies are over. This
-            and the next two are measured where species are generated.
+            and the next are measured where species are generated.
         energy_mean: Mean energy of the valid crystals, in eV/atom.
-        unique_share: Share of all that are valid and the same as none before (`omatg_ray.evaluate.unique`).
+        unique_share: Share of all that are valid and the same as none before (`omatg_ray.evaluate.unique`); measured
+            where species are generated, and with several samples.
+        unique_structures: Such crystals per reduced composition, a mean over these.
         timed_out: Comparisons that ran into the time bound and count as no match.
         failed: Comparisons that raised an exception or whose process died, and count as no match.
     """
@@ -150,10 +168,15 @@ class CSPMetrics:
     match_any: float | None = None
     match_lowest: float | None = None
     n_polymorphic: int | None = None
+    metre: float | None = None
+    coverage: float | None = None
+    coverage_at: tuple[float, ...] | None = None
     rmse: float | None = None
     crmse: float | None = None
     relative_energy_mean: float | None = None
     relative_energy_median: float | None = None
+    relative_energy_q10: float | None = None
+    relative_energy_q90: float | None = None
     relative_energy_mean_capped: float | None = None
     invalid_share: float | None = None
     plausible_share: float | None = None
@@ -163,14 +186,18 @@ class CSPMetrics:
     same_composition: int | None = None
     energy_mean: float | None = None
     unique_share: float | None = None
+    unique_structures: float | None = None
     timed_out: int | None = None
     failed: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON, which knows neither NaN nor infinity: those become None."""
+        """Ready for JSON, which knows neither NaN nor infinity: those become None; nor tuples."""
+        values = asdict(self)
+        if self.coverage_at is not None:
+            values["coverage_at"] = list(self.coverage_at)
         return {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
+            for key, value in values.items()
         }
 
 
@@ -187,6 +214,8 @@ COLUMNS = {
     "relative_energy_median": Column("median", "median", "{:+.3f}"),
     "invalid_share": Column("invalid", "invalid", "{:.1%}"),
     "match_rate": Column("match rate", "match rate", "{:.3f}"),
+    "metre": Column("METRe", "METRe", "{:.3f}"),
+    "coverage": Column("coverage", "coverage", "{:.3f}"),
     "match_any": Column("match any polymorph", "any", "{:.3f}"),
     "match_lowest": Column("match lowest polymorph", "lowest", "{:.3f}"),
     "rmse": Column("RMSE", "RMSE", "{:.3f}"),
@@ -194,24 +223,34 @@ COLUMNS = {
     "same_composition": Column("of their reference's composition", "over", "{:.0f}"),
     "energy_mean": Column("energy mean", "energy", "{:.3f}"),
     "unique_share": Column("unique", "unique", "{:.1%}"),
+    "unique_structures": Column("unique per composition", "per comp.", "{:.2f}"),
     "plausible_share": Column("chemically plausible", "plausible", "{:.1%}"),
     "plausible_match_rate": Column("match rate, plausible", "pl. match rate", "{:.3f}"),
     "plausible_rmse": Column("RMSE, plausible", "pl. RMSE", "{:.3f}"),
     "plausible_crmse": Column("cRMSE, plausible", "pl. cRMSE", "{:.3f}"),
     "n": Column("structures", "n", "{:.0f}"),
     "n_polymorphic": Column("structures with polymorphs", "polymorphic", "{:.0f}"),
+    "relative_energy_q10": Column("10 % quantile", "10 %", "{:+.3f}"),
+    "relative_energy_q90": Column("90 % quantile", "90 %", "{:+.3f}"),
     "relative_energy_mean": Column("mean, not capped", "mean, not capped", "{:+.3f}"),
 }
 """Fields of `CSPMetrics` that tables show, in order.
 
 What single crystals cannot decide comes first, and the plain mean, which one with overlapping atoms can, last.
 """
+DETAILS = frozenset({"metre", "relative_energy_q10", "relative_energy_q90"})
+"""Columns that only tables of cases show."""
 
 
-def measured_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, Column]:
-    """The columns of a table without those that no row has a value for; rows as `CSPMetrics.as_dict` gives them."""
+def measured_columns(rows: Iterable[Mapping[str, Any]], *, details: bool = False) -> dict[str, Column]:
+    """The columns of a table without those that no row has a value for; rows as `CSPMetrics.as_dict` gives them.
+
+    Args:
+        rows: The rows.
+        details: Whether `DETAILS` are shown too.
+    """
     measured = {key for row in rows for key, value in row.items() if value is not None}
-    return {key: column for key, column in COLUMNS.items() if key in measured}
+    return {key: c for key, c in COLUMNS.items() if key in measured and (details or key not in DETAILS)}
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -31,6 +32,8 @@ DASHES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (3, 1, 1, 1)), (0, (1, 3)), (0,
 NORMAL, WIDE = (5.6, 3.1), (11.4, 2.9)
 FEW_ACTORS = len(DASHES)
 """Up to so many actors get a curve each."""
+CHARACTERS = 13
+"""Of a legend, per inch of a picture's width."""
 SMOOTH_FROM = 60
 """Noisy curves with at least so many points also get a running mean."""
 
@@ -117,6 +120,54 @@ def curves(
         }
         axes.plot(steps[best], numbers[best], marker="o", label=label, **ring)
     if len(axes.get_lines()) > 1 or found[0][0].spread:
+        legend(axes)
+    return figure
+
+
+class Point(NamedTuple):
+    """A value over some quantity, with the limits of its interval, which are NaN where they are not known."""
+
+    x: float
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+def banded_lines(
+    series: Mapping[str, Sequence[Point]],
+    xlabel: str,
+    ylabel: str,
+    percent: bool = False,
+    log: bool = False,
+    size: tuple[float, float] = NORMAL,
+) -> Figure | None:
+    """One line with a band for each series, or None where none has two points.
+
+    Args:
+        series: Points in ascending order, by name.
+        xlabel: Label of the horizontal axis.
+        ylabel: Label of the vertical axis, with the unit.
+        percent: Whether values are shares, shown in per cent.
+        log: Whether the horizontal axis is logarithmic.
+        size: Width and height in inches.
+    """
+    if not any(len(points) > 1 for points in series.values()):
+        return None
+    figure, axes = _figure(xlabel, ylabel, size)
+    ticks = sorted({point.x for points in series.values() for point in points})
+    if log:
+        axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    for number, (name, points) in enumerate(series.items()):
+        x, value, low, high = np.array(points, dtype=float).reshape(-1, 4).T
+        colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
+        axes.plot(x, value, color=colour, linestyle=dash, marker="o", markersize=4, linewidth=1.8, label=name)
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    if percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_ylim(bottom=0.0)
+    if len(series) > 1:
         legend(axes)
     return figure
 
@@ -217,25 +268,25 @@ def idle_curves(found: Mapping[Actor, Points]) -> Figure | None:
     return figure
 
 
-def energy_histogram(energies: Mapping[str, Sequence[float | None]]) -> Figure | None:
+def energy_histogram(
+    energies: Mapping[str, Sequence[float | None]], highest: float = math.inf, size: tuple[float, float] = WIDE
+) -> Figure | None:
     """Histograms of relative energies per structure, or None where there are none.
 
     Args:
         energies: eV/atom of every structure, None for invalid ones, by the name of the evaluation.
+        highest: The last bin holds what is above, in eV/atom, if not a lower one does.
+        size: Width and height in inches.
     """
     valid = {name: np.array([e for e in found if e is not None], dtype=float) for name, found in energies.items()}
     pooled = np.concatenate([np.zeros(0), *valid.values()])
     if not len(pooled):
         return None
     low, high = np.quantile(pooled, 0.005), np.quantile(pooled, 0.95)
-    low, high = min(low, -0.05), max(high, 0.05)
-    figure, axes = _figure("energy relative to the reference (eV/atom)", "structures", size=WIDE)
-    edges = np.linspace(low, high, 41).tolist()
-    for (name, numbers), colour in zip(valid.items(), COLOURS, strict=False):
-        label = f"{name}: {len(numbers)} valid of {len(energies[name])}"
-        clipped = np.clip(numbers, low, high)
-        axes.hist(clipped, edges, color=colour, alpha=0.35)
-        axes.hist(clipped, edges, color=colour, histtype="step", linewidth=1.6, label=label)
+    low, high = min(low, -0.05), min(max(high, 0.05), highest)
+    figure, axes = _figure("energy relative to the reference (eV/atom)", "structures", size=size)
+    labels = {name: f"{name}: {len(numbers)} valid of {len(energies[name])}" for name, numbers in valid.items()}
+    _outlines(axes, {name: np.clip(numbers, low, high) for name, numbers in valid.items()}, labels, low, high)
     axes.axvline(0.0, color=INK, linewidth=0.8, linestyle=":")
     beyond = {name: int((numbers > high).sum()) for name, numbers in valid.items()}
     if any(beyond.values()):
@@ -243,6 +294,35 @@ def energy_histogram(energies: Mapping[str, Sequence[float | None]]) -> Figure |
         axes.set_xlabel(f"{axes.get_xlabel()}\nthe last bin holds all above {high:.2g}: {counts}")
     legend(axes)
     return figure
+
+
+def rmse_histogram(matches: Mapping[str, Sequence[float | None]], size: tuple[float, float] = WIDE) -> Figure | None:
+    """Histograms of the RMSE of structures that match, or None where none does.
+
+    Args:
+        matches: RMSE of every structure in units of (V/N)^(1/3), None without a match, by the name of the evaluation.
+        size: Width and height in inches.
+    """
+    matched = {
+        name: np.array([one for one in found if one is not None], dtype=float) for name, found in matches.items()
+    }
+    highest = max((float(numbers.max()) for numbers in matched.values() if len(numbers)), default=0.0)
+    if not any(len(numbers) for numbers in matched.values()):
+        return None
+    figure, axes = _figure("RMSE / (V/N)$^{1/3}$", "structures", size=size)
+    labels = {name: f"{name}: {len(numbers)} matched of {len(matches[name])}" for name, numbers in matched.items()}
+    _outlines(axes, matched, labels, 0.0, max(highest, 0.05))
+    legend(axes)
+    return figure
+
+
+def _outlines(axes: Axes, found: Mapping[str, np.ndarray], labels: Mapping[str, str], low: float, high: float) -> None:
+    """Histograms over one another; filled where they are no more than two."""
+    edges = np.linspace(low, high, 41).tolist()
+    for (name, numbers), colour in zip(found.items(), COLOURS, strict=False):
+        if len(found) <= 2:
+            axes.hist(numbers, edges, color=colour, alpha=0.35)
+        axes.hist(numbers, edges, color=colour, histtype="step", linewidth=1.6, label=labels[name])
 
 
 def svg(figure: Figure) -> str:
@@ -282,5 +362,7 @@ def legend(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
     labels = [str(handle.get_label()) for handle in handles]
     widest = [max(map(len, column), default=0) for column in np.array_split(labels, 4)]
     columns = 2 if sum(widest) > 45 else 4
+    if columns == 2 and 2 * max(map(len, labels)) > CHARACTERS * axes.figure.bbox.width / axes.figure.get_dpi():
+        columns = 1
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns, "borderpad": 0.2}
     axes.legend(handles=handles, frameon=False, labelcolor=INK, fontsize=9, **place)

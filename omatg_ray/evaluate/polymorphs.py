@@ -34,6 +34,7 @@ class Polymorphs:
     Attributes:
         of_row: Places of the polymorphs of every row, ascending: 2 to `MOST_POLYMORPHS`, or none.
         n_polymorphic: Rows that have any.
+        crowded: Which rows have none because there are more.
     """
 
     def __init__(self, known: CrystalBatch, rows: Sequence[int]) -> None:
@@ -41,6 +42,7 @@ class Polymorphs:
         keys = compositions(known, reduced=False)
         for place, key in enumerate(keys):
             of_key[key].append(place)
+        self.crowded = [len(of_key[keys[row]]) > MOST_POLYMORPHS for row in rows]
         of_key = {key: places if 2 <= len(places) <= MOST_POLYMORPHS else [] for key, places in of_key.items()}
         self.of_row = [of_key[keys[row]] for row in rows]
         self.n_polymorphic = sum(bool(places) for places in self.of_row)

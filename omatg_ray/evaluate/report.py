@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from omatg_ray.errors import DataError
 from omatg_ray.evaluate.change import changes
-from omatg_ray.evaluate.drawing import draw_crystals, element_colours
 from omatg_ray.evaluate.metrics import measured_columns
+from omatg_ray.evaluate.page import card, counted, crystal_card, formatted, html_table, page, spread
 from omatg_ray.evaluate.panels import PRETRAINING, REINFORCEMENT
 from omatg_ray.evaluate.plots import (
     FEW_ACTORS,
@@ -27,7 +26,6 @@ from omatg_ray.evaluate.plots import (
     idle_shares,
     stacked_times,
     stage_times,
-    svg,
     values,
 )
 from omatg_ray.evaluate.schedules import SLOPES, draw_schedules
@@ -49,33 +47,6 @@ STARTUP = {
     "startup_actors": "all actors ready {:.1f} s later",
     "startup_first_trajectory": "first trajectory back {:.1f} s after the start, loading and validation aside",
 }
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c2330; --soft: #5d6676; --line: #d9dee7; --card: #ffffff; --page: #f5f7fa; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e8ef; --soft: #9aa4b5; --line: #333b49; --card: #1b2029; --page: #12161d; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 76rem; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-h1 { margin: 0; font-size: 1.7rem; } h2 { margin: 2.5rem 0 .8rem; font-size: 1.2rem; }
-h3 { margin: 0 0 .4rem; font-size: 1rem; font-weight: 600; }
-p { margin: .3rem 0; } .soft, figcaption { color: var(--soft); font-size: .88rem; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); }
-figure, .wide, details { margin: 0; padding: 1rem 1.1rem; background: var(--card); border: 1px solid var(--line);
-  border-radius: .6rem; }
-.wide { overflow-x: auto; } details { margin-bottom: .6rem; }
-figure + details.wide { margin-top: 1rem; } summary { cursor: pointer; font-weight: 600; }
-svg { display: block; width: 100%; height: auto; } svg text { font-family: inherit !important; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .4rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
-td { white-space: nowrap; } th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
-tr:last-child td { border-bottom: 0; }
-td:first-child, th:first-child { text-align: left; padding-left: 0; }
-td:first-child { white-space: normal; min-width: 8rem; } td:last-child, th:last-child { padding-right: 0; }
-pre { overflow-x: auto; font-size: .85rem; } .element { margin-right: .9rem; white-space: nowrap; }
-.dot { display: inline-block; width: .75em; height: .75em; margin-right: .35em; border-radius: 50%;
-  border: 1px solid #555; }
-"""
 
 
 def write_report(run_folder: Path) -> Path:
@@ -110,16 +81,9 @@ def write_report(run_folder: Path) -> Path:
         ("Crystals before and after", _crystals(run, evaluations, expected)),
         ("How it was run", _settings(run, missing)),
     ]
-    title = escape(run.path.resolve().name)
-    body = "\n".join(f"<h2>{name}</h2>\n{content}" for name, content in sections if content)
     notes = f'<p class="soft">Not in this run folder: {escape("; ".join(missing))}.</p>' if missing else ""
-    page = (
-        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{title}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style></head>\n'
-        f"<body>\n<h1>{title}</h1>\n{_summary(lines)}\n{body}\n{notes}\n</body>\n</html>\n"
-    )
     path = run.path / "report.html"
-    write_text(path, page)
+    write_text(path, page(run.path.resolve().name, _summary(lines), sections, notes))
     return path
 
 
@@ -200,7 +164,7 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
         for title, key in (("grid points (evaluations)", "steps"), ("noise", "noise"), ("seed", "seed"))
     }
     cells = {
-        key: [_format(metrics.get(key), column.form) for metrics in metrics_of.values()]
+        key: [formatted(metrics.get(key), column.form) for metrics in metrics_of.values()]
         for key, column in columns.items()
     }
     shown = {title: texts for title, texts in settings.items() if len(set(texts)) > 1}
@@ -224,7 +188,7 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
     if common:
         note = f"All rows: {', '.join(common)}. {note}"
     said = "".join(f"<p>{escape(text)}</p>" for text in _changes(evaluations))
-    return f'<div class="wide">{_html_table(head, rows)}{said}<p class="soft">{escape(note)}</p></div>'
+    return f'<div class="wide">{html_table(head, rows)}{said}<p class="soft">{escape(note)}</p></div>'
 
 
 def _text(evaluation: Mapping[str, Any], key: str) -> str:
@@ -255,7 +219,7 @@ def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> 
             if figure is None:
                 missing.extend([] if panel.optional else [f"numbers for “{panel.title}”"])
             else:
-                cards.append(_card(panel.title, figure, panel.caption))
+                cards.append(card(panel.title, figure, panel.caption))
     return f'<div class="grid">{"".join(cards)}</div>' if cards else ""
 
 
@@ -265,7 +229,7 @@ def _energies(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str
     if figure is None:
         missing.append("relative energies per structure")
         return ""
-    return _card("", figure, "Per structure, by the same potential; dotted: the reference.")
+    return card("", figure, "Per structure, by the same potential; dotted: the reference.")
 
 
 def _schedule(run: RunFolder, missing: list[str]) -> str:
@@ -283,7 +247,7 @@ def _schedule(run: RunFolder, missing: list[str]) -> str:
         f"What the base's velocity is multiplied by. Dotted: hand-made 1 + slope · t, slopes {slopes}. Use it with any "
         f"base model: omatg-ray generate MODEL --schedule {escape(str(run.path))}"
     )
-    return _card("", draw_schedules({"learned": learned.curves}), caption)
+    return card("", draw_schedules({"learned": learned.curves}), caption)
 
 
 def _times(lines: list[dict[str, Any]]) -> str:
@@ -294,8 +258,8 @@ def _times(lines: list[dict[str, Any]]) -> str:
     for stage, (_, seconds) in stage_times(lines).items():
         ran = seconds[seconds > 0]
         rows.append([stage, f"{np.median(ran):.2f}", f"{seconds.sum():,.0f}", str(len(ran))])
-    table = _html_table(["stage", "median (s)", "total (s)", "iterations"], rows)
-    return f'<div class="grid">{_card("", figure)}<div class="wide">{table}</div></div>'
+    table = html_table(["stage", "median (s)", "total (s)", "iterations"], rows)
+    return f'<div class="grid">{card("", figure)}<div class="wide">{table}</div></div>'
 
 
 def _timeline(run: RunFolder, missing: list[str]) -> str:
@@ -309,7 +273,7 @@ def _timeline(run: RunFolder, missing: list[str]) -> str:
         missing.append(f"{path.name}, which cannot be read")
         return ""
     figure = draw_timeline(timeline)
-    return "" if figure is None else _card("", figure, escape(describe_timeline(timeline)))
+    return "" if figure is None else card("", figure, escape(describe_timeline(timeline)))
 
 
 def _actors(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> str:
@@ -321,7 +285,7 @@ def _actors(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> 
     rows = _actor_rows(shares, described)
     if not rows:
         return ""
-    table = _html_table(["actor", "node", "device", "threads", "ready (s)", "median busy"], rows)
+    table = html_table(["actor", "node", "device", "threads", "ready (s)", "median busy"], rows)
     note = f'<p class="soft">{escape(" ".join([*_startup(lines, described), *_failures(lines)]))}</p>'
     figure = idle_curves(shares)
     caption = (
@@ -329,11 +293,11 @@ def _actors(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> 
         "given and handing on what it made count as nothing."
     )
     if len(shares) <= FEW_ACTORS:
-        card = "" if figure is None else _card("", figure, caption)
-        return f'{note}<div class="grid">{card}<div class="wide">{table}</div></div>'
+        shown = "" if figure is None else card("", figure, caption)
+        return f'{note}<div class="grid">{shown}<div class="wide">{table}</div></div>'
     assert figure is not None
-    card = _card("", figure, f"{caption} The bands reach from the busiest to the idlest actor of a role.")
-    return f'{note}{card}<details class="wide"><summary>All actors</summary>{table}</details>'
+    shown = card("", figure, f"{caption} The bands reach from the busiest to the idlest actor of a role.")
+    return f'{note}{shown}<details class="wide"><summary>All actors</summary>{table}</details>'
 
 
 def _actor_rows(shares: Mapping[Actor, Points], described: Mapping[Actor, dict[str, Any]]) -> list[list[str]]:
@@ -346,8 +310,8 @@ def _actor_rows(shares: Mapping[Actor, Points], described: Mapping[Actor, dict[s
         where = f"{node} ({about['node_id'][:6]})" if about.get("node_id") else node
         texts = ["–" if text is None else str(text) for text in (where, device, threads)]
         busy = 1.0 - float(np.median(shares[actor][1])) if actor in shares else None
-        ready = _format(about.get("ready_seconds"), "{:.1f}")
-        rows.append([" ".join(map(str, actor)), *texts, ready, _format(busy, "{:.0%}")])
+        ready = formatted(about.get("ready_seconds"), "{:.1f}")
+        rows.append([" ".join(map(str, actor)), *texts, ready, formatted(busy, "{:.0%}")])
     return rows
 
 
@@ -356,7 +320,7 @@ def _startup(lines: list[dict[str, Any]], described: Mapping[Actor, dict[str, An
     sentences = []
     nodes = {about.get("node_id") for about in described.values()} - {None}
     if nodes:
-        sentences.append(f"{_count(len(described), 'actor')} on {_count(len(nodes), 'node')}.")
+        sentences.append(f"{counted(len(described), 'actor')} on {counted(len(nodes), 'node')}.")
     seconds = {name: values(lines, "train", name)[1] for name in STARTUP}
     spent = [form.format(seconds[name][-1]) for name, form in STARTUP.items() if len(seconds[name])]
     if spent:
@@ -393,15 +357,9 @@ def _crystals(run: RunFolder, evaluations: dict[str, dict[str, Any]], missing: l
     rows = min(len(found) for found in columns.values())
     formulas = [atoms.get_chemical_formula("metal") for atoms in next(iter(columns.values()))[:rows]]
     cards = []
-    for index in _spread(formulas, N_CRYSTALS):
+    for index in spread(formulas, N_CRYSTALS):
         drawn = {name: (found[index], _caption(evaluations, name, index)) for name, found in columns.items()}
-        colours = element_colours(next(iter(drawn.values()))[0].get_chemical_symbols())
-        legend = "".join(
-            f'<span class="element"><span class="dot" style="background: {colour}"></span>{symbol}</span>'
-            for symbol, colour in colours.items()
-        )
-        formula = re.sub(r"(\d+)", r"<sub>\1</sub>", formulas[index])
-        cards.append(_card(formula, draw_crystals(drawn), f"{legend}row {index}"))
+        cards.append(crystal_card(formulas[index], drawn, f"row {index}"))
     note = (
         '<p class="soft">Compositions taken at even distances from the file, not chosen by result. '
         "Energies in eV/atom, and relative to the reference.</p>"
@@ -424,12 +382,6 @@ def _settings(run: RunFolder, missing: list[str]) -> str:
 # --- small pieces -------------------------------------------------------------------------------------------------
 
 
-def _card(title: str, figure: Figure, caption: str = "") -> str:
-    head = f"<h3>{title}</h3>" if title else ""
-    foot = f"<figcaption>{caption}</figcaption>" if caption else ""
-    return f"<figure>{head}{svg(figure)}{foot}</figure>"
-
-
 def _per_structure(evaluations: dict[str, dict[str, Any]], name: str) -> dict[str, list[Any]]:
     found = evaluations.get(name, {}).get("per_structure", {})
     return found if isinstance(found, dict) else {}
@@ -444,32 +396,11 @@ def _caption(evaluations: dict[str, dict[str, Any]], name: str, index: int) -> s
         energy, relative = found.get("energy_per_atom"), found.get("relative_energy")
         if name == "reference":
             if energy is not None and relative is not None:
-                return _format(energy - relative, "{:.3f}\n")
+                return formatted(energy - relative, "{:.3f}\n")
         elif not found.get("valid", True):
             return "invalid\n"
         elif energy is not None and relative is not None:
             rmse = found.get("rmse")
             match = "no match" if rmse is None else f"RMSE {rmse:.3f}"
-            return f"{_format(energy, '{:.3f}')} ({_format(relative, '{:+.3f}')})\n{match}"
+            return f"{formatted(energy, '{:.3f}')} ({formatted(relative, '{:+.3f}')})\n{match}"
     return ""
-
-
-def _spread(formulas: Sequence[str], count: int) -> list[int]:
-    """Up to `count` rows with different formulas, at even distances."""
-    first = [index for index, formula in enumerate(formulas) if formula not in formulas[:index]]
-    chosen = np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int)
-    return [first[position] for position in chosen]
-
-
-def _format(value: float | None, form: str) -> str:
-    return "–" if value is None else form.format(value).replace("-", "−")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    header = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from omatg_ray.commands.evaluate import table
+from omatg_ray.commands.evaluate import distinct_names, table
 from omatg_ray.commands.train import TrainResult
 from omatg_ray.crystal.read import read_dataset
+from omatg_ray.model import FlowModel
 from tests.commands.conftest import Command, Workshop
 
 COLUMNS = (
@@ -113,6 +114,88 @@ def test_a_table_prints_what_was_measured() -> None:
     assert both[1].split() == ["a", "model", "25.0%", "0.500", "-", "-", "0.123", "4", "-", "+0.100"]
     assert both[2].split() == ["other", "-", "-", "0.750", "0.500", "-", "3", "2", "-"]
     assert len({len(line) for line in both}) == 1
+
+
+# --- several cases --------------------------------------------------------------------------------------------
+
+
+def compared(command: Command, folder: Path, *words: object) -> tuple[dict[str, Any], str]:
+    done = command("evaluate", *words, "--workers", 0, "--to", folder, "--quiet")
+    assert done.code == 0, done.err
+    return json.loads((folder / "evaluation.json").read_text()), done.out
+
+
+def test_several_cases_in_one_call(
+    trained: TrainResult, base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    words = [base, workshop.root / "trained", "--data", workshop.data, "--limit", 5, "--samples", 2]
+    written, printed = compared(command, tmp_path / "to", *words, "--steps", 3, 4)
+    cases = written["cases"]
+    assert [(case["model"], case["steps"]) for case in cases] == [
+        ("base", 3), ("base", 4), ("trained", 3), ("trained", 4),
+    ]  # fmt: skip
+    assert all(case["metrics"]["n"] == 10 and len(case["metrics"]["coverage_at"]) == 2 for case in cases)
+    assert [bool(case["less_first"]) for case in cases] == [False, True, True, True]
+    assert written["about"]["potential"] == str(workshop.potential)
+    assert len(printed.splitlines()) == 1 + 4 + 2 + 1
+    assert printed.splitlines()[-1] == f"report: {tmp_path / 'to' / 'report.html'}"
+    assert "<h2>Crystals" in (tmp_path / "to" / "report.html").read_text()
+    assert (tmp_path / "to" / "compositions.parquet").is_file()
+    # The first sample of each reference is what a call without samples gives.
+    single = evaluated(command, tmp_path / "a.json", workshop.root / "trained", *words[2:6], "--workers", 0)
+    (file,) = [
+        found
+        for path in (tmp_path / "to" / "cases").glob("*.json")
+        if (found := json.loads(path.read_text()))["name"] == "trained" and found["steps"] == 4
+    ]
+    rows = file["evaluation"]["per_structure"]
+    for key in ("id", "valid", "rmse", "energy_per_atom"):
+        assert rows[key][:5] == single["per_structure"][key]
+
+
+def test_a_second_call_goes_on_and_more_cases_add_to_it(
+    base: Path, workshop: Workshop, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [base, "--data", workshop.data, "--limit", 4, "--potential", workshop.potential]
+    first, _ = compared(command, tmp_path, *words, "--steps", 3, 4)
+    generated = []
+
+    def watched(self: FlowModel, *given: Any) -> Any:
+        generated.append(given[1])
+        return generate(self, *given)
+
+    generate = FlowModel.generate
+    monkeypatch.setattr(FlowModel, "generate", watched)
+    again, printed = compared(command, tmp_path, *words, "--steps", 3, 4)
+    assert again == first and generated == []
+    assert "done before, and not evaluated again: 2 of 2 cases" in printed
+    more, printed = compared(command, tmp_path, *words, "--steps", 5, "--slope-pos", 2)
+    assert generated == [5] and "from other calls with the same references, seed and samples: 2 cases" in printed
+    assert [(case["schedule"], case["steps"]) for case in more["cases"]] == [
+        ("linear:pos=2,cell=0", 5), ("own", 3), ("own", 4),
+    ]  # fmt: skip
+    assert [case["metrics"] for case in more["cases"][1:]] == [case["metrics"] for case in first["cases"]]
+    # Another seed gives crystals that cannot be compared with these.
+    other, _ = compared(command, tmp_path, *words, "--steps", 3, "--seed", 1)
+    assert len(other["cases"]) == 1
+
+
+def test_cases_without_a_folder(base: Path, workshop: Workshop, command: Command, tmp_path: Path) -> None:
+    words = ["evaluate", base, "--data", workshop.data, "--limit", 3, "--potential", "none", "--workers", 0, "--quiet"]
+    done = command(*words, "--steps", 3, 4, 3, "--json", tmp_path / "a.json")
+    assert done.code == 0 and len(done.out.splitlines()) == 1 + 2 + 2
+    assert [case["steps"] for case in json.loads((tmp_path / "a.json").read_text())["cases"]] == [3, 4]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    command(*words, "--steps", 3, 4, "--out", tmp_path / "a.extxyz").refuses("--out", "single case")
+    (tmp_path / "file").touch()
+    command(*words, "--to", tmp_path / "file").refuses("file", "not a folder")
+
+
+def test_names_of_models_tell_them_apart() -> None:
+    assert distinct_names(["runs/a", "runs/b/"]) == ["a", "b"]
+    places = ["runs/a/checkpoints/best", "runs/b/checkpoints/best", "bundled"]
+    assert distinct_names(places) == ["a/checkpoints/best", "b/checkpoints/best", "bundled"]
+    assert distinct_names(["a", "a"]) == ["a", "a"]
 
 
 # --- bad input ------------------------------------------------------------------------------------------------

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
 
 import pytest
 import torch
@@ -15,11 +13,10 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate import chemistry
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, plausible_matches, with_plausibility
+from omatg_ray.evaluate.compositions import ByComposition
+from omatg_ray.evaluate.evaluation import Evaluation
 from omatg_ray.evaluate.metrics import CSPMetrics
 from tests.evaluate.sodium_chloride import caesium_chloride, rock_salt
-
-if TYPE_CHECKING:
-    from omatg_ray.evaluate.evaluation import Evaluation
 
 needs_packages = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in chemistry.PACKAGES), reason="needs the extra `validity`"
@@ -72,16 +69,35 @@ def test_metrics_of_an_evaluation() -> None:
     charged = Structure(Lattice.cubic(6.0), ["Na", *["Cl"] * 4], [[0.0, 0.0, 0.0], *chlorine])
     references = CrystalBatch.from_structures([rock_salt(), charged])
     match = torch.tensor([0.1, 0.2], dtype=torch.float64)
-    matched, unmatched = (
-        cast("Evaluation", SimpleNamespace(metrics=metrics, crystals=sodium_chlorides, match=match))
-        for metrics in (CSPMetrics(n=2, match_rate=1.0), CSPMetrics(n=2))
-    )
+
+    def evaluation(metrics: CSPMetrics, samples: int = 1) -> Evaluation:
+        return Evaluation(
+            metrics=metrics,
+            ids=["a", "b"] * samples,
+            crystals=CrystalBatch.cat([sodium_chlorides] * samples),
+            valid=torch.ones(2 * samples, dtype=torch.bool),
+            match=match.repeat(samples),
+            polymorph=None,
+            lowest_polymorph=None,
+            energy=None,
+            relative_energy=None,
+            relative_energy_capped=None,
+            settings={"samples": samples},
+            by_composition=ByComposition.of(["NaCl", "NaCl4"]),
+            seconds=0.0,
+            generation_seconds=0.0,
+        )
+
     with PlausibilityCheck(0, 60.0) as check:
-        metrics = with_plausibility(matched, references, check, stol=0.5)
-        assert with_plausibility(unmatched, references, check, stol=0.5) == CSPMetrics(n=2, plausible_share=1.0)
-    assert (metrics.n, metrics.plausible_share, metrics.plausible_match_rate) == (2, 1.0, 0.5)
-    assert metrics.plausible_rmse == pytest.approx(0.1)
-    assert metrics.plausible_crmse == pytest.approx((0.1 + 0.5) / 2)
+        matched = with_plausibility(evaluation(CSPMetrics(n=2, match_rate=1.0)), references, check, stol=0.5)
+        unmatched = with_plausibility(evaluation(CSPMetrics(n=2)), references, check, stol=0.5)
+        twice = with_plausibility(evaluation(CSPMetrics(n=4, match_rate=1.0), 2), references, check, stol=0.5)
+    assert unmatched.metrics == CSPMetrics(n=2, plausible_share=1.0)
+    for found in (matched.metrics, twice.metrics):
+        assert (found.plausible_share, found.plausible_match_rate) == (1.0, 0.5)
+        assert found.plausible_rmse == pytest.approx(0.1)
+        assert found.plausible_crmse == pytest.approx((0.1 + 0.5) / 2)
+    assert twice.by_composition.means("plausible_match_rate") == [1.0, 0.0]
 
 
 def test_without_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:

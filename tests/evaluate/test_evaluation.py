@@ -136,3 +136,87 @@ def test_crystals_of_generated_species_are_not_matched_with_other_compositions()
     assert result.as_dict()["per_structure"]["relative_energy"] == [None, None, None, pytest.approx(0.2, abs=1e-6)]
     for value in (metrics.relative_energy_mean, metrics.relative_energy_median, metrics.relative_energy_mean_capped):
         assert value == pytest.approx(0.2, abs=1e-6)
+
+
+class Sampler(Copyist):
+    """Copies of the references from one seed, and other crystals from every other seed."""
+
+    def __init__(self, crystals: CrystalBatch) -> None:
+        super().__init__(crystals, None)
+        self.seeds: list[int] = []
+
+    def generate(
+        self, species: Any, steps: int, schedule: Any, seed: int, noise: str, rows: list[int], *_: Any
+    ) -> CrystalBatch:
+        self.seeds.append(seed)
+        crystals = self.crystals.select(rows)
+        if seed == 3:
+            return crystals
+        # All the same, so long that they match nothing known.
+        return crystals.replace(cell=torch.diag(torch.tensor([4.0, 4.0, 16.0])).repeat(len(rows), 1, 1))
+
+
+def sampled(samples: int, block: int = 256) -> tuple[Any, Sampler]:
+    references = dataset(4)
+    model = Sampler(references.crystals)
+    with Matcher() as matcher:
+        bench = LocalBench(matcher, cast(MatGLEnergy, Volume()))
+        evaluator = Evaluator(references, bench, seed=3, block=block, samples=samples)
+        return evaluator(cast(FlowModel, model), steps=10), model
+
+
+@pytest.mark.parametrize("block", [3, 256])
+def test_several_samples(block: int) -> None:
+    single, _ = sampled(1)
+    result, model = sampled(3, block)
+    assert len(set(model.seeds)) == 3 and model.seeds[0] == 3
+    assert single.metrics.match_rate == 1.0 and single.metrics.coverage is single.metrics.unique_share is None
+    # The first sample is that of an evaluation with one alone.
+    assert torch.equal(result.crystals.select(range(4)).pos, single.crystals.pos)
+    metrics = result.metrics
+    assert metrics.n == 12 and metrics.match_rate == pytest.approx(1 / 3)
+    assert metrics.crmse == pytest.approx(0.5 * 2 / 3, abs=1e-6)
+    assert metrics.coverage_at == pytest.approx([1 / 3, 2 / 3, 1.0]) and metrics.coverage == 1.0
+    assert metrics.metre == 1.0
+    # All rows are NaCl, and volumes do not tell crystals apart: there are two, the references and the others.
+    assert metrics.unique_structures == 2.0 and metrics.unique_share == pytest.approx(2 / 12)
+    rows = result.as_dict()["per_structure"]
+    assert rows["id"] == single.ids * 3 and rows["sample"] == [0] * 4 + [1] * 4 + [2] * 4
+    assert rows["relative_energy"][:4] == [0.0] * 4
+    assert "sample" not in single.as_dict()["per_structure"]
+
+
+def test_totals_agree_with_the_metrics() -> None:
+    def change(crystals: CrystalBatch, rows: list[int]) -> CrystalBatch:
+        cell = crystals.cell.clone()
+        cell[0] = 0.1 * torch.eye(3)
+        cell[1] = 4.3 * torch.eye(3)
+        return crystals.replace(cell=cell)
+
+    result, _ = evaluated(dataset(4), change)
+    written = result.as_dict()
+    assert {
+        "match_rate",
+        "rmse",
+        "crmse",
+        "metre",
+        "invalid_share",
+        "match_any",
+        "match_lowest",
+    } < result.intervals.keys()
+    for name, interval in result.intervals.items():
+        assert interval.mean == pytest.approx(getattr(result.metrics, name)), name
+        assert written["intervals"][name]["mean"] == interval.mean
+    # One composition has no interval.
+    assert written["intervals"]["crmse"]["low"] is None
+
+
+def test_an_evaluation_may_begin_before_the_one_before_is_finished() -> None:
+    references = dataset(4)
+    model = Copyist(references.crystals, lambda crystals, rows: crystals)
+    with Matcher() as matcher:
+        evaluator = Evaluator(references, LocalBench(matcher, None), seed=0)
+        first, second = (evaluator.start(cast(FlowModel, model), steps) for steps in (10, 20))
+        results = [started.finish() for started in (first, second)]
+    assert [result.settings["steps"] for result in results] == [10, 20]
+    assert all(result.metrics.match_rate == 1.0 and result.generation_seconds <= result.seconds for result in results)

@@ -42,6 +42,15 @@ def test_median_of_an_even_number_is_the_middle() -> None:
     assert metrics.relative_energy_median(tensor([1.0, 2.0, 3.0, 10.0]), zero, valid) == pytest.approx(2.5)
 
 
+def test_quantiles_are_of_the_valid_and_interpolated() -> None:
+    energy, reference = tensor([0.0, 1.0, 2.0, 3.0, 4.0, 900.0]), torch.zeros(6)
+    valid = tensor([True] * 5 + [False])
+    # A tenth of the way from the first to the fifth of five lies at 0.4.
+    assert metrics.relative_energy_quantile(energy, reference, valid, 0.1) == pytest.approx(0.4)
+    assert metrics.relative_energy_quantile(energy, reference, valid, 0.9) == pytest.approx(3.6)
+    assert math.isnan(metrics.relative_energy_quantile(energy, reference, ~valid & valid, 0.9))
+
+
 def test_becoming_invalid_never_lowers_the_capped_mean() -> None:
     energy, reference = torch.randn(20) * 5, torch.randn(20)
     all_valid = torch.ones(20, dtype=torch.bool)
@@ -63,10 +72,11 @@ def test_no_valid_crystal() -> None:
 def test_as_dict_is_json() -> None:
     out = CSPMetrics(n=3, match_rate=0.5, rmse=nan, relative_energy_mean=inf, timed_out=0).as_dict()
     assert list(out) == [
-        "n", "match_rate", "match_any", "match_lowest", "n_polymorphic", "rmse", "crmse", "relative_energy_mean",
-        "relative_energy_median", "relative_energy_mean_capped", "invalid_share", "plausible_share",
-        "plausible_match_rate", "plausible_rmse", "plausible_crmse", "same_composition",
-        "energy_mean", "unique_share", "timed_out", "failed",
+        "n", "match_rate", "match_any", "match_lowest", "n_polymorphic", "metre", "coverage", "coverage_at", "rmse",
+        "crmse", "relative_energy_mean", "relative_energy_median", "relative_energy_q10", "relative_energy_q90",
+        "relative_energy_mean_capped", "invalid_share", "plausible_share", "plausible_match_rate", "plausible_rmse",
+        "plausible_crmse", "same_composition", "energy_mean", "unique_share", "unique_structures",
+        "timed_out", "failed",
     ]  # fmt: skip
     assert json.loads(json.dumps(out, allow_nan=False)) == out
     assert (out["n"], out["match_rate"], out["timed_out"]) == (3, 0.5, 0)
@@ -77,13 +87,15 @@ def test_columns_that_no_row_has_are_left_out() -> None:
     rows = [CSPMetrics(n=3, match_rate=0.5, rmse=nan), CSPMetrics(n=3, match_rate=0.0, match_any=0.0)]
     assert list(metrics.measured_columns(row.as_dict() for row in rows)) == ["match_rate", "match_any", "n"]
     assert metrics.measured_columns([]) == metrics.measured_columns([{}]) == {}
+    assert list(metrics.measured_columns([{"n": 1, "metre": 0.5}])) == ["n"]
+    assert list(metrics.measured_columns([{"n": 1, "metre": 0.5}], details=True)) == ["metre", "n"]
 
 
 def test_robust_figures_lead_and_the_plain_mean_comes_last() -> None:
     columns = list(metrics.COLUMNS)
     assert columns[:4] == ["relative_energy_mean_capped", "relative_energy_median", "invalid_share", "match_rate"]
     assert columns[-1] == "relative_energy_mean"
-    counts = {"timed_out", "failed"}
+    counts = {"timed_out", "failed", "coverage_at"}
     assert set(columns) == CSPMetrics(n=0).as_dict().keys() - counts
 
 

@@ -16,10 +16,13 @@ from omatg_ray.evaluate.plots import (
     COLOURS,
     INK,
     Curve,
+    Point,
+    banded_lines,
     curves,
     energy_histogram,
     idle_curves,
     idle_shares,
+    rmse_histogram,
     running_mean,
     stacked_times,
     svg,
@@ -225,3 +228,37 @@ def test_panels_draw_what_the_run_logs(panel: Any) -> None:
     axes = axes_of(panel.figure(lines, best=2))
     lines_drawn = len(panel.shown) + panel.marks_best
     assert len(axes.get_lines()) == lines_drawn
+
+
+def test_lines_with_bands_over_a_logarithm() -> None:
+    lines = {
+        "a": [Point(5, 0.5, 0.4, 0.6), Point(50, 0.3, 0.2, 0.4)],
+        "b": [Point(50, 0.1)],
+        **{f"more {number}": [Point(5, 0.2), Point(50, 0.2)] for number in range(4)},
+    }
+    figure = banded_lines(lines, "grid points", "cRMSE", log=True)
+    assert figure is not None
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["5", "50"]
+    assert axes.get_lines()[0].get_ydata().tolist() == [0.5, 0.3]
+    # Where colours begin again, lines are dashed.
+    assert axes.get_lines()[5].get_color() == axes.get_lines()[0].get_color()
+    assert axes.get_lines()[5].get_linestyle() == "--"
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (0.2, 0.6)
+    assert banded_lines({"b": [Point(50, 0.1)]}, "grid points", "cRMSE") is None
+
+
+def test_histogram_of_matches() -> None:
+    figure = rmse_histogram({"a": [0.1, 0.2, None], "b": [None, None, None]})
+    assert figure is not None
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["a: 2 matched of 3", "b: 0 matched of 3"]
+    assert rmse_histogram({"a": [None]}) is None
+
+
+def test_energies_above_a_bound_share_the_last_bin() -> None:
+    figure = energy_histogram({"a": [0.0, 1.0, 30.0, 40.0]}, highest=5.0)
+    assert figure is not None
+    assert "all above 5: a 2" in figure.axes[0].get_xlabel()

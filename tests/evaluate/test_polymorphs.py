@@ -130,6 +130,8 @@ def test_other_polymorphs_than_the_reference(block: int) -> None:
     assert rows["polymorph"] == ["row 1", "row 0", "row 3", None, None]
     assert rows["lowest_polymorph"] == ["row 0", "row 0", "row 2", "row 2", None]
     assert rows["rmse"] == [None] * 5
+    # Rows 0, 1 and 3 are matched by crystals that were generated for others.
+    assert metrics["metre"] == 3 / 5
     # What is written tells the shares.
     named = [
         (found, lowest) for found, lowest in zip(rows["polymorph"], rows["lowest_polymorph"], strict=True) if found

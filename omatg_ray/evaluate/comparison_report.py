@@ -1,0 +1,260 @@
+"""The report of cases side by side: table with intervals, metrics against steps, histograms, crystals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.evaluate.cases import CaseFolder, CaseResult
+from omatg_ray.evaluate.metrics import Column
+from omatg_ray.evaluate.page import card, counted, crystal_card, formatted, html_table, page, spread
+from omatg_ray.evaluate.plots import COLOURS, NORMAL, WIDE, Point, banded_lines, energy_histogram, rmse_histogram
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from omatg_ray.evaluate.comparison import Comparison
+
+N_CRYSTALS = 6
+N_DRAWN = 3
+"""Cases of which crystals are drawn."""
+HIGHEST = 5.0
+"""eV/atom; histograms show all above in one bin."""
+N_OUTLINES = len(COLOURS)
+"""Histograms in one picture."""
+NOTE = (
+    "In brackets: 95 % intervals, from a bootstrap that draws whole compositions, since crystals of one are not "
+    "independent. Energies in eV/atom relative to the reference of the same row, by the same potential; capped: before "
+    "that, the energy of an invalid structure counts as the cap, and none as more. RMSE over matched structures; cRMSE "
+    "counts an unmatched one as the matcher's tolerance. METRe: references that any generated structure of their "
+    "composition matches. s/1000: seconds in which one process or actor generates 1,000 structures, without matching "
+    "and weighing them."
+)
+
+
+class Shown(NamedTuple):
+    """A metric that is drawn against the steps."""
+
+    metric: str
+    title: str
+    ylabel: str
+    percent: bool = False
+
+
+AGAINST_STEPS = (
+    Shown("crmse", "cRMSE", "cRMSE / (V/N)$^{1/3}$"),
+    Shown("match_rate", "Match rate", "match rate"),
+    Shown("rmse", "RMSE of what matches", "RMSE / (V/N)$^{1/3}$"),
+    Shown("metre", "METRe", "METRe"),
+    Shown("coverage", "Coverage", "coverage"),
+    Shown("relative_energy_mean_capped", "Relative energy, capped mean", "relative energy (eV/atom)"),
+    Shown("energy_mean", "Energy, mean", "energy (eV/atom)"),
+    Shown("invalid_share", "Invalid structures", "share", percent=True),
+    Shown("unique_structures", "Unique structures per composition", "structures"),
+)
+
+
+def comparison_page(
+    title: str, comparison: Comparison, references: CrystalDataset, folder: CaseFolder, about: Mapping[str, Any]
+) -> str:
+    """The page; arguments as for `write_comparison`."""
+    results = comparison.results
+    first = results[0]
+    n, samples = int(first.metrics["n"]), int(first.values["samples"])
+    parts = [
+        counted(len(results), "case"),
+        f"{counted(n // samples, 'reference')} of {counted(len(first.by_composition.names), 'composition')}",
+        *([f"{samples} samples of each"] if samples > 1 else []),
+        *(f"{key}: {value}" for key, value in about.items() if value is not None),
+    ]
+    sections = [
+        ("Cases", _table(comparison)),
+        (f"Less the first case ({escape(first.label)})", _differences(comparison)),
+        ("Against the number of grid points", _against_steps(comparison)),
+        ("Coverage", _coverage(comparison)),
+        ("Relative energies", _histograms(comparison, "relative_energy")),
+        ("RMSE of what matches", _histograms(comparison, "rmse")),
+        ("Crystals", _crystals(comparison, references, folder)),
+    ]
+    return page(title, f'<p class="soft">{escape(", ".join(parts))}</p>', sections)
+
+
+def _table(comparison: Comparison) -> str:
+    columns, names = comparison.columns, comparison.names()
+    counts = {key: {one.metrics[key] for one in comparison.results} for key in ("n", "n_polymorphic")}
+    shown = {key: column for key, column in columns.items() if len(counts.get(key, "ab")) > 1}
+    head = [*names, *(column.title for column in shown.values()), "s/1000"]
+    rows = [
+        [
+            *(texts[row] for texts in names.values()),
+            *(_with_interval(result, key, column) for key, column in shown.items()),
+            f"{result.seconds_per_1000:.1f}",
+        ]
+        for row, result in enumerate(comparison.results)
+    ]
+    return f'<div class="wide">{html_table(head, rows)}<p class="soft">{escape(NOTE)}</p></div>'
+
+
+def _with_interval(result: CaseResult, key: str, column: Column) -> str:
+    text, found = formatted(result.metrics.get(key), column.form), result.values["intervals"].get(key)
+    if found is None or found["low"] is None or result.metrics.get(key) is None:
+        return text
+    return f"{text}\n[{formatted(found['low'], column.form)}, {formatted(found['high'], column.form)}]"
+
+
+def _differences(comparison: Comparison) -> str:
+    if len(comparison.results) < 2:
+        return ""
+    columns = {
+        key: column for key, column in comparison.columns.items() if any(key in one for one in comparison.differences)
+    }
+    names = comparison.names()
+    rows = []
+    for row, differences in enumerate(comparison.differences):
+        if not row:
+            continue
+        cells = []
+        for key, column in columns.items():
+            found, form = differences.get(key), column.form.replace("{:.", "{:+.")
+            if found is None or not math.isfinite(found.mean):
+                cells.append("–")
+                continue
+            limits = (
+                f"\n[{formatted(found.low, form)}, {formatted(found.high, form)}]" if math.isfinite(found.low) else ""
+            )
+            sure = " *" if found.low > 0 or found.high < 0 else ""
+            cells.append(f"{formatted(found.mean, form)}{sure}{limits}")
+        rows.append([*(texts[row] for texts in names.values()), *cells])
+    note = (
+        "Paired: the same compositions are drawn for both, and x_0 and noise of a row are the same in all cases. "
+        "*: the interval does not hold 0. RMSE is over what each matches; where one matches more, its matches may be "
+        "harder ones, so compare the cRMSE."
+    )
+    table = html_table([*names, *(column.title for column in columns.values())], rows)
+    return f'<div class="wide">{table}<p class="soft">{escape(note)}</p></div>'
+
+
+def _against_steps(comparison: Comparison) -> str:
+    series = comparison.series()
+    cards = []
+    for shown in AGAINST_STEPS:
+        lines = {name: _points(found, shown.metric) for name, found in series.items()}
+        lines = {name: points for name, points in lines.items() if points}
+        figure = banded_lines(lines, "grid points", shown.ylabel, shown.percent, log=True)
+        if figure is not None:
+            cards.append(card(shown.title, figure))
+    return f'<div class="grid">{"".join(cards)}</div>' if cards else ""
+
+
+def _points(results: Sequence[CaseResult], metric: str) -> list[Point]:
+    points = []
+    for one in results:
+        value, found = one.metrics.get(metric), one.values["intervals"].get(metric) or {}
+        limits = [found.get(name) for name in ("low", "high")]
+        if value is not None:
+            points.append(Point(one.steps, value, *(math.nan if limit is None else limit for limit in limits)))
+    return points
+
+
+def _coverage(comparison: Comparison) -> str:
+    lines = {}
+    for result in comparison.results:
+        values, intervals = result.metrics.get("coverage_at") or [], result.values["intervals"]
+        points = []
+        for k, value in enumerate(values, start=1):
+            found = intervals.get("coverage" if k == len(values) else f"coverage_at_{k}") or {}
+            limits = [found.get(name) for name in ("low", "high")]
+            points.append(Point(k, value, *(math.nan if limit is None else limit for limit in limits)))
+        if points:
+            lines[result.label] = points
+    drawn = dict(list(lines.items())[:N_OUTLINES])
+    figure = banded_lines(drawn, "samples of a reference", "share of references matched", size=WIDE)
+    if figure is None:
+        return ""
+    left_out = "" if len(drawn) == len(lines) else f" The first {len(drawn)} cases."
+    caption = f"Expected share of references that at least one of k of their samples matches.{left_out}"
+    return card("", figure, caption)
+
+
+def _histograms(comparison: Comparison, column: str) -> str:
+    """Of cases with equal steps in one picture, or, where nothing else differs, of all steps."""
+    series = comparison.series()
+    groups: dict[str, dict[str, CaseResult]] = {}
+    for name, found in series.items():
+        for one in found:
+            group, label = (f"{one.steps} grid points", name) if len(series) > 1 else ("", f"{one.steps} points")
+            groups.setdefault(group, {})[label] = one
+    cards, size = [], NORMAL if len(groups) > 1 else WIDE
+    for group, results in sorted(groups.items(), key=lambda item: min(one.steps for one in item[1].values())):
+        values = {
+            name: rows
+            for name, one in list(results.items())[:N_OUTLINES]
+            if (rows := one.values["per_structure"].get(column)) is not None
+        }
+        energies = column == "relative_energy"
+        figure = energy_histogram(values, HIGHEST, size) if energies else rmse_histogram(values, size)
+        if figure is not None:
+            left_out = len(results) - len(values)
+            cards.append(card(group, figure, f"{counted(left_out, 'case')} not drawn." if left_out else ""))
+    return f'<div class="grid">{"".join(cards)}</div>' if cards else ""
+
+
+def _crystals(comparison: Comparison, references: CrystalDataset, folder: CaseFolder) -> str:
+    results = comparison.results
+    chosen = [results[place] for place in sorted(set(np.linspace(0, len(results) - 1, N_DRAWN).round().astype(int)))]
+    columns = [(one, found) for one in chosen if (found := _structures(folder, one.key))]
+    if not columns:
+        return ""
+    formulas = references.crystals.formulas()
+    rows = spread(formulas, N_CRYSTALS)
+    known = _atoms(references, rows)
+    cards = []
+    names = comparison.names()
+    titles = {
+        one.key: "\n".join(
+            f"{texts[place]} points" if title == "steps" else texts[place]
+            for title, texts in names.items()
+            if title != "model" or len(set(texts)) > 1 or len(names) == 1
+        )
+        for place, one in enumerate(results)
+    }
+    for row in rows:
+        drawn = {"reference" + "\n" * max(text.count("\n") for text in titles.values()): (known[row], "\n")}
+        drawn |= {titles[one.key]: (found[row], _caption(one, row)) for one, found in columns}
+        cards.append(crystal_card(formulas[row], drawn, escape(references.ids[row])))
+    note = (
+        '<p class="soft">References taken at even distances, not chosen by result; the first sample of each. Energies '
+        "in eV/atom relative to the reference.</p>"
+    )
+    return f'{note}<div class="grid">{"".join(cards)}</div>'
+
+
+def _caption(result: CaseResult, row: int) -> str:
+    rows = result.values["per_structure"]
+    if not rows["valid"][row]:
+        return "invalid\n"
+    energy = rows.get("relative_energy")
+    said = "" if energy is None or energy[row] is None else formatted(energy[row], "{:+.3f}")
+    return f"{said}\n" + ("no match" if rows["rmse"][row] is None else f"RMSE {rows['rmse'][row]:.3f}")
+
+
+def _structures(folder: CaseFolder, key: str) -> list[Atoms]:
+    from ase.io import read
+
+    try:
+        found = read(folder.crystals(key), index=":")
+    except Exception:  # noqa: BLE001 - the reader raises whatever the damage leads to
+        return []
+    return found if isinstance(found, list) else [found]
+
+
+def _atoms(references: CrystalDataset, rows: Sequence[int]) -> dict[int, Atoms]:
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    structures = references.crystals.select(list(rows)).to_structures()
+    return {row: AseAtomsAdaptor.get_atoms(one) for row, one in zip(rows, structures, strict=True)}

@@ -1,0 +1,109 @@
+"""The looks of reports, and the pieces they are made of: one HTML file that loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from omatg_ray.evaluate.drawing import draw_crystals, element_colours
+from omatg_ray.evaluate.plots import svg
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c2330; --soft: #5d6676; --line: #d9dee7; --card: #ffffff; --page: #f5f7fa; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e8ef; --soft: #9aa4b5; --line: #333b49; --card: #1b2029; --page: #12161d; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 76rem; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+h1 { margin: 0; font-size: 1.7rem; } h2 { margin: 2.5rem 0 .8rem; font-size: 1.2rem; }
+h3 { margin: 0 0 .4rem; font-size: 1rem; font-weight: 600; }
+p { margin: .3rem 0; } .soft, figcaption { color: var(--soft); font-size: .88rem; }
+.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); }
+figure, .wide, details { margin: 0; padding: 1rem 1.1rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: .6rem; }
+.wide { overflow-x: auto; } details { margin-bottom: .6rem; }
+figure + details.wide { margin-top: 1rem; } summary { cursor: pointer; font-weight: 600; }
+svg { display: block; width: 100%; height: auto; } svg text { font-family: inherit !important; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
+th, td { padding: .4rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
+td { white-space: pre; } th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
+tr:last-child td { border-bottom: 0; }
+td:first-child, th:first-child { text-align: left; padding-left: 0; }
+td:first-child { white-space: normal; min-width: 8rem; } td:last-child, th:last-child { padding-right: 0; }
+pre { overflow-x: auto; font-size: .85rem; } .element { margin-right: .9rem; white-space: nowrap; }
+.dot { display: inline-block; width: .75em; height: .75em; margin-right: .35em; border-radius: 50%;
+  border: 1px solid #555; }
+"""
+
+
+def page(title: str, summary: str, sections: Sequence[tuple[str, str]], notes: str = "") -> str:
+    """A whole page.
+
+    Args:
+        title: Plain text.
+        summary: HTML below the title.
+        sections: Headings and their HTML; those without any are left out.
+        notes: HTML at the end.
+    """
+    body = "\n".join(f"<h2>{name}</h2>\n{content}" for name, content in sections if content)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style></head>\n'
+        f"<body>\n<h1>{escape(title)}</h1>\n{summary}\n{body}\n{notes}\n</body>\n</html>\n"
+    )
+
+
+def card(title: str, figure: Figure, caption: str = "") -> str:
+    """A picture in a box, with HTML above and below."""
+    head = f"<h3>{title}</h3>" if title else ""
+    foot = f"<figcaption>{caption}</figcaption>" if caption else ""
+    return f"<figure>{head}{svg(figure)}{foot}</figure>"
+
+
+def crystal_card(formula: str, drawn: dict[str, tuple[Atoms, str]], caption: str) -> str:
+    """Crystals of one composition side by side, with the colours of its elements.
+
+    Args:
+        formula: Of the composition.
+        drawn: Structure and caption, by title.
+        caption: What to say below.
+    """
+    colours = element_colours(next(iter(drawn.values()))[0].get_chemical_symbols())
+    legend = "".join(
+        f'<span class="element"><span class="dot" style="background: {colour}"></span>{symbol}</span>'
+        for symbol, colour in colours.items()
+    )
+    title = re.sub(r"(\d+)", r"<sub>\1</sub>", formula)
+    return card(title, draw_crystals(drawn), f"{legend}{caption}")
+
+
+def spread(formulas: Sequence[str], count: int) -> list[int]:
+    """Up to `count` rows with different formulas, at even distances."""
+    first = [index for index, formula in enumerate(formulas) if formula not in formulas[:index]]
+    chosen = np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int)
+    return [first[position] for position in chosen]
+
+
+def formatted(value: float | None, form: str) -> str:
+    """A number with a minus sign that is one; a dash where there is none."""
+    return "–" if value is None else form.format(value).replace("-", "−")
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of plain texts, which may have several lines."""
+    header = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from omatg_ray.crystal.base import BaseDistribution, InformedCell
+from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.evaluate.bench import Block, LocalBench, Measured
+from omatg_ray.evaluate.cases import (
+    Case,
+    CaseFolder,
+    CaseResult,
+    conditions_of,
+    dataset_fingerprint,
+    evaluate_cases,
+    key_of,
+    model_fingerprint,
+    schedule_fingerprint,
+)
+from omatg_ray.evaluate.evaluation import Evaluator
+from omatg_ray.flow.paths import PathSettings
+from omatg_ray.model import FlowModel, ModelDescription
+from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule, LinearAnnealing
+from omatg_ray.reward.matching import Matcher
+from tests.evaluate.sodium_chloride import POLYMORPHS
+from tests.small import SIZE, small_network
+
+
+def small_model(seed: int = 0, **provenance: Any) -> FlowModel:
+    cell = InformedCell(log_length_mean=(1.2, 1.2, 1.2), log_length_std=(0.1, 0.1, 0.1))
+    description = ModelDescription(
+        network=SIZE,
+        paths=PathSettings(),
+        base_distribution=BaseDistribution(cell=cell),
+        elements=[],
+        sizes=[],
+        provenance=provenance,
+    )
+    return FlowModel(description, small_network(seed, torch.float32))
+
+
+class Watched(LocalBench):
+    """Keeps a diary of what was begun and what was done."""
+
+    def __init__(self, matcher: Matcher) -> None:
+        super().__init__(matcher, None)
+        self.diary: list[str] = []
+
+    def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
+        self.diary.append(f"begin {blocks[0].steps}")
+        return self._measured(model, blocks)
+
+    def _measured(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
+        yield from super().measure(model, blocks)
+        self.diary.append(f"done {blocks[0].steps}")
+
+
+@pytest.fixture
+def bench() -> Iterator[Watched]:
+    with Matcher() as matcher:
+        yield Watched(matcher)
+
+
+def evaluator(bench: Watched, known: CrystalDataset = POLYMORPHS, **options: Any) -> Evaluator:
+    return Evaluator(known, bench, **{"seed": 0, "samples": 2, **options})
+
+
+def cases(*steps: int) -> list[Case]:
+    model = small_model()
+    return [Case(model, count, "small") for count in steps]
+
+
+def plain(result: CaseResult) -> str:
+    return json.dumps(result.as_dict(""), sort_keys=True)
+
+
+def test_the_next_case_begins_before_one_is_finished(bench: Watched) -> None:
+    results = evaluate_cases(cases(3, 4, 5, 3), evaluator(bench))
+    assert bench.diary == ["begin 3", "begin 4", "done 3", "begin 5", "done 4", "done 5"]
+    assert [one.steps for one in results] == [3, 4, 5, 3]
+    assert [one.label for one in results] == [f"small, {count} points" for count in (3, 4, 5, 3)]
+    assert all(one.evaluation is not None and one.metrics["n"] == 10 for one in results)
+    assert results[0].seconds_per_1000 == pytest.approx(100 * results[0].generation_seconds)
+
+
+def test_what_is_done_is_not_done_again(bench: Watched, tmp_path: Path) -> None:
+    first = evaluate_cases(cases(3, 4), evaluator(bench), tmp_path)
+    assert {path.suffix for path in (tmp_path / "cases").iterdir()} == {".json", ".extxyz"}
+    bench.diary.clear()
+    again = evaluate_cases(cases(3, 4), evaluator(bench), tmp_path)
+    assert bench.diary == [] and [one.evaluation for one in again] == [None, None]
+    assert list(map(plain, again)) == list(map(plain, first))
+    assert again[0].by_composition.intervals()["crmse"] == first[0].by_composition.intervals()["crmse"]
+    more = evaluate_cases(cases(3, 5, 4), evaluator(bench), tmp_path)
+    assert bench.diary == ["begin 5", "done 5"]
+    assert [one.evaluation is None for one in more] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda _: "[]",
+        lambda text: text.replace("omatg_ray.case.1", "omatg_ray.case.0"),
+        lambda text: json.dumps({key: value for key, value in json.loads(text).items() if key != "by_composition"}),
+        lambda text: json.dumps(json.loads(text) | {"key": "of another"}),
+    ],
+    ids=["torn", "foreign", "another version", "not whole", "another key"],
+)
+def test_damaged_files_are_computed_anew(bench: Watched, tmp_path: Path, damage: Any) -> None:
+    (first,) = evaluate_cases(cases(3), evaluator(bench), tmp_path)
+    file = tmp_path / "cases" / f"{first.key}.json"
+    whole = json.loads(file.read_text())
+    file.write_text(damage(file.read_text()))
+    bench.diary.clear()
+    (again,) = evaluate_cases(cases(3), evaluator(bench), tmp_path)
+    assert bench.diary == ["begin 3", "done 3"] and again.values == first.values
+    written = json.loads(file.read_text())
+    assert written["evaluation"] == whole["evaluation"] and written["key"] == first.key
+
+
+def test_without_its_crystals_a_case_is_computed_anew(bench: Watched, tmp_path: Path) -> None:
+    (first,) = evaluate_cases(cases(3), evaluator(bench), tmp_path)
+    CaseFolder(tmp_path).crystals(first.key).unlink()
+    (again,) = evaluate_cases(cases(3), evaluator(bench), tmp_path)
+    assert again.evaluation is not None and CaseFolder(tmp_path).crystals(first.key).is_file()
+
+
+def test_names_are_those_of_the_call(bench: Watched, tmp_path: Path) -> None:
+    evaluate_cases(cases(3), evaluator(bench), tmp_path)
+    (case,) = cases(3)
+    (again,) = evaluate_cases([replace(case, name="renamed")], evaluator(bench), tmp_path)
+    assert (again.name, again.label, again.evaluation) == ("renamed", "renamed, 3 points", None)
+
+
+def test_cases_of_other_calls_under_the_same_conditions(bench: Watched, tmp_path: Path) -> None:
+    first, second = evaluate_cases(cases(3, 4), evaluator(bench), tmp_path)
+    evaluate_cases(cases(5), evaluator(bench, seed=1), tmp_path)
+    (tmp_path / "cases" / "notes.json").write_text("{")
+    folder, conditions = CaseFolder(tmp_path), conditions_of(evaluator(bench))
+    assert [one.key for one in folder.others(conditions, [second.key])] == [first.key]
+    assert folder.others(conditions, [first.key, second.key]) == []
+
+
+def test_keys_tell_apart_what_decides_a_result(bench: Watched) -> None:
+    (case,) = cases(3)
+    conditions = conditions_of(evaluator(bench))
+    others = [
+        replace(case, steps=4),
+        replace(case, noise="policy"),
+        replace(case, solver="midpoint"),
+        replace(case, schedule=LinearAnnealing(pos=1.0)),
+        replace(case, schedule=LinearAnnealing(cell=1.0)),
+        replace(case, model=small_model(1)),
+    ]
+    changed = [
+        conditions_of(evaluator(bench, seed=1)),
+        conditions_of(evaluator(bench, samples=1)),
+        conditions_of(evaluator(bench, limit=3)),
+        conditions_of(evaluator(bench, timeout=1.0)),
+        conditions_of(evaluator(bench, POLYMORPHS.select([0, 1]))),
+        conditions_of(evaluator(bench), plausible=True),
+    ]
+    keys = [key_of(one, conditions) for one in (case, *others)] + [key_of(case, one) for one in changed]
+    assert len(set(keys)) == len(keys)
+    # Names, and how a model came about, decide nothing.
+    same = replace(case, name="other", model=small_model(0, made="yesterday"), schedule_name="none")
+    assert key_of(same, conditions) == keys[0]
+    assert conditions_of(evaluator(bench, block=2, workers=3)) == conditions
+
+
+def test_fingerprints_of_crystals_and_models() -> None:
+    crystals = POLYMORPHS.crystals
+    moved = replace(POLYMORPHS, crystals=crystals.replace(pos=crystals.pos + 1e-6))
+    renamed = replace(POLYMORPHS, ids=[f"{ident}'" for ident in POLYMORPHS.ids])
+    prints = [dataset_fingerprint(one) for one in (POLYMORPHS, moved, renamed)]
+    assert len(set(prints)) == 3 and prints[0] == dataset_fingerprint(POLYMORPHS.select(range(len(POLYMORPHS))))
+    model = small_model()
+    with torch.no_grad():
+        next(iter(model.base_network.parameters())).view(-1)[0] += 1e-3
+    assert model_fingerprint(model) != model_fingerprint(small_model())
+
+
+def test_fingerprints_of_schedules_of_any_kind() -> None:
+    learned = LearnedAnnealing(LearnedSchedule(fields=["pos"]))
+    other = LearnedAnnealing(LearnedSchedule(fields=["pos"]))
+    other.load_state_dict(learned.state_dict())
+    assert schedule_fingerprint(learned) == schedule_fingerprint(other)
+    with torch.no_grad():
+        next(iter(other.parameters())).view(-1)[0] += 1e-3
+    kinds = [None, LinearAnnealing(), LinearAnnealing(pos=1.0), learned, other, ("anything", 2), ("anything", 3)]
+    assert len({schedule_fingerprint(one) for one in kinds}) == len(kinds)
