@@ -188,13 +188,13 @@ def _reward(options: MeasureOptions, models: Sequence[FlowModel]) -> MatGLEnergy
     if potential is None and is_bundled(options.data):
         potential = BUNDLED
     if potential is None:
-        warnings.warn("no energies: the model names no potential; give one with --potential", stacklevel=4)
+        warnings.warn("no energies: the model names no potential; give one with --potential", stacklevel=2)
     if potential is None or potential == NO_POTENTIAL:
         return None
     if options.potential is None and len(rewarded) > 1:
         warnings.warn(
             f"the models were rewarded by different potentials; all energies are by {potential} (--potential)",
-            stacklevel=4,
+            stacklevel=2,
         )
     return MatGLEnergy(potential, invalid_energy=options.invalid_energy)
 

@@ -153,6 +153,17 @@ def test_several_cases_in_one_call(
         assert rows[key][:5] == single["per_structure"][key]
 
 
+def test_the_bundled_model(command: Command, tmp_path: Path) -> None:
+    """With real crystals and energies: annealing helps where there are points enough."""
+    words = ["bundled", "--data", "bundled", "--limit", 8, "--samples", 2, "--steps", 5, 20, "--threads", 1]
+    written, _ = compared(command, tmp_path, *words, "--slope-pos", 5, "--slope-cell", 2)
+    few, many = written["cases"]
+    assert few["metrics"]["n"] == many["metrics"]["n"] == 16
+    assert many["less_first"]["relative_energy_mean_capped"]["high"] < 0
+    assert many["metrics"]["coverage"] >= many["metrics"]["match_rate"] == many["metrics"]["coverage_at"][0]
+    assert 1.0 <= many["metrics"]["unique_structures"] <= 2.0
+
+
 def test_a_second_call_goes_on_and_more_cases_add_to_it(
     base: Path, workshop: Workshop, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,25 @@ def test_evaluate(workshop: Workshop, trained: TrainResult, command: Command, tm
 
 
 @pytest.mark.usefixtures("cluster")
+def test_evaluate_several_cases(
+    workshop: Workshop, base: Path, trained: TrainResult, command: Command, tmp_path: Path
+) -> None:
+    """Actors go from one model to the next while blocks of both are on their way."""
+    words = ["evaluate", base, trained.model, "--data", workshop.data, "--steps", 3, 5, "--samples", 2]
+    words += ["--threads", 1, *BLOCKS, "--to"]
+    assert command(*words, tmp_path / "alone").code == command(*words, tmp_path / "ray", *ACTORS).code == 0
+    found = []
+    for name in ("alone", "ray"):
+        cases = json.loads((tmp_path / name / "evaluation.json").read_text())["cases"]
+        assert all(case.pop("generation_seconds") > 0 and case.pop("seconds") > 0 for case in cases)
+        found.append([{key: value for key, value in case.items() if "seconds" not in key} for case in cases])
+    assert len(found[0]) == 4 and found[0] == found[1]
+    alone, actors = (sorted((tmp_path / name / "cases").glob("*.extxyz")) for name in ("alone", "ray"))
+    assert [path.name for path in alone] == [path.name for path in actors]
+    assert [path.read_bytes() for path in alone] == [path.read_bytes() for path in actors]
+
+
+@pytest.mark.usefixtures("cluster")
 def test_evaluate_without_a_potential(workshop: Workshop, base: Path, command: Command, tmp_path: Path) -> None:
     words = ["evaluate", base, "--data", workshop.data, "--steps", 4, "--potential", "none", "--threads", 1, *BLOCKS]
     alone, actors = command(*words), command(*words, *ACTORS)
