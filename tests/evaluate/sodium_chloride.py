@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any, Self
 
 from pymatgen.core import Lattice, Structure
@@ -78,7 +77,7 @@ only in two atoms, and the last is invalid."""
 class Prepared:
     """In place of a model: structure i of a list for index i."""
 
-    description = SimpleNamespace(annealing=None)
+    annealing = None
     generates_species = False
 
     def __init__(self, structures: Sequence[Structure]) -> None:

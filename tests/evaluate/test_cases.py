@@ -21,12 +21,11 @@ from omatg_ray.evaluate.cases import (
     evaluate_cases,
     key_of,
     model_fingerprint,
-    schedule_fingerprint,
 )
 from omatg_ray.evaluate.evaluation import Evaluator
 from omatg_ray.flow.paths import PathSettings
 from omatg_ray.model import FlowModel, ModelDescription
-from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule, LinearAnnealing
+from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.reward.matching import Matcher
 from tests.evaluate.sodium_chloride import POLYMORPHS
 from tests.small import SIZE, small_network
@@ -185,14 +184,3 @@ def test_fingerprints_of_crystals_and_models() -> None:
     with torch.no_grad():
         next(iter(model.base_network.parameters())).view(-1)[0] += 1e-3
     assert model_fingerprint(model) != model_fingerprint(small_model())
-
-
-def test_fingerprints_of_schedules_of_any_kind() -> None:
-    learned = LearnedAnnealing(LearnedSchedule(fields=["pos"]))
-    other = LearnedAnnealing(LearnedSchedule(fields=["pos"]))
-    other.load_state_dict(learned.state_dict())
-    assert schedule_fingerprint(learned) == schedule_fingerprint(other)
-    with torch.no_grad():
-        next(iter(other.parameters())).view(-1)[0] += 1e-3
-    kinds = [None, LinearAnnealing(), LinearAnnealing(pos=1.0), learned, other, ("anything", 2), ("anything", 3)]
-    assert len({schedule_fingerprint(one) for one in kinds}) == len(kinds)

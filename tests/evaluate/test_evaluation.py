@@ -40,7 +40,7 @@ class Volume:
 class Copyist:
     """Gives back the references of the rows asked for, changed."""
 
-    description = SimpleNamespace(annealing=None)
+    annealing = None
     generates_species = False
 
     def __init__(self, crystals: CrystalBatch, change: Any) -> None:
