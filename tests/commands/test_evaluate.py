@@ -99,7 +99,7 @@ def test_slopes_anneal(base: Path, workshop: Workshop, command: Command, tmp_pat
     plain = evaluated(command, tmp_path / "a.json", *words)
     annealed = evaluated(command, tmp_path / "b.json", *words, "--slope-pos", "5")
     assert plain["annealing"] is None
-    assert annealed["annealing"] == {"pos": 5.0, "cell": 0.0}
+    assert annealed["annealing"] == {"kind": "linear", "pos": 5.0, "cell": 0.0}
     assert plain["per_structure"]["energy_per_atom"] != annealed["per_structure"]["energy_per_atom"]
 
 
