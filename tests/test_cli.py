@@ -71,7 +71,7 @@ def test_configs_that_the_help_names_are_in_the_project(capsys: pytest.CaptureFi
         (["generate", "m", "--out", "x.cif"], ["--formula"]),
         (["generate", "m", "--formula", "A", "--formulas", "f", "--out", "x.cif"], ["--formulas"]),
         (["evaluate", "m", "--data", "d", "--stepz", "5"], ["--stepz"]),
-        (["evaluate", "m", "n", "--data", "d"], ["n"]),
+        (["generate", "m", "n", "--formula", "TiO2", "--out", "x.cif"], ["n"]),
         (["reinforce"], ["reinforce", "train"]),
         ([], ["VERB"]),
     ],
