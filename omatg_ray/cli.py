@@ -91,6 +91,17 @@ it was trained. In the capped mean, an invalid crystal counts as if its energy w
 other as more, before that of its reference is subtracted: one crystal with overlapping atoms decides a plain mean.
 """
 
+ABLATE = """\
+Compare learned schedules with none and with hand-made ones, at several numbers of grid points. Hand-made ones (linear,
+quadratic, cosine, unequal steps) are tuned on validation crystals at each number; figures are of the test crystals.
+
+  omatg-ray ablate configs/ablation.yaml
+  omatg-ray ablate configs/ablation.yaml steps=[5,10,20] limit=100 run=runs/quick
+
+What is in the folder is not computed again: a call that was interrupted goes on when it is repeated. The folder gets
+report.html, ablation.json, and for each set a folder with all cases.
+"""
+
 GENERATE = """\
 Generate crystals, drop invalid ones and duplicates, and rank them by energy where a potential is given.
 
@@ -293,6 +304,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--out", metavar="FILE", help="write the crystals of a single case here (.extxyz, .cif, .json or folder/)"
     )
+
+    sub = verb("ablate", "compare learned with hand-made annealing", ABLATE, _ablate)
+    sub.add_argument("config", type=as_place, metavar="CONFIG", help="a YAML file")
+    sub.add_argument("words", nargs="*", metavar="key=value", help="overrides")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
 
     sub = verb("generate", "generate crystals for formulas", GENERATE, _generate)
     _sampling_arguments(sub)
@@ -735,6 +751,16 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print(f"from other calls with the same references, seed and samples: {compared.others} cases")
     if compared.report is not None:
         print(f"report: {compared.report}")
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    from omatg_ray.commands.ablate import AblationSettings, ablate
+    from omatg_ray.evaluate.ablation import ablation_table
+
+    result = ablate(AblationSettings.load(arguments.config, arguments.words), not arguments.quiet)
+    for name, found in result.sets.items():
+        print(f"\n{name}\n{ablation_table(found)}")
+    print(f"\nreport: {result.report}")
 
 
 def _check_folder(path: str | None) -> Path | None:

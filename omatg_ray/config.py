@@ -34,6 +34,19 @@ Place = Annotated[Path | str, PlainValidator(as_place)]
 """A path or, as a string, a URL."""
 
 
+def _word_or_path(model: object) -> str | Path | None:
+    """Keeps the word apart from the folder `./bundled`, which as paths are the same."""
+    if model is None or is_bundled(model):
+        return model
+    if isinstance(model, str | Path):
+        return as_place(model)
+    raise ValueError(f"a model or run folder, or {BUNDLED}, not {model!r}")
+
+
+ModelPlace = Annotated[Path | str, PlainValidator(_word_or_path)]
+"""The same, or the word `bundled`."""
+
+
 class DataSettings(Settings):
     """Crystals to learn from: one file that is split by composition, or three files that are split already."""
 
@@ -144,7 +157,7 @@ class Config(Settings):
     workers: int = Field(2, ge=0, description="processes that match structures; 0: in this process; not with actors")
     data: DataSettings = Field(DataSettings(), description="crystals; null for train: the splits of the base's run")
     pretrain: PretrainSettings = Field(PretrainSettings(), description="pretraining of the base model")
-    base: Path | str | None = Field(
+    base: ModelPlace | None = Field(
         None,
         description="model to reinforce: a model folder, a run folder, the URL of one, a model that OMatG has "
         "published (OMatG/MP-20-CSP/Linear-ODE), or bundled (with its own crystals)",
@@ -189,16 +202,6 @@ class Config(Settings):
                     "policy.variant=score, or the weight to 0"
                 )
         return self
-
-    @field_validator("base", mode="plain")
-    @classmethod
-    def _word_or_path(cls, base: object) -> str | Path | None:
-        """Keeps the word apart from the folder `./bundled`, which as paths are the same."""
-        if base is None or is_bundled(base):
-            return base
-        if isinstance(base, str | Path):
-            return as_place(base)
-        raise ValueError(f"a model or run folder, or {BUNDLED}, not {base!r}")
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:

@@ -106,7 +106,7 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
         PotentialError: The potential cannot be loaded or does not know an element of the data.
         ClusterError: There is no Ray cluster, it has no room, or an actor died.
     """
-    with _at_work(options, [options.model], progress) as (evaluator, check, (model,)):
+    with at_work(options, [options.model], progress) as (evaluator, check, (model,)):
         label = str(options.model)
         evaluation = evaluator(
             model, options.steps, options.noise, options.schedule, label=label, progress=progress, solver=options.solver
@@ -122,7 +122,7 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
     Raises:
         OmatgRayError: As `evaluate`; or the folder cannot be written.
     """
-    with _at_work(options, options.models, progress) as (evaluator, check, models):
+    with at_work(options, options.models, progress) as (evaluator, check, models):
         names = distinct_names(options.models)
         cases = [
             Case(model, steps, name, schedule, schedule_name, options.noise, options.solver)
@@ -147,7 +147,7 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
 
 
 @contextmanager
-def _at_work(
+def at_work(
     options: MeasureOptions, places: Sequence[str | Path], progress: bool
 ) -> Iterator[tuple[Evaluator, PlausibilityCheck | None, list[FlowModel]]]:
     """What evaluates, and the models at these places, each of which is loaded once."""
