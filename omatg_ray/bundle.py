@@ -1,8 +1,8 @@
-"""What the package carries: crystals, a potential and a base model, so that it works where nothing else is there.
+"""What the package carries: crystals, potential, base model, schedule; so that it works where nothing else is there.
 
 Each asset is a folder below `assets/` with its files, a `card.md` that says how it was made and what it is good for,
-and `SHA256SUMS` over them, which `sha256sum -c` reads too. The word `bundled` names them wherever a model, a potential
-or crystals are named.
+and `SHA256SUMS` over them, which `sha256sum -c` reads too. The word `bundled` names them wherever a model, a potential,
+crystals or a schedule are named.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 BUNDLED: Final = "bundled"
 SUMS, CARD = "SHA256SUMS", "card.md"
-AssetName = Literal["crystals", "potential", "base"]
+AssetName = Literal["crystals", "potential", "base", "schedule"]
 ASSETS: tuple[AssetName, ...] = get_args(AssetName)
 # What a checksum has to stand for: a list that lost a line would let a damaged file through.
 NEEDED: Final[dict[AssetName, tuple[str, ...]]] = {
     "crystals": (CARD, "train.extxyz", "val.extxyz", "test.extxyz"),
     "potential": (CARD, "model.json", "model.pt", "state.pt", "known_energies.json"),
     "base": (CARD, "model.json", "weights.safetensors"),
+    "schedule": (CARD, "schedule.json", "weights.safetensors"),
 }
 
 _MEND = "install the package anew, or in a checkout: git checkout -- omatg_ray/assets"

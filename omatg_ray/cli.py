@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from omatg_ray.bundle import quickstart
+from omatg_ray.bundle import BUNDLED, quickstart
 from omatg_ray.errors import ConfigError, OmatgRayError
 from omatg_ray.run.storage import as_place, files_at, inside
 
@@ -140,9 +140,9 @@ OMatG's configuration cannot express the sampler.
 """
 
 INFO = """\
-What is bundled, in a few lines. With the name of one of these, crystals, potential or base, its whole card: how it was
-made, what it is good for, its limits. With a model or run folder, or bundled: what this model is made of. `base` is the
-card, ./base a folder.
+What is bundled, in a few lines. With the name of one of these, crystals, potential, base or schedule, its whole card:
+how it was made, what it is good for, its limits. With the folder of a model, a run or a schedule, or bundled: what this
+model or schedule is made of. `base` is the card, ./base a folder.
 
   omatg-ray info
   omatg-ray info potential
@@ -367,7 +367,7 @@ def _parser() -> argparse.ArgumentParser:
         "names",
         nargs="*",
         metavar="NAME",
-        help="crystals, potential, base; or bundled, or a model or run folder, e.g. ./base",
+        help="crystals, potential, base, schedule; or bundled, or a model or run folder, e.g. ./base",
     )
 
     sub = verb("doctor", "check that everything works here", DOCTOR, _doctor)
@@ -452,7 +452,7 @@ def _sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> 
         nargs="+" if several else None,
         metavar="SCHEDULE",
         help="annealing in place of the model's own: none, linear:pos=5,cell=2, quadratic:..., cosine:..., "
-        "steps:power=2, or the folder of a learned schedule, or the run that learned it (default: own)",
+        "steps:power=2, bundled, or the folder of a learned schedule or of the run that learned it (default: own)",
     )
     sub.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="seed of start and noise (default 0)")
     sub.add_argument(
@@ -601,7 +601,7 @@ def _schedule(text: str) -> Annealing | None:
     from omatg_ray.commands.places import found_or_named
     from omatg_ray.schedule import KINDS, NONE, OWN, read_schedule
 
-    named = text in (NONE, OWN) or text.partition(":")[0] in KINDS
+    named = text in (NONE, OWN, BUNDLED) or text.partition(":")[0] in KINDS
     return read_schedule(text if named else found_or_named(text) or text)
 
 

@@ -94,10 +94,10 @@ class PolicySettings(Settings):
         description="hand-made annealing, v · (1 + s(t)): {kind: linear | quadratic | cosine, pos: 5, cell: 2} with s "
         "at t = 1, or {kind: steps, power: 2} for a grid of unequal steps",
     )
-    annealing_from: Place | None = Field(
+    annealing_from: ModelPlace | None = Field(
         None,
-        description="a learned schedule, or a model or run that learned one, which then anneals, frozen, in place of "
-        "`annealing`",
+        description="a learned schedule (its folder, or bundled), or a model or run that learned one, which then "
+        "anneals, frozen, in place of `annealing`",
     )
     schedule: ScheduleSettings = Field(ScheduleSettings(), description="the schedule that an annealing policy learns")
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from omatg_ray.bundle import asset, is_bundled
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.model import DESCRIPTION_FILE, FlowModel
 from omatg_ray.policy.annealing import (
@@ -40,7 +41,7 @@ KINDS = ("linear", "quadratic", "cosine", "steps")
 HELP = (
     "none · linear:pos=5,cell=2 (velocity times 1 + s(t), with s at t = 1) · quadratic: and cosine: with the same "
     "keys · steps:power=2 (unequal steps instead of a scale) · a learned one: its folder, or the run or model that "
-    "learned it"
+    "learned it, or bundled"
 )
 
 
@@ -113,12 +114,15 @@ def _hand_made(text: str, kind: str, keys: str) -> Annealing:
 
 
 def learned_schedule(place: str | Path) -> LearnedAnnealing:
-    """The learned schedule in a folder or at a URL: of a schedule, a run, or a model.
+    """The learned schedule in a folder or at a URL: of a schedule, a run, or a model; or the bundled one.
 
     Raises:
+        DataError: A file of the bundled one is missing or damaged.
         ModelError: There is none, or it cannot be read.
         StorageError: The URL cannot be reached.
     """
+    if is_bundled(place):
+        return _read(asset("schedule"))
     if is_remote(place):
         for url in (str(place), f"{place}/{FOLDER}"):
             try:
@@ -146,12 +150,21 @@ def _of_model(place: str | Path) -> LearnedAnnealing:
     return annealing
 
 
-def _read(folder: Path) -> LearnedAnnealing:
+def read_description(folder: Path) -> ScheduleDescription:
+    """What the `schedule.json` of a folder says.
+
+    Raises:
+        ModelError: It is missing or no such description.
+    """
     path = folder / SCHEDULE_FILE
     try:
-        description = ScheduleDescription.model_validate(json.loads(path.read_text()))
+        return ScheduleDescription.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is not a schedule of this version: {error}") from error
+
+
+def _read(folder: Path) -> LearnedAnnealing:
+    description = read_description(folder)
     annealing = LearnedAnnealing(description.schedule)
     try:
         annealing.load_state_dict(load_file(folder / WEIGHTS_FILE))

@@ -42,8 +42,9 @@ class SetSettings(Settings):
     potential: str | None = Field(
         None, description="potential of the energies; null: that of the model, if it has one; none: no energies"
     )
-    learned: dict[str, list[Place]] = Field(
-        {}, description="learned schedules by name, one for each seed: folders of schedules, or the runs that learned"
+    learned: dict[str, list[ModelPlace]] = Field(
+        {},
+        description="learned schedules by name, one for each seed: their folders, the runs that learned, or bundled",
     )
 
 

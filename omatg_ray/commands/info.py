@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from omatg_ray import bundle
 from omatg_ray.bundle import ASSETS, BUNDLED, AssetName, is_bundled
@@ -14,6 +15,7 @@ from omatg_ray.model import FlowModel
 from omatg_ray.policy.annealing import HandMadeAnnealing, LearnedSchedule, LinearAnnealing, StepSizes
 from omatg_ray.policy.noise import NoiseSettings
 from omatg_ray.run.storage import is_remote
+from omatg_ray.schedule import SCHEDULE_FILE, read_description
 
 
 def overview() -> str:
@@ -51,7 +53,7 @@ def described_asset(name: AssetName) -> str:
 
 
 def described(name: str) -> str:
-    """The card of an asset (crystals, potential, base), or what a model's `model.json` says, line by line.
+    """The card of an asset, or what `model.json` or `schedule.json` says of a model or a schedule, line by line.
 
     Args:
         name: Name of an asset; a model or run folder (`./base` where it is called as an asset is) or its URL; or
@@ -69,7 +71,25 @@ def described(name: str) -> str:
             f"info: {name} is neither one of {', '.join(ASSETS)} or {BUNDLED}, nor is there a model or run folder of "
             "that name"
         )
+    if not is_bundled(name) and not is_remote(name) and (Path(name) / SCHEDULE_FILE).is_file():
+        return described_schedule(Path(name))
     return described_model(name)
+
+
+def described_schedule(folder: Path) -> str:
+    """What a learned schedule is, in lines of a label and a text.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    what = read_description(folder)
+    rows = {"schedule": f"{folder}, {_annealing(what.schedule)}"}
+    for curve in what.curves:
+        for field in FIELDS:
+            values = getattr(curve, field)
+            shown = ", ".join(f"{values[place * (len(values) - 1) // 4]:.2f}" for place in range(5))
+            rows[f"{field}{f', {curve.of}' if curve.of else ''}"] = f"velocity times {shown} at t = 0, 1/4, 1/2, 3/4, 1"
+    return _lines(rows | _provenance(what.provenance))
 
 
 def described_model(name: str) -> str:
@@ -90,8 +110,14 @@ def described_model(name: str) -> str:
         "annealing": _annealing(what.annealing),
         "potential": what.potential or "none",
     }
-    for key, value in flat(what.provenance).items():
-        rows[key] = value if isinstance(value, str) else json.dumps(value)
+    return _lines(rows | _provenance(what.provenance))
+
+
+def _provenance(values: dict[str, Any]) -> dict[str, str]:
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat(values).items()}
+
+
+def _lines(rows: dict[str, str]) -> str:
     width = max(map(len, rows))
     return "\n".join(f"{label:<{width}}  {text}" for label, text in rows.items())
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omatg_ray.errors import DataError
+from omatg_ray.errors import DataError, ModelError
 from omatg_ray.evaluate.change import changes
 from omatg_ray.evaluate.metrics import measured_columns
 from omatg_ray.evaluate.page import card, counted, crystal_card, formatted, html_table, page, spread
@@ -34,7 +34,7 @@ from omatg_ray.run.atomic import write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.run.timeline import Actor, Timeline
-from omatg_ray.schedule import SCHEDULE_FILE, ScheduleDescription
+from omatg_ray.schedule import SCHEDULE_FILE, read_description
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -238,8 +238,8 @@ def _schedule(run: RunFolder, missing: list[str]) -> str:
     if not path.exists():
         return ""
     try:
-        learned = ScheduleDescription.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        learned = read_description(run.schedule)
+    except ModelError:
         missing.append(f"{path.name}, which cannot be read")
         return ""
     slopes = ", ".join(f"{slope:g}" for slope in SLOPES)

@@ -3,6 +3,7 @@
 
 python scripts/assets/adopt.py base runs/assets/base/checkpoints/last
 python scripts/assets/adopt.py potential runs/assets/student
+python scripts/assets/adopt.py schedule runs/annealing_crmse/schedule
 python scripts/assets/adopt.py seal                 # after a card was edited
 """
 
@@ -18,7 +19,14 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.model import DESCRIPTION_FILE, WEIGHTS_FILE
 from omatg_ray.reward.potential import KNOWN_ENERGIES, WEIGHT_FILES, load_potential
 from omatg_ray.run.atomic import write_json
+from omatg_ray.schedule import SCHEDULE_FILE
+from omatg_ray.schedule import WEIGHTS_FILE as SCHEDULE_WEIGHTS
 
+FILES = {
+    "base": (DESCRIPTION_FILE, WEIGHTS_FILE),
+    "potential": WEIGHT_FILES,
+    "schedule": (SCHEDULE_FILE, SCHEDULE_WEIGHTS),
+}
 KNOWN = 5  # crystals of the validation split whose energies are checked whenever the potential is loaded
 TOLERANCE = 1e-3  # eV/atom; float32 on another machine differs by far less
 
@@ -26,7 +34,7 @@ TOLERANCE = 1e-3  # eV/atom; float32 on another machine differs by far less
 def main() -> None:
     """Copies and seals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["base", "potential", "seal"])
+    parser.add_argument("what", choices=["base", "potential", "schedule", "seal"])
     parser.add_argument("source", type=Path, nargs="?")
     arguments = parser.parse_args()
     if arguments.what == "seal":
@@ -37,7 +45,7 @@ def main() -> None:
         parser.error(f"name the folder of the {arguments.what}")
     folder = root() / arguments.what
     folder.mkdir(exist_ok=True)
-    for file in (DESCRIPTION_FILE, WEIGHTS_FILE) if arguments.what == "base" else WEIGHT_FILES:
+    for file in FILES[arguments.what]:
         shutil.copyfile(arguments.source / file, folder / file)
     if arguments.what == "potential":
         (folder / KNOWN_ENERGIES).unlink(missing_ok=True)
