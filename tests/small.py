@@ -9,7 +9,7 @@ import torch
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.flow.network import CSPNet, NetworkSettings
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule, LinearAnnealing
 from omatg_ray.policy.drift import Annealed, Drift, Velocity
 from omatg_ray.policy.noise import NoiseSettings
 from omatg_ray.policy.policy import Policy
@@ -64,3 +64,12 @@ def velocity_policy(
     """The policy of a network over a base network, with `NOISE` by default."""
     drift: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
     return Policy(drift, network, base, active, NOISE if noise is None else noise, annealing)
+
+
+def learned_schedule(seed: int = 0) -> LearnedAnnealing:
+    """A learned schedule of both fields with random weights."""
+    torch.manual_seed(seed)
+    schedule = LearnedAnnealing(LearnedSchedule(hidden=4, layers=1, fields=["pos", "cell"]))
+    for weights in schedule.parameters():
+        torch.nn.init.normal_(weights)
+    return schedule

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from omatg_ray.bundle import bundled_model
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.flow.loss import PathSettings
 from omatg_ray.model import FlowModel, ModelDescription
-from omatg_ray.policy.annealing import CosineAnnealing, LearnedAnnealing, LearnedSchedule, LinearAnnealing, StepSizes
+from omatg_ray.policy.annealing import CosineAnnealing, LearnedAnnealing, LinearAnnealing, StepSizes
 from omatg_ray.schedule import read_schedule, save_schedule
 from omatg_ray.seeding import seed_of
-from tests.small import SIZE, small_network
+from tests.small import SIZE, learned_schedule, small_network
 
 
 def tiny_model() -> FlowModel:
@@ -24,14 +25,6 @@ def tiny_model() -> FlowModel:
     paths = PathSettings(pos="linear", cell="linear")
     description = ModelDescription(network=SIZE, paths=paths, base_distribution=base, elements=[], sizes=[])
     return FlowModel(description, small_network(0, torch.float32))
-
-
-def learned(seed: int = 0, **settings: object) -> LearnedAnnealing:
-    torch.manual_seed(seed)
-    schedule = LearnedAnnealing(LearnedSchedule(hidden=4, layers=1, fields=["pos", "cell"], **settings))
-    for weights in schedule.parameters():
-        torch.nn.init.normal_(weights)
-    return schedule
 
 
 def test_texts_mean_schedules():
@@ -61,7 +54,7 @@ def test_texts_that_mean_nothing_are_refused(text, words):
 def test_a_learned_schedule_comes_back_from_its_folder_and_from_that_of_its_run(tmp_path: Path):
     folder = tmp_path / "run" / "schedule"
     folder.mkdir(parents=True)
-    schedule = learned()
+    schedule = learned_schedule()
     save_schedule(schedule, folder, {"steps": 10})
     t = torch.linspace(0, 1, 7)
     for place in (folder, folder.parent):
@@ -81,7 +74,7 @@ def test_what_holds_no_schedule_is_refused(tmp_path: Path):
     tiny_model().save(model)
     with pytest.raises(ModelError, match="learned no schedule"):
         read_schedule(model)
-    save_schedule(learned(), tmp_path, {})
+    save_schedule(learned_schedule(), tmp_path, {})
     (tmp_path / "weights.safetensors").write_bytes(b"torn")
     with pytest.raises(ModelError, match=r"weights\.safetensors does not hold"):
         read_schedule(tmp_path)
@@ -91,7 +84,7 @@ def test_what_holds_no_schedule_is_refused(tmp_path: Path):
 
 
 def test_another_base_moves_by_a_learned_schedule():
-    model, schedule = tiny_model(), learned(1)
+    model, schedule = tiny_model(), learned_schedule(1)
     x_0 = model.description.base_distribution.sample([[22, 8, 8]], [seed_of(0, "structure", 0)])
     # One step from 0.001: what the base adds, times 1 + s at its start.
     plain, annealed = (
@@ -113,3 +106,11 @@ def test_unequal_steps_lead_where_euler_steps_of_these_lengths_lead():
     generated = model.generate([[22, 8, 8]], steps=4, schedule=StepSizes(power=2))
     torch.testing.assert_close(generated.cell, crystal.cell, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(generated.pos, crystal.pos, rtol=1e-4, atol=1e-4)
+
+
+def test_the_bundled_schedule_goes_with_the_bundled_base():
+    schedule = read_schedule("bundled")
+    assert isinstance(schedule, LearnedAnnealing)
+    model = bundled_model()
+    plain, annealed = (model.generate([[11, 17]], steps=10, schedule=one) for one in (None, schedule))
+    assert not torch.allclose(plain.cell, annealed.cell, atol=1e-2)

@@ -26,7 +26,8 @@ from omatg_ray.flow.paths import PathSettings
 from omatg_ray.flow.species import MaskedSpecies
 from omatg_ray.model import FlowModel, ModelDescription
 from omatg_ray.reward.potential import load_potential
-from tests.small import SIZE, small_network
+from omatg_ray.schedule import save_schedule
+from tests.small import SIZE, learned_schedule, small_network
 
 ELEMENTS = ("Na", "K", "Rb", "Mg", "Ca", "O", "S", "F", "Cl", "Br")
 
@@ -191,12 +192,15 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture(scope="session")
 def sealed(workshop: Workshop, base: Path) -> Path:
-    """A folder of assets as the package carries them: the splits and the model of `base`, and the tiny potential."""
-    root = workshop.root / "assets"
+    """A folder of assets as the package carries them: splits and model of `base`, tiny potential, some schedule."""
+    root, schedule = workshop.root / "assets", workshop.root / "schedule"
+    schedule.mkdir()
+    save_schedule(learned_schedule(), schedule, {})
     for name, source in (
         ("crystals", base / "data"),
         ("potential", workshop.potential),
         ("base", base / "checkpoints" / "best"),
+        ("schedule", schedule),
     ):
         folder = root / name
         folder.mkdir(parents=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,28 @@ def test_slopes_anneal(base: Path, workshop: Workshop, command: Command, tmp_pat
     assert plain["annealing"] is None
     assert annealed["annealing"] == {"kind": "linear", "pos": 5.0, "cell": 0.0}
     assert plain["per_structure"]["energy_per_atom"] != annealed["per_structure"]["energy_per_atom"]
+
+
+def test_schedules_take_the_place_of_the_models_own(
+    base: Path, workshop: Workshop, command: Command, tmp_path: Path, assets: Path
+) -> None:
+    words = [base, "--data", workshop.data, "--limit", 3, "--workers", 0, "--potential", workshop.potential]
+    by_slope = evaluated(command, tmp_path / "a.json", *words, "--slope-pos", 5)
+    by_text = evaluated(command, tmp_path / "b.json", *words, "--schedule", "linear:pos=5")
+    assert by_slope["per_structure"] == by_text["per_structure"]
+    learned = evaluated(command, tmp_path / "c.json", *words, "--schedule", "bundled")
+    assert learned["annealing"]["kind"] == "learned"
+    assert learned["per_structure"]["energy_per_atom"] != by_text["per_structure"]["energy_per_atom"]
+    (tmp_path / "copy").mkdir()
+    for file in ("schedule.json", "weights.safetensors"):
+        shutil.copy(assets / "schedule" / file, tmp_path / "copy")
+    again = evaluated(command, tmp_path / "d.json", *words, "--schedule", tmp_path / "copy")
+    assert again["per_structure"] == learned["per_structure"]
+    # Several are cases.
+    out = command("evaluate", *words, "--steps", 3, "--schedule", "none", "bundled", "own", "--quiet").out
+    assert [name for name in ("none", "bundled", "own") if f" {name} " in out] == ["none", "bundled", "own"]
+    command("evaluate", *words, "--schedule", "none", "--slope-pos", 5).refuses("--schedule", "either")
+    command("evaluate", *words, "--schedule", "nowhere").refuses("nowhere", "neither a folder")
 
 
 def test_a_table_prints_what_was_measured() -> None:
