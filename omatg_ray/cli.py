@@ -93,7 +93,8 @@ other as more, before that of its reference is subtracted: one crystal with over
 
 ABLATE = """\
 Compare learned schedules with none and with hand-made ones, at several numbers of grid points. Hand-made ones (linear,
-quadratic, cosine, unequal steps) are tuned on validation crystals at each number; figures are of the test crystals.
+quadratic, cosine, constant, unequal steps) are tuned on validation crystals at each number; figures are of the test
+crystals.
 
   omatg-ray ablate configs/ablation.yaml
   omatg-ray ablate configs/ablation.yaml steps=[5,10,20] limit=100 run=runs/quick
@@ -452,7 +453,8 @@ def _sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> 
         nargs="+" if several else None,
         metavar="SCHEDULE",
         help="annealing in place of the model's own: none, linear:pos=5,cell=2, quadratic:..., cosine:..., "
-        "steps:power=2, bundled, or the folder of a learned schedule or of the run that learned it (default: own)",
+        "constant:..., steps:power=2, bundled, or the folder of a learned schedule or of the run that learned it "
+        "(default: own)",
     )
     sub.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="seed of start and noise (default 0)")
     sub.add_argument(

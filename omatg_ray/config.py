@@ -91,8 +91,8 @@ class PolicySettings(Settings):
     )
     annealing: AnyHandMade = Field(
         None,
-        description="hand-made annealing, v · (1 + s(t)): {kind: linear | quadratic | cosine, pos: 5, cell: 2} with s "
-        "at t = 1, or {kind: steps, power: 2} for a grid of unequal steps",
+        description="hand-made annealing, v · (1 + s(t)): {kind: linear | quadratic | cosine | constant, pos: 5, cell: "
+        "2} with s at t = 1, or {kind: steps, power: 2} for a grid of unequal steps",
     )
     annealing_from: ModelPlace | None = Field(
         None,

@@ -37,11 +37,11 @@ FOLDER = "schedule"
 """Where a run folder keeps what it learned."""
 
 NONE, OWN = "none", "own"
-KINDS = ("linear", "quadratic", "cosine", "steps")
+KINDS = ("linear", "quadratic", "cosine", "constant", "steps")
 HELP = (
-    "none · linear:pos=5,cell=2 (velocity times 1 + s(t), with s at t = 1) · quadratic: and cosine: with the same "
-    "keys · steps:power=2 (unequal steps instead of a scale) · a learned one: its folder, or the run or model that "
-    "learned it, or bundled"
+    "none · linear:pos=5,cell=2 (velocity times 1 + s(t), with s at t = 1) · quadratic:, cosine: and constant: with "
+    "the same keys · steps:power=2 (unequal steps instead of a scale) · a learned one: its folder, or the run or model "
+    "that learned it, or bundled"
 )
 
 

@@ -28,9 +28,9 @@ from omatg_ray.run.progress import print_line
 from omatg_ray.schedule import NONE, learned_schedule
 from omatg_ray.settings import Settings
 
-Kind = Literal["linear", "quadratic", "cosine", "steps"]
+Kind = Literal["linear", "quadratic", "cosine", "constant", "steps"]
 Metric = Literal["crmse", "match_rate", "relative_energy_mean_capped"]
-KINDS: list[Kind] = ["linear", "quadratic", "cosine", "steps"]
+KINDS: list[Kind] = ["linear", "quadratic", "cosine", "constant", "steps"]
 
 
 class SetSettings(Settings):

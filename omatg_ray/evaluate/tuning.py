@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from omatg_ray.policy.annealing import (
+    ConstantAnnealing,
     CosineAnnealing,
     HandMadeAnnealing,
     LinearAnnealing,
@@ -22,6 +23,7 @@ SLOPED: dict[str, Callable[..., HandMadeAnnealing]] = {
     "linear": LinearAnnealing,
     "quadratic": QuadraticAnnealing,
     "cosine": CosineAnnealing,
+    "constant": ConstantAnnealing,
 }
 
 
@@ -52,7 +54,7 @@ def tune(kind: str, tried: TriedSettings, score: Callable[[HandMade], float]) ->
     """Tries slopes for positions without any for lattices, then for lattices with the best of these, then once more.
 
     Args:
-        kind: linear, quadratic, cosine, or steps, which has a power in place of slopes.
+        kind: linear, quadratic, cosine, constant, or steps, which has a power in place of slopes.
         tried: Values to try.
         score: Lower is better; NaN is worst. Asked once for each schedule.
     """

@@ -56,7 +56,7 @@ class Annealing(Protocol):
 
 
 class HandMadeAnnealing(Settings):
-    """s(t) = slope · shape(t) for each field, with a shape that grows from 0 to 1."""
+    """s(t) = slope · shape(t) for each field, with a shape that is 1 at t = 1."""
 
     kind: str
     pos: float = Field(0.0, ge=-1.0, description="s at t = 1 for positions")
@@ -64,7 +64,7 @@ class HandMadeAnnealing(Settings):
 
     @abstractmethod
     def shape(self, t: Tensor) -> Tensor:
-        """From 0 at t = 0 to 1 at t = 1."""
+        """1 at t = 1."""
 
     def factor(
         self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None
@@ -102,6 +102,15 @@ class CosineAnnealing(HandMadeAnnealing):
 
     def shape(self, t: Tensor) -> Tensor:
         return 0.5 * (1.0 - torch.cos(math.pi * t))
+
+
+class ConstantAnnealing(HandMadeAnnealing):
+    """s(t) = slope at all times."""
+
+    kind: Literal["constant"] = "constant"
+
+    def shape(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
 
 
 class StepSizes(Settings):
@@ -144,14 +153,16 @@ class LearnedSchedule(ScheduleSettings):
 AnyHandMade = Annotated[
     HandMadeAnnealing | StepSizes | None,
     Kinds(
-        LinearAnnealing, QuadraticAnnealing, CosineAnnealing, StepSizes, default=LinearAnnealing, optional=True
+        LinearAnnealing, QuadraticAnnealing, CosineAnnealing, ConstantAnnealing, StepSizes,
+        default=LinearAnnealing, optional=True
     ),
 ]  # fmt: skip
 """Hand-made annealing in a file: `{pos: 5, cell: 2}`, `{kind: cosine, pos: 3}`, or null."""
 AnyAnnealing = Annotated[
     HandMadeAnnealing | StepSizes | LearnedSchedule | None,
     Kinds(
-        LinearAnnealing, QuadraticAnnealing, CosineAnnealing, StepSizes, LearnedSchedule, default=LinearAnnealing,
+        LinearAnnealing, QuadraticAnnealing, CosineAnnealing, ConstantAnnealing, StepSizes, LearnedSchedule,
+        default=LinearAnnealing,
         optional=True,
     ),
 ]  # fmt: skip

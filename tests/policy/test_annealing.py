@@ -12,6 +12,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ModelError
 from omatg_ray.policy.annealing import (
     AnyAnnealing,
+    ConstantAnnealing,
     CosineAnnealing,
     LearnedAnnealing,
     LearnedSchedule,
@@ -42,9 +43,10 @@ def test_a_slope_that_turns_the_flow_round_is_refused():
         LinearAnnealing(pos=-1.5)
 
 
-def test_other_shapes_grow_from_one_to_one_and_the_slope():
+def test_other_shapes_end_at_one_and_the_slope():
     t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
     assert QuadraticAnnealing(pos=4.0).factor("pos", t).tolist() == [1.0, 2.0, 5.0]
+    assert ConstantAnnealing(cell=4.0).factor("cell", t).tolist() == [5.0, 5.0, 5.0]
     cosine = CosineAnnealing(cell=4.0)
     torch.testing.assert_close(cosine.factor("cell", t), torch.tensor([1.0, 3.0, 5.0], dtype=torch.float64))
     # sin² of half the angle.
