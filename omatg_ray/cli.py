@@ -79,7 +79,7 @@ share; with several samples of each reference, coverage and diversity too.
   omatg-ray evaluate runs/better --data runs/better/data/test.extxyz --steps 50 --json out.json
   omatg-ray evaluate runs/base --data test.csv --steps 10 --slope-pos 5 --potential POTENTIAL
   omatg-ray evaluate bundled --data bundled --slope-pos 5 --slope-cell 2
-  omatg-ray evaluate runs/base runs/better --data test.csv --steps 10 50 100 --samples 4 --to runs/compared
+  omatg-ray evaluate runs/base runs/better --data test.csv --steps 10,50,100 --samples 4 --to runs/compared
 
 Several models and numbers of steps are cases, all of which are evaluated and shown with 95 % intervals. With --to, each
 case that is done is kept in DIR/cases and not evaluated again: what was interrupted goes on with the same command, and
@@ -397,6 +397,12 @@ def _number(kind: type[int] | type[float], low: float, above: bool = False) -> C
     return parse
 
 
+def _numbers(text: str) -> list[int]:
+    """Numbers of grid points, separated by commas."""
+    parse = _number(int, 2)
+    return [int(parse(part)) for part in text.split(",")]
+
+
 def _run_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file, then overrides")
     which = sub.add_mutually_exclusive_group()
@@ -421,10 +427,9 @@ def _sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> 
     )
     sub.add_argument(
         "--steps",
-        type=_number(int, 2),
-        nargs="+" if several else None,
+        type=_numbers if several else _number(int, 2),
         default=[50] if several else 50,
-        metavar="N",
+        metavar="N,..." if several else "N",
         help="points of the time grid; N - 1 network evaluations (default 50)",
     )
     sub.add_argument(
@@ -450,11 +455,11 @@ def _sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> 
     sub.add_argument("--slope-cell", help="the same for lattices; of the two, one that is not given is 0", **slope)
     sub.add_argument(
         "--schedule",
-        nargs="+" if several else None,
+        action="append" if several else "store",
         metavar="SCHEDULE",
         help="annealing in place of the model's own: none, linear:pos=5,cell=2, quadratic:..., cosine:..., "
         "constant:..., steps:power=2, bundled, or the folder of a learned schedule or of the run that learned it "
-        "(default: own)",
+        f"(default: own){'; several: once for each' if several else ''}",
     )
     sub.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="seed of start and noise (default 0)")
     sub.add_argument(
@@ -659,7 +664,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from omatg_ray.evaluate.change import changes
 
     result = train(config, _resume(arguments, config), not arguments.quiet)
-    print(f"\ntest split, {config.rollout.turns[0]} grid points, energies in eV/atom\n{table(result.rows)}")
+    print(f"\ntest split, {config.validated_steps} grid points, energies in eV/atom\n{table(result.rows)}")
     if result.iteration:
         differences = "\n".join(f"  {change}" for change in changes(*result.rows[:2]))
         print(f"\nreinforced less base, with 95 % intervals (paired bootstrap)\n{differences}")
@@ -714,6 +719,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         EvaluateOptions,
         compare,
         evaluate,
+        flattened,
         table,
         write_evaluation,
     )
@@ -745,7 +751,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         not arguments.quiet,
     )
     if json_path is not None:
-        write_json(Path(json_path), compared.comparison.as_dict())
+        found = compared.comparison
+        write_json(Path(json_path), flattened(found.results[0].values) if cases == 1 else found.as_dict())
     print(comparison_table(compared.comparison))
     if compared.resumed:
         print(f"done before, and not evaluated again: {compared.resumed} of {cases} cases")
@@ -770,7 +777,10 @@ def _check_folder(path: str | None) -> Path | None:
     if path is None:
         return None
     from omatg_ray.commands.places import lasting
+    from omatg_ray.run.storage import is_remote
 
+    if is_remote(path):
+        raise ConfigError(f"--to {path}: a folder on this machine, please; copy it there when it is done")
     place = lasting(Path(path))
     above = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):

@@ -129,7 +129,9 @@ class ValidationSettings(Settings):
 
     every: int = Field(10, ge=1, description="iterations between validations")
     limit: int | None = Field(128, ge=1, description="crystals of the validation split to use; null: all")
-    steps: int | None = Field(None, ge=2, description="grid points; null: the first of rollout.steps")
+    steps: int | None = Field(
+        None, ge=2, description="grid points of validations and the final test; null: the first of rollout.steps"
+    )
     noise: NoiseMode = Field("none", description="generate without noise or with the policy's")
     match_timeout: float = Field(10.0, gt=0, description="seconds that one structure match may take")
     chunk_pairs: int = Field(CHUNK_PAIRS, ge=1, description="ordered pairs of atoms per network call when generating")
@@ -202,6 +204,11 @@ class Config(Settings):
                     "policy.variant=score, or the weight to 0"
                 )
         return self
+
+    @property
+    def validated_steps(self) -> int:
+        """Grid points of validations, and of the test at the end."""
+        return self.validation.steps or self.rollout.turns[0]
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:

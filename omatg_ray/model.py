@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import torch
 from pydantic import Field, model_validator
@@ -26,10 +26,10 @@ from omatg_ray.errors import ModelError
 from omatg_ray.flow.loss import PathSettings
 from omatg_ray.flow.network import CSPNet, NetworkSettings
 from omatg_ray.flow.species import draw_jumps
-from omatg_ray.policy.annealing import Annealing, AnyAnnealing, LearnedAnnealing, LearnedSchedule
+from omatg_ray.policy.annealing import Annealing, AnyAnnealing, LearnedAnnealing, LearnedSchedule, StepSizes
 from omatg_ray.policy.drift import Annealed, Drift, Scale, Score, Velocity
 from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, Noise, NoiseSettings
-from omatg_ray.policy.ode import Method, solve
+from omatg_ray.policy.ode import AdaptiveMethod, Method, solve
 from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.run.folder import fetched_model
 from omatg_ray.run.storage import is_remote
@@ -332,7 +332,11 @@ class FlowModel:
             raise ModelError(f"solver {solver}: noise takes Euler steps; leave out the noise, or the solver")
         annealing = self.annealing if schedule is None else schedule
         if solver != EULER and isinstance(annealing, LearnedAnnealing) and "steps" in annealing.settings.features:
-            raise ModelError(f"solver {solver}: the schedule depends on the length of Euler steps")
+            raise ModelError(
+                f"solver {solver}: the schedule depends on the length of Euler steps; leave the solver out"
+            )
+        if solver in get_args(AdaptiveMethod) and isinstance(annealing, StepSizes):
+            raise ModelError(f"solver {solver} chooses its own steps; leave the schedule of steps out, or the solver")
         path, elements = self.description.paths.species, self.network.settings.max_atomic_number
         if solver != EULER and path is not None:
             raise ModelError(f"solver {solver}: the model generates species, which takes Euler steps; leave it out")

@@ -28,7 +28,7 @@ from omatg_ray.policy.annealing import (
     curves,
 )
 from omatg_ray.run.folder import fetched_model
-from omatg_ray.run.storage import is_remote
+from omatg_ray.run.storage import files_at, is_remote
 from omatg_ray.settings import Settings
 
 FORMAT: Final = "omatg_ray.schedule.1"
@@ -95,14 +95,16 @@ def read_schedule(text: str | Path) -> Annealing | None:
 
 
 def _hand_made(text: str, kind: str, keys: str) -> Annealing:
-    given: dict[str, Any] = {"kind": kind}
-    for word in keys.split(",") if keys else ():
-        key, equals, value = word.partition("=")
+    given: dict[str, str] = {}
+    for word in keys.split(","):
+        key, equals, value = (part.strip() for part in word.partition("="))
         if not equals:
             raise ConfigError(f"schedule {text!r}: {word!r} is not of the form key=value; known schedules: {HELP}")
-        given[key.strip()] = value
+        if key == "kind" or key in given:
+            raise ConfigError(f"schedule {text!r}: {key} is given twice")
+        given[key] = value
     try:
-        schedule = _Text(schedule=given).schedule
+        schedule = _Text.model_validate({"schedule": {"kind": kind, **given}}).schedule
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'][1:]))} {problem['msg'].removeprefix('Value error, ')}".strip()
@@ -125,11 +127,9 @@ def learned_schedule(place: str | Path) -> LearnedAnnealing:
         return _read(asset("schedule"))
     if is_remote(place):
         for url in (str(place), f"{place}/{FOLDER}"):
-            try:
+            if SCHEDULE_FILE in files_at(url):
                 with fetched_model(url, SCHEDULE_FILE) as copy:
                     return _read(copy)
-            except ModelError:
-                continue
         return _of_model(place)
     folder = Path(place)
     for path in (folder, folder / FOLDER):

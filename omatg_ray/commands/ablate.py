@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from omatg_ray.bundle import BUNDLED, is_bundled
 from omatg_ray.commands.evaluate import NO_POTENTIAL, MeasureOptions, at_work
@@ -17,20 +18,30 @@ from omatg_ray.commands.setup import base_run_data
 from omatg_ray.config import DataSettings, ModelPlace, Place, explain_errors, read_tree
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError
-from omatg_ray.evaluate.ablation import Ablated, Learned, brief, write_ablation
+from omatg_ray.evaluate.ablation import BEST, Ablated, Learned, best_of, brief, ways_of, write_ablation
 from omatg_ray.evaluate.cases import Case, CaseResult, evaluate_cases
 from omatg_ray.evaluate.comparison import Comparison, write_comparison
 from omatg_ray.evaluate.evaluation import Evaluator
 from omatg_ray.evaluate.tuning import HandMade, TriedSettings, Tuned, tune
 from omatg_ray.model import FlowModel
-from omatg_ray.policy.annealing import LinearAnnealing, describe
+from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.run.progress import print_line
+from omatg_ray.run.storage import is_remote
 from omatg_ray.schedule import NONE, learned_schedule
 from omatg_ray.settings import Settings
 
 Kind = Literal["linear", "quadratic", "cosine", "constant", "steps"]
 Metric = Literal["crmse", "match_rate", "relative_energy_mean_capped"]
 KINDS: list[Kind] = ["linear", "quadratic", "cosine", "constant", "steps"]
+
+
+def _local(place: object) -> Path:
+    if not isinstance(place, str | Path) or is_remote(place):
+        raise ValueError(f"a folder on this machine, not {place!r}")
+    return Path(place)
+
+
+LocalFolder = Annotated[Path, PlainValidator(_local)]
 
 
 class SetSettings(Settings):
@@ -42,7 +53,7 @@ class SetSettings(Settings):
     potential: str | None = Field(
         None, description="potential of the energies; null: that of the model, if it has one; none: no energies"
     )
-    learned: dict[str, list[ModelPlace]] = Field(
+    learned: dict[str, Annotated[list[ModelPlace], Field(min_length=1)]] = Field(
         {},
         description="learned schedules by name, one for each seed: their folders, the runs that learned, or bundled",
     )
@@ -51,17 +62,22 @@ class SetSettings(Settings):
 class TuningSettings(TriedSettings):
     """How hand-made schedules are tuned."""
 
-    by: Literal["crmse", "match_rate", "relative_energy_mean_capped"] = Field(
-        "crmse", description="metric that decides"
-    )
+    by: Metric = Field("crmse", description="metric that decides")
     limit: int | None = Field(128, ge=1, description="validation crystals, spread over the file; null: all")
     most_steps: int = Field(100, ge=2, description="for more grid points than this, what is best for the most tuned")
+
+    @property
+    def highest(self) -> bool:
+        """Whether high values of the metric are good."""
+        return self.by == "match_rate"
 
 
 class AblationSettings(Settings):
     """What `omatg-ray ablate` compares."""
 
-    run: Path = Field(Path("runs/ablation"), description="folder of the results; what is there is not computed again")
+    run: LocalFolder = Field(
+        Path("runs/ablation"), description="folder of the results; what is there is not computed again"
+    )
     sets: dict[str, SetSettings] = Field(min_length=1, description="base models with their crystals, by name")
     steps: list[int] = Field([5, 10, 20, 50, 100, 500], min_length=1, description="grid points")
     kinds: list[Kind] = Field(KINDS, description="hand-made schedules; steps: unequal steps in place of a scale")
@@ -73,6 +89,17 @@ class AblationSettings(Settings):
     threads: int | None = Field(None, ge=1, description="PyTorch's CPU threads; null: PyTorch's choice")
     workers: int = Field(2, ge=0, description="processes that match structures; 0: in this process")
     ray: RaySettings = Field(RaySettings(), description="actors that generate and measure; without workers: none")
+
+    @model_validator(mode="after")
+    def _names(self) -> AblationSettings:
+        for name, one in self.sets.items():
+            ways = [NONE, BEST, *KINDS]
+            for learned, places in one.learned.items():
+                new = ways_of(learned, len(places))
+                if set(new) & set(ways):
+                    raise ValueError(f"sets.{name}.learned.{learned}: that name is taken; choose another one")
+                ways += new
+        return self
 
     @model_validator(mode="after")
     def _sensible(self) -> AblationSettings:
@@ -115,17 +142,34 @@ def ablate(settings: AblationSettings, progress: bool = False) -> AblationResult
         OmatgRayError: As `evaluate`.
     """
     folder = lasting(settings.run)
-    places = {name: _crystals(name, one) for name, one in settings.sets.items()}
+    sets = {name: _located(name, one) for name, one in settings.sets.items()}
     learned = {
         name: [Learned(of, [learned_schedule(place) for place in found]) for of, found in one.learned.items()]
-        for name, one in settings.sets.items()
+        for name, one in sets.items()
     }
     done = {}
-    for name, one in settings.sets.items():
-        val, test = places[name]
+    for name, one in sets.items():
+        val, test = _crystals(name, one)
         tuned = _tuned(settings, one, val, folder / name / "tuning", f"{name}: tuning", progress)
         done[name] = _compared(settings, one, test, folder / name, tuned, learned[name], progress)
     return AblationResult(done, write_ablation(folder, done, settings.tuning.by))
+
+
+def _located(name: str, one: SetSettings) -> SetSettings:
+    """With all files where a job finds them."""
+    key = f"sets.{name}"
+    return one.model_copy(
+        update={
+            "model": found_or_bundled(one.model, f"{key}.model"),
+            "val": None if one.val is None else found_or_bundled(one.val, f"{key}.val"),
+            "test": None if one.test is None else found_or_bundled(one.test, f"{key}.test"),
+            "potential": found_or_named(one.potential),
+            "learned": {
+                of: [found_or_bundled(place, f"{key}.learned.{of}") for place in places]
+                for of, places in one.learned.items()
+            },
+        }
+    )
 
 
 def _crystals(name: str, one: SetSettings) -> tuple[Place, Place]:
@@ -152,7 +196,7 @@ def _work(
     energies: bool = True,
 ) -> Iterator[tuple[Evaluator, FlowModel]]:
     """What evaluates on these crystals, and the base model."""
-    potential = found_or_named(one.potential) or (BUNDLED if is_bundled(one.model) else None)
+    potential = one.potential or (BUNDLED if is_bundled(one.model) else None)
     options = MeasureOptions(
         data=data,
         limit=limit,
@@ -164,7 +208,7 @@ def _work(
         threads=settings.threads,
         ray=settings.ray,
     )
-    with at_work(options, [found_or_bundled(one.model, "model")], progress) as (evaluator, _, (model,)):
+    with at_work(options, [one.model], progress) as (evaluator, _, (model,)):
         yield evaluator, model
 
 
@@ -180,17 +224,15 @@ def _tuned(
     with _work(settings, one, data, progress, limit=tuning.limit, energies=energies) as (evaluator, model):
         for steps in sorted(steps for steps in settings.steps if steps <= tuning.most_steps):
 
-            def score(schedule: HandMade, steps: int = steps) -> float:
-                case = Case(model, steps, "base", schedule, str(describe(schedule)))
-                value = evaluate_cases([case], evaluator, folder)[0].metrics[tuning.by]
-                return float("nan") if value is None else -value if tuning.by == "match_rate" else value
+            def measure(schedules: Sequence[HandMade], steps: int = steps) -> list[float]:
+                cases = [Case(model, steps, "base", one, brief(one)) for one in schedules]
+                values = [one.metrics[tuning.by] for one in evaluate_cases(cases, evaluator, folder)]
+                return [math.nan if value is None else value for value in values]
 
-            found[steps] = {kind: tune(kind, tuning, score) for kind in kinds}
+            found[steps] = {kind: tune(kind, tuning, steps, measure, tuning.highest) for kind in kinds}
             if progress:
-                best = min(found[steps].values(), key=lambda one: one.score)
-                print_line(
-                    f"{title}, {steps} points: best is {brief(best.schedule)}, {tuning.by} {abs(best.score):.4f}"
-                )
+                best = best_of(found[steps], tuning.highest)[1]
+                print_line(f"{title}, {steps} points: best is {brief(best.schedule)}, {tuning.by} {best.value:.4f}")
     most = max(found)
     return {steps: found.get(steps, found[most]) for steps in settings.steps}
 
@@ -217,4 +259,4 @@ def _compared(
             ]
         results: list[CaseResult] = evaluate_cases(cases, evaluator, folder, progress=progress)
         report = write_comparison(folder, Comparison.of(results), evaluator.references, {"data": str(data)})
-    return Ablated(results, tuned, list(learned), report)
+    return Ablated(results, tuned, settings.tuning.highest, list(learned), report)

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.model import FlowModel
+from omatg_ray.policy.annealing import LearnedAnnealing
+from omatg_ray.run.atomic import replace_folder
 from omatg_ray.run.folder import RunFolder
+from omatg_ray.schedule import save_schedule
 
 LEARNER_FILE, STATE_FILE = "learner.safetensors", "state.json"
 
@@ -43,7 +46,7 @@ def iteration_of(name: str) -> int:
 
 
 def save(folder: RunFolder, model: FlowModel, progressed: Progressed, keep: int, is_best: bool) -> None:
-    """Writes a checkpoint at the present iteration boundary.
+    """Writes a checkpoint at the present iteration boundary; of the best one its learned schedule by itself, too.
 
     Args:
         folder: Where.
@@ -64,6 +67,9 @@ def save(folder: RunFolder, model: FlowModel, progressed: Progressed, keep: int,
     folder.save_checkpoint(name, write, keep)
     if is_best:
         folder.point_best(name)
+        if model.description.variant == "annealing" and isinstance(model.annealing, LearnedAnnealing):
+            with replace_folder(folder.schedule) as place:
+                save_schedule(model.annealing, place, {"iteration": iteration} | model.description.provenance)
     folder.store()
 
 

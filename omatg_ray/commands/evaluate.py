@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,7 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
         PotentialError: The potential cannot be loaded or does not know an element of the data.
         ClusterError: There is no Ray cluster, it has no room, or an actor died.
     """
-    with at_work(options, [options.model], progress) as (evaluator, check, (model,)):
+    with at_work(options, [options.model], progress, options.schedule is not None) as (evaluator, check, (model,)):
         label = str(options.model)
         evaluation = evaluator(
             model, options.steps, options.noise, options.schedule, label=label, progress=progress, solver=options.solver
@@ -122,7 +122,8 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
     Raises:
         OmatgRayError: As `evaluate`; or the folder cannot be written.
     """
-    with at_work(options, options.models, progress) as (evaluator, check, models):
+    other = any(schedule is not None for _, schedule in options.schedules)
+    with at_work(options, options.models, progress, other) as (evaluator, check, models):
         names = distinct_names(options.models)
         cases = [
             Case(model, steps, name, schedule, schedule_name, options.noise, options.solver)
@@ -135,7 +136,10 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
         if options.folder is None:
             return Compared(Comparison.of(results), resumed, 0, None)
         conditions = conditions_of(evaluator, plausible=check is not None)
-        others = CaseFolder(options.folder).others(conditions, [one.key for one in results])
+        # Of a model that is another by now, under the same name, what was measured before would pass for it.
+        taken = {(one.name, one.way, one.steps) for one in results}
+        kept = CaseFolder(options.folder).others(conditions, [one.key for one in results])
+        others = [one for one in kept if (one.name, one.way, one.steps) not in taken]
         comparison, reward = Comparison.of([*results, *others]), evaluator.bench.reward
         about = {
             "data": place_of(options.data),
@@ -148,9 +152,16 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
 
 @contextmanager
 def at_work(
-    options: MeasureOptions, places: Sequence[str | Path], progress: bool
+    options: MeasureOptions, places: Sequence[str | Path], progress: bool, other_schedule: bool = False
 ) -> Iterator[tuple[Evaluator, PlausibilityCheck | None, list[FlowModel]]]:
-    """What evaluates, and the models at these places, each of which is loaded once."""
+    """What evaluates, and the models at these places, each of which is loaded once.
+
+    Args:
+        options: On what, and how.
+        places: Models.
+        progress: Show progress.
+        other_schedule: Whether any shall generate with another schedule than its own.
+    """
     device = options.prepare()
     plausibility = PlausibilityCheck(options.workers) if options.plausibility else None
     loaded = {place: FlowModel.load(place, device) for place in dict.fromkeys(places)}
@@ -158,7 +169,7 @@ def at_work(
     dataset = read(data, progress)
     for model in loaded.values():
         warn_unfamiliar(model, dataset.elements, dataset.sizes)
-        warn_noiseless(model, options.noise)
+        warn_noiseless(model, options.noise, other_schedule)
         warn_generated_species(model)
     reward = _reward(options, list(loaded.values()))
     if reward is not None:
@@ -212,8 +223,12 @@ def distinct_names(places: Sequence[str | Path]) -> list[str]:
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:
     """Metrics at the top level, then what was asked for and the values of every structure."""
-    values: dict[str, Any] = evaluation.as_dict()
-    write_json(path, {**values.pop("metrics"), **values})
+    write_json(path, flattened(evaluation.as_dict()))
+
+
+def flattened(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation as `Evaluation.as_dict` gives it, with its metrics at the top level."""
+    return {**evaluation["metrics"], **{key: value for key, value in evaluation.items() if key != "metrics"}}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

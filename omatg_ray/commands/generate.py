@@ -103,7 +103,7 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     sizes = frozenset(len(cell) for cell in species)
     refuse_unseen(model, options.model, elements)
     warn_unfamiliar(model, frozenset(), sizes)
-    warn_noiseless(model, options.noise)
+    warn_noiseless(model, options.noise, options.schedule is not None)
     reward = None
     if options.potential is not None:
         reward = MatGLEnergy(options.potential, device=device)

@@ -169,6 +169,7 @@ def reinforced(start: FlowModel, config: Config, judges: Judges, elements: froze
                 "base": None if config.base is None else place_of(config.base),
                 "base_provenance": start.description.provenance,
                 "seed": config.seed,
+                "steps": config.rollout.steps,
                 "potential_fingerprint": None if judges.energy is None else judges.energy.potential.fingerprint,
                 "second_fingerprint": judges.second_fingerprint,
                 "reward_files": fingerprint(config.reward),

@@ -341,8 +341,13 @@ def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset
         warnings.warn(f"cell sizes (atoms) that the model was not trained on: {other}", stacklevel=2)
 
 
-def warn_noiseless(model: FlowModel, noise: NoiseMode) -> None:
-    """Warns where the policy's noise is asked of a model that has no policy."""
+def warn_noiseless(model: FlowModel, noise: NoiseMode, other_schedule: bool = False) -> None:
+    """Warns where the policy's noise is asked of a model that has no policy, or none with another schedule."""
+    if noise == "policy" and other_schedule and model.description.variant == "annealing":
+        warnings.warn(
+            "the model's policy is its own schedule; with another one it moves as its base does, without noise",
+            stacklevel=2,
+        )
     paths = model.description.paths
     if noise == "policy" and not model.description.active and not any(paths.of(field).epsilon for field in FIELDS):
         warnings.warn("a base model has no policy noise; it generates without noise", stacklevel=2)

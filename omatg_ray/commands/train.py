@@ -31,15 +31,13 @@ from omatg_ray.evaluate.bench import Bench
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.report import write_report
 from omatg_ray.model import FlowModel, NoiseMode
-from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.rl.divergence import SHIFT, DivergenceWatch
 from omatg_ray.rl.trainer import Trainer
-from omatg_ray.run.atomic import replace_folder, write_json
+from omatg_ray.run.atomic import write_json
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted, StopRequest
 from omatg_ray.run.metrics import MetricsLog, read_metrics
 from omatg_ray.run.progress import Progress
-from omatg_ray.schedule import save_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -170,8 +168,7 @@ def _reinforce(
 
     def validate() -> float:
         """Mean relative energy, invalid crystals at the cap; minus the mean reward where that is not what counts."""
-        steps = config.validation.steps or config.rollout.turns[0]
-        evaluation = evaluate(parts.model, steps, config.validation.noise)
+        evaluation = evaluate(parts.model, config.validated_steps, config.validation.noise)
         metrics = evaluation.metrics
         logged = {k: math.nan if v is None else v for k, v in metrics.as_dict().items()}
         if by_energy:
@@ -209,7 +206,10 @@ def _reinforce(
         while trainer.iteration < total and not stop.requested:
             metrics = trainer.step()
             keep_actors()
-            watch(trainer.iteration, metrics)
+            if (trainer.iteration - 1) % len(
+                config.rollout.turns
+            ) == 0:  # what another grid gives compares with nothing
+                watch(trainer.iteration, metrics)
             is_best, last = False, trainer.iteration == total
             if last or trainer.iteration % config.validation.every == 0:
                 began = time.perf_counter()
@@ -277,10 +277,6 @@ def _compare(
     )
     best = FlowModel.load(folder.checkpoints / "best", parts.model.device)
     label = described_best(best_iteration(folder))
-    if isinstance(best.annealing, LearnedAnnealing) and best.description.variant == "annealing":
-        with replace_folder(folder.schedule) as place:
-            learned_at = {"steps": config.rollout.steps, "iterations": best_iteration(folder)}
-            save_schedule(best.annealing, place, learned_at | best.description.provenance)
     # A frozen annealing is no merit of the reinforcement: the base has it too. One that was learned is.
     start = parts.start if best.description.variant == "annealing" else parts.start.annealed_as(best)
     runs: list[tuple[str, str, FlowModel, NoiseMode]] = [
@@ -290,7 +286,7 @@ def _compare(
     ]
     results: dict[str, Evaluation] = {}
     for name, label, model, noise in runs:
-        results[name] = evaluate(model, config.rollout.turns[0], noise, label=label, progress=progress)
+        results[name] = evaluate(model, config.validated_steps, noise, label=label, progress=progress)
         write_json(folder.evaluation / f"{name}.json", results[name].as_dict())
         if stop.requested:
             return []

@@ -19,7 +19,7 @@ from omatg_ray.evaluate.page import card, formatted, html_table, page
 from omatg_ray.evaluate.plots import Point, banded_lines
 from omatg_ray.evaluate.schedules import draw_schedules
 from omatg_ray.evaluate.tuning import HandMade, Tuned
-from omatg_ray.policy.annealing import LearnedAnnealing, curves, describe
+from omatg_ray.policy.annealing import LearnedAnnealing, curves
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.schedule import NONE
 
@@ -29,9 +29,10 @@ BEST = "best hand-made"
 SHOWN = ("crmse", "match_rate", "rmse", "relative_energy_mean_capped", "invalid_share")
 YLABELS = ("cRMSE", "match rate", "RMSE of what matches", "relative energy, capped mean (eV/atom)", "invalid share")
 NOTE = (
-    "Best hand-made: of all kinds and slopes the one that was best on validation crystals at this number of grid "
-    "points. Learned: where there are several seeds, over all of them. In brackets: 95 % intervals, from a bootstrap "
-    "that draws whole compositions; those of differences draw the same for both."
+    "Best hand-made: of all kinds and slopes the one that was best on validation crystals, at this number of grid "
+    "points unless it says another. Learned: where there are several seeds, the mean over these, with the lowest and "
+    "highest. In brackets: 95 % intervals, from a bootstrap that draws whole compositions, for the seeds that there "
+    "are; those of differences draw the same for both."
 )
 
 
@@ -50,7 +51,7 @@ class Learned:
     @property
     def ways(self) -> list[str]:
         """What the version of each seed is called."""
-        return [self.name] if len(self.schedules) == 1 else [f"{self.name} {i}" for i in range(len(self.schedules))]
+        return ways_of(self.name, len(self.schedules))
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,14 @@ class Ablated:
     Attributes:
         results: Of all schedules at all numbers of grid points.
         tuned: The best hand-made schedule of every kind, by grid points.
+        highest: Whether high values of the metric that decided are good.
         learned: Learned ones.
         report: Of all cases.
     """
 
     results: list[CaseResult]
     tuned: dict[int, dict[str, Tuned]]
+    highest: bool
     learned: list[Learned]
     report: Path
 
@@ -110,13 +113,20 @@ class Ablated:
             less_best=self.less(way, steps, BEST, steps) if self.tuned[steps] and way != BEST else {},
             less_none=self.less(way, steps, NONE, max(self.tuned)),
             seeds={key: (min(v), max(v)) for key, v in values.items() if len(v) > 1 and None not in v},
-            text=brief(self.best(steps)[1].schedule) if way == BEST else "",
+            text=self._chosen(steps) if way == BEST else "",
             seconds_per_1000=sum(one.seconds_per_1000 for one in results) / len(results),
         )
 
     def best(self, steps: int) -> tuple[str, Tuned]:
         """The hand-made schedule that was best on validation crystals, after its kind."""
-        return min(self.tuned[steps].items(), key=lambda item: item[1].score)
+        return best_of(self.tuned[steps], self.highest)
+
+    def _chosen(self, steps: int) -> str:
+        """The best hand-made schedule, and what is to be known of how it was chosen."""
+        best = self.best(steps)[1]
+        notes = [f"tuned at {best.steps}"] if best.steps != steps else []
+        notes += [f"largest {key} tried" for key in best.at_border]
+        return brief(best.schedule) + (f" ({', '.join(notes)})" if notes else "")
 
     def less(self, way: str, steps: int, other: str, other_steps: int) -> dict[str, Interval]:
         """By how much the metrics of one way are above those of another, at the same or at other grid points."""
@@ -130,6 +140,16 @@ class Ablated:
 
     def _pooled(self, way: str, steps: int) -> ByComposition:
         return pooled([one.by_composition for one in self._results(way, steps)])
+
+
+def ways_of(name: str, count: int) -> list[str]:
+    """What the versions of a learned schedule are called."""
+    return [name] if count == 1 else [f"{name} {number}" for number in range(count)]
+
+
+def best_of(kinds: Mapping[str, Tuned], highest: bool) -> tuple[str, Tuned]:
+    """The best of what was tuned, after its kind."""
+    return min(kinds.items(), key=lambda item: -item[1].value if highest else item[1].value)
 
 
 def brief(schedule: HandMade) -> str:
@@ -150,7 +170,9 @@ def pooled(several: Sequence[ByComposition]) -> ByComposition:
         for name in first.totals
         if all(name in one.totals for one in several)
     }
-    return replace(first, totals=totals)
+    # Of several evaluations there is no one median.
+    medians = first.medians if len(several) == 1 else [math.nan] * len(first.medians)
+    return replace(first, totals=totals, medians=medians)
 
 
 def write_ablation(folder: Path, sets: Mapping[str, Ablated], by: str) -> Path:
@@ -190,9 +212,11 @@ def _as_dict(one: Ablated) -> dict[str, Any]:
             {
                 "steps": steps,
                 "kind": kind,
-                "schedule": describe(best.schedule),
-                "score": _finite(best.score),
-                "tried": [{"schedule": describe(tried), "score": _finite(score)} for tried, score in best.tried],
+                "schedule": brief(best.schedule),
+                "value": best.value,
+                "tuned_at": best.steps,
+                "at_border": list(best.at_border),
+                "tried": [{"schedule": brief(tried), "value": _finite(value)} for tried, value in best.tried],
             }
             for steps, kinds in one.tuned.items()
             for kind, best in kinds.items()
@@ -246,25 +270,29 @@ def _table(one: Ablated) -> str:
     head = ["steps", "schedule", *(COLUMNS[key].title for key in keys), *less, "s/1000"]
     rows = []
     for row in one.rows:
-        cells = [_cell(row.intervals.get(key), COLUMNS[key].form) for key in keys]
+        cells = [_cell(row.intervals.get(key), COLUMNS[key].form, row.seeds.get(key)) for key in keys]
         cells += [_cell(found.get("crmse"), "{:+.3f}") for found in (row.less_best, row.less_none)]
         way = f"{row.way}\n{row.text}" if row.text else row.way
         rows.append([str(row.steps), way, *cells, f"{row.seconds_per_1000:.1f}"])
     return f'<div class="wide">{html_table(head, rows)}</div>'
 
 
-def _cell(found: Interval | None, form: str) -> str:
+def _cell(found: Interval | None, form: str, seeds: tuple[float, float] | None = None) -> str:
     if found is None or math.isnan(found.mean):
         return "–"
-    text = formatted(found.mean, form)
-    return text if math.isnan(found.low) else f"{text}\n[{formatted(found.low, form)}, {formatted(found.high, form)}]"
+    lines = [formatted(found.mean, form)]
+    if not math.isnan(found.low):
+        lines.append(f"[{formatted(found.low, form)}, {formatted(found.high, form)}]")
+    if seeds is not None:
+        lines.append(f"seeds {formatted(seeds[0], form)} to {formatted(seeds[1], form)}")
+    return "\n".join(lines)
 
 
 def _tuned_table(one: Ablated) -> str:
     rows = [
-        [str(steps), kind, brief(best.schedule), f"{best.score:.4f}", str(len(best.tried))]
+        [str(steps), str(best.steps), kind, brief(best.schedule), f"{best.value:.4f}", str(len(best.tried))]
         for steps, kinds in sorted(one.tuned.items())
         for kind, best in kinds.items()
     ]
-    table = html_table(["steps", "kind", "best on validation crystals", "score", "tried"], rows)
+    table = html_table(["steps", "tuned at", "kind", "best on validation crystals", "value", "tried"], rows)
     return f'<details class="wide"><summary>Tuned by hand</summary>{table}</details>' if rows else ""

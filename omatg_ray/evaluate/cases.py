@@ -26,9 +26,12 @@ from omatg_ray.model import EULER, FlowModel, NoiseMode, Solver
 from omatg_ray.policy.annealing import Annealing, describe
 from omatg_ray.reward.matching import MatchSettings
 from omatg_ray.run.atomic import write_text
+from omatg_ray.run.versions import versions
 from omatg_ray.schedule import OWN
 
 FORMAT: Final = "omatg_ray.case.1"
+DECIDING = ("omatg-ray", "pymatgen", "matgl")
+"""Packages whose versions decide a result: what is valid, what matches, what an energy is."""
 CASES = "cases"
 """Folder of the files."""
 
@@ -268,7 +271,9 @@ def conditions_of(evaluator: Evaluator, *, plausible: bool = False) -> str:
     reward = evaluator.bench.reward
     energies = None if reward is None else (reward.potential.fingerprint, reward.invalid_energy, reward.repulsion)
     tolerances = astuple(replace(MatchSettings(), stol=evaluator.bench.stol))
+    found = versions()
     decided = {
+        "versions": {name: found.get(name) for name in DECIDING},
         "data": dataset_fingerprint(evaluator.known),
         "rows": evaluator.references.ids,
         "seed": evaluator.seed,

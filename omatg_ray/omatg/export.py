@@ -86,7 +86,7 @@ def exported_network(model: FlowModel, notes: list[str]) -> CSPNet:
     """
     what = model.description
     if what.annealing is not None and not isinstance(what.annealing, LinearAnnealing):
-        raise ModelError("its learned annealing schedule cannot be exported: `omg predict` knows only slopes")
+        raise ModelError("its annealing cannot be exported: `omg predict` knows only linear slopes")
     frozen = [of for of in FIELDS if what.active and of not in what.active]
     if frozen and not _same(model.network, model.base_network):
         raise ModelError(

@@ -227,9 +227,16 @@ class LearnedAnnealing(nn.Module):
 
 
 def describe(annealing: Annealing | None) -> dict[str, Any] | None:
-    """What an annealing is, ready for JSON, the same for two only if they are; of learned weights their checksum."""
+    """What an annealing is, ready for JSON, the same for two only if they are; of learned weights their checksum.
+
+    All that leave the velocity and the grid as they are, are described as one.
+    """
     if annealing is None:
         return None
+    if isinstance(annealing, HandMadeAnnealing) and annealing.pos == annealing.cell == 0.0:
+        return {"kind": "none"}
+    if isinstance(annealing, StepSizes) and annealing.power == 1.0:
+        return {"kind": "none"}
     if isinstance(annealing, LearnedAnnealing):
         digest = hashlib.sha256()
         for name, value in sorted(annealing.state_dict().items()):
@@ -243,9 +250,10 @@ def describe(annealing: Annealing | None) -> dict[str, Any] | None:
 def curves(annealing: Annealing) -> list[Curve]:
     """1 + s(t) for pictures and files: one curve, or where s depends on features, one for each of some examples."""
     t = torch.linspace(T_MIN, T_MAX, CURVE_POINTS)
+    if isinstance(annealing, LearnedAnnealing):
+        t = t.to(next(annealing.parameters()))
     if not isinstance(annealing, LearnedAnnealing) or not annealing.settings.features:
         return [Curve(of="", t=t.tolist(), **{field: annealing.factor(field, t).tolist() for field in FIELDS})]
-    t = t.to(next(annealing.parameters()))
     found = []
     for label, features in examples(annealing.settings.features):
         rows = torch.tensor(features).to(t).expand(len(t), -1)

@@ -167,7 +167,7 @@ class Policy:
     def velocity(self, crystals: CrystalBatch, t: Tensor) -> Fields:
         """∂_t of both fields without noise: pos (sum N, 3), cell (B, 3, 3); t () or (B,)."""
         one = torch.ones((), dtype=crystals.dtype, device=crystals.device)
-        return self.step(crystals, t, one, {}).displacement
+        return self.step(crystals, t, one, {}, euler=False).displacement
 
     def step(
         self,
@@ -178,6 +178,7 @@ class Policy:
         with_base: bool = False,
         jumps: Tensor | None = None,
         last: bool = False,
+        euler: bool = True,
     ) -> Step:
         """Displacement of both fields from t to t + dt; a field without an entry in `noise` moves without.
 
@@ -187,6 +188,7 @@ class Policy:
         Args:
             jumps: Uniform numbers (sum N,) for species that are generated; None: species stay.
             last: Whether the step ends the trajectory, which completes the species.
+            euler: Whether dt is the length of a step that is taken, on which schedules may depend.
         """
         scaled = self.active if self.drift.per_structure else ()
         base_heads: set[Output] = {VELOCITY[field] for field in (*self.frozen, *scaled)}
@@ -203,14 +205,15 @@ class Policy:
         base = _ask(self.base_network, crystals, t, base_heads | (self.heads if with_base else set()))
         displacement: Fields = {}
         actions: Fields = {}
+        length = dt if euler else None
         for field in FIELDS:
             if field in self.frozen:
-                displacement[field] = self.of_frozen.rate(field, base, t, crystals, dt) * dt
+                displacement[field] = self.of_frozen.rate(field, base, t, crystals, length) * dt
                 continue
             if field in quiet:
-                displacement[field] = self.quiet.rate(field, own, t, crystals, dt) * dt
+                displacement[field] = self.quiet.rate(field, own, t, crystals, length) * dt
                 continue
-            action = self.drift.rate(field, own, t, crystals, dt) * dt
+            action = self.drift.rate(field, own, t, crystals, length) * dt
             if field in noise:
                 action = action + self.noise[field].sigma(t) * dt.sqrt() * noise[field]
             if field in scaled:

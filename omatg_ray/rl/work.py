@@ -28,7 +28,7 @@ class RolloutSettings(Settings):
     steps: int | list[int] = Field(
         50,
         description="grid points of the time grid; one Euler step fewer. Several numbers take turns, iteration by "
-        "iteration; validations use the first",
+        "iteration (validation.steps: those of validations, by default the first)",
     )
     shared_start: bool = Field(False, description="all trajectories of a group start from the same x_0")
     groups_per_item: int = Field(1, ge=1, description="groups that one rollout call integrates together")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,9 @@ run: {run}
 sets:
   bundled:
     model: bundled
-    learned: {{mine: [{learned}, {learned}]}}
+    learned: {{mine: [{learned}0, {learned}1]}}
 steps: [3, 6]
-kinds: [linear, steps]
+kinds: [constant, steps]
 tuning: {{limit: 3, most_steps: 3, pos: [0, 3], cell: [0, 1], power: [1, 2]}}
 limit: 4
 workers: 0
@@ -30,14 +31,18 @@ threads: 1
 
 
 def settings(tmp_path: Path, *overrides: str) -> AblationSettings:
-    learned, config = tmp_path / "learned", tmp_path / "ablation.yaml"
-    if not learned.exists():
-        learned.mkdir()
+    """With two learned schedules that are constant factors for positions, 1 + 0 and 1 + 3."""
+    config = tmp_path / "ablation.yaml"
+    for seed, value in enumerate((0.0, 3.0)):
+        folder = tmp_path / f"learned{seed}"
+        if folder.exists():
+            continue
+        folder.mkdir()
         schedule = LearnedAnnealing(LearnedSchedule(hidden=4, layers=0, fields=["pos", "cell"]))
         with torch.no_grad():
-            schedule.heads["pos"].bias.fill_(1.5)
-        save_schedule(schedule, learned, {})
-    config.write_text(CONFIG.format(run=tmp_path / "run", learned=learned))
+            schedule.heads["pos"].bias.fill_(value)
+        save_schedule(schedule, folder, {})
+    config.write_text(CONFIG.format(run=tmp_path / "run", learned=tmp_path / "learned"))
     return AblationSettings.load(config, overrides)
 
 
@@ -45,21 +50,25 @@ def test_schedules_are_tuned_evaluated_and_not_computed_twice(tmp_path: Path) ->
     result = ablate(settings(tmp_path))
     found = result.sets["bundled"]
     assert [(row.way, row.steps) for row in found.rows] == [(way, n) for n in (3, 6) for way in (NONE, BEST, "mine")]
-    # A learned 1 + s = 2.5 for positions alone is what a constant factor gives; seeds that agree have one value.
-    mine = found.rows[2]
-    assert mine.seeds["crmse"][0] == mine.seeds["crmse"][1] == pytest.approx(mine.intervals["crmse"].mean)
-    # Six points are more than were tuned.
-    assert found.tuned[6] == found.tuned[3] and set(found.tuned[3]) == {"linear", "steps"}
-    # The best of the kinds is what was best on validation crystals.
-    scores = {kind: best.score for kind, best in found.tuned[3].items()}
-    assert found.best(3)[0] == min(scores, key=lambda kind: scores[kind])
+    # What the seeds learned is none, and the constant that was tried at three points.
+    none, best, mine = found.rows[:3]
+    constant = next(value for one, value in found.tuned[3]["constant"].tried if one.pos == 3 and one.cell == 0)
+    assert math.isfinite(constant)
+    crmse = [one.metrics["crmse"] for one in found.results if one.steps == 3 and one.way.startswith("mine")]
+    assert crmse[0] == pytest.approx(none.intervals["crmse"].mean)
+    assert mine.seeds["crmse"] == (min(crmse), max(crmse))
+    assert mine.intervals["crmse"].mean == pytest.approx(sum(crmse) / 2)
+    assert mine.less_best["crmse"].mean == pytest.approx(sum(crmse) / 2 - best.intervals["crmse"].mean)
+    # Six points are more than were tuned, and the table says so.
+    assert found.tuned[6] == found.tuned[3] and set(found.tuned[3]) == {"constant", "steps"}
+    assert "tuned at 3" in next(row.text for row in found.rows if row.way == BEST and row.steps == 6)
     for row in found.rows:
         assert row.less_best == {} if row.way == BEST else row.less_best["crmse"].n >= 1
-    none = {row.steps: row.intervals["crmse"].mean for row in found.rows if row.way == NONE}
-    assert found.rows[0].less_none["crmse"].mean == pytest.approx(none[3] - none[6])
+    plain = {row.steps: row.intervals["crmse"].mean for row in found.rows if row.way == NONE}
+    assert none.less_none["crmse"].mean == pytest.approx(plain[3] - plain[6])
 
     written = json.loads((tmp_path / "run" / "ablation.json").read_text())["sets"]["bundled"]
-    assert len(written["rows"]) == 6 and {one["kind"] for one in written["tuned"]} == {"linear", "steps"}
+    assert len(written["rows"]) == 6 and {one["kind"] for one in written["tuned"]} == {"constant", "steps"}
     page = result.report.read_text()
     assert "best hand-made" in page and page.count("<svg") >= 4 and 'href="bundled/report.html"' in page
     assert "mine" in ablation_table(found)
@@ -79,6 +88,9 @@ def test_schedules_are_tuned_evaluated_and_not_computed_twice(tmp_path: Path) ->
         ("kinds=[cosin]", ["kinds", "cosin"]),
         ("tunning.limit=3", ["unknown key tunning", "did you mean tuning?"]),
         ("sets.bundled.learned={x: [nowhere]}", ["nowhere", "neither a folder"]),
+        ("sets.bundled.learned={constant: [bundled]}", ["learned.constant", "taken"]),
+        ("sets.bundled.learned={x: []}", ["learned.x", "at least 1"]),
+        ("run=s3://bucket/x", ["run", "folder on this machine"]),
     ],
 )
 def test_what_is_wrong_is_said(override: str, words: list[str], tmp_path: Path) -> None:

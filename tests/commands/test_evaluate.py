@@ -120,7 +120,8 @@ def test_schedules_take_the_place_of_the_models_own(
     again = evaluated(command, tmp_path / "d.json", *words, "--schedule", tmp_path / "copy")
     assert again["per_structure"] == learned["per_structure"]
     # Several are cases.
-    out = command("evaluate", *words, "--steps", 3, "--schedule", "none", "bundled", "own", "--quiet").out
+    schedules = [word for name in ("none", "bundled", "own") for word in ("--schedule", name)]
+    out = command("evaluate", *words, "--steps", 3, "--quiet", *schedules).out
     assert [name for name in ("none", "bundled", "own") if f" {name} " in out] == ["none", "bundled", "own"]
     command("evaluate", *words, "--schedule", "none", "--slope-pos", 5).refuses("--schedule", "either")
     command("evaluate", *words, "--schedule", "nowhere").refuses("nowhere", "neither a folder")
@@ -152,7 +153,7 @@ def test_several_cases_in_one_call(
     trained: TrainResult, base: Path, workshop: Workshop, command: Command, tmp_path: Path
 ) -> None:
     words = [base, workshop.root / "trained", "--data", workshop.data, "--limit", 5, "--samples", 2]
-    written, printed = compared(command, tmp_path / "to", *words, "--steps", 3, 4)
+    written, printed = compared(command, tmp_path / "to", *words, "--steps", "3,4")
     cases = written["cases"]
     assert [(case["model"], case["steps"]) for case in cases] == [
         ("base", 3), ("base", 4), ("trained", 3), ("trained", 4),
@@ -191,7 +192,7 @@ def test_a_second_call_goes_on_and_more_cases_add_to_it(
     base: Path, workshop: Workshop, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [base, "--data", workshop.data, "--limit", 4, "--potential", workshop.potential]
-    first, _ = compared(command, tmp_path, *words, "--steps", 3, 4)
+    first, _ = compared(command, tmp_path, *words, "--steps", "3,4")
     generated = []
 
     def watched(self: FlowModel, *given: Any) -> Any:
@@ -200,7 +201,7 @@ def test_a_second_call_goes_on_and_more_cases_add_to_it(
 
     generate = FlowModel.generate
     monkeypatch.setattr(FlowModel, "generate", watched)
-    again, printed = compared(command, tmp_path, *words, "--steps", 3, 4)
+    again, printed = compared(command, tmp_path, *words, "--steps", "3,4")
     assert again == first and generated == []
     assert "done before, and not evaluated again: 2 of 2 cases" in printed
     more, printed = compared(command, tmp_path, *words, "--steps", 5, "--slope-pos", 2)
@@ -216,11 +217,11 @@ def test_a_second_call_goes_on_and_more_cases_add_to_it(
 
 def test_cases_without_a_folder(base: Path, workshop: Workshop, command: Command, tmp_path: Path) -> None:
     words = ["evaluate", base, "--data", workshop.data, "--limit", 3, "--potential", "none", "--workers", 0, "--quiet"]
-    done = command(*words, "--steps", 3, 4, 3, "--json", tmp_path / "a.json")
+    done = command(*words, "--steps", "3,4,3", "--json", tmp_path / "a.json")
     assert done.code == 0 and len(done.out.splitlines()) == 1 + 2 + 2
     assert [case["steps"] for case in json.loads((tmp_path / "a.json").read_text())["cases"]] == [3, 4]
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-    command(*words, "--steps", 3, 4, "--out", tmp_path / "a.extxyz").refuses("--out", "single case")
+    command(*words, "--steps", "3,4", "--out", tmp_path / "a.extxyz").refuses("--out", "single case")
     (tmp_path / "file").touch()
     command(*words, "--to", tmp_path / "file").refuses("file", "not a folder")
 

@@ -9,7 +9,12 @@ import torch
 
 from omatg_ray.commands.pretrain import pretrain
 from omatg_ray.commands.train import TrainResult, train
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import ModelError
 from omatg_ray.model import FlowModel
+from omatg_ray.policy.annealing import LearnedAnnealing, describe
+from omatg_ray.run.metrics import read_metrics
+from omatg_ray.schedule import learned_schedule
 from omatg_ray.seeding import seed_of
 from tests.commands.conftest import Workshop
 from tests.commands.test_train import assert_same_end
@@ -64,6 +69,34 @@ def test_annealing_learns_its_schedule_and_nothing_else(annealing: TrainResult, 
     x_0 = model.description.base_distribution.sample([[11, 17]], [seed_of(0, "structure", 0)])
     plain, annealed = (one.generate([[11, 17]], steps=2).cell - x_0.cell for one in (start, model))
     torch.testing.assert_close(annealed, model.annealing.factor("cell", torch.tensor(0.001)).detach() * plain)
+
+
+def test_what_was_learned_is_a_schedule_of_its_own(annealing: TrainResult) -> None:
+    run = Path(annealing.model).parents[1]
+    kept, model = learned_schedule(run), FlowModel.load(annealing.model)
+    assert isinstance(model.annealing, LearnedAnnealing)
+    assert describe(kept) == describe(model.annealing)
+    assert "The learned schedule" in (run / "report.html").read_text()
+
+
+CONDITIONED = ["policy.schedule.features=[atoms, electronegativity, steps]", "rollout.steps=[4, 3]"]
+
+
+def test_conditioned_schedules_and_taking_turns_go_on_bit_by_bit(
+    workshop: Workshop, base: Path, tmp_path: Path
+) -> None:
+    keys = [f"base={base}", "policy.variant=annealing", *BOTH, *CONDITIONED]
+    model = goes_on_bit_by_bit(workshop, tmp_path / "run", *keys)
+    assert isinstance(model.annealing, LearnedAnnealing)
+    small, large = (CrystalBatch.from_structures([s]) for s in model.sample(["NaCl", "Na4Cl4"], steps=3))
+    t, dt = torch.tensor(0.5), torch.tensor(0.1)
+    factors = [float(model.annealing.factor("pos", t, one, dt).detach()) for one in (small, large)]
+    assert factors[0] != factors[1]
+    # On-policy, so the densities that the learner computes are those that were recorded.
+    lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "train"]
+    assert lines and all(line["log_ratio_max"] < 1e-3 for line in lines)
+    with pytest.raises(ModelError, match="length of Euler steps"):
+        model.generate([[11, 17]], steps=3, solver="midpoint")
 
 
 def test_annealing_runs_go_on_bit_by_bit(workshop: Workshop, base: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_evaluate_several_cases(
     workshop: Workshop, base: Path, trained: TrainResult, command: Command, tmp_path: Path
 ) -> None:
     """Actors go from one model to the next while blocks of both are on their way."""
-    words = ["evaluate", base, trained.model, "--data", workshop.data, "--steps", 3, 5, "--samples", 2]
+    words = ["evaluate", base, trained.model, "--data", workshop.data, "--steps", "3,5", "--samples", 2]
     words += ["--threads", 1, *BLOCKS, "--to"]
     assert command(*words, tmp_path / "alone").code == command(*words, tmp_path / "ray", *ACTORS).code == 0
     found = []

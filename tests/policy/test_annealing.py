@@ -138,6 +138,17 @@ def test_a_conditioned_schedule_learns_what_differs_between_structures(shared):
     assert eight.pos[10] == pytest.approx(float(schedule.factor("pos", at, batch.select([0])).detach()), abs=1e-6)
 
 
+def test_curves_are_those_of_the_device_of_the_weights():
+    """The meta device refuses tensors of another one, as a GPU does."""
+    with pytest.raises(NotImplementedError, match="meta"):  # there are no numbers to show, but no mixture either
+        curves(LearnedAnnealing(LearnedSchedule(fields=["pos"])).to("meta"))
+
+
+def test_what_changes_nothing_is_described_as_one():
+    assert describe(LinearAnnealing()) == describe(CosineAnnealing()) == describe(StepSizes()) == {"kind": "none"}
+    assert describe(LinearAnnealing(cell=1.0)) != describe(CosineAnnealing(cell=1.0))
+
+
 def test_a_description_tells_weights_apart():
     settings = LearnedSchedule(hidden=4, layers=0, fields=["pos"])
     one, other = LearnedAnnealing(settings), LearnedAnnealing(settings)
