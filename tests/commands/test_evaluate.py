@@ -179,7 +179,7 @@ def test_several_cases_in_one_call(
 
 def test_the_bundled_model(command: Command, tmp_path: Path) -> None:
     """With real crystals and energies: annealing helps where there are points enough."""
-    words = ["bundled", "--data", "bundled", "--limit", 8, "--samples", 2, "--steps", 5, 20, "--threads", 1]
+    words = ["bundled", "--data", "bundled", "--limit", 8, "--samples", 2, "--steps", "5,20", "--threads", 1]
     written, _ = compared(command, tmp_path, *words, "--slope-pos", 5, "--slope-cell", 2)
     few, many = written["cases"]
     assert few["metrics"]["n"] == many["metrics"]["n"] == 16
