@@ -14,7 +14,8 @@ from omatg_ray.errors import ModelError
 from omatg_ray.model import FlowModel
 from omatg_ray.policy.annealing import HandMadeAnnealing, LearnedSchedule, LinearAnnealing, StepSizes
 from omatg_ray.policy.noise import NoiseSettings
-from omatg_ray.run.storage import is_remote
+from omatg_ray.run.folder import fetched_model
+from omatg_ray.run.storage import files_at, is_remote
 from omatg_ray.schedule import SCHEDULE_FILE, read_description
 
 
@@ -71,19 +72,26 @@ def described(name: str) -> str:
             f"info: {name} is neither one of {', '.join(ASSETS)} or {BUNDLED}, nor is there a model or run folder of "
             "that name"
         )
+    if is_remote(name) and SCHEDULE_FILE in files_at(name):
+        with fetched_model(name, SCHEDULE_FILE) as copy:
+            return described_schedule(copy, name)
     if not is_bundled(name) and not is_remote(name) and (Path(name) / SCHEDULE_FILE).is_file():
-        return described_schedule(Path(name))
+        return described_schedule(Path(name), name)
     return described_model(name)
 
 
-def described_schedule(folder: Path) -> str:
+def described_schedule(folder: Path, name: str) -> str:
     """What a learned schedule is, in lines of a label and a text.
+
+    Args:
+        folder: Its files.
+        name: What to call it.
 
     Raises:
         ModelError: It cannot be read.
     """
     what = read_description(folder)
-    rows = {"schedule": f"{folder}, {_annealing(what.schedule)}"}
+    rows = {"schedule": f"{name}, {_annealing(what.schedule)}"}
     for curve in what.curves:
         for field in FIELDS:
             values = getattr(curve, field)

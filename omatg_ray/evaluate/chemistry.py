@@ -64,6 +64,7 @@ class PlausibilityCheck:
 
         self.own_images = own_images
         self._pool = BoundedPool(is_plausible, workers, timeout)
+        self._known: tuple[CrystalBatch, Tensor] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -86,6 +87,12 @@ class PlausibilityCheck:
         timed_out = sum(outcome.timed_out for outcome in outcomes)
         return Plausibility(plausible, timed_out, sum(o.error is not None for o in outcomes) - timed_out)
 
+    def known(self, references: CrystalBatch) -> Tensor:
+        """Which of some references are plausible (n,), bool; kept for as long as the same ones are asked for."""
+        if self._known is None or self._known[0] is not references:
+            self._known = references, self(references).plausible
+        return self._known[1]
+
 
 def with_plausibility(
     evaluation: Evaluation, references: CrystalBatch, check: PlausibilityCheck, stol: float
@@ -101,7 +108,7 @@ def with_plausibility(
     ours = check(evaluation.crystals).plausible
     rows = {"plausible_share": ours.double()}
     if evaluation.metrics.match_rate is not None:
-        theirs = check(references).plausible.repeat(len(ours) // len(references))
+        theirs = check.known(references).repeat(len(ours) // len(references))
         matches = plausible_matches(evaluation.match, ours, theirs)
         rows["plausible_match_rate"] = matches.isfinite().double()
         rows["plausible_rmse"] = matches

@@ -207,7 +207,8 @@ def _histograms(comparison: Comparison, column: str) -> str:
 def _crystals(comparison: Comparison, references: CrystalDataset, folder: CaseFolder) -> str:
     results = comparison.results
     chosen = [results[place] for place in sorted(set(np.linspace(0, len(results) - 1, N_DRAWN).round().astype(int)))]
-    columns = [(one, found) for one in chosen if (found := _structures(folder, one.key))]
+    n = len(references)
+    columns = [(one, found) for one in chosen if len(found := _structures(folder, one.key)) >= n]
     if not columns:
         return ""
     formulas = references.crystals.formulas()

@@ -148,7 +148,10 @@ def test_what_one_network_cannot_express_is_refused(tmp_path: Path) -> None:
     fitted = BaseDistribution(cell=InformedCell(log_length_mean=(1.5, 1.5, 1.6), log_length_std=(0.1, 0.1, 0.1)))
     noise = {"pos": NOISE, "cell": NOISE}
     for model, message in (
-        (model_of(variant="annealing", active=["pos", "cell"], noise=noise, annealing=schedule), "its annealing cannot be exported"),
+        (
+            model_of(variant="annealing", active=["pos", "cell"], noise=noise, annealing=schedule),
+            "its annealing cannot be exported",
+        ),
         (model_of(base_distribution=fitted), "fitted to other data than OMatG has fits for"),
     ):
         with pytest.raises(ModelError, match=message):
