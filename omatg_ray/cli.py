@@ -86,9 +86,10 @@ case that is done is kept in DIR/cases and not evaluated again: what was interru
 one with more cases adds to the report. All metrics are defined in docs/evaluation.md.
 
 A crystal depends on (seed, row, sample) alone, so evaluations with one seed can be compared row by row. A base model
-anneals only if told to, with --slope-pos and --slope-cell (5 and 2 suit the bundled one); a reinforced one anneals as
-it was trained. In the capped mean, an invalid crystal counts as if its energy were 3 eV/atom (--invalid-energy), and no
-other as more, before that of its reference is subtracted: one crystal with overlapping atoms decides a plain mean.
+anneals only if told to, with --schedule or slopes (the bundled one: --schedule bundled at 10 points, slopes 5 and 2 at
+50); a reinforced one anneals as it was trained. In the capped mean, an invalid crystal counts as if its energy were
+3 eV/atom (--invalid-energy), and no other as more, before that of its reference is subtracted: one crystal with
+overlapping atoms decides a plain mean.
 """
 
 ABLATE = """\
@@ -99,8 +100,8 @@ crystals.
   omatg-ray ablate configs/ablation.yaml
   omatg-ray ablate configs/ablation.yaml steps=[5,10,20] limit=100 run=runs/quick
 
-What is in the folder is not computed again: a call that was interrupted goes on when it is repeated. The folder gets
-report.html, ablation.json, and for each set a folder with all cases.
+`omatg-ray config ablation` lists the keys. What is in the folder is not computed again: a call that was interrupted
+goes on when it is repeated. The folder gets report.html, ablation.json, and for each set a folder with all cases.
 """
 
 GENERATE = """\
@@ -112,8 +113,8 @@ Generate crystals, drop invalid ones and duplicates, and rank them by energy whe
   omatg-ray generate models/mp20_de_novo --atoms 4 8 -n 16
 
 What a model generates lies near a minimum of the energy, not in it: with --relax, cells and positions are relaxed
-before duplicates, ranks and space groups are found. A base model anneals only if told to, with --slope-pos and
---slope-cell (5 and 2 suit the bundled one); a reinforced one anneals as it was trained.
+before duplicates, ranks and space groups are found. A base model anneals only if told to, with --schedule or slopes
+(the bundled one: --schedule bundled at 10 points, slopes 5 and 2 at 50); a reinforced one anneals as it was trained.
 
 The table shows formula, formula units per cell, rank, energy, energy above the best of the composition, space group and
 how many of the crystals were the same. Those more than 3 eV/atom above the best (atoms that overlap) are marked with !.
@@ -173,7 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, words = parser.parse_known_args(argv)
     unknown = [word for word in words if word.startswith("-")] or (words if "words" not in arguments else [])
     if unknown:
-        parser.error(f"unknown arguments: {' '.join(unknown)}")
+        hint = "; several numbers are joined by commas" if unknown[0].isdigit() else ""
+        parser.error(f"unknown arguments: {' '.join(unknown)}{hint}")
     if words:
         arguments.words += words
     with _plain_messages():
@@ -376,7 +378,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--no-ray", action="store_true", help="start no Ray")
 
     sub = verb("config", "list all configuration keys", CONFIG, _config)
-    sub.add_argument("prefix", nargs="?", default="", help="only keys that start with this, e.g. rollout")
+    sub.add_argument(
+        "prefix",
+        nargs="?",
+        default="",
+        help="only keys that start with this, e.g. rollout; ablation: those of `ablate`",
+    )
     return parser
 
 
@@ -449,13 +456,13 @@ def _sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> 
     sub.add_argument(
         "--slope-pos",
         help="multiply the velocity of positions by 1 + S t, in place of the model's own annealing; a base model has "
-        "none of its own, and for the bundled one 5, with 2 for lattices, is much better",
+        "none of its own, and for the bundled one 5, with 2 for lattices, is much better at 50 points",
         **slope,
     )
     sub.add_argument("--slope-cell", help="the same for lattices; of the two, one that is not given is 0", **slope)
     sub.add_argument(
         "--schedule",
-        action="append" if several else "store",
+        action="append",
         metavar="SCHEDULE",
         help="annealing in place of the model's own: none, linear:pos=5,cell=2, quadratic:..., cosine:..., "
         "constant:..., steps:power=2, bundled, or the folder of a learned schedule or of the run that learned it "
@@ -563,7 +570,10 @@ def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     from omatg_ray.commands.places import found_or_bundled
 
     model = found_or_bundled(arguments.model, "MODEL")
-    return {"model": model, "steps": arguments.steps, "schedule": _schedules(arguments)[0][1], **_work(arguments)}
+    schedules = _schedules(arguments)
+    if len(schedules) > 1:
+        raise ConfigError(f"one --schedule, please, not {len(schedules)}")
+    return {"model": model, "steps": arguments.steps, "schedule": schedules[0][1], **_work(arguments)}
 
 
 def _schedules(arguments: argparse.Namespace) -> list[tuple[str, Annealing | None]]:
@@ -574,8 +584,7 @@ def _schedules(arguments: argparse.Namespace) -> list[tuple[str, Annealing | Non
     if arguments.schedule is not None:
         if slopes != (None, None):
             raise ConfigError("--schedule: give either that or --slope-pos and --slope-cell, which mean linear ones")
-        texts = [arguments.schedule] if isinstance(arguments.schedule, str) else arguments.schedule
-        return [(text, _schedule(text)) for text in texts]
+        return [(text, _schedule(text)) for text in arguments.schedule]
     if slopes == (None, None):
         return [("own", None)]
     schedule = LinearAnnealing(pos=slopes[0] or 0.0, cell=slopes[1] or 0.0)
@@ -782,6 +791,8 @@ def _check_folder(path: str | None) -> Path | None:
     if is_remote(path):
         raise ConfigError(f"--to {path}: a folder on this machine, please; copy it there when it is done")
     place = lasting(Path(path))
+    if _holds_config(place):
+        raise ConfigError(f"--to {place}: that is a run, whose report would be lost; name a folder of its own")
     above = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise ConfigError(f"cannot write into {place}: {above} is not a folder that you may write to")
@@ -885,7 +896,13 @@ def _doctor(arguments: argparse.Namespace) -> None:
 def _config(arguments: argparse.Namespace) -> None:
     from omatg_ray.config import documented_keys
 
-    rows = [row for row in documented_keys() if row[0].startswith(arguments.prefix)]
+    if arguments.prefix == "ablation":
+        from omatg_ray.commands.ablate import AblationSettings, SetSettings
+
+        of_set = documented_keys(SetSettings(model="bundled"), "sets.NAME.")
+        rows = [*of_set, *documented_keys(AblationSettings(sets={"NAME": SetSettings(model="bundled")}))]
+    else:
+        rows = [row for row in documented_keys() if row[0].startswith(arguments.prefix)]
     if not rows:
         raise ConfigError(f"no key starts with {arguments.prefix!r}; `omatg-ray config` lists them all")
     for key, default, text in rows:

@@ -95,6 +95,10 @@ def read_schedule(text: str | Path) -> Annealing | None:
 
 
 def _hand_made(text: str, kind: str, keys: str) -> Annealing:
+    if not keys:
+        raise ConfigError(
+            f"schedule {text!r} needs values, as in {'steps:power=2' if kind == 'steps' else kind + ':pos=5,cell=2'}"
+        )
     given: dict[str, str] = {}
     for word in keys.split(","):
         key, equals, value = (part.strip() for part in word.partition("="))
@@ -136,7 +140,17 @@ def learned_schedule(place: str | Path) -> LearnedAnnealing:
         if (path / SCHEDULE_FILE).is_file():
             return _read(path)
     if not folder.exists():
-        raise ConfigError(f"schedule {str(place)!r} is neither a folder nor one of: {HELP}")
+        raise ConfigError(
+            f"schedule {str(place)!r}: there is no such folder, and it is none of {', '.join((OWN, NONE, *KINDS))} "
+            "with their keys (e.g. linear:pos=5,cell=2). A learned one is named by its folder, or by that of the run "
+            "that learned it, which has to be trained first (omatg-ray train configs/annealing_crmse.yaml)"
+        )
+    if folder.name == SCHEDULE_FILE:
+        return learned_schedule(folder.parent)
+    if not (folder / DESCRIPTION_FILE).exists() and not (folder / "checkpoints").exists():
+        raise ModelError(
+            f"{place} is no learned schedule (no {SCHEDULE_FILE}), and neither a model nor a run that has one"
+        )
     return _of_model(place)
 
 

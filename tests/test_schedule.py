@@ -44,11 +44,11 @@ def test_texts_mean_schedules():
         ("linear:po=5", ["linear:po=5", "did you mean pos"]),
         ("linear:pos", ["'pos' is not of the form key=value"]),
         ("linear:pos=x", ["pos", "valid number"]),
-        ("linear", ["'' is not of the form key=value"]),
+        ("linear", ["needs values, as in linear:pos=5"]),
         ("linear:kind=cosine,pos=3", ["kind is given twice"]),
         ("linear:pos=1,pos=5", ["pos is given twice"]),
         ("steps:power=0", ["power", "greater than 0"]),
-        ("linaer:pos=5", ["neither a folder nor one of", "linear:pos=5"]),
+        ("linaer:pos=5", ["no such folder", "linear:pos=5"]),
     ],
 )
 def test_texts_that_mean_nothing_are_refused(text, words):

@@ -17,14 +17,14 @@ from omatg_ray.commands.places import found_or_bundled, found_or_named, lasting
 from omatg_ray.commands.setup import base_run_data
 from omatg_ray.config import DataSettings, ModelPlace, Place, explain_errors, read_tree
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.errors import ConfigError
+from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.ablation import BEST, Ablated, Learned, best_of, brief, ways_of, write_ablation
 from omatg_ray.evaluate.cases import Case, CaseResult, evaluate_cases
 from omatg_ray.evaluate.comparison import Comparison, write_comparison
 from omatg_ray.evaluate.evaluation import Evaluator
 from omatg_ray.evaluate.tuning import HandMade, TriedSettings, Tuned, tune
 from omatg_ray.model import FlowModel
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.annealing import LearnedAnnealing, LinearAnnealing
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.storage import is_remote
 from omatg_ray.schedule import NONE, learned_schedule
@@ -144,7 +144,7 @@ def ablate(settings: AblationSettings, progress: bool = False) -> AblationResult
     folder = lasting(settings.run)
     sets = {name: _located(name, one) for name, one in settings.sets.items()}
     learned = {
-        name: [Learned(of, [learned_schedule(place) for place in found]) for of, found in one.learned.items()]
+        name: [Learned(of, _schedules(f"sets.{name}.learned.{of}", found)) for of, found in one.learned.items()]
         for name, one in sets.items()
     }
     done = {}
@@ -153,6 +153,14 @@ def ablate(settings: AblationSettings, progress: bool = False) -> AblationResult
         tuned = _tuned(settings, one, val, folder / name / "tuning", f"{name}: tuning", progress)
         done[name] = _compared(settings, one, test, folder / name, tuned, learned[name], progress)
     return AblationResult(done, write_ablation(folder, done, settings.tuning.by))
+
+
+def _schedules(key: str, places: Sequence[Place]) -> list[LearnedAnnealing]:
+    """Learned schedules of a key, whose name errors bear."""
+    try:
+        return [learned_schedule(place) for place in places]
+    except (ConfigError, ModelError) as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def _located(name: str, one: SetSettings) -> SetSettings:

@@ -11,6 +11,7 @@ import torch
 from omatg_ray.commands.prepare import Parts
 from omatg_ray.commands.workforce import local_crew
 from omatg_ray.config import Config
+from omatg_ray.policy.annealing import describe as describe_annealing
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import plan_iteration
 
@@ -105,6 +106,7 @@ def describe(config: Config, parts: Parts, figures: Estimate) -> str:
             f"per iteration  {rollout.groups} groups x {rollout.group_size} trajectories x {_steps(rollout.turns)} "
             f"steps ({' and '.join(networks)} network), {config.learner.epochs} PPO epochs",
             f"active      {', '.join(config.policy.active)} on {where(config, parts)}",
+            *([f"annealing   {_annealing(config, parts)}"] if parts.model.annealing is not None else []),
             f"time        about {figures.iteration:.1f} s an iteration (rollout {figures.rollout:.1f}, "
             f"reward {figures.reward:.1f}, learn {figures.learn:.1f}); {config.iterations} iterations: "
             f"{total / 60:.0f} min, plus validation every {config.validation.every} and the test at the end",
@@ -114,6 +116,16 @@ def describe(config: Config, parts: Parts, figures: Estimate) -> str:
             f"run folder  {config.run} (nothing written yet)",
         ]
     )
+
+
+def _annealing(config: Config, parts: Parts) -> str:
+    """What multiplies the velocity, in words."""
+    if config.policy.variant == "annealing":
+        return "learned by this run"
+    if config.policy.annealing_from is not None:
+        return f"learned, frozen, from {config.policy.annealing_from}"
+    described = describe_annealing(parts.model.annealing) or {}
+    return ", ".join(f"{key} {value}" for key, value in described.items())
 
 
 def _steps(turns: list[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from omatg_ray.commands.setup import flat
 from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.errors import ModelError
 from omatg_ray.model import FlowModel
-from omatg_ray.policy.annealing import HandMadeAnnealing, LearnedSchedule, LinearAnnealing, StepSizes
+from omatg_ray.policy.annealing import (
+    Curve,
+    HandMadeAnnealing,
+    LearnedAnnealing,
+    LearnedSchedule,
+    LinearAnnealing,
+    StepSizes,
+    curves,
+)
 from omatg_ray.policy.noise import NoiseSettings
 from omatg_ray.run.folder import fetched_model
 from omatg_ray.run.storage import files_at, is_remote
@@ -92,12 +101,18 @@ def described_schedule(folder: Path, name: str) -> str:
     """
     what = read_description(folder)
     rows = {"schedule": f"{name}, {_annealing(what.schedule)}"}
-    for curve in what.curves:
+    return _lines(rows | _factors(what.curves) | _provenance(what.provenance))
+
+
+def _factors(shown: Sequence[Curve]) -> dict[str, str]:
+    """By what a schedule multiplies velocities, at five times."""
+    rows = {}
+    for curve in shown:
         for field in FIELDS:
             values = getattr(curve, field)
-            shown = ", ".join(f"{values[place * (len(values) - 1) // 4]:.2f}" for place in range(5))
-            rows[f"{field}{f', {curve.of}' if curve.of else ''}"] = f"velocity times {shown} at t = 0, 1/4, 1/2, 3/4, 1"
-    return _lines(rows | _provenance(what.provenance))
+            text = ", ".join(f"{values[place * (len(values) - 1) // 4]:.2f}" for place in range(5))
+            rows[f"{field}{f', {curve.of}' if curve.of else ''}"] = f"velocity times {text} at t = 0, 1/4, 1/2, 3/4, 1"
+    return rows
 
 
 def described_model(name: str) -> str:
@@ -118,7 +133,8 @@ def described_model(name: str) -> str:
         "annealing": _annealing(what.annealing),
         "potential": what.potential or "none",
     }
-    return _lines(rows | _provenance(what.provenance))
+    learned = _factors(curves(model.annealing)) if isinstance(model.annealing, LearnedAnnealing) else {}
+    return _lines(rows | learned | _provenance(what.provenance))
 
 
 def _provenance(values: dict[str, Any]) -> dict[str, str]:

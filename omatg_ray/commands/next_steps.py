@@ -53,6 +53,9 @@ def next_steps(
     # What suits the bundled base with so many grid points is not what suits the few of training.
     finer = ["--steps", steps, *(BUNDLED_SLOPES if is_bundled(config.base) else [])]
     annealed = "" if is_bundled(config.base) else _annealed(rows[1:])
+    if config.policy.annealing_from is not None:
+        # Slopes would take the place of the schedule that it was reinforced with.
+        finer, annealed = ["--steps", steps], " (annealed as in the run)"
     compared, said = finer, f"with {steps} grid points in place of {trained}"
     if config.policy.variant == "annealing":
         # The schedule was learned for few steps; of interest is what many give without it.

@@ -147,7 +147,7 @@ def reinforced(start: FlowModel, config: Config, judges: Judges, elements: froze
     if policy.annealing_from is not None:
         try:
             schedule = learned_schedule(policy.annealing_from)
-        except ModelError as error:
+        except (ConfigError, ModelError) as error:
             raise ConfigError(f"policy.annealing_from: {error}") from error
     annealing: Any = start.description.annealing if policy.annealing is None else policy.annealing
     if policy.variant == "annealing" and not acts_on:

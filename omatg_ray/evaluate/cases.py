@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
@@ -28,6 +29,8 @@ from omatg_ray.reward.matching import MatchSettings
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.versions import versions
 from omatg_ray.schedule import OWN
+
+logger = logging.getLogger(__name__)
 
 FORMAT: Final = "omatg_ray.case.1"
 DECIDING = ("omatg-ray", "pymatgen", "matgl")
@@ -191,6 +194,14 @@ class CaseFolder:
     def others(self, conditions: str, keys: Sequence[str]) -> list[CaseResult]:
         """Results of other cases under the same conditions, which can be compared with those of these keys."""
         found = [self._read(path) for path in sorted(self.folder.glob("*.json")) if path.stem not in keys]
+        apart = sum(one is not None and one[1] != conditions for one in found)
+        if apart:
+            logger.warning(
+                "%s holds %d cases evaluated under other conditions (references, seed, samples, potential, versions), "
+                "which do not compare with these and are not shown",
+                self.folder,
+                apart,
+            )
         comparable = [one[0] for one in found if one is not None and one[1] == conditions]
         return sorted(comparable, key=lambda one: (one.name, one.way, one.steps, one.key))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omatg_ray.evaluate.metrics import Interval, paired_interval
+from omatg_ray.reward.matching import MatchSettings
 
 FEWEST = 20
 """Rows with fewer pairs get no verdict: a bootstrap of so few says too little."""
@@ -45,7 +46,7 @@ class Change:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """Changes of the capped mean of the relative energy and of the match rate, as far as both were measured.
+    """Changes of the capped mean of the relative energy, of the match rate and of the cRMSE, as far as measured.
 
     Args:
         before: An evaluation as `Evaluation.as_dict` gives it.
@@ -58,13 +59,14 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
     if rows[0].get("id") != rows[1].get("id"):
         return []
     found = []
-    for what, unit, column in (
-        ("relative energy, capped mean", " eV/atom", "relative_energy_capped"),
-        ("match rate", "", "rmse"),
+    for what, unit, column, read in (
+        ("relative energy, capped mean", " eV/atom", "relative_energy_capped", _numbers),
+        ("match rate", "", "rmse", _matched),
+        ("cRMSE", "", "rmse", _displacements),
     ):
         old, new = (row.get(column) for row in rows)
         if old and new and len(old) == len(new):
-            old, new = (_matched(values) if column == "rmse" else _numbers(values) for values in (old, new))
+            old, new = read(old), read(new)
             interval = paired_interval(new, old)
             if interval.n:
                 found.append(Change(what, unit, interval))
@@ -73,6 +75,10 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
 
 def _numbers(values: list[float | None]) -> Tensor:
     return torch.tensor([float("nan") if value is None else value for value in values], dtype=torch.float64)
+
+
+def _displacements(rmse: list[float | None]) -> Tensor:
+    return _numbers(rmse).nan_to_num(nan=MatchSettings().stol)
 
 
 def _matched(rmse: list[float | None]) -> Tensor:

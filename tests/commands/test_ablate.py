@@ -87,7 +87,7 @@ def test_schedules_are_tuned_evaluated_and_not_computed_twice(tmp_path: Path) ->
         ("steps=[50]", ["tuning.most_steps", "nothing could be tuned"]),
         ("kinds=[cosin]", ["kinds", "cosin"]),
         ("tunning.limit=3", ["unknown key tunning", "did you mean tuning?"]),
-        ("sets.bundled.learned={x: [nowhere]}", ["nowhere", "neither a folder"]),
+        ("sets.bundled.learned={x: [nowhere]}", ["sets.bundled.learned.x", "nowhere", "no such folder"]),
         ("sets.bundled.learned={constant: [bundled]}", ["learned.constant", "taken"]),
         ("sets.bundled.learned={x: []}", ["learned.x", "at least 1"]),
         ("run=s3://bucket/x", ["run", "folder on this machine"]),

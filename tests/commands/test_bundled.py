@@ -271,6 +271,8 @@ def test_next_steps_take_more_grid_points_than_training() -> None:
     assert of_bundled.count("--steps 80 --slope-pos 5 --slope-cell 2") == 2
     # A schedule was learned for the few steps of training, and slopes would take its place.
     learned = next_steps(Config.load(None, ["rollout.steps=10", "base=bundled", "policy.variant=annealing"]), rows)
+    frozen = next_steps(Config.load(None, ["base=bundled", "policy.annealing_from=bundled"]), rows)
+    assert "-n 16 --steps 50 " in frozen and "--slope" not in frozen
     assert "-n 16 --steps 10 " in learned and "--steps 100 --schedule none" in learned and "--slope" not in learned
 
 

@@ -123,8 +123,12 @@ def test_schedules_take_the_place_of_the_models_own(
     schedules = [word for name in ("none", "bundled", "own") for word in ("--schedule", name)]
     out = command("evaluate", *words, "--steps", 3, "--quiet", *schedules).out
     assert [name for name in ("none", "bundled", "own") if f" {name} " in out] == ["none", "bundled", "own"]
+    command("evaluate", *words, "--steps", "3,4", "--to", base).refuses("--to", "that is a run")
+    twice = ["--schedule", "none", "--schedule", "bundled"]
+    command("generate", base, "--formula", "NaCl", *twice).refuses("one --schedule", "not 2")
+    command("evaluate", *words, "--steps", 3, 4).refuses("unknown arguments: 4", "joined by commas")
     command("evaluate", *words, "--schedule", "none", "--slope-pos", 5).refuses("--schedule", "either")
-    command("evaluate", *words, "--schedule", "nowhere").refuses("nowhere", "neither a folder")
+    command("evaluate", *words, "--schedule", "nowhere").refuses("nowhere", "no such folder")
 
 
 def test_a_table_prints_what_was_measured() -> None:

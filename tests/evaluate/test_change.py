@@ -15,7 +15,7 @@ def evaluation(energies: list[float | None], rmse: list[float | None], ids: list
 def test_an_equal_shift_of_all_rows_is_sure_and_a_few_flipped_matches_are_not() -> None:
     before = evaluation([0.1 * i for i in range(40)], [0.1] * 20 + [None] * 20)
     after = evaluation([0.1 * i - 0.25 for i in range(40)], [None] + [0.2] * 20 + [None] * 18 + [0.3])
-    energy, match = changes(before, after)
+    energy, match, displacement = changes(before, after)
     # Pairing takes out what rows have in common, so the interval of a constant difference is that difference.
     assert (energy.interval.mean, energy.interval.low, energy.interval.high) == (pytest.approx(-0.25),) * 3
     assert str(energy) == "relative energy, capped mean: -0.250 [-0.250, -0.250] eV/atom: lower"
@@ -23,20 +23,22 @@ def test_an_equal_shift_of_all_rows_is_sure_and_a_few_flipped_matches_are_not() 
     assert match.interval.mean == pytest.approx(1 / 40)
     assert match.interval.low < 0 < match.interval.high
     assert match.verdict == "no significant change"
+    # 19 rows by 0.1 farther, one from 0.1 to unmatched (0.5), two from unmatched to 0.2 and 0.3.
+    assert displacement.interval.mean == pytest.approx((19 * 0.1 + 0.4 - 0.3 - 0.2) / 40)
     assert changes(after, before)[0].verdict == "higher"
 
 
 def test_rows_without_an_energy_on_either_side_are_no_pairs() -> None:
     before, after = evaluation([1.0, None, *[2.0] * 30], [None] * 32), evaluation([None, 1.0, *[1.0] * 30], [None] * 32)
-    energy, match = changes(before, after)
+    energy, match, _ = changes(before, after)
     assert (energy.interval.n, energy.interval.mean) == (30, -1.0)
     assert (match.interval.mean, match.verdict) == (0.0, "no significant change")
 
 
 def test_few_rows_get_no_verdict() -> None:
-    (match,) = changes(evaluation([None] * 3, [None] * 3), evaluation([None] * 3, [0.1] * 3))
+    match, _ = changes(evaluation([None] * 3, [None] * 3), evaluation([None] * 3, [0.1] * 3))
     assert match.verdict == "too few structures (3) to tell"
-    (alone,) = changes(evaluation([], [None]), evaluation([], [0.1]))
+    alone, _ = changes(evaluation([], [None]), evaluation([], [0.1]))
     assert str(alone) == "match rate: +1.000: too few structures (1) to tell"
 
 
