@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
+from typing import Protocol
 
 import torch
 
@@ -25,9 +26,19 @@ from omatg_ray.run.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-Examine = Callable[[int, Mapping[str, float], Mapping[str, float], bool], Mapping[str, float]]
-"""Takes an iteration, its metrics (none before the first), those of its validation, and whether the rewarded and the
-second potential part company; gives what is to be logged with the validation."""
+
+class Examiner(Protocol):
+    """Looks at a run as it goes."""
+
+    def iterated(self, metrics: Mapping[str, float]) -> None:
+        """An iteration is done, with these metrics."""
+
+    def validated(self, validation: Mapping[str, float], apart: bool) -> Mapping[str, float]:
+        """The model after it was validated; the rewarded and the second potential part company, or not.
+
+        Returns:
+            What is to be logged with the validation.
+        """
 
 
 class Reinforcement:
@@ -40,12 +51,13 @@ class Reinforcement:
         folder: Where it is written.
         done: Where it stands; None at the very start.
         progress: Show progress.
-        examine: Looks at every validation.
+        examiner: Looks at every iteration and validation.
 
     Attributes:
         best: The lowest score of a validation so far; infinite where none was a number.
         validation: Metrics of the last validation in this process.
         metrics: Metrics of the last iteration in this process.
+        score: That of the last validation in this process.
     """
 
     def __init__(
@@ -56,11 +68,11 @@ class Reinforcement:
         folder: RunFolder,
         done: Progressed | None,
         progress: bool,
-        examine: Examine | None = None,
+        examiner: Examiner | None = None,
     ) -> None:
         self.config, self.total = config, config.iterations
         self._parts, self._force, self._folder, self._progress = parts, force, folder, progress
-        self._examine = examine
+        self._examiner = examiner
         policy = parts.model.policy()
         # The base's outputs are recorded only where they count, but a scale's own reference is known.
         self._with_kl = config.objective.needs_base(policy) or policy.drift.per_structure
@@ -93,6 +105,7 @@ class Reinforcement:
         self.best = math.inf if done is None else done.best
         self.validation: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
+        self.score = math.inf
         self._stack = ExitStack()
 
     def __enter__(self) -> Reinforcement:
@@ -139,6 +152,8 @@ class Reinforcement:
         self.metrics = metrics = self._trainer.step()
         self._keep_actors()
         self._watch(self.iteration, metrics)
+        if self._examiner is not None:
+            self._examiner.iterated(metrics)
         is_best, validated = False, self.done or self.iteration % config.validation.every == 0
         if validated:
             began = time.perf_counter()
@@ -194,13 +209,14 @@ class Reinforcement:
             score = -float(rewards.nanmean())
             logged["reward_mean"] = -score
             said = f"reward {-score:.3f}"
-        if self._examine is not None:
-            logged |= self._examine(self.iteration, self.metrics, logged, watch.apart)
+        if self._examiner is not None:
+            logged |= self._examiner.validated(logged, watch.apart)
         self.validation = logged
         self._log.log("validation", self.iteration, logged)
         matched = "" if metrics.match_rate is None else f", match rate {metrics.match_rate:.3f}"
         self._bar.note(f"iteration {self.iteration}: validation {said}{matched}, invalid {metrics.invalid_share:.1%}")
-        return score if math.isfinite(score) else math.inf
+        self.score = score if math.isfinite(score) else math.inf
+        return self.score
 
 
 def _forget_results(folder: RunFolder) -> None:
