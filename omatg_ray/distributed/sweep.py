@@ -21,6 +21,7 @@ from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.distributed.trial import Trial, Work, name_of
 from omatg_ray.distributed.tuning import Domain, SchedulerSettings
 from omatg_ray.evaluate import sweep
+from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.sweep import FAILED, FINISHED, STOPPED, UNFINISHED, Sweep
 from omatg_ray.run.progress import print_line
 
@@ -29,11 +30,12 @@ OBJECTIVE, TIME = "objective", "training_iteration"
 FOLDER = "tune"
 """In the folder of a sweep: what Ray Tune keeps."""
 # Trials stay in the working directory of the driver; metrics are in their run folders, and not in files of Tune too.
-# Of what finished, all but the last two seconds is known after a kill.
+# Of what finished, all but the last second is known after a kill.
 ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "2",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
@@ -115,15 +117,18 @@ def run_sweep(plan: Plan, resume: bool, progress: bool) -> None:
 
 
 def _tuner(plan: Plan, resume: bool, progress: bool) -> tune.Tuner:
-    path = plan.folder / FOLDER
+    path, grids = plan.folder / FOLDER, plan.search == "grid"
+    space = {
+        "values": {key: _domain(domain, grids) for key, domain in plan.space.items()},
+        # Tune keeps no objects in what it stores of trials.
+        "work": plan.work,
+    }
     if resume and tune.Tuner.can_restore(str(path)):
-        return tune.Tuner.restore(str(path), trainable=Trial, resume_errored=True)
-    grids = plan.search == "grid"
-    space = {key: _domain(domain, grids) for key, domain in plan.space.items()}
+        return tune.Tuner.restore(str(path), trainable=Trial, resume_errored=True, param_space=space)
     searcher = _searcher(plan)
     return tune.Tuner(
         Trial,
-        param_space={"values": space, "work": plan.work},
+        param_space=space,
         tune_config=tune.TuneConfig(
             metric=OBJECTIVE,
             mode="min",
@@ -258,10 +263,9 @@ class SweepLog(tune.Callback):
         self._keep(trials)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        status = described(trial).status
-        done = sum(one.is_finished() for one in trials)
-        self._say(trial, f"{status} ({done} of {len(trials)} trials so far are done)")
-        self._keep(trials)
+        # Its status says so only after this.
+        done = sum(one.is_finished() or one is trial for one in trials)
+        self._say(trial, f"{_ending(trial.last_result or {})}; {counted(done, 'trial')} done")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._say(trial, f"lost, and goes on from its last checkpoint ({_error(trial)})")
@@ -278,7 +282,11 @@ class SweepLog(tune.Callback):
             print_line(f"trial {name_of(trial.trial_id)}: {text}")
 
     def _keep(self, trials: Sequence[Any]) -> None:
-        Sweep(self._metric, self._direction, [described(trial) for trial in trials]).write(self._folder)
+        found = [described(trial) for trial in trials]
+        if all(trial.name.isdigit() for trial in found):
+            # Tune lists those that it restores in another order.
+            found.sort(key=lambda trial: trial.name)
+        Sweep(self._metric, self._direction, found).write(self._folder)
 
 
 def described(trial: Any) -> sweep.Trial:
@@ -289,7 +297,7 @@ def described(trial: Any) -> sweep.Trial:
     if error is not None:
         status = FAILED
     elif trial.status == "TERMINATED":
-        status = FINISHED if result.get("iteration", 0) >= result.get("iterations", 1) else STOPPED
+        status = _ending(result)
     return sweep.Trial(
         name_of(trial.trial_id),
         dict(trial.config["values"]),
@@ -302,6 +310,13 @@ def described(trial: Any) -> sweep.Trial:
         error,
         dict(result.get("metrics", {})),
     )
+
+
+def _ending(result: Mapping[str, Any]) -> str:
+    """How a trial came to its end."""
+    if result.get("ended") is not None:
+        return FAILED
+    return FINISHED if result.get("iteration", 0) >= result.get("iterations", 1) else STOPPED
 
 
 def _form(value: float | None) -> str:

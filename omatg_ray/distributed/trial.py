@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,6 +55,9 @@ class Trial(tune.Trainable):
         # As everywhere in the program: what libraries warn of is nothing that users can act on.
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
+        # They say where every checkpoint lies.
+        for name in ("ray.train", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         work: Work = config["work"]
         self._run = work.start(config["values"], name_of(self.trial_id))
 

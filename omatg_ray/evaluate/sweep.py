@@ -337,7 +337,7 @@ def parallel_coordinates(sweep: Sweep) -> Figure | None:
             linestyle="-" if known else ":",
         )
     for x, (name, axis) in enumerate([*scales.items(), (_short(sweep.metric), results)]):
-        axes.axvline(x, color=INK, linewidth=1.0)
+        axes.plot([x, x], [0, 1], color=INK, linewidth=1.0)
         for height, text in axis.ticks():
             at_end = x == last
             axes.text(
@@ -349,8 +349,9 @@ def parallel_coordinates(sweep: Sweep) -> Figure | None:
                 ha="left" if at_end else "right",
                 va="center",
             )
-        axes.text(x, 1.09, name, color=INK, fontsize=9.5, ha="center", va="bottom")
-    axes.set(xlim=(-0.45, last + 0.4), ylim=(-0.05, 1.22))
+        text = name.replace(".", ".\n").replace(", ", ",\n")
+        axes.text(x, 1.06, text, color=INK, fontsize=9.5, ha="center", va="bottom")
+    axes.set(xlim=(-0.45, last + 0.4), ylim=(-0.05, 1.1 + 0.08 * max(name.count(".") + 1 for name in [*keys, "a.b"])))
     axes.set_axis_off()
     return figure
 
@@ -363,6 +364,7 @@ class _Axis:
         numbers = [] if self._words else [float(value) for value in values if value is not None]
         self._log = bool(numbers) and min(numbers) > 0 and max(numbers) >= 10 * min(numbers)
         scaled = [math.log10(number) for number in numbers] if self._log else numbers
+        self._few = set(numbers) if len(set(numbers)) <= 4 else set()
         self._low, self._high = (min(scaled), max(scaled)) if scaled else (0.0, 1.0)
 
     def height(self, value: Any) -> float:
@@ -378,8 +380,10 @@ class _Axis:
         """Heights and what stands there."""
         if self._words:
             return [((place + 0.5) / len(self._words), word) for place, word in enumerate(self._words)]
-        ends = [self._low] if self._high == self._low else np.linspace(self._low, self._high, 4).tolist()
-        numbers = [10**one if self._log else one for one in ends]
+        numbers = sorted(self._few)
+        if not numbers:
+            scaled = np.linspace(self._low, self._high, 4).tolist()
+            numbers = [10**one if self._log else one for one in scaled]
         return [(self.height(number), f"{number:.3g}".replace("-", "−")) for number in numbers]
 
 
