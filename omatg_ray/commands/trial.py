@@ -28,7 +28,7 @@ from omatg_ray.run.folder import METRICS, RunFolder
 from omatg_ray.run.metrics import read_metrics
 
 TRIAL_FILE = "trial.json"
-"""In a checkpoint of a trial: whose it is, and the score of its validation."""
+"""In a checkpoint of a trial: whose it is, since when, and the score of its validation."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ class TrialRun:
         self._work: Reinforcement | None = None
         self._done: Progressed | None = None
         self._ended: str | None = None
+        self._since = 0
         self._path = work.folder(name)
         try:
             with ExitStack() as stack:
@@ -161,11 +162,14 @@ class TrialRun:
         """Finite metrics of the last validation, and where the trial stands.
 
         That is `objective` (lower is better, for schedulers and searchers), `value`, `best` and `best_iteration` of
-        the metric that decides, `hacked`, `iteration` of `iterations`, `ended` where the trial failed for good, `done`.
+        the metric that decides, `hacked`, `since` (the state up to this iteration is of another trial), `iteration` of
+        `iterations`, `ended` where the trial failed for good, `done`.
         """
         settings, work = self._settings, self._work
         lines = read_metrics(self._path / METRICS) if (self._path / METRICS).is_file() else []
-        standing: Standing = standing_of(lines, settings.metric, settings.direction, settings.exclude_hacked)
+        standing: Standing = standing_of(
+            lines, settings.metric, settings.direction, settings.exclude_hacked, self._since
+        )
         measured = {} if work is None else work.validation
         plain = {name: value for name, value in measured.items() if isinstance(value, int | float)}
         return {
@@ -176,6 +180,7 @@ class TrialRun:
             "best": standing.best,
             "best_iteration": standing.best_iteration,
             "ever_hacked": standing.hacked,
+            "since": self._since,
             "iteration": 0 if work is None else work.iteration,
             "iterations": self._config.iterations if work is not None else 0,
             "ended": self._ended,
@@ -192,6 +197,7 @@ class TrialRun:
         write_state(path, self._parts.model, progressed, is_best=score <= progressed.best)
         shutil.copyfile(self._folder.metrics_path, path / METRICS)
         about = {"trial": self._name, "ended": None, "score": score if math.isfinite(score) else None}
+        about["since"] = self._since
         (path / TRIAL_FILE).write_text(json.dumps(about) + "\n")
 
     def load(self, path: Path) -> None:
@@ -210,6 +216,7 @@ class TrialRun:
         # A population mutates noise; its schedule stays that of the configuration unless it is learned.
         done, best = read_state(path, model, may_differ={"noise"})
         own = about["trial"] == self._name
+        self._since = about["since"] if own else done.iteration
         if not own:
             # What the other had found before is in its own folder.
             best = True

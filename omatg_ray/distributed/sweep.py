@@ -306,6 +306,7 @@ def described(trial: Any) -> sweep.Trial:
         result.get("value"),
         result.get("best"),
         result.get("best_iteration"),
+        result.get("since", 0),
         bool(result.get("ever_hacked", False)),
         error,
         dict(result.get("metrics", {})),

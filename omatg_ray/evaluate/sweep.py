@@ -54,7 +54,9 @@ class Standing:
     objective: float = WORST
 
 
-def standing_of(lines: Sequence[Mapping[str, Any]], metric: str, direction: str, exclude_hacked: bool) -> Standing:
+def standing_of(
+    lines: Sequence[Mapping[str, Any]], metric: str, direction: str, exclude_hacked: bool, since: int = 0
+) -> Standing:
     """Where a run stands by its metrics.
 
     Args:
@@ -62,8 +64,10 @@ def standing_of(lines: Sequence[Mapping[str, Any]], metric: str, direction: str,
         metric: Of validations.
         direction: min or max.
         exclude_hacked: Whether validations that a guard objects to are left out.
+        since: Validations up to this iteration are left out: they were of the same start, or of another trial whose
+            state was taken over.
     """
-    found = [line for line in lines if line["kind"] == "validation" and line["step"] > 0]
+    found = [line for line in lines if line["kind"] == "validation" and line["step"] > since]
     if not found:
         return Standing()
     sign = -1.0 if direction == "max" else 1.0
@@ -91,6 +95,7 @@ class Trial:
         last: The metric at its last validation.
         best: At its best one.
         best_iteration: After so many iterations.
+        since: Up to this iteration it is the past of another trial, whose state it took over.
         hacked: Whether a guard objected to a validation.
         error: Why it failed.
         metrics: Those of its last validation.
@@ -103,6 +108,7 @@ class Trial:
     last: float | None = None
     best: float | None = None
     best_iteration: int | None = None
+    since: int = 0
     hacked: bool = False
     error: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)

@@ -183,15 +183,20 @@ def test_a_trial_takes_over_the_state_of_another(workshop: Workshop, base: Path,
     other.close()
     same = trial(settings, "other", 1e-3)
     same.load(kept)
-    assert same.step() == donor.step()
+    ours, theirs = same.step(), donor.step()
+    assert (ours.pop("since"), theirs.pop("since")) == (2, 0)
+    # The validation of before is the donor's own.
+    best = theirs.pop("best"), theirs.pop("best_iteration")
+    assert (ours.pop("best"), ours.pop("best_iteration")) == (ours["value"], 4)
+    assert best[0] <= ours["value"] and ours == theirs
     assert_same_weights(folders["other"] / "checkpoints" / "last", folders["donor"] / "checkpoints" / "last")
     same.load(kept)
     same.close()
     faster = trial(settings, "other", 1e-2)
     faster.load(kept)
     faster.step()
-    ours, theirs = (load_file(folders[name] / "checkpoints" / "last" / "weights.safetensors") for name in folders)
-    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+    moved, stayed = (load_file(folders[name] / "checkpoints" / "last" / "weights.safetensors") for name in folders)
+    assert any(not torch.equal(moved[name], stayed[name]) for name in moved)
     for one in (donor, faster):
         one.close()
 

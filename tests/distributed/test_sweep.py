@@ -166,6 +166,27 @@ def test_actors_live_in_the_placement_group_of_their_trial(
     assert [group["bundles"][0]["CPU"] for group in groups] == [2, 2]
 
 
+def test_a_population_takes_over_what_is_better(workshop: Workshop, base: Path, cluster: Cluster) -> None:
+    """Of two the worse becomes the better one, with all of its past, and another learning rate."""
+    pbt = {"scheduler": {"kind": "pbt", "interval": 1, "quantile": 0.5}, "search": "random", "trials": 2}
+    space = {"learner.lr": {"loguniform": [1e-3, 1e-1]}}
+    run = workshop.root / "population"
+    result = tune(settings(workshop, base, run, space=space, **pbt), progress=False)
+    assert [trial.status for trial in result.sweep.trials] == [FINISHED, FINISHED]
+    taken = [trial for trial in result.sweep.trials if trial.since]
+    assert taken
+    for trial in taken:
+        (other,) = (one for one in result.sweep.trials if one != trial)
+        past, own = lines(run / "trials" / trial.name), lines(run / "trials" / other.name)
+        shared = [line for line in past if line["step"] <= trial.since]
+        # The donor may have taken over this trial's later state in turn.
+        if other.since <= trial.since:
+            assert shared == [line for line in own if line["step"] <= trial.since]
+        assert [line["step"] for line in past if line["kind"] == "train"] == [1, 2, 3, 4]
+        assert 1e-3 <= trial.values["learner.lr"] <= 1e-1
+        assert trial.best_iteration is not None and trial.best_iteration > trial.since
+
+
 def test_a_sweep_without_room_for_one_trial_says_so(workshop: Workshop, base: Path, cluster: Cluster) -> None:
     run = workshop.root / "too_large"
     keys = {"trial": {"cpus": 1000}, "overrides": {"base": str(base), "ray.wait": 1}}

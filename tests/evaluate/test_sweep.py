@@ -36,6 +36,7 @@ def test_a_trial_stands_by_its_best_validation_that_counts() -> None:
     assert standing_of(lines, "match_rate", "min", False) == Standing(0.7, 0.5, 10, True, 0.7)
     nothing = [*lines, validation(30, None)]
     assert standing_of(nothing, "match_rate", "min", False) == Standing(None, 0.5, 10, True, WORST)
+    assert standing_of(lines, "match_rate", "max", False, since=10) == Standing(0.7, 0.7, 20, True, -0.7)
     assert standing_of(lines[:1], "match_rate", "max", True) == Standing()
 
 
@@ -82,8 +83,8 @@ def test_importance_is_the_squared_rank_correlation_or_eta_squared() -> None:
 
 def test_trials_are_written_and_read_and_reported(tmp_path: Path) -> None:
     trials = [
-        Trial("00000", {"learner.lr": 1e-3, "seed": 0}, FINISHED, 4, 0.2, 0.1, 2, False, None, {"crmse": 0.2}),
-        Trial("00001", {"learner.lr": 1e-2, "seed": 1}, STOPPED, 2, 0.3, 0.3, 2, True),
+        Trial("00000", {"learner.lr": 1e-3, "seed": 0}, FINISHED, 4, 0.2, 0.1, 2, 0, False, None, {"crmse": 0.2}),
+        Trial("00001", {"learner.lr": 1e-2, "seed": 1}, STOPPED, 2, 0.3, 0.3, 2, 0, True),
         Trial("00002", {"learner.lr": 1e-1, "seed": 2}, FAILED, error="TrainingError: the <loss> is not finite"),
     ]
     sweep = Sweep("crmse", "min", trials)
