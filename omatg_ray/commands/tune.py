@@ -15,7 +15,7 @@ from omatg_ray.commands.trial import Work, write_settings
 from omatg_ray.config import Config, place
 from omatg_ray.errors import ConfigError, TrainingError
 from omatg_ray.evaluate.report import write_report
-from omatg_ray.evaluate.sweep import BEST_FILE, TRIALS, UNFINISHED, Sweep, write_sweep
+from omatg_ray.evaluate.sweep import BEST_FILE, TRIALS, Sweep, write_sweep
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.progress import print_line
@@ -114,11 +114,10 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
             write_settings(settings, folder / SWEEP_FILE)
         if progress:
             print_line(_announced(settings, folder))
-        run_sweep(plan, resume, progress)
-    sweep = Sweep.read(folder)
-    unfinished = [trial.name for trial in sweep.trials if trial.status == UNFINISHED]
-    if unfinished or len(sweep.trials) < _expected(settings):
+        complete = run_sweep(plan, resume, progress)
+    if not complete:
         raise Interrupted(f"stopped in mid-sweep; go on with: omatg-ray tune --resume {folder}")
+    sweep = Sweep.read(folder)
     best = sweep.best
     if best is None:
         reasons = [trial.error for trial in sweep.trials if trial.error is not None]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ray import tune
@@ -23,6 +23,7 @@ from omatg_ray.distributed.tuning import Domain, SchedulerSettings
 from omatg_ray.evaluate import sweep
 from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.sweep import FAILED, FINISHED, STOPPED, UNFINISHED, Sweep
+from omatg_ray.run.interrupt import StopRequest
 from omatg_ray.run.progress import print_line
 
 OBJECTIVE, TIME = "objective", "training_iteration"
@@ -35,6 +36,7 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -95,13 +97,16 @@ def joined_with_room(
         yield
 
 
-def run_sweep(plan: Plan, resume: bool, progress: bool) -> None:
-    """Runs all trials; `trials.json` is kept up to date. Stops at once on SIGINT or SIGTERM, with a state to resume.
+def run_sweep(plan: Plan, resume: bool, progress: bool) -> bool:
+    """Runs all trials; `trials.json` is kept up to date.
 
     Args:
         plan: The sweep.
         resume: Go on with what is in the folder: finished trials stay, others go on from their last checkpoint.
         progress: Print one line for every result.
+
+    Returns:
+        Whether all came to their end: SIGINT or SIGTERM stops at once, with a state to resume.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -110,8 +115,11 @@ def run_sweep(plan: Plan, resume: bool, progress: bool) -> None:
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with _sigterm_as_sigint():
-            _tuner(plan, resume, progress).fit()
+        with _Stop("saving the sweep") as stop:
+            tuner = _tuner(plan, resume, progress)
+            if not stop.requested:
+                tuner.fit()
+        return not stop.requested
     finally:
         logger.setLevel(level)
 
@@ -247,6 +255,7 @@ class SweepLog(tune.Callback):
 
     def __init__(self, folder: Path, metric: str, direction: str, progress: bool) -> None:
         self._folder, self._metric, self._direction, self._progress = folder, metric, direction, progress
+        self._complete, self._kept = set[str](), False
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -264,8 +273,10 @@ class SweepLog(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Its status says so only after this.
+        self._complete.add(trial.trial_id)
         done = sum(one.is_finished() or one is trial for one in trials)
         self._say(trial, f"{_ending(trial.last_result or {})}; {counted(done, 'trial')} done")
+        self._keep(trials)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._say(trial, f"lost, and goes on from its last checkpoint ({_error(trial)})")
@@ -275,28 +286,31 @@ class SweepLog(tune.Callback):
         self._keep(trials)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        self._keep(trials)
+        # By now Tune says of those that a signal stopped that they have ended. Only where nothing happened, all had.
+        if not self._kept:
+            self._keep(trials)
 
     def _say(self, trial: Any, text: str) -> None:
         if self._progress:
             print_line(f"trial {name_of(trial.trial_id)}: {text}")
 
     def _keep(self, trials: Sequence[Any]) -> None:
-        found = [described(trial) for trial in trials]
+        self._kept = True
+        found = [described(trial, trial.trial_id in self._complete) for trial in trials]
         if all(trial.name.isdigit() for trial in found):
             # Tune lists those that it restores in another order.
             found.sort(key=lambda trial: trial.name)
         Sweep(self._metric, self._direction, found).write(self._folder)
 
 
-def described(trial: Any) -> sweep.Trial:
-    """What `trials.json` says of a trial of Tune."""
+def described(trial: Any, complete: bool = False) -> sweep.Trial:
+    """What `trials.json` says of a trial of Tune, which is complete or says so itself."""
     result = trial.last_result or {}
     error = result.get("ended") or (_error(trial) if trial.status == "ERROR" else None)
     status = UNFINISHED
     if error is not None:
         status = FAILED
-    elif trial.status == "TERMINATED":
+    elif complete or trial.status == "TERMINATED":
         status = _ending(result)
     return sweep.Trial(
         name_of(trial.trial_id),
@@ -331,14 +345,11 @@ def _error(trial: Any) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-@contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
-    """Tune saves and stops on SIGINT alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+class _Stop(StopRequest):
+    """Lets Tune, while it runs, save the sweep and stop."""
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        super()._handle(number, frame)
+        # What Tune listens to beside SIGINT, of which it tells nobody; without a listener it would end this process.
+        if callable(signal.getsignal(signal.SIGUSR1)):
+            signal.raise_signal(signal.SIGUSR1)
