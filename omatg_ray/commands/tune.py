@@ -14,6 +14,7 @@ from omatg_ray.commands.sweep import MUTABLE, SweepSettings
 from omatg_ray.commands.trial import Work, write_settings
 from omatg_ray.config import Config, place
 from omatg_ray.errors import ConfigError, TrainingError
+from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.report import write_report
 from omatg_ray.evaluate.sweep import BEST_FILE, TRIALS, Sweep, write_sweep
 from omatg_ray.run.atomic import write_text
@@ -135,8 +136,8 @@ def _expected(settings: SweepSettings) -> int:
 
 
 def _announced(settings: SweepSettings, folder: Path) -> str:
-    keys = ", ".join(settings.space)
-    return f"{_expected(settings)} trials over {keys} in {folder}, decided by {settings.metric} ({settings.direction})"
+    over = f"{counted(_expected(settings), 'trial')} over {', '.join(settings.space)}"
+    return f"{over} in {folder}, decided by {settings.metric} ({settings.direction})"
 
 
 def _needs(settings: SweepSettings, work: Work) -> list[dict[str, Any]]:

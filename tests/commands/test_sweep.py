@@ -20,7 +20,7 @@ from omatg_ray.errors import ConfigError, TrainingError
 from omatg_ray.evaluate.sweep import WORST
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
-from tests.commands.conftest import Workshop
+from tests.commands.conftest import Command, Workshop
 
 
 def sweep(workshop: Workshop, base: Path, run: Path, **keys: Any) -> SweepSettings:
@@ -97,6 +97,24 @@ def test_only_a_sweep_can_be_resumed_and_none_started_over(workshop: Workshop, b
     (tmp_path / SWEEP_FILE).write_text("")
     with pytest.raises(ConfigError, match="already holds a sweep"):
         tune(sweep(workshop, base, tmp_path))
+
+
+def test_optuna_is_asked_for_where_it_is_not_installed(
+    workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = sweep(workshop, base, tmp_path, search="optuna")
+    settings.check()
+    monkeypatch.setattr("omatg_ray.commands.sweep.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"omatg-ray\[sweep\]"):
+        settings.check()
+
+
+def test_the_command_says_what_it_takes(workshop: Workshop, command: Command, tmp_path: Path) -> None:
+    command("tune").refuses("one file that describes a sweep")
+    command("tune", workshop.config).refuses("unknown key", "config")
+    command("tune", "--resume", tmp_path).refuses(SWEEP_FILE)
+    command("tune", "--resume", tmp_path, "trials=3").refuses("leave out trials=3")
+    assert "--resume" in command("tune", "--help").out
 
 
 def test_ready_sweeps_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
