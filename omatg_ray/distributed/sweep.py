@@ -279,7 +279,7 @@ class SweepLog(tune.Callback):
         self._keep(trials)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._say(trial, f"lost, and goes on from its last checkpoint ({_error(trial)})")
+        self._say(trial, f"lost its process, and goes on from its last validation{_why(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._say(trial, f"failed: {_error(trial)}")
@@ -338,9 +338,16 @@ def _form(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
+def _why(trial: Any) -> str:
+    error = _error(trial)
+    return f" ({error})" if error else ""
+
+
 def _error(trial: Any) -> str:
     """The last line that a failed trial left."""
     error = trial.get_pickled_error() or trial.get_error()
+    if error is None:
+        return ""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
