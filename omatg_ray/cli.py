@@ -104,6 +104,20 @@ crystals.
 goes on when it is repeated. The folder gets report.html, ablation.json, and for each set a folder with all cases.
 """
 
+TUNE = """\
+Reinforce a model many times, with other values of a few keys each time, and keep what is best: Ray Tune on the cluster
+at RAY_ADDRESS or on this machine. The space is in the YAML file, on any config keys.
+
+  omatg-ray tune configs/sweep_velocity.yaml
+  omatg-ray tune configs/sweep_velocity.yaml trials=32 concurrent=2 overrides.iterations=40 run=runs/sweep
+  omatg-ray tune --resume runs/sweep
+  omatg-ray train runs/sweep/best.yaml
+
+Every trial is a run folder in trials/; a line is printed for each of its validations. The folder gets trials.json,
+best.yaml (the config of the best trial, for `train`) and report.html. Ctrl-C stops at once; --resume goes on, and after
+a kill too: what finished stays, other trials go on from their last validation.
+"""
+
 GENERATE = """\
 Generate crystals, drop invalid ones and duplicates, and rank them by energy where a potential is given.
 
@@ -311,6 +325,11 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("ablate", "compare learned with hand-made annealing", ABLATE, _ablate)
     sub.add_argument("config", type=as_place, metavar="CONFIG", help="a YAML file")
     sub.add_argument("words", nargs="*", metavar="key=value", help="overrides")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+
+    sub = verb("tune", "find good keys for train", TUNE, _tune)
+    sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file of a sweep, then overrides")
+    sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with the sweep in this folder")
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
     sub = verb("generate", "generate crystals for formulas", GENERATE, _generate)
@@ -779,6 +798,26 @@ def _ablate(arguments: argparse.Namespace) -> None:
     for name, found in result.sets.items():
         print(f"\n{name}\n{ablation_table(found)}")
     print(f"\nreport: {result.report}")
+
+
+def _tune(arguments: argparse.Namespace) -> None:
+    from omatg_ray.commands.sweep import SweepSettings
+    from omatg_ray.commands.tune import resume_tune, tune
+    from omatg_ray.evaluate.sweep import trials_table
+
+    files = [word for word in arguments.words if "=" not in word]
+    if arguments.resume is not None:
+        if arguments.words:
+            raise ConfigError(f"--resume takes the settings of the sweep; leave out {arguments.words[0]}")
+        result = resume_tune(arguments.resume, not arguments.quiet)
+    elif len(files) != 1:
+        raise ConfigError("one file that describes a sweep, please, such as configs/sweep_velocity.yaml")
+    else:
+        overrides = [word for word in arguments.words if "=" in word]
+        result = tune(SweepSettings.load(as_place(files[0]), overrides), not arguments.quiet)
+    print(f"\n{trials_table(result.sweep)}")
+    print(f"\nbest config: {result.best}\nreport: {result.report}")
+    print(f"\nnext\n  omatg-ray train {result.best} run=runs/tuned")
 
 
 def _check_folder(path: str | None) -> Path | None:

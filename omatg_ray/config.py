@@ -307,14 +307,26 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"the value of override {override!r} is not valid YAML: {error}") from error
-    *parents, last = key.strip().split(".")
+    try:
+        place(tree, key.strip(), value)
+    except ConfigError as error:
+        raise ConfigError(f"override {override!r}: {error}") from error
+
+
+def place(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Puts a value at a dotted key.
+
+    Raises:
+        ConfigError: What is above the key is no group of keys.
+    """
+    *parents, last = key.split(".")
     node = tree
     for parent in parents:
         child = node.get(parent)
         if child is None:
             child = node[parent] = {}
         if not isinstance(child, dict):
-            raise ConfigError(f"override {override!r}: {parent} is a value, not a group of keys")
+            raise ConfigError(f"{parent} is a value, not a group of keys")
         node = child
     node[last] = value
 

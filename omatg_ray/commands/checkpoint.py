@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,22 +56,25 @@ def save(folder: RunFolder, model: FlowModel, progressed: Progressed, keep: int,
         keep: Checkpoints that stay besides best and last.
         is_best: Whether this checkpoint has the best score.
     """
-    iteration, best = progressed.iteration, progressed.best
-
-    def write(path: Path) -> None:
-        model.save(path)
-        save_file(progressed.learner, path / LEARNER_FILE)
-        state = {"iteration": iteration, "best": best if math.isfinite(best) else None, "is_best": is_best}
-        (path / STATE_FILE).write_text(json.dumps(state) + "\n")
-
-    name = name_of(iteration)
-    folder.save_checkpoint(name, write, keep)
+    name = name_of(progressed.iteration)
+    folder.save_checkpoint(name, lambda path: write_state(path, model, progressed, is_best), keep)
     if is_best:
         folder.point_best(name)
         if model.description.variant == "annealing" and isinstance(model.annealing, LearnedAnnealing):
             with replace_folder(folder.schedule) as place:
-                save_schedule(model.annealing, place, {"iteration": iteration} | model.description.provenance)
+                save_schedule(
+                    model.annealing, place, {"iteration": progressed.iteration} | model.description.provenance
+                )
     folder.store()
+
+
+def write_state(path: Path, model: FlowModel, progressed: Progressed, is_best: bool) -> None:
+    """Writes all that a run goes on from into a folder."""
+    model.save(path)
+    save_file(progressed.learner, path / LEARNER_FILE)
+    best = progressed.best if math.isfinite(progressed.best) else None
+    state = {"iteration": progressed.iteration, "best": best, "is_best": is_best}
+    (path / STATE_FILE).write_text(json.dumps(state) + "\n")
 
 
 # What of a description makes it another model, and the key that decides it.
@@ -88,21 +92,45 @@ def restore(folder: RunFolder, checkpoint: Path, model: FlowModel) -> Progressed
         ModelError: The checkpoint has another network or base distribution, or acts on other fields.
         ConfigError: It was rewarded or monitored by another potential, or rewarded with other files.
     """
+    done, was_best = read_state(checkpoint, model)
+    if was_best:
+        # A kill between writing a checkpoint and pointing to it would lose the best one for good.
+        folder.point_best(checkpoint.name)
+    folder.mend_pointers(checkpoint, marked_best)
+    return done
+
+
+def read_state(checkpoint: Path, model: FlowModel, may_differ: Collection[str] = ()) -> tuple[Progressed, bool]:
+    """Puts the sampler back to where a checkpoint left it.
+
+    Args:
+        checkpoint: Its folder.
+        model: The sampler.
+        may_differ: What of `IDENTITY` may be another.
+
+    Returns:
+        Where the run stood, and whether the checkpoint was the best when it was written.
+
+    Raises:
+        ModelError: As `restore`.
+        ConfigError: As `restore`.
+    """
     stored = FlowModel.load(checkpoint, model.device)
     for what, key in IDENTITY:
-        if getattr(stored.description, what) != getattr(model.description, what):
+        if what not in may_differ and getattr(stored.description, what) != getattr(model.description, what):
             raise ModelError(f"{checkpoint} was made with another {what}; leave {key} as it was to go on with it")
     _refuse_other_potential(checkpoint, stored, model)
     # The base too: its run may have found a better one since.
     model.base_network.load_state_dict(stored.base_network.state_dict())
     model.learned.load_state_dict(stored.learned.state_dict())
     state = json.loads((checkpoint / STATE_FILE).read_text())
-    if state["is_best"]:
-        # A kill between writing a checkpoint and pointing to it would lose the best one for good.
-        folder.point_best(checkpoint.name)
-    folder.mend_pointers(checkpoint, lambda path: bool(json.loads((path / STATE_FILE).read_text())["is_best"]))
     best = math.inf if state["best"] is None else state["best"]
-    return Progressed(state["iteration"], best, load_file(checkpoint / LEARNER_FILE))
+    return Progressed(state["iteration"], best, load_file(checkpoint / LEARNER_FILE)), bool(state["is_best"])
+
+
+def marked_best(checkpoint: Path) -> bool:
+    """Whether a checkpoint was the best when it was written."""
+    return bool(json.loads((checkpoint / STATE_FILE).read_text())["is_best"])
 
 
 def _refuse_other_potential(checkpoint: Path, stored: FlowModel, model: FlowModel) -> None:

@@ -237,6 +237,11 @@ def describe_run(folder: RunFolder, config: Config, split: Split) -> None:
         ConfigError: The run was started with another value of a key that decides what it computes.
     """
     refuse_changes(folder, config)
+    write_description(folder, config, split)
+
+
+def write_description(folder: RunFolder, config: Config, split: Split) -> None:
+    """The same without a look at what the folder says already."""
     write_text(folder.config_path, config.resolved().to_yaml())
     if not folder.versions_path.exists():
         write_splits(folder, split)

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from omatg_ray.commands.checkpoint import Progressed, iteration_of, restore, save
+from omatg_ray.commands.checkpoint import restore
 from omatg_ray.commands.prepare import Parts, prepare
-from omatg_ray.commands.setup import (
-    describe_run,
-    kept,
-    refuse_changes,
-    refuse_other_crystals,
-    tracking_of,
-    warn_generated_species,
-)
-from omatg_ray.commands.workforce import ActorsFile, Workforce, workforce
+from omatg_ray.commands.reinforcement import Reinforcement, best_iteration
+from omatg_ray.commands.setup import describe_run, kept, refuse_changes, refuse_other_crystals
+from omatg_ray.commands.workforce import workforce
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ClusterError, ConfigError, OmatgRayError, RewardError, TrainingError
@@ -31,15 +21,9 @@ from omatg_ray.evaluate.bench import Bench
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.report import write_report
 from omatg_ray.model import FlowModel, NoiseMode
-from omatg_ray.rl.divergence import SHIFT, DivergenceWatch
-from omatg_ray.rl.trainer import Trainer
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted, StopRequest
-from omatg_ray.run.metrics import MetricsLog, read_metrics
-from omatg_ray.run.progress import Progress
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,7 +84,8 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
                 force.crew.load_state_dict(done.learner, done.iteration)
             describe_run(folder, config, parts.split)
             try:
-                iteration = _reinforce(config, parts, force, folder, done, stop, progress)
+                work = Reinforcement(config, parts, force, folder, done, progress)
+                iteration = _reinforce(work, stop)
                 if not stop.requested:
                     rows = _compare(config, parts, force.bench, folder, stop, progress)
             except (TrainingError, ClusterError, RewardError) as error:
@@ -124,147 +109,12 @@ def _again(folder: RunFolder, error: OmatgRayError) -> str:
     return resume if isinstance(error, ClusterError) else ""
 
 
-def _forget_results(folder: RunFolder) -> None:
-    """Removes the evaluations of a shorter run that goes on: they would pass for those of the new best checkpoint."""
-    for path in (*folder.evaluation.glob("*.json"), *folder.structures.glob("*.extxyz")):
-        path.unlink()
-
-
-def _reinforce(
-    config: Config,
-    parts: Parts,
-    force: Workforce,
-    folder: RunFolder,
-    done: Progressed | None,
-    stop: StopRequest,
-    progress: bool,
-) -> int:
-    """The loop: iterate, now and then validate, checkpoint. `done` is None at the very start.
-
-    Returns:
-        The iterations that are done.
-    """
-    total, crew = config.iterations, force.crew
-    policy = parts.model.policy()
-    # The base's outputs are recorded only where they count, but a scale's own reference is known.
-    with_kl = config.objective.needs_base(policy) or policy.drift.per_structure
-    start = 0 if done is None else done.iteration
-    trainer = Trainer(config.rollout, parts.compositions, config.advantage, crew, config.seed, total, start)
-    evaluate = Evaluator(
-        parts.split.val,
-        force.bench,
-        config.seed,
-        config.validation.limit,
-        config.validation.chunk_pairs,
-        config.validation.block,
-    )
-    # Energies of crystals of other compositions are comparable by the reward alone.
-    by_energy = config.reward.energy_alone and not parts.model.generates_species
-    warn_generated_species(parts.model)
-    if start < total:
-        _forget_results(folder)
-    keep_actors = ActorsFile(folder.actors_path, force.actors)
-    keep_actors()
-
-    def validate() -> float:
-        """Mean relative energy, invalid crystals at the cap; minus the mean reward where that is not what counts."""
-        evaluation = evaluate(parts.model, config.validated_steps, config.validation.noise)
-        metrics = evaluation.metrics
-        logged = {k: math.nan if v is None else v for k, v in metrics.as_dict().items()}
-        if by_energy:
-            score = logged["relative_energy_mean_capped"]
-            said = f"relative energy, capped mean {score:+.3f} eV/atom"
-        else:
-            blocks = torch.arange(metrics.n).split(config.validation.block)
-            rewards = torch.cat(list(force.bench.judge([evaluation.crystals.select(rows) for rows in blocks])))
-            score = -float(rewards.nanmean())
-            logged["reward_mean"] = -score
-            said = f"reward {-score:.3f}"
-        log.log("validation", trainer.iteration, logged)
-        matched = "" if metrics.match_rate is None else f", match rate {metrics.match_rate:.3f}"
-        bar.note(f"iteration {trainer.iteration}: validation {said}{matched}, invalid {metrics.invalid_share:.1%}")
-        return score if math.isfinite(score) else math.inf
-
-    def checkpoint(is_best: bool) -> None:
-        timeline = force.timeline()
-        if timeline is not None:
-            timeline.write(folder.timeline_path)
-        progressed = Progressed(trainer.iteration, best, crew.state_dict())
-        save(folder, parts.model, progressed, config.checkpoint.keep, is_best)
-
-    with (
-        MetricsLog(folder.path, None if done is None else start, tracking_of(config).start(folder.path)) as log,
-        Progress(total, "train", start, progress) as bar,
-    ):
-        if done is None:
-            best = validate()
-            checkpoint(is_best=True)
-        else:
-            best = done.best
-        saved = trainer.iteration
-        watch = DivergenceWatch(_first_shift(folder) if start else None)
-        while trainer.iteration < total and not stop.requested:
-            metrics = trainer.step()
-            keep_actors()
-            if (trainer.iteration - 1) % len(
-                config.rollout.turns
-            ) == 0:  # what another grid gives compares with nothing
-                watch(trainer.iteration, metrics)
-            is_best, last = False, trainer.iteration == total
-            if last or trainer.iteration % config.validation.every == 0:
-                began = time.perf_counter()
-                score = validate()
-                metrics["time_validation"] = time.perf_counter() - began
-                # Without any score so far, the newest is the best there is, and not the start.
-                is_best, best = score < best or math.isinf(best), min(score, best)
-            log.log("train", trainer.iteration, metrics)
-            bar.advance(shown(metrics, clips=config.learner.epochs > 1, with_kl=with_kl))
-            if last or is_best or trainer.iteration % config.checkpoint.every == 0:
-                checkpoint(is_best)
-                saved = trainer.iteration
-        if saved < trainer.iteration:
-            checkpoint(is_best=False)
-    if trainer.iteration == total and best_iteration(folder) == 0:
-        logger.warning("no validation was better than the first: checkpoints/best is the model before reinforcement")
-    return trainer.iteration
-
-
-def _first_shift(folder: RunFolder) -> float | None:
-    """The shift of the second potential in the first iteration that logged one."""
-    lines = read_metrics(folder.path / "metrics.jsonl")
-    return next((line[SHIFT] for line in lines if line["kind"] == "train" and line.get(SHIFT) is not None), None)
-
-
-def best_iteration(folder: RunFolder) -> int:
-    """The iterations after which the best checkpoint was taken."""
-    name = folder.pointed_at("best")
-    assert name is not None  # the first validation points to one
-    return iteration_of(name)
-
-
-def shown(metrics: Mapping[str, float], clips: bool, with_kl: bool) -> dict[str, str]:
-    """What the progress bar shows of an iteration, short enough for a terminal of 80 columns.
-
-    Args:
-        metrics: Of the iteration.
-        clips: Whether ratios can be clipped; in the first epoch all are 1.
-        with_kl: Whether the KL to the base is known.
-    """
-
-    def of_fields(name: str, form: str) -> str:
-        return ",".join(form.format(metrics[key]) for key in (f"{name}_pos", f"{name}_cell") if key in metrics) or "-"
-
-    # Of the energies the median: one crystal with overlapping atoms decides their mean.
-    with_energy = "energy_median" in metrics
-    values = {
-        "E" if with_energy else "reward": f"{metrics['energy_median' if with_energy else 'reward_mean']:.2f}",
-        "invalid": f"{metrics['invalid_share']:.1%}",
-    }
-    if clips:
-        values["clip"] = of_fields("clip_fraction", "{:.0%}")
-    if with_kl:
-        values["KL"] = of_fields("kl", "{:.2g}")
-    return values | {"s": "+".join(f"{metrics[key]:.1f}" for key in ("time_rollout", "time_reward", "time_learn"))}
+def _reinforce(work: Reinforcement, stop: StopRequest) -> int:
+    """Iterates until all is done or a stop is asked for; returns the iterations that are done."""
+    with work:
+        while not work.done and not stop.requested:
+            work.iterate()
+        return work.finish()
 
 
 def _compare(

@@ -59,8 +59,14 @@ class ActorsFile:
 
 
 @contextmanager
-def workforce(config: Config, parts: Parts, progress: bool) -> Iterator[Workforce]:
+def workforce(config: Config, parts: Parts, progress: bool, inside: bool = False) -> Iterator[Workforce]:
     """The crew and the bench of a reinforcement run.
+
+    Args:
+        config: The run.
+        parts: What it works with.
+        progress: Tell the user how it goes.
+        inside: Actors, where there are any, have their room already (`staffed`).
 
     Raises:
         ClusterError: The cluster cannot be joined, or has no room.
@@ -81,7 +87,7 @@ def workforce(config: Config, parts: Parts, progress: bool) -> Iterator[Workforc
     ]
     # What tried the rewards out here is not needed any more.
     parts.reward.close()
-    with staffed(config.ray, roles, progress) as staff:
+    with staffed(config.ray, roles, progress, inside) as staff:
         crew = RayCrew(staff, model, with_base, config.rollout.max_staleness, Path(config.run).name)
         yield Workforce(crew, RayBench(staff, parts.energy), lambda: staff.about, lambda: crew.timeline)
 

@@ -189,6 +189,13 @@ def room(bundles: Sequence[tuple[str, Bundle]], settings: RaySettings, grows: bo
         remove_placement_group(group)
 
 
+def own_group() -> PlacementGroup:
+    """The placement group that this process, an actor, is in."""
+    group = ray.util.get_current_placement_group()
+    assert group is not None, "not an actor in a placement group"
+    return group
+
+
 def _fits(bundles: Sequence[tuple[str, Bundle]]) -> bool:
     """Whether all nodes together, if they were idle, had what is asked for."""
     present = ray.cluster_resources()

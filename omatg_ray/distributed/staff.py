@@ -15,7 +15,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from omatg_ray.distributed.actors import LearnerWorker, RewardWorker, RolloutWorker
-from omatg_ray.distributed.cluster import joined, room
+from omatg_ray.distributed.cluster import joined, own_group, room
 from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.loop import Loop
 from omatg_ray.distributed.pool import SECONDS_TO_START, Pool
@@ -94,13 +94,15 @@ class Staff:
 
 
 @contextmanager
-def staffed(settings: RaySettings, roles: Sequence[Role], progress: bool) -> Iterator[Staff]:
+def staffed(settings: RaySettings, roles: Sequence[Role], progress: bool, inside: bool = False) -> Iterator[Staff]:
     """Joins the cluster and starts actors; ends them, and leaves, when the context ends.
 
     Args:
         settings: The cluster.
         roles: Who is needed.
         progress: Tell the user how it goes.
+        inside: This process is an actor in a placement group that has a bundle for each of them, in their order, after
+            its own; a trial of a sweep is. They are placed there, and the group stays.
 
     Raises:
         ClusterError: No cluster, no room on it, or an actor that cannot start.
@@ -109,10 +111,10 @@ def staffed(settings: RaySettings, roles: Sequence[Role], progress: bool) -> Ite
     with joined(settings, progress) as cluster, ExitStack() as stack:
         connected = time.perf_counter()
         bundles = [(role.name, role.share.bundle) for role in roles for _ in range(role.count)]
-        group = stack.enter_context(room(bundles, settings, cluster.grows))
+        group = own_group() if inside else stack.enter_context(room(bundles, settings, cluster.grows))
         if progress:
             print_line(f"{cluster.address}: starting {_counted(Counter(name for name, _ in bundles))}")
-        loop, pools, learners, first = Loop(), dict[str, Pool](), None, 0
+        loop, pools, learners, first = Loop(), dict[str, Pool](), None, int(inside)
         # Where nodes come on demand, those that replace lost ones take as long as the first.
         patience = max(SECONDS_TO_START, settings.wait)
         for role in roles:

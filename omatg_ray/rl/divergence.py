@@ -41,10 +41,13 @@ class DivergenceWatch:
 
     Args:
         first_shift: That of the first iteration, for a run that goes on; None takes the first that comes.
+
+    Attributes:
+        apart: Whether they were apart in the last iteration.
     """
 
     def __init__(self, first_shift: float | None = None) -> None:
-        self._first_shift, self._apart = first_shift, False
+        self._first_shift, self.apart = first_shift, False
 
     def __call__(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Looks at an iteration's metrics; without a second potential there is nothing to see."""
@@ -57,10 +60,10 @@ class DivergenceWatch:
             reasons.append(f"their ranks within a group correlate by {correlation:.2f} only")
         if rise > MAX_SHIFT_RISE:
             reasons.append(f"the second finds crystals worse by {rise:.2f} eV/atom more than at the start")
-        if reasons and not self._apart:
+        if reasons and not self.apart:
             warnings.warn(
                 f"iteration {iteration}: the rewarded and the second potential part company ({' and '.join(reasons)}); "
                 "the policy may exploit errors of the first (docs/rewards.md)",
                 stacklevel=2,
             )
-        self._apart = bool(reasons)
+        self.apart = bool(reasons)

@@ -276,6 +276,15 @@ class RunFolder:
         what = f"{latest.name}, the last" if chosen is None else f"{chosen}, the newest that was the best when written"
         logger.warning("%s was lost; it is now %s", self.named(self.checkpoints / "best"), what)
 
+    def forget_checkpoints(self, goes: Callable[[str], bool]) -> None:
+        """Removes checkpoints by their names, and what points to one of them."""
+        names = [name for name in self._names() if goes(name)]
+        for pointer in POINTERS:
+            if self.pointed_at(pointer) in names:
+                (self.checkpoints / pointer).unlink()
+        for name in names:
+            remove_folder(self.checkpoints / name)
+
     def pointed_at(self, pointer: str) -> str | None:
         """Name of the checkpoint that the link `best` or `last` points to, None without that link."""
         link = self.checkpoints / pointer

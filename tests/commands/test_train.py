@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from omatg_ray.commands.prepare import prepare
-from omatg_ray.commands.train import TrainResult, described_best, shown, train
+from omatg_ray.commands.reinforcement import shown
+from omatg_ray.commands.train import TrainResult, described_best, train
 from omatg_ray.errors import ConfigError, ModelError, OmatgRayError, TrainingError
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy

@@ -1,0 +1,264 @@
+"""The loop of a reinforcement run: iterate, now and then validate, checkpoint. What drives it decides when to stop."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Protocol
+
+import torch
+
+from omatg_ray.commands.checkpoint import Progressed, iteration_of, save
+from omatg_ray.commands.prepare import Parts
+from omatg_ray.commands.setup import tracking_of, warn_generated_species
+from omatg_ray.commands.workforce import ActorsFile, Workforce
+from omatg_ray.config import Config
+from omatg_ray.evaluate.evaluation import Evaluator
+from omatg_ray.rl.divergence import SHIFT, DivergenceWatch
+from omatg_ray.rl.trainer import Trainer
+from omatg_ray.run.folder import RunFolder
+from omatg_ray.run.metrics import MetricsLog, read_metrics
+from omatg_ray.run.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+class Examiner(Protocol):
+    """Looks at a run as it goes."""
+
+    def iterated(self, metrics: Mapping[str, float]) -> None:
+        """An iteration is done, with these metrics."""
+
+    def validated(self, validation: Mapping[str, float], apart: bool) -> Mapping[str, float]:
+        """The model after it was validated; the rewarded and the second potential part company, or not.
+
+        Returns:
+            What is to be logged with the validation.
+        """
+
+
+class Reinforcement:
+    """A run that is worked on in its folder. To be used in a `with` statement, which closes the logs.
+
+    Args:
+        config: The run.
+        parts: What it works with; the model is updated in place.
+        force: Who works. Where the run goes on, the crew has its state already.
+        folder: Where it is written.
+        done: Where it stands; None at the very start.
+        progress: Show progress.
+        examiner: Looks at every iteration and validation.
+
+    Attributes:
+        best: The lowest score of a validation so far; infinite where none was a number.
+        validation: Metrics of the last validation in this process.
+        metrics: Metrics of the last iteration in this process.
+        score: That of the last validation in this process.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        parts: Parts,
+        force: Workforce,
+        folder: RunFolder,
+        done: Progressed | None,
+        progress: bool,
+        examiner: Examiner | None = None,
+    ) -> None:
+        self.config, self.total = config, config.iterations
+        self._parts, self._force, self._folder, self._progress = parts, force, folder, progress
+        self._examiner = examiner
+        policy = parts.model.policy()
+        # The base's outputs are recorded only where they count, but a scale's own reference is known.
+        self._with_kl = config.objective.needs_base(policy) or policy.drift.per_structure
+        self._start = 0 if done is None else done.iteration
+        self._trainer = Trainer(
+            config.rollout,
+            parts.compositions,
+            config.advantage,
+            force.crew,
+            config.seed,
+            self.total,
+            self._start,
+        )
+        self._evaluate = Evaluator(
+            parts.split.val,
+            force.bench,
+            config.seed,
+            config.validation.limit,
+            config.validation.chunk_pairs,
+            config.validation.block,
+        )
+        # Energies of crystals of other compositions are comparable by the reward alone.
+        self._by_energy = config.reward.energy_alone and not parts.model.generates_species
+        warn_generated_species(parts.model)
+        if self._start < self.total:
+            _forget_results(folder)
+        self._keep_actors = ActorsFile(folder.actors_path, force.actors)
+        self._keep_actors()
+        self._fresh = done is None
+        self.best = math.inf if done is None else done.best
+        self.validation: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
+        self.score = math.inf
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Reinforcement:
+        with ExitStack() as stack:
+            sinks = tracking_of(self.config).start(self._folder.path)
+            log = MetricsLog(self._folder.path, None if self._fresh else self._start, sinks)
+            self._log = stack.enter_context(log)
+            self._bar = stack.enter_context(Progress(self.total, "train", self._start, self._progress))
+            self._saved = self.iteration
+            if self._fresh:
+                score = self._validate(DivergenceWatch())
+                self.best = score
+                self.checkpoint(is_best=True)
+            self._watch = DivergenceWatch(_first_shift(self._folder) if self._start else None)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    @property
+    def iteration(self) -> int:
+        """Iterations that are done."""
+        return self._trainer.iteration
+
+    @property
+    def done(self) -> bool:
+        """Whether all are."""
+        return self.iteration >= self.total
+
+    def iterate(self) -> bool:
+        """One iteration, with the validation and the checkpoint that are due after it.
+
+        Returns:
+            Whether it ended with a validation.
+
+        Raises:
+            TrainingError: As `Trainer.step`.
+            ClusterError: As `Trainer.step`.
+        """
+        config = self.config
+        self.metrics = metrics = self._trainer.step()
+        self._keep_actors()
+        # What iterations with another number of grid points give says nothing of what changed.
+        if (self.iteration - 1) % len(config.rollout.turns) == 0:
+            self._watch(self.iteration, metrics)
+        if self._examiner is not None:
+            self._examiner.iterated(metrics)
+        is_best, validated = False, self.done or self.iteration % config.validation.every == 0
+        if validated:
+            began = time.perf_counter()
+            score = self._validate(self._watch)
+            metrics["time_validation"] = time.perf_counter() - began
+            # Without any score so far, the newest is the best there is, and not the start.
+            is_best, self.best = score < self.best or math.isinf(self.best), min(score, self.best)
+        self._log.log("train", self.iteration, metrics)
+        self._bar.advance(shown(metrics, clips=config.learner.epochs > 1, with_kl=self._with_kl))
+        if self.done or is_best or self.iteration % config.checkpoint.every == 0:
+            self.checkpoint(is_best)
+        return validated
+
+    def progressed(self) -> Progressed:
+        """Where the run stands, from which it goes on exactly."""
+        return Progressed(self.iteration, self.best, self._force.crew.state_dict())
+
+    def checkpoint(self, is_best: bool) -> None:
+        """Saves one in the run folder."""
+        timeline = self._force.timeline()
+        if timeline is not None:
+            timeline.write(self._folder.timeline_path)
+        save(self._folder, self._parts.model, self.progressed(), self.config.checkpoint.keep, is_best)
+        self._saved = self.iteration
+
+    def finish(self) -> int:
+        """Saves what is not saved yet, and says where nothing was gained.
+
+        Returns:
+            The iterations that are done.
+        """
+        if self._saved < self.iteration:
+            self.checkpoint(is_best=False)
+        if self.iteration == self.total and best_iteration(self._folder) == 0:
+            logger.warning(
+                "no validation was better than the first: checkpoints/best is the model before reinforcement"
+            )
+        return self.iteration
+
+    def _validate(self, watch: DivergenceWatch) -> float:
+        """Mean relative energy, invalid crystals at the cap; minus the mean reward where that is not what counts."""
+        config, force, parts = self.config, self._force, self._parts
+        evaluation = self._evaluate(parts.model, config.validated_steps, config.validation.noise)
+        metrics = evaluation.metrics
+        logged = {k: math.nan if v is None else v for k, v in metrics.as_dict().items()}
+        if self._by_energy:
+            score = logged["relative_energy_mean_capped"]
+            said = f"relative energy, capped mean {score:+.3f} eV/atom"
+        else:
+            blocks = torch.arange(metrics.n).split(config.validation.block)
+            rewards = torch.cat(list(force.bench.judge([evaluation.crystals.select(rows) for rows in blocks])))
+            score = -float(rewards.nanmean())
+            logged["reward_mean"] = -score
+            said = f"reward {-score:.3f}"
+        if self._examiner is not None:
+            logged |= self._examiner.validated(logged, watch.apart)
+        self.validation = logged
+        self._log.log("validation", self.iteration, logged)
+        matched = "" if metrics.match_rate is None else f", match rate {metrics.match_rate:.3f}"
+        self._bar.note(f"iteration {self.iteration}: validation {said}{matched}, invalid {metrics.invalid_share:.1%}")
+        self.score = score if math.isfinite(score) else math.inf
+        return self.score
+
+
+def _forget_results(folder: RunFolder) -> None:
+    """Removes the evaluations of a shorter run that goes on: they would pass for those of the new best checkpoint."""
+    for path in (*folder.evaluation.glob("*.json"), *folder.structures.glob("*.extxyz")):
+        path.unlink()
+
+
+def _first_shift(folder: RunFolder) -> float | None:
+    """The shift of the second potential in the first iteration that logged one."""
+    lines = read_metrics(folder.path / "metrics.jsonl")
+    return next((line[SHIFT] for line in lines if line["kind"] == "train" and line.get(SHIFT) is not None), None)
+
+
+def best_iteration(folder: RunFolder) -> int:
+    """The iterations after which the best checkpoint was taken."""
+    name = folder.pointed_at("best")
+    assert name is not None  # the first validation points to one
+    return iteration_of(name)
+
+
+def shown(metrics: Mapping[str, float], clips: bool, with_kl: bool) -> dict[str, str]:
+    """What the progress bar shows of an iteration, short enough for a terminal of 80 columns.
+
+    Args:
+        metrics: Of the iteration.
+        clips: Whether ratios can be clipped; in the first epoch all are 1.
+        with_kl: Whether the KL to the base is known.
+    """
+
+    def of_fields(name: str, form: str) -> str:
+        return ",".join(form.format(metrics[key]) for key in (f"{name}_pos", f"{name}_cell") if key in metrics) or "-"
+
+    # Of the energies the median: one crystal with overlapping atoms decides their mean.
+    with_energy = "energy_median" in metrics
+    values = {
+        "E" if with_energy else "reward": f"{metrics['energy_median' if with_energy else 'reward_mean']:.2f}",
+        "invalid": f"{metrics['invalid_share']:.1%}",
+    }
+    if clips:
+        values["clip"] = of_fields("clip_fraction", "{:.0%}")
+    if with_kl:
+        values["KL"] = of_fields("kl", "{:.2g}")
+    return values | {"s": "+".join(f"{metrics[key]:.1f}" for key in ("time_rollout", "time_reward", "time_learn"))}

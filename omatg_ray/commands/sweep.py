@@ -1,0 +1,213 @@
+"""What `omatg-ray tune` varies, how trials are scheduled and chosen: the settings of a sweep, in a YAML file."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from omatg_ray.bundle import is_bundled, quickstart
+from omatg_ray.commands.setup import flat
+from omatg_ray.config import Config, explain_errors, place, read_tree
+from omatg_ray.distributed.settings import Share
+from omatg_ray.distributed.tuning import Domain, SchedulerSettings
+from omatg_ray.errors import ConfigError
+from omatg_ray.evaluate.metrics import CSPMetrics
+from omatg_ray.rl.guards import GuardSettings
+from omatg_ray.settings import Settings
+
+REWARD = "reward_mean"
+DEFAULT_METRIC = "relative_energy_mean_capped"
+METRICS = [field.name for field in fields(CSPMetrics) if field.name not in ("n", "n_polymorphic", "coverage_at")]
+HIGHER = frozenset(
+    {"match_rate", "match_any", "match_lowest", "metre", "coverage", "unique_share", "unique_structures", REWARD}
+    | {"plausible_share", "plausible_match_rate", "same_composition"}
+)
+"""Metrics of which more is better."""
+MOST_CORNERS = 1024
+"""So many configurations are built to see whether all that is asked for can be run."""
+OF_THE_SWEEP = ("run", "device", "threads", "workers", "ray.address", "ray.pretrain", "checkpoint", "tracking")
+"""Keys that a space cannot have: trials get theirs from the sweep, or they have nothing to do with what is learned."""
+
+
+class SweepSettings(Settings):
+    """A sweep: one run of reinforcement for each choice of some keys."""
+
+    run: Path = Field(Path("runs/sweep"), description="folder of the sweep, with a run folder for each trial")
+    config: Path | dict[str, Any] = Field(
+        description="config file of the runs, or its keys; bundled: that of `omatg-ray train` (configs/quickstart.yaml)"
+    )
+    overrides: dict[str, Any] = Field({}, description="keys that all trials have in place of those of `config`")
+    space: dict[str, Domain] = Field(
+        min_length=1,
+        description="what is varied: config keys, such as learner.lr, each with a domain: {uniform: [a, b]}, "
+        "{loguniform: [a, b]}, {quniform: [a, b, step]}, {randint: [a, b]} (b excluded), {choice: [...]}, "
+        "{grid: [...]}",
+    )
+    trials: int = Field(16, ge=1, description="trials; where the space has grids, times all their combinations")
+    concurrent: int | None = Field(None, ge=1, description="trials at a time; null: what the cluster has room for")
+    metric: str = Field(DEFAULT_METRIC, description="validation metric that decides")
+    mode: Literal["min", "max"] | None = Field(None, description="better is less, or more; null: what suits the metric")
+    scheduler: SchedulerSettings = Field(SchedulerSettings(), description="which trials go on")
+    search: Literal["random", "grid", "optuna"] = Field(
+        "random",
+        description="random; grid: all combinations of grids and choices, once; optuna: TPE (needs the extra `sweep`)",
+    )
+    retries: int = Field(2, ge=0, description="how often a trial that lost a process goes on from its checkpoint")
+    seed: int = Field(0, ge=0, description="seed of the search; that of the runs is a key of their config")
+    trial: Share = Field(
+        Share(),
+        description="what the process of a trial reserves: it does all the work, or leads the actors (ray.*)",
+    )
+    guards: GuardSettings = Field(GuardSettings(), description="what marks a validation as reward hacking")
+    exclude_hacked: bool = Field(True, description="validations that a guard objects to do not count for a trial")
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _quickstart(cls, config: Any) -> Any:
+        return quickstart() if is_bundled(config) else config
+
+    @model_validator(mode="after")
+    def _sensible(self) -> SweepSettings:
+        for key, domain in self.space.items():
+            if key.startswith(OF_THE_SWEEP):
+                raise ValueError(f"space.{key}: not a key that trials can differ in")
+            if domain.kind == "grid" and self.search == "optuna":
+                raise ValueError(f"space.{key}: optuna samples, it has no grids; take choice")
+            if domain.kind not in ("grid", "choice") and self.search == "grid":
+                raise ValueError(f"space.{key}: with search=grid every key has a grid or a choice")
+        if self.scheduler.kind == "pbt":
+            if self.search != "random":
+                raise ValueError("scheduler.kind: pbt mutates what random search starts with; set search=random")
+            fixed = [key for key in self.space if not key.startswith(MUTABLE)]
+            if len(fixed) == len(self.space):
+                raise ValueError(f"space: pbt has nothing to mutate; it changes keys of {', '.join(MUTABLE)}")
+        return self
+
+    @model_validator(mode="after")
+    def _known_metric(self) -> SweepSettings:
+        known = [*METRICS, REWARD]
+        if self.metric not in known:
+            near = difflib.get_close_matches(self.metric, known, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise ValueError(f"metric: validations have no {self.metric}; {hint}")
+        return self
+
+    @property
+    def direction(self) -> Literal["min", "max"]:
+        """Whether less or more of the metric is better."""
+        return self.mode or ("max" if self.metric in HIGHER else "min")
+
+    @cached_property
+    def tree(self) -> dict[str, Any]:
+        """The keys of all trials, without those that are varied.
+
+        Raises:
+            ConfigError: The config file cannot be read, or an override is below a value.
+        """
+        # Overrides are placed in what is read here, and never in the settings.
+        if isinstance(self.config, Path):
+            tree, _ = read_tree(self.config, [])
+        else:
+            tree = _copied(self.config)
+        for key, value in flat(self.overrides).items():
+            try:
+                place(tree, key, value)
+            except ConfigError as error:
+                raise ConfigError(f"overrides.{key}: {error}") from error
+        return tree
+
+    def copied_tree(self) -> dict[str, Any]:
+        """A copy of `tree`, to be changed."""
+        return _copied(self.tree)
+
+    def with_values(self, values: Mapping[str, Any], run: Path) -> Config:
+        """The configuration of a trial.
+
+        Args:
+            values: Of the keys of the space.
+            run: Its run folder.
+
+        Raises:
+            ConfigError: There is no such key, or it cannot have this value; names both.
+        """
+        tree = _copied(self.tree) | {"run": str(run)}
+        for key, value in values.items():
+            try:
+                place(tree, key, value)
+            except ConfigError as error:
+                raise ConfigError(f"space.{key}: {error}") from error
+        said = ", ".join(
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
+        )
+        return Config.from_tree(tree, f"space ({said})" if said else "config")
+
+    def check(self) -> list[Config]:
+        """Builds the configurations at the ends of all domains, or enough of them; refuses what could not be run.
+
+        Raises:
+            ConfigError: As `with_values`; or Optuna is asked for and not installed; or actors shall come and go.
+        """
+        if self.search == "optuna" and find_spec("optuna") is None:
+            raise ConfigError(
+                "search: optuna is not installed here: pip install 'omatg-ray[sweep]', or in a checkout: "
+                "pip install -c constraints.txt -e '.[sweep]'"
+            )
+        self.with_values({}, self.run)
+        configs = [self.with_values(values, self.run) for values in self.corners()]
+        if any(share.most for config in configs for share in (config.ray.rollout, config.ray.reward)):
+            raise ConfigError("ray.*.max_workers: a trial has room for a fixed number of actors; leave it out")
+        if self.metric == REWARD and any(config.reward.energy_alone for config in configs):
+            raise ConfigError(
+                f"metric: validations measure {REWARD} where more than the energy is rewarded; take {DEFAULT_METRIC}"
+            )
+        return configs
+
+    def corners(self) -> Iterator[dict[str, Any]]:
+        """Values at the ends of all domains, in all combinations unless these are too many."""
+        ends = {key: domain.ends for key, domain in self.space.items()}
+        if math.prod(map(len, ends.values())) <= MOST_CORNERS:
+            for values in itertools.product(*ends.values()):
+                yield dict(zip(ends, values, strict=True))
+            return
+        first = {key: several[0] for key, several in ends.items()}
+        for key, several in ends.items():
+            for value in several:
+                yield first | {key: value}
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> SweepSettings:
+        """Reads a YAML file and applies `key=value` overrides.
+
+        Raises:
+            ConfigError: The file cannot be read, or a key is unknown, mistyped or out of range; names the key.
+        """
+        tree, source = read_tree(path, overrides)
+        tree.setdefault("run", f"runs/{Path(path).stem}")
+        return cls.from_tree(tree, source)
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any], source: str) -> SweepSettings:
+        """Validates plain values.
+
+        Raises:
+            ConfigError: As `load`.
+        """
+        with explain_errors(source, cls):
+            return cls.model_validate(tree)
+
+
+MUTABLE = ("learner", "objective", "policy.noise", "advantage")
+"""Groups of keys that population-based training may change in the middle of a run."""
+
+
+def _copied(tree: dict[str, Any]) -> dict[str, Any]:
+    return {key: _copied(value) if isinstance(value, dict) else value for key, value in tree.items()}

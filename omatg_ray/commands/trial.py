@@ -1,0 +1,249 @@
+"""A trial of a sweep: a run of reinforcement in its own folder, driven from validation to validation."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from omatg_ray.commands.checkpoint import Progressed, iteration_of, marked_best, name_of, read_state, save, write_state
+from omatg_ray.commands.prepare import prepare
+from omatg_ray.commands.reinforcement import Reinforcement
+from omatg_ray.commands.setup import write_description
+from omatg_ray.commands.sweep import SweepSettings
+from omatg_ray.commands.workforce import workforce
+from omatg_ray.config import Config
+from omatg_ray.errors import ClusterError, OmatgRayError
+from omatg_ray.evaluate.sweep import TRIALS, WORST, Standing, standing_of
+from omatg_ray.rl.guards import HACKED, Guards
+from omatg_ray.run.atomic import write_bytes, write_text
+from omatg_ray.run.folder import METRICS, RunFolder
+from omatg_ray.run.metrics import read_metrics
+
+TRIAL_FILE = "trial.json"
+"""In a checkpoint of a trial: whose it is, since when, and the score of its validation."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all trials of a sweep have in common; makes them.
+
+    Attributes:
+        settings: The sweep; its config is a tree with absolute places.
+    """
+
+    settings: SweepSettings
+
+    def config(self, values: Mapping[str, Any], name: str) -> Config:
+        """The configuration of a trial, for what it has of its node.
+
+        Raises:
+            ConfigError: As `SweepSettings.with_values`.
+        """
+        config, share = self.settings.with_values(values, self.folder(name)), self.settings.trial
+        actors = bool(config.ray.rollout.workers)
+        return config.model_copy(
+            update={
+                "device": "auto" if actors else share.device,
+                "threads": share.n_threads,
+                "workers": min(config.workers, share.n_threads),
+            }
+        )
+
+    def folder(self, name: str) -> Path:
+        """The run folder of a trial."""
+        return self.settings.run / TRIALS / name
+
+    def bundles(self, values: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
+        """Role and resources of the trial itself, then of every actor in the order in which a run starts them."""
+        ray = self.settings.with_values(values, self.settings.run).ray
+        own: list[tuple[str, Mapping[str, float]]] = [("trial", self.settings.trial.bundle)]
+        if not ray.rollout.workers:
+            return own
+        roles = (("learner", ray.learner), ("rollout", ray.rollout), ("reward", ray.reward))
+        return own + [(name, share.bundle) for name, share in roles for _ in range(share.workers)]
+
+    def strategy(self, values: Mapping[str, Any]) -> str:
+        """How they are placed."""
+        return self.settings.with_values(values, self.settings.run).ray.strategy.upper()
+
+    def history(self, name: str) -> list[float]:
+        """The objectives of a trial's validations so far, in their order."""
+        path, settings = self.folder(name) / METRICS, self.settings
+        lines = read_metrics(path) if path.is_file() else []
+        shown = (settings.metric, settings.direction, settings.exclude_hacked)
+        validations = [line for line in lines if line["kind"] == "validation" and line["step"] > 0]
+        return [standing_of([line], *shown).objective for line in validations]
+
+    def start(self, values: Mapping[str, Any], name: str) -> TrialRun:
+        """A trial, from its beginning."""
+        return TrialRun(self, values, name)
+
+
+class TrialRun:
+    """A run that goes on step by step, each up to and with the next validation.
+
+    What makes the run impossible, and would again, ends it with a result that says so.
+
+    Args:
+        work: The sweep.
+        values: Of the keys of the space.
+        name: Of the trial.
+
+    Raises:
+        ClusterError: Its actors cannot start.
+    """
+
+    def __init__(self, work: Work, values: Mapping[str, Any], name: str) -> None:
+        self._settings, self._name = work.settings, name
+        self._stack, self._running = ExitStack(), ExitStack()
+        self._work: Reinforcement | None = None
+        self._done: Progressed | None = None
+        self._ended: str | None = None
+        self._since = 0
+        self._path = work.folder(name)
+        try:
+            with ExitStack() as stack:
+                self._config = config = work.config(values, name)
+                self._parts = prepare(config)
+                again = RunFolder(config.run).holds_run() if isinstance(config.run, Path) else False
+                self._folder = stack.enter_context(RunFolder.create(config.run, again))
+                self._force = stack.enter_context(workforce(config, self._parts, progress=False, inside=True))
+                write_description(self._folder, config, self._parts.split)
+                self._stack = stack.pop_all()
+        except ClusterError:
+            raise
+        except OmatgRayError as error:
+            self._ended = _reason(error)
+
+    def step(self) -> dict[str, Any]:
+        """Iterations up to and with the next validation; before the first there is one more validation.
+
+        Returns:
+            `metrics` of the validation, and where the trial stands (`_result`).
+
+        Raises:
+            ClusterError: Actors died too often; the trial can go on from a checkpoint.
+        """
+        try:
+            if self._ended is None:
+                self._advance()
+        except ClusterError:
+            raise
+        except OmatgRayError as error:
+            self._ended = _reason(error)
+        return self._result()
+
+    def _advance(self) -> None:
+        work = self._reinforcement()
+        while not work.done and not work.iterate():
+            pass
+        if work.done:
+            work.finish()
+
+    def _reinforcement(self) -> Reinforcement:
+        if self._work is None:
+            lines = read_metrics(self._folder.metrics_path) if self._done is not None else []
+            guards = Guards(self._settings.guards, lines)
+            work = Reinforcement(
+                self._config, self._parts, self._force, self._folder, self._done, progress=False, examiner=guards
+            )
+            self._work = self._running.enter_context(work)
+        return self._work
+
+    def _result(self) -> dict[str, Any]:
+        """Finite metrics of the last validation, and where the trial stands.
+
+        That is `objective` (lower is better, for schedulers and searchers), `value`, `best` and `best_iteration` of
+        the metric that decides, `hacked`, `since` (the state up to this iteration is of another trial), `iteration` of
+        `iterations`, `ended` where the trial failed for good, `done`.
+        """
+        settings, work = self._settings, self._work
+        lines = read_metrics(self._path / METRICS) if (self._path / METRICS).is_file() else []
+        standing: Standing = standing_of(
+            lines, settings.metric, settings.direction, settings.exclude_hacked, self._since
+        )
+        measured = {} if work is None else work.validation
+        plain = {name: value for name, value in measured.items() if isinstance(value, int | float)}
+        return {
+            "metrics": {name: value for name, value in plain.items() if math.isfinite(value)},
+            HACKED: int(plain.get(HACKED, 0)),
+            "objective": WORST if self._ended is not None else standing.objective,
+            "value": standing.last,
+            "best": standing.best,
+            "best_iteration": standing.best_iteration,
+            "ever_hacked": standing.hacked,
+            "since": self._since,
+            "iteration": 0 if work is None else work.iteration,
+            "iterations": self._config.iterations if work is not None else 0,
+            "ended": self._ended,
+            "done": self._ended is not None or (work is not None and work.done),
+        }
+
+    def save(self, path: Path) -> None:
+        """Writes all that the trial goes on from, exactly: model, learner, metrics so far, where it stands."""
+        if self._ended is not None:
+            (path / TRIAL_FILE).write_text(json.dumps({"trial": self._name, "ended": self._ended}) + "\n")
+            return
+        work = self._reinforcement()
+        progressed, score = work.progressed(), work.score
+        write_state(path, self._parts.model, progressed, is_best=score <= progressed.best)
+        shutil.copyfile(self._folder.metrics_path, path / METRICS)
+        about = {"trial": self._name, "ended": None, "score": score if math.isfinite(score) else None}
+        about["since"] = self._since
+        (path / TRIAL_FILE).write_text(json.dumps(about) + "\n")
+
+    def load(self, path: Path) -> None:
+        """Goes on from what `save` wrote, in this trial or in another one, which then is its past.
+
+        Raises:
+            ModelError: It has another network, or acts on other fields.
+            ConfigError: It was rewarded in another way.
+        """
+        about = json.loads((path / TRIAL_FILE).read_text())
+        if about["ended"] is not None or self._ended is not None:
+            self._ended = self._ended or about["ended"]
+            return
+        self._leave()
+        folder, model = self._folder, self._parts.model
+        # A population mutates noise; its schedule stays that of the configuration unless it is learned.
+        done, best = read_state(path, model, may_differ={"noise"})
+        own = about["trial"] == self._name
+        self._since = about["since"] if own else done.iteration
+        if not own:
+            # What the other had found before is in its own folder.
+            best = True
+            done = Progressed(done.iteration, math.inf if about["score"] is None else about["score"], done.learner)
+        write_bytes(folder.metrics_path, (path / METRICS).read_bytes())
+        folder.forget_checkpoints(lambda name: not own or iteration_of(name) > done.iteration)
+        save(folder, model, done, self._config.checkpoint.keep, best)
+        if folder.pointed_at("best") is None:
+            names = sorted((one for one in folder.checkpoints.glob("iteration_*") if marked_best(one)), reverse=True)
+            folder.point_best(names[0].name if names else name_of(done.iteration))
+        self._force.crew.load_state_dict(done.learner, done.iteration)
+        self._done = done
+
+    def close(self) -> None:
+        """Ends the actors and gives the folder free."""
+        self._leave()
+        self._stack.close()
+
+    def _leave(self) -> None:
+        self._work = None
+        self._running.close()
+
+
+def write_settings(settings: SweepSettings, path: Path) -> None:
+    """Keeps the settings of a sweep, for it to be gone on with."""
+    write_text(path, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+
+
+def _reason(error: OmatgRayError) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

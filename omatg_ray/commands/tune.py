@@ -1,0 +1,146 @@
+"""`omatg-ray tune`: many runs of reinforcement that differ in a few keys, to find good ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omatg_ray.commands.places import anchored, lasting
+from omatg_ray.commands.prepare import prepare
+from omatg_ray.commands.setup import flat
+from omatg_ray.commands.sweep import MUTABLE, SweepSettings
+from omatg_ray.commands.trial import Work, write_settings
+from omatg_ray.config import Config, place
+from omatg_ray.errors import ConfigError, TrainingError
+from omatg_ray.evaluate.page import counted
+from omatg_ray.evaluate.report import write_report
+from omatg_ray.evaluate.sweep import BEST_FILE, TRIALS, Sweep, write_sweep
+from omatg_ray.run.atomic import write_text
+from omatg_ray.run.interrupt import Interrupted
+from omatg_ray.run.progress import print_line
+
+SWEEP_FILE = "sweep.yaml"
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What became of a sweep.
+
+    Attributes:
+        sweep: All trials.
+        best: The configuration of the best one, a file for `omatg-ray train`.
+        report: The report.
+    """
+
+    sweep: Sweep
+    best: Path
+    report: Path
+
+
+def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
+    """Runs a sweep.
+
+    Raises:
+        ConfigError: A configuration of the space could not be run; or the folder holds a sweep already.
+        ClusterError: There is no Ray cluster, or no room on it for one trial.
+        TrainingError: No trial came to a validation that counts.
+        Interrupted: Stopped by the user; can be resumed.
+        OmatgRayError: As `prepare`.
+    """
+    folder = lasting(settings.run).absolute()
+    if (folder / SWEEP_FILE).exists():
+        raise ConfigError(
+            f"{folder} already holds a sweep; choose another name, or go on with it: "
+            f"omatg-ray tune --resume {settings.run}"
+        )
+    configs = settings.check()
+    settings = _placed(settings, configs[0].model_copy(update={"run": folder}), folder)
+    # What is missing is missing in all trials: better said once, and now.
+    prepare(settings.with_values({}, folder).model_copy(update={"device": "cpu"}), progress=False)
+    return _run(settings, folder, progress, resume=False)
+
+
+def resume_tune(run: Path, progress: bool = True) -> TuneResult:
+    """Goes on with a sweep: what has finished stays, other trials go on from their last checkpoints.
+
+    Raises:
+        ConfigError: There is no sweep in the folder, or it was moved.
+        OmatgRayError: As `tune`.
+    """
+    folder = lasting(run).absolute()
+    if not (folder / SWEEP_FILE).is_file():
+        raise ConfigError(f"there is no sweep to go on with in {folder}: no {SWEEP_FILE}")
+    settings = SweepSettings.load(folder / SWEEP_FILE)
+    if settings.run != folder:
+        raise ConfigError(f"{folder} was moved from {settings.run}, where its trials lie; move it back to go on")
+    settings.check()
+    return _run(settings, folder, progress, resume=True)
+
+
+def _placed(settings: SweepSettings, config: Config, folder: Path) -> SweepSettings:
+    """The sweep with all of its config in one tree, in which places are absolute: trials may run anywhere."""
+    plain = flat(config.model_dump(mode="json"))
+    there = flat(anchored(config).resolved().model_dump(mode="json"))
+    tree = settings.copied_tree()
+    for key, value in there.items():
+        if plain.get(key) != value and key != "run" and key not in settings.space:
+            place(tree, key, value)
+    placed = {"config": tree, "overrides": {}, "run": folder}
+    return SweepSettings.model_validate(settings.model_dump() | placed)
+
+
+def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) -> TuneResult:
+    from omatg_ray.distributed.sweep import Plan, joined_with_room, run_sweep
+
+    work = Work(settings)
+    plan = Plan(
+        folder,
+        work,
+        settings.space,
+        settings.trials,
+        settings.concurrent,
+        settings.scheduler,
+        settings.search,
+        settings.retries,
+        settings.seed,
+        settings.metric,
+        settings.direction,
+        {key: domain for key, domain in settings.space.items() if key.startswith(MUTABLE)},
+    )
+    ray = settings.with_values({}, folder).ray
+    with joined_with_room(plan, _needs(settings, work), ray, progress):
+        if not resume:
+            write_settings(settings, folder / SWEEP_FILE)
+        if progress:
+            print_line(_announced(settings, folder))
+        complete = run_sweep(plan, resume, progress)
+    if not complete:
+        raise Interrupted(f"stopped in mid-sweep; go on with: omatg-ray tune --resume {folder}")
+    sweep = Sweep.read(folder)
+    best = sweep.best
+    if best is None:
+        reasons = [trial.error for trial in sweep.trials if trial.error is not None]
+        why = reasons[0] if reasons else "all validations were reward hacking by the guards; see exclude_hacked"
+        write_sweep(folder)
+        raise TrainingError(f"no trial of {folder} came to a validation that counts: {why}")
+    write_text(folder / BEST_FILE, settings.with_values(best.values, folder / "best").to_yaml())
+    write_report(folder / TRIALS / best.name)
+    return TuneResult(sweep, folder / BEST_FILE, write_sweep(folder))
+
+
+def _expected(settings: SweepSettings) -> int:
+    grids = [domain for domain in settings.space.values() if domain.kind == "grid" or settings.search == "grid"]
+    return math.prod(len(domain.values) for domain in grids) * (1 if settings.search == "grid" else settings.trials)
+
+
+def _announced(settings: SweepSettings, folder: Path) -> str:
+    over = f"{counted(_expected(settings), 'trial')} over {', '.join(settings.space)}"
+    return f"{over} in {folder}, decided by {settings.metric} ({settings.direction})"
+
+
+def _needs(settings: SweepSettings, work: Work) -> list[dict[str, Any]]:
+    """Values of the keys, one for each of the ways in which trials need resources."""
+    found = {str(work.bundles(values)): values for values in settings.corners()}
+    return list(found.values())

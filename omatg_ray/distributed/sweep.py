@@ -1,0 +1,362 @@
+"""A sweep on Ray Tune: trials are sampled, placed, scheduled, retried and restored by it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, PopulationBasedTraining
+from ray.tune.search import BasicVariantGenerator
+
+from omatg_ray.distributed.cluster import joined, room
+from omatg_ray.distributed.settings import RaySettings
+from omatg_ray.distributed.trial import Trial, Work, name_of
+from omatg_ray.distributed.tuning import Domain, SchedulerSettings
+from omatg_ray.evaluate import sweep
+from omatg_ray.evaluate.page import counted
+from omatg_ray.evaluate.sweep import FAILED, FINISHED, STOPPED, UNFINISHED, Sweep
+from omatg_ray.run.interrupt import StopRequest
+from omatg_ray.run.progress import print_line
+
+OBJECTIVE, TIME = "objective", "training_iteration"
+"""Results of a trial: lower is better; validations so far."""
+FOLDER = "tune"
+"""In the folder of a sweep: what Ray Tune keeps."""
+# Trials stay in the working directory of the driver; metrics are in their run folders, and not in files of Tune too.
+# Of what finished, all but the last second is known after a kill.
+ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep.
+
+    Attributes:
+        folder: Where, an absolute path; trials on other nodes have to see it.
+        work: Makes the runs.
+        space: Domains of the keys that are varied.
+        trials: How many, or how often every point of a grid.
+        concurrent: Trials at a time; None for as many as there is room for.
+        scheduler: Which trials go on.
+        search: random, grid or optuna.
+        retries: How often a trial that failed goes on.
+        seed: Of the search.
+        metric: What decides, for messages and `trials.json`.
+        direction: min or max, of that.
+        mutable: Those of the space that a population may change in the middle of a run.
+    """
+
+    folder: Path
+    work: Work
+    space: Mapping[str, Domain]
+    trials: int
+    concurrent: int | None
+    scheduler: SchedulerSettings
+    search: str
+    retries: int
+    seed: int
+    metric: str
+    direction: str
+    mutable: Mapping[str, Domain]
+
+
+@contextmanager
+def joined_with_room(
+    plan: Plan, needs: Sequence[Mapping[str, Any]], ray: RaySettings, progress: bool
+) -> Iterator[None]:
+    """Joins the cluster, for as long as the context lasts, and looks whether it has room for a trial.
+
+    Args:
+        plan: The sweep.
+        needs: Values of the keys, one for each way in which trials differ in what they need.
+        ray: The cluster.
+        progress: Tell the user how it goes.
+
+    Raises:
+        ClusterError: It cannot be joined, or has no room for one trial; says what was asked and what there is.
+    """
+    with joined(ray, progress) as cluster:
+        for values in needs:
+            with room(plan.work.bundles(values), ray, cluster.grows):
+                pass
+        yield
+
+
+def run_sweep(plan: Plan, resume: bool, progress: bool) -> bool:
+    """Runs all trials; `trials.json` is kept up to date.
+
+    Args:
+        plan: The sweep.
+        resume: Go on with what is in the folder: finished trials stay, others go on from their last checkpoint.
+        progress: Print one line for every result.
+
+    Returns:
+        Whether all came to their end: SIGINT or SIGTERM stops at once, with a state to resume.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # What ends a trial is said by `SweepLog`, and kept in trials.json.
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with _Stop("saving the sweep") as stop:
+            tuner = _tuner(plan, resume, progress)
+            if not stop.requested:
+                tuner.fit()
+        return not stop.requested
+    finally:
+        logger.setLevel(level)
+
+
+def _tuner(plan: Plan, resume: bool, progress: bool) -> tune.Tuner:
+    path, grids = plan.folder / FOLDER, plan.search == "grid"
+    space = {
+        "values": {key: _domain(domain, grids) for key, domain in plan.space.items()},
+        # Tune keeps no objects in what it stores of trials.
+        "work": plan.work,
+    }
+    if resume and tune.Tuner.can_restore(str(path)):
+        return tune.Tuner.restore(str(path), trainable=Trial, resume_errored=True, param_space=space)
+    searcher = _searcher(plan)
+    return tune.Tuner(
+        Trial,
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            metric=OBJECTIVE,
+            mode="min",
+            num_samples=1 if grids else plan.trials,
+            search_alg=searcher,
+            scheduler=_scheduler(plan),
+            max_concurrent_trials=None if isinstance(searcher, BasicVariantGenerator) else plan.concurrent,
+            reuse_actors=True,
+            trial_name_creator=_named,
+            trial_dirname_creator=_named,
+        ),
+        run_config=tune.RunConfig(
+            name=FOLDER,
+            storage_path=str(plan.folder),
+            # The donor of a population may be some validations ahead of the checkpoint that is taken over.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=3),
+            failure_config=tune.FailureConfig(max_failures=plan.retries),
+            callbacks=[SweepLog(plan.folder, plan.metric, plan.direction, progress)],
+            verbose=0,
+        ),
+    )
+
+
+def _named(trial: Any) -> str:
+    return name_of(trial.trial_id)
+
+
+def _domain(domain: Domain, grids: bool) -> Any:
+    if domain.kind == "grid" or (grids and domain.kind == "choice"):
+        return tune.grid_search(list(domain.values))
+    if domain.kind == "choice":
+        return tune.choice(list(domain.values))
+    made: dict[str, Any] = {
+        "uniform": tune.uniform,
+        "loguniform": tune.loguniform,
+        "quniform": tune.quniform,
+        "randint": tune.randint,
+    }
+    return made[domain.kind](*domain.values)
+
+
+def _searcher(plan: Plan) -> Any:
+    if plan.search != "optuna":
+        return BasicVariantGenerator(random_state=plan.seed, max_concurrent=plan.concurrent or 0)
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return OptunaSearch(metric=OBJECTIVE, mode="min", seed=plan.seed)
+
+
+def _scheduler(plan: Plan) -> Any:
+    settings = plan.scheduler
+    if settings.kind == "asha":
+        return Halving(plan.work, grace_period=settings.grace_period, reduction_factor=settings.reduction_factor)
+    if settings.kind == "median":
+        return MedianStoppingRule(time_attr=TIME, grace_period=settings.grace_period)
+    if settings.kind == "none":
+        return FIFOScheduler()
+    return PopulationBasedTraining(
+        time_attr=TIME,
+        perturbation_interval=settings.interval,
+        burn_in_period=settings.grace_period,
+        hyperparam_mutations={"values": {key: _mutations(domain) for key, domain in plan.mutable.items()}},
+        quantile_fraction=settings.quantile,
+        resample_probability=settings.resample,
+        custom_explore_fn=_Within(plan.space),
+        log_config=False,
+    )
+
+
+def _mutations(domain: Domain) -> Any:
+    # A list is what Tune steps through; other values it multiplies.
+    return list(domain.values) if domain.kind in ("choice", "grid") else _domain(domain, grids=False)
+
+
+class _Within:
+    """Keeps mutated values in their domains."""
+
+    def __init__(self, space: Mapping[str, Domain]) -> None:
+        self._space = dict(space)
+
+    def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
+        for key, value in config["values"].items():
+            config["values"][key] = self._space[key].nearest(value)
+        return config
+
+
+class Halving(ASHAScheduler):
+    """Asynchronous successive halving that knows, in a sweep that goes on, what trials had reported before.
+
+    Tune keeps no state of a scheduler; without this the first trials after a resume would compete with nobody.
+    """
+
+    def __init__(self, work: Work, grace_period: int, reduction_factor: float) -> None:
+        # No trial is longer: rungs beyond the end of all trials are never reached, and cost nothing.
+        super().__init__(time_attr=TIME, max_t=10**6, grace_period=grace_period, reduction_factor=reduction_factor)
+        self._work = work
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        bracket = self._trial_info[trial.trial_id]
+        for time, objective in enumerate(self._work.history(name_of(trial.trial_id)), start=1):
+            bracket.on_result(trial, time, (self._metric_op or 1.0) * objective)
+
+
+class SweepLog(tune.Callback):
+    """Prints a line for every result, and keeps `trials.json`.
+
+    Args:
+        folder: Of the sweep.
+        metric: What decides.
+        direction: min or max, of that.
+        progress: Print.
+    """
+
+    def __init__(self, folder: Path, metric: str, direction: str, progress: bool) -> None:
+        self._folder, self._metric, self._direction, self._progress = folder, metric, direction, progress
+        self._complete, self._kept = set[str](), False
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if result["ended"] is None:
+            value, best = (_form(result[name]) for name in ("value", "best"))
+            mark = ", a guard objects" if result["hacked"] else ""
+            text = (
+                f"iteration {result['iteration']} of {result['iterations']}, {self._metric} {value} (best {best}){mark}"
+            )
+        else:
+            text = f"cannot be run: {result['ended']}"
+        self._say(trial, text)
+        self._keep(trials)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        # Its status says so only after this.
+        self._complete.add(trial.trial_id)
+        done = sum(one.is_finished() or one is trial for one in trials)
+        self._say(trial, f"{_ending(trial.last_result or {})}; {counted(done, 'trial')} done")
+        self._keep(trials)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._say(trial, f"lost its process, and goes on from its last validation{_why(trial)}")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._say(trial, f"failed: {_error(trial)}")
+        self._keep(trials)
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        # By now Tune says of those that a signal stopped that they have ended. Only where nothing happened, all had.
+        if not self._kept:
+            self._keep(trials)
+
+    def _say(self, trial: Any, text: str) -> None:
+        if self._progress:
+            print_line(f"trial {name_of(trial.trial_id)}: {text}")
+
+    def _keep(self, trials: Sequence[Any]) -> None:
+        self._kept = True
+        found = [described(trial, trial.trial_id in self._complete) for trial in trials]
+        if all(trial.name.isdigit() for trial in found):
+            # Tune lists those that it restores in another order.
+            found.sort(key=lambda trial: trial.name)
+        Sweep(self._metric, self._direction, found).write(self._folder)
+
+
+def described(trial: Any, complete: bool = False) -> sweep.Trial:
+    """What `trials.json` says of a trial of Tune, which is complete or says so itself."""
+    result = trial.last_result or {}
+    error = result.get("ended") or (_error(trial) if trial.status == "ERROR" else None)
+    status = UNFINISHED
+    if error is not None:
+        status = FAILED
+    elif complete or trial.status == "TERMINATED":
+        status = _ending(result)
+    return sweep.Trial(
+        name_of(trial.trial_id),
+        dict(trial.config["values"]),
+        status,
+        result.get("iteration", 0),
+        result.get("value"),
+        result.get("best"),
+        result.get("best_iteration"),
+        result.get("since", 0),
+        bool(result.get("ever_hacked", False)),
+        error,
+        dict(result.get("metrics", {})),
+    )
+
+
+def _ending(result: Mapping[str, Any]) -> str:
+    """How a trial came to its end."""
+    if result.get("ended") is not None:
+        return FAILED
+    return FINISHED if result.get("iteration", 0) >= result.get("iterations", 1) else STOPPED
+
+
+def _form(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _why(trial: Any) -> str:
+    error = _error(trial)
+    return f" ({error})" if error else ""
+
+
+def _error(trial: Any) -> str:
+    """The last line that a failed trial left."""
+    error = trial.get_pickled_error() or trial.get_error()
+    if error is None:
+        return ""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+class _Stop(StopRequest):
+    """Lets Tune, while it runs, save the sweep and stop."""
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        super()._handle(number, frame)
+        # What Tune listens to beside SIGINT, of which it tells nobody; without a listener it would end this process.
+        if callable(signal.getsignal(signal.SIGUSR1)):
+            signal.raise_signal(signal.SIGUSR1)

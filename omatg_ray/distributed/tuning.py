@@ -1,0 +1,82 @@
+"""Keys of a sweep that are Ray Tune's. Imports no Ray."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from omatg_ray.settings import Settings
+
+
+class Domain(Settings):
+    """The values that a key may have: exactly one of these."""
+
+    uniform: tuple[float, float] | None = Field(None, description="between two numbers")
+    loguniform: tuple[float, float] | None = Field(None, description="the same, uniform in its logarithm")
+    quniform: tuple[float, float, float] | None = Field(None, description="between two numbers, in steps of the third")
+    randint: tuple[int, int] | None = Field(None, description="integers from the first up to below the second")
+    choice: list[Any] | None = Field(None, min_length=1, description="one of these")
+    grid: list[Any] | None = Field(None, min_length=1, description="each of these in turn")
+
+    @model_validator(mode="after")
+    def _one(self) -> Domain:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of {', '.join(type(self).model_fields)}, e.g. {{loguniform: [1e-4, 1e-3]}}"
+            )
+        limits = getattr(self, given[0])
+        if given[0] in ("choice", "grid"):
+            return self
+        if not limits[0] < limits[1]:
+            raise ValueError(f"{given[0]}: the first limit lies below the second, not {list(limits[:2])}")
+        if self.loguniform is not None and limits[0] <= 0:
+            raise ValueError(f"loguniform: limits are above 0, not {list(limits)}")
+        if self.quniform is not None and not 0 < limits[2] <= limits[1] - limits[0]:
+            raise ValueError(f"quniform: the step {limits[2]} is above 0 and fits between the limits")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which of them it is."""
+        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+    @property
+    def values(self) -> Any:
+        """What was given."""
+        return getattr(self, self.kind)
+
+    @property
+    def ends(self) -> list[Any]:
+        """The values at its ends; of a list, all."""
+        if self.randint is not None:
+            return [self.randint[0], self.randint[1] - 1]
+        return list(self.values) if self.kind in ("choice", "grid") else list(self.values[:2])
+
+    def nearest(self, value: Any) -> Any:
+        """The value itself, or the limit that it is beyond."""
+        if self.kind in ("choice", "grid"):
+            return value
+        low, high = self.ends
+        return min(max(value, low), high)
+
+
+class SchedulerSettings(Settings):
+    """Which trials go on, decided whenever one has validated. Times count validations."""
+
+    kind: Literal["asha", "median", "pbt", "none"] = Field(
+        "asha",
+        description="asha: after 1, 3, 9, ... grace periods only the best third goes on · median: who is worse than "
+        "the median of the others stops · pbt: bad trials take over good ones and change keys · none: all run to "
+        "their end",
+    )
+    grace_period: int = Field(1, ge=1, description="validations that a trial has for certain")
+    reduction_factor: float = Field(3.0, gt=1, description="asha: one in so many goes on")
+    interval: int = Field(2, ge=1, description="pbt: validations between changes")
+    quantile: float = Field(
+        0.25, gt=0, le=0.5, description="pbt: share of bad trials, which take over as many good ones"
+    )
+    resample: float = Field(
+        0.25, ge=0, le=1, description="pbt: how often a key is drawn anew, and not changed by a fifth"
+    )

@@ -1,0 +1,97 @@
+"""Guards of a sweep: which validations a policy reached by exploiting the reward, and not by better crystals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from omatg_ray.settings import Settings
+
+HACKED = "hacked"
+"""Metric of a validation: 1 where a guard objects, else 0."""
+
+
+class GuardSettings(Settings):
+    """What makes a validation count as that of a policy that exploits its reward."""
+
+    invalid_share: float | None = Field(
+        0.1,
+        ge=0,
+        description="its share of invalid crystals is above that before training by more than this; null: off",
+    )
+    diversity: float | None = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="the mean distance between crystals of a group (metric `diversity`) is below this share of that in "
+        "the first iteration; null: off",
+    )
+    unique_share: float | None = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="the share of unique crystals, where validations measure it (generated species), is below this "
+        "share of that before training; null: off",
+    )
+    second_potential: bool = Field(
+        True, description="reward.second_potential and the rewarded one part company (docs/rewards.md)"
+    )
+
+
+class Guards:
+    """Judges the validations of one run, in their order.
+
+    Args:
+        settings: What to object to.
+        lines: What the run has logged so far, as `read_metrics` gives it; none at the start.
+
+    Attributes:
+        reasons: Why the last validation was objected to.
+    """
+
+    def __init__(self, settings: GuardSettings, lines: Sequence[Mapping[str, Any]] = ()) -> None:
+        self._settings = settings
+        self._first: dict[str, float] = {}
+        self._diversity = math.nan
+        self.reasons: list[str] = []
+        for line in lines:
+            if line["kind"] == "validation":
+                self._keep_first("invalid_share", line.get("invalid_share"))
+                self._keep_first("unique_share", line.get("unique_share"))
+            else:
+                self._keep_first("diversity", line.get("diversity"))
+
+    def _keep_first(self, name: str, value: float | None) -> None:
+        if value is not None and math.isfinite(value):
+            self._first.setdefault(name, value)
+
+    def iterated(self, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics of an iteration."""
+        self._diversity = metrics.get("diversity", math.nan)
+        self._keep_first("diversity", self._diversity)
+
+    def validated(self, validation: Mapping[str, float], apart: bool) -> dict[str, float]:
+        """Whether a guard objects (`HACKED`).
+
+        Args:
+            validation: Metrics of the validation, which follows the last iteration.
+            apart: Whether the rewarded and the second potential part company.
+        """
+        allowed, first, self.reasons = self._settings, self._first, []
+        for name in ("invalid_share", "unique_share"):
+            self._keep_first(name, validation.get(name))
+        rise = validation["invalid_share"] - first["invalid_share"]
+        if allowed.invalid_share is not None and rise > allowed.invalid_share:
+            self.reasons.append(f"{rise:.1%} more crystals are invalid than before training")
+        for name, least, value in (
+            ("diversity", allowed.diversity, self._diversity),
+            ("unique_share", allowed.unique_share, validation.get("unique_share", math.nan)),
+        ):
+            if least is not None and name in first and value < least * first[name]:
+                self.reasons.append(f"{name} fell from {first[name]:.3g} to {value:.3g}")
+        if allowed.second_potential and apart:
+            self.reasons.append("the second potential disagrees")
+        return {HACKED: int(bool(self.reasons))}

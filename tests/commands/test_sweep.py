@@ -1,0 +1,283 @@
+"""Settings of a sweep, and its trials without Tune: exact saving and loading, guards, standing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from omatg_ray.commands.reinforcement import Reinforcement
+from omatg_ray.commands.sweep import SweepSettings
+from omatg_ray.commands.train import train
+from omatg_ray.commands.trial import TrialRun, Work
+from omatg_ray.commands.tune import SWEEP_FILE, resume_tune, tune
+from omatg_ray.errors import ConfigError, TrainingError
+from omatg_ray.evaluate.sweep import WORST
+from omatg_ray.run.folder import RunFolder
+from omatg_ray.run.metrics import read_metrics
+from tests.commands.conftest import Command, Workshop
+
+
+def sweep(workshop: Workshop, base: Path, run: Path, **keys: Any) -> SweepSettings:
+    tree = {
+        "run": str(run),
+        "config": str(workshop.config),
+        "overrides": {"base": str(base), "iterations": 4},
+        "space": {"learner.lr": {"loguniform": [1e-4, 1e-2]}},
+        "guards": {"invalid_share": None, "diversity": None},
+    }
+    return SweepSettings.from_tree(tree | keys, "test")
+
+
+def trial(settings: SweepSettings, name: str, lr: float = 1e-3) -> TrialRun:
+    return Work(settings).start({"learner.lr": lr}, name)
+
+
+def plain(run: Path) -> list[dict[str, Any]]:
+    """Metrics without times."""
+    lines = read_metrics(run / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if not name.startswith("time_")} for line in lines]
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    for file in ("weights.safetensors", "learner.safetensors"):
+        ours, theirs = load_file(first / file), load_file(second / file)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), file
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"space": {"learner.lrr": {"uniform": [0.1, 0.2]}}}, ["learner.lrr", "did you mean learner.lr?"]),
+        ({"space": {"learner.lr": {"uniform": [-1, 1]}}}, ["learner.lr=-1", "greater than 0"]),
+        ({"space": {"learner.lr": {"choice": [1e-3, "fast"]}}}, ["learner.lr=fast", "valid number"]),
+        (
+            {"space": {"learner.lr.x": {"choice": [1]}}, "overrides": {"learner": {"lr": 1}}},
+            ["space.learner.lr.x", "lr is a value"],
+        ),
+        ({"space": {"run": {"choice": ["a"]}}}, ["space.run", "not a key that trials can differ in"]),
+        ({"space": {"seed": {"loguniform": [0, 1]}}}, ["above 0"]),
+        ({"space": {"seed": {"uniform": [1, 0]}}}, ["lies below"]),
+        ({"space": {"seed": {"uniform": [0, 1], "choice": [1]}}}, ["exactly one"]),
+        ({"space": {"seed": {"unifrom": [0, 1]}}}, ["unknown key space.seed.unifrom", "space.seed.uniform?"]),
+        ({"trails": 3}, ["unknown key trails", "did you mean trials?"]),
+        ({"metric": "match_rat"}, ["metric", "did you mean match_rate?"]),
+        ({"metric": "reward_mean"}, ["reward_mean", "relative_energy_mean_capped"]),
+        ({"search": "grid"}, ["search=grid", "learner.lr"]),
+        ({"overrides": {"rollout.grups": 3}}, ["rollout.grups", "did you mean rollout.groups?"]),
+        ({"overrides": {"ray.rollout": {"workers": 1, "max_workers": 2}}}, ["max_workers"]),
+        ({"scheduler": {"kind": "pbt"}, "space": {"seed": {"choice": [1, 2]}}}, ["nothing to mutate"]),
+    ],
+)  # fmt: skip
+def test_what_could_not_be_run_is_refused(
+    keys: dict[str, Any], words: list[str], workshop: Workshop, base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        sweep(workshop, base, tmp_path, **keys).check()
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_all_trials_lack_is_said_before_ray_starts(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    settings = sweep(workshop, base, tmp_path / "run", overrides={"base": str(tmp_path / "nowhere")})
+    with pytest.raises(Exception, match="nowhere"):
+        tune(settings, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_a_sweep_can_be_resumed_and_none_started_over(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"no {SWEEP_FILE}"):
+        resume_tune(tmp_path)
+    (tmp_path / SWEEP_FILE).write_text("")
+    with pytest.raises(ConfigError, match="already holds a sweep"):
+        tune(sweep(workshop, base, tmp_path))
+
+
+def test_optuna_is_asked_for_where_it_is_not_installed(
+    workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = sweep(workshop, base, tmp_path, search="optuna")
+    settings.check()
+    monkeypatch.setattr("omatg_ray.commands.sweep.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"omatg-ray\[sweep\]"):
+        settings.check()
+
+
+def test_the_command_says_what_it_takes(workshop: Workshop, command: Command, tmp_path: Path) -> None:
+    command("tune").refuses("one file that describes a sweep")
+    command("tune", workshop.config).refuses("unknown key", "config")
+    command("tune", "--resume", tmp_path).refuses(SWEEP_FILE)
+    command("tune", "--resume", tmp_path, "trials=3").refuses("leave out trials=3")
+    assert "--resume" in command("tune", "--help").out
+
+
+def test_ready_sweeps_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    configs = Path(__file__).parents[2] / "configs"
+    monkeypatch.chdir(configs.parent)
+    found = sorted(configs.glob("sweep_*.yaml"))
+    assert len(found) >= 3
+    for path in found:
+        settings = SweepSettings.load(path)
+        assert settings.run == Path("runs") / path.stem
+        variants = {config.policy.variant for config in settings.check()}
+        assert variants == {path.stem.removeprefix("sweep_")}
+
+
+def test_domains_reach_all_ends(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    space = {
+        "seed": {"randint": [2, 5]},
+        "learner.lr": {"quniform": [0.1, 0.5, 0.1]},
+        "learner.epochs": {"grid": [1, 2]},
+    }
+    found = [(c.seed, c.learner.lr, c.learner.epochs) for c in sweep(workshop, base, tmp_path, space=space).check()]
+    assert found == [(s, lr, e) for s in (2, 4) for lr in (0.1, 0.5) for e in (1, 2)]
+
+
+def test_a_trial_is_the_run_that_train_would_do(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    settings = sweep(workshop, base, tmp_path / "sweep")
+    run = trial(settings, "00000")
+    results = [run.step(), run.step()]
+    run.close()
+    assert [(one["iteration"], one["done"]) for one in results] == [(2, False), (4, True)]
+    folder = tmp_path / "sweep" / "trials" / "00000"
+    train(settings.with_values({"learner.lr": 1e-3}, tmp_path / "run"), progress=False)
+    ours = [{name: value for name, value in line.items() if name != "hacked"} for line in plain(folder)]
+    assert ours == plain(tmp_path / "run")
+    for name in ("best", "last"):
+        assert_same_weights(folder / "checkpoints" / name, tmp_path / "run" / "checkpoints" / name)
+    scores = {line["step"]: line["relative_energy_mean_capped"] for line in ours if line["kind"] == "validation"}
+    assert results[-1]["value"] == results[-1]["objective"] == scores[4]
+    # The validation before training is the same for all trials.
+    assert results[-1]["best"] == min(scores[2], scores[4])
+    assert Work(settings).history("00000") == [scores[2], scores[4]]
+
+
+@pytest.mark.parametrize("extra", [{}, {"rollout.max_staleness": 1, "learner.epochs": 2}])
+def test_a_saved_trial_goes_on_exactly(extra: dict[str, Any], workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    overrides = {"base": str(base), "iterations": 6, **extra}
+    whole = trial(sweep(workshop, base, tmp_path / "whole", overrides=overrides), "0")
+    results = [whole.step() for _ in range(3)]
+    whole.close()
+
+    settings = sweep(workshop, base, tmp_path / "cut", overrides=overrides)
+    first = trial(settings, "0")
+    first.step()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    first.save(kept)
+    # What was done after the checkpoint is lost with the process, and done again.
+    first.step()
+    first.close()
+    again = trial(settings, "0")
+    again.load(kept)
+    assert [again.step(), again.step()] == results[1:]
+    again.close()
+    ours, theirs = (tmp_path / name / "trials" / "0" for name in ("cut", "whole"))
+    assert plain(ours) == plain(theirs)
+    assert_same_weights(ours / "checkpoints" / "last", theirs / "checkpoints" / "last")
+    assert RunFolder(ours).pointed_at("best") == RunFolder(theirs).pointed_at("best")
+
+
+def test_a_trial_takes_over_the_state_of_another(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    """What population-based training does: the donor's weights, optimizer and past, the own learning rate after it."""
+    settings = sweep(workshop, base, tmp_path / "sweep")
+    donor, other = trial(settings, "donor", 1e-3), trial(settings, "other", 1e-2)
+    for one in (donor, other):
+        one.step()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    donor.save(kept)
+    other.load(kept)
+    folders = {name: tmp_path / "sweep" / "trials" / name for name in ("donor", "other")}
+    assert_same_weights(folders["other"] / "checkpoints" / "last", kept)
+    assert plain(folders["other"]) == plain(folders["donor"])
+    # From the same state, one more step with the donor's rate is the donor's, and with another is another.
+    other.close()
+    same = trial(settings, "other", 1e-3)
+    same.load(kept)
+    ours, theirs = same.step(), donor.step()
+    assert (ours.pop("since"), theirs.pop("since")) == (2, 0)
+    # The validation of before is the donor's own.
+    best = theirs.pop("best"), theirs.pop("best_iteration")
+    assert (ours.pop("best"), ours.pop("best_iteration")) == (ours["value"], 4)
+    assert best[0] <= ours["value"] and ours == theirs
+    assert_same_weights(folders["other"] / "checkpoints" / "last", folders["donor"] / "checkpoints" / "last")
+    same.load(kept)
+    same.close()
+    faster = trial(settings, "other", 1e-2)
+    faster.load(kept)
+    faster.step()
+    moved, stayed = (load_file(folders[name] / "checkpoints" / "last" / "weights.safetensors") for name in folders)
+    assert any(not torch.equal(moved[name], stayed[name]) for name in moved)
+    for one in (donor, faster):
+        one.close()
+
+
+def test_what_cannot_be_learned_ends_a_trial_with_a_reason(
+    workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Reinforcement) -> bool:
+        raise TrainingError("the loss is not finite")
+
+    run = trial(sweep(workshop, base, tmp_path), "0")
+    monkeypatch.setattr(Reinforcement, "iterate", fail)
+    result = run.step()
+    assert result["done"] and result["objective"] == WORST and "the loss is not finite" in result["ended"]
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    run.save(kept)
+    run.close()
+    again = trial(sweep(workshop, base, tmp_path), "0")
+    again.load(kept)
+    assert again.step()["ended"] == result["ended"]
+    again.close()
+    impossible = trial(sweep(workshop, base, tmp_path), "1", lr=-1.0)
+    assert "learner.lr" in impossible.step()["ended"]
+    impossible.close()
+
+
+def test_hacked_validations_are_marked_and_left_out(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    """Guards that allow nothing; what they object to follows from the metrics."""
+    results = {}
+    for name, exclude in (("in", False), ("out", True)):
+        settings = sweep(
+            workshop,
+            base,
+            tmp_path / name,
+            guards={"diversity": 1.0, "invalid_share": 0.0},
+            exclude_hacked=exclude,
+        )
+        run = trial(settings, "0")
+        run.step()
+        results[name] = run.step()
+        run.close()
+    lines = read_metrics(tmp_path / "in" / "trials" / "0" / "metrics.jsonl")
+    first = next(line["diversity"] for line in lines if line["kind"] == "train")
+    diversity = {line["step"]: line["diversity"] for line in lines if line["kind"] == "train"}
+    validations = [line for line in lines if line["kind"] == "validation"]
+    expected = [
+        int(
+            line["step"] > 0
+            and (diversity[line["step"]] < first or line["invalid_share"] > validations[0]["invalid_share"])
+        )
+        for line in validations
+    ]
+    assert [line["hacked"] for line in validations] == expected
+    scores = [line["relative_energy_mean_capped"] for line in validations]
+    clean = [score for score, mark in zip(scores[1:], expected[1:], strict=True) if not mark]
+    assert results["in"]["best"] == min(scores[1:])
+    assert results["out"]["best"] == min(clean, default=None)
+    assert results["out"]["objective"] == (WORST if expected[-1] else scores[-1])
+
+
+def test_best_yaml_has_all_keys(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    settings = sweep(workshop, base, tmp_path)
+    config = settings.with_values({"learner.lr": 2e-3}, tmp_path / "best")
+    assert yaml.safe_load(config.to_yaml())["learner"]["lr"] == 2e-3
+    assert json.loads(config.model_dump_json())["iterations"] == 4

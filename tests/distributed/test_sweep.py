@@ -1,0 +1,244 @@
+"""Sweeps on a cluster: every trial is the run that `train` would do, whoever works and whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from ray.cluster_utils import Cluster
+from ray.util import placement_group_table
+from safetensors.torch import load_file
+
+from omatg_ray.commands.sweep import SweepSettings
+from omatg_ray.commands.train import train
+from omatg_ray.commands.trial import Work
+from omatg_ray.commands.tune import TuneResult, resume_tune, tune
+from omatg_ray.config import Config
+from omatg_ray.distributed.sweep import Halving
+from omatg_ray.errors import ClusterError, ConfigError
+from omatg_ray.evaluate.sweep import FINISHED, STOPPED, Sweep
+from omatg_ray.run.metrics import read_metrics
+from tests.conftest import ROOT
+from tests.distributed.conftest import TIMINGS, Workshop
+
+VALUES = (1e-4, 1e-3, 3e-3)
+
+
+def settings(workshop: Workshop, base: Path, run: Path, **keys: Any) -> SweepSettings:
+    tree = {
+        "run": str(run),
+        "config": str(workshop.config),
+        "overrides": {"base": str(base), "iterations": 4, "validation.every": 1},
+        "space": {"learner.lr": {"grid": list(VALUES)}},
+        "search": "grid",
+        "scheduler": {"kind": "none"},
+        "guards": {"invalid_share": None, "diversity": None},
+        "trial": {"cpus": 2, "threads": 1},
+    }
+    return SweepSettings.from_tree(tree | keys, "test")
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """Metrics without what a sweep adds and what depends on the clock."""
+    left_out = (*TIMINGS, "hacked")
+    return [
+        {name: value for name, value in line.items() if not name.startswith(left_out)}
+        for line in read_metrics(run / "metrics.jsonl")
+    ]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    last = run / "checkpoints" / "last"
+    return load_file(last / "weights.safetensors") | load_file(last / "learner.safetensors")
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    assert lines(first) == lines(second)
+    ours, theirs = weights(first), weights(second)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.fixture(scope="module")
+def swept(workshop: Workshop, base: Path, cluster: Cluster) -> TuneResult:
+    return tune(settings(workshop, base, workshop.root / "swept", concurrent=2), progress=False)
+
+
+def test_every_trial_is_the_run_that_train_would_do(swept: TuneResult, workshop: Workshop, base: Path) -> None:
+    assert [trial.values for trial in swept.sweep.trials] == [{"learner.lr": lr} for lr in VALUES]
+    assert {trial.status for trial in swept.sweep.trials} == {FINISHED}
+    config = settings(workshop, base, workshop.root / "swept")
+    for trial in swept.sweep.trials[1:]:
+        run = workshop.root / f"as_{trial.name}"
+        train(config.with_values(trial.values, run), progress=False)
+        folder = workshop.root / "swept" / "trials" / trial.name
+        assert_same_run(folder, run)
+        scores = [line["relative_energy_mean_capped"] for line in lines(run) if line["kind"] == "validation"]
+        assert trial.best == min(scores[1:]) and trial.last == scores[-1]
+
+
+def test_the_best_trial_is_written_as_a_config_that_trains(swept: TuneResult, workshop: Workshop) -> None:
+    best = min(swept.sweep.trials, key=lambda trial: trial.best)
+    written = json.loads((workshop.root / "swept" / "trials.json").read_text())
+    assert written["best"] == best.name and len(written["trials"]) == len(VALUES)
+    config = Config.load(swept.best)
+    assert config.learner.lr == best.values["learner.lr"] and config.workers == 0 and config.threads == 1
+    train(config, progress=False)
+    assert_same_run(workshop.root / "swept" / "best", workshop.root / "swept" / "trials" / best.name)
+    page = swept.report.read_text()
+    assert page.count("<svg") >= 2 and all(trial.name in page for trial in swept.sweep.trials)
+    assert (workshop.root / "swept" / "trials" / best.name / "report.html").is_file()
+
+
+def test_a_finished_sweep_can_be_resumed_and_nothing_is_done_again(swept: TuneResult, workshop: Workshop) -> None:
+    run = workshop.root / "swept"
+    times = {path: path.stat().st_mtime_ns for path in run.glob("trials/*/metrics.jsonl")}
+    again = resume_tune(run, progress=False)
+    assert again.sweep == swept.sweep
+    assert {path: path.stat().st_mtime_ns for path in run.glob("trials/*/metrics.jsonl")} == times
+
+
+def test_halving_stops_trials_early(swept: TuneResult, workshop: Workshop, base: Path, cluster: Cluster) -> None:
+    """One after the other, the best first: who is worse at its first validation than half of those before goes."""
+    first = {
+        trial.values["learner.lr"]: value_at_first(workshop.root / "swept" / "trials" / trial.name)
+        for trial in swept.sweep.trials
+    }
+    order = sorted(first, key=lambda lr: first[lr])
+    assert len(set(first.values())) == len(VALUES)
+    keys = {"space": {"learner.lr": {"grid": order}}, "concurrent": 1}
+    asha = {"scheduler": {"kind": "asha", "grace_period": 1, "reduction_factor": 2}}
+    result = tune(settings(workshop, base, workshop.root / "halved", **keys, **asha), progress=False)
+    assert [trial.status for trial in result.sweep.trials] == [FINISHED, STOPPED, STOPPED]
+    assert [trial.iteration for trial in result.sweep.trials] == [4, 1, 1]
+    # A sweep that goes on has no state of Tune's scheduler; ours asks the run folders.
+    folder = workshop.root / "halved"
+    work = Work(SweepSettings.load(folder / "sweep.yaml"))
+    scheduler = Halving(work, grace_period=1, reduction_factor=2)
+    scheduler.set_search_properties("objective", "min")
+    newcomer = SimpleNamespace(trial_id="x_00009", status="PENDING")
+    for trial in (SimpleNamespace(trial_id=f"x_{one.name}") for one in result.sweep.trials):
+        scheduler.on_trial_add(None, trial)
+    scheduler.on_trial_add(None, newcomer)
+    median = sorted(first.values())[1]
+    worse, better = median + 1e-3, median - 1e-3
+    decide = partial(scheduler.on_trial_result, None, newcomer)
+    assert decide({"training_iteration": 1, "objective": worse}) == "STOP"
+    scheduler.on_trial_add(None, newcomer)
+    assert decide({"training_iteration": 1, "objective": better}) == "CONTINUE"
+
+
+def value_at_first(run: Path) -> float:
+    return next(
+        line["relative_energy_mean_capped"] for line in lines(run) if line["kind"] == "validation" and line["step"]
+    )
+
+
+def test_actors_live_in_the_placement_group_of_their_trial(
+    swept: TuneResult, workshop: Workshop, base: Path, cluster: Cluster
+) -> None:
+    """With actors, a trial gives what it gives in one process."""
+    actors = {"rollout": {"workers": 1, "cpus": 0.5}, "reward": {"cpus": 0.5}, "learner": {"threads": 1}}
+    keys = {
+        "overrides": {"base": str(base), "iterations": 4, "validation.every": 1, "ray": actors},
+        "space": {"learner.lr": {"grid": [VALUES[-1]]}},
+    }
+    result = tune(settings(workshop, base, workshop.root / "acted", **keys), progress=False)
+    (trial,) = result.sweep.trials
+    assert trial.error is None
+    folder = workshop.root / "acted" / "trials" / trial.name
+    assert_same_run(folder, workshop.root / "swept" / "trials" / swept.sweep.trials[-1].name)
+    found = json.loads((folder / "actors.json").read_text())
+    assert [actor["role"] for actor in found] == ["learner", "rollout", "reward"]
+    # One group to see whether there is room, and that of Tune; both were given back, and the actors made none.
+    groups = [group for group in placement_group_table().values() if len(group["bundles"]) == 4]
+    assert [group["state"] for group in groups] == ["REMOVED", "REMOVED"]
+    assert [group["bundles"][0]["CPU"] for group in groups] == [2, 2]
+
+
+def test_a_population_takes_over_what_is_better(workshop: Workshop, base: Path, cluster: Cluster) -> None:
+    """Of two the worse becomes the better one, with all of its past, and another learning rate."""
+    pbt = {"scheduler": {"kind": "pbt", "interval": 1, "quantile": 0.5}, "search": "random", "trials": 2}
+    space = {"learner.lr": {"loguniform": [1e-3, 1e-1]}}
+    run = workshop.root / "population"
+    result = tune(settings(workshop, base, run, space=space, **pbt), progress=False)
+    assert [trial.status for trial in result.sweep.trials] == [FINISHED, FINISHED]
+    taken = [trial for trial in result.sweep.trials if trial.since]
+    assert taken
+    for trial in taken:
+        (other,) = (one for one in result.sweep.trials if one != trial)
+        past, own = lines(run / "trials" / trial.name), lines(run / "trials" / other.name)
+        shared = [line for line in past if line["step"] <= trial.since]
+        # The donor may have taken over this trial's later state in turn.
+        if other.since <= trial.since:
+            assert shared == [line for line in own if line["step"] <= trial.since]
+        assert [line["step"] for line in past if line["kind"] == "train"] == [1, 2, 3, 4]
+        assert 1e-3 <= trial.values["learner.lr"] <= 1e-1
+        assert trial.best_iteration is not None and trial.best_iteration > trial.since
+
+
+def test_a_sweep_without_room_for_one_trial_says_so(workshop: Workshop, base: Path, cluster: Cluster) -> None:
+    run = workshop.root / "too_large"
+    keys = {"trial": {"cpus": 1000}, "overrides": {"base": str(base), "ray.wait": 1}}
+    start = time.monotonic()
+    with pytest.raises(ClusterError, match=r"no room.*1 x trial \(1000 CPU\).*There is: 2 nodes"):
+        tune(settings(workshop, base, run, **keys), progress=False)
+    assert time.monotonic() - start < 60 and not (run / "sweep.yaml").exists()
+
+
+def test_a_trial_that_cannot_be_run_is_named_and_the_others_go_on(
+    workshop: Workshop, base: Path, cluster: Cluster
+) -> None:
+    space = {"policy.annealing_from": {"grid": [None, str(workshop.root / "no_schedule")]}}
+    keys: dict[str, Any] = {"space": space, "concurrent": 1}
+    result = tune(settings(workshop, base, workshop.root / "partly", **keys), progress=False)
+    fine, broken = result.sweep.trials
+    assert (fine.status, fine.error) == (FINISHED, None)
+    assert broken.status == "failed" and broken.error is not None and "no_schedule" in broken.error
+    assert result.sweep.best == fine
+
+
+def test_a_killed_driver_loses_nothing_that_was_finished(
+    swept: TuneResult, workshop: Workshop, base: Path, cluster: Cluster
+) -> None:
+    """SIGKILL in mid-sweep, then --resume: finished trials stay as they were, and all end as without the kill."""
+    run = workshop.root / "killed"
+    config = workshop.root / "killed.yaml"
+    config.write_text(yaml.safe_dump(settings(workshop, base, run, concurrent=1).model_dump(mode="json")))
+    environment = os.environ | {"RAY_ADDRESS": cluster.address}
+    with subprocess.Popen(
+        [sys.executable, "-m", "omatg_ray", "tune", str(config)],
+        cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        second = run / "trials" / "00001" / "metrics.jsonl"
+        # In the middle of the second trial, once it is written down that the first has ended.
+        while not (
+            second.exists()
+            and any(line["kind"] == "train" for line in read_metrics(second))
+            and any("TERMINATED" in path.read_text() for path in run.glob("tune/experiment_state*.json"))
+        ):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(10)
+    first = run / "trials" / "00000" / "metrics.jsonl"
+    written = first.stat().st_mtime_ns
+    with pytest.raises(ConfigError, match="already holds a sweep"):
+        tune(SweepSettings.load(config))
+    result = resume_tune(run, progress=False)
+    assert first.stat().st_mtime_ns == written
+    assert result.sweep == swept.sweep
+    for trial in result.sweep.trials:
+        assert_same_run(run / "trials" / trial.name, workshop.root / "swept" / "trials" / trial.name)
+    assert Sweep.read(run) == result.sweep
