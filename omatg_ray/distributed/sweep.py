@@ -204,6 +204,8 @@ def _scheduler(plan: Plan) -> Any:
         quantile_fraction=settings.quantile,
         resample_probability=settings.resample,
         custom_explore_fn=_Within(plan.space),
+        # Everybody waits for the last, so that who takes over whom is no matter of who was fast.
+        synch=True,
         log_config=False,
     )
 

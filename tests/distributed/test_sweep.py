@@ -153,6 +153,7 @@ def test_actors_live_in_the_placement_group_of_their_trial(
         "overrides": {"base": str(base), "iterations": 4, "validation.every": 1, "ray": actors},
         "space": {"learner.lr": {"grid": [VALUES[-1]]}},
     }
+    before = set(placement_group_table())
     result = tune(settings(workshop, base, workshop.root / "acted", **keys), progress=False)
     (trial,) = result.sweep.trials
     assert trial.error is None
@@ -161,7 +162,8 @@ def test_actors_live_in_the_placement_group_of_their_trial(
     found = json.loads((folder / "actors.json").read_text())
     assert [actor["role"] for actor in found] == ["learner", "rollout", "reward"]
     # One group to see whether there is room, and that of Tune; both were given back, and the actors made none.
-    groups = [group for group in placement_group_table().values() if len(group["bundles"]) == 4]
+    made = [group for ident, group in placement_group_table().items() if ident not in before]
+    groups = [group for group in made if len(group["bundles"]) == 4]
     assert [group["state"] for group in groups] == ["REMOVED", "REMOVED"]
     assert [group["bundles"][0]["CPU"] for group in groups] == [2, 2]
 
