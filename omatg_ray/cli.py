@@ -598,6 +598,7 @@ def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
 def _schedules(arguments: argparse.Namespace) -> list[tuple[str, Annealing | None]]:
     """What the annealings are called, and the annealings; None is the model's own."""
     from omatg_ray.policy.annealing import LinearAnnealing
+    from omatg_ray.schedule import brief
 
     slopes = (arguments.slope_pos, arguments.slope_cell)
     if arguments.schedule is not None:
@@ -607,7 +608,7 @@ def _schedules(arguments: argparse.Namespace) -> list[tuple[str, Annealing | Non
     if slopes == (None, None):
         return [("own", None)]
     schedule = LinearAnnealing(pos=slopes[0] or 0.0, cell=slopes[1] or 0.0)
-    return [(f"linear:pos={schedule.pos:g},cell={schedule.cell:g}", schedule)]
+    return [(brief(schedule), schedule)]
 
 
 def _work(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -22,9 +22,11 @@ from omatg_ray.policy.annealing import (
     Annealing,
     AnyHandMade,
     Curve,
+    HandMadeAnnealing,
     LearnedAnnealing,
     LearnedSchedule,
     LinearAnnealing,
+    StepSizes,
     curves,
 )
 from omatg_ray.run.folder import fetched_model
@@ -117,6 +119,13 @@ def _hand_made(text: str, kind: str, keys: str) -> Annealing:
         raise ConfigError(f"schedule {text!r}: {problems}") from error
     assert schedule is not None
     return schedule
+
+
+def brief(schedule: HandMadeAnnealing | StepSizes) -> str:
+    """The text that means a hand-made schedule; the inverse of `read_schedule`."""
+    values = schedule.model_dump()
+    kind = values.pop("kind")
+    return f"{kind}:" + ",".join(f"{key}={value:g}" for key, value in values.items())
 
 
 def learned_schedule(place: str | Path) -> LearnedAnnealing:

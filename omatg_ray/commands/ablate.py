@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, PlainValidator, model_validator
 
@@ -18,7 +18,7 @@ from omatg_ray.commands.setup import base_run_data
 from omatg_ray.config import DataSettings, ModelPlace, Place, explain_errors, read_tree
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError, ModelError
-from omatg_ray.evaluate.ablation import BEST, Ablated, Learned, best_of, brief, ways_of, write_ablation
+from omatg_ray.evaluate.ablation import BEST, Ablated, Learned, best_of, ways_of, write_ablation
 from omatg_ray.evaluate.cases import Case, CaseResult, evaluate_cases
 from omatg_ray.evaluate.comparison import Comparison, write_comparison
 from omatg_ray.evaluate.evaluation import Evaluator
@@ -27,12 +27,12 @@ from omatg_ray.model import FlowModel
 from omatg_ray.policy.annealing import LearnedAnnealing, LinearAnnealing
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.storage import is_remote
-from omatg_ray.schedule import NONE, learned_schedule
+from omatg_ray.schedule import NONE, brief, learned_schedule
 from omatg_ray.settings import Settings
 
 Kind = Literal["linear", "quadratic", "cosine", "constant", "steps"]
 Metric = Literal["crmse", "match_rate", "relative_energy_mean_capped"]
-KINDS: list[Kind] = ["linear", "quadratic", "cosine", "constant", "steps"]
+KINDS: list[Kind] = list(get_args(Kind))
 
 
 def _local(place: object) -> Path:

@@ -18,10 +18,10 @@ from omatg_ray.evaluate.metrics import COLUMNS, Interval
 from omatg_ray.evaluate.page import card, formatted, html_table, page
 from omatg_ray.evaluate.plots import Point, banded_lines
 from omatg_ray.evaluate.schedules import draw_schedules
-from omatg_ray.evaluate.tuning import HandMade, Tuned
+from omatg_ray.evaluate.tuning import Tuned
 from omatg_ray.policy.annealing import LearnedAnnealing, curves
 from omatg_ray.run.atomic import write_json, write_text
-from omatg_ray.schedule import NONE
+from omatg_ray.schedule import NONE, brief
 
 FORMAT: Final = "omatg_ray.ablation.1"
 JSON, REPORT = "ablation.json", "report.html"
@@ -150,13 +150,6 @@ def ways_of(name: str, count: int) -> list[str]:
 def best_of(kinds: Mapping[str, Tuned], highest: bool) -> tuple[str, Tuned]:
     """The best of what was tuned, after its kind."""
     return min(kinds.items(), key=lambda item: -item[1].value if highest else item[1].value)
-
-
-def brief(schedule: HandMade) -> str:
-    """A hand-made schedule as `--schedule` takes it."""
-    values = schedule.model_dump()
-    kind = values.pop("kind")
-    return f"{kind}:" + ",".join(f"{key}={value:g}" for key, value in values.items())
 
 
 def pooled(several: Sequence[ByComposition]) -> ByComposition:

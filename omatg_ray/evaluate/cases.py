@@ -27,7 +27,7 @@ from omatg_ray.model import EULER, FlowModel, NoiseMode, Solver
 from omatg_ray.policy.annealing import Annealing, describe
 from omatg_ray.reward.matching import MatchSettings
 from omatg_ray.run.atomic import write_text
-from omatg_ray.run.versions import versions
+from omatg_ray.run.versions import installed
 from omatg_ray.schedule import OWN
 
 logger = logging.getLogger(__name__)
@@ -282,7 +282,7 @@ def conditions_of(evaluator: Evaluator, *, plausible: bool = False) -> str:
     reward = evaluator.bench.reward
     energies = None if reward is None else (reward.potential.fingerprint, reward.invalid_energy, reward.repulsion)
     tolerances = astuple(replace(MatchSettings(), stol=evaluator.bench.stol))
-    found = versions()
+    found = installed(DECIDING)
     decided = {
         "versions": {name: found.get(name) for name in DECIDING},
         "data": dataset_fingerprint(evaluator.known),

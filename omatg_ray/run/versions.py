@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -28,15 +29,21 @@ def versions() -> dict[str, str]:
     Packages that are not installed are left out. `commit` is there when the project runs from a git checkout, with
     " (modified)" when tracked files differ from it.
     """
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in DISTRIBUTIONS:
+    found = {"python": platform.python_version(), "platform": platform.platform()} | installed(DISTRIBUTIONS)
+    commit = git_commit(Path(__file__).resolve().parents[2])
+    if commit is not None:
+        found["commit"] = commit
+    return found
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """Versions of packages; those that are not installed are left out."""
+    found = {}
+    for name in names:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    commit = git_commit(Path(__file__).resolve().parents[2])
-    if commit is not None:
-        found["commit"] = commit
     return found
 
 
