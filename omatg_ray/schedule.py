@@ -19,6 +19,7 @@ from omatg_ray.bundle import asset, is_bundled
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.model import DESCRIPTION_FILE, FlowModel
 from omatg_ray.policy.annealing import (
+    HAND_MADE,
     Annealing,
     AnyHandMade,
     Curve,
@@ -39,7 +40,7 @@ FOLDER = "schedule"
 """Where a run folder keeps what it learned."""
 
 NONE, OWN = "none", "own"
-KINDS = ("linear", "quadratic", "cosine", "constant", "steps")
+KINDS = tuple(str(cls.model_fields["kind"].default) for cls in HAND_MADE)
 HELP = (
     "none · linear:pos=5,cell=2 (velocity times 1 + s(t), with s at t = 1) · quadratic:, cosine: and constant: with "
     "the same keys · steps:power=2 (unequal steps instead of a scale) · a learned one: its folder, or the run or model "

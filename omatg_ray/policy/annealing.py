@@ -150,22 +150,13 @@ class LearnedSchedule(ScheduleSettings):
     fields: list[FieldName] = Field(description="fields that have a schedule; the others keep s = 0")
 
 
-AnyHandMade = Annotated[
-    HandMadeAnnealing | StepSizes | None,
-    Kinds(
-        LinearAnnealing, QuadraticAnnealing, CosineAnnealing, ConstantAnnealing, StepSizes,
-        default=LinearAnnealing, optional=True
-    ),
-]  # fmt: skip
+HAND_MADE = (LinearAnnealing, QuadraticAnnealing, CosineAnnealing, ConstantAnnealing, StepSizes)
+AnyHandMade = Annotated[HandMadeAnnealing | StepSizes | None, Kinds(*HAND_MADE, default=LinearAnnealing, optional=True)]
 """Hand-made annealing in a file: `{pos: 5, cell: 2}`, `{kind: cosine, pos: 3}`, or null."""
 AnyAnnealing = Annotated[
     HandMadeAnnealing | StepSizes | LearnedSchedule | None,
-    Kinds(
-        LinearAnnealing, QuadraticAnnealing, CosineAnnealing, ConstantAnnealing, StepSizes, LearnedSchedule,
-        default=LinearAnnealing,
-        optional=True,
-    ),
-]  # fmt: skip
+    Kinds(*HAND_MADE, LearnedSchedule, default=LinearAnnealing, optional=True),
+]
 """The same, or what a learned schedule is made of."""
 
 
