@@ -879,7 +879,10 @@ def _report(arguments: argparse.Namespace) -> None:
         return
     folder = lasting(arguments.folder)
     if not RunFolder(folder).holds_run():
-        raise ConfigError(f"there is no run in {folder} to report on")
+        raise ConfigError(
+            f"there is no run in {folder} to report on (evaluate --to, ablate and tune write their reports anew when "
+            "the same command is repeated; tune with --resume)"
+        )
     print(write_report(folder))
 
 

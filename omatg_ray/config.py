@@ -120,7 +120,9 @@ class PolicySettings(Settings):
                 "`schedule` is what a policy of variant annealing learns; set variant=annealing, or leave it out"
             )
         if len(given) == 2:
-            raise ValueError("give either annealing or annealing_from, not both")
+            raise ValueError(
+                "give either annealing or annealing_from, not both; policy.annealing_from=null takes one from a file back"
+            )
         return self
 
 

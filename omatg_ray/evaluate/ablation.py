@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from omatg_ray.evaluate.cases import CaseResult
+from omatg_ray.evaluate.comparison import plus_minus
 from omatg_ray.evaluate.compositions import ByComposition, Totals, interval_dict
 from omatg_ray.evaluate.metrics import COLUMNS, Interval
 from omatg_ray.evaluate.page import card, formatted, html_table, page
@@ -222,12 +223,12 @@ def _finite(value: float) -> float | None:
 
 
 def ablation_table(one: Ablated) -> str:
-    """One line for each way and number of grid points, for terminals."""
+    """One line for each way and number of grid points, with half the width of 95 % intervals, for terminals."""
     keys = [key for key in SHOWN if any(key in row.intervals for row in one.rows)]
     lines = [["steps", "schedule", *(COLUMNS[key].short for key in keys), "s/1000"]]
     for row in one.rows:
         way = f"{row.way} ({row.text})" if row.text else row.way
-        cells = [COLUMNS[key].form.format(row.intervals[key].mean) for key in keys]
+        cells = [plus_minus(interval_dict(row.intervals[key]), COLUMNS[key].form) for key in keys]
         lines.append([str(row.steps), way, *cells, f"{row.seconds_per_1000:.1f}"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

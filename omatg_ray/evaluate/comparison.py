@@ -139,10 +139,14 @@ def _short(result: CaseResult, key: str, column: Column) -> str:
     value = result.metrics.get(key)
     if value is None:
         return "-"
-    text, found = column.form.format(value), result.values["intervals"].get(key)
-    if found is None or found["low"] is None or found["high"] is None:
-        return text
-    return f"{text} ±{column.form.format((found['high'] - found['low']) / 2).lstrip('+')}"
+    # The value itself may be no mean (a median), and has an interval all the same.
+    return plus_minus({**(result.values["intervals"].get(key) or {}), "mean": value}, column.form)
+
+
+def plus_minus(interval: Mapping[str, Any], form: str) -> str:
+    """A mean with half the width of its interval, as `interval_dict` gives both, for terminals."""
+    text, low, high = form.format(interval["mean"]), interval.get("low"), interval.get("high")
+    return text if low is None or high is None else f"{text} ±{form.format((high - low) / 2).lstrip('+')}"
 
 
 def write_compositions(path: Path, results: Sequence[CaseResult]) -> None:

@@ -30,6 +30,8 @@ from omatg_ray.evaluate.plots import (
 )
 from omatg_ray.evaluate.schedules import SLOPES, draw_schedules
 from omatg_ray.evaluate.timeline import describe_timeline, draw_timeline
+from omatg_ray.model import FlowModel
+from omatg_ray.policy.annealing import curves
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
@@ -73,7 +75,7 @@ def write_report(run_folder: Path) -> Path:
     sections = [
         ("Before and after", _table(evaluations, expected)),
         ("Relative energies before and after", _energies(evaluations, expected)),
-        ("The learned schedule", _schedule(run, missing)),
+        *_schedule(run, missing),
         ("Over the run", _curves(run, lines, missing)),
         ("Time of every iteration", _times(lines)),
         ("Who worked when", _timeline(run, missing)),
@@ -232,22 +234,27 @@ def _energies(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str
     return card("", figure, "Per structure, by the same potential; dotted: the reference.")
 
 
-def _schedule(run: RunFolder, missing: list[str]) -> str:
-    """What an annealing policy has learned."""
-    path = run.schedule / SCHEDULE_FILE
-    if not path.exists():
-        return ""
+def _schedule(run: RunFolder, missing: list[str]) -> list[tuple[str, str]]:
+    """The section on the annealing of a run's best model: learned in this run, or frozen; none where it has none."""
+    learned = (run.schedule / SCHEDULE_FILE).exists()
+    if not learned and run.pointed_at("best") is None:
+        return []
     try:
-        learned = read_description(run.schedule)
+        annealing = FlowModel.load(run.path).annealing if not learned else None
+        shown = read_description(run.schedule).curves if learned else [] if annealing is None else curves(annealing)
     except ModelError:
-        missing.append(f"{path.name}, which cannot be read")
-        return ""
+        missing.append("a readable " + (SCHEDULE_FILE if learned else "model with its annealing"))
+        return []
+    if not shown:
+        return []
     slopes = ", ".join(f"{slope:g}" for slope in SLOPES)
-    caption = (
-        f"What the base's velocity is multiplied by. Dotted: hand-made 1 + slope · t, slopes {slopes}. Use it with any "
-        f"base model: omatg-ray generate MODEL --schedule {escape(str(run.path))}"
+    caption = f"What the base's velocity is multiplied by. Dotted: hand-made 1 + slope · t, slopes {slopes}."
+    if learned:
+        caption += f" Use it with any base model: omatg-ray generate MODEL --schedule {escape(str(run.path))}"
+    name, title = (
+        ("learned", "The learned schedule") if learned else ("frozen", "The schedule that it was trained with")
     )
-    return card("", draw_schedules({"learned": learned.curves}), caption)
+    return [(title, card("", draw_schedules({name: shown}), caption))]
 
 
 def _times(lines: list[dict[str, Any]]) -> str:

@@ -25,10 +25,10 @@ from omatg_ray.evaluate.metrics import mean_interval
 from omatg_ray.evaluate.polymorphs import Polymorphs
 from omatg_ray.evaluate.unique import find_unique
 from omatg_ray.model import FlowModel
-from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.atomic import write_json
+from omatg_ray.schedule import HELP, OWN, read_schedule
 
 
 def main() -> None:
@@ -36,9 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", required=True)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument(
-        "--slopes", type=float, nargs=2, metavar=("POS", "CELL"), help="annealing of all, not their own"
-    )
+    parser.add_argument("--schedule", default=OWN, help=f"annealing of all, instead of their own: {HELP}")
     parser.add_argument("--noise", choices=["none", "policy"], default="none")
     parser.add_argument("-k", type=int, default=16, help="samples per composition")
     parser.add_argument("--limit", type=int, default=60, help="compositions, spread over the split")
@@ -52,12 +50,12 @@ def main() -> None:
     of_row = Polymorphs(known, range(len(known))).of_row
     groups = sorted({tuple(places) for places in of_row if places})
     chosen = [groups[i * len(groups) // arguments.limit] for i in range(min(arguments.limit, len(groups)))]
-    slopes = LinearAnnealing(pos=arguments.slopes[0], cell=arguments.slopes[1]) if arguments.slopes else None
+    schedule = read_schedule(arguments.schedule)
     results = {}
     print(f"{'':<30}{'valid':>8}{'any':>8}{'lowest':>22}{'unique of k':>22}{'coverage':>22}")
     for name in arguments.models:
         species = [known.select([group[0]]).species.tolist() for group in chosen for _ in range(arguments.k)]
-        made = FlowModel.load(name).generate(species, arguments.steps, slopes, arguments.seed, arguments.noise)
+        made = FlowModel.load(name).generate(species, arguments.steps, schedule, arguments.seed, arguments.noise)
         row = results[name] = measure(made, known, energy, chosen, arguments.k, arguments.workers)
         intervals = [row[key] for key in ("lowest", "unique", "coverage")]
         shown = "".join(f"{i['mean']:>8.3f} [{i['low']:.3f}, {i['high']:.3f}]" for i in intervals)

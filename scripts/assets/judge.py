@@ -24,7 +24,6 @@ from omatg_ray.commands.evaluate import EvaluateOptions, evaluate, table
 from omatg_ray.config import Config
 from omatg_ray.evaluate.metrics import paired_interval
 from omatg_ray.model import FlowModel
-from omatg_ray.policy.annealing import LearnedSchedule
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.atomic import write_json, write_text
 
@@ -46,8 +45,8 @@ def main() -> None:
     inputs |= {"potential": load_potential(BUNDLED).fingerprint} | {run.name: of_model(run) for run in arguments.runs}
     require_same(arguments.out / "inputs.json", inputs)
     steps = Config.load(arguments.runs[0] / "config.yaml").rollout.turns[0]
-    annealing = FlowModel.load(arguments.runs[0]).description.annealing
-    if isinstance(annealing, LearnedSchedule):
+    policy = FlowModel.load(arguments.runs[0])
+    if policy.description.variant == "annealing":
         parser.error(f"{arguments.runs[0]} learned its annealing; the base has nothing to compare with")
 
     def measured(model: str | Path, potential: str, name: str) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def main() -> None:
         if not path.exists():
             # The base is annealed as the policy is: what reinforcement adds is what counts.
             options = EvaluateOptions(
-                model=model, data=arguments.data, steps=steps, potential=potential, schedule=annealing
+                model=model, data=arguments.data, steps=steps, potential=potential, schedule=policy.annealing
             )
             write_json(path, evaluate(options).as_dict())
         return dict(json.loads(path.read_text(encoding="utf-8")))

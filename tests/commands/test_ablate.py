@@ -71,7 +71,9 @@ def test_schedules_are_tuned_evaluated_and_not_computed_twice(tmp_path: Path) ->
     assert len(written["rows"]) == 6 and {one["kind"] for one in written["tuned"]} == {"constant", "steps"}
     page = result.report.read_text()
     assert "best hand-made" in page and page.count("<svg") >= 4 and 'href="bundled/report.html"' in page
-    assert "mine" in ablation_table(found)
+    interval = mine.intervals["crmse"]
+    line = next(line for line in ablation_table(found).splitlines() if line.split()[:2] == ["3", "mine"])
+    assert f"{interval.mean:.3f} ±{(interval.high - interval.low) / 2:.3f}" in line
 
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cases/*.json")}
     assert len(times) > 8
