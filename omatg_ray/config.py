@@ -121,7 +121,7 @@ class PolicySettings(Settings):
             )
         if len(given) == 2:
             raise ValueError(
-                "give either annealing or annealing_from, not both; policy.annealing_from=null takes one from a file back"
+                "give either annealing or annealing_from, not both; policy.annealing_from=null takes it back"
             )
         return self
 
