@@ -153,7 +153,7 @@ def learned_schedule(place: str | Path) -> LearnedAnnealing:
         raise ConfigError(
             f"schedule {str(place)!r}: there is no such folder, and it is none of {', '.join((OWN, NONE, *KINDS))} "
             "with their keys (e.g. linear:pos=5,cell=2). A learned one is named by its folder, or by that of the run "
-            "that learned it, which has to be trained first (omatg-ray train configs/annealing_crmse.yaml)"
+            "that learned it, which has to be trained first (omatg-ray train configs/annealing_energy.yaml)"
         )
     if folder.name == SCHEDULE_FILE:
         return learned_schedule(folder.parent)

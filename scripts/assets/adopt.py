@@ -3,7 +3,7 @@
 
 python scripts/assets/adopt.py base runs/assets/base/checkpoints/last
 python scripts/assets/adopt.py potential runs/assets/student
-python scripts/assets/adopt.py schedule runs/annealing_crmse/schedule
+python scripts/assets/adopt.py schedule runs/annealing_energy/schedule
 python scripts/assets/adopt.py seal                 # after a card was edited
 """
 
