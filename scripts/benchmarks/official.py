@@ -1,26 +1,25 @@
 """Drives the official implementation (OMatG-IRL, package `omg`) stage by stage, beside this one.
 
-Only names of its classes and functions are here; the package itself comes from a checkout. Its Lightning trainer is left
-out, whose few calls are replaced by what they do: this does the official implementation no harm.
+Only names of its classes and functions are here; the package itself comes from a checkout. Its Lightning trainer is
+left out, whose few calls are replaced by what they do; this makes it a little faster.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 import yaml
+from products import CLOCKS
 from torch import Tensor, nn
 from torch_geometric.data import Batch
-from workload import CLIP, GRAD_CLIP, LEARNING_RATE, NOISE, POLICY_WEIGHT, Size
+from workload import CLIP, GRAD_CLIP, LEARNING_RATE, NOISE, POLICY_WEIGHT, Size, Timed
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields
@@ -69,27 +68,6 @@ def _built(node: Any) -> Any:
     return [_built(value) for value in node] if isinstance(node, list) else node
 
 
-@dataclass
-class Timed:
-    """What a stage took.
-
-    Attributes:
-        rollout: Seconds of sampling x_0 and of the trajectories.
-        reward: Seconds of the rewards.
-        learn: Seconds of all epochs.
-        reward_mean: Mean reward.
-        losses: Loss of every epoch.
-        gradient_norms: Gradient norm of every epoch, not clipped.
-    """
-
-    rollout: float = 0.0
-    reward: float = 0.0
-    learn: float = 0.0
-    reward_mean: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    gradient_norms: list[float] = field(default_factory=list)
-
-
 class Official:
     """One reinforcement by OMatG-IRL, velocity variant.
 
@@ -99,11 +77,13 @@ class Official:
         size: What an iteration does.
         active: Fields that are reinforced.
         kl: Weight of the KL divergence.
+        clock: See `CLOCKS`.
     """
 
     def __init__(
-        self, exported: Exported, calculator: Any, size: Size, active: Sequence[FieldName], kl: float
+        self, exported: Exported, calculator: Any, size: Size, active: Sequence[FieldName], kl: float, clock: str
     ) -> None:
+        self._now = CLOCKS[clock]
         config = yaml.safe_load(exported.config.read_text())["model"]
         precision = torch.get_float32_matmul_precision()
         base = _load("omg.omg_lightning.OMGLightning")(**_built(config))
@@ -118,7 +98,7 @@ class Official:
             name: _load(f"omg.omg_irl.{NOISE[name].kind.title()}NoiseSchedule")(NOISE[name].a) for name in active
         }
         self.module = _load("omg.omg_irl.OMGIRLVelocity")(
-            reward=_energy_reward(calculator),
+            reward=_energy_reward(calculator, self._now),
             reference_noise_schedules=schedules,
             noise_schedules=schedules,
             relative_costs={f"{name}_policy": POLICY_WEIGHT for name in active}
@@ -175,19 +155,12 @@ class Official:
 
     def iterate(self, cells: Sequence[Sequence[int]]) -> Timed:
         """One iteration over these compositions."""
-        begun = time.perf_counter()
+        begun = self._now()
         trajectory = self.rollout(self.start(cells))
-        rolled = time.perf_counter()
-        losses, norms = self.learn(trajectory)
+        rolled = self._now()
+        self.learn(trajectory)
         judged = self.module.reward.seconds
-        return Timed(
-            rolled - begun - judged,
-            judged,
-            time.perf_counter() - rolled,
-            float(trajectory.rewards.mean()),
-            losses,
-            norms,
-        )
+        return Timed(rolled - begun - judged, judged, self._now() - rolled, float(trajectory.rewards.mean()))
 
     def replayed(self, x_0: CrystalBatch, noise: Fields) -> Any:
         """The trajectories from an x_0 with given noise, (K, ...) per field."""
@@ -204,7 +177,7 @@ class Official:
 def _given_normals(values: list[Tensor]) -> Iterator[None]:
     """Lets `torch.randn_like` return these, one after the other; all have to be asked for."""
     left, original = iter(values), torch.randn_like
-    torch.randn_like = lambda like: next(left).to(like)
+    torch.randn_like = lambda like: next(left).to(like)  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -232,7 +205,7 @@ def _batch(crystals: CrystalBatch) -> Any:
     )
 
 
-def _energy_reward(calculator: Any) -> Any:
+def _energy_reward(calculator: Any, now: Callable[[], float]) -> Any:
     """The official energy reward with another calculator: its own checks and its own loop over structures."""
     official: Any = _load("omg.omg_irl.EnergyReward")
 
@@ -246,9 +219,9 @@ def _energy_reward(calculator: Any) -> Any:
             self.seconds = 0.0
 
         def compute(self, *args: Any, **kwargs: Any) -> Any:
-            begun = time.perf_counter()
+            begun = now()
             found = super().compute(*args, **kwargs)
-            self.seconds = time.perf_counter() - begun
+            self.seconds = now() - begun
             return found
 
     return WithCalculator()

@@ -6,9 +6,10 @@ OMATG is a checkout of https://github.com/FERMat-ML/OMatG whose requirements are
 weights, reinforce the velocity with the same settings, and are rewarded by the same MatGL potential, energies only: in
 the official reward it takes the place of MACE, one structure after the other, which is how that reward works on a CPU.
 
-First both roll out from the same x_0 with the same random numbers and learn from it: final crystals, densities, rewards,
-losses and gradient norms must agree, and so must the numbers of network evaluations and of optimizer steps. Then both
-run iterations of their own in turns; seconds are medians, with the fastest in brackets.
+First both roll out from the same x_0 with the same random numbers and learn from it: final crystals, densities,
+rewards, losses and gradient norms must agree, and so must the numbers of network evaluations and of optimizer steps.
+Then both run iterations of their own in turns, whose mean rewards are printed; seconds are medians, with the fastest in
+brackets.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
-from official import INVALID_ENERGY, Official, OfficialMissing, Timed, import_official
+from official import INVALID_ENERGY, Official, OfficialMissing, import_official
+from products import CLOCKS
 from torch import Tensor, nn
-from workload import PLAIN, Size, compositions, learner, reinforced, trainer
+from workload import PLAIN, Iterations, Size, Timed, learner, plan, reinforced
 
 from omatg_ray.bundle import BUNDLED
 from omatg_ray.crystal.base import BaseDistribution
@@ -40,9 +43,7 @@ from omatg_ray.reward.potential import load_module, load_potential
 from omatg_ray.rl.advantage import group_advantages
 from omatg_ray.rl.judge import judge
 from omatg_ray.rl.trajectory import rollout
-from omatg_ray.rl.work import plan_iteration
 
-STAGES = ("rollout", "reward", "learn")
 # The official package has lattice distributions of a few data sets only.
 LATTICES = "mp_20"
 
@@ -58,16 +59,19 @@ class Counting:
         self.calls = Counter[str]()
         self.evaluations = Counter[str]()
 
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {count} in {self.calls[name]} calls" for name, count in self.evaluations.items())
+
     @contextmanager
     def of(self, **networks: nn.Module) -> Iterator[None]:
         """While in it; networks by the name of their role."""
 
-        def hook(name: str, crystals: object) -> None:
+        def hook(name: str, crystals: Any) -> None:
             self.calls[name] += 1
-            self.evaluations[name] += len(crystals.n_atoms)  # type: ignore[attr-defined]
+            self.evaluations[name] += len(crystals.n_atoms)
 
         handles = [
-            network.register_forward_pre_hook(lambda _, inputs, name=name: hook(name, inputs[0]))  # type: ignore[misc]
+            network.register_forward_pre_hook(lambda _, inputs, name=name: hook(name, inputs[0]))
             for name, network in networks.items()
         ]
         try:
@@ -105,11 +109,12 @@ class Sides:
 
     def __init__(self, base: FlowModel, exported: Exported, options: argparse.Namespace, size: Size) -> None:
         self.size, self.options = size, options
-        self.cells = compositions(size.atoms)
-        self.model = reinforced(base, options.active)
-        self.learner = learner(self.model, options.kl, size.epochs)
-        self.reward = plain_reward(options.potential)
-        self.official = Official(exported, calculator(options.potential), size, options.active, options.kl)
+        model = reinforced(base, options.active)
+        learns = learner(model, options.kl, size.epochs)
+        self.ours = Iterations(model, learns, plain_reward(options.potential), size, options.clock)
+        self.official = Official(
+            exported, calculator(options.potential), size, options.active, options.kl, options.clock
+        )
 
     def check(self) -> list[str]:
         """The same trajectories and the same update on both sides.
@@ -120,27 +125,24 @@ class Sides:
         Raises:
             Disagreement: They are not the same.
         """
-        size, policy = self.size, self.model.policy()
-        (item,) = plan_iteration(_sampling(size, size.groups), self.cells, 0, 1)
-        x_0 = self.model.description.base_distribution.sample(item.species, item.start_seeds)
+        size, model, policy = self.size, self.ours.model, self.ours.learner.policy
+        (item,) = plan(size, 0, seed=1)
+        x_0 = model.description.base_distribution.sample(item.species, item.start_seeds)
         noise = draw_noise(x_0, size.steps, item.seeds, policy.active)
+        # One epoch at a time: means over epochs would hide what the first one did.
+        learns = learner(model, self.options.kl, epochs=1)
         ours, theirs = Counting(), Counting()
-        with ours.of(policy=self.model.network, base=self.model.base_network):
-            with_base = self.learner.objective.needs_base(self.learner.policy)
-            mine = rollout(self.learner.policy, x_0, policy.times(size.steps), noise, with_base)
-            reward = judge(mine.final(), self.reward).result.reward.view(size.groups, size.members)
-            advantage = group_advantages(reward, PLAIN).values.flatten()
-            # Epoch by epoch, as the means over epochs would hide what the first one did.
-            each = [learner(self.model, self.options.kl, 1)]
-            each[0].optimizer = self.learner.optimizer
-            epochs = [each[0].update(mine, advantage) for _ in range(size.epochs)]
+        with ours.of(policy=model.network, base=model.base_network):
+            mine = rollout(policy, x_0, policy.times(size.steps), noise, learns.objective.needs_base(policy))
+            reward = judge(mine.final(), self.ours.reward).result.reward
+            advantage = group_advantages(reward.view(size.groups, size.members), PLAIN).values.flatten()
+            epochs = [learns.update(mine, advantage) for _ in range(size.epochs)]
         network, base = self.official.networks
         with theirs.of(policy=network, base=base):
             other = self.official.replayed(x_0, noise)
             losses, norms = self.official.learn(other)
-        lines = [f"network evaluations, structures at a time: ours {dict(ours.evaluations)} in {dict(ours.calls)} calls, "
-                 f"official {dict(theirs.evaluations)} in {dict(theirs.calls)}"]  # fmt: skip
-        taken = [_steps_taken(optimizer) for optimizer in (self.learner.optimizer, self.official.optimizer)]
+        lines = [f"network evaluations of a structure: ours {ours}, official {theirs}"]
+        taken = [_steps_taken(optimizer) for optimizer in (learns.optimizer, self.official.optimizer)]
         lines.append(f"optimizer steps: ours {taken[0]}, official {taken[1]}")
         lines.append(f"Euler steps: ours {mine.n_steps}, official {len(other.sampled_actions)}; structures: ours "
                      f"{len(mine)}, official {len(other.rewards)}")  # fmt: skip
@@ -151,7 +153,7 @@ class Sides:
             and len(mine) == len(other.rewards)
         ):
             raise Disagreement("; ".join(lines))
-        lines += self._compared(mine.states(), mine.log_prob, reward.flatten(), other)
+        lines += self._compared(mine.states(), mine.log_prob, reward, other)
         lines += [
             _close("loss of the last epoch", epochs[-1]["loss"], losses[-1], 1e-3),
             _close("gradient norm of the first epoch", epochs[0]["grad_norm"], norms[0], 1e-3),
@@ -159,32 +161,24 @@ class Sides:
         return lines
 
     def _compared(
-        self, states: tuple[Tensor, Tensor], log_prob: dict[FieldName, Tensor], reward: Tensor, other: object
+        self, states: tuple[Tensor, Tensor], log_prob: dict[FieldName, Tensor], reward: Tensor, other: Any
     ) -> list[str]:
-        final = other.states[-1]  # type: ignore[attr-defined]
+        final = other.states[-1]
         wrapped = (states[0][-1] - final.pos + 0.5) % 1.0 - 0.5
         found = {
             "final positions (modulo 1)": (float(wrapped.abs().max()), 1e-3),
             "final lattices (Å)": (float((states[1][-1] - final.cell).abs().max()), 1e-3),
         }
         for field in self.options.active:
-            theirs = torch.stack([self.official.of(one, field) for one in other.old_log_probs])  # type: ignore[attr-defined]
+            theirs = torch.stack([self.official.of(one, field) for one in other.old_log_probs])
             found[f"log-densities of {field}"] = float((log_prob[field] - theirs).abs().max()), 1e-3
-        difference = (reward - other.rewards).abs()  # type: ignore[attr-defined]
+        difference = (reward - other.rewards).abs()
         # Crystals at the brink of validity may fall on either side.
         found["rewards (eV/atom), 98th percentile"] = float(difference.quantile(0.98)), 2e-3
         lines = [f"{name}: differ by {value:.1e} at most" for name, (value, _) in found.items()]
         if any(not value <= bound for value, bound in found.values()):
             raise Disagreement("; ".join(lines))
         return lines
-
-
-def _sampling(size: Size, groups_per_item: int):  # type: ignore[no-untyped-def]
-    from omatg_ray.rl.work import RolloutSettings
-
-    return RolloutSettings(
-        groups=size.groups, group_size=size.members, steps=size.steps, groups_per_item=groups_per_item
-    )
 
 
 def _steps_taken(optimizer: torch.optim.Optimizer) -> int:
@@ -199,32 +193,26 @@ def _close(name: str, ours: float, theirs: float, relative: float) -> str:
 
 
 def timed(sides: Sides, iterations: int, groups_per_item: int) -> tuple[list[Timed], list[Timed]]:
-    """Both run iterations in turns, over the same compositions; the first one is not counted."""
-    size, options = sides.size, sides.options
+    """Both run iterations in turns, over the same compositions."""
     ours, theirs = list[Timed](), list[Timed]()
-    runs = trainer(sides.model, sides.learner, sides.reward, size, sides.cells, groups_per_item, iterations)
     for iteration in range(iterations):
-        items = plan_iteration(_sampling(size, size.groups), sides.cells, iteration, runs.seed)
-        metrics = runs.step()
-        ours.append(Timed(*(metrics[f"time_{stage}"] for stage in STAGES), metrics["reward_mean"]))
-        theirs.append(sides.official.iterate(items[0].compositions))
-        if options.curves:
-            print(
-                f"iteration {iteration + 1:>3}  mean reward: ours {ours[-1].reward_mean:>8.3f}, official "
-                f"{theirs[-1].reward_mean:>8.3f}",
-                flush=True,
-            )
+        items = plan(sides.size, iteration, groups_per_item=groups_per_item)
+        ours.append(sides.ours.iterate(items))
+        theirs.append(sides.official.iterate([cell for item in items for cell in item.compositions]))
+        print(
+            f"iteration {iteration + 1:>3}  mean reward: ours {ours[-1].reward_mean:>8.3f}, official "
+            f"{theirs[-1].reward_mean:>8.3f}; seconds: ours {ours[-1].iteration:.2f}, official "
+            f"{theirs[-1].iteration:.2f}",
+            flush=True,
+        )
     return ours, theirs
 
 
 def table(ours: Sequence[Timed], theirs: Sequence[Timed]) -> None:
     """Seconds of every stage and their ratio."""
     print(f"{'stage':<12}{'ours (s)':>18}{'official (s)':>18}{'ratio':>8}{'best':>8}")
-    for stage in (*STAGES, "iteration"):
-        columns = [
-            [sum(getattr(one, name) for name in STAGES) if stage == "iteration" else getattr(one, stage) for one in side]
-            for side in (ours, theirs)
-        ]
+    for stage in ("rollout", "reward", "learn", "iteration"):
+        columns = [[getattr(one, stage) for one in side] for side in (ours, theirs)]
         cells = "".join(f"{f'{median(seconds):.3f} ({min(seconds):.3f})':>18}" for seconds in columns)
         ratios = [float(of(columns[1]) / of(columns[0])) for of in (median, min)]
         print(f"{stage:<12}{cells}{ratios[0]:>8.2f}{ratios[1]:>8.2f}", flush=True)
@@ -245,8 +233,8 @@ def main() -> None:
     parser.add_argument("--kl", type=float, default=0.0, help="weight of the KL divergence to the base")
     parser.add_argument("--iterations", type=int, default=4, help="of each side, the first of which is not timed")
     parser.add_argument("--groups-per-item", type=int, help="groups that we roll out together; default: all")
-    parser.add_argument("--curves", action="store_true", help="print the mean rewards of every iteration")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: for one busy core, with one thread")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", category=FutureWarning)

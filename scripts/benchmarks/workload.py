@@ -1,9 +1,12 @@
-"""What the benchmarks of speed work on: real compositions, a model to reinforce, and iterations of it in one process."""
+"""What the benchmarks of speed work on: real compositions, a model to reinforce, and its iterations in one process."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+
+from products import CLOCKS
 
 from omatg_ray.bundle import crystals
 from omatg_ray.crystal.fields import FieldName
@@ -12,12 +15,12 @@ from omatg_ray.errors import DataError
 from omatg_ray.model import FlowModel, new_modules
 from omatg_ray.policy.noise import NoiseSettings
 from omatg_ray.reward.protocol import Reward
-from omatg_ray.rl.advantage import AdvantageSettings
-from omatg_ray.rl.crew import LocalCrew
+from omatg_ray.rl.advantage import AdvantageSettings, group_advantages
+from omatg_ray.rl.judge import judge, rewards_of
 from omatg_ray.rl.learner import Learner, LearnerSettings
 from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
-from omatg_ray.rl.trainer import Trainer
-from omatg_ray.rl.work import RolloutSettings
+from omatg_ray.rl.trajectory import Trajectory
+from omatg_ray.rl.work import RolloutSettings, WorkItem, plan_iteration, run_item
 
 # The settings that the publication found for velocities (docs/policies.md).
 NOISE = {"pos": NoiseSettings(kind="sqrt", a=0.1668), "cell": NoiseSettings(kind="constant", a=0.2)}
@@ -56,6 +59,7 @@ class Size:
         )
 
 
+@cache
 def compositions(atoms: int) -> list[tuple[int, ...]]:
     """Atomic numbers of the bundled crystals with so many atoms.
 
@@ -67,6 +71,19 @@ def compositions(atoms: int) -> list[tuple[int, ...]]:
     if not cells:
         raise DataError(f"no bundled crystal has {atoms} atoms; some have {sorted(set(packed.layout.sizes))}")
     return cells
+
+
+def plan(
+    size: Size, iteration: int, seed: int = 0, groups_per_item: int | None = None, steps: int | None = None
+) -> list[WorkItem]:
+    """The items of an iteration over the compositions of a size; by default one item, and the steps of the size."""
+    settings = RolloutSettings(
+        groups=size.groups,
+        group_size=size.members,
+        steps=steps or size.steps,
+        groups_per_item=groups_per_item or size.groups,
+    )
+    return plan_iteration(settings, compositions(size.atoms), iteration, seed)
 
 
 def reinforced(base: FlowModel, active: Sequence[FieldName]) -> FlowModel:
@@ -86,25 +103,62 @@ def objective(kl: float) -> ObjectiveSettings:
 
 def learner(model: FlowModel, kl: float, epochs: int, microbatch_pairs: int = MICROBATCH_PAIRS) -> Learner:
     """A learner of the model's policy."""
-    settings = LearnerSettings(
-        epochs=epochs, lr=LEARNING_RATE, grad_clip=GRAD_CLIP, microbatch_pairs=microbatch_pairs
-    )
+    settings = LearnerSettings(epochs=epochs, lr=LEARNING_RATE, grad_clip=GRAD_CLIP, microbatch_pairs=microbatch_pairs)
     return Learner(model.policy(), objective(kl), settings)
 
 
-def trainer(
-    model: FlowModel,
-    learns: Learner,
-    reward: Reward,
-    size: Size,
-    cells: Sequence[Sequence[int]],
-    groups_per_item: int,
-    iterations: int,
-) -> Trainer:
-    """Iterations in this process; `step` does one, and says what every stage took (`time_*`)."""
-    base = model.description.base_distribution
-    crew = LocalCrew(learns, model.learned, base, reward, model.device)
-    rollout = RolloutSettings(
-        groups=size.groups, group_size=size.members, steps=size.steps, groups_per_item=groups_per_item
-    )
-    return Trainer(rollout, cells, PLAIN, crew, seed=0, total=iterations)
+@dataclass(frozen=True)
+class Timed:
+    """An iteration.
+
+    Attributes:
+        rollout: Seconds of x_0, random numbers and trajectories.
+        reward: Seconds of the rewards.
+        learn: Seconds of all epochs.
+        reward_mean: Mean reward.
+    """
+
+    rollout: float
+    reward: float
+    learn: float
+    reward_mean: float
+
+    @property
+    def iteration(self) -> float:
+        return self.rollout + self.reward + self.learn
+
+
+class Iterations:
+    """Iterations in this process, as `Trainer` with a `LocalCrew` does them, with the clock of the benchmark.
+
+    Args:
+        model: What is reinforced.
+        learns: Learner of its policy.
+        reward: Judges.
+        size: What an iteration does.
+        clock: See `CLOCKS`.
+    """
+
+    def __init__(self, model: FlowModel, learns: Learner, reward: Reward, size: Size, clock: str) -> None:
+        self.model, self.learner, self.reward, self.size = model, learns, reward, size
+        self._now = CLOCKS[clock]
+
+    def iterate(self, items: Sequence[WorkItem]) -> Timed:
+        """One iteration over these items."""
+        begun = self._now()
+        trajectories = [self.rollout(item) for item in items]
+        rolled = self._now()
+        judged = [judge(trajectory.final(), self.reward) for trajectory in trajectories]
+        seen = self._now()
+        rewards = rewards_of(items, judged)
+        advantages = group_advantages(rewards, PLAIN)
+        counted = advantages.counted.flatten().nonzero().squeeze(1)
+        whole = Trajectory.cat(trajectories).select(counted)
+        self.learner.update(whole, advantages.values.flatten()[counted])
+        return Timed(rolled - begun, seen - rolled, self._now() - seen, float(rewards.nanmean()))
+
+    def rollout(self, item: WorkItem) -> Trajectory:
+        """The trajectories of an item."""
+        policy = self.learner.policy
+        with_base = self.learner.objective.needs_base(policy)
+        return run_item(item, policy, self.model.description.base_distribution, with_base, self.model.device, 0)
