@@ -17,7 +17,8 @@ thread and no GPU, the latter say more."""
 # Where the two factors are among the arguments.
 FACTORS = {"mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1), "baddbmm": (1, 2)}
 
-MIN_FLOPS = 100_000_000
+MIN_FLOPS, MAX_TIMES = 20_000_000, 100
+"""A product is repeated up to so many operations or times, whichever comes first."""
 
 
 class Product(NamedTuple):
@@ -75,7 +76,7 @@ def seconds_alone(found: Counter[Product], device: torch.device, clock: str, rep
         if batch == 1:
             first, second, out = first[0], second[0], out[0]
         multiply = torch.mm if batch == 1 else torch.bmm
-        times = max(1, MIN_FLOPS // product.flops)
+        times = min(MAX_TIMES, max(1, MIN_FLOPS // product.flops))
 
         def several(first=first, second=second, out=out, by=multiply, times=times) -> None:  # type: ignore[no-untyped-def]
             for _ in range(times):
