@@ -1,0 +1,106 @@
+"""The matrix products of a computation, and what they would take if nothing else had to be done: its roof."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
+"""Seconds that passed, or those that a processor worked for this process: where others run beside it, and it has one
+thread and no GPU, the latter say more."""
+
+# Where the two factors are among the arguments.
+FACTORS = {"mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1), "baddbmm": (1, 2)}
+
+MIN_FLOPS, MAX_TIMES = 20_000_000, 100
+"""A product is repeated up to so many operations or times, whichever comes first."""
+
+
+class Product(NamedTuple):
+    """(batch, rows, inner) times (batch, inner, columns)."""
+
+    batch: int
+    rows: int
+    inner: int
+    columns: int
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.batch * self.rows * self.inner * self.columns
+
+
+class _Recording(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = Counter[Product]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        factors = FACTORS.get(func.overloadpacket.__name__)
+        if factors is not None:
+            first, second = (args[index].shape for index in factors)
+            batch = first[0] if len(first) == 3 else 1
+            self.found[Product(batch, first[-2], first[-1], second[-1])] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def products(function: Callable[[], object]) -> Counter[Product]:
+    """The matrix products that a call makes, in its backward passes too."""
+    with _Recording() as recording:
+        function()
+    return recording.found
+
+
+def flops(found: Counter[Product]) -> int:
+    """Floating-point operations of products."""
+    return sum(count * product.flops for product, count in found.items())
+
+
+def seconds_alone(found: Counter[Product], device: torch.device, clock: str, repeats: int = 3) -> float:
+    """Seconds of the products by themselves: operands and results are there already, and warm.
+
+    Small products are repeated, so that the clock is fine enough.
+    """
+    total = 0.0
+    for product, count in found.items():
+        batch, rows, inner, columns = product
+        if not product.flops:
+            continue
+        first = torch.rand(batch, rows, inner, device=device)
+        second = torch.rand(batch, inner, columns, device=device)
+        out = torch.empty(batch, rows, columns, device=device)
+        if batch == 1:
+            first, second, out = first[0], second[0], out[0]
+        multiply = torch.mm if batch == 1 else torch.bmm
+        times = min(MAX_TIMES, max(1, MIN_FLOPS // product.flops))
+
+        def several(first=first, second=second, out=out, by=multiply, times=times) -> None:  # type: ignore[no-untyped-def]
+            for _ in range(times):
+                by(first, second, out=out)
+
+        total += count * fastest(several, repeats, device, clock) / times
+    return total
+
+
+def fastest(function: Callable[[], object], repeats: int, device: torch.device, clock: str) -> float:
+    """Seconds of the fastest call, after one that is not counted."""
+    function()
+    now = CLOCKS[clock]
+    best = float("inf")
+    for _ in range(repeats):
+        finish(device)
+        start = now()
+        function()
+        finish(device)
+        best = min(best, now() - start)
+    return best
+
+
+def finish(device: torch.device) -> None:
+    """Waits for a device that works behind the program's back."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,164 @@
+"""What the benchmarks of speed work on: real compositions, a model to reinforce, and its iterations in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from products import CLOCKS
+
+from omatg_ray.bundle import crystals
+from omatg_ray.crystal.fields import FieldName
+from omatg_ray.crystal.read import read_dataset
+from omatg_ray.errors import DataError
+from omatg_ray.model import FlowModel, new_modules
+from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.reward.protocol import Reward
+from omatg_ray.rl.advantage import AdvantageSettings, group_advantages
+from omatg_ray.rl.judge import judge, rewards_of
+from omatg_ray.rl.learner import Learner, LearnerSettings
+from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
+from omatg_ray.rl.trajectory import Trajectory
+from omatg_ray.rl.work import RolloutSettings, WorkItem, plan_iteration, run_item
+
+# The settings that the publication found for velocities (docs/policies.md).
+NOISE = {"pos": NoiseSettings(kind="sqrt", a=0.1668), "cell": NoiseSettings(kind="constant", a=0.2)}
+CLIP, POLICY_WEIGHT, LEARNING_RATE, GRAD_CLIP = 0.28, 2.3, 1.2e-4, 1.0
+# As published: no ranks in place of rewards.
+PLAIN = AdvantageSettings(shaping="none")
+MICROBATCH_PAIRS = LearnerSettings().microbatch_pairs
+
+
+@dataclass(frozen=True)
+class Size:
+    """One iteration.
+
+    Attributes:
+        atoms: Atoms per cell.
+        groups: Compositions.
+        members: Trajectories of each.
+        steps: Grid points; one network evaluation fewer.
+        epochs: PPO epochs.
+    """
+
+    atoms: int = 5
+    groups: int = 8
+    members: int = 16
+    steps: int = 50
+    epochs: int = 2
+
+    @property
+    def structures(self) -> int:
+        return self.groups * self.members
+
+    def __str__(self) -> str:
+        return (
+            f"{self.atoms} atoms, {self.groups} groups × {self.members}, {self.steps} points, {self.epochs} "
+            f"epoch{'s' * (self.epochs > 1)}"
+        )
+
+
+@cache
+def compositions(atoms: int) -> list[tuple[int, ...]]:
+    """Atomic numbers of the bundled crystals with so many atoms.
+
+    Raises:
+        DataError: There are none.
+    """
+    packed = read_dataset(crystals("val")).crystals
+    cells = [tuple(cell.tolist()) for cell in packed.species.split(packed.layout.sizes) if len(cell) == atoms]
+    if not cells:
+        raise DataError(f"no bundled crystal has {atoms} atoms; some have {sorted(set(packed.layout.sizes))}")
+    return cells
+
+
+def plan(
+    size: Size, iteration: int, seed: int = 0, groups_per_item: int | None = None, steps: int | None = None
+) -> list[WorkItem]:
+    """The items of an iteration over the compositions of a size; by default one item, and the steps of the size."""
+    settings = RolloutSettings(
+        groups=size.groups,
+        group_size=size.members,
+        steps=steps or size.steps,
+        groups_per_item=groups_per_item or size.groups,
+    )
+    return plan_iteration(settings, compositions(size.atoms), iteration, seed)
+
+
+def reinforced(base: FlowModel, active: Sequence[FieldName]) -> FlowModel:
+    """A model that starts as its base does, of which reinforcement moves these fields."""
+    noise = {field: NOISE[field] for field in active}
+    description = base.description.model_copy(update={"active": list(active), "noise": noise})
+    modules = new_modules(description)
+    modules["policy"].load_state_dict(base.base_network.state_dict())
+    return FlowModel(description, base.base_network, modules)
+
+
+def objective(kl: float) -> ObjectiveSettings:
+    """The published loss, with a weight for the KL divergence to the base."""
+    policy = FieldWeights(pos=POLICY_WEIGHT, cell=POLICY_WEIGHT)
+    return ObjectiveSettings(clip=CLIP, policy_weight=policy, kl_weight=FieldWeights(pos=kl, cell=kl))
+
+
+def learner(model: FlowModel, kl: float, epochs: int, microbatch_pairs: int = MICROBATCH_PAIRS) -> Learner:
+    """A learner of the model's policy."""
+    settings = LearnerSettings(epochs=epochs, lr=LEARNING_RATE, grad_clip=GRAD_CLIP, microbatch_pairs=microbatch_pairs)
+    return Learner(model.policy(), objective(kl), settings)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """An iteration.
+
+    Attributes:
+        rollout: Seconds of x_0, random numbers and trajectories.
+        reward: Seconds of the rewards.
+        learn: Seconds of all epochs.
+        reward_mean: Mean reward.
+    """
+
+    rollout: float
+    reward: float
+    learn: float
+    reward_mean: float
+
+    @property
+    def iteration(self) -> float:
+        return self.rollout + self.reward + self.learn
+
+
+class Iterations:
+    """Iterations in this process, as `Trainer` with a `LocalCrew` does them, with the clock of the benchmark.
+
+    Args:
+        model: What is reinforced.
+        learns: Learner of its policy.
+        reward: Judges.
+        size: What an iteration does.
+        clock: See `CLOCKS`.
+    """
+
+    def __init__(self, model: FlowModel, learns: Learner, reward: Reward, size: Size, clock: str) -> None:
+        self.model, self.learner, self.reward, self.size = model, learns, reward, size
+        self._now = CLOCKS[clock]
+
+    def iterate(self, items: Sequence[WorkItem]) -> Timed:
+        """One iteration over these items."""
+        begun = self._now()
+        trajectories = [self.rollout(item) for item in items]
+        rolled = self._now()
+        judged = [judge(trajectory.final(), self.reward) for trajectory in trajectories]
+        seen = self._now()
+        rewards = rewards_of(items, judged)
+        advantages = group_advantages(rewards, PLAIN)
+        counted = advantages.counted.flatten().nonzero().squeeze(1)
+        whole = Trajectory.cat(trajectories).select(counted)
+        self.learner.update(whole, advantages.values.flatten()[counted])
+        return Timed(rolled - begun, seen - rolled, self._now() - seen, float(rewards.nanmean()))
+
+    def rollout(self, item: WorkItem) -> Trajectory:
+        """The trajectories of an item."""
+        policy = self.learner.policy
+        with_base = self.learner.objective.needs_base(policy)
+        return run_item(item, policy, self.model.description.base_distribution, with_base, self.model.device, 0)
