@@ -12,6 +12,8 @@ from omatg_ray.settings import Settings
 
 HACKED = "hacked"
 """Metric of a validation: 1 where a guard objects, else 0."""
+SHARES = ("invalid_share", "unique_share", "match_rate")
+"""Metrics of validations that are compared with the first one."""
 
 
 class GuardSettings(Settings):
@@ -36,6 +38,12 @@ class GuardSettings(Settings):
         description="the share of unique crystals, where validations measure it (generated species), is below this "
         "share of that before training; null: off",
     )
+    match_rate: float | None = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="the match rate with the references is below this share of that before training; null: off",
+    )
     second_potential: bool = Field(
         True, description="reward.second_potential and the rewarded one part company (docs/rewards.md)"
     )
@@ -59,8 +67,8 @@ class Guards:
         self.reasons: list[str] = []
         for line in lines:
             if line["kind"] == "validation":
-                self._keep_first("invalid_share", line.get("invalid_share"))
-                self._keep_first("unique_share", line.get("unique_share"))
+                for name in SHARES:
+                    self._keep_first(name, line.get(name))
             else:
                 self._keep_first("diversity", line.get("diversity"))
 
@@ -81,16 +89,19 @@ class Guards:
             apart: Whether the rewarded and the second potential part company.
         """
         allowed, first, self.reasons = self._settings, self._first, []
-        for name in ("invalid_share", "unique_share"):
+        for name in SHARES:
             self._keep_first(name, validation.get(name))
         rise = validation["invalid_share"] - first["invalid_share"]
         if allowed.invalid_share is not None and rise > allowed.invalid_share:
             self.reasons.append(f"{rise:.1%} more crystals are invalid than before training")
         for name, least, value in (
             ("diversity", allowed.diversity, self._diversity),
-            ("unique_share", allowed.unique_share, validation.get("unique_share", math.nan)),
+            ("unique_share", allowed.unique_share, validation.get("unique_share")),
+            ("match_rate", allowed.match_rate, validation.get("match_rate")),
         ):
-            if least is not None and name in first and value < least * first[name]:
+            if least is None or value is None or name not in first:
+                continue
+            if value < least * first[name]:
                 self.reasons.append(f"{name} fell from {first[name]:.3g} to {value:.3g}")
         if allowed.second_potential and apart:
             self.reasons.append("the second potential disagrees")

@@ -7,7 +7,7 @@ import pytest
 
 from omatg_ray.rl.guards import Guards, GuardSettings
 
-VALIDATION = {"invalid_share": 0.1, "unique_share": 0.8}
+VALIDATION = {"invalid_share": 0.1, "unique_share": 0.8, "match_rate": 0.5}
 
 
 def judged(
@@ -35,6 +35,9 @@ def judged(
         ({"invalid_share": 0.21}, 2.0, False, "11.0% more crystals are invalid"),
         ({"unique_share": 0.39}, 2.0, False, "unique_share fell from 0.8 to 0.39"),
         ({"unique_share": math.nan}, math.nan, False, None),
+        ({"match_rate": 0.41}, 2.0, False, None),
+        ({"match_rate": 0.39}, 2.0, False, "match_rate fell from 0.5 to 0.39"),
+        ({"match_rate": None}, 2.0, False, None),
         ({}, 0.99, False, "diversity fell from 2 to 0.99"),
         ({}, 2.0, True, "the second potential disagrees"),
     ],
@@ -45,7 +48,7 @@ def test_each_guard_objects_to_its_own(
     hacked, reasons = judged(GuardSettings(), VALIDATION, diversity, VALIDATION | after, apart)
     assert (hacked, len(reasons)) == (int(reason is not None), int(reason is not None))
     assert reason is None or reason in reasons[0]
-    off = GuardSettings(invalid_share=None, diversity=None, unique_share=None, second_potential=False)
+    off = GuardSettings(invalid_share=None, diversity=None, unique_share=None, match_rate=None, second_potential=False)
     assert judged(off, VALIDATION, diversity, VALIDATION | after, apart) == (0, [])
 
 
