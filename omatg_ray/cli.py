@@ -804,7 +804,7 @@ def _ablate(arguments: argparse.Namespace) -> None:
 def _tune(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.sweep import SweepSettings
     from omatg_ray.commands.tune import resume_tune, tune
-    from omatg_ray.evaluate.sweep import trials_table
+    from omatg_ray.evaluate.sweep_report import trials_table
 
     files = [word for word in arguments.words if "=" not in word]
     if arguments.resume is not None:

@@ -16,7 +16,8 @@ from omatg_ray.config import Config, place
 from omatg_ray.errors import ConfigError, TrainingError
 from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.report import write_report
-from omatg_ray.evaluate.sweep import BEST_FILE, TRIALS, Sweep, write_sweep
+from omatg_ray.evaluate.sweep import TRIALS, Sweep
+from omatg_ray.evaluate.sweep_report import BEST_FILE, write_sweep
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.progress import print_line

@@ -17,12 +17,9 @@ from omatg_ray.evaluate.sweep import (
     Standing,
     Sweep,
     Trial,
-    importance,
-    parallel_coordinates,
     standing_of,
-    trials_table,
-    write_sweep,
 )
+from omatg_ray.evaluate.sweep_report import importance, parallel_coordinates, trials_table, write_sweep
 
 
 def validation(step: int, value: float | None, hacked: int = 0) -> dict[str, Any]:
