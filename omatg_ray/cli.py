@@ -818,6 +818,8 @@ def _tune(arguments: argparse.Namespace) -> None:
         result = tune(SweepSettings.load(as_place(files[0]), overrides), not arguments.quiet)
     print(f"\n{trials_table(result.sweep)}")
     print(f"\nbest config: {result.best}\nreport: {result.report}")
+    if result.front:
+        print(f"all of the Pareto front: {result.front[0].parent}/*.yaml")
     print(f"\nnext\n  omatg-ray train {result.best} run=runs/tuned")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,11 +76,17 @@ class Work:
 
     def history(self, name: str) -> list[float]:
         """The objectives of a trial's validations so far, in their order."""
-        path, settings = self.folder(name) / METRICS, self.settings
-        lines = read_metrics(path) if path.is_file() else []
-        shown = (settings.metric, settings.direction, settings.exclude_hacked)
-        validations = [line for line in lines if line["kind"] == "validation" and line["step"] > 0]
-        return [standing_of([line], *shown).objective for line in validations]
+        validations = [line for line in self.lines(name) if line["kind"] == "validation" and line["step"] > 0]
+        return [self.standing([line]).objective for line in validations]
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """What a trial has logged so far."""
+        path = self.folder(name) / METRICS
+        return read_metrics(path) if path.is_file() else []
+
+    def standing(self, lines: Sequence[Mapping[str, Any]], since: int = 0) -> Standing:
+        """Where a trial stands that has logged this; as `standing_of`."""
+        return standing_of(lines, self.settings.goals, self.settings.exclude_hacked, since)
 
     def start(self, values: Mapping[str, Any], name: str) -> TrialRun:
         """A trial, from its beginning."""
@@ -102,13 +108,12 @@ class TrialRun:
     """
 
     def __init__(self, work: Work, values: Mapping[str, Any], name: str) -> None:
-        self._settings, self._name = work.settings, name
+        self._sweep, self._name = work, name
         self._stack, self._running = ExitStack(), ExitStack()
         self._work: Reinforcement | None = None
         self._done: Progressed | None = None
         self._ended: str | None = None
         self._since = 0
-        self._path = work.folder(name)
         try:
             with ExitStack() as stack:
                 self._config = config = work.config(values, name)
@@ -151,7 +156,7 @@ class TrialRun:
     def _reinforcement(self) -> Reinforcement:
         if self._work is None:
             lines = read_metrics(self._folder.metrics_path) if self._done is not None else []
-            guards = Guards(self._settings.guards, lines)
+            guards = Guards(self._sweep.settings.guards, lines)
             work = Reinforcement(
                 self._config, self._parts, self._force, self._folder, self._done, progress=False, examiner=guards
             )
@@ -159,32 +164,30 @@ class TrialRun:
         return self._work
 
     def _result(self) -> dict[str, Any]:
-        """Finite metrics of the last validation, and where the trial stands.
+        """Where the trial stands.
 
-        That is `objective` (lower is better, for schedulers and searchers), `value`, `best` and `best_iteration` of
-        the metric that decides, `hacked`, `since` (the state up to this iteration is of another trial), `iteration` of
-        `iterations`, `ended` where the trial failed for good, `done`.
+        That is, by `Standing`, `last`, `best`, `best_iteration`, `ever_hacked` and, lower is better, `objective` (of
+        its last validation, for schedulers) and `costs` by metric (of the one that counts, for searchers); `hacked` of
+        the last validation; `since` (the state up to this iteration is of another trial), `iteration` of `iterations`,
+        `ended` where the trial failed for good, and then nothing counts; `done`.
         """
-        settings, work = self._settings, self._work
-        lines = read_metrics(self._path / METRICS) if (self._path / METRICS).is_file() else []
-        standing: Standing = standing_of(
-            lines, settings.metric, settings.direction, settings.exclude_hacked, self._since
-        )
-        measured = {} if work is None else work.validation
-        plain = {name: value for name, value in measured.items() if isinstance(value, int | float)}
+        work, failed = self._work, self._ended is not None
+        standing = self._sweep.standing(self._sweep.lines(self._name), self._since)
+        best = None if failed else standing.best
+        costs = {goal.metric: goal.cost(best or {}) for goal in self._sweep.settings.goals}
         return {
-            "metrics": {name: value for name, value in plain.items() if math.isfinite(value)},
-            HACKED: int(plain.get(HACKED, 0)),
-            "objective": WORST if self._ended is not None else standing.objective,
-            "value": standing.last,
-            "best": standing.best,
-            "best_iteration": standing.best_iteration,
+            "objective": WORST if failed else standing.objective,
+            "costs": {metric: WORST if cost is None else cost for metric, cost in costs.items()},
+            "last": standing.last,
+            HACKED: int(standing.last.get(HACKED, 0)),
+            "best": best,
+            "best_iteration": None if failed else standing.best_iteration,
             "ever_hacked": standing.hacked,
             "since": self._since,
             "iteration": 0 if work is None else work.iteration,
             "iterations": self._config.iterations if work is not None else 0,
             "ended": self._ended,
-            "done": self._ended is not None or (work is not None and work.done),
+            "done": failed or (work is not None and work.done),
         }
 
     def save(self, path: Path) -> None:

@@ -17,7 +17,7 @@ from omatg_ray.errors import ConfigError, TrainingError
 from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.report import write_report
 from omatg_ray.evaluate.sweep import TRIALS, Sweep
-from omatg_ray.evaluate.sweep_report import BEST_FILE, write_sweep
+from omatg_ray.evaluate.sweep_report import BEST_FILE, FRONT, write_sweep
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.progress import print_line
@@ -32,11 +32,13 @@ class TuneResult:
     Attributes:
         sweep: All trials.
         best: The configuration of the best one, a file for `omatg-ray train`.
+        front: Such files of all trials on the Pareto front of several metrics; none of one metric.
         report: The report.
     """
 
     sweep: Sweep
     best: Path
+    front: list[Path]
     report: Path
 
 
@@ -106,8 +108,7 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
         settings.search,
         settings.retries,
         settings.seed,
-        settings.metric,
-        settings.direction,
+        settings.goals,
         {key: domain for key, domain in settings.space.items() if key.startswith(MUTABLE)},
     )
     ray = settings.with_values({}, folder).ray
@@ -126,9 +127,13 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
         why = reasons[0] if reasons else "all validations were reward hacking by the guards; see exclude_hacked"
         write_sweep(folder)
         raise TrainingError(f"no trial of {folder} came to a validation that counts: {why}")
-    write_text(folder / BEST_FILE, settings.with_values(best.values, folder / "best").to_yaml())
-    write_report(folder / TRIALS / best.name)
-    return TuneResult(sweep, folder / BEST_FILE, write_sweep(folder))
+    chosen = {folder / BEST_FILE: best}
+    front = {} if len(sweep.goals) == 1 else {folder / FRONT / f"{one.name}.yaml": one for one in sweep.front}
+    for path, trial in (chosen | front).items():
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, settings.with_values(trial.values, path.with_suffix("")).to_yaml())
+        write_report(folder / TRIALS / trial.name)
+    return TuneResult(sweep, folder / BEST_FILE, list(front), write_sweep(folder))
 
 
 def _expected(settings: SweepSettings) -> int:
@@ -138,7 +143,8 @@ def _expected(settings: SweepSettings) -> int:
 
 def _announced(settings: SweepSettings, folder: Path) -> str:
     over = f"{counted(_expected(settings), 'trial')} over {', '.join(settings.space)}"
-    return f"{over} in {folder}, decided by {settings.metric} ({settings.direction})"
+    goals = " and ".join(f"{goal.metric} ({goal.mode})" for goal in settings.goals)
+    return f"{over} in {folder}, decided by {goals}"
 
 
 def _needs(settings: SweepSettings, work: Work) -> list[dict[str, Any]]:

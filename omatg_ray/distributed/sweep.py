@@ -22,12 +22,12 @@ from omatg_ray.distributed.trial import Trial, Work, name_of
 from omatg_ray.distributed.tuning import Domain, SchedulerSettings
 from omatg_ray.evaluate import sweep
 from omatg_ray.evaluate.page import counted
-from omatg_ray.evaluate.sweep import FAILED, FINISHED, STOPPED, UNFINISHED, Sweep
+from omatg_ray.evaluate.sweep import FAILED, FINISHED, STOPPED, UNFINISHED, Goal, Sweep
 from omatg_ray.run.interrupt import StopRequest
 from omatg_ray.run.progress import print_line
 
-OBJECTIVE, TIME = "objective", "training_iteration"
-"""Results of a trial: lower is better; validations so far."""
+OBJECTIVE, COSTS, TIME = "objective", "costs", "training_iteration"
+"""Results of a trial: of its last validation, and by metric of the one that counts, lower is better; validations."""
 FOLDER = "tune"
 """In the folder of a sweep: what Ray Tune keeps."""
 # Trials stay in the working directory of the driver; metrics are in their run folders, and not in files of Tune too.
@@ -56,8 +56,7 @@ class Plan:
         search: random, grid or optuna.
         retries: How often a trial that failed goes on.
         seed: Of the search.
-        metric: What decides, for messages and `trials.json`.
-        direction: min or max, of that.
+        goals: What decides. With several there is no scheduler.
         mutable: Those of the space that a population may change in the middle of a run.
     """
 
@@ -70,8 +69,7 @@ class Plan:
     search: str
     retries: int
     seed: int
-    metric: str
-    direction: str
+    goals: Sequence[Goal]
     mutable: Mapping[str, Domain]
 
 
@@ -138,8 +136,6 @@ def _tuner(plan: Plan, resume: bool, progress: bool) -> tune.Tuner:
         Trial,
         param_space=space,
         tune_config=tune.TuneConfig(
-            metric=OBJECTIVE,
-            mode="min",
             num_samples=1 if grids else plan.trials,
             search_alg=searcher,
             scheduler=_scheduler(plan),
@@ -154,14 +150,14 @@ def _tuner(plan: Plan, resume: bool, progress: bool) -> tune.Tuner:
             # The donor of a population may be some validations ahead of the checkpoint that is taken over.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=3),
             failure_config=tune.FailureConfig(max_failures=plan.retries),
-            callbacks=[SweepLog(plan.folder, plan.metric, plan.direction, progress)],
+            callbacks=[SweepLog(plan.folder, plan.goals, progress)],
             verbose=0,
         ),
     )
 
 
 def _named(trial: Any) -> str:
-    return name_of(trial.trial_id)
+    return name_of(trial.trial_id, trial.config)
 
 
 def _domain(domain: Domain, grids: bool) -> Any:
@@ -181,11 +177,9 @@ def _domain(domain: Domain, grids: bool) -> Any:
 def _searcher(plan: Plan) -> Any:
     if plan.search != "optuna":
         return BasicVariantGenerator(random_state=plan.seed, max_concurrent=plan.concurrent or 0)
-    import optuna
-    from ray.tune.search.optuna import OptunaSearch
+    from omatg_ray.distributed.optuna_search import NumberedSearch
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return OptunaSearch(metric=OBJECTIVE, mode="min", seed=plan.seed)
+    return NumberedSearch([f"{COSTS}/{goal.metric}" for goal in plan.goals], plan.seed)
 
 
 def _scheduler(plan: Plan) -> Any:
@@ -193,11 +187,13 @@ def _scheduler(plan: Plan) -> Any:
     if settings.kind == "asha":
         return Halving(plan.work, grace_period=settings.grace_period, reduction_factor=settings.reduction_factor)
     if settings.kind == "median":
-        return MedianStoppingRule(time_attr=TIME, grace_period=settings.grace_period)
+        return MedianStoppingRule(TIME, OBJECTIVE, "min", grace_period=settings.grace_period)
     if settings.kind == "none":
         return FIFOScheduler()
     return PopulationBasedTraining(
         time_attr=TIME,
+        metric=OBJECTIVE,
+        mode="min",
         perturbation_interval=settings.interval,
         burn_in_period=settings.grace_period,
         hyperparam_mutations={"values": {key: _mutations(domain) for key, domain in plan.mutable.items()}},
@@ -235,13 +231,13 @@ class Halving(ASHAScheduler):
 
     def __init__(self, work: Work, grace_period: int, reduction_factor: float) -> None:
         # No trial is longer: rungs beyond the end of all trials are never reached, and cost nothing.
-        super().__init__(time_attr=TIME, max_t=10**6, grace_period=grace_period, reduction_factor=reduction_factor)
+        super().__init__(TIME, OBJECTIVE, "min", 10**6, grace_period=grace_period, reduction_factor=reduction_factor)
         self._work = work
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
         bracket = self._trial_info[trial.trial_id]
-        for time, objective in enumerate(self._work.history(name_of(trial.trial_id)), start=1):
+        for time, objective in enumerate(self._work.history(_named(trial)), start=1):
             bracket.on_result(trial, time, (self._metric_op or 1.0) * objective)
 
 
@@ -250,24 +246,23 @@ class SweepLog(tune.Callback):
 
     Args:
         folder: Of the sweep.
-        metric: What decides.
-        direction: min or max, of that.
+        goals: What decides.
         progress: Print.
     """
 
-    def __init__(self, folder: Path, metric: str, direction: str, progress: bool) -> None:
-        self._folder, self._metric, self._direction, self._progress = folder, metric, direction, progress
+    def __init__(self, folder: Path, goals: Sequence[Goal], progress: bool) -> None:
+        self._folder, self._goals, self._progress = folder, list(goals), progress
         self._complete, self._kept = set[str](), False
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         if result["ended"] is None:
-            value, best = (_form(result[name]) for name in ("value", "best"))
+            last, best = result["last"], result["best"] or {}
+            reached = ", ".join(f"{goal.metric} {_form(last.get(goal.metric))}" for goal in self._goals)
+            before = ", ".join(_form(best.get(goal.metric)) for goal in self._goals)
             mark = ", a guard objects" if result["hacked"] else ""
-            text = (
-                f"iteration {result['iteration']} of {result['iterations']}, {self._metric} {value} (best {best}){mark}"
-            )
+            text = f"iteration {result['iteration']} of {result['iterations']}, {reached} (best {before}){mark}"
         else:
             text = f"cannot be run: {result['ended']}"
         self._say(trial, text)
@@ -294,15 +289,14 @@ class SweepLog(tune.Callback):
 
     def _say(self, trial: Any, text: str) -> None:
         if self._progress:
-            print_line(f"trial {name_of(trial.trial_id)}: {text}")
+            print_line(f"trial {_named(trial)}: {text}")
 
     def _keep(self, trials: Sequence[Any]) -> None:
         self._kept = True
         found = [described(trial, trial.trial_id in self._complete) for trial in trials]
-        if all(trial.name.isdigit() for trial in found):
-            # Tune lists those that it restores in another order.
-            found.sort(key=lambda trial: trial.name)
-        Sweep(self._metric, self._direction, found).write(self._folder)
+        # Tune lists those that it restores in another order.
+        found.sort(key=lambda trial: trial.name)
+        Sweep(self._goals, found).write(self._folder)
 
 
 def described(trial: Any, complete: bool = False) -> sweep.Trial:
@@ -315,17 +309,16 @@ def described(trial: Any, complete: bool = False) -> sweep.Trial:
     elif complete or trial.status == "TERMINATED":
         status = _ending(result)
     return sweep.Trial(
-        name_of(trial.trial_id),
+        _named(trial),
         dict(trial.config["values"]),
         status,
         result.get("iteration", 0),
-        result.get("value"),
+        dict(result.get("last", {})),
         result.get("best"),
         result.get("best_iteration"),
         result.get("since", 0),
         bool(result.get("ever_hacked", False)),
         error,
-        dict(result.get("metrics", {})),
     )
 
 

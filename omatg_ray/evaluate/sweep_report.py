@@ -17,13 +17,13 @@ from scipy.stats import rankdata
 from omatg_ray.evaluate.metrics import COLUMNS
 from omatg_ray.evaluate.page import card, counted, formatted, html_table, page
 from omatg_ray.evaluate.plots import COLOURS, INK, NORMAL, WIDE, dress
-from omatg_ray.evaluate.sweep import TRIALS, Sweep
+from omatg_ray.evaluate.sweep import TRIALS, Goal, Sweep, Trial
 from omatg_ray.rl.guards import HACKED
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.folder import METRICS
 from omatg_ray.run.metrics import read_metrics
 
-BEST_FILE, REPORT = "best.yaml", "report.html"
+BEST_FILE, FRONT, REPORT = "best.yaml", "front", "report.html"
 FEWEST = 5
 """With fewer trials, ranks say nothing about what a key does."""
 SHADES = LinearSegmentedColormap.from_list("good to bad", [COLOURS[2], "#d8b24a", COLOURS[4]])
@@ -39,35 +39,45 @@ def write_sweep(folder: Path) -> Path:
         DataError: As `Sweep.read`.
     """
     sweep = Sweep.read(folder)
-    title = _title(sweep.metric)
-    better = "less" if sweep.direction == "min" else "more"
+    several = len(sweep.goals) > 1
+    goals = " and ".join(f"{escape(_title(one))} ({'less' if one.mode == 'min' else 'more'})" for one in sweep.goals)
+    by_first = f" by {escape(_title(sweep.goals[0]))}" if several else ""
     summary = (
-        f'<p class="soft">{counted(len(sweep.trials), "trial")}, decided by {escape(title)} of the validation split, '
-        f"of which {better} is better. A trial counts by the best of its validations; those that a guard objects to, "
-        "where they are excluded, and the one before training do not count. The best of many noisy numbers flatters "
-        "itself: compare it with the default over new seeds, and on the test split.</p>"
+        f'<p class="soft">{counted(len(sweep.trials), "trial")}, decided by {goals} of the validation split. A trial '
+        f"counts by the best{by_first} of its validations; those that a guard objects to, where they are excluded, and "
+        "the one before training do not count. The best of many noisy numbers flatters itself: compare it with the "
+        "default over new seeds, and on the test split.</p>"
     )
     sections = [
         ("Best trial", _best(sweep, folder)),
+        ("Pareto front", _front(sweep, folder) if several else ""),
         ("Learning curves", _figure_card(learning_curves(sweep, folder), CURVES_NOTE)),
         ("Keys and results", _figure_card(parallel_coordinates(sweep), PARALLEL_NOTE)),
         ("What each key did", _importance(sweep)),
-        ("Trials", _table(sweep, folder)),
+        ("Trials", _table(sweep)),
     ]
     write_text(folder / REPORT, page(folder.resolve().name, summary, sections))
     return folder / REPORT
 
 
-CURVES_NOTE = "The metric at every validation, one line for each trial; the best is thick. × marks reward hacking."
+CURVES_NOTE = (
+    "What decides at every validation, one line for each trial; the best, or all of the Pareto front, are thick. "
+    "× marks reward hacking."
+)
 PARALLEL_NOTE = (
-    "Each line is a trial, from its values to its result on the right, green for the best rank and red for the worst. "
-    "Thick: the best. Dotted: no value that counts. Axes of keys whose positive values span a factor of ten or more "
-    "are logarithmic."
+    "Each line is a trial, from its values to its result on the right, green for the best rank and red for the worst, "
+    "of several metrics by the first. Thick: the best, or all of the Pareto front. Dotted: no value that counts. Axes "
+    "of keys whose positive values span a factor of ten or more are logarithmic."
+)
+FRONT_NOTE = (
+    "Each point is a trial, by the validation that counts. Green: the Pareto front; no other trial is as good as one "
+    "of these by all metrics and better by one. What lies beyond the line no trial has reached. The ring is the best "
+    "by the first metric, diamonds are the model before training."
 )
 
 
-def _title(metric: str) -> str:
-    return COLUMNS[metric].title if metric in COLUMNS else metric.replace("_", " ")
+def _title(goal: Goal) -> str:
+    return COLUMNS[goal.metric].title if goal.metric in COLUMNS else goal.metric.replace("_", " ")
 
 
 def _figure_card(figure: Figure | None, caption: str) -> str:
@@ -78,25 +88,30 @@ def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _value(metric: str, value: float | None) -> str:
-    return formatted(value, COLUMNS[metric].form if metric in COLUMNS else "{:.4f}")
+def _value(goal: Goal, metrics: Mapping[str, float] | None) -> str:
+    form = COLUMNS[goal.metric].form if goal.metric in COLUMNS else "{:.4f}"
+    return formatted((metrics or {}).get(goal.metric), form)
+
+
+def _status(sweep: Sweep, trial: Trial) -> str:
+    on_front = ", on the front" if len(sweep.goals) > 1 and trial in sweep.front else ""
+    return trial.status + on_front + (", hacked" if trial.hacked else "")
 
 
 def trials_table(sweep: Sweep, most: int = 10) -> str:
-    """The best trials for terminals, one line each."""
-    head = ["trial", *sweep.keys, _short(sweep.metric), "after", "status"]
-    lines = [head]
-    for trial in sweep.ranked[:most]:
+    """The best trials for terminals, one line each, and all of the front of several metrics."""
+    lines = [["trial", *sweep.keys, *map(_short, sweep.goals), "after", "status"]]
+    for trial in sweep.ranked[: max(most, len(sweep.front))]:
         after = "–" if trial.best_iteration is None else str(trial.best_iteration)
-        mark = ", hacked" if trial.hacked else ""
         values = [_text(trial.values.get(key, "–")) for key in sweep.keys]
-        lines.append([trial.name, *values, _value(sweep.metric, trial.best), after, trial.status + mark])
+        reached = [_value(goal, trial.best) for goal in sweep.goals]
+        lines.append([trial.name, *values, *reached, after, _status(sweep, trial)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def _short(metric: str) -> str:
-    return COLUMNS[metric].short if metric in COLUMNS else metric
+def _short(goal: Goal) -> str:
+    return COLUMNS[goal.metric].short if goal.metric in COLUMNS else goal.metric
 
 
 def _best(sweep: Sweep, folder: Path) -> str:
@@ -104,113 +119,166 @@ def _best(sweep: Sweep, folder: Path) -> str:
     if best is None:
         return "<p>No trial has a validation that counts.</p>"
     rows = [[key, _text(value)] for key, value in best.values.items()]
+    reached = ", ".join(escape(f"{_title(goal)} {_value(goal, best.best)}") for goal in sweep.goals)
     report = folder / TRIALS / best.name / REPORT
     link = f' <a href="{TRIALS}/{escape(best.name)}/{REPORT}">Its report</a>.' if report.is_file() else ""
     return (
-        f"<p>Trial {escape(best.name)}: {escape(_title(sweep.metric))} "
-        f"{escape(_value(sweep.metric, best.best))} after iteration {best.best_iteration}.{link} "
+        f"<p>Trial {escape(best.name)}: {reached} after iteration {best.best_iteration}.{link} "
         f'All its keys: <a href="{BEST_FILE}">{BEST_FILE}</a>, for <code>omatg-ray train</code>.</p>'
         f'<div class="wide">{html_table(["key", "value"], rows)}</div>'
     )
 
 
-def _table(sweep: Sweep, folder: Path) -> str:
-    keys = sweep.keys
-    head = ["trial", *keys, f"best {_short(sweep.metric)}", "after", "last", "iterations", "status"]
-    rows = []
-    for trial in sweep.ranked:
-        said = trial.status + (", hacked" if trial.hacked else "") + (f"\n{trial.error[:120]}" if trial.error else "")
-        rows.append(
-            [
-                trial.name,
-                *(_text(trial.values.get(key, "–")) for key in keys),
-                _value(sweep.metric, trial.best),
-                "–" if trial.best_iteration is None else str(trial.best_iteration),
-                _value(sweep.metric, trial.last),
-                str(trial.iteration),
-                said,
-            ]
-        )
+def _front(sweep: Sweep, folder: Path) -> str:
+    """The front as a picture and a table; nothing where no trial counts."""
+    front, keys = sweep.front, sweep.keys
+    if not front:
+        return ""
+    rows = [
+        [
+            trial.name,
+            *(_value(goal, trial.best) for goal in sweep.goals),
+            str(trial.best_iteration),
+            *(_text(trial.values.get(key, "–")) for key in keys),
+            f"{FRONT}/{trial.name}.yaml",
+        ]
+        for trial in front
+    ]
+    table = html_table(["trial", *map(_short, sweep.goals), "after", *keys, "for omatg-ray train"], rows)
+    return card("", pareto_front(sweep, folder), FRONT_NOTE) + f'<div class="wide">{table}</div>'
+
+
+def _table(sweep: Sweep) -> str:
+    keys, goals = sweep.keys, sweep.goals
+    best, last = ([f"{which} {_short(goal)}" for goal in goals] for which in ("best", "last"))
+    rows = [
+        [
+            trial.name,
+            *(_text(trial.values.get(key, "–")) for key in keys),
+            *(_value(goal, trial.best) for goal in goals),
+            "–" if trial.best_iteration is None else str(trial.best_iteration),
+            *(_value(goal, trial.last) for goal in goals),
+            str(trial.iteration),
+            _status(sweep, trial) + (f"\n{trial.error[:120]}" if trial.error else ""),
+        ]
+        for trial in sweep.ranked
+    ]
+    head = ["trial", *keys, *best, "after", *last, "iterations", "status"]
     return f'<div class="wide">{html_table(head, rows)}</div>'
 
 
-def learning_curves(sweep: Sweep, folder: Path) -> Figure | None:
-    """The metric of all trials over their iterations, from the run folders; None where there is none."""
-    best, ranked = sweep.best, [trial for trial in sweep.ranked if trial.best is not None]
-    shades = {trial.name: _shade(place, len(ranked)) for place, trial in enumerate(ranked)}
-    figure = Figure(figsize=WIDE, layout="constrained")
-    axes = figure.add_subplot()
-    dress(axes, "iteration", _title(sweep.metric))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    drawn = []
-    for trial in sweep.trials:
-        path = folder / TRIALS / trial.name / METRICS
-        lines = read_metrics(path) if path.is_file() else []
-        found = [
-            (line["step"], line[sweep.metric], line.get(HACKED, 0))
-            for line in lines
-            if line["kind"] == "validation" and line.get(sweep.metric) is not None
-        ]
-        if not found:
-            continue
-        steps, values, hacked = np.array(found, dtype=float).T
-        first = best is not None and trial.name == best.name
-        colour = shades.get(trial.name, INK)
-        width, order = (3.0, 3) if first else (1.1, 2)
-        axes.plot(steps, values, color=colour, linewidth=width, alpha=1.0 if first else 0.75, zorder=order)
-        axes.plot(steps[hacked > 0], values[hacked > 0], "x", color=colour, markersize=6)
-        drawn += values.tolist()
-    if not drawn:
-        return None
-    # One trial that blew up shall not flatten all others.
-    low, high = np.quantile(drawn, [0.0, 0.95] if sweep.direction == "min" else [0.05, 1.0])
-    margin = 0.06 * (high - low) or 0.05
-    axes.set_ylim(low - margin, high + margin)
+def _validations(folder: Path, trial: Trial) -> list[dict[str, Any]]:
+    path = folder / TRIALS / trial.name / METRICS
+    lines = read_metrics(path) if path.is_file() else []
+    return [line for line in lines if line["kind"] == "validation"]
+
+
+def pareto_front(sweep: Sweep, folder: Path) -> Figure:
+    """The first metric against each other one, of all trials that count and, from the run folders, before training."""
+    first, *others = sweep.goals
+    front, best = sweep.front, sweep.best
+    rest = [trial.best for trial in sweep.trials if trial.best is not None and trial not in front]
+    starts = [line for trial in sweep.trials for line in _validations(folder, trial) if line["step"] == 0]
+    figure = Figure(figsize=(NORMAL[0] * len(others), 3.8), layout="constrained")
+    for place, other in enumerate(others, start=1):
+        axes = figure.add_subplot(1, len(others), place)
+        dress(axes, _title(first), _title(other))
+
+        def points(
+            found: Sequence[Mapping[str, Any]], names: tuple[str, str] = (first.metric, other.metric)
+        ) -> tuple[list[float], ...]:
+            known = [line for line in found if all(line.get(name) is not None for name in names)]
+            return tuple([line[name] for line in known] for name in names)
+
+        axes.plot(*points(rest), "o", color=INK, alpha=0.45, markersize=5)
+        axes.plot(*points(starts), "D", color=COLOURS[1], markersize=6)
+        reached = points([trial.best or {} for trial in front])
+        # From the best by one to the best by the other. Of more metrics the front is no line.
+        line = "-" if len(others) == 1 else ""
+        axes.plot(*reached, line, drawstyle="steps-post", color=COLOURS[2], linewidth=1.4, alpha=0.7)
+        axes.plot(*reached, "o", color=COLOURS[2], markersize=7)
+        axes.plot(*points([best.best or {}] if best else []), "o", color=COLOURS[2], markersize=13, fillstyle="none")
+        for trial, x, y in zip(front, *reached, strict=True):
+            axes.annotate(trial.name.lstrip("0") or "0", (x, y), (6, 6), textcoords="offset points", fontsize=8.5)
     return figure
 
 
-def _shade(place: int, among: int) -> Any:
-    return SHADES(place / max(1, among - 1))
+def learning_curves(sweep: Sweep, folder: Path) -> Figure | None:
+    """What decides of all trials over their iterations, from the run folders; None where there is nothing."""
+    shades, thick = _shades(sweep), {trial.name for trial in sweep.front}
+    found = {trial.name: _validations(folder, trial) for trial in sweep.trials}
+    if not any(goal.cost(line) is not None for lines in found.values() for line in lines for goal in sweep.goals):
+        return None
+    figure = Figure(figsize=WIDE, layout="constrained")
+    for place, goal in enumerate(sweep.goals, start=1):
+        axes = figure.add_subplot(1, len(sweep.goals), place)
+        dress(axes, "iteration", _title(goal))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        drawn: list[float] = []
+        for name, lines in found.items():
+            known = [line for line in lines if line.get(goal.metric) is not None]
+            steps, values, hacked = (
+                np.array([line.get(key, 0) for line in known], dtype=float) for key in ("step", goal.metric, HACKED)
+            )
+            width, alpha, order = (3.0, 1.0, 3) if name in thick else (1.1, 0.75, 2)
+            colour = shades.get(name, INK)
+            axes.plot(steps, values, color=colour, linewidth=width, alpha=alpha, zorder=order)
+            axes.plot(steps[hacked > 0], values[hacked > 0], "x", color=colour, markersize=6)
+            drawn += values.tolist()
+        if drawn:
+            # One trial that blew up shall not flatten all others.
+            low, high = np.quantile(drawn, [0.0, 0.95] if goal.mode == "min" else [0.05, 1.0])
+            margin = 0.06 * (high - low) or 0.05
+            axes.set_ylim(low - margin, high + margin)
+    return figure
+
+
+def _shades(sweep: Sweep) -> dict[str, Any]:
+    """Colours of the trials that count, by their ranks."""
+    counting = sorted((trial for trial in sweep.trials if trial.best is not None), key=sweep.costs)
+    return {trial.name: SHADES(place / max(1, len(counting) - 1)) for place, trial in enumerate(counting)}
 
 
 def parallel_coordinates(sweep: Sweep) -> Figure | None:
-    """Values of the keys and the result of all trials, one axis each; None for fewer than two trials."""
-    keys, ranked = sweep.keys, sweep.ranked
+    """Values of the keys and the results of all trials, one axis each; None for fewer than two trials."""
+    keys, goals, ranked = sweep.keys, sweep.goals, sweep.ranked
     if len(ranked) < 2:
         return None
-    scales = {key: _Axis([trial.values.get(key) for trial in ranked]) for key in keys}
-    results = _Axis([trial.best for trial in ranked])
-    figure = Figure(figsize=(max(NORMAL[0], min(WIDE[0], 1.9 * (len(keys) + 1))), 3.6), layout="constrained")
+    scales = [(key, _Axis([trial.values.get(key) for trial in ranked])) for key in keys]
+    scales += [(_short(goal), _Axis([(trial.best or {}).get(goal.metric) for trial in ranked])) for goal in goals]
+    width = max(NORMAL[0], min(WIDE[0], 1.9 * len(scales)))
+    figure = Figure(figsize=(width, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    last, counting = len(keys), [trial for trial in ranked if trial.best is not None]
-    for place, trial in reversed(list(enumerate(ranked))):
-        heights = [scales[key].height(trial.values.get(key)) for key in keys]
-        known = trial.best is not None
-        heights.append(results.height(trial.best) if known else float("nan"))
+    shades, thick = _shades(sweep), {trial.name for trial in sweep.front}
+    for trial in reversed(ranked):
+        along = [trial.values.get(key) for key in keys]
+        along += [(trial.best or {}).get(goal.metric) for goal in goals]
+        known, first = trial.best is not None, trial.name in thick
         axes.plot(
-            range(last + 1),
-            heights,
-            color=_shade(place, len(counting)) if known else INK,
-            linewidth=3.0 if known and place == 0 else 1.2,
-            alpha=1.0 if place == 0 else 0.7,
+            range(len(scales)),
+            [scale.height(value) for (_, scale), value in zip(scales, along, strict=True)],
+            color=shades.get(trial.name, INK),
+            linewidth=3.0 if first else 1.2,
+            alpha=1.0 if first else 0.7,
             linestyle="-" if known else ":",
         )
-    for x, (name, axis) in enumerate([*scales.items(), (_short(sweep.metric), results)]):
+    for x, (name, axis) in enumerate(scales):
         axes.plot([x, x], [0, 1], color=INK, linewidth=1.0)
+        result = x >= len(keys)
         for height, text in axis.ticks():
-            at_end = x == last
             axes.text(
-                x + (0.03 if at_end else -0.03),
+                x + (0.03 if result else -0.03),
                 height,
                 text,
                 color=INK,
                 fontsize=8.5,
-                ha="left" if at_end else "right",
+                ha="left" if result else "right",
                 va="center",
             )
         text = name.replace(".", ".\n").replace(", ", ",\n")
         axes.text(x, 1.06, text, color=INK, fontsize=9.5, ha="center", va="bottom")
-    axes.set(xlim=(-0.45, last + 0.4), ylim=(-0.05, 1.1 + 0.08 * max(name.count(".") + 1 for name in [*keys, "a.b"])))
+    tallest = max(name.count(".") + 1 for name in [*keys, "a.b"])
+    axes.set(xlim=(-0.45, len(scales) - 0.6), ylim=(-0.05, 1.1 + 0.08 * tallest))
     axes.set_axis_off()
     return figure
 
@@ -251,7 +319,7 @@ def _numeric(values: Sequence[Any]) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
 
 
-def importance(sweep: Sweep) -> dict[str, tuple[float, float | None, int]]:
+def importance(sweep: Sweep, goal: Goal) -> dict[str, tuple[float, float | None, int]]:
     """Of every key how much of the ranks of the results it accounts for by itself, largest first.
 
     For numbers that is the square of Spearman's rank correlation, for others the correlation ratio η² of the ranks. It
@@ -262,10 +330,12 @@ def importance(sweep: Sweep) -> dict[str, tuple[float, float | None, int]]:
         By key: the share between 0 and 1, for numbers Spearman's correlation with the metric, and the probability in
         per cent that a key without any effect comes as high (2,000 permutations).
     """
-    trials = [trial for trial in sweep.trials if trial.best is not None]
-    if len(trials) < FEWEST:
+    reached = [(trial, trial.best[goal.metric]) for trial in sweep.trials if trial.best is not None]
+    if len(reached) < FEWEST:
         return {}
-    ranks = rankdata([trial.best for trial in trials])
+    trials, ranks = [trial for trial, _ in reached], rankdata([value for _, value in reached])
+    if len(set(ranks)) < 2:
+        return {}
     generator = np.random.default_rng(0)
     shuffled = [generator.permutation(ranks) for _ in range(2000)]
     found: dict[str, tuple[float, float | None, int]] = {}
@@ -287,8 +357,6 @@ def importance(sweep: Sweep) -> dict[str, tuple[float, float | None, int]]:
 
 
 def _share(own: np.ndarray, ranks: np.ndarray, numeric: bool) -> float:
-    if ranks.min() == ranks.max():
-        return 0.0
     if numeric:
         return float(np.corrcoef(own, ranks)[0, 1] ** 2)
     total = ((ranks - ranks.mean()) ** 2).sum()
@@ -310,9 +378,11 @@ def importance_bars(found: Mapping[str, tuple[float, float | None, int]]) -> Fig
 
 
 def _importance(sweep: Sweep) -> str:
-    found = importance(sweep)
-    if not found:
-        return ""
+    found = {goal: importance(sweep, goal) for goal in sweep.goals}
+    return "".join(_importance_card(goal, of_keys, len(found) > 1) for goal, of_keys in found.items() if of_keys)
+
+
+def _importance_card(goal: Goal, found: Mapping[str, tuple[float, float | None, int]], titled: bool) -> str:
     rows = [
         [key, f"{share:.2f}", formatted(correlation, "{:+.2f}"), "< 1 %" if chance < 1 else f"{chance} %"]
         for key, (share, correlation, chance) in found.items()
@@ -324,4 +394,5 @@ def _importance(sweep: Sweep) -> str:
         "give as much. Association, not effect: keys that act together are not seen, and trials that were stopped "
         "early count by what they had reached."
     )
-    return card("", importance_bars(found), caption) + f'<div class="wide">{table}</div>'
+    title = escape(_title(goal)) if titled else ""
+    return card(title, importance_bars(found), caption) + f'<div class="wide">{table}</div>'

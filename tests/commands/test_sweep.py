@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from omatg_ray.commands.reinforcement import Reinforcement
-from omatg_ray.commands.sweep import SweepSettings
+from omatg_ray.commands.sweep import DEFAULT_METRIC, SweepSettings
 from omatg_ray.commands.train import train
 from omatg_ray.commands.trial import TrialRun, Work
 from omatg_ray.commands.tune import SWEEP_FILE, resume_tune, tune
@@ -51,6 +51,9 @@ def assert_same_weights(first: Path, second: Path) -> None:
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), file
 
 
+SEVERAL = {"metric": [DEFAULT_METRIC, "match_rate"], "search": "optuna", "scheduler": {"kind": "none"}}
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
@@ -68,6 +71,13 @@ def assert_same_weights(first: Path, second: Path) -> None:
         ({"space": {"seed": {"unifrom": [0, 1]}}}, ["unknown key space.seed.unifrom", "space.seed.uniform?"]),
         ({"trails": 3}, ["unknown key trails", "did you mean trials?"]),
         ({"metric": "match_rat"}, ["metric", "did you mean match_rate?"]),
+        ({"metric": 3}, ["metric", "list"]),
+        ({"metric": []}, ["metric", "at least 1"]),
+        ({**SEVERAL, "metric": ["crmse", "rmsee"]}, ["metric", "did you mean rmse?"]),
+        ({**SEVERAL, "metric": ["crmse", "crmse"]}, ["metric", "each once"]),
+        ({**SEVERAL, "search": "random"}, ["search", "only optuna", "not random"]),
+        ({**SEVERAL, "scheduler": {"kind": "asha"}}, ["scheduler.kind=none", "asha"]),
+        ({**SEVERAL, "mode": "max"}, ["mode", "leave it out"]),
         ({"metric": "reward_mean"}, ["reward_mean", "relative_energy_mean_capped"]),
         ({"search": "grid"}, ["search=grid", "learner.lr"]),
         ({"overrides": {"rollout.grups": 3}}, ["rollout.grups", "did you mean rollout.groups?"]),
@@ -152,9 +162,9 @@ def test_a_trial_is_the_run_that_train_would_do(workshop: Workshop, base: Path, 
     for name in ("best", "last"):
         assert_same_weights(folder / "checkpoints" / name, tmp_path / "run" / "checkpoints" / name)
     scores = {line["step"]: line["relative_energy_mean_capped"] for line in ours if line["kind"] == "validation"}
-    assert results[-1]["value"] == results[-1]["objective"] == scores[4]
+    assert results[-1]["last"][DEFAULT_METRIC] == results[-1]["objective"] == scores[4]
     # The validation before training is the same for all trials.
-    assert results[-1]["best"] == min(scores[2], scores[4])
+    assert results[-1]["best"][DEFAULT_METRIC] == results[-1]["costs"][DEFAULT_METRIC] == min(scores[2], scores[4])
     assert Work(settings).history("00000") == [scores[2], scores[4]]
 
 
@@ -204,9 +214,10 @@ def test_a_trial_takes_over_the_state_of_another(workshop: Workshop, base: Path,
     ours, theirs = same.step(), donor.step()
     assert (ours.pop("since"), theirs.pop("since")) == (2, 0)
     # The validation of before is the donor's own.
-    best = theirs.pop("best"), theirs.pop("best_iteration")
-    assert (ours.pop("best"), ours.pop("best_iteration")) == (ours["value"], 4)
-    assert best[0] <= ours["value"] and ours == theirs
+    best = theirs.pop("costs"), theirs.pop("best"), theirs.pop("best_iteration")
+    assert (ours.pop("best"), ours.pop("best_iteration")) == (ours["last"], 4)
+    cost = ours.pop("costs")[DEFAULT_METRIC]
+    assert best[0][DEFAULT_METRIC] <= cost == ours["objective"] and ours == theirs
     assert_same_weights(folders["other"] / "checkpoints" / "last", folders["donor"] / "checkpoints" / "last")
     same.load(kept)
     same.close()
@@ -228,7 +239,11 @@ def test_what_cannot_be_learned_ends_a_trial_with_a_reason(
     run = trial(sweep(workshop, base, tmp_path), "0")
     monkeypatch.setattr(Reinforcement, "iterate", fail)
     result = run.step()
-    assert result["done"] and result["objective"] == WORST and "the loss is not finite" in result["ended"]
+    assert (
+        result["done"]
+        and result["objective"] == result["costs"][DEFAULT_METRIC] == WORST
+        and "the loss is not finite" in result["ended"]
+    )
     kept = tmp_path / "kept"
     kept.mkdir()
     run.save(kept)
@@ -271,9 +286,21 @@ def test_hacked_validations_are_marked_and_left_out(workshop: Workshop, base: Pa
     assert [line["hacked"] for line in validations] == expected
     scores = [line["relative_energy_mean_capped"] for line in validations]
     clean = [score for score, mark in zip(scores[1:], expected[1:], strict=True) if not mark]
-    assert results["in"]["best"] == min(scores[1:])
-    assert results["out"]["best"] == min(clean, default=None)
+    assert results["in"]["best"][DEFAULT_METRIC] == min(scores[1:])
+    best = results["out"]["best"]
+    assert (best and best[DEFAULT_METRIC]) == min(clean, default=None)
     assert results["out"]["objective"] == (WORST if expected[-1] else scores[-1])
+
+
+def test_modes_follow_from_the_metrics(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    def modes(**keys: Any) -> list[str]:
+        return [goal.mode for goal in sweep(workshop, base, tmp_path, **keys).goals]
+
+    assert modes() == ["min"] and modes(mode="max") == ["max"]
+    assert modes(**SEVERAL) == ["min", "max"]
+    less = ["rmse", "crmse", "relative_energy_median", "invalid_share", "energy_mean", "failed", "plausible_crmse"]
+    more = ["metre", "match_any", "unique_share", "plausible_share", "plausible_match_rate", "same_composition"]
+    assert modes(**SEVERAL | {"metric": less + more}) == ["min"] * len(less) + ["max"] * len(more)
 
 
 def test_best_yaml_has_all_keys(workshop: Workshop, base: Path, tmp_path: Path) -> None:
