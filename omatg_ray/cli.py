@@ -329,7 +329,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("tune", "find good keys for train", TUNE, _tune)
     sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file of a sweep, then overrides")
-    sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with the sweep in this folder")
+    sub.add_argument("--resume", type=as_place, metavar="RUN", help="go on with the sweep in this folder")
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
     sub = verb("generate", "generate crystals for formulas", GENERATE, _generate)

@@ -26,12 +26,23 @@ from omatg_ray.rl.advantage import AdvantageSettings
 from omatg_ray.rl.learner import LearnerSettings
 from omatg_ray.rl.objective import ObjectiveSettings
 from omatg_ray.rl.work import RolloutSettings
-from omatg_ray.run.storage import as_place, local_copy
+from omatg_ray.run.storage import as_place, is_remote, local_copy
 from omatg_ray.run.tracking import Tracker
 from omatg_ray.settings import Settings
 
 Place = Annotated[Path | str, PlainValidator(as_place)]
 """A path or, as a string, a URL."""
+
+
+def _local(value: object) -> Path:
+    place = as_place(value)
+    if is_remote(place):
+        raise ValueError(f"a folder, not the URL {place}")
+    return Path(place)
+
+
+LocalFolder = Annotated[Path, PlainValidator(_local)]
+"""A path, for what cannot be written at URLs."""
 
 
 def _word_or_path(model: object) -> str | Path | None:

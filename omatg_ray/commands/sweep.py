@@ -16,13 +16,14 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from omatg_ray.bundle import is_bundled, quickstart
 from omatg_ray.commands.setup import flat
-from omatg_ray.config import Config, explain_errors, place, read_tree
+from omatg_ray.config import Config, LocalFolder, explain_errors, place, read_tree
 from omatg_ray.distributed.settings import Share
 from omatg_ray.distributed.tuning import Domain, SchedulerSettings
 from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.metrics import CSPMetrics
 from omatg_ray.evaluate.sweep import Goal
 from omatg_ray.rl.guards import GuardSettings
+from omatg_ray.run.storage import as_place
 from omatg_ray.settings import Settings
 
 REWARD = "reward_mean"
@@ -46,9 +47,12 @@ def _listed(metric: Any) -> Any:
 class SweepSettings(Settings):
     """A sweep: one run of reinforcement for each choice of some keys."""
 
-    run: Path = Field(Path("runs/sweep"), description="folder of the sweep, with a run folder for each trial")
-    config: Path | dict[str, Any] = Field(
-        description="config file of the runs, or its keys; bundled: that of `omatg-ray train` (configs/quickstart.yaml)"
+    run: LocalFolder = Field(
+        Path("runs/sweep"), description="folder of the sweep, with a run folder for each trial; not a URL"
+    )
+    config: Path | str | dict[str, Any] = Field(
+        description="config file of the runs, its URL, or its keys; bundled: that of `omatg-ray train` "
+        "(configs/quickstart.yaml)"
     )
     overrides: dict[str, Any] = Field({}, description="keys that all trials have in place of those of `config`")
     space: dict[str, Domain] = Field(
@@ -81,8 +85,10 @@ class SweepSettings(Settings):
 
     @field_validator("config", mode="before")
     @classmethod
-    def _quickstart(cls, config: Any) -> Any:
-        return quickstart() if is_bundled(config) else config
+    def _found(cls, config: Any) -> Any:
+        if is_bundled(config):
+            return quickstart()
+        return as_place(config) if isinstance(config, str) else config
 
     @model_validator(mode="after")
     def _sensible(self) -> SweepSettings:
@@ -141,10 +147,10 @@ class SweepSettings(Settings):
             ConfigError: The config file cannot be read, or an override is below a value.
         """
         # Overrides are placed in what is read here, and never in the settings.
-        if isinstance(self.config, Path):
-            tree, _ = read_tree(self.config, [])
-        else:
+        if isinstance(self.config, dict):
             tree = _copied(self.config)
+        else:
+            tree, _ = read_tree(self.config, [])
         for key, value in flat(self.overrides).items():
             try:
                 place(tree, key, value)

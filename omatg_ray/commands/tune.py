@@ -21,6 +21,7 @@ from omatg_ray.evaluate.sweep_report import BEST_FILE, FRONT, write_sweep
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.progress import print_line
+from omatg_ray.run.storage import is_remote
 
 SWEEP_FILE = "sweep.yaml"
 
@@ -65,14 +66,16 @@ def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
     return _run(settings, folder, progress, resume=False)
 
 
-def resume_tune(run: Path, progress: bool = True) -> TuneResult:
+def resume_tune(run: Path | str, progress: bool = True) -> TuneResult:
     """Goes on with a sweep: what has finished stays, other trials go on from their last checkpoints.
 
     Raises:
         ConfigError: There is no sweep in the folder, or it was moved.
         OmatgRayError: As `tune`.
     """
-    folder = lasting(run).absolute()
+    if is_remote(run):
+        raise ConfigError(f"--resume: a sweep lies in a folder, not at the URL {run}")
+    folder = lasting(Path(run)).absolute()
     if not (folder / SWEEP_FILE).is_file():
         raise ConfigError(f"there is no sweep to go on with in {folder}: no {SWEEP_FILE}")
     settings = SweepSettings.load(folder / SWEEP_FILE)

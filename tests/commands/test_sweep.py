@@ -21,6 +21,7 @@ from omatg_ray.evaluate.sweep import WORST
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
 from tests.commands.conftest import Command, Workshop
+from tests.conftest import ROOT
 
 
 def sweep(workshop: Workshop, base: Path, run: Path, **keys: Any) -> SweepSettings:
@@ -122,13 +123,16 @@ def test_optuna_is_asked_for_where_it_is_not_installed(
 def test_the_command_says_what_it_takes(workshop: Workshop, command: Command, tmp_path: Path) -> None:
     command("tune").refuses("one file that describes a sweep")
     command("tune", workshop.config).refuses("unknown key", "config")
+    ready = ROOT / "configs" / "sweep_velocity.yaml"
+    command("tune", ready, "run=s3://bucket/sweep").refuses("run: a folder, not the URL s3://bucket/sweep")
     command("tune", "--resume", tmp_path).refuses(SWEEP_FILE)
+    command("tune", "--resume", "s3://bucket/sweep").refuses("--resume", "URL s3://bucket/sweep")
     command("tune", "--resume", tmp_path, "trials=3").refuses("leave out trials=3")
     assert "--resume" in command("tune", "--help").out
 
 
 def test_ready_sweeps_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    configs = Path(__file__).parents[2] / "configs"
+    configs = ROOT / "configs"
     monkeypatch.chdir(configs.parent)
     found = sorted(configs.glob("sweep_*.yaml"))
     assert len(found) >= 3
