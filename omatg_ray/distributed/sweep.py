@@ -13,10 +13,10 @@ from types import FrameType
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, PopulationBasedTraining
 from ray.tune.search import BasicVariantGenerator
 
 from omatg_ray.distributed.cluster import joined, room
+from omatg_ray.distributed.schedulers import sampled, scheduler_of
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.distributed.trial import Trial, Work, name_of
 from omatg_ray.distributed.tuning import Domain, SchedulerSettings
@@ -26,8 +26,8 @@ from omatg_ray.evaluate.sweep import FAILED, FINISHED, STOPPED, UNFINISHED, Goal
 from omatg_ray.run.interrupt import StopRequest
 from omatg_ray.run.progress import print_line
 
-OBJECTIVE, COSTS, TIME = "objective", "costs", "training_iteration"
-"""Results of a trial: of its last validation, and by metric of the one that counts, lower is better; validations."""
+COSTS = "costs"
+"""Results of a trial, for searchers: by metric of the validation that counts, lower is better."""
 FOLDER = "tune"
 """In the folder of a sweep: what Ray Tune keeps."""
 # Trials stay in the working directory of the driver; metrics are in their run folders, and not in files of Tune too.
@@ -138,7 +138,7 @@ def _tuner(plan: Plan, resume: bool, progress: bool) -> tune.Tuner:
         tune_config=tune.TuneConfig(
             num_samples=1 if grids else plan.trials,
             search_alg=searcher,
-            scheduler=_scheduler(plan),
+            scheduler=scheduler_of(plan.scheduler, plan.work, plan.space, plan.mutable),
             max_concurrent_trials=None if isinstance(searcher, BasicVariantGenerator) else plan.concurrent,
             reuse_actors=True,
             trial_name_creator=_named,
@@ -163,15 +163,7 @@ def _named(trial: Any) -> str:
 def _domain(domain: Domain, grids: bool) -> Any:
     if domain.kind == "grid" or (grids and domain.kind == "choice"):
         return tune.grid_search(list(domain.values))
-    if domain.kind == "choice":
-        return tune.choice(list(domain.values))
-    made: dict[str, Any] = {
-        "uniform": tune.uniform,
-        "loguniform": tune.loguniform,
-        "quniform": tune.quniform,
-        "randint": tune.randint,
-    }
-    return made[domain.kind](*domain.values)
+    return sampled(domain)
 
 
 def _searcher(plan: Plan) -> Any:
@@ -180,65 +172,6 @@ def _searcher(plan: Plan) -> Any:
     from omatg_ray.distributed.optuna_search import NumberedSearch
 
     return NumberedSearch([f"{COSTS}/{goal.metric}" for goal in plan.goals], plan.seed)
-
-
-def _scheduler(plan: Plan) -> Any:
-    settings = plan.scheduler
-    if settings.kind == "asha":
-        return Halving(plan.work, grace_period=settings.grace_period, reduction_factor=settings.reduction_factor)
-    if settings.kind == "median":
-        return MedianStoppingRule(TIME, OBJECTIVE, "min", grace_period=settings.grace_period)
-    if settings.kind == "none":
-        return FIFOScheduler()
-    return PopulationBasedTraining(
-        time_attr=TIME,
-        metric=OBJECTIVE,
-        mode="min",
-        perturbation_interval=settings.interval,
-        burn_in_period=settings.grace_period,
-        hyperparam_mutations={"values": {key: _mutations(domain) for key, domain in plan.mutable.items()}},
-        quantile_fraction=settings.quantile,
-        resample_probability=settings.resample,
-        custom_explore_fn=_Within(plan.space),
-        # Everybody waits for the last, so that who takes over whom is no matter of who was fast.
-        synch=True,
-        log_config=False,
-    )
-
-
-def _mutations(domain: Domain) -> Any:
-    # A list is what Tune steps through; other values it multiplies.
-    return list(domain.values) if domain.kind in ("choice", "grid") else _domain(domain, grids=False)
-
-
-class _Within:
-    """Keeps mutated values in their domains."""
-
-    def __init__(self, space: Mapping[str, Domain]) -> None:
-        self._space = dict(space)
-
-    def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
-        for key, value in config["values"].items():
-            config["values"][key] = self._space[key].nearest(value)
-        return config
-
-
-class Halving(ASHAScheduler):
-    """Asynchronous successive halving that knows, in a sweep that goes on, what trials had reported before.
-
-    Tune keeps no state of a scheduler; without this the first trials after a resume would compete with nobody.
-    """
-
-    def __init__(self, work: Work, grace_period: int, reduction_factor: float) -> None:
-        # No trial is longer: rungs beyond the end of all trials are never reached, and cost nothing.
-        super().__init__(TIME, OBJECTIVE, "min", 10**6, grace_period=grace_period, reduction_factor=reduction_factor)
-        self._work = work
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        super().on_trial_add(tune_controller, trial)
-        bracket = self._trial_info[trial.trial_id]
-        for time, objective in enumerate(self._work.history(_named(trial)), start=1):
-            bracket.on_result(trial, time, (self._metric_op or 1.0) * objective)
 
 
 class SweepLog(tune.Callback):

@@ -55,9 +55,11 @@ class Domain(Settings):
         return list(self.values) if self.kind in ("choice", "grid") else list(self.values[:2])
 
     def nearest(self, value: Any) -> Any:
-        """The value itself, or the limit that it is beyond."""
+        """The value itself, or the limit that it is beyond; where there are steps, the next of these."""
         if self.kind in ("choice", "grid"):
             return value
+        if self.quniform is not None:
+            value = round(value / self.quniform[2]) * self.quniform[2]
         low, high = self.ends
         return min(max(value, low), high)
 
