@@ -20,13 +20,12 @@ from omatg_ray.config import Config, LocalFolder, explain_errors, place, read_tr
 from omatg_ray.distributed.settings import Share
 from omatg_ray.distributed.tuning import Domain, SchedulerSettings
 from omatg_ray.errors import ConfigError
-from omatg_ray.evaluate.metrics import CSPMetrics
+from omatg_ray.evaluate.metrics import REWARD, CSPMetrics
 from omatg_ray.evaluate.sweep import Goal
 from omatg_ray.rl.guards import GuardSettings
 from omatg_ray.run.storage import as_place
 from omatg_ray.settings import Settings
 
-REWARD = "reward_mean"
 DEFAULT_METRIC = "relative_energy_mean_capped"
 METRICS = [field.name for field in fields(CSPMetrics) if field.name not in ("n", "n_polymorphic", "coverage_at")]
 HIGHER = frozenset(
@@ -198,10 +197,6 @@ class SweepSettings(Settings):
         configs = [self.with_values(values, self.run) for values in self.corners()]
         if any(share.most for config in configs for share in (config.ray.rollout, config.ray.reward)):
             raise ConfigError("ray.*.max_workers: a trial has room for a fixed number of actors; leave it out")
-        if REWARD in self.metric and any(config.reward.energy_alone for config in configs):
-            raise ConfigError(
-                f"metric: validations measure {REWARD} where more than the energy is rewarded; take {DEFAULT_METRIC}"
-            )
         return configs
 
     def corners(self) -> Iterator[dict[str, Any]]:

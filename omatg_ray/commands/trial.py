@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from omatg_ray.commands.setup import write_description
 from omatg_ray.commands.sweep import SweepSettings
 from omatg_ray.commands.workforce import workforce
 from omatg_ray.config import Config
-from omatg_ray.errors import ClusterError, OmatgRayError
+from omatg_ray.errors import ClusterError, ConfigError, InUseError, OmatgRayError
 from omatg_ray.evaluate.sweep import TRIALS, WORST, Standing, standing_of
 from omatg_ray.rl.guards import HACKED, Guards
 from omatg_ray.run.atomic import write_bytes, write_text
@@ -29,6 +30,8 @@ from omatg_ray.run.metrics import read_metrics
 
 TRIAL_FILE = "trial.json"
 """In a checkpoint of a trial: whose it is, since when, and the score of its validation."""
+SECONDS_TO_END = 30.0
+"""So long a trial waits for its folder."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,7 @@ class TrialRun:
             with ExitStack() as stack:
                 self._config = config = work.config(values, name)
                 self._parts = prepare(config)
-                again = RunFolder(config.run).holds_run() if isinstance(config.run, Path) else False
-                self._folder = stack.enter_context(RunFolder.create(config.run, again))
+                self._folder = stack.enter_context(_opened(work.folder(name)))
                 self._force = stack.enter_context(workforce(config, self._parts, progress=False, inside=True))
                 write_description(self._folder, config, self._parts.split)
                 self._stack = stack.pop_all()
@@ -148,6 +150,8 @@ class TrialRun:
 
     def _advance(self) -> None:
         work = self._reinforcement()
+        if missing := [metric for metric in self._sweep.settings.metric if metric in work.unmeasured]:
+            raise ConfigError(f"metric: validations of this run do not measure {', '.join(missing)}")
         while not work.done and not work.iterate():
             pass
         if work.done:
@@ -155,7 +159,10 @@ class TrialRun:
 
     def _reinforcement(self) -> Reinforcement:
         if self._work is None:
-            lines = read_metrics(self._folder.metrics_path) if self._done is not None else []
+            if self._done is None:
+                # What a process left that was lost before there was anything to go on from.
+                self._folder.forget_checkpoints(lambda _: True)
+            lines = [] if self._done is None else read_metrics(self._folder.metrics_path)
             guards = Guards(self._sweep.settings.guards, lines)
             work = Reinforcement(
                 self._config, self._parts, self._force, self._folder, self._done, progress=False, examiner=guards
@@ -241,6 +248,23 @@ class TrialRun:
     def _leave(self) -> None:
         self._work = None
         self._running.close()
+
+
+def _opened(path: Path) -> RunFolder:
+    """The run folder of a trial, new or not.
+
+    Raises:
+        ClusterError: A process that worked on this trial before does not end.
+    """
+    deadline = time.monotonic() + SECONDS_TO_END
+    while True:
+        try:
+            return RunFolder.create(path, RunFolder(path).holds_run())
+        except InUseError as error:
+            # A process that is lost to Tune may live a little longer: that of a killed driver, or of a lost node.
+            if time.monotonic() > deadline:
+                raise ClusterError(str(error)) from error
+            time.sleep(0.2)
 
 
 def write_settings(settings: SweepSettings, path: Path) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omatg_ray.commands.places import anchored, lasting
 from omatg_ray.commands.prepare import prepare
 from omatg_ray.commands.setup import flat
-from omatg_ray.commands.sweep import MUTABLE, SweepSettings
+from omatg_ray.commands.sweep import DEFAULT_METRIC, MUTABLE, SweepSettings
 from omatg_ray.commands.trial import Work, write_settings
-from omatg_ray.config import Config, place
+from omatg_ray.config import place
 from omatg_ray.errors import ConfigError, TrainingError
+from omatg_ray.evaluate.metrics import REWARD
 from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.report import write_report
 from omatg_ray.evaluate.sweep import TRIALS, Sweep
@@ -24,6 +26,8 @@ from omatg_ray.run.progress import print_line
 from omatg_ray.run.storage import is_remote
 
 SWEEP_FILE = "sweep.yaml"
+STARTS_FROM = ("base", "data")
+"""Groups of keys that a sweep may leave to its space, and without which nothing can be tried."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,16 @@ def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
             f"omatg-ray tune --resume {settings.run}"
         )
     configs = settings.check()
-    settings = _placed(settings, configs[0].model_copy(update={"run": folder}), folder)
+    settings = _placed(settings, folder)
     # What is missing is missing in all trials: better said once, and now.
-    prepare(settings.with_values({}, folder).model_copy(update={"device": "cpu"}), progress=False)
+    first = next(settings.corners())
+    needed = {key: value for key, value in first.items() if key.startswith(STARTS_FROM)}
+    parts = prepare(settings.with_values(needed, folder).model_copy(update={"device": "cpu"}), progress=False)
+    by_energy = any(config.reward.energy_alone for config in configs) and not parts.model.generates_species
+    if REWARD in settings.metric and by_energy:
+        raise ConfigError(
+            f"metric: validations measure {REWARD} where more than the energy is rewarded; take {DEFAULT_METRIC}"
+        )
     return _run(settings, folder, progress, resume=False)
 
 
@@ -85,16 +96,27 @@ def resume_tune(run: Path | str, progress: bool = True) -> TuneResult:
     return _run(settings, folder, progress, resume=True)
 
 
-def _placed(settings: SweepSettings, config: Config, folder: Path) -> SweepSettings:
+def _placed(settings: SweepSettings, folder: Path) -> SweepSettings:
     """The sweep with all of its config in one tree, in which places are absolute: trials may run anywhere."""
-    plain = flat(config.model_dump(mode="json"))
-    there = flat(anchored(config).resolved().model_dump(mode="json"))
     tree = settings.copied_tree()
-    for key, value in there.items():
-        if plain.get(key) != value and key != "run" and key not in settings.space:
-            place(tree, key, value)
-    placed = {"config": tree, "overrides": {}, "run": folder}
+    for key, value in _moved(settings, {}, folder).items():
+        place(tree, key, value)
+
+    def moved(key: str, value: Any) -> Any:
+        config = settings.with_values({key: value}, folder)
+        is_place = flat(config.resolved().model_dump(mode="json")).get(key, value) != value
+        return _moved(settings, {key: value}, folder).get(key, value) if is_place else value
+
+    space = {key: domain.mapped(partial(moved, key)) for key, domain in settings.space.items()}
+    placed = {"config": tree, "overrides": {}, "run": folder, "space": space}
     return SweepSettings.model_validate(settings.model_dump() | placed)
+
+
+def _moved(settings: SweepSettings, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The keys of a trial with such values of which trials need another value than was given: places."""
+    config = settings.with_values(values, folder)
+    given, needed = (flat(one.model_dump(mode="json")) for one in (config, anchored(config).resolved()))
+    return {key: value for key, value in needed.items() if given.get(key) != value and key != "run"}
 
 
 def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) -> TuneResult:

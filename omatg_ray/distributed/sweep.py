@@ -26,6 +26,9 @@ from omatg_ray.evaluate.sweep import FAILED, FINISHED, STOPPED, UNFINISHED, Goal
 from omatg_ray.run.interrupt import StopRequest
 from omatg_ray.run.progress import print_line
 
+logger = logging.getLogger(__name__)
+# Its lines go to the terminal alone.
+logger.propagate = False
 COSTS = "costs"
 """Results of a trial, for searchers: by metric of the validation that counts, lower is better."""
 FOLDER = "tune"
@@ -108,21 +111,34 @@ def run_sweep(plan: Plan, resume: bool, progress: bool) -> bool:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # What ends a trial is said by `SweepLog`, and kept in trials.json.
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with _Stop("saving the sweep") as stop:
-            tuner = _tuner(plan, resume, progress)
-            if not stop.requested:
-                tuner.fit()
+    with _lines(progress), _Stop("saving the sweep") as stop:
+        tuner = _tuner(plan, resume)
+        if not stop.requested:
+            tuner.fit()
         return not stop.requested
+
+
+@contextmanager
+def _lines(progress: bool) -> Iterator[None]:
+    """Prints what `SweepLog` says, or not, and nothing that Tune says: what ends a trial is kept in trials.json."""
+    tunes, level = logging.getLogger("ray.tune"), logging.getLogger("ray.tune").level
+    handler = _Lines()
+    tunes.setLevel(logging.CRITICAL)
+    logger.setLevel(logging.INFO if progress else logging.CRITICAL)
+    logger.addHandler(handler)
+    try:
+        yield
     finally:
-        logger.setLevel(level)
+        logger.removeHandler(handler)
+        tunes.setLevel(level)
 
 
-def _tuner(plan: Plan, resume: bool, progress: bool) -> tune.Tuner:
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print_line(record.getMessage())
+
+
+def _tuner(plan: Plan, resume: bool) -> tune.Tuner:
     path, grids = plan.folder / FOLDER, plan.search == "grid"
     space = {
         "values": {key: _domain(domain, grids) for key, domain in plan.space.items()},
@@ -150,7 +166,7 @@ def _tuner(plan: Plan, resume: bool, progress: bool) -> tune.Tuner:
             # The donor of a population may be some validations ahead of the checkpoint that is taken over.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=3),
             failure_config=tune.FailureConfig(max_failures=plan.retries),
-            callbacks=[SweepLog(plan.folder, plan.goals, progress)],
+            callbacks=[SweepLog(plan.folder, plan.goals)],
             verbose=0,
         ),
     )
@@ -175,16 +191,17 @@ def _searcher(plan: Plan) -> Any:
 
 
 class SweepLog(tune.Callback):
-    """Prints a line for every result, and keeps `trials.json`.
+    """Logs a line for every result, and keeps `trials.json`.
+
+    A sweep that goes on has the one that it began with.
 
     Args:
         folder: Of the sweep.
         goals: What decides.
-        progress: Print.
     """
 
-    def __init__(self, folder: Path, goals: Sequence[Goal], progress: bool) -> None:
-        self._folder, self._goals, self._progress = folder, list(goals), progress
+    def __init__(self, folder: Path, goals: Sequence[Goal]) -> None:
+        self._folder, self._goals = folder, list(goals)
         self._complete, self._kept = set[str](), False
 
     def on_trial_result(
@@ -221,8 +238,7 @@ class SweepLog(tune.Callback):
             self._keep(trials)
 
     def _say(self, trial: Any, text: str) -> None:
-        if self._progress:
-            print_line(f"trial {_named(trial)}: {text}")
+        logger.info("trial %s: %s", _named(trial), text)
 
     def _keep(self, trials: Sequence[Any]) -> None:
         self._kept = True

@@ -16,7 +16,7 @@ from omatg_ray.commands.sweep import DEFAULT_METRIC, SweepSettings
 from omatg_ray.commands.train import train
 from omatg_ray.commands.trial import TrialRun, Work
 from omatg_ray.commands.tune import SWEEP_FILE, resume_tune, tune
-from omatg_ray.errors import ConfigError, TrainingError
+from omatg_ray.errors import ClusterError, ConfigError, InUseError, TrainingError
 from omatg_ray.evaluate.sweep import WORST
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
@@ -79,7 +79,6 @@ SEVERAL = {"metric": [DEFAULT_METRIC, "match_rate"], "search": "optuna", "schedu
         ({**SEVERAL, "search": "random"}, ["search", "only optuna", "not random"]),
         ({**SEVERAL, "scheduler": {"kind": "asha"}}, ["scheduler.kind=none", "asha"]),
         ({**SEVERAL, "mode": "max"}, ["mode", "leave it out"]),
-        ({"metric": "reward_mean"}, ["reward_mean", "relative_energy_mean_capped"]),
         ({"search": "grid"}, ["search=grid", "learner.lr"]),
         ({"overrides": {"rollout.grups": 3}}, ["rollout.grups", "did you mean rollout.groups?"]),
         ({"overrides": {"ray.rollout": {"workers": 1, "max_workers": 2}}}, ["max_workers"]),
@@ -100,6 +99,42 @@ def test_what_all_trials_lack_is_said_before_ray_starts(workshop: Workshop, base
     with pytest.raises(Exception, match="nowhere"):
         tune(settings, progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_that_is_not_measured_is_said_before_ray_starts(
+    workshop: Workshop, base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"reward_mean where more .* take {DEFAULT_METRIC}"):
+        tune(sweep(workshop, base, tmp_path / "run", metric="reward_mean"), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_places_in_the_space_are_found_from_anywhere(
+    workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What trials get are absolute paths, of all choices; what is no path stays."""
+    monkeypatch.chdir(base.parent)
+    settings = sweep(
+        workshop,
+        base,
+        tmp_path / "run",
+        overrides={"iterations": 4, "reward.potential": workshop.potential.name},
+        space={
+            "base": {"choice": [base.name, str(base)]},
+            "policy.annealing_from": {"grid": [None, "bundled", "schedules/a"]},
+            "policy.variant": {"choice": ["velocity"]},
+        },
+    )
+    started: list[SweepSettings] = []
+    monkeypatch.setattr("omatg_ray.commands.tune._run", lambda placed, *_, **__: started.append(placed))
+    tune(settings)
+    (placed,) = started
+    assert placed.space["base"].choice == [str(base), str(base)]
+    assert placed.space["policy.annealing_from"].grid == [None, "bundled", str(base.parent / "schedules" / "a")]
+    assert placed.space["policy.variant"] == settings.space["policy.variant"]
+    config = placed.with_values({"base": str(base)}, tmp_path)
+    assert config.reward.potential == str(workshop.potential) and config.iterations == 4
+    assert SweepSettings.from_tree(placed.model_dump(mode="json"), "again") == placed
 
 
 def test_only_a_sweep_can_be_resumed_and_none_started_over(workshop: Workshop, base: Path, tmp_path: Path) -> None:
@@ -259,6 +294,57 @@ def test_what_cannot_be_learned_ends_a_trial_with_a_reason(
     impossible = trial(sweep(workshop, base, tmp_path), "1", lr=-1.0)
     assert "learner.lr" in impossible.step()["ended"]
     impossible.close()
+
+
+def test_a_metric_that_validations_do_not_measure_ends_a_trial(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    """One sample for each reference has no coverage, and only the energy is rewarded; RMSE may be of no match."""
+    for metric, measured in (("coverage", False), ("reward_mean", False), ("rmse", True), ("crmse", True)):
+        run = trial(sweep(workshop, base, tmp_path / metric, metric=metric), "0")
+        result = run.step()
+        run.close()
+        assert (result["ended"] is None) == measured
+        assert measured or (result["done"] and f"do not measure {metric}" in result["ended"])
+
+
+def test_a_trial_waits_for_a_folder_that_is_in_use(
+    workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that a killed driver left may work on it for some time, or for long: then Tune tries again."""
+    settings = sweep(workshop, base, tmp_path)
+    before = trial(settings, "0")
+    open_folder, asked = RunFolder.create, []
+
+    def create(place: Path, resume: bool) -> RunFolder:
+        # Locks are between processes: in this one another run would get it.
+        asked.append(resume)
+        if len(asked) < 3:
+            raise InUseError(f"{place} is being written by 1")
+        return open_folder(place, resume)
+
+    monkeypatch.setattr(RunFolder, "create", create)
+    before.close()
+    after = trial(settings, "0")
+    assert len(asked) == 3 and after.step()["ended"] is None
+    after.close()
+    asked.clear()
+    monkeypatch.setattr("omatg_ray.commands.trial.SECONDS_TO_END", -1.0)
+    with pytest.raises(ClusterError, match="is being written by 1"):
+        trial(settings, "0")
+
+
+def test_a_trial_that_starts_over_has_nothing_of_before(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    """Lost before there was anything to go on from: what its process had written would pass for its own."""
+    settings = sweep(workshop, base, tmp_path, overrides={"base": str(base), "iterations": 4, "validation.every": 4})
+    lost = trial(settings, "0")
+    lost.step()
+    lost.close()
+    folder = RunFolder(tmp_path / "trials" / "0")
+    assert folder.pointed_at("last") == "iteration_000004"
+    again = trial(settings, "0")
+    again._reinforcement()
+    assert folder.pointed_at("last") == folder.pointed_at("best") == "iteration_000000"
+    assert [path.name for path in folder.checkpoints.glob("iteration_*")] == ["iteration_000000"]
+    again.close()
 
 
 def test_hacked_validations_are_marked_and_left_out(workshop: Workshop, base: Path, tmp_path: Path) -> None:

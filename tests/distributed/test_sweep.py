@@ -132,20 +132,21 @@ def value_at_first(run: Path) -> float:
 def test_actors_live_in_the_placement_group_of_their_trial(
     swept: TuneResult, workshop: Workshop, base: Path, cluster: Cluster
 ) -> None:
-    """With actors, a trial gives what it gives in one process."""
+    """With actors, a trial gives what it gives in one process; the second is done by the process of the first."""
     actors = {"rollout": {"workers": 1, "cpus": 0.5}, "reward": {"cpus": 0.5}, "learner": {"threads": 1}}
     keys = {
         "overrides": {"base": str(base), "iterations": 4, "validation.every": 1, "ray": actors},
-        "space": {"learner.lr": {"grid": [VALUES[-1]]}},
+        "space": {"learner.lr": {"grid": list(VALUES[1:])}},
+        "concurrent": 1,
     }
     before = set(placement_group_table())
     result = tune(settings(workshop, base, workshop.root / "acted", **keys), progress=False)
-    (trial,) = result.sweep.trials
-    assert trial.error is None
-    folder = workshop.root / "acted" / "trials" / trial.name
-    assert_same_run(folder, workshop.root / "swept" / "trials" / swept.sweep.trials[-1].name)
-    found = json.loads((folder / "actors.json").read_text())
-    assert [actor["role"] for actor in found] == ["learner", "rollout", "reward"]
+    for trial, same in zip(result.sweep.trials, swept.sweep.trials[1:], strict=True):
+        assert trial.error is None
+        folder = workshop.root / "acted" / "trials" / trial.name
+        assert_same_run(folder, workshop.root / "swept" / "trials" / same.name)
+        found = json.loads((folder / "actors.json").read_text())
+        assert [actor["role"] for actor in found] == ["learner", "rollout", "reward"]
     # One group to see whether there is room, and that of Tune; both were given back, and the actors made none.
     made = [group for ident, group in placement_group_table().items() if ident not in before]
     groups = [group for group in made if len(group["bundles"]) == 4]
@@ -237,7 +238,7 @@ def test_a_trial_that_cannot_be_run_is_named_and_the_others_go_on(
 
 
 def test_a_killed_driver_loses_nothing_that_was_finished(
-    swept: TuneResult, workshop: Workshop, base: Path, cluster: Cluster
+    swept: TuneResult, workshop: Workshop, base: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SIGKILL in mid-sweep, then --resume: finished trials stay as they were, and all end as without the kill."""
     run = workshop.root / "killed"
@@ -265,6 +266,8 @@ def test_a_killed_driver_loses_nothing_that_was_finished(
     with pytest.raises(ConfigError, match="already holds a sweep"):
         tune(SweepSettings.load(config))
     result = resume_tune(run, progress=False)
+    # Quiet, which the sweep had not been at its start.
+    assert "trial 0000" not in capsys.readouterr().err
     assert first.stat().st_mtime_ns == written
     assert result.sweep == swept.sweep
     for trial in result.sweep.trials:
