@@ -366,7 +366,7 @@ def _is_dict(annotation: Any) -> bool:
 
 def _explain(model: type[BaseModel], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
-    key = ".".join(location) or "config"
+    key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         parent = _model_at(model, location[:-1])
         names = list(parent.model_fields) if parent else []
@@ -374,6 +374,9 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
         hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"valid keys: {', '.join(names)}"
         return f"unknown key {key}: {hint}"
     message = problem["msg"].removeprefix("Value error, ")
+    if not location:
+        # What is checked of several keys together names them itself.
+        return message
     return f"{key}: {message} (got {problem['input']!r})" if problem["type"] != "value_error" else f"{key}: {message}"
 
 

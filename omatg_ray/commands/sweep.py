@@ -39,6 +39,17 @@ OF_THE_SWEEP = ("run", "device", "threads", "workers", "ray.address", "ray.pretr
 """Keys that a space cannot have: trials get theirs from the sweep, or they have nothing to do with what is learned."""
 
 
+def _dotted(space: Any, prefix: str = "") -> Any:
+    """Domains by dotted keys, also of keys that are groups of others, as `space.learner.lr.uniform=...` gives them."""
+    if not isinstance(space, dict):
+        return space
+    found: dict[str, Any] = {}
+    for key, value in space.items():
+        is_group = isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values())
+        found |= _dotted(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
+    return found
+
+
 def _listed(metric: Any) -> Any:
     return [metric] if isinstance(metric, str) else metric
 
@@ -54,7 +65,7 @@ class SweepSettings(Settings):
         "(configs/quickstart.yaml)"
     )
     overrides: dict[str, Any] = Field({}, description="keys that all trials have in place of those of `config`")
-    space: dict[str, Domain] = Field(
+    space: Annotated[dict[str, Domain], BeforeValidator(_dotted)] = Field(
         min_length=1,
         description="what is varied: config keys, such as learner.lr, each with a domain: {uniform: [a, b]}, "
         "{loguniform: [a, b]}, {quniform: [a, b, step]}, {randint: [a, b]} (b excluded), {choice: [...]}, "

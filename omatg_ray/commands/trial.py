@@ -154,8 +154,6 @@ class TrialRun:
             raise ConfigError(f"metric: validations of this run do not measure {', '.join(missing)}")
         while not work.done and not work.iterate():
             pass
-        if work.done:
-            work.finish()
 
     def _reinforcement(self) -> Reinforcement:
         if self._work is None:

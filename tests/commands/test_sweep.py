@@ -178,6 +178,22 @@ def test_ready_sweeps_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
         assert variants == {path.stem.removeprefix("sweep_")}
 
 
+def test_domains_can_be_given_on_the_command_line(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    """Where a key has one already, that on the command line takes its place, of whatever kind."""
+    path = tmp_path / "sweep.yaml"
+    tree = sweep(workshop, base, tmp_path).model_dump(mode="json")
+    path.write_text(yaml.safe_dump(tree))
+    words = ["space.learner.lr.grid=[1.0e-3, 1.0e-2]", "space.policy.noise.pos.a.uniform=[0.1, 0.3]"]
+    space = SweepSettings.load(path, words).space
+    assert list(space) == ["learner.lr", "policy.noise.pos.a"]
+    assert space["learner.lr"].grid == [1e-3, 1e-2] and space["learner.lr"].kind == "grid"
+    assert space["policy.noise.pos.a"].uniform == (0.1, 0.3)
+    with pytest.raises(ConfigError, match="learner.lrr"):
+        SweepSettings.load(path, ["space.learner.lrr.grid=[1, 2]"]).check()
+    with pytest.raises(ConfigError, match=r"space\.learner\.lr"):
+        SweepSettings.load(path, ["space.learner.lr.unifrom=[1, 2]"])
+
+
 def test_domains_reach_all_ends(workshop: Workshop, base: Path, tmp_path: Path) -> None:
     space = {
         "seed": {"randint": [2, 5]},
