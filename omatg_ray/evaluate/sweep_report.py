@@ -100,12 +100,12 @@ def _status(sweep: Sweep, trial: Trial) -> str:
 
 def trials_table(sweep: Sweep, most: int = 10) -> str:
     """The best trials for terminals, one line each, and all of the front of several metrics."""
-    lines = [["trial", *sweep.keys, *map(_short, sweep.goals), "after", "status"]]
+    lines = [["trial", *map(_short, sweep.goals), "after", "status", *sweep.keys]]
     for trial in sweep.ranked[: max(most, len(sweep.front))]:
         after = "–" if trial.best_iteration is None else str(trial.best_iteration)
         values = [_text(trial.values.get(key, "–")) for key in sweep.keys]
         reached = [_value(goal, trial.best) for goal in sweep.goals]
-        lines.append([trial.name, *values, *reached, after, _status(sweep, trial)])
+        lines.append([trial.name, *reached, after, _status(sweep, trial), *values])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
@@ -144,8 +144,14 @@ def _front(sweep: Sweep, folder: Path) -> str:
         ]
         for trial in front
     ]
-    table = html_table(["trial", *map(_short, sweep.goals), "after", *keys, "for omatg-ray train"], rows)
+    head = ["trial", *map(_short, sweep.goals), "after", *map(_breaking, keys), "for omatg-ray train"]
+    table = html_table(head, rows)
     return card("", pareto_front(sweep, folder), FRONT_NOTE) + f'<div class="wide">{table}</div>'
+
+
+def _breaking(key: str) -> str:
+    """A key that the head of a column may break after each dot."""
+    return key.replace(".", ".\u200b")
 
 
 def _table(sweep: Sweep) -> str:
@@ -154,16 +160,16 @@ def _table(sweep: Sweep) -> str:
     rows = [
         [
             trial.name,
-            *(_text(trial.values.get(key, "–")) for key in keys),
             *(_value(goal, trial.best) for goal in goals),
             "–" if trial.best_iteration is None else str(trial.best_iteration),
             *(_value(goal, trial.last) for goal in goals),
             str(trial.iteration),
+            *(_text(trial.values.get(key, "–")) for key in keys),
             _status(sweep, trial) + (f"\n{trial.error[:120]}" if trial.error else ""),
         ]
         for trial in sweep.ranked
     ]
-    head = ["trial", *keys, *best, "after", *last, "iterations", "status"]
+    head = ["trial", *best, "after", *last, "iterations", *map(_breaking, keys), "status"]
     return f'<div class="wide">{html_table(head, rows)}</div>'
 
 
@@ -179,7 +185,7 @@ def pareto_front(sweep: Sweep, folder: Path) -> Figure:
     front, best = sweep.front, sweep.best
     rest = [trial.best for trial in sweep.trials if trial.best is not None and trial not in front]
     starts = [line for trial in sweep.trials for line in _validations(folder, trial) if line["step"] == 0]
-    figure = Figure(figsize=(NORMAL[0] * len(others), 3.8), layout="constrained")
+    figure = Figure(figsize=(WIDE[0], 3.8), layout="constrained")
     for place, other in enumerate(others, start=1):
         axes = figure.add_subplot(1, len(others), place)
         dress(axes, _title(first), _title(other))
@@ -199,7 +205,8 @@ def pareto_front(sweep: Sweep, folder: Path) -> Figure:
         axes.plot(*reached, "o", color=COLOURS[2], markersize=7)
         axes.plot(*points([best.best or {}] if best else []), "o", color=COLOURS[2], markersize=13, fillstyle="none")
         for trial, x, y in zip(front, *reached, strict=True):
-            axes.annotate(trial.name.lstrip("0") or "0", (x, y), (6, 6), textcoords="offset points", fontsize=8.5)
+            name = trial.name.lstrip("0") or "0"
+            axes.annotate(name, (x, y), (6, 6), textcoords="offset points", fontsize=8.5, color=INK)
     return figure
 
 

@@ -151,7 +151,7 @@ def test_trials_are_written_and_read_and_reported(tmp_path: Path) -> None:
     assert 'href="best.yaml"' in page and "learner.lr" in page
     table = trials_table(sweep).splitlines()
     assert [line.split()[0] for line in table] == ["trial", "00000", "00001", "00002"]
-    assert "0.100" in table[1] and table[3].endswith("failed")
+    assert "0.100" in table[1] and table[3].split()[3] == "failed"
 
 
 def test_the_front_is_marked_and_drawn(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_the_front_is_marked_and_drawn(tmp_path: Path) -> None:
     assert page.count("<svg") == 5 and "Pareto front" in page and "front/00003.yaml" in page
     table = trials_table(sweep, most=2).splitlines()
     assert [line.split()[0] for line in table[1:]] == ["00000", "00001", "00003"]
-    assert all(line.endswith("finished, on the front") for line in table[1:])
+    assert all("finished, on the front" in line for line in table[1:])
 
 
 def test_what_is_no_sweep_is_said(tmp_path: Path) -> None:
