@@ -374,6 +374,8 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
         hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"valid keys: {', '.join(names)}"
         return f"unknown key {key}: {hint}"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"{key}: missing, and it has no default"
     if not location:
         # What is checked of several keys together names them itself.
         return message

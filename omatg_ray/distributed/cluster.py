@@ -172,7 +172,9 @@ def room(bundles: Sequence[tuple[str, Bundle]], settings: RaySettings, grows: bo
     Raises:
         ClusterError: The cluster has no room within `settings.wait` seconds; says what was asked and what there is.
     """
-    advice = "Ask for fewer workers or smaller shares, which may be fractions (ray.*.workers, ray.*.cpus, ray.*.gpus)"
+    keys = ["ray.*.workers", "ray.*.cpus", "ray.*.gpus"]
+    keys += ["trial.cpus", "trial.gpus"] if "trial" in dict(bundles) else []
+    advice = f"Ask for fewer workers or smaller shares, which may be fractions ({', '.join(keys)})"
     if not grows and not _fits(bundles):
         raise ClusterError(
             f"this machine has no room for this run. Asked: {_asked(bundles)}. There is: {_present()}. {advice}"

@@ -157,7 +157,8 @@ def test_optuna_is_asked_for_where_it_is_not_installed(
 
 def test_the_command_says_what_it_takes(workshop: Workshop, command: Command, tmp_path: Path) -> None:
     command("tune").refuses("one file that describes a sweep")
-    command("tune", workshop.config).refuses("unknown key", "config")
+    command("tune", workshop.config).refuses("unknown key", "config: missing", "space: missing")
+    assert "got" not in command("tune", workshop.config).err
     ready = ROOT / "configs" / "sweep_velocity.yaml"
     command("tune", ready, "run=s3://bucket/sweep").refuses("run: a folder, not the URL s3://bucket/sweep")
     command("tune", "--resume", tmp_path).refuses(SWEEP_FILE)
