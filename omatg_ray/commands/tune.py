@@ -98,14 +98,17 @@ def resume_tune(run: Path | str, progress: bool = True) -> TuneResult:
 
 def _placed(settings: SweepSettings, folder: Path) -> SweepSettings:
     """The sweep with all of its config in one tree, in which places are absolute: trials may run anywhere."""
-    tree = settings.copied_tree()
-    for key, value in _moved(settings, {}, folder).items():
-        place(tree, key, value)
+    tree, first = settings.copied_tree(), next(settings.corners())
+    for key, value in _moved(settings, first, folder).items():
+        if key not in settings.space:
+            place(tree, key, value)
 
     def moved(key: str, value: Any) -> Any:
-        config = settings.with_values({key: value}, folder)
-        is_place = flat(config.resolved().model_dump(mode="json")).get(key, value) != value
-        return _moved(settings, {key: value}, folder).get(key, value) if is_place else value
+        values = first | {key: value}
+        absolute = flat(settings.with_values(values, folder).resolved().model_dump(mode="json"))
+        # A job says where it finds a place, so nothing but places is looked for.
+        is_place = absolute.get(key, value) != value
+        return _moved(settings, values, folder).get(key, value) if is_place else value
 
     space = {key: domain.mapped(partial(moved, key)) for key, domain in settings.space.items()}
     placed = {"config": tree, "overrides": {}, "run": folder, "space": space}
