@@ -329,7 +329,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("tune", "find good keys for train", TUNE, _tune)
     sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file of a sweep, then overrides")
-    sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with the sweep in this folder")
+    sub.add_argument("--resume", type=as_place, metavar="RUN", help="go on with the sweep in this folder")
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
     sub = verb("generate", "generate crystals for formulas", GENERATE, _generate)
@@ -804,7 +804,7 @@ def _ablate(arguments: argparse.Namespace) -> None:
 def _tune(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.sweep import SweepSettings
     from omatg_ray.commands.tune import resume_tune, tune
-    from omatg_ray.evaluate.sweep import trials_table
+    from omatg_ray.evaluate.sweep_report import trials_table
 
     files = [word for word in arguments.words if "=" not in word]
     if arguments.resume is not None:
@@ -818,6 +818,8 @@ def _tune(arguments: argparse.Namespace) -> None:
         result = tune(SweepSettings.load(as_place(files[0]), overrides), not arguments.quiet)
     print(f"\n{trials_table(result.sweep)}")
     print(f"\nbest config: {result.best}\nreport: {result.report}")
+    if result.front:
+        print(f"all of the Pareto front: {result.front[0].parent}/*.yaml")
     print(f"\nnext\n  omatg-ray train {result.best} run=runs/tuned")
 
 

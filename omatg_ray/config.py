@@ -26,12 +26,23 @@ from omatg_ray.rl.advantage import AdvantageSettings
 from omatg_ray.rl.learner import LearnerSettings
 from omatg_ray.rl.objective import ObjectiveSettings
 from omatg_ray.rl.work import RolloutSettings
-from omatg_ray.run.storage import as_place, local_copy
+from omatg_ray.run.storage import as_place, is_remote, local_copy
 from omatg_ray.run.tracking import Tracker
 from omatg_ray.settings import Settings
 
 Place = Annotated[Path | str, PlainValidator(as_place)]
 """A path or, as a string, a URL."""
+
+
+def _local(value: object) -> Path:
+    place = as_place(value)
+    if is_remote(place):
+        raise ValueError(f"a folder, not the URL {place}")
+    return Path(place)
+
+
+LocalFolder = Annotated[Path, PlainValidator(_local)]
+"""A path, for what cannot be written at URLs."""
 
 
 def _word_or_path(model: object) -> str | Path | None:
@@ -357,7 +368,7 @@ def _is_dict(annotation: Any) -> bool:
 
 def _explain(model: type[BaseModel], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
-    key = ".".join(location) or "config"
+    key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         parent = _model_at(model, location[:-1])
         names = list(parent.model_fields) if parent else []
@@ -365,6 +376,11 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
         hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"valid keys: {', '.join(names)}"
         return f"unknown key {key}: {hint}"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"{key}: missing, and it has no default"
+    if not location:
+        # What is checked of several keys together names them itself.
+        return message
     return f"{key}: {message} (got {problem['input']!r})" if problem["type"] != "value_error" else f"{key}: {message}"
 
 

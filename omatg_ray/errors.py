@@ -13,6 +13,10 @@ class ConfigError(OmatgRayError):
     """A configuration key is unknown, mistyped or out of range."""
 
 
+class InUseError(ConfigError):
+    """Another process writes the folder."""
+
+
 class DataError(OmatgRayError):
     """A file, row or structure cannot be read or used."""
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, model_validator
 
 from omatg_ray.bundle import BUNDLED, is_bundled
 from omatg_ray.commands.evaluate import NO_POTENTIAL, MeasureOptions, at_work
 from omatg_ray.commands.places import found_or_bundled, found_or_named, lasting
 from omatg_ray.commands.setup import base_run_data
-from omatg_ray.config import DataSettings, ModelPlace, Place, explain_errors, read_tree
+from omatg_ray.config import DataSettings, LocalFolder, ModelPlace, Place, explain_errors, read_tree
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.ablation import BEST, Ablated, Learned, best_of, ways_of, write_ablation
@@ -26,22 +26,12 @@ from omatg_ray.evaluate.tuning import HandMade, TriedSettings, Tuned, tune
 from omatg_ray.model import FlowModel
 from omatg_ray.policy.annealing import LearnedAnnealing, LinearAnnealing
 from omatg_ray.run.progress import print_line
-from omatg_ray.run.storage import is_remote
 from omatg_ray.schedule import NONE, brief, learned_schedule
 from omatg_ray.settings import Settings
 
 Kind = Literal["linear", "quadratic", "cosine", "constant", "steps"]
 Metric = Literal["crmse", "match_rate", "relative_energy_mean_capped"]
 KINDS: list[Kind] = list(get_args(Kind))
-
-
-def _local(place: object) -> Path:
-    if not isinstance(place, str | Path) or is_remote(place):
-        raise ValueError(f"a folder on this machine, not {place!r}")
-    return Path(place)
-
-
-LocalFolder = Annotated[Path, PlainValidator(_local)]
 
 
 class SetSettings(Settings):

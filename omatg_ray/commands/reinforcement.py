@@ -18,6 +18,7 @@ from omatg_ray.commands.setup import tracking_of, warn_generated_species
 from omatg_ray.commands.workforce import ActorsFile, Workforce
 from omatg_ray.config import Config
 from omatg_ray.evaluate.evaluation import Evaluator
+from omatg_ray.evaluate.metrics import REWARD
 from omatg_ray.rl.divergence import SHIFT, DivergenceWatch
 from omatg_ray.rl.trainer import Trainer
 from omatg_ray.run.folder import RunFolder
@@ -58,6 +59,7 @@ class Reinforcement:
         validation: Metrics of the last validation in this process.
         metrics: Metrics of the last iteration in this process.
         score: That of the last validation in this process.
+        unmeasured: Metrics that this run has none of, as the first validation in this process found.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Reinforcement:
         self.validation: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
         self.score = math.inf
+        self.unmeasured: set[str] = set()
         self._stack = ExitStack()
 
     def __enter__(self) -> Reinforcement:
@@ -201,14 +204,17 @@ class Reinforcement:
         evaluation = self._evaluate(parts.model, config.validated_steps, config.validation.noise)
         metrics = evaluation.metrics
         logged = {k: math.nan if v is None else v for k, v in metrics.as_dict().items()}
+        # NaN is of nothing, such as the RMSE where nothing matches.
+        self.unmeasured = {name for name in logged if getattr(metrics, name) is None}
         if self._by_energy:
+            self.unmeasured.add(REWARD)
             score = logged["relative_energy_mean_capped"]
             said = f"relative energy, capped mean {score:+.3f} eV/atom"
         else:
             blocks = torch.arange(metrics.n).split(config.validation.block)
             rewards = torch.cat(list(force.bench.judge([evaluation.crystals.select(rows) for rows in blocks])))
             score = -float(rewards.nanmean())
-            logged["reward_mean"] = -score
+            logged[REWARD] = -score
             said = f"reward {-score:.3f}"
         if self._examiner is not None:
             logged |= self._examiner.validated(logged, watch.apart)

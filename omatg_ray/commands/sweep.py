@@ -10,21 +10,22 @@ from dataclasses import fields
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from omatg_ray.bundle import is_bundled, quickstart
 from omatg_ray.commands.setup import flat
-from omatg_ray.config import Config, explain_errors, place, read_tree
+from omatg_ray.config import Config, LocalFolder, explain_errors, place, read_tree
 from omatg_ray.distributed.settings import Share
 from omatg_ray.distributed.tuning import Domain, SchedulerSettings
 from omatg_ray.errors import ConfigError
-from omatg_ray.evaluate.metrics import CSPMetrics
+from omatg_ray.evaluate.metrics import REWARD, CSPMetrics
+from omatg_ray.evaluate.sweep import Goal
 from omatg_ray.rl.guards import GuardSettings
+from omatg_ray.run.storage import as_place
 from omatg_ray.settings import Settings
 
-REWARD = "reward_mean"
 DEFAULT_METRIC = "relative_energy_mean_capped"
 METRICS = [field.name for field in fields(CSPMetrics) if field.name not in ("n", "n_polymorphic", "coverage_at")]
 HIGHER = frozenset(
@@ -38,15 +39,33 @@ OF_THE_SWEEP = ("run", "device", "threads", "workers", "ray.address", "ray.pretr
 """Keys that a space cannot have: trials get theirs from the sweep, or they have nothing to do with what is learned."""
 
 
+def _dotted(space: Any, prefix: str = "") -> Any:
+    """Domains by dotted keys, also of keys that are groups of others, as `space.learner.lr.uniform=...` gives them."""
+    if not isinstance(space, dict):
+        return space
+    found: dict[str, Any] = {}
+    for key, value in space.items():
+        is_group = isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values())
+        found |= _dotted(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
+    return found
+
+
+def _listed(metric: Any) -> Any:
+    return [metric] if isinstance(metric, str) else metric
+
+
 class SweepSettings(Settings):
     """A sweep: one run of reinforcement for each choice of some keys."""
 
-    run: Path = Field(Path("runs/sweep"), description="folder of the sweep, with a run folder for each trial")
-    config: Path | dict[str, Any] = Field(
-        description="config file of the runs, or its keys; bundled: that of `omatg-ray train` (configs/quickstart.yaml)"
+    run: LocalFolder = Field(
+        Path("runs/sweep"), description="folder of the sweep, with a run folder for each trial; not a URL"
+    )
+    config: Path | str | dict[str, Any] = Field(
+        description="config file of the runs, its URL, or its keys; bundled: that of `omatg-ray train` "
+        "(configs/quickstart.yaml)"
     )
     overrides: dict[str, Any] = Field({}, description="keys that all trials have in place of those of `config`")
-    space: dict[str, Domain] = Field(
+    space: Annotated[dict[str, Domain], BeforeValidator(_dotted)] = Field(
         min_length=1,
         description="what is varied: config keys, such as learner.lr, each with a domain: {uniform: [a, b]}, "
         "{loguniform: [a, b]}, {quniform: [a, b, step]}, {randint: [a, b]} (b excluded), {choice: [...]}, "
@@ -54,7 +73,11 @@ class SweepSettings(Settings):
     )
     trials: int = Field(16, ge=1, description="trials; where the space has grids, times all their combinations")
     concurrent: int | None = Field(None, ge=1, description="trials at a time; null: what the cluster has room for")
-    metric: str = Field(DEFAULT_METRIC, description="validation metric that decides")
+    metric: Annotated[list[str], BeforeValidator(_listed)] = Field(
+        [DEFAULT_METRIC],
+        min_length=1,
+        description="validation metric that decides; or several, of which the Pareto front is sought (search: optuna)",
+    )
     mode: Literal["min", "max"] | None = Field(None, description="better is less, or more; null: what suits the metric")
     scheduler: SchedulerSettings = Field(SchedulerSettings(), description="which trials go on")
     search: Literal["random", "grid", "optuna"] = Field(
@@ -72,8 +95,10 @@ class SweepSettings(Settings):
 
     @field_validator("config", mode="before")
     @classmethod
-    def _quickstart(cls, config: Any) -> Any:
-        return quickstart() if is_bundled(config) else config
+    def _found(cls, config: Any) -> Any:
+        if is_bundled(config):
+            return quickstart()
+        return as_place(config) if isinstance(config, str) else config
 
     @model_validator(mode="after")
     def _sensible(self) -> SweepSettings:
@@ -95,16 +120,34 @@ class SweepSettings(Settings):
     @model_validator(mode="after")
     def _known_metric(self) -> SweepSettings:
         known = [*METRICS, REWARD]
-        if self.metric not in known:
-            near = difflib.get_close_matches(self.metric, known, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            raise ValueError(f"metric: validations have no {self.metric}; {hint}")
+        for metric in self.metric:
+            if metric not in known:
+                near = difflib.get_close_matches(metric, known, n=1, cutoff=0.4)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+                raise ValueError(f"metric: validations have no {metric}; {hint}")
+        return self
+
+    @model_validator(mode="after")
+    def _several_metrics(self) -> SweepSettings:
+        if len(self.metric) == 1:
+            return self
+        if len(set(self.metric)) < len(self.metric):
+            raise ValueError(f"metric: name each once, not {', '.join(self.metric)}")
+        if self.search != "optuna":
+            raise ValueError(f"search: only optuna seeks the front of several metrics, not {self.search}")
+        if self.scheduler.kind != "none":
+            raise ValueError(
+                f"scheduler.kind: {self.scheduler.kind} compares by one metric; with several all trials run to their "
+                "end, set scheduler.kind=none"
+            )
+        if self.mode is not None:
+            raise ValueError("mode: of several metrics each has its own; leave it out")
         return self
 
     @property
-    def direction(self) -> Literal["min", "max"]:
-        """Whether less or more of the metric is better."""
-        return self.mode or ("max" if self.metric in HIGHER else "min")
+    def goals(self) -> list[Goal]:
+        """The metrics that decide, each with whether less or more is better."""
+        return [Goal(metric, self.mode or ("max" if metric in HIGHER else "min")) for metric in self.metric]
 
     @cached_property
     def tree(self) -> dict[str, Any]:
@@ -114,10 +157,10 @@ class SweepSettings(Settings):
             ConfigError: The config file cannot be read, or an override is below a value.
         """
         # Overrides are placed in what is read here, and never in the settings.
-        if isinstance(self.config, Path):
-            tree, _ = read_tree(self.config, [])
-        else:
+        if isinstance(self.config, dict):
             tree = _copied(self.config)
+        else:
+            tree, _ = read_tree(self.config, [])
         for key, value in flat(self.overrides).items():
             try:
                 place(tree, key, value)
@@ -165,10 +208,6 @@ class SweepSettings(Settings):
         configs = [self.with_values(values, self.run) for values in self.corners()]
         if any(share.most for config in configs for share in (config.ray.rollout, config.ray.reward)):
             raise ConfigError("ray.*.max_workers: a trial has room for a fixed number of actors; leave it out")
-        if self.metric == REWARD and any(config.reward.energy_alone for config in configs):
-            raise ConfigError(
-                f"metric: validations measure {REWARD} where more than the energy is rewarded; take {DEFAULT_METRIC}"
-            )
         return configs
 
     def corners(self) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from omatg_ray.commands.setup import write_description
 from omatg_ray.commands.sweep import SweepSettings
 from omatg_ray.commands.workforce import workforce
 from omatg_ray.config import Config
-from omatg_ray.errors import ClusterError, OmatgRayError
+from omatg_ray.errors import ClusterError, ConfigError, InUseError, OmatgRayError
 from omatg_ray.evaluate.sweep import TRIALS, WORST, Standing, standing_of
 from omatg_ray.rl.guards import HACKED, Guards
 from omatg_ray.run.atomic import write_bytes, write_text
@@ -29,6 +30,8 @@ from omatg_ray.run.metrics import read_metrics
 
 TRIAL_FILE = "trial.json"
 """In a checkpoint of a trial: whose it is, since when, and the score of its validation."""
+SECONDS_TO_END = 30.0
+"""So long a trial waits for its folder."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,17 @@ class Work:
 
     def history(self, name: str) -> list[float]:
         """The objectives of a trial's validations so far, in their order."""
-        path, settings = self.folder(name) / METRICS, self.settings
-        lines = read_metrics(path) if path.is_file() else []
-        shown = (settings.metric, settings.direction, settings.exclude_hacked)
-        validations = [line for line in lines if line["kind"] == "validation" and line["step"] > 0]
-        return [standing_of([line], *shown).objective for line in validations]
+        validations = [line for line in self.lines(name) if line["kind"] == "validation" and line["step"] > 0]
+        return [self.standing([line]).objective for line in validations]
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """What a trial has logged so far."""
+        path = self.folder(name) / METRICS
+        return read_metrics(path) if path.is_file() else []
+
+    def standing(self, lines: Sequence[Mapping[str, Any]], since: int = 0) -> Standing:
+        """Where a trial stands that has logged this; as `standing_of`."""
+        return standing_of(lines, self.settings.goals, self.settings.exclude_hacked, since)
 
     def start(self, values: Mapping[str, Any], name: str) -> TrialRun:
         """A trial, from its beginning."""
@@ -102,19 +111,17 @@ class TrialRun:
     """
 
     def __init__(self, work: Work, values: Mapping[str, Any], name: str) -> None:
-        self._settings, self._name = work.settings, name
+        self._sweep, self._name = work, name
         self._stack, self._running = ExitStack(), ExitStack()
         self._work: Reinforcement | None = None
         self._done: Progressed | None = None
         self._ended: str | None = None
         self._since = 0
-        self._path = work.folder(name)
         try:
             with ExitStack() as stack:
                 self._config = config = work.config(values, name)
                 self._parts = prepare(config)
-                again = RunFolder(config.run).holds_run() if isinstance(config.run, Path) else False
-                self._folder = stack.enter_context(RunFolder.create(config.run, again))
+                self._folder = stack.enter_context(_opened(work.folder(name)))
                 self._force = stack.enter_context(workforce(config, self._parts, progress=False, inside=True))
                 write_description(self._folder, config, self._parts.split)
                 self._stack = stack.pop_all()
@@ -143,15 +150,18 @@ class TrialRun:
 
     def _advance(self) -> None:
         work = self._reinforcement()
+        if missing := [metric for metric in self._sweep.settings.metric if metric in work.unmeasured]:
+            raise ConfigError(f"metric: validations of this run do not measure {', '.join(missing)}")
         while not work.done and not work.iterate():
             pass
-        if work.done:
-            work.finish()
 
     def _reinforcement(self) -> Reinforcement:
         if self._work is None:
-            lines = read_metrics(self._folder.metrics_path) if self._done is not None else []
-            guards = Guards(self._settings.guards, lines)
+            if self._done is None:
+                # What a process left that was lost before there was anything to go on from.
+                self._folder.forget_checkpoints(lambda _: True)
+            lines = [] if self._done is None else read_metrics(self._folder.metrics_path)
+            guards = Guards(self._sweep.settings.guards, lines)
             work = Reinforcement(
                 self._config, self._parts, self._force, self._folder, self._done, progress=False, examiner=guards
             )
@@ -159,32 +169,30 @@ class TrialRun:
         return self._work
 
     def _result(self) -> dict[str, Any]:
-        """Finite metrics of the last validation, and where the trial stands.
+        """Where the trial stands.
 
-        That is `objective` (lower is better, for schedulers and searchers), `value`, `best` and `best_iteration` of
-        the metric that decides, `hacked`, `since` (the state up to this iteration is of another trial), `iteration` of
-        `iterations`, `ended` where the trial failed for good, `done`.
+        That is, by `Standing`, `last`, `best`, `best_iteration`, `ever_hacked` and, lower is better, `objective` (of
+        its last validation, for schedulers) and `costs` by metric (of the one that counts, for searchers); `hacked` of
+        the last validation; `since` (the state up to this iteration is of another trial), `iteration` of `iterations`,
+        `ended` where the trial failed for good, and then nothing counts; `done`.
         """
-        settings, work = self._settings, self._work
-        lines = read_metrics(self._path / METRICS) if (self._path / METRICS).is_file() else []
-        standing: Standing = standing_of(
-            lines, settings.metric, settings.direction, settings.exclude_hacked, self._since
-        )
-        measured = {} if work is None else work.validation
-        plain = {name: value for name, value in measured.items() if isinstance(value, int | float)}
+        work, failed = self._work, self._ended is not None
+        standing = self._sweep.standing(self._sweep.lines(self._name), self._since)
+        best = None if failed else standing.best
+        costs = {goal.metric: goal.cost(best or {}) for goal in self._sweep.settings.goals}
         return {
-            "metrics": {name: value for name, value in plain.items() if math.isfinite(value)},
-            HACKED: int(plain.get(HACKED, 0)),
-            "objective": WORST if self._ended is not None else standing.objective,
-            "value": standing.last,
-            "best": standing.best,
-            "best_iteration": standing.best_iteration,
+            "objective": WORST if failed else standing.objective,
+            "costs": {metric: WORST if cost is None else cost for metric, cost in costs.items()},
+            "last": standing.last,
+            HACKED: int(standing.last.get(HACKED, 0)),
+            "best": best,
+            "best_iteration": None if failed else standing.best_iteration,
             "ever_hacked": standing.hacked,
             "since": self._since,
             "iteration": 0 if work is None else work.iteration,
             "iterations": self._config.iterations if work is not None else 0,
             "ended": self._ended,
-            "done": self._ended is not None or (work is not None and work.done),
+            "done": failed or (work is not None and work.done),
         }
 
     def save(self, path: Path) -> None:
@@ -238,6 +246,23 @@ class TrialRun:
     def _leave(self) -> None:
         self._work = None
         self._running.close()
+
+
+def _opened(path: Path) -> RunFolder:
+    """The run folder of a trial, new or not.
+
+    Raises:
+        ClusterError: A process that worked on this trial before does not end.
+    """
+    deadline = time.monotonic() + SECONDS_TO_END
+    while True:
+        try:
+            return RunFolder.create(path, RunFolder(path).holds_run())
+        except InUseError as error:
+            # A process that is lost to Tune may live a little longer: that of a killed driver, or of a lost node.
+            if time.monotonic() > deadline:
+                raise ClusterError(str(error)) from error
+            time.sleep(0.2)
 
 
 def write_settings(settings: SweepSettings, path: Path) -> None:

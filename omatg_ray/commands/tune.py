@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omatg_ray.commands.places import anchored, lasting
 from omatg_ray.commands.prepare import prepare
 from omatg_ray.commands.setup import flat
-from omatg_ray.commands.sweep import MUTABLE, SweepSettings
+from omatg_ray.commands.sweep import DEFAULT_METRIC, MUTABLE, SweepSettings
 from omatg_ray.commands.trial import Work, write_settings
-from omatg_ray.config import Config, place
+from omatg_ray.config import place
 from omatg_ray.errors import ConfigError, TrainingError
+from omatg_ray.evaluate.metrics import REWARD
 from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.report import write_report
-from omatg_ray.evaluate.sweep import BEST_FILE, TRIALS, Sweep, write_sweep
+from omatg_ray.evaluate.sweep import TRIALS, Sweep
+from omatg_ray.evaluate.sweep_report import BEST_FILE, FRONT, write_sweep
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.progress import print_line
+from omatg_ray.run.storage import is_remote
 
 SWEEP_FILE = "sweep.yaml"
+STARTS_FROM = ("base", "data")
+"""Groups of keys that a sweep may leave to its space, and without which nothing can be tried."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,13 @@ class TuneResult:
     Attributes:
         sweep: All trials.
         best: The configuration of the best one, a file for `omatg-ray train`.
+        front: Such files of all trials on the Pareto front of several metrics; none of one metric.
         report: The report.
     """
 
     sweep: Sweep
     best: Path
+    front: list[Path]
     report: Path
 
 
@@ -56,20 +64,29 @@ def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
             f"omatg-ray tune --resume {settings.run}"
         )
     configs = settings.check()
-    settings = _placed(settings, configs[0].model_copy(update={"run": folder}), folder)
+    settings = _placed(settings, folder)
     # What is missing is missing in all trials: better said once, and now.
-    prepare(settings.with_values({}, folder).model_copy(update={"device": "cpu"}), progress=False)
+    first = next(settings.corners())
+    needed = {key: value for key, value in first.items() if key.startswith(STARTS_FROM)}
+    parts = prepare(settings.with_values(needed, folder).model_copy(update={"device": "cpu"}), progress=False)
+    by_energy = any(config.reward.energy_alone for config in configs) and not parts.model.generates_species
+    if REWARD in settings.metric and by_energy:
+        raise ConfigError(
+            f"metric: validations measure {REWARD} where more than the energy is rewarded; take {DEFAULT_METRIC}"
+        )
     return _run(settings, folder, progress, resume=False)
 
 
-def resume_tune(run: Path, progress: bool = True) -> TuneResult:
+def resume_tune(run: Path | str, progress: bool = True) -> TuneResult:
     """Goes on with a sweep: what has finished stays, other trials go on from their last checkpoints.
 
     Raises:
         ConfigError: There is no sweep in the folder, or it was moved.
         OmatgRayError: As `tune`.
     """
-    folder = lasting(run).absolute()
+    if is_remote(run):
+        raise ConfigError(f"--resume: a sweep lies in a folder, not at the URL {run}")
+    folder = lasting(Path(run)).absolute()
     if not (folder / SWEEP_FILE).is_file():
         raise ConfigError(f"there is no sweep to go on with in {folder}: no {SWEEP_FILE}")
     settings = SweepSettings.load(folder / SWEEP_FILE)
@@ -79,16 +96,30 @@ def resume_tune(run: Path, progress: bool = True) -> TuneResult:
     return _run(settings, folder, progress, resume=True)
 
 
-def _placed(settings: SweepSettings, config: Config, folder: Path) -> SweepSettings:
+def _placed(settings: SweepSettings, folder: Path) -> SweepSettings:
     """The sweep with all of its config in one tree, in which places are absolute: trials may run anywhere."""
-    plain = flat(config.model_dump(mode="json"))
-    there = flat(anchored(config).resolved().model_dump(mode="json"))
-    tree = settings.copied_tree()
-    for key, value in there.items():
-        if plain.get(key) != value and key != "run" and key not in settings.space:
+    tree, first = settings.copied_tree(), next(settings.corners())
+    for key, value in _moved(settings, first, folder).items():
+        if key not in settings.space:
             place(tree, key, value)
-    placed = {"config": tree, "overrides": {}, "run": folder}
+
+    def moved(key: str, value: Any) -> Any:
+        values = first | {key: value}
+        absolute = flat(settings.with_values(values, folder).resolved().model_dump(mode="json"))
+        # A job says where it finds a place, so nothing but places is looked for.
+        is_place = absolute.get(key, value) != value
+        return _moved(settings, values, folder).get(key, value) if is_place else value
+
+    space = {key: domain.mapped(partial(moved, key)) for key, domain in settings.space.items()}
+    placed = {"config": tree, "overrides": {}, "run": folder, "space": space}
     return SweepSettings.model_validate(settings.model_dump() | placed)
+
+
+def _moved(settings: SweepSettings, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The keys of a trial with such values of which trials need another value than was given: places."""
+    config = settings.with_values(values, folder)
+    given, needed = (flat(one.model_dump(mode="json")) for one in (config, anchored(config).resolved()))
+    return {key: value for key, value in needed.items() if given.get(key) != value and key != "run"}
 
 
 def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) -> TuneResult:
@@ -105,8 +136,7 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
         settings.search,
         settings.retries,
         settings.seed,
-        settings.metric,
-        settings.direction,
+        settings.goals,
         {key: domain for key, domain in settings.space.items() if key.startswith(MUTABLE)},
     )
     ray = settings.with_values({}, folder).ray
@@ -125,9 +155,13 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
         why = reasons[0] if reasons else "all validations were reward hacking by the guards; see exclude_hacked"
         write_sweep(folder)
         raise TrainingError(f"no trial of {folder} came to a validation that counts: {why}")
-    write_text(folder / BEST_FILE, settings.with_values(best.values, folder / "best").to_yaml())
-    write_report(folder / TRIALS / best.name)
-    return TuneResult(sweep, folder / BEST_FILE, write_sweep(folder))
+    chosen = {folder / BEST_FILE: best}
+    front = {} if len(sweep.goals) == 1 else {folder / FRONT / f"{one.name}.yaml": one for one in sweep.front}
+    for path, trial in (chosen | front).items():
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, settings.with_values(trial.values, path.with_suffix("")).to_yaml())
+        write_report(folder / TRIALS / trial.name)
+    return TuneResult(sweep, folder / BEST_FILE, list(front), write_sweep(folder))
 
 
 def _expected(settings: SweepSettings) -> int:
@@ -137,7 +171,8 @@ def _expected(settings: SweepSettings) -> int:
 
 def _announced(settings: SweepSettings, folder: Path) -> str:
     over = f"{counted(_expected(settings), 'trial')} over {', '.join(settings.space)}"
-    return f"{over} in {folder}, decided by {settings.metric} ({settings.direction})"
+    goals = " and ".join(f"{goal.metric} ({goal.mode})" for goal in settings.goals)
+    return f"{over} in {folder}, decided by {goals}"
 
 
 def _needs(settings: SweepSettings, work: Work) -> list[dict[str, Any]]:

@@ -84,6 +84,11 @@ def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
                 "RAY_ADDRESS name the cluster (port 6379 as a rule); without them the run starts a Ray of its own. A "
                 "token is only shown where RAY_AUTH_MODE=token is set"
             ) from error
+        except Exception as error:
+            # Where a node does not start in time, Ray raises this very class.
+            if type(error) is not Exception:
+                raise
+            raise ClusterError(f"Ray does not start on this machine, which may be too busy: {error}") from error
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
             # Ray has put a plain exit in the place of a stop at the next boundary.
             signal.signal(signal.SIGTERM, on_sigterm)
@@ -172,7 +177,9 @@ def room(bundles: Sequence[tuple[str, Bundle]], settings: RaySettings, grows: bo
     Raises:
         ClusterError: The cluster has no room within `settings.wait` seconds; says what was asked and what there is.
     """
-    advice = "Ask for fewer workers or smaller shares, which may be fractions (ray.*.workers, ray.*.cpus, ray.*.gpus)"
+    keys = ["ray.*.workers", "ray.*.cpus", "ray.*.gpus"]
+    keys += ["trial.cpus", "trial.gpus"] if "trial" in dict(bundles) else []
+    advice = f"Ask for fewer workers or smaller shares, which may be fractions ({', '.join(keys)})"
     if not grows and not _fits(bundles):
         raise ClusterError(
             f"this machine has no room for this run. Asked: {_asked(bundles)}. There is: {_present()}. {advice}"

@@ -13,21 +13,24 @@ from types import FrameType
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, PopulationBasedTraining
 from ray.tune.search import BasicVariantGenerator
 
 from omatg_ray.distributed.cluster import joined, room
+from omatg_ray.distributed.schedulers import sampled, scheduler_of
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.distributed.trial import Trial, Work, name_of
 from omatg_ray.distributed.tuning import Domain, SchedulerSettings
 from omatg_ray.evaluate import sweep
 from omatg_ray.evaluate.page import counted
-from omatg_ray.evaluate.sweep import FAILED, FINISHED, STOPPED, UNFINISHED, Sweep
+from omatg_ray.evaluate.sweep import FAILED, FINISHED, STOPPED, UNFINISHED, Goal, Sweep
 from omatg_ray.run.interrupt import StopRequest
 from omatg_ray.run.progress import print_line
 
-OBJECTIVE, TIME = "objective", "training_iteration"
-"""Results of a trial: lower is better; validations so far."""
+logger = logging.getLogger(__name__)
+# Its lines go to the terminal alone.
+logger.propagate = False
+COSTS = "costs"
+"""Results of a trial, for searchers: by metric of the validation that counts, lower is better."""
 FOLDER = "tune"
 """In the folder of a sweep: what Ray Tune keeps."""
 # Trials stay in the working directory of the driver; metrics are in their run folders, and not in files of Tune too.
@@ -56,8 +59,7 @@ class Plan:
         search: random, grid or optuna.
         retries: How often a trial that failed goes on.
         seed: Of the search.
-        metric: What decides, for messages and `trials.json`.
-        direction: min or max, of that.
+        goals: What decides. With several there is no scheduler.
         mutable: Those of the space that a population may change in the middle of a run.
     """
 
@@ -70,8 +72,7 @@ class Plan:
     search: str
     retries: int
     seed: int
-    metric: str
-    direction: str
+    goals: Sequence[Goal]
     mutable: Mapping[str, Domain]
 
 
@@ -110,21 +111,34 @@ def run_sweep(plan: Plan, resume: bool, progress: bool) -> bool:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # What ends a trial is said by `SweepLog`, and kept in trials.json.
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with _Stop("saving the sweep") as stop:
-            tuner = _tuner(plan, resume, progress)
-            if not stop.requested:
-                tuner.fit()
+    with _lines(progress), _Stop("saving the sweep") as stop:
+        tuner = _tuner(plan, resume)
+        if not stop.requested:
+            tuner.fit()
         return not stop.requested
+
+
+@contextmanager
+def _lines(progress: bool) -> Iterator[None]:
+    """Prints what `SweepLog` says, or not, and nothing that Tune says: what ends a trial is kept in trials.json."""
+    tunes, level = logging.getLogger("ray.tune"), logging.getLogger("ray.tune").level
+    handler = _Lines()
+    tunes.setLevel(logging.CRITICAL)
+    logger.setLevel(logging.INFO if progress else logging.CRITICAL)
+    logger.addHandler(handler)
+    try:
+        yield
     finally:
-        logger.setLevel(level)
+        logger.removeHandler(handler)
+        tunes.setLevel(level)
 
 
-def _tuner(plan: Plan, resume: bool, progress: bool) -> tune.Tuner:
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print_line(record.getMessage())
+
+
+def _tuner(plan: Plan, resume: bool) -> tune.Tuner:
     path, grids = plan.folder / FOLDER, plan.search == "grid"
     space = {
         "values": {key: _domain(domain, grids) for key, domain in plan.space.items()},
@@ -138,11 +152,9 @@ def _tuner(plan: Plan, resume: bool, progress: bool) -> tune.Tuner:
         Trial,
         param_space=space,
         tune_config=tune.TuneConfig(
-            metric=OBJECTIVE,
-            mode="min",
             num_samples=1 if grids else plan.trials,
             search_alg=searcher,
-            scheduler=_scheduler(plan),
+            scheduler=scheduler_of(plan.scheduler, plan.work, plan.space, plan.mutable),
             max_concurrent_trials=None if isinstance(searcher, BasicVariantGenerator) else plan.concurrent,
             reuse_actors=True,
             trial_name_creator=_named,
@@ -154,120 +166,53 @@ def _tuner(plan: Plan, resume: bool, progress: bool) -> tune.Tuner:
             # The donor of a population may be some validations ahead of the checkpoint that is taken over.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=3),
             failure_config=tune.FailureConfig(max_failures=plan.retries),
-            callbacks=[SweepLog(plan.folder, plan.metric, plan.direction, progress)],
+            callbacks=[SweepLog(plan.folder, plan.goals)],
             verbose=0,
         ),
     )
 
 
 def _named(trial: Any) -> str:
-    return name_of(trial.trial_id)
+    return name_of(trial.trial_id, trial.config)
 
 
 def _domain(domain: Domain, grids: bool) -> Any:
     if domain.kind == "grid" or (grids and domain.kind == "choice"):
         return tune.grid_search(list(domain.values))
-    if domain.kind == "choice":
-        return tune.choice(list(domain.values))
-    made: dict[str, Any] = {
-        "uniform": tune.uniform,
-        "loguniform": tune.loguniform,
-        "quniform": tune.quniform,
-        "randint": tune.randint,
-    }
-    return made[domain.kind](*domain.values)
+    return sampled(domain)
 
 
 def _searcher(plan: Plan) -> Any:
     if plan.search != "optuna":
         return BasicVariantGenerator(random_state=plan.seed, max_concurrent=plan.concurrent or 0)
-    import optuna
-    from ray.tune.search.optuna import OptunaSearch
+    from omatg_ray.distributed.optuna_search import NumberedSearch
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return OptunaSearch(metric=OBJECTIVE, mode="min", seed=plan.seed)
-
-
-def _scheduler(plan: Plan) -> Any:
-    settings = plan.scheduler
-    if settings.kind == "asha":
-        return Halving(plan.work, grace_period=settings.grace_period, reduction_factor=settings.reduction_factor)
-    if settings.kind == "median":
-        return MedianStoppingRule(time_attr=TIME, grace_period=settings.grace_period)
-    if settings.kind == "none":
-        return FIFOScheduler()
-    return PopulationBasedTraining(
-        time_attr=TIME,
-        perturbation_interval=settings.interval,
-        burn_in_period=settings.grace_period,
-        hyperparam_mutations={"values": {key: _mutations(domain) for key, domain in plan.mutable.items()}},
-        quantile_fraction=settings.quantile,
-        resample_probability=settings.resample,
-        custom_explore_fn=_Within(plan.space),
-        # Everybody waits for the last, so that who takes over whom is no matter of who was fast.
-        synch=True,
-        log_config=False,
-    )
-
-
-def _mutations(domain: Domain) -> Any:
-    # A list is what Tune steps through; other values it multiplies.
-    return list(domain.values) if domain.kind in ("choice", "grid") else _domain(domain, grids=False)
-
-
-class _Within:
-    """Keeps mutated values in their domains."""
-
-    def __init__(self, space: Mapping[str, Domain]) -> None:
-        self._space = dict(space)
-
-    def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
-        for key, value in config["values"].items():
-            config["values"][key] = self._space[key].nearest(value)
-        return config
-
-
-class Halving(ASHAScheduler):
-    """Asynchronous successive halving that knows, in a sweep that goes on, what trials had reported before.
-
-    Tune keeps no state of a scheduler; without this the first trials after a resume would compete with nobody.
-    """
-
-    def __init__(self, work: Work, grace_period: int, reduction_factor: float) -> None:
-        # No trial is longer: rungs beyond the end of all trials are never reached, and cost nothing.
-        super().__init__(time_attr=TIME, max_t=10**6, grace_period=grace_period, reduction_factor=reduction_factor)
-        self._work = work
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        super().on_trial_add(tune_controller, trial)
-        bracket = self._trial_info[trial.trial_id]
-        for time, objective in enumerate(self._work.history(name_of(trial.trial_id)), start=1):
-            bracket.on_result(trial, time, (self._metric_op or 1.0) * objective)
+    return NumberedSearch([f"{COSTS}/{goal.metric}" for goal in plan.goals], plan.seed)
 
 
 class SweepLog(tune.Callback):
-    """Prints a line for every result, and keeps `trials.json`.
+    """Logs a line for every result, and keeps `trials.json`.
+
+    A sweep that goes on has the one that it began with.
 
     Args:
         folder: Of the sweep.
-        metric: What decides.
-        direction: min or max, of that.
-        progress: Print.
+        goals: What decides.
     """
 
-    def __init__(self, folder: Path, metric: str, direction: str, progress: bool) -> None:
-        self._folder, self._metric, self._direction, self._progress = folder, metric, direction, progress
+    def __init__(self, folder: Path, goals: Sequence[Goal]) -> None:
+        self._folder, self._goals = folder, list(goals)
         self._complete, self._kept = set[str](), False
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         if result["ended"] is None:
-            value, best = (_form(result[name]) for name in ("value", "best"))
+            last, best = result["last"], result["best"] or {}
+            reached = ", ".join(f"{goal.metric} {_form(last.get(goal.metric))}" for goal in self._goals)
+            before = ", ".join(_form(best.get(goal.metric)) for goal in self._goals)
             mark = ", a guard objects" if result["hacked"] else ""
-            text = (
-                f"iteration {result['iteration']} of {result['iterations']}, {self._metric} {value} (best {best}){mark}"
-            )
+            text = f"iteration {result['iteration']} of {result['iterations']}, {reached} (best {before}){mark}"
         else:
             text = f"cannot be run: {result['ended']}"
         self._say(trial, text)
@@ -293,16 +238,14 @@ class SweepLog(tune.Callback):
             self._keep(trials)
 
     def _say(self, trial: Any, text: str) -> None:
-        if self._progress:
-            print_line(f"trial {name_of(trial.trial_id)}: {text}")
+        logger.info("trial %s: %s", _named(trial), text)
 
     def _keep(self, trials: Sequence[Any]) -> None:
         self._kept = True
         found = [described(trial, trial.trial_id in self._complete) for trial in trials]
-        if all(trial.name.isdigit() for trial in found):
-            # Tune lists those that it restores in another order.
-            found.sort(key=lambda trial: trial.name)
-        Sweep(self._metric, self._direction, found).write(self._folder)
+        # Tune lists those that it restores in another order.
+        found.sort(key=lambda trial: trial.name)
+        Sweep(self._goals, found).write(self._folder)
 
 
 def described(trial: Any, complete: bool = False) -> sweep.Trial:
@@ -315,17 +258,16 @@ def described(trial: Any, complete: bool = False) -> sweep.Trial:
     elif complete or trial.status == "TERMINATED":
         status = _ending(result)
     return sweep.Trial(
-        name_of(trial.trial_id),
+        _named(trial),
         dict(trial.config["values"]),
         status,
         result.get("iteration", 0),
-        result.get("value"),
+        dict(result.get("last", {})),
         result.get("best"),
         result.get("best_iteration"),
         result.get("since", 0),
         bool(result.get("ever_hacked", False)),
         error,
-        dict(result.get("metrics", {})),
     )
 
 

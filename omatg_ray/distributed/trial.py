@@ -43,9 +43,13 @@ class Work(Protocol):
         """The objectives that a run has logged so far, in their order."""
 
 
-def name_of(trial_id: str) -> str:
-    """What a trial is called: its number, where it has one."""
-    return trial_id.rpartition("_")[2]
+NAME = "name"
+"""Key of the configuration that Tune keeps of a trial, where a searcher gave it a number."""
+
+
+def name_of(trial_id: str, config: Mapping[str, Any]) -> str:
+    """What a trial is called: its number, with which the identity ends that Tune gives trials without a searcher."""
+    return str(config.get(NAME) or trial_id.rpartition("_")[2])
 
 
 class Trial(tune.Trainable):
@@ -59,7 +63,7 @@ class Trial(tune.Trainable):
         for name in ("ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.WARNING)
         work: Work = config["work"]
-        self._run = work.start(config["values"], name_of(self.trial_id))
+        self._run = work.start(config["values"], name_of(self.trial_id, config))
 
     def step(self) -> dict[str, Any]:
         return self._run.step()

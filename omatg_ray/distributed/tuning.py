@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -54,10 +55,18 @@ class Domain(Settings):
             return [self.randint[0], self.randint[1] - 1]
         return list(self.values) if self.kind in ("choice", "grid") else list(self.values[:2])
 
+    def mapped(self, change: Callable[[Any], Any]) -> Domain:
+        """The same with other values of a list; ranges stay."""
+        if self.kind not in ("choice", "grid"):
+            return self
+        return self.model_copy(update={self.kind: [change(value) for value in self.values]})
+
     def nearest(self, value: Any) -> Any:
-        """The value itself, or the limit that it is beyond."""
+        """The value itself, or the limit that it is beyond; where there are steps, the next of these."""
         if self.kind in ("choice", "grid"):
             return value
+        if self.quniform is not None:
+            value = round(value / self.quniform[2]) * self.quniform[2]
         low, high = self.ends
         return min(max(value, low), high)
 

@@ -17,6 +17,8 @@ from torch import Tensor
 from omatg_ray.errors import DataError
 
 BOOTSTRAP_ENTRIES_AT_ONCE = 1_000_000
+REWARD = "reward_mean"
+"""What validations during training measure besides, where more than the energy of known compositions is rewarded."""
 
 
 def match_rate(matches: Tensor) -> float:

@@ -30,7 +30,7 @@ p { margin: .3rem 0; } .soft, figcaption { color: var(--soft); font-size: .88rem
 figure, .wide, details { margin: 0; padding: 1rem 1.1rem; background: var(--card); border: 1px solid var(--line);
   border-radius: .6rem; }
 .wide { overflow-x: auto; } details { margin-bottom: .6rem; }
-figure + details.wide { margin-top: 1rem; } summary { cursor: pointer; font-weight: 600; }
+figure + .wide, .wide + figure { margin-top: 1rem; } summary { cursor: pointer; font-weight: 600; }
 svg { display: block; width: 100%; height: auto; } svg text { font-family: inherit !important; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .4rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }

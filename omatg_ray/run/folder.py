@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import IO
 
-from omatg_ray.errors import ConfigError, ModelError, StorageError
+from omatg_ray.errors import ConfigError, InUseError, ModelError, StorageError
 from omatg_ray.run.atomic import disk_errors, point, remove_folder, remove_leftovers, replace_folder, write_json
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.storage import PREFIX, RemoteStorage, Storage, storage_of
@@ -77,8 +77,9 @@ class RunFolder:
             resume: Go on with the run there. For a URL also the scratch folder that an earlier process could not store.
 
         Raises:
-            ConfigError: The folder holds a run and `resume` is false, holds none and `resume` is true, is a file, or
-                another process writes it; or anything lies at the URL of a new run.
+            ConfigError: The folder holds a run and `resume` is false, holds none and `resume` is true, or is a file; or
+                anything lies at the URL of a new run.
+            InUseError: Another process writes it.
             StorageError: The URL cannot be reached, or may not be written to.
             OmatgRayError: The disk is full or the folder may not be written to.
         """
@@ -549,7 +550,7 @@ def _lock(folder: Path) -> IO[str]:
             file.seek(0)
             owner = file.read().strip() or "another process"
             file.close()
-            raise ConfigError(f"{folder} is being written by {owner}; wait for it or choose another name") from None
+            raise InUseError(f"{folder} is being written by {owner}; wait for it or choose another name") from None
         logger.warning("%s cannot be locked (%s): let no second process write it", folder, error.strerror)
         return file
     file.truncate(0)

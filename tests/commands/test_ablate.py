@@ -92,7 +92,7 @@ def test_schedules_are_tuned_evaluated_and_not_computed_twice(tmp_path: Path) ->
         ("sets.bundled.learned={x: [nowhere]}", ["sets.bundled.learned.x", "nowhere", "no such folder"]),
         ("sets.bundled.learned={constant: [bundled]}", ["learned.constant", "taken"]),
         ("sets.bundled.learned={x: []}", ["learned.x", "at least 1"]),
-        ("run=s3://bucket/x", ["run", "folder on this machine"]),
+        ("run=s3://bucket/x", ["run: a folder", "not the URL s3://bucket/x"]),
     ],
 )
 def test_what_is_wrong_is_said(override: str, words: list[str], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from omatg_ray.commands.pretrain import pretrain
+from omatg_ray.commands.sweep import SweepSettings
 from omatg_ray.commands.train import TrainResult, train
 from omatg_ray.config import Config
 from omatg_ray.errors import StorageError
@@ -50,6 +51,15 @@ def test_a_configuration_may_be_at_a_url(workshop: Workshop, bucket: Bucket) -> 
     bucket.write("configs/tiny.yaml", workshop.config.read_bytes())
     config = Config.load(bucket.url("configs/tiny.yaml"), ["seed=3"])
     assert config == workshop.load("seed=3", "run=runs/tiny")
+
+
+def test_what_the_trials_of_a_sweep_share_may_be_at_a_url(workshop: Workshop, bucket: Bucket) -> None:
+    url = bucket.url("configs/tiny.yaml")
+    bucket.write("configs/tiny.yaml", workshop.config.read_bytes())
+    bucket.write("sweep.yaml", json.dumps({"config": url, "space": {"seed": {"grid": [1, 2]}}}).encode())
+    settings = SweepSettings.load(bucket.url("sweep.yaml"), ["run=here"])
+    assert settings.with_values({"seed": 2}, Path("there")) == workshop.load("seed=2", "run=there")
+    assert SweepSettings.from_tree(settings.model_dump(mode="json"), "again") == settings
 
 
 def test_an_interrupted_run_goes_on_elsewhere_bit_by_bit(

@@ -12,15 +12,16 @@ import yaml
 from safetensors.torch import load_file
 
 from omatg_ray.commands.reinforcement import Reinforcement
-from omatg_ray.commands.sweep import SweepSettings
+from omatg_ray.commands.sweep import DEFAULT_METRIC, SweepSettings
 from omatg_ray.commands.train import train
 from omatg_ray.commands.trial import TrialRun, Work
 from omatg_ray.commands.tune import SWEEP_FILE, resume_tune, tune
-from omatg_ray.errors import ConfigError, TrainingError
+from omatg_ray.errors import ClusterError, ConfigError, InUseError, TrainingError
 from omatg_ray.evaluate.sweep import WORST
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
 from tests.commands.conftest import Command, Workshop
+from tests.conftest import ROOT
 
 
 def sweep(workshop: Workshop, base: Path, run: Path, **keys: Any) -> SweepSettings:
@@ -51,6 +52,9 @@ def assert_same_weights(first: Path, second: Path) -> None:
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), file
 
 
+SEVERAL = {"metric": [DEFAULT_METRIC, "match_rate"], "search": "optuna", "scheduler": {"kind": "none"}}
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
@@ -68,7 +72,13 @@ def assert_same_weights(first: Path, second: Path) -> None:
         ({"space": {"seed": {"unifrom": [0, 1]}}}, ["unknown key space.seed.unifrom", "space.seed.uniform?"]),
         ({"trails": 3}, ["unknown key trails", "did you mean trials?"]),
         ({"metric": "match_rat"}, ["metric", "did you mean match_rate?"]),
-        ({"metric": "reward_mean"}, ["reward_mean", "relative_energy_mean_capped"]),
+        ({"metric": 3}, ["metric", "list"]),
+        ({"metric": []}, ["metric", "at least 1"]),
+        ({**SEVERAL, "metric": ["crmse", "rmsee"]}, ["metric", "did you mean rmse?"]),
+        ({**SEVERAL, "metric": ["crmse", "crmse"]}, ["metric", "each once"]),
+        ({**SEVERAL, "search": "random"}, ["search", "only optuna", "not random"]),
+        ({**SEVERAL, "scheduler": {"kind": "asha"}}, ["scheduler.kind=none", "asha"]),
+        ({**SEVERAL, "mode": "max"}, ["mode", "leave it out"]),
         ({"search": "grid"}, ["search=grid", "learner.lr"]),
         ({"overrides": {"rollout.grups": 3}}, ["rollout.grups", "did you mean rollout.groups?"]),
         ({"overrides": {"ray.rollout": {"workers": 1, "max_workers": 2}}}, ["max_workers"]),
@@ -91,6 +101,43 @@ def test_what_all_trials_lack_is_said_before_ray_starts(workshop: Workshop, base
     assert not (tmp_path / "run").exists()
 
 
+def test_a_reward_that_is_not_measured_is_said_before_ray_starts(
+    workshop: Workshop, base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"reward_mean where more .* take {DEFAULT_METRIC}"):
+        tune(sweep(workshop, base, tmp_path / "run", metric="reward_mean"), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_places_in_the_space_are_found_from_anywhere(
+    workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What trials get are absolute paths, of all choices; what is no path stays."""
+    monkeypatch.chdir(base.parent)
+    settings = sweep(
+        workshop,
+        base,
+        tmp_path / "run",
+        overrides={"iterations": 4, "reward.potential": workshop.potential.name},
+        space={
+            "base": {"choice": [base.name, str(base)]},
+            "policy.annealing_from": {"grid": [None, "bundled", "schedules/a"]},
+            "policy.variant": {"choice": ["velocity"]},
+            "learner.lr": {"choice": ["1e-3", 1e-4]},
+        },
+    )
+    started: list[SweepSettings] = []
+    monkeypatch.setattr("omatg_ray.commands.tune._run", lambda placed, *_, **__: started.append(placed))
+    tune(settings)
+    (placed,) = started
+    assert placed.space["base"].choice == [str(base), str(base)]
+    assert placed.space["policy.annealing_from"].grid == [None, "bundled", str(base.parent / "schedules" / "a")]
+    assert all(placed.space[key] == settings.space[key] for key in ("policy.variant", "learner.lr"))
+    config = placed.with_values({"base": str(base)}, tmp_path)
+    assert config.reward.potential == str(workshop.potential) and config.iterations == 4
+    assert SweepSettings.from_tree(placed.model_dump(mode="json"), "again") == placed
+
+
 def test_only_a_sweep_can_be_resumed_and_none_started_over(workshop: Workshop, base: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"no {SWEEP_FILE}"):
         resume_tune(tmp_path)
@@ -111,14 +158,18 @@ def test_optuna_is_asked_for_where_it_is_not_installed(
 
 def test_the_command_says_what_it_takes(workshop: Workshop, command: Command, tmp_path: Path) -> None:
     command("tune").refuses("one file that describes a sweep")
-    command("tune", workshop.config).refuses("unknown key", "config")
+    command("tune", workshop.config).refuses("unknown key", "config: missing", "space: missing")
+    assert "got" not in command("tune", workshop.config).err
+    ready = ROOT / "configs" / "sweep_velocity.yaml"
+    command("tune", ready, "run=s3://bucket/sweep").refuses("run: a folder, not the URL s3://bucket/sweep")
     command("tune", "--resume", tmp_path).refuses(SWEEP_FILE)
+    command("tune", "--resume", "s3://bucket/sweep").refuses("--resume", "URL s3://bucket/sweep")
     command("tune", "--resume", tmp_path, "trials=3").refuses("leave out trials=3")
     assert "--resume" in command("tune", "--help").out
 
 
 def test_ready_sweeps_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    configs = Path(__file__).parents[2] / "configs"
+    configs = ROOT / "configs"
     monkeypatch.chdir(configs.parent)
     found = sorted(configs.glob("sweep_*.yaml"))
     assert len(found) >= 3
@@ -127,6 +178,22 @@ def test_ready_sweeps_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
         assert settings.run == Path("runs") / path.stem
         variants = {config.policy.variant for config in settings.check()}
         assert variants == {path.stem.removeprefix("sweep_")}
+
+
+def test_domains_can_be_given_on_the_command_line(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    """Where a key has one already, that on the command line takes its place, of whatever kind."""
+    path = tmp_path / "sweep.yaml"
+    tree = sweep(workshop, base, tmp_path).model_dump(mode="json")
+    path.write_text(yaml.safe_dump(tree))
+    words = ["space.learner.lr.grid=[1.0e-3, 1.0e-2]", "space.policy.noise.pos.a.uniform=[0.1, 0.3]"]
+    space = SweepSettings.load(path, words).space
+    assert list(space) == ["learner.lr", "policy.noise.pos.a"]
+    assert space["learner.lr"].grid == [1e-3, 1e-2] and space["learner.lr"].kind == "grid"
+    assert space["policy.noise.pos.a"].uniform == (0.1, 0.3)
+    with pytest.raises(ConfigError, match="learner.lrr"):
+        SweepSettings.load(path, ["space.learner.lrr.grid=[1, 2]"]).check()
+    with pytest.raises(ConfigError, match=r"space\.learner\.lr"):
+        SweepSettings.load(path, ["space.learner.lr.unifrom=[1, 2]"])
 
 
 def test_domains_reach_all_ends(workshop: Workshop, base: Path, tmp_path: Path) -> None:
@@ -152,9 +219,9 @@ def test_a_trial_is_the_run_that_train_would_do(workshop: Workshop, base: Path, 
     for name in ("best", "last"):
         assert_same_weights(folder / "checkpoints" / name, tmp_path / "run" / "checkpoints" / name)
     scores = {line["step"]: line["relative_energy_mean_capped"] for line in ours if line["kind"] == "validation"}
-    assert results[-1]["value"] == results[-1]["objective"] == scores[4]
+    assert results[-1]["last"][DEFAULT_METRIC] == results[-1]["objective"] == scores[4]
     # The validation before training is the same for all trials.
-    assert results[-1]["best"] == min(scores[2], scores[4])
+    assert results[-1]["best"][DEFAULT_METRIC] == results[-1]["costs"][DEFAULT_METRIC] == min(scores[2], scores[4])
     assert Work(settings).history("00000") == [scores[2], scores[4]]
 
 
@@ -204,9 +271,10 @@ def test_a_trial_takes_over_the_state_of_another(workshop: Workshop, base: Path,
     ours, theirs = same.step(), donor.step()
     assert (ours.pop("since"), theirs.pop("since")) == (2, 0)
     # The validation of before is the donor's own.
-    best = theirs.pop("best"), theirs.pop("best_iteration")
-    assert (ours.pop("best"), ours.pop("best_iteration")) == (ours["value"], 4)
-    assert best[0] <= ours["value"] and ours == theirs
+    best = theirs.pop("costs"), theirs.pop("best"), theirs.pop("best_iteration")
+    assert (ours.pop("best"), ours.pop("best_iteration")) == (ours["last"], 4)
+    cost = ours.pop("costs")[DEFAULT_METRIC]
+    assert best[0][DEFAULT_METRIC] <= cost == ours["objective"] and ours == theirs
     assert_same_weights(folders["other"] / "checkpoints" / "last", folders["donor"] / "checkpoints" / "last")
     same.load(kept)
     same.close()
@@ -228,7 +296,11 @@ def test_what_cannot_be_learned_ends_a_trial_with_a_reason(
     run = trial(sweep(workshop, base, tmp_path), "0")
     monkeypatch.setattr(Reinforcement, "iterate", fail)
     result = run.step()
-    assert result["done"] and result["objective"] == WORST and "the loss is not finite" in result["ended"]
+    assert (
+        result["done"]
+        and result["objective"] == result["costs"][DEFAULT_METRIC] == WORST
+        and "the loss is not finite" in result["ended"]
+    )
     kept = tmp_path / "kept"
     kept.mkdir()
     run.save(kept)
@@ -240,6 +312,57 @@ def test_what_cannot_be_learned_ends_a_trial_with_a_reason(
     impossible = trial(sweep(workshop, base, tmp_path), "1", lr=-1.0)
     assert "learner.lr" in impossible.step()["ended"]
     impossible.close()
+
+
+def test_a_metric_that_validations_do_not_measure_ends_a_trial(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    """One sample for each reference has no coverage, and only the energy is rewarded; RMSE may be of no match."""
+    for metric, measured in (("coverage", False), ("reward_mean", False), ("rmse", True), ("crmse", True)):
+        run = trial(sweep(workshop, base, tmp_path / metric, metric=metric), "0")
+        result = run.step()
+        run.close()
+        assert (result["ended"] is None) == measured
+        assert measured or (result["done"] and f"do not measure {metric}" in result["ended"])
+
+
+def test_a_trial_waits_for_a_folder_that_is_in_use(
+    workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that a killed driver left may work on it for some time, or for long: then Tune tries again."""
+    settings = sweep(workshop, base, tmp_path)
+    before = trial(settings, "0")
+    open_folder, asked = RunFolder.create, []
+
+    def create(place: Path, resume: bool) -> RunFolder:
+        # Locks are between processes: in this one another run would get it.
+        asked.append(resume)
+        if len(asked) < 3:
+            raise InUseError(f"{place} is being written by 1")
+        return open_folder(place, resume)
+
+    monkeypatch.setattr(RunFolder, "create", create)
+    before.close()
+    after = trial(settings, "0")
+    assert len(asked) == 3 and after.step()["ended"] is None
+    after.close()
+    asked.clear()
+    monkeypatch.setattr("omatg_ray.commands.trial.SECONDS_TO_END", -1.0)
+    with pytest.raises(ClusterError, match="is being written by 1"):
+        trial(settings, "0")
+
+
+def test_a_trial_that_starts_over_has_nothing_of_before(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    """Lost before there was anything to go on from: what its process had written would pass for its own."""
+    settings = sweep(workshop, base, tmp_path, overrides={"base": str(base), "iterations": 4, "validation.every": 4})
+    lost = trial(settings, "0")
+    lost.step()
+    lost.close()
+    folder = RunFolder(tmp_path / "trials" / "0")
+    assert folder.pointed_at("last") == "iteration_000004"
+    again = trial(settings, "0")
+    again._reinforcement()
+    assert folder.pointed_at("last") == folder.pointed_at("best") == "iteration_000000"
+    assert [path.name for path in folder.checkpoints.glob("iteration_*")] == ["iteration_000000"]
+    again.close()
 
 
 def test_hacked_validations_are_marked_and_left_out(workshop: Workshop, base: Path, tmp_path: Path) -> None:
@@ -271,9 +394,21 @@ def test_hacked_validations_are_marked_and_left_out(workshop: Workshop, base: Pa
     assert [line["hacked"] for line in validations] == expected
     scores = [line["relative_energy_mean_capped"] for line in validations]
     clean = [score for score, mark in zip(scores[1:], expected[1:], strict=True) if not mark]
-    assert results["in"]["best"] == min(scores[1:])
-    assert results["out"]["best"] == min(clean, default=None)
+    assert results["in"]["best"][DEFAULT_METRIC] == min(scores[1:])
+    best = results["out"]["best"]
+    assert (best and best[DEFAULT_METRIC]) == min(clean, default=None)
     assert results["out"]["objective"] == (WORST if expected[-1] else scores[-1])
+
+
+def test_modes_follow_from_the_metrics(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    def modes(**keys: Any) -> list[str]:
+        return [goal.mode for goal in sweep(workshop, base, tmp_path, **keys).goals]
+
+    assert modes() == ["min"] and modes(mode="max") == ["max"]
+    assert modes(**SEVERAL) == ["min", "max"]
+    less = ["rmse", "crmse", "relative_energy_median", "invalid_share", "energy_mean", "failed", "plausible_crmse"]
+    more = ["metre", "match_any", "unique_share", "plausible_share", "plausible_match_rate", "same_composition"]
+    assert modes(**SEVERAL | {"metric": less + more}) == ["min"] * len(less) + ["max"] * len(more)
 
 
 def test_best_yaml_has_all_keys(workshop: Workshop, base: Path, tmp_path: Path) -> None:

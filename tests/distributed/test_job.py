@@ -25,6 +25,8 @@ import pytest
 from safetensors.torch import load_file
 
 from omatg_ray.commands.train import TrainResult
+from omatg_ray.config import Config
+from omatg_ray.evaluate.sweep import FINISHED, Sweep
 from omatg_ray.run.metrics import read_metrics
 from tests.commands.conftest import Workshop
 from tests.conftest import ROOT
@@ -261,3 +263,36 @@ def test_a_submitted_run_equals_one_of_one_process_and_can_be_stopped_and_resume
     lines = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train"]
     assert [line["step"] for line in lines] == list(range(1, done + 2))
     assert all(0 < line["reward_atoms_mean"] <= 3 for line in lines)
+
+
+@pytest.mark.timeout(600)
+def test_a_submitted_sweep_has_the_trials_that_train_would_do(
+    head: Head, workshop: Workshop, trained: TrainResult
+) -> None:
+    """One trial on each node of one core, with a base that only `~/omatg_ray` has."""
+    lr = Config().learner.lr
+    words = [
+        "config=tiny.yaml", "overrides={base: runs/base}", f"space={{learner.lr: {{grid: [{lr}, {2 * lr}]}}}}",
+        "search=grid", "scheduler.kind=none", "guards={invalid_share: null, diversity: null}", "run=runs/sweep",
+    ]  # fmt: skip
+    done = head.ray(
+        "job", "submit", "--submission-id", "sweep", "--working-dir", ".", "--",
+        "python", "-m", "omatg_ray", "tune", "configs/sweep_velocity.yaml", *words,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    run = head.home / "omatg_ray" / "runs" / "sweep"
+    sweep = Sweep.read(run)
+    assert [(trial.status, trial.iteration) for trial in sweep.trials] == [(FINISHED, 4)] * 2
+    assert "trial 00001: finished; " in done.stdout and f"best config: {run / 'best.yaml'}" in done.stdout
+    assert (run / "report.html").is_file()
+    last = Path("checkpoints", "last", "weights.safetensors")
+    same, other = (load_file(run / "trials" / trial.name / last) for trial in sweep.trials)
+    expected = load_file(workshop.root / "trained" / last)
+    assert all(same[name].equal(expected[name]) for name in expected)
+    assert any(not other[name].equal(expected[name]) for name in expected)
+    # It can be gone on with there, where there is nothing to do any more.
+    again = head.ray(
+        "job", "submit", "--submission-id", "again", "--working-dir", ".", "--",
+        "python", "-m", "omatg_ray", "tune", "--resume", "runs/sweep",
+    )  # fmt: skip
+    assert again.returncode == 0 and f"best config: {run / 'best.yaml'}" in again.stdout, again.stdout

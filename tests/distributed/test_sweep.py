@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,14 +19,14 @@ from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 from safetensors.torch import load_file
 
-from omatg_ray.commands.sweep import SweepSettings
+from omatg_ray.commands.sweep import DEFAULT_METRIC, SweepSettings
 from omatg_ray.commands.train import train
-from omatg_ray.commands.trial import Work
 from omatg_ray.commands.tune import TuneResult, resume_tune, tune
 from omatg_ray.config import Config
-from omatg_ray.distributed.sweep import Halving
+from omatg_ray.distributed.sweep import SweepLog
 from omatg_ray.errors import ClusterError, ConfigError
 from omatg_ray.evaluate.sweep import FINISHED, STOPPED, Sweep
+from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
 from tests.conftest import ROOT
 from tests.distributed.conftest import TIMINGS, Workshop
@@ -84,11 +83,12 @@ def test_every_trial_is_the_run_that_train_would_do(swept: TuneResult, workshop:
         folder = workshop.root / "swept" / "trials" / trial.name
         assert_same_run(folder, run)
         scores = [line["relative_energy_mean_capped"] for line in lines(run) if line["kind"] == "validation"]
-        assert trial.best == min(scores[1:]) and trial.last == scores[-1]
+        assert trial.best is not None and trial.best[DEFAULT_METRIC] == min(scores[1:])
+        assert trial.last[DEFAULT_METRIC] == scores[-1]
 
 
 def test_the_best_trial_is_written_as_a_config_that_trains(swept: TuneResult, workshop: Workshop) -> None:
-    best = min(swept.sweep.trials, key=lambda trial: trial.best)
+    best = min(swept.sweep.trials, key=lambda trial: trial.best[DEFAULT_METRIC])
     written = json.loads((workshop.root / "swept" / "trials.json").read_text())
     assert written["best"] == best.name and len(written["trials"]) == len(VALUES)
     config = Config.load(swept.best)
@@ -121,21 +121,6 @@ def test_halving_stops_trials_early(swept: TuneResult, workshop: Workshop, base:
     result = tune(settings(workshop, base, workshop.root / "halved", **keys, **asha), progress=False)
     assert [trial.status for trial in result.sweep.trials] == [FINISHED, STOPPED, STOPPED]
     assert [trial.iteration for trial in result.sweep.trials] == [4, 1, 1]
-    # A sweep that goes on has no state of Tune's scheduler; ours asks the run folders.
-    folder = workshop.root / "halved"
-    work = Work(SweepSettings.load(folder / "sweep.yaml"))
-    scheduler = Halving(work, grace_period=1, reduction_factor=2)
-    scheduler.set_search_properties("objective", "min")
-    newcomer = SimpleNamespace(trial_id="x_00009", status="PENDING")
-    for trial in (SimpleNamespace(trial_id=f"x_{one.name}") for one in result.sweep.trials):
-        scheduler.on_trial_add(None, trial)
-    scheduler.on_trial_add(None, newcomer)
-    median = sorted(first.values())[1]
-    worse, better = median + 1e-3, median - 1e-3
-    decide = partial(scheduler.on_trial_result, None, newcomer)
-    assert decide({"training_iteration": 1, "objective": worse}) == "STOP"
-    scheduler.on_trial_add(None, newcomer)
-    assert decide({"training_iteration": 1, "objective": better}) == "CONTINUE"
 
 
 def value_at_first(run: Path) -> float:
@@ -147,20 +132,21 @@ def value_at_first(run: Path) -> float:
 def test_actors_live_in_the_placement_group_of_their_trial(
     swept: TuneResult, workshop: Workshop, base: Path, cluster: Cluster
 ) -> None:
-    """With actors, a trial gives what it gives in one process."""
+    """With actors, a trial gives what it gives in one process; the second is done by the process of the first."""
     actors = {"rollout": {"workers": 1, "cpus": 0.5}, "reward": {"cpus": 0.5}, "learner": {"threads": 1}}
     keys = {
         "overrides": {"base": str(base), "iterations": 4, "validation.every": 1, "ray": actors},
-        "space": {"learner.lr": {"grid": [VALUES[-1]]}},
+        "space": {"learner.lr": {"grid": list(VALUES[1:])}},
+        "concurrent": 1,
     }
     before = set(placement_group_table())
     result = tune(settings(workshop, base, workshop.root / "acted", **keys), progress=False)
-    (trial,) = result.sweep.trials
-    assert trial.error is None
-    folder = workshop.root / "acted" / "trials" / trial.name
-    assert_same_run(folder, workshop.root / "swept" / "trials" / swept.sweep.trials[-1].name)
-    found = json.loads((folder / "actors.json").read_text())
-    assert [actor["role"] for actor in found] == ["learner", "rollout", "reward"]
+    for trial, same in zip(result.sweep.trials, swept.sweep.trials[1:], strict=True):
+        assert trial.error is None
+        folder = workshop.root / "acted" / "trials" / trial.name
+        assert_same_run(folder, workshop.root / "swept" / "trials" / same.name)
+        found = json.loads((folder / "actors.json").read_text())
+        assert [actor["role"] for actor in found] == ["learner", "rollout", "reward"]
     # One group to see whether there is room, and that of Tune; both were given back, and the actors made none.
     made = [group for ident, group in placement_group_table().items() if ident not in before]
     groups = [group for group in made if len(group["bundles"]) == 4]
@@ -189,11 +175,52 @@ def test_a_population_takes_over_what_is_better(workshop: Workshop, base: Path, 
         assert trial.best_iteration is not None and trial.best_iteration > trial.since
 
 
+def test_optuna_seeks_a_front_of_several_metrics(
+    workshop: Workshop, base: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped by Ctrl-C after three trials, then resumed: the searcher knows what it was told, and ends as it would."""
+    keys: dict[str, Any] = {
+        "metric": [DEFAULT_METRIC, "relative_energy_median", "match_rate"],
+        "search": "optuna",
+        "trials": 6,
+        "concurrent": 1,
+        "space": {"learner.lr": {"loguniform": [1e-4, 1e-1]}, "learner.epochs": {"choice": [1, 2]}},
+    }
+    whole = tune(settings(workshop, base, workshop.root / "front", **keys), progress=False)
+    run = workshop.root / "front_resumed"
+    done: list[str] = []
+
+    def stop(self: SweepLog, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        done.append(trial.trial_id)
+        if len(done) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(SweepLog, "on_trial_complete", stop)
+        tune(settings(workshop, base, run, **keys), progress=False)
+    result = resume_tune(run, progress=False)
+    # Optuna's first ten trials are random: what it was told is seen in its study, and in none of these.
+    # One of each session, which its name is the time of.
+    kept = max(run.glob("tune/searcher-state-*.pkl"))
+    study = pickle.loads(kept.read_bytes())["_ot_study"]
+    front = result.sweep.front
+    assert [trial.values for trial in study.trials] == [list(result.sweep.costs(one)) for one in result.sweep.trials]
+    assert len(study.trials) == 6 and study.trials[0].values[-1] == -result.sweep.trials[0].best["match_rate"]
+    assert {tuple(trial.params.values()) for trial in study.best_trials} == {tuple(t.values.values()) for t in front}
+    assert result.sweep == whole.sweep
+    assert result.front == [run / "front" / f"{trial.name}.yaml" for trial in front]
+    for path, trial in zip(result.front, front, strict=True):
+        config = Config.load(path)
+        assert config.learner.lr == trial.values["learner.lr"] and config.run == path.with_suffix("")
+    assert Config.load(result.best).learner.lr == front[0].values["learner.lr"]
+    assert "Pareto front" in result.report.read_text()
+
+
 def test_a_sweep_without_room_for_one_trial_says_so(workshop: Workshop, base: Path, cluster: Cluster) -> None:
     run = workshop.root / "too_large"
     keys = {"trial": {"cpus": 1000}, "overrides": {"base": str(base), "ray.wait": 1}}
     start = time.monotonic()
-    with pytest.raises(ClusterError, match=r"no room.*1 x trial \(1000 CPU\).*There is: 2 nodes"):
+    with pytest.raises(ClusterError, match=r"no room.*1 x trial \(1000 CPU\).*There is: 2 nodes.*trial\.cpus"):
         tune(settings(workshop, base, run, **keys), progress=False)
     assert time.monotonic() - start < 60 and not (run / "sweep.yaml").exists()
 
@@ -211,7 +238,7 @@ def test_a_trial_that_cannot_be_run_is_named_and_the_others_go_on(
 
 
 def test_a_killed_driver_loses_nothing_that_was_finished(
-    swept: TuneResult, workshop: Workshop, base: Path, cluster: Cluster
+    swept: TuneResult, workshop: Workshop, base: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SIGKILL in mid-sweep, then --resume: finished trials stay as they were, and all end as without the kill."""
     run = workshop.root / "killed"
@@ -239,6 +266,8 @@ def test_a_killed_driver_loses_nothing_that_was_finished(
     with pytest.raises(ConfigError, match="already holds a sweep"):
         tune(SweepSettings.load(config))
     result = resume_tune(run, progress=False)
+    # Quiet, which the sweep had not been at its start.
+    assert "trial 0000" not in capsys.readouterr().err
     assert first.stat().st_mtime_ns == written
     assert result.sweep == swept.sweep
     for trial in result.sweep.trials:

@@ -1,0 +1,405 @@
+"""The report of a sweep, `report.html`: learning curves, keys against results, what each key did, all trials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from scipy.stats import rankdata
+
+from omatg_ray.evaluate.metrics import COLUMNS
+from omatg_ray.evaluate.page import card, counted, formatted, html_table, page
+from omatg_ray.evaluate.plots import COLOURS, INK, NORMAL, WIDE, dress
+from omatg_ray.evaluate.sweep import TRIALS, Goal, Sweep, Trial
+from omatg_ray.rl.guards import HACKED
+from omatg_ray.run.atomic import write_text
+from omatg_ray.run.folder import METRICS
+from omatg_ray.run.metrics import read_metrics
+
+BEST_FILE, FRONT, REPORT = "best.yaml", "front", "report.html"
+FEWEST = 5
+"""With fewer trials, ranks say nothing about what a key does."""
+SHADES = LinearSegmentedColormap.from_list("good to bad", [COLOURS[2], "#d8b24a", COLOURS[4]])
+
+
+def write_sweep(folder: Path) -> Path:
+    """Writes `report.html` of a sweep from its `trials.json` and the metrics of its trials.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        DataError: As `Sweep.read`.
+    """
+    sweep = Sweep.read(folder)
+    several = len(sweep.goals) > 1
+    goals = " and ".join(f"{escape(_title(one))} ({'less' if one.mode == 'min' else 'more'})" for one in sweep.goals)
+    by_first = f" by {escape(_title(sweep.goals[0]))}" if several else ""
+    summary = (
+        f'<p class="soft">{counted(len(sweep.trials), "trial")}, decided by {goals} of the validation split. A trial '
+        f"counts by the best{by_first} of its validations; those that a guard objects to, where they are excluded, and "
+        "the one before training do not count. The best of many noisy numbers flatters itself: compare it with the "
+        "default over new seeds, and on the test split.</p>"
+    )
+    sections = [
+        ("Best trial", _best(sweep, folder)),
+        ("Pareto front", _front(sweep, folder) if several else ""),
+        ("Learning curves", _figure_card(learning_curves(sweep, folder), CURVES_NOTE)),
+        ("Keys and results", _figure_card(parallel_coordinates(sweep), PARALLEL_NOTE)),
+        ("What each key did", _importance(sweep)),
+        ("Trials", _table(sweep)),
+    ]
+    write_text(folder / REPORT, page(folder.resolve().name, summary, sections))
+    return folder / REPORT
+
+
+CURVES_NOTE = (
+    "What decides at every validation, one line for each trial; the best, or all of the Pareto front, are thick. "
+    "× marks reward hacking."
+)
+PARALLEL_NOTE = (
+    "Each line is a trial, from its values to its result on the right, green for the best rank and red for the worst, "
+    "of several metrics by the first. Thick: the best, or all of the Pareto front. Dotted: no value that counts. Axes "
+    "of keys whose positive values span a factor of ten or more are logarithmic."
+)
+FRONT_NOTE = (
+    "Each point is a trial, by the validation that counts. Green: the Pareto front; no other trial is as good as one "
+    "of these by all metrics and better by one. What lies beyond the line no trial has reached. The ring is the best "
+    "by the first metric, diamonds are the model before training."
+)
+
+
+def _title(goal: Goal) -> str:
+    return COLUMNS[goal.metric].title if goal.metric in COLUMNS else goal.metric.replace("_", " ")
+
+
+def _figure_card(figure: Figure | None, caption: str) -> str:
+    return "" if figure is None else card("", figure, caption)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _value(goal: Goal, metrics: Mapping[str, float] | None) -> str:
+    form = COLUMNS[goal.metric].form if goal.metric in COLUMNS else "{:.4f}"
+    return formatted((metrics or {}).get(goal.metric), form)
+
+
+def _status(sweep: Sweep, trial: Trial) -> str:
+    on_front = ", on the front" if len(sweep.goals) > 1 and trial in sweep.front else ""
+    return trial.status + on_front + (", hacked" if trial.hacked else "")
+
+
+def trials_table(sweep: Sweep, most: int = 10) -> str:
+    """The best trials for terminals, one line each, and all of the front of several metrics."""
+    lines = [["trial", *map(_short, sweep.goals), "after", "status", *sweep.keys]]
+    for trial in sweep.ranked[: max(most, len(sweep.front))]:
+        after = "–" if trial.best_iteration is None else str(trial.best_iteration)
+        values = [_text(trial.values.get(key, "–")) for key in sweep.keys]
+        reached = [_value(goal, trial.best) for goal in sweep.goals]
+        lines.append([trial.name, *reached, after, _status(sweep, trial), *values])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _short(goal: Goal) -> str:
+    return COLUMNS[goal.metric].short if goal.metric in COLUMNS else goal.metric
+
+
+def _best(sweep: Sweep, folder: Path) -> str:
+    best = sweep.best
+    if best is None:
+        return "<p>No trial has a validation that counts.</p>"
+    rows = [[key, _text(value)] for key, value in best.values.items()]
+    reached = ", ".join(escape(f"{_title(goal)} {_value(goal, best.best)}") for goal in sweep.goals)
+    report = folder / TRIALS / best.name / REPORT
+    link = f' <a href="{TRIALS}/{escape(best.name)}/{REPORT}">Its report</a>.' if report.is_file() else ""
+    return (
+        f"<p>Trial {escape(best.name)}: {reached} after iteration {best.best_iteration}.{link} "
+        f'All its keys: <a href="{BEST_FILE}">{BEST_FILE}</a>, for <code>omatg-ray train</code>.</p>'
+        f'<div class="wide">{html_table(["key", "value"], rows)}</div>'
+    )
+
+
+def _front(sweep: Sweep, folder: Path) -> str:
+    """The front as a picture and a table; nothing where no trial counts."""
+    front, keys = sweep.front, sweep.keys
+    if not front:
+        return ""
+    rows = [
+        [
+            trial.name,
+            *(_value(goal, trial.best) for goal in sweep.goals),
+            str(trial.best_iteration),
+            *(_text(trial.values.get(key, "–")) for key in keys),
+            f"{FRONT}/{trial.name}.yaml",
+        ]
+        for trial in front
+    ]
+    head = ["trial", *map(_short, sweep.goals), "after", *map(_breaking, keys), "for omatg-ray train"]
+    table = html_table(head, rows)
+    return card("", pareto_front(sweep, folder), FRONT_NOTE) + f'<div class="wide">{table}</div>'
+
+
+def _breaking(key: str) -> str:
+    """A key that the head of a column may break after each dot."""
+    return key.replace(".", ".\u200b")
+
+
+def _table(sweep: Sweep) -> str:
+    keys, goals = sweep.keys, sweep.goals
+    best, last = ([f"{which} {_short(goal)}" for goal in goals] for which in ("best", "last"))
+    rows = [
+        [
+            trial.name,
+            *(_value(goal, trial.best) for goal in goals),
+            "–" if trial.best_iteration is None else str(trial.best_iteration),
+            *(_value(goal, trial.last) for goal in goals),
+            str(trial.iteration),
+            *(_text(trial.values.get(key, "–")) for key in keys),
+            _status(sweep, trial) + (f"\n{trial.error[:120]}" if trial.error else ""),
+        ]
+        for trial in sweep.ranked
+    ]
+    head = ["trial", *best, "after", *last, "iterations", *map(_breaking, keys), "status"]
+    return f'<div class="wide">{html_table(head, rows)}</div>'
+
+
+def _validations(folder: Path, trial: Trial) -> list[dict[str, Any]]:
+    path = folder / TRIALS / trial.name / METRICS
+    lines = read_metrics(path) if path.is_file() else []
+    return [line for line in lines if line["kind"] == "validation"]
+
+
+def pareto_front(sweep: Sweep, folder: Path) -> Figure:
+    """The first metric against each other one, of all trials that count and, from the run folders, before training."""
+    first, *others = sweep.goals
+    front, best = sweep.front, sweep.best
+    rest = [trial.best for trial in sweep.trials if trial.best is not None and trial not in front]
+    starts = [line for trial in sweep.trials for line in _validations(folder, trial) if line["step"] == 0]
+    figure = Figure(figsize=(WIDE[0], 3.8), layout="constrained")
+    for place, other in enumerate(others, start=1):
+        axes = figure.add_subplot(1, len(others), place)
+        dress(axes, _title(first), _title(other))
+
+        def points(
+            found: Sequence[Mapping[str, Any]], names: tuple[str, str] = (first.metric, other.metric)
+        ) -> tuple[list[float], ...]:
+            known = [line for line in found if all(line.get(name) is not None for name in names)]
+            return tuple([line[name] for line in known] for name in names)
+
+        axes.plot(*points(rest), "o", color=INK, alpha=0.45, markersize=5)
+        axes.plot(*points(starts), "D", color=COLOURS[1], markersize=6)
+        reached = points([trial.best or {} for trial in front])
+        # From the best by one to the best by the other. Of more metrics the front is no line.
+        line = "-" if len(others) == 1 else ""
+        axes.plot(*reached, line, drawstyle="steps-post", color=COLOURS[2], linewidth=1.4, alpha=0.7)
+        axes.plot(*reached, "o", color=COLOURS[2], markersize=7)
+        axes.plot(*points([best.best or {}] if best else []), "o", color=COLOURS[2], markersize=13, fillstyle="none")
+        for trial, x, y in zip(front, *reached, strict=True):
+            name = trial.name.lstrip("0") or "0"
+            axes.annotate(name, (x, y), (6, 6), textcoords="offset points", fontsize=8.5, color=INK)
+    return figure
+
+
+def learning_curves(sweep: Sweep, folder: Path) -> Figure | None:
+    """What decides of all trials over their iterations, from the run folders; None where there is nothing."""
+    shades, thick = _shades(sweep), {trial.name for trial in sweep.front}
+    found = {trial.name: _validations(folder, trial) for trial in sweep.trials}
+    if not any(goal.cost(line) is not None for lines in found.values() for line in lines for goal in sweep.goals):
+        return None
+    figure = Figure(figsize=WIDE, layout="constrained")
+    for place, goal in enumerate(sweep.goals, start=1):
+        axes = figure.add_subplot(1, len(sweep.goals), place)
+        dress(axes, "iteration", _title(goal))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        drawn: list[float] = []
+        for name, lines in found.items():
+            known = [line for line in lines if line.get(goal.metric) is not None]
+            steps, values, hacked = (
+                np.array([line.get(key, 0) for line in known], dtype=float) for key in ("step", goal.metric, HACKED)
+            )
+            width, alpha, order = (3.0, 1.0, 3) if name in thick else (1.1, 0.75, 2)
+            colour = shades.get(name, INK)
+            axes.plot(steps, values, color=colour, linewidth=width, alpha=alpha, zorder=order)
+            axes.plot(steps[hacked > 0], values[hacked > 0], "x", color=colour, markersize=6)
+            drawn += values.tolist()
+        if drawn:
+            # One trial that blew up shall not flatten all others.
+            low, high = np.quantile(drawn, [0.0, 0.95] if goal.mode == "min" else [0.05, 1.0])
+            margin = 0.06 * (high - low) or 0.05
+            axes.set_ylim(low - margin, high + margin)
+    return figure
+
+
+def _shades(sweep: Sweep) -> dict[str, Any]:
+    """Colours of the trials that count, by their ranks."""
+    counting = sorted((trial for trial in sweep.trials if trial.best is not None), key=sweep.costs)
+    return {trial.name: SHADES(place / max(1, len(counting) - 1)) for place, trial in enumerate(counting)}
+
+
+def parallel_coordinates(sweep: Sweep) -> Figure | None:
+    """Values of the keys and the results of all trials, one axis each; None for fewer than two trials."""
+    keys, goals, ranked = sweep.keys, sweep.goals, sweep.ranked
+    if len(ranked) < 2:
+        return None
+    scales = [(key, _Axis([trial.values.get(key) for trial in ranked])) for key in keys]
+    scales += [(_short(goal), _Axis([(trial.best or {}).get(goal.metric) for trial in ranked])) for goal in goals]
+    width = max(NORMAL[0], min(WIDE[0], 1.9 * len(scales)))
+    figure = Figure(figsize=(width, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    shades, thick = _shades(sweep), {trial.name for trial in sweep.front}
+    for trial in reversed(ranked):
+        along = [trial.values.get(key) for key in keys]
+        along += [(trial.best or {}).get(goal.metric) for goal in goals]
+        known, first = trial.best is not None, trial.name in thick
+        axes.plot(
+            range(len(scales)),
+            [scale.height(value) for (_, scale), value in zip(scales, along, strict=True)],
+            color=shades.get(trial.name, INK),
+            linewidth=3.0 if first else 1.2,
+            alpha=1.0 if first else 0.7,
+            linestyle="-" if known else ":",
+        )
+    for x, (name, axis) in enumerate(scales):
+        axes.plot([x, x], [0, 1], color=INK, linewidth=1.0)
+        result = x >= len(keys)
+        for height, text in axis.ticks():
+            axes.text(
+                x + (0.03 if result else -0.03),
+                height,
+                text,
+                color=INK,
+                fontsize=8.5,
+                ha="left" if result else "right",
+                va="center",
+            )
+        text = name.replace(".", ".\n").replace(", ", ",\n")
+        axes.text(x, 1.06, text, color=INK, fontsize=9.5, ha="center", va="bottom")
+    tallest = max(name.count(".") + 1 for name in [*keys, "a.b"])
+    axes.set(xlim=(-0.45, len(scales) - 0.6), ylim=(-0.05, 1.1 + 0.08 * tallest))
+    axes.set_axis_off()
+    return figure
+
+
+class _Axis:
+    """Where values lie between 0 and 1: numbers along their range, in its logarithm if that is wide, others evenly."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self._words = [] if _numeric(values) else list(dict.fromkeys(map(str, values)))
+        numbers = [] if self._words else [float(value) for value in values if value is not None]
+        self._log = bool(numbers) and min(numbers) > 0 and max(numbers) >= 10 * min(numbers)
+        scaled = [math.log10(number) for number in numbers] if self._log else numbers
+        self._few = set(numbers) if len(set(numbers)) <= 4 else set()
+        self._low, self._high = (min(scaled), max(scaled)) if scaled else (0.0, 1.0)
+
+    def height(self, value: Any) -> float:
+        """Between 0 and 1."""
+        if self._words:
+            return (self._words.index(str(value)) + 0.5) / len(self._words)
+        if value is None:
+            return math.nan
+        number = math.log10(value) if self._log else float(value)
+        return 0.5 if self._high == self._low else (number - self._low) / (self._high - self._low)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Heights and what stands there."""
+        if self._words:
+            return [((place + 0.5) / len(self._words), word) for place, word in enumerate(self._words)]
+        numbers = sorted(self._few)
+        if not numbers:
+            scaled = np.linspace(self._low, self._high, 4).tolist()
+            numbers = [10**one if self._log else one for one in scaled]
+        return [(self.height(number), f"{number:.3g}".replace("-", "−")) for number in numbers]
+
+
+def _numeric(values: Sequence[Any]) -> bool:
+    known = [value for value in values if value is not None]
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
+
+
+def importance(sweep: Sweep, goal: Goal) -> dict[str, tuple[float, float | None, int]]:
+    """Of every key how much of the ranks of the results it accounts for by itself, largest first.
+
+    For numbers that is the square of Spearman's rank correlation, for others the correlation ratio η² of the ranks. It
+    is a measure of association over the trials that there are: it knows nothing of keys that act together, and where a
+    scheduler stopped trials early their results are those of less training.
+
+    Returns:
+        By key: the share between 0 and 1, for numbers Spearman's correlation with the metric, and the probability in
+        per cent that a key without any effect comes as high (2,000 permutations).
+    """
+    reached = [(trial, trial.best[goal.metric]) for trial in sweep.trials if trial.best is not None]
+    if len(reached) < FEWEST:
+        return {}
+    trials, ranks = [trial for trial, _ in reached], rankdata([value for _, value in reached])
+    if len(set(ranks)) < 2:
+        return {}
+    generator = np.random.default_rng(0)
+    shuffled = [generator.permutation(ranks) for _ in range(2000)]
+    found: dict[str, tuple[float, float | None, int]] = {}
+    for key in sweep.keys:
+        values = [trial.values.get(key) for trial in trials]
+        if len(set(map(str, values))) < 2:
+            continue
+        numeric = _numeric(values) and None not in values
+        own = (
+            rankdata(np.array(values, dtype=float))
+            if numeric
+            else np.unique(list(map(str, values)), return_inverse=True)[1]
+        )
+        share = _share(own, ranks, numeric)
+        above = sum(_share(own, other, numeric) >= share - 1e-12 for other in shuffled)
+        correlation = float(np.corrcoef(own, ranks)[0, 1]) if numeric else None
+        found[key] = (share, correlation, round(100 * (above + 1) / (len(shuffled) + 1)))
+    return dict(sorted(found.items(), key=lambda item: -item[1][0]))
+
+
+def _share(own: np.ndarray, ranks: np.ndarray, numeric: bool) -> float:
+    if numeric:
+        return float(np.corrcoef(own, ranks)[0, 1] ** 2)
+    total = ((ranks - ranks.mean()) ** 2).sum()
+    groups = [ranks[own == one] for one in np.unique(own)]
+    return float(sum(len(group) * (group.mean() - ranks.mean()) ** 2 for group in groups) / total)
+
+
+def importance_bars(found: Mapping[str, tuple[float, float | None, int]]) -> Figure:
+    """One bar for each key."""
+    figure = Figure(figsize=(WIDE[0], 0.7 + 0.34 * len(found)), layout="constrained")
+    axes = figure.add_subplot()
+    dress(axes, "share of the variance of the results' ranks", "")
+    names = list(found)[::-1]
+    axes.barh(names, [found[name][0] for name in names], color=COLOURS[0], height=0.6)
+    axes.set_xlim(0, 1)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.8)
+    return figure
+
+
+def _importance(sweep: Sweep) -> str:
+    found = {goal: importance(sweep, goal) for goal in sweep.goals}
+    return "".join(_importance_card(goal, of_keys, len(found) > 1) for goal, of_keys in found.items() if of_keys)
+
+
+def _importance_card(goal: Goal, found: Mapping[str, tuple[float, float | None, int]], titled: bool) -> str:
+    rows = [
+        [key, f"{share:.2f}", formatted(correlation, "{:+.2f}"), "< 1 %" if chance < 1 else f"{chance} %"]
+        for key, (share, correlation, chance) in found.items()
+    ]
+    table = html_table(["key", "share", "rank correlation with the metric", "by chance"], rows)
+    caption = (
+        "How much of the ranks of the trials' results each key accounts for alone: the square of Spearman's rank "
+        "correlation, or η² of the ranks where a key's values have no order. By chance: how often shuffled results "
+        "give as much. Association, not effect: keys that act together are not seen, and trials that were stopped "
+        "early count by what they had reached."
+    )
+    title = escape(_title(goal)) if titled else ""
+    return card(title, importance_bars(found), caption) + f'<div class="wide">{table}</div>'
