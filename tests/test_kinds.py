@@ -82,7 +82,7 @@ def test_what_is_written_is_short_and_read_back(farm, written):
         ({"guard": {"kind": "cat", "name": "Rex"}}, r"farm\.guard: cat has no key name; valid keys: lives"),
         ({"guard": {"kind": "cat", "lives": 0}}, r"farm\.guard\.lives: .*greater than or equal to 1"),
         ({"guard": {"kind": "dog", "name": "Rex", "friend": "dog"}}, r"farm\.guard\.friend: unknown kind 'dog'"),
-        ({"guard": "dog"}, r"farm\.guard\.name: Field required"),
+        ({"guard": "dog"}, r"farm\.guard\.name: missing"),
     ],
 )
 def test_errors_name_the_key(given, message):

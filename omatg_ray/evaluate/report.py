@@ -75,7 +75,7 @@ def write_report(run_folder: Path) -> Path:
     sections = [
         ("Before and after", _table(evaluations, expected)),
         ("Relative energies before and after", _energies(evaluations, expected)),
-        *_schedule(run, missing),
+        *_schedule(run, evaluations, missing),
         ("Over the run", _curves(run, lines, missing)),
         ("Time of every iteration", _times(lines)),
         ("Who worked when", _timeline(run, missing)),
@@ -234,10 +234,13 @@ def _energies(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str
     return card("", figure, "Per structure, by the same potential; dotted: the reference.")
 
 
-def _schedule(run: RunFolder, missing: list[str]) -> list[tuple[str, str]]:
+def _schedule(
+    run: RunFolder, evaluations: Mapping[str, Mapping[str, Any]], missing: list[str]
+) -> list[tuple[str, str]]:
     """The section on the annealing of a run's best model: learned in this run, or frozen; none where it has none."""
     learned = (run.schedule / SCHEDULE_FILE).exists()
-    if not learned and run.pointed_at("best") is None:
+    annealed = evaluations.get("after", {}).get("annealing") or {"kind": "none"}
+    if not learned and annealed.get("kind") == "none":
         return []
     try:
         annealing = FlowModel.load(run.path).annealing if not learned else None

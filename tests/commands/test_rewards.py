@@ -306,7 +306,7 @@ def test_what_cannot_be_rewarded_is_refused_early(
         ([MINE.replace("mine", "energy", 1)], r"custom\.energy: name it"),
         ([MINE.replace("mine", "relax_drop", 1)], r"custom\.relax_drop: name it"),
         ([MINE.replace("mine", "valid", 1)], r"custom\.valid: name it"),
-        ([MINE.replace("invalid: -99, ", ""), "reward.weights={mine: 1}"], r"custom\.mine\.invalid: Field required"),
+        ([MINE.replace("invalid: -99, ", ""), "reward.weights={mine: 1}"], r"custom\.mine\.invalid: missing"),
         ([MINE.replace("-99", ".inf"), "reward.weights={mine: 1}"], r"custom\.mine\.invalid: .*finite"),
         (["reward.weights={energy: 1, crmse: -0.5}"], r"weights\.crmse: -0\.5 is below 0"),
         (["reward.weights={energy: .nan}"], r"weights\.energy: .*finite"),
