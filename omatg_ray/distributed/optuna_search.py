@@ -20,12 +20,16 @@ class NumberedSearch(OptunaSearch):
     """
 
     def __init__(self, costs: Sequence[str], seed: int) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         several = len(costs) > 1
         super().__init__(
             metric=list(costs) if several else costs[0], mode=["min"] * len(costs) if several else "min", seed=seed
         )
         self._numbered = 0
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Makes the study, after a resume too, without a word of Optuna."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        return bool(super().set_search_properties(metric, mode, config, **spec))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Values for a trial, and its number: Tune calls what a searcher starts by random letters."""

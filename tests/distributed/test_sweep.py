@@ -129,6 +129,7 @@ def value_at_first(run: Path) -> float:
     )
 
 
+@pytest.mark.timeout(600)
 def test_actors_live_in_the_placement_group_of_their_trial(
     swept: TuneResult, workshop: Workshop, base: Path, cluster: Cluster
 ) -> None:
