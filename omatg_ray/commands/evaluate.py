@@ -24,6 +24,7 @@ from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.comparison import Comparison, write_comparison
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.metrics import measured_columns
+from omatg_ray.evaluate.text import aligned
 from omatg_ray.model import FlowModel
 from omatg_ray.policy.annealing import Annealing
 from omatg_ray.reward.energy import MatGLEnergy
@@ -242,5 +243,4 @@ def table(rows: list[dict[str, Any]]) -> str:
         metrics = row["metrics"]
         cells = ["-" if metrics[key] is None else column.form.format(metrics[key]) for key, column in columns.items()]
         lines.append([row["label"], *cells])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
+    return aligned(lines, left=[0])

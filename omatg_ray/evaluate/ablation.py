@@ -19,6 +19,7 @@ from omatg_ray.evaluate.metrics import COLUMNS, Interval
 from omatg_ray.evaluate.page import card, formatted, html_table, page
 from omatg_ray.evaluate.plots import Point, banded_lines
 from omatg_ray.evaluate.schedules import draw_schedules
+from omatg_ray.evaluate.text import aligned
 from omatg_ray.evaluate.tuning import Tuned
 from omatg_ray.policy.annealing import LearnedAnnealing, curves
 from omatg_ray.run.atomic import write_json, write_text
@@ -230,13 +231,7 @@ def ablation_table(one: Ablated) -> str:
         way = f"{row.way} ({row.text})" if row.text else row.way
         cells = [plus_minus(interval_dict(row.intervals[key]), COLUMNS[key].form) for key in keys]
         lines.append([str(row.steps), way, *cells, f"{row.seconds_per_1000:.1f}"])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            c.ljust(w) if place == 1 else c.rjust(w) for place, (c, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return aligned(lines, left=[1])
 
 
 def _section(one: Ablated, folder: Path) -> str:

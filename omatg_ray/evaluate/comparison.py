@@ -13,6 +13,7 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.cases import CaseFolder, CaseResult
 from omatg_ray.evaluate.compositions import interval_dict
 from omatg_ray.evaluate.metrics import Column, Interval, measured_columns
+from omatg_ray.evaluate.text import aligned
 from omatg_ray.run.atomic import write_bytes, write_json, write_text
 
 FORMAT: Final = "omatg_ray.comparison.1"
@@ -119,20 +120,8 @@ def comparison_table(comparison: Comparison) -> str:
                 f"{result.seconds_per_1000:.1f}",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = len(names)
-    text = "\n".join(
-        "  ".join(
-            cell.ljust(width) if place < left and place != _place_of_steps(names) else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-    return f"{text}\n{LEGEND}"
-
-
-def _place_of_steps(names: Mapping[str, Any]) -> int:
-    return list(names).index("steps") if "steps" in names else -1
+    left = [place for place, name in enumerate(names) if name != "steps"]
+    return f"{aligned(lines, left)}\n{LEGEND}"
 
 
 def _short(result: CaseResult, key: str, column: Column) -> str:

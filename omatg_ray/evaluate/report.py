@@ -31,7 +31,7 @@ from omatg_ray.evaluate.plots import (
 from omatg_ray.evaluate.schedules import SLOPES, draw_schedules
 from omatg_ray.evaluate.timeline import describe_timeline, draw_timeline
 from omatg_ray.model import FlowModel
-from omatg_ray.policy.annealing import curves
+from omatg_ray.policy.annealing import Curve, curves
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
@@ -243,8 +243,7 @@ def _schedule(
     if not learned and annealed.get("kind") == "none":
         return []
     try:
-        annealing = FlowModel.load(run.path).annealing if not learned else None
-        shown = read_description(run.schedule).curves if learned else [] if annealing is None else curves(annealing)
+        shown = read_description(run.schedule).curves if learned else _frozen(run)
     except ModelError:
         missing.append("a readable " + (SCHEDULE_FILE if learned else "model with its annealing"))
         return []
@@ -258,6 +257,11 @@ def _schedule(
         ("learned", "The learned schedule") if learned else ("frozen", "The schedule that it was trained with")
     )
     return [(title, card("", draw_schedules({name: shown}), caption))]
+
+
+def _frozen(run: RunFolder) -> list[Curve]:
+    annealing = FlowModel.load(run.path).annealing
+    return [] if annealing is None else curves(annealing)
 
 
 def _times(lines: list[dict[str, Any]]) -> str:

@@ -18,6 +18,7 @@ from omatg_ray.evaluate.metrics import COLUMNS
 from omatg_ray.evaluate.page import card, counted, formatted, html_table, page
 from omatg_ray.evaluate.plots import COLOURS, INK, NORMAL, WIDE, dress
 from omatg_ray.evaluate.sweep import TRIALS, Goal, Sweep, Trial
+from omatg_ray.evaluate.text import aligned
 from omatg_ray.rl.guards import HACKED
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.folder import METRICS
@@ -106,8 +107,7 @@ def trials_table(sweep: Sweep, most: int = 10) -> str:
         values = [_text(trial.values.get(key, "–")) for key in sweep.keys]
         reached = [_value(goal, trial.best) for goal in sweep.goals]
         lines.append([trial.name, *reached, after, _status(sweep, trial), *values])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return aligned(lines, left=range(len(lines[0])))
 
 
 def _short(goal: Goal) -> str:
