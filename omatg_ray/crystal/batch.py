@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from torch_geometric.data import Batch
 
 MAX_ATOMIC_NUMBER = 118
+
+
+class Edges(NamedTuple):
+    """Ordered pairs of atoms (E, ...): all of `Layout.pairs`, then the same exchanged, then every atom with itself.
+
+    Attributes:
+        ends: Receiver i, and sender j + sum N (E, 2): rows of a table of what senders give below one of receivers.
+        by_receiver: Edges sorted by receiver (E,).
+        by_sender: Edges sorted by sender (E,).
+        start: Where the edges of each atom start in `by_receiver`, and in `by_sender` (sum N,).
+    """
+
+    ends: Tensor
+    by_receiver: Tensor
+    by_sender: Tensor
+    start: Tensor
 
 
 class Layout:
@@ -60,6 +76,20 @@ class Layout:
         local = torch.cat([structure.new_zeros(2, 0), *(upper[n] for n in self.sizes)], dim=1)
         first, second = local + self.ptr[:-1][structure]
         return first, second, structure
+
+    @cached_property
+    def edges(self) -> Edges:
+        """All ordered pairs of atoms inside a structure."""
+        first, second, _ = self.pairs
+        own = torch.arange(len(self.batch), device=self.n_atoms.device)
+        receiver, sender = torch.cat([first, second, own]), torch.cat([second, first, own])
+        n_atoms = self.n_atoms.index_select(0, self.batch)
+        return Edges(
+            torch.stack([receiver, sender + len(own)], dim=1),
+            receiver.argsort(stable=True),
+            sender.argsort(stable=True),
+            n_atoms.cumsum(0) - n_atoms,
+        )
 
     def atoms_of(self, structures: Tensor) -> Tensor:
         """Indices of the atoms of some structures (b,), structure by structure."""

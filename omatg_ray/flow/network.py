@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError
+from omatg_ray.flow.messages import mean_message
 from omatg_ray.settings import Settings
 
 Output = Literal["pos_b", "pos_eta", "cell_b", "cell_eta", "species_b", "species_eta"]
@@ -130,26 +131,22 @@ class MessageLayer(nn.Module):
 
     def forward(self, h: Tensor, metric: Tensor, pairs: Pairs) -> Tensor:
         """Updates atom features h (sum N, hidden) given the metric L Lᵀ of each atom's lattice (B, 9)."""
-        first, second = cast("nn.Linear", self.edge_mlp[0]), self.edge_mlp[2]
+        first, second = cast("nn.Linear", self.edge_mlp[0]), cast("nn.Linear", self.edge_mlp[2])
         w_receiver, w_sender, w_metric, w_sin, w_cos = first.weight.split(
             [self.hidden, self.hidden, 9, self.waves, self.waves], dim=1
         )
         z = self.layer_norm(h)
         lattice = F.linear(metric, w_metric, first.bias)
-        receiver = F.linear(z, w_receiver) + lattice.index_select(0, pairs.structure_of_atom)
+        receiver = F.linear(z, w_receiver) + lattice.index_select(0, pairs.layout.batch)
         sender = F.linear(z, w_sender)
-        odd, even = F.linear(pairs.sin, w_sin), F.linear(pairs.cos, w_cos)
-        geometry = torch.cat([even + odd, even - odd])
-
-        message = F.silu(receiver.index_select(0, pairs.receiver) + sender.index_select(0, pairs.sender) + geometry)
-        message = F.silu(second(message))
-        total = F.silu(second(F.silu(receiver + sender + w_cos.sum(1))))
-        mean = total.index_add(0, pairs.receiver, message) * pairs.inverse_n_atoms
+        mean = mean_message(
+            pairs.layout, receiver, sender, pairs.sin, pairs.cos, w_sin, w_cos, second.weight, second.bias
+        )
         return h + self.node_mlp(torch.cat([z, mean], dim=1))
 
 
 class Pairs:
-    """Distance features of all unordered pairs and the indices of both their directions; shared by all layers."""
+    """Distance features of all unordered pairs, (P, 3 frequencies) each; shared by all layers."""
 
     def __init__(self, crystals: CrystalBatch, frequencies: int) -> None:
         first, second, _ = crystals.layout.pairs
@@ -157,10 +154,7 @@ class Pairs:
         angle = (crystals.pos[second] - crystals.pos[first])[:, :, None] * harmonics
         angle = angle.flatten(1)
         self.sin, self.cos = angle.sin(), angle.cos()
-        self.receiver = torch.cat([first, second])
-        self.sender = torch.cat([second, first])
-        self.structure_of_atom = crystals.batch
-        self.inverse_n_atoms = (1.0 / crystals.n_atoms.to(crystals.dtype)).index_select(0, crystals.batch)[:, None]
+        self.layout = crystals.layout
 
 
 class CSPNet(nn.Module):

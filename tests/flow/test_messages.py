@@ -1,0 +1,64 @@
+"""The mean message and its gradients against plain operations on every ordered pair."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from omatg_ray.crystal.batch import Layout
+from omatg_ray.flow.messages import mean_message
+
+HIDDEN, WAVES = 6, 4
+
+
+def inputs(layout: Layout) -> list[torch.Tensor]:
+    """Receiver, sender, sines, cosines, their weights, W and b."""
+    atoms, pairs = len(layout.batch), len(layout.pairs[0])
+    shapes = [(atoms, HIDDEN), (atoms, HIDDEN), (pairs, WAVES), (pairs, WAVES), (HIDDEN, WAVES), (HIDDEN, WAVES)]
+    generator = torch.Generator().manual_seed(0)
+    shapes += [(HIDDEN, HIDDEN), (HIDDEN,)]  # type: ignore[list-item]
+    return [torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+
+
+def plain(sizes, receiver, sender, sin, cos, w_sin, w_cos, weight, bias):
+    means, start, pair = [], 0, 0
+    for n in sizes:
+        phases = {}
+        for i in range(n):
+            for j in range(i + 1, n):
+                phases[i, j], phases[j, i] = (sin[pair], cos[pair]), (-sin[pair], cos[pair])
+                pair += 1
+        for i in range(n):
+            messages = []
+            for j in range(n):
+                s, c = phases.get((i, j), (torch.zeros_like(w_sin[0]), torch.ones_like(w_cos[0])))
+                inner = receiver[start + i] + sender[start + j] + w_sin @ s + w_cos @ c
+                messages.append(F.silu(weight @ F.silu(inner) + bias))
+            means.append(torch.stack(messages).mean(0))
+        start += n
+    return torch.stack(means)
+
+
+@pytest.mark.parametrize("sizes", [[3, 1, 4, 2], [5], [1, 1]])
+def test_equals_the_plain_evaluation_and_its_gradients(sizes):
+    layout = Layout(torch.tensor(sizes))
+    values = inputs(layout)
+    found, expected = mean_message(layout, *values), plain(sizes, *values)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = torch.autograd.grad(found, values, upstream)
+    for gradient, other in zip(
+        gradients, torch.autograd.grad(expected, values, upstream, allow_unused=True), strict=True
+    ):
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient) if other is None else other, atol=1e-12, rtol=0)
+
+
+def test_the_same_without_gradients():
+    layout = Layout(torch.tensor([3, 1, 4]))
+    values = inputs(layout)
+    before = [value.detach().clone() for value in values]
+    with torch.no_grad():
+        found = mean_message(layout, *values)
+    assert torch.equal(found, mean_message(layout, *values))
+    assert all(torch.equal(value, other) for value, other in zip(values, before, strict=True))
