@@ -48,6 +48,8 @@ def mean_message(
     Returns:
         (sum N, hidden).
     """
+    dtype = receiver.dtype
+    sin, cos, w_sin, w_cos, weight, bias = (values.to(dtype) for values in (sin, cos, w_sin, w_cos, weight, bias))
     inputs = (receiver, sender, sin, cos, w_sin, w_cos, weight, bias)
     if torch.is_grad_enabled() and any(values.requires_grad for values in inputs):
         return cast("Tensor", _MeanMessage.apply(layout, *inputs))
