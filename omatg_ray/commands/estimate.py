@@ -55,13 +55,15 @@ def estimate(config: Config, parts: Parts) -> Estimate:
 
     def trial(steps: int) -> tuple[Trajectory, float]:
         start = time.perf_counter()
-        sampled = crew.rollout(replace(item, steps=steps), 0)
+        sampled = crew.rollout(replace(item, steps=steps, trained=None), 0)
         return sampled, time.perf_counter() - start
 
     trial(2)
     trajectory, elapsed = trial(TRIAL_STEPS)
     turns = config.rollout.turns
     n_steps, n_items = sum(turns) / len(turns) - 1, len(items)
+    trained = config.rollout.trained
+    n_trained = n_steps if trained is None else trained.count
     rollout = elapsed / (TRIAL_STEPS - 1) * n_steps * n_items
 
     references = parts.split.train.crystals.select(torch.arange(min(8, len(parts.split.train))))
@@ -73,7 +75,7 @@ def estimate(config: Config, parts: Parts) -> Estimate:
     reward = (time.perf_counter() - start) / len(references) * n_structures
 
     seconds, saved, pairs = learner.trial(trajectory)
-    total_pairs = sum(len(c) ** 2 for i in items for c in i.compositions) * config.rollout.group_size * n_steps
+    total_pairs = sum(len(c) ** 2 for i in items for c in i.compositions) * config.rollout.group_size * n_trained
     learn = seconds / pairs * total_pairs * config.learner.epochs
     scale = min(config.learner.microbatch_pairs, total_pairs) / pairs
 

@@ -26,12 +26,20 @@ from omatg_ray.model import FlowModel, ModelDescription, new_modules
 from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule
 from omatg_ray.policy.drift import Score
 from omatg_ray.policy.policy import Policy
+from omatg_ray.policy.precision import shifts
 from omatg_ray.reward.build import Judges, build_judges, fingerprint
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.settings import CRMSE
 from omatg_ray.reward.weighted import Weighted
+from omatg_ray.rl.work import plan_iteration
 from omatg_ray.run.versions import versions
 from omatg_ray.schedule import learned_schedule
+
+MOST_SHIFT = 0.1
+"""Largest shift of a step by a lower precision, in units of what its noise moves: adds 1 % to the noise's variance."""
+
+MEASURED = 16
+"""Trajectories on which a lower precision is measured."""
 
 MOST_SCORE = 1000.0
 """Largest σ² dt / (2 γ) of a step: square-root γ with square-root noise, which trains well, reaches some hundreds."""
@@ -114,7 +122,9 @@ def prepare(config: Config, progress: bool = False) -> Parts:
         judges.energy.require_elements(split.val.elements | split.test.elements)
     warn_unfamiliar(start, split.train.elements, split.train.sizes)
     start.network.require(split.train.elements | split.val.elements | split.test.elements)
-    return Parts(start, reinforced(start, config, judges, split.train.elements), split, judges)
+    parts = Parts(start, reinforced(start, config, judges, split.train.elements), split, judges)
+    refuse_coarse(config, parts)
+    return parts
 
 
 def reinforced(start: FlowModel, config: Config, judges: Judges, elements: frozenset[int]) -> FlowModel:
@@ -213,6 +223,37 @@ def refuse_stiff(policy: Policy, steps: int) -> None:
                 f"denoiser by σ² dt / (2 γ) = {float(weight[worst]):.3g}, since γ is nearly 0 there ({MOST_SCORE:g} at "
                 "most); take less noise, e.g. kind=constant, or a base with γ of kind sqrt"
             )
+
+
+def refuse_coarse(config: Config, parts: Parts) -> None:
+    """Refuses a precision that moves steps by more than a small part of what the noise moves them.
+
+    Raises:
+        ConfigError: By more than `MOST_SHIFT`, measured on crystals of the first iteration.
+    """
+    lowered = {
+        f"{key}.precision": settings.precision
+        for key, settings in (("rollout", config.rollout), ("learner", config.learner))
+        if settings.precision != "float32"
+    }
+    if not lowered:
+        return
+    key, precision = next(iter(lowered.items()))
+    policy, model = parts.model.policy(), parts.model
+    items = plan_iteration(config.rollout, parts.compositions, 0, config.seed)
+    species = [composition for item in items for composition in item.compositions][:MEASURED]
+    seeds = range(len(species))
+    x_0 = model.description.base_distribution.sample(species, seeds).to(model.device)
+    if policy.species is not None:
+        x_0 = policy.species.start(x_0, seeds, policy.base_network.settings.max_atomic_number)
+    for steps in config.rollout.turns:
+        for field, shift in shifts(policy, precision, x_0, steps, seeds).items():
+            if not shift <= MOST_SHIFT:
+                raise ConfigError(
+                    f"{key}: {precision} moves a step of {field} by {shift:.2g} of what the noise moves it "
+                    f"({MOST_SHIFT:g} at most); set {' and '.join(f'{name}=float32' for name in lowered)}, or take "
+                    f"more noise (policy.noise.{field}.a)"
+                )
 
 
 def warn_idle(config: Config) -> None:

@@ -32,7 +32,7 @@ def mean_message(
 ) -> Tensor:
     """Mean over j of SiLU(W SiLU(receiver_i + sender_j + W_sin sin φ_ij + W_cos cos φ_ij) + b), j = i included.
 
-    Differentiable once.
+    Differentiable once. Everything is computed in the precision of `receiver`.
 
     Args:
         layout: Of the crystals.

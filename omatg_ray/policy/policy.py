@@ -6,8 +6,9 @@ the noise switched off it is the plain Euler sampler of the flow; with no active
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields, displace
 from omatg_ray.errors import ModelError, TrainingError
-from omatg_ray.flow.network import CSPNet, Output
+from omatg_ray.flow.network import CSPNet, Output, Precision
 from omatg_ray.flow.species import SpeciesPath
 from omatg_ray.policy.annealing import Annealing
 from omatg_ray.policy.drift import VELOCITY, Annealed, Drift, Outputs, Velocity, of_rows
@@ -82,6 +83,9 @@ class Policy:
         annealing: Multiplies the velocity of frozen fields, and says what the time grid is.
         species: Path of species that are generated, by the base network alone; None: species are given.
 
+    Attributes:
+        precision: In which the networks are evaluated.
+
     Raises:
         ModelError: An active field has no noise schedule.
     """
@@ -107,6 +111,13 @@ class Policy:
         self.of_frozen: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
         self.quiet = drift.noiseless()
         self._annealing = annealing
+        self.precision: Precision = "float32"
+
+    def at(self, precision: Precision) -> Policy:
+        """This policy, its networks included, evaluated in a precision."""
+        other = copy.copy(self)
+        other.precision = precision
+        return other
 
     def times(self, steps: int) -> Tensor:
         """Time grid (steps,), float32: equal steps unless the annealing has others.
@@ -142,7 +153,7 @@ class Policy:
 
     def outputs(self, crystals: CrystalBatch, t: Tensor) -> Outputs:
         """What the drift of the active fields asks of the network, which training differentiates; t () or (B,)."""
-        return _ask(self.network, crystals, t, self.heads)
+        return self._ask(self.network, crystals, t, self.heads)
 
     def rates(self, crystals: CrystalBatch, t: Tensor) -> Fields:
         """Drift of the active fields at a state; t () or (B,)."""
@@ -195,14 +206,14 @@ class Policy:
         if jumps is not None:
             base_heads.add("species_b")
         quiet = set(self.active) - set(noise) - set(scaled)
-        own = _ask(
+        own = self._ask(
             self.network,
             crystals,
             t,
             {name for field in self.active if field not in quiet for name in self.drift.outputs(field)}
             | {name for field in quiet for name in self.quiet.outputs(field)},
         )
-        base = _ask(self.base_network, crystals, t, base_heads | (self.heads if with_base else set()))
+        base = self._ask(self.base_network, crystals, t, base_heads | (self.heads if with_base else set()))
         displacement: Fields = {}
         actions: Fields = {}
         length = dt if euler else None
@@ -231,25 +242,28 @@ class Policy:
         x_0: CrystalBatch,
         times: Tensor,
         noise: Fields | None = None,
-        with_base: bool = False,
+        base_at: Container[int] = (),
         on_step: Callable[[Step], None] | None = None,
         jumps: Tensor | None = None,
+        noisy_at: Container[int] | None = None,
     ) -> CrystalBatch:
         """Final state of the trajectory from x_0 along a time grid (T,).
 
         Args:
             noise: Standard normal numbers per field, (T − 1, ...); fields without take no noise.
-            with_base: Also record what the base network says of the active fields.
+            base_at: Steps in which what the base network says of the active fields is recorded too.
             on_step: Called with every step, in order.
             jumps: Uniform numbers (T − 1, sum N), where species are generated.
+            noisy_at: Steps that take noise; None: all.
         """
         if (jumps is None) != (self.species is None):
             raise ValueError("numbers for the jumps of the species go with a policy that generates species")
         crystals, times = x_0, times.to(x_0.device, x_0.dtype)
         for k, dt in enumerate(times.diff()):
-            step_noise: Fields = {field: values[k] for field, values in (noise or {}).items()}
+            noisy = noise is not None and (noisy_at is None or k in noisy_at)
+            step_noise: Fields = {field: values[k] for field, values in noise.items()} if noise and noisy else {}
             step_jumps = None if jumps is None else jumps[k]
-            step = self.step(crystals, times[k], dt, step_noise, with_base, step_jumps, last=k == len(times) - 2)
+            step = self.step(crystals, times[k], dt, step_noise, k in base_at, step_jumps, last=k == len(times) - 2)
             if on_step is not None:
                 on_step(step)
             crystals = displace(crystals, step.displacement)
@@ -257,10 +271,9 @@ class Policy:
                 crystals = crystals.replace(species=step.species)
         return crystals
 
-
-def _ask(network: CSPNet, crystals: CrystalBatch, t: Tensor, names: set[Output]) -> Outputs:
-    """Some outputs of a network, which is not run for none."""
-    if not names:
-        return {}
-    out = network(crystals, t)
-    return {name: getattr(out, name) for name in sorted(names)}
+    def _ask(self, network: CSPNet, crystals: CrystalBatch, t: Tensor, names: set[Output]) -> Outputs:
+        """Some outputs of a network, which is not run for none."""
+        if not names:
+            return {}
+        out = network(crystals, t, self.precision)
+        return {name: getattr(out, name) for name in sorted(names)}

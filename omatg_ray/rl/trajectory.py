@@ -20,19 +20,20 @@ K = TypeVar("K", bound=str)
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Trajectories of B structures over K = T − 1 steps.
+    """Trajectories of B structures over K = T − 1 steps, of which M are learned from.
 
     Attributes:
         x_0: Start. Where species are generated, its species are those of the final state.
         times: Grid (T,).
         displacement: What each step added before wrapping, pos (K, sum N, 3), cell (K, B, 3, 3).
-        log_prob: Log-density of each active field's action, pos (K, sum N) per atom, cell (K, B); (K, B) for both where
+        log_prob: Log-density of each active field's action, pos (M, sum N) per atom, cell (M, B); (M, B) for both where
             an action is one number.
-        action: Actions (K, B) where these are not the displacements themselves.
-        base_outputs: What the base network said for the active fields at every state, (K, ...), where the objective
+        action: Actions (M, B) where these are not the displacements themselves.
+        base_outputs: What the base network said for the active fields at every state, (M, ...), where the objective
             needs it.
         version: Version of the policy that sampled it.
         species: Species at every step's state (K, sum N), where they are generated; 0 where masked.
+        trained: The steps that are learned from (M,), increasing; None: all, M = K.
     """
 
     x_0: CrystalBatch
@@ -43,6 +44,7 @@ class Trajectory:
     base_outputs: dict[Output, Tensor]
     version: int = 0
     species: Tensor | None = None
+    trained: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.x_0)
@@ -50,6 +52,14 @@ class Trajectory:
     @property
     def n_steps(self) -> int:
         return len(self.times) - 1
+
+    @property
+    def n_trained(self) -> int:
+        return self.n_steps if self.trained is None else len(self.trained)
+
+    def of_trained(self, values: Tensor) -> Tensor:
+        """The rows (M, ...) of values per step (K, ...), or per grid point, that belong to the steps learned from."""
+        return values[: self.n_steps] if self.trained is None else values[list(self.trained)]
 
     def states(self) -> tuple[Tensor, Tensor]:
         """Positions (T, sum N, 3) and lattices (T, B, 3, 3), replayed bit by bit from x_0 and the displacements."""
@@ -62,8 +72,9 @@ class Trajectory:
         return torch.stack(pos), torch.stack(cell)
 
     def actions(self, field: FieldName) -> Tensor:
-        """Actions of an active field (K, ...)."""
-        return self.action.get(field, self.displacement[field])
+        """Actions of an active field in the steps learned from (M, ...)."""
+        found = self.action.get(field)
+        return self.of_trained(self.displacement[field]) if found is None else found
 
     def final(self) -> CrystalBatch:
         """The generated crystals."""
@@ -87,6 +98,7 @@ class Trajectory:
             moved(self.base_outputs),
             self.version,
             None if self.species is None else self.species.to(device),
+            self.trained,
         )
 
     def select(self, structures: Tensor) -> Trajectory:
@@ -110,6 +122,7 @@ class Trajectory:
             part(self.base_outputs),
             self.version,
             None if self.species is None else self.species.index_select(1, atoms),
+            self.trained,
         )
 
     @classmethod
@@ -131,6 +144,7 @@ class Trajectory:
             joined("base_outputs"),
             first.version,
             torch.cat(species, dim=1) if species else None,
+            first.trained,
         )
 
 
@@ -142,6 +156,8 @@ def rollout(
     with_base: bool = False,
     version: int = 0,
     jumps: Tensor | None = None,
+    trained: Sequence[int] | None = None,
+    quiet: bool = False,
 ) -> Trajectory:
     """Samples trajectories and records what the objective needs.
 
@@ -153,34 +169,48 @@ def rollout(
         with_base: Record what the base network says of the active fields, for the KL and the distillation.
         version: Recorded with the trajectory.
         jumps: As `draw_jumps` gives them, where the policy generates species.
+        trained: The steps that will be learned from, increasing; None: all.
+        quiet: The other steps take no noise.
 
     Raises:
         TrainingError: Learned noise is not positive.
     """
     policy.require_noise(times.to(x_0.device, x_0.dtype))
     steps: list[Step] = []
-    final = policy.integrate(x_0, times, noise, with_base, steps.append, jumps)
+    learned = range(len(times) - 1) if trained is None else trained
+    final = policy.integrate(
+        x_0,
+        times,
+        noise,
+        base_at=learned if with_base else (),
+        on_step=steps.append,
+        jumps=jumps,
+        noisy_at=learned if quiet else None,
+    )
     visited = [x_0.species, *(step.species for step in steps[:-1] if step.species is not None)]
     times = times.to(x_0.device, x_0.dtype)
+    rows = list(learned)
     log_prob: Fields = {}
     for field in policy.active:
-        variance = (policy.noise[field].sigma(times[:-1]).square() * times.diff()).detach()
-        flat = components(noise[field])
+        variance = (policy.noise[field].sigma(times[:-1]).square() * times.diff()).detach()[rows]
+        flat = components(noise[field][rows])
         log_prob[field] = noise_log_density(flat, variance[:, None, None]).sum(-1)
 
-    def stacked(name: str) -> dict[Any, Tensor]:
-        parts = [getattr(step, name) for step in steps]
+    def stacked(name: str, of: Sequence[Step]) -> dict[Any, Tensor]:
+        parts = [getattr(step, name) for step in of]
         return {key: torch.stack([part[key] for part in parts]) for key in parts[0]}
 
+    learned_from = [steps[k] for k in rows]
     return Trajectory(
         x_0=x_0.replace(species=final.species),
         times=times,
-        displacement=stacked("displacement"),
+        displacement=stacked("displacement", steps),
         log_prob=log_prob,
-        action=stacked("action"),
-        base_outputs=stacked("base_outputs"),
+        action=stacked("action", learned_from),
+        base_outputs=stacked("base_outputs", learned_from),
         version=version,
         species=None if policy.species is None else torch.stack(visited),
+        trained=None if trained is None else tuple(trained),
     )
 
 

@@ -8,16 +8,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.flow.network import PRECISION, Precision
 from omatg_ray.flow.species import draw_jumps
 from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.rl.trajectory import Trajectory, rollout
 from omatg_ray.seeding import generator, seed_of
 from omatg_ray.settings import Settings
+
+
+class TrainedSteps(Settings):
+    """Learning from some of the Euler steps of an iteration."""
+
+    count: int = Field(ge=1, description="Euler steps of an iteration that are learned from")
+    kind: Literal["window", "random"] = Field(
+        "window",
+        description="window: consecutive steps, which alone take noise, and which move on from iteration to iteration "
+        "(MixGRPO, arXiv 2507.21802) · random: drawn anew for every iteration, all steps take noise",
+    )
+
+    def of(self, n_steps: int, turn: int, seed: int) -> tuple[int, ...]:
+        """The steps of an iteration, increasing.
+
+        Args:
+            n_steps: Euler steps of its trajectories.
+            turn: Iterations with as many steps before it.
+            seed: What random steps are drawn with.
+        """
+        if self.kind == "random":
+            return tuple(sorted(torch.randperm(n_steps, generator=generator(seed))[: self.count].tolist()))
+        windows = -(-n_steps // self.count)
+        start = min(turn % windows * self.count, n_steps - self.count)
+        return tuple(range(start, start + self.count))
 
 
 class RolloutSettings(Settings):
@@ -38,6 +65,18 @@ class RolloutSettings(Settings):
         description="iterations that may be sampled ahead, with weights older by as many, while actors learn; 0: "
         "on-policy",
     )
+    trained: TrainedSteps | None = Field(None, description="Euler steps that are learned from; null: all")
+    precision: Precision = Field("float32", description=PRECISION)
+
+    @model_validator(mode="after")
+    def _as_many_steps_as_there_are(self) -> RolloutSettings:
+        most = min(self.turns) - 1
+        if self.trained is not None and self.trained.count >= most:
+            raise ValueError(
+                f"trained.count = {self.trained.count}: trajectories over {most + 1} grid points have {most} steps; "
+                "take fewer, or trained=null for all"
+            )
+        return self
 
     @field_validator("steps", mode="plain")
     @classmethod
@@ -63,6 +102,9 @@ class WorkItem:
         seeds: One seed per member, group by group; len(compositions) · group_size of them.
         steps: Grid points.
         shared_start: The members of a group start from the x_0 of the first.
+        precision: In which the networks are evaluated.
+        trained: Steps that are learned from; None: all.
+        quiet: The others take no noise.
     """
 
     iteration: int
@@ -70,6 +112,9 @@ class WorkItem:
     seeds: tuple[int, ...]
     steps: int
     shared_start: bool = False
+    precision: Precision = "float32"
+    trained: tuple[int, ...] | None = None
+    quiet: bool = False
 
     @property
     def group_size(self) -> int:
@@ -103,13 +148,27 @@ def plan_iteration(
         if visit not in orders:
             orders[visit] = torch.randperm(len(compositions), generator=generator(seed, "visit", visit))
         chosen.append(tuple(compositions[int(orders[visit][place])]))
-    members, steps = range(settings.group_size), settings.turns[iteration % len(settings.turns)]
+    turn, place = divmod(iteration, len(settings.turns))
+    members, steps = range(settings.group_size), settings.turns[place]
+    some = settings.trained
+    trained = None if some is None else some.of(steps - 1, turn, seed_of(seed, "trained", iteration))
     items = []
     for start in range(0, settings.groups, settings.groups_per_item):
         groups = range(start, min(start + settings.groups_per_item, settings.groups))
         seeds = tuple(seed_of(seed, "rollout", iteration, group, member) for group in groups for member in members)
         compositions_of = tuple(chosen[group] for group in groups)
-        items.append(WorkItem(iteration, compositions_of, seeds, steps, settings.shared_start))
+        items.append(
+            WorkItem(
+                iteration,
+                compositions_of,
+                seeds,
+                steps,
+                settings.shared_start,
+                settings.precision,
+                trained,
+                quiet=some is not None and some.kind == "window",
+            )
+        )
     return items
 
 
@@ -128,4 +187,5 @@ def run_item(
     if policy.species is not None:
         x_0 = policy.species.start(x_0, item.start_seeds, policy.base_network.settings.max_atomic_number)
         jumps = draw_jumps(x_0, item.steps, item.seeds)
-    return rollout(policy, x_0, policy.times(item.steps), noise, with_base, version, jumps)
+    times = policy.times(item.steps)
+    return rollout(policy.at(item.precision), x_0, times, noise, with_base, version, jumps, item.trained, item.quiet)

@@ -25,9 +25,9 @@ class Counting:
         self.network = network
         self.calls: list[set[str]] = []
 
-    def __call__(self, crystals, t):
+    def __call__(self, crystals, t, precision):
         self.calls.append(set())
-        return _Asked(self.network(crystals, t), self.calls[-1])
+        return _Asked(self.network(crystals, t, precision), self.calls[-1])
 
 
 class _Asked:

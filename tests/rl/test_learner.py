@@ -32,11 +32,11 @@ FIELDS = [("pos",), ("cell",), ("pos", "cell")]
 UNCLIPPED = 1e9
 
 
-def sample(policy: Policy, sizes=SIZES, steps=7, dtype=torch.float64, with_base=True, seed=0) -> Trajectory:
+def sample(policy: Policy, sizes=SIZES, steps=7, dtype=torch.float64, with_base=True, seed=0, **trained) -> Trajectory:
     x_0 = random_crystals(sizes, seed, dtype)
     noise = draw_noise(x_0, steps, range(len(sizes)), policy.active)
     noise = {field: values.to(dtype) for field, values in noise.items()}
-    return rollout(policy, x_0, time_grid(steps), noise, with_base)
+    return rollout(policy, x_0, time_grid(steps), noise, with_base, **trained)
 
 
 def make_learner(network: CSPNet, base: CSPNet, active=("pos", "cell"), annealing=None, **values) -> Learner:
@@ -134,8 +134,9 @@ def plain_objective(learner: Learner, base: CSPNet, trajectory: Trajectory, adva
     old = perturbed(network, 0.0)
     old.load_state_dict(trajectory.old_weights)
     pos, cell = trajectory.states()
-    total, n_steps = 0.0, trajectory.n_steps
-    for k in range(n_steps):
+    counted = range(trajectory.n_steps) if trajectory.trained is None else trajectory.trained
+    total, n_steps = 0.0, len(counted)
+    for k in counted:
         t, dt = times[k], times[k + 1] - times[k]
         for b, n in enumerate(trajectory.x_0.n_atoms.tolist()):
             state = trajectory.x_0.replace(pos[k], cell[k]).select([b])
@@ -178,6 +179,35 @@ def test_objective_equals_a_plain_evaluation(active, reduction, annealing):
     learner = make_learner(perturbed(old, 0.02), base, active, annealing, position_reduction=reduction)
     expected = plain_objective(learner, base, trajectory, ADVANTAGE, reduction, annealing)
     assert learner.update(trajectory, ADVANTAGE)["loss"] == pytest.approx(expected, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("pairs", [16_000, 30])
+@pytest.mark.parametrize("quiet", [False, True])
+def test_only_some_steps_are_learned_from(quiet, pairs):
+    old, base = small_network(0), small_network(1)
+    trajectory = sample(velocity_policy(old, base), trained=(1, 2, 4), quiet=quiet)
+    object.__setattr__(trajectory, "old_weights", old.state_dict())
+    learner = make_learner(perturbed(old, 0.02), base, microbatch_pairs=pairs)
+    expected = plain_objective(learner, base, trajectory, ADVANTAGE, "per_atom", None)
+    assert learner.update(trajectory, ADVANTAGE)["loss"] == pytest.approx(expected, rel=1e-5, abs=1e-8)
+
+
+def test_learning_in_bfloat16_follows_the_gradient_of_float32():
+    dtype = torch.float32
+    moved = {}
+    for precision in ("float32", "bfloat16"):
+        network, base = small_network(0, dtype), small_network(1, dtype)
+        policy = velocity_policy(network, base)
+        trajectory = sample(policy, dtype=dtype)
+        learner = Learner(
+            policy, ObjectiveSettings(clip=0.2), LearnerSettings(epochs=1, grad_clip=UNCLIPPED, precision=precision)
+        )
+        stats = learner.update(trajectory, ADVANTAGE.to(dtype))
+        moved[precision] = torch.cat([g.flatten() for g in gradients(network).values()])
+        assert moved[precision].dtype == dtype
+        assert stats["log_ratio_max"] < (1e-4 if precision == "float32" else 0.3)
+    cosine = torch.cosine_similarity(moved["float32"], moved["bfloat16"], dim=0)
+    assert 0.99 < float(cosine) < 1 - 1e-7
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -259,9 +289,9 @@ def test_microbatches_are_bounded(monkeypatch):
     sizes = []
     forward = CSPNet.forward
 
-    def recording(self, crystals, t):
+    def recording(self, crystals, t, precision):
         sizes.append(int(crystals.n_atoms.square().sum()))
-        return forward(self, crystals, t)
+        return forward(self, crystals, t, precision)
 
     monkeypatch.setattr(CSPNet, "forward", recording)
     make_learner(old, base, microbatch_pairs=40).update(trajectory, ADVANTAGE)
@@ -482,9 +512,9 @@ class SmallMemory:
         held: list[weakref.ref] = []
         forward = CSPNet.forward
 
-        def limited(network, crystals, t):
+        def limited(network, crystals, t, precision):
             nonlocal spared
-            out = forward(network, crystals, t)
+            out = forward(network, crystals, t, precision)
             if spared:
                 spared -= 1
                 return out

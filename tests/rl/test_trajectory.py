@@ -70,6 +70,50 @@ def test_log_probabilities_are_those_of_the_drawn_noise():
         torch.testing.assert_close(trajectory.log_prob["cell"][k], density, atol=1e-6, rtol=1e-6)
 
 
+SOME = (2, 3, 6)
+
+
+def partial(quiet: bool) -> tuple[Trajectory, dict[str, torch.Tensor]]:
+    policy = velocity_policy(small_network(0), small_network(1))
+    x_0 = random_crystals(SIZES)
+    noise = draw_noise(x_0, STEPS, range(3), policy.active)
+    return rollout(policy, x_0, time_grid(STEPS), noise, with_base=True, trained=SOME, quiet=quiet), noise
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_only_the_steps_learned_from_are_recorded_and_they_alone_may_take_noise(quiet):
+    trajectory, noise = partial(quiet)
+    network, base, times = small_network(0), small_network(1), trajectory.times
+    assert trajectory.n_steps == STEPS - 1 and trajectory.n_trained == 3
+    pos, cell = trajectory.states()
+    for k in range(STEPS - 1):
+        t, dt = float(times[k]), float(times[k + 1] - times[k])
+        state = trajectory.x_0.replace(pos[k], cell[k])
+        with torch.no_grad():
+            out, said = network(state, times[k]), base(state, times[k])
+        spread = 0.1668 * ((1 - t) / t * dt) ** 0.5 * (k in SOME or not quiet)
+        expected = out.pos_b * dt + spread * noise["pos"][k]
+        torch.testing.assert_close(trajectory.displacement["pos"][k], expected, atol=1e-6, rtol=1e-6)
+        if k in SOME:
+            row = SOME.index(k)
+            torch.testing.assert_close(trajectory.base_outputs["pos_b"][row], said.pos_b)
+            assert torch.equal(trajectory.actions("cell")[row], trajectory.displacement["cell"][k])
+            density = Normal(out.cell_b * dt, 0.2 * dt**0.5).log_prob(trajectory.displacement["cell"][k])
+            torch.testing.assert_close(trajectory.log_prob["cell"][row], density.sum((-1, -2)), atol=1e-6, rtol=1e-6)
+    parts = [trajectory.select(torch.tensor([b])) for b in range(3)]
+    assert {part.to("meta").trained for part in parts} == {SOME}
+    assert equal(Trajectory.cat(parts), trajectory) and Trajectory.cat(parts).trained == SOME
+
+
+def test_the_base_is_asked_only_in_steps_learned_from():
+    base = Counting(small_network(1))
+    policy = velocity_policy(small_network(0), base)
+    x_0 = random_crystals(SIZES)
+    noise = draw_noise(x_0, STEPS, range(3), policy.active)
+    rollout(policy, x_0, time_grid(STEPS), noise, with_base=True, trained=SOME)
+    assert len(base.calls) == len(SOME)
+
+
 def test_base_outputs_are_those_of_the_base_at_every_state():
     trajectory, base = sample(), small_network(1)
     pos, cell = trajectory.states()

@@ -71,6 +71,39 @@ def test_several_numbers_of_grid_points_take_turns():
     assert lengths == [4, 8, 2, 4]
 
 
+def trained(steps, **values):
+    """Steps that 24 iterations learn from, and their items."""
+    plans = [
+        plan_iteration(settings(steps=steps, trained=values, groups_per_item=2), COMPOSITIONS, iteration, seed=0)
+        for iteration in range(24)
+    ]
+    assert all(plan[0].trained == plan[1].trained for plan in plans)
+    return [plan[0].trained for plan in plans], plans
+
+
+def test_windows_move_on_until_every_step_was_in_one():
+    windows, plans = trained(10, count=4)
+    assert windows[:4] == [(0, 1, 2, 3), (4, 5, 6, 7), (5, 6, 7, 8), (0, 1, 2, 3)]
+    assert all(item.quiet for plan in plans for item in plan)
+    assert trained(10, count=3)[0][:4] == [(0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 1, 2)]
+
+
+def test_windows_move_on_where_numbers_of_grid_points_take_turns():
+    assert trained([5, 9], count=2)[0][:8] == [(0, 1), (0, 1), (2, 3), (2, 3), (0, 1), (4, 5), (2, 3), (6, 7)]
+
+
+def test_random_steps_are_drawn_anew_without_repetition():
+    steps, plans = trained(10, count=3, kind="random")
+    assert all(len(set(each)) == 3 and list(each) == sorted(each) for each in steps)
+    assert len(set(steps)) > 12 and set().union(*steps) == set(range(9))
+    assert not any(item.quiet for plan in plans for item in plan)
+
+
+def test_more_trained_steps_than_there_are_are_refused():
+    with pytest.raises(ValidationError, match=r"trained.count = 4: trajectories over 5 grid points have 4 steps"):
+        settings(steps=[9, 5], trained={"count": 4})
+
+
 @pytest.mark.parametrize("steps", [1, [5, 1], [], 2.5, True, "5"])
 def test_grid_points_that_are_too_few_are_refused(steps):
     with pytest.raises(ValidationError, match="steps\n.*whole number of at least 2"):
@@ -92,6 +125,18 @@ def test_rollouts_do_not_depend_on_their_neighbours():
         assert torch.equal(apart.log_prob[field], together.log_prob[field])
         torch.testing.assert_close(apart.displacement[field], together.displacement[field], atol=1e-5, rtol=0)
     assert apart.version == together.version == 3
+
+
+def test_an_item_says_in_which_precision_it_is_sampled():
+    items = {
+        precision: plan_iteration(settings(precision=precision), COMPOSITIONS, 0, seed=1)[0]
+        for precision in ("float32", "bfloat16")
+    }
+    exact, coarse = (run_item(item, policy(), BASE, False, CPU, 0) for item in items.values())
+    for field in ("pos", "cell"):
+        assert torch.equal(exact.log_prob[field], coarse.log_prob[field])
+        assert not torch.equal(exact.displacement[field], coarse.displacement[field])
+        torch.testing.assert_close(exact.displacement[field], coarse.displacement[field], atol=0.02, rtol=0)
 
 
 def test_an_item_gives_the_same_numbers_again():
