@@ -54,6 +54,13 @@ def test_three_rollout_and_two_reward_actors_give_what_one_process_gives(alone: 
     assert_same(alone, many)
 
 
+def test_shortcuts_give_the_same_with_actors(workshop: Workshop, base: Path, cluster: Cluster) -> None:
+    keys = ["rollout.trained={count: 1}", "rollout.precision=bfloat16", "learner.precision=bfloat16"]
+    here = run(workshop, base, "shortcuts", *keys)
+    there = run(workshop, base, "shortcuts_on_ray", *keys, "ray.rollout.workers=2", "ray.learner.cpus=0.5")
+    assert_same(here, there)
+
+
 def test_rollouts_run_on_both_nodes_and_the_learner_on_one(many: Run, cluster: Cluster) -> None:
     actors = json.loads((many.folder / "actors.json").read_text())
     nodes = {role: {actor["node_id"] for actor in actors if actor["role"] == role} for role in ("rollout", "learner")}
