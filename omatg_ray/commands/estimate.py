@@ -13,7 +13,7 @@ from omatg_ray.commands.workforce import local_crew
 from omatg_ray.config import Config
 from omatg_ray.policy.annealing import describe as describe_annealing
 from omatg_ray.rl.trajectory import Trajectory
-from omatg_ray.rl.work import plan_iteration
+from omatg_ray.rl.work import RolloutSettings, plan_iteration
 
 # Grid points of the trial rollout: two Euler steps are timed, after one that warms up.
 TRIAL_STEPS = 3
@@ -106,7 +106,7 @@ def describe(config: Config, parts: Parts, figures: Estimate) -> str:
             f"reinforce   {config.base} by {_rewards(config)}",
             f"data        {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test crystals",
             f"per iteration  {rollout.groups} groups x {rollout.group_size} trajectories x {_steps(rollout.turns)} "
-            f"steps ({' and '.join(networks)} network), {config.learner.epochs} PPO epochs",
+            f"steps{_learned_from(rollout)} ({' and '.join(networks)} network), {config.learner.epochs} PPO epochs",
             f"active      {', '.join(config.policy.active)} on {where(config, parts)}",
             *([f"annealing   {_annealing(config, parts)}"] if parts.model.annealing is not None else []),
             f"time        about {figures.iteration:.1f} s an iteration (rollout {figures.rollout:.1f}, "
@@ -132,6 +132,11 @@ def _annealing(config: Config, parts: Parts) -> str:
 
 def _steps(turns: list[int]) -> str:
     return " / ".join(str(points - 1) for points in turns)
+
+
+def _learned_from(rollout: RolloutSettings) -> str:
+    some = rollout.trained
+    return "" if some is None else f", learning from {some.count} ({some.kind})"
 
 
 def _rewards(config: Config) -> str:
