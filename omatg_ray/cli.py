@@ -115,7 +115,7 @@ at RAY_ADDRESS or on this machine. The space is in the YAML file, on any config 
 
 Every trial is a run folder in trials/; a line is printed for each of its validations. The folder gets trials.json,
 best.yaml (the config of the best trial, for `train`) and report.html. Ctrl-C stops at once; --resume goes on, and after
-a kill too: what finished stays, other trials go on from their last validation.
+a kill too: what finished stays, other trials go on from their last validation. `omatg-ray config sweep` lists the keys.
 """
 
 GENERATE = """\
@@ -401,7 +401,7 @@ def _parser() -> argparse.ArgumentParser:
         "prefix",
         nargs="?",
         default="",
-        help="only keys that start with this, e.g. rollout; ablation: those of `ablate`",
+        help="only keys that start with this, e.g. rollout; ablation: those of `ablate`; sweep: those of `tune`",
     )
     return parser
 
@@ -946,6 +946,11 @@ def _config(arguments: argparse.Namespace) -> None:
 
         of_set = documented_keys(SetSettings(model="bundled"), "sets.NAME.")
         rows = [*of_set, *documented_keys(AblationSettings(sets={"NAME": SetSettings(model="bundled")}))]
+    elif arguments.prefix == "sweep":
+        from omatg_ray.commands.sweep import SweepSettings
+
+        space = {"KEY": {"uniform": [0.0, 1.0]}}
+        rows = documented_keys(SweepSettings.model_validate({"config": {}, "space": space}))
     else:
         rows = [row for row in documented_keys() if row[0].startswith(arguments.prefix)]
     if not rows:

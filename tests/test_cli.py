@@ -26,6 +26,19 @@ def test_the_module_is_the_command() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    "which, keys",
+    [
+        ("sweep", ["scheduler.kind = asha", "space = {KEY: {uniform: [0.0, 1.0]}}", "guards.match_rate = 0.8"]),
+        ("ablation", ["sets.NAME.potential = null", "run = runs/ablation"]),
+    ],
+)
+def test_keys_of_other_commands_are_listed(capsys: pytest.CaptureFixture[str], which: str, keys: list[str]) -> None:
+    code, out, _ = run(capsys, "config", which)
+    assert code == 0
+    assert set(keys) <= set(out.splitlines())
+
+
 def test_help_of_the_command_names_every_verb_and_that_of_a_verb_every_option(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from omatg_ray.settings import Settings
 
@@ -37,6 +37,10 @@ class Domain(Settings):
         if self.quniform is not None and not 0 < limits[2] <= limits[1] - limits[0]:
             raise ValueError(f"quniform: the step {limits[2]} is above 0 and fits between the limits")
         return self
+
+    @model_serializer
+    def _as_given(self) -> dict[str, Any]:
+        return {self.kind: self.values}
 
     @property
     def kind(self) -> str:
