@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from omatg_ray.commands.prepare import Parts
 from omatg_ray.commands.workforce import local_crew
@@ -53,18 +56,21 @@ def estimate(config: Config, parts: Parts) -> Estimate:
     items = plan_iteration(config.rollout, parts.compositions, 0, config.seed)
     item = max(items, key=lambda item: sum(len(c) for c in item.compositions))
 
-    def trial(steps: int) -> tuple[Trajectory, float]:
+    def trial(steps: int, learn_from: tuple[int, ...] | None = None) -> tuple[Trajectory, float]:
         start = time.perf_counter()
-        sampled = crew.rollout(replace(item, steps=steps, trained=None), 0)
+        sampled = crew.rollout(replace(item, steps=steps, learn_from=learn_from), 0)
         return sampled, time.perf_counter() - start
 
     trial(2)
     trajectory, elapsed = trial(TRIAL_STEPS)
     turns = config.rollout.turns
     n_steps, n_items = sum(turns) / len(turns) - 1, len(items)
-    trained = config.rollout.trained
-    n_trained = n_steps if trained is None else trained.count
-    rollout = elapsed / (TRIAL_STEPS - 1) * n_steps * n_items
+    some = config.rollout.learn_from
+    n_learned = n_steps if some is None else some.steps
+    a_step = elapsed / (TRIAL_STEPS - 1)
+    # In steps that are not learned from nothing is recorded, for which the base may not be asked.
+    a_plain_step = a_step if some is None else max(trial(TRIAL_STEPS, (0,))[1] - a_step, 0.0)
+    rollout = (a_step * n_learned + a_plain_step * (n_steps - n_learned)) * n_items
 
     references = parts.split.train.crystals.select(torch.arange(min(8, len(parts.split.train))))
     with closing(parts.reward) as judge:
@@ -75,21 +81,23 @@ def estimate(config: Config, parts: Parts) -> Estimate:
     reward = (time.perf_counter() - start) / len(references) * n_structures
 
     seconds, saved, pairs = learner.trial(trajectory)
-    total_pairs = sum(len(c) ** 2 for i in items for c in i.compositions) * config.rollout.group_size * n_trained
+    total_pairs = sum(len(c) ** 2 for i in items for c in i.compositions) * config.rollout.group_size * n_learned
     learn = seconds / pairs * total_pairs * config.learner.epochs
     scale = min(config.learner.microbatch_pairs, total_pairs) / pairs
 
-    per_step = sum(
-        values[0].nbytes
-        for tensors in (trajectory.displacement, trajectory.log_prob, trajectory.action, trajectory.base_outputs)
-        for values in tensors.values()
-    )
+    def bytes_of_a_step(*recorded: Mapping[Any, Tensor]) -> int:
+        return sum(values[0].nbytes for tensors in recorded for values in tensors.values())
+
+    moved = bytes_of_a_step(trajectory.displacement)
+    recorded = bytes_of_a_step(trajectory.log_prob, trajectory.action, trajectory.base_outputs)
+    longest = max(turns) - 1
+    trajectories = n_items * (moved * longest + recorded * (longest if some is None else some.steps))
     base, learned = (
         sum(p.nbytes for p in module.parameters()) for module in (parts.model.base_network, parts.model.learned)
     )
     # With gradients and two Adam moments of what is trained.
     weights = base + 4 * learned
-    return Estimate(rollout, reward, learn, int(saved * scale), int(per_step * (max(turns) - 1)) * n_items, weights)
+    return Estimate(rollout, reward, learn, int(saved * scale), trajectories, weights)
 
 
 def describe(config: Config, parts: Parts, figures: Estimate) -> str:
@@ -107,7 +115,7 @@ def describe(config: Config, parts: Parts, figures: Estimate) -> str:
             f"data        {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test crystals",
             f"per iteration  {rollout.groups} groups x {rollout.group_size} trajectories x {_steps(rollout.turns)} "
             f"steps{_learned_from(rollout)} ({' and '.join(networks)} network), {config.learner.epochs} PPO epochs",
-            f"active      {', '.join(config.policy.active)} on {where(config, parts)}",
+            f"active      {', '.join(config.policy.active)} in {rollout.precision} on {where(config, parts)}",
             *([f"annealing   {_annealing(config, parts)}"] if parts.model.annealing is not None else []),
             f"time        about {figures.iteration:.1f} s an iteration (rollout {figures.rollout:.1f}, "
             f"reward {figures.reward:.1f}, learn {figures.learn:.1f}); {config.iterations} iterations: "
@@ -135,8 +143,8 @@ def _steps(turns: list[int]) -> str:
 
 
 def _learned_from(rollout: RolloutSettings) -> str:
-    some = rollout.trained
-    return "" if some is None else f", learning from {some.count} ({some.kind})"
+    some = rollout.learn_from
+    return "" if some is None else f", learning from {some.steps} ({some.kind})"
 
 
 def _rewards(config: Config) -> str:

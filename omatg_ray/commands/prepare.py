@@ -36,9 +36,9 @@ from omatg_ray.run.versions import versions
 from omatg_ray.schedule import learned_schedule
 
 MOST_SHIFT = 0.1
-"""Largest shift of a step by a lower precision, in units of what its noise moves: adds 1 % to the noise's variance."""
+"""Largest shift of actions by a lower precision, in units of their standard deviation: adds 1 % to their variance."""
 
-MEASURED = 16
+MEASURED = 8
 """Trajectories on which a lower precision is measured."""
 
 MOST_SCORE = 1000.0
@@ -180,6 +180,7 @@ def reinforced(start: FlowModel, config: Config, judges: Judges, elements: froze
                 "base_provenance": start.description.provenance,
                 "seed": config.seed,
                 "steps": config.rollout.steps,
+                "precision": config.rollout.precision,
                 "potential_fingerprint": None if judges.energy is None else judges.energy.potential.fingerprint,
                 "second_fingerprint": judges.second_fingerprint,
                 "reward_files": fingerprint(config.reward),
@@ -226,19 +227,16 @@ def refuse_stiff(policy: Policy, steps: int) -> None:
 
 
 def refuse_coarse(config: Config, parts: Parts) -> None:
-    """Refuses a precision that moves steps by more than a small part of what the noise moves them.
+    """Refuses a precision that shifts actions by more than a small part of their noise.
+
+    Measured here, on the device of this process, before anything is learned.
 
     Raises:
-        ConfigError: By more than `MOST_SHIFT`, measured on crystals of the first iteration.
+        ConfigError: By more than `MOST_SHIFT`.
     """
-    lowered = {
-        f"{key}.precision": settings.precision
-        for key, settings in (("rollout", config.rollout), ("learner", config.learner))
-        if settings.precision != "float32"
-    }
-    if not lowered:
+    precision = config.rollout.precision
+    if precision == "float32":
         return
-    key, precision = next(iter(lowered.items()))
     policy, model = parts.model.policy(), parts.model
     items = plan_iteration(config.rollout, parts.compositions, 0, config.seed)
     species = [composition for item in items for composition in item.compositions][:MEASURED]
@@ -246,13 +244,13 @@ def refuse_coarse(config: Config, parts: Parts) -> None:
     x_0 = model.description.base_distribution.sample(species, seeds).to(model.device)
     if policy.species is not None:
         x_0 = policy.species.start(x_0, seeds, policy.base_network.settings.max_atomic_number)
-    for steps in config.rollout.turns:
+    for steps in sorted(set(config.rollout.turns)):
         for field, shift in shifts(policy, precision, x_0, steps, seeds).items():
-            if not shift <= MOST_SHIFT:
+            if not shift.rms <= MOST_SHIFT:
                 raise ConfigError(
-                    f"{key}: {precision} moves a step of {field} by {shift:.2g} of what the noise moves it "
-                    f"({MOST_SHIFT:g} at most); set {' and '.join(f'{name}=float32' for name in lowered)}, or take "
-                    f"more noise (policy.noise.{field}.a)"
+                    f"rollout.precision: {precision} shifts actions of {field} by {shift.rms:.2g} of their noise "
+                    f"({MOST_SHIFT:g} at most; {shift.worst:.2g} at t = {shift.t:.2g}); set "
+                    f"rollout.precision=float32, or take more noise (policy.noise.{field}.a)"
                 )
 
 

@@ -78,6 +78,8 @@ class Reinforcement:
         policy = parts.model.policy()
         # The base's outputs are recorded only where they count, but a scale's own reference is known.
         self._with_kl = config.objective.needs_base(policy) or policy.drift.per_structure
+        # In the first epoch on trajectories of the present weights all ratios are 1.
+        self._clips = config.learner.epochs > 1 or config.rollout.max_staleness > 0
         self._start = 0 if done is None else done.iteration
         self._trainer = Trainer(
             config.rollout,
@@ -154,11 +156,11 @@ class Reinforcement:
         config = self.config
         self.metrics = metrics = self._trainer.step()
         self._keep_actors()
-        # What iterations with another number of grid points give says nothing of what changed.
-        if (self.iteration - 1) % len(config.rollout.turns) == 0:
+        # What iterations with another number of grid points or noise in other steps give says nothing of what changed.
+        if (self.iteration - 1) % config.rollout.period == 0:
             self._watch(self.iteration, metrics)
-        if self._examiner is not None:
-            self._examiner.iterated(metrics)
+            if self._examiner is not None:
+                self._examiner.iterated(metrics)
         is_best, validated = False, self.done or self.iteration % config.validation.every == 0
         if validated:
             began = time.perf_counter()
@@ -167,7 +169,7 @@ class Reinforcement:
             # Without any score so far, the newest is the best there is, and not the start.
             is_best, self.best = score < self.best or math.isinf(self.best), min(score, self.best)
         self._log.log("train", self.iteration, metrics)
-        self._bar.advance(shown(metrics, clips=config.learner.epochs > 1, with_kl=self._with_kl))
+        self._bar.advance(shown(metrics, clips=self._clips, with_kl=self._with_kl))
         if self.done or is_best or self.iteration % config.checkpoint.every == 0:
             self.checkpoint(is_best)
         return validated

@@ -68,7 +68,10 @@ def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
     # What is missing is missing in all trials: better said once, and now.
     first = next(settings.corners())
     needed = {key: value for key, value in first.items() if key.startswith(STARTS_FROM)}
-    parts = prepare(settings.with_values(needed, folder).model_copy(update={"device": "cpu"}), progress=False)
+    config = settings.with_values(needed, folder)
+    # How far a lower precision shifts actions depends on keys that trials differ in, and on where they run.
+    rollout = config.rollout.model_copy(update={"precision": "float32"})
+    parts = prepare(config.model_copy(update={"device": "cpu", "rollout": rollout}), progress=False)
     by_energy = any(config.reward.energy_alone for config in configs) and not parts.model.generates_species
     if REWARD in settings.metric and by_energy:
         raise ConfigError(

@@ -32,7 +32,7 @@ def mean_message(
 ) -> Tensor:
     """Mean over j of SiLU(W SiLU(receiver_i + sender_j + W_sin sin φ_ij + W_cos cos φ_ij) + b), j = i included.
 
-    Differentiable once. Everything is computed in the precision of `receiver`.
+    Differentiable once. Everything is computed in the precision of the features; weights may have another.
 
     Args:
         layout: Of the crystals.
@@ -48,8 +48,7 @@ def mean_message(
     Returns:
         (sum N, hidden).
     """
-    dtype = receiver.dtype
-    sin, cos, w_sin, w_cos, weight, bias = (values.to(dtype) for values in (sin, cos, w_sin, w_cos, weight, bias))
+    w_sin, w_cos, weight, bias = (values.to(receiver.dtype) for values in (w_sin, w_cos, weight, bias))
     inputs = (receiver, sender, sin, cos, w_sin, w_cos, weight, bias)
     if torch.is_grad_enabled() and any(values.requires_grad for values in inputs):
         return cast("Tensor", _MeanMessage.apply(layout, *inputs))

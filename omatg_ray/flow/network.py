@@ -27,9 +27,9 @@ Output = Literal["pos_b", "pos_eta", "cell_b", "cell_eta", "species_b", "species
 
 Precision = Literal["float32", "bfloat16"]
 PRECISION = (
-    "float32, or bfloat16: matrix products and messages of the network in bfloat16, its weights, residuals and heads "
-    "in float32; about twice as fast on hardware that has it, refused where it moves a step by more than a tenth of "
-    "what the noise does"
+    "of the networks in rollouts and in learning from them: float32, or bfloat16 for matrix products and messages "
+    "(weights, residuals and heads stay float32); about twice as fast on hardware that has it, refused where it shifts "
+    "actions by more than a tenth of their noise; validations are in float32"
 )
 """What settings say of a precision."""
 
@@ -156,12 +156,12 @@ class MessageLayer(nn.Module):
 class Pairs:
     """Distance features of all unordered pairs, (P, 3 frequencies) each; shared by all layers."""
 
-    def __init__(self, crystals: CrystalBatch, frequencies: int) -> None:
+    def __init__(self, crystals: CrystalBatch, frequencies: int, dtype: torch.dtype | None = None) -> None:
         first, second, _ = crystals.layout.pairs
         harmonics = 2 * math.pi * torch.arange(frequencies, dtype=crystals.dtype, device=crystals.device)
         angle = (crystals.pos[second] - crystals.pos[first])[:, :, None] * harmonics
         angle = angle.flatten(1)
-        self.sin, self.cos = angle.sin(), angle.cos()
+        self.sin, self.cos = (values.to(dtype or angle.dtype) for values in (angle.sin(), angle.cos()))
         self.layout = crystals.layout
 
 
@@ -214,8 +214,9 @@ class CSPNet(nn.Module):
         elements = self.node_embedding(crystals.species if self.settings.mask else crystals.species - 1)
         h = self.atom_latent_emb(torch.cat([elements, time], dim=1))
         metric = (crystals.cell @ crystals.cell.transpose(1, 2)).flatten(1)
-        pairs = Pairs(crystals, self.settings.frequencies)
-        with torch.autocast(h.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        lower = torch.bfloat16 if precision == "bfloat16" else None
+        pairs = Pairs(crystals, self.settings.frequencies, lower)
+        with torch.autocast(h.device.type, torch.bfloat16, enabled=lower is not None):
             for index in range(self.settings.layers):
                 h = self.get_submodule(f"csp_layer_{index}")(h, metric, pairs)
         h = self.final_layer_norm(h)

@@ -1,28 +1,48 @@
-"""What evaluating the networks of a policy in a lower precision does to its steps."""
+"""What evaluating the networks of a policy in a lower precision does to its actions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName, Fields, displace
 from omatg_ray.flow.network import Precision
+from omatg_ray.flow.species import draw_jumps
+from omatg_ray.policy.drift import of_rows
 from omatg_ray.policy.policy import Policy, draw_noise
+
+COMPARED = 10
+"""Steps of a trajectory that are compared, evenly spaced, the last among them."""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far a precision moves the mean of an action, in units of the action's standard deviation.
+
+    Attributes:
+        rms: Root mean square over components and steps. 0.1: errors add 1 % to the variance of the noise.
+        worst: Over the components of the worst step.
+        t: When that is.
+    """
+
+    rms: float
+    worst: float
+    t: float
 
 
 @torch.no_grad()
 def shifts(
     policy: Policy, precision: Precision, x_0: CrystalBatch, steps: int, seeds: Sequence[int]
-) -> dict[FieldName, float]:
-    """How far a precision moves the steps of a policy, in units of what their noise moves them.
+) -> dict[FieldName, Shift]:
+    """Shifts of the active fields, along trajectories in the policy's own precision.
 
-    Root mean squares over all components of all steps of the trajectories that start at x_0. 0.1 means that errors add
-    1 % to the variance of the noise. Says nothing of frozen fields, which have no noise to compare with.
+    Says nothing of frozen fields and of steps without noise, where there is nothing to compare with.
 
     Args:
-        policy: The policy, whose own precision is the reference.
+        policy: The policy.
         precision: The precision to judge.
         x_0: Starts of B trajectories.
         steps: Grid points.
@@ -30,16 +50,32 @@ def shifts(
     """
     other, times = policy.at(precision), policy.times(steps).to(x_0.device)
     noise = draw_noise(x_0, steps, seeds, policy.active, policy.drift.per_structure)
-    state, moved, noisy = x_0, dict.fromkeys(policy.active, 0.0), dict.fromkeys(policy.active, 0.0)
+    jumps = None if policy.species is None else draw_jumps(x_0, steps, seeds)
+    last = steps - 2
+    compared = {round(last * place / (COMPARED - 1)) for place in range(COMPARED)}
+    squares: dict[FieldName, dict[float, float]] = {field: {} for field in policy.active}
+    state = x_0
     for k, dt in enumerate(times.diff()):
+        t = times[k]
         drawn: Fields = {field: values[k] for field, values in noise.items()}
-        none: Fields = {field: torch.zeros_like(values) for field, values in drawn.items()}
-        exact, coarse, quiet = (
-            one.step(state, times[k], dt, added).displacement
-            for one, added in ((policy, drawn), (other, drawn), (policy, none))
-        )
-        for field in policy.active:
-            moved[field] += float((coarse[field] - exact[field]).square().sum())
-            noisy[field] += float((exact[field] - quiet[field]).square().sum())
-        state = displace(state, exact)
-    return {field: (moved[field] / noisy[field]) ** 0.5 for field in policy.active}
+        step_jumps = None if jumps is None else jumps[k]
+        exact = policy.step(state, t, dt, drawn, jumps=step_jumps, last=k == last)
+        if k in compared:
+            coarse = other.step(state, t, dt, drawn, jumps=step_jumps, last=k == last)
+            for field in policy.active:
+                error = coarse.displacement[field] - exact.displacement[field]
+                variance = (policy.noise[field].sigma(t).square() * dt).expand_as(error)
+                if field in exact.action:
+                    # An action that scales the base's velocity moves the crystal by its noise times that velocity.
+                    action = of_rows(exact.action[field], field, state)
+                    variance = variance * (exact.displacement[field] / action).square()
+                squares[field][float(t)] = float(error.square().sum() / variance.sum())
+        state = displace(state, exact.displacement)
+        if exact.species is not None:
+            state = state.replace(species=exact.species)
+
+    def shift(of_steps: dict[float, float]) -> Shift:
+        worst = max(of_steps, key=lambda t: of_steps[t])
+        return Shift((sum(of_steps.values()) / len(of_steps)) ** 0.5, of_steps[worst] ** 0.5, worst)
+
+    return {field: shift(of_steps) for field, of_steps in squares.items()}

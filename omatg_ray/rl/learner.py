@@ -18,7 +18,6 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.errors import TrainingError
-from omatg_ray.flow.network import PRECISION, Precision
 from omatg_ray.policy.drift import DENOISER, Outputs
 from omatg_ray.policy.gaussian import kl_divergence, log_density
 from omatg_ray.policy.noise import LearnedNoise
@@ -45,7 +44,6 @@ class LearnerSettings(Settings):
         ge=1,
         description="ordered pairs of atoms per network call; bounds memory, and is halved where that runs out",
     )
-    precision: Precision = Field("float32", description=PRECISION)
 
 
 class Peers(Protocol):
@@ -91,7 +89,7 @@ class Learner:
     """
 
     def __init__(self, policy: Policy, objective: ObjectiveSettings, settings: LearnerSettings) -> None:
-        self.policy, self.objective, self.settings = policy.at(settings.precision), objective, settings
+        self.policy, self.objective, self.settings = policy, objective, settings
         self.parameters = policy.trainable_parameters()
         self.optimizer = torch.optim.Adam(self.parameters, lr=settings.lr)
         self.peers: Peers = Alone()
@@ -242,7 +240,7 @@ class Learner:
     def _microbatches(self, whole: _Part) -> Iterator[_Microbatch]:
         """(structures × steps) blocks of at most `microbatch_pairs` ordered pairs; one structure and step at least."""
         trajectory, states = whole.trajectory, whole.states
-        limit, n_steps, total = self.microbatch_pairs, trajectory.n_trained, len(trajectory)
+        limit, n_steps, total = self.microbatch_pairs, trajectory.n_learned, len(trajectory)
         squares = trajectory.x_0.n_atoms.square().cumsum(0).cpu()
         start = 0
         while start < total:
@@ -259,7 +257,7 @@ class Learner:
                 if len(steps) * len(part) != len(tiled):
                     tiled = part.x_0.tile(len(steps))
                 whole.steps = span = slice(steps.start, steps.stop)
-                species = None if part.species is None else part.of_trained(part.species)[span].flatten()
+                species = None if part.species is None else part.of_learned(part.species)[span].flatten()
                 crystals = tiled.replace(pos[span].flatten(0, 1), cell[span].flatten(0, 1), species)
                 advantage = whole.advantage[start:stop].to(pos)
                 yield _Microbatch(part, span, crystals, advantage, 1.0 / (n_steps * whole.total))
@@ -268,11 +266,11 @@ class Learner:
     def _loss(self, microbatch: _Microbatch) -> tuple[Tensor, dict[str, float], float]:
         """Loss, statistics and largest |log-ratio| of a microbatch, weighted so that microbatches add up."""
         trajectory, steps, weight = microbatch.trajectory, microbatch.steps, microbatch.weight
-        t, dt = (trajectory.of_trained(values)[steps] for values in (trajectory.times[:-1], trajectory.times.diff()))
+        t, dt = (trajectory.of_learned(values)[steps] for values in (trajectory.times[:-1], trajectory.times.diff()))
         # One time per structure and step, so that all steps of the block share a network call.
         t_each, dt_each = (values.repeat_interleave(len(trajectory)) for values in (t, dt))
         block = _Block(microbatch.crystals, t_each, dt_each)
-        outputs = self.policy.outputs(block.crystals, block.t)
+        outputs = self.policy.at(trajectory.precision).outputs(block.crystals, block.t)
         base = {name: values[steps].flatten(0, 1) for name, values in trajectory.base_outputs.items()}
         loss = torch.zeros((), device=t.device)
         stats: dict[str, float] = {}
@@ -361,7 +359,8 @@ class Learner:
     def _not_finite(microbatch: _Microbatch) -> str:
         trajectory = microbatch.trajectory
         formulas = _listed(trajectory.x_0.formulas())
-        steps = (trajectory.trained or range(trajectory.n_steps))[microbatch.steps]
+        numbers = torch.arange(trajectory.n_steps, device=trajectory.times.device)
+        steps = trajectory.of_learned(numbers)[microbatch.steps].tolist()
         return (
             f"the loss is not finite at steps {steps[0]} to {steps[-1]} "
             f"of compositions {formulas}; lower learner.lr or objective.policy_weight"
@@ -407,7 +406,7 @@ class _Part:
 
     @classmethod
     def of(cls, trajectory: Trajectory, advantage: Tensor, total: int) -> _Part:
-        pos, cell = (trajectory.of_trained(values) for values in trajectory.states())
+        pos, cell = (trajectory.of_learned(values) for values in trajectory.states())
         return cls(trajectory, (pos, cell), advantage, total, slice(0, 0), slice(0, 0))
 
 

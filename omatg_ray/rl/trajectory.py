@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName, Fields, displace
-from omatg_ray.flow.network import Output
+from omatg_ray.flow.network import Output, Precision
 from omatg_ray.policy.gaussian import noise_log_density
 from omatg_ray.policy.policy import Policy, Step
 
@@ -33,7 +33,9 @@ class Trajectory:
             needs it.
         version: Version of the policy that sampled it.
         species: Species at every step's state (K, sum N), where they are generated; 0 where masked.
-        trained: The steps that are learned from (M,), increasing; None: all, M = K.
+        learn_from: The steps that are learned from (M,), increasing; None: all, M = K.
+        precision: In which the networks were evaluated, and are to be when learning from it: otherwise the ratios would
+            be off 1 before anything is learned.
     """
 
     x_0: CrystalBatch
@@ -44,7 +46,8 @@ class Trajectory:
     base_outputs: dict[Output, Tensor]
     version: int = 0
     species: Tensor | None = None
-    trained: tuple[int, ...] | None = None
+    learn_from: Tensor | None = None
+    precision: Precision = "float32"
 
     def __len__(self) -> int:
         return len(self.x_0)
@@ -54,12 +57,12 @@ class Trajectory:
         return len(self.times) - 1
 
     @property
-    def n_trained(self) -> int:
-        return self.n_steps if self.trained is None else len(self.trained)
+    def n_learned(self) -> int:
+        return self.n_steps if self.learn_from is None else len(self.learn_from)
 
-    def of_trained(self, values: Tensor) -> Tensor:
+    def of_learned(self, values: Tensor) -> Tensor:
         """The rows (M, ...) of values per step (K, ...), or per grid point, that belong to the steps learned from."""
-        return values[: self.n_steps] if self.trained is None else values[list(self.trained)]
+        return values[: self.n_steps] if self.learn_from is None else values.index_select(0, self.learn_from)
 
     def states(self) -> tuple[Tensor, Tensor]:
         """Positions (T, sum N, 3) and lattices (T, B, 3, 3), replayed bit by bit from x_0 and the displacements."""
@@ -74,7 +77,7 @@ class Trajectory:
     def actions(self, field: FieldName) -> Tensor:
         """Actions of an active field in the steps learned from (M, ...)."""
         found = self.action.get(field)
-        return self.of_trained(self.displacement[field]) if found is None else found
+        return self.of_learned(self.displacement[field]) if found is None else found
 
     def final(self) -> CrystalBatch:
         """The generated crystals."""
@@ -98,7 +101,8 @@ class Trajectory:
             moved(self.base_outputs),
             self.version,
             None if self.species is None else self.species.to(device),
-            self.trained,
+            None if self.learn_from is None else self.learn_from.to(device),
+            self.precision,
         )
 
     def select(self, structures: Tensor) -> Trajectory:
@@ -122,7 +126,8 @@ class Trajectory:
             part(self.base_outputs),
             self.version,
             None if self.species is None else self.species.index_select(1, atoms),
-            self.trained,
+            self.learn_from,
+            self.precision,
         )
 
     @classmethod
@@ -144,7 +149,8 @@ class Trajectory:
             joined("base_outputs"),
             first.version,
             torch.cat(species, dim=1) if species else None,
-            first.trained,
+            first.learn_from,
+            first.precision,
         )
 
 
@@ -156,8 +162,8 @@ def rollout(
     with_base: bool = False,
     version: int = 0,
     jumps: Tensor | None = None,
-    trained: Sequence[int] | None = None,
-    quiet: bool = False,
+    learn_from: Sequence[int] | None = None,
+    noise_elsewhere: bool = True,
 ) -> Trajectory:
     """Samples trajectories and records what the objective needs.
 
@@ -169,15 +175,15 @@ def rollout(
         with_base: Record what the base network says of the active fields, for the KL and the distillation.
         version: Recorded with the trajectory.
         jumps: As `draw_jumps` gives them, where the policy generates species.
-        trained: The steps that will be learned from, increasing; None: all.
-        quiet: The other steps take no noise.
+        learn_from: The steps that will be learned from, increasing; None: all.
+        noise_elsewhere: Whether the other steps take noise, too.
 
     Raises:
         TrainingError: Learned noise is not positive.
     """
     policy.require_noise(times.to(x_0.device, x_0.dtype))
     steps: list[Step] = []
-    learned = range(len(times) - 1) if trained is None else trained
+    learned = range(len(times) - 1) if learn_from is None else learn_from
     final = policy.integrate(
         x_0,
         times,
@@ -185,22 +191,25 @@ def rollout(
         base_at=learned if with_base else (),
         on_step=steps.append,
         jumps=jumps,
-        noisy_at=learned if quiet else None,
+        noisy_at=None if noise_elsewhere else learned,
     )
     visited = [x_0.species, *(step.species for step in steps[:-1] if step.species is not None)]
     times = times.to(x_0.device, x_0.dtype)
-    rows = list(learned)
+    rows = None if learn_from is None else torch.tensor(learn_from, device=x_0.device)
     log_prob: Fields = {}
     for field in policy.active:
-        variance = (policy.noise[field].sigma(times[:-1]).square() * times.diff()).detach()[rows]
-        flat = components(noise[field][rows])
+        variance = (policy.noise[field].sigma(times[:-1]).square() * times.diff()).detach()
+        drawn = noise[field]
+        if rows is not None:
+            variance, drawn = variance.index_select(0, rows), drawn.index_select(0, rows)
+        flat = components(drawn)
         log_prob[field] = noise_log_density(flat, variance[:, None, None]).sum(-1)
 
     def stacked(name: str, of: Sequence[Step]) -> dict[Any, Tensor]:
         parts = [getattr(step, name) for step in of]
         return {key: torch.stack([part[key] for part in parts]) for key in parts[0]}
 
-    learned_from = [steps[k] for k in rows]
+    learned_from = [steps[k] for k in learned]
     return Trajectory(
         x_0=x_0.replace(species=final.species),
         times=times,
@@ -210,7 +219,8 @@ def rollout(
         base_outputs=stacked("base_outputs", learned_from),
         version=version,
         species=None if policy.species is None else torch.stack(visited),
-        trained=None if trained is None else tuple(trained),
+        learn_from=rows,
+        precision=policy.precision,
     )
 
 

@@ -6,6 +6,7 @@ never changes what it gives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,29 +23,34 @@ from omatg_ray.seeding import generator, seed_of
 from omatg_ray.settings import Settings
 
 
-class TrainedSteps(Settings):
+class LearnFrom(Settings):
     """Learning from some of the Euler steps of an iteration."""
 
-    count: int = Field(ge=1, description="Euler steps of an iteration that are learned from")
+    steps: int = Field(ge=1, description="Euler steps of an iteration that are learned from")
     kind: Literal["window", "random"] = Field(
         "window",
         description="window: consecutive steps, which alone take noise, and which move on from iteration to iteration "
         "(MixGRPO, arXiv 2507.21802) · random: drawn anew for every iteration, all steps take noise",
     )
 
+    def windows(self, n_steps: int) -> int:
+        """Iterations until a window has been everywhere on trajectories of so many steps; 1 where there are none."""
+        return 1 if self.kind == "random" else -(-n_steps // self.steps)
+
     def of(self, n_steps: int, turn: int, seed: int) -> tuple[int, ...]:
         """The steps of an iteration, increasing.
 
         Args:
             n_steps: Euler steps of its trajectories.
-            turn: Iterations with as many steps before it.
+            turn: Rounds of all numbers of grid points before it.
             seed: What random steps are drawn with.
         """
         if self.kind == "random":
-            return tuple(sorted(torch.randperm(n_steps, generator=generator(seed))[: self.count].tolist()))
-        windows = -(-n_steps // self.count)
-        start = min(turn % windows * self.count, n_steps - self.count)
-        return tuple(range(start, start + self.count))
+            return tuple(sorted(torch.randperm(n_steps, generator=generator(seed))[: self.steps].tolist()))
+        windows = self.windows(n_steps)
+        # Evenly spaced, so that they overlap as little as they can where they do not fit exactly.
+        start = turn % windows * (n_steps - self.steps) // max(windows - 1, 1)
+        return tuple(range(start, start + self.steps))
 
 
 class RolloutSettings(Settings):
@@ -65,16 +71,18 @@ class RolloutSettings(Settings):
         description="iterations that may be sampled ahead, with weights older by as many, while actors learn; 0: "
         "on-policy",
     )
-    trained: TrainedSteps | None = Field(None, description="Euler steps that are learned from; null: all")
+    learn_from: LearnFrom | None = Field(
+        None, description="Euler steps that are learned from: {steps: 3, kind: window or random}; null: all"
+    )
     precision: Precision = Field("float32", description=PRECISION)
 
     @model_validator(mode="after")
-    def _as_many_steps_as_there_are(self) -> RolloutSettings:
-        most = min(self.turns) - 1
-        if self.trained is not None and self.trained.count >= most:
+    def _no_more_steps_than_there_are(self) -> RolloutSettings:
+        fewest = min(self.turns) - 1
+        if self.learn_from is not None and self.learn_from.steps > fewest:
             raise ValueError(
-                f"trained.count = {self.trained.count}: trajectories over {most + 1} grid points have {most} steps; "
-                "take fewer, or trained=null for all"
+                f"learn_from.steps = {self.learn_from.steps}: trajectories over {fewest + 1} grid points have {fewest} "
+                "Euler steps; take fewer, or learn_from=null for all"
             )
         return self
 
@@ -91,6 +99,13 @@ class RolloutSettings(Settings):
         """Grid points of the iterations, which take turns."""
         return [self.steps] if isinstance(self.steps, int) else self.steps
 
+    @property
+    def period(self) -> int:
+        """Iterations after which the numbers of grid points and the windows are the same again."""
+        some = self.learn_from
+        windows = [1 if some is None else some.windows(points - 1) for points in self.turns]
+        return len(self.turns) * math.lcm(*windows)
+
 
 @dataclass(frozen=True)
 class WorkItem:
@@ -103,8 +118,8 @@ class WorkItem:
         steps: Grid points.
         shared_start: The members of a group start from the x_0 of the first.
         precision: In which the networks are evaluated.
-        trained: Steps that are learned from; None: all.
-        quiet: The others take no noise.
+        learn_from: Steps that are learned from; None: all.
+        noise_elsewhere: Whether the others take noise, too.
     """
 
     iteration: int
@@ -113,8 +128,8 @@ class WorkItem:
     steps: int
     shared_start: bool = False
     precision: Precision = "float32"
-    trained: tuple[int, ...] | None = None
-    quiet: bool = False
+    learn_from: tuple[int, ...] | None = None
+    noise_elsewhere: bool = True
 
     @property
     def group_size(self) -> int:
@@ -150,8 +165,8 @@ def plan_iteration(
         chosen.append(tuple(compositions[int(orders[visit][place])]))
     turn, place = divmod(iteration, len(settings.turns))
     members, steps = range(settings.group_size), settings.turns[place]
-    some = settings.trained
-    trained = None if some is None else some.of(steps - 1, turn, seed_of(seed, "trained", iteration))
+    some = settings.learn_from
+    learn_from = None if some is None else some.of(steps - 1, turn, seed_of(seed, "learn_from", iteration))
     items = []
     for start in range(0, settings.groups, settings.groups_per_item):
         groups = range(start, min(start + settings.groups_per_item, settings.groups))
@@ -165,8 +180,8 @@ def plan_iteration(
                 steps,
                 settings.shared_start,
                 settings.precision,
-                trained,
-                quiet=some is not None and some.kind == "window",
+                learn_from,
+                noise_elsewhere=some is None or some.kind == "random",
             )
         )
     return items
@@ -188,4 +203,6 @@ def run_item(
         x_0 = policy.species.start(x_0, item.start_seeds, policy.base_network.settings.max_atomic_number)
         jumps = draw_jumps(x_0, item.steps, item.seeds)
     times = policy.times(item.steps)
-    return rollout(policy.at(item.precision), x_0, times, noise, with_base, version, jumps, item.trained, item.quiet)
+    return rollout(
+        policy.at(item.precision), x_0, times, noise, with_base, version, jumps, item.learn_from, item.noise_elsewhere
+    )

@@ -55,7 +55,7 @@ def test_three_rollout_and_two_reward_actors_give_what_one_process_gives(alone: 
 
 
 def test_shortcuts_give_the_same_with_actors(workshop: Workshop, base: Path, cluster: Cluster) -> None:
-    keys = ["rollout.trained={count: 1}", "rollout.precision=bfloat16", "learner.precision=bfloat16"]
+    keys = ["rollout.learn_from={steps: 1}", "rollout.precision=bfloat16"]
     here = run(workshop, base, "shortcuts", *keys)
     there = run(workshop, base, "shortcuts_on_ray", *keys, "ray.rollout.workers=2", "ray.learner.cpus=0.5")
     assert_same(here, there)

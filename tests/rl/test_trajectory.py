@@ -77,14 +77,16 @@ def partial(quiet: bool) -> tuple[Trajectory, dict[str, torch.Tensor]]:
     policy = velocity_policy(small_network(0), small_network(1))
     x_0 = random_crystals(SIZES)
     noise = draw_noise(x_0, STEPS, range(3), policy.active)
-    return rollout(policy, x_0, time_grid(STEPS), noise, with_base=True, trained=SOME, quiet=quiet), noise
+    return rollout(
+        policy, x_0, time_grid(STEPS), noise, with_base=True, learn_from=SOME, noise_elsewhere=not quiet
+    ), noise
 
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_only_the_steps_learned_from_are_recorded_and_they_alone_may_take_noise(quiet):
     trajectory, noise = partial(quiet)
     network, base, times = small_network(0), small_network(1), trajectory.times
-    assert trajectory.n_steps == STEPS - 1 and trajectory.n_trained == 3
+    assert trajectory.n_steps == STEPS - 1 and trajectory.n_learned == 3
     pos, cell = trajectory.states()
     for k in range(STEPS - 1):
         t, dt = float(times[k]), float(times[k + 1] - times[k])
@@ -101,8 +103,8 @@ def test_only_the_steps_learned_from_are_recorded_and_they_alone_may_take_noise(
             density = Normal(out.cell_b * dt, 0.2 * dt**0.5).log_prob(trajectory.displacement["cell"][k])
             torch.testing.assert_close(trajectory.log_prob["cell"][row], density.sum((-1, -2)), atol=1e-6, rtol=1e-6)
     parts = [trajectory.select(torch.tensor([b])) for b in range(3)]
-    assert {part.to("meta").trained for part in parts} == {SOME}
-    assert equal(Trajectory.cat(parts), trajectory) and Trajectory.cat(parts).trained == SOME
+    assert all(tuple(part.learn_from.tolist()) == SOME for part in (*parts, Trajectory.cat(parts)))
+    assert equal(Trajectory.cat(parts), trajectory) and trajectory.to("meta").learn_from.device.type == "meta"
 
 
 def test_the_base_is_asked_only_in_steps_learned_from():
@@ -110,7 +112,7 @@ def test_the_base_is_asked_only_in_steps_learned_from():
     policy = velocity_policy(small_network(0), base)
     x_0 = random_crystals(SIZES)
     noise = draw_noise(x_0, STEPS, range(3), policy.active)
-    rollout(policy, x_0, time_grid(STEPS), noise, with_base=True, trained=SOME)
+    rollout(policy, x_0, time_grid(STEPS), noise, with_base=True, learn_from=SOME)
     assert len(base.calls) == len(SOME)
 
 

@@ -71,37 +71,62 @@ def test_several_numbers_of_grid_points_take_turns():
     assert lengths == [4, 8, 2, 4]
 
 
-def trained(steps, **values):
+def learned(points, **values):
     """Steps that 24 iterations learn from, and their items."""
     plans = [
-        plan_iteration(settings(steps=steps, trained=values, groups_per_item=2), COMPOSITIONS, iteration, seed=0)
+        plan_iteration(settings(steps=points, learn_from=values, groups_per_item=2), COMPOSITIONS, iteration, seed=0)
         for iteration in range(24)
     ]
-    assert all(plan[0].trained == plan[1].trained for plan in plans)
-    return [plan[0].trained for plan in plans], plans
+    assert all(plan[0].learn_from == plan[1].learn_from for plan in plans)
+    return [plan[0].learn_from for plan in plans], plans
 
 
 def test_windows_move_on_until_every_step_was_in_one():
-    windows, plans = trained(10, count=4)
-    assert windows[:4] == [(0, 1, 2, 3), (4, 5, 6, 7), (5, 6, 7, 8), (0, 1, 2, 3)]
-    assert all(item.quiet for plan in plans for item in plan)
-    assert trained(10, count=3)[0][:4] == [(0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 1, 2)]
+    windows, plans = learned(10, steps=4)
+    assert windows[:4] == [(0, 1, 2, 3), (2, 3, 4, 5), (5, 6, 7, 8), (0, 1, 2, 3)]
+    assert not any(item.noise_elsewhere for plan in plans for item in plan)
+    assert learned(10, steps=3)[0][:4] == [(0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 1, 2)]
 
 
 def test_windows_move_on_where_numbers_of_grid_points_take_turns():
-    assert trained([5, 9], count=2)[0][:8] == [(0, 1), (0, 1), (2, 3), (2, 3), (0, 1), (4, 5), (2, 3), (6, 7)]
+    assert learned([5, 9], steps=2)[0][:8] == [(0, 1), (0, 1), (2, 3), (2, 3), (0, 1), (4, 5), (2, 3), (6, 7)]
 
 
 def test_random_steps_are_drawn_anew_without_repetition():
-    steps, plans = trained(10, count=3, kind="random")
+    steps, plans = learned(10, steps=3, kind="random")
     assert all(len(set(each)) == 3 and list(each) == sorted(each) for each in steps)
     assert len(set(steps)) > 12 and set().union(*steps) == set(range(9))
-    assert not any(item.quiet for plan in plans for item in plan)
+    assert all(item.noise_elsewhere for plan in plans for item in plan)
 
 
-def test_more_trained_steps_than_there_are_are_refused():
-    with pytest.raises(ValidationError, match=r"trained.count = 4: trajectories over 5 grid points have 4 steps"):
-        settings(steps=[9, 5], trained={"count": 4})
+@pytest.mark.parametrize(
+    "points, values, expected",
+    [
+        (10, None, 1),
+        ([10, 5, 3], None, 3),
+        (10, {"steps": 3}, 3),
+        (10, {"steps": 9}, 1),
+        ([10, 9], {"steps": 3}, 2 * 3),
+        ([10, 5], {"steps": 2}, 2 * 10),
+        (10, {"steps": 3, "kind": "random"}, 1),
+    ],
+)
+def test_after_a_period_iterations_sample_in_the_same_way(points, values, expected):
+    what = settings(steps=points, learn_from=values)
+    assert what.period == expected
+    if values != {"steps": 3, "kind": "random"}:
+        ways = [
+            (item.steps, item.learn_from)
+            for iteration in range(2 * expected)
+            for item in plan_iteration(what, COMPOSITIONS, iteration, seed=0)[:1]
+        ]
+        assert ways[:expected] == ways[expected:]
+
+
+def test_more_steps_to_learn_from_than_there_are_are_refused():
+    settings(steps=[9, 5], learn_from={"steps": 4})
+    with pytest.raises(ValidationError, match=r"learn_from.steps = 5: trajectories over 5 grid points have 4 Euler"):
+        settings(steps=[9, 5], learn_from={"steps": 5})
 
 
 @pytest.mark.parametrize("steps", [1, [5, 1], [], 2.5, True, "5"])
