@@ -9,7 +9,8 @@ the official reward it takes the place of MACE, one structure after the other, w
 First both roll out from the same x_0 with the same random numbers and learn from it: final crystals, densities,
 rewards, losses and gradient norms must agree, and so must the numbers of network evaluations and of optimizer steps.
 Then both run iterations of their own in turns, whose mean rewards are printed; seconds are medians, with the fastest in
-brackets.
+brackets. With `--precision bfloat16` our rollouts and our learning are in bfloat16 then; the comparison before is
+always in float32, and so is all of the official side.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from official import INVALID_ENERGY, Official, OfficialMissing, import_official
@@ -34,6 +36,7 @@ from workload import PLAIN, Iterations, Size, Timed, learner, plan, reinforced
 from omatg_ray.bundle import BUNDLED
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.fields import FIELDS, FieldName
+from omatg_ray.flow.network import Precision
 from omatg_ray.model import FlowModel
 from omatg_ray.omatg.export import Exported, export_omatg
 from omatg_ray.omatg.lattices import informed
@@ -110,14 +113,14 @@ class Sides:
     def __init__(self, base: FlowModel, exported: Exported, options: argparse.Namespace, size: Size) -> None:
         self.size, self.options = size, options
         model = reinforced(base, options.active)
-        learns = learner(model, options.kl, size.epochs)
-        self.ours = Iterations(model, learns, plain_reward(options.potential), size, options.clock)
+        learns = learner(model, options.kl, size.epochs, precision=size.precision)
+        self.ours = Iterations(model, learns, plain_reward(options.potential), options.clock)
         self.official = Official(
             exported, calculator(options.potential), size, options.active, options.kl, options.clock
         )
 
     def check(self) -> list[str]:
-        """The same trajectories and the same update on both sides.
+        """The same trajectories and the same update on both sides, which are to be made for float32.
 
         Returns:
             What was compared, in lines.
@@ -231,6 +234,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--active", nargs="+", choices=FIELDS, default=["pos"], help="fields that are reinforced")
     parser.add_argument("--kl", type=float, default=0.0, help="weight of the KL divergence to the base")
+    parser.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        default="float32",
+        help="of our networks in the iterations that are timed; both sides are compared in float32",
+    )
     parser.add_argument("--iterations", type=int, default=4, help="of each side, the first of which is not timed")
     parser.add_argument("--groups-per-item", type=int, help="groups that we roll out together; default: all")
     parser.add_argument("--threads", type=int, default=1)
@@ -250,10 +259,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         exported = export_omatg(base, Path(folder), options.steps)
         for atoms in options.atoms:
-            size = Size(atoms, options.groups, options.members, options.steps, options.epochs)
-            print(f"\n{size}; reinforced: {', '.join(options.active)}; KL weight {options.kl:g}", flush=True)
+            size = Size(atoms, options.groups, options.members, options.steps, options.epochs, options.precision)
+            print(
+                f"\n{size}; reinforced: {', '.join(options.active)}; KL weight {options.kl:g}; "
+                f"our iterations in {options.precision}",
+                flush=True,
+            )
             try:
-                for line in Sides(base, exported, options, size).check():
+                for line in Sides(base, exported, options, replace(size, precision="float32")).check():
                     print(f"  {line}", flush=True)
             except Disagreement as found:
                 sys.exit(f"error: not the same work: {found}")

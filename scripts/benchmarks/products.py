@@ -22,12 +22,13 @@ MIN_FLOPS, MAX_TIMES = 20_000_000, 100
 
 
 class Product(NamedTuple):
-    """(batch, rows, inner) times (batch, inner, columns)."""
+    """(batch, rows, inner) times (batch, inner, columns), of numbers of a type."""
 
     batch: int
     rows: int
     inner: int
     columns: int
+    dtype: torch.dtype = torch.float32
 
     @property
     def flops(self) -> int:
@@ -42,14 +43,15 @@ class _Recording(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         factors = FACTORS.get(func.overloadpacket.__name__)
         if factors is not None:
-            first, second = (args[index].shape for index in factors)
-            batch = first[0] if len(first) == 3 else 1
-            self.found[Product(batch, first[-2], first[-1], second[-1])] += 1
+            first, second = (args[index] for index in factors)
+            batch = len(first) if first.dim() == 3 else 1
+            rows, inner = first.shape[-2:]
+            self.found[Product(batch, rows, inner, second.shape[-1], first.dtype)] += 1
         return func(*args, **(kwargs or {}))
 
 
 def products(function: Callable[[], object]) -> Counter[Product]:
-    """The matrix products that a call makes, in its backward passes too."""
+    """The matrix products that a call makes, in its backward passes too, and of the types that autocast gives them."""
     with _Recording() as recording:
         function()
     return recording.found
@@ -67,12 +69,12 @@ def seconds_alone(found: Counter[Product], device: torch.device, clock: str, rep
     """
     total = 0.0
     for product, count in found.items():
-        batch, rows, inner, columns = product
+        batch, rows, inner, columns, dtype = product
         if not product.flops:
             continue
-        first = torch.rand(batch, rows, inner, device=device)
-        second = torch.rand(batch, inner, columns, device=device)
-        out = torch.empty(batch, rows, columns, device=device)
+        first = torch.rand(batch, rows, inner, dtype=dtype, device=device)
+        second = torch.rand(batch, inner, columns, dtype=dtype, device=device)
+        out = torch.empty(batch, rows, columns, dtype=dtype, device=device)
         if batch == 1:
             first, second, out = first[0], second[0], out[0]
         multiply = torch.mm if batch == 1 else torch.bmm

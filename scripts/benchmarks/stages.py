@@ -5,28 +5,27 @@
 The first value of each option makes the reference case; the others are tried one at a time. Every row comes from a
 process of its own: seconds of the fastest of several calls, microseconds for each structure and network evaluation, and
 the memory that the stage needs beyond what was there before. The last columns are the roof: how many matrix products a
-second the stage achieves (GFLOP/s), how many the same products achieve with nothing around them, and the share of the
-stage's time that they would take.
+second the stage achieves (GFLOP/s), how many the same products, in the same precision, achieve with nothing around
+them, and the share of the stage's time that they would take.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from apart import apart, peak, resident
 from products import CLOCKS, Product, fastest, flops, products, seconds_alone
 from workload import Size, learner, plan, reinforced
 
 from omatg_ray.bundle import BUNDLED
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields
+from omatg_ray.flow.network import Precision
 from omatg_ray.model import FlowModel
 from omatg_ray.policy.policy import draw_noise
 from omatg_ray.reward.energy import MatGLEnergy
@@ -89,16 +88,16 @@ class Row:
 
     def __str__(self) -> str:
         size, rate = self.size, self.flops / 1e9
-        line = f"{self.stage:<22}{size.atoms:>6}{size.structures:>11}{size.steps:>7}{self.seconds:>10.4f}"
-        line += f"{1e6 * self.seconds / self.evaluations:>10.1f}{self.memory:>9.0f}"
+        line = f"{self.stage:<22}{size.atoms:>6}{size.structures:>11}{size.steps:>7}{size.precision:>10}"
+        line += f"{self.seconds:>10.4f}{1e6 * self.seconds / self.evaluations:>10.1f}{self.memory:>9.0f}"
         if not self.flops:
             return line
         return line + f"{rate / self.seconds:>10.1f}{rate / self.alone:>8.1f}{self.alone / self.seconds:>8.0%}"
 
 
 HEADER = (
-    f"{'stage':<22}{'atoms':>6}{'structures':>11}{'points':>7}{'seconds':>10}{'µs each':>10}{'MiB':>9}"
-    f"{'GFLOP/s':>10}{'alone':>8}{'share':>8}"
+    f"{'stage':<22}{'atoms':>6}{'structures':>11}{'points':>7}{'precision':>10}{'seconds':>10}{'µs each':>10}"
+    f"{'MiB':>9}{'GFLOP/s':>10}{'alone':>8}{'share':>8}"
 )
 
 
@@ -113,7 +112,7 @@ class Case:
     def __init__(self, setting: Setting, size: Size) -> None:
         self.setting, self.size, self.device = setting, size, torch.device(setting.device)
         self.model = reinforced(FlowModel.load(setting.model), setting.active).to(self.device)
-        self.learner = learner(self.model, setting.kl, 1)
+        self.learner = learner(self.model, setting.kl, 1, precision=size.precision)
 
     def item(self, steps: int) -> WorkItem:
         return plan(self.size, 0, steps=steps)[0]
@@ -138,7 +137,7 @@ def _network(case: Case) -> Callable[[], object]:
 
     def forward() -> object:
         with torch.no_grad():
-            return network(x_0, t).pos_b
+            return network(x_0, t, case.size.precision).pos_b
 
     return forward
 
@@ -148,7 +147,7 @@ def _network_backward(case: Case) -> Callable[[], object]:
 
     def both() -> None:
         network.zero_grad(set_to_none=True)
-        network(x_0, t).pos_b.square().mean().backward()
+        network(x_0, t, case.size.precision).pos_b.square().mean().backward()
 
     return both
 
@@ -235,31 +234,12 @@ def measure(stage: str, setting: Setting, size: Size) -> Row:
     return Row(stage, size, seconds, evaluations, max(memory, 0.0), flops(found), alone)
 
 
-def resident() -> float:
-    """MiB of this process."""
-    return _of_status("VmRSS")
-
-
-def peak(device: torch.device) -> float:
-    """Most MiB that this process, or its device, has held."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20 + resident()
-    return _of_status("VmHWM")
-
-
-def _of_status(name: str) -> float:
-    """MiB that Linux says of this process alone (`resource` also counts the one it came from); NaN elsewhere."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return float("nan")
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(name)) / 1024
-
-
 def cases(options: argparse.Namespace) -> list[Size]:
     """The reference, and what differs from it in one thing."""
-    first = Size(options.atoms[0], options.groups[0], options.members[0], options.steps[0], epochs=1)
+    names = ("atoms", "groups", "members", "steps", "precision")
+    first = Size(epochs=1, **{name: getattr(options, name)[0] for name in names})
     found = [first]
-    for name in ("atoms", "groups", "members", "steps"):
+    for name in names:
         found += [replace(first, **{name: value}) for value in getattr(options, name)[1:]]
     return found
 
@@ -274,6 +254,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--groups", type=int, nargs="+", default=[8])
     parser.add_argument("--members", type=int, nargs="+", default=[16, 64], help="members of a group")
     parser.add_argument("--steps", type=int, nargs="+", default=[50, 10], help="grid points")
+    parser.add_argument(
+        "--precision", nargs="+", choices=get_args(Precision), default=["float32"], help="of the networks"
+    )
     parser.add_argument("--active", nargs="+", choices=FIELDS, default=["pos"], help="fields that are reinforced")
     parser.add_argument("--kl", type=float, default=0.0, help="weight of the KL divergence to the base")
     parser.add_argument("--device", default="cpu")
@@ -286,15 +269,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.repeats, options.clock,
     )  # fmt: skip
     torch.set_num_threads(options.threads)
-    plain = Counter({Product(1, 1024, 1024, 1024): 1})
-    rate = flops(plain) / seconds_alone(plain, torch.device(options.device), options.clock) / 1e9
-    print(f"{options.device}, threads: {options.threads}; a product of 1024 × 1024 matrices: {rate:.1f} GFLOP/s")
+    rates = []
+    for precision in options.precision:
+        plain = Counter({Product(1, 1024, 1024, 1024, getattr(torch, precision)): 1})
+        rate = flops(plain) / seconds_alone(plain, torch.device(options.device), options.clock) / 1e9
+        rates.append(f"{rate:.1f} GFLOP/s in {precision}")
+    print(f"{options.device}, threads: {options.threads}; a product of 1024 × 1024 matrices: {', '.join(rates)}")
     print(HEADER)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
-        for size in cases(options):
-            for stage in options.stages:
-                print(pool.submit(measure, stage, setting, size).result(), flush=True)
+    for row in apart(measure, ((stage, setting, size) for size in cases(options) for stage in options.stages)):
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

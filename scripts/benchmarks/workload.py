@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from products import CLOCKS
+from products import CLOCKS, finish
 
 from omatg_ray.bundle import crystals
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import DataError
+from omatg_ray.flow.network import Precision
 from omatg_ray.model import FlowModel, new_modules
 from omatg_ray.policy.noise import NoiseSettings
 from omatg_ray.reward.protocol import Reward
 from omatg_ray.rl.advantage import AdvantageSettings, group_advantages
-from omatg_ray.rl.judge import judge, rewards_of
+from omatg_ray.rl.judge import distances_of, judge, rewards_of
 from omatg_ray.rl.learner import Learner, LearnerSettings
 from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory
@@ -40,6 +41,7 @@ class Size:
         members: Trajectories of each.
         steps: Grid points; one network evaluation fewer.
         epochs: PPO epochs.
+        precision: In which networks are evaluated, in rollouts and in learning.
     """
 
     atoms: int = 5
@@ -47,6 +49,7 @@ class Size:
     members: int = 16
     steps: int = 50
     epochs: int = 2
+    precision: Precision = "float32"
 
     @property
     def structures(self) -> int:
@@ -82,6 +85,7 @@ def plan(
         group_size=size.members,
         steps=steps or size.steps,
         groups_per_item=groups_per_item or size.groups,
+        precision=size.precision,
     )
     return plan_iteration(settings, compositions(size.atoms), iteration, seed)
 
@@ -101,9 +105,17 @@ def objective(kl: float) -> ObjectiveSettings:
     return ObjectiveSettings(clip=CLIP, policy_weight=policy, kl_weight=FieldWeights(pos=kl, cell=kl))
 
 
-def learner(model: FlowModel, kl: float, epochs: int, microbatch_pairs: int = MICROBATCH_PAIRS) -> Learner:
+def learner(
+    model: FlowModel,
+    kl: float,
+    epochs: int,
+    microbatch_pairs: int = MICROBATCH_PAIRS,
+    precision: Precision = "float32",
+) -> Learner:
     """A learner of the model's policy."""
-    settings = LearnerSettings(epochs=epochs, lr=LEARNING_RATE, grad_clip=GRAD_CLIP, microbatch_pairs=microbatch_pairs)
+    settings = LearnerSettings(
+        epochs=epochs, lr=LEARNING_RATE, grad_clip=GRAD_CLIP, microbatch_pairs=microbatch_pairs, precision=precision
+    )
     return Learner(model.policy(), objective(kl), settings)
 
 
@@ -135,26 +147,39 @@ class Iterations:
         model: What is reinforced.
         learns: Learner of its policy.
         reward: Judges.
-        size: What an iteration does.
         clock: See `CLOCKS`.
+        advantage: From rewards to advantages.
+        distances: Compare the crystals of a group too, for the diversity that every run logs, as part of the reward.
     """
 
-    def __init__(self, model: FlowModel, learns: Learner, reward: Reward, size: Size, clock: str) -> None:
-        self.model, self.learner, self.reward, self.size = model, learns, reward, size
-        self._now = CLOCKS[clock]
+    def __init__(
+        self,
+        model: FlowModel,
+        learns: Learner,
+        reward: Reward,
+        clock: str,
+        advantage: AdvantageSettings = PLAIN,
+        distances: bool = False,
+    ) -> None:
+        self.model, self.learner, self.reward = model, learns, reward
+        self.advantage, self.distances = advantage, distances
+        self._clock = CLOCKS[clock]
 
     def iterate(self, items: Sequence[WorkItem]) -> Timed:
         """One iteration over these items."""
         begun = self._now()
         trajectories = [self.rollout(item) for item in items]
         rolled = self._now()
-        judged = [judge(trajectory.final(), self.reward) for trajectory in trajectories]
+        judged = [
+            judge(trajectory.final(), self.reward, item.group_size if self.distances else None)
+            for item, trajectory in zip(items, trajectories, strict=True)
+        ]
         seen = self._now()
         rewards = rewards_of(items, judged)
-        advantages = group_advantages(rewards, PLAIN)
+        advantages = group_advantages(rewards, self.advantage, distances_of(judged))
         counted = advantages.counted.flatten().nonzero().squeeze(1)
-        whole = Trajectory.cat(trajectories).select(counted)
-        self.learner.update(whole, advantages.values.flatten()[counted])
+        if len(counted):
+            self.learner.update(Trajectory.cat(trajectories).select(counted), advantages.values.flatten()[counted])
         return Timed(rolled - begun, seen - rolled, self._now() - seen, float(rewards.nanmean()))
 
     def rollout(self, item: WorkItem) -> Trajectory:
@@ -162,3 +187,7 @@ class Iterations:
         policy = self.learner.policy
         with_base = self.learner.objective.needs_base(policy)
         return run_item(item, policy, self.model.description.base_distribution, with_base, self.model.device, 0)
+
+    def _now(self) -> float:
+        finish(self.model.device)
+        return self._clock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,45 @@ def test_products_are_counted_with_their_sizes_in_both_directions() -> None:
     assert batched == Counter({Product(7, 2, 5, 3): 1})
 
 
+def test_products_that_autocast_lowers_are_counted_as_such_in_both_directions() -> None:
+    from products import Product, products, seconds_alone
+
+    x, weight = torch.rand(3, 4, requires_grad=True), torch.rand(4, 5, requires_grad=True)
+
+    def lowered() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = x @ weight
+        y.float().sum().backward()
+
+    sizes, low = ((3, 4, 5), (4, 3, 5), (3, 5, 4)), torch.bfloat16
+    found = products(lowered)
+    assert found == Counter({Product(1, *size, low): 1 for size in sizes})
+    assert seconds_alone(found, torch.device("cpu"), "wall", repeats=1) > 0
+
+
+def test_products_of_the_fused_messages_are_counted_in_both_directions() -> None:
+    """One crystal of 3 atoms: 3 pairs, 9 edges; of the precision of what atoms give."""
+    from products import Product, products
+
+    from omatg_ray.crystal.batch import Layout
+    from omatg_ray.flow.messages import mean_message
+
+    hidden, waves, low = 5, 7, torch.bfloat16
+    atoms = [torch.rand(3, hidden, dtype=low, requires_grad=True) for _ in range(2)]
+    angles, split = [torch.rand(3, waves) for _ in range(2)], [torch.rand(hidden, waves) for _ in range(2)]
+    weight, bias = torch.rand(hidden, hidden), torch.rand(hidden)
+    layout = Layout(torch.tensor([3]))
+    found = products(lambda: mean_message(layout, *atoms, *angles, *split, weight, bias).float().sum().backward())
+    assert found == Counter(
+        {
+            Product(1, 3, waves, hidden, low): 2,  # sines and cosines
+            Product(1, 9, hidden, hidden, low): 2,  # the second layer, and the gradient of what goes in
+            Product(1, hidden, 9, hidden, low): 1,  # of its weights
+            Product(1, hidden, 3, waves, low): 2,  # of those of sines and cosines
+        }
+    )
+
+
 def test_every_stage_can_be_measured() -> None:
     from stages import STAGES, Setting, measure
     from workload import Size
@@ -49,6 +89,11 @@ def test_every_stage_can_be_measured() -> None:
     # Backward passes need no gradient of the distance features: less than three times the products of the forward pass.
     assert 2 * network < rows["network, backward too"].flops < 3 * network
     assert str(rows["network"]).startswith("network ")
+    lowered = replace(size, precision="bfloat16")
+    for stage in ("network", "network, backward too"):
+        row = measure(stage, setting, lowered)
+        assert row.flops == rows[stage].flops
+        assert "bfloat16" in str(row)
 
 
 def test_cases_differ_from_the_first_in_one_thing() -> None:
@@ -57,8 +102,29 @@ def test_cases_differ_from_the_first_in_one_thing() -> None:
     from stages import cases
     from workload import Size
 
-    options = argparse.Namespace(atoms=[5, 20], groups=[8], members=[16, 64], steps=[50])
-    assert cases(options) == [Size(5, 8, 16, 50, 1), Size(20, 8, 16, 50, 1), Size(5, 8, 64, 50, 1)]
+    options = argparse.Namespace(
+        atoms=[5, 20], groups=[8], members=[16, 64], steps=[50], precision=["float32", "bfloat16"]
+    )
+    assert cases(options) == [
+        Size(5, 8, 16, 50, 1),
+        Size(20, 8, 16, 50, 1),
+        Size(5, 8, 64, 50, 1),
+        Size(5, 8, 16, 50, 1, "bfloat16"),
+    ]
+
+
+def test_a_case_is_computed_in_its_precision() -> None:
+    """Its trajectories, and what learns from them."""
+    from stages import Case, Setting
+    from workload import Size
+
+    size = Size(atoms=4, groups=1, members=2, steps=3, epochs=1)
+    first, second = (Case(Setting(), replace(size, precision=precision)) for precision in ("float32", "bfloat16"))
+    assert (first.learner.settings.precision, second.learner.settings.precision) == ("float32", "bfloat16")
+    start = first.start(first.item(3))
+    exact, coarse = (case.rolled(*start, 3).displacement["pos"] for case in (first, second))
+    assert not torch.equal(exact, coarse)
+    torch.testing.assert_close(exact, coarse, atol=0.02, rtol=0.0)
 
 
 def test_without_the_official_implementation_it_is_said_what_is_missing(tmp_path: Path) -> None:
@@ -74,12 +140,14 @@ def test_without_the_official_implementation_it_is_said_what_is_missing(tmp_path
     sys.modules.pop("omg", None)
 
 
-def test_an_iteration_is_that_of_the_trainer() -> None:
+@pytest.mark.parametrize(("precision", "diversity"), [("float32", 0.0), ("bfloat16", 0.5)])
+def test_an_iteration_is_that_of_the_trainer(precision: str, diversity: float) -> None:
     """The benchmark's iteration learns what `Trainer` with a `LocalCrew` learns, weight by weight."""
-    from workload import PLAIN, Iterations, Size, compositions, learner, plan, reinforced
+    from workload import Iterations, Size, compositions, learner, plan, reinforced
 
     from omatg_ray.bundle import bundled_model
     from omatg_ray.reward.protocol import RewardResult
+    from omatg_ray.rl.advantage import AdvantageSettings
     from omatg_ray.rl.crew import LocalCrew
     from omatg_ray.rl.trainer import Trainer
     from omatg_ray.rl.work import RolloutSettings
@@ -90,16 +158,174 @@ def test_an_iteration_is_that_of_the_trainer() -> None:
         def __call__(self, crystals):  # type: ignore[no-untyped-def]
             return RewardResult(-crystals.cell.det().abs().double(), {})
 
-    size = Size(atoms=4, groups=2, members=3, steps=3, epochs=2)
+    size = Size(atoms=4, groups=2, members=3, steps=3, epochs=2, precision=precision)
+    advantage = AdvantageSettings(shaping="none", diversity_weight=diversity)
     first, second = (reinforced(bundled_model(), ["pos", "cell"]) for _ in range(2))
-    done = Iterations(first, learner(first, 1e-3, 2), Volume(), size, "wall").iterate(plan(size, 0, groups_per_item=1))
-    crew = LocalCrew(
-        learner(second, 1e-3, 2), second.learned, second.description.base_distribution, Volume(), second.device
-    )
-    settings = RolloutSettings(groups=2, group_size=3, steps=3)
-    metrics = Trainer(settings, compositions(4), PLAIN, crew, seed=0, total=1).step()
+    learns, other = (learner(model, 1e-3, 2, precision=precision) for model in (first, second))
+    iterations = Iterations(first, learns, Volume(), "wall", advantage, distances=diversity > 0)
+    done = iterations.iterate(plan(size, 0, groups_per_item=1))
+    crew = LocalCrew(other, second.learned, second.description.base_distribution, Volume(), second.device)
+    settings = RolloutSettings(groups=2, group_size=3, steps=3, precision=precision)
+    metrics = Trainer(settings, compositions(4), advantage, crew, seed=0, total=1).step()
     assert done.reward_mean == pytest.approx(metrics["reward_mean"])
     for ours, theirs in zip(first.network.parameters(), second.network.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     before = bundled_model().network.coord_out.weight
     assert not torch.equal(first.network.coord_out.weight, before)
+
+
+SMALL = ["rollout={groups: 2, group_size: 3, steps: 6, groups_per_item: 1}", "workers=0", "threads=1"]
+
+
+def test_every_way_sets_all_shortcuts_whatever_the_configuration_says() -> None:
+    from shortcuts import ways
+
+    from omatg_ray.bundle import quickstart
+    from omatg_ray.config import Config
+
+    taken = ["rollout.precision=bfloat16", "learner.precision=bfloat16", "rollout.trained={count: 4, kind: random}"]
+    found = {}
+    for name, words in ways(2).items():
+        config = Config.load(quickstart(), [*taken, *words])
+        trained = config.rollout.trained
+        steps = None if trained is None else (trained.kind, trained.count)
+        found[name] = (config.rollout.precision, config.learner.precision, steps)
+    assert found == {
+        "plain": ("float32", "float32", None),
+        "rollouts in bfloat16": ("bfloat16", "float32", None),
+        "rollouts and learning in bfloat16": ("bfloat16", "bfloat16", None),
+        "window of 2": ("float32", "float32", ("window", 2)),
+        "2 random": ("float32", "float32", ("random", 2)),
+        "window of 2, both in bfloat16": ("bfloat16", "bfloat16", ("window", 2)),
+    }
+
+
+def test_a_way_does_the_iterations_of_its_configuration() -> None:
+    """Weight by weight those of `Trainer` with the crew of a run in one process."""
+    from shortcuts import Way, ways
+
+    from omatg_ray.bundle import quickstart
+    from omatg_ray.commands.prepare import prepare
+    from omatg_ray.commands.workforce import local_crew
+    from omatg_ray.config import Config
+    from omatg_ray.rl.trainer import Trainer
+
+    config = Config.load(quickstart(), [*SMALL, *ways(2)["window of 2, both in bfloat16"]])
+    parts = prepare(config)
+    way = Way(config, parts, "wall")
+    crew = local_crew(config, parts)
+    trainer = Trainer(config.rollout, parts.compositions, config.advantage, crew, config.seed, config.iterations)
+    for iteration in range(2):
+        assert way.iterate(iteration).reward_mean == pytest.approx(trainer.step()["reward_mean"])
+    for ours, theirs in zip(way.model.learned.parameters(), parts.model.learned.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_shortcuts_are_compared_with_the_plain_way(capsys: pytest.CaptureFixture[str]) -> None:
+    from shortcuts import main
+
+    main([*SMALL, "--iterations", "2", "--trained", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == ["iteration 1", "iteration 2"]
+    assert lines[2].split() == ["way", "rollout", "reward", "learn", "iteration", "ratio"]
+    assert len(lines) == 3 + 6 and all(float(line.split()[-1]) > 0 for line in lines[3:])
+    assert lines[3].startswith("plain ") and lines[3].endswith(" 1.00")
+
+
+def test_what_a_configuration_cannot_do_is_said_in_a_line() -> None:
+    from shortcuts import main
+
+    with pytest.raises(SystemExit, match=r"^error: (.|\n)*trained.count = 9"):
+        main([*SMALL, "--trained", "9"])
+
+
+def held(mebibytes: int) -> tuple[float, float]:
+    """MiB that this process holds at present and held at the most beyond what it held before, while it held some."""
+    from apart import peak, resident
+
+    before = resident()
+    # Written to, as memory that is only asked for is not resident.
+    torch.ones(mebibytes * 2**18)
+    return resident() - before, peak(torch.device("cpu")) - before
+
+
+def test_a_process_of_its_own_tells_its_own_peak() -> None:
+    """What an earlier one needed does not count."""
+    from apart import apart
+
+    now, most = zip(*apart(held, [(256,), (64,)]), strict=True)
+    assert max(now) < 32
+    assert 256 <= most[0] < 300 and 64 <= most[1] < 110
+
+
+def test_trajectories_that_are_made_up_can_be_learned_from() -> None:
+    from memory import Setting, made_up, mebibytes, new_policy
+    from workload import Size, objective
+
+    from omatg_ray.crystal.lattice import volume
+    from omatg_ray.flow.network import NetworkSettings
+    from omatg_ray.rl.learner import Learner, LearnerSettings
+
+    torch.manual_seed(0)
+    size = Size(atoms=3, groups=2, members=4, steps=5, epochs=1)
+    network = NetworkSettings(hidden=8, layers=1, frequencies=2, time_features=8)
+    policy = new_policy(Setting(size, network, ("pos", "cell")))
+    trajectory = made_up(size, policy)
+    assert len(trajectory) == 8 and trajectory.n_steps == 4
+    assert trajectory.log_prob["pos"].shape == (4, 24) and trajectory.log_prob["cell"].shape == (4, 8)
+    # Positions, displacements and densities in float32, atomic numbers in int64.
+    atoms, structures = 24 * (4 * (3 + 4 * 3 + 4) + 8), 8 * 4 * (9 + 4 * 9 + 4)
+    assert mebibytes(trajectory) == pytest.approx((atoms + structures) / 2**20)
+    assert trajectory.final().cell.isfinite().all() and (volume(trajectory.x_0.cell) / 3 > 5).all()
+    # It refuses what is not finite.
+    metrics = Learner(policy, objective(0.0), LearnerSettings(epochs=1)).update(trajectory, torch.linspace(-1, 1, 8))
+    assert metrics["grad_norm"] > 0
+
+
+def test_memory_is_measured_of_what_was_asked_for() -> None:
+    from memory import Setting, measure
+    from workload import Size
+
+    from omatg_ray.flow.network import NetworkSettings
+
+    network = NetworkSettings(hidden=64, layers=2, frequencies=4, time_features=8)
+    setting = Setting(Size(atoms=4, groups=2, members=8, steps=3, epochs=1), network, ("pos", "cell"))
+    few, many, low = (
+        measure(setting, "update", pairs, precision)
+        for pairs, precision in ((40, "float32"), (10_000, "float32"), (10_000, "bfloat16"))
+    )
+    # Of 16 structures with 16 pairs each over 2 steps: two at one step, and all at all.
+    assert (few.pairs, many.pairs, low.pairs) == (32, 512, 512)
+    # Both SiLUs of both layers, forward, keep what they got.
+    assert many.kept > 512 * 64 * 2 * 2 * 4 / 2**20 and many.kept > low.kept and many.kept > few.kept
+    rolled = measure(setting, "rollout", 2, "float32")
+    assert rolled.pairs == 256 and rolled.kept == 0
+
+
+def test_the_largest_that_fits_is_named() -> None:
+    from memory import Row, largest
+
+    rows = [
+        Row("update", 4000, "float32", 4000, 1.0, 100.0, 1000.0),
+        Row("update", 16_000, "float32", 16_000, 1.0, 200.0, 2000.0),
+        Row("update", 16_000, "bfloat16", 16_000, 1.0, 100.0, 1900.0),
+        Row("rollout", 1, "float32", 25_600, 0.0, 2000.0, 4000.0),
+    ]
+    assert largest(rows, 1.9) == [
+        "largest tried under 1.9 GiB in float32: update, microbatch_pairs=4000",
+        "largest tried under 1.9 GiB in bfloat16: update, microbatch_pairs=16000",
+        "largest tried under 1.9 GiB in float32: rollout: none",
+    ]
+
+
+def test_memory_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    from memory import main
+
+    rows = ["--microbatch-pairs", "100", "--groups-per-item", "--precision", "float32"]
+    size = ["--atoms", "4", "--groups", "2", "--members", "2", "--steps", "3"]
+    main([*rows, *size, "--hidden", "8", "--layers", "1", "--frequencies", "2", "--time-features", "8"])
+    lines = capsys.readouterr().out.splitlines()
+    # Four cells of 4 atoms over 2 steps.
+    assert "0.0 M ordered pairs" in lines[0] and lines[0].endswith("parameters")
+    assert lines[3].startswith("update, microbatch_pairs=100 ")
+    assert lines[4:] == ["largest tried under 8 GiB in float32: update, microbatch_pairs=100"]

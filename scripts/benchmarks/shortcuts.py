@@ -1,0 +1,124 @@
+"""What each shortcut takes off an iteration of a configuration: seconds per stage, one table.
+
+    python scripts/benchmarks/shortcuts.py --clock processor rollout.group_size=16
+
+Words at the end override keys of the configuration. The run is done by this process alone, in one thread unless a word
+says otherwise. Every way starts from the same weights, over the same crystals; they iterate in turns, and the first
+iterations are not counted. Seconds are medians; the ratio is that of the iteration to the one without any shortcut.
+How well an iteration learns is another question: a shortcut pays where it learns more per second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from statistics import median
+
+from products import CLOCKS
+from workload import Iterations, Timed
+
+from omatg_ray.bundle import quickstart
+from omatg_ray.commands.prepare import Parts, prepare, refuse_coarse, reinforced
+from omatg_ray.config import Config
+from omatg_ray.errors import OmatgRayError
+from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.work import plan_iteration
+
+PLAIN = "plain"
+
+
+def ways(count: int) -> dict[str, list[str]]:
+    """Words that make a way of each shortcut, with as many trained steps where it has some."""
+    window = f"{{count: {count}, kind: window}}"
+    settings = {
+        PLAIN: ("float32", "float32", "null"),
+        "rollouts in bfloat16": ("bfloat16", "float32", "null"),
+        "rollouts and learning in bfloat16": ("bfloat16", "bfloat16", "null"),
+        f"window of {count}": ("float32", "float32", window),
+        f"{count} random": ("float32", "float32", f"{{count: {count}, kind: random}}"),
+        f"window of {count}, both in bfloat16": ("bfloat16", "bfloat16", window),
+    }
+    return {
+        name: [f"rollout.precision={sampled}", f"learner.precision={learned}", f"rollout.trained={trained}"]
+        for name, (sampled, learned, trained) in settings.items()
+    }
+
+
+class Way:
+    """A run of the configuration in this process, from its start.
+
+    Args:
+        config: With the shortcut.
+        parts: What `prepare` gave for the same run without.
+        clock: See `CLOCKS`.
+
+    Raises:
+        ConfigError: A precision of the shortcut is too low for the run.
+    """
+
+    def __init__(self, config: Config, parts: Parts, clock: str) -> None:
+        self.model = model = reinforced(parts.start, config, parts.judges, parts.split.train.elements)
+        refuse_coarse(config, replace(parts, model=model))
+        self._config, self._compositions = config, parts.compositions
+        learner = Learner(model.policy(), config.objective, config.learner)
+        self._iterations = Iterations(model, learner, parts.reward, clock, config.advantage, distances=True)
+
+    def iterate(self, iteration: int) -> Timed:
+        """One iteration (from 0); to be called in their order."""
+        rollout, seed = self._config.rollout, self._config.seed
+        return self._iterations.iterate(plan_iteration(rollout, self._compositions, iteration, seed))
+
+
+def timed(runs: dict[str, Way], iterations: int) -> dict[str, list[Timed]]:
+    """Iterations of all ways, in turns."""
+    found: dict[str, list[Timed]] = {name: [] for name in runs}
+    for iteration in range(iterations):
+        for name, way in runs.items():
+            found[name].append(way.iterate(iteration))
+        seconds = ", ".join(f"{seen[-1].iteration:.2f}" for seen in found.values())
+        print(f"iteration {iteration + 1}: {seconds} s", flush=True)
+    return found
+
+
+def table(found: dict[str, list[Timed]]) -> None:
+    """Prints medians, and the ratios to the plain way."""
+    stages = ("rollout", "reward", "learn", "iteration")
+    print(f"{'way':<36}{''.join(f'{stage:>11}' for stage in stages)}{'ratio':>8}")
+    plain = median(one.iteration for one in found[PLAIN])
+    for name, seen in found.items():
+        seconds = [median(getattr(one, stage) for one in seen) for stage in stages]
+        print(f"{name:<36}{''.join(f'{value:>11.3f}' for value in seconds)}{seconds[-1] / plain:>8.2f}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default=str(quickstart()), help="YAML file of a run; default: the quickstart")
+    parser.add_argument("--trained", type=int, help="Euler steps that are learned from; default: a third of all")
+    parser.add_argument("--iterations", type=int, default=4, help="of each way, the first of which is not timed")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: for one busy core, with one thread")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the configuration")
+    options = parser.parse_intermixed_args(arguments)
+    if options.iterations < 2:
+        parser.error("--iterations: at least 2, as the first is not timed")
+    words = ["threads=1", "ray.rollout.workers=0", *options.overrides]
+    try:
+        steps = min(Config.load(options.config, words).rollout.turns) - 1
+        configs = {
+            name: Config.load(options.config, [*words, *shortcut])
+            for name, shortcut in ways(options.trained or -(-steps // 3)).items()
+        }
+        parts = prepare(configs[PLAIN])
+        with closing(parts.reward):
+            runs = {name: Way(config, parts, options.clock) for name, config in configs.items()}
+            found = timed(runs, options.iterations)
+    except OmatgRayError as error:
+        sys.exit(f"error: {error}")
+    table({name: seen[1:] for name, seen in found.items()})
+
+
+if __name__ == "__main__":
+    main()
