@@ -114,7 +114,7 @@ def made_up(size: Size, policy: Policy) -> Trajectory:
         displacement[field] = (variance.sqrt() * components(noise)).view_as(noise)
         if field in policy.active:
             log_prob[field] = noise_log_density(components(noise), variance).sum(-1)
-    return Trajectory(x_0, times, displacement, log_prob, {}, {})
+    return Trajectory(x_0, times, displacement, log_prob, {}, {}, precision=policy.precision)
 
 
 def mebibytes(trajectory: Trajectory) -> float:
@@ -129,10 +129,10 @@ def measure(setting: Setting, stage: Literal["update", "rollout"], amount: int, 
     torch.set_num_threads(setting.threads)
     torch.manual_seed(0)
     before = resident()
-    policy = new_policy(setting)
+    policy = new_policy(setting).at(precision)
     trajectory = made_up(setting.size, policy)
     pairs = amount if stage == "update" else LearnerSettings().microbatch_pairs
-    learner = Learner(policy, objective(0.0), LearnerSettings(microbatch_pairs=pairs, precision=precision))
+    learner = Learner(policy, objective(0.0), LearnerSettings(microbatch_pairs=pairs))
     # From the second step on, there are moments of Adam and gradients to add to.
     for parameter in learner.parameters:
         parameter.grad = torch.zeros_like(parameter)
@@ -142,7 +142,7 @@ def measure(setting: Setting, stage: Literal["update", "rollout"], amount: int, 
         _, kept, pairs = learner.trial(trajectory)
     else:
         x_0 = trajectory.x_0.select(range(amount * setting.size.members))
-        rollout(policy.at(precision), x_0, policy.times(2), draw_noise(x_0, 2, range(len(x_0)), policy.active))
+        rollout(policy, x_0, policy.times(2), draw_noise(x_0, 2, range(len(x_0)), policy.active))
         pairs = int(x_0.n_atoms.square().sum())
     return Row(stage, amount, precision, pairs, kept / 2**20, peak(CPU) - before, peak(CPU))
 

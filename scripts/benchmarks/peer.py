@@ -113,7 +113,7 @@ class Sides:
     def __init__(self, base: FlowModel, exported: Exported, options: argparse.Namespace, size: Size) -> None:
         self.size, self.options = size, options
         model = reinforced(base, options.active)
-        learns = learner(model, options.kl, size.epochs, precision=size.precision)
+        learns = learner(model, options.kl, size.epochs)
         self.ours = Iterations(model, learns, plain_reward(options.potential), options.clock)
         self.official = Official(
             exported, calculator(options.potential), size, options.active, options.kl, options.clock

@@ -31,19 +31,18 @@ PLAIN = "plain"
 
 
 def ways(count: int) -> dict[str, list[str]]:
-    """Words that make a way of each shortcut, with as many trained steps where it has some."""
-    window = f"{{count: {count}, kind: window}}"
+    """Words that make a way of each shortcut, with as many steps to learn from where it has some."""
+    window = f"{{steps: {count}, kind: window}}"
     settings = {
-        PLAIN: ("float32", "float32", "null"),
-        "rollouts in bfloat16": ("bfloat16", "float32", "null"),
-        "rollouts and learning in bfloat16": ("bfloat16", "bfloat16", "null"),
-        f"window of {count}": ("float32", "float32", window),
-        f"{count} random": ("float32", "float32", f"{{count: {count}, kind: random}}"),
-        f"window of {count}, both in bfloat16": ("bfloat16", "bfloat16", window),
+        PLAIN: ("float32", "null"),
+        "bfloat16": ("bfloat16", "null"),
+        f"window of {count}": ("float32", window),
+        f"{count} random steps": ("float32", f"{{steps: {count}, kind: random}}"),
+        f"window of {count}, bfloat16": ("bfloat16", window),
     }
     return {
-        name: [f"rollout.precision={sampled}", f"learner.precision={learned}", f"rollout.trained={trained}"]
-        for name, (sampled, learned, trained) in settings.items()
+        name: [f"rollout.precision={precision}", f"rollout.learn_from={learn_from}"]
+        for name, (precision, learn_from) in settings.items()
     }
 
 
@@ -97,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(quickstart()), help="YAML file of a run; default: the quickstart")
-    parser.add_argument("--trained", type=int, help="Euler steps that are learned from; default: a third of all")
+    parser.add_argument("--learn-from", type=int, help="Euler steps that are learned from; default: a third of all")
     parser.add_argument("--iterations", type=int, default=4, help="of each way, the first of which is not timed")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: for one busy core, with one thread")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the configuration")
@@ -109,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         steps = min(Config.load(options.config, words).rollout.turns) - 1
         configs = {
             name: Config.load(options.config, [*words, *shortcut])
-            for name, shortcut in ways(options.trained or -(-steps // 3)).items()
+            for name, shortcut in ways(options.learn_from or -(-steps // 3)).items()
         }
         parts = prepare(configs[PLAIN])
         with closing(parts.reward):

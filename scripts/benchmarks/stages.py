@@ -112,7 +112,7 @@ class Case:
     def __init__(self, setting: Setting, size: Size) -> None:
         self.setting, self.size, self.device = setting, size, torch.device(setting.device)
         self.model = reinforced(FlowModel.load(setting.model), setting.active).to(self.device)
-        self.learner = learner(self.model, setting.kl, 1, precision=size.precision)
+        self.learner = learner(self.model, setting.kl, 1)
 
     def item(self, steps: int) -> WorkItem:
         return plan(self.size, 0, steps=steps)[0]
@@ -123,7 +123,7 @@ class Case:
         return x_0, draw_noise(x_0, item.steps, item.seeds, self.setting.active)
 
     def rolled(self, x_0: CrystalBatch, noise: Fields, steps: int) -> Trajectory:
-        policy = self.learner.policy
+        policy = self.learner.policy.at(self.size.precision)
         with_base = self.learner.objective.needs_base(policy)
         return rollout(policy, x_0, policy.times(steps), noise, with_base)
 

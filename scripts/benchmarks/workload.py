@@ -110,12 +110,9 @@ def learner(
     kl: float,
     epochs: int,
     microbatch_pairs: int = MICROBATCH_PAIRS,
-    precision: Precision = "float32",
 ) -> Learner:
     """A learner of the model's policy."""
-    settings = LearnerSettings(
-        epochs=epochs, lr=LEARNING_RATE, grad_clip=GRAD_CLIP, microbatch_pairs=microbatch_pairs, precision=precision
-    )
+    settings = LearnerSettings(epochs=epochs, lr=LEARNING_RATE, grad_clip=GRAD_CLIP, microbatch_pairs=microbatch_pairs)
     return Learner(model.policy(), objective(kl), settings)
 
 

@@ -192,10 +192,10 @@ class Cramped(Open):
         with pytest.MonkeyPatch.context() as patch:
             forward = CSPNet.forward
 
-            def limited(network: CSPNet, crystals: Any, t: Tensor) -> Any:
+            def limited(network: CSPNet, crystals: Any, t: Tensor, precision: Any) -> Any:
                 if int(crystals.n_atoms.square().sum()) > ROOM:
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-                return forward(network, crystals, t)
+                return forward(network, crystals, t, precision)
 
             patch.setattr(CSPNet, "forward", limited)
             return super().update(*arguments)
@@ -226,7 +226,9 @@ def iterations(model: FlowModel, count: int, items: Sequence[Sequence[int]] = IT
             x_0 = random_crystals(sizes, seed, dtype)
             noise = draw_noise(x_0, 5, [seed + member for member in range(len(sizes))], policy.active)
             noise = {field: values.to(dtype) for field, values in noise.items()}
-            trajectories.append(rollout(policy, x_0, time_grid(5), noise, with_base=True))
+            # Every other iteration is learned from in part.
+            some = None if iteration % 2 else (0, 2)
+            trajectories.append(rollout(policy, x_0, time_grid(5), noise, with_base=True, learn_from=some))
         yield trajectories
 
 

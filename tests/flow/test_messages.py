@@ -62,3 +62,24 @@ def test_the_same_without_gradients():
         found = mean_message(layout, *values)
     assert torch.equal(found, mean_message(layout, *values))
     assert all(torch.equal(value, other) for value, other in zip(values, before, strict=True))
+
+
+@pytest.mark.parametrize("needs", [False, True])
+def test_bfloat16_is_the_same_within_its_precision(needs):
+    """Against float64; errors of a mean over pairs stay within a few units of the last of its 8 bits."""
+    layout = Layout(torch.tensor([3, 1, 4, 2]))
+    exact = inputs(layout)
+    coarse = [value.detach().bfloat16().requires_grad_(needs) for value in exact]
+    expected, found = mean_message(layout, *exact), mean_message(layout, *coarse)
+    assert found.dtype == torch.bfloat16 and found.requires_grad is needs
+    scale = float(expected.detach().abs().max())
+    torch.testing.assert_close(found.double(), expected, atol=0.02 * scale, rtol=0)
+    if needs:
+        upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        for gradient, other in zip(
+            torch.autograd.grad(found, coarse, upstream.bfloat16()),
+            torch.autograd.grad(expected, exact, upstream),
+            strict=True,
+        ):
+            assert gradient.dtype == torch.bfloat16
+            torch.testing.assert_close(gradient.double(), other, atol=0.04 * float(other.abs().max()), rtol=0)

@@ -66,11 +66,11 @@ def policy_of(name: str, same: bool = False, active=("pos", "cell")) -> Policy:
     return Policy(DRIFTS[name](), perturbed(base, 0.0 if same else 0.05), base, active, NOISE)
 
 
-def sampled(policy: Policy):
+def sampled(policy: Policy, **some):
     x_0 = random_crystals(SIZES)
     noise = draw_noise(x_0, STEPS, range(3), policy.active, policy.drift.per_structure)
     noise = {field: values.double() for field, values in noise.items()}
-    return rollout(policy, x_0, time_grid(STEPS), noise, with_base=bool(policy.heads))
+    return rollout(policy, x_0, time_grid(STEPS), noise, with_base=bool(policy.heads), **some)
 
 
 def learner_of(policy: Policy) -> Learner:
@@ -88,6 +88,27 @@ def test_ratios_are_one_before_the_first_update_and_an_update_moves_what_is_trai
     stats = learner.update(trajectory, torch.tensor([1.0, -0.5, -0.5]))
     assert stats["log_ratio_max"] < 1e-5
     assert any(not torch.equal(old, new) for old, new in zip(before, learner.parameters, strict=True))
+
+
+@pytest.mark.parametrize("noise_elsewhere", [False, True])
+@pytest.mark.parametrize("active", [("pos",), ("cell",), ("pos", "cell")])
+@pytest.mark.parametrize("name", DRIFTS)
+def test_some_steps_are_learned_from_as_all_of_them(name, active, noise_elsewhere):
+    """What is recorded of some steps is what is recorded of all, where these take the same noise."""
+    policy = policy_of(name, active=active)
+    some = [1, STEPS - 2]
+    partial, whole = sampled(policy, learn_from=some, noise_elsewhere=noise_elsewhere), sampled(policy)
+    stats = learner_of(policy).update(partial, torch.tensor([1.0, -0.5, -0.5]))
+    assert stats["log_ratio_max"] < 1e-5
+    for field in policy.active:
+        assert torch.equal(partial.log_prob[field], whole.log_prob[field][some])
+        if noise_elsewhere:
+            assert torch.equal(partial.actions(field), whole.actions(field)[some])
+            assert torch.equal(partial.displacement[field], whole.displacement[field])
+        else:
+            assert not torch.equal(partial.displacement[field][0], whole.displacement[field][0])
+    for output, values in partial.base_outputs.items() if noise_elsewhere else ():
+        assert torch.equal(values, whole.base_outputs[output][some])
 
 
 @pytest.mark.parametrize("name", DRIFTS)

@@ -55,7 +55,7 @@ def test_products_of_the_fused_messages_are_counted_in_both_directions() -> None
 
     hidden, waves, low = 5, 7, torch.bfloat16
     atoms = [torch.rand(3, hidden, dtype=low, requires_grad=True) for _ in range(2)]
-    angles, split = [torch.rand(3, waves) for _ in range(2)], [torch.rand(hidden, waves) for _ in range(2)]
+    angles, split = [torch.rand(3, waves, dtype=low) for _ in range(2)], [torch.rand(hidden, waves) for _ in range(2)]
     weight, bias = torch.rand(hidden, hidden), torch.rand(hidden)
     layout = Layout(torch.tensor([3]))
     found = products(lambda: mean_message(layout, *atoms, *angles, *split, weight, bias).float().sum().backward())
@@ -120,9 +120,10 @@ def test_a_case_is_computed_in_its_precision() -> None:
 
     size = Size(atoms=4, groups=1, members=2, steps=3, epochs=1)
     first, second = (Case(Setting(), replace(size, precision=precision)) for precision in ("float32", "bfloat16"))
-    assert (first.learner.settings.precision, second.learner.settings.precision) == ("float32", "bfloat16")
     start = first.start(first.item(3))
-    exact, coarse = (case.rolled(*start, 3).displacement["pos"] for case in (first, second))
+    rolled = [case.rolled(*start, 3) for case in (first, second)]
+    assert [trajectory.precision for trajectory in rolled] == ["float32", "bfloat16"]
+    exact, coarse = (trajectory.displacement["pos"] for trajectory in rolled)
     assert not torch.equal(exact, coarse)
     torch.testing.assert_close(exact, coarse, atol=0.02, rtol=0.0)
 
@@ -161,7 +162,7 @@ def test_an_iteration_is_that_of_the_trainer(precision: str, diversity: float) -
     size = Size(atoms=4, groups=2, members=3, steps=3, epochs=2, precision=precision)
     advantage = AdvantageSettings(shaping="none", diversity_weight=diversity)
     first, second = (reinforced(bundled_model(), ["pos", "cell"]) for _ in range(2))
-    learns, other = (learner(model, 1e-3, 2, precision=precision) for model in (first, second))
+    learns, other = (learner(model, 1e-3, 2) for model in (first, second))
     iterations = Iterations(first, learns, Volume(), "wall", advantage, distances=diversity > 0)
     done = iterations.iterate(plan(size, 0, groups_per_item=1))
     crew = LocalCrew(other, second.learned, second.description.base_distribution, Volume(), second.device)
@@ -183,20 +184,18 @@ def test_every_way_sets_all_shortcuts_whatever_the_configuration_says() -> None:
     from omatg_ray.bundle import quickstart
     from omatg_ray.config import Config
 
-    taken = ["rollout.precision=bfloat16", "learner.precision=bfloat16", "rollout.trained={count: 4, kind: random}"]
+    taken = ["rollout.precision=bfloat16", "rollout.learn_from={steps: 4, kind: random}"]
     found = {}
     for name, words in ways(2).items():
         config = Config.load(quickstart(), [*taken, *words])
-        trained = config.rollout.trained
-        steps = None if trained is None else (trained.kind, trained.count)
-        found[name] = (config.rollout.precision, config.learner.precision, steps)
+        some = config.rollout.learn_from
+        found[name] = (config.rollout.precision, None if some is None else (some.kind, some.steps))
     assert found == {
-        "plain": ("float32", "float32", None),
-        "rollouts in bfloat16": ("bfloat16", "float32", None),
-        "rollouts and learning in bfloat16": ("bfloat16", "bfloat16", None),
-        "window of 2": ("float32", "float32", ("window", 2)),
-        "2 random": ("float32", "float32", ("random", 2)),
-        "window of 2, both in bfloat16": ("bfloat16", "bfloat16", ("window", 2)),
+        "plain": ("float32", None),
+        "bfloat16": ("bfloat16", None),
+        "window of 2": ("float32", ("window", 2)),
+        "2 random steps": ("float32", ("random", 2)),
+        "window of 2, bfloat16": ("bfloat16", ("window", 2)),
     }
 
 
@@ -210,7 +209,7 @@ def test_a_way_does_the_iterations_of_its_configuration() -> None:
     from omatg_ray.config import Config
     from omatg_ray.rl.trainer import Trainer
 
-    config = Config.load(quickstart(), [*SMALL, *ways(2)["window of 2, both in bfloat16"]])
+    config = Config.load(quickstart(), [*SMALL, *ways(2)["window of 2, bfloat16"]])
     parts = prepare(config)
     way = Way(config, parts, "wall")
     crew = local_crew(config, parts)
@@ -224,19 +223,19 @@ def test_a_way_does_the_iterations_of_its_configuration() -> None:
 def test_shortcuts_are_compared_with_the_plain_way(capsys: pytest.CaptureFixture[str]) -> None:
     from shortcuts import main
 
-    main([*SMALL, "--iterations", "2", "--trained", "2"])
+    main([*SMALL, "--iterations", "2", "--learn-from", "2"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:2]] == ["iteration 1", "iteration 2"]
     assert lines[2].split() == ["way", "rollout", "reward", "learn", "iteration", "ratio"]
-    assert len(lines) == 3 + 6 and all(float(line.split()[-1]) > 0 for line in lines[3:])
+    assert len(lines) == 3 + 5 and all(float(line.split()[-1]) > 0 for line in lines[3:])
     assert lines[3].startswith("plain ") and lines[3].endswith(" 1.00")
 
 
 def test_what_a_configuration_cannot_do_is_said_in_a_line() -> None:
     from shortcuts import main
 
-    with pytest.raises(SystemExit, match=r"^error: (.|\n)*trained.count = 9"):
-        main([*SMALL, "--trained", "9"])
+    with pytest.raises(SystemExit, match=r"^error: (.|\n)*learn_from.steps = 10"):
+        main([*SMALL, "--learn-from", "10"])
 
 
 def held(mebibytes: int) -> tuple[float, float]:
@@ -329,3 +328,27 @@ def test_memory_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "0.0 M ordered pairs" in lines[0] and lines[0].endswith("parameters")
     assert lines[3].startswith("update, microbatch_pairs=100 ")
     assert lines[4:] == ["largest tried under 8 GiB in float32: update, microbatch_pairs=100"]
+
+
+def test_all_ways_to_evaluate_the_network_are_the_same() -> None:
+    import torch
+    from network import ways_of
+
+    from omatg_ray.crystal.batch import CrystalBatch
+    from omatg_ray.flow.network import NetworkSettings
+
+    generator = torch.Generator().manual_seed(0)
+    cells = 4 * torch.eye(3) + 0.3 * torch.randn(3, 3, 3, generator=generator)
+    crystals = CrystalBatch(
+        torch.randint(1, 90, (12,), generator=generator),
+        torch.rand(12, 3, generator=generator),
+        cells,
+        torch.full((3,), 4),
+    )
+    settings = NetworkSettings(hidden=16, layers=2, frequencies=4, time_features=8)
+    ways = ways_of(settings, crystals, torch.rand(3, generator=generator), compile_too=False)
+    found = {name: way().detach() for name, way in ways.items()}
+    assert set(found) == {"plain", "factorised", "fused", "bfloat16"}
+    for name, bound in (("factorised", 1e-5), ("fused", 1e-5), ("bfloat16", 2e-2)):
+        torch.testing.assert_close(found[name], found["plain"], atol=bound, rtol=1e-4)
+    assert not torch.equal(found["bfloat16"], found["plain"])
