@@ -114,8 +114,8 @@ at RAY_ADDRESS or on this machine. The space is in the YAML file, on any config 
   omatg-ray train runs/sweep/best.yaml
 
 Every trial is a run folder in trials/; a line is printed for each of its validations. The folder gets trials.json,
-best.yaml (the config of the best trial, for `train`) and report.html. Ctrl-C stops at once; --resume goes on, and after
-a kill too: what finished stays, other trials go on from their last validation. `omatg-ray config sweep` lists the keys.
+best.yaml (the config of the best trial, for `train`) and report.html. Ctrl-C saves and stops; --resume goes on, also
+after a kill: what finished stays, other trials go on from their last validation. All keys: `omatg-ray config sweep`.
 """
 
 GENERATE = """\
@@ -804,7 +804,7 @@ def _ablate(arguments: argparse.Namespace) -> None:
 def _tune(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.sweep import SweepSettings
     from omatg_ray.commands.tune import resume_tune, tune
-    from omatg_ray.evaluate.sweep_report import trials_table
+    from omatg_ray.evaluate.sweep_report import trials_table, without_gain
 
     files = [word for word in arguments.words if "=" not in word]
     if arguments.resume is not None:
@@ -816,7 +816,11 @@ def _tune(arguments: argparse.Namespace) -> None:
     else:
         overrides = [word for word in arguments.words if "=" in word]
         result = tune(SweepSettings.load(as_place(files[0]), overrides), not arguments.quiet)
-    print(f"\n{trials_table(result.sweep)}")
+    folder = result.best.parent
+    print(f"\n{trials_table(result.sweep, folder)}")
+    nothing = without_gain(result.sweep, folder)
+    if nothing is not None:
+        print(f"\n{nothing}")
     print(f"\nbest config: {result.best}\nreport: {result.report}")
     if result.front:
         print(f"all of the Pareto front: {result.front[0].parent}/*.yaml")

@@ -45,7 +45,14 @@ def _dotted(space: Any, prefix: str = "") -> Any:
         return space
     found: dict[str, Any] = {}
     for key, value in space.items():
+        if not isinstance(value, dict | list | Domain) and key not in Domain.model_fields:
+            raise ValueError(
+                f"space.{prefix}{key}: a domain, please, such as {{uniform: [low, high]}}, not {value!r}; what all "
+                f"trials share is overrides.{prefix}{key}"
+            )
         is_group = isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values())
+        if isinstance(value, dict) and not is_group:
+            _dotted(value, f"{prefix}{key}.")
         found |= _dotted(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
     return found
 
@@ -206,6 +213,8 @@ class SweepSettings(Settings):
             )
         self.with_values({}, self.run)
         configs = [self.with_values(values, self.run) for values in self.corners()]
+        # Between two whole numbers there are others, which keys that are whole numbers cannot have.
+        self.with_values({key: domain.inside for key, domain in self.space.items()}, self.run)
         if any(share.most for config in configs for share in (config.ray.rollout, config.ray.reward)):
             raise ConfigError("ray.*.max_workers: a trial has room for a fixed number of actors; leave it out")
         return configs
@@ -230,6 +239,11 @@ class SweepSettings(Settings):
             ConfigError: The file cannot be read, or a key is unknown, mistyped or out of range; names the key.
         """
         tree, source = read_tree(path, overrides)
+        if "config" not in tree and "space" not in tree and set(tree) & set(Config.model_fields) - {"run", "seed"}:
+            raise ConfigError(
+                f"{path} configures a run of train; a sweep is a file of its own, which names it: config: {path}, and "
+                "what to vary: space (configs/sweep_velocity.yaml)"
+            )
         tree.setdefault("run", f"runs/{Path(path).stem}")
         return cls.from_tree(tree, source)
 

@@ -114,6 +114,7 @@ class TrialRun:
         self._sweep, self._name = work, name
         self._stack, self._running = ExitStack(), ExitStack()
         self._work: Reinforcement | None = None
+        self._guards: Guards | None = None
         self._done: Progressed | None = None
         self._ended: str | None = None
         self._since = 0
@@ -161,7 +162,7 @@ class TrialRun:
                 # What a process left that was lost before there was anything to go on from.
                 self._folder.forget_checkpoints(lambda _: True)
             lines = [] if self._done is None else read_metrics(self._folder.metrics_path)
-            guards = Guards(self._sweep.settings.guards, lines)
+            self._guards = guards = Guards(self._sweep.settings.guards, lines)
             work = Reinforcement(
                 self._config, self._parts, self._force, self._folder, self._done, progress=False, examiner=guards
             )
@@ -173,8 +174,8 @@ class TrialRun:
 
         That is, by `Standing`, `last`, `best`, `best_iteration`, `ever_hacked` and, lower is better, `objective` (of
         its last validation, for schedulers) and `costs` by metric (of the one that counts, for searchers); `hacked` of
-        the last validation; `since` (the state up to this iteration is of another trial), `iteration` of `iterations`,
-        `ended` where the trial failed for good, and then nothing counts; `done`.
+        the last validation and why (`objections`); `since` (the state up to this iteration is of another trial),
+        `iteration` of `iterations`, `ended` where the trial failed for good, and then nothing counts; `done`.
         """
         work, failed = self._work, self._ended is not None
         standing = self._sweep.standing(self._sweep.lines(self._name), self._since)
@@ -185,6 +186,7 @@ class TrialRun:
             "costs": {metric: WORST if cost is None else cost for metric, cost in costs.items()},
             "last": standing.last,
             HACKED: int(standing.last.get(HACKED, 0)),
+            "objections": [] if self._guards is None else self._guards.reasons,
             "best": best,
             "best_iteration": None if failed else standing.best_iteration,
             "ever_hacked": standing.hacked,

@@ -59,6 +59,16 @@ class Domain(Settings):
             return [self.randint[0], self.randint[1] - 1]
         return list(self.values) if self.kind in ("choice", "grid") else list(self.values[:2])
 
+    @property
+    def inside(self) -> Any:
+        """A value between its ends; of a list, the last."""
+        if self.kind in ("choice", "grid"):
+            return self.values[-1]
+        low, high = self.ends
+        if self.randint is not None:
+            return (low + high) // 2
+        return low + (self.quniform[2] if self.quniform is not None else 0.382 * (high - low))
+
     def mapped(self, change: Callable[[Any], Any]) -> Domain:
         """The same with other values of a list; ranges stay."""
         if self.kind not in ("choice", "grid"):

@@ -63,7 +63,7 @@ def write_sweep(folder: Path) -> Path:
 
 CURVES_NOTE = (
     "What decides at every validation, one line for each trial; the best, or all of the Pareto front, are thick. "
-    "× marks reward hacking."
+    "× marks reward hacking. Lines may leave the plot, whose range is that of most; × is at its edge then."
 )
 PARALLEL_NOTE = (
     "Each line is a trial, from its values to its result on the right, green for the best rank and red for the worst, "
@@ -99,15 +99,38 @@ def _status(sweep: Sweep, trial: Trial) -> str:
     return trial.status + on_front + (", hacked" if trial.hacked else "")
 
 
-def trials_table(sweep: Sweep, most: int = 10) -> str:
-    """The best trials for terminals, one line each, and all of the front of several metrics."""
+def trials_table(sweep: Sweep, folder: Path, most: int = 10) -> str:
+    """The best trials for terminals, one line each, and all of the front of several metrics; the start of the best."""
     lines = [["trial", *map(_short, sweep.goals), "after", "status", *sweep.keys]]
+    start = start_of(folder, sweep.best)
+    if start is not None:
+        reached = [_value(goal, start) for goal in sweep.goals]
+        lines.append(["–", *reached, "0", "before training", *("" for _ in sweep.keys)])
     for trial in sweep.ranked[: max(most, len(sweep.front))]:
         after = "–" if trial.best_iteration is None else str(trial.best_iteration)
         values = [_text(trial.values.get(key, "–")) for key in sweep.keys]
         reached = [_value(goal, trial.best) for goal in sweep.goals]
         lines.append([trial.name, *reached, after, _status(sweep, trial), *values])
     return aligned(lines, left=range(len(lines[0])))
+
+
+def start_of(folder: Path, trial: Trial | None) -> Mapping[str, Any] | None:
+    """What a trial's validation before training measured; None where there is none."""
+    lines = [] if trial is None else _validations(folder, trial)
+    return next((line for line in lines if line["step"] == 0), None)
+
+
+def without_gain(sweep: Sweep, folder: Path) -> str | None:
+    """That the best trial is no better than the model that it started from, by the first metric; None where it is."""
+    goal, best = sweep.goals[0], sweep.best
+    start = start_of(folder, best)
+    before, after = (None if found is None else goal.cost(found) for found in (start, best and best.best))
+    if before is None or after is None or after < before:
+        return None
+    return (
+        f"no trial is better by {_title(goal)} than the model before training ({_value(goal, start)}): the best config "
+        "is the one that did least harm"
+    )
 
 
 def _short(goal: Goal) -> str:
@@ -119,11 +142,17 @@ def _best(sweep: Sweep, folder: Path) -> str:
     if best is None:
         return "<p>No trial has a validation that counts.</p>"
     rows = [[key, _text(value)] for key, value in best.values.items()]
-    reached = ", ".join(escape(f"{_title(goal)} {_value(goal, best.best)}") for goal in sweep.goals)
+    start = start_of(folder, best)
+    reached = ", ".join(
+        escape(f"{_title(goal)} {_value(goal, best.best)} ({_value(goal, start)} before training)")
+        for goal in sweep.goals
+    )
+    nothing = without_gain(sweep, folder)
+    warning = "" if nothing is None else f"<p>{escape(nothing[0].upper() + nothing[1:])}.</p>"
     report = folder / TRIALS / best.name / REPORT
     link = f' <a href="{TRIALS}/{escape(best.name)}/{REPORT}">Its report</a>.' if report.is_file() else ""
     return (
-        f"<p>Trial {escape(best.name)}: {reached} after iteration {best.best_iteration}.{link} "
+        f"{warning}<p>Trial {escape(best.name)}: {reached} after iteration {best.best_iteration}.{link} "
         f'All its keys: <a href="{BEST_FILE}">{BEST_FILE}</a>, for <code>omatg-ray train</code>.</p>'
         f'<div class="wide">{html_table(["key", "value"], rows)}</div>'
     )
@@ -184,7 +213,7 @@ def pareto_front(sweep: Sweep, folder: Path) -> Figure:
     first, *others = sweep.goals
     front, best = sweep.front, sweep.best
     rest = [trial.best for trial in sweep.trials if trial.best is not None and trial not in front]
-    starts = [line for trial in sweep.trials for line in _validations(folder, trial) if line["step"] == 0]
+    starts = [start for trial in sweep.trials if (start := start_of(folder, trial)) is not None]
     figure = Figure(figsize=(WIDE[0], 3.8), layout="constrained")
     for place, other in enumerate(others, start=1):
         axes = figure.add_subplot(1, len(others), place)
@@ -222,6 +251,7 @@ def learning_curves(sweep: Sweep, folder: Path) -> Figure | None:
         dress(axes, "iteration", _title(goal))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         drawn: list[float] = []
+        objected: list[tuple[Any, Any, Any]] = []
         for name, lines in found.items():
             known = [line for line in lines if line.get(goal.metric) is not None]
             steps, values, hacked = (
@@ -230,13 +260,16 @@ def learning_curves(sweep: Sweep, folder: Path) -> Figure | None:
             width, alpha, order = (3.0, 1.0, 3) if name in thick else (1.1, 0.75, 2)
             colour = shades.get(name, INK)
             axes.plot(steps, values, color=colour, linewidth=width, alpha=alpha, zorder=order)
-            axes.plot(steps[hacked > 0], values[hacked > 0], "x", color=colour, markersize=6)
+            if hacked.any():
+                objected.append((steps[hacked > 0], values[hacked > 0], colour))
             drawn += values.tolist()
         if drawn:
             # One trial that blew up shall not flatten all others.
             low, high = np.quantile(drawn, [0.0, 0.95] if goal.mode == "min" else [0.05, 1.0])
             margin = 0.06 * (high - low) or 0.05
             axes.set_ylim(low - margin, high + margin)
+        for steps, values, colour in objected:
+            axes.plot(steps, np.clip(values, *axes.get_ylim()), "x", color=colour, markersize=6, clip_on=False)
     return figure
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -24,7 +24,7 @@ from omatg_ray.settings import Settings
 
 
 class LearnFrom(Settings):
-    """Learning from some of the Euler steps of an iteration."""
+    """Learning from some of the Euler steps of an iteration; a number alone is that of the steps."""
 
     steps: int = Field(ge=1, description="Euler steps of an iteration that are learned from")
     kind: Literal["window", "random"] = Field(
@@ -32,6 +32,11 @@ class LearnFrom(Settings):
         description="window: consecutive steps, which alone take noise, and which move on from iteration to iteration "
         "(MixGRPO, arXiv 2507.21802) · random: drawn anew for every iteration, all steps take noise",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_alone(cls, values: Any) -> Any:
+        return {"steps": values} if isinstance(values, int) else values
 
     def windows(self, n_steps: int) -> int:
         """Iterations until a window has been everywhere on trajectories of so many steps; 1 where there are none."""

@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from omatg_ray.bundle import quickstart
 from omatg_ray.commands.reinforcement import Reinforcement
 from omatg_ray.commands.sweep import DEFAULT_METRIC, SweepSettings
 from omatg_ray.commands.train import train
@@ -158,8 +159,10 @@ def test_optuna_is_asked_for_where_it_is_not_installed(
 
 def test_the_command_says_what_it_takes(workshop: Workshop, command: Command, tmp_path: Path) -> None:
     command("tune").refuses("one file that describes a sweep")
-    command("tune", workshop.config).refuses("unknown key", "config: missing", "space: missing")
-    assert "got" not in command("tune", workshop.config).err
+    command("tune", workshop.config).refuses("configures a run of train", f"config: {workshop.config}", "space")
+    (tmp_path / "nothing.yaml").write_text("trails: 3\n")
+    command("tune", tmp_path / "nothing.yaml").refuses("unknown key trails", "config: missing", "space: missing")
+    assert "got" not in command("tune", tmp_path / "nothing.yaml").err
     ready = ROOT / "configs" / "sweep_velocity.yaml"
     command("tune", ready, "run=s3://bucket/sweep").refuses("run: a folder, not the URL s3://bucket/sweep")
     command("tune", "--resume", tmp_path).refuses(SWEEP_FILE)
@@ -194,6 +197,23 @@ def test_domains_can_be_given_on_the_command_line(workshop: Workshop, base: Path
         SweepSettings.load(path, ["space.learner.lrr.grid=[1, 2]"]).check()
     with pytest.raises(ConfigError, match=r"space\.learner\.lr"):
         SweepSettings.load(path, ["space.learner.lr.unifrom=[1, 2]"])
+
+
+def test_domains_that_a_key_cannot_have_are_an_error_at_once(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    """Also where both ends are whole numbers, and what lies between is not."""
+    for domain in ({"uniform": [1, 3]}, {"loguniform": [1, 3]}, {"quniform": [1, 3, 0.5]}):
+        with pytest.raises(ConfigError, match=r"learner\.epochs: Input should be a valid integer"):
+            sweep(workshop, base, tmp_path, space={"learner.epochs": domain}).check()
+    sweep(workshop, base, tmp_path, space={"learner.epochs": {"randint": [1, 3]}}).check()
+
+
+def test_what_is_no_sweep_or_no_domain_is_said(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"configures a run of train.*config: .*quickstart"):
+        SweepSettings.load(quickstart())
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(sweep(workshop, base, tmp_path).model_dump(mode="json")))
+    with pytest.raises(ConfigError, match=r"space\.objective\.clip: a domain, please.*overrides\.objective\.clip"):
+        SweepSettings.load(path, ["space.objective.clip=0.3"])
 
 
 def test_domains_reach_all_ends(workshop: Workshop, base: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from omatg_ray.evaluate.sweep_report import (
     parallel_coordinates,
     pareto_front,
     trials_table,
+    without_gain,
     write_sweep,
 )
 
@@ -149,9 +150,46 @@ def test_trials_are_written_and_read_and_reported(tmp_path: Path) -> None:
     page = write_sweep(tmp_path).read_text()
     assert page.count("<svg") == 2 and "the &lt;loss&gt; is not finite" in page and "stopped early, hacked" in page
     assert 'href="best.yaml"' in page and "learner.lr" in page
-    table = trials_table(sweep).splitlines()
-    assert [line.split()[0] for line in table] == ["trial", "00000", "00001", "00002"]
-    assert "0.100" in table[1] and table[3].split()[3] == "failed"
+    assert "0.100 (0.500 before training)" in page
+    table = trials_table(sweep, tmp_path).splitlines()
+    assert [line.split()[0] for line in table] == ["trial", "–", "00000", "00001", "00002"]
+    assert table[1].split()[1:] == ["0.500", "0", "before", "training"]
+    assert "0.100" in table[2] and table[4].split()[3] == "failed"
+
+
+@pytest.mark.parametrize("start, gained", [(0.25, True), (0.2, False), (0.1, False)])
+def test_a_best_that_is_no_better_than_the_start_is_said(tmp_path: Path, start: float, gained: bool) -> None:
+    best = {"crmse": 0.2}
+    sweep = Sweep([LOW], [Trial("00000", {"learner.lr": 1.0}, FINISHED, 4, best, best, 4)])
+    run = tmp_path / "trials" / "00000"
+    run.mkdir(parents=True)
+    assert without_gain(sweep, tmp_path) is None  # nothing was logged
+    lines = [validation(0, 0.5, crmse=start), validation(4, 0.5, crmse=0.2)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = without_gain(sweep, tmp_path)
+    assert (said is None) is gained
+    sweep.write(tmp_path)
+    page = write_sweep(tmp_path).read_text()
+    assert ("No trial is better by cRMSE" in page) is not gained
+    assert said is None or f"({start:.3f})" in said
+
+
+def test_marks_beyond_the_range_are_at_its_edge(tmp_path: Path) -> None:
+    trials = [Trial(f"{i:05d}", {"learner.lr": 1.0 + i}, FINISHED, 4, {}, {"crmse": 0.3}, 4) for i in range(8)]
+    for trial in trials:
+        run = tmp_path / "trials" / trial.name
+        run.mkdir(parents=True)
+        last = validation(4, 0.5, hacked=1, crmse=9.0) if trial is trials[0] else validation(4, 0.5, crmse=0.2)
+        lines = [validation(step, 0.5, crmse=0.3) for step in (0, 1, 2, 3)] + [last]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curves = learning_curves(Sweep([LOW], trials), tmp_path)
+    assert curves is not None
+    (axes,) = curves.axes
+    top = axes.get_ylim()[1]
+    marks = [
+        line.get_ydata().tolist() for line in axes.get_lines() if line.get_marker() == "x" and len(line.get_ydata())
+    ]
+    assert top < 9.0 and marks == [[top]]
 
 
 def test_the_front_is_marked_and_drawn(tmp_path: Path) -> None:
@@ -179,7 +217,7 @@ def test_the_front_is_marked_and_drawn(tmp_path: Path) -> None:
     assert curves is not None and [one.get_ylabel() for one in curves.axes] == ["cRMSE", "match rate"]
     page = write_sweep(tmp_path).read_text()
     assert page.count("<svg") == 5 and "Pareto front" in page and "front/00003.yaml" in page
-    table = trials_table(sweep, most=2).splitlines()
+    table = trials_table(sweep, tmp_path, most=2).splitlines()
     assert [line.split()[0] for line in table[1:]] == ["00000", "00001", "00003"]
     assert all("finished, on the front" in line for line in table[1:])
 
