@@ -124,7 +124,8 @@ def without_gain(sweep: Sweep, folder: Path) -> str | None:
     """That the best trial is no better than the model that it started from, by the first metric; None where it is."""
     goal, best = sweep.goals[0], sweep.best
     start = start_of(folder, best)
-    before, after = (None if found is None else goal.cost(found) for found in (start, best and best.best))
+    reached = None if best is None else best.best
+    before, after = (None if found is None else goal.cost(found) for found in (start, reached))
     if before is None or after is None or after < before:
         return None
     return (
