@@ -211,7 +211,9 @@ class SweepLog(tune.Callback):
             last, best = result["last"], result["best"] or {}
             reached = ", ".join(f"{goal.metric} {_form(last.get(goal.metric))}" for goal in self._goals)
             before = ", ".join(_form(best.get(goal.metric)) for goal in self._goals)
-            mark = f", a guard objects: {', '.join(result['objections'])}" if result["hacked"] else ""
+            # A trial that goes on after its end has its objections in its folder alone.
+            why = f": {', '.join(result['objections'])}" if result["objections"] else ""
+            mark = f", a guard objects{why}" if result["hacked"] else ""
             text = f"iteration {result['iteration']} of {result['iterations']}, {reached} (best {before}){mark}"
         else:
             text = f"cannot be run: {result['ended']}"

@@ -36,7 +36,8 @@ class LearnFrom(Settings):
     @model_validator(mode="before")
     @classmethod
     def _steps_alone(cls, values: Any) -> Any:
-        return {"steps": values} if isinstance(values, int) else values
+        # True and False are numbers to Python.
+        return {"steps": values} if type(values) is int else values
 
     def windows(self, n_steps: int) -> int:
         """Iterations until a window has been everywhere on trajectories of so many steps; 1 where there are none."""

@@ -125,6 +125,8 @@ def test_after_a_period_iterations_sample_in_the_same_way(points, values, expect
 
 def test_more_steps_to_learn_from_than_there_are_are_refused():
     settings(steps=[9, 5], learn_from={"steps": 4})
+    with pytest.raises(ValidationError, match="learn_from"):
+        settings(learn_from=True)
     assert settings(learn_from=3).learn_from == settings(learn_from={"steps": 3}).learn_from
     with pytest.raises(ValidationError, match=r"learn_from.steps = 5: trajectories over 5 grid points have 4 Euler"):
         settings(steps=[9, 5], learn_from={"steps": 5})
