@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 WEIGHT_FILES = ("model.json", "model.pt", "state.pt")
 KNOWN_ENERGIES = "known_energies.json"
 
-CPU_CHUNK_EDGES = 1000
+CPU_CHUNK_EDGES = 2000
 """Directed edges evaluated at once on a CPU.
 
-TensorNet on one core, perovskites of 190 edges: 9.7 ms a structure alone, 7.3 in chunks of 1,000 edges, 15 in chunks of
-3,000 and 22 in chunks of 20,000, which no longer fit the cache.
+With fewer, TensorNet spends its time in calls; the intermediate results of many more no longer fit the cache.
 """
 DEVICE_CHUNK_EDGES = 100_000
 """Directed edges evaluated at once on an accelerator, which wants large chunks; TensorNet needs 34 kB an edge."""
@@ -81,8 +80,11 @@ class Potential:
     ) -> None:
         from pymatgen.core import Element
 
+        from omatg_ray.reward.sums import sum_in_memory_order
+
         self.name, self.fingerprint, self.device = name, fingerprint, torch.device(device)
         module.calc_forces = module.calc_stresses = module.calc_hessian = False
+        sum_in_memory_order(module)
         self._module = module.eval().requires_grad_(False).to(self.device)
         network: Any = module.model
         self.cutoff = float(network.cutoff)

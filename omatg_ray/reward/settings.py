@@ -91,7 +91,7 @@ class RewardSettings(Settings):
     chunk_edges: int | None = Field(
         None,
         ge=1,
-        description="pairs of neighbours that the potential evaluates at once; null: 1,000 on a CPU, 100,000 on a GPU",
+        description="pairs of neighbours that the potential evaluates at once; null: 2,000 on a CPU, 100,000 on a GPU",
     )
     weights: dict[str, float] = Field(
         {},
