@@ -686,6 +686,7 @@ def _train(arguments: argparse.Namespace) -> None:
         from omatg_ray.commands.prepare import prepare
 
         parts = prepare(config, not arguments.quiet)
+        config = parts.config
         print(describe(config, parts, estimate(config, parts)))
         return
     from omatg_ray.commands.evaluate import table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,16 +26,19 @@ from omatg_ray.model import FlowModel, ModelDescription, new_modules
 from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule
 from omatg_ray.policy.drift import Score
 from omatg_ray.policy.policy import Policy
-from omatg_ray.policy.precision import shifts
+from omatg_ray.policy.precision import has_bfloat16, shifts
 from omatg_ray.reward.build import Judges, build_judges, fingerprint
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.settings import CRMSE
 from omatg_ray.reward.weighted import Weighted
+from omatg_ray.run.progress import print_line
 from omatg_ray.run.versions import versions
 from omatg_ray.schedule import learned_schedule
 
 MOST_SHIFT = 0.1
 """Largest shift of actions by a lower precision, in units of their standard deviation: adds 1 % to their variance."""
+
+NO_BFLOAT16 = "is not what this machine multiplies in"
 
 MEASURED = 32
 """Trajectories on which a lower precision is measured."""
@@ -49,12 +52,14 @@ class Parts:
     """What a run works with.
 
     Attributes:
+        config: The run, with all that was left to be decided.
         start: The sampler that is reinforced, as it was.
         model: The sampler that training updates in place.
         split: Crystals.
         judges: The reward, and the energies of evaluations.
     """
 
+    config: Config
     start: FlowModel
     model: FlowModel
     split: Split
@@ -121,9 +126,10 @@ def prepare(config: Config, progress: bool = False) -> Parts:
         judges.energy.require_elements(split.val.elements | split.test.elements)
     warn_unfamiliar(start, split.train.elements, split.train.sizes)
     start.network.require(split.train.elements | split.val.elements | split.test.elements)
-    parts = Parts(start, reinforced(start, config, judges, split.train.elements), split, judges)
-    refuse_coarse(config, parts)
-    return parts
+    parts = Parts(config, start, reinforced(start, config, judges, split.train.elements), split, judges)
+    decided = decide_precision(config, parts, progress)
+    parts.model.description.provenance["precision"] = decided.rollout.precision
+    return replace(parts, config=decided)
 
 
 def reinforced(start: FlowModel, config: Config, judges: Judges, elements: frozenset[int]) -> FlowModel:
@@ -179,7 +185,6 @@ def reinforced(start: FlowModel, config: Config, judges: Judges, elements: froze
                 "base_provenance": start.description.provenance,
                 "seed": config.seed,
                 "steps": config.rollout.steps,
-                "precision": config.rollout.precision,
                 "potential_fingerprint": None if judges.energy is None else judges.energy.potential.fingerprint,
                 "second_fingerprint": judges.second_fingerprint,
                 "reward_files": fingerprint(config.reward),
@@ -225,17 +230,32 @@ def refuse_stiff(policy: Policy, steps: int) -> None:
             )
 
 
-def refuse_coarse(config: Config, parts: Parts) -> None:
-    """Refuses a precision that shifts actions by more than a small part of their noise.
+def decide_precision(config: Config, parts: Parts, progress: bool = False) -> Config:
+    """The run in a precision that shifts its actions by no more than `MOST_SHIFT` of their noise.
 
-    Measured here, on the device of this process, before anything is learned.
+    Measured here, on the device of this process, before anything is learned. What is left to us (`auto`) becomes
+    bfloat16 where this device has it and it passes, and float32 otherwise.
 
     Raises:
-        ConfigError: By more than `MOST_SHIFT`.
+        ConfigError: bfloat16 is asked for, and shifts them further.
     """
-    precision = config.rollout.precision
-    if precision == "float32":
-        return
+    asked = config.rollout.precision
+    if asked == "float32":
+        return config
+    objection = _too_coarse(config, parts) if asked == "bfloat16" or has_bfloat16(parts.model.device) else NO_BFLOAT16
+    if objection is not None and asked == "bfloat16":
+        raise ConfigError(
+            f"rollout.precision: bfloat16 {objection}; set rollout.precision=float32, or take more noise (policy.noise)"
+        )
+    decided = "bfloat16" if objection is None else "float32"
+    if progress and asked == "auto":
+        print_line(f"rollout.precision: {decided}{'' if objection is None else f', as bfloat16 {objection}'}")
+    rollout = config.rollout.model_copy(update={"precision": decided})
+    return config.model_copy(update={"rollout": rollout})
+
+
+def _too_coarse(config: Config, parts: Parts) -> str | None:
+    """What speaks against bfloat16; None where nothing does."""
     policy, model, known = parts.model.policy(), parts.model, parts.compositions
     # The same crystals for all runs on these: what else they differ in decides nothing.
     places = torch.linspace(0, len(known) - 1, MEASURED).long().tolist()
@@ -244,13 +264,13 @@ def refuse_coarse(config: Config, parts: Parts) -> None:
     if policy.species is not None:
         x_0 = policy.species.start(x_0, seeds, policy.base_network.settings.max_atomic_number)
     for steps in sorted(set(config.rollout.turns)):
-        for field, shift in shifts(policy, precision, x_0, steps, seeds).items():
+        for field, shift in shifts(policy, "bfloat16", x_0, steps, seeds).items():
             if not shift.rms <= MOST_SHIFT:
-                raise ConfigError(
-                    f"rollout.precision: {precision} shifts actions of {field} by {shift.rms:.2g} of their noise "
-                    f"on average (limit {MOST_SHIFT:g}; worst {shift.worst:.2g} at t = {shift.t:.2g}); set "
-                    f"rollout.precision=float32, or take more noise (policy.noise.{field}.a)"
+                return (
+                    f"shifts actions of {field} by {shift.rms:.2g} of their noise on average (limit {MOST_SHIFT:g}; "
+                    f"worst {shift.worst:.2g} at t = {shift.t:.2g})"
                 )
+    return None
 
 
 def warn_idle(config: Config) -> None:

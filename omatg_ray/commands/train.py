@@ -70,6 +70,7 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
         Interrupted: Stopped by the user at an iteration boundary, with a checkpoint.
     """
     parts = prepare(config, progress)
+    config = parts.config
     with RunFolder.create(config.run, resume) as folder, StopRequest("this iteration") as stop:
         checkpoint = folder.latest_checkpoint() if resume else None
         done = None if checkpoint is None else restore(folder, checkpoint, parts.model)

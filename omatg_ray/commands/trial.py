@@ -120,8 +120,8 @@ class TrialRun:
         self._since = 0
         try:
             with ExitStack() as stack:
-                self._config = config = work.config(values, name)
-                self._parts = prepare(config)
+                self._parts = prepare(work.config(values, name))
+                self._config = config = self._parts.config
                 self._folder = stack.enter_context(_opened(work.folder(name)))
                 self._force = stack.enter_context(workforce(config, self._parts, progress=False, inside=True))
                 write_description(self._folder, config, self._parts.split)

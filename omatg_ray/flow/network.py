@@ -26,12 +26,6 @@ from omatg_ray.settings import Settings
 Output = Literal["pos_b", "pos_eta", "cell_b", "cell_eta", "species_b", "species_eta"]
 
 Precision = Literal["float32", "bfloat16"]
-PRECISION = (
-    "of the networks in rollouts and in learning from them: float32, or bfloat16 for matrix products and messages "
-    "(weights, residuals and heads stay float32); about twice as fast on hardware that has it, refused where it shifts "
-    "actions by more than a tenth of their noise; validations are in float32"
-)
-"""What settings say of a precision."""
 
 HEADS: dict[Output, str] = {
     "pos_b": "coord_out",

@@ -14,6 +14,9 @@ from omatg_ray.flow.species import draw_jumps
 from omatg_ray.policy.drift import of_rows
 from omatg_ray.policy.policy import Policy, draw_noise
 
+FAST_ON_CPU = ("avx512_bf16", "amx_bf16")
+"""Instructions that multiply in bfloat16, as `torch.cpu.get_capabilities` names them."""
+
 COMPARED = 10
 """Steps of a trajectory that are compared, evenly spaced, the last among them."""
 
@@ -31,6 +34,13 @@ class Shift:
     rms: float
     worst: float
     t: float
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices in bfloat16 by itself, so that it is faster than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in FAST_ON_CPU)
 
 
 @torch.no_grad()

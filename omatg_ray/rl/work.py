@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from omatg_ray.crystal.base import BaseDistribution
-from omatg_ray.flow.network import PRECISION, Precision
+from omatg_ray.flow.network import Precision
 from omatg_ray.flow.species import draw_jumps
 from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.rl.trajectory import Trajectory, rollout
@@ -80,7 +80,13 @@ class RolloutSettings(Settings):
     learn_from: LearnFrom | None = Field(
         None, description="Euler steps that are learned from: {steps: 3, kind: window or random}; null: all"
     )
-    precision: Precision = Field("float32", description=PRECISION)
+    precision: Precision | Literal["auto"] = Field(
+        "float32",
+        description="of the networks in rollouts and in learning from them: float32, or bfloat16 for matrix products "
+        "and messages (weights, residuals and heads stay float32), about twice as fast on hardware that has it, and "
+        "refused where it shifts actions by more than a tenth of their noise; auto: bfloat16 where this machine has it "
+        "and it is not refused, else float32. Validations are in float32",
+    )
 
     @model_validator(mode="after")
     def _no_more_steps_than_there_are(self) -> RolloutSettings:
@@ -178,6 +184,7 @@ def plan_iteration(
         groups = range(start, min(start + settings.groups_per_item, settings.groups))
         seeds = tuple(seed_of(seed, "rollout", iteration, group, member) for group in groups for member in members)
         compositions_of = tuple(chosen[group] for group in groups)
+        assert settings.precision != "auto", "decided when a run is prepared (commands/prepare.py)"
         items.append(
             WorkItem(
                 iteration,

@@ -21,7 +21,7 @@ from products import CLOCKS
 from workload import Iterations, Timed
 
 from omatg_ray.bundle import quickstart
-from omatg_ray.commands.prepare import Parts, prepare, refuse_coarse, reinforced
+from omatg_ray.commands.prepare import Parts, decide_precision, prepare, reinforced
 from omatg_ray.config import Config
 from omatg_ray.errors import OmatgRayError
 from omatg_ray.rl.learner import Learner
@@ -60,7 +60,7 @@ class Way:
 
     def __init__(self, config: Config, parts: Parts, clock: str) -> None:
         self.model = model = reinforced(parts.start, config, parts.judges, parts.split.train.elements)
-        refuse_coarse(config, replace(parts, model=model))
+        decide_precision(config, replace(parts, model=model))
         self._config, self._compositions = config, parts.compositions
         learner = Learner(model.policy(), config.objective, config.learner)
         self._iterations = Iterations(model, learner, parts.reward, clock, config.advantage, distances=True)

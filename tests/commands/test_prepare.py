@@ -63,6 +63,33 @@ def test_a_precision_that_shifts_actions_too_far_is_refused(workshop: Workshop, 
     prepare(workshop.load(f"base={base}", "policy.noise.pos.a=1e-6"))
 
 
+@pytest.mark.parametrize(
+    ("has_it", "scale", "decided", "why"),
+    [
+        (True, 0.1, "bfloat16", ""),
+        (False, 0.1, "float32", "not what this machine multiplies in"),
+        (True, 1e-6, "float32", "shifts actions of pos by"),
+    ],
+)
+def test_a_precision_that_is_left_open_is_decided_by_machine_and_noise(
+    workshop: Workshop,
+    base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    has_it: bool,
+    scale: float,
+    decided: str,
+    why: str,
+) -> None:
+    monkeypatch.setattr("omatg_ray.commands.prepare.has_bfloat16", lambda device: has_it)
+    config = workshop.load(f"base={base}", "rollout.precision=auto", f"policy.noise.pos.a={scale}")
+    parts = prepare(config, progress=True)
+    assert parts.config.rollout.precision == parts.model.description.provenance["precision"] == decided
+    assert parts.config == config.model_copy(update={"rollout": parts.config.rollout})
+    said = capsys.readouterr().err
+    assert f"rollout.precision: {decided}" in said and why in said
+
+
 def test_schedules_depend_on_the_seed_alone(workshop: Workshop, base: Path) -> None:
     keys = [f"base={base}", "policy.variant=annealing", f"policy.noise.pos={CONSTANT}"]
     first, same, other = (

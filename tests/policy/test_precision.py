@@ -9,7 +9,7 @@ from omatg_ray.crystal.fields import displace
 from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule
 from omatg_ray.policy.drift import Scale
 from omatg_ray.policy.policy import Policy, draw_noise
-from omatg_ray.policy.precision import Shift, shifts
+from omatg_ray.policy.precision import Shift, has_bfloat16, shifts
 from tests.small import NOISE, random_crystals, small_network, velocity_policy
 
 SIZES, STEPS, SEEDS = [3, 1, 4], 6, [5, 6, 7]
@@ -77,3 +77,17 @@ def test_of_a_learned_schedule_they_are_those_of_what_its_actions_move():
     error = (coarse - exact) * action[:, None, None]
     spread = exact.square() * policy.noise["cell"].sigma(t).square() * dt
     assert found["cell"].rms == pytest.approx(float(error.square().sum() / spread.sum()) ** 0.5, rel=0.02)
+
+
+def test_bfloat16_is_had_where_an_instruction_multiplies_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capabilities, expected in (
+        ({"avx2": True, "avx512_bf16": False}, False),
+        ({"neon": True}, False),
+        ({"avx512_bf16": True}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda capabilities=capabilities: capabilities)
+        assert has_bfloat16(torch.device("cpu")) is expected
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
+    assert has_bfloat16(torch.device("cuda"))
+    assert not has_bfloat16(torch.device("mps"))
