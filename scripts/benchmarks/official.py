@@ -49,7 +49,8 @@ def import_official(folder: Path) -> None:
     except ImportError as error:
         raise OfficialMissing(
             f"the official implementation in {folder} cannot be imported ({error}); install what it needs into this "
-            "environment: torch_scatter, torchsde, loguru, jsonargparse, mace-torch and torch-sim-atomistic"
+            "environment: torch_scatter, torchsde, loguru, jsonargparse, wandb, smact, matminer, mace-torch and "
+            "torch-sim-atomistic"
         ) from error
 
 

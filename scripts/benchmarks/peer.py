@@ -245,6 +245,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: for one busy core, with one thread")
     options = parser.parse_args()
+    if options.iterations < 2:
+        parser.error("--iterations: at least 2, as the first is not timed")
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
