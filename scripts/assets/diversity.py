@@ -6,7 +6,8 @@
 Compositions are those of a bundled split (test by default) whose cells have several known polymorphs. `unique` counts
 distinct crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances); `coverage` is the
 share of its known polymorphs that some sample matches, with the tolerances of the evaluation; `lowest` is the share of
-samples whose closest polymorph is the one of lowest energy. Intervals: 95 %, compositions resampled.
+samples whose closest polymorph is the one of lowest energy. Intervals: 95 %, compositions resampled; of the differences
+from the first model, which are paired, too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from omatg_ray.bundle import crystals as bundled_crystals
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
-from omatg_ray.evaluate.metrics import mean_interval
+from omatg_ray.evaluate.metrics import mean_interval, paired_interval
 from omatg_ray.evaluate.polymorphs import Polymorphs
 from omatg_ray.evaluate.unique import find_unique
 from omatg_ray.model import FlowModel
@@ -29,6 +30,8 @@ from omatg_ray.reward.matching import Matcher
 from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.atomic import write_json
 from omatg_ray.schedule import HELP, OWN, read_schedule
+
+COMPARED = ("lowest", "unique", "coverage")
 
 
 def main() -> None:
@@ -57,10 +60,17 @@ def main() -> None:
         species = [known.select([group[0]]).species.tolist() for group in chosen for _ in range(arguments.k)]
         made = FlowModel.load(name).generate(species, arguments.steps, schedule, arguments.seed, arguments.noise)
         row = results[name] = measure(made, known, energy, chosen, arguments.k, arguments.workers)
-        intervals = [row[key] for key in ("lowest", "unique", "coverage")]
+        intervals = [row[key] for key in COMPARED]
         shown = "".join(f"{i['mean']:>8.3f} [{i['low']:.3f}, {i['high']:.3f}]" for i in intervals)
         print(f"{name:<30}{row['valid']:>8.3f}{row['any']:>8.3f}{shown}", flush=True)
         write_json(arguments.out, results)
+    first, *others = arguments.models
+    for name in others:
+        print(f"{name} less {first}:")
+        for key in COMPARED:
+            before, after = (torch.tensor(results[model][key]["each"], dtype=torch.float64) for model in (first, name))
+            change = paired_interval(after, before)
+            print(f"  {key:<10}{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]")
 
 
 def measure(
@@ -103,9 +113,9 @@ def measure(
     }
 
 
-def _interval(values: list[float]) -> dict[str, float]:
+def _interval(values: list[float]) -> dict[str, Any]:
     interval = mean_interval(torch.tensor(values, dtype=torch.float64))
-    return {"mean": interval.mean, "low": interval.low, "high": interval.high}
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "each": values}
 
 
 if __name__ == "__main__":
