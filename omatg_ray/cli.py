@@ -683,10 +683,10 @@ def _train(arguments: argparse.Namespace) -> None:
         config = _default_run(config, free="run" not in named)
     if arguments.dry_run:
         from omatg_ray.commands.estimate import describe, estimate
-        from omatg_ray.commands.prepare import prepare
+        from omatg_ray.commands.prepare import decided, prepare
 
         parts = prepare(config, not arguments.quiet)
-        config = parts.config
+        config = decided(config, parts)
         print(describe(config, parts, estimate(config, parts)))
         return
     from omatg_ray.commands.evaluate import table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from omatg_ray.commands.setup import (
 from omatg_ray.config import Config
 from omatg_ray.crystal.split import Split
 from omatg_ray.errors import ConfigError, ModelError
+from omatg_ray.flow.network import Precision
 from omatg_ray.model import FlowModel, ModelDescription, new_modules
 from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule
 from omatg_ray.policy.drift import Score
@@ -31,6 +32,7 @@ from omatg_ray.reward.build import Judges, build_judges, fingerprint
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.settings import CRMSE
 from omatg_ray.reward.weighted import Weighted
+from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.versions import versions
 from omatg_ray.schedule import learned_schedule
@@ -38,7 +40,7 @@ from omatg_ray.schedule import learned_schedule
 MOST_SHIFT = 0.1
 """Largest shift of actions by a lower precision, in units of their standard deviation: adds 1 % to their variance."""
 
-NO_BFLOAT16 = "is not what this machine multiplies in"
+BFLOAT16: Precision = "bfloat16"
 
 MEASURED = 32
 """Trajectories on which a lower precision is measured."""
@@ -52,14 +54,12 @@ class Parts:
     """What a run works with.
 
     Attributes:
-        config: The run, with all that was left to be decided.
         start: The sampler that is reinforced, as it was.
         model: The sampler that training updates in place.
         split: Crystals.
         judges: The reward, and the energies of evaluations.
     """
 
-    config: Config
     start: FlowModel
     model: FlowModel
     split: Split
@@ -88,8 +88,8 @@ def prepare(config: Config, progress: bool = False) -> Parts:
 
     Raises:
         ConfigError: `base`, `reward.potential` or the crystals are not named; a package of `tracking` is not installed;
-            the base acts on fields that the new policy would freeze; or it generates species and the reward needs known
-            compositions.
+            the base acts on fields that the new policy would freeze; it generates species and the reward needs known
+            compositions; or bfloat16 is asked for and too coarse.
         ModelError: The base cannot be read.
         DataError: The crystals cannot be read; or a bundled file is missing or damaged.
         PotentialError: The potential cannot be loaded or does not know an element of the crystals.
@@ -123,13 +123,18 @@ def prepare(config: Config, progress: bool = False) -> Parts:
     split = load_splits(data, progress)
     judges = build_judges(config.reward, split.train, split.val, device)
     if judges.energy is not None:
+        if judges.second_fingerprint == judges.energy.potential.fingerprint:
+            warnings.warn(
+                f"reward.second_potential: {config.reward.second_potential} has the weights of reward.potential and "
+                "will always agree with it; name an independent one",
+                stacklevel=2,
+            )
         judges.energy.require_elements(split.val.elements | split.test.elements)
     warn_unfamiliar(start, split.train.elements, split.train.sizes)
     start.network.require(split.train.elements | split.val.elements | split.test.elements)
-    parts = Parts(config, start, reinforced(start, config, judges, split.train.elements), split, judges)
-    decided = decide_precision(config, parts, progress)
-    parts.model.description.provenance["precision"] = decided.rollout.precision
-    return replace(parts, config=decided)
+    parts = Parts(start, reinforced(start, config, judges, split.train.elements), split, judges)
+    refuse_coarse(config, parts)
+    return parts
 
 
 def reinforced(start: FlowModel, config: Config, judges: Judges, elements: frozenset[int]) -> FlowModel:
@@ -230,32 +235,59 @@ def refuse_stiff(policy: Policy, steps: int) -> None:
             )
 
 
-def decide_precision(config: Config, parts: Parts, progress: bool = False) -> Config:
-    """The run in a precision that shifts its actions by no more than `MOST_SHIFT` of their noise.
+def refuse_coarse(config: Config, parts: Parts) -> None:
+    """Refuses bfloat16, if it is asked for, where it shifts actions by more than a small part of their noise.
 
-    Measured here, on the device of this process, before anything is learned. What is left to us (`auto`) becomes
-    bfloat16 where this device has it and it passes, and float32 otherwise.
+    Measured here, on the device of this process, before anything is learned.
 
     Raises:
-        ConfigError: bfloat16 is asked for, and shifts them further.
+        ConfigError: By more than `MOST_SHIFT`.
     """
-    asked = config.rollout.precision
-    if asked == "float32":
-        return config
-    objection = _too_coarse(config, parts) if asked == "bfloat16" or has_bfloat16(parts.model.device) else NO_BFLOAT16
-    if objection is not None and asked == "bfloat16":
+    if config.rollout.precision == BFLOAT16 and (objection := _too_coarse(config, parts)) is not None:
         raise ConfigError(
             f"rollout.precision: bfloat16 {objection}; set rollout.precision=float32, or take more noise (policy.noise)"
         )
-    decided = "bfloat16" if objection is None else "float32"
-    if progress and asked == "auto":
-        print_line(f"rollout.precision: {decided}{'' if objection is None else f', as bfloat16 {objection}'}")
-    rollout = config.rollout.model_copy(update={"precision": decided})
+
+
+def decided(config: Config, parts: Parts, folder: RunFolder | None = None, progress: bool = False) -> Config:
+    """The run with a precision in place of `auto`, which the description of its model notes.
+
+    A policy that its folder knows goes on in the precision that it began in. Otherwise it is bfloat16 where this
+    machine has it and it shifts actions by no more than `MOST_SHIFT` of their noise, and float32 elsewhere.
+
+    Args:
+        config: The run.
+        parts: What it works with.
+        folder: Where it is written, where it is.
+        progress: Say what was decided.
+    """
+    precision = config.rollout.precision
+    if precision == "auto":
+        kept = None if folder is None or not folder.config_path.exists() else Config.load(folder.config_path)
+        if kept is not None and kept.policy == config.resolved().policy:
+            precision = kept.rollout.precision
+        else:
+            objection = _objection(config, parts)
+            precision = BFLOAT16 if objection is None else "float32"
+            if progress:
+                print_line(f"rollout.precision: {precision}{'' if objection is None else f', as bfloat16 {objection}'}")
+    parts.model.description.provenance["precision"] = precision
+    rollout = config.rollout.model_copy(update={"precision": precision})
     return config.model_copy(update={"rollout": rollout})
 
 
+def _objection(config: Config, parts: Parts) -> str | None:
+    """What speaks against bfloat16 for the machines that this run works on, and for the run itself."""
+    actors = config.ray
+    if actors.rollout.workers and (actors.rollout.gpus or actors.learner.gpus):
+        return "has to be named where actors have GPUs, which this process does not know"
+    if not has_bfloat16(parts.model.device):
+        return "is not what this machine multiplies in"
+    return _too_coarse(config, parts)
+
+
 def _too_coarse(config: Config, parts: Parts) -> str | None:
-    """What speaks against bfloat16; None where nothing does."""
+    """How bfloat16 shifts actions too far, for a sentence that begins with it; None where it does not."""
     policy, model, known = parts.model.policy(), parts.model, parts.compositions
     # The same crystals for all runs on these: what else they differ in decides nothing.
     places = torch.linspace(0, len(known) - 1, MEASURED).long().tolist()
@@ -264,7 +296,7 @@ def _too_coarse(config: Config, parts: Parts) -> str | None:
     if policy.species is not None:
         x_0 = policy.species.start(x_0, seeds, policy.base_network.settings.max_atomic_number)
     for steps in sorted(set(config.rollout.turns)):
-        for field, shift in shifts(policy, "bfloat16", x_0, steps, seeds).items():
+        for field, shift in shifts(policy, BFLOAT16, x_0, steps, seeds).items():
             if not shift.rms <= MOST_SHIFT:
                 return (
                     f"shifts actions of {field} by {shift.rms:.2g} of their noise on average (limit {MOST_SHIFT:g}; "

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from omatg_ray.commands.checkpoint import restore
-from omatg_ray.commands.prepare import Parts, prepare
+from omatg_ray.commands.prepare import Parts, decided, prepare
 from omatg_ray.commands.reinforcement import Reinforcement, best_iteration
 from omatg_ray.commands.setup import describe_run, kept, refuse_changes, refuse_other_crystals
 from omatg_ray.commands.workforce import workforce
@@ -70,10 +70,10 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
         Interrupted: Stopped by the user at an iteration boundary, with a checkpoint.
     """
     parts = prepare(config, progress)
-    config = parts.config
     with RunFolder.create(config.run, resume) as folder, StopRequest("this iteration") as stop:
         checkpoint = folder.latest_checkpoint() if resume else None
         done = None if checkpoint is None else restore(folder, checkpoint, parts.model)
+        config = decided(config, parts, folder, progress)
         refuse_changes(folder, config)
         refuse_other_crystals(folder, parts.split)
         if done is not None and done.iteration > config.iterations:
@@ -92,10 +92,10 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
             except (TrainingError, ClusterError, RewardError) as error:
                 raise type(error)(f"{str(error).rstrip('.')}. {kept(folder)}{_again(folder, error)}") from error
         if stop.requested:
-            raise Interrupted(
-                f"stopped after iteration {iteration} of {config.iterations}; "
-                f"go on with: omatg-ray train --resume {config.run}"
-            )
+            where = f"after iteration {iteration} of {config.iterations}"
+            if iteration == config.iterations:
+                where = "before the test was done, which begins anew then"
+            raise Interrupted(f"stopped {where}; go on with: omatg-ray train --resume {config.run}")
         report = write_report(folder.path)
         best, species = folder.named(folder.checkpoints / "best"), parts.model.generates_species
         return TrainResult(best, best_iteration(folder), rows, folder.named(report), species)

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from omatg_ray.commands.checkpoint import Progressed, iteration_of, marked_best, name_of, read_state, save, write_state
-from omatg_ray.commands.prepare import prepare
+from omatg_ray.commands.prepare import decided, prepare
 from omatg_ray.commands.reinforcement import Reinforcement
 from omatg_ray.commands.setup import write_description
 from omatg_ray.commands.sweep import SweepSettings
@@ -120,9 +120,10 @@ class TrialRun:
         self._since = 0
         try:
             with ExitStack() as stack:
-                self._parts = prepare(work.config(values, name))
-                self._config = config = self._parts.config
+                self._config = config = work.config(values, name)
+                self._parts = prepare(config)
                 self._folder = stack.enter_context(_opened(work.folder(name)))
+                self._config = config = decided(config, self._parts, self._folder)
                 self._force = stack.enter_context(workforce(config, self._parts, progress=False, inside=True))
                 write_description(self._folder, config, self._parts.split)
                 self._stack = stack.pop_all()

@@ -116,4 +116,47 @@ REINFORCEMENT = (
         "KL divergence (nats)",
         optional=True,
     ),
+    Panel(
+        "Noise of the policy",
+        (Curve("train", "sigma_pos", "positions"), Curve("train", "sigma_cell", "cell")),
+        "mean σ of the steps",
+        "Fractional units for positions, Å for cells; of an annealing policy, of its numbers.",
+        optional=True,
+    ),
+    Panel(
+        "Diversity of the rollouts",
+        (Curve("train", "diversity", "within groups", smooth=True),),
+        "distance",
+        "Mean distance of radial distribution functions within the groups of an iteration.",
+        optional=True,
+    ),
+    Panel(
+        "Agreement with the second potential",
+        (Curve("train", "second_rank_correlation", "within groups", smooth=True),),
+        "rank correlation",
+        "1: both potentials rank the crystals of a group alike. The second one is never rewarded.",
+        optional=True,
+    ),
+    Panel(
+        "Shift against the second potential",
+        (Curve("train", "second_shift", "mean", smooth=True),),
+        "energy (eV/atom)",
+        "By how much the rewarded potential finds crystals better than the second one does; growing, it is a sign of "
+        "reward hacking.",
+        optional=True,
+    ),
 )
+
+
+def rewards(weights: Mapping[str, float]) -> tuple[Panel, ...]:
+    """A panel for each part of a sum of rewards, by name with its weight; none where there is one part alone."""
+    return tuple(
+        Panel(
+            f"Reward: {name}",
+            (Curve("train", f"reward_{name}_mean", "mean", smooth=True),),
+            "reward",
+            f"Weight {weight:g}." if weight else "Weight 0: only monitored.",
+        )
+        for name, weight in weights.items()
+        if len(weights) > 1
+    )

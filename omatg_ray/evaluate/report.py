@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 from omatg_ray.errors import DataError, ModelError
 from omatg_ray.evaluate.change import changes
 from omatg_ray.evaluate.metrics import measured_columns
 from omatg_ray.evaluate.page import card, counted, crystal_card, formatted, html_table, page, spread
-from omatg_ray.evaluate.panels import PRETRAINING, REINFORCEMENT
+from omatg_ray.evaluate.panels import PRETRAINING, REINFORCEMENT, rewards
 from omatg_ray.evaluate.plots import (
     FEW_ACTORS,
     ROLES,
@@ -215,7 +216,8 @@ def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> 
     link = re.search(r"\d+$", run.pointed_at("best") or "")
     best = int(link.group()) if link else None
     cards = []
-    for panels, shown in ((PRETRAINING, "pretrain" in kinds), (REINFORCEMENT, kinds != {"pretrain"})):
+    reinforcement = (*REINFORCEMENT, *rewards(_weights(run)))
+    for panels, shown in ((PRETRAINING, "pretrain" in kinds), (reinforcement, kinds != {"pretrain"})):
         for panel in panels if shown else ():
             figure = panel.figure(lines, best)
             if figure is None:
@@ -223,6 +225,16 @@ def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> 
             else:
                 cards.append(card(panel.title, figure, panel.caption))
     return f'<div class="grid">{"".join(cards)}</div>' if cards else ""
+
+
+def _weights(run: RunFolder) -> dict[str, float]:
+    """Weights of the rewards by name, as `config.yaml` says; nothing where there is none or it cannot be read."""
+    try:
+        tree = yaml.safe_load(run.config_path.read_text(encoding="utf-8"))
+        weights = tree["reward"]["weights"]
+        return {str(name): float(weight) for name, weight in weights.items()}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
+        return {}
 
 
 def _energies(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:

@@ -90,8 +90,10 @@ def read_configuration(path: Path) -> dict[str, Any]:
     """
     try:
         tree = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is no YAML file (a checkpoint comes first, its configuration second)") from error
     except yaml.YAMLError as error:
         raise ModelError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):

@@ -80,7 +80,7 @@ class RolloutSettings(Settings):
     learn_from: LearnFrom | None = Field(
         None, description="Euler steps that are learned from: {steps: 3, kind: window or random}; null: all"
     )
-    precision: Precision | Literal["auto"] = Field(
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
         "float32",
         description="of the networks in rollouts and in learning from them: float32, or bfloat16 for matrix products "
         "and messages (weights, residuals and heads stay float32), about twice as fast on hardware that has it, and "
@@ -166,9 +166,12 @@ def plan_iteration(
     """The items of an iteration (from 0): compositions in an order that visits each once before any twice.
 
     Args:
+        settings: With a precision that is decided.
         compositions: Atomic numbers of every training cell.
         seed: Seed of the run.
     """
+    precision = settings.precision
+    assert precision != "auto", "decided before work is planned (commands/prepare.py)"
     chosen, orders = [], {}
     for group in range(settings.groups):
         visit, place = divmod(iteration * settings.groups + group, len(compositions))
@@ -184,7 +187,6 @@ def plan_iteration(
         groups = range(start, min(start + settings.groups_per_item, settings.groups))
         seeds = tuple(seed_of(seed, "rollout", iteration, group, member) for group in groups for member in members)
         compositions_of = tuple(chosen[group] for group in groups)
-        assert settings.precision != "auto", "decided when a run is prepared (commands/prepare.py)"
         items.append(
             WorkItem(
                 iteration,
@@ -192,7 +194,7 @@ def plan_iteration(
                 seeds,
                 steps,
                 settings.shared_start,
-                settings.precision,
+                precision,
                 learn_from,
                 noise_elsewhere=some is None or some.kind == "random",
             )

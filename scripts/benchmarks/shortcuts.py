@@ -21,7 +21,7 @@ from products import CLOCKS
 from workload import Iterations, Timed
 
 from omatg_ray.bundle import quickstart
-from omatg_ray.commands.prepare import Parts, decide_precision, prepare, reinforced
+from omatg_ray.commands.prepare import Parts, decided, prepare, refuse_coarse, reinforced
 from omatg_ray.config import Config
 from omatg_ray.errors import OmatgRayError
 from omatg_ray.rl.learner import Learner
@@ -60,8 +60,9 @@ class Way:
 
     def __init__(self, config: Config, parts: Parts, clock: str) -> None:
         self.model = model = reinforced(parts.start, config, parts.judges, parts.split.train.elements)
-        decide_precision(config, replace(parts, model=model))
-        self._config, self._compositions = config, parts.compositions
+        own = replace(parts, model=model)
+        refuse_coarse(config, own)
+        self._config, self._compositions = decided(config, own), parts.compositions
         learner = Learner(model.policy(), config.objective, config.learner)
         self._iterations = Iterations(model, learner, parts.reward, clock, config.advantage, distances=True)
 

@@ -15,6 +15,7 @@ import argparse
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -31,6 +32,7 @@ from omatg_ray.policy.policy import draw_noise
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.graph import graph_chunks
 from omatg_ray.reward.potential import CPU_CHUNK_EDGES, DEVICE_CHUNK_EDGES, load_module, node_types
+from omatg_ray.reward.sums import sum_in_memory_order
 from omatg_ray.reward.validity import check_validity
 from omatg_ray.rl.trajectory import Trajectory, rollout
 from omatg_ray.rl.work import WorkItem
@@ -173,11 +175,13 @@ def _reward(case: Case) -> Callable[[], object]:
     return lambda: reward(crystals)
 
 
-def _energies(case: Case) -> Callable[[], object]:
-    """The potential alone, of graphs that are there already: what a reward can cost at the least."""
+def _energies(case: Case, ours: bool) -> Callable[[], object]:
+    """The potential alone, of graphs that are there already; summing over neighbours in our way or in MatGL's."""
     crystals, module = case.crystals().to("cpu"), load_module(case.setting.potential).eval().requires_grad_(False)
     module.calc_forces = module.calc_stresses = False
     module.to(case.device)
+    if ours:
+        sum_in_memory_order(module)
     crystals = crystals.select(check_validity(crystals).valid)
     edges = CPU_CHUNK_EDGES if case.device.type == "cpu" else DEVICE_CHUNK_EDGES
     network: Any = module.model
@@ -214,7 +218,8 @@ STAGES = {
     "rollout": Stage(_rollout, stepwise=True),
     "update, one epoch": Stage(_update, stepwise=True),
     "reward": Stage(_reward),
-    "energies, graphs given": Stage(_energies),
+    "energies, graphs given": Stage(partial(_energies, ours=True)),
+    "energies by MatGL": Stage(partial(_energies, ours=False)),
 }
 
 

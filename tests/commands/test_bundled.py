@@ -25,7 +25,7 @@ from omatg_ray.run.metrics import read_metrics
 from tests.commands.conftest import Command, Workshop
 
 SMALL = (
-    "threads=1", "workers=0", "iterations=1", "rollout.groups=2", "rollout.group_size=4", "rollout.steps=4",
+    "threads=1", "workers=0", "iterations=1", "rollout.groups=2", "rollout.group_size=4", "rollout.steps=5",
     "validation.limit=2",
 )  # fmt: skip
 
@@ -123,7 +123,7 @@ def test_train_without_a_configuration(desk: Path, assets: Path, command: Comman
     on_ray = Config.load(config_file, overrides)
     assert on_ray.ray.rollout.workers == 2 and on_ray.rollout.groups_per_item == 1
     assert on_ray.run == Path("runs/quickstart-ray")
-    assert on_ray.rollout.steps == config.rollout.steps == 4
+    assert on_ray.rollout.steps == config.rollout.steps == 5
 
 
 def test_the_default_run_takes_the_next_free_folder_and_a_named_one_does_not(

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from omatg_ray.commands.prepare import prepare
-from omatg_ray.commands.train import TrainResult
+from omatg_ray.commands.prepare import decided, prepare
+from omatg_ray.commands.train import TrainResult, train
+from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.policy.annealing import LearnedSchedule
+from omatg_ray.run.folder import RunFolder
 from tests.commands.conftest import Workshop
 
 
@@ -64,7 +66,7 @@ def test_a_precision_that_shifts_actions_too_far_is_refused(workshop: Workshop, 
 
 
 @pytest.mark.parametrize(
-    ("has_it", "scale", "decided", "why"),
+    ("has_it", "scale", "expected", "why"),
     [
         (True, 0.1, "bfloat16", ""),
         (False, 0.1, "float32", "not what this machine multiplies in"),
@@ -78,16 +80,43 @@ def test_a_precision_that_is_left_open_is_decided_by_machine_and_noise(
     capsys: pytest.CaptureFixture[str],
     has_it: bool,
     scale: float,
-    decided: str,
+    expected: str,
     why: str,
 ) -> None:
     monkeypatch.setattr("omatg_ray.commands.prepare.has_bfloat16", lambda device: has_it)
     config = workshop.load(f"base={base}", "rollout.precision=auto", f"policy.noise.pos.a={scale}")
-    parts = prepare(config, progress=True)
-    assert parts.config.rollout.precision == parts.model.description.provenance["precision"] == decided
-    assert parts.config == config.model_copy(update={"rollout": parts.config.rollout})
+    parts = prepare(config)
+    found = decided(config, parts, progress=True)
+    assert found.rollout.precision == parts.model.description.provenance["precision"] == expected
+    assert found == config.model_copy(update={"rollout": found.rollout})
     said = capsys.readouterr().err
-    assert f"rollout.precision: {decided}" in said and why in said
+    assert f"rollout.precision: {expected}" in said and why in said
+
+
+def test_a_precision_is_kept_by_a_run_that_goes_on_elsewhere(
+    workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named by the file that it began with, as a job does that is tried again on another node."""
+    run = tmp_path / "run"
+    keys = [f"run={run}", f"base={base}", "rollout.precision=auto"]
+    for has_it, iterations in ((True, 1), (False, 2)):
+        monkeypatch.setattr("omatg_ray.commands.prepare.has_bfloat16", lambda device, has_it=has_it: has_it)
+        train(workshop.load(*keys, f"iterations={iterations}"), resume=iterations > 1, progress=False)
+        assert Config.load(run / "config.yaml").rollout.precision == "bfloat16"
+    # Other noise, as in a sweep whose trial takes over another's state, is another policy.
+    other = workshop.load(*keys, "policy.noise.pos.a=0.3")
+    assert decided(other, prepare(other), RunFolder(run)).rollout.precision == "float32"
+
+
+def test_the_precision_of_gpus_elsewhere_is_not_guessed(
+    workshop: Workshop, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("omatg_ray.commands.prepare.has_bfloat16", lambda device: True)
+    keys = [f"base={base}", "rollout.precision=auto", "ray.rollout.workers=1"]
+    for more, expected in ((), "bfloat16"), (("ray.rollout.gpus=1",), "float32"), (("ray.learner.gpus=1",), "float32"):
+        config = workshop.load(*keys, *more)
+        assert decided(config, prepare(config), progress=True).rollout.precision == expected
+        assert ("named where actors have GPUs" in capsys.readouterr().err) == bool(more)
 
 
 def test_schedules_depend_on_the_seed_alone(workshop: Workshop, base: Path) -> None:

@@ -122,7 +122,7 @@ def test_code_and_second_potential_are_part_of_a_run(
     source = "class Zero:\n    def __call__(self, crystals):\n        return [0.0] * len(crystals)\n"
     code.write_text(source)
     second = tmp_path / "second"
-    shutil.copytree(workshop.potential, second)
+    write_tiny_potential(second, seed=2)
     monkeypatch.chdir(code.parent)
     run = tmp_path / "run"
     keys = ["reward.weights={energy: 1, mine: 0}", "reward.custom={mine: {class: 'own:Zero', invalid: -1}}"]
@@ -189,6 +189,7 @@ def test_references_of_the_hull_are_relaxed_as_what_is_rewarded(
     assert len(list((tmp_path / "cache" / "omatg_ray").iterdir())) == 2
 
 
+@pytest.mark.filterwarnings("ignore:reward.second_potential")
 def test_a_run_goes_on_with_its_rewards(workshop: Workshop, base: Path, tmp_path: Path) -> None:
     """A second potential, and references in a file, which must be the same."""
     second = tmp_path / "second"
@@ -199,7 +200,17 @@ def test_a_run_goes_on_with_its_rewards(workshop: Workshop, base: Path, tmp_path
         f"run={tmp_path / 'run'}", f"base={base}", "reward.weights={energy: 1, crmse: 1}",
         f"reward.second_potential={second}", f"reward.crmse.references={references}",
     ]  # fmt: skip
-    train(workshop.load(*keys, "iterations=1"), progress=False)
+    with pytest.warns(UserWarning, match=r"^reward\.second_potential: .*second has the weights of reward\.potential"):
+        train(workshop.load(*keys, "iterations=1"), progress=False)
+    report = (tmp_path / "run" / "report.html").read_text()
+    for title in (
+        "Reward: energy",
+        "Reward: crmse",
+        "Agreement with the second potential",
+        "Diversity of the rollouts",
+    ):
+        assert f"<h3>{title}</h3>" in report
+    assert "Noise of the policy" not in report  # it does not learn its noise
     moved = references.rename(tmp_path / "elsewhere.extxyz")
     keys[-1] = f"reward.crmse.references={moved}"
     train(workshop.load(*keys, "iterations=2"), resume=True, progress=False)

@@ -23,6 +23,7 @@ def rewards(name: str) -> list[str]:
     ]
 
 
+@pytest.mark.filterwarnings("ignore:reward.second_potential")
 def test_actors_give_what_one_process_gives(workshop: Workshop, base: Path, cluster: Cluster) -> None:
     second = f"reward.second_potential={workshop.potential}"
     alone = run(workshop, base, "rewards_alone", *rewards("Flat"), second)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import StepPatch
 
-from omatg_ray.evaluate.panels import PRETRAINING, REINFORCEMENT
+from omatg_ray.evaluate.panels import PRETRAINING, REINFORCEMENT, rewards
 from omatg_ray.evaluate.plots import (
     COLOURS,
     INK,
@@ -216,7 +216,8 @@ def test_panels_draw_what_the_run_logs(panel: Any) -> None:
     names = {
         "pretrain": "loss loss_pos loss_cell val_loss val_loss_pos val_loss_cell lr time_epoch",
         "train": "reward_mean reward_std energy_mean energy_median invalid_share failed_share groups_skipped loss "
-        "policy_loss_pos policy_loss_cell kl_pos kl_cell clip_fraction_pos clip_fraction_cell log_ratio_max grad_norm",
+        "policy_loss_pos policy_loss_cell kl_pos kl_cell clip_fraction_pos clip_fraction_cell log_ratio_max grad_norm "
+        "sigma_pos sigma_cell diversity second_rank_correlation second_shift",
         "validation": "n match_rate rmse crmse relative_energy_mean relative_energy_median relative_energy_mean_capped "
         "invalid_share reward_mean",
     }
@@ -228,6 +229,16 @@ def test_panels_draw_what_the_run_logs(panel: Any) -> None:
     axes = axes_of(panel.figure(lines, best=2))
     lines_drawn = len(panel.shown) + panel.marks_best
     assert len(axes.get_lines()) == lines_drawn
+
+
+def test_a_sum_of_rewards_has_a_panel_for_each_part() -> None:
+    assert rewards({"energy": 1.0}) == ()
+    energy, watched = rewards({"energy": 1.0, "crmse": 0.0})
+    assert (energy.title, energy.caption) == ("Reward: energy", "Weight 1.")
+    assert (watched.title, watched.caption) == ("Reward: crmse", "Weight 0: only monitored.")
+    lines = [{"kind": "train", "step": step, "reward_crmse_mean": -0.1 * step} for step in (1, 2)]
+    assert axes_of(watched.figure(lines)).get_lines()[0].get_ydata().tolist() == pytest.approx([-0.1, -0.2])
+    assert energy.figure(lines) is None
 
 
 def test_lines_with_bands_over_a_logarithm() -> None:

@@ -359,6 +359,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
         "list.yaml": "no section `model`",
         "bad.yaml": "not valid YAML",
         "no.yaml": "cannot be read",
+        checkpoint.name: "no YAML file .a checkpoint comes first",
     }.items():
         with pytest.raises(ModelError, match=message):
             import_omatg(checkpoint, tmp_path / name)

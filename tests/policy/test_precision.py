@@ -88,6 +88,6 @@ def test_bfloat16_is_had_where_an_instruction_multiplies_in_it(monkeypatch: pyte
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda capabilities=capabilities: capabilities)
         assert has_bfloat16(torch.device("cpu")) is expected
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
-    assert has_bfloat16(torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5) if device.index else (8, 0))
+    assert has_bfloat16(torch.device("cuda:0")) and not has_bfloat16(torch.device("cuda:1"))
     assert not has_bfloat16(torch.device("mps"))

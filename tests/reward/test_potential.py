@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from matgl.layers import TensorNetInteraction
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError, PotentialError
-from omatg_ray.reward.potential import Potential, load_potential
+from omatg_ray.reward.potential import Potential, load_module, load_potential
 
 
 def rocksalt(species: tuple[int, int], constant: float) -> CrystalBatch:
@@ -96,6 +97,18 @@ def test_what_a_loaded_potential_knows_of_itself(potential: Potential, weights: 
     potential.require_elements([1, 8, 56])
     with pytest.raises(PotentialError, match="Po, At"):
         potential.require_elements([84, 8, 85])
+
+
+def test_neighbours_are_summed_in_the_order_of_memory(potential: Potential) -> None:
+    layers = [layer for layer in potential._module.modules() if isinstance(layer, TensorNetInteraction)]
+    plain = load_module(potential.name)
+    assert layers and all("aggregate" in vars(layer) for layer in layers)
+    assert not any("aggregate" in vars(layer) for layer in plain.modules())
+    crystals = CrystalBatch.cat([rocksalt((11, 17), 5.6), rocksalt((12, 8), 4.25)])
+    theirs = [plain(graph, cell)[0].item() for graph, cell in potential._graphs(crystals, 1)]
+    torch.testing.assert_close(
+        potential.energies(crystals, repulsion=False) / 8, torch.tensor(theirs).double() / 8, atol=1e-5, rtol=0
+    )
 
 
 def test_fingerprints_tell_weights_apart_but_not_places(potential: Potential, copy: Path, shared: Path) -> None:

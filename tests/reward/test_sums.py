@@ -23,7 +23,7 @@ def test_the_sums_are_those_of_matgl_to_the_bit() -> None:
         for got, expected in zip(ours, theirs.aggregate(messages, index, 6), strict=True):
             assert got.shape == (6, 8, 3, 3)
             assert torch.equal(got, expected)
-            assert got.permute(0, 2, 3, 1).is_contiguous()
+            assert got.permute(0, 2, 3, 1).is_contiguous()  # the layout that makes it fast; MatGL's own has another
 
 
 def test_gradients_flow_as_through_matgl() -> None:
