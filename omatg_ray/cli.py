@@ -78,7 +78,7 @@ share; with several samples of each reference, coverage and diversity too.
 
   omatg-ray evaluate runs/better --data runs/better/data/test.extxyz --steps 50 --json out.json
   omatg-ray evaluate runs/base --data test.csv --steps 10 --slope-pos 5 --potential POTENTIAL
-  omatg-ray evaluate bundled --data bundled --slope-pos 5 --slope-cell 2
+  omatg-ray evaluate bundled --data bundled --schedule bundled
   omatg-ray evaluate runs/base runs/better --data test.csv --steps 10,50,100 --samples 4 --to runs/compared
 
 Several models and numbers of steps are cases, all of which are evaluated and shown with 95 % intervals. With --to, each
@@ -86,8 +86,8 @@ case that is done is kept in DIR/cases and not evaluated again: what was interru
 one with more cases adds to the report. All metrics are defined in docs/evaluation.md.
 
 A crystal depends on (seed, row, sample) alone, so evaluations with one seed can be compared row by row. A base model
-anneals only if told to, with --schedule or slopes (the bundled one: --schedule bundled at 10 points, slopes 5 and 2 at
-50); a reinforced one anneals as it was trained. In the capped mean, an invalid crystal counts as if its energy were
+anneals only if told to, with --schedule or slopes (the bundled one: --schedule bundled at 10 points and
+more); a reinforced one anneals as it was trained. In the capped mean, an invalid crystal counts as if its energy were
 3 eV/atom (--invalid-energy), and no other as more, before that of its reference is subtracted: one crystal with
 overlapping atoms decides a plain mean.
 """
@@ -123,12 +123,12 @@ Generate crystals, drop invalid ones and duplicates, and rank them by energy whe
 
   omatg-ray generate runs/better --formula TiO2 --z 2,4 -n 64 --potential POTENTIAL --relax 100 --out tio2.extxyz
   omatg-ray generate runs/better --formulas list.txt -n 16 --out crystals/
-  omatg-ray generate bundled --formula NaCl -n 8 --potential bundled --relax 100 --slope-pos 5 --slope-cell 2
+  omatg-ray generate bundled --formula NaCl -n 8 --potential bundled --relax 100 --schedule bundled
   omatg-ray generate models/mp20_de_novo --atoms 4 8 -n 16
 
 What a model generates lies near a minimum of the energy, not in it: with --relax, cells and positions are relaxed
 before duplicates, ranks and space groups are found. A base model anneals only if told to, with --schedule or slopes
-(the bundled one: --schedule bundled at 10 points, slopes 5 and 2 at 50); a reinforced one anneals as it was trained.
+(the bundled one: --schedule bundled at 10 points and more); a reinforced one anneals as it was trained.
 
 The table shows formula, formula units per cell, rank, energy, energy above the best of the composition, space group and
 how many of the crystals were the same. Those more than 3 eV/atom above the best (atoms that overlap) are marked with !.

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.bundle import is_bundled
+from omatg_ray.bundle import BUNDLED, is_bundled
 from omatg_ray.commands.setup import free_run
 from omatg_ray.config import Config
 from omatg_ray.crystal.fields import FIELDS
@@ -22,7 +22,7 @@ from omatg_ray.run.storage import as_place
 # Ray's actors of the command below: a learner, a judge and two that roll out.
 ROLLOUT_WORKERS = 2
 FINE_STEPS, MANY_TIMES = 50, 10
-BUNDLED_SLOPES = ("--slope-pos", 5, "--slope-cell", 2)
+BUNDLED_SCHEDULE = ("--schedule", BUNDLED)
 RELAX_STEPS = 100
 NOT_IMPROVED = """\
 Reinforcement did not improve validation: the best checkpoint is the model as it was before, and the table compares it
@@ -50,8 +50,8 @@ def next_steps(
     energies = [] if potential is None else ["--potential", potential, "--relax", RELAX_STEPS]
     trained = config.rollout.turns[0]
     steps = max(FINE_STEPS, trained)
-    # What suits the bundled base with so many grid points is not what suits the few of training.
-    finer = ["--steps", steps, *(BUNDLED_SLOPES if is_bundled(config.base) else [])]
+    # The bundled base has a schedule that suits few points and many; linear slopes of training suit the few.
+    finer = ["--steps", steps, *(BUNDLED_SCHEDULE if is_bundled(config.base) else [])]
     annealed = "" if is_bundled(config.base) else _annealed(rows[1:])
     if config.policy.annealing_from is not None:
         # Slopes would take the place of the schedule that it was reinforced with.

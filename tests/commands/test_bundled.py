@@ -265,17 +265,21 @@ def test_next_steps_tell_the_slopes_of_the_run_and_what_to_do_without_success(tm
 
 
 def test_next_steps_take_more_grid_points_than_training() -> None:
-    """And for the bundled base the slopes that its card finds best with so many."""
+    """And for the bundled base the schedule that was learned for it."""
     rows = [{"per_structure": {"formula": ["NaCl"]}}]
     of_other = next_steps(Config.load(None, ["rollout.steps=10", "base=runs/base"]), rows)
-    assert of_other.count("--steps 50") == 2 and "--slope" not in of_other
+    assert of_other.count("--steps 50") == 2 and "--schedule" not in of_other
     of_bundled = next_steps(Config.load(None, ["rollout.steps=80", "base=bundled"]), rows)
-    assert of_bundled.count("--steps 80 --slope-pos 5 --slope-cell 2") == 2
-    # A schedule was learned for the few steps of training, and slopes would take its place.
+    assert of_bundled.count("--steps 80 --schedule bundled") == 2
+    # One that was learned by the run, or that it began with, is the model's own.
     learned = next_steps(Config.load(None, ["rollout.steps=10", "base=bundled", "policy.variant=annealing"]), rows)
     frozen = next_steps(Config.load(None, ["base=bundled", "policy.annealing_from=bundled"]), rows)
-    assert "-n 16 --steps 50 " in frozen and "--slope" not in frozen
-    assert "-n 16 --steps 10 " in learned and "--steps 100 --schedule none" in learned and "--slope" not in learned
+    assert "-n 16 --steps 50 " in frozen and "--schedule" not in frozen
+    assert (
+        "-n 16 --steps 10 " in learned
+        and "--steps 100 --schedule none" in learned
+        and "--schedule bundled" not in learned
+    )
 
 
 def test_the_run_on_actors_gets_a_folder_of_its_own(tmp_path: Path) -> None:
