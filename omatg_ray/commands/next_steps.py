@@ -54,7 +54,7 @@ def next_steps(
     finer = ["--steps", steps, *(BUNDLED_SCHEDULE if is_bundled(config.base) else [])]
     annealed = "" if is_bundled(config.base) else _annealed(rows[1:])
     if config.policy.annealing_from is not None:
-        # Slopes would take the place of the schedule that it was reinforced with.
+        # Another schedule would take the place of the one that it was reinforced with.
         finer, annealed = ["--steps", steps], " (annealed as in the run)"
     compared, said = finer, f"with {steps} grid points in place of {trained}"
     if config.policy.variant == "annealing":
