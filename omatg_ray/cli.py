@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from omatg_ray.bundle import BUNDLED, quickstart
-from omatg_ray.errors import ConfigError, OmatgRayError
+from omatg_ray.errors import ConfigError, DataError, OmatgRayError
 from omatg_ray.run.storage import as_place, files_at, inside
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             arguments.run(arguments)
         except OmatgRayError as error:
-            print(f"omatg-ray: {_compact(str(error))}", file=sys.stderr)
+            print(f"omatg-ray: {_message(error)}", file=sys.stderr)
             return _exit_code(error)
         except KeyboardInterrupt:
             print("omatg-ray: interrupted", file=sys.stderr)
@@ -214,6 +214,11 @@ def _exit_code(error: OmatgRayError) -> int:
     if isinstance(error, Interrupted):
         return 130
     return 2 if isinstance(error, ConfigError) else 1
+
+
+def _message(error: OmatgRayError) -> str:
+    """In one line, or where it lists what is wrong in many places, in a line each."""
+    return str(error) if isinstance(error, DataError) and error.reasons else _compact(str(error))
 
 
 def _compact(message: str) -> str:
@@ -280,6 +285,12 @@ def _parser() -> argparse.ArgumentParser:
         help="reference crystals, in any format that pretrain reads; bundled: the test split of the bundled ones",
     )
     sub.add_argument("--limit", type=_number(int, 1), metavar="N", help="use N references, spread over the file")
+    sub.add_argument(
+        "--on-error",
+        choices=("refuse", "skip"),
+        default="refuse",
+        help="references that cannot be used: refuse the file and list them (default), or skip them and say how many",
+    )
     sub.add_argument(
         "--samples",
         type=_number(int, 1),
@@ -757,6 +768,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     measured: dict[str, Any] = {
         "data": found_or_bundled(arguments.data, "--data"),
         "limit": arguments.limit,
+        "on_error": arguments.on_error,
         "samples": arguments.samples,
         "invalid_energy": arguments.invalid_energy,
         "plausibility": arguments.plausible,

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, PlainValidator, ValidationError, field_validator, model_validator
@@ -62,7 +62,7 @@ class DataSettings(Settings):
     """Crystals to learn from: one file that is split by composition, or three files that are split already."""
 
     file: Place | None = Field(
-        None, description="CSV with a cif column, extxyz, CIF, JSON or folder of CIFs, to split; or its URL"
+        None, description="crystals to split: CSV with a cif column, extxyz, CIF, POSCAR, JSON, folder, ...; or a URL"
     )
     train: Place | None = Field(None, description="training split, in place of `file`")
     val: Place | None = Field(None, description="validation split, in place of `file`")
@@ -70,6 +70,7 @@ class DataSettings(Settings):
     val_compositions: float = Field(0.1, gt=0, description="validation compositions: a share, or from 1 on a number")
     test_compositions: float = Field(0.1, gt=0, description="test compositions: a share, or from 1 on a number")
     split_seed: int = Field(0, description="seed of the split")
+    on_error: Literal["refuse", "skip"] = Field("refuse", description="crystals that cannot be used: refuse or skip")
 
     @field_validator("val_compositions", "test_compositions")
     @classmethod

@@ -4,6 +4,10 @@ The command line prints these in one line and exits with a non-zero code; everyt
 traceback.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class OmatgRayError(Exception):
     """Base of all errors whose message tells the user what is wrong and what to do about it."""
@@ -18,7 +22,16 @@ class InUseError(ConfigError):
 
 
 class DataError(OmatgRayError):
-    """A file, row or structure cannot be read or used."""
+    """A file, row or structure cannot be read or used.
+
+    Args:
+        message: What is wrong.
+        reasons: Where it is wrong in many places, what is wrong in each; a line each below the message.
+    """
+
+    def __init__(self, message: str, reasons: Sequence[str] = ()) -> None:
+        super().__init__("\n  ".join([message, *reasons]))
+        self.reasons = list(reasons)
 
 
 class FormulaError(OmatgRayError):

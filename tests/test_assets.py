@@ -13,9 +13,9 @@ from omatg_ray import bundle
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import read_dataset
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import PotentialError
 from omatg_ray.reward.potential import Potential, load_potential
-from omatg_ray.reward.validity import check_validity
 
 
 @pytest.fixture(scope="module")

@@ -232,7 +232,7 @@ def generation() -> Finding:
     """Two crystals of the bundled model."""
     text = sealed("base")
     from omatg_ray.crystal.batch import CrystalBatch
-    from omatg_ray.reward.validity import check_validity
+    from omatg_ray.crystal.validity import check_validity
 
     crystals = CrystalBatch.from_structures(bundled_model().sample(["NaCl", "NaCl"]))
     valid = int(check_validity(crystals).valid.sum())

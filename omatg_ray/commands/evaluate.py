@@ -19,6 +19,7 @@ from omatg_ray.commands.setup import (
     warn_unfamiliar,
 )
 from omatg_ray.commands.workforce import evaluation_bench
+from omatg_ray.crystal.read import OnError
 from omatg_ray.evaluate.cases import Case, CaseFolder, conditions_of, evaluate_cases
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.comparison import Comparison, write_comparison
@@ -44,6 +45,7 @@ class MeasureOptions(WorkOptions):
     Attributes:
         data: File or URL of reference crystals, or bundled: the test split of the bundled ones.
         limit: Use this many references, spread over the file; None uses all.
+        on_error: Whether references that cannot be used are refused or skipped.
         samples: Crystals generated for each reference.
         invalid_energy: eV/atom that invalid crystals count in the capped mean.
         plausibility: Measure over chemically plausible crystals too, with SMACT and matminer.
@@ -51,6 +53,7 @@ class MeasureOptions(WorkOptions):
 
     data: str | Path
     limit: int | None = None
+    on_error: OnError = "refuse"
     samples: int = 1
     invalid_energy: float = 3.0
     plausibility: bool = False
@@ -167,7 +170,7 @@ def at_work(
     plausibility = PlausibilityCheck(options.workers) if options.plausibility else None
     loaded = {place: FlowModel.load(place, device) for place in dict.fromkeys(places)}
     data = crystals("test") if is_bundled(options.data) else options.data
-    dataset = read(data, progress)
+    dataset = read(data, progress, options.on_error)
     for model in loaded.values():
         warn_unfamiliar(model, dataset.elements, dataset.sizes)
         warn_noiseless(model, options.noise, other_schedule)

@@ -16,6 +16,7 @@ from omatg_ray.commands.setup import SamplingOptions, refuse_unseen, warn_noisel
 from omatg_ray.commands.workforce import evaluation_bench
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.formula import cell_species
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import ConfigError, DataError, ModelError
 from omatg_ray.evaluate.bench import Block, Measured
 from omatg_ray.evaluate.unique import find_unique, space_groups
@@ -24,7 +25,6 @@ from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Composition, compositions
 from omatg_ray.reward.protocol import holds_only
 from omatg_ray.reward.relax import Relaxed, relax
-from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.progress import Progress
 
 ABSURD = 3.0

@@ -17,7 +17,7 @@ from omatg_ray.bundle import crystals, is_bundled
 from omatg_ray.config import Config, DataSettings
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.fields import FIELDS
-from omatg_ray.crystal.read import read_dataset
+from omatg_ray.crystal.read import OnError, read_dataset
 from omatg_ray.crystal.split import Split, split_by_composition
 from omatg_ray.crystal.write import RESERVED_NAMES, write_structures
 from omatg_ray.distributed.settings import RaySettings
@@ -37,7 +37,8 @@ ROUNDING = 1e-4
 # What a resumed run may change: how long and where it runs, how often it looks, and where its files lie by now.
 MAY_CHANGE = (
     "iterations", "run", "device", "threads", "workers", "ray", "checkpoint", "validation", "tracking", "base",
-    "data.file", "data.train", "data.val", "data.test", "reward.potential", "reward.second_potential", "reward.workers",
+    "data.file", "data.train", "data.val", "data.test", "data.on_error", "reward.potential", "reward.second_potential",
+    "reward.workers",
     "reward.hull.entries", "reward.hull.crystals", "reward.crmse.references",
 )  # fmt: skip
 
@@ -134,12 +135,12 @@ def load_splits(data: DataSettings, progress: bool = False) -> Split:
         DataError: A file cannot be read, or a split is empty.
     """
     if data.file is not None:
-        dataset = read(data.file, progress)
+        dataset = read(data.file, progress, data.on_error)
         val, test = (int(size) if size >= 1 else size for size in (data.val_compositions, data.test_compositions))
         return split_by_composition(dataset, val, test, data.split_seed)
     if data.train is None or data.val is None or data.test is None:
         raise ConfigError("data: name a file to split (data.file=...) or three files (data.train, data.val, data.test)")
-    split = Split(*(read(place, progress) for place in (data.train, data.val, data.test)))
+    split = Split(*(read(place, progress, data.on_error) for place in (data.train, data.val, data.test)))
     for first, second in combinations(SPLITS, 2):
         common = sorted(set(getattr(split, first).compositions) & set(getattr(split, second).compositions))
         if common:
@@ -152,15 +153,15 @@ def load_splits(data: DataSettings, progress: bool = False) -> Split:
     return split
 
 
-def read(place: Path | str, progress: bool = False) -> CrystalDataset:
-    """Crystals of a file or folder, or of the URL of one.
+def read(place: Path | str, progress: bool = False, on_error: OnError = "refuse") -> CrystalDataset:
+    """Crystals of a file or folder, or of the URL of one; those that cannot be used are refused or skipped.
 
     Raises:
         DataError: As `read_dataset`.
         StorageError: The URL cannot be read.
     """
     with local_copy(place) as path:
-        return read_dataset(path, progress=progress)
+        return read_dataset(path, on_error=on_error, progress=progress)
 
 
 def base_run_data(base: str | Path) -> DataSettings | None:
@@ -210,7 +211,7 @@ def refuse_other_crystals(folder: RunFolder, split: Split) -> None:
         return
     for name in SPLITS:
         path, given = folder.path / "data" / f"{name}.extxyz", getattr(split, name)
-        if not _same_crystals(read_dataset(path, reduce=False), given):
+        if not _same_crystals(read_dataset(path, reduce=False, allow_overlaps=True), given):
             raise ConfigError(
                 f"data: the {name} split is not the one that the run was started with and keeps in {path}, and it goes "
                 "on exactly; name the crystals it started with (bundled ones come with the release in versions.json), "

@@ -250,7 +250,7 @@ class CrystalBatch:
         cells = [torch.as_tensor(structure.lattice.matrix.copy(), dtype=torch.float64) for structure in structures]
         return cls(
             torch.tensor(species, dtype=torch.long),
-            wrap(torch.cat(frac).to(dtype)) if frac else torch.zeros(0, 3, dtype=dtype),
+            wrap(wrap(torch.cat(frac)).to(dtype)) if frac else torch.zeros(0, 3, dtype=dtype),
             torch.stack(cells).to(dtype) if cells else torch.zeros(0, 3, 3, dtype=dtype),
             torch.tensor([len(structure) for structure in structures], dtype=torch.long),
         )

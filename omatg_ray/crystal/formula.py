@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from omatg_ray.crystal.text import read_text
 from omatg_ray.errors import DataError, FormulaError
 
 # The network's messages grow with the square of the atoms in a cell, and a slip of the keyboard must not fill memory.
@@ -98,10 +99,7 @@ def read_formulas(path: str | Path) -> list[str]:
         FormulaError: A line is no formula (file and line are named).
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    lines = read_text(path).splitlines()
     formulas = []
     for number, line in enumerate(lines, start=1):
         formula = line.split("#", 1)[0].strip()

@@ -1,393 +1,224 @@
-"""Reading crystals from files, Niggli-reduced and in standard orientation.
+"""Reading crystals from files: checked, Niggli-reduced and in standard orientation.
 
-Formats, by suffix: CSV with a `cif` column (as Perov-5, MP-20 and Carbon-24 are handed out), extended XYZ, CIF, folders
-of CIF files, the JSON that `omatg_ray.crystal.write` writes, and the LMDB and Parquet files of OMatG (see
-`omatg_ray.crystal.records`).
+`formats` finds the crystals of a file, `cif`, `xyz`, `tables` and `records` read one each; here they are checked, and
+what is wrong with those that fail is gathered.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from io import StringIO
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
-from omatg_ray.crystal.dataset import CrystalDataset, Scalar, distinct_ids, scalar_properties
+from omatg_ray.crystal.dataset import CrystalDataset, distinct_ids
+from omatg_ray.crystal.formats import entries
+from omatg_ray.crystal.formula import MAX_ATOMS_PER_CELL
 from omatg_ray.crystal.lattice import wrap
-from omatg_ray.crystal.records import geometry, identity, lmdb_records, parquet_records
-from omatg_ray.crystal.unpickle import unpickle_record
+from omatg_ray.crystal.reduce import reduce_cell
+from omatg_ray.crystal.row import Entry, Row
+from omatg_ray.crystal.validity import MIN_DISTANCE, MIN_POLAR_SINE, MIN_VOLUME, check_validity, closest_atoms
 from omatg_ray.errors import DataError
 from omatg_ray.run.progress import Progress
 
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
+OnError = Literal["refuse", "skip"]
 
-CIF_PROPERTY_PREFIX = "_omatg_ray_"
-MIN_VOLUME = 0.1
-"""Cells below this volume in Å³ are degenerate."""
-
-ID_COLUMN = "material_id"
-
-FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One crystal of a file: where it stands (for messages), its id, its atoms and what came along."""
-
-    where: str
-    ident: str
-    numbers: list[int]
-    cell: FloatArray
-    frac: FloatArray
-    properties: dict[str, Scalar]
+ROWS_AT_ONCE = 256
+MOST_NAMED = 20
+"""Crystals that are named one by one where many are wrong."""
 
 
 def read_dataset(
-    path: str | Path, *, reduce: bool = True, limit: int | None = None, progress: bool = False
+    path: str | Path,
+    *,
+    reduce: bool = True,
+    limit: int | None = None,
+    on_error: OnError = "refuse",
+    allow_overlaps: bool = False,
+    progress: bool = False,
 ) -> CrystalDataset:
-    """Read a file or a folder of CIF files.
+    """Read a file, or a folder or archive of CIF and POSCAR files.
 
-    An id is the `material_id` (in LMDB and Parquet also the `identifier` or `ids`) that came along, else the name of a
-    CIF file (of its data block where it has several) or the key in an LMDB file, else the number of the row, from 1.
-    CIF knows no orientation, so crystals from CIF and CSV are always in standard orientation.
+    | suffix | what is read |
+    |---|---|
+    | `.cif`, `.mcif` | every data block with atoms, its symmetry applied |
+    | `.vasp`, POSCAR, CONTCAR | one crystal, with element symbols (VASP 5) |
+    | `.csv`, `.tsv` | a column `cif`, `structure` (pymatgen's JSON) or `cif.conv`; separators `,`, `;` and tabulator |
+    | `.json`, `.jsonl` | pymatgen structures, bare or under `structure` or a like key; lists, by name, or of pandas |
+    | `.xyz`, `.extxyz`, `.traj`, `.db` | what ASE reads, with a lattice |
+    | `.lmdb`, `.parquet` | OMatG's |
+    | a folder, `.zip` | its `.cif`, `.mcif` and POSCAR files, nested ones too, in the order of their names |
+
+    Text formats may end in `.gz`. An id is the `material_id` (in LMDB and Parquet also the `identifier` or `ids`) that
+    came along, else the name of a CIF file (of its data block where it has several) or the key in an LMDB file, else
+    the number of the row, from 1. CIF knows no orientation, so crystals from it are always in standard orientation.
 
     Args:
-        path: .csv, .extxyz, .xyz, .cif, .json, .lmdb, .parquet or a folder of .cif files (in the order of their names).
+        path: What to read.
         reduce: Niggli-reduce the lattices and put them in standard orientation. Otherwise cells are taken as they are.
         limit: Read only this many crystals, from the first on.
+        on_error: Whether crystals that cannot be used are refused, or skipped with a warning that says which and why.
+        allow_overlaps: Take crystals that fail `check_validity` too, as generated ones may.
         progress: Show a progress bar.
 
     Raises:
-        DataError: The path is missing, unreadable, empty or of an unknown format; or a row is unusable (unparseable,
-            disordered, non-finite numbers, a cell below 0.1 Å³, or a pickle that asks for more than tensors and
-            numbers), which is named with its file and number or key.
+        DataError: The path is missing, unreadable, empty or of an unknown format; or crystals cannot be used: not
+            parseable, disordered, not periodic, at odds with their formula or symmetry, with non-finite numbers,
+            overlapping atoms (`check_validity`) or more than `MAX_ATOMS_PER_CELL` atoms. Up to 20 are named.
     """
     path = Path(path)
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit} leaves nothing to read from {path}; it must be at least 1")
-    idents, properties, numbers, cells, frac = [], [], [], [], []
-    try:
-        with warnings.catch_warnings(), Progress(None, f"read {path.name}", shown=progress) as bar:
-            warnings.simplefilter("ignore")  # the parsers warn about every repair; what matters raises
-            for row in islice(_rows(path), limit):
-                with _naming(row.where):
-                    _check(row)
-                cell, pos = reduce_cell(row.cell, row.frac) if reduce else (row.cell, row.frac)
-                idents.append(row.ident)
-                properties.append(row.properties)
-                numbers.append(row.numbers)
-                cells.append(cell)
-                frac.append(pos)
-                bar.advance()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if not idents:
+    rows: list[Row] = []
+    wrong: list[str] = []
+    doubts: list[str] = []
+    looked_at = 0
+    with warnings.catch_warnings(), Progress(None, f"read {path.name}", shown=progress) as bar:
+        warnings.simplefilter("ignore")  # the parsers warn about every repair; what matters raises
+        places = entries(path)
+        while on_error == "skip" or len(wrong) < MOST_NAMED:
+            taken = len(rows) if on_error == "skip" else looked_at
+            size = ROWS_AT_ONCE if limit is None else min(ROWS_AT_ONCE, limit - taken)
+            chunk = list(islice(places, size))
+            if not chunk:
+                break
+            looked_at += len(chunk)
+            for entry, found in zip(chunk, _read(chunk, allow_overlaps), strict=True):
+                if isinstance(found, Row):
+                    rows.append(found)
+                    if found.doubt is not None:
+                        doubts.append(f"{entry.where}: {found.doubt}")
+                else:
+                    wrong.append(f"{entry.where}: {found}")
+            bar.advance(steps=len(chunk))
+    if wrong and (on_error == "refuse" or not rows):
+        raise _refusal(path, wrong, looked_at)
+    if wrong:
+        _warn(f"{len(wrong)} of {looked_at} crystals of {path} are left out", wrong)
+    if doubts:
+        _warn(f"{len(doubts)} of {looked_at} crystals of {path} differ from their formula (solvents left out?)", doubts)
+    if not rows:
         raise DataError(f"{path} holds no crystals")
-    crystals = CrystalBatch(
-        torch.tensor([z for row_numbers in numbers for z in row_numbers]),
-        wrap(torch.from_numpy(np.concatenate(frac)).float()),
-        torch.from_numpy(np.stack(cells)).float(),
-        torch.tensor([len(row_numbers) for row_numbers in numbers]),
-    )
-    return CrystalDataset(crystals, distinct_ids(idents), properties)
+    return _dataset(rows, reduce)
 
 
-# --- lattices -------------------------------------------------------------------------------------------------------
+class _Refused(NamedTuple):
+    """Why a row cannot be used."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
 
 
-def reduce_cell(cell: FloatArray, frac: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The same crystal in its Niggli cell (Grosse-Kunstleve et al. 2004) and in standard orientation.
-
-    Args:
-        cell: Lattice (3, 3) in Å, not degenerate; rows are the vectors.
-        frac: Fractional positions (N, 3).
-
-    Returns:
-        Lattice and fractional positions (not wrapped). A lattice on which both reductions fail is only oriented.
-    """
-    transform = _niggli_transform(cell)
-    return standard_orientation(transform @ cell, frac @ np.linalg.inv(transform))
+def _read(chunk: Sequence[Entry], allow_overlaps: bool) -> list[Row | _Refused]:
+    found = [_read_one(entry) for entry in chunk]
+    if allow_overlaps:
+        return found
+    rows = [row for row in found if isinstance(row, Row)]
+    reasons = iter(_invalid(rows))
+    return [(next(reasons) or row) if isinstance(row, Row) else row for row in found]
 
 
-def standard_orientation(cell: FloatArray, frac: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Rotate a crystal so that a lies along x, b in the xy plane (b_y > 0) and c_z > 0.
-
-    A left-handed lattice is replaced by its negative, and the positions with it: a rotation alone then does the rest,
-    and the crystal does not turn into its mirror image.
-    """
-    if np.linalg.det(cell) < 0:
-        cell, frac = -cell, -frac
-    lower = np.linalg.qr(cell.T)[1].T
-    return lower * np.sign(np.diag(lower)), frac
-
-
-def _niggli_transform(cell: FloatArray) -> FloatArray:
-    """Integer matrix T (3, 3), |det T| = 1, such that T @ cell is a Niggli cell; the identity where none is found."""
-    import spglib
-    from pymatgen.core import Lattice
-
-    # spglib first: it takes a few microseconds, pymatgen half a millisecond
-    for niggli in (spglib.niggli_reduce, lambda c: Lattice(c).get_niggli_reduced_lattice().matrix):
-        try:
-            reduced = np.asarray(niggli(cell), dtype=np.float64)
-            transform = np.rint(reduced @ np.linalg.inv(cell))
-            same = abs(round(np.linalg.det(transform))) == 1 and np.allclose(
-                transform @ cell, reduced, rtol=0, atol=1e-3
-            )
-        except Exception:  # noqa: BLE001 - either library may give up on an odd cell, in many ways
-            continue
-        if same:
-            return transform
-    return np.eye(3)
-
-
-# --- rows -----------------------------------------------------------------------------------------------------------
-
-
-class _BadRowError(Exception):
-    """Why a row cannot be used; `_naming` adds which row it is."""
-
-
-@contextmanager
-def _naming(where: str) -> Iterator[None]:
-    """Turn whatever is raised about a bad row into a DataError that names the row."""
+def _read_one(entry: Entry) -> Row | _Refused:
     try:
-        yield
-    except (_BadRowError, DataError) as error:
-        raise DataError(f"{where}: {error}") from error
-    except Exception as error:  # the parsers raise anything on malformed text
+        row = entry.read()
+        return _unusable(row) or row
+    except DataError as error:
+        return _Refused(str(error))
+    except OSError as error:
+        return _Refused(f"it cannot be read: {error.strerror or error}")
+    except Exception as error:  # noqa: BLE001 - the parsers raise anything on malformed text
         cause = error.__cause__ or error
         reason = " ".join(str(cause).split())
         if isinstance(cause, KeyError):
             reason = f"{reason} is unknown or missing"
-        raise DataError(f"{where}: it cannot be parsed ({reason or type(cause).__name__})") from error
+        return _Refused(f"it cannot be parsed ({reason or type(cause).__name__})")
 
 
-def _check(row: _Row) -> None:
+def _unusable(row: Row) -> _Refused | None:
+    """What is wrong with a crystal by itself, before anything is computed from it."""
     if not row.numbers:
-        raise _BadRowError("it has no atoms")
+        return _Refused("it has no atoms")
+    if len(row.numbers) > MAX_ATOMS_PER_CELL:
+        return _Refused(f"it has {len(row.numbers)} atoms; a cell holds {MAX_ATOMS_PER_CELL} at most")
     if not all(1 <= z <= MAX_ATOMIC_NUMBER for z in row.numbers):
-        raise _BadRowError("a site holds no chemical element")
+        return _Refused("a site holds no chemical element")
     if not (np.isfinite(row.cell).all() and np.isfinite(row.frac).all()):
-        raise _BadRowError("a coordinate or lattice vector is NaN or infinite")
+        return _Refused("a coordinate or lattice vector is NaN or infinite")
     volume = abs(np.linalg.det(row.cell))
     if volume < MIN_VOLUME:
-        raise _BadRowError(f"the cell is degenerate: its volume is {volume:.3g} Å³ (at least {MIN_VOLUME} is needed)")
+        return _Refused(f"the cell is degenerate: its volume is {volume:.3g} Å³ (at least {MIN_VOLUME} is needed)")
+    return None
 
 
-def _from_structure(where: str, ident: str, structure: Structure, properties: dict[str, Scalar]) -> _Row:
-    for index, site in enumerate(structure, start=1):
-        if not site.is_ordered:
-            raise _BadRowError(
-                f"site {index} ({site.species_string}) is disordered; only fully occupied sites can be used"
-            )
-    numbers = [site.specie.Z for site in structure]
-    return _Row(where, ident, numbers, structure.lattice.matrix.copy(), structure.frac_coords.copy(), properties)
+def _invalid(rows: list[Row]) -> list[_Refused | None]:
+    """What `check_validity` says of each crystal."""
+    if not rows:
+        return []
+    crystals = _batch(rows)
+    validity = check_validity(crystals)
+    reasons: list[_Refused | None] = [None] * len(rows)
+    for index in (~validity.valid).nonzero().flatten().tolist():
+        sine = float(validity.polar_sine[index])
+        if sine < MIN_POLAR_SINE:
+            reasons[index] = _Refused(f"the cell is flat: its volume is {sine:.2g} of the product of its lengths")
+            continue
+        first, second, distance = closest_atoms(crystals.select([index]))
+        names = rows[index].numbers
+        pair = (
+            f"atom {first + 1} ({_symbol(names[first])}) and its own image"
+            if first == second
+            else f"atoms {first + 1} ({_symbol(names[first])}) and {second + 1} ({_symbol(names[second])})"
+        )
+        reasons[index] = _Refused(f"{pair} are {distance:.3g} Å apart (at least {MIN_DISTANCE} is needed)")
+    return reasons
 
 
-def _ident(properties: dict[str, Any], default: str) -> str:
-    value = properties.get(ID_COLUMN)
-    return str(value).strip() if value not in (None, "") else default
+def _symbol(z: int) -> str:
+    from pymatgen.core import Element
+
+    return Element.from_Z(z).symbol
 
 
-# --- formats --------------------------------------------------------------------------------------------------------
+def _refusal(path: Path, wrong: list[str], looked_at: int) -> DataError:
+    if looked_at == 1:
+        return DataError(wrong[0])
+    hint = "data.on_error=skip (evaluate: --on-error skip) leaves out what cannot be used"
+    if len(wrong) == 1:
+        return DataError(f"{wrong[0]} (1 of {looked_at} crystals; {hint})")
+    more = "the first " if len(wrong) >= MOST_NAMED else ""
+    return DataError(
+        f"{len(wrong)} of {more}{looked_at} crystals of {path} cannot be used; {hint}:", wrong[:MOST_NAMED]
+    )
 
 
-def _rows(path: Path) -> Iterator[_Row]:
-    readers = {
-        ".csv": _csv,
-        ".extxyz": _xyz,
-        ".xyz": _xyz,
-        ".cif": _cif,
-        ".json": _json,
-        ".lmdb": _lmdb,
-        ".parquet": _parquet,
-    }
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    if path.is_dir():
-        return _folder(path)
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path} has an unknown suffix; known are {', '.join(readers)} and folders of .cif files")
-    return reader(path)
+def _warn(what: str, reasons: list[str]) -> None:
+    more = f"; and {len(reasons) - MOST_NAMED} more" if len(reasons) > MOST_NAMED else ""
+    warnings.warn(f"{what}: {'; '.join(reasons[:MOST_NAMED])}{more}", stacklevel=3)
 
 
-def _csv(path: Path) -> Iterator[_Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        records = csv.DictReader(file)
-        try:
-            if "cif" not in (records.fieldnames or []):
-                raise DataError(f"{path} has no column 'cif'; its columns are {records.fieldnames or 'missing'}")
-            for number, record in enumerate(records, start=1):
-                where = f"{path}, row {number}"
-                with _naming(where):
-                    if None in record or None in record.values():
-                        raise _BadRowError("the number of its fields differs from the header's")
-                    blocks = _cif_blocks(record.pop("cif"))
-                    if len(blocks) != 1:
-                        raise _BadRowError(f"its cif holds {len(blocks)} crystals instead of one")
-                    columns = {key: _number(text) for key, text in record.items() if key}
-                    row = _from_cif(where, _ident(record, str(number)), blocks[0][1])
-                    row = replace(row, properties=scalar_properties(columns))
-                yield row
-        except csv.Error as error:
-            raise DataError(f"{path}, line {records.line_num}: {error}") from error
+def _batch(rows: list[Row]) -> CrystalBatch:
+    """In float64, wrapped: far from the origin, float32 has no digits left for the position in the cell."""
+    return CrystalBatch(
+        torch.tensor([z for row in rows for z in row.numbers]),
+        wrap(torch.from_numpy(np.concatenate([row.frac for row in rows]))),
+        torch.from_numpy(np.stack([row.cell for row in rows])),
+        torch.tensor([len(row.numbers) for row in rows]),
+    )
 
 
-def _xyz(path: Path) -> Iterator[_Row]:
-    from ase.io.extxyz import read_xyz
-
-    with path.open(encoding="utf-8") as file:
-        number = 0
-        while header := file.readline():
-            if not header.strip():
-                continue
-            number += 1
-            where = f"{path}, row {number}"
-            with _naming(where):
-                if not header.strip().isdecimal():
-                    raise _BadRowError(f"expected a number of atoms, found {header.strip()[:40]!r}")
-                # frame by frame, so that an error can name the row and a limit leaves the rest unread
-                lines = [file.readline() for _ in range(1 + int(header))]
-                if not lines[-1].strip():
-                    raise _BadRowError(f"it ends before its {int(header)} atoms")
-                (atoms,) = read_xyz(StringIO("".join([header, *lines])), 0)
-                if not atoms.cell.rank == 3:
-                    raise _BadRowError("it has no lattice of three vectors")
-                if not atoms.pbc.all():
-                    raise _BadRowError(f"it is not periodic in all three directions (pbc {atoms.pbc.tolist()})")
-                # ASE moves energies and the like from the comment line to a calculator
-                found = {**atoms.info, **(atoms.calc.results if atoms.calc else {})}
-                cell = np.array(atoms.cell)
-                row = _Row(
-                    where,
-                    _ident(found, str(number)),
-                    atoms.numbers.tolist(),
-                    cell,
-                    np.linalg.solve(cell.T, atoms.positions.T).T,
-                    scalar_properties(found),
-                )
-            yield row
+def _dataset(rows: list[Row], reduce: bool) -> CrystalDataset:
+    crystals = _batch([_reduced(row) for row in rows] if reduce else rows)
+    crystals = crystals.replace(pos=wrap(crystals.pos.float()), cell=crystals.cell.float())
+    return CrystalDataset(crystals, distinct_ids(row.ident for row in rows), [row.properties for row in rows])
 
 
-def _cif(path: Path) -> Iterator[_Row]:
-    blocks = _cif_blocks(path.read_text(encoding="utf-8", errors="replace"))
-    for number, (name, text) in enumerate(blocks, start=1):
-        where = str(path) if len(blocks) == 1 else f"{path}, block {number} ({name})"
-        with _naming(where):
-            row = _from_cif(where, path.stem if len(blocks) == 1 else name, text)
-        yield replace(row, ident=_ident(row.properties, row.ident))
-
-
-def _folder(path: Path) -> Iterator[_Row]:
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".cif")
-    if not files:
-        raise DataError(f"the folder {path} holds no .cif files")
-    for file in files:
-        yield from _cif(file)
-
-
-def _json(path: Path) -> Iterator[_Row]:
-    from pymatgen.core import Structure
-
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is no JSON: {error}") from error
-    if not isinstance(entries, list):
-        raise DataError(f"{path} must hold a list of objects with a key 'structure'")
-    for number, entry in enumerate(entries, start=1):
-        where = f"{path}, row {number}"
-        with _naming(where):
-            if not isinstance(entry, dict) or not isinstance(entry.get("structure"), dict):
-                raise _BadRowError("it is no object with a key 'structure' that holds a pymatgen structure")
-            structure = Structure.from_dict(entry.pop("structure"))
-            row = _from_structure(where, _ident(entry, str(number)), structure, scalar_properties(entry))
-        yield row
-
-
-def _lmdb(path: Path) -> Iterator[_Row]:
-    for key, data in lmdb_records(path):
-        where = f"{path}, key {key}"
-        with _naming(where):
-            row = _from_record(where, key, unpickle_record(data), "pos")
-        yield row
-
-
-def _parquet(path: Path) -> Iterator[_Row]:
-    for number, record in enumerate(parquet_records(path), start=1):
-        where = f"{path}, row {number}"
-        with _naming(where):
-            row = _from_record(where, str(number), record, "positions")
-        yield row
-
-
-def _from_record(where: str, default: str, record: dict[str, Any], positions: str) -> _Row:
-    numbers, cell, frac = geometry(record, positions)
-    return _Row(where, identity(record, default), numbers, cell, frac, scalar_properties(record))
-
-
-# --- CIF ------------------------------------------------------------------------------------------------------------
-
-
-def _cif_blocks(text: str) -> list[tuple[str, str]]:
-    """Name and text of every data block that describes a crystal.
-
-    pymatgen keeps only the last of several blocks of one name, so they are taken apart here.
-    """
-    parts = re.split(r"^[ \t]*data_", text, flags=re.MULTILINE | re.IGNORECASE)[1:]
-    crystals = [part for part in parts if "_cell_length" in part or "_atom_site_" in part]
-    return [((part.split(None, 1)[0] if not part[:1].isspace() else "unnamed"), f"data_{part}") for part in crystals]
-
-
-def _from_cif(where: str, ident: str, text: str) -> _Row:
-    """The crystal of a data block, in standard orientation, with the properties that `write_structures` left there."""
-    from pymatgen.io.cif import CifParser
-
-    # Coordinates near 1/3 and 2/3 are rounded to them only where symmetry operations need it: a P1 cell (as in the
-    # usual data sets) is taken as it is.
-    parser = CifParser.from_str(text, frac_tolerance=0.0, check_cif=False)
-    (structure,) = parser.parse_structures(primitive=False, on_error="raise")
-    if len(parser.symmetry_operations) > 1:
-        parser = CifParser.from_str(text, check_cif=False)
-        (structure,) = parser.parse_structures(primitive=False, on_error="raise")
-    (block,) = parser.as_dict().values()
-
-    # pymatgen drops sites that it cannot read and guesses at others
-    listed = {re.sub(r"[^A-Za-z].*", "", symbol).capitalize() for symbol in block.get("_atom_site_type_symbol", [])}
-    understood = {element.symbol for element in structure.composition}
-    if listed and listed != understood:
-        raise _BadRowError(f"its atom types {sorted(listed)} were understood as the elements {sorted(understood)}")
-
-    properties = {
-        key.removeprefix(CIF_PROPERTY_PREFIX): _number(value)
-        for key, value in block.items()
-        if key.startswith(CIF_PROPERTY_PREFIX) and isinstance(value, str)
-    }
-    row = _from_structure(where, ident, structure, scalar_properties(properties))
-    cell, frac = standard_orientation(row.cell, row.frac)
-    return replace(row, cell=cell, frac=frac)
-
-
-def _number(text: str) -> Scalar:
-    """A text as integer or float where it is written as one."""
-    if re.fullmatch(r"\s*[+-]?\d+\s*", text, flags=re.ASCII):
-        return int(text)
-    try:
-        return float(text) if "_" not in text else text
-    except ValueError:
-        return text
+def _reduced(row: Row) -> Row:
+    cell, frac = reduce_cell(row.cell, row.frac)
+    return Row(row.ident, row.numbers, cell, frac)

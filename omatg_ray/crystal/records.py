@@ -43,18 +43,18 @@ def lmdb_records(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
-        raise DataError(f"{path} is no LMDB file: {error}") from error
+        raise DataError(f"it is no LMDB file: {error}") from error
     with closing(environment):
         # The file is mapped into memory: reading beyond its end would end the process.
         needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
         if path.stat().st_size < needed:
-            raise DataError(f"{path} is cut off: {path.stat().st_size} of {needed} bytes")
+            raise DataError(f"it is cut off: {path.stat().st_size} of {needed} bytes")
         try:
             with environment.begin() as transaction, transaction.cursor() as cursor:
                 for key, value in cursor:
                     yield key.decode(errors="backslashreplace"), value
         except lmdb.Error as error:
-            raise DataError(f"{path} is damaged: {error}") from error
+            raise DataError(f"it is damaged: {error}") from error
 
 
 def parquet_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -71,11 +71,11 @@ def parquet_records(path: Path) -> Iterator[dict[str, Any]]:
             columns = file.schema_arrow.names
             missing = [name for name in PARQUET_COLUMNS if name not in columns]
             if missing:
-                raise DataError(f"{path} has no column {missing[0]!r}; its columns are {', '.join(columns)}")
+                raise DataError(f"it has no column {missing[0]!r}; its columns are {', '.join(columns)}")
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
                 yield from batch.to_pylist()
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is no readable Parquet file: {error}") from error
+        raise DataError(f"it is no readable Parquet file: {error}") from error
 
 
 def geometry(record: Mapping[str, Any], positions: str) -> Geometry:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from omatg_ray.crystal.cif import PROPERTY_PREFIX
 from omatg_ray.crystal.dataset import Scalar, scalar_properties
-from omatg_ray.crystal.read import CIF_PROPERTY_PREFIX
 from omatg_ray.errors import DataError
 from omatg_ray.run.atomic import replace_folder, write_text
 
@@ -135,7 +135,7 @@ def _cif_block(name: str, structure: Structure, properties: dict[str, Scalar]) -
         cell, frac = -cell, -frac
     plain = Structure(Lattice(cell), structure.species, frac, to_unit_cell=True)
     text = str(CifWriter(plain, significant_figures=10))
-    lines = [f"{CIF_PROPERTY_PREFIX}{_plain_name(key)}   {_cif_value(value)}" for key, value in properties.items()]
+    lines = [f"{PROPERTY_PREFIX}{_plain_name(key)}   {_cif_value(value)}" for key, value in properties.items()]
     body = text[text.index("data_") :].split("\n", 1)[1]
     return "\n".join([f"data_{name}", *lines, body])
 

@@ -1,6 +1,6 @@
 """Chemical plausibility, the official implementation's validity: metrics over matches of plausible crystals only.
 
-A crystal is plausible if it passes the geometric checks (`omatg_ray.reward.validity`), SMACT's screening of its
+A crystal is plausible if it passes the geometric checks (`omatg_ray.crystal.validity`), SMACT's screening of its
 composition, and if matminer can compute its Magpie and CrystalNN fingerprints, as the compared publications demand.
 Both packages are optional: pip install 'omatg-ray[validity]'.
 """
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import ConfigError
 from omatg_ray.reward.matching import run_all, to_arrays
-from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.bounded import BoundedPool
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import DataError
 from omatg_ray.reward.matching import MatchSettings, compositions, run_all, to_arrays
-from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.bounded import BoundedPool
 
 SAME_STRUCTURE = MatchSettings(ltol=0.2, stol=0.3, angle_tol=5.0)

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import RewardError
 from omatg_ray.reward.protocol import Reward, RewardResult
-from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.bounded import BoundedPool, Outcome
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import OmatgRayError
 from omatg_ray.reward.potential import Potential, load_potential
 from omatg_ray.reward.protocol import RewardResult
-from omatg_ray.reward.validity import check_validity
 
 logger = logging.getLogger(__name__)
 

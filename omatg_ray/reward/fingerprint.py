@@ -17,8 +17,8 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.lattice import volume, wrap
+from omatg_ray.crystal.validity import check_validity, minkowski_reduce
 from omatg_ray.reward.graph import neighbours
-from omatg_ray.reward.validity import check_validity, minkowski_reduce
 
 CUTOFF = 3.0
 SMEARING = 0.08

@@ -13,8 +13,8 @@ from torch_geometric.data import Batch
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.lattice import wrap
+from omatg_ray.crystal.validity import minkowski_reduce
 from omatg_ray.errors import DataError
-from omatg_ray.reward.validity import minkowski_reduce
 
 # Distances below this are a site and itself; the number is MatGL's.
 SAME_SITE = 1e-8

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.text import read_text
 from omatg_ray.errors import DataError, OmatgRayError, RewardError
 from omatg_ray.reward.energy import MatGLEnergy, squeezed
 from omatg_ray.reward.matching import Composition, compositions
@@ -154,8 +155,8 @@ def read_entries(path: Path) -> list[Entry]:
     """Entries of a file.
 
     - JSON: a list (or `{"entries": list}`) of what pymatgen's `ComputedEntry`, `ComputedStructureEntry` or `PDEntry`
-      write: `composition` (amounts by symbol), `energy` and perhaps `correction` in eV of that composition. No class is
-      built from the file.
+      write: `composition` (amounts by symbol), `energy` and perhaps `correction` in eV of that composition, or the
+      `energy_adjustments` that add up to it. No class is built from the file.
     - CSV: the columns `formula` and `energy_per_atom`.
 
     Raises:
@@ -163,10 +164,10 @@ def read_entries(path: Path) -> list[Entry]:
     """
     if path.suffix not in (".json", ".csv"):
         raise DataError(f"{path}: entries come as .json (pymatgen's) or .csv (formula, energy_per_atom)")
+    text = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8")
         rows: Any = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DataError(f"cannot read the entries {path}: {error}") from error
     if isinstance(rows, dict):
         rows = rows.get("entries")
@@ -190,8 +191,25 @@ def _pymatgen_entry(row: Mapping[str, Any]) -> Entry:
 
     amounts = {Element(symbol).Z: float(n) for symbol, n in row["composition"].items() if float(n) > 0}
     pairs = _pairs(amounts)
-    energy = float(row["energy"]) + float(row.get("correction") or 0.0)
-    return Entry(pairs, energy / sum(amounts.values()))
+    correction = row.get("correction")
+    if correction is None:
+        correction = sum(map(_adjustment, row.get("energy_adjustments") or []))
+    return Entry(pairs, (float(row["energy"]) + float(correction)) / sum(amounts.values()))
+
+
+def _adjustment(adjustment: Mapping[str, Any]) -> float:
+    """An energy adjustment of pymatgen in eV: as it is, by atom, or by atom and kelvin.
+
+    Raises:
+        ValueError: It is of another kind.
+    """
+    if "value" in adjustment:
+        return float(adjustment["value"])
+    if "adj_per_atom" in adjustment:
+        return float(adjustment["adj_per_atom"]) * float(adjustment["n_atoms"])
+    if "adj_per_deg" in adjustment:
+        return float(adjustment["adj_per_deg"]) * float(adjustment["temp"]) * float(adjustment["n_atoms"])
+    raise ValueError(f"the energy adjustment {adjustment.get('name')!r} has no value that is known")
 
 
 def _row_entry(row: Mapping[str, str]) -> Entry:

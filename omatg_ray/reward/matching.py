@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import DataError
-from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.bounded import BoundedPool, Outcome
 from omatg_ray.run.progress import Progress
 
@@ -62,7 +62,7 @@ class MatchResult:
 class Matcher:
     """Matches generated against reference crystals, in this process or in parallel over worker processes.
 
-    A pair is compared only if both crystals are valid (`omatg_ray.reward.validity`) and their compositions agree; any
+    A pair is compared only if both crystals are valid (`omatg_ray.crystal.validity`) and their compositions agree; any
     other pair is no match. Every comparison has its own time bound, because StructureMatcher can take forever on nearly
     degenerate cells. Workers start when first needed and stay until the matcher is closed.
 

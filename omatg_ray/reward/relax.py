@@ -14,8 +14,8 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.lattice import wrap
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.reward.potential import Potential
-from omatg_ray.reward.validity import check_validity
 
 CONVERGED = 0.05
 """A crystal rests once no force exceeds this, in eV/Å, and no entry of dE/dε / N, in eV."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.reward.protocol import RewardResult
-from omatg_ray.reward.validity import check_validity
 
 DALTON_PER_CUBIC_ANGSTROM = 1.66053907
 """In g/cm³ (CODATA 2018)."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import RewardError
 from omatg_ray.reward.protocol import (
     Reward,
@@ -19,7 +20,6 @@ from omatg_ray.reward.protocol import (
     reward_of_known,
 )
 from omatg_ray.reward.settings import ENERGY
-from omatg_ray.reward.validity import check_validity
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from omatg_ray.bundle import crystals as bundled_crystals
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import read_dataset
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.potential import Potential, load_potential
-from omatg_ray.reward.validity import check_validity
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.progress import print_line
 

@@ -63,8 +63,8 @@ def usable(crystals: CrystalBatch) -> Tensor:
     """Which crystals a potential is asked about (B,): valid, and no pair below `CLOSEST` covalent bond lengths."""
     from ase.data import covalent_radii
 
+    from omatg_ray.crystal.validity import check_validity
     from omatg_ray.reward.graph import neighbours
-    from omatg_ray.reward.validity import check_validity
 
     valid = check_validity(crystals).valid
     radii = torch.tensor(covalent_radii)

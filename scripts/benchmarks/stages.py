@@ -26,6 +26,7 @@ from workload import Size, learner, plan, reinforced
 from omatg_ray.bundle import BUNDLED
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.flow.network import Precision
 from omatg_ray.model import FlowModel
 from omatg_ray.policy.policy import draw_noise
@@ -33,7 +34,6 @@ from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.graph import graph_chunks
 from omatg_ray.reward.potential import CPU_CHUNK_EDGES, DEVICE_CHUNK_EDGES, load_module, node_types
 from omatg_ray.reward.sums import sum_in_memory_order
-from omatg_ray.reward.validity import check_validity
 from omatg_ray.rl.trajectory import Trajectory, rollout
 from omatg_ray.rl.work import WorkItem
 

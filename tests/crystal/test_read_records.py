@@ -153,11 +153,11 @@ def test_a_damaged_pickle_is_named(tmp_path: Path) -> None:
 
 def test_files_that_are_no_lmdb(tmp_path: Path) -> None:
     (tmp_path / "text.lmdb").write_text("no database" * 1000)
-    with pytest.raises(DataError, match=r"text\.lmdb is no LMDB file"):
+    with pytest.raises(DataError, match=r"text\.lmdb: it is no LMDB file"):
         read_dataset(tmp_path / "text.lmdb")
     whole = write_lmdb(tmp_path / "a.lmdb", {str(i): record(ROCKSALT) for i in range(50)}).read_bytes()
     (tmp_path / "half.lmdb").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"half\.lmdb is cut off"):
+    with pytest.raises(DataError, match=r"half\.lmdb: it is cut off"):
         read_dataset(tmp_path / "half.lmdb")
     with pytest.raises(DataError, match="holds no crystals"):
         read_dataset(write_lmdb(tmp_path / "empty.lmdb", {}))
@@ -192,5 +192,5 @@ def test_bad_parquet_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"b\.parquet, row 2: .*\(2, 3\)"):
         read_dataset(write_parquet(tmp_path / "b.parquet", columns))
     (tmp_path / "c.parquet").write_bytes(b"PAR1 but nothing else")
-    with pytest.raises(DataError, match=r"c\.parquet is no readable Parquet file"):
+    with pytest.raises(DataError, match=r"c\.parquet: it is no readable Parquet file"):
         read_dataset(tmp_path / "c.parquet")

@@ -11,6 +11,7 @@ from pymatgen.core import Lattice, Structure
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.bench import LocalBench
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.polymorphs import MOST_POLYMORPHS, Polymorphs
@@ -18,7 +19,6 @@ from omatg_ray.model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.reward.protocol import RewardResult
-from omatg_ray.reward.validity import check_validity
 from tests.evaluate.sodium_chloride import (
     OTHERS,
     POLYMORPHS,

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.reward.crmse import PolymorphMatch
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import MatchSettings
 from omatg_ray.reward.potential import Potential
 from omatg_ray.reward.protocol import Once, RewardResult
 from omatg_ray.reward.symmetry import NonCentrosymmetric, NonTriclinic
-from omatg_ray.reward.validity import check_validity
 from omatg_ray.reward.weighted import Part, Weighted
 from omatg_ray.rl.advantage import AdvantageSettings, clipped, group_advantages
 

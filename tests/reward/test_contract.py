@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import RewardError
 from omatg_ray.reward.contract import check_reward, made_up_crystals
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.protocol import Reward
 from omatg_ray.reward.symmetry import NonTriclinic
 from omatg_ray.reward.target import TargetDensity
-from omatg_ray.reward.validity import check_validity
 from tests.reward.rewards.user_rewards import Flat, Promises
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.lattice import cell_from_parameters
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import DataError
 from omatg_ray.reward.graph import graph_chunks, neighbours
-from omatg_ray.reward.validity import check_validity
 
 CUTOFF = 5.0
 # Node types in an order that is not that of atomic numbers, so that a mix-up shows.

@@ -1,4 +1,4 @@
-"""Which structures are fit to be judged at all: cheap geometric checks, made before any energy."""
+"""Which structures can be crystals at all: cheap geometric checks, made at reading and before any energy."""
 
 from __future__ import annotations
 
@@ -131,8 +131,10 @@ def minkowski_reduce(cell: Tensor) -> tuple[Tensor, Tensor]:
         order = cell.norm(dim=-1).argsort(dim=-1, stable=True)
         a1, a2, a3 = cell.gather(1, order[..., None].expand_as(cell)).unbind(1)
         square = (a1 * a1).sum(-1, keepdim=True)
-        multiple = torch.round((a2 * a1).sum(-1, keepdim=True) / square)
-        a2 = a2 - multiple * a1
+        nearer = a2 - torch.round((a2 * a1).sum(-1, keepdim=True) / square) * a1
+        # Only what really is shorter counts as progress: among equal lengths rounding would choose for ever.
+        reduced2 = nearer.norm(dim=-1) < a2.norm(dim=-1) * (1 - 1e-12)
+        a2 = torch.where(reduced2[:, None], nearer, a2)
         # Babai's nearest plane brings a3 close in one step, however long it is; the nine candidates make it shortest.
         normal2 = a2 - (a2 * a1).sum(-1, keepdim=True) / square * a1
         n2 = torch.round((a3 * normal2).sum(-1, keepdim=True) / (normal2 * normal2).sum(-1, keepdim=True))
@@ -141,13 +143,31 @@ def minkowski_reduce(cell: Tensor) -> tuple[Tensor, Tensor]:
         candidates = close[:, None] + combinations[:, :1] * a1[:, None] + combinations[:, 1:] * a2[:, None]
         lengths = candidates.norm(dim=-1)
         shortest = candidates[torch.arange(len(cell), device=cell.device), lengths.argmin(dim=-1)]
-        # Only what really is shorter counts as progress: equal lengths would swap places for ever.
         shorter = lengths.amin(dim=-1) < a3.norm(dim=-1) * (1 - 1e-12)
         a3 = torch.where(shorter[:, None], shortest, a3)
         cell = torch.stack([a1, a2, a3], 1)
         a1_length, a2_length, a3_length = cell.norm(dim=-1).unbind(-1)
         ordered = (a1_length <= a2_length * (1 + 1e-12)) & (a2_length <= a3_length * (1 + 1e-12))
-        converged = (multiple[:, 0] == 0) & ~shorter & ordered
+        converged = ~reduced2 & ~shorter & ordered
         if converged.all():
             break
     return cell, converged
+
+
+def closest_atoms(crystal: CrystalBatch) -> tuple[int, int, float]:
+    """The two atoms of one structure that are nearest to each other, and their distance in Å.
+
+    An atom twice is one and its own image. For messages: it takes longer than `shortest_distances`.
+    """
+    n = len(crystal.species)
+    first, second = torch.triu_indices(n, n).unbind(0)
+    pairs = CrystalBatch(
+        crystal.species[torch.stack([first, second], 1).flatten()],
+        crystal.pos[torch.stack([first, second], 1).flatten()],
+        crystal.cell.expand(len(first), 3, 3),
+        torch.full((len(first),), 2),
+    )
+    shortest_vector = minkowski_reduce(crystal.cell)[0][0, 0].norm()
+    distance = torch.where(first == second, shortest_vector, shortest_distances(pairs, own_images=False))
+    index = int(distance.argmin())
+    return int(first[index]), int(second[index]), float(distance[index])

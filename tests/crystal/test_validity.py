@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.lattice import cell_from_parameters
-from omatg_ray.reward.validity import check_validity, minkowski_reduce
+from omatg_ray.crystal.validity import check_validity, minkowski_reduce
 
 
 def crystal(pos: list[list[float]] | Tensor, cell: list[list[float]] | Tensor) -> CrystalBatch:

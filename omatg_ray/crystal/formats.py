@@ -1,0 +1,229 @@
+"""Which files hold crystals, and where in them each one is.
+
+A reader yields an `Entry` for each place that should hold a crystal, and reads it only when asked to: so one that is
+damaged does not hide the next. Text formats are read from bytes, which may come from a gzip file or an archive.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from omatg_ray.crystal import records
+from omatg_ray.crystal.cif import Block, read_blocks, row_of_block
+from omatg_ray.crystal.dataset import scalar_properties
+from omatg_ray.crystal.row import Entry, Row, failed, identity, require_periodic, row_of_atoms, row_of_structure
+from omatg_ray.crystal.tables import csv_entries, json_entries, json_lines_entries
+from omatg_ray.crystal.text import decode, decompress
+from omatg_ray.crystal.unpickle import unpickle_record
+from omatg_ray.crystal.xyz import xyz_entries
+from omatg_ray.errors import DataError
+
+Texts = Callable[[str, str], Iterator[Entry]]
+Files = Callable[[Path], Iterator[Entry]]
+
+
+def entries(path: Path) -> Iterator[Entry]:
+    """The places of a file, folder or archive that should hold a crystal.
+
+    Raises:
+        DataError: There is no such file, or its format is unknown.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    if path.is_dir():
+        return _folder(path)
+    if path.suffix.lower() == ".zip":
+        return _archive(path)
+    kind = _kind(path.name)
+    if kind in FILES:
+        return _guarded(str(path), partial(FILES[kind], path))
+    if kind not in TEXTS:
+        raise DataError(
+            f"{path} has an unknown suffix; known are {', '.join([*TEXTS, *FILES])} (texts also with .gz), POSCAR and "
+            "CONTCAR files, folders and .zip archives of .cif, .mcif and POSCAR files"
+        )
+    return _guarded(str(path), lambda: _texts(str(path), path.read_bytes()))
+
+
+def _kind(name: str) -> str:
+    """The suffix that says how a file is read; `.vasp` for POSCAR and CONTCAR files."""
+    plain = PurePath(re.sub(r"\.gz$", "", name, flags=re.IGNORECASE))
+    if re.match(r"(POSCAR|CONTCAR)([._-]|$)", plain.name) and plain.suffix.lower() not in TEXTS:
+        return ".vasp"
+    return plain.suffix.lower()
+
+
+def _texts(where: str, data: bytes) -> Iterator[Entry]:
+    kind = _kind(PurePath(where).name)
+    if where.lower().endswith(".gz"):
+        data = decompress(data)
+    return TEXTS[kind](where, decode(data, lenient=kind in CRYSTAL_FILES))
+
+
+def _guarded(where: str, read: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
+    """The entries of a file; one that raises what is wrong with the file, where that ends them."""
+    try:
+        yield from read()
+    except (DataError, OSError) as error:
+        yield failed(where, error)
+
+
+# --- many files -----------------------------------------------------------------------------------------------------
+
+
+def _folder(path: Path) -> Iterator[Entry]:
+    names = _crystal_files(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    if not names:
+        raise DataError(f"the folder {path} holds no .cif, .mcif or POSCAR files; name the file that is meant")
+    for name in names:
+        yield from _guarded(str(path / name), partial(_read_file, path / name))
+
+
+def _read_file(path: Path) -> Iterator[Entry]:
+    return _texts(str(path), path.read_bytes())
+
+
+def _archive(path: Path) -> Iterator[Entry]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = _crystal_files(info.filename for info in archive.infolist() if not info.is_dir())
+            if not names:
+                raise DataError(f"the archive {path} holds no .cif, .mcif or POSCAR files; unpack what is meant")
+            for name in names:
+                yield from _guarded(str(path / name), partial(_read_member, archive, path, name))
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{path} is no readable archive: {error}") from error
+
+
+def _read_member(archive: zipfile.ZipFile, path: Path, name: str) -> Iterator[Entry]:
+    try:
+        return _texts(str(path / name), archive.read(name))
+    except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise DataError(f"it cannot be unpacked: {error}") from error
+
+
+def _crystal_files(names: Iterator[str]) -> list[str]:
+    """Those of single crystals, in order; not what operating systems hide."""
+    return sorted(
+        name
+        for name in names
+        if _kind(PurePath(name).name) in CRYSTAL_FILES
+        and not any(part.startswith((".", "__MACOSX")) for part in PurePath(name).parts)
+    )
+
+
+# --- single crystals ------------------------------------------------------------------------------------------------
+
+
+def _cif(where: str, text: str) -> Iterator[Entry]:
+    blocks = read_blocks(text)
+    stem = re.sub(r"\.(mcif|cif)(\.gz)?$", "", PurePath(where).name, flags=re.IGNORECASE)
+    for number, block in enumerate(blocks, start=1):
+        single = len(blocks) == 1
+        place = where if single else f"{where}, block {number} ({block.name})"
+        yield Entry(place, partial(_read_block, block, stem if single else block.name))
+
+
+def _read_block(block: Block, name: str) -> Row:
+    return row_of_block(block, identity(block.properties, name))
+
+
+def _poscar(where: str, text: str) -> Iterator[Entry]:
+    yield Entry(where, partial(_read_poscar, text, re.sub(r"\.vasp$", "", PurePath(where).name, flags=re.IGNORECASE)))
+
+
+def _read_poscar(text: str, name: str) -> Row:
+    from pymatgen.io.vasp import Poscar
+
+    lines = text.splitlines()
+    if len(lines) < 8:
+        raise DataError("it is no POSCAR: it has fewer than 8 lines")
+    if re.fullmatch(r"[\s\d]*", lines[5]):
+        raise DataError("it names no elements (VASP 4): write their symbols in the line above the numbers of atoms")
+    structure = Poscar.from_str(text).structure
+    return row_of_structure(structure, name, {})
+
+
+# --- collections ----------------------------------------------------------------------------------------------------
+
+
+def _lmdb(path: Path) -> Iterator[Entry]:
+    for key, data in records.lmdb_records(path):
+        yield Entry(f"{path}, key {key}", partial(_read_pickle, key, data))
+
+
+def _read_pickle(key: str, data: bytes) -> Row:
+    return _read_record(key, unpickle_record(data), "pos")
+
+
+def _parquet(path: Path) -> Iterator[Entry]:
+    for number, record in enumerate(records.parquet_records(path), start=1):
+        yield Entry(f"{path}, row {number}", partial(_read_record, str(number), record, "positions"))
+
+
+def _read_record(default: str, record: dict[str, Any], positions: str) -> Row:
+    if record.get("pbc") is not None:
+        require_periodic(np.asarray(record["pbc"]))
+    numbers, cell, frac = records.geometry(record, positions)
+    return Row(records.identity(record, default), numbers, cell, frac, scalar_properties(record))
+
+
+def _ase_database(path: Path) -> Iterator[Entry]:
+    import sqlite3
+
+    from ase.db import connect
+
+    try:
+        with connect(path, type="db", use_lock_file=False) as database:
+            for row in database.select():
+                yield Entry(f"{path}, row {row.id}", partial(_read_database_row, row))
+    except (sqlite3.Error, ValueError) as error:
+        raise DataError(f"it is no readable database of ASE: {error}") from error
+
+
+def _read_database_row(row: Any) -> Row:
+    properties = {**row.key_value_pairs, **({"energy": row.energy} if "energy" in row else {})}
+    return row_of_atoms(row.toatoms(), identity(properties, str(row.id)), scalar_properties(properties))
+
+
+def _trajectory(path: Path) -> Iterator[Entry]:
+    from ase.io import ulm
+    from ase.io.trajectory import TrajectoryReader
+
+    try:
+        with TrajectoryReader(path) as images:
+            count = len(images)
+    except (ulm.InvalidULMFileError, ValueError, KeyError) as error:
+        raise DataError(f"it is no readable trajectory of ASE: {error}") from error
+    for number in range(count):
+        yield Entry(f"{path}, image {number + 1}", partial(_read_image, path, number))
+
+
+def _read_image(path: Path, number: int) -> Row:
+    from ase.io.trajectory import TrajectoryReader
+
+    with TrajectoryReader(path) as images:
+        atoms = images[number]
+    found = {**atoms.info, **(atoms.calc.results if atoms.calc else {})}
+    return row_of_atoms(atoms, identity(found, str(number + 1)), scalar_properties(found))
+
+
+CRYSTAL_FILES: dict[str, Texts] = {".cif": _cif, ".mcif": _cif, ".vasp": _poscar}
+"""Of single crystals: those that folders and archives are made of."""
+TEXTS: dict[str, Texts] = {
+    **CRYSTAL_FILES,
+    ".csv": csv_entries,
+    ".tsv": csv_entries,
+    ".json": json_entries,
+    ".jsonl": json_lines_entries,
+    ".extxyz": xyz_entries,
+    ".xyz": xyz_entries,
+}
+FILES: dict[str, Files] = {".lmdb": _lmdb, ".parquet": _parquet, ".db": _ase_database, ".traj": _trajectory}

@@ -1,0 +1,112 @@
+"""One crystal of a file, as its reader hands it over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omatg_ray.crystal.dataset import Scalar
+from omatg_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core import Structure
+
+ID_COLUMN = "material_id"
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One crystal as it stands in a file.
+
+    Attributes:
+        ident: Its id.
+        numbers: Atomic numbers (N,).
+        cell: Lattice (3, 3) in Å; rows are the vectors.
+        frac: Fractional positions (N, 3), not wrapped.
+        properties: The scalars that came along.
+        doubt: What the file says that does not fit the crystal, where that is no reason to refuse it.
+    """
+
+    ident: str
+    numbers: list[int]
+    cell: FloatArray
+    frac: FloatArray
+    properties: dict[str, Scalar] = field(default_factory=dict)
+    doubt: str | None = None
+
+
+class Entry(NamedTuple):
+    """A place in a file that should hold a crystal.
+
+    Attributes:
+        where: File and row, block or key, for messages.
+        read: Makes a `Row` of it; raises anything where that fails.
+    """
+
+    where: str
+    read: Callable[[], Row]
+
+
+def failed(where: str, error: Exception) -> Entry:
+    """A place that holds no crystal, and why."""
+
+    def read() -> Row:
+        raise error
+
+    return Entry(where, read)
+
+
+def require_periodic(pbc: Any) -> None:
+    """Refuse slabs, wires and molecules.
+
+    Args:
+        pbc: Whether the crystal repeats along each lattice vector (3,), or along all of them.
+
+    Raises:
+        DataError: It does not.
+    """
+    along = np.broadcast_to(np.asarray(pbc, dtype=bool).reshape(-1), 3)
+    if not along.all():
+        raise DataError(f"it is not periodic in all three directions (pbc {' '.join('FT'[int(p)] for p in along)})")
+
+
+def row_of_structure(structure: Structure, ident: str, properties: dict[str, Scalar]) -> Row:
+    """The row of a pymatgen structure.
+
+    Raises:
+        DataError: A site is disordered or holds no element, or the structure is not periodic in three directions.
+    """
+    require_periodic(structure.lattice.pbc)
+    for index, site in enumerate(structure, start=1):
+        if not site.is_ordered:
+            raise DataError(
+                f"site {index} ({site.species_string}) is disordered; only fully occupied sites can be used"
+            )
+    numbers = [site.specie.Z for site in structure]
+    return Row(ident, numbers, structure.lattice.matrix.copy(), structure.frac_coords.copy(), properties)
+
+
+def row_of_atoms(atoms: Atoms, ident: str, properties: dict[str, Scalar]) -> Row:
+    """The row of an ASE object.
+
+    Raises:
+        DataError: It has no lattice, or is not periodic in three directions.
+    """
+    if atoms.cell.rank != 3:
+        raise DataError("it has no lattice of three vectors")
+    require_periodic(atoms.pbc)
+    cell = np.array(atoms.cell)
+    return Row(ident, atoms.numbers.tolist(), cell, np.linalg.solve(cell.T, atoms.positions.T).T, properties)
+
+
+def identity(properties: dict[str, Any], default: str) -> str:
+    """What a row calls its crystal."""
+    value = properties.get(ID_COLUMN)
+    return str(value).strip() if value not in (None, "") else default

@@ -1,0 +1,222 @@
+"""Symmetry operations: from the texts of a file or from the name of a space group, and the atoms that they make.
+
+Source of names, settings and Hall symbols: gemmi's tables, which are those of International Tables A and of sginfo.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import gemmi
+import numpy as np
+from numpy.typing import NDArray
+
+from omatg_ray.errors import DataError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+SAME_ATOM = 0.3
+"""Images of one site closer than this in Å are one atom on a special position, whose coordinates were rounded."""
+METRIC_TOLERANCE = 0.01
+"""How far operations may change squared lengths of a cell, relative to the longest one, and still fit it."""
+
+DENOMINATOR = gemmi.Op.DEN
+MAX_GROUP = 192
+ORIGINS = {"S": "1", "Z": "2"}
+"""How ICSD marks the origin choice at the end of a symbol."""
+
+
+@dataclass(frozen=True, eq=False)
+class Operations:
+    """A group of n symmetry operations x' = W x + w on fractional positions, modulo lattice translations.
+
+    Attributes:
+        rotations: W (n, 3, 3).
+        translations: w (n, 3), in units of lattice vectors.
+        name: Of the setting, where one was asked for by name.
+    """
+
+    rotations: FloatArray
+    translations: FloatArray
+    name: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rotations)
+
+    def fit(self, cell: FloatArray) -> bool:
+        """Whether the operations keep all lengths and angles of a lattice (3, 3), within `METRIC_TOLERANCE`."""
+        metric = cell @ cell.T
+        change = np.swapaxes(self.rotations, 1, 2) @ metric @ self.rotations - metric
+        return bool(np.abs(change).max() <= METRIC_TOLERANCE * np.abs(metric).max())
+
+    def orbit(self, site: FloatArray, cell: FloatArray) -> FloatArray:
+        """The atoms (m, 3) that the operations make of a site (3,).
+
+        A site within `SAME_ATOM` of its own images lies on a special position, and is moved there first: to the mean
+        of these images. The number of atoms then is that of the operations divided by that of those that keep the site.
+
+        Raises:
+            DataError: The images are neither apart nor together.
+        """
+        for _ in range(3):
+            keeps = self._distances(site, cell) < SAME_ATOM
+            images = self.rotations[keeps] @ site + self.translations[keeps]
+            site = site + _difference(images - site).mean(0)
+        images = self.rotations @ site + self.translations
+        apart = np.linalg.norm(_difference(images[:, None] - images) @ cell, axis=-1) >= SAME_ATOM / 10
+        first = [i for i in range(len(images)) if apart[i, :i].all()]
+        if len(first) * int(keeps.sum()) != len(self):
+            raise DataError("symmetry brings images of it so near each other that they are neither one atom nor two")
+        return images[first]
+
+    def _distances(self, site: FloatArray, cell: FloatArray) -> FloatArray:
+        found: FloatArray = np.linalg.norm(
+            _difference(self.rotations @ site + self.translations - site) @ cell, axis=-1
+        )
+        return found
+
+
+IDENTITY = Operations(np.eye(3)[None], np.zeros((1, 3)))
+
+
+@lru_cache(maxsize=512)
+def parse_operations(texts: tuple[str, ...]) -> Operations:
+    """The group whose operations are written as 'x, -y, z+1/2'.
+
+    Raises:
+        DataError: A text is no operation, or the product of two operations is not listed.
+    """
+    if any(text.count(",") < 2 for text in texts):  # 'x, y, z' without quotes comes as three texts
+        parts = ",".join(text.strip().strip(",") for text in texts).split(",")
+        texts = tuple(",".join(parts[i : i + 3]) for i in range(0, len(parts), 3))
+    operations: list[gemmi.Op] = []
+    for text in texts:
+        try:
+            operations.append(gemmi.Op(re.sub(r"\s", "", text)))
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"its symmetry operation {text!r} cannot be read: {error}") from error
+    return _group(operations)
+
+
+def named_groups(symbols: Sequence[str], hall: str | None, number: int | None, cell: FloatArray) -> list[Operations]:
+    """The settings of a space group that a file may mean and that fit its lattice (3, 3).
+
+    Args:
+        symbols: Hermann-Mauguin symbols, as files spell them: 'F d -3 m', 'Fd3m:2', 'P 4/n m m Z', 'F 4/m -3 2/m'.
+        hall: Hall symbol, which leaves no choice.
+        number: Number in International Tables, from 1.
+        cell: Lattice.
+
+    Returns:
+        None if nothing is named. More than one where axes or origin are left open.
+
+    Raises:
+        DataError: The group is unknown, symbol and number disagree, or no setting fits the lattice.
+    """
+    named = ", ".join(filter(None, [*dict.fromkeys(symbols), hall, None if number is None else f"number {number}"]))
+    if hall is not None:
+        try:
+            settings = [_group(gemmi.symops_from_hall(hall), hall)]
+        except (RuntimeError, ValueError):
+            settings = []
+    else:
+        settings = []
+    if not settings:
+        found = next(filter(None, map(_settings, symbols)), []) or [s for s in _table() if s.number == number]
+        if number is not None and found and found[0].number != number:
+            raise DataError(
+                f"it names the space group {symbols[0]}, which is number {found[0].number}, and number {number}"
+            )
+        settings = [_group(setting.operations(), setting.xhm()) for setting in found]
+    if not settings and named:
+        raise DataError(f"its space group ({named}) is unknown, and it lists no operations of it")
+    fitting = [setting for setting in settings if setting.fit(cell)]
+    if settings and not fitting:
+        raise DataError(
+            f"its cell does not have the symmetry of its space group ({named}), of which it lists no operations"
+        )
+    return fitting
+
+
+def group_number(symbols: Sequence[str], number: int | None) -> int | None:
+    """Number of the space group that a file names; None where it names none that is known."""
+    found = next(filter(None, map(_settings, symbols)), [])
+    return found[0].number if found else number
+
+
+def point_group_order(number: int) -> int:
+    """Operations of a space group apart from its translations."""
+    return len(gemmi.find_spacegroup_by_number(number).operations().sym_ops)
+
+
+@lru_cache(maxsize=512)
+def _settings(symbol: str) -> list[gemmi.SpaceGroup]:
+    """The settings that a Hermann-Mauguin symbol may mean: with both origins, and both axes, where it names none."""
+    name = re.sub(r"\s+", " ", symbol.replace("_", "").replace("*", "")).strip()
+    name = re.sub(r"\s*[:(]\s*(\w+)\s*\)?$", r":\1", name)
+    if mark := re.fullmatch(r"(.+\S)\s([SZ])", name):
+        name = f"{mark[1]}:{ORIGINS[mark[2]]}"
+    if mark := re.fullmatch(r"(R.*?)\s?:?([HRhr])", name):
+        name = f"{mark[1]}:{mark[2].upper()}"
+    plain, _, extension = name.partition(":")
+    named = (gemmi.find_spacegroup_by_name(spelled) for spelled in (name, plain))
+    found = next((group for group in named if group is not None), None) or _by_full_symbol(plain)
+    if found is None:
+        return []
+    settings = [setting for setting in _table() if setting.number == found.number and setting.hm == found.hm]
+    chosen = [setting for setting in settings if setting.ext == extension[-1:].upper()] if extension else []
+    return chosen or settings
+
+
+def _by_full_symbol(symbol: str) -> gemmi.SpaceGroup | None:
+    """The standard setting of a group whose symbol is spelled out, as 'F 4/m -3 2/m'."""
+    from pymatgen.symmetry.groups import SpaceGroup
+
+    try:
+        return gemmi.find_spacegroup_by_number(SpaceGroup(symbol).int_number)
+    except (ValueError, KeyError):
+        return None
+
+
+@lru_cache(maxsize=1)
+def _table() -> list[gemmi.SpaceGroup]:
+    return list(gemmi.spacegroup_table())
+
+
+def _group(operations: Iterable[gemmi.Op], name: str = "") -> Operations:
+    """Distinct operations as arrays, after a look whether they form a group.
+
+    Raises:
+        DataError: They do not.
+    """
+    rotations = np.array([operation.rot for operation in operations], dtype=np.int64)
+    translations = np.array([operation.tran for operation in operations], dtype=np.int64) % DENOMINATOR
+    if (rotations % DENOMINATOR).any():
+        raise DataError("its symmetry operations do not map lattice vectors to lattice vectors")
+    rotations //= DENOMINATOR
+    _, first = np.unique(_codes(rotations, translations), return_index=True)
+    rotations, translations = rotations[np.sort(first)], translations[np.sort(first)]
+    if len(rotations) > MAX_GROUP * 4:
+        raise DataError(f"it lists {len(rotations)} symmetry operations, more than any space group has")
+    products = np.einsum("aij,bjk->abik", rotations, rotations)
+    shifts = (np.einsum("aij,bj->abi", rotations, translations) + translations[:, None]) % DENOMINATOR
+    if not np.isin(_codes(products, shifts), _codes(rotations, translations)).all():
+        raise DataError(
+            f"its {len(rotations)} symmetry operations are no group (one after another gives one that is not listed): "
+            "an operation is missing or wrong"
+        )
+    return Operations(rotations.astype(np.float64), translations / DENOMINATOR, name)
+
+
+def _codes(rotations: IntArray, translations: IntArray) -> IntArray:
+    """A number for each operation: (..., 3, 3) and (..., 3) to (...)."""
+    digits = (rotations.reshape(*rotations.shape[:-2], 9) + 8) @ (17 ** np.arange(9, dtype=np.int64))
+    return digits * DENOMINATOR**3 + translations @ (DENOMINATOR ** np.arange(3, dtype=np.int64))
+
+
+def _difference(frac: FloatArray) -> FloatArray:
+    return frac - np.rint(frac)
