@@ -24,7 +24,9 @@ from omatg_ray.crystal.row import Row
 from omatg_ray.crystal.symmetry import (
     IDENTITY,
     SAME_ATOM,
+    SAME_IMAGE,
     Operations,
+    distances,
     group_number,
     named_groups,
     parse_operations,
@@ -53,8 +55,8 @@ MAGNETIC_CENTRINGS = ("_space_group_symop_magn_centering_xyz", "_space_group_sym
 MULTIPLICITIES = ("_atom_site_symmetry_multiplicity", "_atom_site_site_symmetry_multiplicity",
                   "_atom_site_site_symmetry_order")  # fmt: skip
 
-# 'Na', 'Na1+', 'Na+', 'O2-', 'Fe+3', 'Fe3', 'Sival', 'Zn(2+)': an element, then a charge, a number or gemmi's 'val'.
-TYPE_SYMBOL = re.compile(r"([A-Za-z]{1,2}?)(?:val)?(?:\(?[+-]?\d*(?:\.\d+)?[+-]?\)?)")
+# 'Na', 'Na1+', 'O-2', 'Fe3', 'Zn(2+)', 'Sival': an element, then a charge, a number or 'val' of scattering tables.
+TYPE_SYMBOL = re.compile(r"([A-Za-z]{1,2}?)(?:val)?[^A-Za-z]*")
 
 
 class Site(NamedTuple):
@@ -140,10 +142,10 @@ def row_of_block(block: Block, ident: str) -> Row:
             candidates.append((numbers, np.concatenate(orbits), doubt, group))
         except DataError as error:
             reasons.append(str(error))
+    candidates = [found for found in candidates if found[2] is None] or candidates
     if len(candidates) > 1:
-        candidates = [
-            found for found in candidates if _shortest(found[0], found[1], cell) >= MIN_DISTANCE
-        ] or candidates
+        apart = [found for found in candidates if _shortest(found[0], found[1], cell) >= MIN_DISTANCE]
+        candidates = apart or candidates
     if not candidates:
         raise DataError("; or ".join(dict.fromkeys(reasons)))
     if len(candidates) > 1:
@@ -236,7 +238,8 @@ def _sites(block: Block, formula: dict[int, float]) -> list[Site]:
     occupancies = block.columns.get("_atom_site_occupancy")
     hydrogens = block.columns.get("_atom_site_attached_hydrogens")
     groups = {value for value in block.columns.get("_atom_site_disorder_group", []) if known(value) not in (None, "0")}
-    multiplicities = next((block.columns[name] for name in MULTIPLICITIES if name in block.columns), None)
+    # those of magnetic structures count in another cell
+    multiplicities = None if block.column(*MAGNETIC_OPERATIONS) else block.column(*MULTIPLICITIES)
     sites = []
     for index, name in enumerate(names):
         label = known(name) or "unnamed"
@@ -279,7 +282,10 @@ def _element(type_symbol: str | None, label: str | None, formula: dict[int, floa
     """
     if type_symbol is not None:
         match = TYPE_SYMBOL.fullmatch(type_symbol)
-        return _atomic_number(match[1], formula) if match else None
+        found = _atomic_number(match[1], formula) if match else None
+        # 'CO' may be cobalt, or carbon and oxygen, 'Co' is cobalt
+        ambiguous = match is not None and match[1] != match[1].capitalize() and bool(formula) and found not in formula
+        return None if ambiguous else found
     letters = re.match(r"[A-Za-z]*", label or "")
     assert letters is not None
     text = letters[0]
@@ -357,22 +363,24 @@ def _closed(sites: list[Site], group: Operations, cell: FloatArray) -> bool:
     elements = np.array([site.z for site in sites])
     for site in sites:
         images = group.rotations @ site.frac + group.translations
-        difference = images[:, None] - frac[elements == site.z]
-        distance = np.linalg.norm((difference - np.rint(difference)) @ cell, axis=-1)
-        if (distance.min(1) > SAME_ATOM).any():
+        if (distances(images[:, None], frac[elements == site.z], cell).min(1) > SAME_ATOM).any():
             return False
     return True
 
 
 def _orbits(sites: list[Site], group: Operations, cell: FloatArray) -> list[FloatArray]:
+    """The atoms (n, 3) of every site; none of one that symmetry makes of an earlier site of its element already."""
     if group is IDENTITY:
         return [site.frac[None] for site in sites]
-    orbits = []
+    orbits: list[FloatArray] = []
     for index, site in zip(count(1), sites):
         try:
-            orbits.append(group.orbit(site.frac, cell))
+            orbit = group.orbit(site.frac, cell)
         except DataError as error:
             raise DataError(f"site {index} ({site.label}): {error}") from error
+        before = [frac for earlier, frac in zip(sites, orbits, strict=False) if earlier.z == site.z]
+        again = any((distances(frac, orbit[0], cell) < SAME_IMAGE).any() for frac in before)
+        orbits.append(orbit[:0] if again else orbit)
     return orbits
 
 
@@ -387,16 +395,22 @@ def _shortest(numbers: list[int], frac: FloatArray, cell: FloatArray) -> float:
 
 
 def parse_formula_sum(text: str | None) -> dict[int, float]:
-    """Amounts by atomic number from 'C2 H6 O' or 'SI1 O2'; D and T count as hydrogen. Empty if it cannot be read."""
-    if text is None:
-        return {}
-    for spelled in (text, " ".join(part.capitalize() for part in text.split())):
-        tokens = re.findall(r"([A-Z][a-z]?)(\d*\.?\d*)", spelled)
+    """Amounts by atomic number from 'C2 H6 O', 'SI1 O2' or 'TiO2'; D and T count as hydrogen.
+
+    Empty if it cannot be read.
+    """
+    words = (text or "").split()
+    spellings = [words]  # an element each, as the dictionary wants it, perhaps in upper case; or all in one
+    if len(words) > 1:
+        spellings.append([word.capitalize() for word in words])
+    spellings.append([symbol + amount for symbol, amount in re.findall(r"([A-Z][a-z]?)([\d.]*)", text or "")])
+    for spelling in spellings:
+        terms = [re.fullmatch(r"([A-Z][a-z]?)(\d*\.?\d*)", word) for word in spelling]
         amounts: dict[int, float] = {}
-        for symbol, amount in tokens:
-            z = HYDROGEN if symbol in ("D", "T") else gemmi.Element(symbol).atomic_number
-            amounts[z] = amounts.get(z, 0.0) + (float(amount) if amount not in ("", ".") else 1.0)
-        if tokens and "".join(map("".join, tokens)) == re.sub(r"\s", "", spelled) and 0 not in amounts:
+        for term in filter(None, terms):
+            z = HYDROGEN if term[1] in ("D", "T") else gemmi.Element(term[1]).atomic_number
+            amounts[z] = amounts.get(z, 0.0) + (float(term[2]) if term[2] not in ("", ".") else 1.0)
+        if terms and all(terms) and 0 not in amounts and "".join(spelling).lower() == "".join(words).lower():
             return {z: amount for z, amount in amounts.items() if amount > 0}
     return {}
 
@@ -419,14 +433,10 @@ def _compare(
     if not formula:
         return None
     atoms, whole = _spell(counts), _spell(formula)
-    foreign = [site for site in sites if site.z not in formula]
-    if foreign:
-        raise DataError(
-            f"site {sites.index(foreign[0]) + 1} ({foreign[0].label}) is read as {_symbol(foreign[0].z)}, which the "
-            f"formula {whole} does not have"
-        )
     if HYDROGEN in formula and HYDROGEN not in counts:
         raise DataError(f"the formula {whole} has hydrogen, and no site holds it: the crystal is not complete")
+    if not counts.keys() <= formula.keys():
+        return f"{atoms} in the cell is not its formula {whole}"
     units = {element: counts[element] / amount for element, amount in formula.items()}
     low, high = min(units.values()), max(units.values())
     times = f" times {z:g} (formula units in the cell)" if z is not None else ""
@@ -447,7 +457,7 @@ def _compare_multiplicities(sites: list[Site], orbits: list[FloatArray], group: 
     given = [
         (index, site, len(orbit))
         for index, site, orbit in zip(count(1), sites, orbits)
-        if site.multiplicity is not None
+        if site.multiplicity is not None and len(orbit)
     ]
     if all(site.multiplicity == atoms for _, site, atoms in given):
         return

@@ -21,6 +21,8 @@ IntArray = NDArray[np.int64]
 
 SAME_ATOM = 0.3
 """Images of one site closer than this in Å are one atom on a special position, whose coordinates were rounded."""
+SAME_IMAGE = 0.03
+"""Atoms that operations make of a site on its special position are one, where they are closer than this in Å."""
 METRIC_TOLERANCE = 0.01
 """How far operations may change squared lengths of a cell, relative to the longest one, and still fit it."""
 
@@ -63,21 +65,15 @@ class Operations:
             DataError: The images are neither apart nor together.
         """
         for _ in range(3):
-            keeps = self._distances(site, cell) < SAME_ATOM
-            images = self.rotations[keeps] @ site + self.translations[keeps]
-            site = site + _difference(images - site).mean(0)
+            images = self.rotations @ site + self.translations
+            keeps = distances(images, site, cell) < SAME_ATOM
+            site = site + _difference(images[keeps] - site).mean(0)
         images = self.rotations @ site + self.translations
-        apart = np.linalg.norm(_difference(images[:, None] - images) @ cell, axis=-1) >= SAME_ATOM / 10
+        apart = distances(images[:, None], images, cell) >= SAME_IMAGE
         first = [i for i in range(len(images)) if apart[i, :i].all()]
         if len(first) * int(keeps.sum()) != len(self):
             raise DataError("symmetry brings images of it so near each other that they are neither one atom nor two")
         return images[first]
-
-    def _distances(self, site: FloatArray, cell: FloatArray) -> FloatArray:
-        found: FloatArray = np.linalg.norm(
-            _difference(self.rotations @ site + self.translations - site) @ cell, axis=-1
-        )
-        return found
 
 
 IDENTITY = Operations(np.eye(3)[None], np.zeros((1, 3)))
@@ -216,6 +212,12 @@ def _codes(rotations: IntArray, translations: IntArray) -> IntArray:
     """A number for each operation: (..., 3, 3) and (..., 3) to (...)."""
     digits = (rotations.reshape(*rotations.shape[:-2], 9) + 8) @ (17 ** np.arange(9, dtype=np.int64))
     return digits * DENOMINATOR**3 + translations @ (DENOMINATOR ** np.arange(3, dtype=np.int64))
+
+
+def distances(first: FloatArray, second: FloatArray, cell: FloatArray) -> FloatArray:
+    """Distances (...) in Å of positions (..., 3) modulo lattice translations, right where they are short."""
+    lengths: FloatArray = np.linalg.norm(_difference(first - second) @ cell, axis=-1)
+    return lengths
 
 
 def _difference(frac: FloatArray) -> FloatArray:
