@@ -270,11 +270,15 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    sub = verb("pretrain", "train a base model on crystals", PRETRAIN, _pretrain)
-    _run_arguments(sub)
-    sub = verb("train", "reinforce a model", TRAIN, _train)
-    _run_arguments(sub)
-    sub.add_argument("--dry-run", action="store_true", help="print what would run, with time and memory; write nothing")
+    for name, summary, text, run in (
+        ("pretrain", "train a base model on crystals", PRETRAIN, _pretrain),
+        ("train", "reinforce a model", TRAIN, _train),
+    ):
+        sub = verb(name, summary, text, run)
+        _run_arguments(sub)
+        sub.add_argument(
+            "--dry-run", action="store_true", help="print what would run, with time and memory; write nothing"
+        )
 
     sub = verb("evaluate", "measure models on known crystals", EVALUATE, _evaluate)
     _sampling_arguments(sub, several=True)
@@ -677,6 +681,14 @@ def _check_output(path: str | Path | None, suffixes: Sequence[str]) -> str | Non
 def _pretrain(arguments: argparse.Namespace) -> None:
     _start_or_resume(arguments)
     config = _load_config(arguments)
+    if arguments.dry_run:
+        from omatg_ray.commands.estimate import describe_pretraining
+        from omatg_ray.commands.setup import choose_device, load_splits, set_threads
+
+        set_threads(config.threads)
+        split = load_splits(config.data, not arguments.quiet)
+        print(describe_pretraining(config, split, choose_device(config.device)))
+        return
     from omatg_ray.commands.pretrain import pretrain
 
     best = pretrain(config, _resume(arguments, config), not arguments.quiet)

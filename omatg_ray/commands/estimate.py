@@ -1,7 +1,8 @@
-"""`omatg-ray train --dry-run`: what a run would do, how long it would take and how much memory, measured on a bit."""
+"""`--dry-run` of train and pretrain: what a run would do, its time and its memory, measured on a bit."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -14,6 +15,10 @@ from torch import Tensor
 from omatg_ray.commands.prepare import Parts
 from omatg_ray.commands.workforce import local_crew
 from omatg_ray.config import Config
+from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.split import Split
+from omatg_ray.flow.activations import saved_bytes
+from omatg_ray.flow.pretrain import Recipe
 from omatg_ray.policy.annealing import describe as describe_annealing
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import RolloutSettings, plan_iteration
@@ -164,4 +169,37 @@ def where(config: Config, parts: Parts) -> str:
     return (
         f"Ray: 1 x learner ({shares.learner.cpus:g} CPU, {shares.learner.gpus:g} GPU), {', '.join(asked)}; the times "
         "below are those of one process on this machine"
+    )
+
+
+def describe_pretraining(config: Config, split: Split, device: torch.device) -> str:
+    """What a pretraining run would do, from two epochs on one batch of it. Changes nothing."""
+    settings, train = config.pretrain, split.train.crystals
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))[: settings.batch_size]
+    batch = train.select(rows)
+    trainer = Recipe(settings, batch, batch, BaseDistribution.fit(train.cell), config.seed).trainer(device)
+    with saved_bytes() as saved:
+        trainer.run_epoch()
+    start = time.perf_counter()
+    trainer.run_epoch()
+    seconds = time.perf_counter() - start
+    pairs, batch_pairs = (int(crystals.n_atoms.square().sum()) for crystals in (train, batch))
+    largest = int(train.n_atoms.sort(descending=True).values[: len(batch)].square().sum())
+    epoch, steps = seconds * pairs / batch_pairs, math.ceil(len(train) / len(batch))
+    activations = sum(saved.values()) / batch_pairs * largest
+    # with the average, the gradients and two moments of AdamW
+    weights = 5 * sum(p.nbytes for p in trainer.network.parameters())
+    sizes, workers = split.train.sizes, config.ray.pretrain.workers
+    where = f"{workers} Ray Train workers; the times below are those of this process" if workers else str(device)
+    return "\n".join(
+        [
+            f"pretrain    {sum(p.numel() for p in trainer.network.parameters()) / 1e6:.2f} M parameters on {where}",
+            f"data        {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test crystals of "
+            f"{len(split.train.elements)} elements, {min(sizes)} to {max(sizes)} atoms",
+            f"time        about {epoch:.3g} s an epoch of {steps} steps; {settings.epochs} epochs: "
+            f"{epoch * settings.epochs / 60:.0f} min, plus a validation every {settings.validate_every} epochs",
+            f"memory      about {activations / 2**20:.0f} MiB of activations for the batch of the largest cells, and "
+            f"{weights / 2**20:.0f} MiB of weights, average and optimizer",
+            f"run folder  {config.run} (nothing written yet)",
+        ]
     )

@@ -222,15 +222,9 @@ class Learner:
             Seconds, bytes kept for the backward pass, and ordered pairs of atoms that the microbatch held.
         """
         advantage = torch.linspace(-1.0, 1.0, len(trajectory), dtype=torch.float64)
-        saved: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
         microbatch = next(self._microbatches(_Part.of(trajectory, advantage, len(trajectory))))
         start = time.perf_counter()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with saved_bytes() as saved:
             loss, _, _ = self._loss(microbatch)
         loss.backward()
         elapsed = time.perf_counter() - start
