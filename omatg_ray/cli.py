@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from omatg_ray.bundle import BUNDLED, quickstart
-from omatg_ray.errors import ConfigError, DataError, OmatgRayError
+from omatg_ray.errors import ConfigError, DataError, DataWarning, OmatgRayError
 from omatg_ray.run.storage import as_place, files_at, inside
 
 if TYPE_CHECKING:
@@ -237,10 +237,15 @@ def _plain_messages() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
-            warnings.showwarning = lambda message, *_, **__: logger.warning("%s", message)
+            warnings.showwarning = lambda message, *_, **__: _log(logger, message)
             yield
     finally:
         logger.removeHandler(handler)
+
+
+def _log(logger: logging.Logger, message: Warning | str) -> None:
+    for line in str(message).splitlines() if isinstance(message, DataWarning) else [message]:
+        logger.warning("%s", line)
 
 
 class _Printer(logging.Handler):

@@ -34,6 +34,10 @@ class DataError(OmatgRayError):
         self.reasons = list(reasons)
 
 
+class DataWarning(UserWarning):
+    """What was left out of a file, or is doubtful in it; a line each below the first."""
+
+
 class FormulaError(OmatgRayError):
     """A chemical formula cannot be parsed or asks for an impossible cell."""
 

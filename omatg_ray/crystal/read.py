@@ -23,7 +23,7 @@ from omatg_ray.crystal.lattice import wrap
 from omatg_ray.crystal.reduce import reduce_cell
 from omatg_ray.crystal.row import Entry, Row
 from omatg_ray.crystal.validity import MIN_DISTANCE, MIN_POLAR_SINE, MIN_VOLUME, check_validity, closest_atoms
-from omatg_ray.errors import DataError
+from omatg_ray.errors import DataError, DataWarning
 from omatg_ray.run.progress import Progress
 
 OnError = Literal["refuse", "skip"]
@@ -199,8 +199,8 @@ def _refusal(path: Path, wrong: list[str], looked_at: int) -> DataError:
 
 
 def _warn(what: str, reasons: list[str]) -> None:
-    more = f"; and {len(reasons) - MOST_NAMED} more" if len(reasons) > MOST_NAMED else ""
-    warnings.warn(f"{what}: {'; '.join(reasons[:MOST_NAMED])}{more}", stacklevel=3)
+    more = [f"and {len(reasons) - MOST_NAMED} more"] if len(reasons) > MOST_NAMED else []
+    warnings.warn("\n  ".join([f"{what}:", *reasons[:MOST_NAMED], *more]), DataWarning, stacklevel=3)
 
 
 def _batch(rows: list[Row]) -> CrystalBatch:

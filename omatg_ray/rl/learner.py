@@ -18,6 +18,7 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.errors import TrainingError
+from omatg_ray.flow.activations import saved_bytes
 from omatg_ray.policy.drift import DENOISER, Outputs
 from omatg_ray.policy.gaussian import kl_divergence, log_density
 from omatg_ray.policy.noise import LearnedNoise
