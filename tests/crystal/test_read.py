@@ -12,8 +12,9 @@ import pytest
 import torch
 from pymatgen.core import Structure
 
+from omatg_ray.crystal.formula import MAX_ATOMS_PER_CELL
 from omatg_ray.crystal.read import read_dataset
-from omatg_ray.errors import DataError
+from omatg_ray.errors import DataError, DataWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")  # spglib, about itself
 
@@ -285,3 +286,87 @@ def test_unusable_files_are_named(tmp_path: Path, name: str, content: bytes | No
 def test_empty_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no \.cif, \.mcif or POSCAR files"):
         read_dataset(tmp_path)
+
+
+# --- many bad ones ----------------------------------------------------------------------------------------------------
+
+
+def frames(*shifts: float) -> str:
+    """Two Na in a cell of 4 Å for each shift, that far apart in Å."""
+    return "".join(f'2\nLattice="4 0 0 0 4 0 0 0 4"\nNa 0 0 0\nNa 0 0 {shift}\n' for shift in shifts)
+
+
+def test_overlapping_atoms_are_refused_with_the_pair(tmp_path: Path) -> None:
+    path = tmp_path / "data.xyz"
+    path.write_text(frames(2.0, 0.25, 3.9))
+    with pytest.raises(DataError) as caught:
+        read_dataset(path)
+    assert caught.value.reasons == [
+        f"{path}, row 2: atoms 1 (Na) and 2 (Na) are 0.25 Å apart (at least 0.5 is needed)",
+        f"{path}, row 3: atoms 1 (Na) and 2 (Na) are 0.1 Å apart (at least 0.5 is needed)",
+    ]
+    assert str(caught.value).startswith(f"2 of 3 crystals of {path} cannot be used; data.on_error=skip")
+    assert len(read_dataset(path, allow_overlaps=True)) == 3
+
+
+def test_a_vector_that_is_too_short_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "data.xyz"
+    path.write_text('1\nLattice="0.4 0 0 0 4 0 0 0 4"\nNa 0 0 0\n')
+    with pytest.raises(DataError, match=r"atom 1 \(Na\) and its own image are 0.4 Å apart"):
+        read_dataset(path)
+
+
+def test_skipping_goes_on_with_the_rest_and_says_what_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "data.xyz"
+    path.write_text(frames(2.0, 0.1, 1.5, 0.2, 1.0))
+    with pytest.warns(DataWarning, match=r"2 of 5 crystals of .*data\.xyz are left out:\n.*row 2: .*\n.*row 4: "):
+        dataset = read_dataset(path, on_error="skip")
+    assert dataset.ids == ["1", "3", "5"]
+    torch.testing.assert_close(dataset.crystals.pos[1::2, 2], torch.tensor([0.5, 0.375, 0.25]))
+    with pytest.warns(DataWarning, match="1 of 3 crystals"):  # a limit counts what is used
+        assert read_dataset(path, on_error="skip", limit=2).ids == ["1", "3"]
+
+
+def test_nothing_left_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data.xyz"
+    path.write_text(frames(0.1, 0.2))
+    with pytest.raises(DataError, match="2 of 2 crystals"):
+        read_dataset(path, on_error="skip")
+
+
+def test_up_to_twenty_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "data.xyz"
+    path.write_text(frames(*[0.1] * 30))
+    with pytest.raises(DataError) as caught:
+        read_dataset(path)
+    assert len(caught.value.reasons) == 20
+    path.write_text(frames(*[0.1] * 30, 2.0))
+    with pytest.warns(DataWarning, match="(?s)30 of 31 .*\n  and 10 more$"):
+        read_dataset(path, on_error="skip")
+
+
+def test_every_bad_file_of_a_folder_is_named(tmp_path: Path) -> None:
+    for name, text in (("a", cif()), ("b", "nonsense"), ("c", cif(occupancy="0.5")), ("d", cif())):
+        (tmp_path / f"{name}.cif").write_text(text)
+    with pytest.raises(DataError) as caught:
+        read_dataset(tmp_path)
+    assert [reason.split(":")[0].rsplit("/", 1)[1] for reason in caught.value.reasons] == ["b.cif", "c.cif"]
+    with pytest.warns(DataWarning, match="2 of 4"):
+        assert read_dataset(tmp_path, on_error="skip").ids == ["a", "d"]
+
+
+def test_cells_that_no_network_could_take_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data.xyz"
+    side = 11
+    grid = list(itertools.product(range(side), repeat=3))[: MAX_ATOMS_PER_CELL + 1]
+    rows = "".join(f"Na {2 * x} {2 * y} {2 * z}\n" for x, y, z in grid)
+    path.write_text(f'{len(grid)}\nLattice="22 0 0 0 22 0 0 0 22"\n{rows}')
+    with pytest.raises(DataError, match=r"row 1: it has 1001 atoms; a cell holds 1000 at most"):
+        read_dataset(path)
+
+
+def test_formulas_that_disagree_are_warned_of(tmp_path: Path) -> None:
+    text = cif().replace("_cell_length_a", "_chemical_formula_sum 'Na Cl C2 N'\n_cell_length_a")
+    (tmp_path / "a.cif").write_text(text)
+    with pytest.warns(DataWarning, match=r"1 of 1 crystals .* differ from their formula .*:\n.*a\.cif: Na1 Cl1 in the"):
+        assert len(read_dataset(tmp_path / "a.cif")) == 1
