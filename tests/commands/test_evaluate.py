@@ -255,6 +255,23 @@ def test_a_bad_row_is_named_with_its_reason(base: Path, command: Command, tmp_pa
     command("evaluate", base, "--data", data, "--quiet").refuses("bad.csv", "row", code=1)
 
 
+def test_references_that_cannot_be_used_are_listed_or_skipped(
+    base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    data = tmp_path / "some.xyz"
+    frame = '2\nLattice="4.12 0 0 0 4.12 0 0 0 4.12"\nNa 0 0 0\nCl 2.06 2.06 {}\n'
+    data.write_text(frame.format(2.06) + frame.format(-2) * 2 + "1\n\nNa 0 0 0\n".replace("Na", "Cl"))
+    data.write_text(data.read_text() + frame.format(2.06).replace("Cl 2.06 2.06 2.06", "Cl 0 0 0.1"))
+    refused = command("evaluate", base, "--data", data, "--steps", 3, "--quiet")
+    assert refused.code == 1
+    lines = refused.err.splitlines()
+    assert lines[0].startswith(f"omatg-ray: 2 of 5 crystals of {data} cannot be used; ")
+    assert [line.split(": ")[0] for line in lines[1:3]] == [f"  {data}, row 4", f"  {data}, row 5"]
+    result = evaluated(command, tmp_path / "a.json", base, "--data", data, "--workers", 0, "--on-error", "skip")
+    assert result["n"] == 3
+    assert f"warning: 2 of 5 crystals of {data} are left out:" in result["err"]
+
+
 def test_a_checkpoint_of_another_architecture_is_refused(
     base: Path, workshop: Workshop, command: Command, tmp_path: Path
 ) -> None:

@@ -49,6 +49,18 @@ def assert_same_end(run: Path, other: Path) -> None:
     assert numbers(run) == numbers(other)
 
 
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(
+    workshop: Workshop, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = command("pretrain", f"data.file={workshop.data}", "pretrain.epochs=20", "--dry-run", "--quiet")
+    assert done.code == 0, done.err
+    lines = {line.split()[0]: line for line in done.out.splitlines()}
+    assert {"pretrain", "data", "time", "memory"} < lines.keys()
+    assert "20 epochs" in lines["time"]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_leaves_a_model_its_data_and_a_report(base: Path, workshop: Workshop) -> None:
     for name in (
         "config.yaml",

@@ -116,3 +116,10 @@ def test_bad_formula_files_are_named(tmp_path: Path) -> None:
     path.write_text("BaTiO3\n\nXy2\n")
     with pytest.raises(FormulaError, match=r"formulas\.txt, line 3: .*'Xy'"):
         read_formulas(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_formulas_may_follow_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "formulas.txt"
+    path.write_text("BaTiO3\nTiO2\n", encoding=encoding)
+    assert read_formulas(path) == ["BaTiO3", "TiO2"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.lattice import cell_from_parameters
-from omatg_ray.crystal.validity import check_validity, minkowski_reduce
+from omatg_ray.crystal.validity import check_validity, closest_atoms, minkowski_reduce
 
 
 def crystal(pos: list[list[float]] | Tensor, cell: list[list[float]] | Tensor) -> CrystalBatch:
@@ -177,3 +177,25 @@ def test_reduced_cells_span_the_same_lattice_and_are_minkowski_reduced() -> None
         assert (a2.norm(dim=1) <= (a2 + m1 * a1).norm(dim=1) + tolerance).all()
         for m2 in range(-3, 4):
             assert (a3.norm(dim=1) <= (a3 + m1 * a1 + m2 * a2).norm(dim=1) + tolerance).all()
+
+
+def test_cells_with_three_equal_vectors_are_reduced() -> None:
+    """Multiples of exactly one half are as short rounded up as down, and must not be tried for ever."""
+    angle = torch.linspace(50, 70, 4001, dtype=torch.float64)
+    length = torch.linspace(3, 9, 4001, dtype=torch.float64)
+    cells = cell_from_parameters(length[:, None].expand(-1, 3), angle[:, None].expand(-1, 3))
+    reduced, converged = minkowski_reduce(cells)
+    assert bool(converged.all())
+    # below 60° the difference of two vectors is the shortest, from there on they are
+    expected = length * torch.where(angle < 60, 2 * torch.sin(torch.deg2rad(angle / 2)), torch.ones(()))
+    torch.testing.assert_close(reduced[:, 0].norm(dim=-1), expected)
+
+
+@pytest.mark.parametrize("shift", [0.3, 0.02])
+def test_the_closest_atoms_are_named_across_the_border(shift: float) -> None:
+    batch = crystal([[0.0, 0, 0], [0.5, 0.5, 0.5], [0.0, 1 - shift, 0]], [[4, 0, 0], [1, 5, 0], [0, 1, 6]])
+    first, second, distance = closest_atoms(batch)
+    assert (first, second) == (0, 2)
+    assert distance == pytest.approx(shift * math.sqrt(26))
+    own = closest_atoms(crystal([[0.1, 0.2, 0.3]], [[0, 0, 7.0], [0, 0.3, 0], [5, 0, 0]]))
+    assert own == (0, 0, pytest.approx(0.3))

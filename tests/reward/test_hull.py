@@ -6,6 +6,14 @@ from typing import Any, cast
 
 import pytest
 import torch
+from pymatgen.core import Composition
+from pymatgen.entries.computed_entries import (
+    CompositionEnergyAdjustment,
+    ComputedEntry,
+    ConstantEnergyAdjustment,
+    ManualEnergyAdjustment,
+    TemperatureEnergyAdjustment,
+)
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError, RewardError
@@ -116,6 +124,26 @@ def test_entries_that_pymatgen_writes(tmp_path: Path) -> None:
         file.write_text(json.dumps(content))
         found = [(entry.composition, entry.energy_per_atom) for entry in read_entries(file)]
         assert found == [(composition, pytest.approx(energy)) for composition, energy in expected]
+
+
+def test_energy_adjustments_count_where_no_correction_is_given(tmp_path: Path) -> None:
+    adjustments = [
+        ConstantEnergyAdjustment(-1.5),
+        ManualEnergyAdjustment(0.25),
+        CompositionEnergyAdjustment(-0.6, 3),
+        TemperatureEnergyAdjustment(-0.001, 300, 5),
+    ]
+    entry = ComputedEntry(Composition("Na2Cl3"), -10.0, energy_adjustments=adjustments)
+    row = entry.as_dict()
+    file = tmp_path / "entries.json"
+    for rows in ([row], [{key: value for key, value in row.items() if key != "correction"}]):
+        file.write_text("\ufeff" + json.dumps(rows), encoding="utf-8")
+        assert read_entries(file)[0].energy_per_atom == pytest.approx(entry.energy / 5)
+    row["energy_adjustments"].append({"name": "another kind"})
+    del row["correction"]
+    file.write_text(json.dumps([row]))
+    with pytest.raises(DataError, match="entry 1: .*another kind"):
+        read_entries(file)
 
 
 def test_entries_of_a_table(tmp_path: Path) -> None:
