@@ -231,7 +231,7 @@ def _sites(block: Block, formula: dict[int, float]) -> list[Site]:
     labels = block.columns.get("_atom_site_label")
     types = block.columns.get("_atom_site_type_symbol")
     names = labels or types
-    if names is None or any(axis is None for axis in axes):
+    if not names or not all(axes):
         if block.columns.get("_atom_site_cartn_x"):
             raise DataError("its sites have Cartesian coordinates; only fractional ones (_atom_site_fract_x) are read")
         raise DataError("it has no atoms: _atom_site_label or _atom_site_fract_x is unknown or missing")
@@ -445,6 +445,10 @@ def _compare(
         whole_cell = z is None or all(abs(n / z - round(n / z)) <= FORMULA_TOLERANCE for n in formula.values())
         expected = [1.0] * whole_cell + [float(round(low)) if z is None else z]
         if not any(abs(low - number) <= FORMULA_TOLERANCE * number for number in expected):
+            if z is not None and abs(low - z * group.centrings) <= FORMULA_TOLERANCE * low:
+                return (
+                    f"its number of formula units ({z:g}) is that of a primitive cell, and it has {atoms} in this one"
+                )
             raise DataError(f"it has {atoms} in the cell, and its formula {whole}{times} says otherwise")
         return None
     if z is not None and high > max(z, 1.0) * (1 + FORMULA_TOLERANCE):

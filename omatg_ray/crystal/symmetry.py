@@ -49,6 +49,11 @@ class Operations:
     def __len__(self) -> int:
         return len(self.rotations)
 
+    @property
+    def centrings(self) -> int:
+        """Lattice points in the cell: 1 if it is primitive, 4 if it is centred on all faces."""
+        return int((self.rotations == np.eye(3)).all((1, 2)).sum())
+
     def fit(self, cell: FloatArray) -> bool:
         """Whether the operations keep all lengths and angles of a lattice (3, 3), within `METRIC_TOLERANCE`."""
         metric = cell @ cell.T

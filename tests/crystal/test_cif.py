@@ -274,6 +274,7 @@ def test_labels_that_may_be_something_else_are_refused(label: str, formula: str)
     [
         (cif("4 4 4 90 90 90", [("Cs1", "Cs", "0 0 0"), ("H1", "H", ". . .")]), r"site 2 \(H1\) has no coordinate x"),
         (cif("4 4 4 90 90 90", [("Cs1", "Cs", "0 x 0")]), r"coordinate y of site 1 \(Cs1\) is no number: 'x'"),
+        (cif("4 4 4 90 90 90", []).replace("_atom_site_label", "_atom_site_label\n_atom_site_type_symbol"), "no atoms"),
         (cif("4 4 4 90 90 0", [("Cs1", "Cs", "0 0 0")]), "spans no volume"),
         (cif("? 4 4 90 90 90", [("Cs1", "Cs", "0 0 0")]), "_cell_length_a is unknown or missing"),
         (rutile(columns="_atom_site_occupancy", Ti1="1", O1="0.5"), r"site 2 \(O1\) is disordered \(occupancy 0.5\)"),
@@ -324,6 +325,15 @@ def test_a_formula_may_be_of_a_unit_or_of_the_cell(formula: str) -> None:
     row = read(rutile(f"_chemical_formula_sum {formula}", RUTILE_OPERATIONS))
     assert atoms(row) == {"Ti": 2, "O": 4}
     assert row.doubt is None
+
+
+def test_a_number_of_formula_units_may_be_that_of_a_primitive_cell() -> None:
+    """Files of R-3c give it for either cell; any other number is refused (tests above)."""
+    operations = [op.triplet() for op in gemmi.SpaceGroup("F m -3 m").operations()]
+    items = "_chemical_formula_sum Ni\n_cell_formula_units_Z 1"
+    row = read(cif("3.52 3.52 3.52 90 90 90", [("Ni", "Ni", "0 0 0")], items, operations))
+    assert atoms(row) == {"Ni": 4}
+    assert row.doubt == "its number of formula units (1) is that of a primitive cell, and it has Ni4 in this one"
 
 
 def test_solvents_that_are_left_out_are_a_doubt_and_no_refusal() -> None:
