@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from omatg_ray.crystal import records
-from omatg_ray.crystal.cif import Block, read_blocks, row_of_block
+from omatg_ray.crystal.cif import row_of_block
+from omatg_ray.crystal.cif_block import Block, read_blocks
 from omatg_ray.crystal.dataset import scalar_properties
 from omatg_ray.crystal.row import Entry, Row, failed, identity, require_periodic, row_of_atoms, row_of_structure
 from omatg_ray.crystal.tables import csv_entries, json_entries, json_lines_entries

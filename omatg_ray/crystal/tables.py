@@ -12,7 +12,8 @@ from functools import partial
 from io import StringIO
 from typing import Any
 
-from omatg_ray.crystal.cif import as_scalar, read_blocks, row_of_block
+from omatg_ray.crystal.cif import row_of_block
+from omatg_ray.crystal.cif_block import as_scalar, read_blocks
 from omatg_ray.crystal.dataset import scalar_properties
 from omatg_ray.crystal.row import Entry, Row, identity, row_of_structure
 from omatg_ray.errors import DataError

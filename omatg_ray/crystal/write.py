@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omatg_ray.crystal.cif import PROPERTY_PREFIX
+from omatg_ray.crystal.cif_block import PROPERTY_PREFIX
 from omatg_ray.crystal.dataset import Scalar, scalar_properties
 from omatg_ray.errors import DataError
 from omatg_ray.run.atomic import replace_folder, write_text

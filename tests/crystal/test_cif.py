@@ -8,7 +8,9 @@ import gemmi
 import numpy as np
 import pytest
 
-from omatg_ray.crystal.cif import Block, parse_formula_sum, read_blocks, row_of_block
+from omatg_ray.crystal.cif import row_of_block
+from omatg_ray.crystal.cif_block import Block, read_blocks
+from omatg_ray.crystal.composition import parse_formula_sum
 from omatg_ray.crystal.row import Row
 from omatg_ray.errors import DataError
 

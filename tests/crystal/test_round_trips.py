@@ -18,7 +18,7 @@ from pymatgen.core import Element, Lattice, Structure
 from pymatgen.io.vasp import Poscar
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.cif import parse_formula_sum
+from omatg_ray.crystal.composition import parse_formula_sum
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.crystal.write import write_structures
