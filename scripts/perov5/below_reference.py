@@ -51,7 +51,7 @@ def main() -> None:
 
     with Matcher(os.cpu_count() or 1) as matcher:
         for path in options.generated:
-            generated = read_dataset(path, reduce=False).crystals
+            generated = read_dataset(path, reduce=False, allow_overlaps=True).crystals
             match = matcher.pairs(generated, references.crystals).rmse.isfinite()
             to_twin = torch.zeros(len(generated), dtype=torch.bool)
             to_twin[rows] = matcher.pairs(generated.select(rows), twins).rmse.isfinite()
