@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from omatg_ray.bundle import BUNDLED, quickstart
 from omatg_ray.errors import ConfigError, OmatgRayError
-from omatg_ray.run.storage import as_place, files_at, inside
+from omatg_ray.run.advice import command
+from omatg_ray.run.storage import as_place, expanded, files_at, inside
+from omatg_ray.tree import key_of, told_apart
 
 if TYPE_CHECKING:
     from omatg_ray.config import Config
@@ -276,6 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--data",
         required=True,
+        type=_word,
         metavar="FILE",
         help="reference crystals, in any format that pretrain reads; bundled: the test split of the bundled ones",
     )
@@ -289,12 +292,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--to",
+        type=_word,
         metavar="DIR",
         help="keep every case in this folder, with evaluation.json, compositions.parquet and report.html; cases that "
         "it holds already are not evaluated again",
     )
     sub.add_argument(
         "--potential",
+        type=_word,
         metavar="NAME",
         help="MatGL potential of the energies, or bundled (default: that which rewarded the model, else, for bundled "
         "data, the bundled one; none: no energies)",
@@ -314,29 +319,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--json",
-        type=Path,
+        type=_file,
         metavar="FILE",
         help="write metrics here; of a single case with the values of every crystal",
     )
     sub.add_argument(
-        "--out", metavar="FILE", help="write the crystals of a single case here (.extxyz, .cif, .json or folder/)"
+        "--out",
+        type=_word,
+        metavar="FILE",
+        help="write the crystals of a single case here (.extxyz, .cif, .json or folder/)",
     )
 
     sub = verb("ablate", "compare learned with hand-made annealing", ABLATE, _ablate)
-    sub.add_argument("config", type=as_place, metavar="CONFIG", help="a YAML file")
+    sub.add_argument("config", type=_place, metavar="CONFIG", help="a YAML file")
     sub.add_argument("words", nargs="*", metavar="key=value", help="overrides")
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
     sub = verb("tune", "find good keys for train", TUNE, _tune)
     sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file of a sweep, then overrides")
-    sub.add_argument("--resume", type=as_place, metavar="RUN", help="go on with the sweep in this folder")
+    sub.add_argument("--resume", type=_place, metavar="RUN", help="go on with the sweep in this folder")
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
     sub = verb("generate", "generate crystals for formulas", GENERATE, _generate)
     _sampling_arguments(sub)
     what = sub.add_mutually_exclusive_group(required=True)
     what.add_argument("--formula", nargs="+", metavar="FORMULA", help="one or more formulas, e.g. TiO2")
-    what.add_argument("--formulas", type=Path, metavar="FILE", help="file with one formula a line")
+    what.add_argument("--formulas", type=_file, metavar="FILE", help="file with one formula a line")
     what.add_argument(
         "--atoms",
         nargs="+",
@@ -346,7 +354,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--z", default="1", help="formula units per cell, e.g. 2,4 or 1-4 (default 1)")
     sub.add_argument("-n", type=_number(int, 1), default=1, help="crystals per formula and z, or N (default 1)")
-    sub.add_argument("--potential", metavar="NAME", help="MatGL potential to rank by, or bundled (default: no ranking)")
+    sub.add_argument(
+        "--potential", type=_word, metavar="NAME", help="MatGL potential to rank by, or bundled (default: no ranking)"
+    )
     sub.add_argument(
         "--relax",
         type=_number(int, 1),
@@ -355,45 +365,55 @@ def _parser() -> argparse.ArgumentParser:
         help="relax every valid crystal in at most N steps with the potential, in this process (default: not at all)",
     )
     sub.add_argument(
-        "--out", default="generated.extxyz", metavar="FILE", help=".extxyz, .cif, .json or folder/ (generated.extxyz)"
+        "--out",
+        default="generated.extxyz",
+        type=_word,
+        metavar="FILE",
+        help=".extxyz, .cif, .json or folder/ (generated.extxyz)",
     )
 
     sub = verb("import-omatg", "turn a model of OMatG into a model folder", IMPORT, _import_omatg)
-    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="Lightning checkpoint (.ckpt)")
-    sub.add_argument("config", type=Path, metavar="CONFIG", help="the configuration it was trained with (.yaml)")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new model folder")
-    sub.add_argument("--base", metavar="MODEL", help="base model of a reinforced one, imported before")
+    sub.add_argument("checkpoint", type=_file, metavar="CHECKPOINT", help="Lightning checkpoint (.ckpt)")
+    sub.add_argument("config", type=_file, metavar="CONFIG", help="the configuration it was trained with (.yaml)")
+    sub.add_argument("--out", type=_file, required=True, metavar="DIR", help="new model folder")
+    sub.add_argument("--base", type=_word, metavar="MODEL", help="base model of a reinforced one, imported before")
     sub.add_argument(
         "--data",
-        type=Path,
+        type=_file,
         metavar="FILE",
         help="training crystals, which tell elements and cell sizes (default: what CONFIG names, if it is there)",
     )
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
     sub = verb("export-omatg", "turn a model into files of OMatG", EXPORT, _export_omatg)
-    sub.add_argument("model", metavar="MODEL", help="model folder, run folder (its best checkpoint), or bundled")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    sub.add_argument(
+        "model", type=_word, metavar="MODEL", help="model folder, run folder (its best checkpoint), or bundled"
+    )
+    sub.add_argument("--out", type=_file, required=True, metavar="DIR", help="new folder")
     sub.add_argument(
         "--steps", type=_number(int, 2), metavar="N", help="grid points (default: those it was imported with, else 50)"
     )
     sub.add_argument(
-        "--data", metavar="FILE", help="LMDB or Parquet file of compositions to predict (default: OMatG's own)"
+        "--data",
+        type=_word,
+        metavar="FILE",
+        help="LMDB or Parquet file of compositions to predict (default: OMatG's own)",
     )
 
     sub = verb("report", "write a run's report anew", "Write report.html of a run folder anew.", _report)
-    sub.add_argument("folder", type=as_place, metavar="RUN", help="run folder, or its URL")
+    sub.add_argument("folder", type=_place, metavar="RUN", help="run folder, or its URL")
 
     sub = verb("info", "show what is bundled, or what a model is", INFO, _info)
     sub.add_argument(
         "names",
         nargs="*",
+        type=_word,
         metavar="NAME",
         help="crystals, potential, base, schedule; or bundled, or a model or run folder, e.g. ./base",
     )
 
     sub = verb("doctor", "check that everything works here", DOCTOR, _doctor)
-    sub.add_argument("--potential", metavar="NAME", help="check this MatGL potential too")
+    sub.add_argument("--potential", type=_word, metavar="NAME", help="check this MatGL potential too")
     sub.add_argument("--no-ray", action="store_true", help="start no Ray")
 
     sub = verb("config", "list all configuration keys", CONFIG, _config)
@@ -429,11 +449,30 @@ def _numbers(text: str) -> list[int]:
     return [int(parse(part)) for part in text.split(",")]
 
 
+def _word(text: str) -> str:
+    """A path, or a word that stands for what is bundled or can be fetched."""
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _file(text: str) -> Path:
+    return Path(_word(text))
+
+
+def _place(text: str) -> Path | str:
+    try:
+        return as_place(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _run_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file, then overrides")
     which = sub.add_mutually_exclusive_group()
     which.add_argument(
-        "--resume", type=as_place, metavar="RUN", help="go on with the run in this folder or at this URL, exactly"
+        "--resume", type=_place, metavar="RUN", help="go on with the run in this folder or at this URL, exactly"
     )
     which.add_argument(
         "--continue",
@@ -448,6 +487,7 @@ def _sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> 
     sub.add_argument(
         "models" if several else "model",
         nargs="+" if several else None,
+        type=_word,
         metavar="MODEL",
         help="model folder, run folder (its best checkpoint), URL of one, or bundled",
     )
@@ -482,6 +522,7 @@ def _sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> 
     sub.add_argument(
         "--schedule",
         action="append",
+        type=_word,
         metavar="SCHEDULE",
         help="annealing in place of the model's own: none, linear:pos=5,cell=2, quadratic:..., cosine:..., "
         "constant:..., steps:power=2, bundled, or the folder of a learned schedule or of the run that learned it "
@@ -534,14 +575,15 @@ def _start_or_resume(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.places import lasting
     from omatg_ray.config import Config
 
-    named = [word for word in arguments.words if _key(word) == "run"]
+    _, overrides = told_apart(arguments.words)
+    named = [word for word in overrides if key_of(word) == "run"]
     if not named:
         raise ConfigError("--continue needs run=FOLDER, the run to start or to go on with")
     run = Config.load(None, named).run
     place = run if isinstance(run, str) else lasting(run)
     if _holds_config(place):
         arguments.resume = place
-        arguments.words = [word for word in arguments.words if "=" in word and word not in named]
+        arguments.words = [word for word in overrides if word not in named]
 
 
 def _holds_config(run: Path | str) -> bool:
@@ -556,8 +598,7 @@ def _load_config(arguments: argparse.Namespace) -> Config:
     from omatg_ray.config import Config
     from omatg_ray.run.folder import CONFIG
 
-    files = [word for word in arguments.words if "=" not in word]
-    overrides = [word for word in arguments.words if "=" in word]
+    files, overrides = told_apart(arguments.words)
     if arguments.resume is not None:
         if files:
             raise ConfigError(f"--resume takes the config of the run; leave out {files[0]}")
@@ -566,7 +607,7 @@ def _load_config(arguments: argparse.Namespace) -> Config:
             raise ConfigError(f"there is no run to go on with in {run}: no {CONFIG}")
         config = Config.load(inside(run, CONFIG), overrides)
         # What a run at a URL left in its scratch folder goes on there, and is stored where it belongs if that is named.
-        if isinstance(run, str) or isinstance(config.run, Path) or "run" not in map(_key, overrides):
+        if isinstance(run, str) or isinstance(config.run, Path) or "run" not in map(key_of, overrides):
             return anchored(config.model_copy(update={"run": run}))
         kept_of = Config.load(run / CONFIG).run
         if config.run != kept_of:
@@ -675,12 +716,11 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     _start_or_resume(arguments)
     default = arguments.resume is None and _asks_for_the_default(arguments.words)
-    named = {_key(word) for word in arguments.words}
     if default:
         arguments.words = [str(quickstart()), *arguments.words]
     config = _load_config(arguments)
     if default:
-        config = _default_run(config, free="run" not in named)
+        config = _default_run(config, free="run" not in map(key_of, arguments.words))
     if arguments.dry_run:
         from omatg_ray.commands.estimate import describe, estimate
         from omatg_ray.commands.prepare import decided, prepare
@@ -707,14 +747,11 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _asks_for_the_default(words: Sequence[str]) -> bool:
     """Whether neither a config file nor any of what the default brings is named: base, potential, crystals."""
-    if any("=" not in word for word in words):
+    files, overrides = told_apart(words)
+    if files:
         return False
     brought = {"base", "data", "reward", "reward.potential"}
-    return not any(key in brought or key.startswith("data.") for key in map(_key, words))
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].strip()
+    return not any(key in brought or key.startswith("data.") for key in map(key_of, overrides))
 
 
 def _default_run(config: Config, free: bool) -> Config:
@@ -725,7 +762,7 @@ def _default_run(config: Config, free: bool) -> Config:
     file, here = quickstart(), Path.cwd()
     text = f"without a config this is {file.relative_to(here) if file.is_relative_to(here) else file}, in {run}"
     if run != config.run:
-        text += f" ({config.run} holds a run already; to go on with it: omatg-ray train --resume {config.run})"
+        text += f" ({config.run} holds a run already; to go on with it: {command('train', '--resume', config.run)})"
     print(f"omatg-ray: {text}", file=sys.stderr)
     return config.model_copy(update={"run": run})
 
@@ -807,7 +844,7 @@ def _tune(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.tune import resume_tune, tune
     from omatg_ray.evaluate.sweep_report import trials_table, without_gain
 
-    files = [word for word in arguments.words if "=" not in word]
+    files, overrides = told_apart(arguments.words)
     if arguments.resume is not None:
         if arguments.words:
             raise ConfigError(f"--resume takes the settings of the sweep; leave out {arguments.words[0]}")
@@ -815,7 +852,6 @@ def _tune(arguments: argparse.Namespace) -> None:
     elif len(files) != 1:
         raise ConfigError("one file that describes a sweep, please, such as configs/sweep_velocity.yaml")
     else:
-        overrides = [word for word in arguments.words if "=" in word]
         result = tune(SweepSettings.load(as_place(files[0]), overrides), not arguments.quiet)
     folder = result.best.parent
     print(f"\n{trials_table(result.sweep, folder)}")
@@ -825,7 +861,7 @@ def _tune(arguments: argparse.Namespace) -> None:
     print(f"\nbest config: {result.best}\nreport: {result.report}")
     if result.front:
         print(f"all of the Pareto front: {result.front[0].parent}/*.yaml")
-    print(f"\nnext\n  omatg-ray train {result.best} run=runs/tuned")
+    print(f"\nnext\n  {command('train', result.best, 'run=runs/tuned')}")
 
 
 def _check_folder(path: str | None) -> Path | None:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, Field, PlainValidator, ValidationError, field_validator, model_validator
 
 from omatg_ray.bundle import BUNDLED, is_bundled
@@ -26,9 +25,10 @@ from omatg_ray.rl.advantage import AdvantageSettings
 from omatg_ray.rl.learner import LearnerSettings
 from omatg_ray.rl.objective import ObjectiveSettings
 from omatg_ray.rl.work import RolloutSettings
-from omatg_ray.run.storage import as_place, is_remote, local_copy
+from omatg_ray.run.storage import as_place, is_remote
 from omatg_ray.run.tracking import Tracker
 from omatg_ray.settings import Settings
+from omatg_ray.tree import dump, read_tree
 
 Place = Annotated[Path | str, PlainValidator(as_place)]
 """A path or, as a string, a URL."""
@@ -275,7 +275,7 @@ class Config(Settings):
 
     def to_yaml(self) -> str:
         """All keys with their values; `load` reads it back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return dump(self.model_dump(mode="json"))
 
 
 @contextmanager
@@ -286,62 +286,6 @@ def explain_errors(source: str, model: type[BaseModel] | None = None) -> Iterato
     except ValidationError as error:
         lines = "\n".join(f"  {_explain(model or Config, problem)}" for problem in error.errors())
         raise ConfigError(f"{source}:\n{lines}") from error
-
-
-def read_tree(path: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """Plain values of a YAML file, which may be a URL, with `key=value` overrides; and where they come from, in words.
-
-    Raises:
-        ConfigError: The file cannot be read or holds no mapping, or an override is none.
-        StorageError: A URL cannot be read.
-    """
-    tree: Any = {}
-    if path is not None:
-        try:
-            with local_copy(path) as file:
-                tree = yaml.safe_load(file.read_text()) or {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read config {path}: {getattr(error, 'strerror', None) or error}") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not valid YAML: {error}") from error
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{path} must hold a mapping of keys, not {type(tree).__name__}")
-    for override in overrides:
-        _apply(tree, override)
-    sources = [*([str(path)] if path else []), *(["overrides"] if overrides or not path else [])]
-    return tree, " and ".join(sources)
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"override {override!r} is not of the form key=value, e.g. rollout.groups=8")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value of override {override!r} is not valid YAML: {error}") from error
-    try:
-        place(tree, key.strip(), value)
-    except ConfigError as error:
-        raise ConfigError(f"override {override!r}: {error}") from error
-
-
-def place(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Puts a value at a dotted key.
-
-    Raises:
-        ConfigError: What is above the key is no group of keys.
-    """
-    *parents, last = key.split(".")
-    node = tree
-    for parent in parents:
-        child = node.get(parent)
-        if child is None:
-            child = node[parent] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"{parent} is a value, not a group of keys")
-        node = child
-    node[last] = value
 
 
 def _model_at(model: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel] | None:
@@ -405,8 +349,4 @@ def _plain(value: Any) -> str:
         value = value.model_dump(mode="json")
     if isinstance(value, dict):
         value = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in value.items()}
-    return (
-        yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True)
-        .removesuffix("\n...\n")
-        .strip()
-    )
+    return dump(str(value) if isinstance(value, Path) else value, flow=True).strip()

@@ -15,7 +15,7 @@ from omatg_ray.bundle import BUNDLED, is_bundled
 from omatg_ray.commands.evaluate import NO_POTENTIAL, MeasureOptions, at_work
 from omatg_ray.commands.places import found_or_bundled, found_or_named, lasting
 from omatg_ray.commands.setup import base_run_data
-from omatg_ray.config import DataSettings, LocalFolder, ModelPlace, Place, explain_errors, read_tree
+from omatg_ray.config import DataSettings, LocalFolder, ModelPlace, Place, explain_errors
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.ablation import BEST, Ablated, Learned, best_of, ways_of, write_ablation
@@ -25,9 +25,11 @@ from omatg_ray.evaluate.evaluation import Evaluator
 from omatg_ray.evaluate.tuning import HandMade, TriedSettings, Tuned, tune
 from omatg_ray.model import FlowModel
 from omatg_ray.policy.annealing import LearnedAnnealing, LinearAnnealing
+from omatg_ray.reward.settings import PotentialName
 from omatg_ray.run.progress import print_line
 from omatg_ray.schedule import NONE, brief, learned_schedule
 from omatg_ray.settings import Settings
+from omatg_ray.tree import read_tree
 
 Kind = Literal["linear", "quadratic", "cosine", "constant", "steps"]
 Metric = Literal["crmse", "match_rate", "relative_energy_mean_capped"]
@@ -40,7 +42,7 @@ class SetSettings(Settings):
     model: ModelPlace = Field(description="base model: model or run folder, its URL, or bundled")
     val: Place | None = Field(None, description="crystals to tune on; null: the validation split of the model's run")
     test: Place | None = Field(None, description="crystals to report on; null: the test split of the model's run")
-    potential: str | None = Field(
+    potential: PotentialName | None = Field(
         None, description="potential of the energies; null: that of the model, if it has one; none: no energies"
     )
     learned: dict[str, Annotated[list[ModelPlace], Field(min_length=1)]] = Field(

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from omatg_ray.bundle import is_bundled, quickstart
 from omatg_ray.commands.setup import flat
-from omatg_ray.config import Config, LocalFolder, explain_errors, place, read_tree
+from omatg_ray.config import Config, LocalFolder, explain_errors
 from omatg_ray.distributed.settings import Share
 from omatg_ray.distributed.tuning import Domain, SchedulerSettings
 from omatg_ray.errors import ConfigError
@@ -25,6 +25,7 @@ from omatg_ray.evaluate.sweep import Goal
 from omatg_ray.rl.guards import GuardSettings
 from omatg_ray.run.storage import as_place
 from omatg_ray.settings import Settings
+from omatg_ray.tree import place, read_tree
 
 DEFAULT_METRIC = "relative_energy_mean_capped"
 METRICS = [field.name for field in fields(CSPMetrics) if field.name not in ("n", "n_polymorphic", "coverage_at")]

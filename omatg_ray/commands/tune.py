@@ -13,17 +13,18 @@ from omatg_ray.commands.prepare import prepare
 from omatg_ray.commands.setup import flat
 from omatg_ray.commands.sweep import DEFAULT_METRIC, MUTABLE, SweepSettings
 from omatg_ray.commands.trial import Work, write_settings
-from omatg_ray.config import place
 from omatg_ray.errors import ConfigError, TrainingError
 from omatg_ray.evaluate.metrics import REWARD
 from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.report import write_report
 from omatg_ray.evaluate.sweep import TRIALS, Sweep
 from omatg_ray.evaluate.sweep_report import BEST_FILE, FRONT, write_sweep
+from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.storage import is_remote
+from omatg_ray.tree import place
 
 SWEEP_FILE = "sweep.yaml"
 STARTS_FROM = ("base", "data")
@@ -61,7 +62,7 @@ def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
     if (folder / SWEEP_FILE).exists():
         raise ConfigError(
             f"{folder} already holds a sweep; choose another name, or go on with it: "
-            f"omatg-ray tune --resume {settings.run}"
+            f"{command('tune', '--resume', settings.run)}"
         )
     configs = settings.check()
     settings = _placed(settings, folder)
@@ -150,7 +151,7 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
             print_line(_announced(settings, folder))
         complete = run_sweep(plan, resume, progress)
     if not complete:
-        raise Interrupted(f"stopped in mid-sweep; go on with: omatg-ray tune --resume {folder}")
+        raise Interrupted(f"stopped in mid-sweep; go on with: {command('tune', '--resume', folder)}")
     sweep = Sweep.read(folder)
     best = sweep.best
     if best is None:

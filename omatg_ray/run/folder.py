@@ -24,9 +24,11 @@ from types import TracebackType
 from typing import IO
 
 from omatg_ray.errors import ConfigError, InUseError, ModelError, StorageError
+from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import disk_errors, point, remove_folder, remove_leftovers, replace_folder, write_json
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.storage import PREFIX, RemoteStorage, Storage, storage_of
+from omatg_ray.tree import override
 
 MANIFEST = "manifest.json"
 POINTERS = ("best", "last")
@@ -324,7 +326,7 @@ class RunFolder:
             return
         place, what = self.storage.called(), f"What it lacks is kept in {self.path}"
         message = f"{place} is not up to date: {failure or 'stopped before it was stored'}. {what}; store it by: "
-        message += f"omatg-ray {self._verb()} --resume {self.path} run={place}"
+        message += command(self._verb(), "--resume", self.path, override("run", place))
         if error is None or isinstance(error, Interrupted):
             raise StorageError(message) from failure
         logger.error("%s", message)
