@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from omatg_ray.crystal.read import read_dataset
     from omatg_ray.errors import OmatgRayError
     from omatg_ray.model import FlowModel
-    from omatg_ray.policy.annealing import LinearAnnealing
+    from omatg_ray.policy.hand_made import LinearAnnealing
     from omatg_ray.reward.energy import MatGLEnergy
 
 _HOMES = {
     "Config": "omatg_ray.config",
     "CrystalBatch": "omatg_ray.crystal.batch",
     "FlowModel": "omatg_ray.model",
-    "LinearAnnealing": "omatg_ray.policy.annealing",
+    "LinearAnnealing": "omatg_ray.policy.hand_made",
     "MatGLEnergy": "omatg_ray.reward.energy",
     "OmatgRayError": "omatg_ray.errors",
     "bundled_model": "omatg_ray.bundle",

@@ -17,7 +17,7 @@ from omatg_ray.bundle import BUNDLED, quickstart
 from omatg_ray.errors import ConfigError, OmatgRayError
 from omatg_ray.run.advice import command
 from omatg_ray.run.storage import as_place, expanded, files_at, inside
-from omatg_ray.tree import key_of, told_apart
+from omatg_ray.words import key_of, told_apart
 
 if TYPE_CHECKING:
     from omatg_ray.config import Config
@@ -638,7 +638,7 @@ def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _schedules(arguments: argparse.Namespace) -> list[tuple[str, Annealing | None]]:
     """What the annealings are called, and the annealings; None is the model's own."""
-    from omatg_ray.policy.annealing import LinearAnnealing
+    from omatg_ray.policy.hand_made import LinearAnnealing
     from omatg_ray.schedule import brief
 
     slopes = (arguments.slope_pos, arguments.slope_cell)
@@ -707,6 +707,9 @@ def _check_output(path: str | Path | None, suffixes: Sequence[str]) -> str | Non
 def _pretrain(arguments: argparse.Namespace) -> None:
     _start_or_resume(arguments)
     config = _load_config(arguments)
+    from omatg_ray.commands.early import refuse_pretrain
+
+    refuse_pretrain(config, arguments.resume is None)
     from omatg_ray.commands.pretrain import pretrain
 
     best = pretrain(config, _resume(arguments, config), not arguments.quiet)
@@ -721,6 +724,9 @@ def _train(arguments: argparse.Namespace) -> None:
     config = _load_config(arguments)
     if default:
         config = _default_run(config, free="run" not in map(key_of, arguments.words))
+    from omatg_ray.commands.early import refuse_train
+
+    refuse_train(config, arguments.resume is None and not arguments.dry_run)
     if arguments.dry_run:
         from omatg_ray.commands.estimate import describe, estimate
         from omatg_ray.commands.prepare import decided, prepare
@@ -771,9 +777,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     json_path = _check_output(arguments.json, [".json"])
     out = _check_output(arguments.out, STRUCTURE_SUFFIXES)
     folder = _check_folder(arguments.to)
+    from omatg_ray.commands.early import require_crystals, require_models, require_potential
     from omatg_ray.commands.places import found_or_bundled
 
     models = tuple(dict.fromkeys(found_or_bundled(model, "MODEL") for model in arguments.models))
+    data = found_or_bundled(arguments.data, "--data")
+    work = _work(arguments)
+    require_models(models)
+    require_crystals(data)
+    require_potential(work["potential"])
     steps = tuple(dict.fromkeys(arguments.steps))
     schedules = tuple(dict(_schedules(arguments)).items())
     cases = len(models) * len(steps) * len(schedules)
@@ -792,12 +804,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
 
     measured: dict[str, Any] = {
-        "data": found_or_bundled(arguments.data, "--data"),
+        "data": data,
         "limit": arguments.limit,
         "samples": arguments.samples,
         "invalid_energy": arguments.invalid_energy,
         "plausibility": arguments.plausible,
-        **_work(arguments),
+        **work,
     }
     if folder is None and cases == 1:
         options = EvaluateOptions(model=models[0], steps=steps[0], schedule=schedules[0][1], **measured)
@@ -830,29 +842,39 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
-    from omatg_ray.commands.ablate import AblationSettings, ablate
+    from omatg_ray.commands.ablation import AblationSettings
+
+    settings = AblationSettings.load(arguments.config, arguments.words)
+    from omatg_ray.commands.ablate import ablate
     from omatg_ray.evaluate.ablation import ablation_table
 
-    result = ablate(AblationSettings.load(arguments.config, arguments.words), not arguments.quiet)
+    result = ablate(settings, not arguments.quiet)
     for name, found in result.sets.items():
         print(f"\n{name}\n{ablation_table(found)}")
     print(f"\nreport: {result.report}")
 
 
 def _tune(arguments: argparse.Namespace) -> None:
-    from omatg_ray.commands.sweep import SweepSettings
-    from omatg_ray.commands.tune import resume_tune, tune
-    from omatg_ray.evaluate.sweep_report import trials_table, without_gain
+    from omatg_ray.commands.sweep import SweepSettings, folder_of_sweep, refuse_taken_by_sweep
 
     files, overrides = told_apart(arguments.words)
     if arguments.resume is not None:
         if arguments.words:
             raise ConfigError(f"--resume takes the settings of the sweep; leave out {arguments.words[0]}")
+        folder_of_sweep(arguments.resume)
+        from omatg_ray.commands.tune import resume_tune
+
         result = resume_tune(arguments.resume, not arguments.quiet)
     elif len(files) != 1:
         raise ConfigError("one file that describes a sweep, please, such as configs/sweep_velocity.yaml")
     else:
-        result = tune(SweepSettings.load(as_place(files[0]), overrides), not arguments.quiet)
+        settings = SweepSettings.load(as_place(files[0]), overrides)
+        refuse_taken_by_sweep(settings)
+        from omatg_ray.commands.tune import tune
+
+        result = tune(settings, not arguments.quiet)
+    from omatg_ray.evaluate.sweep_report import trials_table, without_gain
+
     folder = result.best.parent
     print(f"\n{trials_table(result.sweep, folder)}")
     nothing = without_gain(result.sweep, folder)
@@ -886,8 +908,12 @@ def _generate(arguments: argparse.Namespace) -> None:
     out = _check_output(arguments.out, STRUCTURE_SUFFIXES)
     assert out is not None
     sampling = _sampling(arguments)
-    from omatg_ray.commands.generate import GenerateOptions, generate, listing, summary
+    from omatg_ray.commands.early import require_models, require_potential
     from omatg_ray.commands.places import found
+
+    require_models([sampling["model"]])
+    require_potential(sampling["potential"])
+    from omatg_ray.commands.generate import GenerateOptions, generate, listing, summary
     from omatg_ray.crystal.formula import parse_z, read_formulas
     from omatg_ray.crystal.write import write_structures
 
@@ -910,10 +936,11 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.places import lasting
-    from omatg_ray.evaluate.report import write_report
     from omatg_ray.run.folder import RunFolder, copied
 
     if isinstance(arguments.folder, str):
+        from omatg_ray.evaluate.report import write_report
+
         # The run may be going on: nothing but the report is stored there.
         with copied(arguments.folder) as run:
             report = write_report(run.path)
@@ -926,6 +953,8 @@ def _report(arguments: argparse.Namespace) -> None:
             f"there is no run in {folder} to report on (evaluate --to, ablate and tune write their reports anew when "
             "the same command is repeated; tune with --resume)"
         )
+    from omatg_ray.evaluate.report import write_report
+
     print(write_report(folder))
 
 
@@ -947,10 +976,13 @@ def _import_omatg(arguments: argparse.Namespace) -> None:
 
 
 def _export_omatg(arguments: argparse.Namespace) -> None:
-    from omatg_ray.commands.export_omatg import export_model
+    from omatg_ray.commands.early import require_models
     from omatg_ray.commands.places import found_or_bundled, lasting
 
     model = found_or_bundled(arguments.model, "MODEL")
+    require_models([model])
+    from omatg_ray.commands.export_omatg import export_model
+
     written = export_model(model, lasting(arguments.out), arguments.steps, arguments.data)
     _print_notes(written.notes)
     print(f"checkpoint: {written.checkpoint}\nconfiguration: {written.config}")
@@ -983,7 +1015,7 @@ def _config(arguments: argparse.Namespace) -> None:
     from omatg_ray.config import documented_keys
 
     if arguments.prefix == "ablation":
-        from omatg_ray.commands.ablate import AblationSettings, SetSettings
+        from omatg_ray.commands.ablation import AblationSettings, SetSettings
 
         of_set = documented_keys(SetSettings(model="bundled"), "sets.NAME.")
         rows = [*of_set, *documented_keys(AblationSettings(sets={"NAME": SetSettings(model="bundled")}))]

@@ -11,31 +11,31 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, Field, PlainValidator, ValidationError, field_validator, model_validator
 
 from omatg_ray.bundle import BUNDLED, is_bundled
-from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError
-from omatg_ray.evaluate.bench import BLOCK
-from omatg_ray.flow.pretrain import PretrainSettings
+from omatg_ray.evaluate.settings import BLOCK
+from omatg_ray.flow.settings import PretrainSettings
 from omatg_ray.kinds import Kinds
-from omatg_ray.model import CHUNK_PAIRS, NoiseMode, Variant
-from omatg_ray.policy.annealing import AnyHandMade, ScheduleSettings
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.settings import CHUNK_PAIRS, AnyHandMade, NoiseMode, NoiseSettings, ScheduleSettings, Variant
 from omatg_ray.reward.settings import RewardSettings
-from omatg_ray.rl.advantage import AdvantageSettings
-from omatg_ray.rl.learner import LearnerSettings
-from omatg_ray.rl.objective import ObjectiveSettings
-from omatg_ray.rl.work import RolloutSettings
+from omatg_ray.rl.settings import AdvantageSettings, LearnerSettings, ObjectiveSettings, RolloutSettings
 from omatg_ray.run.storage import as_place, is_remote
 from omatg_ray.run.tracking import Tracker
-from omatg_ray.settings import Settings
+from omatg_ray.settings import FIELDS, FieldName, Settings
 from omatg_ray.tree import dump, read_tree
 
-Place = Annotated[Path | str, PlainValidator(as_place)]
+
+def _named(value: object) -> Path | str:
+    """A whole number is a name, too."""
+    return as_place(str(value) if type(value) is int else value)
+
+
+Place = Annotated[Path | str, PlainValidator(_named)]
 """A path or, as a string, a URL."""
 
 
 def _local(value: object) -> Path:
-    place = as_place(value)
+    place = _named(value)
     if is_remote(place):
         raise ValueError(f"a folder, not the URL {place}")
     return Path(place)
@@ -49,13 +49,16 @@ def _word_or_path(model: object) -> str | Path | None:
     """Keeps the word apart from the folder `./bundled`, which as paths are the same."""
     if model is None or is_bundled(model):
         return model
-    if isinstance(model, str | Path):
-        return as_place(model)
+    if isinstance(model, str | Path | int):
+        return _named(model)
     raise ValueError(f"a model or run folder, or {BUNDLED}, not {model!r}")
 
 
 ModelPlace = Annotated[Path | str, PlainValidator(_word_or_path)]
 """The same, or the word `bundled`."""
+
+
+UNNAMED_DATA = "data: name a file to split (data.file=...) or three files (data.train, data.val, data.test)"
 
 
 class DataSettings(Settings):

@@ -7,9 +7,8 @@ the key decides what it means, so that a number may be written with a leading ze
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,25 +117,6 @@ def override(key: str, value: object) -> str:
     return f"{key}={text if same else json.dumps(text, ensure_ascii=False)}"
 
 
-def key_of(override: str) -> str:
-    """The key that an override sets."""
-    return override.partition("=")[0].strip()
-
-
-def is_override(word: str) -> bool:
-    """Whether a word of a command line sets a key, and is not the path of a file: `lr=1e-4/config.yaml` may be one."""
-    return "=" in word and "/" not in key_of(word) and not os.path.isfile(word)
-
-
-def told_apart(words: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Paths of files, and overrides, of a command line that may hold both in any order."""
-    files: list[str] = []
-    overrides: list[str] = []
-    for word in words:
-        (overrides if is_override(word) else files).append(word)
-    return files, overrides
-
-
 def read_tree(path: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
     """Plain values of a YAML file, which may be a URL, with `key=value` overrides; and where they come from, in words.
 
@@ -189,3 +169,11 @@ def place(tree: dict[str, Any], key: str, value: Any) -> None:
             raise ConfigError(f"{parent} is a value, not a group of keys")
         node = child
     node[last] = value
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested dictionaries under dotted keys."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out

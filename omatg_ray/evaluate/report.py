@@ -31,7 +31,8 @@ from omatg_ray.evaluate.plots import (
 from omatg_ray.evaluate.schedules import SLOPES, draw_schedules
 from omatg_ray.evaluate.timeline import describe_timeline, draw_timeline
 from omatg_ray.model import FlowModel
-from omatg_ray.policy.annealing import Curve, curves
+from omatg_ray.policy.annealing import curves
+from omatg_ray.policy.settings import Curve
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.folder import RunFolder

@@ -16,12 +16,12 @@ from torch import Tensor
 from omatg_ray.bundle import asset, is_bundled, place_of
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from omatg_ray.errors import DataError, PotentialError
+from omatg_ray.reward.settings import WEIGHT_FILES, potential_folder
 
 if TYPE_CHECKING:
     import matgl.apps.pes
     from torch_geometric.data import Batch
 
-WEIGHT_FILES = ("model.json", "model.pt", "state.pt")
 KNOWN_ENERGIES = "known_energies.json"
 
 CPU_CHUNK_EDGES = 2000
@@ -31,8 +31,6 @@ With fewer, TensorNet spends its time in calls; the intermediate results of many
 """
 DEVICE_CHUNK_EDGES = 100_000
 """Directed edges evaluated at once on an accelerator, which wants large chunks; TensorNet needs 34 kB an edge."""
-
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 # Cells in units of the cubic lattice constant, and fractional positions.
 CUBIC_CELLS = {
@@ -240,7 +238,9 @@ def load_potential(name_or_folder: str | Path, device: torch.device | str = "cpu
         DataError: A file of the bundled potential is missing or damaged.
     """
     folder = _find(name_or_folder)
-    name = place_of(name_or_folder) if Path(name_or_folder).expanduser().is_dir() else str(name_or_folder)
+    name = str(name_or_folder)
+    if not is_bundled(name_or_folder) and potential_folder(name_or_folder) is not None:
+        name = place_of(name_or_folder)
     potential = Potential(_load_module(folder, name), name, _fingerprint(folder), device)
     if (folder / KNOWN_ENERGIES).is_file():
         _check_known_energies(potential, folder / KNOWN_ENERGIES)
@@ -264,20 +264,15 @@ def _find(name_or_folder: str | Path) -> Path:
     """The folder of the weights, which for a name is in MatGL's cache."""
     if is_bundled(name_or_folder):
         return asset("potential")
-    folder = Path(name_or_folder).expanduser()
-    if folder.is_dir():
-        missing = [file for file in WEIGHT_FILES if not (folder / file).is_file()]
-        if missing:
-            raise PotentialError(f"potential folder {folder} lacks {', '.join(missing)}, which MatGL's save() writes")
+    folder = potential_folder(name_or_folder)
+    if folder is not None:
         return folder
-    if isinstance(name_or_folder, Path) or not HUB_NAME.fullmatch(name_or_folder):
-        raise PotentialError(f"potential folder {folder} does not exist")
 
     from huggingface_hub import hf_hub_download
     from matgl.config import MATGL_CACHE
     from matgl.utils.io import HF_MATGL_ORG
 
-    repository = name_or_folder if "/" in name_or_folder else f"{HF_MATGL_ORG}/{name_or_folder}"
+    repository = str(name_or_folder) if "/" in str(name_or_folder) else f"{HF_MATGL_ORG}/{name_or_folder}"
     try:
         files = [Path(hf_hub_download(repository, file, cache_dir=str(MATGL_CACHE))) for file in WEIGHT_FILES]
     except Exception as error:  # the hub's client lets through many kinds: its own, those of HTTP, of sockets, of files

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from omatg_ray.errors import PotentialError
 from omatg_ray.run.storage import expanded
 from omatg_ray.settings import Settings
 
@@ -24,6 +25,31 @@ File = Annotated[Path, Expanded]
 """A file or folder."""
 PotentialName = Annotated[str, Expanded]
 """A MatGL potential: the folder of one, its name, or bundled."""
+
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+WEIGHT_FILES = ("model.json", "model.pt", "state.pt")
+
+
+def potential_folder(name_or_folder: str | Path) -> Path | None:
+    """The folder of a MatGL potential; None for the name of one, which MatGL fetches.
+
+    Raises:
+        PotentialError: The folder does not exist, or lacks a file; or the home or the environment does not say where
+            it is.
+    """
+    try:
+        folder = Path(expanded(str(name_or_folder)))
+    except ValueError as error:
+        raise PotentialError(f"potential folder {error}") from error
+    if folder.is_dir():
+        missing = [file for file in WEIGHT_FILES if not (folder / file).is_file()]
+        if missing:
+            raise PotentialError(f"potential folder {folder} lacks {', '.join(missing)}, which MatGL's save() writes")
+        return folder
+    if isinstance(name_or_folder, Path) or not HUB_NAME.fullmatch(name_or_folder):
+        raise PotentialError(f"potential folder {folder} does not exist")
+    return None
 
 
 class HullSettings(Settings):

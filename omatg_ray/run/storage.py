@@ -59,13 +59,11 @@ def is_remote(place: object) -> TypeGuard[str]:
 
 
 def as_place(value: object) -> Path | str:
-    """A path, or a URL as a string without a slash at its end. A whole number is the name of a folder.
+    """A path, or a URL as a string without a slash at its end.
 
     Raises:
         ValueError: It is neither; or as `expanded`.
     """
-    if type(value) is int:
-        value = str(value)
     if isinstance(value, str):
         value = expanded(value.removeprefix("file://"))
         if "://" in value and not is_remote(value):

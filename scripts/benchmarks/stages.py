@@ -26,7 +26,7 @@ from workload import Size, learner, plan, reinforced
 from omatg_ray.bundle import BUNDLED
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields
-from omatg_ray.flow.network import Precision
+from omatg_ray.flow.settings import Precision
 from omatg_ray.model import FlowModel
 from omatg_ray.policy.policy import draw_noise
 from omatg_ray.reward.energy import MatGLEnergy

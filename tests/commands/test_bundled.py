@@ -22,7 +22,8 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import DataError, ModelError
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.metrics import read_metrics
-from omatg_ray.tree import override, told_apart
+from omatg_ray.tree import override
+from omatg_ray.words import told_apart
 from tests.commands.conftest import Command, Workshop
 
 SMALL = (
