@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from omatg_ray.run.home import name_home
+
 if TYPE_CHECKING:
     from omatg_ray.bundle import bundled_model
     from omatg_ray.commands.pretrain import pretrain
@@ -50,6 +52,10 @@ __all__ = [
     "read_dataset",
     "train",
 ]
+
+
+# Actors import this before anything else, too.
+name_home()
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,10 +18,15 @@ from omatg_ray.bundle import asset, is_bundled, place_of
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from omatg_ray.errors import DataError, PotentialError
 from omatg_ray.reward.settings import WEIGHT_FILES, potential_folder
+from omatg_ray.run.home import import_with_home
 
 if TYPE_CHECKING:
     import matgl.apps.pes
     from torch_geometric.data import Batch
+
+# MatGL makes a folder in the home when it is imported. This module is imported before MatGL in every process, also in
+# actors, which read its objects as parts of those of this module.
+HOMELESS = import_with_home("matgl", ".cache/matgl")
 
 KNOWN_ENERGIES = "known_energies.json"
 
@@ -269,12 +275,13 @@ def _find(name_or_folder: str | Path) -> Path:
         return folder
 
     from huggingface_hub import hf_hub_download
-    from matgl.config import MATGL_CACHE
     from matgl.utils.io import HF_MATGL_ORG
+
+    cache = _cache(name_or_folder)
 
     repository = str(name_or_folder) if "/" in str(name_or_folder) else f"{HF_MATGL_ORG}/{name_or_folder}"
     try:
-        files = [Path(hf_hub_download(repository, file, cache_dir=str(MATGL_CACHE))) for file in WEIGHT_FILES]
+        files = [Path(hf_hub_download(repository, file, cache_dir=str(cache))) for file in WEIGHT_FILES]
     except Exception as error:  # the hub's client lets through many kinds: its own, those of HTTP, of sockets, of files
         reason = str(error).strip().splitlines() or [""]
         raise PotentialError(
@@ -283,6 +290,20 @@ def _find(name_or_folder: str | Path) -> Path:
             f"path of a folder that holds {', '.join(WEIGHT_FILES)}"
         ) from error
     return files[0].parent
+
+
+def _cache(name: str | Path) -> Path:
+    """Where fetched potentials are kept: MatGL's own cache, or in `XDG_CACHE_HOME` for a user without a home."""
+    from matgl.config import MATGL_CACHE
+
+    if not HOMELESS:
+        return MATGL_CACHE
+    if not os.environ.get("XDG_CACHE_HOME"):
+        raise PotentialError(
+            f"potential {name} has no folder to be kept in, as there is no home that can be written; set HOME or "
+            "XDG_CACHE_HOME to a folder, or give the folder of a potential"
+        )
+    return Path(os.environ["XDG_CACHE_HOME"]) / "matgl"
 
 
 def _load_module(folder: Path, name: str) -> matgl.apps.pes.Potential:

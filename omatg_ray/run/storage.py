@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from omatg_ray.errors import OmatgRayError, StorageError
 from omatg_ray.run.atomic import disk_errors
+from omatg_ray.run.home import home
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -85,7 +86,7 @@ def expanded(text: str) -> str:
     """
     if text.startswith("~"):
         path = os.path.expanduser(text)
-        if path.startswith("~"):
+        if path.startswith("~") or (text[1:2] in ("", "/") and home() is None):
             who = text.partition("/")[0]
             raise ValueError(f"{text}: {who} has no home on this machine; a name that begins so has ./ before it")
         text = path
