@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import math
 import os
@@ -17,6 +18,7 @@ from omatg_ray.bundle import BUNDLED, quickstart
 from omatg_ray.errors import ConfigError, OmatgRayError
 from omatg_ray.run.advice import command
 from omatg_ray.run.storage import as_place, expanded, files_at, inside
+from omatg_ray.run.streams import open_closed, outliving_readers
 from omatg_ray.words import key_of, told_apart
 
 if TYPE_CHECKING:
@@ -185,6 +187,18 @@ STRUCTURE_SUFFIXES = (".extxyz", ".xyz", ".cif", ".json", "")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    open_closed()
+    with outliving_readers() as lost:
+        code = _main(argv)
+    if code or lost.reason is None:
+        return code
+    if lost.reason == errno.EPIPE:
+        return 141  # as of a program that its reader ends (`| head`)
+    print(f"omatg-ray: what it had to say could not be written: {os.strerror(lost.reason)}", file=sys.stderr)
+    return 1
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = _parser()
     # argparse gives the words before the first option to a positional and knows nothing to do with those after it.
     arguments, words = parser.parse_known_args(argv)
@@ -203,10 +217,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("omatg-ray: interrupted", file=sys.stderr)
             return 130
-        except BrokenPipeError:
-            # The reader of our output has gone (`| head`); Python would complain once more while closing it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
     return 0
 
 
