@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from omatg_ray.run.home import name_home
+
 if TYPE_CHECKING:
     from omatg_ray.bundle import bundled_model
     from omatg_ray.commands.pretrain import pretrain
@@ -22,14 +24,14 @@ if TYPE_CHECKING:
     from omatg_ray.crystal.read import read_dataset
     from omatg_ray.errors import OmatgRayError
     from omatg_ray.model import FlowModel
-    from omatg_ray.policy.annealing import LinearAnnealing
+    from omatg_ray.policy.hand_made import LinearAnnealing
     from omatg_ray.reward.energy import MatGLEnergy
 
 _HOMES = {
     "Config": "omatg_ray.config",
     "CrystalBatch": "omatg_ray.crystal.batch",
     "FlowModel": "omatg_ray.model",
-    "LinearAnnealing": "omatg_ray.policy.annealing",
+    "LinearAnnealing": "omatg_ray.policy.hand_made",
     "MatGLEnergy": "omatg_ray.reward.energy",
     "OmatgRayError": "omatg_ray.errors",
     "bundled_model": "omatg_ray.bundle",
@@ -50,6 +52,10 @@ __all__ = [
     "read_dataset",
     "train",
 ]
+
+
+# Actors import this before anything else, too.
+name_home()
 
 
 def __getattr__(name: str) -> Any:

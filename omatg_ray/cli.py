@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import math
 import os
@@ -15,7 +16,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from omatg_ray.bundle import BUNDLED, quickstart
 from omatg_ray.errors import ConfigError, DataError, DataWarning, OmatgRayError
-from omatg_ray.run.storage import as_place, files_at, inside
+from omatg_ray.run.advice import command
+from omatg_ray.run.storage import as_place, expanded, files_at, inside
+from omatg_ray.run.streams import open_closed, outliving_readers
+from omatg_ray.words import key_of, told_apart
 
 if TYPE_CHECKING:
     from omatg_ray.config import Config
@@ -184,6 +188,18 @@ STRUCTURE_SUFFIXES = (".extxyz", ".xyz", ".cif", ".json", "")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    open_closed()
+    with outliving_readers() as lost:
+        code = _main(argv)
+    if code or lost.reason is None:
+        return code
+    if lost.reason == errno.EPIPE:
+        return 141  # as of a program that its reader ends (`| head`)
+    print(f"omatg-ray: what it had to say could not be written: {os.strerror(lost.reason)}", file=sys.stderr)
+    return 1
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = _parser()
     # argparse gives the words before the first option to a positional and knows nothing to do with those after it.
     arguments, words = parser.parse_known_args(argv)
@@ -202,10 +218,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("omatg-ray: interrupted", file=sys.stderr)
             return 130
-        except BrokenPipeError:
-            # The reader of our output has gone (`| head`); Python would complain once more while closing it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
     return 0
 
 
@@ -291,6 +303,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--data",
         required=True,
+        type=_word,
         metavar="FILE",
         help="reference crystals, in any format that pretrain reads; bundled: the test split of the bundled ones",
     )
@@ -310,12 +323,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--to",
+        type=_word,
         metavar="DIR",
         help="keep every case in this folder, with evaluation.json, compositions.parquet and report.html; cases that "
         "it holds already are not evaluated again",
     )
     sub.add_argument(
         "--potential",
+        type=_word,
         metavar="NAME",
         help="MatGL potential of the energies, or bundled (default: that which rewarded the model, else, for bundled "
         "data, the bundled one; none: no energies)",
@@ -335,29 +350,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--json",
-        type=Path,
+        type=_file,
         metavar="FILE",
         help="write metrics here; of a single case with the values of every crystal",
     )
     sub.add_argument(
-        "--out", metavar="FILE", help="write the crystals of a single case here (.extxyz, .cif, .json or folder/)"
+        "--out",
+        type=_word,
+        metavar="FILE",
+        help="write the crystals of a single case here (.extxyz, .cif, .json or folder/)",
     )
 
     sub = verb("ablate", "compare learned with hand-made annealing", ABLATE, _ablate)
-    sub.add_argument("config", type=as_place, metavar="CONFIG", help="a YAML file")
+    sub.add_argument("config", type=_place, metavar="CONFIG", help="a YAML file")
     sub.add_argument("words", nargs="*", metavar="key=value", help="overrides")
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
     sub = verb("tune", "find good keys for train", TUNE, _tune)
     sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file of a sweep, then overrides")
-    sub.add_argument("--resume", type=as_place, metavar="RUN", help="go on with the sweep in this folder")
+    sub.add_argument("--resume", type=_place, metavar="RUN", help="go on with the sweep in this folder")
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
     sub = verb("generate", "generate crystals for formulas", GENERATE, _generate)
     _sampling_arguments(sub)
     what = sub.add_mutually_exclusive_group(required=True)
     what.add_argument("--formula", nargs="+", metavar="FORMULA", help="one or more formulas, e.g. TiO2")
-    what.add_argument("--formulas", type=Path, metavar="FILE", help="file with one formula a line")
+    what.add_argument("--formulas", type=_file, metavar="FILE", help="file with one formula a line")
     what.add_argument(
         "--atoms",
         nargs="+",
@@ -367,7 +385,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--z", default="1", help="formula units per cell, e.g. 2,4 or 1-4 (default 1)")
     sub.add_argument("-n", type=_number(int, 1), default=1, help="crystals per formula and z, or N (default 1)")
-    sub.add_argument("--potential", metavar="NAME", help="MatGL potential to rank by, or bundled (default: no ranking)")
+    sub.add_argument(
+        "--potential", type=_word, metavar="NAME", help="MatGL potential to rank by, or bundled (default: no ranking)"
+    )
     sub.add_argument(
         "--relax",
         type=_number(int, 1),
@@ -376,45 +396,55 @@ def _parser() -> argparse.ArgumentParser:
         help="relax every valid crystal in at most N steps with the potential, in this process (default: not at all)",
     )
     sub.add_argument(
-        "--out", default="generated.extxyz", metavar="FILE", help=".extxyz, .cif, .json or folder/ (generated.extxyz)"
+        "--out",
+        default="generated.extxyz",
+        type=_word,
+        metavar="FILE",
+        help=".extxyz, .cif, .json or folder/ (generated.extxyz)",
     )
 
     sub = verb("import-omatg", "turn a model of OMatG into a model folder", IMPORT, _import_omatg)
-    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="Lightning checkpoint (.ckpt)")
-    sub.add_argument("config", type=Path, metavar="CONFIG", help="the configuration it was trained with (.yaml)")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new model folder")
-    sub.add_argument("--base", metavar="MODEL", help="base model of a reinforced one, imported before")
+    sub.add_argument("checkpoint", type=_file, metavar="CHECKPOINT", help="Lightning checkpoint (.ckpt)")
+    sub.add_argument("config", type=_file, metavar="CONFIG", help="the configuration it was trained with (.yaml)")
+    sub.add_argument("--out", type=_file, required=True, metavar="DIR", help="new model folder")
+    sub.add_argument("--base", type=_word, metavar="MODEL", help="base model of a reinforced one, imported before")
     sub.add_argument(
         "--data",
-        type=Path,
+        type=_file,
         metavar="FILE",
         help="training crystals, which tell elements and cell sizes (default: what CONFIG names, if it is there)",
     )
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
     sub = verb("export-omatg", "turn a model into files of OMatG", EXPORT, _export_omatg)
-    sub.add_argument("model", metavar="MODEL", help="model folder, run folder (its best checkpoint), or bundled")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    sub.add_argument(
+        "model", type=_word, metavar="MODEL", help="model folder, run folder (its best checkpoint), or bundled"
+    )
+    sub.add_argument("--out", type=_file, required=True, metavar="DIR", help="new folder")
     sub.add_argument(
         "--steps", type=_number(int, 2), metavar="N", help="grid points (default: those it was imported with, else 50)"
     )
     sub.add_argument(
-        "--data", metavar="FILE", help="LMDB or Parquet file of compositions to predict (default: OMatG's own)"
+        "--data",
+        type=_word,
+        metavar="FILE",
+        help="LMDB or Parquet file of compositions to predict (default: OMatG's own)",
     )
 
     sub = verb("report", "write a run's report anew", "Write report.html of a run folder anew.", _report)
-    sub.add_argument("folder", type=as_place, metavar="RUN", help="run folder, or its URL")
+    sub.add_argument("folder", type=_place, metavar="RUN", help="run folder, or its URL")
 
     sub = verb("info", "show what is bundled, or what a model is", INFO, _info)
     sub.add_argument(
         "names",
         nargs="*",
+        type=_word,
         metavar="NAME",
         help="crystals, potential, base, schedule; or bundled, or a model or run folder, e.g. ./base",
     )
 
     sub = verb("doctor", "check that everything works here", DOCTOR, _doctor)
-    sub.add_argument("--potential", metavar="NAME", help="check this MatGL potential too")
+    sub.add_argument("--potential", type=_word, metavar="NAME", help="check this MatGL potential too")
     sub.add_argument("--no-ray", action="store_true", help="start no Ray")
 
     sub = verb("config", "list all configuration keys", CONFIG, _config)
@@ -450,11 +480,30 @@ def _numbers(text: str) -> list[int]:
     return [int(parse(part)) for part in text.split(",")]
 
 
+def _word(text: str) -> str:
+    """A path, or a word that stands for what is bundled or can be fetched."""
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _file(text: str) -> Path:
+    return Path(_word(text))
+
+
+def _place(text: str) -> Path | str:
+    try:
+        return as_place(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _run_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file, then overrides")
     which = sub.add_mutually_exclusive_group()
     which.add_argument(
-        "--resume", type=as_place, metavar="RUN", help="go on with the run in this folder or at this URL, exactly"
+        "--resume", type=_place, metavar="RUN", help="go on with the run in this folder or at this URL, exactly"
     )
     which.add_argument(
         "--continue",
@@ -469,6 +518,7 @@ def _sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> 
     sub.add_argument(
         "models" if several else "model",
         nargs="+" if several else None,
+        type=_word,
         metavar="MODEL",
         help="model folder, run folder (its best checkpoint), URL of one, or bundled",
     )
@@ -503,6 +553,7 @@ def _sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> 
     sub.add_argument(
         "--schedule",
         action="append",
+        type=_word,
         metavar="SCHEDULE",
         help="annealing in place of the model's own: none, linear:pos=5,cell=2, quadratic:..., cosine:..., "
         "constant:..., steps:power=2, bundled, or the folder of a learned schedule or of the run that learned it "
@@ -555,14 +606,15 @@ def _start_or_resume(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.places import lasting
     from omatg_ray.config import Config
 
-    named = [word for word in arguments.words if _key(word) == "run"]
+    _, overrides = told_apart(arguments.words)
+    named = [word for word in overrides if key_of(word) == "run"]
     if not named:
         raise ConfigError("--continue needs run=FOLDER, the run to start or to go on with")
     run = Config.load(None, named).run
     place = run if isinstance(run, str) else lasting(run)
     if _holds_config(place):
         arguments.resume = place
-        arguments.words = [word for word in arguments.words if "=" in word and word not in named]
+        arguments.words = [word for word in overrides if word not in named]
 
 
 def _holds_config(run: Path | str) -> bool:
@@ -577,8 +629,7 @@ def _load_config(arguments: argparse.Namespace) -> Config:
     from omatg_ray.config import Config
     from omatg_ray.run.folder import CONFIG
 
-    files = [word for word in arguments.words if "=" not in word]
-    overrides = [word for word in arguments.words if "=" in word]
+    files, overrides = told_apart(arguments.words)
     if arguments.resume is not None:
         if files:
             raise ConfigError(f"--resume takes the config of the run; leave out {files[0]}")
@@ -587,7 +638,7 @@ def _load_config(arguments: argparse.Namespace) -> Config:
             raise ConfigError(f"there is no run to go on with in {run}: no {CONFIG}")
         config = Config.load(inside(run, CONFIG), overrides)
         # What a run at a URL left in its scratch folder goes on there, and is stored where it belongs if that is named.
-        if isinstance(run, str) or isinstance(config.run, Path) or "run" not in map(_key, overrides):
+        if isinstance(run, str) or isinstance(config.run, Path) or "run" not in map(key_of, overrides):
             return anchored(config.model_copy(update={"run": run}))
         kept_of = Config.load(run / CONFIG).run
         if config.run != kept_of:
@@ -618,7 +669,7 @@ def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _schedules(arguments: argparse.Namespace) -> list[tuple[str, Annealing | None]]:
     """What the annealings are called, and the annealings; None is the model's own."""
-    from omatg_ray.policy.annealing import LinearAnnealing
+    from omatg_ray.policy.hand_made import LinearAnnealing
     from omatg_ray.schedule import brief
 
     slopes = (arguments.slope_pos, arguments.slope_cell)
@@ -687,6 +738,9 @@ def _check_output(path: str | Path | None, suffixes: Sequence[str]) -> str | Non
 def _pretrain(arguments: argparse.Namespace) -> None:
     _start_or_resume(arguments)
     config = _load_config(arguments)
+    from omatg_ray.commands.early import refuse_pretrain
+
+    refuse_pretrain(config, arguments.resume is None)
     if arguments.dry_run:
         from omatg_ray.commands.estimate import describe_pretraining
         from omatg_ray.commands.setup import choose_device, load_splits, set_threads
@@ -704,12 +758,14 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     _start_or_resume(arguments)
     default = arguments.resume is None and _asks_for_the_default(arguments.words)
-    named = {_key(word) for word in arguments.words}
     if default:
         arguments.words = [str(quickstart()), *arguments.words]
     config = _load_config(arguments)
     if default:
-        config = _default_run(config, free="run" not in named)
+        config = _default_run(config, free="run" not in map(key_of, arguments.words))
+    from omatg_ray.commands.early import refuse_train
+
+    refuse_train(config, arguments.resume is None and not arguments.dry_run)
     if arguments.dry_run:
         from omatg_ray.commands.estimate import describe, estimate
         from omatg_ray.commands.prepare import decided, prepare
@@ -736,14 +792,11 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _asks_for_the_default(words: Sequence[str]) -> bool:
     """Whether neither a config file nor any of what the default brings is named: base, potential, crystals."""
-    if any("=" not in word for word in words):
+    files, overrides = told_apart(words)
+    if files:
         return False
     brought = {"base", "data", "reward", "reward.potential"}
-    return not any(key in brought or key.startswith("data.") for key in map(_key, words))
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].strip()
+    return not any(key in brought or key.startswith("data.") for key in map(key_of, overrides))
 
 
 def _default_run(config: Config, free: bool) -> Config:
@@ -754,7 +807,7 @@ def _default_run(config: Config, free: bool) -> Config:
     file, here = quickstart(), Path.cwd()
     text = f"without a config this is {file.relative_to(here) if file.is_relative_to(here) else file}, in {run}"
     if run != config.run:
-        text += f" ({config.run} holds a run already; to go on with it: omatg-ray train --resume {config.run})"
+        text += f" ({config.run} holds a run already; to go on with it: {command('train', '--resume', config.run)})"
     print(f"omatg-ray: {text}", file=sys.stderr)
     return config.model_copy(update={"run": run})
 
@@ -763,9 +816,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     json_path = _check_output(arguments.json, [".json"])
     out = _check_output(arguments.out, STRUCTURE_SUFFIXES)
     folder = _check_folder(arguments.to)
+    from omatg_ray.commands.early import require_crystals, require_models, require_potential
     from omatg_ray.commands.places import found_or_bundled
 
     models = tuple(dict.fromkeys(found_or_bundled(model, "MODEL") for model in arguments.models))
+    data = found_or_bundled(arguments.data, "--data")
+    work = _work(arguments)
+    require_models(models)
+    require_crystals(data)
+    require_potential(work["potential"])
     steps = tuple(dict.fromkeys(arguments.steps))
     schedules = tuple(dict(_schedules(arguments)).items())
     cases = len(models) * len(steps) * len(schedules)
@@ -784,13 +843,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
 
     measured: dict[str, Any] = {
-        "data": found_or_bundled(arguments.data, "--data"),
+        "data": data,
         "limit": arguments.limit,
         "on_error": arguments.on_error,
         "samples": arguments.samples,
         "invalid_energy": arguments.invalid_energy,
         "plausibility": arguments.plausible,
-        **_work(arguments),
+        **work,
     }
     if folder is None and cases == 1:
         options = EvaluateOptions(model=models[0], steps=steps[0], schedule=schedules[0][1], **measured)
@@ -823,30 +882,39 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
-    from omatg_ray.commands.ablate import AblationSettings, ablate
+    from omatg_ray.commands.ablation import AblationSettings
+
+    settings = AblationSettings.load(arguments.config, arguments.words)
+    from omatg_ray.commands.ablate import ablate
     from omatg_ray.evaluate.ablation import ablation_table
 
-    result = ablate(AblationSettings.load(arguments.config, arguments.words), not arguments.quiet)
+    result = ablate(settings, not arguments.quiet)
     for name, found in result.sets.items():
         print(f"\n{name}\n{ablation_table(found)}")
     print(f"\nreport: {result.report}")
 
 
 def _tune(arguments: argparse.Namespace) -> None:
-    from omatg_ray.commands.sweep import SweepSettings
-    from omatg_ray.commands.tune import resume_tune, tune
-    from omatg_ray.evaluate.sweep_report import trials_table, without_gain
+    from omatg_ray.commands.sweep import SweepSettings, folder_of_sweep, refuse_taken_by_sweep
 
-    files = [word for word in arguments.words if "=" not in word]
+    files, overrides = told_apart(arguments.words)
     if arguments.resume is not None:
         if arguments.words:
             raise ConfigError(f"--resume takes the settings of the sweep; leave out {arguments.words[0]}")
+        folder_of_sweep(arguments.resume)
+        from omatg_ray.commands.tune import resume_tune
+
         result = resume_tune(arguments.resume, not arguments.quiet)
     elif len(files) != 1:
         raise ConfigError("one file that describes a sweep, please, such as configs/sweep_velocity.yaml")
     else:
-        overrides = [word for word in arguments.words if "=" in word]
-        result = tune(SweepSettings.load(as_place(files[0]), overrides), not arguments.quiet)
+        settings = SweepSettings.load(as_place(files[0]), overrides)
+        refuse_taken_by_sweep(settings)
+        from omatg_ray.commands.tune import tune
+
+        result = tune(settings, not arguments.quiet)
+    from omatg_ray.evaluate.sweep_report import trials_table, without_gain
+
     folder = result.best.parent
     print(f"\n{trials_table(result.sweep, folder)}")
     nothing = without_gain(result.sweep, folder)
@@ -855,7 +923,7 @@ def _tune(arguments: argparse.Namespace) -> None:
     print(f"\nbest config: {result.best}\nreport: {result.report}")
     if result.front:
         print(f"all of the Pareto front: {result.front[0].parent}/*.yaml")
-    print(f"\nnext\n  omatg-ray train {result.best} run=runs/tuned")
+    print(f"\nnext\n  {command('train', result.best, 'run=runs/tuned')}")
 
 
 def _check_folder(path: str | None) -> Path | None:
@@ -880,8 +948,12 @@ def _generate(arguments: argparse.Namespace) -> None:
     out = _check_output(arguments.out, STRUCTURE_SUFFIXES)
     assert out is not None
     sampling = _sampling(arguments)
-    from omatg_ray.commands.generate import GenerateOptions, generate, listing, summary
+    from omatg_ray.commands.early import require_models, require_potential
     from omatg_ray.commands.places import found
+
+    require_models([sampling["model"]])
+    require_potential(sampling["potential"])
+    from omatg_ray.commands.generate import GenerateOptions, generate, listing, summary
     from omatg_ray.crystal.formula import parse_z, read_formulas
     from omatg_ray.crystal.write import write_structures
 
@@ -904,10 +976,11 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.places import lasting
-    from omatg_ray.evaluate.report import write_report
     from omatg_ray.run.folder import RunFolder, copied
 
     if isinstance(arguments.folder, str):
+        from omatg_ray.evaluate.report import write_report
+
         # The run may be going on: nothing but the report is stored there.
         with copied(arguments.folder) as run:
             report = write_report(run.path)
@@ -920,6 +993,8 @@ def _report(arguments: argparse.Namespace) -> None:
             f"there is no run in {folder} to report on (evaluate --to, ablate and tune write their reports anew when "
             "the same command is repeated; tune with --resume)"
         )
+    from omatg_ray.evaluate.report import write_report
+
     print(write_report(folder))
 
 
@@ -941,10 +1016,13 @@ def _import_omatg(arguments: argparse.Namespace) -> None:
 
 
 def _export_omatg(arguments: argparse.Namespace) -> None:
-    from omatg_ray.commands.export_omatg import export_model
+    from omatg_ray.commands.early import require_models
     from omatg_ray.commands.places import found_or_bundled, lasting
 
     model = found_or_bundled(arguments.model, "MODEL")
+    require_models([model])
+    from omatg_ray.commands.export_omatg import export_model
+
     written = export_model(model, lasting(arguments.out), arguments.steps, arguments.data)
     _print_notes(written.notes)
     print(f"checkpoint: {written.checkpoint}\nconfiguration: {written.config}")
@@ -977,7 +1055,7 @@ def _config(arguments: argparse.Namespace) -> None:
     from omatg_ray.config import documented_keys
 
     if arguments.prefix == "ablation":
-        from omatg_ray.commands.ablate import AblationSettings, SetSettings
+        from omatg_ray.commands.ablation import AblationSettings, SetSettings
 
         of_set = documented_keys(SetSettings(model="bundled"), "sets.NAME.")
         rows = [*of_set, *documented_keys(AblationSettings(sets={"NAME": SetSettings(model="bundled")}))]

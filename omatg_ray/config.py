@@ -8,34 +8,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, Field, PlainValidator, ValidationError, field_validator, model_validator
 
 from omatg_ray.bundle import BUNDLED, is_bundled
-from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError
-from omatg_ray.evaluate.bench import BLOCK
-from omatg_ray.flow.pretrain import PretrainSettings
+from omatg_ray.evaluate.settings import BLOCK
+from omatg_ray.flow.settings import PretrainSettings
 from omatg_ray.kinds import Kinds
-from omatg_ray.model import CHUNK_PAIRS, NoiseMode, Variant
-from omatg_ray.policy.annealing import AnyHandMade, ScheduleSettings
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.settings import CHUNK_PAIRS, AnyHandMade, NoiseMode, NoiseSettings, ScheduleSettings, Variant
 from omatg_ray.reward.settings import RewardSettings
-from omatg_ray.rl.advantage import AdvantageSettings
-from omatg_ray.rl.learner import LearnerSettings
-from omatg_ray.rl.objective import ObjectiveSettings
-from omatg_ray.rl.work import RolloutSettings
-from omatg_ray.run.storage import as_place, is_remote, local_copy
+from omatg_ray.rl.settings import AdvantageSettings, LearnerSettings, ObjectiveSettings, RolloutSettings
+from omatg_ray.run.storage import as_place, is_remote
 from omatg_ray.run.tracking import Tracker
-from omatg_ray.settings import Settings
+from omatg_ray.settings import FIELDS, FieldName, Settings
+from omatg_ray.tree import dump, read_tree
 
-Place = Annotated[Path | str, PlainValidator(as_place)]
+
+def _named(value: object) -> Path | str:
+    """A whole number is a name, too."""
+    return as_place(str(value) if type(value) is int else value)
+
+
+Place = Annotated[Path | str, PlainValidator(_named)]
 """A path or, as a string, a URL."""
 
 
 def _local(value: object) -> Path:
-    place = as_place(value)
+    place = _named(value)
     if is_remote(place):
         raise ValueError(f"a folder, not the URL {place}")
     return Path(place)
@@ -49,13 +49,16 @@ def _word_or_path(model: object) -> str | Path | None:
     """Keeps the word apart from the folder `./bundled`, which as paths are the same."""
     if model is None or is_bundled(model):
         return model
-    if isinstance(model, str | Path):
-        return as_place(model)
+    if isinstance(model, str | Path | int):
+        return _named(model)
     raise ValueError(f"a model or run folder, or {BUNDLED}, not {model!r}")
 
 
 ModelPlace = Annotated[Path | str, PlainValidator(_word_or_path)]
 """The same, or the word `bundled`."""
+
+
+UNNAMED_DATA = "data: name a file to split (data.file=...) or three files (data.train, data.val, data.test)"
 
 
 class DataSettings(Settings):
@@ -276,7 +279,7 @@ class Config(Settings):
 
     def to_yaml(self) -> str:
         """All keys with their values; `load` reads it back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return dump(self.model_dump(mode="json"))
 
 
 @contextmanager
@@ -287,62 +290,6 @@ def explain_errors(source: str, model: type[BaseModel] | None = None) -> Iterato
     except ValidationError as error:
         lines = "\n".join(f"  {_explain(model or Config, problem)}" for problem in error.errors())
         raise ConfigError(f"{source}:\n{lines}") from error
-
-
-def read_tree(path: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """Plain values of a YAML file, which may be a URL, with `key=value` overrides; and where they come from, in words.
-
-    Raises:
-        ConfigError: The file cannot be read or holds no mapping, or an override is none.
-        StorageError: A URL cannot be read.
-    """
-    tree: Any = {}
-    if path is not None:
-        try:
-            with local_copy(path) as file:
-                tree = yaml.safe_load(file.read_text()) or {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read config {path}: {getattr(error, 'strerror', None) or error}") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not valid YAML: {error}") from error
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{path} must hold a mapping of keys, not {type(tree).__name__}")
-    for override in overrides:
-        _apply(tree, override)
-    sources = [*([str(path)] if path else []), *(["overrides"] if overrides or not path else [])]
-    return tree, " and ".join(sources)
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"override {override!r} is not of the form key=value, e.g. rollout.groups=8")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value of override {override!r} is not valid YAML: {error}") from error
-    try:
-        place(tree, key.strip(), value)
-    except ConfigError as error:
-        raise ConfigError(f"override {override!r}: {error}") from error
-
-
-def place(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Puts a value at a dotted key.
-
-    Raises:
-        ConfigError: What is above the key is no group of keys.
-    """
-    *parents, last = key.split(".")
-    node = tree
-    for parent in parents:
-        child = node.get(parent)
-        if child is None:
-            child = node[parent] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"{parent} is a value, not a group of keys")
-        node = child
-    node[last] = value
 
 
 def _model_at(model: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel] | None:
@@ -406,8 +353,4 @@ def _plain(value: Any) -> str:
         value = value.model_dump(mode="json")
     if isinstance(value, dict):
         value = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in value.items()}
-    return (
-        yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True)
-        .removesuffix("\n...\n")
-        .strip()
-    )
+    return dump(str(value) if isinstance(value, Path) else value, flow=True).strip()

@@ -23,15 +23,17 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.errors import ModelError
-from omatg_ray.flow.loss import PathSettings
-from omatg_ray.flow.network import CSPNet, NetworkSettings
+from omatg_ray.flow.network import CSPNet
+from omatg_ray.flow.settings import NetworkSettings, PathSettings
 from omatg_ray.flow.species import draw_jumps
-from omatg_ray.policy.annealing import Annealing, AnyAnnealing, LearnedAnnealing, LearnedSchedule, StepSizes
+from omatg_ray.policy.annealing import Annealing, LearnedAnnealing
 from omatg_ray.policy.drift import Annealed, Drift, Scale, Score, Velocity
-from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, Noise, NoiseSettings
+from omatg_ray.policy.hand_made import StepSizes
+from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, Noise
 from omatg_ray.policy.ode import AdaptiveMethod, Method, solve
 from omatg_ray.policy.policy import Policy, draw_noise
-from omatg_ray.run.folder import fetched_model
+from omatg_ray.policy.settings import CHUNK_PAIRS, AnyAnnealing, LearnedSchedule, NoiseMode, NoiseSettings, Variant
+from omatg_ray.run.folder import DESCRIPTION_FILE, WEIGHTS_FILE, fetched_model, model_folder
 from omatg_ray.run.storage import is_remote
 from omatg_ray.seeding import seed_of
 from omatg_ray.settings import Settings
@@ -40,12 +42,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 FORMAT: Final = "omatg_ray.model.1"
-DESCRIPTION_FILE, WEIGHTS_FILE = "model.json", "weights.safetensors"
-CHUNK_PAIRS = 20_000
-"""Ordered pairs of atoms per network call when generating, unless the caller says otherwise."""
 
-NoiseMode = Literal["none", "policy"]
-Variant = Literal["velocity", "score", "annealing"]
 Solver = Method
 EULER: Final = "euler"
 
@@ -184,11 +181,7 @@ class FlowModel:
         if is_remote(path):
             with fetched_model(path, DESCRIPTION_FILE) as copy:
                 return cls.load(copy, device)
-        folder = asset("base") if is_bundled(path) else Path(path)
-        if not (folder / DESCRIPTION_FILE).is_file() and (folder / "checkpoints" / "best").is_dir():
-            folder = folder / "checkpoints" / "best"
-        if not (folder / DESCRIPTION_FILE).is_file():
-            raise ModelError(f"{path}: no model here (a model folder holds {DESCRIPTION_FILE} and {WEIGHTS_FILE})")
+        folder = asset("base") if is_bundled(path) else model_folder(Path(path))
         try:
             description = ModelDescription.model_validate(json.loads((folder / DESCRIPTION_FILE).read_text()))
         except (OSError, ValueError) as error:

@@ -9,33 +9,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from omatg_ray.bundle import asset, is_bundled
 from omatg_ray.errors import ConfigError, ModelError
-from omatg_ray.model import DESCRIPTION_FILE, FlowModel
-from omatg_ray.policy.annealing import (
-    HAND_MADE,
-    Annealing,
-    AnyHandMade,
-    Curve,
-    HandMadeAnnealing,
-    LearnedAnnealing,
-    LearnedSchedule,
-    LinearAnnealing,
-    StepSizes,
-    curves,
-)
-from omatg_ray.run.folder import fetched_model
+from omatg_ray.policy.hand_made import HAND_MADE, HandMadeAnnealing, LinearAnnealing, StepSizes
+from omatg_ray.policy.settings import AnyHandMade, Curve, LearnedSchedule
+from omatg_ray.run.folder import DESCRIPTION_FILE, WEIGHTS_FILE, fetched_model
 from omatg_ray.run.storage import files_at, is_remote
 from omatg_ray.settings import Settings
 
+if TYPE_CHECKING:
+    from omatg_ray.policy.annealing import Annealing, LearnedAnnealing
+
 FORMAT: Final = "omatg_ray.schedule.1"
-SCHEDULE_FILE, WEIGHTS_FILE = "schedule.json", "weights.safetensors"
+SCHEDULE_FILE = "schedule.json"
 FOLDER = "schedule"
 """Where a run folder keeps what it learned."""
 
@@ -69,6 +59,10 @@ class _Text(BaseModel):
 
 def save_schedule(annealing: LearnedAnnealing, folder: Path, provenance: Mapping[str, Any]) -> None:
     """Writes both files into an existing folder."""
+    from safetensors.torch import save_file
+
+    from omatg_ray.policy.annealing import curves
+
     description = ScheduleDescription(
         schedule=annealing.settings, curves=curves(annealing), provenance=dict(provenance)
     )
@@ -149,12 +143,7 @@ def learned_schedule(place: str | Path) -> LearnedAnnealing:
     for path in (folder, folder / FOLDER):
         if (path / SCHEDULE_FILE).is_file():
             return _read(path)
-    if not folder.exists():
-        raise ConfigError(
-            f"schedule {str(place)!r}: there is no such folder, and it is none of {', '.join((OWN, NONE, *KINDS))} "
-            "with their keys (e.g. linear:pos=5,cell=2). A learned one is named by its folder, or by that of the run "
-            "that learned it, which has to be trained first (omatg-ray train configs/annealing_energy.yaml)"
-        )
+    require_schedule(place)
     if folder.name == SCHEDULE_FILE:
         return learned_schedule(folder.parent)
     if not (folder / DESCRIPTION_FILE).exists() and not (folder / "checkpoints").exists():
@@ -164,7 +153,24 @@ def learned_schedule(place: str | Path) -> LearnedAnnealing:
     return _of_model(place)
 
 
+def require_schedule(place: str | Path) -> None:
+    """Looks whether the folder of a learned schedule is there; the bundled one is, and URLs are not asked.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not is_bundled(place) and not is_remote(place) and not Path(place).exists():
+        raise ConfigError(
+            f"schedule {str(place)!r}: there is no such folder, and it is none of {', '.join((OWN, NONE, *KINDS))} "
+            "with their keys (e.g. linear:pos=5,cell=2). A learned one is named by its folder, or by that of the run "
+            "that learned it, which has to be trained first (omatg-ray train configs/annealing_energy.yaml)"
+        )
+
+
 def _of_model(place: str | Path) -> LearnedAnnealing:
+    from omatg_ray.model import FlowModel
+    from omatg_ray.policy.annealing import LearnedAnnealing
+
     annealing = FlowModel.load(place).annealing
     if not isinstance(annealing, LearnedAnnealing):
         raise ModelError(
@@ -188,6 +194,11 @@ def read_description(folder: Path) -> ScheduleDescription:
 
 
 def _read(folder: Path) -> LearnedAnnealing:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from omatg_ray.policy.annealing import LearnedAnnealing
+
     description = read_description(folder)
     annealing = LearnedAnnealing(description.schedule)
     try:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+from omatg_ray.deferred import Deferred
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Deferred("torch")
 
 
 def seed_of(*key: int | str) -> int:

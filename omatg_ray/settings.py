@@ -5,9 +5,13 @@ Every part of the package declares its settings beside the code that uses them; 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+FieldName = Literal["pos", "cell"]
+FIELDS: tuple[FieldName, ...] = ("pos", "cell")
+"""The two generated fields of a crystal; `crystal.fields` has them too, with what is done to them."""
 
 
 class Settings(BaseModel):

@@ -8,11 +8,13 @@ import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
-from omatg_ray.flow.network import CSPNet, NetworkSettings
-from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule, LinearAnnealing
+from omatg_ray.flow.network import CSPNet
+from omatg_ray.flow.settings import NetworkSettings
+from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.drift import Annealed, Drift, Velocity
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.policy.policy import Policy
+from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
 
 SIZE = NetworkSettings(hidden=16, layers=2, frequencies=4, time_features=8)
 NOISE: dict[FieldName, NoiseSettings] = {

@@ -120,7 +120,7 @@ def test_arguments_out_of_range_are_refused_in_one_line(
         (["train", "--quiet", "base=3"], ["base", "bundled", "3"]),
         (["config", "rolout"], ["rolout", "omatg-ray config"]),
         (["report", "nowhere"], ["nowhere"]),
-        (["evaluate", "m", "--data", "d", "--device", "gpu"], ["'gpu'", "cuda"]),
+        (["evaluate", "bundled", "--data", "bundled", "--device", "gpu"], ["'gpu'", "cuda"]),
     ],
 )
 def test_wrong_configuration_is_refused_with_exit_code_two(

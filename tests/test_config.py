@@ -7,7 +7,7 @@ import yaml
 
 from omatg_ray.config import Config, documented_keys
 from omatg_ray.errors import ConfigError
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearAnnealing
 
 
 def load(*overrides: str) -> Config:

@@ -11,10 +11,10 @@ from torch import nn
 
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.errors import FormulaError, ModelError
-from omatg_ray.flow.loss import PathSettings
+from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model import FlowModel, ModelDescription, chunks_by_pairs, new_modules
-from omatg_ray.policy.annealing import LearnedSchedule, LinearAnnealing
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
 from omatg_ray.seeding import seed_of
 from tests.small import SIZE, small_network
 

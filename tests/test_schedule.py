@@ -14,9 +14,10 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.metrics import crmse
-from omatg_ray.flow.loss import PathSettings
+from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model import FlowModel, ModelDescription
-from omatg_ray.policy.annealing import CosineAnnealing, LearnedAnnealing, LinearAnnealing, StepSizes
+from omatg_ray.policy.annealing import LearnedAnnealing
+from omatg_ray.policy.hand_made import CosineAnnealing, LinearAnnealing, StepSizes
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.schedule import read_schedule, save_schedule
 from omatg_ray.seeding import seed_of

@@ -7,108 +7,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
-
-from pydantic import Field, model_validator
 
 from omatg_ray.bundle import BUNDLED, is_bundled
+from omatg_ray.commands.ablation import AblationSettings, SetSettings
 from omatg_ray.commands.evaluate import NO_POTENTIAL, MeasureOptions, at_work
 from omatg_ray.commands.places import found_or_bundled, found_or_named, lasting
 from omatg_ray.commands.setup import base_run_data
-from omatg_ray.config import DataSettings, LocalFolder, ModelPlace, Place, explain_errors, read_tree
-from omatg_ray.distributed.settings import RaySettings
+from omatg_ray.config import DataSettings, Place
 from omatg_ray.errors import ConfigError, ModelError
-from omatg_ray.evaluate.ablation import BEST, Ablated, Learned, best_of, ways_of, write_ablation
+from omatg_ray.evaluate.ablation import Ablated, Learned, best_of, write_ablation
 from omatg_ray.evaluate.cases import Case, CaseResult, evaluate_cases
 from omatg_ray.evaluate.comparison import Comparison, write_comparison
 from omatg_ray.evaluate.evaluation import Evaluator
-from omatg_ray.evaluate.tuning import HandMade, TriedSettings, Tuned, tune
+from omatg_ray.evaluate.tuning import HandMade, Tuned, tune
 from omatg_ray.model import FlowModel
-from omatg_ray.policy.annealing import LearnedAnnealing, LinearAnnealing
+from omatg_ray.policy.annealing import LearnedAnnealing
+from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.run.progress import print_line
 from omatg_ray.schedule import NONE, brief, learned_schedule
-from omatg_ray.settings import Settings
-
-Kind = Literal["linear", "quadratic", "cosine", "constant", "steps"]
-Metric = Literal["crmse", "match_rate", "relative_energy_mean_capped"]
-KINDS: list[Kind] = list(get_args(Kind))
-
-
-class SetSettings(Settings):
-    """A base model with its crystals, and the schedules that were learned for it."""
-
-    model: ModelPlace = Field(description="base model: model or run folder, its URL, or bundled")
-    val: Place | None = Field(None, description="crystals to tune on; null: the validation split of the model's run")
-    test: Place | None = Field(None, description="crystals to report on; null: the test split of the model's run")
-    potential: str | None = Field(
-        None, description="potential of the energies; null: that of the model, if it has one; none: no energies"
-    )
-    learned: dict[str, Annotated[list[ModelPlace], Field(min_length=1)]] = Field(
-        {},
-        description="learned schedules by name, one for each seed: their folders, the runs that learned, or bundled",
-    )
-
-
-class TuningSettings(TriedSettings):
-    """How hand-made schedules are tuned."""
-
-    by: Metric = Field("crmse", description="metric that decides")
-    limit: int | None = Field(128, ge=1, description="validation crystals, spread over the file; null: all")
-    most_steps: int = Field(100, ge=2, description="for more grid points than this, what is best for the most tuned")
-
-    @property
-    def highest(self) -> bool:
-        """Whether high values of the metric are good."""
-        return self.by == "match_rate"
-
-
-class AblationSettings(Settings):
-    """What `omatg-ray ablate` compares."""
-
-    run: LocalFolder = Field(
-        Path("runs/ablation"), description="folder of the results; what is there is not computed again"
-    )
-    sets: dict[str, SetSettings] = Field(min_length=1, description="base models with their crystals, by name")
-    steps: list[int] = Field([5, 10, 20, 50, 100, 500], min_length=1, description="grid points")
-    kinds: list[Kind] = Field(KINDS, description="hand-made schedules; steps: unequal steps in place of a scale")
-    tuning: TuningSettings = Field(TuningSettings(), description="tuning of hand-made schedules")
-    samples: int = Field(1, ge=1, description="crystals generated for each reference")
-    limit: int | None = Field(None, ge=1, description="test crystals, spread over the file; null: all")
-    seed: int = Field(0, ge=0, description="seed of x_0")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; actors have ray.*.gpus instead")
-    threads: int | None = Field(None, ge=1, description="PyTorch's CPU threads; null: PyTorch's choice")
-    workers: int = Field(2, ge=0, description="processes that match structures; 0: in this process")
-    ray: RaySettings = Field(RaySettings(), description="actors that generate and measure; without workers: none")
-
-    @model_validator(mode="after")
-    def _names(self) -> AblationSettings:
-        for name, one in self.sets.items():
-            ways = [NONE, BEST, *KINDS]
-            for learned, places in one.learned.items():
-                new = ways_of(learned, len(places))
-                if set(new) & set(ways):
-                    raise ValueError(f"sets.{name}.learned.{learned}: that name is taken; choose another one")
-                ways += new
-        return self
-
-    @model_validator(mode="after")
-    def _sensible(self) -> AblationSettings:
-        if min(self.steps) < 2 or len(set(self.steps)) != len(self.steps):
-            raise ValueError("`steps` are different numbers of at least 2 grid points")
-        if not any(steps <= self.tuning.most_steps for steps in self.steps) and self.kinds:
-            raise ValueError("`tuning.most_steps` is below all `steps`, so that nothing could be tuned")
-        return self
-
-    @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> AblationSettings:
-        """Reads a YAML file and applies `key=value` overrides.
-
-        Raises:
-            ConfigError: The file cannot be read, or a key is unknown, mistyped or out of range; names the key.
-        """
-        tree, source = read_tree(path, overrides)
-        with explain_errors(source, cls):
-            return cls.model_validate(tree)
 
 
 @dataclass(frozen=True)

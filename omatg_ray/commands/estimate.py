@@ -20,8 +20,9 @@ from omatg_ray.crystal.split import Split
 from omatg_ray.flow.activations import saved_bytes
 from omatg_ray.flow.pretrain import Recipe
 from omatg_ray.policy.annealing import describe as describe_annealing
+from omatg_ray.rl.settings import RolloutSettings
 from omatg_ray.rl.trajectory import Trajectory
-from omatg_ray.rl.work import RolloutSettings, plan_iteration
+from omatg_ray.rl.work import plan_iteration
 
 # Grid points of the trial rollout: two Euler steps are timed, after one that warms up.
 TRIAL_STEPS = 3

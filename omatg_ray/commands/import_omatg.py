@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omatg_ray.errors import ConfigError
-from omatg_ray.model import FlowModel
-from omatg_ray.omatg.read import import_omatg
+from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.run.atomic import replace_folder
 
 
@@ -34,6 +32,12 @@ def import_model(
         DataError: The training crystals cannot be read.
     """
     refuse_existing(out)
+    for file in (checkpoint, config):
+        if not file.exists():
+            raise ModelError(f"{file} cannot be read: there is no such file")
+    from omatg_ray.model import FlowModel
+    from omatg_ray.omatg.read import import_omatg
+
     imported = import_omatg(checkpoint, config, None if base is None else FlowModel.load(base), data, progress)
     with replace_folder(out) as folder:
         imported.model.save(folder)

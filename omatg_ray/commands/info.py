@@ -9,23 +9,15 @@ from typing import Any
 
 from omatg_ray import bundle
 from omatg_ray.bundle import ASSETS, BUNDLED, AssetName, is_bundled
-from omatg_ray.commands.setup import flat
-from omatg_ray.crystal.fields import FIELDS
+from omatg_ray.commands.early import require_models
 from omatg_ray.errors import ModelError
-from omatg_ray.model import FlowModel
-from omatg_ray.policy.annealing import (
-    Curve,
-    HandMadeAnnealing,
-    LearnedAnnealing,
-    LearnedSchedule,
-    LinearAnnealing,
-    StepSizes,
-    curves,
-)
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.hand_made import HandMadeAnnealing, LinearAnnealing, StepSizes
+from omatg_ray.policy.settings import Curve, LearnedSchedule, NoiseSettings
 from omatg_ray.run.folder import fetched_model
 from omatg_ray.run.storage import files_at, is_remote
 from omatg_ray.schedule import SCHEDULE_FILE, read_description
+from omatg_ray.settings import FIELDS
+from omatg_ray.tree import flat
 
 
 def overview() -> str:
@@ -117,6 +109,10 @@ def _factors(shown: Sequence[Curve]) -> dict[str, str]:
 
 def described_model(name: str) -> str:
     """What a model is made of, in lines of a label and a text."""
+    require_models([name])
+    from omatg_ray.model import FlowModel
+    from omatg_ray.policy.annealing import LearnedAnnealing, curves
+
     model = FlowModel.load(name)
     what = model.description
     parameters = sum(weights.numel() for weights in model.base_network.parameters())

@@ -17,7 +17,7 @@ from omatg_ray.commands.setup import free_run
 from omatg_ray.config import Config
 from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.crystal.formula import parse_formula
-from omatg_ray.run.storage import as_place
+from omatg_ray.tree import override
 
 # Ray's actors of the command below: a learner, a judge and two that roll out.
 ROLLOUT_WORKERS = 2
@@ -71,9 +71,9 @@ def next_steps(
         _line("train", "--resume", run, f"iterations={2 * config.iterations}"),
     ]
     if not improved:
-        other = free_run(as_place(f"{config.run}-slower"))
+        other = _beside(config.run, "-slower")
         keys = [
-            f"run={other}",
+            override("run", other),
             f"learner.lr={config.learner.lr / 2:g}",
             f"rollout.group_size={2 * config.rollout.group_size}",
         ]
@@ -109,7 +109,7 @@ def _groups_per_item(config: Config) -> int:
 def _on_ray(config: Config) -> Iterable[str]:
     """Overrides that spread the run over actors of this machine."""
     share = min(1.0, (os.cpu_count() or 1) / (ROLLOUT_WORKERS + 2))
-    yield f"run={free_run(as_place(f'{config.run}-ray'))}"
+    yield override("run", _beside(config.run, "-ray"))
     if _groups_per_item(config) < config.rollout.groups_per_item:
         yield f"rollout.groups_per_item={_groups_per_item(config)}"
     yield f"ray.rollout.workers={ROLLOUT_WORKERS}"
@@ -117,6 +117,11 @@ def _on_ray(config: Config) -> Iterable[str]:
         yield from (f"ray.{role}.cpus={share:g}" for role in ("rollout", "reward", "learner"))
     if config.device.startswith("cuda"):
         yield "device=auto"
+
+
+def _beside(run: Path | str, suffix: str) -> Path | str:
+    """A run folder that is free, called as this one with something behind it."""
+    return free_run(f"{run}{suffix}" if isinstance(run, str) else run.with_name(f"{run.name}{suffix}"))
 
 
 def _line(*words: object) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from omatg_ray.bundle import is_bundled
 from omatg_ray.errors import ConfigError
+from omatg_ray.run.home import home
 from omatg_ray.run.storage import is_remote
 
 if TYPE_CHECKING:
@@ -156,9 +157,7 @@ def _copy(path: Path) -> tuple[Path, Path] | None:
 
 
 def _home() -> Path:
-    try:
-        return Path.home() / FOLDER
-    except RuntimeError as error:
-        raise ConfigError(
-            "a job without a home directory cannot keep relative paths; give absolute ones, or set HOME"
-        ) from error
+    own = home()
+    if own is None:
+        raise ConfigError("a job without a home directory cannot keep relative paths; give absolute ones, or set HOME")
+    return own / FOLDER

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from omatg_ray.bundle import place_of
+from omatg_ray.commands.early import refuse_unnamed
 from omatg_ray.commands.setup import (
     base_run_data,
     driver_device,
@@ -22,12 +23,13 @@ from omatg_ray.commands.setup import (
 from omatg_ray.config import Config
 from omatg_ray.crystal.split import Split
 from omatg_ray.errors import ConfigError, ModelError
-from omatg_ray.flow.network import Precision
+from omatg_ray.flow.settings import Precision
 from omatg_ray.model import FlowModel, ModelDescription, new_modules
-from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule
+from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.drift import Score
 from omatg_ray.policy.policy import Policy
 from omatg_ray.policy.precision import has_bfloat16, shifts
+from omatg_ray.policy.settings import LearnedSchedule
 from omatg_ray.reward.build import Judges, build_judges, fingerprint
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.settings import CRMSE
@@ -95,13 +97,8 @@ def prepare(config: Config, progress: bool = False) -> Parts:
         PotentialError: The potential cannot be loaded or does not know an element of the crystals.
         RewardError: References of a reward are missing, or a custom reward does not work.
     """
-    if config.base is None:
-        raise ConfigError(
-            "base: name the model to reinforce (base=runs/..., base=bundled), or a config that names one, such as "
-            "configs/quickstart.yaml"
-        )
-    if config.reward.potential is None and config.reward.needs_potential:
-        raise ConfigError("reward.potential: name a MatGL potential, the folder of one, or bundled")
+    refuse_unnamed(config)
+    assert config.base is not None
     warn_idle(config)
     tracking_of(config)
     set_threads(config.threads)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from omatg_ray.errors import ModelError, TrainingError
 from omatg_ray.flow.pretrain import Losses, Pretrainer
 from omatg_ray.model import FlowModel, ModelDescription
+from omatg_ray.run.advice import command
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import MetricsLog
@@ -93,7 +94,7 @@ class Session:
         if trainer.epoch < settings.epochs:
             raise Interrupted(
                 f"stopped after epoch {trainer.epoch} of {settings.epochs}; "
-                f"go on with: omatg-ray pretrain --resume {self.storage.called()}"
+                f"go on with: {command('pretrain', '--resume', self.storage.called())}"
             )
 
     def _save(self, folder: RunFolder, trainer: Pretrainer, is_best: bool) -> None:

@@ -8,13 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain, combinations, count
 from pathlib import Path
-from typing import Any
 
 import torch
 from pymatgen.core import Element
 
 from omatg_ray.bundle import crystals, is_bundled
-from omatg_ray.config import Config, DataSettings
+from omatg_ray.config import UNNAMED_DATA, Config, DataSettings
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.crystal.read import OnError, read_dataset
@@ -22,14 +21,16 @@ from omatg_ray.crystal.split import Split, split_by_composition
 from omatg_ray.crystal.write import RESERVED_NAMES, write_structures
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError, ModelError
-from omatg_ray.evaluate.bench import BLOCK
-from omatg_ray.model import CHUNK_PAIRS, EULER, FlowModel, NoiseMode, Solver
+from omatg_ray.evaluate.settings import BLOCK
+from omatg_ray.model import EULER, FlowModel, Solver
 from omatg_ray.policy.annealing import Annealing
+from omatg_ray.policy.settings import CHUNK_PAIRS, NoiseMode
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.storage import files_at, is_remote, local_copy
 from omatg_ray.run.tracking import Tracking
 from omatg_ray.run.versions import versions
+from omatg_ray.tree import flat
 
 SPLITS = ("train", "val", "test")
 ROUNDING = 1e-4
@@ -139,7 +140,7 @@ def load_splits(data: DataSettings, progress: bool = False) -> Split:
         val, test = (int(size) if size >= 1 else size for size in (data.val_compositions, data.test_compositions))
         return split_by_composition(dataset, val, test, data.split_seed)
     if data.train is None or data.val is None or data.test is None:
-        raise ConfigError("data: name a file to split (data.file=...) or three files (data.train, data.val, data.test)")
+        raise ConfigError(UNNAMED_DATA)
     split = Split(*(read(place, progress, data.on_error) for place in (data.train, data.val, data.test)))
     for first, second in combinations(SPLITS, 2):
         common = sorted(set(getattr(split, first).compositions) & set(getattr(split, second).compositions))
@@ -278,14 +279,6 @@ def tracking_of(config: Config) -> Tracking:
     tracking = Tracking(tuple(config.tracking), Path(config.run).name, settings)
     tracking.require()
     return tracking
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values of nested dictionaries under dotted keys."""
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out
 
 
 def free_run(run: Path | str) -> Path | str:

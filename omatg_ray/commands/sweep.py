@@ -15,17 +15,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from omatg_ray.bundle import is_bundled, quickstart
-from omatg_ray.commands.setup import flat
-from omatg_ray.config import Config, LocalFolder, explain_errors, place, read_tree
+from omatg_ray.commands.places import lasting
+from omatg_ray.config import Config, LocalFolder, explain_errors
 from omatg_ray.distributed.settings import Share
 from omatg_ray.distributed.tuning import Domain, SchedulerSettings
 from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.metrics import REWARD, CSPMetrics
 from omatg_ray.evaluate.sweep import Goal
 from omatg_ray.rl.guards import GuardSettings
-from omatg_ray.run.storage import as_place
+from omatg_ray.run.advice import command
+from omatg_ray.run.storage import as_place, is_remote
 from omatg_ray.settings import Settings
+from omatg_ray.tree import flat, place, read_tree
 
+SWEEP_FILE = "sweep.yaml"
 DEFAULT_METRIC = "relative_energy_mean_capped"
 METRICS = [field.name for field in fields(CSPMetrics) if field.name not in ("n", "n_polymorphic", "coverage_at")]
 HIGHER = frozenset(
@@ -264,3 +267,32 @@ MUTABLE = ("learner", "objective", "policy.noise", "advantage")
 
 def _copied(tree: dict[str, Any]) -> dict[str, Any]:
     return {key: _copied(value) if isinstance(value, dict) else value for key, value in tree.items()}
+
+
+def refuse_taken_by_sweep(settings: SweepSettings) -> Path:
+    """The folder of a new sweep.
+
+    Raises:
+        ConfigError: It holds a sweep already.
+    """
+    folder = lasting(settings.run).absolute()
+    if (folder / SWEEP_FILE).exists():
+        raise ConfigError(
+            f"{folder} already holds a sweep; choose another name, or go on with it: "
+            f"{command('tune', '--resume', settings.run)}"
+        )
+    return folder
+
+
+def folder_of_sweep(run: Path | str) -> Path:
+    """The folder of a sweep that is to be gone on with.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if is_remote(run):
+        raise ConfigError(f"--resume: a sweep lies in a folder, not at the URL {run}")
+    folder = lasting(Path(run)).absolute()
+    if not (folder / SWEEP_FILE).is_file():
+        raise ConfigError(f"there is no sweep to go on with in {folder}: no {SWEEP_FILE}")
+    return folder

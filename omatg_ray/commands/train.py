@@ -20,7 +20,9 @@ from omatg_ray.errors import ClusterError, ConfigError, OmatgRayError, RewardErr
 from omatg_ray.evaluate.bench import Bench
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.report import write_report
-from omatg_ray.model import FlowModel, NoiseMode
+from omatg_ray.model import FlowModel
+from omatg_ray.policy.settings import NoiseMode
+from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted, StopRequest
@@ -95,7 +97,7 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
             where = f"after iteration {iteration} of {config.iterations}"
             if iteration == config.iterations:
                 where = "before the test was done, which begins anew then"
-            raise Interrupted(f"stopped {where}; go on with: omatg-ray train --resume {config.run}")
+            raise Interrupted(f"stopped {where}; go on with: {command('train', '--resume', config.run)}")
         report = write_report(folder.path)
         best, species = folder.named(folder.checkpoints / "best"), parts.model.generates_species
         return TrainResult(best, best_iteration(folder), rows, folder.named(report), species)
@@ -103,7 +105,7 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
 
 def _again(folder: RunFolder, error: OmatgRayError) -> str:
     """How to go on after a failure that was none of the run itself."""
-    resume = f"; go on with: omatg-ray train --resume {folder.named(folder.path)}"
+    resume = f"; go on with: {command('train', '--resume', folder.named(folder.path))}"
     if isinstance(error, RewardError) and folder.pointed_at("last"):
         # The same code would fail again, and other code is another run.
         return f"{resume}; or, where code of a reward has to change, by a new run with base=this checkpoint"

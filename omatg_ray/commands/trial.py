@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from omatg_ray.commands.checkpoint import Progressed, iteration_of, marked_best, name_of, read_state, save, write_state
 from omatg_ray.commands.prepare import decided, prepare
 from omatg_ray.commands.reinforcement import Reinforcement
@@ -27,6 +25,7 @@ from omatg_ray.rl.guards import HACKED, Guards
 from omatg_ray.run.atomic import write_bytes, write_text
 from omatg_ray.run.folder import METRICS, RunFolder
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.tree import dump
 
 TRIAL_FILE = "trial.json"
 """In a checkpoint of a trial: whose it is, since when, and the score of its validation."""
@@ -270,7 +269,7 @@ def _opened(path: Path) -> RunFolder:
 
 def write_settings(settings: SweepSettings, path: Path) -> None:
     """Keeps the settings of a sweep, for it to be gone on with."""
-    write_text(path, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+    write_text(path, dump(settings.model_dump(mode="json")))
 
 
 def _reason(error: OmatgRayError) -> str:

@@ -8,24 +8,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.commands.places import anchored, lasting
+from omatg_ray.commands.places import anchored
 from omatg_ray.commands.prepare import prepare
-from omatg_ray.commands.setup import flat
-from omatg_ray.commands.sweep import DEFAULT_METRIC, MUTABLE, SweepSettings
+from omatg_ray.commands.sweep import (
+    DEFAULT_METRIC,
+    MUTABLE,
+    SWEEP_FILE,
+    SweepSettings,
+    folder_of_sweep,
+    refuse_taken_by_sweep,
+)
 from omatg_ray.commands.trial import Work, write_settings
-from omatg_ray.config import place
 from omatg_ray.errors import ConfigError, TrainingError
 from omatg_ray.evaluate.metrics import REWARD
 from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.report import write_report
 from omatg_ray.evaluate.sweep import TRIALS, Sweep
 from omatg_ray.evaluate.sweep_report import BEST_FILE, FRONT, write_sweep
+from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.progress import print_line
-from omatg_ray.run.storage import is_remote
+from omatg_ray.tree import flat, place
 
-SWEEP_FILE = "sweep.yaml"
 STARTS_FROM = ("base", "data")
 """Groups of keys that a sweep may leave to its space, and without which nothing can be tried."""
 
@@ -57,12 +62,7 @@ def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
         Interrupted: Stopped by the user; can be resumed.
         OmatgRayError: As `prepare`.
     """
-    folder = lasting(settings.run).absolute()
-    if (folder / SWEEP_FILE).exists():
-        raise ConfigError(
-            f"{folder} already holds a sweep; choose another name, or go on with it: "
-            f"omatg-ray tune --resume {settings.run}"
-        )
+    folder = refuse_taken_by_sweep(settings)
     configs = settings.check()
     settings = _placed(settings, folder)
     # What is missing is missing in all trials: better said once, and now.
@@ -87,11 +87,7 @@ def resume_tune(run: Path | str, progress: bool = True) -> TuneResult:
         ConfigError: There is no sweep in the folder, or it was moved.
         OmatgRayError: As `tune`.
     """
-    if is_remote(run):
-        raise ConfigError(f"--resume: a sweep lies in a folder, not at the URL {run}")
-    folder = lasting(Path(run)).absolute()
-    if not (folder / SWEEP_FILE).is_file():
-        raise ConfigError(f"there is no sweep to go on with in {folder}: no {SWEEP_FILE}")
+    folder = folder_of_sweep(run)
     settings = SweepSettings.load(folder / SWEEP_FILE)
     if settings.run != folder:
         raise ConfigError(f"{folder} was moved from {settings.run}, where its trials lie; move it back to go on")
@@ -150,7 +146,7 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
             print_line(_announced(settings, folder))
         complete = run_sweep(plan, resume, progress)
     if not complete:
-        raise Interrupted(f"stopped in mid-sweep; go on with: omatg-ray tune --resume {folder}")
+        raise Interrupted(f"stopped in mid-sweep; go on with: {command('tune', '--resume', folder)}")
     sweep = Sweep.read(folder)
     best = sweep.best
     if best is None:

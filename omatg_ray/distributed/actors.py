@@ -21,8 +21,8 @@ from omatg_ray.distributed.results import Published, Timed
 from omatg_ray.distributed.settings import Share
 from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.model import FlowModel
-from omatg_ray.rl.learner import Alone, Learner, LearnerSettings
-from omatg_ray.rl.objective import ObjectiveSettings
+from omatg_ray.rl.learner import Alone, Learner
+from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item
 

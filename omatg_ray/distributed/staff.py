@@ -22,8 +22,7 @@ from omatg_ray.distributed.pool import SECONDS_TO_START, Pool
 from omatg_ray.distributed.settings import RaySettings, Share
 from omatg_ray.model import FlowModel
 from omatg_ray.reward.build import Judges
-from omatg_ray.rl.learner import LearnerSettings
-from omatg_ray.rl.objective import ObjectiveSettings
+from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.run.progress import print_line
 
 

@@ -19,6 +19,7 @@ from omatg_ray.evaluate.metrics import COLUMNS, Interval
 from omatg_ray.evaluate.page import card, formatted, html_table, page
 from omatg_ray.evaluate.plots import Point, banded_lines
 from omatg_ray.evaluate.schedules import draw_schedules
+from omatg_ray.evaluate.settings import BEST, ways_of
 from omatg_ray.evaluate.text import aligned
 from omatg_ray.evaluate.tuning import Tuned
 from omatg_ray.policy.annealing import LearnedAnnealing, curves
@@ -27,7 +28,6 @@ from omatg_ray.schedule import NONE, brief
 
 FORMAT: Final = "omatg_ray.ablation.1"
 JSON, REPORT = "ablation.json", "report.html"
-BEST = "best hand-made"
 SHOWN = ("crmse", "match_rate", "rmse", "relative_energy_mean_capped", "invalid_share")
 YLABELS = ("cRMSE", "match rate", "RMSE of what matches", "relative energy, capped mean (eV/atom)", "invalid share")
 NOTE = (
@@ -142,11 +142,6 @@ class Ablated:
 
     def _pooled(self, way: str, steps: int) -> ByComposition:
         return pooled([one.by_composition for one in self._results(way, steps)])
-
-
-def ways_of(name: str, count: int) -> list[str]:
-    """What the versions of a learned schedule are called."""
-    return [name] if count == 1 else [f"{name} {number}" for number in range(count)]
 
 
 def best_of(kinds: Mapping[str, Tuned], highest: bool) -> tuple[str, Tuned]:

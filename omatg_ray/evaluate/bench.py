@@ -11,17 +11,12 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.model import CHUNK_PAIRS, EULER, FlowModel, NoiseMode, Solver
+from omatg_ray.model import EULER, FlowModel, Solver
 from omatg_ray.policy.annealing import Annealing
+from omatg_ray.policy.settings import CHUNK_PAIRS, NoiseMode
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher, MatchResult
 from omatg_ray.reward.protocol import Reward, reward_of_known
-
-BLOCK = 256
-"""Crystals generated, matched and weighed together, unless the caller says otherwise.
-
-Sums depend on it in their last bits, so that the number of workers has no part in it.
-"""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.validity import check_validity
-from omatg_ray.evaluate.bench import BLOCK, Bench, Block, Comparisons, Measured
+from omatg_ray.evaluate.bench import Bench, Block, Comparisons, Measured
 from omatg_ray.evaluate.compositions import ByComposition, covered, interval_dict, per_composition
 from omatg_ray.evaluate.metrics import (
     CSPMetrics,
@@ -33,9 +33,11 @@ from omatg_ray.evaluate.metrics import (
     rmse,
 )
 from omatg_ray.evaluate.polymorphs import Polymorphs
+from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.evaluate.unique import find_unique
-from omatg_ray.model import CHUNK_PAIRS, EULER, FlowModel, NoiseMode, Solver
+from omatg_ray.model import EULER, FlowModel, Solver
 from omatg_ray.policy.annealing import Annealing, describe
+from omatg_ray.policy.settings import CHUNK_PAIRS, NoiseMode
 from omatg_ray.reward.matching import compositions
 from omatg_ray.run.progress import Progress
 from omatg_ray.seeding import seed_of

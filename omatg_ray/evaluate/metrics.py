@@ -9,12 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
-from torch import Tensor
-
+from omatg_ray.deferred import Deferred
 from omatg_ray.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+else:
+    np = Deferred("numpy")
 
 BOOTSTRAP_ENTRIES_AT_ONCE = 1_000_000
 REWARD = "reward_mean"

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
-from omatg_ray.errors import DataError, ModelError
+from omatg_ray.errors import ConfigError, DataError, ModelError
 from omatg_ray.evaluate.change import changes
 from omatg_ray.evaluate.metrics import measured_columns
 from omatg_ray.evaluate.page import card, counted, crystal_card, formatted, html_table, page, spread
@@ -32,12 +31,15 @@ from omatg_ray.evaluate.plots import (
 from omatg_ray.evaluate.schedules import SLOPES, draw_schedules
 from omatg_ray.evaluate.timeline import describe_timeline, draw_timeline
 from omatg_ray.model import FlowModel
-from omatg_ray.policy.annealing import Curve, curves
+from omatg_ray.policy.annealing import curves
+from omatg_ray.policy.settings import Curve
+from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.run.timeline import Actor, Timeline
 from omatg_ray.schedule import SCHEDULE_FILE, read_description
+from omatg_ray.tree import parse
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -230,10 +232,10 @@ def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> 
 def _weights(run: RunFolder) -> dict[str, float]:
     """Weights of the rewards by name, as `config.yaml` says; nothing where there is none or it cannot be read."""
     try:
-        tree = yaml.safe_load(run.config_path.read_text(encoding="utf-8"))
+        tree = parse(run.config_path.read_text(encoding="utf-8"))
         weights = tree["reward"]["weights"]
         return {str(name): float(weight) for name, weight in weights.items()}
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
+    except (OSError, ConfigError, KeyError, TypeError, AttributeError, ValueError):
         return {}
 
 
@@ -264,7 +266,7 @@ def _schedule(
     slopes = ", ".join(f"{slope:g}" for slope in SLOPES)
     caption = f"What the base's velocity is multiplied by. Dotted: hand-made 1 + slope · t, slopes {slopes}."
     if learned:
-        caption += f" Use it with any base model: omatg-ray generate MODEL --schedule {escape(str(run.path))}"
+        caption += f" Use it with any base model: {escape(command('generate', 'MODEL', '--schedule', run.path))}"
     name, title = (
         ("learned", "The learned schedule") if learned else ("frozen", "The schedule that it was trained with")
     )

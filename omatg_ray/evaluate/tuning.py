@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pydantic import Field
-
 from omatg_ray.errors import ConfigError
-from omatg_ray.policy.annealing import (
+from omatg_ray.evaluate.settings import TriedSettings
+from omatg_ray.policy.hand_made import (
     ConstantAnnealing,
     CosineAnnealing,
     HandMadeAnnealing,
@@ -17,7 +16,6 @@ from omatg_ray.policy.annealing import (
     QuadraticAnnealing,
     StepSizes,
 )
-from omatg_ray.settings import Settings
 
 HandMade = HandMadeAnnealing | StepSizes
 SLOPED: dict[str, Callable[..., HandMadeAnnealing]] = {
@@ -26,14 +24,6 @@ SLOPED: dict[str, Callable[..., HandMadeAnnealing]] = {
     "cosine": CosineAnnealing,
     "constant": ConstantAnnealing,
 }
-
-
-class TriedSettings(Settings):
-    """What is tried for hand-made schedules."""
-
-    pos: list[float] = Field([0.0, 1.0, 2.0, 5.0, 10.0], min_length=1, description="slopes for positions")
-    cell: list[float] = Field([0.0, 1.0, 2.0, 5.0], min_length=1, description="slopes for lattices")
-    power: list[float] = Field([0.5, 0.75, 1.0, 1.5, 2.0], min_length=1, description="powers of unequal steps")
 
 
 @dataclass(frozen=True)

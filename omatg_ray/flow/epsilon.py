@@ -6,14 +6,19 @@ Every ε gives states of the same distribution as the ODE dx = b dt if b and η 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
+from omatg_ray.deferred import Deferred
 from omatg_ray.kinds import Kinds
 from omatg_ray.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Deferred("torch")
 
 
 class Epsilon(Settings):

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
+from omatg_ray.deferred import Deferred
 from omatg_ray.flow.switching import phase, phase_rate
 from omatg_ray.kinds import Kinds
 from omatg_ray.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Deferred("torch")
 
 
 class Gamma(Settings):

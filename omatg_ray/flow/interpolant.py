@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
+from omatg_ray.deferred import Deferred
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.epsilon import EpsilonSettings
 from omatg_ray.flow.gamma import GammaSettings
@@ -20,6 +19,12 @@ from omatg_ray.flow.switching import phase, phase_rate
 from omatg_ray.flow.tau import TauSettings
 from omatg_ray.kinds import Kinds
 from omatg_ray.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Deferred("torch")
 
 FAMILIES = "linear, trigonometric, encoder_decoder or mirror; of imported models also vp or ve"
 

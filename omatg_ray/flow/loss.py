@@ -11,7 +11,8 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch, Layout
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields
 from omatg_ray.flow.network import NetworkOutput
-from omatg_ray.flow.paths import PathSettings, interpolate
+from omatg_ray.flow.paths import interpolate
+from omatg_ray.flow.settings import PathSettings
 
 LossName = Literal["pos", "cell", "pos_eta", "cell_eta"]
 FlowLosses = dict[LossName, Tensor]

@@ -8,24 +8,21 @@ state dictionaries load as they are.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError
 from omatg_ray.flow.messages import mean_message
-from omatg_ray.settings import Settings
+from omatg_ray.flow.settings import NetworkSettings, Precision
 
 Output = Literal["pos_b", "pos_eta", "cell_b", "cell_eta", "species_b", "species_eta"]
 
-Precision = Literal["float32", "bfloat16"]
 
 HEADS: dict[Output, str] = {
     "pos_b": "coord_out",
@@ -35,22 +32,6 @@ HEADS: dict[Output, str] = {
     "species_b": "type_out",
     "species_eta": "type_out_2",
 }
-
-
-class NetworkSettings(Settings):
-    """Size of a CSPNet. The defaults learn Perov-5 on two cores; OMatG's published size is 512, 6, 128, 256."""
-
-    hidden: int = Field(128, ge=1, description="features per atom and message")
-    layers: int = Field(4, ge=1, description="message layers")
-    frequencies: int = Field(32, ge=1, description="harmonics of each fractional distance, from 0")
-    time_features: int = Field(128, ge=4, multiple_of=2, description="size of the sinusoidal time embedding")
-    max_atomic_number: int = Field(100, ge=1, le=118, description="elements in the embedding")
-    mask: bool = Field(
-        False,
-        # Left out where there is none, as in files from before it existed.
-        exclude_if=operator.not_,
-        description="whether the embedding also has masked atoms, whose atomic number is 0; imported models",
-    )
 
 
 @dataclass(frozen=True)

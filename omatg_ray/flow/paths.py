@@ -2,69 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch, Layout
-from omatg_ray.crystal.fields import FIELDS, FieldName, Fields
+from omatg_ray.crystal.fields import Fields
 from omatg_ray.crystal.lattice import nearest_image, wrap
-from omatg_ray.flow.interpolant import AnyPath, EncoderDecoder, FieldPath, Linear
-from omatg_ray.flow.species import AnySpeciesPath
-from omatg_ray.settings import Settings
-
-
-class PathSettings(Settings):
-    """The path from base to data of each field, and of the species where these are generated.
-
-    Training needs it, and so does what samples with the denoiser or generates species.
-    """
-
-    pos: AnyPath = Field(default_factory=Linear, description="path of the positions, on the torus")
-    cell: AnyPath = Field(default_factory=Linear, description="path of the lattices")
-    species: AnySpeciesPath = Field(
-        None,
-        # Left out where there is none, as in files from before it existed.
-        exclude_if=lambda path: path is None,
-        description="path of the species, for imported models that generate them; null: species are given",
-    )
-
-    def of(self, field: FieldName) -> FieldPath:
-        """The path of a field."""
-        return self.pos if field == "pos" else self.cell
-
-    @property
-    def with_gamma(self) -> tuple[FieldName, ...]:
-        """Fields to which a Gaussian is added."""
-        return tuple(field for field in FIELDS if self.of(field).gamma is not None)
-
-    @property
-    def antithetic(self) -> tuple[FieldName, ...]:
-        """Fields whose velocity is learned from pairs of states, with z and with −z."""
-        gammas = {field: self.of(field).gamma for field in FIELDS}
-        return tuple(field for field, gamma in gammas.items() if gamma is not None and gamma.antithetic)
-
-    @property
-    def open_ended(self) -> bool:
-        """Whether velocities are not defined at t = 0 or t = 1 themselves."""
-        return bool(self.with_gamma) or any(isinstance(self.of(field), EncoderDecoder) for field in FIELDS)
-
-    def refuse_untrainable(self) -> None:
-        """Looks whether new models can be trained on these paths.
-
-        Raises:
-            ValueError: One is one-sided, as those of score-based diffusion are, or species are generated: these exist
-                for imported models.
-        """
-        if self.species is not None:
-            raise ValueError(
-                "species: generated species are for imported models only; leave this key out to train on given species"
-            )
-        for field in FIELDS:
-            if self.of(field).one_sided:
-                raise ValueError(
-                    f"{field}: {self.of(field).kind}, one-sided, is for imported models only; train on linear, "
-                    "trigonometric, encoder_decoder or mirror, with or without gamma"
-                )
+from omatg_ray.flow.interpolant import FieldPath
+from omatg_ray.flow.settings import PathSettings
 
 
 def path(interpolant: FieldPath, x_0: Tensor, x_1: Tensor, t: Tensor, z: Tensor | None = None) -> tuple[Tensor, Tensor]:

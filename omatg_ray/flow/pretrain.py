@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -17,13 +16,12 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import Fields
 from omatg_ray.errors import TrainingError
 from omatg_ray.flow.loss import DENOISERS, LossName, flow_loss
-from omatg_ray.flow.network import CSPNet, NetworkSettings
+from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.pairing import minimum_permutation
-from omatg_ray.flow.paths import PathSettings
 from omatg_ray.flow.ranks import ALONE, Ranks
+from omatg_ray.flow.settings import PretrainSettings
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
 from omatg_ray.seeding import generator
-from omatg_ray.settings import Settings
 
 # Independent base samples and times per validation structure: enough to tell epochs apart.
 VALIDATION_REPEATS = 4
@@ -37,48 +35,6 @@ Wrap = Callable[[nn.Module], nn.Module]
 def as_it_is(network: nn.Module) -> nn.Module:
     """Wraps nothing."""
     return network
-
-
-class LossWeights(Settings):
-    """Weights of the losses; lattices are in Å and have by far the larger errors.
-
-    Denoisers predict unit Gaussians, but that of the lattices also by a matrix that multiplies a lattice.
-    """
-
-    pos: float = Field(1.0, ge=0, description="weight of the position loss")
-    cell: float = Field(0.05, ge=0, description="weight of the lattice loss")
-    pos_eta: float = Field(1.0, ge=0, description="weight of the positions' denoiser, which there is with gamma")
-    cell_eta: float = Field(0.1, ge=0, description="weight of the lattices' denoiser, which there is with gamma")
-
-
-class PretrainSettings(Settings):
-    """Pretraining of the base model."""
-
-    network: NetworkSettings = Field(NetworkSettings(), description="size of the network")
-    paths: PathSettings = Field(PathSettings(), description="interpolants from base to data")
-    epochs: int = Field(1500, ge=1, description="passes over the training split")
-    batch_size: int = Field(256, ge=1, description="crystals per step")
-    lr: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
-    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up; a cosine down to zero follows")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
-    ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights that are validated and saved")
-    grad_clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    loss_weights: LossWeights = Field(LossWeights(), description="weights of the losses")
-    validate_every: int = Field(10, ge=1, description="epochs between validations; a validation can make a new best")
-    checkpoint_every: int = Field(50, ge=1, description="epochs between checkpoints")
-
-    @field_validator("paths")
-    @classmethod
-    def _trainable(cls, paths: PathSettings) -> PathSettings:
-        paths.refuse_untrainable()
-        return paths
-
-    @field_validator("network")
-    @classmethod
-    def _without_mask(cls, network: NetworkSettings) -> NetworkSettings:
-        if network.mask:
-            raise ValueError("mask: masked atoms are for imported models; training generates no species")
-        return network
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.deferred import Deferred
 from omatg_ray.kinds import Kinds
 from omatg_ray.seeding import generator
 from omatg_ray.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from omatg_ray.crystal.batch import CrystalBatch
+else:
+    torch = Deferred("torch")
 
 MASK = 0
 """What stands for an atomic number that is not known yet."""

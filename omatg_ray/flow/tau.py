@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
+from omatg_ray.deferred import Deferred
 from omatg_ray.kinds import Kinds
 from omatg_ray.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Deferred("torch")
 
 
 class Tau(Settings):

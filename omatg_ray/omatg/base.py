@@ -14,8 +14,8 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.errors import ModelError
-from omatg_ray.flow.network import CSPNet, NetworkSettings
-from omatg_ray.flow.paths import PathSettings
+from omatg_ray.flow.network import CSPNet
+from omatg_ray.flow.settings import NetworkSettings, PathSettings
 from omatg_ray.flow.species import MASK
 from omatg_ray.model import FlowModel, ModelDescription
 from omatg_ray.omatg.checkpoint import Checkpoint
@@ -34,8 +34,8 @@ from omatg_ray.omatg.names import (
     interpolant_from_omatg,
 )
 from omatg_ray.omatg.weights import ENCODER, encoder_from_omatg, load, refuse_unknown
-from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.policy.grid import T_MAX, T_MIN
+from omatg_ray.policy.hand_made import LinearAnnealing
 
 # What CSPNetFull does unless it is told otherwise; other values make another network.
 ENCODER_FACTS: dict[str, Any] = {

@@ -19,7 +19,6 @@ from omatg_ray.run.atomic import write_bytes
 
 # Lightning migrates checkpoints by this version; these files have the layout of 2.x.
 LIGHTNING_VERSION = "2.0.0"
-CHECKPOINT_FILE, CONFIG_FILE = "checkpoint.ckpt", "train.yaml"
 """The names that OMatG's published models have."""
 # How a file of torch.save begins without the zip format: its magic number, pickled.
 LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)

@@ -12,9 +12,11 @@ import yaml
 from omatg_ray.crystal.base import InformedCell
 from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.errors import ModelError
-from omatg_ray.flow.network import CSPNet, NetworkSettings
+from omatg_ray.flow.network import CSPNet
+from omatg_ray.flow.settings import NetworkSettings
 from omatg_ray.model import FlowModel
-from omatg_ray.omatg.checkpoint import CHECKPOINT_FILE, CONFIG_FILE, write_checkpoint
+from omatg_ray.omatg.checkpoint import write_checkpoint
+from omatg_ray.omatg.hub import CHECKPOINT_FILE, CONFIG_FILE
 from omatg_ray.omatg.lattices import FITS, name_of
 from omatg_ray.omatg.names import (
     CELL_BASES,
@@ -29,8 +31,8 @@ from omatg_ray.omatg.names import (
     to_omatg,
 )
 from omatg_ray.omatg.weights import DEFAULT_LAYERS, encoder_to_omatg
-from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.policy.grid import T_MAX, T_MIN
+from omatg_ray.policy.hand_made import LinearAnnealing
 
 DEFAULT_STEPS = 50
 DEFAULT_DATASET = "mp_20"

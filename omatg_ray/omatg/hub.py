@@ -12,14 +12,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from omatg_ray.errors import ModelError
-from omatg_ray.model import DESCRIPTION_FILE
-from omatg_ray.omatg.checkpoint import CHECKPOINT_FILE, CONFIG_FILE
-from omatg_ray.omatg.read import IMPORT_FORMAT, import_omatg
 from omatg_ray.run.atomic import replace_folder
 from omatg_ray.run.cache import cache_folder
+from omatg_ray.run.folder import DESCRIPTION_FILE
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINT_FILE, CONFIG_FILE = "checkpoint.ckpt", "train.yaml"
+IMPORT_FORMAT = 1
+"""Goes up when the same files give another model than before, so that models imported earlier are not taken for it."""
 HUB_NAME = re.compile(r"(OMatG/[\w.-]+)/([\w.-]+)")
 
 
@@ -56,6 +57,8 @@ def fetch(name: str | Path) -> Path:
     place = cache / repository / folder / f"{files.parent.name[:12]}-{_own_version()}-{IMPORT_FORMAT}"
     if not (place / DESCRIPTION_FILE).is_file():
         # Training crystals that happen to lie here are no part of what the name says.
+        from omatg_ray.omatg.read import import_omatg
+
         imported = import_omatg(checkpoint, config, find_data=False)
         with replace_folder(place) as aside:
             imported.model.save(aside)

@@ -13,9 +13,6 @@ from omatg_ray.omatg.configuration import read_configuration
 from omatg_ray.omatg.reinforced import import_reinforced, is_reinforced
 from omatg_ray.omatg.weights import ENCODER, NOISE, SCHEDULE
 
-IMPORT_FORMAT = 1
-"""Goes up when the same files give another model than before, so that models imported earlier are not taken for it."""
-
 
 def import_omatg(
     checkpoint: Path,

@@ -9,7 +9,7 @@ from torch import nn
 from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
-from omatg_ray.model import FlowModel, ModelDescription, Variant, new_modules
+from omatg_ray.model import FlowModel, ModelDescription, new_modules
 from omatg_ray.omatg.base import Imported, explained, provenance
 from omatg_ray.omatg.checkpoint import Checkpoint
 from omatg_ray.omatg.configuration import Configured, configured
@@ -24,8 +24,7 @@ from omatg_ray.omatg.weights import (
     refuse_unknown,
     schedule_from_omatg,
 )
-from omatg_ray.policy.annealing import LearnedSchedule
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings, Variant
 
 VARIANTS: dict[str, Variant] = {
     "OMGIRLVelocity": "velocity",

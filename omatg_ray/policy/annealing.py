@@ -6,32 +6,21 @@ Source: OMatG (Höllmer et al., 2025) for linear s; OMatG-IRL (arXiv 2602.00424)
 from __future__ import annotations
 
 import hashlib
-import math
-from abc import abstractmethod
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName
-from omatg_ray.kinds import Kinds
-from omatg_ray.policy.features import Feature, examples, features_of
+from omatg_ray.policy.features import examples, features_of
 from omatg_ray.policy.grid import T_MAX, T_MIN, time_grid
+from omatg_ray.policy.hand_made import HandMadeAnnealing, StepSizes
 from omatg_ray.policy.mlp import at_times, time_mlp, zero_output
+from omatg_ray.policy.settings import Curve, LearnedSchedule
 from omatg_ray.settings import Settings
 
 CURVE_POINTS = 51
-
-
-class Curve(Settings):
-    """1 + s(t) of both fields at times t."""
-
-    of: str = Field("", description="what it holds for, where s depends on more than time")
-    t: list[float]
-    pos: list[float]
-    cell: list[float]
 
 
 class Annealing(Protocol):
@@ -53,111 +42,6 @@ class Annealing(Protocol):
     def times(self, steps: int) -> Tensor:
         """Grid (steps,) of an integration, float32."""
         ...
-
-
-class HandMadeAnnealing(Settings):
-    """s(t) = slope · shape(t) for each field, with a shape that is 1 at t = 1."""
-
-    kind: str
-    pos: float = Field(0.0, ge=-1.0, description="s at t = 1 for positions")
-    cell: float = Field(0.0, ge=-1.0, description="s at t = 1 for lattices")
-
-    @abstractmethod
-    def shape(self, t: Tensor) -> Tensor:
-        """1 at t = 1."""
-
-    def factor(
-        self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None
-    ) -> Tensor:
-        """1 + s(t) at times t (any shape)."""
-        return 1.0 + getattr(self, field) * self.shape(t)
-
-    def times(self, steps: int) -> Tensor:
-        """Equal steps."""
-        return time_grid(steps)
-
-
-class LinearAnnealing(HandMadeAnnealing):
-    """s(t) = slope · t for each field. On MP-20, slopes near 10 (positions) and 1.8 (lattices) are known to help."""
-
-    kind: Literal["linear"] = "linear"
-
-    def shape(self, t: Tensor) -> Tensor:
-        return t
-
-
-class QuadraticAnnealing(HandMadeAnnealing):
-    """s(t) = slope · t²."""
-
-    kind: Literal["quadratic"] = "quadratic"
-
-    def shape(self, t: Tensor) -> Tensor:
-        return t.square()
-
-
-class CosineAnnealing(HandMadeAnnealing):
-    """s(t) = slope · (1 − cos π t) / 2."""
-
-    kind: Literal["cosine"] = "cosine"
-
-    def shape(self, t: Tensor) -> Tensor:
-        return 0.5 * (1.0 - torch.cos(math.pi * t))
-
-
-class ConstantAnnealing(HandMadeAnnealing):
-    """s(t) = slope at all times."""
-
-    kind: Literal["constant"] = "constant"
-
-    def shape(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-
-class StepSizes(Settings):
-    """s = 0 on a grid of unequal steps: a schedule of step sizes in place of a scale of velocities."""
-
-    kind: Literal["steps"] = "steps"
-    power: float = Field(1.0, gt=0, description="exponent of `time_grid`; more than 1: smaller steps near the crystal")
-
-    def factor(
-        self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None
-    ) -> Tensor:
-        """1 at times t (any shape)."""
-        return torch.ones_like(t)
-
-    def times(self, steps: int) -> Tensor:
-        """Steps that grow or shrink with the power."""
-        return time_grid(steps, self.power)
-
-
-class ScheduleSettings(Settings):
-    """A learned schedule s(t): a small network of time, and of features if there are any, for each field."""
-
-    hidden: int = Field(64, ge=1, description="width of the network")
-    layers: int = Field(2, ge=0, description="hidden layers")
-    shared: bool = Field(True, description="one trunk with a linear layer per field, instead of a network per field")
-    features: list[Feature] = Field(
-        [],
-        description="what s depends on besides time: atoms (number in the cell) · electronegativity (mean difference "
-        "within the cell) · steps (their length)",
-    )
-
-
-class LearnedSchedule(ScheduleSettings):
-    """What a model's description says of a learned schedule."""
-
-    kind: Literal["learned"] = Field("learned", description="tells it from hand-made ones")
-    fields: list[FieldName] = Field(description="fields that have a schedule; the others keep s = 0")
-
-
-HAND_MADE = (LinearAnnealing, QuadraticAnnealing, CosineAnnealing, ConstantAnnealing, StepSizes)
-AnyHandMade = Annotated[HandMadeAnnealing | StepSizes | None, Kinds(*HAND_MADE, default=LinearAnnealing, optional=True)]
-"""Hand-made annealing in a file: `{pos: 5, cell: 2}`, `{kind: cosine, pos: 3}`, or null."""
-AnyAnnealing = Annotated[
-    HandMadeAnnealing | StepSizes | LearnedSchedule | None,
-    Kinds(*HAND_MADE, LearnedSchedule, default=LinearAnnealing, optional=True),
-]
-"""The same, or what a learned schedule is made of."""
 
 
 class LearnedAnnealing(nn.Module):

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ModelError
-
-Feature = Literal["atoms", "electronegativity", "steps"]
+from omatg_ray.policy.settings import Feature
 
 
 def features_of(names: Sequence[Feature], t: Tensor, crystals: CrystalBatch | None, dt: Tensor | None) -> Tensor:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
+from omatg_ray.deferred import Deferred
 from omatg_ray.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Deferred("torch")
 
 T_MIN, T_MAX = 1e-3, 1.0 - 1e-3
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
-import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from omatg_ray.policy.mlp import at_times, time_mlp, zero_output
-from omatg_ray.settings import Settings
+from omatg_ray.policy.settings import NoiseSettings
 
 
 class Noise(Protocol):
@@ -21,24 +19,6 @@ class Noise(Protocol):
     def sigma(self, t: Tensor) -> Tensor:
         """σ at times t (any shape) in (0, 1)."""
         ...
-
-
-class NoiseSettings(Settings):
-    """σ(t) of one field, in fractional units (positions) or Å (lattices); of an annealing policy, a plain number."""
-
-    kind: Literal["constant", "sqrt", "learned"] = Field(
-        "sqrt",
-        description="constant: σ = a · sqrt: σ = a √((1 − t) / t) · learned: σ = a + softplus(MLP(t)) − ln 2, first a",
-    )
-    a: float = Field(0.1668, gt=0, description="scale of the noise")
-    hidden: int = Field(64, ge=1, description="width of the network of learned noise")
-    layers: int = Field(2, ge=0, description="hidden layers of the network of learned noise")
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """σ at times t (any shape) in (0, 1); of learned noise, what it starts from."""
-        if self.kind == "sqrt":
-            return self.a * ((1.0 - t) / t).sqrt()
-        return torch.full_like(t, self.a)
 
 
 class DiffusionNoise:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields, displace
 from omatg_ray.errors import ModelError, TrainingError
-from omatg_ray.flow.network import CSPNet, Output, Precision
+from omatg_ray.flow.network import CSPNet, Output
+from omatg_ray.flow.settings import Precision
 from omatg_ray.flow.species import SpeciesPath
 from omatg_ray.policy.annealing import Annealing
 from omatg_ray.policy.drift import VELOCITY, Annealed, Drift, Outputs, Velocity, of_rows

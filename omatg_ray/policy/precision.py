@@ -9,7 +9,7 @@ import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName, Fields, displace
-from omatg_ray.flow.network import Precision
+from omatg_ray.flow.settings import Precision
 from omatg_ray.flow.species import draw_jumps
 from omatg_ray.policy.drift import of_rows
 from omatg_ray.policy.policy import Policy, draw_noise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,12 +17,17 @@ from torch import Tensor
 from omatg_ray.bundle import asset, is_bundled, place_of
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from omatg_ray.errors import DataError, PotentialError
+from omatg_ray.reward.settings import WEIGHT_FILES, potential_folder
+from omatg_ray.run.home import import_with_home
 
 if TYPE_CHECKING:
     import matgl.apps.pes
     from torch_geometric.data import Batch
 
-WEIGHT_FILES = ("model.json", "model.pt", "state.pt")
+# MatGL makes a folder in the home when it is imported. This module is imported before MatGL in every process, also in
+# actors, which read its objects as parts of those of this module.
+HOMELESS = import_with_home("matgl", ".cache/matgl")
+
 KNOWN_ENERGIES = "known_energies.json"
 
 CPU_CHUNK_EDGES = 2000
@@ -31,8 +37,6 @@ With fewer, TensorNet spends its time in calls; the intermediate results of many
 """
 DEVICE_CHUNK_EDGES = 100_000
 """Directed edges evaluated at once on an accelerator, which wants large chunks; TensorNet needs 34 kB an edge."""
-
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 # Cells in units of the cubic lattice constant, and fractional positions.
 CUBIC_CELLS = {
@@ -240,7 +244,9 @@ def load_potential(name_or_folder: str | Path, device: torch.device | str = "cpu
         DataError: A file of the bundled potential is missing or damaged.
     """
     folder = _find(name_or_folder)
-    name = place_of(name_or_folder) if Path(name_or_folder).expanduser().is_dir() else str(name_or_folder)
+    name = str(name_or_folder)
+    if not is_bundled(name_or_folder) and potential_folder(name_or_folder) is not None:
+        name = place_of(name_or_folder)
     potential = Potential(_load_module(folder, name), name, _fingerprint(folder), device)
     if (folder / KNOWN_ENERGIES).is_file():
         _check_known_energies(potential, folder / KNOWN_ENERGIES)
@@ -264,22 +270,18 @@ def _find(name_or_folder: str | Path) -> Path:
     """The folder of the weights, which for a name is in MatGL's cache."""
     if is_bundled(name_or_folder):
         return asset("potential")
-    folder = Path(name_or_folder).expanduser()
-    if folder.is_dir():
-        missing = [file for file in WEIGHT_FILES if not (folder / file).is_file()]
-        if missing:
-            raise PotentialError(f"potential folder {folder} lacks {', '.join(missing)}, which MatGL's save() writes")
+    folder = potential_folder(name_or_folder)
+    if folder is not None:
         return folder
-    if isinstance(name_or_folder, Path) or not HUB_NAME.fullmatch(name_or_folder):
-        raise PotentialError(f"potential folder {folder} does not exist")
 
     from huggingface_hub import hf_hub_download
-    from matgl.config import MATGL_CACHE
     from matgl.utils.io import HF_MATGL_ORG
 
-    repository = name_or_folder if "/" in name_or_folder else f"{HF_MATGL_ORG}/{name_or_folder}"
+    cache = _cache(name_or_folder)
+
+    repository = str(name_or_folder) if "/" in str(name_or_folder) else f"{HF_MATGL_ORG}/{name_or_folder}"
     try:
-        files = [Path(hf_hub_download(repository, file, cache_dir=str(MATGL_CACHE))) for file in WEIGHT_FILES]
+        files = [Path(hf_hub_download(repository, file, cache_dir=str(cache))) for file in WEIGHT_FILES]
     except Exception as error:  # the hub's client lets through many kinds: its own, those of HTTP, of sockets, of files
         reason = str(error).strip().splitlines() or [""]
         raise PotentialError(
@@ -288,6 +290,20 @@ def _find(name_or_folder: str | Path) -> Path:
             f"path of a folder that holds {', '.join(WEIGHT_FILES)}"
         ) from error
     return files[0].parent
+
+
+def _cache(name: str | Path) -> Path:
+    """Where fetched potentials are kept: MatGL's own cache, or in `XDG_CACHE_HOME` for a user without a home."""
+    from matgl.config import MATGL_CACHE
+
+    if not HOMELESS:
+        return MATGL_CACHE
+    if not os.environ.get("XDG_CACHE_HOME"):
+        raise PotentialError(
+            f"potential {name} has no folder to be kept in, as there is no home that can be written; set HOME or "
+            "XDG_CACHE_HOME to a folder, or give the folder of a potential"
+        )
+    return Path(os.environ["XDG_CACHE_HOME"]) / "matgl"
 
 
 def _load_module(folder: Path, name: str) -> matgl.apps.pes.Potential:

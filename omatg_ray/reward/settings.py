@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from omatg_ray.errors import PotentialError
+from omatg_ray.run.storage import expanded
 from omatg_ray.settings import Settings
 
 ENERGY, HULL, CRMSE, NON_TRICLINIC = "energy", "hull", "crmse", "non_triclinic"
@@ -18,16 +20,47 @@ ENERGY_VALUES = ("energy_per_atom", "valid", "min_distance", "volume_per_atom", 
 """Values behind the energy, which keep their names in a sum of rewards."""
 NAME = re.compile(r"[A-Za-z]\w*")
 
+Expanded = BeforeValidator(lambda value: expanded(value) if isinstance(value, str) else value)
+File = Annotated[Path, Expanded]
+"""A file or folder."""
+PotentialName = Annotated[str, Expanded]
+"""A MatGL potential: the folder of one, its name, or bundled."""
+
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+WEIGHT_FILES = ("model.json", "model.pt", "state.pt")
+
+
+def potential_folder(name_or_folder: str | Path) -> Path | None:
+    """The folder of a MatGL potential; None for the name of one, which MatGL fetches.
+
+    Raises:
+        PotentialError: The folder does not exist, or lacks a file; or the home or the environment does not say where
+            it is.
+    """
+    try:
+        folder = Path(expanded(str(name_or_folder)))
+    except ValueError as error:
+        raise PotentialError(f"potential folder {error}") from error
+    if folder.is_dir():
+        missing = [file for file in WEIGHT_FILES if not (folder / file).is_file()]
+        if missing:
+            raise PotentialError(f"potential folder {folder} lacks {', '.join(missing)}, which MatGL's save() writes")
+        return folder
+    if isinstance(name_or_folder, Path) or not HUB_NAME.fullmatch(name_or_folder):
+        raise PotentialError(f"potential folder {folder} does not exist")
+    return None
+
 
 class HullSettings(Settings):
     """Minus the energy above the convex hull of reference entries."""
 
-    entries: Path | None = Field(
+    entries: File | None = Field(
         None,
         description="entries with energies of the same potential: JSON of pymatgen's entries, or CSV with the columns "
         "formula and energy_per_atom",
     )
-    crystals: Path | None = Field(
+    crystals: File | None = Field(
         None,
         description="in place of entries, a data set whose energies are computed, after `relax_steps` of relaxation; "
         "null: the training split",
@@ -46,7 +79,7 @@ class HullSettings(Settings):
 class CRMSESettings(Settings):
     """stol minus the smallest RMSE to the known polymorphs of the composition."""
 
-    references: Path | None = Field(None, description="data set of known polymorphs; null: the training split")
+    references: File | None = Field(None, description="data set of known polymorphs; null: the training split")
     ltol: float = Field(0.3, gt=0, description="StructureMatcher's fractional tolerance of the cell lengths")
     stol: float = Field(0.5, gt=0, description="StructureMatcher's tolerance of the sites, and the RMSE of no match")
     angle_tol: float = Field(10.0, gt=0, description="StructureMatcher's tolerance of the cell angles in degrees")
@@ -71,7 +104,7 @@ class CustomSettings(Settings):
         "to it"
     )
     options: dict[str, Any] = Field({}, description="keyword arguments of the class: plain values")
-    path: Path | None = Field(None, description="folder of the module, on every node; null: the working directory")
+    path: File | None = Field(None, description="folder of the module, on every node; null: the working directory")
     timeout: float = Field(60.0, gt=0, description="seconds that one batch may take; the first call also imports")
 
     @model_validator(mode="after")
@@ -84,7 +117,9 @@ class CustomSettings(Settings):
 class RewardSettings(Settings):
     """A weighted sum of rewards; by default minus the energy per atom, as a MatGL potential gives it."""
 
-    potential: str | None = Field(None, description="MatGL potential: a folder, or a name that MatGL can fetch")
+    potential: PotentialName | None = Field(
+        None, description="MatGL potential: a folder, or a name that MatGL can fetch"
+    )
     invalid_energy: float = Field(
         3.0, description="eV/atom that an invalid structure counts; valid ones are squeezed below it, in order"
     )
@@ -101,7 +136,7 @@ class RewardSettings(Settings):
     relax_steps: int = Field(
         0, ge=0, description="steps of relaxation (positions and cell) before the energy; the crystal itself stays"
     )
-    second_potential: str | None = Field(
+    second_potential: PotentialName | None = Field(
         None, description="an independent MatGL potential that is monitored, never rewarded"
     )
     symprec: float = Field(0.1, gt=0, description="spglib's tolerance in Å, of the symmetry rewards")

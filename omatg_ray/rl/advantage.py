@@ -6,14 +6,12 @@ Source: Shao et al., "DeepSeekMath" (2024), with OMatG-IRL's population standard
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
 from scipy.stats import rankdata
 from torch import Tensor
 
-from omatg_ray.settings import Settings
+from omatg_ray.rl.settings import AdvantageSettings
 
 EPSILON = 1e-8
 # Rewards closer than this, relative to their size, differ by the rounding of float32 potentials and by nothing else.
@@ -21,38 +19,6 @@ MIN_SPREAD = 1e-6
 # A reward further than this many robust standard deviations from its group's median is pulled back to there.
 CLIP_DEVIATIONS = 3.0
 MAD_TO_STD = 1.4826
-
-
-class AdvantageSettings(Settings):
-    """From the rewards of a group to advantages."""
-
-    shaping: Literal["none", "clip", "rank"] = Field(
-        "rank",
-        description="before normalising: none · clip: outliers to 3 robust standard deviations from the group's median "
-        "· rank: rewards replaced by their rank in the group, so that a few very bad members do not drown the rest",
-    )
-    clip_std: float | None = Field(
-        None,
-        gt=0,
-        description="with shaping none: rewards of a group clipped to its mean ± so many population standard "
-        "deviations; null: not at all",
-    )
-
-    diversity_weight: float = Field(
-        0.0,
-        ge=0,
-        description="weight of a second advantage among the better half of a group: how unlike the others of that half "
-        "a member is (distance of radial distribution functions); 0: none",
-    )
-
-    @model_validator(mode="after")
-    def _one_way(self) -> AdvantageSettings:
-        if self.clip_std is not None and self.shaping != "none":
-            raise ValueError(
-                f"clip_std does not go with shaping {self.shaping}, which deals with outliers itself; "
-                "set advantage.shaping=none"
-            )
-        return self
 
 
 PLAIN = AdvantageSettings(shaping="none")

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
@@ -23,28 +22,15 @@ from omatg_ray.policy.drift import DENOISER, Outputs
 from omatg_ray.policy.gaussian import kl_divergence, log_density
 from omatg_ray.policy.noise import LearnedNoise
 from omatg_ray.policy.policy import Policy
-from omatg_ray.rl.objective import ObjectiveSettings, Terms, negative_entropy, position_terms, structure_terms
+from omatg_ray.rl.objective import Terms, negative_entropy, position_terms, structure_terms
+from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory, components
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
-from omatg_ray.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 ALLOCATOR_ERRORS = ("can't allocate memory", "not enough memory")
 """What PyTorch's allocators of the CPU say, on Linux and Windows, in a plain RuntimeError."""
-
-
-class LearnerSettings(Settings):
-    """Optimizer and microbatches."""
-
-    epochs: int = Field(2, ge=1, description="PPO epochs per iteration, one optimizer step each")
-    lr: float = Field(1.2e-4, gt=0, description="learning rate of Adam")
-    grad_clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    microbatch_pairs: int = Field(
-        16_000,
-        ge=1,
-        description="ordered pairs of atoms per network call; bounds memory, and is halved where that runs out",
-    )
 
 
 class Peers(Protocol):

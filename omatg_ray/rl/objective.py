@@ -7,58 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from omatg_ray.crystal.batch import Layout
-from omatg_ray.crystal.fields import FieldName
-from omatg_ray.policy.noise import NoiseSettings
-from omatg_ray.policy.policy import Policy
-from omatg_ray.settings import Settings
-
-PositionReduction = Literal["none", "per_structure", "per_atom"]
-
-
-class FieldWeights(Settings):
-    """A weight for each field; only those of active fields matter."""
-
-    pos: float = Field(1.0, ge=0, description="weight for positions")
-    cell: float = Field(1.0, ge=0, description="weight for lattices")
-
-    def of(self, field: FieldName) -> float:
-        return self.pos if field == "pos" else self.cell
-
-
-class ObjectiveSettings(Settings):
-    """Loss of a step: the weighted sum of clipped surrogate, KL to the frozen base, entropy and distillation."""
-
-    clip: float = Field(0.28, gt=0, lt=1, description="ε: probability ratios are clipped to [1 − ε, 1 + ε]")
-    position_reduction: PositionReduction = Field(
-        "per_atom",
-        description="none: one ratio per structure · per_structure: the same, advantage / number of atoms · per_atom: "
-        "one ratio per atom, averaged over the structure",
-    )
-    policy_weight: FieldWeights = Field(FieldWeights(pos=2.3, cell=1.0), description="weight of the surrogate")
-    kl_weight: FieldWeights = Field(FieldWeights(pos=1e-3, cell=1e-3), description="weight of the KL to the base")
-    reference_noise: dict[FieldName, NoiseSettings] = Field(
-        {},
-        description="σ(t) of the KL's reference; a field without an entry has that of the policy, or what learned "
-        "noise starts from; score policies always have their own",
-    )
-    entropy_weight: FieldWeights = Field(
-        FieldWeights(pos=0, cell=0), description="weight of the negative entropy of learned noise"
-    )
-    distillation_weight: FieldWeights = Field(
-        FieldWeights(pos=0, cell=0), description="weight of the squared distance of a score policy's η to the base's"
-    )
-
-    def needs_base(self, policy: Policy) -> bool:
-        """Whether rollouts have to record what the base says: only a KL or a distillation that counts asks for it."""
-        weights = (self.kl_weight, self.distillation_weight)
-        return bool(policy.heads) and any(weight.of(field) > 0 for weight in weights for field in policy.active)
+from omatg_ray.rl.settings import PositionReduction
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from omatg_ray.rl.advantage import AdvantageSettings, group_advantages
+from omatg_ray.rl.advantage import group_advantages
 from omatg_ray.rl.crew import Crew
 from omatg_ray.rl.judge import distances_of, mean_distance, reward_metrics, rewards_of
-from omatg_ray.rl.work import RolloutSettings, WorkItem, plan_iteration
+from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
+from omatg_ray.rl.work import WorkItem, plan_iteration
 
 
 class Trainer:

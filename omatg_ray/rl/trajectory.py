@@ -11,7 +11,8 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName, Fields, displace
-from omatg_ray.flow.network import Output, Precision
+from omatg_ray.flow.network import Output
+from omatg_ray.flow.settings import Precision
 from omatg_ray.policy.gaussian import noise_log_density
 from omatg_ray.policy.policy import Policy, Step
 

@@ -6,117 +6,18 @@ never changes what it gives.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
 
 from omatg_ray.crystal.base import BaseDistribution
-from omatg_ray.flow.network import Precision
+from omatg_ray.flow.settings import Precision
 from omatg_ray.flow.species import draw_jumps
 from omatg_ray.policy.policy import Policy, draw_noise
+from omatg_ray.rl.settings import RolloutSettings
 from omatg_ray.rl.trajectory import Trajectory, rollout
 from omatg_ray.seeding import generator, seed_of
-from omatg_ray.settings import Settings
-
-
-class LearnFrom(Settings):
-    """Learning from some of the Euler steps of an iteration; a number alone is that of the steps."""
-
-    steps: int = Field(ge=1, description="Euler steps of an iteration that are learned from")
-    kind: Literal["window", "random"] = Field(
-        "window",
-        description="window: consecutive steps, which alone take noise, and which move on from iteration to iteration "
-        "(MixGRPO, arXiv 2507.21802) · random: drawn anew for every iteration, all steps take noise",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _steps_alone(cls, values: Any) -> Any:
-        # True and False are numbers to Python.
-        return {"steps": values} if type(values) is int else values
-
-    def windows(self, n_steps: int) -> int:
-        """Iterations until a window has been everywhere on trajectories of so many steps; 1 where there are none."""
-        return 1 if self.kind == "random" else -(-n_steps // self.steps)
-
-    def of(self, n_steps: int, turn: int, seed: int) -> tuple[int, ...]:
-        """The steps of an iteration, increasing.
-
-        Args:
-            n_steps: Euler steps of its trajectories.
-            turn: Rounds of all numbers of grid points before it.
-            seed: What random steps are drawn with.
-        """
-        if self.kind == "random":
-            return tuple(sorted(torch.randperm(n_steps, generator=generator(seed))[: self.steps].tolist()))
-        windows = self.windows(n_steps)
-        # Evenly spaced, so that they overlap as little as they can where they do not fit exactly.
-        start = turn % windows * (n_steps - self.steps) // max(windows - 1, 1)
-        return tuple(range(start, start + self.steps))
-
-
-class RolloutSettings(Settings):
-    """What one iteration samples."""
-
-    groups: int = Field(16, ge=1, description="compositions per iteration")
-    group_size: int = Field(64, ge=2, description="trajectories per composition, compared with each other")
-    steps: int | list[int] = Field(
-        50,
-        description="grid points of the time grid; one Euler step fewer. Several numbers take turns, iteration by "
-        "iteration (validation.steps: those of validations, by default the first)",
-    )
-    shared_start: bool = Field(False, description="all trajectories of a group start from the same x_0")
-    groups_per_item: int = Field(1, ge=1, description="groups that one rollout call integrates together")
-    max_staleness: int = Field(
-        0,
-        ge=0,
-        description="iterations that may be sampled ahead, with weights older by as many, while actors learn; 0: "
-        "on-policy",
-    )
-    learn_from: LearnFrom | None = Field(
-        None, description="Euler steps that are learned from: {steps: 3, kind: window or random}; null: all"
-    )
-    precision: Literal["float32", "bfloat16", "auto"] = Field(
-        "float32",
-        description="of the networks in rollouts and in learning from them: float32, or bfloat16 for matrix products "
-        "and messages (weights, residuals and heads stay float32), about twice as fast on hardware that has it, and "
-        "refused where it shifts actions by more than a tenth of their noise; auto: bfloat16 where this machine has it "
-        "and it is not refused, else float32. Validations are in float32",
-    )
-
-    @model_validator(mode="after")
-    def _no_more_steps_than_there_are(self) -> RolloutSettings:
-        fewest = min(self.turns) - 1
-        if self.learn_from is not None and self.learn_from.steps > fewest:
-            raise ValueError(
-                f"learn_from.steps = {self.learn_from.steps}: trajectories over {fewest + 1} grid points have {fewest} "
-                "Euler steps; take fewer, or learn_from=null for all"
-            )
-        return self
-
-    @field_validator("steps", mode="plain")
-    @classmethod
-    def _one_or_several(cls, steps: object) -> int | list[int]:
-        several = steps if isinstance(steps, list) else [steps]
-        if not several or not all(type(points) is int and points >= 2 for points in several):
-            raise ValueError(f"a whole number of at least 2 grid points, or a list of such, not {steps!r}")
-        return steps  # type: ignore[return-value]
-
-    @property
-    def turns(self) -> list[int]:
-        """Grid points of the iterations, which take turns."""
-        return [self.steps] if isinstance(self.steps, int) else self.steps
-
-    @property
-    def period(self) -> int:
-        """Iterations after which the numbers of grid points and the windows are the same again."""
-        some = self.learn_from
-        windows = [1 if some is None else some.windows(points - 1) for points in self.turns]
-        return len(self.turns) * math.lcm(*windows)
 
 
 @dataclass(frozen=True)

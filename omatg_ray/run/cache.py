@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from omatg_ray.run.home import home
+
 
 def cache_folder() -> Path | None:
     """`omatg_ray` in `XDG_CACHE_HOME`, or else in `~/.cache`; None for a user without a home."""
     root = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(root) if root else Path.home() / ".cache") / "omatg_ray"
-    except RuntimeError:
-        return None
+    if root:
+        return Path(root) / "omatg_ray"
+    own = home()
+    return None if own is None else own / ".cache" / "omatg_ray"

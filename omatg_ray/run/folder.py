@@ -24,12 +24,16 @@ from types import TracebackType
 from typing import IO
 
 from omatg_ray.errors import ConfigError, InUseError, ModelError, StorageError
+from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import disk_errors, point, remove_folder, remove_leftovers, replace_folder, write_json
 from omatg_ray.run.interrupt import Interrupted
-from omatg_ray.run.storage import PREFIX, RemoteStorage, Storage, storage_of
+from omatg_ray.run.storage import PREFIX, RemoteStorage, Storage, is_remote, storage_of
+from omatg_ray.tree import override
 
 MANIFEST = "manifest.json"
 POINTERS = ("best", "last")
+DESCRIPTION_FILE, WEIGHTS_FILE = "model.json", "weights.safetensors"
+"""What the folder of a model holds."""
 CONFIG, VERSIONS, METRICS, CHECKPOINTS = "config.yaml", "versions.json", "metrics.jsonl", "checkpoints"
 POINTERS_FILE = f"{CHECKPOINTS}/pointers.json"
 WRITER_FILE = ".writer"
@@ -110,7 +114,7 @@ class RunFolder:
             run.holds_run() or any(name.split("/")[0] in (CONFIG, METRICS, CHECKPOINTS) for name in stored)
         ):
             run.close()
-            raise ConfigError(f"{place} already holds a run; choose another name, or go on with that run by --resume")
+            raise _taken(place)
         # What a process left that was killed before it had begun is no obstacle.
         others = [] if resume else [name for name in stored if name != WRITER_FILE]
         if others:
@@ -324,7 +328,7 @@ class RunFolder:
             return
         place, what = self.storage.called(), f"What it lacks is kept in {self.path}"
         message = f"{place} is not up to date: {failure or 'stopped before it was stored'}. {what}; store it by: "
-        message += f"omatg-ray {self._verb()} --resume {self.path} run={place}"
+        message += command(self._verb(), "--resume", self.path, override("run", place))
         if error is None or isinstance(error, Interrupted):
             raise StorageError(message) from failure
         logger.error("%s", message)
@@ -410,6 +414,32 @@ def copied(url: str) -> Iterator[RunFolder]:
         yield run
     finally:
         storage.leave()
+
+
+def refuse_taken(place: Path | str) -> None:
+    """Refuses a folder for a new run that holds one already; a URL is not asked.
+
+    Raises:
+        ConfigError: It does.
+    """
+    if not is_remote(place) and RunFolder(Path(place)).holds_run():
+        raise _taken(place)
+
+
+def _taken(place: Path | str) -> ConfigError:
+    return ConfigError(f"{place} already holds a run; choose another name, or go on with that run by --resume")
+
+
+def model_folder(place: Path) -> Path:
+    """Where the files of a model are: in the folder itself, or in the best checkpoint of a run.
+
+    Raises:
+        ModelError: There is none.
+    """
+    for folder in (place, place / CHECKPOINTS / "best"):
+        if (folder / DESCRIPTION_FILE).is_file():
+            return folder
+    raise ModelError(f"{place}: no model here (a model folder holds {DESCRIPTION_FILE} and {WEIGHTS_FILE})")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 
 from omatg_ray.errors import OmatgRayError
@@ -45,4 +46,5 @@ class StopRequest:
         self.requested = True
         # Not through sys.stderr: its buffer may be in the middle of a write when the signal arrives.
         message = f"\nstopping after {self.boundary}; once more (Ctrl-C) stops at once\n"
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, message.encode())
+        with suppress(OSError):  # Nobody may be there to read it.
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, message.encode())

@@ -23,11 +23,13 @@ from urllib.parse import urlsplit
 
 from omatg_ray.errors import OmatgRayError, StorageError
 from omatg_ray.run.atomic import disk_errors
+from omatg_ray.run.home import home
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://[^/]+", re.IGNORECASE)
+VARIABLE = re.compile(r"\$(?P<brace>\{)?(?P<name>[A-Za-z_]\w*)(?(brace)\})")
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """Environment variables that name another S3 than Amazon's; pyarrow itself heeds neither."""
 
@@ -61,16 +63,44 @@ def as_place(value: object) -> Path | str:
     """A path, or a URL as a string without a slash at its end.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: It is neither; or as `expanded`.
     """
     if isinstance(value, str):
-        value = value.removeprefix("file://")
+        value = expanded(value.removeprefix("file://"))
         if "://" in value and not is_remote(value):
             raise ValueError(f"{value} names nothing; a URL is of the form s3://bucket/path")
         return value.rstrip("/") if is_remote(value) else Path(value)
     if isinstance(value, Path):
         return value
-    raise ValueError(f"a path or a URL, not {value!r}")
+    hint = "; what reads as a number or as true is a name with ./ before it" if isinstance(value, bool | float) else ""
+    raise ValueError(f"a path or a URL, not {value!r}{hint}")
+
+
+def expanded(text: str) -> str:
+    """A path with the home in place of `~` or `~USER`, and values of the environment in place of `$NAME` or `${NAME}`.
+
+    What is there under the very name that is given, such as a folder called `$x`, keeps it.
+
+    Raises:
+        ValueError: There is no such user, the user has no home, or nothing of this name is in the environment.
+    """
+    if text.startswith("~"):
+        path = os.path.expanduser(text)
+        if path.startswith("~") or (text[1:2] in ("", "/") and home() is None):
+            who = text.partition("/")[0]
+            raise ValueError(f"{text}: {who} has no home on this machine; a name that begins so has ./ before it")
+        text = path
+    names = list(VARIABLE.finditer(text))
+    if not names or os.path.exists(text[: names[-1].end()] + text[names[-1].end() :].partition("/")[0]):
+        return text
+
+    def value_of(name: re.Match[str]) -> str:
+        found = os.environ.get(name["name"])
+        if not found:
+            raise ValueError(f"{text}: {name[0]} is not set in the environment")
+        return found
+
+    return VARIABLE.sub(value_of, text)
 
 
 def inside(place: Path | str, name: str) -> Path | str:

@@ -18,7 +18,7 @@ from identity import of_model, require_same
 
 from omatg_ray.bundle import BUNDLED, asset, crystals
 from omatg_ray.commands.evaluate import EvaluateOptions, evaluate, table
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.progress import print_line

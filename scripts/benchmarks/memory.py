@@ -26,11 +26,13 @@ from workload import NOISE, Size, objective
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields
-from omatg_ray.flow.network import CSPNet, NetworkSettings, Precision
+from omatg_ray.flow.network import CSPNet
+from omatg_ray.flow.settings import NetworkSettings, Precision
 from omatg_ray.policy.drift import Velocity
 from omatg_ray.policy.gaussian import noise_log_density
 from omatg_ray.policy.policy import Policy, draw_noise
-from omatg_ray.rl.learner import Learner, LearnerSettings
+from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.settings import LearnerSettings
 from omatg_ray.rl.trajectory import Trajectory, components, rollout
 
 CPU = torch.device("cpu")

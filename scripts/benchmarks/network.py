@@ -23,7 +23,8 @@ from products import CLOCKS, fastest
 from torch import Tensor, nn
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.flow.network import CSPNet, MessageLayer, NetworkSettings, Pairs
+from omatg_ray.flow.network import CSPNet, MessageLayer, Pairs
+from omatg_ray.flow.settings import NetworkSettings
 
 SIZES = ((5, 128), (20, 128), (5, 512), (20, 512))
 ATOMS = 1280

@@ -14,7 +14,7 @@ from waiting import Waits, idle, waiting_trainer
 
 from omatg_ray.distributed.cluster import joined
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.rl.work import RolloutSettings
+from omatg_ray.rl.settings import RolloutSettings
 
 ITERATIONS = 8
 CASES = {

@@ -36,7 +36,7 @@ from workload import PLAIN, Iterations, Size, Timed, learner, plan, reinforced
 from omatg_ray.bundle import BUNDLED
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.fields import FIELDS, FieldName
-from omatg_ray.flow.network import Precision
+from omatg_ray.flow.settings import Precision
 from omatg_ray.model import FlowModel
 from omatg_ray.omatg.export import Exported, export_omatg
 from omatg_ray.omatg.lattices import informed

@@ -27,7 +27,7 @@ from omatg_ray.bundle import BUNDLED
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields
 from omatg_ray.crystal.validity import check_validity
-from omatg_ray.flow.network import Precision
+from omatg_ray.flow.settings import Precision
 from omatg_ray.model import FlowModel
 from omatg_ray.policy.policy import draw_noise
 from omatg_ray.reward.energy import MatGLEnergy

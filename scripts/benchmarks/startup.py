@@ -20,13 +20,12 @@ from omatg_ray.distributed.crew import RayCrew
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.distributed.staff import learner_role, sampling_roles, staffed
 from omatg_ray.model import FlowModel, new_modules
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.reward.build import Judges
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.weighted import Part, Weighted
-from omatg_ray.rl.learner import LearnerSettings
-from omatg_ray.rl.objective import ObjectiveSettings
-from omatg_ray.rl.work import RolloutSettings, plan_iteration
+from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings, RolloutSettings
+from omatg_ray.rl.work import plan_iteration
 
 ACTOR = "import omatg_ray.distributed.actors"
 IMPORTS = {

@@ -20,10 +20,10 @@ from omatg_ray.distributed.pool import Pool
 from omatg_ray.distributed.results import Published, Timed
 from omatg_ray.distributed.staff import Staff
 from omatg_ray.reward.protocol import RewardResult
-from omatg_ray.rl.advantage import AdvantageSettings
 from omatg_ray.rl.judge import Judged
+from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
 from omatg_ray.rl.trainer import Trainer
-from omatg_ray.rl.work import RolloutSettings, WorkItem
+from omatg_ray.rl.work import WorkItem
 
 COMPOSITION = (56, 22, 8, 8, 8)
 

@@ -12,16 +12,16 @@ from omatg_ray.bundle import crystals
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import DataError
-from omatg_ray.flow.network import Precision
+from omatg_ray.flow.settings import Precision
 from omatg_ray.model import FlowModel, new_modules
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.reward.protocol import Reward
-from omatg_ray.rl.advantage import AdvantageSettings, group_advantages
+from omatg_ray.rl.advantage import group_advantages
 from omatg_ray.rl.judge import distances_of, judge, rewards_of
-from omatg_ray.rl.learner import Learner, LearnerSettings
-from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
+from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.settings import AdvantageSettings, FieldWeights, LearnerSettings, ObjectiveSettings, RolloutSettings
 from omatg_ray.rl.trajectory import Trajectory
-from omatg_ray.rl.work import RolloutSettings, WorkItem, plan_iteration, run_item
+from omatg_ray.rl.work import WorkItem, plan_iteration, run_item
 
 # The settings that the publication found for velocities (docs/policies.md).
 NOISE = {"pos": NoiseSettings(kind="sqrt", a=0.1668), "cell": NoiseSettings(kind="constant", a=0.2)}

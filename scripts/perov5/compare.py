@@ -26,7 +26,7 @@ from omatg_ray.evaluate.bench import LocalBench
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.metrics import paired_interval
 from omatg_ray.model import FlowModel
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.run.atomic import write_json, write_text

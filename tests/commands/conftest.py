@@ -22,7 +22,7 @@ from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution, InformedCell
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.write import write_structures
-from omatg_ray.flow.paths import PathSettings
+from omatg_ray.flow.settings import PathSettings
 from omatg_ray.flow.species import MaskedSpecies
 from omatg_ray.model import FlowModel, ModelDescription
 from omatg_ray.reward.potential import load_potential

@@ -22,6 +22,8 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import DataError, ModelError
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.tree import override
+from omatg_ray.words import told_apart
 from tests.commands.conftest import Command, Workshop
 
 SMALL = (
@@ -231,6 +233,24 @@ def test_next_steps_of_a_run_on_actors_name_no_actors() -> None:
     alone = next_steps(Config.load(None, keys), rows)
     assert "ray.rollout.workers=2" in alone and "--formula TiO2 --z 2 " in alone and "'my runs/x'" in alone
     assert "ray." not in next_steps(Config.load(None, [*keys, "ray.rollout.workers=3"]), rows)
+
+
+@pytest.mark.parametrize("run", ["runs/a #2", "it's", "lr=1e-4", "runs/lr=1e-4", "007", "12:30", "a: b"])
+def test_next_steps_are_commands_whatever_the_run_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / run).mkdir(parents=True)
+    (tmp_path / run / "config.yaml").touch()
+    rows = [{"per_structure": {"formula": ["NaCl"]}}] * 2
+    said = next_steps(Config.load(None, [override("run", run)]), rows, improved=False)
+    commands = [shlex.split(line) for line in said.splitlines() if line.startswith(f"  {program()} ")]
+    resumed, slower, on_ray = ([*words[words.index("train") + 1 :]] for words in commands if "train" in words)
+    assert resumed[:2] == ["--resume", run]
+    for words, suffix in ((slower, "-slower"), (on_ray, "-ray")):
+        files, overrides = told_apart(words)
+        assert files == [f"{run}/config.yaml"]
+        assert Config.load(None, overrides).run == Path(f"{run}{suffix}")
 
 
 @pytest.mark.parametrize(("size", "smaller"), [(16, 8), (9, 8), (8, None), (3, None)])

@@ -9,7 +9,7 @@ from omatg_ray.commands.prepare import decided, prepare
 from omatg_ray.commands.train import TrainResult, train
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError, ModelError
-from omatg_ray.policy.annealing import LearnedSchedule
+from omatg_ray.policy.settings import LearnedSchedule
 from omatg_ray.run.folder import RunFolder
 from tests.commands.conftest import Workshop
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from omatg_ray.bundle import quickstart
 from omatg_ray.commands.reinforcement import Reinforcement
-from omatg_ray.commands.sweep import DEFAULT_METRIC, SweepSettings
+from omatg_ray.commands.sweep import DEFAULT_METRIC, SWEEP_FILE, SweepSettings
 from omatg_ray.commands.train import train
 from omatg_ray.commands.trial import TrialRun, Work
-from omatg_ray.commands.tune import SWEEP_FILE, resume_tune, tune
+from omatg_ray.commands.tune import resume_tune, tune
 from omatg_ray.errors import ClusterError, ConfigError, InUseError, TrainingError
 from omatg_ray.evaluate.sweep import WORST
 from omatg_ray.run.folder import RunFolder

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -334,3 +336,18 @@ def test_continue_starts_a_run_and_resumes_one_that_is_there(
     assert [line["step"] for line in numbers(tmp_path / "run") if line["kind"] == "train"] == [1, 2]
     command(*words, "iterations=3").refuses("already holds a run")
     command("train", workshop.config, f"base={base}", "--continue").refuses("--continue needs run=FOLDER")
+
+
+def test_a_reader_of_the_output_that_has_gone_does_not_end_the_run(
+    tmp_path: Path, workshop: Workshop, base: Path
+) -> None:
+    """As `omatg-ray train ... 2>&1 | head -1` does."""
+    words = ["train", str(workshop.config), f"base={base}", f"run={tmp_path / 'run'}", "checkpoint.every=100"]
+    command = [sys.executable, "-m", "omatg_ray", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.wait() == 141
+    assert (tmp_path / "run" / "checkpoints" / "iteration_000004" / "manifest.json").is_file()
+    assert (tmp_path / "run" / "report.html").is_file()

@@ -22,12 +22,12 @@ from omatg_ray.distributed.results import fetch
 from omatg_ray.distributed.settings import RaySettings, Share
 from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.flow.network import CSPNet
-from omatg_ray.flow.paths import PathSettings
+from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model import FlowModel, ModelDescription
 from omatg_ray.policy.grid import time_grid
 from omatg_ray.policy.policy import draw_noise
-from omatg_ray.rl.learner import Learner, LearnerSettings
-from omatg_ray.rl.objective import ObjectiveSettings
+from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory, rollout
 from tests.small import NOISE, SIZE, random_crystals, small_network
 

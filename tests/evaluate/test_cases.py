@@ -23,9 +23,9 @@ from omatg_ray.evaluate.cases import (
     model_fingerprint,
 )
 from omatg_ray.evaluate.evaluation import Evaluator
-from omatg_ray.flow.paths import PathSettings
+from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model import FlowModel, ModelDescription
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.reward.matching import Matcher
 from tests.evaluate.sodium_chloride import POLYMORPHS
 from tests.small import SIZE, small_network

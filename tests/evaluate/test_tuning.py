@@ -7,8 +7,9 @@ import math
 import pytest
 
 from omatg_ray.errors import ConfigError
-from omatg_ray.evaluate.tuning import TriedSettings, tune
-from omatg_ray.policy.annealing import CosineAnnealing, StepSizes
+from omatg_ray.evaluate.settings import TriedSettings
+from omatg_ray.evaluate.tuning import tune
+from omatg_ray.policy.hand_made import CosineAnnealing, StepSizes
 
 TRIED = TriedSettings(pos=[0, 1, 2, 5], cell=[0, 1, 2], power=[0.5, 1, 2])
 

@@ -10,7 +10,7 @@ import torch
 from omatg_ray.flow.gamma import SqrtGamma
 from omatg_ray.flow.interpolant import Linear
 from omatg_ray.flow.loss import flow_loss
-from omatg_ray.flow.paths import PathSettings
+from omatg_ray.flow.settings import PathSettings
 from tests.flow.families import GAMMAS, TRAINABLE
 from tests.small import random_crystals, small_network
 

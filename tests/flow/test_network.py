@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError
-from omatg_ray.flow.network import HEADS, NetworkSettings
+from omatg_ray.flow.network import HEADS
+from omatg_ray.flow.settings import NetworkSettings
 from tests.small import SIZE, random_crystals, small_network
 
 OUTPUTS = ["pos_b", "pos_eta", "cell_b", "cell_eta", "species_b", "species_eta"]

@@ -13,8 +13,8 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ModelError, TrainingError
 from omatg_ray.flow.loss import flow_loss
-from omatg_ray.flow.network import NetworkSettings
-from omatg_ray.flow.pretrain import Pretrainer, PretrainSettings
+from omatg_ray.flow.pretrain import Pretrainer
+from omatg_ray.flow.settings import NetworkSettings, PretrainSettings
 from tests.small import SIZE, random_crystals
 
 TRAIN, VAL = random_crystals([3, 1, 4, 2, 2, 5, 1], 0, torch.float32), random_crystals([2, 3], 1, torch.float32)

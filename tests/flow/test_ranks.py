@@ -15,9 +15,9 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.fields import Fields
 from omatg_ray.errors import TrainingError
 from omatg_ray.flow.loss import DENOISERS, flow_loss
-from omatg_ray.flow.paths import PathSettings
-from omatg_ray.flow.pretrain import PretrainSettings, Recipe
+from omatg_ray.flow.pretrain import Recipe
 from omatg_ray.flow.ranks import ALONE, Ranks
+from omatg_ray.flow.settings import PathSettings, PretrainSettings
 from tests.small import SIZE, random_crystals, small_network
 
 

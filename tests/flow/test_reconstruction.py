@@ -9,10 +9,10 @@ from pymatgen.core import Lattice, Structure
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.lattice import cell_from_parameters, cell_parameters
-from omatg_ray.flow.network import NetworkSettings
-from omatg_ray.flow.pretrain import Pretrainer, PretrainSettings
+from omatg_ray.flow.pretrain import Pretrainer
+from omatg_ray.flow.settings import NetworkSettings, PretrainSettings
 from omatg_ray.model import FlowModel, ModelDescription
-from omatg_ray.policy.annealing import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearAnnealing
 
 SAMPLES, COPIES = 8, 20
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.flow.paths import PathSettings
+from omatg_ray.flow.settings import PathSettings
 from omatg_ray.flow.species import MASK, MaskedSpecies, SpeciesPath, UniformSpecies, draw_jumps
 from tests.small import random_crystals
 

@@ -10,7 +10,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from omatg_ray.flow.network import CSPNet, NetworkSettings
+from omatg_ray.flow.network import CSPNet
+from omatg_ray.flow.settings import NetworkSettings
 
 SIZE = NetworkSettings(hidden=8, layers=2, frequencies=3, time_features=6)
 

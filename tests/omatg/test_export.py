@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from omatg_ray.crystal.base import BaseDistribution, InformedCell, NormalCell, NormalPositions
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
-from omatg_ray.flow.paths import PathSettings
+from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model import FlowModel, ModelDescription, new_modules
 from omatg_ray.omatg.export import export_omatg
 from omatg_ray.omatg.lattices import informed
 from omatg_ray.omatg.read import import_omatg
-from omatg_ray.policy.annealing import LearnedSchedule, LinearAnnealing
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
 from tests.omatg.files import SIZE, base_tree, network_state, write
 
 MP_20 = informed("mp_20")

@@ -17,7 +17,8 @@ from omatg_ray.crystal.base import InformedCell, NormalCell, NormalPositions
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.interpolant import EncoderDecoder, Trigonometric, VarianceExploding, VariancePreserving
-from omatg_ray.flow.network import CSPNet, NetworkSettings
+from omatg_ray.flow.network import CSPNet
+from omatg_ray.flow.settings import NetworkSettings
 from omatg_ray.model import FlowModel
 from omatg_ray.omatg.base import Imported
 from omatg_ray.omatg.read import import_omatg

@@ -12,8 +12,7 @@ from omatg_ray.errors import ModelError
 from omatg_ray.model import FlowModel
 from omatg_ray.omatg.base import Imported
 from omatg_ray.omatg.read import import_omatg
-from omatg_ray.policy.annealing import LearnedSchedule
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
 from tests.omatg.files import base_tree, interpolant, network_state, of_class, reinforcement_tree, write
 
 

@@ -9,7 +9,8 @@ import yaml
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.flow.network import CSPNet, NetworkSettings
+from omatg_ray.flow.network import CSPNet
+from omatg_ray.flow.settings import NetworkSettings
 
 PREFIX = "model.encoder."
 

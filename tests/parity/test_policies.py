@@ -10,14 +10,15 @@ from safetensors.torch import load_file
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import displace
-from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule
+from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.drift import Annealed, Scale, Score, Velocity
 from omatg_ray.policy.grid import time_grid
-from omatg_ray.policy.noise import LearnedNoise, NoiseSettings
+from omatg_ray.policy.noise import LearnedNoise
 from omatg_ray.policy.policy import Policy
+from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
 from omatg_ray.rl.advantage import group_advantages
-from omatg_ray.rl.learner import Learner, LearnerSettings
-from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
+from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.settings import FieldWeights, LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory, rollout
 from tests.parity.loading import crystals, peer_network
 

@@ -21,7 +21,8 @@ from omatg_ray.reward.potential import Potential
 from omatg_ray.reward.protocol import Once, RewardResult
 from omatg_ray.reward.symmetry import NonCentrosymmetric, NonTriclinic
 from omatg_ray.reward.weighted import Part, Weighted
-from omatg_ray.rl.advantage import AdvantageSettings, clipped, group_advantages
+from omatg_ray.rl.advantage import clipped, group_advantages
+from omatg_ray.rl.settings import AdvantageSettings
 
 
 class GivenEnergies:

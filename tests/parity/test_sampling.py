@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from omatg_ray.crystal.fields import displace
-from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.policy.drift import Velocity
 from omatg_ray.policy.grid import time_grid
+from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.policy.policy import Policy, Step
 from tests.parity.loading import crystals, peer_network
 

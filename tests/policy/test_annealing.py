@@ -10,20 +10,17 @@ from pydantic import ValidationError
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ModelError
-from omatg_ray.policy.annealing import (
-    AnyAnnealing,
+from omatg_ray.policy.annealing import LearnedAnnealing, curves, describe
+from omatg_ray.policy.features import features_of
+from omatg_ray.policy.grid import time_grid
+from omatg_ray.policy.hand_made import (
     ConstantAnnealing,
     CosineAnnealing,
-    LearnedAnnealing,
-    LearnedSchedule,
     LinearAnnealing,
     QuadraticAnnealing,
     StepSizes,
-    curves,
-    describe,
 )
-from omatg_ray.policy.features import features_of
-from omatg_ray.policy.grid import time_grid
+from omatg_ray.policy.settings import AnyAnnealing, LearnedSchedule
 from omatg_ray.settings import Settings
 
 

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule, LinearAnnealing
+from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.drift import VELOCITY, Annealed, Drift, Scale, Score, Velocity, of_rows
 from omatg_ray.policy.grid import time_grid
+from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.policy.policy import Policy, draw_noise
-from omatg_ray.rl.learner import Learner, LearnerSettings
-from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
+from omatg_ray.policy.settings import LearnedSchedule
+from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.settings import FieldWeights, LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import rollout
 from tests.small import NOISE, perturbed, random_crystals, small_network
 

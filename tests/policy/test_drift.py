@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule, LinearAnnealing
+from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.drift import Annealed, Scale, Score, Velocity
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
 from tests.small import random_crystals
 
 CRYSTALS = random_crystals([3, 1])

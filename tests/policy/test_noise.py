@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from omatg_ray.errors import TrainingError
 from omatg_ray.policy.drift import Velocity
-from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, NoiseSettings
+from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise
 from omatg_ray.policy.policy import Policy, draw_noise
+from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.rl.trajectory import rollout
 from tests.small import random_crystals, small_network
 

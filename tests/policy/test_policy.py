@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from omatg_ray.errors import ModelError
-from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule, LinearAnnealing
+from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.drift import Annealed, Scale, Score, Velocity
 from omatg_ray.policy.grid import time_grid
-from omatg_ray.policy.noise import LearnedNoise, NoiseSettings
+from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.noise import LearnedNoise
 from omatg_ray.policy.policy import Policy, draw_noise
+from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
 from tests.small import NOISE, random_crystals, small_network, velocity_policy
 
 SIZES = [3, 1, 4]

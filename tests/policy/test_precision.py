@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from omatg_ray.crystal.fields import displace
-from omatg_ray.policy.annealing import LearnedAnnealing, LearnedSchedule
+from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.drift import Scale
 from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.policy.precision import Shift, has_bfloat16, shifts
+from omatg_ray.policy.settings import LearnedSchedule
 from tests.small import NOISE, random_crystals, small_network, velocity_policy
 
 SIZES, STEPS, SEEDS = [3, 1, 4], 6, [5, 6, 7]

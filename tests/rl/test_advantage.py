@@ -8,7 +8,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from omatg_ray.rl.advantage import AdvantageSettings, group_advantages
+from omatg_ray.rl.advantage import group_advantages
+from omatg_ray.rl.settings import AdvantageSettings
 
 NAN, INF = float("nan"), float("inf")
 

@@ -15,13 +15,14 @@ from torch.distributions import Normal
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.errors import ModelError, TrainingError
 from omatg_ray.flow.network import CSPNet
-from omatg_ray.policy.annealing import LinearAnnealing
 from omatg_ray.policy.grid import time_grid
-from omatg_ray.policy.noise import LearnedNoise, NoiseSettings
+from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.noise import LearnedNoise
 from omatg_ray.policy.policy import Policy, draw_noise
+from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.rl import learner as learner_module
-from omatg_ray.rl.learner import Learner, LearnerSettings
-from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
+from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.settings import FieldWeights, LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory, rollout
 from tests.small import perturbed, random_crystals, small_network, velocity_policy
 

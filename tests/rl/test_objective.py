@@ -9,7 +9,8 @@ import torch
 from pydantic import ValidationError
 
 from omatg_ray.crystal.batch import Layout
-from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings, position_terms, structure_terms, surrogate
+from omatg_ray.rl.objective import position_terms, structure_terms, surrogate
+from omatg_ray.rl.settings import FieldWeights, ObjectiveSettings
 
 SIZES, STEPS, CLIP = [3, 1, 4], 5, 0.2
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
-from omatg_ray.flow.network import NetworkSettings
+from omatg_ray.flow.settings import NetworkSettings
 from omatg_ray.policy.grid import time_grid
-from omatg_ray.policy.noise import NoiseSettings
+from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.rl.advantage import group_advantages
-from omatg_ray.rl.learner import Learner, LearnerSettings
-from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
+from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.settings import FieldWeights, LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory, rollout
 from tests.small import small_network, velocity_policy
 

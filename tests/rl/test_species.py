@@ -15,8 +15,8 @@ from omatg_ray.policy.drift import Velocity
 from omatg_ray.policy.policy import Policy
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.judge import judge, rewards_of
-from omatg_ray.rl.learner import Learner, LearnerSettings
-from omatg_ray.rl.objective import FieldWeights, ObjectiveSettings
+from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.settings import FieldWeights, LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item
 from tests.small import NOISE, SIZE, perturbed, random_crystals, small_network

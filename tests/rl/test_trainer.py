@@ -12,12 +12,10 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import TrainingError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.reward.protocol import RewardResult
-from omatg_ray.rl.advantage import AdvantageSettings
 from omatg_ray.rl.crew import LocalCrew
-from omatg_ray.rl.learner import Learner, LearnerSettings
-from omatg_ray.rl.objective import ObjectiveSettings
+from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.settings import AdvantageSettings, LearnerSettings, ObjectiveSettings, RolloutSettings
 from omatg_ray.rl.trainer import Trainer
-from omatg_ray.rl.work import RolloutSettings
 from tests.small import random_crystals, small_network, velocity_policy
 
 NAN = math.nan

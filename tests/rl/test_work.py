@@ -9,8 +9,9 @@ import torch
 from pydantic import ValidationError
 
 from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.rl.settings import RolloutSettings
 from omatg_ray.rl.trajectory import Trajectory
-from omatg_ray.rl.work import RolloutSettings, plan_iteration, run_item
+from omatg_ray.rl.work import plan_iteration, run_item
 from tests.small import small_network, velocity_policy
 
 COMPOSITIONS = [[55, 17], [11, 17], [38, 22, 8, 8, 8], [30, 16], [13]]

@@ -148,10 +148,9 @@ def test_an_iteration_is_that_of_the_trainer(precision: str, diversity: float) -
 
     from omatg_ray.bundle import bundled_model
     from omatg_ray.reward.protocol import RewardResult
-    from omatg_ray.rl.advantage import AdvantageSettings
     from omatg_ray.rl.crew import LocalCrew
+    from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
     from omatg_ray.rl.trainer import Trainer
-    from omatg_ray.rl.work import RolloutSettings
 
     class Volume:
         name, elements = "volume", None
@@ -262,8 +261,9 @@ def test_trajectories_that_are_made_up_can_be_learned_from() -> None:
     from workload import Size, objective
 
     from omatg_ray.crystal.lattice import volume
-    from omatg_ray.flow.network import NetworkSettings
-    from omatg_ray.rl.learner import Learner, LearnerSettings
+    from omatg_ray.flow.settings import NetworkSettings
+    from omatg_ray.rl.learner import Learner
+    from omatg_ray.rl.settings import LearnerSettings
 
     torch.manual_seed(0)
     size = Size(atoms=3, groups=2, members=4, steps=5, epochs=1)
@@ -285,7 +285,7 @@ def test_memory_is_measured_of_what_was_asked_for() -> None:
     from memory import Setting, measure
     from workload import Size
 
-    from omatg_ray.flow.network import NetworkSettings
+    from omatg_ray.flow.settings import NetworkSettings
 
     network = NetworkSettings(hidden=64, layers=2, frequencies=4, time_features=8)
     setting = Setting(Size(atoms=4, groups=2, members=8, steps=3, epochs=1), network, ("pos", "cell"))
@@ -335,7 +335,7 @@ def test_all_ways_to_evaluate_the_network_are_the_same() -> None:
     from network import ways_of
 
     from omatg_ray.crystal.batch import CrystalBatch
-    from omatg_ray.flow.network import NetworkSettings
+    from omatg_ray.flow.settings import NetworkSettings
 
     generator = torch.Generator().manual_seed(0)
     cells = 4 * torch.eye(3) + 0.3 * torch.randn(3, 3, 3, generator=generator)

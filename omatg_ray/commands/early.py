@@ -1,0 +1,116 @@
+"""What can be refused before PyTorch, pymatgen and MatGL are imported, which takes seconds: names that lead nowhere.
+
+Whoever reads these places refuses what is not in them, too; here they are only looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from omatg_ray.bundle import is_bundled
+from omatg_ray.config import UNNAMED_DATA, Config
+from omatg_ray.errors import ConfigError, DataError
+from omatg_ray.reward.settings import potential_folder
+from omatg_ray.run.folder import model_folder, refuse_taken
+from omatg_ray.run.storage import is_remote
+from omatg_ray.schedule import require_schedule
+
+
+def refuse_pretrain(config: Config, new: bool) -> None:
+    """Refuses a pretraining without crystals, or where there is a run already.
+
+    Args:
+        config: The run.
+        new: Whether it is to be started, and not to be gone on with.
+
+    Raises:
+        ConfigError: No crystals are named, or the folder holds a run.
+        DataError: A file of crystals does not exist.
+    """
+    if config.data.file is None and config.data.train is None:
+        raise ConfigError(UNNAMED_DATA)
+    _require_data(config)
+    if new:
+        refuse_taken(config.run)
+
+
+def refuse_train(config: Config, new: bool) -> None:
+    """Refuses a reinforcement of what is not named or not there, or where there is a run already.
+
+    Args:
+        config: The run.
+        new: Whether it is to be started, and not to be gone on with.
+
+    Raises:
+        ConfigError: `base` or `reward.potential` is not named, a schedule or a file of a reward does not exist, or the
+            folder holds a run.
+        DataError: A file of crystals does not exist.
+        ModelError: There is no model at `base`.
+        PotentialError: There is no such potential.
+    """
+    refuse_unnamed(config)
+    assert config.base is not None
+    require_models([config.base])
+    _require_data(config)
+    if config.policy.annealing_from is not None:
+        try:
+            require_schedule(config.policy.annealing_from)
+        except ConfigError as error:
+            raise ConfigError(f"policy.annealing_from: {error}") from error
+    for potential in (config.reward.potential, config.reward.second_potential):
+        require_potential(potential)
+    if new:
+        refuse_taken(config.run)
+
+
+def refuse_unnamed(config: Config) -> None:
+    """Refuses a reinforcement that names no model, or no potential where it needs one.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    if config.base is None:
+        raise ConfigError(
+            "base: name the model to reinforce (base=runs/..., base=bundled), or a config that names one, such as "
+            "configs/quickstart.yaml"
+        )
+    if config.reward.potential is None and config.reward.needs_potential:
+        raise ConfigError("reward.potential: name a MatGL potential, the folder of one, or bundled")
+
+
+def require_models(places: Iterable[str | Path]) -> None:
+    """Looks whether there are models in these places; the bundled one is there, and URLs are not asked.
+
+    Raises:
+        ModelError: Names the first place that has none.
+    """
+    for place in places:
+        if not is_bundled(place) and not is_remote(place):
+            model_folder(Path(place))
+
+
+def require_crystals(place: str | Path | None) -> None:
+    """The same for a file of crystals.
+
+    Raises:
+        DataError: It does not exist.
+    """
+    if place is not None and not is_bundled(place) and not is_remote(place) and not Path(place).exists():
+        raise DataError(f"{place} does not exist")
+
+
+def require_potential(name: str | None) -> None:
+    """The same for a potential; one that MatGL would fetch is not asked for.
+
+    Raises:
+        PotentialError: There is no such folder, and it is no name either.
+    """
+    if name is not None and not is_bundled(name):
+        potential_folder(name)
+
+
+def _require_data(config: Config) -> None:
+    data = config.data
+    for place in (data.file, data.train, data.val, data.test):
+        require_crystals(place)

@@ -1,0 +1,99 @@
+"""Annealing that is made by hand: slopes of velocities, or steps of unequal sizes, one class per kind."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from omatg_ray.deferred import Deferred
+from omatg_ray.policy.grid import time_grid
+from omatg_ray.settings import FieldName, Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from omatg_ray.crystal.batch import CrystalBatch
+else:
+    torch = Deferred("torch")
+
+
+class HandMadeAnnealing(Settings):
+    """s(t) = slope · shape(t) for each field, with a shape that is 1 at t = 1."""
+
+    kind: str
+    pos: float = Field(0.0, ge=-1.0, description="s at t = 1 for positions")
+    cell: float = Field(0.0, ge=-1.0, description="s at t = 1 for lattices")
+
+    @abstractmethod
+    def shape(self, t: Tensor) -> Tensor:
+        """1 at t = 1."""
+
+    def factor(
+        self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None
+    ) -> Tensor:
+        """1 + s(t) at times t (any shape)."""
+        return 1.0 + getattr(self, field) * self.shape(t)
+
+    def times(self, steps: int) -> Tensor:
+        """Equal steps."""
+        return time_grid(steps)
+
+
+class LinearAnnealing(HandMadeAnnealing):
+    """s(t) = slope · t for each field. On MP-20, slopes near 10 (positions) and 1.8 (lattices) are known to help."""
+
+    kind: Literal["linear"] = "linear"
+
+    def shape(self, t: Tensor) -> Tensor:
+        return t
+
+
+class QuadraticAnnealing(HandMadeAnnealing):
+    """s(t) = slope · t²."""
+
+    kind: Literal["quadratic"] = "quadratic"
+
+    def shape(self, t: Tensor) -> Tensor:
+        return t.square()
+
+
+class CosineAnnealing(HandMadeAnnealing):
+    """s(t) = slope · (1 − cos π t) / 2."""
+
+    kind: Literal["cosine"] = "cosine"
+
+    def shape(self, t: Tensor) -> Tensor:
+        return 0.5 * (1.0 - torch.cos(math.pi * t))
+
+
+class ConstantAnnealing(HandMadeAnnealing):
+    """s(t) = slope at all times."""
+
+    kind: Literal["constant"] = "constant"
+
+    def shape(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+
+class StepSizes(Settings):
+    """s = 0 on a grid of unequal steps: a schedule of step sizes in place of a scale of velocities."""
+
+    kind: Literal["steps"] = "steps"
+    power: float = Field(1.0, gt=0, description="exponent of `time_grid`; more than 1: smaller steps near the crystal")
+
+    def factor(
+        self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None
+    ) -> Tensor:
+        """1 at times t (any shape)."""
+        return torch.ones_like(t)
+
+    def times(self, steps: int) -> Tensor:
+        """Steps that grow or shrink with the power."""
+        return time_grid(steps, self.power)
+
+
+HAND_MADE = (LinearAnnealing, QuadraticAnnealing, CosineAnnealing, ConstantAnnealing, StepSizes)

@@ -1,0 +1,98 @@
+"""What needs no model imports none of what models need: it is answered at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from omatg_ray.crystal import fields
+from omatg_ray.settings import FIELDS, FieldName
+
+HEAVY = {"torch", "pymatgen", "matgl", "ray", "numpy", "scipy", "ase", "pyarrow", "safetensors", "huggingface_hub"}
+CONFIGURED = {"pydantic", "yaml"}
+"""What it takes to read a configuration, which is more than help takes."""
+
+WATCHED = """\
+import json, sys
+from omatg_ray.cli import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as stop:
+    code = stop.code
+print(json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+
+SWEEP = "config: {}\nspace: {learner.lr: {uniform: [0, 1]}}\ntrails: 3\n"
+
+CASES = [
+    ("train nothing.yaml", "cannot read config nothing.yaml"),
+    ("train iteratons=3", "did you mean iterations?"),
+    ("train seed=x", "seed: "),
+    ("train base=bundled", "reward.potential: name a MatGL potential"),
+    ("train base=nothing reward.potential=bundled", "nothing: no model here"),
+    ("train base=bundled reward.potential=./no", "potential folder no does not exist"),
+    ("train base=bundled reward.potential=bundled data.file=no.csv", "no.csv does not exist"),
+    ("train base=bundled reward.potential=bundled policy.annealing_from=no", "policy.annealing_from: schedule 'no'"),
+    ("train base=bundled reward.potential=bundled run=taken", "taken already holds a run"),
+    ("train --resume nothing", "there is no run to go on with in nothing"),
+    ("pretrain", "data: name a file to split"),
+    ("pretrain data.file=no.csv", "no.csv does not exist"),
+    ("pretrain data.file=sweep.yaml run=taken", "taken already holds a run"),
+    ("evaluate nothing --data bundled", "nothing: no model here"),
+    ("evaluate bundled --data no.csv", "no.csv does not exist"),
+    ("evaluate bundled --data bundled --potential ./no", "potential folder no does not exist"),
+    ("evaluate bundled --data bundled --schedule no", "schedule 'no': there is no such folder"),
+    ("evaluate bundled --data bundled --ray rollout.wrkers=2", "did you mean ray.rollout.workers?"),
+    ("generate nothing --formula NaCl", "nothing: no model here"),
+    ("generate bundled --formula NaCl --potential ./no", "potential folder no does not exist"),
+    ("ablate nothing.yaml", "cannot read config nothing.yaml"),
+    ("tune nothing.yaml", "cannot read config nothing.yaml"),
+    ("tune sweep.yaml", "did you mean trials?"),
+    ("tune --resume nothing", "there is no sweep to go on with in "),
+    ("report nothing", "there is no run in nothing to report on"),
+    ("info nothing", "info: nothing is neither"),
+    ("export-omatg nothing --out new", "nothing: no model here"),
+    ("import-omatg a.ckpt b.yaml --out new", "a.ckpt cannot be read"),
+    ("config nothing", "no key starts with 'nothing'"),
+]
+
+
+def watched(words: str, folder: Path) -> tuple[int, set[str], str]:
+    """Exit code, modules that were imported, and the error of a command."""
+    (folder / "taken").mkdir()
+    (folder / "taken" / "config.yaml").touch()
+    (folder / "sweep.yaml").write_text(SWEEP)
+    command = [sys.executable, "-c", WATCHED, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    code, modules = json.loads(done.stdout.splitlines()[-1])
+    return code, set(modules), done.stderr
+
+
+@pytest.mark.parametrize(("words", "error"), CASES)
+def test_a_refusal_that_needs_no_model_imports_nothing_for_one(tmp_path: Path, words: str, error: str) -> None:
+    code, modules, said = watched(words, tmp_path)
+    assert code in (1, 2)
+    assert error in said and said.startswith("omatg-ray: ") and len(said.splitlines()) <= 2
+    assert not modules & HEAVY
+
+
+@pytest.mark.parametrize("words", ["--help", "train --help", "evaluate --help", "tune --help"])
+def test_help_imports_nothing_but_the_standard_library(tmp_path: Path, words: str) -> None:
+    code, modules, _ = watched(words, tmp_path)
+    assert code == 0
+    assert not modules & (HEAVY | CONFIGURED)
+
+
+@pytest.mark.parametrize("words", ["config", "config sweep", "config ablation", "info", "info base"])
+def test_what_can_be_set_and_what_is_bundled_is_listed_without_a_model(tmp_path: Path, words: str) -> None:
+    code, modules, _ = watched(words, tmp_path)
+    assert code == 0
+    assert not modules & HEAVY
+
+
+def test_the_fields_of_settings_are_those_of_crystals() -> None:
+    assert fields.FIELDS == FIELDS and fields.FieldName == FieldName
