@@ -22,6 +22,7 @@ from omatg_ray.evaluate.sweep import TRIALS, Sweep
 from omatg_ray.evaluate.sweep_report import BEST_FILE, FRONT, write_sweep
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.interrupt import Interrupted
+from omatg_ray.run.lock import lock
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.storage import is_remote
 
@@ -52,17 +53,14 @@ def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
 
     Raises:
         ConfigError: A configuration of the space could not be run; or the folder holds a sweep already.
+        InUseError: Another process runs a sweep there; names process and host.
         ClusterError: There is no Ray cluster, or no room on it for one trial.
         TrainingError: No trial came to a validation that counts.
         Interrupted: Stopped by the user; can be resumed.
         OmatgRayError: As `prepare`.
     """
     folder = lasting(settings.run).absolute()
-    if (folder / SWEEP_FILE).exists():
-        raise ConfigError(
-            f"{folder} already holds a sweep; choose another name, or go on with it: "
-            f"omatg-ray tune --resume {settings.run}"
-        )
+    _refuse_sweep(folder)
     configs = settings.check()
     settings = _placed(settings, folder)
     # What is missing is missing in all trials: better said once, and now.
@@ -77,7 +75,16 @@ def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
         raise ConfigError(
             f"metric: validations measure {REWARD} where more than the energy is rewarded; take {DEFAULT_METRIC}"
         )
-    return _run(settings, folder, progress, resume=False)
+    with lock(folder):
+        _refuse_sweep(folder)  # of a driver that was quicker
+        return _run(settings, folder, progress, resume=False)
+
+
+def _refuse_sweep(folder: Path) -> None:
+    if (folder / SWEEP_FILE).exists():
+        raise ConfigError(
+            f"{folder} already holds a sweep; choose another name, or go on with it: omatg-ray tune --resume {folder}"
+        )
 
 
 def resume_tune(run: Path | str, progress: bool = True) -> TuneResult:
@@ -96,7 +103,8 @@ def resume_tune(run: Path | str, progress: bool = True) -> TuneResult:
     if settings.run != folder:
         raise ConfigError(f"{folder} was moved from {settings.run}, where its trials lie; move it back to go on")
     settings.check()
-    return _run(settings, folder, progress, resume=True)
+    with lock(folder):
+        return _run(settings, folder, progress, resume=True)
 
 
 def _placed(settings: SweepSettings, folder: Path) -> SweepSettings:

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from omatg_ray.commands.train import train
 from omatg_ray.commands.tune import TuneResult, resume_tune, tune
 from omatg_ray.config import Config
 from omatg_ray.distributed.sweep import SweepLog
-from omatg_ray.errors import ClusterError, ConfigError
+from omatg_ray.errors import ClusterError, ConfigError, InUseError
 from omatg_ray.evaluate.sweep import FINISHED, STOPPED, Sweep
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
@@ -260,6 +261,8 @@ def test_a_killed_driver_loses_nothing_that_was_finished(
         ):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.1)
+        with pytest.raises(InUseError, match=f"is being written by process {process.pid} on {socket.gethostname()};"):
+            resume_tune(run)
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
     first = run / "trials" / "00000" / "metrics.jsonl"
