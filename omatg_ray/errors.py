@@ -17,6 +17,10 @@ class InUseError(ConfigError):
     """Another process writes the folder."""
 
 
+class DiskError(OmatgRayError):
+    """A disk or quota is full, or a folder may not be written to."""
+
+
 class DataError(OmatgRayError):
     """A file, row or structure cannot be read or used."""
 

@@ -21,10 +21,10 @@ from omatg_ray.commands.setup import write_description
 from omatg_ray.commands.sweep import SweepSettings
 from omatg_ray.commands.workforce import workforce
 from omatg_ray.config import Config
-from omatg_ray.errors import ClusterError, ConfigError, InUseError, OmatgRayError
+from omatg_ray.errors import ClusterError, ConfigError, DiskError, InUseError, OmatgRayError
 from omatg_ray.evaluate.sweep import TRIALS, WORST, Standing, standing_of
 from omatg_ray.rl.guards import HACKED, Guards
-from omatg_ray.run.atomic import write_bytes, write_text
+from omatg_ray.run.atomic import disk_errors, write_bytes, write_text
 from omatg_ray.run.folder import METRICS, RunFolder
 from omatg_ray.run.metrics import read_metrics
 
@@ -32,6 +32,8 @@ TRIAL_FILE = "trial.json"
 """In a checkpoint of a trial: whose it is, since when, and the score of its validation."""
 SECONDS_TO_END = 30.0
 """So long a trial waits for its folder."""
+OF_ITS_PLACE = (ClusterError, DiskError)
+"""What keeps a trial from going on here and now, and says nothing of the trial: it can go on from a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class TrialRun:
 
     Raises:
         ClusterError: Its actors cannot start.
+        DiskError: Its folder cannot be written.
     """
 
     def __init__(self, work: Work, values: Mapping[str, Any], name: str) -> None:
@@ -127,7 +130,7 @@ class TrialRun:
                 self._force = stack.enter_context(workforce(config, self._parts, progress=False, inside=True))
                 write_description(self._folder, config, self._parts.split)
                 self._stack = stack.pop_all()
-        except ClusterError:
+        except OF_ITS_PLACE:
             raise
         except OmatgRayError as error:
             self._ended = _reason(error)
@@ -140,11 +143,12 @@ class TrialRun:
 
         Raises:
             ClusterError: Actors died too often; the trial can go on from a checkpoint.
+            DiskError: Its folder cannot be written; likewise.
         """
         try:
             if self._ended is None:
                 self._advance()
-        except ClusterError:
+        except OF_ITS_PLACE:
             raise
         except OmatgRayError as error:
             self._ended = _reason(error)
@@ -199,7 +203,15 @@ class TrialRun:
         }
 
     def save(self, path: Path) -> None:
-        """Writes all that the trial goes on from, exactly: model, learner, metrics so far, where it stands."""
+        """Writes all that the trial goes on from, exactly: model, learner, metrics so far, where it stands.
+
+        Raises:
+            DiskError: The disk is full.
+        """
+        with disk_errors(path):
+            self._save(path)
+
+    def _save(self, path: Path) -> None:
         if self._ended is not None:
             (path / TRIAL_FILE).write_text(json.dumps({"trial": self._name, "ended": self._ended}) + "\n")
             return

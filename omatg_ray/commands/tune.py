@@ -142,6 +142,7 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
         work,
         settings.space,
         settings.trials,
+        _expected(settings),
         settings.concurrent,
         settings.scheduler,
         settings.search,

@@ -79,7 +79,7 @@ class RunFolder:
                 anything lies at the URL of a new run.
             InUseError: Another process writes it.
             StorageError: The URL cannot be reached, or may not be written to.
-            OmatgRayError: The disk is full or the folder may not be written to.
+            DiskError: The disk is full or the folder may not be written to.
         """
         scratch = resume if isinstance(resume, Path) else None
         storage = storage_of(place, "run", scratch)
@@ -184,7 +184,7 @@ class RunFolder:
             The checkpoint's folder.
 
         Raises:
-            OmatgRayError: The disk is full or the folder may not be written to; earlier checkpoints are untouched.
+            DiskError: The disk is full or the folder may not be written to; earlier checkpoints are untouched.
         """
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")

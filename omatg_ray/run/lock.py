@@ -24,7 +24,7 @@ def lock(folder: Path) -> IO[str]:
 
     Raises:
         InUseError: Another process has locked it; names process and host.
-        OmatgRayError: The disk is full or the folder may not be written to.
+        DiskError: The disk is full or the folder may not be written to.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
