@@ -150,9 +150,9 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
         settings.seed,
         settings.goals,
         {key: domain for key, domain in settings.space.items() if key.startswith(MUTABLE)},
+        settings.with_values({}, folder).ray,
     )
-    ray = settings.with_values({}, folder).ray
-    with joined_with_room(plan, _needs(settings, work), ray, progress):
+    with joined_with_room(plan, _needs(settings, work), progress):
         if not resume:
             write_settings(settings, folder / SWEEP_FILE)
         if progress:

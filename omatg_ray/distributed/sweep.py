@@ -18,10 +18,11 @@ from ray.tune.search import BasicVariantGenerator
 from omatg_ray.distributed.cluster import joined, room
 from omatg_ray.distributed.schedulers import sampled, scheduler_of
 from omatg_ray.distributed.settings import RaySettings
+from omatg_ray.distributed.sweep_room import RoomWatch
 from omatg_ray.distributed.sweep_state import FOLDER, StateKeeper, bring_back, refuse_loss
 from omatg_ray.distributed.trial import Trial, Work, name_of
 from omatg_ray.distributed.tuning import Domain, SchedulerSettings
-from omatg_ray.errors import DataError, DiskError, OmatgRayError
+from omatg_ray.errors import ClusterError, DataError, DiskError, OmatgRayError
 from omatg_ray.evaluate import sweep
 from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.sweep import FAILED, FINISHED, STOPPED, UNFINISHED, Goal, Sweep
@@ -63,6 +64,7 @@ class Plan:
         seed: Of the search.
         goals: What decides. With several there is no scheduler.
         mutable: Those of the space that a population may change in the middle of a run.
+        ray: The cluster.
     """
 
     folder: Path
@@ -77,26 +79,24 @@ class Plan:
     seed: int
     goals: Sequence[Goal]
     mutable: Mapping[str, Domain]
+    ray: RaySettings
 
 
 @contextmanager
-def joined_with_room(
-    plan: Plan, needs: Sequence[Mapping[str, Any]], ray: RaySettings, progress: bool
-) -> Iterator[None]:
+def joined_with_room(plan: Plan, needs: Sequence[Mapping[str, Any]], progress: bool) -> Iterator[None]:
     """Joins the cluster, for as long as the context lasts, and looks whether it has room for a trial.
 
     Args:
         plan: The sweep.
         needs: Values of the keys, one for each way in which trials differ in what they need.
-        ray: The cluster.
         progress: Tell the user how it goes.
 
     Raises:
         ClusterError: It cannot be joined, or has no room for one trial; says what was asked and what there is.
     """
-    with joined(ray, progress) as cluster:
+    with joined(plan.ray, progress) as cluster:
         for values in needs:
-            with room(plan.work.bundles(values), ray, cluster.grows):
+            with room(plan.work.bundles(values), plan.ray, cluster.grows):
                 pass
         yield
 
@@ -115,6 +115,7 @@ def run_sweep(plan: Plan, resume: bool, progress: bool) -> bool:
     Raises:
         DataError: What Tune knew of a sweep that shall go on is damaged; nothing was changed.
         DiskError: The disk is full, here or where a trial writes; the sweep can go on once there is room.
+        ClusterError: For `ray.wait` seconds there was no room for any trial; likewise.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -135,9 +136,9 @@ def _errors(folder: Path) -> Iterator[None]:
         try:
             with disk_errors(folder):
                 raise next((one for one in _chain(error) if isinstance(one, OmatgRayError)), error)
-        except DiskError as full:
-            raise DiskError(
-                f"{full}. The sweep has stopped, nothing that was finished is lost; go on, once there is room: "
+        except (ClusterError, DiskError) as own:
+            raise type(own)(
+                f"{own}. The sweep has stopped, nothing that was finished is lost; go on, once there is room: "
                 f"omatg-ray tune --resume {folder}"
             ) from error
 
@@ -195,7 +196,7 @@ def _tuner(plan: Plan, resume: bool) -> tune.Tuner:
             # The donor of a population may be some validations ahead of the checkpoint that is taken over.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=3),
             failure_config=tune.FailureConfig(max_failures=plan.retries),
-            callbacks=[SweepLog(plan.folder, plan.goals, plan.expected)],
+            callbacks=[SweepLog(plan.folder, plan.goals, plan.expected), RoomWatch(plan.work, plan.ray)],
             verbose=0,
         ),
     )

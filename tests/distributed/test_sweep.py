@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from omatg_ray.evaluate.sweep import FINISHED, STOPPED, UNFINISHED, Sweep
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
 from tests.conftest import ROOT
-from tests.distributed.conftest import TIMINGS, Workshop
+from tests.distributed.conftest import CORES, TIMINGS, Workshop
 from tests.distributed.sessions import OnFullDisk
 
 VALUES = (1e-4, 1e-3, 3e-3)
@@ -368,3 +370,38 @@ def test_a_full_disk_stops_the_sweep_and_is_nothing_that_a_trial_is_blamed_for(
     (run / "full").unlink()
     assert resume_tune(run, progress=False).sweep == swept.sweep
     assert first.stat().st_mtime_ns == written
+
+
+def test_a_sweep_whose_only_node_is_gone_says_so_and_ends(
+    swept: TuneResult,
+    workshop: Workshop,
+    base: Path,
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Another node later, it goes on, and ends as it would have."""
+    run = workshop.root / "without_node"
+    overrides = {"base": str(base), "iterations": 4, "validation.every": 1, "ray.wait": 4}
+    config = settings(workshop, base, run, overrides=overrides, trial={"cpus": CORES + 1, "threads": 1})
+    monkeypatch.setattr("omatg_ray.distributed.sweep_room.PATIENCE", 1.0)
+    large = {"num_cpus": CORES + 2, "object_store_memory": 100 * 2**20}
+    node = cluster.add_node(**large)
+    # Nodes are started and ended in the main thread: they set signal handlers.
+    with ThreadPoolExecutor(1) as other:
+        future = other.submit(tune, config, progress=False)
+        metrics = run / "trials" / "00000" / "metrics.jsonl"
+        while not ((metrics.exists() and any(line["step"] for line in read_metrics(metrics))) or future.done()):
+            time.sleep(0.05)
+        cluster.remove_node(node)
+        with pytest.raises(ClusterError) as caught:
+            future.result(timeout=100)
+    asked = rf"Asked: 1 x trial \({CORES + 1} CPU\), in all {CORES + 1} CPU\. There is: 2 nodes, "
+    assert re.search(rf"no room for any trial for \d s, the sweep ends after 4 s \(ray\.wait\)\. {asked}", caplog.text)
+    assert re.match(rf"the cluster has no room for a trial after 4 s\. {asked}", str(caught.value))
+    assert str(caught.value).endswith(f"omatg-ray tune --resume {run}")
+    node = cluster.add_node(**large)
+    try:
+        assert resume_tune(run, progress=False).sweep == swept.sweep
+    finally:
+        cluster.remove_node(node)
