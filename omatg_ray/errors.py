@@ -49,5 +49,9 @@ class ClusterError(OmatgRayError):
     """A Ray cluster cannot be reached, has no room for what is asked of it, or lost an actor."""
 
 
+class SoftwareError(ClusterError):
+    """A node of a cluster runs other software than the process that leads."""
+
+
 class StorageError(OmatgRayError):
     """Storage beyond this machine cannot be reached, or refuses to be read or written."""

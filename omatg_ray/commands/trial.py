@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from omatg_ray.rl.guards import HACKED, Guards
 from omatg_ray.run.atomic import disk_errors, write_bytes, write_text
 from omatg_ray.run.folder import METRICS, RunFolder
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.run.versions import software
 
 TRIAL_FILE = "trial.json"
 """In a checkpoint of a trial: whose it is, since when, and the score of its validation."""
@@ -42,9 +43,11 @@ class Work:
 
     Attributes:
         settings: The sweep; its config is a tree with absolute places.
+        software: What the driver runs.
     """
 
     settings: SweepSettings
+    software: Mapping[str, str] = field(default_factory=software)
 
     def config(self, values: Mapping[str, Any], name: str) -> Config:
         """The configuration of a trial, for what it has of its node.

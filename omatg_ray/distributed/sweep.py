@@ -22,7 +22,7 @@ from omatg_ray.distributed.sweep_room import RoomWatch
 from omatg_ray.distributed.sweep_state import FOLDER, StateKeeper, bring_back, refuse_loss
 from omatg_ray.distributed.trial import Trial, Work, name_of
 from omatg_ray.distributed.tuning import Domain, SchedulerSettings
-from omatg_ray.errors import ClusterError, DataError, DiskError, OmatgRayError
+from omatg_ray.errors import ClusterError, DataError, DiskError, OmatgRayError, SoftwareError
 from omatg_ray.evaluate import sweep
 from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.sweep import FAILED, FINISHED, STOPPED, UNFINISHED, Goal, Sweep
@@ -138,7 +138,7 @@ def _errors(folder: Path) -> Iterator[None]:
                 raise next((one for one in _chain(error) if isinstance(one, OmatgRayError)), error)
         except (ClusterError, DiskError) as own:
             raise type(own)(
-                f"{own}. The sweep has stopped, nothing that was finished is lost; go on, once there is room: "
+                f"{own}. The sweep has stopped, nothing that was finished is lost; go on, once that is mended: "
                 f"omatg-ray tune --resume {folder}"
             ) from error
 
@@ -282,11 +282,11 @@ class SweepLog(tune.Callback):
         self._keep(trials)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        _stop_where_full(trial)
+        _stop_with_all(trial)
         self._say(trial, f"lost its process, and goes on from its last validation{_why(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        _stop_where_full(trial)
+        _stop_with_all(trial)
         self._say(trial, f"failed: {_error(trial)}")
         self._keep(trials)
 
@@ -347,9 +347,11 @@ def _why(trial: Any) -> str:
     return f" ({error})" if error else ""
 
 
-def _stop_where_full(trial: Any) -> None:
-    """Ends the sweep where it was a full disk that a trial failed over: the others would, one after the other."""
+def _stop_with_all(trial: Any) -> None:
+    """Ends the sweep where what a trial failed over is no matter of this trial: others would too, one by one."""
     error = _error(trial)
+    if SoftwareError.__name__ in error:
+        raise SoftwareError(error.rpartition(f"{SoftwareError.__name__}: ")[2])
     if DiskError.__name__ in error or NO_SPACE in error:
         raise DiskError(f"trial {_named(trial)}: {error.rpartition(f'{DiskError.__name__}: ')[2]}")
 
