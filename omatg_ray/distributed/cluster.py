@@ -69,7 +69,7 @@ def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
             _knock(address)
             # What Ray says while it starts is nothing that users of this program have to act on.
             dashboard = None if address else False
-            with _loopback(address is None):
+            with _loopback(address is None), _as_started():
                 context: Any = ray.init(address or "local", include_dashboard=dashboard, logging_level=logging.ERROR)
         except AuthenticationError as error:
             # The first of its sentences says what is wrong, the others where to read on.
@@ -163,6 +163,21 @@ def _loopback(alone: bool) -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = previous
+
+
+@contextmanager
+def _as_started() -> Iterator[None]:
+    """Leaves the workers of a driver that `uv run` started in the environment of their node; here that is the driver's.
+
+    Ray would make one of their own by the same `uv run`, in a copy of the working directory, which may lack Ray itself.
+    Whoever wants that sets RAY_ENABLE_UV_RUN_RUNTIME_ENV=1.
+    """
+    previous = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = previous and "RAY_ENABLE_UV_RUN_RUNTIME_ENV" in os.environ
+    try:
+        yield
+    finally:
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = previous
 
 
 @contextmanager

@@ -281,3 +281,20 @@ def test_a_node_with_another_version_of_the_package_is_refused_by_name(
     differs = rf"omatg_ray \w+ \(the driver: {software()['omatg_ray']}\)"
     said = rf"omatg-ray: {who} on node \S+ runs other software than the driver, .*: {differs}\. "
     assert done.returncode == 1 and re.match(said, done.stderr.splitlines()[-1]), done.stderr
+
+
+def test_workers_of_a_driver_that_uv_runs_have_its_environment(tmp_path: Path) -> None:
+    """Ray looks whether one of a program's parents is called `uv run`, and has its workers started by the same."""
+    (tmp_path / "run").write_text("import subprocess, sys\nsys.exit(subprocess.run(sys.argv[1:]).returncode)\n")
+    code = (
+        "import ray\n"
+        "from omatg_ray.distributed.cluster import joined\n"
+        "from omatg_ray.distributed.settings import RaySettings\n"
+        "with joined(RaySettings()): print(dict(ray.get_runtime_context().runtime_env))\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(
+        ["uv", "run", sys.executable, "-c", code], executable=sys.executable, cwd=tmp_path, env=environment,
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "py_executable" not in done.stdout and "{" in done.stdout, done.stderr
