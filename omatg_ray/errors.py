@@ -21,6 +21,10 @@ class InUseError(ConfigError):
     """Another process writes the folder."""
 
 
+class DiskError(OmatgRayError):
+    """A disk or quota is full, or a folder may not be written to."""
+
+
 class DataError(OmatgRayError):
     """A file, row or structure cannot be read or used.
 
@@ -60,6 +64,10 @@ class TrainingError(OmatgRayError):
 
 class ClusterError(OmatgRayError):
     """A Ray cluster cannot be reached, has no room for what is asked of it, or lost an actor."""
+
+
+class SoftwareError(ClusterError):
+    """A node of a cluster runs other software than the process that leads."""
 
 
 class StorageError(OmatgRayError):

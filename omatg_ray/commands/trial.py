@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,21 @@ from omatg_ray.commands.setup import write_description
 from omatg_ray.commands.sweep import SweepSettings
 from omatg_ray.commands.workforce import workforce
 from omatg_ray.config import Config
-from omatg_ray.errors import ClusterError, ConfigError, InUseError, OmatgRayError
+from omatg_ray.errors import ClusterError, ConfigError, DiskError, InUseError, OmatgRayError
 from omatg_ray.evaluate.sweep import TRIALS, WORST, Standing, standing_of
 from omatg_ray.rl.guards import HACKED, Guards
-from omatg_ray.run.atomic import write_bytes, write_text
+from omatg_ray.run.atomic import disk_errors, write_bytes, write_text
 from omatg_ray.run.folder import METRICS, RunFolder
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.run.versions import software
 from omatg_ray.tree import dump
 
 TRIAL_FILE = "trial.json"
 """In a checkpoint of a trial: whose it is, since when, and the score of its validation."""
 SECONDS_TO_END = 30.0
 """So long a trial waits for its folder."""
+OF_ITS_PLACE = (ClusterError, DiskError)
+"""What keeps a trial from going on here and now, and says nothing of the trial: it can go on from a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,11 @@ class Work:
 
     Attributes:
         settings: The sweep; its config is a tree with absolute places.
+        software: What the driver runs.
     """
 
     settings: SweepSettings
+    software: Mapping[str, str] = field(default_factory=software)
 
     def config(self, values: Mapping[str, Any], name: str) -> Config:
         """The configuration of a trial, for what it has of its node.
@@ -107,6 +112,7 @@ class TrialRun:
 
     Raises:
         ClusterError: Its actors cannot start.
+        DiskError: Its folder cannot be written.
     """
 
     def __init__(self, work: Work, values: Mapping[str, Any], name: str) -> None:
@@ -126,7 +132,7 @@ class TrialRun:
                 self._force = stack.enter_context(workforce(config, self._parts, progress=False, inside=True))
                 write_description(self._folder, config, self._parts.split)
                 self._stack = stack.pop_all()
-        except ClusterError:
+        except OF_ITS_PLACE:
             raise
         except OmatgRayError as error:
             self._ended = _reason(error)
@@ -139,11 +145,12 @@ class TrialRun:
 
         Raises:
             ClusterError: Actors died too often; the trial can go on from a checkpoint.
+            DiskError: Its folder cannot be written; likewise.
         """
         try:
             if self._ended is None:
                 self._advance()
-        except ClusterError:
+        except OF_ITS_PLACE:
             raise
         except OmatgRayError as error:
             self._ended = _reason(error)
@@ -198,7 +205,15 @@ class TrialRun:
         }
 
     def save(self, path: Path) -> None:
-        """Writes all that the trial goes on from, exactly: model, learner, metrics so far, where it stands."""
+        """Writes all that the trial goes on from, exactly: model, learner, metrics so far, where it stands.
+
+        Raises:
+            DiskError: The disk is full.
+        """
+        with disk_errors(path):
+            self._save(path)
+
+    def _save(self, path: Path) -> None:
         if self._ended is not None:
             (path / TRIAL_FILE).write_text(json.dumps({"trial": self._name, "ended": self._ended}) + "\n")
             return

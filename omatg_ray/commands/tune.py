@@ -28,6 +28,7 @@ from omatg_ray.evaluate.sweep_report import BEST_FILE, FRONT, write_sweep
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.interrupt import Interrupted
+from omatg_ray.run.lock import lock
 from omatg_ray.run.progress import print_line
 from omatg_ray.tree import flat, place
 
@@ -57,6 +58,7 @@ def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
 
     Raises:
         ConfigError: A configuration of the space could not be run; or the folder holds a sweep already.
+        InUseError: Another process runs a sweep there; names process and host.
         ClusterError: There is no Ray cluster, or no room on it for one trial.
         TrainingError: No trial came to a validation that counts.
         Interrupted: Stopped by the user; can be resumed.
@@ -77,7 +79,9 @@ def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
         raise ConfigError(
             f"metric: validations measure {REWARD} where more than the energy is rewarded; take {DEFAULT_METRIC}"
         )
-    return _run(settings, folder, progress, resume=False)
+    with lock(folder):
+        refuse_taken_by_sweep(settings)  # by a driver that was quicker
+        return _run(settings, folder, progress, resume=False)
 
 
 def resume_tune(run: Path | str, progress: bool = True) -> TuneResult:
@@ -92,7 +96,8 @@ def resume_tune(run: Path | str, progress: bool = True) -> TuneResult:
     if settings.run != folder:
         raise ConfigError(f"{folder} was moved from {settings.run}, where its trials lie; move it back to go on")
     settings.check()
-    return _run(settings, folder, progress, resume=True)
+    with lock(folder):
+        return _run(settings, folder, progress, resume=True)
 
 
 def _placed(settings: SweepSettings, folder: Path) -> SweepSettings:
@@ -130,6 +135,7 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
         work,
         settings.space,
         settings.trials,
+        _expected(settings),
         settings.concurrent,
         settings.scheduler,
         settings.search,
@@ -137,9 +143,9 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
         settings.seed,
         settings.goals,
         {key: domain for key, domain in settings.space.items() if key.startswith(MUTABLE)},
+        settings.with_values({}, folder).ray,
     )
-    ray = settings.with_values({}, folder).ray
-    with joined_with_room(plan, _needs(settings, work), ray, progress):
+    with joined_with_room(plan, _needs(settings, work), progress):
         if not resume:
             write_settings(settings, folder / SWEEP_FILE)
         if progress:

@@ -25,6 +25,7 @@ from omatg_ray.rl.learner import Alone, Learner
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item
+from omatg_ray.run.versions import software
 
 if TYPE_CHECKING:
     from omatg_ray.evaluate.bench import Block, Comparisons
@@ -46,7 +47,7 @@ class Shell:
         self.device = torch.device(share.device if torch.cuda.is_available() else "cpu")
 
     def about(self) -> Timed:
-        """Where the actor runs, and what it has imported; asked before anything else."""
+        """Where the actor runs, with what, and what it has imported; asked before anything else."""
         context = ray.get_runtime_context()
         if self._share.gpus and self.device.type == "cpu":
             # Not in the constructor, whose errors Ray only hands on as text.
@@ -58,6 +59,7 @@ class Shell:
             "node": ray.util.get_node_ip_address(),
             "node_id": context.get_node_id(),
             "pid": os.getpid(),
+            "software": software(),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "imports": [name for name in HEAVY if name in sys.modules],

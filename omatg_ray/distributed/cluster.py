@@ -69,7 +69,7 @@ def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
             _knock(address)
             # What Ray says while it starts is nothing that users of this program have to act on.
             dashboard = None if address else False
-            with _loopback(address is None):
+            with _loopback(address is None), _as_started():
                 context: Any = ray.init(address or "local", include_dashboard=dashboard, logging_level=logging.ERROR)
         except AuthenticationError as error:
             # The first of its sentences says what is wrong, the others where to read on.
@@ -166,6 +166,21 @@ def _loopback(alone: bool) -> Iterator[None]:
 
 
 @contextmanager
+def _as_started() -> Iterator[None]:
+    """Leaves the workers of a driver that `uv run` started in the environment of their node; here that is the driver's.
+
+    Ray would make one of their own by the same `uv run`, in a copy of the working directory, which may lack Ray itself.
+    Whoever wants that sets RAY_ENABLE_UV_RUN_RUNTIME_ENV=1.
+    """
+    previous = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = previous and "RAY_ENABLE_UV_RUN_RUNTIME_ENV" in os.environ
+    try:
+        yield
+    finally:
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = previous
+
+
+@contextmanager
 def room(bundles: Sequence[tuple[str, Bundle]], settings: RaySettings, grows: bool = True) -> Iterator[PlacementGroup]:
     """A placement group with one bundle per actor, given back at the end.
 
@@ -177,23 +192,42 @@ def room(bundles: Sequence[tuple[str, Bundle]], settings: RaySettings, grows: bo
     Raises:
         ClusterError: The cluster has no room within `settings.wait` seconds; says what was asked and what there is.
     """
-    keys = ["ray.*.workers", "ray.*.cpus", "ray.*.gpus"]
-    keys += ["trial.cpus", "trial.gpus"] if "trial" in dict(bundles) else []
-    advice = f"Ask for fewer workers or smaller shares, which may be fractions ({', '.join(keys)})"
     if not grows and not _fits(bundles):
-        raise ClusterError(
-            f"this machine has no room for this run. Asked: {_asked(bundles)}. There is: {_present()}. {advice}"
-        )
+        raise ClusterError(f"this machine has no room for this run. {asked_and_present(bundles)}. {_advice(bundles)}")
     group = placement_group([dict(bundle) for _, bundle in bundles], strategy=settings.strategy.upper())
     try:
         if not group.wait(settings.wait):
-            raise ClusterError(
-                f"the cluster has no room for this run after {settings.wait:g} s. Asked: {_asked(bundles)}. "
-                f"There is: {_present()}. {advice}, or wait longer where the cluster grows on demand (ray.wait)"
-            )
+            raise no_room("this run", bundles, settings)
         yield group
     finally:
         remove_placement_group(group)
+
+
+def no_room(what: str, bundles: Sequence[tuple[str, Bundle]], settings: RaySettings) -> ClusterError:
+    """That a cluster had no room within `settings.wait` seconds."""
+    return ClusterError(
+        f"the cluster has no room for {what} after {settings.wait:g} s. {asked_and_present(bundles)}. "
+        f"{_advice(bundles)}, or wait longer where the cluster grows on demand (ray.wait)"
+    )
+
+
+def asked_and_present(bundles: Sequence[tuple[str, Bundle]]) -> str:
+    """What was asked for and what there is, in words."""
+    return f"Asked: {_asked(bundles)}. There is: {_present()}"
+
+
+def _advice(bundles: Sequence[tuple[str, Bundle]]) -> str:
+    keys = ["ray.*.workers", "ray.*.cpus", "ray.*.gpus"]
+    keys += ["trial.cpus", "trial.gpus"] if "trial" in dict(bundles) else []
+    return f"Ask for fewer workers or smaller shares, which may be fractions ({', '.join(keys)})"
+
+
+def has_room() -> bool:
+    """Whether a placement group of this program, or of an actor of it, is in its place on the cluster."""
+    job = ray.get_runtime_context().get_job_id()
+    groups = ray.util.placement_group_table().items()
+    # The identity of a group ends with that of its program.
+    return any(ident.endswith(job) and group["state"] == "CREATED" for ident, group in groups)
 
 
 def own_group() -> PlacementGroup:

@@ -16,6 +16,7 @@ from omatg_ray.distributed.learners import LearnersLostError, plan_shares
 from omatg_ray.distributed.loop import Loop
 from omatg_ray.distributed.pool import LOGS, MAX_ATTEMPTS, SECONDS_TO_START
 from omatg_ray.distributed.results import ActorGone, ActorSilent, InputLost, OutputLost, Timed, fetch
+from omatg_ray.distributed.software import refuse_other
 from omatg_ray.errors import ClusterError
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.timeline import Span
@@ -120,9 +121,12 @@ class LearnerGroup:
 
         Raises:
             ClusterError: One says that it cannot work, dies while it starts, or does not come in time.
+            SoftwareError: One runs other software than this process.
         """
         begun = time.perf_counter()
         answers = self._all("about", [()] * len(self._actors))
+        for rank, (_, timed) in enumerate(answers):
+            refuse_other(timed.value.get("software", {}), f"learner actor {rank}", timed.value.get("node", "?"))
         seconds = round(time.perf_counter() - begun, 3)
         self._about = [
             {"role": self.role, "index": rank, **timed.value, "ready_seconds": seconds}

@@ -15,6 +15,7 @@ from ray.actor import ActorHandle
 
 from omatg_ray.distributed.loop import Loop
 from omatg_ray.distributed.results import ActorGone, ActorSilent, InputLost, OutputLost, Timed, fetch
+from omatg_ray.distributed.software import refuse_other
 from omatg_ray.errors import ClusterError
 from omatg_ray.run.timeline import Span
 
@@ -307,6 +308,7 @@ class Pool:
             slot.about = None
             try:
                 about = fetch(ref, self._who(index)).value
+                refuse_other(about.get("software", {}), self._who(index), about.get("node", "?"))
             except ClusterError as error:
                 self._not_started(index, error)
                 return

@@ -11,7 +11,7 @@ import math
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,10 +30,12 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
 
 from omatg_ray.distributed.cluster import joined, room
 from omatg_ray.distributed.settings import RaySettings, Share
+from omatg_ray.distributed.software import refuse_other
 from omatg_ray.errors import ClusterError, OmatgRayError, TrainingError
 from omatg_ray.flow.pretrain import Losses, Pretrainer, Recipe
 from omatg_ray.flow.ranks import Ranks
 from omatg_ray.run.progress import print_line
+from omatg_ray.run.versions import software
 
 # What it exports at run time are the classes of V2, of which type checkers know nothing.
 V2: Any = ray.train
@@ -64,11 +66,13 @@ class Job:
     Attributes:
         recipe: Makes the trainer.
         share: What a worker has of its node.
+        software: What the driver runs.
         signals: Folder that the driver made inside the run folder; it holds the file `go` until the run shall stop.
     """
 
     recipe: Recipe
     share: Share
+    software: Mapping[str, str]
     signals: Path
 
 
@@ -108,7 +112,7 @@ def _fit(recipe: Recipe, session: Session, settings: RaySettings, stopped: Calla
 
         trainer = _Trainer(
             _work,
-            train_loop_config={"job": ray.put(Job(recipe, share, signals)), "session": ray.put(session)},
+            train_loop_config={"job": ray.put(Job(recipe, share, software(), signals)), "session": ray.put(session)},
             # NCCL refuses two ranks on one GPU.
             torch_config=TorchConfig(backend="nccl" if share.gpus == 1 else "gloo"),
             scaling_config=ScalingConfig(
@@ -188,6 +192,7 @@ def _work(config: dict[str, Any]) -> Any:
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
     torch.set_num_threads(job.share.n_threads)
+    refuse_other(software(), "a pretraining worker", ray.util.get_node_ip_address(), job.software)
     device = get_device()
     if job.share.gpus and device.type == "cpu":
         where = f"node {socket.gethostname()} lends {job.share.gpus:g} GPU"

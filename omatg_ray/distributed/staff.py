@@ -24,6 +24,7 @@ from omatg_ray.model import FlowModel
 from omatg_ray.reward.build import Judges
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.run.progress import print_line
+from omatg_ray.run.versions import software
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,10 @@ def staffed(settings: RaySettings, roles: Sequence[Role], progress: bool, inside
 
     Raises:
         ClusterError: No cluster, no room on it, or an actor that cannot start.
+        SoftwareError: An actor's node runs other software than this process.
     """
     start = time.perf_counter()
+    software()  # as it is now: files may change while a run lasts
     with joined(settings, progress) as cluster, ExitStack() as stack:
         connected = time.perf_counter()
         bundles = [(role.name, role.share.bundle) for role in roles for _ in range(role.count)]

@@ -18,11 +18,15 @@ from ray.tune.search import BasicVariantGenerator
 from omatg_ray.distributed.cluster import joined, room
 from omatg_ray.distributed.schedulers import sampled, scheduler_of
 from omatg_ray.distributed.settings import RaySettings
+from omatg_ray.distributed.sweep_room import RoomWatch
+from omatg_ray.distributed.sweep_state import FOLDER, StateKeeper, bring_back, refuse_loss
 from omatg_ray.distributed.trial import Trial, Work, name_of
 from omatg_ray.distributed.tuning import Domain, SchedulerSettings
+from omatg_ray.errors import ClusterError, DataError, DiskError, OmatgRayError, SoftwareError
 from omatg_ray.evaluate import sweep
 from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.sweep import FAILED, FINISHED, STOPPED, UNFINISHED, Goal, Sweep
+from omatg_ray.run.atomic import NO_SPACE, disk_errors
 from omatg_ray.run.interrupt import StopRequest
 from omatg_ray.run.progress import print_line
 
@@ -31,8 +35,6 @@ logger = logging.getLogger(__name__)
 logger.propagate = False
 COSTS = "costs"
 """Results of a trial, for searchers: by metric of the validation that counts, lower is better."""
-FOLDER = "tune"
-"""In the folder of a sweep: what Ray Tune keeps."""
 # Trials stay in the working directory of the driver; metrics are in their run folders, and not in files of Tune too.
 # Of what finished, all but the last second is known after a kill.
 ENVIRONMENT = {
@@ -54,6 +56,7 @@ class Plan:
         work: Makes the runs.
         space: Domains of the keys that are varied.
         trials: How many, or how often every point of a grid.
+        expected: How many in all.
         concurrent: Trials at a time; None for as many as there is room for.
         scheduler: Which trials go on.
         search: random, grid or optuna.
@@ -61,12 +64,14 @@ class Plan:
         seed: Of the search.
         goals: What decides. With several there is no scheduler.
         mutable: Those of the space that a population may change in the middle of a run.
+        ray: The cluster.
     """
 
     folder: Path
     work: Work
     space: Mapping[str, Domain]
     trials: int
+    expected: int
     concurrent: int | None
     scheduler: SchedulerSettings
     search: str
@@ -74,26 +79,24 @@ class Plan:
     seed: int
     goals: Sequence[Goal]
     mutable: Mapping[str, Domain]
+    ray: RaySettings
 
 
 @contextmanager
-def joined_with_room(
-    plan: Plan, needs: Sequence[Mapping[str, Any]], ray: RaySettings, progress: bool
-) -> Iterator[None]:
+def joined_with_room(plan: Plan, needs: Sequence[Mapping[str, Any]], progress: bool) -> Iterator[None]:
     """Joins the cluster, for as long as the context lasts, and looks whether it has room for a trial.
 
     Args:
         plan: The sweep.
         needs: Values of the keys, one for each way in which trials differ in what they need.
-        ray: The cluster.
         progress: Tell the user how it goes.
 
     Raises:
         ClusterError: It cannot be joined, or has no room for one trial; says what was asked and what there is.
     """
-    with joined(ray, progress) as cluster:
+    with joined(plan.ray, progress) as cluster:
         for values in needs:
-            with room(plan.work.bundles(values), ray, cluster.grows):
+            with room(plan.work.bundles(values), plan.ray, cluster.grows):
                 pass
         yield
 
@@ -108,14 +111,42 @@ def run_sweep(plan: Plan, resume: bool, progress: bool) -> bool:
 
     Returns:
         Whether all came to their end: SIGINT or SIGTERM stops at once, with a state to resume.
+
+    Raises:
+        DataError: What Tune knew of a sweep that shall go on is damaged; nothing was changed.
+        DiskError: The disk is full, here or where a trial writes; the sweep can go on once there is room.
+        ClusterError: For `ray.wait` seconds there was no room for any trial; likewise.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with _lines(progress), _Stop("saving the sweep") as stop:
-        tuner = _tuner(plan, resume)
-        if not stop.requested:
-            tuner.fit()
+        with _errors(plan.folder):
+            tuner = _tuner(plan, resume)
+            if not stop.requested:
+                tuner.fit()
         return not stop.requested
+
+
+@contextmanager
+def _errors(folder: Path) -> Iterator[None]:
+    """Raises what callbacks raised inside of Tune, of which it keeps no more than the traceback, as it was."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - raised again
+        try:
+            with disk_errors(folder):
+                raise next((one for one in _chain(error) if isinstance(one, OmatgRayError)), error)
+        except (ClusterError, DiskError) as own:
+            raise type(own)(
+                f"{own}. The sweep has stopped, nothing that was finished is lost; go on, once that is mended: "
+                f"omatg-ray tune --resume {folder}"
+            ) from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager
@@ -145,10 +176,9 @@ def _tuner(plan: Plan, resume: bool) -> tune.Tuner:
         # Tune keeps no objects in what it stores of trials.
         "work": plan.work,
     }
-    if resume and tune.Tuner.can_restore(str(path)):
-        return tune.Tuner.restore(str(path), trainable=Trial, resume_errored=True, param_space=space)
     searcher = _searcher(plan)
-    return tune.Tuner(
+    # Writes what is asked for, from which Tune makes the tuner of a sweep that goes on.
+    tuner = tune.Tuner(
         Trial,
         param_space=space,
         tune_config=tune.TuneConfig(
@@ -166,10 +196,13 @@ def _tuner(plan: Plan, resume: bool) -> tune.Tuner:
             # The donor of a population may be some validations ahead of the checkpoint that is taken over.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=3),
             failure_config=tune.FailureConfig(max_failures=plan.retries),
-            callbacks=[SweepLog(plan.folder, plan.goals)],
+            callbacks=[SweepLog(plan.folder, plan.goals, plan.expected), RoomWatch(plan.work, plan.ray)],
             verbose=0,
         ),
     )
+    if resume and bring_back(plan.folder):
+        return tune.Tuner.restore(str(path), trainable=Trial, resume_errored=True, param_space=space)
+    return tuner
 
 
 def _named(trial: Any) -> str:
@@ -191,18 +224,39 @@ def _searcher(plan: Plan) -> Any:
 
 
 class SweepLog(tune.Callback):
-    """Logs a line for every result, and keeps `trials.json`.
-
-    A sweep that goes on has the one that it began with.
+    """Logs a line for every result, keeps `trials.json` and Tune's state, and stops the sweep where a disk is full.
 
     Args:
         folder: Of the sweep.
         goals: What decides.
+        expected: Trials in all.
     """
 
-    def __init__(self, folder: Path, goals: Sequence[Goal]) -> None:
-        self._folder, self._goals = folder, list(goals)
-        self._complete, self._kept = set[str](), False
+    def __init__(self, folder: Path, goals: Sequence[Goal], expected: int) -> None:
+        self._folder, self._goals, self._expected = folder, list(goals), expected
+        self._complete, self._checked, self._kept = set[str](), False, False
+        self._keeper = StateKeeper(folder)
+
+    def setup(self, *args: Any, total_num_samples: int | None = None, **info: Any) -> None:
+        if total_num_samples != self._expected:
+            # Tune could not read its state, and would start over with another number.
+            refuse_loss(self._folder, [])
+            raise DataError(
+                f"what Ray Tune knew of the sweep in {self._folder} is damaged: it knows of {total_num_samples} "
+                f"trials, and not of {self._expected}; start it anew in another folder"
+            )
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._check(trials)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._keeper.keep(trials)
+
+    def _check(self, trials: Sequence[Any]) -> None:
+        """Before anything is written: of a sweep that goes on, all results have to be known to Tune."""
+        if not self._checked:
+            refuse_loss(self._folder, trials)
+            self._checked = True
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -228,13 +282,17 @@ class SweepLog(tune.Callback):
         self._keep(trials)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        _stop_with_all(trial)
         self._say(trial, f"lost its process, and goes on from its last validation{_why(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        _stop_with_all(trial)
         self._say(trial, f"failed: {_error(trial)}")
         self._keep(trials)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        self._check(trials)
+        self._keeper.keep(trials)
         # By now Tune says of those that a signal stopped that they have ended. Only where nothing happened, all had.
         if not self._kept:
             self._keep(trials)
@@ -289,13 +347,22 @@ def _why(trial: Any) -> str:
     return f" ({error})" if error else ""
 
 
+def _stop_with_all(trial: Any) -> None:
+    """Ends the sweep where what a trial failed over is no matter of this trial: others would too, one by one."""
+    error = _error(trial)
+    if SoftwareError.__name__ in error:
+        raise SoftwareError(error.rpartition(f"{SoftwareError.__name__}: ")[2])
+    if DiskError.__name__ in error or NO_SPACE in error:
+        raise DiskError(f"trial {_named(trial)}: {error.rpartition(f'{DiskError.__name__}: ')[2]}")
+
+
 def _error(trial: Any) -> str:
-    """The last line that a failed trial left."""
-    error = trial.get_pickled_error() or trial.get_error()
-    if error is None:
+    """The last line that a failed trial left, on this machine: where a disk is full it gets no further."""
+    file = trial.error_file
+    if file is None or not Path(file).is_file():
         return ""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return lines[-1] if lines else ""
 
 
 class _Stop(StopRequest):

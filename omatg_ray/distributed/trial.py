@@ -8,7 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import ray
 from ray import tune
+
+from omatg_ray.distributed.software import refuse_other
+from omatg_ray.run.versions import software
 
 
 class Run(Protocol):
@@ -29,6 +33,10 @@ class Run(Protocol):
 
 class Work(Protocol):
     """Makes the runs of a sweep. Travels to every trial."""
+
+    @property
+    def software(self) -> Mapping[str, str]:
+        """What the driver runs, and every trial has to."""
 
     def bundles(self, values: Mapping[str, Any]) -> Sequence[tuple[str, Mapping[str, float]]]:
         """Role and resources of a trial's own process, then of its actors, in the order in which they start."""
@@ -63,7 +71,9 @@ class Trial(tune.Trainable):
         for name in ("ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.WARNING)
         work: Work = config["work"]
-        self._run = work.start(config["values"], name_of(self.trial_id, config))
+        name = name_of(self.trial_id, config)
+        refuse_other(software(), f"trial {name}", ray.util.get_node_ip_address(), work.software)
+        self._run = work.start(config["values"], name)
 
     def step(self) -> dict[str, Any]:
         return self._run.step()

@@ -16,28 +16,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.errors import OmatgRayError
+from omatg_ray.errors import DiskError, OmatgRayError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE = "No space left on device"
+"""What the system says of it, in errors of libraries that have classes of their own."""
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission while `path` is written into an `OmatgRayError` that says so."""
+    """Turn a full disk or a missing permission while `path` is written into a `DiskError` that says so."""
     try:
         yield
     except OmatgRayError:
         raise
     except Exception as error:
         code = error.errno if isinstance(error, OSError) else None
-        # safetensors raises its own error class, with the system's message in it
-        if code in DISK_FULL or "No space left on device" in str(error):
+        if code in DISK_FULL or NO_SPACE in str(error):
             message = f"cannot write {path}: the disk or quota is full ({_free_space(path)}); free some space or write"
-            raise OmatgRayError(f"{message} to another disk") from error
+            raise DiskError(f"{message} to another disk") from error
         if code in NOT_ALLOWED:
             message = f"cannot write {path}: {os.strerror(code or 0).lower()}; choose a folder you may write to"
-            raise OmatgRayError(f"{message}, or mend its permissions") from error
+            raise DiskError(f"{message}, or mend its permissions") from error
         raise
 
 
@@ -45,7 +46,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a file, with the folders above it, so that `path` holds either the old or all of the new content.
 
     Raises:
-        OmatgRayError: The disk is full or the folder may not be written to; `path` is as it was.
+        DiskError: The disk is full or the folder may not be written to; `path` is as it was.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
     A folder that stood at `path` stays there until the new one is complete, and is then deleted.
 
     Raises:
-        OmatgRayError: The disk is full or the folder may not be written to; `path` is as it was.
+        DiskError: The disk is full or the folder may not be written to; `path` is as it was.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

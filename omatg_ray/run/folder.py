@@ -8,14 +8,11 @@ the names.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +20,11 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import IO
 
-from omatg_ray.errors import ConfigError, InUseError, ModelError, StorageError
+from omatg_ray.errors import ConfigError, ModelError, StorageError
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import disk_errors, point, remove_folder, remove_leftovers, replace_folder, write_json
 from omatg_ray.run.interrupt import Interrupted
+from omatg_ray.run.lock import lock, writer
 from omatg_ray.run.storage import PREFIX, RemoteStorage, Storage, is_remote, storage_of
 from omatg_ray.tree import override
 
@@ -85,7 +83,7 @@ class RunFolder:
                 anything lies at the URL of a new run.
             InUseError: Another process writes it.
             StorageError: The URL cannot be reached, or may not be written to.
-            OmatgRayError: The disk is full or the folder may not be written to.
+            DiskError: The disk is full or the folder may not be written to.
         """
         scratch = resume if isinstance(resume, Path) else None
         storage = storage_of(place, "run", scratch)
@@ -107,9 +105,7 @@ class RunFolder:
             run._bring(stored)
         if resume and not run.holds_run():
             raise ConfigError(f"there is no run to go on with in {place}; check the name, or start without --resume")
-        with disk_errors(run.path):
-            run.path.mkdir(parents=True, exist_ok=True)
-            run._lock = _lock(run.path)
+        run._lock = lock(run.path)
         if not resume and (
             run.holds_run() or any(name.split("/")[0] in (CONFIG, METRICS, CHECKPOINTS) for name in stored)
         ):
@@ -126,7 +122,7 @@ class RunFolder:
             for folder in (run.path, run.checkpoints, run.structures, run.evaluation):
                 remove_leftovers(folder)
         # It says at once, and not after the first iteration, whether one may write there.
-        storage.write(WRITER_FILE, _writer().encode())
+        storage.write(WRITER_FILE, writer().encode())
         return run
 
     @property
@@ -192,7 +188,7 @@ class RunFolder:
             The checkpoint's folder.
 
         Raises:
-            OmatgRayError: The disk is full or the folder may not be written to; earlier checkpoints are untouched.
+            DiskError: The disk is full or the folder may not be written to; earlier checkpoints are untouched.
         """
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")
@@ -562,28 +558,5 @@ def _sorted(names: Iterable[str]) -> list[str]:
     return sorted(names, key=_by_number)
 
 
-def _writer() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"
-
-
 def _by_number(name: str) -> list[str | int]:
     return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", name))]
-
-
-def _lock(folder: Path) -> IO[str]:
-    # lockf and not flock: a process forked from the writer must not keep the lock when the writer is gone
-    file = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            file.seek(0)
-            owner = file.read().strip() or "another process"
-            file.close()
-            raise InUseError(f"{folder} is being written by {owner}; wait for it or choose another name") from None
-        logger.warning("%s cannot be locked (%s): let no second process write it", folder, error.strerror)
-        return file
-    file.truncate(0)
-    file.write(_writer())
-    file.flush()
-    return file

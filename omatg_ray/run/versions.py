@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -34,6 +36,22 @@ def versions() -> dict[str, str]:
     if commit is not None:
         found["commit"] = commit
     return found
+
+
+@cache
+def software() -> dict[str, str]:
+    """What all processes of a run have to have in common, as it is when this is first asked.
+
+    Returns:
+        Hash of the source of this package, and versions: of Ray, of PyTorch without its build (a node with a GPU has
+        another one than a node without), of Python without its patch level.
+    """
+    package = Path(__file__).resolve().parents[1]
+    source = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        source.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
+    found = installed(("ray", "torch")) | {"python": ".".join(platform.python_version_tuple()[:2])}
+    return {"omatg_ray": source.hexdigest()[:12]} | {name: value.split("+")[0] for name, value in found.items()}
 
 
 def installed(names: Iterable[str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from omatg_ray.rl.judge import Judged
 from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
 from omatg_ray.rl.trainer import Trainer
 from omatg_ray.rl.work import WorkItem
+from omatg_ray.run.versions import software
 
 COMPOSITION = (56, 22, 8, 8, 8)
 
@@ -61,7 +62,8 @@ class WaitingWorker:
         self.waits, self.key = waits, ""
 
     def about(self) -> Timed:
-        return Timed({"pid": os.getpid(), "node_id": ray.get_runtime_context().get_node_id()}, 0.0)
+        about = {"pid": os.getpid(), "node_id": ray.get_runtime_context().get_node_id(), "software": software()}
+        return Timed(about, 0.0)
 
     def rollout(
         self, item: WorkItem, version: int, weights: Published, *_: Any

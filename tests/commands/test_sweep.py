@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from omatg_ray.bundle import quickstart
 from omatg_ray.commands.reinforcement import Reinforcement
 from omatg_ray.commands.sweep import DEFAULT_METRIC, SWEEP_FILE, SweepSettings
 from omatg_ray.commands.train import train
-from omatg_ray.commands.trial import TrialRun, Work
+from omatg_ray.commands.trial import TrialRun, Work, write_settings
 from omatg_ray.commands.tune import resume_tune, tune
 from omatg_ray.errors import ClusterError, ConfigError, InUseError, TrainingError
 from omatg_ray.evaluate.sweep import WORST
@@ -145,6 +148,33 @@ def test_only_a_sweep_can_be_resumed_and_none_started_over(workshop: Workshop, b
     (tmp_path / SWEEP_FILE).write_text("")
     with pytest.raises(ConfigError, match="already holds a sweep"):
         tune(sweep(workshop, base, tmp_path))
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from omatg_ray.run.lock import lock
+held = lock(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_second_driver_is_kept_out(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    """Of a sweep that goes on, and of one that has just begun; nothing is changed, and no Ray started."""
+    settings = sweep(workshop, base, tmp_path / "run")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(settings.run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        says = f"{settings.run} is being written by process {holder.pid} on {socket.gethostname()}; wait for it"
+        with pytest.raises(InUseError, match=says):
+            tune(settings, progress=False)
+        assert [path.name for path in settings.run.iterdir()] == [".lock"]
+        write_settings(settings, settings.run / SWEEP_FILE)
+        with pytest.raises(InUseError, match=says):
+            resume_tune(settings.run, progress=False)
+        holder.communicate("\n")
 
 
 def test_optuna_is_asked_for_where_it_is_not_installed(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omatg_ray.commands.session import Session
+from omatg_ray.commands.trial import TrialRun, Work
 from omatg_ray.flow.pretrain import Losses, Pretrainer
+from omatg_ray.run.atomic import disk_errors
 
 Epoch = Callable[[], Losses]
 Stopped = Callable[[], bool]
@@ -69,3 +74,20 @@ class Interrupting(Session):
             return stopped()
 
         super().run(trainer, run_epoch, asked)
+
+
+@dataclass(frozen=True)
+class OnFullDisk(Work):
+    """A sweep whose second trial finds the disk full in its second step, as long as the file `full` is there."""
+
+    def start(self, values: Mapping[str, Any], name: str) -> TrialRun:
+        return (Full if name == "00001" else TrialRun)(self, values, name)
+
+
+class Full(TrialRun):
+    def step(self) -> dict[str, Any]:
+        full = self._sweep.settings.run / "full"
+        if full.exists() and self._sweep.lines(self._name):
+            with disk_errors(self._sweep.folder(self._name)):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().step()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ from omatg_ray.config import Config
 from omatg_ray.distributed.cluster import joined, room
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ClusterError, ConfigError
+from omatg_ray.run.versions import software
 from tests.conftest import ROOT
 from tests.distributed.conftest import CORES, Workshop
 
@@ -242,3 +245,56 @@ def test_shares() -> None:
     assert settings.learner.bundle == {"CPU": 1.0}
     assert (settings.learner.n_threads, settings.learner.device) == (4, "cpu")
     assert settings.reward.n_threads == 1
+
+
+@pytest.mark.parametrize("verb", ["train", "tune"])
+def test_a_node_with_another_version_of_the_package_is_refused_by_name(
+    verb: str, workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    """It differs in a number. Of this size is only that node, so that all actors or trials start there."""
+    other = tmp_path / "other" / "omatg_ray"
+    shutil.copytree(ROOT / "omatg_ray", other, ignore=shutil.ignore_patterns("__pycache__", "assets"))
+    with open(other / "rl" / "advantage.py", "a", encoding="utf-8") as file:
+        file.write("\nANOTHER = 1\n")
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        f"config: {workshop.config}\noverrides: {{base: {base}, ray.address: {cluster.address}}}\n"
+        f"space: {{learner.lr: {{grid: [0.001]}}}}\ntrial: {{cpus: {CORES + 1}}}\nscheduler: {{kind: none}}\n"
+    )
+    words = {
+        "train": [workshop.config, f"base={base}", "ray.rollout.workers=1", f"ray.rollout.cpus={CORES + 1}"],
+        "tune": [sweep],
+    }[verb]
+    # A node has the environment that it was started in.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(other.parent))
+        node = cluster.add_node(num_cpus=CORES + 1, object_store_memory=100 * 2**20)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "omatg_ray", verb, *map(str, words), f"run={tmp_path / 'run'}"],
+            cwd=tmp_path, env=os.environ | {"RAY_ADDRESS": cluster.address}, capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+    finally:
+        cluster.remove_node(node)
+    who = "rollout actor 0" if verb == "train" else "trial 00000"
+    differs = rf"omatg_ray \w+ \(the driver: {software()['omatg_ray']}\)"
+    said = rf"omatg-ray: {who} on node \S+ runs other software than the driver, .*: {differs}\. "
+    assert done.returncode == 1 and re.match(said, done.stderr.splitlines()[-1]), done.stderr
+
+
+def test_workers_of_a_driver_that_uv_runs_have_its_environment(tmp_path: Path) -> None:
+    """Ray looks whether one of a program's parents is called `uv run`, and has its workers started by the same."""
+    (tmp_path / "run").write_text("import subprocess, sys\nsys.exit(subprocess.run(sys.argv[1:]).returncode)\n")
+    code = (
+        "import ray\n"
+        "from omatg_ray.distributed.cluster import joined\n"
+        "from omatg_ray.distributed.settings import RaySettings\n"
+        "with joined(RaySettings()): print(dict(ray.get_runtime_context().runtime_env))\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(
+        ["uv", "run", sys.executable, "-c", code], executable=sys.executable, cwd=tmp_path, env=environment,
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "py_executable" not in done.stdout and "{" in done.stdout, done.stderr

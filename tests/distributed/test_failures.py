@@ -36,6 +36,7 @@ from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.judge import Judged
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.run.versions import software
 from tests.distributed.conftest import CORES, SMALL, Run, Workshop
 
 SINGLE = (*SMALL, "rollout.groups_per_item=1")
@@ -180,7 +181,7 @@ class Clockwork:
     """Answers everything with a trajectory of nothing, and says that it took a tenth of a second."""
 
     def about(self) -> Timed:
-        return Timed({}, 0.0)
+        return Timed({"software": software()}, 0.0)
 
     def rollout(self, *_: Any) -> tuple[int, int, Timed]:
         time.sleep(0.1)

@@ -17,6 +17,7 @@ from omatg_ray.distributed.loop import Loop
 from omatg_ray.distributed.pool import MAX_ATTEMPTS, Answer, Pool, Request
 from omatg_ray.distributed.results import GONE, ActorGone, OutputLost, Timed, fetch
 from omatg_ray.errors import ClusterError, TrainingError
+from omatg_ray.run.versions import software
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -28,7 +29,7 @@ class Counter:
         self.asked: list[int] = []
 
     def about(self) -> Timed:
-        return Timed({"pid": os.getpid()}, 0.0)
+        return Timed({"pid": os.getpid(), "software": software()}, 0.0)
 
     def square(self, number: int, seconds: float = 0.0) -> tuple[int, Timed]:
         self.asked.append(number)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +25,18 @@ from safetensors.torch import load_file
 
 from omatg_ray.commands.sweep import DEFAULT_METRIC, SweepSettings
 from omatg_ray.commands.train import train
-from omatg_ray.commands.tune import TuneResult, resume_tune, tune
+from omatg_ray.commands.trial import write_settings
+from omatg_ray.commands.tune import SWEEP_FILE, TuneResult, _placed, resume_tune, tune
 from omatg_ray.config import Config
 from omatg_ray.distributed.sweep import SweepLog
-from omatg_ray.errors import ClusterError, ConfigError
-from omatg_ray.evaluate.sweep import FINISHED, STOPPED, Sweep
+from omatg_ray.distributed.sweep_state import FOLDER, KEPT
+from omatg_ray.errors import ClusterError, ConfigError, DataError, DiskError, InUseError
+from omatg_ray.evaluate.sweep import FINISHED, STOPPED, UNFINISHED, Sweep
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
 from tests.conftest import ROOT
-from tests.distributed.conftest import TIMINGS, Workshop
+from tests.distributed.conftest import CORES, TIMINGS, Workshop
+from tests.distributed.sessions import OnFullDisk
 
 VALUES = (1e-4, 1e-3, 3e-3)
 
@@ -260,6 +267,8 @@ def test_a_killed_driver_loses_nothing_that_was_finished(
         ):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.1)
+        with pytest.raises(InUseError, match=f"is being written by process {process.pid} on {socket.gethostname()};"):
+            resume_tune(run)
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
     first = run / "trials" / "00000" / "metrics.jsonl"
@@ -274,3 +283,125 @@ def test_a_killed_driver_loses_nothing_that_was_finished(
     for trial in result.sweep.trials:
         assert_same_run(run / "trials" / trial.name, workshop.root / "swept" / "trials" / trial.name)
     assert Sweep.read(run) == result.sweep
+
+
+def copied(cluster: Cluster, workshop: Workshop, name: str) -> Path:
+    """A finished sweep in a folder of its own, as if it had been run there, on a machine that is gone."""
+    run = workshop.root / name
+    for path in Path(cluster.head_node.get_session_dir_path()).glob("artifacts/*/*/driver_artifacts/*state*"):
+        path.unlink()
+    shutil.copytree(workshop.root / "swept", run)
+    kept = yaml.safe_load((run / "sweep.yaml").read_text())
+    (run / "sweep.yaml").write_text(yaml.safe_dump(kept | {"run": str(run)}))
+    return run
+
+
+def contents(run: Path) -> dict[Path, bytes]:
+    """All that the sweep has found."""
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and FOLDER not in path.parts}
+
+
+def cut(run: Path, pattern: str) -> None:
+    """Leaves half of what Tune keeps, as a full disk does."""
+    found = list(run.glob(f"{FOLDER}/{pattern}"))
+    assert found
+    for path in found:
+        os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("pattern", ["experiment_state*", "basic-variant-state*", "tuner.pkl"])
+def test_what_a_full_disk_left_of_the_state_of_tune_is_mended(
+    pattern: str, swept: TuneResult, workshop: Workshop, cluster: Cluster
+) -> None:
+    run = copied(cluster, workshop, f"mended_{pattern[:5]}")
+    cut(run, pattern)
+    metrics = {path: path.stat().st_mtime_ns for path in run.glob("trials/*/metrics.jsonl")}
+    assert resume_tune(run, progress=False).sweep == swept.sweep
+    assert metrics == {path: path.stat().st_mtime_ns for path in metrics} and len(metrics) == len(VALUES)
+
+
+@pytest.mark.parametrize("pattern", ["experiment_state*", "basic-variant-state*", None])
+def test_a_state_that_cannot_be_mended_is_refused_and_nothing_is_done_again(
+    pattern: str | None, swept: TuneResult, workshop: Workshop, cluster: Cluster
+) -> None:
+    run = copied(cluster, workshop, f"refused_{pattern and pattern[:5]}")
+    (run / KEPT).unlink()
+    if pattern is None:
+        for path in run.glob(f"{FOLDER}/*state*"):
+            path.unlink()
+    else:
+        cut(run, pattern)
+    before = contents(run)
+    with pytest.raises(DataError, match=r"of 3 trials it lacks 00000, 00001, 00002\. .*anew.* omatg-ray tune .*run="):
+        resume_tune(run, progress=False)
+    after = contents(run)
+    assert {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)} <= {run / ".lock"}
+
+
+def test_a_driver_that_was_killed_at_once_leaves_a_sweep_to_begin(
+    workshop: Workshop, base: Path, cluster: Cluster
+) -> None:
+    """There is what was asked for, and no state: all trials are run, and not one."""
+    run = workshop.root / "at_once"
+    keys = {"space": {"learner.lr": {"uniform": [1e-4, 1e-3]}}, "search": "random", "trials": 2}
+    overrides = {"base": str(base), "iterations": 1, "validation.every": 1}
+    begun = _placed(settings(workshop, base, run, overrides=overrides, **keys), run)
+    write_settings(begun, run / SWEEP_FILE)
+    (run / FOLDER).mkdir()
+    (run / FOLDER / "tuner.pkl").write_bytes(b"")
+    assert [trial.status for trial in resume_tune(run, progress=False).sweep.trials] == [FINISHED, FINISHED]
+
+
+def test_a_full_disk_stops_the_sweep_and_is_nothing_that_a_trial_is_blamed_for(
+    swept: TuneResult, workshop: Workshop, base: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = workshop.root / "full"
+    run.mkdir()
+    (run / "full").touch()
+    monkeypatch.setattr("omatg_ray.commands.tune.Work", OnFullDisk)
+    with pytest.raises(DiskError) as caught:
+        tune(settings(workshop, base, run, concurrent=1), progress=False)
+    said = str(caught.value)
+    assert said.startswith(f"trial 00001: cannot write {run}/trials/00001: the disk or quota is full")
+    assert said.endswith(f"omatg-ray tune --resume {run}") and "\n" not in said
+    assert [trial.status for trial in Sweep.read(run).trials] == [FINISHED, UNFINISHED]
+    first = run / "trials" / "00000" / "metrics.jsonl"
+    written = first.stat().st_mtime_ns
+    (run / "full").unlink()
+    assert resume_tune(run, progress=False).sweep == swept.sweep
+    assert first.stat().st_mtime_ns == written
+
+
+def test_a_sweep_whose_only_node_is_gone_says_so_and_ends(
+    swept: TuneResult,
+    workshop: Workshop,
+    base: Path,
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Another node later, it goes on, and ends as it would have."""
+    run = workshop.root / "without_node"
+    overrides = {"base": str(base), "iterations": 4, "validation.every": 1, "ray.wait": 4}
+    config = settings(workshop, base, run, overrides=overrides, trial={"cpus": CORES + 1, "threads": 1})
+    monkeypatch.setattr("omatg_ray.distributed.sweep_room.PATIENCE", 1.0)
+    large = {"num_cpus": CORES + 2, "object_store_memory": 100 * 2**20}
+    node = cluster.add_node(**large)
+    # Nodes are started and ended in the main thread: they set signal handlers.
+    with ThreadPoolExecutor(1) as other:
+        future = other.submit(tune, config, progress=False)
+        metrics = run / "trials" / "00000" / "metrics.jsonl"
+        while not ((metrics.exists() and any(line["step"] for line in read_metrics(metrics))) or future.done()):
+            time.sleep(0.05)
+        cluster.remove_node(node)
+        with pytest.raises(ClusterError) as caught:
+            future.result(timeout=100)
+    asked = rf"Asked: 1 x trial \({CORES + 1} CPU\), in all {CORES + 1} CPU\. There is: 2 nodes, "
+    assert re.search(rf"no room for any trial for \d s, the sweep ends after 4 s \(ray\.wait\)\. {asked}", caplog.text)
+    assert re.match(rf"the cluster has no room for a trial after 4 s\. {asked}", str(caught.value))
+    assert str(caught.value).endswith(f"omatg-ray tune --resume {run}")
+    node = cluster.add_node(**large)
+    try:
+        assert resume_tune(run, progress=False).sweep == swept.sweep
+    finally:
+        cluster.remove_node(node)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,8 @@ from pathlib import Path
 import numpy
 import torch
 
-from omatg_ray.run.versions import git_commit, versions
+import omatg_ray
+from omatg_ray.run.versions import git_commit, software, versions
 
 
 def test_versions_are_those_of_the_modules() -> None:
@@ -37,3 +40,23 @@ def test_commit_of_a_checkout(tmp_path: Path) -> None:
     assert git_commit(tmp_path) == commit
     (tmp_path / "file").write_text("two")
     assert git_commit(tmp_path) == f"{commit} (modified)"
+
+
+def test_software_changes_with_the_source(tmp_path: Path) -> None:
+    """The same wherever the package lies, another one with any change."""
+    copies = []
+    for name, text in (("same", ""), ("other", "# a line\n")):
+        package = tmp_path / name / "omatg_ray"
+        shutil.copytree(
+            Path(omatg_ray.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "assets")
+        )
+        with open(package / "seeding.py", "a", encoding="utf-8") as file:
+            file.write(text)
+        code = "import json; from omatg_ray.run.versions import software; print(json.dumps(software()))"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=package.parent, capture_output=True, text=True, check=True
+        )
+        copies.append(json.loads(done.stdout))
+    same, other = copies
+    assert same == software() and set(same) == {"omatg_ray", "ray", "torch", "python"}
+    assert other | {"omatg_ray": same["omatg_ray"]} == same and other != same

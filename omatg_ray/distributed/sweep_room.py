@@ -1,0 +1,59 @@
+"""A sweep that has no room on its cluster any more: Ray Tune itself would wait for ever, and say nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from omatg_ray.distributed.cluster import asked_and_present, has_room, no_room
+from omatg_ray.distributed.loop import PATIENCE, TICK
+from omatg_ray.distributed.settings import RaySettings
+from omatg_ray.distributed.trial import Work
+
+logger = logging.getLogger(__name__)
+
+
+class RoomWatch(tune.Callback):
+    """Says every minute that there is no room for any trial, and ends the sweep after `ray.wait`.
+
+    Args:
+        work: Knows what a trial needs.
+        settings: The cluster.
+    """
+
+    def __init__(self, work: Work, settings: RaySettings) -> None:
+        self._work, self._settings = work, settings
+        self._looked = self._said = 0.0
+        self._since: float | None = None
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Looks every second.
+
+        Raises:
+            ClusterError: There has been no room for so long; says what was asked and what there is.
+        """
+        now = time.monotonic()
+        if now - self._looked < TICK:
+            return
+        self._looked = now
+        waiting = [trial for trial in trials if not trial.is_finished()]
+        if not waiting or any(trial.status == Trial.RUNNING for trial in waiting) or has_room():
+            self._since = None
+            return
+        if self._since is None:
+            self._since = self._said = now
+        bundles = self._work.bundles(waiting[0].config["values"])
+        if now - self._since > self._settings.wait:
+            raise no_room("a trial", bundles, self._settings)
+        if now - self._said >= PATIENCE:
+            self._said = now
+            logger.warning(
+                "no room for any trial for %.0f s, the sweep ends after %g s (ray.wait). %s",
+                now - self._since,
+                self._settings.wait,
+                asked_and_present(bundles),
+            )
