@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from omatg_ray.openmp import wait_asleep
+
 if TYPE_CHECKING:
     from omatg_ray.bundle import bundled_model
     from omatg_ray.commands.pretrain import pretrain
@@ -37,6 +39,9 @@ _HOMES = {
     "read_dataset": "omatg_ray.crystal.read",
     "train": "omatg_ray.commands.train",
 }
+
+# Whatever is imported of this package, in an actor too, is imported after this and before PyTorch.
+wait_asleep()
 
 __all__ = [
     "Config",
