@@ -308,7 +308,7 @@ def test_the_image() -> None:
 
 
 def test_shell_scripts_are_well_formed() -> None:
-    for script in (CLUSTER / "slurm").iterdir():
+    for script in (CLUSTER / "slurm" / "train.sbatch", CLUSTER / "slurm" / "until.sh"):
         done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
