@@ -71,7 +71,7 @@ def started(case: str, waiting: str, variables: Mapping[str, str], overrides: Se
     environment = {name: value for name, value in os.environ.items() if name not in SPIN and name != "OMP_NUM_THREADS"}
     process = subprocess.Popen(
         [sys.executable, __file__, "--iterate", *CASES[case], *overrides],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment | variables,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment | dict(variables),
     )  # fmt: skip
     try:
         yield Way(case, waiting, process)

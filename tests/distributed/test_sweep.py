@@ -222,7 +222,7 @@ def test_a_sweep_that_is_to_end_is_resumed(
     workshop: Workshop, base: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     """Tune would take SIGUSR1 for itself, and the sweep pass for one that is done."""
-    keys: dict[str, Any] = {"trials": 2, "concurrent": 1, "space": {"learner.lr": {"loguniform": [1e-4, 1e-1]}}}
+    keys: dict[str, Any] = {"concurrent": 1, "space": {"learner.lr": {"grid": [1e-3, 1e-2]}}}
     run = workshop.root / f"ended_{number.name}"
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"tune --resume {run}"):
         patch.setattr(SweepLog, "on_trial_complete", lambda *_, **__: os.kill(os.getpid(), number))
