@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from omatg_ray.openmp import wait_asleep
 from omatg_ray.run.home import name_home
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ _HOMES = {
     "read_dataset": "omatg_ray.crystal.read",
     "train": "omatg_ray.commands.train",
 }
+
+# Whatever is imported of this package, in an actor too, is imported after this and before PyTorch.
+wait_asleep()
 
 __all__ = [
     "Config",

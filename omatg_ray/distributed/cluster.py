@@ -7,7 +7,9 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,17 +19,27 @@ from typing import Any
 
 import grpc
 import ray
-from ray._private import ray_constants
+from ray._common.utils import get_default_ray_temp_dir
+from ray._private import ray_constants, services
 from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ClusterError
+from omatg_ray.run.interrupt import deaf_children
 from omatg_ray.run.progress import print_line
+
+logger = logging.getLogger(__name__)
 
 SECONDS_TO_CONNECT = 10
 NODES_NAMED = 8
 JOB_FOLDER = "runtime_resources"
+SHORT = Path("/tmp")
+"""Where Ray keeps its files as a rule."""
+SOCKET = "/session_2026-11-28_19-07-18_720664_4194304/sockets/plasma_store"
+"""The longest name that Ray gives a socket, below the folder of its files."""
+LONGEST = 103 if sys.platform == "darwin" else 107
+"""Bytes of a socket's path."""
 Bundle = Mapping[str, float]
 
 
@@ -65,12 +77,17 @@ def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
         print_line(f"joining the Ray cluster at {address}" if address else "starting a Ray on this machine")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with _token(None if address else secrets.token_hex(32)):
+        where = address or "this machine"
         try:
-            _knock(address)
+            found = _found(address)
+            where += f" ({found})" if found != address else ""
+            _knock(found)
             # What Ray says while it starts is nothing that users of this program have to act on.
-            dashboard = None if address else False
-            with _loopback(address is None), _as_started():
-                context: Any = ray.init(address or "local", include_dashboard=dashboard, logging_level=logging.ERROR)
+            options: dict[str, Any] = {"logging_level": logging.ERROR}
+            if found is None:
+                options |= {"include_dashboard": False, "_temp_dir": _folder()}
+            with _loopback(found is None), _as_started(), deaf_children():
+                context: Any = ray.init(found or "local", **options)
         except AuthenticationError as error:
             # The first of its sentences says what is wrong, the others where to read on.
             raise ClusterError(
@@ -80,7 +97,7 @@ def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
         except (OSError, RuntimeError, ValueError, grpc.FutureTimeoutError) as error:
             reason = str(error) or f"no answer in {SECONDS_TO_CONNECT} s"
             raise ClusterError(
-                f"no Ray cluster at {address or 'this machine'}, or not with this token: {reason}. ray.address and "
+                f"no Ray cluster at {where}, or not with this token: {reason}. ray.address and "
                 "RAY_ADDRESS name the cluster (port 6379 as a rule); without them the run starts a Ray of its own. A "
                 "token is only shown where RAY_AUTH_MODE=token is set"
             ) from error
@@ -95,8 +112,8 @@ def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
         try:
             if settings.address is None:
                 _refuse_other_session(Path(context.address_info["session_dir"]).name, str(address))
-            where = f"the cluster at {context.address_info['gcs_address']}" if address else "this machine"
-            yield Cluster(where, grows=address is not None)
+            joined_at = f"the cluster at {context.address_info['gcs_address']}" if address else "this machine"
+            yield Cluster(joined_at, grows=address is not None)
         finally:
             ray.shutdown()
 
@@ -116,8 +133,33 @@ def _refuse_other_session(session: str, address: str) -> None:
         )
 
 
+def _found(address: str | None) -> str | None:
+    """HOST:PORT, where `auto` is looked up as Ray does; it may be that of a cluster which has ended.
+
+    Raises:
+        ConnectionError: No cluster was started on this machine.
+    """
+    return services.canonicalize_bootstrap_address("auto") if address == "auto" else address
+
+
+def _folder() -> str | None:
+    """Where a Ray of this process alone keeps its files; None is Ray's own choice.
+
+    Raises:
+        ClusterError: The paths of its sockets would be too long there, and a shorter folder cannot be written to.
+    """
+    own = get_default_ray_temp_dir()
+    if len(os.fsencode(own + SOCKET)) <= LONGEST:
+        return None
+    reason = f"{Path(own).parent} (RAY_TMPDIR or TMPDIR) is too long a name for Ray's sockets"
+    if not os.access(SHORT, os.W_OK | os.X_OK):
+        raise ClusterError(f"{reason}, and {SHORT} cannot be written to; set RAY_TMPDIR to a shorter one")
+    logger.warning("%s; its files go to %s", reason, SHORT / "ray")
+    return str(SHORT / "ray")
+
+
 def _knock(address: str | None) -> None:
-    """Raises where no Ray listens; Ray itself would try for minutes and then abort the process."""
+    """Raises where no Ray listens, or none is on this machine; Ray itself would try for minutes, and then abort."""
     host, _, port = (address or "").rpartition(":")
     if not (host and port.isdigit()) or os.environ.get("RAY_USE_TLS", "0") != "0":
         return
@@ -127,6 +169,13 @@ def _knock(address: str | None) -> None:
     # A proxy for the web is none for a cluster; Ray goes around it too.
     with grpc.insecure_channel(f"{host}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         grpc.channel_ready_future(channel).result(timeout=SECONDS_TO_CONNECT)
+    deadline = time.monotonic() + SECONDS_TO_CONNECT
+    while not services.find_node_ids():
+        if time.monotonic() > deadline:
+            raise ConnectionError(
+                f"it has no node on this machine, which is needed to join it (ray start --address={address})"
+            )
+        time.sleep(0.5)
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
-import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def run_sweep(plan: Plan, resume: bool, progress: bool) -> bool:
         progress: Print one line for every result.
 
     Returns:
-        Whether all came to their end: SIGINT or SIGTERM stops at once, with a state to resume.
+        Whether all came to their end: a signal that asks for a stop has it at once, with a state to resume.
 
     Raises:
         DataError: What Tune knew of a sweep that shall go on is damaged; nothing was changed.
@@ -365,11 +366,25 @@ def _error(trial: Any) -> str:
     return lines[-1] if lines else ""
 
 
+LISTENS = "_setup_signal_catching"
+"""What in Tune gives the event at which it stops."""
+
+
 class _Stop(StopRequest):
     """Lets Tune, while it runs, save the sweep and stop."""
 
+    def __enter__(self) -> _Stop:
+        # Tune itself would listen to SIGUSR1, and tell nobody that it was why it ended.
+        self._tune, self._told = vars(importlib.import_module("ray.tune.tune")), threading.Event()
+        self._listens = self._tune[LISTENS]
+        self._tune[LISTENS] = lambda: self._told
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._tune[LISTENS] = self._listens
+        super().__exit__(*error)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         super()._handle(number, frame)
-        # What Tune listens to beside SIGINT, of which it tells nobody; without a listener it would end this process.
-        if callable(signal.getsignal(signal.SIGUSR1)):
-            signal.raise_signal(signal.SIGUSR1)
+        self._told.set()

@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Self
 
 from omatg_ray.errors import ConfigError
+from omatg_ray.run.interrupt import deaf_children
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ class _Worker:
             f" from {__name__} import serve; serve({theirs.fileno()})"
         )
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        with theirs:
+        with theirs, deaf_children():
             self._process = subprocess.Popen(
                 [sys.executable, "-c", start],
                 pass_fds=[theirs.fileno()],

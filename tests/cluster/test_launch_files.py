@@ -33,7 +33,7 @@ INSTALLED = "/opt/omatg_ray/"  # where the image holds the project's files
 # Misspelt fields are dropped by the API server, some with a warning only.
 RAY_JOB = {
     "entrypoint", "submissionMode", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit",
-    "rayClusterSpec",
+    "submitterPodTemplate", "rayClusterSpec",
 }  # fmt: skip
 RAY_CLUSTER = {
     "rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs",
@@ -170,8 +170,6 @@ def test_pods(name: str) -> None:
         (container,) = pod["containers"]
         assert container.keys() <= CONTAINER
         assert container["image"].endswith(f"/omatg-ray:{project()['version']}")
-        assert container["securityContext"]["runAsNonRoot"] is True
-        assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["resources"]["requests"] == container["resources"]["limits"]
         assert all(isinstance(amount, str) for amount in container["resources"]["limits"].values())
     head = next(pods(name))
@@ -184,6 +182,54 @@ def test_pods(name: str) -> None:
     assert [mount["name"] for mount in head["containers"][0]["volumeMounts"]] == [volume["name"]]
     assert claim["spec"]["accessModes"] and claim["spec"]["resources"]["requests"]["storage"]
     assert head["securityContext"]["fsGroup"] == 1000  # the user of the image
+
+
+# What the profile `restricted` of Kubernetes' Pod Security Standards asks of every container. KubeRay gives that of the
+# Ray container to the one that waits for the head, too.
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_a_namespace_with_the_profile_restricted_takes_all_pods(name: str) -> None:
+    def contexts(found: Any) -> Iterator[tuple[str, Any]]:
+        """Of all containers, wherever they are; that of the autoscaler is in its options."""
+        if isinstance(found, dict):
+            for one in found.get("containers", []):
+                yield one["name"], one.get("securityContext")
+            if "autoscalerOptions" in found:
+                yield "autoscaler", found["autoscalerOptions"].get("securityContext")
+            found = list(found.values())
+        if isinstance(found, list):
+            for one in found:
+                yield from contexts(one)
+
+    everyone = list(contexts(manifest(name)))
+    assert all(context == RESTRICTED for _, context in everyone), everyone
+    submitter = ["ray-job-submitter"] if name == "rayjob" else []
+    assert [one for one, _ in everyone] == [*submitter, "autoscaler", "ray-head", "ray-worker", "ray-worker"]
+    assert all(not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"} for pod in pods(name))
+
+
+def test_the_pod_that_submits() -> None:
+    """KubeRay gives it its command where it has none, and the token."""
+    template = manifest("rayjob")["spec"]["submitterPodTemplate"]
+    assert template.keys() == {"spec"} and template["spec"].keys() == {"restartPolicy", "containers"}
+    assert template["spec"]["restartPolicy"] == "Never"
+    (container,) = template["spec"]["containers"]
+    assert container.keys() == {"name", "image", "securityContext", "resources"}
+    assert container["image"] == next(pods("rayjob"))["containers"][0]["image"]
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_every_image_is_counted(name: str) -> None:
+    text = (CLUSTER / "kuberay" / f"{name}.yaml").read_text()
+    (places,) = re.findall(r"put the name of your image in all (\w+) places", text)
+    assert text.count("image:") == ["zero", "one", "two", "three", "four"].index(places)
 
 
 def test_both_manifests_describe_one_cluster() -> None:
@@ -296,6 +342,9 @@ def test_the_image() -> None:
     assert ["ENV", "RAY_AUTH_MODE=token"] in steps
     runs = " ".join(value for name, value in steps if name == "RUN")
     assert "pip install --no-cache-dir -c constraints.txt ." in runs and "wget" in runs and "--uid 1000" in runs
+    # A user of another number and group 0, as of OpenShift, has the home of this one.
+    assert "--gid 0 --create-home ray" in runs and "chmod g=u /home/ray" in runs
+    assert ["ENV", "HOME=/home/ray USER=ray"] in steps
     copied = {source for name, value in steps if name == "COPY" for source in value.split()[:-1]}
     assert {"pyproject.toml", "constraints.txt", "omatg_ray", "configs"} <= copied
     assert {project()["readme"], *project()["license-files"]} <= copied
@@ -308,7 +357,7 @@ def test_the_image() -> None:
 
 
 def test_shell_scripts_are_well_formed() -> None:
-    for script in (CLUSTER / "slurm").iterdir():
+    for script in (CLUSTER / "slurm" / "train.sbatch", CLUSTER / "slurm" / "until.sh"):
         done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 

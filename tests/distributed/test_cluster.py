@@ -135,6 +135,75 @@ def test_something_else_listens_at_the_address(tmp_path: Path) -> None:
     assert "no Ray cluster at localhost:" in done.stdout and "no answer in 3 s" in done.stdout, done.stderr
 
 
+JOINING = """
+from omatg_ray.distributed import cluster
+from omatg_ray.distributed.settings import RaySettings
+from omatg_ray.errors import ClusterError
+cluster.SECONDS_TO_CONNECT = 3
+try:
+    with cluster.joined(RaySettings(address=ADDRESS)): print("joined")
+except ClusterError as error: print(error)
+"""
+
+
+def said_on_joining(address: str, before: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    """A process that joins the cluster at an address, after some other code."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return subprocess.run(
+        [sys.executable, "-c", before + JOINING.replace("ADDRESS", repr(address))],
+        cwd=ROOT, env=environment | variables, capture_output=True, text=True, timeout=100, check=True,
+    )  # fmt: skip
+
+
+def processes(head: str) -> str:
+    """Code that lets Ray see this head alone, or none, of all that run on this machine."""
+    return (
+        "import functools; from ray._private import services\n"
+        f"services.find_gcs_addresses = functools.cache(lambda: {{{head}}} - {{None}})\n"
+    )
+
+
+def test_auto_where_the_head_was_killed(tmp_path: Path) -> None:
+    """Its address is still in Ray's file, and Ray itself would try for minutes; the test's time runs out before."""
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    done = said_on_joining("auto", processes("None"), RAY_TMPDIR=str(tmp_path))
+    assert re.match(r"no Ray cluster at auto \(\S+:1\), or", done.stdout) and "refused" in done.stdout, done.stderr
+
+
+def test_auto_where_there_never_was_a_head(tmp_path: Path) -> None:
+    done = said_on_joining("auto", processes("None"), RAY_TMPDIR=str(tmp_path))
+    assert "no Ray cluster at auto, or" in done.stdout and "ray.address" in done.stdout, done.stderr
+
+
+def test_a_cluster_without_a_node_on_this_machine(cluster: Cluster) -> None:
+    before = "from ray._private import services; services.find_node_ids = set\n"
+    done = said_on_joining(cluster.address, before)
+    assert f"it has no node on this machine, which is needed to join it (ray start --address={cluster.address})" in (
+        done.stdout
+    ), done.stderr
+
+
+def test_auto_is_the_cluster_on_this_machine(cluster: Cluster, tmp_path: Path) -> None:
+    done = said_on_joining("auto", processes(repr(cluster.address)), RAY_TMPDIR=str(tmp_path))
+    assert done.stdout == "joined\n", done.stderr
+
+
+def test_a_folder_that_is_too_long_for_sockets(tmp_path: Path) -> None:
+    long = tmp_path / ("long_" * 20)
+    long.mkdir()
+    done = said_on_joining("local", TMPDIR=str(long))
+    assert done.stdout == "joined\n"
+    assert done.stderr.startswith(
+        f"{long} (RAY_TMPDIR or TMPDIR) is too long a name for Ray's sockets; its files go to"
+    )
+    assert not list(long.iterdir())
+    # Where the shorter one cannot be written to.
+    before = "from pathlib import Path; from omatg_ray.distributed import cluster; cluster.SHORT = Path('/none')\n"
+    done = said_on_joining("local", before, TMPDIR=str(long))
+    assert done.stdout.startswith(str(long)) and "set RAY_TMPDIR to a shorter one" in done.stdout
+
+
 @pytest.mark.usefixtures("cluster")
 def test_a_program_that_is_connected_stays_connected() -> None:
     with joined(RaySettings(address="127.0.0.1:1")):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from ray.cluster_utils import Cluster
 
 from omatg_ray.commands.train import train
@@ -47,9 +48,12 @@ def test_sigterm_stops_a_run_on_a_cluster(workshop: Workshop, base: Path, cluste
     assert os.readlink(run / "checkpoints" / "last") == f"iteration_{done + 1:06d}"
 
 
-def test_ctrl_c_stops_a_run_on_a_ray_of_its_own(workshop: Workshop, base: Path, tmp_path: Path) -> None:
-    """A terminal sends it to every process of the run, those of Ray included."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_to_all_processes_stops_a_run_on_a_ray_of_its_own(
+    workshop: Workshop, base: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """A terminal, or a scheduler, sends it to every process of the run, those of Ray included."""
     words = [f"run={tmp_path}/run", f"base={base}", "validation.every=1000", "checkpoint.every=1000"]
     words += [f"ray.{role}.cpus=0.1" for role in ("rollout", "reward", "learner")]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    stopped(tmp_path / "run", [str(workshop.config), *words], environment, lambda pid: os.killpg(pid, signal.SIGINT))
+    stopped(tmp_path / "run", [str(workshop.config), *words], environment, lambda pid: os.killpg(pid, number))

@@ -224,6 +224,19 @@ def test_optuna_seeks_a_front_of_several_metrics(
     assert "Pareto front" in result.report.read_text()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_sweep_that_is_to_end_is_resumed(
+    workshop: Workshop, base: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Tune would take SIGUSR1 for itself, and the sweep pass for one that is done."""
+    keys: dict[str, Any] = {"concurrent": 1, "space": {"learner.lr": {"grid": [1e-3, 1e-2]}}}
+    run = workshop.root / f"ended_{number.name}"
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"tune --resume {run}"):
+        patch.setattr(SweepLog, "on_trial_complete", lambda *_, **__: os.kill(os.getpid(), number))
+        tune(settings(workshop, base, run, **keys), progress=False)
+    assert [trial.status for trial in resume_tune(run, progress=False).sweep.trials] == [FINISHED] * 2
+
+
 def test_a_sweep_without_room_for_one_trial_says_so(workshop: Workshop, base: Path, cluster: Cluster) -> None:
     run = workshop.root / "too_large"
     keys = {"trial": {"cpus": 1000}, "overrides": {"base": str(base), "ray.wait": 1}}

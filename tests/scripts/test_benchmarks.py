@@ -237,6 +237,20 @@ def test_what_a_configuration_cannot_do_is_said_in_a_line() -> None:
         main([*SMALL, "--learn-from", "10"])
 
 
+def test_busy_and_quiet_iterations_are_compared_with_the_runtime_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    from busy import CASES, main
+
+    name = next(iter(CASES))
+    main(["--rounds", "1", "--busy", "1", "--case", name, "--waiting", "GOMP_SPINCOUNT=1000", *SMALL])
+    heads, *rows = capsys.readouterr().out.splitlines()
+    assert heads.split()[-5:] == ["busy", "longest", "busy/quiet", "quiet,", "ratio"]
+    assert [row.removeprefix(name).strip().rsplit(maxsplit=5)[0] for row in rows] == [
+        "the runtime's", "the package's", "GOMP_SPINCOUNT=1000"
+    ]  # fmt: skip
+    assert all(float(number) > 0 for row in rows for number in row.split()[-5:])
+    assert rows[0].endswith(" 1.000")
+
+
 def held(mebibytes: int) -> tuple[float, float]:
     """MiB that this process holds at present and held at the most beyond what it held before, while it held some."""
     from apart import peak, resident

@@ -1,0 +1,76 @@
+"""How long threads spin, by what the OpenMP runtime of PyTorch itself says as it is loaded."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from omatg_ray.openmp import SPIN
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.skipif(
+    not list((Path(torch.__file__).parent / "lib").glob("libgomp*")), reason="PyTorch brings another OpenMP than GNU's"
+)
+
+
+def said_by(code: str, **variables: str) -> str:
+    """Standard output and error of a fresh interpreter in which runtimes say what they go by."""
+    environment = {key: value for key, value in os.environ.items() if key not in SPIN and not key.startswith("RAY_")}
+    environment |= {"OMP_DISPLAY_ENV": "verbose", **variables}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def spins(text: str) -> list[int]:
+    return [int(count) for count in re.findall(r"GOMP_SPINCOUNT = '(\d+)'", text)]
+
+
+def test_threads_sleep_while_they_wait() -> None:
+    assert spins(said_by("import torch")) == [300_000]  # as the runtime has it
+    assert spins(said_by("import omatg_ray, torch")) == [0]
+    assert spins(said_by("from omatg_ray.model import FlowModel")) == [0]
+
+
+@pytest.mark.parametrize(
+    "variable, value, expected", [("GOMP_SPINCOUNT", "17", 17), ("OMP_WAIT_POLICY", "ACTIVE", 30_000_000_000)]
+)
+def test_what_the_user_has_decided_goes_first(variable: str, value: str, expected: int) -> None:
+    assert spins(said_by("import omatg_ray, torch", **{variable: value})) == [expected]
+
+
+ACTOR = """
+import os, sys
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+
+node = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+nodes = Cluster(initialize_head=True, head_node_args=node)
+ray.init(address=nodes.address, log_to_driver=False)
+assert "omatg_ray" not in sys.modules and "torch" not in sys.modules
+
+from omatg_ray.bundle import bundled_model
+from omatg_ray.distributed.actors import RolloutWorker
+from omatg_ray.distributed.settings import Share
+
+worker = ray.remote(RolloutWorker).remote(Share(), ray.put(bundled_model()))
+pid = ray.get(worker.about.remote()).value["pid"]
+(log,) = Path(nodes.head_node.get_logs_dir_path()).glob(f"worker-*-{pid}.err")
+print("ACTOR", log.read_text())
+"""
+
+
+def test_an_actor_on_a_node_that_somebody_else_started() -> None:
+    """Its environment is that of the node, and it gets tensors before it computes anything."""
+    assert spins(said_by(ACTOR).partition("ACTOR")[2]) == [0]
