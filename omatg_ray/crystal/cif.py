@@ -16,18 +16,15 @@ from numpy.typing import NDArray
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.cif_block import Block, known, number
+from omatg_ray.crystal.cif_symmetry import MAGNETIC_OPERATIONS, groups_of
 from omatg_ray.crystal.composition import HYDROGEN, Site, compare_composition, parse_formula_sum
+from omatg_ray.crystal.formula import require_fitting_cell
 from omatg_ray.crystal.row import Row
 from omatg_ray.crystal.symmetry import (
     IDENTITY,
-    SAME_ATOM,
     SAME_IMAGE,
     Operations,
     distances,
-    group_number,
-    named_groups,
-    parse_operations,
-    point_group_order,
 )
 from omatg_ray.crystal.validity import MIN_DISTANCE, shortest_distances
 from omatg_ray.errors import DataError
@@ -37,14 +34,8 @@ FloatArray = NDArray[np.float64]
 FULL_OCCUPANCY = 0.005
 """How far an occupancy may be from 1 and the site still be full."""
 
-SYMBOLS = ("_space_group_name_h-m_alt", "_symmetry_space_group_name_h-m", "_space_group_name_h-m_full",
-           "_symmetry_space_group_name_h-m_full", "_space_group_name_h-m_ref", "_space_group_name_h-m",
-           "_symmetry_space_group_name_h-m_alt")  # fmt: skip
-HALLS = ("_space_group_name_hall", "_symmetry_space_group_name_hall")
-NUMBERS = ("_space_group_it_number", "_symmetry_int_tables_number", "_space_group_it_num")
-OPERATIONS = ("_space_group_symop_operation_xyz", "_symmetry_equiv_pos_as_xyz")
-MAGNETIC_OPERATIONS = "_space_group_symop_magn_operation_xyz"
-MAGNETIC_CENTRINGS = "_space_group_symop_magn_centering_xyz"
+FORMULAS = ("_chemical_formula_sum", "_chemical_formula_iupac", "_chemical_formula_structural",
+            "_chemical_formula_moiety")  # fmt: skip
 MULTIPLICITIES = ("_atom_site_symmetry_multiplicity", "_atom_site_site_symmetry_multiplicity",
                   "_atom_site_site_symmetry_order")  # fmt: skip
 
@@ -61,12 +52,18 @@ def row_of_block(block: Block, ident: str) -> Row:
     Raises:
         DataError: Something is missing, disordered or not understood, or parts of the file contradict each other.
     """
+    if block.twice:
+        raise DataError(f"{block.twice[0]} stands there twice, with different values")
     cell = _cell(block)
-    formula = parse_formula_sum(block.text("_chemical_formula_sum", "_chemical_formula_iupac"))
+    formula, unread = _formula(block)
     sites = _sites(block, formula)
-    z = block.number("_cell_formula_units_z")
+    require_fitting_cell(len(sites))
+    z = block.number("_cell_formula_units_z") or None
+    groups = groups_of(block, sites, cell)
+    if len(groups) > 1 and IDENTITY in groups and not (formula and z):
+        raise _left_open(groups)  # a cell that is listed as a whole, or its asymmetric unit: nothing counts the atoms
     candidates, reasons = [], []
-    for group in _groups(block, sites, cell):
+    for group in groups:
         try:
             orbits = _orbits(sites, group, cell)
             doubt = compare_composition(sites, orbits, group, formula, z)
@@ -81,12 +78,16 @@ def row_of_block(block: Block, ident: str) -> Row:
     if not candidates:
         raise DataError("; or ".join(dict.fromkeys(reasons)))
     if len(candidates) > 1:
-        names = ", ".join(group.name or "the identity alone" for *_, group in candidates)
-        raise DataError(
-            f"its space group leaves open how many atoms it has and where ({names}): list the symmetry operations"
-        )
+        raise _left_open([group for *_, group in candidates])
     numbers, frac, doubt, _ = candidates[0]
-    return Row(ident, numbers, cell, frac, block.properties, doubt)
+    return Row(ident, numbers, cell, frac, block.properties, doubt or unread)
+
+
+def _left_open(groups: list[Operations]) -> DataError:
+    names = ", ".join(group.name or "the identity alone" for group in groups)
+    return DataError(
+        f"its space group leaves open how many atoms it has and where ({names}): list the symmetry operations"
+    )
 
 
 def _cell(block: Block) -> FloatArray:
@@ -102,6 +103,13 @@ def _cell(block: Block) -> FloatArray:
         raise DataError(f"its cell of lengths {lengths} and angles {values[3:]} spans no volume")
     # gemmi has a along x and b in the xy plane too
     return np.array(gemmi.UnitCell(*values).orth.mat.tolist()).T
+
+
+def _formula(block: Block) -> tuple[dict[int, float], str | None]:
+    """The composition that a file gives, and what it says of it that cannot be read."""
+    texts = [text for name in FORMULAS if (text := block.text(name)) is not None]
+    formula = next(filter(None, map(parse_formula_sum, texts)), {})
+    return formula, f"its formula {texts[0]!r} cannot be read" if texts and not formula else None
 
 
 # --- sites ----------------------------------------------------------------------------------------------------------
@@ -121,6 +129,10 @@ def _sites(block: Block, formula: dict[int, float]) -> list[Site]:
     groups = {value for value in block.columns.get("_atom_site_disorder_group", []) if known(value) not in (None, "0")}
     # those of magnetic structures count in another cell
     multiplicities = None if block.column(MAGNETIC_OPERATIONS) else block.column(*MULTIPLICITIES)
+    dummies = block.columns.get("_atom_site_calc_flag", [])
+    columns = [*axes, labels, types, occupancies, hydrogens, multiplicities, dummies]
+    if any(column and len(column) != len(names) for column in columns):
+        raise DataError("its sites are torn: their columns (_atom_site_...) stand in loops of different length")
     sites = []
     for index, name in enumerate(names):
         label = known(name) or "unnamed"
@@ -130,6 +142,8 @@ def _sites(block: Block, formula: dict[int, float]) -> list[Site]:
         if element is None:
             what = f"type symbol {type_symbol!r}" if type_symbol else f"label {label!r}"
             raise DataError(f"{where} gives no atom: its {what} names no chemical element")
+        if dummies and known(dummies[index]) == "dum":
+            raise DataError(f"{where} is a dummy and no atom (_atom_site_calc_flag dum): leave it out")
         frac = np.zeros(3)
         for axis, column in enumerate(axes):
             text = known(column[index]) if column else None
@@ -155,7 +169,7 @@ def _sites(block: Block, formula: dict[int, float]) -> list[Site]:
 
 
 def _element(type_symbol: str | None, label: str | None, formula: dict[int, float]) -> int | None:
-    """Atomic number of a site; None where nothing says it for certain. D and T are hydrogen.
+    """Atomic number of a site; None where nothing says it for certain. D is hydrogen.
 
     A label without a type symbol may start with an element ('Na1', 'O12A'), stand for a group ('OH', 'Wat'), for a
     kind of site ('T1', 'M2') or for an element and its place ('CO1' is a carbon on oxygen, or cobalt). The formula
@@ -163,14 +177,14 @@ def _element(type_symbol: str | None, label: str | None, formula: dict[int, floa
     """
     if type_symbol is not None:
         match = TYPE_SYMBOL.fullmatch(type_symbol)
-        found = _atomic_number(match[1], formula) if match else None
+        found = _atomic_number(match[1]) if match else None
         # 'CO' may be cobalt, or carbon and oxygen, 'Co' is cobalt
         ambiguous = match is not None and match[1] != match[1].capitalize() and bool(formula) and found not in formula
         return None if ambiguous else found
     letters = re.match(r"[A-Za-z]*", label or "")
     assert letters is not None
     text = letters[0]
-    pair, single = _atomic_number(text[:2], formula) if len(text) > 1 else None, _atomic_number(text[:1], formula)
+    pair, single = _atomic_number(text[:2]) if len(text) > 1 else None, _atomic_number(text[:1])
     if not formula:
         exact = {text[:2].capitalize(): pair, text[:1].upper(): single}
         return exact.get(text)
@@ -180,88 +194,34 @@ def _element(type_symbol: str | None, label: str | None, formula: dict[int, floa
     return pair if pair is not None else single
 
 
-def _atomic_number(symbol: str, formula: dict[int, float]) -> int | None:
+def _atomic_number(symbol: str) -> int | None:
     symbol = symbol.capitalize()
-    if symbol == "D" or (symbol == "T" and HYDROGEN in formula):
-        return HYDROGEN
-    return gemmi.Element(symbol).atomic_number or None
+    return HYDROGEN if symbol == "D" else gemmi.Element(symbol).atomic_number or None
 
 
-# --- symmetry -------------------------------------------------------------------------------------------------------
-
-
-def _groups(block: Block, sites: list[Site], cell: FloatArray) -> list[Operations]:
-    """The groups of operations that the sites may be repeated by; more than one where the file leaves that open."""
-    magnetic = block.column(MAGNETIC_OPERATIONS)
-    if magnetic:
-        return [_fitting(_magnetic(magnetic, block.column(MAGNETIC_CENTRINGS)), cell)]
-    texts = [text for text in map(known, block.column(*OPERATIONS)) if text is not None]
-    listed = parse_operations(tuple(texts)) if texts else None
-    symbols = [text for name in SYMBOLS if (text := block.text(name)) is not None]
-    number_text = block.text(*NUMBERS)
-    group = int(number(number_text, "its space group number")) if number_text is not None else None
-    if listed is not None and len(listed) > 1:
-        _fitting(listed, cell)
-        declared = group_number(symbols, group)
-        order = len({tuple(rotation.ravel()) for rotation in listed.rotations})
-        if declared is not None and order != point_group_order(declared):
-            raise DataError(
-                f"it lists {order} symmetry operations apart from translations, and its space group "
-                f"({(symbols or [f'number {group}'])[0]}) has {point_group_order(declared)}"
-            )
-        return [listed]
-    if group_number(symbols, group) == 1:
-        return [IDENTITY]
-    named = named_groups(symbols, block.text(*HALLS), group, cell)
-    named = [IDENTITY if _closed(sites, setting, cell) else setting for setting in named]
-    if not named or (listed is not None and IDENTITY not in named):
-        named.append(IDENTITY)
-    return [setting for setting, first in zip(named, map(named.index, named), strict=True) if named[first] is setting]
-
-
-def _fitting(group: Operations, cell: FloatArray) -> Operations:
-    if not group.fit(cell):
-        raise DataError("its symmetry operations do not fit its cell: they would change lengths or angles")
-    return group
-
-
-def _magnetic(operations: list[str], centrings: list[str]) -> Operations:
-    """The operations of a magnetic group on positions: time reversal, the fourth entry, does not move atoms."""
-
-    def spatial(texts: list[str]) -> list[gemmi.Op]:
-        return [gemmi.Op(",".join((known(text) or "").split(",")[:3])) for text in texts]
-
-    try:
-        products = [shift * op for shift in spatial(centrings or ["x,y,z"]) for op in spatial(operations)]
-    except (RuntimeError, ValueError) as error:
-        raise DataError(f"its magnetic symmetry operations cannot be read: {error}") from error
-    return parse_operations(tuple(op.triplet() for op in products))
-
-
-def _closed(sites: list[Site], group: Operations, cell: FloatArray) -> bool:
-    """Whether a group only exchanges the sites: the whole cell is listed, not its asymmetric unit."""
-    frac = np.stack([site.frac for site in sites])
-    elements = np.array([site.z for site in sites])
-    for site in sites:
-        images = group.rotations @ site.frac + group.translations
-        if (distances(images[:, None], frac[elements == site.z], cell).min(1) > SAME_ATOM).any():
-            return False
-    return True
+# --- atoms ----------------------------------------------------------------------------------------------------------
 
 
 def _orbits(sites: list[Site], group: Operations, cell: FloatArray) -> list[FloatArray]:
-    """The atoms (n, 3) of every site; none of one that symmetry makes of an earlier site of its element already."""
+    """The atoms (n, 3) of every site; none of one that symmetry makes of an earlier site of its element already.
+
+    Raises:
+        DataError: They are more than `MAX_ATOMS_PER_CELL`, or images of a site are neither apart nor together.
+    """
     if group is IDENTITY:
         return [site.frac[None] for site in sites]
     orbits: list[FloatArray] = []
+    before: dict[int, list[FloatArray]] = {}
     for index, site in zip(count(1), sites):
         try:
             orbit = group.orbit(site.frac, cell)
         except DataError as error:
             raise DataError(f"site {index} ({site.label}): {error}") from error
-        before = [frac for earlier, frac in zip(sites, orbits, strict=False) if earlier.z == site.z]
-        again = any((distances(frac, orbit[0], cell) < SAME_IMAGE).any() for frac in before)
+        earlier = before.setdefault(site.z, [])
+        again = bool(earlier) and bool((distances(np.concatenate(earlier), orbit[0], cell) < SAME_IMAGE).any())
         orbits.append(orbit[:0] if again else orbit)
+        earlier.append(orbits[-1])
+        require_fitting_cell(sum(map(len, orbits)))
     return orbits
 
 

@@ -16,6 +16,9 @@ from omatg_ray.crystal.dataset import Scalar, scalar_properties
 from omatg_ray.errors import DataError
 
 PROPERTY_PREFIX = "_omatg_ray_"
+SITES = {"_atom_site_label", "_atom_site_type_symbol", "_atom_site_fract_x", "_atom_site_cartn_x"}
+# What makes a crystal; other items may stand in a block more than once.
+ESSENTIAL = re.compile(r"_(cell_(length|angle)|atom_site_(label|type|fract|occup)|symmetry_|space_group)")
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,13 @@ class Block:
         name: Its name.
         columns: Texts by name; names are in lower case, with underscores for the dots of newer dictionaries.
         properties: What `write_structures` left there.
+        twice: Names of what makes a crystal that stand there again with other values.
     """
 
     name: str
     columns: dict[str, list[str]]
     properties: dict[str, Scalar]
+    twice: list[str]
 
     def column(self, *names: str) -> list[str]:
         """The first of these columns that is there and says anything, else an empty list."""
@@ -66,7 +71,7 @@ def read_blocks(text: str) -> list[Block]:
     except (RuntimeError, ValueError) as error:
         raise DataError(f"it is no valid CIF: {re.sub(r'^string:', 'line ', str(error))}") from error
     blocks = [_block(block) for block in document]
-    with_atoms = [block for block in blocks if any(name.startswith("_atom_site_") for name in block.columns)]
+    with_atoms = [block for block in blocks if not SITES.isdisjoint(block.columns)]
     return with_atoms or [block for block in blocks if "_cell_length_a" in block.columns]
 
 
@@ -101,18 +106,21 @@ def as_scalar(text: str) -> Scalar:
 def _block(block: Any) -> Block:
     columns: dict[str, list[str]] = {}
     properties: dict[str, Any] = {}
+    twice: list[str] = []
+
+    def add(tag: str, values: list[str]) -> None:
+        name = tag.lower().replace(".", "_")
+        if columns.setdefault(name, values) != values and ESSENTIAL.match(name):
+            twice.append(tag)
+
     for item in block:
         if item.pair is not None:
             tag, value = item.pair
-            columns.setdefault(_plain(tag), [value])
+            add(tag, [value])
             if tag.lower().startswith(PROPERTY_PREFIX) and (text := known(value)) is not None:
                 properties[tag[len(PROPERTY_PREFIX) :]] = as_scalar(text)
         elif item.loop is not None:
             width = item.loop.width()
             for index, tag in enumerate(item.loop.tags):
-                columns.setdefault(_plain(tag), item.loop.values[index::width])
-    return Block(block.name or "unnamed", columns, scalar_properties(properties))
-
-
-def _plain(tag: str) -> str:
-    return tag.lower().replace(".", "_")
+                add(tag, item.loop.values[index::width])
+    return Block(block.name or "unnamed", columns, scalar_properties(properties), twice)

@@ -48,7 +48,17 @@ def parse_formula_sum(text: str | None) -> dict[int, float]:
             amounts[z] = amounts.get(z, 0.0) + (float(term[2]) if term[2] not in ("", ".") else 1.0)
         if terms and all(terms) and 0 not in amounts and "".join(spelling).lower() == "".join(words).lower():
             return {z: amount for z, amount in amounts.items() if amount > 0}
-    return {}
+    return _with_brackets("".join(words))
+
+
+def _with_brackets(text: str) -> dict[int, float]:
+    """Amounts of a formula such as 'Mg(OH)2'; empty if it cannot be read."""
+    from pymatgen.core import Composition
+
+    try:
+        return {element.Z: float(n) for element, n in Composition(text, strict=True).items()} if "(" in text else {}
+    except (ValueError, KeyError):
+        return {}
 
 
 def compare_composition(
@@ -71,6 +81,8 @@ def compare_composition(
     atoms, whole = _spell(counts), _spell(formula)
     if HYDROGEN in formula and HYDROGEN not in counts:
         raise DataError(f"the formula {whole} has hydrogen, and no site holds it: the crystal is not complete")
+    if counts.keys().isdisjoint(formula):
+        raise DataError(f"it has {atoms} in the cell, and none of its formula {whole}")
     if not counts.keys() <= formula.keys():
         return f"{atoms} in the cell is not its formula {whole}"
     units = {element: counts[element] / amount for element, amount in formula.items()}

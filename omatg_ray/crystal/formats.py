@@ -10,6 +10,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -69,9 +70,14 @@ def _texts(where: str, data: bytes) -> Iterator[Entry]:
 
 
 def _guarded(where: str, read: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
-    """The entries of a file; one that raises what is wrong with the file, where that ends them."""
+    """The entries of a file; one that raises what is wrong with the file, where that ends them or there are none."""
+    found = False
     try:
-        yield from read()
+        for entry in read():
+            found = True
+            yield entry
+        if not found:
+            yield failed(where, DataError("it holds no crystals"))
     except (DataError, OSError) as error:
         yield failed(where, error)
 
@@ -148,7 +154,15 @@ def _read_poscar(text: str, name: str) -> Row:
         raise DataError("it is no POSCAR: it has fewer than 8 lines")
     if re.fullmatch(r"[\s\d]*", lines[5]):
         raise DataError("it names no elements (VASP 4): write their symbols in the line above the numbers of atoms")
-    structure = Poscar.from_str(text).structure
+    symbols, counts = lines[5].split(), lines[6].split()
+    if len(symbols) != len(counts):
+        raise DataError(f"it names {len(symbols)} elements and {len(counts)} numbers of atoms")
+    structure = Poscar.from_str("\n".join(lines)).structure
+    # behind the coordinates comes nothing, or an empty line and velocities
+    first = 8 + (lines[7].strip()[:1] in "sS")
+    coordinates = list(takewhile(str.strip, lines[first:]))
+    if len(coordinates) > len(structure) and not re.match(r"\s*[A-Za-z]", coordinates[len(structure)]):
+        raise DataError(f"it lists {len(coordinates)} coordinates, and its numbers of atoms add up to {len(structure)}")
     return row_of_structure(structure, name, {})
 
 
@@ -173,7 +187,7 @@ def _read_record(default: str, record: dict[str, Any], positions: str) -> Row:
     if record.get("pbc") is not None:
         require_periodic(np.asarray(record["pbc"]))
     numbers, cell, frac = records.geometry(record, positions)
-    return Row(records.identity(record, default), numbers, cell, frac, scalar_properties(record))
+    return Row(identity(record, default, records.ID_KEYS), numbers, cell, frac, scalar_properties(record))
 
 
 def _ase_database(path: Path) -> Iterator[Entry]:

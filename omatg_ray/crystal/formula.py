@@ -47,6 +47,16 @@ def parse_formula(text: str) -> dict[str, int]:
     return {symbol: round(counts[symbol]) for symbol in symbols}
 
 
+def require_fitting_cell(atoms: int) -> None:
+    """Refuse cells of more than `MAX_ATOMS_PER_CELL` atoms.
+
+    Raises:
+        DataError: It is one.
+    """
+    if atoms > MAX_ATOMS_PER_CELL:
+        raise DataError(f"it has {atoms} atoms or more; a cell holds {MAX_ATOMS_PER_CELL} at most")
+
+
 def cell_species(text: str, z: int = 1) -> list[int]:
     """Atomic numbers of z formula units, grouped by element in the formula's order.
 

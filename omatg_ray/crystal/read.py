@@ -7,10 +7,10 @@ what is wrong with those that fail is gathered.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ import torch
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset, distinct_ids
 from omatg_ray.crystal.formats import entries
-from omatg_ray.crystal.formula import MAX_ATOMS_PER_CELL
+from omatg_ray.crystal.formula import require_fitting_cell
 from omatg_ray.crystal.lattice import wrap
 from omatg_ray.crystal.reduce import reduce_cell
 from omatg_ray.crystal.row import Entry, Row
@@ -29,6 +29,10 @@ from omatg_ray.run.progress import Progress
 OnError = Literal["refuse", "skip"]
 
 ROWS_AT_ONCE = 256
+PAIRS_AT_ONCE = 1_000_000
+"""Pairs of atoms whose distances are looked at together; a crystal of 1,000 atoms has half of that."""
+FARTHEST = 1e6
+"""Cells away from the origin at which a position has lost too many digits."""
 MOST_NAMED = 20
 """Crystals that are named one by one where many are wrong."""
 
@@ -44,15 +48,8 @@ def read_dataset(
 ) -> CrystalDataset:
     """Read a file, or a folder or archive of CIF and POSCAR files.
 
-    | suffix | what is read |
-    |---|---|
-    | `.cif`, `.mcif` | every data block with atoms, its symmetry applied |
-    | `.vasp`, POSCAR, CONTCAR | one crystal, with element symbols (VASP 5) |
-    | `.csv`, `.tsv` | a column `cif`, `structure` (pymatgen's JSON) or `cif.conv`; separators `,`, `;` and tabulator |
-    | `.json`, `.jsonl` | pymatgen structures, bare or under `structure` or a like key; lists, by name, or of pandas |
-    | `.xyz`, `.extxyz`, `.traj`, `.db` | what ASE reads, with a lattice |
-    | `.lmdb`, `.parquet` | OMatG's |
-    | a folder, `.zip` | its `.cif`, `.mcif` and POSCAR files, nested ones too, in the order of their names |
+    CIF, POSCAR, CSV, JSON, XYZ, ASE's databases and trajectories, LMDB and Parquet files of OMatG; docs/data.md says
+    what is read of each, and what is refused.
 
     Text formats may end in `.gz`. An id is the `material_id` (in LMDB and Parquet also the `identifier` or `ids`) that
     came along, else the name of a CIF file (of its data block where it has several) or the key in an LMDB file, else
@@ -63,7 +60,7 @@ def read_dataset(
         reduce: Niggli-reduce the lattices and put them in standard orientation. Otherwise cells are taken as they are.
         limit: Read only this many crystals, from the first on.
         on_error: Whether crystals that cannot be used are refused, or skipped with a warning that says which and why.
-        allow_overlaps: Take crystals that fail `check_validity` too, as generated ones may.
+        allow_overlaps: Leave out `check_validity`, which generated crystals may fail: atoms may overlap, cells be flat.
         progress: Show a progress bar.
 
     Raises:
@@ -74,6 +71,8 @@ def read_dataset(
     path = Path(path)
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit} leaves nothing to read from {path}; it must be at least 1")
+    if on_error not in get_args(OnError):
+        raise DataError(f"on_error={on_error!r} is none of {', '.join(get_args(OnError))}")
     rows: list[Row] = []
     wrong: list[str] = []
     doubts: list[str] = []
@@ -101,7 +100,7 @@ def read_dataset(
     if wrong:
         _warn(f"{len(wrong)} of {looked_at} crystals of {path} are left out", wrong)
     if doubts:
-        _warn(f"{len(doubts)} of {looked_at} crystals of {path} differ from their formula (solvents left out?)", doubts)
+        _warn(f"{len(doubts)} of {looked_at} crystals of {path} are doubtful (solvents left out?)", doubts)
     if not rows:
         raise DataError(f"{path} holds no crystals")
     return _dataset(rows, reduce)
@@ -121,8 +120,15 @@ def _read(chunk: Sequence[Entry], allow_overlaps: bool) -> list[Row | _Refused]:
     if allow_overlaps:
         return found
     rows = [row for row in found if isinstance(row, Row)]
-    reasons = iter(_invalid(rows))
+    reasons = iter([reason for part in _parts(rows) for reason in _invalid(part)])
     return [(next(reasons) or row) if isinstance(row, Row) else row for row in found]
+
+
+def _parts(rows: list[Row]) -> Iterator[list[Row]]:
+    """The rows in order, as many at once as have `PAIRS_AT_ONCE`."""
+    pairs = np.cumsum([len(row.numbers) ** 2 // 2 for row in rows])
+    for _, part in groupby(zip(pairs // PAIRS_AT_ONCE, rows, strict=True), key=lambda pair: pair[0]):
+        yield [row for _, row in part]
 
 
 def _read_one(entry: Entry) -> Row | _Refused:
@@ -145,12 +151,15 @@ def _unusable(row: Row) -> _Refused | None:
     """What is wrong with a crystal by itself, before anything is computed from it."""
     if not row.numbers:
         return _Refused("it has no atoms")
-    if len(row.numbers) > MAX_ATOMS_PER_CELL:
-        return _Refused(f"it has {len(row.numbers)} atoms; a cell holds {MAX_ATOMS_PER_CELL} at most")
+    require_fitting_cell(len(row.numbers))
     if not all(1 <= z <= MAX_ATOMIC_NUMBER for z in row.numbers):
         return _Refused("a site holds no chemical element")
     if not (np.isfinite(row.cell).all() and np.isfinite(row.frac).all()):
         return _Refused("a coordinate or lattice vector is NaN or infinite")
+    if np.abs(row.frac).max() > FARTHEST:
+        return _Refused(
+            f"an atom lies more than {FARTHEST:g} cells from the origin, where positions have lost their digits"
+        )
     volume = abs(np.linalg.det(row.cell))
     if volume < MIN_VOLUME:
         return _Refused(f"the cell is degenerate: its volume is {volume:.3g} Å³ (at least {MIN_VOLUME} is needed)")

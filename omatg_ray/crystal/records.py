@@ -107,12 +107,6 @@ def geometry(record: Mapping[str, Any], positions: str) -> Geometry:
     return Geometry([int(z) for z in numbers], cell, frac)
 
 
-def identity(record: Mapping[str, Any], default: str) -> str:
-    """What a record calls its crystal."""
-    names = (str(record[key]).strip() for key in ID_KEYS if record.get(key) is not None)
-    return next((name for name in names if name), default)
-
-
 def _array(record: Mapping[str, Any], key: str) -> FloatArray:
     try:
         return np.array(record[key], dtype=np.float64)

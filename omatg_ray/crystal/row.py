@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -106,7 +106,7 @@ def row_of_atoms(atoms: Atoms, ident: str, properties: dict[str, Scalar]) -> Row
     return Row(ident, atoms.numbers.tolist(), cell, np.linalg.solve(cell.T, atoms.positions.T).T, properties)
 
 
-def identity(properties: dict[str, Any], default: str) -> str:
-    """What a row calls its crystal."""
-    value = properties.get(ID_COLUMN)
-    return str(value).strip() if value not in (None, "") else default
+def identity(properties: Mapping[str, Any], default: str, keys: Sequence[str] = (ID_COLUMN,)) -> str:
+    """What a row calls its crystal: the first of the keys that says something."""
+    names = (str(properties[key]).strip() for key in keys if properties.get(key) is not None)
+    return next(filter(None, names), default)

@@ -24,7 +24,7 @@ SAME_ATOM = 0.3
 SAME_IMAGE = 0.03
 """Atoms that operations make of a site on its special position are one, where they are closer than this in Å."""
 METRIC_TOLERANCE = 0.01
-"""How far operations may change squared lengths of a cell, relative to the longest one, and still fit it."""
+"""How far operations may change products of two lattice vectors, relative to their lengths, and still fit a cell."""
 
 DENOMINATOR = gemmi.Op.DEN
 MAX_GROUP = 192
@@ -54,11 +54,17 @@ class Operations:
         """Lattice points in the cell: 1 if it is primitive, 4 if it is centred on all faces."""
         return int((self.rotations == np.eye(3)).all((1, 2)).sum())
 
+    @property
+    def rotation_set(self) -> frozenset[tuple[float, ...]]:
+        """What the operations do apart from translations."""
+        return frozenset(tuple(rotation.ravel().tolist()) for rotation in self.rotations)
+
     def fit(self, cell: FloatArray) -> bool:
         """Whether the operations keep all lengths and angles of a lattice (3, 3), within `METRIC_TOLERANCE`."""
         metric = cell @ cell.T
         change = np.swapaxes(self.rotations, 1, 2) @ metric @ self.rotations - metric
-        return bool(np.abs(change).max() <= METRIC_TOLERANCE * np.abs(metric).max())
+        lengths = np.sqrt(np.diag(metric))
+        return bool((np.abs(change) <= METRIC_TOLERANCE * np.outer(lengths, lengths)).all())
 
     def orbit(self, site: FloatArray, cell: FloatArray) -> FloatArray:
         """The atoms (m, 3) that the operations make of a site (3,).
@@ -113,45 +119,53 @@ def named_groups(symbols: Sequence[str], hall: str | None, number: int | None, c
         cell: Lattice.
 
     Returns:
-        None if nothing is named. More than one where axes or origin are left open.
+        None of them if nothing is named; more than one where axes or origin are left open.
 
     Raises:
-        DataError: The group is unknown, symbol and number disagree, or no setting fits the lattice.
+        DataError: The group is unknown, or no setting fits the lattice.
     """
     named = ", ".join(filter(None, [*dict.fromkeys(symbols), hall, None if number is None else f"number {number}"]))
-    if hall is not None:
-        try:
-            settings = [_group(gemmi.symops_from_hall(hall), hall)]
-        except (RuntimeError, ValueError):
-            settings = []
-    else:
-        settings = []
-    if not settings:
-        found = next(filter(None, map(_settings, symbols)), []) or [s for s in _table() if s.number == number]
-        if number is not None and found and found[0].number != number:
-            raise DataError(
-                f"it names the space group {symbols[0]}, which is number {found[0].number}, and number {number}"
-            )
-        settings = [_group(setting.operations(), setting.xhm()) for setting in found]
+    settings = [] if hall is None else _of_hall(hall)
+    settings = settings or settings_of(symbols, number)
     if not settings and named:
         raise DataError(f"its space group ({named}) is unknown, and it lists no operations of it")
     fitting = [setting for setting in settings if setting.fit(cell)]
     if settings and not fitting:
-        raise DataError(
-            f"its cell does not have the symmetry of its space group ({named}), of which it lists no operations"
-        )
+        raise DataError(f"its cell does not have the symmetry of its space group ({named}), and it lists no operations")
     return fitting
 
 
-def group_number(symbols: Sequence[str], number: int | None) -> int | None:
-    """Number of the space group that a file names; None where it names none that is known."""
-    found = next(filter(None, map(_settings, symbols)), [])
-    return found[0].number if found else number
+def settings_of(symbols: Sequence[str], number: int | None) -> list[Operations]:
+    """The settings that the first known Hermann-Mauguin symbol may mean, else all of the group with this number."""
+    found = next(filter(None, map(_settings, symbols)), []) or [s for s in _table() if s.number == number]
+    return [_operations_of(setting.hall, setting.xhm()) for setting in found]
 
 
-def point_group_order(number: int) -> int:
-    """Operations of a space group apart from its translations."""
-    return len(gemmi.find_spacegroup_by_number(number).operations().sym_ops)
+def symbol_number(symbol: str) -> int | None:
+    """Number in International Tables of a Hermann-Mauguin symbol; None where it is unknown."""
+    found = _settings(symbol)
+    return found[0].number if found else None
+
+
+def hall_number(symbol: str) -> int | None:
+    """Number in International Tables of a Hall symbol; None where it is of no tabulated setting."""
+    try:
+        found = gemmi.find_spacegroup_by_ops(gemmi.symops_from_hall(symbol))
+    except (RuntimeError, ValueError):
+        return None
+    return None if found is None else found.number
+
+
+def _of_hall(symbol: str) -> list[Operations]:
+    try:
+        return [_operations_of(symbol, symbol)]
+    except (RuntimeError, ValueError):
+        return []
+
+
+@lru_cache(maxsize=512)
+def _operations_of(hall: str, name: str) -> Operations:
+    return _group(gemmi.symops_from_hall(hall), name)
 
 
 @lru_cache(maxsize=512)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import csv
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -31,21 +30,32 @@ def csv_entries(where: str, text: str) -> Iterator[Entry]:
     Raises:
         DataError: There is no such column, or quotes do not match.
     """
-    csv.field_size_limit(sys.maxsize)  # a cell of 500 atoms is longer than what the module allows
+    csv.field_size_limit(2**31 - 1)  # a cell of 500 atoms is longer than what the module allows
     header = text.partition("\n")[0]
     # the separator is the one that finds the column, since a CIF may hold any of them
-    readings = (csv.DictReader(StringIO(text, newline=""), delimiter=delimiter) for delimiter in DELIMITERS)
-    records = next((reading for reading in readings if _column(reading.fieldnames or []) is not None), None)
+    readings = (_reading(text, delimiter) for delimiter in DELIMITERS)
+    records = next(filter(None, readings), None)
     if records is None:
         names = ", ".join(repr(name) for name in next(csv.reader([header]), [])) or "missing"
         raise DataError(f"it has no column 'cif' (or {', '.join(COLUMNS[1:])}); its columns are {names}")
     column = _column(records.fieldnames or [])
     assert column is not None
+    if list(records.fieldnames or []).count(column) > 1:
+        raise DataError(f"it has several columns {column!r}; leave one")
     try:
         for number, record in enumerate(records, start=1):
             yield Entry(f"{where}, row {number}", partial(_read_record, record, column, str(number)))
     except csv.Error as error:
         raise DataError(f"line {records.line_num}: {error}") from error
+
+
+def _reading(text: str, delimiter: str) -> csv.DictReader[str] | None:
+    """The table with fields separated like this; None if it then has no column of crystals."""
+    records = csv.DictReader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        return None if _column(records.fieldnames or []) is None else records
+    except csv.Error:
+        return None
 
 
 def json_entries(where: str, text: str) -> Iterator[Entry]:
@@ -55,11 +65,24 @@ def json_entries(where: str, text: str) -> Iterator[Entry]:
         DataError: It is no JSON, or holds no structures in a place that is known.
     """
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"it is no JSON: {error}") from error
+        data = json.loads(text, object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"it is no JSON that can be read: {error}") from error
     for name, row in _json_rows(data):
         yield Entry(f"{where}, row {name}", partial(_read_object, row, name))
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names are all different.
+
+    Raises:
+        ValueError: A name stands there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return found
 
 
 def json_lines_entries(where: str, text: str) -> Iterator[Entry]:
@@ -76,8 +99,10 @@ def _json_rows(data: Any) -> Iterator[tuple[str, Any]]:
             data = [dict(zip(data["columns"], row, strict=False)) for row in data["data"]]
         elif (column := _column(data)) is not None and not _is_crystal(data[column]):  # pandas, orient="columns"
             data = _transposed(data, column)
-        elif column is None and (key := next((key for key in LISTS if isinstance(data.get(key), list)), None)):
-            data = data[key]
+        elif column is None and (keys := [key for key in LISTS if isinstance(data.get(key), list)]):
+            if len(keys) > 1:
+                raise DataError(f"it has lists under {' and '.join(keys)}; keep the one that holds the crystals")
+            data = data[keys[0]]
     if isinstance(data, list):
         yield from ((str(number), row) for number, row in enumerate(data, start=1))
     elif isinstance(data, dict) and (_is_structure(data) or _column(data) is not None):

@@ -89,6 +89,28 @@ def shortest_distances(crystals: CrystalBatch, own_images: bool = True) -> Tenso
         (B,); infinite where there is nothing to measure, NaN where the cell is too extreme to be reduced.
     """
     cell, converged = minkowski_reduce(crystals.cell)
+    shortest = cell[:, 0].norm(dim=-1) if own_images else torch.full((len(cell),), torch.inf, dtype=cell.dtype)
+    structure = crystals.layout.pairs[2]
+    shortest = shortest.scatter_reduce(0, structure, _pair_distances(crystals, cell), "amin")
+    return torch.where(converged, shortest, torch.nan)
+
+
+def closest_atoms(crystal: CrystalBatch) -> tuple[int, int, float]:
+    """The two atoms of one structure that are nearest to each other, and their distance in Å.
+
+    An atom twice is one and its own image.
+    """
+    cell, _ = minkowski_reduce(crystal.cell)
+    own, (first, second, _) = float(cell[0, 0].norm()), crystal.layout.pairs
+    distances = _pair_distances(crystal, cell)
+    if len(distances) == 0 or float(distances.min()) >= own:
+        return 0, 0, own
+    index = int(distances.argmin())
+    return int(first[index]), int(second[index]), float(distances[index])
+
+
+def _pair_distances(crystals: CrystalBatch, cell: Tensor) -> Tensor:
+    """Shortest distances (P,) of the pairs of `Layout.pairs`, by the reduced lattices (B, 3, 3)."""
     first, second, structure = crystals.layout.pairs
     difference = minimum_difference(crystals.pos[second] - crystals.pos[first])
     cartesian = (difference[:, None, :] @ crystals.cell[structure])[:, 0]
@@ -104,9 +126,7 @@ def shortest_distances(crystals: CrystalBatch, own_images: bool = True) -> Tenso
             image = origin + n2 * a2 + n3 * a3
             image = image - torch.round((image * a1).sum(-1, keepdim=True) / length_squared) * a1
             nearest = torch.minimum(nearest, image.norm(dim=-1))
-    shortest = cell[:, 0].norm(dim=-1) if own_images else torch.full((len(cell),), torch.inf, dtype=cell.dtype)
-    shortest = shortest.scatter_reduce(0, structure, nearest, "amin")
-    return torch.where(converged, shortest, torch.nan)
+    return nearest
 
 
 def minkowski_reduce(cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,22 +172,3 @@ def minkowski_reduce(cell: Tensor) -> tuple[Tensor, Tensor]:
         if converged.all():
             break
     return cell, converged
-
-
-def closest_atoms(crystal: CrystalBatch) -> tuple[int, int, float]:
-    """The two atoms of one structure that are nearest to each other, and their distance in Å.
-
-    An atom twice is one and its own image. For messages: it takes longer than `shortest_distances`.
-    """
-    n = len(crystal.species)
-    first, second = torch.triu_indices(n, n).unbind(0)
-    pairs = CrystalBatch(
-        crystal.species[torch.stack([first, second], 1).flatten()],
-        crystal.pos[torch.stack([first, second], 1).flatten()],
-        crystal.cell.expand(len(first), 3, 3),
-        torch.full((len(first),), 2),
-    )
-    shortest_vector = minkowski_reduce(crystal.cell)[0][0, 0].norm()
-    distance = torch.where(first == second, shortest_vector, shortest_distances(pairs, own_images=False))
-    index = int(distance.argmin())
-    return int(first[index]), int(second[index]), float(distance[index])

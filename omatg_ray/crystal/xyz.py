@@ -6,17 +6,21 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from io import StringIO
+from itertools import islice
+
+import numpy as np
 
 from omatg_ray.crystal.dataset import scalar_properties
+from omatg_ray.crystal.formula import require_fitting_cell
 from omatg_ray.crystal.row import Entry, Row, failed, identity, row_of_atoms
 from omatg_ray.errors import DataError
 
-KEYS = {"lattice": "Lattice", "properties": "Properties"}
+KEYS = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
 
 
 def xyz_entries(where: str, text: str) -> Iterator[Entry]:
     """The frames of a file."""
-    file = StringIO(text)
+    file = StringIO(text, newline=None)
     number = 0
     while header := file.readline():
         if not header.strip():
@@ -26,21 +30,27 @@ def xyz_entries(where: str, text: str) -> Iterator[Entry]:
             error = DataError(f"expected a number of atoms, found {header.strip()[:40]!r}")
             yield failed(f"{where}, row {number}", error)
             return  # where the next frame begins is unknown
-        lines = [file.readline() for _ in range(1 + int(header))]
-        yield Entry(f"{where}, row {number}", partial(_read_frame, lines, str(number)))
+        lines = list(islice(file, 1 + int(header)))
+        yield Entry(f"{where}, row {number}", partial(_read_frame, lines, int(header), str(number)))
 
 
-def _read_frame(lines: list[str], default: str) -> Row:
+def _read_frame(lines: list[str], atoms: int, default: str) -> Row:
     from ase.io.extxyz import read_xyz
 
-    comment, *atoms_lines = lines
-    if not lines[-1].strip():
-        raise DataError(f"it ends before its {len(atoms_lines)} atoms")
+    require_fitting_cell(atoms)
+    if len(lines) < 1 + atoms or not lines[-1].strip():
+        raise DataError(f"it ends before its {atoms} atoms")
+    comment, *rows = lines
     for key, spelling in KEYS.items():
         comment = re.sub(rf"(?<!\S){key}(?=\s*=)", spelling, comment, flags=re.IGNORECASE)
     # ASE has no deuterium
-    atoms_lines = [re.sub(r"(?<!\S)D(?!\S)", "H", line) for line in atoms_lines]
-    (atoms,) = read_xyz(StringIO("".join([f"{len(atoms_lines)}\n", comment, *atoms_lines])), 0)
+    rows = [re.sub(r"(?<!\S)D(?!\S)", "H", row) for row in rows]
+    (image,) = read_xyz(StringIO("".join([f"{atoms}\n", comment, *rows])), 0)
+    for name in ("occupancy", "occupancies"):
+        if name in image.arrays and not np.allclose(image.arrays[name], 1):
+            raise DataError(
+                "it is disordered (its column occupancy is not 1 everywhere); only fully occupied sites can be used"
+            )
     # ASE moves energies and the like from the comment line to a calculator
-    found = {**atoms.info, **(atoms.calc.results if atoms.calc else {})}
-    return row_of_atoms(atoms, identity(found, default), scalar_properties(found))
+    found = {**image.info, **(image.calc.results if image.calc else {})}
+    return row_of_atoms(image, identity(found, default), scalar_properties(found))

@@ -285,3 +285,55 @@ def _xyz(path: Path, cell: np.ndarray, positions: np.ndarray) -> Path:
     lines = [f"{symbol} {' '.join(f'{x:.9f}' for x in xyz)}" for symbol, xyz in zip("CO", positions, strict=True)]
     path.write_text("\n".join(["2", f'Lattice="{lattice}"', *lines]) + "\n")
     return path
+
+
+# --- what must not be lost ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("a.csv", f"material_id,cif\na,{quoted(CIF)}\nb,{quoted(CIF)[:-30]}", "unexpected end of data"),
+        ("a.csv", f"cif,cif\n{quoted(CIF)},{quoted(CIF)}\n", "several columns 'cif'"),
+        ("a.json", '{"a": 1, "a": 2}', "'a' stands there twice"),
+        ("a.json", '{"structures": [1], "entries": [2]}', "lists under structures and entries"),
+        ("a.json", "[" * 200_000, "no JSON that can be read"),
+        ("a.json", '{"a": ' + "1" * 5000 + "}", "no JSON that can be read"),
+        ("a.xyz", '2\nLATTICE="4 0 0 0 4 0 0 0 4" PBC="T T F"\nC 0 0 0\nC 2 2 2\n', "not periodic"),
+        (
+            "a.xyz",
+            '1\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3:occupancy:R:1\nC 0 0 0 0.5\n',
+            "disordered",
+        ),
+        ("a.xyz", "10000000000\n\nC 0 0 0\n", "10000000000 atoms or more"),
+        ("a.xyz", '1\nLattice="4 0 0 0 4 0 0 0 4"\nC 1e17 0 0\n', "lost their digits"),
+        ("POSCAR", "x\n1\n4 0 0\n0 4 0\n0 0 4\nCs\n1\nDirect\n0 0 0\n0.5 0.5 0.5\n", "lists 2 coordinates"),
+        ("POSCAR", "x\n1\n4 0 0\n0 4 0\n0 0 4\nCs Cl\n1\nDirect\n0 0 0\n", "names 2 elements and 1 numbers"),
+    ],
+)  # fmt: skip
+def test_what_would_be_lost_is_refused(tmp_path: Path, name: str, text: str, reason: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=f"{name}.*{reason}"):
+        read_dataset(tmp_path / name)
+
+
+def test_velocities_behind_coordinates_are_no_atoms(tmp_path: Path) -> None:
+    text = "x\n1\n4.12 0 0\n0 4.12 0\n0 0 4.12\nCs Cl\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n\n0 0 0\n0 0 0\n"
+    (tmp_path / "POSCAR").write_text(text)
+    assert_caesium_chloride(tmp_path / "POSCAR", ids=["POSCAR"])
+    (tmp_path / "POSCAR").write_text(text.replace("\n", "\r"))
+    assert_caesium_chloride(tmp_path / "POSCAR", ids=["POSCAR"])
+
+
+def test_files_without_crystals_in_a_folder_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.cif").write_text(CIF)
+    (tmp_path / "b.cif").write_text("data_x\n_journal_name x\n")
+    (tmp_path / "c.cif").write_text("")
+    with pytest.raises(DataError) as caught:
+        read_dataset(tmp_path)
+    assert [reason.rsplit("/", 1)[1].split(":")[0] for reason in caught.value.reasons] == ["b.cif", "c.cif"]
+
+
+def test_an_unknown_way_with_errors_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="on_error='Skip' is none of refuse, skip"):
+        read_dataset(tmp_path, on_error="Skip")  # type: ignore[arg-type]
