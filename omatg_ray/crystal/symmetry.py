@@ -172,6 +172,7 @@ def _operations_of(hall: str, name: str) -> Operations:
 def _settings(symbol: str) -> list[gemmi.SpaceGroup]:
     """The settings that a Hermann-Mauguin symbol may mean: with both origins, and both axes, where it names none."""
     name = re.sub(r"\s+", " ", symbol.replace("_", "").replace("*", "")).strip()
+    name = re.sub(r"(\d)\((\d)\)", r"\1\2", name)  # SHELX: 'P2(1)/c'
     name = re.sub(r"\s*[:(]\s*(\w+)\s*\)?$", r":\1", name)
     if mark := re.fullmatch(r"(.+\S)\s([SZ])", name):
         name = f"{mark[1]}:{ORIGINS[mark[2]]}"

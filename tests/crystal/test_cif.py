@@ -71,6 +71,12 @@ def test_operations_make_the_atoms_of_the_cell() -> None:
 NAMED = {
     "fcc": ("3.52 3.52 3.52 90 90 90", [("Ni", "Ni", "0 0 0")], "_symmetry_space_group_name_H-M 'F m -3 m'", {"Ni": 4}),
     "other tag": ("3.6 3.6 3.6 90 90 90", [("Cu", "Cu", "0 0 0")], "_space_group_name_H-M_ref 'F m -3 m'", {"Cu": 4}),
+    "screw axes of SHELX": (
+        "5 6 7 90 100 90",
+        [("K", "K", "0.1 0.2 0.3")],
+        "_symmetry_space_group_name_H-M P2(1)/c\n_space_group_IT_number 14",
+        {"K": 4},
+    ),
     "spelled out": (
         "5.64 5.64 5.64 90 90 90",
         [("Na", "Na", "0 0 0"), ("Cl", "Cl", "0.5 0.5 0.5")],
