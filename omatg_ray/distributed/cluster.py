@@ -21,6 +21,7 @@ from ray._private import ray_constants
 from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from omatg_ray.distributed.machine import refuse_few_threads, refuse_foreign_cluster
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ClusterError
 from omatg_ray.run.progress import print_line
@@ -66,7 +67,10 @@ def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with _token(None if address else secrets.token_hex(32)):
         try:
-            _knock(address)
+            if address is None:
+                refuse_few_threads()
+            elif _knock(address):
+                refuse_foreign_cluster(address)
             # What Ray says while it starts is nothing that users of this program have to act on.
             dashboard = None if address else False
             with _loopback(address is None):
@@ -78,6 +82,11 @@ def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
                 "into ~/.ray/auth_token, and set RAY_AUTH_MODE=token"
             ) from error
         except (OSError, RuntimeError, ValueError, grpc.FutureTimeoutError) as error:
+            if address is None and isinstance(error, OSError) and error.filename:
+                raise ClusterError(
+                    f"Ray does not start on this machine, as it can write nothing in {error.filename} "
+                    f"({error.strerror}); set TMPDIR to a folder that is there and that you may write to"
+                ) from error
             reason = str(error) or f"no answer in {SECONDS_TO_CONNECT} s"
             raise ClusterError(
                 f"no Ray cluster at {address or 'this machine'}, or not with this token: {reason}. ray.address and "
@@ -116,17 +125,22 @@ def _refuse_other_session(session: str, address: str) -> None:
         )
 
 
-def _knock(address: str | None) -> None:
-    """Raises where no Ray listens; Ray itself would try for minutes and then abort the process."""
-    host, _, port = (address or "").rpartition(":")
+def _knock(address: str) -> bool:
+    """Raises where no Ray listens; Ray itself would try for minutes and then abort the process.
+
+    Returns:
+        Whether one answered; False where that cannot be found out.
+    """
+    host, _, port = address.rpartition(":")
     if not (host and port.isdigit()) or os.environ.get("RAY_USE_TLS", "0") != "0":
-        return
+        return False
     if host in ("localhost", "127.0.0.1"):
         host = ray.util.get_node_ip_address()  # as Ray does
     socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
     # A proxy for the web is none for a cluster; Ray goes around it too.
     with grpc.insecure_channel(f"{host}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         grpc.channel_ready_future(channel).result(timeout=SECONDS_TO_CONNECT)
+    return True
 
 
 @contextmanager
