@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import errno
+import locale
 import logging
 import math
 import os
@@ -210,6 +212,7 @@ def _main(argv: Sequence[str] | None) -> int:
     if words:
         arguments.words += words
     with _plain_messages():
+        _warn_of_locale()
         try:
             arguments.run(arguments)
         except OmatgRayError as error:
@@ -219,6 +222,17 @@ def _main(argv: Sequence[str] | None) -> int:
             print("omatg-ray: interrupted", file=sys.stderr)
             return 130
     return 0
+
+
+def _warn_of_locale() -> None:
+    """Files of this program are UTF-8 everywhere; those of libraries, and what is printed, follow the locale."""
+    encoding = locale.getencoding()
+    if codecs.lookup(encoding).name != "utf-8" and not sys.flags.utf8_mode:
+        logging.getLogger("omatg_ray").warning(
+            "the encoding of the locale is %s: letters that it lacks are printed as \\u and a number, and names of "
+            "files may be; set LC_ALL=C.UTF-8, or PYTHONUTF8=1",
+            encoding,
+        )
 
 
 def _exit_code(error: OmatgRayError) -> int:

@@ -183,7 +183,9 @@ class FlowModel:
                 return cls.load(copy, device)
         folder = asset("base") if is_bundled(path) else model_folder(Path(path))
         try:
-            description = ModelDescription.model_validate(json.loads((folder / DESCRIPTION_FILE).read_text()))
+            description = ModelDescription.model_validate(
+                json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+            )
         except (OSError, ValueError) as error:
             raise ModelError(f"{folder / DESCRIPTION_FILE} is not a description of this version: {error}") from error
         try:
@@ -201,7 +203,7 @@ class FlowModel:
         weights = {f"base.{k}": v for k, v in self.base_network.state_dict().items()}
         weights |= self.learned.state_dict()
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / WEIGHTS_FILE)
-        (folder / DESCRIPTION_FILE).write_text(self.description.model_dump_json(indent=1) + "\n")
+        (folder / DESCRIPTION_FILE).write_text(self.description.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     # --- sampling ---------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -176,3 +177,16 @@ def test_an_output_below_a_file_is_refused(tmp_path: Path, capsys: pytest.Captur
     code, _, err = run(capsys, "evaluate", "m", "--data", "d", "--json", tmp_path / "file" / "out.json")
     assert code == 2
     assert str(tmp_path / "file") in err
+
+
+def test_a_locale_without_utf_8_is_told_once_and_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "ä.yaml").write_text("# α\nseed: 1\nworkers: -1\n", encoding="utf-8")
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "omatg_ray"]
+    done = subprocess.run([*command, "config", "policy.noise"], capture_output=True, env=environment)
+    assert done.returncode == 0
+    assert rb"\u03c3(t) of each active field" in done.stdout
+    assert done.stderr.startswith(b"warning: the encoding of the locale is ") and done.stderr.count(b"\n") == 1
+    done = subprocess.run([*command, "train", "ä.yaml"], capture_output=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 2
+    assert b"workers: Input should be greater than or equal to 0" in done.stderr and b"Traceback" not in done.stderr

@@ -182,7 +182,7 @@ def available_memory(meminfo: Path = MEMINFO, groups: Path = GROUPS) -> int | No
 
 def _table(file: Path) -> dict[str, int]:
     """Lines of a name and a number."""
-    rows = (line.split() for line in file.read_text().splitlines())
+    rows = (line.split() for line in file.read_text(encoding="utf-8").splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) > 1}
 
 

@@ -24,6 +24,7 @@ from ray._private import ray_constants, services
 from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from omatg_ray.distributed.machine import refuse_few_threads, refuse_foreign_cluster
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ClusterError
 from omatg_ray.run.interrupt import deaf_children
@@ -81,7 +82,10 @@ def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
         try:
             found = _found(address)
             where += f" ({found})" if found != address else ""
-            _knock(found)
+            if found is None:
+                refuse_few_threads()
+            elif _knock(found):
+                refuse_foreign_cluster(found)
             # What Ray says while it starts is nothing that users of this program have to act on.
             options: dict[str, Any] = {"logging_level": logging.ERROR}
             if found is None:
@@ -95,6 +99,11 @@ def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
                 "into ~/.ray/auth_token, and set RAY_AUTH_MODE=token"
             ) from error
         except (OSError, RuntimeError, ValueError, grpc.FutureTimeoutError) as error:
+            if address is None and isinstance(error, OSError) and error.filename:
+                raise ClusterError(
+                    f"Ray does not start on this machine, as it can write nothing in {error.filename} "
+                    f"({error.strerror}); set TMPDIR to a folder that is there and that you may write to"
+                ) from error
             reason = str(error) or f"no answer in {SECONDS_TO_CONNECT} s"
             raise ClusterError(
                 f"no Ray cluster at {where}, or not with this token: {reason}. ray.address and "
@@ -158,11 +167,15 @@ def _folder() -> str | None:
     return str(SHORT / "ray")
 
 
-def _knock(address: str | None) -> None:
-    """Raises where no Ray listens, or none is on this machine; Ray itself would try for minutes, and then abort."""
-    host, _, port = (address or "").rpartition(":")
+def _knock(address: str) -> bool:
+    """Raises where no Ray listens, or none is on this machine; Ray itself would try for minutes, and then abort.
+
+    Returns:
+        Whether one answered; False where that cannot be found out.
+    """
+    host, _, port = address.rpartition(":")
     if not (host and port.isdigit()) or os.environ.get("RAY_USE_TLS", "0") != "0":
-        return
+        return False
     if host in ("localhost", "127.0.0.1"):
         host = ray.util.get_node_ip_address()  # as Ray does
     socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
@@ -176,6 +189,7 @@ def _knock(address: str | None) -> None:
                 f"it has no node on this machine, which is needed to join it (ray start --address={address})"
             )
         time.sleep(0.5)
+    return True
 
 
 @contextmanager

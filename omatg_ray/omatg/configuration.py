@@ -89,7 +89,7 @@ def read_configuration(path: Path) -> dict[str, Any]:
         ModelError: It cannot be read or has no section `model`.
     """
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -353,7 +353,7 @@ def _fingerprint(folder: Path) -> str:
 
 def _check_known_energies(potential: Potential, file: Path) -> None:
     try:
-        entries = json.loads(file.read_text())
+        entries = json.loads(file.read_text(encoding="utf-8"))
         cases = [
             (
                 _crystal(entry["structure"]["species"], entry["structure"]["pos"], entry["structure"]["cell"]),

@@ -137,6 +137,8 @@ def test_the_default_run_takes_the_next_free_folder_and_a_named_one_does_not(
         started.append(config.run)
         raise KeyboardInterrupt
 
+    # What is looked at here is what would be trained, if it could be.
+    monkeypatch.setattr("omatg_ray.commands.early.refuse_train", lambda *_: None)
     monkeypatch.setattr("omatg_ray.commands.train.train", stop)
     for name in ("quickstart", "quickstart-2"):
         (desk / "runs" / name).mkdir(parents=True)
@@ -156,6 +158,8 @@ def test_the_quickstart_is_not_mixed_with_what_is_named(
     desk: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Config] = []
+    # What is looked at here is what would be trained, if it could be.
+    monkeypatch.setattr("omatg_ray.commands.early.refuse_train", lambda *_: None)
     monkeypatch.setattr("omatg_ray.commands.train.train", lambda config, *_: started.append(config) or 1 / 0)
     for words in (["base=bundled"], ["reward.potential=bundled"], ["data.file=x.csv"], [" base = bundled", "seed=3"]):
         with pytest.raises(ZeroDivisionError):
