@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 FieldName = Literal["pos", "cell"]
 FIELDS: tuple[FieldName, ...] = ("pos", "cell")
-"""The two generated fields of a crystal; `crystal.fields` has them too, with what is done to them."""
+"""The two generated fields of a crystal; `crystal.fields` has what is done to them."""
 
 
 class Settings(BaseModel):

@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from omatg_ray.crystal import fields
-from omatg_ray.settings import FIELDS, FieldName
-
 HEAVY = {"torch", "pymatgen", "matgl", "ray", "numpy", "scipy", "ase", "pyarrow", "safetensors", "huggingface_hub"}
 CONFIGURED = {"pydantic", "yaml"}
 """What it takes to read a configuration, which is more than help takes."""
@@ -92,7 +89,3 @@ def test_what_can_be_set_and_what_is_bundled_is_listed_without_a_model(tmp_path:
     code, modules, _ = watched(words, tmp_path)
     assert code == 0
     assert not modules & HEAVY
-
-
-def test_the_fields_of_settings_are_those_of_crystals() -> None:
-    assert fields.FIELDS == FIELDS and fields.FieldName == FieldName

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.lattice import wrap
+from omatg_ray.settings import FIELDS, FieldName
 
-FieldName = Literal["pos", "cell"]
-FIELDS: tuple[FieldName, ...] = ("pos", "cell")
+__all__ = ["FIELDS", "FieldName", "Fields", "displace"]
+
 Fields = dict[FieldName, Tensor]
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
+
+import gemmi
 
 from omatg_ray.crystal.text import read_text
 from omatg_ray.errors import DataError, FormulaError
@@ -11,7 +14,11 @@ from omatg_ray.errors import DataError, FormulaError
 # The network's messages grow with the square of the atoms in a cell, and a slip of the keyboard must not fill memory.
 MAX_ATOMS_PER_CELL = 1000
 
+# What gemmi knows as symbols beside those of elements: deuterium, and unknown ones.
+NO_ELEMENTS = ("D", "X")
+
 _EXAMPLE = "write it like BaTiO3 or Ca3(PO4)2"
+_ELEMENT = r"([A-Z][a-z]?)(\d*)"
 _ELEMENTS = r"(?:[A-Z][a-z]?(?:[1-9]\d*)?)+"
 _GROUP = rf"(?:\({_ELEMENTS}\)|\[{_ELEMENTS}\])(?:[1-9]\d*)?(?![a-z0-9])"
 
@@ -25,8 +32,6 @@ def parse_formula(text: str) -> dict[str, int]:
         FormulaError: The text is empty or malformed, names an unknown element (isotopes such as D included), or a
             count is zero, negative or not an integer.
     """
-    from pymatgen.core import Composition, Element
-
     formula = text.strip()
     if not formula:
         raise FormulaError(f"the formula {text!r} is empty; {_EXAMPLE}")
@@ -34,17 +39,24 @@ def parse_formula(text: str) -> dict[str, int]:
         raise FormulaError(f"the formula {text!r} has a count that is not an integer; {_EXAMPLE}")
     symbols = list(dict.fromkeys(re.findall(r"[A-Z][a-z]*", formula)))
     for symbol in symbols:
-        if not Element.is_valid_symbol(symbol) or symbol in ("D", "T"):
+        if gemmi.Element(symbol).name != symbol or symbol in NO_ELEMENTS:
             raise FormulaError(f"the formula {text!r} names {symbol!r}, which is no element; {_EXAMPLE}")
-    # pymatgen takes more than it should (exponents, counts of zero, a bracket of one kind closed by another), so check
-    # the grammar here: every innermost group stands for one element more, until no group is left
+    # every innermost group is multiplied out, until no group is left
     flat, groups = formula, 1
     while groups:
-        flat, groups = re.subn(_GROUP, "H", flat, flags=re.ASCII)
+        flat, groups = re.subn(_GROUP, _multiply_out, flat, flags=re.ASCII)
     if not re.fullmatch(_ELEMENTS, flat, flags=re.ASCII):
         raise FormulaError(f"the formula {text!r} cannot be parsed; {_EXAMPLE}")
-    counts = Composition(formula, strict=True).get_el_amt_dict()
-    return {symbol: round(counts[symbol]) for symbol in symbols}
+    counts = Counter(dict.fromkeys(symbols, 0))
+    for symbol, number in re.findall(_ELEMENT, flat):
+        counts[symbol] += int(number or 1)
+    return dict(counts)
+
+
+def _multiply_out(group: re.Match[str]) -> str:
+    inside, _, times = re.sub(r"[\])]", ")", group[0][1:]).partition(")")
+    elements = re.findall(_ELEMENT, inside)
+    return "".join(f"{symbol}{int(number or 1) * int(times or 1)}" for symbol, number in elements)
 
 
 def require_fitting_cell(atoms: int) -> None:
@@ -66,8 +78,6 @@ def cell_species(text: str, z: int = 1) -> list[int]:
         FormulaError: The formula cannot be parsed, z is not positive, or the cell would hold more than
             `MAX_ATOMS_PER_CELL` atoms.
     """
-    from pymatgen.core import Element
-
     if z < 1:
         raise FormulaError(f"{z} formula units of {text!r} make no cell; ask for at least 1")
     counts = parse_formula(text)
@@ -76,7 +86,7 @@ def cell_species(text: str, z: int = 1) -> list[int]:
         raise FormulaError(
             f"{z} formula units of {text!r} are {total} atoms; a cell holds {MAX_ATOMS_PER_CELL} at most"
         )
-    return [Element(symbol).Z for symbol, count in counts.items() for _ in range(z * count)]
+    return [gemmi.Element(symbol).atomic_number for symbol, count in counts.items() for _ in range(z * count)]
 
 
 def parse_z(text: str) -> list[int]:

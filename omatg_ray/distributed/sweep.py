@@ -27,6 +27,7 @@ from omatg_ray.errors import ClusterError, DataError, DiskError, OmatgRayError, 
 from omatg_ray.evaluate import sweep
 from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.sweep import FAILED, FINISHED, STOPPED, UNFINISHED, Goal, Sweep
+from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import NO_SPACE, disk_errors
 from omatg_ray.run.interrupt import StopRequest
 from omatg_ray.run.progress import print_line
@@ -140,7 +141,7 @@ def _errors(folder: Path) -> Iterator[None]:
         except (ClusterError, DiskError) as own:
             raise type(own)(
                 f"{own}. The sweep has stopped, nothing that was finished is lost; go on, once that is mended: "
-                f"omatg-ray tune --resume {folder}"
+                f"{command('tune', '--resume', folder)}"
             ) from error
 
 
