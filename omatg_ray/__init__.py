@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from omatg_ray.openmp import wait_asleep
+from omatg_ray.openmp import limit_spinning
 from omatg_ray.run.home import name_home
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _HOMES = {
 }
 
 # Whatever is imported of this package, in an actor too, is imported after this and before PyTorch.
-wait_asleep()
+limit_spinning()
 
 __all__ = [
     "Config",
