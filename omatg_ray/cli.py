@@ -923,7 +923,10 @@ def _tune(arguments: argparse.Namespace) -> None:
         raise ConfigError("one file that describes a sweep, please, such as configs/sweep_velocity.yaml")
     else:
         settings = SweepSettings.load(as_place(files[0]), overrides)
-        refuse_taken_by_sweep(settings)
+        folder = refuse_taken_by_sweep(settings)
+        from omatg_ray.commands.early import refuse_train
+
+        refuse_train(settings.with_values(next(settings.corners()), folder), new=False)
         from omatg_ray.commands.tune import tune
 
         result = tune(settings, not arguments.quiet)
@@ -967,16 +970,20 @@ def _generate(arguments: argparse.Namespace) -> None:
 
     require_models([sampling["model"]])
     require_potential(sampling["potential"])
-    from omatg_ray.commands.generate import GenerateOptions, generate, listing, summary
-    from omatg_ray.crystal.formula import parse_z, read_formulas
-    from omatg_ray.crystal.write import write_structures
+    from omatg_ray.crystal.formula import cell_species, parse_z, read_formulas
 
     formulas = (
         arguments.formula if arguments.formulas is None else read_formulas(found(arguments.formulas, "--formulas"))
     )
+    units = tuple(parse_z(arguments.z))
+    for formula in formulas or ():
+        cell_species(formula, max(units))
+    from omatg_ray.commands.generate import GenerateOptions, generate, listing, summary
+    from omatg_ray.crystal.write import write_structures
+
     options = GenerateOptions(
         formulas=tuple(formulas or ()),
-        z=tuple(parse_z(arguments.z)),
+        z=units,
         atoms=tuple(arguments.atoms or ()),
         count=arguments.n,
         relax=arguments.relax,

@@ -24,6 +24,7 @@ print(json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})
 """
 
 SWEEP = "config: {}\nspace: {learner.lr: {uniform: [0, 1]}}\ntrails: 3\n"
+BASELESS = "config: {base: nothing, reward: {potential: bundled}}\nspace: {learner.lr: {uniform: [0.1, 1]}}\ntrials: 3\n"
 
 CASES = [
     ("train nothing.yaml", "cannot read config nothing.yaml"),
@@ -46,9 +47,12 @@ CASES = [
     ("evaluate bundled --data bundled --ray rollout.wrkers=2", "did you mean ray.rollout.workers?"),
     ("generate nothing --formula NaCl", "nothing: no model here"),
     ("generate bundled --formula NaCl --potential ./no", "potential folder no does not exist"),
+    ("generate bundled --formula Xx3", "names 'Xx', which is no element"),
+    ("generate bundled --formula NaCl --z 600", "1200 atoms; a cell holds 1000 at most"),
     ("ablate nothing.yaml", "cannot read config nothing.yaml"),
     ("tune nothing.yaml", "cannot read config nothing.yaml"),
     ("tune sweep.yaml", "did you mean trials?"),
+    ("tune baseless.yaml", "nothing: no model here"),
     ("tune --resume nothing", "there is no sweep to go on with in "),
     ("report nothing", "there is no run in nothing to report on"),
     ("info nothing", "info: nothing is neither"),
@@ -63,6 +67,7 @@ def watched(words: str, folder: Path) -> tuple[int, set[str], str]:
     (folder / "taken").mkdir()
     (folder / "taken" / "config.yaml").touch()
     (folder / "sweep.yaml").write_text(SWEEP)
+    (folder / "baseless.yaml").write_text(BASELESS)
     command = [sys.executable, "-c", WATCHED, *words.split()]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     code, modules = json.loads(done.stdout.splitlines()[-1])
