@@ -925,8 +925,9 @@ def _tune(arguments: argparse.Namespace) -> None:
         settings = SweepSettings.load(as_place(files[0]), overrides)
         folder = refuse_taken_by_sweep(settings)
         from omatg_ray.commands.early import refuse_train
+        from omatg_ray.commands.places import anchored
 
-        refuse_train(settings.with_values(next(settings.corners()), folder), new=False)
+        refuse_train(anchored(settings.with_values(next(settings.corners()), folder)), new=False)
         from omatg_ray.commands.tune import tune
 
         result = tune(settings, not arguments.quiet)

@@ -8,7 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, Field, PlainValidator, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from omatg_ray.bundle import BUNDLED, is_bundled
 from omatg_ray.distributed.settings import RaySettings
@@ -19,7 +27,7 @@ from omatg_ray.kinds import Kinds
 from omatg_ray.policy.settings import CHUNK_PAIRS, AnyHandMade, NoiseMode, NoiseSettings, ScheduleSettings, Variant
 from omatg_ray.reward.settings import RewardSettings
 from omatg_ray.rl.settings import AdvantageSettings, LearnerSettings, ObjectiveSettings, RolloutSettings
-from omatg_ray.run.storage import as_place, is_remote
+from omatg_ray.run.storage import as_place, is_remote, written
 from omatg_ray.run.tracking import Tracker
 from omatg_ray.settings import FIELDS, FieldName, Settings
 from omatg_ray.tree import dump, read_tree
@@ -30,7 +38,9 @@ def _named(value: object) -> Path | str:
     return as_place(str(value) if type(value) is int else value)
 
 
-Place = Annotated[Path | str, PlainValidator(_named)]
+Written = PlainSerializer(written, when_used="json")
+"""As text, paths are such that they are read back."""
+Place = Annotated[Path | str, PlainValidator(_named), Written]
 """A path or, as a string, a URL."""
 
 
@@ -41,7 +51,7 @@ def _local(value: object) -> Path:
     return Path(place)
 
 
-LocalFolder = Annotated[Path, PlainValidator(_local)]
+LocalFolder = Annotated[Path, PlainValidator(_local), Written]
 """A path, for what cannot be written at URLs."""
 
 
@@ -54,7 +64,7 @@ def _word_or_path(model: object) -> str | Path | None:
     raise ValueError(f"a model or run folder, or {BUNDLED}, not {model!r}")
 
 
-ModelPlace = Annotated[Path | str, PlainValidator(_word_or_path)]
+ModelPlace = Annotated[Path | str, PlainValidator(_word_or_path), Written]
 """The same, or the word `bundled`."""
 
 

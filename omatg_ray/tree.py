@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from omatg_ray.errors import ConfigError
-from omatg_ray.run.storage import local_copy
+from omatg_ray.run.storage import local_copy, written
 
 MERGE = "tag:yaml.org,2002:merge"
 PLAIN = {
@@ -97,7 +97,7 @@ def _guarded(text: str, read: Callable[[_Loader], Any]) -> Any:
             return read(loader)
         finally:
             loader.dispose()
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, AttributeError) as error:  # the latter of values that do not fit their tag
         raise ConfigError(f"not valid YAML: {error}") from error
 
 
@@ -109,7 +109,7 @@ def dump(tree: Any, flow: bool = False) -> str:
 
 def override(key: str, value: object) -> str:
     """`key=value` for a command line, with the value in quotes where it would be read as something else than text."""
-    text = str(value)
+    text = written(value) if isinstance(value, Path) else str(value)
     try:
         same = parse_value(text) == text
     except ConfigError:

@@ -8,6 +8,7 @@ import yaml
 from omatg_ray.config import Config, documented_keys
 from omatg_ray.errors import ConfigError
 from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.tree import override
 
 
 def load(*overrides: str) -> Config:
@@ -31,6 +32,14 @@ def test_yaml_there_and_back(tmp_path):
     again = Config.load(path)
     assert again == config
     assert again.to_yaml() == config.to_yaml()
+
+
+@pytest.mark.parametrize("key", ["run", "base", "data.file", "policy.annealing_from", "reward.hull.entries"])
+def test_a_path_that_begins_like_a_home_is_read_back(tmp_path, key):
+    config = Config.load(None, [f"{key}=./~x"])
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert Config.load(tmp_path / "config.yaml") == config
+    assert override("run", config.run) == ("run=./~x" if key == "run" else f"run={config.run}")
 
 
 def test_the_word_for_what_is_bundled_is_no_path(tmp_path, monkeypatch):

@@ -24,7 +24,9 @@ print(json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})
 """
 
 SWEEP = "config: {}\nspace: {learner.lr: {uniform: [0, 1]}}\ntrails: 3\n"
-BASELESS = "config: {base: nothing, reward: {potential: bundled}}\nspace: {learner.lr: {uniform: [0.1, 1]}}\ntrials: 3\n"
+BASELESS = (
+    "config: {base: nothing, reward: {potential: bundled}}\nspace: {learner.lr: {uniform: [0.1, 1]}}\ntrials: 3\n"
+)
 
 CASES = [
     ("train nothing.yaml", "cannot read config nothing.yaml"),

@@ -50,9 +50,13 @@ def refuse_foreign_cluster(address: str) -> None:
 
     Raises:
         ClusterError: Names the user.
+        ConnectionError: It does not answer.
     """
     here = {ray.util.get_node_ip_address(), "127.0.0.1"}
-    nodes = GcsClient(address=address).get_all_node_info(timeout=10).values()
+    try:
+        nodes = GcsClient(address=address).get_all_node_info(timeout=10).values()
+    except ray.exceptions.RpcError as error:
+        raise ConnectionError(str(error)) from error
     sockets = [Path(node.raylet_socket_name) for node in nodes if node.node_manager_address in here]
     sockets = [socket for socket in sockets if socket.exists()]
     if sockets and not any(os.access(socket, os.W_OK) for socket in sockets):

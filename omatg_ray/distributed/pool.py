@@ -16,7 +16,7 @@ from ray.actor import ActorHandle
 from omatg_ray.distributed.loop import Loop
 from omatg_ray.distributed.results import ActorGone, ActorSilent, InputLost, OutputLost, Timed, fetch
 from omatg_ray.distributed.software import refuse_other
-from omatg_ray.errors import ClusterError
+from omatg_ray.errors import ClusterError, SoftwareError
 from omatg_ray.run.timeline import Span
 
 logger = logging.getLogger(__name__)
@@ -325,6 +325,8 @@ class Pool:
         slot = self._slots[index]
         slot.starts += 1
         says_no = not isinstance(error, ActorGone | ActorSilent)
+        if isinstance(error, SoftwareError):
+            raise error
         if (says_no and not self._complete) or (slot.starts >= MAX_STARTS and not self.n_ready):
             raise ClusterError(str(error)) from error
         self._replace(index, str(error), pause=PAUSE if slot.starts < MAX_STARTS else LONG_PAUSE)

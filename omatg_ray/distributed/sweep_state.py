@@ -17,6 +17,7 @@ from omatg_ray.distributed.trial import name_of
 from omatg_ray.errors import DataError
 from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.sweep import FINISHED, STOPPED, TRIALS, TRIALS_FILE, Sweep
+from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_bytes
 
 FOLDER = "tune"
@@ -67,19 +68,26 @@ def bring_back(folder: Path) -> bool:
         Whether there is anything that Tune can go on from.
 
     Raises:
+        DataError: What was kept of it is damaged; nothing was changed.
         DiskError: The disk is full.
     """
     kept, place = folder / KEPT, folder / FOLDER
     if not kept.is_file():
         return (folder / TRIALS_FILE).is_file() and _can_be_read(max(place.glob(f"{STATE}*.json"), default=None))
-    with tarfile.open(kept) as archive:
-        found = {member.name: archive.extractfile(member) for member in archive.getmembers()}
-        for path in place.glob("*"):
-            if path.suffix in (".json", ".pkl") and path.name not in (TUNER, *found):
-                path.unlink()
-        for name, file in found.items():
-            assert file is not None
-            write_bytes(place / name, file.read())
+    try:
+        with tarfile.open(kept, "r:") as archive:
+            files = {member.name: archive.extractfile(member) for member in archive.getmembers() if member.isfile()}
+            found = {Path(name).name: file.read() for name, file in files.items() if file is not None}
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(
+            f"{kept}, which holds what Ray Tune knows of this sweep, is damaged ({error}). Nothing was changed; bring "
+            f"it back from a backup, or remove it to go on from {place}"
+        ) from error
+    for path in place.glob("*"):
+        if path.suffix in (".json", ".pkl") and path.name not in (TUNER, *found):
+            path.unlink()
+    for name, data in found.items():
+        write_bytes(place / name, data)
     return True
 
 
@@ -107,5 +115,5 @@ def refuse_loss(folder: Path, trials: Sequence[Any]) -> None:
             f"what Ray Tune knew of this sweep, {folder / FOLDER}, is lost or damaged: of "
             f"{counted(len(known), 'trial')} it lacks {', '.join(missing)}. Nothing was changed: what they found is in "
             f"{TRIALS_FILE} and {TRIALS}/. Bring {FOLDER}/ or {KEPT} back from a backup, or start the sweep anew in "
-            f"another folder: omatg-ray tune {folder}/sweep.yaml run=OTHER"
+            f"another folder: {command('tune', folder / 'sweep.yaml', 'run=OTHER')}"
         )

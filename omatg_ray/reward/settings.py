@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from omatg_ray.errors import PotentialError
-from omatg_ray.run.storage import expanded
+from omatg_ray.run.storage import expanded, written
 from omatg_ray.settings import Settings
 
 ENERGY, HULL, CRMSE, NON_TRICLINIC = "energy", "hull", "crmse", "non_triclinic"
@@ -21,7 +21,7 @@ ENERGY_VALUES = ("energy_per_atom", "valid", "min_distance", "volume_per_atom", 
 NAME = re.compile(r"[A-Za-z]\w*")
 
 Expanded = BeforeValidator(lambda value: expanded(value) if isinstance(value, str) else value)
-File = Annotated[Path, Expanded]
+File = Annotated[Path, Expanded, PlainSerializer(written, when_used="json")]
 """A file or folder."""
 PotentialName = Annotated[str, Expanded]
 """A MatGL potential: the folder of one, its name, or bundled."""

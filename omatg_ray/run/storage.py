@@ -76,6 +76,12 @@ def as_place(value: object) -> Path | str:
     raise ValueError(f"a path or a URL, not {value!r}{hint}")
 
 
+def written(place: Path | str) -> str:
+    """A place as a text that `as_place` reads back: what begins with ~ and is no home has ./ before it."""
+    text = str(place)
+    return f"./{text}" if isinstance(place, Path) and text.startswith("~") else text
+
+
 def expanded(text: str) -> str:
     """A path with the home in place of `~` or `~USER`, and values of the environment in place of `$NAME` or `${NAME}`.
 

@@ -22,8 +22,8 @@ def open_closed() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # It gets the lowest number that is free, which is this one.
-            os.open(os.devnull, os.O_RDONLY if mode == "r" else os.O_WRONLY)
+            # It gets the lowest number that is free, which is this one; processes that are started need it too.
+            os.set_inheritable(os.open(os.devnull, os.O_RDONLY if mode == "r" else os.O_WRONLY), True)
         # Python has none where they were closed when it started.
         if getattr(sys, name) is None:
             stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as the process

@@ -123,7 +123,7 @@ def iterate(words: Sequence[str]) -> None:
 def table(ways: Sequence[Way]) -> None:
     """Prints medians, busy by quiet, and quiet by quiet of the runtime alone."""
     print(
-        f"{'':<26}{'threads wait as in':<42}{'quiet':>8}{'busy':>8}{'longest':>9}{'busy/quiet':>12}{'quiet, ratio':>14}"
+        f"{'':<26}{'threads wait as in':<30}{'quiet':>8}{'busy':>8}{'longest':>9}{'busy/quiet':>12}{'quiet, ratio':>14}"
     )
     for way in ways:
         alone = next(other for other in ways if other.case == way.case and other.waiting == RUNTIME)

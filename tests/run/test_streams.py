@@ -43,6 +43,17 @@ def test_closed_streams_are_no_obstacle(tmp_path: Path, closed: str) -> None:
     assert (tmp_path / "file").read_text() == "done"
 
 
+def test_processes_that_are_started_have_the_streams_too(tmp_path: Path) -> None:
+    child = "import os, sys; [os.fstat(number) for number in range(3)]; open(sys.argv[1], 'w').write('done')"
+    script = (
+        "import subprocess, sys; from omatg_ray.run.streams import open_closed; open_closed(); "
+        "subprocess.run([sys.executable, '-c', *sys.argv[1:]], check=True, close_fds=True)"
+    )
+    command = '"$0" -c "$1" "$2" "$3" <&- >&- 2>&-'
+    subprocess.run(["sh", "-c", command, sys.executable, script, child, str(tmp_path / "file")], check=True)
+    assert (tmp_path / "file").read_text() == "done"
+
+
 def test_an_error_on_a_closed_stream_has_its_exit_code() -> None:
     assert subprocess.run(["sh", "-c", '"$0" -m omatg_ray train seed=x 2>&-', sys.executable]).returncode == 2
 
