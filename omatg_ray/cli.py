@@ -46,7 +46,7 @@ may be `bundled`. `omatg-ray VERB --help` explains each verb.
 """
 
 PRETRAIN = """\
-Train a base model on crystals: a CSV file with a cif column, CIF, POSCAR, extxyz, JSON, a folder of such files, ...
+Train a base model on crystals: a CSV file with a cif column, CIF, POSCAR, extxyz, JSON, a folder of CIF files, ...
 (docs/data.md). Cells are Niggli-reduced and the data split by composition; the splits are kept in the run folder as
 data/*.extxyz. Crystals that cannot be used are refused and listed; data.on_error=skip goes on with the rest.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ import torch
 from tests.s3 import KEYS, Bucket, Server
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+# Under nohup it is ignored, also in what tests start; and tests send it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

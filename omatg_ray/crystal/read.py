@@ -95,7 +95,9 @@ def read_dataset(
                 else:
                     wrong.append(f"{entry.where}: {found}")
             bar.advance(steps=len(chunk))
-    if wrong and (on_error == "refuse" or not rows):
+    if wrong and not rows and on_error == "skip":
+        raise DataError(f"none of the {looked_at} crystals of {path} can be used:", wrong[:MOST_NAMED])
+    if wrong and on_error == "refuse":
         raise _refusal(path, wrong, looked_at)
     if wrong:
         _warn(f"{len(wrong)} of {looked_at} crystals of {path} are left out", wrong)

@@ -40,7 +40,7 @@ def split_by_composition(dataset: CrystalDataset, val: int | float, test: int | 
     if n_val + n_test >= len(formulas):
         raise DataError(
             f"val={val} and test={test} ask for {n_val} + {n_test} compositions, but there are {len(formulas)} "
-            "and at least one must be left to train on"
+            "and at least one must be left to train on: set data.val_compositions and data.test_compositions to less"
         )
     part = {formula: 2 if i < n_test else 1 if i < n_test + n_val else 0 for i, formula in enumerate(formulas)}
     rows: tuple[list[int], list[int], list[int]] = ([], [], [])

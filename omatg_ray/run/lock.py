@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import IO
 
-from omatg_ray.errors import InUseError
+from omatg_ray.errors import ConfigError, InUseError
 from omatg_ray.run.atomic import disk_errors
 
 logger = logging.getLogger(__name__)
@@ -23,11 +23,15 @@ def lock(folder: Path) -> IO[str]:
     not be kept out of it by itself.
 
     Raises:
+        ConfigError: There can be no such folder: something above it is a file.
         InUseError: Another process has locked it; names process and host.
         DiskError: The disk is full or the folder may not be written to.
     """
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+            raise ConfigError(f"{folder} cannot be made ({error.strerror}): choose another name") from error
         # lockf and not flock: a process forked from the writer must not keep the lock when the writer is gone
         file = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
         try:

@@ -212,3 +212,9 @@ def test_links_survive_a_move_of_the_folder(run: RunFolder, tmp_path: Path) -> N
     run.save_checkpoint("iteration_000010", writes("abc"), keep=1)
     os.rename(run.path, tmp_path / "moved")
     verify(tmp_path / "moved" / "checkpoints" / "last")
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/run cannot be made .*choose another name"):
+        RunFolder.create(tmp_path / "file" / "run", False)
