@@ -166,7 +166,7 @@ def test_entries_of_a_table(tmp_path: Path) -> None:
         ("x.csv", "formula,energy\nNaCl,-3.5\n", "entry 1: .*energy_per_atom"),
         ("x.csv", "formula,energy_per_atom\nNaCl,low\n", "entry 1: .*low"),
         ("x.pkl", "", "json.*csv"),
-        ("missing.csv", None, "cannot read the entries"),
+        ("missing.csv", None, "missing.csv cannot be read"),
     ],
 )
 def test_bad_entries_are_named(tmp_path: Path, name: str, text: str | None, said: str) -> None:
