@@ -118,7 +118,7 @@ def test_arguments_out_of_range_are_refused_in_one_line(
         (["train", "--quiet", "reward={potential: x}"], ["base: ", "base=bundled"]),
         (["train", "--quiet", "data.file=x.csv"], ["base: ", "base=bundled"]),
         (["train", "--quiet", "base=x"], ["reward.potential: ", "bundled"]),
-        (["train", "--quiet", "base=3"], ["base", "bundled", "3"]),
+        (["train", "--quiet", "base=[3]"], ["base", "bundled", "3"]),
         (["config", "rolout"], ["rolout", "omatg-ray config"]),
         (["report", "nowhere"], ["nowhere"]),
         (["evaluate", "bundled", "--data", "bundled", "--device", "gpu"], ["'gpu'", "cuda"]),
