@@ -120,8 +120,9 @@ def _compare_multiplicities(sites: list[Site], orbits: list[FloatArray], group: 
 
 
 def _spell(amounts: dict[int, float] | Counter[int]) -> str:
-    return " ".join(f"{_symbol(z)}{amount:g}" for z, amount in sorted(amounts.items()) if amount)
+    return " ".join(f"{symbol(z)}{amount:g}" for z, amount in sorted(amounts.items()) if amount)
 
 
-def _symbol(z: int) -> str:
+def symbol(z: int) -> str:
+    """Symbol of an atomic number."""
     return str(gemmi.Element(z).name)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
+from omatg_ray.crystal.composition import symbol
 from omatg_ray.crystal.dataset import CrystalDataset, distinct_ids
 from omatg_ray.crystal.formats import entries
 from omatg_ray.crystal.formula import require_fitting_cell
@@ -183,18 +184,12 @@ def _invalid(rows: list[Row]) -> list[_Refused | None]:
         first, second, distance = closest_atoms(crystals.select([index]))
         names = rows[index].numbers
         pair = (
-            f"atom {first + 1} ({_symbol(names[first])}) and its own image"
+            f"atom {first + 1} ({symbol(names[first])}) and its own image"
             if first == second
-            else f"atoms {first + 1} ({_symbol(names[first])}) and {second + 1} ({_symbol(names[second])})"
+            else f"atoms {first + 1} ({symbol(names[first])}) and {second + 1} ({symbol(names[second])})"
         )
         reasons[index] = _Refused(f"{pair} are {distance:.3g} Å apart (at least {MIN_DISTANCE} is needed)")
     return reasons
-
-
-def _symbol(z: int) -> str:
-    from pymatgen.core import Element
-
-    return Element.from_Z(z).symbol
 
 
 def _refusal(path: Path, wrong: list[str], looked_at: int) -> DataError:
