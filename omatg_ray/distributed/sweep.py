@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from ray import tune
 from ray.tune.search import BasicVariantGenerator
@@ -126,6 +126,8 @@ def run_sweep(plan: Plan, resume: bool, progress: bool) -> bool:
             tuner = _tuner(plan, resume)
             if not stop.requested:
                 tuner.fit()
+            if stop.error is not None:
+                raise stop.error
         return not stop.requested
 
 
@@ -284,13 +286,13 @@ class SweepLog(tune.Callback):
         self._keep(trials)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        _stop_with_all(trial)
-        self._say(trial, f"lost its process, and goes on from its last validation{_why(trial)}")
+        if not self._stopped_by(trial):
+            self._say(trial, f"lost its process, and goes on from its last validation{_why(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        _stop_with_all(trial)
-        self._say(trial, f"failed: {_error(trial)}")
-        self._keep(trials)
+        if not self._stopped_by(trial):
+            self._say(trial, f"failed: {_error(trial)}")
+            self._keep(trials)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         self._check(trials)
@@ -298,6 +300,16 @@ class SweepLog(tune.Callback):
         # By now Tune says of those that a signal stopped that they have ended. Only where nothing happened, all had.
         if not self._kept:
             self._keep(trials)
+
+    def _stopped_by(self, trial: Any) -> bool:
+        """Ends the sweep where what a trial failed over is no matter of this trial: others would fail too."""
+        error = _error(trial)
+        if SoftwareError.__name__ in error:
+            _Stop.active.because(SoftwareError(error.rpartition(f"{SoftwareError.__name__}: ")[2]))
+        elif DiskError.__name__ in error or NO_SPACE in error:
+            cause = error.rpartition(f"{DiskError.__name__}: ")[2]
+            _Stop.active.because(DiskError(f"trial {_named(trial)}: {cause}"))
+        return _Stop.active.error is not None
 
     def _say(self, trial: Any, text: str) -> None:
         logger.info("trial %s: %s", _named(trial), text)
@@ -349,15 +361,6 @@ def _why(trial: Any) -> str:
     return f" ({error})" if error else ""
 
 
-def _stop_with_all(trial: Any) -> None:
-    """Ends the sweep where what a trial failed over is no matter of this trial: others would too, one by one."""
-    error = _error(trial)
-    if SoftwareError.__name__ in error:
-        raise SoftwareError(error.rpartition(f"{SoftwareError.__name__}: ")[2])
-    if DiskError.__name__ in error or NO_SPACE in error:
-        raise DiskError(f"trial {_named(trial)}: {error.rpartition(f'{DiskError.__name__}: ')[2]}")
-
-
 def _error(trial: Any) -> str:
     """The last line that a failed trial left, on this machine: where a disk is full it gets no further."""
     file = trial.error_file
@@ -372,13 +375,27 @@ LISTENS = "_setup_signal_catching"
 
 
 class _Stop(StopRequest):
-    """Lets Tune, while it runs, save the sweep and stop."""
+    """Lets Tune, while it runs, save the sweep and stop.
+
+    Attributes:
+        active: That of the sweep that runs. Tune pickles its callbacks, which thus cannot hold it.
+        error: Why it has to, if not by a signal.
+    """
+
+    active: ClassVar[_Stop]
+    error: OmatgRayError | None = None
+
+    def because(self, error: OmatgRayError) -> None:
+        """Stops Tune at its next step. An exception there would leave its state as it was up to a second ago."""
+        self.error = self.error or error
+        self._told.set()
 
     def __enter__(self) -> _Stop:
         # Tune itself would listen to SIGUSR1, and tell nobody that it was why it ended.
         self._tune, self._told = vars(importlib.import_module("ray.tune.tune")), threading.Event()
         self._listens = self._tune[LISTENS]
         self._tune[LISTENS] = lambda: self._told
+        _Stop.active = self
         super().__enter__()
         return self
 

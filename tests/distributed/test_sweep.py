@@ -372,6 +372,8 @@ def test_a_full_disk_stops_the_sweep_and_is_nothing_that_a_trial_is_blamed_for(
     run.mkdir()
     (run / "full").touch()
     monkeypatch.setattr("omatg_ray.commands.tune.Work", OnFullDisk)
+    # What Tune knows when it stops is what it saves then, however long ago it last did.
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "1000")
     with pytest.raises(DiskError) as caught:
         tune(settings(workshop, base, run, concurrent=1), progress=False)
     said = str(caught.value)
