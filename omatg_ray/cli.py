@@ -876,7 +876,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             write_structures(out, evaluation.crystals.to_structures())
         print(table([evaluation.as_dict()]))
         return
-    from omatg_ray.evaluate.comparison import comparison_table
+    from omatg_ray.report.comparison import comparison_table
     from omatg_ray.run.atomic import write_json
 
     compared = compare(
@@ -900,7 +900,7 @@ def _ablate(arguments: argparse.Namespace) -> None:
 
     settings = AblationSettings.load(arguments.config, arguments.words)
     from omatg_ray.commands.ablate import ablate
-    from omatg_ray.evaluate.ablation import ablation_table
+    from omatg_ray.report.ablation import ablation_table
 
     result = ablate(settings, not arguments.quiet)
     for name, found in result.sets.items():
@@ -931,7 +931,7 @@ def _tune(arguments: argparse.Namespace) -> None:
         from omatg_ray.commands.tune import tune
 
         result = tune(settings, not arguments.quiet)
-    from omatg_ray.evaluate.sweep_report import trials_table, without_gain
+    from omatg_ray.report.sweep import trials_table, without_gain
 
     folder = result.best.parent
     print(f"\n{trials_table(result.sweep, folder)}")
@@ -1001,7 +1001,7 @@ def _report(arguments: argparse.Namespace) -> None:
     from omatg_ray.run.folder import RunFolder, copied
 
     if isinstance(arguments.folder, str):
-        from omatg_ray.evaluate.report import write_report
+        from omatg_ray.report.run import write_report
 
         # The run may be going on: nothing but the report is stored there.
         with copied(arguments.folder) as run:
@@ -1015,7 +1015,7 @@ def _report(arguments: argparse.Namespace) -> None:
             f"there is no run in {folder} to report on (evaluate --to, ablate and tune write their reports anew when "
             "the same command is repeated; tune with --resume)"
         )
-    from omatg_ray.evaluate.report import write_report
+    from omatg_ray.report.run import write_report
 
     print(write_report(folder))
 

@@ -20,8 +20,8 @@ from matplotlib.ticker import MaxNLocator
 from safetensors import SafetensorError, deserialize
 
 from omatg_ray.errors import DataError, ModelError, OmatgRayError
-from omatg_ray.evaluate.panels import PRETRAINING, REINFORCEMENT
-from omatg_ray.evaluate.plots import COLOURS, INK, dress, values
+from omatg_ray.report.panels import PRETRAINING, REINFORCEMENT
+from omatg_ray.report.plots import COLOURS, INK, dress, values
 from omatg_ray.run.atomic import write_bytes
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics

@@ -15,14 +15,16 @@ from omatg_ray.commands.places import found_or_bundled, found_or_named, lasting
 from omatg_ray.commands.setup import base_run_data
 from omatg_ray.config import DataSettings, Place
 from omatg_ray.errors import ConfigError, ModelError
-from omatg_ray.evaluate.ablation import Ablated, Learned, best_of, write_ablation
+from omatg_ray.evaluate.ablation import Ablated, Learned, best_of
 from omatg_ray.evaluate.cases import Case, CaseResult, evaluate_cases
-from omatg_ray.evaluate.comparison import Comparison, write_comparison
+from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.evaluation import Evaluator
 from omatg_ray.evaluate.tuning import HandMade, Tuned, tune
 from omatg_ray.model import FlowModel
 from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.report.ablation import write_ablation
+from omatg_ray.report.comparison import write_comparison
 from omatg_ray.run.progress import print_line
 from omatg_ray.schedule import NONE, brief, learned_schedule
 

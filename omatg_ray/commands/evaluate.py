@@ -22,14 +22,15 @@ from omatg_ray.commands.workforce import evaluation_bench
 from omatg_ray.crystal.read import OnError
 from omatg_ray.evaluate.cases import Case, CaseFolder, conditions_of, evaluate_cases
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
-from omatg_ray.evaluate.comparison import Comparison, write_comparison
+from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.metrics import measured_columns
-from omatg_ray.evaluate.text import aligned
 from omatg_ray.model import FlowModel
 from omatg_ray.policy.annealing import Annealing
+from omatg_ray.report.comparison import write_comparison
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.atomic import write_json
+from omatg_ray.run.text import aligned
 from omatg_ray.schedule import OWN
 
 NO_POTENTIAL = "none"

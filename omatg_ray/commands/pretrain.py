@@ -13,9 +13,9 @@ from omatg_ray.commands.setup import choose_device, describe_run, load_splits, s
 from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.split import Split
-from omatg_ray.evaluate.report import write_report
 from omatg_ray.flow.pretrain import Recipe
 from omatg_ray.model import ModelDescription
+from omatg_ray.report.run import write_report
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import StopRequest
 from omatg_ray.run.versions import versions

@@ -21,15 +21,15 @@ from omatg_ray.commands.sweep import (
 from omatg_ray.commands.trial import Work, write_settings
 from omatg_ray.errors import ConfigError, TrainingError
 from omatg_ray.evaluate.metrics import REWARD
-from omatg_ray.evaluate.page import counted
-from omatg_ray.evaluate.report import write_report
 from omatg_ray.evaluate.sweep import TRIALS, Sweep
-from omatg_ray.evaluate.sweep_report import BEST_FILE, FRONT, write_sweep
+from omatg_ray.report.run import write_report
+from omatg_ray.report.sweep import BEST_FILE, FRONT, write_sweep
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.lock import lock
 from omatg_ray.run.progress import print_line
+from omatg_ray.run.text import counted
 from omatg_ray.tree import flat, place
 
 STARTS_FROM = ("base", "data")

@@ -25,12 +25,12 @@ from omatg_ray.distributed.trial import Trial, Work, name_of
 from omatg_ray.distributed.tuning import Domain, SchedulerSettings
 from omatg_ray.errors import ClusterError, DataError, DiskError, OmatgRayError, SoftwareError
 from omatg_ray.evaluate import sweep
-from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.sweep import FAILED, FINISHED, STOPPED, UNFINISHED, Goal, Sweep
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import NO_SPACE, disk_errors
 from omatg_ray.run.interrupt import StopRequest
 from omatg_ray.run.progress import print_line
+from omatg_ray.run.text import counted
 
 logger = logging.getLogger(__name__)
 # Its lines go to the terminal alone.

@@ -15,10 +15,10 @@ from typing import Any
 
 from omatg_ray.distributed.trial import name_of
 from omatg_ray.errors import DataError
-from omatg_ray.evaluate.page import counted
 from omatg_ray.evaluate.sweep import FINISHED, STOPPED, TRIALS, TRIALS_FILE, Sweep
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_bytes
+from omatg_ray.run.text import counted
 
 FOLDER = "tune"
 """In the folder of a sweep: what Ray Tune keeps."""

@@ -11,11 +11,12 @@ import torch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.errors import DataError
 from omatg_ray.evaluate.cases import CaseFolder, CaseResult
-from omatg_ray.evaluate.comparison import Comparison, comparison_table, write_comparison
+from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.compositions import ByComposition, interval_dict
 from omatg_ray.evaluate.metrics import CSPMetrics
+from omatg_ray.report.comparison import comparison_table, write_comparison
 from tests.evaluate.sodium_chloride import caesium_chloride, dataset, magnesium_oxide, nickel_arsenide, rock_salt
-from tests.evaluate.test_report import Tables
+from tests.report.test_run import Tables
 
 nan = float("nan")
 REFERENCES = dataset(rock_salt(), caesium_chloride(), magnesium_oxide(), nickel_arsenide())

@@ -22,15 +22,8 @@ from omatg_ray.evaluate.sweep import (
     Trial,
     standing_of,
 )
-from omatg_ray.evaluate.sweep_report import (
-    importance,
-    learning_curves,
-    parallel_coordinates,
-    pareto_front,
-    trials_table,
-    without_gain,
-    write_sweep,
-)
+from omatg_ray.report.sweep import trials_table, without_gain, write_sweep
+from omatg_ray.report.sweep_plots import importance, learning_curves, parallel_coordinates, pareto_front
 
 LOW, HIGH = Goal("crmse", "min"), Goal("match_rate", "max")
 

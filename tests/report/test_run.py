@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.io import write
 
 from omatg_ray.errors import DataError
-from omatg_ray.evaluate.report import write_report
+from omatg_ray.report.run import write_report
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.timeline import Span, Timeline
 

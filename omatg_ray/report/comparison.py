@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.cases import CaseFolder, CaseResult
+from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.metrics import Column
-from omatg_ray.evaluate.page import card, counted, crystal_card, formatted, html_table, page, spread
-from omatg_ray.evaluate.plots import COLOURS, NORMAL, WIDE, Point, banded_lines, energy_histogram, rmse_histogram
+from omatg_ray.report.compositions import write_compositions
+from omatg_ray.report.page import card, crystal_card, formatted, html_table, page, spread
+from omatg_ray.report.plots import COLOURS, NORMAL, WIDE, Point, banded_lines, energy_histogram, rmse_histogram
+from omatg_ray.run.atomic import write_json, write_text
+from omatg_ray.run.text import aligned, counted
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -259,3 +264,84 @@ def _atoms(references: CrystalDataset, rows: Sequence[int]) -> dict[int, Atoms]:
 
     structures = references.crystals.select(list(rows)).to_structures()
     return {row: AseAtomsAdaptor.get_atoms(one) for row, one in zip(rows, structures, strict=True)}
+
+
+JSON, PARQUET, REPORT = "evaluation.json", "compositions.parquet", "report.html"
+
+
+IN_TERMINALS = {
+    "relative_energy_mean_capped": "E capped",
+    "relative_energy_median": "E median",
+    "invalid_share": "invalid",
+    "match_rate": "match rate",
+    "metre": "METRe",
+    "coverage": "coverage",
+    "rmse": "RMSE",
+    "crmse": "cRMSE",
+    "energy_mean": "energy",
+    "unique_structures": "unique",
+}
+"""Metrics that tables of cases show in terminals, in order, and their titles there."""
+
+
+LEGEND = """\
+E: eV/atom over the reference; ±: half of the 95 % interval (bootstrap over compositions); unique: structures per
+composition; s/1000: seconds in which one process or actor generates 1,000 crystals"""
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """One line for each case, with half the width of 95 % intervals behind ±, and how long generating takes."""
+    measured = comparison.columns
+    columns = {key: measured[key] for key in IN_TERMINALS if key in measured}
+    names = comparison.names()
+    lines = [[*names, *(IN_TERMINALS[key] for key in columns), "n", "s/1000"]]
+    for row, result in enumerate(comparison.results):
+        cells = [_short(result, key, column) for key, column in columns.items()]
+        lines.append(
+            [
+                *(texts[row] for texts in names.values()),
+                *cells,
+                str(result.metrics["n"]),
+                f"{result.seconds_per_1000:.1f}",
+            ]
+        )
+    left = [place for place, name in enumerate(names) if name != "steps"]
+    return f"{aligned(lines, left)}\n{LEGEND}"
+
+
+def _short(result: CaseResult, key: str, column: Column) -> str:
+    value = result.metrics.get(key)
+    if value is None:
+        return "-"
+    # The value itself may be no mean (a median), and has an interval all the same.
+    return plus_minus({**(result.values["intervals"].get(key) or {}), "mean": value}, column.form)
+
+
+def plus_minus(interval: Mapping[str, Any], form: str) -> str:
+    """A mean with half the width of its interval, as `interval_dict` gives both, for terminals."""
+    text, low, high = form.format(interval["mean"]), interval.get("low"), interval.get("high")
+    return text if low is None or high is None else f"{text} ±{form.format((high - low) / 2).lstrip('+')}"
+
+
+def write_comparison(
+    folder: Path, comparison: Comparison, references: CrystalDataset, about: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes `evaluation.json`, `compositions.parquet` and `report.html` of cases that `evaluate_cases` kept there.
+
+    Args:
+        folder: The folder that `evaluate_cases` was given.
+        comparison: The cases.
+        references: The references, row by row, which the report draws beside what was generated.
+        about: What else to say of all of them in `evaluation.json` and the report, e.g. the data.
+
+    Returns:
+        The path of the report.
+    """
+    from omatg_ray.report.comparison import comparison_page
+
+    about = about or {}
+    write_json(folder / JSON, {**comparison.as_dict(), "about": dict(about)})
+    write_compositions(folder / PARQUET, comparison.results)
+    text = comparison_page(folder.resolve().name, comparison, references, CaseFolder(folder), about)
+    write_text(folder / REPORT, text)
+    return folder / REPORT

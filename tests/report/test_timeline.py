@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from matplotlib.figure import Figure
 
-from omatg_ray.evaluate.timeline import NAMED_ROWS, describe_timeline, draw_timeline
+from omatg_ray.report.timeline import NAMED_ROWS, describe_timeline, draw_timeline
 from omatg_ray.run.timeline import Span, Timeline
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from omatg_ray.evaluate.text import aligned
+from omatg_ray.run.text import aligned
 
 
 def test_columns_are_as_wide_as_their_widest_cells_and_lines_end_without_spaces() -> None:

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import StepPatch
 
-from omatg_ray.evaluate.panels import PRETRAINING, REINFORCEMENT, rewards
-from omatg_ray.evaluate.plots import (
+from omatg_ray.report.panels import PRETRAINING, REINFORCEMENT, rewards
+from omatg_ray.report.plots import (
     COLOURS,
     INK,
     Curve,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from omatg_ray.evaluate.drawing import draw_crystals, element_colours
-from omatg_ray.evaluate.plots import svg
+from omatg_ray.report.drawing import draw_crystals, element_colours
+from omatg_ray.report.plots import svg
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -95,11 +95,6 @@ def spread(formulas: Sequence[str], count: int) -> list[int]:
 def formatted(value: float | None, form: str) -> str:
     """A number with a minus sign that is one; a dash where there is none."""
     return "–" if value is None else form.format(value).replace("-", "−")
-
-
-def counted(number: int, noun: str) -> str:
-    """A number of things."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from omatg_ray.evaluate.plots import INK, actor_order, dress, legend, role_colours
+from omatg_ray.report.plots import INK, actor_order, dress, legend, role_colours
 from omatg_ray.run.timeline import Actor, Span, Timeline
 
 WIDTH, HEIGHT_OF_ROW = 11.4, 0.24

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from omatg_ray.evaluate.plots import Curve, curves
+from omatg_ray.report.plots import Curve, curves
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Tables for terminals."""
+"""Text for people: tables for terminals, numbers of things."""
 
 from __future__ import annotations
 
@@ -20,3 +20,8 @@ def aligned(lines: Sequence[Sequence[str]], left: Container[int]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -5,7 +5,7 @@ import pytest
 from ase import Atoms
 from matplotlib.patches import Circle
 
-from omatg_ray.evaluate.drawing import draw_crystals, element_colours
+from omatg_ray.report.drawing import draw_crystals, element_colours
 
 
 def perovskite(shift: float = 0.0) -> Atoms:

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from omatg_ray.errors import ConfigError, DataError, ModelError
 from omatg_ray.evaluate.change import changes
 from omatg_ray.evaluate.metrics import measured_columns
-from omatg_ray.evaluate.page import card, counted, crystal_card, formatted, html_table, page, spread
-from omatg_ray.evaluate.panels import PRETRAINING, REINFORCEMENT, rewards
-from omatg_ray.evaluate.plots import (
-    FEW_ACTORS,
-    ROLES,
-    Points,
-    actor_order,
-    energy_histogram,
-    idle_curves,
-    idle_shares,
-    stacked_times,
-    stage_times,
-    values,
-)
-from omatg_ray.evaluate.schedules import SLOPES, draw_schedules
-from omatg_ray.evaluate.timeline import describe_timeline, draw_timeline
 from omatg_ray.model import FlowModel
 from omatg_ray.policy.annealing import curves
 from omatg_ray.policy.settings import Curve
+from omatg_ray.report.actors import actors_section, read_json, timeline_section, times_section
+from omatg_ray.report.page import card, crystal_card, formatted, html_table, page, spread
+from omatg_ray.report.panels import PRETRAINING, REINFORCEMENT, rewards
+from omatg_ray.report.plots import (
+    energy_histogram,
+)
+from omatg_ray.report.schedules import SLOPES, draw_schedules
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
-from omatg_ray.run.timeline import Actor, Timeline
 from omatg_ray.schedule import SCHEDULE_FILE, read_description
 from omatg_ray.tree import parse
 
@@ -47,11 +34,6 @@ if TYPE_CHECKING:
 N_CRYSTALS = 6
 COUNTS = ("n", "n_polymorphic")
 """Metrics that say how many rows others are over, and so need no column where they are all the same."""
-STARTUP = {
-    "startup_cluster": "connected to the cluster after {:.1f} s",
-    "startup_actors": "all actors ready {:.1f} s later",
-    "startup_first_trajectory": "first trajectory back {:.1f} s after the start, loading and validation aside",
-}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -80,9 +62,9 @@ def write_report(run_folder: Path) -> Path:
         ("Relative energies before and after", _energies(evaluations, expected)),
         *_schedule(run, evaluations, missing),
         ("Over the run", _curves(run, lines, missing)),
-        ("Time of every iteration", _times(lines)),
-        ("Who worked when", _timeline(run, missing)),
-        ("Actors", _actors(run, lines, missing)),
+        ("Time of every iteration", times_section(lines)),
+        ("Who worked when", timeline_section(run, missing)),
+        ("Actors", actors_section(run, lines, missing)),
         ("Crystals before and after", _crystals(run, evaluations, expected)),
         ("How it was run", _settings(run, missing)),
     ]
@@ -108,32 +90,12 @@ def _evaluations(folder: Path, missing: list[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     order = {"before": 0, "after": 1}
     for path in sorted(folder.glob("*.json"), key=lambda path: (order.get(path.stem, 2), path.stem)):
-        evaluation = _json(path)
+        evaluation = read_json(path)
         if isinstance(evaluation, dict):
             found[path.stem] = evaluation
         else:
             missing.append(f"{path.name}, which cannot be read")
     return found
-
-
-def _described_actors(path: Path, missing: list[str]) -> dict[Actor, dict[str, Any]]:
-    """What `actors.json` says of every actor, by role and index."""
-    found = _json(path)
-    try:
-        if not isinstance(found, list):
-            raise TypeError
-        return {(str(actor["role"]), int(actor["index"])): actor for actor in found}
-    except (TypeError, KeyError, ValueError):
-        missing.append(f"{path.name}, which cannot be read" if path.exists() else path.name)
-        return {}
-
-
-def _json(path: Path) -> Any:
-    """What a file holds, NaN as None; None if it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
-    except (OSError, ValueError):
-        return None
 
 
 def _structures(path: Path) -> list[Atoms]:
@@ -276,104 +238,6 @@ def _schedule(
 def _frozen(run: RunFolder) -> list[Curve]:
     annealing = FlowModel.load(run.path).annealing
     return [] if annealing is None else curves(annealing)
-
-
-def _times(lines: list[dict[str, Any]]) -> str:
-    figure = stacked_times(lines)
-    if figure is None:
-        return ""
-    rows = []
-    for stage, (_, seconds) in stage_times(lines).items():
-        ran = seconds[seconds > 0]
-        rows.append([stage, f"{np.median(ran):.2f}", f"{seconds.sum():,.0f}", str(len(ran))])
-    table = html_table(["stage", "median (s)", "total (s)", "iterations"], rows)
-    return f'<div class="grid">{card("", figure)}<div class="wide">{table}</div></div>'
-
-
-def _timeline(run: RunFolder, missing: list[str]) -> str:
-    """The last iteration before the newest checkpoint of a run on Ray."""
-    path = run.timeline_path
-    if not path.exists():
-        return ""  # a run in one process, or one that did no iteration
-    try:
-        timeline = Timeline.read(path)
-    except DataError:
-        missing.append(f"{path.name}, which cannot be read")
-        return ""
-    figure = draw_timeline(timeline)
-    return "" if figure is None else card("", figure, escape(describe_timeline(timeline)))
-
-
-def _actors(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> str:
-    path = run.actors_path
-    shares = idle_shares(lines)
-    if not shares and not path.exists():
-        return ""  # a run in one process
-    described = _described_actors(path, missing)
-    rows = _actor_rows(shares, described)
-    if not rows:
-        return ""
-    table = html_table(["actor", "node", "device", "threads", "ready (s)", "median busy"], rows)
-    note = f'<p class="soft">{escape(" ".join([*_startup(lines, described), *_failures(lines)]))}</p>'
-    figure = idle_curves(shares)
-    caption = (
-        "Share of an iteration's time, validation aside, in which an actor computed nothing; waiting for what it is "
-        "given and handing on what it made count as nothing."
-    )
-    if len(shares) <= FEW_ACTORS:
-        shown = "" if figure is None else card("", figure, caption)
-        return f'{note}<div class="grid">{shown}<div class="wide">{table}</div></div>'
-    assert figure is not None
-    shown = card("", figure, f"{caption} The bands reach from the busiest to the idlest actor of a role.")
-    return f'{note}{shown}<details class="wide"><summary>All actors</summary>{table}</details>'
-
-
-def _actor_rows(shares: Mapping[Actor, Points], described: Mapping[Actor, dict[str, Any]]) -> list[list[str]]:
-    """Cells of the actors that logged idle shares or are described."""
-    rows = []
-    for actor in sorted({*shares, *described}, key=actor_order):
-        about = described.get(actor, {})
-        node, device, threads = (about.get(key) for key in ("node", "device", "threads"))
-        # Several nodes of a cluster may live on one machine.
-        where = f"{node} ({about['node_id'][:6]})" if about.get("node_id") else node
-        texts = ["–" if text is None else str(text) for text in (where, device, threads)]
-        busy = 1.0 - float(np.median(shares[actor][1])) if actor in shares else None
-        ready = formatted(about.get("ready_seconds"), "{:.1f}")
-        rows.append([" ".join(map(str, actor)), *texts, ready, formatted(busy, "{:.0%}")])
-    return rows
-
-
-def _startup(lines: list[dict[str, Any]], described: Mapping[Actor, dict[str, Any]]) -> list[str]:
-    """Sentences on the actors' number, their start and what they imported."""
-    sentences = []
-    nodes = {about.get("node_id") for about in described.values()} - {None}
-    if nodes:
-        sentences.append(f"{counted(len(described), 'actor')} on {counted(len(nodes), 'node')}.")
-    seconds = {name: values(lines, "train", name)[1] for name in STARTUP}
-    spent = [form.format(seconds[name][-1]) for name, form in STARTUP.items() if len(seconds[name])]
-    if spent:
-        sentences.append(f"At the last start: {', '.join(spent)}.")
-    imported: dict[str, set[str]] = {}
-    for actor in sorted(described, key=actor_order):
-        imported.setdefault(actor[0], set()).update(described[actor].get("imports") or ())
-    if any(imported.values()):
-        of_roles = (f"{role}: {', '.join(sorted(names)) or 'none'}" for role, names in imported.items())
-        sentences.append(f"Heavy imports of {'; '.join(of_roles)}.")
-    return sentences
-
-
-def _failures(lines: list[dict[str, Any]]) -> list[str]:
-    """A sentence on the actors that were replaced and the requests that were sent again, if there were any."""
-    totals = {
-        kind: {role: int(values(lines, "train", f"{kind}_{role}")[1].sum()) for role in ROLES}
-        for kind in ("replaced", "retried")
-    }
-    said = []
-    for kind, noun, verb in (("replaced", "actor", "replaced"), ("retried", "request", "sent again")):
-        counts = [f"{role} {count}" for role, count in totals[kind].items() if count]
-        if counts:
-            said.append(f"{noun}s {verb}: {', '.join(counts)}")
-    return [f"Failures that the run got over: {'; '.join(said)}."] if said else []
 
 
 def _crystals(run: RunFolder, evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:

@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from omatg_ray.evaluate.plots import INK
+from omatg_ray.report.plots import INK
 
 if TYPE_CHECKING:
     from ase import Atoms

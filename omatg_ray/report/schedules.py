@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from omatg_ray.crystal.fields import FIELDS
-from omatg_ray.evaluate.plots import COLOURS, DASHES, INK, WIDE, dress, legend
 from omatg_ray.policy.annealing import curves
 from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.policy.settings import Curve
+from omatg_ray.report.plots import COLOURS, DASHES, INK, WIDE, dress, legend
 
 TITLES = {"pos": "positions", "cell": "lattices"}
 SLOPES = (2.0, 5.0, 10.0)

@@ -1,10 +1,9 @@
-"""The report of a sweep, `report.html`: learning curves, keys against results, what each key did, all trials."""
+"""The pictures of a sweep's report: learning curves, Pareto front, parallel coordinates, importance of keys."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,103 +14,20 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
 from omatg_ray.evaluate.metrics import COLUMNS
-from omatg_ray.evaluate.page import card, counted, formatted, html_table, page
-from omatg_ray.evaluate.plots import COLOURS, INK, NORMAL, WIDE, dress
 from omatg_ray.evaluate.sweep import TRIALS, Goal, Sweep, Trial
-from omatg_ray.evaluate.text import aligned
+from omatg_ray.report.plots import COLOURS, INK, NORMAL, WIDE, dress
 from omatg_ray.rl.guards import HACKED
-from omatg_ray.run.atomic import write_text
 from omatg_ray.run.folder import METRICS
 from omatg_ray.run.metrics import read_metrics
 
-BEST_FILE, FRONT, REPORT = "best.yaml", "front", "report.html"
 FEWEST = 5
 """With fewer trials, ranks say nothing about what a key does."""
 SHADES = LinearSegmentedColormap.from_list("good to bad", [COLOURS[2], "#d8b24a", COLOURS[4]])
 
 
-def write_sweep(folder: Path) -> Path:
-    """Writes `report.html` of a sweep from its `trials.json` and the metrics of its trials.
-
-    Returns:
-        The path of the report.
-
-    Raises:
-        DataError: As `Sweep.read`.
-    """
-    sweep = Sweep.read(folder)
-    several = len(sweep.goals) > 1
-    goals = " and ".join(f"{escape(_title(one))} ({'less' if one.mode == 'min' else 'more'})" for one in sweep.goals)
-    by_first = f" by {escape(_title(sweep.goals[0]))}" if several else ""
-    summary = (
-        f'<p class="soft">{counted(len(sweep.trials), "trial")}, decided by {goals} of the validation split. A trial '
-        f"counts by the best{by_first} of its validations; those that a guard objects to, where they are excluded, and "
-        "the one before training do not count. The best of many noisy numbers flatters itself: compare it with the "
-        "default over new seeds, and on the test split.</p>"
-    )
-    sections = [
-        ("Best trial", _best(sweep, folder)),
-        ("Pareto front", _front(sweep, folder) if several else ""),
-        ("Learning curves", _figure_card(learning_curves(sweep, folder), CURVES_NOTE)),
-        ("Keys and results", _figure_card(parallel_coordinates(sweep), PARALLEL_NOTE)),
-        ("What each key did", _importance(sweep)),
-        ("Trials", _table(sweep)),
-    ]
-    write_text(folder / REPORT, page(folder.resolve().name, summary, sections))
-    return folder / REPORT
-
-
-CURVES_NOTE = (
-    "What decides at every validation, one line for each trial; the best, or all of the Pareto front, are thick. "
-    "× marks reward hacking. Lines may leave the plot, whose range is that of most; × is at its edge then."
-)
-PARALLEL_NOTE = (
-    "Each line is a trial, from its values to its result on the right, green for the best rank and red for the worst, "
-    "of several metrics by the first. Thick: the best, or all of the Pareto front. Dotted: no value that counts. Axes "
-    "of keys whose positive values span a factor of ten or more are logarithmic."
-)
-FRONT_NOTE = (
-    "Each point is a trial, by the validation that counts. Green: the Pareto front; no other trial is as good as one "
-    "of these by all metrics and better by one. What lies beyond the line no trial has reached. The ring is the best "
-    "by the first metric, diamonds are the model before training."
-)
-
-
-def _title(goal: Goal) -> str:
+def title(goal: Goal) -> str:
+    """The metric of a goal, in words."""
     return COLUMNS[goal.metric].title if goal.metric in COLUMNS else goal.metric.replace("_", " ")
-
-
-def _figure_card(figure: Figure | None, caption: str) -> str:
-    return "" if figure is None else card("", figure, caption)
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _value(goal: Goal, metrics: Mapping[str, float] | None) -> str:
-    form = COLUMNS[goal.metric].form if goal.metric in COLUMNS else "{:.4f}"
-    return formatted((metrics or {}).get(goal.metric), form)
-
-
-def _status(sweep: Sweep, trial: Trial) -> str:
-    on_front = ", on the front" if len(sweep.goals) > 1 and trial in sweep.front else ""
-    return trial.status + on_front + (", hacked" if trial.hacked else "")
-
-
-def trials_table(sweep: Sweep, folder: Path, most: int = 10) -> str:
-    """The best trials for terminals, one line each, and all of the front of several metrics; the start of the best."""
-    lines = [["trial", *map(_short, sweep.goals), "after", "status", *sweep.keys]]
-    start = start_of(folder, sweep.best)
-    if start is not None:
-        reached = [_value(goal, start) for goal in sweep.goals]
-        lines.append(["–", *reached, "0", "before training", *("" for _ in sweep.keys)])
-    for trial in sweep.ranked[: max(most, len(sweep.front))]:
-        after = "–" if trial.best_iteration is None else str(trial.best_iteration)
-        values = [_text(trial.values.get(key, "–")) for key in sweep.keys]
-        reached = [_value(goal, trial.best) for goal in sweep.goals]
-        lines.append([trial.name, *reached, after, _status(sweep, trial), *values])
-    return aligned(lines, left=range(len(lines[0])))
 
 
 def start_of(folder: Path, trial: Trial | None) -> Mapping[str, Any] | None:
@@ -120,87 +36,14 @@ def start_of(folder: Path, trial: Trial | None) -> Mapping[str, Any] | None:
     return next((line for line in lines if line["step"] == 0), None)
 
 
-def without_gain(sweep: Sweep, folder: Path) -> str | None:
-    """That the best trial is no better than the model that it started from, by the first metric; None where it is."""
-    goal, best = sweep.goals[0], sweep.best
-    start = start_of(folder, best)
-    reached = None if best is None else best.best
-    before, after = (None if found is None else goal.cost(found) for found in (start, reached))
-    if before is None or after is None or after < before:
-        return None
-    return (
-        f"no trial is better by {_title(goal)} than the model before training ({_value(goal, start)}): the best config "
-        "is the one that did least harm"
-    )
-
-
-def _short(goal: Goal) -> str:
+def short_title(goal: Goal) -> str:
+    """The metric of a goal, for the head of a column."""
     return COLUMNS[goal.metric].short if goal.metric in COLUMNS else goal.metric
 
 
-def _best(sweep: Sweep, folder: Path) -> str:
-    best = sweep.best
-    if best is None:
-        return "<p>No trial has a validation that counts.</p>"
-    rows = [[key, _text(value)] for key, value in best.values.items()]
-    start = start_of(folder, best)
-    reached = ", ".join(
-        escape(f"{_title(goal)} {_value(goal, best.best)} ({_value(goal, start)} before training)")
-        for goal in sweep.goals
-    )
-    nothing = without_gain(sweep, folder)
-    warning = "" if nothing is None else f"<p>{escape(nothing[0].upper() + nothing[1:])}.</p>"
-    report = folder / TRIALS / best.name / REPORT
-    link = f' <a href="{TRIALS}/{escape(best.name)}/{REPORT}">Its report</a>.' if report.is_file() else ""
-    return (
-        f"{warning}<p>Trial {escape(best.name)}: {reached} after iteration {best.best_iteration}.{link} "
-        f'All its keys: <a href="{BEST_FILE}">{BEST_FILE}</a>, for <code>omatg-ray train</code>.</p>'
-        f'<div class="wide">{html_table(["key", "value"], rows)}</div>'
-    )
-
-
-def _front(sweep: Sweep, folder: Path) -> str:
-    """The front as a picture and a table; nothing where no trial counts."""
-    front, keys = sweep.front, sweep.keys
-    if not front:
-        return ""
-    rows = [
-        [
-            trial.name,
-            *(_value(goal, trial.best) for goal in sweep.goals),
-            str(trial.best_iteration),
-            *(_text(trial.values.get(key, "–")) for key in keys),
-            f"{FRONT}/{trial.name}.yaml",
-        ]
-        for trial in front
-    ]
-    head = ["trial", *map(_short, sweep.goals), "after", *map(_breaking, keys), "for omatg-ray train"]
-    table = html_table(head, rows)
-    return card("", pareto_front(sweep, folder), FRONT_NOTE) + f'<div class="wide">{table}</div>'
-
-
-def _breaking(key: str) -> str:
+def breakable(key: str) -> str:
     """A key that the head of a column may break after each dot."""
     return key.replace(".", ".\u200b")
-
-
-def _table(sweep: Sweep) -> str:
-    keys, goals = sweep.keys, sweep.goals
-    best, last = ([f"{which} {_short(goal)}" for goal in goals] for which in ("best", "last"))
-    rows = [
-        [
-            trial.name,
-            *(_value(goal, trial.best) for goal in goals),
-            "–" if trial.best_iteration is None else str(trial.best_iteration),
-            *(_value(goal, trial.last) for goal in goals),
-            str(trial.iteration),
-            *(_text(trial.values.get(key, "–")) for key in keys),
-            _status(sweep, trial) + (f"\n{trial.error[:120]}" if trial.error else ""),
-        ]
-        for trial in sweep.ranked
-    ]
-    head = ["trial", *best, "after", *last, "iterations", *map(_breaking, keys), "status"]
-    return f'<div class="wide">{html_table(head, rows)}</div>'
 
 
 def _validations(folder: Path, trial: Trial) -> list[dict[str, Any]]:
@@ -218,7 +61,7 @@ def pareto_front(sweep: Sweep, folder: Path) -> Figure:
     figure = Figure(figsize=(WIDE[0], 3.8), layout="constrained")
     for place, other in enumerate(others, start=1):
         axes = figure.add_subplot(1, len(others), place)
-        dress(axes, _title(first), _title(other))
+        dress(axes, title(first), title(other))
 
         def points(
             found: Sequence[Mapping[str, Any]], names: tuple[str, str] = (first.metric, other.metric)
@@ -249,7 +92,7 @@ def learning_curves(sweep: Sweep, folder: Path) -> Figure | None:
     figure = Figure(figsize=WIDE, layout="constrained")
     for place, goal in enumerate(sweep.goals, start=1):
         axes = figure.add_subplot(1, len(sweep.goals), place)
-        dress(axes, "iteration", _title(goal))
+        dress(axes, "iteration", title(goal))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         drawn: list[float] = []
         objected: list[tuple[Any, Any, Any]] = []
@@ -286,7 +129,7 @@ def parallel_coordinates(sweep: Sweep) -> Figure | None:
     if len(ranked) < 2:
         return None
     scales = [(key, _Axis([trial.values.get(key) for trial in ranked])) for key in keys]
-    scales += [(_short(goal), _Axis([(trial.best or {}).get(goal.metric) for trial in ranked])) for goal in goals]
+    scales += [(short_title(goal), _Axis([(trial.best or {}).get(goal.metric) for trial in ranked])) for goal in goals]
     width = max(NORMAL[0], min(WIDE[0], 1.9 * len(scales)))
     figure = Figure(figsize=(width, 3.6), layout="constrained")
     axes = figure.add_subplot()
@@ -416,24 +259,3 @@ def importance_bars(found: Mapping[str, tuple[float, float | None, int]]) -> Fig
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.8)
     return figure
-
-
-def _importance(sweep: Sweep) -> str:
-    found = {goal: importance(sweep, goal) for goal in sweep.goals}
-    return "".join(_importance_card(goal, of_keys, len(found) > 1) for goal, of_keys in found.items() if of_keys)
-
-
-def _importance_card(goal: Goal, found: Mapping[str, tuple[float, float | None, int]], titled: bool) -> str:
-    rows = [
-        [key, f"{share:.2f}", formatted(correlation, "{:+.2f}"), "< 1 %" if chance < 1 else f"{chance} %"]
-        for key, (share, correlation, chance) in found.items()
-    ]
-    table = html_table(["key", "share", "rank correlation with the metric", "by chance"], rows)
-    caption = (
-        "How much of the ranks of the trials' results each key accounts for alone: the square of Spearman's rank "
-        "correlation, or η² of the ranks where a key's values have no order. By chance: how often shuffled results "
-        "give as much. Association, not effect: keys that act together are not seen, and trials that were stopped "
-        "early count by what they had reached."
-    )
-    title = escape(_title(goal)) if titled else ""
-    return card(title, importance_bars(found), caption) + f'<div class="wide">{table}</div>'
