@@ -13,29 +13,28 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from omatg_ray.openmp import limit_spinning
 from omatg_ray.run.home import name_home
+from omatg_ray.run.openmp import limit_spinning
 
 if TYPE_CHECKING:
-    from omatg_ray.bundle import bundled_model
     from omatg_ray.commands.pretrain import pretrain
     from omatg_ray.commands.train import train
     from omatg_ray.config import Config
     from omatg_ray.crystal.batch import CrystalBatch
     from omatg_ray.crystal.read import read_dataset
     from omatg_ray.errors import OmatgRayError
-    from omatg_ray.model import FlowModel
+    from omatg_ray.model.flow_model import FlowModel, bundled_model
     from omatg_ray.policy.hand_made import LinearAnnealing
     from omatg_ray.reward.energy import MatGLEnergy
 
 _HOMES = {
     "Config": "omatg_ray.config",
     "CrystalBatch": "omatg_ray.crystal.batch",
-    "FlowModel": "omatg_ray.model",
+    "FlowModel": "omatg_ray.model.flow_model",
     "LinearAnnealing": "omatg_ray.policy.hand_made",
     "MatGLEnergy": "omatg_ray.reward.energy",
     "OmatgRayError": "omatg_ray.errors",
-    "bundled_model": "omatg_ray.bundle",
+    "bundled_model": "omatg_ray.model.flow_model",
     "pretrain": "omatg_ray.commands.pretrain",
     "read_dataset": "omatg_ray.crystal.read",
     "train": "omatg_ray.commands.train",

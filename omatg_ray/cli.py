@@ -16,12 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from omatg_ray.bundle import BUNDLED, quickstart
+from omatg_ray.assets import quickstart
+from omatg_ray.cli_words import key_of, told_apart
 from omatg_ray.errors import ConfigError, DataError, DataWarning, OmatgRayError
 from omatg_ray.run.advice import command
-from omatg_ray.run.storage import as_place, expanded, files_at, inside
+from omatg_ray.run.location import BUNDLED, as_place, expanded, inside
+from omatg_ray.run.quiet import quiet_libraries
+from omatg_ray.run.storage import files_at
 from omatg_ray.run.streams import open_closed, outliving_readers
-from omatg_ray.words import key_of, told_apart
 
 if TYPE_CHECKING:
     from omatg_ray.config import Config
@@ -262,8 +264,7 @@ def _plain_messages() -> Iterator[None]:
     logger.addHandler(handler)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
+            quiet_libraries()
             warnings.showwarning = lambda message, *_, **__: _log(logger, message)
             yield
     finally:
@@ -633,7 +634,7 @@ def _start_or_resume(arguments: argparse.Namespace) -> None:
 
 def _holds_config(run: Path | str) -> bool:
     """Whether there is a run in a folder or at a URL."""
-    from omatg_ray.run.folder import CONFIG
+    from omatg_ray.run.sync import CONFIG
 
     return CONFIG in files_at(run) if isinstance(run, str) else (run / CONFIG).is_file()
 
@@ -641,7 +642,7 @@ def _holds_config(run: Path | str) -> bool:
 def _load_config(arguments: argparse.Namespace) -> Config:
     from omatg_ray.commands.places import anchored, lasting
     from omatg_ray.config import Config
-    from omatg_ray.run.folder import CONFIG
+    from omatg_ray.run.sync import CONFIG
 
     files, overrides = told_apart(arguments.words)
     if arguments.resume is not None:
@@ -683,8 +684,8 @@ def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _schedules(arguments: argparse.Namespace) -> list[tuple[str, Annealing | None]]:
     """What the annealings are called, and the annealings; None is the model's own."""
+    from omatg_ray.model.schedule import brief
     from omatg_ray.policy.hand_made import LinearAnnealing
-    from omatg_ray.schedule import brief
 
     slopes = (arguments.slope_pos, arguments.slope_cell)
     if arguments.schedule is not None:
@@ -721,7 +722,7 @@ def _work(arguments: argparse.Namespace) -> dict[str, Any]:
 def _schedule(text: str) -> Annealing | None:
     """The schedule that a text means; a folder is looked for where a job finds its files."""
     from omatg_ray.commands.places import found_or_named
-    from omatg_ray.schedule import KINDS, NONE, OWN, read_schedule
+    from omatg_ray.model.schedule import KINDS, NONE, OWN, read_schedule
 
     named = text in (NONE, OWN, BUNDLED) or text.partition(":")[0] in KINDS
     return read_schedule(text if named else found_or_named(text) or text)
@@ -949,7 +950,7 @@ def _check_folder(path: str | None) -> Path | None:
     if path is None:
         return None
     from omatg_ray.commands.places import lasting
-    from omatg_ray.run.storage import is_remote
+    from omatg_ray.run.location import is_remote
 
     if is_remote(path):
         raise ConfigError(f"--to {path}: a folder on this machine, please; copy it there when it is done")
@@ -1074,7 +1075,7 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 
 def _config(arguments: argparse.Namespace) -> None:
-    from omatg_ray.config import documented_keys
+    from omatg_ray.settings import documented_keys
 
     if arguments.prefix == "ablation":
         from omatg_ray.commands.ablation import AblationSettings, SetSettings
@@ -1087,7 +1088,7 @@ def _config(arguments: argparse.Namespace) -> None:
         space = {"KEY": {"uniform": [0.0, 1.0]}}
         rows = documented_keys(SweepSettings.model_validate({"config": {}, "space": space}))
     else:
-        rows = [row for row in documented_keys() if row[0].startswith(arguments.prefix)]
+        rows = [row for row in documented_keys(Config()) if row[0].startswith(arguments.prefix)]
     if not rows:
         raise ConfigError(f"no key starts with {arguments.prefix!r}; `omatg-ray config` lists them all")
     for key, default, text in rows:

@@ -2,71 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
     Field,
-    PlainSerializer,
-    PlainValidator,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from omatg_ray.bundle import BUNDLED, is_bundled
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.flow.settings import PretrainSettings
-from omatg_ray.kinds import Kinds
 from omatg_ray.policy.settings import CHUNK_PAIRS, AnyHandMade, NoiseMode, NoiseSettings, ScheduleSettings, Variant
 from omatg_ray.reward.settings import RewardSettings
 from omatg_ray.rl.settings import AdvantageSettings, LearnerSettings, ObjectiveSettings, RolloutSettings
-from omatg_ray.run.storage import as_place, is_remote, written
+from omatg_ray.run.config_file import read_tree
+from omatg_ray.run.location import ModelPlace, Place, is_bundled
 from omatg_ray.run.tracking import Tracker
-from omatg_ray.settings import FIELDS, FieldName, Settings
-from omatg_ray.tree import dump, read_tree
-
-
-def _named(value: object) -> Path | str:
-    """A whole number is a name, too."""
-    return as_place(str(value) if type(value) is int else value)
-
-
-Written = PlainSerializer(written, when_used="json")
-"""As text, paths are such that they are read back."""
-Place = Annotated[Path | str, PlainValidator(_named), Written]
-"""A path or, as a string, a URL."""
-
-
-def _local(value: object) -> Path:
-    place = _named(value)
-    if is_remote(place):
-        raise ValueError(f"a folder, not the URL {place}")
-    return Path(place)
-
-
-LocalFolder = Annotated[Path, PlainValidator(_local), Written]
-"""A path, for what cannot be written at URLs."""
-
-
-def _word_or_path(model: object) -> str | Path | None:
-    """Keeps the word apart from the folder `./bundled`, which as paths are the same."""
-    if model is None or is_bundled(model):
-        return model
-    if isinstance(model, str | Path | int):
-        return _named(model)
-    raise ValueError(f"a model or run folder, or {BUNDLED}, not {model!r}")
-
-
-ModelPlace = Annotated[Path | str, PlainValidator(_word_or_path), Written]
-"""The same, or the word `bundled`."""
-
+from omatg_ray.settings import FIELDS, FieldName, Settings, explain_errors
+from omatg_ray.tree import dump
 
 UNNAMED_DATA = "data: name a file to split (data.file=...) or three files (data.train, data.val, data.test)"
 
@@ -290,77 +246,3 @@ class Config(Settings):
     def to_yaml(self) -> str:
         """All keys with their values; `load` reads it back."""
         return dump(self.model_dump(mode="json"))
-
-
-@contextmanager
-def explain_errors(source: str, model: type[BaseModel] | None = None) -> Iterator[None]:
-    """Turns what pydantic says of settings into a ConfigError that names each key and, if unknown, the nearest one."""
-    try:
-        yield
-    except ValidationError as error:
-        lines = "\n".join(f"  {_explain(model or Config, problem)}" for problem in error.errors())
-        raise ConfigError(f"{source}:\n{lines}") from error
-
-
-def _model_at(model: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel] | None:
-    """The settings class that a location leads to, through optional groups and dictionaries of groups."""
-    current: Any = model
-    for part in location:
-        if _is_model(current):
-            field = current.model_fields.get(str(part))
-            current = field.annotation if field else None
-        else:
-            current = get_args(current)[1] if _is_dict(current) else None
-        # An optional group is a union with None.
-        current = next((a for a in get_args(current) if _is_model(a)), current) if not _is_dict(current) else current
-    return current if _is_model(current) else None
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _is_dict(annotation: Any) -> bool:
-    return get_origin(annotation) is dict
-
-
-def _explain(model: type[BaseModel], problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        parent = _model_at(model, location[:-1])
-        names = list(parent.model_fields) if parent else []
-        near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.4)
-        hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"valid keys: {', '.join(names)}"
-        return f"unknown key {key}: {hint}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "missing":
-        return f"{key}: missing, and it has no default"
-    if not location:
-        # What is checked of several keys together names them itself.
-        return message
-    return f"{key}: {message} (got {problem['input']!r})" if problem["type"] != "value_error" else f"{key}: {message}"
-
-
-def documented_keys(defaults: BaseModel | None = None, prefix: str = "") -> list[tuple[str, str, str]]:
-    """All keys with their default and description, for `omatg-ray config`."""
-    defaults = Config() if defaults is None else defaults
-    rows: list[tuple[str, str, str]] = []
-    for name, field in type(defaults).model_fields.items():
-        value, annotation = getattr(defaults, name), field.annotation
-        # What comes in kinds has other keys in each, and its kind alone says which defaults are meant.
-        in_kinds = any(isinstance(mark, Kinds) for mark in field.metadata)
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel) and not in_kinds:
-            rows += documented_keys(value, f"{prefix}{name}.")
-        else:
-            plain = defaults.model_dump(mode="json", include={name}).get(name) if in_kinds else value
-            rows.append((f"{prefix}{name}", _plain(plain), field.description or ""))
-    return rows
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    if isinstance(value, dict):
-        value = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in value.items()}
-    return dump(str(value) if isinstance(value, Path) else value, flow=True).strip()

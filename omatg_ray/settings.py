@@ -5,9 +5,23 @@ Every part of the package declares its settings beside the code that uses them; 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from omatg_ray.errors import ConfigError
+from omatg_ray.tree import dump
 
 FieldName = Literal["pos", "cell"]
 FIELDS: tuple[FieldName, ...] = ("pos", "cell")
@@ -45,3 +59,140 @@ def _merged(default: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         for key, value in given.items()
     }
     return default | both
+
+
+class Kinds:
+    """Annotation of a field that holds an instance of one of several classes, each with its own default of `kind`.
+
+    In YAML and JSON it is a mapping with `kind` and the keys of that class, or the kind alone, as a word, which stands
+    for the defaults of its class. It is written as the word where that says everything. Errors name the key at fault
+    by its path in the file. Give such a field a `default_factory`: the keys of a `default` would be kept beside those
+    of another kind.
+
+    Args:
+        classes: The classes, all derived from the one that the field is typed with.
+        default: The one that is meant where a mapping has no `kind`, or where there is nothing.
+        optional: Whether the field may be null.
+
+    Example:
+        >>> class Paths(Settings):                                                        # doctest: +SKIP
+        ...     pos: Annotated[FieldPath, Kinds(Linear, Mirror, default=Linear)] = Field(default_factory=Linear)
+        >>> Paths(pos="linear") == Paths(pos={"kind": "linear"})                          # doctest: +SKIP
+        True
+    """
+
+    def __init__(self, *classes: type[Settings], default: type[Settings] | None = None, optional: bool = False) -> None:
+        self.classes = {str(cls.model_fields["kind"].default): cls for cls in classes}
+        self.default, self.optional = default, optional
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """What pydantic asks of annotations."""
+        writer = core_schema.plain_serializer_function_ser_schema(self._write)
+        return core_schema.no_info_plain_validator_function(self._read, serialization=writer)
+
+    def _read(self, value: Any) -> Settings | None:
+        if value is None and self.optional:
+            return None
+        if isinstance(value, Settings) and isinstance(value, tuple(self.classes.values())):
+            return value
+        if value is None and self.default is not None:
+            return self.default()
+        if isinstance(value, str):
+            value = {"kind": value}
+        elif isinstance(value, dict) and self.default is not None:
+            value = {"kind": self.default.model_fields["kind"].default} | value
+        names = ", ".join(self.classes)
+        if not isinstance(value, dict) or "kind" not in value:
+            raise ValueError(f"give its kind, one of {names}, as a word or with further keys, not {value!r}")
+        kind = value["kind"]
+        if not isinstance(kind, str) or kind not in self.classes:
+            near = difflib.get_close_matches(str(kind), list(self.classes), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {names}"
+            raise ValueError(f"unknown kind {kind!r}; {hint}")
+        cls = self.classes[kind]
+        for key in sorted(value.keys() - cls.model_fields.keys(), key=str):
+            near = difflib.get_close_matches(str(key), list(cls.model_fields), n=1)
+            keys = ", ".join(name for name in cls.model_fields if name != "kind")
+            hint = f"did you mean {near[0]}?" if near else f"valid keys: {keys or 'none'}"
+            raise ValueError(f"{kind} has no key {key}; {hint}")
+        # pydantic puts the path of the field before those of the errors in here.
+        return cls.model_validate(value)
+
+    def _write(self, value: Settings | None) -> Any:
+        if value is None:
+            return None
+        kind = type(value).model_fields["kind"].default
+        return {"kind": kind} | value.model_dump(exclude_none=True) if value.model_dump(exclude_defaults=True) else kind
+
+
+@contextmanager
+def explain_errors(source: str, model: type[BaseModel]) -> Iterator[None]:
+    """Turns what pydantic says of settings into a ConfigError that names each key and, if unknown, the nearest one."""
+    try:
+        yield
+    except ValidationError as error:
+        lines = "\n".join(f"  {_explain(model, problem)}" for problem in error.errors())
+        raise ConfigError(f"{source}:\n{lines}") from error
+
+
+def _model_at(model: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel] | None:
+    """The settings class that a location leads to, through optional groups and dictionaries of groups."""
+    current: Any = model
+    for part in location:
+        if _is_model(current):
+            field = current.model_fields.get(str(part))
+            current = field.annotation if field else None
+        else:
+            current = get_args(current)[1] if _is_dict(current) else None
+        # An optional group is a union with None.
+        current = next((a for a in get_args(current) if _is_model(a)), current) if not _is_dict(current) else current
+    return current if _is_model(current) else None
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _is_dict(annotation: Any) -> bool:
+    return get_origin(annotation) is dict
+
+
+def _explain(model: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        parent = _model_at(model, location[:-1])
+        names = list(parent.model_fields) if parent else []
+        near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.4)
+        hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"valid keys: {', '.join(names)}"
+        return f"unknown key {key}: {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"{key}: missing, and it has no default"
+    if not location:
+        # What is checked of several keys together names them itself.
+        return message
+    return f"{key}: {message} (got {problem['input']!r})" if problem["type"] != "value_error" else f"{key}: {message}"
+
+
+def documented_keys(defaults: BaseModel, prefix: str = "") -> list[tuple[str, str, str]]:
+    """All keys with their default and description, for `omatg-ray config`."""
+    rows: list[tuple[str, str, str]] = []
+    for name, field in type(defaults).model_fields.items():
+        value, annotation = getattr(defaults, name), field.annotation
+        # What comes in kinds has other keys in each, and its kind alone says which defaults are meant.
+        in_kinds = any(isinstance(mark, Kinds) for mark in field.metadata)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel) and not in_kinds:
+            rows += documented_keys(value, f"{prefix}{name}.")
+        else:
+            plain = defaults.model_dump(mode="json", include={name}).get(name) if in_kinds else value
+            rows.append((f"{prefix}{name}", _plain(plain), field.description or ""))
+    return rows
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if isinstance(value, dict):
+        value = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in value.items()}
+    return dump(str(value) if isinstance(value, Path) else value, flow=True).strip()

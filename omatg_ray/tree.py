@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from omatg_ray.errors import ConfigError
-from omatg_ray.run.storage import local_copy, written
 
 MERGE = "tag:yaml.org,2002:merge"
 PLAIN = {
@@ -117,42 +116,6 @@ def override(key: str, value: object) -> str:
     return f"{key}={text if same else json.dumps(text, ensure_ascii=False)}"
 
 
-def read_tree(path: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """Plain values of a YAML file, which may be a URL, with `key=value` overrides; and where they come from, in words.
-
-    Raises:
-        ConfigError: The file cannot be read or holds no mapping, or an override is none; or a key is there twice.
-        StorageError: A URL cannot be read.
-    """
-    tree: Any = {}
-    if path is not None:
-        try:
-            with local_copy(path) as file:
-                text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read config {path}: {getattr(error, 'strerror', None) or error}") from error
-        try:
-            tree = parse(text) or {}
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from error
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{path} must hold a mapping of keys, not {type(tree).__name__}")
-    for one in overrides:
-        _apply(tree, one)
-    sources = [*([str(path)] if path else []), *(["overrides"] if overrides or not path else [])]
-    return tree, " and ".join(sources)
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"override {override!r} is not of the form key=value, e.g. rollout.groups=8")
-    try:
-        place(tree, key.strip(), parse_value(text))
-    except ConfigError as error:
-        raise ConfigError(f"override {override!r}: {error}") from error
-
-
 def place(tree: dict[str, Any], key: str, value: Any) -> None:
     """Puts a value at a dotted key.
 
@@ -177,3 +140,9 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out
+
+
+def written(place: Path | str) -> str:
+    """A place as a text that `as_place` reads back: what begins with ~ and is no home has ./ before it."""
+    text = str(place)
+    return f"./{text}" if isinstance(place, Path) and text.startswith("~") else text

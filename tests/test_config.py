@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from omatg_ray.config import Config, documented_keys
+from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError
 from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.settings import documented_keys
 from omatg_ray.tree import override
 
 
@@ -183,7 +184,7 @@ def test_settings_cannot_be_changed_afterwards():
 
 
 def test_every_key_is_documented_with_its_default():
-    rows = {key: (default, text) for key, default, text in documented_keys()}
+    rows = {key: (default, text) for key, default, text in documented_keys(Config())}
     assert all(text for _, text in rows.values())
     assert rows["rollout.groups"][0] == "16" and rows["policy.active"][0] == "[pos]"
 
@@ -218,7 +219,7 @@ def test_a_number_of_compositions_is_whole():
 
 
 def test_documented_defaults_are_those_of_the_config():
-    rows = {key: default for key, default, _ in documented_keys()}
+    rows = {key: default for key, default, _ in documented_keys(Config())}
     assert rows["objective.kl_weight.pos"] == "0.001"
     assert rows["objective.policy_weight.pos"] == "2.3"
     assert rows["advantage.shaping"] == "rank"

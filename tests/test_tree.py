@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from omatg_ray.cli_words import told_apart
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.advice import command
 from omatg_ray.tree import dump, override, parse, parse_value
-from omatg_ray.words import told_apart
 
 NAMES = ["001", "2", "2026-11-28", "12:30", "no", "on", "a #2", "#2", "lr=1e-4", "it's", "a, b", "x y", "0x1f", "1_000"]
 

@@ -8,25 +8,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from omatg_ray.bundle import BUNDLED, is_bundled
 from omatg_ray.commands.ablation import AblationSettings, SetSettings
 from omatg_ray.commands.evaluate import NO_POTENTIAL, MeasureOptions, at_work
 from omatg_ray.commands.places import found_or_bundled, found_or_named, lasting
 from omatg_ray.commands.setup import base_run_data
-from omatg_ray.config import DataSettings, Place
+from omatg_ray.config import DataSettings
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.ablation import Ablated, Learned, best_of
 from omatg_ray.evaluate.cases import Case, CaseResult, evaluate_cases
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.evaluation import Evaluator
 from omatg_ray.evaluate.tuning import HandMade, Tuned, tune
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.schedule import NONE, brief, learned_schedule
 from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.report.ablation import write_ablation
 from omatg_ray.report.comparison import write_comparison
+from omatg_ray.run.location import BUNDLED, Place, is_bundled
 from omatg_ray.run.progress import print_line
-from omatg_ray.schedule import NONE, brief, learned_schedule
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from omatg_ray.config import LocalFolder, ModelPlace, Place, explain_errors
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.evaluate.settings import BEST, TriedSettings, ways_of
+from omatg_ray.model.schedule import NONE
 from omatg_ray.reward.settings import PotentialName
-from omatg_ray.schedule import NONE
-from omatg_ray.settings import Settings
-from omatg_ray.tree import read_tree
+from omatg_ray.run.config_file import read_tree
+from omatg_ray.run.location import LocalFolder, ModelPlace, Place
+from omatg_ray.settings import Settings, explain_errors
 
 Kind = Literal["linear", "quadratic", "cosine", "constant", "steps"]
 Metric = Literal["crmse", "match_rate", "relative_energy_mean_capped"]

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from omatg_ray.errors import ConfigError, ModelError
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.schedule import save_schedule
 from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.run.atomic import replace_folder
 from omatg_ray.run.folder import RunFolder
-from omatg_ray.schedule import save_schedule
 
 LEARNER_FILE, STATE_FILE = "learner.safetensors", "state.json"
 

@@ -20,8 +20,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from omatg_ray.bundle import BUNDLED, AssetName, asset, bundled_model, files
+from omatg_ray.assets import AssetName, asset, files
 from omatg_ray.errors import OmatgRayError
+from omatg_ray.model.flow_model import bundled_model
+from omatg_ray.run.location import BUNDLED
+from omatg_ray.run.quiet import quiet_libraries
 
 PACKAGE = "omatg-ray"
 # Measured with 1.5 million parameters: 1.4 GB in the process that learns, 0.6 GB in each of two that match crystals.
@@ -92,8 +95,7 @@ def examine(potential: str | None = None, ray: bool = True) -> Iterator[Check]:
 def tried(name: str, check: Callable[[], Finding]) -> Check:
     """A check, or what broke it; warnings of this package make it one."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
+        quiet_libraries()
         try:
             state, text = check()
         except metadata.PackageNotFoundError as error:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from omatg_ray.bundle import is_bundled
 from omatg_ray.config import UNNAMED_DATA, Config
 from omatg_ray.errors import ConfigError, DataError
+from omatg_ray.model.schedule import require_schedule
 from omatg_ray.reward.settings import potential_folder
-from omatg_ray.run.folder import model_folder, refuse_taken
-from omatg_ray.run.storage import is_remote
-from omatg_ray.schedule import require_schedule
+from omatg_ray.run.checkpoints import model_folder
+from omatg_ray.run.folder import refuse_taken
+from omatg_ray.run.location import is_bundled, is_remote
 
 
 def refuse_pretrain(config: Config, new: bool) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.bundle import BUNDLED, crystals, is_bundled, place_of
+from omatg_ray.assets import crystals
 from omatg_ray.commands.setup import (
     SamplingOptions,
     WorkOptions,
@@ -25,13 +25,14 @@ from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.metrics import measured_columns
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.schedule import OWN
 from omatg_ray.policy.annealing import Annealing
 from omatg_ray.report.comparison import write_comparison
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.atomic import write_json
+from omatg_ray.run.location import BUNDLED, is_bundled, place_of
 from omatg_ray.run.text import aligned
-from omatg_ray.schedule import OWN
 
 NO_POTENTIAL = "none"
 

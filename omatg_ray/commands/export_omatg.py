@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from omatg_ray.commands.import_omatg import refuse_existing
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.omatg.export import Exported, export_omatg
 from omatg_ray.run.atomic import replace_folder
 

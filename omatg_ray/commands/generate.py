@@ -20,7 +20,7 @@ from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import ConfigError, DataError, ModelError
 from omatg_ray.evaluate.bench import Block, Measured
 from omatg_ray.evaluate.unique import find_unique, space_groups
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Composition, compositions
 from omatg_ray.reward.protocol import holds_only

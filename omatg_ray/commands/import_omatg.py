@@ -35,7 +35,7 @@ def import_model(
     for file in (checkpoint, config):
         if not file.exists():
             raise ModelError(f"{file} cannot be read: there is no such file")
-    from omatg_ray.model import FlowModel
+    from omatg_ray.model.flow_model import FlowModel
     from omatg_ray.omatg.read import import_omatg
 
     imported = import_omatg(checkpoint, config, None if base is None else FlowModel.load(base), data, progress)

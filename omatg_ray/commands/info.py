@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omatg_ray import bundle
-from omatg_ray.bundle import ASSETS, BUNDLED, AssetName, is_bundled
+from omatg_ray import assets
+from omatg_ray.assets import ASSETS, AssetName
 from omatg_ray.commands.early import require_models
 from omatg_ray.errors import ModelError
+from omatg_ray.model.schedule import SCHEDULE_FILE, read_description
 from omatg_ray.policy.hand_made import HandMadeAnnealing, LinearAnnealing, StepSizes
 from omatg_ray.policy.settings import Curve, LearnedSchedule, NoiseSettings
-from omatg_ray.run.folder import fetched_model
-from omatg_ray.run.storage import files_at, is_remote
-from omatg_ray.schedule import SCHEDULE_FILE, read_description
+from omatg_ray.run.location import BUNDLED, is_bundled, is_remote
+from omatg_ray.run.storage import files_at
+from omatg_ray.run.sync import fetched_model
 from omatg_ray.settings import FIELDS
 from omatg_ray.tree import flat
 
@@ -26,7 +27,7 @@ def overview() -> str:
     Raises:
         DataError: A file of one is missing or damaged.
     """
-    parts = [f"{_place(name)}\n{_first_paragraph(bundle.card(name))}" for name in ASSETS]
+    parts = [f"{_place(name)}\n{_first_paragraph(assets.card(name))}" for name in ASSETS]
     cards = ", ".join(f"`omatg-ray info {name}`" for name in ASSETS)
     return "\n\n".join([*parts, f"Whole cards: {cards}. What a model is made of: `omatg-ray info MODEL`."])
 
@@ -40,9 +41,9 @@ def _first_paragraph(card: str) -> str:
 
 def _place(name: AssetName) -> str:
     """Files, size and folder of an asset, in one line."""
-    files = bundle.files(name)
+    files = assets.files(name)
     size = sum(path.stat().st_size for path in files)
-    return f"{name}: {len(files)} files, {size / 1e6:.2f} MB, in {bundle.root() / name}"
+    return f"{name}: {len(files)} files, {size / 1e6:.2f} MB, in {assets.root() / name}"
 
 
 def described_asset(name: AssetName) -> str:
@@ -51,7 +52,7 @@ def described_asset(name: AssetName) -> str:
     Raises:
         DataError: A file of it is missing or damaged.
     """
-    return f"{_place(name)}\n\n{bundle.card(name).rstrip()}"
+    return f"{_place(name)}\n\n{assets.card(name).rstrip()}"
 
 
 def described(name: str) -> str:
@@ -110,7 +111,7 @@ def _factors(shown: Sequence[Curve]) -> dict[str, str]:
 def described_model(name: str) -> str:
     """What a model is made of, in lines of a label and a text."""
     require_models([name])
-    from omatg_ray.model import FlowModel
+    from omatg_ray.model.flow_model import FlowModel
     from omatg_ray.policy.annealing import LearnedAnnealing, curves
 
     model = FlowModel.load(name)

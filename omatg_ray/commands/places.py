@@ -14,10 +14,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omatg_ray.bundle import is_bundled
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.home import home
-from omatg_ray.run.storage import is_remote
+from omatg_ray.run.location import is_bundled, is_remote
 
 if TYPE_CHECKING:
     from omatg_ray.config import Config

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from omatg_ray.bundle import place_of
 from omatg_ray.commands.early import refuse_unnamed
 from omatg_ray.commands.setup import (
     base_run_data,
@@ -24,7 +23,8 @@ from omatg_ray.config import Config
 from omatg_ray.crystal.split import Split
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.flow.settings import Precision
-from omatg_ray.model import FlowModel, ModelDescription, new_modules
+from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
+from omatg_ray.model.schedule import learned_schedule
 from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.drift import Score
 from omatg_ray.policy.policy import Policy
@@ -35,9 +35,9 @@ from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.settings import CRMSE
 from omatg_ray.reward.weighted import Weighted
 from omatg_ray.run.folder import RunFolder
+from omatg_ray.run.location import place_of
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.versions import versions
-from omatg_ray.schedule import learned_schedule
 
 MOST_SHIFT = 0.1
 """Largest shift of actions by a lower precision, in units of their standard deviation: adds 1 % to their variance."""

@@ -14,7 +14,7 @@ from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.split import Split
 from omatg_ray.flow.pretrain import Recipe
-from omatg_ray.model import ModelDescription
+from omatg_ray.model.flow_model import ModelDescription
 from omatg_ray.report.run import write_report
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import StopRequest

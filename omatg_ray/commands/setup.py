@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from pymatgen.core import Element
 
-from omatg_ray.bundle import crystals, is_bundled
+from omatg_ray.assets import crystals
 from omatg_ray.config import UNNAMED_DATA, Config, DataSettings
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.fields import FIELDS
@@ -22,12 +22,13 @@ from omatg_ray.crystal.write import RESERVED_NAMES, write_structures
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.settings import BLOCK
-from omatg_ray.model import EULER, FlowModel, Solver
+from omatg_ray.model.flow_model import EULER, FlowModel, Solver
 from omatg_ray.policy.annealing import Annealing
 from omatg_ray.policy.settings import CHUNK_PAIRS, NoiseMode
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.folder import RunFolder
-from omatg_ray.run.storage import files_at, is_remote, local_copy
+from omatg_ray.run.location import is_bundled, is_remote
+from omatg_ray.run.storage import files_at, local_copy
 from omatg_ray.run.tracking import Tracking
 from omatg_ray.run.versions import versions
 from omatg_ray.tree import flat

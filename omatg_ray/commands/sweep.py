@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from omatg_ray.bundle import is_bundled, quickstart
+from omatg_ray.assets import quickstart
 from omatg_ray.commands.places import lasting
-from omatg_ray.config import Config, LocalFolder, explain_errors
+from omatg_ray.config import Config
 from omatg_ray.distributed.settings import Share
 from omatg_ray.distributed.tuning import Domain, SchedulerSettings
 from omatg_ray.errors import ConfigError
@@ -24,9 +24,10 @@ from omatg_ray.evaluate.metrics import REWARD, CSPMetrics
 from omatg_ray.evaluate.sweep import Goal
 from omatg_ray.rl.guards import GuardSettings
 from omatg_ray.run.advice import command
-from omatg_ray.run.storage import as_place, is_remote
-from omatg_ray.settings import Settings
-from omatg_ray.tree import flat, place, read_tree
+from omatg_ray.run.config_file import read_tree
+from omatg_ray.run.location import LocalFolder, as_place, is_bundled, is_remote
+from omatg_ray.settings import Settings, explain_errors
+from omatg_ray.tree import flat, place
 
 SWEEP_FILE = "sweep.yaml"
 DEFAULT_METRIC = "relative_energy_mean_capped"

@@ -19,7 +19,7 @@ from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ClusterError, ConfigError, OmatgRayError, RewardError, TrainingError
 from omatg_ray.evaluate.bench import Bench
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.policy.settings import NoiseMode
 from omatg_ray.report.run import write_report
 from omatg_ray.run.advice import command

@@ -12,7 +12,7 @@ from omatg_ray.commands.prepare import Parts
 from omatg_ray.commands.setup import WorkOptions
 from omatg_ray.config import Config
 from omatg_ray.evaluate.bench import Bench, LocalBench
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.build import Judges
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher

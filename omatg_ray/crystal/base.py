@@ -17,9 +17,8 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.lattice import cell_from_parameters, cell_parameters, wrap
 from omatg_ray.errors import ModelError
-from omatg_ray.kinds import Kinds
 from omatg_ray.seeding import generator
-from omatg_ray.settings import Settings
+from omatg_ray.settings import Kinds, Settings
 
 ANGLE_RANGE = (60.0, 120.0)
 # Fitted to equal lengths a log-normal has no width; the flow needs a base with some.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import warnings
 from typing import TYPE_CHECKING
 
 import ray
@@ -20,11 +19,12 @@ from omatg_ray.distributed.learners import LOOPBACK, Group, Meeting, meeting_hos
 from omatg_ray.distributed.results import Published, Timed
 from omatg_ray.distributed.settings import Share
 from omatg_ray.errors import ClusterError, TrainingError
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.rl.learner import Alone, Learner
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item
+from omatg_ray.run.quiet import quiet_libraries
 from omatg_ray.run.versions import software
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ class Shell:
     """What all actors do when they start."""
 
     def __init__(self, share: Share) -> None:
-        # As everywhere in the program: what libraries warn of is nothing that users can act on.
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
+        quiet_libraries()
         torch.set_num_threads(share.n_threads)
         self._share = share
         self.device = torch.device(share.device if torch.cuda.is_available() else "cpu")

@@ -17,7 +17,7 @@ from omatg_ray.distributed.pool import Answer, Request
 from omatg_ray.distributed.results import OutputLost, Published, fetch
 from omatg_ray.distributed.staff import Staff
 from omatg_ray.evaluate.bench import Block, Comparisons, Measured
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import MatchResult, MatchSettings
 

@@ -19,7 +19,7 @@ from omatg_ray.distributed.staff import Staff
 from omatg_ray.distributed.telemetry import Telemetry
 from omatg_ray.distributed.timings import Timings
 from omatg_ray.errors import ClusterError
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.crew import join_state, split_state
 from omatg_ray.rl.judge import Judged

@@ -10,7 +10,6 @@ import contextlib
 import math
 import os
 import socket
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from omatg_ray.errors import ClusterError, OmatgRayError, TrainingError
 from omatg_ray.flow.pretrain import Losses, Pretrainer, Recipe
 from omatg_ray.flow.ranks import Ranks
 from omatg_ray.run.progress import print_line
+from omatg_ray.run.quiet import quiet_libraries
 from omatg_ray.run.versions import software
 
 # What it exports at run time are the classes of V2, of which type checkers know nothing.
@@ -188,9 +188,7 @@ def _work(config: dict[str, Any]) -> Any:
     Whatever is raised instead makes Ray Train start all workers again: those that lost another one end like that.
     """
     job: Job = ray.get(config["job"])
-    # As everywhere in the program: what libraries warn of is nothing that users can act on.
-    warnings.simplefilter("ignore")
-    warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
+    quiet_libraries()
     torch.set_num_threads(job.share.n_threads)
     refuse_other(software(), "a pretraining worker", ray.util.get_node_ip_address(), job.software)
     device = get_device()

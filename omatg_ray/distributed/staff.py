@@ -20,7 +20,7 @@ from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.loop import Loop
 from omatg_ray.distributed.pool import SECONDS_TO_START, Pool
 from omatg_ray.distributed.settings import RaySettings, Share
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.build import Judges
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.run.progress import print_line

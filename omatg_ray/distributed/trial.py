@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ import ray
 from ray import tune
 
 from omatg_ray.distributed.software import refuse_other
+from omatg_ray.run.quiet import quiet_libraries
 from omatg_ray.run.versions import software
 
 
@@ -64,9 +64,7 @@ class Trial(tune.Trainable):
     """Runs what `config["work"]` starts for `config["values"]`."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        # As everywhere in the program: what libraries warn of is nothing that users can act on.
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")
+        quiet_libraries()
         # They say where every checkpoint lies.
         for name in ("ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.WARNING)

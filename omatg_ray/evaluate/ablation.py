@@ -15,8 +15,8 @@ from omatg_ray.evaluate.compositions import ByComposition, Totals
 from omatg_ray.evaluate.metrics import Interval
 from omatg_ray.evaluate.settings import BEST, ways_of
 from omatg_ray.evaluate.tuning import Tuned
+from omatg_ray.model.schedule import NONE, brief
 from omatg_ray.policy.annealing import LearnedAnnealing
-from omatg_ray.schedule import NONE, brief
 
 SHOWN = ("crmse", "match_rate", "rmse", "relative_energy_mean_capped", "invalid_share")
 

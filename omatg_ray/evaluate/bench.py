@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.model import EULER, FlowModel, Solver
+from omatg_ray.model.flow_model import EULER, FlowModel, Solver
 from omatg_ray.policy.annealing import Annealing
 from omatg_ray.policy.settings import CHUNK_PAIRS, NoiseMode
 from omatg_ray.reward.energy import MatGLEnergy

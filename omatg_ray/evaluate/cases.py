@@ -23,13 +23,13 @@ from omatg_ray.crystal.write import write_structures
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.compositions import ByComposition
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
-from omatg_ray.model import EULER, FlowModel, Solver
+from omatg_ray.model.flow_model import EULER, FlowModel, Solver
+from omatg_ray.model.schedule import OWN
 from omatg_ray.policy.annealing import Annealing, describe
 from omatg_ray.policy.settings import NoiseMode
 from omatg_ray.reward.matching import MatchSettings
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.versions import installed
-from omatg_ray.schedule import OWN
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from omatg_ray.evaluate.metrics import (
 from omatg_ray.evaluate.polymorphs import Polymorphs
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.evaluate.unique import find_unique
-from omatg_ray.model import EULER, FlowModel, Solver
+from omatg_ray.model.flow_model import EULER, FlowModel, Solver
 from omatg_ray.policy.annealing import Annealing, describe
 from omatg_ray.policy.settings import CHUNK_PAIRS, NoiseMode
 from omatg_ray.reward.matching import compositions

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from omatg_ray.deferred import Deferred
-from omatg_ray.kinds import Kinds
-from omatg_ray.settings import Settings
+from omatg_ray.settings import Kinds, Settings
 
 if TYPE_CHECKING:
     import torch

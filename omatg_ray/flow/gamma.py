@@ -13,8 +13,7 @@ from pydantic import Field
 
 from omatg_ray.deferred import Deferred
 from omatg_ray.flow.switching import phase, phase_rate
-from omatg_ray.kinds import Kinds
-from omatg_ray.settings import Settings
+from omatg_ray.settings import Kinds, Settings
 
 if TYPE_CHECKING:
     import torch

@@ -17,8 +17,7 @@ from omatg_ray.flow.epsilon import EpsilonSettings
 from omatg_ray.flow.gamma import GammaSettings
 from omatg_ray.flow.switching import phase, phase_rate
 from omatg_ray.flow.tau import TauSettings
-from omatg_ray.kinds import Kinds
-from omatg_ray.settings import Settings
+from omatg_ray.settings import Kinds, Settings
 
 if TYPE_CHECKING:
     import torch

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from omatg_ray.deferred import Deferred
-from omatg_ray.kinds import Kinds
 from omatg_ray.seeding import generator
-from omatg_ray.settings import Settings
+from omatg_ray.settings import Kinds, Settings
 
 if TYPE_CHECKING:
     import torch

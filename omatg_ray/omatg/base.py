@@ -17,7 +17,7 @@ from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import NetworkSettings, PathSettings
 from omatg_ray.flow.species import MASK
-from omatg_ray.model import FlowModel, ModelDescription
+from omatg_ray.model.flow_model import FlowModel, ModelDescription
 from omatg_ray.omatg.checkpoint import Checkpoint
 from omatg_ray.omatg.configuration import Configured, configured, section
 from omatg_ray.omatg.lattices import FITS, informed

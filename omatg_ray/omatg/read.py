@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import ModelError
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.omatg.base import Imported, import_base, training_file
 from omatg_ray.omatg.checkpoint import read_checkpoint
 from omatg_ray.omatg.configuration import read_configuration

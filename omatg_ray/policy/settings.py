@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from omatg_ray.deferred import Deferred
-from omatg_ray.kinds import Kinds
 from omatg_ray.policy.hand_made import HAND_MADE, HandMadeAnnealing, LinearAnnealing, StepSizes
-from omatg_ray.settings import FieldName, Settings
+from omatg_ray.settings import FieldName, Kinds, Settings
 
 if TYPE_CHECKING:
     import torch

@@ -337,8 +337,6 @@ def write_comparison(
     Returns:
         The path of the report.
     """
-    from omatg_ray.report.comparison import comparison_page
-
     about = about or {}
     write_json(folder / JSON, {**comparison.as_dict(), "about": dict(about)})
     write_compositions(folder / PARQUET, comparison.results)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from omatg_ray.errors import ConfigError, DataError, ModelError
 from omatg_ray.evaluate.change import changes
 from omatg_ray.evaluate.metrics import measured_columns
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.schedule import SCHEDULE_FILE, read_description
 from omatg_ray.policy.annealing import curves
 from omatg_ray.policy.settings import Curve
 from omatg_ray.report.actors import actors_section, read_json, timeline_section, times_section
@@ -25,7 +26,6 @@ from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
-from omatg_ray.schedule import SCHEDULE_FILE, read_description
 from omatg_ray.tree import parse
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from omatg_ray.bundle import asset, is_bundled, place_of
+from omatg_ray.assets import asset
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from omatg_ray.errors import DataError, PotentialError
 from omatg_ray.reward.settings import WEIGHT_FILES, potential_folder
 from omatg_ray.run.home import import_with_home
+from omatg_ray.run.location import is_bundled, place_of
 
 if TYPE_CHECKING:
     import matgl.apps.pes

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from omatg_ray.errors import PotentialError
-from omatg_ray.run.storage import expanded, written
+from omatg_ray.run.location import expanded
 from omatg_ray.settings import Settings
+from omatg_ray.tree import written
 
 ENERGY, HULL, CRMSE, NON_TRICLINIC = "energy", "hull", "crmse", "non_triclinic"
 NON_CENTROSYMMETRIC, DENSITY, VOLUME, SECOND = "non_centrosymmetric", "density", "volume", "second"

@@ -8,43 +8,28 @@ the names.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import IO
 
 from omatg_ray.errors import ConfigError, ModelError, StorageError
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import disk_errors, point, remove_folder, remove_leftovers, replace_folder, write_json
+from omatg_ray.run.checkpoints import CHECKPOINTS, MANIFEST, POINTERS, by_number, in_order, is_whole, sha256_of, verify
 from omatg_ray.run.interrupt import Interrupted
+from omatg_ray.run.location import is_remote
 from omatg_ray.run.lock import lock, writer
-from omatg_ray.run.storage import PREFIX, RemoteStorage, Storage, is_remote, storage_of
+from omatg_ray.run.storage import Storage, storage_of
+from omatg_ray.run.sync import CONFIG, VERSIONS, checkpoints_of, files_of, own_files, read_pointers, upload
 from omatg_ray.tree import override
 
-MANIFEST = "manifest.json"
-POINTERS = ("best", "last")
-DESCRIPTION_FILE, WEIGHTS_FILE = "model.json", "weights.safetensors"
-"""What the folder of a model holds."""
-CONFIG, VERSIONS, METRICS, CHECKPOINTS = "config.yaml", "versions.json", "metrics.jsonl", "checkpoints"
-POINTERS_FILE = f"{CHECKPOINTS}/pointers.json"
+METRICS = "metrics.jsonl"
 WRITER_FILE = ".writer"
 ACTORS, TIMELINE = "actors.json", "timeline.json"
-# What a run writes besides checkpoints, and what it calls these. All else at its URL, such as a run below, is not its.
-OWN = re.compile(
-    r"(config\.yaml|(versions|actors|timeline|tracking)\.json|metrics\.jsonl|report\.html"
-    r"|tensorboard/[^/]+|evaluation/[^/]+\.json|(structures|data)/[^/]+\.extxyz"
-    r"|schedule/(schedule\.json|weights\.safetensors))"
-)
-FORGOTTEN = ("tensorboard/", "evaluation/", "structures/")
-"""Where a run that goes on removes files. Anything else that is gone was taken from it, as by a cleaner of TMPDIR."""
-CHECKPOINT = re.compile(r"[a-z]+_[0-9]+")
 
 SHOWN = 3
 """So many files does a message name."""
@@ -100,7 +85,7 @@ class RunFolder:
         if run.path.exists() and not run.path.is_dir():
             raise ConfigError(f"run folder {place} is a file; choose another name")
         if resume:
-            storage.adopt(_own(stored))
+            storage.adopt(own_files(stored))
         if resume and bring:
             run._bring(stored)
         if resume and not run.holds_run():
@@ -196,7 +181,7 @@ class RunFolder:
         with replace_folder(folder) as temporary:
             writer(temporary)
             files = {
-                path.relative_to(temporary).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)}
+                path.relative_to(temporary).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
                 for path in sorted(temporary.rglob("*"))
                 if path.is_file()
             }
@@ -269,10 +254,10 @@ class RunFolder:
         if self.pointed_at("last") != latest.name:
             point(self.checkpoints / "last", latest.name)
         best = self.pointed_at("best")
-        if best is not None and _is_whole(self.checkpoints / best):
+        if best is not None and is_whole(self.checkpoints / best):
             return
-        older = (path for path in self._candidates() if _by_number(path.name) <= _by_number(latest.name))
-        chosen = next((path.name for path in older if _is_whole(path) and is_best(path)), None)
+        older = (path for path in self._candidates() if by_number(path.name) <= by_number(latest.name))
+        chosen = next((path.name for path in older if is_whole(path) and is_best(path)), None)
         self.point_best(latest.name if chosen is None else chosen)
         what = f"{latest.name}, the last" if chosen is None else f"{chosen}, the newest that was the best when written"
         logger.warning("%s was lost; it is now %s", self.named(self.checkpoints / "best"), what)
@@ -337,12 +322,12 @@ class RunFolder:
         if not self.checkpoints.is_dir():
             return []
         folders = (path for path in self.checkpoints.iterdir() if path.is_dir() and not path.is_symlink())
-        return _sorted(path.name for path in folders if not path.name.startswith("."))
+        return in_order(path.name for path in folders if not path.name.startswith("."))
 
     def _candidates(self) -> Iterator[Path]:
         """The checkpoints, newest first, each brought here when it is asked for; with a warning of those cut short."""
         stored, here = self.storage.names(), self._names()
-        for name in reversed(_sorted({*here, *_checkpoints_of(stored)})):
+        for name in reversed(in_order({*here, *checkpoints_of(stored)})):
             folder = self.checkpoints / name
             if name not in here and f"{CHECKPOINTS}/{name}/{MANIFEST}" not in stored:
                 logger.warning("%s is no complete checkpoint: it has no %s", self.named(folder), MANIFEST)
@@ -356,32 +341,15 @@ class RunFolder:
         return [] if self._keep is None else [name for name in names[: -self._keep] if name not in pinned]
 
     def _store(self) -> None:
-        self._behind, storage = True, self.storage
-        files = _files(self.path)
-        # What Weights & Biases keeps there is for its own service, which writes and removes it at any time.
-        plain = [name for name in files if not name.startswith((f"{CHECKPOINTS}/", "wandb/"))]
-        # Without a configuration there is no run to go on with, and with the versions its crystals are whole.
-        storage.put(sorted(plain, key=lambda name: (name != CONFIG, name == VERSIONS)))
-        for checkpoint in reversed(self._names()):
-            storage.put(sorted(_of(checkpoint, files), key=lambda name: name.endswith(f"/{MANIFEST}")))
+        self._behind = True
         pointers = {pointer: name for pointer in POINTERS if (name := self.pointed_at(pointer)) is not None}
-        if pointers:
-            storage.write(POINTERS_FILE, json.dumps(pointers).encode())
-        stored = storage.names()
-        owned = storage.owned()
-        for name in stored:
-            if name in owned and name.startswith(FORGOTTEN) and name not in plain:
-                storage.remove(name)
-        for checkpoint in self._outdated(_checkpoints_of(stored)):
-            # What is left of it, should this be cut short, shall not pass for a checkpoint.
-            storage.remove(f"{CHECKPOINTS}/{checkpoint}/{MANIFEST}")
-            storage.remove(f"{CHECKPOINTS}/{checkpoint}")
+        upload(self.storage, self.path, self._names(), pointers, self._outdated)
         self._behind = False
 
     def _bring(self, stored: list[str], with_best: bool = True) -> None:
         """Brings what a URL holds into a new scratch folder, but of checkpoints only the best, if that."""
-        self.storage.get(_own(stored))
-        for pointer, name in _pointers(self.storage).items():
+        self.storage.get(own_files(stored))
+        for pointer, name in read_pointers(self.storage).items():
             self.checkpoints.mkdir(exist_ok=True)
             point(self.checkpoints / pointer, name)
         best = self.pointed_at("best")
@@ -390,7 +358,7 @@ class RunFolder:
 
     def _bring_checkpoint(self, name: str, stored: list[str]) -> None:
         if not (self.checkpoints / name).is_dir():
-            self.storage.get(_of(name, stored))
+            self.storage.get(files_of(name, stored))
 
 
 @contextmanager
@@ -424,139 +392,3 @@ def refuse_taken(place: Path | str) -> None:
 
 def _taken(place: Path | str) -> ConfigError:
     return ConfigError(f"{place} already holds a run; choose another name, or go on with that run by --resume")
-
-
-def model_folder(place: Path) -> Path:
-    """Where the files of a model are: in the folder itself, or in the best checkpoint of a run.
-
-    Raises:
-        ModelError: There is none.
-    """
-    for folder in (place, place / CHECKPOINTS / "best"):
-        if (folder / DESCRIPTION_FILE).is_file():
-            return folder
-    raise ModelError(f"{place}: no model here (a model folder holds {DESCRIPTION_FILE} and {WEIGHTS_FILE})")
-
-
-@contextmanager
-def fetched_model(url: str, description: str) -> Iterator[Path]:
-    """A copy of the model at a URL for as long as the block lasts: a model folder, a checkpoint, or a run's best.
-
-    Args:
-        url: URL of the folder; `best` and `last` of a run's checkpoints are known too.
-        description: The file that every model folder has.
-
-    Raises:
-        ModelError: There is no model, or a file of a checkpoint is not as it was written.
-        StorageError: The URL cannot be reached.
-    """
-    with TemporaryDirectory(prefix=PREFIX) as folder:
-        above, _, name = url.rpartition("/")
-        run = above.removesuffix(f"/{CHECKPOINTS}")
-        if name in POINTERS and run != above:
-            chosen = _pointers(RemoteStorage(run, folder=Path(folder))).get(name, name)
-            url = f"{above}/{chosen}"
-        storage = RemoteStorage(url, folder=Path(folder))
-        stored = storage.names()
-        if description not in stored and POINTERS_FILE in stored:
-            best = _pointers(storage).get("best", "best")
-            url = f"{url}/{CHECKPOINTS}/{best}"
-            storage = RemoteStorage(url, folder=Path(folder))
-            stored = storage.names()
-        if description not in stored:
-            raise ModelError(f"{url}: no model here (a model folder holds {description})")
-        storage.get(stored)
-        if MANIFEST in stored:
-            verify(Path(folder), url)
-        yield Path(folder)
-
-
-def verify(folder: Path, called: Path | str | None = None) -> None:
-    """Check a checkpoint's files against its manifest.
-
-    Args:
-        folder: The checkpoint.
-        called: What messages call it, if that is not its path.
-
-    Raises:
-        ModelError: The checkpoint or a file of it is missing, or a file is not as it was written.
-    """
-    called = folder if called is None else called
-    if not folder.is_dir():
-        raise ModelError(f"there is no checkpoint {called}")
-    try:
-        files = {str(name): (entry["size"], entry["sha256"]) for name, entry in _read_files(folder / MANIFEST).items()}
-    except FileNotFoundError:
-        raise ModelError(f"{called} is no complete checkpoint: it has no {MANIFEST}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{called}/{MANIFEST} is damaged; use another checkpoint") from error
-    for name, (size, sha256) in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise ModelError(f"{called}/{name} is missing; use another checkpoint")
-        if path.stat().st_size != size or _sha256(path) != sha256:
-            raise ModelError(
-                f"{called}/{name} is not as it was written (its {MANIFEST} differs); use another checkpoint"
-            )
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        verify(checkpoint)
-    except ModelError:
-        return False
-    return True
-
-
-def _files(folder: Path) -> list[str]:
-    """Files below a folder, as paths below it, without hidden ones; links are not followed."""
-    found = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(root) / name for name in names if not name.startswith("."))
-        found += [path.relative_to(folder).as_posix() for path in paths if not path.is_symlink()]
-    return sorted(found)
-
-
-def _own(stored: Iterable[str]) -> list[str]:
-    """Those of some files that a run wrote, without checkpoints."""
-    return [name for name in stored if OWN.fullmatch(name)]
-
-
-def _checkpoints_of(stored: Iterable[str]) -> list[str]:
-    """Names of the checkpoints that some files belong to."""
-    parts = (name.split("/") for name in stored)
-    names = {part[1] for part in parts if part[0] == CHECKPOINTS and len(part) > 2}
-    return _sorted(name for name in names if CHECKPOINT.fullmatch(name))
-
-
-def _of(checkpoint: str, stored: Iterable[str]) -> list[str]:
-    return [name for name in stored if name.startswith(f"{CHECKPOINTS}/{checkpoint}/")]
-
-
-def _pointers(storage: Storage) -> dict[str, str]:
-    """Where `best` and `last` of a run at a URL point to, as far as that is known."""
-    try:
-        found = json.loads(storage.read(POINTERS_FILE) or b"{}")
-        return {name: found[name] for name in POINTERS if name in found and CHECKPOINT.fullmatch(found[name])}
-    except (ValueError, TypeError):
-        logger.warning("%s is damaged: nobody knows which checkpoint was the best", storage.called(POINTERS_FILE))
-        return {}
-
-
-def _read_files(manifest: Path) -> dict[str, dict[str, object]]:
-    files: dict[str, dict[str, object]] = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    return files
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sorted(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=_by_number)
-
-
-def _by_number(name: str) -> list[str | int]:
-    return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", name))]

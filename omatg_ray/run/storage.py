@@ -18,18 +18,16 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory, mkdtemp
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from omatg_ray.errors import OmatgRayError, StorageError
 from omatg_ray.run.atomic import disk_errors
-from omatg_ray.run.home import home
+from omatg_ray.run.location import is_remote
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-URL = re.compile(r"[a-z][a-z0-9+.-]+://[^/]+", re.IGNORECASE)
-VARIABLE = re.compile(r"\$(?P<brace>\{)?(?P<name>[A-Za-z_]\w*)(?(brace)\})")
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """Environment variables that name another S3 than Amazon's; pyarrow itself heeds neither."""
 
@@ -52,66 +50,6 @@ ADVICE = (
     ("ACCESS_DENIED|ACCESS_KEY|SIGNATURE|TOKEN|credential|forbidden|unauthorized|HTTP status 40[13]", CREDENTIALS),
 )
 """What to do, by what the message of an error says; the first that fits."""
-
-
-def is_remote(place: object) -> TypeGuard[str]:
-    """Whether this is a URL. A `Path` never is."""
-    return isinstance(place, str) and URL.match(place) is not None
-
-
-def as_place(value: object) -> Path | str:
-    """A path, or a URL as a string without a slash at its end.
-
-    Raises:
-        ValueError: It is neither; or as `expanded`.
-    """
-    if isinstance(value, str):
-        value = expanded(value.removeprefix("file://"))
-        if "://" in value and not is_remote(value):
-            raise ValueError(f"{value} names nothing; a URL is of the form s3://bucket/path")
-        return value.rstrip("/") if is_remote(value) else Path(value)
-    if isinstance(value, Path):
-        return value
-    hint = "; what reads as a number or as true is a name with ./ before it" if isinstance(value, bool | float) else ""
-    raise ValueError(f"a path or a URL, not {value!r}{hint}")
-
-
-def written(place: Path | str) -> str:
-    """A place as a text that `as_place` reads back: what begins with ~ and is no home has ./ before it."""
-    text = str(place)
-    return f"./{text}" if isinstance(place, Path) and text.startswith("~") else text
-
-
-def expanded(text: str) -> str:
-    """A path with the home in place of `~` or `~USER`, and values of the environment in place of `$NAME` or `${NAME}`.
-
-    What is there under the very name that is given, such as a folder called `$x`, keeps it.
-
-    Raises:
-        ValueError: There is no such user, the user has no home, or nothing of this name is in the environment.
-    """
-    if text.startswith("~"):
-        path = os.path.expanduser(text)
-        if path.startswith("~") or (text[1:2] in ("", "/") and home() is None):
-            who = text.partition("/")[0]
-            raise ValueError(f"{text}: {who} has no home on this machine; a name that begins so has ./ before it")
-        text = path
-    names = list(VARIABLE.finditer(text))
-    if not names or os.path.exists(text[: names[-1].end()] + text[names[-1].end() :].partition("/")[0]):
-        return text
-
-    def value_of(name: re.Match[str]) -> str:
-        found = os.environ.get(name["name"])
-        if not found:
-            raise ValueError(f"{text}: {name[0]} is not set in the environment")
-        return found
-
-    return VARIABLE.sub(value_of, text)
-
-
-def inside(place: Path | str, name: str) -> Path | str:
-    """A file or folder below a place."""
-    return f"{place}/{name}" if is_remote(place) else Path(place) / name
 
 
 class Storage:

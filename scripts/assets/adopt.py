@@ -14,13 +14,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.bundle import ASSETS, root, seal
+from omatg_ray.assets import ASSETS, root, seal
 from omatg_ray.crystal.read import read_dataset
-from omatg_ray.model import DESCRIPTION_FILE, WEIGHTS_FILE
+from omatg_ray.model.flow_model import DESCRIPTION_FILE, WEIGHTS_FILE
+from omatg_ray.model.schedule import SCHEDULE_FILE
+from omatg_ray.model.schedule import WEIGHTS_FILE as SCHEDULE_WEIGHTS
 from omatg_ray.reward.potential import KNOWN_ENERGIES, WEIGHT_FILES, load_potential
 from omatg_ray.run.atomic import write_json
-from omatg_ray.schedule import SCHEDULE_FILE
-from omatg_ray.schedule import WEIGHTS_FILE as SCHEDULE_WEIGHTS
 
 FILES = {
     "base": (DESCRIPTION_FILE, WEIGHTS_FILE),

@@ -16,11 +16,12 @@ from typing import Any
 
 from identity import of_model, require_same
 
-from omatg_ray.bundle import BUNDLED, asset, crystals
+from omatg_ray.assets import asset, crystals
 from omatg_ray.commands.evaluate import EvaluateOptions, evaluate, table
 from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.atomic import write_json
+from omatg_ray.run.location import BUNDLED
 from omatg_ray.run.progress import print_line
 
 STEPS = (10, 50, 100, 500)

@@ -23,15 +23,16 @@ from ase.data import covalent_radii
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from omatg_ray.bundle import BUNDLED, bundled_model
-from omatg_ray.bundle import crystals as bundled_crystals
+from omatg_ray.assets import crystals as bundled_crystals
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.validity import check_validity
+from omatg_ray.model.flow_model import bundled_model
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.potential import Potential, load_potential
 from omatg_ray.run.atomic import write_json
+from omatg_ray.run.location import BUNDLED
 from omatg_ray.run.progress import print_line
 
 PER_COMPOSITION = 24  # generated crystals; those that are not valid are left out

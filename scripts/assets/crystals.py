@@ -22,7 +22,7 @@ from ase.data import covalent_radii
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Element, Structure
 
-from omatg_ray.bundle import seal
+from omatg_ray.assets import seal
 from omatg_ray.commands.setup import SPLITS
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset

@@ -19,17 +19,17 @@ from typing import Any
 
 import torch
 
-from omatg_ray.bundle import crystals as bundled_crystals
+from omatg_ray.assets import crystals as bundled_crystals
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.metrics import mean_interval, paired_interval
 from omatg_ray.evaluate.polymorphs import Polymorphs
 from omatg_ray.evaluate.unique import find_unique
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.schedule import HELP, OWN, read_schedule
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.run.atomic import write_json
-from omatg_ray.schedule import HELP, OWN, read_schedule
 
 COMPARED = ("lowest", "unique", "coverage")
 

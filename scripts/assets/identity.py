@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.model import DESCRIPTION_FILE, WEIGHTS_FILE
+from omatg_ray.model.flow_model import DESCRIPTION_FILE, WEIGHTS_FILE
 from omatg_ray.run.atomic import write_json
 
 

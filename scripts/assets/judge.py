@@ -19,13 +19,14 @@ import torch
 from identity import of_model, require_same
 from matplotlib.figure import Figure
 
-from omatg_ray.bundle import BUNDLED, asset
+from omatg_ray.assets import asset
 from omatg_ray.commands.evaluate import EvaluateOptions, evaluate, table
 from omatg_ray.config import Config
 from omatg_ray.evaluate.metrics import paired_interval
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.atomic import write_json, write_text
+from omatg_ray.run.location import BUNDLED
 
 COLOURS = {"base": "#c4622d", "reinforced": "#1f6f9f"}
 

@@ -21,10 +21,10 @@ from configurations import KINDS, MAKERS, usable
 from identity import fingerprint, of_model, require_same
 from teacher import Teacher
 
-from omatg_ray.bundle import crystals as bundled_crystals
+from omatg_ray.assets import crystals as bundled_crystals
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.progress import Progress
 from omatg_ray.seeding import generator, seed_of

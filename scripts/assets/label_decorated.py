@@ -23,7 +23,7 @@ from identity import fingerprint, require_same
 from teacher import Teacher
 from torch import Tensor
 
-from omatg_ray.bundle import crystals as bundled_crystals
+from omatg_ray.assets import crystals as bundled_crystals
 from omatg_ray.commands.setup import SPLITS
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset

@@ -4,9 +4,9 @@
     python scripts/benchmarks/busy.py --waiting GOMP_SPINCOUNT=1000 --waiting GOMP_SPINCOUNT=10000 --rounds 10
 
 The quickstart in one process with a thread per core, and by three actors, each with what the package sets before
-PyTorch is imported (`omatg_ray/openmp.py`), and with the OpenMP runtime left to itself. These iterate in turns, first
-with nothing beside them, then with a process per core that computes all the time. Other programs on the machine make
-the quiet times worthless. Medians; the first iteration of each is not counted.
+PyTorch is imported (`omatg_ray/run/openmp.py`), and with the OpenMP runtime left to itself. These iterate in turns,
+first with nothing beside them, then with a process per core that computes all the time. Other programs on the machine
+make the quiet times worthless. Medians; the first iteration of each is not counted.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 
-from omatg_ray.bundle import quickstart
+from omatg_ray.assets import quickstart
 from omatg_ray.errors import OmatgRayError
-from omatg_ray.openmp import SPIN
+from omatg_ray.run.openmp import SPIN
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CASES = {

@@ -33,11 +33,10 @@ from products import CLOCKS
 from torch import Tensor, nn
 from workload import PLAIN, Iterations, Size, Timed, learner, plan, reinforced
 
-from omatg_ray.bundle import BUNDLED
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.flow.settings import Precision
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.omatg.export import Exported, export_omatg
 from omatg_ray.omatg.lattices import informed
 from omatg_ray.policy.policy import draw_noise
@@ -46,6 +45,7 @@ from omatg_ray.reward.potential import load_module, load_potential
 from omatg_ray.rl.advantage import group_advantages
 from omatg_ray.rl.judge import judge
 from omatg_ray.rl.trajectory import rollout
+from omatg_ray.run.location import BUNDLED
 
 # The official package has lattice distributions of a few data sets only.
 LATTICES = "mp_20"

@@ -20,7 +20,7 @@ from statistics import median
 from products import CLOCKS
 from workload import Iterations, Timed
 
-from omatg_ray.bundle import quickstart
+from omatg_ray.assets import quickstart
 from omatg_ray.commands.prepare import Parts, decided, prepare, refuse_coarse, reinforced
 from omatg_ray.config import Config
 from omatg_ray.errors import OmatgRayError

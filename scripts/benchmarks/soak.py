@@ -28,7 +28,7 @@ from ray._private import internal_api
 from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
-from omatg_ray.bundle import quickstart
+from omatg_ray.assets import quickstart
 from omatg_ray.commands.train import train
 from omatg_ray.config import Config
 from omatg_ray.run.interrupt import Interrupted

@@ -23,12 +23,11 @@ from apart import apart, peak, resident
 from products import CLOCKS, Product, fastest, flops, products, seconds_alone
 from workload import Size, learner, plan, reinforced
 
-from omatg_ray.bundle import BUNDLED
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.flow.settings import Precision
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.policy.policy import draw_noise
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.graph import graph_chunks
@@ -36,6 +35,7 @@ from omatg_ray.reward.potential import CPU_CHUNK_EDGES, DEVICE_CHUNK_EDGES, load
 from omatg_ray.reward.sums import sum_in_memory_order
 from omatg_ray.rl.trajectory import Trajectory, rollout
 from omatg_ray.rl.work import WorkItem
+from omatg_ray.run.location import BUNDLED
 
 # Crystals to judge need not be well integrated.
 FEW_STEPS = 10

@@ -19,7 +19,7 @@ import torch
 from omatg_ray.distributed.crew import RayCrew
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.distributed.staff import learner_role, sampling_roles, staffed
-from omatg_ray.model import FlowModel, new_modules
+from omatg_ray.model.flow_model import FlowModel, new_modules
 from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.reward.build import Judges
 from omatg_ray.reward.energy import MatGLEnergy

@@ -8,12 +8,12 @@ from functools import cache
 
 from products import CLOCKS, finish
 
-from omatg_ray.bundle import crystals
+from omatg_ray.assets import crystals
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import DataError
 from omatg_ray.flow.settings import Precision
-from omatg_ray.model import FlowModel, new_modules
+from omatg_ray.model.flow_model import FlowModel, new_modules
 from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.reward.protocol import Reward
 from omatg_ray.rl.advantage import group_advantages

@@ -25,7 +25,7 @@ from omatg_ray.crystal.write import write_structures
 from omatg_ray.evaluate.bench import LocalBench
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.metrics import paired_interval
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher

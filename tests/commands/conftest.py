@@ -14,7 +14,7 @@ import pytest
 import torch
 from pymatgen.core import Element, Lattice, Structure
 
-from omatg_ray.bundle import seal
+from omatg_ray.assets import seal
 from omatg_ray.cli import main
 from omatg_ray.commands.pretrain import pretrain
 from omatg_ray.commands.train import TrainResult, train
@@ -24,9 +24,9 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.flow.species import MaskedSpecies
-from omatg_ray.model import FlowModel, ModelDescription
+from omatg_ray.model.flow_model import FlowModel, ModelDescription
+from omatg_ray.model.schedule import save_schedule
 from omatg_ray.reward.potential import load_potential
-from omatg_ray.schedule import save_schedule
 from tests.small import SIZE, learned_schedule, small_network
 
 ELEMENTS = ("Na", "K", "Rb", "Mg", "Ca", "O", "S", "F", "Cl", "Br")
@@ -217,5 +217,5 @@ def assets(sealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A copy of them that takes the place of the package's own."""
     root = tmp_path / "assets"
     shutil.copytree(sealed, root)
-    monkeypatch.setattr("omatg_ray.bundle.root", lambda: root)
+    monkeypatch.setattr("omatg_ray.assets.root", lambda: root)
     return root

@@ -13,10 +13,10 @@ from omatg_ray.commands.ablate import ablate
 from omatg_ray.commands.ablation import AblationSettings
 from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.settings import BEST
+from omatg_ray.model.schedule import NONE, save_schedule
 from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.settings import LearnedSchedule
 from omatg_ray.report.ablation import ablation_table
-from omatg_ray.schedule import NONE, save_schedule
 
 CONFIG = """
 run: {run}

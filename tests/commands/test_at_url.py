@@ -17,7 +17,7 @@ from omatg_ray.commands.sweep import SweepSettings
 from omatg_ray.commands.train import TrainResult, train
 from omatg_ray.config import Config
 from omatg_ray.errors import StorageError
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
 from tests.commands.conftest import Command, Workshop

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import omatg_ray as og
-from omatg_ray.bundle import quickstart, seal
+from omatg_ray.assets import quickstart, seal
 from omatg_ray.cli import main
+from omatg_ray.cli_words import told_apart
 from omatg_ray.commands.next_steps import next_steps, program, reduced
 from omatg_ray.commands.setup import free_run
 from omatg_ray.config import Config
@@ -23,7 +24,6 @@ from omatg_ray.errors import DataError, ModelError
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.tree import override
-from omatg_ray.words import told_apart
 from tests.commands.conftest import Command, Workshop
 
 SMALL = (

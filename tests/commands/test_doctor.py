@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from omatg_ray.bundle import seal
+from omatg_ray.assets import seal
 from omatg_ray.commands import doctor
 from omatg_ray.commands.doctor import Finding, tried
 from omatg_ray.errors import OmatgRayError

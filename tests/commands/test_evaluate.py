@@ -10,7 +10,7 @@ import pytest
 from omatg_ray.commands.evaluate import distinct_names, table
 from omatg_ray.commands.train import TrainResult
 from omatg_ray.crystal.read import read_dataset
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from tests.commands.conftest import Command, Workshop
 
 COLUMNS = (

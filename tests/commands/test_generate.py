@@ -13,7 +13,7 @@ from omatg_ray.commands.train import TrainResult
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import DataError
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.potential import load_potential
 from tests.commands.conftest import Command, Workshop
 from tests.small import random_crystals

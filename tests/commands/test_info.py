@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omatg_ray.bundle import seal
+from omatg_ray.assets import seal
 from omatg_ray.commands.train import TrainResult
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from tests.commands.conftest import Command, Workshop
 
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from omatg_ray.commands.pretrain import pretrain
 from omatg_ray.errors import ConfigError, ModelError, OmatgRayError, TrainingError
 from omatg_ray.flow.pretrain import Pretrainer
-from omatg_ray.model import FlowModel
-from omatg_ray.run.folder import RunFolder, verify
+from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.run.checkpoints import verify
+from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
 from tests.commands.conftest import Command, Workshop

@@ -21,7 +21,7 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ConfigError, DataError, RewardError
 from omatg_ray.evaluate.bench import LocalBench
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.run.metrics import read_metrics
 from tests.commands.conftest import Workshop, write_tiny_potential
 from tests.commands.test_places import home, job

@@ -14,7 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from omatg_ray.bundle import quickstart
+from omatg_ray.assets import quickstart
 from omatg_ray.commands.reinforcement import Reinforcement
 from omatg_ray.commands.sweep import DEFAULT_METRIC, SWEEP_FILE, SweepSettings
 from omatg_ray.commands.train import train

@@ -18,12 +18,13 @@ from omatg_ray.commands.prepare import prepare
 from omatg_ray.commands.reinforcement import shown
 from omatg_ray.commands.train import TrainResult, described_best, train
 from omatg_ray.errors import ConfigError, ModelError, OmatgRayError, TrainingError
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.crew import LocalCrew
 from omatg_ray.rl.trainer import Trainer
-from omatg_ray.run.folder import RunFolder, verify
+from omatg_ray.run.checkpoints import verify
+from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
 from tests.commands.conftest import Command, Workshop

@@ -11,10 +11,10 @@ from omatg_ray.commands.pretrain import pretrain
 from omatg_ray.commands.train import TrainResult, train
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ModelError
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.schedule import learned_schedule
 from omatg_ray.policy.annealing import LearnedAnnealing, describe
 from omatg_ray.run.metrics import read_metrics
-from omatg_ray.schedule import learned_schedule
 from omatg_ray.seeding import seed_of
 from tests.commands.conftest import Workshop
 from tests.commands.test_train import assert_same_end

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from omatg_ray.bundle import asset
+from omatg_ray.assets import asset
 from omatg_ray.crystal.base import (
     ANGLE_RANGE,
     MIN_LOG_STD,

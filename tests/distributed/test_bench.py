@@ -15,7 +15,7 @@ from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.distributed.staff import sampling_roles, staffed
 from omatg_ray.evaluate.bench import LocalBench
 from omatg_ray.evaluate.evaluation import Evaluator
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.build import Judges
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher

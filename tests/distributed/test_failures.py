@@ -30,7 +30,7 @@ from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.distributed.staff import Staff, sampling_roles, staffed
 from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.evaluate.bench import Block
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.build import Judges
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.judge import Judged

@@ -21,7 +21,7 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.errors import ClusterError
 from omatg_ray.flow.pretrain import Pretrainer
 from omatg_ray.flow.settings import PretrainSettings
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.storage import Storage

@@ -24,7 +24,7 @@ from omatg_ray.evaluate.cases import (
 )
 from omatg_ray.evaluate.evaluation import Evaluator
 from omatg_ray.flow.settings import PathSettings
-from omatg_ray.model import FlowModel, ModelDescription
+from omatg_ray.model.flow_model import FlowModel, ModelDescription
 from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.reward.matching import Matcher
 from tests.evaluate.sodium_chloride import POLYMORPHS

@@ -15,7 +15,7 @@ from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.bench import LocalBench
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.polymorphs import MOST_POLYMORPHS, Polymorphs
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.reward.protocol import RewardResult

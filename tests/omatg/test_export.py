@@ -14,7 +14,7 @@ from omatg_ray.crystal.base import BaseDistribution, InformedCell, NormalCell, N
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import PathSettings
-from omatg_ray.model import FlowModel, ModelDescription, new_modules
+from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
 from omatg_ray.omatg.export import export_omatg
 from omatg_ray.omatg.lattices import informed
 from omatg_ray.omatg.read import import_omatg

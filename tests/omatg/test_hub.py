@@ -17,7 +17,7 @@ from omatg_ray.commands.places import anchored, found_or_bundled
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ModelError
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.omatg.hub import fetch, is_hub_name
 from tests.omatg.files import SIZE, base_tree, network_state, of_class, write
 

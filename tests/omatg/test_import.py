@@ -19,7 +19,7 @@ from omatg_ray.errors import ModelError
 from omatg_ray.flow.interpolant import EncoderDecoder, Trigonometric, VarianceExploding, VariancePreserving
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import NetworkSettings
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.omatg.base import Imported
 from omatg_ray.omatg.read import import_omatg
 from tests.omatg.files import SIZE, base_tree, encoder, interpolant, network_state, of_class, write

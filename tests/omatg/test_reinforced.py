@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from omatg_ray.errors import ModelError
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.omatg.base import Imported
 from omatg_ray.omatg.read import import_omatg
 from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings

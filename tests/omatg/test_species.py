@@ -13,7 +13,7 @@ from torch import Tensor
 
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.species import MaskedSpecies, UniformSpecies
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.omatg.base import Imported
 from omatg_ray.omatg.export import export_omatg
 from omatg_ray.omatg.read import import_omatg

@@ -16,7 +16,7 @@ from omatg_ray.commands.export_omatg import export_model
 from omatg_ray.commands.import_omatg import import_model
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import displace
-from omatg_ray.model import FlowModel
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.omatg.checkpoint import write_checkpoint
 from omatg_ray.omatg.weights import ENCODER
 from omatg_ray.policy.grid import time_grid

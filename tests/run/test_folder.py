@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from omatg_ray.errors import ConfigError, ModelError, OmatgRayError
-from omatg_ray.run.folder import RunFolder, verify
+from omatg_ray.run.checkpoints import verify
+from omatg_ray.run.folder import RunFolder
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from omatg_ray.errors import ConfigError, ModelError, StorageError
-from omatg_ray.run.folder import RunFolder, copied, fetched_model
+from omatg_ray.run.folder import RunFolder, copied
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.storage import RemoteStorage
+from omatg_ray.run.sync import fetched_model
 from tests.s3 import Bucket
 
 RUN = "runs/a"

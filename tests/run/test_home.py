@@ -18,7 +18,7 @@ LOADED = """\
 import os, warnings
 warnings.simplefilter("ignore")
 import omatg_ray as og
-from omatg_ray.bundle import crystals
+from omatg_ray.assets import crystals
 from omatg_ray.reward.potential import HOMELESS
 from omatg_ray.run.cache import cache_folder
 

@@ -12,7 +12,8 @@ import fsspec
 import pytest
 
 from omatg_ray.errors import OmatgRayError, StorageError
-from omatg_ray.run.storage import RemoteStorage, Storage, as_place, files_at, inside, local_copy, storage_of
+from omatg_ray.run.location import as_place, inside
+from omatg_ray.run.storage import RemoteStorage, Storage, files_at, local_copy, storage_of
 from tests.s3 import Bucket
 
 

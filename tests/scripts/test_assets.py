@@ -285,7 +285,7 @@ def test_compositions_without_a_relaxed_crystal_count_from_their_lowest(tmp_path
 def test_further_candidates_are_of_other_compositions_than_the_bundled_crystals() -> None:
     from label_decorated import further_candidates
 
-    from omatg_ray.bundle import crystals
+    from omatg_ray.assets import crystals
     from omatg_ray.crystal.read import read_dataset
 
     found = further_candidates()

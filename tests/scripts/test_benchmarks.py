@@ -146,7 +146,7 @@ def test_an_iteration_is_that_of_the_trainer(precision: str, diversity: float) -
     """The benchmark's iteration learns what `Trainer` with a `LocalCrew` learns, weight by weight."""
     from workload import Iterations, Size, compositions, learner, plan, reinforced
 
-    from omatg_ray.bundle import bundled_model
+    from omatg_ray.model.flow_model import bundled_model
     from omatg_ray.reward.protocol import RewardResult
     from omatg_ray.rl.crew import LocalCrew
     from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
@@ -180,7 +180,7 @@ SMALL = ["rollout={groups: 2, group_size: 3, steps: 6, groups_per_item: 1}", "wo
 def test_every_way_sets_all_shortcuts_whatever_the_configuration_says() -> None:
     from shortcuts import ways
 
-    from omatg_ray.bundle import quickstart
+    from omatg_ray.assets import quickstart
     from omatg_ray.config import Config
 
     taken = ["rollout.precision=bfloat16", "rollout.learn_from={steps: 4, kind: random}"]
@@ -202,7 +202,7 @@ def test_a_way_does_the_iterations_of_its_configuration() -> None:
     """Weight by weight those of `Trainer` with the crew of a run in one process."""
     from shortcuts import Way, ways
 
-    from omatg_ray.bundle import quickstart
+    from omatg_ray.assets import quickstart
     from omatg_ray.commands.prepare import prepare
     from omatg_ray.commands.workforce import local_crew
     from omatg_ray.config import Config

@@ -7,10 +7,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from omatg_ray.config import explain_errors
 from omatg_ray.errors import ConfigError
-from omatg_ray.kinds import Kinds
-from omatg_ray.settings import Settings
+from omatg_ray.settings import Kinds, Settings, explain_errors
 
 
 class Animal(Settings):

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from omatg_ray.bundle import asset, is_bundled
+from omatg_ray.assets import asset
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName
@@ -33,15 +33,16 @@ from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, Noise
 from omatg_ray.policy.ode import AdaptiveMethod, Method, solve
 from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.policy.settings import CHUNK_PAIRS, AnyAnnealing, LearnedSchedule, NoiseMode, NoiseSettings, Variant
-from omatg_ray.run.folder import DESCRIPTION_FILE, WEIGHTS_FILE, fetched_model, model_folder
-from omatg_ray.run.storage import is_remote
+from omatg_ray.run.checkpoints import DESCRIPTION_FILE, WEIGHTS_FILE, model_folder
+from omatg_ray.run.location import BUNDLED, is_bundled, is_remote
+from omatg_ray.run.sync import fetched_model
 from omatg_ray.seeding import seed_of
 from omatg_ray.settings import Settings
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-FORMAT: Final = "omatg_ray.model.1"
+FORMAT: Final = "omatg_ray.model.flow_model.1"
 
 Solver = Method
 EULER: Final = "euler"
@@ -50,7 +51,7 @@ EULER: Final = "euler"
 class ModelDescription(Settings):
     """What `model.json` says: everything but the weights."""
 
-    format: Literal["omatg_ray.model.1"] = FORMAT
+    format: Literal["omatg_ray.model.flow_model.1"] = FORMAT
     network: NetworkSettings
     paths: PathSettings
     base_distribution: BaseDistribution
@@ -379,3 +380,12 @@ class FlowModel:
 
         self.require_given_species()
         return self.generate([cell_species(f) for f in formulas], steps, schedule, seed, noise).to_structures()
+
+
+def bundled_model() -> FlowModel:
+    """The bundled base model.
+
+    Raises:
+        DataError: As `asset`.
+    """
+    return FlowModel.load(BUNDLED)

@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from omatg_ray.bundle import asset, is_bundled
+from omatg_ray.assets import asset
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.policy.hand_made import HAND_MADE, HandMadeAnnealing, LinearAnnealing, StepSizes
 from omatg_ray.policy.settings import AnyHandMade, Curve, LearnedSchedule
-from omatg_ray.run.folder import DESCRIPTION_FILE, WEIGHTS_FILE, fetched_model
-from omatg_ray.run.storage import files_at, is_remote
+from omatg_ray.run.checkpoints import DESCRIPTION_FILE, WEIGHTS_FILE
+from omatg_ray.run.location import is_bundled, is_remote
+from omatg_ray.run.storage import files_at
+from omatg_ray.run.sync import fetched_model
 from omatg_ray.settings import Settings
 
 if TYPE_CHECKING:
     from omatg_ray.policy.annealing import Annealing, LearnedAnnealing
 
-FORMAT: Final = "omatg_ray.schedule.1"
+FORMAT: Final = "omatg_ray.model.schedule.1"
 SCHEDULE_FILE = "schedule.json"
 FOLDER = "schedule"
 """Where a run folder keeps what it learned."""
@@ -45,7 +47,7 @@ class ScheduleDescription(Settings):
         curves: 1 + s(t); for some examples where it depends on features.
     """
 
-    format: Literal["omatg_ray.schedule.1"] = FORMAT
+    format: Literal["omatg_ray.model.schedule.1"] = FORMAT
     schedule: LearnedSchedule
     curves: list[Curve] = Field([])
     provenance: dict[str, Any] = Field({})
@@ -168,7 +170,7 @@ def require_schedule(place: str | Path) -> None:
 
 
 def _of_model(place: str | Path) -> LearnedAnnealing:
-    from omatg_ray.model import FlowModel
+    from omatg_ray.model.flow_model import FlowModel
     from omatg_ray.policy.annealing import LearnedAnnealing
 
     annealing = FlowModel.load(place).annealing

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from omatg_ray import bundle
+from omatg_ray import assets
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import read_dataset
@@ -20,7 +20,7 @@ from omatg_ray.reward.potential import Potential, load_potential
 
 @pytest.fixture(scope="module")
 def splits() -> dict[str, CrystalDataset]:
-    return {name: read_dataset(bundle.crystals(name)) for name in ("train", "val", "test")}
+    return {name: read_dataset(assets.crystals(name)) for name in ("train", "val", "test")}
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def potential() -> Potential:
     return load_potential("bundled")
 
 
-def size(name: bundle.AssetName) -> int:
-    return sum(path.stat().st_size for path in bundle.asset(name).iterdir())
+def size(name: assets.AssetName) -> int:
+    return sum(path.stat().st_size for path in assets.asset(name).iterdir())
 
 
 def test_crystals_are_many_and_diverse(splits: dict[str, CrystalDataset]) -> None:
@@ -84,7 +84,7 @@ def test_energies_are_those_of_the_potential_that_relaxed_them(splits: dict[str,
 def test_the_potential_is_matgl_s_own_format_and_small(splits: dict[str, CrystalDataset], potential: Potential) -> None:
     import matgl
 
-    module = matgl.load_model(bundle.asset("potential"))
+    module = matgl.load_model(assets.asset("potential"))
     assert type(module.model).__name__ == "TensorNet"
     assert size("potential") < 1.5e6
     elements = frozenset.union(*(split.elements for split in splits.values()))
@@ -138,7 +138,7 @@ def test_overlaps_score_worse_than_the_crystal_under_the_bundled_potential(
 def test_the_base_is_small_and_knows_what_the_crystals_hold(splits: dict[str, CrystalDataset]) -> None:
     from pymatgen.core import Element
 
-    model = bundle.bundled_model()
+    model = assets.bundled_model()
     assert size("base") < 6e6
     assert {Element(symbol).Z for symbol in model.description.elements} == splits["train"].elements
     assert set(model.description.sizes) == splits["train"].sizes
@@ -148,5 +148,5 @@ def test_the_base_is_small_and_knows_what_the_crystals_hold(splits: dict[str, Cr
 def test_the_base_generates_valid_crystals_for_held_out_compositions(splits: dict[str, CrystalDataset]) -> None:
     test = splits["test"].select(list(range(0, len(splits["test"]), 8)))
     species = [z.tolist() for z in test.crystals.species.split(test.crystals.layout.sizes)]
-    crystals = bundle.bundled_model().generate(species, steps=20, seed=0)
+    crystals = assets.bundled_model().generate(species, steps=20, seed=0)
     assert float(check_validity(crystals).valid.double().mean()) > 0.9

@@ -7,19 +7,14 @@ crystals or a schedule are named.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final, Literal, TypeGuard, get_args
+from typing import Final, Literal, get_args
 
 from omatg_ray.errors import DataError
 from omatg_ray.run.atomic import write_text
-from omatg_ray.run.storage import is_remote
+from omatg_ray.run.checkpoints import sha256_of
 
-if TYPE_CHECKING:
-    from omatg_ray.model import FlowModel
-
-BUNDLED: Final = "bundled"
 SUMS, CARD = "SHA256SUMS", "card.md"
 AssetName = Literal["crystals", "potential", "base", "schedule"]
 ASSETS: tuple[AssetName, ...] = get_args(AssetName)
@@ -34,19 +29,9 @@ NEEDED: Final[dict[AssetName, tuple[str, ...]]] = {
 _MEND = "install the package anew, or in a checkout: git checkout -- omatg_ray/assets"
 
 
-def is_bundled(name: object) -> TypeGuard[Literal["bundled"]]:
-    """Whether this is the word. A `Path` never is, so that `./bundled`, once it is a path, stays a folder."""
-    return isinstance(name, str) and name == BUNDLED
-
-
-def place_of(name: str | Path) -> str:
-    """What a record calls a model or a potential: the word, a URL, or a folder's absolute path (`./bundled` is one)."""
-    return name if is_bundled(name) or is_remote(name) else str(Path(name).expanduser().absolute())
-
-
 def root() -> Path:
     """The folder of the assets."""
-    return Path(__file__).parent / "assets"
+    return Path(__file__).parent
 
 
 def asset(name: AssetName) -> Path:
@@ -80,7 +65,7 @@ def files(name: AssetName) -> list[Path]:
     for file, digest in sorted(digests.items()):
         if not (folder / file).is_file():
             raise DataError(f"bundled {name}: {folder / file} is missing; {_MEND}")
-        if _sha256(folder / file) != digest:
+        if sha256_of(folder / file) != digest:
             raise DataError(f"bundled {name}: {folder / file} is damaged, it differs from its checksum; {_MEND}")
     unsealed = [file for file in NEEDED[name] if file not in digests]
     if unsealed:
@@ -92,7 +77,7 @@ def seal(folder: Path) -> None:
     """Writes the checksums of all files of an asset's folder but hidden ones, as `sha256sum` does."""
     found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     shown = [path for path in found if path != Path(SUMS) and not any(part.startswith(".") for part in path.parts)]
-    write_text(folder / SUMS, "".join(f"{_sha256(folder / path)}  {path.as_posix()}\n" for path in shown))
+    write_text(folder / SUMS, "".join(f"{sha256_of(folder / path)}  {path.as_posix()}\n" for path in shown))
 
 
 def card(name: AssetName) -> str:
@@ -113,25 +98,9 @@ def crystals(split: str) -> Path:
     return asset("crystals") / f"{split}.extxyz"
 
 
-def bundled_model() -> FlowModel:
-    """The bundled base model.
-
-    Raises:
-        DataError: As `asset`.
-    """
-    from omatg_ray.model import FlowModel
-
-    return FlowModel.load(BUNDLED)
-
-
 def quickstart() -> Path:
     """The configuration of `omatg-ray train` without one: the copy that a wheel holds, or that of the checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     # The copy first: beside an installed package, a folder `configs` would be somebody else's.
     copy = package / "quickstart.yaml"
     return copy if copy.is_file() else package.parent / "configs" / "quickstart.yaml"
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

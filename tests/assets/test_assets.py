@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from omatg_ray import bundle
-from omatg_ray.bundle import ASSETS, BUNDLED, asset, card, is_bundled, seal
+from omatg_ray import assets
+from omatg_ray.assets import ASSETS, asset, card, seal
 from omatg_ray.commands.setup import SPLITS
 from omatg_ray.config import Config
 from omatg_ray.errors import DataError
-from omatg_ray.model import DESCRIPTION_FILE, WEIGHTS_FILE
+from omatg_ray.model.flow_model import DESCRIPTION_FILE, WEIGHTS_FILE
 from omatg_ray.reward.potential import KNOWN_ENERGIES, WEIGHT_FILES
+from omatg_ray.run.location import BUNDLED, is_bundled, place_of
 
 ABSOLUTE = re.compile(r"(?<![\w.-])/(home|work|tmp|root|Users|mnt)/|(?<![A-Za-z])[A-Za-z]:[\\/]")
 
@@ -29,7 +30,7 @@ def potential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "deep" / "more weights.pt").write_bytes(b"more")
     (folder / "card.md").write_text("# A card − with a minus sign\n", encoding="utf-8")
     seal(folder)
-    monkeypatch.setattr(bundle, "root", lambda: tmp_path)
+    monkeypatch.setattr(assets, "root", lambda: tmp_path)
     return folder
 
 
@@ -67,7 +68,7 @@ def test_hidden_files_are_not_sealed_and_others_that_are_not_do_not_matter(poten
     seal(potential)
     assert listed(potential) == SEALED
     (potential / "notes.txt").write_text("mine")
-    assert bundle.files("potential") == [potential / name for name in SEALED]
+    assert assets.files("potential") == [potential / name for name in SEALED]
 
 
 def test_every_file_that_an_asset_needs_has_to_be_sealed(potential: Path) -> None:
@@ -81,9 +82,9 @@ def test_every_file_that_an_asset_needs_has_to_be_sealed(potential: Path) -> Non
 
 
 def test_what_is_needed_is_what_the_readers_read() -> None:
-    assert {*WEIGHT_FILES, KNOWN_ENERGIES, "card.md"} == set(bundle.NEEDED["potential"])
-    assert {DESCRIPTION_FILE, WEIGHTS_FILE, "card.md"} == set(bundle.NEEDED["base"])
-    assert {*(f"{split}.extxyz" for split in SPLITS), "card.md"} == set(bundle.NEEDED["crystals"])
+    assert {*WEIGHT_FILES, KNOWN_ENERGIES, "card.md"} == set(assets.NEEDED["potential"])
+    assert {DESCRIPTION_FILE, WEIGHTS_FILE, "card.md"} == set(assets.NEEDED["base"])
+    assert {*(f"{split}.extxyz" for split in SPLITS), "card.md"} == set(assets.NEEDED["crystals"])
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "deep/../../elsewhere", "/etc/hostname"])
@@ -126,7 +127,7 @@ def test_an_asset_without_checksums_is_refused(potential: Path) -> None:
 
 def test_an_asset_that_is_not_there(potential: Path) -> None:
     with pytest.raises(DataError, match="^bundled crystals: .* is missing"):
-        bundle.crystals("test")
+        assets.crystals("test")
 
 
 def test_the_word_is_text_and_nothing_else() -> None:
@@ -135,8 +136,8 @@ def test_the_word_is_text_and_nothing_else() -> None:
 
 
 def test_the_quickstart_is_bundled_and_complete() -> None:
-    config = Config.load(bundle.quickstart())
-    assert bundle.quickstart().parts[-2:] == ("configs", "quickstart.yaml")
+    config = Config.load(assets.quickstart())
+    assert assets.quickstart().parts[-2:] == ("configs", "quickstart.yaml")
     assert (config.base, config.reward.potential, config.run) == (BUNDLED, BUNDLED, Path("runs/quickstart"))
     assert config.data.file is None and config.data.train is None
 
@@ -146,19 +147,19 @@ def test_a_wheel_has_its_own_quickstart(tmp_path: Path, monkeypatch: pytest.Monk
     for folder in ("omatg_ray", "configs"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "quickstart.yaml").touch()
-    monkeypatch.setattr(bundle, "__file__", str(tmp_path / "omatg_ray" / "bundle.py"))
-    assert bundle.quickstart() == tmp_path / "omatg_ray" / "quickstart.yaml"
+    monkeypatch.setattr(assets, "__file__", str(tmp_path / "omatg_ray" / "assets" / "__init__.py"))
+    assert assets.quickstart() == tmp_path / "omatg_ray" / "quickstart.yaml"
 
 
 def test_records_tell_the_word_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert bundle.place_of("bundled") == "bundled"
+    assert place_of("bundled") == "bundled"
     folders = ("./bundled", Path("bundled"), tmp_path / "bundled")
-    assert {bundle.place_of(folder) for folder in folders} == {str(tmp_path / "bundled")}
+    assert {place_of(folder) for folder in folders} == {str(tmp_path / "bundled")}
 
 
 @pytest.mark.parametrize("name", ASSETS)
-def test_what_the_package_carries_is_whole(name: bundle.AssetName) -> None:
+def test_what_the_package_carries_is_whole(name: assets.AssetName) -> None:
     folder = asset(name)
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert set(listed(folder)) == {path for path in there if path != "SHA256SUMS" and not path.startswith(".")}
@@ -179,15 +180,15 @@ def test_what_an_absolute_path_is(text: str, found: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ASSETS)
-def test_no_asset_tells_where_it_was_made(name: bundle.AssetName) -> None:
-    texts = [path for path in (bundle.root() / name).rglob("*") if path.suffix in (".json", ".md")]
+def test_no_asset_tells_where_it_was_made(name: assets.AssetName) -> None:
+    texts = [path for path in (assets.root() / name).rglob("*") if path.suffix in (".json", ".md")]
     assert texts
     for path in texts:
         assert ABSOLUTE.search(path.read_text(encoding="utf-8")) is None, path
 
 
 def test_git_leaves_the_ends_of_lines_of_assets_alone() -> None:
-    root = Path(bundle.__file__).parents[1]
+    root = Path(assets.__file__).parents[1]
     if not (root / ".git").exists():
         pytest.skip("no checkout")
     files = [f"omatg_ray/assets/{name}" for name in ("crystals/train.extxyz", "base/card.md", "x/deep/y.json")]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from omatg_ray.openmp import SPIN, SPINS
+from omatg_ray.run.openmp import SPIN, SPINS
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(
@@ -39,7 +39,7 @@ def spins(text: str) -> list[int]:
 def test_threads_spin_a_little_and_sleep_then() -> None:
     assert spins(said_by("import torch")) == [300_000]  # as the runtime has it
     assert spins(said_by("import omatg_ray, torch")) == [SPINS]
-    assert spins(said_by("from omatg_ray.model import FlowModel")) == [SPINS]
+    assert spins(said_by("from omatg_ray.model.flow_model import FlowModel")) == [SPINS]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ nodes = Cluster(initialize_head=True, head_node_args=node)
 ray.init(address=nodes.address, log_to_driver=False)
 assert "omatg_ray" not in sys.modules and "torch" not in sys.modules
 
-from omatg_ray.bundle import bundled_model
+from omatg_ray.model.flow_model import bundled_model
 from omatg_ray.distributed.actors import RolloutWorker
 from omatg_ray.distributed.settings import Share
 

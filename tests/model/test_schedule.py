@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from omatg_ray.bundle import bundled_model, crystals
+from omatg_ray.assets import crystals
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.metrics import crmse
 from omatg_ray.flow.settings import PathSettings
-from omatg_ray.model import FlowModel, ModelDescription
+from omatg_ray.model.flow_model import FlowModel, ModelDescription, bundled_model
+from omatg_ray.model.schedule import read_schedule, save_schedule
 from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.hand_made import CosineAnnealing, LinearAnnealing, StepSizes
 from omatg_ray.reward.matching import Matcher
-from omatg_ray.schedule import read_schedule, save_schedule
 from omatg_ray.seeding import seed_of
 from tests.small import SIZE, learned_schedule, small_network
 

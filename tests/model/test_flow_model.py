@@ -12,7 +12,7 @@ from torch import nn
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.errors import FormulaError, ModelError
 from omatg_ray.flow.settings import PathSettings
-from omatg_ray.model import FlowModel, ModelDescription, chunks_by_pairs, new_modules
+from omatg_ray.model.flow_model import FlowModel, ModelDescription, chunks_by_pairs, new_modules
 from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
 from omatg_ray.seeding import seed_of
@@ -127,7 +127,9 @@ def test_a_missing_tensor_or_network_is_refused(tmp_path):
         FlowModel.load(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"format": "omatg_ray.model.9"}, {"colour": "blue"}, {"active": ["species"]}])
+@pytest.mark.parametrize(
+    "change", [{"format": "omatg_ray.model.flow_model.9"}, {"colour": "blue"}, {"active": ["species"]}]
+)
 def test_another_format_is_refused(tmp_path, change):
     base_model().save(tmp_path)
     change_description(tmp_path, **change)
@@ -159,7 +161,7 @@ def test_structures_depend_on_their_index_alone(monkeypatch, noise):
     assert close(shuffled, together.select(order))
     alone = model.generate([SPECIES[2]], steps=6, seed=4, noise=noise, indices=[2])
     assert close(alone, together.select([2]))
-    monkeypatch.setattr("omatg_ray.model.CHUNK_PAIRS", 10)
+    monkeypatch.setattr("omatg_ray.model.flow_model.CHUNK_PAIRS", 10)
     assert close(model.generate(SPECIES, steps=6, seed=4, noise=noise), together)
     assert not close(together.select([1]), together.select([4]))
     assert not close(model.generate(SPECIES, steps=6, seed=5, noise=noise), together)

@@ -1,0 +1,47 @@
+"""Settings as users give them: a YAML file or its URL, and `key=value` overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omatg_ray.errors import ConfigError
+from omatg_ray.run.storage import local_copy
+from omatg_ray.tree import parse, parse_value, place
+
+
+def read_tree(path: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Plain values of a YAML file, which may be a URL, with `key=value` overrides; and where they come from, in words.
+
+    Raises:
+        ConfigError: The file cannot be read or holds no mapping, or an override is none; or a key is there twice.
+        StorageError: A URL cannot be read.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            with local_copy(path) as file:
+                text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read config {path}: {getattr(error, 'strerror', None) or error}") from error
+        try:
+            tree = parse(text) or {}
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{path} must hold a mapping of keys, not {type(tree).__name__}")
+    for one in overrides:
+        _apply(tree, one)
+    sources = [*([str(path)] if path else []), *(["overrides"] if overrides or not path else [])]
+    return tree, " and ".join(sources)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override {override!r} is not of the form key=value, e.g. rollout.groups=8")
+    try:
+        place(tree, key.strip(), parse_value(text))
+    except ConfigError as error:
+        raise ConfigError(f"override {override!r}: {error}") from error
