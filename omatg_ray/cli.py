@@ -618,8 +618,8 @@ def _start_or_resume(arguments: argparse.Namespace) -> None:
     """Makes a --resume of --continue where the folder holds a run already."""
     if not arguments.start_or_resume:
         return
-    from omatg_ray.commands.places import lasting
     from omatg_ray.config import Config
+    from omatg_ray.run.job_paths import lasting
 
     _, overrides = told_apart(arguments.words)
     named = [word for word in overrides if key_of(word) == "run"]
@@ -640,9 +640,10 @@ def _holds_config(run: Path | str) -> bool:
 
 
 def _load_config(arguments: argparse.Namespace) -> Config:
-    from omatg_ray.commands.places import anchored, lasting
     from omatg_ray.config import Config
+    from omatg_ray.run.job_paths import lasting
     from omatg_ray.run.sync import CONFIG
+    from omatg_ray.train.job import anchored
 
     files, overrides = told_apart(arguments.words)
     if arguments.resume is not None:
@@ -673,7 +674,7 @@ def _resume(arguments: argparse.Namespace, config: Config) -> bool | Path:
 
 def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `_sampling_arguments` read, and the potential, as `SamplingOptions` takes it."""
-    from omatg_ray.commands.places import found_or_bundled
+    from omatg_ray.train.job import found_or_bundled
 
     model = found_or_bundled(arguments.model, "MODEL")
     schedules = _schedules(arguments)
@@ -700,8 +701,8 @@ def _schedules(arguments: argparse.Namespace) -> list[tuple[str, Annealing | Non
 
 def _work(arguments: argparse.Namespace) -> dict[str, Any]:
     """What does not depend on the sampler, as `WorkOptions` takes it."""
-    from omatg_ray.commands.places import found_or_named
     from omatg_ray.config import Config
+    from omatg_ray.run.job_paths import found_or_named
 
     names = ("noise", "solver", "seed", "workers", "timeout", "device", "threads")
     values = {name: getattr(arguments, name) for name in names}
@@ -721,8 +722,8 @@ def _work(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _schedule(text: str) -> Annealing | None:
     """The schedule that a text means; a folder is looked for where a job finds its files."""
-    from omatg_ray.commands.places import found_or_named
     from omatg_ray.model.schedule import KINDS, NONE, OWN, read_schedule
+    from omatg_ray.run.job_paths import found_or_named
 
     named = text in (NONE, OWN, BUNDLED) or text.partition(":")[0] in KINDS
     return read_schedule(text if named else found_or_named(text) or text)
@@ -732,7 +733,7 @@ def _check_output(path: str | Path | None, suffixes: Sequence[str]) -> str | Non
     """Where to write what is asked for; refuses before a long computation what could not be written after it."""
     if path is None:
         return None
-    from omatg_ray.commands.places import lasting
+    from omatg_ray.run.job_paths import lasting
 
     place = f"{lasting(Path(path))}{'/' if str(path).endswith('/') else ''}"
     target = Path(place)
@@ -753,12 +754,13 @@ def _check_output(path: str | Path | None, suffixes: Sequence[str]) -> str | Non
 def _pretrain(arguments: argparse.Namespace) -> None:
     _start_or_resume(arguments)
     config = _load_config(arguments)
-    from omatg_ray.commands.early import refuse_pretrain
+    from omatg_ray.train.early import refuse_pretrain
 
     refuse_pretrain(config, arguments.resume is None)
     if arguments.dry_run:
-        from omatg_ray.commands.estimate import describe_pretraining
-        from omatg_ray.commands.setup import choose_device, load_splits, set_threads
+        from omatg_ray.train.device import choose_device, set_threads
+        from omatg_ray.train.estimate import describe_pretraining
+        from omatg_ray.train.splits import load_splits
 
         set_threads(config.threads)
         split = load_splits(config.data, not arguments.quiet)
@@ -778,12 +780,13 @@ def _train(arguments: argparse.Namespace) -> None:
     config = _load_config(arguments)
     if default:
         config = _default_run(config, free="run" not in map(key_of, arguments.words))
-    from omatg_ray.commands.early import refuse_train
+    from omatg_ray.train.early import refuse_train
 
     refuse_train(config, arguments.resume is None and not arguments.dry_run)
     if arguments.dry_run:
-        from omatg_ray.commands.estimate import describe, estimate
-        from omatg_ray.commands.prepare import decided, prepare
+        from omatg_ray.train.build import prepare
+        from omatg_ray.train.estimate import describe, estimate
+        from omatg_ray.train.precision import decided
 
         parts = prepare(config, not arguments.quiet)
         config = decided(config, parts)
@@ -816,7 +819,7 @@ def _asks_for_the_default(words: Sequence[str]) -> bool:
 
 def _default_run(config: Config, free: bool) -> Config:
     """Says what is run and where. It may be done twice: unless a folder is named, each time in one of its own."""
-    from omatg_ray.commands.setup import free_run
+    from omatg_ray.run.state import free_run
 
     run = free_run(config.run) if free else config.run
     file, here = quickstart(), Path.cwd()
@@ -831,8 +834,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     json_path = _check_output(arguments.json, [".json"])
     out = _check_output(arguments.out, STRUCTURE_SUFFIXES)
     folder = _check_folder(arguments.to)
-    from omatg_ray.commands.early import require_crystals, require_models, require_potential
-    from omatg_ray.commands.places import found_or_bundled
+    from omatg_ray.train.early import require_crystals, require_models, require_potential
+    from omatg_ray.train.job import found_or_bundled
 
     models = tuple(dict.fromkeys(found_or_bundled(model, "MODEL") for model in arguments.models))
     data = found_or_bundled(arguments.data, "--data")
@@ -925,8 +928,8 @@ def _tune(arguments: argparse.Namespace) -> None:
     else:
         settings = SweepSettings.load(as_place(files[0]), overrides)
         folder = refuse_taken_by_sweep(settings)
-        from omatg_ray.commands.early import refuse_train
-        from omatg_ray.commands.places import anchored
+        from omatg_ray.train.early import refuse_train
+        from omatg_ray.train.job import anchored
 
         refuse_train(anchored(settings.with_values(next(settings.corners()), folder)), new=False)
         from omatg_ray.commands.tune import tune
@@ -949,7 +952,7 @@ def _check_folder(path: str | None) -> Path | None:
     """A folder to write into, which may be there already; refuses before a long computation what could not be."""
     if path is None:
         return None
-    from omatg_ray.commands.places import lasting
+    from omatg_ray.run.job_paths import lasting
     from omatg_ray.run.location import is_remote
 
     if is_remote(path):
@@ -967,8 +970,8 @@ def _generate(arguments: argparse.Namespace) -> None:
     out = _check_output(arguments.out, STRUCTURE_SUFFIXES)
     assert out is not None
     sampling = _sampling(arguments)
-    from omatg_ray.commands.early import require_models, require_potential
-    from omatg_ray.commands.places import found
+    from omatg_ray.run.job_paths import found
+    from omatg_ray.train.early import require_models, require_potential
 
     require_models([sampling["model"]])
     require_potential(sampling["potential"])
@@ -998,8 +1001,8 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from omatg_ray.commands.places import lasting
     from omatg_ray.run.folder import RunFolder, copied
+    from omatg_ray.run.job_paths import lasting
 
     if isinstance(arguments.folder, str):
         from omatg_ray.report.run import write_report
@@ -1023,7 +1026,8 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _import_omatg(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.import_omatg import import_model
-    from omatg_ray.commands.places import found, found_or_bundled, lasting
+    from omatg_ray.run.job_paths import found, lasting
+    from omatg_ray.train.job import found_or_bundled
 
     out = lasting(arguments.out)
     notes = import_model(
@@ -1039,8 +1043,9 @@ def _import_omatg(arguments: argparse.Namespace) -> None:
 
 
 def _export_omatg(arguments: argparse.Namespace) -> None:
-    from omatg_ray.commands.early import require_models
-    from omatg_ray.commands.places import found_or_bundled, lasting
+    from omatg_ray.run.job_paths import lasting
+    from omatg_ray.train.early import require_models
+    from omatg_ray.train.job import found_or_bundled
 
     model = found_or_bundled(arguments.model, "MODEL")
     require_models([model])

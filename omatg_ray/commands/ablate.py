@@ -10,8 +10,6 @@ from pathlib import Path
 
 from omatg_ray.commands.ablation import AblationSettings, SetSettings
 from omatg_ray.commands.evaluate import NO_POTENTIAL, MeasureOptions, at_work
-from omatg_ray.commands.places import found_or_bundled, found_or_named, lasting
-from omatg_ray.commands.setup import base_run_data
 from omatg_ray.config import DataSettings
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.ablation import Ablated, Learned, best_of
@@ -25,8 +23,11 @@ from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.report.ablation import write_ablation
 from omatg_ray.report.comparison import write_comparison
+from omatg_ray.run.job_paths import found_or_named, lasting
 from omatg_ray.run.location import BUNDLED, Place, is_bundled
 from omatg_ray.run.progress import print_line
+from omatg_ray.train.job import found_or_bundled
+from omatg_ray.train.splits import base_run_data
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from omatg_ray.assets import crystals
-from omatg_ray.commands.setup import (
-    SamplingOptions,
-    WorkOptions,
-    read,
-    warn_generated_species,
-    warn_noiseless,
-    warn_unfamiliar,
-)
-from omatg_ray.commands.workforce import evaluation_bench
 from omatg_ray.crystal.read import OnError
 from omatg_ray.evaluate.cases import Case, CaseFolder, conditions_of, evaluate_cases
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.metrics import measured_columns
+from omatg_ray.model.checks import warn_generated_species, warn_noiseless, warn_unfamiliar
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.schedule import OWN
 from omatg_ray.policy.annealing import Annealing
@@ -33,6 +25,9 @@ from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.location import BUNDLED, is_bundled, place_of
 from omatg_ray.run.text import aligned
+from omatg_ray.train.backend import evaluation_bench
+from omatg_ray.train.options import SamplingOptions, WorkOptions
+from omatg_ray.train.splits import read
 
 NO_POTENTIAL = "none"
 

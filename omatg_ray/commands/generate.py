@@ -12,20 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omatg_ray.commands.setup import SamplingOptions, refuse_unseen, warn_noiseless, warn_unfamiliar
-from omatg_ray.commands.workforce import evaluation_bench
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.formula import cell_species
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import ConfigError, DataError, ModelError
 from omatg_ray.evaluate.bench import Block, Measured
 from omatg_ray.evaluate.unique import find_unique, space_groups
+from omatg_ray.model.checks import refuse_unseen, warn_noiseless, warn_unfamiliar
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Composition, compositions
 from omatg_ray.reward.protocol import holds_only
 from omatg_ray.reward.relax import Relaxed, relax
 from omatg_ray.run.progress import Progress
+from omatg_ray.train.backend import evaluation_bench
+from omatg_ray.train.options import SamplingOptions
 
 ABSURD = 3.0
 """eV/atom above the best crystal of the composition: atoms overlap, though not so far that the crystal is invalid."""

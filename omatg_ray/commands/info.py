@@ -9,7 +9,6 @@ from typing import Any
 
 from omatg_ray import assets
 from omatg_ray.assets import ASSETS, AssetName
-from omatg_ray.commands.early import require_models
 from omatg_ray.errors import ModelError
 from omatg_ray.model.schedule import SCHEDULE_FILE, read_description
 from omatg_ray.policy.hand_made import HandMadeAnnealing, LinearAnnealing, StepSizes
@@ -18,6 +17,7 @@ from omatg_ray.run.location import BUNDLED, is_bundled, is_remote
 from omatg_ray.run.storage import files_at
 from omatg_ray.run.sync import fetched_model
 from omatg_ray.settings import FIELDS
+from omatg_ray.train.early import require_models
 from omatg_ray.tree import flat
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.commands.setup import free_run
 from omatg_ray.config import Config
 from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.crystal.formula import parse_formula
 from omatg_ray.run.location import BUNDLED, is_bundled
+from omatg_ray.run.state import free_run
 from omatg_ray.tree import override
 
 # Ray's actors of the command below: a learner, a judge and two that roll out.

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from pymatgen.core import Element
 
-from omatg_ray.commands.session import Session
-from omatg_ray.commands.setup import choose_device, describe_run, load_splits, set_threads, tracking_of
 from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.split import Split
@@ -19,11 +16,10 @@ from omatg_ray.report.run import write_report
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import StopRequest
 from omatg_ray.run.versions import versions
-
-Fit = Callable[[Session, Callable[[], bool]], None]
-"""Runs a session; the second argument says whether the user asked for a stop."""
-Place = Callable[[Recipe], Fit]
-"""Where the training is done: in this process, or by workers on a cluster."""
+from omatg_ray.train.device import choose_device, set_threads
+from omatg_ray.train.pretrain_loop import PretrainLoop
+from omatg_ray.train.record import describe_run, tracking_of
+from omatg_ray.train.splits import load_splits
 
 
 def pretrain(config: Config, resume: bool | Path = False, progress: bool = True) -> Path | str:
@@ -53,37 +49,32 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
         Interrupted: Stopped by the user at an epoch boundary, with a checkpoint.
     """
     tracking = tracking_of(config)
+    on_workers = config.ray.pretrain.workers > 0
     with ExitStack() as stack:
         # What says no within seconds comes before the data, which may take minutes.
-        if config.ray.pretrain.workers:
-            from omatg_ray.distributed.pretrain import workers
+        if on_workers:
+            from omatg_ray.train.ray_train import joined_with_room, train_on_workers
 
-            place: Place = stack.enter_context(workers(config.ray, progress))
+            stack.enter_context(joined_with_room(config.ray, progress))
         else:
-            place = _this_process(config)
+            set_threads(config.threads)
+            device = choose_device(config.device)
         split = load_splits(config.data, progress)
         train, val = split.train.crystals, split.val.crystals
         recipe = Recipe(config.pretrain, train, val, BaseDistribution.fit(train.cell), config.seed)
-        fit = place(recipe)
+        trainer = None if on_workers else recipe.trainer(device)
         folder = stack.enter_context(RunFolder.create(config.run, resume))
         stop = stack.enter_context(StopRequest("this epoch"))
         describe_run(folder, config, split)
         description = _description(config, split, recipe.base)
         path, keep = folder.path.absolute(), config.checkpoint.keep
-        fit(Session(path, description, keep, progress, folder.storage, tracking), lambda: stop.requested)
+        loop = PretrainLoop(path, description, keep, progress, folder.storage, tracking)
+        if trainer is None:
+            train_on_workers(recipe, loop, config.ray, lambda: stop.requested)
+        else:
+            loop.run(trainer, trainer.run_epoch, lambda: stop.requested)
         write_report(folder.path)
         return folder.named(folder.checkpoints / "best")
-
-
-def _this_process(config: Config) -> Place:
-    set_threads(config.threads)
-    device = choose_device(config.device)
-
-    def place(recipe: Recipe) -> Fit:
-        trainer = recipe.trainer(device)
-        return lambda session, stopped: session.run(trainer, trainer.run_epoch, stopped)
-
-    return place
 
 
 def _description(config: Config, split: Split, base: BaseDistribution) -> ModelDescription:

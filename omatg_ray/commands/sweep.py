@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from omatg_ray.assets import quickstart
-from omatg_ray.commands.places import lasting
 from omatg_ray.config import Config
 from omatg_ray.distributed.settings import Share
 from omatg_ray.distributed.tuning import Domain, SchedulerSettings
@@ -25,6 +24,7 @@ from omatg_ray.evaluate.sweep import Goal
 from omatg_ray.rl.guards import GuardSettings
 from omatg_ray.run.advice import command
 from omatg_ray.run.config_file import read_tree
+from omatg_ray.run.job_paths import lasting
 from omatg_ray.run.location import LocalFolder, as_place, is_bundled, is_remote
 from omatg_ray.settings import Settings, explain_errors
 from omatg_ray.tree import flat, place

@@ -9,11 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from omatg_ray.commands.checkpoint import restore
-from omatg_ray.commands.prepare import Parts, decided, prepare
-from omatg_ray.commands.reinforcement import Reinforcement, best_iteration
-from omatg_ray.commands.setup import describe_run, kept, refuse_changes, refuse_other_crystals
-from omatg_ray.commands.workforce import workforce
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ClusterError, ConfigError, OmatgRayError, RewardError, TrainingError
@@ -26,6 +21,15 @@ from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted, StopRequest
+from omatg_ray.run.state import kept
+from omatg_ray.train.backend import workforce
+from omatg_ray.train.build import prepare
+from omatg_ray.train.checkpoint import restore
+from omatg_ray.train.loop import Reinforcement, best_iteration
+from omatg_ray.train.parts import Parts
+from omatg_ray.train.precision import decided
+from omatg_ray.train.record import describe_run, refuse_changes
+from omatg_ray.train.splits import refuse_other_crystals
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.commands.checkpoint import Progressed, iteration_of, marked_best, name_of, read_state, save, write_state
-from omatg_ray.commands.prepare import decided, prepare
-from omatg_ray.commands.reinforcement import Reinforcement
-from omatg_ray.commands.setup import write_description
 from omatg_ray.commands.sweep import SweepSettings
-from omatg_ray.commands.workforce import workforce
 from omatg_ray.config import Config
 from omatg_ray.errors import ClusterError, ConfigError, DiskError, InUseError, OmatgRayError
 from omatg_ray.evaluate.sweep import TRIALS, WORST, Standing, standing_of
@@ -26,6 +21,12 @@ from omatg_ray.run.atomic import disk_errors, write_bytes, write_text
 from omatg_ray.run.folder import METRICS, RunFolder
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.run.versions import software
+from omatg_ray.train.backend import workforce
+from omatg_ray.train.build import prepare
+from omatg_ray.train.checkpoint import Progressed, iteration_of, marked_best, name_of, read_state, save, write_state
+from omatg_ray.train.loop import Reinforcement
+from omatg_ray.train.precision import decided
+from omatg_ray.train.record import write_description
 from omatg_ray.tree import dump
 
 TRIAL_FILE = "trial.json"

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.commands.places import anchored
-from omatg_ray.commands.prepare import prepare
 from omatg_ray.commands.sweep import (
     DEFAULT_METRIC,
     MUTABLE,
@@ -30,6 +28,8 @@ from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.lock import lock
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.text import counted
+from omatg_ray.train.build import prepare
+from omatg_ray.train.job import anchored
 from omatg_ray.tree import flat, place
 
 STARTS_FROM = ("base", "data")

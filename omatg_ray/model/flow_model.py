@@ -42,7 +42,7 @@ from omatg_ray.settings import Settings
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-FORMAT: Final = "omatg_ray.model.flow_model.1"
+FORMAT: Final = "omatg_ray.model.1"
 
 Solver = Method
 EULER: Final = "euler"
@@ -51,7 +51,7 @@ EULER: Final = "euler"
 class ModelDescription(Settings):
     """What `model.json` says: everything but the weights."""
 
-    format: Literal["omatg_ray.model.flow_model.1"] = FORMAT
+    format: Literal["omatg_ray.model.1"] = FORMAT
     network: NetworkSettings
     paths: PathSettings
     base_distribution: BaseDistribution

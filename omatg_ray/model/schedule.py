@@ -26,7 +26,7 @@ from omatg_ray.settings import Settings
 if TYPE_CHECKING:
     from omatg_ray.policy.annealing import Annealing, LearnedAnnealing
 
-FORMAT: Final = "omatg_ray.model.schedule.1"
+FORMAT: Final = "omatg_ray.schedule.1"
 SCHEDULE_FILE = "schedule.json"
 FOLDER = "schedule"
 """Where a run folder keeps what it learned."""
@@ -47,7 +47,7 @@ class ScheduleDescription(Settings):
         curves: 1 + s(t); for some examples where it depends on features.
     """
 
-    format: Literal["omatg_ray.model.schedule.1"] = FORMAT
+    format: Literal["omatg_ray.schedule.1"] = FORMAT
     schedule: LearnedSchedule
     curves: list[Curve] = Field([])
     provenance: dict[str, Any] = Field({})

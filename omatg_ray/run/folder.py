@@ -21,7 +21,6 @@ from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import disk_errors, point, remove_folder, remove_leftovers, replace_folder, write_json
 from omatg_ray.run.checkpoints import CHECKPOINTS, MANIFEST, POINTERS, by_number, in_order, is_whole, sha256_of, verify
 from omatg_ray.run.interrupt import Interrupted
-from omatg_ray.run.location import is_remote
 from omatg_ray.run.lock import lock, writer
 from omatg_ray.run.storage import Storage, storage_of
 from omatg_ray.run.sync import CONFIG, VERSIONS, checkpoints_of, files_of, own_files, read_pointers, upload
@@ -95,7 +94,7 @@ class RunFolder:
             run.holds_run() or any(name.split("/")[0] in (CONFIG, METRICS, CHECKPOINTS) for name in stored)
         ):
             run.close()
-            raise _taken(place)
+            raise taken_error(place)
         # What a process left that was killed before it had begun is no obstacle.
         others = [] if resume else [name for name in stored if name != WRITER_FILE]
         if others:
@@ -380,15 +379,6 @@ def copied(url: str) -> Iterator[RunFolder]:
         storage.leave()
 
 
-def refuse_taken(place: Path | str) -> None:
-    """Refuses a folder for a new run that holds one already; a URL is not asked.
-
-    Raises:
-        ConfigError: It does.
-    """
-    if not is_remote(place) and RunFolder(Path(place)).holds_run():
-        raise _taken(place)
-
-
-def _taken(place: Path | str) -> ConfigError:
+def taken_error(place: Path | str) -> ConfigError:
+    """What says that a folder holds a run."""
     return ConfigError(f"{place} already holds a run; choose another name, or go on with that run by --resume")

@@ -23,12 +23,12 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Element, Structure
 
 from omatg_ray.assets import seal
-from omatg_ray.commands.setup import SPLITS
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.split import split_by_composition
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.run.progress import Progress
+from omatg_ray.train.splits import SPLITS
 
 SYMMETRY = 0.02  # Å, tolerance of the space group
 ABOVE_LOWEST = 0.4  # eV/atom

@@ -24,12 +24,12 @@ from teacher import Teacher
 from torch import Tensor
 
 from omatg_ray.assets import crystals as bundled_crystals
-from omatg_ray.commands.setup import SPLITS
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.reward.potential import Potential, load_potential
 from omatg_ray.run.progress import Progress
 from omatg_ray.seeding import generator
+from omatg_ray.train.splits import SPLITS
 
 PART = 50  # candidates in a file
 SCALES = (0.7, 0.85, 1.0, 1.2, 1.45)  # volumes tried, in units of the guess

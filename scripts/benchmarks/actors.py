@@ -11,10 +11,10 @@ import argparse
 from pathlib import Path
 from statistics import mean, median
 
-from omatg_ray.commands.prepare import prepare
-from omatg_ray.commands.workforce import workforce
 from omatg_ray.config import Config
 from omatg_ray.rl.trainer import Trainer
+from omatg_ray.train.backend import workforce
+from omatg_ray.train.build import prepare
 
 CONFIG = Path(__file__).parents[2] / "configs" / "perov5_velocity.yaml"
 SHARES = [f"ray.{role}.cpus=0.25" for role in ("rollout", "reward", "learner")]

@@ -102,10 +102,11 @@ def take_turns(ways: Sequence[Way], rounds: int, quiet: bool) -> None:
 
 def iterate(words: Sequence[str]) -> None:
     """Iterates whenever a line comes in, and prints seconds; until the input ends."""
-    from omatg_ray.commands.prepare import decided, prepare
-    from omatg_ray.commands.workforce import workforce
     from omatg_ray.config import Config
     from omatg_ray.rl.trainer import Trainer
+    from omatg_ray.train.backend import workforce
+    from omatg_ray.train.build import prepare
+    from omatg_ray.train.precision import decided
 
     config = Config.load(quickstart(), words)
     parts = prepare(config)

@@ -21,11 +21,13 @@ from products import CLOCKS
 from workload import Iterations, Timed
 
 from omatg_ray.assets import quickstart
-from omatg_ray.commands.prepare import Parts, decided, prepare, refuse_coarse, reinforced
 from omatg_ray.config import Config
 from omatg_ray.errors import OmatgRayError
 from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.work import plan_iteration
+from omatg_ray.train.build import prepare, reinforced
+from omatg_ray.train.parts import Parts
+from omatg_ray.train.precision import decided, refuse_coarse
 
 PLAIN = "plain"
 

@@ -9,12 +9,12 @@ import pytest
 
 from omatg_ray import assets
 from omatg_ray.assets import ASSETS, asset, card, seal
-from omatg_ray.commands.setup import SPLITS
 from omatg_ray.config import Config
 from omatg_ray.errors import DataError
 from omatg_ray.model.flow_model import DESCRIPTION_FILE, WEIGHTS_FILE
 from omatg_ray.reward.potential import KNOWN_ENERGIES, WEIGHT_FILES
 from omatg_ray.run.location import BUNDLED, is_bundled, place_of
+from omatg_ray.train.splits import SPLITS
 
 ABSOLUTE = re.compile(r"(?<![\w.-])/(home|work|tmp|root|Users|mnt)/|(?<![A-Za-z])[A-Za-z]:[\\/]")
 

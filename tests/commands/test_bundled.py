@@ -16,13 +16,13 @@ from omatg_ray.assets import quickstart, seal
 from omatg_ray.cli import main
 from omatg_ray.cli_words import told_apart
 from omatg_ray.commands.next_steps import next_steps, program, reduced
-from omatg_ray.commands.setup import free_run
 from omatg_ray.config import Config
 from omatg_ray.crystal.formula import cell_species
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import DataError, ModelError
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.run.state import free_run
 from omatg_ray.tree import override
 from tests.commands.conftest import Command, Workshop
 
@@ -138,7 +138,7 @@ def test_the_default_run_takes_the_next_free_folder_and_a_named_one_does_not(
         raise KeyboardInterrupt
 
     # What is looked at here is what would be trained, if it could be.
-    monkeypatch.setattr("omatg_ray.commands.early.refuse_train", lambda *_: None)
+    monkeypatch.setattr("omatg_ray.train.early.refuse_train", lambda *_: None)
     monkeypatch.setattr("omatg_ray.commands.train.train", stop)
     for name in ("quickstart", "quickstart-2"):
         (desk / "runs" / name).mkdir(parents=True)
@@ -159,7 +159,7 @@ def test_the_quickstart_is_not_mixed_with_what_is_named(
 ) -> None:
     started: list[Config] = []
     # What is looked at here is what would be trained, if it could be.
-    monkeypatch.setattr("omatg_ray.commands.early.refuse_train", lambda *_: None)
+    monkeypatch.setattr("omatg_ray.train.early.refuse_train", lambda *_: None)
     monkeypatch.setattr("omatg_ray.commands.train.train", lambda config, *_: started.append(config) or 1 / 0)
     for words in (["base=bundled"], ["reward.potential=bundled"], ["data.file=x.csv"], [" base = bundled", "seed=3"]):
         with pytest.raises(ZeroDivisionError):

@@ -158,7 +158,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    after(4, lambda: monkeypatch.setattr("omatg_ray.commands.session.save_file", full), monkeypatch)
+    after(4, lambda: monkeypatch.setattr("omatg_ray.train.pretrain_loop.save_file", full), monkeypatch)
     with pytest.raises(OmatgRayError, match="disk or quota is full"):
         pretrain(config, progress=False)
     last = RunFolder(config.run).latest_checkpoint()

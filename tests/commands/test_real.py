@@ -6,12 +6,12 @@ import csv
 from itertools import islice
 from pathlib import Path
 
-from omatg_ray.commands.estimate import describe, estimate
-from omatg_ray.commands.prepare import prepare
 from omatg_ray.commands.pretrain import pretrain
 from omatg_ray.commands.train import train
 from omatg_ray.config import Config
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.train.build import prepare
+from omatg_ray.train.estimate import describe, estimate
 from tests.commands.conftest import TINY
 
 

@@ -10,10 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from omatg_ray.commands.estimate import describe, estimate
 from omatg_ray.commands.next_steps import next_steps
-from omatg_ray.commands.places import anchored
-from omatg_ray.commands.prepare import prepare
 from omatg_ray.commands.train import train
 from omatg_ray.config import Config
 from omatg_ray.crystal.batch import CrystalBatch
@@ -23,8 +20,11 @@ from omatg_ray.errors import ConfigError, DataError, RewardError
 from omatg_ray.evaluate.bench import LocalBench
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.train.build import prepare
+from omatg_ray.train.estimate import describe, estimate
+from omatg_ray.train.job import anchored
 from tests.commands.conftest import Workshop, write_tiny_potential
-from tests.commands.test_places import home, job
+from tests.run.test_job_paths import home, job
 
 __all__ = ["home", "job"]
 

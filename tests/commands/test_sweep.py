@@ -15,7 +15,6 @@ import yaml
 from safetensors.torch import load_file
 
 from omatg_ray.assets import quickstart
-from omatg_ray.commands.reinforcement import Reinforcement
 from omatg_ray.commands.sweep import DEFAULT_METRIC, SWEEP_FILE, SweepSettings
 from omatg_ray.commands.train import train
 from omatg_ray.commands.trial import TrialRun, Work, write_settings
@@ -24,6 +23,7 @@ from omatg_ray.errors import ClusterError, ConfigError, InUseError, TrainingErro
 from omatg_ray.evaluate.sweep import WORST
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.train.loop import Reinforcement
 from tests.commands.conftest import Command, Workshop
 from tests.conftest import ROOT
 

@@ -14,8 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from omatg_ray.commands.prepare import prepare
-from omatg_ray.commands.reinforcement import shown
 from omatg_ray.commands.train import TrainResult, described_best, train
 from omatg_ray.errors import ConfigError, ModelError, OmatgRayError, TrainingError
 from omatg_ray.model.flow_model import FlowModel
@@ -27,6 +25,8 @@ from omatg_ray.run.checkpoints import verify
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.train.build import prepare
+from omatg_ray.train.loop import shown
 from tests.commands.conftest import Command, Workshop
 
 
@@ -282,7 +282,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        after(2, lambda: patch.setattr("omatg_ray.commands.checkpoint.save_file", full), patch)
+        after(2, lambda: patch.setattr("omatg_ray.train.checkpoint.save_file", full), patch)
         with pytest.raises(OmatgRayError, match="disk or quota is full"):
             train(config, progress=False)
     last = RunFolder(config.run).latest_checkpoint()

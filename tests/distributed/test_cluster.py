@@ -17,13 +17,13 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from omatg_ray.commands.prepare import prepare
 from omatg_ray.commands.train import train
 from omatg_ray.config import Config
 from omatg_ray.distributed.cluster import joined, room
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ClusterError, ConfigError
 from omatg_ray.run.versions import software
+from omatg_ray.train.build import prepare
 from tests.conftest import ROOT
 from tests.distributed.conftest import CORES, Workshop
 

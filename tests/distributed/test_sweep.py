@@ -36,7 +36,7 @@ from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
 from tests.conftest import ROOT
 from tests.distributed.conftest import CORES, TIMINGS, Workshop
-from tests.distributed.sessions import OnFullDisk
+from tests.distributed.pretrain_loops import OnFullDisk
 
 VALUES = (1e-4, 1e-3, 3e-3)
 

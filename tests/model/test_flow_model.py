@@ -128,7 +128,7 @@ def test_a_missing_tensor_or_network_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"format": "omatg_ray.model.flow_model.9"}, {"colour": "blue"}, {"active": ["species"]}]
+    "change", [{"format": "omatg_ray.model.9"}, {"colour": "blue"}, {"active": ["species"]}]
 )
 def test_another_format_is_refused(tmp_path, change):
     base_model().save(tmp_path)

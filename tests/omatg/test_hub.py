@@ -13,12 +13,12 @@ import yaml
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from pymatgen.core import Lattice, Structure
 
-from omatg_ray.commands.places import anchored, found_or_bundled
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ModelError
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.omatg.hub import fetch, is_hub_name
+from omatg_ray.train.job import anchored, found_or_bundled
 from tests.omatg.files import SIZE, base_tree, network_state, of_class, write
 
 NAME = "OMatG/MP-20-CSP/Linear-ODE"

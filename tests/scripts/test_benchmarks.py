@@ -203,10 +203,10 @@ def test_a_way_does_the_iterations_of_its_configuration() -> None:
     from shortcuts import Way, ways
 
     from omatg_ray.assets import quickstart
-    from omatg_ray.commands.prepare import prepare
-    from omatg_ray.commands.workforce import local_crew
     from omatg_ray.config import Config
     from omatg_ray.rl.trainer import Trainer
+    from omatg_ray.train.backend import local_crew
+    from omatg_ray.train.build import prepare
 
     config = Config.load(quickstart(), [*SMALL, *ways(2)["window of 2, bfloat16"]])
     parts = prepare(config)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.commands.prepare import Parts
-from omatg_ray.commands.setup import WorkOptions
 from omatg_ray.config import Config
 from omatg_ray.evaluate.bench import Bench, LocalBench
 from omatg_ray.model.flow_model import FlowModel
@@ -20,6 +18,8 @@ from omatg_ray.rl.crew import Crew, LocalCrew
 from omatg_ray.rl.learner import Learner
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.timeline import Timeline
+from omatg_ray.train.options import WorkOptions
+from omatg_ray.train.parts import Parts
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 import ray.train
@@ -36,6 +36,7 @@ from omatg_ray.flow.ranks import Ranks
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.quiet import quiet_libraries
 from omatg_ray.run.versions import software
+from omatg_ray.train.pretrain_loop import PretrainLoop
 
 # What it exports at run time are the classes of V2, of which type checkers know nothing.
 V2: Any = ray.train
@@ -43,20 +44,6 @@ V2: Any = ray.train
 RESTARTS = 3
 """How often dead workers are replaced in a run. Preempted nodes do not count."""
 GO = "go"
-
-
-class Session(Protocol):
-    """The loop around the epochs, and what it writes. Rank 0 runs it."""
-
-    @property
-    def path(self) -> Path:
-        """The run folder."""
-
-    def run(self, trainer: Pretrainer, run_epoch: Callable[[], Losses], stopped: Callable[[], bool]) -> None:
-        """Runs epochs until the last, or until `stopped`, starting from the last checkpoint."""
-
-
-Fit = Callable[[Session, Callable[[], bool]], None]
 
 
 @dataclass(frozen=True)
@@ -77,10 +64,8 @@ class Job:
 
 
 @contextmanager
-def workers(settings: RaySettings, progress: bool = False) -> Iterator[Callable[[Recipe], Fit]]:
-    """Joins the cluster, looks whether it has room, and gives what lets a session train a recipe there.
-
-    That raises what the session raises, and ClusterError where the workers could not be kept alive.
+def joined_with_room(settings: RaySettings, progress: bool = False) -> Iterator[None]:
+    """Joins the cluster, for as long as the context lasts, and looks whether it has room for the workers.
 
     Raises:
         ClusterError: The cluster cannot be reached, or has no room for the workers.
@@ -92,17 +77,29 @@ def workers(settings: RaySettings, progress: bool = False) -> Iterator[Callable[
             pass
         if progress:
             print_line(f"{cluster.address}: room for {share.workers} workers")
-        yield lambda recipe: lambda session, stopped: _fit(recipe, session, settings, stopped)
+        yield
 
 
-def _fit(recipe: Recipe, session: Session, settings: RaySettings, stopped: Callable[[], bool]) -> None:
+def train_on_workers(recipe: Recipe, loop: PretrainLoop, settings: RaySettings, stopped: Callable[[], bool]) -> None:
+    """Lets workers on the cluster that was joined train what a recipe says; rank 0 runs the loop.
+
+    Args:
+        recipe: Makes the trainer, on every worker.
+        loop: The epochs and what they write.
+        settings: The cluster.
+        stopped: Whether the user asked for a stop.
+
+    Raises:
+        OmatgRayError: What the loop raises.
+        ClusterError: The workers could not be kept alive.
+    """
     share = settings.pretrain
     # It announces nodes that are about to go, which nobody here asks for, and costs an actor.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Ray Train looks a minute each time for a place for new workers, silently.
     searches = max(2, math.ceil(settings.wait / 60))
     # Under a name that the next run in this folder removes, should this process be killed.
-    with TemporaryDirectory(dir=session.path, prefix=".ray_train.", suffix=".tmp") as name:
+    with TemporaryDirectory(dir=loop.path, prefix=".ray_train.", suffix=".tmp") as name:
         signals = Path(name)
         (signals / GO).touch()
 
@@ -112,7 +109,7 @@ def _fit(recipe: Recipe, session: Session, settings: RaySettings, stopped: Calla
 
         trainer = _Trainer(
             _work,
-            train_loop_config={"job": ray.put(Job(recipe, share, software(), signals)), "session": ray.put(session)},
+            train_loop_config={"job": ray.put(Job(recipe, share, software(), signals)), "loop": ray.put(loop)},
             # NCCL refuses two ranks on one GPU.
             torch_config=TorchConfig(backend="nccl" if share.gpus == 1 else "gloo"),
             scaling_config=ScalingConfig(
@@ -200,13 +197,13 @@ def _work(config: dict[str, Any]) -> Any:
     except OmatgRayError as error:
         return error  # the same on all ranks
     if trainer.ranks.rank == 0:
-        return _lead(trainer, ray.get(config["session"]), job.signals)
+        return _lead(trainer, ray.get(config["loop"]), job.signals)
     _follow(trainer)
     return None
 
 
-def _lead(trainer: Pretrainer, session: Session, signals: Path) -> OmatgRayError | None:
-    """Rank 0: runs the session, and tells the others of every epoch."""
+def _lead(trainer: Pretrainer, loop: PretrainLoop, signals: Path) -> OmatgRayError | None:
+    """Rank 0: runs the loop, and tells the others of every epoch."""
     announced = False
 
     def run_epoch() -> Losses:
@@ -220,10 +217,10 @@ def _lead(trainer: Pretrainer, session: Session, signals: Path) -> OmatgRayError
     try:
         if not signals.is_dir():
             raise ClusterError(
-                f"the run folder {session.path} is not there on node {socket.gethostname()}, whose worker has to "
+                f"the run folder {loop.path} is not there on node {socket.gethostname()}, whose worker has to "
                 "write it; with ray.pretrain.workers, run= must lie on storage that all nodes share"
             )
-        session.run(trainer, run_epoch, lambda: not (signals / GO).exists())
+        loop.run(trainer, run_epoch, lambda: not (signals / GO).exists())
     except OmatgRayError as failure:
         error = failure
     except torch.OutOfMemoryError as failure:

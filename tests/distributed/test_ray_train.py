@@ -15,7 +15,6 @@ from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
 from omatg_ray.commands.pretrain import pretrain
-from omatg_ray.commands.session import Session
 from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.errors import ClusterError
@@ -26,9 +25,10 @@ from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.storage import Storage
 from omatg_ray.run.tracking import Tracking
+from omatg_ray.train.pretrain_loop import PretrainLoop
 from tests.commands.conftest import Workshop
 from tests.commands.test_pretrain import after, assert_same_end, numbers
-from tests.distributed import sessions
+from tests.distributed import pretrain_loops
 from tests.distributed.conftest import CORES
 from tests.small import SIZE, random_crystals
 
@@ -51,14 +51,14 @@ def two(workshop: Workshop, cluster: Cluster, quick: None) -> Path:
     """A run with two workers."""
     config = workshop.load(f"run={workshop.root / 'two'}", BATCH, "ray.pretrain.workers=2")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("omatg_ray.commands.pretrain.Session", sessions.Counted)
+        patch.setattr("omatg_ray.commands.pretrain.PretrainLoop", pretrain_loops.Counted)
         pretrain(config, progress=False)
     return config.run
 
 
-def run(config: Config, session: type[Session], monkeypatch: pytest.MonkeyPatch, resume: bool = False) -> None:
+def run(config: Config, session: type[PretrainLoop], monkeypatch: pytest.MonkeyPatch, resume: bool = False) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("omatg_ray.commands.pretrain.Session", session)
+        patch.setattr("omatg_ray.commands.pretrain.PretrainLoop", session)
         pretrain(config, resume, progress=False)
 
 
@@ -98,7 +98,7 @@ def test_killed_workers_change_nothing(
     two: Path, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = workshop.load(f"run={tmp_path / 'run'}", BATCH, "ray.pretrain.workers=2")
-    run(config, sessions.Killed, monkeypatch)
+    run(config, pretrain_loops.Killed, monkeypatch)
     assert {path.name for path in config.run.glob("killed_*")} == {"killed_after_3", "killed_after_5"}
     assert_same_end(config.run, two)
 
@@ -114,7 +114,7 @@ def test_a_run_moves_to_workers_is_stopped_there_and_ends_in_one_process(
     (alone.run / "driver").write_text(str(os.getpid()))
     workers = workshop.load(f"run={alone.run}", "ray.pretrain.workers=2")
     with pytest.raises(Interrupted, match="after epoch 3 of 6.*--resume"):
-        run(workers, sessions.Interrupting, monkeypatch, resume=True)
+        run(workers, pretrain_loops.Interrupting, monkeypatch, resume=True)
     assert RunFolder(alone.run).pointed_at("last") == "epoch_000003"
     pretrain(alone, resume=True, progress=False)
     assert_close_end(alone.run, base)
@@ -130,12 +130,12 @@ def test_a_cluster_without_room_is_refused_before_anything_is_written(workshop: 
 
 
 def test_a_run_folder_that_the_worker_does_not_see_is_an_error(base: Path, tmp_path: Path) -> None:
-    from omatg_ray.distributed.pretrain import _lead
+    from omatg_ray.train.ray_train import _lead
 
     crystals = random_crystals([2, 3], dtype=torch.float32)
     trainer = Pretrainer(PretrainSettings(network=SIZE), crystals, crystals, BaseDistribution.fit(crystals.cell), 0)
     elsewhere, description = tmp_path / "elsewhere", FlowModel.load(base).description
-    session = Session(elsewhere, description, 1, False, Storage(elsewhere), Tracking())
+    session = PretrainLoop(elsewhere, description, 1, False, Storage(elsewhere), Tracking())
     error = _lead(trainer, session, session.path / "signals")
     assert isinstance(error, ClusterError)
     assert str(session.path) in str(error) and "storage that all nodes share" in str(error)

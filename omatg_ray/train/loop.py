@@ -12,18 +12,19 @@ from typing import Protocol
 
 import torch
 
-from omatg_ray.commands.checkpoint import Progressed, iteration_of, save
-from omatg_ray.commands.prepare import Parts
-from omatg_ray.commands.setup import tracking_of, warn_generated_species
-from omatg_ray.commands.workforce import ActorsFile, Workforce
 from omatg_ray.config import Config
 from omatg_ray.evaluate.evaluation import Evaluator
 from omatg_ray.evaluate.metrics import REWARD
+from omatg_ray.model.checks import warn_generated_species
 from omatg_ray.rl.divergence import SHIFT, DivergenceWatch
 from omatg_ray.rl.trainer import Trainer
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import MetricsLog, read_metrics
 from omatg_ray.run.progress import Progress
+from omatg_ray.train.backend import ActorsFile, Workforce
+from omatg_ray.train.checkpoint import Progressed, iteration_of, save
+from omatg_ray.train.parts import Parts
+from omatg_ray.train.record import tracking_of
 
 logger = logging.getLogger(__name__)
 

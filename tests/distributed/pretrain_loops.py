@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.commands.session import Session
 from omatg_ray.commands.trial import TrialRun, Work
 from omatg_ray.flow.pretrain import Losses, Pretrainer
 from omatg_ray.run.atomic import disk_errors
+from omatg_ray.train.pretrain_loop import PretrainLoop
 
 Epoch = Callable[[], Losses]
 Stopped = Callable[[], bool]
@@ -34,7 +34,7 @@ def siblings() -> list[int]:
     return found
 
 
-class Counted(Session):
+class Counted(PretrainLoop):
     """Writes down how many ranks there are, and what they train."""
 
     def run(self, trainer: Pretrainer, run_epoch: Epoch, stopped: Stopped) -> None:
@@ -42,7 +42,7 @@ class Counted(Session):
         super().run(trainer, run_epoch, stopped)
 
 
-class Killed(Session):
+class Killed(PretrainLoop):
     """Kills the worker of rank 0 before epoch 4, and later that of rank 1 before epoch 6."""
 
     def run(self, trainer: Pretrainer, run_epoch: Epoch, stopped: Stopped) -> None:
@@ -61,7 +61,7 @@ class Killed(Session):
         os.kill(other, signal.SIGKILL)
 
 
-class Interrupting(Session):
+class Interrupting(PretrainLoop):
     """Sends Ctrl-C to the driver after epoch 3, and gives it time to pass it on."""
 
     def run(self, trainer: Pretrainer, run_epoch: Epoch, stopped: Stopped) -> None:

@@ -21,6 +21,7 @@ from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import MetricsLog
 from omatg_ray.run.progress import Progress
+from omatg_ray.run.state import kept
 from omatg_ray.run.storage import Storage
 from omatg_ray.run.tracking import Tracking
 
@@ -29,7 +30,7 @@ SHOWN = ("loss_pos", "loss_cell", "val_loss")
 
 
 @dataclass(frozen=True)
-class Session:
+class PretrainLoop:
     """The loop around the epochs and what it writes; can be sent to another process.
 
     Attributes:
@@ -75,8 +76,6 @@ class Session:
                 try:
                     losses |= run_epoch()
                 except TrainingError as error:
-                    from omatg_ray.commands.setup import kept
-
                     raise TrainingError(f"{error}. {kept(folder)}") from error
                 is_best, last = False, trainer.epoch == settings.epochs
                 if last or trainer.epoch % settings.validate_every == 0:

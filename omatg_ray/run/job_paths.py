@@ -12,50 +12,16 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.home import home
-from omatg_ray.run.location import is_bundled, is_remote
-
-if TYPE_CHECKING:
-    from omatg_ray.config import Config
+from omatg_ray.run.location import is_bundled
 
 FOLDER = "omatg_ray"
 """Folder in the user's home where jobs keep their files."""
 
 # Ray unpacks every upload into a folder of its own below this.
 COPIES = ("runtime_resources", "working_dir_files")
-
-
-def anchored(config: Config) -> Config:
-    """The configuration with the run folder, the base, the crystals and what rewards need where a job has them.
-
-    A base that OMatG has published is fetched.
-
-    Raises:
-        ModelError: A published base cannot be fetched or imported.
-        ConfigError: `base`, a file of `data`, or a file or folder of `reward` lies neither in the job's working
-            directory nor in `~/omatg_ray`.
-    """
-    if isinstance(config.base, Path):
-        config = config.model_copy(update={"base": fetched(config.base)})
-    if _copy(Path.cwd()) is None:
-        return config
-    data = {name: getattr(config.data, name) for name in ("file", "train", "val", "test")}
-    files = {name: _located(place, f"data.{name}") for name, place in data.items() if place is not None}
-    annealing = config.policy.annealing_from
-    return config.model_copy(
-        update={
-            "run": config.run if isinstance(config.run, str) else lasting(config.run),
-            "base": None if config.base is None else found_or_bundled(config.base, "base"),
-            "data": config.data.model_copy(update=files),
-            "policy": config.policy.model_copy(
-                update={} if annealing is None else {"annealing_from": _located(annealing, "policy.annealing_from")}
-            ),
-            "reward": config.reward.placed(found_or_named, found),
-        }
-    )
 
 
 def lasting(path: Path) -> Path:
@@ -66,7 +32,7 @@ def lasting(path: Path) -> Path:
     Raises:
         ConfigError: The user has no home.
     """
-    below = None if _copy(Path.cwd()) is None else _below_copy(path)
+    below = None if copy_of(Path.cwd()) is None else _below_copy(path)
     return path if below is None else _told(path, _home() / below)
 
 
@@ -90,26 +56,6 @@ def found(path: Path, key: str) -> Path:
     return _told(path, place)
 
 
-def found_or_bundled(name: str | Path, key: str) -> str | Path:
-    """The same for a model or crystals, which may be the bundled ones, or a URL; these stay as they are.
-
-    Raises:
-        ModelError: It is the name of a model that OMatG has published, which cannot be fetched or imported.
-    """
-    return name if is_bundled(name) or is_remote(name) else found(fetched(Path(name)), key)
-
-
-def fetched(path: Path) -> Path:
-    """The folder of a model that OMatG has published, if the path is the name of one (OMatG/REPOSITORY/FOLDER).
-
-    Raises:
-        ModelError: It cannot be fetched or imported.
-    """
-    from omatg_ray.omatg.hub import fetch, is_hub_name
-
-    return fetch(path) if is_hub_name(path) else path
-
-
 def found_or_named(potential: str | None) -> str | None:
     """The same for a potential, which may be a name instead of a folder and then stays as it is."""
     if potential is None or is_bundled(potential):
@@ -117,10 +63,6 @@ def found_or_named(potential: str | None) -> str | None:
     path = Path(potential)
     place = _existing(path)
     return potential if place is None or place == path else str(_told(path, place))
-
-
-def _located(place: Path | str, key: str) -> Path | str:
-    return place if isinstance(place, str) else found(place, key)
 
 
 def _told(path: Path, place: Path) -> Path:
@@ -131,7 +73,7 @@ def _told(path: Path, place: Path) -> Path:
 
 def _existing(path: Path) -> Path | None:
     """The path itself if it has nothing to do with a copy, else where its file is; None if it is nowhere."""
-    below, copy = _below_copy(path), _copy(Path.cwd())
+    below, copy = _below_copy(path), copy_of(Path.cwd())
     if below is None or copy is None or (not path.is_absolute() and path.exists()):
         return path
     return next((place for place in (copy[0] / below, _home() / below) if place.exists()), None)
@@ -141,11 +83,11 @@ def _below_copy(path: Path) -> Path | None:
     """The relative part of a path that is relative or leads into a copy, this or an earlier job's; None of others."""
     if not path.is_absolute():
         return Path(os.path.normpath(path))
-    inside = _copy(path)
+    inside = copy_of(path)
     return None if inside is None else inside[1]
 
 
-def _copy(path: Path) -> tuple[Path, Path] | None:
+def copy_of(path: Path) -> tuple[Path, Path] | None:
     """The copy of a working directory that a path leads into, and the rest of the path; None if it leads elsewhere."""
     parts = path.parts
     for start in range(len(parts) - len(COPIES)):

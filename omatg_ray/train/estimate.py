@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omatg_ray.commands.prepare import Parts
-from omatg_ray.commands.workforce import local_crew
 from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.split import Split
@@ -23,6 +21,8 @@ from omatg_ray.policy.annealing import describe as describe_annealing
 from omatg_ray.rl.settings import RolloutSettings
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import plan_iteration
+from omatg_ray.train.backend import local_crew
+from omatg_ray.train.parts import Parts
 
 # Grid points of the trial rollout: two Euler steps are timed, after one that warms up.
 TRIAL_STEPS = 3

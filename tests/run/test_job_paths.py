@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from omatg_ray.commands.places import anchored, found, found_or_bundled, found_or_named, lasting
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError
+from omatg_ray.run.job_paths import found, found_or_named, lasting
+from omatg_ray.train.job import anchored, found_or_bundled
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from omatg_ray.errors import ConfigError, DataError
 from omatg_ray.model.schedule import require_schedule
 from omatg_ray.reward.settings import potential_folder
 from omatg_ray.run.checkpoints import model_folder
-from omatg_ray.run.folder import refuse_taken
 from omatg_ray.run.location import is_bundled, is_remote
+from omatg_ray.run.state import refuse_taken
 
 
 def refuse_pretrain(config: Config, new: bool) -> None:

@@ -1,0 +1,68 @@
+"""What a model is refused for, or warned about, before it generates or learns."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+from pymatgen.core import Element
+
+from omatg_ray.crystal.fields import FIELDS
+from omatg_ray.errors import ModelError
+from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.policy.settings import NoiseMode
+
+
+def unseen_elements(model: FlowModel, elements: Iterable[int]) -> list[str]:
+    """Symbols of elements that the model's training set did not have; none where that is not known."""
+    known = set(model.description.elements)
+    symbols = [Element.from_Z(z).symbol for z in sorted(elements)]
+    return [symbol for symbol in symbols if known and symbol not in known]
+
+
+def refuse_unseen(model: FlowModel, name: str | Path, elements: Iterable[int]) -> None:
+    """Refuses to generate elements whose embedding the model never trained: whatever came out would mean nothing.
+
+    Raises:
+        ModelError: Names the elements.
+    """
+    new = unseen_elements(model, elements)
+    if new:
+        raise ModelError(
+            f"{name} was never trained on {', '.join(new)} and cannot generate crystals of "
+            f"{'it' if len(new) == 1 else 'them'}; it knows {', '.join(model.description.elements)}. Leave the others "
+            "out, or train a model on crystals that have them"
+        )
+
+
+def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset[int]) -> None:
+    """Warns about elements and cell sizes that the model's training set did not have, where it is known."""
+    new = unseen_elements(model, elements)
+    if new:
+        warnings.warn(f"elements that the model was not trained on: {', '.join(new)}", stacklevel=2)
+    other = sorted(set(sizes) - set(model.description.sizes))
+    if model.description.sizes and other:
+        warnings.warn(f"cell sizes (atoms) that the model was not trained on: {other}", stacklevel=2)
+
+
+def warn_noiseless(model: FlowModel, noise: NoiseMode, other_schedule: bool = False) -> None:
+    """Warns where the policy's noise is asked of a model that has no policy, or none with another schedule."""
+    if noise == "policy" and other_schedule and model.description.variant == "annealing":
+        warnings.warn(
+            "the model's policy is its own schedule; with another one it moves as its base does, without noise",
+            stacklevel=2,
+        )
+    paths = model.description.paths
+    if noise == "policy" and not model.description.active and not any(paths.of(field).epsilon for field in FIELDS):
+        warnings.warn("a base model has no policy noise; it generates without noise", stacklevel=2)
+
+
+def warn_generated_species(model: FlowModel) -> None:
+    """Says what evaluations of a model that generates species leave out."""
+    if model.generates_species:
+        warnings.warn(
+            "the model generates species, and its crystals have other compositions than the references: matches with "
+            "these are not measured, and relative energies only where a composition happens to be the same",
+            stacklevel=2,
+        )

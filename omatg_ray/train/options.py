@@ -1,0 +1,67 @@
+"""How crystals are generated and measured outside of a run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from omatg_ray.distributed.settings import RaySettings
+from omatg_ray.evaluate.settings import BLOCK
+from omatg_ray.model.flow_model import EULER, Solver
+from omatg_ray.policy.annealing import Annealing
+from omatg_ray.policy.settings import CHUNK_PAIRS, NoiseMode
+from omatg_ray.train.device import driver_device, set_threads
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkOptions:
+    """How crystals are generated and measured, whatever generates them.
+
+    Attributes:
+        noise: Without noise or with the policy's.
+        solver: Euler steps, or a method of torchdiffeq.
+        seed: Seed of x_0 and noise.
+        potential: Potential of the energies: name, folder or bundled.
+        workers: Processes that compare structures; 0 compares in this one.
+        timeout: Seconds that one comparison may take.
+        device: auto, cpu, cuda or cuda:N.
+        threads: PyTorch's CPU threads; None leaves PyTorch its choice.
+        chunk_pairs: Ordered pairs of atoms per network call.
+        block: Crystals generated and measured together, by one actor where there are several.
+        ray: Actors that generate and measure; without rollout workers this process does, on `device` with `threads`.
+    """
+
+    noise: NoiseMode = "none"
+    solver: Solver = EULER
+    seed: int = 0
+    potential: str | None = None
+    workers: int = os.cpu_count() or 1
+    timeout: float = 10.0
+    device: str = "auto"
+    threads: int | None = None
+    chunk_pairs: int = CHUNK_PAIRS
+    block: int = BLOCK
+    ray: RaySettings = field(default_factory=RaySettings)
+
+    def prepare(self) -> torch.device:
+        """Sets the threads, and gives the device of this process, which is a CPU where actors do the work."""
+        set_threads(self.threads)
+        return driver_device(self.device, self.ray)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(WorkOptions):
+    """What generates, for verbs that take one sampler.
+
+    Attributes:
+        model: Model or run folder, or bundled.
+        steps: Grid points; one network evaluation fewer.
+        schedule: Annealing in place of the model's own.
+    """
+
+    model: str | Path
+    steps: int = 50
+    schedule: Annealing | None = None

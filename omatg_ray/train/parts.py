@@ -1,0 +1,45 @@
+"""What a run works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omatg_ray.crystal.split import Split
+from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.reward.build import Judges
+from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.weighted import Weighted
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run works with.
+
+    Attributes:
+        start: The sampler that is reinforced, as it was.
+        model: The sampler that training updates in place.
+        split: Crystals.
+        judges: The reward, and the energies of evaluations.
+    """
+
+    start: FlowModel
+    model: FlowModel
+    split: Split
+    judges: Judges
+
+    @property
+    def reward(self) -> Weighted:
+        """What training maximises."""
+        assert self.judges.reward is not None
+        return self.judges.reward
+
+    @property
+    def energy(self) -> MatGLEnergy | None:
+        """Energies of evaluations; None without a potential."""
+        return self.judges.energy
+
+    @property
+    def compositions(self) -> list[list[int]]:
+        """Atomic numbers of every training cell."""
+        crystals = self.split.train.crystals
+        return [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
