@@ -913,7 +913,7 @@ def _ablate(arguments: argparse.Namespace) -> None:
 
 
 def _tune(arguments: argparse.Namespace) -> None:
-    from omatg_ray.commands.sweep import SweepSettings, folder_of_sweep, refuse_taken_by_sweep
+    from omatg_ray.tune.settings import SweepSettings, folder_of_sweep, refuse_taken_by_sweep
 
     files, overrides = told_apart(arguments.words)
     if arguments.resume is not None:
@@ -1088,7 +1088,7 @@ def _config(arguments: argparse.Namespace) -> None:
         of_set = documented_keys(SetSettings(model="bundled"), "sets.NAME.")
         rows = [*of_set, *documented_keys(AblationSettings(sets={"NAME": SetSettings(model="bundled")}))]
     elif arguments.prefix == "sweep":
-        from omatg_ray.commands.sweep import SweepSettings
+        from omatg_ray.tune.settings import SweepSettings
 
         space = {"KEY": {"uniform": [0.0, 1.0]}}
         rows = documented_keys(SweepSettings.model_validate({"config": {}, "space": space}))

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.commands.sweep import (
-    DEFAULT_METRIC,
-    MUTABLE,
-    SWEEP_FILE,
-    SweepSettings,
-    folder_of_sweep,
-    refuse_taken_by_sweep,
-)
-from omatg_ray.commands.trial import Work, write_settings
 from omatg_ray.errors import ConfigError, TrainingError
 from omatg_ray.evaluate.metrics import REWARD
-from omatg_ray.evaluate.sweep import TRIALS, Sweep
 from omatg_ray.report.run import write_report
 from omatg_ray.report.sweep import BEST_FILE, FRONT, write_sweep
 from omatg_ray.run.advice import command
@@ -31,6 +20,15 @@ from omatg_ray.run.text import counted
 from omatg_ray.train.build import prepare
 from omatg_ray.train.job import anchored
 from omatg_ray.tree import flat, place
+from omatg_ray.tune.results import TRIALS, Sweep
+from omatg_ray.tune.settings import (
+    DEFAULT_METRIC,
+    SWEEP_FILE,
+    SweepSettings,
+    folder_of_sweep,
+    refuse_taken_by_sweep,
+)
+from omatg_ray.tune.trial import Work, write_settings
 
 STARTS_FROM = ("base", "data")
 """Groups of keys that a sweep may leave to its space, and without which nothing can be tried."""
@@ -127,30 +125,15 @@ def _moved(settings: SweepSettings, values: dict[str, Any], folder: Path) -> dic
 
 
 def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) -> TuneResult:
-    from omatg_ray.distributed.sweep import Plan, joined_with_room, run_sweep
+    from omatg_ray.tune.ray_tune import joined_with_room, run_sweep
 
     work = Work(settings)
-    plan = Plan(
-        folder,
-        work,
-        settings.space,
-        settings.trials,
-        _expected(settings),
-        settings.concurrent,
-        settings.scheduler,
-        settings.search,
-        settings.retries,
-        settings.seed,
-        settings.goals,
-        {key: domain for key, domain in settings.space.items() if key.startswith(MUTABLE)},
-        settings.with_values({}, folder).ray,
-    )
-    with joined_with_room(plan, _needs(settings, work), progress):
+    with joined_with_room(settings, work, progress):
         if not resume:
             write_settings(settings, folder / SWEEP_FILE)
         if progress:
             print_line(_announced(settings, folder))
-        complete = run_sweep(plan, resume, progress)
+        complete = run_sweep(settings, work, resume, progress)
     if not complete:
         raise Interrupted(f"stopped in mid-sweep; go on with: {command('tune', '--resume', folder)}")
     sweep = Sweep.read(folder)
@@ -169,18 +152,7 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
     return TuneResult(sweep, folder / BEST_FILE, list(front), write_sweep(folder))
 
 
-def _expected(settings: SweepSettings) -> int:
-    grids = [domain for domain in settings.space.values() if domain.kind == "grid" or settings.search == "grid"]
-    return math.prod(len(domain.values) for domain in grids) * (1 if settings.search == "grid" else settings.trials)
-
-
 def _announced(settings: SweepSettings, folder: Path) -> str:
-    over = f"{counted(_expected(settings), 'trial')} over {', '.join(settings.space)}"
+    over = f"{counted(settings.expected, 'trial')} over {', '.join(settings.space)}"
     goals = " and ".join(f"{goal.metric} ({goal.mode})" for goal in settings.goals)
     return f"{over} in {folder}, decided by {goals}"
-
-
-def _needs(settings: SweepSettings, work: Work) -> list[dict[str, Any]]:
-    """Values of the keys, one for each of the ways in which trials need resources."""
-    found = {str(work.bundles(values)): values for values in settings.corners()}
-    return list(found.values())

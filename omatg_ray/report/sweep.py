@@ -10,7 +10,6 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from omatg_ray.evaluate.metrics import COLUMNS
-from omatg_ray.evaluate.sweep import TRIALS, Goal, Sweep, Trial
 from omatg_ray.report.page import card, formatted, html_table, page
 from omatg_ray.report.sweep_plots import (
     breakable,
@@ -25,6 +24,7 @@ from omatg_ray.report.sweep_plots import (
 )
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.text import aligned, counted
+from omatg_ray.tune.results import TRIALS, Goal, Sweep, Trial
 
 BEST_FILE, FRONT, REPORT = "best.yaml", "front", "report.html"
 

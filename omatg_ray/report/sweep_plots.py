@@ -14,11 +14,11 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
 from omatg_ray.evaluate.metrics import COLUMNS
-from omatg_ray.evaluate.sweep import TRIALS, Goal, Sweep, Trial
 from omatg_ray.report.plots import COLOURS, INK, NORMAL, WIDE, dress
-from omatg_ray.rl.guards import HACKED
 from omatg_ray.run.folder import METRICS
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.tune.guards import HACKED
+from omatg_ray.tune.results import TRIALS, Goal, Sweep, Trial
 
 FEWEST = 5
 """With fewer trials, ranks say nothing about what a key does."""

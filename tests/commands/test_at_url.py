@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from omatg_ray.commands.pretrain import pretrain
-from omatg_ray.commands.sweep import SweepSettings
 from omatg_ray.commands.train import TrainResult, train
 from omatg_ray.config import Config
 from omatg_ray.errors import StorageError
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
+from omatg_ray.tune.settings import SweepSettings
 from tests.commands.conftest import Command, Workshop
 from tests.commands.test_pretrain import assert_same_end as assert_same_pretraining
 from tests.commands.test_train import after, assert_same_end

@@ -15,15 +15,15 @@ import yaml
 from safetensors.torch import load_file
 
 from omatg_ray.assets import quickstart
-from omatg_ray.commands.sweep import DEFAULT_METRIC, SWEEP_FILE, SweepSettings
 from omatg_ray.commands.train import train
-from omatg_ray.commands.trial import TrialRun, Work, write_settings
 from omatg_ray.commands.tune import resume_tune, tune
 from omatg_ray.errors import ClusterError, ConfigError, InUseError, TrainingError
-from omatg_ray.evaluate.sweep import WORST
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.train.loop import Reinforcement
+from omatg_ray.tune.results import WORST
+from omatg_ray.tune.settings import DEFAULT_METRIC, SWEEP_FILE, SweepSettings
+from omatg_ray.tune.trial import TrialRun, Work, write_settings
 from tests.commands.conftest import Command, Workshop
 from tests.conftest import ROOT
 
@@ -182,7 +182,7 @@ def test_optuna_is_asked_for_where_it_is_not_installed(
 ) -> None:
     settings = sweep(workshop, base, tmp_path, search="optuna")
     settings.check()
-    monkeypatch.setattr("omatg_ray.commands.sweep.find_spec", lambda _: None)
+    monkeypatch.setattr("omatg_ray.tune.settings.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"omatg-ray\[sweep\]"):
         settings.check()
 
@@ -395,7 +395,7 @@ def test_a_trial_waits_for_a_folder_that_is_in_use(
     assert len(asked) == 3 and after.step()["ended"] is None
     after.close()
     asked.clear()
-    monkeypatch.setattr("omatg_ray.commands.trial.SECONDS_TO_END", -1.0)
+    monkeypatch.setattr("omatg_ray.tune.trial.SECONDS_TO_END", -1.0)
     with pytest.raises(ClusterError, match="is being written by 1"):
         trial(settings, "0")
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.commands.trial import TrialRun, Work
 from omatg_ray.flow.pretrain import Losses, Pretrainer
 from omatg_ray.run.atomic import disk_errors
 from omatg_ray.train.pretrain_loop import PretrainLoop
+from omatg_ray.tune.trial import TrialRun, Work
 
 Epoch = Callable[[], Losses]
 Stopped = Callable[[], bool]

@@ -26,8 +26,8 @@ from safetensors.torch import load_file
 
 from omatg_ray.commands.train import TrainResult
 from omatg_ray.config import Config
-from omatg_ray.evaluate.sweep import FINISHED, Sweep
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.tune.results import FINISHED, Sweep
 from tests.commands.conftest import Workshop
 from tests.conftest import ROOT
 

@@ -23,17 +23,17 @@ from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 from safetensors.torch import load_file
 
-from omatg_ray.commands.sweep import DEFAULT_METRIC, SweepSettings
 from omatg_ray.commands.train import train
-from omatg_ray.commands.trial import write_settings
 from omatg_ray.commands.tune import SWEEP_FILE, TuneResult, _placed, resume_tune, tune
 from omatg_ray.config import Config
-from omatg_ray.distributed.sweep import SweepLog
-from omatg_ray.distributed.sweep_state import FOLDER, KEPT
 from omatg_ray.errors import ClusterError, ConfigError, DataError, DiskError, InUseError
-from omatg_ray.evaluate.sweep import FINISHED, STOPPED, UNFINISHED, Sweep
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.tune.log import SweepLog
+from omatg_ray.tune.results import FINISHED, STOPPED, UNFINISHED, Sweep
+from omatg_ray.tune.settings import DEFAULT_METRIC, SweepSettings
+from omatg_ray.tune.state import FOLDER, KEPT
+from omatg_ray.tune.trial import write_settings
 from tests.conftest import ROOT
 from tests.distributed.conftest import CORES, TIMINGS, Workshop
 from tests.distributed.pretrain_loops import OnFullDisk
@@ -399,7 +399,7 @@ def test_a_sweep_whose_only_node_is_gone_says_so_and_ends(
     run = workshop.root / "without_node"
     overrides = {"base": str(base), "iterations": 4, "validation.every": 1, "ray.wait": 4}
     config = settings(workshop, base, run, overrides=overrides, trial={"cpus": CORES + 1, "threads": 1})
-    monkeypatch.setattr("omatg_ray.distributed.sweep_room.PATIENCE", 1.0)
+    monkeypatch.setattr("omatg_ray.tune.room.PATIENCE", 1.0)
     large = {"num_cpus": CORES + 2, "object_store_memory": 100 * 2**20}
     node = cluster.add_node(**large)
     # Nodes are started and ended in the main thread: they set signal handlers.

@@ -127,9 +127,7 @@ def test_a_missing_tensor_or_network_is_refused(tmp_path):
         FlowModel.load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "change", [{"format": "omatg_ray.model.9"}, {"colour": "blue"}, {"active": ["species"]}]
-)
+@pytest.mark.parametrize("change", [{"format": "omatg_ray.model.9"}, {"colour": "blue"}, {"active": ["species"]}])
 def test_another_format_is_refused(tmp_path, change):
     base_model().save(tmp_path)
     change_description(tmp_path, **change)

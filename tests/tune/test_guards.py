@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from omatg_ray.rl.guards import Guards, GuardSettings
+from omatg_ray.tune.guards import Guards, GuardSettings
 
 VALIDATION = {"invalid_share": 0.1, "unique_share": 0.8, "match_rate": 0.5}
 

@@ -12,11 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.commands.sweep import SweepSettings
 from omatg_ray.config import Config
 from omatg_ray.errors import ClusterError, ConfigError, DiskError, InUseError, OmatgRayError
-from omatg_ray.evaluate.sweep import TRIALS, WORST, Standing, standing_of
-from omatg_ray.rl.guards import HACKED, Guards
 from omatg_ray.run.atomic import disk_errors, write_bytes, write_text
 from omatg_ray.run.folder import METRICS, RunFolder
 from omatg_ray.run.metrics import read_metrics
@@ -28,6 +25,9 @@ from omatg_ray.train.loop import Reinforcement
 from omatg_ray.train.precision import decided
 from omatg_ray.train.record import write_description
 from omatg_ray.tree import dump
+from omatg_ray.tune.guards import HACKED, Guards
+from omatg_ray.tune.results import TRIALS, WORST, Standing, standing_of
+from omatg_ray.tune.settings import SweepSettings
 
 TRIAL_FILE = "trial.json"
 """In a checkpoint of a trial: whose it is, since when, and the score of its validation."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from omatg_ray.errors import DataError
-from omatg_ray.rl.guards import HACKED
 from omatg_ray.run.atomic import write_json
+from omatg_ray.tune.guards import HACKED
 
 FORMAT: Final = "omatg_ray.sweep.1"
 TRIALS, TRIALS_FILE = "trials", "trials.json"

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.distributed.trial import name_of
 from omatg_ray.errors import DataError
-from omatg_ray.evaluate.sweep import FINISHED, STOPPED, TRIALS, TRIALS_FILE, Sweep
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_bytes
 from omatg_ray.run.text import counted
+from omatg_ray.tune.results import FINISHED, STOPPED, TRIALS, TRIALS_FILE, Sweep
+from omatg_ray.tune.trainable import name_of
 
 FOLDER = "tune"
 """In the folder of a sweep: what Ray Tune keeps."""

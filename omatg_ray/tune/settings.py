@@ -16,18 +16,19 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from omatg_ray.assets import quickstart
 from omatg_ray.config import Config
-from omatg_ray.distributed.settings import Share
-from omatg_ray.distributed.tuning import Domain, SchedulerSettings
+from omatg_ray.distributed.settings import RaySettings, Share
 from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.metrics import REWARD, CSPMetrics
-from omatg_ray.evaluate.sweep import Goal
-from omatg_ray.rl.guards import GuardSettings
 from omatg_ray.run.advice import command
 from omatg_ray.run.config_file import read_tree
 from omatg_ray.run.job_paths import lasting
 from omatg_ray.run.location import LocalFolder, as_place, is_bundled, is_remote
 from omatg_ray.settings import Settings, explain_errors
 from omatg_ray.tree import flat, place
+from omatg_ray.tune.guards import GuardSettings
+from omatg_ray.tune.results import Goal
+from omatg_ray.tune.schedulers import SchedulerSettings
+from omatg_ray.tune.space import Domain
 
 SWEEP_FILE = "sweep.yaml"
 DEFAULT_METRIC = "relative_energy_mean_capped"
@@ -37,6 +38,8 @@ HIGHER = frozenset(
     | {"plausible_share", "plausible_match_rate", "same_composition"}
 )
 """Metrics of which more is better."""
+MUTABLE = ("learner", "objective", "policy.noise", "advantage")
+"""Groups of keys that population-based training may change in the middle of a run."""
 MOST_CORNERS = 1024
 """So many configurations are built to see whether all that is asked for can be run."""
 OF_THE_SWEEP = ("run", "device", "threads", "workers", "ray.address", "ray.pretrain", "checkpoint", "tracking")
@@ -123,8 +126,7 @@ class SweepSettings(Settings):
         if self.scheduler.kind == "pbt":
             if self.search != "random":
                 raise ValueError("scheduler.kind: pbt mutates what random search starts with; set search=random")
-            fixed = [key for key in self.space if not key.startswith(MUTABLE)]
-            if len(fixed) == len(self.space):
+            if not self.mutable:
                 raise ValueError(f"space: pbt has nothing to mutate; it changes keys of {', '.join(MUTABLE)}")
         return self
 
@@ -159,6 +161,22 @@ class SweepSettings(Settings):
     def goals(self) -> list[Goal]:
         """The metrics that decide, each with whether less or more is better."""
         return [Goal(metric, self.mode or ("max" if metric in HIGHER else "min")) for metric in self.metric]
+
+    @property
+    def expected(self) -> int:
+        """How many trials there are in all."""
+        grids = [domain for domain in self.space.values() if domain.kind == "grid" or self.search == "grid"]
+        return math.prod(len(domain.values) for domain in grids) * (1 if self.search == "grid" else self.trials)
+
+    @property
+    def mutable(self) -> dict[str, Domain]:
+        """The keys of the space that a population may change in the middle of a run."""
+        return {key: domain for key, domain in self.space.items() if key.startswith(MUTABLE)}
+
+    @property
+    def ray(self) -> RaySettings:
+        """The cluster."""
+        return self.with_values({}, self.run).ray
 
     @cached_property
     def tree(self) -> dict[str, Any]:
@@ -260,10 +278,6 @@ class SweepSettings(Settings):
         """
         with explain_errors(source, cls):
             return cls.model_validate(tree)
-
-
-MUTABLE = ("learner", "objective", "policy.noise", "advantage")
-"""Groups of keys that population-based training may change in the middle of a run."""
 
 
 def _copied(tree: dict[str, Any]) -> dict[str, Any]:

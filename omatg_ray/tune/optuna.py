@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from ray.tune.search.optuna import OptunaSearch
 
-from omatg_ray.distributed.trial import NAME
+from omatg_ray.tune.trainable import NAME
 
 
 class NumberedSearch(OptunaSearch):

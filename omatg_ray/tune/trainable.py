@@ -1,11 +1,11 @@
-"""A trial of Ray Tune around a run that knows nothing of it."""
+"""A trial as Ray Tune knows it: around a run that knows nothing of Tune."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray import tune
@@ -13,43 +13,7 @@ from ray import tune
 from omatg_ray.distributed.software import refuse_other
 from omatg_ray.run.quiet import quiet_libraries
 from omatg_ray.run.versions import software
-
-
-class Run(Protocol):
-    """A run that is driven from outside."""
-
-    def step(self) -> dict[str, Any]:
-        """Goes on to the next result; `done` in it says whether it is the last."""
-
-    def save(self, path: Path) -> None:
-        """Writes all that it goes on from, exactly, into a folder."""
-
-    def load(self, path: Path) -> None:
-        """Goes on from what `save` of this or another run wrote."""
-
-    def close(self) -> None:
-        """Gives back what it holds."""
-
-
-class Work(Protocol):
-    """Makes the runs of a sweep. Travels to every trial."""
-
-    @property
-    def software(self) -> Mapping[str, str]:
-        """What the driver runs, and every trial has to."""
-
-    def bundles(self, values: Mapping[str, Any]) -> Sequence[tuple[str, Mapping[str, float]]]:
-        """Role and resources of a trial's own process, then of its actors, in the order in which they start."""
-
-    def strategy(self, values: Mapping[str, Any]) -> str:
-        """How they are placed: PACK or SPREAD."""
-
-    def start(self, values: Mapping[str, Any], name: str) -> Run:
-        """A run at its beginning, for some values of the keys that are varied."""
-
-    def history(self, name: str) -> Sequence[float]:
-        """The objectives that a run has logged so far, in their order."""
-
+from omatg_ray.tune.trial import Work
 
 NAME = "name"
 """Key of the configuration that Tune keeps of a trial, where a searcher gave it a number."""
@@ -97,3 +61,8 @@ class Trial(tune.Trainable):
         values = config["values"]
         bundles = [dict(bundle) for _, bundle in work.bundles(values)]
         return tune.PlacementGroupFactory(bundles, strategy=work.strategy(values))
+
+
+def name_in_tune(trial: Any) -> str:
+    """What one of Tune's trials is called."""
+    return name_of(trial.trial_id, trial.config)

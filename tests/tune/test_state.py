@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from omatg_ray.distributed.sweep_state import FOLDER, KEPT, bring_back
 from omatg_ray.errors import DataError
+from omatg_ray.tune.state import FOLDER, KEPT, bring_back
 
 
 def kept(folder: Path, files: dict[str, bytes]) -> Path:

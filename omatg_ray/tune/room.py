@@ -12,7 +12,7 @@ from ray.tune.experiment import Trial
 from omatg_ray.distributed.cluster import asked_and_present, has_room, no_room
 from omatg_ray.distributed.loop import PATIENCE, TICK
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.distributed.trial import Work
+from omatg_ray.tune.trial import Work
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from omatg_ray.errors import DataError
-from omatg_ray.evaluate.sweep import (
+from omatg_ray.report.sweep import trials_table, without_gain, write_sweep
+from omatg_ray.report.sweep_plots import importance, learning_curves, parallel_coordinates, pareto_front
+from omatg_ray.tune.results import (
     FAILED,
     FINISHED,
     STOPPED,
@@ -22,8 +24,6 @@ from omatg_ray.evaluate.sweep import (
     Trial,
     standing_of,
 )
-from omatg_ray.report.sweep import trials_table, without_gain, write_sweep
-from omatg_ray.report.sweep_plots import importance, learning_curves, parallel_coordinates, pareto_front
 
 LOW, HIGH = Goal("crmse", "min"), Goal("match_rate", "max")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_serializer, model_validator
 
@@ -83,23 +83,3 @@ class Domain(Settings):
             value = round(value / self.quniform[2]) * self.quniform[2]
         low, high = self.ends
         return min(max(value, low), high)
-
-
-class SchedulerSettings(Settings):
-    """Which trials go on, decided whenever one has validated. Times count validations."""
-
-    kind: Literal["asha", "median", "pbt", "none"] = Field(
-        "asha",
-        description="asha: after 1, 3, 9, ... grace periods only the best third goes on · median: who is worse than "
-        "the median of the others stops · pbt: bad trials take over good ones and change keys · none: all run to "
-        "their end",
-    )
-    grace_period: int = Field(1, ge=1, description="validations that a trial has for certain")
-    reduction_factor: float = Field(3.0, gt=1, description="asha: one in so many goes on")
-    interval: int = Field(2, ge=1, description="pbt: validations between changes")
-    quantile: float = Field(
-        0.25, gt=0, le=0.5, description="pbt: share of bad trials, which take over as many good ones"
-    )
-    resample: float = Field(
-        0.25, ge=0, le=1, description="pbt: how often a key is drawn anew, and not changed by a fifth"
-    )

@@ -1,4 +1,4 @@
-"""Ray Tune's schedulers, which here do not forget: a sweep that goes on decides as if it had never stopped.
+"""Schedulers of Ray Tune that do not forget: a sweep that goes on decides as if it had never stopped.
 
 Tune keeps no state of a scheduler. Without this, the first trials after a resume would compete with nobody.
 """
@@ -9,46 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, PopulationBasedTraining
+from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule
 
-from omatg_ray.distributed.trial import Work, name_of
-from omatg_ray.distributed.tuning import Domain, SchedulerSettings
-
-OBJECTIVE, TIME = "objective", "training_iteration"
-"""Results of a trial: of its last validation, lower is better; validations so far."""
-
-
-def scheduler_of(
-    settings: SchedulerSettings, work: Work, space: Mapping[str, Domain], mutable: Mapping[str, Domain]
-) -> Any:
-    """A scheduler of Tune.
-
-    Args:
-        settings: Which.
-        work: Knows what trials reported before.
-        space: Domains of the keys that are varied.
-        mutable: Those that may change in the middle of a run.
-    """
-    if settings.kind == "asha":
-        return Halving(work, settings.grace_period, settings.reduction_factor)
-    if settings.kind == "median":
-        return Median(work, settings.grace_period)
-    if settings.kind == "none":
-        return FIFOScheduler()
-    return PopulationBasedTraining(
-        time_attr=TIME,
-        metric=OBJECTIVE,
-        mode="min",
-        perturbation_interval=settings.interval,
-        burn_in_period=settings.grace_period,
-        hyperparam_mutations={"values": {key: _mutations(domain) for key, domain in mutable.items()}},
-        quantile_fraction=settings.quantile,
-        resample_probability=settings.resample,
-        custom_explore_fn=_Within(space),
-        # Everybody waits for the last, so that who takes over whom is no matter of who was fast.
-        synch=True,
-        log_config=False,
-    )
+from omatg_ray.tune.schedulers import OBJECTIVE, TIME
+from omatg_ray.tune.space import Domain
+from omatg_ray.tune.trainable import name_of
+from omatg_ray.tune.trial import Work
 
 
 def sampled(domain: Domain) -> Any:
@@ -125,12 +91,13 @@ class Median(MedianStoppingRule):
             known.append(result)
 
 
-def _mutations(domain: Domain) -> Any:
+def mutations(domain: Domain) -> Any:
+    """A domain as population-based training changes values of it."""
     # A list is what Tune steps through; other values it multiplies.
     return list(domain.values) if domain.kind in ("choice", "grid") else sampled(domain)
 
 
-class _Within:
+class Within:
     """Keeps mutated values in their domains."""
 
     def __init__(self, space: Mapping[str, Domain]) -> None:

@@ -1,0 +1,183 @@
+"""A sweep on Ray Tune: trials are sampled, placed, scheduled, retried and restored by it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.search import BasicVariantGenerator
+
+from omatg_ray.distributed.cluster import joined, room
+from omatg_ray.errors import ClusterError, DiskError, OmatgRayError
+from omatg_ray.run.advice import command
+from omatg_ray.run.atomic import disk_errors
+from omatg_ray.run.progress import print_line
+from omatg_ray.tune.log import SweepLog, logger
+from omatg_ray.tune.memory import sampled
+from omatg_ray.tune.room import RoomWatch
+from omatg_ray.tune.settings import SweepSettings
+from omatg_ray.tune.space import Domain
+from omatg_ray.tune.state import FOLDER, bring_back
+from omatg_ray.tune.stop import SweepStop
+from omatg_ray.tune.trainable import Trial, name_in_tune
+from omatg_ray.tune.trial import Work
+
+COSTS = "costs"
+"""Results of a trial, for searchers: by metric of the validation that counts, lower is better."""
+# Trials stay in the working directory of the driver; metrics are in their run folders, and not in files of Tune too.
+# Of what finished, all but the last second is known after a kill.
+ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@contextmanager
+def joined_with_room(settings: SweepSettings, work: Work, progress: bool) -> Iterator[None]:
+    """Joins the cluster, for as long as the context lasts, and looks whether it has room for a trial.
+
+    Args:
+        settings: The sweep.
+        work: Knows what trials need.
+        progress: Tell the user how it goes.
+
+    Raises:
+        ClusterError: It cannot be joined, or has no room for one trial; says what was asked and what there is.
+    """
+    # One for each way in which trials differ in what they need.
+    needs = {str(bundles): bundles for bundles in map(work.bundles, settings.corners())}
+    with joined(settings.ray, progress) as cluster:
+        for bundles in needs.values():
+            with room(bundles, settings.ray, cluster.grows):
+                pass
+        yield
+
+
+def run_sweep(settings: SweepSettings, work: Work, resume: bool, progress: bool) -> bool:
+    """Runs all trials; `trials.json` is kept up to date.
+
+    Args:
+        settings: The sweep, in `settings.run`, an absolute path; trials on other nodes have to see it.
+        work: Makes the runs.
+        resume: Go on with what is in the folder: finished trials stay, others go on from their last checkpoint.
+        progress: Print one line for every result.
+
+    Returns:
+        Whether all came to their end: a signal that asks for a stop has it at once, with a state to resume.
+
+    Raises:
+        DataError: What Tune knew of a sweep that shall go on is damaged; nothing was changed.
+        DiskError: The disk is full, here or where a trial writes; the sweep can go on once there is room.
+        ClusterError: For `ray.wait` seconds there was no room for any trial; likewise.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with _lines(progress), SweepStop("saving the sweep") as stop:
+        with _errors(settings.run):
+            tuner = _tuner(settings, work, resume)
+            if not stop.requested:
+                tuner.fit()
+            if stop.error is not None:
+                raise stop.error
+        return not stop.requested
+
+
+@contextmanager
+def _errors(folder: Path) -> Iterator[None]:
+    """Raises what callbacks raised inside of Tune, of which it keeps no more than the traceback, as it was."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - raised again
+        try:
+            with disk_errors(folder):
+                raise next((one for one in _chain(error) if isinstance(one, OmatgRayError)), error)
+        except (ClusterError, DiskError) as own:
+            raise type(own)(
+                f"{own}. The sweep has stopped, nothing that was finished is lost; go on, once that is mended: "
+                f"{command('tune', '--resume', folder)}"
+            ) from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@contextmanager
+def _lines(progress: bool) -> Iterator[None]:
+    """Prints what `SweepLog` says, or not, and nothing that Tune says: what ends a trial is kept in trials.json."""
+    tunes, level = logging.getLogger("ray.tune"), logging.getLogger("ray.tune").level
+    handler = _Lines()
+    tunes.setLevel(logging.CRITICAL)
+    logger.setLevel(logging.INFO if progress else logging.CRITICAL)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        tunes.setLevel(level)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print_line(record.getMessage())
+
+
+def _tuner(settings: SweepSettings, work: Work, resume: bool) -> tune.Tuner:
+    folder, grids = settings.run, settings.search == "grid"
+    space = {
+        "values": {key: _domain(domain, grids) for key, domain in settings.space.items()},
+        # Tune keeps no objects in what it stores of trials.
+        "work": work,
+    }
+    searcher = _searcher(settings)
+    # Writes what is asked for, from which Tune makes the tuner of a sweep that goes on.
+    tuner = tune.Tuner(
+        Trial,
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            num_samples=1 if grids else settings.trials,
+            search_alg=searcher,
+            scheduler=settings.scheduler.build(work, settings.space, settings.mutable),
+            max_concurrent_trials=None if isinstance(searcher, BasicVariantGenerator) else settings.concurrent,
+            reuse_actors=True,
+            trial_name_creator=name_in_tune,
+            trial_dirname_creator=name_in_tune,
+        ),
+        run_config=tune.RunConfig(
+            name=FOLDER,
+            storage_path=str(folder),
+            # The donor of a population may be some validations ahead of the checkpoint that is taken over.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=3),
+            failure_config=tune.FailureConfig(max_failures=settings.retries),
+            callbacks=[SweepLog(folder, settings.goals, settings.expected), RoomWatch(work, settings.ray)],
+            verbose=0,
+        ),
+    )
+    if resume and bring_back(folder):
+        return tune.Tuner.restore(str(folder / FOLDER), trainable=Trial, resume_errored=True, param_space=space)
+    return tuner
+
+
+def _domain(domain: Domain, grids: bool) -> Any:
+    if domain.kind == "grid" or (grids and domain.kind == "choice"):
+        return tune.grid_search(list(domain.values))
+    return sampled(domain)
+
+
+def _searcher(settings: SweepSettings) -> Any:
+    if settings.search != "optuna":
+        return BasicVariantGenerator(random_state=settings.seed, max_concurrent=settings.concurrent or 0)
+    from omatg_ray.tune.optuna import NumberedSearch
+
+    return NumberedSearch([f"{COSTS}/{goal.metric}" for goal in settings.goals], settings.seed)

@@ -1,0 +1,102 @@
+"""Which trials of a sweep go on: the schedulers that there are, their keys, and how each is made.
+
+A new one is a word in `SchedulerSettings.kind`, its keys, and a function in `SCHEDULERS`. Reading settings imports no
+Ray; a scheduler is made once a sweep starts. `memory.py` has those of Ray Tune that do not forget when a sweep resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from omatg_ray.settings import Settings
+from omatg_ray.tune.space import Domain
+
+if TYPE_CHECKING:
+    from omatg_ray.tune.trial import Work
+
+OBJECTIVE, TIME = "objective", "training_iteration"
+"""Results of a trial: of its last validation, lower is better; validations so far."""
+
+
+class SchedulerSettings(Settings):
+    """Which trials go on, decided whenever one has validated. Times count validations."""
+
+    kind: Literal["asha", "median", "pbt", "none"] = Field(
+        "asha",
+        description="asha: after 1, 3, 9, ... grace periods only the best third goes on · median: who is worse than "
+        "the median of the others stops · pbt: bad trials take over good ones and change keys · none: all run to "
+        "their end",
+    )
+    grace_period: int = Field(1, ge=1, description="validations that a trial has for certain")
+    reduction_factor: float = Field(3.0, gt=1, description="asha: one in so many goes on")
+    interval: int = Field(2, ge=1, description="pbt: validations between changes")
+    quantile: float = Field(
+        0.25, gt=0, le=0.5, description="pbt: share of bad trials, which take over as many good ones"
+    )
+    resample: float = Field(
+        0.25, ge=0, le=1, description="pbt: how often a key is drawn anew, and not changed by a fifth"
+    )
+
+    def build(self, work: Work, space: Mapping[str, Domain], mutable: Mapping[str, Domain]) -> Any:
+        """The scheduler, for Ray Tune.
+
+        Args:
+            work: Knows what trials reported before.
+            space: Domains of the keys that are varied.
+            mutable: Those that may change in the middle of a run.
+        """
+        return SCHEDULERS[self.kind](self, work, space, mutable)
+
+
+Space = Mapping[str, Domain]
+
+
+def _asha(settings: SchedulerSettings, work: Work, space: Space, mutable: Space) -> Any:
+    from omatg_ray.tune.memory import Halving
+
+    return Halving(work, settings.grace_period, settings.reduction_factor)
+
+
+def _median(settings: SchedulerSettings, work: Work, space: Space, mutable: Space) -> Any:
+    from omatg_ray.tune.memory import Median
+
+    return Median(work, settings.grace_period)
+
+
+def _pbt(settings: SchedulerSettings, work: Work, space: Space, mutable: Space) -> Any:
+    from ray.tune.schedulers import PopulationBasedTraining
+
+    from omatg_ray.tune.memory import Within, mutations
+
+    return PopulationBasedTraining(
+        time_attr=TIME,
+        metric=OBJECTIVE,
+        mode="min",
+        perturbation_interval=settings.interval,
+        burn_in_period=settings.grace_period,
+        hyperparam_mutations={"values": {key: mutations(domain) for key, domain in mutable.items()}},
+        quantile_fraction=settings.quantile,
+        resample_probability=settings.resample,
+        custom_explore_fn=Within(space),
+        # Everybody waits for the last, so that who takes over whom is no matter of who was fast.
+        synch=True,
+        log_config=False,
+    )
+
+
+def _none(settings: SchedulerSettings, work: Work, space: Space, mutable: Space) -> Any:
+    from ray.tune.schedulers import FIFOScheduler
+
+    return FIFOScheduler()
+
+
+SCHEDULERS: dict[str, Callable[[SchedulerSettings, Work, Space, Space], Any]] = {
+    "asha": _asha,
+    "median": _median,
+    "pbt": _pbt,
+    "none": _none,
+}
+"""By `SchedulerSettings.kind`."""
