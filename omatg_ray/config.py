@@ -19,7 +19,8 @@ from omatg_ray.policy.settings import CHUNK_PAIRS, AnyHandMade, NoiseMode, Noise
 from omatg_ray.reward.settings import RewardSettings
 from omatg_ray.rl.settings import AdvantageSettings, LearnerSettings, ObjectiveSettings, RolloutSettings
 from omatg_ray.run.config_file import read_tree
-from omatg_ray.run.location import ModelPlace, Place, is_bundled
+from omatg_ray.run.location import is_bundled
+from omatg_ray.run.location_keys import ModelPlace, Place
 from omatg_ray.run.tracking import Tracker
 from omatg_ray.settings import FIELDS, FieldName, Settings, explain_errors
 from omatg_ray.tree import dump

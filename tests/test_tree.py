@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from omatg_ray.cli_words import told_apart
+from omatg_ray.cli.words import told_apart
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.advice import command

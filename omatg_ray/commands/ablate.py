@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from omatg_ray.commands.ablation import AblationSettings, SetSettings
+from omatg_ray.commands.ablate_settings import AblationSettings, SetSettings
 from omatg_ray.commands.evaluate import NO_POTENTIAL, MeasureOptions, at_work
 from omatg_ray.config import DataSettings
 from omatg_ray.errors import ConfigError, ModelError
@@ -24,7 +24,8 @@ from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.report.ablation import write_ablation
 from omatg_ray.report.comparison import write_comparison
 from omatg_ray.run.job_paths import found_or_named, lasting
-from omatg_ray.run.location import BUNDLED, Place, is_bundled
+from omatg_ray.run.location import BUNDLED, is_bundled
+from omatg_ray.run.location_keys import Place
 from omatg_ray.run.progress import print_line
 from omatg_ray.train.job import found_or_bundled
 from omatg_ray.train.splits import base_run_data

@@ -5,15 +5,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeGuard
-
-from pydantic import (
-    PlainSerializer,
-    PlainValidator,
-)
+from typing import Final, Literal, TypeGuard
 
 from omatg_ray.run.home import home
-from omatg_ray.tree import written
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://[^/]+", re.IGNORECASE)
 VARIABLE = re.compile(r"\$(?P<brace>\{)?(?P<name>[A-Za-z_]\w*)(?(brace)\})")
@@ -84,38 +78,3 @@ def is_bundled(name: object) -> TypeGuard[Literal["bundled"]]:
 def place_of(name: str | Path) -> str:
     """What a record calls a model or a potential: the word, a URL, or a folder's absolute path (`./bundled` is one)."""
     return name if is_bundled(name) or is_remote(name) else str(Path(name).expanduser().absolute())
-
-
-def _named(value: object) -> Path | str:
-    """A whole number is a name, too."""
-    return as_place(str(value) if type(value) is int else value)
-
-
-Written = PlainSerializer(written, when_used="json")
-"""As text, paths are such that they are read back."""
-Place = Annotated[Path | str, PlainValidator(_named), Written]
-"""A path or, as a string, a URL."""
-
-
-def _local(value: object) -> Path:
-    place = _named(value)
-    if is_remote(place):
-        raise ValueError(f"a folder, not the URL {place}")
-    return Path(place)
-
-
-LocalFolder = Annotated[Path, PlainValidator(_local), Written]
-"""A path, for what cannot be written at URLs."""
-
-
-def _word_or_path(model: object) -> str | Path | None:
-    """Keeps the word apart from the folder `./bundled`, which as paths are the same."""
-    if model is None or is_bundled(model):
-        return model
-    if isinstance(model, str | Path | int):
-        return _named(model)
-    raise ValueError(f"a model or run folder, or {BUNDLED}, not {model!r}")
-
-
-ModelPlace = Annotated[Path | str, PlainValidator(_word_or_path), Written]
-"""The same, or the word `bundled`."""

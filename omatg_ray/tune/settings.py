@@ -22,7 +22,8 @@ from omatg_ray.evaluate.metrics import REWARD, CSPMetrics
 from omatg_ray.run.advice import command
 from omatg_ray.run.config_file import read_tree
 from omatg_ray.run.job_paths import lasting
-from omatg_ray.run.location import LocalFolder, as_place, is_bundled, is_remote
+from omatg_ray.run.location import as_place, is_bundled, is_remote
+from omatg_ray.run.location_keys import LocalFolder
 from omatg_ray.settings import Settings, explain_errors
 from omatg_ray.tree import flat, place
 from omatg_ray.tune.guards import GuardSettings

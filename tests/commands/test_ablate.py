@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from omatg_ray.commands.ablate import ablate
-from omatg_ray.commands.ablation import AblationSettings
+from omatg_ray.commands.ablate_settings import AblationSettings
 from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.settings import BEST
 from omatg_ray.model.schedule import NONE, save_schedule

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from omatg_ray.commands.next_steps import next_steps
+from omatg_ray.cli.next_steps import next_steps
 from omatg_ray.commands.train import train
 from omatg_ray.config import Config
 from omatg_ray.crystal.batch import CrystalBatch

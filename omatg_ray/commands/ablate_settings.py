@@ -13,7 +13,7 @@ from omatg_ray.evaluate.settings import BEST, TriedSettings, ways_of
 from omatg_ray.model.schedule import NONE
 from omatg_ray.reward.settings import PotentialName
 from omatg_ray.run.config_file import read_tree
-from omatg_ray.run.location import LocalFolder, ModelPlace, Place
+from omatg_ray.run.location_keys import LocalFolder, ModelPlace, Place
 from omatg_ray.settings import Settings, explain_errors
 
 Kind = Literal["linear", "quadratic", "cosine", "constant", "steps"]

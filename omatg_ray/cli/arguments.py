@@ -1,0 +1,70 @@
+"""What options of several verbs have in common: how their values are read, and the options of a run."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from omatg_ray.run.location import as_place, expanded
+
+
+def number(kind: type[int] | type[float], low: float, above: bool = False) -> Callable[[str], int | float]:
+    """A parser of finite numbers of at least `low`, or above it."""
+
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind(low) - 1
+        if not (value > low if above else value >= low) or value == math.inf:
+            what = "an integer" if kind is int else "a number"
+            bound = f"above {low:g}" if above else f"of at least {low:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bound}")
+        return value
+
+    return parse
+
+
+def numbers(text: str) -> list[int]:
+    """Numbers of grid points, separated by commas."""
+    parse = number(int, 2)
+    return [int(parse(part)) for part in text.split(",")]
+
+
+def path_or_word(text: str) -> str:
+    """A path, or a word that stands for what is bundled or can be fetched."""
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def local_path(text: str) -> Path:
+    """A path."""
+    return Path(path_or_word(text))
+
+
+def location(text: str) -> Path | str:
+    """A path or a URL."""
+    try:
+        return as_place(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def run_arguments(sub: argparse.ArgumentParser) -> None:
+    """Options of the verbs that start a run or go on with one."""
+    sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file, then overrides")
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument(
+        "--resume", type=location, metavar="RUN", help="go on with the run in this folder or at this URL, exactly"
+    )
+    which.add_argument(
+        "--continue",
+        dest="start_or_resume",
+        action="store_true",
+        help="start the run named by run=, or resume it if there is one already: for jobs that are tried again",
+    )
+    sub.add_argument("--quiet", action="store_true", help="no progress")

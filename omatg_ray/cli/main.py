@@ -1,0 +1,169 @@
+"""The command `omatg-ray`: one verb per job, options that map onto the Python API."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import errno
+import locale
+import logging
+import os
+import pkgutil
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import NoReturn
+
+from omatg_ray.cli import verbs as package
+from omatg_ray.errors import ConfigError, DataError, DataWarning, OmatgRayError
+from omatg_ray.run.quiet import quiet_libraries
+from omatg_ray.run.streams import open_closed, outliving_readers
+
+DESCRIPTION = """\
+Reinforce flow-based crystal generators by policy gradients on their velocity fields.
+
+With what the package carries (a base model, its crystals, a potential), in minutes on two cores:
+
+  omatg-ray train
+
+A whole project, from a file of crystals to a better generator:
+
+  omatg-ray pretrain configs/perov5_base.yaml data.file=perov_5.csv run=runs/base
+  omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL run=runs/better
+  omatg-ray evaluate runs/better --data runs/better/data/test.extxyz
+  omatg-ray generate runs/better --formula BaTiO3 -n 64 --potential POTENTIAL --out batio3.extxyz
+
+POTENTIAL is a MatGL potential: its name, or a folder that holds it. Models, potentials and the crystals of `evaluate`
+may be `bundled`. `omatg-ray VERB --help` explains each verb.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    open_closed()
+    with outliving_readers() as lost:
+        code = _main(argv)
+    if code or lost.reason is None:
+        return code
+    if lost.reason == errno.EPIPE:
+        return 141  # as of a program that its reader ends (`| head`)
+    print(f"omatg-ray: what it had to say could not be written: {os.strerror(lost.reason)}", file=sys.stderr)
+    return 1
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    # argparse gives the words before the first option to a positional and knows nothing to do with those after it.
+    arguments, words = parser.parse_known_args(argv)
+    unknown = [word for word in words if word.startswith("-")] or (words if "words" not in arguments else [])
+    if unknown:
+        hint = "; several numbers are joined by commas" if unknown[0].isdigit() else ""
+        parser.error(f"unknown arguments: {' '.join(unknown)}{hint}")
+    if words:
+        arguments.words += words
+    with _plain_messages():
+        _warn_of_locale()
+        try:
+            arguments.run(arguments)
+        except OmatgRayError as error:
+            print(f"omatg-ray: {_message(error)}", file=sys.stderr)
+            return _exit_code(error)
+        except KeyboardInterrupt:
+            print("omatg-ray: interrupted", file=sys.stderr)
+            return 130
+    return 0
+
+
+def _warn_of_locale() -> None:
+    """Files of this program are UTF-8 everywhere; those of libraries, and what is printed, follow the locale."""
+    encoding = locale.getencoding()
+    if codecs.lookup(encoding).name != "utf-8" and not sys.flags.utf8_mode:
+        logging.getLogger("omatg_ray").warning(
+            "the encoding of the locale is %s: letters that it lacks are printed as \\u and a number, and names of "
+            "files may be; set LC_ALL=C.UTF-8, or PYTHONUTF8=1",
+            encoding,
+        )
+
+
+def _exit_code(error: OmatgRayError) -> int:
+    from omatg_ray.run.interrupt import Interrupted
+
+    if isinstance(error, Interrupted):
+        return 130
+    return 2 if isinstance(error, ConfigError) else 1
+
+
+def _message(error: OmatgRayError) -> str:
+    """In one line, or where it lists what is wrong in many places, in a line each."""
+    return str(error) if isinstance(error, DataError) and error.reasons else _compact(str(error))
+
+
+def _compact(message: str) -> str:
+    """In one line; libraries' messages, which some errors quote, come in many."""
+    lines = [line.strip() for line in message.splitlines()]
+    return " ".join(line for line in lines if line)
+
+
+@contextmanager
+def _plain_messages() -> Iterator[None]:
+    """Shows this package's warnings in one line and leaves out those of libraries, which users cannot act on."""
+    handler = _Printer(logging.WARNING)
+    logger = logging.getLogger("omatg_ray")
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            quiet_libraries()
+            warnings.showwarning = lambda message, *_, **__: _log(logger, message)
+            yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def _log(logger: logging.Logger, message: Warning | str) -> None:
+    for line in str(message).splitlines() if isinstance(message, DataWarning) else [message]:
+        logger.warning("%s", line)
+
+
+class _Printer(logging.Handler):
+    """Prints messages above a progress bar that may be there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from omatg_ray.run.progress import print_line
+
+        print_line(f"{record.levelname.lower()}: {_compact(record.getMessage())}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage of a verb alone takes five."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {_compact(message)}; see {self.prog} --help\n")
+
+
+ORDER = (
+    *("pretrain", "train", "evaluate", "ablate", "tune", "generate"),
+    *("import-omatg", "export-omatg", "report", "info", "doctor", "config"),
+)
+"""Verbs as help lists them; others follow, in the order of their names."""
+
+
+def verbs() -> dict[str, ModuleType]:
+    """The module of every verb, by its name: all that is in `omatg_ray/cli/verbs`."""
+    modules = [import_module(f"{package.__name__}.{one.name}") for one in pkgutil.iter_modules(package.__path__)]
+    found = {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in modules}
+    return {name: found[name] for name in (*ORDER, *sorted(found.keys() - set(ORDER)))}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="omatg-ray", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    subparsers = parser.add_subparsers(metavar="VERB", required=True)
+    for name, verb in verbs().items():
+        sub = subparsers.add_parser(
+            name, help=verb.SUMMARY, description=verb.DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        verb.add_arguments(sub)
+        sub.set_defaults(run=verb.run)
+    return parser

@@ -1,0 +1,157 @@
+"""Options of the verbs that generate crystals, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING, Any
+
+from omatg_ray.errors import ConfigError
+from omatg_ray.run.location import BUNDLED
+
+if TYPE_CHECKING:
+    from omatg_ray.policy.annealing import Annealing
+from omatg_ray.cli.arguments import number, numbers, path_or_word
+
+
+def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> None:
+    """What generates and how: one model, or several at several numbers of grid points."""
+    sub.add_argument(
+        "models" if several else "model",
+        nargs="+" if several else None,
+        type=path_or_word,
+        metavar="MODEL",
+        help="model folder, run folder (its best checkpoint), URL of one, or bundled",
+    )
+    sub.add_argument(
+        "--steps",
+        type=numbers if several else number(int, 2),
+        default=[50] if several else 50,
+        metavar="N,..." if several else "N",
+        help="points of the time grid; N - 1 network evaluations (default 50)",
+    )
+    sub.add_argument(
+        "--noise",
+        choices=["none", "policy"],
+        default="none",
+        help="without noise or with that of the trained policy (default none)",
+    )
+    sub.add_argument(
+        "--solver",
+        default="euler",
+        metavar="NAME",
+        help="another method of torchdiffeq than euler, e.g. midpoint, rk4, dopri5 (adaptive: chooses its own steps); "
+        "without noise",
+    )
+    slope: dict[str, Any] = {"type": number(float, -1), "metavar": "S"}
+    sub.add_argument(
+        "--slope-pos",
+        help="multiply the velocity of positions by 1 + S t, in place of the model's own annealing; a base model has "
+        "none of its own, and for the bundled one 5, with 2 for lattices, is much better at 50 points",
+        **slope,
+    )
+    sub.add_argument("--slope-cell", help="the same for lattices; of the two, one that is not given is 0", **slope)
+    sub.add_argument(
+        "--schedule",
+        action="append",
+        type=path_or_word,
+        metavar="SCHEDULE",
+        help="annealing in place of the model's own: none, linear:pos=5,cell=2, quadratic:..., cosine:..., "
+        "constant:..., steps:power=2, bundled, or the folder of a learned schedule or of the run that learned it "
+        f"(default: own){'; several: once for each' if several else ''}",
+    )
+    sub.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="seed of start and noise (default 0)")
+    sub.add_argument(
+        "--workers",
+        type=number(int, 0),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes that compare structures; 0: in this one (default: one per core)",
+    )
+    sub.add_argument(
+        "--timeout",
+        type=number(float, 0, above=True),
+        default=10.0,
+        metavar="SECONDS",
+        help="longest time for one comparison, which then counts as no match (default 10)",
+    )
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto: a GPU if there is one)")
+    sub.add_argument(
+        "--threads", type=number(int, 1), metavar="N", help="PyTorch's CPU threads (default: PyTorch's choice)"
+    )
+    sub.add_argument(
+        "--chunk-pairs",
+        type=number(int, 1),
+        metavar="N",
+        help="ordered pairs of atoms per network call; bounds memory (default 20,000)",
+    )
+    sub.add_argument(
+        "--block",
+        type=number(int, 1),
+        metavar="N",
+        help="crystals generated and measured together, by one actor where there are several (default 256)",
+    )
+    sub.add_argument(
+        "--ray",
+        metavar="KEY=VALUE,...",
+        help="generate and measure on Ray actors: rollout.workers=4,reward.workers=2,rollout.gpus=1 (keys of "
+        "`omatg-ray config ray`)",
+    )
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def sampling_values(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `sampling_arguments` read, and the potential, as `SamplingOptions` takes it."""
+    from omatg_ray.train.job import found_or_bundled
+
+    model = found_or_bundled(arguments.model, "MODEL")
+    schedules = read_schedules(arguments)
+    if len(schedules) > 1:
+        raise ConfigError(f"one --schedule, please, not {len(schedules)}")
+    return {"model": model, "steps": arguments.steps, "schedule": schedules[0][1], **work_options(arguments)}
+
+
+def read_schedules(arguments: argparse.Namespace) -> list[tuple[str, Annealing | None]]:
+    """What the annealings are called, and the annealings; None is the model's own."""
+    from omatg_ray.model.schedule import brief
+    from omatg_ray.policy.hand_made import LinearAnnealing
+
+    slopes = (arguments.slope_pos, arguments.slope_cell)
+    if arguments.schedule is not None:
+        if slopes != (None, None):
+            raise ConfigError("--schedule: give either that or --slope-pos and --slope-cell, which mean linear ones")
+        return [(text, _schedule(text)) for text in arguments.schedule]
+    if slopes == (None, None):
+        return [("own", None)]
+    schedule = LinearAnnealing(pos=slopes[0] or 0.0, cell=slopes[1] or 0.0)
+    return [(brief(schedule), schedule)]
+
+
+def _schedule(text: str) -> Annealing | None:
+    """The schedule that a text means; a folder is looked for where a job finds its files."""
+    from omatg_ray.model.schedule import KINDS, NONE, OWN, read_schedule
+    from omatg_ray.run.job_paths import found_or_named
+
+    named = text in (NONE, OWN, BUNDLED) or text.partition(":")[0] in KINDS
+    return read_schedule(text if named else found_or_named(text) or text)
+
+
+def work_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What does not depend on the sampler, as `WorkOptions` takes it."""
+    from omatg_ray.config import Config
+    from omatg_ray.run.job_paths import found_or_named
+
+    names = ("noise", "solver", "seed", "workers", "timeout", "device", "threads")
+    values = {name: getattr(arguments, name) for name in names}
+    values["potential"] = found_or_named(arguments.potential)
+    for name in ("chunk_pairs", "block"):
+        if getattr(arguments, name) is not None:
+            values[name] = getattr(arguments, name)
+    words = [word.removeprefix("ray.") for word in arguments.ray.split(",")] if arguments.ray else []
+    for word in words:
+        if word.startswith(("learner", "pretrain")):
+            raise ConfigError(f"--ray {word}: only rollout and reward actors take part in this")
+    ray = Config.load(None, [f"ray.{word}" for word in words]).ray
+    if words and not ray.rollout.workers:
+        raise ConfigError("--ray: say how many rollout.workers generate, e.g. --ray rollout.workers=4")
+    return values | {"ray": ray}

@@ -1,0 +1,169 @@
+"""`omatg-ray evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+from omatg_ray.cli.arguments import local_path, number, path_or_word
+from omatg_ray.cli.output import STRUCTURE_SUFFIXES, check_folder, check_output
+from omatg_ray.cli.sampling import read_schedules, sampling_arguments, work_options
+from omatg_ray.errors import ConfigError
+
+SUMMARY = "measure models on known crystals"
+DESCRIPTION = """\
+Generate crystals for each reference of a file and compare: match rate, RMSE, cRMSE, METRe, relative energy, invalid
+share; with several samples of each reference, coverage and diversity too.
+
+  omatg-ray evaluate runs/better --data runs/better/data/test.extxyz --steps 50 --json out.json
+  omatg-ray evaluate runs/base --data test.csv --steps 10 --slope-pos 5 --potential POTENTIAL
+  omatg-ray evaluate bundled --data bundled --schedule bundled
+  omatg-ray evaluate runs/base runs/better --data test.csv --steps 10,50,100 --samples 4 --to runs/compared
+
+Several models and numbers of steps are cases, all of which are evaluated and shown with 95 % intervals. With --to, each
+case that is done is kept in DIR/cases and not evaluated again: what was interrupted goes on with the same command, and
+one with more cases adds to the report. All metrics are defined in docs/evaluation.md.
+
+A crystal depends on (seed, row, sample) alone, so evaluations with one seed can be compared row by row. A base model
+anneals only if told to, with --schedule or slopes (the bundled one: --schedule bundled at 10 points and
+more); a reinforced one anneals as it was trained. In the capped mean, an invalid crystal counts as if its energy were
+3 eV/atom (--invalid-energy), and no other as more, before that of its reference is subtracted: one crystal with
+overlapping atoms decides a plain mean.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    sampling_arguments(parser, several=True)
+    parser.add_argument(
+        "--data",
+        required=True,
+        type=path_or_word,
+        metavar="FILE",
+        help="reference crystals, in any format that pretrain reads; bundled: the test split of the bundled ones",
+    )
+    parser.add_argument("--limit", type=number(int, 1), metavar="N", help="use N references, spread over the file")
+    parser.add_argument(
+        "--on-error",
+        choices=("refuse", "skip"),
+        default="refuse",
+        help="references that cannot be used: refuse the file and list them (default), or skip them and say how many",
+    )
+    parser.add_argument(
+        "--samples",
+        type=number(int, 1),
+        default=1,
+        metavar="K",
+        help="crystals for each reference; of several, coverage and diversity are measured too (default 1)",
+    )
+    parser.add_argument(
+        "--to",
+        type=path_or_word,
+        metavar="DIR",
+        help="keep every case in this folder, with evaluation.json, compositions.parquet and report.html; cases that "
+        "it holds already are not evaluated again",
+    )
+    parser.add_argument(
+        "--potential",
+        type=path_or_word,
+        metavar="NAME",
+        help="MatGL potential of the energies, or bundled (default: that which rewarded the model, else, for bundled "
+        "data, the bundled one; none: no energies)",
+    )
+    parser.add_argument(
+        "--invalid-energy",
+        type=number(float, -math.inf, above=True),
+        default=3.0,
+        metavar="E",
+        help="energy in eV/atom that invalid crystals count as in the capped mean, and others at most (default 3)",
+    )
+    parser.add_argument(
+        "--plausible",
+        action="store_true",
+        help="also count matches of chemically plausible crystals alone (SMACT, fingerprints; needs the extra "
+        "`validity`)",
+    )
+    parser.add_argument(
+        "--json",
+        type=local_path,
+        metavar="FILE",
+        help="write metrics here; of a single case with the values of every crystal",
+    )
+    parser.add_argument(
+        "--out",
+        type=path_or_word,
+        metavar="FILE",
+        help="write the crystals of a single case here (.extxyz, .cif, .json or folder/)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs it."""
+    json_path = check_output(arguments.json, [".json"])
+    out = check_output(arguments.out, STRUCTURE_SUFFIXES)
+    folder = check_folder(arguments.to)
+    from omatg_ray.train.early import require_crystals, require_models, require_potential
+    from omatg_ray.train.job import found_or_bundled
+
+    models = tuple(dict.fromkeys(found_or_bundled(model, "MODEL") for model in arguments.models))
+    data = found_or_bundled(arguments.data, "--data")
+    work = work_options(arguments)
+    require_models(models)
+    require_crystals(data)
+    require_potential(work["potential"])
+    steps = tuple(dict.fromkeys(arguments.steps))
+    schedules = tuple(dict(read_schedules(arguments)).items())
+    cases = len(models) * len(steps) * len(schedules)
+    if out is not None and (folder is not None or cases > 1):
+        raise ConfigError(
+            "--out takes the crystals of a single case; with --to DIR, those of every case are kept there"
+        )
+    from omatg_ray.commands.evaluate import (
+        CompareOptions,
+        EvaluateOptions,
+        compare,
+        evaluate,
+        flattened,
+        table,
+        write_evaluation,
+    )
+
+    measured: dict[str, Any] = {
+        "data": data,
+        "limit": arguments.limit,
+        "on_error": arguments.on_error,
+        "samples": arguments.samples,
+        "invalid_energy": arguments.invalid_energy,
+        "plausibility": arguments.plausible,
+        **work,
+    }
+    if folder is None and cases == 1:
+        options = EvaluateOptions(model=models[0], steps=steps[0], schedule=schedules[0][1], **measured)
+        evaluation = evaluate(options, not arguments.quiet)
+        if json_path is not None:
+            write_evaluation(Path(json_path), evaluation)
+        if out is not None:
+            from omatg_ray.crystal.write import write_structures
+
+            write_structures(out, evaluation.crystals.to_structures())
+        print(table([evaluation.as_dict()]))
+        return
+    from omatg_ray.report.comparison import comparison_table
+    from omatg_ray.run.atomic import write_json
+
+    compared = compare(
+        CompareOptions(models=models, steps=steps, schedules=schedules, folder=folder, **measured),
+        not arguments.quiet,
+    )
+    if json_path is not None:
+        found = compared.comparison
+        write_json(Path(json_path), flattened(found.results[0].values) if cases == 1 else found.as_dict())
+    print(comparison_table(compared.comparison))
+    if compared.resumed:
+        print(f"done before, and not evaluated again: {compared.resumed} of {cases} cases")
+    if compared.others:
+        print(f"from other calls with the same references, seed and samples: {compared.others} cases")
+    if compared.report is not None:
+        print(f"report: {compared.report}")

@@ -1,0 +1,100 @@
+"""`omatg-ray generate`."""
+
+from __future__ import annotations
+
+import argparse
+
+from omatg_ray.cli.arguments import local_path, number, path_or_word
+from omatg_ray.cli.output import STRUCTURE_SUFFIXES, check_output
+from omatg_ray.cli.sampling import sampling_arguments, sampling_values
+
+SUMMARY = "generate crystals for formulas"
+DESCRIPTION = """\
+Generate crystals, drop invalid ones and duplicates, and rank them by energy where a potential is given.
+
+  omatg-ray generate runs/better --formula TiO2 --z 2,4 -n 64 --potential POTENTIAL --relax 100 --out tio2.extxyz
+  omatg-ray generate runs/better --formulas list.txt -n 16 --out crystals/
+  omatg-ray generate bundled --formula NaCl -n 8 --potential bundled --relax 100 --schedule bundled
+  omatg-ray generate models/mp20_de_novo --atoms 4 8 -n 16
+
+What a model generates lies near a minimum of the energy, not in it: with --relax, cells and positions are relaxed
+before duplicates, ranks and space groups are found. A base model anneals only if told to, with --schedule or slopes
+(the bundled one: --schedule bundled at 10 points and more); a reinforced one anneals as it was trained.
+
+The table shows formula, formula units per cell, rank, energy, energy above the best of the composition, space group and
+how many of the crystals were the same. Those more than 3 eV/atom above the best (atoms that overlap) are marked with !.
+Models that generate species take numbers of atoms in place of formulas.
+The suffix of --out chooses the format: .extxyz, .cif, .json, or a folder of CIF files (ends in /).
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    sampling_arguments(parser)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--formula", nargs="+", metavar="FORMULA", help="one or more formulas, e.g. TiO2")
+    what.add_argument("--formulas", type=local_path, metavar="FILE", help="file with one formula a line")
+    what.add_argument(
+        "--atoms",
+        nargs="+",
+        type=number(int, 1),
+        metavar="N",
+        help="atoms per cell, for a model that generates species",
+    )
+    parser.add_argument("--z", default="1", help="formula units per cell, e.g. 2,4 or 1-4 (default 1)")
+    parser.add_argument("-n", type=number(int, 1), default=1, help="crystals per formula and z, or N (default 1)")
+    parser.add_argument(
+        "--potential",
+        type=path_or_word,
+        metavar="NAME",
+        help="MatGL potential to rank by, or bundled (default: no ranking)",
+    )
+    parser.add_argument(
+        "--relax",
+        type=number(int, 1),
+        default=0,
+        metavar="N",
+        help="relax every valid crystal in at most N steps with the potential, in this process (default: not at all)",
+    )
+    parser.add_argument(
+        "--out",
+        default="generated.extxyz",
+        type=path_or_word,
+        metavar="FILE",
+        help=".extxyz, .cif, .json or folder/ (generated.extxyz)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs it."""
+    out = check_output(arguments.out, STRUCTURE_SUFFIXES)
+    assert out is not None
+    sampling = sampling_values(arguments)
+    from omatg_ray.run.job_paths import found
+    from omatg_ray.train.early import require_models, require_potential
+
+    require_models([sampling["model"]])
+    require_potential(sampling["potential"])
+    from omatg_ray.crystal.formula import cell_species, parse_z, read_formulas
+
+    formulas = (
+        arguments.formula if arguments.formulas is None else read_formulas(found(arguments.formulas, "--formulas"))
+    )
+    units = tuple(parse_z(arguments.z))
+    for formula in formulas or ():
+        cell_species(formula, max(units))
+    from omatg_ray.commands.generate import GenerateOptions, generate, listing, summary
+    from omatg_ray.crystal.write import write_structures
+
+    options = GenerateOptions(
+        formulas=tuple(formulas or ()),
+        z=units,
+        atoms=tuple(arguments.atoms or ()),
+        count=arguments.n,
+        relax=arguments.relax,
+        **sampling,
+    )
+    result = generate(options, not arguments.quiet)
+    write_structures(out, result.crystals.to_structures(), result.properties)
+    print(listing(result))
+    print(f"{summary(result)}, written to {out}")

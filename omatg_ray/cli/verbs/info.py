@@ -1,0 +1,36 @@
+"""`omatg-ray info`."""
+
+from __future__ import annotations
+
+import argparse
+
+from omatg_ray.cli.arguments import path_or_word
+
+SUMMARY = "show what is bundled, or what a model is"
+DESCRIPTION = """\
+What is bundled, in a few lines. With the name of one of these, crystals, potential, base or schedule, its whole card:
+how it was made, what it is good for, its limits. With the folder of a model, a run or a schedule, or bundled: what this
+model or schedule is made of. `base` is the card, ./base a folder.
+
+  omatg-ray info
+  omatg-ray info potential
+  omatg-ray info runs/better
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument(
+        "names",
+        nargs="*",
+        type=path_or_word,
+        metavar="NAME",
+        help="crystals, potential, base, schedule; or bundled, or a model or run folder, e.g. ./base",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs it."""
+    from omatg_ray.commands.info import described, overview
+
+    print("\n\n".join(map(described, arguments.names)) if arguments.names else overview())

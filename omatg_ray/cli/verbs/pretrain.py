@@ -1,0 +1,53 @@
+"""`omatg-ray pretrain`."""
+
+from __future__ import annotations
+
+import argparse
+
+from omatg_ray.cli.arguments import run_arguments
+from omatg_ray.cli.runs import load_config, resumes, start_or_resume
+from omatg_ray.run.location import inside
+
+SUMMARY = "train a base model on crystals"
+DESCRIPTION = """\
+Train a base model on crystals: a CSV file with a cif column, CIF, POSCAR, extxyz, JSON, a folder of CIF files, ...
+(docs/data.md). Cells are Niggli-reduced and the data split by composition; the splits are kept in the run folder as
+data/*.extxyz. Crystals that cannot be used are refused and listed; data.on_error=skip goes on with the rest.
+
+  omatg-ray pretrain configs/perov5_base.yaml data.file=perov_5.csv run=runs/base
+  omatg-ray pretrain --resume runs/base
+
+With ray.pretrain.workers=N it runs data-parallel on Ray Train.
+
+The run folder gets checkpoints/best (lowest validation loss), metrics.jsonl, TensorBoard files and report.html.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    run_arguments(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would run, with time and memory; write nothing"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs it."""
+    start_or_resume(arguments)
+    config = load_config(arguments)
+    from omatg_ray.train.early import refuse_pretrain
+
+    refuse_pretrain(config, arguments.resume is None)
+    if arguments.dry_run:
+        from omatg_ray.train.device import choose_device, set_threads
+        from omatg_ray.train.estimate import describe_pretraining
+        from omatg_ray.train.splits import load_splits
+
+        set_threads(config.threads)
+        split = load_splits(config.data, not arguments.quiet)
+        print(describe_pretraining(config, split, choose_device(config.device)))
+        return
+    from omatg_ray.commands.pretrain import pretrain
+
+    best = pretrain(config, resumes(arguments, config), not arguments.quiet)
+    print(f"best model: {best}\nreport: {inside(config.run, 'report.html')}")

@@ -1,0 +1,41 @@
+"""`omatg-ray report`."""
+
+from __future__ import annotations
+
+import argparse
+
+from omatg_ray.cli.arguments import location
+from omatg_ray.errors import ConfigError
+
+SUMMARY = "write a run's report anew"
+DESCRIPTION = "Write report.html of a run folder anew."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument("folder", type=location, metavar="RUN", help="run folder, or its URL")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs it."""
+    from omatg_ray.run.folder import RunFolder, copied
+    from omatg_ray.run.job_paths import lasting
+
+    if isinstance(arguments.folder, str):
+        from omatg_ray.report.run import write_report
+
+        # The run may be going on: nothing but the report is stored there.
+        with copied(arguments.folder) as run:
+            report = write_report(run.path)
+            run.storage.put([report.relative_to(run.path).as_posix()])
+            print(run.named(report))
+        return
+    folder = lasting(arguments.folder)
+    if not RunFolder(folder).holds_run():
+        raise ConfigError(
+            f"there is no run in {folder} to report on (evaluate --to, ablate and tune write their reports anew when "
+            "the same command is repeated; tune with --resume)"
+        )
+    from omatg_ray.report.run import write_report
+
+    print(write_report(folder))

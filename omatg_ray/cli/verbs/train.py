@@ -1,0 +1,107 @@
+"""`omatg-ray train`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omatg_ray.assets import quickstart
+from omatg_ray.run.advice import command
+
+if TYPE_CHECKING:
+    from omatg_ray.config import Config
+from omatg_ray.cli.arguments import run_arguments
+from omatg_ray.cli.runs import load_config, resumes, start_or_resume
+from omatg_ray.cli.words import key_of, told_apart
+
+SUMMARY = "reinforce a model"
+DESCRIPTION = """\
+Reinforce a base model: sample groups of perturbed trajectories, reward low energies, and move the velocity field
+towards what did better within its group (OMatG-IRL, arXiv 2602.00424).
+
+  omatg-ray train
+  omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL run=runs/better
+  omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL --dry-run
+  omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL ray.rollout.workers=3
+  omatg-ray train --resume runs/better iterations=80
+
+Where no config, base, potential or data is named, it reinforces the bundled model (configs/quickstart.yaml), in a new
+run folder each time. Without data keys it takes the splits that the base's run kept. With ray.rollout.workers=N the
+work is done by Ray actors, on the cluster at RAY_ADDRESS or on this machine (`omatg-ray config ray` lists all keys);
+the results are the same. Ctrl-C stops after the present iteration with a checkpoint to resume from. The run ends with a
+before/after table on the test split and report.html.
+
+Progress shows, for each iteration: E median energy of the rollouts (eV/atom; every iteration has other compositions, so
+follow the validations), the share of invalid ones, with several epochs the share of clipped ratios and, where the base
+is asked, the KL to it (positions, lattice), and s, the seconds of rollout + reward + learning.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    run_arguments(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would run, with time and memory; write nothing"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs it."""
+    start_or_resume(arguments)
+    default = arguments.resume is None and _asks_for_the_default(arguments.words)
+    if default:
+        arguments.words = [str(quickstart()), *arguments.words]
+    config = load_config(arguments)
+    if default:
+        config = _default_run(config, free="run" not in map(key_of, arguments.words))
+    from omatg_ray.train.early import refuse_train
+
+    refuse_train(config, arguments.resume is None and not arguments.dry_run)
+    if arguments.dry_run:
+        from omatg_ray.train.build import prepare
+        from omatg_ray.train.estimate import describe, estimate
+        from omatg_ray.train.precision import decided
+
+        parts = prepare(config, not arguments.quiet)
+        config = decided(config, parts)
+        print(describe(config, parts, estimate(config, parts)))
+        return
+    from omatg_ray.commands.evaluate import table
+    from omatg_ray.commands.train import train
+    from omatg_ray.evaluate.change import changes
+
+    result = train(config, resumes(arguments, config), not arguments.quiet)
+    print(f"\ntest split, {config.validated_steps} grid points, energies in eV/atom\n{table(result.rows)}")
+    if result.iteration:
+        differences = "\n".join(f"  {change}" for change in changes(*result.rows[:2]))
+        print(f"\nreinforced less base, with 95 % intervals (paired bootstrap)\n{differences}")
+    print(f"\nbest model: {result.model}\nreport: {result.report}")
+    from omatg_ray.cli.next_steps import next_steps
+
+    improved = result.iteration > 0
+    print(f"\n{next_steps(config, result.rows, result.generates_species, improved=improved)}")
+
+
+def _asks_for_the_default(words: Sequence[str]) -> bool:
+    """Whether neither a config file nor any of what the default brings is named: base, potential, crystals."""
+    files, overrides = told_apart(words)
+    if files:
+        return False
+    brought = {"base", "data", "reward", "reward.potential"}
+    return not any(key in brought or key.startswith("data.") for key in map(key_of, overrides))
+
+
+def _default_run(config: Config, free: bool) -> Config:
+    """Says what is run and where. It may be done twice: unless a folder is named, each time in one of its own."""
+    from omatg_ray.run.state import free_run
+
+    run = free_run(config.run) if free else config.run
+    file, here = quickstart(), Path.cwd()
+    text = f"without a config this is {file.relative_to(here) if file.is_relative_to(here) else file}, in {run}"
+    if run != config.run:
+        text += f" ({config.run} holds a run already; to go on with it: {command('train', '--resume', config.run)})"
+    print(f"omatg-ray: {text}", file=sys.stderr)
+    return config.model_copy(update={"run": run})

@@ -1,0 +1,70 @@
+"""`omatg-ray tune`."""
+
+from __future__ import annotations
+
+import argparse
+
+from omatg_ray.cli.arguments import location
+from omatg_ray.cli.words import told_apart
+from omatg_ray.errors import ConfigError
+from omatg_ray.run.advice import command
+from omatg_ray.run.location import as_place
+
+SUMMARY = "find good keys for train"
+DESCRIPTION = """\
+Reinforce a model many times, with other values of a few keys each time, and keep what is best: Ray Tune on the cluster
+at RAY_ADDRESS or on this machine. The space is in the YAML file, on any config keys.
+
+  omatg-ray tune configs/sweep_velocity.yaml
+  omatg-ray tune configs/sweep_velocity.yaml trials=32 concurrent=2 overrides.iterations=40 run=runs/sweep
+  omatg-ray tune --resume runs/sweep
+  omatg-ray train runs/sweep/best.yaml
+
+Every trial is a run folder in trials/; a line is printed for each of its validations. The folder gets trials.json,
+best.yaml (the config of the best trial, for `train`) and report.html. Ctrl-C saves and stops; --resume goes on, also
+after a kill: what finished stays, other trials go on from their last validation. All keys: `omatg-ray config sweep`.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file of a sweep, then overrides")
+    parser.add_argument("--resume", type=location, metavar="RUN", help="go on with the sweep in this folder")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs it."""
+    from omatg_ray.tune.settings import SweepSettings, folder_of_sweep, refuse_taken_by_sweep
+
+    files, overrides = told_apart(arguments.words)
+    if arguments.resume is not None:
+        if arguments.words:
+            raise ConfigError(f"--resume takes the settings of the sweep; leave out {arguments.words[0]}")
+        folder_of_sweep(arguments.resume)
+        from omatg_ray.commands.tune import resume_tune
+
+        result = resume_tune(arguments.resume, not arguments.quiet)
+    elif len(files) != 1:
+        raise ConfigError("one file that describes a sweep, please, such as configs/sweep_velocity.yaml")
+    else:
+        settings = SweepSettings.load(as_place(files[0]), overrides)
+        folder = refuse_taken_by_sweep(settings)
+        from omatg_ray.train.early import refuse_train
+        from omatg_ray.train.job import anchored
+
+        refuse_train(anchored(settings.with_values(next(settings.corners()), folder)), new=False)
+        from omatg_ray.commands.tune import tune
+
+        result = tune(settings, not arguments.quiet)
+    from omatg_ray.report.sweep import trials_table, without_gain
+
+    folder = result.best.parent
+    print(f"\n{trials_table(result.sweep, folder)}")
+    nothing = without_gain(result.sweep, folder)
+    if nothing is not None:
+        print(f"\n{nothing}")
+    print(f"\nbest config: {result.best}\nreport: {result.report}")
+    if result.front:
+        print(f"all of the Pareto front: {result.front[0].parent}/*.yaml")
+    print(f"\nnext\n  {command('train', result.best, 'run=runs/tuned')}")
