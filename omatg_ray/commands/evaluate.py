@@ -25,7 +25,7 @@ from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.location import BUNDLED, is_bundled, place_of
 from omatg_ray.run.text import aligned
-from omatg_ray.train.backend import evaluation_bench
+from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.options import SamplingOptions, WorkOptions
 from omatg_ray.train.splits import read
 
@@ -114,7 +114,7 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
         )
         if check is None:
             return evaluation
-        return with_plausibility(evaluation, evaluator.references.crystals, check, evaluator.bench.stol)
+        return with_plausibility(evaluation, evaluator.references.crystals, check, evaluator.backend.stol)
 
 
 def compare(options: CompareOptions, progress: bool = False) -> Compared:
@@ -141,7 +141,7 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
         taken = {(one.name, one.way, one.steps) for one in results}
         kept = CaseFolder(options.folder).others(conditions, [one.key for one in results])
         others = [one for one in kept if (one.name, one.way, one.steps) not in taken]
-        comparison, reward = Comparison.of([*results, *others]), evaluator.bench.reward
+        comparison, reward = Comparison.of([*results, *others]), evaluator.backend.energy
         about = {
             "data": place_of(options.data),
             "seed": options.seed,
@@ -177,11 +177,11 @@ def at_work(
         reward.to(device).require_elements(dataset.elements)
     with (
         nullcontext() if plausibility is None else plausibility,
-        evaluation_bench(options, loaded[places[0]], reward, progress) as bench,
+        evaluation_backend(options, loaded[places[0]], reward, progress) as backend,
     ):
         evaluator = Evaluator(
             dataset,
-            bench,
+            backend.evaluate,
             options.seed,
             options.limit,
             options.chunk_pairs,

@@ -16,7 +16,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.formula import cell_species
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import ConfigError, DataError, ModelError
-from omatg_ray.evaluate.bench import Block, Measured
+from omatg_ray.evaluate.backend import Block, Measured
 from omatg_ray.evaluate.unique import find_unique, space_groups
 from omatg_ray.model.checks import refuse_unseen, warn_noiseless, warn_unfamiliar
 from omatg_ray.model.flow_model import FlowModel
@@ -25,7 +25,7 @@ from omatg_ray.reward.matching import Composition, compositions
 from omatg_ray.reward.protocol import holds_only
 from omatg_ray.reward.relax import Relaxed, relax
 from omatg_ray.run.progress import Progress
-from omatg_ray.train.backend import evaluation_bench
+from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.options import SamplingOptions
 
 ABSURD = 3.0
@@ -125,10 +125,10 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     done: list[Measured] = []
     with (
         # Before a relaxation, energies say nothing that is kept.
-        evaluation_bench(options, model, None if options.relax else reward, progress) as bench,
+        evaluation_backend(options, model, None if options.relax else reward, progress) as backend,
         Progress(len(species), "generate", shown=progress) as bar,
     ):
-        for measured in bench.measure(model, blocks):
+        for measured in backend.evaluate.measure(model, blocks):
             done.append(measured)
             bar.advance(steps=len(measured.crystals))
     crystals = CrystalBatch.cat(one.crystals for one in done)

@@ -12,7 +12,7 @@ from torch import Tensor
 from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ClusterError, ConfigError, OmatgRayError, RewardError, TrainingError
-from omatg_ray.evaluate.bench import Bench
+from omatg_ray.evaluate.backend import EvaluationBackend
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.policy.settings import NoiseMode
@@ -22,7 +22,7 @@ from omatg_ray.run.atomic import write_json
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted, StopRequest
 from omatg_ray.run.state import kept
-from omatg_ray.train.backend import workforce
+from omatg_ray.train.backend import run_backend
 from omatg_ray.train.build import prepare
 from omatg_ray.train.checkpoint import restore
 from omatg_ray.train.loop import Reinforcement, best_iteration
@@ -84,17 +84,17 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
         refuse_other_crystals(folder, parts.split)
         if done is not None and done.iteration > config.iterations:
             raise ConfigError(f"iterations: the run has done {done.iteration} already, more than {config.iterations}")
-        with workforce(config, parts, progress) as force:
+        with run_backend(config, parts, progress) as backend:
             if stop.requested:
                 raise Interrupted("stopped before it began; nothing was done")
             if done is not None:
-                force.crew.load_state_dict(done.learner, done.iteration)
+                backend.train.load_state_dict(done.learner, done.iteration)
             describe_run(folder, config, parts.split)
             try:
-                work = Reinforcement(config, parts, force, folder, done, progress)
+                work = Reinforcement(config, parts, backend, folder, done, progress)
                 iteration = _reinforce(work, stop)
                 if not stop.requested:
-                    rows = _compare(config, parts, force.bench, folder, stop, progress)
+                    rows = _compare(config, parts, backend.evaluate, folder, stop, progress)
             except (TrainingError, ClusterError, RewardError) as error:
                 raise type(error)(f"{str(error).rstrip('.')}. {kept(folder)}{_again(folder, error)}") from error
         if stop.requested:
@@ -125,12 +125,12 @@ def _reinforce(work: Reinforcement, stop: StopRequest) -> int:
 
 
 def _compare(
-    config: Config, parts: Parts, bench: Bench, folder: RunFolder, stop: StopRequest, progress: bool
+    config: Config, parts: Parts, backend: EvaluationBackend, folder: RunFolder, stop: StopRequest, progress: bool
 ) -> list[dict[str, Any]]:
     """Before and after on the test split, without noise and with that of the policy; stops early if asked to."""
     test = parts.split.test
     evaluate = Evaluator(
-        test, bench, config.seed, chunk_pairs=config.validation.chunk_pairs, block=config.validation.block
+        test, backend, config.seed, chunk_pairs=config.validation.chunk_pairs, block=config.validation.block
     )
     best = FlowModel.load(folder.checkpoints / "best", parts.model.device)
     label = described_best(best_iteration(folder))

@@ -28,7 +28,7 @@ from omatg_ray.run.quiet import quiet_libraries
 from omatg_ray.run.versions import software
 
 if TYPE_CHECKING:
-    from omatg_ray.evaluate.bench import Block, Comparisons
+    from omatg_ray.evaluate.backend import Block, Comparisons
     from omatg_ray.reward.build import Judges
 
 # Packages that cost seconds to import; which of them an actor has is part of what it says of itself.
@@ -133,7 +133,7 @@ class RewardWorker(Shell):
 
     def assess(self, crystals: CrystalBatch, comparisons: Comparisons | None) -> Timed:
         """Energies of a generated block and its matches with known crystals."""
-        from omatg_ray.evaluate.bench import assess
+        from omatg_ray.evaluate.backend import assess
 
         start = time.perf_counter()
         found = assess(crystals, comparisons, self._matcher, self._judges.energy)

@@ -37,7 +37,7 @@ class LearnerGroup:
 
     Args:
         loop: Where answers arrive; what else it waits for goes on meanwhile.
-        hire: Starts the actor of a rank.
+        start_actor: Starts the actor of a rank.
         count: Learners.
         deadline: Seconds that an update may take.
         patience: Seconds that they may take to start.
@@ -48,13 +48,13 @@ class LearnerGroup:
     def __init__(
         self,
         loop: Loop,
-        hire: Callable[[int], ActorHandle[Any]],
+        start_actor: Callable[[int], ActorHandle[Any]],
         count: int,
         deadline: float = float("inf"),
         patience: float = SECONDS_TO_START,
     ) -> None:
-        self._loop, self._hire, self._deadline, self._patience = loop, hire, deadline, patience
-        self._actors = [hire(rank) for rank in range(count)]
+        self._loop, self._start_actor, self._deadline, self._patience = loop, start_actor, deadline, patience
+        self._actors = [start_actor(rank) for rank in range(count)]
         self._snapshot: Snapshot | None = None
         self._about: list[dict[str, Any]] = []
         self._busy = dict.fromkeys(range(count), 0.0)
@@ -189,7 +189,7 @@ class LearnerGroup:
     def _hire_again(self) -> None:
         """Others in the place of all; they start, and are told where the last update ended, before the next one."""
         self.close()
-        self._actors = [self._hire(rank) for rank in range(len(self._actors))]
+        self._actors = [self._start_actor(rank) for rank in range(len(self._actors))]
         self._about = []
 
     def _load(self) -> None:

@@ -97,7 +97,7 @@ class Pool:
     Args:
         role: What messages call these actors.
         loop: Where answers arrive.
-        hire: Starts an actor for the place of this index; where the cluster has no room, Ray starts it later.
+        start_actor: Starts an actor for the place of this index; where the cluster has no room, Ray starts it later.
         count: Places.
         in_flight: Requests that an actor is given before it has answered.
         deadline: Seconds that an actor may take over one request.
@@ -108,14 +108,14 @@ class Pool:
         self,
         role: str,
         loop: Loop,
-        hire: Callable[[int], ActorHandle[Any]],
+        start_actor: Callable[[int], ActorHandle[Any]],
         count: int,
         in_flight: int = 2,
         deadline: float = float("inf"),
         patience: float = SECONDS_TO_START,
     ) -> None:
         self.role = role
-        self._loop, self._hire, self._in_flight = loop, hire, in_flight
+        self._loop, self._start_actor, self._in_flight = loop, start_actor, in_flight
         self._deadline, self._patience = deadline, patience
         self._waiting: deque[Request] = deque()
         self._about: dict[int, dict[str, Any]] = {}
@@ -126,7 +126,7 @@ class Pool:
         loop.join(self._check, self.describe)
         self._slots: list[_Slot] = []
         for index in range(count):
-            self._slots.append(_Slot(hire(index)))
+            self._slots.append(_Slot(start_actor(index)))
             self._introduce(index)
 
     # --- requests ---------------------------------------------------------------------------------------------
@@ -352,7 +352,7 @@ class Pool:
         slot = self._slots[index]
         slot.again = None
         ray.kill(slot.actor)
-        slot.actor = self._hire(index)
+        slot.actor = self._start_actor(index)
         self._introduce(index)
 
     def _put_back(self, slot: _Slot, blame: bool) -> None:

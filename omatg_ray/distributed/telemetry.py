@@ -87,7 +87,7 @@ class Telemetry:
             items: All of them.
             version: Of the weights that they were sampled with.
             seconds: How long the iteration took.
-            timings: What the crew logs of it (`time_*`, `idle_*`, `replaced_*`, `retried_*`).
+            timings: What the backend logs of it (`time_*`, `idle_*`, `replaced_*`, `retried_*`).
         """
         iteration = items[0].iteration
         self._note("omatg_ray_iteration", iteration + 1)

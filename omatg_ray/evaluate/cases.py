@@ -258,7 +258,7 @@ def evaluate_cases(
         evaluation: Evaluation = started.finish(progress, title)
         if plausibility is not None:
             crystals = evaluator.references.crystals
-            evaluation = with_plausibility(evaluation, crystals, plausibility, evaluator.bench.stol)
+            evaluation = with_plausibility(evaluation, crystals, plausibility, evaluator.backend.stol)
         results[key] = CaseResult(
             key=key,
             name=case.name,
@@ -280,9 +280,9 @@ def evaluate_cases(
 
 def conditions_of(evaluator: Evaluator, *, plausible: bool = False) -> str:
     """Hash of what decides a result apart from the case; equal ones can be compared row by row."""
-    reward = evaluator.bench.reward
+    reward = evaluator.backend.energy
     energies = None if reward is None else (reward.potential.fingerprint, reward.invalid_energy, reward.repulsion)
-    tolerances = astuple(replace(MatchSettings(), stol=evaluator.bench.stol))
+    tolerances = astuple(replace(MatchSettings(), stol=evaluator.backend.stol))
     found = installed(DECIDING)
     decided = {
         "versions": {name: found.get(name) for name in DECIDING},

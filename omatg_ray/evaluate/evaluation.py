@@ -15,7 +15,7 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.validity import check_validity
-from omatg_ray.evaluate.bench import Bench, Block, Comparisons, Measured
+from omatg_ray.evaluate.backend import Block, Comparisons, EvaluationBackend, Measured
 from omatg_ray.evaluate.compositions import ByComposition, covered, interval_dict, per_composition
 from omatg_ray.evaluate.metrics import (
     CSPMetrics,
@@ -139,7 +139,7 @@ class Evaluator:
 
     Args:
         references: One crystal is generated for each, with its atoms.
-        bench: Generates and measures; without a potential there are structure metrics only.
+        backend: Generates and measures; without a potential there are structure metrics only.
         seed: Seed of x_0 and noise.
         limit: Use at most so many of them, spread over the data set; a crystal keeps the seed of its row there.
         chunk_pairs: Ordered pairs of atoms per network call.
@@ -153,7 +153,7 @@ class Evaluator:
     def __init__(
         self,
         references: CrystalDataset,
-        bench: Bench,
+        backend: EvaluationBackend,
         seed: int,
         limit: int | None = None,
         chunk_pairs: int = CHUNK_PAIRS,
@@ -164,7 +164,7 @@ class Evaluator:
     ) -> None:
         self._rows = spread_rows(len(references), limit)
         self._known, self.references = references, references.select(self._rows)
-        self.bench, self.seed, self.chunk_pairs, self._block = bench, seed, chunk_pairs, block
+        self.backend, self.seed, self.chunk_pairs, self._block = backend, seed, chunk_pairs, block
         self.samples, self._workers, self.timeout = samples, workers, timeout
         crystals = self.references.crystals
         self._species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
@@ -181,10 +181,10 @@ class Evaluator:
     @cached_property
     def reference_energy(self) -> Tensor | None:
         """Energies of the references (n,) in eV/atom; None without a potential."""
-        if self.bench.reward is None:
+        if self.backend.energy is None:
             return None
         crystals = self.references.crystals
-        return torch.cat(list(self.bench.weigh([crystals.select(rows) for rows in self._blocks])))
+        return torch.cat(list(self.backend.weigh([crystals.select(rows) for rows in self._blocks])))
 
     @cached_property
     def _lowest(self) -> list[int | None] | None:
@@ -195,7 +195,9 @@ class Evaluator:
         energy = dict(zip(self._rows, self.reference_energy.tolist(), strict=True))
         others = sorted({known for places in self._polymorphs.of_row for known in places} - energy.keys())
         batches = [others[start : start + self._block] for start in range(0, len(others), self._block)]
-        for batch, found in zip(batches, self.bench.weigh([crystals.select(batch) for batch in batches]), strict=True):
+        for batch, found in zip(
+            batches, self.backend.weigh([crystals.select(batch) for batch in batches]), strict=True
+        ):
             energy.update(zip(batch, found.tolist(), strict=True))
         return self._polymorphs.lowest(energy)
 
@@ -242,7 +244,7 @@ class Evaluator:
     ) -> Started:
         """Begins an evaluation, which actors go on with while another one is finished; arguments as for the call."""
         blocks = self._asked(steps, noise, schedule, solver, not model.generates_species)
-        annealing, reward = model.annealing if schedule is None else schedule, self.bench.reward
+        annealing, reward = model.annealing if schedule is None else schedule, self.backend.energy
         settings = {
             "label": label,
             "steps": steps,
@@ -254,7 +256,7 @@ class Evaluator:
             "annealing": describe(annealing),
             "potential": None if reward is None else reward.potential.name,
         }
-        return Started(self, settings, model.generates_species, self.bench.measure(model, blocks))
+        return Started(self, settings, model.generates_species, self.backend.measure(model, blocks))
 
     def evaluation(self, done: Sequence[Measured], settings: dict[str, Any], open_species: bool) -> Evaluation:
         """What the blocks of an evaluation amount to.
@@ -293,7 +295,7 @@ class Evaluator:
                 metrics,
                 match_rate=match_rate(rmse_of_row),
                 rmse=rmse(rmse_of_row),
-                crmse=crmse(rmse_of_row, self.bench.stol),
+                crmse=crmse(rmse_of_row, self.backend.stol),
                 timed_out=sum(match.timed_out for match in matches),
                 failed=sum(match.failed for match in matches),
                 **self._polymorph_metrics(closest),
@@ -301,7 +303,7 @@ class Evaluator:
             rows |= {
                 "match_rate": rmse_of_row.isfinite().double(),
                 "rmse": rmse_of_row,
-                "crmse": rmse_of_row.nan_to_num(nan=self.bench.stol),
+                "crmse": rmse_of_row.nan_to_num(nan=self.backend.stol),
                 **self._polymorph_rows(closest),
             }
             recalled = self._recalled(found)
@@ -318,8 +320,8 @@ class Evaluator:
                 )
         metrics = replace(metrics, **self._energy_metrics(energy, reference, valid))
         relative = capped = None
-        if energy is not None and reference is not None and self.bench.reward is not None:
-            relative, cap = energy - reference, self.bench.reward.invalid_energy
+        if energy is not None and reference is not None and self.backend.energy is not None:
+            relative, cap = energy - reference, self.backend.energy.invalid_energy
             capped = capped_relative_energies(energy, reference, valid, cap)
             of_valid = relative.double().where(valid & relative.isfinite(), torch.nan)
             rows |= {"relative_energy_mean": of_valid, "relative_energy_mean_capped": capped}
@@ -344,7 +346,7 @@ class Evaluator:
     def _asked(
         self, steps: int, noise: NoiseMode, schedule: Annealing | None, solver: Solver, compared: bool
     ) -> list[Block]:
-        """What the bench is to generate and, if it is to compare, with what; sample by sample."""
+        """What the backend is to generate and, if it is to compare, with what; sample by sample."""
         seeds = [self.seed, *(seed_of(self.seed, "sample", number) for number in range(1, self.samples))]
         return [
             Block(
@@ -448,9 +450,9 @@ class Evaluator:
         return unique & valid
 
     def _energy_metrics(self, energy: Tensor | None, reference: Tensor | None, valid: Tensor) -> dict[str, Any]:
-        if self.bench.reward is None or reference is None or energy is None:
+        if self.backend.energy is None or reference is None or energy is None:
             return {}
-        cap = self.bench.reward.invalid_energy
+        cap = self.backend.energy.invalid_energy
         return {
             "relative_energy_mean": relative_energy_mean(energy, reference, valid),
             "relative_energy_median": relative_energy_median(energy, reference, valid),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from omatg_ray.rl.advantage import group_advantages
-from omatg_ray.rl.crew import Crew
+from omatg_ray.rl.backend import TrainingBackend
 from omatg_ray.rl.judge import distances_of, mean_distance, reward_metrics, rewards_of
 from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
 from omatg_ray.rl.work import WorkItem, plan_iteration
@@ -22,7 +22,7 @@ class Trainer:
         settings: What an iteration samples.
         compositions: Atomic numbers of the training cells.
         advantage: From rewards to advantages.
-        crew: Rolls out, judges and learns.
+        backend: Rolls out, judges and learns.
         seed: Seed of the run.
         total: Iterations of the run; what lies beyond is not sampled ahead.
         iteration: Iterations that are done already.
@@ -33,37 +33,37 @@ class Trainer:
         settings: RolloutSettings,
         compositions: Sequence[Sequence[int]],
         advantage: AdvantageSettings,
-        crew: Crew,
+        backend: TrainingBackend,
         seed: int,
         total: int,
         iteration: int = 0,
     ) -> None:
         self.settings, self.compositions, self.advantage = settings, compositions, advantage
-        self.crew, self.seed, self.total, self.iteration = crew, seed, total, iteration
+        self.backend, self.seed, self.total, self.iteration = backend, seed, total, iteration
         self._ahead: dict[int, list[WorkItem]] = {}
 
     def step(self) -> dict[str, float]:
         """One iteration. Where every group is skipped (no spread, too few rewards) nothing is learned.
 
         Returns:
-            Its metrics: rewards, energies, shares of invalid and failed, the learner's, and the crew's timings.
+            Its metrics: rewards, energies, shares of invalid and failed, the learner's, and the backend's timings.
 
         Raises:
             TrainingError: The loss is not finite, or more than 5 % of the trajectories or of the rewards failed.
-            ClusterError: A crew of actors cannot go on.
+            ClusterError: Actors cannot go on.
         """
         self._submit_ahead()
         items = self._ahead.pop(self.iteration)
-        judged = self.crew.collect(self.iteration)
+        judged = self.backend.collect(self.iteration)
         rewards, distance = rewards_of(items, judged), distances_of(judged)
         advantages = group_advantages(rewards, self.advantage, distance)
         metrics = reward_metrics(rewards, advantages, [one.result for one in judged])
         if distance is not None:
             metrics["diversity"] = mean_distance(distance)
         counted = advantages.counted.flatten().nonzero().squeeze(1)
-        metrics |= self.crew.learn(self.iteration, counted, advantages.values.flatten()[counted])
+        metrics |= self.backend.learn(self.iteration, counted, advantages.values.flatten()[counted])
         self.iteration += 1
-        return metrics | self.crew.timings()
+        return metrics | self.backend.timings()
 
     def _submit_ahead(self) -> None:
         """This iteration, unless it is on its way, and those that may be sampled with weights that are there."""
@@ -72,4 +72,4 @@ class Trainer:
             if iteration in self._ahead or (iteration > self.iteration and iteration >= self.total):
                 continue
             self._ahead[iteration] = plan_iteration(self.settings, self.compositions, iteration, self.seed)
-            self.crew.submit(self._ahead[iteration], version=max(0, iteration - staleness))
+            self.backend.submit(self._ahead[iteration], version=max(0, iteration - staleness))

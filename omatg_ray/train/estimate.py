@@ -21,7 +21,7 @@ from omatg_ray.policy.annealing import describe as describe_annealing
 from omatg_ray.rl.settings import RolloutSettings
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import plan_iteration
-from omatg_ray.train.backend import local_crew
+from omatg_ray.train.backend import local_training
 from omatg_ray.train.parts import Parts
 
 # Grid points of the trial rollout: two Euler steps are timed, after one that warms up.
@@ -57,14 +57,14 @@ class Estimate:
 
 def estimate(config: Config, parts: Parts) -> Estimate:
     """Times a short rollout of one item, its rewards and one microbatch, and scales them up. Changes nothing."""
-    crew = local_crew(config, parts)
-    learner = crew.learner
+    training = local_training(config, parts)
+    learner = training.learner
     items = plan_iteration(config.rollout, parts.compositions, 0, config.seed)
     item = max(items, key=lambda item: sum(len(c) for c in item.compositions))
 
     def trial(steps: int, learn_from: tuple[int, ...] | None = None) -> tuple[Trajectory, float]:
         start = time.perf_counter()
-        sampled = crew.rollout(replace(item, steps=steps, learn_from=learn_from), 0)
+        sampled = training.rollout(replace(item, steps=steps, learn_from=learn_from), 0)
         return sampled, time.perf_counter() - start
 
     trial(2)

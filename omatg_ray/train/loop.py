@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 
 from omatg_ray.config import Config
+from omatg_ray.evaluate.backend import Backend
 from omatg_ray.evaluate.evaluation import Evaluator
 from omatg_ray.evaluate.metrics import REWARD
 from omatg_ray.model.checks import warn_generated_species
@@ -21,10 +22,9 @@ from omatg_ray.rl.trainer import Trainer
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import MetricsLog, read_metrics
 from omatg_ray.run.progress import Progress
-from omatg_ray.train.backend import ActorsFile, Workforce
 from omatg_ray.train.checkpoint import Progressed, iteration_of, save
 from omatg_ray.train.parts import Parts
-from omatg_ray.train.record import tracking_of
+from omatg_ray.train.record import ActorsFile, tracking_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Reinforcement:
     Args:
         config: The run.
         parts: What it works with; the model is updated in place.
-        force: Who works. Where the run goes on, the crew has its state already.
+        backend: Who works. Where the run goes on, training has its state already.
         folder: Where it is written.
         done: Where it stands; None at the very start.
         progress: Show progress.
@@ -67,14 +67,14 @@ class Reinforcement:
         self,
         config: Config,
         parts: Parts,
-        force: Workforce,
+        backend: Backend,
         folder: RunFolder,
         done: Progressed | None,
         progress: bool,
         examiner: Examiner | None = None,
     ) -> None:
         self.config, self.total = config, config.iterations
-        self._parts, self._force, self._folder, self._progress = parts, force, folder, progress
+        self._parts, self._backend, self._folder, self._progress = parts, backend, folder, progress
         self._examiner = examiner
         policy = parts.model.policy()
         # The base's outputs are recorded only where they count, but a scale's own reference is known.
@@ -86,14 +86,14 @@ class Reinforcement:
             config.rollout,
             parts.compositions,
             config.advantage,
-            force.crew,
+            backend.train,
             config.seed,
             self.total,
             self._start,
         )
         self._evaluate = Evaluator(
             parts.split.val,
-            force.bench,
+            backend.evaluate,
             config.seed,
             config.validation.limit,
             config.validation.chunk_pairs,
@@ -104,7 +104,7 @@ class Reinforcement:
         warn_generated_species(parts.model)
         if self._start < self.total:
             _forget_results(folder)
-        self._keep_actors = ActorsFile(folder.actors_path, force.actors)
+        self._keep_actors = ActorsFile(folder.actors_path, backend.info)
         self._keep_actors()
         self._fresh = done is None
         self.best = math.inf if done is None else done.best
@@ -177,11 +177,11 @@ class Reinforcement:
 
     def progressed(self) -> Progressed:
         """Where the run stands, from which it goes on exactly."""
-        return Progressed(self.iteration, self.best, self._force.crew.state_dict())
+        return Progressed(self.iteration, self.best, self._backend.train.state_dict())
 
     def checkpoint(self, is_best: bool) -> None:
         """Saves one in the run folder."""
-        timeline = self._force.timeline()
+        timeline = self._backend.timeline()
         if timeline is not None:
             timeline.write(self._folder.timeline_path)
         save(self._folder, self._parts.model, self.progressed(), self.config.checkpoint.keep, is_best)
@@ -203,7 +203,7 @@ class Reinforcement:
 
     def _validate(self, watch: DivergenceWatch) -> float:
         """Mean relative energy, invalid crystals at the cap; minus the mean reward where that is not what counts."""
-        config, force, parts = self.config, self._force, self._parts
+        config, parts = self.config, self._parts
         evaluation = self._evaluate(parts.model, config.validated_steps, config.validation.noise)
         metrics = evaluation.metrics
         logged = {k: math.nan if v is None else v for k, v in metrics.as_dict().items()}
@@ -215,7 +215,9 @@ class Reinforcement:
             said = f"relative energy, capped mean {score:+.3f} eV/atom"
         else:
             blocks = torch.arange(metrics.n).split(config.validation.block)
-            rewards = torch.cat(list(force.bench.judge([evaluation.crystals.select(rows) for rows in blocks])))
+            rewards = torch.cat(
+                list(self._backend.evaluate.judge([evaluation.crystals.select(rows) for rows in blocks]))
+            )
             score = -float(rewards.nanmean())
             logged[REWARD] = -score
             said = f"reward {-score:.3f}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from omatg_ray.config import Config
 from omatg_ray.crystal.split import Split
@@ -73,3 +75,22 @@ def tracking_of(config: Config) -> Tracking:
     tracking = Tracking(tuple(config.tracking), Path(config.run).name, settings)
     tracking.require()
     return tracking
+
+
+class ActorsFile:
+    """Keeps `actors.json` at who is there: actors are replaced, come and go.
+
+    Args:
+        path: Of the file; without any actors there is none.
+        actors: What is known of those that are there.
+    """
+
+    def __init__(self, path: Path, actors: Callable[[], list[dict[str, Any]]]) -> None:
+        self._path, self._actors = path, actors
+        self._written: list[dict[str, Any]] = []
+
+    def __call__(self) -> None:
+        """Writes it if anything has changed."""
+        if (found := self._actors()) and found != self._written:
+            write_json(self._path, found)
+            self._written = found

@@ -18,7 +18,7 @@ from omatg_ray.run.atomic import disk_errors, write_bytes, write_text
 from omatg_ray.run.folder import METRICS, RunFolder
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.run.versions import software
-from omatg_ray.train.backend import workforce
+from omatg_ray.train.backend import run_backend
 from omatg_ray.train.build import prepare
 from omatg_ray.train.checkpoint import Progressed, iteration_of, marked_best, name_of, read_state, save, write_state
 from omatg_ray.train.loop import Reinforcement
@@ -130,7 +130,7 @@ class TrialRun:
                 self._parts = prepare(config)
                 self._folder = stack.enter_context(_opened(work.folder(name)))
                 self._config = config = decided(config, self._parts, self._folder)
-                self._force = stack.enter_context(workforce(config, self._parts, progress=False, inside=True))
+                self._backend = stack.enter_context(run_backend(config, self._parts, progress=False, inside=True))
                 write_description(self._folder, config, self._parts.split)
                 self._stack = stack.pop_all()
         except OF_ITS_PLACE:
@@ -172,7 +172,7 @@ class TrialRun:
             lines = [] if self._done is None else read_metrics(self._folder.metrics_path)
             self._guards = guards = Guards(self._sweep.settings.guards, lines)
             work = Reinforcement(
-                self._config, self._parts, self._force, self._folder, self._done, progress=False, examiner=guards
+                self._config, self._parts, self._backend, self._folder, self._done, progress=False, examiner=guards
             )
             self._work = self._running.enter_context(work)
         return self._work
@@ -253,7 +253,7 @@ class TrialRun:
         if folder.pointed_at("best") is None:
             names = sorted((one for one in folder.checkpoints.glob("iteration_*") if marked_best(one)), reverse=True)
             folder.point_best(names[0].name if names else name_of(done.iteration))
-        self._force.crew.load_state_dict(done.learner, done.iteration)
+        self._backend.train.load_state_dict(done.learner, done.iteration)
         self._done = done
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from statistics import mean, median
 
 from omatg_ray.config import Config
 from omatg_ray.rl.trainer import Trainer
-from omatg_ray.train.backend import workforce
+from omatg_ray.train.backend import run_backend
 from omatg_ray.train.build import prepare
 
 CONFIG = Path(__file__).parents[2] / "configs" / "perov5_velocity.yaml"
@@ -32,9 +32,9 @@ def measure(words: list[str], iterations: int) -> list[dict[str, float]]:
     """Metrics of some iterations after a first one."""
     config = Config.load(CONFIG, words)
     parts = prepare(config)
-    with workforce(config, parts, progress=False) as force:
+    with run_backend(config, parts, progress=False) as backend:
         trainer = Trainer(
-            config.rollout, parts.compositions, config.advantage, force.crew, config.seed, config.iterations
+            config.rollout, parts.compositions, config.advantage, backend.train, config.seed, config.iterations
         )
         return [trainer.step() for _ in range(iterations + 1)][1:]
 

@@ -104,16 +104,16 @@ def iterate(words: Sequence[str]) -> None:
     """Iterates whenever a line comes in, and prints seconds; until the input ends."""
     from omatg_ray.config import Config
     from omatg_ray.rl.trainer import Trainer
-    from omatg_ray.train.backend import workforce
+    from omatg_ray.train.backend import run_backend
     from omatg_ray.train.build import prepare
     from omatg_ray.train.precision import decided
 
     config = Config.load(quickstart(), words)
     parts = prepare(config)
     config = decided(config, parts)
-    with workforce(config, parts, progress=False) as force:
+    with run_backend(config, parts, progress=False) as backend:
         trainer = Trainer(
-            config.rollout, parts.compositions, config.advantage, force.crew, config.seed, config.iterations
+            config.rollout, parts.compositions, config.advantage, backend.train, config.seed, config.iterations
         )
         for _ in sys.stdin:
             start = time.perf_counter()

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from omatg_ray.distributed.crew import RayCrew
+from omatg_ray.distributed.actor_set import learner_role, sampling_roles, start_actors
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.distributed.staff import learner_role, sampling_roles, staffed
+from omatg_ray.distributed.training import RayTrainingBackend
 from omatg_ray.model.flow_model import FlowModel, new_modules
 from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.reward.build import Judges
@@ -90,8 +90,8 @@ def main() -> None:
         learner_role(settings, model, ObjectiveSettings(), LearnerSettings()),
         *sampling_roles(settings, model, Judges(Weighted([Part("energy", 1.0, reward)]), reward), 10.0),
     ]
-    with staffed(settings, roles, progress=False) as staff:
-        crew = RayCrew(staff, model, with_base=True)
+    with start_actors(settings, roles, progress=False) as staff:
+        crew = RayTrainingBackend(staff, model, with_base=True)
         crew.submit([item], version=0)
         crew.collect(0)
         timings = crew.timings()

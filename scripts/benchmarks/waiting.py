@@ -13,12 +13,12 @@ import ray
 import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.distributed.crew import RayCrew
+from omatg_ray.distributed.actor_set import ActorSet
 from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.loop import Loop
 from omatg_ray.distributed.pool import Pool
 from omatg_ray.distributed.results import Published, Timed
-from omatg_ray.distributed.staff import Staff
+from omatg_ray.distributed.training import RayTrainingBackend
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.judge import Judged
 from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
@@ -112,7 +112,7 @@ def waiting_trainer(
         for pool, count in zip(pools.values(), (rollouts, rewards), strict=True):
             pool.wait_for(count)
         model: Any = Model(waits.weights)
-        crew = RayCrew(Staff(loop, pools, learners, {}), model, False, settings.max_staleness)
+        crew = RayTrainingBackend(ActorSet(loop, pools, learners, {}), model, False, settings.max_staleness)
         yield Trainer(settings, [COMPOSITION], AdvantageSettings(), crew, seed=0, total=iterations)
     finally:
         learners.close()

@@ -138,7 +138,7 @@ class Timed:
 
 
 class Iterations:
-    """Iterations in this process, as `Trainer` with a `LocalCrew` does them, with the clock of the benchmark.
+    """Iterations in this process, as `Trainer` does them with a `LocalTrainingBackend`, by the clock of the benchmark.
 
     Args:
         model: What is reinforced.

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
-from omatg_ray.evaluate.bench import LocalBench
+from omatg_ray.evaluate.backend import LocalEvaluationBackend
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.metrics import paired_interval
 from omatg_ray.model.flow_model import FlowModel
@@ -106,7 +106,7 @@ def main() -> None:
     schedule = LinearAnnealing(pos=options.slope_pos) if options.slope_pos else None
     rows: list[dict[str, str]] = []
     with Matcher(os.cpu_count() or 1) as matcher:
-        evaluator = Evaluator(data, LocalBench(matcher, reward), 0, options.limit)
+        evaluator = Evaluator(data, LocalEvaluationBackend(matcher, reward), 0, options.limit)
 
         assert evaluator.reference_energy is not None
         scale = Scale(evaluator.reference_energy, reward.invalid_energy, matcher.settings.stol)

@@ -17,7 +17,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ConfigError, DataError, RewardError
-from omatg_ray.evaluate.bench import LocalBench
+from omatg_ray.evaluate.backend import LocalEvaluationBackend
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.train.build import prepare
@@ -91,10 +91,10 @@ def test_validation_crystals_are_matched_with_those_of_their_split(workshop: Wor
 def test_without_any_score_the_newest_is_best(
     workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failed(self: LocalBench, batches: Sequence[CrystalBatch]) -> Iterator[torch.Tensor]:
+    def failed(self: LocalEvaluationBackend, batches: Sequence[CrystalBatch]) -> Iterator[torch.Tensor]:
         yield from (torch.full((len(batch),), torch.nan).double() for batch in batches)
 
-    monkeypatch.setattr(LocalBench, "judge", failed)
+    monkeypatch.setattr(LocalEvaluationBackend, "judge", failed)
     keys = [f"run={tmp_path / 'run'}", f"base={base}", "reward.weights={energy: 1, volume: 2}", "iterations=2"]
     result = train(workshop.load(*keys, "reward.volume.target=20"), progress=False)
     assert result.model.resolve().name == "iteration_000002"
@@ -103,10 +103,10 @@ def test_without_any_score_the_newest_is_best(
 def test_a_best_that_is_the_start_is_said(
     workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def flat(self: LocalBench, batches: Sequence[CrystalBatch]) -> Iterator[torch.Tensor]:
+    def flat(self: LocalEvaluationBackend, batches: Sequence[CrystalBatch]) -> Iterator[torch.Tensor]:
         yield from (torch.zeros(len(batch)).double() for batch in batches)
 
-    monkeypatch.setattr(LocalBench, "judge", flat)
+    monkeypatch.setattr(LocalEvaluationBackend, "judge", flat)
     keys = [f"run={tmp_path / 'run'}", f"base={base}", "reward.weights={energy: 1, volume: 2}", "iterations=1"]
     result = train(workshop.load(*keys, "reward.volume.target=20"), progress=False)
     assert result.model.resolve().name == "iteration_000000"

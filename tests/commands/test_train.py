@@ -19,7 +19,7 @@ from omatg_ray.errors import ConfigError, ModelError, OmatgRayError, TrainingErr
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.protocol import RewardResult
-from omatg_ray.rl.crew import LocalCrew
+from omatg_ray.rl.backend import LocalTrainingBackend
 from omatg_ray.rl.trainer import Trainer
 from omatg_ray.run.checkpoints import verify
 from omatg_ray.run.folder import RunFolder
@@ -244,8 +244,8 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(
 
     def poisoned(self: Trainer) -> dict[str, float]:
         if self.iteration == 2:
-            assert isinstance(self.crew, LocalCrew)
-            weight = next(iter(self.crew.learner.parameters))
+            assert isinstance(self.backend, LocalTrainingBackend)
+            weight = next(iter(self.backend.learner.parameters))
             weight.data[:] = torch.nan
         return step(self)
 

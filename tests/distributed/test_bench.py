@@ -10,10 +10,10 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from omatg_ray.commands.train import TrainResult
-from omatg_ray.distributed.bench import RayBench
+from omatg_ray.distributed.actor_set import sampling_roles, start_actors
+from omatg_ray.distributed.evaluation import RayEvaluationBackend
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.distributed.staff import sampling_roles, staffed
-from omatg_ray.evaluate.bench import LocalBench
+from omatg_ray.evaluate.backend import LocalEvaluationBackend
 from omatg_ray.evaluate.evaluation import Evaluator
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.build import Judges
@@ -95,10 +95,10 @@ def test_polymorphs(workshop: Workshop, base: Path, cluster: Cluster) -> None:
     settings = RaySettings.model_validate({"rollout": {"workers": 2}, "reward": {"workers": 2}})
     reward, model = MatGLEnergy(workshop.potential), cast(FlowModel, Prepared(OTHERS))
     with Matcher() as matcher:
-        alone = Evaluator(POLYMORPHS, LocalBench(matcher, reward), seed=0, block=1)(model, steps=3)
+        alone = Evaluator(POLYMORPHS, LocalEvaluationBackend(matcher, reward), seed=0, block=1)(model, steps=3)
     roles = sampling_roles(settings, FlowModel.load(base), Judges(None, reward), 10.0)
-    with staffed(settings, roles, progress=False) as staff:
-        actors = Evaluator(POLYMORPHS, RayBench(staff, reward), seed=0, block=1)(model, steps=3)
+    with start_actors(settings, roles, progress=False) as staff:
+        actors = Evaluator(POLYMORPHS, RayEvaluationBackend(staff, reward), seed=0, block=1)(model, steps=3)
     assert actors.as_dict() == alone.as_dict()
     assert actors.polymorph == ["row 1", "row 0", "row 3", None, None]
     assert actors.lowest_polymorph is not None and actors.lowest_polymorph[-1] is None

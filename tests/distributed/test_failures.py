@@ -19,17 +19,17 @@ import torch
 from ray.cluster_utils import Cluster
 
 from omatg_ray.commands.train import train
+from omatg_ray.distributed.actor_set import ActorSet, sampling_roles, start_actors
 from omatg_ray.distributed.actors import RewardWorker
-from omatg_ray.distributed.bench import RayBench
-from omatg_ray.distributed.crew import RayCrew
+from omatg_ray.distributed.evaluation import RayEvaluationBackend
 from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.loop import Loop
 from omatg_ray.distributed.pool import Pool
 from omatg_ray.distributed.results import Timed
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.distributed.staff import Staff, sampling_roles, staffed
+from omatg_ray.distributed.training import RayTrainingBackend
 from omatg_ray.errors import ClusterError, TrainingError
-from omatg_ray.evaluate.bench import Block
+from omatg_ray.evaluate.backend import Block
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.build import Judges
 from omatg_ray.reward.protocol import RewardResult
@@ -166,8 +166,8 @@ def test_a_model_that_does_not_arrive_is_an_error_and_not_the_one_before(
     model = FlowModel.load(base)
     block = Block(species=[[11, 17]], indices=[0], steps=3)
     settings = RaySettings.model_validate({"rollout": {"workers": 1}})
-    with staffed(settings, sampling_roles(settings, model, Judges(None, None), 10.0), progress=False) as staff:
-        bench = RayBench(staff, None)
+    with start_actors(settings, sampling_roles(settings, model, Judges(None, None), 10.0), progress=False) as staff:
+        bench = RayEvaluationBackend(staff, None)
         (first,) = bench.measure(model, [block])
         assert torch.equal(first.crystals.pos, block.generate(model).pos)
         with pytest.raises(ClusterError, match=r"(?s)^rollout actor 0 failed:.*no attribute 'to'"):
@@ -207,11 +207,11 @@ def test_stages_and_idle_shares_add_up(base: Path, cluster: Cluster, monkeypatch
     pools = {role: Pool(role, loop, hire, 1) for role in ("rollout", "reward")}
     learners = LearnerGroup(loop, hire, 1)
     learners.start()
-    crew = RayCrew(Staff(loop, pools, learners, {"startup_cluster": 1.0}), FlowModel.load(base), False)
+    crew = RayTrainingBackend(ActorSet(loop, pools, learners, {"startup_cluster": 1.0}), FlowModel.load(base), False)
     monkeypatch.setattr(crew.model.learned, "load_state_dict", lambda weights: None)
     puts: list[Any] = []
     put = ray.put
-    monkeypatch.setattr("omatg_ray.distributed.crew.ray.put", lambda value: puts.append(value) or put(value))
+    monkeypatch.setattr("omatg_ray.distributed.training.ray.put", lambda value: puts.append(value) or put(value))
     for iteration in range(3):
         items = [WorkItem(iteration, ((11, 17),), (0, 1), 2)] * 2
         crew.submit(items, iteration)

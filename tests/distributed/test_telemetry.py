@@ -14,12 +14,12 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from omatg_ray.distributed.crew import RayCrew
+from omatg_ray.distributed.actor_set import ActorSet
 from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.loop import Loop
 from omatg_ray.distributed.pool import Pool
-from omatg_ray.distributed.staff import Staff
 from omatg_ray.distributed.telemetry import MEASURES
+from omatg_ray.distributed.training import RayTrainingBackend
 from omatg_ray.rl.work import WorkItem
 from tests.distributed.test_failures import Clockwork
 
@@ -72,7 +72,7 @@ def test_metrics_of_an_iteration_arrive_at_the_port_that_prometheus_asks(cluster
     for role, count in (("rollout", 2), ("reward", 1)):
         pools[role].wait_for(count)
     model: Any = SimpleNamespace(learned=torch.nn.Module())
-    crew = RayCrew(Staff(loop, pools, learners, {}), model, False, staleness=1, run=RUN)
+    crew = RayTrainingBackend(ActorSet(loop, pools, learners, {}), model, False, staleness=1, run=RUN)
     for iteration in range(2):
         crew.submit([WorkItem(iteration, ((11, 17),), (0, 1), 2)] * 2, version=0)
     ray.kill(hired[2])

@@ -11,7 +11,7 @@ import torch
 
 from omatg_ray.crystal.base import BaseDistribution, InformedCell
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.evaluate.bench import Block, LocalBench, Measured
+from omatg_ray.evaluate.backend import Block, LocalEvaluationBackend, Measured
 from omatg_ray.evaluate.cases import (
     Case,
     CaseFolder,
@@ -44,7 +44,7 @@ def small_model(seed: int = 0, **provenance: Any) -> FlowModel:
     return FlowModel(description, small_network(seed, torch.float32))
 
 
-class Watched(LocalBench):
+class Watched(LocalEvaluationBackend):
     """Keeps a diary of what was begun and what was done."""
 
     def __init__(self, matcher: Matcher) -> None:

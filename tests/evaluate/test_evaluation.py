@@ -8,7 +8,7 @@ import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.evaluate.bench import LocalBench
+from omatg_ray.evaluate.backend import LocalEvaluationBackend
 from omatg_ray.evaluate.evaluation import Evaluator, spread_rows
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
@@ -58,7 +58,9 @@ class Copyist:
 def evaluated(references: CrystalDataset, change: Any, block: int = 256) -> Any:
     model = Copyist(references.crystals, change)
     with Matcher() as matcher:
-        evaluator = Evaluator(references, LocalBench(matcher, cast(MatGLEnergy, Volume())), seed=0, block=block)
+        evaluator = Evaluator(
+            references, LocalEvaluationBackend(matcher, cast(MatGLEnergy, Volume())), seed=0, block=block
+        )
         return evaluator(cast(FlowModel, model), steps=10, label="copy"), model
 
 
@@ -104,7 +106,7 @@ def test_a_limited_evaluation_keeps_the_rows_of_the_whole() -> None:
     references = dataset(10)
     model = Copyist(references.crystals, lambda crystals, rows: crystals)
     with Matcher() as matcher:
-        evaluator = Evaluator(references, LocalBench(matcher, cast(MatGLEnergy, Volume())), seed=0, limit=4)
+        evaluator = Evaluator(references, LocalEvaluationBackend(matcher, cast(MatGLEnergy, Volume())), seed=0, limit=4)
         result = evaluator(cast(FlowModel, model), steps=10)
     assert model.asked == [[0, 2, 5, 7]]
     assert result.ids == ["row 0", "row 2", "row 5", "row 7"]
@@ -125,7 +127,7 @@ def test_crystals_of_generated_species_are_not_matched_with_other_compositions()
     references = dataset(4)
     model = Inventor(references.crystals, change)
     with Matcher() as matcher:
-        evaluator = Evaluator(references, LocalBench(matcher, cast(MatGLEnergy, Volume())), seed=0)
+        evaluator = Evaluator(references, LocalEvaluationBackend(matcher, cast(MatGLEnergy, Volume())), seed=0)
         result = evaluator(cast(FlowModel, model), steps=10)
     metrics = result.metrics
     assert {metrics.match_rate, metrics.rmse, metrics.crmse, metrics.match_any, metrics.match_lowest} == {None}
@@ -160,7 +162,7 @@ def sampled(samples: int, block: int = 256) -> tuple[Any, Sampler]:
     references = dataset(4)
     model = Sampler(references.crystals)
     with Matcher() as matcher:
-        bench = LocalBench(matcher, cast(MatGLEnergy, Volume()))
+        bench = LocalEvaluationBackend(matcher, cast(MatGLEnergy, Volume()))
         evaluator = Evaluator(references, bench, seed=3, block=block, samples=samples)
         return evaluator(cast(FlowModel, model), steps=10), model
 
@@ -215,7 +217,7 @@ def test_an_evaluation_may_begin_before_the_one_before_is_finished() -> None:
     references = dataset(4)
     model = Copyist(references.crystals, lambda crystals, rows: crystals)
     with Matcher() as matcher:
-        evaluator = Evaluator(references, LocalBench(matcher, None), seed=0)
+        evaluator = Evaluator(references, LocalEvaluationBackend(matcher, None), seed=0)
         first, second = (evaluator.start(cast(FlowModel, model), steps) for steps in (10, 20))
         results = [started.finish() for started in (first, second)]
     assert [result.settings["steps"] for result in results] == [10, 20]

@@ -12,7 +12,7 @@ from pymatgen.core import Lattice, Structure
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.validity import check_validity
-from omatg_ray.evaluate.bench import LocalBench
+from omatg_ray.evaluate.backend import LocalEvaluationBackend
 from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
 from omatg_ray.evaluate.polymorphs import MOST_POLYMORPHS, Polymorphs
 from omatg_ray.model.flow_model import FlowModel
@@ -64,7 +64,7 @@ def evaluated(
 ) -> Evaluation:
     reward = cast(MatGLEnergy, Roomy()) if energies else None
     with Matcher(compare=compare) as matcher:
-        evaluator = Evaluator(known, LocalBench(matcher, reward), seed=0, **options)
+        evaluator = Evaluator(known, LocalEvaluationBackend(matcher, reward), seed=0, **options)
         return evaluator(cast(FlowModel, Prepared(generated)), steps=3)
 
 
@@ -202,7 +202,7 @@ def test_without_polymorphs_there_is_nothing_to_say() -> None:
 def test_a_limit_leaves_no_polymorph_out() -> None:
     reward = Roomy()
     with Matcher() as matcher:
-        bench = LocalBench(matcher, cast(MatGLEnergy, reward))
+        bench = LocalEvaluationBackend(matcher, cast(MatGLEnergy, reward))
         evaluator = Evaluator(POLYMORPHS, bench, seed=0, limit=2)  # rows 0 and 2
         result = evaluator(cast(FlowModel, Prepared(OTHERS)), steps=3)
         assert result.polymorph == ["row 1", "row 3"] and result.lowest_polymorph == ["row 0", "row 2"]

@@ -12,7 +12,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import TrainingError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.reward.protocol import RewardResult
-from omatg_ray.rl.crew import LocalCrew
+from omatg_ray.rl.backend import LocalTrainingBackend
 from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.settings import AdvantageSettings, LearnerSettings, ObjectiveSettings, RolloutSettings
 from omatg_ray.rl.trainer import Trainer
@@ -41,13 +41,13 @@ def trainer(rewards: Callable[[int], Tensor], groups_per_item: int = 1) -> Train
     settings = RolloutSettings(groups=GROUPS, group_size=MEMBERS, steps=3, groups_per_item=groups_per_item)
     learner = Learner(policy, ObjectiveSettings(), LearnerSettings(epochs=1, lr=1e-2))
     base_distribution = BaseDistribution.fit(random_crystals([2] * 6, dtype=torch.float32).cell)
-    crew = LocalCrew(learner, network, base_distribution, Scripted(rewards), torch.device("cpu"))
+    crew = LocalTrainingBackend(learner, network, base_distribution, Scripted(rewards), torch.device("cpu"))
     return Trainer(settings, [[11, 17], [12, 8, 8], [3, 9]], AdvantageSettings(), crew, seed=3, total=100)
 
 
 def network_of(trainer: Trainer) -> CSPNet:
-    assert isinstance(trainer.crew, LocalCrew)
-    return trainer.crew.learner.policy.network
+    assert isinstance(trainer.backend, LocalTrainingBackend)
+    return trainer.backend.learner.policy.network
 
 
 def weights(trainer: Trainer) -> Tensor:

@@ -143,12 +143,12 @@ def test_without_the_official_implementation_it_is_said_what_is_missing(tmp_path
 
 @pytest.mark.parametrize(("precision", "diversity"), [("float32", 0.0), ("bfloat16", 0.5)])
 def test_an_iteration_is_that_of_the_trainer(precision: str, diversity: float) -> None:
-    """The benchmark's iteration learns what `Trainer` with a `LocalCrew` learns, weight by weight."""
+    """The benchmark's iteration learns what `Trainer` with a `LocalTrainingBackend` learns, weight by weight."""
     from workload import Iterations, Size, compositions, learner, plan, reinforced
 
     from omatg_ray.model.flow_model import bundled_model
     from omatg_ray.reward.protocol import RewardResult
-    from omatg_ray.rl.crew import LocalCrew
+    from omatg_ray.rl.backend import LocalTrainingBackend
     from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
     from omatg_ray.rl.trainer import Trainer
 
@@ -164,7 +164,7 @@ def test_an_iteration_is_that_of_the_trainer(precision: str, diversity: float) -
     learns, other = (learner(model, 1e-3, 2) for model in (first, second))
     iterations = Iterations(first, learns, Volume(), "wall", advantage, distances=diversity > 0)
     done = iterations.iterate(plan(size, 0, groups_per_item=1))
-    crew = LocalCrew(other, second.learned, second.description.base_distribution, Volume(), second.device)
+    crew = LocalTrainingBackend(other, second.learned, second.description.base_distribution, Volume(), second.device)
     settings = RolloutSettings(groups=2, group_size=3, steps=3, precision=precision)
     metrics = Trainer(settings, compositions(4), advantage, crew, seed=0, total=1).step()
     assert done.reward_mean == pytest.approx(metrics["reward_mean"])
@@ -205,13 +205,13 @@ def test_a_way_does_the_iterations_of_its_configuration() -> None:
     from omatg_ray.assets import quickstart
     from omatg_ray.config import Config
     from omatg_ray.rl.trainer import Trainer
-    from omatg_ray.train.backend import local_crew
+    from omatg_ray.train.backend import local_training
     from omatg_ray.train.build import prepare
 
     config = Config.load(quickstart(), [*SMALL, *ways(2)["window of 2, bfloat16"]])
     parts = prepare(config)
     way = Way(config, parts, "wall")
-    crew = local_crew(config, parts)
+    crew = local_training(config, parts)
     trainer = Trainer(config.rollout, parts.compositions, config.advantage, crew, config.seed, config.iterations)
     for iteration in range(2):
         assert way.iterate(iteration).reward_mean == pytest.approx(trainer.step()["reward_mean"])

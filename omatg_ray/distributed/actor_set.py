@@ -71,7 +71,7 @@ def learner_role(
 
 
 @dataclass(frozen=True)
-class Staff:
+class ActorSet:
     """Actors that are ready.
 
     Attributes:
@@ -94,7 +94,9 @@ class Staff:
 
 
 @contextmanager
-def staffed(settings: RaySettings, roles: Sequence[Role], progress: bool, inside: bool = False) -> Iterator[Staff]:
+def start_actors(
+    settings: RaySettings, roles: Sequence[Role], progress: bool, inside: bool = False
+) -> Iterator[ActorSet]:
     """Joins the cluster and starts actors; ends them, and leaves, when the context ends.
 
     Args:
@@ -120,13 +122,15 @@ def staffed(settings: RaySettings, roles: Sequence[Role], progress: bool, inside
         # Where nodes come on demand, those that replace lost ones take as long as the first.
         patience = max(SECONDS_TO_START, settings.wait)
         for role in roles:
-            hire = _hiring(role, group, first)
+            start_actor = _starter(role, group, first)
             if role.cls is LearnerWorker:
-                learners = LearnerGroup(loop, hire, role.count, settings.deadline, patience)
+                learners = LearnerGroup(loop, start_actor, role.count, settings.deadline, patience)
                 stack.callback(learners.close)
             else:
                 count = max(role.count, role.most)
-                pools[role.name] = Pool(role.name, loop, hire, count, settings.in_flight, settings.deadline, patience)
+                pools[role.name] = Pool(
+                    role.name, loop, start_actor, count, settings.in_flight, settings.deadline, patience
+                )
                 stack.callback(pools[role.name].close)
             first += role.count
         if learners is not None:
@@ -138,26 +142,26 @@ def staffed(settings: RaySettings, roles: Sequence[Role], progress: bool, inside
         if progress and unused and not any(role.share.gpus for role in roles):
             print_line(f"Ray: the cluster has {unused:g} GPU, and no actor asks for one (ray.rollout.gpus=1)")
         ready = time.perf_counter()
-        staff = Staff(
+        actors = ActorSet(
             loop, pools, learners, {"startup_cluster": connected - start, "startup_actors": ready - connected}
         )
         if progress:
-            print_line(_summary(staff.about, connected - start, ready - connected))
-        yield staff
+            print_line(_summary(actors.about, connected - start, ready - connected))
+        yield actors
 
 
-def _hiring(role: Role, group: PlacementGroup, first: int) -> Callable[[int], ActorHandle[Any]]:
+def _starter(role: Role, group: PlacementGroup, first: int) -> Callable[[int], ActorHandle[Any]]:
     """Starts actors of a role: in the bundles of the group from `first` on, those beyond wherever there is room."""
     arguments = [ray.put(argument) for argument in role.arguments]
     options = {"num_cpus": role.share.cpus, "num_gpus": role.share.gpus}
 
-    def hire(index: int) -> ActorHandle[Any]:
+    def start_actor(index: int) -> ActorHandle[Any]:
         place: Any = "DEFAULT"
         if index < role.count:
             place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=first + index)
         return ray.remote(role.cls).options(**options, scheduling_strategy=place).remote(role.share, *arguments)
 
-    return hire
+    return start_actor
 
 
 def _summary(about: Sequence[dict[str, Any]], connecting: float, starting: float) -> str:

@@ -1,11 +1,12 @@
-"""Where crystals are generated and measured in blocks: the interface, and the bench that is this process alone."""
+"""Where crystals are generated and measured in blocks: the interface, this process alone, and what a run works with."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from omatg_ray.policy.settings import CHUNK_PAIRS, NoiseMode
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher, MatchResult
 from omatg_ray.reward.protocol import Reward, reward_of_known
+from omatg_ray.rl.backend import TrainingBackend
+from omatg_ray.run.timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -95,15 +98,15 @@ class Measured:
     seconds: float
 
 
-class Bench(Protocol):
+class EvaluationBackend(Protocol):
     """Generates and measures blocks, somewhere.
 
     Attributes:
-        reward: Potential of the energies; None measures none.
+        energy: Potential of the energies; None measures none.
         stol: Tolerance of the matcher.
     """
 
-    reward: MatGLEnergy | None
+    energy: MatGLEnergy | None
     stol: float
 
     def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
@@ -122,42 +125,86 @@ class Bench(Protocol):
         ...
 
 
-class LocalBench:
+class LocalEvaluationBackend:
     """Measures in this process, with the processes of a matcher.
 
     Args:
         matcher: Compares structures.
-        reward: Potential of the energies.
-        judges: The reward of a run, if there is one.
+        energy: Potential of the energies.
+        reward: That of a run, if there is one.
     """
 
-    def __init__(self, matcher: Matcher, reward: MatGLEnergy | None, judges: Reward | None = None) -> None:
-        self.matcher, self.reward, self.stol, self._judges = matcher, reward, matcher.settings.stol, judges
+    def __init__(self, matcher: Matcher, energy: MatGLEnergy | None, reward: Reward | None = None) -> None:
+        self.matcher, self.energy, self.stol, self._reward = matcher, energy, matcher.settings.stol, reward
 
     def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
         for block in blocks:
             begun = time.perf_counter()
             crystals = block.generate(model)
             seconds = time.perf_counter() - begun
-            yield Measured(crystals, *assess(crystals, block.comparisons, self.matcher, self.reward), seconds=seconds)
+            yield Measured(crystals, *assess(crystals, block.comparisons, self.matcher, self.energy), seconds=seconds)
 
     def weigh(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
-        assert self.reward is not None
+        assert self.energy is not None
         for batch in batches:
-            yield self.reward(batch).values["energy_per_atom"]
+            yield self.energy(batch).values["energy_per_atom"]
 
     def judge(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
-        assert self._judges is not None
+        assert self._reward is not None
         for batch in batches:
-            yield reward_of_known(self._judges, batch).reward
+            yield reward_of_known(self._reward, batch).reward
 
 
 def assess(
-    crystals: CrystalBatch, comparisons: Comparisons | None, matcher: Matcher, reward: MatGLEnergy | None
+    crystals: CrystalBatch, comparisons: Comparisons | None, matcher: Matcher, energy: MatGLEnergy | None
 ) -> tuple[Tensor | None, MatchResult | None]:
     """Energies and matches of a block, as far as there are a potential and something to compare with."""
     match = None if comparisons is None else matcher.listed(crystals, comparisons.references, comparisons.pairs)
-    if reward is None:
+    if energy is None:
         return None, match
     unknown = torch.full((len(crystals),), torch.nan, dtype=torch.float64)
-    return reward_of_known(reward, crystals).values.get("energy_per_atom", unknown), match
+    return reward_of_known(energy, crystals).values.get("energy_per_atom", unknown), match
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Who does the work: this process alone, or the actors on a Ray cluster.
+
+    Attributes:
+        evaluate: Does evaluations.
+        training: Does iterations; None where nothing is trained.
+        info: What is known of each actor that is there; none in one process.
+        timeline: What the actors did in the last iteration, if there was one.
+    """
+
+    evaluate: EvaluationBackend
+    training: TrainingBackend | None = None
+    info: Callable[[], list[dict[str, Any]]] = list
+    timeline: Callable[[], Timeline | None] = lambda: None
+
+    @property
+    def train(self) -> TrainingBackend:
+        """What does iterations, where something is trained."""
+        assert self.training is not None
+        return self.training
+
+
+@contextmanager
+def local_backend(
+    processes: int,
+    timeout: float,
+    energy: MatGLEnergy | None,
+    reward: Reward | None = None,
+    training: TrainingBackend | None = None,
+) -> Iterator[Backend]:
+    """This process, with others that match structures for as long as the context lasts.
+
+    Args:
+        processes: So many match structures; 0 matches in this one.
+        timeout: Seconds that one comparison may take.
+        energy: Potential of the energies.
+        reward: That of a run, if there is one.
+        training: Does iterations, where something is trained.
+    """
+    with Matcher(processes, timeout) as matcher:
+        yield Backend(LocalEvaluationBackend(matcher, energy, reward), training)

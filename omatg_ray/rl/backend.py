@@ -1,4 +1,4 @@
-"""Who does the work of an iteration: the interface that the trainer knows, and the crew that is this process alone."""
+"""Who does the work of an iteration: the interface that the trainer knows, and this process alone."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item
 
 OLDER = "version."
-"""Names of older weights in a crew's state begin with this and their version."""
+"""Names of older weights in a backend's state begin with this and their version."""
 
 
-class Crew(Protocol):
+class TrainingBackend(Protocol):
     """Does the work of iterations, somewhere.
 
     Version v of the weights is that after v iterations. An iteration is submitted, collected and learned from, in this
@@ -32,7 +32,7 @@ class Crew(Protocol):
 
         Args:
             items: All items of one iteration.
-            version: The present one, or one that is older by no more than the crew's staleness.
+            version: The present one, or one that is older by no more than the backend's staleness.
         """
         ...
 
@@ -70,7 +70,7 @@ class Crew(Protocol):
 
 
 def join_state(learner: Mapping[str, Tensor], older: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The state of a crew from that of its learner and older versions of the weights."""
+    """The state of a backend from that of its learner and older versions of the weights."""
     joined = dict(learner)
     for version, weights in older.items():
         joined |= {f"{OLDER}{version}.{name}": value.contiguous() for name, value in weights.items()}
@@ -87,7 +87,7 @@ def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[in
     return learner, older
 
 
-class LocalCrew:
+class LocalTrainingBackend:
     """Works in this process, stage by stage, when it is asked to collect.
 
     Args:

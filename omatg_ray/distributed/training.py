@@ -12,16 +12,16 @@ import ray
 import torch
 from torch import Tensor
 
+from omatg_ray.distributed.actor_set import ActorSet
 from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.pool import MAX_ATTEMPTS, Answer, Request
 from omatg_ray.distributed.results import InputLost, OutputLost, Published, fetch
-from omatg_ray.distributed.staff import Staff
 from omatg_ray.distributed.telemetry import Telemetry
 from omatg_ray.distributed.timings import Timings
 from omatg_ray.errors import ClusterError
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.protocol import RewardResult
-from omatg_ray.rl.crew import join_state, split_state
+from omatg_ray.rl.backend import join_state, split_state
 from omatg_ray.rl.judge import Judged
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.timeline import Timeline
@@ -51,14 +51,14 @@ class _Flight:
         return self.rolled_out and len(self.judged) == len(self.items)
 
 
-class RayCrew:
-    """A crew of actors. Trajectories stay in the object store; this process moves references to them.
+class RayTrainingBackend:
+    """Actors that do iterations. Trajectories stay in the object store; this process moves references to them.
 
     Several iterations may be on their way; each item is sampled with the version of the weights that it was submitted
     with, whoever rolls it out and however often.
 
     Args:
-        staff: With rollout, reward and learner actors.
+        actors: With rollout, reward and learner actors.
         model: This process's copy of the sampler; its weights follow the learner's.
         with_base: Whether they record the base's drift.
         staleness: Versions older than the present one that may still be needed.
@@ -69,13 +69,13 @@ class RayCrew:
             with others on their way: the end of a run looks like no other part of it. None before the first.
     """
 
-    def __init__(self, staff: Staff, model: FlowModel, with_base: bool, staleness: int = 0, run: str = "") -> None:
-        self._loop, self.rollout, self.reward = staff.loop, staff.pools["rollout"], staff.pools["reward"]
-        assert staff.learners is not None
-        self.learners: LearnerGroup = staff.learners
+    def __init__(self, actors: ActorSet, model: FlowModel, with_base: bool, staleness: int = 0, run: str = "") -> None:
+        self._loop, self.rollout, self.reward = actors.loop, actors.pools["rollout"], actors.pools["reward"]
+        assert actors.learners is not None
+        self.learners: LearnerGroup = actors.learners
         self.model, self._with_base, self._staleness = model, with_base, staleness
-        self._clock = Timings((self.rollout, self.reward, self.learners), staff.startup)
-        self._telemetry = Telemetry(run, staff.loop, (self.rollout, self.reward), self.learners)
+        self._clock = Timings((self.rollout, self.reward, self.learners), actors.startup)
+        self._telemetry = Telemetry(run, actors.loop, (self.rollout, self.reward), self.learners)
         self._flights: dict[int, _Flight] = {}
         self.timeline: Timeline | None = None
         self._learned: tuple[Sequence[WorkItem], int] | None = None

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.train.backend import ActorsFile
+from omatg_ray.train.record import ActorsFile
 
 
 def test_the_file_follows_who_is_there(tmp_path: Path) -> None:

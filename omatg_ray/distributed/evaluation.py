@@ -13,26 +13,26 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.distributed.actor_set import ActorSet
 from omatg_ray.distributed.pool import Answer, Request
 from omatg_ray.distributed.results import OutputLost, Published, fetch
-from omatg_ray.distributed.staff import Staff
-from omatg_ray.evaluate.bench import Block, Comparisons, Measured
+from omatg_ray.evaluate.backend import Block, Comparisons, Measured
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import MatchResult, MatchSettings
 
 
-class RayBench:
+class RayEvaluationBackend:
     """Rollout actors generate, reward actors measure and match.
 
     Args:
-        staff: With rollout and reward actors.
-        reward: What the reward actors have, if they have one.
+        actors: With rollout and reward actors.
+        energy: The potential that the reward actors have, if they have one.
     """
 
-    def __init__(self, staff: Staff, reward: MatGLEnergy | None) -> None:
-        self._loop, self._rollout, self._reward = staff.loop, staff.pools["rollout"], staff.pools["reward"]
-        self.reward, self.stol = reward, MatchSettings().stol
+    def __init__(self, actors: ActorSet, energy: MatGLEnergy | None) -> None:
+        self._loop, self._rollout, self._reward = actors.loop, actors.pools["rollout"], actors.pools["reward"]
+        self.energy, self.stol = energy, MatchSettings().stol
 
     def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
         published = Published(ray.put(model))
@@ -75,7 +75,7 @@ class RayBench:
         self, crystals: CrystalBatch, comparisons: Comparisons | None
     ) -> tuple[Tensor | None, MatchResult | None]:
         """What is known of a block that kills whoever measures it: no energy, and no match."""
-        energy = None if self.reward is None else torch.full((len(crystals),), math.nan, dtype=torch.float64)
+        energy = None if self.energy is None else torch.full((len(crystals),), math.nan, dtype=torch.float64)
         if comparisons is None:
             return energy, None
         n = len(comparisons.pairs)

@@ -1,0 +1,70 @@
+"""Actors on a Ray cluster as a backend: of a run of reinforcement, or of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from omatg_ray.distributed.actor_set import learner_role, sampling_roles, start_actors
+from omatg_ray.distributed.evaluation import RayEvaluationBackend
+from omatg_ray.distributed.settings import RaySettings
+from omatg_ray.distributed.training import RayTrainingBackend
+from omatg_ray.evaluate.backend import Backend
+from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.reward.build import Judges
+from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What actors need to know to learn.
+
+    Attributes:
+        objective: The objective.
+        learner: Optimizer and microbatches.
+        staleness: Versions of the weights older than the present one that may still be needed.
+        run: What metrics in Ray call the run.
+    """
+
+    objective: ObjectiveSettings
+    learner: LearnerSettings
+    staleness: int
+    run: str
+
+
+@contextmanager
+def ray_backend(
+    settings: RaySettings,
+    model: FlowModel,
+    judges: Judges,
+    timeout: float,
+    progress: bool,
+    learning: Learning | None = None,
+    inside: bool = False,
+) -> Iterator[Backend]:
+    """Joins the cluster and starts actors, which end with the context.
+
+    Args:
+        settings: The cluster and its actors.
+        model: The sampler; that of this process follows the learners' weights.
+        judges: What reward actors compute.
+        timeout: Seconds that one comparison of structures may take.
+        progress: Tell the user how it goes.
+        learning: With learners; without, nothing is trained.
+        inside: This process has the room for its actors already (`start_actors`).
+
+    Raises:
+        ClusterError: The cluster cannot be joined, or has no room.
+    """
+    roles = sampling_roles(settings, model, judges, timeout)
+    if learning is not None:
+        roles = [learner_role(settings, model, learning.objective, learning.learner), *roles]
+    with start_actors(settings, roles, progress, inside) as actors:
+        evaluate = RayEvaluationBackend(actors, judges.energy)
+        if learning is None:
+            yield Backend(evaluate, info=lambda: actors.about)
+            return
+        with_base = learning.objective.needs_base(model.policy())
+        training = RayTrainingBackend(actors, model, with_base, learning.staleness, learning.run)
+        yield Backend(evaluate, training, lambda: actors.about, lambda: training.timeline)
