@@ -40,6 +40,7 @@ def custom(
         reward.close()
 
 
+@pytest.mark.processes
 def test_a_reward_from_a_folder_with_options() -> None:
     with custom("Flat", axis=2) as reward:
         assert reward.name == "mine"
@@ -57,12 +58,14 @@ def test_a_reward_from_a_folder_with_options() -> None:
         copy.close()
 
 
+@pytest.mark.processes
 def test_a_plain_tensor_is_enough() -> None:
     with custom("Plain") as reward:
         result = reward(towers(4.0, 5.0))
     assert result.reward.tolist() == [1.0, 1.0] and result.reward.dtype == torch.float64 and result.values == {}
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("how, reason", [("raise", "too long"), ("die", "exit code 3")])
 def test_what_is_at_fault_fails_alone(how: str, reason: str, caplog: pytest.LogCaptureFixture) -> None:
     with custom("Wrong", how=how) as reward, caplog.at_level(logging.WARNING):
@@ -72,6 +75,7 @@ def test_what_is_at_fault_fails_alone(how: str, reason: str, caplog: pytest.LogC
     assert "reward mine: structure 2 (C)" in caplog.text and reason in caplog.text
 
 
+@pytest.mark.processes
 def test_nan_is_a_failed_reward(caplog: pytest.LogCaptureFixture) -> None:
     with custom("Wrong") as reward:
         assert reward(towers(4.0, 10.0)).reward.isnan().tolist() == [False, True]

@@ -1,0 +1,66 @@
+"""Which tests start processes: they are marked, and `--quick` leaves them out. One that is not marked fails.
+
+A process is whatever Python starts through `subprocess`, `os` or `multiprocessing`, and so Ray, too. Of those that end
+by themselves within milliseconds, `BRIEF` are allowed: they are how this project and its libraries look things up.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from pathlib import PurePath
+from typing import Any
+
+import pytest
+
+ALWAYS = ("tests/distributed/",)
+"""Where every test is one that starts processes, or needs those of a fixture."""
+BRIEF = {"git", "ldconfig", "sha256sum", "touch", "uname"}
+"""Programs that any test may run."""
+
+_started: list[str] = []
+_UNMARKED = "it starts a process ({}) and is not marked as one that does: @pytest.mark.processes (tests/processes.py)"
+
+
+def _listen(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen":
+        program, words = arguments[0], arguments[1]
+        program = program or (words if isinstance(words, (str, bytes)) else words[0])
+    elif event in ("os.posix_spawn", "os.spawn"):
+        program = arguments[event == "os.spawn"]
+    elif event == "os.system":
+        program = os.fsdecode(arguments[0]).split()[0]
+    elif event in ("os.fork", "os.forkpty"):
+        program = event
+    else:
+        return
+    if PurePath(os.fsdecode(program)).name not in BRIEF:
+        _started.append(os.fsdecode(program))
+
+
+class Watch:
+    """Fails the tests that start processes and are not marked."""
+
+    def __init__(self) -> None:
+        sys.addaudithook(_listen)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None]:
+        _started.clear()
+        return (yield from _watched(item))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None]:
+        return (yield from _watched(item))
+
+
+def _watched(item: pytest.Item) -> Generator[None]:
+    result = yield
+    if _started and not starts_processes(item):
+        pytest.fail(_UNMARKED.format(", ".join(_started)), pytrace=False)
+    return result
+
+
+def starts_processes(item: pytest.Item) -> bool:
+    return item.get_closest_marker("processes") is not None or item.nodeid.startswith(ALWAYS)
