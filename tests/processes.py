@@ -63,4 +63,11 @@ def _watched(item: pytest.Item) -> Generator[None]:
 
 
 def starts_processes(item: pytest.Item) -> bool:
-    return item.get_closest_marker("processes") is not None or item.nodeid.startswith(ALWAYS)
+    """Marked, or taken to be: by its folder, or by a parameter that is a number of worker processes."""
+    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    workers = parameters.get("workers", 0)
+    return (
+        item.get_closest_marker("processes") is not None
+        or item.nodeid.startswith(ALWAYS)
+        or (isinstance(workers, int) and workers > 0)
+    )
