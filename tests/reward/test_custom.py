@@ -86,6 +86,7 @@ def test_nan_is_a_failed_reward(caplog: pytest.LogCaptureFixture) -> None:
         assert "NaN or infinity for all 2 crystals of the training split" in caplog.text
 
 
+@pytest.mark.processes
 def test_infinity_has_failed_and_minus_infinity_is_low(tmp_path: Path) -> None:
     (tmp_path / "unbounded.py").write_text(
         "class Unbounded:\n"
@@ -100,12 +101,14 @@ def test_infinity_has_failed_and_minus_infinity_is_low(tmp_path: Path) -> None:
     torch.testing.assert_close(found, torch.tensor([-6.0, NAN]).double(), equal_nan=True)
 
 
+@pytest.mark.processes
 def test_a_hang_is_ended_and_fails_alone() -> None:
     with custom("Wrong", how="hang", timeout=2.0) as reward:
         result = reward(towers(4.0, 10.0))
     torch.testing.assert_close(result.reward, torch.tensor([-4.0, NAN]).double(), equal_nan=True)
 
 
+@pytest.mark.processes
 def test_a_reward_that_always_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     with custom("Flat") as reward:
