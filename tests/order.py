@@ -10,10 +10,10 @@ import pytest
 from xdist.scheduler import LoadGroupScheduling
 
 FIRST = (
-    "distributed",
-    "tests/distributed/",
-    "tests/cluster/test_slurm.py",
+    "ray_",
     "tests/commands/test_train.py",
+    "tests/cluster/test_slurm.py",
+    "tests/distributed/",
     "tests/commands/test_rewards.py",
     "tests/evaluate/test_report.py",
     "tests/run/test_folder_at_url.py",

@@ -17,6 +17,8 @@ from omatg_ray.errors import RewardError
 from omatg_ray.reward.custom import MAX_TIMEOUTS, CustomReward
 from omatg_ray.run.bounded import Outcome
 
+pytestmark = pytest.mark.processes
+
 FOLDER = Path(__file__).with_name("rewards")
 NAN = torch.nan
 
@@ -40,7 +42,6 @@ def custom(
         reward.close()
 
 
-@pytest.mark.processes
 def test_a_reward_from_a_folder_with_options() -> None:
     with custom("Flat", axis=2) as reward:
         assert reward.name == "mine"
@@ -58,14 +59,12 @@ def test_a_reward_from_a_folder_with_options() -> None:
         copy.close()
 
 
-@pytest.mark.processes
 def test_a_plain_tensor_is_enough() -> None:
     with custom("Plain") as reward:
         result = reward(towers(4.0, 5.0))
     assert result.reward.tolist() == [1.0, 1.0] and result.reward.dtype == torch.float64 and result.values == {}
 
 
-@pytest.mark.processes
 @pytest.mark.parametrize("how, reason", [("raise", "too long"), ("die", "exit code 3")])
 def test_what_is_at_fault_fails_alone(how: str, reason: str, caplog: pytest.LogCaptureFixture) -> None:
     with custom("Wrong", how=how) as reward, caplog.at_level(logging.WARNING):
@@ -75,7 +74,6 @@ def test_what_is_at_fault_fails_alone(how: str, reason: str, caplog: pytest.LogC
     assert "reward mine: structure 2 (C)" in caplog.text and reason in caplog.text
 
 
-@pytest.mark.processes
 def test_nan_is_a_failed_reward(caplog: pytest.LogCaptureFixture) -> None:
     with custom("Wrong") as reward:
         assert reward(towers(4.0, 10.0)).reward.isnan().tolist() == [False, True]
@@ -86,7 +84,6 @@ def test_nan_is_a_failed_reward(caplog: pytest.LogCaptureFixture) -> None:
         assert "NaN or infinity for all 2 crystals of the training split" in caplog.text
 
 
-@pytest.mark.processes
 def test_infinity_has_failed_and_minus_infinity_is_low(tmp_path: Path) -> None:
     (tmp_path / "unbounded.py").write_text(
         "class Unbounded:\n"
@@ -101,14 +98,12 @@ def test_infinity_has_failed_and_minus_infinity_is_low(tmp_path: Path) -> None:
     torch.testing.assert_close(found, torch.tensor([-6.0, NAN]).double(), equal_nan=True)
 
 
-@pytest.mark.processes
 def test_a_hang_is_ended_and_fails_alone() -> None:
     with custom("Wrong", how="hang", timeout=2.0) as reward:
         result = reward(towers(4.0, 10.0))
     torch.testing.assert_close(result.reward, torch.tensor([-4.0, NAN]).double(), equal_nan=True)
 
 
-@pytest.mark.processes
 def test_a_reward_that_always_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     with custom("Flat") as reward:
