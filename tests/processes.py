@@ -19,7 +19,7 @@ ALWAYS = ("tests/distributed/",)
 BRIEF = {"git", "ldconfig", "sha256sum", "touch", "uname"}
 """Programs that any test may run."""
 
-_started: list[str] = []
+started: list[str] = []
 _UNMARKED = "it starts a process ({}) and is not marked as one that does: @pytest.mark.processes (tests/processes.py)"
 
 
@@ -36,7 +36,7 @@ def _listen(event: str, arguments: tuple[Any, ...]) -> None:
     else:
         return
     if PurePath(os.fsdecode(program)).name not in BRIEF:
-        _started.append(os.fsdecode(program))
+        started.append(os.fsdecode(program))
 
 
 class Watch:
@@ -47,18 +47,18 @@ class Watch:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None]:
-        _started.clear()
-        return (yield from _watched(item))
+        started.clear()
+        return (yield from watched(item))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None]:
-        return (yield from _watched(item))
+        return (yield from watched(item))
 
 
-def _watched(item: pytest.Item) -> Generator[None]:
+def watched(item: pytest.Item) -> Generator[None]:
     result = yield
-    if _started and not starts_processes(item):
-        pytest.fail(_UNMARKED.format(", ".join(_started)), pytrace=False)
+    if started and not starts_processes(item):
+        pytest.fail(_UNMARKED.format(", ".join(started)), pytrace=False)
     return result
 
 
