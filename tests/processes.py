@@ -1,4 +1,6 @@
-"""Which tests start processes: they are marked, and `--quick` leaves them out. One that is not marked fails.
+"""Which tests start processes: they are marked, and `--quick` leaves them out. There one that is not marked fails.
+
+Elsewhere it gives a warning.
 
 A process is whatever Python starts through `subprocess`, `os` or `multiprocessing`, and so Ray, too. Of those that end
 by themselves within milliseconds, `BRIEF` are allowed: they are how this project and its libraries look things up.
@@ -40,7 +42,7 @@ def _listen(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 class Watch:
-    """Fails the tests that start processes and are not marked."""
+    """Tells of the tests that start processes and are not marked."""
 
     def __init__(self) -> None:
         sys.addaudithook(_listen)
@@ -48,17 +50,21 @@ class Watch:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None]:
         started.clear()
-        return (yield from watched(item))
+        return (yield from watched(item, item.config.getoption("quick")))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None]:
-        return (yield from watched(item))
+        return (yield from watched(item, item.config.getoption("quick")))
 
 
-def watched(item: pytest.Item) -> Generator[None]:
+def watched(item: pytest.Item, quick: bool) -> Generator[None]:
     result = yield
     if started and not starts_processes(item):
-        pytest.fail(_UNMARKED.format(", ".join(started)), pytrace=False)
+        message = _UNMARKED.format(", ".join(started))
+        if quick:
+            pytest.fail(message, pytrace=False)
+        item.warn(pytest.PytestWarning(message))
+        started.clear()
     return result
 
 

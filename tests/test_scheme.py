@@ -46,7 +46,7 @@ def test_a_process_is_noticed_however_it_is_started(
 
 
 def test_one_that_is_not_marked_fails(request: pytest.FixtureRequest) -> None:
-    check = processes.watched(request.node)
+    check = processes.watched(request.node, quick=True)
     next(check)
     sys.audit("os.fork")
     with pytest.raises(pytest.fail.Exception, match=r"starts a process \(os.fork\) and is not marked"):
@@ -54,9 +54,17 @@ def test_one_that_is_not_marked_fails(request: pytest.FixtureRequest) -> None:
     processes.started.clear()
 
 
+def test_elsewhere_it_is_warned_of(request: pytest.FixtureRequest) -> None:
+    check = processes.watched(request.node, quick=False)
+    next(check)
+    sys.audit("os.fork")
+    with pytest.warns(pytest.PytestWarning, match="is not marked"), pytest.raises(StopIteration):
+        check.send(None)
+
+
 @pytest.mark.processes
 def test_one_that_is_marked_passes(request: pytest.FixtureRequest) -> None:
-    check = processes.watched(request.node)
+    check = processes.watched(request.node, quick=True)
     next(check)
     sys.audit("os.fork")
     with pytest.raises(StopIteration):
