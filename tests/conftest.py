@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import order, processes
 from tests.s3 import KEYS, Bucket, Server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,6 +20,35 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Under nohup it is ignored, also in what tests start; and tests send it.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options = parser.getgroup("omatg_ray")
+    options.addoption("--quick", action="store_true", help="only tests that start no process, and are not long")
+    options.addoption("--all", action="store_true", help="also tests that are marked as long")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(processes.Watch())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    quick, every = config.getoption("--quick"), config.getoption("--all")
+    dropped = [
+        item
+        for item in items
+        if (quick and processes.starts_processes(item)) or (not every and item.get_closest_marker("long"))
+    ]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        gone = set(dropped)
+        items[:] = [item for item in items if item not in gone]
+    if hasattr(config, "workerinput"):
+        order.long_first(items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> order.Scheduling | None:
+    return order.Scheduling(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 HEAVY = {"torch", "pymatgen", "matgl", "ray", "numpy", "scipy", "ase", "pyarrow", "safetensors", "huggingface_hub"}
 CONFIGURED = {"pydantic", "yaml"}
 """What it takes to read a configuration, which is more than help takes."""

@@ -174,6 +174,7 @@ def test_what_cannot_be_compared(overlay: Any, tmp_path: Path, capsys: pytest.Ca
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.processes
 def test_runs_as_documented(tmp_path: Path) -> None:
     lines = log()
     lines[1]["energy_mean"] += 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from omatg_ray.seeding import generator, seed_of
@@ -18,6 +19,7 @@ def test_seeds_differ_with_every_part_of_the_key():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
+@pytest.mark.processes
 def test_seeds_are_the_same_in_another_process():
     code = "from omatg_ray.seeding import seed_of; print(seed_of(3, 'x_0', 5))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,6 +20,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
     return code, captured.out, captured.err
 
 
+@pytest.mark.processes
 def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "omatg_ray", "config", "rollout.gr"], capture_output=True, text=True)
     assert done.returncode == 0
@@ -179,6 +180,7 @@ def test_an_output_below_a_file_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert str(tmp_path / "file") in err
 
 
+@pytest.mark.processes
 def test_a_locale_without_utf_8_is_told_once_and_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "ä.yaml").write_text("# α\nseed: 1\nworkers: -1\n", encoding="utf-8")
     environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}

@@ -356,6 +356,7 @@ def test_the_image() -> None:
     assert all((ROOT / source).exists() for source in copied)
 
 
+@pytest.mark.processes
 def test_shell_scripts_are_well_formed() -> None:
     for script in (CLUSTER / "slurm" / "train.sbatch", CLUSTER / "slurm" / "until.sh"):
         done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)

@@ -22,6 +22,8 @@ from tests.cluster.conftest import Workshop
 from tests.cluster.test_launch_files import CLUSTER, assert_ray_start_takes
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.processes
+
 # Options are those of the real ones; what is left is the command.
 STAND_INS = {
     "scontrol": 'echo "scontrol $*" >>calls; [[ "$1" != show ]] || for i in {0..999}; do echo "node-$i"; done',

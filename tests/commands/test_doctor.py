@@ -33,6 +33,7 @@ def states(out: str) -> dict[str, str]:
     return {line[:18].strip(): line[19:27].strip() for line in lines}
 
 
+@pytest.mark.processes
 def test_everything_works(assets: Path, workshop: Workshop, command: Command) -> None:
     done = command("doctor", "--no-ray", "--potential", workshop.potential)
     assert done.code == 0, done.out + done.err
@@ -73,6 +74,7 @@ sys.exit(main(["doctor", "--no-ray"]))
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("gone", [["torch"], ["torch", "packaging", "pydantic", "numpy", "tqdm", "yaml"]])
 def test_it_works_where_packages_are_missing(gone: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
@@ -218,6 +220,7 @@ def test_a_warning_of_this_package_makes_it_one() -> None:
     assert (check.state, check.text) == ("warning", "no minimum")
 
 
+@pytest.mark.processes
 def test_a_ray_that_hangs_or_dies() -> None:
     state, text = doctor.ray_starts("import time; time.sleep(60)", seconds=0.5)
     assert state == "fails" and "within 0.5 s" in text and "ray.*" in text
@@ -225,5 +228,6 @@ def test_a_ray_that_hangs_or_dies() -> None:
     assert state == "fails" and "no room on this machine" in text
 
 
+@pytest.mark.processes
 def test_ray_starts() -> None:
     assert doctor.ray_starts() == ("ok", "starts and gives room to an actor")

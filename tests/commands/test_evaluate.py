@@ -69,6 +69,7 @@ def test_metrics_lie_at_the_top_of_the_json_and_equal_the_table(
     assert read_dataset(crystals, allow_overlaps=True).compositions == read_dataset(workshop.data).compositions
 
 
+@pytest.mark.processes
 def test_one_seed_gives_one_result_whatever_the_workers(
     trained: TrainResult, workshop: Workshop, command: Command, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ REWARDS = Path(__file__).parents[1] / "reward" / "rewards"
 MINE = f"reward.custom={{mine: {{class: 'user_rewards:Flat', invalid: -99, options: {{axis: 0}}, path: {REWARDS}}}}}"
 
 
+@pytest.mark.processes
 def test_a_run_without_any_potential(workshop: Workshop, base: Path, tmp_path: Path) -> None:
     """Matching, symmetry, a target and a reward of one's own; `best` is chosen by their sum."""
     weights = "{crmse: 1, non_triclinic: 0.1, non_centrosymmetric: 0, density: 0.5, mine: 0}"
@@ -80,6 +81,7 @@ def test_the_reward_of_a_validation_is_that_of_its_crystals(workshop: Workshop, 
     assert line["reward_mean"] == pytest.approx(float(parts.reward(generated).reward.mean()), abs=1e-5)
 
 
+@pytest.mark.processes
 def test_validation_crystals_are_matched_with_those_of_their_split(workshop: Workshop, base: Path) -> None:
     """Training knows no polymorph of theirs; what it knows is not added to."""
     parts = prepare(workshop.load(f"base={base}", "reward.weights={crmse: 1}"))
@@ -113,6 +115,7 @@ def test_a_best_that_is_the_start_is_said(
     assert "checkpoints/best is the model before reinforcement" in caplog.text
 
 
+@pytest.mark.processes
 def test_code_and_second_potential_are_part_of_a_run(
     workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +147,7 @@ def test_code_and_second_potential_are_part_of_a_run(
         train(longer, resume=True, progress=False)
 
 
+@pytest.mark.processes
 def test_a_reward_that_breaks_its_contract_leaves_a_run_to_go_on_with(
     workshop: Workshop, base: Path, tmp_path: Path
 ) -> None:
@@ -189,6 +193,7 @@ def test_references_of_the_hull_are_relaxed_as_what_is_rewarded(
     assert len(list((tmp_path / "cache" / "omatg_ray").iterdir())) == 2
 
 
+@pytest.mark.processes
 @pytest.mark.filterwarnings("ignore:reward.second_potential")
 def test_a_run_goes_on_with_its_rewards(workshop: Workshop, base: Path, tmp_path: Path) -> None:
     """A second potential, and references in a file, which must be the same."""
@@ -283,6 +288,7 @@ def test_relaxation_lowers_rewarded_energies_only(workshop: Workshop, base: Path
     assert float(drop.max()) > 0
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "keys, error, said",
     [

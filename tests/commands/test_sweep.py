@@ -160,6 +160,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.processes
 def test_a_second_driver_is_kept_out(workshop: Workshop, base: Path, tmp_path: Path) -> None:
     """Of a sweep that goes on, and of one that has just begun; nothing is changed, and no Ray started."""
     settings = sweep(workshop, base, tmp_path / "run")

@@ -339,6 +339,7 @@ def test_continue_starts_a_run_and_resumes_one_that_is_there(
     command("train", workshop.config, f"base={base}", "--continue").refuses("--continue needs run=FOLDER")
 
 
+@pytest.mark.processes
 def test_a_reader_of_the_output_that_has_gone_does_not_end_the_run(
     tmp_path: Path, workshop: Workshop, base: Path
 ) -> None:

@@ -77,6 +77,7 @@ def test_result_is_that_of_one_after_another(monkeypatch: pytest.MonkeyPatch) ->
     assert find_unique(batch, torch.tensor([3.0, 1.0, 0.0, 2.0, 4.0])).cluster.tolist() == [1, 0, 0, 0, 1]
 
 
+@pytest.mark.processes
 def test_comparison_over_the_time_bound_counts_as_different(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.evaluate import comparisons
 

@@ -99,6 +99,7 @@ def train_as_rank(rank: int, size: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.processes
 def test_three_ranks_train_as_one_process_and_stop_together(tmp_path: Path) -> None:
     # Not forked from here, where other tests may have left threads.
     context = multiprocessing.get_context("forkserver")

@@ -68,6 +68,7 @@ def slow_for_large(first: object, *_: object) -> float:
     return 0.1
 
 
+@pytest.mark.processes
 def test_a_time_out_fails_its_crystal_only() -> None:
     reward = PolymorphMatch(ROCKSALT)
     reward._pool = BoundedPool(slow_for_large, 1, 0.3)
@@ -95,6 +96,7 @@ def test_a_comparison_that_raises_fails_its_crystal_only(workers: int) -> None:
         reward.close()
 
 
+@pytest.mark.processes
 def test_it_travels_without_its_workers() -> None:
     reward = PolymorphMatch(ROCKSALT, workers=1)
     try:

@@ -17,6 +17,8 @@ from omatg_ray.errors import RewardError
 from omatg_ray.reward.custom import MAX_TIMEOUTS, CustomReward
 from omatg_ray.run.bounded import Outcome
 
+pytestmark = pytest.mark.processes
+
 FOLDER = Path(__file__).with_name("rewards")
 NAN = torch.nan
 

@@ -92,6 +92,7 @@ def test_hanging_comparison_is_ended_counted_and_named(workers: int, caplog: pyt
     assert "generated 2 and reference 2: ArithmeticError: no such lattice" in caplog.text
 
 
+@pytest.mark.processes
 def test_worker_that_dies_is_counted_and_the_matcher_goes_on() -> None:
     crystals = simple(3, DIES, 4)
     with Matcher(1, 10.0, compare=misbehave) as matcher:

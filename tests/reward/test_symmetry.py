@@ -54,6 +54,7 @@ def forever(*_: object) -> None:
     time.sleep(60)
 
 
+@pytest.mark.processes
 def test_a_time_out_is_a_failed_reward() -> None:
     reward = NonTriclinic()
     reward._pool = BoundedPool(forever, 1, 0.2)
@@ -76,6 +77,7 @@ def dying(*_: object) -> None:
     os._exit(3)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("how", ["raise", "die"])
 def test_an_exception_or_a_death_is_a_failed_reward_and_no_p1(how: str) -> None:
     reward = NonTriclinic()
@@ -99,6 +101,7 @@ def test_no_space_group_at_all_is_p1() -> None:
     assert (result.reward.tolist(), result.values["space_group"].tolist()) == ([0.0], [1.0])
 
 
+@pytest.mark.processes
 def test_workers_end_with_the_reward() -> None:
     reward = NonTriclinic(0.01, workers=1)
     assert reward(CASES.select([0])).reward.tolist() == [1.0]

@@ -30,6 +30,7 @@ GHOST = (
 )
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "expression, said", [(GHOST, "cannot be read here: ModuleNotFoundError"), ("lambda: 0", "cannot be sent: ")]
 )
@@ -40,6 +41,7 @@ def test_a_result_that_does_not_travel_is_an_outcome(expression: str, said: str)
         assert second.value == 7
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_every_call_has_its_own_outcome(workers: int) -> None:
     with BoundedPool(eval, workers) as pool:
@@ -47,6 +49,7 @@ def test_every_call_has_its_own_outcome(workers: int) -> None:
         assert outcomes(pool) == []
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("workers", [0, 2])
 def test_call_over_the_time_bound_is_ended_and_the_others_go_on(workers: int) -> None:
     with BoundedPool(eval, workers, timeout=1.0) as pool:
@@ -57,6 +60,7 @@ def test_call_over_the_time_bound_is_ended_and_the_others_go_on(workers: int) ->
         assert outcomes(pool, "5")[0].value == 5
 
 
+@pytest.mark.processes
 def test_time_bound_holds_in_compiled_code() -> None:
     # One call into C, of which no Python signal handler gets a turn.
     with BoundedPool(eval, 1, timeout=1.0) as pool:
@@ -64,6 +68,7 @@ def test_time_bound_holds_in_compiled_code() -> None:
     assert first.timed_out and second.value == "next"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("workers", [0, 2])
 def test_exceptions_are_outcomes(workers: int) -> None:
     with BoundedPool(eval, workers) as pool:
@@ -72,6 +77,7 @@ def test_exceptions_are_outcomes(workers: int) -> None:
     assert second == Outcome("fine")
 
 
+@pytest.mark.processes
 def test_worker_that_dies_costs_only_its_call() -> None:
     with BoundedPool(eval, 2) as pool:
         results = outcomes(pool, "1", DIE, "2", "3")
@@ -79,17 +85,20 @@ def test_worker_that_dies_costs_only_its_call() -> None:
     assert "exit code 7" in (results[1].error or "") and not results[1].timed_out
 
 
+@pytest.mark.processes
 def test_call_of_a_worker_that_died_is_tried_once_more(tmp_path: Path) -> None:
     with BoundedPool(die_once, 1) as pool:
         assert list(pool.map([(str(tmp_path / "died"),)])) == [(0, Outcome("answer"))]
 
 
+@pytest.mark.processes
 def test_worker_killed_while_idle_is_replaced() -> None:
     with BoundedPool(eval, 1) as pool:
         os.kill(outcomes(pool, "__import__('os').getpid()")[0].value, signal.SIGKILL)
         assert outcomes(pool, "'alive'")[0].value == "alive"
 
 
+@pytest.mark.processes
 def test_workers_that_cannot_start_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +112,7 @@ def test_workers_that_cannot_start_are_an_error(
     assert "only_here" in capfd.readouterr().err
 
 
+@pytest.mark.processes
 def test_calls_left_early_do_not_answer_later_ones() -> None:
     with BoundedPool(eval, 2) as pool:
         for _, outcome in pool.map([("1",), (SLEEP,), ("2",)]):
@@ -111,6 +121,7 @@ def test_calls_left_early_do_not_answer_later_ones() -> None:
         assert outcomes(pool, "3", "4") == [Outcome(3), Outcome(4)]
 
 
+@pytest.mark.processes
 def test_closing_ends_the_processes() -> None:
     with BoundedPool(eval, 2) as pool:
         pids = {o.value for o in outcomes(pool, *["__import__('os').getpid()"] * 8)}
@@ -120,6 +131,7 @@ def test_closing_ends_the_processes() -> None:
             os.kill(pid, 0)
 
 
+@pytest.mark.processes
 def test_workers_do_not_import_torch() -> None:
     with BoundedPool(eval, 1) as pool:
         loaded = (
@@ -128,6 +140,7 @@ def test_workers_do_not_import_torch() -> None:
         assert outcomes(pool, loaded) == [Outcome(False)]
 
 
+@pytest.mark.processes
 def test_works_in_a_script_without_main_guard() -> None:
     script = (
         "from omatg_ray.run.bounded import BoundedPool\n"
@@ -141,6 +154,7 @@ def test_works_in_a_script_without_main_guard() -> None:
     assert (done.stdout, done.returncode) == ("[1, 2]\n", 0), done.stderr
 
 
+@pytest.mark.processes
 def test_worker_outlives_a_killed_parent_by_no_more_than_the_time_bound() -> None:
     script = (
         "from omatg_ray.run.bounded import BoundedPool\n"

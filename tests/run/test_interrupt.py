@@ -55,6 +55,7 @@ def test_what_nohup_has_made_deaf_stays_so() -> None:
         signal.signal(signal.SIGHUP, previous)
 
 
+@pytest.mark.processes
 def test_a_terminal_that_has_gone_is_no_reason_to_end() -> None:
     """Its last message has no reader."""
     code = (
@@ -70,6 +71,7 @@ def test_a_terminal_that_has_gone_is_no_reason_to_end() -> None:
     assert done.stdout == "True\n"
 
 
+@pytest.mark.processes
 def test_processes_that_are_started_deaf_live_on() -> None:
     """And the signals that come meanwhile are not lost."""
     listens, child = "import sys; print('ready', flush=True); sys.stdin.read()", None

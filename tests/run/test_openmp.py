@@ -14,9 +14,13 @@ import torch
 from omatg_ray.run.openmp import SPIN, SPINS
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.skipif(
-    not list((Path(torch.__file__).parent / "lib").glob("libgomp*")), reason="PyTorch brings another OpenMP than GNU's"
-)
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(
+        not list((Path(torch.__file__).parent / "lib").glob("libgomp*")),
+        reason="PyTorch brings another OpenMP than GNU's",
+    ),
+]
 
 
 def said_by(code: str, **variables: str) -> str:

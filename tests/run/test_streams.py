@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 COMMAND = [sys.executable, "-m", "omatg_ray"]
 
 # Says something on both streams before and after its reader has gone, then leaves a file as a sign that it got there.

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy
+import pytest
 import torch
 
 import omatg_ray
@@ -22,6 +23,7 @@ def test_versions_are_those_of_the_modules() -> None:
     assert all(isinstance(value, str) and value for value in found.values())
 
 
+@pytest.mark.processes
 def test_nothing_is_imported_for_it() -> None:
     code = "import sys; from omatg_ray.run.versions import versions; versions(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -42,6 +44,7 @@ def test_commit_of_a_checkout(tmp_path: Path) -> None:
     assert git_commit(tmp_path) == f"{commit} (modified)"
 
 
+@pytest.mark.processes
 def test_software_changes_with_the_source(tmp_path: Path) -> None:
     """The same wherever the package lies, another one with any change."""
     copies = []
