@@ -61,18 +61,21 @@ def cluster() -> Iterator[Nodes]:
     with (
         # Sockets have short names only, so not in pytest's folder.
         tempfile.TemporaryDirectory(prefix="ray-") as folder,
-        nursery(Path(folder)) as socket,
+        nursery(Path(folder)) as (socket, wait_for_nursery),
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv(SOCKET, socket)
-        # By default workers give way to everything else that runs on the machine, such as other tests.
-        patch.setenv("RAY_worker_niceness", "0")
         options = {"num_cpus": CORES, "object_store_memory": 200 * 2**20}
-        nodes = Nodes(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+        # By default workers give way to everything else that runs on the machine, such as other tests, and metrics are
+        # handed on every ten seconds.
+        system = {"worker_niceness": 0, "metrics_report_interval_ms": 2000}
+        head = {**options, "include_dashboard": False, "_system_config": system}
+        nodes = Nodes(initialize_head=True, head_node_args=head)
         try:
             nodes.add_node(**options, num_gpus=1)
             nodes.wait_for_nodes()
+            wait_for_nursery()  # no worker is started before there is a driver
             ray.init(address=nodes.address, log_to_driver=False)
             yield nodes
         finally:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SOCKET = "OMATG_RAY_TEST_NURSERY"
 """Environment variable of nodes: where the nursery listens."""
@@ -71,8 +71,11 @@ READY = b"ready\n"
 
 
 @contextmanager
-def nursery(folder: Path) -> Iterator[str]:
-    """A nursery that listens in a folder with a short name; gives the path of its socket, and ends with the context."""
+def nursery(folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A nursery that listens in a folder with a short name, and ends with the context.
+
+    Gives the path of its socket, and what waits until it has imported everything.
+    """
     path = folder / "nursery"
     log = folder / "nursery.log"
     with log.open("w") as output:
@@ -83,26 +86,30 @@ def nursery(folder: Path) -> Iterator[str]:
             start_new_session=True, env=os.environ | ENVIRONMENT | {"RAY_RAYLET_PID": str(os.getpid())},
         )  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
-    try:
+
+    def wait() -> None:
+        assert process.stdout is not None
         assert process.stdout.readline() == READY, log.read_text()
-        yield str(path)
+
+    try:
+        yield str(path), wait
     finally:
-        process.stdin.close()  # at which it ends
-        process.wait(30)
-        process.stdout.close()
+        # Its input is only there to end it where this process is killed.
+        process.kill()
+        process.communicate()
 
 
 def serve(path: str) -> dict[str, object]:
     """Forks for everybody who asks until standard input ends; returns in the children, with what was asked."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(path)
+    server.listen(64)
     for module in MODULES:
         importlib.import_module(module)
     import numpy as np
 
     gc.freeze()  # what is not touched is not copied
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
-    server = socket.socket(socket.AF_UNIX)
-    server.bind(path)
-    server.listen(64)
     os.write(1, READY)
 
     while True:
