@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -18,23 +20,62 @@ from omatg_ray.run.metrics import read_metrics
 
 # The files of a session are the same as those of the commands.
 from tests.commands.conftest import Command, Outcome, Workshop, base, command, trained, workshop
+from tests.distributed.nursery import NURSERY, SOCKET, nursery
 
 __all__ = ["Command", "Outcome", "Workshop", "base", "command", "trained", "workshop"]
 
 CORES = 4
 """Cores of each node."""
+GROUPS = {
+    "ray_actors": ("test_cluster", "test_crew", "test_failures", "test_learners", "test_staleness", "test_stop"),
+    "ray_trials": ("test_bench", "test_pool", "test_pretrain", "test_rewards", "test_sweep", "test_telemetry"),
+}
+"""Files whose tests share a cluster, which takes seconds to start: where tests are spread over processes, a group goes
+to one of them as a whole."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Also where nothing that spreads tests is installed.
+    config.addinivalue_line("markers", "xdist_group(name): tests that one process does")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    groups = {name: group for group, names in GROUPS.items() for name in names}
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.path.stem in groups:
+            item.add_marker(pytest.mark.xdist_group(groups[item.path.stem]))
+
+
+class Nodes(Cluster):
+    """A cluster whose workers are forked in the nursery, but those of nodes that are fresh."""
+
+    def add_node(self, wait: bool = True, fresh: bool = False, **options: Any) -> Any:
+        if not fresh:
+            options["setup_worker_path"] = NURSERY
+        return super().add_node(wait, **options)
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster() -> Iterator[Nodes]:
     """Two nodes of `CORES` cores each, and a GPU that is none on the second; this process is connected to them."""
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        # Sockets have short names only, so not in pytest's folder.
+        tempfile.TemporaryDirectory(prefix="ray-") as folder,
+        nursery(Path(folder)) as (socket, wait_for_nursery),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv(SOCKET, socket)
         options = {"num_cpus": CORES, "object_store_memory": 200 * 2**20}
-        nodes = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+        # By default workers give way to everything else that runs on the machine, such as other tests, and metrics are
+        # handed on every ten seconds.
+        system = {"worker_niceness": 0, "metrics_report_interval_ms": 2000}
+        head = {**options, "include_dashboard": False, "_system_config": system}
+        nodes = Nodes(initialize_head=True, head_node_args=head)
         try:
             nodes.add_node(**options, num_gpus=1)
             nodes.wait_for_nodes()
+            wait_for_nursery()  # no worker is started before there is a driver
             ray.init(address=nodes.address, log_to_driver=False)
             yield nodes
         finally:

@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 from omatg_ray.commands.train import train
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.run.timeline import Timeline
-from tests.distributed.conftest import SMALL, Run, Workshop, run
+from tests.distributed.conftest import CORES, SMALL, Nodes, Run, Workshop, run
 
 
 @pytest.fixture(scope="session")
@@ -100,8 +100,18 @@ def test_the_last_iteration_is_in_the_timeline(many: Run) -> None:
     assert f"Iteration {timeline.iteration}, {timeline.seconds:.2f} s." in many.result.report.read_text()
 
 
-def test_actors_import_only_what_they_need(many: Run) -> None:
-    for actor in json.loads((many.folder / "actors.json").read_text()):
+def test_actors_import_only_what_they_need(workshop: Workshop, base: Path, cluster: Nodes) -> None:
+    """On a node whose workers start as those of users' nodes do; of this size is only that one."""
+    share = [f"ray.{role}.cpus={CORES + 1}" for role in ("rollout", "reward", "learner")]
+    node = cluster.add_node(num_cpus=3 * (CORES + 1), object_store_memory=100 * 2**20, fresh=True)
+    try:
+        fresh = run(workshop, base, "fresh", "iterations=1", "ray.rollout.workers=1", *share)
+    finally:
+        cluster.remove_node(node)
+    actors = json.loads((fresh.folder / "actors.json").read_text())
+    assert {actor["role"] for actor in actors} == {"learner", "rollout", "reward"}
+    assert {actor["node_id"] for actor in actors} == {node.node_id}
+    for actor in actors:
         assert "torch" in actor["imports"]
         if actor["role"] != "reward":
             assert not {"matgl", "pymatgen", "torch_geometric", "matplotlib", "ase"} & set(actor["imports"])

@@ -103,6 +103,7 @@ def test_every_request_is_answered_once_and_what_is_kept_stays_in_the_store(team
 
 def test_no_actor_has_more_than_its_share_in_flight(team: Team) -> None:
     pool, most = team.pool(in_flight=2), 0
+    pool.wait_for(2)  # one alone could answer everything before the other has started
 
     def count(_: Answer) -> None:
         nonlocal most
