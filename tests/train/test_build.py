@@ -84,7 +84,7 @@ def test_a_precision_that_is_left_open_is_decided_by_machine_and_noise(
     expected: str,
     why: str,
 ) -> None:
-    monkeypatch.setattr("omatg_ray.train.build.has_bfloat16", lambda device: has_it)
+    monkeypatch.setattr("omatg_ray.train.precision.has_bfloat16", lambda device: has_it)
     config = workshop.load(f"base={base}", "rollout.precision=auto", f"policy.noise.pos.a={scale}")
     parts = prepare(config)
     found = decided(config, parts, progress=True)
@@ -101,7 +101,7 @@ def test_a_precision_is_kept_by_a_run_that_goes_on_elsewhere(
     run = tmp_path / "run"
     keys = [f"run={run}", f"base={base}", "rollout.precision=auto"]
     for has_it, iterations in ((True, 1), (False, 2)):
-        monkeypatch.setattr("omatg_ray.train.build.has_bfloat16", lambda device, has_it=has_it: has_it)
+        monkeypatch.setattr("omatg_ray.train.precision.has_bfloat16", lambda device, has_it=has_it: has_it)
         train(workshop.load(*keys, f"iterations={iterations}"), resume=iterations > 1, progress=False)
         assert Config.load(run / "config.yaml").rollout.precision == "bfloat16"
     # Other noise, as in a sweep whose trial takes over another's state, is another policy.
@@ -112,7 +112,7 @@ def test_a_precision_is_kept_by_a_run_that_goes_on_elsewhere(
 def test_the_precision_of_gpus_elsewhere_is_not_guessed(
     workshop: Workshop, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("omatg_ray.train.build.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("omatg_ray.train.precision.has_bfloat16", lambda device: True)
     keys = [f"base={base}", "rollout.precision=auto", "ray.rollout.workers=1"]
     for more, expected in ((), "bfloat16"), (("ray.rollout.gpus=1",), "float32"), (("ray.learner.gpus=1",), "float32"):
         config = workshop.load(*keys, *more)
