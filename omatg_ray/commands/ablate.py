@@ -15,7 +15,7 @@ from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.ablation import Ablated, Learned, best_of
 from omatg_ray.evaluate.cases import Case, CaseResult, evaluate_cases
 from omatg_ray.evaluate.comparison import Comparison
-from omatg_ray.evaluate.evaluation import Evaluator
+from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.tuning import HandMade, Tuned, tune
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.schedule import NONE, brief, learned_schedule

@@ -216,7 +216,8 @@ def sealed(name: AssetName) -> str:
 def known_energies() -> Finding:
     """Whether the bundled potential gives the energies that it must."""
     text = sealed("potential")
-    from omatg_ray.reward.potential import KNOWN_ENERGIES, load_potential
+    from omatg_ray.reward.known_energies import KNOWN_ENERGIES
+    from omatg_ray.reward.potential import load_potential
 
     load_potential(BUNDLED)
     known = json.loads((asset("potential") / KNOWN_ENERGIES).read_text())

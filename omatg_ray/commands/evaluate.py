@@ -14,7 +14,8 @@ from omatg_ray.crystal.read import OnError
 from omatg_ray.evaluate.cases import Case, CaseFolder, conditions_of, evaluate_cases
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.comparison import Comparison
-from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
+from omatg_ray.evaluate.evaluation import Evaluation
+from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.metrics import measured_columns
 from omatg_ray.model.checks import warn_generated_species, warn_noiseless, warn_unfamiliar
 from omatg_ray.model.flow_model import FlowModel

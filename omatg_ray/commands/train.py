@@ -13,7 +13,8 @@ from omatg_ray.config import Config
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ClusterError, ConfigError, OmatgRayError, RewardError, TrainingError
 from omatg_ray.evaluate.backend import EvaluationBackend
-from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
+from omatg_ray.evaluate.evaluation import Evaluation
+from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.policy.settings import NoiseMode
 from omatg_ray.report.run import write_report

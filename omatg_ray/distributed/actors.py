@@ -20,7 +20,8 @@ from omatg_ray.distributed.results import Published, Timed
 from omatg_ray.distributed.settings import Share
 from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.rl.learner import Alone, Learner
+from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.peers import Alone
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item

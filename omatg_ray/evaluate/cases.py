@@ -22,7 +22,8 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.compositions import ByComposition
-from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
+from omatg_ray.evaluate.evaluation import Evaluation
+from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.model.flow_model import EULER, FlowModel, Solver
 from omatg_ray.model.schedule import OWN
 from omatg_ray.policy.annealing import Annealing, describe

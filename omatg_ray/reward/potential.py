@@ -16,7 +16,8 @@ from torch import Tensor
 
 from omatg_ray.assets import asset
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
-from omatg_ray.errors import DataError, PotentialError
+from omatg_ray.errors import PotentialError
+from omatg_ray.reward.known_energies import KNOWN_ENERGIES, check_energy_volume_curve, check_known_energies
 from omatg_ray.reward.settings import WEIGHT_FILES, potential_folder
 from omatg_ray.run.home import import_with_home
 from omatg_ray.run.location import is_bundled, place_of
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 # actors, which read its objects as parts of those of this module.
 HOMELESS = import_with_home("matgl", ".cache/matgl")
 
-KNOWN_ENERGIES = "known_energies.json"
 
 CPU_CHUNK_EDGES = 2000
 """Directed edges evaluated at once on a CPU.
@@ -38,33 +38,6 @@ With fewer, TensorNet spends its time in calls; the intermediate results of many
 """
 DEVICE_CHUNK_EDGES = 100_000
 """Directed edges evaluated at once on an accelerator, which wants large chunks; TensorNet needs 34 kB an edge."""
-
-# Cells in units of the cubic lattice constant, and fractional positions.
-CUBIC_CELLS = {
-    "rocksalt": ([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]),
-    "diamond": ([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]], [[0.0, 0.0, 0.0], [0.25, 0.25, 0.25]]),
-    "fcc": ([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]], [[0.0, 0.0, 0.0]]),
-    "bcc": ([[-0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.5, 0.5, -0.5]], [[0.0, 0.0, 0.0]]),
-}
-# Stable crystals with their measured lattice constants in Å; a potential is tried on the first one it knows.
-TEST_CRYSTALS = (
-    (("Na", "Cl"), "rocksalt", 5.64),
-    (("Mg", "O"), "rocksalt", 4.21),
-    (("Li", "F"), "rocksalt", 4.03),
-    (("Ti", "N"), "rocksalt", 4.24),
-    (("C", "C"), "diamond", 3.57),
-    (("Si", "Si"), "diamond", 5.43),
-    (("Ge", "Ge"), "diamond", 5.66),
-    (("Al",), "fcc", 4.05),
-    (("Cu",), "fcc", 3.61),
-    (("Ni",), "fcc", 3.52),
-    (("Pt",), "fcc", 3.92),
-    (("Fe",), "bcc", 2.87),
-    (("Mo",), "bcc", 3.15),
-    (("W",), "bcc", 3.16),
-    (("Na",), "bcc", 4.29),
-    (("Li",), "bcc", 3.51),
-)
 
 
 class Potential:
@@ -250,9 +223,9 @@ def load_potential(name_or_folder: str | Path, device: torch.device | str = "cpu
         name = place_of(name_or_folder)
     potential = Potential(_load_module(folder, name), name, _fingerprint(folder), device)
     if (folder / KNOWN_ENERGIES).is_file():
-        _check_known_energies(potential, folder / KNOWN_ENERGIES)
+        check_known_energies(potential, folder / KNOWN_ENERGIES)
     else:
-        _check_energy_volume_curve(potential)
+        check_energy_volume_curve(potential)
     return potential
 
 
@@ -350,73 +323,3 @@ def _fingerprint(folder: Path) -> str:
     for file in WEIGHT_FILES:
         digest.update((folder / file).read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _check_known_energies(potential: Potential, file: Path) -> None:
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-        cases = [
-            (
-                _crystal(entry["structure"]["species"], entry["structure"]["pos"], entry["structure"]["cell"]),
-                float(entry["energy_per_atom"]),
-                float(entry["tolerance"]),
-            )
-            for entry in entries
-        ]
-    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
-        raise PotentialError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
-    for index, (crystal, expected, tolerance) in enumerate(cases):
-        got = float(_energies_per_atom(potential, crystal)[0])
-        # Written so that NaN fails.
-        if not abs(got - expected) <= tolerance:
-            raise PotentialError(
-                f"potential {potential.name} fails known energy {index} ({crystal.formulas()[0]}) of {file}: "
-                f"expected {expected:.4f} ± {tolerance:g} eV/atom, got {got:.4f}. Its weights are damaged, or do not "
-                f"fit the installed MatGL"
-            )
-
-
-def _check_energy_volume_curve(potential: Potential) -> None:
-    from pymatgen.core import Element
-
-    known = (test for test in TEST_CRYSTALS if all(Element(symbol).Z in potential.elements for symbol in test[0]))
-    test = next(known, None)
-    if test is None:
-        warnings.warn(
-            f"potential {potential.name} knows none of the crystals that it could be tried on; put a {KNOWN_ENERGIES} "
-            f"beside its weights",
-            stacklevel=3,
-        )
-        return
-    symbols, kind, constant = test
-    cell, pos = CUBIC_CELLS[kind]
-    constants = constant * torch.linspace(0.85, 1.25, 9, dtype=torch.float64)
-    crystals = CrystalBatch.cat(_crystal(symbols, pos, a * torch.tensor(cell, dtype=torch.float64)) for a in constants)
-    energies = _energies_per_atom(potential, crystals)
-    lowest = int(energies.argmin())
-    if not energies.isfinite().all() or lowest in (0, len(constants) - 1):
-        curve = ", ".join(f"{a:.2f} Å {energy:.3f}" for a, energy in zip(constants, energies, strict=True))
-        warnings.warn(
-            f"potential {potential.name} gives {kind} {''.join(dict.fromkeys(symbols))} no minimum of the energy near "
-            f"its lattice constant of {constant} Å (eV/atom: {curve}); its weights may not fit the installed MatGL",
-            stacklevel=3,
-        )
-
-
-def _crystal(species: Iterable[str], pos: Any, cell: Any) -> CrystalBatch:
-    from pymatgen.core import Element
-
-    numbers = torch.tensor([Element(symbol).Z for symbol in species])
-    pos, cell = (torch.as_tensor(values, dtype=torch.float64) for values in (pos, cell))
-    return CrystalBatch(numbers, pos, cell[None], torch.tensor([len(numbers)]))
-
-
-def _energies_per_atom(potential: Potential, crystals: CrystalBatch) -> Tensor:
-    try:
-        # The numbers that a potential is known for are those of MatGL.
-        return potential.energies(crystals, repulsion=False) / crystals.n_atoms
-    except PotentialError:
-        raise
-    except Exception as error:  # an architecture that asks for inputs which plain energies do not bring
-        reason = f"{type(error).__name__}: {error}"
-        raise PotentialError(f"potential {potential.name} cannot evaluate a simple crystal ({reason})") from error

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
-from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.errors import TrainingError
 from omatg_ray.flow.activations import saved_bytes
@@ -22,7 +20,9 @@ from omatg_ray.policy.drift import DENOISER, Outputs
 from omatg_ray.policy.gaussian import kl_divergence, log_density
 from omatg_ray.policy.noise import LearnedNoise
 from omatg_ray.policy.policy import Policy
+from omatg_ray.rl.microbatch import Block, Microbatch, Part, Report, Tally
 from omatg_ray.rl.objective import Terms, negative_entropy, position_terms, structure_terms
+from omatg_ray.rl.peers import Alone, Peers
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory, components
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
@@ -31,35 +31,6 @@ logger = logging.getLogger(__name__)
 
 ALLOCATOR_ERRORS = ("can't allocate memory", "not enough memory")
 """What PyTorch's allocators of the CPU say, on Linux and Windows, in a plain RuntimeError."""
-
-
-class Peers(Protocol):
-    """The learners that train one policy together, which must make the same calls in the same order."""
-
-    @property
-    def size(self) -> int:
-        """How many they are."""
-        ...
-
-    def exchange(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What every learner says, in the order of their ranks; values as JSON has them."""
-        ...
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Sum over the learners, the same bits on all of them."""
-        ...
-
-
-class Alone:
-    """The peers of a learner that has none."""
-
-    size = 1
-
-    def exchange(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return [dict(said)]
-
-    def sum(self, values: Tensor) -> Tensor:
-        return values
 
 
 class Learner:
@@ -105,16 +76,16 @@ class Learner:
                 into memory; the step was not taken (earlier epochs were). Names the compositions. All learners raise
                 the same.
         """
-        part = None if trajectory is None else _Part.of(trajectory, advantage, total or len(trajectory))
-        tally, norms, reports = _Tally({}), 0.0, list[_Report]()
+        part = None if trajectory is None else Part.of(trajectory, advantage, total or len(trajectory))
+        tally, norms, reports = Tally({}), 0.0, list[Report]()
         for epoch in range(self.settings.epochs):
             try:
                 tally = self._gradients(part, tally, first=epoch == 0)
                 graded = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
-                report = _Report(tally.sums, tally.log_ratio_max, graded, self.microbatch_pairs)
+                report = Report(tally.sums, tally.log_ratio_max, graded, self.microbatch_pairs)
             except TrainingError as error:
-                report = _Report({}, 0.0, [], self.microbatch_pairs, str(error))
-            reports = [_Report(**said) for said in self.peers.exchange(asdict(report))]
+                report = Report({}, 0.0, [], self.microbatch_pairs, str(error))
+            reports = [Report(**said) for said in self.peers.exchange(asdict(report))]
             for said in reports:
                 if said.error is not None:
                     raise TrainingError(said.error)
@@ -136,13 +107,13 @@ class Learner:
         changed = {"microbatch_pairs": pairs} if pairs < self.settings.microbatch_pairs else {}
         return means | {"log_ratio_max": max(said.log_ratio_max for said in reports)} | changed
 
-    def _gradients(self, part: _Part | None, before: _Tally, first: bool) -> _Tally:
+    def _gradients(self, part: Part | None, before: Tally, first: bool) -> Tally:
         """Gradients of an epoch, in microbatches that fit into memory, and the statistics with those of the epoch."""
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             if part is None:
                 return before
-            tally = _Tally(before.sums.copy(), before.log_ratio_max)
+            tally = Tally(before.sums.copy(), before.log_ratio_max)
             try:
                 self._backward(part, tally, first)
             except RuntimeError as error:
@@ -154,7 +125,7 @@ class Learner:
             # Not in the handler: until it ends, the traceback holds what the microbatch needed.
             self._halve(part, reason)
 
-    def _backward(self, part: _Part, tally: _Tally, first: bool) -> None:
+    def _backward(self, part: Part, tally: Tally, first: bool) -> None:
         """Adds the gradients and statistics of all microbatches."""
         for microbatch in self._microbatches(part):
             loss, stats, largest = self._loss(microbatch)
@@ -165,7 +136,7 @@ class Learner:
             if first:
                 tally.log_ratio_max = max(tally.log_ratio_max, largest)
 
-    def _halve(self, part: _Part, reason: str) -> None:
+    def _halve(self, part: Part, reason: str) -> None:
         """Bounds microbatches by half of the one that was too large.
 
         Raises:
@@ -209,7 +180,7 @@ class Learner:
             Seconds, bytes kept for the backward pass, and ordered pairs of atoms that the microbatch held.
         """
         advantage = torch.linspace(-1.0, 1.0, len(trajectory), dtype=torch.float64)
-        microbatch = next(self._microbatches(_Part.of(trajectory, advantage, len(trajectory))))
+        microbatch = next(self._microbatches(Part.of(trajectory, advantage, len(trajectory))))
         start = time.perf_counter()
         with saved_bytes() as saved:
             loss, _, _ = self._loss(microbatch)
@@ -218,7 +189,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return elapsed, sum(saved.values()), int(microbatch.crystals.n_atoms.square().sum())
 
-    def _microbatches(self, whole: _Part) -> Iterator[_Microbatch]:
+    def _microbatches(self, whole: Part) -> Iterator[Microbatch]:
         """(structures × steps) blocks of at most `microbatch_pairs` ordered pairs; one structure and step at least."""
         trajectory, states = whole.trajectory, whole.states
         limit, n_steps, total = self.microbatch_pairs, trajectory.n_learned, len(trajectory)
@@ -241,16 +212,16 @@ class Learner:
                 species = None if part.species is None else part.of_learned(part.species)[span].flatten()
                 crystals = tiled.replace(pos[span].flatten(0, 1), cell[span].flatten(0, 1), species)
                 advantage = whole.advantage[start:stop].to(pos)
-                yield _Microbatch(part, span, crystals, advantage, 1.0 / (n_steps * whole.total))
+                yield Microbatch(part, span, crystals, advantage, 1.0 / (n_steps * whole.total))
             start = stop
 
-    def _loss(self, microbatch: _Microbatch) -> tuple[Tensor, dict[str, float], float]:
+    def _loss(self, microbatch: Microbatch) -> tuple[Tensor, dict[str, float], float]:
         """Loss, statistics and largest |log-ratio| of a microbatch, weighted so that microbatches add up."""
         trajectory, steps, weight = microbatch.trajectory, microbatch.steps, microbatch.weight
         t, dt = (trajectory.of_learned(values)[steps] for values in (trajectory.times[:-1], trajectory.times.diff()))
         # One time per structure and step, so that all steps of the block share a network call.
         t_each, dt_each = (values.repeat_interleave(len(trajectory)) for values in (t, dt))
-        block = _Block(microbatch.crystals, t_each, dt_each)
+        block = Block(microbatch.crystals, t_each, dt_each)
         outputs = self.policy.at(trajectory.precision).outputs(block.crystals, block.t)
         base = {name: values[steps].flatten(0, 1) for name, values in trajectory.base_outputs.items()}
         loss = torch.zeros((), device=t.device)
@@ -276,7 +247,7 @@ class Learner:
         return loss, stats, largest
 
     def _densities(
-        self, field: FieldName, action: Tensor, block: _Block, outputs: Outputs, base: Outputs, t: Tensor, dt: Tensor
+        self, field: FieldName, action: Tensor, block: Block, outputs: Outputs, base: Outputs, t: Tensor, dt: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """Log-density of the actions, and KL to the base (None where it is not known), per atom or structure (K, ·)."""
         drift = self.policy.drift
@@ -317,7 +288,7 @@ class Learner:
         return weight * factor * negative_entropy(sigma).sum() * of_structure.sum()
 
     def _distillation(
-        self, field: FieldName, block: _Block, outputs: Outputs, base: Outputs, weight: float, stats: dict[str, float]
+        self, field: FieldName, block: Block, outputs: Outputs, base: Outputs, weight: float, stats: dict[str, float]
     ) -> Tensor | None:
         """Weighted squared distance of the denoiser to the base's, averaged over the atoms of a structure."""
         factor, name = self.objective.distillation_weight.of(field), DENOISER[field]
@@ -337,7 +308,7 @@ class Learner:
         return position_terms(log_ratio, kl, advantage, layout, self.objective.clip, reduction)
 
     @staticmethod
-    def _not_finite(microbatch: _Microbatch) -> str:
+    def _not_finite(microbatch: Microbatch) -> str:
         trajectory = microbatch.trajectory
         formulas = _listed(trajectory.x_0.formulas())
         numbers = torch.arange(trajectory.n_steps, device=trajectory.times.device)
@@ -354,83 +325,6 @@ class Learner:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Inverse of `state_dict`, of which it keeps copies."""
         restore_optimizer(self.optimizer, {name: value.clone() for name, value in state.items()})
-
-
-@dataclass(frozen=True)
-class _Block:
-    """States of several steps as one batch, with a time and the length of a step for each."""
-
-    crystals: CrystalBatch
-    t: Tensor
-    dt: Tensor
-
-
-@dataclass
-class _Part:
-    """What one learner learns from.
-
-    Attributes:
-        trajectory: Its structures.
-        states: Their states before the steps learned from.
-        advantage: Their advantages (B,).
-        total: Structures of all learners.
-        structures: Those of the microbatch that is made or computed at present.
-        steps: Which of the steps learned from.
-    """
-
-    trajectory: Trajectory
-    states: tuple[Tensor, Tensor]
-    advantage: Tensor
-    total: int
-    structures: slice
-    steps: slice
-
-    @classmethod
-    def of(cls, trajectory: Trajectory, advantage: Tensor, total: int) -> _Part:
-        pos, cell = (trajectory.of_learned(values) for values in trajectory.states())
-        return cls(trajectory, (pos, cell), advantage, total, slice(0, 0), slice(0, 0))
-
-
-@dataclass
-class _Tally:
-    """Statistics of an update so far."""
-
-    sums: dict[str, float]
-    log_ratio_max: float = 0.0
-
-    def add(self, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-
-@dataclass(frozen=True)
-class _Report:
-    """What a learner tells its peers before every step.
-
-    Attributes:
-        sums: Its statistics, summed over the epochs so far.
-        log_ratio_max: The largest |log-ratio| of its part.
-        graded: Parameters that have a gradient.
-        microbatch_pairs: Its present bound.
-        error: Why it cannot take the step.
-    """
-
-    sums: dict[str, float]
-    log_ratio_max: float
-    graded: list[int]
-    microbatch_pairs: int
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class _Microbatch:
-    """Structures of `trajectory` at a span of the steps learned from, as one batch for the network."""
-
-    trajectory: Trajectory
-    steps: slice
-    crystals: CrystalBatch
-    advantage: Tensor
-    weight: float
 
 
 def _listed(formulas: Iterable[str]) -> str:

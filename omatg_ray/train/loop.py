@@ -14,7 +14,7 @@ import torch
 
 from omatg_ray.config import Config
 from omatg_ray.evaluate.backend import Backend
-from omatg_ray.evaluate.evaluation import Evaluator
+from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.metrics import REWARD
 from omatg_ray.model.checks import warn_generated_species
 from omatg_ray.rl.divergence import SHIFT, DivergenceWatch

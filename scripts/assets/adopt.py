@@ -19,7 +19,8 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.model.flow_model import DESCRIPTION_FILE, WEIGHTS_FILE
 from omatg_ray.model.schedule import SCHEDULE_FILE
 from omatg_ray.model.schedule import WEIGHTS_FILE as SCHEDULE_WEIGHTS
-from omatg_ray.reward.potential import KNOWN_ENERGIES, WEIGHT_FILES, load_potential
+from omatg_ray.reward.known_energies import KNOWN_ENERGIES
+from omatg_ray.reward.potential import WEIGHT_FILES, load_potential
 from omatg_ray.run.atomic import write_json
 
 FILES = {

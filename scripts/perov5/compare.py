@@ -23,7 +23,8 @@ from torch import Tensor
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.evaluate.backend import LocalEvaluationBackend
-from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
+from omatg_ray.evaluate.evaluation import Evaluation
+from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.metrics import paired_interval
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.policy.hand_made import LinearAnnealing

@@ -12,7 +12,8 @@ from omatg_ray.assets import ASSETS, asset, card, seal
 from omatg_ray.config import Config
 from omatg_ray.errors import DataError
 from omatg_ray.model.flow_model import DESCRIPTION_FILE, WEIGHTS_FILE
-from omatg_ray.reward.potential import KNOWN_ENERGIES, WEIGHT_FILES
+from omatg_ray.reward.known_energies import KNOWN_ENERGIES
+from omatg_ray.reward.potential import WEIGHT_FILES
 from omatg_ray.run.location import BUNDLED, is_bundled, place_of
 from omatg_ray.train.splits import SPLITS
 

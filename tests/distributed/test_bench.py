@@ -14,7 +14,7 @@ from omatg_ray.distributed.actor_set import sampling_roles, start_actors
 from omatg_ray.distributed.evaluation import RayEvaluationBackend
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.evaluate.backend import LocalEvaluationBackend
-from omatg_ray.evaluate.evaluation import Evaluator
+from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.build import Judges
 from omatg_ray.reward.energy import MatGLEnergy

@@ -22,7 +22,7 @@ from omatg_ray.evaluate.cases import (
     key_of,
     model_fingerprint,
 )
-from omatg_ray.evaluate.evaluation import Evaluator
+from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model.flow_model import FlowModel, ModelDescription
 from omatg_ray.policy.hand_made import LinearAnnealing

@@ -13,7 +13,8 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.backend import LocalEvaluationBackend
-from omatg_ray.evaluate.evaluation import Evaluation, Evaluator
+from omatg_ray.evaluate.evaluation import Evaluation
+from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.polymorphs import MOST_POLYMORPHS, Polymorphs
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy

@@ -1,0 +1,418 @@
+"""Evaluation of a sampler: crystals for every reference, matched and weighed against it and its polymorphs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.validity import check_validity
+from omatg_ray.evaluate.backend import Block, Comparisons, EvaluationBackend, Measured
+from omatg_ray.evaluate.compositions import ByComposition, covered, per_composition
+from omatg_ray.evaluate.evaluation import Evaluation
+from omatg_ray.evaluate.metrics import (
+    CSPMetrics,
+    capped_relative_energies,
+    crmse,
+    energy_mean,
+    invalid_share,
+    match_rate,
+    metre,
+    relative_energy_mean,
+    relative_energy_mean_capped,
+    relative_energy_median,
+    relative_energy_quantile,
+    rmse,
+)
+from omatg_ray.evaluate.polymorphs import Polymorphs
+from omatg_ray.evaluate.settings import BLOCK
+from omatg_ray.evaluate.unique import find_unique
+from omatg_ray.model.flow_model import EULER, FlowModel, Solver
+from omatg_ray.policy.annealing import Annealing, describe
+from omatg_ray.policy.settings import CHUNK_PAIRS, NoiseMode
+from omatg_ray.reward.matching import compositions
+from omatg_ray.run.progress import Progress
+from omatg_ray.seeding import seed_of
+
+
+class Evaluator:
+    """Evaluates samplers on one data set, always from the same seed: x_0 and noise of a row never change.
+
+    A generated crystal is compared with the reference of its row, and with all other crystals of the data set that have
+    the same atoms in their cells (`Polymorphs`), also those that a limit leaves out. Of a model that generates species
+    it is compared with nothing (`CSPMetrics` says what is measured instead).
+
+    Args:
+        references: One crystal is generated for each, with its atoms.
+        backend: Generates and measures; without a potential there are structure metrics only.
+        seed: Seed of x_0 and noise.
+        limit: Use at most so many of them, spread over the data set; a crystal keeps the seed of its row there.
+        chunk_pairs: Ordered pairs of atoms per network call.
+        block: Crystals generated, matched and weighed together.
+        samples: Crystals generated for each reference. The first has x_0 and noise of `seed`, whatever their number,
+            and each of the others a seed of its own that follows from it.
+        workers: Processes that look for crystals that are the same, among several samples; 0 looks in this one.
+        timeout: Seconds that one of these comparisons may take.
+    """
+
+    def __init__(
+        self,
+        references: CrystalDataset,
+        backend: EvaluationBackend,
+        seed: int,
+        limit: int | None = None,
+        chunk_pairs: int = CHUNK_PAIRS,
+        block: int = BLOCK,
+        samples: int = 1,
+        workers: int = 0,
+        timeout: float = 10.0,
+    ) -> None:
+        self._rows = spread_rows(len(references), limit)
+        self._known, self.references = references, references.select(self._rows)
+        self.backend, self.seed, self.chunk_pairs, self._block = backend, seed, chunk_pairs, block
+        self.samples, self._workers, self.timeout = samples, workers, timeout
+        crystals = self.references.crystals
+        self._species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
+        self._blocks = torch.arange(len(crystals)).split(block)
+        self._polymorphs = Polymorphs(references.crystals, self._rows)
+        self._pairs = [self._compared(rows.tolist()) for rows in self._blocks]
+
+    def _compared(self, rows: Sequence[int]) -> list[tuple[int, int]]:
+        """Pairs (place in a block, row of the data set): first every row's reference, then the other polymorphs."""
+        own = [(place, self._rows[row]) for place, row in enumerate(rows)]
+        polymorphs = self._polymorphs.of_row
+        return own + [(i, known) for i, reference in own for known in polymorphs[rows[i]] if known != reference]
+
+    @cached_property
+    def reference_energy(self) -> Tensor | None:
+        """Energies of the references (n,) in eV/atom; None without a potential."""
+        if self.backend.energy is None:
+            return None
+        crystals = self.references.crystals
+        return torch.cat(list(self.backend.weigh([crystals.select(rows) for rows in self._blocks])))
+
+    @cached_property
+    def _lowest(self) -> list[int | None] | None:
+        """Lowest polymorph of every row by its place in the data set; None without polymorphs or a potential."""
+        if self.reference_energy is None or not self._polymorphs.n_polymorphic:
+            return None
+        crystals = self._known.crystals
+        energy = dict(zip(self._rows, self.reference_energy.tolist(), strict=True))
+        others = sorted({known for places in self._polymorphs.of_row for known in places} - energy.keys())
+        batches = [others[start : start + self._block] for start in range(0, len(others), self._block)]
+        for batch, found in zip(
+            batches, self.backend.weigh([crystals.select(batch) for batch in batches]), strict=True
+        ):
+            energy.update(zip(batch, found.tolist(), strict=True))
+        return self._polymorphs.lowest(energy)
+
+    @cached_property
+    def _by_composition(self) -> ByComposition:
+        return ByComposition.of(self.references.compositions)
+
+    @property
+    def known(self) -> CrystalDataset:
+        """The whole data set, also what a limit leaves out."""
+        return self._known
+
+    def __call__(
+        self,
+        model: FlowModel,
+        steps: int,
+        noise: NoiseMode = "none",
+        schedule: Annealing | None = None,
+        label: str = "",
+        progress: bool = False,
+        solver: Solver = EULER,
+    ) -> Evaluation:
+        """Generates and measures.
+
+        Args:
+            model: Sampler.
+            steps: Grid points; steps − 1 network evaluations.
+            noise: Without noise or with the policy's.
+            schedule: Annealing in place of the model's own.
+            label: What tables, reports and the progress bar call this evaluation.
+            progress: Show a progress bar.
+            solver: As in `FlowModel.generate`.
+        """
+        return self.start(model, steps, noise, schedule, label, solver).finish(progress)
+
+    def start(
+        self,
+        model: FlowModel,
+        steps: int,
+        noise: NoiseMode = "none",
+        schedule: Annealing | None = None,
+        label: str = "",
+        solver: Solver = EULER,
+    ) -> Started:
+        """Begins an evaluation, which actors go on with while another one is finished; arguments as for the call."""
+        blocks = self._asked(steps, noise, schedule, solver, not model.generates_species)
+        annealing, reward = model.annealing if schedule is None else schedule, self.backend.energy
+        settings = {
+            "label": label,
+            "steps": steps,
+            "network_evaluations": steps - 1,
+            "noise": noise,
+            "solver": solver,
+            "seed": self.seed,
+            "samples": self.samples,
+            "annealing": describe(annealing),
+            "potential": None if reward is None else reward.potential.name,
+        }
+        return Started(self, settings, model.generates_species, self.backend.measure(model, blocks))
+
+    def evaluation(self, done: Sequence[Measured], settings: dict[str, Any], open_species: bool) -> Evaluation:
+        """What the blocks of an evaluation amount to.
+
+        Args:
+            done: All that `start` asked for, measured.
+            settings: What the evaluation is to say of itself.
+            open_species: Whether species were generated.
+        """
+        crystals = CrystalBatch.cat(one.crystals for one in done)
+        valid = check_validity(crystals).valid
+        energy = reference = None
+        if self.reference_energy is not None:
+            energy = torch.cat([one.energy for one in done if one.energy is not None])
+            reference = self.reference_energy.repeat(self.samples)
+        metrics = CSPMetrics(n=len(crystals), invalid_share=invalid_share(valid))
+        rows, by_composition = {"invalid_share": (~valid).double()}, self._by_composition
+        rmse_of_row, closest = torch.full((len(crystals),), torch.nan, dtype=torch.float64), None
+        if open_species:
+            theirs = compositions(self.references.crystals) * self.samples
+            same = torch.tensor([a == b for a, b in zip(compositions(crystals), theirs, strict=True)])
+            reference = None if reference is None else reference.where(same, torch.nan)
+            unique = self._unique(crystals, valid)
+            metrics = replace(
+                metrics,
+                same_composition=int(same.sum()),
+                energy_mean=None if energy is None else energy_mean(energy, valid),
+                unique_share=int(unique.sum()) / len(crystals),
+            )
+        else:
+            matches = [one.match for one in done if one.match]
+            rmse_of_row = torch.cat([match.rmse[: len(one.crystals)] for one, match in zip(done, matches, strict=True)])
+            found = self._matched([match.rmse for match in matches])
+            closest = self._polymorphs_closest(found)
+            metrics = replace(
+                metrics,
+                match_rate=match_rate(rmse_of_row),
+                rmse=rmse(rmse_of_row),
+                crmse=crmse(rmse_of_row, self.backend.stol),
+                timed_out=sum(match.timed_out for match in matches),
+                failed=sum(match.failed for match in matches),
+                **self._polymorph_metrics(closest),
+            )
+            rows |= {
+                "match_rate": rmse_of_row.isfinite().double(),
+                "rmse": rmse_of_row,
+                "crmse": rmse_of_row.nan_to_num(nan=self.backend.stol),
+                **self._polymorph_rows(closest),
+            }
+            recalled = self._recalled(found)
+            if not bool(recalled.isnan().all()):
+                kept = recalled[~recalled.isnan()]
+                metrics = replace(metrics, metre=metre(kept.where(kept > 0, torch.nan)))
+                rows["metre"] = recalled
+            if self.samples > 1:
+                several, of_several = self._several(crystals, valid, rmse_of_row)
+                metrics = replace(metrics, **several)
+                rows |= {name: values for name, values in of_several.items() if name != "unique_structures"}
+                by_composition = replace(
+                    by_composition, totals={"unique_structures": per_composition(of_several["unique_structures"])}
+                )
+        metrics = replace(metrics, **self._energy_metrics(energy, reference, valid))
+        relative = capped = None
+        if energy is not None and reference is not None and self.backend.energy is not None:
+            relative, cap = energy - reference, self.backend.energy.invalid_energy
+            capped = capped_relative_energies(energy, reference, valid, cap)
+            of_valid = relative.double().where(valid & relative.isfinite(), torch.nan)
+            rows |= {"relative_energy_mean": of_valid, "relative_energy_mean_capped": capped}
+            by_composition = by_composition.with_medians(of_valid)
+        return Evaluation(
+            metrics=metrics,
+            ids=self.references.ids * self.samples,
+            crystals=crystals,
+            valid=valid,
+            match=rmse_of_row,
+            polymorph=self._names(closest),
+            lowest_polymorph=None if open_species else self._names(self._lowest, self.samples),
+            energy=energy,
+            relative_energy=relative,
+            relative_energy_capped=capped,
+            settings=settings,
+            by_composition=by_composition.with_rows(rows),
+            seconds=0.0,
+            generation_seconds=sum(one.seconds for one in done),
+        )
+
+    def _asked(
+        self, steps: int, noise: NoiseMode, schedule: Annealing | None, solver: Solver, compared: bool
+    ) -> list[Block]:
+        """What the backend is to generate and, if it is to compare, with what; sample by sample."""
+        seeds = [self.seed, *(seed_of(self.seed, "sample", number) for number in range(1, self.samples))]
+        return [
+            Block(
+                species=[self._species[row] for row in rows],
+                indices=[self._rows[row] for row in rows],
+                steps=steps,
+                noise=noise,
+                schedule=schedule,
+                seed=seed,
+                comparisons=Comparisons.among(self._known.crystals, pairs) if compared else None,
+                chunk_pairs=self.chunk_pairs,
+                solver=solver,
+            )
+            for seed in seeds
+            for rows, pairs in zip(self._blocks, self._pairs, strict=True)
+        ]
+
+    def _matched(self, rmse_of_pairs: Sequence[Tensor]) -> list[dict[int, float]]:
+        """What every generated crystal matches: RMSE by the place of the known crystal in the data set.
+
+        Args:
+            rmse_of_pairs: RMSE of the pairs of every block of every sample.
+        """
+        found: list[dict[int, float]] = [{} for _ in range(len(self._rows) * self.samples)]
+        blocks = [
+            (number * len(self._rows), rows, pairs)
+            for number in range(self.samples)
+            for rows, pairs in zip(self._blocks, self._pairs, strict=True)
+        ]
+        for (first, rows, pairs), values in zip(blocks, rmse_of_pairs, strict=True):
+            for (place, known), value in zip(pairs, values.tolist(), strict=True):
+                if not math.isnan(value):
+                    found[first + int(rows[place])][known] = value
+        return found
+
+    def _by_sample(self, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+        """The rows of each sample."""
+        n = len(self._rows)
+        return (values[first : first + n] for first in range(0, len(values), n))
+
+    def _polymorphs_closest(self, found: Sequence[dict[int, float]]) -> list[int | None] | None:
+        """Closest polymorph of every crystal by its place in the data set; None if no reference has any."""
+        if not self._polymorphs.n_polymorphic:
+            return None
+        return [place for part in self._by_sample(found) for place in self._polymorphs.closest(part)]
+
+    def _polymorph_metrics(self, closest: Sequence[int | None] | None) -> dict[str, Any]:
+        if closest is None:
+            return {}
+        polymorphs, lowest, parts = self._polymorphs, self._lowest, list(self._by_sample(closest))
+        matched = [polymorphs.match_any(part) for part in parts]
+        of_lowest = None if lowest is None else [polymorphs.match_lowest(part, lowest) for part in parts]
+        return {
+            "match_any": sum(matched) / self.samples,
+            "match_lowest": None if of_lowest is None else sum(of_lowest) / self.samples,
+            "n_polymorphic": polymorphs.n_polymorphic,
+        }
+
+    def _polymorph_rows(self, closest: Sequence[int | None] | None) -> dict[str, Tensor]:
+        """Which crystals match a polymorph, and the lowest; NaN where there are no polymorphs."""
+        if closest is None:
+            return {}
+        has = torch.tensor([bool(places) for places in self._polymorphs.of_row]).repeat(self.samples)
+        matched = torch.tensor([place is not None for place in closest])
+        rows = {"match_any": matched.double().where(has, torch.nan)}
+        if self._lowest is not None:
+            pairs = zip(closest, self._lowest * self.samples, strict=True)
+            right = torch.tensor([place is not None and place == lowest for place, lowest in pairs])
+            rows["match_lowest"] = right.double().where(has, torch.nan)
+        return rows
+
+    def _recalled(self, found: Sequence[dict[int, float]]) -> Tensor:
+        """Which references any crystal matches (references,), 1 or 0; NaN where too many polymorphs are known."""
+        matched = {known for places in found for known in places}
+        recalled = torch.tensor([float(row in matched) for row in self._rows], dtype=torch.float64)
+        return recalled.where(~torch.tensor(self._polymorphs.crowded), torch.nan)
+
+    def _several(
+        self, crystals: CrystalBatch, valid: Tensor, rmse_of_row: Tensor
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Metrics of several samples, and what they are means of."""
+        hits = (~rmse_of_row.isnan()).view(self.samples, -1).sum(0)
+        at = tuple(float(covered(hits, self.samples, k).mean()) for k in range(1, self.samples + 1))
+        unique = self._unique(crystals, valid).double()
+        place = torch.tensor(self._by_composition.place).repeat(self.samples)
+        per = torch.zeros(len(self._by_composition.names), dtype=torch.float64).index_add(0, place, unique)
+        metrics = {
+            "coverage": at[-1],
+            "coverage_at": at,
+            "unique_share": float(unique.mean()),
+            "unique_structures": float(per.mean()),
+        }
+        rows = {"coverage": (hits > 0).double(), "unique_share": unique, "unique_structures": per}
+        return metrics, rows | {f"coverage_at_{k}": covered(hits, self.samples, k) for k in range(1, self.samples)}
+
+    def _unique(self, crystals: CrystalBatch, valid: Tensor) -> Tensor:
+        """Which crystals are valid and stand for all that are the same (n,)."""
+        found = find_unique(crystals, workers=self._workers, timeout=self.timeout)
+        unique = torch.zeros(len(crystals), dtype=torch.bool)
+        unique[found.representatives] = True
+        return unique & valid
+
+    def _energy_metrics(self, energy: Tensor | None, reference: Tensor | None, valid: Tensor) -> dict[str, Any]:
+        if self.backend.energy is None or reference is None or energy is None:
+            return {}
+        cap = self.backend.energy.invalid_energy
+        return {
+            "relative_energy_mean": relative_energy_mean(energy, reference, valid),
+            "relative_energy_median": relative_energy_median(energy, reference, valid),
+            "relative_energy_q10": relative_energy_quantile(energy, reference, valid, 0.1),
+            "relative_energy_q90": relative_energy_quantile(energy, reference, valid, 0.9),
+            "relative_energy_mean_capped": relative_energy_mean_capped(energy, reference, valid, cap),
+        }
+
+    def _names(self, places: Sequence[int | None] | None, times: int = 1) -> list[str | None] | None:
+        """Ids of crystals of the data set by their places in it, over and over again."""
+        return None if places is None else [None if p is None else self._known.ids[p] for p in places] * times
+
+
+class Started:
+    """An evaluation that has begun.
+
+    Args:
+        evaluator: Who began it.
+        settings: What was asked for.
+        open_species: Whether species are generated.
+        measured: The blocks, in order.
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, settings: dict[str, Any], open_species: bool, measured: Iterator[Measured]
+    ) -> None:
+        self._evaluator, self._settings, self._open_species = evaluator, settings, open_species
+        self._measured = measured
+
+    def finish(self, progress: bool = False, title: str = "") -> Evaluation:
+        """Waits for its blocks.
+
+        Args:
+            progress: Show a progress bar.
+            title: Of the bar, in place of the label.
+        """
+        begun = time.perf_counter()
+        done: list[Measured] = []
+        total = len(self._evaluator.references) * self._evaluator.samples
+        with Progress(total, title or self._settings["label"] or "evaluate", shown=progress) as bar:
+            for measured in self._measured:
+                done.append(measured)
+                bar.advance(steps=len(measured.crystals))
+        found = self._evaluator.evaluation(done, self._settings, self._open_species)
+        return replace(found, seconds=time.perf_counter() - begun)
+
+
+def spread_rows(total: int, limit: int | None) -> list[int]:
+    """At most `limit` rows of `total`, spread evenly, always the same ones."""
+    return [row * total // limit for row in range(limit)] if limit is not None and limit < total else list(range(total))
