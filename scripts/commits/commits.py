@@ -86,7 +86,7 @@ class Place:
             seconds += done.seconds
             if done.status != case.status:
                 raise FailedCase(f"command {number} ended with {done.status}: {_last_words(done)}")
-            (out / PRINTED / f"{number}.out").write_text(_said(done))
+            (out / PRINTED / f"{number}.out").write_text(_said(done, code))
         for name in case.results:
             if not (work / name).exists():
                 raise FailedCase(f"wrote no {name}")
@@ -95,10 +95,11 @@ class Place:
         return seconds
 
 
-def _said(done: Outcome) -> str:
-    """What was printed but for progress: of what goes to stderr only messages of the package."""
+def _said(done: Outcome, code: Code) -> str:
+    """What was printed but for progress and where the code lies: of what goes to stderr only the package's messages."""
     lines = [line.rpartition("\r")[2] for line in done.err.splitlines()]
-    return done.out + "".join(f"{line}\n" for line in lines if line.startswith(("warning:", "omatg-ray:")))
+    messages = "".join(f"{line}\n" for line in lines if line.startswith(("warning:", "omatg-ray:")))
+    return (done.out + messages).replace(str(code.folder), "CODE")
 
 
 def _last_words(done: Outcome) -> str:

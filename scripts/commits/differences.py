@@ -19,6 +19,7 @@ import yaml
 from safetensors import deserialize
 
 LEFT_OUT = (
+    "*/.lock",  # of a process
     "*/tensorboard/*",  # metrics.jsonl has the same numbers; here they stand with times, and names of hosts
     "*/actors.json",  # processes and nodes
     "*/timeline.json",  # who worked when
