@@ -26,7 +26,7 @@ def found():
     import omatg_ray
     return omatg_ray.__file__
 
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 print(ray.get(ray.remote(found).remote()))
 """
 
@@ -49,7 +49,10 @@ def git(*words: str) -> bytes:
 
 def commit_of(revision: str) -> str:
     """The commit that a name, a tag or a branch stands for."""
-    return git("rev-parse", "--verify", f"{revision}^{{commit}}").decode().strip()
+    try:
+        return git("rev-parse", "--verify", f"{revision}^{{commit}}").decode().strip()
+    except CheckoutError as error:
+        raise CheckoutError(f"{revision}: {error}") from error
 
 
 def check_out(commit: str | None, folder: Path) -> None:
