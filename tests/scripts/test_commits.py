@@ -63,7 +63,7 @@ WEIGHTS, LOG = "run/checkpoints/iteration_1/weights.safetensors", "run/metrics.j
     [
         (
             lambda folder: tensors(folder, a=A + torch.tensor([0, 0, 1e-6]), b=B),
-            f"{WEIGHTS}: a: 1 of 6 elements, first 2: 2.0, after 2.0000009536743164",
+            f"{WEIGHTS}: a: 2 of 6 elements, first 2: 2.0, after 2.0000009536743164",
         ),
         (lambda folder: tensors(folder, a=A * -0.0, b=B), f"{WEIGHTS}: a: 6 of 6 elements, first 0: 0.0, after -0.0"),
         (lambda folder: tensors(folder, a=A.double(), b=B), f"{WEIGHTS}: a: dtype F32, after F64"),
