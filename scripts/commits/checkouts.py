@@ -124,7 +124,6 @@ class Code:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         return kept | {
             "PYTHONPATH": str(self.folder),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
             "XDG_CACHE_HOME": str(self.cache),
         }
