@@ -34,8 +34,19 @@ MAY_GROW = ("config.yaml", "best.yaml", "sweep.yaml")
 MASKED = (
     (re.compile(r"\b\d+(\.\d+)? (s|seconds|minutes)\b"), "SECONDS"),
     (re.compile(r"\b\d+:\d\d\b"), "CLOCK"),
+    (re.compile(r"<h2>Time of every iteration</h2>.*?(?=<h2>|\Z)", re.DOTALL), ""),
 )
 """What tells the time in texts."""
+LAST_COLUMN = (
+    # Printed: from the heads to the first line that ends in no number.
+    (re.compile(r"(?<= s/1000\n)(.*[\d-]\n)+"), re.compile(r" +\S+\n"), "\n"),
+    (
+        re.compile(r"(?<=<th>s/1000</th></tr></thead>)<tbody>.*?</tbody>", re.DOTALL),
+        re.compile(r"<td>[^<]*</td></tr>"),
+        "",
+    ),
+)
+"""Tables whose last column is a time: what follows the heads, what of it is taken away, and what takes its place."""
 
 
 def folder_difference(before: Path, after: Path) -> str | None:
@@ -221,7 +232,14 @@ def masked(text: str) -> str:
     """A text without what tells the time."""
     for pattern, word in MASKED:
         text = pattern.sub(word, text)
+    for table, cell, left in LAST_COLUMN:
+        text = _inside(text, table, cell, left)
     return text
+
+
+def _inside(text: str, around: re.Pattern[str], pattern: re.Pattern[str], word: str) -> str:
+    """Replaces a pattern within what another one finds."""
+    return around.sub(lambda found: pattern.sub(word, found[0]), text)
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

@@ -117,6 +117,17 @@ def test_times_commits_and_new_keys_of_a_configuration_are_no_difference(tmp_pat
     assert folder_difference(before, after) is None
 
 
+def test_times_in_tables_and_reports_are_left_out_and_nothing_else() -> None:
+    from differences import masked
+
+    table = "model  E    s/1000\na      1.5     7.1\nb        -   118.0\nE: eV/atom\n"
+    assert masked(table) == "model  E    s/1000\na      1.5\nb        -\nE: eV/atom\n"
+    heads = "<thead><tr><th>E</th><th>s/1000</th></tr></thead>"
+    page = f"{heads}<tbody><tr><td>1.5</td><td>7.1</td></tr></tbody><td>2</td></tr>"
+    assert masked(page) == page.replace("<td>7.1</td></tr>", "")
+    assert masked("<h2>A</h2>1\n<h2>Time of every iteration</h2>\n<p>2\n<h2>B</h2>3") == "<h2>A</h2>1\n<h2>B</h2>3"
+
+
 PACKAGE = """\
 import pathlib, sys
 number = 1 if sys.argv[1] == "start" else 1 + int(pathlib.Path("run/number").read_text())
