@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -109,7 +110,8 @@ def _last_words(done: Outcome) -> str:
 
 def fingerprint(case: Case, inputs: Path, needed: Sequence[str]) -> str:
     """Of what decides the results of a case, besides the code; `needed` are those of the cases that it needs."""
-    parts = [repr((case.name, case.commands, case.writes, case.interrupt_at)), *needed]
+    # Paths, too, are written into results: that of the environment, and that of where cases run, beside the inputs.
+    parts = [sys.prefix, str(inputs), repr((case.name, case.commands, case.writes, case.interrupt_at)), *needed]
     parts += [path.read_text() for path in sorted(inputs.rglob("*")) if path.is_file()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

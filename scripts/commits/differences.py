@@ -78,7 +78,7 @@ def file_difference(before: Path, after: Path) -> str | None:
     if before.is_symlink() or after.is_symlink():
         ours, theirs = (str(path.readlink()) if path.is_symlink() else "a file" for path in (before, after))
         return value_difference(ours, theirs)
-    read = READERS.get(before.suffix)
+    read = READERS.get(before.name) or READERS.get(before.suffix)
     if read is None:
         return None if before.read_bytes() == after.read_bytes() else _line_difference(before, after)
     return value_difference(read(before), read(after), may_grow=before.name in MAY_GROW)
@@ -208,6 +208,11 @@ def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _read_manifest(path: Path) -> list[str]:
+    """The files that a manifest names; their hashes say less than comparing them, and follow times in them."""
+    return sorted(json.loads(path.read_text(encoding="utf-8"))["files"])
+
+
 def _read_lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -243,6 +248,7 @@ def _inside(text: str, around: re.Pattern[str], pattern: re.Pattern[str], word: 
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
+    "manifest.json": _read_manifest,
     ".safetensors": _read_safetensors,
     ".json": _read_json,
     ".jsonl": _read_lines,
@@ -253,4 +259,4 @@ READERS: dict[str, Callable[[Path], Any]] = {
     ".html": _read_masked,
     ".out": _read_masked,
 }
-"""How the files of a suffix are read; all others are compared as bytes."""
+"""How files of a name or a suffix are read; all others are compared as bytes."""

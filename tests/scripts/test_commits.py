@@ -32,6 +32,7 @@ def write_run(folder: Path) -> Path:
     (checkpoint.parent / "last").symlink_to("iteration_1")
     save_file({"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}, checkpoint / "weights.safetensors")
     (checkpoint / "model.json").write_text(json.dumps(MODEL))
+    (checkpoint / "manifest.json").write_text(json.dumps({"files": {"model.json": {"sha256": "1"}}}))
     (folder / "run" / "metrics.jsonl").write_text(json.dumps(TRAIN) + "\n")
     (folder / "run" / "config.yaml").write_text("seed: 0\nrollout: {groups: 2}\n")
     (folder / "run" / "crystals.extxyz").write_text("1\n\nNa 0 0 0\n")
@@ -114,6 +115,8 @@ def test_times_commits_and_new_keys_of_a_configuration_are_no_difference(tmp_pat
     (after / "run" / "tensorboard" / "events.1").rename(after / "run" / "tensorboard" / "events.2")
     other = MODEL | {"provenance": {"seed": 0, "versions": {"torch": "2", "commit": "b"}}}
     (after / "run" / "checkpoints" / "iteration_1" / "model.json").write_text(json.dumps(other))
+    manifest = after / "run" / "checkpoints" / "iteration_1" / "manifest.json"
+    manifest.write_text(json.dumps({"files": {"model.json": {"sha256": "2"}}}))
     assert folder_difference(before, after) is None
 
 
