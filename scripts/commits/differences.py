@@ -34,7 +34,7 @@ MAY_GROW = ("config.yaml", "best.yaml", "sweep.yaml")
 MASKED = (
     (re.compile(r"\b\d+(\.\d+)? (s|seconds|minutes)\b"), "SECONDS"),
     (re.compile(r"\b\d+:\d\d\b"), "CLOCK"),
-    (re.compile(r"<h2>Time of every iteration</h2>.*?(?=<h2>|\Z)", re.DOTALL), ""),
+    (re.compile(r"<h2>(Time of every iteration|Who worked when|Actors)</h2>.*?(?=<h2>|\Z)", re.DOTALL), ""),
 )
 """What tells the time in texts."""
 LAST_COLUMN = (
