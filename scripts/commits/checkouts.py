@@ -1,0 +1,166 @@
+"""The code of a commit in a folder of its own, and commands that run with it."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT = 600.0
+"""Seconds after which a command is taken for hung."""
+
+DRIVER = "import omatg_ray; print(omatg_ray.__file__)"
+ACTOR = """
+import ray
+
+def found():
+    import omatg_ray
+    return omatg_ray.__file__
+
+ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+print(ray.get(ray.remote(found).remote()))
+"""
+
+
+class CheckoutError(Exception):
+    """A commit that is none, or whose package is not what runs."""
+
+
+def git(*words: str) -> bytes:
+    """What git prints in the checkout that this script belongs to.
+
+    Raises:
+        CheckoutError: With what git says.
+    """
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True)
+    if done.returncode:
+        raise CheckoutError(done.stderr.decode().strip())
+    return done.stdout
+
+
+def commit_of(revision: str) -> str:
+    """The commit that a name, a tag or a branch stands for."""
+    try:
+        return git("rev-parse", "--verify", f"{revision}^{{commit}}").decode().strip()
+    except CheckoutError as error:
+        raise CheckoutError(f"{revision}: {error}") from error
+
+
+def check_out(commit: str | None, folder: Path) -> None:
+    """Writes the files of a commit into a new folder; without one, those that git knows or does not ignore here."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if commit is not None:
+        with tarfile.open(fileobj=io.BytesIO(git("archive", commit))) as archive:
+            archive.extractall(folder, filter="data")
+        return
+    for name in git("ls-files", "-z", "--cached", "--others", "--exclude-standard").decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Exit status and streams of a command, and how long it took."""
+
+    status: int
+    out: str
+    err: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Code:
+    """A checkout whose package commands import.
+
+    Attributes:
+        folder: The checkout.
+        cache: Folder in which its commands keep what they shall not compute again; not shared with another checkout.
+    """
+
+    folder: Path
+    cache: Path
+
+    def run(self, words: list[str], cwd: Path, interrupt_at: str | None = None) -> Outcome:
+        """Runs Python with arguments, in a folder.
+
+        Args:
+            words: What follows `python`.
+            cwd: The working directory.
+            interrupt_at: A text: as soon as the command has printed it, it is sent Ctrl-C.
+        """
+        out, err = cwd / ".out", cwd / ".err"
+        began = time.monotonic()
+        with open(out, "w") as to_out, open(err, "w") as to_err:
+            # A process group of its own, so that none of its processes outlives it.
+            process = subprocess.Popen(
+                [sys.executable, *words],
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=to_out,
+                stderr=to_err,
+                env=self._environment(),
+                start_new_session=True,
+            )
+            try:
+                self._wait(process, interrupt_at, out, err)
+            finally:
+                _end(process)
+        seconds = time.monotonic() - began
+        return Outcome(process.returncode, _taken(out), _taken(err), seconds)
+
+    def _environment(self) -> dict[str, str]:
+        # A cluster that others started would import what is installed there.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        return kept | {
+            "PYTHONPATH": str(self.folder),
+            "OMP_NUM_THREADS": "1",
+            "XDG_CACHE_HOME": str(self.cache),
+        }
+
+    @staticmethod
+    def _wait(process: subprocess.Popen[bytes], interrupt_at: str | None, *streams: Path) -> None:
+        end = time.monotonic() + TIMEOUT
+        while process.poll() is None and time.monotonic() < end:
+            if interrupt_at is not None and any(interrupt_at in path.read_text(errors="replace") for path in streams):
+                process.send_signal(signal.SIGINT)
+                interrupt_at = None
+            time.sleep(0.1)
+
+    def refuse_other(self, cwd: Path, actors: bool) -> None:
+        """Looks which package commands import, and, if asked, actors of Ray that they start.
+
+        Raises:
+            CheckoutError: It is another one than that of the checkout.
+        """
+        for who, program in (("a command", DRIVER), ("an actor", ACTOR))[: 1 + actors]:
+            found = self.run(["-c", program], cwd)
+            where = found.out.strip()
+            if found.status or not Path(where).is_relative_to(self.folder):
+                raise CheckoutError(
+                    f"{who} should import omatg_ray from {self.folder}, not {where or 'nothing'}: {found.err[-500:]}"
+                )
+
+
+def _taken(path: Path) -> str:
+    """The text of a file that is no longer needed."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    path.unlink()
+    return text
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kills what is left of a process and of those that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,276 @@
+"""Runs the same short command lines with the code of two commits, and compares everything that they write.
+
+    scripts/compare_commits HEAD                        what is in the checkout, against the last commit
+    scripts/compare_commits v1 v2 --keep /tmp/compared  two commits; v1 need not be run again for another v2
+    scripts/compare_commits HEAD --only train,resume_train
+
+Weights, metrics, evaluations and generated crystals have to be equal bit for bit; times are left out. Runs, sweeps and
+models that the first commit wrote are read, and gone on with, by the second one. Names, keys, defaults, options and
+configurations of the first one have to be there in the second, which may have more. A line for each case; exit status
+1 if any differs, 2 if a commit cannot be run at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from cases import Case, cases, write_inputs
+from checkouts import ROOT, CheckoutError, Code, Outcome, check_out, commit_of
+from differences import folder_difference
+
+FILES, PRINTED, RECORD = "files", "printed", "record.json"
+"""In the folder of the results of a case: what it wrote, what it said, how long it took."""
+
+
+class FailedCase(Exception):
+    """A command ended otherwise than it should, or did not write what it should."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two commits.
+
+    Attributes:
+        code: Its checkout.
+        results: Folder with a folder for each case that was run.
+    """
+
+    code: Code
+    results: Path
+
+
+class Place:
+    """The folder in which all cases run, one after the other.
+
+    It is the same for both commits, as absolute paths are written into what runs write.
+
+    Args:
+        folder: Where it is.
+        inputs: What is there at the beginning of each case.
+    """
+
+    def __init__(self, folder: Path, inputs: Path) -> None:
+        self._folder, self._inputs = folder, inputs
+
+    def clear(self, *contents: Path) -> Path:
+        """Empties it and copies the inputs and others there."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+        for source in (self._inputs, *contents):
+            shutil.copytree(source, self._folder, symlinks=True, dirs_exist_ok=True)
+        return self._folder
+
+    def run(self, case: Case, code: Code, needs: Path, out: Path) -> float:
+        """Runs a case and moves its results to `out`; the seconds it took.
+
+        Raises:
+            FailedCase: A command failed, or wrote nothing.
+        """
+        work = self.clear(*(needs / name / FILES for name in case.needs))
+        if case.prepare is not None:
+            case.prepare(work)
+        shutil.rmtree(out, ignore_errors=True)
+        for name in (FILES, PRINTED):
+            (out / name).mkdir(parents=True)
+        seconds = 0.0
+        for number, words in enumerate(case.commands, start=1):
+            done = code.run([*(() if words[0] == "-c" else ("-m", "omatg_ray")), *words], work, case.interrupt_at)
+            seconds += done.seconds
+            if done.status != case.status:
+                raise FailedCase(f"command {number} ended with {done.status}: {_last_words(done)}")
+            (out / PRINTED / f"{number}.out").write_text(_said(done, code))
+        for name in case.results:
+            if not (work / name).exists():
+                raise FailedCase(f"wrote no {name}")
+            (out / FILES / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(work / name, out / FILES / name)
+        return seconds
+
+
+def _said(done: Outcome, code: Code) -> str:
+    """What was printed but for progress and where the code lies: of what goes to stderr only the package's messages."""
+    lines = [line.rpartition("\r")[2] for line in done.err.splitlines()]
+    messages = "".join(f"{line}\n" for line in lines if line.startswith(("warning:", "omatg-ray:")))
+    return (done.out + messages).replace(str(code.folder), "CODE")
+
+
+def _last_words(done: Outcome) -> str:
+    lines = (done.err.strip() or done.out.strip() or "nothing was said").splitlines()
+    return lines[-1][-500:]
+
+
+def fingerprint(case: Case, inputs: Path, needed: Sequence[str]) -> str:
+    """Of what decides the results of a case, besides the code; `needed` are those of the cases that it needs."""
+    # Paths, too, are written into results: that of the environment, and that of where cases run, beside the inputs.
+    parts = [sys.prefix, str(inputs), repr((case.name, case.commands, case.writes, case.interrupt_at)), *needed]
+    parts += [path.read_text() for path in sorted(inputs.rglob("*")) if path.is_file()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+class Comparison:
+    """Two commits whose cases are run and compared.
+
+    Args:
+        before: The commit that is taken for right; its results are kept and used again.
+        after: The other one.
+        place: Where cases run.
+        inputs: What they start from.
+        listed: All cases by name.
+    """
+
+    def __init__(self, before: Side, after: Side, place: Place, inputs: Path, listed: dict[str, Case]) -> None:
+        self._before, self._after, self._place, self._inputs, self._cases = before, after, place, inputs, listed
+
+    def prepare(self, case: Case) -> tuple[str, float]:
+        """Makes sure that there are results of the commit before.
+
+        Returns:
+            Fingerprint of the case, and the seconds that it took, now or at the time.
+
+        Raises:
+            FailedCase: It failed, or one that it needs did.
+        """
+        needed = [self.prepare(self._cases[name])[0] for name in case.needs]
+        made_of = fingerprint(case, self._inputs, needed)
+        out = self._before.results / case.name
+        record = out / RECORD
+        if record.exists() and (found := json.loads(record.read_text()))["made_of"] == made_of:
+            return made_of, found["seconds"]
+        seconds = self._place.run(case, self._before.code, self._before.results, out)
+        record.write_text(json.dumps({"made_of": made_of, "seconds": seconds}))
+        return made_of, seconds
+
+    def difference(self, case: Case) -> tuple[str | None, float, float]:
+        """What differs first, None if nothing does, and the seconds of both commits."""
+        try:
+            _, before = self.prepare(case)
+        except FailedCase as error:
+            return f"before: {error}", 0.0, 0.0
+        out = self._after.results / case.name
+        try:
+            after = self._place.run(case, self._after.code, self._before.results, out)
+        except FailedCase as error:
+            return f"after: {error}", before, 0.0
+        return self._compare(case, self._before.results / case.name, out), before, after
+
+    @staticmethod
+    def _compare(case: Case, before: Path, after: Path) -> str | None:
+        if case.promised is None:
+            return folder_difference(before / FILES, after / FILES) or folder_difference(
+                before / PRINTED, after / PRINTED
+            )
+        for path in sorted((before / PRINTED).iterdir()):
+            ours, theirs = (case.promised(one.read_text()) for one in (path, after / PRINTED / path.name))
+            lost = [line for line in ours if line not in set(theirs)]
+            if lost:
+                return f"{path.name}: not there after: {lost[0]}"
+        return None
+
+
+def chosen(listed: dict[str, Case], only: str | None) -> list[Case]:
+    """The cases to run: all that are compared, or those that are named.
+
+    Raises:
+        CheckoutError: One is unknown.
+    """
+    compared = {name: case for name, case in listed.items() if case.interrupt_at is None}
+    names = list(compared) if only is None else only.split(",")
+    unknown = [name for name in names if name not in compared]
+    if unknown:
+        raise CheckoutError(f"there is no case {', '.join(unknown)}; --list shows what there is")
+    return [compared[name] for name in names]
+
+
+def _side(folder: Path, commit: str | None, work: Path, actors: bool) -> Side:
+    """A side whose checkout lies in a folder.
+
+    Raises:
+        CheckoutError: Another package is imported than that of the checkout.
+    """
+    code = Code(folder / "code", folder / "cache")
+    check_out(commit, code.folder)
+    code.refuse_other(work, actors)
+    return Side(code, folder / "results")
+
+
+def compare(before: str, after: str | None, folder: Path, only: str | None) -> bool:
+    """Runs and compares the cases, and prints a line for each; whether all are equal.
+
+    Args:
+        before: A commit.
+        after: Another one; None: the files of the checkout.
+        folder: Where all of it lies; results of `before` that are there are used.
+        only: Names of cases, separated by commas; None: all.
+
+    Raises:
+        CheckoutError: One of them is no commit, another package is imported, or a case is unknown.
+    """
+    commits = commit_of(before), None if after is None else commit_of(after)
+    first = folder / commits[0][:12]
+    check_out(commits[0], first / "code")
+    configs = first / "code" / "configs"
+    listed = {case.name: case for case in cases(sorted(path.name for path in configs.glob("*.yaml")), configs)}
+    asked = chosen(listed, only)
+    inputs = folder / "inputs"
+    shutil.rmtree(inputs, ignore_errors=True)
+    write_inputs(inputs, first / "code")
+    shutil.copytree(configs, inputs / "configs")
+    place = Place(folder / "work", inputs)
+    actors = any(case.ray for case in asked)
+    one = _side(first, commits[0], place.clear(), actors)
+    other = _side(folder / "after", commits[1], place.clear(), actors)
+    print(f"before: {commits[0][:12]}, after: {commits[1][:12] if commits[1] else 'the files of the checkout'}")
+    print(f"{'case':20} {'seconds':>15}")
+    comparison = Comparison(one, other, place, inputs, listed)
+    differ, spent = [], [0.0, 0.0]
+    for case in asked:
+        found, *seconds = comparison.difference(case)
+        differ += [] if found is None else [case.name]
+        spent = [sum(pair) for pair in zip(spent, seconds, strict=True)]
+        print(f"{case.name:20} {seconds[0]:7.1f} {seconds[1]:7.1f}  {found or 'equal'}", flush=True)
+    summary = f"{len(differ)} of {len(asked)} differ: {', '.join(differ)}" if differ else f"all {len(asked)} are equal"
+    print(f"{'in all':20} {spent[0]:7.1f} {spent[1]:7.1f}  {summary}")
+    return not differ
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compares; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/compare_commits", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("before", nargs="?", metavar="BEFORE", help="commit that is taken for right")
+    parser.add_argument("after", nargs="?", metavar="AFTER", help="other commit (default: the files of the checkout)")
+    parser.add_argument("--only", metavar="NAME,...", help="only these cases")
+    parser.add_argument("--list", action="store_true", help="list the cases, and compare nothing")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep everything there; what BEFORE wrote there already is used again"
+    )
+    options = parser.parse_args(arguments)
+    if options.list:
+        configs = ROOT / "configs"
+        for case in cases(sorted(path.name for path in configs.glob("*.yaml")), configs):
+            for words in case.commands if case.interrupt_at is None else ():
+                print(f"{case.name:20} {'python -c ...' if words[0] == '-c' else ' '.join(words)}")
+        return 0
+    if options.before is None:
+        parser.error("name the commit before: scripts/compare_commits BEFORE [AFTER]")
+    with ExitStack() as stack:
+        temporary = None if options.keep else stack.enter_context(tempfile.TemporaryDirectory(prefix="commits-"))
+        folder = (options.keep or Path(str(temporary))).resolve()
+        try:
+            return 0 if compare(options.before, options.after, folder, options.only) else 1
+        except CheckoutError as error:
+            parser.error(str(error))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
