@@ -56,15 +56,16 @@ guards: {invalid_share: null, diversity: null}
 ABLATION = """\
 run: ablation
 sets:
-  tiny:
-    model: pretrain/checkpoints/last
+  few:
+    model: bundled
     val: crystals/val.extxyz
     test: crystals/test.extxyz
     potential: bundled
-    learned: {own: [annealing]}
-steps: [4]
+    learned: {own: [annealing], bundled: [bundled]}
+steps: [10]
 kinds: [linear, steps]
 tuning: {limit: 2}
+samples: 2
 threads: 1
 workers: 0
 """
@@ -371,7 +372,7 @@ def uses() -> Iterator[Case]:
     measure = ("evaluate", f"train/{LAST}", "--data", "crystals/test.extxyz", "--potential", "bundled", *many)
     yield Case("evaluate_ray", (measure,), ("train",), writes=("on_ray",), ray=True)
     relaxed = ("-n", "4", "--steps", "5", "--potential", "bundled", "--relax", "5", "--threads", "1", "--workers", "0")
-    known = ("--formula", "NaCl", "LiF", "--z", "1,2", *relaxed)
+    known = ("--formula", "KCl", "MgO", "--z", "1,2", *relaxed)
     yield Case(
         "generate",
         (
@@ -404,7 +405,7 @@ def uses() -> Iterator[Case]:
         ("train", "annealing"),
         writes=("train/report.html",),
     )
-    yield Case("ablate", (("ablate", "ablation.yaml"),), ("pretrain", "annealing"), writes=("ablation",))
+    yield Case("ablate", (("ablate", "ablation.yaml"),), ("annealing",), writes=("ablation",))
 
 
 def sweeps() -> Iterator[Case]:

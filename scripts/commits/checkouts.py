@@ -125,6 +125,7 @@ class Code:
         return kept | {
             "PYTHONPATH": str(self.folder),
             "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",  # what is waited for is there when it is printed
             "XDG_CACHE_HOME": str(self.cache),
         }
 
