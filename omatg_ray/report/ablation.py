@@ -96,7 +96,11 @@ def ablation_table(one: Ablated) -> str:
     lines = [["steps", "schedule", *(COLUMNS[key].short for key in keys), "s/1000"]]
     for row in one.rows:
         way = f"{row.way} ({row.text})" if row.text else row.way
-        cells = [plus_minus(interval_dict(row.intervals[key]), COLUMNS[key].form) for key in keys]
+        found = [row.intervals.get(key) for key in keys]
+        cells = [
+            plus_minus(interval_dict(interval) if interval else {}, COLUMNS[key].form)
+            for key, interval in zip(keys, found, strict=True)
+        ]
         lines.append([str(row.steps), way, *cells, f"{row.seconds_per_1000:.1f}"])
     return aligned(lines, left=[1])
 

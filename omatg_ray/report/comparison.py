@@ -319,7 +319,10 @@ def _short(result: CaseResult, key: str, column: Column) -> str:
 
 def plus_minus(interval: Mapping[str, Any], form: str) -> str:
     """A mean with half the width of its interval, as `interval_dict` gives both, for terminals."""
-    text, low, high = form.format(interval["mean"]), interval.get("low"), interval.get("high")
+    mean, low, high = (interval.get(name) for name in ("mean", "low", "high"))
+    if mean is None:
+        return "-"
+    text = form.format(mean)
     return text if low is None or high is None else f"{text} ±{form.format((high - low) / 2).lstrip('+')}"
 
 
