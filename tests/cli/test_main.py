@@ -61,7 +61,7 @@ def test_help_of_the_command_names_every_verb_and_that_of_a_verb_every_option(
 
 
 def test_configs_that_the_help_names_are_in_the_project(capsys: pytest.CaptureFixture[str]) -> None:
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     texts = [run(capsys, *words)[1] for words in (["--help"], ["pretrain", "--help"], ["train", "--help"])]
     names = set(re.findall(r"configs/\S+\.yaml", " ".join(texts)))
     assert names

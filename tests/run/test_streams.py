@@ -17,7 +17,8 @@ COMMAND = [sys.executable, "-m", "omatg_ray"]
 WORK = """\
 import os, sys
 from pathlib import Path
-from omatg_ray import cli
+from omatg_ray.cli.main import main
+from omatg_ray.cli.verbs import config
 from omatg_ray.run.progress import print_line
 
 def work(arguments):
@@ -29,8 +30,8 @@ def work(arguments):
     print("lost at the end")
     Path(sys.argv[2]).touch()
 
-cli._config = work
-sys.exit(cli.main(["config"]))
+config.run = work
+sys.exit(main(["config"]))
 """
 
 

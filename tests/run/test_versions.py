@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import omatg_ray
+from omatg_ray.assets import ASSETS
 from omatg_ray.run.versions import git_commit, software, versions
 
 
@@ -50,9 +51,7 @@ def test_software_changes_with_the_source(tmp_path: Path) -> None:
     copies = []
     for name, text in (("same", ""), ("other", "# a line\n")):
         package = tmp_path / name / "omatg_ray"
-        shutil.copytree(
-            Path(omatg_ray.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "assets")
-        )
+        shutil.copytree(Path(omatg_ray.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", *ASSETS))
         with open(package / "seeding.py", "a", encoding="utf-8") as file:
             file.write(text)
         code = "import json; from omatg_ray.run.versions import software; print(json.dumps(software()))"

@@ -237,6 +237,7 @@ def test_what_a_configuration_cannot_do_is_said_in_a_line() -> None:
         main([*SMALL, "--learn-from", "10"])
 
 
+@pytest.mark.processes
 def test_busy_and_quiet_iterations_are_compared_with_the_runtime_alone(capsys: pytest.CaptureFixture[str]) -> None:
     from busy import CASES, main
 

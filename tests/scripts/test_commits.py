@@ -178,6 +178,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     return commit
 
 
+@pytest.mark.processes
 def test_two_commits_run_the_same_and_are_compared(
     repository: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +202,7 @@ def test_two_commits_run_the_same_and_are_compared(
     assert log.read_text().split() == ["start", "go_on", "start"]
 
 
+@pytest.mark.processes
 def test_without_a_second_commit_the_files_of_the_checkout_are_compared(
     repository: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +214,7 @@ def test_without_a_second_commit_the_files_of_the_checkout_are_compared(
     assert "after: command 1 ended with 1: broken" in capsys.readouterr().out
 
 
+@pytest.mark.processes
 def test_a_package_from_elsewhere_is_refused(tmp_path: Path) -> None:
     from checkouts import CheckoutError, Code
 

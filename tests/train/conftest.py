@@ -1,5 +1,5 @@
 """What the tests of commands share, too."""
 
-from tests.commands.conftest import base, de_novo, workshop
+from tests.commands.conftest import assets, base, command, de_novo, sealed, trained, workshop
 
-__all__ = ["base", "de_novo", "workshop"]
+__all__ = ["assets", "base", "command", "de_novo", "sealed", "trained", "workshop"]
