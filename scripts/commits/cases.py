@@ -412,10 +412,11 @@ def sweeps() -> Iterator[Case]:
     """Ray Tune."""
     sweep = ("tune", "sweep.yaml")
     yield Case("tune", ((*sweep, "run=tune"),), ("pretrain",), ray=True)
-    stopped = (*sweep, "run=stopped")
+    # Long enough to be stopped on the way.
+    stopped = (*sweep, "run=stopped", "overrides.iterations=40", "overrides.validation.every=2")
     yield Case(
         "tune_stopped", (stopped,), ("pretrain",), writes=("stopped",), ray=True, status=130,
-        interrupt_at="iteration 1 of 3",
+        interrupt_at="iteration 2 of 40",
     )  # fmt: skip
     yield Case(
         "resume_tune", (("tune", "--resume", "stopped"),), ("pretrain", "tune_stopped"), writes=("stopped",), ray=True

@@ -120,12 +120,12 @@ class Code:
         return Outcome(process.returncode, _taken(out), _taken(err), seconds)
 
     def _environment(self) -> dict[str, str]:
-        # A cluster that others started would import what is installed there.
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        # A cluster that others started would import what is installed there; and standard error, in which is looked for
+        # what interrupts a command, has its lines at once only where Python's buffers are as they are by default.
+        kept = {name: os.environ[name] for name in os.environ if not name.startswith(("RAY_", "PYTHONUNBUFFERED"))}
         return kept | {
             "PYTHONPATH": str(self.folder),
             "OMP_NUM_THREADS": "1",
-            "PYTHONUNBUFFERED": "1",  # what is waited for is there when it is printed
             "XDG_CACHE_HOME": str(self.cache),
         }
 
