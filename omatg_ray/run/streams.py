@@ -77,7 +77,8 @@ def _outliving(stream: Any, lost: Lost) -> io.TextIOWrapper:
         encoding=stream.encoding,
         # Names of files may hold what is no text.
         errors="backslashreplace",
-        line_buffering=stream.line_buffering or stream.isatty(),
+        # Where nothing is buffered (PYTHONUNBUFFERED), lines at least have to be seen at once.
+        line_buffering=stream.line_buffering or stream.write_through or stream.isatty(),
         write_through=stream.write_through,
     )
 

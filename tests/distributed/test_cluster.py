@@ -17,6 +17,7 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
+from omatg_ray.assets import ASSETS
 from omatg_ray.commands.train import train
 from omatg_ray.config import Config
 from omatg_ray.distributed.cluster import joined, room
@@ -322,7 +323,7 @@ def test_a_node_with_another_version_of_the_package_is_refused_by_name(
 ) -> None:
     """It differs in a number. Of this size is only that node, so that all actors or trials start there."""
     other = tmp_path / "other" / "omatg_ray"
-    shutil.copytree(ROOT / "omatg_ray", other, ignore=shutil.ignore_patterns("__pycache__", "assets"))
+    shutil.copytree(ROOT / "omatg_ray", other, ignore=shutil.ignore_patterns("__pycache__", *ASSETS))
     with open(other / "rl" / "advantage.py", "a", encoding="utf-8") as file:
         file.write("\nANOTHER = 1\n")
     sweep = tmp_path / "sweep.yaml"
