@@ -21,13 +21,7 @@ from omatg_ray.train.build import prepare
 from omatg_ray.train.job import anchored
 from omatg_ray.tree import flat, place
 from omatg_ray.tune.results import TRIALS, Sweep
-from omatg_ray.tune.settings import (
-    DEFAULT_METRIC,
-    SWEEP_FILE,
-    SweepSettings,
-    folder_of_sweep,
-    refuse_taken_by_sweep,
-)
+from omatg_ray.tune.settings import DEFAULT_METRIC, SWEEP_FILE, SweepSettings, folder_of_sweep, refuse_taken_by_sweep
 from omatg_ray.tune.trial import Work, write_settings
 
 STARTS_FROM = ("base", "data")

@@ -20,12 +20,7 @@ from omatg_ray.crystal.cif_symmetry import MAGNETIC_OPERATIONS, groups_of
 from omatg_ray.crystal.composition import HYDROGEN, Site, compare_composition, parse_formula_sum
 from omatg_ray.crystal.formula import require_fitting_cell
 from omatg_ray.crystal.row import Row
-from omatg_ray.crystal.symmetry import (
-    IDENTITY,
-    SAME_IMAGE,
-    Operations,
-    distances,
-)
+from omatg_ray.crystal.symmetry import IDENTITY, SAME_IMAGE, Operations, distances
 from omatg_ray.crystal.validity import MIN_DISTANCE, shortest_distances
 from omatg_ray.errors import DataError
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,11 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.evaluate.backend import Measured
 from omatg_ray.evaluate.compositions import ByComposition, interval_dict
-from omatg_ray.evaluate.metrics import (
-    CSPMetrics,
-    Interval,
-)
+from omatg_ray.evaluate.metrics import CSPMetrics, Interval
+from omatg_ray.run.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -102,3 +102,43 @@ class Evaluation:
 
 def _plain(values: Tensor) -> list[float | None]:
     return [value if value == value else None for value in values.tolist()]
+
+
+class Started:
+    """An evaluation that has begun.
+
+    Args:
+        measured: Its blocks, in order.
+        total: Crystals in all of them.
+        label: What the progress bar calls it.
+        sum_up: Makes an evaluation of all blocks.
+    """
+
+    def __init__(
+        self,
+        measured: Iterator[Measured],
+        total: int,
+        label: str,
+        sum_up: Callable[[Sequence[Measured]], Evaluation],
+    ) -> None:
+        self._measured, self._total, self._label, self._sum_up = measured, total, label, sum_up
+
+    def finish(self, progress: bool = False, title: str = "") -> Evaluation:
+        """Waits for its blocks.
+
+        Args:
+            progress: Show a progress bar.
+            title: Of the bar, in place of the label.
+        """
+        begun = time.perf_counter()
+        done: list[Measured] = []
+        with Progress(self._total, title or self._label or "evaluate", shown=progress) as bar:
+            for measured in self._measured:
+                done.append(measured)
+                bar.advance(steps=len(measured.crystals))
+        return replace(self._sum_up(done), seconds=time.perf_counter() - begun)
+
+
+def spread_rows(total: int, limit: int | None) -> list[int]:
+    """At most `limit` rows of `total`, spread evenly, always the same ones."""
+    return [row * total // limit for row in range(limit)] if limit is not None and limit < total else list(range(total))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.backend import Block, Comparisons, EvaluationBackend, Measured
 from omatg_ray.evaluate.compositions import ByComposition, covered, per_composition
-from omatg_ray.evaluate.evaluation import Evaluation
+from omatg_ray.evaluate.evaluation import Evaluation, Started, spread_rows
 from omatg_ray.evaluate.metrics import (
     CSPMetrics,
     capped_relative_energies,
@@ -39,7 +38,6 @@ from omatg_ray.model.flow_model import EULER, FlowModel, Solver
 from omatg_ray.policy.annealing import Annealing, describe
 from omatg_ray.policy.settings import CHUNK_PAIRS, NoiseMode
 from omatg_ray.reward.matching import compositions
-from omatg_ray.run.progress import Progress
 from omatg_ray.seeding import seed_of
 
 
@@ -169,7 +167,8 @@ class Evaluator:
             "annealing": describe(annealing),
             "potential": None if reward is None else reward.potential.name,
         }
-        return Started(self, settings, model.generates_species, self.backend.measure(model, blocks))
+        sum_up = partial(self.evaluation, settings=settings, open_species=model.generates_species)
+        return Started(self.backend.measure(model, blocks), len(self.references) * self.samples, label, sum_up)
 
     def evaluation(self, done: Sequence[Measured], settings: dict[str, Any], open_species: bool) -> Evaluation:
         """What the blocks of an evaluation amount to.
@@ -377,42 +376,3 @@ class Evaluator:
     def _names(self, places: Sequence[int | None] | None, times: int = 1) -> list[str | None] | None:
         """Ids of crystals of the data set by their places in it, over and over again."""
         return None if places is None else [None if p is None else self._known.ids[p] for p in places] * times
-
-
-class Started:
-    """An evaluation that has begun.
-
-    Args:
-        evaluator: Who began it.
-        settings: What was asked for.
-        open_species: Whether species are generated.
-        measured: The blocks, in order.
-    """
-
-    def __init__(
-        self, evaluator: Evaluator, settings: dict[str, Any], open_species: bool, measured: Iterator[Measured]
-    ) -> None:
-        self._evaluator, self._settings, self._open_species = evaluator, settings, open_species
-        self._measured = measured
-
-    def finish(self, progress: bool = False, title: str = "") -> Evaluation:
-        """Waits for its blocks.
-
-        Args:
-            progress: Show a progress bar.
-            title: Of the bar, in place of the label.
-        """
-        begun = time.perf_counter()
-        done: list[Measured] = []
-        total = len(self._evaluator.references) * self._evaluator.samples
-        with Progress(total, title or self._settings["label"] or "evaluate", shown=progress) as bar:
-            for measured in self._measured:
-                done.append(measured)
-                bar.advance(steps=len(measured.crystals))
-        found = self._evaluator.evaluation(done, self._settings, self._open_species)
-        return replace(found, seconds=time.perf_counter() - begun)
-
-
-def spread_rows(total: int, limit: int | None) -> list[int]:
-    """At most `limit` rows of `total`, spread evenly, always the same ones."""
-    return [row * total // limit for row in range(limit)] if limit is not None and limit < total else list(range(total))

@@ -18,9 +18,7 @@ from omatg_ray.policy.settings import Curve
 from omatg_ray.report.actors import actors_section, read_json, timeline_section, times_section
 from omatg_ray.report.page import card, crystal_card, formatted, html_table, page, spread
 from omatg_ray.report.panels import PRETRAINING, REINFORCEMENT, rewards
-from omatg_ray.report.plots import (
-    energy_histogram,
-)
+from omatg_ray.report.plots import energy_histogram
 from omatg_ray.report.schedules import SLOPES, draw_schedules
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_text

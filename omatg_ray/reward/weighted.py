@@ -11,14 +11,7 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import RewardError
-from omatg_ray.reward.protocol import (
-    Reward,
-    RewardResult,
-    common_elements,
-    pass_on,
-    require_shape,
-    reward_of_known,
-)
+from omatg_ray.reward.protocol import Reward, RewardResult, common_elements, pass_on, require_shape, reward_of_known
 from omatg_ray.reward.settings import ENERGY
 
 

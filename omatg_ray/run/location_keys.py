@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import (
-    PlainSerializer,
-    PlainValidator,
-)
+from pydantic import PlainSerializer, PlainValidator
 
 from omatg_ray.run.location import BUNDLED, as_place, is_bundled, is_remote
 from omatg_ray.tree import written

@@ -9,7 +9,8 @@ import torch
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.backend import LocalEvaluationBackend
-from omatg_ray.evaluate.evaluator import Evaluator, spread_rows
+from omatg_ray.evaluate.evaluation import spread_rows
+from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher

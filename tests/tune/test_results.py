@@ -13,17 +13,7 @@ import pytest
 from omatg_ray.errors import DataError
 from omatg_ray.report.sweep import trials_table, without_gain, write_sweep
 from omatg_ray.report.sweep_plots import importance, learning_curves, parallel_coordinates, pareto_front
-from omatg_ray.tune.results import (
-    FAILED,
-    FINISHED,
-    STOPPED,
-    WORST,
-    Goal,
-    Standing,
-    Sweep,
-    Trial,
-    standing_of,
-)
+from omatg_ray.tune.results import FAILED, FINISHED, STOPPED, WORST, Goal, Standing, Sweep, Trial, standing_of
 
 LOW, HIGH = Goal("crmse", "min"), Goal("match_rate", "max")
 
