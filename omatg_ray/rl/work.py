@@ -72,7 +72,7 @@ def plan_iteration(
         seed: Seed of the run.
     """
     precision = settings.precision
-    assert precision != "auto", "decided before work is planned (commands/prepare.py)"
+    assert precision != "auto", "decided before work is planned (train/precision.py)"
     chosen, orders = [], {}
     for group in range(settings.groups):
         visit, place = divmod(iteration * settings.groups + group, len(compositions))

@@ -27,8 +27,8 @@ __all__ = ["Command", "Outcome", "Workshop", "base", "command", "trained", "work
 CORES = 4
 """Cores of each node."""
 GROUPS = {
-    "ray_actors": ("test_cluster", "test_crew", "test_failures", "test_learners", "test_staleness", "test_stop"),
-    "ray_trials": ("test_bench", "test_pool", "test_ray_train", "test_rewards", "test_sweep", "test_telemetry"),
+    "ray_actors": ("test_cluster", "test_training", "test_failures", "test_learners", "test_staleness", "test_stop"),
+    "ray_trials": ("test_evaluation", "test_pool", "test_ray_train", "test_rewards", "test_sweep", "test_telemetry"),
 }
 """Files whose tests share a cluster, which takes seconds to start: where tests are spread over processes, a group goes
 to one of them as a whole."""

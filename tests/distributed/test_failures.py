@@ -166,12 +166,12 @@ def test_a_model_that_does_not_arrive_is_an_error_and_not_the_one_before(
     model = FlowModel.load(base)
     block = Block(species=[[11, 17]], indices=[0], steps=3)
     settings = RaySettings.model_validate({"rollout": {"workers": 1}})
-    with start_actors(settings, sampling_roles(settings, model, Judges(None, None), 10.0), progress=False) as staff:
-        bench = RayEvaluationBackend(staff, None)
-        (first,) = bench.measure(model, [block])
+    with start_actors(settings, sampling_roles(settings, model, Judges(None, None), 10.0), progress=False) as started:
+        backend = RayEvaluationBackend(started, None)
+        (first,) = backend.measure(model, [block])
         assert torch.equal(first.crystals.pos, block.generate(model).pos)
         with pytest.raises(ClusterError, match=r"(?s)^rollout actor 0 failed:.*no attribute 'to'"):
-            list(bench.measure("no model at all", [block]))  # type: ignore[arg-type]
+            list(backend.measure("no model at all", [block]))  # type: ignore[arg-type]
 
 
 ITEM = WorkItem(0, ((11, 17),), (0, 1), 2)
@@ -207,17 +207,19 @@ def test_stages_and_idle_shares_add_up(base: Path, cluster: Cluster, monkeypatch
     pools = {role: Pool(role, loop, hire, 1) for role in ("rollout", "reward")}
     learners = LearnerGroup(loop, hire, 1)
     learners.start()
-    crew = RayTrainingBackend(ActorSet(loop, pools, learners, {"startup_cluster": 1.0}), FlowModel.load(base), False)
-    monkeypatch.setattr(crew.model.learned, "load_state_dict", lambda weights: None)
+    training = RayTrainingBackend(
+        ActorSet(loop, pools, learners, {"startup_cluster": 1.0}), FlowModel.load(base), False
+    )
+    monkeypatch.setattr(training.model.learned, "load_state_dict", lambda weights: None)
     puts: list[Any] = []
     put = ray.put
     monkeypatch.setattr("omatg_ray.distributed.training.ray.put", lambda value: puts.append(value) or put(value))
     for iteration in range(3):
         items = [WorkItem(iteration, ((11, 17),), (0, 1), 2)] * 2
-        crew.submit(items, iteration)
-        crew.collect(iteration)
-        crew.learn(iteration, torch.zeros(1, dtype=torch.long), torch.zeros(1))
-        timings = crew.timings()
+        training.submit(items, iteration)
+        training.collect(iteration)
+        training.learn(iteration, torch.zeros(1, dtype=torch.long), torch.zeros(1))
+        timings = training.timings()
         if iteration == 0:
             continue  # the processes have started
         total = sum(timings[f"time_{stage}"] for stage in ("rollout", "reward", "learn", "weights"))

@@ -72,18 +72,18 @@ def test_metrics_of_an_iteration_arrive_at_the_port_that_prometheus_asks(cluster
     for role, count in (("rollout", 2), ("reward", 1)):
         pools[role].wait_for(count)
     model: Any = SimpleNamespace(learned=torch.nn.Module())
-    crew = RayTrainingBackend(ActorSet(loop, pools, learners, {}), model, False, staleness=1, run=RUN)
+    training = RayTrainingBackend(ActorSet(loop, pools, learners, {}), model, False, staleness=1, run=RUN)
     for iteration in range(2):
-        crew.submit([WorkItem(iteration, ((11, 17),), (0, 1), 2)] * 2, version=0)
+        training.submit([WorkItem(iteration, ((11, 17),), (0, 1), 2)] * 2, version=0)
     ray.kill(hired[2])
     lines = []
     for iteration in range(2):
-        crew.collect(iteration)
-        crew.learn(iteration, torch.zeros(1, dtype=torch.long), torch.zeros(1))
-        lines.append(crew.timings())
+        training.collect(iteration)
+        training.learn(iteration, torch.zeros(1, dtype=torch.long), torch.zeros(1))
+        lines.append(training.timings())
     last = lines[-1]
     # Queues are those of the moment, and all else stays as long as the event loop goes on.
-    crew.submit([WorkItem(2, ((11, 17),), (0, 1), 2)] * 400, version=1)
+    training.submit([WorkItem(2, ((11, 17),), (0, 1), 2)] * 400, version=1)
     waiting, iteration_done = ("omatg_ray_requests_waiting", "reward"), ("omatg_ray_iteration", "")
     found = eventually(loop, lambda found: found.get(iteration_done) == 2 and found.get(waiting, 0.0) > 0)
     assert {name.removesuffix("_total") for name, _ in found} == set(MEASURES)

@@ -61,13 +61,13 @@ class Watched(LocalEvaluationBackend):
 
 
 @pytest.fixture
-def bench() -> Iterator[Watched]:
+def backend() -> Iterator[Watched]:
     with Matcher() as matcher:
         yield Watched(matcher)
 
 
-def evaluator(bench: Watched, known: CrystalDataset = POLYMORPHS, **options: Any) -> Evaluator:
-    return Evaluator(known, bench, **{"seed": 0, "samples": 2, **options})
+def evaluator(backend: Watched, known: CrystalDataset = POLYMORPHS, **options: Any) -> Evaluator:
+    return Evaluator(known, backend, **{"seed": 0, "samples": 2, **options})
 
 
 def cases(*steps: int) -> list[Case]:
@@ -79,25 +79,25 @@ def plain(result: CaseResult) -> str:
     return json.dumps(result.as_dict(""), sort_keys=True)
 
 
-def test_the_next_case_begins_before_one_is_finished(bench: Watched) -> None:
-    results = evaluate_cases(cases(3, 4, 5, 3), evaluator(bench))
-    assert bench.diary == ["begin 3", "begin 4", "done 3", "begin 5", "done 4", "done 5"]
+def test_the_next_case_begins_before_one_is_finished(backend: Watched) -> None:
+    results = evaluate_cases(cases(3, 4, 5, 3), evaluator(backend))
+    assert backend.diary == ["begin 3", "begin 4", "done 3", "begin 5", "done 4", "done 5"]
     assert [one.steps for one in results] == [3, 4, 5, 3]
     assert [one.label for one in results] == [f"small, {count} points" for count in (3, 4, 5, 3)]
     assert all(one.evaluation is not None and one.metrics["n"] == 10 for one in results)
     assert results[0].seconds_per_1000 == pytest.approx(100 * results[0].generation_seconds)
 
 
-def test_what_is_done_is_not_done_again(bench: Watched, tmp_path: Path) -> None:
-    first = evaluate_cases(cases(3, 4), evaluator(bench), tmp_path)
+def test_what_is_done_is_not_done_again(backend: Watched, tmp_path: Path) -> None:
+    first = evaluate_cases(cases(3, 4), evaluator(backend), tmp_path)
     assert {path.suffix for path in (tmp_path / "cases").iterdir()} == {".json", ".extxyz"}
-    bench.diary.clear()
-    again = evaluate_cases(cases(3, 4), evaluator(bench), tmp_path)
-    assert bench.diary == [] and [one.evaluation for one in again] == [None, None]
+    backend.diary.clear()
+    again = evaluate_cases(cases(3, 4), evaluator(backend), tmp_path)
+    assert backend.diary == [] and [one.evaluation for one in again] == [None, None]
     assert list(map(plain, again)) == list(map(plain, first))
     assert again[0].by_composition.intervals()["crmse"] == first[0].by_composition.intervals()["crmse"]
-    more = evaluate_cases(cases(3, 5, 4), evaluator(bench), tmp_path)
-    assert bench.diary == ["begin 5", "done 5"]
+    more = evaluate_cases(cases(3, 5, 4), evaluator(backend), tmp_path)
+    assert backend.diary == ["begin 5", "done 5"]
     assert [one.evaluation is None for one in more] == [True, False, True]
 
 
@@ -112,44 +112,44 @@ def test_what_is_done_is_not_done_again(bench: Watched, tmp_path: Path) -> None:
     ],
     ids=["torn", "foreign", "another version", "not whole", "another key"],
 )
-def test_damaged_files_are_computed_anew(bench: Watched, tmp_path: Path, damage: Any) -> None:
-    (first,) = evaluate_cases(cases(3), evaluator(bench), tmp_path)
+def test_damaged_files_are_computed_anew(backend: Watched, tmp_path: Path, damage: Any) -> None:
+    (first,) = evaluate_cases(cases(3), evaluator(backend), tmp_path)
     file = tmp_path / "cases" / f"{first.key}.json"
     whole = json.loads(file.read_text())
     file.write_text(damage(file.read_text()))
-    bench.diary.clear()
-    (again,) = evaluate_cases(cases(3), evaluator(bench), tmp_path)
-    assert bench.diary == ["begin 3", "done 3"] and again.values == first.values
+    backend.diary.clear()
+    (again,) = evaluate_cases(cases(3), evaluator(backend), tmp_path)
+    assert backend.diary == ["begin 3", "done 3"] and again.values == first.values
     written = json.loads(file.read_text())
     assert written["evaluation"] == whole["evaluation"] and written["key"] == first.key
 
 
-def test_without_its_crystals_a_case_is_computed_anew(bench: Watched, tmp_path: Path) -> None:
-    (first,) = evaluate_cases(cases(3), evaluator(bench), tmp_path)
+def test_without_its_crystals_a_case_is_computed_anew(backend: Watched, tmp_path: Path) -> None:
+    (first,) = evaluate_cases(cases(3), evaluator(backend), tmp_path)
     CaseFolder(tmp_path).crystals(first.key).unlink()
-    (again,) = evaluate_cases(cases(3), evaluator(bench), tmp_path)
+    (again,) = evaluate_cases(cases(3), evaluator(backend), tmp_path)
     assert again.evaluation is not None and CaseFolder(tmp_path).crystals(first.key).is_file()
 
 
-def test_names_are_those_of_the_call(bench: Watched, tmp_path: Path) -> None:
-    evaluate_cases(cases(3), evaluator(bench), tmp_path)
+def test_names_are_those_of_the_call(backend: Watched, tmp_path: Path) -> None:
+    evaluate_cases(cases(3), evaluator(backend), tmp_path)
     (case,) = cases(3)
-    (again,) = evaluate_cases([replace(case, name="renamed")], evaluator(bench), tmp_path)
+    (again,) = evaluate_cases([replace(case, name="renamed")], evaluator(backend), tmp_path)
     assert (again.name, again.label, again.evaluation) == ("renamed", "renamed, 3 points", None)
 
 
-def test_cases_of_other_calls_under_the_same_conditions(bench: Watched, tmp_path: Path) -> None:
-    first, second = evaluate_cases(cases(3, 4), evaluator(bench), tmp_path)
-    evaluate_cases(cases(5), evaluator(bench, seed=1), tmp_path)
+def test_cases_of_other_calls_under_the_same_conditions(backend: Watched, tmp_path: Path) -> None:
+    first, second = evaluate_cases(cases(3, 4), evaluator(backend), tmp_path)
+    evaluate_cases(cases(5), evaluator(backend, seed=1), tmp_path)
     (tmp_path / "cases" / "notes.json").write_text("{")
-    folder, conditions = CaseFolder(tmp_path), conditions_of(evaluator(bench))
+    folder, conditions = CaseFolder(tmp_path), conditions_of(evaluator(backend))
     assert [one.key for one in folder.others(conditions, [second.key])] == [first.key]
     assert folder.others(conditions, [first.key, second.key]) == []
 
 
-def test_keys_tell_apart_what_decides_a_result(bench: Watched) -> None:
+def test_keys_tell_apart_what_decides_a_result(backend: Watched) -> None:
     (case,) = cases(3)
-    conditions = conditions_of(evaluator(bench))
+    conditions = conditions_of(evaluator(backend))
     others = [
         replace(case, steps=4),
         replace(case, noise="policy"),
@@ -159,19 +159,19 @@ def test_keys_tell_apart_what_decides_a_result(bench: Watched) -> None:
         replace(case, model=small_model(1)),
     ]
     changed = [
-        conditions_of(evaluator(bench, seed=1)),
-        conditions_of(evaluator(bench, samples=1)),
-        conditions_of(evaluator(bench, limit=3)),
-        conditions_of(evaluator(bench, timeout=1.0)),
-        conditions_of(evaluator(bench, POLYMORPHS.select([0, 1]))),
-        conditions_of(evaluator(bench), plausible=True),
+        conditions_of(evaluator(backend, seed=1)),
+        conditions_of(evaluator(backend, samples=1)),
+        conditions_of(evaluator(backend, limit=3)),
+        conditions_of(evaluator(backend, timeout=1.0)),
+        conditions_of(evaluator(backend, POLYMORPHS.select([0, 1]))),
+        conditions_of(evaluator(backend), plausible=True),
     ]
     keys = [key_of(one, conditions) for one in (case, *others)] + [key_of(case, one) for one in changed]
     assert len(set(keys)) == len(keys)
     # Names, and how a model came about, decide nothing.
     same = replace(case, name="other", model=small_model(0, made="yesterday"), schedule_name="none")
     assert key_of(same, conditions) == keys[0]
-    assert conditions_of(evaluator(bench, block=2, workers=3)) == conditions
+    assert conditions_of(evaluator(backend, block=2, workers=3)) == conditions
 
 
 def test_fingerprints_of_crystals_and_models() -> None:

@@ -163,8 +163,8 @@ def sampled(samples: int, block: int = 256) -> tuple[Any, Sampler]:
     references = dataset(4)
     model = Sampler(references.crystals)
     with Matcher() as matcher:
-        bench = LocalEvaluationBackend(matcher, cast(MatGLEnergy, Volume()))
-        evaluator = Evaluator(references, bench, seed=3, block=block, samples=samples)
+        backend = LocalEvaluationBackend(matcher, cast(MatGLEnergy, Volume()))
+        evaluator = Evaluator(references, backend, seed=3, block=block, samples=samples)
         return evaluator(cast(FlowModel, model), steps=10), model
 
 

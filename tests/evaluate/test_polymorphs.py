@@ -203,8 +203,8 @@ def test_without_polymorphs_there_is_nothing_to_say() -> None:
 def test_a_limit_leaves_no_polymorph_out() -> None:
     reward = Roomy()
     with Matcher() as matcher:
-        bench = LocalEvaluationBackend(matcher, cast(MatGLEnergy, reward))
-        evaluator = Evaluator(POLYMORPHS, bench, seed=0, limit=2)  # rows 0 and 2
+        backend = LocalEvaluationBackend(matcher, cast(MatGLEnergy, reward))
+        evaluator = Evaluator(POLYMORPHS, backend, seed=0, limit=2)  # rows 0 and 2
         result = evaluator(cast(FlowModel, Prepared(OTHERS)), steps=3)
         assert result.polymorph == ["row 1", "row 3"] and result.lowest_polymorph == ["row 0", "row 2"]
         assert of_polymorphs(result) == (1.0, 0.0, 2)

@@ -41,8 +41,8 @@ def trainer(rewards: Callable[[int], Tensor], groups_per_item: int = 1) -> Train
     settings = RolloutSettings(groups=GROUPS, group_size=MEMBERS, steps=3, groups_per_item=groups_per_item)
     learner = Learner(policy, ObjectiveSettings(), LearnerSettings(epochs=1, lr=1e-2))
     base_distribution = BaseDistribution.fit(random_crystals([2] * 6, dtype=torch.float32).cell)
-    crew = LocalTrainingBackend(learner, network, base_distribution, Scripted(rewards), torch.device("cpu"))
-    return Trainer(settings, [[11, 17], [12, 8, 8], [3, 9]], AdvantageSettings(), crew, seed=3, total=100)
+    training = LocalTrainingBackend(learner, network, base_distribution, Scripted(rewards), torch.device("cpu"))
+    return Trainer(settings, [[11, 17], [12, 8, 8], [3, 9]], AdvantageSettings(), training, seed=3, total=100)
 
 
 def network_of(trainer: Trainer) -> CSPNet:

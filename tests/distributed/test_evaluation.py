@@ -97,8 +97,8 @@ def test_polymorphs(workshop: Workshop, base: Path, cluster: Cluster) -> None:
     with Matcher() as matcher:
         alone = Evaluator(POLYMORPHS, LocalEvaluationBackend(matcher, reward), seed=0, block=1)(model, steps=3)
     roles = sampling_roles(settings, FlowModel.load(base), Judges(None, reward), 10.0)
-    with start_actors(settings, roles, progress=False) as staff:
-        actors = Evaluator(POLYMORPHS, RayEvaluationBackend(staff, reward), seed=0, block=1)(model, steps=3)
+    with start_actors(settings, roles, progress=False) as started:
+        actors = Evaluator(POLYMORPHS, RayEvaluationBackend(started, reward), seed=0, block=1)(model, steps=3)
     assert actors.as_dict() == alone.as_dict()
     assert actors.polymorph == ["row 1", "row 0", "row 3", None, None]
     assert actors.lowest_polymorph is not None and actors.lowest_polymorph[-1] is None
