@@ -10,10 +10,8 @@ import pytest
 from xdist.scheduler import LoadGroupScheduling
 
 FIRST = (
-    "ray_",
+    "ray",
     "tests/commands/test_train.py",
-    "tests/cluster/test_slurm.py",
-    "tests/distributed/",
     "tests/commands/test_rewards.py",
     "tests/report/test_run.py",
     "tests/run/test_folder_at_url.py",

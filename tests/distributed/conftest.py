@@ -26,24 +26,13 @@ __all__ = ["Command", "Outcome", "Workshop", "base", "command", "trained", "work
 
 CORES = 4
 """Cores of each node."""
-GROUPS = {
-    "ray_actors": ("test_cluster", "test_training", "test_failures", "test_learners", "test_staleness", "test_stop"),
-    "ray_trials": ("test_evaluation", "test_pool", "test_ray_train", "test_rewards", "test_sweep", "test_telemetry"),
-}
-"""Files whose tests share a cluster, which takes seconds to start: where tests are spread over processes, a group goes
-to one of them as a whole."""
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    # Also where nothing that spreads tests is installed.
-    config.addinivalue_line("markers", "xdist_group(name): tests that one process does")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    groups = {name: group for group, names in GROUPS.items() for name in names}
+    """Puts all tests here into one group: they share a cluster, and two of them at a time keep more than two cores."""
     for item in items:
-        if item.path.parent == Path(__file__).parent and item.path.stem in groups:
-            item.add_marker(pytest.mark.xdist_group(groups[item.path.stem]))
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 class Nodes(Cluster):

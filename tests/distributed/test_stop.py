@@ -25,7 +25,7 @@ def stopped(run: Path, words: list[str], environment: dict[str, str], stop: Call
         [sys.executable, "-m", "omatg_ray", "train", *words, "iterations=1000", "ray.rollout.workers=1"],
         cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
     ) as process:  # fmt: skip
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         metrics = run / "metrics.jsonl"
         while not (metrics.exists() and sum(line["kind"] == "train" for line in read_metrics(metrics)) >= 2):
             assert time.monotonic() < deadline and process.poll() is None
