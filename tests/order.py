@@ -27,9 +27,15 @@ FIRST = (
 """How the names of files and groups begin that take longest, longest first: what starts last should be short."""
 
 
+RAY = ("tests/distributed/", "tests/cluster/test_slurm.py", "tests/run/test_openmp.py")
+"""Tests that start a cluster or share one: one after the other, since two at a time keep more than two cores busy."""
+
+
 def share(nodeid: str) -> str:
     """The group of a test as xdist names it, or else its file."""
     file, _, rest = nodeid.partition("::")
+    if file.startswith(RAY):
+        return "ray"
     # A parameter may hold an @, too.
     return rest.rpartition("@")[2] if rest.rfind("@") > rest.rfind("]") else file
 
@@ -37,6 +43,8 @@ def share(nodeid: str) -> str:
 def group(item: pytest.Item) -> str:
     """The same, before xdist has named it."""
     mark = item.get_closest_marker("xdist_group")
+    if item.nodeid.startswith(RAY):
+        return "ray"
     return str(mark.args[0] if mark.args else mark.kwargs["name"]) if mark else item.nodeid.partition("::")[0]
 
 

@@ -1,5 +1,5 @@
 """The command `omatg-ray`."""
 
-from omatg_ray.cli.main import main
+from omatg_ray.cli.program import main
 
 __all__ = ["main"]

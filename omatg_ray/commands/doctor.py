@@ -22,7 +22,6 @@ from typing import Literal
 
 from omatg_ray.assets import AssetName, asset, files
 from omatg_ray.errors import OmatgRayError
-from omatg_ray.model.flow_model import bundled_model
 from omatg_ray.run.location import BUNDLED
 from omatg_ray.run.quiet import quiet_libraries
 
@@ -236,6 +235,7 @@ def generation() -> Finding:
     text = sealed("base")
     from omatg_ray.crystal.batch import CrystalBatch
     from omatg_ray.crystal.validity import check_validity
+    from omatg_ray.model.flow_model import bundled_model
 
     crystals = CrystalBatch.from_structures(bundled_model().sample(["NaCl", "NaCl"]))
     valid = int(check_validity(crystals).valid.sum())

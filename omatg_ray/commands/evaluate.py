@@ -21,7 +21,6 @@ from omatg_ray.model.checks import warn_generated_species, warn_noiseless, warn_
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.schedule import OWN
 from omatg_ray.policy.annealing import Annealing
-from omatg_ray.report.comparison import write_comparison
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.location import BUNDLED, is_bundled, place_of
@@ -148,6 +147,9 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
             "seed": options.seed,
             "potential": None if reward is None else reward.potential.name,
         }
+        # With what draws, which the others do without.
+        from omatg_ray.report.comparison import write_comparison
+
         report = write_comparison(options.folder, comparison, evaluator.references, about)
         return Compared(comparison, resumed, len(others), report)
 

@@ -177,16 +177,16 @@ class LearnerGroup:
             except InputLost:
                 if len(self._actors) > 1:
                     # The others wait for the one that did not begin.
-                    self._hire_again()
+                    self._start_again()
                 raise
             except (ActorGone, ActorSilent, OutputLost, LearnersLostError) as error:
                 last = error
                 self._replaced += 1
                 logger.warning("%s; the learners start again from the last update", error)
-                self._hire_again()
+                self._start_again()
         raise ClusterError(f"{MAX_ATTEMPTS} times the learners died: {last}")
 
-    def _hire_again(self) -> None:
+    def _start_again(self) -> None:
         """Others in the place of all; they start, and are told where the last update ended, before the next one."""
         self.close()
         self._actors = [self._start_actor(rank) for rank in range(len(self._actors))]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -18,8 +18,10 @@ from omatg_ray.policy.settings import CHUNK_PAIRS, NoiseMode
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher, MatchResult
 from omatg_ray.reward.protocol import Reward, reward_of_known
-from omatg_ray.rl.backend import TrainingBackend
-from omatg_ray.run.timeline import Timeline
+
+if TYPE_CHECKING:
+    from omatg_ray.rl.backend import TrainingBackend
+    from omatg_ray.run.timeline import Timeline
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Evaluation of a sampler: crystals for every reference, matched and weighed against it and its polymorphs."""
+"""What an evaluation of a sampler found, and one that has begun."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ from omatg_ray.evaluate.compositions import interval_dict
 from omatg_ray.evaluate.metrics import COLUMNS, Interval
 from omatg_ray.model.schedule import brief
 from omatg_ray.policy.annealing import curves
-from omatg_ray.report.comparison import plus_minus
 from omatg_ray.report.page import card, formatted, html_table, page
 from omatg_ray.report.plots import Point, banded_lines
 from omatg_ray.report.schedules import draw_schedules
+from omatg_ray.report.tables import plus_minus
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.text import aligned
 

@@ -79,8 +79,7 @@ def check_known_energies(potential: Potential, file: Path) -> None:
 def check_energy_volume_curve(potential: Potential) -> None:
     """Looks whether the energy of a well-known crystal has its minimum near the known lattice constant.
 
-    Raises:
-        PotentialError: It has not.
+    Warns where it has not, or where the potential knows none of these crystals.
     """
     from pymatgen.core import Element
 

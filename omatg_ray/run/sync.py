@@ -1,4 +1,4 @@
-"""Runs and models at URLs: which files there are a run's own, and copies of them to read."""
+"""Runs and models at URLs: what is stored of a run and brought up to date, and copies to read."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ Tune keeps no state of a scheduler. Without this, the first trials after a resum
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule
@@ -14,7 +14,9 @@ from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule
 from omatg_ray.tune.schedulers import OBJECTIVE, TIME
 from omatg_ray.tune.space import Domain
 from omatg_ray.tune.trainable import name_of
-from omatg_ray.tune.trial import Work
+
+if TYPE_CHECKING:
+    from omatg_ray.tune.trial import Work
 
 
 def sampled(domain: Domain) -> Any:

@@ -19,6 +19,7 @@ from omatg_ray.run.atomic import disk_errors
 from omatg_ray.run.progress import print_line
 from omatg_ray.tune.log import SweepLog, logger
 from omatg_ray.tune.memory import sampled
+from omatg_ray.tune.old_names import known_by_old_names
 from omatg_ray.tune.room import RoomWatch
 from omatg_ray.tune.settings import SweepSettings
 from omatg_ray.tune.space import Domain
@@ -83,9 +84,11 @@ def run_sweep(settings: SweepSettings, work: Work, resume: bool, progress: bool)
         os.environ.setdefault(name, value)
     with _lines(progress), SweepStop("saving the sweep") as stop:
         with _errors(settings.run):
-            tuner = _tuner(settings, work, resume)
-            if not stop.requested:
-                tuner.fit()
+            # Tune reads what earlier versions have pickled when it makes a tuner, and when that begins.
+            with known_by_old_names():
+                tuner = _tuner(settings, work, resume)
+                if not stop.requested:
+                    tuner.fit()
             if stop.error is not None:
                 raise stop.error
         return not stop.requested
@@ -137,7 +140,6 @@ def _tuner(settings: SweepSettings, work: Work, resume: bool) -> tune.Tuner:
     folder, grids = settings.run, settings.search == "grid"
     space = {
         "values": {key: _domain(domain, grids) for key, domain in settings.space.items()},
-        # Tune keeps no objects in what it stores of trials.
         "work": work,
     }
     searcher = _searcher(settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -12,7 +12,9 @@ from ray.tune.experiment import Trial
 from omatg_ray.distributed.cluster import asked_and_present, has_room, no_room
 from omatg_ray.distributed.loop import PATIENCE, TICK
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.tune.trial import Work
+
+if TYPE_CHECKING:
+    from omatg_ray.tune.trial import Work
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
@@ -13,7 +13,9 @@ from ray import tune
 from omatg_ray.distributed.software import refuse_other
 from omatg_ray.run.quiet import quiet_libraries
 from omatg_ray.run.versions import software
-from omatg_ray.tune.trial import Work
+
+if TYPE_CHECKING:
+    from omatg_ray.tune.trial import Work
 
 NAME = "name"
 """Key of the configuration that Tune keeps of a trial, where a searcher gave it a number."""

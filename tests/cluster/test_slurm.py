@@ -22,7 +22,7 @@ from tests.cluster.conftest import Workshop
 from tests.cluster.test_launch_files import CLUSTER, assert_ray_start_takes
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.processes
 
 # Options are those of the real ones; what is left is the command.
 STAND_INS = {

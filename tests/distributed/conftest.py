@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,20 +27,15 @@ __all__ = ["Command", "Outcome", "Workshop", "base", "command", "trained", "work
 
 CORES = 4
 """Cores of each node."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts all tests here into one group: they share a cluster, and two of them at a time keep more than two cores."""
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+FRESH = bool(os.environ.get("OMATG_RAY_FRESH_WORKERS"))
+"""Whether all nodes start their workers as users' nodes do (`scripts/test --all`)."""
 
 
 class Nodes(Cluster):
     """A cluster whose workers are forked in the nursery, but those of nodes that are fresh."""
 
     def add_node(self, wait: bool = True, fresh: bool = False, **options: Any) -> Any:
-        if not fresh:
+        if not fresh and not FRESH:
             options["setup_worker_path"] = NURSERY
         return super().add_node(wait, **options)
 

@@ -14,7 +14,8 @@ from omatg_ray.evaluate.cases import CaseFolder, CaseResult
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.compositions import ByComposition, interval_dict
 from omatg_ray.evaluate.metrics import CSPMetrics
-from omatg_ray.report.comparison import comparison_table, write_comparison
+from omatg_ray.report.comparison import write_comparison
+from omatg_ray.report.tables import comparison_table
 from tests.evaluate.sodium_chloride import caesium_chloride, dataset, magnesium_oxide, nickel_arsenide, rock_salt
 from tests.report.test_run import Tables
 

@@ -16,7 +16,6 @@ from tests.conftest import ROOT
 
 pytestmark = [
     pytest.mark.processes,
-    pytest.mark.xdist_group("ray"),
     pytest.mark.skipif(
         not list((Path(torch.__file__).parent / "lib").glob("libgomp*")),
         reason="PyTorch brings another OpenMP than GNU's",

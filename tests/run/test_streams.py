@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-m", "omatg_ray"]
 WORK = """\
 import os, sys
 from pathlib import Path
-from omatg_ray.cli.main import main
+from omatg_ray.cli.program import main
 from omatg_ray.cli.verbs import config
 from omatg_ray.run.progress import print_line
 

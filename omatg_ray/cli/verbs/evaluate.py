@@ -150,7 +150,7 @@ def run(arguments: argparse.Namespace) -> None:
             write_structures(out, evaluation.crystals.to_structures())
         print(table([evaluation.as_dict()]))
         return
-    from omatg_ray.report.comparison import comparison_table
+    from omatg_ray.report.tables import comparison_table
     from omatg_ray.run.atomic import write_json
 
     compared = compare(

@@ -6,7 +6,7 @@ import pytest
 
 from omatg_ray.evaluate.compositions import interval_dict
 from omatg_ray.evaluate.metrics import Interval
-from omatg_ray.report.comparison import plus_minus
+from omatg_ray.report.tables import plus_minus
 
 NAN = math.nan
 
