@@ -2,7 +2,7 @@
 
 import sys
 
-from omatg_ray.cli import program as main
+from omatg_ray.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from omatg_ray.cli import program as main
+from omatg_ray.cli import main
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:

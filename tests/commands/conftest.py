@@ -15,7 +15,7 @@ import torch
 from pymatgen.core import Element, Lattice, Structure
 
 from omatg_ray.assets import seal
-from omatg_ray.cli import program as main
+from omatg_ray.cli import main
 from omatg_ray.commands.pretrain import pretrain
 from omatg_ray.commands.train import TrainResult, train
 from omatg_ray.config import Config

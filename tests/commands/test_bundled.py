@@ -13,7 +13,7 @@ import torch
 
 import omatg_ray as og
 from omatg_ray.assets import quickstart, seal
-from omatg_ray.cli import program as main
+from omatg_ray.cli import main
 from omatg_ray.cli.next_steps import next_steps, program, reduced
 from omatg_ray.cli.words import told_apart
 from omatg_ray.config import Config

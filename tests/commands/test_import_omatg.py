@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from omatg_ray.cli import program as main
+from omatg_ray.cli import main
 from omatg_ray.model.flow_model import FlowModel
 from tests.omatg.files import base_tree, interpolant, network_state, reinforcement_tree, write
 
