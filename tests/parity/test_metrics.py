@@ -14,6 +14,8 @@ from omatg_ray.evaluate import metrics
 from omatg_ray.evaluate.unique import space_groups
 from omatg_ray.reward.matching import Matcher, MatchSettings
 
+pytestmark = pytest.mark.processes
+
 CASES = [
     ("csp_default", MatchSettings(), True),
     ("csp_default_no_reduced_composition", MatchSettings(), False),

@@ -17,6 +17,8 @@ from omatg_ray.evaluate.chemistry import Plausibility, PlausibilityCheck, plausi
 from omatg_ray.reward.matching import Matcher, MatchSettings
 from tests.parity.test_metrics import CASES, crystals
 
+pytestmark = pytest.mark.processes
+
 pytest.importorskip("smact", reason="needs the extra `validity`")
 pytest.importorskip("matminer", reason="needs the extra `validity`")
 
