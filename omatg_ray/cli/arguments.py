@@ -68,3 +68,4 @@ def run_arguments(sub: argparse.ArgumentParser) -> None:
         help="start the run named by run=, or resume it if there is one already: for jobs that are tried again",
     )
     sub.add_argument("--quiet", action="store_true", help="no progress")
+    sub.add_argument("--dry-run", action="store_true", help="print what would run, with time and memory; write nothing")

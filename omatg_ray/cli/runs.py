@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omatg_ray.cli.words import key_of, told_apart
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.location import inside
 from omatg_ray.run.storage import files_at
 
 if TYPE_CHECKING:
     from omatg_ray.config import Config
-from omatg_ray.cli.words import key_of, told_apart
 
 
 def start_or_resume(arguments: argparse.Namespace) -> None:

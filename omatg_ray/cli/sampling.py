@@ -6,12 +6,12 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
+from omatg_ray.cli.arguments import number, numbers, path_or_word
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.location import BUNDLED
 
 if TYPE_CHECKING:
     from omatg_ray.policy.annealing import Annealing
-from omatg_ray.cli.arguments import number, numbers, path_or_word
 
 
 def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omatg_ray.run.job_paths import copy_of, found, found_or_named, lasting
 from omatg_ray.run.location import is_bundled, is_remote
 
 if TYPE_CHECKING:
     from omatg_ray.config import Config
-from omatg_ray.run.job_paths import copy_of, found, found_or_named, lasting
 
 
 def anchored(config: Config) -> Config:

@@ -26,9 +26,6 @@ The run folder gets checkpoints/best (lowest validation loss), metrics.jsonl, Te
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     run_arguments(parser)
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print what would run, with time and memory; write nothing"
-    )
 
 
 def run(arguments: argparse.Namespace) -> None:

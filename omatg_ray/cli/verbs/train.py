@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omatg_ray.assets import quickstart
+from omatg_ray.cli.arguments import run_arguments
+from omatg_ray.cli.runs import load_config, resumes, start_or_resume
+from omatg_ray.cli.words import key_of, told_apart
 from omatg_ray.run.advice import command
 
 if TYPE_CHECKING:
     from omatg_ray.config import Config
-from omatg_ray.cli.arguments import run_arguments
-from omatg_ray.cli.runs import load_config, resumes, start_or_resume
-from omatg_ray.cli.words import key_of, told_apart
 
 SUMMARY = "reinforce a model"
 DESCRIPTION = """\
@@ -43,9 +43,6 @@ is asked, the KL to it (positions, lattice), and s, the seconds of rollout + rew
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     run_arguments(parser)
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print what would run, with time and memory; write nothing"
-    )
 
 
 def run(arguments: argparse.Namespace) -> None:
