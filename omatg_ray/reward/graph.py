@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pymatgen.optimization.neighbors import find_points_in_spheres
 from torch import Tensor
-from torch_geometric.data import Batch
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.lattice import wrap
 from omatg_ray.crystal.validity import minkowski_reduce
 from omatg_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Batch
 
 # Distances below this are a site and itself; the number is MatGL's.
 SAME_SITE = 1e-8
@@ -41,6 +44,8 @@ def graph_chunks(
     Raises:
         DataError: A structure is not finite or its cell spans no volume.
     """
+    from torch_geometric.data import Batch
+
     crystals = crystals.to("cpu", torch.float64)
     # A finite cell that spans nothing leads to divisions by zero and is not reduced.
     cell, reduced = minkowski_reduce(crystals.cell)

@@ -18,6 +18,7 @@ from omatg_ray.assets import asset
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from omatg_ray.errors import PotentialError
 from omatg_ray.reward.known_energies import KNOWN_ENERGIES, check_energy_volume_curve, check_known_energies
+from omatg_ray.reward.matgl_start import ImportMatGL, import_matgl
 from omatg_ray.reward.settings import WEIGHT_FILES, potential_folder
 from omatg_ray.run.home import import_with_home
 from omatg_ray.run.location import is_bundled, place_of
@@ -72,6 +73,12 @@ class Potential:
 
     def __repr__(self) -> str:
         return f"Potential({self.name!r}, {len(self.elements)} elements, {self.fingerprint}, {self.device})"
+
+    def __getstate__(self) -> tuple[ImportMatGL, dict[str, Any]]:
+        return ImportMatGL(), self.__dict__
+
+    def __setstate__(self, state: tuple[object, dict[str, Any]]) -> None:
+        self.__dict__ = state[1]
 
     def to(self, device: torch.device | str) -> Potential:
         """Moved to a device, in place."""
@@ -249,6 +256,8 @@ def _find(name_or_folder: str | Path) -> Path:
         return folder
 
     from huggingface_hub import hf_hub_download
+
+    import_matgl()
     from matgl.utils.io import HF_MATGL_ORG
 
     cache = _cache(name_or_folder)
@@ -268,6 +277,7 @@ def _find(name_or_folder: str | Path) -> Path:
 
 def _cache(name: str | Path) -> Path:
     """Where fetched potentials are kept: MatGL's own cache, or in `XDG_CACHE_HOME` for a user without a home."""
+    import_matgl()
     from matgl.config import MATGL_CACHE
 
     if not HOMELESS:
@@ -281,7 +291,7 @@ def _cache(name: str | Path) -> Path:
 
 
 def _load_module(folder: Path, name: str) -> matgl.apps.pes.Potential:
-    import matgl
+    matgl = import_matgl()
     from matgl.apps.pes import Potential as MatGLPotential
 
     _refuse_foreign_classes(folder)

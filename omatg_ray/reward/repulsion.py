@@ -24,9 +24,13 @@ crystals squeezed as a whole, on which a network may be far too lenient while no
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Batch
 
 ONSET = 0.65
 STRENGTH = 4.0

@@ -1,0 +1,111 @@
+"""Starts MatGL quickly: without its training, and without deriving its radial basis anew.
+
+Rests on MatGL 4.1: `matgl/__init__.py` names what trains potentials, whose libraries (Lightning, TorchMetrics) take
+longer to import than all that evaluates them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from math import pi, sqrt
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TRAINING = "matgl.utils.training"
+
+
+class _Later:
+    """Stands for what is imported when it is asked for."""
+
+
+def import_matgl() -> ModuleType:
+    """MatGL; what it offers for training is imported only when it is asked for."""
+    matgl = sys.modules.get("matgl") or _import_without_training()
+    basis = import_module("matgl.layers._basis")
+    if hasattr(basis, "_get_lambda_func"):
+        basis._get_lambda_func = smooth_bessel_functions
+    return matgl
+
+
+def _import_without_training() -> ModuleType:
+    stand_in = ModuleType(TRAINING)
+    stand_in.__getattr__ = lambda name: _Later  # type: ignore[method-assign]
+    sys.modules[TRAINING] = stand_in
+    try:
+        matgl = import_module("matgl")
+    finally:
+        del sys.modules[TRAINING]
+    later = {name for name, value in vars(matgl).items() if value is _Later}
+    for name in later:
+        delattr(matgl, name)
+
+    def find(name: str) -> Any:
+        if name in later:
+            return getattr(import_module(TRAINING), name)
+        raise AttributeError(f"module 'matgl' has no attribute {name!r}")
+
+    matgl.__getattr__ = find  # type: ignore[method-assign]
+    return matgl
+
+
+class ImportMatGL:
+    """Unpickled, it has imported MatGL quickly: stands before what would import all of it."""
+
+    def __reduce__(self) -> tuple[Callable[[], ModuleType], tuple[()]]:
+        return import_matgl, ()
+
+
+@dataclass(frozen=True)
+class SmoothBessel:
+    """One function of the radial basis: Σ_k a_k sin(k π r / r_c) / r of distances (E,), any dtype.
+
+    Attributes:
+        terms: Amplitudes a_k and wave numbers k π / r_c.
+    """
+
+    terms: tuple[tuple[float, float], ...]
+
+    def __call__(self, r: Tensor) -> Tensor:
+        (amplitude, wave_number), *rest = self.terms
+        total = amplitude * torch.sin(wave_number * r)
+        for amplitude, wave_number in rest:
+            total = total + amplitude * torch.sin(wave_number * r)
+        return total / r
+
+
+@lru_cache(maxsize=128)
+def smooth_bessel_functions(max_n: int, cutoff: float = 5.0) -> list[SmoothBessel]:
+    """The orthogonal radial functions of Kocer, Mason and Erturk (AIP Advances 10, 015021, 2020), smooth at the cutoff.
+
+    MatGL derives them by computer algebra, in a second, each time that a potential is loaded. These are the same to the
+    bit: its constants have 15 digits.
+
+    Args:
+        max_n: How many.
+        cutoff: Where they vanish, with their slopes, in Å.
+    """
+    functions: list[dict[int, float]] = []
+    last = 1.0  # d_{n-1}
+    for n in range(max_n):
+        e = n**2 * (n + 2) ** 2 / (4 * (n + 1) ** 4 + 1)
+        d = 1 - e / last
+        # f_n of two neighbouring spherical Bessel functions sin(x) / x
+        scale = (-1) ** n * sqrt(2.0) * pi / cutoff**1.5 * (n + 1) * (n + 2) / sqrt((n + 1) ** 2 + (n + 2) ** 2)
+        g = {k: scale * cutoff / (k * pi) for k in (n + 1, n + 2)}
+        if n:
+            for k, amplitude in functions[-1].items():
+                g[k] = g.get(k, 0.0) + sqrt(e / last) * amplitude
+            g = {k: amplitude / sqrt(d) for k, amplitude in g.items()}
+        functions.append(g)
+        last = d
+    digits = "{:.15g}".format
+    return [
+        SmoothBessel(tuple((float(digits(g[k])), float(digits(k * pi / cutoff))) for k in sorted(g))) for g in functions
+    ]
