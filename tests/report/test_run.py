@@ -182,6 +182,7 @@ def test_page_loads_nothing_and_escapes_names(complete: tuple[Path, str]) -> Non
     assert "2.99" in text
 
 
+@pytest.mark.pictures
 def test_crystals_are_those_of_even_rows_with_their_energies(complete: tuple[Path, str]) -> None:
     folder, text = complete
     assert re.findall(r"row (\d+)", text) == ["0", "1", "2", "5", "6", "7"]  # 7 formulas, 6 of them, the 4th left out
@@ -210,6 +211,7 @@ def test_missing_and_damaged_files_are_named(complete: tuple[Path, str], folder:
         assert not [name for name in names if name not in notes]
 
 
+@pytest.mark.pictures
 def test_best_checkpoint_is_marked_and_numbers_are_read(complete: tuple[Path, str], folder: Path) -> None:
     assert "best (iteration 2)" in complete[1]
     (folder / "checkpoints" / "best").unlink()
@@ -293,6 +295,7 @@ def test_actors_of_a_ray_run(tmp_path: Path) -> None:
     assert section(text).count("<svg") == 1 and "<details" not in section(text)
 
 
+@pytest.mark.pictures
 def test_many_actors_are_folded_away(tmp_path: Path) -> None:
     text = section(write_report(make_ray_run(tmp_path, 20)).read_text())
     assert len(Tables(text.partition("<details")[2]).tables[0]) == 22
@@ -338,6 +341,7 @@ def test_failures_are_counted_over_the_run_and_named_only_if_there_were_any(tmp_
     )
 
 
+@pytest.mark.pictures
 def test_the_timeline_is_drawn_with_what_it_shows(tmp_path: Path) -> None:
     path = make_ray_run(tmp_path, 2) / "timeline.json"
     assert "Who worked when" not in write_report(tmp_path).read_text()
