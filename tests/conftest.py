@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import order, pictures, processes
+from tests import forks, order, pictures, processes
 from tests.s3 import KEYS, Bucket, Server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(processes.Watch())
     config.pluginmanager.register(pictures)
+    config.pluginmanager.register(forks)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
