@@ -64,6 +64,9 @@ class Forked:
             raise subprocess.TimeoutExpired("a fork", timeout or 0.0)
         return self._process.exitcode
 
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
     def kill(self) -> None:
         self._process.kill()
 

@@ -1,63 +1,57 @@
-"""How the tests are shared out among the processes of pytest-xdist: by file, or by group, the long ones first.
+"""How the tests are shared out among the processes of pytest-xdist: by file, the long ones first.
 
-A file's tests run in one process, one after the other, so that its fixtures are made once. So do those of a group,
-`pytest.mark.xdist_group(name)`, of one or several files: tests that need the same cluster, or the same port.
+A file's tests run in one process, one after the other, so that its fixtures are made once. Tests of Ray do so in two
+groups of files.
 """
 
 from __future__ import annotations
 
 import pytest
-from xdist.scheduler import LoadGroupScheduling
+from xdist.scheduler import LoadScopeScheduling
+
+OWN = ("tests/distributed/test_job.py", "tests/distributed/test_machine.py", "tests/distributed/test_own_ray.py")
+"""Tests that start a Ray of their own: one after the other, since each start keeps all cores busy."""
+SHARED = ("tests/distributed/",)
+"""The others of Ray: they share one cluster, and mostly wait for it."""
 
 FIRST = (
-    "ray",
+    "the shared Ray",
+    "a Ray of its own",
     "tests/commands/test_train.py",
     "tests/commands/test_rewards.py",
-    "tests/report/test_run.py",
+    "tests/commands/test_variants.py",
     "tests/run/test_folder_at_url.py",
-    "tests/reward/test_custom.py",
     "tests/commands/",
-    "tests/rl/test_learner.py",
+    "tests/cluster/",
+    "tests/rl/",
     "tests/model/",
     "tests/parity/test_policies.py",
     "tests/test_light.py",
+    "tests/report/",
+    "tests/scripts/",
     "tests/reward/",
     "tests/evaluate/",
 )
 """How the names of files and groups begin that take longest, longest first: what starts last should be short."""
 
 
-RAY = ("tests/distributed/", "tests/cluster/test_slurm.py", "tests/run/test_openmp.py")
-"""Tests that start a cluster or share one: one after the other, since two at a time keep more than two cores busy."""
-
-
 def share(nodeid: str) -> str:
-    """The group of a test as xdist names it, or else its file."""
-    file, _, rest = nodeid.partition("::")
-    if file.startswith(RAY):
-        return "ray"
-    # A parameter may hold an @, too.
-    return rest.rpartition("@")[2] if rest.rfind("@") > rest.rfind("]") else file
-
-
-def group(item: pytest.Item) -> str:
-    """The same, before xdist has named it."""
-    mark = item.get_closest_marker("xdist_group")
-    if item.nodeid.startswith(RAY):
-        return "ray"
-    return str(mark.args[0] if mark.args else mark.kwargs["name"]) if mark else item.nodeid.partition("::")[0]
+    """What of the tests runs in one process: the group or the file of a test."""
+    if nodeid.startswith(OWN):
+        return "a Ray of its own"
+    return "the shared Ray" if nodeid.startswith(SHARED) else nodeid.partition("::")[0]
 
 
 def long_first(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
-        name = group(item)
+        name = share(item.nodeid)
         return next((i for i, beginning in enumerate(FIRST) if name.startswith(beginning)), len(FIRST))
 
     items.sort(key=place)
 
 
-class Scheduling(LoadGroupScheduling):
-    """By file what is in no group."""
+class Scheduling(LoadScopeScheduling):
+    """By these shares."""
 
     def _split_scope(self, nodeid: str) -> str:
         return share(nodeid)

@@ -262,6 +262,7 @@ def with_real_ray(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_real_ray_runs_to_the_end(workshop: Workshop, base: Path, tmp_path: Path, machine: list[str]) -> None:
     """With all that is in its way: ports that are taken, a long TMPDIR, the address of another cluster."""
     folder, long = with_real_ray(tmp_path), tmp_path / ("long_" * 20)
@@ -277,6 +278,7 @@ def test_the_real_ray_runs_to_the_end(workshop: Workshop, base: Path, tmp_path: 
     assert not list(long.iterdir())
 
 
+@pytest.mark.long
 def test_a_signal_to_all_processes_of_the_real_ray(
     workshop: Workshop, base: Path, tmp_path: Path, machine: list[str]
 ) -> None:
@@ -294,6 +296,7 @@ def test_a_signal_to_all_processes_of_the_real_ray(
     assert os.readlink(folder / "runs" / "r" / "checkpoints" / "last") == f"iteration_{int(reached[1]):06d}"
 
 
+@pytest.mark.long
 def test_the_real_ray_that_does_not_start(tmp_path: Path, machine: list[str]) -> None:
     done = submit(with_real_ray(tmp_path), 3000, "run=r", before=machine, RAY_TMPDIR="/proc/none", **NODE)
     assert done.returncode == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -190,74 +189,11 @@ def test_auto_is_the_cluster_on_this_machine(cluster: Cluster, tmp_path: Path) -
     assert done.stdout == "joined\n", done.stderr
 
 
-def test_a_folder_that_is_too_long_for_sockets(tmp_path: Path) -> None:
-    long = tmp_path / ("long_" * 20)
-    long.mkdir()
-    done = said_on_joining("local", TMPDIR=str(long))
-    assert done.stdout == "joined\n"
-    assert done.stderr.startswith(
-        f"{long} (RAY_TMPDIR or TMPDIR) is too long a name for Ray's sockets; its files go to"
-    )
-    assert not list(long.iterdir())
-    # Where the shorter one cannot be written to.
-    before = "from pathlib import Path; from omatg_ray.distributed import cluster; cluster.SHORT = Path('/none')\n"
-    done = said_on_joining("local", before, TMPDIR=str(long))
-    assert done.stdout.startswith(str(long)) and "set RAY_TMPDIR to a shorter one" in done.stdout
-
-
 @pytest.mark.usefixtures("cluster")
 def test_a_program_that_is_connected_stays_connected() -> None:
     with joined(RaySettings(address="127.0.0.1:1")):
         pass
     assert ray.is_initialized()
-
-
-def test_a_ray_of_its_own_leaves_no_token_behind(tmp_path: Path) -> None:
-    """Ray itself writes ~/.ray/auth_token, which every later `ray start` of the user would have to be given."""
-    code = (
-        "import os, ray\n"
-        "from omatg_ray.distributed.cluster import joined\n"
-        "from omatg_ray.distributed.settings import RaySettings\n"
-        "with joined(RaySettings()):\n"
-        "    print(ray.get(ray.remote(lambda: 41 + 1).remote()), os.environ['RAY_AUTH_MODE'])\n"
-        "print(sum(name.startswith('RAY_AUTH') for name in os.environ))\n"
-        "with joined(RaySettings()):\n"
-        "    print(ray.get(ray.remote(lambda: 6 * 7).remote()), os.environ['RAY_AUTH_MODE'])\n"
-    )
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT, env=environment | {"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=100, check=True,
-    )  # fmt: skip
-    assert done.stdout.split() == ["42", "token", "0", "42", "token"]
-    assert not (tmp_path / ".ray").exists()
-
-
-def test_a_ray_of_its_own_listens_on_loopback_only() -> None:
-    """All of its processes: also its workers, which carry out what anybody sends them."""
-    code = (
-        "import json, psutil, ray\n"
-        "from omatg_ray.distributed.cluster import joined\n"
-        "from omatg_ray.distributed.settings import RaySettings\n"
-        "with joined(RaySettings()):\n"
-        "    ray.get(ray.remote(num_cpus=0.1)(lambda: 1).remote())\n"
-        "    me = psutil.Process()\n"
-        "    found = [\n"
-        "        (process.name(), connection.laddr.ip)\n"
-        "        for process in (me, *me.children(recursive=True))\n"
-        "        for connection in process.net_connections('tcp')\n"
-        "        if connection.status == psutil.CONN_LISTEN\n"
-        "    ]\n"
-        "print(json.dumps(found))\n"
-    )
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=True
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
-    names = {name for name, _ in found}
-    assert {"gcs_server", "raylet"} <= names and any(name.startswith("ray::") for name in names), found
-    assert {ip for _, ip in found} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, found
 
 
 @pytest.mark.parametrize("override", ["ray.rollout.cpus=0.00001", "ray.learner.gpus=0.33333", "ray.rollout.gpus=2"])
@@ -351,20 +287,3 @@ def test_a_node_with_another_version_of_the_package_is_refused_by_name(
     differs = rf"omatg_ray \w+ \(the driver: {software()['omatg_ray']}\)"
     said = rf"omatg-ray: {who} on node \S+ runs other software than the driver, .*: {differs}\. "
     assert done.returncode == 1 and re.match(said, done.stderr.splitlines()[-1]), done.stderr
-
-
-def test_workers_of_a_driver_that_uv_runs_have_its_environment(tmp_path: Path) -> None:
-    """Ray looks whether one of a program's parents is called `uv run`, and has its workers started by the same."""
-    (tmp_path / "run").write_text("import subprocess, sys\nsys.exit(subprocess.run(sys.argv[1:]).returncode)\n")
-    code = (
-        "import ray\n"
-        "from omatg_ray.distributed.cluster import joined\n"
-        "from omatg_ray.distributed.settings import RaySettings\n"
-        "with joined(RaySettings()): print(dict(ray.get_runtime_context().runtime_env))\n"
-    )
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    done = subprocess.run(
-        ["uv", "run", sys.executable, "-c", code], executable=sys.executable, cwd=tmp_path, env=environment,
-        capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0 and "py_executable" not in done.stdout and "{" in done.stdout, done.stderr

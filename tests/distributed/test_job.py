@@ -265,6 +265,7 @@ def test_a_submitted_run_equals_one_of_one_process_and_can_be_stopped_and_resume
     assert all(0 < line["reward_atoms_mean"] <= 3 for line in lines)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_submitted_sweep_has_the_trials_that_train_would_do(
     head: Head, workshop: Workshop, trained: TrainResult

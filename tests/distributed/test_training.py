@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -13,8 +14,10 @@ from ray.cluster_utils import Cluster
 
 from omatg_ray.commands.train import train
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.run.openmp import SPIN, SPINS
 from omatg_ray.run.timeline import Timeline
 from tests.distributed.conftest import CORES, SMALL, Nodes, Run, Workshop, run
+from tests.run.test_openmp import needs_gnu_openmp, spins
 
 
 @pytest.fixture(scope="session")
@@ -100,21 +103,42 @@ def test_the_last_iteration_is_in_the_timeline(many: Run) -> None:
     assert f"Iteration {timeline.iteration}, {timeline.seconds:.2f} s." in many.result.report.read_text()
 
 
-def test_actors_import_only_what_they_need(workshop: Workshop, base: Path, cluster: Nodes) -> None:
-    """On a node whose workers start as those of users' nodes do; of this size is only that one."""
+@pytest.fixture(scope="module")
+def fresh(workshop: Workshop, base: Path, cluster: Nodes) -> list[dict[str, Any]]:
+    """Actors on a node that somebody else started, whose workers start as those of users' nodes do.
+
+    Of this size is only that node, and it has nothing of the tests' environment on how threads wait.
+    """
     share = [f"ray.{role}.cpus={CORES + 1}" for role in ("rollout", "reward", "learner")]
-    node = cluster.add_node(num_cpus=3 * (CORES + 1), object_store_memory=100 * 2**20, fresh=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in SPIN:
+            patch.delenv(name, raising=False)
+        patch.setenv("OMP_DISPLAY_ENV", "verbose")
+        node = cluster.add_node(num_cpus=3 * (CORES + 1), object_store_memory=100 * 2**20, fresh=True)
     try:
-        fresh = run(workshop, base, "fresh", "iterations=1", "ray.rollout.workers=1", *share)
+        there = run(workshop, base, "fresh", "iterations=1", "ray.rollout.workers=1", *share)
     finally:
         cluster.remove_node(node)
-    actors = json.loads((fresh.folder / "actors.json").read_text())
+    actors: list[dict[str, Any]] = json.loads((there.folder / "actors.json").read_text())
     assert {actor["role"] for actor in actors} == {"learner", "rollout", "reward"}
     assert {actor["node_id"] for actor in actors} == {node.node_id}
-    for actor in actors:
+    return actors
+
+
+def test_actors_import_only_what_they_need(fresh: list[dict[str, Any]]) -> None:
+    for actor in fresh:
         assert "torch" in actor["imports"]
         if actor["role"] != "reward":
             assert not {"matgl", "pymatgen", "torch_geometric", "matplotlib", "ase"} & set(actor["imports"])
+
+
+@needs_gnu_openmp
+def test_threads_of_actors_spin_a_little_and_sleep_then(fresh: list[dict[str, Any]], cluster: Nodes) -> None:
+    """They get tensors before they compute anything, and the runtime says what it goes by as it is loaded."""
+    logs = Path(cluster.head_node.get_logs_dir_path())
+    for actor in fresh:
+        (log,) = logs.glob(f"worker-*-{actor['pid']}.err")
+        assert spins(log.read_text()) == [SPINS]
 
 
 def test_a_run_goes_on_with_other_workers(alone: Run, workshop: Workshop, base: Path, cluster: Cluster) -> None:

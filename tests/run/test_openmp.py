@@ -1,4 +1,7 @@
-"""How long threads spin, by what the OpenMP runtime of PyTorch itself says as it is loaded."""
+"""How long threads spin, by what the OpenMP runtime of PyTorch itself says as it is loaded.
+
+Those of actors: `tests/distributed/test_training.py`.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,10 @@ import torch
 from omatg_ray.run.openmp import SPIN, SPINS
 from tests.conftest import ROOT
 
-pytestmark = [
-    pytest.mark.processes,
-    pytest.mark.skipif(
-        not list((Path(torch.__file__).parent / "lib").glob("libgomp*")),
-        reason="PyTorch brings another OpenMP than GNU's",
-    ),
-]
+needs_gnu_openmp = pytest.mark.skipif(
+    not list((Path(torch.__file__).parent / "lib").glob("libgomp*")), reason="PyTorch brings another OpenMP than GNU's"
+)
+pytestmark = [pytest.mark.processes, needs_gnu_openmp]
 
 
 def said_by(code: str, **variables: str) -> str:
@@ -51,30 +51,3 @@ def test_threads_spin_a_little_and_sleep_then() -> None:
 )
 def test_what_the_user_has_decided_goes_first(variable: str, value: str, expected: int) -> None:
     assert spins(said_by("import omatg_ray, torch", **{variable: value})) == [expected]
-
-
-ACTOR = """
-import os, sys
-from pathlib import Path
-import ray
-from ray.cluster_utils import Cluster
-
-node = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
-nodes = Cluster(initialize_head=True, head_node_args=node)
-ray.init(address=nodes.address, log_to_driver=False)
-assert "omatg_ray" not in sys.modules and "torch" not in sys.modules
-
-from omatg_ray.model.flow_model import bundled_model
-from omatg_ray.distributed.actors import RolloutWorker
-from omatg_ray.distributed.settings import Share
-
-worker = ray.remote(RolloutWorker).remote(Share(), ray.put(bundled_model()))
-pid = ray.get(worker.about.remote()).value["pid"]
-(log,) = Path(nodes.head_node.get_logs_dir_path()).glob(f"worker-*-{pid}.err")
-print("ACTOR", log.read_text())
-"""
-
-
-def test_an_actor_on_a_node_that_somebody_else_started() -> None:
-    """Its environment is that of the node, and it gets tensors before it computes anything."""
-    assert spins(said_by(ACTOR).partition("ACTOR")[2]) == [SPINS]
