@@ -32,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(processes.Watch())
     config.pluginmanager.register(pictures)
     config.pluginmanager.register(forks)
+    config.pluginmanager.register(order)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -6,6 +6,8 @@ groups of files.
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -40,6 +42,12 @@ def share(nodeid: str) -> str:
     if nodeid.startswith(OWN):
         return "a Ray of its own"
     return "the shared Ray" if nodeid.startswith(SHARED) else nodeid.partition("::")[0]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The others give way to those of Ray, of which each waits for the one before."""
+    if "PYTEST_XDIST_WORKER" in os.environ and not item.nodeid.startswith(SHARED) and os.nice(0) == 0:
+        os.nice(5)
 
 
 def long_first(items: list[pytest.Item]) -> None:

@@ -14,12 +14,26 @@ from tests import order, processes
     [
         ("tests/a/test_b.py::test_c", "tests/a/test_b.py"),
         ("tests/a/test_b.py::TestC::test_d[x@y::z]", "tests/a/test_b.py"),
-        ("tests/a/test_b.py::test_c@ray", "ray"),
-        ("tests/a/test_b.py::test_c[x@y]@ray", "ray"),
+        ("tests/distributed/test_pool.py::test_c", "the shared Ray"),
+        ("tests/distributed/test_job.py::test_c[x]", "a Ray of its own"),
     ],
 )
 def test_tests_stay_with_their_group_or_else_their_file(nodeid: str, scope: str) -> None:
     assert order.share(nodeid) == scope
+
+
+def test_long_ones_are_first() -> None:
+    class Item:
+        def __init__(self, nodeid: str) -> None:
+            self.nodeid = nodeid
+
+    names = ["tests/z.py::a", "tests/commands/test_info.py::a", "tests/distributed/test_pool.py::a"]
+    items = [Item(name) for name in (*names, "tests/distributed/test_job.py::a", "tests/commands/test_train.py::a")]
+    order.long_first(items)  # type: ignore[arg-type]
+    assert [item.nodeid for item in items] == [
+        "tests/distributed/test_pool.py::a", "tests/distributed/test_job.py::a", "tests/commands/test_train.py::a",
+        "tests/commands/test_info.py::a", "tests/z.py::a",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

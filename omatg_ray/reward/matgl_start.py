@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 TRAINING = "matgl.utils.training"
+DERIVE = "_get_lambda_func"
+"""What derives the radial functions."""
 
 
 class _Later:
@@ -29,8 +31,8 @@ def import_matgl() -> ModuleType:
     """MatGL; what it offers for training is imported only when it is asked for."""
     matgl = sys.modules.get("matgl") or _import_without_training()
     basis = import_module("matgl.layers._basis")
-    if hasattr(basis, "_get_lambda_func"):
-        basis._get_lambda_func = smooth_bessel_functions
+    if hasattr(basis, DERIVE):
+        setattr(basis, DERIVE, smooth_bessel_functions)
     return matgl
 
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from pymatgen.core import Lattice, Structure
+from pymatgen.symmetry.groups import SpaceGroup
 
 Site = tuple[str, tuple[float, float, float]]
+space_group = cache(SpaceGroup)
+"""pymatgen takes a quarter of a second to make one, and makes none that is there already."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Prototype:
         lattice = Lattice.from_parameters(a, b, c, alpha, beta, gamma)
         species = [elements[label] for label, _ in self.sites]
         coordinates = [position for _, position in self.sites]
+        space_group(self.space_group)
         return Structure.from_spacegroup(self.space_group, lattice, species, coordinates).get_primitive_structure()
 
     def contents(self) -> dict[str, int]:

@@ -35,9 +35,13 @@ class Nodes(Cluster):
     """A cluster whose workers are forked in the nursery, but those of nodes that are fresh."""
 
     def add_node(self, wait: bool = True, fresh: bool = False, **options: Any) -> Any:
-        if not fresh and not FRESH:
-            options["setup_worker_path"] = NURSERY
-        return super().add_node(wait, **options)
+        with pytest.MonkeyPatch.context() as patch:
+            if fresh:
+                # Those that Ray starts before they are asked for would all import what they need.
+                patch.setenv("RAY_prestart_worker_first_driver", "0")
+            elif not FRESH:
+                options["setup_worker_path"] = NURSERY
+            return super().add_node(wait, **options)
 
 
 @pytest.fixture(scope="session")

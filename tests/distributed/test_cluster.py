@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from omatg_ray.errors import ClusterError, ConfigError
 from omatg_ray.run.versions import software
 from omatg_ray.train.build import prepare
 from tests.conftest import ROOT
-from tests.distributed.conftest import CORES, Workshop
+from tests.distributed.conftest import CORES, Command, Nodes, Workshop
 
 SOON = RaySettings(wait=2)
 
@@ -86,17 +87,10 @@ def test_a_gpu_that_pytorch_does_not_see(workshop: Workshop, base: Path, cluster
         train(config, progress=False)
 
 
-def test_the_command_says_so_in_one_line(workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path) -> None:
-    """As a user runs it: a process of its own that joins the cluster at RAY_ADDRESS."""
+@pytest.mark.usefixtures("cluster")
+def test_the_command_says_so_in_one_line(workshop: Workshop, base: Path, command: Command, tmp_path: Path) -> None:
     words = [workshop.config, f"run={tmp_path / 'run'}", f"base={base}", "ray.rollout.workers=40", "ray.wait=1"]
-    done = subprocess.run(
-        [sys.executable, "-m", "omatg_ray", "train", *map(str, words)],
-        cwd=ROOT, env=os.environ | {"RAY_ADDRESS": cluster.address}, capture_output=True, text=True, timeout=60,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("omatg-ray: the cluster has no room for this run after 1 s")
+    command("train", *words).refuses("the cluster has no room for this run after 1 s", code=1)
 
 
 def test_no_cluster_at_the_address(tmp_path: Path) -> None:
@@ -253,15 +247,27 @@ def test_shares() -> None:
     assert settings.reward.n_threads == 1
 
 
+@pytest.fixture(scope="module")
+def other_software(cluster: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A node whose package differs in a number; of its size is only that node."""
+    other = tmp_path_factory.mktemp("other") / "omatg_ray"
+    shutil.copytree(ROOT / "omatg_ray", other, ignore=shutil.ignore_patterns("__pycache__", *ASSETS))
+    with open(other / "rl" / "advantage.py", "a", encoding="utf-8") as file:
+        file.write("\nANOTHER = 1\n")
+    # A node has the environment that it was started in.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(other.parent))
+        node = cluster.add_node(num_cpus=CORES + 1, object_store_memory=100 * 2**20, fresh=True)
+    yield
+    cluster.remove_node(node)
+
+
+@pytest.mark.usefixtures("other_software")
 @pytest.mark.parametrize("verb", ["train", "tune"])
 def test_a_node_with_another_version_of_the_package_is_refused_by_name(
     verb: str, workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
-    """It differs in a number. Of this size is only that node, so that all actors or trials start there."""
-    other = tmp_path / "other" / "omatg_ray"
-    shutil.copytree(ROOT / "omatg_ray", other, ignore=shutil.ignore_patterns("__pycache__", *ASSETS))
-    with open(other / "rl" / "advantage.py", "a", encoding="utf-8") as file:
-        file.write("\nANOTHER = 1\n")
+    """All actors or trials start there."""
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(
         f"config: {workshop.config}\noverrides: {{base: {base}, ray.address: {cluster.address}}}\n"
@@ -271,18 +277,12 @@ def test_a_node_with_another_version_of_the_package_is_refused_by_name(
         "train": [workshop.config, f"base={base}", "ray.rollout.workers=1", f"ray.rollout.cpus={CORES + 1}"],
         "tune": [sweep],
     }[verb]
-    # A node has the environment that it was started in.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(other.parent))
-        node = cluster.add_node(num_cpus=CORES + 1, object_store_memory=100 * 2**20)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "omatg_ray", verb, *map(str, words), f"run={tmp_path / 'run'}"],
-            cwd=tmp_path, env=os.environ | {"RAY_ADDRESS": cluster.address}, capture_output=True, text=True,
-            timeout=120, check=False,
-        )  # fmt: skip
-    finally:
-        cluster.remove_node(node)
+    # A process of its own, whose path of imports is not that of the tests, which workers would have.
+    done = subprocess.run(
+        [sys.executable, "-m", "omatg_ray", verb, *map(str, words), f"run={tmp_path / 'run'}"],
+        cwd=tmp_path, env=os.environ | {"RAY_ADDRESS": cluster.address}, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
     who = "rollout actor 0" if verb == "train" else "trial 00000"
     differs = rf"omatg_ray \w+ \(the driver: {software()['omatg_ray']}\)"
     said = rf"omatg-ray: {who} on node \S+ runs other software than the driver, .*: {differs}\. "

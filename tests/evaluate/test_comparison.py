@@ -147,6 +147,7 @@ def test_what_is_written(comparison: Comparison, tmp_path: Path) -> None:
     assert "http" not in text.replace("http://www.w3.org", "")
 
 
+@pytest.mark.pictures
 def test_a_single_case_with_samples_and_crystals(tmp_path: Path) -> None:
     from omatg_ray.crystal.write import write_structures
 

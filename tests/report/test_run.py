@@ -15,6 +15,7 @@ from omatg_ray.errors import DataError
 from omatg_ray.report.run import write_report
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.timeline import Span, Timeline
+from tests.pictures import drawn
 
 
 class Tables(HTMLParser):
@@ -98,7 +99,8 @@ def folder(tmp_path: Path) -> Path:
 def complete(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run folder that lacks nothing, not to be changed, and its report."""
     folder = make_run(tmp_path_factory.mktemp("runs") / "a run <1>")
-    path = write_report(folder)
+    with drawn():
+        path = write_report(folder)
     assert path == folder / "report.html"
     return folder, path.read_text()
 
@@ -182,7 +184,6 @@ def test_page_loads_nothing_and_escapes_names(complete: tuple[Path, str]) -> Non
     assert "2.99" in text
 
 
-@pytest.mark.pictures
 def test_crystals_are_those_of_even_rows_with_their_energies(complete: tuple[Path, str]) -> None:
     folder, text = complete
     assert re.findall(r"row (\d+)", text) == ["0", "1", "2", "5", "6", "7"]  # 7 formulas, 6 of them, the 4th left out
@@ -211,7 +212,6 @@ def test_missing_and_damaged_files_are_named(complete: tuple[Path, str], folder:
         assert not [name for name in names if name not in notes]
 
 
-@pytest.mark.pictures
 def test_best_checkpoint_is_marked_and_numbers_are_read(complete: tuple[Path, str], folder: Path) -> None:
     assert "best (iteration 2)" in complete[1]
     (folder / "checkpoints" / "best").unlink()

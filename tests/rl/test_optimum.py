@@ -27,7 +27,7 @@ from tests.small import small_network, velocity_policy
 STEPS, LEARNING_RATE = 3, 5e-3
 SIZE = NetworkSettings(hidden=32, layers=2, frequencies=3, time_features=8)
 BASE = BaseDistribution(log_length_mean=(1.4, 1.4, 1.4), log_length_std=(0.05, 0.05, 0.05))
-GROUPS, MEMBERS, FRESH = 32, 16, 1024
+GROUPS, MEMBERS, FRESH = 16, 16, 1024
 LENGTHS = torch.tensor([4.6, 4.3, 3.6])
 
 
@@ -93,9 +93,6 @@ def test_the_policy_gradient_finds_the_optimum(
 
     optimum = -components * sigma**2 * float(times[-1] - times[-2])
     standard_error = float(after.std()) / FRESH**0.5
-    import time
-
-    print(field, float(before.mean()), float(after.mean()), optimum, standard_error, time.process_time())
     assert float(before.mean()) < start
     assert float(after.mean()) > optimum - slack
     # No policy beats the optimum.

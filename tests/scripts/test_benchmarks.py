@@ -238,6 +238,7 @@ def test_what_a_configuration_cannot_do_is_said_in_a_line() -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.long
 def test_busy_and_quiet_iterations_are_compared_with_the_runtime_alone(capsys: pytest.CaptureFixture[str]) -> None:
     from busy import CASES, main
 
