@@ -68,6 +68,8 @@ MODULES = (
     "tests.distributed.conftest",
 )
 READY = b"ready\n"
+DRAWN_AT_START = 4
+"""Names of objects that a worker draws as it starts, or more."""
 
 
 @contextmanager
@@ -107,17 +109,20 @@ def serve(path: str) -> dict[str, object]:
     for module in MODULES:
         importlib.import_module(module)
     import numpy as np
+    import ray
 
     gc.freeze()  # what is not touched is not copied
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     os.write(1, READY)
 
+    count = 0
     while True:
         readable, _, _ = select.select([server, 0], [], [])
         if 0 in readable:
             os._exit(0)
         connection, _ = server.accept()
         _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+        count += 1
         if os.fork():
             connection.close()
             for stream in streams:
@@ -129,7 +134,11 @@ def serve(path: str) -> dict[str, object]:
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
-        np.random.seed()  # noqa: NPY002 - as in fresh interpreters, it is another in each
+        # As in fresh interpreters, what is drawn is another in each.
+        np.random.seed()  # noqa: NPY002
+        # Ray's own generator has begun by now, and two workers that name an object alike in one store do not start.
+        for _ in range(DRAWN_AT_START * count):
+            ray.ObjectRef.from_random()
         with connection.makefile() as message:
             asked: dict[str, object] = json.loads(message.readline())
         connection.detach()  # whoever asked sees it closed when this process ends, however it does

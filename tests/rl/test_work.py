@@ -57,6 +57,14 @@ def test_seeds_are_unique_and_depend_on_the_run():
     assert len(set(seeds)) == len(seeds) == 2 * 4 * 3 * 4
 
 
+def test_a_shared_start_is_that_of_the_first_member():
+    (item,) = plan_iteration(settings(groups=2, group_size=3, groups_per_item=2, shared_start=True), [(11,)], 0, 0)
+    first, second = item.seeds[0], item.seeds[3]
+    assert item.start_seeds == [first] * 3 + [second] * 3
+    (own,) = plan_iteration(settings(groups=2, group_size=3, groups_per_item=2), [(11,)], 0, 0)
+    assert own.start_seeds == list(own.seeds) == list(item.seeds)
+
+
 def test_how_groups_are_cut_into_items_does_not_change_the_plan():
     plans = [plan_iteration(settings(groups_per_item=n), COMPOSITIONS, 2, seed=5) for n in (1, 2, 3)]
     flat = [
