@@ -38,13 +38,15 @@ def _detached(stream: Any) -> int:
     return int(stream.detach())
 
 
-def _run(code: str, connection: int, output: int, error: int, folder: str, environment: dict[str, str]) -> None:
+def _run(
+    code: str, named: int, connection: int, output: int, error: int, folder: str, environment: dict[str, str]
+) -> None:
     os.dup2(output, 1)
     os.dup2(error, 2)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    exec(code.format(connection), {"__name__": "__main__"})
+    exec(code.replace(f"serve({named})", f"serve({connection})"), {"__name__": "__main__"})
 
 
 class Forked:
@@ -52,8 +54,7 @@ class Forked:
 
     def __init__(self, command: list[str], pass_fds: list[int], env: dict[str, str], **_: object) -> None:
         (connection,) = pass_fds
-        code = command[-1].replace("{", "{{").replace("}", "}}").replace(f"serve({connection})", "serve({})")
-        arguments = (code, Stream(connection), Stream(1), Stream(2), os.getcwd(), env)
+        arguments = (command[-1], connection, Stream(connection), Stream(1), Stream(2), os.getcwd(), env)
         self._process = _server.Process(target=_run, args=arguments, daemon=True)
         self._process.start()
         self.pid = self._process.pid

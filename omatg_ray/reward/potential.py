@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # MatGL makes a folder in the home when it is imported. This module is imported before MatGL in every process, also in
 # actors, which read its objects as parts of those of this module.
-HOMELESS = import_with_home("matgl", ".cache/matgl")
+HOMELESS = import_with_home(import_matgl, ".cache/matgl")
 
 
 CPU_CHUNK_EDGES = 2000
@@ -277,7 +277,6 @@ def _find(name_or_folder: str | Path) -> Path:
 
 def _cache(name: str | Path) -> Path:
     """Where fetched potentials are kept: MatGL's own cache, or in `XDG_CACHE_HOME` for a user without a home."""
-    import_matgl()
     from matgl.config import MATGL_CACHE
 
     if not HOMELESS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,13 +26,13 @@ def home() -> Path | None:
     return None if found == Path(NOWHERE) else found
 
 
-def import_with_home(module: str, folder: str) -> bool:
+def import_with_home(load: Callable[[], object], folder: str) -> bool:
     """Imports a library that makes a folder in the home when it is imported, with a home on loan where there is none.
 
     Nothing is imported where the library can do this by itself.
 
     Args:
-        module: Of the library.
+        load: Imports the library.
         folder: What it makes in the home.
 
     Returns:
@@ -51,7 +51,7 @@ def import_with_home(module: str, folder: str) -> bool:
     with TemporaryDirectory(prefix="omatg_ray-") as lent:
         os.environ["HOME"] = lent
         try:
-            import_module(module)
+            load()
         finally:
             if own is None:
                 del os.environ["HOME"]

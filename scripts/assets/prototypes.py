@@ -14,8 +14,8 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.groups import SpaceGroup
 
 Site = tuple[str, tuple[float, float, float]]
-space_group = cache(SpaceGroup)
-"""pymatgen takes a quarter of a second to make one, and makes none that is there already."""
+keep_group = cache(SpaceGroup)
+"""pymatgen takes a quarter of a second to make a space group, and makes none that is there already."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Prototype:
         lattice = Lattice.from_parameters(a, b, c, alpha, beta, gamma)
         species = [elements[label] for label, _ in self.sites]
         coordinates = [position for _, position in self.sites]
-        space_group(self.space_group)
+        keep_group(self.space_group)
         return Structure.from_spacegroup(self.space_group, lattice, species, coordinates).get_primitive_structure()
 
     def contents(self) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,13 +21,12 @@ from omatg_ray.run.metrics import read_metrics
 # The files of a session are the same as those of the commands.
 from tests.commands.conftest import Command, Outcome, Workshop, base, command, trained, workshop
 from tests.distributed.nursery import NURSERY, SOCKET, nursery
+from tests.forks import FRESH
 
 __all__ = ["Command", "Outcome", "Workshop", "base", "command", "trained", "workshop"]
 
 CORES = 4
 """Cores of each node."""
-FRESH = bool(os.environ.get("OMATG_RAY_FRESH_WORKERS"))
-"""Whether all nodes start their workers as users' nodes do (`scripts/test --all`)."""
 
 
 class Nodes(Cluster):

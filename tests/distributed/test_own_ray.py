@@ -18,6 +18,7 @@ from omatg_ray.run.interrupt import AHEAD
 from omatg_ray.run.metrics import read_metrics
 from tests.conftest import ROOT
 from tests.distributed.conftest import Workshop
+from tests.distributed.test_cluster import said_on_joining
 
 PROGRAM = """
 import json, os, psutil, ray, sys
@@ -43,16 +44,6 @@ print(json.dumps([first, left, state()]))
 """
 
 
-def run_by_uv(program: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A program that a process called `uv run` has started."""
-    (folder / "run").write_text("import subprocess, sys\nsys.exit(subprocess.run(sys.argv[1:]).returncode)\n")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    return subprocess.run(
-        ["uv", "run", sys.executable, "-c", program], executable=sys.executable, cwd=folder,
-        env=environment | variables, capture_output=True, text=True, timeout=200, check=True,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Also where temporary files go, and too long a name for sockets."""
@@ -63,8 +54,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def said(home: Path, tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
-    """By a program that starts a Ray, ends it, and starts another."""
-    return run_by_uv(PROGRAM, tmp_path_factory.mktemp("uv"), HOME=str(home), TMPDIR=str(home))
+    """By a program that starts a Ray, ends it, and starts another; a process called `uv run` has started it."""
+    folder = tmp_path_factory.mktemp("uv")
+    (folder / "run").write_text("import subprocess, sys\nsys.exit(subprocess.run(sys.argv[1:]).returncode)\n")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return subprocess.run(
+        ["uv", "run", sys.executable, "-c", PROGRAM], executable=sys.executable, cwd=folder,
+        env=environment | {"HOME": str(home), "TMPDIR": str(home)}, capture_output=True, text=True, timeout=200,
+        check=True,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -103,19 +101,10 @@ def test_its_files_go_where_names_are_short_enough_for_sockets(
     assert not list(home.iterdir())
 
 
-def test_nowhere_are_names_short_enough(home: Path, tmp_path: Path) -> None:
+def test_nowhere_are_names_short_enough(home: Path) -> None:
     """Where the shorter one cannot be written to."""
-    program = """
-from pathlib import Path
-from omatg_ray.distributed import cluster
-from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.errors import ClusterError
-cluster.SHORT = Path("/none")
-try:
-    with cluster.joined(RaySettings()): print("joined")
-except ClusterError as error: print(error)
-"""
-    done = run_by_uv(program, tmp_path, TMPDIR=str(home))
+    before = "from pathlib import Path; from omatg_ray.distributed import cluster; cluster.SHORT = Path('/none')\n"
+    done = said_on_joining("local", before, TMPDIR=str(home))
     assert done.stdout.startswith(str(home)) and "set RAY_TMPDIR to a shorter one" in done.stdout
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -68,7 +70,7 @@ def test_what_is_bundled_needs_no_home_that_exists(tmp_path: Path) -> None:
 def test_a_home_that_can_be_written_is_the_library_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert home() == tmp_path
-    assert not import_with_home("no_such_module", ".cache/lib")
+    assert not import_with_home(partial(import_module, "no_such_module"), ".cache/lib")
     assert (tmp_path / ".cache" / "lib").is_dir()
 
 
@@ -77,7 +79,7 @@ def test_a_home_on_loan_is_gone_afterwards(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("HOME", NOWHERE)
     assert home() is None
-    assert import_with_home("lib", ".cache/lib")
+    assert import_with_home(partial(import_module, "lib"), ".cache/lib")
     made = sys.modules.pop("lib").made
     assert not made.exists() and not made.parent.exists() and made.parent != Path(NOWHERE)
     assert os.environ["HOME"] == NOWHERE
