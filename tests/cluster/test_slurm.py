@@ -97,6 +97,7 @@ wait $timeout
 """
 
 
+@pytest.mark.long
 def test_a_run_stops_before_the_time_is_up_and_queues_again(workshop: Workshop, base: Path, tmp_path: Path) -> None:
     folder, words = project(tmp_path), [str(workshop.config), f"base={base}", "run=runs/r", "validation.every=100000"]
     words += ["checkpoint.every=100000"]

@@ -35,6 +35,7 @@ def known_crystals() -> list[Structure]:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_known_crystals_are_reconstructed():
     crystals = known_crystals()

@@ -78,7 +78,9 @@ def test_processes_that_are_started_deaf_live_on() -> None:
     with StopRequest("this epoch") as stop:
         with deaf_children():
             child = subprocess.Popen([sys.executable, "-c", listens], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            os.kill(os.getpid(), signal.SIGUSR1)
+            # To this thread: of a whole process's signals, another thread may take one, at its own time.
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+            assert not stop.requested
         assert stop.requested
     assert child.stdout is not None and child.stdout.readline() == b"ready\n"
     for number in AHEAD:
