@@ -201,7 +201,7 @@ class Config(Settings):
                 for unknown keys the nearest valid one.
             StorageError: A URL cannot be read.
         """
-        tree, source = read_tree(path, overrides)
+        tree, source = read_tree(path, overrides, cls)
         if path is not None:
             tree.setdefault("run", f"runs/{Path(path).stem}")
         return cls.from_tree(tree, source)

@@ -55,7 +55,7 @@ class PotentialError(OmatgRayError):
 
 
 class RewardError(OmatgRayError):
-    """A reward cannot be put together, cannot judge what it is asked to, or does not keep to its contract."""
+    """A reward cannot be put together, cannot score what it is asked to, or does not keep to its contract."""
 
 
 class TrainingError(OmatgRayError):

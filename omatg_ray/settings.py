@@ -6,10 +6,11 @@ Every part of the package declares its settings beside the code that uses them; 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema, core_schema
@@ -27,7 +28,12 @@ class Settings(BaseModel):
 
     A group that is given in part keeps the defaults of its parent for the rest: `kl_weight: {cell: 0}` leaves
     `kl_weight.pos` at what the parent declares.
+
+    Attributes:
+        renamed: Keys by the names that they had before; files with these keep working (`current`).
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -36,7 +42,7 @@ class Settings(BaseModel):
     def _keep_defaults_of_groups(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        values = dict(values)
+        values = dict(current_names(cls, values))
         for name, field in cls.model_fields.items():
             given = values.get(name)
             if isinstance(field.default, Settings) and isinstance(given, dict):
@@ -53,6 +59,41 @@ def _merged(default: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         for key, value in given.items()
     }
     return default | both
+
+
+def current(model: type[BaseModel] | None, key: str, value: Any, above: str = "") -> tuple[str, Any]:
+    """A dotted key and its value under the names that keys have today; warns of each that has an old one.
+
+    Args:
+        model: The settings that the key belongs to; None where there are none, and all stays as it is.
+        key: Of a value or of a group, e.g. `ray.request_timeout`.
+        value: A plain value, or the mapping of a group.
+        above: What stands before the key in a file, with a point at its end; for messages.
+
+    Raises:
+        ConfigError: A mapping has a key under both names.
+    """
+    names = ""
+    for old in key.split("."):
+        new = getattr(model, "renamed", {}).get(old, old)
+        if new != old:
+            warnings.warn(f"{above}{names}{old} is now {above}{names}{new}; the old name still works", stacklevel=2)
+        model, names = _model_at(model, [new]) if model is not None else None, f"{names}{new}."
+    return names.removesuffix("."), current_names(model, value, above + names)
+
+
+def current_names(model: type[BaseModel] | None, tree: Any, above: str = "") -> Any:
+    """A tree of settings under the names that keys have today, as `current`; anything else as it is."""
+    if model is None or not isinstance(tree, dict):
+        return tree
+    for old, new in getattr(model, "renamed", {}).items():
+        if old in tree and new in tree:
+            raise ConfigError(f"{above}{old} is now {above}{new}, and both are given; leave out {above}{old}")
+    # Other keys than names are refused where the tree is validated.
+    return dict(
+        current(model, key, value, above) if isinstance(key, str) and "." not in key else (key, value)
+        for key, value in tree.items()
+    )
 
 
 class Kinds:

@@ -21,7 +21,7 @@ FRESH = bool(os.environ.get("OMATG_RAY_FRESH_WORKERS"))
 """Whether workers start as users' do (`scripts/test --all`)."""
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["omatg_ray.reward.custom", "omatg_ray.reward.tasks"])
+_server.set_forkserver_preload(["omatg_ray.reward.custom", "omatg_ray.reward.worker_functions"])
 
 
 class Stream:

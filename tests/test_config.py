@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError
 from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.rl.settings import LearnFrom
 from omatg_ray.settings import documented_keys
 from omatg_ray.tree import override
 
@@ -223,3 +226,33 @@ def test_documented_defaults_are_those_of_the_config():
     assert rows["objective.kl_weight.pos"] == "0.001"
     assert rows["objective.policy_weight.pos"] == "2.3"
     assert rows["advantage.shaping"] == "rank"
+
+
+OLD = """\
+rollout: {learn_from: {steps: 2}, steps: 9}
+ray: {deadline: 60}
+"""
+
+
+def test_keys_work_under_their_old_names(tmp_path: Path) -> None:
+    (tmp_path / "old.yaml").write_text(OLD)
+    with pytest.warns(UserWarning) as caught:
+        config = Config.load(tmp_path / "old.yaml")
+    assert config.rollout.learn_from == LearnFrom(transitions=2) and config.ray.request_timeout == 60
+    assert sorted(str(one.message) for one in caught) == [
+        "ray.deadline is now ray.request_timeout; the old name still works",
+        "rollout.learn_from.steps is now rollout.learn_from.transitions; the old name still works",
+    ]
+
+
+@pytest.mark.parametrize("override", ["ray.deadline=5", "ray.request_timeout=5", "ray={deadline: 5}"])
+def test_overrides_win_under_either_name(tmp_path: Path, override: str) -> None:
+    (tmp_path / "old.yaml").write_text(OLD)
+    with pytest.warns(UserWarning, match="deadline is now"):
+        assert Config.load(tmp_path / "old.yaml", [override]).ray.request_timeout == 5
+
+
+def test_a_key_under_both_of_its_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "both.yaml").write_text("ray: {deadline: 5, request_timeout: 6}")
+    with pytest.raises(ConfigError, match=r"ray\.deadline is now ray\.request_timeout, and both are given"):
+        Config.load(tmp_path / "both.yaml")

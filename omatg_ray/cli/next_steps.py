@@ -19,7 +19,7 @@ from omatg_ray.run.location import BUNDLED, is_bundled
 from omatg_ray.run.state import free_run
 from omatg_ray.tree import override
 
-# Ray's actors of the command below: a learner, a judge and two that roll out.
+# Ray's actors of the command below: a learner, one that scores and two that roll out.
 ROLLOUT_WORKERS = 2
 FINE_STEPS, MANY_TIMES = 50, 10
 BUNDLED_SCHEDULE = ("--schedule", BUNDLED)

@@ -93,6 +93,6 @@ class AblationSettings(Settings):
         Raises:
             ConfigError: The file cannot be read, or a key is unknown, mistyped or out of range; names the key.
         """
-        tree, source = read_tree(path, overrides)
+        tree, source = read_tree(path, overrides, cls)
         with explain_errors(source, cls):
             return cls.model_validate(tree)

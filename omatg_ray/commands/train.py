@@ -24,11 +24,11 @@ from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted, StopRequest
 from omatg_ray.run.state import kept
 from omatg_ray.train.backend import run_backend
-from omatg_ray.train.build import prepare
+from omatg_ray.train.build import build_run
 from omatg_ray.train.checkpoint import restore
-from omatg_ray.train.loop import Reinforcement, best_iteration
-from omatg_ray.train.parts import Parts
-from omatg_ray.train.precision import decided
+from omatg_ray.train.components import RunComponents
+from omatg_ray.train.loop import TrainLoop, best_iteration
+from omatg_ray.train.precision import resolve_precision
 from omatg_ray.train.record import describe_run, refuse_changes
 from omatg_ray.train.splits import refuse_other_crystals
 
@@ -66,21 +66,21 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
         progress: Show progress.
 
     Raises:
-        ConfigError: As `prepare`; or the run folder holds a run already, or none to go on with, or one with other
+        ConfigError: As `build_run`; or the run folder holds a run already, or none to go on with, or one with other
             settings, crystals or potential.
-        ModelError: As `prepare`; or the run to go on with has another network.
+        ModelError: As `build_run`; or the run to go on with has another network.
         ClusterError: There is no Ray cluster, it has no room for the run, or an actor died; the last checkpoint stays.
         TrainingError: The loss is not finite or too many rewards failed; the last checkpoint stays.
-        RewardError: As `prepare`; or a reward does not keep to its contract; the last checkpoint stays.
+        RewardError: As `build_run`; or a reward does not keep to its contract; the last checkpoint stays.
         StorageError: The URL of the run cannot be reached, or the end of the run not be stored; names the folder that
             holds it.
         Interrupted: Stopped by the user at an iteration boundary, with a checkpoint.
     """
-    parts = prepare(config, progress)
+    parts = build_run(config, progress)
     with RunFolder.create(config.run, resume) as folder, StopRequest("this iteration") as stop:
         checkpoint = folder.latest_checkpoint() if resume else None
         done = None if checkpoint is None else restore(folder, checkpoint, parts.model)
-        config = decided(config, parts, folder, progress)
+        config = resolve_precision(config, parts, folder, progress)
         refuse_changes(folder, config)
         refuse_other_crystals(folder, parts.split)
         if done is not None and done.iteration > config.iterations:
@@ -92,7 +92,7 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
                 backend.train.load_state_dict(done.learner, done.iteration)
             describe_run(folder, config, parts.split)
             try:
-                work = Reinforcement(config, parts, backend, folder, done, progress)
+                work = TrainLoop(config, parts, backend, folder, done, progress)
                 iteration = _reinforce(work, stop)
                 if not stop.requested:
                     rows = _compare(config, parts, backend.evaluate, folder, stop, progress)
@@ -117,7 +117,7 @@ def _again(folder: RunFolder, error: OmatgRayError) -> str:
     return resume if isinstance(error, ClusterError) else ""
 
 
-def _reinforce(work: Reinforcement, stop: StopRequest) -> int:
+def _reinforce(work: TrainLoop, stop: StopRequest) -> int:
     """Iterates until all is done or a stop is asked for; returns the iterations that are done."""
     with work:
         while not work.done and not stop.requested:
@@ -126,7 +126,12 @@ def _reinforce(work: Reinforcement, stop: StopRequest) -> int:
 
 
 def _compare(
-    config: Config, parts: Parts, backend: EvaluationBackend, folder: RunFolder, stop: StopRequest, progress: bool
+    config: Config,
+    parts: RunComponents,
+    backend: EvaluationBackend,
+    folder: RunFolder,
+    stop: StopRequest,
+    progress: bool,
 ) -> list[dict[str, Any]]:
     """Before and after on the test split, without noise and with that of the policy; stops early if asked to."""
     test = parts.split.test

@@ -17,12 +17,12 @@ from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.lock import lock
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.text import counted
-from omatg_ray.train.build import prepare
+from omatg_ray.train.build import build_run
 from omatg_ray.train.job import anchored
 from omatg_ray.tree import flat, place
 from omatg_ray.tune.results import TRIALS, Sweep
 from omatg_ray.tune.settings import DEFAULT_METRIC, SWEEP_FILE, SweepSettings, folder_of_sweep, refuse_taken_by_sweep
-from omatg_ray.tune.trial import Work, write_settings
+from omatg_ray.tune.trial import SweepRuns, write_settings
 
 STARTS_FROM = ("base", "data")
 """Groups of keys that a sweep may leave to its space, and without which nothing can be tried."""
@@ -54,7 +54,7 @@ def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
         ClusterError: There is no Ray cluster, or no room on it for one trial.
         TrainingError: No trial came to a validation that counts.
         Interrupted: Stopped by the user; can be resumed.
-        OmatgRayError: As `prepare`.
+        OmatgRayError: As `build_run`.
     """
     folder = refuse_taken_by_sweep(settings)
     configs = settings.check()
@@ -65,7 +65,7 @@ def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
     config = settings.with_values(needed, folder)
     # How far a lower precision shifts actions depends on keys that trials differ in, and on where they run.
     rollout = config.rollout.model_copy(update={"precision": "float32"})
-    parts = prepare(config.model_copy(update={"device": "cpu", "rollout": rollout}), progress=False)
+    parts = build_run(config.model_copy(update={"device": "cpu", "rollout": rollout}), progress=False)
     by_energy = any(config.reward.energy_alone for config in configs) and not parts.model.generates_species
     if REWARD in settings.metric and by_energy:
         raise ConfigError(
@@ -121,7 +121,7 @@ def _moved(settings: SweepSettings, values: dict[str, Any], folder: Path) -> dic
 def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) -> TuneResult:
     from omatg_ray.tune.ray_tune import joined_with_room, run_sweep
 
-    work = Work(settings)
+    work = SweepRuns(settings)
     with joined_with_room(settings, work, progress):
         if not resume:
             write_settings(settings, folder / SWEEP_FILE)

@@ -14,14 +14,14 @@ from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from omatg_ray.distributed.actors import LearnerWorker, RewardWorker, RolloutWorker
 from omatg_ray.distributed.cluster import joined, own_group, room
+from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.learner_group import LearnerGroup
-from omatg_ray.distributed.loop import Loop
-from omatg_ray.distributed.pool import SECONDS_TO_START, Pool
 from omatg_ray.distributed.settings import RaySettings, Share
+from omatg_ray.distributed.worker_group import SECONDS_TO_START, WorkerGroup
+from omatg_ray.distributed.workers import LearnerWorker, RewardWorker, RolloutWorker
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.reward.build import Judges
+from omatg_ray.reward.build import Scorers
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.versions import software
@@ -37,7 +37,7 @@ class Role:
         share: What each gets of its node.
         count: How many the run starts with; they have their place from then on.
         arguments: What the class takes after its share. Each is put into the object store once, for all of them.
-        most: How many there may be; those beyond `count` come and go with the room on the cluster.
+        max_workers: How many there may be; those beyond `count` come and go with the room on the cluster.
     """
 
     name: str
@@ -45,20 +45,27 @@ class Role:
     share: Share
     count: int
     arguments: tuple[Any, ...]
-    most: int = 0
+    max_workers: int = 0
 
 
-def sampling_roles(settings: RaySettings, model: FlowModel, judges: Judges, match_timeout: float) -> list[Role]:
-    """Those who sample and those who judge."""
+def sampling_roles(settings: RaySettings, model: FlowModel, scorers: Scorers, match_timeout: float) -> list[Role]:
+    """The roles that sample and score."""
     return [
-        Role("rollout", RolloutWorker, settings.rollout, settings.rollout.workers, (model,), settings.rollout.most),
+        Role(
+            "rollout",
+            RolloutWorker,
+            settings.rollout,
+            settings.rollout.workers,
+            (model,),
+            settings.rollout.max_workers or 0,
+        ),
         Role(
             "reward",
             RewardWorker,
             settings.reward,
             settings.reward.workers,
-            (judges, match_timeout),
-            settings.reward.most,
+            (scorers, match_timeout),
+            settings.reward.max_workers or 0,
         ),
     ]
 
@@ -81,16 +88,16 @@ class ActorSet:
         startup: Seconds until the cluster was joined, and from then until all actors were ready.
     """
 
-    loop: Loop
-    pools: dict[str, Pool]
+    loop: EventLoop
+    pools: dict[str, WorkerGroup]
     learners: LearnerGroup | None
     startup: dict[str, float]
 
     @property
-    def about(self) -> list[dict[str, Any]]:
+    def info(self) -> list[dict[str, Any]]:
         """Of every actor that is there: role, index, node, device, threads, imports, seconds until it was ready."""
-        learners = self.learners.about if self.learners is not None else []
-        return [*learners, *(about for pool in self.pools.values() for about in pool.about)]
+        learners = self.learners.info if self.learners is not None else []
+        return [*learners, *(info for pool in self.pools.values() for info in pool.info)]
 
 
 @contextmanager
@@ -118,18 +125,18 @@ def start_actors(
         group = own_group() if inside else stack.enter_context(room(bundles, settings, cluster.grows))
         if progress:
             print_line(f"{cluster.address}: starting {_counted(Counter(name for name, _ in bundles))}")
-        loop, pools, learners, first = Loop(), dict[str, Pool](), None, int(inside)
+        loop, pools, learners, first = EventLoop(), dict[str, WorkerGroup](), None, int(inside)
         # Where nodes come on demand, those that replace lost ones take as long as the first.
-        patience = max(SECONDS_TO_START, settings.wait)
+        start_timeout = max(SECONDS_TO_START, settings.wait)
         for role in roles:
             start_actor = _starter(role, group, first)
             if role.cls is LearnerWorker:
-                learners = LearnerGroup(loop, start_actor, role.count, settings.deadline, patience)
+                learners = LearnerGroup(loop, start_actor, role.count, settings.request_timeout, start_timeout)
                 stack.callback(learners.close)
             else:
-                count = max(role.count, role.most)
-                pools[role.name] = Pool(
-                    role.name, loop, start_actor, count, settings.in_flight, settings.deadline, patience
+                count = max(role.count, role.max_workers)
+                pools[role.name] = WorkerGroup(
+                    role.name, loop, start_actor, count, settings.in_flight, settings.request_timeout, start_timeout
                 )
                 stack.callback(pools[role.name].close)
             first += role.count
@@ -146,7 +153,7 @@ def start_actors(
             loop, pools, learners, {"startup_cluster": connected - start, "startup_actors": ready - connected}
         )
         if progress:
-            print_line(_summary(actors.about, connected - start, ready - connected))
+            print_line(_summary(actors.info, connected - start, ready - connected))
         yield actors
 
 
@@ -164,9 +171,9 @@ def _starter(role: Role, group: PlacementGroup, first: int) -> Callable[[int], A
     return start_actor
 
 
-def _summary(about: Sequence[dict[str, Any]], connecting: float, starting: float) -> str:
-    counted = _counted(Counter(actor["role"] for actor in about))
-    nodes = len({actor["node_id"] for actor in about})
+def _summary(info: Sequence[dict[str, Any]], connecting: float, starting: float) -> str:
+    counted = _counted(Counter(actor["role"] for actor in info))
+    nodes = len({actor["node_id"] for actor in info})
     return (
         f"Ray: connected after {connecting:.1f} s; {counted} on {nodes} node{'s' * (nodes > 1)}, "
         f"ready {starting:.1f} s later"

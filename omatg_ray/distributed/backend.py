@@ -12,7 +12,7 @@ from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.distributed.training import RayTrainingBackend
 from omatg_ray.evaluate.backend import Backend
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.reward.build import Judges
+from omatg_ray.reward.build import Scorers
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 
 
@@ -37,7 +37,7 @@ class Learning:
 def ray_backend(
     settings: RaySettings,
     model: FlowModel,
-    judges: Judges,
+    scorers: Scorers,
     timeout: float,
     progress: bool,
     learning: Learning | None = None,
@@ -48,7 +48,7 @@ def ray_backend(
     Args:
         settings: The cluster and its actors.
         model: The sampler; that of this process follows the learners' weights.
-        judges: What reward actors compute.
+        scorers: What reward actors compute.
         timeout: Seconds that one comparison of structures may take.
         progress: Tell the user how it goes.
         learning: With learners; without, nothing is trained.
@@ -57,14 +57,14 @@ def ray_backend(
     Raises:
         ClusterError: The cluster cannot be joined, or has no room.
     """
-    roles = sampling_roles(settings, model, judges, timeout)
+    roles = sampling_roles(settings, model, scorers, timeout)
     if learning is not None:
         roles = [learner_role(settings, model, learning.objective, learning.learner), *roles]
     with start_actors(settings, roles, progress, inside) as actors:
-        evaluate = RayEvaluationBackend(actors, judges.energy)
+        evaluate = RayEvaluationBackend(actors, scorers.energy)
         if learning is None:
-            yield Backend(evaluate, info=lambda: actors.about)
+            yield Backend(evaluate, info=lambda: actors.info)
             return
         with_base = learning.objective.needs_base(model.policy())
         training = RayTrainingBackend(actors, model, with_base, learning.staleness, learning.run)
-        yield Backend(evaluate, training, lambda: actors.about, lambda: training.timeline)
+        yield Backend(evaluate, training, lambda: actors.info, lambda: training.timeline)

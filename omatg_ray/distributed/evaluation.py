@@ -14,8 +14,8 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.distributed.actor_set import ActorSet
-from omatg_ray.distributed.pool import Answer, Request
-from omatg_ray.distributed.results import OutputLost, Published, fetch
+from omatg_ray.distributed.failures import ObjectHandle, OutputLost, fetch
+from omatg_ray.distributed.worker_group import Answer, Request
 from omatg_ray.evaluate.backend import Block, Comparisons, Measured
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
@@ -35,7 +35,7 @@ class RayEvaluationBackend:
         self.energy, self.stol = energy, MatchSettings().stol
 
     def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
-        published = Published(ray.put(model))
+        published = ObjectHandle(ray.put(model))
         measured: dict[int, Measured] = {}
 
         def generate(index: int) -> None:
@@ -84,8 +84,8 @@ class RayEvaluationBackend:
     def weigh(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
         return self._of_each("assess", [(batch, None) for batch in batches], lambda value: value[0])
 
-    def judge(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
-        return self._of_each("judge", [(batch,) for batch in batches], lambda value: value.result.reward)
+    def score(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
+        return self._of_each("score", [(batch,) for batch in batches], lambda value: value.result.reward)
 
     def _of_each(
         self, method: str, arguments: Sequence[tuple[Any, ...]], of: Callable[[Any], Tensor]

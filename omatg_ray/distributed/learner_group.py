@@ -12,11 +12,11 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from torch import Tensor
 
-from omatg_ray.distributed.learners import LearnersLostError, plan_shares
-from omatg_ray.distributed.loop import Loop
-from omatg_ray.distributed.pool import LOGS, MAX_ATTEMPTS, SECONDS_TO_START
-from omatg_ray.distributed.results import ActorGone, ActorSilent, InputLost, OutputLost, Timed, fetch
+from omatg_ray.distributed.event_loop import EventLoop
+from omatg_ray.distributed.failures import ActorGone, ActorSilent, InputLost, OutputLost, Timed, fetch
+from omatg_ray.distributed.process_group import LearnersLostError, plan_shares
 from omatg_ray.distributed.software import refuse_other
+from omatg_ray.distributed.worker_group import LOGS, MAX_ATTEMPTS, SECONDS_TO_START
 from omatg_ray.errors import ClusterError
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.timeline import Span
@@ -39,24 +39,29 @@ class LearnerGroup:
         loop: Where answers arrive; what else it waits for goes on meanwhile.
         start_actor: Starts the actor of a rank.
         count: Learners.
-        deadline: Seconds that an update may take.
-        patience: Seconds that they may take to start.
+        request_timeout: Seconds that an update may take.
+        start_timeout: Seconds that they may take to start.
     """
 
     role = "learner"
 
     def __init__(
         self,
-        loop: Loop,
+        loop: EventLoop,
         start_actor: Callable[[int], ActorHandle[Any]],
         count: int,
-        deadline: float = float("inf"),
-        patience: float = SECONDS_TO_START,
+        request_timeout: float = float("inf"),
+        start_timeout: float = SECONDS_TO_START,
     ) -> None:
-        self._loop, self._start_actor, self._deadline, self._patience = loop, start_actor, deadline, patience
+        self._loop, self._start_actor, self._request_timeout, self._start_timeout = (
+            loop,
+            start_actor,
+            request_timeout,
+            start_timeout,
+        )
         self._actors = [start_actor(rank) for rank in range(count)]
         self._snapshot: Snapshot | None = None
-        self._about: list[dict[str, Any]] = []
+        self._info: list[dict[str, Any]] = []
         self._busy = dict.fromkeys(range(count), 0.0)
         self._spans: list[Span] = []
         self._replaced = 0
@@ -124,11 +129,11 @@ class LearnerGroup:
             SoftwareError: One runs other software than this process.
         """
         begun = time.perf_counter()
-        answers = self._all("about", [()] * len(self._actors))
+        answers = self._all("info", [()] * len(self._actors))
         for rank, (_, timed) in enumerate(answers):
             refuse_other(timed.value.get("software", {}), f"learner actor {rank}", timed.value.get("node", "?"))
         seconds = round(time.perf_counter() - begun, 3)
-        self._about = [
+        self._info = [
             {"role": self.role, "index": rank, **timed.value, "ready_seconds": seconds}
             for rank, (_, timed) in enumerate(answers)
         ]
@@ -137,9 +142,9 @@ class LearnerGroup:
             self._all("join", [(timed.value, rank, len(self._actors)) for rank in range(len(self._actors))])
 
     @property
-    def about(self) -> list[dict[str, Any]]:
+    def info(self) -> list[dict[str, Any]]:
         """What they say of themselves."""
-        return self._about
+        return self._info
 
     def describe(self) -> str:
         """What they do, for messages."""
@@ -170,7 +175,7 @@ class LearnerGroup:
         """What `act` gives, with new learners in the place of those that die over it."""
         for _ in range(MAX_ATTEMPTS):
             try:
-                if not self._about:
+                if not self._info:
                     self.start()
                     self._load()
                 return act()
@@ -190,7 +195,7 @@ class LearnerGroup:
         """Others in the place of all; they start, and are told where the last update ended, before the next one."""
         self.close()
         self._actors = [self._start_actor(rank) for rank in range(len(self._actors))]
-        self._about = []
+        self._info = []
 
     def _load(self) -> None:
         if self._snapshot is not None:
@@ -248,13 +253,15 @@ class LearnerGroup:
         if not self._calls or self._failed:
             return
         elapsed = time.monotonic() - self._since
-        if any(method == "about" for _, method in self._calls.values()):
-            if elapsed > self._patience:
+        if any(method == "info" for _, method in self._calls.values()):
+            if elapsed > self._start_timeout:
                 self._failed.append(
                     ClusterError(
-                        f"after {self._patience:g} s the learners have not started: there is no room for them on what "
-                        f"is left of the cluster, or they cannot start; {LOGS}"
+                        f"after {self._start_timeout:g} s the learners have not started: there is no room for them on "
+                        f"what is left of the cluster, or they cannot start; {LOGS}"
                     )
                 )
-        elif elapsed > self._deadline:
-            self._failed.append(ActorGone(f"{self.describe()} has taken more than {self._deadline:g} s (ray.deadline)"))
+        elif elapsed > self._request_timeout:
+            self._failed.append(
+                ActorGone(f"{self.describe()} has taken more than {self._request_timeout:g} s (ray.request_timeout)")
+            )

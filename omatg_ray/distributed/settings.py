@@ -61,11 +61,6 @@ class Elastic(Settings):
         None, ge=1, description="up to so many actors while the cluster has room; null: no more than workers"
     )
 
-    @property
-    def most(self) -> int:
-        """Most actors there may be, 0 where there are never more than `workers`."""
-        return self.max_workers or 0
-
 
 def _no_fewer(share: RolloutShare | RewardShare) -> None:
     if share.max_workers is not None and share.max_workers < share.workers:
@@ -95,6 +90,8 @@ class RewardShare(WorkerShare, Elastic):
 class RaySettings(Settings):
     """Actors and where they run. Results depend on none of this, except in the last bits on `threads`."""
 
+    renamed = {"deadline": "request_timeout"}  # noqa: RUF012 - of the class
+
     address: str | None = Field(
         None,
         description="cluster to join: host:port, or auto for the one running on this machine; null: RAY_ADDRESS, or a "
@@ -102,7 +99,7 @@ class RaySettings(Settings):
     )
     rollout: RolloutShare = Field(RolloutShare(), description="actors that sample trajectories")
     reward: RewardShare = Field(
-        RewardShare(), description="actors that judge crystals, used if there are rollout actors"
+        RewardShare(), description="actors that score crystals, used if there are rollout actors"
     )
     learner: WorkerShare = Field(
         WorkerShare(), description="actors that learn, if rollout has workers; several share every update"
@@ -113,7 +110,7 @@ class RaySettings(Settings):
     wait: float = Field(
         10.0, gt=0, description="seconds to wait for room on the cluster; more where it grows on demand"
     )
-    deadline: float = Field(
+    request_timeout: float = Field(
         3600.0,
         gt=0,
         description="seconds that an actor may take over one request (an item, a block of an evaluation, an update of "

@@ -10,10 +10,10 @@ from statistics import fmean
 import torch
 from ray.util.metrics import Counter, Gauge
 
+from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.learner_group import LearnerGroup
-from omatg_ray.distributed.loop import Loop
-from omatg_ray.distributed.pool import Pool
-from omatg_ray.rl.judge import Judged
+from omatg_ray.distributed.worker_group import WorkerGroup
+from omatg_ray.rl.scoring import ScoredItem
 from omatg_ray.rl.work import WorkItem
 
 RUN = "run"
@@ -65,18 +65,18 @@ class Telemetry:
         learners: Who has none.
     """
 
-    def __init__(self, run: str, loop: Loop, pools: Sequence[Pool], learners: LearnerGroup) -> None:
+    def __init__(self, run: str, loop: EventLoop, pools: Sequence[WorkerGroup], learners: LearnerGroup) -> None:
         self._run, self._pools, self._learners = run, pools, learners
         self._gauges = {name: Gauge(name, one.text, _tags(one)) for name, one in MEASURES.items() if not one.counts}
         self._counters = {name: Counter(name, one.text, _tags(one)) for name, one in MEASURES.items() if one.counts}
         self._values: dict[tuple[str, str], float] = {}
         loop.join(self._refresh, lambda: "")
 
-    def judged(self, judged: Sequence[Judged]) -> None:
+    def scored(self, scored: Sequence[ScoredItem]) -> None:
         """An iteration was collected."""
-        rewards = torch.cat([one.result.reward for one in judged])
+        rewards = torch.cat([one.result.reward for one in scored])
         self._note("omatg_ray_reward_mean", float(rewards.nanmean()))
-        valid = [one.result.values["valid"] for one in judged if "valid" in one.result.values]
+        valid = [one.result.values["valid"] for one in scored if "valid" in one.result.values]
         if valid:
             self._note("omatg_ray_invalid_share", 1.0 - float(torch.cat(valid).nanmean()))
 
@@ -119,7 +119,7 @@ class Telemetry:
             self._note("omatg_ray_actors_ready", pool.n_ready, pool.role)
             self._note("omatg_ray_requests_waiting", pool.waiting, pool.role)
             self._note("omatg_ray_requests_running", pool.running, pool.role)
-        self._note("omatg_ray_actors_ready", len(self._learners.about), self._learners.role)
+        self._note("omatg_ray_actors_ready", len(self._learners.info), self._learners.role)
         for (name, of), value in self._values.items():
             self._gauges[name].set(value, self._tagged(MEASURES[name].tag, of))
 

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from omatg_ray.distributed.actor_set import ActorSet
+from omatg_ray.distributed.failures import InputLost, ObjectHandle, OutputLost, fetch
 from omatg_ray.distributed.learner_group import LearnerGroup
-from omatg_ray.distributed.pool import MAX_ATTEMPTS, Answer, Request
-from omatg_ray.distributed.results import InputLost, OutputLost, Published, fetch
 from omatg_ray.distributed.telemetry import Telemetry
 from omatg_ray.distributed.timings import Timings
+from omatg_ray.distributed.worker_group import MAX_ATTEMPTS, Answer, Request
 from omatg_ray.errors import ClusterError
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.backend import join_state, split_state
-from omatg_ray.rl.judge import Judged
+from omatg_ray.rl.scoring import ScoredItem
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.timeline import Timeline
 
@@ -36,7 +36,7 @@ class _Flight:
     items: Sequence[WorkItem]
     version: int
     trajectories: dict[int, Any] = field(default_factory=dict)
-    judged: dict[int, Judged] = field(default_factory=dict)
+    scored: dict[int, ScoredItem] = field(default_factory=dict)
 
     def label(self, index: int) -> str:
         """What messages call an item."""
@@ -48,7 +48,7 @@ class _Flight:
 
     @property
     def done(self) -> bool:
-        return self.rolled_out and len(self.judged) == len(self.items)
+        return self.rolled_out and len(self.scored) == len(self.items)
 
 
 class RayTrainingBackend:
@@ -80,7 +80,7 @@ class RayTrainingBackend:
         self.timeline: Timeline | None = None
         self._learned: tuple[Sequence[WorkItem], int] | None = None
         self._weights: dict[int, dict[str, Tensor]] = {}
-        self._published: dict[int, Published] = {}
+        self._published: dict[int, ObjectHandle] = {}
         self._publish(0)
 
     def submit(self, items: Sequence[WorkItem], version: int) -> None:
@@ -99,16 +99,16 @@ class RayTrainingBackend:
             trajectory, crystals = answer.kept
             flight.trajectories[index] = trajectory
             self._clock.trajectory()
-            if index not in flight.judged:
-                self._judge(flight, index, crystals)
+            if index not in flight.scored:
+                self._score(flight, index, crystals)
 
         self.rollout.submit(Request(flight.label(index), "rollout", arguments, done, kept=2))
 
-    def _judge(self, flight: _Flight, index: int, crystals: Any) -> None:
+    def _score(self, flight: _Flight, index: int, crystals: Any) -> None:
         item = flight.items[index]
 
         def done(answer: Answer) -> None:
-            flight.judged[index] = answer.value
+            flight.scored[index] = answer.value
 
         def lost() -> None:
             flight.trajectories.pop(index, None)
@@ -118,21 +118,21 @@ class RayTrainingBackend:
             n = len(item.seeds)
             failed = RewardResult(torch.full((n,), math.nan, dtype=torch.float64), {})
             apart = torch.full((len(item.compositions), item.group_size, item.group_size), math.nan)
-            flight.judged[index] = Judged(torch.ones(n, dtype=torch.bool), failed, item.species, apart)
+            flight.scored[index] = ScoredItem(torch.ones(n, dtype=torch.bool), failed, item.species, apart)
 
         arguments = (crystals, item.group_size)
-        self.reward.submit(Request(flight.label(index), "judge", arguments, done, lost=lost, given_up=given_up))
+        self.reward.submit(Request(flight.label(index), "score", arguments, done, lost=lost, given_up=given_up))
 
-    def collect(self, iteration: int) -> Sequence[Judged]:
+    def collect(self, iteration: int) -> Sequence[ScoredItem]:
         self._clock.resume()
         flight = self._flights[iteration]
         self._loop.until(lambda: flight.rolled_out)
         self._clock.end("rollout")
         self._loop.until(lambda: flight.done)
         self._clock.end("reward")
-        judged = [flight.judged[index] for index in range(len(flight.items))]
-        self._telemetry.judged(judged)
-        return judged
+        scored = [flight.scored[index] for index in range(len(flight.items))]
+        self._telemetry.scored(scored)
+        return scored
 
     def learn(self, iteration: int, counted: Tensor, advantage: Tensor) -> dict[str, float]:
         """The learners' update, and its weights to everybody by one `ray.put`."""
@@ -174,7 +174,7 @@ class RayTrainingBackend:
         weights = self.model.learned.state_dict()
         if self._staleness:
             self._weights[version] = {name: value.detach().cpu().clone() for name, value in weights.items()}
-        self._published[version] = Published(ray.put(weights))
+        self._published[version] = ObjectHandle(ray.put(weights))
         for kept in (self._weights, self._published):
             for old in [one for one in kept if one < version - self._staleness]:
                 del kept[old]
@@ -203,5 +203,5 @@ class RayTrainingBackend:
         self._published.clear()
         self._weights.clear()
         for one, weights in older.items():
-            self._weights[one], self._published[one] = weights, Published(ray.put(weights))
+            self._weights[one], self._published[one] = weights, ObjectHandle(ray.put(weights))
         self._publish(version)

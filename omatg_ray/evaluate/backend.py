@@ -122,7 +122,7 @@ class EvaluationBackend(Protocol):
         """Energies (B,) in eV/atom of every batch, in order. Needs a potential."""
         ...
 
-    def judge(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
+    def score(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
         """Rewards (B,) of every batch, in order, NaN where they failed. Needs the reward of a run."""
         ...
 
@@ -151,7 +151,7 @@ class LocalEvaluationBackend:
         for batch in batches:
             yield self.energy(batch).values["energy_per_atom"]
 
-    def judge(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
+    def score(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
         assert self._reward is not None
         for batch in batches:
             yield reward_of_known(self._reward, batch).reward

@@ -11,7 +11,7 @@ from matminer.featurizers.site.fingerprint import CrystalNNFingerprint
 from pymatgen.core import Composition
 from smact.screening import smact_validity
 
-from omatg_ray.reward.tasks import Arrays
+from omatg_ray.reward.worker_functions import Arrays
 
 
 def is_plausible(crystal: Arrays) -> bool:

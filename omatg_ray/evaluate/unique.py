@@ -74,7 +74,7 @@ def find_unique(
     order = _order(energies, len(crystals))
     valid = check_validity(crystals).valid.tolist()
     arrays, keys, tolerances = (to_arrays(crystals), compositions(crystals), astuple(settings))
-    from omatg_ray.reward.tasks import is_same
+    from omatg_ray.reward.worker_functions import is_same
 
     leader = {i: i for i in order if not valid[i]}
     undecided = [i for i in order if valid[i]]
@@ -123,7 +123,7 @@ def space_groups(
         workers: Worker processes; 0 computes in this process (see `BoundedPool`).
         timeout: Seconds that one crystal may take.
     """
-    from omatg_ray.reward.tasks import space_group
+    from omatg_ray.reward.worker_functions import space_group
 
     arrays = to_arrays(crystals)
     rows = check_validity(crystals).valid.nonzero().flatten().tolist()

@@ -53,7 +53,7 @@ def shifts(
 
     Args:
         policy: The policy.
-        precision: The precision to judge.
+        precision: The precision to check.
         x_0: Starts of B trajectories.
         steps: Grid points.
         seeds: Of the noise (B,).

@@ -111,13 +111,13 @@ def _actor_rows(shares: Mapping[Actor, Points], described: Mapping[Actor, dict[s
     """Cells of the actors that logged idle shares or are described."""
     rows = []
     for actor in sorted({*shares, *described}, key=actor_order):
-        about = described.get(actor, {})
-        node, device, threads = (about.get(key) for key in ("node", "device", "threads"))
+        info = described.get(actor, {})
+        node, device, threads = (info.get(key) for key in ("node", "device", "threads"))
         # Several nodes of a cluster may live on one machine.
-        where = f"{node} ({about['node_id'][:6]})" if about.get("node_id") else node
+        where = f"{node} ({info['node_id'][:6]})" if info.get("node_id") else node
         texts = ["–" if text is None else str(text) for text in (where, device, threads)]
         busy = 1.0 - float(np.median(shares[actor][1])) if actor in shares else None
-        ready = formatted(about.get("ready_seconds"), "{:.1f}")
+        ready = formatted(info.get("ready_seconds"), "{:.1f}")
         rows.append([" ".join(map(str, actor)), *texts, ready, formatted(busy, "{:.0%}")])
     return rows
 
@@ -125,7 +125,7 @@ def _actor_rows(shares: Mapping[Actor, Points], described: Mapping[Actor, dict[s
 def _startup(lines: list[dict[str, Any]], described: Mapping[Actor, dict[str, Any]]) -> list[str]:
     """Sentences on the actors' number, their start and what they imported."""
     sentences = []
-    nodes = {about.get("node_id") for about in described.values()} - {None}
+    nodes = {info.get("node_id") for info in described.values()} - {None}
     if nodes:
         sentences.append(f"{counted(len(described), 'actor')} on {counted(len(nodes), 'node')}.")
     seconds = {name: values(lines, "train", name)[1] for name in STARTUP}

@@ -45,8 +45,8 @@ TRIED = 2
 
 
 @dataclass(frozen=True)
-class Judges:
-    """What judges crystals; sent to another process together, they share a potential.
+class Scorers:
+    """The reward and the energy of a run; sent to another process together, they share a potential.
 
     Attributes:
         reward: The reward of the run; None where nothing is rewarded.
@@ -58,7 +58,7 @@ class Judges:
     energy: MatGLEnergy | None
     second_fingerprint: str | None = None
 
-    def to(self, device: torch.device | str) -> Judges:
+    def to(self, device: torch.device | str) -> Scorers:
         """Both moved to a device, in place."""
         for one in (self.reward, self.energy):
             if one is not None:
@@ -66,18 +66,18 @@ class Judges:
         return self
 
 
-def build_judges(
+def build_scorers(
     settings: RewardSettings,
     known: CrystalDataset,
     validation: CrystalDataset | None = None,
     device: torch.device | str = "cpu",
-) -> Judges:
+) -> Scorers:
     """The reward of a run.
 
     Args:
         settings: What to reward.
-        known: Training crystals: the compositions to judge, and the references where settings name no others.
-        validation: Crystals whose compositions are judged too, never rewarded: references where there are no others.
+        known: Training crystals: the compositions to score, and the references where settings name no others.
+        validation: Crystals whose compositions are scored too, never rewarded: references where there are no others.
         device: Of the potentials.
 
     Raises:
@@ -106,7 +106,7 @@ def build_judges(
         if isinstance(part.reward, PolymorphMatch) and validation is not None:
             part.reward.learn(validation.crystals)
     reward = Weighted(parts)
-    return Judges(reward, energy, None if second is None else second.potential.fingerprint)
+    return Scorers(reward, energy, None if second is None else second.potential.fingerprint)
 
 
 def _parts(

@@ -43,7 +43,7 @@ def check_reward(reward: Reward, crystals: CrystalBatch | None = None) -> None:
 
     Args:
         reward: An instance of your class.
-        crystals: To judge; by default made-up ones, of which those remain that hold no other than its `elements`.
+        crystals: To score; by default made-up ones, of which those remain that hold no other than its `elements`.
 
     Raises:
         RewardError: It does not keep to this; says what is wrong.

@@ -14,7 +14,7 @@ from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import RewardError
 from omatg_ray.reward.matching import Composition, MatchSettings, compositions, run_all, to_arrays
 from omatg_ray.reward.protocol import RewardResult
-from omatg_ray.reward.tasks import Arrays, matched_rmse
+from omatg_ray.reward.worker_functions import Arrays, matched_rmse
 from omatg_ray.run.bounded import BoundedPool
 
 TOLERANCES = MatchSettings()

@@ -70,7 +70,7 @@ class CustomReward:
         self.name, self.invalid = name, invalid
         # An empty entry of the import path is the working directory.
         self._spec = (target, json.dumps(options or {}), "" if path is None else str(Path(path).absolute()))
-        self._pool = BoundedPool(judge_here, workers=1, timeout=timeout)
+        self._pool = BoundedPool(score_here, workers=1, timeout=timeout)
         self._late = 0
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
@@ -116,7 +116,7 @@ class CustomReward:
         )
 
     def try_out(self, crystals: CrystalBatch) -> None:
-        """Judges crystals for a test, before a run depends on it; warns where it has no number for any of them.
+        """Scores crystals for a test, before a run depends on it; warns where it has no number for any of them.
 
         Raises:
             RewardError: It cannot be imported or made, raises, takes too long or returns something else than a number
@@ -165,7 +165,7 @@ class CustomReward:
         return numbers(reward, "reward"), {name: numbers(array, f"value {name!r}") for name, array in values.items()}
 
 
-def judge_here(
+def score_here(
     spec: tuple[str, str, str], species: np.ndarray, pos: np.ndarray, cell: np.ndarray, n_atoms: np.ndarray
 ) -> Said:
     """What the process runs.

@@ -20,7 +20,7 @@ from omatg_ray.run.bounded import BoundedPool, Outcome
 from omatg_ray.run.progress import Progress
 
 if TYPE_CHECKING:
-    from omatg_ray.reward.tasks import Arrays
+    from omatg_ray.reward.worker_functions import Arrays
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Matcher:
         compare: Callable[..., float | None] | None = None,
     ) -> None:
         if compare is None:
-            from omatg_ray.reward.tasks import matched_rmse
+            from omatg_ray.reward.worker_functions import matched_rmse
 
             compare = matched_rmse
         self.settings, self.reduced, self.own_images = settings, reduced, own_images
@@ -194,7 +194,7 @@ def compositions(crystals: CrystalBatch, reduced: bool = True) -> list[Compositi
 
 def to_arrays(crystals: CrystalBatch) -> list[Arrays]:
     """Every crystal as numpy arrays in float64, which travel to workers that do not know torch."""
-    from omatg_ray.reward.tasks import Arrays
+    from omatg_ray.reward.worker_functions import Arrays
 
     species, ptr = crystals.species.cpu().numpy(), crystals.ptr.tolist()
     pos, cell = (crystals.pos.double().cpu().numpy(), crystals.cell.double().cpu().numpy())

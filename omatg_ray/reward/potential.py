@@ -59,7 +59,7 @@ class Potential:
     ) -> None:
         from pymatgen.core import Element
 
-        from omatg_ray.reward.sums import sum_in_memory_order
+        from omatg_ray.reward.tensornet_sum import sum_in_memory_order
 
         self.name, self.fingerprint, self.device = name, fingerprint, torch.device(device)
         module.calc_forces = module.calc_stresses = module.calc_hessian = False

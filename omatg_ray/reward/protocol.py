@@ -28,7 +28,7 @@ class RewardResult:
 
 
 class Reward(Protocol):
-    """Judges structures: a batch in, rewards and named per-structure values out.
+    """Scores structures: a batch in, rewards and named per-structure values out.
 
     A reward depends on the structure alone, never on the batch it comes in (up to float rounding).
 
@@ -43,7 +43,7 @@ class Reward(Protocol):
 
     @property
     def elements(self) -> frozenset[int] | None:
-        """Atomic numbers this reward can judge; None means all."""
+        """Atomic numbers this reward can score; None means all."""
         ...
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
@@ -102,7 +102,7 @@ class Once:
 
 
 def common_elements(rewards: Iterable[Reward]) -> frozenset[int] | None:
-    """Atomic numbers that all of some rewards can judge; None means all."""
+    """Atomic numbers that all of some rewards can score; None means all."""
     known = [elements for reward in rewards if (elements := reward.elements) is not None]
     return frozenset.intersection(*known) if known else None
 

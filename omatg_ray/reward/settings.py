@@ -142,7 +142,7 @@ class RewardSettings(Settings):
     )
     symprec: float = Field(0.1, gt=0, description="spglib's tolerance in Å, of the symmetry rewards")
     workers: int = Field(
-        1, ge=1, description="processes that match structures or find symmetries, of every actor that judges"
+        1, ge=1, description="processes that match structures or find symmetries, of every reward actor"
     )
     timeout: float = Field(10.0, gt=0, description="seconds that one match or symmetry may take")
     hull: HullSettings = Field(HullSettings(), description="energy above the hull")

@@ -10,7 +10,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.reward.matching import run_all, to_arrays
 from omatg_ray.reward.protocol import Reward, RewardResult, pass_on
-from omatg_ray.reward.tasks import symmetry
+from omatg_ray.reward.worker_functions import symmetry
 from omatg_ray.run.bounded import BoundedPool
 
 P_MINUS_1 = 2

@@ -22,7 +22,7 @@ class Part:
     Attributes:
         name: What its values are called; distinct among the parts.
         weight: Its factor; 0 = monitored only.
-        reward: Judges.
+        reward: Scorers.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Weighted:
 
     @property
     def elements(self) -> frozenset[int] | None:
-        """Atomic numbers that all parts with a weight can judge; None means all."""
+        """Atomic numbers that all parts with a weight can score; None means all."""
         return common_elements(part.reward for part in self.parts if part.weight)
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:

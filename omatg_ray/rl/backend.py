@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.reward.protocol import Reward
-from omatg_ray.rl.judge import Judged, judge
 from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.scoring import ScoredItem, score_item
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item
 
@@ -28,7 +28,7 @@ class TrainingBackend(Protocol):
     """
 
     def submit(self, items: Sequence[WorkItem], version: int) -> None:
-        """Takes an iteration to roll out with a version of the weights, and to judge.
+        """Takes an iteration to roll out with a version of the weights, and to score.
 
         Args:
             items: All items of one iteration.
@@ -36,7 +36,7 @@ class TrainingBackend(Protocol):
         """
         ...
 
-    def collect(self, iteration: int) -> Sequence[Judged]:
+    def collect(self, iteration: int) -> Sequence[ScoredItem]:
         """The verdicts on an iteration that was submitted, item by item, as soon as all are there."""
         ...
 
@@ -94,7 +94,7 @@ class LocalTrainingBackend:
         learner: Owns the policy that samples.
         learned: All weights that the learner updates.
         base: Distribution of x_0.
-        reward: Judges the crystals.
+        reward: Scores the crystals.
         device: Where rollouts run.
         staleness: Versions older than the present one that may still be needed.
     """
@@ -124,7 +124,7 @@ class LocalTrainingBackend:
     def submit(self, items: Sequence[WorkItem], version: int) -> None:
         self._submitted[items[0].iteration] = (items, version)
 
-    def collect(self, iteration: int) -> Sequence[Judged]:
+    def collect(self, iteration: int) -> Sequence[ScoredItem]:
         start = self._now()
         items, version = self._submitted.pop(iteration)
         present = None
@@ -135,12 +135,12 @@ class LocalTrainingBackend:
         if present is not None:
             self.learned.load_state_dict(present)
         start = self._count("time_rollout", start)
-        judged = [
-            judge(trajectory.final(), self.reward, item.group_size)
+        scored = [
+            score_item(trajectory.final(), self.reward, item.group_size)
             for item, trajectory in zip(items, trajectories, strict=True)
         ]
         self._count("time_reward", start)
-        return judged
+        return scored
 
     def learn(self, iteration: int, counted: Tensor, advantage: Tensor) -> dict[str, float]:
         start = self._now()

@@ -22,7 +22,7 @@ from omatg_ray.policy.noise import LearnedNoise
 from omatg_ray.policy.policy import Policy
 from omatg_ray.rl.microbatch import Block, Microbatch, Part, Report, Tally
 from omatg_ray.rl.objective import Terms, negative_entropy, position_terms, structure_terms
-from omatg_ray.rl.peers import Alone, Peers
+from omatg_ray.rl.process_group import ProcessGroup, SingleProcess
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory, components
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
@@ -42,7 +42,7 @@ class Learner:
         settings: Optimizer.
 
     Attributes:
-        peers: Learners with the same weights and optimizer, which share every update.
+        process_group: Learners with the same weights and optimizer, which share every update.
         microbatch_pairs: Ordered pairs of atoms per network call: those of the settings, or fewer since memory ran out.
     """
 
@@ -50,7 +50,7 @@ class Learner:
         self.policy, self.objective, self.settings = policy, objective, settings
         self.parameters = policy.trainable_parameters()
         self.optimizer = torch.optim.Adam(self.parameters, lr=settings.lr)
-        self.peers: Peers = Alone()
+        self.process_group: ProcessGroup = SingleProcess()
         self.microbatch_pairs = settings.microbatch_pairs
 
     def update(self, trajectory: Trajectory | None, advantage: Tensor, total: int | None = None) -> dict[str, float]:
@@ -85,14 +85,16 @@ class Learner:
                 report = Report(tally.sums, tally.log_ratio_max, graded, self.microbatch_pairs)
             except TrainingError as error:
                 report = Report({}, 0.0, [], self.microbatch_pairs, str(error))
-            reports = [Report(**said) for said in self.peers.exchange(asdict(report))]
+            reports = [Report(**said) for said in self.process_group.exchange(asdict(report))]
             for said in reports:
                 if said.error is not None:
                     raise TrainingError(said.error)
             self._sum_gradients(sorted({index for said in reports for index in said.graded}))
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.grad_clip)
             if not torch.isfinite(norm):
-                found = self.peers.exchange({"formulas": [] if part is None else part.trajectory.x_0.formulas()})
+                found = self.process_group.exchange(
+                    {"formulas": [] if part is None else part.trajectory.x_0.formulas()}
+                )
                 formulas = _listed(formula for said in found for formula in said["formulas"])
                 raise TrainingError(f"the gradient is not finite; compositions of this iteration: {formulas}")
             self.optimizer.step()
@@ -165,11 +167,11 @@ class Learner:
 
     def _sum_gradients(self, graded: list[int]) -> None:
         """Gradients of all learners, of the parameters that have one on any of them."""
-        if self.peers.size == 1 or not graded:
+        if self.process_group.size == 1 or not graded:
             return
         parameters = [self.parameters[index] for index in graded]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        summed = self.peers.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+        summed = self.process_group.sum(torch.cat([gradient.flatten() for gradient in gradients]))
         for parameter, values in zip(parameters, summed.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = values.view_as(parameter).to(parameter)
 

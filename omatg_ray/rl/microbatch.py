@@ -60,7 +60,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Report:
-    """What a learner tells its peers before every step.
+    """What a learner tells its process_group before every step.
 
     Attributes:
         sums: Its statistics, summed over the epochs so far.

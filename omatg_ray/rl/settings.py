@@ -1,4 +1,4 @@
-"""Settings of reinforcement: what an iteration samples, how it is judged, what is learned from it."""
+"""Settings of reinforcement: what an iteration samples, how it is scored, what is learned from it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ else:
 
 
 class LearnFrom(Settings):
-    """Learning from some of the Euler steps of an iteration; a number alone is that of the steps."""
+    """Learning from some of the transitions (Euler steps) of an iteration; a number alone is how many."""
 
-    steps: int = Field(ge=1, description="Euler steps of an iteration that are learned from")
+    renamed = {"steps": "transitions"}  # noqa: RUF012 - of the class
+
+    transitions: int = Field(ge=1, description="transitions (Euler steps) of an iteration that are learned from")
     kind: Literal["window", "random"] = Field(
         "window",
         description="window: consecutive steps, which alone take noise, and which move on from iteration to iteration "
@@ -32,13 +34,13 @@ class LearnFrom(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _steps_alone(cls, values: Any) -> Any:
+    def _number_alone(cls, values: Any) -> Any:
         # True and False are numbers to Python.
-        return {"steps": values} if type(values) is int else values
+        return {"transitions": values} if type(values) is int else values
 
     def windows(self, n_steps: int) -> int:
         """Iterations until a window has been everywhere on trajectories of so many steps; 1 where there are none."""
-        return 1 if self.kind == "random" else -(-n_steps // self.steps)
+        return 1 if self.kind == "random" else -(-n_steps // self.transitions)
 
     def of(self, n_steps: int, turn: int, seed: int) -> tuple[int, ...]:
         """The steps of an iteration, increasing.
@@ -49,11 +51,11 @@ class LearnFrom(Settings):
             seed: What random steps are drawn with.
         """
         if self.kind == "random":
-            return tuple(sorted(torch.randperm(n_steps, generator=generator(seed))[: self.steps].tolist()))
+            return tuple(sorted(torch.randperm(n_steps, generator=generator(seed))[: self.transitions].tolist()))
         windows = self.windows(n_steps)
         # Evenly spaced, so that they overlap as little as they can where they do not fit exactly.
-        start = turn % windows * (n_steps - self.steps) // max(windows - 1, 1)
-        return tuple(range(start, start + self.steps))
+        start = turn % windows * (n_steps - self.transitions) // max(windows - 1, 1)
+        return tuple(range(start, start + self.transitions))
 
 
 class RolloutSettings(Settings):
@@ -88,10 +90,10 @@ class RolloutSettings(Settings):
     @model_validator(mode="after")
     def _no_more_steps_than_there_are(self) -> RolloutSettings:
         fewest = min(self.turns) - 1
-        if self.learn_from is not None and self.learn_from.steps > fewest:
+        if self.learn_from is not None and self.learn_from.transitions > fewest:
             raise ValueError(
-                f"learn_from.steps = {self.learn_from.steps}: trajectories over {fewest + 1} grid points have {fewest} "
-                "Euler steps; take fewer, or learn_from=null for all"
+                f"learn_from.transitions = {self.learn_from.transitions}: trajectories over {fewest + 1} grid points "
+                f"have {fewest} Euler steps; take fewer, or learn_from=null for all"
             )
         return self
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from omatg_ray.rl.advantage import group_advantages
 from omatg_ray.rl.backend import TrainingBackend
-from omatg_ray.rl.judge import distances_of, mean_distance, reward_metrics, rewards_of
+from omatg_ray.rl.scoring import distances_of, mean_distance, reward_metrics, rewards_of
 from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
 from omatg_ray.rl.work import WorkItem, plan_iteration
 
@@ -22,7 +22,7 @@ class Trainer:
         settings: What an iteration samples.
         compositions: Atomic numbers of the training cells.
         advantage: From rewards to advantages.
-        backend: Rolls out, judges and learns.
+        backend: Rolls out, scores and learns.
         seed: Seed of the run.
         total: Iterations of the run; what lies beyond is not sampled ahead.
         iteration: Iterations that are done already.
@@ -54,10 +54,10 @@ class Trainer:
         """
         self._submit_ahead()
         items = self._ahead.pop(self.iteration)
-        judged = self.backend.collect(self.iteration)
-        rewards, distance = rewards_of(items, judged), distances_of(judged)
+        scored = self.backend.collect(self.iteration)
+        rewards, distance = rewards_of(items, scored), distances_of(scored)
         advantages = group_advantages(rewards, self.advantage, distance)
-        metrics = reward_metrics(rewards, advantages, [one.result for one in judged])
+        metrics = reward_metrics(rewards, advantages, [one.result for one in scored])
         if distance is not None:
             metrics["diversity"] = mean_distance(distance)
         counted = advantages.counted.flatten().nonzero().squeeze(1)

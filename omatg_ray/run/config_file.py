@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.storage import local_copy
+from omatg_ray.settings import current, current_names
 from omatg_ray.tree import parse, parse_value, place
 
 
-def read_tree(path: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
+def read_tree(path: str | Path | None, overrides: Sequence[str], model: type[BaseModel]) -> tuple[dict[str, Any], str]:
     """Plain values of a YAML file, which may be a URL, with `key=value` overrides; and where they come from, in words.
+
+    Keys that `model` has renamed are under their new names in what is returned.
 
     Raises:
         ConfigError: The file cannot be read or holds no mapping, or an override is none; or a key is there twice.
@@ -31,17 +36,18 @@ def read_tree(path: str | Path | None, overrides: Sequence[str]) -> tuple[dict[s
             raise ConfigError(f"{path}: {error}") from error
         if not isinstance(tree, dict):
             raise ConfigError(f"{path} must hold a mapping of keys, not {type(tree).__name__}")
+    tree = current_names(model, tree)
     for one in overrides:
-        _apply(tree, one)
+        _apply(tree, one, model)
     sources = [*([str(path)] if path else []), *(["overrides"] if overrides or not path else [])]
     return tree, " and ".join(sources)
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply(tree: dict[str, Any], override: str, model: type[BaseModel]) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override {override!r} is not of the form key=value, e.g. rollout.groups=8")
     try:
-        place(tree, key.strip(), parse_value(text))
+        place(tree, *current(model, key.strip(), parse_value(text)))
     except ConfigError as error:
         raise ConfigError(f"override {override!r}: {error}") from error

@@ -9,16 +9,16 @@ from pathlib import Path
 from omatg_ray.config import Config
 from omatg_ray.evaluate.backend import Backend, local_backend
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.reward.build import Judges
+from omatg_ray.reward.build import Scorers
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.rl.backend import LocalTrainingBackend
 from omatg_ray.rl.learner import Learner
+from omatg_ray.train.components import RunComponents
 from omatg_ray.train.options import WorkOptions
-from omatg_ray.train.parts import Parts
 
 
 @contextmanager
-def run_backend(config: Config, parts: Parts, progress: bool, inside: bool = False) -> Iterator[Backend]:
+def run_backend(config: Config, parts: RunComponents, progress: bool, inside: bool = False) -> Iterator[Backend]:
     """The backend of a reinforcement run.
 
     Args:
@@ -45,11 +45,11 @@ def run_backend(config: Config, parts: Parts, progress: bool, inside: bool = Fal
     parts.reward.close()
     staleness, name = config.rollout.max_staleness, Path(config.run).name
     learning = Learning(config.objective, config.learner, staleness, name)
-    with ray_backend(config.ray, parts.model, parts.judges, timeout, progress, learning, inside) as backend:
+    with ray_backend(config.ray, parts.model, parts.scorers, timeout, progress, learning, inside) as backend:
         yield backend
 
 
-def local_training(config: Config, parts: Parts) -> LocalTrainingBackend:
+def local_training(config: Config, parts: RunComponents) -> LocalTrainingBackend:
     """What trains in this process."""
     model = parts.model
     learner = Learner(model.policy(), config.objective, config.learner)
@@ -84,5 +84,5 @@ def evaluation_backend(
         return
     from omatg_ray.distributed.backend import ray_backend
 
-    with ray_backend(options.ray, model, Judges(None, energy), options.timeout, progress) as backend:
+    with ray_backend(options.ray, model, Scorers(None, energy), options.timeout, progress) as backend:
         yield backend

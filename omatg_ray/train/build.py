@@ -17,13 +17,13 @@ from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.drift import Score
 from omatg_ray.policy.policy import Policy
 from omatg_ray.policy.settings import LearnedSchedule
-from omatg_ray.reward.build import Judges, build_judges, fingerprint
+from omatg_ray.reward.build import Scorers, build_scorers, fingerprint
 from omatg_ray.reward.settings import CRMSE
 from omatg_ray.run.location import place_of
 from omatg_ray.run.versions import versions
+from omatg_ray.train.components import RunComponents
 from omatg_ray.train.device import driver_device, set_threads
 from omatg_ray.train.early import refuse_unnamed
-from omatg_ray.train.parts import Parts
 from omatg_ray.train.precision import refuse_coarse
 from omatg_ray.train.record import tracking_of
 from omatg_ray.train.splits import base_run_data, load_splits
@@ -32,7 +32,7 @@ MOST_SCORE = 1000.0
 """Largest σ² dt / (2 γ) of a step: square-root γ with square-root noise, which trains well, reaches some hundreds."""
 
 
-def prepare(config: Config, progress: bool = False) -> Parts:
+def build_run(config: Config, progress: bool = False) -> RunComponents:
     """Loads the base, the crystals and the potential, and refuses early what could not run. Writes nothing.
 
     Raises:
@@ -65,29 +65,29 @@ def prepare(config: Config, progress: bool = False) -> Parts:
     if data.file is None and data.train is None:
         data = base_run_data(config.base) or data
     split = load_splits(data, progress)
-    judges = build_judges(config.reward, split.train, split.val, device)
-    if judges.energy is not None:
-        if judges.second_fingerprint == judges.energy.potential.fingerprint:
+    scorers = build_scorers(config.reward, split.train, split.val, device)
+    if scorers.energy is not None:
+        if scorers.second_fingerprint == scorers.energy.potential.fingerprint:
             warnings.warn(
                 f"reward.second_potential: {config.reward.second_potential} has the weights of reward.potential and "
                 "will always agree with it; name an independent one",
                 stacklevel=2,
             )
-        judges.energy.require_elements(split.val.elements | split.test.elements)
+        scorers.energy.require_elements(split.val.elements | split.test.elements)
     warn_unfamiliar(start, split.train.elements, split.train.sizes)
     start.network.require(split.train.elements | split.val.elements | split.test.elements)
-    parts = Parts(start, reinforced(start, config, judges, split.train.elements), split, judges)
+    parts = RunComponents(start, reinforced(start, config, scorers, split.train.elements), split, scorers)
     refuse_coarse(config, parts)
     return parts
 
 
-def reinforced(start: FlowModel, config: Config, judges: Judges, elements: frozenset[int]) -> FlowModel:
+def reinforced(start: FlowModel, config: Config, scorers: Scorers, elements: frozenset[int]) -> FlowModel:
     """The model that training updates in place: copies of what the start learned, over the start's frozen base.
 
     Args:
         start: What is reinforced.
         config: The run.
-        judges: The potentials, whose weights are noted.
+        scorers: The potentials, whose weights are noted.
         elements: Atomic numbers that it is reinforced on, and so knows afterwards.
 
     Raises:
@@ -134,8 +134,8 @@ def reinforced(start: FlowModel, config: Config, judges: Judges, elements: froze
                 "base_provenance": start.description.provenance,
                 "seed": config.seed,
                 "steps": config.rollout.steps,
-                "potential_fingerprint": None if judges.energy is None else judges.energy.potential.fingerprint,
-                "second_fingerprint": judges.second_fingerprint,
+                "potential_fingerprint": None if scorers.energy is None else scorers.energy.potential.fingerprint,
+                "second_fingerprint": scorers.second_fingerprint,
                 "reward_files": fingerprint(config.reward),
                 "versions": versions(),
             },

@@ -22,7 +22,7 @@ from omatg_ray.rl.settings import RolloutSettings
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import plan_iteration
 from omatg_ray.train.backend import local_training
-from omatg_ray.train.parts import Parts
+from omatg_ray.train.components import RunComponents
 
 # Grid points of the trial rollout: two Euler steps are timed, after one that warms up.
 TRIAL_STEPS = 3
@@ -55,7 +55,7 @@ class Estimate:
         return self.activations + self.trajectories + self.weights
 
 
-def estimate(config: Config, parts: Parts) -> Estimate:
+def estimate(config: Config, parts: RunComponents) -> Estimate:
     """Times a short rollout of one item, its rewards and one microbatch, and scales them up. Changes nothing."""
     training = local_training(config, parts)
     learner = training.learner
@@ -72,17 +72,17 @@ def estimate(config: Config, parts: Parts) -> Estimate:
     turns = config.rollout.turns
     n_steps, n_items = sum(turns) / len(turns) - 1, len(items)
     some = config.rollout.learn_from
-    n_learned = n_steps if some is None else some.steps
+    n_learned = n_steps if some is None else some.transitions
     a_step = elapsed / (TRIAL_STEPS - 1)
     # In steps that are not learned from nothing is recorded, for which the base may not be asked.
     a_plain_step = a_step if some is None else max(trial(TRIAL_STEPS, (0,))[1] - a_step, 0.0)
     rollout = (a_step * n_learned + a_plain_step * (n_steps - n_learned)) * n_items
 
     references = parts.split.train.crystals.select(torch.arange(min(8, len(parts.split.train))))
-    with closing(parts.reward) as judge:
-        judge(references)
+    with closing(parts.reward) as scorer:
+        scorer(references)
         start = time.perf_counter()
-        judge(references.select(range(len(references))))
+        scorer(references.select(range(len(references))))
     n_structures = config.rollout.groups * config.rollout.group_size
     reward = (time.perf_counter() - start) / len(references) * n_structures
 
@@ -97,7 +97,7 @@ def estimate(config: Config, parts: Parts) -> Estimate:
     moved = bytes_of_a_step(trajectory.displacement)
     recorded = bytes_of_a_step(trajectory.log_prob, trajectory.action, trajectory.base_outputs)
     longest = max(turns) - 1
-    trajectories = n_items * (moved * longest + recorded * (longest if some is None else some.steps))
+    trajectories = n_items * (moved * longest + recorded * (longest if some is None else some.transitions))
     base, learned = (
         sum(p.nbytes for p in module.parameters()) for module in (parts.model.base_network, parts.model.learned)
     )
@@ -106,7 +106,7 @@ def estimate(config: Config, parts: Parts) -> Estimate:
     return Estimate(rollout, reward, learn, int(saved * scale), trajectories, weights)
 
 
-def describe(config: Config, parts: Parts, figures: Estimate) -> str:
+def describe(config: Config, parts: RunComponents, figures: Estimate) -> str:
     """The estimate in words."""
     rollout, split = config.rollout, parts.split
     policy = parts.model.policy()
@@ -134,7 +134,7 @@ def describe(config: Config, parts: Parts, figures: Estimate) -> str:
     )
 
 
-def _annealing(config: Config, parts: Parts) -> str:
+def _annealing(config: Config, parts: RunComponents) -> str:
     """What multiplies the velocity, in words."""
     if config.policy.variant == "annealing":
         return "learned by this run"
@@ -150,7 +150,7 @@ def _steps(turns: list[int]) -> str:
 
 def _learned_from(rollout: RolloutSettings) -> str:
     some = rollout.learn_from
-    return "" if some is None else f", learning from {some.steps} ({some.kind})"
+    return "" if some is None else f", learning from {some.transitions} ({some.kind})"
 
 
 def _rewards(config: Config) -> str:
@@ -160,7 +160,7 @@ def _rewards(config: Config) -> str:
     return " + ".join(weights) + ("" if potential is None else f" with {potential}")
 
 
-def where(config: Config, parts: Parts) -> str:
+def where(config: Config, parts: RunComponents) -> str:
     """Where the run computes. The estimate itself is always of this process alone."""
     shares = config.ray
     if not shares.rollout.workers:

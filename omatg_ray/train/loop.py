@@ -23,13 +23,13 @@ from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import MetricsLog, read_metrics
 from omatg_ray.run.progress import Progress
 from omatg_ray.train.checkpoint import Progressed, iteration_of, save
-from omatg_ray.train.parts import Parts
+from omatg_ray.train.components import RunComponents
 from omatg_ray.train.record import ActorsFile, tracking_of
 
 logger = logging.getLogger(__name__)
 
 
-class Examiner(Protocol):
+class Callback(Protocol):
     """Looks at a run as it goes."""
 
     def iterated(self, metrics: Mapping[str, float]) -> None:
@@ -43,7 +43,7 @@ class Examiner(Protocol):
         """
 
 
-class Reinforcement:
+class TrainLoop:
     """A run that is worked on in its folder. To be used in a `with` statement, which closes the logs.
 
     Args:
@@ -53,7 +53,7 @@ class Reinforcement:
         folder: Where it is written.
         done: Where it stands; None at the very start.
         progress: Show progress.
-        examiner: Looks at every iteration and validation.
+        callback: Looks at every iteration and validation.
 
     Attributes:
         best: The lowest score of a validation so far; infinite where none was a number.
@@ -66,16 +66,16 @@ class Reinforcement:
     def __init__(
         self,
         config: Config,
-        parts: Parts,
+        parts: RunComponents,
         backend: Backend,
         folder: RunFolder,
         done: Progressed | None,
         progress: bool,
-        examiner: Examiner | None = None,
+        callback: Callback | None = None,
     ) -> None:
         self.config, self.total = config, config.iterations
         self._parts, self._backend, self._folder, self._progress = parts, backend, folder, progress
-        self._examiner = examiner
+        self._callback = callback
         policy = parts.model.policy()
         # The base's outputs are recorded only where they count, but a scale's own reference is known.
         self._with_kl = config.objective.needs_base(policy) or policy.drift.per_structure
@@ -114,7 +114,7 @@ class Reinforcement:
         self.unmeasured: set[str] = set()
         self._stack = ExitStack()
 
-    def __enter__(self) -> Reinforcement:
+    def __enter__(self) -> TrainLoop:
         with ExitStack() as stack:
             sinks = tracking_of(self.config).start(self._folder.path)
             log = MetricsLog(self._folder.path, None if self._fresh else self._start, sinks)
@@ -160,8 +160,8 @@ class Reinforcement:
         # What iterations with another number of grid points or noise in other steps give says nothing of what changed.
         if (self.iteration - 1) % config.rollout.period == 0:
             self._watch(self.iteration, metrics)
-            if self._examiner is not None:
-                self._examiner.iterated(metrics)
+            if self._callback is not None:
+                self._callback.iterated(metrics)
         is_best, validated = False, self.done or self.iteration % config.validation.every == 0
         if validated:
             began = time.perf_counter()
@@ -216,13 +216,13 @@ class Reinforcement:
         else:
             blocks = torch.arange(metrics.n).split(config.validation.block)
             rewards = torch.cat(
-                list(self._backend.evaluate.judge([evaluation.crystals.select(rows) for rows in blocks]))
+                list(self._backend.evaluate.score([evaluation.crystals.select(rows) for rows in blocks]))
             )
             score = -float(rewards.nanmean())
             logged[REWARD] = -score
             said = f"reward {-score:.3f}"
-        if self._examiner is not None:
-            logged |= self._examiner.validated(logged, watch.apart)
+        if self._callback is not None:
+            logged |= self._callback.validated(logged, watch.apart)
         self.validation = logged
         self._log.log("validation", self.iteration, logged)
         matched = "" if metrics.match_rate is None else f", match rate {metrics.match_rate:.3f}"

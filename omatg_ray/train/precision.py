@@ -10,7 +10,7 @@ from omatg_ray.flow.settings import Precision
 from omatg_ray.policy.precision import has_bfloat16, shifts
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.progress import print_line
-from omatg_ray.train.parts import Parts
+from omatg_ray.train.components import RunComponents
 
 MOST_SHIFT = 0.1
 """Largest shift of actions by a lower precision, in units of their standard deviation: adds 1 % to their variance."""
@@ -19,7 +19,7 @@ MEASURED = 32
 """Trajectories on which a lower precision is measured."""
 
 
-def refuse_coarse(config: Config, parts: Parts) -> None:
+def refuse_coarse(config: Config, parts: RunComponents) -> None:
     """Refuses bfloat16, if it is asked for, where it shifts actions by more than a small part of their noise.
 
     Measured here, on the device of this process, before anything is learned.
@@ -33,7 +33,9 @@ def refuse_coarse(config: Config, parts: Parts) -> None:
         )
 
 
-def decided(config: Config, parts: Parts, folder: RunFolder | None = None, progress: bool = False) -> Config:
+def resolve_precision(
+    config: Config, parts: RunComponents, folder: RunFolder | None = None, progress: bool = False
+) -> Config:
     """The run with a precision in place of `auto`, which the description of its model notes.
 
     A policy that its folder knows goes on in the precision that it began in. Otherwise it is bfloat16 where this
@@ -60,7 +62,7 @@ def decided(config: Config, parts: Parts, folder: RunFolder | None = None, progr
     return config.model_copy(update={"rollout": rollout})
 
 
-def _objection(config: Config, parts: Parts) -> str | None:
+def _objection(config: Config, parts: RunComponents) -> str | None:
     """What speaks against bfloat16 for the machines that this run works on, and for the run itself."""
     actors = config.ray
     if actors.rollout.workers and (actors.rollout.gpus or actors.learner.gpus):
@@ -70,7 +72,7 @@ def _objection(config: Config, parts: Parts) -> str | None:
     return _too_coarse(config, parts)
 
 
-def _too_coarse(config: Config, parts: Parts) -> str | None:
+def _too_coarse(config: Config, parts: RunComponents) -> str | None:
     """How bfloat16 shifts actions too far, for a sentence that begins with it; None where it does not."""
     policy, model, known = parts.model.policy(), parts.model, parts.compositions
     # The same crystals for all runs on these: what else they differ in decides nothing.

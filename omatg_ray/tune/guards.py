@@ -50,7 +50,7 @@ class GuardSettings(Settings):
 
 
 class Guards:
-    """Judges the validations of one run, in their order.
+    """Scores the validations of one run, in their order.
 
     Args:
         settings: What to object to.

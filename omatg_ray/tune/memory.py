@@ -16,7 +16,7 @@ from omatg_ray.tune.space import Domain
 from omatg_ray.tune.trainable import name_of
 
 if TYPE_CHECKING:
-    from omatg_ray.tune.trial import Work
+    from omatg_ray.tune.trial import SweepRuns
 
 
 def sampled(domain: Domain) -> Any:
@@ -32,7 +32,7 @@ def sampled(domain: Domain) -> Any:
     return made[domain.kind](*domain.values)
 
 
-def past(work: Work, trial: Any) -> list[dict[str, float]]:
+def past(work: SweepRuns, trial: Any) -> list[dict[str, float]]:
     """The results of a trial that it will not report again, in their order.
 
     What it logged after the checkpoint that it goes on from is done again, and decided on then.
@@ -55,7 +55,7 @@ class Halving(ASHAScheduler):
         reduction_factor: One in so many goes on.
     """
 
-    def __init__(self, work: Work, grace_period: int, reduction_factor: float) -> None:
+    def __init__(self, work: SweepRuns, grace_period: int, reduction_factor: float) -> None:
         # No trial is longer: rungs beyond the end of all trials are never reached, and cost nothing.
         super().__init__(TIME, OBJECTIVE, "min", 10**6, grace_period=grace_period, reduction_factor=reduction_factor)
         self._work = work
@@ -75,7 +75,7 @@ class Median(MedianStoppingRule):
         grace_period: Validations before the first decision.
     """
 
-    def __init__(self, work: Work, grace_period: int) -> None:
+    def __init__(self, work: SweepRuns, grace_period: int) -> None:
         super().__init__(TIME, OBJECTIVE, "min", grace_period=grace_period)
         self._work = work
 

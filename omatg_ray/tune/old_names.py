@@ -21,7 +21,8 @@ MOVED = {
     "omatg_ray.rl.guards": ("omatg_ray.tune.guards",),
 }
 """Modules that are gone, and those that have what was in them."""
-RENAMED = {"_named": "name_in_tune"}
+RENAMED = {"_named": "name_in_tune", "Work": "SweepRuns", "Standing": "TrialScore"}
+"""Classes and functions by their old names, some of them in modules that are still there."""
 
 
 class _Moved(ModuleType):
@@ -39,8 +40,14 @@ def known_by_old_names() -> Iterator[None]:
     added = [name for name in MOVED if name not in sys.modules]
     for name in added:
         sys.modules[name] = _Moved(name)
+    modules = [import_module(name) for names in MOVED.values() for name in names]
+    aliases = [(module, old, new) for module in modules for old, new in RENAMED.items() if hasattr(module, new)]
+    for module, old, new in aliases:
+        vars(module)[old] = vars(module)[new]
     try:
         yield
     finally:
         for name in added:
             del sys.modules[name]
+        for module, old, _ in aliases:
+            vars(module).pop(old, None)

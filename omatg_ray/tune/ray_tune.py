@@ -26,7 +26,7 @@ from omatg_ray.tune.space import Domain
 from omatg_ray.tune.state import FOLDER, bring_back
 from omatg_ray.tune.stop import SweepStop
 from omatg_ray.tune.trainable import Trial, name_in_tune
-from omatg_ray.tune.trial import Work
+from omatg_ray.tune.trial import SweepRuns
 
 COSTS = "costs"
 """Results of a trial, for searchers: by metric of the validation that counts, lower is better."""
@@ -43,7 +43,7 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def joined_with_room(settings: SweepSettings, work: Work, progress: bool) -> Iterator[None]:
+def joined_with_room(settings: SweepSettings, work: SweepRuns, progress: bool) -> Iterator[None]:
     """Joins the cluster, for as long as the context lasts, and looks whether it has room for a trial.
 
     Args:
@@ -63,7 +63,7 @@ def joined_with_room(settings: SweepSettings, work: Work, progress: bool) -> Ite
         yield
 
 
-def run_sweep(settings: SweepSettings, work: Work, resume: bool, progress: bool) -> bool:
+def run_sweep(settings: SweepSettings, work: SweepRuns, resume: bool, progress: bool) -> bool:
     """Runs all trials; `trials.json` is kept up to date.
 
     Args:
@@ -136,7 +136,7 @@ class _Lines(logging.Handler):
         print_line(record.getMessage())
 
 
-def _tuner(settings: SweepSettings, work: Work, resume: bool) -> tune.Tuner:
+def _tuner(settings: SweepSettings, work: SweepRuns, resume: bool) -> tune.Tuner:
     folder, grids = settings.run, settings.search == "grid"
     space = {
         "values": {key: _domain(domain, grids) for key, domain in settings.space.items()},

@@ -40,7 +40,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Standing:
+class TrialScore:
     """Where a trial stands in the metrics that decide.
 
     Attributes:
@@ -59,9 +59,9 @@ class Standing:
     objective: float = WORST
 
 
-def standing_of(
+def trial_score(
     lines: Sequence[Mapping[str, Any]], goals: Sequence[Goal], exclude_hacked: bool, since: int = 0
-) -> Standing:
+) -> TrialScore:
     """Where a run stands by its metrics.
 
     Args:
@@ -73,7 +73,7 @@ def standing_of(
     """
     found = [line for line in lines if line["kind"] == "validation" and line["step"] > since]
     if not found:
-        return Standing()
+        return TrialScore()
 
     def cost(line: Mapping[str, Any]) -> float | None:
         if (exclude_hacked and line.get(HACKED, 0)) or any(goal.cost(line) is None for goal in goals):
@@ -82,7 +82,7 @@ def standing_of(
 
     costs = [cost(line) for line in found]
     best = min(((cost, place) for place, cost in enumerate(costs) if cost is not None), default=None)
-    return Standing(
+    return TrialScore(
         _measured(found[-1]),
         None if best is None else _measured(found[best[1]]),
         None if best is None else found[best[1]]["step"],
@@ -105,7 +105,7 @@ class Trial:
         status: finished, stopped early, failed or unfinished.
         iteration: Iterations that are done.
         last: Metrics of its last validation.
-        best: Metrics of the one that counts (`Standing`); None where none does.
+        best: Metrics of the one that counts (`TrialScore`); None where none does.
         best_iteration: That one is after so many iterations.
         since: Up to this iteration it is the past of another trial, whose state it took over.
         hacked: Whether a guard objected to a validation.

@@ -10,11 +10,11 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from omatg_ray.distributed.cluster import asked_and_present, has_room, no_room
-from omatg_ray.distributed.loop import PATIENCE, TICK
+from omatg_ray.distributed.event_loop import PATIENCE, TICK
 from omatg_ray.distributed.settings import RaySettings
 
 if TYPE_CHECKING:
-    from omatg_ray.tune.trial import Work
+    from omatg_ray.tune.trial import SweepRuns
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class RoomWatch(tune.Callback):
         settings: The cluster.
     """
 
-    def __init__(self, work: Work, settings: RaySettings) -> None:
+    def __init__(self, work: SweepRuns, settings: RaySettings) -> None:
         self._work, self._settings = work, settings
         self._looked = self._said = 0.0
         self._since: float | None = None

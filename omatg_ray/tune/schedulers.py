@@ -15,7 +15,7 @@ from omatg_ray.settings import Settings
 from omatg_ray.tune.space import Domain
 
 if TYPE_CHECKING:
-    from omatg_ray.tune.trial import Work
+    from omatg_ray.tune.trial import SweepRuns
 
 OBJECTIVE, TIME = "objective", "training_iteration"
 """Results of a trial: of its last validation, lower is better; validations so far."""
@@ -40,7 +40,7 @@ class SchedulerSettings(Settings):
         0.25, ge=0, le=1, description="pbt: how often a key is drawn anew, and not changed by a fifth"
     )
 
-    def build(self, work: Work, space: Mapping[str, Domain], mutable: Mapping[str, Domain]) -> Any:
+    def build(self, work: SweepRuns, space: Mapping[str, Domain], mutable: Mapping[str, Domain]) -> Any:
         """The scheduler, for Ray Tune.
 
         Args:
@@ -54,19 +54,19 @@ class SchedulerSettings(Settings):
 Space = Mapping[str, Domain]
 
 
-def _asha(settings: SchedulerSettings, work: Work, space: Space, mutable: Space) -> Any:
+def _asha(settings: SchedulerSettings, work: SweepRuns, space: Space, mutable: Space) -> Any:
     from omatg_ray.tune.memory import Halving
 
     return Halving(work, settings.grace_period, settings.reduction_factor)
 
 
-def _median(settings: SchedulerSettings, work: Work, space: Space, mutable: Space) -> Any:
+def _median(settings: SchedulerSettings, work: SweepRuns, space: Space, mutable: Space) -> Any:
     from omatg_ray.tune.memory import Median
 
     return Median(work, settings.grace_period)
 
 
-def _pbt(settings: SchedulerSettings, work: Work, space: Space, mutable: Space) -> Any:
+def _pbt(settings: SchedulerSettings, work: SweepRuns, space: Space, mutable: Space) -> Any:
     from ray.tune.schedulers import PopulationBasedTraining
 
     from omatg_ray.tune.memory import Within, mutations
@@ -87,13 +87,13 @@ def _pbt(settings: SchedulerSettings, work: Work, space: Space, mutable: Space) 
     )
 
 
-def _none(settings: SchedulerSettings, work: Work, space: Space, mutable: Space) -> Any:
+def _none(settings: SchedulerSettings, work: SweepRuns, space: Space, mutable: Space) -> Any:
     from ray.tune.schedulers import FIFOScheduler
 
     return FIFOScheduler()
 
 
-SCHEDULERS: dict[str, Callable[[SchedulerSettings, Work, Space, Space], Any]] = {
+SCHEDULERS: dict[str, Callable[[SchedulerSettings, SweepRuns, Space, Space], Any]] = {
     "asha": _asha,
     "median": _median,
     "pbt": _pbt,

@@ -24,7 +24,7 @@ from omatg_ray.run.config_file import read_tree
 from omatg_ray.run.job_paths import lasting
 from omatg_ray.run.location import as_place, is_bundled, is_remote
 from omatg_ray.run.location_keys import LocalFolder
-from omatg_ray.settings import Settings, explain_errors
+from omatg_ray.settings import Settings, current, current_names, explain_errors
 from omatg_ray.tree import flat, place
 from omatg_ray.tune.guards import GuardSettings
 from omatg_ray.tune.results import Goal
@@ -62,7 +62,7 @@ def _dotted(space: Any, prefix: str = "") -> Any:
         if isinstance(value, dict) and not is_group:
             _dotted(value, f"{prefix}{key}.")
         found |= _dotted(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
-    return found
+    return found if prefix else dict(current(Config, str(key), value) for key, value in found.items())
 
 
 def _listed(metric: Any) -> Any:
@@ -188,12 +188,12 @@ class SweepSettings(Settings):
         """
         # Overrides are placed in what is read here, and never in the settings.
         if isinstance(self.config, dict):
-            tree = _copied(self.config)
+            tree = current_names(Config, _copied(self.config))
         else:
-            tree, _ = read_tree(self.config, [])
+            tree, _ = read_tree(self.config, [], Config)
         for key, value in flat(self.overrides).items():
             try:
-                place(tree, key, value)
+                place(tree, *current(Config, key, value))
             except ConfigError as error:
                 raise ConfigError(f"overrides.{key}: {error}") from error
         return tree
@@ -215,7 +215,7 @@ class SweepSettings(Settings):
         tree = _copied(self.tree) | {"run": str(run)}
         for key, value in values.items():
             try:
-                place(tree, key, value)
+                place(tree, *current(Config, key, value))
             except ConfigError as error:
                 raise ConfigError(f"space.{key}: {error}") from error
         said = ", ".join(
@@ -238,7 +238,7 @@ class SweepSettings(Settings):
         configs = [self.with_values(values, self.run) for values in self.corners()]
         # Between two whole numbers there are others, which keys that are whole numbers cannot have.
         self.with_values({key: domain.inside for key, domain in self.space.items()}, self.run)
-        if any(share.most for config in configs for share in (config.ray.rollout, config.ray.reward)):
+        if any(share.max_workers for config in configs for share in (config.ray.rollout, config.ray.reward)):
             raise ConfigError("ray.*.max_workers: a trial has room for a fixed number of actors; leave it out")
         return configs
 
@@ -261,7 +261,7 @@ class SweepSettings(Settings):
         Raises:
             ConfigError: The file cannot be read, or a key is unknown, mistyped or out of range; names the key.
         """
-        tree, source = read_tree(path, overrides)
+        tree, source = read_tree(path, overrides, cls)
         if "config" not in tree and "space" not in tree and set(tree) & set(Config.model_fields) - {"run", "seed"}:
             raise ConfigError(
                 f"{path} configures a run of train; a sweep is a file of its own, which names it: config: {path}, and "

@@ -15,7 +15,7 @@ from omatg_ray.run.quiet import quiet_libraries
 from omatg_ray.run.versions import software
 
 if TYPE_CHECKING:
-    from omatg_ray.tune.trial import Work
+    from omatg_ray.tune.trial import SweepRuns
 
 NAME = "name"
 """Key of the configuration that Tune keeps of a trial, where a searcher gave it a number."""
@@ -34,7 +34,7 @@ class Trial(tune.Trainable):
         # They say where every checkpoint lies.
         for name in ("ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        work: Work = config["work"]
+        work: SweepRuns = config["work"]
         name = name_of(self.trial_id, config)
         refuse_other(software(), f"trial {name}", ray.util.get_node_ip_address(), work.software)
         self._run = work.start(config["values"], name)
@@ -59,7 +59,7 @@ class Trial(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        work: Work = config["work"]
+        work: SweepRuns = config["work"]
         values = config["values"]
         bundles = [dict(bundle) for _, bundle in work.bundles(values)]
         return tune.PlacementGroupFactory(bundles, strategy=work.strategy(values))

@@ -19,14 +19,14 @@ from omatg_ray.run.folder import METRICS, RunFolder
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.run.versions import software
 from omatg_ray.train.backend import run_backend
-from omatg_ray.train.build import prepare
+from omatg_ray.train.build import build_run
 from omatg_ray.train.checkpoint import Progressed, iteration_of, marked_best, name_of, read_state, save, write_state
-from omatg_ray.train.loop import Reinforcement
-from omatg_ray.train.precision import decided
+from omatg_ray.train.loop import TrainLoop
+from omatg_ray.train.precision import resolve_precision
 from omatg_ray.train.record import write_description
 from omatg_ray.tree import dump
 from omatg_ray.tune.guards import HACKED, Guards
-from omatg_ray.tune.results import TRIALS, WORST, Standing, standing_of
+from omatg_ray.tune.results import TRIALS, WORST, TrialScore, trial_score
 from omatg_ray.tune.settings import SweepSettings
 
 TRIAL_FILE = "trial.json"
@@ -38,7 +38,7 @@ OF_ITS_PLACE = (ClusterError, DiskError)
 
 
 @dataclass(frozen=True)
-class Work:
+class SweepRuns:
     """What all trials of a sweep have in common; makes them.
 
     Attributes:
@@ -92,9 +92,9 @@ class Work:
         path = self.folder(name) / METRICS
         return read_metrics(path) if path.is_file() else []
 
-    def standing(self, lines: Sequence[Mapping[str, Any]], since: int = 0) -> Standing:
-        """Where a trial stands that has logged this; as `standing_of`."""
-        return standing_of(lines, self.settings.goals, self.settings.exclude_hacked, since)
+    def standing(self, lines: Sequence[Mapping[str, Any]], since: int = 0) -> TrialScore:
+        """Where a trial stands that has logged this; as `trial_score`."""
+        return trial_score(lines, self.settings.goals, self.settings.exclude_hacked, since)
 
     def start(self, values: Mapping[str, Any], name: str) -> TrialRun:
         """A trial, from its beginning."""
@@ -116,10 +116,10 @@ class TrialRun:
         DiskError: Its folder cannot be written.
     """
 
-    def __init__(self, work: Work, values: Mapping[str, Any], name: str) -> None:
+    def __init__(self, work: SweepRuns, values: Mapping[str, Any], name: str) -> None:
         self._sweep, self._name = work, name
         self._stack, self._running = ExitStack(), ExitStack()
-        self._work: Reinforcement | None = None
+        self._work: TrainLoop | None = None
         self._guards: Guards | None = None
         self._done: Progressed | None = None
         self._ended: str | None = None
@@ -127,9 +127,9 @@ class TrialRun:
         try:
             with ExitStack() as stack:
                 self._config = config = work.config(values, name)
-                self._parts = prepare(config)
+                self._parts = build_run(config)
                 self._folder = stack.enter_context(_opened(work.folder(name)))
-                self._config = config = decided(config, self._parts, self._folder)
+                self._config = config = resolve_precision(config, self._parts, self._folder)
                 self._backend = stack.enter_context(run_backend(config, self._parts, progress=False, inside=True))
                 write_description(self._folder, config, self._parts.split)
                 self._stack = stack.pop_all()
@@ -158,21 +158,21 @@ class TrialRun:
         return self._result()
 
     def _advance(self) -> None:
-        work = self._reinforcement()
+        work = self._loop()
         if missing := [metric for metric in self._sweep.settings.metric if metric in work.unmeasured]:
             raise ConfigError(f"metric: validations of this run do not measure {', '.join(missing)}")
         while not work.done and not work.iterate():
             pass
 
-    def _reinforcement(self) -> Reinforcement:
+    def _loop(self) -> TrainLoop:
         if self._work is None:
             if self._done is None:
                 # What a process left that was lost before there was anything to go on from.
                 self._folder.forget_checkpoints(lambda _: True)
             lines = [] if self._done is None else read_metrics(self._folder.metrics_path)
             self._guards = guards = Guards(self._sweep.settings.guards, lines)
-            work = Reinforcement(
-                self._config, self._parts, self._backend, self._folder, self._done, progress=False, examiner=guards
+            work = TrainLoop(
+                self._config, self._parts, self._backend, self._folder, self._done, progress=False, callback=guards
             )
             self._work = self._running.enter_context(work)
         return self._work
@@ -180,7 +180,7 @@ class TrialRun:
     def _result(self) -> dict[str, Any]:
         """Where the trial stands.
 
-        That is, by `Standing`, `last`, `best`, `best_iteration`, `ever_hacked` and, lower is better, `objective` (of
+        That is, by `TrialScore`, `last`, `best`, `best_iteration`, `ever_hacked` and, lower is better, `objective` (of
         its last validation, for schedulers) and `costs` by metric (of the one that counts, for searchers); `hacked` of
         the last validation and why (`objections`); `since` (the state up to this iteration is of another trial),
         `iteration` of `iterations`, `ended` where the trial failed for good, and then nothing counts; `done`.
@@ -218,7 +218,7 @@ class TrialRun:
         if self._ended is not None:
             (path / TRIAL_FILE).write_text(json.dumps({"trial": self._name, "ended": self._ended}) + "\n")
             return
-        work = self._reinforcement()
+        work = self._loop()
         progressed, score = work.progressed(), work.score
         write_state(path, self._parts.model, progressed, is_best=score <= progressed.best)
         shutil.copyfile(self._folder.metrics_path, path / METRICS)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The bundled base and what reinforcement makes of it, on the test split, by the bundled potential and by its teacher.
 
-  python scripts/assets/judge.py --runs runs/quickstart --teacher POTENTIAL --out runs/judged
+  python scripts/assets/judge.py --runs runs/quickstart --teacher POTENTIAL --out runs/scored
 
 The policy never saw the teacher: a gain that only the bundled potential sees would be reward hacking. Several runs
 (seeds) are averaged. Writes one JSON per evaluation, table.txt and figure.svg.

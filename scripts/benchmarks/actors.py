@@ -14,7 +14,7 @@ from statistics import mean, median
 from omatg_ray.config import Config
 from omatg_ray.rl.trainer import Trainer
 from omatg_ray.train.backend import run_backend
-from omatg_ray.train.build import prepare
+from omatg_ray.train.build import build_run
 
 CONFIG = Path(__file__).parents[2] / "configs" / "perov5_velocity.yaml"
 SHARES = [f"ray.{role}.cpus=0.25" for role in ("rollout", "reward", "learner")]
@@ -31,7 +31,7 @@ STAGES = ("rollout", "reward", "learn", "weights")
 def measure(words: list[str], iterations: int) -> list[dict[str, float]]:
     """Metrics of some iterations after a first one."""
     config = Config.load(CONFIG, words)
-    parts = prepare(config)
+    parts = build_run(config)
     with run_backend(config, parts, progress=False) as backend:
         trainer = Trainer(
             config.rollout, parts.compositions, config.advantage, backend.train, config.seed, config.iterations

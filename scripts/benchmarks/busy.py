@@ -105,12 +105,12 @@ def iterate(words: Sequence[str]) -> None:
     from omatg_ray.config import Config
     from omatg_ray.rl.trainer import Trainer
     from omatg_ray.train.backend import run_backend
-    from omatg_ray.train.build import prepare
-    from omatg_ray.train.precision import decided
+    from omatg_ray.train.build import build_run
+    from omatg_ray.train.precision import resolve_precision
 
     config = Config.load(quickstart(), words)
-    parts = prepare(config)
-    config = decided(config, parts)
+    parts = build_run(config)
+    config = resolve_precision(config, parts)
     with run_backend(config, parts, progress=False) as backend:
         trainer = Trainer(
             config.rollout, parts.compositions, config.advantage, backend.train, config.seed, config.iterations

@@ -160,8 +160,8 @@ class Official:
         trajectory = self.rollout(self.start(cells))
         rolled = self._now()
         self.learn(trajectory)
-        judged = self.module.reward.seconds
-        return Timed(rolled - begun - judged, judged, self._now() - rolled, float(trajectory.rewards.mean()))
+        scored = self.module.reward.seconds
+        return Timed(rolled - begun - scored, scored, self._now() - rolled, float(trajectory.rewards.mean()))
 
     def replayed(self, x_0: CrystalBatch, noise: Fields) -> Any:
         """The trajectories from an x_0 with given noise, (K, ...) per field."""

@@ -43,7 +43,7 @@ from omatg_ray.policy.policy import draw_noise
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.potential import load_module, load_potential
 from omatg_ray.rl.advantage import group_advantages
-from omatg_ray.rl.judge import judge
+from omatg_ray.rl.scoring import score_item
 from omatg_ray.rl.trajectory import rollout
 from omatg_ray.run.location import BUNDLED
 
@@ -137,7 +137,7 @@ class Sides:
         ours, theirs = Counting(), Counting()
         with ours.of(policy=model.network, base=model.base_network):
             mine = rollout(policy, x_0, policy.times(size.steps), noise, learns.objective.needs_base(policy))
-            reward = judge(mine.final(), self.ours.reward).result.reward
+            reward = score_item(mine.final(), self.ours.reward).result.reward
             advantage = group_advantages(reward.view(size.groups, size.members), PLAIN).values.flatten()
             epochs = [learns.update(mine, advantage) for _ in range(size.epochs)]
         network, base = self.official.networks

@@ -25,9 +25,9 @@ from omatg_ray.config import Config
 from omatg_ray.errors import OmatgRayError
 from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.work import plan_iteration
-from omatg_ray.train.build import prepare, reinforced
-from omatg_ray.train.parts import Parts
-from omatg_ray.train.precision import decided, refuse_coarse
+from omatg_ray.train.build import build_run, reinforced
+from omatg_ray.train.components import RunComponents
+from omatg_ray.train.precision import refuse_coarse, resolve_precision
 
 PLAIN = "plain"
 
@@ -53,18 +53,18 @@ class Way:
 
     Args:
         config: With the shortcut.
-        parts: What `prepare` gave for the same run without.
+        parts: What `build_run` gave for the same run without.
         clock: See `CLOCKS`.
 
     Raises:
         ConfigError: A precision of the shortcut is too low for the run.
     """
 
-    def __init__(self, config: Config, parts: Parts, clock: str) -> None:
-        self.model = model = reinforced(parts.start, config, parts.judges, parts.split.train.elements)
+    def __init__(self, config: Config, parts: RunComponents, clock: str) -> None:
+        self.model = model = reinforced(parts.start, config, parts.scorers, parts.split.train.elements)
         own = replace(parts, model=model)
         refuse_coarse(config, own)
-        self._config, self._compositions = decided(config, own), parts.compositions
+        self._config, self._compositions = resolve_precision(config, own), parts.compositions
         learner = Learner(model.policy(), config.objective, config.learner)
         self._iterations = Iterations(model, learner, parts.reward, clock, config.advantage, distances=True)
 
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             name: Config.load(options.config, [*words, *shortcut])
             for name, shortcut in ways(options.learn_from or -(-steps // 3)).items()
         }
-        parts = prepare(configs[PLAIN])
+        parts = build_run(configs[PLAIN])
         with closing(parts.reward):
             runs = {name: Way(config, parts, options.clock) for name, config in configs.items()}
             found = timed(runs, options.iterations)

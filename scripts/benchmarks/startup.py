@@ -3,7 +3,7 @@
     python scripts/benchmarks/startup.py runs/base POTENTIAL --rollout 1 --reward 1
 
 Imports are timed in fresh interpreters, the best of several. Then a Ray of its own (or that of RAY_ADDRESS) gets a
-learner, rollout and reward actors, and rolls out and judges one group of 16 trajectories over 50 grid points.
+learner, rollout and reward actors, and rolls out and scores one group of 16 trajectories over 50 grid points.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.distributed.training import RayTrainingBackend
 from omatg_ray.model.flow_model import FlowModel, new_modules
 from omatg_ray.policy.settings import NoiseSettings
-from omatg_ray.reward.build import Judges
+from omatg_ray.reward.build import Scorers
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.weighted import Part, Weighted
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings, RolloutSettings
 from omatg_ray.rl.work import plan_iteration
 
-ACTOR = "import omatg_ray.distributed.actors"
+ACTOR = "import omatg_ray.distributed.workers"
 IMPORTS = {
     "Python alone": "pass",
     "omatg_ray": "import omatg_ray",
     "Ray": "import ray",
     "PyTorch": "import torch",
     "rollout and learner actor": ACTOR,
-    "reward actor": f"{ACTOR}, matgl.apps.pes, matgl.models, omatg_ray.reward.energy, omatg_ray.reward.tasks",
+    "reward actor": f"{ACTOR}, matgl.apps.pes, matgl.models, omatg_ray.reward.energy, "
+    "omatg_ray.reward.worker_functions",
 }
 
 
@@ -88,7 +89,7 @@ def main() -> None:
     (item,) = plan_iteration(rollout, [[56, 22, 8, 8, 8]], 0, 0)
     roles = [
         learner_role(settings, model, ObjectiveSettings(), LearnerSettings()),
-        *sampling_roles(settings, model, Judges(Weighted([Part("energy", 1.0, reward)]), reward), 10.0),
+        *sampling_roles(settings, model, Scorers(Weighted([Part("energy", 1.0, reward)]), reward), 10.0),
     ]
     with start_actors(settings, roles, progress=False) as staff:
         crew = RayTrainingBackend(staff, model, with_base=True)
@@ -96,14 +97,14 @@ def main() -> None:
         crew.collect(0)
         timings = crew.timings()
     print(f"cluster joined or started     {staff.startup['startup_cluster']:6.2f} s")
-    for actor in staff.about:
+    for actor in staff.info:
         imports = ", ".join(name for name in actor["imports"] if name != "torch")
         print(
             f"  {actor['role'] + ' ' + str(actor['index']):<12}ready after {actor['ready_seconds']:6.2f} s  {imports}"
         )
     print(f"all actors ready, after that  {staff.startup['startup_actors']:6.2f} s")
-    rolled, judged = timings["time_rollout"], timings["time_reward"]
-    print(f"first trajectory, after that  {rolled:6.2f} s  (its reward {judged:.2f} s later)")
+    rolled, scored = timings["time_rollout"], timings["time_reward"]
+    print(f"first trajectory, after that  {rolled:6.2f} s  (its reward {scored:.2f} s later)")
     total = imported + until_staffed + timings["startup_first_trajectory"]
     print(
         f"from the command to the first trajectory {total:.1f} s, of which {imported:.1f} s are this process's imports"

@@ -14,13 +14,13 @@ import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.distributed.actor_set import ActorSet
+from omatg_ray.distributed.event_loop import EventLoop
+from omatg_ray.distributed.failures import ObjectHandle, Timed
 from omatg_ray.distributed.learner_group import LearnerGroup
-from omatg_ray.distributed.loop import Loop
-from omatg_ray.distributed.pool import Pool
-from omatg_ray.distributed.results import Published, Timed
 from omatg_ray.distributed.training import RayTrainingBackend
+from omatg_ray.distributed.worker_group import WorkerGroup
 from omatg_ray.reward.protocol import RewardResult
-from omatg_ray.rl.judge import Judged
+from omatg_ray.rl.scoring import ScoredItem
 from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
 from omatg_ray.rl.trainer import Trainer
 from omatg_ray.rl.work import WorkItem
@@ -66,7 +66,7 @@ class WaitingWorker:
         return Timed(about, 0.0)
 
     def rollout(
-        self, item: WorkItem, version: int, weights: Published, *_: Any
+        self, item: WorkItem, version: int, weights: ObjectHandle, *_: Any
     ) -> tuple[torch.Tensor, CrystalBatch, Timed]:
         start = time.perf_counter()
         if weights.key != self.key:
@@ -78,12 +78,14 @@ class WaitingWorker:
         crystals = CrystalBatch(species, torch.zeros(n * atoms, 3), torch.eye(3).repeat(n, 1, 1), counts)
         return torch.zeros(self.waits.trajectory // 4), crystals, Timed(None, time.perf_counter() - start)
 
-    def judge(self, crystals: CrystalBatch, members: int) -> Timed:
+    def score(self, crystals: CrystalBatch, members: int) -> Timed:
         start = time.perf_counter()
         time.sleep(self.waits.reward)
         n = len(crystals)
         result = RewardResult(torch.arange(n).double(), {})
-        return Timed(Judged(torch.ones(n, dtype=torch.bool), result, [COMPOSITION] * n), time.perf_counter() - start)
+        return Timed(
+            ScoredItem(torch.ones(n, dtype=torch.bool), result, [COMPOSITION] * n), time.perf_counter() - start
+        )
 
     def update(self, *_: Any) -> tuple[dict[str, Any], Timed]:
         start = time.perf_counter()
@@ -100,12 +102,15 @@ def waiting_trainer(
     waits: Waits, rollouts: int, rewards: int, settings: RolloutSettings, iterations: int
 ) -> Iterator[Trainer]:
     """A trainer whose actors only wait, on the Ray that this process is connected to."""
-    loop = Loop()
+    loop = EventLoop()
 
     def hire(_: int) -> Any:
         return ray.remote(WaitingWorker).options(num_cpus=0).remote(waits)
 
-    pools = {"rollout": Pool("rollout", loop, hire, rollouts), "reward": Pool("reward", loop, hire, rewards)}
+    pools = {
+        "rollout": WorkerGroup("rollout", loop, hire, rollouts),
+        "reward": WorkerGroup("reward", loop, hire, rewards),
+    }
     learners = LearnerGroup(loop, hire, 1)
     try:
         learners.start()

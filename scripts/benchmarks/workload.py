@@ -17,8 +17,8 @@ from omatg_ray.model.flow_model import FlowModel, new_modules
 from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.reward.protocol import Reward
 from omatg_ray.rl.advantage import group_advantages
-from omatg_ray.rl.judge import distances_of, judge, rewards_of
 from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.scoring import distances_of, rewards_of, score_item
 from omatg_ray.rl.settings import AdvantageSettings, FieldWeights, LearnerSettings, ObjectiveSettings, RolloutSettings
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, plan_iteration, run_item
@@ -143,7 +143,7 @@ class Iterations:
     Args:
         model: What is reinforced.
         learns: Learner of its policy.
-        reward: Judges.
+        reward: Scorers.
         clock: See `CLOCKS`.
         advantage: From rewards to advantages.
         distances: Compare the crystals of a group too, for the diversity that every run logs, as part of the reward.
@@ -167,13 +167,13 @@ class Iterations:
         begun = self._now()
         trajectories = [self.rollout(item) for item in items]
         rolled = self._now()
-        judged = [
-            judge(trajectory.final(), self.reward, item.group_size if self.distances else None)
+        scored = [
+            score_item(trajectory.final(), self.reward, item.group_size if self.distances else None)
             for item, trajectory in zip(items, trajectories, strict=True)
         ]
         seen = self._now()
-        rewards = rewards_of(items, judged)
-        advantages = group_advantages(rewards, self.advantage, distances_of(judged))
+        rewards = rewards_of(items, scored)
+        advantages = group_advantages(rewards, self.advantage, distances_of(scored))
         counted = advantages.counted.flatten().nonzero().squeeze(1)
         if len(counted):
             self.learner.update(Trajectory.cat(trajectories).select(counted), advantages.values.flatten()[counted])

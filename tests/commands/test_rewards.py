@@ -20,7 +20,7 @@ from omatg_ray.errors import ConfigError, DataError, RewardError
 from omatg_ray.evaluate.backend import LocalEvaluationBackend
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.run.metrics import read_metrics
-from omatg_ray.train.build import prepare
+from omatg_ray.train.build import build_run
 from omatg_ray.train.estimate import describe, estimate
 from omatg_ray.train.job import anchored
 from tests.commands.conftest import Workshop, write_tiny_potential
@@ -40,7 +40,7 @@ def test_a_run_without_any_potential(workshop: Workshop, base: Path, tmp_path: P
         f"run={tmp_path / 'run'}", f"base={base}", "reward.potential=null", f"reward.weights={weights}",
         "reward.density.target=2.5", MINE, "iterations=2",
     )  # fmt: skip
-    parts = prepare(config)
+    parts = build_run(config)
     assert parts.energy is None and [part.name for part in parts.reward.parts] == [
         "crmse", "non_triclinic", "non_centrosymmetric", "density", "mine",
     ]  # fmt: skip
@@ -74,7 +74,7 @@ def test_the_reward_of_a_validation_is_that_of_its_crystals(workshop: Workshop, 
     train(workshop.load(*keys, "reward.volume.target=20", "validation.block=1"), progress=False)
     (line,) = (line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "validation")
     config = workshop.load(*keys, "reward.volume.target=20")
-    parts = prepare(config)
+    parts = build_run(config)
     crystals = parts.split.val.crystals
     species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
     generated = parts.model.generate(species, config.rollout.steps, seed=config.seed)
@@ -84,7 +84,7 @@ def test_the_reward_of_a_validation_is_that_of_its_crystals(workshop: Workshop, 
 @pytest.mark.processes
 def test_validation_crystals_are_matched_with_those_of_their_split(workshop: Workshop, base: Path) -> None:
     """Training knows no polymorph of theirs; what it knows is not added to."""
-    parts = prepare(workshop.load(f"base={base}", "reward.weights={crmse: 1}"))
+    parts = build_run(workshop.load(f"base={base}", "reward.weights={crmse: 1}"))
     assert not set(parts.split.train.compositions) & set(parts.split.val.compositions)
     for split in (parts.split.train, parts.split.val):
         assert parts.reward(split.crystals).reward.tolist() == pytest.approx([0.5] * len(split), abs=1e-6)
@@ -96,7 +96,7 @@ def test_without_any_score_the_newest_is_best(
     def failed(self: LocalEvaluationBackend, batches: Sequence[CrystalBatch]) -> Iterator[torch.Tensor]:
         yield from (torch.full((len(batch),), torch.nan).double() for batch in batches)
 
-    monkeypatch.setattr(LocalEvaluationBackend, "judge", failed)
+    monkeypatch.setattr(LocalEvaluationBackend, "score", failed)
     keys = [f"run={tmp_path / 'run'}", f"base={base}", "reward.weights={energy: 1, volume: 2}", "iterations=2"]
     result = train(workshop.load(*keys, "reward.volume.target=20"), progress=False)
     assert result.model.resolve().name == "iteration_000002"
@@ -108,7 +108,7 @@ def test_a_best_that_is_the_start_is_said(
     def flat(self: LocalEvaluationBackend, batches: Sequence[CrystalBatch]) -> Iterator[torch.Tensor]:
         yield from (torch.zeros(len(batch)).double() for batch in batches)
 
-    monkeypatch.setattr(LocalEvaluationBackend, "judge", flat)
+    monkeypatch.setattr(LocalEvaluationBackend, "score", flat)
     keys = [f"run={tmp_path / 'run'}", f"base={base}", "reward.weights={energy: 1, volume: 2}", "iterations=1"]
     result = train(workshop.load(*keys, "reward.volume.target=20"), progress=False)
     assert result.model.resolve().name == "iteration_000000"
@@ -164,7 +164,7 @@ def test_polymorphs_do_not_go_with_generated_species(
 ) -> None:
     monkeypatch.setattr(FlowModel, "generates_species", property(lambda self: True))
     with pytest.raises(ConfigError, match=r"^reward\.weights\.crmse: .* generates species"):
-        prepare(workshop.load(f"base={base}", "reward.weights={energy: 1, crmse: 0}"))
+        build_run(workshop.load(f"base={base}", "reward.weights={energy: 1, crmse: 0}"))
 
 
 def write_hull_references(file: Path, workshop: Workshop) -> tuple[int, int]:
@@ -186,7 +186,7 @@ def test_references_of_the_hull_are_relaxed_as_what_is_rewarded(
     keys = [f"base={base}", "reward.weights={hull: 1}", f"reward.hull.crystals={file}"]
     lowest = []
     for relax in ("reward.relax_steps=0", "reward.relax_steps=3"):
-        parts = prepare(workshop.load(*keys, relax))
+        parts = build_run(workshop.load(*keys, relax))
         lowest.append(float(parts.reward(parts.split.train.crystals).values["hull.above_hull"].min()))
     # Relaxed crystals over references as they were would lie below the hull.
     assert min(lowest) > -1e-3
@@ -234,7 +234,7 @@ def test_the_hull_of_entries(workshop: Workshop, base: Path, tmp_path: Path) -> 
     file = tmp_path / "entries.csv"
     elements = ("Na", "K", "Rb", "F", "Cl", "Br", "Mg", "Ca", "O", "S")
     file.write_text("formula,energy_per_atom\n" + "".join(f"{symbol},-30\n" for symbol in elements))
-    parts = prepare(workshop.load(f"base={base}", "reward.weights={hull: 1}", f"reward.hull.entries={file}"))
+    parts = build_run(workshop.load(f"base={base}", "reward.weights={hull: 1}", f"reward.hull.entries={file}"))
     result = parts.reward(parts.split.train.crystals)
     assert result.values["hull.above_hull"].tolist() == pytest.approx((result.values["energy_per_atom"] + 30).tolist())
     assert [part.weight for part in parts.reward.parts] == [0.0, 1.0]
@@ -247,7 +247,7 @@ def test_the_hull_of_crystals_with_energies_of_the_potential(
     file = tmp_path / "references.extxyz"
     elements, known = write_hull_references(file, workshop)
     keys = [f"base={base}", "reward.weights={hull: 1}", f"reward.hull.crystals={file}"]
-    parts = prepare(workshop.load(*keys))
+    parts = build_run(workshop.load(*keys))
     crystals = parts.split.train.crystals
     # The references hold every training crystal: none is below the hull.
     assert float(parts.reward(crystals).values["hull.above_hull"].min()) > -1e-4
@@ -256,7 +256,7 @@ def test_the_hull_of_crystals_with_energies_of_the_potential(
     assert len(energies) == elements + known
     # What is cached is taken: elements a lot lower lift everything above the hull.
     cached.write_text(json.dumps([value - 100 * (row < elements) for row, value in enumerate(energies)]))
-    assert float(prepare(workshop.load(*keys)).reward(crystals).values["hull.above_hull"].min()) > 50
+    assert float(build_run(workshop.load(*keys)).reward(crystals).values["hull.above_hull"].min()) > 50
 
 
 def test_code_and_references_of_a_job_are_those_of_its_upload(job: Path, home: Path) -> None:
@@ -279,7 +279,7 @@ def test_code_and_references_of_a_job_are_those_of_its_upload(job: Path, home: P
 
 
 def test_relaxation_lowers_rewarded_energies_only(workshop: Workshop, base: Path) -> None:
-    parts = prepare(workshop.load(f"base={base}", "reward.relax_steps=3"))
+    parts = build_run(workshop.load(f"base={base}", "reward.relax_steps=3"))
     crystals = parts.split.train.crystals
     assert parts.energy is not None
     plain, relaxed = parts.energy(crystals), parts.reward(crystals)
@@ -310,7 +310,7 @@ def test_what_cannot_be_rewarded_is_refused_early(
     other = tmp_path / "other.extxyz"
     write_structures(other, read_dataset(workshop.data).crystals.select([0]).to_structures())
     with pytest.raises(error, match=said):
-        prepare(workshop.load(f"base={base}", *(key.replace("OTHER", str(other)) for key in keys)))
+        build_run(workshop.load(f"base={base}", *(key.replace("OTHER", str(other)) for key in keys)))
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from omatg_ray.commands.tune import resume_tune, tune
 from omatg_ray.errors import ClusterError, ConfigError, InUseError, TrainingError
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
-from omatg_ray.train.loop import Reinforcement
+from omatg_ray.train.loop import TrainLoop
 from omatg_ray.tune.results import WORST
 from omatg_ray.tune.settings import DEFAULT_METRIC, SWEEP_FILE, SweepSettings
-from omatg_ray.tune.trial import TrialRun, Work, write_settings
+from omatg_ray.tune.trial import SweepRuns, TrialRun, write_settings
 from tests.commands.conftest import Command, Workshop
 from tests.conftest import ROOT
 
@@ -40,7 +40,7 @@ def sweep(workshop: Workshop, base: Path, run: Path, **keys: Any) -> SweepSettin
 
 
 def trial(settings: SweepSettings, name: str, lr: float = 1e-3) -> TrialRun:
-    return Work(settings).start({"learner.lr": lr}, name)
+    return SweepRuns(settings).start({"learner.lr": lr}, name)
 
 
 def plain(run: Path) -> list[dict[str, Any]]:
@@ -273,7 +273,7 @@ def test_a_trial_is_the_run_that_train_would_do(workshop: Workshop, base: Path, 
     assert results[-1]["last"][DEFAULT_METRIC] == results[-1]["objective"] == scores[4]
     # The validation before training is the same for all trials.
     assert results[-1]["best"][DEFAULT_METRIC] == results[-1]["costs"][DEFAULT_METRIC] == min(scores[2], scores[4])
-    assert Work(settings).history("00000") == [scores[2], scores[4]]
+    assert SweepRuns(settings).history("00000") == [scores[2], scores[4]]
 
 
 @pytest.mark.parametrize("extra", [{}, {"rollout.max_staleness": 1, "learner.epochs": 2}])
@@ -341,11 +341,11 @@ def test_a_trial_takes_over_the_state_of_another(workshop: Workshop, base: Path,
 def test_what_cannot_be_learned_ends_a_trial_with_a_reason(
     workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Reinforcement) -> bool:
+    def fail(self: TrainLoop) -> bool:
         raise TrainingError("the loss is not finite")
 
     run = trial(sweep(workshop, base, tmp_path), "0")
-    monkeypatch.setattr(Reinforcement, "iterate", fail)
+    monkeypatch.setattr(TrainLoop, "iterate", fail)
     result = run.step()
     assert (
         result["done"]
@@ -410,7 +410,7 @@ def test_a_trial_that_starts_over_has_nothing_of_before(workshop: Workshop, base
     folder = RunFolder(tmp_path / "trials" / "0")
     assert folder.pointed_at("last") == "iteration_000004"
     again = trial(settings, "0")
-    again._reinforcement()
+    again._loop()
     assert folder.pointed_at("last") == folder.pointed_at("best") == "iteration_000000"
     assert [path.name for path in folder.checkpoints.glob("iteration_*")] == ["iteration_000000"]
     again.close()

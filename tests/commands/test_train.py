@@ -25,7 +25,7 @@ from omatg_ray.run.checkpoints import verify
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
-from omatg_ray.train.build import prepare
+from omatg_ray.train.build import build_run
 from omatg_ray.train.loop import shown
 from tests.commands.conftest import Command, Workshop
 
@@ -121,7 +121,7 @@ def test_a_model_knows_the_elements_that_it_was_reinforced_on(base: Path, worksh
     description["elements"] = known[:-1]
     (narrow / "model.json").write_text(json.dumps(description))
     with pytest.warns(UserWarning, match=f"not trained on: {known[-1]}$"):
-        parts = prepare(workshop.load(f"base={narrow}"))
+        parts = build_run(workshop.load(f"base={narrow}"))
     assert parts.model.description.elements == known
     assert parts.start.description.elements == known[:-1]
 
@@ -322,10 +322,10 @@ def test_a_run_that_has_done_more_than_is_asked_for(base: Path, workshop: Worksh
 def test_rollout_workers_without_work_are_named(base: Path, workshop: Workshop) -> None:
     actors = [f"base={base}", "rollout.groups=4", "ray.rollout.workers=3"]
     with pytest.warns(UserWarning, match=r"^1 of 3 rollout workers have nothing to do: .* 2 items .*lower rollout"):
-        prepare(workshop.load(*actors, "rollout.groups_per_item=2"))
+        build_run(workshop.load(*actors, "rollout.groups_per_item=2"))
     with pytest.warns(UserWarning, match=r"^2 of 6 rollout workers have nothing to do: .* 4 items .*raise rollout"):
-        prepare(workshop.load(*actors[:2], "ray.rollout.workers=6"))
-    prepare(workshop.load(*actors))
+        build_run(workshop.load(*actors[:2], "ray.rollout.workers=6"))
+    build_run(workshop.load(*actors))
 
 
 def test_continue_starts_a_run_and_resumes_one_that_is_there(

@@ -103,7 +103,7 @@ def test_annealing_runs_go_on_bit_by_bit(workshop: Workshop, base: Path, tmp_pat
     goes_on_bit_by_bit(workshop, tmp_path / "run", f"base={base}", "policy.variant=annealing", *BOTH)
 
 
-SHORTCUTS = ["rollout.learn_from={steps: 1}", "rollout.precision=bfloat16"]
+SHORTCUTS = ["rollout.learn_from={transitions: 1}", "rollout.precision=bfloat16"]
 
 
 def test_shortcuts_go_on_bit_by_bit(workshop: Workshop, base: Path, tmp_path: Path) -> None:

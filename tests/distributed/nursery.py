@@ -54,7 +54,7 @@ MODULES = (
     "omatg_ray.commands.train",
     "omatg_ray.commands.tune",
     "omatg_ray.commands.pretrain",
-    "omatg_ray.distributed.actors",
+    "omatg_ray.distributed.workers",
     "omatg_ray.distributed.evaluation",
     "omatg_ray.distributed.training",
     "omatg_ray.train.ray_train",
@@ -64,7 +64,7 @@ MODULES = (
     "omatg_ray.evaluate.backend",
     "omatg_ray.reward.energy",
     "omatg_ray.reward.matching",
-    "omatg_ray.rl.judge",
+    "omatg_ray.rl.scoring",
     "tests.distributed.conftest",
 )
 READY = b"ready\n"

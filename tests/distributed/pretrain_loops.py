@@ -14,7 +14,7 @@ from typing import Any
 from omatg_ray.flow.pretrain import Losses, Pretrainer
 from omatg_ray.run.atomic import disk_errors
 from omatg_ray.train.pretrain_loop import PretrainLoop
-from omatg_ray.tune.trial import TrialRun, Work
+from omatg_ray.tune.trial import SweepRuns, TrialRun
 
 Epoch = Callable[[], Losses]
 Stopped = Callable[[], bool]
@@ -77,7 +77,7 @@ class Interrupting(PretrainLoop):
 
 
 @dataclass(frozen=True)
-class OnFullDisk(Work):
+class OnFullDisk(SweepRuns):
     """A sweep whose second trial finds the disk full in its second step, as long as the file `full` is there."""
 
     def start(self, values: Mapping[str, Any], name: str) -> TrialRun:

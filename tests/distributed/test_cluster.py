@@ -24,7 +24,7 @@ from omatg_ray.distributed.cluster import joined, room
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ClusterError, ConfigError
 from omatg_ray.run.versions import software
-from omatg_ray.train.build import prepare
+from omatg_ray.train.build import build_run
 from tests.conftest import ROOT
 from tests.distributed.conftest import CORES, Command, Nodes, Workshop
 
@@ -198,7 +198,7 @@ def test_shares_that_ray_cannot_give(override: str) -> None:
 
 def test_a_device_that_is_not_for_actors(workshop: Workshop, base: Path) -> None:
     with pytest.raises(ConfigError, match=r"^device: cuda asked for, but with actors ray.rollout.gpus"):
-        prepare(workshop.load(f"base={base}", "device=cuda", "ray.rollout.workers=1"))
+        build_run(workshop.load(f"base={base}", "device=cuda", "ray.rollout.workers=1"))
 
 
 def test_a_ray_of_its_own_refuses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

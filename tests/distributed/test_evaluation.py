@@ -16,7 +16,7 @@ from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.evaluate.backend import LocalEvaluationBackend
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.reward.build import Judges
+from omatg_ray.reward.build import Scorers
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher
 from tests.distributed.conftest import Command, Workshop
@@ -96,7 +96,7 @@ def test_polymorphs(workshop: Workshop, base: Path, cluster: Cluster) -> None:
     reward, model = MatGLEnergy(workshop.potential), cast(FlowModel, Prepared(OTHERS))
     with Matcher() as matcher:
         alone = Evaluator(POLYMORPHS, LocalEvaluationBackend(matcher, reward), seed=0, block=1)(model, steps=3)
-    roles = sampling_roles(settings, FlowModel.load(base), Judges(None, reward), 10.0)
+    roles = sampling_roles(settings, FlowModel.load(base), Scorers(None, reward), 10.0)
     with start_actors(settings, roles, progress=False) as started:
         actors = Evaluator(POLYMORPHS, RayEvaluationBackend(started, reward), seed=0, block=1)(model, steps=3)
     assert actors.as_dict() == alone.as_dict()

@@ -20,20 +20,20 @@ from ray.cluster_utils import Cluster
 
 from omatg_ray.commands.train import train
 from omatg_ray.distributed.actor_set import ActorSet, sampling_roles, start_actors
-from omatg_ray.distributed.actors import RewardWorker
 from omatg_ray.distributed.evaluation import RayEvaluationBackend
+from omatg_ray.distributed.event_loop import EventLoop
+from omatg_ray.distributed.failures import Timed
 from omatg_ray.distributed.learner_group import LearnerGroup
-from omatg_ray.distributed.loop import Loop
-from omatg_ray.distributed.pool import Pool
-from omatg_ray.distributed.results import Timed
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.distributed.training import RayTrainingBackend
+from omatg_ray.distributed.worker_group import WorkerGroup
+from omatg_ray.distributed.workers import RewardWorker
 from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.evaluate.backend import Block
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.reward.build import Judges
+from omatg_ray.reward.build import Scorers
 from omatg_ray.reward.protocol import RewardResult
-from omatg_ray.rl.judge import Judged
+from omatg_ray.rl.scoring import ScoredItem
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.run.versions import software
@@ -149,9 +149,9 @@ def test_a_reward_that_kills_every_actor_ends_the_run_with_its_compositions(
     def deadly(self: RewardWorker, *_: Any) -> Timed:
         os._exit(1)
 
-    monkeypatch.setattr(RewardWorker, "judge", deadly)
+    monkeypatch.setattr(RewardWorker, "score", deadly)
     # Every actor that is started costs seconds; `test_pool.py` counts as many as there are in earnest.
-    monkeypatch.setattr("omatg_ray.distributed.pool.MAX_ATTEMPTS", 2)
+    monkeypatch.setattr("omatg_ray.distributed.worker_group.MAX_ATTEMPTS", 2)
     words = [f"run={tmp_path / 'run'}", f"base={base}", *SMALL, "iterations=3", "ray.rollout.workers=1"]
     with pytest.raises(
         TrainingError, match=r"(?s)^\d+ of 20 rewards failed in iteration 1 \(5% may\): .*checkpoint is"
@@ -166,7 +166,7 @@ def test_a_model_that_does_not_arrive_is_an_error_and_not_the_one_before(
     model = FlowModel.load(base)
     block = Block(species=[[11, 17]], indices=[0], steps=3)
     settings = RaySettings.model_validate({"rollout": {"workers": 1}})
-    with start_actors(settings, sampling_roles(settings, model, Judges(None, None), 10.0), progress=False) as started:
+    with start_actors(settings, sampling_roles(settings, model, Scorers(None, None), 10.0), progress=False) as started:
         backend = RayEvaluationBackend(started, None)
         (first,) = backend.measure(model, [block])
         assert torch.equal(first.crystals.pos, block.generate(model).pos)
@@ -187,10 +187,10 @@ class Clockwork:
         time.sleep(0.1)
         return 0, 0, Timed(None, 0.1)
 
-    def judge(self, *_: Any) -> Timed:
+    def score(self, *_: Any) -> Timed:
         time.sleep(0.3)
         result = RewardResult(torch.tensor([1.0, 2.0]), {"valid": torch.tensor([1.0, 0.0])})
-        return Timed(Judged(torch.ones(2, dtype=torch.bool), result, [(11, 17)] * 2), 0.3)
+        return Timed(ScoredItem(torch.ones(2, dtype=torch.bool), result, [(11, 17)] * 2), 0.3)
 
     def update(self, *_: Any) -> tuple[dict[str, Any], Timed]:
         time.sleep(0.2)
@@ -203,8 +203,8 @@ def test_stages_and_idle_shares_add_up(base: Path, cluster: Cluster, monkeypatch
     def hire(_: int) -> Any:
         return ray.remote(Clockwork).options(num_cpus=0.1).remote()
 
-    loop = Loop()
-    pools = {role: Pool(role, loop, hire, 1) for role in ("rollout", "reward")}
+    loop = EventLoop()
+    pools = {role: WorkerGroup(role, loop, hire, 1) for role in ("rollout", "reward")}
     learners = LearnerGroup(loop, hire, 1)
     learners.start()
     training = RayTrainingBackend(
@@ -224,7 +224,7 @@ def test_stages_and_idle_shares_add_up(base: Path, cluster: Cluster, monkeypatch
             continue  # the processes have started
         total = sum(timings[f"time_{stage}"] for stage in ("rollout", "reward", "learn", "weights"))
         assert timings["time_rollout"] >= 0.2
-        # The first item is judged while the second rolls out.
+        # The first item is scored while the second rolls out.
         assert timings["time_reward"] >= 0.45
         assert timings["time_learn"] >= 0.2
         for role, busy in (("rollout", 0.2), ("reward", 0.6), ("learner", 0.2)):

@@ -371,7 +371,7 @@ def test_a_full_disk_stops_the_sweep_and_is_nothing_that_a_trial_is_blamed_for(
     run = workshop.root / "full"
     run.mkdir()
     (run / "full").touch()
-    monkeypatch.setattr("omatg_ray.commands.tune.Work", OnFullDisk)
+    monkeypatch.setattr("omatg_ray.commands.tune.SweepRuns", OnFullDisk)
     # What Tune knows when it stops is what it saves then, however long ago it last did.
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "1000")
     with pytest.raises(DiskError) as caught:

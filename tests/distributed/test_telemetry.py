@@ -15,11 +15,11 @@ import torch
 from ray.cluster_utils import Cluster
 
 from omatg_ray.distributed.actor_set import ActorSet
+from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.learner_group import LearnerGroup
-from omatg_ray.distributed.loop import Loop
-from omatg_ray.distributed.pool import Pool
 from omatg_ray.distributed.telemetry import MEASURES
 from omatg_ray.distributed.training import RayTrainingBackend
+from omatg_ray.distributed.worker_group import WorkerGroup
 from omatg_ray.rl.work import WorkItem
 from tests.distributed.test_failures import Clockwork
 
@@ -42,7 +42,7 @@ def scraped() -> dict[tuple[str, str], float]:
     return found
 
 
-def eventually(loop: Loop, wanted: Callable[[dict[tuple[str, str], float]], bool]) -> dict[tuple[str, str], float]:
+def eventually(loop: EventLoop, wanted: Callable[[dict[tuple[str, str], float]], bool]) -> dict[tuple[str, str], float]:
     """What is exported once it is as wanted, while the event loop goes on; Ray hands it on every ten seconds."""
     found: dict[tuple[str, str], float] = {}
     end = time.monotonic() + 90
@@ -65,8 +65,8 @@ def test_metrics_of_an_iteration_arrive_at_the_port_that_prometheus_asks(cluster
         hired.append(ray.remote(Clockwork).options(num_cpus=0.1).remote())
         return hired[-1]
 
-    loop = Loop()
-    pools = {"rollout": Pool("rollout", loop, hire, 2), "reward": Pool("reward", loop, hire, 1)}
+    loop = EventLoop()
+    pools = {"rollout": WorkerGroup("rollout", loop, hire, 2), "reward": WorkerGroup("reward", loop, hire, 1)}
     learners = LearnerGroup(loop, hire, 1)
     learners.start()
     for role, count in (("rollout", 2), ("reward", 1)):

@@ -58,7 +58,7 @@ def test_three_rollout_and_two_reward_actors_give_what_one_process_gives(alone: 
 
 
 def test_shortcuts_give_the_same_with_actors(workshop: Workshop, base: Path, cluster: Cluster) -> None:
-    keys = ["rollout.learn_from={steps: 1}", "rollout.precision=bfloat16"]
+    keys = ["rollout.learn_from={transitions: 1}", "rollout.precision=bfloat16"]
     here = run(workshop, base, "shortcuts", *keys)
     there = run(workshop, base, "shortcuts_on_ray", *keys, "ray.rollout.workers=2", "ray.learner.cpus=0.5")
     assert_same(here, there)
@@ -94,8 +94,8 @@ def test_the_last_iteration_is_in_the_timeline(many: Run) -> None:
     last = [line for line in read_metrics(many.folder / "metrics.jsonl") if line["kind"] == "train"][-1]
     assert timeline.iteration == last["step"] == many.config.iterations
     assert [role for role, _ in timeline.actors] == 3 * ["rollout"] + 2 * ["reward"] + ["learner"]
-    # Three items, each rolled out once and judged once, and one update by the learner.
-    assert Counter(span.method for span in timeline.spans) == {"rollout": 3, "judge": 3, "update": 1}
+    # Three items, each rolled out once and scored once, and one update by the learner.
+    assert Counter(span.method for span in timeline.spans) == {"rollout": 3, "score": 3, "update": 1}
     assert all(span.start < span.end <= timeline.seconds for span in timeline.spans)
     for role, index in timeline.actors:
         worked = sum(span.end - span.start for span in timeline.spans if (span.role, span.actor) == (role, index))

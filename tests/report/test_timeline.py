@@ -8,12 +8,12 @@ from omatg_ray.run.timeline import Span, Timeline
 
 
 def serial() -> Timeline:
-    """Ten seconds: rollouts in two, the last second of which is also judged, and an update of four."""
+    """Ten seconds: rollouts in two, the last second of which is also scored, and an update of four."""
     spans = (
         Span("rollout", 0, "rollout", 0.0, 1.0),
         Span("rollout", 0, "rollout", 1.0, 2.0),
         Span("rollout", 1, "rollout", -1.0, 2.0),
-        Span("reward", 0, "judge", 1.0, 2.5),
+        Span("reward", 0, "score", 1.0, 2.5),
         Span("learner", 0, "update", 4.0, 8.0),
     )
     return Timeline(3, 10.0, (("learner", 0), ("reward", 0), ("rollout", 0), ("rollout", 1), ("rollout", 2)), spans)

@@ -225,9 +225,9 @@ def test_without_repulsion_energies_are_those_of_matgl(shared: Path) -> None:
 
     valid = MatGLEnergy(potential, own_images=False, repulsion=False)(crystals).values["energy_per_atom"]
     rewarded = MatGLEnergy(potential, own_images=False)(crystals).values["energy_per_atom"]
-    judged = valid.isfinite()
-    assert judged.any()
-    torch.testing.assert_close(((rewarded - valid) * crystals.n_atoms)[judged], added[judged], rtol=1e-5, atol=1e-4)
+    scored = valid.isfinite()
+    assert scored.any()
+    torch.testing.assert_close(((rewarded - valid) * crystals.n_atoms)[scored], added[scored], rtol=1e-5, atol=1e-4)
 
 
 def test_ordinary_crystals_keep_their_energies_bit_for_bit(potential: Potential) -> None:

@@ -387,7 +387,7 @@ def test_a_state_of_another_network_is_refused():
 
 
 class Seat:
-    """Peers of a learner among several in threads of this process."""
+    """ProcessGroup of a learner among several in threads of this process."""
 
     def __init__(self, rank: int, said: list, barrier: threading.Barrier) -> None:
         self.rank, self.size, self._said, self._barrier = rank, len(said), said, barrier
@@ -412,7 +412,7 @@ def update_together(learners: list[Learner], parts, trajectory: Trajectory, adva
 
     def update(rank: int):
         learner, rows = learners[rank], torch.tensor(parts[rank], dtype=torch.long)
-        learner.peers = Seat(rank, said, barrier)
+        learner.process_group = Seat(rank, said, barrier)
         part = trajectory.select(rows) if len(rows) else None
         try:
             return learner.update(part, advantage[rows], sum(map(len, parts)))

@@ -1,4 +1,4 @@
-"""Reinforcement finds the optimum of landscapes whose best policy is known in closed form.
+"""TrainLoop finds the optimum of landscapes whose best policy is known in closed form.
 
 Both landscapes are quadratic in the final state. A drift can correct the noise of every step but the last: with a
 constant noise σ the best expected reward is minus the variance σ² dt of that step for every component that counts.

@@ -14,8 +14,8 @@ from omatg_ray.flow.species import MaskedSpecies, SpeciesPath, UniformSpecies
 from omatg_ray.policy.drift import Velocity
 from omatg_ray.policy.policy import Policy
 from omatg_ray.reward.protocol import RewardResult
-from omatg_ray.rl.judge import judge, rewards_of
 from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.scoring import rewards_of, score_item
 from omatg_ray.rl.settings import FieldWeights, LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item
@@ -128,10 +128,10 @@ class Oxides:
 
 def test_a_crystal_of_unknown_elements_has_no_reward_and_is_named_by_what_it_is():
     crystals = random_crystals([2, 1, 3]).replace(species=torch.tensor([8, 11, 8, 8, 8, 8]))
-    judged = judge(crystals, Oxides())
-    assert judged.result.reward.tolist()[1:] == [1.0, 3.0] and math.isnan(judged.result.reward[0])
-    assert judged.result.values["twice"].tolist()[1:] == [2.0, 6.0]
+    scored = score_item(crystals, Oxides())
+    assert scored.result.reward.tolist()[1:] == [1.0, 3.0] and math.isnan(scored.result.reward[0])
+    assert scored.result.values["twice"].tolist()[1:] == [2.0, 6.0]
     with pytest.raises(TrainingError, match=r"^1 of 3 rewards failed in iteration 1 \(5% may\): Na1?O$"):
-        rewards_of([WorkItem(0, ((26, 26),), (1, 2, 3), 5)], [judged])
-    nothing = judge(crystals.replace(species=torch.full((6,), 11)), Oxides()).result
+        rewards_of([WorkItem(0, ((26, 26),), (1, 2, 3), 5)], [scored])
+    nothing = score_item(crystals.replace(species=torch.full((6,), 11)), Oxides()).result
     assert nothing.reward.isnan().all() and nothing.values == {}

@@ -1,4 +1,4 @@
-"""Work items: coverage, seeds and independence of how an iteration is cut."""
+"""SweepRuns items: coverage, seeds and independence of how an iteration is cut."""
 
 from __future__ import annotations
 
@@ -113,17 +113,17 @@ def test_random_steps_are_drawn_anew_without_repetition():
     [
         (10, None, 1),
         ([10, 5, 3], None, 3),
-        (10, {"steps": 3}, 3),
-        (10, {"steps": 9}, 1),
-        ([10, 9], {"steps": 3}, 2 * 3),
-        ([10, 5], {"steps": 2}, 2 * 10),
-        (10, {"steps": 3, "kind": "random"}, 1),
+        (10, {"transitions": 3}, 3),
+        (10, {"transitions": 9}, 1),
+        ([10, 9], {"transitions": 3}, 2 * 3),
+        ([10, 5], {"transitions": 2}, 2 * 10),
+        (10, {"transitions": 3, "kind": "random"}, 1),
     ],
 )
 def test_after_a_period_iterations_sample_in_the_same_way(points, values, expected):
     what = settings(steps=points, learn_from=values)
     assert what.period == expected
-    if values != {"steps": 3, "kind": "random"}:
+    if values != {"transitions": 3, "kind": "random"}:
         ways = [
             (item.steps, item.learn_from)
             for iteration in range(2 * expected)
@@ -133,12 +133,14 @@ def test_after_a_period_iterations_sample_in_the_same_way(points, values, expect
 
 
 def test_more_steps_to_learn_from_than_there_are_are_refused():
-    settings(steps=[9, 5], learn_from={"steps": 4})
+    settings(steps=[9, 5], learn_from={"transitions": 4})
     with pytest.raises(ValidationError, match="learn_from"):
         settings(learn_from=True)
-    assert settings(learn_from=3).learn_from == settings(learn_from={"steps": 3}).learn_from
-    with pytest.raises(ValidationError, match=r"learn_from.steps = 5: trajectories over 5 grid points have 4 Euler"):
-        settings(steps=[9, 5], learn_from={"steps": 5})
+    assert settings(learn_from=3).learn_from == settings(learn_from={"transitions": 3}).learn_from
+    with pytest.raises(
+        ValidationError, match=r"learn_from.transitions = 5: trajectories over 5 grid points have 4 Euler"
+    ):
+        settings(steps=[9, 5], learn_from={"transitions": 5})
 
 
 @pytest.mark.parametrize("steps", [1, [5, 1], [], 2.5, True, "5"])

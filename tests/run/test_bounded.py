@@ -134,9 +134,8 @@ def test_closing_ends_the_processes() -> None:
 @pytest.mark.processes
 def test_workers_do_not_import_torch() -> None:
     with BoundedPool(eval, 1) as pool:
-        loaded = (
-            "__import__('importlib').import_module('omatg_ray.reward.tasks') and 'torch' in __import__('sys').modules"
-        )
+        imported = "__import__('importlib').import_module('omatg_ray.reward.worker_functions')"
+        loaded = f"{imported} and 'torch' in __import__('sys').modules"
         assert outcomes(pool, loaded) == [Outcome(False)]
 
 

@@ -183,7 +183,7 @@ def test_every_way_sets_all_shortcuts_whatever_the_configuration_says() -> None:
     from omatg_ray.assets import quickstart
     from omatg_ray.config import Config
 
-    taken = ["rollout.precision=bfloat16", "rollout.learn_from={steps: 4, kind: random}"]
+    taken = ["rollout.precision=bfloat16", "rollout.learn_from={transitions: 4, kind: random}"]
     found = {}
     for name, words in ways(2).items():
         config = Config.load(quickstart(), [*taken, *words])
@@ -206,10 +206,10 @@ def test_a_way_does_the_iterations_of_its_configuration() -> None:
     from omatg_ray.config import Config
     from omatg_ray.rl.trainer import Trainer
     from omatg_ray.train.backend import local_training
-    from omatg_ray.train.build import prepare
+    from omatg_ray.train.build import build_run
 
     config = Config.load(quickstart(), [*SMALL, *ways(2)["window of 2, bfloat16"]])
-    parts = prepare(config)
+    parts = build_run(config)
     way = Way(config, parts, "wall")
     crew = local_training(config, parts)
     trainer = Trainer(config.rollout, parts.compositions, config.advantage, crew, config.seed, config.iterations)
@@ -233,7 +233,7 @@ def test_shortcuts_are_compared_with_the_plain_way(capsys: pytest.CaptureFixture
 def test_what_a_configuration_cannot_do_is_said_in_a_line() -> None:
     from shortcuts import main
 
-    with pytest.raises(SystemExit, match=r"^error: (.|\n)*learn_from.steps = 10"):
+    with pytest.raises(SystemExit, match=r"^error: (.|\n)*learn_from.transitions = 10"):
         main([*SMALL, "--learn-from", "10"])
 
 

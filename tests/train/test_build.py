@@ -10,13 +10,13 @@ from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.policy.settings import LearnedSchedule
 from omatg_ray.run.folder import RunFolder
-from omatg_ray.train.build import prepare
-from omatg_ray.train.precision import decided
+from omatg_ray.train.build import build_run
+from omatg_ray.train.precision import resolve_precision
 from tests.commands.conftest import Workshop
 
 
 def test_overlaps_are_always_repelled(workshop: Workshop, base: Path) -> None:
-    energy = prepare(workshop.load(f"base={base}")).energy
+    energy = build_run(workshop.load(f"base={base}")).energy
     assert energy is not None and energy.repulsion
     with pytest.raises(ConfigError, match=r"unknown key reward\.repulsion"):
         workshop.load("reward.repulsion=false")
@@ -34,7 +34,7 @@ def test_what_a_model_says_of_its_base_and_potential(
         (["base=./bundled", "reward.potential=pot"], (tmp_path / "bundled", tmp_path / "pot")),
         (["base=bundled", "reward.potential=bundled"], ("bundled", "bundled")),
     ):
-        parts = prepare(workshop.load("data.file=null", *data, *keys))
+        parts = build_run(workshop.load("data.file=null", *data, *keys))
         said = parts.model.description
         assert (said.provenance["base"], said.potential) == tuple(map(str, expected))
         assert parts.energy is not None and parts.energy.potential.name == said.potential
@@ -46,7 +46,7 @@ CONSTANT = "{kind: constant, a: 0.1}"
 def test_an_annealing_policy_learns_a_schedule_over_a_frozen_base(workshop: Workshop, base: Path) -> None:
     keys = [f"base={base}", "policy.variant=annealing", "policy.active=[pos, cell]"]
     noise = f"policy.noise={{pos: {CONSTANT}, cell: {CONSTANT}}}"
-    parts = prepare(workshop.load(*keys, noise, "policy.schedule.hidden=8", "policy.schedule.shared=false"))
+    parts = build_run(workshop.load(*keys, noise, "policy.schedule.hidden=8", "policy.schedule.shared=false"))
     assert set(parts.model.learned) == {"schedule"}
     annealing = parts.model.description.annealing
     assert isinstance(annealing, LearnedSchedule)
@@ -58,12 +58,12 @@ def test_an_annealing_policy_learns_a_schedule_over_a_frozen_base(workshop: Work
 
 def test_a_precision_that_shifts_actions_too_far_is_refused(workshop: Workshop, base: Path) -> None:
     keys = [f"base={base}", "rollout.precision=bfloat16"]
-    prepare(workshop.load(*keys))
+    build_run(workshop.load(*keys))
     with pytest.raises(
         ConfigError, match=r"^rollout\.precision: bfloat16 shifts actions of pos by .*precision=float32"
     ):
-        prepare(workshop.load(*keys, "policy.noise.pos.a=1e-6"))
-    prepare(workshop.load(f"base={base}", "policy.noise.pos.a=1e-6"))
+        build_run(workshop.load(*keys, "policy.noise.pos.a=1e-6"))
+    build_run(workshop.load(f"base={base}", "policy.noise.pos.a=1e-6"))
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_a_precision_that_is_left_open_is_decided_by_machine_and_noise(
 ) -> None:
     monkeypatch.setattr("omatg_ray.train.precision.has_bfloat16", lambda device: has_it)
     config = workshop.load(f"base={base}", "rollout.precision=auto", f"policy.noise.pos.a={scale}")
-    parts = prepare(config)
-    found = decided(config, parts, progress=True)
+    parts = build_run(config)
+    found = resolve_precision(config, parts, progress=True)
     assert found.rollout.precision == parts.model.description.provenance["precision"] == expected
     assert found == config.model_copy(update={"rollout": found.rollout})
     said = capsys.readouterr().err
@@ -106,7 +106,7 @@ def test_a_precision_is_kept_by_a_run_that_goes_on_elsewhere(
         assert Config.load(run / "config.yaml").rollout.precision == "bfloat16"
     # Other noise, as in a sweep whose trial takes over another's state, is another policy.
     other = workshop.load(*keys, "policy.noise.pos.a=0.3")
-    assert decided(other, prepare(other), RunFolder(run)).rollout.precision == "float32"
+    assert resolve_precision(other, build_run(other), RunFolder(run)).rollout.precision == "float32"
 
 
 def test_the_precision_of_gpus_elsewhere_is_not_guessed(
@@ -116,14 +116,14 @@ def test_the_precision_of_gpus_elsewhere_is_not_guessed(
     keys = [f"base={base}", "rollout.precision=auto", "ray.rollout.workers=1"]
     for more, expected in ((), "bfloat16"), (("ray.rollout.gpus=1",), "float32"), (("ray.learner.gpus=1",), "float32"):
         config = workshop.load(*keys, *more)
-        assert decided(config, prepare(config), progress=True).rollout.precision == expected
+        assert resolve_precision(config, build_run(config), progress=True).rollout.precision == expected
         assert ("named where actors have GPUs" in capsys.readouterr().err) == bool(more)
 
 
 def test_schedules_depend_on_the_seed_alone(workshop: Workshop, base: Path) -> None:
     keys = [f"base={base}", "policy.variant=annealing", f"policy.noise.pos={CONSTANT}"]
     first, same, other = (
-        next(prepare(workshop.load(*keys, f"seed={seed}")).model.learned.parameters()) for seed in (3, 3, 4)
+        next(build_run(workshop.load(*keys, f"seed={seed}")).model.learned.parameters()) for seed in (3, 3, 4)
     )
     assert torch.equal(first, same) and not torch.equal(first, other)
 
@@ -147,16 +147,16 @@ def test_schedules_depend_on_the_seed_alone(workshop: Workshop, base: Path) -> N
 )
 def test_variants_that_cannot_be(workshop: Workshop, base: Path, keys: list[str], words: list[str]) -> None:
     with pytest.raises((ConfigError, ModelError)) as caught:
-        prepare(workshop.load(f"base={base}", *keys))
+        build_run(workshop.load(f"base={base}", *keys))
     assert all(word in str(caught.value) for word in words), caught.value
 
 
 def test_the_schedule_to_anneal_with_must_be_one(workshop: Workshop, base: Path) -> None:
     with pytest.raises(ConfigError, match="policy.annealing_from.*learned no schedule"):
-        prepare(workshop.load(f"base={base}", f"policy.annealing_from={base}"))
+        build_run(workshop.load(f"base={base}", f"policy.annealing_from={base}"))
 
 
 def test_another_variant_does_not_go_on_from_a_reinforced_model(workshop: Workshop, trained: TrainResult) -> None:
     active = trained.model.parent.parent
     with pytest.raises(ConfigError, match="policy.variant.*velocity policy"):
-        prepare(workshop.load(f"base={active}", "policy.variant=annealing"))
+        build_run(workshop.load(f"base={active}", "policy.variant=annealing"))

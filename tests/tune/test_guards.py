@@ -10,7 +10,7 @@ from omatg_ray.tune.guards import Guards, GuardSettings
 VALIDATION = {"invalid_share": 0.1, "unique_share": 0.8, "match_rate": 0.5}
 
 
-def judged(
+def scored(
     settings: GuardSettings, before: dict[str, Any], diversity: float, after: dict[str, Any], apart: bool = False
 ) -> tuple[int, list[str]]:
     """By guards that saw everything, and by those of a run that goes on after its first iteration."""
@@ -45,11 +45,11 @@ def judged(
 def test_each_guard_objects_to_its_own(
     after: dict[str, Any], diversity: float, apart: bool, reason: str | None
 ) -> None:
-    hacked, reasons = judged(GuardSettings(), VALIDATION, diversity, VALIDATION | after, apart)
+    hacked, reasons = scored(GuardSettings(), VALIDATION, diversity, VALIDATION | after, apart)
     assert (hacked, len(reasons)) == (int(reason is not None), int(reason is not None))
     assert reason is None or reason in reasons[0]
     off = GuardSettings(invalid_share=None, diversity=None, unique_share=None, match_rate=None, second_potential=False)
-    assert judged(off, VALIDATION, diversity, VALIDATION | after, apart) == (0, [])
+    assert scored(off, VALIDATION, diversity, VALIDATION | after, apart) == (0, [])
 
 
 def test_nothing_is_missed_where_nothing_is_measured() -> None:

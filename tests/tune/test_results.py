@@ -13,7 +13,7 @@ import pytest
 from omatg_ray.errors import DataError
 from omatg_ray.report.sweep import trials_table, without_gain, write_sweep
 from omatg_ray.report.sweep_plots import importance, learning_curves, parallel_coordinates, pareto_front
-from omatg_ray.tune.results import FAILED, FINISHED, STOPPED, WORST, Goal, Standing, Sweep, Trial, standing_of
+from omatg_ray.tune.results import FAILED, FINISHED, STOPPED, WORST, Goal, Sweep, Trial, TrialScore, trial_score
 
 LOW, HIGH = Goal("crmse", "min"), Goal("match_rate", "max")
 
@@ -29,14 +29,14 @@ def measured(value: float, hacked: int = 0, **others: float) -> dict[str, float]
 def test_a_trial_stands_by_its_best_validation_that_counts() -> None:
     lines = [validation(0, 0.9), {"kind": "train", "step": 10}, validation(10, 0.5), validation(20, 0.7, 1)]
     last = measured(0.7, 1)
-    assert standing_of(lines, [HIGH], True) == Standing(last, measured(0.5), 10, True, WORST)
-    assert standing_of(lines, [HIGH], False) == Standing(last, last, 20, True, -0.7)
+    assert trial_score(lines, [HIGH], True) == TrialScore(last, measured(0.5), 10, True, WORST)
+    assert trial_score(lines, [HIGH], False) == TrialScore(last, last, 20, True, -0.7)
     low = Goal("match_rate", "min")
-    assert standing_of(lines, [low], False) == Standing(last, measured(0.5), 10, True, 0.7)
+    assert trial_score(lines, [low], False) == TrialScore(last, measured(0.5), 10, True, 0.7)
     nothing = [*lines, validation(30, None)]
-    assert standing_of(nothing, [low], False) == Standing({"hacked": 0}, measured(0.5), 10, True, WORST)
-    assert standing_of(lines, [HIGH], False, since=10) == Standing(last, last, 20, True, -0.7)
-    assert standing_of(lines[:1], [HIGH], True) == Standing()
+    assert trial_score(nothing, [low], False) == TrialScore({"hacked": 0}, measured(0.5), 10, True, WORST)
+    assert trial_score(lines, [HIGH], False, since=10) == TrialScore(last, last, 20, True, -0.7)
+    assert trial_score(lines[:1], [HIGH], True) == TrialScore()
 
 
 def test_of_several_metrics_the_first_decides_which_validation_counts() -> None:
@@ -49,9 +49,9 @@ def test_of_several_metrics_the_first_decides_which_validation_counts() -> None:
         validation(50, 0.5, crmse=0.35),
     ]
     last = measured(0.5, crmse=0.35)
-    assert standing_of(lines, [LOW, HIGH], True) == Standing(last, measured(0.6, crmse=0.3), 20, True, 0.35)
-    assert standing_of(lines, [HIGH, LOW], True) == Standing(last, measured(0.8, crmse=0.4), 10, True, -0.5)
-    assert standing_of(lines, [LOW, HIGH], False) == Standing(last, measured(0.7, 1, crmse=0.2), 40, True, 0.35)
+    assert trial_score(lines, [LOW, HIGH], True) == TrialScore(last, measured(0.6, crmse=0.3), 20, True, 0.35)
+    assert trial_score(lines, [HIGH, LOW], True) == TrialScore(last, measured(0.8, crmse=0.4), 10, True, -0.5)
+    assert trial_score(lines, [LOW, HIGH], False) == TrialScore(last, measured(0.7, 1, crmse=0.2), 40, True, 0.35)
 
 
 def sweep_of(bests: list[float | None], goal: Goal = LOW, **values: list[Any]) -> Sweep:

@@ -85,7 +85,7 @@ def plan_shares(trajectory_sizes: Sequence[Sequence[int]], counted: Tensor, n: i
 # --- how they tell each other -------------------------------------------------------------------------------------
 
 
-class Meeting:
+class Rendezvous:
     """Where learners find each other: a store that one of them serves, on a port that is its own from the start.
 
     Args:
@@ -102,16 +102,16 @@ class Meeting:
         self.address = f"{host}:{port}"
 
 
-class Group:
-    """The learners of a set, as seen by one of them: `Peers` of its `Learner`.
+class TorchProcessGroup:
+    """The learners of a set, as seen by one of them: `ProcessGroup` of its `Learner`.
 
     Args:
-        address: Of the meeting, HOST:PORT.
+        address: Of the rendezvous, HOST:PORT.
         rank: This learner, from 0.
         size: How many there are.
         host: Address of this learner's node that the others reach; it listens on no other.
         nccl: Sum over NCCL; values are on a GPU then, which no other learner has.
-        meeting: Where this learner is the one that serves it.
+        rendezvous: Where this learner is the one that serves it.
         seconds: How long to wait for the others, at any one time.
 
     Raises:
@@ -125,16 +125,16 @@ class Group:
         size: int,
         host: str,
         nccl: bool = False,
-        meeting: Meeting | None = None,
+        rendezvous: Rendezvous | None = None,
         seconds: float = SECONDS_TO_ANSWER,
     ) -> None:
-        self.rank, self.size, self._meeting = rank, size, meeting
+        self.rank, self.size, self._rendezvous = rank, size, rendezvous
         try:
-            if meeting is None:
+            if rendezvous is None:
                 server, _, port = address.rpartition(":")
                 store = _store(server, int(port), seconds)
             else:
-                store = meeting.store
+                store = rendezvous.store
             self._gloo: Any = _gloo(dist.PrefixStore("gloo", store), rank, size, host, seconds)
             self._nccl: Any = _nccl(dist.PrefixStore("nccl", store), rank, size, seconds) if nccl else None
         except RuntimeError as error:
@@ -192,7 +192,7 @@ class Group:
         return LearnersLostError(f"learner {self.rank} of {self.size} lost another one: {reason}")
 
 
-def meeting_host() -> str:
+def rendezvous_host() -> str:
     """Address under which learners reach this node: loopback in a cluster of one machine."""
     machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     return LOOPBACK if len(machines) == 1 else ray.util.get_node_ip_address()

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.distributed.learners import LOOPBACK, Group, Meeting, meeting_host
-from omatg_ray.distributed.results import Published, Timed
+from omatg_ray.distributed.failures import ObjectHandle, Timed
+from omatg_ray.distributed.process_group import LOOPBACK, Rendezvous, TorchProcessGroup, rendezvous_host
 from omatg_ray.distributed.settings import Share
 from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.rl.learner import Learner
-from omatg_ray.rl.peers import Alone
+from omatg_ray.rl.process_group import SingleProcess
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item
@@ -30,13 +30,13 @@ from omatg_ray.run.versions import software
 
 if TYPE_CHECKING:
     from omatg_ray.evaluate.backend import Block, Comparisons
-    from omatg_ray.reward.build import Judges
+    from omatg_ray.reward.build import Scorers
 
 # Packages that cost seconds to import; which of them an actor has is part of what it says of itself.
 HEAVY = ("ase", "matgl", "matplotlib", "pandas", "pymatgen", "scipy", "torch", "torch_geometric")
 
 
-class Shell:
+class BaseWorker:
     """What all actors do when they start."""
 
     def __init__(self, share: Share) -> None:
@@ -45,7 +45,7 @@ class Shell:
         self._share = share
         self.device = torch.device(share.device if torch.cuda.is_available() else "cpu")
 
-    def about(self) -> Timed:
+    def info(self) -> Timed:
         """Where the actor runs, with what, and what it has imported; asked before anything else."""
         context = ray.get_runtime_context()
         if self._share.gpus and self.device.type == "cpu":
@@ -54,7 +54,7 @@ class Shell:
                 f"node {ray.util.get_node_ip_address()} lends {self._share.gpus:g} GPU, but PyTorch sees none there; "
                 "install its CUDA build, or set ray.*.gpus=0"
             )
-        about = {
+        info = {
             "node": ray.util.get_node_ip_address(),
             "node_id": context.get_node_id(),
             "pid": os.getpid(),
@@ -63,10 +63,10 @@ class Shell:
             "threads": torch.get_num_threads(),
             "imports": [name for name in HEAVY if name in sys.modules],
         }
-        return Timed(about, 0.0)
+        return Timed(info, 0.0)
 
 
-class RolloutWorker(Shell):
+class RolloutWorker(BaseWorker):
     """Samples trajectories with the policy's weights, and crystals with any model.
 
     Args:
@@ -81,7 +81,7 @@ class RolloutWorker(Shell):
         self._weights_key = self._sampler_key = ""
 
     def rollout(
-        self, item: WorkItem, version: int, weights: Published, with_base: bool
+        self, item: WorkItem, version: int, weights: ObjectHandle, with_base: bool
     ) -> tuple[Trajectory, CrystalBatch, Timed]:
         """An item by `run_item`, with a version of the policy's weights; trajectories and final crystals stay here."""
         start = time.perf_counter()
@@ -95,7 +95,7 @@ class RolloutWorker(Shell):
         kept, crystals = trajectory.to("cpu"), trajectory.final().to("cpu")
         return kept, crystals, Timed(None, time.perf_counter() - start)
 
-    def generate(self, block: Block, model: Published) -> tuple[CrystalBatch, Timed]:
+    def generate(self, block: Block, model: ObjectHandle) -> tuple[CrystalBatch, Timed]:
         """A block of crystals by any model, which stay in the object store; the value is the seconds that it took."""
         start = time.perf_counter()
         if model.key != self._sampler_key:
@@ -106,42 +106,42 @@ class RolloutWorker(Shell):
         return crystals, Timed(time.perf_counter() - begun, time.perf_counter() - start)
 
 
-class RewardWorker(Shell):
-    """Judges and measures crystals.
+class RewardWorker(BaseWorker):
+    """Scores and measures crystals.
 
     Args:
         share: Device and threads.
-        judges: The reward of a run, and the energies of evaluations, as far as there are any.
+        scorers: The reward of a run, and the energies of evaluations, as far as there are any.
         match_timeout: Seconds that a structure match may take.
     """
 
-    def __init__(self, share: Share, judges: Judges, match_timeout: float) -> None:
+    def __init__(self, share: Share, scorers: Scorers, match_timeout: float) -> None:
         super().__init__(share)
         from omatg_ray.reward.matching import Matcher
 
-        self._judges = judges.to(self.device)
+        self._scorers = scorers.to(self.device)
         # In processes of their own, which may be killed: a match can take forever.
         self._matcher = Matcher(share.n_threads, match_timeout)
 
-    def judge(self, crystals: CrystalBatch, members: int | None = None) -> Timed:
-        """Rewards of an item's final crystals; `members` as for `omatg_ray.rl.judge.judge`."""
-        from omatg_ray.rl.judge import judge
+    def score(self, crystals: CrystalBatch, members: int | None = None) -> Timed:
+        """Rewards of an item's final crystals; `members` as for `omatg_ray.rl.scoring.score_item`."""
+        from omatg_ray.rl.scoring import score_item
 
         start = time.perf_counter()
-        assert self._judges.reward is not None
-        judged = judge(crystals, self._judges.reward, members)
-        return Timed(judged, time.perf_counter() - start)
+        assert self._scorers.reward is not None
+        scored = score_item(crystals, self._scorers.reward, members)
+        return Timed(scored, time.perf_counter() - start)
 
     def assess(self, crystals: CrystalBatch, comparisons: Comparisons | None) -> Timed:
         """Energies of a generated block and its matches with known crystals."""
         from omatg_ray.evaluate.backend import assess
 
         start = time.perf_counter()
-        found = assess(crystals, comparisons, self._matcher, self._judges.energy)
+        found = assess(crystals, comparisons, self._matcher, self._scorers.energy)
         return Timed(found, time.perf_counter() - start)
 
 
-class LearnerWorker(Shell):
+class LearnerWorker(BaseWorker):
     """Updates the weights, by itself or as one of several that share every update.
 
     Several have to meet first: rank 0 says where (`rendezvous`), then all `join`, and from then on all are given every
@@ -159,14 +159,14 @@ class LearnerWorker(Shell):
         model.to(self.device)
         self._learned = model.learned
         self._learner = Learner(model.policy(), objective, settings)
-        self._meeting: Meeting | None = None
-        self._group: Group | None = None
+        self._rendezvous: Rendezvous | None = None
+        self._group: TorchProcessGroup | None = None
 
     def rendezvous(self) -> Timed:
         """Address where the learners of a set are to meet, HOST:PORT; this one will be rank 0."""
         start = time.perf_counter()
-        self._meeting = Meeting(meeting_host())
-        return Timed(self._meeting.address, time.perf_counter() - start)
+        self._rendezvous = Rendezvous(rendezvous_host())
+        return Timed(self._rendezvous.address, time.perf_counter() - start)
 
     def join(self, address: str, rank: int, world: int) -> Timed:
         """Meets the other learners, all of which must be called; for a world of one there is nothing to do.
@@ -177,13 +177,13 @@ class LearnerWorker(Shell):
         start = time.perf_counter()
         self._leave()
         if world == 1:
-            self._learner.peers = Alone()
+            self._learner.process_group = SingleProcess()
             return Timed(None, time.perf_counter() - start)
         host = LOOPBACK if address.startswith(LOOPBACK) else ray.util.get_node_ip_address()
         # NCCL refuses two ranks on one GPU.
         nccl = self.device.type == "cuda" and self._share.gpus == 1
-        self._group = Group(address, rank, world, host, nccl, self._meeting if rank == 0 else None)
-        self._learner.peers = self._group
+        self._group = TorchProcessGroup(address, rank, world, host, nccl, self._rendezvous if rank == 0 else None)
+        self._learner.process_group = self._group
         return Timed(None, time.perf_counter() - start)
 
     def update(

@@ -20,7 +20,7 @@ PATIENCE = 60.0
 """Seconds without anything arriving after which a message says what is still running."""
 
 
-class Loop:
+class EventLoop:
     """Calls what waits for references, as they become ready.
 
     All pools of a run share one loop: while the controller waits for the learner, rollouts and rewards of the next

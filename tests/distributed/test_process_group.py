@@ -16,10 +16,10 @@ from ray.cluster_utils import Cluster
 from torch import Tensor, nn
 
 from omatg_ray.crystal.base import BaseDistribution
-from omatg_ray.distributed.actors import LearnerWorker
-from omatg_ray.distributed.learners import LOOPBACK, Group, LearnersLostError, Meeting, plan_shares
-from omatg_ray.distributed.results import fetch
+from omatg_ray.distributed.failures import fetch
+from omatg_ray.distributed.process_group import LOOPBACK, LearnersLostError, Rendezvous, TorchProcessGroup, plan_shares
 from omatg_ray.distributed.settings import RaySettings, Share
+from omatg_ray.distributed.workers import LearnerWorker
 from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import PathSettings
@@ -81,13 +81,15 @@ def test_the_number_of_learners_is_a_key() -> None:
 # --- a group ----------------------------------------------------------------------------------------------------
 
 
-def in_group(n: int, work: Callable[[Group], Any], seconds: float = 60.0) -> list[Any]:
+def in_group(n: int, work: Callable[[TorchProcessGroup], Any], seconds: float = 60.0) -> list[Any]:
     """What every member of a group does in a thread of its own; errors are returned."""
-    meeting = Meeting(LOOPBACK, seconds)
+    rendezvous = Rendezvous(LOOPBACK, seconds)
 
     def join(rank: int) -> Any:
         try:
-            group = Group(meeting.address, rank, n, LOOPBACK, meeting=meeting if rank == 0 else None, seconds=seconds)
+            group = TorchProcessGroup(
+                rendezvous.address, rank, n, LOOPBACK, rendezvous=rendezvous if rank == 0 else None, seconds=seconds
+            )
             return work(group)
         except LearnersLostError as error:
             return error
@@ -99,7 +101,7 @@ def in_group(n: int, work: Callable[[Group], Any], seconds: float = 60.0) -> lis
 def test_a_group_hears_everybody_and_adds_up_the_same_bits() -> None:
     values = torch.randn(3, 1001, generator=torch.Generator().manual_seed(0))
 
-    def work(group: Group) -> tuple[list[dict[str, Any]], Tensor]:
+    def work(group: TorchProcessGroup) -> tuple[list[dict[str, Any]], Tensor]:
         said = {"text": "σ" * group.rank, "values": [0.1] * group.rank, "worst": float("nan"), "none": None}
         return group.exchange(said), group.sum(values[group.rank])
 
@@ -119,7 +121,7 @@ def test_a_group_listens_only_where_it_is_told_to() -> None:
     before = listening()
     together = threading.Barrier(2)
 
-    def work(group: Group) -> set[tuple[str, int]]:
+    def work(group: TorchProcessGroup) -> set[tuple[str, int]]:
         group.exchange({})
         together.wait(60)
         opened = listening() - before
@@ -134,7 +136,7 @@ def test_a_group_listens_only_where_it_is_told_to() -> None:
 def test_who_leaves_is_noticed_and_cannot_come_back() -> None:
     stay = threading.Event()
 
-    def work(group: Group) -> None:
+    def work(group: TorchProcessGroup) -> None:
         if group.rank == 1:
             group.close()
             stay.set()
@@ -150,7 +152,7 @@ def test_who_leaves_is_noticed_and_cannot_come_back() -> None:
 def test_nobody_waits_forever() -> None:
     done = threading.Event()
 
-    def work(group: Group) -> None:
+    def work(group: TorchProcessGroup) -> None:
         if group.rank == 1:
             done.wait(60)
             return
@@ -164,9 +166,9 @@ def test_nobody_waits_forever() -> None:
 
 
 def test_who_does_not_come_is_not_waited_for_forever() -> None:
-    meeting = Meeting(LOOPBACK, seconds=1.0)
+    rendezvous = Rendezvous(LOOPBACK, seconds=1.0)
     with pytest.raises(LearnersLostError, match="learner 0 of 2"):
-        Group(meeting.address, 0, 2, LOOPBACK, meeting=meeting, seconds=1.0)
+        TorchProcessGroup(rendezvous.address, 0, 2, LOOPBACK, rendezvous=rendezvous, seconds=1.0)
 
 
 # --- actors -----------------------------------------------------------------------------------------------------

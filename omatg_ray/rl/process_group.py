@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 
-class Peers(Protocol):
+class ProcessGroup(Protocol):
     """The learners that train one policy together, which must make the same calls in the same order."""
 
     @property
@@ -25,8 +25,8 @@ class Peers(Protocol):
         ...
 
 
-class Alone:
-    """The peers of a learner that has none."""
+class SingleProcess:
+    """The process_group of a learner that has none."""
 
     size = 1
 

@@ -45,7 +45,7 @@ class Timed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Published:
+class ObjectHandle:
     """Something in the object store that actors fetch when they do not have it yet.
 
     Inside of this it travels as a reference: Ray resolves only what is an argument itself.

@@ -24,8 +24,8 @@ NAMED_STRUCTURES = 10
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The final crystals of an item, judged.
+class ScoredItem:
+    """The final crystals of an item, scored.
 
     Attributes:
         finite: Whether positions and lattice are (B,), on the CPU.
@@ -40,15 +40,15 @@ class Judged:
     distance: Tensor | None = None
 
 
-def judge(crystals: CrystalBatch, reward: Reward, members: int | None = None) -> Judged:
-    """Judges the final crystals of an item.
+def score_item(crystals: CrystalBatch, reward: Reward, members: int | None = None) -> ScoredItem:
+    """Scores the final crystals of an item.
 
     A trajectory that overflowed has no reward, whatever the reward says: its loss would be NaN. Where species are
     generated, neither has a crystal with an element that the reward does not know, and which it is not shown.
 
     Args:
         crystals: B crystals.
-        reward: Judges each by itself.
+        reward: Scores each by itself.
         members: Size of the item's groups, within which crystals are then compared (`group_distances`).
     """
     finite = crystals.layout.sum((~crystals.pos.isfinite()).sum(-1)).eq(0) & crystals.cell.flatten(1).isfinite().all(-1)
@@ -60,24 +60,26 @@ def judge(crystals: CrystalBatch, reward: Reward, members: int | None = None) ->
         from omatg_ray.reward.fingerprint import group_distances
 
         distance = group_distances(crystals, members)
-    return Judged(finite, RewardResult(result.reward.where(finite, math.nan), result.values), compositions, distance)
+    return ScoredItem(
+        finite, RewardResult(result.reward.where(finite, math.nan), result.values), compositions, distance
+    )
 
 
-def rewards_of(items: Sequence[WorkItem], judged: Sequence[Judged]) -> Tensor:
+def rewards_of(items: Sequence[WorkItem], scored: Sequence[ScoredItem]) -> Tensor:
     """Rewards (groups, members) of an iteration; NaN where one failed.
 
     Raises:
         TrainingError: More than 5 % of the trajectories or of the rewards failed; names the compositions.
     """
-    _refuse_failures("trajectories are not finite", items, judged, [one.finite for one in judged])
-    rewards = [one.result.reward for one in judged]
-    _refuse_failures("rewards failed", items, judged, [reward.isfinite() for reward in rewards])
+    _refuse_failures("trajectories are not finite", items, scored, [one.finite for one in scored])
+    rewards = [one.result.reward for one in scored]
+    _refuse_failures("rewards failed", items, scored, [reward.isfinite() for reward in rewards])
     return torch.cat(rewards).view(-1, items[0].group_size)
 
 
-def distances_of(judged: Sequence[Judged]) -> Tensor | None:
+def distances_of(scored: Sequence[ScoredItem]) -> Tensor | None:
     """Distances (groups, members, members) of an iteration; None where nobody asked for them."""
-    found = [one.distance for one in judged if one.distance is not None]
+    found = [one.distance for one in scored if one.distance is not None]
     return torch.cat(found) if found else None
 
 
@@ -87,10 +89,12 @@ def mean_distance(distance: Tensor) -> float:
     return _mean(distance[:, different])
 
 
-def _refuse_failures(what: str, items: Sequence[WorkItem], judged: Sequence[Judged], good: Sequence[Tensor]) -> None:
+def _refuse_failures(
+    what: str, items: Sequence[WorkItem], scored: Sequence[ScoredItem], good: Sequence[Tensor]
+) -> None:
     failed = [
         composition
-        for one, flags in zip(judged, good, strict=True)
+        for one, flags in zip(scored, good, strict=True)
         for composition, ok in zip(one.compositions, flags.tolist(), strict=True)
         if not ok
     ]

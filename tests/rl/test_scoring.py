@@ -9,7 +9,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import TrainingError
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.advantage import group_advantages
-from omatg_ray.rl.judge import Judged, judge, reward_metrics, rewards_of
+from omatg_ray.rl.scoring import ScoredItem, reward_metrics, rewards_of, score_item
 from omatg_ray.rl.work import WorkItem
 from tests.small import random_crystals
 
@@ -29,11 +29,11 @@ def test_crystals_that_overflowed_have_no_reward() -> None:
     crystals = random_crystals([2, 3, 4, 5])
     crystals.pos[3, 1] = math.inf  # an atom of the second
     crystals.cell[3, 0, 0] = NAN
-    judged = judge(crystals, Size())
-    assert judged.finite.tolist() == [True, False, True, False]
-    assert judged.result.reward.isnan().tolist() == [False, True, False, True]
-    assert judged.result.reward[[0, 2]].tolist() == [2.0, 4.0]
-    assert judged.result.values["doubled"].tolist() == [4.0, 6.0, 8.0, 10.0]
+    scored = score_item(crystals, Size())
+    assert scored.finite.tolist() == [True, False, True, False]
+    assert scored.result.reward.isnan().tolist() == [False, True, False, True]
+    assert scored.result.reward[[0, 2]].tolist() == [2.0, 4.0]
+    assert scored.result.values["doubled"].tolist() == [4.0, 6.0, 8.0, 10.0]
 
 
 def items(*groups: int) -> list[WorkItem]:
@@ -41,9 +41,9 @@ def items(*groups: int) -> list[WorkItem]:
     return [WorkItem(3, ((11, 17),) * n, tuple(range(10 * n)), 5) for n in groups]
 
 
-def verdict(reward: list[float], finite: bool = True) -> Judged:
+def verdict(reward: list[float], finite: bool = True) -> ScoredItem:
     values = torch.tensor(reward, dtype=torch.float64)
-    return Judged(torch.full((len(reward),), finite), RewardResult(values, {}), [(11, 17)] * len(reward))
+    return ScoredItem(torch.full((len(reward),), finite), RewardResult(values, {}), [(11, 17)] * len(reward))
 
 
 def test_rewards_keep_the_order_of_items_of_several_sizes() -> None:

@@ -6,37 +6,37 @@ from dataclasses import dataclass
 
 from omatg_ray.crystal.split import Split
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.reward.build import Judges
+from omatg_ray.reward.build import Scorers
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.weighted import Weighted
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunComponents:
     """What a run works with.
 
     Attributes:
         start: The sampler that is reinforced, as it was.
         model: The sampler that training updates in place.
         split: Crystals.
-        judges: The reward, and the energies of evaluations.
+        scorers: The reward, and the energies of evaluations.
     """
 
     start: FlowModel
     model: FlowModel
     split: Split
-    judges: Judges
+    scorers: Scorers
 
     @property
     def reward(self) -> Weighted:
         """What training maximises."""
-        assert self.judges.reward is not None
-        return self.judges.reward
+        assert self.scorers.reward is not None
+        return self.scorers.reward
 
     @property
     def energy(self) -> MatGLEnergy | None:
         """Energies of evaluations; None without a potential."""
-        return self.judges.energy
+        return self.scorers.energy
 
     @property
     def compositions(self) -> list[list[int]]:

@@ -13,9 +13,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from omatg_ray.distributed.loop import Loop
-from omatg_ray.distributed.pool import MAX_ATTEMPTS, Answer, Pool, Request
-from omatg_ray.distributed.results import GONE, ActorGone, OutputLost, Timed, fetch
+from omatg_ray.distributed.event_loop import EventLoop
+from omatg_ray.distributed.failures import GONE, ActorGone, OutputLost, Timed, fetch
+from omatg_ray.distributed.worker_group import MAX_ATTEMPTS, Answer, Request, WorkerGroup
 from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.run.versions import software
 
@@ -64,14 +64,14 @@ class Team:
     """A loop, and pools of which every actor is known."""
 
     def __init__(self) -> None:
-        self.loop, self.pools, self.hired = Loop(), list[Pool](), list[Any]()
+        self.loop, self.pools, self.hired = EventLoop(), list[WorkerGroup](), list[Any]()
 
-    def pool(self, count: int = 2, role: str = "worker", cls: type[Any] = Counter, **options: Any) -> Pool:
+    def pool(self, count: int = 2, role: str = "worker", cls: type[Any] = Counter, **options: Any) -> WorkerGroup:
         def hire(index: int) -> Any:
             self.hired.append(ray.remote(cls).options(num_cpus=0.1).remote())
             return self.hired[-1]
 
-        pool = Pool(role, self.loop, hire, count, **options)
+        pool = WorkerGroup(role, self.loop, hire, count, **options)
         self.pools.append(pool)
         return pool
 
@@ -158,7 +158,7 @@ def test_who_dies_is_replaced_and_its_requests_are_answered_by_others(
 ) -> None:
     pool, found = team.pool(), dict[int, Answer]()
     pool.wait_for(2)
-    victim = pool.about[0]["pid"]
+    victim = pool.info[0]["pid"]
     for index in range(8):
         pool.submit(Request(f"{index}", "square", (index, 0.2), into(found, index), kept=1))
     with caplog.at_level(logging.WARNING):
@@ -171,14 +171,14 @@ def test_who_dies_is_replaced_and_its_requests_are_answered_by_others(
     assert failures["retried_worker"] in (1, 2)  # one that it worked on, and one behind it
     assert pool.take_failures() == {"replaced_worker": 0, "retried_worker": 0}
     assert len(team.hired) == 3
-    assert victim not in {about["pid"] for about in pool.about}
+    assert victim not in {info["pid"] for info in pool.info}
     assert "worker actor 0 died" in caplog.text
 
 
-def test_who_hangs_is_replaced_after_the_deadline(team: Team) -> None:
-    pool, found = team.pool(1, in_flight=1, deadline=1.5), dict[int, Answer]()
+def test_who_hangs_is_replaced_after_the_timeout(team: Team) -> None:
+    pool, found = team.pool(1, in_flight=1, request_timeout=1.5), dict[int, Answer]()
     pool.wait_for(1)
-    frozen = pool.about[0]["pid"]
+    frozen = pool.info[0]["pid"]
     os.kill(frozen, signal.SIGSTOP)
     pool.submit(Request("0", "square", (3,), into(found, 0), kept=1))
     team.finish()
@@ -208,7 +208,7 @@ def test_without_anyone_to_ask_the_run_ends(team: Team) -> None:
 
 
 def test_actors_that_die_while_they_start(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omatg_ray.distributed.pool.PAUSE", 0.1)
+    monkeypatch.setattr("omatg_ray.distributed.worker_group.PAUSE", 0.1)
     pool = team.pool(1, "reward", Stillborn)
     with pytest.raises(ClusterError, match="(?s)^reward actor 0 died"):
         pool.wait_for(1)
@@ -219,7 +219,7 @@ def test_a_role_without_room_ends_the_run(team: Team) -> None:
     def nowhere(_: int) -> Any:
         return ray.remote(Counter).options(resources={"nowhere": 1}).remote()
 
-    pool = Pool("rollout", team.loop, nowhere, 1, patience=1.0)
+    pool = WorkerGroup("rollout", team.loop, nowhere, 1, start_timeout=1.0)
     team.pools.append(pool)
     with pytest.raises(ClusterError, match="^(after|for) 1 s .* rollout actor"):
         pool.wait_for(1)
@@ -231,10 +231,10 @@ def test_a_role_that_has_lost_its_room_ends_the_run(team: Team) -> None:
         team.hired.append(ray.remote(Counter).options(num_cpus=0.1, resources=resources).remote())
         return team.hired[-1]
 
-    pool = Pool("rollout", team.loop, hire, 1, patience=2.0)
+    pool = WorkerGroup("rollout", team.loop, hire, 1, start_timeout=2.0)
     team.pools.append(pool)
     pool.wait_for(1)
-    os.kill(pool.about[0]["pid"], signal.SIGKILL)
+    os.kill(pool.info[0]["pid"], signal.SIGKILL)
     pool.submit(Request("0", "square", (3,), lambda _: None, kept=1))
     with pytest.raises(ClusterError, match="^for 2 s there has been no rollout actor"):
         team.finish()
@@ -255,15 +255,15 @@ def test_whatever_ray_calls_the_end_of_a_process_the_actor_is_gone(
     def get(_: object) -> None:
         raise error("the memory monitor killed it")
 
-    monkeypatch.setattr("omatg_ray.distributed.results.ray.get", get)
+    monkeypatch.setattr("omatg_ray.distributed.failures.ray.get", get)
     with pytest.raises(ActorGone, match="^reward actor 1 died: "):
         fetch(None, "reward actor 1")  # type: ignore[arg-type]
 
 
 def test_a_loop_that_waits_for_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omatg_ray.distributed.loop.PATIENCE", 0.2)
+    monkeypatch.setattr("omatg_ray.distributed.event_loop.PATIENCE", 0.2)
     with pytest.raises(ClusterError, match="^nothing runs on the cluster any more"):
-        Loop().until(lambda: False)
+        EventLoop().until(lambda: False)
 
 
 def test_actors_beyond_those_needed_join_when_there_is_room(team: Team, cluster: Cluster) -> None:
@@ -271,7 +271,7 @@ def test_actors_beyond_those_needed_join_when_there_is_room(team: Team, cluster:
         resources = {"later": 1.0} if index else {}
         return ray.remote(Counter).options(num_cpus=0.1, resources=resources).remote()
 
-    pool, found = Pool("rollout", team.loop, hire, 2), dict[int, Answer]()
+    pool, found = WorkerGroup("rollout", team.loop, hire, 2), dict[int, Answer]()
     team.pools.append(pool)
     pool.wait_for(1)
     assert pool.n_ready == 1
@@ -325,8 +325,8 @@ def test_other_errors_name_the_actor_and_keep_their_traceback(team: Team) -> Non
 def test_long_silence_is_broken(team: Team, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     pool = team.pool(1, "rollout")
     pool.wait_for(1)
-    monkeypatch.setattr("omatg_ray.distributed.loop.PATIENCE", 0.2)
-    monkeypatch.setattr("omatg_ray.distributed.loop.TICK", 0.1)
+    monkeypatch.setattr("omatg_ray.distributed.event_loop.PATIENCE", 0.2)
+    monkeypatch.setattr("omatg_ray.distributed.event_loop.TICK", 0.1)
     pool.submit(Request("4", "square", (1, 0.7), lambda _: None, kept=1))
     with caplog.at_level(logging.WARNING):
         team.finish()

@@ -13,8 +13,8 @@ import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
 
-from omatg_ray.distributed.loop import Loop
-from omatg_ray.distributed.results import ActorGone, ActorSilent, InputLost, OutputLost, Timed, fetch
+from omatg_ray.distributed.event_loop import EventLoop
+from omatg_ray.distributed.failures import ActorGone, ActorSilent, InputLost, OutputLost, Timed, fetch
 from omatg_ray.distributed.software import refuse_other
 from omatg_ray.errors import ClusterError, SoftwareError
 from omatg_ray.run.timeline import Span
@@ -83,16 +83,16 @@ class _Slot:
     """Seconds of what it does now that `take_busy` has counted already."""
     again: float | None = None
     """When another actor is to be started here."""
-    about: ObjectRef[Any] | None = None
+    info: ObjectRef[Any] | None = None
     """What tells that it has started, while it does."""
     running: dict[ObjectRef[Any], tuple[Request, tuple[ObjectRef[Any], ...]]] = field(default_factory=dict)
 
 
-class Pool:
+class WorkerGroup:
     """Gives requests to actors, at most `in_flight` at a time to each, first come first served.
 
-    An actor that dies, or takes longer than the deadline over one request, is replaced; what it had not answered goes
-    to others. One that cannot be reached is asked again who it is, and gets no requests before it answers.
+    An actor that dies, or takes longer than `request_timeout` over one request, is replaced; what it had not answered
+    goes to others. One that cannot be reached is asked again who it is, and gets no requests before it answers.
 
     Args:
         role: What messages call these actors.
@@ -100,25 +100,25 @@ class Pool:
         start_actor: Starts an actor for the place of this index; where the cluster has no room, Ray starts it later.
         count: Places.
         in_flight: Requests that an actor is given before it has answered.
-        deadline: Seconds that an actor may take over one request.
-        patience: Seconds without any actor after which the run ends.
+        request_timeout: Seconds that an actor may take over one request.
+        start_timeout: Seconds without any actor after which the run ends.
     """
 
     def __init__(
         self,
         role: str,
-        loop: Loop,
+        loop: EventLoop,
         start_actor: Callable[[int], ActorHandle[Any]],
         count: int,
         in_flight: int = 2,
-        deadline: float = float("inf"),
-        patience: float = SECONDS_TO_START,
+        request_timeout: float = float("inf"),
+        start_timeout: float = SECONDS_TO_START,
     ) -> None:
         self.role = role
         self._loop, self._start_actor, self._in_flight = loop, start_actor, in_flight
-        self._deadline, self._patience = deadline, patience
+        self._request_timeout, self._start_timeout = request_timeout, start_timeout
         self._waiting: deque[Request] = deque()
-        self._about: dict[int, dict[str, Any]] = {}
+        self._info: dict[int, dict[str, Any]] = {}
         self._spans: deque[Span] = deque(maxlen=KEPT_SPANS)
         self._retried = self._replaced = 0
         self._closed = self._complete = False
@@ -230,9 +230,9 @@ class Pool:
         return sum(slot.ready for slot in self._slots)
 
     @property
-    def about(self) -> list[dict[str, Any]]:
+    def info(self) -> list[dict[str, Any]]:
         """What the actors that are there say of themselves, with role, index and seconds until they were ready."""
-        return [self._about[index] for index, slot in enumerate(self._slots) if slot.ready]
+        return [self._info[index] for index, slot in enumerate(self._slots) if slot.ready]
 
     def wait_for(self, count: int) -> None:
         """Returns once the first `count` actors are there.
@@ -244,10 +244,10 @@ class Pool:
 
         def done() -> bool:
             missing = [str(index) for index, slot in enumerate(self._slots[:count]) if not slot.ready]
-            if missing and time.monotonic() - begun > self._patience:
+            if missing and time.monotonic() - begun > self._start_timeout:
                 names = ", ".join(missing)
                 raise ClusterError(
-                    f"after {self._patience:g} s these {self.role} actors have not started: {names}; {LOGS}"
+                    f"after {self._start_timeout:g} s these {self.role} actors have not started: {names}; {LOGS}"
                 )
             return not missing
 
@@ -303,22 +303,22 @@ class Pool:
         slot.since = time.monotonic()
 
         def known(ref: ObjectRef[Any]) -> None:
-            if slot.about != ref:
+            if slot.info != ref:
                 return  # another one has taken its place meanwhile
-            slot.about = None
+            slot.info = None
             try:
-                about = fetch(ref, self._who(index)).value
-                refuse_other(about.get("software", {}), self._who(index), about.get("node", "?"))
+                info = fetch(ref, self._who(index)).value
+                refuse_other(info.get("software", {}), self._who(index), info.get("node", "?"))
             except ClusterError as error:
                 self._not_started(index, error)
                 return
             seconds = round(time.perf_counter() - start, 3)
-            self._about[index] = {"role": self.role, "index": index, **about, "ready_seconds": seconds}
+            self._info[index] = {"role": self.role, "index": index, **info, "ready_seconds": seconds}
             slot.ready, slot.starts, self._last_ready = True, 0, time.monotonic()
             self._dispatch()
 
-        slot.about = slot.actor.about.remote()
-        self._loop.watch(slot.about, known)
+        slot.info = slot.actor.info.remote()
+        self._loop.watch(slot.info, known)
 
     def _not_started(self, index: int, error: ClusterError) -> None:
         """Another try, if there is hope: others of the role that work, or a failure that may pass."""
@@ -334,9 +334,9 @@ class Pool:
     def _replace(self, index: int, why: str, pause: float = 0.0, blame: bool = True) -> None:
         """Puts another actor into the place of one that is gone."""
         slot = self._slots[index]
-        if slot.about is not None:
-            self._loop.forget(slot.about)
-            slot.about = None
+        if slot.info is not None:
+            self._loop.forget(slot.info)
+            slot.info = None
         n_back = len(slot.running)
         again = f", {n_back} request{'s' * (n_back != 1)} sent again" if n_back else ""
         logger.warning("%s; another one takes its place%s", why, again)
@@ -380,16 +380,18 @@ class Pool:
             return
         now = time.monotonic()
         for index, slot in enumerate(self._slots):
-            if slot.ready and slot.running and now - slot.since > self._deadline:
-                self._replace(index, f"{self._who(index)} has not answered for {self._deadline:g} s (ray.deadline)")
-            elif slot.about is not None and now - slot.since > self._patience:
-                self._replace(index, f"{self._who(index)} has not started after {self._patience:g} s", pause=PAUSE)
+            if slot.ready and slot.running and now - slot.since > self._request_timeout:
+                self._replace(
+                    index, f"{self._who(index)} has not answered for {self._request_timeout:g} s (ray.request_timeout)"
+                )
+            elif slot.info is not None and now - slot.since > self._start_timeout:
+                self._replace(index, f"{self._who(index)} has not started after {self._start_timeout:g} s", pause=PAUSE)
             elif slot.again is not None and now >= slot.again:
                 self._start_again(index)
         if self.n_ready:
             self._last_ready = now
-        elif now - self._last_ready > self._patience:
+        elif now - self._last_ready > self._start_timeout:
             raise ClusterError(
-                f"for {self._patience:g} s there has been no {self.role} actor: there is no room for one on what is "
-                f"left of the cluster, or none can start; {LOGS}"
+                f"for {self._start_timeout:g} s there has been no {self.role} actor: there is no room for one on what "
+                f"is left of the cluster, or none can start; {LOGS}"
             )

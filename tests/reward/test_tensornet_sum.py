@@ -2,7 +2,7 @@ import torch
 from matgl.layers import TensorNetInteraction
 from torch import nn
 
-from omatg_ray.reward.sums import sum_in_memory_order
+from omatg_ray.reward.tensornet_sum import sum_in_memory_order
 
 
 def interaction() -> TensorNetInteraction:
