@@ -91,18 +91,18 @@ def learned(points, **values):
 
 
 def test_windows_move_on_until_every_step_was_in_one():
-    windows, plans = learned(10, steps=4)
+    windows, plans = learned(10, transitions=4)
     assert windows[:4] == [(0, 1, 2, 3), (2, 3, 4, 5), (5, 6, 7, 8), (0, 1, 2, 3)]
     assert not any(item.noise_elsewhere for plan in plans for item in plan)
-    assert learned(10, steps=3)[0][:4] == [(0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 1, 2)]
+    assert learned(10, transitions=3)[0][:4] == [(0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 1, 2)]
 
 
 def test_windows_move_on_where_numbers_of_grid_points_take_turns():
-    assert learned([5, 9], steps=2)[0][:8] == [(0, 1), (0, 1), (2, 3), (2, 3), (0, 1), (4, 5), (2, 3), (6, 7)]
+    assert learned([5, 9], transitions=2)[0][:8] == [(0, 1), (0, 1), (2, 3), (2, 3), (0, 1), (4, 5), (2, 3), (6, 7)]
 
 
 def test_random_steps_are_drawn_anew_without_repetition():
-    steps, plans = learned(10, steps=3, kind="random")
+    steps, plans = learned(10, transitions=3, kind="random")
     assert all(len(set(each)) == 3 and list(each) == sorted(each) for each in steps)
     assert len(set(steps)) > 12 and set().union(*steps) == set(range(9))
     assert all(item.noise_elsewhere for plan in plans for item in plan)
