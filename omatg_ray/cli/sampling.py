@@ -11,6 +11,9 @@ from omatg_ray.errors import ConfigError
 from omatg_ray.run.location import BUNDLED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from omatg_ray.model.sampling import Sampling
     from omatg_ray.policy.annealing import Annealing
 
 
@@ -105,10 +108,21 @@ def sampling_values(arguments: argparse.Namespace) -> dict[str, Any]:
     from omatg_ray.train.job import found_or_bundled
 
     model = found_or_bundled(arguments.model, "MODEL")
-    schedules = read_schedules(arguments)
-    if len(schedules) > 1:
-        raise ConfigError(f"one --schedule, please, not {len(schedules)}")
-    return {"model": model, "steps": arguments.steps, "schedule": schedules[0][1], **work_options(arguments)}
+    if len(arguments.schedule or ()) > 1:
+        raise ConfigError(f"one --schedule, please, not {len(arguments.schedule)}")
+    (sampling,) = read_samplings(arguments, [arguments.steps])
+    return {"model": model, "sampling": sampling[1], **work_options(arguments)}
+
+
+def read_samplings(arguments: argparse.Namespace, steps: Iterable[int]) -> list[tuple[str, Sampling]]:
+    """Every schedule at every number of grid points, after what tables call the schedule."""
+    from omatg_ray.model.sampling import Sampling
+
+    return [
+        (name, Sampling(points, schedule, arguments.noise, arguments.solver))
+        for name, schedule in dict(read_schedules(arguments)).items()
+        for points in steps
+    ]
 
 
 def read_schedules(arguments: argparse.Namespace) -> list[tuple[str, Annealing | None]]:
@@ -141,7 +155,7 @@ def work_options(arguments: argparse.Namespace) -> dict[str, Any]:
     from omatg_ray.config import Config
     from omatg_ray.run.job_paths import found_or_named
 
-    names = ("noise", "solver", "seed", "workers", "timeout", "device", "threads")
+    names = ("seed", "workers", "timeout", "device", "threads")
     values = {name: getattr(arguments, name) for name in names}
     values["potential"] = found_or_named(arguments.potential)
     for name in ("chunk_pairs", "block"):

@@ -18,6 +18,7 @@ from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.tuning import HandMade, Tuned, tune
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import NONE, brief, learned_schedule
 from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.hand_made import LinearAnnealing
@@ -143,7 +144,7 @@ def _tuned(
         for steps in sorted(steps for steps in settings.steps if steps <= tuning.most_steps):
 
             def measure(schedules: Sequence[HandMade], steps: int = steps) -> list[float]:
-                cases = [Case(model, steps, "base", one, brief(one)) for one in schedules]
+                cases = [Case(model, Sampling(steps, one), "base", brief(one)) for one in schedules]
                 values = [one.metrics[tuning.by] for one in evaluate_cases(cases, evaluator, folder)]
                 return [math.nan if value is None else value for value in values]
 
@@ -168,10 +169,10 @@ def _compared(
     with _work(settings, one, data, progress, limit=settings.limit, samples=settings.samples) as (evaluator, model):
         cases: list[Case] = []
         for steps in sorted(settings.steps):
-            cases.append(Case(model, steps, "base", LinearAnnealing(), NONE))
-            cases += [Case(model, steps, "base", best.schedule, kind) for kind, best in tuned[steps].items()]
+            cases.append(Case(model, Sampling(steps, LinearAnnealing()), "base", NONE))
+            cases += [Case(model, Sampling(steps, best.schedule), "base", kind) for kind, best in tuned[steps].items()]
             cases += [
-                Case(model, steps, "base", schedule, name)
+                Case(model, Sampling(steps, schedule), "base", name)
                 for of in learned
                 for name, schedule in zip(of.ways, of.schedules, strict=True)
             ]

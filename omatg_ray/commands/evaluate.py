@@ -19,8 +19,8 @@ from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.metrics import measured_columns
 from omatg_ray.model.checks import warn_generated_species, warn_noiseless, warn_unfamiliar
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import OWN
-from omatg_ray.policy.annealing import Annealing
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.location import BUNDLED, is_bundled, place_of
@@ -63,18 +63,16 @@ class EvaluateOptions(MeasureOptions, SamplingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(MeasureOptions):
-    """Several samplers: every model with every number of steps and every schedule, and on what to evaluate them.
+    """Several samplers: every model generates in every way; and on what to evaluate them.
 
     Attributes:
         models: Model or run folders, or bundled.
-        steps: Grid points.
-        schedules: Annealing in place of the models' own, which None stands for, and what tables call it.
+        samplings: The ways, after what tables call the annealing of each.
         folder: Where to keep what is done, and the report; what is there already is not computed again.
     """
 
     models: tuple[str | Path, ...]
-    steps: tuple[int, ...] = (50,)
-    schedules: tuple[tuple[str, Annealing | None], ...] = ((OWN, None),)
+    samplings: tuple[tuple[str, Sampling], ...] = ((OWN, Sampling()),)
     folder: Path | None = None
 
 
@@ -107,11 +105,8 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
         PotentialError: The potential cannot be loaded or does not know an element of the data.
         ClusterError: There is no Ray cluster, it has no room, or an actor died.
     """
-    with at_work(options, [options.model], progress, options.schedule is not None) as (evaluator, check, (model,)):
-        label = str(options.model)
-        evaluation = evaluator(
-            model, options.steps, options.noise, options.schedule, label=label, progress=progress, solver=options.solver
-        )
+    with at_work(options, [options.model], progress, [options.sampling]) as (evaluator, check, (model,)):
+        evaluation = evaluator(model, options.sampling, str(options.model), progress)
         if check is None:
             return evaluation
         return with_plausibility(evaluation, evaluator.references.crystals, check, evaluator.backend.stol)
@@ -123,14 +118,13 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
     Raises:
         OmatgRayError: As `evaluate`; or the folder cannot be written.
     """
-    other = any(schedule is not None for _, schedule in options.schedules)
-    with at_work(options, options.models, progress, other) as (evaluator, check, models):
+    ways = [sampling for _, sampling in options.samplings]
+    with at_work(options, options.models, progress, ways) as (evaluator, check, models):
         names = distinct_names(options.models)
         cases = [
-            Case(model, steps, name, schedule, schedule_name, options.noise, options.solver)
+            Case(model, sampling, name, schedule_name)
             for name, model in zip(names, models, strict=True)
-            for schedule_name, schedule in options.schedules
-            for steps in options.steps
+            for schedule_name, sampling in options.samplings
         ]
         results = evaluate_cases(cases, evaluator, options.folder, plausibility=check, progress=progress)
         resumed = sum(one.evaluation is None for one in results)
@@ -156,7 +150,7 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
 
 @contextmanager
 def at_work(
-    options: MeasureOptions, places: Sequence[str | Path], progress: bool, other_schedule: bool = False
+    options: MeasureOptions, places: Sequence[str | Path], progress: bool, samplings: Sequence[Sampling] = ()
 ) -> Iterator[tuple[Evaluator, PlausibilityCheck | None, list[FlowModel]]]:
     """What evaluates, and the models at these places, each of which is loaded once.
 
@@ -164,7 +158,7 @@ def at_work(
         options: On what, and how.
         places: Models.
         progress: Show progress.
-        other_schedule: Whether any shall generate with another schedule than its own.
+        samplings: How they will generate; warns where that is other than the user may think.
     """
     device = options.prepare()
     plausibility = PlausibilityCheck(options.workers) if options.plausibility else None
@@ -173,7 +167,7 @@ def at_work(
     dataset = read(data, progress, options.on_error)
     for model in loaded.values():
         warn_unfamiliar(model, dataset.elements, dataset.sizes)
-        warn_noiseless(model, options.noise, other_schedule)
+        warn_noiseless(model, samplings)
         warn_generated_species(model)
     reward = _reward(options, list(loaded.values()))
     if reward is not None:

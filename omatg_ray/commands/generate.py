@@ -104,7 +104,7 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     sizes = frozenset(len(cell) for cell in species)
     refuse_unseen(model, options.model, elements)
     warn_unfamiliar(model, frozenset(), sizes)
-    warn_noiseless(model, options.noise, options.schedule is not None)
+    warn_noiseless(model, [options.sampling])
     reward = None
     if options.potential is not None:
         reward = MatGLEnergy(options.potential, device=device)
@@ -113,10 +113,7 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
         Block(
             species=[species[row] for row in rows],
             indices=rows.tolist(),
-            steps=options.steps,
-            noise=options.noise,
-            schedule=options.schedule,
-            solver=options.solver,
+            sampling=options.sampling,
             seed=options.seed,
             chunk_pairs=options.chunk_pairs,
         )
@@ -169,8 +166,8 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
                 "relax_steps": None if relaxed is None else int(relaxed.steps[place]),
                 "relax_drop": None if relaxed is None else float(relaxed.drop[place] / sound.n_atoms[place]),
                 "model": str(options.model),
-                "steps": options.steps,
-                "noise": options.noise,
+                "steps": options.sampling.steps,
+                "noise": options.sampling.noise,
                 "potential": None if reward is None else reward.potential.name,
                 "seed": options.seed,
                 "index": index,

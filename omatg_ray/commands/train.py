@@ -16,6 +16,7 @@ from omatg_ray.evaluate.backend import EvaluationBackend
 from omatg_ray.evaluate.evaluation import Evaluation
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.settings import NoiseMode
 from omatg_ray.report.run import write_report
 from omatg_ray.run.advice import command
@@ -149,7 +150,7 @@ def _compare(
     ]
     results: dict[str, Evaluation] = {}
     for name, label, model, noise in runs:
-        results[name] = evaluate(model, config.validated_steps, noise, label=label, progress=progress)
+        results[name] = evaluate(model, Sampling(config.validated_steps, noise=noise), label, progress)
         write_json(folder.evaluation / f"{name}.json", results[name].as_dict())
         if stop.requested:
             return []

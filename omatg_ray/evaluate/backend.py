@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.model.flow_model import EULER, FlowModel, Solver
-from omatg_ray.policy.annealing import Annealing
-from omatg_ray.policy.settings import CHUNK_PAIRS, NoiseMode
+from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
+from omatg_ray.policy.settings import CHUNK_PAIRS
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher, MatchResult
 from omatg_ray.reward.protocol import Reward, reward_of_known
@@ -50,37 +50,22 @@ class Block:
     Attributes:
         species: Atomic numbers of each cell.
         indices: Identity of each; with the seed it decides x_0 and noise.
-        steps: Grid points.
-        noise: Without noise or with the policy's.
-        schedule: Annealing in place of the model's own.
+        sampling: How.
         seed: Seed of x_0 and noise.
         comparisons: What to match them with; None matches nothing.
         chunk_pairs: Ordered pairs of atoms per network call.
-        solver: As in `FlowModel.generate`.
     """
 
     species: Sequence[Sequence[int]]
     indices: Sequence[int]
-    steps: int
-    noise: NoiseMode = "none"
-    schedule: Annealing | None = None
+    sampling: Sampling
     seed: int = 0
     comparisons: Comparisons | None = None
     chunk_pairs: int = CHUNK_PAIRS
-    solver: Solver = EULER
 
     def generate(self, model: FlowModel) -> CrystalBatch:
         """The crystals, on the CPU."""
-        return model.generate(
-            self.species,
-            self.steps,
-            self.schedule,
-            self.seed,
-            self.noise,
-            self.indices,
-            self.chunk_pairs,
-            self.solver,
-        )
+        return model.generate(self.species, self.sampling, self.seed, self.indices, self.chunk_pairs)
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.compositions import ByComposition
 from omatg_ray.evaluate.evaluation import Evaluation
 from omatg_ray.evaluate.evaluator import Evaluator
-from omatg_ray.model.flow_model import EULER, FlowModel, Solver
+from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import EULER, Sampling
 from omatg_ray.model.schedule import OWN
-from omatg_ray.policy.annealing import Annealing, describe
-from omatg_ray.policy.settings import NoiseMode
+from omatg_ray.policy.annealing import describe
 from omatg_ray.reward.matching import MatchSettings
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.versions import installed
@@ -47,32 +47,27 @@ class Case:
 
     Attributes:
         model: Generates.
-        steps: Grid points.
+        sampling: How.
         name: What tables call the model.
-        schedule: Annealing in place of the model's own.
-        schedule_name: What tables call it.
-        noise: Without noise or with the policy's.
-        solver: As in `FlowModel.generate`.
+        schedule_name: What tables call the annealing.
     """
 
     model: FlowModel
-    steps: int
+    sampling: Sampling
     name: str
-    schedule: Annealing | None = None
     schedule_name: str = OWN
-    noise: NoiseMode = "none"
-    solver: Solver = EULER
 
     @property
     def way(self) -> str:
         """How it generates: the schedule, and what is not as usual."""
-        noisy = ["policy noise"] if self.noise == "policy" else []
-        return ", ".join([self.schedule_name, *noisy, *([] if self.solver == EULER else [self.solver])])
+        noise, solver = self.sampling.noise, self.sampling.solver
+        unusual = [*(["policy noise"] if noise == "policy" else []), *([] if solver == EULER else [solver])]
+        return ", ".join([self.schedule_name, *unusual])
 
     @property
     def label(self) -> str:
         """All that tells it from others, in one line."""
-        return f"{self.name}, {self.steps} points" + ("" if self.way == OWN else f", {self.way}")
+        return f"{self.name}, {self.sampling.steps} points" + ("" if self.way == OWN else f", {self.way}")
 
 
 @dataclass(frozen=True)
@@ -250,7 +245,7 @@ def evaluate_cases(
         if place >= len(order):
             return None
         case = order[place][1]
-        return evaluator.start(case.model, case.steps, case.noise, case.schedule, case.label, case.solver)
+        return evaluator.start(case.model, case.sampling, case.label)
 
     following = start(0)
     for place, (key, case) in enumerate(order):
@@ -263,7 +258,7 @@ def evaluate_cases(
         results[key] = CaseResult(
             key=key,
             name=case.name,
-            steps=case.steps,
+            steps=case.sampling.steps,
             way=case.way,
             values=evaluation.as_dict(),
             by_composition=evaluation.by_composition,
@@ -305,10 +300,10 @@ def key_of(case: Case, conditions: str) -> str:
         "format": FORMAT,
         "conditions": conditions,
         "model": model_fingerprint(case.model),
-        "steps": case.steps,
-        "schedule": describe(case.schedule),
-        "noise": case.noise,
-        "solver": case.solver,
+        "steps": case.sampling.steps,
+        "schedule": describe(case.sampling.schedule),
+        "noise": case.sampling.noise,
+        "solver": case.sampling.solver,
     }
     return _hash(json.dumps(decided, sort_keys=True).encode())
 

@@ -34,9 +34,10 @@ from omatg_ray.evaluate.metrics import (
 from omatg_ray.evaluate.polymorphs import Polymorphs
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.evaluate.unique import find_unique
-from omatg_ray.model.flow_model import EULER, FlowModel, Solver
-from omatg_ray.policy.annealing import Annealing, describe
-from omatg_ray.policy.settings import CHUNK_PAIRS, NoiseMode
+from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
+from omatg_ray.policy.annealing import describe
+from omatg_ray.policy.settings import CHUNK_PAIRS
 from omatg_ray.reward.matching import compositions
 from omatg_ray.seeding import seed_of
 
@@ -124,47 +125,32 @@ class Evaluator:
     def __call__(
         self,
         model: FlowModel,
-        steps: int,
-        noise: NoiseMode = "none",
-        schedule: Annealing | None = None,
+        sampling: Sampling,
         label: str = "",
         progress: bool = False,
-        solver: Solver = EULER,
     ) -> Evaluation:
         """Generates and measures.
 
         Args:
             model: Sampler.
-            steps: Grid points; steps − 1 network evaluations.
-            noise: Without noise or with the policy's.
-            schedule: Annealing in place of the model's own.
+            sampling: How it generates.
             label: What tables, reports and the progress bar call this evaluation.
             progress: Show a progress bar.
-            solver: As in `FlowModel.generate`.
         """
-        return self.start(model, steps, noise, schedule, label, solver).finish(progress)
+        return self.start(model, sampling, label).finish(progress)
 
-    def start(
-        self,
-        model: FlowModel,
-        steps: int,
-        noise: NoiseMode = "none",
-        schedule: Annealing | None = None,
-        label: str = "",
-        solver: Solver = EULER,
-    ) -> Started:
+    def start(self, model: FlowModel, sampling: Sampling, label: str = "") -> Started:
         """Begins an evaluation, which actors go on with while another one is finished; arguments as for the call."""
-        blocks = self._asked(steps, noise, schedule, solver, not model.generates_species)
-        annealing, reward = model.annealing if schedule is None else schedule, self.backend.energy
+        blocks, reward = self._asked(sampling, not model.generates_species), self.backend.energy
         settings = {
             "label": label,
-            "steps": steps,
-            "network_evaluations": steps - 1,
-            "noise": noise,
-            "solver": solver,
+            "steps": sampling.steps,
+            "network_evaluations": sampling.steps - 1,
+            "noise": sampling.noise,
+            "solver": sampling.solver,
             "seed": self.seed,
             "samples": self.samples,
-            "annealing": describe(annealing),
+            "annealing": describe(sampling.annealing(model)),
             "potential": None if reward is None else reward.potential.name,
         }
         sum_up = partial(self.evaluation, settings=settings, open_species=model.generates_species)
@@ -255,22 +241,17 @@ class Evaluator:
             generation_seconds=sum(one.seconds for one in done),
         )
 
-    def _asked(
-        self, steps: int, noise: NoiseMode, schedule: Annealing | None, solver: Solver, compared: bool
-    ) -> list[Block]:
+    def _asked(self, sampling: Sampling, compared: bool) -> list[Block]:
         """What the backend is to generate and, if it is to compare, with what; sample by sample."""
         seeds = [self.seed, *(seed_of(self.seed, "sample", number) for number in range(1, self.samples))]
         return [
             Block(
                 species=[self._species[row] for row in rows],
                 indices=[self._rows[row] for row in rows],
-                steps=steps,
-                noise=noise,
-                schedule=schedule,
+                sampling=sampling,
                 seed=seed,
                 comparisons=Comparisons.among(self._known.crystals, pairs) if compared else None,
                 chunk_pairs=self.chunk_pairs,
-                solver=solver,
             )
             for seed in seeds
             for rows, pairs in zip(self._blocks, self._pairs, strict=True)

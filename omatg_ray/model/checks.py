@@ -11,7 +11,7 @@ from pymatgen.core import Element
 from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.errors import ModelError
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.policy.settings import NoiseMode
+from omatg_ray.model.sampling import Sampling
 
 
 def unseen_elements(model: FlowModel, elements: Iterable[int]) -> list[str]:
@@ -46,15 +46,16 @@ def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset
         warnings.warn(f"cell sizes (atoms) that the model was not trained on: {other}", stacklevel=2)
 
 
-def warn_noiseless(model: FlowModel, noise: NoiseMode, other_schedule: bool = False) -> None:
+def warn_noiseless(model: FlowModel, samplings: Iterable[Sampling]) -> None:
     """Warns where the policy's noise is asked of a model that has no policy, or none with another schedule."""
-    if noise == "policy" and other_schedule and model.description.variant == "annealing":
+    noisy = [sampling for sampling in samplings if sampling.noise == "policy"]
+    if model.description.variant == "annealing" and any(sampling.schedule is not None for sampling in noisy):
         warnings.warn(
             "the model's policy is its own schedule; with another one it moves as its base does, without noise",
             stacklevel=2,
         )
     paths = model.description.paths
-    if noise == "policy" and not model.description.active and not any(paths.of(field).epsilon for field in FIELDS):
+    if noisy and not model.description.active and not any(paths.of(field).epsilon for field in FIELDS):
         warnings.warn("a base model has no policy noise; it generates without noise", stacklevel=2)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -26,11 +26,11 @@ from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import NetworkSettings, PathSettings
 from omatg_ray.flow.species import draw_jumps
+from omatg_ray.model.sampling import DEFAULT, EULER, Sampling
 from omatg_ray.policy.annealing import Annealing, LearnedAnnealing
 from omatg_ray.policy.drift import Annealed, Drift, Scale, Score, Velocity
-from omatg_ray.policy.hand_made import StepSizes
 from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, Noise
-from omatg_ray.policy.ode import AdaptiveMethod, Method, solve
+from omatg_ray.policy.ode import solve
 from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.policy.settings import CHUNK_PAIRS, AnyAnnealing, LearnedSchedule, NoiseMode, NoiseSettings, Variant
 from omatg_ray.run.checkpoints import DESCRIPTION_FILE, WEIGHTS_FILE, model_folder
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 FORMAT: Final = "omatg_ray.model.1"
-
-Solver = Method
-EULER: Final = "euler"
 
 
 class ModelDescription(Settings):
@@ -296,13 +293,10 @@ class FlowModel:
     def generate(
         self,
         species: Sequence[Sequence[int]],
-        steps: int = 50,
-        schedule: Annealing | None = None,
+        sampling: Sampling = DEFAULT,
         seed: int = 0,
-        noise: NoiseMode = "none",
         indices: Sequence[int] | None = None,
         chunk_pairs: int = CHUNK_PAIRS,
-        solver: Solver = EULER,
     ) -> CrystalBatch:
         """One crystal for each list of atomic numbers, packed, on the CPU.
 
@@ -311,35 +305,20 @@ class FlowModel:
 
         Args:
             species: Atomic numbers of each cell. A model that generates species takes only how many there are.
-            steps: Grid points; steps − 1 Euler steps.
-            schedule: Annealing in place of the model's own.
+            sampling: How.
             seed: Seed of x_0 and noise.
-            noise: Without noise, or with that of the policy; for a base model, that of its own stochastic process, if
-                its interpolant has one.
             indices: Identity of each structure; its place in the list by default.
             chunk_pairs: Ordered pairs of atoms per network call, which bound memory.
-            solver: Euler steps, or a method of torchdiffeq; those take no noise, and adaptive ones only the ends of the
-                time grid.
 
         Raises:
-            ModelError: Noise, or species to generate, are asked of another solver than Euler's.
+            ModelError: As `Sampling.check`; or an element that the network does not know.
         """
-        if solver != EULER and noise != "none":
-            raise ModelError(f"solver {solver}: noise takes Euler steps; leave out the noise, or the solver")
-        annealing = self.annealing if schedule is None else schedule
-        if solver != EULER and isinstance(annealing, LearnedAnnealing) and "steps" in annealing.settings.features:
-            raise ModelError(
-                f"solver {solver}: the schedule depends on the length of Euler steps; leave the solver out"
-            )
-        if solver in get_args(AdaptiveMethod) and isinstance(annealing, StepSizes):
-            raise ModelError(f"solver {solver} chooses its own steps; leave the schedule of steps out, or the solver")
+        sampling.check(self)
         path, elements = self.description.paths.species, self.network.settings.max_atomic_number
-        if solver != EULER and path is not None:
-            raise ModelError(f"solver {solver}: the model generates species, which takes Euler steps; leave it out")
         if path is None:
             self.network.require(z for structure in species for z in structure)
-        policy = self.policy(schedule, sde=noise == "policy")
-        times = policy.times(steps)
+        policy = self.policy(sampling.schedule, sde=sampling.noise == "policy")
+        times = policy.times(sampling.steps)
         keys = range(len(species)) if indices is None else indices
         if len(keys) != len(species):
             raise ValueError(f"{len(keys)} indices for {len(species)} structures")
@@ -350,16 +329,16 @@ class FlowModel:
         for chunk in chunks_by_pairs([len(z) for z in species], chunk_pairs):
             chunk_seeds = [seeds[i] for i in chunk]
             x_0 = self.description.base_distribution.sample([species[i] for i in chunk], chunk_seeds).to(self.device)
-            fields = policy.active if noise == "policy" else ()
-            draws = draw_noise(x_0, steps, chunk_seeds, fields, policy.drift.per_structure)
+            fields = policy.active if sampling.noise == "policy" else ()
+            draws = draw_noise(x_0, sampling.steps, chunk_seeds, fields, policy.drift.per_structure)
             jumps = None
             if path is not None:
                 x_0 = path.start(x_0, chunk_seeds, elements)
-                jumps = draw_jumps(x_0, steps, chunk_seeds)
-            if solver == EULER:
+                jumps = draw_jumps(x_0, sampling.steps, chunk_seeds)
+            if sampling.solver == EULER:
                 parts.append(policy.integrate(x_0, times, draws, jumps=jumps).to("cpu"))
             else:
-                parts.append(solve(policy.velocity, x_0, times, solver).to("cpu"))
+                parts.append(solve(policy.velocity, x_0, times, sampling.solver).to("cpu"))
         return CrystalBatch.cat(parts)
 
     def sample(
@@ -379,7 +358,8 @@ class FlowModel:
         from omatg_ray.crystal.formula import cell_species
 
         self.require_given_species()
-        return self.generate([cell_species(f) for f in formulas], steps, schedule, seed, noise).to_structures()
+        species = [cell_species(formula) for formula in formulas]
+        return self.generate(species, Sampling(steps, schedule, noise), seed).to_structures()
 
 
 def bundled_model() -> FlowModel:

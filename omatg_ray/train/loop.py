@@ -17,6 +17,7 @@ from omatg_ray.evaluate.backend import Backend
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.metrics import REWARD
 from omatg_ray.model.checks import warn_generated_species
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.rl.divergence import SHIFT, DivergenceWatch
 from omatg_ray.rl.trainer import Trainer
 from omatg_ray.run.folder import RunFolder
@@ -204,7 +205,7 @@ class TrainLoop:
     def _validate(self, watch: DivergenceWatch) -> float:
         """Mean relative energy, invalid crystals at the cap; minus the mean reward where that is not what counts."""
         config, parts = self.config, self._parts
-        evaluation = self._evaluate(parts.model, config.validated_steps, config.validation.noise)
+        evaluation = self._evaluate(parts.model, Sampling(config.validated_steps, noise=config.validation.noise))
         metrics = evaluation.metrics
         logged = {k: math.nan if v is None else v for k, v in metrics.as_dict().items()}
         # NaN is of nothing, such as the RMSE where nothing matches.

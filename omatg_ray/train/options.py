@@ -10,9 +10,8 @@ import torch
 
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.evaluate.settings import BLOCK
-from omatg_ray.model.flow_model import EULER, Solver
-from omatg_ray.policy.annealing import Annealing
-from omatg_ray.policy.settings import CHUNK_PAIRS, NoiseMode
+from omatg_ray.model.sampling import DEFAULT, Sampling
+from omatg_ray.policy.settings import CHUNK_PAIRS
 from omatg_ray.train.device import driver_device, set_threads
 
 
@@ -21,8 +20,6 @@ class WorkOptions:
     """How crystals are generated and measured, whatever generates them.
 
     Attributes:
-        noise: Without noise or with the policy's.
-        solver: Euler steps, or a method of torchdiffeq.
         seed: Seed of x_0 and noise.
         potential: Potential of the energies: name, folder or bundled.
         workers: Processes that compare structures; 0 compares in this one.
@@ -34,8 +31,6 @@ class WorkOptions:
         ray: Actors that generate and measure; without rollout workers this process does, on `device` with `threads`.
     """
 
-    noise: NoiseMode = "none"
-    solver: Solver = EULER
     seed: int = 0
     potential: str | None = None
     workers: int = os.cpu_count() or 1
@@ -58,10 +53,8 @@ class SamplingOptions(WorkOptions):
 
     Attributes:
         model: Model or run folder, or bundled.
-        steps: Grid points; one network evaluation fewer.
-        schedule: Annealing in place of the model's own.
+        sampling: How it generates.
     """
 
     model: str | Path
-    steps: int = 50
-    schedule: Annealing | None = None
+    sampling: Sampling = DEFAULT

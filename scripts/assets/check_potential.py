@@ -29,6 +29,7 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.model.flow_model import bundled_model
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.potential import Potential, load_potential
 from omatg_ray.run.atomic import write_json
@@ -100,7 +101,7 @@ def generate(dataset: CrystalDataset) -> tuple[CrystalBatch, np.ndarray]:
         for copy in range(PER_COMPOSITION):
             formulas.append(formula)
             cells.append(species[rows[copy % len(rows)]])
-    crystals = bundled_model().generate(cells, steps=STEPS, seed=1)
+    crystals = bundled_model().generate(cells, Sampling(STEPS), seed=1)
     valid = check_validity(crystals).valid
     return crystals.select(valid.nonzero()[:, 0]), np.array(formulas)[valid.numpy()]
 

@@ -27,6 +27,7 @@ from omatg_ray.evaluate.metrics import mean_interval, paired_interval
 from omatg_ray.evaluate.polymorphs import Polymorphs
 from omatg_ray.evaluate.unique import find_unique
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import HELP, OWN, read_schedule
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.run.atomic import write_json
@@ -58,7 +59,9 @@ def main() -> None:
     print(f"{'':<30}{'valid':>8}{'any':>8}{'lowest':>22}{'unique of k':>22}{'coverage':>22}")
     for name in arguments.models:
         species = [known.select([group[0]]).species.tolist() for group in chosen for _ in range(arguments.k)]
-        made = FlowModel.load(name).generate(species, arguments.steps, schedule, arguments.seed, arguments.noise)
+        made = FlowModel.load(name).generate(
+            species, Sampling(arguments.steps, schedule=schedule, noise=arguments.noise), seed=arguments.seed
+        )
         row = results[name] = measure(made, known, energy, chosen, arguments.k, arguments.workers)
         intervals = [row[key] for key in COMPARED]
         shown = "".join(f"{i['mean']:>8.3f} [{i['low']:.3f}, {i['high']:.3f}]" for i in intervals)

@@ -24,6 +24,7 @@ from omatg_ray.commands.evaluate import EvaluateOptions, evaluate, table
 from omatg_ray.config import Config
 from omatg_ray.evaluate.metrics import paired_interval
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.location import BUNDLED
@@ -55,7 +56,10 @@ def main() -> None:
         if not path.exists():
             # The base is annealed as the policy is: what reinforcement adds is what counts.
             options = EvaluateOptions(
-                model=model, data=arguments.data, steps=steps, potential=potential, schedule=policy.annealing
+                model=model,
+                data=arguments.data,
+                sampling=Sampling(steps, policy.annealing),
+                potential=potential,
             )
             write_json(path, evaluate(options).as_dict())
         return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -25,6 +25,7 @@ from omatg_ray.assets import crystals as bundled_crystals
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.progress import Progress
 from omatg_ray.seeding import generator, seed_of
@@ -85,7 +86,7 @@ def generated(path: Path, crystals: CrystalBatch, steps: int, seed: int) -> Crys
     """One crystal of a sampler for each crystal."""
     model = FlowModel.load(path)
     species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
-    return model.generate(species, steps=steps, seed=seed)
+    return model.generate(species, Sampling(steps), seed=seed)
 
 
 def _start(potential: str) -> None:

@@ -27,6 +27,7 @@ from omatg_ray.evaluate.evaluation import Evaluation
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.metrics import paired_interval
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher
@@ -113,7 +114,7 @@ def main() -> None:
         scale = Scale(evaluator.reference_energy, reward.invalid_energy, matcher.settings.stol)
 
         def measure(path: Path, label: str) -> Evaluation:
-            evaluation = evaluator(FlowModel.load(path), options.steps, options.noise, schedule, label)
+            evaluation = evaluator(FlowModel.load(path), Sampling(options.steps, schedule, options.noise), label)
             write_json(options.out / f"{label}.json", evaluation.as_dict())
             write_structures(options.out / f"{label}.extxyz", evaluation.crystals.to_structures())
             print(label, json.dumps(evaluation.metrics.as_dict()), flush=True)

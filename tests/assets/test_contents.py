@@ -16,6 +16,7 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import PotentialError
 from omatg_ray.model.flow_model import bundled_model
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.potential import Potential, load_potential
 
 
@@ -149,5 +150,5 @@ def test_the_base_is_small_and_knows_what_the_crystals_hold(splits: dict[str, Cr
 def test_the_base_generates_valid_crystals_for_held_out_compositions(splits: dict[str, CrystalDataset]) -> None:
     test = splits["test"].select(list(range(0, len(splits["test"]), 8)))
     species = [z.tolist() for z in test.crystals.species.split(test.crystals.layout.sizes)]
-    crystals = bundled_model().generate(species, steps=20, seed=0)
+    crystals = bundled_model().generate(species, Sampling(20), seed=0)
     assert float(check_validity(crystals).valid.double().mean()) > 0.9

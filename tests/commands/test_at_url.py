@@ -17,6 +17,7 @@ from omatg_ray.commands.train import TrainResult, train
 from omatg_ray.config import Config
 from omatg_ray.errors import StorageError
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.tune.settings import SweepSettings
@@ -111,7 +112,7 @@ def test_models_and_crystals_at_urls_are_evaluated_and_generate(
     assert command("info", f"{run}/checkpoints/last").out.startswith("model ")
     ours, theirs = FlowModel.load(f"{run}/checkpoints/last"), FlowModel.load(here / "checkpoints/last")
     species = [[11, 17]]
-    assert torch.equal(ours.generate(species, 4).pos, theirs.generate(species, 4).pos)
+    assert torch.equal(ours.generate(species, Sampling(4)).pos, theirs.generate(species, Sampling(4)).pos)
     assert list(scratch.iterdir()) == []
 
 

@@ -14,6 +14,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import DataError
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.potential import load_potential
 from tests.commands.conftest import Command, Workshop
 from tests.small import random_crystals
@@ -69,7 +70,7 @@ def stub_crystals(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
 
 
 def options(base: Path, *formulas: str, count: int = 2) -> GenerateOptions:
-    return GenerateOptions(model=base, formulas=formulas, count=count, steps=3, workers=0, device="cpu")
+    return GenerateOptions(model=base, formulas=formulas, count=count, sampling=Sampling(3), workers=0, device="cpu")
 
 
 def collapsed(rows: list[int]) -> Any:

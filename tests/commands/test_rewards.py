@@ -19,6 +19,7 @@ from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ConfigError, DataError, RewardError
 from omatg_ray.evaluate.backend import LocalEvaluationBackend
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.train.build import build_run
 from omatg_ray.train.estimate import describe, estimate
@@ -77,7 +78,7 @@ def test_the_reward_of_a_validation_is_that_of_its_crystals(workshop: Workshop, 
     parts = build_run(config)
     crystals = parts.split.val.crystals
     species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
-    generated = parts.model.generate(species, config.rollout.steps, seed=config.seed)
+    generated = parts.model.generate(species, Sampling(config.rollout.steps), seed=config.seed)
     assert line["reward_mean"] == pytest.approx(float(parts.reward(generated).reward.mean()), abs=1e-5)
 
 

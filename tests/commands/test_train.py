@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from omatg_ray.commands.train import TrainResult, described_best, train
 from omatg_ray.errors import ConfigError, ModelError, OmatgRayError, TrainingError
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.backend import LocalTrainingBackend
@@ -140,7 +141,7 @@ def test_a_run_folder_loads_as_its_best_checkpoint(trained: TrainResult, worksho
     ours, theirs = FlowModel.load(run), FlowModel.load(trained.model)
     assert ours.description == theirs.description
     species = [[11, 17], [12, 8, 8]]
-    assert torch.equal(ours.generate(species, 4).pos, theirs.generate(species, 4).pos)
+    assert torch.equal(ours.generate(species, Sampling(4)).pos, theirs.generate(species, Sampling(4)).pos)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])

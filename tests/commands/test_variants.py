@@ -12,6 +12,7 @@ from omatg_ray.commands.train import TrainResult, train
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ModelError
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import learned_schedule
 from omatg_ray.policy.annealing import LearnedAnnealing, describe
 from omatg_ray.run.metrics import read_metrics
@@ -67,7 +68,7 @@ def test_annealing_learns_its_schedule_and_nothing_else(annealing: TrainResult, 
     assert float((model.annealing.factor("pos", t) - 1).detach().abs().max()) > 1e-4
     # One step: what the base adds, times 1 + s at its start.
     x_0 = model.description.base_distribution.sample([[11, 17]], [seed_of(0, "structure", 0)])
-    plain, annealed = (one.generate([[11, 17]], steps=2).cell - x_0.cell for one in (start, model))
+    plain, annealed = (one.generate([[11, 17]], Sampling(2)).cell - x_0.cell for one in (start, model))
     torch.testing.assert_close(annealed, model.annealing.factor("cell", torch.tensor(0.001)).detach() * plain)
 
 
@@ -96,7 +97,7 @@ def test_conditioned_schedules_and_taking_turns_go_on_bit_by_bit(
     lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "train"]
     assert lines and all(line["log_ratio_max"] < 1e-3 for line in lines)
     with pytest.raises(ModelError, match="length of Euler steps"):
-        model.generate([[11, 17]], steps=3, solver="midpoint")
+        model.generate([[11, 17]], Sampling(3, solver="midpoint"))
 
 
 def test_annealing_runs_go_on_bit_by_bit(workshop: Workshop, base: Path, tmp_path: Path) -> None:
@@ -132,8 +133,12 @@ def test_a_learned_schedule_anneals_another_run(
     assert learned and all(torch.equal(weights(model)[name], value) for name, value in learned.items())
     # Before and after share the schedule, so that only reinforcement is compared.
     start = FlowModel.load(base).annealed_as(donor)
-    assert not torch.equal(start.generate([[11, 17]], 5).cell, FlowModel.load(base).generate([[11, 17]], 5).cell)
-    torch.testing.assert_close(start.generate([[11, 17]], 5).cell, donor.generate([[11, 17]], 5).cell)
+    assert not torch.equal(
+        start.generate([[11, 17]], Sampling(5)).cell, FlowModel.load(base).generate([[11, 17]], Sampling(5)).cell
+    )
+    torch.testing.assert_close(
+        start.generate([[11, 17]], Sampling(5)).cell, donor.generate([[11, 17]], Sampling(5)).cell
+    )
 
 
 def test_score_policies_train_velocity_and_denoiser(workshop: Workshop, gamma_base: Path, tmp_path: Path) -> None:

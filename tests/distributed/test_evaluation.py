@@ -16,6 +16,7 @@ from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.evaluate.backend import LocalEvaluationBackend
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.build import Scorers
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher
@@ -95,10 +96,10 @@ def test_polymorphs(workshop: Workshop, base: Path, cluster: Cluster) -> None:
     settings = RaySettings.model_validate({"rollout": {"workers": 2}, "reward": {"workers": 2}})
     reward, model = MatGLEnergy(workshop.potential), cast(FlowModel, Prepared(OTHERS))
     with Matcher() as matcher:
-        alone = Evaluator(POLYMORPHS, LocalEvaluationBackend(matcher, reward), seed=0, block=1)(model, steps=3)
+        alone = Evaluator(POLYMORPHS, LocalEvaluationBackend(matcher, reward), seed=0, block=1)(model, Sampling(3))
     roles = sampling_roles(settings, FlowModel.load(base), Scorers(None, reward), 10.0)
     with start_actors(settings, roles, progress=False) as started:
-        actors = Evaluator(POLYMORPHS, RayEvaluationBackend(started, reward), seed=0, block=1)(model, steps=3)
+        actors = Evaluator(POLYMORPHS, RayEvaluationBackend(started, reward), seed=0, block=1)(model, Sampling(3))
     assert actors.as_dict() == alone.as_dict()
     assert actors.polymorph == ["row 1", "row 0", "row 3", None, None]
     assert actors.lowest_polymorph is not None and actors.lowest_polymorph[-1] is None

@@ -31,6 +31,7 @@ from omatg_ray.distributed.workers import RewardWorker
 from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.evaluate.backend import Block
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.build import Scorers
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.scoring import ScoredItem
@@ -164,7 +165,7 @@ def test_a_model_that_does_not_arrive_is_an_error_and_not_the_one_before(
 ) -> None:
     """Otherwise validation and the test would measure something else than they say."""
     model = FlowModel.load(base)
-    block = Block(species=[[11, 17]], indices=[0], steps=3)
+    block = Block(species=[[11, 17]], indices=[0], sampling=Sampling(3))
     settings = RaySettings.model_validate({"rollout": {"workers": 1}})
     with start_actors(settings, sampling_roles(settings, model, Scorers(None, None), 10.0), progress=False) as started:
         backend = RayEvaluationBackend(started, None)

@@ -25,6 +25,7 @@ from omatg_ray.evaluate.cases import (
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model.flow_model import FlowModel, ModelDescription
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.reward.matching import Matcher
 from tests.evaluate.sodium_chloride import POLYMORPHS
@@ -52,12 +53,12 @@ class Watched(LocalEvaluationBackend):
         self.diary: list[str] = []
 
     def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
-        self.diary.append(f"begin {blocks[0].steps}")
+        self.diary.append(f"begin {blocks[0].sampling.steps}")
         return self._measured(model, blocks)
 
     def _measured(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
         yield from super().measure(model, blocks)
-        self.diary.append(f"done {blocks[0].steps}")
+        self.diary.append(f"done {blocks[0].sampling.steps}")
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def evaluator(backend: Watched, known: CrystalDataset = POLYMORPHS, **options: A
 
 def cases(*steps: int) -> list[Case]:
     model = small_model()
-    return [Case(model, count, "small") for count in steps]
+    return [Case(model, Sampling(count), "small") for count in steps]
 
 
 def plain(result: CaseResult) -> str:
@@ -151,11 +152,11 @@ def test_keys_tell_apart_what_decides_a_result(backend: Watched) -> None:
     (case,) = cases(3)
     conditions = conditions_of(evaluator(backend))
     others = [
-        replace(case, steps=4),
-        replace(case, noise="policy"),
-        replace(case, solver="midpoint"),
-        replace(case, schedule=LinearAnnealing(pos=1.0)),
-        replace(case, schedule=LinearAnnealing(cell=1.0)),
+        replace(case, sampling=Sampling(4)),
+        replace(case, sampling=replace(case.sampling, noise="policy")),
+        replace(case, sampling=replace(case.sampling, solver="midpoint")),
+        replace(case, sampling=replace(case.sampling, schedule=LinearAnnealing(pos=1.0))),
+        replace(case, sampling=replace(case.sampling, schedule=LinearAnnealing(cell=1.0))),
         replace(case, model=small_model(1)),
     ]
     changed = [

@@ -12,6 +12,7 @@ from omatg_ray.evaluate.backend import LocalEvaluationBackend
 from omatg_ray.evaluate.evaluation import spread_rows
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.reward.protocol import RewardResult
@@ -62,7 +63,7 @@ def evaluated(references: CrystalDataset, change: Any, block: int = 256) -> Any:
         evaluator = Evaluator(
             references, LocalEvaluationBackend(matcher, cast(MatGLEnergy, Volume())), seed=0, block=block
         )
-        return evaluator(cast(FlowModel, model), steps=10, label="copy"), model
+        return evaluator(cast(FlowModel, model), Sampling(10), label="copy"), model
 
 
 def test_copies_of_the_references_are_perfect() -> None:
@@ -108,7 +109,7 @@ def test_a_limited_evaluation_keeps_the_rows_of_the_whole() -> None:
     model = Copyist(references.crystals, lambda crystals, rows: crystals)
     with Matcher() as matcher:
         evaluator = Evaluator(references, LocalEvaluationBackend(matcher, cast(MatGLEnergy, Volume())), seed=0, limit=4)
-        result = evaluator(cast(FlowModel, model), steps=10)
+        result = evaluator(cast(FlowModel, model), Sampling(10))
     assert model.asked == [[0, 2, 5, 7]]
     assert result.ids == ["row 0", "row 2", "row 5", "row 7"]
     assert result.metrics.match_rate == 1.0
@@ -129,7 +130,7 @@ def test_crystals_of_generated_species_are_not_matched_with_other_compositions()
     model = Inventor(references.crystals, change)
     with Matcher() as matcher:
         evaluator = Evaluator(references, LocalEvaluationBackend(matcher, cast(MatGLEnergy, Volume())), seed=0)
-        result = evaluator(cast(FlowModel, model), steps=10)
+        result = evaluator(cast(FlowModel, model), Sampling(10))
     metrics = result.metrics
     assert {metrics.match_rate, metrics.rmse, metrics.crmse, metrics.match_any, metrics.match_lowest} == {None}
     assert result.polymorph is None and result.lowest_polymorph is None and bool(result.match.isnan().all())
@@ -165,7 +166,7 @@ def sampled(samples: int, block: int = 256) -> tuple[Any, Sampler]:
     with Matcher() as matcher:
         backend = LocalEvaluationBackend(matcher, cast(MatGLEnergy, Volume()))
         evaluator = Evaluator(references, backend, seed=3, block=block, samples=samples)
-        return evaluator(cast(FlowModel, model), steps=10), model
+        return evaluator(cast(FlowModel, model), Sampling(10)), model
 
 
 @pytest.mark.parametrize("block", [3, 256])
@@ -219,7 +220,7 @@ def test_an_evaluation_may_begin_before_the_one_before_is_finished() -> None:
     model = Copyist(references.crystals, lambda crystals, rows: crystals)
     with Matcher() as matcher:
         evaluator = Evaluator(references, LocalEvaluationBackend(matcher, None), seed=0)
-        first, second = (evaluator.start(cast(FlowModel, model), steps) for steps in (10, 20))
+        first, second = (evaluator.start(cast(FlowModel, model), Sampling(steps)) for steps in (10, 20))
         results = [started.finish() for started in (first, second)]
     assert [result.settings["steps"] for result in results] == [10, 20]
     assert all(result.metrics.match_rate == 1.0 and result.generation_seconds <= result.seconds for result in results)

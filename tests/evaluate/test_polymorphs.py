@@ -17,6 +17,7 @@ from omatg_ray.evaluate.evaluation import Evaluation
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.polymorphs import MOST_POLYMORPHS, Polymorphs
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.reward.protocol import RewardResult
@@ -66,7 +67,7 @@ def evaluated(
     reward = cast(MatGLEnergy, Roomy()) if energies else None
     with Matcher(compare=compare) as matcher:
         evaluator = Evaluator(known, LocalEvaluationBackend(matcher, reward), seed=0, **options)
-        return evaluator(cast(FlowModel, Prepared(generated)), steps=3)
+        return evaluator(cast(FlowModel, Prepared(generated)), Sampling(3))
 
 
 def of_polymorphs(evaluation: Evaluation) -> tuple[float | None, float | None, int | None]:
@@ -205,11 +206,11 @@ def test_a_limit_leaves_no_polymorph_out() -> None:
     with Matcher() as matcher:
         backend = LocalEvaluationBackend(matcher, cast(MatGLEnergy, reward))
         evaluator = Evaluator(POLYMORPHS, backend, seed=0, limit=2)  # rows 0 and 2
-        result = evaluator(cast(FlowModel, Prepared(OTHERS)), steps=3)
+        result = evaluator(cast(FlowModel, Prepared(OTHERS)), Sampling(3))
         assert result.polymorph == ["row 1", "row 3"] and result.lowest_polymorph == ["row 0", "row 2"]
         assert of_polymorphs(result) == (1.0, 0.0, 2)
         assert reward.weighed == 2 + 2 + 2  # generated, their references, and the polymorphs left out
-        evaluator(cast(FlowModel, Prepared(OTHERS)), steps=3)
+        evaluator(cast(FlowModel, Prepared(OTHERS)), Sampling(3))
         assert reward.weighed == 2 + 2 + 2 + 2
 
 

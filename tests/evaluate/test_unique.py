@@ -7,7 +7,7 @@ from pymatgen.core import Lattice, Structure
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError
 from omatg_ray.evaluate.unique import SpaceGroup, find_unique, space_groups
-from omatg_ray.reward import tasks
+from omatg_ray.reward import worker_functions
 from tests.evaluate.comparisons import HANGS
 
 nan = float("nan")
@@ -69,7 +69,7 @@ def test_compositions_are_kept_apart_and_supercells_are_not() -> None:
 
 def test_result_is_that_of_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
     # "Same" is not transitive: 0 ~ 2 and 2 ~ 4, but not 0 ~ 4. Neighbours closer than 3 Å in cell length are the same.
-    monkeypatch.setattr(tasks, "is_same", lambda a, b, *_: abs(a.cell[0, 0] - b.cell[0, 0]) < 3)
+    monkeypatch.setattr(worker_functions, "is_same", lambda a, b, *_: abs(a.cell[0, 0] - b.cell[0, 0]) < 3)
     lengths = torch.tensor([4.0, 6.0, 8.0, 10.0, 5.0])
     cells = lengths[:, None, None] * torch.eye(3)
     batch = CrystalBatch(torch.full((5,), 3), torch.zeros(5, 3), cells, torch.ones(5))
@@ -81,7 +81,7 @@ def test_result_is_that_of_one_after_another(monkeypatch: pytest.MonkeyPatch) ->
 def test_comparison_over_the_time_bound_counts_as_different(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.evaluate import comparisons
 
-    monkeypatch.setattr(tasks, "is_same", comparisons.misbehave)
+    monkeypatch.setattr(worker_functions, "is_same", comparisons.misbehave)
     batch = CrystalBatch(
         torch.tensor([3, 3, HANGS, HANGS]), torch.zeros(4, 3), 3.0 * torch.eye(3).repeat(4, 1, 1), torch.ones(4)
     )
@@ -115,5 +115,5 @@ def test_space_group_is_none_where_spglib_fails(monkeypatch: pytest.MonkeyPatch)
     def fails(*_: object) -> None:
         raise ValueError("spglib found no symmetry")
 
-    monkeypatch.setattr(tasks, "space_group", fails)
+    monkeypatch.setattr(worker_functions, "space_group", fails)
     assert space_groups(CrystalBatch.from_structures([rock_salt()])) == [None]

@@ -13,6 +13,7 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.errors import FormulaError, ModelError
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model.flow_model import FlowModel, ModelDescription, chunks_by_pairs, new_modules
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
 from omatg_ray.seeding import seed_of
@@ -60,7 +61,9 @@ def test_save_and_load(make, tmp_path):
     for name in ("base_network", "network"):
         left, right = (getattr(m, name).state_dict() for m in (model, loaded))
         assert left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
-    assert equal(loaded.generate(SPECIES, steps=5, noise="policy"), model.generate(SPECIES, steps=5, noise="policy"))
+    assert equal(
+        loaded.generate(SPECIES, Sampling(5, noise="policy")), model.generate(SPECIES, Sampling(5, noise="policy"))
+    )
 
 
 def test_a_run_folder_is_its_best_checkpoint(tmp_path):
@@ -153,43 +156,43 @@ def test_chunks_by_pairs():
 @pytest.mark.parametrize("noise", ["none", "policy"])
 def test_structures_depend_on_their_index_alone(monkeypatch, noise):
     model = reinforced_model()
-    together = model.generate(SPECIES, steps=6, seed=4, noise=noise)
+    together = model.generate(SPECIES, Sampling(6, noise=noise), seed=4)
     order = [3, 0, 4, 2, 1]
-    shuffled = model.generate([SPECIES[i] for i in order], steps=6, seed=4, noise=noise, indices=order)
+    shuffled = model.generate([SPECIES[i] for i in order], Sampling(6, noise=noise), seed=4, indices=order)
     assert close(shuffled, together.select(order))
-    alone = model.generate([SPECIES[2]], steps=6, seed=4, noise=noise, indices=[2])
+    alone = model.generate([SPECIES[2]], Sampling(6, noise=noise), seed=4, indices=[2])
     assert close(alone, together.select([2]))
     monkeypatch.setattr("omatg_ray.model.flow_model.CHUNK_PAIRS", 10)
-    assert close(model.generate(SPECIES, steps=6, seed=4, noise=noise), together)
+    assert close(model.generate(SPECIES, Sampling(6, noise=noise), seed=4), together)
     assert not close(together.select([1]), together.select([4]))
-    assert not close(model.generate(SPECIES, steps=6, seed=5, noise=noise), together)
+    assert not close(model.generate(SPECIES, Sampling(6, noise=noise), seed=5), together)
 
 
 def test_an_index_for_every_structure():
     with pytest.raises(ValueError):
-        base_model().generate(SPECIES, steps=3, indices=[0, 1])
+        base_model().generate(SPECIES, Sampling(3), indices=[0, 1])
     with pytest.raises(ValueError):
-        base_model().generate(SPECIES, steps=3, indices=range(6))
+        base_model().generate(SPECIES, Sampling(3), indices=range(6))
 
 
 def test_nothing_to_generate():
-    assert len(base_model().generate([], steps=3)) == 0
+    assert len(base_model().generate([], Sampling(3))) == 0
 
 
 def test_noise_acts_on_active_fields_alone():
     model = reinforced_model()
-    quiet, noisy = (model.generate(SPECIES, steps=2, noise=noise) for noise in ("none", "policy"))
+    quiet, noisy = (model.generate(SPECIES, Sampling(2, noise=noise)) for noise in ("none", "policy"))
     assert not close(quiet, noisy)
     # One step from the same x_0: the frozen lattice cannot have noticed.
     assert torch.allclose(quiet.cell, noisy.cell)
     base = base_model()
-    assert equal(base.generate(SPECIES, steps=4, noise="policy"), base.generate(SPECIES, steps=4))
+    assert equal(base.generate(SPECIES, Sampling(4, noise="policy")), base.generate(SPECIES, Sampling(4)))
 
 
 def test_one_step_is_one_euler_step_of_the_right_networks():
     model = reinforced_model(annealing=LinearAnnealing(pos=2.0, cell=1.0))
-    out = model.generate([[22, 8, 8]], steps=2, seed=7)
-    x_0 = model.generate([[22, 8, 8]], steps=2, seed=7, schedule=LinearAnnealing(pos=0.0, cell=0.0))
+    out = model.generate([[22, 8, 8]], Sampling(2), seed=7)
+    x_0 = model.generate([[22, 8, 8]], Sampling(2, schedule=LinearAnnealing(pos=0.0, cell=0.0)), seed=7)
     # With slopes s the displacement is multiplied by 1 + s t at t = 0.001.
     policy, frozen = model.network, model.base_network
     start = BASE.sample([[22, 8, 8]], [seed_of(7, "structure", 0)])
@@ -204,9 +207,11 @@ def test_one_step_is_one_euler_step_of_the_right_networks():
 def test_a_schedule_replaces_that_of_the_model():
     annealed, plain = base_model(annealing=LinearAnnealing(pos=4.0)), base_model()
     schedule = LinearAnnealing(pos=4.0)
-    assert equal(annealed.generate(SPECIES, steps=5), plain.generate(SPECIES, steps=5, schedule=schedule))
-    assert equal(annealed.generate(SPECIES, steps=5, schedule=LinearAnnealing()), plain.generate(SPECIES, steps=5))
-    assert not close(annealed.generate(SPECIES, steps=5), plain.generate(SPECIES, steps=5))
+    assert equal(annealed.generate(SPECIES, Sampling(5)), plain.generate(SPECIES, Sampling(5, schedule=schedule)))
+    assert equal(
+        annealed.generate(SPECIES, Sampling(5, schedule=LinearAnnealing())), plain.generate(SPECIES, Sampling(5))
+    )
+    assert not close(annealed.generate(SPECIES, Sampling(5)), plain.generate(SPECIES, Sampling(5)))
 
 
 def test_sample_gives_structures_of_the_formulas():
@@ -218,7 +223,7 @@ def test_sample_gives_structures_of_the_formulas():
 
 def test_too_few_steps_are_refused():
     with pytest.raises(ModelError, match="steps = 1"):
-        base_model().generate(SPECIES, steps=1)
+        base_model().generate(SPECIES, Sampling(1))
 
 
 # --- solvers and stochastic bases -------------------------------------------------------------------------------
@@ -226,29 +231,29 @@ def test_too_few_steps_are_refused():
 
 def extrapolated(model):
     """The end of the flow from Euler steps, whose error halves when their number doubles."""
-    coarse, fine = (model.generate(SPECIES, steps=n + 1, seed=1) for n in (300, 600))
+    coarse, fine = (model.generate(SPECIES, Sampling(n + 1), seed=1) for n in (300, 600))
     pos = fine.pos + (fine.pos - coarse.pos + 0.5) % 1.0 - 0.5
     return fine.replace(pos % 1.0, 2 * fine.cell - coarse.cell)
 
 
 def test_solvers_agree_where_steps_are_small_and_euler_is_the_default():
     model = base_model()
-    plain = model.generate(SPECIES, steps=5, seed=1)
-    assert equal(model.generate(SPECIES, steps=5, seed=1, solver="euler"), plain)
+    plain = model.generate(SPECIES, Sampling(5), seed=1)
+    assert equal(model.generate(SPECIES, Sampling(5, solver="euler"), seed=1), plain)
     exact = extrapolated(model)
     assert not close(plain, exact, 1e-2)
     for solver in ("rk4", "dopri5"):
-        assert close(model.generate(SPECIES, steps=20, seed=1, solver=solver), exact, 2e-4)
+        assert close(model.generate(SPECIES, Sampling(20, solver=solver), seed=1), exact, 2e-4)
 
 
 def test_a_frozen_field_takes_its_own_network_in_a_solver_too():
     model = reinforced_model()
-    assert close(model.generate(SPECIES, steps=20, seed=1, solver="rk4"), extrapolated(model), 2e-4)
+    assert close(model.generate(SPECIES, Sampling(20, solver="rk4"), seed=1), extrapolated(model), 2e-4)
 
 
 def test_noise_takes_euler_steps():
     with pytest.raises(ModelError, match="rk4.*noise"):
-        reinforced_model().generate(SPECIES, steps=5, noise="policy", solver="rk4")
+        reinforced_model().generate(SPECIES, Sampling(5, noise="policy", solver="rk4"))
 
 
 def test_a_base_with_epsilon_is_sampled_as_its_stochastic_process():
@@ -266,7 +271,7 @@ def test_a_base_with_epsilon_is_sampled_as_its_stochastic_process():
     drift = (1 + 3 * 0.4) * out.pos_b - 0.02 / (0.1 * 0.4 * 0.6) ** 0.5 * out.pos_eta
     torch.testing.assert_close(step.displacement["pos"], 0.1 * drift + (2 * 0.02 * 0.1) ** 0.5 * draws)
     torch.testing.assert_close(step.displacement["cell"], 0.1 * (1 + 1.0 * 0.4) * out.cell_b)
-    quiet, noisy = (model.generate(SPECIES, steps=6, noise=noise) for noise in ("none", "policy"))
+    quiet, noisy = (model.generate(SPECIES, Sampling(6, noise=noise)) for noise in ("none", "policy"))
     assert not close(quiet, noisy)
     assert model.policy().active == ()
 
@@ -281,5 +286,5 @@ def test_another_schedule_makes_an_annealing_model_a_base_again_with_its_process
     model = FlowModel(what, base.base_network, new_modules(what))
     schedule = LinearAnnealing(pos=3.0)
     for noise in ("none", "policy"):
-        ours, theirs = (one.generate(SPECIES, 5, schedule, noise=noise) for one in (model, base))
+        ours, theirs = (one.generate(SPECIES, Sampling(5, noise=noise, schedule=schedule)) for one in (model, base))
         assert equal(ours, theirs)

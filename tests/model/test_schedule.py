@@ -16,6 +16,7 @@ from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.metrics import crmse
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model.flow_model import FlowModel, ModelDescription, bundled_model
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import read_schedule, save_schedule
 from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.hand_made import CosineAnnealing, LinearAnnealing, StepSizes
@@ -95,7 +96,7 @@ def test_another_base_moves_by_a_learned_schedule():
     x_0 = model.description.base_distribution.sample([[22, 8, 8]], [seed_of(0, "structure", 0)])
     # One step from 0.001: what the base adds, times 1 + s at its start.
     plain, annealed = (
-        model.generate([[22, 8, 8]], steps=2, schedule=one).cell - x_0.cell for one in (LinearAnnealing(), schedule)
+        model.generate([[22, 8, 8]], Sampling(2, schedule=one)).cell - x_0.cell for one in (LinearAnnealing(), schedule)
     )
     factor = schedule.factor("cell", torch.tensor(0.001)).detach()
     torch.testing.assert_close(annealed, factor * plain)
@@ -110,7 +111,7 @@ def test_unequal_steps_lead_where_euler_steps_of_these_lengths_lead():
         rates = model.base_network(crystal, torch.tensor(t))
         pos, cell = crystal.pos + rates.pos_b * (after - t), crystal.cell + rates.cell_b * (after - t)
         crystal = crystal.replace((pos % 1).detach(), cell.detach())
-    generated = model.generate([[22, 8, 8]], steps=4, schedule=StepSizes(power=2))
+    generated = model.generate([[22, 8, 8]], Sampling(4, schedule=StepSizes(power=2)))
     torch.testing.assert_close(generated.cell, crystal.cell, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(generated.pos, crystal.pos, rtol=1e-4, atol=1e-4)
 
@@ -121,7 +122,9 @@ def test_the_bundled_schedule_brings_crystals_closer_in_ten_steps():
     species = [z.tolist() for z in known.crystals.species.split(known.crystals.layout.sizes)]
     with Matcher(0) as matcher:
         plain, annealed = (
-            crmse(matcher.pairs(bundled_model().generate(species, steps=10, schedule=one), known.crystals).rmse, 0.5)
+            crmse(
+                matcher.pairs(bundled_model().generate(species, Sampling(10, schedule=one)), known.crystals).rmse, 0.5
+            )
             for one in (None, schedule)
         )
     assert annealed < plain - 0.02

@@ -20,6 +20,7 @@ from omatg_ray.flow.interpolant import EncoderDecoder, Trigonometric, VarianceEx
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import NetworkSettings
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.omatg.base import Imported
 from omatg_ray.omatg.read import import_omatg
 from tests.omatg.files import SIZE, base_tree, encoder, interpolant, network_state, of_class, write
@@ -54,7 +55,7 @@ def test_it_generates_as_the_loaded_model_folder(tmp_path: Path) -> None:
     model = imported(tmp_path).model
     (tmp_path / "out").mkdir()
     model.save(tmp_path / "out")
-    ours, theirs = (m.generate([[11, 17]], steps=4) for m in (model, FlowModel.load(tmp_path / "out")))
+    ours, theirs = (m.generate([[11, 17]], Sampling(4)) for m in (model, FlowModel.load(tmp_path / "out")))
     assert torch.equal(ours.pos, theirs.pos)
     assert torch.equal(ours.cell, theirs.cell)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.species import MaskedSpecies, UniformSpecies
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.omatg.base import Imported
 from omatg_ray.omatg.export import export_omatg
 from omatg_ray.omatg.read import import_omatg
@@ -79,18 +80,18 @@ def test_they_generate_from_numbers_of_atoms(tree: Any, state: Any, tmp_path: Pa
     model.save(tmp_path / "out")
     loaded = FlowModel.load(tmp_path / "out")
     assert loaded.description == model.description
-    crystals = model.generate([[1] * 4, [8] * 2, [1] * 4], steps=6)
+    crystals = model.generate([[1] * 4, [8] * 2, [1] * 4], Sampling(6))
     assert crystals.n_atoms.tolist() == [4, 2, 4]
     assert int(crystals.species.min()) >= 1 and int(crystals.species.max()) <= 100
     assert len(set(crystals.species.tolist())) > 3
-    again = loaded.generate([[2] * 4], steps=6, indices=[2])
+    again = loaded.generate([[2] * 4], Sampling(6), indices=[2])
     assert torch.equal(again.species, crystals.species[6:])
     torch.testing.assert_close(again.pos, crystals.pos[6:], atol=1e-5, rtol=0)
-    assert not torch.equal(model.generate([[1] * 4], steps=6, seed=1).species, crystals.species[:4])
+    assert not torch.equal(model.generate([[1] * 4], Sampling(6), seed=1).species, crystals.species[:4])
     with pytest.raises(ModelError, match="de novo.*--atoms"):
         model.sample(["NaCl"])
     with pytest.raises(ModelError, match=r"solver rk4: .*Euler"):
-        model.generate([[1]], solver="rk4")
+        model.generate([[1]], Sampling(solver="rk4"))
 
 
 @pytest.mark.parametrize("tree, state", CASES)
@@ -118,7 +119,7 @@ def test_a_reinforced_one_follows_its_base_in_the_species(tmp_path: Path) -> Non
     policy = model.policy()
     assert policy.species == MaskedSpecies(noise=0.19)
     assert policy.base_network is not policy.network and policy.asks_base
-    crystals = model.generate([[1] * 3], steps=5, noise="policy")
+    crystals = model.generate([[1] * 3], Sampling(5, noise="policy"))
     assert int(crystals.species.min()) >= 1
     with pytest.raises(ModelError, match="species follow the base network"):
         export_omatg(model, tmp_path)

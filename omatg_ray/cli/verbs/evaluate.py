@@ -9,7 +9,7 @@ from typing import Any
 
 from omatg_ray.cli.arguments import local_path, number, path_or_word
 from omatg_ray.cli.output import STRUCTURE_SUFFIXES, check_folder, check_output
-from omatg_ray.cli.sampling import read_schedules, sampling_arguments, work_options
+from omatg_ray.cli.sampling import read_samplings, sampling_arguments, work_options
 from omatg_ray.errors import ConfigError
 
 SUMMARY = "measure models on known crystals"
@@ -114,8 +114,8 @@ def run(arguments: argparse.Namespace) -> None:
     require_crystals(data)
     require_potential(work["potential"])
     steps = tuple(dict.fromkeys(arguments.steps))
-    schedules = tuple(dict(read_schedules(arguments)).items())
-    cases = len(models) * len(steps) * len(schedules)
+    samplings = tuple(read_samplings(arguments, steps))
+    cases = len(models) * len(samplings)
     if out is not None and (folder is not None or cases > 1):
         raise ConfigError(
             "--out takes the crystals of a single case; with --to DIR, those of every case are kept there"
@@ -140,7 +140,7 @@ def run(arguments: argparse.Namespace) -> None:
         **work,
     }
     if folder is None and cases == 1:
-        options = EvaluateOptions(model=models[0], steps=steps[0], schedule=schedules[0][1], **measured)
+        options = EvaluateOptions(model=models[0], sampling=samplings[0][1], **measured)
         evaluation = evaluate(options, not arguments.quiet)
         if json_path is not None:
             write_evaluation(Path(json_path), evaluation)
@@ -154,7 +154,7 @@ def run(arguments: argparse.Namespace) -> None:
     from omatg_ray.run.atomic import write_json
 
     compared = compare(
-        CompareOptions(models=models, steps=steps, schedules=schedules, folder=folder, **measured),
+        CompareOptions(models=models, samplings=samplings, folder=folder, **measured),
         not arguments.quiet,
     )
     if json_path is not None:
