@@ -17,7 +17,8 @@ from omatg_ray.evaluate.chemistry import Plausibility, PlausibilityCheck, plausi
 from omatg_ray.reward.matching import Matcher, MatchSettings
 from tests.parity.test_metrics import CASES, crystals
 
-pytestmark = pytest.mark.processes
+# The first test computes the fingerprints for all, half a minute on an idle core.
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 
 pytest.importorskip("smact", reason="needs the extra `validity`")
 pytest.importorskip("matminer", reason="needs the extra `validity`")
