@@ -39,11 +39,14 @@ FIRST = (
 WHOLE_RUNS = (
     "tests/assets/test_contents.py",
     "tests/commands/",
+    "tests/flow/test_pretrain.py",
+    "tests/parity/",
     "tests/rl/test_optimum.py",
     "tests/run/test_folder_at_url.py",
     "tests/scripts/",
+    "tests/tune/test_schedulers.py",
 )
-"""Where most tests are a run from its start to its end, for seconds each: `--quick` leaves them out."""
+"""Where most tests are a run from its start to its end, or a comparison of one, for seconds: `--quick` leaves them out."""
 
 
 def share(nodeid: str) -> str:
