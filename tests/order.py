@@ -46,7 +46,7 @@ WHOLE_RUNS = (
     "tests/scripts/",
     "tests/tune/test_schedulers.py",
 )
-"""Where most tests are a run from its start to its end, or a comparison of one, for seconds: `--quick` leaves them out."""
+"""Where most tests are whole runs, or comparisons of some, for seconds each: `--quick` leaves them out."""
 
 
 def share(nodeid: str) -> str:
