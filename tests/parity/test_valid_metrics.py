@@ -17,8 +17,7 @@ from omatg_ray.evaluate.chemistry import Plausibility, PlausibilityCheck, plausi
 from omatg_ray.reward.matching import Matcher, MatchSettings
 from tests.parity.test_metrics import CASES, crystals
 
-# The first test computes the fingerprints for all, half a minute on an idle core.
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.processes
 
 pytest.importorskip("smact", reason="needs the extra `validity`")
 pytest.importorskip("matminer", reason="needs the extra `validity`")
