@@ -24,7 +24,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     options = parser.getgroup("omatg_ray")
-    options.addoption("--quick", action="store_true", help="only tests that start no process, and are not long")
+    options.addoption("--quick", action="store_true", help="only tests that start no process and do no whole run")
     options.addoption("--all", action="store_true", help="also tests that are marked as long")
 
 
@@ -40,7 +40,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     dropped = [
         item
         for item in items
-        if (quick and processes.starts_processes(item)) or (not every and item.get_closest_marker("long"))
+        if (quick and (processes.starts_processes(item) or item.nodeid.startswith(order.WHOLE_RUNS)))
+        or (not every and item.get_closest_marker("long"))
     ]
     if dropped:
         config.hook.pytest_deselected(items=dropped)

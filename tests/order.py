@@ -36,6 +36,18 @@ FIRST = (
 )
 """How the names of files and groups begin that take longest, longest first: what starts last should be short."""
 
+WHOLE_RUNS = (
+    "tests/assets/test_contents.py",
+    "tests/commands/",
+    "tests/flow/test_pretrain.py",
+    "tests/parity/",
+    "tests/rl/test_optimum.py",
+    "tests/run/test_folder_at_url.py",
+    "tests/scripts/",
+    "tests/tune/test_schedulers.py",
+)
+"""Where most tests are whole runs, or comparisons of some, for seconds each: `--quick` leaves them out."""
+
 
 def share(nodeid: str) -> str:
     """What of the tests runs in one process: the group or the file of a test."""

@@ -32,7 +32,7 @@ from tests.commands.conftest import Workshop
 from tests.conftest import ROOT
 
 BIN = Path(sys.executable).parent
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.long
 
 UPLOADED = ("omatg_ray", "configs", "pyproject.toml", ".gitignore")
 # Half a core each on nodes of one core: they need both.
@@ -214,6 +214,7 @@ def command_line(process: psutil.Process) -> list[str]:
     return []
 
 
+@pytest.mark.timeout(600)
 def test_a_submitted_run_equals_one_of_one_process_and_can_be_stopped_and_resumed(
     head: Head, workshop: Workshop, trained: TrainResult
 ) -> None:
@@ -266,6 +267,7 @@ def test_a_submitted_run_equals_one_of_one_process_and_can_be_stopped_and_resume
     assert all(0 < line["reward_atoms_mean"] <= 3 for line in lines)
 
 
+@pytest.mark.timeout(600)
 def test_a_submitted_sweep_has_the_trials_that_train_would_do(
     head: Head, workshop: Workshop, trained: TrainResult
 ) -> None:

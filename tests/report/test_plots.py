@@ -273,3 +273,15 @@ def test_energies_above_a_bound_share_the_last_bin() -> None:
     figure = energy_histogram({"a": [0.0, 1.0, 30.0, 40.0]}, highest=5.0)
     assert figure is not None
     assert "all above 5: a 2" in figure.axes[0].get_xlabel()
+
+
+def test_long_noisy_curves_are_drawn_thin_below_their_running_mean():
+    numbers = [0.1 * step + (-1) ** step for step in range(80)]
+    lines = [{"kind": "train", "step": step, "reward_mean": number} for step, number in enumerate(numbers)]
+    figure = curves(lines, [Curve("train", "reward_mean", "mean", smooth=True)], "reward")
+    measured, mean = axes_of(figure).get_lines()
+    assert points(measured) == [[step, number] for step, number in enumerate(numbers)]
+    assert measured.get_linewidth() < mean.get_linewidth()
+    # Two points on either side (80 / 40), and fewer at the ends.
+    expected = {0: numbers[0], 1: sum(numbers[:3]) / 3, 40: sum(numbers[38:43]) / 5, 79: numbers[79]}
+    assert {step: points(mean)[step][1] for step in expected} == pytest.approx(expected)
