@@ -11,12 +11,13 @@ from pydantic import Field, field_validator, model_validator
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.flow.settings import PretrainSettings
-from omatg_ray.policy.settings import CHUNK_PAIRS, AnyHandMade, NoiseMode, NoiseSettings, ScheduleSettings, Variant
+from omatg_ray.model.variants import VariantName, variant
+from omatg_ray.policy.settings import CHUNK_PAIRS, AnyHandMade, NoiseMode, NoiseSettings, ScheduleSettings
 from omatg_ray.reward.settings import RewardSettings
 from omatg_ray.rl.settings import AdvantageSettings, LearnerSettings, ObjectiveSettings, RolloutSettings
 from omatg_ray.run.config_file import read_tree
-from omatg_ray.run.location import is_bundled
-from omatg_ray.run.location_keys import ModelPlace, Place
+from omatg_ray.run.location import Location, is_bundled
+from omatg_ray.run.location_keys import CrystalsLocation, Kind, ModelLocation, RunLocation, ScheduleLocation, relocated
 from omatg_ray.run.tracking import Tracker
 from omatg_ray.settings import FIELDS, FieldName, Settings, explain_errors
 from omatg_ray.tree import dump
@@ -27,12 +28,12 @@ UNNAMED_DATA = "data: name a file to split (data.file=...) or three files (data.
 class DataSettings(Settings):
     """Crystals to learn from: one file that is split by composition, or three files that are split already."""
 
-    file: Place | None = Field(
+    file: CrystalsLocation | None = Field(
         None, description="crystals to split: CSV with a cif column, extxyz, CIF, POSCAR, JSON, folder, ...; or a URL"
     )
-    train: Place | None = Field(None, description="training split, in place of `file`")
-    val: Place | None = Field(None, description="validation split, in place of `file`")
-    test: Place | None = Field(None, description="test split, in place of `file`")
+    train: CrystalsLocation | None = Field(None, description="training split, in place of `file`")
+    val: CrystalsLocation | None = Field(None, description="validation split, in place of `file`")
+    test: CrystalsLocation | None = Field(None, description="test split, in place of `file`")
     val_compositions: float = Field(0.1, gt=0, description="validation compositions: a share, or from 1 on a number")
     test_compositions: float = Field(0.1, gt=0, description="test compositions: a share, or from 1 on a number")
     split_seed: int = Field(0, description="seed of the split")
@@ -58,7 +59,7 @@ class DataSettings(Settings):
 class PolicySettings(Settings):
     """The Gaussian step policy."""
 
-    variant: Variant = Field(
+    variant: VariantName = Field(
         "velocity",
         description="velocity: trains the velocity · score: trains velocity and denoiser of a base pretrained with γ · "
         "annealing: trains the schedule s(t) in (1 + s(t)) · velocity of the frozen base",
@@ -72,7 +73,7 @@ class PolicySettings(Settings):
         description="hand-made annealing, v · (1 + s(t)): {kind: linear | quadratic | cosine | constant, pos: 5, cell: "
         "2} with s at t = 1, or {kind: steps, power: 2} for a grid of unequal steps",
     )
-    annealing_from: ModelPlace | None = Field(
+    annealing_from: ScheduleLocation | None = Field(
         None,
         description="a learned schedule (its folder, or bundled), or a model or run that learned one, which then "
         "anneals, frozen, in place of `annealing`",
@@ -91,9 +92,10 @@ class PolicySettings(Settings):
     @model_validator(mode="after")
     def _frozen_annealing(self) -> PolicySettings:
         given = [name for name in ("annealing", "annealing_from") if getattr(self, name) is not None]
-        if given and self.variant == "annealing":
+        learns_schedule = variant(self.variant).learns_schedule
+        if given and learns_schedule:
             raise ValueError(f"an annealing policy learns its own schedule; leave {given[0]} out")
-        if self.schedule != ScheduleSettings() and self.variant != "annealing":
+        if self.schedule != ScheduleSettings() and not learns_schedule:
             raise ValueError(
                 "`schedule` is what a policy of variant annealing learns; set variant=annealing, or leave it out"
             )
@@ -128,7 +130,7 @@ class CheckpointSettings(Settings):
 class Config(Settings):
     """Everything a run needs. `pretrain` reads data and pretrain; `train` all but pretrain."""
 
-    run: Place = Field(
+    run: RunLocation = Field(
         Path("runs/run"), description="run folder, created by the run; or a URL such as s3://bucket/runs/better"
     )
     seed: int = Field(0, ge=0, description="seed of everything that is drawn")
@@ -139,7 +141,7 @@ class Config(Settings):
     workers: int = Field(2, ge=0, description="processes that match structures; 0: in this process; not with actors")
     data: DataSettings = Field(DataSettings(), description="crystals; null for train: the splits of the base's run")
     pretrain: PretrainSettings = Field(PretrainSettings(), description="pretraining of the base model")
-    base: ModelPlace | None = Field(
+    base: ModelLocation | None = Field(
         None,
         description="model to reinforce: a model folder, a run folder, the URL of one, a model that OMatG has "
         "published (OMatG/MP-20-CSP/Linear-ODE), or bundled (with its own crystals)",
@@ -161,11 +163,12 @@ class Config(Settings):
     @model_validator(mode="after")
     def _weights_that_count(self) -> Config:
         learned = [field for field in self.policy.active if self.policy.noise[field].kind == "learned"]
+        stochastic = variant(self.policy.variant).stochastic
         for field, noise in self.objective.reference_noise.items():
             key = f"objective.reference_noise.{field}"
             if noise.kind == "learned":
                 raise ValueError(f"{key}: a reference learns nothing; take kind constant or sqrt")
-            if self.policy.variant == "score" or field not in self.policy.active:
+            if stochastic or field not in self.policy.active:
                 why = (
                     "score policies have their own noise there"
                     if field in self.policy.active
@@ -178,7 +181,7 @@ class Config(Settings):
                     f"objective.entropy_weight.{field}: only learned noise has an entropy to raise; set "
                     f"policy.noise.{field}.kind=learned, or the weight to 0"
                 )
-            if self.objective.distillation_weight.of(field) and self.policy.variant != "score":
+            if self.objective.distillation_weight.of(field) and not stochastic:
                 raise ValueError(
                     f"objective.distillation_weight.{field}: only score policies have a denoiser; set "
                     "policy.variant=score, or the weight to 0"
@@ -191,7 +194,7 @@ class Config(Settings):
         return self.validation.steps or self.rollout.turns[0]
 
     @classmethod
-    def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    def load(cls, path: Location | None = None, overrides: Sequence[str] = ()) -> Config:
         """Reads a YAML file, which may be a URL, and applies `key=value` overrides, e.g. `rollout.groups=8`.
 
         Without a run folder in the file or the overrides, the run folder is `runs/<name of the file>`.
@@ -219,26 +222,16 @@ class Config(Settings):
     def resolved(self) -> Config:
         """The same with absolute paths, so that a run can be resumed from another working directory."""
 
-        def absolute(place: Any) -> Any:
-            return place.absolute() if isinstance(place, Path) else place
+        def absolute(key: str, location: Location, kind: Kind) -> Location:
+            if kind == "potential" and not is_bundled(location) and Path(location).is_dir():
+                return str(Path(location).absolute())
+            return location.absolute() if isinstance(location, Path) and kind != "run" else location
 
-        files = {name: absolute(getattr(self.data, name)) for name in ("file", "train", "val", "test")}
-
-        def absolute_if_folder(potential: str | None) -> str | None:
-            if potential is None or is_bundled(potential) or not Path(potential).is_dir():
-                return potential
-            return str(Path(potential).absolute())
-
-        reward = self.reward.placed(absolute_if_folder, lambda path, _: path.absolute())
-        here = {name: one.model_copy(update={"path": one.path or Path.cwd()}) for name, one in reward.custom.items()}
-        return self.model_copy(
-            update={
-                "base": absolute(self.base),
-                "policy": self.policy.model_copy(update={"annealing_from": absolute(self.policy.annealing_from)}),
-                "data": self.data.model_copy(update=files),
-                "reward": reward.model_copy(update={"custom": here}),
-            }
-        )
+        here = relocated(self, absolute)
+        custom = {
+            name: one.model_copy(update={"path": one.path or Path.cwd()}) for name, one in here.reward.custom.items()
+        }
+        return here.model_copy(update={"reward": here.reward.model_copy(update={"custom": custom})})
 
     def to_yaml(self) -> str:
         """All keys with their values; `load` reads it back."""

@@ -116,7 +116,7 @@ def override(key: str, value: object) -> str:
     return f"{key}={text if same else json.dumps(text, ensure_ascii=False)}"
 
 
-def place(tree: dict[str, Any], key: str, value: Any) -> None:
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
     """Puts a value at a dotted key.
 
     Raises:
@@ -143,6 +143,6 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def written(place: Path | str) -> str:
-    """A place as a text that `as_place` reads back: what begins with ~ and is no home has ./ before it."""
+    """A place as a text that `as_location` reads back: what begins with ~ and is no home has ./ before it."""
     text = str(place)
     return f"./{text}" if isinstance(place, Path) and text.startswith("~") else text

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from omatg_ray.run.location import as_place, expanded
+from omatg_ray.run.location import Location, as_location, expanded
 
 
 def number(kind: type[int] | type[float], low: float, above: bool = False) -> Callable[[str], int | float]:
@@ -46,10 +46,10 @@ def local_path(text: str) -> Path:
     return Path(path_or_word(text))
 
 
-def location(text: str) -> Path | str:
+def location(text: str) -> Location:
     """A path or a URL."""
     try:
-        return as_place(text)
+        return as_location(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -15,7 +15,8 @@ from typing import Any
 from omatg_ray.config import Config
 from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.crystal.formula import parse_formula
-from omatg_ray.run.location import BUNDLED, is_bundled
+from omatg_ray.model.variants import variant
+from omatg_ray.run.location import BUNDLED, Location, is_bundled
 from omatg_ray.run.state import free_run
 from omatg_ray.tree import override
 
@@ -57,7 +58,7 @@ def next_steps(
         # Another schedule would take the place of the one that it was reinforced with.
         finer, annealed = ["--steps", steps], " (annealed as in the run)"
     compared, said = finer, f"with {steps} grid points in place of {trained}"
-    if config.policy.variant == "annealing":
+    if variant(config.policy.variant).learns_schedule:
         # The schedule was learned for few steps; of interest is what many give without it.
         finer, annealed, many = ["--steps", trained], " (annealed as was learned)", MANY_TIMES * trained
         compared, said = ["--steps", many, "--schedule", "none"], f"with {many} grid points and no schedule"
@@ -119,7 +120,7 @@ def _on_ray(config: Config) -> Iterable[str]:
         yield "device=auto"
 
 
-def _beside(run: Path | str, suffix: str) -> Path | str:
+def _beside(run: Location, suffix: str) -> Location:
     """A run folder that is free, called as this one with something behind it."""
     return free_run(f"{run}{suffix}" if isinstance(run, str) else run.with_name(f"{run.name}{suffix}"))
 

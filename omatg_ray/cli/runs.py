@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omatg_ray.cli.words import key_of, told_apart
 from omatg_ray.errors import ConfigError
-from omatg_ray.run.location import inside
+from omatg_ray.run.location import Location, inside
 from omatg_ray.run.storage import files_at
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def start_or_resume(arguments: argparse.Namespace) -> None:
         arguments.words = [word for word in overrides if word not in named]
 
 
-def holds_config(run: Path | str) -> bool:
+def holds_config(run: Location) -> bool:
     """Whether there is a run in a folder or at a URL."""
     from omatg_ray.run.sync import CONFIG
 

@@ -24,11 +24,10 @@ from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.hand_made import LinearAnnealing
 from omatg_ray.report.ablation import write_ablation
 from omatg_ray.report.comparison import write_comparison
-from omatg_ray.run.job_paths import found_or_named, lasting
-from omatg_ray.run.location import BUNDLED, is_bundled
-from omatg_ray.run.location_keys import Place
+from omatg_ray.run.job_paths import lasting
+from omatg_ray.run.location import BUNDLED, Location, is_bundled
 from omatg_ray.run.progress import print_line
-from omatg_ray.train.job import found_or_bundled
+from omatg_ray.train.job import anchored
 from omatg_ray.train.splits import base_run_data
 
 
@@ -52,46 +51,28 @@ def ablate(settings: AblationSettings, progress: bool = False) -> AblationResult
         ConfigError: A set names no crystals and its model has none, or a place holds nothing.
         OmatgRayError: As `evaluate`.
     """
-    folder = lasting(settings.run)
-    sets = {name: _located(name, one) for name, one in settings.sets.items()}
+    folder, settings = lasting(settings.run), anchored(settings)
     learned = {
         name: [Learned(of, _schedules(f"sets.{name}.learned.{of}", found)) for of, found in one.learned.items()]
-        for name, one in sets.items()
+        for name, one in settings.sets.items()
     }
     done = {}
-    for name, one in sets.items():
+    for name, one in settings.sets.items():
         val, test = _crystals(name, one)
         tuned = _tuned(settings, one, val, folder / name / "tuning", f"{name}: tuning", progress)
         done[name] = _compared(settings, one, test, folder / name, tuned, learned[name], progress)
     return AblationResult(done, write_ablation(folder, done, settings.tuning.by))
 
 
-def _schedules(key: str, places: Sequence[Place]) -> list[LearnedAnnealing]:
+def _schedules(key: str, folders: Sequence[Location]) -> list[LearnedAnnealing]:
     """Learned schedules of a key, whose name errors bear."""
     try:
-        return [learned_schedule(place) for place in places]
+        return [learned_schedule(folder) for folder in folders]
     except (ConfigError, ModelError) as error:
         raise ConfigError(f"{key}: {error}") from error
 
 
-def _located(name: str, one: SetSettings) -> SetSettings:
-    """With all files where a job finds them."""
-    key = f"sets.{name}"
-    return one.model_copy(
-        update={
-            "model": found_or_bundled(one.model, f"{key}.model"),
-            "val": None if one.val is None else found_or_bundled(one.val, f"{key}.val"),
-            "test": None if one.test is None else found_or_bundled(one.test, f"{key}.test"),
-            "potential": found_or_named(one.potential),
-            "learned": {
-                of: [found_or_bundled(place, f"{key}.learned.{of}") for place in places]
-                for of, places in one.learned.items()
-            },
-        }
-    )
-
-
-def _crystals(name: str, one: SetSettings) -> tuple[Place, Place]:
+def _crystals(name: str, one: SetSettings) -> tuple[Location, Location]:
     """Where the crystals to tune on and to report on are."""
     if one.val is not None and one.test is not None:
         return one.val, one.test
@@ -107,7 +88,7 @@ def _crystals(name: str, one: SetSettings) -> tuple[Place, Place]:
 def _work(
     settings: AblationSettings,
     one: SetSettings,
-    data: Place,
+    data: Location,
     progress: bool,
     *,
     limit: int | None,
@@ -132,7 +113,7 @@ def _work(
 
 
 def _tuned(
-    settings: AblationSettings, one: SetSettings, data: Place, folder: Path, title: str, progress: bool
+    settings: AblationSettings, one: SetSettings, data: Location, folder: Path, title: str, progress: bool
 ) -> dict[int, dict[str, Tuned]]:
     """The best of every kind at every number of steps."""
     tuning, kinds = settings.tuning, settings.kinds
@@ -159,7 +140,7 @@ def _tuned(
 def _compared(
     settings: AblationSettings,
     one: SetSettings,
-    data: Place,
+    data: Location,
     folder: Path,
     tuned: dict[int, dict[str, Tuned]],
     learned: Sequence[Learned],

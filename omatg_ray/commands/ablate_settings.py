@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.evaluate.settings import BEST, TriedSettings, ways_of
 from omatg_ray.model.schedule import NONE
-from omatg_ray.reward.settings import PotentialName
 from omatg_ray.run.config_file import read_tree
-from omatg_ray.run.location_keys import LocalFolder, ModelPlace, Place
+from omatg_ray.run.location import Location
+from omatg_ray.run.location_keys import CrystalsLocation, LocalFolder, ModelLocation, PotentialLocation
 from omatg_ray.settings import Settings, explain_errors
 
 Kind = Literal["linear", "quadratic", "cosine", "constant", "steps"]
@@ -24,13 +24,17 @@ KINDS: list[Kind] = list(get_args(Kind))
 class SetSettings(Settings):
     """A base model with its crystals, and the schedules that were learned for it."""
 
-    model: ModelPlace = Field(description="base model: model or run folder, its URL, or bundled")
-    val: Place | None = Field(None, description="crystals to tune on; null: the validation split of the model's run")
-    test: Place | None = Field(None, description="crystals to report on; null: the test split of the model's run")
-    potential: PotentialName | None = Field(
+    model: ModelLocation = Field(description="base model: model or run folder, its URL, or bundled")
+    val: CrystalsLocation | None = Field(
+        None, description="crystals to tune on; null: the validation split of the model's run"
+    )
+    test: CrystalsLocation | None = Field(
+        None, description="crystals to report on; null: the test split of the model's run"
+    )
+    potential: PotentialLocation | None = Field(
         None, description="potential of the energies; null: that of the model, if it has one; none: no energies"
     )
-    learned: dict[str, Annotated[list[ModelPlace], Field(min_length=1)]] = Field(
+    learned: dict[str, Annotated[list[ModelLocation], Field(min_length=1)]] = Field(
         {},
         description="learned schedules by name, one for each seed: their folders, the runs that learned, or bundled",
     )
@@ -87,7 +91,7 @@ class AblationSettings(Settings):
         return self
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> AblationSettings:
+    def load(cls, path: Location, overrides: Sequence[str] = ()) -> AblationSettings:
         """Reads a YAML file and applies `key=value` overrides.
 
         Raises:

@@ -23,7 +23,7 @@ from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import OWN
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.atomic import write_json
-from omatg_ray.run.location import BUNDLED, is_bundled, place_of
+from omatg_ray.run.location import BUNDLED, Location, absolute_name, is_bundled
 from omatg_ray.run.text import aligned
 from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.options import SamplingOptions, WorkOptions
@@ -48,7 +48,7 @@ class MeasureOptions(WorkOptions):
         plausibility: Measure over chemically plausible crystals too, with SMACT and matminer.
     """
 
-    data: str | Path
+    data: Location
     limit: int | None = None
     on_error: OnError = "refuse"
     samples: int = 1
@@ -71,7 +71,7 @@ class CompareOptions(MeasureOptions):
         folder: Where to keep what is done, and the report; what is there already is not computed again.
     """
 
-    models: tuple[str | Path, ...]
+    models: tuple[Location, ...]
     samplings: tuple[tuple[str, Sampling], ...] = ((OWN, Sampling()),)
     folder: Path | None = None
 
@@ -137,7 +137,7 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
         others = [one for one in kept if (one.name, one.way, one.steps) not in taken]
         comparison, reward = Comparison.of([*results, *others]), evaluator.backend.energy
         about = {
-            "data": place_of(options.data),
+            "data": absolute_name(options.data),
             "seed": options.seed,
             "potential": None if reward is None else reward.potential.name,
         }
@@ -150,7 +150,7 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
 
 @contextmanager
 def at_work(
-    options: MeasureOptions, places: Sequence[str | Path], progress: bool, samplings: Sequence[Sampling] = ()
+    options: MeasureOptions, places: Sequence[Location], progress: bool, samplings: Sequence[Sampling] = ()
 ) -> Iterator[tuple[Evaluator, PlausibilityCheck | None, list[FlowModel]]]:
     """What evaluates, and the models at these places, each of which is loaded once.
 
@@ -208,7 +208,7 @@ def _reward(options: MeasureOptions, models: Sequence[FlowModel]) -> MatGLEnergy
     return MatGLEnergy(potential, invalid_energy=options.invalid_energy)
 
 
-def distinct_names(places: Sequence[str | Path]) -> list[str]:
+def distinct_names(places: Sequence[Location]) -> list[str]:
     """Short names of models: the last part of each place, with as many before it as tell them apart."""
     parts = [str(place).rstrip("/").split("/") for place in places]
     different = len({tuple(one) for one in parts})

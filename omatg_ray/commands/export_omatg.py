@@ -8,9 +8,10 @@ from omatg_ray.commands.import_omatg import refuse_existing
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.omatg.export import Exported, export_omatg
 from omatg_ray.run.atomic import replace_folder
+from omatg_ray.run.location import Location
 
 
-def export_model(model: str | Path, out: Path, steps: int | None = None, data: str | None = None) -> Exported:
+def export_model(model: Location, out: Path, steps: int | None = None, data: str | None = None) -> Exported:
     """Writes checkpoint.ckpt and train.yaml into a new folder.
 
     Args:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.run.atomic import replace_folder
+from omatg_ray.run.location import Location
 
 
 def import_model(
     checkpoint: Path,
     config: Path,
     out: Path,
-    base: str | Path | None = None,
+    base: Location | None = None,
     data: Path | None = None,
     progress: bool = False,
 ) -> list[str]:

@@ -15,6 +15,7 @@ from omatg_ray.model.flow_model import ModelDescription
 from omatg_ray.report.run import write_report
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import StopRequest
+from omatg_ray.run.location import Location
 from omatg_ray.run.versions import versions
 from omatg_ray.train.device import choose_device, set_threads
 from omatg_ray.train.pretrain_loop import PretrainLoop
@@ -22,7 +23,7 @@ from omatg_ray.train.record import describe_run, tracking_of
 from omatg_ray.train.splits import load_splits
 
 
-def pretrain(config: Config, resume: bool | Path = False, progress: bool = True) -> Path | str:
+def pretrain(config: Config, resume: bool | Path = False, progress: bool = True) -> Location:
     """Trains a base model; `best` is the checkpoint with the lowest validation loss of the averaged weights.
 
     With `ray.pretrain.workers` it is trained by data-parallel workers on Ray Train. One of them writes checkpoints and

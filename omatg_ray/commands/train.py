@@ -23,6 +23,7 @@ from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted, StopRequest
+from omatg_ray.run.location import Location
 from omatg_ray.run.state import kept
 from omatg_ray.train.backend import run_backend
 from omatg_ray.train.build import build_run
@@ -47,10 +48,10 @@ class TrainResult:
         generates_species: Whether the model takes numbers of atoms instead of formulas.
     """
 
-    model: Path | str
+    model: Location
     iteration: int
     rows: list[dict[str, Any]] = field(repr=False)
-    report: Path | str
+    report: Location
     generates_species: bool
 
 
@@ -141,8 +142,7 @@ def _compare(
     )
     best = FlowModel.load(folder.checkpoints / "best", parts.model.device)
     label = described_best(best_iteration(folder))
-    # A frozen annealing is no merit of the reinforcement: the base has it too. One that was learned is.
-    start = parts.start if best.description.variant == "annealing" else parts.start.annealed_as(best)
+    start = best.variant.start(parts.start, best)
     runs: list[tuple[str, str, FlowModel, NoiseMode]] = [
         ("before", "base", start, "none"),
         ("after", label, best, "none"),

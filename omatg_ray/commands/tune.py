@@ -14,12 +14,14 @@ from omatg_ray.report.sweep import BEST_FILE, FRONT, write_sweep
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.interrupt import Interrupted
+from omatg_ray.run.location import Location
+from omatg_ray.run.location_keys import locations
 from omatg_ray.run.lock import lock
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.text import counted
 from omatg_ray.train.build import build_run
 from omatg_ray.train.job import anchored
-from omatg_ray.tree import flat, place
+from omatg_ray.tree import flat, set_key
 from omatg_ray.tune.results import TRIALS, Sweep
 from omatg_ray.tune.settings import DEFAULT_METRIC, SWEEP_FILE, SweepSettings, folder_of_sweep, refuse_taken_by_sweep
 from omatg_ray.tune.trial import SweepRuns, write_settings
@@ -58,7 +60,7 @@ def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
     """
     folder = refuse_taken_by_sweep(settings)
     configs = settings.check()
-    settings = _placed(settings, folder)
+    settings = _portable(settings, folder)
     # What is missing is missing in all trials: better said once, and now.
     first = next(settings.corners())
     needed = {key: value for key, value in first.items() if key.startswith(STARTS_FROM)}
@@ -76,7 +78,7 @@ def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
         return _run(settings, folder, progress, resume=False)
 
 
-def resume_tune(run: Path | str, progress: bool = True) -> TuneResult:
+def resume_tune(run: Location, progress: bool = True) -> TuneResult:
     """Goes on with a sweep: what has finished stays, other trials go on from their last checkpoints.
 
     Raises:
@@ -92,27 +94,26 @@ def resume_tune(run: Path | str, progress: bool = True) -> TuneResult:
         return _run(settings, folder, progress, resume=True)
 
 
-def _placed(settings: SweepSettings, folder: Path) -> SweepSettings:
-    """The sweep with all of its config in one tree, in which places are absolute: trials may run anywhere."""
+def _portable(settings: SweepSettings, folder: Path) -> SweepSettings:
+    """The sweep with all of its config in one tree, with absolute locations: trials may run anywhere."""
     tree, first = settings.copied_tree(), next(settings.corners())
     for key, value in _moved(settings, first, folder).items():
         if key not in settings.space:
-            place(tree, key, value)
+            set_key(tree, key, value)
 
     def moved(key: str, value: Any) -> Any:
         values = first | {key: value}
-        absolute = flat(settings.with_values(values, folder).resolved().model_dump(mode="json"))
-        # A job says where it finds a place, so nothing but places is looked for.
-        is_place = absolute.get(key, value) != value
-        return _moved(settings, values, folder).get(key, value) if is_place else value
+        # A job says where it finds a file, so nothing but locations is looked for.
+        named = locations(settings.with_values(values, folder))
+        return _moved(settings, values, folder).get(key, value) if key in named else value
 
     space = {key: domain.mapped(partial(moved, key)) for key, domain in settings.space.items()}
-    placed = {"config": tree, "overrides": {}, "run": folder, "space": space}
-    return SweepSettings.model_validate(settings.model_dump() | placed)
+    portable = {"config": tree, "overrides": {}, "run": folder, "space": space}
+    return SweepSettings.model_validate(settings.model_dump() | portable)
 
 
 def _moved(settings: SweepSettings, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The keys of a trial with such values of which trials need another value than was given: places."""
+    """The keys of a trial with such values that trials need with another value than was given: locations."""
     config = settings.with_values(values, folder)
     given, needed = (flat(one.model_dump(mode="json")) for one in (config, anchored(config).resolved()))
     return {key: value for key, value in needed.items() if given.get(key) != value and key != "run"}

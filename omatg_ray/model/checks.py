@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 
 from pymatgen.core import Element
 
@@ -12,6 +11,7 @@ from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.errors import ModelError
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
+from omatg_ray.run.location import Location
 
 
 def unseen_elements(model: FlowModel, elements: Iterable[int]) -> list[str]:
@@ -21,7 +21,7 @@ def unseen_elements(model: FlowModel, elements: Iterable[int]) -> list[str]:
     return [symbol for symbol in symbols if known and symbol not in known]
 
 
-def refuse_unseen(model: FlowModel, name: str | Path, elements: Iterable[int]) -> None:
+def refuse_unseen(model: FlowModel, name: Location, elements: Iterable[int]) -> None:
     """Refuses to generate elements whose embedding the model never trained: whatever came out would mean nothing.
 
     Raises:
@@ -49,7 +49,7 @@ def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset
 def warn_noiseless(model: FlowModel, samplings: Iterable[Sampling]) -> None:
     """Warns where the policy's noise is asked of a model that has no policy, or none with another schedule."""
     noisy = [sampling for sampling in samplings if sampling.noise == "policy"]
-    if model.description.variant == "annealing" and any(sampling.schedule is not None for sampling in noisy):
+    if model.variant.learns_schedule and any(sampling.schedule is not None for sampling in noisy):
         warnings.warn(
             "the model's policy is its own schedule; with another one it moves as its base does, without noise",
             stacklevel=2,

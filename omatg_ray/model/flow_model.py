@@ -27,14 +27,15 @@ from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import NetworkSettings, PathSettings
 from omatg_ray.flow.species import draw_jumps
 from omatg_ray.model.sampling import DEFAULT, EULER, Sampling
+from omatg_ray.model.variants import Variant, VariantName, variant
 from omatg_ray.policy.annealing import Annealing, LearnedAnnealing
-from omatg_ray.policy.drift import Annealed, Drift, Scale, Score, Velocity
+from omatg_ray.policy.drift import Drift, Score, annealed_velocity
 from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, Noise
 from omatg_ray.policy.ode import solve
 from omatg_ray.policy.policy import Policy, draw_noise
-from omatg_ray.policy.settings import CHUNK_PAIRS, AnyAnnealing, LearnedSchedule, NoiseMode, NoiseSettings, Variant
+from omatg_ray.policy.settings import CHUNK_PAIRS, AnyAnnealing, LearnedSchedule, NoiseMode, NoiseSettings
 from omatg_ray.run.checkpoints import DESCRIPTION_FILE, WEIGHTS_FILE, model_folder
-from omatg_ray.run.location import BUNDLED, is_bundled, is_remote
+from omatg_ray.run.location import BUNDLED, Location, is_bundled, is_remote
 from omatg_ray.run.sync import fetched_model
 from omatg_ray.seeding import seed_of
 from omatg_ray.settings import Settings
@@ -54,7 +55,7 @@ class ModelDescription(Settings):
     base_distribution: BaseDistribution
     elements: list[str] = Field(description="symbols of the training set's elements")
     sizes: list[int] = Field(description="atoms per cell that occur in the training set")
-    variant: Variant = Field("velocity", description="kind of policy that reinforcement trained")
+    variant: VariantName = Field("velocity", description="kind of policy that reinforcement trained")
     active: list[FieldName] = Field([], description="fields that reinforcement acted on; empty for a base model")
     noise: dict[FieldName, NoiseSettings] = Field({}, description="policy noise of the active fields")
     annealing: AnyAnnealing = Field(
@@ -87,7 +88,7 @@ def chunks_by_pairs(sizes: Sequence[int], limit: int) -> list[list[int]]:
 
 def learned_parts(description: ModelDescription) -> set[str]:
     """Names of what reinforcement learns of a model."""
-    parts = {"policy"} if description.active and description.variant != "annealing" else set()
+    parts = set(variant(description.variant).learns) if description.active else set()
     if isinstance(description.annealing, LearnedSchedule):
         parts.add("schedule")
     if any(description.noise[field].kind == "learned" for field in description.active):
@@ -96,13 +97,15 @@ def learned_parts(description: ModelDescription) -> set[str]:
 
 
 def new_modules(description: ModelDescription) -> nn.ModuleDict:
-    """What reinforcement learns, before it learned anything: `policy`, `schedule`, `noise`, those that there are.
+    """What reinforcement learns, before it learned anything: what its variant names, `schedule` and `noise`.
 
-    The weights of `policy` are random; those of the others give no annealing, and the noise that was asked for.
+    The weights of a variant's network are random; a new schedule gives no annealing, and new noise is what was asked
+    for.
     """
     modules, parts = nn.ModuleDict(), learned_parts(description)
-    if "policy" in parts:
-        modules["policy"] = CSPNet(description.network)
+    for name, make in variant(description.variant).learns.items():
+        if name in parts:
+            modules[name] = make(description)
     if isinstance(description.annealing, LearnedSchedule):
         modules["schedule"] = LearnedAnnealing(description.annealing)
     if "noise" in parts:
@@ -150,6 +153,11 @@ class FlowModel:
             )
 
     @property
+    def variant(self) -> Variant:
+        """What kind of policy reinforcement trained."""
+        return variant(self.description.variant)
+
+    @property
     def network(self) -> CSPNet:
         """The network that drives active fields; the base network where none was reinforced."""
         return cast("CSPNet", self.learned["policy"]) if "policy" in self.learned else self.base_network
@@ -164,7 +172,7 @@ class FlowModel:
     # --- files ------------------------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> FlowModel:
+    def load(cls, path: Location, device: torch.device | str = "cpu") -> FlowModel:
         """Reads a model folder, the best checkpoint of a run folder, or with "bundled" the model of the package.
 
         Args:
@@ -223,25 +231,22 @@ class FlowModel:
                 then moves as its base does.
             sde: Where a base model's interpolant has ε, its stochastic process: drift b − (ε / γ) η and noise √(2 ε).
         """
-        what = self.description
         annealing = self.annealing if schedule is None else schedule
         if isinstance(annealing, LearnedAnnealing):
             annealing.to(self.device)
-        if what.variant == "annealing" and schedule is None:
-            return Policy(
-                Scale(annealing), self.base_network, self.base_network, what.active, self._noise(),
-                species=what.paths.species,
-            )  # fmt: skip
-        as_base = not what.active or what.variant == "annealing"
-        active, noise = ([], {}) if as_base else (what.active, self._noise())
-        drift: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
-        if as_base and sde:
-            epsilon = {field: what.paths.of(field).epsilon for field in FIELDS}
-            noise = {field: DiffusionNoise(e.value) for field, e in epsilon.items() if e is not None}
-            active = list(noise)
-        if (as_base and active) or what.variant == "score":
-            drift = Score(noise, {field: self._gamma(field) for field in active}, annealing)
-        return Policy(drift, self.network, self.base_network, active, noise, annealing, what.paths.species)
+        if self.description.active and not (self.variant.learns_schedule and schedule is not None):
+            return self.variant.policy(self, annealing)
+        return self._base_policy(annealing, sde)
+
+    def _base_policy(self, annealing: Annealing | None, sde: bool) -> Policy:
+        """What the base alone does."""
+        paths = self.description.paths
+        epsilon = {field: paths.of(field).epsilon for field in FIELDS} if sde else {}
+        noise = {field: DiffusionNoise(e.value) for field, e in epsilon.items() if e is not None}
+        drift: Drift = annealed_velocity(annealing)
+        if noise:
+            drift = Score(noise, {field: self.gamma(field) for field in noise}, annealing)
+        return Policy(drift, self.network, self.base_network, list(noise), noise, annealing, paths.species)
 
     @property
     def generates_species(self) -> bool:
@@ -268,7 +273,8 @@ class FlowModel:
             learned["schedule"] = other.learned["schedule"]
         return FlowModel(description, self.base_network, learned)
 
-    def _noise(self) -> dict[FieldName, Noise]:
+    @property
+    def noise(self) -> dict[FieldName, Noise]:
         """σ(t) of the active fields."""
         noise: dict[FieldName, Noise] = {field: self.description.noise[field] for field in self.description.active}
         if "noise" in self.learned:
@@ -276,7 +282,7 @@ class FlowModel:
             noise |= {field: cast("LearnedNoise", learned[field]) for field in noise if field in learned}
         return noise
 
-    def _gamma(self, field: FieldName) -> Callable[[Tensor], Tensor]:
+    def gamma(self, field: FieldName) -> Callable[[Tensor], Tensor]:
         """γ(t) of a field, or what stands for it.
 
         Raises:

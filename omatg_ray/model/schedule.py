@@ -18,7 +18,7 @@ from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.policy.hand_made import HAND_MADE, HandMadeAnnealing, LinearAnnealing, StepSizes
 from omatg_ray.policy.settings import AnyHandMade, Curve, LearnedSchedule
 from omatg_ray.run.checkpoints import DESCRIPTION_FILE, WEIGHTS_FILE
-from omatg_ray.run.location import is_bundled, is_remote
+from omatg_ray.run.location import Location, is_bundled, is_remote
 from omatg_ray.run.storage import files_at
 from omatg_ray.run.sync import fetched_model
 from omatg_ray.settings import Settings
@@ -72,7 +72,7 @@ def save_schedule(annealing: LearnedAnnealing, folder: Path, provenance: Mapping
     (folder / SCHEDULE_FILE).write_text(json.dumps(description.model_dump(mode="json"), indent=1) + "\n")
 
 
-def read_schedule(text: str | Path) -> Annealing | None:
+def read_schedule(text: Location) -> Annealing | None:
     """The schedule that a text means; None for "own", which leaves a model its own.
 
     Args:
@@ -125,7 +125,7 @@ def brief(schedule: HandMadeAnnealing | StepSizes) -> str:
     return f"{kind}:" + ",".join(f"{key}={value:g}" for key, value in values.items())
 
 
-def learned_schedule(place: str | Path) -> LearnedAnnealing:
+def learned_schedule(place: Location) -> LearnedAnnealing:
     """The learned schedule in a folder or at a URL: of a schedule, a run, or a model; or the bundled one.
 
     Raises:
@@ -155,7 +155,7 @@ def learned_schedule(place: str | Path) -> LearnedAnnealing:
     return _of_model(place)
 
 
-def require_schedule(place: str | Path) -> None:
+def require_schedule(place: Location) -> None:
     """Looks whether the folder of a learned schedule is there; the bundled one is, and URLs are not asked.
 
     Raises:
@@ -169,7 +169,7 @@ def require_schedule(place: str | Path) -> None:
         )
 
 
-def _of_model(place: str | Path) -> LearnedAnnealing:
+def _of_model(place: Location) -> LearnedAnnealing:
     from omatg_ray.model.flow_model import FlowModel
     from omatg_ray.policy.annealing import LearnedAnnealing
 

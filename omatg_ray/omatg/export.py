@@ -103,7 +103,7 @@ def exported_network(model: FlowModel, notes: list[str]) -> CSPNet:
         )
     if what.active:
         notes.append("the noise of the policy is left out: `omg predict` generates without")
-        if what.variant == "score":
+        if model.variant.stochastic:
             notes.append("it was reinforced as a stochastic process; `omg predict` follows its velocity alone")
     return model.network
 

@@ -24,9 +24,9 @@ from omatg_ray.omatg.weights import (
     refuse_unknown,
     schedule_from_omatg,
 )
-from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings, Variant
+from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
 
-VARIANTS: dict[str, Variant] = {
+VARIANTS = {
     "OMGIRLVelocity": "velocity",
     "OMGIRLScaledVelocity": "velocity",
     "OMGIRLScore": "score",
@@ -75,7 +75,7 @@ def import_reinforced(checkpoint: Checkpoint, tree: dict[str, Any], base: FlowMo
     if configuration.name == "OMGIRLScale" and len(active) < len(FIELDS):
         notes.append("left out: the schedule of the frozen field, which OMatG-IRL does not use")
     model = FlowModel(description, base.base_network, _learned(checkpoint, description))
-    if description.variant == "score":
+    if model.variant.stochastic:
         for of in active:
             # The drift of a score policy needs the weight of the noise; better now than when generating.
             if not description.paths.of(of).has_denoiser:

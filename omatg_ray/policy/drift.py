@@ -1,6 +1,7 @@
 """Drifts: the mean action per unit of time of a policy, as a function of what a network says of the state.
 
-A policy variant is its drift. Adding one is a small class with the methods of `Drift`; `docs/policies.md` shows how.
+Each policy variant has one (`omatg_ray/model/variants`). Adding one is a small class with the methods of `Drift`;
+`docs/policies.md` shows how.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class Score(Drift):
         annealing: Annealing | None = None,
     ) -> None:
         self.noise, self.gamma = noise, gamma
-        self.velocity: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
+        self.velocity = annealed_velocity(annealing)
 
     def outputs(self, field: FieldName) -> tuple[Output, ...]:
         return VELOCITY[field], DENOISER[field]
@@ -149,6 +150,11 @@ class Annealed(Drift):
 
     def trained(self) -> list[nn.Parameter]:
         return self.drift.trained()
+
+
+def annealed_velocity(annealing: Annealing | None) -> Drift:
+    """The velocity, multiplied by 1 + s(t) where there is a schedule."""
+    return Velocity() if annealing is None else Annealed(Velocity(), annealing)
 
 
 class Scale(Drift):

@@ -21,7 +21,6 @@ Feature = Literal["atoms", "electronegativity", "steps"]
 CHUNK_PAIRS = 20_000
 """Ordered pairs of atoms per network call when generating, unless the caller says otherwise."""
 NoiseMode = Literal["none", "policy"]
-Variant = Literal["velocity", "score", "annealing"]
 
 
 class ScheduleSettings(Settings):

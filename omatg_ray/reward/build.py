@@ -11,34 +11,18 @@ from pathlib import Path
 
 import torch
 
-from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import ConfigError, DataError
 from omatg_ray.reward.crmse import PolymorphMatch
 from omatg_ray.reward.custom import CustomReward
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.reward.hull import EnergyAboveHull, Entry, Hull, entries_of, read_entries
-from omatg_ray.reward.matching import MatchSettings, compositions
+from omatg_ray.reward.options import Materials
 from omatg_ray.reward.protocol import Once, Reward
 from omatg_ray.reward.second import SecondPotential
-from omatg_ray.reward.settings import (
-    CRMSE,
-    DENSITY,
-    ENERGY,
-    HULL,
-    NON_CENTROSYMMETRIC,
-    NON_TRICLINIC,
-    SECOND,
-    VOLUME,
-    CustomSettings,
-    RewardSettings,
-)
+from omatg_ray.reward.settings import ENERGY, SECOND, CustomSettings, RewardSettings
 from omatg_ray.reward.sources import sources
-from omatg_ray.reward.symmetry import NonCentrosymmetric, NonTriclinic
-from omatg_ray.reward.target import TargetDensity, TargetVolume
 from omatg_ray.reward.weighted import Part, Weighted
-from omatg_ray.run.cache import cache_folder
+from omatg_ray.run.location_keys import locations
 
 TRIED = 2
 """Crystals that a custom reward is tried on before a run."""
@@ -112,60 +96,24 @@ def build_scorers(
 def _parts(
     settings: RewardSettings, energy: MatGLEnergy | None, second: MatGLEnergy | None, known: CrystalDataset
 ) -> list[Part]:
-    weights, crystals = settings.weighted, known.crystals
-    parts: dict[str, Reward] = {}
+    materials, parts = Materials(settings, known), dict[str, Reward]()
     if energy is not None and settings.needs_potential:
-        rewarded = MatGLEnergy(
+        materials.relaxed = MatGLEnergy(
             energy.potential,
             invalid_energy=settings.invalid_energy,
             chunk_edges=settings.chunk_edges,
             relax_steps=settings.relax_steps,
         )
-        # First, and there even without a weight: hull and second potential need it.
-        first = parts[ENERGY] = Once(rewarded)
-        if HULL in weights:
-            parts[HULL] = EnergyAboveHull(first, _hull(settings, rewarded, known), settings.hull.invalid_energy)
-    if CRMSE in weights:
-        parts[CRMSE] = _polymorphs(settings, crystals)
-    if {NON_TRICLINIC, NON_CENTROSYMMETRIC} & weights.keys():
-        symmetry = Once(NonTriclinic(settings.symprec, workers=settings.workers, timeout=settings.timeout))
-        both: dict[str, Reward] = {NON_TRICLINIC: symmetry, NON_CENTROSYMMETRIC: NonCentrosymmetric(symmetry)}
-        parts |= {name: reward for name, reward in both.items() if name in weights}
-    if DENSITY in weights and settings.density.target is not None:
-        parts[DENSITY] = TargetDensity(settings.density.target, settings.density.scale)
-    if VOLUME in weights and settings.volume.target is not None:
-        parts[VOLUME] = TargetVolume(settings.volume.target, settings.volume.scale)
+        # First, and there even without a weight: what is made of energies needs it.
+        materials.energy = parts[ENERGY] = Once(materials.relaxed)
+    parts |= {name: options.build(materials) for name, options in settings.built_in.items()}
     for name, custom in settings.custom.items():
         reward = CustomReward(name, custom.class_, custom.invalid, custom.options, custom.path, custom.timeout)
-        reward.try_out(crystals.select(range(min(TRIED, len(crystals)))))
+        reward.try_out(known.crystals.select(range(min(TRIED, len(known)))))
         parts[name] = reward
-    if energy is not None and second is not None:
-        parts[SECOND] = SecondPotential(second, first, energy, crystals)
-    return [Part(name, weights.get(name, 0.0), reward) for name, reward in parts.items()]
-
-
-def _hull(settings: RewardSettings, energy: MatGLEnergy, known: CrystalDataset) -> Hull:
-    if settings.hull.entries is not None:
-        entries = read_entries(settings.hull.entries)
-    else:
-        file = settings.hull.crystals
-        references = known if file is None else read_dataset(file)
-        energy.require_elements(references.elements)
-        # Before minutes of energies: what is missing now will be missing then.
-        Hull(Entry(key, 0.0) for key in compositions(references.crystals)).require_elements(known.elements)
-        entries = entries_of(references.crystals, energy, cache_folder())
-    hull = Hull(entries)
-    hull.require_elements(known.elements)
-    return hull
-
-
-def _polymorphs(settings: RewardSettings, crystals: CrystalBatch) -> PolymorphMatch:
-    chosen = settings.crmse
-    references = crystals if chosen.references is None else read_dataset(chosen.references).crystals
-    tolerances = MatchSettings(chosen.ltol, chosen.stol, chosen.angle_tol)
-    reward = PolymorphMatch(references, tolerances, workers=settings.workers, timeout=settings.timeout)
-    reward.require(crystals)
-    return reward
+    if energy is not None and second is not None and materials.energy is not None:
+        parts[SECOND] = SecondPotential(second, materials.energy, energy, known.crystals)
+    return [Part(name, settings.weighted.get(name, 0.0), reward) for name, reward in parts.items()]
 
 
 def fingerprint(settings: RewardSettings) -> str | None:
@@ -177,8 +125,7 @@ def fingerprint(settings: RewardSettings) -> str | None:
     Raises:
         DataError: A file cannot be read.
     """
-    files = {HULL: settings.hull.entries or settings.hull.crystals, CRMSE: settings.crmse.references}
-    used = [path for name, path in files.items() if path is not None and name in settings.weighted]
+    used = [Path(path) for options in settings.built_in.values() for path, _ in locations(options).values()]
     digest = hashlib.sha256()
     try:
         for custom in settings.custom.values():

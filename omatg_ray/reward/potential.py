@@ -21,7 +21,7 @@ from omatg_ray.reward.known_energies import KNOWN_ENERGIES, check_energy_volume_
 from omatg_ray.reward.matgl_start import ImportMatGL, import_matgl
 from omatg_ray.reward.settings import WEIGHT_FILES, potential_folder
 from omatg_ray.run.home import import_with_home
-from omatg_ray.run.location import is_bundled, place_of
+from omatg_ray.run.location import absolute_name, is_bundled
 
 if TYPE_CHECKING:
     import matgl.apps.pes
@@ -227,7 +227,7 @@ def load_potential(name_or_folder: str | Path, device: torch.device | str = "cpu
     folder = _find(name_or_folder)
     name = str(name_or_folder)
     if not is_bundled(name_or_folder) and potential_folder(name_or_folder) is not None:
-        name = place_of(name_or_folder)
+        name = absolute_name(name_or_folder)
     potential = Potential(_load_module(folder, name), name, _fingerprint(folder), device)
     if (folder / KNOWN_ENERGIES).is_file():
         check_known_energies(potential, folder / KNOWN_ENERGIES)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from omatg_ray.errors import ModelError
+from omatg_ray.run.location import Location
 
 CHECKPOINTS, MANIFEST = "checkpoints", "manifest.json"
 POINTERS = ("best", "last")
@@ -29,7 +30,7 @@ def model_folder(place: Path) -> Path:
     raise ModelError(f"{place}: no model here (a model folder holds {DESCRIPTION_FILE} and {WEIGHTS_FILE})")
 
 
-def verify(folder: Path, called: Path | str | None = None) -> None:
+def verify(folder: Path, called: Location | None = None) -> None:
     """Check a checkpoint's files against its manifest.
 
     Args:

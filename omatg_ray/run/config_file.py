@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from omatg_ray.errors import ConfigError
+from omatg_ray.run.location import Location
 from omatg_ray.run.storage import local_copy
 from omatg_ray.settings import current, current_names
-from omatg_ray.tree import parse, parse_value, place
+from omatg_ray.tree import parse, parse_value
 
 
-def read_tree(path: str | Path | None, overrides: Sequence[str], model: type[BaseModel]) -> tuple[dict[str, Any], str]:
+def read_tree(path: Location | None, overrides: Sequence[str], model: type[BaseModel]) -> tuple[dict[str, Any], str]:
     """Plain values of a YAML file, which may be a URL, with `key=value` overrides; and where they come from, in words.
 
     Keys that `model` has renamed are under their new names in what is returned.
@@ -48,6 +48,6 @@ def _apply(tree: dict[str, Any], override: str, model: type[BaseModel]) -> None:
     if not equals or not key.strip():
         raise ConfigError(f"override {override!r} is not of the form key=value, e.g. rollout.groups=8")
     try:
-        place(tree, *current(model, key.strip(), parse_value(text)))
+        set_key(tree, *current(model, key.strip(), parse_value(text)))
     except ConfigError as error:
         raise ConfigError(f"override {override!r}: {error}") from error

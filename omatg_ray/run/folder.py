@@ -21,6 +21,7 @@ from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import disk_errors, point, remove_folder, remove_leftovers, replace_folder, write_json
 from omatg_ray.run.checkpoints import CHECKPOINTS, MANIFEST, POINTERS, by_number, in_order, is_whole, sha256_of, verify
 from omatg_ray.run.interrupt import Interrupted
+from omatg_ray.run.location import Location
 from omatg_ray.run.lock import lock, writer
 from omatg_ray.run.storage import Storage, storage_of
 from omatg_ray.run.sync import CONFIG, VERSIONS, checkpoints_of, files_of, own_files, read_pointers, upload
@@ -52,7 +53,7 @@ class RunFolder:
         self._behind = False
 
     @classmethod
-    def create(cls, place: Path | str, resume: bool | Path) -> RunFolder:
+    def create(cls, place: Location, resume: bool | Path) -> RunFolder:
         """Make a run folder, or open one to go on with its run, and lock it until `close` or the process ends.
 
         The lock keeps other processes out; a process opens a run folder once. A run at a URL is worked on in a scratch
@@ -281,7 +282,7 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
-    def named(self, path: Path) -> Path | str:
+    def named(self, path: Path) -> Location:
         """What users call a file or folder of the run: a path, or a URL."""
         return self.storage.called(path.relative_to(self.path).as_posix())
 
@@ -379,6 +380,6 @@ def copied(url: str) -> Iterator[RunFolder]:
         storage.leave()
 
 
-def taken_error(place: Path | str) -> ConfigError:
+def taken_error(place: Location) -> ConfigError:
     """What says that a folder holds a run."""
     return ConfigError(f"{place} already holds a run; choose another name, or go on with that run by --resume")

@@ -13,12 +13,16 @@ URL = re.compile(r"[a-z][a-z0-9+.-]+://[^/]+", re.IGNORECASE)
 VARIABLE = re.compile(r"\$(?P<brace>\{)?(?P<name>[A-Za-z_]\w*)(?(brace)\})")
 
 
-def is_remote(place: object) -> TypeGuard[str]:
+Location = Path | str
+"""A path, or as a string a URL or the word `bundled`."""
+
+
+def is_remote(location: object) -> TypeGuard[str]:
     """Whether this is a URL. A `Path` never is."""
-    return isinstance(place, str) and URL.match(place) is not None
+    return isinstance(location, str) and URL.match(location) is not None
 
 
-def as_place(value: object) -> Path | str:
+def as_location(value: object) -> Location:
     """A path, or a URL as a string without a slash at its end.
 
     Raises:
@@ -62,9 +66,9 @@ def expanded(text: str) -> str:
     return VARIABLE.sub(value_of, text)
 
 
-def inside(place: Path | str, name: str) -> Path | str:
-    """A file or folder below a place."""
-    return f"{place}/{name}" if is_remote(place) else Path(place) / name
+def inside(location: Location, name: str) -> Location:
+    """A file or folder below a location."""
+    return f"{location}/{name}" if is_remote(location) else Path(location) / name
 
 
 BUNDLED: Final = "bundled"
@@ -75,6 +79,6 @@ def is_bundled(name: object) -> TypeGuard[Literal["bundled"]]:
     return isinstance(name, str) and name == BUNDLED
 
 
-def place_of(name: str | Path) -> str:
+def absolute_name(name: Location) -> str:
     """What a record calls a model or a potential: the word, a URL, or a folder's absolute path (`./bundled` is one)."""
     return name if is_bundled(name) or is_remote(name) else str(Path(name).expanduser().absolute())

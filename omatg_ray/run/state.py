@@ -6,10 +6,10 @@ from itertools import chain, count
 from pathlib import Path
 
 from omatg_ray.run.folder import RunFolder, taken_error
-from omatg_ray.run.location import is_remote
+from omatg_ray.run.location import Location, is_remote
 
 
-def free_run(run: Path | str) -> Path | str:
+def free_run(run: Location) -> Location:
     """The run folder itself or, where it holds a run already, the first of `run-2`, `run-3`, ... that holds none.
 
     A URL is not looked at.
@@ -20,7 +20,7 @@ def free_run(run: Path | str) -> Path | str:
     return next(path for path in chain([run], names) if not RunFolder(path).holds_run())
 
 
-def refuse_taken(place: Path | str) -> None:
+def refuse_taken(place: Location) -> None:
     """Refuses a folder for a new run that holds one already; a URL is not asked.
 
     Raises:

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from omatg_ray.errors import OmatgRayError, StorageError
 from omatg_ray.run.atomic import disk_errors
-from omatg_ray.run.location import is_remote
+from omatg_ray.run.location import Location, is_remote
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -62,7 +62,7 @@ class Storage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def called(self, name: str = "") -> Path | str:
+    def called(self, name: str = "") -> Location:
         """What users call the storage, or a file or folder in it."""
         return self.folder / name
 
@@ -125,7 +125,7 @@ class RemoteStorage(Storage):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_connection": None}
 
-    def called(self, name: str = "") -> Path | str:
+    def called(self, name: str = "") -> Location:
         return f"{self.url}/{name}" if name else self.url
 
     def names(self, hidden: bool = False) -> list[str]:
@@ -242,7 +242,7 @@ class RemoteStorage(Storage):
             raise StorageError(f"{called} cannot {doing}: {reason}{'; ' if advice else ''}{advice or ''}") from error
 
 
-def storage_of(place: Path | str, key: str | None = None, folder: Path | None = None) -> Storage:
+def storage_of(place: Location, key: str | None = None, folder: Path | None = None) -> Storage:
     """The storage of a folder or a URL, which is not asked for anything yet.
 
     Args:
@@ -253,7 +253,7 @@ def storage_of(place: Path | str, key: str | None = None, folder: Path | None = 
     return RemoteStorage(place, key, folder) if is_remote(place) else Storage(Path(place))
 
 
-def files_at(place: Path | str) -> list[str]:
+def files_at(place: Location) -> list[str]:
     """Files at a URL, as paths below it; a URL that is a file has none below. None of a path.
 
     Raises:
@@ -263,7 +263,7 @@ def files_at(place: Path | str) -> list[str]:
 
 
 @contextmanager
-def local_copy(place: Path | str, names: Iterable[str] | None = None) -> Iterator[Path]:
+def local_copy(place: Location, names: Iterable[str] | None = None) -> Iterator[Path]:
     """A path as it is, or a copy of the file or folder at a URL for as long as the block lasts.
 
     Args:

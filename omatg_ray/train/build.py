@@ -13,13 +13,11 @@ from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.model.checks import unseen_elements, warn_unfamiliar
 from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
 from omatg_ray.model.schedule import learned_schedule
+from omatg_ray.model.variants import variant
 from omatg_ray.policy.annealing import LearnedAnnealing
-from omatg_ray.policy.drift import Score
-from omatg_ray.policy.policy import Policy
 from omatg_ray.policy.settings import LearnedSchedule
 from omatg_ray.reward.build import Scorers, build_scorers, fingerprint
-from omatg_ray.reward.settings import CRMSE
-from omatg_ray.run.location import place_of
+from omatg_ray.run.location import absolute_name
 from omatg_ray.run.versions import versions
 from omatg_ray.train.components import RunComponents
 from omatg_ray.train.device import driver_device, set_threads
@@ -27,9 +25,6 @@ from omatg_ray.train.early import refuse_unnamed
 from omatg_ray.train.precision import refuse_coarse
 from omatg_ray.train.record import tracking_of
 from omatg_ray.train.splits import base_run_data, load_splits
-
-MOST_SCORE = 1000.0
-"""Largest σ² dt / (2 γ) of a step: square-root γ with square-root noise, which trains well, reaches some hundreds."""
 
 
 def build_run(config: Config, progress: bool = False) -> RunComponents:
@@ -51,11 +46,12 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
     set_threads(config.threads)
     device = driver_device(config.device, config.ray)
     start = FlowModel.load(config.base, device)
-    if start.generates_species and CRMSE in config.reward.weighted:
-        raise ConfigError(
-            f"reward.weights.crmse: {config.base} generates species, and their compositions have no known polymorphs "
-            "to match; leave crmse out"
-        )
+    for name, options in config.reward.built_in.items():
+        if start.generates_species and options.needs_known:
+            raise ConfigError(
+                f"reward.weights.{name}: {config.base} generates species, and their compositions have no known "
+                f"polymorphs to match; leave {name} out"
+            )
     if start.generates_species and config.advantage.diversity_weight:
         raise ConfigError(
             f"advantage.diversity_weight: {config.base} generates species, and crystals of several compositions cannot "
@@ -76,12 +72,12 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
         scorers.energy.require_elements(split.val.elements | split.test.elements)
     warn_unfamiliar(start, split.train.elements, split.train.sizes)
     start.network.require(split.train.elements | split.val.elements | split.test.elements)
-    parts = RunComponents(start, reinforced(start, config, scorers, split.train.elements), split, scorers)
+    parts = RunComponents(start, policy_model(start, config, scorers, split.train.elements), split, scorers)
     refuse_coarse(config, parts)
     return parts
 
 
-def reinforced(start: FlowModel, config: Config, scorers: Scorers, elements: frozenset[int]) -> FlowModel:
+def policy_model(start: FlowModel, config: Config, scorers: Scorers, elements: frozenset[int]) -> FlowModel:
     """The model that training updates in place: copies of what the start learned, over the start's frozen base.
 
     Args:
@@ -114,7 +110,7 @@ def reinforced(start: FlowModel, config: Config, scorers: Scorers, elements: fro
         except (ConfigError, ModelError) as error:
             raise ConfigError(f"policy.annealing_from: {error}") from error
     annealing: Any = start.description.annealing if policy.annealing is None else policy.annealing
-    if policy.variant == "annealing" and not acts_on:
+    if variant(policy.variant).learns_schedule and not acts_on:
         if annealing is not None:
             warnings.warn("the base's own annealing is left out: an annealing policy learns one", stacklevel=2)
         annealing = LearnedSchedule(**policy.schedule.model_dump(), fields=policy.active)
@@ -130,7 +126,7 @@ def reinforced(start: FlowModel, config: Config, scorers: Scorers, elements: fro
             "potential": config.resolved().reward.potential,
             "provenance": {
                 "command": "train",
-                "base": None if config.base is None else place_of(config.base),
+                "base": None if config.base is None else absolute_name(config.base),
                 "base_provenance": start.description.provenance,
                 "seed": config.seed,
                 "steps": config.rollout.steps,
@@ -147,6 +143,8 @@ def reinforced(start: FlowModel, config: Config, scorers: Scorers, elements: fro
         learned = new_modules(description)
     if "policy" in learned:
         learned["policy"].load_state_dict(start.network.state_dict())
+    for name in variant(policy.variant).learns.keys() & start.learned.keys() - {"policy"}:
+        learned[name].load_state_dict(start.learned[name].state_dict())
     source = start.annealing if schedule is None else schedule
     if "schedule" in learned and isinstance(source, LearnedAnnealing):
         learned["schedule"].load_state_dict(source.state_dict())
@@ -154,29 +152,8 @@ def reinforced(start: FlowModel, config: Config, scorers: Scorers, elements: fro
         learned["noise"].load_state_dict(start.learned["noise"].state_dict())
     model = FlowModel(description, start.base_network, learned.requires_grad_(False).to(start.device))
     for steps in config.rollout.turns:
-        refuse_stiff(model.policy(), steps)
+        model.variant.check(model.policy(), steps)
     return model
-
-
-def refuse_stiff(policy: Policy, steps: int) -> None:
-    """Refuses a score policy whose first or last steps throw crystals about.
-
-    Raises:
-        ConfigError: σ² dt / (2 γ), by which a step multiplies the denoiser, is beyond `MOST_SCORE` somewhere.
-    """
-    if not isinstance(policy.drift, Score):
-        return
-    times = policy.times(steps)
-    for field in policy.active:
-        sigma = policy.noise[field].sigma(times[:-1]).detach()
-        weight = sigma.square() * times.diff() / (2.0 * policy.drift.gamma[field](times[:-1]))
-        worst = int(weight.argmax())
-        if not float(weight[worst]) <= MOST_SCORE:
-            raise ConfigError(
-                f"policy.noise.{field}: the step of a score policy at t = {float(times[worst]):.3g} multiplies the "
-                f"denoiser by σ² dt / (2 γ) = {float(weight[worst]):.3g}, since γ is nearly 0 there ({MOST_SCORE:g} at "
-                "most); take less noise, e.g. kind=constant, or a base with γ of kind sqrt"
-            )
 
 
 def warn_idle(config: Config) -> None:

@@ -60,7 +60,7 @@ def save(folder: RunFolder, model: FlowModel, progressed: Progressed, keep: int,
     folder.save_checkpoint(name, lambda path: write_state(path, model, progressed, is_best), keep)
     if is_best:
         folder.point_best(name)
-        if model.description.variant == "annealing" and isinstance(model.annealing, LearnedAnnealing):
+        if model.variant.learns_schedule and isinstance(model.annealing, LearnedAnnealing):
             with replace_folder(folder.schedule) as place:
                 save_schedule(
                     model.annealing, place, {"iteration": progressed.iteration} | model.description.provenance

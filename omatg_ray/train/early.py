@@ -13,8 +13,10 @@ from omatg_ray.errors import ConfigError, DataError
 from omatg_ray.model.schedule import require_schedule
 from omatg_ray.reward.settings import potential_folder
 from omatg_ray.run.checkpoints import model_folder
-from omatg_ray.run.location import is_bundled, is_remote
+from omatg_ray.run.location import Location, is_bundled, is_remote
+from omatg_ray.run.location_keys import locations
 from omatg_ray.run.state import refuse_taken
+from omatg_ray.settings import Settings
 
 
 def refuse_pretrain(config: Config, new: bool) -> None:
@@ -30,7 +32,7 @@ def refuse_pretrain(config: Config, new: bool) -> None:
     """
     if config.data.file is None and config.data.train is None:
         raise ConfigError(UNNAMED_DATA)
-    _require_data(config)
+    _require_locations(config.data)
     if new:
         refuse_taken(config.run)
 
@@ -50,16 +52,7 @@ def refuse_train(config: Config, new: bool) -> None:
         PotentialError: There is no such potential.
     """
     refuse_unnamed(config)
-    assert config.base is not None
-    require_models([config.base])
-    _require_data(config)
-    if config.policy.annealing_from is not None:
-        try:
-            require_schedule(config.policy.annealing_from)
-        except ConfigError as error:
-            raise ConfigError(f"policy.annealing_from: {error}") from error
-    for potential in (config.reward.potential, config.reward.second_potential):
-        require_potential(potential)
+    _require_locations(config)
     if new:
         refuse_taken(config.run)
 
@@ -79,7 +72,7 @@ def refuse_unnamed(config: Config) -> None:
         raise ConfigError("reward.potential: name a MatGL potential, the folder of one, or bundled")
 
 
-def require_models(places: Iterable[str | Path]) -> None:
+def require_models(places: Iterable[Location]) -> None:
     """Looks whether there are models in these places; the bundled one is there, and URLs are not asked.
 
     Raises:
@@ -90,7 +83,7 @@ def require_models(places: Iterable[str | Path]) -> None:
             model_folder(Path(place))
 
 
-def require_crystals(place: str | Path | None) -> None:
+def require_crystals(place: Location | None) -> None:
     """The same for a file of crystals.
 
     Raises:
@@ -110,7 +103,17 @@ def require_potential(name: str | None) -> None:
         potential_folder(name)
 
 
-def _require_data(config: Config) -> None:
-    data = config.data
-    for place in (data.file, data.train, data.val, data.test):
-        require_crystals(place)
+def _require_locations(settings: Settings) -> None:
+    """Looks whether there is something at every location; the models before the rest."""
+    named = locations(settings).items()
+    require_models(location for _, (location, kind) in named if kind == "model")
+    for key, (location, kind) in named:
+        if kind == "crystals":
+            require_crystals(location)
+        elif kind == "potential":
+            require_potential(str(location))
+        elif kind == "schedule":
+            try:
+                require_schedule(location)
+            except ConfigError as error:
+                raise ConfigError(f"{key}: {error}") from error

@@ -136,7 +136,7 @@ def describe(config: Config, parts: RunComponents, figures: Estimate) -> str:
 
 def _annealing(config: Config, parts: RunComponents) -> str:
     """What multiplies the velocity, in words."""
-    if config.policy.variant == "annealing":
+    if parts.model.variant.learns_schedule:
         return "learned by this run"
     if config.policy.annealing_from is not None:
         return f"learned, frozen, from {config.policy.annealing_from}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
@@ -12,6 +11,7 @@ from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.model.sampling import DEFAULT, Sampling
 from omatg_ray.policy.settings import CHUNK_PAIRS
+from omatg_ray.run.location import Location
 from omatg_ray.train.device import driver_device, set_threads
 
 
@@ -56,5 +56,5 @@ class SamplingOptions(WorkOptions):
         sampling: How it generates.
     """
 
-    model: str | Path
+    model: Location
     sampling: Sampling = DEFAULT

@@ -16,7 +16,7 @@ from omatg_ray.crystal.split import Split, split_by_composition
 from omatg_ray.crystal.write import RESERVED_NAMES, write_structures
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.folder import RunFolder
-from omatg_ray.run.location import is_bundled, is_remote
+from omatg_ray.run.location import Location, is_bundled, is_remote
 from omatg_ray.run.storage import files_at, local_copy
 
 SPLITS = ("train", "val", "test")
@@ -50,7 +50,7 @@ def load_splits(data: DataSettings, progress: bool = False) -> Split:
     return split
 
 
-def read(place: Path | str, progress: bool = False, on_error: OnError = "refuse") -> CrystalDataset:
+def read(place: Location, progress: bool = False, on_error: OnError = "refuse") -> CrystalDataset:
     """Crystals of a file or folder, or of the URL of one; those that cannot be used are refused or skipped.
 
     Raises:
@@ -61,7 +61,7 @@ def read(place: Path | str, progress: bool = False, on_error: OnError = "refuse"
         return read_dataset(path, on_error=on_error, progress=progress)
 
 
-def base_run_data(base: str | Path) -> DataSettings | None:
+def base_run_data(base: Location) -> DataSettings | None:
     """The splits that the run which made a model keeps, if it is still beside its checkpoints.
 
     Raises:

@@ -22,10 +22,10 @@ from omatg_ray.evaluate.metrics import REWARD, CSPMetrics
 from omatg_ray.run.advice import command
 from omatg_ray.run.config_file import read_tree
 from omatg_ray.run.job_paths import lasting
-from omatg_ray.run.location import as_place, is_bundled, is_remote
+from omatg_ray.run.location import Location, as_location, is_bundled, is_remote
 from omatg_ray.run.location_keys import LocalFolder
 from omatg_ray.settings import Settings, current, current_names, explain_errors
-from omatg_ray.tree import flat, place
+from omatg_ray.tree import flat, set_key
 from omatg_ray.tune.guards import GuardSettings
 from omatg_ray.tune.results import Goal
 from omatg_ray.tune.schedulers import SchedulerSettings
@@ -75,7 +75,7 @@ class SweepSettings(Settings):
     run: LocalFolder = Field(
         Path("runs/sweep"), description="folder of the sweep, with a run folder for each trial; not a URL"
     )
-    config: Path | str | dict[str, Any] = Field(
+    config: Location | dict[str, Any] = Field(
         description="config file of the runs, its URL, or its keys; bundled: that of `omatg-ray train` "
         "(configs/quickstart.yaml)"
     )
@@ -113,7 +113,7 @@ class SweepSettings(Settings):
     def _found(cls, config: Any) -> Any:
         if is_bundled(config):
             return quickstart()
-        return as_place(config) if isinstance(config, str) else config
+        return as_location(config) if isinstance(config, str) else config
 
     @model_validator(mode="after")
     def _sensible(self) -> SweepSettings:
@@ -193,7 +193,7 @@ class SweepSettings(Settings):
             tree, _ = read_tree(self.config, [], Config)
         for key, value in flat(self.overrides).items():
             try:
-                place(tree, *current(Config, key, value))
+                set_key(tree, *current(Config, key, value))
             except ConfigError as error:
                 raise ConfigError(f"overrides.{key}: {error}") from error
         return tree
@@ -215,7 +215,7 @@ class SweepSettings(Settings):
         tree = _copied(self.tree) | {"run": str(run)}
         for key, value in values.items():
             try:
-                place(tree, *current(Config, key, value))
+                set_key(tree, *current(Config, key, value))
             except ConfigError as error:
                 raise ConfigError(f"space.{key}: {error}") from error
         said = ", ".join(
@@ -255,7 +255,7 @@ class SweepSettings(Settings):
                 yield first | {key: value}
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> SweepSettings:
+    def load(cls, path: Location, overrides: Sequence[str] = ()) -> SweepSettings:
         """Reads a YAML file and applies `key=value` overrides.
 
         Raises:
@@ -300,7 +300,7 @@ def refuse_taken_by_sweep(settings: SweepSettings) -> Path:
     return folder
 
 
-def folder_of_sweep(run: Path | str) -> Path:
+def folder_of_sweep(run: Location) -> Path:
     """The folder of a sweep that is to be gone on with.
 
     Raises:

@@ -27,7 +27,7 @@ from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.atomic import write_json, write_text
-from omatg_ray.run.location import BUNDLED
+from omatg_ray.run.location import BUNDLED, Location
 
 COLOURS = {"base": "#c4622d", "reinforced": "#1f6f9f"}
 
@@ -48,10 +48,10 @@ def main() -> None:
     require_same(arguments.out / "inputs.json", inputs)
     steps = Config.load(arguments.runs[0] / "config.yaml").rollout.turns[0]
     policy = FlowModel.load(arguments.runs[0])
-    if policy.description.variant == "annealing":
+    if policy.variant.learns_schedule:
         parser.error(f"{arguments.runs[0]} learned its annealing; the base has nothing to compare with")
 
-    def measured(model: str | Path, potential: str, name: str) -> dict[str, Any]:
+    def measured(model: Location, potential: str, name: str) -> dict[str, Any]:
         path = arguments.out / f"{name}.json"
         if not path.exists():
             # The base is annealed as the policy is: what reinforcement adds is what counts.

@@ -14,7 +14,7 @@ from omatg_ray.errors import DataError
 from omatg_ray.model.flow_model import DESCRIPTION_FILE, WEIGHTS_FILE
 from omatg_ray.reward.known_energies import KNOWN_ENERGIES
 from omatg_ray.reward.potential import WEIGHT_FILES
-from omatg_ray.run.location import BUNDLED, is_bundled, place_of
+from omatg_ray.run.location import BUNDLED, absolute_name, is_bundled
 from omatg_ray.train.splits import SPLITS
 
 ABSOLUTE = re.compile(r"(?<![\w.-])/(home|work|tmp|root|Users|mnt)/|(?<![A-Za-z])[A-Za-z]:[\\/]")
@@ -154,9 +154,9 @@ def test_a_wheel_has_its_own_quickstart(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_records_tell_the_word_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert place_of("bundled") == "bundled"
+    assert absolute_name("bundled") == "bundled"
     folders = ("./bundled", Path("bundled"), tmp_path / "bundled")
-    assert {place_of(folder) for folder in folders} == {str(tmp_path / "bundled")}
+    assert {absolute_name(folder) for folder in folders} == {str(tmp_path / "bundled")}
 
 
 @pytest.mark.parametrize("name", ASSETS)

@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 from omatg_ray.errors import OmatgRayError, StorageError
-from omatg_ray.run.location import as_place, inside
+from omatg_ray.run.location import as_location, inside
 from omatg_ray.run.storage import RemoteStorage, Storage, files_at, local_copy, storage_of
 from tests.s3 import Bucket
 
@@ -41,14 +41,14 @@ def put(storage: Storage, **contents: str) -> None:
     ],
 )
 def test_a_place_is_a_path_or_a_url(given: object, place: Path | str) -> None:
-    assert as_place(given) == place
+    assert as_location(given) == place
     assert isinstance(storage_of(place), RemoteStorage) is isinstance(place, str)
 
 
 @pytest.mark.parametrize("given", ["s3://", "s3:///runs", 3, None])
 def test_what_is_neither(given: object) -> None:
     with pytest.raises(ValueError, match=r"s3://bucket/path|a path or a URL"):
-        as_place(given)
+        as_location(given)
 
 
 def test_below_a_place() -> None:

@@ -8,7 +8,7 @@ from omatg_ray.cli.arguments import location
 from omatg_ray.cli.words import told_apart
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.advice import command
-from omatg_ray.run.location import as_place
+from omatg_ray.run.location import as_location
 
 SUMMARY = "find good keys for train"
 DESCRIPTION = """\
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     elif len(files) != 1:
         raise ConfigError("one file that describes a sweep, please, such as configs/sweep_velocity.yaml")
     else:
-        settings = SweepSettings.load(as_place(files[0]), overrides)
+        settings = SweepSettings.load(as_location(files[0]), overrides)
         folder = refuse_taken_by_sweep(settings)
         from omatg_ray.train.early import refuse_train
         from omatg_ray.train.job import anchored

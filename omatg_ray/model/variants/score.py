@@ -1,0 +1,52 @@
+"""Velocity and denoiser of a base pretrained with γ are trained, as its stochastic process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omatg_ray.errors import ConfigError
+from omatg_ray.model.variant import Variant
+
+if TYPE_CHECKING:
+    from omatg_ray.model.flow_model import FlowModel
+    from omatg_ray.policy.annealing import Annealing
+    from omatg_ray.policy.drift import Drift
+    from omatg_ray.policy.policy import Policy
+
+MOST_SCORE = 1000.0
+"""Largest σ² dt / (2 γ) of a step: square-root γ with square-root noise, which trains well, reaches some hundreds."""
+
+
+class ScoreVariant(Variant):
+    """Trains b and η of the drift b − σ² / (2 γ) η."""
+
+    stochastic = True
+
+    def drift(self, model: FlowModel, annealing: Annealing | None) -> Drift:
+        from omatg_ray.policy.drift import Score
+
+        return Score(model.noise, {field: model.gamma(field) for field in model.description.active}, annealing)
+
+    def check(self, policy: Policy, steps: int) -> None:
+        """Refuses steps that throw crystals about: the first or last ones, where γ is nearly 0.
+
+        Raises:
+            ConfigError: σ² dt / (2 γ), by which a step multiplies the denoiser, is beyond `MOST_SCORE` somewhere.
+        """
+        from omatg_ray.policy.drift import Score
+
+        assert isinstance(policy.drift, Score)
+        times = policy.times(steps)
+        for field in policy.active:
+            sigma = policy.noise[field].sigma(times[:-1]).detach()
+            weight = sigma.square() * times.diff() / (2.0 * policy.drift.gamma[field](times[:-1]))
+            worst = int(weight.argmax())
+            if not float(weight[worst]) <= MOST_SCORE:
+                raise ConfigError(
+                    f"policy.noise.{field}: the step of a score policy at t = {float(times[worst]):.3g} multiplies the "
+                    f"denoiser by σ² dt / (2 γ) = {float(weight[worst]):.3g}, since γ is nearly 0 there "
+                    f"({MOST_SCORE:g} at most); take less noise, e.g. kind=constant, or a base with γ of kind sqrt"
+                )
+
+
+VARIANT = ScoreVariant()

@@ -1,0 +1,21 @@
+"""The rewards of the package: a file each, whose `Options` are the keys below `reward.<name>` and build it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Final
+
+from omatg_ray.reward.options import Options
+
+NAMES: Final = (
+    "energy",
+    "hull",
+    "crmse",
+    "non_triclinic",
+    "non_centrosymmetric",
+    "density",
+    "volume",
+)
+"""The registry, in the order of metrics and reports."""
+
+OPTIONS: dict[str, type[Options]] = {name: import_module(f"{__name__}.{name}").Options for name in NAMES}

@@ -1,0 +1,32 @@
+"""A density close to a target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from omatg_ray.reward import options
+
+if TYPE_CHECKING:
+    from omatg_ray.reward.protocol import Reward
+
+
+class TargetOptions(options.Options):
+    """Closeness to a target: -d / (1 + d) with d = |x - target| / scale."""
+
+    target: float | None = Field(None, gt=0, description="what to aim at; needed if the reward has a weight")
+    scale: float = Field(1.0, gt=0, description="distance from the target at which the reward is -1/2")
+
+    def missing(self) -> str | None:
+        return "target" if self.target is None else None
+
+
+class Options(TargetOptions):
+    """Density in g/cm³."""
+
+    def build(self, materials: options.Materials) -> Reward:
+        from omatg_ray.reward.target import TargetDensity
+
+        assert self.target is not None
+        return TargetDensity(self.target, self.scale)

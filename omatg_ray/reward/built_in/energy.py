@@ -1,0 +1,19 @@
+"""Minus the energy per atom. The potential, `invalid_energy` and `relax_steps` are shared by all rewards of energies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omatg_ray.reward import options
+
+if TYPE_CHECKING:
+    from omatg_ray.reward.protocol import Reward
+
+
+class Options(options.Options):
+    """Minus the energy per atom."""
+
+    needs_potential = True
+
+    def build(self, materials: options.Materials) -> Reward:
+        return materials.require_energy()[1]
