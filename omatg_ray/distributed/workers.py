@@ -19,9 +19,9 @@ from omatg_ray.distributed.failures import ObjectHandle, Timed
 from omatg_ray.distributed.process_group import LOOPBACK, Rendezvous, TorchProcessGroup, rendezvous_host
 from omatg_ray.distributed.settings import Share
 from omatg_ray.errors import ClusterError, TrainingError
+from omatg_ray.flow.process_group import SingleProcess
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.rl.learner import Learner
-from omatg_ray.rl.process_group import SingleProcess
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item

@@ -18,7 +18,7 @@ from omatg_ray.errors import TrainingError
 from omatg_ray.flow.loss import DENOISERS, LossName, flow_loss
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.pairing import minimum_permutation
-from omatg_ray.flow.ranks import ALONE, Ranks
+from omatg_ray.flow.process_group import ProcessGroup, SingleProcess, share_of
 from omatg_ray.flow.settings import PretrainSettings
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
 from omatg_ray.seeding import generator
@@ -47,10 +47,12 @@ class Recipe:
     base: BaseDistribution
     seed: int
 
-    def trainer(self, device: torch.device, ranks: Ranks = ALONE, wrap: Wrap = as_it_is) -> Pretrainer:
+    def trainer(
+        self, device: torch.device, process_group: ProcessGroup | None = None, wrap: Wrap = as_it_is
+    ) -> Pretrainer:
         """A trainer on a device, with arguments as `Pretrainer` has them."""
         train, val = self.train.to(device), self.val.to(device)
-        return Pretrainer(self.settings, train, val, self.base, self.seed, ranks, wrap)
+        return Pretrainer(self.settings, train, val, self.base, self.seed, process_group, wrap)
 
 
 class Pretrainer:
@@ -68,7 +70,7 @@ class Pretrainer:
         val: Validation crystals.
         base: Distribution of x_0.
         seed: Seed of the initial weights and of everything drawn.
-        ranks: Which of several data-parallel processes this one is.
+        process_group: The processes that train the network; this one alone by default.
         wrap: Makes of the network what averages its gradients over the ranks, such as DistributedDataParallel.
 
     Raises:
@@ -82,11 +84,11 @@ class Pretrainer:
         val: CrystalBatch,
         base: BaseDistribution,
         seed: int,
-        ranks: Ranks = ALONE,
+        process_group: ProcessGroup | None = None,
         wrap: Wrap = as_it_is,
     ) -> None:
         self.settings, self.train, self.val, self.base, self.seed = settings, train, val, base, seed
-        self.ranks = ranks
+        self.process_group = process_group or SingleProcess()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = CSPNet(settings.network).to(train.device)
@@ -153,7 +155,7 @@ class Pretrainer:
         for index, rows in enumerate(order.split(settings.batch_size)):
             whole = self.train.select(rows)
             x_0, t, z = self._draw(whole, rng)
-            share = self.ranks.share(len(rows)).to(whole.device)
+            share = share_of(len(rows), self.process_group.rank, self.process_group.size).to(whole.device)
             z = {field: noise[whole.layout.atoms_of(share) if field == "pos" else share] for field, noise in z.items()}
             x_0, x_1, t = x_0.select(share), whole.select(share), t[share]
             own = flow_loss(self._trained, settings.paths, _paired(x_0, x_1), x_1, t, z, whole.layout)
@@ -162,8 +164,8 @@ class Pretrainer:
                 group["lr"] = lr
             self.optimizer.zero_grad(set_to_none=True)
             # The ranks' gradients are averaged, and their losses have to be added.
-            (self._weighted(own) * self.ranks.size).backward()
-            summed = self.ranks.sum(torch.stack([own[name] for name in self._losses]).detach())
+            (self._weighted(own) * self.process_group.size).backward()
+            summed = self.process_group.sum(torch.stack([own[name] for name in self._losses]).detach())
             parts = dict(zip(self._losses, summed, strict=True))
             loss = self._weighted(parts)
             norm = torch.nn.utils.clip_grad_norm_(self.network.trainable_parameters(), settings.grad_clip)

@@ -7,30 +7,58 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
-from omatg_ray.crystal.fields import FieldName
+from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import TrainingError
 from omatg_ray.flow.activations import saved_bytes
-from omatg_ray.policy.drift import DENOISER, Outputs
-from omatg_ray.policy.gaussian import kl_divergence, log_density
-from omatg_ray.policy.noise import LearnedNoise
+from omatg_ray.flow.process_group import ProcessGroup, SingleProcess
 from omatg_ray.policy.policy import Policy
-from omatg_ray.rl.microbatch import Block, Microbatch, Part, Report, Tally
-from omatg_ray.rl.objective import Terms, negative_entropy, position_terms, structure_terms
-from omatg_ray.rl.process_group import ProcessGroup, SingleProcess
+from omatg_ray.rl.loss import Loss
+from omatg_ray.rl.microbatch import Cut, Microbatch, Part
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
-from omatg_ray.rl.trajectory import Trajectory, components
+from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
 
 logger = logging.getLogger(__name__)
 
 ALLOCATOR_ERRORS = ("can't allocate memory", "not enough memory")
 """What PyTorch's allocators of the CPU say, on Linux and Windows, in a plain RuntimeError."""
+
+
+@dataclass
+class Tally:
+    """Statistics of an update so far."""
+
+    sums: dict[str, float]
+    log_ratio_max: float = 0.0
+
+    def add(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a learner tells the others before every step.
+
+    Attributes:
+        sums: Its statistics, summed over the epochs so far.
+        log_ratio_max: The largest |log-ratio| of its part.
+        graded: Parameters that have a gradient.
+        microbatch_pairs: Its present bound.
+        error: Why it cannot take the step.
+    """
+
+    sums: dict[str, float]
+    log_ratio_max: float
+    graded: list[int]
+    microbatch_pairs: int
+    error: str | None = None
 
 
 class Learner:
@@ -48,6 +76,7 @@ class Learner:
 
     def __init__(self, policy: Policy, objective: ObjectiveSettings, settings: LearnerSettings) -> None:
         self.policy, self.objective, self.settings = policy, objective, settings
+        self.loss = Loss(policy, objective)
         self.parameters = policy.trainable_parameters()
         self.optimizer = torch.optim.Adam(self.parameters, lr=settings.lr)
         self.process_group: ProcessGroup = SingleProcess()
@@ -115,42 +144,41 @@ class Learner:
             self.optimizer.zero_grad(set_to_none=True)
             if part is None:
                 return before
-            tally = Tally(before.sums.copy(), before.log_ratio_max)
+            tally, cut = Tally(before.sums.copy(), before.log_ratio_max), None
             try:
-                self._backward(part, tally, first)
+                for cut in part.cuts(self.microbatch_pairs):
+                    self._backward(part.microbatch(cut), tally, first)
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if cut is None or not _out_of_memory(error):
                     raise
                 reason = str(error).splitlines()[0]
             else:
                 return tally
             # Not in the handler: until it ends, the traceback holds what the microbatch needed.
-            self._halve(part, reason)
+            self._halve(part.trajectory.x_0, cut, reason)
 
-    def _backward(self, part: Part, tally: Tally, first: bool) -> None:
-        """Adds the gradients and statistics of all microbatches."""
-        for microbatch in self._microbatches(part):
-            loss, stats, largest = self._loss(microbatch)
-            if not torch.isfinite(loss):
-                raise TrainingError(self._not_finite(microbatch))
-            loss.backward()
-            tally.add({"loss": float(loss.detach()), **stats})
-            if first:
-                tally.log_ratio_max = max(tally.log_ratio_max, largest)
+    def _backward(self, microbatch: Microbatch, tally: Tally, first: bool) -> None:
+        """Adds the gradients and statistics of a microbatch."""
+        loss, stats, largest = self.loss(microbatch)
+        if not torch.isfinite(loss):
+            raise TrainingError(self._not_finite(microbatch))
+        loss.backward()
+        tally.add({"loss": float(loss.detach()), **stats})
+        if first:
+            tally.log_ratio_max = max(tally.log_ratio_max, largest)
 
-    def _halve(self, part: Part, reason: str) -> None:
+    def _halve(self, crystals: CrystalBatch, cut: Cut, reason: str) -> None:
         """Bounds microbatches by half of the one that was too large.
 
         Raises:
             TrainingError: It was one structure at one step.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        if part.trajectory.x_0.device.type == "cuda":
+        if crystals.device.type == "cuda":
             torch.cuda.empty_cache()
-        sizes = part.trajectory.x_0.layout.sizes[part.structures]
-        n_steps = part.steps.stop - part.steps.start
+        sizes, n_steps = crystals.layout.sizes[cut.structures], cut.steps.stop - cut.steps.start
         if len(sizes) == n_steps == 1:
-            formula = part.trajectory.x_0.select([part.structures.start]).formulas()[0]
+            formula = crystals.select([cut.structures.start]).formulas()[0]
             raise TrainingError(
                 f"a single structure at a single step, {formula}, does not fit into the learner's memory; give it more "
                 f"(a larger GPU or share of one, fewer actors on its node), or train on smaller cells: {reason}"
@@ -182,132 +210,15 @@ class Learner:
             Seconds, bytes kept for the backward pass, and ordered pairs of atoms that the microbatch held.
         """
         advantage = torch.linspace(-1.0, 1.0, len(trajectory), dtype=torch.float64)
-        microbatch = next(self._microbatches(Part.of(trajectory, advantage, len(trajectory))))
+        part = Part.of(trajectory, advantage, len(trajectory))
+        microbatch = part.microbatch(part.cuts(self.microbatch_pairs)[0])
         start = time.perf_counter()
         with saved_bytes() as saved:
-            loss, _, _ = self._loss(microbatch)
+            loss, _, _ = self.loss(microbatch)
         loss.backward()
         elapsed = time.perf_counter() - start
         self.optimizer.zero_grad(set_to_none=True)
         return elapsed, sum(saved.values()), int(microbatch.crystals.n_atoms.square().sum())
-
-    def _microbatches(self, whole: Part) -> Iterator[Microbatch]:
-        """(structures × steps) blocks of at most `microbatch_pairs` ordered pairs; one structure and step at least."""
-        trajectory, states = whole.trajectory, whole.states
-        limit, n_steps, total = self.microbatch_pairs, trajectory.n_learned, len(trajectory)
-        squares = trajectory.x_0.n_atoms.square().cumsum(0).cpu()
-        start = 0
-        while start < total:
-            used = int(squares[start - 1]) if start else 0
-            stop = max(start + 1, int(torch.searchsorted(squares, used + limit, right=True)))
-            steps_each = max(1, limit // (int(squares[stop - 1]) - used))
-            whole.structures, whole.steps = slice(start, stop), slice(0, min(steps_each, n_steps))
-            part = trajectory if stop - start == total else trajectory.select(torch.arange(start, stop))
-            atoms = slice(*trajectory.x_0.ptr[[start, stop]].tolist())
-            pos, cell = states[0][:, atoms], states[1][:, start:stop]
-            tiled = part.x_0.tile(min(steps_each, n_steps))
-            for first in range(0, n_steps, steps_each):
-                steps = range(first, min(first + steps_each, n_steps))
-                if len(steps) * len(part) != len(tiled):
-                    tiled = part.x_0.tile(len(steps))
-                whole.steps = span = slice(steps.start, steps.stop)
-                species = None if part.species is None else part.of_learned(part.species)[span].flatten()
-                crystals = tiled.replace(pos[span].flatten(0, 1), cell[span].flatten(0, 1), species)
-                advantage = whole.advantage[start:stop].to(pos)
-                yield Microbatch(part, span, crystals, advantage, 1.0 / (n_steps * whole.total))
-            start = stop
-
-    def _loss(self, microbatch: Microbatch) -> tuple[Tensor, dict[str, float], float]:
-        """Loss, statistics and largest |log-ratio| of a microbatch, weighted so that microbatches add up."""
-        trajectory, steps, weight = microbatch.trajectory, microbatch.steps, microbatch.weight
-        t, dt = (trajectory.of_learned(values)[steps] for values in (trajectory.times[:-1], trajectory.times.diff()))
-        # One time per structure and step, so that all steps of the block share a network call.
-        t_each, dt_each = (values.repeat_interleave(len(trajectory)) for values in (t, dt))
-        block = Block(microbatch.crystals, t_each, dt_each)
-        outputs = self.policy.at(trajectory.precision).outputs(block.crystals, block.t)
-        base = {name: values[steps].flatten(0, 1) for name, values in trajectory.base_outputs.items()}
-        loss = torch.zeros((), device=t.device)
-        stats: dict[str, float] = {}
-        largest = 0.0
-        for field in self.policy.active:
-            log_prob, kl = self._densities(field, trajectory.actions(field)[steps], block, outputs, base, t, dt)
-            log_ratio = log_prob - trajectory.log_prob[field][steps]
-            # Where the KL is not known it has no weight, and is not reported.
-            counted = torch.zeros_like(log_ratio) if kl is None else kl
-            terms = self._terms(field, log_ratio, counted, microbatch.advantage, trajectory)
-            policy_weight, kl_weight = self.objective.policy_weight.of(field), self.objective.kl_weight.of(field)
-            loss = loss + weight * (policy_weight * terms.policy.sum() + kl_weight * terms.kl.sum())
-            reported = {"policy_loss": terms.policy, "clip_fraction": terms.clipped}
-            for name, values in (reported if kl is None else {**reported, "kl": terms.kl}).items():
-                stats[f"{name}_{field}"] = weight * float(values.detach().sum())
-            largest = max(largest, float(log_ratio.detach().abs().max()))
-            for extra in (
-                self._entropy(field, trajectory, t, weight, stats),
-                self._distillation(field, block, outputs, base, weight, stats),
-            ):
-                loss = loss if extra is None else loss + extra
-        return loss, stats, largest
-
-    def _densities(
-        self, field: FieldName, action: Tensor, block: Block, outputs: Outputs, base: Outputs, t: Tensor, dt: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Log-density of the actions, and KL to the base (None where it is not known), per atom or structure (K, ·)."""
-        drift = self.policy.drift
-        rate = components(drift.rate(field, outputs, block.t, block.crystals, block.dt).view_as(action))
-        t, dt = t[:, None, None], dt[:, None, None]
-        sigma = self.policy.noise[field].sigma(t)
-        log_prob = log_density(components(action), rate * dt, sigma.square() * dt).sum(-1)
-        if not (base or drift.per_structure):
-            return log_prob, None
-        reference = drift.reference().rate(field, base, block.t, block.crystals, block.dt).view_as(action)
-        sigma_ref = self._reference_sigma(field, sigma, t)
-        return log_prob, kl_divergence(rate - components(reference), sigma, sigma_ref, dt).sum(-1)
-
-    def _reference_sigma(self, field: FieldName, sigma: Tensor, t: Tensor) -> Tensor:
-        noise = self.policy.noise[field]
-        if self.policy.drift.depends_on_noise:
-            return sigma
-        if field in self.objective.reference_noise:
-            return self.objective.reference_noise[field].sigma(t)
-        return torch.full_like(t, noise.a) if isinstance(noise, LearnedNoise) else sigma
-
-    def _entropy(
-        self, field: FieldName, trajectory: Trajectory, t: Tensor, weight: float, stats: dict[str, float]
-    ) -> Tensor | None:
-        """Weighted negative entropy of learned noise; over all atoms of a structure only where their ratios are."""
-        noise, factor = self.policy.noise[field], self.objective.entropy_weight.of(field)
-        if not isinstance(noise, LearnedNoise):
-            return None
-        sigma, size = noise.sigma(t), trajectory.x_0.n_atoms.to(t)
-        if self.policy.drift.per_structure:
-            of_structure = torch.ones_like(size)
-        elif field == "cell":
-            of_structure = torch.full_like(size, 9.0)
-        else:
-            of_structure = 3.0 * (size if self.objective.position_reduction == "none" else torch.ones_like(size))
-        stats[f"entropy_{field}"] = -weight * len(size) * float(negative_entropy(sigma.detach()).sum())
-        stats[f"sigma_{field}"] = weight * len(size) * float(sigma.detach().sum())
-        return weight * factor * negative_entropy(sigma).sum() * of_structure.sum()
-
-    def _distillation(
-        self, field: FieldName, block: Block, outputs: Outputs, base: Outputs, weight: float, stats: dict[str, float]
-    ) -> Tensor | None:
-        """Weighted squared distance of the denoiser to the base's, averaged over the atoms of a structure."""
-        factor, name = self.objective.distillation_weight.of(field), DENOISER[field]
-        if not factor or name not in outputs:
-            return None
-        squares = (outputs[name] - base[name]).square().flatten(1).sum(-1)
-        distance = (block.crystals.layout.mean(squares) if field == "pos" else squares).sum()
-        stats[f"distillation_{field}"] = weight * float(distance.detach())
-        return weight * factor * distance
-
-    def _terms(
-        self, field: FieldName, log_ratio: Tensor, kl: Tensor, advantage: Tensor, trajectory: Trajectory
-    ) -> Terms:
-        if field == "cell" or self.policy.drift.per_structure:
-            return structure_terms(log_ratio, kl, advantage, self.objective.clip)
-        layout, reduction = trajectory.x_0.layout, self.objective.position_reduction
-        return position_terms(log_ratio, kl, advantage, layout, self.objective.clip, reduction)
 
     @staticmethod
     def _not_finite(microbatch: Microbatch) -> str:

@@ -1,10 +1,13 @@
-"""What a learner works on in an update: its part of the trajectories, blocks and microbatches of it, sums."""
+"""Microbatches: blocks of structures and steps of bounded size, which a learner computes one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
 
+import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
@@ -12,12 +15,59 @@ from omatg_ray.rl.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
-class Block:
-    """States of several steps as one batch, with a time and the length of a step for each."""
+class Cut:
+    """Consecutive structures at consecutive steps."""
 
+    structures: slice
+    steps: slice
+
+
+def cuts(sizes: Sequence[int], n_steps: int, limit: int) -> list[Cut]:
+    """Structures × steps in blocks of at most `limit` ordered pairs of atoms; one structure and step at least.
+
+    Args:
+        sizes: Atoms of every structure.
+        n_steps: Steps of each.
+        limit: Ordered pairs of atoms in a block.
+    """
+    pairs = list(accumulate((size * size for size in sizes), initial=0))
+    found, start = list[Cut](), 0
+    while start < len(sizes):
+        stop = max(start + 1, bisect_right(pairs, pairs[start] + limit) - 1)
+        each = max(1, limit // (pairs[stop] - pairs[start]))
+        for first in range(0, n_steps, each):
+            found.append(Cut(slice(start, stop), slice(first, min(first + each, n_steps))))
+        start = stop
+    return found
+
+
+@dataclass(frozen=True)
+class Microbatch:
+    """Structures of `trajectory` at a span of the steps learned from, as one batch for the network.
+
+    Attributes:
+        trajectory: The structures.
+        steps: The steps, of those that are learned from.
+        crystals: Their states before these steps, step by step.
+        advantage: Of the structures.
+        weight: Share of a structure and step in the mean over all learners.
+    """
+
+    trajectory: Trajectory
+    steps: slice
     crystals: CrystalBatch
-    t: Tensor
-    dt: Tensor
+    advantage: Tensor
+    weight: float
+
+    @property
+    def t(self) -> Tensor:
+        """Times of the steps (K,)."""
+        return self.trajectory.of_learned(self.trajectory.times[:-1])[self.steps]
+
+    @property
+    def dt(self) -> Tensor:
+        """Lengths of the steps (K,)."""
+        return self.trajectory.of_learned(self.trajectory.times.diff())[self.steps]
 
 
 @dataclass
@@ -29,60 +79,42 @@ class Part:
         states: Their states before the steps learned from.
         advantage: Their advantages (B,).
         total: Structures of all learners.
-        structures: Those of the microbatch that is made or computed at present.
-        steps: Which of the steps learned from.
     """
 
     trajectory: Trajectory
     states: tuple[Tensor, Tensor]
     advantage: Tensor
     total: int
-    structures: slice
-    steps: slice
+    _selected: tuple[slice, Trajectory] | None = field(default=None, init=False)
+    _tiled: CrystalBatch | None = field(default=None, init=False)
 
     @classmethod
     def of(cls, trajectory: Trajectory, advantage: Tensor, total: int) -> Part:
         pos, cell = (trajectory.of_learned(values) for values in trajectory.states())
-        return cls(trajectory, (pos, cell), advantage, total, slice(0, 0), slice(0, 0))
+        return cls(trajectory, (pos, cell), advantage, total)
 
+    @property
+    def sizes(self) -> list[int]:
+        """Atoms of every structure."""
+        return self.trajectory.x_0.layout.sizes
 
-@dataclass
-class Tally:
-    """Statistics of an update so far."""
+    def cuts(self, limit: int) -> list[Cut]:
+        """Its microbatches, as `cuts`."""
+        return cuts(self.sizes, self.trajectory.n_learned, limit)
 
-    sums: dict[str, float]
-    log_ratio_max: float = 0.0
-
-    def add(self, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a learner tells its process_group before every step.
-
-    Attributes:
-        sums: Its statistics, summed over the epochs so far.
-        log_ratio_max: The largest |log-ratio| of its part.
-        graded: Parameters that have a gradient.
-        microbatch_pairs: Its present bound.
-        error: Why it cannot take the step.
-    """
-
-    sums: dict[str, float]
-    log_ratio_max: float
-    graded: list[int]
-    microbatch_pairs: int
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class Microbatch:
-    """Structures of `trajectory` at a span of the steps learned from, as one batch for the network."""
-
-    trajectory: Trajectory
-    steps: slice
-    crystals: CrystalBatch
-    advantage: Tensor
-    weight: float
+    def microbatch(self, cut: Cut) -> Microbatch:
+        """One of them. Those of the same structures share what does not differ between steps."""
+        whole, structures, steps = self.trajectory, cut.structures, cut.steps
+        if self._selected is None or self._selected[0] != structures:
+            rows = torch.arange(structures.start, structures.stop)
+            self._selected = structures, whole if len(rows) == len(whole) else whole.select(rows)
+            self._tiled = None
+        part = self._selected[1]
+        if self._tiled is None or len(self._tiled) != (steps.stop - steps.start) * len(part):
+            self._tiled = part.x_0.tile(steps.stop - steps.start)
+        atoms = slice(*whole.x_0.ptr[[structures.start, structures.stop]].tolist())
+        pos, cell = self.states[0][steps, atoms].flatten(0, 1), self.states[1][steps, structures].flatten(0, 1)
+        species = None if part.species is None else part.of_learned(part.species)[steps].flatten()
+        crystals = self._tiled.replace(pos, cell, species)
+        weight = 1.0 / (whole.n_learned * self.total)
+        return Microbatch(part, steps, crystals, self.advantage[structures].to(pos), weight)

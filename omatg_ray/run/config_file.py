@@ -11,7 +11,7 @@ from omatg_ray.errors import ConfigError
 from omatg_ray.run.location import Location
 from omatg_ray.run.storage import local_copy
 from omatg_ray.settings import current, current_names
-from omatg_ray.tree import parse, parse_value
+from omatg_ray.tree import parse, parse_value, set_key
 
 
 def read_tree(path: Location | None, overrides: Sequence[str], model: type[BaseModel]) -> tuple[dict[str, Any], str]:

@@ -23,6 +23,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
+import torch.distributed as dist
 from ray.exceptions import RayActorError
 from ray.train import ScalingConfig, TrainingFailedError, UserCallback, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
@@ -32,7 +33,7 @@ from omatg_ray.distributed.settings import RaySettings, Share
 from omatg_ray.distributed.software import refuse_other
 from omatg_ray.errors import ClusterError, OmatgRayError, TrainingError
 from omatg_ray.flow.pretrain import Losses, Pretrainer, Recipe
-from omatg_ray.flow.ranks import Ranks
+from omatg_ray.flow.process_group import DefaultProcessGroup
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.quiet import quiet_libraries
 from omatg_ray.run.versions import software
@@ -193,10 +194,10 @@ def _work(config: dict[str, Any]) -> Any:
         where = f"node {socket.gethostname()} lends {job.share.gpus:g} GPU"
         raise ClusterError(f"{where}, but PyTorch sees none; install its CUDA build there")
     try:
-        trainer = job.recipe.trainer(device, Ranks.of_group(), prepare_model)
+        trainer = job.recipe.trainer(device, DefaultProcessGroup(), prepare_model)
     except OmatgRayError as error:
         return error  # the same on all ranks
-    if trainer.ranks.rank == 0:
+    if trainer.process_group.rank == 0:
         return _lead(trainer, ray.get(config["loop"]), job.signals)
     _follow(trainer)
     return None
@@ -209,7 +210,7 @@ def _lead(trainer: Pretrainer, loop: PretrainLoop, signals: Path) -> OmatgRayErr
     def run_epoch() -> Losses:
         nonlocal announced
         state = {} if announced else {name: value.cpu() for name, value in trainer.state_dict().items()}
-        trainer.ranks.from_first(state)
+        _from_first(trainer, state)
         announced = True
         return trainer.run_epoch()
 
@@ -224,19 +225,28 @@ def _lead(trainer: Pretrainer, loop: PretrainLoop, signals: Path) -> OmatgRayErr
     except OmatgRayError as failure:
         error = failure
     except torch.OutOfMemoryError as failure:
-        if trainer.ranks.size > 1:
+        if trainer.process_group.size > 1:
             raise  # the others wait for this rank in the middle of an epoch; its end is what they notice
         error = TrainingError(f"{failure}; lower pretrain.batch_size, or use more workers")
-    trainer.ranks.from_first(None)
+    _from_first(trainer, None)
     return error
 
 
 def _follow(trainer: Pretrainer) -> None:
     """The other ranks: an epoch whenever rank 0 says so, the first from the state that rank 0 starts from."""
     state: dict[str, torch.Tensor] | None = None
-    while (state := trainer.ranks.from_first(state)) is not None:
+    while (state := _from_first(trainer, state)) is not None:
         if state:
             trainer.load_state_dict(state)
         # Rank 0 raises the same, and reports it.
         with contextlib.suppress(TrainingError):
             trainer.run_epoch()
+
+
+def _from_first(trainer: Pretrainer, state: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
+    """What rank 0 gave; what the others give is not looked at."""
+    if trainer.process_group.size == 1:
+        return state
+    box = [state]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

@@ -38,7 +38,7 @@ class Counted(PretrainLoop):
     """Writes down how many ranks there are, and what they train."""
 
     def run(self, trainer: Pretrainer, run_epoch: Epoch, stopped: Stopped) -> None:
-        (self.path / "ranks").write_text(f"{trainer.ranks.size} {type(trainer._trained).__name__}")
+        (self.path / "ranks").write_text(f"{trainer.process_group.size} {type(trainer._trained).__name__}")
         super().run(trainer, run_epoch, stopped)
 
 

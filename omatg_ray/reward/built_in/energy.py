@@ -1,4 +1,4 @@
-"""Minus the energy per atom. The potential, `invalid_energy` and `relax_steps` are shared by all rewards of energies."""
+"""Minus the energy per atom. Potential, `invalid_energy` and `relax_steps` are shared by all rewards of energies."""
 
 from __future__ import annotations
 

@@ -16,14 +16,14 @@ from omatg_ray.crystal.fields import Fields
 from omatg_ray.errors import TrainingError
 from omatg_ray.flow.loss import DENOISERS, flow_loss
 from omatg_ray.flow.pretrain import Recipe
-from omatg_ray.flow.ranks import ALONE, Ranks
+from omatg_ray.flow.process_group import DefaultProcessGroup, SingleProcess, share_of
 from omatg_ray.flow.settings import PathSettings, PretrainSettings
 from tests.small import SIZE, random_crystals, small_network
 
 
 @pytest.mark.parametrize("n, size", [(7, 1), (7, 2), (7, 3), (2, 3), (0, 2)])
 def test_every_row_is_in_one_share(n: int, size: int) -> None:
-    shares = [Ranks(rank, size).share(n) for rank in range(size)]
+    shares = [share_of(n, rank, size) for rank in range(size)]
     assert torch.cat(shares).tolist() == list(range(n))
     counts = [len(share) for share in shares]
     assert max(counts) - min(counts) <= 1
@@ -31,9 +31,10 @@ def test_every_row_is_in_one_share(n: int, size: int) -> None:
 
 def test_a_process_by_itself_needs_no_group() -> None:
     values = torch.tensor([1.0, 2.0])
-    assert torch.equal(ALONE.sum(values), values)
-    assert ALONE.from_first({"epoch": 1}) == {"epoch": 1}
-    assert ALONE.share(3).tolist() == [0, 1, 2]
+    alone = SingleProcess()
+    assert torch.equal(alone.sum(values), values)
+    assert alone.exchange({"epoch": 1}) == [{"epoch": 1}]
+    assert share_of(3, alone.rank, alone.size).tolist() == [0, 1, 2]
 
 
 WITH_GAMMA = PathSettings.model_validate(
@@ -64,7 +65,7 @@ def test_losses_and_gradients_of_the_shares_add_up_to_those_of_the_batch(size: i
         return torch.stack(list(loss.values())).detach(), [g for g in gradients if g is not None]
 
     whole, expected = losses_and_gradient(torch.arange(4))
-    shares = [losses_and_gradient(Ranks(rank, size).share(4)) for rank in range(size)]
+    shares = [losses_and_gradient(share_of(4, rank, size)) for rank in range(size)]
     torch.testing.assert_close(sum(loss for loss, _ in shares), whole)
     for index, gradient in enumerate(expected):
         torch.testing.assert_close(sum(gradients[index] for _, gradients in shares), gradient)
@@ -86,9 +87,9 @@ def train_as_rank(rank: int, size: int, folder: Path) -> None:
     """What one of the processes does."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=size)
-    ranks = Ranks.of_group()
-    assert ranks.from_first(f"said by {rank}") == "said by 0"
-    trainer = RECIPE.trainer(torch.device("cpu"), ranks, DistributedDataParallel)
+    group = DefaultProcessGroup()
+    assert group.exchange({"rank": rank}) == [{"rank": other} for other in range(size)]
+    trainer = RECIPE.trainer(torch.device("cpu"), group, DistributedDataParallel)
     losses = [trainer.run_epoch() for _ in range(EPOCHS)]
     torch.save({"losses": losses, "state": trainer.state_dict()}, folder / f"{rank}.pt")
     if rank == 1:
@@ -103,7 +104,7 @@ def train_as_rank(rank: int, size: int, folder: Path) -> None:
 def test_three_ranks_train_as_one_process_and_stop_together(tmp_path: Path) -> None:
     # Not forked from here, where other tests may have left threads.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.flow.test_ranks"])
+    context.set_forkserver_preload(["tests.flow.test_process_group"])
     processes = [context.Process(target=train_as_rank, args=(rank, 3, tmp_path)) for rank in range(3)]
     for process in processes:
         process.start()
