@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 from torch import Tensor
 
 from omatg_ray.distributed.event_loop import EventLoop
-from omatg_ray.distributed.failures import ActorGone, ActorSilent, InputLost, OutputLost, Timed, fetch
+from omatg_ray.distributed.failures import ActorGone, ActorSilent, InputLost, ObjectHandle, OutputLost, Timed, fetch
 from omatg_ray.distributed.process_group import LearnersLostError, plan_shares
 from omatg_ray.distributed.software import refuse_other
 from omatg_ray.distributed.worker_group import LOGS, MAX_ATTEMPTS, SECONDS_TO_START
@@ -25,15 +25,15 @@ logger = logging.getLogger(__name__)
 
 SECONDS_TO_SAY_WHY = 3.0
 """How long the other learners are waited for once one has failed."""
-Snapshot = dict[str, dict[str, Tensor]]
 Made = TypeVar("Made")
 
 
 class LearnerGroup:
     """Data-parallel learners, the first of which speaks for all.
 
-    After every update this process has their weights and the state of their optimizer. When one dies or hangs, all are
-    replaced, begin from there, and repeat the update: the result is the same.
+    After every update this process has their weights, which rollout actors take from the same object, and a reference
+    to the state of their optimizer. When one dies or hangs, all are replaced, begin from there, and repeat the update:
+    the result is the same.
 
     Args:
         loop: Where answers arrive; what else it waits for goes on meanwhile.
@@ -60,7 +60,9 @@ class LearnerGroup:
             start_timeout,
         )
         self._actors = [start_actor(rank) for rank in range(count)]
-        self._snapshot: Snapshot | None = None
+        self._weights: dict[str, Tensor] | None = None
+        self._optimizer: dict[str, Tensor] | ObjectRef[Any] = {}
+        self._handle: ObjectHandle | None = None
         self._info: list[dict[str, Any]] = []
         self._busy = dict.fromkeys(range(count), 0.0)
         self._spans: list[Span] = []
@@ -75,17 +77,32 @@ class LearnerGroup:
     @property
     def weights(self) -> dict[str, Tensor]:
         """After the last update, on the CPU."""
-        assert self._snapshot is not None
-        return self._snapshot["weights"]
+        assert self._weights is not None
+        return self._weights
+
+    @property
+    def handle(self) -> ObjectHandle:
+        """The same in the object store, where the first learner has put them."""
+        assert self._handle is not None
+        return self._handle
 
     @property
     def optimizer(self) -> dict[str, Tensor]:
-        """The optimizer's state after the last update, on the CPU; nothing before the first."""
-        return {} if self._snapshot is None else self._snapshot["optimizer"]
+        """The optimizer's state after the last update, on the CPU; nothing before the first.
 
-    def restore(self, snapshot: Snapshot) -> None:
+        Raises:
+            ClusterError: It has gone with the node of the first learner, before it could be copied to this one.
+        """
+        if not isinstance(self._optimizer, dict):
+            try:
+                self._optimizer = dict(fetch(self._optimizer, "learner actor 0"))
+            except OutputLost as error:
+                raise ClusterError(f"the state of the optimizer: {error}") from error
+        return self._optimizer
+
+    def restore(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
         """Puts weights and optimizer back to where they were."""
-        self._snapshot = snapshot
+        self._weights, self._optimizer = weights, optimizer
         self._with_replacement(self._load)
 
     def update(
@@ -112,8 +129,11 @@ class LearnerGroup:
         ]
 
         def learn() -> dict[str, float]:
-            stays, timed = self._all("update", calls, kept=1)[0]
-            self._snapshot = fetch(stays[0], "learner actor 0")
+            (weights, optimizer), timed = self._all("update", calls, kept=2)[0]
+            self._weights, self._handle = fetch(weights, "learner actor 0"), ObjectHandle(weights)
+            # Nobody reads it but for a checkpoint; while it is watched, it is copied to this node.
+            self._optimizer = optimizer
+            self._loop.watch(optimizer, lambda _: None)
             metrics: dict[str, float] = timed.value
             return metrics
 
@@ -198,9 +218,9 @@ class LearnerGroup:
         self._info = []
 
     def _load(self) -> None:
-        if self._snapshot is not None:
-            snapshot = ray.put(self._snapshot)
-            self._all("load", [(snapshot,)] * len(self._actors))
+        if self._weights is not None:
+            state = ray.put(self._weights), ray.put(self.optimizer)
+            self._all("load", [state] * len(self._actors))
 
     def _all(
         self, method: str, arguments: Sequence[tuple[Any, ...]], kept: int = 0

@@ -102,7 +102,12 @@ class RayTrainingBackend:
             if index not in flight.scored:
                 self._score(flight, index, crystals)
 
-        self.rollout.submit(Request(flight.label(index), "rollout", arguments, done, kept=2))
+        def lost() -> None:
+            if self._published[flight.version] is arguments[2]:
+                self._put(flight.version)
+            self._roll_out(flight, index)
+
+        self.rollout.submit(Request(flight.label(index), "rollout", arguments, done, kept=2, lost=lost))
 
     def _score(self, flight: _Flight, index: int, crystals: Any) -> None:
         item = flight.items[index]
@@ -135,7 +140,7 @@ class RayTrainingBackend:
         return scored
 
     def learn(self, iteration: int, counted: Tensor, advantage: Tensor) -> dict[str, float]:
-        """The learners' update, and its weights to everybody by one `ray.put`."""
+        """The learners' update. Its weights go to everybody from where the first learner has put them."""
         self._clock.resume()
         flight = self._flights[iteration]
         metrics = self._update(flight, counted, advantage) if len(counted) else {}
@@ -144,7 +149,7 @@ class RayTrainingBackend:
         self._learned = flight.items, flight.version
         if metrics:
             self.model.learned.load_state_dict(self.learners.weights)
-        self._publish(iteration + 1)
+        self._publish(iteration + 1, self.learners.handle if metrics else self._published[iteration])
         self._clock.end("weights")
         return metrics
 
@@ -169,15 +174,30 @@ class RayTrainingBackend:
                 self._roll_out(flight, index)
         self._loop.until(lambda: flight.rolled_out)
 
-    def _publish(self, version: int) -> None:
-        """The present weights to everybody, as this version; forgets those that nobody needs any more."""
-        weights = self.model.learned.state_dict()
+    def _publish(self, version: int, handle: ObjectHandle | None = None) -> None:
+        """The present weights to all rollout actors, as this version; forgets versions that are no longer needed.
+
+        Args:
+            version: After so many iterations.
+            handle: The weights, where they are in the object store already.
+        """
         if self._staleness:
+            weights = self.model.learned.state_dict()
             self._weights[version] = {name: value.detach().cpu().clone() for name, value in weights.items()}
-        self._published[version] = ObjectHandle(ray.put(weights))
+        if handle is None:
+            self._put(version)
+        else:
+            self._published[version] = handle
         for kept in (self._weights, self._published):
             for old in [one for one in kept if one < version - self._staleness]:
                 del kept[old]
+
+    def _put(self, version: int) -> None:
+        """A version of the weights into the object store, also where what a learner has put there is lost."""
+        weights = self._weights.get(version)
+        self._published[version] = ObjectHandle(
+            ray.put(self.model.learned.state_dict() if weights is None else weights)
+        )
 
     def timings(self) -> dict[str, float]:
         assert self._learned is not None
@@ -199,7 +219,7 @@ class RayTrainingBackend:
 
     def load_state_dict(self, state: dict[str, Tensor], version: int) -> None:
         optimizer, older = split_state(state)
-        self.learners.restore({"weights": self.model.learned.state_dict(), "optimizer": optimizer})
+        self.learners.restore(self.model.learned.state_dict(), optimizer)
         self._published.clear()
         self._weights.clear()
         for one, weights in older.items():

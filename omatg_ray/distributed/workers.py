@@ -188,7 +188,7 @@ class LearnerWorker(BaseWorker):
 
     def update(
         self, counted: Tensor, advantage: Tensor, total: int, *trajectories: Trajectory
-    ) -> tuple[dict[str, dict[str, Tensor]] | None, Timed]:
+    ) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None, Timed]:
         """All epochs on this learner's share of an iteration.
 
         Args:
@@ -198,7 +198,8 @@ class LearnerWorker(BaseWorker):
             trajectories: Those of the share, see `LearnerShare`.
 
         Returns:
-            What a learner needs to go on exactly, `weights` and `optimizer`, from rank 0; and the metrics of all.
+            From rank 0 what a learner needs to go on exactly, the weights and the state of the optimizer; and the
+            metrics of all.
 
         Raises:
             TrainingError: As `Learner.update`, on all learners.
@@ -214,23 +215,22 @@ class LearnerWorker(BaseWorker):
             # The others are waiting for this one.
             self._leave()
             raise
-        snapshot = self._snapshot() if self._group is None or self._group.rank == 0 else None
-        return snapshot, Timed(metrics, time.perf_counter() - start)
+        weights = optimizer = None
+        if self._group is None or self._group.rank == 0:
+            weights = {name: value.detach().cpu() for name, value in self._learned.state_dict().items()}
+            optimizer = self._learner.state_dict()
+        return weights, optimizer, Timed(metrics, time.perf_counter() - start)
 
-    def load(self, snapshot: dict[str, dict[str, Tensor]]) -> Timed:
+    def load(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> Timed:
         """Goes on from what `update` gave.
 
         Raises:
             ModelError: The state of the optimizer belongs to another network.
         """
         start = time.perf_counter()
-        self._learned.load_state_dict(snapshot["weights"])
-        self._learner.load_state_dict(snapshot["optimizer"])
+        self._learned.load_state_dict(weights)
+        self._learner.load_state_dict(optimizer)
         return Timed(None, time.perf_counter() - start)
-
-    def _snapshot(self) -> dict[str, dict[str, Tensor]]:
-        weights = {name: value.detach().cpu() for name, value in self._learned.state_dict().items()}
-        return {"weights": weights, "optimizer": self._learner.state_dict()}
 
     def _leave(self) -> None:
         if self._group is not None:
