@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from omatg_ray.crystal.read import read_dataset
     from omatg_ray.errors import OmatgRayError
     from omatg_ray.model.flow_model import FlowModel, bundled_model
-    from omatg_ray.policy.hand_made import LinearAnnealing
+    from omatg_ray.policy.hand_made import LinearSchedule
     from omatg_ray.reward.energy import MatGLEnergy
 
 _HOMES = {
     "Config": "omatg_ray.config",
     "CrystalBatch": "omatg_ray.crystal.batch",
     "FlowModel": "omatg_ray.model.flow_model",
-    "LinearAnnealing": "omatg_ray.policy.hand_made",
+    "LinearSchedule": "omatg_ray.policy.hand_made",
     "MatGLEnergy": "omatg_ray.reward.energy",
     "OmatgRayError": "omatg_ray.errors",
     "bundled_model": "omatg_ray.model.flow_model",
@@ -47,7 +47,7 @@ __all__ = [
     "Config",
     "CrystalBatch",
     "FlowModel",
-    "LinearAnnealing",
+    "LinearSchedule",
     "MatGLEnergy",
     "OmatgRayError",
     "bundled_model",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -68,17 +68,25 @@ class PolicySettings(Settings):
     noise: dict[FieldName, NoiseSettings] = Field(
         {"pos": NoiseSettings(kind="sqrt", a=0.1668)}, description="σ(t) of each active field"
     )
-    annealing: AnyHandMade = Field(
+    fixed_schedule: AnyHandMade = Field(
         None,
-        description="hand-made annealing, v · (1 + s(t)): {kind: linear | quadratic | cosine | constant, pos: 5, cell: "
-        "2} with s at t = 1, or {kind: steps, power: 2} for a grid of unequal steps",
+        description="schedule made by hand, v · (1 + s(t)): {kind: linear | quadratic | cosine | constant, pos: 5, "
+        "cell: 2} with s at t = 1, or {kind: steps, power: 2} for a grid of unequal steps",
     )
-    annealing_from: ScheduleLocation | None = Field(
+    schedule_from: ScheduleLocation | None = Field(
         None,
         description="a learned schedule (its folder, or bundled), or a model or run that learned one, which then "
-        "anneals, frozen, in place of `annealing`",
+        "anneals, frozen, in place of `fixed_schedule`",
     )
-    schedule: ScheduleSettings = Field(ScheduleSettings(), description="the schedule that an annealing policy learns")
+    learned_schedule: ScheduleSettings = Field(
+        ScheduleSettings(), description="the schedule that an annealing policy learns"
+    )
+
+    renamed: ClassVar = {
+        "annealing": "fixed_schedule",
+        "annealing_from": "schedule_from",
+        "schedule": "learned_schedule",
+    }
 
     @model_validator(mode="after")
     def _noise_for_active(self) -> PolicySettings:
@@ -90,18 +98,19 @@ class PolicySettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _frozen_annealing(self) -> PolicySettings:
-        given = [name for name in ("annealing", "annealing_from") if getattr(self, name) is not None]
+    def _frozen_schedule(self) -> PolicySettings:
+        given = [name for name in ("fixed_schedule", "schedule_from") if getattr(self, name) is not None]
         learns_schedule = variant(self.variant).learns_schedule
         if given and learns_schedule:
             raise ValueError(f"an annealing policy learns its own schedule; leave {given[0]} out")
-        if self.schedule != ScheduleSettings() and not learns_schedule:
+        if self.learned_schedule != ScheduleSettings() and not learns_schedule:
             raise ValueError(
-                "`schedule` is what a policy of variant annealing learns; set variant=annealing, or leave it out"
+                "`learned_schedule` is what a policy of variant annealing learns; set variant=annealing, or leave it "
+                "out"
             )
         if len(given) == 2:
             raise ValueError(
-                "give either annealing or annealing_from, not both; policy.annealing_from=null takes it back"
+                "give either fixed_schedule or schedule_from, not both; policy.schedule_from=null takes it back"
             )
         return self
 

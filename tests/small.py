@@ -10,11 +10,11 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import NetworkSettings
-from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.drift import Annealed, Drift, Velocity
-from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.policy.policy import Policy
-from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
+from omatg_ray.policy.schedule import LearnedSchedule
+from omatg_ray.policy.settings import LearnedScheduleSettings, NoiseSettings
 
 SIZE = NetworkSettings(hidden=16, layers=2, frequencies=4, time_features=8)
 NOISE: dict[FieldName, NoiseSettings] = {
@@ -61,17 +61,17 @@ def velocity_policy(
     base: CSPNet,
     active: Sequence[FieldName] = ("pos", "cell"),
     noise: Mapping[FieldName, NoiseSettings] | None = None,
-    annealing: LinearAnnealing | None = None,
+    schedule: LinearSchedule | None = None,
 ) -> Policy:
     """The policy of a network over a base network, with `NOISE` by default."""
-    drift: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
-    return Policy(drift, network, base, active, NOISE if noise is None else noise, annealing)
+    drift: Drift = Velocity() if schedule is None else Annealed(Velocity(), schedule)
+    return Policy(drift, network, base, active, NOISE if noise is None else noise, schedule)
 
 
-def learned_schedule(seed: int = 0) -> LearnedAnnealing:
+def learned_schedule(seed: int = 0) -> LearnedSchedule:
     """A learned schedule of both fields with random weights."""
     torch.manual_seed(seed)
-    schedule = LearnedAnnealing(LearnedSchedule(hidden=4, layers=1, fields=["pos", "cell"]))
+    schedule = LearnedSchedule(LearnedScheduleSettings(hidden=4, layers=1, fields=["pos", "cell"]))
     for weights in schedule.parameters():
         torch.nn.init.normal_(weights)
     return schedule

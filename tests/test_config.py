@@ -9,7 +9,7 @@ import yaml
 
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError
-from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.rl.settings import LearnFrom
 from omatg_ray.settings import documented_keys
 from omatg_ray.tree import override
@@ -26,7 +26,7 @@ def test_yaml_there_and_back(tmp_path):
         "data.test_compositions=0.25",
         "policy.active=[pos, cell]",
         "policy.noise={pos: {kind: sqrt, a: 0.2}, cell: {kind: constant, a: 0.3}}",
-        "policy.annealing.pos=5",
+        "policy.fixed_schedule.pos=5",
         "objective.reference_noise.pos={kind: constant, a: 0.1}",
         "threads=2",
         "base=some/model",
@@ -38,7 +38,7 @@ def test_yaml_there_and_back(tmp_path):
     assert again.to_yaml() == config.to_yaml()
 
 
-@pytest.mark.parametrize("key", ["run", "base", "data.file", "policy.annealing_from", "reward.hull.entries"])
+@pytest.mark.parametrize("key", ["run", "base", "data.file", "policy.schedule_from", "reward.hull.entries"])
 def test_a_path_that_begins_like_a_home_is_read_back(tmp_path, key):
     config = Config.load(None, [f"{key}=./~x"])
     (tmp_path / "config.yaml").write_text(config.to_yaml())
@@ -87,11 +87,11 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path):
 
 def test_an_optional_group_may_be_set_key_by_key(tmp_path):
     path = tmp_path / "a.yaml"
-    path.write_text("policy: {annealing: null}\n")
-    assert Config.load(path).policy.annealing is None
-    assert Config.load(path, ["policy.annealing.pos=5"]).policy.annealing == LinearAnnealing(pos=5.0)
-    assert load("policy.annealing.cell=1.5").policy.annealing == LinearAnnealing(cell=1.5)
-    assert load("policy.annealing.cell=1.5", "policy.annealing=null").policy.annealing is None
+    path.write_text("policy: {schedule: null}\n")
+    assert Config.load(path).policy.schedule is None
+    assert Config.load(path, ["policy.fixed_schedule.pos=5"]).policy.schedule == LinearSchedule(pos=5.0)
+    assert load("policy.fixed_schedule.cell=1.5").policy.schedule == LinearSchedule(cell=1.5)
+    assert load("policy.fixed_schedule.cell=1.5", "policy.fixed_schedule=null").policy.schedule is None
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_an_optional_group_may_be_set_key_by_key(tmp_path):
         ("rollout.group=3", ["unknown key rollout.group:", "did you mean rollout.groups?"]),
         ("sede=3", ["unknown key sede:", "did you mean seed?"]),
         ("pretrain.network.hiden=3", ["pretrain.network.hiden", "did you mean pretrain.network.hidden?"]),
-        ("policy.annealing.po=3", ["policy.annealing", "did you mean pos?"]),
+        ("policy.fixed_schedule.po=3", ["policy.annealing", "did you mean pos?"]),
         ("policy.noise.pos={kid: sqrt}", ["policy.noise.pos.kid", "did you mean policy.noise.pos.kind?"]),
         ("learner.zzz=1", ["unknown key learner.zzz", "valid keys: epochs, lr"]),
         ("policy.noise.species={a: 1}", ["policy.noise.species", "'pos' or 'cell'"]),

@@ -38,7 +38,7 @@ CASES = [
     ("train base=nothing reward.potential=bundled", "nothing: no model here"),
     ("train base=bundled reward.potential=./no", "potential folder no does not exist"),
     ("train base=bundled reward.potential=bundled data.file=no.csv", "no.csv does not exist"),
-    ("train base=bundled reward.potential=bundled policy.annealing_from=no", "policy.annealing_from: schedule 'no'"),
+    ("train base=bundled reward.potential=bundled policy.schedule_from=no", "policy.schedule_from: schedule 'no'"),
     ("train base=bundled reward.potential=bundled run=taken", "taken already holds a run"),
     ("train --resume nothing", "there is no run to go on with in nothing"),
     ("pretrain", "data: name a file to split"),

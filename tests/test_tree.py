@@ -99,11 +99,11 @@ def test_the_home_and_the_environment_stand_for_what_they_are(tmp_path: Path, mo
     monkeypatch.setenv("HOME", "/somewhere")
     monkeypatch.setenv("SCRATCH", str(tmp_path))
     monkeypatch.delenv("NOTHING", raising=False)
-    keys = ["run=~/x", "base=$SCRATCH/base", "data.file=${SCRATCH}/a.csv", "policy.annealing_from=~/s"]
+    keys = ["run=~/x", "base=$SCRATCH/base", "data.file=${SCRATCH}/a.csv", "policy.schedule_from=~/s"]
     keys += ["reward.potential=~/p", "reward.hull.entries=$SCRATCH/e.json"]
     config = Config.load(None, keys)
     assert (config.run, config.base) == (Path("/somewhere/x"), tmp_path / "base")
-    assert (config.data.file, config.policy.annealing_from) == (tmp_path / "a.csv", Path("/somewhere/s"))
+    assert (config.data.file, config.policy.schedule_from) == (tmp_path / "a.csv", Path("/somewhere/s"))
     assert (config.reward.potential, config.reward.hull.entries) == ("/somewhere/p", tmp_path / "e.json")
     assert Config.load(None, ["run=s3://bucket/$HOME"]).run == "s3://bucket//somewhere"
     for key in ("run", "base", "data.file", "reward.potential"):

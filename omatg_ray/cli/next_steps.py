@@ -54,7 +54,7 @@ def next_steps(
     # The bundled base has a schedule that suits few points and many; linear slopes of training suit the few.
     finer = ["--steps", steps, *(BUNDLED_SCHEDULE if is_bundled(config.base) else [])]
     annealed = "" if is_bundled(config.base) else _annealed(rows[1:])
-    if config.policy.annealing_from is not None:
+    if config.policy.schedule_from is not None:
         # Another schedule would take the place of the one that it was reinforced with.
         finer, annealed = ["--steps", steps], " (annealed as in the run)"
     compared, said = finer, f"with {steps} grid points in place of {trained}"
@@ -97,8 +97,8 @@ def reduced(cell: str) -> tuple[str, int]:
 
 def _annealed(rows: list[dict[str, Any]]) -> str:
     """The slopes that the model of a run brings with it, in words; nothing where it has none."""
-    annealing = (rows[0].get("annealing") if rows else None) or {}
-    slopes = [f"{annealing[field]:g}" for field in FIELDS if isinstance(annealing.get(field), float)]
+    schedule = (rows[0].get("annealing") if rows else None) or {}
+    slopes = [f"{schedule[field]:g}" for field in FIELDS if isinstance(schedule.get(field), float)]
     return f" (annealed as in the run, slopes {' / '.join(slopes)})" if slopes else ""
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from omatg_ray.model.sampling import Sampling
-    from omatg_ray.policy.annealing import Annealing
+    from omatg_ray.policy.schedule import Schedule
 
 
 def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> None:
@@ -125,10 +125,10 @@ def read_samplings(arguments: argparse.Namespace, steps: Iterable[int]) -> list[
     ]
 
 
-def read_schedules(arguments: argparse.Namespace) -> list[tuple[str, Annealing | None]]:
+def read_schedules(arguments: argparse.Namespace) -> list[tuple[str, Schedule | None]]:
     """What the annealings are called, and the annealings; None is the model's own."""
     from omatg_ray.model.schedule import brief
-    from omatg_ray.policy.hand_made import LinearAnnealing
+    from omatg_ray.policy.hand_made import LinearSchedule
 
     slopes = (arguments.slope_pos, arguments.slope_cell)
     if arguments.schedule is not None:
@@ -137,11 +137,11 @@ def read_schedules(arguments: argparse.Namespace) -> list[tuple[str, Annealing |
         return [(text, _schedule(text)) for text in arguments.schedule]
     if slopes == (None, None):
         return [("own", None)]
-    schedule = LinearAnnealing(pos=slopes[0] or 0.0, cell=slopes[1] or 0.0)
+    schedule = LinearSchedule(pos=slopes[0] or 0.0, cell=slopes[1] or 0.0)
     return [(brief(schedule), schedule)]
 
 
-def _schedule(text: str) -> Annealing | None:
+def _schedule(text: str) -> Schedule | None:
     """The schedule that a text means; a folder is looked for where a job finds its files."""
     from omatg_ray.model.schedule import KINDS, NONE, OWN, read_schedule
     from omatg_ray.run.job_paths import found_or_named

@@ -20,8 +20,8 @@ from omatg_ray.evaluate.tuning import HandMade, Tuned, tune
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import NONE, brief, learned_schedule
-from omatg_ray.policy.annealing import LearnedAnnealing
-from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearSchedule
+from omatg_ray.policy.schedule import LearnedSchedule
 from omatg_ray.report.ablation import write_ablation
 from omatg_ray.report.comparison import write_comparison
 from omatg_ray.run.job_paths import lasting
@@ -64,7 +64,7 @@ def ablate(settings: AblationSettings, progress: bool = False) -> AblationResult
     return AblationResult(done, write_ablation(folder, done, settings.tuning.by))
 
 
-def _schedules(key: str, folders: Sequence[Location]) -> list[LearnedAnnealing]:
+def _schedules(key: str, folders: Sequence[Location]) -> list[LearnedSchedule]:
     """Learned schedules of a key, whose name errors bear."""
     try:
         return [learned_schedule(folder) for folder in folders]
@@ -150,7 +150,7 @@ def _compared(
     with _work(settings, one, data, progress, limit=settings.limit, samples=settings.samples) as (evaluator, model):
         cases: list[Case] = []
         for steps in sorted(settings.steps):
-            cases.append(Case(model, Sampling(steps, LinearAnnealing()), "base", NONE))
+            cases.append(Case(model, Sampling(steps, LinearSchedule()), "base", NONE))
             cases += [Case(model, Sampling(steps, best.schedule), "base", kind) for kind, best in tuned[steps].items()]
             cases += [
                 Case(model, Sampling(steps, schedule), "base", name)

@@ -11,8 +11,8 @@ from omatg_ray import assets
 from omatg_ray.assets import ASSETS, AssetName
 from omatg_ray.errors import ModelError
 from omatg_ray.model.schedule import SCHEDULE_FILE, read_description
-from omatg_ray.policy.hand_made import HandMadeAnnealing, LinearAnnealing, StepSizes
-from omatg_ray.policy.settings import Curve, LearnedSchedule, NoiseSettings
+from omatg_ray.policy.hand_made import HandMadeSchedule, LinearSchedule, StepSizes
+from omatg_ray.policy.settings import Curve, LearnedScheduleSettings, NoiseSettings
 from omatg_ray.run.location import BUNDLED, is_bundled, is_remote
 from omatg_ray.run.storage import files_at
 from omatg_ray.run.sync import fetched_model
@@ -93,7 +93,7 @@ def described_schedule(folder: Path, name: str) -> str:
         ModelError: It cannot be read.
     """
     what = read_description(folder)
-    rows = {"schedule": f"{name}, {_annealing(what.schedule)}"}
+    rows = {"schedule": f"{name}, {_schedule(what.schedule)}"}
     return _lines(rows | _factors(what.curves) | _provenance(what.provenance))
 
 
@@ -112,7 +112,7 @@ def described_model(name: str) -> str:
     """What a model is made of, in lines of a label and a text."""
     require_models([name])
     from omatg_ray.model.flow_model import FlowModel
-    from omatg_ray.policy.annealing import LearnedAnnealing, curves
+    from omatg_ray.policy.schedule import LearnedSchedule, curves
 
     model = FlowModel.load(name)
     what = model.description
@@ -127,10 +127,10 @@ def described_model(name: str) -> str:
         "sizes": f"{', '.join(map(str, what.sizes))} atoms per cell" if what.sizes else "unknown",
         "active": f"{', '.join(what.active)} ({what.variant} policy)" if what.active else "none",
         "noise": ", ".join(f"{field} {text}" for field, text in noise.items()) or "none",
-        "annealing": _annealing(what.annealing),
+        "annealing": _schedule(what.schedule),
         "potential": what.potential or "none",
     }
-    learned = _factors(curves(model.annealing)) if isinstance(model.annealing, LearnedAnnealing) else {}
+    learned = _factors(curves(model.schedule)) if isinstance(model.schedule, LearnedSchedule) else {}
     return _lines(rows | learned | _provenance(what.provenance))
 
 
@@ -148,13 +148,13 @@ def _noise(noise: NoiseSettings) -> str:
     return ", ".join(f"{key} {value}" for key, value in noise.model_dump(exclude=size).items())
 
 
-def _annealing(annealing: HandMadeAnnealing | StepSizes | LearnedSchedule | None) -> str:
-    if annealing is None:
+def _schedule(schedule: HandMadeSchedule | StepSizes | LearnedScheduleSettings | None) -> str:
+    if schedule is None:
         return "none"
-    if isinstance(annealing, LearnedSchedule):
-        return f"learned for {', '.join(annealing.fields)}: " + ", ".join(
-            f"{key} {value}" for key, value in annealing.model_dump(exclude={"kind", "fields"}).items()
+    if isinstance(schedule, LearnedScheduleSettings):
+        return f"learned for {', '.join(schedule.fields)}: " + ", ".join(
+            f"{key} {value}" for key, value in schedule.model_dump(exclude={"kind", "fields"}).items()
         )
-    if isinstance(annealing, LinearAnnealing):
-        return ", ".join(f"{field} velocity times 1 + {getattr(annealing, field):g} t" for field in FIELDS)
-    return ", ".join(f"{key} {value}" for key, value in annealing.model_dump().items())
+    if isinstance(schedule, LinearSchedule):
+        return ", ".join(f"{field} velocity times 1 + {getattr(schedule, field):g} t" for field in FIELDS)
+    return ", ".join(f"{key} {value}" for key, value in schedule.model_dump().items())

@@ -16,7 +16,7 @@ from omatg_ray.evaluate.metrics import Interval
 from omatg_ray.evaluate.settings import BEST, ways_of
 from omatg_ray.evaluate.tuning import Tuned
 from omatg_ray.model.schedule import NONE, brief
-from omatg_ray.policy.annealing import LearnedAnnealing
+from omatg_ray.policy.schedule import LearnedSchedule
 
 SHOWN = ("crmse", "match_rate", "rmse", "relative_energy_mean_capped", "invalid_share")
 
@@ -31,7 +31,7 @@ class Learned:
     """
 
     name: str
-    schedules: list[LearnedAnnealing]
+    schedules: list[LearnedSchedule]
 
     @property
     def ways(self) -> list[str]:

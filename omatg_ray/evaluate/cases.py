@@ -27,7 +27,7 @@ from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import EULER, Sampling
 from omatg_ray.model.schedule import OWN
-from omatg_ray.policy.annealing import describe
+from omatg_ray.policy.schedule import describe
 from omatg_ray.reward.matching import MatchSettings
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.versions import installed

@@ -36,7 +36,7 @@ from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.evaluate.unique import find_unique
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
-from omatg_ray.policy.annealing import describe
+from omatg_ray.policy.schedule import describe
 from omatg_ray.policy.settings import CHUNK_PAIRS
 from omatg_ray.reward.matching import compositions
 from omatg_ray.seeding import seed_of
@@ -150,7 +150,7 @@ class Evaluator:
             "solver": sampling.solver,
             "seed": self.seed,
             "samples": self.samples,
-            "annealing": describe(sampling.annealing(model)),
+            "annealing": describe(sampling.schedule_of(model)),
             "potential": None if reward is None else reward.potential.name,
         }
         sum_up = partial(self.evaluation, settings=settings, open_species=model.generates_species)

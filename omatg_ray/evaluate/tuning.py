@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.settings import TriedSettings
 from omatg_ray.policy.hand_made import (
-    ConstantAnnealing,
-    CosineAnnealing,
-    HandMadeAnnealing,
-    LinearAnnealing,
-    QuadraticAnnealing,
+    ConstantSchedule,
+    CosineSchedule,
+    HandMadeSchedule,
+    LinearSchedule,
+    QuadraticSchedule,
     StepSizes,
 )
 
-HandMade = HandMadeAnnealing | StepSizes
-SLOPED: dict[str, Callable[..., HandMadeAnnealing]] = {
-    "linear": LinearAnnealing,
-    "quadratic": QuadraticAnnealing,
-    "cosine": CosineAnnealing,
-    "constant": ConstantAnnealing,
+HandMade = HandMadeSchedule | StepSizes
+SLOPED: dict[str, Callable[..., HandMadeSchedule]] = {
+    "linear": LinearSchedule,
+    "quadratic": QuadraticSchedule,
+    "cosine": CosineSchedule,
+    "constant": ConstantSchedule,
 }
 
 

@@ -1,7 +1,7 @@
 """`FlowModel`: a complete sampler, as pretraining and reinforcement produce it and `load` reads it.
 
 On disk it is a folder with two files: `model.json` describes it, `weights.safetensors` holds the base network under
-`base.` and what reinforcement learned: the policy's network under `policy.`, an annealing schedule under `schedule.`,
+`base.` and what reinforcement learned: the policy's network under `policy.`, a schedule under `schedule.`,
 noise schedules under `noise.`.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -28,12 +28,12 @@ from omatg_ray.flow.settings import NetworkSettings, PathSettings
 from omatg_ray.flow.species import draw_jumps
 from omatg_ray.model.sampling import DEFAULT, EULER, Sampling
 from omatg_ray.model.variants import Variant, VariantName, variant
-from omatg_ray.policy.annealing import Annealing, LearnedAnnealing
 from omatg_ray.policy.drift import Drift, Score, annealed_velocity
 from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, Noise
 from omatg_ray.policy.ode import solve
 from omatg_ray.policy.policy import Policy, draw_noise
-from omatg_ray.policy.settings import CHUNK_PAIRS, AnyAnnealing, LearnedSchedule, NoiseMode, NoiseSettings
+from omatg_ray.policy.schedule import LearnedSchedule, Schedule
+from omatg_ray.policy.settings import CHUNK_PAIRS, AnySchedule, LearnedScheduleSettings, NoiseMode, NoiseSettings
 from omatg_ray.run.checkpoints import DESCRIPTION_FILE, WEIGHTS_FILE, model_folder
 from omatg_ray.run.location import BUNDLED, Location, is_bundled, is_remote
 from omatg_ray.run.sync import fetched_model
@@ -49,6 +49,9 @@ FORMAT: Final = "omatg_ray.model.1"
 class ModelDescription(Settings):
     """What `model.json` says: everything but the weights."""
 
+    # The files' name of the schedule is `annealing`.
+    model_config = ConfigDict(serialize_by_alias=True, populate_by_name=True)
+
     format: Literal["omatg_ray.model.1"] = FORMAT
     network: NetworkSettings
     paths: PathSettings
@@ -58,8 +61,10 @@ class ModelDescription(Settings):
     variant: VariantName = Field("velocity", description="kind of policy that reinforcement trained")
     active: list[FieldName] = Field([], description="fields that reinforcement acted on; empty for a base model")
     noise: dict[FieldName, NoiseSettings] = Field({}, description="policy noise of the active fields")
-    annealing: AnyAnnealing = Field(
-        None, description="velocity annealing: the one the sampler was trained with, or the one it learned"
+    schedule: AnySchedule = Field(
+        None,
+        alias="annealing",
+        description="schedule of the velocity: the one the sampler was trained with, or the one it learned",
     )
     potential: str | None = Field(None, description="potential that rewarded it: name or folder")
     provenance: dict[str, Any] = Field({}, description="how it was made")
@@ -89,7 +94,7 @@ def chunks_by_pairs(sizes: Sequence[int], limit: int) -> list[list[int]]:
 def learned_parts(description: ModelDescription) -> set[str]:
     """Names of what reinforcement learns of a model."""
     parts = set(variant(description.variant).learns) if description.active else set()
-    if isinstance(description.annealing, LearnedSchedule):
+    if isinstance(description.schedule, LearnedScheduleSettings):
         parts.add("schedule")
     if any(description.noise[field].kind == "learned" for field in description.active):
         parts.add("noise")
@@ -99,15 +104,15 @@ def learned_parts(description: ModelDescription) -> set[str]:
 def new_modules(description: ModelDescription) -> nn.ModuleDict:
     """What reinforcement learns, before it learned anything: what its variant names, `schedule` and `noise`.
 
-    The weights of a variant's network are random; a new schedule gives no annealing, and new noise is what was asked
+    The weights of a variant's network are random; a new schedule changes nothing, and new noise is what was asked
     for.
     """
     modules, parts = nn.ModuleDict(), learned_parts(description)
     for name, make in variant(description.variant).learns.items():
         if name in parts:
             modules[name] = make(description)
-    if isinstance(description.annealing, LearnedSchedule):
-        modules["schedule"] = LearnedAnnealing(description.annealing)
+    if isinstance(description.schedule, LearnedScheduleSettings):
+        modules["schedule"] = LearnedSchedule(description.schedule)
     if "noise" in parts:
         noise = {field: description.noise[field] for field in description.active}
         learned = {str(f): LearnedNoise(settings) for f, settings in noise.items() if settings.kind == "learned"}
@@ -163,11 +168,11 @@ class FlowModel:
         return cast("CSPNet", self.learned["policy"]) if "policy" in self.learned else self.base_network
 
     @property
-    def annealing(self) -> Annealing | None:
-        """The annealing it was trained with, or learned."""
+    def schedule(self) -> Schedule | None:
+        """The schedule of the velocity that it was trained with, or learned."""
         if "schedule" in self.learned:
-            return cast("LearnedAnnealing", self.learned["schedule"])
-        return cast("Annealing | None", self.description.annealing)
+            return cast("LearnedSchedule", self.learned["schedule"])
+        return cast("Schedule | None", self.description.schedule)
 
     # --- files ------------------------------------------------------------------------------------------------
 
@@ -223,30 +228,31 @@ class FlowModel:
         self.learned.to(device)
         return self
 
-    def policy(self, schedule: Annealing | None = None, sde: bool = False) -> Policy:
+    def policy(self, schedule: Schedule | None = None, sde: bool = False) -> Policy:
         """The step policy of this sampler.
 
         Args:
-            schedule: Annealing in place of the one it was trained with or has learned. A model that has learned one
+            schedule: Schedule in place of the one it was trained with or has learned. A model that has learned one
                 then moves as its base does.
             sde: Where a base model's interpolant has ε, its stochastic process: drift b − (ε / γ) η and noise √(2 ε).
         """
-        annealing = self.annealing if schedule is None else schedule
-        if isinstance(annealing, LearnedAnnealing):
-            annealing.to(self.device)
-        if self.description.active and not (self.variant.learns_schedule and schedule is not None):
-            return self.variant.policy(self, annealing)
-        return self._base_policy(annealing, sde)
+        as_base = self.variant.learns_schedule and schedule is not None
+        schedule = self.schedule if schedule is None else schedule
+        if isinstance(schedule, LearnedSchedule):
+            schedule.to(self.device)
+        if self.description.active and not as_base:
+            return self.variant.policy(self, schedule)
+        return self._base_policy(schedule, sde)
 
-    def _base_policy(self, annealing: Annealing | None, sde: bool) -> Policy:
+    def _base_policy(self, schedule: Schedule | None, sde: bool) -> Policy:
         """What the base alone does."""
         paths = self.description.paths
         epsilon = {field: paths.of(field).epsilon for field in FIELDS} if sde else {}
         noise = {field: DiffusionNoise(e.value) for field, e in epsilon.items() if e is not None}
-        drift: Drift = annealed_velocity(annealing)
+        drift: Drift = annealed_velocity(schedule)
         if noise:
-            drift = Score(noise, {field: self.gamma(field) for field in noise}, annealing)
-        return Policy(drift, self.network, self.base_network, list(noise), noise, annealing, paths.species)
+            drift = Score(noise, {field: self.gamma(field) for field in noise}, schedule)
+        return Policy(drift, self.network, self.base_network, list(noise), noise, schedule, paths.species)
 
     @property
     def generates_species(self) -> bool:
@@ -267,7 +273,7 @@ class FlowModel:
 
     def annealed_as(self, other: FlowModel) -> FlowModel:
         """This sampler with the annealing of another, which also may have none; shares the networks of both."""
-        description = self.description.model_copy(update={"annealing": other.description.annealing})
+        description = self.description.model_copy(update={"schedule": other.description.schedule})
         learned = nn.ModuleDict({name: module for name, module in self.learned.items() if name != "schedule"})
         if "schedule" in other.learned:
             learned["schedule"] = other.learned["schedule"]
@@ -351,7 +357,7 @@ class FlowModel:
         self,
         formulas: Sequence[str],
         steps: int = 50,
-        schedule: Annealing | None = None,
+        schedule: Schedule | None = None,
         seed: int = 0,
         noise: NoiseMode = "none",
     ) -> list[Structure]:

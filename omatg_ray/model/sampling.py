@@ -1,4 +1,4 @@
-"""How a model generates: time grid, annealing, noise and solver."""
+"""How a model generates: time grid, schedule, noise and solver."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, get_args
 
 from omatg_ray.errors import ModelError
-from omatg_ray.policy.annealing import Annealing, LearnedAnnealing
 from omatg_ray.policy.hand_made import StepSizes
 from omatg_ray.policy.ode import AdaptiveMethod, Method
+from omatg_ray.policy.schedule import LearnedSchedule, Schedule
 from omatg_ray.policy.settings import NoiseMode
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Sampling:
 
     Attributes:
         steps: Grid points; steps − 1 Euler steps.
-        schedule: Annealing in place of the model's own, which None keeps.
+        schedule: Schedule of the velocity, in place of the model's own, which None keeps.
         noise: Without noise, or with that of the policy; for a base model, that of its own stochastic process, if its
             interpolant has one.
         solver: Euler steps, or a method of torchdiffeq; those take no noise, and adaptive ones only the ends of the
@@ -32,13 +32,13 @@ class Sampling:
     """
 
     steps: int = 50
-    schedule: Annealing | None = None
+    schedule: Schedule | None = None
     noise: NoiseMode = "none"
     solver: Solver = EULER
 
-    def annealing(self, model: FlowModel) -> Annealing | None:
-        """The annealing that a model generates with."""
-        return model.annealing if self.schedule is None else self.schedule
+    def schedule_of(self, model: FlowModel) -> Schedule | None:
+        """The schedule that a model generates with."""
+        return model.schedule if self.schedule is None else self.schedule
 
     def check(self, model: FlowModel) -> None:
         """Refuses what a solver cannot do.
@@ -50,12 +50,12 @@ class Sampling:
             return
         if self.noise != "none":
             raise ModelError(f"solver {self.solver}: noise takes Euler steps; leave out the noise, or the solver")
-        annealing = self.annealing(model)
-        if isinstance(annealing, LearnedAnnealing) and "steps" in annealing.settings.features:
+        schedule = self.schedule_of(model)
+        if isinstance(schedule, LearnedSchedule) and "steps" in schedule.settings.features:
             raise ModelError(
                 f"solver {self.solver}: the schedule depends on the length of Euler steps; leave the solver out"
             )
-        if self.solver in get_args(AdaptiveMethod) and isinstance(annealing, StepSizes):
+        if self.solver in get_args(AdaptiveMethod) and isinstance(schedule, StepSizes):
             raise ModelError(
                 f"solver {self.solver} chooses its own steps; leave the schedule of steps out, or the solver"
             )
@@ -66,4 +66,4 @@ class Sampling:
 
 
 DEFAULT: Final = Sampling()
-"""50 grid points, Euler steps, the model's own annealing, no noise."""
+"""50 grid points, Euler steps, the model's own schedule, no noise."""

@@ -15,8 +15,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from omatg_ray.assets import asset
 from omatg_ray.errors import ConfigError, ModelError
-from omatg_ray.policy.hand_made import HAND_MADE, HandMadeAnnealing, LinearAnnealing, StepSizes
-from omatg_ray.policy.settings import AnyHandMade, Curve, LearnedSchedule
+from omatg_ray.policy.hand_made import HAND_MADE, HandMadeSchedule, LinearSchedule, StepSizes
+from omatg_ray.policy.settings import AnyHandMade, Curve, LearnedScheduleSettings
 from omatg_ray.run.checkpoints import DESCRIPTION_FILE, WEIGHTS_FILE
 from omatg_ray.run.location import Location, is_bundled, is_remote
 from omatg_ray.run.storage import files_at
@@ -24,7 +24,7 @@ from omatg_ray.run.sync import fetched_model
 from omatg_ray.settings import Settings
 
 if TYPE_CHECKING:
-    from omatg_ray.policy.annealing import Annealing, LearnedAnnealing
+    from omatg_ray.policy.schedule import LearnedSchedule, Schedule
 
 FORMAT: Final = "omatg_ray.schedule.1"
 SCHEDULE_FILE = "schedule.json"
@@ -48,7 +48,7 @@ class ScheduleDescription(Settings):
     """
 
     format: Literal["omatg_ray.schedule.1"] = FORMAT
-    schedule: LearnedSchedule
+    schedule: LearnedScheduleSettings
     curves: list[Curve] = Field([])
     provenance: dict[str, Any] = Field({})
 
@@ -59,20 +59,18 @@ class _Text(BaseModel):
     schedule: AnyHandMade = Field(None)
 
 
-def save_schedule(annealing: LearnedAnnealing, folder: Path, provenance: Mapping[str, Any]) -> None:
+def save_schedule(schedule: LearnedSchedule, folder: Path, provenance: Mapping[str, Any]) -> None:
     """Writes both files into an existing folder."""
     from safetensors.torch import save_file
 
-    from omatg_ray.policy.annealing import curves
+    from omatg_ray.policy.schedule import curves
 
-    description = ScheduleDescription(
-        schedule=annealing.settings, curves=curves(annealing), provenance=dict(provenance)
-    )
-    save_file({k: v.detach().cpu().contiguous() for k, v in annealing.state_dict().items()}, folder / WEIGHTS_FILE)
+    description = ScheduleDescription(schedule=schedule.settings, curves=curves(schedule), provenance=dict(provenance))
+    save_file({k: v.detach().cpu().contiguous() for k, v in schedule.state_dict().items()}, folder / WEIGHTS_FILE)
     (folder / SCHEDULE_FILE).write_text(json.dumps(description.model_dump(mode="json"), indent=1) + "\n")
 
 
-def read_schedule(text: Location) -> Annealing | None:
+def read_schedule(text: Location) -> Schedule | None:
     """The schedule that a text means; None for "own", which leaves a model its own.
 
     Args:
@@ -86,14 +84,14 @@ def read_schedule(text: Location) -> Annealing | None:
     if text == OWN:
         return None
     if text == NONE:
-        return LinearAnnealing()
+        return LinearSchedule()
     kind, _, keys = str(text).partition(":")
     if kind in KINDS and not is_remote(text):
         return _hand_made(str(text), kind, keys)
     return learned_schedule(text)
 
 
-def _hand_made(text: str, kind: str, keys: str) -> Annealing:
+def _hand_made(text: str, kind: str, keys: str) -> Schedule:
     if not keys:
         raise ConfigError(
             f"schedule {text!r} needs values, as in {'steps:power=2' if kind == 'steps' else kind + ':pos=5,cell=2'}"
@@ -118,14 +116,14 @@ def _hand_made(text: str, kind: str, keys: str) -> Annealing:
     return schedule
 
 
-def brief(schedule: HandMadeAnnealing | StepSizes) -> str:
+def brief(schedule: HandMadeSchedule | StepSizes) -> str:
     """The text that means a hand-made schedule; the inverse of `read_schedule`."""
     values = schedule.model_dump()
     kind = values.pop("kind")
     return f"{kind}:" + ",".join(f"{key}={value:g}" for key, value in values.items())
 
 
-def learned_schedule(place: Location) -> LearnedAnnealing:
+def learned_schedule(place: Location) -> LearnedSchedule:
     """The learned schedule in a folder or at a URL: of a schedule, a run, or a model; or the bundled one.
 
     Raises:
@@ -169,17 +167,17 @@ def require_schedule(place: Location) -> None:
         )
 
 
-def _of_model(place: Location) -> LearnedAnnealing:
+def _of_model(place: Location) -> LearnedSchedule:
     from omatg_ray.model.flow_model import FlowModel
-    from omatg_ray.policy.annealing import LearnedAnnealing
+    from omatg_ray.policy.schedule import LearnedSchedule
 
-    annealing = FlowModel.load(place).annealing
-    if not isinstance(annealing, LearnedAnnealing):
+    schedule = FlowModel.load(place).schedule
+    if not isinstance(schedule, LearnedSchedule):
         raise ModelError(
             f"{place} learned no schedule (no {SCHEDULE_FILE}, and its {DESCRIPTION_FILE} names none); train one with "
             "policy.variant=annealing"
         )
-    return annealing
+    return schedule
 
 
 def read_description(folder: Path) -> ScheduleDescription:
@@ -195,16 +193,16 @@ def read_description(folder: Path) -> ScheduleDescription:
         raise ModelError(f"{path} is not a schedule of this version: {error}") from error
 
 
-def _read(folder: Path) -> LearnedAnnealing:
+def _read(folder: Path) -> LearnedSchedule:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from omatg_ray.policy.annealing import LearnedAnnealing
+    from omatg_ray.policy.schedule import LearnedSchedule
 
     description = read_description(folder)
-    annealing = LearnedAnnealing(description.schedule)
+    schedule = LearnedSchedule(description.schedule)
     try:
-        annealing.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        schedule.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"{folder / WEIGHTS_FILE} does not hold the schedule of {SCHEDULE_FILE}: {error}") from error
-    return annealing.requires_grad_(False)
+    return schedule.requires_grad_(False)

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from omatg_ray.model.flow_model import FlowModel, ModelDescription
-    from omatg_ray.policy.annealing import Annealing
     from omatg_ray.policy.drift import Drift
     from omatg_ray.policy.policy import Policy
+    from omatg_ray.policy.schedule import Schedule
 
 
 def copy_of_base(description: ModelDescription) -> nn.Module:
@@ -40,23 +40,23 @@ class Variant(ABC):
     stochastic: ClassVar[bool] = False
 
     @abstractmethod
-    def drift(self, model: FlowModel, annealing: Annealing | None) -> Drift:
+    def drift(self, model: FlowModel, schedule: Schedule | None) -> Drift:
         """The mean action per unit of time.
 
         Args:
             model: Has the modules (`learned`) and the noise (`noise`).
-            annealing: Schedule of the velocity, if there is one.
+            schedule: Schedule of the velocity, if there is one.
 
         Raises:
             ModelError: The base lacks what the drift needs.
         """
 
-    def policy(self, model: FlowModel, annealing: Annealing | None) -> Policy:
+    def policy(self, model: FlowModel, schedule: Schedule | None) -> Policy:
         """The policy of a model; frozen fields follow the base, annealed alike."""
         from omatg_ray.policy.policy import Policy
 
-        what, drift = model.description, self.drift(model, annealing)
-        return Policy(drift, model.network, model.base_network, what.active, model.noise, annealing, what.paths.species)
+        what, drift = model.description, self.drift(model, schedule)
+        return Policy(drift, model.network, model.base_network, what.active, model.noise, schedule, what.paths.species)
 
     def check(self, policy: Policy, steps: int) -> None:  # noqa: B027
         """Refuses to train a policy that cannot be trained on so many grid points.

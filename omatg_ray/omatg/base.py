@@ -35,7 +35,7 @@ from omatg_ray.omatg.names import (
 )
 from omatg_ray.omatg.weights import ENCODER, encoder_from_omatg, load, refuse_unknown
 from omatg_ray.policy.grid import T_MAX, T_MIN
-from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearSchedule
 
 # What CSPNetFull does unless it is told otherwise; other values make another network.
 ENCODER_FACTS: dict[str, Any] = {
@@ -116,7 +116,7 @@ def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDatas
     _note_precision(checkpoint, notes)
     notes.append("left out: what belongs to training alone (optimizer, trainer, loss weights, data loading)")
     with explained("model"):
-        annealing = LinearAnnealing(**slopes) if any(slopes.values()) else None
+        schedule = LinearSchedule(**slopes) if any(slopes.values()) else None
     description = ModelDescription(
         network=network,
         paths=paths,
@@ -124,7 +124,7 @@ def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDatas
         # Empty: unknown.
         elements=[] if data is None else _symbols(data),
         sizes=[] if data is None else sorted(data.sizes),
-        annealing=annealing,
+        schedule=schedule,
         provenance=provenance(checkpoint) | {"integration_time_steps": steps, "training": _training(model)},
     )
     if data is None:

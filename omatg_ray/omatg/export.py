@@ -32,7 +32,7 @@ from omatg_ray.omatg.names import (
 )
 from omatg_ray.omatg.weights import DEFAULT_LAYERS, encoder_to_omatg
 from omatg_ray.policy.grid import T_MAX, T_MIN
-from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearSchedule
 
 DEFAULT_STEPS = 50
 DEFAULT_DATASET = "mp_20"
@@ -87,7 +87,7 @@ def exported_network(model: FlowModel, notes: list[str]) -> CSPNet:
         ModelError: There is no such network, or the sampler is more than a network.
     """
     what = model.description
-    if what.annealing is not None and not isinstance(what.annealing, LinearAnnealing):
+    if what.schedule is not None and not isinstance(what.schedule, LinearSchedule):
         raise ModelError("its annealing cannot be exported: `omg predict` knows only linear slopes")
     frozen = [of for of in FIELDS if what.active and of not in what.active]
     if frozen and not _same(model.network, model.base_network):
@@ -166,7 +166,7 @@ def _stochastic(model: FlowModel, of: FieldName) -> bool:
 
 
 def _interpolant(model: FlowModel, of: FieldName, steps: int) -> dict[str, Any]:
-    path, annealing = model.description.paths.of(of), model.description.annealing
+    path, schedule = model.description.paths.of(of), model.description.schedule
     stochastic = _stochastic(model, of)
     solver: dict[str, Any] = {"method": "euler"}
     if stochastic:
@@ -177,7 +177,7 @@ def _interpolant(model: FlowModel, of: FieldName, steps: int) -> dict[str, Any]:
         "epsilon": to_omatg(path.epsilon, EPSILONS) if stochastic and path.epsilon is not None else None,
         "differential_equation_type": "SDE" if stochastic else "ODE",
         "integrator_kwargs": solver,
-        "velocity_annealing_factor": getattr(annealing, of, 0.0),
+        "velocity_annealing_factor": getattr(schedule, of, 0.0),
         "correct_center_of_mass_motion": of == "pos",
     }
     if path.one_sided:

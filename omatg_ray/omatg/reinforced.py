@@ -24,7 +24,7 @@ from omatg_ray.omatg.weights import (
     refuse_unknown,
     schedule_from_omatg,
 )
-from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
+from omatg_ray.policy.settings import LearnedScheduleSettings, NoiseSettings
 
 VARIANTS = {
     "OMGIRLVelocity": "velocity",
@@ -65,12 +65,12 @@ def import_reinforced(checkpoint: Checkpoint, tree: dict[str, Any], base: FlowMo
             "variant": VARIANTS[configuration.name],
             "active": active,
             "noise": {of: _noise(configuration, of) for of in active},
-            "annealing": _schedule(configuration, active),
+            "schedule": _schedule(configuration, active),
             "provenance": provenance(checkpoint) | {"base_provenance": base.description.provenance},
         }
     )
     notes = ["left out: what belongs to training alone (reward, optimizer, reference noise, weights of the objective)"]
-    if base.description.annealing is not None:
+    if base.description.schedule is not None:
         notes.append("the velocity annealing of the base is left out, as OMatG-IRL ignores it")
     if configuration.name == "OMGIRLScale" and len(active) < len(FIELDS):
         notes.append("left out: the schedule of the frozen field, which OMatG-IRL does not use")
@@ -92,8 +92,8 @@ def _learned(checkpoint: Checkpoint, description: ModelDescription) -> nn.Module
         weights, _ = encoder_from_omatg(state, description.network.layers)
         load(cast("CSPNet", modules["policy"]), weights, path)
     if "schedule" in modules:
-        annealing = cast("LearnedSchedule", description.annealing)
-        load(modules["schedule"], schedule_from_omatg(state, annealing.fields), f"{path}, scale_model")
+        schedule = cast("LearnedScheduleSettings", description.schedule)
+        load(modules["schedule"], schedule_from_omatg(state, schedule.fields), f"{path}, scale_model")
     if "noise" in modules:
         load(modules["noise"], noise_from_omatg(state), f"{path}, noise_schedule_modules")
     return modules
@@ -117,7 +117,7 @@ def _noise(configuration: Configured, of: FieldName) -> NoiseSettings:
         return NoiseSettings.model_validate(from_omatg(configured(schedules[of], where), NOISES))
 
 
-def _schedule(configuration: Configured, active: list[FieldName]) -> LearnedSchedule | None:
+def _schedule(configuration: Configured, active: list[FieldName]) -> LearnedScheduleSettings | None:
     if configuration.name not in SCALED:
         return None
     where = f"{configuration.where}.init_args.scale_model"
@@ -128,7 +128,7 @@ def _schedule(configuration: Configured, active: list[FieldName]) -> LearnedSche
     scale = configured(given, where)
     scale.only(["hidden_dimension", "number_hidden_layers", "initialize_zeros", "shared_trunk", "checkpoint"])
     with explained(where):
-        return LearnedSchedule(
+        return LearnedScheduleSettings(
             hidden=int(scale.number("hidden_dimension", 64)),
             layers=int(scale.number("number_hidden_layers", 2)),
             shared=bool(scale.get("shared_trunk", True)),

@@ -78,7 +78,7 @@ def encoder_to_omatg(network: CSPNet) -> dict[str, Tensor]:
 
 
 def schedule_from_omatg(state: Mapping[str, Tensor], fields: Iterable[str]) -> dict[str, Tensor]:
-    """Weights of a `LearnedAnnealing` of some fields; OMatG always has one for each."""
+    """Weights of a `LearnedSchedule` of some fields; OMatG always has one for each."""
     weights: dict[str, Tensor] = {}
     for name, value in _below(state, SCHEDULE).items():
         part, _, rest = name.partition(".")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.flow.network import Output
-from omatg_ray.policy.annealing import Annealing
 from omatg_ray.policy.noise import Noise
+from omatg_ray.policy.schedule import Schedule
 
 Outputs = Mapping[Output, Tensor]
 """What was asked of a network: positions (sum N, 3), lattices (B, 3, 3)."""
@@ -93,7 +93,7 @@ class Score(Drift):
     Args:
         noise: σ(t) of each field.
         gamma: γ(t) of each field, the weight of the noise in the interpolant (OMatG's sign: the score is −η / γ).
-        annealing: Multiplies b alone by 1 + s(t), as OMatG does when it samples a base as a stochastic process.
+        schedule: Multiplies b alone by 1 + s(t), as OMatG does when it samples a base as a stochastic process.
     """
 
     depends_on_noise = True
@@ -102,10 +102,10 @@ class Score(Drift):
         self,
         noise: Mapping[FieldName, Noise],
         gamma: Mapping[FieldName, Callable[[Tensor], Tensor]],
-        annealing: Annealing | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         self.noise, self.gamma = noise, gamma
-        self.velocity = annealed_velocity(annealing)
+        self.velocity = annealed_velocity(schedule)
 
     def outputs(self, field: FieldName) -> tuple[Output, ...]:
         return VELOCITY[field], DENOISER[field]
@@ -127,11 +127,11 @@ class Annealed(Drift):
 
     Args:
         drift: The other one.
-        annealing: Schedule.
+        schedule: Schedule.
     """
 
-    def __init__(self, drift: Drift, annealing: Annealing) -> None:
-        self.drift, self.annealing = drift, annealing
+    def __init__(self, drift: Drift, schedule: Schedule) -> None:
+        self.drift, self.schedule = drift, schedule
 
     def outputs(self, field: FieldName) -> tuple[Output, ...]:
         return self.drift.outputs(field)
@@ -139,35 +139,35 @@ class Annealed(Drift):
     def rate(
         self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch, dt: Tensor | None = None
     ) -> Tensor:
-        factor = of_rows(self.annealing.factor(field, t, crystals, dt), field, crystals)
+        factor = of_rows(self.schedule.factor(field, t, crystals, dt), field, crystals)
         return factor * self.drift.rate(field, outputs, t, crystals, dt)
 
     def noiseless(self) -> Drift:
-        return Annealed(self.drift.noiseless(), self.annealing)
+        return Annealed(self.drift.noiseless(), self.schedule)
 
     def reference(self) -> Drift:
-        return Annealed(self.drift.reference(), self.annealing)
+        return Annealed(self.drift.reference(), self.schedule)
 
     def trained(self) -> list[nn.Parameter]:
         return self.drift.trained()
 
 
-def annealed_velocity(annealing: Annealing | None) -> Drift:
+def annealed_velocity(schedule: Schedule | None) -> Drift:
     """The velocity, multiplied by 1 + s(t) where there is a schedule."""
-    return Velocity() if annealing is None else Annealed(Velocity(), annealing)
+    return Velocity() if schedule is None else Annealed(Velocity(), schedule)
 
 
 class Scale(Drift):
     """1 + s(t), with a trained schedule s: an action is a number that multiplies the base's velocity (annealing).
 
     Args:
-        annealing: Schedule; None is the unannealed reference.
+        schedule: Schedule; None is the unannealed reference.
     """
 
     per_structure = True
 
-    def __init__(self, annealing: Annealing | None) -> None:
-        self.annealing = annealing
+    def __init__(self, schedule: Schedule | None) -> None:
+        self.schedule = schedule
 
     def outputs(self, field: FieldName) -> tuple[Output, ...]:
         return ()
@@ -175,11 +175,11 @@ class Scale(Drift):
     def rate(
         self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch, dt: Tensor | None = None
     ) -> Tensor:
-        factor = t.new_ones(t.shape) if self.annealing is None else self.annealing.factor(field, t, crystals, dt)
+        factor = t.new_ones(t.shape) if self.schedule is None else self.schedule.factor(field, t, crystals, dt)
         return factor.expand(len(crystals))
 
     def reference(self) -> Drift:
         return Scale(None)
 
     def trained(self) -> list[nn.Parameter]:
-        return list(self.annealing.parameters()) if isinstance(self.annealing, nn.Module) else []
+        return list(self.schedule.parameters()) if isinstance(self.schedule, nn.Module) else []

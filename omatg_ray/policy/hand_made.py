@@ -21,7 +21,7 @@ else:
     torch = Deferred("torch")
 
 
-class HandMadeAnnealing(Settings):
+class HandMadeSchedule(Settings):
     """s(t) = slope · shape(t) for each field, with a shape that is 1 at t = 1."""
 
     kind: str
@@ -43,7 +43,7 @@ class HandMadeAnnealing(Settings):
         return time_grid(steps)
 
 
-class LinearAnnealing(HandMadeAnnealing):
+class LinearSchedule(HandMadeSchedule):
     """s(t) = slope · t for each field. On MP-20, slopes near 10 (positions) and 1.8 (lattices) are known to help."""
 
     kind: Literal["linear"] = "linear"
@@ -52,7 +52,7 @@ class LinearAnnealing(HandMadeAnnealing):
         return t
 
 
-class QuadraticAnnealing(HandMadeAnnealing):
+class QuadraticSchedule(HandMadeSchedule):
     """s(t) = slope · t²."""
 
     kind: Literal["quadratic"] = "quadratic"
@@ -61,7 +61,7 @@ class QuadraticAnnealing(HandMadeAnnealing):
         return t.square()
 
 
-class CosineAnnealing(HandMadeAnnealing):
+class CosineSchedule(HandMadeSchedule):
     """s(t) = slope · (1 − cos π t) / 2."""
 
     kind: Literal["cosine"] = "cosine"
@@ -70,7 +70,7 @@ class CosineAnnealing(HandMadeAnnealing):
         return 0.5 * (1.0 - torch.cos(math.pi * t))
 
 
-class ConstantAnnealing(HandMadeAnnealing):
+class ConstantSchedule(HandMadeSchedule):
     """s(t) = slope at all times."""
 
     kind: Literal["constant"] = "constant"
@@ -96,4 +96,4 @@ class StepSizes(Settings):
         return time_grid(steps, self.power)
 
 
-HAND_MADE = (LinearAnnealing, QuadraticAnnealing, CosineAnnealing, ConstantAnnealing, StepSizes)
+HAND_MADE = (LinearSchedule, QuadraticSchedule, CosineSchedule, ConstantSchedule, StepSizes)

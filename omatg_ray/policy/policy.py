@@ -20,10 +20,10 @@ from omatg_ray.errors import ModelError, TrainingError
 from omatg_ray.flow.network import CSPNet, Output
 from omatg_ray.flow.settings import Precision
 from omatg_ray.flow.species import SpeciesPath
-from omatg_ray.policy.annealing import Annealing
 from omatg_ray.policy.drift import VELOCITY, Annealed, Drift, Outputs, Velocity, of_rows
 from omatg_ray.policy.grid import time_grid
 from omatg_ray.policy.noise import LearnedNoise, Noise
+from omatg_ray.policy.schedule import Schedule
 from omatg_ray.seeding import generator
 
 
@@ -81,7 +81,7 @@ class Policy:
         base_network: Network of the frozen fields, and the reference of the KL divergence.
         active: Fields that the policy acts on; the others follow the base's velocity without noise.
         noise: σ(t) of the active fields.
-        annealing: Multiplies the velocity of frozen fields, and says what the time grid is.
+        schedule: Multiplies the velocity of frozen fields, and says what the time grid is.
         species: Path of species that are generated, by the base network alone; None: species are given.
 
     Attributes:
@@ -98,7 +98,7 @@ class Policy:
         base_network: CSPNet,
         active: Sequence[FieldName],
         noise: Mapping[FieldName, Noise],
-        annealing: Annealing | None = None,
+        schedule: Schedule | None = None,
         species: SpeciesPath | None = None,
     ) -> None:
         missing = set(active) - set(noise)
@@ -109,9 +109,9 @@ class Policy:
         self.frozen = tuple(field for field in FIELDS if field not in active)
         self.noise = dict(noise)
         self.species = species
-        self.of_frozen: Drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
+        self.of_frozen: Drift = Velocity() if schedule is None else Annealed(Velocity(), schedule)
         self.quiet = drift.noiseless()
-        self._annealing = annealing
+        self._schedule = schedule
         self.precision: Precision = "float32"
 
     def at(self, precision: Precision) -> Policy:
@@ -126,7 +126,7 @@ class Policy:
         Raises:
             ModelError: Fewer than 2 points.
         """
-        return time_grid(steps) if self._annealing is None else self._annealing.times(steps)
+        return time_grid(steps) if self._schedule is None else self._schedule.times(steps)
 
     @property
     def heads(self) -> set[Output]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from omatg_ray.deferred import Deferred
-from omatg_ray.policy.hand_made import HAND_MADE, HandMadeAnnealing, LinearAnnealing, StepSizes
+from omatg_ray.policy.hand_made import HAND_MADE, HandMadeSchedule, LinearSchedule, StepSizes
 from omatg_ray.settings import FieldName, Kinds, Settings
 
 if TYPE_CHECKING:
@@ -36,18 +36,18 @@ class ScheduleSettings(Settings):
     )
 
 
-class LearnedSchedule(ScheduleSettings):
+class LearnedScheduleSettings(ScheduleSettings):
     """What a model's description says of a learned schedule."""
 
     kind: Literal["learned"] = Field("learned", description="tells it from hand-made ones")
     fields: list[FieldName] = Field(description="fields that have a schedule; the others keep s = 0")
 
 
-AnyHandMade = Annotated[HandMadeAnnealing | StepSizes | None, Kinds(*HAND_MADE, default=LinearAnnealing, optional=True)]
+AnyHandMade = Annotated[HandMadeSchedule | StepSizes | None, Kinds(*HAND_MADE, default=LinearSchedule, optional=True)]
 """Hand-made annealing in a file: `{pos: 5, cell: 2}`, `{kind: cosine, pos: 3}`, or null."""
-AnyAnnealing = Annotated[
-    HandMadeAnnealing | StepSizes | LearnedSchedule | None,
-    Kinds(*HAND_MADE, LearnedSchedule, default=LinearAnnealing, optional=True),
+AnySchedule = Annotated[
+    HandMadeSchedule | StepSizes | LearnedScheduleSettings | None,
+    Kinds(*HAND_MADE, LearnedScheduleSettings, default=LinearSchedule, optional=True),
 ]
 """The same, or what a learned schedule is made of."""
 

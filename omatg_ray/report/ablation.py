@@ -12,7 +12,7 @@ from omatg_ray.evaluate.ablation import SHOWN, Ablated
 from omatg_ray.evaluate.compositions import interval_dict
 from omatg_ray.evaluate.metrics import COLUMNS, Interval
 from omatg_ray.model.schedule import brief
-from omatg_ray.policy.annealing import curves
+from omatg_ray.policy.schedule import curves
 from omatg_ray.report.page import card, formatted, html_table, page
 from omatg_ray.report.plots import Point, banded_lines
 from omatg_ray.report.schedules import draw_schedules

@@ -13,7 +13,7 @@ from omatg_ray.evaluate.change import changes
 from omatg_ray.evaluate.metrics import measured_columns
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.schedule import SCHEDULE_FILE, read_description
-from omatg_ray.policy.annealing import curves
+from omatg_ray.policy.schedule import curves
 from omatg_ray.policy.settings import Curve
 from omatg_ray.report.actors import actors_section, read_json, timeline_section, times_section
 from omatg_ray.report.page import card, crystal_card, formatted, html_table, page, spread
@@ -234,8 +234,8 @@ def _schedule(
 
 
 def _frozen(run: RunFolder) -> list[Curve]:
-    annealing = FlowModel.load(run.path).annealing
-    return [] if annealing is None else curves(annealing)
+    schedule = FlowModel.load(run.path).schedule
+    return [] if schedule is None else curves(schedule)
 
 
 def _crystals(run: RunFolder, evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:

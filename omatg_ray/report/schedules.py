@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from omatg_ray.crystal.fields import FIELDS
-from omatg_ray.policy.annealing import curves
-from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearSchedule
+from omatg_ray.policy.schedule import curves
 from omatg_ray.policy.settings import Curve
 from omatg_ray.report.plots import COLOURS, DASHES, INK, WIDE, dress, legend
 
@@ -30,7 +30,7 @@ def draw_schedules(shown: Mapping[str, Sequence[Curve]]) -> Figure:
         values = [value for found in shown.values() for curve in found for value in getattr(curve, field)]
         axes.set_ylim(1.1 * min(0.0, *values), 1.15 * max(1.5, *values))
         for slope in SLOPES:
-            for curve in curves(LinearAnnealing(pos=slope, cell=slope)):
+            for curve in curves(LinearSchedule(pos=slope, cell=slope)):
                 axes.plot(curve.t, getattr(curve, field), color=INK, alpha=0.25, linewidth=0.9, linestyle=":")
         axes.axhline(1.0, color=INK, linewidth=0.8, alpha=0.5)
         for (name, found), colour in zip(shown.items(), COLOURS, strict=False):

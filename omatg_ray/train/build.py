@@ -14,8 +14,8 @@ from omatg_ray.model.checks import unseen_elements, warn_unfamiliar
 from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
 from omatg_ray.model.schedule import learned_schedule
 from omatg_ray.model.variants import variant
-from omatg_ray.policy.annealing import LearnedAnnealing
-from omatg_ray.policy.settings import LearnedSchedule
+from omatg_ray.policy.schedule import LearnedSchedule
+from omatg_ray.policy.settings import LearnedScheduleSettings
 from omatg_ray.reward.build import Scorers, build_scorers, fingerprint
 from omatg_ray.run.location import absolute_name
 from omatg_ray.run.versions import versions
@@ -103,25 +103,25 @@ def policy_model(start: FlowModel, config: Config, scorers: Scorers, elements: f
             f"policy.variant: {config.base} was reinforced as a {start.description.variant} policy; go on as such, or "
             "start from its base"
         )
-    schedule = None
-    if policy.annealing_from is not None:
+    given = None
+    if policy.schedule_from is not None:
         try:
-            schedule = learned_schedule(policy.annealing_from)
+            given = learned_schedule(policy.schedule_from)
         except (ConfigError, ModelError) as error:
-            raise ConfigError(f"policy.annealing_from: {error}") from error
-    annealing: Any = start.description.annealing if policy.annealing is None else policy.annealing
+            raise ConfigError(f"policy.schedule_from: {error}") from error
+    schedule: Any = start.description.schedule if policy.fixed_schedule is None else policy.fixed_schedule
     if variant(policy.variant).learns_schedule and not acts_on:
-        if annealing is not None:
-            warnings.warn("the base's own annealing is left out: an annealing policy learns one", stacklevel=2)
-        annealing = LearnedSchedule(**policy.schedule.model_dump(), fields=policy.active)
-    elif schedule is not None:
-        annealing = schedule.settings
+        if schedule is not None:
+            warnings.warn("the base's own schedule is left out: an annealing policy learns one", stacklevel=2)
+        schedule = LearnedScheduleSettings(**policy.learned_schedule.model_dump(), fields=policy.active)
+    elif given is not None:
+        schedule = given.settings
     description = start.description.model_copy(
         update={
             "variant": policy.variant,
             "active": list(policy.active),
             "noise": {field: policy.noise[field] for field in policy.active},
-            "annealing": annealing,
+            "schedule": schedule,
             "elements": [*start.description.elements, *unseen_elements(start, elements)],
             "potential": config.resolved().reward.potential,
             "provenance": {
@@ -145,8 +145,8 @@ def policy_model(start: FlowModel, config: Config, scorers: Scorers, elements: f
         learned["policy"].load_state_dict(start.network.state_dict())
     for name in variant(policy.variant).learns.keys() & start.learned.keys() - {"policy"}:
         learned[name].load_state_dict(start.learned[name].state_dict())
-    source = start.annealing if schedule is None else schedule
-    if "schedule" in learned and isinstance(source, LearnedAnnealing):
+    source = start.schedule if given is None else given
+    if "schedule" in learned and isinstance(source, LearnedSchedule):
         learned["schedule"].load_state_dict(source.state_dict())
     if "noise" in start.learned and description.noise == start.description.noise:
         learned["noise"].load_state_dict(start.learned["noise"].state_dict())

@@ -14,7 +14,7 @@ from torch import Tensor
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.schedule import save_schedule
-from omatg_ray.policy.annealing import LearnedAnnealing
+from omatg_ray.policy.schedule import LearnedSchedule
 from omatg_ray.run.atomic import replace_folder
 from omatg_ray.run.folder import RunFolder
 
@@ -60,11 +60,9 @@ def save(folder: RunFolder, model: FlowModel, progressed: Progressed, keep: int,
     folder.save_checkpoint(name, lambda path: write_state(path, model, progressed, is_best), keep)
     if is_best:
         folder.point_best(name)
-        if model.variant.learns_schedule and isinstance(model.annealing, LearnedAnnealing):
+        if model.variant.learns_schedule and isinstance(model.schedule, LearnedSchedule):
             with replace_folder(folder.schedule) as place:
-                save_schedule(
-                    model.annealing, place, {"iteration": progressed.iteration} | model.description.provenance
-                )
+                save_schedule(model.schedule, place, {"iteration": progressed.iteration} | model.description.provenance)
     folder.store()
 
 
@@ -81,7 +79,7 @@ def write_state(path: Path, model: FlowModel, progressed: Progressed, is_best: b
 IDENTITY = (
     ("network", "base"), ("paths", "base"), ("base_distribution", "base"), ("variant", "policy.variant"),
     ("active", "policy.active"),
-    ("noise", "policy.noise"), ("annealing", "policy.annealing, annealing_from or schedule"),
+    ("noise", "policy.noise"), ("schedule", "policy.fixed_schedule, schedule_from or learned_schedule"),
 )  # fmt: skip
 
 

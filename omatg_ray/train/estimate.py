@@ -17,7 +17,7 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.split import Split
 from omatg_ray.flow.activations import saved_bytes
 from omatg_ray.flow.pretrain import Recipe
-from omatg_ray.policy.annealing import describe as describe_annealing
+from omatg_ray.policy.schedule import describe as describe_schedule
 from omatg_ray.rl.settings import RolloutSettings
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import plan_iteration
@@ -122,7 +122,7 @@ def describe(config: Config, parts: RunComponents, figures: Estimate) -> str:
             f"per iteration  {rollout.groups} groups x {rollout.group_size} trajectories x {_steps(rollout.turns)} "
             f"steps{_learned_from(rollout)} ({' and '.join(networks)} network), {config.learner.epochs} PPO epochs",
             f"active      {', '.join(config.policy.active)} in {rollout.precision} on {where(config, parts)}",
-            *([f"annealing   {_annealing(config, parts)}"] if parts.model.annealing is not None else []),
+            *([f"annealing   {_schedule(config, parts)}"] if parts.model.schedule is not None else []),
             f"time        about {figures.iteration:.1f} s an iteration (rollout {figures.rollout:.1f}, "
             f"reward {figures.reward:.1f}, learn {figures.learn:.1f}); {config.iterations} iterations: "
             f"{total / 60:.0f} min, plus validation every {config.validation.every} and the test at the end",
@@ -134,13 +134,13 @@ def describe(config: Config, parts: RunComponents, figures: Estimate) -> str:
     )
 
 
-def _annealing(config: Config, parts: RunComponents) -> str:
+def _schedule(config: Config, parts: RunComponents) -> str:
     """What multiplies the velocity, in words."""
     if parts.model.variant.learns_schedule:
         return "learned by this run"
-    if config.policy.annealing_from is not None:
-        return f"learned, frozen, from {config.policy.annealing_from}"
-    described = describe_annealing(parts.model.annealing) or {}
+    if config.policy.schedule_from is not None:
+        return f"learned, frozen, from {config.policy.schedule_from}"
+    described = describe_schedule(parts.model.schedule) or {}
     return ", ".join(f"{key} {value}" for key, value in described.items())
 
 

@@ -19,7 +19,7 @@ from identity import of_model, require_same
 from omatg_ray.assets import asset, crystals
 from omatg_ray.commands.evaluate import EvaluateOptions, evaluate, table
 from omatg_ray.model.sampling import Sampling
-from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.location import BUNDLED
@@ -44,7 +44,7 @@ def main() -> None:
             options = EvaluateOptions(
                 model=BUNDLED,
                 data=crystals(split),
-                sampling=Sampling(steps, LinearAnnealing(pos=pos, cell=cell) if pos or cell else None),
+                sampling=Sampling(steps, LinearSchedule(pos=pos, cell=cell) if pos or cell else None),
                 potential=potential,
             )
             write_json(path, evaluate(options).as_dict()["metrics"])

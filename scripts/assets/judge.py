@@ -58,7 +58,7 @@ def main() -> None:
             options = EvaluateOptions(
                 model=model,
                 data=arguments.data,
-                sampling=Sampling(steps, policy.annealing),
+                sampling=Sampling(steps, policy.schedule),
                 potential=potential,
             )
             write_json(path, evaluate(options).as_dict())

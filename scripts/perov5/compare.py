@@ -28,7 +28,7 @@ from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.metrics import paired_interval
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
-from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.run.atomic import write_json, write_text
@@ -105,7 +105,7 @@ def main() -> None:
 
     data = read_dataset(options.data or options.base / "data" / "test.extxyz")
     reward = MatGLEnergy(options.potential)
-    schedule = LinearAnnealing(pos=options.slope_pos) if options.slope_pos else None
+    schedule = LinearSchedule(pos=options.slope_pos) if options.slope_pos else None
     rows: list[dict[str, str]] = []
     with Matcher(os.cpu_count() or 1) as matcher:
         evaluator = Evaluator(data, LocalEvaluationBackend(matcher, reward), 0, options.limit)

@@ -14,8 +14,8 @@ from omatg_ray.commands.ablate_settings import AblationSettings
 from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.settings import BEST
 from omatg_ray.model.schedule import NONE, save_schedule
-from omatg_ray.policy.annealing import LearnedAnnealing
-from omatg_ray.policy.settings import LearnedSchedule
+from omatg_ray.policy.schedule import LearnedSchedule
+from omatg_ray.policy.settings import LearnedScheduleSettings
 from omatg_ray.report.ablation import ablation_table
 
 CONFIG = """
@@ -41,7 +41,7 @@ def settings(tmp_path: Path, *overrides: str) -> AblationSettings:
         if folder.exists():
             continue
         folder.mkdir()
-        schedule = LearnedAnnealing(LearnedSchedule(hidden=4, layers=0, fields=["pos", "cell"]))
+        schedule = LearnedSchedule(LearnedScheduleSettings(hidden=4, layers=0, fields=["pos", "cell"]))
         with torch.no_grad():
             schedule.heads["pos"].bias.fill_(value)
         save_schedule(schedule, folder, {})

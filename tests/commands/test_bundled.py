@@ -297,7 +297,7 @@ def test_next_steps_take_more_grid_points_than_training() -> None:
     assert of_bundled.count("--steps 80 --schedule bundled") == 2
     # One that was learned by the run, or that it began with, is the model's own.
     learned = next_steps(Config.load(None, ["rollout.steps=10", "base=bundled", "policy.variant=annealing"]), rows)
-    frozen = next_steps(Config.load(None, ["base=bundled", "policy.annealing_from=bundled"]), rows)
+    frozen = next_steps(Config.load(None, ["base=bundled", "policy.schedule_from=bundled"]), rows)
     assert "-n 16 --steps 50 " in frozen and "--schedule" not in frozen
     assert (
         "-n 16 --steps 10 " in learned

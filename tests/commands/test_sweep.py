@@ -125,7 +125,7 @@ def test_places_in_the_space_are_found_from_anywhere(
         overrides={"iterations": 4, "reward.potential": workshop.potential.name},
         space={
             "base": {"choice": [base.name, str(base)]},
-            "policy.annealing_from": {"grid": [None, "bundled", "schedules/a"]},
+            "policy.schedule_from": {"grid": [None, "bundled", "schedules/a"]},
             "policy.variant": {"choice": ["velocity"]},
             "learner.lr": {"choice": ["1e-3", 1e-4]},
         },
@@ -135,7 +135,7 @@ def test_places_in_the_space_are_found_from_anywhere(
     tune(settings)
     (placed,) = started
     assert placed.space["base"].choice == [str(base), str(base)]
-    assert placed.space["policy.annealing_from"].grid == [None, "bundled", str(base.parent / "schedules" / "a")]
+    assert placed.space["policy.schedule_from"].grid == [None, "bundled", str(base.parent / "schedules" / "a")]
     assert all(placed.space[key] == settings.space[key] for key in ("policy.variant", "learner.lr"))
     config = placed.with_values({"base": str(base)}, tmp_path)
     assert config.reward.potential == str(workshop.potential) and config.iterations == 4

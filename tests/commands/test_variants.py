@@ -14,7 +14,7 @@ from omatg_ray.errors import ModelError
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import learned_schedule
-from omatg_ray.policy.annealing import LearnedAnnealing, describe
+from omatg_ray.policy.schedule import LearnedSchedule, describe
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.seeding import seed_of
 from tests.commands.conftest import Workshop
@@ -36,7 +36,7 @@ def gamma_base(workshop: Workshop) -> Path:
 
 
 @pytest.fixture(scope="module")
-def annealing(workshop: Workshop, base: Path) -> TrainResult:
+def schedule(workshop: Workshop, base: Path) -> TrainResult:
     """A run that learned a schedule."""
     keys = [f"run={workshop.root / 'annealing'}", f"base={base}", "policy.variant=annealing", "learner.lr=1e-2", *BOTH]
     return train(workshop.load(*keys), progress=False)
@@ -56,31 +56,31 @@ def goes_on_bit_by_bit(workshop: Workshop, run: Path, *keys: str) -> FlowModel:
     return FlowModel.load(run / "checkpoints" / "last")
 
 
-def test_annealing_learns_its_schedule_and_nothing_else(annealing: TrainResult, base: Path) -> None:
-    model, start = FlowModel.load(annealing.model.parent / "last"), FlowModel.load(base)
+def test_annealing_learns_its_schedule_and_nothing_else(schedule: TrainResult, base: Path) -> None:
+    model, start = FlowModel.load(schedule.model.parent / "last"), FlowModel.load(base)
     assert all(
         torch.equal(value, start.base_network.state_dict()[name])
         for name, value in model.base_network.state_dict().items()
     )
     assert set(model.learned) == {"schedule"}
     t = torch.linspace(0.1, 0.9, 5)
-    assert model.annealing is not None
-    assert float((model.annealing.factor("pos", t) - 1).detach().abs().max()) > 1e-4
+    assert model.schedule is not None
+    assert float((model.schedule.factor("pos", t) - 1).detach().abs().max()) > 1e-4
     # One step: what the base adds, times 1 + s at its start.
     x_0 = model.description.base_distribution.sample([[11, 17]], [seed_of(0, "structure", 0)])
     plain, annealed = (one.generate([[11, 17]], Sampling(2)).cell - x_0.cell for one in (start, model))
-    torch.testing.assert_close(annealed, model.annealing.factor("cell", torch.tensor(0.001)).detach() * plain)
+    torch.testing.assert_close(annealed, model.schedule.factor("cell", torch.tensor(0.001)).detach() * plain)
 
 
-def test_what_was_learned_is_a_schedule_of_its_own(annealing: TrainResult) -> None:
-    run = Path(annealing.model).parents[1]
-    kept, model = learned_schedule(run), FlowModel.load(annealing.model)
-    assert isinstance(model.annealing, LearnedAnnealing)
-    assert describe(kept) == describe(model.annealing)
+def test_what_was_learned_is_a_schedule_of_its_own(schedule: TrainResult) -> None:
+    run = Path(schedule.model).parents[1]
+    kept, model = learned_schedule(run), FlowModel.load(schedule.model)
+    assert isinstance(model.schedule, LearnedSchedule)
+    assert describe(kept) == describe(model.schedule)
     assert "The learned schedule" in (run / "report.html").read_text()
 
 
-CONDITIONED = ["policy.schedule.features=[atoms, electronegativity, steps]", "rollout.steps=[4, 3]"]
+CONDITIONED = ["policy.learned_schedule.features=[atoms, electronegativity, steps]", "rollout.steps=[4, 3]"]
 
 
 def test_conditioned_schedules_and_taking_turns_go_on_bit_by_bit(
@@ -88,10 +88,10 @@ def test_conditioned_schedules_and_taking_turns_go_on_bit_by_bit(
 ) -> None:
     keys = [f"base={base}", "policy.variant=annealing", *BOTH, *CONDITIONED]
     model = goes_on_bit_by_bit(workshop, tmp_path / "run", *keys)
-    assert isinstance(model.annealing, LearnedAnnealing)
+    assert isinstance(model.schedule, LearnedSchedule)
     small, large = (CrystalBatch.from_structures([s]) for s in model.sample(["NaCl", "Na4Cl4"], steps=3))
     t, dt = torch.tensor(0.5), torch.tensor(0.1)
-    factors = [float(model.annealing.factor("pos", t, one, dt).detach()) for one in (small, large)]
+    factors = [float(model.schedule.factor("pos", t, one, dt).detach()) for one in (small, large)]
     assert factors[0] != factors[1]
     # On-policy, so the densities that the learner computes are those that were recorded.
     lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "train"]
@@ -123,12 +123,12 @@ def test_learned_noise_is_trained_saved_and_goes_on_bit_by_bit(workshop: Worksho
 
 
 def test_a_learned_schedule_anneals_another_run(
-    workshop: Workshop, base: Path, annealing: TrainResult, tmp_path: Path
+    workshop: Workshop, base: Path, schedule: TrainResult, tmp_path: Path
 ) -> None:
-    keys = [f"base={base}", f"policy.annealing_from={annealing.model}"]
+    keys = [f"base={base}", f"policy.schedule_from={schedule.model}"]
     model = goes_on_bit_by_bit(workshop, tmp_path / "run", *keys)
     assert "The schedule that it was trained with" in (tmp_path / "run" / "report.html").read_text()
-    donor = FlowModel.load(annealing.model)
+    donor = FlowModel.load(schedule.model)
     learned = weights(donor)
     assert learned and all(torch.equal(weights(model)[name], value) for name, value in learned.items())
     # Before and after share the schedule, so that only reinforcement is compared.

@@ -249,7 +249,7 @@ def test_a_sweep_without_room_for_one_trial_says_so(workshop: Workshop, base: Pa
 def test_a_trial_that_cannot_be_run_is_named_and_the_others_go_on(
     workshop: Workshop, base: Path, cluster: Cluster
 ) -> None:
-    space = {"policy.annealing_from": {"grid": [None, str(workshop.root / "no_schedule")]}}
+    space = {"policy.schedule_from": {"grid": [None, str(workshop.root / "no_schedule")]}}
     keys: dict[str, Any] = {"space": space, "concurrent": 1}
     result = tune(settings(workshop, base, workshop.root / "partly", **keys), progress=False)
     fine, broken = result.sweep.trials

@@ -77,7 +77,7 @@ only in two atoms, and the last is invalid."""
 class Prepared:
     """In place of a model: structure i of a list for index i."""
 
-    annealing = None
+    schedule = None
     generates_species = False
 
     def __init__(self, structures: Sequence[Structure]) -> None:

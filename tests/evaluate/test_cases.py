@@ -26,7 +26,7 @@ from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model.flow_model import FlowModel, ModelDescription
 from omatg_ray.model.sampling import Sampling
-from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.reward.matching import Matcher
 from tests.evaluate.sodium_chloride import POLYMORPHS
 from tests.small import SIZE, small_network
@@ -155,8 +155,8 @@ def test_keys_tell_apart_what_decides_a_result(backend: Watched) -> None:
         replace(case, sampling=Sampling(4)),
         replace(case, sampling=replace(case.sampling, noise="policy")),
         replace(case, sampling=replace(case.sampling, solver="midpoint")),
-        replace(case, sampling=replace(case.sampling, schedule=LinearAnnealing(pos=1.0))),
-        replace(case, sampling=replace(case.sampling, schedule=LinearAnnealing(cell=1.0))),
+        replace(case, sampling=replace(case.sampling, schedule=LinearSchedule(pos=1.0))),
+        replace(case, sampling=replace(case.sampling, schedule=LinearSchedule(cell=1.0))),
         replace(case, model=small_model(1)),
     ]
     changed = [

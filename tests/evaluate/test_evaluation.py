@@ -42,7 +42,7 @@ class Volume:
 class Copyist:
     """Gives back the references of the rows asked for, changed."""
 
-    annealing = None
+    schedule = None
     generates_species = False
 
     def __init__(self, crystals: CrystalBatch, change: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.settings import TriedSettings
 from omatg_ray.evaluate.tuning import tune
-from omatg_ray.policy.hand_made import CosineAnnealing, StepSizes
+from omatg_ray.policy.hand_made import CosineSchedule, StepSizes
 
 TRIED = TriedSettings(pos=[0, 1, 2, 5], cell=[0, 1, 2], power=[0.5, 1, 2])
 
@@ -22,7 +22,7 @@ def test_the_best_slopes_of_a_separable_score_are_found_and_nothing_is_tried_twi
         return [(one.pos - 2) ** 2 + (one.cell - 1) ** 2 for one in schedules]
 
     found = tune("cosine", TRIED, 10, measure)
-    assert (found.schedule, found.value, found.steps) == (CosineAnnealing(pos=2, cell=1), 0.0, 10)
+    assert (found.schedule, found.value, found.steps) == (CosineSchedule(pos=2, cell=1), 0.0, 10)
     assert len(asked) == len(set(asked)) == len(found.tried) and found.at_border == []
 
 

@@ -13,7 +13,7 @@ from omatg_ray.flow.pretrain import Pretrainer
 from omatg_ray.flow.settings import NetworkSettings, PretrainSettings
 from omatg_ray.model.flow_model import FlowModel, ModelDescription
 from omatg_ray.model.sampling import Sampling
-from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearSchedule
 
 SAMPLES, COPIES = 8, 20
 
@@ -62,7 +62,7 @@ def test_known_crystals_are_reconstructed():
     )
     model = FlowModel(description, trainer.ema_network)
     species = [list(crystal.atomic_numbers) for crystal in crystals]
-    generated = model.generate(species * SAMPLES, Sampling(50, schedule=LinearAnnealing(pos=5.0)), seed=1)
+    generated = model.generate(species * SAMPLES, Sampling(50, schedule=LinearSchedule(pos=5.0)), seed=1)
     matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
     found = [
         matcher.get_rms_dist(structure, crystal)

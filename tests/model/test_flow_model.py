@@ -14,8 +14,8 @@ from omatg_ray.errors import FormulaError, ModelError
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model.flow_model import FlowModel, ModelDescription, chunks_by_pairs, new_modules
 from omatg_ray.model.sampling import Sampling
-from omatg_ray.policy.hand_made import LinearAnnealing
-from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
+from omatg_ray.policy.hand_made import LinearSchedule
+from omatg_ray.policy.settings import LearnedScheduleSettings, NoiseSettings
 from omatg_ray.seeding import seed_of
 from tests.small import SIZE, small_network
 
@@ -53,7 +53,7 @@ def equal(left, right) -> bool:
 
 @pytest.mark.parametrize("make", [base_model, reinforced_model])
 def test_save_and_load(make, tmp_path):
-    model = make(annealing=LinearAnnealing(pos=2.0), potential="a potential", provenance={"seed": 3, "note": ["x"]})
+    model = make(schedule=LinearSchedule(pos=2.0), potential="a potential", provenance={"seed": 3, "note": ["x"]})
     model.save(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"model.json", "weights.safetensors"}
     loaded = FlowModel.load(tmp_path)
@@ -190,9 +190,9 @@ def test_noise_acts_on_active_fields_alone():
 
 
 def test_one_step_is_one_euler_step_of_the_right_networks():
-    model = reinforced_model(annealing=LinearAnnealing(pos=2.0, cell=1.0))
+    model = reinforced_model(schedule=LinearSchedule(pos=2.0, cell=1.0))
     out = model.generate([[22, 8, 8]], Sampling(2), seed=7)
-    x_0 = model.generate([[22, 8, 8]], Sampling(2, schedule=LinearAnnealing(pos=0.0, cell=0.0)), seed=7)
+    x_0 = model.generate([[22, 8, 8]], Sampling(2, schedule=LinearSchedule(pos=0.0, cell=0.0)), seed=7)
     # With slopes s the displacement is multiplied by 1 + s t at t = 0.001.
     policy, frozen = model.network, model.base_network
     start = BASE.sample([[22, 8, 8]], [seed_of(7, "structure", 0)])
@@ -205,11 +205,11 @@ def test_one_step_is_one_euler_step_of_the_right_networks():
 
 
 def test_a_schedule_replaces_that_of_the_model():
-    annealed, plain = base_model(annealing=LinearAnnealing(pos=4.0)), base_model()
-    schedule = LinearAnnealing(pos=4.0)
+    annealed, plain = base_model(schedule=LinearSchedule(pos=4.0)), base_model()
+    schedule = LinearSchedule(pos=4.0)
     assert equal(annealed.generate(SPECIES, Sampling(5)), plain.generate(SPECIES, Sampling(5, schedule=schedule)))
     assert equal(
-        annealed.generate(SPECIES, Sampling(5, schedule=LinearAnnealing())), plain.generate(SPECIES, Sampling(5))
+        annealed.generate(SPECIES, Sampling(5, schedule=LinearSchedule())), plain.generate(SPECIES, Sampling(5))
     )
     assert not close(annealed.generate(SPECIES, Sampling(5)), plain.generate(SPECIES, Sampling(5)))
 
@@ -258,7 +258,7 @@ def test_noise_takes_euler_steps():
 
 def test_a_base_with_epsilon_is_sampled_as_its_stochastic_process():
     gamma = {"kind": "linear", "gamma": {"kind": "sqrt", "a": 0.1}, "epsilon": {"kind": "constant", "c": 0.02}}
-    model = base_model(paths=PathSettings(pos=gamma, cell="linear"), annealing=LinearAnnealing(pos=3.0, cell=1.0))
+    model = base_model(paths=PathSettings(pos=gamma, cell="linear"), schedule=LinearSchedule(pos=3.0, cell=1.0))
     policy = model.policy(sde=True)
     assert policy.active == ("pos",)
     t, dt = torch.tensor(0.4), torch.tensor(0.1)
@@ -279,12 +279,12 @@ def test_a_base_with_epsilon_is_sampled_as_its_stochastic_process():
 def test_another_schedule_makes_an_annealing_model_a_base_again_with_its_process():
     path = {"kind": "linear", "gamma": {"kind": "sqrt", "a": 0.1}, "epsilon": {"kind": "constant", "c": 0.02}}
     base, paths = base_model(paths=PathSettings(pos=path, cell=path)), PathSettings(pos=path, cell=path)
-    learned = LearnedSchedule(hidden=4, layers=1, fields=["pos"])
+    learned = LearnedScheduleSettings(hidden=4, layers=1, fields=["pos"])
     what = description(
-        paths=paths, variant="annealing", active=["pos"], noise={"pos": NoiseSettings()}, annealing=learned
+        paths=paths, variant="annealing", active=["pos"], noise={"pos": NoiseSettings()}, schedule=learned
     )
     model = FlowModel(what, base.base_network, new_modules(what))
-    schedule = LinearAnnealing(pos=3.0)
+    schedule = LinearSchedule(pos=3.0)
     for noise in ("none", "policy"):
         ours, theirs = (one.generate(SPECIES, Sampling(5, noise=noise, schedule=schedule)) for one in (model, base))
         assert equal(ours, theirs)

@@ -18,8 +18,8 @@ from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model.flow_model import FlowModel, ModelDescription, bundled_model
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import read_schedule, save_schedule
-from omatg_ray.policy.annealing import LearnedAnnealing
-from omatg_ray.policy.hand_made import CosineAnnealing, LinearAnnealing, StepSizes
+from omatg_ray.policy.hand_made import CosineSchedule, LinearSchedule, StepSizes
+from omatg_ray.policy.schedule import LearnedSchedule
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.seeding import seed_of
 from tests.small import SIZE, learned_schedule, small_network
@@ -34,9 +34,9 @@ def tiny_model() -> FlowModel:
 
 def test_texts_mean_schedules():
     assert read_schedule("own") is None
-    assert read_schedule("none") == LinearAnnealing(pos=0, cell=0)
-    assert read_schedule("linear:pos=5,cell=2") == LinearAnnealing(pos=5, cell=2)
-    assert read_schedule("cosine:cell=1.5") == CosineAnnealing(cell=1.5)
+    assert read_schedule("none") == LinearSchedule(pos=0, cell=0)
+    assert read_schedule("linear:pos=5,cell=2") == LinearSchedule(pos=5, cell=2)
+    assert read_schedule("cosine:cell=1.5") == CosineSchedule(cell=1.5)
     assert read_schedule("steps:power=2") == StepSizes(power=2)
 
 
@@ -67,7 +67,7 @@ def test_a_learned_schedule_comes_back_from_its_folder_and_from_that_of_its_run(
     t = torch.linspace(0, 1, 7)
     for place in (folder, folder.parent):
         read = read_schedule(place)
-        assert isinstance(read, LearnedAnnealing)
+        assert isinstance(read, LearnedSchedule)
         for field in ("pos", "cell"):
             torch.testing.assert_close(read.factor(field, t), schedule.factor(field, t).detach(), rtol=0, atol=0)
     described = json.loads((folder / "schedule.json").read_text())
@@ -96,7 +96,7 @@ def test_another_base_moves_by_a_learned_schedule():
     x_0 = model.description.base_distribution.sample([[22, 8, 8]], [seed_of(0, "structure", 0)])
     # One step from 0.001: what the base adds, times 1 + s at its start.
     plain, annealed = (
-        model.generate([[22, 8, 8]], Sampling(2, schedule=one)).cell - x_0.cell for one in (LinearAnnealing(), schedule)
+        model.generate([[22, 8, 8]], Sampling(2, schedule=one)).cell - x_0.cell for one in (LinearSchedule(), schedule)
     )
     factor = schedule.factor("cell", torch.tensor(0.001)).detach()
     torch.testing.assert_close(annealed, factor * plain)

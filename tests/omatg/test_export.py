@@ -18,8 +18,8 @@ from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
 from omatg_ray.omatg.export import export_omatg
 from omatg_ray.omatg.lattices import informed
 from omatg_ray.omatg.read import import_omatg
-from omatg_ray.policy.hand_made import LinearAnnealing
-from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
+from omatg_ray.policy.hand_made import LinearSchedule
+from omatg_ray.policy.settings import LearnedScheduleSettings, NoiseSettings
 from tests.omatg.files import SIZE, base_tree, network_state, write
 
 MP_20 = informed("mp_20")
@@ -81,12 +81,12 @@ def test_export_then_import_gives_the_same_sampler(tmp_path: Path) -> None:
         }
     )
     base = BaseDistribution(pos=NormalPositions(scale=0.5), cell=NormalCell(loc=1.0, scale=3.0))
-    model = model_of(paths=paths, base_distribution=base, annealing=LinearAnnealing(pos=0.0, cell=2.5))
+    model = model_of(paths=paths, base_distribution=base, schedule=LinearSchedule(pos=0.0, cell=2.5))
     written = export_omatg(model, tmp_path, steps=30)
     back = import_omatg(written.checkpoint, written.config).model
     assert back.description.paths == paths
     assert back.description.base_distribution == base
-    assert back.description.annealing == LinearAnnealing(pos=0.0, cell=2.5)
+    assert back.description.schedule == LinearSchedule(pos=0.0, cell=2.5)
     assert back.description.network == SIZE
     for name, value in model.base_network.state_dict().items():
         assert torch.equal(back.base_network.state_dict()[name], value)
@@ -144,12 +144,12 @@ def test_a_frozen_field_with_another_network_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_one_network_cannot_express_is_refused(tmp_path: Path) -> None:
-    schedule = LearnedSchedule(fields=["pos", "cell"], hidden=4, layers=0)
+    schedule = LearnedScheduleSettings(fields=["pos", "cell"], hidden=4, layers=0)
     fitted = BaseDistribution(cell=InformedCell(log_length_mean=(1.5, 1.5, 1.6), log_length_std=(0.1, 0.1, 0.1)))
     noise = {"pos": NOISE, "cell": NOISE}
     for model, message in (
         (
-            model_of(variant="annealing", active=["pos", "cell"], noise=noise, annealing=schedule),
+            model_of(variant="annealing", active=["pos", "cell"], noise=noise, schedule=schedule),
             "its annealing cannot be exported",
         ),
         (model_of(base_distribution=fitted), "fitted to other data than OMatG has fits for"),

@@ -38,7 +38,7 @@ def test_a_base_model(tmp_path: Path) -> None:
     result = imported(tmp_path)
     what = result.model.description
     assert what.network == SIZE
-    assert (what.paths.pos.kind, what.paths.cell.kind, what.active, what.annealing) == ("linear", "linear", [], None)
+    assert (what.paths.pos.kind, what.paths.cell.kind, what.active, what.schedule) == ("linear", "linear", [], None)
     assert isinstance(what.base_distribution.cell, InformedCell)
     assert what.base_distribution.cell.log_length_mean[0] == pytest.approx(1.575442910194397)
     assert (what.provenance["epoch"], what.provenance["global_step"]) == (7, 100)
@@ -81,8 +81,8 @@ def test_gamma_epsilon_and_annealing(tmp_path: Path) -> None:
     torch.testing.assert_close(what.paths.pos.epsilon.value(t), expected)
     assert isinstance(what.paths.cell, EncoderDecoder)
     assert (what.paths.cell.switch_time, what.paths.cell.power) == (0.6, 1.5)
-    assert what.annealing is not None
-    assert (what.annealing.pos, what.annealing.cell) == (0.0, 1.8)  # type: ignore[union-attr]
+    assert what.schedule is not None
+    assert (what.schedule.pos, what.schedule.cell) == (0.0, 1.8)  # type: ignore[union-attr]
     assert any("pos as an SDE" in note for note in result.notes)
 
 

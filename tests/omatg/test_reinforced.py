@@ -12,7 +12,7 @@ from omatg_ray.errors import ModelError
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.omatg.base import Imported
 from omatg_ray.omatg.read import import_omatg
-from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
+from omatg_ray.policy.settings import LearnedScheduleSettings, NoiseSettings
 from tests.omatg.files import base_tree, interpolant, network_state, of_class, reinforcement_tree, write
 
 
@@ -43,16 +43,16 @@ def test_velocity_with_a_frozen_field(tmp_path: Path, base: FlowModel) -> None:
     state = network_state(seed=1)
     model = imported(tmp_path, base, reinforcement_tree(disable_fields=["cell"]), state).model
     what = model.description
-    assert (what.variant, what.active, what.annealing) == ("velocity", ["pos"], None)
+    assert (what.variant, what.active, what.schedule) == ("velocity", ["pos"], None)
     assert what.noise == {"pos": NoiseSettings(kind="sqrt", a=0.2)}
     assert torch.equal(model.network.coord_out.weight, state["model.encoder.coord_out.weight"])
     assert torch.equal(model.base_network.coord_out.weight, network_state()["model.encoder.coord_out.weight"])
 
 
 def test_the_annealing_of_the_base_is_ignored_as_there(tmp_path: Path, base: FlowModel) -> None:
-    assert base.description.annealing is not None
+    assert base.description.schedule is not None
     result = imported(tmp_path, base, reinforcement_tree(), network_state(seed=1))
-    assert result.model.description.annealing is None
+    assert result.model.description.schedule is None
     assert any("annealing of the base is left out" in note for note in result.notes)
 
 
@@ -63,14 +63,14 @@ def test_a_learned_schedule_acts_on_reinforced_fields_only(tmp_path: Path, base:
     state = schedule_state()
     model = imported(tmp_path, base, tree, state).model
     assert model.description.variant == "annealing"
-    assert model.description.annealing == LearnedSchedule(hidden=4, layers=0, shared=True, fields=["pos"])
+    assert model.description.schedule == LearnedScheduleSettings(hidden=4, layers=0, shared=True, fields=["pos"])
     t, below = torch.tensor([0.2, 0.7]), {name.removeprefix("scale_model."): v for name, v in state.items()}
     hidden = torch.nn.functional.silu(t[:, None] @ below["_trunk.0.weight"].T + below["_trunk.0.bias"])
     hidden = hidden @ below["_trunk.2.weight"].T + below["_trunk.2.bias"]
     expected = (hidden @ below["_pos_head.weight"].T + below["_pos_head.bias"])[:, 0]
-    assert model.annealing is not None
-    torch.testing.assert_close(model.annealing.factor("pos", t) - 1.0, expected)
-    assert torch.equal(model.annealing.factor("cell", t), torch.ones(2))
+    assert model.schedule is not None
+    torch.testing.assert_close(model.schedule.factor("pos", t) - 1.0, expected)
+    assert torch.equal(model.schedule.factor("cell", t), torch.ones(2))
 
 
 def test_an_annealed_velocity_anneals_frozen_fields_too(tmp_path: Path, base: FlowModel) -> None:
@@ -81,8 +81,8 @@ def test_an_annealed_velocity_anneals_frozen_fields_too(tmp_path: Path, base: Fl
     )
     model = imported(tmp_path, base, tree, network_state(seed=1) | schedule_state()).model
     assert (model.description.variant, model.description.active) == ("velocity", ["pos"])
-    assert isinstance(model.description.annealing, LearnedSchedule)
-    assert model.description.annealing.fields == ["pos", "cell"]
+    assert isinstance(model.description.schedule, LearnedScheduleSettings)
+    assert model.description.schedule.fields == ["pos", "cell"]
 
 
 def test_learned_noise(tmp_path: Path, base: FlowModel) -> None:

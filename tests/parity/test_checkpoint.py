@@ -178,8 +178,8 @@ def test_a_learned_schedule_and_learned_noise(folder: Path, bases: Path, tmp_pat
     t = expected["t"]
     with torch.no_grad():
         for of in ("pos", "cell"):
-            assert model.annealing is not None
-            torch.testing.assert_close(model.annealing.factor(of, t) - 1.0, expected[f"{of}_s"], atol=1e-6, rtol=0)
+            assert model.schedule is not None
+            torch.testing.assert_close(model.schedule.factor(of, t) - 1.0, expected[f"{of}_s"], atol=1e-6, rtol=0)
         noise = model.learned["noise"]["pos"]
         assert isinstance(noise, LearnedNoise)
         torch.testing.assert_close(noise.sigma(t), expected["sigma_pos"], atol=1e-6, rtol=0)

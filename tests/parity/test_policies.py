@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import displace
-from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.drift import Annealed, Scale, Score, Velocity
 from omatg_ray.policy.grid import time_grid
 from omatg_ray.policy.noise import LearnedNoise
 from omatg_ray.policy.policy import Policy
-from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
+from omatg_ray.policy.schedule import LearnedSchedule
+from omatg_ray.policy.settings import LearnedScheduleSettings, NoiseSettings
 from omatg_ray.rl.advantage import group_advantages
 from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.settings import FieldWeights, LearnerSettings, ObjectiveSettings
@@ -91,19 +91,19 @@ class Case:
                 noise[field] = LearnedNoise(settings)
                 prefix = f"noise_schedule_modules.{field}._mlp."
                 noise[field].mlp.load_state_dict(part(weights, prefix))
-        annealing = self.annealing(weights) if self.info["scale_mlp"] else None
+        schedule = self.schedule(weights) if self.info["scale_mlp"] else None
         if self.per_structure:
-            return Policy(Scale(annealing), self.base, self.base, self.active, noise)
-        drift = Velocity() if annealing is None else Annealed(Velocity(), annealing)
+            return Policy(Scale(schedule), self.base, self.base, self.active, noise)
+        drift = Velocity() if schedule is None else Annealed(Velocity(), schedule)
         if self.name in SCORE:
             a = {field: self.info["interpolants"][field]["gamma_a"] for field in self.active}
             drift = Score(noise, {field: lambda t, a=a[field]: (a * t * (1 - t)).sqrt() for field in self.active})
-        return Policy(drift, network, self.base, self.active, noise, annealing)
+        return Policy(drift, network, self.base, self.active, noise, schedule)
 
-    def annealing(self, weights: dict[str, torch.Tensor]) -> LearnedAnnealing:
+    def schedule(self, weights: dict[str, torch.Tensor]) -> LearnedSchedule:
         size = self.info["scale_mlp"]
-        annealing = LearnedAnnealing(
-            LearnedSchedule(
+        schedule = LearnedSchedule(
+            LearnedScheduleSettings(
                 hidden=size["hidden_dimension"],
                 layers=size["number_hidden_layers"],
                 shared=size["shared_trunk"],
@@ -111,11 +111,11 @@ class Case:
             )
         )
         if size["shared_trunk"]:
-            annealing.trunk.load_state_dict(part(weights, "scale_model._trunk."))
+            schedule.trunk.load_state_dict(part(weights, "scale_model._trunk."))
         kind = "head" if size["shared_trunk"] else "mlp"
-        for field, head in annealing.heads.items():
+        for field, head in schedule.heads.items():
             head.load_state_dict(part(weights, f"scale_model._{field}_{kind}."))
-        return annealing
+        return schedule
 
     def sample(self) -> Trajectory:
         times = time_grid(self.info["number_of_times"])
@@ -148,7 +148,7 @@ class Case:
                 prefix = f"noise_schedule_modules.{field}._mlp."
                 named |= {prefix + name: p for name, p in noise.mlp.named_parameters()}
         if self.per_structure:
-            schedule = policy.drift.annealing
+            schedule = policy.drift.schedule
             if schedule.settings.shared:
                 named |= {f"scale_model._trunk.{name}": p for name, p in schedule.trunk.named_parameters()}
             kind = "head" if schedule.settings.shared else "mlp"
@@ -197,9 +197,9 @@ def test_schedules(case):
         if f"gamma/{field}" in case.rollout:
             torch.testing.assert_close(policy.drift.gamma[field](times), case.rollout[f"gamma/{field}"])
     if case.info["scale_mlp"]:
-        annealing = policy.drift.annealing
+        schedule = policy.drift.schedule
         for field in ("pos", "cell"):
-            s = annealing.value(field, times).detach()
+            s = schedule.value(field, times).detach()
             torch.testing.assert_close(s, case.rollout[f"scale/{field}"], atol=1e-6, rtol=1e-5)
 
 
@@ -217,7 +217,7 @@ def test_steps_from_stored_states(case):
         torch.testing.assert_close(after.cell, case.rollout["states/cell"][k + 1], atol=tolerance, rtol=1e-6)
         for name, output in step.base_outputs.items():
             field = "pos" if name.startswith("pos") else "cell"
-            factor = policy.drift.annealing.factor(field, times[k]).detach() if case.name in SCALED else 1.0
+            factor = policy.drift.schedule.factor(field, times[k]).detach() if case.name in SCALED else 1.0
             recorded = case.rollout[f"base_outputs/{name}"][k]
             torch.testing.assert_close(factor * output, recorded, atol=2e-5, rtol=1e-5)
         if case.per_structure:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from omatg_ray.crystal.fields import displace
 from omatg_ray.policy.drift import Velocity
 from omatg_ray.policy.grid import time_grid
-from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.policy.policy import Policy, Step
 from tests.parity.loading import crystals, peer_network
 
@@ -27,8 +27,8 @@ def test_ode(shared, name):
 
     slopes = info["velocity_annealing_factor"]
     network = peer_network(shared)
-    annealing = LinearAnnealing(**slopes) if any(slopes.values()) else None
-    policy = Policy(Velocity(), network, network, active=(), noise={}, annealing=annealing)
+    schedule = LinearSchedule(**slopes) if any(slopes.values()) else None
+    policy = Policy(Velocity(), network, network, active=(), noise={}, schedule=schedule)
     x_0 = crystals(arrays)
     steps: list[Step] = []
     final = policy.integrate(x_0, times, on_step=steps.append)

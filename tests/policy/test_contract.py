@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.drift import VELOCITY, Annealed, Drift, Scale, Score, Velocity, of_rows
 from omatg_ray.policy.grid import time_grid
-from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.policy.policy import Policy, draw_noise
-from omatg_ray.policy.settings import LearnedSchedule
+from omatg_ray.policy.schedule import LearnedSchedule
+from omatg_ray.policy.settings import LearnedScheduleSettings
 from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.settings import FieldWeights, LearnerSettings, ObjectiveSettings
 from omatg_ray.rl.trajectory import rollout
@@ -43,10 +43,10 @@ def gamma(t: torch.Tensor) -> torch.Tensor:
     return (0.3 * t * (1 - t)).sqrt()
 
 
-def schedule() -> LearnedAnnealing:
+def schedule() -> LearnedSchedule:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made = LearnedAnnealing(LearnedSchedule(hidden=4, layers=1, fields=["pos", "cell"])).double()
+        made = LearnedSchedule(LearnedScheduleSettings(hidden=4, layers=1, fields=["pos", "cell"])).double()
         for parameter in made.parameters():
             nn.init.normal_(parameter, std=0.3)
     return made
@@ -55,9 +55,9 @@ def schedule() -> LearnedAnnealing:
 GAMMA = {"pos": gamma, "cell": gamma}
 DRIFTS = {
     "velocity": Velocity,
-    "annealed": lambda: Annealed(Velocity(), LinearAnnealing(pos=2.0, cell=0.5)),
+    "annealed": lambda: Annealed(Velocity(), LinearSchedule(pos=2.0, cell=0.5)),
     "score": lambda: Score(NOISE, GAMMA),
-    "annealed score": lambda: Score(NOISE, GAMMA, LinearAnnealing(pos=2.0)),
+    "annealed score": lambda: Score(NOISE, GAMMA, LinearSchedule(pos=2.0)),
     "scale": lambda: Scale(schedule()),
     "damped": lambda: Damped(nn.Parameter(torch.tensor(0.7, dtype=torch.float64))),
 }

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.drift import Annealed, Scale, Score, Velocity
-from omatg_ray.policy.hand_made import LinearAnnealing
-from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
+from omatg_ray.policy.hand_made import LinearSchedule
+from omatg_ray.policy.schedule import LearnedSchedule
+from omatg_ray.policy.settings import LearnedScheduleSettings, NoiseSettings
 from tests.small import random_crystals
 
 CRYSTALS = random_crystals([3, 1])
@@ -37,7 +37,7 @@ def test_velocity_is_that_of_the_network():
 
 def test_annealing_gives_every_structure_the_factor_of_its_time():
     given, plain = outputs(), Velocity()
-    annealed = Annealed(plain, LinearAnnealing(pos=5.0, cell=-0.5))
+    annealed = Annealed(plain, LinearSchedule(pos=5.0, cell=-0.5))
     pos_factor = torch.tensor([[2.0]] * 3 + [[4.5]], dtype=torch.float64)
     cell_factor = torch.tensor([[[0.9]], [[0.65]]], dtype=torch.float64)
     torch.testing.assert_close(annealed.rate("pos", given, TIMES, CRYSTALS), pos_factor * given["pos_b"])
@@ -62,14 +62,14 @@ def test_score_subtracts_the_denoiser_with_its_weight():
 
 @pytest.mark.parametrize("t", [TIMES, TIMES[1]])
 def test_scale_is_one_number_for_each_structure(t):
-    drift = Scale(LinearAnnealing(pos=2.0, cell=1.0))
+    drift = Scale(LinearSchedule(pos=2.0, cell=1.0))
     assert drift.per_structure and drift.outputs("pos") == ()
     torch.testing.assert_close(drift.rate("pos", {}, t, CRYSTALS), (1 + 2 * t).expand(2))
     assert Scale(None).rate("cell", {}, t, CRYSTALS).tolist() == [1.0, 1.0]
 
 
 def test_only_a_trained_schedule_has_weights():
-    schedule = LearnedAnnealing(LearnedSchedule(hidden=4, layers=1, fields=["pos"]))
+    schedule = LearnedSchedule(LearnedScheduleSettings(hidden=4, layers=1, fields=["pos"]))
     assert len(Scale(schedule).trained()) == len(list(schedule.parameters())) > 0
     assert Annealed(Velocity(), schedule).trained() == []
-    assert Scale(LinearAnnealing()).trained() == [] and Scale(None).trained() == []
+    assert Scale(LinearSchedule()).trained() == [] and Scale(None).trained() == []

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from omatg_ray.errors import ModelError
-from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.drift import Annealed, Scale, Score, Velocity
 from omatg_ray.policy.grid import time_grid
-from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.policy.noise import LearnedNoise
 from omatg_ray.policy.policy import Policy, draw_noise
-from omatg_ray.policy.settings import LearnedSchedule, NoiseSettings
+from omatg_ray.policy.schedule import LearnedSchedule
+from omatg_ray.policy.settings import LearnedScheduleSettings, NoiseSettings
 from tests.small import NOISE, random_crystals, small_network, velocity_policy
 
 SIZES = [3, 1, 4]
@@ -56,16 +56,16 @@ def test_time_grid():
         time_grid(1)
 
 
-@pytest.mark.parametrize("annealing", [None, LinearAnnealing(pos=3.0, cell=0.5)])
+@pytest.mark.parametrize("annealing", [None, LinearSchedule(pos=3.0, cell=0.5)])
 @pytest.mark.parametrize("active", ACTIVE)
 @torch.no_grad()
-def test_displacements_follow_the_equations(active, annealing):
+def test_displacements_follow_the_equations(active, schedule):
     network, base, crystals = small_network(0), small_network(1), random_crystals(SIZES)
-    policy = velocity_policy(network, base, active, annealing=annealing)
+    policy = velocity_policy(network, base, active, schedule=schedule)
     noise = {field: v[0] for field, v in noise_of(crystals, active).items()}
     step = policy.step(crystals, T, DT, noise, with_base=True)
     sigma = {"pos": 0.1668 * (0.6 / 0.4) ** 0.5, "cell": 0.2}
-    factor = {"pos": 1 + 3.0 * 0.4, "cell": 1 + 0.5 * 0.4} if annealing else {"pos": 1.0, "cell": 1.0}
+    factor = {"pos": 1 + 3.0 * 0.4, "cell": 1 + 0.5 * 0.4} if schedule else {"pos": 1.0, "cell": 1.0}
     outputs, base_outputs = (
         {"pos": out.pos_b, "cell": out.cell_b} for out in (network(crystals, T), base(crystals, T))
     )
@@ -176,7 +176,7 @@ def test_an_active_field_needs_noise():
 @torch.no_grad()
 def test_annealing_scales_the_velocity_of_the_base(active):
     base, crystals = Counting(small_network(1)), random_crystals(SIZES)
-    policy = Policy(Scale(LinearAnnealing(pos=3.0, cell=0.5)), base, base, active, NOISE)
+    policy = Policy(Scale(LinearSchedule(pos=3.0, cell=0.5)), base, base, active, NOISE)
     noise = draw_noise(crystals, 2, range(3), active, per_structure=True)
     assert {values.shape for values in noise.values()} == {(1, 3)}
     step = policy.step(crystals, T, DT, {field: v[0].double() for field, v in noise.items()})
@@ -212,7 +212,7 @@ def test_a_score_policy_without_noise_follows_the_velocity():
 
 def test_velocity_is_what_a_step_without_noise_adds():
     crystals = random_crystals(SIZES)
-    policy = velocity_policy(small_network(), small_network(1), ("pos",), annealing=LinearAnnealing(pos=2.0, cell=1.0))
+    policy = velocity_policy(small_network(), small_network(1), ("pos",), schedule=LinearSchedule(pos=2.0, cell=1.0))
     with torch.no_grad():
         velocity, step = policy.velocity(crystals, T), policy.step(crystals, T, DT, {})
     for field in ("pos", "cell"):
@@ -221,7 +221,7 @@ def test_velocity_is_what_a_step_without_noise_adds():
 
 def test_what_is_trained():
     network, base = small_network(0), small_network(1)
-    schedule = LearnedAnnealing(LearnedSchedule(hidden=4, layers=1, fields=["pos"]))
+    schedule = LearnedSchedule(LearnedScheduleSettings(hidden=4, layers=1, fields=["pos"]))
     learned = LearnedNoise(NoiseSettings(kind="learned", a=0.3, hidden=4, layers=1))
     noise = {"pos": learned, "cell": NOISE["cell"]}
     of_noise = len(list(learned.parameters()))

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from omatg_ray.crystal.fields import displace
-from omatg_ray.policy.annealing import LearnedAnnealing
 from omatg_ray.policy.drift import Scale
 from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.policy.precision import Shift, has_bfloat16, shifts
-from omatg_ray.policy.settings import LearnedSchedule
+from omatg_ray.policy.schedule import LearnedSchedule
+from omatg_ray.policy.settings import LearnedScheduleSettings
 from tests.small import NOISE, random_crystals, small_network, velocity_policy
 
 SIZES, STEPS, SEEDS = [3, 1, 4], 6, [5, 6, 7]
@@ -66,7 +66,7 @@ def test_only_some_steps_of_long_trajectories_are_compared(monkeypatch):
 
 def test_of_a_learned_schedule_they_are_those_of_what_its_actions_move():
     base = small_network(1, torch.float32)
-    schedule = LearnedAnnealing(LearnedSchedule(fields=["pos", "cell"]))
+    schedule = LearnedSchedule(LearnedScheduleSettings(fields=["pos", "cell"]))
     policy = Policy(Scale(schedule), base, base, ["pos", "cell"], NOISE)
     x_0 = random_crystals(SIZES, dtype=torch.float32)
     found = shifts(policy, "bfloat16", x_0, 2, SEEDS)

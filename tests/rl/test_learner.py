@@ -16,7 +16,7 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.errors import ModelError, TrainingError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.policy.grid import time_grid
-from omatg_ray.policy.hand_made import LinearAnnealing
+from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.policy.noise import LearnedNoise
 from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.policy.settings import NoiseSettings
@@ -41,12 +41,12 @@ def sample(policy: Policy, sizes=SIZES, steps=7, dtype=torch.float64, with_base=
     return rollout(policy, x_0, time_grid(steps), noise, with_base, **some)
 
 
-def make_learner(network: CSPNet, base: CSPNet, active=("pos", "cell"), annealing=None, **values) -> Learner:
+def make_learner(network: CSPNet, base: CSPNet, active=("pos", "cell"), schedule=None, **values) -> Learner:
     objective = {"clip": 0.2, "position_reduction": "per_atom", "kl_weight": FieldWeights(pos=0.01, cell=0.02)}
     objective |= {k: v for k, v in values.items() if k in ObjectiveSettings.model_fields}
     settings = {"epochs": 1, "grad_clip": UNCLIPPED}
     settings |= {k: v for k, v in values.items() if k in LearnerSettings.model_fields}
-    policy = velocity_policy(network, base, active, annealing=annealing)
+    policy = velocity_policy(network, base, active, schedule=schedule)
     return Learner(policy, ObjectiveSettings(**objective), LearnerSettings(**settings))
 
 
@@ -130,7 +130,7 @@ def test_the_base_is_needed_where_the_kl_counts(active, weights, expected):
 # --- the objective and its gradient -----------------------------------------------------------------------------
 
 
-def plain_objective(learner: Learner, base: CSPNet, trajectory: Trajectory, advantage, reduction, annealing) -> float:
+def plain_objective(learner: Learner, base: CSPNet, trajectory: Trajectory, advantage, reduction, schedule) -> float:
     """Step by step, structure by structure, with torch.distributions."""
     objective, network, times = learner.objective, learner.policy.network, trajectory.times
     old = perturbed(network, 0.0)
@@ -146,7 +146,7 @@ def plain_objective(learner: Learner, base: CSPNet, trajectory: Trajectory, adva
             atoms = trajectory.x_0.batch == b
             for field in learner.policy.active:
                 sigma = 0.1668 * ((1 - t) / t).sqrt() if field == "pos" else torch.full_like(t, 0.2)
-                factor = 1 + (getattr(annealing, field) * t if annealing else 0.0)
+                factor = 1 + (getattr(schedule, field) * t if schedule else 0.0)
                 rates = []
                 for model in (network, old, base):
                     out = model(state, t)
@@ -172,15 +172,15 @@ def plain_objective(learner: Learner, base: CSPNet, trajectory: Trajectory, adva
     return total
 
 
-@pytest.mark.parametrize("annealing", [None, LinearAnnealing(pos=2.0, cell=0.5)])
+@pytest.mark.parametrize("annealing", [None, LinearSchedule(pos=2.0, cell=0.5)])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("active", FIELDS)
-def test_objective_equals_a_plain_evaluation(active, reduction, annealing):
+def test_objective_equals_a_plain_evaluation(active, reduction, schedule):
     old, base = small_network(0), small_network(1)
-    trajectory = sample(velocity_policy(old, base, active, annealing=annealing), steps=4)
+    trajectory = sample(velocity_policy(old, base, active, schedule=schedule), steps=4)
     object.__setattr__(trajectory, "old_weights", old.state_dict())
-    learner = make_learner(perturbed(old, 0.02), base, active, annealing, position_reduction=reduction)
-    expected = plain_objective(learner, base, trajectory, ADVANTAGE, reduction, annealing)
+    learner = make_learner(perturbed(old, 0.02), base, active, schedule, position_reduction=reduction)
+    expected = plain_objective(learner, base, trajectory, ADVANTAGE, reduction, schedule)
     assert learner.update(trajectory, ADVANTAGE)["loss"] == pytest.approx(expected, rel=1e-5, abs=1e-8)
 
 

@@ -8,7 +8,7 @@ import torch
 from omatg_ray.commands.train import TrainResult, train
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError, ModelError
-from omatg_ray.policy.settings import LearnedSchedule
+from omatg_ray.policy.settings import LearnedScheduleSettings
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.train.build import build_run
 from omatg_ray.train.precision import resolve_precision
@@ -46,11 +46,13 @@ CONSTANT = "{kind: constant, a: 0.1}"
 def test_an_annealing_policy_learns_a_schedule_over_a_frozen_base(workshop: Workshop, base: Path) -> None:
     keys = [f"base={base}", "policy.variant=annealing", "policy.active=[pos, cell]"]
     noise = f"policy.noise={{pos: {CONSTANT}, cell: {CONSTANT}}}"
-    parts = build_run(workshop.load(*keys, noise, "policy.schedule.hidden=8", "policy.schedule.shared=false"))
+    parts = build_run(
+        workshop.load(*keys, noise, "policy.learned_schedule.hidden=8", "policy.learned_schedule.shared=false")
+    )
     assert set(parts.model.learned) == {"schedule"}
-    annealing = parts.model.description.annealing
-    assert isinstance(annealing, LearnedSchedule)
-    assert (annealing.hidden, annealing.shared, annealing.fields) == (8, False, ["pos", "cell"])
+    schedule = parts.model.description.schedule
+    assert isinstance(schedule, LearnedScheduleSettings)
+    assert (schedule.hidden, schedule.shared, schedule.fields) == (8, False, ["pos", "cell"])
     policy = parts.model.policy()
     assert len(policy.trainable_parameters()) == len(list(parts.model.learned.parameters()))
     assert not any(p.requires_grad for p in parts.model.base_network.parameters())
@@ -137,9 +139,9 @@ def test_schedules_depend_on_the_seed_alone(workshop: Workshop, base: Path) -> N
             ["objective.reference_noise.pos={kind: learned, a: 1}"],
             ["objective.reference_noise.pos", "constant or sqrt"],
         ),
-        (["policy.schedule.hidden=8"], ["schedule", "variant=annealing"]),
-        (["policy.variant=annealing", "policy.annealing.pos=2"], ["learns its own schedule"]),
-        (["policy.annealing.pos=2", "policy.annealing_from=runs/x"], ["annealing_from", "not both"]),
+        (["policy.learned_schedule.hidden=8"], ["schedule", "variant=annealing"]),
+        (["policy.variant=annealing", "policy.fixed_schedule.pos=2"], ["learns its own schedule"]),
+        (["policy.fixed_schedule.pos=2", "policy.schedule_from=runs/x"], ["schedule_from", "not both"]),
         (["objective.entropy_weight.pos=0.1"], ["objective.entropy_weight.pos", "kind=learned"]),
         (["objective.distillation_weight.pos=0.1"], ["objective.distillation_weight.pos", "variant=score"]),
         (["policy.variant=skore"], ["policy.variant", "'score'"]),
@@ -152,8 +154,8 @@ def test_variants_that_cannot_be(workshop: Workshop, base: Path, keys: list[str]
 
 
 def test_the_schedule_to_anneal_with_must_be_one(workshop: Workshop, base: Path) -> None:
-    with pytest.raises(ConfigError, match="policy.annealing_from.*learned no schedule"):
-        build_run(workshop.load(f"base={base}", f"policy.annealing_from={base}"))
+    with pytest.raises(ConfigError, match="policy.schedule_from.*learned no schedule"):
+        build_run(workshop.load(f"base={base}", f"policy.schedule_from={base}"))
 
 
 def test_another_variant_does_not_go_on_from_a_reinforced_model(workshop: Workshop, trained: TrainResult) -> None:

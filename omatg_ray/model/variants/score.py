@@ -9,9 +9,9 @@ from omatg_ray.model.variant import Variant
 
 if TYPE_CHECKING:
     from omatg_ray.model.flow_model import FlowModel
-    from omatg_ray.policy.annealing import Annealing
     from omatg_ray.policy.drift import Drift
     from omatg_ray.policy.policy import Policy
+    from omatg_ray.policy.schedule import Schedule
 
 MOST_SCORE = 1000.0
 """Largest σ² dt / (2 γ) of a step: square-root γ with square-root noise, which trains well, reaches some hundreds."""
@@ -22,10 +22,10 @@ class ScoreVariant(Variant):
 
     stochastic = True
 
-    def drift(self, model: FlowModel, annealing: Annealing | None) -> Drift:
+    def drift(self, model: FlowModel, schedule: Schedule | None) -> Drift:
         from omatg_ray.policy.drift import Score
 
-        return Score(model.noise, {field: model.gamma(field) for field in model.description.active}, annealing)
+        return Score(model.noise, {field: model.gamma(field) for field in model.description.active}, schedule)
 
     def check(self, policy: Policy, steps: int) -> None:
         """Refuses steps that throw crystals about: the first or last ones, where γ is nearly 0.

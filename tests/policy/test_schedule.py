@@ -10,26 +10,26 @@ from pydantic import ValidationError
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ModelError
-from omatg_ray.policy.annealing import LearnedAnnealing, curves, describe
 from omatg_ray.policy.features import features_of
 from omatg_ray.policy.grid import time_grid
 from omatg_ray.policy.hand_made import (
-    ConstantAnnealing,
-    CosineAnnealing,
-    LinearAnnealing,
-    QuadraticAnnealing,
+    ConstantSchedule,
+    CosineSchedule,
+    LinearSchedule,
+    QuadraticSchedule,
     StepSizes,
 )
-from omatg_ray.policy.settings import AnyAnnealing, LearnedSchedule
+from omatg_ray.policy.schedule import LearnedSchedule, curves, describe
+from omatg_ray.policy.settings import AnySchedule, LearnedScheduleSettings
 from omatg_ray.settings import Settings
 
 
 class Holder(Settings):
-    annealing: AnyAnnealing = None
+    schedule: AnySchedule = None
 
 
 def test_factor_is_linear_in_time_and_of_each_field():
-    schedule = LinearAnnealing(pos=5.0, cell=-0.5)
+    schedule = LinearSchedule(pos=5.0, cell=-0.5)
     t = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
     assert schedule.factor("pos", t).tolist() == [1.0, 3.0, 6.0]
     assert schedule.factor("cell", t).tolist() == [1.0, 0.8, 0.5]
@@ -37,14 +37,14 @@ def test_factor_is_linear_in_time_and_of_each_field():
 
 def test_a_slope_that_turns_the_flow_round_is_refused():
     with pytest.raises(ValidationError):
-        LinearAnnealing(pos=-1.5)
+        LinearSchedule(pos=-1.5)
 
 
 def test_other_shapes_end_at_one_and_the_slope():
     t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
-    assert QuadraticAnnealing(pos=4.0).factor("pos", t).tolist() == [1.0, 2.0, 5.0]
-    assert ConstantAnnealing(cell=4.0).factor("cell", t).tolist() == [5.0, 5.0, 5.0]
-    cosine = CosineAnnealing(cell=4.0)
+    assert QuadraticSchedule(pos=4.0).factor("pos", t).tolist() == [1.0, 2.0, 5.0]
+    assert ConstantSchedule(cell=4.0).factor("cell", t).tolist() == [5.0, 5.0, 5.0]
+    cosine = CosineSchedule(cell=4.0)
     torch.testing.assert_close(cosine.factor("cell", t), torch.tensor([1.0, 3.0, 5.0], dtype=torch.float64))
     # sin² of half the angle.
     at = torch.tensor(0.3, dtype=torch.float64)
@@ -61,28 +61,26 @@ def test_step_sizes_follow_their_power_and_scale_nothing():
     # 1 − (1 − u)² at quarters: steps of 7, 5, 3, 1 sixteenths.
     expected = 0.998 / 16 * torch.tensor([7.0, 5.0, 3.0, 1.0], dtype=torch.float64)
     torch.testing.assert_close(times.diff(), expected, atol=1e-6, rtol=0)
-    assert torch.equal(StepSizes().times(5), time_grid(5)) and torch.equal(
-        LinearAnnealing(pos=2).times(5), time_grid(5)
-    )
+    assert torch.equal(StepSizes().times(5), time_grid(5)) and torch.equal(LinearSchedule(pos=2).times(5), time_grid(5))
 
 
 @pytest.mark.parametrize(
     "schedule",
     [
-        LinearAnnealing(pos=5.0),
-        CosineAnnealing(pos=2.0, cell=1.0),
+        LinearSchedule(pos=5.0),
+        CosineSchedule(pos=2.0, cell=1.0),
         StepSizes(power=0.5),
-        LearnedSchedule(fields=["pos"]),
+        LearnedScheduleSettings(fields=["pos"]),
     ],
 )
 def test_every_kind_is_read_back_from_what_it_is_written_as(schedule):
-    holder = Holder(annealing=schedule)
-    assert Holder.model_validate_json(holder.model_dump_json()).annealing == schedule
+    holder = Holder(schedule=schedule)
+    assert Holder.model_validate_json(holder.model_dump_json()).schedule == schedule
 
 
 def test_without_a_kind_it_is_linear():
-    assert Holder(annealing={"pos": 5.0}).annealing == LinearAnnealing(pos=5.0)
-    assert Holder(annealing=None).annealing is None
+    assert Holder(schedule={"pos": 5.0}).schedule == LinearSchedule(pos=5.0)
+    assert Holder(schedule=None).schedule is None
 
 
 def crystals() -> CrystalBatch:
@@ -114,7 +112,9 @@ def test_an_element_without_electronegativity_counts_as_no_different():
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_conditioned_schedule_learns_what_differs_between_structures(shared):
-    schedule = LearnedAnnealing(LearnedSchedule(hidden=16, layers=1, shared=shared, fields=["pos"], features=["atoms"]))
+    schedule = LearnedSchedule(
+        LearnedScheduleSettings(hidden=16, layers=1, shared=shared, fields=["pos"], features=["atoms"])
+    )
     batch, t = crystals(), torch.tensor([0.2, 0.8])
     assert schedule.factor("pos", t, batch).tolist() == [1.0, 1.0]
     optimizer = torch.optim.Adam(schedule.parameters(), lr=1e-2)
@@ -138,28 +138,28 @@ def test_a_conditioned_schedule_learns_what_differs_between_structures(shared):
 def test_curves_are_those_of_the_device_of_the_weights():
     """The meta device refuses tensors of another one, as a GPU does."""
     with pytest.raises(NotImplementedError, match="meta"):  # there are no numbers to show, but no mixture either
-        curves(LearnedAnnealing(LearnedSchedule(fields=["pos"])).to("meta"))
+        curves(LearnedSchedule(LearnedScheduleSettings(fields=["pos"])).to("meta"))
 
 
 def test_what_changes_nothing_is_described_as_one():
-    assert describe(LinearAnnealing()) == describe(CosineAnnealing()) == describe(StepSizes()) == {"kind": "none"}
-    assert describe(LinearAnnealing(cell=1.0)) != describe(CosineAnnealing(cell=1.0))
+    assert describe(LinearSchedule()) == describe(CosineSchedule()) == describe(StepSizes()) == {"kind": "none"}
+    assert describe(LinearSchedule(cell=1.0)) != describe(CosineSchedule(cell=1.0))
 
 
 def test_a_description_tells_weights_apart():
-    settings = LearnedSchedule(hidden=4, layers=0, fields=["pos"])
-    one, other = LearnedAnnealing(settings), LearnedAnnealing(settings)
+    settings = LearnedScheduleSettings(hidden=4, layers=0, fields=["pos"])
+    one, other = LearnedSchedule(settings), LearnedSchedule(settings)
     other.load_state_dict(one.state_dict())
     assert describe(one) == describe(other) and describe(None) is None
     with torch.no_grad():
         next(other.parameters()).add_(1.0)
     assert describe(one) != describe(other)
-    assert describe(LinearAnnealing(pos=5.0)) == {"kind": "linear", "pos": 5.0, "cell": 0.0}
+    assert describe(LinearSchedule(pos=5.0)) == {"kind": "linear", "pos": 5.0, "cell": 0.0}
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_learned_schedule_starts_at_zero_and_learns_for_its_fields_alone(shared):
-    schedule = LearnedAnnealing(LearnedSchedule(hidden=8, layers=2, shared=shared, fields=["pos"])).double()
+    schedule = LearnedSchedule(LearnedScheduleSettings(hidden=8, layers=2, shared=shared, fields=["pos"])).double()
     t = torch.tensor([[0.1, 0.5], [0.6, 0.9]], dtype=torch.float64)
     assert schedule.factor("pos", t).tolist() == [[1.0, 1.0], [1.0, 1.0]]
     optimizer = torch.optim.Adam(schedule.parameters(), lr=1e-2)

@@ -15,15 +15,15 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.policy.features import examples, features_of
 from omatg_ray.policy.grid import T_MAX, T_MIN, time_grid
-from omatg_ray.policy.hand_made import HandMadeAnnealing, StepSizes
+from omatg_ray.policy.hand_made import HandMadeSchedule, StepSizes
 from omatg_ray.policy.mlp import at_times, time_mlp, zero_output
-from omatg_ray.policy.settings import Curve, LearnedSchedule
+from omatg_ray.policy.settings import Curve, LearnedScheduleSettings
 from omatg_ray.settings import Settings
 
 CURVE_POINTS = 51
 
 
-class Annealing(Protocol):
+class Schedule(Protocol):
     """s(t) of each field, and the time grid that it is integrated on."""
 
     def factor(
@@ -44,14 +44,14 @@ class Annealing(Protocol):
         ...
 
 
-class LearnedAnnealing(nn.Module):
+class LearnedSchedule(nn.Module):
     """s(t) of some fields from networks of time and features; zero before training.
 
     Args:
         settings: Size, fields and features.
     """
 
-    def __init__(self, settings: LearnedSchedule) -> None:
+    def __init__(self, settings: LearnedScheduleSettings) -> None:
         super().__init__()
         fields, inputs = settings.fields, 1 + len(settings.features)
         outputs = settings.hidden if settings.shared else 1
@@ -68,7 +68,7 @@ class LearnedAnnealing(nn.Module):
     def value(
         self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None
     ) -> Tensor:
-        """s(t); the arguments are those of `Annealing.factor`.
+        """s(t); the arguments are those of `Schedule.factor`.
 
         Raises:
             ModelError: It depends on crystals or on the step's length, and these are not given.
@@ -93,7 +93,7 @@ class LearnedAnnealing(nn.Module):
     def factor(
         self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None
     ) -> Tensor:
-        """1 + s(t); the arguments are those of `Annealing.factor`."""
+        """1 + s(t); the arguments are those of `Schedule.factor`."""
         return 1.0 + self.value(field, t, crystals, dt)
 
     def times(self, steps: int) -> Tensor:
@@ -101,37 +101,37 @@ class LearnedAnnealing(nn.Module):
         return time_grid(steps)
 
 
-def describe(annealing: Annealing | None) -> dict[str, Any] | None:
+def describe(schedule: Schedule | None) -> dict[str, Any] | None:
     """What an annealing is, ready for JSON, the same for two only if they are; of learned weights their checksum.
 
     All that leave the velocity and the grid as they are, are described as one.
     """
-    if annealing is None:
+    if schedule is None:
         return None
-    if isinstance(annealing, HandMadeAnnealing) and annealing.pos == annealing.cell == 0.0:
+    if isinstance(schedule, HandMadeSchedule) and schedule.pos == schedule.cell == 0.0:
         return {"kind": "none"}
-    if isinstance(annealing, StepSizes) and annealing.power == 1.0:
+    if isinstance(schedule, StepSizes) and schedule.power == 1.0:
         return {"kind": "none"}
-    if isinstance(annealing, LearnedAnnealing):
+    if isinstance(schedule, LearnedSchedule):
         digest = hashlib.sha256()
-        for name, value in sorted(annealing.state_dict().items()):
+        for name, value in sorted(schedule.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        return annealing.settings.model_dump(mode="json") | {"weights_sha256": digest.hexdigest()}
-    assert isinstance(annealing, Settings)
-    return annealing.model_dump(mode="json")
+        return schedule.settings.model_dump(mode="json") | {"weights_sha256": digest.hexdigest()}
+    assert isinstance(schedule, Settings)
+    return schedule.model_dump(mode="json")
 
 
 @torch.no_grad()
-def curves(annealing: Annealing) -> list[Curve]:
+def curves(schedule: Schedule) -> list[Curve]:
     """1 + s(t) for pictures and files: one curve, or where s depends on features, one for each of some examples."""
     t = torch.linspace(T_MIN, T_MAX, CURVE_POINTS)
-    if isinstance(annealing, LearnedAnnealing):
-        t = t.to(next(annealing.parameters()))
-    if not isinstance(annealing, LearnedAnnealing) or not annealing.settings.features:
-        return [Curve(of="", t=t.tolist(), **{field: annealing.factor(field, t).tolist() for field in FIELDS})]
+    if isinstance(schedule, LearnedSchedule):
+        t = t.to(next(schedule.parameters()))
+    if not isinstance(schedule, LearnedSchedule) or not schedule.settings.features:
+        return [Curve(of="", t=t.tolist(), **{field: schedule.factor(field, t).tolist() for field in FIELDS})]
     found = []
-    for label, features in examples(annealing.settings.features):
+    for label, features in examples(schedule.settings.features):
         rows = torch.tensor(features).to(t).expand(len(t), -1)
-        values = {field: (1.0 + annealing.given(field, t, rows)).tolist() for field in FIELDS}
+        values = {field: (1.0 + schedule.given(field, t, rows)).tolist() for field in FIELDS}
         found.append(Curve(of=label, t=t.tolist(), **values))
     return found
