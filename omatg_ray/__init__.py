@@ -11,6 +11,7 @@ The names below are the public surface; they are imported when first used, so th
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from omatg_ray.run.home import name_home
@@ -40,6 +41,9 @@ _HOMES = {
     "train": "omatg_ray.commands.train",
 }
 
+_RENAMED = {"LinearAnnealing": "LinearSchedule"}
+"""Names that are public no more, and what they are called today."""
+
 # Whatever is imported of this package, in an actor too, is imported after this and before PyTorch.
 limit_spinning()
 
@@ -62,6 +66,9 @@ name_home()
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        warnings.warn(f"omatg_ray.{name} is now {_RENAMED[name]}; the old name still works", stacklevel=2)
+        name = _RENAMED[name]
     if name not in _HOMES:
         raise AttributeError(f"module 'omatg_ray' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -88,10 +88,10 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path):
 def test_an_optional_group_may_be_set_key_by_key(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("policy: {schedule: null}\n")
-    assert Config.load(path).policy.schedule is None
-    assert Config.load(path, ["policy.fixed_schedule.pos=5"]).policy.schedule == LinearSchedule(pos=5.0)
-    assert load("policy.fixed_schedule.cell=1.5").policy.schedule == LinearSchedule(cell=1.5)
-    assert load("policy.fixed_schedule.cell=1.5", "policy.fixed_schedule=null").policy.schedule is None
+    assert Config.load(path).policy.fixed_schedule is None
+    assert Config.load(path, ["policy.fixed_schedule.pos=5"]).policy.fixed_schedule == LinearSchedule(pos=5.0)
+    assert load("policy.fixed_schedule.cell=1.5").policy.fixed_schedule == LinearSchedule(cell=1.5)
+    assert load("policy.fixed_schedule.cell=1.5", "policy.fixed_schedule=null").policy.fixed_schedule is None
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_an_optional_group_may_be_set_key_by_key(tmp_path):
         ("rollout.group=3", ["unknown key rollout.group:", "did you mean rollout.groups?"]),
         ("sede=3", ["unknown key sede:", "did you mean seed?"]),
         ("pretrain.network.hiden=3", ["pretrain.network.hiden", "did you mean pretrain.network.hidden?"]),
-        ("policy.fixed_schedule.po=3", ["policy.annealing", "did you mean pos?"]),
+        ("policy.fixed_schedule.po=3", ["policy.fixed_schedule", "did you mean pos?"]),
         ("policy.noise.pos={kid: sqrt}", ["policy.noise.pos.kid", "did you mean policy.noise.pos.kind?"]),
         ("learner.zzz=1", ["unknown key learner.zzz", "valid keys: epochs, lr"]),
         ("policy.noise.species={a: 1}", ["policy.noise.species", "'pos' or 'cell'"]),
