@@ -87,7 +87,7 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path):
 
 def test_an_optional_group_may_be_set_key_by_key(tmp_path):
     path = tmp_path / "a.yaml"
-    path.write_text("policy: {schedule: null}\n")
+    path.write_text("policy: {fixed_schedule: null}\n")
     assert Config.load(path).policy.fixed_schedule is None
     assert Config.load(path, ["policy.fixed_schedule.pos=5"]).policy.fixed_schedule == LinearSchedule(pos=5.0)
     assert load("policy.fixed_schedule.cell=1.5").policy.fixed_schedule == LinearSchedule(cell=1.5)

@@ -25,7 +25,7 @@ from omatg_ray.config import Config
 from omatg_ray.errors import OmatgRayError
 from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.work import plan_iteration
-from omatg_ray.train.build import build_run, reinforced
+from omatg_ray.train.build import build_run, policy_model
 from omatg_ray.train.components import RunComponents
 from omatg_ray.train.precision import refuse_coarse, resolve_precision
 
@@ -61,7 +61,7 @@ class Way:
     """
 
     def __init__(self, config: Config, parts: RunComponents, clock: str) -> None:
-        self.model = model = reinforced(parts.start, config, parts.scorers, parts.split.train.elements)
+        self.model = model = policy_model(parts.start, config, parts.scorers, parts.split.train.elements)
         own = replace(parts, model=model)
         refuse_coarse(config, own)
         self._config, self._compositions = resolve_precision(config, own), parts.compositions

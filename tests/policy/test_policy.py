@@ -56,7 +56,7 @@ def test_time_grid():
         time_grid(1)
 
 
-@pytest.mark.parametrize("annealing", [None, LinearSchedule(pos=3.0, cell=0.5)])
+@pytest.mark.parametrize("schedule", [None, LinearSchedule(pos=3.0, cell=0.5)])
 @pytest.mark.parametrize("active", ACTIVE)
 @torch.no_grad()
 def test_displacements_follow_the_equations(active, schedule):

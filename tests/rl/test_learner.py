@@ -172,7 +172,7 @@ def plain_objective(learner: Learner, base: CSPNet, trajectory: Trajectory, adva
     return total
 
 
-@pytest.mark.parametrize("annealing", [None, LinearSchedule(pos=2.0, cell=0.5)])
+@pytest.mark.parametrize("schedule", [None, LinearSchedule(pos=2.0, cell=0.5)])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("active", FIELDS)
 def test_objective_equals_a_plain_evaluation(active, reduction, schedule):
