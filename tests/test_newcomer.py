@@ -21,11 +21,10 @@ def tree(tmp_path: Path) -> Path:
     """A copy of the package with what the pages on policies and rewards add to it; its assets are links."""
     for source in (ROOT / "omatg_ray").rglob("*"):
         copy = tmp_path / source.relative_to(ROOT)
-        if source.is_dir():
-            copy.mkdir(parents=True)
-        elif source.suffix == ".py":
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix == ".py":
             copy.write_bytes(source.read_bytes())
-        elif "__pycache__" not in source.parts:
+        elif source.is_file() and "__pycache__" not in source.parts:
             copy.symlink_to(source)
     blocks = [
         block for page in ("policies", "rewards") for block in BLOCK.findall((ROOT / f"docs/{page}.md").read_text())

@@ -201,7 +201,7 @@ def test_a_second_call_goes_on_and_more_cases_add_to_it(
     generated = []
 
     def watched(self: FlowModel, *given: Any) -> Any:
-        generated.append(given[1])
+        generated.append(given[1].steps)
         return generate(self, *given)
 
     generate = FlowModel.generate

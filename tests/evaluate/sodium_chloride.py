@@ -86,7 +86,5 @@ class Prepared:
     def to(self, device: Any) -> Self:
         return self
 
-    def generate(
-        self, species: Any, steps: int, schedule: Any, seed: int, noise: str, indices: list[int], *_: Any
-    ) -> CrystalBatch:
+    def generate(self, species: Any, sampling: Any, seed: int, indices: list[int], *_: Any) -> CrystalBatch:
         return self.crystals.select(indices)
