@@ -1,11 +1,11 @@
-"""Reinforcement of flow-based crystal generators by policy gradients on their velocity fields.
+"""Reinforcement learning for flow-based crystal generators: policy gradients on their velocity fields.
 
     import omatg_ray as og
 
     model = og.FlowModel.load("runs/better")
     crystals = model.sample(["BaTiO3"] * 8, steps=50, seed=0)
 
-The names below are the public surface; they are imported when first used, so that `import omatg_ray` is quick.
+The names below are the public API. Each is imported on first use, so that `import omatg_ray` is fast.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _HOMES = {
 }
 
 _RENAMED = {"LinearAnnealing": "LinearSchedule"}
-"""Names that are public no more, and what they are called today."""
+"""Former public names and their current ones."""
 
-# Whatever is imported of this package, in an actor too, is imported after this and before PyTorch.
+# Runs before any other module of this package and before PyTorch, in actors too.
 limit_spinning()
 
 __all__ = [
@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 
-# Actors import this before anything else, too.
+# In actors, too, this runs before anything else is imported.
 name_home()
 
 

@@ -1,4 +1,4 @@
-"""`python -m omatg_ray` is the command `omatg-ray`."""
+"""Entry point of `python -m omatg_ray`, which is the command `omatg-ray`."""
 
 import sys
 

@@ -26,7 +26,7 @@ UNNAMED_DATA = "data: name a file to split (data.file=...) or three files (data.
 
 
 class DataSettings(Settings):
-    """Crystals to learn from: one file that is split by composition, or three files that are split already."""
+    """Crystals to learn from: one file to be split by composition, or three files that are already split."""
 
     file: CrystalsLocation | None = Field(
         None, description="crystals to split: CSV with a cif column, extxyz, CIF, POSCAR, JSON, folder, ...; or a URL"
@@ -34,8 +34,8 @@ class DataSettings(Settings):
     train: CrystalsLocation | None = Field(None, description="training split, in place of `file`")
     val: CrystalsLocation | None = Field(None, description="validation split, in place of `file`")
     test: CrystalsLocation | None = Field(None, description="test split, in place of `file`")
-    val_compositions: float = Field(0.1, gt=0, description="validation compositions: a share, or from 1 on a number")
-    test_compositions: float = Field(0.1, gt=0, description="test compositions: a share, or from 1 on a number")
+    val_compositions: float = Field(0.1, gt=0, description="validation compositions: a share below 1, or a number")
+    test_compositions: float = Field(0.1, gt=0, description="test compositions: a share below 1, or a number")
     split_seed: int = Field(0, description="seed of the split")
     on_error: Literal["refuse", "skip"] = Field("refuse", description="crystals that cannot be used: refuse or skip")
 
@@ -43,7 +43,7 @@ class DataSettings(Settings):
     @classmethod
     def _share_or_number(cls, size: float) -> float:
         if size > 1 and size != int(size):
-            raise ValueError(f"a share lies below 1 and a number of compositions is whole, not {size}")
+            raise ValueError(f"give a share below 1 or a whole number of compositions, not {size}")
         return size
 
     @model_validator(mode="after")
@@ -75,8 +75,8 @@ class PolicySettings(Settings):
     )
     schedule_from: ScheduleLocation | None = Field(
         None,
-        description="a learned schedule (its folder, or bundled), or a model or run that learned one, which then "
-        "anneals, frozen, in place of `fixed_schedule`",
+        description="a learned schedule (its folder, or bundled), or a model or run that learned one; used "
+        "frozen, in place of `fixed_schedule`",
     )
     learned_schedule: ScheduleSettings = Field(
         ScheduleSettings(), description="the schedule that an annealing policy learns"
@@ -99,34 +99,34 @@ class PolicySettings(Settings):
 
     @model_validator(mode="after")
     def _frozen_schedule(self) -> PolicySettings:
-        given = [name for name in ("fixed_schedule", "schedule_from") if getattr(self, name) is not None]
+        frozen = [name for name in ("fixed_schedule", "schedule_from") if getattr(self, name) is not None]
         learns_schedule = variant(self.variant).learns_schedule
-        if given and learns_schedule:
-            raise ValueError(f"an annealing policy learns its own schedule; leave {given[0]} out")
+        if frozen and learns_schedule:
+            raise ValueError(f"an annealing policy learns its own schedule; leave {frozen[0]} out")
         if self.learned_schedule != ScheduleSettings() and not learns_schedule:
             raise ValueError(
-                "`learned_schedule` is what a policy of variant annealing learns; set variant=annealing, or leave it "
+                "`learned_schedule` only applies to policies of variant annealing; set variant=annealing, or leave it "
                 "out"
             )
-        if len(given) == 2:
+        if len(frozen) == 2:
             raise ValueError(
-                "give either fixed_schedule or schedule_from, not both; policy.schedule_from=null takes it back"
+                "give either fixed_schedule or schedule_from, not both; policy.schedule_from=null unsets it"
             )
         return self
 
 
 class ValidationSettings(Settings):
-    """Evaluation on the validation split during reinforcement; it decides which checkpoint is `best`."""
+    """Evaluation on the validation split during reinforcement, which decides which checkpoint is `best`."""
 
     every: int = Field(10, ge=1, description="iterations between validations")
     limit: int | None = Field(128, ge=1, description="crystals of the validation split to use; null: all")
     steps: int | None = Field(
         None, ge=2, description="grid points of validations and the final test; null: the first of rollout.steps"
     )
-    noise: NoiseMode = Field("none", description="generate without noise or with the policy's")
+    noise: NoiseMode = Field("none", description="generate without noise or with that of the policy")
     match_timeout: float = Field(10.0, gt=0, description="seconds that one structure match may take")
     chunk_pairs: int = Field(CHUNK_PAIRS, ge=1, description="ordered pairs of atoms per network call when generating")
-    block: int = Field(BLOCK, ge=1, description="crystals generated and measured together, by one actor of several")
+    block: int = Field(BLOCK, ge=1, description="crystals generated and measured together, by one process")
 
 
 class CheckpointSettings(Settings):
@@ -142,18 +142,18 @@ class Config(Settings):
     run: RunLocation = Field(
         Path("runs/run"), description="run folder, created by the run; or a URL such as s3://bucket/runs/better"
     )
-    seed: int = Field(0, ge=0, description="seed of everything that is drawn")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; actors have ray.*.gpus instead")
+    seed: int = Field(0, ge=0, description="seed of all random numbers")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; actors use ray.*.gpus instead")
     threads: int | None = Field(
         None, ge=1, description="PyTorch's CPU threads of this process; null: PyTorch's choice; actors: ray.*.threads"
     )
-    workers: int = Field(2, ge=0, description="processes that match structures; 0: in this process; not with actors")
+    workers: int = Field(2, ge=0, description="processes that match structures; 0: this process; unused with actors")
     data: DataSettings = Field(DataSettings(), description="crystals; null for train: the splits of the base's run")
     pretrain: PretrainSettings = Field(PretrainSettings(), description="pretraining of the base model")
     base: ModelLocation | None = Field(
         None,
-        description="model to reinforce: a model folder, a run folder, the URL of one, a model that OMatG has "
-        "published (OMatG/MP-20-CSP/Linear-ODE), or bundled (with its own crystals)",
+        description="model to reinforce: a model folder, a run folder, the URL of one, a model published "
+        "by OMatG (OMatG/MP-20-CSP/Linear-ODE), or bundled (with its own crystals)",
     )
     iterations: int = Field(300, ge=0, description="rollout iterations")
     rollout: RolloutSettings = Field(RolloutSettings(), description="what one iteration samples")
@@ -165,7 +165,8 @@ class Config(Settings):
     validation: ValidationSettings = Field(ValidationSettings(), description="evaluation during training")
     checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="checkpoints")
     tracking: list[Tracker] = Field(
-        [], description="who is sent the metrics too: wandb, mlflow (extras of the package); TensorBoard always is"
+        [],
+        description="services that receive the metrics: wandb, mlflow (extras of the package); TensorBoard always does",
     )
     ray: RaySettings = Field(RaySettings(), description="actors on a Ray cluster; without workers: this process alone")
 
@@ -199,18 +200,18 @@ class Config(Settings):
 
     @property
     def validated_steps(self) -> int:
-        """Grid points of validations, and of the test at the end."""
+        """Grid points of validations and of the final test."""
         return self.validation.steps or self.rollout.turns[0]
 
     @classmethod
     def load(cls, path: Location | None = None, overrides: Sequence[str] = ()) -> Config:
-        """Reads a YAML file, which may be a URL, and applies `key=value` overrides, e.g. `rollout.groups=8`.
+        """Read a YAML file, which may be at a URL, and apply `key=value` overrides, e.g. `rollout.groups=8`.
 
-        Without a run folder in the file or the overrides, the run folder is `runs/<name of the file>`.
+        If neither names a run folder, it is `runs/<name of the file>`.
 
         Raises:
-            ConfigError: The file cannot be read, or a key is unknown, mistyped or out of range; names the key, and
-                for unknown keys the nearest valid one.
+            ConfigError: The file cannot be read, or a key is unknown, mistyped or out of range. The message names the
+                key and, for unknown keys, the nearest valid one.
             StorageError: A URL cannot be read.
         """
         tree, source = read_tree(path, overrides, cls)
@@ -220,7 +221,7 @@ class Config(Settings):
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any], source: str = "config") -> Config:
-        """Validates plain values.
+        """Build a configuration from plain values.
 
         Raises:
             ConfigError: As `load`.
@@ -229,7 +230,7 @@ class Config(Settings):
             return cls.model_validate(tree)
 
     def resolved(self) -> Config:
-        """The same with absolute paths, so that a run can be resumed from another working directory."""
+        """Return the same configuration with absolute paths, so that any working directory can resume the run."""
 
         def absolute(key: str, location: Location, kind: Kind) -> Location:
             if kind == "potential" and not is_bundled(location) and Path(location).is_dir():
@@ -238,10 +239,10 @@ class Config(Settings):
 
         here = relocated(self, absolute)
         custom = {
-            name: one.model_copy(update={"path": one.path or Path.cwd()}) for name, one in here.reward.custom.items()
+            name: term.model_copy(update={"path": term.path or Path.cwd()}) for name, term in here.reward.custom.items()
         }
         return here.model_copy(update={"reward": here.reward.model_copy(update={"custom": custom})})
 
     def to_yaml(self) -> str:
-        """All keys with their values; `load` reads it back."""
+        """Return all keys with their values as YAML; `load` reads it back."""
         return dump(self.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""Modules that are imported when something in them is first used, so that settings can be read in no time."""
+"""Modules that are imported on first use, so that settings load quickly."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 class Deferred:
-    """Stands for a module that takes long to import. For type checkers import the module itself, by TYPE_CHECKING.
+    """Stand-in for a module that is slow to import. For type checkers, import the module itself under TYPE_CHECKING.
 
     Args:
-        name: Of the module.
+        name: Name of the module.
     """
 
     def __init__(self, name: str) -> None:

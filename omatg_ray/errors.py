@@ -1,6 +1,6 @@
-"""Errors that a user can mend.
+"""Errors the user can fix.
 
-The command line prints these in one line and exits with a non-zero code; everything else is a bug and keeps its
+The command line prints them in one line and exits with a non-zero code. Everything else is a bug and keeps its
 traceback.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 
 class OmatgRayError(Exception):
-    """Base of all errors whose message tells the user what is wrong and what to do about it."""
+    """Base of all errors whose message tells the user what is wrong and how to fix it."""
 
 
 class ConfigError(OmatgRayError):
@@ -18,11 +18,11 @@ class ConfigError(OmatgRayError):
 
 
 class InUseError(ConfigError):
-    """Another process writes the folder."""
+    """Another process is writing to the folder."""
 
 
 class DiskError(OmatgRayError):
-    """A disk or quota is full, or a folder may not be written to."""
+    """A disk or quota is full, or a folder is not writable."""
 
 
 class DataError(OmatgRayError):
@@ -30,7 +30,7 @@ class DataError(OmatgRayError):
 
     Args:
         message: What is wrong.
-        reasons: Where it is wrong in many places, what is wrong in each; a line each below the message.
+        reasons: The individual problems, one per line below the message.
     """
 
     def __init__(self, message: str, reasons: Sequence[str] = ()) -> None:
@@ -39,7 +39,7 @@ class DataError(OmatgRayError):
 
 
 class DataWarning(UserWarning):
-    """What was left out of a file, or is doubtful in it; a line each below the first."""
+    """Crystals of a file were left out or are doubtful; one per line below the first."""
 
 
 class FormulaError(OmatgRayError):
@@ -47,7 +47,7 @@ class FormulaError(OmatgRayError):
 
 
 class ModelError(OmatgRayError):
-    """A checkpoint is missing, torn or belongs to another architecture."""
+    """A checkpoint is missing, damaged or belongs to another architecture."""
 
 
 class PotentialError(OmatgRayError):
@@ -55,7 +55,7 @@ class PotentialError(OmatgRayError):
 
 
 class RewardError(OmatgRayError):
-    """A reward cannot be put together, cannot score what it is asked to, or does not keep to its contract."""
+    """A reward cannot be built, cannot score its input, or violates its contract."""
 
 
 class TrainingError(OmatgRayError):
@@ -63,12 +63,12 @@ class TrainingError(OmatgRayError):
 
 
 class ClusterError(OmatgRayError):
-    """A Ray cluster cannot be reached, has no room for what is asked of it, or lost an actor."""
+    """A Ray cluster cannot be reached, lacks the requested resources, or lost an actor."""
 
 
 class SoftwareError(ClusterError):
-    """A node of a cluster runs other software than the process that leads."""
+    """A node of a cluster runs different software from the leading process."""
 
 
 class StorageError(OmatgRayError):
-    """Storage beyond this machine cannot be reached, or refuses to be read or written."""
+    """Remote storage cannot be reached, or refuses a read or write."""

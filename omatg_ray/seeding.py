@@ -1,4 +1,4 @@
-"""Random numbers that belong to what they are for, never to the process that happens to draw them."""
+"""Random numbers that depend on their purpose, never on the process that draws them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ else:
 
 
 def seed_of(*key: int | str) -> int:
-    """A seed from a key such as (run seed, "rollout", iteration, group, member); the same on every machine."""
+    """Derive a seed from a key such as (run seed, "rollout", iteration, group, member); the same on every machine."""
     plain = tuple(part if isinstance(part, str) else int(part) for part in key)
     digest = hashlib.blake2b(repr(plain).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """A CPU generator seeded by `seed_of(*key)`; draw on the CPU and move, so that devices agree.
+    """Return a CPU generator seeded by `seed_of(*key)`. Draw on the CPU, then move, so that devices agree.
 
-    PyTorch's CPU generator takes 32 bits of a seed: among a million keys, about a hundred pairs share their stream.
+    PyTorch's CPU generator uses 32 bits of a seed: among a million keys, about a hundred pairs share a stream.
     """
     return torch.Generator().manual_seed(seed_of(*key))

@@ -1,6 +1,6 @@
-"""Base of all settings: frozen, documented field by field, unknown keys refused.
+"""Base of all settings: frozen, documented field by field, strict about unknown keys.
 
-Every part of the package declares its settings beside the code that uses them; `omatg_ray.config` puts them together.
+Each part of the package declares its settings beside the code that uses them; `omatg_ray.config` combines them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from omatg_ray.tree import dump
 
 FieldName = Literal["pos", "cell"]
 FIELDS: tuple[FieldName, ...] = ("pos", "cell")
-"""The two generated fields of a crystal; `crystal.fields` has what is done to them."""
+"""The two generated fields of a crystal; `crystal.fields` holds the operations on them."""
 
 
 class Settings(BaseModel):
-    """A frozen group of configuration keys. `model_dump()` gives plain Python values.
+    """A frozen group of configuration keys. `model_dump()` returns plain Python values.
 
-    A group that is given in part keeps the defaults of its parent for the rest: `kl_weight: {cell: 0}` leaves
-    `kl_weight.pos` at what the parent declares.
+    A group given in part keeps the defaults of its parent for the rest: `kl_weight: {cell: 0}` leaves `kl_weight.pos`
+    at the parent's default.
 
     Attributes:
-        renamed: Keys by the names that they had before; files with these keep working (`current`).
+        renamed: Current names of keys by their former ones; files with former names still work (`current`).
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -44,31 +44,31 @@ class Settings(BaseModel):
             return values
         values = dict(current_names(cls, values))
         for name, field in cls.model_fields.items():
-            given = values.get(name)
-            if isinstance(field.default, Settings) and isinstance(given, dict):
-                values[name] = _merged(field.default.model_dump(), given)
-            elif isinstance(field.default, Settings) and name in values and given is None:
-                # A group that is named in YAML with nothing below it.
+            group = values.get(name)
+            if isinstance(field.default, Settings) and isinstance(group, dict):
+                values[name] = _merge(field.default.model_dump(), group)
+            elif isinstance(field.default, Settings) and name in values and group is None:
+                # YAML names the group, with nothing below it.
                 del values[name]
         return values
 
 
-def _merged(default: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    both = {
-        key: _merged(default[key], value) if isinstance(default.get(key), dict) and isinstance(value, dict) else value
-        for key, value in given.items()
+def _merge(default: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = {
+        key: _merge(default[key], value) if isinstance(default.get(key), dict) and isinstance(value, dict) else value
+        for key, value in changes.items()
     }
-    return default | both
+    return default | merged
 
 
 def current(model: type[BaseModel] | None, key: str, value: Any, above: str = "") -> tuple[str, Any]:
-    """A dotted key and its value under the names that keys have today; warns of each that has an old one.
+    """Return a dotted key and its value under current names, with a warning for each former name.
 
     Args:
-        model: The settings that the key belongs to; None where there are none, and all stays as it is.
-        key: Of a value or of a group, e.g. `ray.request_timeout`.
+        model: The settings that the key belongs to; None leaves everything unchanged.
+        key: Dotted key of a value or a group, e.g. `ray.request_timeout`.
         value: A plain value, or the mapping of a group.
-        above: What stands before the key in a file, with a point at its end; for messages.
+        above: Prefix of the key in its file, ending in a dot; for messages.
 
     Raises:
         ConfigError: A mapping has a key under both names.
@@ -83,13 +83,17 @@ def current(model: type[BaseModel] | None, key: str, value: Any, above: str = ""
 
 
 def current_names(model: type[BaseModel] | None, tree: Any, above: str = "") -> Any:
-    """A tree of settings under the names that keys have today, as `current`; anything else as it is."""
+    """Return a tree of settings under current names, as `current` does; anything else is returned unchanged.
+
+    Raises:
+        ConfigError: A mapping has a key under both names.
+    """
     if model is None or not isinstance(tree, dict):
         return tree
     for old, new in getattr(model, "renamed", {}).items():
         if old in tree and new in tree:
             raise ConfigError(f"{above}{old} is now {above}{new}, and both are given; leave out {above}{old}")
-    # Other keys than names are refused where the tree is validated.
+    # Keys that are not plain names are refused later, by validation.
     return dict(
         current(model, key, value, above) if isinstance(key, str) and "." not in key else (key, value)
         for key, value in tree.items()
@@ -99,14 +103,14 @@ def current_names(model: type[BaseModel] | None, tree: Any, above: str = "") -> 
 class Kinds:
     """Annotation of a field that holds an instance of one of several classes, each with its own default of `kind`.
 
-    In YAML and JSON it is a mapping with `kind` and the keys of that class, or the kind alone, as a word, which stands
-    for the defaults of its class. It is written as the word where that says everything. Errors name the key at fault
-    by its path in the file. Give such a field a `default_factory`: the keys of a `default` would be kept beside those
-    of another kind.
+    In YAML and JSON the value is a mapping with `kind` and the keys of that class, or the kind alone as a word, which
+    means the defaults of its class. It is written as the word if all keys have their defaults. Errors name the
+    offending key by its path in the file. Give such a field a `default_factory`: the keys of a `default` would be
+    merged into those of another kind.
 
     Args:
-        classes: The classes, all derived from the one that the field is typed with.
-        default: The one that is meant where a mapping has no `kind`, or where there is nothing.
+        classes: The classes, all derived from the type of the field.
+        default: The class of a mapping without `kind`, and of null.
         optional: Whether the field may be null.
 
     Example:
@@ -121,7 +125,7 @@ class Kinds:
         self.default, self.optional = default, optional
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """What pydantic asks of annotations."""
+        """Return the schema that pydantic requests from annotations."""
         writer = core_schema.plain_serializer_function_ser_schema(self._write)
         return core_schema.no_info_plain_validator_function(self._read, serialization=writer)
 
@@ -150,7 +154,7 @@ class Kinds:
             keys = ", ".join(name for name in cls.model_fields if name != "kind")
             hint = f"did you mean {near[0]}?" if near else f"valid keys: {keys or 'none'}"
             raise ValueError(f"{kind} has no key {key}; {hint}")
-        # pydantic puts the path of the field before those of the errors in here.
+        # pydantic prefixes these errors with the path of the field.
         return cls.model_validate(value)
 
     def _write(self, value: Settings | None) -> Any:
@@ -162,7 +166,7 @@ class Kinds:
 
 @contextmanager
 def explain_errors(source: str, model: type[BaseModel]) -> Iterator[None]:
-    """Turns what pydantic says of settings into a ConfigError that names each key and, if unknown, the nearest one."""
+    """Turn pydantic's errors into a ConfigError that names each key and, for unknown ones, the nearest valid key."""
     try:
         yield
     except ValidationError as error:
@@ -171,17 +175,17 @@ def explain_errors(source: str, model: type[BaseModel]) -> Iterator[None]:
 
 
 def _model_at(model: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel] | None:
-    """The settings class that a location leads to, through optional groups and dictionaries of groups."""
-    current: Any = model
+    """Return the settings class at a location, looking through optional groups and dictionaries of groups."""
+    hint: Any = model
     for part in location:
-        if _is_model(current):
-            field = current.model_fields.get(str(part))
-            current = field.annotation if field else None
+        if _is_model(hint):
+            field = hint.model_fields.get(str(part))
+            hint = field.annotation if field else None
         else:
-            current = get_args(current)[1] if _is_dict(current) else None
+            hint = get_args(hint)[1] if _is_dict(hint) else None
         # An optional group is a union with None.
-        current = next((a for a in get_args(current) if _is_model(a)), current) if not _is_dict(current) else current
-    return current if _is_model(current) else None
+        hint = next((a for a in get_args(hint) if _is_model(a)), hint) if not _is_dict(hint) else hint
+    return hint if _is_model(hint) else None
 
 
 def _is_model(annotation: Any) -> bool:
@@ -205,17 +209,17 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{key}: missing, and it has no default"
     if not location:
-        # What is checked of several keys together names them itself.
+        # Checks that involve several keys name these themselves.
         return message
     return f"{key}: {message} (got {problem['input']!r})" if problem["type"] != "value_error" else f"{key}: {message}"
 
 
 def documented_keys(defaults: BaseModel, prefix: str = "") -> list[tuple[str, str, str]]:
-    """All keys with their default and description, for `omatg-ray config`."""
+    """Return all keys with their default and description, for `omatg-ray config`."""
     rows: list[tuple[str, str, str]] = []
     for name, field in type(defaults).model_fields.items():
         value, annotation = getattr(defaults, name), field.annotation
-        # What comes in kinds has other keys in each, and its kind alone says which defaults are meant.
+        # The keys of such a field depend on its kind, and the kind alone implies their defaults.
         in_kinds = any(isinstance(mark, Kinds) for mark in field.metadata)
         if isinstance(annotation, type) and issubclass(annotation, BaseModel) and not in_kinds:
             rows += documented_keys(value, f"{prefix}{name}.")

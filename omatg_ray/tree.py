@@ -1,7 +1,7 @@
-"""Plain values of settings as text: YAML read without surprises, `key=value` overrides, YAML written.
+"""Plain values of settings as text: reading YAML without surprises, `key=value` overrides, writing YAML.
 
-Words without quotes are what YAML 1.2 makes of them: `no`, `2026-11-28`, `12:30` and `010` stay text, and the type of
-the key decides what it means, so that a number may be written with a leading zero and a folder be called 001.
+Unquoted words mean what YAML 1.2 says: `no`, `2026-11-28`, `12:30` and `010` stay text. The type of the key then
+decides their meaning, so a number may have a leading zero and a folder may be called 001.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ PLAIN = {
     "tag:yaml.org,2002:null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     MERGE: (r"<<", "<"),
 }
-"""What words without quotes mean, and how they begin."""
+"""Patterns of unquoted words that are not text, and the characters they begin with."""
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's way of keeping those of a class apart
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's way to give a class resolvers of its own
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -43,14 +43,14 @@ class _Loader(yaml.SafeLoader):
             if key.value in lines:
                 where = f"in lines {lines[key.value]} and {line}" if line > lines[key.value] else f"in line {line}"
                 raise ConfigError(
-                    f"the key {key.value} is there twice, {where}; leave one out, the first would be lost"
+                    f"the key {key.value} is there twice, {where}; leave one out, or the first would be lost"
                 )
             lines[key.value] = line
         return node
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts quotes where YAML 1.1 or 1.2 would take text for something else."""
+    """A dumper that quotes text which YAML 1.1 or 1.2 would read as something else."""
 
 
 for _tag, (_pattern, _first) in PLAIN.items():
@@ -60,16 +60,16 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^({_float
 
 
 def parse(text: str) -> Any:
-    """Plain values of a YAML document.
+    """Return the plain values of a YAML document.
 
     Raises:
-        ConfigError: It is none, or a mapping in it has a key twice; says where.
+        ConfigError: The text is not valid YAML, or a mapping has a key twice; the message says where.
     """
-    return _guarded(text, lambda loader: loader.get_single_data())
+    return _read_yaml(text, lambda loader: loader.get_single_data())
 
 
 def parse_value(text: str) -> Any:
-    """The value of an override: YAML in which nothing is a comment, so that names may hold a #.
+    """Return the value of an override: YAML without comments, so that names may contain a #.
 
     Raises:
         ConfigError: As `parse`; or something follows the value.
@@ -83,31 +83,31 @@ def parse_value(text: str) -> Any:
         if rest.startswith("#"):
             if isinstance(node, yaml.ScalarNode) and node.style is None:
                 return text.strip()
-            raise ConfigError(f"{rest!r} follows the value; leave it out, or put what it belongs to in quotes")
+            raise ConfigError(f"{rest!r} follows the value; leave it out, or quote the whole value")
         return loader.construct_document(node)
 
-    return _guarded(text, read)
+    return _read_yaml(text, read)
 
 
-def _guarded(text: str, read: Callable[[_Loader], Any]) -> Any:
+def _read_yaml(text: str, read: Callable[[_Loader], Any]) -> Any:
     try:
         loader = _Loader(text)
         try:
             return read(loader)
         finally:
             loader.dispose()
-    except (yaml.YAMLError, ValueError, AttributeError) as error:  # the latter of values that do not fit their tag
+    except (yaml.YAMLError, ValueError, AttributeError) as error:  # the last two: a value does not fit its tag
         raise ConfigError(f"not valid YAML: {error}") from error
 
 
 def dump(tree: Any, flow: bool = False) -> str:
-    """YAML which `parse`, and any other reader, reads back."""
+    """Return YAML that `parse`, like any other reader, reads back."""
     text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, default_flow_style=flow)
     return text.removesuffix("...\n") if flow else text
 
 
 def override(key: str, value: object) -> str:
-    """`key=value` for a command line, with the value in quotes where it would be read as something else than text."""
+    """Return `key=value` for a command line, with the value in quotes if it would not be read as text."""
     text = written(value) if isinstance(value, Path) else str(value)
     try:
         same = parse_value(text) == text
@@ -117,10 +117,10 @@ def override(key: str, value: object) -> str:
 
 
 def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Puts a value at a dotted key.
+    """Set the value at a dotted key.
 
     Raises:
-        ConfigError: What is above the key is no group of keys.
+        ConfigError: Something above the key is not a group of keys.
     """
     *parents, last = key.split(".")
     node = tree
@@ -135,7 +135,7 @@ def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values of nested dictionaries under dotted keys."""
+    """Flatten nested dictionaries to values under dotted keys."""
     out: dict[str, Any] = {}
     for key, value in tree.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
@@ -143,6 +143,6 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def written(place: Path | str) -> str:
-    """A place as a text that `as_location` reads back: what begins with ~ and is no home has ./ before it."""
+    """Return a location as text that `as_location` reads back: a path that begins with a literal ~ gets a ./ prefix."""
     text = str(place)
     return f"./{text}" if isinstance(place, Path) and text.startswith("~") else text

@@ -1,9 +1,9 @@
-"""How large the code is: lines of code and classes of every folder, the longest files and functions.
+"""Size of the code: lines of code and classes per folder, the longest files and functions.
 
     python scripts/code_size.py
     python scripts/code_size.py OTHER_CHECKOUT/omatg_ray
 
-Lines of code are those that hold more than comments and docstrings.
+Lines with only comments or docstrings do not count as code.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ LONGEST = 8
 
 
 def code_lines(source: str) -> set[int]:
-    """Numbers of the lines that hold code."""
+    """Return the numbers of the lines that hold code."""
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in LAYOUT:
             lines.update(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(source)):
-        # A docstring, or a string below what it describes.
+        # A docstring, or a string below the name it describes.
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             lines -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     return lines
 
 
 def functions(source: str) -> Iterator[tuple[str, int]]:
-    """Every function with the number of its lines, comments and docstring included."""
+    """Yield every function with its number of lines, comments and docstring included."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, (node.end_lineno or node.lineno) - node.lineno + 1
 
 
 def main() -> None:
-    """Prints it."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", nargs="?", type=Path, default=Path(__file__).parents[1] / "omatg_ray")
     package = parser.parse_args().package

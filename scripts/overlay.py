@@ -1,9 +1,9 @@
-"""Are runs the same? Their learning curves laid over each other, and the largest differences of all they logged.
+"""Compare runs: learning curves laid over each other, and the largest difference of every logged metric.
 
     python scripts/overlay.py runs/one_process runs/ray --out docs/figures/overlay.svg --weights --require-identical
 
-Numbers are compared as they stand in metrics.jsonl (to the last digit, but for timings), weights bit by bit. The first
-run is drawn broad and those after it ever finer on top of it, so that equal curves are all seen.
+Numbers are compared as written in metrics.jsonl (to the last digit, timings aside), weights bit by bit. The first run
+is drawn broad and each later one finer on top of it, so that equal curves are all visible.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ Metric = tuple[str, str]  # kind of line, name
 
 
 def metrics_of(runs: Sequence[Lines]) -> list[Metric]:
-    """Kind and name of all that any run logged, timings aside, in the order of the logs."""
+    """Return kind and name of all logged metrics, timings aside, in the order of the logs."""
     found = {(line["kind"], name): None for lines in runs for line in lines for name in line}
     return [(kind, name) for kind, name in found if name not in ("kind", "step") and not name.startswith(TIMINGS)]
 
 
 def column(lines: Lines, metric: Metric) -> dict[int, float | None]:
-    """Values of a metric by step, None where it was NaN."""
+    """Return the values of a metric by step, None where it was NaN."""
     kind, name = metric
     return {line["step"]: line[name] for line in lines if line["kind"] == kind and name in line}
 
 
 def compare_numbers(names: Sequence[str], runs: Sequence[Lines]) -> bool:
-    """Prints how far every metric of each run is from the first run's; whether all are equal."""
+    """Print how far every metric of each run is from that of the first run; return whether all are equal."""
     identical = True
     for name, lines in zip(names[1:], runs[1:], strict=True):
         differing = []
@@ -70,12 +70,12 @@ def compare_numbers(names: Sequence[str], runs: Sequence[Lines]) -> bool:
 
 
 def last(run: RunFolder) -> Path:
-    """The last checkpoint."""
+    """Return the folder of the last checkpoint."""
     return (run.checkpoints / "last").resolve()
 
 
 def tensors(run: RunFolder) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    """Type, shape and bytes of every tensor in the last checkpoint, by file and name.
+    """Read type, shape and bytes of every tensor in the last checkpoint, by file and name.
 
     Raises:
         ModelError: There is no checkpoint, or it cannot be read.
@@ -94,7 +94,7 @@ def tensors(run: RunFolder) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 
 
 def compare_weights(names: Sequence[str], runs: Sequence[RunFolder]) -> bool:
-    """Prints which tensors of each run's last checkpoint are not those of the first run's; whether all are equal."""
+    """Print which tensors of the last checkpoints differ from the first run's; return whether all are equal."""
     first, identical = tensors(runs[0]), True
     for name, run in zip(names[1:], runs[1:], strict=True):
         other = tensors(run)
@@ -110,7 +110,7 @@ def compare_weights(names: Sequence[str], runs: Sequence[RunFolder]) -> bool:
 
 
 def draw(names: Sequence[str], runs: Sequence[Lines], shown: Sequence[Metric]) -> Figure:
-    """A panel for every metric."""
+    """Draw one panel per metric."""
     units = {
         (curve.kind, curve.name): (panel.ylabel, panel.xlabel)
         for panel in (*PRETRAINING, *REINFORCEMENT)
@@ -130,7 +130,7 @@ def draw(names: Sequence[str], runs: Sequence[Lines], shown: Sequence[Metric]) -
             steps, numbers = values(lines, kind, metric)
             marker = "o" if kind == "validation" or len(steps) == 1 else None
             style: dict[str, Any] = {"linewidth": widths[i], "marker": marker, "markersize": widths[i] + 3}
-            dashes = "--" if i == len(runs) - 1 else "-"  # so that what lies under the finest is seen as well
+            dashes = "--" if i == len(runs) - 1 else "-"  # so that the curves under the finest one stay visible
             axes.plot(steps, numbers, dashes, color=COLOURS[i % len(COLOURS)], label=name, **style)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(names), frameon=False, handlelength=4)
@@ -138,13 +138,13 @@ def draw(names: Sequence[str], runs: Sequence[Lines], shown: Sequence[Metric]) -
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compares, draws; the exit status."""
+    """Compare, draw and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("first", type=Path, help="run folder that the others are compared with")
     parser.add_argument("others", type=Path, nargs="+", help="run folders")
     parser.add_argument("--out", type=Path, help="picture to write (SVG)")
-    parser.add_argument("--metrics", help=f"metrics to draw; default: those there are of {','.join(SHOWN)}")
-    parser.add_argument("--weights", action="store_true", help="compare the last checkpoints too")
+    parser.add_argument("--metrics", help=f"metrics to draw; default: those logged of {','.join(SHOWN)}")
+    parser.add_argument("--weights", action="store_true", help="also compare the last checkpoints")
     parser.add_argument("--require-identical", action="store_true", help="exit with 1 if anything differs")
     options = parser.parse_args(arguments)
 

@@ -1,8 +1,8 @@
-"""What the package carries: crystals, potential, base model, schedule; so that it works where nothing else is there.
+"""Bundled assets: crystals, potential, base model and schedule, so that the package works without other data.
 
-Each asset is a folder below `assets/` with its files, a `card.md` that says how it was made and what it is good for,
-and `SHA256SUMS` over them, which `sha256sum -c` reads too. The word `bundled` names them wherever a model, a potential,
-crystals or a schedule are named.
+Each asset is a folder below `assets/` with its files, a `card.md` on how it was made and what it is good for, and
+`SHA256SUMS` over both, which `sha256sum -c` also reads. The word `bundled` stands for an asset wherever a model, a
+potential, crystals or a schedule is named.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from omatg_ray.run.checkpoints import sha256_of
 SUMS, CARD = "SHA256SUMS", "card.md"
 AssetName = Literal["crystals", "potential", "base", "schedule"]
 ASSETS: tuple[AssetName, ...] = get_args(AssetName)
-# What a checksum has to stand for: a list that lost a line would let a damaged file through.
+# Files that need a checksum: otherwise a list that lost a line would let a damaged file pass.
 NEEDED: Final[dict[AssetName, tuple[str, ...]]] = {
     "crystals": (CARD, "train.extxyz", "val.extxyz", "test.extxyz"),
     "potential": (CARD, "model.json", "model.pt", "state.pt", "known_energies.json"),
@@ -26,26 +26,26 @@ NEEDED: Final[dict[AssetName, tuple[str, ...]]] = {
     "schedule": (CARD, "schedule.json", "weights.safetensors"),
 }
 
-_MEND = "install the package anew, or in a checkout: git checkout -- omatg_ray/assets"
+_FIX = "reinstall the package, or in a checkout: git checkout -- omatg_ray/assets"
 
 
 def root() -> Path:
-    """The folder of the assets."""
+    """Return the folder of the assets."""
     return Path(__file__).parent
 
 
 def asset(name: AssetName) -> Path:
-    """The folder of an asset, after its files were compared with their checksums. Others in it do not matter.
+    """Return the folder of an asset after checking its files against their checksums. Other files do not matter.
 
     Raises:
-        DataError: A file is missing, not as it was sealed, or not sealed although the asset needs it.
+        DataError: A file is missing, differs from its checksum, or lacks a checksum that the asset needs.
     """
     files(name)
     return root() / name
 
 
 def files(name: AssetName) -> list[Path]:
-    """The files of an asset that have a checksum, in the order of their names, after they were compared with it.
+    """Return the files of an asset that have a checksum, sorted by name, after checking them against it.
 
     Raises:
         DataError: As `asset`.
@@ -53,35 +53,35 @@ def files(name: AssetName) -> list[Path]:
     folder = root() / name
     sums = folder / SUMS
     if not sums.is_file():
-        raise DataError(f"bundled {name}: {sums} is missing; {_MEND}")
+        raise DataError(f"bundled {name}: {sums} is missing; {_FIX}")
     lines = sums.read_text(encoding="utf-8").splitlines()
     entries = [re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in lines]
     if not entries or None in entries:
-        raise DataError(f"bundled {name}: {sums} is no list of checksums; {_MEND}")
+        raise DataError(f"bundled {name}: {sums} is not a list of checksums; {_FIX}")
     digests = {entry[2]: entry[1] for entry in entries if entry}
     outside = [file for file in digests if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts]
     if outside:
-        raise DataError(f"bundled {name}: {sums} names {outside[0]}, which lies outside of its folder; {_MEND}")
+        raise DataError(f"bundled {name}: {sums} names {outside[0]}, which lies outside its folder; {_FIX}")
     for file, digest in sorted(digests.items()):
         if not (folder / file).is_file():
-            raise DataError(f"bundled {name}: {folder / file} is missing; {_MEND}")
+            raise DataError(f"bundled {name}: {folder / file} is missing; {_FIX}")
         if sha256_of(folder / file) != digest:
-            raise DataError(f"bundled {name}: {folder / file} is damaged, it differs from its checksum; {_MEND}")
+            raise DataError(f"bundled {name}: {folder / file} is damaged, it differs from its checksum; {_FIX}")
     unsealed = [file for file in NEEDED[name] if file not in digests]
     if unsealed:
-        raise DataError(f"bundled {name}: {sums} does not list {unsealed[0]}; {_MEND}")
+        raise DataError(f"bundled {name}: {sums} does not list {unsealed[0]}; {_FIX}")
     return sorted(folder / file for file in digests)
 
 
 def seal(folder: Path) -> None:
-    """Writes the checksums of all files of an asset's folder but hidden ones, as `sha256sum` does."""
-    found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    shown = [path for path in found if path != Path(SUMS) and not any(part.startswith(".") for part in path.parts)]
+    """Write the checksums of all files in an asset's folder except hidden ones, in the format of `sha256sum`."""
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    shown = [path for path in paths if path != Path(SUMS) and not any(part.startswith(".") for part in path.parts)]
     write_text(folder / SUMS, "".join(f"{sha256_of(folder / path)}  {path.as_posix()}\n" for path in shown))
 
 
 def card(name: AssetName) -> str:
-    """The card of an asset, Markdown.
+    """Return the card of an asset, as Markdown.
 
     Raises:
         DataError: As `asset`.
@@ -90,7 +90,7 @@ def card(name: AssetName) -> str:
 
 
 def crystals(split: str) -> Path:
-    """The file of a split of the bundled crystals: train, val or test.
+    """Return the file of a split of the bundled crystals: train, val or test.
 
     Raises:
         DataError: As `asset`.
@@ -99,8 +99,8 @@ def crystals(split: str) -> Path:
 
 
 def quickstart() -> Path:
-    """The configuration of `omatg-ray train` without one: the copy that a wheel holds, or that of the checkout."""
+    """Return the default configuration of `omatg-ray train`: the copy in a wheel, or the file of a checkout."""
     package = Path(__file__).parents[1]
-    # The copy first: beside an installed package, a folder `configs` would be somebody else's.
+    # Prefer the copy: a folder `configs` beside an installed package would belong to another one.
     copy = package / "quickstart.yaml"
     return copy if copy.is_file() else package.parent / "configs" / "quickstart.yaml"

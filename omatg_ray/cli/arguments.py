@@ -1,4 +1,4 @@
-"""What options of several verbs have in common: how their values are read, and the options of a run."""
+"""Options that several verbs share: parsers of their values, and the options of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omatg_ray.run.location import Location, as_location, expanded
 
 
 def number(kind: type[int] | type[float], low: float, above: bool = False) -> Callable[[str], int | float]:
-    """A parser of finite numbers of at least `low`, or above it."""
+    """Return a parser of finite numbers of at least `low`, or above it."""
 
     def parse(text: str) -> int | float:
         try:
@@ -28,13 +28,13 @@ def number(kind: type[int] | type[float], low: float, above: bool = False) -> Ca
 
 
 def numbers(text: str) -> list[int]:
-    """Numbers of grid points, separated by commas."""
+    """Parse numbers of grid points, separated by commas."""
     parse = number(int, 2)
     return [int(parse(part)) for part in text.split(",")]
 
 
 def path_or_word(text: str) -> str:
-    """A path, or a word that stands for what is bundled or can be fetched."""
+    """Parse a path, or a word for something bundled or to be fetched."""
     try:
         return expanded(text)
     except ValueError as error:
@@ -42,12 +42,12 @@ def path_or_word(text: str) -> str:
 
 
 def local_path(text: str) -> Path:
-    """A path."""
+    """Parse a path."""
     return Path(path_or_word(text))
 
 
 def location(text: str) -> Location:
-    """A path or a URL."""
+    """Parse a path or a URL."""
     try:
         return as_location(text)
     except ValueError as error:
@@ -55,17 +55,17 @@ def location(text: str) -> Location:
 
 
 def run_arguments(sub: argparse.ArgumentParser) -> None:
-    """Options of the verbs that start a run or go on with one."""
+    """Add the options of the verbs that start or resume a run."""
     sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file, then overrides")
     which = sub.add_mutually_exclusive_group()
     which.add_argument(
-        "--resume", type=location, metavar="RUN", help="go on with the run in this folder or at this URL, exactly"
+        "--resume", type=location, metavar="RUN", help="resume the run in this folder or at this URL, exactly"
     )
     which.add_argument(
         "--continue",
         dest="start_or_resume",
         action="store_true",
-        help="start the run named by run=, or resume it if there is one already: for jobs that are tried again",
+        help="start the run named by run=, or resume it if it exists already: for jobs that are retried",
     )
     sub.add_argument("--quiet", action="store_true", help="no progress")
     sub.add_argument("--dry-run", action="store_true", help="print what would run, with time and memory; write nothing")

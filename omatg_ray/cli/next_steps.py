@@ -1,4 +1,4 @@
-"""What to try after a reinforcement: commands that work as they are printed."""
+"""Suggestions after a reinforcement run: commands that work as printed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from omatg_ray.run.location import BUNDLED, Location, is_bundled
 from omatg_ray.run.state import free_run
 from omatg_ray.tree import override
 
-# Ray's actors of the command below: a learner, one that scores and two that roll out.
+# The suggested command uses four Ray actors: a learner, one that scores and two that roll out.
 ROLLOUT_WORKERS = 2
 FINE_STEPS, MANY_TIMES = 50, 10
 BUNDLED_SCHEDULE = ("--schedule", BUNDLED)
@@ -33,7 +33,7 @@ with itself. What to try next: more iterations, or smaller steps"""
 def next_steps(
     config: Config, rows: list[dict[str, Any]], generates_species: bool = False, improved: bool = True
 ) -> str:
-    """Commands for a run that has ended, a comment before each.
+    """Return commands to try after a finished run, each after a comment.
 
     Args:
         config: The run.
@@ -42,7 +42,7 @@ def next_steps(
         improved: Whether any validation was better than the one before reinforcement.
     """
     run = str(config.run)
-    # The formula with the most polymorphs: there is something to tell apart.
+    # The formula with the most polymorphs: there are several structures to find.
     cell, _ = Counter(rows[0]["per_structure"]["formula"]).most_common(1)[0]
     formula, z = reduced(cell)
     what = ["--atoms", 8] if generates_species else ["--formula", formula, *(["--z", z] if z > 1 else [])]
@@ -51,22 +51,22 @@ def next_steps(
     energies = [] if potential is None else ["--potential", potential, "--relax", RELAX_STEPS]
     trained = config.rollout.turns[0]
     steps = max(FINE_STEPS, trained)
-    # The bundled base has a schedule that suits few points and many; linear slopes of training suit the few.
+    # The bundled schedule suits few and many points; the linear slopes of training suit only few.
     finer = ["--steps", steps, *(BUNDLED_SCHEDULE if is_bundled(config.base) else [])]
-    annealed = "" if is_bundled(config.base) else _annealed(rows[1:])
+    annealed = "" if is_bundled(config.base) else _describe_slopes(rows[1:])
     if config.policy.schedule_from is not None:
-        # Another schedule would take the place of the one that it was reinforced with.
+        # Another schedule would replace the one that it was reinforced with.
         finer, annealed = ["--steps", steps], " (annealed as in the run)"
-    compared, said = finer, f"with {steps} grid points in place of {trained}"
+    compared, comparison = finer, f"with {steps} grid points in place of {trained}"
     if variant(config.policy.variant).learns_schedule:
-        # The schedule was learned for few steps; of interest is what many give without it.
-        finer, annealed, many = ["--steps", trained], " (annealed as was learned)", MANY_TIMES * trained
-        compared, said = ["--steps", many, "--schedule", "none"], f"with {many} grid points and no schedule"
+        # The schedule was learned for few steps; compare with many steps without it.
+        finer, annealed, many = ["--steps", trained], " (annealed as learned)", MANY_TIMES * trained
+        compared, comparison = ["--steps", many, "--schedule", "none"], f"with {many} grid points and no schedule"
     lines = [
         "What to try next" if improved else NOT_IMPROVED,
         f"  # new crystals{', relaxed and ranked by energy' if energies else ''}{annealed}",
         _line("generate", run, *what, "-n", 16, *finer, *energies, "--out", out),
-        f"  # the test split {said}",
+        f"  # the test split {comparison}",
         _line("evaluate", run, "--data", f"{run}/data/test.extxyz", *compared),
         "  # more iterations",
         _line("train", "--resume", run, f"iterations={2 * config.iterations}"),
@@ -79,7 +79,7 @@ def next_steps(
             f"rollout.group_size={2 * config.rollout.group_size}",
         ]
         lines += [
-            "  # smaller steps, and larger groups, in which luck counts less",
+            "  # smaller steps, and larger groups, which depend less on luck",
             _line("train", f"{run}/config.yaml", *keys),
         ]
     if not config.ray.rollout.workers:
@@ -89,26 +89,26 @@ def next_steps(
 
 
 def reduced(cell: str) -> tuple[str, int]:
-    """A cell's formula as formula units: 'Ti2O4' is ('TiO2', 2)."""
+    """Split a cell's formula into formula units: 'Ti2O4' is ('TiO2', 2)."""
     counts = parse_formula(cell)
     z = math.gcd(*counts.values())
     return "".join(f"{symbol}{n // z if n > z else ''}" for symbol, n in counts.items()), z
 
 
-def _annealed(rows: list[dict[str, Any]]) -> str:
-    """The slopes that the model of a run brings with it, in words; nothing where it has none."""
+def _describe_slopes(rows: list[dict[str, Any]]) -> str:
+    """Describe the slopes that the model of a run brings with it; return an empty text if it has none."""
     schedule = (rows[0].get("annealing") if rows else None) or {}
     slopes = [f"{schedule[field]:g}" for field in FIELDS if isinstance(schedule.get(field), float)]
     return f" (annealed as in the run, slopes {' / '.join(slopes)})" if slopes else ""
 
 
 def _groups_per_item(config: Config) -> int:
-    """As in the run, unless an iteration would then have fewer items than workers."""
+    """Return the value of the run, lowered if an iteration would otherwise have fewer items than workers."""
     return min(config.rollout.groups_per_item, -(-config.rollout.groups // ROLLOUT_WORKERS))
 
 
 def _on_ray(config: Config) -> Iterable[str]:
-    """Overrides that spread the run over actors of this machine."""
+    """Yield overrides that spread the run over actors of this machine."""
     share = min(1.0, (os.cpu_count() or 1) / (ROLLOUT_WORKERS + 2))
     yield override("run", _beside(config.run, "-ray"))
     if _groups_per_item(config) < config.rollout.groups_per_item:
@@ -121,7 +121,7 @@ def _on_ray(config: Config) -> Iterable[str]:
 
 
 def _beside(run: Location, suffix: str) -> Location:
-    """A run folder that is free, called as this one with something behind it."""
+    """Return a free run folder with this run's name and a suffix."""
     return free_run(f"{run}{suffix}" if isinstance(run, str) else run.with_name(f"{run.name}{suffix}"))
 
 
@@ -130,7 +130,7 @@ def _line(*words: object) -> str:
 
 
 def program() -> str:
-    """How to call this program: by its name where the shell finds it, by its path where it does not."""
+    """Return how to call this program: by name if the shell finds it, else by its path."""
     script, known = Path(sys.executable).with_name("omatg-ray"), shutil.which("omatg-ray")
     if known is not None and (not script.is_file() or os.path.samefile(known, script)):
         return "omatg-ray"

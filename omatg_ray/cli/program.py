@@ -25,7 +25,7 @@ from omatg_ray.run.streams import open_closed, outliving_readers
 DESCRIPTION = """\
 Reinforce flow-based crystal generators by policy gradients on their velocity fields.
 
-With what the package carries (a base model, its crystals, a potential), in minutes on two cores:
+With the bundled base model, crystals and potential, in minutes on two cores:
 
   omatg-ray train
 
@@ -42,21 +42,21 @@ may be `bundled`. `omatg-ray VERB --help` explains each verb.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; return its exit code."""
     open_closed()
     with outliving_readers() as lost:
         code = _main(argv)
     if code or lost.reason is None:
         return code
     if lost.reason == errno.EPIPE:
-        return 141  # as of a program that its reader ends (`| head`)
-    print(f"omatg-ray: what it had to say could not be written: {os.strerror(lost.reason)}", file=sys.stderr)
+        return 141  # the exit code of a program whose reader ends (`| head`)
+    print(f"omatg-ray: the output could not be written: {os.strerror(lost.reason)}", file=sys.stderr)
     return 1
 
 
 def _main(argv: Sequence[str] | None) -> int:
     parser = _parser()
-    # argparse gives the words before the first option to a positional and knows nothing to do with those after it.
+    # argparse gives the words before the first option to a positional, and leaves over those after it.
     arguments, words = parser.parse_known_args(argv)
     unknown = [word for word in words if word.startswith("-")] or (words if "words" not in arguments else [])
     if unknown:
@@ -78,12 +78,15 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _warn_of_locale() -> None:
-    """Files of this program are UTF-8 everywhere; those of libraries, and what is printed, follow the locale."""
+    """Warn if the locale is not UTF-8.
+
+    Files of this program are always UTF-8; those of libraries, and printed text, follow the locale.
+    """
     encoding = locale.getencoding()
     if codecs.lookup(encoding).name != "utf-8" and not sys.flags.utf8_mode:
         logging.getLogger("omatg_ray").warning(
-            "the encoding of the locale is %s: letters that it lacks are printed as \\u and a number, and names of "
-            "files may be; set LC_ALL=C.UTF-8, or PYTHONUTF8=1",
+            "the encoding of the locale is %s: characters that it lacks are printed as \\u and a number, also in names "
+            "of files; set LC_ALL=C.UTF-8, or PYTHONUTF8=1",
             encoding,
         )
 
@@ -97,19 +100,19 @@ def _exit_code(error: OmatgRayError) -> int:
 
 
 def _message(error: OmatgRayError) -> str:
-    """In one line, or where it lists what is wrong in many places, in a line each."""
+    """Return an error's message in one line, or with a line for each reason if it lists several."""
     return str(error) if isinstance(error, DataError) and error.reasons else _compact(str(error))
 
 
 def _compact(message: str) -> str:
-    """In one line; libraries' messages, which some errors quote, come in many."""
+    """Return a message in one line; quoted messages of libraries may have several."""
     lines = [line.strip() for line in message.splitlines()]
     return " ".join(line for line in lines if line)
 
 
 @contextmanager
 def _plain_messages() -> Iterator[None]:
-    """Shows this package's warnings in one line and leaves out those of libraries, which users cannot act on."""
+    """Show this package's warnings in one line, and hide those of libraries, which users cannot act on."""
     handler = _Printer(logging.WARNING)
     logger = logging.getLogger("omatg_ray")
     logger.addHandler(handler)
@@ -128,7 +131,7 @@ def _log(logger: logging.Logger, message: Warning | str) -> None:
 
 
 class _Printer(logging.Handler):
-    """Prints messages above a progress bar that may be there."""
+    """Handler that prints messages above a progress bar, if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from omatg_ray.run.progress import print_line
@@ -137,7 +140,7 @@ class _Printer(logging.Handler):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage of a verb alone takes five."""
+    """Parser that reports an error in one line; the usage of a verb alone takes five."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {_compact(message)}; see {self.prog} --help\n")
@@ -147,14 +150,14 @@ ORDER = (
     *("pretrain", "train", "evaluate", "ablate", "tune", "generate"),
     *("import-omatg", "export-omatg", "report", "info", "doctor", "config"),
 )
-"""Verbs as help lists them; others follow, in the order of their names."""
+"""Order of the verbs in the help; others follow by name."""
 
 
 def verbs() -> dict[str, ModuleType]:
-    """The module of every verb, by its name: all that is in `omatg_ray/cli/verbs`."""
-    modules = [import_module(f"{package.__name__}.{one.name}") for one in pkgutil.iter_modules(package.__path__)]
-    found = {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in modules}
-    return {name: found[name] for name in (*ORDER, *sorted(found.keys() - set(ORDER)))}
+    """Return the module of every verb in `omatg_ray/cli/verbs`, by its name."""
+    modules = [import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)]
+    by_name = {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in modules}
+    return {name: by_name[name] for name in (*ORDER, *sorted(by_name.keys() - set(ORDER)))}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""The configuration of a run, started or gone on with, as a command line asks for it."""
+"""The configuration of a new or resumed run, from the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def start_or_resume(arguments: argparse.Namespace) -> None:
-    """Makes a --resume of --continue where the folder holds a run already."""
+    """Turn --continue into --resume if the folder holds a run already."""
     if not arguments.start_or_resume:
         return
     from omatg_ray.config import Config
@@ -25,23 +25,23 @@ def start_or_resume(arguments: argparse.Namespace) -> None:
     _, overrides = told_apart(arguments.words)
     named = [word for word in overrides if key_of(word) == "run"]
     if not named:
-        raise ConfigError("--continue needs run=FOLDER, the run to start or to go on with")
+        raise ConfigError("--continue needs run=FOLDER, the run to start or resume")
     run = Config.load(None, named).run
-    place = run if isinstance(run, str) else lasting(run)
-    if holds_config(place):
-        arguments.resume = place
+    location = run if isinstance(run, str) else lasting(run)
+    if holds_config(location):
+        arguments.resume = location
         arguments.words = [word for word in overrides if word not in named]
 
 
 def holds_config(run: Location) -> bool:
-    """Whether there is a run in a folder or at a URL."""
+    """Return whether there is a run in a folder or at a URL."""
     from omatg_ray.run.sync import CONFIG
 
     return CONFIG in files_at(run) if isinstance(run, str) else (run / CONFIG).is_file()
 
 
 def load_config(arguments: argparse.Namespace) -> Config:
-    """The configuration of a run that starts, or of the one that goes on.
+    """Load the configuration of a new or resumed run.
 
     Raises:
         ConfigError: As `Config.load`; there is no such run; or more than one file is named.
@@ -54,25 +54,25 @@ def load_config(arguments: argparse.Namespace) -> Config:
     files, overrides = told_apart(arguments.words)
     if arguments.resume is not None:
         if files:
-            raise ConfigError(f"--resume takes the config of the run; leave out {files[0]}")
+            raise ConfigError(f"--resume uses the config of the run; leave out {files[0]}")
         run = arguments.resume if isinstance(arguments.resume, str) else lasting(arguments.resume)
         if not holds_config(run):
-            raise ConfigError(f"there is no run to go on with in {run}: no {CONFIG}")
+            raise ConfigError(f"there is no run to resume in {run}: no {CONFIG}")
         config = Config.load(inside(run, CONFIG), overrides)
-        # What a run at a URL left in its scratch folder goes on there, and is stored where it belongs if that is named.
+        # A run at a URL may have left a scratch folder. It is resumed there, and stored at its URL if run= names it.
         if isinstance(run, str) or isinstance(config.run, Path) or "run" not in map(key_of, overrides):
             return anchored(config.model_copy(update={"run": run}))
-        kept_of = Config.load(run / CONFIG).run
-        if config.run != kept_of:
-            raise ConfigError(f"run: what is in {run} belongs to {kept_of}, not to {config.run}")
+        owner = Config.load(run / CONFIG).run
+        if config.run != owner:
+            raise ConfigError(f"run: what is in {run} belongs to {owner}, not to {config.run}")
         arguments.resume = run
         return anchored(config)
     if len(files) > 1:
-        raise ConfigError(f"one config file, please, not {len(files)}: {', '.join(files)}")
+        raise ConfigError(f"give one config file, not {len(files)}: {', '.join(files)}")
     return anchored(Config.load(files[0] if files else None, overrides))
 
 
 def resumes(arguments: argparse.Namespace, config: Config) -> bool | Path:
-    """Whether a run goes on; for one at a URL, the scratch folder from which it does, if one is named."""
+    """Return whether the run is resumed; or, for a run at a URL, the scratch folder to resume from if one is named."""
     scratch = isinstance(arguments.resume, Path) and isinstance(config.run, str)
     return Path(arguments.resume) if scratch else arguments.resume is not None

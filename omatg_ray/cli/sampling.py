@@ -1,4 +1,4 @@
-"""Options of the verbs that generate crystals, and what they mean."""
+"""Options of the verbs that generate crystals, and their conversion."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> None:
-    """What generates and how: one model, or several at several numbers of grid points."""
+    """Add the options of generation: one model, or several at several numbers of grid points."""
     sub.add_argument(
         "models" if several else "model",
         nargs="+" if several else None,
@@ -43,25 +43,25 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
         "--solver",
         default="euler",
         metavar="NAME",
-        help="another method of torchdiffeq than euler, e.g. midpoint, rk4, dopri5 (adaptive: chooses its own steps); "
+        help="a method of torchdiffeq in place of euler, e.g. midpoint, rk4, dopri5 (adaptive: chooses its own steps); "
         "without noise",
     )
     slope: dict[str, Any] = {"type": number(float, -1), "metavar": "S"}
     sub.add_argument(
         "--slope-pos",
-        help="multiply the velocity of positions by 1 + S t, in place of the model's own annealing; a base model has "
-        "none of its own, and for the bundled one 5, with 2 for lattices, is much better at 50 points",
+        help="multiply the velocity of positions by 1 + S t, in place of the model's own schedule; a base model has "
+        "no schedule, and for the bundled one 5, with 2 for lattices, is much better at 50 points",
         **slope,
     )
-    sub.add_argument("--slope-cell", help="the same for lattices; of the two, one that is not given is 0", **slope)
+    sub.add_argument("--slope-cell", help="the same for lattices; if only one is given, the other is 0", **slope)
     sub.add_argument(
         "--schedule",
         action="append",
         type=path_or_word,
         metavar="SCHEDULE",
-        help="annealing in place of the model's own: none, linear:pos=5,cell=2, quadratic:..., cosine:..., "
+        help="schedule in place of the model's own: none, linear:pos=5,cell=2, quadratic:..., cosine:..., "
         "constant:..., steps:power=2, bundled, or the folder of a learned schedule or of the run that learned it "
-        f"(default: own){'; several: once for each' if several else ''}",
+        f"(default: own){'; repeat it for several' if several else ''}",
     )
     sub.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="seed of start and noise (default 0)")
     sub.add_argument(
@@ -69,7 +69,7 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
         type=number(int, 0),
         default=os.cpu_count() or 1,
         metavar="N",
-        help="processes that compare structures; 0: in this one (default: one per core)",
+        help="processes that compare structures; 0: this one (default: one per core)",
     )
     sub.add_argument(
         "--timeout",
@@ -92,7 +92,7 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
         "--block",
         type=number(int, 1),
         metavar="N",
-        help="crystals generated and measured together, by one actor where there are several (default 256)",
+        help="crystals generated and measured together, by one actor if there are several (default 256)",
     )
     sub.add_argument(
         "--ray",
@@ -104,18 +104,18 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
 
 
 def sampling_values(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `sampling_arguments` read, and the potential, as `SamplingOptions` takes it."""
+    """Return the options of `sampling_arguments`, and the potential, as arguments of `SamplingOptions`."""
     from omatg_ray.train.job import found_or_bundled
 
     model = found_or_bundled(arguments.model, "MODEL")
     if len(arguments.schedule or ()) > 1:
-        raise ConfigError(f"one --schedule, please, not {len(arguments.schedule)}")
+        raise ConfigError(f"give one --schedule, not {len(arguments.schedule)}")
     (sampling,) = read_samplings(arguments, [arguments.steps])
     return {"model": model, "sampling": sampling[1], **work_options(arguments)}
 
 
 def read_samplings(arguments: argparse.Namespace, steps: Iterable[int]) -> list[tuple[str, Sampling]]:
-    """Every schedule at every number of grid points, after what tables call the schedule."""
+    """Return every schedule at every number of grid points, each with the schedule's name in tables."""
     from omatg_ray.model.sampling import Sampling
 
     return [
@@ -126,14 +126,14 @@ def read_samplings(arguments: argparse.Namespace, steps: Iterable[int]) -> list[
 
 
 def read_schedules(arguments: argparse.Namespace) -> list[tuple[str, Schedule | None]]:
-    """What the annealings are called, and the annealings; None is the model's own."""
+    """Return the schedules with their names; None is the model's own."""
     from omatg_ray.model.schedule import brief
     from omatg_ray.policy.hand_made import LinearSchedule
 
     slopes = (arguments.slope_pos, arguments.slope_cell)
     if arguments.schedule is not None:
         if slopes != (None, None):
-            raise ConfigError("--schedule: give either that or --slope-pos and --slope-cell, which mean linear ones")
+            raise ConfigError("--schedule: give either this or --slope-pos and --slope-cell, which define a linear one")
         return [(text, _schedule(text)) for text in arguments.schedule]
     if slopes == (None, None):
         return [("own", None)]
@@ -142,7 +142,7 @@ def read_schedules(arguments: argparse.Namespace) -> list[tuple[str, Schedule | 
 
 
 def _schedule(text: str) -> Schedule | None:
-    """The schedule that a text means; a folder is looked for where a job finds its files."""
+    """Parse a schedule; a folder is looked up where a job finds its files."""
     from omatg_ray.model.schedule import KINDS, NONE, OWN, read_schedule
     from omatg_ray.run.job_paths import found_or_named
 
@@ -151,7 +151,7 @@ def _schedule(text: str) -> Schedule | None:
 
 
 def work_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What does not depend on the sampler, as `WorkOptions` takes it."""
+    """Return the options that do not depend on the sampler, as arguments of `WorkOptions`."""
     from omatg_ray.config import Config
     from omatg_ray.run.job_paths import found_or_named
 
@@ -164,8 +164,8 @@ def work_options(arguments: argparse.Namespace) -> dict[str, Any]:
     words = [word.removeprefix("ray.") for word in arguments.ray.split(",")] if arguments.ray else []
     for word in words:
         if word.startswith(("learner", "pretrain")):
-            raise ConfigError(f"--ray {word}: only rollout and reward actors take part in this")
+            raise ConfigError(f"--ray {word}: only rollout and reward actors are used here")
     ray = Config.load(None, [f"ray.{word}" for word in words]).ray
     if words and not ray.rollout.workers:
-        raise ConfigError("--ray: say how many rollout.workers generate, e.g. --ray rollout.workers=4")
+        raise ConfigError("--ray: set the number of rollout.workers that generate, e.g. --ray rollout.workers=4")
     return values | {"ray": ray}

@@ -1,4 +1,4 @@
-"""Words of a command line: paths, and overrides of keys, in any order."""
+"""Words of a command line: paths and overrides of keys, in any order."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterable
 
 
 def key_of(override: str) -> str:
-    """The key that an override sets."""
+    """Return the key that an override sets."""
     return override.partition("=")[0].strip()
 
 
 def is_override(word: str) -> bool:
-    """Whether a word of a command line sets a key, and is not the path of a file: `lr=1e-4/config.yaml` may be one."""
+    """Decide whether a word sets a key rather than names a file; `lr=1e-4/config.yaml` may be a file."""
     return "=" in word and "/" not in key_of(word) and not os.path.isfile(word)
 
 
 def told_apart(words: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Paths of files, and overrides, of a command line that may hold both in any order."""
+    """Separate the words of a command line into paths of files and overrides."""
     files: list[str] = []
     overrides: list[str] = []
     for word in words:

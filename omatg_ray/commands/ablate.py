@@ -1,4 +1,4 @@
-"""`omatg-ray ablate`: learned schedules against every hand-made one, tuned on validation crystals."""
+"""`omatg-ray ablate`: learned schedules against all hand-made ones, which are tuned on validation crystals."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from omatg_ray.train.splits import base_run_data
 
 @dataclass(frozen=True)
 class AblationResult:
-    """What became of an ablation.
+    """Result of an ablation.
 
     Attributes:
         sets: Results of every set.
@@ -45,49 +45,49 @@ class AblationResult:
 
 
 def ablate(settings: AblationSettings, progress: bool = False) -> AblationResult:
-    """Tunes, evaluates, compares. What an earlier call has finished in the same folder is not computed again.
+    """Tune, evaluate and compare. Results of an earlier call in the same folder are not computed again.
 
     Raises:
-        ConfigError: A set names no crystals and its model has none, or a place holds nothing.
+        ConfigError: A set names no crystals and its model has none, or nothing exists at a location.
         OmatgRayError: As `evaluate`.
     """
     folder, settings = lasting(settings.run), anchored(settings)
     learned = {
-        name: [Learned(of, _schedules(f"sets.{name}.learned.{of}", found)) for of, found in one.learned.items()]
-        for name, one in settings.sets.items()
+        name: [Learned(of, _load_schedules(f"sets.{name}.learned.{of}", paths)) for of, paths in entry.learned.items()]
+        for name, entry in settings.sets.items()
     }
     done = {}
-    for name, one in settings.sets.items():
-        val, test = _crystals(name, one)
-        tuned = _tuned(settings, one, val, folder / name / "tuning", f"{name}: tuning", progress)
-        done[name] = _compared(settings, one, test, folder / name, tuned, learned[name], progress)
+    for name, entry in settings.sets.items():
+        val, test = _locate_crystals(name, entry)
+        tuned = _tune(settings, entry, val, folder / name / "tuning", f"{name}: tuning", progress)
+        done[name] = _compare(settings, entry, test, folder / name, tuned, learned[name], progress)
     return AblationResult(done, write_ablation(folder, done, settings.tuning.by))
 
 
-def _schedules(key: str, folders: Sequence[Location]) -> list[LearnedSchedule]:
-    """Learned schedules of a key, whose name errors bear."""
+def _load_schedules(key: str, folders: Sequence[Location]) -> list[LearnedSchedule]:
+    """Load the learned schedules of a key; errors name the key."""
     try:
         return [learned_schedule(folder) for folder in folders]
     except (ConfigError, ModelError) as error:
         raise ConfigError(f"{key}: {error}") from error
 
 
-def _crystals(name: str, one: SetSettings) -> tuple[Location, Location]:
-    """Where the crystals to tune on and to report on are."""
-    if one.val is not None and one.test is not None:
-        return one.val, one.test
-    of_run = base_run_data(one.model) or DataSettings()
-    val, test = one.val or of_run.val, one.test or of_run.test
+def _locate_crystals(name: str, entry: SetSettings) -> tuple[Location, Location]:
+    """Return the locations of the crystals to tune on and to report on."""
+    if entry.val is not None and entry.test is not None:
+        return entry.val, entry.test
+    of_run = base_run_data(entry.model) or DataSettings()
+    val, test = entry.val or of_run.val, entry.test or of_run.test
     if val is None or test is None:
         missing = "val" if val is None else "test"
-        raise ConfigError(f"sets.{name}.{missing}: {one.model} keeps no splits; name the file of crystals")
+        raise ConfigError(f"sets.{name}.{missing}: {entry.model} keeps no splits; name the file of crystals")
     return val, test
 
 
 @contextmanager
 def _work(
     settings: AblationSettings,
-    one: SetSettings,
+    entry: SetSettings,
     data: Location,
     progress: bool,
     *,
@@ -95,8 +95,8 @@ def _work(
     samples: int = 1,
     energies: bool = True,
 ) -> Iterator[tuple[Evaluator, FlowModel]]:
-    """What evaluates on these crystals, and the base model."""
-    potential = one.potential or (BUNDLED if is_bundled(one.model) else None)
+    """Open an evaluator on these crystals, together with the base model."""
+    potential = entry.potential or (BUNDLED if is_bundled(entry.model) else None)
     options = MeasureOptions(
         data=data,
         limit=limit,
@@ -108,46 +108,46 @@ def _work(
         threads=settings.threads,
         ray=settings.ray,
     )
-    with at_work(options, [one.model], progress) as (evaluator, _, (model,)):
+    with at_work(options, [entry.model], progress) as (evaluator, _, (model,)):
         yield evaluator, model
 
 
-def _tuned(
-    settings: AblationSettings, one: SetSettings, data: Location, folder: Path, title: str, progress: bool
+def _tune(
+    settings: AblationSettings, entry: SetSettings, data: Location, folder: Path, title: str, progress: bool
 ) -> dict[int, dict[str, Tuned]]:
-    """The best of every kind at every number of steps."""
+    """Find the best schedule of every kind at every number of steps."""
     tuning, kinds = settings.tuning, settings.kinds
     if not kinds:
         return {steps: {} for steps in settings.steps}
-    found: dict[int, dict[str, Tuned]] = {}
+    best_schedules: dict[int, dict[str, Tuned]] = {}
     energies = tuning.by == "relative_energy_mean_capped"
-    with _work(settings, one, data, progress, limit=tuning.limit, energies=energies) as (evaluator, model):
+    with _work(settings, entry, data, progress, limit=tuning.limit, energies=energies) as (evaluator, model):
         for steps in sorted(steps for steps in settings.steps if steps <= tuning.most_steps):
 
             def measure(schedules: Sequence[HandMade], steps: int = steps) -> list[float]:
-                cases = [Case(model, Sampling(steps, one), "base", brief(one)) for one in schedules]
-                values = [one.metrics[tuning.by] for one in evaluate_cases(cases, evaluator, folder)]
+                cases = [Case(model, Sampling(steps, schedule), "base", brief(schedule)) for schedule in schedules]
+                values = [result.metrics[tuning.by] for result in evaluate_cases(cases, evaluator, folder)]
                 return [math.nan if value is None else value for value in values]
 
-            found[steps] = {kind: tune(kind, tuning, steps, measure, tuning.highest) for kind in kinds}
+            best_schedules[steps] = {kind: tune(kind, tuning, steps, measure, tuning.highest) for kind in kinds}
             if progress:
-                best = best_of(found[steps], tuning.highest)[1]
+                best = best_of(best_schedules[steps], tuning.highest)[1]
                 print_line(f"{title}, {steps} points: best is {brief(best.schedule)}, {tuning.by} {best.value:.4f}")
-    most = max(found)
-    return {steps: found.get(steps, found[most]) for steps in settings.steps}
+    most = max(best_schedules)
+    return {steps: best_schedules.get(steps, best_schedules[most]) for steps in settings.steps}
 
 
-def _compared(
+def _compare(
     settings: AblationSettings,
-    one: SetSettings,
+    entry: SetSettings,
     data: Location,
     folder: Path,
     tuned: dict[int, dict[str, Tuned]],
     learned: Sequence[Learned],
     progress: bool,
 ) -> Ablated:
-    """All schedules on the test crystals."""
-    with _work(settings, one, data, progress, limit=settings.limit, samples=settings.samples) as (evaluator, model):
+    """Evaluate all schedules on the test crystals."""
+    with _work(settings, entry, data, progress, limit=settings.limit, samples=settings.samples) as (evaluator, model):
         cases: list[Case] = []
         for steps in sorted(settings.steps):
             cases.append(Case(model, Sampling(steps, LinearSchedule()), "base", NONE))

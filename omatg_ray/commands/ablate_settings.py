@@ -1,4 +1,4 @@
-"""What `omatg-ray ablate` compares: the settings of an ablation, in a YAML file."""
+"""Settings of an ablation (`omatg-ray ablate`), in a YAML file."""
 
 from __future__ import annotations
 
@@ -32,20 +32,24 @@ class SetSettings(Settings):
         None, description="crystals to report on; null: the test split of the model's run"
     )
     potential: PotentialLocation | None = Field(
-        None, description="potential of the energies; null: that of the model, if it has one; none: no energies"
+        None, description="potential of the energies; null: the potential of the model, if any; none: no energies"
     )
     learned: dict[str, Annotated[list[ModelLocation], Field(min_length=1)]] = Field(
         {},
-        description="learned schedules by name, one for each seed: their folders, the runs that learned, or bundled",
+        description="learned schedules by name, one for each seed: their folders, the runs they come from, or bundled",
     )
 
 
 class TuningSettings(TriedSettings):
-    """How hand-made schedules are tuned."""
+    """Tuning of hand-made schedules."""
 
     by: Metric = Field("crmse", description="metric that decides")
     limit: int | None = Field(128, ge=1, description="validation crystals, spread over the file; null: all")
-    most_steps: int = Field(100, ge=2, description="for more grid points than this, what is best for the most tuned")
+    most_steps: int = Field(
+        100,
+        ge=2,
+        description="most grid points to tune at; more use the best schedules of the largest tuned number",
+    )
 
     @property
     def highest(self) -> bool:
@@ -54,10 +58,10 @@ class TuningSettings(TriedSettings):
 
 
 class AblationSettings(Settings):
-    """What `omatg-ray ablate` compares."""
+    """Settings of `omatg-ray ablate`."""
 
     run: LocalFolder = Field(
-        Path("runs/ablation"), description="folder of the results; what is there is not computed again"
+        Path("runs/ablation"), description="folder of the results; those already there are not computed again"
     )
     sets: dict[str, SetSettings] = Field(min_length=1, description="base models with their crystals, by name")
     steps: list[int] = Field([5, 10, 20, 50, 100, 500], min_length=1, description="grid points")
@@ -73,26 +77,26 @@ class AblationSettings(Settings):
 
     @model_validator(mode="after")
     def _names(self) -> AblationSettings:
-        for name, one in self.sets.items():
+        for name, entry in self.sets.items():
             ways = [NONE, BEST, *KINDS]
-            for learned, places in one.learned.items():
-                new = ways_of(learned, len(places))
+            for learned, paths in entry.learned.items():
+                new = ways_of(learned, len(paths))
                 if set(new) & set(ways):
-                    raise ValueError(f"sets.{name}.learned.{learned}: that name is taken; choose another one")
+                    raise ValueError(f"sets.{name}.learned.{learned}: that name is taken; choose another")
                 ways += new
         return self
 
     @model_validator(mode="after")
     def _sensible(self) -> AblationSettings:
         if min(self.steps) < 2 or len(set(self.steps)) != len(self.steps):
-            raise ValueError("`steps` are different numbers of at least 2 grid points")
+            raise ValueError("`steps` must be different numbers of at least 2 grid points")
         if not any(steps <= self.tuning.most_steps for steps in self.steps) and self.kinds:
-            raise ValueError("`tuning.most_steps` is below all `steps`, so that nothing could be tuned")
+            raise ValueError("`tuning.most_steps` is below all `steps`, so nothing could be tuned")
         return self
 
     @classmethod
     def load(cls, path: Location, overrides: Sequence[str] = ()) -> AblationSettings:
-        """Reads a YAML file and applies `key=value` overrides.
+        """Read a YAML file and apply `key=value` overrides.
 
         Raises:
             ConfigError: The file cannot be read, or a key is unknown, mistyped or out of range; names the key.

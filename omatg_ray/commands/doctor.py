@@ -1,6 +1,6 @@
-"""`omatg-ray doctor`: whether everything that a run needs is there and works, and what to do where it is not.
+"""`omatg-ray doctor`: checks that everything a run needs is present and works, with advice if not.
 
-It shall work where nothing else does: whatever is no part of Python is imported by the check that needs it.
+Must work in a broken environment: each check imports the third-party packages that it needs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PACKAGE = "omatg-ray"
 # Measured with 1.5 million parameters: 1.4 GB in the process that learns, 0.6 GB in each of two that match crystals.
 MEMORY = 3 * 2**30
 MEMINFO, GROUPS = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-# A container's limit, what it uses, and the line of `memory.stat` with the share that is cache; cgroups 2, then 1.
+# A container's limit, its usage, and the line of `memory.stat` that gives the cache; cgroups 2, then 1.
 CONTAINER_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
@@ -37,7 +37,7 @@ CONTAINER_FILES = (
 # Five checkpoints of 25 MB each (base, policy and the optimizer's two moments), splits, structures, report.
 DISK = 200 * 10**6
 RAY_SECONDS = 90
-MEND = "pip install -c constraints.txt -e ."
+FIX = "pip install -c constraints.txt -e ."
 START_RAY = "from omatg_ray.commands.doctor import start_ray; start_ray()"
 
 State = Literal["ok", "warning", "fails"]
@@ -45,12 +45,12 @@ State = Literal["ok", "warning", "fails"]
 
 @dataclass(frozen=True)
 class Check:
-    """What one examination found.
+    """Result of a check.
 
     Attributes:
-        name: What was examined.
-        state: ok, warning (a run may still do) or fails.
-        text: What was found and, where it is not ok, what to do.
+        name: What was checked.
+        state: ok, warning (a run may still work) or fails.
+        text: What was found, and what to do unless it is ok.
     """
 
     name: str
@@ -65,7 +65,7 @@ Finding = tuple[State, str]
 
 
 def examine(potential: str | None = None, ray: bool = True) -> Iterator[Check]:
-    """Checks one after another; whatever goes wrong in one is what it says.
+    """Run the checks one after another; an error in a check becomes its result.
 
     Args:
         potential: Another potential to try.
@@ -92,18 +92,18 @@ def examine(potential: str | None = None, ray: bool = True) -> Iterator[Check]:
 
 
 def tried(name: str, check: Callable[[], Finding]) -> Check:
-    """A check, or what broke it; warnings of this package make it one."""
+    """Run a check and return its result, or the error that broke it. Warnings turn ok into a warning."""
     with warnings.catch_warnings(record=True) as caught:
         quiet_libraries()
         try:
             state, text = check()
         except metadata.PackageNotFoundError as error:
-            state, text = "warning", f"{error.name} is not installed, so nothing says what it needs: scripts/install"
+            state, text = "warning", f"{error.name} is not installed, so its requirements are unknown: scripts/install"
         except OmatgRayError as error:
             state, text = "fails", str(error)
         except ModuleNotFoundError as error:
-            state, text = "fails", f"{error}; {MEND}"
-        except Exception as error:  # noqa: BLE001 - whatever is broken here, the other checks go on
+            state, text = "fails", f"{error}; {FIX}"
+        except Exception as error:  # noqa: BLE001 - the other checks must still run
             state, text = "fails", f"{type(error).__name__}: {error}"
     if caught and state == "ok":
         state, text = "warning", "; ".join(str(warning.message) for warning in caught)
@@ -111,7 +111,7 @@ def tried(name: str, check: Callable[[], Finding]) -> Check:
 
 
 def python() -> Finding:
-    """Its version against the one that the package asks for."""
+    """Check the version of Python against the one that the package needs."""
     from packaging.specifiers import SpecifierSet
 
     version, asked = platform.python_version(), metadata.metadata(PACKAGE)["Requires-Python"]
@@ -121,13 +121,13 @@ def python() -> Finding:
 
 
 def packages() -> Finding:
-    """Installed versions against the lower bounds of the package's metadata."""
-    # A marker of this package's requirements says nothing but which extra they belong to.
+    """Check installed versions against the lower bounds of the package's metadata."""
+    # This package uses markers only to name the extra that a requirement belongs to.
     needed = [text for text in metadata.requires(PACKAGE) or [] if "extra ==" not in text]
     names = [re.split(r"[^\w.-]", text, maxsplit=1)[0] for text in needed]
     missing = [name for name in names if not _installed(name)]
     if missing:
-        return "fails", f"not installed: {', '.join(missing)}; {MEND}"
+        return "fails", f"not installed: {', '.join(missing)}; {FIX}"
     from packaging.requirements import Requirement
 
     asked = {name: Requirement(text).specifier for name, text in zip(names, needed, strict=True)}
@@ -137,9 +137,9 @@ def packages() -> Finding:
         if not specifier.contains(metadata.version(name), prereleases=True)
     ]
     if old:
-        return "warning", f"older than what {PACKAGE} was tried with: {', '.join(old)}; {MEND}"
+        return "warning", f"older than the versions {PACKAGE} was tested with: {', '.join(old)}; {FIX}"
     shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "matgl", "ray"))
-    return "ok", f"all {len(needed)} are there and new enough ({shown})"
+    return "ok", f"all {len(needed)} are installed and new enough ({shown})"
 
 
 def _installed(name: str) -> bool:
@@ -151,7 +151,7 @@ def _installed(name: str) -> bool:
 
 
 def devices() -> Finding:
-    """Threads, and CUDA devices that compute."""
+    """Report threads, and check that the CUDA devices compute."""
     import torch
 
     threads = f"{torch.get_num_threads()} CPU threads"
@@ -162,58 +162,61 @@ def devices() -> Finding:
         return "ok", f"{threads}, CUDA {torch.version.cuda}: {', '.join(names)}"
     if Path("/proc/driver/nvidia/version").exists():
         build = f"it is built for CUDA {torch.version.cuda}" if torch.version.cuda else "it is a CPU build"
-        why = f"an NVIDIA driver is here, but PyTorch sees no CUDA devices ({build}): install one that fits the driver"
+        why = f"there is an NVIDIA driver, but PyTorch sees no CUDA devices ({build}): install a build that fits it"
         return "warning", f"{threads}; {why}; until then runs use CPUs"
     return "ok", f"{threads}, no CUDA devices"
 
 
 def available_memory(meminfo: Path = MEMINFO, groups: Path = GROUPS) -> int | None:
-    """Bytes that can be had: what the machine has free, or what a container's limit leaves; None if nothing says."""
+    """Return the bytes available: what the machine has free, or what a container's limit leaves.
+
+    None if that cannot be read.
+    """
     try:
         free = _table(meminfo)["MemAvailable:"] * 1024
         for limit, used, cache in CONTAINER_FILES:
             if (groups / limit).is_file() and (asked := (groups / limit).read_text().strip()) != "max":
-                # Files that the container has read count as its memory, but make room when it is needed.
-                taken = int((groups / used).read_text()) - _table((groups / limit).with_name("memory.stat"))[cache]
-                free = min(free, int(asked) - taken)
+                # The page cache counts as the container's memory, but is freed when memory is needed.
+                in_use = int((groups / used).read_text()) - _table((groups / limit).with_name("memory.stat"))[cache]
+                free = min(free, int(asked) - in_use)
     except (OSError, ValueError, KeyError):
         return None
     return max(free, 0)
 
 
 def _table(file: Path) -> dict[str, int]:
-    """Lines of a name and a number."""
+    """Parse lines of a name and a number."""
     rows = (line.split() for line in file.read_text(encoding="utf-8").splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) > 1}
 
 
 def memory(free: int | None) -> Finding:
-    """Free bytes against what the run of the quickstart takes."""
+    """Check free bytes against what the quickstart run takes."""
     if free is None:
-        return "warning", f"unknown how much is free; `omatg-ray train` takes about {MEMORY / 2**30:.0f} GiB"
+        return "warning", f"free memory is unknown; `omatg-ray train` takes about {MEMORY / 2**30:.0f} GiB"
     text = f"{free / 2**30:.1f} GiB free, `omatg-ray train` takes about {MEMORY / 2**30:.0f}"
     if free >= MEMORY:
         return "ok", text
-    return "warning" if free >= MEMORY / 2 else "fails", f"{text}: end other programs, or set workers=0"
+    return "warning" if free >= MEMORY / 2 else "fails", f"{text}: close other programs, or set workers=0"
 
 
 def disk(folder: Path) -> Finding:
-    """Free space in a folder against what the run of the quickstart writes there."""
+    """Check free space in a folder against what the quickstart run writes there."""
     free = shutil.disk_usage(folder).free
     text = f"{free / 1e9:.1f} GB free in {folder}, a run writes about {DISK / 1e9:.1f}"
     if not os.access(folder, os.W_OK):
-        return "fails", f"{folder} may not be written to; work in another folder, or give run=..."
-    return ("ok", text) if free >= DISK else ("fails", f"{text}: free some space, or give run=... on another disk")
+        return "fails", f"{folder} is not writable; work in another folder, or set run=..."
+    return ("ok", text) if free >= DISK else ("fails", f"{text}: free some space, or set run=... on another disk")
 
 
 def sealed(name: AssetName) -> str:
-    """Says that all files of an asset fit their checksums, and raises where they do not."""
-    found = files(name)
-    return f"{len(found)} files as they were sealed, {sum(file.stat().st_size for file in found) / 1e6:.2f} MB"
+    """Report that all files of an asset match their checksums; raise if they do not."""
+    paths = files(name)
+    return f"{len(paths)} files match their checksums, {sum(path.stat().st_size for path in paths) / 1e6:.2f} MB"
 
 
 def known_energies() -> Finding:
-    """Whether the bundled potential gives the energies that it must."""
+    """Check that the bundled potential gives its known energies."""
     text = sealed("potential")
     from omatg_ray.reward.known_energies import KNOWN_ENERGIES
     from omatg_ray.reward.potential import load_potential
@@ -224,14 +227,14 @@ def known_energies() -> Finding:
 
 
 def energies(name: str) -> Finding:
-    """Whether a potential loads, and gives its known energies or a sane curve with this MatGL."""
+    """Check that a potential loads, and gives its known energies or a sane curve with this MatGL."""
     from omatg_ray.reward.potential import load_potential
 
     return "ok", f"loads and gives sane energies, {len(load_potential(name).elements)} elements"
 
 
 def generation() -> Finding:
-    """Two crystals of the bundled model."""
+    """Generate two crystals with the bundled model."""
     text = sealed("base")
     from omatg_ray.crystal.batch import CrystalBatch
     from omatg_ray.crystal.validity import check_validity
@@ -243,14 +246,14 @@ def generation() -> Finding:
 
 
 def tensorboard() -> Finding:
-    """What writes the files of TensorBoard."""
+    """Check that the writer of TensorBoard files can be imported."""
     importlib.import_module("torch.utils.tensorboard")
     return "ok", "can be imported"
 
 
 def ray_starts(command: str = START_RAY, seconds: float = RAY_SECONDS) -> Finding:
-    """A Ray of its own in another process, which cannot take this one with it."""
-    without = "runs with ray.* workers would fail, those in one process do without Ray"
+    """Start a Ray in another process, so that a crash cannot affect this one."""
+    without = "runs with ray.* workers would fail; those in one process need no Ray"
     try:
         done = subprocess.run(
             [sys.executable, "-c", command], capture_output=True, text=True, timeout=seconds, check=False
@@ -258,13 +261,13 @@ def ray_starts(command: str = START_RAY, seconds: float = RAY_SECONDS) -> Findin
     except subprocess.TimeoutExpired:
         return "fails", f"does not start within {seconds:g} s: {without}"
     if done.returncode == 0:
-        return "ok", "starts and gives room to an actor"
+        return "ok", "starts and has room for an actor"
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     return "fails", f"does not start ({last}): {without}"
 
 
 def start_ray() -> None:
-    """Starts a Ray on this machine and asks it for one core."""
+    """Start a Ray on this machine and reserve one core."""
     from omatg_ray.distributed.cluster import joined, room
     from omatg_ray.distributed.settings import RaySettings
 

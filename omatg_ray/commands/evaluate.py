@@ -1,4 +1,4 @@
-"""`omatg-ray evaluate`: how good models are on crystals that are known."""
+"""`omatg-ray evaluate`: quality of models, measured on known crystals."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ NO_POTENTIAL = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureOptions(WorkOptions):
-    """On what to evaluate.
+    """The reference crystals of an evaluation, and how to measure.
 
-    Without a potential, that which rewarded the model, else for bundled data the bundled one; "none" measures no
-    energies.
+    Without `potential`, energies are by the potential that rewarded the model, else by the bundled one for bundled
+    data. "none" measures no energies.
 
     Attributes:
         data: File or URL of reference crystals, or bundled: the test split of the bundled ones.
         limit: Use this many references, spread over the file; None uses all.
-        on_error: Whether references that cannot be used are refused or skipped.
+        on_error: Whether unusable references are refused or skipped.
         samples: Crystals generated for each reference.
-        invalid_energy: eV/atom that invalid crystals count in the capped mean.
-        plausibility: Measure over chemically plausible crystals too, with SMACT and matminer.
+        invalid_energy: Energy in eV/atom that invalid crystals count as in the capped mean.
+        plausibility: Also measure over chemically plausible crystals, with SMACT and matminer.
     """
 
     data: Location
@@ -58,17 +58,17 @@ class MeasureOptions(WorkOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(MeasureOptions, SamplingOptions):
-    """One sampler, and on what to evaluate it."""
+    """One sampler, and its evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(MeasureOptions):
-    """Several samplers: every model generates in every way; and on what to evaluate them.
+    """Several samplers, and their evaluation. Every model is combined with every sampling.
 
     Attributes:
         models: Model or run folders, or bundled.
-        samplings: The ways, after what tables call the annealing of each.
-        folder: Where to keep what is done, and the report; what is there already is not computed again.
+        samplings: Pairs of the schedule's name in tables, and the sampling.
+        folder: Where to keep finished cases and the report; cases already there are not computed again.
     """
 
     models: tuple[Location, ...]
@@ -78,12 +78,13 @@ class CompareOptions(MeasureOptions):
 
 @dataclass(frozen=True)
 class Compared:
-    """What became of several samplers.
+    """Results of several samplers.
 
     Attributes:
-        comparison: Of all cases, and of those that the folder holds from other calls under the same conditions.
-        resumed: Cases of this call that had been evaluated before.
-        others: Cases of other calls.
+        comparison: Comparison of all cases, and of those that the folder holds from other calls under the same
+            conditions.
+        resumed: Number of cases of this call that had been evaluated before.
+        others: Number of cases of other calls.
         report: The report, if there is a folder.
     """
 
@@ -94,7 +95,7 @@ class Compared:
 
 
 def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
-    """Generates crystals for every reference and compares.
+    """Generate crystals for every reference and compare.
 
     Crystals of a model that generates species have the numbers of atoms of the references, and are not matched.
 
@@ -113,7 +114,7 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
 
 
 def compare(options: CompareOptions, progress: bool = False) -> Compared:
-    """Evaluates all cases on the same references, from the same x_0 and noise.
+    """Evaluate all cases on the same references, from the same x_0 and noise.
 
     Raises:
         OmatgRayError: As `evaluate`; or the folder cannot be written.
@@ -127,21 +128,21 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
             for schedule_name, sampling in options.samplings
         ]
         results = evaluate_cases(cases, evaluator, options.folder, plausibility=check, progress=progress)
-        resumed = sum(one.evaluation is None for one in results)
+        resumed = sum(result.evaluation is None for result in results)
         if options.folder is None:
             return Compared(Comparison.of(results), resumed, 0, None)
         conditions = conditions_of(evaluator, plausible=check is not None)
-        # Of a model that is another by now, under the same name, what was measured before would pass for it.
-        taken = {(one.name, one.way, one.steps) for one in results}
-        kept = CaseFolder(options.folder).others(conditions, [one.key for one in results])
-        others = [one for one in kept if (one.name, one.way, one.steps) not in taken]
+        # Drop results of a model that has changed since under the same name; they would look like the new one's.
+        measured = {(case.name, case.way, case.steps) for case in results}
+        kept = CaseFolder(options.folder).others(conditions, [case.key for case in results])
+        others = [case for case in kept if (case.name, case.way, case.steps) not in measured]
         comparison, reward = Comparison.of([*results, *others]), evaluator.backend.energy
         about = {
             "data": absolute_name(options.data),
             "seed": options.seed,
             "potential": None if reward is None else reward.potential.name,
         }
-        # With what draws, which the others do without.
+        # Imported here because it loads the plotting code, which only this branch needs.
         from omatg_ray.report.comparison import write_comparison
 
         report = write_comparison(options.folder, comparison, evaluator.references, about)
@@ -152,17 +153,17 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
 def at_work(
     options: MeasureOptions, places: Sequence[Location], progress: bool, samplings: Sequence[Sampling] = ()
 ) -> Iterator[tuple[Evaluator, PlausibilityCheck | None, list[FlowModel]]]:
-    """What evaluates, and the models at these places, each of which is loaded once.
+    """Open an evaluator and the plausibility check, and load the models, each location only once.
 
     Args:
-        options: On what, and how.
-        places: Models.
+        options: The references, and how to measure.
+        places: Locations of the models.
         progress: Show progress.
-        samplings: How they will generate; warns where that is other than the user may think.
+        samplings: How the models will generate; warns if the policy's noise is asked for but cannot be used.
     """
     device = options.prepare()
     plausibility = PlausibilityCheck(options.workers) if options.plausibility else None
-    loaded = {place: FlowModel.load(place, device) for place in dict.fromkeys(places)}
+    loaded = {path: FlowModel.load(path, device) for path in dict.fromkeys(places)}
     data = crystals("test") if is_bundled(options.data) else options.data
     dataset = read(data, progress, options.on_error)
     for model in loaded.values():
@@ -187,11 +188,11 @@ def at_work(
             options.workers,
             options.timeout,
         )
-        yield evaluator, plausibility, [loaded[place] for place in places]
+        yield evaluator, plausibility, [loaded[path] for path in places]
 
 
 def _reward(options: MeasureOptions, models: Sequence[FlowModel]) -> MatGLEnergy | None:
-    """The potential of the energies, if there is any."""
+    """Load the potential of the energies, if there is one."""
     rewarded = list(dict.fromkeys(model.description.potential for model in models if model.description.potential))
     potential = options.potential or (rewarded[0] if rewarded else None)
     if potential is None and is_bundled(options.data):
@@ -202,35 +203,35 @@ def _reward(options: MeasureOptions, models: Sequence[FlowModel]) -> MatGLEnergy
         return None
     if options.potential is None and len(rewarded) > 1:
         warnings.warn(
-            f"the models were rewarded by different potentials; all energies are by {potential} (--potential)",
+            f"the models were rewarded by different potentials; all energies are from {potential} (--potential)",
             stacklevel=2,
         )
     return MatGLEnergy(potential, invalid_energy=options.invalid_energy)
 
 
 def distinct_names(places: Sequence[Location]) -> list[str]:
-    """Short names of models: the last part of each place, with as many before it as tell them apart."""
-    parts = [str(place).rstrip("/").split("/") for place in places]
-    different = len({tuple(one) for one in parts})
+    """Return short names of models: the shortest ends of their paths that tell them apart."""
+    parts = [str(path).rstrip("/").split("/") for path in places]
+    different = len({tuple(path) for path in parts})
     for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(one[-length:]) for one in parts]
+        names = ["/".join(path[-length:]) for path in parts]
         if len(set(names)) == different:
             return names
-    return [str(place) for place in places]
+    return [str(path) for path in places]
 
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:
-    """Metrics at the top level, then what was asked for and the values of every structure."""
+    """Write the metrics at the top level, then the request and the values of every structure."""
     write_json(path, flattened(evaluation.as_dict()))
 
 
 def flattened(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """An evaluation as `Evaluation.as_dict` gives it, with its metrics at the top level."""
+    """Return an evaluation (from `Evaluation.as_dict`) with its metrics at the top level."""
     return {**evaluation["metrics"], **{key: value for key, value in evaluation.items() if key != "metrics"}}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Evaluations (as `Evaluation.as_dict` gives them) as a plain-text table, one line each.
+    """Format evaluations (from `Evaluation.as_dict`) as a plain-text table, one line each.
 
     Metrics that no evaluation has are left out.
     """

@@ -1,4 +1,4 @@
-"""`omatg-ray export-omatg`: a model becomes a checkpoint and a configuration of OMatG."""
+"""`omatg-ray export-omatg`: conversion of a model to a checkpoint and a configuration of OMatG."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from omatg_ray.run.location import Location
 
 
 def export_model(model: Location, out: Path, steps: int | None = None, data: str | None = None) -> Exported:
-    """Writes checkpoint.ckpt and train.yaml into a new folder.
+    """Write checkpoint.ckpt and train.yaml into a new folder.
 
     Args:
         model: Model folder, run folder, or bundled.
         out: New folder.
-        steps: Grid points that the configuration asks for; None: those that the model was imported with, else 50.
-        data: LMDB or Parquet file that `omg predict` shall take its compositions from; None: OMatG's own.
+        steps: Grid points in the configuration; None: those that the model was imported with, else 50.
+        data: LMDB or Parquet file from which `omg predict` takes its compositions; None: OMatG's own.
 
     Raises:
         ConfigError: `out` exists already.

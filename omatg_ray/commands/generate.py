@@ -1,4 +1,4 @@
-"""`omatg-ray generate`: new crystals for formulas, relaxed if asked for, without duplicates, best first."""
+"""`omatg-ray generate`: new crystals for formulas, optionally relaxed, without duplicates, best first."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.options import SamplingOptions
 
 ABSURD = 3.0
-"""eV/atom above the best crystal of the composition: atoms overlap, though not so far that the crystal is invalid."""
+"""eV/atom above the best crystal of the composition: atoms overlap, but not enough to make the crystal invalid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(SamplingOptions):
-    """What to generate. Without a potential nothing is ranked.
+    """Crystals to generate. Without a potential they are not ranked.
 
     Attributes:
         formulas: Chemical formulas.
         z: Formula units per cell; every formula is generated with each.
         atoms: Numbers of atoms per cell in place of formulas, for a model that generates species.
         count: Crystals for each formula and z, or number of atoms.
-        relax: Most steps of relaxation of every valid crystal, under the potential; 0 leaves them as they are.
+        relax: Most relaxation steps of every valid crystal, under the potential; 0 leaves them as they are.
     """
 
     formulas: tuple[str, ...] = ()
@@ -53,17 +53,17 @@ class GenerateOptions(SamplingOptions):
 
 @dataclass(frozen=True)
 class Generated:
-    """Unique valid crystals: reduced compositions in the order asked for, lowest energy per atom first in each.
+    """Unique valid crystals: reduced compositions in the requested order, lowest energy per atom first in each.
 
-    Compositions that a model generates come in the order of their lowest energy per atom.
+    Compositions chosen by a model come in the order of their lowest energy per atom.
 
     Attributes:
         crystals: The crystals.
-        properties: What is known of each: formula, rank, energy, space group, copies, provenance. `energy_above_best`
-            is in eV/atom, over the lowest of its reduced composition; `relax_steps` and `relax_drop` say how many steps
-            of relaxation were taken, and by how many eV/atom they lowered the energy.
-        asked: Crystals generated.
-        invalid: Those that failed the validity checks and were dropped.
+        properties: Properties of each: formula, rank, energy, space group, copies, provenance. `energy_above_best` is
+            in eV/atom above the lowest of its reduced composition. `relax_steps` is the number of relaxation steps, and
+            `relax_drop` the eV/atom by which they lowered the energy.
+        asked: Number of crystals generated.
+        invalid: Number of crystals that failed the validity checks and were dropped.
     """
 
     crystals: CrystalBatch
@@ -73,18 +73,18 @@ class Generated:
 
     @property
     def absurd(self) -> list[bool]:
-        """Which crystals lie more than `ABSURD` above the best of their composition; none where nothing is weighed."""
+        """Which crystals lie more than `ABSURD` above the best of their composition; none without energies."""
         return [(row["energy_above_best"] or 0.0) > ABSURD for row in self.properties]
 
 
 def generate(options: GenerateOptions, progress: bool = False) -> Generated:
-    """Generates, drops invalid crystals, relaxes the others if asked to, drops duplicates, ranks.
+    """Generate, drop invalid crystals, relax the others if asked to, drop duplicates, rank.
 
     Raises:
         ConfigError: Relaxation is asked for without a potential.
         FormulaError: A formula cannot be parsed.
-        ModelError: The model cannot be read, was never trained on an element, or takes numbers of atoms where formulas
-            are given, or the reverse.
+        ModelError: The model cannot be read, was never trained on an element, or takes numbers of atoms although
+            formulas are given, or the reverse.
         PotentialError: The potential cannot be loaded or does not know an element.
         DataError: No crystal is valid.
         ClusterError: There is no Ray cluster, it has no room, or an actor died.
@@ -121,24 +121,24 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     ]
     done: list[Measured] = []
     with (
-        # Before a relaxation, energies say nothing that is kept.
+        # Energies before a relaxation are not used.
         evaluation_backend(options, model, None if options.relax else reward, progress) as backend,
         Progress(len(species), "generate", shown=progress) as bar,
     ):
         for measured in backend.evaluate.measure(model, blocks):
             done.append(measured)
             bar.advance(steps=len(measured.crystals))
-    crystals = CrystalBatch.cat(one.crystals for one in done)
+    crystals = CrystalBatch.cat(block.crystals for block in done)
     valid = check_validity(crystals).valid
     _warn_fruitless(cells, valid.view(len(cells), options.count))
     kept = valid.nonzero().squeeze(1)
     sound = crystals.select(kept)
-    relaxed = _relaxed(sound, reward, options, progress) if reward is not None and options.relax else None
+    relaxed = _relax(sound, reward, options, progress) if reward is not None and options.relax else None
     energy: Tensor | None
     if relaxed is not None:
         sound, energy = relaxed.crystals, relaxed.energy / relaxed.crystals.n_atoms
     else:
-        energies = [one.energy for one in done if one.energy is not None]
+        energies = [block.energy for block in done if block.energy is not None]
         energy = torch.cat(energies)[kept] if energies else None
     order, copies = _unique(sound, energy, options)
     unique = sound.select(order)
@@ -147,8 +147,8 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     above = _above_best(keys, None if energy is None else energy[order])
     formulas = unique.formulas()
     properties = []
-    for row, place in enumerate(order.tolist()):
-        index = int(kept[place])
+    for row, position in enumerate(order.tolist()):
+        index = int(kept[position])
         asked = cells[index // options.count][0]
         formula, z = (formulas[row], 1) if asked is None else asked
         ranks[keys[row]] += 1
@@ -158,13 +158,13 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
                 "formula": formula,
                 "z": z,
                 "rank": ranks[keys[row]],
-                "energy_per_atom": None if energy is None or energy[place].isnan() else float(energy[place]),
+                "energy_per_atom": None if energy is None or energy[position].isnan() else float(energy[position]),
                 "energy_above_best": above[row],
                 "space_group": None if group is None else group.symbol,
                 "space_group_number": None if group is None else group.number,
                 "copies": copies[row],
-                "relax_steps": None if relaxed is None else int(relaxed.steps[place]),
-                "relax_drop": None if relaxed is None else float(relaxed.drop[place] / sound.n_atoms[place]),
+                "relax_steps": None if relaxed is None else int(relaxed.steps[position]),
+                "relax_drop": None if relaxed is None else float(relaxed.drop[position] / sound.n_atoms[position]),
                 "model": str(options.model),
                 "steps": options.sampling.steps,
                 "noise": options.sampling.noise,
@@ -176,11 +176,11 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     return Generated(unique, properties, len(crystals), int((~valid).sum()))
 
 
-def _relaxed(crystals: CrystalBatch, reward: MatGLEnergy, options: GenerateOptions, progress: bool) -> Relaxed:
-    """Valid crystals, relaxed block by block, in this process.
+def _relax(crystals: CrystalBatch, reward: MatGLEnergy, options: GenerateOptions, progress: bool) -> Relaxed:
+    """Relax valid crystals block by block, in this process.
 
-    Those with an element that the potential does not know, which only generated species can bring, stay as they are,
-    without an energy.
+    Crystals with an element unknown to the potential stay as they are, without an energy. Only generated species can
+    bring such elements.
     """
     known = holds_only(reward.elements, crystals)
     rows, others = known.nonzero().squeeze(1), (~known).nonzero().squeeze(1)
@@ -190,17 +190,17 @@ def _relaxed(crystals: CrystalBatch, reward: MatGLEnergy, options: GenerateOptio
         for part in rows.split(options.block) if len(rows) else ():
             done.append(relax(reward.potential, crystals.select(part), options.relax, reward.chunk_edges))
             bar.advance(steps=len(part))
-    place = torch.cat([others, rows]).argsort()
+    order = torch.cat([others, rows]).argsort()
     return Relaxed(
-        CrystalBatch.cat(one.crystals for one in done).select(place),
-        torch.cat([one.energy for one in done])[place],
-        torch.cat([one.steps for one in done])[place],
-        torch.cat([one.drop for one in done])[place],
+        CrystalBatch.cat(part.crystals for part in done).select(order),
+        torch.cat([part.energy for part in done])[order],
+        torch.cat([part.steps for part in done])[order],
+        torch.cat([part.drop for part in done])[order],
     )
 
 
 def _above_best(keys: Sequence[Composition], energy: Tensor | None) -> list[float | None]:
-    """eV/atom of every crystal over the lowest of its composition; None where an energy is missing."""
+    """Return the eV/atom of every crystal above the lowest of its composition; None if an energy is missing."""
     energies = [math.nan] * len(keys) if energy is None else energy.tolist()
     best: dict[Composition, float] = {}
     for key, value in zip(keys, energies, strict=True):
@@ -210,16 +210,16 @@ def _above_best(keys: Sequence[Composition], energy: Tensor | None) -> list[floa
 
 
 def _cells(options: GenerateOptions) -> list[tuple[tuple[str, int] | None, list[int]]]:
-    """Formula and z, None where species are generated, and the atomic numbers of each cell.
+    """Return formula and z (None if species are generated) and the atomic numbers of each cell.
 
-    Where species are generated, only how many atomic numbers there are counts.
+    If species are generated, only the number of atomic numbers counts.
     """
-    given = [((f, z), cell_species(f, z)) for f in options.formulas for z in options.z]
-    return [*given, *((None, [1] * n) for n in options.atoms)]
+    requested = [((f, z), cell_species(f, z)) for f in options.formulas for z in options.z]
+    return [*requested, *((None, [1] * n) for n in options.atoms)]
 
 
 def _warn_fruitless(cells: Sequence[tuple[tuple[str, int] | None, list[int]]], valid: Tensor) -> None:
-    """Warns about cells of which no crystal is valid (cells, count); refuses if that holds for all."""
+    """Warn about cells without any valid crystal (cells, count); refuse if no cell has one."""
     advice = "generate more (-n), use more steps, or another model"
     if not bool(valid.any()):
         raise DataError(
@@ -232,18 +232,18 @@ def _warn_fruitless(cells: Sequence[tuple[tuple[str, int] | None, list[int]]], v
 
 
 def _unique(crystals: CrystalBatch, energy: Tensor | None, options: GenerateOptions) -> tuple[Tensor, list[int]]:
-    """Representatives, composition by composition and by energy within, and how many crystals each stands for."""
-    found = find_unique(crystals, energy, workers=options.workers, timeout=options.timeout)
-    counts = torch.bincount(found.cluster, minlength=len(found.representatives)).tolist()
+    """Return representatives, by composition and then by energy, and the number of crystals that each stands for."""
+    unique = find_unique(crystals, energy, workers=options.workers, timeout=options.timeout)
+    counts = torch.bincount(unique.cluster, minlength=len(unique.representatives)).tolist()
     keys = compositions(crystals)
-    place = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    position = {key: index for index, key in enumerate(dict.fromkeys(keys))}
     # `find_unique` gives the best first; a stable sort by composition keeps that order within each.
-    pairs = sorted(zip(found.representatives.tolist(), counts, strict=True), key=lambda pair: place[keys[pair[0]]])
+    pairs = sorted(zip(unique.representatives.tolist(), counts, strict=True), key=lambda pair: position[keys[pair[0]]])
     return torch.tensor([index for index, _ in pairs]), [count for _, count in pairs]
 
 
 def listing(found: Generated) -> str:
-    """One line for each crystal, the absurd ones marked."""
+    """Format one line for each crystal, with absurd ones marked."""
     lines = []
     for row, absurd in zip(found.properties, found.absurd, strict=True):
         line = f"{row['formula']:>12} z={row['z']} {row['rank']:4d}"
@@ -254,7 +254,7 @@ def listing(found: Generated) -> str:
 
 
 def summary(found: Generated) -> str:
-    """What became of the crystals that were asked for, in one line."""
+    """Summarise in one line how many crystals were generated, invalid and unique."""
     text = f"{found.asked} generated, {found.invalid} invalid, {len(found.crystals)} unique"
     if any(found.absurd):
         text += f", {sum(found.absurd)} more than {ABSURD:g} eV/atom above the best of their composition (!)"

@@ -1,4 +1,4 @@
-"""`omatg-ray import-omatg`: a model of OMatG becomes a model folder."""
+"""`omatg-ray import-omatg`: conversion of a model of OMatG to a model folder."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def import_model(
     data: Path | None = None,
     progress: bool = False,
 ) -> list[str]:
-    """Imports a checkpoint and writes the model folder; returns what was left out or is different, in sentences.
+    """Import a checkpoint and write the model folder; return notes on what was left out or differs, in sentences.
 
     Args:
         checkpoint: Lightning checkpoint of OMatG.
         config: Its configuration.
         out: New model folder.
         base: Model that reinforcement started from; None for a base model.
-        data: Training crystals, which tell the elements and cell sizes that a base model knows.
+        data: Training crystals, which give the elements and cell sizes that a base model knows.
         progress: Show a progress bar while they are read.
 
     Raises:
         ConfigError: `out` exists already.
-        ModelError: The files cannot be read, do not fit together, or cannot be carried over.
+        ModelError: The files cannot be read, do not fit together, or cannot be converted.
         DataError: The training crystals cannot be read.
     """
     refuse_existing(out)
@@ -46,10 +46,10 @@ def import_model(
 
 
 def refuse_existing(out: Path) -> None:
-    """Refuses to write over something.
+    """Refuse to overwrite a file or a folder with contents.
 
     Raises:
-        ConfigError: There is a file, or a folder with something in it.
+        ConfigError: There is one.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"--out {out} exists already; name a new folder")

@@ -1,4 +1,4 @@
-"""`omatg-ray info`: the cards of what the package carries, and what a model is."""
+"""`omatg-ray info`: cards of the bundled assets, and descriptions of models and schedules."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ from omatg_ray.tree import flat
 
 
 def overview() -> str:
-    """For every asset its place, files and size and what its card says first; and how to see more.
+    """List every asset with its folder, files, size and the first paragraph of its card; and say how to see more.
 
     Raises:
-        DataError: A file of one is missing or damaged.
+        DataError: A file of an asset is missing or damaged.
     """
-    parts = [f"{_place(name)}\n{_first_paragraph(assets.card(name))}" for name in ASSETS]
+    parts = [f"{_summarise(name)}\n{_first_paragraph(assets.card(name))}" for name in ASSETS]
     cards = ", ".join(f"`omatg-ray info {name}`" for name in ASSETS)
     return "\n\n".join([*parts, f"Whole cards: {cards}. What a model is made of: `omatg-ray info MODEL`."])
 
 
 def _first_paragraph(card: str) -> str:
-    """The paragraph below the title, indented."""
+    """Return the paragraph below the title, indented."""
     paragraphs = [text for text in card.split("\n\n") if text.strip() and not text.startswith("#")]
     lines = paragraphs[0].rstrip(":\n").splitlines() if paragraphs else []
     return "\n".join(f"  {line}" for line in lines)
 
 
-def _place(name: AssetName) -> str:
-    """Files, size and folder of an asset, in one line."""
+def _summarise(name: AssetName) -> str:
+    """Return files, size and folder of an asset, in one line."""
     files = assets.files(name)
     size = sum(path.stat().st_size for path in files)
     return f"{name}: {len(files)} files, {size / 1e6:.2f} MB, in {assets.root() / name}"
 
 
 def described_asset(name: AssetName) -> str:
-    """Place, files and size of an asset, then its card.
+    """Return folder, files and size of an asset, then its card.
 
     Raises:
         DataError: A file of it is missing or damaged.
     """
-    return f"{_place(name)}\n\n{assets.card(name).rstrip()}"
+    return f"{_summarise(name)}\n\n{assets.card(name).rstrip()}"
 
 
 def described(name: str) -> str:
-    """The card of an asset, or what `model.json` or `schedule.json` says of a model or a schedule, line by line.
+    """Return the card of an asset, or the contents of `model.json` or `schedule.json` of a model or schedule, in lines.
 
     Args:
-        name: Name of an asset; a model or run folder (`./base` where it is called as an asset is) or its URL; or
-            bundled.
+        name: Name of an asset; a model or run folder or its URL (`./base` for a folder that has the name of an asset);
+            or bundled.
 
     Raises:
         DataError: A file of the asset is missing or damaged.
@@ -71,8 +71,8 @@ def described(name: str) -> str:
             return described_asset(known)
     if not is_bundled(name) and not is_remote(name) and not Path(name).exists():
         raise ModelError(
-            f"info: {name} is neither one of {', '.join(ASSETS)} or {BUNDLED}, nor is there a model or run folder of "
-            "that name"
+            f"info: {name} is none of {', '.join(ASSETS)} or {BUNDLED}, and there is no model or run folder of that "
+            "name"
         )
     if is_remote(name) and SCHEDULE_FILE in files_at(name):
         with fetched_model(name, SCHEDULE_FILE) as copy:
@@ -83,11 +83,11 @@ def described(name: str) -> str:
 
 
 def described_schedule(folder: Path, name: str) -> str:
-    """What a learned schedule is, in lines of a label and a text.
+    """Describe a learned schedule, in lines of a label and a text.
 
     Args:
-        folder: Its files.
-        name: What to call it.
+        folder: Folder of its files.
+        name: Name to show.
 
     Raises:
         ModelError: It cannot be read.
@@ -98,18 +98,18 @@ def described_schedule(folder: Path, name: str) -> str:
 
 
 def _factors(shown: Sequence[Curve]) -> dict[str, str]:
-    """By what a schedule multiplies velocities, at five times."""
+    """Return the factors by which a schedule multiplies velocities, at five times."""
     rows = {}
     for curve in shown:
         for field in FIELDS:
             values = getattr(curve, field)
-            text = ", ".join(f"{values[place * (len(values) - 1) // 4]:.2f}" for place in range(5))
+            text = ", ".join(f"{values[quarter * (len(values) - 1) // 4]:.2f}" for quarter in range(5))
             rows[f"{field}{f', {curve.of}' if curve.of else ''}"] = f"velocity times {text} at t = 0, 1/4, 1/2, 3/4, 1"
     return rows
 
 
 def described_model(name: str) -> str:
-    """What a model is made of, in lines of a label and a text."""
+    """Describe a model, in lines of a label and a text."""
     require_models([name])
     from omatg_ray.model.flow_model import FlowModel
     from omatg_ray.policy.schedule import LearnedSchedule, curves

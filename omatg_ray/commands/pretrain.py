@@ -24,35 +24,35 @@ from omatg_ray.train.splits import load_splits
 
 
 def pretrain(config: Config, resume: bool | Path = False, progress: bool = True) -> Location:
-    """Trains a base model; `best` is the checkpoint with the lowest validation loss of the averaged weights.
+    """Train a base model. `best` is the checkpoint with the lowest validation loss of the averaged weights.
 
-    With `ray.pretrain.workers` it is trained by data-parallel workers on Ray Train. One of them writes checkpoints and
-    metrics, so that the run folder has to be on storage that all nodes share.
+    With `ray.pretrain.workers`, data-parallel workers on Ray Train do the training. One of them writes checkpoints and
+    metrics, so the run folder has to be on storage that all nodes share.
 
     Args:
-        config: Uses `data`, `pretrain` and, of `ray`, what concerns pretraining.
-        resume: Go on with the run in `config.run` from its last checkpoint, exactly. Where that is a URL, this may be
-            the scratch folder that an earlier process could not store there.
+        config: Uses `data`, `pretrain`, and the part of `ray` that concerns pretraining.
+        resume: Resume the run in `config.run` from its last checkpoint, exactly. If that is a URL, this may be the
+            scratch folder of an earlier process that could not store it there.
         progress: Show progress.
 
     Returns:
         Folder of the best checkpoint, or its URL, which `FlowModel.load` reads.
 
     Raises:
-        ConfigError: The run folder holds a run already, none to go on with, or one with other settings; or a package
+        ConfigError: The run folder holds a run already, or no run to resume, or one with other settings; or a package
             of `tracking` is not installed.
         DataError: The crystals cannot be read or split.
-        ModelError: The checkpoint to go on from is none of pretraining, or belongs to a network of another size.
+        ModelError: The checkpoint to resume from is not one of pretraining, or belongs to a network of another size.
         TrainingError: The loss became NaN; the last checkpoint stays.
         ClusterError: The cluster cannot be reached, has no room for the workers, or lost them too often.
-        StorageError: The URL of the run cannot be reached, or the end of the run not be stored; names the folder that
-            holds it.
+        StorageError: The URL of the run cannot be reached, or the end of the run cannot be stored; names the folder
+            that holds it.
         Interrupted: Stopped by the user at an epoch boundary, with a checkpoint.
     """
     tracking = tracking_of(config)
     on_workers = config.ray.pretrain.workers > 0
     with ExitStack() as stack:
-        # What says no within seconds comes before the data, which may take minutes.
+        # Checks that fail within seconds come before loading the data, which may take minutes.
         if on_workers:
             from omatg_ray.train.ray_train import joined_with_room, train_on_workers
 

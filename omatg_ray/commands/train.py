@@ -1,4 +1,4 @@
-"""`omatg-ray train`: reinforce a model by policy gradients on its velocity field."""
+"""`omatg-ray train`: reinforcement of a model by policy gradients on its velocity field."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ from omatg_ray.train.splits import refuse_other_crystals
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run produced.
+    """Result of a run.
 
     Attributes:
         model: Folder of the best checkpoint, or its URL.
-        iteration: Iterations after which it was taken; 0 where no validation was better than the one before any.
-        rows: Evaluations on the test split, as `Evaluation.as_dict` gives them: the base, then the best checkpoint
-            without noise and with that of the policy.
+        iteration: Number of iterations before the best checkpoint; 0 if no validation improved on the one before
+            training.
+        rows: Evaluations on the test split, as from `Evaluation.as_dict`: the base, then the best checkpoint without
+            noise and with that of the policy.
         report: The report.
         generates_species: Whether the model takes numbers of atoms instead of formulas.
     """
@@ -56,26 +57,27 @@ class TrainResult:
 
 
 def train(config: Config, resume: bool | Path = False, progress: bool = True) -> TrainResult:
-    """Reinforces a model.
+    """Reinforce a model.
 
-    `best` is the checkpoint with the lowest mean relative energy on the validation split; if anything else than the
-    energy is rewarded, or species are generated, that with the highest mean reward of the crystals generated for it.
+    `best` is the checkpoint with the lowest mean relative energy on the validation split. If anything besides the
+    energy is rewarded, or species are generated, it is the one with the highest mean reward of the crystals generated
+    for it.
 
     Args:
         config: The run.
-        resume: Go on with the run in `config.run` from its last checkpoint, exactly. Where that is a URL, this may be
-            the scratch folder that an earlier process could not store there.
+        resume: Resume the run in `config.run` from its last checkpoint, exactly. If that is a URL, this may be the
+            scratch folder of an earlier process that could not store it there.
         progress: Show progress.
 
     Raises:
-        ConfigError: As `build_run`; or the run folder holds a run already, or none to go on with, or one with other
+        ConfigError: As `build_run`; or the run folder holds a run already, or no run to resume, or one with other
             settings, crystals or potential.
-        ModelError: As `build_run`; or the run to go on with has another network.
+        ModelError: As `build_run`; or the run to resume has another network.
         ClusterError: There is no Ray cluster, it has no room for the run, or an actor died; the last checkpoint stays.
         TrainingError: The loss is not finite or too many rewards failed; the last checkpoint stays.
-        RewardError: As `build_run`; or a reward does not keep to its contract; the last checkpoint stays.
-        StorageError: The URL of the run cannot be reached, or the end of the run not be stored; names the folder that
-            holds it.
+        RewardError: As `build_run`; or a reward breaks its contract; the last checkpoint stays.
+        StorageError: The URL of the run cannot be reached, or the end of the run cannot be stored; names the folder
+            that holds it.
         Interrupted: Stopped by the user at an iteration boundary, with a checkpoint.
     """
     parts = build_run(config, progress)
@@ -89,7 +91,7 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
             raise ConfigError(f"iterations: the run has done {done.iteration} already, more than {config.iterations}")
         with run_backend(config, parts, progress) as backend:
             if stop.requested:
-                raise Interrupted("stopped before it began; nothing was done")
+                raise Interrupted("stopped before the first iteration; nothing was done")
             if done is not None:
                 backend.train.load_state_dict(done.learner, done.iteration)
             describe_run(folder, config, parts.split)
@@ -103,24 +105,24 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
         if stop.requested:
             where = f"after iteration {iteration} of {config.iterations}"
             if iteration == config.iterations:
-                where = "before the test was done, which begins anew then"
-            raise Interrupted(f"stopped {where}; go on with: {command('train', '--resume', config.run)}")
+                where = "before the test was finished (it starts over)"
+            raise Interrupted(f"stopped {where}; resume with: {command('train', '--resume', config.run)}")
         report = write_report(folder.path)
         best, species = folder.named(folder.checkpoints / "best"), parts.model.generates_species
         return TrainResult(best, best_iteration(folder), rows, folder.named(report), species)
 
 
 def _again(folder: RunFolder, error: OmatgRayError) -> str:
-    """How to go on after a failure that was none of the run itself."""
-    resume = f"; go on with: {command('train', '--resume', folder.named(folder.path))}"
+    """Return how to resume after a failure that the run itself did not cause."""
+    resume = f"; resume with: {command('train', '--resume', folder.named(folder.path))}"
     if isinstance(error, RewardError) and folder.pointed_at("last"):
-        # The same code would fail again, and other code is another run.
-        return f"{resume}; or, where code of a reward has to change, by a new run with base=this checkpoint"
+        # The same code would fail again, and changed code needs a new run.
+        return f"{resume}; or, if the code of a reward has to change, start a new run with base=this checkpoint"
     return resume if isinstance(error, ClusterError) else ""
 
 
 def _reinforce(work: TrainLoop, stop: StopRequest) -> int:
-    """Iterates until all is done or a stop is asked for; returns the iterations that are done."""
+    """Iterate until the run is finished or a stop is requested; return the number of finished iterations."""
     with work:
         while not work.done and not stop.requested:
             work.iterate()
@@ -135,7 +137,10 @@ def _compare(
     stop: StopRequest,
     progress: bool,
 ) -> list[dict[str, Any]]:
-    """Before and after on the test split, without noise and with that of the policy; stops early if asked to."""
+    """Compare before and after on the test split, without noise and with that of the policy.
+
+    Returns early, with nothing, if a stop is requested.
+    """
     test = parts.split.test
     evaluate = Evaluator(
         test, backend, config.seed, chunk_pairs=config.validation.chunk_pairs, block=config.validation.block
@@ -155,7 +160,7 @@ def _compare(
         if stop.requested:
             return []
     kept_crystals = [(name, results[name].crystals, results[name].energy) for name in ("before", "after")]
-    if not best.generates_species:  # A row of these would be of other atoms.
+    if not best.generates_species:  # With generated species, rows and references differ in their atoms.
         kept_crystals.append(("reference", test.crystals, evaluate.reference_energy))
     for name, crystals, energy in kept_crystals:
         path = folder.structures / f"{name}.extxyz"
@@ -164,14 +169,14 @@ def _compare(
 
 
 def described_best(iteration: int) -> str:
-    """What tables call the best checkpoint."""
+    """Return the name of the best checkpoint in tables."""
     if not iteration:
         return "best is iteration 0: not reinforced"
     return f"reinforced, {iteration} iteration{'s' if iteration > 1 else ''}"
 
 
 def properties(ids: Sequence[str], energy: Tensor | None) -> list[dict[str, Any]]:
-    """Columns written beside structures."""
+    """Return the columns to write beside structures."""
     if energy is None:
         return [{"material_id": ident} for ident in ids]
     return [{"material_id": i, "energy_per_atom": e} for i, e in zip(ids, energy.tolist(), strict=True)]

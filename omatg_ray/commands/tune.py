@@ -1,4 +1,4 @@
-"""`omatg-ray tune`: many runs of reinforcement that differ in a few keys, to find good ones."""
+"""`omatg-ray tune`: many reinforcement runs that differ in a few keys, to find good values."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from omatg_ray.tune.settings import DEFAULT_METRIC, SWEEP_FILE, SweepSettings, f
 from omatg_ray.tune.trial import SweepRuns, write_settings
 
 STARTS_FROM = ("base", "data")
-"""Groups of keys that a sweep may leave to its space, and without which nothing can be tried."""
+"""Groups of keys that a sweep may leave to its space, and without which no run can be built."""
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What became of a sweep.
+    """Result of a sweep.
 
     Attributes:
         sweep: All trials.
-        best: The configuration of the best one, a file for `omatg-ray train`.
-        front: Such files of all trials on the Pareto front of several metrics; none of one metric.
+        best: Config file of the best trial, for `omatg-ray train`.
+        front: Config files of all trials on the Pareto front of several metrics; empty for one metric.
         report: The report.
     """
 
@@ -48,38 +48,38 @@ class TuneResult:
 
 
 def tune(settings: SweepSettings, progress: bool = True) -> TuneResult:
-    """Runs a sweep.
+    """Run a sweep.
 
     Raises:
         ConfigError: A configuration of the space could not be run; or the folder holds a sweep already.
         InUseError: Another process runs a sweep there; names process and host.
         ClusterError: There is no Ray cluster, or no room on it for one trial.
-        TrainingError: No trial came to a validation that counts.
+        TrainingError: No trial had a validation that counts.
         Interrupted: Stopped by the user; can be resumed.
         OmatgRayError: As `build_run`.
     """
     folder = refuse_taken_by_sweep(settings)
     configs = settings.check()
-    settings = _portable(settings, folder)
-    # What is missing is missing in all trials: better said once, and now.
+    settings = _make_portable(settings, folder)
+    # Anything missing would be missing in all trials, so fail early, and once.
     first = next(settings.corners())
     needed = {key: value for key, value in first.items() if key.startswith(STARTS_FROM)}
     config = settings.with_values(needed, folder)
-    # How far a lower precision shifts actions depends on keys that trials differ in, and on where they run.
+    # The right precision depends on keys that differ between trials, and on where they run, so it is not decided here.
     rollout = config.rollout.model_copy(update={"precision": "float32"})
     parts = build_run(config.model_copy(update={"device": "cpu", "rollout": rollout}), progress=False)
     by_energy = any(config.reward.energy_alone for config in configs) and not parts.model.generates_species
     if REWARD in settings.metric and by_energy:
         raise ConfigError(
-            f"metric: validations measure {REWARD} where more than the energy is rewarded; take {DEFAULT_METRIC}"
+            f"metric: validations measure {REWARD} only if more than the energy is rewarded; use {DEFAULT_METRIC}"
         )
     with lock(folder):
-        refuse_taken_by_sweep(settings)  # by a driver that was quicker
+        refuse_taken_by_sweep(settings)  # again: another driver may have been quicker
         return _run(settings, folder, progress, resume=False)
 
 
 def resume_tune(run: Location, progress: bool = True) -> TuneResult:
-    """Goes on with a sweep: what has finished stays, other trials go on from their last checkpoints.
+    """Resume a sweep: finished trials stay, other trials resume from their last checkpoints.
 
     Raises:
         ConfigError: There is no sweep in the folder, or it was moved.
@@ -88,35 +88,35 @@ def resume_tune(run: Location, progress: bool = True) -> TuneResult:
     folder = folder_of_sweep(run)
     settings = SweepSettings.load(folder / SWEEP_FILE)
     if settings.run != folder:
-        raise ConfigError(f"{folder} was moved from {settings.run}, where its trials lie; move it back to go on")
+        raise ConfigError(f"{folder} was moved from {settings.run}, where its trials are; move it back to resume it")
     settings.check()
     with lock(folder):
         return _run(settings, folder, progress, resume=True)
 
 
-def _portable(settings: SweepSettings, folder: Path) -> SweepSettings:
-    """The sweep with all of its config in one tree, with absolute locations: trials may run anywhere."""
+def _make_portable(settings: SweepSettings, folder: Path) -> SweepSettings:
+    """Return the sweep with its whole config in one tree of absolute locations, because trials may run anywhere."""
     tree, first = settings.copied_tree(), next(settings.corners())
-    for key, value in _moved(settings, first, folder).items():
+    for key, value in _relocate(settings, first, folder).items():
         if key not in settings.space:
             set_key(tree, key, value)
 
     def moved(key: str, value: Any) -> Any:
         values = first | {key: value}
-        # A job says where it finds a file, so nothing but locations is looked for.
+        # Looking up a file in a job prints where it is, so look up nothing but locations.
         named = locations(settings.with_values(values, folder))
-        return _moved(settings, values, folder).get(key, value) if key in named else value
+        return _relocate(settings, values, folder).get(key, value) if key in named else value
 
     space = {key: domain.mapped(partial(moved, key)) for key, domain in settings.space.items()}
     portable = {"config": tree, "overrides": {}, "run": folder, "space": space}
     return SweepSettings.model_validate(settings.model_dump() | portable)
 
 
-def _moved(settings: SweepSettings, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The keys of a trial with such values that trials need with another value than was given: locations."""
+def _relocate(settings: SweepSettings, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the locations that a trial with these values needs in place of the original ones, by key."""
     config = settings.with_values(values, folder)
-    given, needed = (flat(one.model_dump(mode="json")) for one in (config, anchored(config).resolved()))
-    return {key: value for key, value in needed.items() if given.get(key) != value and key != "run"}
+    original, needed = (flat(tree.model_dump(mode="json")) for tree in (config, anchored(config).resolved()))
+    return {key: value for key, value in needed.items() if original.get(key) != value and key != "run"}
 
 
 def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) -> TuneResult:
@@ -127,19 +127,19 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
         if not resume:
             write_settings(settings, folder / SWEEP_FILE)
         if progress:
-            print_line(_announced(settings, folder))
+            print_line(_announcement(settings, folder))
         complete = run_sweep(settings, work, resume, progress)
     if not complete:
-        raise Interrupted(f"stopped in mid-sweep; go on with: {command('tune', '--resume', folder)}")
+        raise Interrupted(f"the sweep was stopped; resume it with: {command('tune', '--resume', folder)}")
     sweep = Sweep.read(folder)
     best = sweep.best
     if best is None:
         reasons = [trial.error for trial in sweep.trials if trial.error is not None]
-        why = reasons[0] if reasons else "all validations were reward hacking by the guards; see exclude_hacked"
+        why = reasons[0] if reasons else "the guards counted all validations as reward hacking; see exclude_hacked"
         write_sweep(folder)
-        raise TrainingError(f"no trial of {folder} came to a validation that counts: {why}")
+        raise TrainingError(f"no trial of {folder} had a validation that counts: {why}")
     chosen = {folder / BEST_FILE: best}
-    front = {} if len(sweep.goals) == 1 else {folder / FRONT / f"{one.name}.yaml": one for one in sweep.front}
+    front = {} if len(sweep.goals) == 1 else {folder / FRONT / f"{trial.name}.yaml": trial for trial in sweep.front}
     for path, trial in (chosen | front).items():
         path.parent.mkdir(exist_ok=True)
         write_text(path, settings.with_values(trial.values, path.with_suffix("")).to_yaml())
@@ -147,7 +147,7 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
     return TuneResult(sweep, folder / BEST_FILE, list(front), write_sweep(folder))
 
 
-def _announced(settings: SweepSettings, folder: Path) -> str:
+def _announcement(settings: SweepSettings, folder: Path) -> str:
     over = f"{counted(settings.expected, 'trial')} over {', '.join(settings.space)}"
     goals = " and ".join(f"{goal.metric} ({goal.mode})" for goal in settings.goals)
     return f"{over} in {folder}, decided by {goals}"

@@ -1,6 +1,6 @@
-"""The base distribution x_0 of the flow: one of positions and one of lattices.
+"""Base distribution of the flow, i.e. of x_0: one distribution of positions and one of lattices.
 
-Models that are trained here start from uniform positions and informed lattices; the others are those of OMatG
+Models trained here start from uniform positions and informed lattices. The other distributions are those of OMatG
 (Höllmer et al., 2025), for imported models.
 """
 
@@ -21,7 +21,7 @@ from omatg_ray.seeding import generator
 from omatg_ray.settings import Kinds, Settings
 
 ANGLE_RANGE = (60.0, 120.0)
-# Fitted to equal lengths a log-normal has no width; the flow needs a base with some.
+# A log-normal fitted to equal lengths has no width, but the flow needs a base with some.
 MIN_LOG_STD = 1e-3
 
 
@@ -32,11 +32,11 @@ class PositionBase(Settings):
 
     @abstractmethod
     def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
-        """Positions (n, 3), float32 on the CPU, not wrapped. `given` is for `mirror`: the crystals to copy."""
+        """Draw positions (n, 3), float32 on the CPU, not wrapped. `given` holds the crystals that `mirror` copies."""
 
 
 class UniformPositions(PositionBase):
-    """Every position uniform in the cell."""
+    """Positions uniform in the cell."""
 
     kind: Literal["uniform"] = "uniform"
 
@@ -45,7 +45,7 @@ class UniformPositions(PositionBase):
 
 
 class NormalPositions(PositionBase):
-    """Every coordinate normal, in fractional units; what leaves the cell is wrapped by those who use it."""
+    """Normal coordinates, in fractional units; callers wrap positions that leave the cell."""
 
     kind: Literal["normal"] = "normal"
     loc: float = Field(0.0, description="mean")
@@ -56,9 +56,9 @@ class NormalPositions(PositionBase):
 
 
 class SobolPositions(PositionBase):
-    """A scrambled Sobol sequence: uniform, and spread more evenly than independent draws.
+    """Positions of a scrambled Sobol sequence: uniform, and spread more evenly than independent draws.
 
-    Every draw scrambles a sequence of its own, so that structures do not depend on each other.
+    Every draw scrambles a sequence of its own, so that structures are independent of each other.
     """
 
     kind: Literal["sobol"] = "sobol"
@@ -69,12 +69,12 @@ class SobolPositions(PositionBase):
 
 
 class MirrorPositions(PositionBase):
-    """Those of the data."""
+    """Positions of the data."""
 
     kind: Literal["mirror"] = "mirror"
 
     def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
-        return _given(given, "positions").pos
+        return _require_crystals(given, "positions").pos
 
 
 class CellBase(Settings):
@@ -84,11 +84,11 @@ class CellBase(Settings):
 
     @abstractmethod
     def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
-        """Lattices (n, 3, 3) in Å, float32 on the CPU. `given` is for `mirror`: the crystals to copy."""
+        """Draw lattices (n, 3, 3) in Å, float32 on the CPU. `given` holds the crystals that `mirror` copies."""
 
 
 class InformedCell(CellBase):
-    """Log-normal lengths, fitted to the training set, and uniform angles. In standard orientation.
+    """Lattices in standard orientation, with log-normal lengths fitted to the training set and uniform angles.
 
     Source: Miller et al., "FlowMM" (ICML 2024). [60°, 120°] are the angles that Niggli-reduced cells can have.
     """
@@ -106,7 +106,7 @@ class InformedCell(CellBase):
 
 
 class NormalCell(CellBase):
-    """Every entry of the lattice normal, in Å; neither oriented nor right-handed."""
+    """Lattices with normal entries, in Å; neither oriented nor right-handed."""
 
     kind: Literal["normal"] = "normal"
     loc: float = Field(0.0, description="mean")
@@ -117,15 +117,15 @@ class NormalCell(CellBase):
 
 
 class MirrorCell(CellBase):
-    """Those of the data."""
+    """Lattices of the data."""
 
     kind: Literal["mirror"] = "mirror"
 
     def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
-        return _given(given, "lattices").cell
+        return _require_crystals(given, "lattices").cell
 
 
-def _given(given: CrystalBatch | None, what: str) -> CrystalBatch:
+def _require_crystals(given: CrystalBatch | None, what: str) -> CrystalBatch:
     if given is None:
         raise ModelError(
             f"the model starts from the {what} of given crystals (a mirror base distribution); it cannot generate from "
@@ -150,7 +150,7 @@ class BaseDistribution(Settings):
     @model_validator(mode="before")
     @classmethod
     def _informed_without_a_name(cls, values: Any) -> Any:
-        """Reads descriptions from when there were uniform positions and informed lattices only."""
+        """Read descriptions from when only uniform positions and informed lattices existed."""
         if not isinstance(values, dict) or "cell" in values:
             return values
         old = {name: values[name] for name in ("log_length_mean", "log_length_std") if name in values}
@@ -159,7 +159,7 @@ class BaseDistribution(Settings):
 
     @classmethod
     def fit(cls, cell: Tensor) -> BaseDistribution:
-        """Uniform positions, and the length distribution fitted to lattices (B, 3, 3) by maximum likelihood."""
+        """Fit the length distribution to lattices (B, 3, 3) by maximum likelihood; positions are uniform."""
         log_lengths = cell_parameters(cell.double())[0].log()
         mean, std = log_lengths.mean(0), log_lengths.std(0, unbiased=False).clamp_min(MIN_LOG_STD)
         return cls(cell=InformedCell(log_length_mean=tuple(mean.tolist()), log_length_std=tuple(std.tolist())))
@@ -167,26 +167,26 @@ class BaseDistribution(Settings):
     def draw(
         self, n_structures: int, n_positions: int, rng: torch.Generator, given: CrystalBatch | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Positions (n_positions, 3), not wrapped, and lattices (n_structures, 3, 3), float32 on the CPU.
+        """Draw positions (n_positions, 3), not wrapped, and lattices (n_structures, 3, 3), float32 on the CPU.
 
         Args:
-            given: The data that x_0 shall lead to, which mirror distributions copy, where it is.
+            given: The data that x_0 leads to, if any, for mirror distributions to copy.
 
         Raises:
-            ModelError: A mirror distribution is given no crystals.
+            ModelError: A mirror distribution has no crystals to copy.
         """
         return self.pos.draw(n_positions, rng, given), self.cell.draw(n_structures, rng, given)
 
     def sample(
         self, species: Sequence[Sequence[int]], seeds: Sequence[int], given: CrystalBatch | None = None
     ) -> CrystalBatch:
-        """x_0 for each list of atomic numbers; structure i depends on seeds[i] alone, not on its neighbours.
+        """Draw x_0 for each list of atomic numbers; structure i depends on seeds[i] alone, not on its neighbours.
 
         Args:
             given: Crystals of these species, for mirror distributions.
 
         Raises:
-            ModelError: A mirror distribution is given no crystals.
+            ModelError: A mirror distribution has no crystals to copy.
         """
         draws = [
             self.draw(1, len(z), generator(seed, "x_0"), None if given is None else given.select([index]))

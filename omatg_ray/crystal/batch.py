@@ -1,4 +1,4 @@
-"""The packed batch of crystals that every other part of the package exchanges."""
+"""Packed batch of crystals, which all parts of the package exchange."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MAX_ATOMIC_NUMBER = 118
 
 
 class Edges(NamedTuple):
-    """Ordered pairs of atoms (E, ...): all of `Layout.pairs`, then the same exchanged, then every atom with itself.
+    """Ordered pairs of atoms (E, ...): all of `Layout.pairs`, then these reversed, then every atom with itself.
 
     Attributes:
-        ends: Receiver i, and sender j + sum N (E, 2): rows of a table of what senders give below one of receivers.
-        by_receiver: Edges sorted by receiver (E,).
-        by_sender: Edges sorted by sender (E,).
-        start: Where the edges of each atom start in `by_receiver`, and in `by_sender` (sum N,).
+        ends: Receiver i, and sender j + sum N (E, 2): rows of a table with values of receivers above those of senders.
+        by_receiver: Indices of the edges sorted by receiver (E,).
+        by_sender: Indices of the edges sorted by sender (E,).
+        start: Where the edges of each atom start, in `by_receiver` and `by_sender` alike (sum N,).
     """
 
     ends: Tensor
@@ -36,7 +36,7 @@ class Edges(NamedTuple):
 
 
 class Layout:
-    """What follows from the number of atoms alone; shared by all states of a trajectory, computed once.
+    """Indices that depend only on the numbers of atoms; computed once and shared by all states of a trajectory.
 
     Args:
         n_atoms: Atoms per structure (B,), int64, each at least 1.
@@ -46,7 +46,7 @@ class Layout:
         self.n_atoms = n_atoms
 
     def __reduce__(self) -> tuple[type[Layout], tuple[Tensor]]:
-        # Without what was computed from it, which may be larger than all the crystals.
+        # Without the cached tensors, which may be larger than all the crystals.
         return Layout, (self.n_atoms,)
 
     @cached_property
@@ -92,19 +92,19 @@ class Layout:
         )
 
     def atoms_of(self, structures: Tensor) -> Tensor:
-        """Indices of the atoms of some structures (b,), structure by structure."""
+        """Return the indices of the atoms of some structures (b,), structure by structure."""
         n_atoms = self.n_atoms[structures]
         total = int(n_atoms.sum())
         shift = self.ptr[:-1][structures] - (n_atoms.cumsum(0) - n_atoms)
         return torch.arange(total, device=n_atoms.device) + shift.repeat_interleave(n_atoms, output_size=total)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over the atoms of every structure: (sum N, ...) to (B, ...)."""
+        """Sum values over the atoms of every structure: (sum N, ...) to (B, ...)."""
         out = values.new_zeros((len(self.n_atoms), *values.shape[1:]))
         return out.index_add_(0, self.batch, values)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over the atoms of every structure: (sum N, ...) to (B, ...)."""
+        """Average values over the atoms of every structure: (sum N, ...) to (B, ...)."""
         counts = self.n_atoms.to(values.dtype).view(-1, *[1] * (values.dim() - 1))
         return self.sum(values) / counts
 
@@ -182,9 +182,9 @@ class CrystalBatch:
     def replace(
         self, pos: Tensor | None = None, cell: Tensor | None = None, species: Tensor | None = None
     ) -> CrystalBatch:
-        """The same atoms at other positions, in other cells, or of other species; shares the layout.
+        """Return a batch with other positions, cells or species, sharing the layout.
 
-        Skips validation: while species are generated, states hold masked atoms, whose atomic number is 0.
+        Skips validation: while species are generated, states hold masked atoms with atomic number 0.
         """
         new = object.__new__(CrystalBatch)
         new.layout = self.layout
@@ -194,18 +194,18 @@ class CrystalBatch:
         return new
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CrystalBatch:
-        """Moved to a device; positions and cells converted to a dtype. Returns itself where nothing changes."""
+        """Move to a device, and convert positions and cells to a dtype. Returns itself if nothing changes."""
         device = self.device if device is None else torch.device(device)
         dtype = self.dtype if dtype is None else dtype
         if device == self.device:
             return self if dtype == self.dtype else self.replace(self.pos.to(dtype), self.cell.to(dtype))
-        # No second validation: it would wait for the device.
+        # Skip validation: it would wait for the device.
         new = self.replace(self.pos.to(device, dtype), self.cell.to(device, dtype))
         new.species, new.layout = self.species.to(device), Layout(self.n_atoms.to(device))
         return new
 
     def select(self, indices: Sequence[int] | Tensor) -> CrystalBatch:
-        """The structures with these indices (or where a boolean mask (B,) is true), in the order given."""
+        """Return the structures with these indices (or where a boolean mask (B,) is true), in the order given."""
         index = torch.as_tensor(indices, device=self.device)
         index = index.nonzero().squeeze(1) if index.dtype == torch.bool else index.long()
         atoms = self.layout.atoms_of(index)
@@ -213,7 +213,7 @@ class CrystalBatch:
 
     @classmethod
     def cat(cls, batches: Iterable[CrystalBatch]) -> CrystalBatch:
-        """All structures of several batches, in order."""
+        """Concatenate batches, in order."""
         parts = list(batches)
         return cls(
             torch.cat([b.species for b in parts]),
@@ -223,7 +223,7 @@ class CrystalBatch:
         )
 
     def tile(self, times: int) -> CrystalBatch:
-        """`times` copies of the whole batch, one after the other."""
+        """Repeat the whole batch `times` times."""
         return CrystalBatch(
             self.species.repeat(times),
             self.pos.repeat(times, 1),
@@ -235,7 +235,7 @@ class CrystalBatch:
 
     @classmethod
     def from_structures(cls, structures: Sequence[Structure], dtype: torch.dtype = torch.float32) -> CrystalBatch:
-        """From ordered pymatgen structures, with positions wrapped into [0, 1).
+        """Build a batch from ordered pymatgen structures, with positions wrapped into [0, 1).
 
         Raises:
             DataError: A structure is disordered (a site with several or partly occupied species) or has no atoms.
@@ -256,7 +256,7 @@ class CrystalBatch:
         )
 
     def to_structures(self) -> list[Structure]:
-        """As pymatgen structures, in order."""
+        """Convert to pymatgen structures, in order."""
         from pymatgen.core import Lattice, Structure
 
         pos, cell = self.pos.double().cpu().numpy(), self.cell.double().cpu().numpy()
@@ -268,14 +268,14 @@ class CrystalBatch:
 
     @classmethod
     def from_pyg(cls, data: Any) -> CrystalBatch:
-        """From a torch-geometric `Data` or `Batch` with `species`, `pos`, `cell` and, in a batch, `n_atoms`."""
+        """Convert a torch-geometric `Data` or `Batch` with `species`, `pos`, `cell` and, in a batch, `n_atoms`."""
         n_atoms = getattr(data, "n_atoms", None)
         if n_atoms is None:
             n_atoms = torch.tensor([len(data.species)], device=data.species.device)
         return cls(data.species, data.pos, data.cell.view(-1, 3, 3), n_atoms.view(-1))
 
     def to_pyg(self) -> Batch:
-        """As a torch-geometric `Batch` of `Data(species, pos, cell, n_atoms)`; `from_pyg` inverts it."""
+        """Convert to a torch-geometric `Batch` of `Data(species, pos, cell, n_atoms)`; `from_pyg` inverts it."""
         from torch_geometric.data import Batch, Data
 
         ptr = self.ptr.tolist()
@@ -293,7 +293,7 @@ class CrystalBatch:
         )
 
     def formulas(self) -> list[str]:
-        """Formula of every structure's cell, elements by electronegativity: 'BaTiO3', 'Ti2O4'."""
+        """Return the formula of every structure's cell, elements by electronegativity: 'BaTiO3', 'Ti2O4'."""
         from pymatgen.core import Element
 
         species, ptr = self.species.tolist(), self.ptr.tolist()

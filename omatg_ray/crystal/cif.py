@@ -1,7 +1,7 @@
-"""Crystals from CIF: gemmi reads the syntax, this module what it means, and refuses what it would have to guess.
+"""Crystals from CIF: gemmi parses the syntax; this module interprets it, and refuses what it would have to guess.
 
 Sources: the IUCr core dictionary (names, defaults of '.', meaning of each item), and files as programs and databases
-write them. A crystal is made only if its sites, its symmetry and what the file says of its composition agree.
+write them. A crystal is accepted only if its sites, its symmetry and its stated composition agree.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from omatg_ray.errors import DataError
 FloatArray = NDArray[np.float64]
 
 FULL_OCCUPANCY = 0.005
-"""How far an occupancy may be from 1 and the site still be full."""
+"""Largest deviation from 1 of the occupancy of a full site."""
 
 FORMULAS = ("_chemical_formula_sum", "_chemical_formula_iupac", "_chemical_formula_structural",
             "_chemical_formula_moiety")  # fmt: skip
@@ -39,16 +39,16 @@ TYPE_SYMBOL = re.compile(r"([A-Za-z]{1,2}?)(?:val)?[^A-Za-z]*")
 
 
 def row_of_block(block: Block, ident: str) -> Row:
-    """The crystal of a data block, in standard orientation, with the properties that `write_structures` left there.
+    """Return the crystal of a data block, in standard orientation, with the properties that `write_structures` stored.
 
-    Where a file names a space group but lists no operations, every setting that the name may mean is tried, and what
-    the file says of the composition decides.
+    If a file names a space group but lists no operations, every setting that the name may mean is tried, and the stated
+    composition decides.
 
     Raises:
         DataError: Something is missing, disordered or not understood, or parts of the file contradict each other.
     """
     if block.twice:
-        raise DataError(f"{block.twice[0]} stands there twice, with different values")
+        raise DataError(f"{block.twice[0]} appears twice, with different values")
     cell = _cell(block)
     formula, unread = _formula(block)
     sites = _sites(block, formula)
@@ -56,7 +56,7 @@ def row_of_block(block: Block, ident: str) -> Row:
     z = block.number("_cell_formula_units_z") or None
     groups = groups_of(block, sites, cell)
     if len(groups) > 1 and IDENTITY in groups and not (formula and z):
-        raise _left_open(groups)  # a cell that is listed as a whole, or its asymmetric unit: nothing counts the atoms
+        raise _ambiguous(groups)  # the whole cell or its asymmetric unit? no stated composition decides
     candidates, reasons = [], []
     for group in groups:
         try:
@@ -66,22 +66,22 @@ def row_of_block(block: Block, ident: str) -> Row:
             candidates.append((numbers, np.concatenate(orbits), doubt, group))
         except DataError as error:
             reasons.append(str(error))
-    candidates = [found for found in candidates if found[2] is None] or candidates
+    candidates = [candidate for candidate in candidates if candidate[2] is None] or candidates
     if len(candidates) > 1:
-        apart = [found for found in candidates if _shortest(found[0], found[1], cell) >= MIN_DISTANCE]
+        apart = [candidate for candidate in candidates if _shortest(candidate[0], candidate[1], cell) >= MIN_DISTANCE]
         candidates = apart or candidates
     if not candidates:
         raise DataError("; or ".join(dict.fromkeys(reasons)))
     if len(candidates) > 1:
-        raise _left_open([group for *_, group in candidates])
+        raise _ambiguous([group for *_, group in candidates])
     numbers, frac, doubt, _ = candidates[0]
     return Row(ident, numbers, cell, frac, block.properties, doubt or unread)
 
 
-def _left_open(groups: list[Operations]) -> DataError:
+def _ambiguous(groups: list[Operations]) -> DataError:
     names = ", ".join(group.name or "the identity alone" for group in groups)
     return DataError(
-        f"its space group leaves open how many atoms it has and where ({names}): list the symmetry operations"
+        f"its space group leaves the number and positions of its atoms open ({names}): list the symmetry operations"
     )
 
 
@@ -96,12 +96,12 @@ def _cell(block: Block) -> FloatArray:
     lengths, cosines = values[:3], np.cos(np.radians(values[3:]))
     if min(lengths) <= 0 or 1 + 2 * cosines.prod() - (cosines**2).sum() <= 0:
         raise DataError(f"its cell of lengths {lengths} and angles {values[3:]} spans no volume")
-    # gemmi has a along x and b in the xy plane too
+    # gemmi, too, puts a along x and b in the xy plane.
     return np.array(gemmi.UnitCell(*values).orth.mat.tolist()).T
 
 
 def _formula(block: Block) -> tuple[dict[int, float], str | None]:
-    """The composition that a file gives, and what it says of it that cannot be read."""
+    """Return the stated composition, and a note if it cannot be read."""
     texts = [text for name in FORMULAS if (text := block.text(name)) is not None]
     formula = next(filter(None, map(parse_formula_sum, texts)), {})
     return formula, f"its formula {texts[0]!r} cannot be read" if texts and not formula else None
@@ -122,12 +122,12 @@ def _sites(block: Block, formula: dict[int, float]) -> list[Site]:
     occupancies = block.columns.get("_atom_site_occupancy")
     hydrogens = block.columns.get("_atom_site_attached_hydrogens")
     groups = {value for value in block.columns.get("_atom_site_disorder_group", []) if known(value) not in (None, "0")}
-    # those of magnetic structures count in another cell
+    # Multiplicities of magnetic structures refer to another cell.
     multiplicities = None if block.column(MAGNETIC_OPERATIONS) else block.column(*MULTIPLICITIES)
     dummies = block.columns.get("_atom_site_calc_flag", [])
     columns = [*axes, labels, types, occupancies, hydrogens, multiplicities, dummies]
     if any(column and len(column) != len(names) for column in columns):
-        raise DataError("its sites are torn: their columns (_atom_site_...) stand in loops of different length")
+        raise DataError("its sites are inconsistent: their columns (_atom_site_...) are in loops of different length")
     sites = []
     for index, name in enumerate(names):
         label = known(name) or "unnamed"
@@ -136,9 +136,9 @@ def _sites(block: Block, formula: dict[int, float]) -> list[Site]:
         element = _element(type_symbol, None if labels is None else known(name), formula)
         if element is None:
             what = f"type symbol {type_symbol!r}" if type_symbol else f"label {label!r}"
-            raise DataError(f"{where} gives no atom: its {what} names no chemical element")
+            raise DataError(f"{where} is not an atom: its {what} names no chemical element")
         if dummies and known(dummies[index]) == "dum":
-            raise DataError(f"{where} is a dummy and no atom (_atom_site_calc_flag dum): leave it out")
+            raise DataError(f"{where} is a dummy, not an atom (_atom_site_calc_flag dum): leave it out")
         frac = np.zeros(3)
         for axis, column in enumerate(axes):
             text = known(column[index]) if column else None
@@ -151,31 +151,31 @@ def _sites(block: Block, formula: dict[int, float]) -> list[Site]:
             raise DataError(f"{where} is disordered (occupancy {occupancy:g}); only fully occupied sites can be used")
         text = known(hydrogens[index]) if hydrogens else None
         if text is not None and number(text, f"the attached hydrogens of {where}") != 0:
-            raise DataError(f"{where} has {text} attached hydrogens without positions: the crystal is not complete")
+            raise DataError(f"{where} has {text} attached hydrogens without positions: the crystal is incomplete")
         text = known(multiplicities[index]) if multiplicities else None
         multiplicity = int(text) if text is not None and text.isdecimal() else None
         sites.append(Site(label, element, frac, multiplicity))
     if len(groups) > 1 or any(value.startswith("-") for value in groups):
         raise DataError(
-            f"it has alternatives of disorder (_atom_site_disorder_group {', '.join(sorted(groups))}) that all count "
-            "as fully occupied; keep one of them"
+            f"it has alternatives of disorder (_atom_site_disorder_group {', '.join(sorted(groups))}), all fully "
+            "occupied; keep one of them"
         )
     return sites
 
 
 def _element(type_symbol: str | None, label: str | None, formula: dict[int, float]) -> int | None:
-    """Atomic number of a site; None where nothing says it for certain. D is hydrogen.
+    """Return the atomic number of a site, or None if it is uncertain. D is hydrogen.
 
-    A label without a type symbol may start with an element ('Na1', 'O12A'), stand for a group ('OH', 'Wat'), for a
-    kind of site ('T1', 'M2') or for an element and its place ('CO1' is a carbon on oxygen, or cobalt). The formula
-    decides; without one, only a label that is an element apart from what follows its letters is taken.
+    A label without a type symbol may start with an element ('Na1', 'O12A'), or stand for a group ('OH', 'Wat'), a kind
+    of site ('T1', 'M2') or an element and its position ('CO1' is a carbon on oxygen, or cobalt). The formula decides.
+    Without one, only a label whose letters are exactly an element is accepted.
     """
     if type_symbol is not None:
         match = TYPE_SYMBOL.fullmatch(type_symbol)
-        found = _atomic_number(match[1]) if match else None
-        # 'CO' may be cobalt, or carbon and oxygen, 'Co' is cobalt
-        ambiguous = match is not None and match[1] != match[1].capitalize() and bool(formula) and found not in formula
-        return None if ambiguous else found
+        z = _atomic_number(match[1]) if match else None
+        # 'CO' may be cobalt, or carbon and oxygen; 'Co' is cobalt.
+        ambiguous = match is not None and match[1] != match[1].capitalize() and bool(formula) and z not in formula
+        return None if ambiguous else z
     letters = re.match(r"[A-Za-z]*", label or "")
     assert letters is not None
     text = letters[0]
@@ -198,10 +198,10 @@ def _atomic_number(symbol: str) -> int | None:
 
 
 def _orbits(sites: list[Site], group: Operations, cell: FloatArray) -> list[FloatArray]:
-    """The atoms (n, 3) of every site; none of one that symmetry makes of an earlier site of its element already.
+    """Return the atoms (n, 3) of every site; none for a site that symmetry makes of an earlier site of its element.
 
     Raises:
-        DataError: They are more than `MAX_ATOMS_PER_CELL`, or images of a site are neither apart nor together.
+        DataError: There are more than `MAX_ATOMS_PER_CELL`, or images of a site are neither apart nor together.
     """
     if group is IDENTITY:
         return [site.frac[None] for site in sites]

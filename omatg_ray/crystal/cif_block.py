@@ -1,4 +1,4 @@
-"""The data blocks of a CIF as columns of texts; gemmi reads the syntax.
+"""Data blocks of a CIF as columns of text; gemmi parses the syntax.
 
 Source: the CIF 1.1 syntax and the names of the IUCr dictionaries.
 """
@@ -17,7 +17,7 @@ from omatg_ray.errors import DataError
 
 PROPERTY_PREFIX = "_omatg_ray_"
 SITES = {"_atom_site_label", "_atom_site_type_symbol", "_atom_site_fract_x", "_atom_site_cartn_x"}
-# What makes a crystal; other items may stand in a block more than once.
+# Items that define a crystal; only others may appear in a block more than once.
 ESSENTIAL = re.compile(r"_(cell_(length|angle)|atom_site_(label|type|fract|occup)|symmetry_|space_group)")
 
 
@@ -27,9 +27,9 @@ class Block:
 
     Attributes:
         name: Its name.
-        columns: Texts by name; names are in lower case, with underscores for the dots of newer dictionaries.
-        properties: What `write_structures` left there.
-        twice: Names of what makes a crystal that stand there again with other values.
+        columns: Texts by name. Names are in lower case, with underscores for the dots of newer dictionaries.
+        properties: Properties that `write_structures` stored.
+        twice: Names of items that define a crystal and appear again with other values.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Block:
     twice: list[str]
 
     def column(self, *names: str) -> list[str]:
-        """The first of these columns that is there and says anything, else an empty list."""
+        """Return the first of these columns with a known value, else an empty list."""
         for name in names:
             values = self.columns.get(name, [])
             if any(known(value) is not None for value in values):
@@ -46,55 +46,55 @@ class Block:
         return []
 
     def text(self, *names: str) -> str | None:
-        """The first of these items that is known."""
+        """Return the first of these items that is known, else None."""
         values = (known(self.columns[name][0]) for name in names if self.columns.get(name))
         return next((value for value in values if value is not None), None)
 
     def number(self, name: str) -> float | None:
-        """An item as a number; None where it is unknown.
+        """Return an item as a number, or None if it is unknown.
 
         Raises:
-            DataError: It is something else.
+            DataError: It is not a number.
         """
         text = self.text(name)
         return None if text is None else number(text, name)
 
 
 def read_blocks(text: str) -> list[Block]:
-    """The data blocks of a CIF that describe a crystal.
+    """Return the data blocks of a CIF that describe a crystal.
 
     Raises:
-        DataError: The text is no CIF; gemmi's message names the line.
+        DataError: The text is not a CIF; gemmi's message names the line.
     """
     try:
         document = gemmi.cif.read_string(text.replace("\r\n", "\n").replace("\r", "\n"), 0)
     except (RuntimeError, ValueError) as error:
-        raise DataError(f"it is no valid CIF: {re.sub(r'^string:', 'line ', str(error))}") from error
+        raise DataError(f"it is not a valid CIF: {re.sub(r'^string:', 'line ', str(error))}") from error
     blocks = [_block(block) for block in document]
     with_atoms = [block for block in blocks if not SITES.isdisjoint(block.columns)]
     return with_atoms or [block for block in blocks if "_cell_length_a" in block.columns]
 
 
 def known(value: str) -> str | None:
-    """A value without quotes; None for '?', '.' and empty texts."""
+    """Return a value without quotes, or None for '?', '.' and empty text."""
     return None if gemmi.cif.is_null(value) else gemmi.cif.as_string(value).strip() or None
 
 
 def number(text: str, what: str) -> float:
-    """A finite number, perhaps with an uncertainty ('0.2203(6)') or as a fraction ('1/3').
+    """Parse a finite number, perhaps with an uncertainty ('0.2203(6)') or as a fraction ('1/3').
 
     Raises:
-        DataError: It is something else; says what it should have been.
+        DataError: The text is not a number; the message says what it should have been.
     """
     fraction = re.fullmatch(r"([+-]?\d+)\s*/\s*([1-9]\d*)", text)
     value = int(fraction[1]) / int(fraction[2]) if fraction else gemmi.cif.as_number(text)
     if not math.isfinite(value):
-        raise DataError(f"{what} is no number: {text!r}")
+        raise DataError(f"{what} is not a number: {text!r}")
     return value
 
 
 def as_scalar(text: str) -> Scalar:
-    """A text as integer or float where it is written as one."""
+    """Convert a text to an integer or float if it is written as one."""
     if re.fullmatch(r"\s*[+-]?\d+\s*", text, flags=re.ASCII):
         return int(text)
     try:

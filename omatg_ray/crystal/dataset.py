@@ -1,4 +1,4 @@
-"""Crystals with their names and properties: what a data file becomes in memory."""
+"""Crystals with their ids and properties: a data file in memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CrystalDataset:
     Args:
         crystals: The crystals: float32, on the CPU and, unless read with `reduce=False`, Niggli-reduced and in standard
             orientation (a along x, b in the xy plane, right-handed).
-        ids: A name for every crystal; distinct within what `read_dataset` and `cat` return.
+        ids: A name for every crystal; distinct in results of `read_dataset` and `cat`.
         properties: The scalar columns that came along with every crystal; missing values have no key.
 
     Raises:
@@ -75,7 +75,7 @@ class CrystalDataset:
         return frozenset(self.crystals.n_atoms.tolist())
 
     def select(self, indices: Sequence[int] | Tensor) -> CrystalDataset:
-        """The crystals with these indices (or where a boolean mask is true), in the order given, with their ids."""
+        """Select crystals by index (or where a boolean mask is true), in the order given, with their ids."""
         index = torch.as_tensor(indices)
         chosen = (index.nonzero().squeeze(1) if index.dtype == torch.bool else index.long()).tolist()
         return CrystalDataset(
@@ -84,7 +84,7 @@ class CrystalDataset:
 
     @classmethod
     def cat(cls, datasets: Iterable[CrystalDataset]) -> CrystalDataset:
-        """All crystals of several data sets, in order; ids that occur again get a suffix (`distinct_ids`)."""
+        """Concatenate data sets, in order; ids that occur again get a suffix (`distinct_ids`)."""
         parts = list(datasets)
         return cls(
             CrystalBatch.cat(part.crystals for part in parts),
@@ -94,7 +94,7 @@ class CrystalDataset:
 
 
 def distinct_ids(names: Iterable[str]) -> list[str]:
-    """The names, where one that occurred before becomes 'name#2', 'name#3', ..."""
+    """Return the names, where one that occurred before becomes 'name#2', 'name#3', ..."""
     used: set[str] = set()
     next_suffix: Counter[str] = Counter()
     out = []
@@ -109,7 +109,7 @@ def distinct_ids(names: Iterable[str]) -> list[str]:
 
 
 def scalar_properties(values: Mapping[str, Any]) -> dict[str, Scalar]:
-    """The scalars of a mapping: numbers as Python numbers, truth values as 0 or 1, texts without the space around them.
+    """Return the scalars of a mapping: numbers as Python numbers, truth values as 0 or 1, texts stripped of whitespace.
 
     Missing values (None, empty text, NaN and infinities) and everything that is not a scalar are left out.
     """

@@ -14,5 +14,5 @@ Fields = dict[FieldName, Tensor]
 
 
 def displace(crystals: CrystalBatch, displacement: Fields) -> CrystalBatch:
-    """The crystals after a displacement of positions (sum N, 3) and lattices (B, 3, 3); positions wrapped."""
+    """Displace positions (sum N, 3) and lattices (B, 3, 3) of crystals; the new positions are wrapped."""
     return crystals.replace(wrap(crystals.pos + displacement["pos"]), crystals.cell + displacement["cell"])

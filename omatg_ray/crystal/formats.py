@@ -1,7 +1,7 @@
-"""Which files hold crystals, and where in them each one is.
+"""File formats that hold crystals, and the position of each crystal in a file.
 
-A reader yields an `Entry` for each place that should hold a crystal, and reads it only when asked to: so one that is
-damaged does not hide the next. Text formats are read from bytes, which may come from a gzip file or an archive.
+A reader yields an `Entry` for each crystal that a file should hold, and reads it only on request, so that a damaged one
+does not hide the next. Text formats are read from bytes, which may come from a gzip file or an archive.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Files = Callable[[Path], Iterator[Entry]]
 
 
 def entries(path: Path) -> Iterator[Entry]:
-    """The places of a file, folder or archive that should hold a crystal.
+    """Return an entry for each crystal that a file, folder or archive should hold.
 
     Raises:
         DataError: There is no such file, or its format is unknown.
@@ -45,17 +45,17 @@ def entries(path: Path) -> Iterator[Entry]:
         return _archive(path)
     kind = _kind(path.name)
     if kind in FILES:
-        return _guarded(str(path), partial(FILES[kind], path))
+        return _guard(str(path), partial(FILES[kind], path))
     if kind not in TEXTS:
         raise DataError(
             f"{path} has an unknown suffix; known are {', '.join([*TEXTS, *FILES])} (texts also with .gz), POSCAR and "
             "CONTCAR files, folders and .zip archives of .cif, .mcif and POSCAR files"
         )
-    return _guarded(str(path), lambda: _texts(str(path), path.read_bytes()))
+    return _guard(str(path), lambda: _texts(str(path), path.read_bytes()))
 
 
 def _kind(name: str) -> str:
-    """The suffix that says how a file is read; `.vasp` for POSCAR and CONTCAR files."""
+    """Return the suffix that determines how a file is read; `.vasp` for POSCAR and CONTCAR files."""
     plain = PurePath(re.sub(r"\.gz$", "", name, flags=re.IGNORECASE))
     if re.match(r"(POSCAR|CONTCAR)([._-]|$)", plain.name) and plain.suffix.lower() not in TEXTS:
         return ".vasp"
@@ -69,14 +69,14 @@ def _texts(where: str, data: bytes) -> Iterator[Entry]:
     return TEXTS[kind](where, decode(data, lenient=kind in CRYSTAL_FILES))
 
 
-def _guarded(where: str, read: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
-    """The entries of a file; one that raises what is wrong with the file, where that ends them or there are none."""
-    found = False
+def _guard(where: str, read: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
+    """Yield the entries of a file. If reading them fails or there are none, yield one that raises the error."""
+    has_entries = False
     try:
         for entry in read():
-            found = True
+            has_entries = True
             yield entry
-        if not found:
+        if not has_entries:
             yield failed(where, DataError("it holds no crystals"))
     except (DataError, OSError) as error:
         yield failed(where, error)
@@ -88,9 +88,9 @@ def _guarded(where: str, read: Callable[[], Iterator[Entry]]) -> Iterator[Entry]
 def _folder(path: Path) -> Iterator[Entry]:
     names = _crystal_files(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     if not names:
-        raise DataError(f"the folder {path} holds no .cif, .mcif or POSCAR files; name the file that is meant")
+        raise DataError(f"the folder {path} holds no .cif, .mcif or POSCAR files; name the file you need")
     for name in names:
-        yield from _guarded(str(path / name), partial(_read_file, path / name))
+        yield from _guard(str(path / name), partial(_read_file, path / name))
 
 
 def _read_file(path: Path) -> Iterator[Entry]:
@@ -102,11 +102,11 @@ def _archive(path: Path) -> Iterator[Entry]:
         with zipfile.ZipFile(path) as archive:
             names = _crystal_files(info.filename for info in archive.infolist() if not info.is_dir())
             if not names:
-                raise DataError(f"the archive {path} holds no .cif, .mcif or POSCAR files; unpack what is meant")
+                raise DataError(f"the archive {path} holds no .cif, .mcif or POSCAR files; unpack the file you need")
             for name in names:
-                yield from _guarded(str(path / name), partial(_read_member, archive, path, name))
+                yield from _guard(str(path / name), partial(_read_member, archive, path, name))
     except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path} is no readable archive: {error}") from error
+        raise DataError(f"{path} is not a readable archive: {error}") from error
 
 
 def _read_member(archive: zipfile.ZipFile, path: Path, name: str) -> Iterator[Entry]:
@@ -117,7 +117,7 @@ def _read_member(archive: zipfile.ZipFile, path: Path, name: str) -> Iterator[En
 
 
 def _crystal_files(names: Iterator[str]) -> list[str]:
-    """Those of single crystals, in order; not what operating systems hide."""
+    """Select the files of single crystals, sorted, without files that operating systems hide."""
     return sorted(
         name
         for name in names
@@ -134,8 +134,8 @@ def _cif(where: str, text: str) -> Iterator[Entry]:
     stem = re.sub(r"\.(mcif|cif)(\.gz)?$", "", PurePath(where).name, flags=re.IGNORECASE)
     for number, block in enumerate(blocks, start=1):
         single = len(blocks) == 1
-        place = where if single else f"{where}, block {number} ({block.name})"
-        yield Entry(place, partial(_read_block, block, stem if single else block.name))
+        label = where if single else f"{where}, block {number} ({block.name})"
+        yield Entry(label, partial(_read_block, block, stem if single else block.name))
 
 
 def _read_block(block: Block, name: str) -> Row:
@@ -151,18 +151,18 @@ def _read_poscar(text: str, name: str) -> Row:
 
     lines = text.splitlines()
     if len(lines) < 8:
-        raise DataError("it is no POSCAR: it has fewer than 8 lines")
+        raise DataError("it is not a POSCAR: it has fewer than 8 lines")
     if re.fullmatch(r"[\s\d]*", lines[5]):
         raise DataError("it names no elements (VASP 4): write their symbols in the line above the numbers of atoms")
     symbols, counts = lines[5].split(), lines[6].split()
     if len(symbols) != len(counts):
         raise DataError(f"it names {len(symbols)} elements and {len(counts)} numbers of atoms")
     structure = Poscar.from_str("\n".join(lines)).structure
-    # behind the coordinates comes nothing, or an empty line and velocities
+    # The coordinates are followed by nothing, or by an empty line and velocities.
     first = 8 + (lines[7].strip()[:1] in "sS")
     coordinates = list(takewhile(str.strip, lines[first:]))
     if len(coordinates) > len(structure) and not re.match(r"\s*[A-Za-z]", coordinates[len(structure)]):
-        raise DataError(f"it lists {len(coordinates)} coordinates, and its numbers of atoms add up to {len(structure)}")
+        raise DataError(f"it lists {len(coordinates)} coordinates, but its numbers of atoms add up to {len(structure)}")
     return row_of_structure(structure, name, {})
 
 
@@ -200,7 +200,7 @@ def _ase_database(path: Path) -> Iterator[Entry]:
             for row in database.select():
                 yield Entry(f"{path}, row {row.id}", partial(_read_database_row, row))
     except (sqlite3.Error, ValueError) as error:
-        raise DataError(f"it is no readable database of ASE: {error}") from error
+        raise DataError(f"it is not a readable ASE database: {error}") from error
 
 
 def _read_database_row(row: Any) -> Row:
@@ -216,7 +216,7 @@ def _trajectory(path: Path) -> Iterator[Entry]:
         with TrajectoryReader(path) as images:
             count = len(images)
     except (ulm.InvalidULMFileError, ValueError, KeyError) as error:
-        raise DataError(f"it is no readable trajectory of ASE: {error}") from error
+        raise DataError(f"it is not a readable ASE trajectory: {error}") from error
     for number in range(count):
         yield Entry(f"{path}, image {number + 1}", partial(_read_image, path, number))
 
@@ -226,12 +226,12 @@ def _read_image(path: Path, number: int) -> Row:
 
     with TrajectoryReader(path) as images:
         atoms = images[number]
-    found = {**atoms.info, **(atoms.calc.results if atoms.calc else {})}
-    return row_of_atoms(atoms, identity(found, str(number + 1)), scalar_properties(found))
+    properties = {**atoms.info, **(atoms.calc.results if atoms.calc else {})}
+    return row_of_atoms(atoms, identity(properties, str(number + 1)), scalar_properties(properties))
 
 
 CRYSTAL_FILES: dict[str, Texts] = {".cif": _cif, ".mcif": _cif, ".vasp": _poscar}
-"""Of single crystals: those that folders and archives are made of."""
+"""Formats of single crystals, which are the ones read in folders and archives."""
 TEXTS: dict[str, Texts] = {
     **CRYSTAL_FILES,
     ".csv": csv_entries,

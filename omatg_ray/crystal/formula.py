@@ -11,10 +11,10 @@ import gemmi
 from omatg_ray.crystal.text import read_text
 from omatg_ray.errors import DataError, FormulaError
 
-# The network's messages grow with the square of the atoms in a cell, and a slip of the keyboard must not fill memory.
+# The network's messages grow with the square of the atoms in a cell, and a typing error must not fill memory.
 MAX_ATOMS_PER_CELL = 1000
 
-# What gemmi knows as symbols beside those of elements: deuterium, and unknown ones.
+# Symbols that gemmi knows besides those of elements: deuterium and the unknown element.
 NO_ELEMENTS = ("D", "X")
 
 _EXAMPLE = "write it like BaTiO3 or Ca3(PO4)2"
@@ -24,7 +24,7 @@ _GROUP = rf"(?:\({_ELEMENTS}\)|\[{_ELEMENTS}\])(?:[1-9]\d*)?(?![a-z0-9])"
 
 
 def parse_formula(text: str) -> dict[str, int]:
-    """Atoms per formula unit by element symbol, in the order in which the formula first names the elements.
+    """Parse the atoms per formula unit by element symbol, in the order in which the formula first names them.
 
     Groups in round or square brackets may be nested: 'Ca3(PO4)2' gives {'Ca': 3, 'P': 2, 'O': 8}.
 
@@ -40,8 +40,8 @@ def parse_formula(text: str) -> dict[str, int]:
     symbols = list(dict.fromkeys(re.findall(r"[A-Z][a-z]*", formula)))
     for symbol in symbols:
         if gemmi.Element(symbol).name != symbol or symbol in NO_ELEMENTS:
-            raise FormulaError(f"the formula {text!r} names {symbol!r}, which is no element; {_EXAMPLE}")
-    # every innermost group is multiplied out, until no group is left
+            raise FormulaError(f"the formula {text!r} names {symbol!r}, which is not an element; {_EXAMPLE}")
+    # Multiply out the innermost groups until none is left.
     flat, groups = formula, 1
     while groups:
         flat, groups = re.subn(_GROUP, _multiply_out, flat, flags=re.ASCII)
@@ -63,14 +63,14 @@ def require_fitting_cell(atoms: int) -> None:
     """Refuse cells of more than `MAX_ATOMS_PER_CELL` atoms.
 
     Raises:
-        DataError: It is one.
+        DataError: The cell is too large.
     """
     if atoms > MAX_ATOMS_PER_CELL:
-        raise DataError(f"it has {atoms} atoms or more; a cell holds {MAX_ATOMS_PER_CELL} at most")
+        raise DataError(f"it has {atoms} atoms or more; a cell may hold {MAX_ATOMS_PER_CELL} at most")
 
 
 def cell_species(text: str, z: int = 1) -> list[int]:
-    """Atomic numbers of z formula units, grouped by element in the formula's order.
+    """Return the atomic numbers of z formula units, grouped by element in the formula's order.
 
     For example, ('TiO2', 2) gives [22, 22, 8, 8, 8, 8].
 
@@ -84,13 +84,13 @@ def cell_species(text: str, z: int = 1) -> list[int]:
     total = z * sum(counts.values())
     if total > MAX_ATOMS_PER_CELL:
         raise FormulaError(
-            f"{z} formula units of {text!r} are {total} atoms; a cell holds {MAX_ATOMS_PER_CELL} at most"
+            f"{z} formula units of {text!r} are {total} atoms; a cell may hold {MAX_ATOMS_PER_CELL} at most"
         )
     return [gemmi.Element(symbol).atomic_number for symbol, count in counts.items() for _ in range(z * count)]
 
 
 def parse_z(text: str) -> list[int]:
-    """Formula units per cell from '2,4', '1-4' or '1-2,4': ascending, each number once.
+    """Parse formula units per cell from '2,4', '1-4' or '1-2,4': ascending, each number once.
 
     Raises:
         FormulaError: The text is anything else, a number is zero or a range runs backwards.
@@ -112,11 +112,11 @@ def parse_z(text: str) -> list[int]:
 
 
 def read_formulas(path: str | Path) -> list[str]:
-    """Formulas from a text file: one per line; empty lines and what follows a `#` are ignored.
+    """Read formulas from a text file: one per line; empty lines and text after a `#` are ignored.
 
     Raises:
         DataError: The file cannot be read or holds no formula.
-        FormulaError: A line is no formula (file and line are named).
+        FormulaError: A line is not a formula; the message names file and line.
     """
     path = Path(path)
     lines = read_text(path).splitlines()

@@ -1,4 +1,4 @@
-"""Geometry of lattices and of the torus of fractional positions. Rows of a lattice are its vectors, in Å."""
+"""Geometry of lattices and of the torus of fractional positions. Rows of a lattice are its vectors in Å."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def wrap(pos: Tensor) -> Tensor:
-    """Fractional positions in [0, 1). In float32 a tiny negative number wraps to exactly 1, so wrap twice."""
+    """Wrap fractional positions into [0, 1). In float32 a tiny negative number wraps to exactly 1, so wrap twice."""
     return (pos % 1.0) % 1.0
 
 
 def nearest_image(target: Tensor, origin: Tensor) -> Tensor:
-    """The periodic image of `target` nearest to `origin`, component by component in fractional units.
+    """Return the periodic image of `target` nearest to `origin`, component by component in fractional units.
 
     The difference lies in [-0.5, 0.5): a difference of exactly 0.5 becomes -0.5.
     """
@@ -20,12 +20,12 @@ def nearest_image(target: Tensor, origin: Tensor) -> Tensor:
 
 
 def minimum_difference(difference: Tensor) -> Tensor:
-    """Fractional differences taken modulo 1 into [-0.5, 0.5)."""
+    """Reduce fractional differences modulo 1 into [-0.5, 0.5)."""
     return (difference + 0.5) % 1.0 - 0.5
 
 
 def cell_from_parameters(lengths: Tensor, angles: Tensor) -> Tensor:
-    """Lattices in standard orientation: a along x, b in the xy plane, c with positive z.
+    """Build lattices in standard orientation: a along x, b in the xy plane, c with positive z.
 
     Args:
         lengths: a, b, c in Å (..., 3).
@@ -49,7 +49,7 @@ def cell_from_parameters(lengths: Tensor, angles: Tensor) -> Tensor:
 
 
 def cell_parameters(cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Lengths a, b, c in Å and angles alpha, beta, gamma in degrees, each (..., 3), of lattices (..., 3, 3)."""
+    """Return lengths a, b, c in Å and angles alpha, beta, gamma in degrees, each (..., 3), of lattices (..., 3, 3)."""
     lengths = cell.norm(dim=-1)
     unit = cell / lengths[..., None]
     cosines = torch.stack([(unit[..., (i + 1) % 3, :] * unit[..., (i + 2) % 3, :]).sum(-1) for i in range(3)], -1)
@@ -57,10 +57,10 @@ def cell_parameters(cell: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def volume(cell: Tensor) -> Tensor:
-    """Volumes in Å³ (...,) of lattices (..., 3, 3); never negative."""
+    """Return the volumes in Å³ (...,) of lattices (..., 3, 3); never negative."""
     return torch.linalg.det(cell).abs()
 
 
 def polar_sine(cell: Tensor) -> Tensor:
-    """Volume divided by the product of the lengths (...,): 1 for orthogonal vectors, 0 for coplanar ones."""
+    """Return the volume divided by the product of the lengths (...,): 1 for orthogonal vectors, 0 for coplanar ones."""
     return volume(cell) / cell.norm(dim=-1).prod(-1)

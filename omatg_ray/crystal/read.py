@@ -1,7 +1,7 @@
 """Reading crystals from files: checked, Niggli-reduced and in standard orientation.
 
-`formats` finds the crystals of a file, `cif`, `xyz`, `tables` and `records` read one each; here they are checked, and
-what is wrong with those that fail is gathered.
+`formats` finds the crystals of a file, and `cif`, `xyz`, `tables` and `records` read one each. This module checks them
+and gathers the errors of those that fail.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ OnError = Literal["refuse", "skip"]
 
 ROWS_AT_ONCE = 256
 PAIRS_AT_ONCE = 1_000_000
-"""Pairs of atoms whose distances are looked at together; a crystal of 1,000 atoms has half of that."""
+"""Pairs of atoms whose distances are computed together; a crystal of 1,000 atoms has half as many."""
 FARTHEST = 1e6
-"""Cells away from the origin at which a position has lost too many digits."""
+"""Distance from the origin, in cells, at which a position has lost too many digits."""
 MOST_NAMED = 20
-"""Crystals that are named one by one where many are wrong."""
+"""Most faulty crystals that a message names one by one."""
 
 
 def read_dataset(
@@ -49,23 +49,23 @@ def read_dataset(
 ) -> CrystalDataset:
     """Read a file, or a folder or archive of CIF and POSCAR files.
 
-    CIF, POSCAR, CSV, JSON, XYZ, ASE's databases and trajectories, LMDB and Parquet files of OMatG; docs/data.md says
-    what is read of each, and what is refused.
+    The formats are CIF, POSCAR, CSV, JSON, XYZ, ASE's databases and trajectories, and OMatG's LMDB and Parquet files;
+    docs/data.md says what is read of each, and what is refused.
 
-    Text formats may end in `.gz`. An id is the `material_id` (in LMDB and Parquet also the `identifier` or `ids`) that
-    came along, else the name of a CIF file (of its data block where it has several) or the key in an LMDB file, else
-    the number of the row, from 1. CIF knows no orientation, so crystals from it are always in standard orientation.
+    Text formats may end in `.gz`. An id is the `material_id` in the file (in LMDB and Parquet also the `identifier` or
+    `ids`), else the name of a CIF file (of the data block if it has several) or the key in an LMDB file, else the
+    number of the row, from 1. CIF has no orientation, so crystals from it are always in standard orientation.
 
     Args:
-        path: What to read.
-        reduce: Niggli-reduce the lattices and put them in standard orientation. Otherwise cells are taken as they are.
-        limit: Read only this many crystals, from the first on.
-        on_error: Whether crystals that cannot be used are refused, or skipped with a warning that says which and why.
-        allow_overlaps: Leave out `check_validity`, which generated crystals may fail: atoms may overlap, cells be flat.
+        path: File, folder or archive.
+        reduce: Niggli-reduce the lattices and put them in standard orientation. Otherwise cells stay unchanged.
+        limit: Read only the first so many crystals.
+        on_error: Refuse unusable crystals, or skip them with a warning that says which and why.
+        allow_overlaps: Skip `check_validity`, which generated crystals may fail: atoms may overlap, cells may be flat.
         progress: Show a progress bar.
 
     Raises:
-        DataError: The path is missing, unreadable, empty or of an unknown format; or crystals cannot be used: not
+        DataError: The path is missing, unreadable, empty or of an unknown format; or crystals are unusable: not
             parseable, disordered, not periodic, at odds with their formula or symmetry, with non-finite numbers,
             overlapping atoms (`check_validity`) or more than `MAX_ATOMS_PER_CELL` atoms. Up to 20 are named.
     """
@@ -80,21 +80,21 @@ def read_dataset(
     looked_at = 0
     with warnings.catch_warnings(), Progress(None, f"read {path.name}", shown=progress) as bar:
         warnings.simplefilter("ignore")  # the parsers warn about every repair; what matters raises
-        places = entries(path)
+        pending = entries(path)
         while on_error == "skip" or len(wrong) < MOST_NAMED:
-            taken = len(rows) if on_error == "skip" else looked_at
-            size = ROWS_AT_ONCE if limit is None else min(ROWS_AT_ONCE, limit - taken)
-            chunk = list(islice(places, size))
+            n_used = len(rows) if on_error == "skip" else looked_at
+            size = ROWS_AT_ONCE if limit is None else min(ROWS_AT_ONCE, limit - n_used)
+            chunk = list(islice(pending, size))
             if not chunk:
                 break
             looked_at += len(chunk)
-            for entry, found in zip(chunk, _read(chunk, allow_overlaps), strict=True):
-                if isinstance(found, Row):
-                    rows.append(found)
-                    if found.doubt is not None:
-                        doubts.append(f"{entry.where}: {found.doubt}")
+            for entry, result in zip(chunk, _read(chunk, allow_overlaps), strict=True):
+                if isinstance(result, Row):
+                    rows.append(result)
+                    if result.doubt is not None:
+                        doubts.append(f"{entry.where}: {result.doubt}")
                 else:
-                    wrong.append(f"{entry.where}: {found}")
+                    wrong.append(f"{entry.where}: {result}")
             bar.advance(steps=len(chunk))
     if wrong and not rows and on_error == "skip":
         raise DataError(f"none of the {looked_at} crystals of {path} can be used:", wrong[:MOST_NAMED])
@@ -110,7 +110,7 @@ def read_dataset(
 
 
 class _Refused(NamedTuple):
-    """Why a row cannot be used."""
+    """The reason why a row cannot be used."""
 
     reason: str
 
@@ -119,16 +119,16 @@ class _Refused(NamedTuple):
 
 
 def _read(chunk: Sequence[Entry], allow_overlaps: bool) -> list[Row | _Refused]:
-    found = [_read_one(entry) for entry in chunk]
+    results = [_read_one(entry) for entry in chunk]
     if allow_overlaps:
-        return found
-    rows = [row for row in found if isinstance(row, Row)]
+        return results
+    rows = [row for row in results if isinstance(row, Row)]
     reasons = iter([reason for part in _parts(rows) for reason in _invalid(part)])
-    return [(next(reasons) or row) if isinstance(row, Row) else row for row in found]
+    return [(next(reasons) or row) if isinstance(row, Row) else row for row in results]
 
 
 def _parts(rows: list[Row]) -> Iterator[list[Row]]:
-    """The rows in order, as many at once as have `PAIRS_AT_ONCE`."""
+    """Yield the rows in order, in parts of about `PAIRS_AT_ONCE` pairs of atoms."""
     pairs = np.cumsum([len(row.numbers) ** 2 // 2 for row in rows])
     for _, part in groupby(zip(pairs // PAIRS_AT_ONCE, rows, strict=True), key=lambda pair: pair[0]):
         yield [row for _, row in part]
@@ -151,7 +151,7 @@ def _read_one(entry: Entry) -> Row | _Refused:
 
 
 def _unusable(row: Row) -> _Refused | None:
-    """What is wrong with a crystal by itself, before anything is computed from it."""
+    """Return what is wrong with a crystal on its own, before anything is computed from it."""
     if not row.numbers:
         return _Refused("it has no atoms")
     require_fitting_cell(len(row.numbers))
@@ -160,9 +160,7 @@ def _unusable(row: Row) -> _Refused | None:
     if not (np.isfinite(row.cell).all() and np.isfinite(row.frac).all()):
         return _Refused("a coordinate or lattice vector is NaN or infinite")
     if np.abs(row.frac).max() > FARTHEST:
-        return _Refused(
-            f"an atom lies more than {FARTHEST:g} cells from the origin, where positions have lost their digits"
-        )
+        return _Refused(f"an atom lies more than {FARTHEST:g} cells from the origin, where positions lose their digits")
     volume = abs(np.linalg.det(row.cell))
     if volume < MIN_VOLUME:
         return _Refused(f"the cell is degenerate: its volume is {volume:.3g} Å³ (at least {MIN_VOLUME} is needed)")
@@ -170,7 +168,7 @@ def _unusable(row: Row) -> _Refused | None:
 
 
 def _invalid(rows: list[Row]) -> list[_Refused | None]:
-    """What `check_validity` says of each crystal."""
+    """Return what `check_validity` finds wrong with each crystal, or None."""
     if not rows:
         return []
     crystals = _batch(rows)
@@ -195,7 +193,7 @@ def _invalid(rows: list[Row]) -> list[_Refused | None]:
 def _refusal(path: Path, wrong: list[str], looked_at: int) -> DataError:
     if looked_at == 1:
         return DataError(wrong[0])
-    hint = "data.on_error=skip (evaluate: --on-error skip) leaves out what cannot be used"
+    hint = "data.on_error=skip (evaluate: --on-error skip) leaves out unusable crystals"
     if len(wrong) == 1:
         return DataError(f"{wrong[0]} (1 of {looked_at} crystals; {hint})")
     more = "the first " if len(wrong) >= MOST_NAMED else ""
@@ -210,7 +208,7 @@ def _warn(what: str, reasons: list[str]) -> None:
 
 
 def _batch(rows: list[Row]) -> CrystalBatch:
-    """In float64, wrapped: far from the origin, float32 has no digits left for the position in the cell."""
+    """Batch rows in float64, wrapped: far from the origin, float32 has no digits left for the position in the cell."""
     return CrystalBatch(
         torch.tensor([z for row in rows for z in row.numbers]),
         wrap(torch.from_numpy(np.concatenate([row.frac for row in rows]))),
@@ -220,11 +218,11 @@ def _batch(rows: list[Row]) -> CrystalBatch:
 
 
 def _dataset(rows: list[Row], reduce: bool) -> CrystalDataset:
-    crystals = _batch([_reduced(row) for row in rows] if reduce else rows)
+    crystals = _batch([_reduce_row(row) for row in rows] if reduce else rows)
     crystals = crystals.replace(pos=wrap(crystals.pos.float()), cell=crystals.cell.float())
     return CrystalDataset(crystals, distinct_ids(row.ident for row in rows), [row.properties for row in rows])
 
 
-def _reduced(row: Row) -> Row:
+def _reduce_row(row: Row) -> Row:
     cell, frac = reduce_cell(row.cell, row.frac)
     return Row(row.ident, row.numbers, cell, frac)

@@ -1,6 +1,6 @@
-"""Data files of OMatG: LMDB and Parquet, one record of arrays per crystal, positions Cartesian.
+"""Data files of OMatG: LMDB and Parquet, one record of arrays per crystal, with Cartesian positions.
 
-Source of the formats: OMatG's `StructureDataset` (FERMat-ML/OMatG). An LMDB file (a single one, no folder) maps keys
+Source of the formats: OMatG's `StructureDataset` (FERMat-ML/OMatG). An LMDB file (one file, not a folder) maps keys
 to pickled dictionaries with tensors `cell` (3, 3), `pos` (N, 3) and `atomic_numbers` (N,); a Parquet file has columns
 `cell`, `positions` and `atomic_numbers`. Both may name the crystal in `material_id`, `identifier` or `ids`.
 """
@@ -33,19 +33,19 @@ class Geometry(NamedTuple):
 
 
 def lmdb_records(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Key and pickle of every record, in the order of the keys (which is OMatG's).
+    """Yield key and pickle of every record, in the order of the keys (which is OMatG's).
 
     Raises:
-        DataError: It is no LMDB file, or shorter than it says.
+        DataError: The file is not an LMDB file, is damaged, or is shorter than it says.
     """
     import lmdb
 
     try:
         environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
-        raise DataError(f"it is no LMDB file: {error}") from error
+        raise DataError(f"it is not an LMDB file: {error}") from error
     with closing(environment):
-        # The file is mapped into memory: reading beyond its end would end the process.
+        # The file is mapped into memory: reading beyond its end would kill the process.
         needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
         if path.stat().st_size < needed:
             raise DataError(f"it is cut off: {path.stat().st_size} of {needed} bytes")
@@ -58,10 +58,10 @@ def lmdb_records(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def parquet_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Every row as plain Python values, in order.
+    """Yield every row as plain Python values, in order.
 
     Raises:
-        DataError: It is no Parquet file, or lacks a column.
+        DataError: The file is not a Parquet file, or lacks a column.
     """
     import pyarrow
     import pyarrow.parquet
@@ -75,18 +75,18 @@ def parquet_records(path: Path) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
                 yield from batch.to_pylist()
     except pyarrow.ArrowException as error:
-        raise DataError(f"it is no readable Parquet file: {error}") from error
+        raise DataError(f"it is not a readable Parquet file: {error}") from error
 
 
 def geometry(record: Mapping[str, Any], positions: str) -> Geometry:
-    """The crystal of a record.
+    """Return the crystal of a record.
 
     Args:
-        record: With `cell`, `atomic_numbers` and Cartesian positions in Å.
+        record: Holds `cell`, `atomic_numbers` and Cartesian positions in Å.
         positions: Key of the positions.
 
     Raises:
-        DataError: A key is missing, an array has another shape, or an atomic number is not whole.
+        DataError: A key is missing, an array has another shape, or an atomic number is not an integer.
     """
     missing = [key for key in ("cell", positions, "atomic_numbers") if record.get(key) is None]
     if missing:
@@ -100,8 +100,8 @@ def geometry(record: Mapping[str, Any], positions: str) -> Geometry:
             "(3, 3), (N, 3) and (N,) are needed"
         )
     if not (np.isfinite(numbers).all() and (numbers == np.rint(numbers)).all()):
-        raise DataError("'atomic_numbers' holds numbers that are not whole")
-    # A lattice without volume or with NaN has no fractional positions; what reads this refuses it by its volume.
+        raise DataError("'atomic_numbers' holds numbers that are not integers")
+    # A lattice without volume or with NaN has no fractional positions; the caller refuses it by its volume.
     invertible = np.isfinite(cell).all() and abs(np.linalg.det(cell)) > 0
     frac: FloatArray = np.linalg.solve(cell.T, pos.T).T.astype(np.float64) if invertible else pos
     return Geometry([int(z) for z in numbers], cell, frac)
@@ -111,4 +111,4 @@ def _array(record: Mapping[str, Any], key: str) -> FloatArray:
     try:
         return np.array(record[key], dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{key!r} is no array of numbers ({error})") from error
+        raise DataError(f"{key!r} is not an array of numbers ({error})") from error

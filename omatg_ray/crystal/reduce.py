@@ -1,4 +1,4 @@
-"""The Niggli cell of a crystal, in standard orientation."""
+"""Niggli cell of a crystal, in standard orientation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ FloatArray = NDArray[np.float64]
 
 
 def reduce_cell(cell: FloatArray, frac: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The same crystal in its Niggli cell (Grosse-Kunstleve et al. 2004) and in standard orientation.
+    """Return the same crystal in its Niggli cell (Grosse-Kunstleve et al. 2004) and in standard orientation.
 
     Args:
         cell: Lattice (3, 3) in Å, not degenerate; rows are the vectors.
         frac: Fractional positions (N, 3).
 
     Returns:
-        Lattice and fractional positions (not wrapped). A lattice on which both reductions fail is only oriented.
+        Lattice and fractional positions (not wrapped). If both reductions fail, the lattice is only oriented.
     """
     transform = _niggli_transform(cell)
     return standard_orientation(transform @ cell, frac @ np.linalg.inv(transform))
@@ -25,7 +25,7 @@ def reduce_cell(cell: FloatArray, frac: FloatArray) -> tuple[FloatArray, FloatAr
 def standard_orientation(cell: FloatArray, frac: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Rotate a crystal so that a lies along x, b in the xy plane (b_y > 0) and c_z > 0.
 
-    A left-handed lattice is replaced by its negative, and the positions with it: a rotation alone then does the rest,
+    A left-handed lattice and its positions are replaced by their negatives first. A rotation alone then does the rest,
     and the crystal does not turn into its mirror image.
     """
     if np.linalg.det(cell) < 0:
@@ -35,11 +35,11 @@ def standard_orientation(cell: FloatArray, frac: FloatArray) -> tuple[FloatArray
 
 
 def _niggli_transform(cell: FloatArray) -> FloatArray:
-    """Integer matrix T (3, 3), |det T| = 1, such that T @ cell is a Niggli cell; the identity where none is found."""
+    """Return an integer T (3, 3), |det T| = 1, that makes T @ cell a Niggli cell; the identity if none is found."""
     import spglib
     from pymatgen.core import Lattice
 
-    # spglib first: it takes a few microseconds, pymatgen half a millisecond
+    # spglib first: it takes a few microseconds, pymatgen half a millisecond.
     for niggli in (spglib.niggli_reduce, lambda c: Lattice(c).get_niggli_reduced_lattice().matrix):
         try:
             reduced = np.asarray(niggli(cell), dtype=np.float64)

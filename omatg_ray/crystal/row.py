@@ -1,4 +1,4 @@
-"""One crystal of a file, as its reader hands it over."""
+"""One crystal of a file, as its reader returns it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Row:
-    """One crystal as it stands in a file.
+    """One crystal as a file describes it.
 
     Attributes:
         ident: Its id.
         numbers: Atomic numbers (N,).
         cell: Lattice (3, 3) in Å; rows are the vectors.
         frac: Fractional positions (N, 3), not wrapped.
-        properties: The scalars that came along.
-        doubt: What the file says that does not fit the crystal, where that is no reason to refuse it.
+        properties: The scalars stored with it.
+        doubt: What in the file does not fit the crystal, if that is no reason to refuse it.
     """
 
     ident: str
@@ -43,11 +43,11 @@ class Row:
 
 
 class Entry(NamedTuple):
-    """A place in a file that should hold a crystal.
+    """A part of a file that should hold a crystal.
 
     Attributes:
         where: File and row, block or key, for messages.
-        read: Makes a `Row` of it; raises anything where that fails.
+        read: Reads a `Row` from it; may raise anything if that fails.
     """
 
     where: str
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
 
 
 def failed(where: str, error: Exception) -> Entry:
-    """A place that holds no crystal, and why."""
+    """Return an entry without a crystal, whose reading raises the error."""
 
     def read() -> Row:
         raise error
@@ -70,7 +70,7 @@ def require_periodic(pbc: Any) -> None:
         pbc: Whether the crystal repeats along each lattice vector (3,), or along all of them.
 
     Raises:
-        DataError: It does not.
+        DataError: The crystal does not repeat in all three directions.
     """
     along = np.broadcast_to(np.asarray(pbc, dtype=bool).reshape(-1), 3)
     if not along.all():
@@ -78,7 +78,7 @@ def require_periodic(pbc: Any) -> None:
 
 
 def row_of_structure(structure: Structure, ident: str, properties: dict[str, Scalar]) -> Row:
-    """The row of a pymatgen structure.
+    """Convert a pymatgen structure to a row.
 
     Raises:
         DataError: A site is disordered or holds no element, or the structure is not periodic in three directions.
@@ -94,10 +94,10 @@ def row_of_structure(structure: Structure, ident: str, properties: dict[str, Sca
 
 
 def row_of_atoms(atoms: Atoms, ident: str, properties: dict[str, Scalar]) -> Row:
-    """The row of an ASE object.
+    """Convert an ASE object to a row.
 
     Raises:
-        DataError: It has no lattice, or is not periodic in three directions.
+        DataError: The object has no lattice, or is not periodic in three directions.
     """
     if atoms.cell.rank != 3:
         raise DataError("it has no lattice of three vectors")
@@ -107,6 +107,6 @@ def row_of_atoms(atoms: Atoms, ident: str, properties: dict[str, Scalar]) -> Row
 
 
 def identity(properties: Mapping[str, Any], default: str, keys: Sequence[str] = (ID_COLUMN,)) -> str:
-    """What a row calls its crystal: the first of the keys that says something."""
+    """Return the id of a crystal: the first of the keys that is not empty, else the default."""
     names = (str(properties[key]).strip() for key in keys if properties.get(key) is not None)
     return next(filter(None, names), default)

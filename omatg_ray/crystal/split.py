@@ -1,4 +1,4 @@
-"""Three-way splits in which no composition is in two parts."""
+"""Three-way splits that keep every composition in a single part."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class Split:
 
 
 def split_by_composition(dataset: CrystalDataset, val: int | float, test: int | float, seed: int = 0) -> Split:
-    """Split by reduced formula: all crystals of one composition go to the same part.
+    """Split a data set by reduced formula: all crystals of one composition go to the same part.
 
-    The compositions are ordered by a hash of (seed, formula); the first ones make the test part, the next ones the
-    validation part, the rest is for training. Membership therefore depends on the seed and the set of compositions
-    alone, not on the order of rows, and the test part stays the same whatever is asked for validation.
+    The compositions are ordered by a hash of (seed, formula). The first form the test part, the next the validation
+    part, the rest the training part. Membership therefore depends only on the seed and the set of compositions, not on
+    the order of rows, and the test part does not depend on the size of the validation part.
 
     Args:
-        dataset: What to split.
+        dataset: The data set.
         val: Size of the validation part: an integer is a number of compositions, a float a share of them (rounded).
         test: Size of the test part, likewise.
         seed: Another seed gives another split.
 
     Raises:
-        DataError: A size is negative or a share of 1 or more, more compositions are asked for than there are, or a
+        DataError: A size is negative or a share of 1 or more, more compositions are requested than there are, or a
             part would be empty although its size is not 0.
     """
     formulas = sorted(set(dataset.compositions), key=lambda formula: _key(seed, formula))
@@ -54,7 +54,7 @@ def _key(seed: int, formula: str) -> tuple[bytes, str]:
 
 
 def _count(name: str, size: int | float, available: int) -> int:
-    """Number of compositions that a size asks for."""
+    """Return the number of compositions that a size requests."""
     if isinstance(size, bool) or not (size >= 0 and (isinstance(size, int) or size < 1)):
         raise DataError(f"{name}={size} must be a number of compositions (0, 1, 2, ...) or a share below 1.0")
     count = size if isinstance(size, int) else round(size * available)

@@ -1,4 +1,4 @@
-"""Symmetry operations: from the texts of a file or from the name of a space group, and the atoms that they make.
+"""Symmetry operations, from the texts of a file or the name of a space group, and the atoms that they generate.
 
 Source of names, settings and Hall symbols: gemmi's tables, which are those of International Tables A and of sginfo.
 """
@@ -20,11 +20,11 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 SAME_ATOM = 0.3
-"""Images of one site closer than this in Å are one atom on a special position, whose coordinates were rounded."""
+"""Images of a site closer than this in Å are one atom on a special position, whose coordinates were rounded."""
 SAME_IMAGE = 0.03
-"""Atoms that operations make of a site on its special position are one, where they are closer than this in Å."""
+"""Images of a site exactly on its special position are one atom if they are closer than this in Å."""
 METRIC_TOLERANCE = 0.01
-"""How far operations may change products of two lattice vectors, relative to their lengths, and still fit a cell."""
+"""Largest change of products of two lattice vectors, relative to their lengths, by operations that fit a cell."""
 
 DENOMINATOR = gemmi.Op.DEN
 MAX_GROUP = 192
@@ -39,7 +39,7 @@ class Operations:
     Attributes:
         rotations: W (n, 3, 3).
         translations: w (n, 3), in units of lattice vectors.
-        name: Of the setting, where one was asked for by name.
+        name: Name of the setting, if it was requested by name.
     """
 
     rotations: FloatArray
@@ -56,21 +56,22 @@ class Operations:
 
     @property
     def rotation_set(self) -> frozenset[tuple[float, ...]]:
-        """What the operations do apart from translations."""
+        """The operations without their translations."""
         return frozenset(tuple(rotation.ravel().tolist()) for rotation in self.rotations)
 
     def fit(self, cell: FloatArray) -> bool:
-        """Whether the operations keep all lengths and angles of a lattice (3, 3), within `METRIC_TOLERANCE`."""
+        """Return whether the operations keep all lengths and angles of a lattice (3, 3), within `METRIC_TOLERANCE`."""
         metric = cell @ cell.T
         change = np.swapaxes(self.rotations, 1, 2) @ metric @ self.rotations - metric
         lengths = np.sqrt(np.diag(metric))
         return bool((np.abs(change) <= METRIC_TOLERANCE * np.outer(lengths, lengths)).all())
 
     def orbit(self, site: FloatArray, cell: FloatArray) -> FloatArray:
-        """The atoms (m, 3) that the operations make of a site (3,).
+        """Return the atoms (m, 3) that the operations make of a site (3,).
 
-        A site within `SAME_ATOM` of its own images lies on a special position, and is moved there first: to the mean
-        of these images. The number of atoms then is that of the operations divided by that of those that keep the site.
+        A site within `SAME_ATOM` of its own images lies on a special position, and is first moved there: to the mean of
+        these images. The number of atoms is then the number of operations divided by the number of those that fix the
+        site.
 
         Raises:
             DataError: The images are neither apart nor together.
@@ -83,7 +84,7 @@ class Operations:
         apart = distances(images[:, None], images, cell) >= SAME_IMAGE
         first = [i for i in range(len(images)) if apart[i, :i].all()]
         if len(first) * int(keeps.sum()) != len(self):
-            raise DataError("symmetry brings images of it so near each other that they are neither one atom nor two")
+            raise DataError("symmetry brings its images so close to each other that they are neither one atom nor two")
         return images[first]
 
 
@@ -92,10 +93,10 @@ IDENTITY = Operations(np.eye(3)[None], np.zeros((1, 3)))
 
 @lru_cache(maxsize=512)
 def parse_operations(texts: tuple[str, ...]) -> Operations:
-    """The group whose operations are written as 'x, -y, z+1/2'.
+    """Return the group whose operations are written as 'x, -y, z+1/2'.
 
     Raises:
-        DataError: A text is no operation, or the product of two operations is not listed.
+        DataError: A text is not an operation, or the product of two operations is not listed.
     """
     if any(text.count(",") < 2 for text in texts):  # 'x, y, z' without quotes comes as three texts
         parts = ",".join(text.strip().strip(",") for text in texts).split(",")
@@ -110,16 +111,16 @@ def parse_operations(texts: tuple[str, ...]) -> Operations:
 
 
 def named_groups(symbols: Sequence[str], hall: str | None, number: int | None, cell: FloatArray) -> list[Operations]:
-    """The settings of a space group that a file may mean and that fit its lattice (3, 3).
+    """Return the settings of a space group that a file may mean and that fit its lattice (3, 3).
 
     Args:
-        symbols: Hermann-Mauguin symbols, as files spell them: 'F d -3 m', 'Fd3m:2', 'P 4/n m m Z', 'F 4/m -3 2/m'.
+        symbols: Hermann-Mauguin symbols as files spell them: 'F d -3 m', 'Fd3m:2', 'P 4/n m m Z', 'F 4/m -3 2/m'.
         hall: Hall symbol, which leaves no choice.
         number: Number in International Tables, from 1.
         cell: Lattice.
 
     Returns:
-        None of them if nothing is named; more than one where axes or origin are left open.
+        The settings: none if nothing is named, more than one if axes or origin are left open.
 
     Raises:
         DataError: The group is unknown, or no setting fits the lattice.
@@ -136,24 +137,24 @@ def named_groups(symbols: Sequence[str], hall: str | None, number: int | None, c
 
 
 def settings_of(symbols: Sequence[str], number: int | None) -> list[Operations]:
-    """The settings that the first known Hermann-Mauguin symbol may mean, else all of the group with this number."""
-    found = next(filter(None, map(_settings, symbols)), []) or [s for s in _table() if s.number == number]
-    return [_operations_of(setting.hall, setting.xhm()) for setting in found]
+    """Return the settings that the first known Hermann-Mauguin symbol may mean, else all with this group number."""
+    settings = next(filter(None, map(_settings, symbols)), []) or [s for s in _table() if s.number == number]
+    return [_operations_of(setting.hall, setting.xhm()) for setting in settings]
 
 
 def symbol_number(symbol: str) -> int | None:
-    """Number in International Tables of a Hermann-Mauguin symbol; None where it is unknown."""
-    found = _settings(symbol)
-    return found[0].number if found else None
+    """Return the International Tables number of a Hermann-Mauguin symbol, or None if it is unknown."""
+    settings = _settings(symbol)
+    return settings[0].number if settings else None
 
 
 def hall_number(symbol: str) -> int | None:
-    """Number in International Tables of a Hall symbol; None where it is of no tabulated setting."""
+    """Return the International Tables number of a Hall symbol, or None if its setting is not tabulated."""
     try:
-        found = gemmi.find_spacegroup_by_ops(gemmi.symops_from_hall(symbol))
+        group = gemmi.find_spacegroup_by_ops(gemmi.symops_from_hall(symbol))
     except (RuntimeError, ValueError):
         return None
-    return None if found is None else found.number
+    return None if group is None else group.number
 
 
 def _of_hall(symbol: str) -> list[Operations]:
@@ -170,7 +171,7 @@ def _operations_of(hall: str, name: str) -> Operations:
 
 @lru_cache(maxsize=512)
 def _settings(symbol: str) -> list[gemmi.SpaceGroup]:
-    """The settings that a Hermann-Mauguin symbol may mean: with both origins, and both axes, where it names none."""
+    """Return the settings that a Hermann-Mauguin symbol may mean: both origins and both axes if it names neither."""
     name = re.sub(r"\s+", " ", symbol.replace("_", "").replace("*", "")).strip()
     name = re.sub(r"(\d)\((\d)\)", r"\1\2", name)  # SHELX: 'P2(1)/c'
     name = re.sub(r"\s*[:(]\s*(\w+)\s*\)?$", r":\1", name)
@@ -180,16 +181,16 @@ def _settings(symbol: str) -> list[gemmi.SpaceGroup]:
         name = f"{mark[1]}:{mark[2].upper()}"
     plain, _, extension = name.partition(":")
     named = (gemmi.find_spacegroup_by_name(spelled) for spelled in (name, plain))
-    found = next((group for group in named if group is not None), None) or _by_full_symbol(plain)
-    if found is None:
+    match = next((group for group in named if group is not None), None) or _by_full_symbol(plain)
+    if match is None:
         return []
-    settings = [setting for setting in _table() if setting.number == found.number and setting.hm == found.hm]
+    settings = [setting for setting in _table() if setting.number == match.number and setting.hm == match.hm]
     chosen = [setting for setting in settings if setting.ext == extension[-1:].upper()] if extension else []
     return chosen or settings
 
 
 def _by_full_symbol(symbol: str) -> gemmi.SpaceGroup | None:
-    """The standard setting of a group whose symbol is spelled out, as 'F 4/m -3 2/m'."""
+    """Return the standard setting of a group from its full symbol, such as 'F 4/m -3 2/m'."""
     from pymatgen.symmetry.groups import SpaceGroup
 
     try:
@@ -204,10 +205,10 @@ def _table() -> list[gemmi.SpaceGroup]:
 
 
 def _group(operations: Iterable[gemmi.Op], name: str = "") -> Operations:
-    """Distinct operations as arrays, after a look whether they form a group.
+    """Return distinct operations as arrays, after checking that they form a group.
 
     Raises:
-        DataError: They do not.
+        DataError: They do not form a group.
     """
     rotations = np.array([operation.rot for operation in operations], dtype=np.int64)
     translations = np.array([operation.tran for operation in operations], dtype=np.int64) % DENOMINATOR
@@ -222,20 +223,20 @@ def _group(operations: Iterable[gemmi.Op], name: str = "") -> Operations:
     shifts = (np.einsum("aij,bj->abi", rotations, translations) + translations[:, None]) % DENOMINATOR
     if not np.isin(_codes(products, shifts), _codes(rotations, translations)).all():
         raise DataError(
-            f"its {len(rotations)} symmetry operations are no group (one after another gives one that is not listed): "
+            f"its {len(rotations)} symmetry operations are not a group (the product of two is not listed): "
             "an operation is missing or wrong"
         )
     return Operations(rotations.astype(np.float64), translations / DENOMINATOR, name)
 
 
 def _codes(rotations: IntArray, translations: IntArray) -> IntArray:
-    """A number for each operation: (..., 3, 3) and (..., 3) to (...)."""
+    """Encode each operation as a number: (..., 3, 3) and (..., 3) to (...)."""
     digits = (rotations.reshape(*rotations.shape[:-2], 9) + 8) @ (17 ** np.arange(9, dtype=np.int64))
     return digits * DENOMINATOR**3 + translations @ (DENOMINATOR ** np.arange(3, dtype=np.int64))
 
 
 def distances(first: FloatArray, second: FloatArray, cell: FloatArray) -> FloatArray:
-    """Distances (...) in Å of positions (..., 3) modulo lattice translations, right where they are short."""
+    """Return distances (...) in Å of positions (..., 3) modulo lattice translations; correct if they are short."""
     lengths: FloatArray = np.linalg.norm(_difference(first - second) @ cell, axis=-1)
     return lengths
 

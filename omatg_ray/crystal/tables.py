@@ -1,4 +1,4 @@
-"""Tables and JSON: rows with a CIF or a pymatgen structure among other columns, in the shapes that they come in."""
+"""Tables and JSON files whose rows hold a CIF or a pymatgen structure among other columns."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from omatg_ray.crystal.row import Entry, Row, identity, row_of_structure
 from omatg_ray.errors import DataError
 
 COLUMNS = ("cif", "structure", "cif.conv", "cif_conv", "initial_structure", "final_structure")
-"""Where a row has its crystal, whichever case is used: the first of these that is there."""
+"""Columns that hold the crystal of a row, in any case; the first one present counts."""
 LISTS = ("data", "structures", "entries", "results")
-"""Where an object has its rows."""
+"""Keys under which an object holds its rows."""
 DELIMITERS = ",\t;"
 
 
 def csv_entries(where: str, text: str) -> Iterator[Entry]:
-    """The rows of a table whose header has one of `COLUMNS`, separated by commas, semicolons or tabulators.
+    """Yield the rows of a table whose header has one of `COLUMNS`, separated by commas, semicolons or tabs.
 
     Raises:
-        DataError: There is no such column, or quotes do not match.
+        DataError: There is no such column or several, or quotes do not match.
     """
-    csv.field_size_limit(2**31 - 1)  # a cell of 500 atoms is longer than what the module allows
+    csv.field_size_limit(2**31 - 1)  # a cell of 500 atoms exceeds the default of the module
     header = text.partition("\n")[0]
-    # the separator is the one that finds the column, since a CIF may hold any of them
+    # The separator is the one that yields the column: a CIF may contain any of them.
     readings = (_reading(text, delimiter) for delimiter in DELIMITERS)
     records = next(filter(None, readings), None)
     if records is None:
@@ -50,7 +50,7 @@ def csv_entries(where: str, text: str) -> Iterator[Entry]:
 
 
 def _reading(text: str, delimiter: str) -> csv.DictReader[str] | None:
-    """The table with fields separated like this; None if it then has no column of crystals."""
+    """Return the table with fields separated by `delimiter`, or None if it then has no column of crystals."""
     records = csv.DictReader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         return None if _column(records.fieldnames or []) is None else records
@@ -59,46 +59,46 @@ def _reading(text: str, delimiter: str) -> csv.DictReader[str] | None:
 
 
 def json_entries(where: str, text: str) -> Iterator[Entry]:
-    """The structures of a JSON file: one or a list, bare or in objects with other columns, or as pandas writes them.
+    """Yield the structures of a JSON file: one or a list, bare or in objects with other columns, or in pandas' layouts.
 
     Raises:
-        DataError: It is no JSON, or holds no structures in a place that is known.
+        DataError: The text is not JSON, or holds no structures under a known key.
     """
     try:
-        data = json.loads(text, object_pairs_hook=_distinct)
+        data = json.loads(text, object_pairs_hook=_require_distinct)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"it is no JSON that can be read: {error}") from error
+        raise DataError(f"it is not readable JSON: {error}") from error
     for name, row in _json_rows(data):
         yield Entry(f"{where}, row {name}", partial(_read_object, row, name))
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names are all different.
+def _require_distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object whose names are all different.
 
     Raises:
-        ValueError: A name stands there twice.
+        ValueError: A name appears twice.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    by_name = dict(pairs)
+    if len(by_name) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
-    return found
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} appears twice")
+    return by_name
 
 
 def json_lines_entries(where: str, text: str) -> Iterator[Entry]:
-    """The structures of a file with a JSON object on each line."""
+    """Yield the structures of a file with one JSON object per line."""
     lines = [line for line in text.splitlines() if line.strip()]
     for number, line in enumerate(lines, start=1):
         yield Entry(f"{where}, row {number}", partial(_read_line, line, str(number)))
 
 
 def _json_rows(data: Any) -> Iterator[tuple[str, Any]]:
-    """Name and content of every row, whichever way a file is laid out."""
+    """Yield name and content of every row, in any known layout."""
     if isinstance(data, dict) and not _is_structure(data):
         if isinstance(data.get("columns"), list) and isinstance(data.get("data"), list):  # pandas, orient="split"
             data = [dict(zip(data["columns"], row, strict=False)) for row in data["data"]]
         elif (column := _column(data)) is not None and not _is_crystal(data[column]):  # pandas, orient="columns"
-            data = _transposed(data, column)
+            data = _transpose(data, column)
         elif column is None and (keys := [key for key in LISTS if isinstance(data.get(key), list)]):
             if len(keys) > 1:
                 raise DataError(f"it has lists under {' and '.join(keys)}; keep the one that holds the crystals")
@@ -116,8 +116,8 @@ def _json_rows(data: Any) -> Iterator[tuple[str, Any]]:
         )
 
 
-def _transposed(data: dict[str, Any], column: str) -> Any:
-    """Rows of an object of columns, each a list or an object by row."""
+def _transpose(data: dict[str, Any], column: str) -> Any:
+    """Return the rows of an object of columns, each a list or an object by row."""
     cells = data[column]
     if isinstance(cells, list):
         return [
@@ -149,12 +149,12 @@ def _column(names: Any) -> str | None:
 
 
 def _read_record(record: dict[Any, Any], column: str, default: str) -> Row:
-    """A row of a table, all of whose fields are texts."""
+    """Read a row of a table, all of whose fields are texts."""
     if None in record or None in record.values():
         raise DataError("the number of its fields differs from the header's")
     others = {name.strip(): text for name, text in record.items() if name != column and name.strip()}
     properties = scalar_properties({name: as_scalar(text) for name, text in others.items()})
-    # an id is a text, even where it reads as a number
+    # An id is text, even if it reads as a number.
     row = _read_crystal(record[column], identity(others, default))
     return replace(row, properties=properties)
 
@@ -164,20 +164,20 @@ def _read_line(line: str, default: str) -> Row:
 
 
 def _read_object(row: Any, default: str) -> Row:
-    """A row of a JSON file: a structure, or an object that holds one."""
+    """Read a row of a JSON file: a structure, or an object that holds one."""
     if _is_structure(row):
         return _read_crystal(row, default)
     column = _column(row) if isinstance(row, dict) else None
     if column is None:
         raise DataError(
-            "it is no pymatgen structure, and no object with a key 'structure' (or a like one) that holds one"
+            "it is neither a pymatgen structure nor an object with a key 'structure' (or similar) that holds one"
         )
     others = {name: value for name, value in row.items() if name != column}
     return replace(_read_crystal(row[column], identity(others, default)), properties=scalar_properties(others))
 
 
 def _read_crystal(value: Any, ident: str) -> Row:
-    """A crystal from a CIF or from what pymatgen writes, as a text or as an object."""
+    """Read a crystal from a CIF or a pymatgen structure, as text or as an object."""
     from pymatgen.core import Structure
 
     if isinstance(value, str) and value.lstrip()[:1] == "{":
@@ -193,7 +193,7 @@ def _read_crystal(value: Any, ident: str) -> Row:
 
 
 def _parse_object(text: str) -> Any:
-    """A pymatgen structure in a text: JSON, or Python's spelling of it, which pandas leaves in tables."""
+    """Parse a pymatgen structure in a text: JSON, or its Python form, which pandas leaves in tables."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

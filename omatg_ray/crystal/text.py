@@ -1,4 +1,4 @@
-"""Texts of files, whichever encoding they come in."""
+"""Texts of files, in any common encoding."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MARKS = {
 
 
 def decode(data: bytes, *, lenient: bool = False) -> str:
-    """A text in UTF-8, or in the encoding that a byte-order mark names; without the mark.
+    """Decode text in UTF-8, or in the encoding that a byte-order mark names; drops the mark.
 
     Args:
         data: The bytes.
-        lenient: Take what is no UTF-8 for Latin-1, where only comments and names are written in it.
+        lenient: Read text that is not UTF-8 as Latin-1, for formats with such characters only in comments and names.
 
     Raises:
-        DataError: It is no text in one of these encodings.
+        DataError: It is not text in one of these encodings.
     """
     encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
     try:
@@ -38,27 +38,27 @@ def decode(data: bytes, *, lenient: bool = False) -> str:
             ) from error
         text = data.decode("latin-1")
     if "\0" in text:
-        raise DataError("it holds zero bytes: it is no text, or UTF-16 without a byte-order mark; save it as UTF-8")
+        raise DataError("it holds zero bytes: it is not text, or UTF-16 without a byte-order mark; save it as UTF-8")
     return text
 
 
 def decompress(data: bytes) -> bytes:
-    """What a gzip file holds.
+    """Return the content of a gzip file.
 
     Raises:
-        DataError: It is none, or cut off.
+        DataError: It is not a gzip file, or is cut off.
     """
     try:
         return gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"it is no readable gzip file: {error}") from error
+        raise DataError(f"it is not a readable gzip file: {error}") from error
 
 
 def read_text(path: Path) -> str:
-    """The text of a file.
+    """Read the text of a file.
 
     Raises:
-        DataError: It cannot be read; names the file.
+        DataError: The file cannot be read; the message names it.
     """
     try:
         return decode(path.read_bytes())

@@ -1,10 +1,10 @@
-"""Unpickling of records that hold tensors, numbers and texts, and nothing that could run code.
+"""Safe unpickling of records that hold tensors, numbers and texts, and nothing that could run code.
 
-A pickle may name any function and have it called, so `pickle.loads` must not see files of others. Here the functions
-that a record of tensors needs are replaced by harmless ones of this module, and every other name is refused.
+A pickle may name any function and have it called, so `pickle.loads` must not read files from other people. Here the
+functions that a record of tensors needs are replaced by harmless ones of this module. Every other name is refused.
 
-A pickle may also change what it was given: set attributes, or the whole state. The functions therefore are objects
-without any attribute, and a tensor or its memory is inside an object that refuses a state until the pickle is read.
+A pickle may also change the objects it gets: set attributes, or the whole state. The functions are therefore objects
+without attributes, and a tensor or its memory sits in an object that refuses any state until the pickle is read.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from omatg_ray.errors import DataError
 
 # Kinds of numpy types that are plain memory: truth values, integers, floats, texts and bytes, but no Python objects.
 PLAIN_KINDS = "biufUS"
-# Elements of a tensor that repeats its memory (a stride of 0), which takes room only when it is copied.
+# Most elements of a tensor that repeats its memory (a stride of 0), which only takes room when copied.
 MOST_REPEATED = 1_000_000
 
 
 def unpickle_record(data: bytes) -> dict[str, Any]:
-    """The dictionary that a pickle holds.
+    """Return the dictionary in a pickle.
 
     Allowed are dictionaries, lists, tuples, texts, bytes, numbers, truth values, None, tensors on the CPU, and
     numpy scalars and arrays of plain types.
 
     Raises:
-        DataError: It is damaged, no dictionary, holds a tensor that is larger than its memory, or names anything else
-            (which is never imported, let alone called).
+        DataError: The pickle is damaged, is not a dictionary, holds a tensor that is larger than its memory, or names
+            anything else (which is never imported, let alone called).
     """
     try:
         record = _RecordUnpickler(io.BytesIO(data)).load()
@@ -47,11 +47,11 @@ def unpickle_record(data: bytes) -> dict[str, Any]:
     except DataError:
         raise
     except Exception as error:  # a damaged pickle raises anything
-        raise DataError(f"it is no readable pickle ({type(error).__name__}: {error})") from error
+        raise DataError(f"it is not a readable pickle ({type(error).__name__}: {error})") from error
 
 
 class _Dtype:
-    """Stands for a numpy dtype while a pickle is read: a type code, and the byte order that its state brings."""
+    """Stand-in for a numpy dtype while a pickle is read: a type code, and the byte order from its state."""
 
     def __init__(self, code: str, *_: object) -> None:
         self.dtype = np.dtype(str(code))
@@ -65,7 +65,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for a numpy array, whose shape, type and memory come as its state."""
+    """Stand-in for a numpy array, whose shape, type and memory come as its state."""
 
     def __init__(self, *_: object) -> None:
         self.value: NDArray[Any] = np.zeros(0)
@@ -77,7 +77,7 @@ class _Array:
 
 
 class _Closed:
-    """Holds something that must stay as it was made while a pickle is read."""
+    """Container of a value that must not change while a pickle is read."""
 
     __slots__ = ("value",)
 
@@ -85,12 +85,12 @@ class _Closed:
         self.value = value
 
     def __setstate__(self, state: object) -> NoReturn:
-        # Tensor's own would let a pickle replace size and strides unseen.
-        raise DataError("its pickle changes a tensor after making it, which is refused")
+        # Tensor.__setstate__ would let a pickle replace size and strides unchecked.
+        raise DataError("its pickle changes a tensor after creating it, which is refused")
 
 
 class _Memory(_Closed):
-    """The memory of tensors, as a flat one."""
+    """The memory of tensors, as a flat tensor."""
 
     __slots__ = ()
     value: Tensor
@@ -107,13 +107,13 @@ class _LoadMemory:
     __slots__ = ()
 
     def __call__(self, data: bytes) -> _Memory:
-        # What torch calls here would unpickle without any restriction.
+        # torch's own function would unpickle without any restriction.
         try:
             memory = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise DataError(f"the memory of a tensor is refused: torch's weights-only reading says {error}") from error
         if not isinstance(memory, torch.storage.TypedStorage):
-            raise DataError(f"a tensor without memory: a {type(memory).__name__} stands in its place")
+            raise DataError(f"a tensor has a {type(memory).__name__} in place of its memory")
         bytes_ = memory._untyped_storage
         if bytes_.nbytes() > len(data):
             raise DataError(f"the memory of a tensor has {bytes_.nbytes()} bytes, more than the {len(data)} stored")
@@ -127,7 +127,7 @@ class _MakeTensor:
         self, memory: Any, offset: Any, size: Any, stride: Any, requires_grad: object, hooks: object
     ) -> _Tensor:
         if not isinstance(memory, _Memory):
-            raise DataError(f"a tensor without memory: a {type(memory).__name__} stands in its place")
+            raise DataError(f"a tensor has a {type(memory).__name__} in place of its memory")
         _require_inside(memory.value.numel(), offset, size, stride)
         # Without gradients and hooks: this is data.
         return _Tensor(memory.value.as_strided(size, stride, offset))
@@ -163,20 +163,20 @@ KNOWN: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "scalar"): _MakeScalar(),
     ("numpy.core.multiarray", "_reconstruct"): _MakeArray(),
 }
-"""What stands for the names that pickled tensors, numpy scalars and arrays consist of."""
+"""Stand-ins by the names that pickled tensors, numpy scalars and arrays use."""
 
 
 class _RecordUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        # numpy 2 moved numpy.core to numpy._core; files of both exist.
-        found = KNOWN.get((module.replace("numpy._core", "numpy.core"), name))
-        if found is None:
+        # numpy 2 moved numpy.core to numpy._core; files with either exist.
+        stand_in = KNOWN.get((module.replace("numpy._core", "numpy.core"), name))
+        if stand_in is None:
             raise DataError(f"its pickle asks for {module}.{name}, which is refused: a record holds tensors, numbers")
-        return found
+        return stand_in
 
 
 def _require_inside(room: int, offset: Any, size: Any, stride: Any) -> None:
-    """Looks whether a tensor lies within its memory, which torch's own function would enlarge by whatever lies there.
+    """Check that a tensor lies within its memory; torch's own function would enlarge it with whatever lies there.
 
     Args:
         room: Elements of the memory.
@@ -185,7 +185,7 @@ def _require_inside(room: int, offset: Any, size: Any, stride: Any) -> None:
         stride: Distance of neighbours along each dimension.
 
     Raises:
-        DataError: It does not, or these are no counts.
+        DataError: It does not, or an argument is not made of counts.
     """
     if not (_counts([offset]) and _counts(size) and _counts(stride) and len(size) == len(stride)):
         raise DataError(f"a tensor of size {size!r}, strides {stride!r} and offset {offset!r}, which must be counts")
@@ -200,18 +200,18 @@ def _require_inside(room: int, offset: Any, size: Any, stride: Any) -> None:
 
 
 def _counts(values: Any) -> bool:
-    # True is an int, but no count.
+    # True is an int, but not a count.
     return isinstance(values, Sequence) and all(type(value) is int and value >= 0 for value in values)
 
 
 def _dtype(stand_in: Any) -> np.dtype[Any]:
     if not isinstance(stand_in, _Dtype):
-        raise DataError(f"a {type(stand_in).__name__} stands in the place of a numpy type")
+        raise DataError(f"a {type(stand_in).__name__} is in place of a numpy type")
     return stand_in.dtype
 
 
 def _plain(value: Any, known: dict[int, Any]) -> Any:
-    """A value with what the stand-ins in it stand for."""
+    """Replace the stand-ins in a value by what they stand for."""
     if isinstance(value, _Array | _Tensor):
         return value.value
     if not isinstance(value, dict | list | tuple):

@@ -1,4 +1,4 @@
-"""Which structures can be crystals at all: cheap geometric checks, made at reading and before any energy."""
+"""Validity of structures as crystals: cheap geometric checks, made when reading and before computing energies."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ MAX_REDUCTION_STEPS = 100
 
 @dataclass(frozen=True)
 class Validity:
-    """The checks of B structures, each (B,), on the CPU; the measures are float64.
+    """Results of the checks of B structures, each (B,), on the CPU; the measures are float64.
 
     Attributes:
         volume: Volume of the cell in Å³.
-        min_distance: Shortest periodic distance in Å; infinite where there is none to measure (a one-atom cell when
-            its own images do not count), NaN where the cell already fails another check.
-        polar_sine: Volume divided by the product of the three lengths; NaN where a length is 0.
+        min_distance: Shortest periodic distance in Å; infinite if there is none (a one-atom cell when its own images
+            do not count), NaN if the cell already fails another check.
+        polar_sine: Volume divided by the product of the three lengths; NaN if a length is 0.
         valid: Whether the structure is finite and passes all three checks (bool).
     """
 
@@ -42,8 +42,8 @@ def check_validity(crystals: CrystalBatch, own_images: bool = True) -> Validity:
     """Check that structures are finite, that their cells span a volume and that their atoms keep apart.
 
     The limits are those of OMatG-IRL (arXiv 2602.00424): `MIN_VOLUME`, `MIN_POLAR_SINE`, `MIN_DISTANCE`, all inclusive.
-    Distances are exact for every cell, however skewed: they are measured in the Minkowski-reduced cell, see
-    `shortest_distances`. Cells that fail volume or polar sine are not measured.
+    Distances are exact for every cell, however skewed: they are measured in the Minkowski-reduced cell (see
+    `shortest_distances`). Cells that fail volume or polar sine are not measured.
 
     Args:
         crystals: B structures, on any device, wrapped or not.
@@ -67,7 +67,7 @@ def check_validity(crystals: CrystalBatch, own_images: bool = True) -> Validity:
 
 
 def shortest_distances(crystals: CrystalBatch, own_images: bool = True) -> Tensor:
-    """The shortest periodic distance of every structure (B,) in Å, whose cells must span a volume.
+    """Return the shortest periodic distance of every structure (B,) in Å. The cells must span a volume.
 
     In a Minkowski-reduced cell a1, a2, a3 the images x1 a1 + x2 a2 + x3 a3 of a difference with fractional
     components d in [-1/2, 1/2], x_i = d_i + n_i, need not be searched beyond n2, n3 in {-1, 0, 1} and, for each of
@@ -86,7 +86,7 @@ def shortest_distances(crystals: CrystalBatch, own_images: bool = True) -> Tenso
         own_images: Whether the distance of a site to its own images counts.
 
     Returns:
-        (B,); infinite where there is nothing to measure, NaN where the cell is too extreme to be reduced.
+        (B,); infinite if there is nothing to measure, NaN if the cell is too extreme to be reduced.
     """
     cell, converged = minkowski_reduce(crystals.cell)
     shortest = cell[:, 0].norm(dim=-1) if own_images else torch.full((len(cell),), torch.inf, dtype=cell.dtype)
@@ -96,9 +96,9 @@ def shortest_distances(crystals: CrystalBatch, own_images: bool = True) -> Tenso
 
 
 def closest_atoms(crystal: CrystalBatch) -> tuple[int, int, float]:
-    """The two atoms of one structure that are nearest to each other, and their distance in Å.
+    """Return the two atoms of one structure that are nearest to each other, and their distance in Å.
 
-    An atom twice is one and its own image.
+    The same atom twice means an atom and its own image.
     """
     cell, _ = minkowski_reduce(crystal.cell)
     own, (first, second, _) = float(cell[0, 0].norm()), crystal.layout.pairs
@@ -110,7 +110,7 @@ def closest_atoms(crystal: CrystalBatch) -> tuple[int, int, float]:
 
 
 def _pair_distances(crystals: CrystalBatch, cell: Tensor) -> Tensor:
-    """Shortest distances (P,) of the pairs of `Layout.pairs`, by the reduced lattices (B, 3, 3)."""
+    """Return the shortest distances (P,) of the pairs of `Layout.pairs`, by the reduced lattices (B, 3, 3)."""
     first, second, structure = crystals.layout.pairs
     difference = minimum_difference(crystals.pos[second] - crystals.pos[first])
     cartesian = (difference[:, None, :] @ crystals.cell[structure])[:, 0]
@@ -130,7 +130,7 @@ def _pair_distances(crystals: CrystalBatch, cell: Tensor) -> Tensor:
 
 
 def minkowski_reduce(cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Other vectors of the same lattices, as short and as orthogonal as can be.
+    """Return other vectors of the same lattices, as short and as orthogonal as possible.
 
     On return |a1| <= |a2| <= |a3|, and every vector is the shortest that adding multiples of the ones before it can
     make: |a2| <= |a2 + m a1| and |a3| <= |a3 + m1 a1 + m2 a2| for all integers (Minkowski's conditions, of which in
@@ -152,7 +152,7 @@ def minkowski_reduce(cell: Tensor) -> tuple[Tensor, Tensor]:
         a1, a2, a3 = cell.gather(1, order[..., None].expand_as(cell)).unbind(1)
         square = (a1 * a1).sum(-1, keepdim=True)
         nearer = a2 - torch.round((a2 * a1).sum(-1, keepdim=True) / square) * a1
-        # Only what really is shorter counts as progress: among equal lengths rounding would choose for ever.
+        # Only a real decrease counts as progress: among equal lengths, rounding would choose forever.
         reduced2 = nearer.norm(dim=-1) < a2.norm(dim=-1) * (1 - 1e-12)
         a2 = torch.where(reduced2[:, None], nearer, a2)
         # Babai's nearest plane brings a3 close in one step, however long it is; the nine candidates make it shortest.

@@ -1,4 +1,4 @@
-"""Writing crystals to files that `omatg_ray.crystal.read` and other programs read."""
+"""Writing crystals to files that `omatg_ray.crystal.read` and other programs can read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from omatg_ray.run.atomic import replace_folder, write_text
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-# Names with a meaning of their own in one of the formats: a property of that name would make the file unreadable.
+# Names that mean something in one of the formats: a property of that name would make the file unreadable.
 RESERVED_NAMES = {"structure", "cif", "Lattice", "Properties", "pbc", "stress", "virial"}
 
 _Rows = list[tuple["Structure", dict[str, Scalar]]]
@@ -30,7 +30,7 @@ _Rows = list[tuple["Structure", dict[str, Scalar]]]
 def write_structures(
     path: str | Path, structures: Sequence[Structure], properties: Sequence[Mapping[str, Any]] | None = None
 ) -> None:
-    """Write structures and what is known about each, in the format of the suffix.
+    """Write structures and their properties, in the format of the suffix.
 
     | path | what is written |
     |---|---|
@@ -39,19 +39,19 @@ def write_structures(
     | ends in `/` or has no suffix | a folder with one such CIF file per structure |
     | `.json` | a list of objects: `formula`, the properties, and `structure` (pymatgen's dictionary) |
 
-    Properties that are missing (None, NaN, infinite) or no scalars are left out. A property `material_id` becomes the
+    Properties that are missing (None, NaN, infinite) or not scalars are left out. A property `material_id` becomes the
     id when the file is read. In XYZ and CIF, characters that a name cannot hold are replaced by an underscore. Files
-    and folders are written aside and renamed; missing parent folders are made.
+    and folders are written under a temporary name and renamed; missing parent folders are created.
 
     Raises:
         DataError: The suffix is unknown, there are no structures, properties do not fit them or have a reserved name, a
             folder exists and is not empty, or the path cannot be written.
-        OmatgRayError: The disk is full or the folder may not be written to; what was there before is untouched.
+        OmatgRayError: The disk is full or the folder is not writable; earlier content is untouched.
     """
     rows = _rows(structures, properties)
     target = Path(path).absolute()
     if str(path).endswith(("/", os.sep)) or not target.suffix:
-        with _naming(target):
+        with _name_target(target):
             _write_folder(target, _cif_files(rows))
         return
     formats: dict[str, Callable[[_Rows], str]] = {".extxyz": _xyz, ".xyz": _xyz, ".cif": _cif, ".json": _json}
@@ -59,7 +59,7 @@ def write_structures(
     if to_text is None:
         known = ", ".join(formats)
         raise DataError(f"{path} has an unknown suffix; write {known}, or a folder of CIF files (end the path in /)")
-    with _naming(target):
+    with _name_target(target):
         write_text(target, to_text(rows))
 
 
@@ -119,7 +119,7 @@ def _cif_files(rows: _Rows) -> dict[str, str]:
 
 
 def _block_names(rows: _Rows) -> list[str]:
-    """'00001_BaTiO3': sorts in the order of the structures."""
+    """Return names such as '00001_BaTiO3', which sort in the order of the structures."""
     digits = max(5, len(str(len(rows))))
     return [f"{i:0{digits}d}_{structure.composition.reduced_formula}" for i, (structure, _) in enumerate(rows, start=1)]
 
@@ -129,9 +129,7 @@ def _cif_block(name: str, structure: Structure, properties: dict[str, Scalar]) -
     from pymatgen.io.cif import CifWriter
 
     cell, frac = structure.lattice.matrix, structure.frac_coords
-    if (
-        np.linalg.det(cell) < 0
-    ):  # lengths and angles stand for a right-handed lattice; its negative avoids a mirror image
+    if np.linalg.det(cell) < 0:  # lengths and angles imply a right-handed lattice; the negative avoids a mirror image
         cell, frac = -cell, -frac
     plain = Structure(Lattice(cell), structure.species, frac, to_unit_cell=True)
     text = str(CifWriter(plain, significant_figures=10))
@@ -157,7 +155,7 @@ def _plain_name(key: str) -> str:
 
 
 @contextmanager
-def _naming(target: Path) -> Iterator[None]:
+def _name_target(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -166,7 +164,7 @@ def _naming(target: Path) -> Iterator[None]:
 
 def _write_folder(target: Path, files: dict[str, str]) -> None:
     if target.is_dir() and any(target.iterdir()):
-        raise DataError(f"the folder {target} exists and is not empty; name another one or remove it")
-    with replace_folder(target) as aside:
+        raise DataError(f"the folder {target} exists and is not empty; choose another one or remove it")
+    with replace_folder(target) as temporary:
         for name, text in files.items():
-            (aside / name).write_text(text, encoding="utf-8")
+            (temporary / name).write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Extended XYZ, frame by frame, so that an error names the frame and a limit leaves the rest unread."""
+"""Extended XYZ, read frame by frame, so that an error names the frame and a limit leaves the rest unread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEYS = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
 
 
 def xyz_entries(where: str, text: str) -> Iterator[Entry]:
-    """The frames of a file."""
+    """Yield the frames of a file."""
     file = StringIO(text, newline=None)
     number = 0
     while header := file.readline():
@@ -29,7 +29,7 @@ def xyz_entries(where: str, text: str) -> Iterator[Entry]:
         if not (header.strip().isdecimal() and header.isascii()):
             error = DataError(f"expected a number of atoms, found {header.strip()[:40]!r}")
             yield failed(f"{where}, row {number}", error)
-            return  # where the next frame begins is unknown
+            return  # the start of the next frame is unknown
         lines = list(islice(file, 1 + int(header)))
         yield Entry(f"{where}, row {number}", partial(_read_frame, lines, int(header), str(number)))
 
@@ -43,7 +43,7 @@ def _read_frame(lines: list[str], atoms: int, default: str) -> Row:
     comment, *rows = lines
     for key, spelling in KEYS.items():
         comment = re.sub(rf"(?<!\S){key}(?=\s*=)", spelling, comment, flags=re.IGNORECASE)
-    # ASE has no deuterium
+    # ASE has no deuterium.
     rows = [re.sub(r"(?<!\S)D(?!\S)", "H", row) for row in rows]
     (image,) = read_xyz(StringIO("".join([f"{atoms}\n", comment, *rows])), 0)
     for name in ("occupancy", "occupancies"):
@@ -51,6 +51,6 @@ def _read_frame(lines: list[str], atoms: int, default: str) -> Row:
             raise DataError(
                 "it is disordered (its column occupancy is not 1 everywhere); only fully occupied sites can be used"
             )
-    # ASE moves energies and the like from the comment line to a calculator
-    found = {**image.info, **(image.calc.results if image.calc else {})}
-    return row_of_atoms(image, identity(found, default), scalar_properties(found))
+    # ASE moves energies and the like from the comment line to a calculator.
+    properties = {**image.info, **(image.calc.results if image.calc else {})}
+    return row_of_atoms(image, identity(properties, default), scalar_properties(properties))

@@ -1,4 +1,4 @@
-"""The actors of a run: started in one placement group, known by role, ended with it."""
+"""The actors of a run: started in one placement group, grouped by role, ended together."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Role:
     """Actors of one kind.
 
     Attributes:
-        name: What messages and metrics call them.
-        cls: Their class; it takes its share first.
-        share: What each gets of its node.
-        count: How many the run starts with; they have their place from then on.
-        arguments: What the class takes after its share. Each is put into the object store once, for all of them.
-        max_workers: How many there may be; those beyond `count` come and go with the room on the cluster.
+        name: Name in messages and metrics.
+        cls: Their class; its first argument is the share.
+        share: Resources of each actor.
+        count: Number of actors that the run starts with; their places are reserved from then on.
+        arguments: Arguments of the class after the share. Each is put into the object store once, for all actors.
+        max_workers: Largest number of actors; those beyond `count` come and go with the room on the cluster.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Role:
 
 
 def sampling_roles(settings: RaySettings, model: FlowModel, scorers: Scorers, match_timeout: float) -> list[Role]:
-    """The roles that sample and score."""
+    """Return the roles that sample and score."""
     return [
         Role(
             "rollout",
@@ -73,7 +73,7 @@ def sampling_roles(settings: RaySettings, model: FlowModel, scorers: Scorers, ma
 def learner_role(
     settings: RaySettings, model: FlowModel, objective: ObjectiveSettings, learner: LearnerSettings
 ) -> Role:
-    """Those who learn."""
+    """Return the role that learns."""
     return Role("learner", LearnerWorker, settings.learner, settings.learner.workers, (model, objective, learner))
 
 
@@ -82,9 +82,9 @@ class ActorSet:
     """Actors that are ready.
 
     Attributes:
-        loop: Where their answers arrive.
+        loop: Event loop where their answers arrive.
         pools: Rollout and reward actors, by role.
-        learners: If the run has any.
+        learners: The learners, if the run has any.
         startup: Seconds until the cluster was joined, and from then until all actors were ready.
     """
 
@@ -95,7 +95,7 @@ class ActorSet:
 
     @property
     def info(self) -> list[dict[str, Any]]:
-        """Of every actor that is there: role, index, node, device, threads, imports, seconds until it was ready."""
+        """Role, index, node, device, threads, imports and seconds until ready, of every actor that is ready."""
         learners = self.learners.info if self.learners is not None else []
         return [*learners, *(info for pool in self.pools.values() for info in pool.info)]
 
@@ -104,32 +104,32 @@ class ActorSet:
 def start_actors(
     settings: RaySettings, roles: Sequence[Role], progress: bool, inside: bool = False
 ) -> Iterator[ActorSet]:
-    """Joins the cluster and starts actors; ends them, and leaves, when the context ends.
+    """Join the cluster and start actors; end them, and leave, when the context ends.
 
     Args:
         settings: The cluster.
-        roles: Who is needed.
-        progress: Tell the user how it goes.
-        inside: This process is an actor in a placement group that has a bundle for each of them, in their order, after
-            its own; a trial of a sweep is. They are placed there, and the group stays.
+        roles: Actors to start.
+        progress: Whether to report progress to the user.
+        inside: Whether this process is an actor, as in a trial of a sweep, whose placement group has a bundle for each
+            of the new actors, in order, after its own. They are placed there, and the group stays.
 
     Raises:
-        ClusterError: No cluster, no room on it, or an actor that cannot start.
+        ClusterError: There is no cluster, it has no room, or an actor cannot start.
         SoftwareError: An actor's node runs other software than this process.
     """
     start = time.perf_counter()
-    software()  # as it is now: files may change while a run lasts
+    software()  # recorded now, as files may change during a run
     with joined(settings, progress) as cluster, ExitStack() as stack:
         connected = time.perf_counter()
         bundles = [(role.name, role.share.bundle) for role in roles for _ in range(role.count)]
         group = own_group() if inside else stack.enter_context(room(bundles, settings, cluster.grows))
         if progress:
-            print_line(f"{cluster.address}: starting {_counted(Counter(name for name, _ in bundles))}")
+            print_line(f"{cluster.address}: starting {_list_counts(Counter(name for name, _ in bundles))}")
         loop, pools, learners, first = EventLoop(), dict[str, WorkerGroup](), None, int(inside)
-        # Where nodes come on demand, those that replace lost ones take as long as the first.
+        # If nodes come on demand, replacements take as long as the first ones.
         start_timeout = max(SECONDS_TO_START, settings.wait)
         for role in roles:
-            start_actor = _starter(role, group, first)
+            start_actor = _make_starter(role, group, first)
             if role.cls is LearnerWorker:
                 learners = LearnerGroup(loop, start_actor, role.count, settings.request_timeout, start_timeout)
                 stack.callback(learners.close)
@@ -147,7 +147,7 @@ def start_actors(
                 pools[role.name].wait_for(role.count)
         unused = ray.cluster_resources().get("GPU", 0)
         if progress and unused and not any(role.share.gpus for role in roles):
-            print_line(f"Ray: the cluster has {unused:g} GPU, and no actor asks for one (ray.rollout.gpus=1)")
+            print_line(f"Ray: the cluster has {unused:g} GPU, but no actor asks for one (ray.rollout.gpus=1)")
         ready = time.perf_counter()
         actors = ActorSet(
             loop, pools, learners, {"startup_cluster": connected - start, "startup_actors": ready - connected}
@@ -157,28 +157,28 @@ def start_actors(
         yield actors
 
 
-def _starter(role: Role, group: PlacementGroup, first: int) -> Callable[[int], ActorHandle[Any]]:
-    """Starts actors of a role: in the bundles of the group from `first` on, those beyond wherever there is room."""
+def _make_starter(role: Role, group: PlacementGroup, first: int) -> Callable[[int], ActorHandle[Any]]:
+    """Return a function that starts actors of a role: first in the group's bundles from `first` on, then anywhere."""
     arguments = [ray.put(argument) for argument in role.arguments]
     options = {"num_cpus": role.share.cpus, "num_gpus": role.share.gpus}
 
     def start_actor(index: int) -> ActorHandle[Any]:
-        place: Any = "DEFAULT"
+        strategy: Any = "DEFAULT"
         if index < role.count:
-            place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=first + index)
-        return ray.remote(role.cls).options(**options, scheduling_strategy=place).remote(role.share, *arguments)
+            strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=first + index)
+        return ray.remote(role.cls).options(**options, scheduling_strategy=strategy).remote(role.share, *arguments)
 
     return start_actor
 
 
 def _summary(info: Sequence[dict[str, Any]], connecting: float, starting: float) -> str:
-    counted = _counted(Counter(actor["role"] for actor in info))
+    counts = _list_counts(Counter(actor["role"] for actor in info))
     nodes = len({actor["node_id"] for actor in info})
     return (
-        f"Ray: connected after {connecting:.1f} s; {counted} on {nodes} node{'s' * (nodes > 1)}, "
+        f"Ray: connected after {connecting:.1f} s; {counts} on {nodes} node{'s' * (nodes > 1)}, "
         f"ready {starting:.1f} s later"
     )
 
 
-def _counted(roles: Mapping[str, int]) -> str:
+def _list_counts(roles: Mapping[str, int]) -> str:
     return f"{', '.join(f'{count} {role}' for role, count in roles.items())} actors"

@@ -1,4 +1,4 @@
-"""Actors on a Ray cluster as a backend: of a run of reinforcement, or of an evaluation."""
+"""Actors on a Ray cluster as the backend of a reinforcement run or an evaluation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 
 @dataclass(frozen=True)
 class Learning:
-    """What actors need to know to learn.
+    """Settings of the actors that learn.
 
     Attributes:
         objective: The objective.
         learner: Optimizer and microbatches.
-        staleness: Versions of the weights older than the present one that may still be needed.
-        run: What metrics in Ray call the run.
+        staleness: Number of versions of the weights before the current one that may still be needed.
+        run: Name of the run in Ray's metrics.
     """
 
     objective: ObjectiveSettings
@@ -43,19 +43,19 @@ def ray_backend(
     learning: Learning | None = None,
     inside: bool = False,
 ) -> Iterator[Backend]:
-    """Joins the cluster and starts actors, which end with the context.
+    """Join the cluster and start actors, which end with the context.
 
     Args:
         settings: The cluster and its actors.
-        model: The sampler; that of this process follows the learners' weights.
-        scorers: What reward actors compute.
+        model: The sampler; this process's copy follows the learners' weights.
+        scorers: Rewards and energies that reward actors compute.
         timeout: Seconds that one comparison of structures may take.
-        progress: Tell the user how it goes.
-        learning: With learners; without, nothing is trained.
-        inside: This process has the room for its actors already (`start_actors`).
+        progress: Whether to report progress to the user.
+        learning: Settings of the learners; None trains nothing.
+        inside: Whether this process already has room for its actors (`start_actors`).
 
     Raises:
-        ClusterError: The cluster cannot be joined, or has no room.
+        ClusterError: The cluster cannot be joined or has no room.
     """
     roles = sampling_roles(settings, model, scorers, timeout)
     if learning is not None:

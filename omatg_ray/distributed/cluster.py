@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, and making room on it."""
+"""Connections to Ray clusters, and placement groups on them."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ SECONDS_TO_CONNECT = 10
 NODES_NAMED = 8
 JOB_FOLDER = "runtime_resources"
 SHORT = Path("/tmp")
-"""Where Ray keeps its files as a rule."""
+"""Usual folder of Ray's files."""
 SOCKET = "/session_2026-11-28_19-07-18_720664_4194304/sockets/plasma_store"
-"""The longest name that Ray gives a socket, below the folder of its files."""
+"""Longest name that Ray gives a socket, below the folder of its files."""
 LONGEST = 103 if sys.platform == "darwin" else 107
-"""Bytes of a socket's path."""
+"""Largest number of bytes in a socket's path."""
 Bundle = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What was joined.
+    """A cluster that this process has joined.
 
     Attributes:
-        address: Where it is, in words.
+        address: Its address, in words.
         grows: Whether it may have more room later; a Ray of this process alone never has.
     """
 
@@ -59,12 +59,12 @@ class Cluster:
 
 @contextmanager
 def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
-    """Connects to the cluster of the settings, or starts a Ray on this machine for as long as the context lasts.
+    """Connect to the cluster of the settings, or start a Ray on this machine for as long as the context lasts.
 
-    A program that is connected already stays connected to what it is.
+    A program that is connected already keeps its connection.
 
     Raises:
-        ClusterError: There is no cluster at the address, it refuses the connection, or it is not that of this job.
+        ClusterError: There is no cluster at the address, it refuses the connection, or it is not this job's cluster.
     """
     if ray.is_initialized():
         yield Cluster(ray.get_runtime_context().gcs_address, grows=True)
@@ -73,27 +73,27 @@ def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
     if address == "local":
         address = None
     if address is not None and address.startswith("ray://"):
-        raise ClusterError(f"{address} is an address of Ray Client; give that of the cluster itself: HOST:6379")
+        raise ClusterError(f"{address} is a Ray Client address; give that of the cluster itself: HOST:6379")
     if progress:
         print_line(f"joining the Ray cluster at {address}" if address else "starting a Ray on this machine")
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    with _token(None if address else secrets.token_hex(32)):
+    with _set_token(None if address else secrets.token_hex(32)):
         where = address or "this machine"
         try:
-            found = _found(address)
-            where += f" ({found})" if found != address else ""
-            if found is None:
+            resolved = _resolve(address)
+            where += f" ({resolved})" if resolved != address else ""
+            if resolved is None:
                 refuse_few_threads()
-            elif _knock(found):
-                refuse_foreign_cluster(found)
-            # What Ray says while it starts is nothing that users of this program have to act on.
+            elif _knock(resolved):
+                refuse_foreign_cluster(resolved)
+            # Ray's start-up messages are nothing the user has to act on.
             options: dict[str, Any] = {"logging_level": logging.ERROR}
-            if found is None:
-                options |= {"include_dashboard": False, "_temp_dir": _folder()}
-            with _loopback(found is None), _as_started(), deaf_children():
-                context: Any = ray.init(found or "local", **options)
+            if resolved is None:
+                options |= {"include_dashboard": False, "_temp_dir": _choose_folder()}
+            with _listen_on_loopback(resolved is None), _keep_environment(), deaf_children():
+                context: Any = ray.init(resolved or "local", **options)
         except AuthenticationError as error:
-            # The first of its sentences says what is wrong, the others where to read on.
+            # The first sentence says what is wrong, the others where to read on.
             raise ClusterError(
                 f"the Ray cluster at {address} asks for a token: {str(error).split('. ')[0]}. Put the cluster's token "
                 "into ~/.ray/auth_token, and set RAY_AUTH_MODE=token"
@@ -101,22 +101,22 @@ def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
         except (OSError, RuntimeError, ValueError, grpc.FutureTimeoutError) as error:
             if address is None and isinstance(error, OSError) and error.filename:
                 raise ClusterError(
-                    f"Ray does not start on this machine, as it can write nothing in {error.filename} "
-                    f"({error.strerror}); set TMPDIR to a folder that is there and that you may write to"
+                    f"Ray cannot start on this machine: it cannot write to {error.filename} "
+                    f"({error.strerror}); set TMPDIR to an existing folder that you can write to"
                 ) from error
             reason = str(error) or f"no answer in {SECONDS_TO_CONNECT} s"
             raise ClusterError(
-                f"no Ray cluster at {where}, or not with this token: {reason}. ray.address and "
-                "RAY_ADDRESS name the cluster (port 6379 as a rule); without them the run starts a Ray of its own. A "
-                "token is only shown where RAY_AUTH_MODE=token is set"
+                f"no Ray cluster at {where}, or it rejects this token: {reason}. ray.address and "
+                "RAY_ADDRESS name the cluster (usually port 6379); without them the run starts a Ray of its own. A "
+                "token is only sent if RAY_AUTH_MODE=token is set"
             ) from error
         except Exception as error:
-            # Where a node does not start in time, Ray raises this very class.
+            # Ray raises a plain Exception if a node does not start in time.
             if type(error) is not Exception:
                 raise
-            raise ClusterError(f"Ray does not start on this machine, which may be too busy: {error}") from error
+            raise ClusterError(f"Ray did not start on this machine, which may be too busy: {error}") from error
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
-            # Ray has put a plain exit in the place of a stop at the next boundary.
+            # Ray has replaced the handler, which stops a run at the next boundary, with a plain exit.
             signal.signal(signal.SIGTERM, on_sigterm)
         try:
             if settings.address is None:
@@ -128,10 +128,10 @@ def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
 
 
 def _refuse_other_session(session: str, address: str) -> None:
-    """Refuses a cluster that is not that of the job which this process is.
+    """Refuse a cluster other than the one that this job was submitted to.
 
-    Ray tells a job the address of *some* Ray on its machine; where there are two, that is a matter of luck. The folder
-    that a job runs in names the session of its cluster.
+    Ray gives a job the address of *some* Ray on its machine; if there are two, it may be the wrong one. The folder that
+    a job runs in names the session of its cluster.
     """
     parts = Path.cwd().parts
     own = parts[parts.index(JOB_FOLDER) - 1] if JOB_FOLDER in parts else session
@@ -142,8 +142,8 @@ def _refuse_other_session(session: str, address: str) -> None:
         )
 
 
-def _found(address: str | None) -> str | None:
-    """HOST:PORT, where `auto` is looked up as Ray does; it may be that of a cluster which has ended.
+def _resolve(address: str | None) -> str | None:
+    """Return HOST:PORT, looking up `auto` as Ray does; that cluster may have ended.
 
     Raises:
         ConnectionError: No cluster was started on this machine.
@@ -151,8 +151,8 @@ def _found(address: str | None) -> str | None:
     return services.canonicalize_bootstrap_address("auto") if address == "auto" else address
 
 
-def _folder() -> str | None:
-    """Where a Ray of this process alone keeps its files; None is Ray's own choice.
+def _choose_folder() -> str | None:
+    """Choose the folder for the files of a Ray of this process alone; None is Ray's own choice.
 
     Raises:
         ClusterError: The paths of its sockets would be too long there, and a shorter folder cannot be written to.
@@ -168,10 +168,13 @@ def _folder() -> str | None:
 
 
 def _knock(address: str) -> bool:
-    """Raises where no Ray listens, or none is on this machine; Ray itself would try for minutes, and then abort.
+    """Check that a Ray listens and has a node on this machine; Ray itself would try for minutes, and then abort.
 
     Returns:
-        Whether one answered; False where that cannot be found out.
+        Whether one answered; False if that cannot be found out.
+
+    Raises:
+        OSError, grpc.FutureTimeoutError: No Ray answers, or it has no node on this machine.
     """
     host, _, port = address.rpartition(":")
     if not (host and port.isdigit()) or os.environ.get("RAY_USE_TLS", "0") != "0":
@@ -179,7 +182,7 @@ def _knock(address: str) -> bool:
     if host in ("localhost", "127.0.0.1"):
         host = ray.util.get_node_ip_address()  # as Ray does
     socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
-    # A proxy for the web is none for a cluster; Ray goes around it too.
+    # A web proxy does not lead to the cluster; Ray bypasses it too.
     with grpc.insecure_channel(f"{host}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         grpc.channel_ready_future(channel).result(timeout=SECONDS_TO_CONNECT)
     deadline = time.monotonic() + SECONDS_TO_CONNECT
@@ -193,10 +196,10 @@ def _knock(address: str) -> bool:
 
 
 @contextmanager
-def _token(token: str | None) -> Iterator[None]:
-    """A token for a Ray of this process alone; Ray itself would leave one in the user's home for all times.
+def _set_token(token: str | None) -> Iterator[None]:
+    """Set a token for a Ray of this process alone; Ray itself would leave one in the user's home for good.
 
-    Nothing happens where there is none to set, or the user has decided on the matter.
+    Does nothing if there is none to set, or if the user has configured authentication.
     """
     if token is None or {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         yield
@@ -205,7 +208,7 @@ def _token(token: str | None) -> Iterator[None]:
     try:
         yield
     finally:
-        # Ray has set the mode, and remembers the token for the next cluster that this process joins.
+        # Ray has set the mode, and keeps the token for the next cluster that this process joins.
         for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
             os.environ.pop(name, None)
         from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
@@ -214,11 +217,11 @@ def _token(token: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _loopback(alone: bool) -> Iterator[None]:
-    """Makes a Ray that starts meanwhile for this process alone listen on 127.0.0.1 only.
+def _listen_on_loopback(alone: bool) -> Iterator[None]:
+    """Make a Ray that starts meanwhile for this process alone listen on 127.0.0.1 only.
 
-    Ray itself listens on all interfaces of a Linux machine. It does not on macOS, and this is the switch for that: what
-    it is asked for as an address of the node does not work, since it puts an outer one in the place of 127.0.0.1.
+    On Linux, Ray listens on all interfaces. On macOS it does not, and this is the switch for that. Asking for an
+    address of the node does not work, since Ray replaces 127.0.0.1 with an external one.
     """
     previous = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = previous and not alone
@@ -229,11 +232,11 @@ def _loopback(alone: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _as_started() -> Iterator[None]:
-    """Leaves the workers of a driver that `uv run` started in the environment of their node; here that is the driver's.
+def _keep_environment() -> Iterator[None]:
+    """Keep the workers of a driver started by `uv run` in the environment of their node; here that is the driver's.
 
-    Ray would make one of their own by the same `uv run`, in a copy of the working directory, which may lack Ray itself.
-    Whoever wants that sets RAY_ENABLE_UV_RUN_RUNTIME_ENV=1.
+    Ray would create a new one with the same `uv run`, in a copy of the working directory, which may lack Ray itself.
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV=1 requests that.
     """
     previous = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
     ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = previous and "RAY_ENABLE_UV_RUN_RUNTIME_ENV" in os.environ
@@ -245,7 +248,7 @@ def _as_started() -> Iterator[None]:
 
 @contextmanager
 def room(bundles: Sequence[tuple[str, Bundle]], settings: RaySettings, grows: bool = True) -> Iterator[PlacementGroup]:
-    """A placement group with one bundle per actor, given back at the end.
+    """Reserve a placement group with one bundle per actor, and release it at the end.
 
     Args:
         bundles: Role and resources of every actor.
@@ -253,7 +256,8 @@ def room(bundles: Sequence[tuple[str, Bundle]], settings: RaySettings, grows: bo
         grows: Whether there may be more room later than all nodes have now.
 
     Raises:
-        ClusterError: The cluster has no room within `settings.wait` seconds; says what was asked and what there is.
+        ClusterError: The cluster has no room within `settings.wait` seconds, or never can have; says what was requested
+            and what is available.
     """
     if not grows and not _fits(bundles):
         raise ClusterError(f"this machine has no room for this run. {asked_and_present(bundles)}. {_advice(bundles)}")
@@ -267,16 +271,16 @@ def room(bundles: Sequence[tuple[str, Bundle]], settings: RaySettings, grows: bo
 
 
 def no_room(what: str, bundles: Sequence[tuple[str, Bundle]], settings: RaySettings) -> ClusterError:
-    """That a cluster had no room within `settings.wait` seconds."""
+    """Return the error for a cluster that had no room within `settings.wait` seconds."""
     return ClusterError(
         f"the cluster has no room for {what} after {settings.wait:g} s. {asked_and_present(bundles)}. "
-        f"{_advice(bundles)}, or wait longer where the cluster grows on demand (ray.wait)"
+        f"{_advice(bundles)}, or wait longer if the cluster grows on demand (ray.wait)"
     )
 
 
 def asked_and_present(bundles: Sequence[tuple[str, Bundle]]) -> str:
-    """What was asked for and what there is, in words."""
-    return f"Asked: {_asked(bundles)}. There is: {_present()}"
+    """Describe what was requested and what is available."""
+    return f"Requested: {_describe(bundles)}. Available: {_present()}"
 
 
 def _advice(bundles: Sequence[tuple[str, Bundle]]) -> str:
@@ -286,22 +290,22 @@ def _advice(bundles: Sequence[tuple[str, Bundle]]) -> str:
 
 
 def has_room() -> bool:
-    """Whether a placement group of this program, or of an actor of it, is in its place on the cluster."""
+    """Return whether a placement group of this program, or of one of its actors, is placed on the cluster."""
     job = ray.get_runtime_context().get_job_id()
     groups = ray.util.placement_group_table().items()
-    # The identity of a group ends with that of its program.
+    # The id of a group ends with the id of its job.
     return any(ident.endswith(job) and group["state"] == "CREATED" for ident, group in groups)
 
 
 def own_group() -> PlacementGroup:
-    """The placement group that this process, an actor, is in."""
+    """Return the placement group of this process, which must be an actor."""
     group = ray.util.get_current_placement_group()
     assert group is not None, "not an actor in a placement group"
     return group
 
 
 def _fits(bundles: Sequence[tuple[str, Bundle]]) -> bool:
-    """Whether all nodes together, if they were idle, had what is asked for."""
+    """Return whether all nodes together, if idle, have the requested resources."""
     present = ray.cluster_resources()
     return all(amount <= present.get(kind, 0.0) + 1e-6 for kind, amount in _total(bundles).items())
 
@@ -314,15 +318,15 @@ def _total(bundles: Sequence[tuple[str, Bundle]]) -> dict[str, float]:
     return total
 
 
-def _asked(bundles: Sequence[tuple[str, Bundle]]) -> str:
-    """'3 x rollout (1 CPU, 0.5 GPU), 1 x learner (2 CPU), in all 5 CPU, 1.5 GPU'."""
+def _describe(bundles: Sequence[tuple[str, Bundle]]) -> str:
+    """Describe bundles: '3 x rollout (1 CPU, 0.5 GPU), 1 x learner (2 CPU), in all 5 CPU, 1.5 GPU'."""
     counts = Counter((role, _amounts(bundle)) for role, bundle in bundles)
     parts = [f"{count} x {role} ({amounts})" for (role, amounts), count in counts.items()]
     return f"{', '.join(parts)}, in all {_amounts(_total(bundles))}"
 
 
 def _present() -> str:
-    """What every node has, and what of it all is free."""
+    """Describe the resources of every node, and how much of the total is free."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     each = [f"{node['NodeManagerAddress']} ({_amounts(node['Resources'])})" for node in nodes[:NODES_NAMED]]
     more = ", ..." if len(nodes) > NODES_NAMED else ""

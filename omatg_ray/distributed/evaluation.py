@@ -23,11 +23,11 @@ from omatg_ray.reward.matching import MatchResult, MatchSettings
 
 
 class RayEvaluationBackend:
-    """Rollout actors generate, reward actors measure and match.
+    """Evaluation backend on actors: rollout actors generate, reward actors measure and match.
 
     Args:
-        actors: With rollout and reward actors.
-        energy: The potential that the reward actors have, if they have one.
+        actors: Actors, with rollout and reward actors among them.
+        energy: Potential of the reward actors, if they have one.
     """
 
     def __init__(self, actors: ActorSet, energy: MatGLEnergy | None) -> None:
@@ -53,14 +53,14 @@ class RayEvaluationBackend:
                 except OutputLost:
                     generate(index)
 
-            def given_up(_: str) -> None:
-                made: CrystalBatch = fetch(crystals, "a rollout actor")
-                energy, match = self._nothing(made, blocks[index].comparisons)
-                measured[index] = Measured(made, energy, match, seconds)
+            def give_up(_: str) -> None:
+                generated: CrystalBatch = fetch(crystals, "a rollout actor")
+                energy, match = self._fail(generated, blocks[index].comparisons)
+                measured[index] = Measured(generated, energy, match, seconds)
 
             arguments = (crystals, blocks[index].comparisons)
             lost = partial(generate, index)
-            self._reward.submit(Request(f"block {index}", "assess", arguments, done, lost=lost, given_up=given_up))
+            self._reward.submit(Request(f"block {index}", "assess", arguments, done, lost=lost, given_up=give_up))
 
         for index in range(len(blocks)):
             generate(index)
@@ -71,10 +71,10 @@ class RayEvaluationBackend:
             self._loop.until(partial(measured.__contains__, following))
             yield measured.pop(following)
 
-    def _nothing(
+    def _fail(
         self, crystals: CrystalBatch, comparisons: Comparisons | None
     ) -> tuple[Tensor | None, MatchResult | None]:
-        """What is known of a block that kills whoever measures it: no energy, and no match."""
+        """Return the result of a block that kills the actors measuring it: no energy, and no match."""
         energy = None if self.energy is None else torch.full((len(crystals),), math.nan, dtype=torch.float64)
         if comparisons is None:
             return energy, None
@@ -90,12 +90,12 @@ class RayEvaluationBackend:
     def _of_each(
         self, method: str, arguments: Sequence[tuple[Any, ...]], of: Callable[[Any], Tensor]
     ) -> Iterator[Tensor]:
-        found: dict[int, Tensor] = {}
-        for index, given in enumerate(arguments):
+        results: dict[int, Tensor] = {}
+        for index, call in enumerate(arguments):
 
             def done(answer: Answer, index: int = index) -> None:
-                found[index] = of(answer.value)
+                results[index] = of(answer.value)
 
-            self._reward.submit(Request(f"batch {index}", method, given, done))
-        self._loop.until(lambda: len(found) == len(arguments))
-        return iter([found[index] for index in range(len(arguments))])
+            self._reward.submit(Request(f"batch {index}", method, call, done))
+        self._loop.until(lambda: len(results) == len(arguments))
+        return iter([results[index] for index in range(len(arguments))])

@@ -1,4 +1,4 @@
-"""The controller's event loop: whatever is waited for on the cluster, and what is done once it is there."""
+"""The controller's event loop: waits for references on the cluster, and calls back once they are ready."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from omatg_ray.errors import ClusterError
 logger = logging.getLogger(__name__)
 
 TICK = 1.0
-"""Seconds after which deadlines are looked at, whether anything has arrived or not."""
+"""Seconds after which deadlines are checked, whether anything has arrived or not."""
 PATIENCE = 60.0
-"""Seconds without anything arriving after which a message says what is still running."""
+"""Seconds without a result after which a message says what is still running."""
 
 
 class EventLoop:
-    """Calls what waits for references, as they become ready.
+    """Loop that calls back for references as they become ready.
 
     All pools of a run share one loop: while the controller waits for the learner, rollouts and rewards of the next
-    iterations go on through the same calls.
+    iterations continue through the same calls.
     """
 
     def __init__(self) -> None:
@@ -33,26 +33,26 @@ class EventLoop:
         self._descriptions: list[Callable[[], str]] = []
 
     def watch(self, ref: ObjectRef[Any], then: Callable[[ObjectRef[Any]], None]) -> None:
-        """Calls `then(ref)` once it is ready, or has failed."""
+        """Call `then(ref)` once the reference is ready or has failed."""
         self._waiting[ref] = then
 
     def forget(self, ref: ObjectRef[Any]) -> None:
-        """Nobody waits for it any more."""
+        """Stop waiting for a reference."""
         self._waiting.pop(ref, None)
 
     def join(self, check: Callable[[], None], describe: Callable[[], str]) -> None:
-        """A part of the run that looks at its deadlines every second, and can say what it waits for."""
+        """Add a part of the run that checks its deadlines every second, and can say what it waits for."""
         self._checks.append(check)
         self._descriptions.append(describe)
 
     def until(self, done: Callable[[], bool]) -> None:
-        """Goes on until `done`; whatever a callback raises comes through.
+        """Run until `done` returns True; errors of callbacks propagate.
 
-        Everything that is ready is handled before the question is asked again, so that no role waits for another, and
-        before deadlines are looked at.
+        Everything that is ready is handled before `done` is called again, so that no role waits for another, and before
+        deadlines are checked.
 
         Raises:
-            ClusterError: Nothing runs that could ever answer.
+            ClusterError: Nothing is running that could ever answer.
         """
         quiet = checked = time.monotonic()
         while not done():
@@ -62,7 +62,7 @@ class EventLoop:
             else:
                 time.sleep(0.05)
             if ready:
-                # What else is ready by now; asking for one at a time would take long with a thousand actors.
+                # Get everything else that is ready; one at a time would be slow with a thousand actors.
                 ready, _ = ray.wait(list(self._waiting), num_returns=len(self._waiting), timeout=0)
                 for ref in ready:
                     if ref in self._waiting:
@@ -77,5 +77,5 @@ class EventLoop:
                 quiet = now
                 running = "; ".join(text for describe in self._descriptions if (text := describe()))
                 if not running:
-                    raise ClusterError("nothing runs on the cluster any more that this run could wait for")
+                    raise ClusterError("nothing is running on the cluster any more that this run could wait for")
                 logger.warning("no result for %.0f s; running: %s", PATIENCE, running)

@@ -1,4 +1,4 @@
-"""What actors answer, and what their failures mean."""
+"""Answers of actors, and the meaning of their failures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ray.exceptions import (
 
 from omatg_ray.errors import ClusterError, OmatgRayError
 
-# What Ray says where the process, or what was around it, is gone; none of these is a RayActorError.
+# Ray's errors when the process or its surroundings are gone; none of these is a RayActorError.
 GONE = (
     ActorUnschedulableError,
     LocalRayletDiedError,
@@ -38,7 +38,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Timed(NamedTuple):
-    """What an actor's method gives last: a small value, and the seconds it took."""
+    """Last return value of an actor's method: a small value, and the seconds it took."""
 
     value: Any
     seconds: float
@@ -46,24 +46,24 @@ class Timed(NamedTuple):
 
 @dataclass(frozen=True)
 class ObjectHandle:
-    """Something in the object store that actors fetch when they do not have it yet.
+    """Something in the object store that actors fetch if they do not have it yet.
 
-    Inside of this it travels as a reference: Ray resolves only what is an argument itself.
+    Inside this object it travels as a reference: Ray resolves only references that are arguments themselves.
     """
 
     ref: ObjectRef[Any]
 
     @property
     def key(self) -> str:
-        """Differs from that of anything else ever published."""
+        """Key that nothing else ever published has."""
         return self.ref.hex()
 
 
 class ActorGone(ClusterError):
-    """The actor or its node is gone: it has to be replaced, and its work done by another.
+    """The actor or its node is gone: it has to be replaced, and another actor has to do its work.
 
     Attributes:
-        alone: Whether the process ended by itself, and not with its node: what it was at may be the reason.
+        alone: Whether the process ended by itself, not with its node; then its work may be the reason.
     """
 
     def __init__(self, message: str, alone: bool = True) -> None:
@@ -72,28 +72,28 @@ class ActorGone(ClusterError):
 
 
 class ActorSilent(ClusterError):
-    """The actor cannot be reached at present; it may be again."""
+    """The actor cannot be reached now, but may be reachable again."""
 
 
 class InputLost(ClusterError):
-    """What the actor was given has gone with a node: it has to be made again."""
+    """The actor's input was lost with a node or actor: it has to be made again."""
 
 
 class OutputLost(ClusterError):
-    """What the actor made has gone with a node: it has to be made again."""
+    """The actor's output was lost with its node or actor: it has to be made again."""
 
 
 def fetch(ref: ObjectRef[Any], who: str) -> Any:
-    """`ray.get` with errors that say what to do.
+    """Call `ray.get`, with errors that say what to do.
 
     Args:
-        ref: What to get.
-        who: The actor that makes it.
+        ref: Object to get.
+        who: Name of the actor that makes it.
 
     Raises:
-        OmatgRayError: What the actor raised, if it is one of ours.
-        ActorGone, ActorSilent, InputLost, OutputLost: What can be mended.
-        ClusterError: It raised something else.
+        OmatgRayError: The actor raised it, as an error of this package.
+        ActorGone, ActorSilent, InputLost, OutputLost: Failures that the caller can recover from.
+        ClusterError: The actor raised something else.
     """
     try:
         return ray.get(ref)
@@ -101,9 +101,9 @@ def fetch(ref: ObjectRef[Any], who: str) -> Any:
         if isinstance(error.cause, OmatgRayError):
             raise error.cause from error
         if isinstance(error.cause, ObjectLostError):
-            # What it was given, for example the trajectories that a learner was to learn from.
-            lost = "it is lost with a node or actor"
-            raise InputLost(f"{who} cannot get what others made for it; {lost}") from error
+            # For example the trajectories of a learner.
+            lost = "which was lost with a node or actor"
+            raise InputLost(f"{who} cannot get its input, {lost}") from error
         raise ClusterError(f"{who} failed:\n{ANSI.sub('', str(error))}") from error
     except ActorUnavailableError as error:
         raise ActorSilent(f"{who} cannot be reached: {_reason(error)}") from error
@@ -115,13 +115,13 @@ def fetch(ref: ObjectRef[Any], who: str) -> Any:
         by_itself = isinstance(error, OutOfMemoryError | WorkerCrashedError)
         raise ActorGone(f"{who} died: {type(error).__name__}: {ANSI.sub('', str(error))}", alone=by_itself) from error
     except ObjectLostError as error:
-        raise OutputLost(f"what {who} made is lost with its node or actor") from error
+        raise OutputLost(f"the output of {who} was lost with its node or actor") from error
     except RayError as error:
         raise ClusterError(f"{who}: {type(error).__name__}: {error}") from error
 
 
 def _reason(error: RayActorError) -> str:
-    """What Ray says of a dead actor, without its identifiers and its list of what else could be the reason."""
+    """Return what Ray says about a dead actor, without identifiers and the list of other possible reasons."""
     lines = ANSI.sub("", str(error)).splitlines()
     text = " ".join(line for line in lines if not line.startswith("\t"))
     text = text.removeprefix(ActorDiedError.BASE_ERROR_MSG).partition("There are some potential root causes")[0]

@@ -1,4 +1,4 @@
-"""The learners of a run, as one: they start, learn and are replaced together."""
+"""The learners of a run as one unit: they start, learn and are replaced together."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from omatg_ray.run.timeline import Span
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_SAY_WHY = 3.0
-"""How long the other learners are waited for once one has failed."""
+"""How long to wait for the other learners once one has failed."""
 Made = TypeVar("Made")
 
 
 class LearnerGroup:
-    """Data-parallel learners, the first of which speaks for all.
+    """Data-parallel learners, of which the first reports for all.
 
     After every update this process has their weights, which rollout actors take from the same object, and a reference
-    to the state of their optimizer. When one dies or hangs, all are replaced, begin from there, and repeat the update:
+    to the state of their optimizer. If one dies or hangs, all are replaced, resume from there, and repeat the update:
     the result is the same.
 
     Args:
-        loop: Where answers arrive; what else it waits for goes on meanwhile.
+        loop: Event loop where answers arrive; its other work continues meanwhile.
         start_actor: Starts the actor of a rank.
-        count: Learners.
+        count: Number of learners.
         request_timeout: Seconds that an update may take.
-        start_timeout: Seconds that they may take to start.
+        start_timeout: Seconds that the learners may take to start.
     """
 
     role = "learner"
@@ -76,22 +76,22 @@ class LearnerGroup:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """After the last update, on the CPU."""
+        """Weights after the last update, on the CPU."""
         assert self._weights is not None
         return self._weights
 
     @property
     def handle(self) -> ObjectHandle:
-        """The same in the object store, where the first learner has put them."""
+        """Handle of the same weights in the object store, where the first learner has put them."""
         assert self._handle is not None
         return self._handle
 
     @property
     def optimizer(self) -> dict[str, Tensor]:
-        """The optimizer's state after the last update, on the CPU; nothing before the first.
+        """State of the optimizer after the last update, on the CPU; empty before the first.
 
         Raises:
-            ClusterError: It has gone with the node of the first learner, before it could be copied to this one.
+            ClusterError: It was lost with the node of the first learner before it could be copied to this one.
         """
         if not isinstance(self._optimizer, dict):
             try:
@@ -101,25 +101,25 @@ class LearnerGroup:
         return self._optimizer
 
     def restore(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
-        """Puts weights and optimizer back to where they were."""
+        """Restore earlier weights and state of the optimizer."""
         self._weights, self._optimizer = weights, optimizer
         self._with_replacement(self._load)
 
     def update(
         self, items: Sequence[WorkItem], trajectories: Sequence[ObjectRef[Any]], counted: Tensor, advantage: Tensor
     ) -> dict[str, float]:
-        """All epochs on an iteration.
+        """Run all epochs on an iteration.
 
         Args:
-            items: What was rolled out.
-            trajectories: Of every item.
-            counted: Structures to learn from, over all items (b,).
-            advantage: Theirs (b,).
+            items: The items rolled out.
+            trajectories: References to the trajectories of every item.
+            counted: Indices (b,) of the structures to learn from, over all items.
+            advantage: Their advantages (b,).
 
         Raises:
-            InputLost: Some trajectory has gone with a node; nothing was learned.
+            InputLost: A trajectory was lost with a node; nothing was learned.
             TrainingError: As `Learner.update`.
-            ClusterError: The learners die over it again and again.
+            ClusterError: The learners die repeatedly.
         """
         sizes = [[len(composition) for composition in item.species] for item in items]
         shares = plan_shares(sizes, counted, len(self._actors))
@@ -129,9 +129,9 @@ class LearnerGroup:
         ]
 
         def learn() -> dict[str, float]:
-            (weights, optimizer), timed = self._all("update", calls, kept=2)[0]
+            (weights, optimizer), timed = self._call_all("update", calls, kept=2)[0]
             self._weights, self._handle = fetch(weights, "learner actor 0"), ObjectHandle(weights)
-            # Nobody reads it but for a checkpoint; while it is watched, it is copied to this node.
+            # Only a checkpoint reads it. Watching it copies it to this node.
             self._optimizer = optimizer
             self._loop.watch(optimizer, lambda _: None)
             metrics: dict[str, float] = timed.value
@@ -142,57 +142,57 @@ class LearnerGroup:
     # --- actors -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Returns once all are there and know each other.
+        """Wait until all learners are ready and connected to each other.
 
         Raises:
-            ClusterError: One says that it cannot work, dies while it starts, or does not come in time.
-            SoftwareError: One runs other software than this process.
+            ClusterError: A learner says that it cannot work, dies while it starts, or does not start in time.
+            SoftwareError: A learner runs other software than this process.
         """
-        begun = time.perf_counter()
-        answers = self._all("info", [()] * len(self._actors))
+        begin = time.perf_counter()
+        answers = self._call_all("info", [()] * len(self._actors))
         for rank, (_, timed) in enumerate(answers):
             refuse_other(timed.value.get("software", {}), f"learner actor {rank}", timed.value.get("node", "?"))
-        seconds = round(time.perf_counter() - begun, 3)
+        seconds = round(time.perf_counter() - begin, 3)
         self._info = [
             {"role": self.role, "index": rank, **timed.value, "ready_seconds": seconds}
             for rank, (_, timed) in enumerate(answers)
         ]
         if len(self._actors) > 1:
-            ((_, timed),) = self._all("rendezvous", [()])
-            self._all("join", [(timed.value, rank, len(self._actors)) for rank in range(len(self._actors))])
+            ((_, timed),) = self._call_all("rendezvous", [()])
+            self._call_all("join", [(timed.value, rank, len(self._actors)) for rank in range(len(self._actors))])
 
     @property
     def info(self) -> list[dict[str, Any]]:
-        """What they say of themselves."""
+        """Descriptions of the learners, by themselves."""
         return self._info
 
     def describe(self) -> str:
-        """What they do, for messages."""
+        """Return what the learners are doing, for messages."""
         return "; ".join(f"learner actor {rank}: {method}" for rank, method in self._calls.values())
 
     def take_busy(self) -> dict[int, float]:
-        """Seconds that each worked since this was last asked."""
+        """Return the seconds that each learner worked since the last call."""
         busy, self._busy = self._busy, dict.fromkeys(self._busy, 0.0)
         return busy
 
     def take_spans(self) -> list[Span]:
-        """What they did since this was last asked."""
+        """Return what the learners did since the last call."""
         spans, self._spans = self._spans, []
         return spans
 
     def take_failures(self) -> dict[str, int]:
-        """How often they were replaced since this was last asked."""
+        """Return how often the learners were replaced since the last call."""
         replaced, self._replaced = self._replaced, 0
         return {"replaced_learner": replaced}
 
     def close(self) -> None:
-        """Ends them."""
+        """End the learners."""
         self._forget()
         for actor in self._actors:
             ray.kill(actor)
 
     def _with_replacement(self, act: Callable[[], Made]) -> Made:
-        """What `act` gives, with new learners in the place of those that die over it."""
+        """Return the result of `act`, replacing learners that die meanwhile."""
         for _ in range(MAX_ATTEMPTS):
             try:
                 if not self._info:
@@ -201,7 +201,7 @@ class LearnerGroup:
                 return act()
             except InputLost:
                 if len(self._actors) > 1:
-                    # The others wait for the one that did not begin.
+                    # The others wait for the one that did not start.
                     self._start_again()
                 raise
             except (ActorGone, ActorSilent, OutputLost, LearnersLostError) as error:
@@ -209,10 +209,10 @@ class LearnerGroup:
                 self._replaced += 1
                 logger.warning("%s; the learners start again from the last update", error)
                 self._start_again()
-        raise ClusterError(f"{MAX_ATTEMPTS} times the learners died: {last}")
+        raise ClusterError(f"the learners died {MAX_ATTEMPTS} times: {last}")
 
     def _start_again(self) -> None:
-        """Others in the place of all; they start, and are told where the last update ended, before the next one."""
+        """Replace all learners; the new ones start, and load the state of the last update, before the next one."""
         self.close()
         self._actors = [self._start_actor(rank) for rank in range(len(self._actors))]
         self._info = []
@@ -220,49 +220,49 @@ class LearnerGroup:
     def _load(self) -> None:
         if self._weights is not None:
             state = ray.put(self._weights), ray.put(self.optimizer)
-            self._all("load", [state] * len(self._actors))
+            self._call_all("load", [state] * len(self._actors))
 
-    def _all(
+    def _call_all(
         self, method: str, arguments: Sequence[tuple[Any, ...]], kept: int = 0
     ) -> list[tuple[tuple[ObjectRef[Any], ...], Timed]]:
-        """One call of each learner, the first of them if there are fewer arguments; what stays, and the answers."""
+        """Call each learner, or only the first ones if there are fewer arguments; return kept objects and answers."""
         refs: list[tuple[tuple[ObjectRef[Any], ...], ObjectRef[Any]]] = []
-        found: dict[int, Timed] = {}
-        for rank, given in enumerate(arguments):
-            made = getattr(self._actors[rank], method).options(num_returns=kept + 1).remote(*given)
-            *stays, last = made if isinstance(made, list) else [made]
+        answers: dict[int, Timed] = {}
+        for rank, call in enumerate(arguments):
+            returned = getattr(self._actors[rank], method).options(num_returns=kept + 1).remote(*call)
+            *stays, last = returned if isinstance(returned, list) else [returned]
             refs.append((tuple(stays), last))
 
-        def answered(rank: int) -> Callable[[ObjectRef[Any]], None]:
-            def take(ref: ObjectRef[Any]) -> None:
+        def receiver(rank: int) -> Callable[[ObjectRef[Any]], None]:
+            def receive(ref: ObjectRef[Any]) -> None:
                 self._calls.pop(ref)
                 try:
-                    found[rank] = fetch(ref, f"learner actor {rank}")
-                except Exception as error:  # noqa: BLE001 - raised below; here it would end whatever waits in the loop
+                    answers[rank] = fetch(ref, f"learner actor {rank}")
+                except Exception as error:  # noqa: BLE001 - raised below; here it would end any other wait in the loop
                     self._failed.append(error)
                     return
                 now = time.time()
-                self._busy[rank] += found[rank].seconds
-                self._spans.append(Span(self.role, rank, method, now - found[rank].seconds, now))
+                self._busy[rank] += answers[rank].seconds
+                self._spans.append(Span(self.role, rank, method, now - answers[rank].seconds, now))
 
-            return take
+            return receive
 
         self._since = time.monotonic()
         self._failed.clear()
         for rank, (_, ref) in enumerate(refs):
             self._calls[ref] = (rank, method)
-            self._loop.watch(ref, answered(rank))
+            self._loop.watch(ref, receiver(rank))
         try:
-            self._loop.until(lambda: bool(self._failed) or len(found) == len(refs))
+            self._loop.until(lambda: bool(self._failed) or len(answers) == len(refs))
             if self._failed and len(refs) > 1:
-                # What went wrong on one is why the others lost it; that one may answer a little later.
+                # The others only report that they lost one. That one knows the reason, but may answer a little later.
                 end = time.monotonic() + SECONDS_TO_SAY_WHY
                 self._loop.until(lambda: not self._calls or time.monotonic() > end)
             if self._failed:
                 raise min(self._failed, key=lambda error: isinstance(error, LearnersLostError))
         finally:
             self._forget()
-        return [(stays, found[rank]) for rank, (stays, _) in enumerate(refs)]
+        return [(stays, answers[rank]) for rank, (stays, _) in enumerate(refs)]
 
     def _forget(self) -> None:
         for ref in self._calls:
@@ -277,8 +277,8 @@ class LearnerGroup:
             if elapsed > self._start_timeout:
                 self._failed.append(
                     ClusterError(
-                        f"after {self._start_timeout:g} s the learners have not started: there is no room for them on "
-                        f"what is left of the cluster, or they cannot start; {LOGS}"
+                        f"the learners have not started after {self._start_timeout:g} s: the rest of the cluster has "
+                        f"no room for them, or they cannot start; {LOGS}"
                     )
                 )
         elif elapsed > self._request_timeout:

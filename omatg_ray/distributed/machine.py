@@ -1,4 +1,4 @@
-"""What of this machine keeps a Ray from starting or from being joined, said before Ray tries."""
+"""Checks, before Ray tries, for what keeps a Ray from starting on this machine or from being joined."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from omatg_ray.errors import ClusterError
 
 LEAST_THREADS = 200
-"""So many processes and threads has a Ray of one node with no actors yet; the limit of a user counts both."""
+"""Processes and threads of a Ray of one node without actors; a user's limit counts both."""
 
 
 def refuse_few_threads() -> None:
-    """Refuses to start a Ray where the user may not have the processes and threads that it needs.
+    """Refuse to start a Ray if the user's limit leaves too few processes and threads for it.
 
-    Ray itself would wait for half a minute for a part of it that cannot start.
+    Ray itself would wait half a minute for a component that cannot start.
 
     Raises:
         ClusterError: Says how many there may be and how many there are.
@@ -31,26 +31,26 @@ def refuse_few_threads() -> None:
     used = _threads_of(os.getuid())
     if limit - used < LEAST_THREADS:
         raise ClusterError(
-            f"Ray cannot start: this user may have {limit} processes and threads (ulimit -u) and has {used}, and Ray "
-            f"needs {LEAST_THREADS} more before there are any actors; raise the limit, or run without ray.*.workers"
+            f"Ray cannot start: this user may have {limit} processes and threads (ulimit -u) and has {used}, but Ray "
+            f"needs {LEAST_THREADS} more before any actor starts; raise the limit, or run without ray.*.workers"
         )
 
 
 def _threads_of(user: int) -> int:
-    found = 0
+    total = 0
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # It may end at any time.
             if process.stat().st_uid == user:
-                found += len(list((process / "task").iterdir()))
-    return found
+                total += len(list((process / "task").iterdir()))
+    return total
 
 
 def refuse_foreign_cluster(address: str) -> None:
-    """Refuses a cluster whose processes on this machine are another user's: Ray would abort this process.
+    """Refuse a cluster whose processes on this machine belong to another user: Ray would abort this process.
 
     Raises:
-        ClusterError: Names the user.
-        ConnectionError: It does not answer.
+        ClusterError: The cluster belongs to another user, whom the message names.
+        ConnectionError: The cluster does not answer.
     """
     here = {ray.util.get_node_ip_address(), "127.0.0.1"}
     try:
@@ -66,7 +66,7 @@ def refuse_foreign_cluster(address: str) -> None:
         except KeyError:
             name = str(owner)
         raise ClusterError(
-            f"the Ray cluster at {address} belongs to another user of this machine ({name}), and nobody else can join "
-            "it from here; give the address of your own (ray.address, RAY_ADDRESS), or leave it out for a Ray of this "
-            "run alone"
+            f"the Ray cluster at {address} belongs to another user of this machine ({name}), and only that user can "
+            "join it from here; give the address of your own (ray.address, RAY_ADDRESS), or leave it out to start a "
+            "Ray for this run alone"
         )

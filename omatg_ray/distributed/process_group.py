@@ -1,8 +1,8 @@
-"""Several learners as one: who learns from what, and how they tell each other.
+"""Several learners as one: their shares of an iteration, and their communication.
 
 Every learner has the same weights and optimizer. An update gives each a share of the counted structures; gradients and
-statistics are summed over the learners, and all take the same step. Sums of gradients go over NCCL where every learner
-has a GPU of its own, and over gloo, which also carries everything else, where not.
+statistics are summed over the learners, and all take the same step. Sums of gradients go over NCCL if every learner has
+a GPU of its own, otherwise over gloo, which also carries everything else.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from torch import Tensor
 from omatg_ray.errors import ClusterError
 
 SECONDS_TO_ANSWER = 600.0
-"""How long a learner waits for the others: longer than one needs whose epoch is repeated with smaller microbatches."""
+"""How long a learner waits for the others: longer than it takes one to repeat an epoch with smaller microbatches."""
 LOOPBACK = "127.0.0.1"
 
 
 class LearnersLostError(ClusterError):
-    """A learner cannot go on because another one is gone, or does not answer; not what was wrong in the first place."""
+    """A learner cannot continue because another one is gone or does not answer; the original error is elsewhere."""
 
 
-# --- who learns from what -----------------------------------------------------------------------------------------
+# --- shares -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class LearnerShare:
-    """What one learner learns from.
+    """Structures that one learner learns from.
 
     Attributes:
-        items: Items that it needs, in order.
+        items: Indices of the items that it needs, in order.
         counted: Structures to learn from (b,), as indices into the structures of these items, one after the other.
-        positions: Where these structures are in `counted`, and so in the advantages, of all learners (b,).
+        positions: Positions (b,) of these structures in the `counted`, and so in the advantages, of all learners.
     """
 
     items: tuple[int, ...]
@@ -50,16 +50,16 @@ class LearnerShare:
 
 
 def plan_shares(trajectory_sizes: Sequence[Sequence[int]], counted: Tensor, n: int) -> list[LearnerShare]:
-    """Shares the structures of an iteration among learners.
+    """Share the structures of an iteration among learners.
 
-    A share is a run of consecutive structures, so that a learner needs few items. Its ordered pairs of atoms, on which
-    time and memory depend, differ from those of an even share by those of the largest structure at most. A share may be
-    empty.
+    A share is a run of consecutive structures, so that a learner needs few items. Its number of ordered pairs of atoms,
+    on which time and memory depend, differs from that of an even share by at most that of the largest structure. A
+    share may be empty.
 
     Args:
         trajectory_sizes: Atoms of every structure, item by item.
         counted: Ascending indices (b,) of the structures to learn from, over all items.
-        n: Learners.
+        n: Number of learners.
     """
     starts = list(accumulate((len(sizes) for sizes in trajectory_sizes), initial=0))
     structures = counted.tolist()
@@ -68,7 +68,7 @@ def plan_shares(trajectory_sizes: Sequence[Sequence[int]], counted: Tensor, n: i
     ends = list(accumulate((atoms[index] ** 2 for index in structures), initial=0))
     members: list[list[int]] = [[] for _ in range(n)]
     for position, (start, end) in enumerate(pairwise(ends)):
-        # The learner in whose even share of the pairs the middle of the structure's pairs lies.
+        # The learner whose even share of the pairs contains the middle of the structure's pairs.
         members[(start + end) * n // (2 * ends[-1])].append(position)
     shares = []
     for positions in members:
@@ -82,36 +82,36 @@ def plan_shares(trajectory_sizes: Sequence[Sequence[int]], counted: Tensor, n: i
     return shares
 
 
-# --- how they tell each other -------------------------------------------------------------------------------------
+# --- communication ------------------------------------------------------------------------------------------------
 
 
 class Rendezvous:
-    """Where learners find each other: a store that one of them serves, on a port that is its own from the start.
+    """Meeting point of learners: a store that one of them serves, on a port that is reserved from the start.
 
     Args:
         host: Address of this learner's node that the others reach; it listens on no other.
-        seconds: How long it waits for what another learner puts there.
+        seconds: How long it waits for another learner's entry.
     """
 
     def __init__(self, host: str, seconds: float = SECONDS_TO_ANSWER) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, 0), family=family)
         port = listener.getsockname()[1]
-        # Closes the socket when it ends.
+        # The store closes the socket when it ends.
         self.store = _store(host, port, seconds, listener.detach())
         self.address = f"{host}:{port}"
 
 
 class TorchProcessGroup:
-    """The learners of a set, as seen by one of them: `ProcessGroup` of its `Learner`.
+    """The learners of a set as seen by one of them; the `ProcessGroup` of its `Learner`.
 
     Args:
-        address: Of the rendezvous, HOST:PORT.
-        rank: This learner, from 0.
-        size: How many there are.
+        address: Address of the rendezvous, HOST:PORT.
+        rank: Rank of this learner, from 0.
+        size: Number of learners.
         host: Address of this learner's node that the others reach; it listens on no other.
-        nccl: Sum over NCCL; values are on a GPU then, which no other learner has.
-        rendezvous: Where this learner is the one that serves it.
+        nccl: Whether to sum over NCCL; values must then be on a GPU that no other learner has.
+        rendezvous: The rendezvous, if this learner serves it.
         seconds: How long to wait for the others, at any one time.
 
     Raises:
@@ -138,26 +138,26 @@ class TorchProcessGroup:
             self._gloo: Any = _gloo(dist.PrefixStore("gloo", store), rank, size, host, seconds)
             self._nccl: Any = _nccl(dist.PrefixStore("nccl", store), rank, size, seconds) if nccl else None
         except RuntimeError as error:
-            raise self._lost(error) from error
+            raise self._lost_error(error) from error
 
     def exchange(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What every learner says, in the order of their ranks.
+        """Exchange messages: send one, and return those of all learners in the order of their ranks.
 
         Raises:
-            LearnersLostError: One of them is gone, or does not answer.
+            LearnersLostError: A learner is gone or does not answer.
         """
         own = torch.frombuffer(bytearray(json.dumps(said).encode()), dtype=torch.uint8)
         lengths = [int(length) for length in self._gather(torch.tensor([len(own)]))]
         padded = own.new_zeros(max(lengths))
         padded[: len(own)] = own
-        said_by_all = zip(self._gather(padded), lengths, strict=True)
-        return [json.loads(bytes(values[:length].tolist())) for values, length in said_by_all]
+        messages = zip(self._gather(padded), lengths, strict=True)
+        return [json.loads(bytes(values[:length].tolist())) for values, length in messages]
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over the learners, the same bits on all of them.
+        """Sum over the learners, with the same bits on all of them.
 
         Raises:
-            LearnersLostError: One of them is gone, or does not answer.
+            LearnersLostError: A learner is gone or does not answer.
         """
         over_nccl = self._nccl is not None
         total = values.clone() if over_nccl else values.to("cpu", copy=True)
@@ -165,35 +165,35 @@ class TorchProcessGroup:
         return total.to(values.device)
 
     def close(self) -> None:
-        """Leaves the others, who notice at once; nothing can be asked of the group any more."""
+        """Leave the others, which notice at once; the group cannot be used afterwards."""
         for group in (self._nccl, self._gloo):
             if group is not None:
                 group.abort()
         self._nccl = self._gloo = None
 
     def _gather(self, values: Tensor) -> list[Tensor]:
-        found = [torch.empty_like(values) for _ in range(self.size)]
-        self._wait(lambda: self._gloo.allgather([found], [values]))
-        return found
+        gathered = [torch.empty_like(values) for _ in range(self.size)]
+        self._wait(lambda: self._gloo.allgather([gathered], [values]))
+        return gathered
 
     def _wait(self, begin: Callable[[], Any]) -> None:
-        """Begins a collective operation, and waits for its end."""
+        """Begin a collective operation and wait for its end."""
         if self._gloo is None:
-            # An aborted group of PyTorch would give wrong numbers without a word.
+            # An aborted group of PyTorch would silently give wrong numbers.
             raise LearnersLostError(f"learner {self.rank} of {self.size} has left the others")
         try:
             begin().wait()
         except RuntimeError as error:
-            raise self._lost(error) from error
+            raise self._lost_error(error) from error
 
-    def _lost(self, error: RuntimeError) -> LearnersLostError:
-        # Behind the place in PyTorch's sources, and before its advice.
+    def _lost_error(self, error: RuntimeError) -> LearnersLostError:
+        # Without the location in PyTorch's sources, and without its advice.
         reason = str(error).partition("\n")[0].split("] ", 1)[-1].split(". ")[0]
         return LearnersLostError(f"learner {self.rank} of {self.size} lost another one: {reason}")
 
 
 def rendezvous_host() -> str:
-    """Address under which learners reach this node: loopback in a cluster of one machine."""
+    """Return the address at which learners reach this node: loopback in a cluster of one machine."""
     machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     return LOOPBACK if len(machines) == 1 else ray.util.get_node_ip_address()
 
@@ -210,8 +210,8 @@ def _store(host: str, port: int, seconds: float, listener: int | None = None) ->
 
 
 def _gloo(store: dist.Store, rank: int, size: int, host: str, seconds: float) -> Any:
-    # By its class rather than init_process_group, which lets it listen wherever the machine's name leads: on another
-    # interface than Ray's, or on loopback where the others are on other nodes.
+    # Through its class, because init_process_group listens wherever the machine's name leads: possibly on another
+    # interface than Ray's, or on loopback while the others are on other nodes.
     cls: Any = dist.ProcessGroupGloo
     options = cls._Options()
     options._devices = [cls.create_device(hostname=host)]

@@ -1,4 +1,4 @@
-"""How a run is spread over a Ray cluster. Imports no Ray: these are keys of every configuration."""
+"""Distribution of a run over a Ray cluster. Does not import Ray: these keys belong to every configuration."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from omatg_ray.settings import Settings
 
 
 class Share(Settings):
-    """What one actor gets of its node."""
+    """Resources of one actor."""
 
     cpus: float = Field(1.0, gt=0, description="CPU cores that an actor reserves; a fraction lets several share one")
     gpus: float = Field(
-        0.0, ge=0, le=1, description="GPU that an actor reserves, or a share of one; 0: it computes on CPUs"
+        0.0, ge=0, le=1, description="GPU, or share of one, that an actor reserves; 0: it computes on CPUs"
     )
-    threads: int | None = Field(None, ge=1, description="PyTorch's CPU threads of an actor; null: one per whole core")
+    threads: int | None = Field(None, ge=1, description="PyTorch CPU threads of an actor; null: one per whole core")
 
     @field_validator("cpus", "gpus")
     @classmethod
-    def _ray_can_count(cls, amount: float) -> float:
+    def _check_amount(cls, amount: float) -> float:
         if amount != round(amount, 4):
             raise ValueError(f"Ray counts in steps of 0.0001, not {amount}")
         return amount
 
     @property
     def n_threads(self) -> int:
-        """Threads of an actor. They follow from the configuration alone: sums depend on them in their last bits."""
+        """Threads of an actor. They depend only on the configuration, as they affect the last bits of sums."""
         return max(1, math.floor(self.cpus)) if self.threads is None else self.threads
 
     @property
     def device(self) -> str:
-        """Where an actor computes."""
+        """Device of an actor."""
         return "cuda" if self.gpus else "cpu"
 
     @property
@@ -43,13 +43,13 @@ class Share(Settings):
 
 
 class WorkerShare(Share):
-    """What each of several actors gets of its node."""
+    """Number of actors, and resources of each."""
 
     workers: int = Field(1, ge=1, description="actors")
 
 
 class OptionalWorkerShare(Share):
-    """What each of several actors gets of its node, if there are any."""
+    """Number of actors, which may be 0, and resources of each."""
 
     workers: int = Field(0, ge=0, description="actors; 0: the work is done in this process, without Ray")
 
@@ -58,11 +58,11 @@ class Elastic(Settings):
     """A role whose actors may come and go during a run."""
 
     max_workers: int | None = Field(
-        None, ge=1, description="up to so many actors while the cluster has room; null: no more than workers"
+        None, ge=1, description="up to this many actors while the cluster has room; null: no more than workers"
     )
 
 
-def _no_fewer(share: RolloutShare | RewardShare) -> None:
+def _refuse_fewer(share: RolloutShare | RewardShare) -> None:
     if share.max_workers is not None and share.max_workers < share.workers:
         raise ValueError(
             f"max_workers={share.max_workers} is less than workers={share.workers}; raise it or leave it out"
@@ -70,25 +70,25 @@ def _no_fewer(share: RolloutShare | RewardShare) -> None:
 
 
 class RolloutShare(OptionalWorkerShare, Elastic):
-    """What each rollout actor gets of its node."""
+    """Number of rollout actors, and resources of each."""
 
     @model_validator(mode="after")
-    def _some(self) -> RolloutShare:
-        _no_fewer(self)
+    def _check_workers(self) -> RolloutShare:
+        _refuse_fewer(self)
         return self
 
 
 class RewardShare(WorkerShare, Elastic):
-    """What each reward actor gets of its node."""
+    """Number of reward actors, and resources of each."""
 
     @model_validator(mode="after")
-    def _some(self) -> RewardShare:
-        _no_fewer(self)
+    def _check_workers(self) -> RewardShare:
+        _refuse_fewer(self)
         return self
 
 
 class RaySettings(Settings):
-    """Actors and where they run. Results depend on none of this, except in the last bits on `threads`."""
+    """Actors and where they run. Results do not depend on these settings, except in the last bits on `threads`."""
 
     renamed = {"deadline": "request_timeout"}  # noqa: RUF012 - of the class
 
@@ -105,14 +105,14 @@ class RaySettings(Settings):
         WorkerShare(), description="actors that learn, if rollout has workers; several share every update"
     )
     pretrain: OptionalWorkerShare = Field(OptionalWorkerShare(), description="data-parallel workers of pretraining")
-    in_flight: int = Field(2, ge=1, description="requests that an actor is given at a time; 2 keep it busy")
-    strategy: Literal["pack", "spread"] = Field("pack", description="few nodes, or as many as there are")
+    in_flight: int = Field(2, ge=1, description="requests given to an actor at a time; 2 keep it busy")
+    strategy: Literal["pack", "spread"] = Field("pack", description="pack: few nodes · spread: as many as there are")
     wait: float = Field(
-        10.0, gt=0, description="seconds to wait for room on the cluster; more where it grows on demand"
+        10.0, gt=0, description="seconds to wait for room on the cluster; set more if it grows on demand"
     )
     request_timeout: float = Field(
         3600.0,
         gt=0,
-        description="seconds that an actor may take over one request (an item, a block of an evaluation, an update of "
-        "the learners); then it is replaced",
+        description="seconds that an actor may take for one request (an item, a block of an evaluation, an update of "
+        "the learners) before it is replaced",
     )

@@ -1,4 +1,4 @@
-"""Refuses processes of a run that are not what its driver is: they would give other numbers, without a word."""
+"""Check that the processes of a run have the driver's software: any other would silently give other numbers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from omatg_ray.run.versions import software
 
 
 def refuse_other(theirs: Mapping[str, str], who: str, node: str, ours: Mapping[str, str] | None = None) -> None:
-    """Refuses another package, Ray, Python or PyTorch than that of the process that leads.
+    """Refuse another version of this package, Ray, Python or PyTorch than that of the leading process.
 
     Args:
-        theirs: What `software` gave over there; nothing where the package does not know it yet.
-        who: The process there, for the message.
+        theirs: Result of `software` in the other process; empty if its package has no such function yet.
+        who: Name of the other process, for the message.
         node: Its address.
-        ours: The same of the process that leads, if that is not this one.
+        ours: The same of the leading process, if that is not this one.
 
     Raises:
-        SoftwareError: Names what differs, and what it is on both sides.
+        SoftwareError: The software differs; the message names what, and both versions.
     """
     ours = software() if ours is None else ours
     differ = [
@@ -28,7 +28,7 @@ def refuse_other(theirs: Mapping[str, str], who: str, node: str, ours: Mapping[s
     ]
     if differ:
         raise SoftwareError(
-            f"{who} on node {node} runs other software than the driver, and would give other results: "
+            f"{who} on node {node} runs other software than the driver and would give different results: "
             f"{', '.join(differ)}. Install the same on all nodes, or submit a job, which brings its package along "
             "(ray job submit --working-dir)"
         )

@@ -1,4 +1,4 @@
-"""What Ray exports to Prometheus while a run goes on; `cluster/grafana/omatg_ray.json` draws it."""
+"""Metrics that Ray exports to Prometheus during a run; `cluster/grafana/omatg_ray.json` plots them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from omatg_ray.rl.scoring import ScoredItem
 from omatg_ray.rl.work import WorkItem
 
 RUN = "run"
-"""Every metric has this tag: the name of the run folder."""
+"""Tag of every metric: the name of the run folder."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Measure:
     """A metric.
 
     Attributes:
-        text: What it is.
-        tag: What its series differ in, beside the run.
-        counts: Whether it only ever grows.
+        text: Description.
+        tag: Tag that distinguishes its series, beside the run.
+        counts: Whether it is a counter, which only grows.
     """
 
     text: str
@@ -36,58 +36,58 @@ class Measure:
 
 
 MEASURES: Mapping[str, Measure] = {
-    "omatg_ray_iteration": Measure("Iterations that are done"),
-    "omatg_ray_trajectories_per_second": Measure("Trajectories of the last iteration by its time"),
+    "omatg_ray_iteration": Measure("Iterations done"),
+    "omatg_ray_trajectories_per_second": Measure("Trajectories of the last iteration per second"),
     "omatg_ray_staleness_versions": Measure("Versions between the weights that sampled and those that were updated"),
     "omatg_ray_invalid_share": Measure("Share of invalid crystals in the last iteration"),
     "omatg_ray_reward_mean": Measure("Mean reward in the last iteration"),
     "omatg_ray_stage_seconds": Measure("Seconds that the driver waited in the last iteration, by stage", "stage"),
-    "omatg_ray_idle_share": Measure("Share of the last iteration without work, mean over the actors of a role", "role"),
-    "omatg_ray_actors_ready": Measure("Actors that are there", "role"),
-    "omatg_ray_requests_waiting": Measure("Requests that no actor has been given", "role"),
-    "omatg_ray_requests_running": Measure("Requests that actors have been given and not answered", "role"),
+    "omatg_ray_idle_share": Measure("Idle share of the last iteration, mean over the actors of a role", "role"),
+    "omatg_ray_actors_ready": Measure("Actors that are ready", "role"),
+    "omatg_ray_requests_waiting": Measure("Requests not yet given to an actor", "role"),
+    "omatg_ray_requests_running": Measure("Requests given to actors and not yet answered", "role"),
     "omatg_ray_replaced_actors": Measure("Actors replaced since the driver started", "role", counts=True),
     "omatg_ray_retried_requests": Measure("Requests sent again since the driver started", "role", counts=True),
 }
-"""By name; Ray exports them as `ray_<name>`, and those that count as `ray_<name>_total`."""
+"""Metrics by name; Ray exports them as `ray_<name>`, and counters as `ray_<name>_total`."""
 
 
 class Telemetry:
-    """Keeps Ray's metrics of a run up to date: most after every iteration, queues and actors every second.
+    """Updater of Ray's metrics of a run: most after every iteration, queues and actors every second.
 
-    Ray exports a gauge once each time that it is set, and forgets it some seconds later. So all are set again every
-    second, by the event loop that the driver waits in.
+    Ray exports a gauge once each time it is set, and forgets it some seconds later. So the event loop that the driver
+    waits in sets all of them again every second.
 
     Args:
-        run: What this run is called.
-        loop: Where the driver waits.
-        pools: Who has queues.
-        learners: Who has none.
+        run: Name of the run.
+        loop: Event loop that the driver waits in.
+        pools: Actors with queues.
+        learners: Learners, which have no queue.
     """
 
     def __init__(self, run: str, loop: EventLoop, pools: Sequence[WorkerGroup], learners: LearnerGroup) -> None:
         self._run, self._pools, self._learners = run, pools, learners
-        self._gauges = {name: Gauge(name, one.text, _tags(one)) for name, one in MEASURES.items() if not one.counts}
-        self._counters = {name: Counter(name, one.text, _tags(one)) for name, one in MEASURES.items() if one.counts}
+        self._gauges = {name: Gauge(name, m.text, _tags(m)) for name, m in MEASURES.items() if not m.counts}
+        self._counters = {name: Counter(name, m.text, _tags(m)) for name, m in MEASURES.items() if m.counts}
         self._values: dict[tuple[str, str], float] = {}
         loop.join(self._refresh, lambda: "")
 
     def scored(self, scored: Sequence[ScoredItem]) -> None:
-        """An iteration was collected."""
-        rewards = torch.cat([one.result.reward for one in scored])
+        """Record the scores of a collected iteration."""
+        rewards = torch.cat([item.result.reward for item in scored])
         self._note("omatg_ray_reward_mean", float(rewards.nanmean()))
-        valid = [one.result.values["valid"] for one in scored if "valid" in one.result.values]
+        valid = [item.result.values["valid"] for item in scored if "valid" in item.result.values]
         if valid:
             self._note("omatg_ray_invalid_share", 1.0 - float(torch.cat(valid).nanmean()))
 
     def learned(self, items: Sequence[WorkItem], version: int, seconds: float, timings: Mapping[str, float]) -> None:
-        """An iteration ended.
+        """Record the end of an iteration.
 
         Args:
-            items: All of them.
-            version: Of the weights that they were sampled with.
-            seconds: How long the iteration took.
-            timings: What the backend logs of it (`time_*`, `idle_*`, `replaced_*`, `retried_*`).
+            items: All items of the iteration.
+            version: Version of the weights that they were sampled with.
+            seconds: Duration of the iteration.
+            timings: What the backend logs for it (`time_*`, `idle_*`, `replaced_*`, `retried_*`).
         """
         iteration = items[0].iteration
         self._note("omatg_ray_iteration", iteration + 1)
@@ -101,15 +101,15 @@ class Telemetry:
             elif kind == "idle":
                 idle.setdefault(rest.rpartition("_")[0], []).append(value)
             elif kind == "replaced" and value:
-                self._counters["omatg_ray_replaced_actors"].inc(value, self._tagged("role", rest))
+                self._counters["omatg_ray_replaced_actors"].inc(value, self._tag_values("role", rest))
             elif kind == "retried" and value:
-                self._counters["omatg_ray_retried_requests"].inc(value, self._tagged("role", rest))
+                self._counters["omatg_ray_retried_requests"].inc(value, self._tag_values("role", rest))
         for role, shares in idle.items():
             self._note("omatg_ray_idle_share", fmean(shares), role)
         self._refresh()
 
     def _note(self, name: str, value: float, of: str = "") -> None:
-        """A value until the next one; what is not known is not shown."""
+        """Set a value until the next one; values that are not finite are not shown."""
         self._values.pop((name, of), None)
         if math.isfinite(value):
             self._values[name, of] = float(value)
@@ -121,9 +121,9 @@ class Telemetry:
             self._note("omatg_ray_requests_running", pool.running, pool.role)
         self._note("omatg_ray_actors_ready", len(self._learners.info), self._learners.role)
         for (name, of), value in self._values.items():
-            self._gauges[name].set(value, self._tagged(MEASURES[name].tag, of))
+            self._gauges[name].set(value, self._tag_values(MEASURES[name].tag, of))
 
-    def _tagged(self, tag: str | None, of: str) -> dict[str, str]:
+    def _tag_values(self, tag: str | None, of: str) -> dict[str, str]:
         return {RUN: self._run} if tag is None else {RUN: self._run, tag: of}
 
 

@@ -1,4 +1,4 @@
-"""How the time of an iteration went: stages as the controller waits for them, and what the actors did meanwhile."""
+"""Timing of iterations: stages as the controller waits for them, and what the actors did meanwhile."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ STAGES = ("rollout", "reward", "learn", "weights")
 
 
 class Busy(Protocol):
-    """Actors of a role."""
+    """Actors of a role that record their work."""
 
     @property
     def role(self) -> str: ...
 
     def take_busy(self) -> dict[int, float]:
-        """Seconds that each worked since this was last asked."""
+        """Return the seconds that each worked since the last call."""
         ...
 
     def take_spans(self) -> list[Span]:
-        """What they did since this was last asked."""
+        """Return what they did since the last call."""
         ...
 
 
@@ -31,7 +31,7 @@ class Timings:
 
     Args:
         pools: Actors whose idle shares count.
-        startup: Seconds that starting took, by what it was.
+        startup: Seconds that each part of the start-up took.
     """
 
     def __init__(self, pools: Sequence[Busy], startup: Mapping[str, float]) -> None:
@@ -44,11 +44,11 @@ class Timings:
 
     @property
     def timeline(self) -> Timeline | None:
-        """Of the last iteration that `take` counted."""
+        """Timeline of the last iteration that `take` counted."""
         return self._timeline
 
     def begin(self) -> None:
-        """An iteration begins, and none is on its way. What actors did before, such as validation, is no part of it."""
+        """Start an iteration while none is in flight. Earlier work of the actors, such as validation, is excluded."""
         for pool in self._pools:
             pool.take_busy()
             pool.take_spans()
@@ -56,37 +56,37 @@ class Timings:
         self._began_at = time.time()
 
     def resume(self) -> None:
-        """What passed since the last stage ended belongs to none."""
+        """Discard the time since the last stage ended."""
         self._lap = time.perf_counter()
 
     def end(self, stage: str) -> None:
-        """A stage ends, which began when the one before ended."""
+        """End a stage, which began when the one before ended."""
         now = time.perf_counter()
         self._seconds[stage] += now - self._lap
         self._lap = now
 
     def trajectory(self) -> None:
-        """A trajectory is there; the first one ends the start-up, of which validation is no part."""
+        """Note a new trajectory; the first one ends the start-up, which excludes validation."""
         if self._waits_for_first:
             waited = time.perf_counter() - self._began
             self._startup["startup_first_trajectory"] = sum(self._startup.values()) + waited
             self._waits_for_first = False
 
     def take(self, iteration: int) -> dict[str, float]:
-        """Seconds of every stage (`time_*`), the share of each actor's time without work (`idle_*`), once `startup_*`.
+        """Return the seconds of every stage (`time_*`), each actor's idle share (`idle_*`) and, once, `startup_*`.
 
-        All counts start anew.
+        Resets all counts.
 
         Args:
-            iteration: That ends now, from 1.
+            iteration: Number of the iteration that ends now, from 1.
         """
         elapsed = time.perf_counter() - self._began
         stages = {f"time_{stage}": seconds for stage, seconds in self._seconds.items()}
         busy = {(pool.role, index): s for pool in self._pools for index, s in pool.take_busy().items()}
         idle = {f"idle_{role}_{index}": min(1.0, max(0.0, 1.0 - s / elapsed)) for (role, index), s in busy.items()}
-        taken = stages | idle | self._startup
+        timings = stages | idle | self._startup
         spans = [span for pool in self._pools for span in pool.take_spans()]
         self._timeline = Timeline.between(self._began_at, time.time(), iteration, tuple(busy), spans)
         self._seconds, self._startup = dict.fromkeys(STAGES, 0.0), {}
         self._began, self._began_at = time.perf_counter(), time.time()
-        return taken
+        return timings

@@ -1,4 +1,4 @@
-"""The controller: what rollout, reward and learner actors are given, iteration by iteration."""
+"""The controller: gives work to rollout, reward and learner actors, iteration by iteration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Flight:
-    """An iteration on its way; item by item, references to trajectories, and verdicts."""
+    """An iteration in flight, with references to trajectories, and scores, by item."""
 
     items: Sequence[WorkItem]
     version: int
@@ -39,7 +39,7 @@ class _Flight:
     scored: dict[int, ScoredItem] = field(default_factory=dict)
 
     def label(self, index: int) -> str:
-        """What messages call an item."""
+        """Return the name of an item in messages."""
         return f"{index} of iteration {self.items[index].iteration + 1}"
 
     @property
@@ -52,21 +52,21 @@ class _Flight:
 
 
 class RayTrainingBackend:
-    """Actors that do iterations. Trajectories stay in the object store; this process moves references to them.
+    """Training backend on actors. Trajectories stay in the object store; this process passes references to them.
 
-    Several iterations may be on their way; each item is sampled with the version of the weights that it was submitted
-    with, whoever rolls it out and however often.
+    Several iterations may be in flight; each item is sampled with the version of the weights that it was submitted
+    with, whichever actor rolls it out and however often.
 
     Args:
-        actors: With rollout, reward and learner actors.
-        model: This process's copy of the sampler; its weights follow the learner's.
-        with_base: Whether they record the base's drift.
-        staleness: Versions older than the present one that may still be needed.
-        run: What metrics in Ray call the run.
+        actors: Actors, with rollout, reward and learner actors among them.
+        model: This process's copy of the sampler; its weights follow the learners'.
+        with_base: Whether rollouts record the base network's outputs.
+        staleness: Number of versions before the current one that may still be needed.
+        run: Name of the run in Ray's metrics.
 
     Attributes:
-        timeline: What the actors did in the last iteration. Where iterations are sampled ahead that is the last one
-            with others on their way: the end of a run looks like no other part of it. None before the first.
+        timeline: What the actors did in the last iteration. If iterations are sampled ahead, it is the last one with
+            others in flight, since the end of a run is not typical of it. None before the first.
     """
 
     def __init__(self, actors: ActorSet, model: FlowModel, with_base: bool, staleness: int = 0, run: str = "") -> None:
@@ -84,7 +84,7 @@ class RayTrainingBackend:
         self._publish(0)
 
     def submit(self, items: Sequence[WorkItem], version: int) -> None:
-        """Rollouts; every item goes on to a reward actor as soon as it is there."""
+        """Start rollouts; every item goes on to a reward actor as soon as it is rolled out."""
         if not self._flights:
             self._clock.begin()
         flight = self._flights[items[0].iteration] = _Flight(items, version)
@@ -119,14 +119,14 @@ class RayTrainingBackend:
             flight.trajectories.pop(index, None)
             self._roll_out(flight, index)
 
-        def given_up(why: str) -> None:
+        def give_up(why: str) -> None:
             n = len(item.seeds)
             failed = RewardResult(torch.full((n,), math.nan, dtype=torch.float64), {})
             apart = torch.full((len(item.compositions), item.group_size, item.group_size), math.nan)
             flight.scored[index] = ScoredItem(torch.ones(n, dtype=torch.bool), failed, item.species, apart)
 
         arguments = (crystals, item.group_size)
-        self.reward.submit(Request(flight.label(index), "score", arguments, done, lost=lost, given_up=given_up))
+        self.reward.submit(Request(flight.label(index), "score", arguments, done, lost=lost, given_up=give_up))
 
     def collect(self, iteration: int) -> Sequence[ScoredItem]:
         self._clock.resume()
@@ -140,7 +140,7 @@ class RayTrainingBackend:
         return scored
 
     def learn(self, iteration: int, counted: Tensor, advantage: Tensor) -> dict[str, float]:
-        """The learners' update. Its weights go to everybody from where the first learner has put them."""
+        """Run the learners' update. All actors read its weights from where the first learner has put them."""
         self._clock.resume()
         flight = self._flights[iteration]
         metrics = self._update(flight, counted, advantage) if len(counted) else {}
@@ -159,13 +159,13 @@ class RayTrainingBackend:
             try:
                 return self.learners.update(flight.items, trajectories, counted, advantage)
             except InputLost as error:
-                logger.warning("%s; it is rolled out again", error)
+                logger.warning("%s; rolling it out again", error)
                 reason = error
                 self._make_again(flight)
         raise ClusterError(str(reason)) from reason
 
     def _make_again(self, flight: _Flight) -> None:
-        """Rolls out anew what has gone with a node."""
+        """Roll out again what was lost with a node."""
         for index, trajectory in list(flight.trajectories.items()):
             try:
                 fetch(trajectory, "a rollout actor")
@@ -175,11 +175,11 @@ class RayTrainingBackend:
         self._loop.until(lambda: flight.rolled_out)
 
     def _publish(self, version: int, handle: ObjectHandle | None = None) -> None:
-        """The present weights to all rollout actors, as this version; forgets versions that are no longer needed.
+        """Publish the current weights to all rollout actors as this version, and drop versions no longer needed.
 
         Args:
-            version: After so many iterations.
-            handle: The weights, where they are in the object store already.
+            version: Number of iterations done.
+            handle: The weights, if they are in the object store already.
         """
         if self._staleness:
             weights = self.model.learned.state_dict()
@@ -188,12 +188,12 @@ class RayTrainingBackend:
             self._put(version)
         else:
             self._published[version] = handle
-        for kept in (self._weights, self._published):
-            for old in [one for one in kept if one < version - self._staleness]:
-                del kept[old]
+        for versions in (self._weights, self._published):
+            for old in [each for each in versions if each < version - self._staleness]:
+                del versions[old]
 
     def _put(self, version: int) -> None:
-        """A version of the weights into the object store, also where what a learner has put there is lost."""
+        """Put a version of the weights into the object store, also if the copy that a learner put there is lost."""
         weights = self._weights.get(version)
         self._published[version] = ObjectHandle(
             ray.put(self.model.learned.state_dict() if weights is None else weights)
@@ -202,15 +202,15 @@ class RayTrainingBackend:
     def timings(self) -> dict[str, float]:
         assert self._learned is not None
         items, version = self._learned
-        taken = self._clock.take(items[0].iteration + 1)
+        timings = self._clock.take(items[0].iteration + 1)
         for part in (self.rollout, self.reward, self.learners):
-            taken |= part.take_failures()
+            timings |= part.take_failures()
         timeline = self._clock.timeline
         assert timeline is not None
         if self.timeline is None or self._flights or not self._staleness:
             self.timeline = timeline
-        self._telemetry.learned(items, version, timeline.seconds, taken)
-        return taken
+        self._telemetry.learned(items, version, timeline.seconds, timings)
+        return timings
 
     def state_dict(self) -> dict[str, Tensor]:
         present = max(self._published)
@@ -222,6 +222,6 @@ class RayTrainingBackend:
         self.learners.restore(self.model.learned.state_dict(), optimizer)
         self._published.clear()
         self._weights.clear()
-        for one, weights in older.items():
-            self._weights[one], self._published[one] = weights, ObjectHandle(ray.put(weights))
+        for old, weights in older.items():
+            self._weights[old], self._published[old] = weights, ObjectHandle(ray.put(weights))
         self._publish(version)

@@ -1,4 +1,4 @@
-"""Actors of one role: each has a few requests in flight, the others wait here; who dies or hangs is replaced."""
+"""Actors of one role: each has a few requests in flight, others wait here; dead or hanging actors are replaced."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from omatg_ray.run.timeline import Span
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5
-"""Actors that a request may outlive; after so many it is taken for what kills them."""
+"""A request that has crashed this many actors counts as the cause."""
 MAX_STARTS = 3
-"""Actors in a row that may die while they start, where no other of their role is there."""
+"""Actors in a row that may die while they start, if no other actor of their role is ready."""
 PAUSE = 5.0
-"""Seconds before another actor is started in the place of one that died while it started."""
+"""Seconds before an actor that died while it started is replaced."""
 LONG_PAUSE = 300.0
-"""The same after `MAX_STARTS` in a row, where others of the role do the work meanwhile."""
+"""The same after `MAX_STARTS` in a row, while others of the role do the work."""
 KEPT_SPANS = 10_000
-"""Spans that are kept where nobody asks for them."""
+"""Spans kept at most until `take_spans` is called."""
 SECONDS_TO_START = 600.0
-"""How long a role may be without any actor, when a node is lost say, before the run ends; how long one may start."""
-LOGS = "the logs of Ray on its nodes (/tmp/ray/session_latest/logs) may say why"
+"""How long a role may lack any actor, say after a node is lost, before the run ends; how long a start may take."""
+LOGS = "Ray's logs on its nodes (/tmp/ray/session_latest/logs) may say why"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a request: references to what stays in the object store, and the small value."""
+    """Result of a request: references to what stays in the object store, and the small value."""
 
     kept: tuple[ObjectRef[Any], ...]
     value: Any
@@ -49,14 +49,14 @@ class Request:
     """A call of an actor's method.
 
     Attributes:
-        label: What messages call it.
+        label: Name in messages.
         method: Name of the method; it returns `kept` values that stay in the object store, then a `Timed`.
         arguments: Object references among them are resolved on the actor's side.
-        then: What is done with the answer.
-        kept: How many values stay in the object store.
-        lost: What is done where an argument has gone with a node; None ends the run.
-        given_up: What is done where every actor that was given it died or hung; None ends the run.
-        attempts: Actors that died by themselves, or hung, over it.
+        then: Called with the answer.
+        kept: Number of values that stay in the object store.
+        lost: Called if an argument was lost with a node or actor; None ends the run.
+        given_up: Called with the reason if `MAX_ATTEMPTS` actors died or hung over it; None ends the run.
+        attempts: Number of actors that died by themselves, or hung, over it.
     """
 
     label: str
@@ -71,36 +71,36 @@ class Request:
 
 @dataclass(eq=False)
 class _Slot:
-    """The place of an actor, whoever holds it."""
+    """The slot of an actor and its successors."""
 
     actor: ActorHandle[Any]
     ready: bool = False
     starts: int = 0
     busy: float = 0.0
     since: float = 0.0
-    """When it began what it does now, or to start."""
+    """When it began its current work, or to start."""
     counted: float = 0.0
-    """Seconds of what it does now that `take_busy` has counted already."""
+    """Seconds of its current work that `take_busy` has counted already."""
     again: float | None = None
-    """When another actor is to be started here."""
+    """When to start another actor here."""
     info: ObjectRef[Any] | None = None
-    """What tells that it has started, while it does."""
+    """Reference that becomes ready once it has started; None afterwards."""
     running: dict[ObjectRef[Any], tuple[Request, tuple[ObjectRef[Any], ...]]] = field(default_factory=dict)
 
 
 class WorkerGroup:
-    """Gives requests to actors, at most `in_flight` at a time to each, first come first served.
+    """Actors that get requests, at most `in_flight` at a time each, first come first served.
 
-    An actor that dies, or takes longer than `request_timeout` over one request, is replaced; what it had not answered
-    goes to others. One that cannot be reached is asked again who it is, and gets no requests before it answers.
+    An actor that dies, or takes longer than `request_timeout` for one request, is replaced; its unanswered requests go
+    to others. An actor that cannot be reached is asked for its info again, and gets no requests before it answers.
 
     Args:
-        role: What messages call these actors.
-        loop: Where answers arrive.
-        start_actor: Starts an actor for the place of this index; where the cluster has no room, Ray starts it later.
-        count: Places.
-        in_flight: Requests that an actor is given before it has answered.
-        request_timeout: Seconds that an actor may take over one request.
+        role: Name of these actors in messages.
+        loop: Event loop where answers arrive.
+        start_actor: Starts an actor for the slot of this index; if the cluster has no room, Ray starts it later.
+        count: Number of slots.
+        in_flight: Requests given to an actor at a time.
+        request_timeout: Seconds that an actor may take for one request.
         start_timeout: Seconds without any actor after which the run ends.
     """
 
@@ -132,32 +132,32 @@ class WorkerGroup:
     # --- requests ---------------------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> None:
-        """Takes a request; an actor gets it as soon as one has room for it."""
+        """Queue a request; an actor gets it as soon as one has room for it."""
         self._waiting.append(request)
         self._dispatch()
 
     @property
     def waiting(self) -> int:
-        """Requests that no actor has been given."""
+        """Number of requests not yet given to an actor."""
         return len(self._waiting)
 
     @property
     def running(self) -> int:
-        """Requests that actors have been given and not answered."""
+        """Number of requests given to actors and not yet answered."""
         return sum(len(slot.running) for slot in self._slots)
 
     @property
     def unfinished(self) -> int:
-        """Requests without an answer."""
+        """Number of requests without an answer."""
         return self.waiting + self.running
 
     def describe(self) -> str:
-        """What is running where, for messages."""
+        """Return what is running where, for messages."""
         parts = []
         for index, slot in enumerate(self._slots):
             if slot.running:
                 calls = ", ".join(f"{request.method} {request.label}" for request, _ in slot.running.values())
-                parts.append(f"{self._who(index)}: {calls}")
+                parts.append(f"{self._name(index)}: {calls}")
         missing = [str(index) for index, slot in enumerate(self._slots) if not slot.ready]
         if missing:
             parts.append(f"{self.role} actor {', '.join(missing)}: starting, or waiting for room on the cluster")
@@ -168,7 +168,7 @@ class WorkerGroup:
             free = [slot for slot in self._slots if slot.ready and len(slot.running) < self._in_flight]
             if not free:
                 return
-            slot = min(free, key=lambda one: len(one.running))
+            slot = min(free, key=lambda each: len(each.running))
             request = self._waiting.popleft()
             method = getattr(slot.actor, request.method).options(num_returns=request.kept + 1)
             refs = method.remote(*request.arguments)
@@ -176,12 +176,12 @@ class WorkerGroup:
             if not slot.running:
                 slot.since, slot.counted = time.monotonic(), 0.0
             slot.running[last] = (request, tuple(kept))
-            self._loop.watch(last, lambda ref, slot=slot: self._take(slot, ref))  # type: ignore[misc]
+            self._loop.watch(last, lambda ref, slot=slot: self._receive(slot, ref))  # type: ignore[misc]
 
-    def _take(self, slot: _Slot, ref: ObjectRef[Any]) -> None:
+    def _receive(self, slot: _Slot, ref: ObjectRef[Any]) -> None:
         index = self._slots.index(slot)
         try:
-            timed: Timed = fetch(ref, self._who(index))
+            timed: Timed = fetch(ref, self._name(index))
         except ActorGone as error:
             self._replace(index, str(error), blame=error.alone)
             return
@@ -192,33 +192,33 @@ class WorkerGroup:
             self._introduce(index)
             return
         except OutputLost as error:
-            logger.warning("%s; it is made again", error)
-            request, _ = self._answered(slot, ref)
+            logger.warning("%s; making it again", error)
+            request, _ = self._finish(slot, ref)
             self._retried += 1
             self.submit(request)
             return
         except InputLost as error:
-            request, _ = self._answered(slot, ref)
+            request, _ = self._finish(slot, ref)
             if request.lost is None:
-                # Not as it is: whoever else waits in the loop would take it for theirs.
+                # Not as InputLost: other callers that wait in the loop would take it for their own.
                 raise ClusterError(str(error)) from error
-            logger.warning("%s; it is made again", error)
+            logger.warning("%s; making it again", error)
             self._retried += 1
             request.lost()
             self._dispatch()
             return
         except BaseException:
-            self._answered(slot, ref)
+            self._finish(slot, ref)
             raise
         slot.busy += timed.seconds - slot.counted
-        request, kept = self._answered(slot, ref)
+        request, kept = self._finish(slot, ref)
         now = time.time()
         self._spans.append(Span(self.role, index, request.method, now - timed.seconds, now))
         self._dispatch()
         request.then(Answer(kept, timed.value))
 
-    def _answered(self, slot: _Slot, ref: ObjectRef[Any]) -> tuple[Request, tuple[ObjectRef[Any], ...]]:
-        """The request behind an answer; the actor goes on with the next one."""
+    def _finish(self, slot: _Slot, ref: ObjectRef[Any]) -> tuple[Request, tuple[ObjectRef[Any], ...]]:
+        """Remove and return the request behind an answer; the actor goes on with the next one."""
         slot.since, slot.counted = time.monotonic(), 0.0
         return slot.running.pop(ref)
 
@@ -226,28 +226,28 @@ class WorkerGroup:
 
     @property
     def n_ready(self) -> int:
-        """Actors that are there."""
+        """Number of actors that are ready."""
         return sum(slot.ready for slot in self._slots)
 
     @property
     def info(self) -> list[dict[str, Any]]:
-        """What the actors that are there say of themselves, with role, index and seconds until they were ready."""
+        """Descriptions of the ready actors by themselves, with role, index and seconds until they were ready."""
         return [self._info[index] for index, slot in enumerate(self._slots) if slot.ready]
 
     def wait_for(self, count: int) -> None:
-        """Returns once the first `count` actors are there.
+        """Wait until the first `count` actors are ready.
 
         Raises:
-            ClusterError: One says that it cannot work, dies while it starts, or none comes in time.
+            ClusterError: An actor says that it cannot work, dies while it starts, or does not start in time.
         """
-        begun = time.monotonic()
+        begin = time.monotonic()
 
         def done() -> bool:
             missing = [str(index) for index, slot in enumerate(self._slots[:count]) if not slot.ready]
-            if missing and time.monotonic() - begun > self._start_timeout:
+            if missing and time.monotonic() - begin > self._start_timeout:
                 names = ", ".join(missing)
                 raise ClusterError(
-                    f"after {self._start_timeout:g} s these {self.role} actors have not started: {names}; {LOGS}"
+                    f"these {self.role} actors have not started after {self._start_timeout:g} s: {names}; {LOGS}"
                 )
             return not missing
 
@@ -255,7 +255,7 @@ class WorkerGroup:
         self._complete = True
 
     def take_busy(self) -> dict[int, float]:
-        """Seconds that each actor worked since this was last asked; of those that are there."""
+        """Return the seconds that each ready actor worked since the last call."""
         now = time.monotonic()
         for slot in self._slots:
             if slot.running:
@@ -267,7 +267,7 @@ class WorkerGroup:
         return busy
 
     def take_spans(self) -> list[Span]:
-        """What they did since this was last asked, and what they are at, which ends now."""
+        """Return what the actors did since the last call, and their current work as if it ended now."""
         spans = list(self._spans)
         self._spans.clear()
         now, present = time.time(), time.monotonic()
@@ -278,13 +278,13 @@ class WorkerGroup:
         return spans
 
     def take_failures(self) -> dict[str, int]:
-        """Actors that were replaced and requests that were sent again since this was last asked."""
+        """Return how many actors were replaced and how many requests sent again since the last call."""
         counts = {f"replaced_{self.role}": self._replaced, f"retried_{self.role}": self._retried}
         self._replaced = self._retried = 0
         return counts
 
     def close(self) -> None:
-        """Ends all actors."""
+        """End all actors."""
         self._closed = True
         self._waiting.clear()
         for slot in self._slots:
@@ -294,23 +294,23 @@ class WorkerGroup:
             slot.ready = False
             ray.kill(slot.actor)
 
-    def _who(self, index: int) -> str:
+    def _name(self, index: int) -> str:
         return f"{self.role} actor {index}"
 
     def _introduce(self, index: int) -> None:
-        """Asks the actor of a place who it is; it gets no requests before."""
+        """Ask the actor of a slot for its info; it gets no requests before it answers."""
         slot, start = self._slots[index], time.perf_counter()
         slot.since = time.monotonic()
 
-        def known(ref: ObjectRef[Any]) -> None:
+        def receive(ref: ObjectRef[Any]) -> None:
             if slot.info != ref:
-                return  # another one has taken its place meanwhile
+                return  # the actor has been replaced meanwhile
             slot.info = None
             try:
-                info = fetch(ref, self._who(index)).value
-                refuse_other(info.get("software", {}), self._who(index), info.get("node", "?"))
+                info = fetch(ref, self._name(index)).value
+                refuse_other(info.get("software", {}), self._name(index), info.get("node", "?"))
             except ClusterError as error:
-                self._not_started(index, error)
+                self._handle_failed_start(index, error)
                 return
             seconds = round(time.perf_counter() - start, 3)
             self._info[index] = {"role": self.role, "index": index, **info, "ready_seconds": seconds}
@@ -318,10 +318,10 @@ class WorkerGroup:
             self._dispatch()
 
         slot.info = slot.actor.info.remote()
-        self._loop.watch(slot.info, known)
+        self._loop.watch(slot.info, receive)
 
-    def _not_started(self, index: int, error: ClusterError) -> None:
-        """Another try, if there is hope: others of the role that work, or a failure that may pass."""
+    def _handle_failed_start(self, index: int, error: ClusterError) -> None:
+        """Try again if there is hope: other actors of the role work, or the failure may pass."""
         slot = self._slots[index]
         slot.starts += 1
         says_no = not isinstance(error, ActorGone | ActorSilent)
@@ -332,7 +332,7 @@ class WorkerGroup:
         self._replace(index, str(error), pause=PAUSE if slot.starts < MAX_STARTS else LONG_PAUSE)
 
     def _replace(self, index: int, why: str, pause: float = 0.0, blame: bool = True) -> None:
-        """Puts another actor into the place of one that is gone."""
+        """Put another actor into the slot of one that is gone."""
         slot = self._slots[index]
         if slot.info is not None:
             self._loop.forget(slot.info)
@@ -356,7 +356,7 @@ class WorkerGroup:
         self._introduce(index)
 
     def _put_back(self, slot: _Slot, blame: bool) -> None:
-        """What the actor has not answered goes to the head of the queue; the first of it is what it worked on."""
+        """Put an actor's unanswered requests back at the head of the queue; the first is the one it worked on."""
         requests = [request for request, _ in slot.running.values()]
         for ref in slot.running:
             self._loop.forget(ref)
@@ -375,23 +375,25 @@ class WorkerGroup:
         self._dispatch()
 
     def _check(self) -> None:
-        """Deadlines; called every second."""
+        """Check deadlines; called every second."""
         if self._closed:
             return
         now = time.monotonic()
         for index, slot in enumerate(self._slots):
             if slot.ready and slot.running and now - slot.since > self._request_timeout:
                 self._replace(
-                    index, f"{self._who(index)} has not answered for {self._request_timeout:g} s (ray.request_timeout)"
+                    index, f"{self._name(index)} has not answered for {self._request_timeout:g} s (ray.request_timeout)"
                 )
             elif slot.info is not None and now - slot.since > self._start_timeout:
-                self._replace(index, f"{self._who(index)} has not started after {self._start_timeout:g} s", pause=PAUSE)
+                self._replace(
+                    index, f"{self._name(index)} has not started after {self._start_timeout:g} s", pause=PAUSE
+                )
             elif slot.again is not None and now >= slot.again:
                 self._start_again(index)
         if self.n_ready:
             self._last_ready = now
         elif now - self._last_ready > self._start_timeout:
             raise ClusterError(
-                f"for {self._start_timeout:g} s there has been no {self.role} actor: there is no room for one on what "
-                f"is left of the cluster, or none can start; {LOGS}"
+                f"there has been no {self.role} actor for {self._start_timeout:g} s: the rest of the cluster has no "
+                f"room for one, or none can start; {LOGS}"
             )

@@ -1,6 +1,7 @@
-"""The actors: thin shells around what also runs without Ray.
+"""The actors: thin shells around code that also runs without Ray.
 
-Every method returns what stays in the object store, then a small value with the seconds that it took (`Timed`).
+Every method returns the values that stay in the object store, then a small value with the seconds that it took
+(`Timed`).
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
     from omatg_ray.evaluate.backend import Block, Comparisons
     from omatg_ray.reward.build import Scorers
 
-# Packages that cost seconds to import; which of them an actor has is part of what it says of itself.
+# Packages that take seconds to import; `info` lists those that an actor has imported.
 HEAVY = ("ase", "matgl", "matplotlib", "pandas", "pymatgen", "scipy", "torch", "torch_geometric")
 
 
 class BaseWorker:
-    """What all actors do when they start."""
+    """Base of all actors."""
 
     def __init__(self, share: Share) -> None:
         quiet_libraries()
@@ -46,12 +47,16 @@ class BaseWorker:
         self.device = torch.device(share.device if torch.cuda.is_available() else "cpu")
 
     def info(self) -> Timed:
-        """Where the actor runs, with what, and what it has imported; asked before anything else."""
+        """Return where the actor runs, with what, and what it has imported; called before anything else.
+
+        Raises:
+            ClusterError: The actor has a GPU that PyTorch does not see.
+        """
         context = ray.get_runtime_context()
         if self._share.gpus and self.device.type == "cpu":
-            # Not in the constructor, whose errors Ray only hands on as text.
+            # Not in the constructor, whose errors Ray passes on only as text.
             raise ClusterError(
-                f"node {ray.util.get_node_ip_address()} lends {self._share.gpus:g} GPU, but PyTorch sees none there; "
+                f"node {ray.util.get_node_ip_address()} offers {self._share.gpus:g} GPU, but PyTorch sees none there; "
                 "install its CUDA build, or set ray.*.gpus=0"
             )
         info = {
@@ -67,11 +72,11 @@ class BaseWorker:
 
 
 class RolloutWorker(BaseWorker):
-    """Samples trajectories with the policy's weights, and crystals with any model.
+    """Actor that samples trajectories with the policy's weights, and crystals with any model.
 
     Args:
         share: Device and threads.
-        model: Policy, base, base distribution.
+        model: Policy, base network and base distribution.
     """
 
     def __init__(self, share: Share, model: FlowModel) -> None:
@@ -83,20 +88,20 @@ class RolloutWorker(BaseWorker):
     def rollout(
         self, item: WorkItem, version: int, weights: ObjectHandle, with_base: bool
     ) -> tuple[Trajectory, CrystalBatch, Timed]:
-        """An item by `run_item`, with a version of the policy's weights; trajectories and final crystals stay here."""
+        """Run an item (`run_item`) with a version of the weights; trajectories and final crystals stay here."""
         start = time.perf_counter()
-        # Whatever was evaluated before need not stay on the device beside the policy.
+        # A model evaluated before need not stay on the device beside the policy.
         self._sampler, self._sampler_key = self._model, ""
         if weights.key != self._weights_key:
             self._model.learned.load_state_dict(ray.get(weights.ref))
             self._weights_key = weights.key
         base = self._model.description.base_distribution
         trajectory = run_item(item, self._policy, base, with_base, self.device, version)
-        kept, crystals = trajectory.to("cpu"), trajectory.final().to("cpu")
-        return kept, crystals, Timed(None, time.perf_counter() - start)
+        on_cpu, crystals = trajectory.to("cpu"), trajectory.final().to("cpu")
+        return on_cpu, crystals, Timed(None, time.perf_counter() - start)
 
     def generate(self, block: Block, model: ObjectHandle) -> tuple[CrystalBatch, Timed]:
-        """A block of crystals by any model, which stay in the object store; the value is the seconds that it took."""
+        """Generate a block of crystals with any model, kept in the object store; the value is the seconds taken."""
         start = time.perf_counter()
         if model.key != self._sampler_key:
             self._sampler = ray.get(model.ref).to(self.device)
@@ -107,11 +112,11 @@ class RolloutWorker(BaseWorker):
 
 
 class RewardWorker(BaseWorker):
-    """Scores and measures crystals.
+    """Actor that scores and measures crystals.
 
     Args:
         share: Device and threads.
-        scorers: The reward of a run, and the energies of evaluations, as far as there are any.
+        scorers: Reward of the run and energies of evaluations, each if there is one.
         match_timeout: Seconds that a structure match may take.
     """
 
@@ -120,11 +125,11 @@ class RewardWorker(BaseWorker):
         from omatg_ray.reward.matching import Matcher
 
         self._scorers = scorers.to(self.device)
-        # In processes of their own, which may be killed: a match can take forever.
+        # A match can take forever, so it runs in a separate process that can be killed.
         self._matcher = Matcher(share.n_threads, match_timeout)
 
     def score(self, crystals: CrystalBatch, members: int | None = None) -> Timed:
-        """Rewards of an item's final crystals; `members` as for `omatg_ray.rl.scoring.score_item`."""
+        """Score an item's final crystals; `members` as for `omatg_ray.rl.scoring.score_item`."""
         from omatg_ray.rl.scoring import score_item
 
         start = time.perf_counter()
@@ -133,19 +138,19 @@ class RewardWorker(BaseWorker):
         return Timed(scored, time.perf_counter() - start)
 
     def assess(self, crystals: CrystalBatch, comparisons: Comparisons | None) -> Timed:
-        """Energies of a generated block and its matches with known crystals."""
+        """Compute energies of a generated block and its matches with known crystals."""
         from omatg_ray.evaluate.backend import assess
 
         start = time.perf_counter()
-        found = assess(crystals, comparisons, self._matcher, self._scorers.energy)
-        return Timed(found, time.perf_counter() - start)
+        measured = assess(crystals, comparisons, self._matcher, self._scorers.energy)
+        return Timed(measured, time.perf_counter() - start)
 
 
 class LearnerWorker(BaseWorker):
-    """Updates the weights, by itself or as one of several that share every update.
+    """Actor that updates the weights, alone or as one of several that share every update.
 
-    Several have to meet first: rank 0 says where (`rendezvous`), then all `join`, and from then on all are given every
-    `update` at the same time. When one of them fails otherwise than with a TrainingError, the others cannot go on.
+    Several have to meet first: rank 0 names the address (`rendezvous`), then all `join`, and from then on every
+    `update` goes to all at the same time. If one fails other than with a TrainingError, the others cannot continue.
 
     Args:
         share: Device and threads.
@@ -163,13 +168,13 @@ class LearnerWorker(BaseWorker):
         self._group: TorchProcessGroup | None = None
 
     def rendezvous(self) -> Timed:
-        """Address where the learners of a set are to meet, HOST:PORT; this one will be rank 0."""
+        """Return the address where the learners of a set meet, HOST:PORT; this one becomes rank 0."""
         start = time.perf_counter()
         self._rendezvous = Rendezvous(rendezvous_host())
         return Timed(self._rendezvous.address, time.perf_counter() - start)
 
     def join(self, address: str, rank: int, world: int) -> Timed:
-        """Meets the other learners, all of which must be called; for a world of one there is nothing to do.
+        """Meet the other learners, on all of which this must be called; a world of one needs no meeting.
 
         Raises:
             LearnersLostError: They did not come in time.
@@ -189,17 +194,17 @@ class LearnerWorker(BaseWorker):
     def update(
         self, counted: Tensor, advantage: Tensor, total: int, *trajectories: Trajectory
     ) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None, Timed]:
-        """All epochs on this learner's share of an iteration.
+        """Run all epochs on this learner's share of an iteration.
 
         Args:
-            counted: Structures of `trajectories` to learn from, one after the other (b,); there may be none.
+            counted: Indices (b,) of the structures to learn from, over all `trajectories`; may be empty.
             advantage: Their advantages (b,).
-            total: Structures that all learners learn from.
-            trajectories: Those of the share, see `LearnerShare`.
+            total: Number of structures that all learners learn from.
+            trajectories: Trajectories of the share, see `LearnerShare`.
 
         Returns:
-            From rank 0 what a learner needs to go on exactly, the weights and the state of the optimizer; and the
-            metrics of all.
+            From rank 0 what a learner needs to resume exactly, the weights and the state of the optimizer; and from
+            all the metrics.
 
         Raises:
             TrainingError: As `Learner.update`, on all learners.
@@ -212,7 +217,7 @@ class LearnerWorker(BaseWorker):
         except TrainingError:
             raise
         except BaseException:
-            # The others are waiting for this one.
+            # The others wait for this one.
             self._leave()
             raise
         weights = optimizer = None
@@ -222,7 +227,7 @@ class LearnerWorker(BaseWorker):
         return weights, optimizer, Timed(metrics, time.perf_counter() - start)
 
     def load(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> Timed:
-        """Goes on from what `update` gave.
+        """Resume from what `update` returned.
 
         Raises:
             ModelError: The state of the optimizer belongs to another network.

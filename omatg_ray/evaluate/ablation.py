@@ -1,4 +1,4 @@
-"""What an ablation of schedules found: without, made by hand, learned; for every number of grid points."""
+"""Results of an ablation of schedules (none, hand-made, learned), for every number of grid points."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SHOWN = ("crmse", "match_rate", "rmse", "relative_energy_mean_capped", "invalid_
 
 @dataclass(frozen=True)
 class Learned:
-    """A learned schedule, in one version for each seed.
+    """A learned schedule, in one version per seed.
 
     Attributes:
-        name: What tables call it.
-        schedules: One for each seed.
+        name: Name in tables.
+        schedules: One per seed.
     """
 
     name: str
@@ -35,23 +35,23 @@ class Learned:
 
     @property
     def ways(self) -> list[str]:
-        """What the version of each seed is called."""
+        """Names of the versions of all seeds."""
         return ways_of(self.name, len(self.schedules))
 
 
 @dataclass(frozen=True)
 class Row:
-    """Metrics of a way to anneal at a number of grid points.
+    """Metrics of one way to anneal at one number of grid points.
 
     Attributes:
         way: none, best hand-made, or the name of a learned schedule.
         steps: Grid points.
         intervals: Metrics with their intervals.
-        less_best: Metrics less those of the best hand-made schedule at these grid points.
-        less_none: Metrics less those without annealing at the most grid points.
+        less_best: Metrics minus those of the best hand-made schedule at these grid points.
+        less_none: Metrics minus those without annealing at the largest number of grid points.
         seeds: Lowest and highest value of each metric over the seeds of a learned schedule.
-        text: What was chosen, where something was.
-        seconds_per_1000: In which one process or actor generates 1,000 crystals.
+        text: The chosen schedule, if there was a choice.
+        seconds_per_1000: Seconds that one process or actor needs to generate 1,000 crystals.
     """
 
     way: str
@@ -66,14 +66,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Ablated:
-    """Results on one set of crystals.
+    """Results of an ablation on one set of crystals.
 
     Attributes:
-        results: Of all schedules at all numbers of grid points.
+        results: Results of all schedules at all numbers of grid points.
         tuned: The best hand-made schedule of every kind, by grid points.
-        highest: Whether high values of the metric that decided are good.
-        learned: Learned ones.
-        report: Of all cases.
+        highest: Whether high values of the deciding metric are good.
+        learned: Learned schedules.
+        report: Path of the report on all cases.
     """
 
     results: list[CaseResult]
@@ -84,65 +84,65 @@ class Ablated:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """None, the best hand-made and the learned ones, by grid points."""
-        ways = [NONE, *([BEST] if any(self.tuned.values()) else []), *(one.name for one in self.learned)]
+        """Rows without annealing, of the best hand-made schedule and of the learned ones, by grid points."""
+        ways = [NONE, *([BEST] if any(self.tuned.values()) else []), *(each.name for each in self.learned)]
         return [self._row(way, steps) for steps in sorted(self.tuned) for way in ways]
 
     def _row(self, way: str, steps: int) -> Row:
         results = self._results(way, steps)
-        values = {key: [one.metrics[key] for one in results] for key in SHOWN}
+        values = {key: [result.metrics[key] for result in results] for key in SHOWN}
         return Row(
             way=way,
             steps=steps,
-            intervals=self._pooled(way, steps).intervals(),
+            intervals=self._pool(way, steps).intervals(),
             less_best=self.less(way, steps, BEST, steps) if self.tuned[steps] and way != BEST else {},
             less_none=self.less(way, steps, NONE, max(self.tuned)),
             seeds={key: (min(v), max(v)) for key, v in values.items() if len(v) > 1 and None not in v},
-            text=self._chosen(steps) if way == BEST else "",
-            seconds_per_1000=sum(one.seconds_per_1000 for one in results) / len(results),
+            text=self._describe_best(steps) if way == BEST else "",
+            seconds_per_1000=sum(result.seconds_per_1000 for result in results) / len(results),
         )
 
     def best(self, steps: int) -> tuple[str, Tuned]:
-        """The hand-made schedule that was best on validation crystals, after its kind."""
+        """Return kind and settings of the hand-made schedule that was best on validation crystals."""
         return best_of(self.tuned[steps], self.highest)
 
-    def _chosen(self, steps: int) -> str:
-        """The best hand-made schedule, and what is to be known of how it was chosen."""
+    def _describe_best(self, steps: int) -> str:
+        """Describe the best hand-made schedule and how it was chosen."""
         best = self.best(steps)[1]
         notes = [f"tuned at {best.steps}"] if best.steps != steps else []
         notes += [f"largest {key} tried" for key in best.at_border]
         return brief(best.schedule) + (f" ({', '.join(notes)})" if notes else "")
 
     def less(self, way: str, steps: int, other: str, other_steps: int) -> dict[str, Interval]:
-        """By how much the metrics of one way are above those of another, at the same or at other grid points."""
-        return self._pooled(way, steps).differences(self._pooled(other, other_steps))
+        """Subtract the metrics of another way from those of one, at the same or at other grid points."""
+        return self._pool(way, steps).differences(self._pool(other, other_steps))
 
     def _results(self, way: str, steps: int) -> list[CaseResult]:
-        names = {one.name: one.ways for one in self.learned}
+        names = {each.name: each.ways for each in self.learned}
         wanted = [self.best(steps)[0]] if way == BEST else names.get(way, [way])
-        found = {one.way: one for one in self.results if one.steps == steps}
-        return [found[name] for name in wanted]
+        by_way = {result.way: result for result in self.results if result.steps == steps}
+        return [by_way[name] for name in wanted]
 
-    def _pooled(self, way: str, steps: int) -> ByComposition:
-        return pooled([one.by_composition for one in self._results(way, steps)])
+    def _pool(self, way: str, steps: int) -> ByComposition:
+        return pooled([result.by_composition for result in self._results(way, steps)])
 
 
 def best_of(kinds: Mapping[str, Tuned], highest: bool) -> tuple[str, Tuned]:
-    """The best of what was tuned, after its kind."""
+    """Return the kind and the result of the best tuned schedule."""
     return min(kinds.items(), key=lambda item: -item[1].value if highest else item[1].value)
 
 
 def pooled(several: Sequence[ByComposition]) -> ByComposition:
-    """Evaluations of the same references as one, with all their rows."""
+    """Combine evaluations of the same references into one, with all their rows."""
     first = several[0]
     totals = {
         name: Totals(
-            np.sum([one.totals[name].sums for one in several], axis=0),
-            np.sum([one.totals[name].counts for one in several], axis=0),
+            np.sum([each.totals[name].sums for each in several], axis=0),
+            np.sum([each.totals[name].counts for each in several], axis=0),
         )
         for name in first.totals
-        if all(name in one.totals for one in several)
+        if all(name in each.totals for each in several)
     }
-    # Of several evaluations there is no one median.
+    # Medians of several evaluations cannot be combined.
     medians = first.medians if len(several) == 1 else [math.nan] * len(first.medians)
     return replace(first, totals=totals, medians=medians)

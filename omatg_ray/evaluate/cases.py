@@ -1,7 +1,7 @@
-"""Many evaluations in one call: models, numbers of steps and schedules on one data set, each kept in a file when done.
+"""Many evaluations in one call: models, numbers of steps and schedules on one data set, each saved when done.
 
-The name of a file is a hash of all that decides what is in it, so that a call which was interrupted goes on, and one
-with more cases adds to those that are there.
+The name of a file is a hash of everything that determines its content. So an interrupted call resumes, and a call with
+more cases adds to the existing ones.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT: Final = "omatg_ray.case.1"
 DECIDING = ("omatg-ray", "pymatgen", "matgl")
-"""Packages whose versions decide a result: what is valid, what matches, what an energy is."""
+"""Packages whose versions affect a result: validity, matches or energies."""
 CASES = "cases"
 """Folder of the files."""
 
@@ -46,10 +46,10 @@ class Case:
     """A sampler.
 
     Attributes:
-        model: Generates.
-        sampling: How.
-        name: What tables call the model.
-        schedule_name: What tables call the annealing.
+        model: Model that generates.
+        sampling: Settings of the sampler.
+        name: Name of the model in tables.
+        schedule_name: Name of the schedule in tables.
     """
 
     model: FlowModel
@@ -59,31 +59,31 @@ class Case:
 
     @property
     def way(self) -> str:
-        """How it generates: the schedule, and what is not as usual."""
+        """How it generates: the schedule, and all that differs from the defaults."""
         noise, solver = self.sampling.noise, self.sampling.solver
         unusual = [*(["policy noise"] if noise == "policy" else []), *([] if solver == EULER else [solver])]
         return ", ".join([self.schedule_name, *unusual])
 
     @property
     def label(self) -> str:
-        """All that tells it from others, in one line."""
+        """All that distinguishes it from other cases, in one line."""
         return f"{self.name}, {self.sampling.steps} points" + ("" if self.way == OWN else f", {self.way}")
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What an evaluation of a case gave, in this call or in an earlier one.
+    """Result of a case, from this call or an earlier one.
 
     Attributes:
-        key: Hash of what decides it.
-        name: What the model is called.
+        key: Hash of what determines it.
+        name: Name of the model.
         steps: Grid points.
-        way: How it generates: what the schedule is called, and what is not as usual.
-        values: The evaluation as `Evaluation.as_dict` gives it.
-        by_composition: The same composition by composition.
-        seconds: That it took, with matches and energies.
-        generation_seconds: That generating took, added up over all who generated.
-        evaluation: The evaluation itself; None where it comes from a file.
+        way: How it generates: the name of the schedule, and all that differs from the defaults.
+        values: The evaluation as returned by `Evaluation.as_dict`.
+        by_composition: The same by composition.
+        seconds: Duration, including matches and energies.
+        generation_seconds: Seconds spent generating, summed over all processes.
+        evaluation: The evaluation itself; None if it was read from a file.
     """
 
     key: str
@@ -98,27 +98,27 @@ class CaseResult:
 
     @cached_property
     def label(self) -> str:
-        """As that of the case."""
+        """Label of the case."""
         return str(self.values["label"])
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """As `CSPMetrics.as_dict` gives them."""
-        found: dict[str, Any] = self.values["metrics"]
-        return found
+        """Metrics as returned by `CSPMetrics.as_dict`."""
+        metrics: dict[str, Any] = self.values["metrics"]
+        return metrics
 
     @property
     def seconds_per_1000(self) -> float:
-        """Seconds in which one who generates makes a thousand crystals."""
+        """Seconds that one process or actor needs to generate a thousand crystals."""
         return 1000.0 * self.generation_seconds / max(int(self.metrics["n"]), 1)
 
     def called(self, case: Case) -> Self:
-        """Under the names of a case of this call: a model may have been called otherwise before."""
+        """Return a copy with the names of a case of this call: the model may have had another name before."""
         values = self.values | {"label": case.label}
         return replace(self, name=case.name, way=case.way, values=values)
 
     def as_dict(self, conditions: str) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         return {
             "format": FORMAT,
             "key": self.key,
@@ -134,10 +134,10 @@ class CaseResult:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """What `as_dict` gave.
+        """Read what `as_dict` returned.
 
         Raises:
-            KeyError, TypeError, ValueError: Something else.
+            KeyError, TypeError, ValueError: The values have another form.
         """
         if values["format"] != FORMAT:
             raise ValueError(f"not {FORMAT}")
@@ -156,21 +156,21 @@ class CaseResult:
 
 
 class CaseFolder:
-    """The files of cases: `cases/<key>.json` and, beside it, the crystals as `cases/<key>.extxyz`.
+    """Files of cases: `cases/<key>.json` and, beside it, the crystals as `cases/<key>.extxyz`.
 
     Args:
-        folder: Where `cases` is, or will be.
+        folder: Folder that contains `cases`, which need not exist yet.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / CASES
 
     def crystals(self, key: str) -> Path:
-        """The file of a case's crystals."""
+        """Return the path of a case's crystals."""
         return self.folder / f"{key}.extxyz"
 
     def write(self, result: CaseResult, conditions: str) -> None:
-        """Keeps a result that has just been computed. Its JSON comes last: where that is, the result is whole."""
+        """Save a new result. The JSON file is written last: if it exists, the result is complete."""
         evaluation = result.evaluation
         assert evaluation is not None
         known = [("energy_per_atom", evaluation.energy), ("rmse", evaluation.match)]
@@ -184,23 +184,23 @@ class CaseFolder:
         write_text(self.folder / f"{result.key}.json", text + "\n")
 
     def read(self, key: str) -> CaseResult | None:
-        """The result of a case; None where there is none, or where its file is torn or somebody else's."""
-        found = self._read(self.folder / f"{key}.json")
-        return found[0] if found is not None and found[0].key == key else None
+        """Read the result of a case; None if there is none, or if its file is damaged or belongs to something else."""
+        entry = self._read(self.folder / f"{key}.json")
+        return entry[0] if entry is not None and entry[0].key == key else None
 
     def others(self, conditions: str, keys: Sequence[str]) -> list[CaseResult]:
-        """Results of other cases under the same conditions, which can be compared with those of these keys."""
-        found = [self._read(path) for path in sorted(self.folder.glob("*.json")) if path.stem not in keys]
-        apart = sum(one is not None and one[1] != conditions for one in found)
+        """Read the results of other cases under the same conditions, which are comparable with those of these keys."""
+        entries = [self._read(path) for path in sorted(self.folder.glob("*.json")) if path.stem not in keys]
+        apart = sum(entry is not None and entry[1] != conditions for entry in entries)
         if apart:
             logger.warning(
                 "%s holds %d cases evaluated under other conditions (references, seed, samples, potential, versions), "
-                "which do not compare with these and are not shown",
+                "which are not comparable with these and are not shown",
                 self.folder,
                 apart,
             )
-        comparable = [one[0] for one in found if one is not None and one[1] == conditions]
-        return sorted(comparable, key=lambda one: (one.name, one.way, one.steps, one.key))
+        comparable = [entry[0] for entry in entries if entry is not None and entry[1] == conditions]
+        return sorted(comparable, key=lambda result: (result.name, result.way, result.steps, result.key))
 
     def _read(self, path: Path) -> tuple[CaseResult, str] | None:
         try:
@@ -219,38 +219,38 @@ def evaluate_cases(
     plausibility: PlausibilityCheck | None = None,
     progress: bool = False,
 ) -> list[CaseResult]:
-    """Evaluates cases one after the other, with the next one on its way: actors go on while one is finished.
+    """Evaluate cases one after the other. The next one starts early, so that actors stay busy while one finishes.
 
     Args:
-        cases: What to evaluate; cases that are the same are evaluated once.
-        evaluator: On which crystals, with which seed and how many samples.
-        folder: Where to keep what is done, and to look for what has been done before; None keeps nothing.
-        plausibility: Measures over plausible crystals too.
-        progress: Show a progress bar for every case.
+        cases: Cases to evaluate; equal ones are evaluated once.
+        evaluator: Evaluator, with crystals, seed and number of samples.
+        folder: Folder for results, in which earlier ones are looked up; None saves nothing.
+        plausibility: Adds metrics over plausible crystals.
+        progress: Whether to show a progress bar for every case.
 
     Returns:
         The results, in the order of the cases.
     """
     conditions = conditions_of(evaluator, plausible=plausibility is not None)
-    kept = None if folder is None else CaseFolder(folder)
+    saved = None if folder is None else CaseFolder(folder)
     keys = [key_of(case, conditions) for case in cases]
     results: dict[str, CaseResult] = {}
-    for key in keys if kept is not None else ():
-        if kept is not None and (found := kept.read(key)) is not None:
-            results[key] = found
+    for key in keys if saved is not None else ():
+        if saved is not None and (result := saved.read(key)) is not None:
+            results[key] = result
     missing = {key: case for key, case in zip(keys, cases, strict=True) if key not in results}
     order = list(missing.items())
 
-    def start(place: int) -> Any:
-        if place >= len(order):
+    def start(index: int) -> Any:
+        if index >= len(order):
             return None
-        case = order[place][1]
+        case = order[index][1]
         return evaluator.start(case.model, case.sampling, case.label)
 
     following = start(0)
-    for place, (key, case) in enumerate(order):
-        started, following = following, start(place + 1)
-        title = f"{place + 1}/{len(order)} {case.label}" if len(order) > 1 else case.label
+    for index, (key, case) in enumerate(order):
+        started, following = following, start(index + 1)
+        title = f"{index + 1}/{len(order)} {case.label}" if len(order) > 1 else case.label
         evaluation: Evaluation = started.finish(progress, title)
         if plausibility is not None:
             crystals = evaluator.references.crystals
@@ -266,22 +266,22 @@ def evaluate_cases(
             generation_seconds=evaluation.generation_seconds,
             evaluation=evaluation,
         )
-        if kept is not None:
-            kept.write(results[key], conditions)
+        if saved is not None:
+            saved.write(results[key], conditions)
     return [results[key].called(case) for key, case in zip(keys, cases, strict=True)]
 
 
-# --- what decides a result ------------------------------------------------------------------------------------------
+# --- fingerprints ---------------------------------------------------------------------------------------------------
 
 
 def conditions_of(evaluator: Evaluator, *, plausible: bool = False) -> str:
-    """Hash of what decides a result apart from the case; equal ones can be compared row by row."""
+    """Return a hash of what determines a result apart from the case; if equal, results are comparable row by row."""
     reward = evaluator.backend.energy
     energies = None if reward is None else (reward.potential.fingerprint, reward.invalid_energy, reward.repulsion)
     tolerances = astuple(replace(MatchSettings(), stol=evaluator.backend.stol))
-    found = installed(DECIDING)
+    versions = installed(DECIDING)
     decided = {
-        "versions": {name: found.get(name) for name in DECIDING},
+        "versions": {name: versions.get(name) for name in DECIDING},
         "data": dataset_fingerprint(evaluator.known),
         "rows": evaluator.references.ids,
         "seed": evaluator.seed,
@@ -295,7 +295,7 @@ def conditions_of(evaluator: Evaluator, *, plausible: bool = False) -> str:
 
 
 def key_of(case: Case, conditions: str) -> str:
-    """Hash of all that decides a result: the case, and the conditions it is evaluated under."""
+    """Return a hash of everything that determines a result: the case, and the conditions it is evaluated under."""
     decided = {
         "format": FORMAT,
         "conditions": conditions,
@@ -309,13 +309,13 @@ def key_of(case: Case, conditions: str) -> str:
 
 
 def model_fingerprint(model: FlowModel) -> str:
-    """Short hash of what a model is made of; how it came about (its provenance) has no part in it."""
+    """Return a short hash of a model, leaving out its provenance."""
     described = model.description.model_dump_json(exclude={"provenance"})
     return _hash(described.encode(), _state(model.base_network), _state(model.learned))
 
 
 def dataset_fingerprint(dataset: CrystalDataset) -> str:
-    """Short hash of crystals and their ids."""
+    """Return a short hash of crystals and their ids."""
     crystals = dataset.crystals
     arrays = (crystals.n_atoms, crystals.species, crystals.pos, crystals.cell)
     return _hash(json.dumps(dataset.ids).encode(), *map(_bytes, arrays))

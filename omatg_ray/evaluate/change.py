@@ -1,4 +1,4 @@
-"""What lies between two evaluations of the same rows, in words: paired differences, their intervals, verdicts."""
+"""Changes between two evaluations of the same rows, in words: paired differences, their intervals, verdicts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from omatg_ray.evaluate.metrics import Interval, paired_interval
 from omatg_ray.reward.matching import MatchSettings
 
 FEWEST = 20
-"""Rows with fewer pairs get no verdict: a bootstrap of so few says too little."""
+"""Pairs needed for a verdict: a bootstrap of fewer says too little."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """The mean of a difference, after less before.
+    """The mean of a difference, after minus before.
 
     Attributes:
-        what: What differs.
+        what: Name of the quantity that differs.
         unit: Its unit, with a space before it; may be empty.
         interval: Mean over the pairs and its 95 % interval, from a paired bootstrap.
     """
@@ -32,7 +32,7 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """lower, higher or no significant change, by whether the interval holds 0."""
+        """lower, higher or no significant change, depending on whether the interval contains 0."""
         if self.interval.n < FEWEST:
             return f"too few structures ({self.interval.n}) to tell"
         if self.interval.low > 0:
@@ -40,25 +40,25 @@ class Change:
         return "lower" if self.interval.high < 0 else "no significant change"
 
     def __str__(self) -> str:
-        found = self.interval
-        bounds = "" if found.n < 2 else f" [{found.low:+.3f}, {found.high:+.3f}]"
-        return f"{self.what}: {found.mean:+.3f}{bounds}{self.unit}: {self.verdict}"
+        interval = self.interval
+        bounds = "" if interval.n < 2 else f" [{interval.low:+.3f}, {interval.high:+.3f}]"
+        return f"{self.what}: {interval.mean:+.3f}{bounds}{self.unit}: {self.verdict}"
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """Changes of the capped mean of the relative energy, of the match rate and of the cRMSE, as far as measured.
+    """Return the changes of the capped mean of the relative energy, the match rate and the cRMSE, where measured.
 
     Args:
-        before: An evaluation as `Evaluation.as_dict` gives it.
-        after: Another one of the same references from the same seed, so that their rows are pairs.
+        before: An evaluation as returned by `Evaluation.as_dict`.
+        after: Another one of the same references from the same seed, so that rows form pairs.
 
     Returns:
-        Nothing where the rows are those of other references.
+        Nothing if the references differ.
     """
     rows = [evaluation.get("per_structure") or {} for evaluation in (before, after)]
     if rows[0].get("id") != rows[1].get("id"):
         return []
-    found = []
+    differences = []
     for what, unit, column, read in (
         ("relative energy, capped mean", " eV/atom", "relative_energy_capped", _numbers),
         ("match rate", "", "rmse", _matched),
@@ -69,8 +69,8 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
             old, new = read(old), read(new)
             interval = paired_interval(new, old)
             if interval.n:
-                found.append(Change(what, unit, interval))
-    return found
+                differences.append(Change(what, unit, interval))
+    return differences
 
 
 def _numbers(values: list[float | None]) -> Tensor:

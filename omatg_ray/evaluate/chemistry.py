@@ -1,7 +1,7 @@
 """Chemical plausibility, the official implementation's validity: metrics over matches of plausible crystals only.
 
 A crystal is plausible if it passes the geometric checks (`omatg_ray.crystal.validity`), SMACT's screening of its
-composition, and if matminer can compute its Magpie and CrystalNN fingerprints, as the compared publications demand.
+composition, and if matminer can compute its Magpie and CrystalNN fingerprints, as the compared publications require.
 Both packages are optional: pip install 'omatg-ray[validity]'.
 """
 
@@ -29,12 +29,12 @@ PACKAGES = ("smact", "matminer")
 
 @dataclass(frozen=True)
 class Plausibility:
-    """Which of many crystals are plausible.
+    """Plausibility of many crystals.
 
     Attributes:
         plausible: (n,) bool.
-        timed_out: Crystals whose fingerprints took longer than the time bound; they count as not plausible.
-        failed: Crystals whose fingerprints raised an unexpected error; likewise.
+        timed_out: Number of crystals whose fingerprints exceeded the time limit; they count as not plausible.
+        failed: Number of crystals whose fingerprints raised an unexpected error; likewise.
     """
 
     plausible: Tensor
@@ -43,14 +43,14 @@ class Plausibility:
 
 
 class PlausibilityCheck:
-    """Checks crystals in this process or over worker processes, each with a time bound.
+    """Plausibility check of crystals in this process or in worker processes, with a time limit for each crystal.
 
     Fingerprints of local environments can take minutes, or raise, on nearly flat cells.
 
     Args:
-        workers: Worker processes; 0 checks in this process (`BoundedPool` says what the time bound means there).
+        workers: Worker processes; 0 checks in this process (`BoundedPool` says what the time limit means there).
         timeout: Seconds that one crystal may take.
-        own_images: Whether distances of a site to its own periodic images count; the published rule is without.
+        own_images: Whether distances of a site to its own periodic images count; the published rule ignores them.
 
     Raises:
         ConfigError: SMACT or matminer is not installed.
@@ -73,7 +73,7 @@ class PlausibilityCheck:
         self._pool.close()
 
     def __call__(self, crystals: CrystalBatch, *, progress: str | None = None) -> Plausibility:
-        """Which crystals are plausible.
+        """Check which crystals are plausible.
 
         Args:
             crystals: n crystals.
@@ -82,13 +82,13 @@ class PlausibilityCheck:
         plausible = check_validity(crystals, own_images=self.own_images).valid
         rows = plausible.nonzero().squeeze(1).tolist()
         arrays = to_arrays(crystals.select(rows))
-        outcomes = run_all(self._pool, [(one,) for one in arrays], [f"crystal {row}" for row in rows], progress)
+        outcomes = run_all(self._pool, [(array,) for array in arrays], [f"crystal {row}" for row in rows], progress)
         plausible[rows] = torch.tensor([bool(outcome.value) for outcome in outcomes], dtype=torch.bool)
         timed_out = sum(outcome.timed_out for outcome in outcomes)
         return Plausibility(plausible, timed_out, sum(o.error is not None for o in outcomes) - timed_out)
 
     def known(self, references: CrystalBatch) -> Tensor:
-        """Which of some references are plausible (n,), bool; kept for as long as the same ones are asked for."""
+        """Return which references are plausible (n,), bool; the result is reused while the references stay the same."""
         if self._known is None or self._known[0] is not references:
             self._known = references, self(references).plausible
         return self._known[1]
@@ -97,13 +97,13 @@ class PlausibilityCheck:
 def with_plausibility(
     evaluation: Evaluation, references: CrystalBatch, check: PlausibilityCheck, stol: float
 ) -> Evaluation:
-    """An evaluation with metrics over plausible crystals, of matches where these were measured.
+    """Return an evaluation with metrics over plausible crystals, including matches if these were measured.
 
     Args:
         evaluation: One generated crystal per reference, or several samples one after the other.
         references: The references, row by row.
         check: Decides what is plausible.
-        stol: Site tolerance of the matches, which the cRMSE counts where there is none.
+        stol: Site tolerance of the matcher, which the cRMSE counts where there is no match.
     """
     ours = check(evaluation.crystals).plausible
     rows = {"plausible_share": ours.double()}
@@ -117,13 +117,13 @@ def with_plausibility(
 
 
 def plausible_matches(matches: Tensor, generated: Tensor, reference: Tensor) -> Tensor:
-    """Matches of which both crystals are plausible; every other row is no match (NaN).
+    """Keep matches between plausible crystals; every other row becomes no match (NaN).
 
     The functions of `omatg_ray.evaluate.metrics` then give the rates over all rows.
 
     Args:
         matches: RMSE of every row (n,), NaN where there is no match.
         generated: Which generated crystals are plausible (n,), bool.
-        reference: The same of the references.
+        reference: The same for the references.
     """
     return matches.where(generated & reference, math.nan)

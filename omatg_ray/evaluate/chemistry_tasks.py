@@ -1,4 +1,4 @@
-"""What worker processes compute with SMACT and matminer, which only this module imports."""
+"""Tasks of worker processes that need SMACT and matminer, which only this module imports."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from omatg_ray.reward.worker_functions import Arrays
 
 
 def is_plausible(crystal: Arrays) -> bool:
-    """Whether SMACT accepts the composition and the fingerprints of composition and sites can be computed.
+    """Return whether SMACT accepts the composition and the fingerprints of composition and sites can be computed.
 
-    Raises whatever else than ValueError and TypeError the fingerprints raise, as scipy's QhullError on flat cells.
+    Errors of the fingerprints other than ValueError and TypeError propagate, such as scipy's QhullError on flat cells.
     """
     structure = crystal.structure()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of missing element data and electronegativities
-        return _balanced(structure.composition) and _has_fingerprints(structure)
+        warnings.simplefilter("ignore")  # about missing element data and electronegativities
+        return _is_balanced(structure.composition) and _has_fingerprints(structure)
 
 
-def _balanced(composition: Composition) -> bool:
-    """Charge neutrality with the oxidation states of the ICSD, Pauling's rule; alloys pass."""
+def _is_balanced(composition: Composition) -> bool:
+    """Check charge neutrality with the oxidation states of the ICSD, and Pauling's rule; alloys pass."""
     try:
         return bool(
             smact_validity(composition, use_pauling_test=True, include_alloys=True, oxidation_states_set="icsd24")
         )
-    except TypeError:  # of elements that SMACT has no electronegativity of
+    except TypeError:  # elements without electronegativity in SMACT
         return False
 
 

@@ -15,11 +15,11 @@ FORMAT: Final = "omatg_ray.comparison.1"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Cases on the same references, of which the first is what the others are compared with.
+    """Cases on the same references, compared with the first of them.
 
     Attributes:
-        results: Of every case.
-        differences: By how much the metrics of each are above those of the first; nothing for the first.
+        results: Result of every case.
+        differences: Metrics of each case minus those of the first; empty for the first.
     """
 
     results: list[CaseResult]
@@ -27,42 +27,42 @@ class Comparison:
 
     @classmethod
     def of(cls, results: Sequence[CaseResult]) -> Comparison:
-        """With the differences.
+        """Create a comparison from results, with the differences.
 
         Raises:
             DataError: The references differ.
         """
         first = results[0].by_composition
-        return cls(list(results), [{}, *(one.by_composition.differences(first) for one in results[1:])])
+        return cls(list(results), [{}, *(result.by_composition.differences(first) for result in results[1:])])
 
     @property
     def columns(self) -> dict[str, Column]:
-        """The metrics that any case has."""
-        return measured_columns((one.metrics for one in self.results), details=True)
+        """Columns of the metrics that any case has."""
+        return measured_columns((result.metrics for result in self.results), details=True)
 
     def names(self) -> dict[str, list[str]]:
-        """What tells the cases apart, by title: model, steps and schedule, as far as they differ."""
-        found = {
-            "model": [one.name for one in self.results],
-            "steps": [str(one.steps) for one in self.results],
-            "schedule": [one.way for one in self.results],
+        """Return what distinguishes the cases, by title: the model, and steps and schedule where they differ."""
+        columns = {
+            "model": [result.name for result in self.results],
+            "steps": [str(result.steps) for result in self.results],
+            "schedule": [result.way for result in self.results],
         }
-        return {title: texts for title, texts in found.items() if len(set(texts)) > 1 or (title == "model" and texts)}
+        return {title: texts for title, texts in columns.items() if len(set(texts)) > 1 or (title == "model" and texts)}
 
     def series(self) -> dict[str, list[CaseResult]]:
-        """Cases that differ in their steps alone, in ascending order, by what the others are told from them by."""
+        """Group cases that differ only in their steps, in ascending order, by what distinguishes the groups."""
         of_key: dict[tuple[str, str], list[CaseResult]] = {}
-        for one in self.results:
-            of_key.setdefault((one.name, one.way), []).append(one)
-        models, ways = (len({key[place] for key in of_key}) for place in (0, 1))
-        named = {}
-        for (name, way), found in of_key.items():
+        for result in self.results:
+            of_key.setdefault((result.name, result.way), []).append(result)
+        models, ways = (len({key[part] for key in of_key}) for part in (0, 1))
+        series = {}
+        for (name, way), results in of_key.items():
             parts = [*([name] if models > 1 or ways == 1 else []), *([way] if ways > 1 else [])]
-            named[", ".join(parts)] = sorted(found, key=lambda one: one.steps)
-        return named
+            series[", ".join(parts)] = sorted(results, key=lambda result: result.steps)
+        return series
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON; the values of every structure stay in the files of the cases."""
+        """Return a dictionary for JSON; values per structure stay in the files of the cases."""
         cases = []
         for result, differences in zip(self.results, self.differences, strict=True):
             values = {key: value for key, value in result.values.items() if key != "per_structure"}
@@ -75,7 +75,7 @@ class Comparison:
                     "seconds": result.seconds,
                     "generation_seconds": result.generation_seconds,
                     "generation_seconds_per_1000": result.seconds_per_1000,
-                    "less_first": {name: interval_dict(found) for name, found in differences.items()},
+                    "less_first": {name: interval_dict(interval) for name, interval in differences.items()},
                 }
             )
         return {"format": FORMAT, "cases": cases}

@@ -1,7 +1,7 @@
-"""An evaluation, composition by composition, and what a bootstrap over compositions says of its metrics.
+"""Metrics of an evaluation by composition, and their intervals from a bootstrap over compositions.
 
 Crystals of one composition are not independent: a sampler that knows it gets all its polymorphs and samples right. So
-whole compositions are drawn, with replacement, and every metric is computed of what was drawn.
+whole compositions are drawn, with replacement, and every metric is computed from each draw.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Totals:
-    """What a mean consists of: its sum and its number of rows in every composition, float64 (G,) each."""
+    """Components of a mean: its sum and its number of rows in every composition, float64 (G,) each."""
 
     sums: np.ndarray
     counts: np.ndarray
@@ -33,12 +33,12 @@ class Totals:
 
 @dataclass(frozen=True)
 class ByComposition:
-    """Metrics that are means over rows, as their totals in every composition.
+    """Metrics that are means over rows, as totals in every composition.
 
     Attributes:
         names: Reduced formulas (G,).
         place: Composition of every reference, as an index into `names` (n,).
-        totals: By metric.
+        totals: Totals by metric.
         medians: Median relative energy of the valid crystals of every composition (G,), NaN where there are none.
     """
 
@@ -49,20 +49,20 @@ class ByComposition:
 
     @classmethod
     def of(cls, compositions: Sequence[str]) -> Self:
-        """Without any metrics yet, of references with these compositions."""
-        index = {name: place for place, name in enumerate(dict.fromkeys(compositions))}
+        """Create an instance without metrics, for references with these compositions."""
+        index = {name: position for position, name in enumerate(dict.fromkeys(compositions))}
         return cls(list(index), [index[name] for name in compositions], {}, [math.nan] * len(index))
 
     @cached_property
     def references(self) -> list[int]:
-        """References of every composition (G,)."""
+        """Number of references of every composition (G,)."""
         return np.bincount(self.place, minlength=len(self.names)).tolist()
 
     def with_rows(self, rows: Mapping[str, Tensor]) -> Self:
-        """With more metrics.
+        """Return a copy with more metrics.
 
         Args:
-            rows: By metric, what it is the mean of: one value per reference, or several samples one after the other
+            rows: By metric, the values it is the mean of: one per reference, or several samples one after the other
                 (a multiple of n,). Rows that are NaN are left out.
         """
         totals = {}
@@ -77,26 +77,28 @@ class ByComposition:
         return replace(self, totals=self.totals | totals)
 
     def with_medians(self, relative: Tensor) -> Self:
-        """With the medians of relative energies, in rows as `with_rows` takes them."""
+        """Return a copy with the medians of relative energies, given in rows as for `with_rows`."""
         numbers = relative.detach().double().cpu().numpy()
         groups = np.tile(self.place, len(numbers) // max(len(self.place), 1))
         there = np.isfinite(numbers)
-        found = {int(group): float(np.median(numbers[there & (groups == group)])) for group in np.unique(groups[there])}
-        return replace(self, medians=[found.get(group, math.nan) for group in range(len(self.names))])
+        by_group = {
+            int(group): float(np.median(numbers[there & (groups == group)])) for group in np.unique(groups[there])
+        }
+        return replace(self, medians=[by_group.get(group, math.nan) for group in range(len(self.names))])
 
     def means(self, metric: str) -> list[float | None]:
-        """A metric in every composition (G,); None where it has no rows."""
-        found = self.totals.get(metric)
-        if found is None:
+        """Return a metric in every composition (G,); None where it has no rows."""
+        totals = self.totals.get(metric)
+        if totals is None:
             return [None] * len(self.names)
-        pairs = zip(found.sums.tolist(), found.counts.tolist(), strict=True)
+        pairs = zip(totals.sums.tolist(), totals.counts.tolist(), strict=True)
         return [total / count if count else None for total, count in pairs]
 
     def intervals(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
-        """95 % bootstrap interval of every metric."""
+        """Return the 95 % bootstrap interval of every metric."""
         if not self.totals:
             return {}
-        sums, counts = _stacked(self.totals, list(self.totals))
+        sums, counts = _stack(self.totals, list(self.totals))
         resampled = np.concatenate(
             [_ratio(drawn @ sums, drawn @ counts) for drawn in _draws(len(sums), resamples, seed)]
         )
@@ -108,9 +110,9 @@ class ByComposition:
         }
 
     def differences(self, first: Self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
-        """By how much each metric is above that of a first evaluation of the same references, with 95 % intervals.
+        """Subtract the metrics of a first evaluation of the same references from these, with 95 % intervals.
 
-        The same compositions are drawn for both, so that what is hard for both cancels.
+        The same compositions are drawn for both, so their difficulty cancels.
 
         Raises:
             DataError: The compositions differ.
@@ -120,8 +122,8 @@ class ByComposition:
         shared = [name for name in self.totals if name in first.totals]
         if not shared:
             return {}
-        (sums, counts), (old_sums, old_counts) = _stacked(self.totals, shared), _stacked(first.totals, shared)
-        found = {}
+        (sums, counts), (old_sums, old_counts) = _stack(self.totals, shared), _stack(first.totals, shared)
+        differences = {}
         resampled = np.concatenate(
             [
                 _ratio(drawn @ sums, drawn @ counts) - _ratio(drawn @ old_sums, drawn @ old_counts)
@@ -131,70 +133,70 @@ class ByComposition:
         means = _ratio(sums.sum(0), counts.sum(0)) - _ratio(old_sums.sum(0), old_counts.sum(0))
         for column, name in enumerate(shared):
             both = np.minimum(counts[:, column], old_counts[:, column])
-            found[name] = _interval(means[column], resampled[:, column], both)
-        return found
+            differences[name] = _interval(means[column], resampled[:, column], both)
+        return differences
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         totals = {
-            name: {"sums": one.sums.tolist(), "counts": one.counts.astype(int).tolist()}
-            for name, one in self.totals.items()
+            name: {"sums": total.sums.tolist(), "counts": total.counts.astype(int).tolist()}
+            for name, total in self.totals.items()
         }
         medians = [None if math.isnan(value) else value for value in self.medians]
         return {"names": self.names, "place": self.place, "totals": totals, "relative_energy_median": medians}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """What `as_dict` gave.
+        """Read what `as_dict` returned.
 
         Raises:
-            KeyError, TypeError, ValueError: Something else.
+            KeyError, TypeError, ValueError: The values have another form.
         """
         size = len(values["names"])
         totals = {
-            str(name): Totals(np.array(one["sums"], dtype=float), np.array(one["counts"], dtype=float))
-            for name, one in values["totals"].items()
+            str(name): Totals(np.array(total["sums"], dtype=float), np.array(total["counts"], dtype=float))
+            for name, total in values["totals"].items()
         }
-        if any(one.sums.shape != (size,) or one.counts.shape != (size,) for one in totals.values()):
+        if any(total.sums.shape != (size,) or total.counts.shape != (size,) for total in totals.values()):
             raise ValueError(f"totals do not fit {size} compositions")
         medians = [math.nan if value is None else float(value) for value in values["relative_energy_median"]]
-        return cls(list(values["names"]), [int(place) for place in values["place"]], totals, medians)
+        return cls(list(values["names"]), [int(position) for position in values["place"]], totals, medians)
 
 
 def per_composition(values: Tensor) -> Totals:
-    """Totals of a metric that has one value per composition (G,)."""
+    """Return the totals of a metric that has one value per composition (G,)."""
     sums = values.detach().double().cpu().numpy()
     return Totals(sums, np.ones(len(sums)))
 
 
 def interval_dict(interval: Interval) -> dict[str, float | int | None]:
-    """Ready for JSON; limits that are not known are None."""
+    """Return an interval as a dictionary for JSON; unknown limits are None."""
     bounds = {"mean": interval.mean, "low": interval.low, "high": interval.high}
     return {**{key: value if math.isfinite(value) else None for key, value in bounds.items()}, "n": interval.n}
 
 
 def covered(hits: Tensor, samples: int, k: int) -> Tensor:
-    """Probability that k of a reference's samples, drawn without replacement, hold one that matches it (n,).
+    """Return the probability that k of a reference's samples, drawn without replacement, include a match (n,).
 
     The unbiased estimator of coverage at k (pass@k; Chen et al., arXiv 2107.03374): 1 − C(K − c, k) / C(K, k).
 
     Args:
-        hits: How many of its samples match each reference (n,), 0 to `samples`.
-        samples: Samples of every reference, K.
+        hits: Number of samples that match each reference (n,), 0 to `samples`.
+        samples: Number of samples of every reference, K.
         k: 1 to K.
     """
     values = [1.0 - math.comb(samples - c, k) / math.comb(samples, k) for c in range(samples + 1)]
     return torch.tensor(values, dtype=torch.float64)[hits]
 
 
-def _stacked(totals: Mapping[str, Totals], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and counts (G, metrics)."""
-    found = [totals[name] for name in names]
-    return np.stack([one.sums for one in found], axis=1), np.stack([one.counts for one in found], axis=1)
+def _stack(totals: Mapping[str, Totals], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Stack sums and counts (G, metrics)."""
+    columns = [totals[name] for name in names]
+    return np.stack([each.sums for each in columns], axis=1), np.stack([each.counts for each in columns], axis=1)
 
 
 def _draws(size: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each of `size` compositions is drawn, resample by resample (part, size), in parts."""
+    """Draw how often each of `size` compositions occurs in every resample, in parts (part, size)."""
     generator = np.random.default_rng(seed)
     at_once = max(1, BOOTSTRAP_ENTRIES_AT_ONCE // max(size, 1))
     for done in range(0, resamples, at_once):

@@ -1,4 +1,4 @@
-"""What an evaluation of a sampler found, and one that has begun."""
+"""Results of an evaluation of a sampler, and evaluations in progress."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from omatg_ray.run.progress import Progress
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of a sampler on a data set, and what they were computed from, row by row.
+    """Metrics of a sampler on a data set, and the values behind them, row by row.
 
-    A row is a generated crystal: one per reference, or first samples of all references, then second ones, and so on.
+    A row is a generated crystal: one per reference, or with several samples first those of all references, then the
+    second ones, and so on.
 
     Attributes:
         metrics: Summary.
-        ids: Identity of every row's reference.
+        ids: Id of every row's reference.
         crystals: Generated crystals (n).
         valid: (n,) bool.
-        match: RMSE to the reference, NaN where there is no match (n,), and everywhere where species are generated.
-        polymorph: Id of the polymorph that each matches most closely (n,), None where there is none (`CSPMetrics` says
-            what a polymorph is); None if no row has any.
-        lowest_polymorph: Id of the polymorph of lowest energy of each (n,), likewise; None without a potential too.
+        match: RMSE to the reference (n,), NaN where there is no match, and everywhere if species are generated.
+        polymorph: Id of the polymorph that each crystal matches most closely (n,), None where there is none
+            (`CSPMetrics` defines polymorphs); None if no row has any.
+        lowest_polymorph: Id of each row's polymorph of lowest energy (n,), likewise; also None without a potential.
         energy: eV/atom, NaN where invalid (n,); None without a potential.
-        relative_energy: Energy over that of the reference (n,), likewise; NaN too where the compositions differ.
+        relative_energy: Energy relative to the reference (n,), likewise; also NaN where the compositions differ.
         relative_energy_capped: The same with invalid crystals and higher energies at the cap (n,), likewise; NaN where
             the potential failed.
-        settings: Label, steps, noise, seed, annealing, potential: what was asked for.
-        by_composition: The same composition by composition, as far as metrics are means.
-        seconds: From its start, or the end of the one before if they overlap, to its end.
-        generation_seconds: That generating took, added up over all who generated.
+        settings: Settings of the evaluation: label, steps, noise, seed, annealing, potential.
+        by_composition: The same by composition, for metrics that are means.
+        seconds: Duration, from its start or, if they overlap, from the end of the one before.
+        generation_seconds: Seconds spent generating, summed over all processes.
     """
 
     metrics: CSPMetrics
@@ -63,12 +64,12 @@ class Evaluation:
         return self.by_composition.intervals()
 
     def with_rows(self, rows: Mapping[str, Tensor]) -> Evaluation:
-        """With more metrics, each the mean over the rows that have a value (n,), NaN elsewhere."""
+        """Return a copy with more metrics, each the mean over the rows (n,) that are not NaN."""
         means: dict[str, Any] = {name: float(values[~values.isnan()].mean()) for name, values in rows.items()}
         return replace(self, metrics=replace(self.metrics, **means), by_composition=self.by_composition.with_rows(rows))
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON, timings and compositions left out; NaN becomes None."""
+        """Return a dictionary for JSON, without timings and compositions; NaN becomes None."""
         samples = {}
         if self.settings["samples"] > 1:
             rows = len(self.ids) // self.settings["samples"]
@@ -78,7 +79,7 @@ class Evaluation:
             **samples,
             "formula": self.crystals.formulas(),
             "valid": self.valid.tolist(),
-            "rmse": _plain(self.match),
+            "rmse": _nan_to_none(self.match),
         }
         if self.polymorph is not None:
             per_structure["polymorph"] = self.polymorph
@@ -90,7 +91,7 @@ class Evaluation:
             ("relative_energy_capped", self.relative_energy_capped),
         ):
             if values is not None:
-                per_structure[name] = _plain(values)
+                per_structure[name] = _nan_to_none(values)
         intervals = {name: interval_dict(interval) for name, interval in self.intervals.items()}
         return {
             **self.settings,
@@ -100,18 +101,18 @@ class Evaluation:
         }
 
 
-def _plain(values: Tensor) -> list[float | None]:
+def _nan_to_none(values: Tensor) -> list[float | None]:
     return [value if value == value else None for value in values.tolist()]
 
 
 class Started:
-    """An evaluation that has begun.
+    """An evaluation in progress.
 
     Args:
         measured: Its blocks, in order.
-        total: Crystals in all of them.
-        label: What the progress bar calls it.
-        sum_up: Makes an evaluation of all blocks.
+        total: Number of crystals in all blocks.
+        label: Title of the progress bar.
+        sum_up: Combines all blocks into an evaluation.
     """
 
     def __init__(
@@ -124,21 +125,21 @@ class Started:
         self._measured, self._total, self._label, self._sum_up = measured, total, label, sum_up
 
     def finish(self, progress: bool = False, title: str = "") -> Evaluation:
-        """Waits for its blocks.
+        """Wait for all blocks and return the evaluation.
 
         Args:
-            progress: Show a progress bar.
-            title: Of the bar, in place of the label.
+            progress: Whether to show a progress bar.
+            title: Title of the bar instead of the label.
         """
-        begun = time.perf_counter()
+        start = time.perf_counter()
         done: list[Measured] = []
         with Progress(self._total, title or self._label or "evaluate", shown=progress) as bar:
             for measured in self._measured:
                 done.append(measured)
                 bar.advance(steps=len(measured.crystals))
-        return replace(self._sum_up(done), seconds=time.perf_counter() - begun)
+        return replace(self._sum_up(done), seconds=time.perf_counter() - start)
 
 
 def spread_rows(total: int, limit: int | None) -> list[int]:
-    """At most `limit` rows of `total`, spread evenly, always the same ones."""
+    """Choose at most `limit` of `total` rows, spread evenly and always the same."""
     return [row * total // limit for row in range(limit)] if limit is not None and limit < total else list(range(total))

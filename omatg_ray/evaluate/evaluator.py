@@ -1,4 +1,4 @@
-"""Evaluation of a sampler: crystals for every reference, matched and weighed against it and its polymorphs."""
+"""Evaluation of a sampler: crystals for every reference, compared with it and its polymorphs by match and energy."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ from omatg_ray.seeding import seed_of
 
 
 class Evaluator:
-    """Evaluates samplers on one data set, always from the same seed: x_0 and noise of a row never change.
+    """Evaluator of samplers on one data set, always from the same seed: x_0 and noise of a row never change.
 
     A generated crystal is compared with the reference of its row, and with all other crystals of the data set that have
-    the same atoms in their cells (`Polymorphs`), also those that a limit leaves out. Of a model that generates species
-    it is compared with nothing (`CSPMetrics` says what is measured instead).
+    the same atoms in their cells (`Polymorphs`), including those that `limit` leaves out. If the model generates
+    species, nothing is compared (`CSPMetrics` says what is measured instead).
 
     Args:
-        references: One crystal is generated for each, with its atoms.
-        backend: Generates and measures; without a potential there are structure metrics only.
+        references: Known crystals; one crystal is generated for each, with its atoms.
+        backend: Generates and measures; without a potential there are only structure metrics.
         seed: Seed of x_0 and noise.
-        limit: Use at most so many of them, spread over the data set; a crystal keeps the seed of its row there.
+        limit: Largest number of references to use, spread over the data set; a crystal keeps the seed of its row there.
         chunk_pairs: Ordered pairs of atoms per network call.
         block: Crystals generated, matched and weighed together.
-        samples: Crystals generated for each reference. The first has x_0 and noise of `seed`, whatever their number,
-            and each of the others a seed of its own that follows from it.
-        workers: Processes that look for crystals that are the same, among several samples; 0 looks in this one.
+        samples: Crystals generated per reference. The first has x_0 and noise of `seed`, whatever their number; each of
+            the others has a seed of its own that is derived from it.
+        workers: Processes that find equal crystals among several samples; 0 uses this one.
         timeout: Seconds that one of these comparisons may take.
     """
 
@@ -82,11 +82,11 @@ class Evaluator:
         self._species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
         self._blocks = torch.arange(len(crystals)).split(block)
         self._polymorphs = Polymorphs(references.crystals, self._rows)
-        self._pairs = [self._compared(rows.tolist()) for rows in self._blocks]
+        self._pairs = [self._list_pairs(rows.tolist()) for rows in self._blocks]
 
-    def _compared(self, rows: Sequence[int]) -> list[tuple[int, int]]:
-        """Pairs (place in a block, row of the data set): first every row's reference, then the other polymorphs."""
-        own = [(place, self._rows[row]) for place, row in enumerate(rows)]
+    def _list_pairs(self, rows: Sequence[int]) -> list[tuple[int, int]]:
+        """List pairs (index in the block, row of the data set): first every row's reference, then other polymorphs."""
+        own = [(index, self._rows[row]) for index, row in enumerate(rows)]
         polymorphs = self._polymorphs.of_row
         return own + [(i, known) for i, reference in own for known in polymorphs[rows[i]] if known != reference]
 
@@ -100,17 +100,17 @@ class Evaluator:
 
     @cached_property
     def _lowest(self) -> list[int | None] | None:
-        """Lowest polymorph of every row by its place in the data set; None without polymorphs or a potential."""
+        """Lowest polymorph of every row, as row of the data set; None without polymorphs or a potential."""
         if self.reference_energy is None or not self._polymorphs.n_polymorphic:
             return None
         crystals = self._known.crystals
         energy = dict(zip(self._rows, self.reference_energy.tolist(), strict=True))
-        others = sorted({known for places in self._polymorphs.of_row for known in places} - energy.keys())
+        others = sorted({known for polymorphs in self._polymorphs.of_row for known in polymorphs} - energy.keys())
         batches = [others[start : start + self._block] for start in range(0, len(others), self._block)]
-        for batch, found in zip(
+        for batch, energies in zip(
             batches, self.backend.weigh([crystals.select(batch) for batch in batches]), strict=True
         ):
-            energy.update(zip(batch, found.tolist(), strict=True))
+            energy.update(zip(batch, energies.tolist(), strict=True))
         return self._polymorphs.lowest(energy)
 
     @cached_property
@@ -119,7 +119,7 @@ class Evaluator:
 
     @property
     def known(self) -> CrystalDataset:
-        """The whole data set, also what a limit leaves out."""
+        """The whole data set, including what `limit` leaves out."""
         return self._known
 
     def __call__(
@@ -129,19 +129,19 @@ class Evaluator:
         label: str = "",
         progress: bool = False,
     ) -> Evaluation:
-        """Generates and measures.
+        """Generate and measure crystals.
 
         Args:
             model: Sampler.
-            sampling: How it generates.
-            label: What tables, reports and the progress bar call this evaluation.
-            progress: Show a progress bar.
+            sampling: Settings of the sampler.
+            label: Name of this evaluation in tables, reports and the progress bar.
+            progress: Whether to show a progress bar.
         """
         return self.start(model, sampling, label).finish(progress)
 
     def start(self, model: FlowModel, sampling: Sampling, label: str = "") -> Started:
-        """Begins an evaluation, which actors go on with while another one is finished; arguments as for the call."""
-        blocks, reward = self._asked(sampling, not model.generates_species), self.backend.energy
+        """Start an evaluation, which actors continue while another one finishes; arguments as for the call."""
+        blocks, reward = self._plan_blocks(sampling, not model.generates_species), self.backend.energy
         settings = {
             "label": label,
             "steps": sampling.steps,
@@ -157,18 +157,18 @@ class Evaluator:
         return Started(self.backend.measure(model, blocks), len(self.references) * self.samples, label, sum_up)
 
     def evaluation(self, done: Sequence[Measured], settings: dict[str, Any], open_species: bool) -> Evaluation:
-        """What the blocks of an evaluation amount to.
+        """Combine the blocks of an evaluation.
 
         Args:
-            done: All that `start` asked for, measured.
-            settings: What the evaluation is to say of itself.
+            done: All blocks that `start` requested, measured.
+            settings: Settings to record with the evaluation.
             open_species: Whether species were generated.
         """
-        crystals = CrystalBatch.cat(one.crystals for one in done)
+        crystals = CrystalBatch.cat(block.crystals for block in done)
         valid = check_validity(crystals).valid
         energy = reference = None
         if self.reference_energy is not None:
-            energy = torch.cat([one.energy for one in done if one.energy is not None])
+            energy = torch.cat([block.energy for block in done if block.energy is not None])
             reference = self.reference_energy.repeat(self.samples)
         metrics = CSPMetrics(n=len(crystals), invalid_share=invalid_share(valid))
         rows, by_composition = {"invalid_share": (~valid).double()}, self._by_composition
@@ -185,10 +185,12 @@ class Evaluator:
                 unique_share=int(unique.sum()) / len(crystals),
             )
         else:
-            matches = [one.match for one in done if one.match]
-            rmse_of_row = torch.cat([match.rmse[: len(one.crystals)] for one, match in zip(done, matches, strict=True)])
-            found = self._matched([match.rmse for match in matches])
-            closest = self._polymorphs_closest(found)
+            matches = [block.match for block in done if block.match]
+            rmse_of_row = torch.cat(
+                [match.rmse[: len(block.crystals)] for block, match in zip(done, matches, strict=True)]
+            )
+            matched = self._collect_matches([match.rmse for match in matches])
+            closest = self._closest_polymorphs(matched)
             metrics = replace(
                 metrics,
                 match_rate=match_rate(rmse_of_row),
@@ -204,13 +206,13 @@ class Evaluator:
                 "crmse": rmse_of_row.nan_to_num(nan=self.backend.stol),
                 **self._polymorph_rows(closest),
             }
-            recalled = self._recalled(found)
+            recalled = self._recall(matched)
             if not bool(recalled.isnan().all()):
-                kept = recalled[~recalled.isnan()]
-                metrics = replace(metrics, metre=metre(kept.where(kept > 0, torch.nan)))
+                counted = recalled[~recalled.isnan()]
+                metrics = replace(metrics, metre=metre(counted.where(counted > 0, torch.nan)))
                 rows["metre"] = recalled
             if self.samples > 1:
-                several, of_several = self._several(crystals, valid, rmse_of_row)
+                several, of_several = self._sample_metrics(crystals, valid, rmse_of_row)
                 metrics = replace(metrics, **several)
                 rows |= {name: values for name, values in of_several.items() if name != "unique_structures"}
                 by_composition = replace(
@@ -230,19 +232,19 @@ class Evaluator:
             crystals=crystals,
             valid=valid,
             match=rmse_of_row,
-            polymorph=self._names(closest),
-            lowest_polymorph=None if open_species else self._names(self._lowest, self.samples),
+            polymorph=self._look_up_ids(closest),
+            lowest_polymorph=None if open_species else self._look_up_ids(self._lowest, self.samples),
             energy=energy,
             relative_energy=relative,
             relative_energy_capped=capped,
             settings=settings,
             by_composition=by_composition.with_rows(rows),
             seconds=0.0,
-            generation_seconds=sum(one.seconds for one in done),
+            generation_seconds=sum(block.seconds for block in done),
         )
 
-    def _asked(self, sampling: Sampling, compared: bool) -> list[Block]:
-        """What the backend is to generate and, if it is to compare, with what; sample by sample."""
+    def _plan_blocks(self, sampling: Sampling, compared: bool) -> list[Block]:
+        """Plan the blocks to generate and, if `compared`, the crystals to compare them with; sample by sample."""
         seeds = [self.seed, *(seed_of(self.seed, "sample", number) for number in range(1, self.samples))]
         return [
             Block(
@@ -257,34 +259,34 @@ class Evaluator:
             for rows, pairs in zip(self._blocks, self._pairs, strict=True)
         ]
 
-    def _matched(self, rmse_of_pairs: Sequence[Tensor]) -> list[dict[int, float]]:
-        """What every generated crystal matches: RMSE by the place of the known crystal in the data set.
+    def _collect_matches(self, rmse_of_pairs: Sequence[Tensor]) -> list[dict[int, float]]:
+        """Collect the matches of every generated crystal: RMSE by row of the known crystal in the data set.
 
         Args:
             rmse_of_pairs: RMSE of the pairs of every block of every sample.
         """
-        found: list[dict[int, float]] = [{} for _ in range(len(self._rows) * self.samples)]
+        matches: list[dict[int, float]] = [{} for _ in range(len(self._rows) * self.samples)]
         blocks = [
             (number * len(self._rows), rows, pairs)
             for number in range(self.samples)
             for rows, pairs in zip(self._blocks, self._pairs, strict=True)
         ]
         for (first, rows, pairs), values in zip(blocks, rmse_of_pairs, strict=True):
-            for (place, known), value in zip(pairs, values.tolist(), strict=True):
+            for (index, known), value in zip(pairs, values.tolist(), strict=True):
                 if not math.isnan(value):
-                    found[first + int(rows[place])][known] = value
-        return found
+                    matches[first + int(rows[index])][known] = value
+        return matches
 
     def _by_sample(self, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-        """The rows of each sample."""
+        """Iterate over the rows of each sample."""
         n = len(self._rows)
         return (values[first : first + n] for first in range(0, len(values), n))
 
-    def _polymorphs_closest(self, found: Sequence[dict[int, float]]) -> list[int | None] | None:
-        """Closest polymorph of every crystal by its place in the data set; None if no reference has any."""
+    def _closest_polymorphs(self, matches: Sequence[dict[int, float]]) -> list[int | None] | None:
+        """Find every crystal's closest polymorph, as row of the data set; None if no reference has any."""
         if not self._polymorphs.n_polymorphic:
             return None
-        return [place for part in self._by_sample(found) for place in self._polymorphs.closest(part)]
+        return [known for part in self._by_sample(matches) for known in self._polymorphs.closest(part)]
 
     def _polymorph_metrics(self, closest: Sequence[int | None] | None) -> dict[str, Any]:
         if closest is None:
@@ -299,33 +301,33 @@ class Evaluator:
         }
 
     def _polymorph_rows(self, closest: Sequence[int | None] | None) -> dict[str, Tensor]:
-        """Which crystals match a polymorph, and the lowest; NaN where there are no polymorphs."""
+        """Return which crystals match a polymorph, and which the lowest; NaN where there are no polymorphs."""
         if closest is None:
             return {}
-        has = torch.tensor([bool(places) for places in self._polymorphs.of_row]).repeat(self.samples)
-        matched = torch.tensor([place is not None for place in closest])
+        has = torch.tensor([bool(polymorphs) for polymorphs in self._polymorphs.of_row]).repeat(self.samples)
+        matched = torch.tensor([known is not None for known in closest])
         rows = {"match_any": matched.double().where(has, torch.nan)}
         if self._lowest is not None:
             pairs = zip(closest, self._lowest * self.samples, strict=True)
-            right = torch.tensor([place is not None and place == lowest for place, lowest in pairs])
+            right = torch.tensor([known is not None and known == lowest for known, lowest in pairs])
             rows["match_lowest"] = right.double().where(has, torch.nan)
         return rows
 
-    def _recalled(self, found: Sequence[dict[int, float]]) -> Tensor:
-        """Which references any crystal matches (references,), 1 or 0; NaN where too many polymorphs are known."""
-        matched = {known for places in found for known in places}
+    def _recall(self, matches: Sequence[dict[int, float]]) -> Tensor:
+        """Return 1 for references (references,) that any crystal matches, else 0; NaN with too many polymorphs."""
+        matched = {known for match in matches for known in match}
         recalled = torch.tensor([float(row in matched) for row in self._rows], dtype=torch.float64)
         return recalled.where(~torch.tensor(self._polymorphs.crowded), torch.nan)
 
-    def _several(
+    def _sample_metrics(
         self, crystals: CrystalBatch, valid: Tensor, rmse_of_row: Tensor
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Metrics of several samples, and what they are means of."""
+        """Compute metrics of several samples, and the rows that they are means of."""
         hits = (~rmse_of_row.isnan()).view(self.samples, -1).sum(0)
         at = tuple(float(covered(hits, self.samples, k).mean()) for k in range(1, self.samples + 1))
         unique = self._unique(crystals, valid).double()
-        place = torch.tensor(self._by_composition.place).repeat(self.samples)
-        per = torch.zeros(len(self._by_composition.names), dtype=torch.float64).index_add(0, place, unique)
+        group = torch.tensor(self._by_composition.place).repeat(self.samples)
+        per = torch.zeros(len(self._by_composition.names), dtype=torch.float64).index_add(0, group, unique)
         metrics = {
             "coverage": at[-1],
             "coverage_at": at,
@@ -336,10 +338,10 @@ class Evaluator:
         return metrics, rows | {f"coverage_at_{k}": covered(hits, self.samples, k) for k in range(1, self.samples)}
 
     def _unique(self, crystals: CrystalBatch, valid: Tensor) -> Tensor:
-        """Which crystals are valid and stand for all that are the same (n,)."""
-        found = find_unique(crystals, workers=self._workers, timeout=self.timeout)
+        """Return which crystals are valid and represent all that are equal to them (n,)."""
+        clusters = find_unique(crystals, workers=self._workers, timeout=self.timeout)
         unique = torch.zeros(len(crystals), dtype=torch.bool)
-        unique[found.representatives] = True
+        unique[clusters.representatives] = True
         return unique & valid
 
     def _energy_metrics(self, energy: Tensor | None, reference: Tensor | None, valid: Tensor) -> dict[str, Any]:
@@ -354,6 +356,6 @@ class Evaluator:
             "relative_energy_mean_capped": relative_energy_mean_capped(energy, reference, valid, cap),
         }
 
-    def _names(self, places: Sequence[int | None] | None, times: int = 1) -> list[str | None] | None:
-        """Ids of crystals of the data set by their places in it, over and over again."""
-        return None if places is None else [None if p is None else self._known.ids[p] for p in places] * times
+    def _look_up_ids(self, rows: Sequence[int | None] | None, times: int = 1) -> list[str | None] | None:
+        """Look up the ids of rows of the data set, and repeat the list `times` times."""
+        return None if rows is None else [None if row is None else self._known.ids[row] for row in rows] * times

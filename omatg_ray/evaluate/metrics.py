@@ -1,4 +1,4 @@
-"""What tables report: numbers over many matches and energies, and intervals for them.
+"""Metrics of tables: numbers over many matches and energies, and intervals for them.
 
 Rows are crystals. Matches are root mean square displacements in units of (V/N)^(1/3), NaN where there is none, as
 `omatg_ray.reward.matching` returns them; energies are in eV/atom. A mean over nothing is NaN.
@@ -22,11 +22,11 @@ else:
 
 BOOTSTRAP_ENTRIES_AT_ONCE = 1_000_000
 REWARD = "reward_mean"
-"""What validations during training measure besides, where more than the energy of known compositions is rewarded."""
+"""Extra metric of validations during training, where the reward is more than the energy of known compositions."""
 
 
 def match_rate(matches: Tensor) -> float:
-    """Share of all rows that match.
+    """Return the share of all rows that match.
 
     With `Matcher.pairs` this is the match rate of crystal structure prediction (one sample per reference), with
     `Matcher.best` the recall METRe; see `metre`.
@@ -35,19 +35,19 @@ def match_rate(matches: Tensor) -> float:
 
 
 def rmse(matches: Tensor) -> float:
-    """Mean displacement over the rows that match. It leaves the others out: read it beside the match rate."""
+    """Return the mean displacement over the rows that match. Read it beside the match rate: it ignores other rows."""
     return _mean(matches[~matches.isnan()])
 
 
 def crmse(matches: Tensor, stol: float) -> float:
-    """Mean displacement over all rows, where a row without match counts as the matcher's site tolerance."""
+    """Return the mean displacement over all rows, where no match counts as the matcher's site tolerance."""
     return _mean(matches.nan_to_num(nan=stol))
 
 
 def metre(best: Tensor) -> float:
-    """METRe: share of the references that any generated crystal of their composition matches.
+    """Return METRe: the share of references that any generated crystal of their composition matches.
 
-    More crystals per reference make it higher, so compare only equal numbers.
+    More crystals per reference raise it, so compare only equal numbers.
 
     Args:
         best: Best match of every reference, from `Matcher.best`.
@@ -56,7 +56,7 @@ def metre(best: Tensor) -> float:
 
 
 def relative_energy_mean(energy: Tensor, reference_energy: Tensor, valid: Tensor) -> float:
-    """Mean energy of the valid crystals over that of the reference of the same row, in eV/atom.
+    """Return the mean energy of the valid crystals relative to the reference of the same row, in eV/atom.
 
     Rows with an energy that is not finite are left out.
 
@@ -69,28 +69,28 @@ def relative_energy_mean(energy: Tensor, reference_energy: Tensor, valid: Tensor
 
 
 def relative_energy_median(energy: Tensor, reference_energy: Tensor, valid: Tensor) -> float:
-    """Median where `relative_energy_mean` takes the mean; a few very high energies do not move it."""
+    """Return the median of the energies in `relative_energy_mean`; a few very high energies do not move it."""
     relative = _numpy(_relative_energies(energy, reference_energy, valid))
     return float(np.median(relative)) if relative.size else math.nan
 
 
 def relative_energy_quantile(energy: Tensor, reference_energy: Tensor, valid: Tensor, share: float) -> float:
-    """The relative energy that a share of the valid crystals do not exceed, interpolated linearly between two."""
+    """Return the relative energy that a share of the valid crystals does not exceed, with linear interpolation."""
     relative = _numpy(_relative_energies(energy, reference_energy, valid))
     return float(np.quantile(relative, share)) if relative.size else math.nan
 
 
 def relative_energy_mean_capped(energy: Tensor, reference_energy: Tensor, valid: Tensor, cap: float) -> float:
-    """Mean of `capped_relative_energies` over all rows that have one."""
+    """Return the mean of `capped_relative_energies` over all rows that have one."""
     relative = capped_relative_energies(energy, reference_energy, valid, cap)
     return _mean(relative[relative.isfinite()])
 
 
 def capped_relative_energies(energy: Tensor, reference_energy: Tensor, valid: Tensor, cap: float) -> Tensor:
-    """Energies over those of the references (n,): invalid crystals count as `cap`, and no valid one as more than that.
+    """Return energies relative to the references (n,), with invalid crystals at `cap` and no valid one above it.
 
     So no crystal gains by becoming invalid, and no sampler by making its worst crystals invalid. NaN for valid crystals
-    whose energy is NaN (a potential that failed), and where the reference energy is not finite.
+    whose energy is NaN (the potential failed), and where the reference energy is not finite.
 
     Args:
         energy: Energies of the generated crystals (n,) in eV/atom; those of invalid ones are not read.
@@ -104,12 +104,12 @@ def capped_relative_energies(energy: Tensor, reference_energy: Tensor, valid: Te
 
 
 def invalid_share(valid: Tensor) -> float:
-    """Share of the crystals that are not valid."""
+    """Return the share of crystals that are not valid."""
     return _mean(~valid)
 
 
 def energy_mean(energy: Tensor, valid: Tensor) -> float:
-    """Mean energy of the valid crystals (n,) in eV/atom; energies that are not finite are left out."""
+    """Return the mean energy of the valid crystals (n,) in eV/atom; energies that are not finite are left out."""
     return _mean(energy[valid & energy.isfinite()])
 
 
@@ -124,49 +124,49 @@ def _mean(values: Tensor) -> float:
 
 @dataclass(frozen=True)
 class CSPMetrics:
-    """Metrics of crystal structure prediction, one or more generated crystals per reference; None = not measured.
+    """Metrics of crystal structure prediction, one or more generated crystals per reference; None: not measured.
 
-    With several samples of each reference, what does not say otherwise is over all of them.
+    With several samples per reference, a metric is over all of them unless stated otherwise.
 
-    A model that generates species is given the numbers of atoms of the references alone. Matches with these say nothing
-    of it and are not measured; relative energies are over the rows whose compositions happen to agree.
+    A model that generates species only knows the references' numbers of atoms. Matches with them say nothing about it
+    and are not measured; relative energies are over the rows whose compositions happen to agree.
 
     Attributes:
-        n: Generated crystals.
-        match_rate: Share that match their reference.
+        n: Number of generated crystals.
+        match_rate: Share that matches its reference.
         match_any: Share of the polymorphic structures that match a polymorph. The polymorphs of a structure are the
             crystals of the data set with equally many atoms of every element in their cells, its reference among them;
             a structure is polymorphic if it has 2 to `polymorphs.MOST_POLYMORPHS`. A crystal that the data set holds
             twice counts as two polymorphs, of which only one is the lowest. None if no structure is polymorphic.
         match_lowest: Share of the polymorphic structures whose closest match among their polymorphs is the one of
-            lowest energy by the potential of the evaluation. None without a potential too.
-        n_polymorphic: Polymorphic structures, which both shares are over.
-        metre: METRe, share of the references that any generated crystal matches which has the same atoms in its cell.
-            References with more polymorphs than `polymorphs.MOST_POLYMORPHS`, with which not all are compared, are left
+            lowest energy by the potential of the evaluation. Also None without a potential.
+        n_polymorphic: Number of polymorphic structures, the denominator of both shares.
+        metre: METRe, share of the references that any generated crystal with the same atoms in its cell matches.
+            References with more polymorphs than `polymorphs.MOST_POLYMORPHS`, not all of which are compared, are left
             out.
         coverage: Share of the references that at least one of their own samples matches. This, the next, and
             `unique_structures` are measured with several samples.
-        coverage_at: The expected coverage with 1, 2, ... of the samples.
-        rmse: Mean displacement of those that match, in units of (V/N)^(1/3).
+        coverage_at: Expected coverage with 1, 2, ... of the samples.
+        rmse: Mean displacement of the matches, in units of (V/N)^(1/3).
         crmse: The same over all, where no match counts as the site tolerance.
-        relative_energy_mean: Mean energy over the reference's, valid crystals only, in eV/atom.
+        relative_energy_mean: Mean energy relative to the reference, over valid crystals, in eV/atom.
         relative_energy_median: Median of the same.
         relative_energy_q10: Energy that a tenth of the same do not exceed.
-        relative_energy_q90: Energy that nine tenths of them do not exceed.
-        relative_energy_mean_capped: Mean over all, invalid ones and higher energies at the cap.
-        invalid_share: Share that are not valid.
-        plausible_share: Share that are chemically plausible (`omatg_ray.evaluate.chemistry`).
-        plausible_match_rate: Share of all that are plausible and match a reference that is.
+        relative_energy_q90: Energy that nine tenths of the same do not exceed.
+        relative_energy_mean_capped: Mean over all, with invalid crystals and higher energies at the cap.
+        invalid_share: Share that is not valid.
+        plausible_share: Share that is chemically plausible (`omatg_ray.evaluate.chemistry`).
+        plausible_match_rate: Share of all that is plausible and matches a plausible reference.
         plausible_rmse: Mean displacement of these.
-        plausible_crmse: The same over all, where every other one counts as the site tolerance.
-        same_composition: Crystals with the composition of their reference, which the relative energies are over. This
-            and the next are measured where species are generated.
+        plausible_crmse: The same over all, where all others count as the site tolerance.
+        same_composition: Number of crystals with the composition of their reference, over which relative energies are
+            averaged. This and the next are measured where species are generated.
         energy_mean: Mean energy of the valid crystals, in eV/atom.
-        unique_share: Share of all that are valid and the same as none before (`omatg_ray.evaluate.unique`); measured
+        unique_share: Share of all that is valid and equal to no earlier one (`omatg_ray.evaluate.unique`); measured
             where species are generated, and with several samples.
-        unique_structures: Such crystals per reduced composition, a mean over these.
-        timed_out: Comparisons that ran into the time bound and count as no match.
-        failed: Comparisons that raised an exception or whose process died, and count as no match.
+        unique_structures: Number of such crystals per reduced composition, averaged over compositions.
+        timed_out: Number of comparisons that exceeded the time limit and count as no match.
+        failed: Number of comparisons that raised an exception or whose process died, and count as no match.
     """
 
     n: int
@@ -197,7 +197,7 @@ class CSPMetrics:
     failed: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON, which knows neither NaN nor infinity: those become None; nor tuples."""
+        """Return a dictionary for JSON: NaN and infinity become None, tuples become lists."""
         values = asdict(self)
         if self.coverage_at is not None:
             values["coverage_at"] = list(self.coverage_at)
@@ -208,7 +208,7 @@ class CSPMetrics:
 
 
 class Column(NamedTuple):
-    """How a metric is shown: title, a shorter one for terminals, and number format."""
+    """Presentation of a metric: title, a shorter one for terminals, and number format."""
 
     title: str
     short: str
@@ -242,18 +242,18 @@ COLUMNS = {
 }
 """Fields of `CSPMetrics` that tables show, in order.
 
-What single crystals cannot decide comes first, and the plain mean, which one with overlapping atoms can, last.
+Metrics that no single crystal can decide come first; the plain mean, which one with overlapping atoms can, is last.
 """
 DETAILS = frozenset({"metre", "relative_energy_q10", "relative_energy_q90"})
-"""Columns that only tables of cases show."""
+"""Columns shown only in tables of cases."""
 
 
 def measured_columns(rows: Iterable[Mapping[str, Any]], *, details: bool = False) -> dict[str, Column]:
-    """The columns of a table without those that no row has a value for; rows as `CSPMetrics.as_dict` gives them.
+    """Return the columns of a table, without those for which no row has a value.
 
     Args:
-        rows: The rows.
-        details: Whether `DETAILS` are shown too.
+        rows: Rows as returned by `CSPMetrics.as_dict`.
+        details: Whether to include `DETAILS`.
     """
     measured = {key for row in rows for key, value in row.items() if value is not None}
     return {key: c for key, c in COLUMNS.items() if key in measured and (details or key not in DETAILS)}
@@ -261,7 +261,7 @@ def measured_columns(rows: Iterable[Mapping[str, Any]], *, details: bool = False
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its confidence interval, over n rows; NaN limits where n < 2."""
+    """A mean over n rows with its confidence interval; the limits are NaN if n < 2."""
 
     mean: float
     low: float
@@ -277,15 +277,15 @@ def mean_interval(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval:
-    """Confidence interval of a mean. Rows that are NaN are left out.
+    """Compute the confidence interval of a mean. Rows that are NaN are left out.
 
     Args:
         values: One value per row (n,); booleans give the interval of a share.
-        method: "bootstrap": percentiles of the means of resampled rows; needs no assumption on the distribution, but
-            some twenty rows. "t": Student's t, right also for a few (nearly normal) values such as one per seed.
-        confidence: Probability that the interval holds the mean.
-        resamples: Bootstrap samples.
-        seed: Of the bootstrap; the same seed gives the same interval.
+        method: "bootstrap": percentiles of the means of resampled rows; assumes nothing about the distribution, but
+            needs some twenty rows. "t": Student's t, also right for a few (nearly normal) values such as one per seed.
+        confidence: Probability that the interval contains the mean.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the bootstrap; the same seed gives the same interval.
 
     Raises:
         DataError: `values` does not have one dimension.
@@ -321,10 +321,10 @@ def paired_interval(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval:
-    """Confidence interval of the mean of a - b, where row i of both belongs together (same reference, same seed).
+    """Compute the confidence interval of the mean of a - b, where row i is the same in both (reference and seed).
 
-    Pairing takes out what rows have in common, such as how hard a composition is. Rows that are NaN on either side are
-    left out, so displacements are compared where both match. The other arguments are those of `mean_interval`.
+    Pairing removes what rows have in common, such as the difficulty of a composition. Rows that are NaN on either side
+    are left out, so displacements are compared where both match. The other arguments are those of `mean_interval`.
 
     Raises:
         DataError: The shapes differ, or there is more than one dimension.

@@ -9,12 +9,12 @@ from omatg_ray.settings import Settings
 BLOCK = 256
 """Crystals generated, matched and weighed together, unless the caller says otherwise.
 
-Sums depend on it in their last bits, so that the number of workers has no part in it.
+The last bits of sums depend on it, so it does not depend on the number of workers.
 """
 
 
 class TriedSettings(Settings):
-    """What is tried for hand-made schedules."""
+    """Values to try for hand-made schedules."""
 
     pos: list[float] = Field([0.0, 1.0, 2.0, 5.0, 10.0], min_length=1, description="slopes for positions")
     cell: list[float] = Field([0.0, 1.0, 2.0, 5.0], min_length=1, description="slopes for lattices")
@@ -25,5 +25,5 @@ BEST = "best hand-made"
 
 
 def ways_of(name: str, count: int) -> list[str]:
-    """What the versions of a learned schedule are called."""
+    """Return the names of the versions of a learned schedule."""
     return [name] if count == 1 else [f"{name} {number}" for number in range(count)]

@@ -1,4 +1,4 @@
-"""The best hand-made schedule of a kind, found by trying slopes one field after the other."""
+"""Tuning of hand-made schedules, by trying slopes one field after the other."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SLOPED: dict[str, Callable[..., HandMadeSchedule]] = {
 
 @dataclass(frozen=True)
 class Tuned:
-    """The best of what was tried.
+    """The best of the schedules tried.
 
     Attributes:
-        schedule: It.
-        value: Of the metric that decided.
+        schedule: The best schedule.
+        value: Its value of the deciding metric.
         steps: Grid points that it was tried at.
-        tried: All schedules that were tried with their values (NaN where not measured), in order.
-        at_border: Keys whose best value is the largest that was tried, so that a larger one might be better.
+        tried: All schedules tried with their values (NaN where not measured), in order.
+        at_border: Keys whose best value is the largest one tried, so that a larger one might be better.
     """
 
     schedule: HandMade
@@ -52,27 +52,27 @@ def tune(
     measure: Callable[[Sequence[HandMade]], Sequence[float]],
     highest: bool = False,
 ) -> Tuned:
-    """Tries slopes for positions without any for lattices, then for lattices with the best of these, then once more.
+    """Try slopes for positions without any for lattices, then for lattices with the best of these, then once more.
 
     Args:
-        kind: linear, quadratic, cosine, constant, or steps, which has a power in place of slopes.
+        kind: linear, quadratic, cosine, constant, or steps, which has a power instead of slopes.
         tried: Values to try.
         steps: Grid points, for the record.
-        measure: Values of the metric of some schedules; each schedule is asked for once.
+        measure: Returns values of the metric for some schedules; each schedule is measured once.
         highest: Whether high values are good; NaN is worst.
 
     Raises:
         ConfigError: Nothing was measured.
     """
-    found: dict[str, tuple[HandMade, float]] = {}
+    results: dict[str, tuple[HandMade, float]] = {}
 
     def best(schedules: Sequence[HandMade]) -> HandMade:
-        new = [one for one in schedules if one.model_dump_json() not in found]
-        for one, value in zip(new, measure(new) if new else [], strict=True):
-            found[one.model_dump_json()] = one, value
+        new = [schedule for schedule in schedules if schedule.model_dump_json() not in results]
+        for schedule, value in zip(new, measure(new) if new else [], strict=True):
+            results[schedule.model_dump_json()] = schedule, value
 
-        def badness(one: HandMade) -> float:
-            value = found[one.model_dump_json()][1]
+        def badness(schedule: HandMade) -> float:
+            value = results[schedule.model_dump_json()][1]
             return math.inf if math.isnan(value) else -value if highest else value
 
         return min(schedules, key=badness)
@@ -88,9 +88,9 @@ def tune(
             before, cell = cell, chosen.model_dump()["cell"]
             if cell == before:
                 break
-    schedule, value = found[chosen.model_dump_json()]
+    schedule, value = results[chosen.model_dump_json()]
     if math.isnan(value):
-        raise ConfigError("tuning.by: that metric was not measured (energies need a potential); name another one")
+        raise ConfigError("tuning.by: that metric was not measured (energies need a potential); choose another one")
     values = schedule.model_dump()
     border = [key for key in ("pos", "cell", "power") if key in values and values[key] == max(getattr(tried, key))]
-    return Tuned(schedule, value, steps, list(found.values()), border)
+    return Tuned(schedule, value, steps, list(results.values()), border)

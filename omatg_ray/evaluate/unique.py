@@ -1,4 +1,4 @@
-"""Which of many generated crystals are the same, and what symmetry they have."""
+"""Detection of equal crystals among generated ones, and their space groups."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SAME_STRUCTURE = MatchSettings(ltol=0.2, stol=0.3, angle_tol=5.0)
 
 @dataclass(frozen=True)
 class UniqueCrystals:
-    """Clusters of crystals that are the same.
+    """Clusters of equal crystals.
 
     Attributes:
-        representatives: Index of the crystal that stands for every cluster (clusters,), best first.
-        cluster: Cluster of every crystal (B,): crystal i is the same as `representatives[cluster[i]]`.
-        timed_out: Comparisons that were given up after the time bound; they count as different.
-        failed: Comparisons that raised an exception or whose worker died; they count as different.
+        representatives: Index of the crystal that represents each cluster (clusters,), best first.
+        cluster: Cluster of every crystal (B,): crystal i is equal to `representatives[cluster[i]]`.
+        timed_out: Number of comparisons stopped at the time limit; they count as different.
+        failed: Number of comparisons that raised an exception or whose worker died; they count as different.
     """
 
     representatives: Tensor
@@ -52,17 +52,17 @@ def find_unique(
     timeout: float = 10.0,
     progress: str | None = None,
 ) -> UniqueCrystals:
-    """Cluster crystals that StructureMatcher takes for the same.
+    """Cluster crystals that StructureMatcher considers equal.
 
     Crystals are taken in order of energy (or as they come); each joins the first earlier representative that it
-    matches, or becomes one. Only crystals of one reduced composition are compared. Nothing cheaper sorts pairs out
-    beforehand: StructureMatcher scales volumes, so neither volume nor energy per atom tells crystals apart that it
-    would take for the same. Invalid crystals are never compared and each stays alone.
+    matches, or becomes one. Only crystals of one reduced composition are compared. No cheaper test excludes pairs
+    beforehand: StructureMatcher scales volumes, so crystals that it considers equal may differ in volume and in energy
+    per atom. Invalid crystals are never compared; each stays alone.
 
     Args:
         crystals: B crystals.
-        energies: Energy per atom in eV (B,), the lowest of a cluster represents it; NaN comes last. None keeps
-            the first.
+        energies: Energy per atom in eV (B,); the lowest of a cluster represents it, NaN comes last. None keeps the
+            first.
         settings: Tolerances.
         workers: Worker processes; 0 compares in this process (see `BoundedPool`).
         timeout: Seconds that one comparison may take.
@@ -80,8 +80,8 @@ def find_unique(
     undecided = [i for i in order if valid[i]]
     timed_out = failed = 0
     with BoundedPool(is_same, workers, timeout) as pool:
-        # One round settles the best crystal left of every composition and all that are the same, with independent
-        # comparisons; the result is that of taking the crystals one after another.
+        # One round settles the best remaining crystal of every composition and all equal to it, with independent
+        # comparisons; the result is that of taking the crystals one by one.
         while undecided:
             first: dict[object, int] = {}
             for i in undecided:
@@ -115,7 +115,7 @@ def _order(energies: Tensor | Sequence[float] | None, count: int) -> list[int]:
 def space_groups(
     crystals: CrystalBatch, symprec: float = 0.1, *, workers: int = 0, timeout: float = 10.0
 ) -> list[SpaceGroup | None]:
-    """Space group of every crystal; None for an invalid one, where spglib finds none and after the time bound.
+    """Find the space group of every crystal; None if it is invalid, if spglib finds none, and on timeout.
 
     Args:
         crystals: B crystals.

@@ -1,4 +1,4 @@
-"""How much memory a forward pass keeps for its backward pass."""
+"""Measurement of the memory that a forward pass keeps for its backward pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @contextmanager
 def saved_bytes() -> Iterator[Mapping[int, int]]:
-    """Bytes by memory address that forward passes in this block keep; what shares memory counts once."""
+    """Collect the bytes that forward passes in this block keep, by memory address; shared memory counts once."""
     saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:

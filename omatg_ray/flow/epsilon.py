@@ -1,6 +1,6 @@
-"""ε(t), the noise with which a flow is sampled as an SDE: dx = [b − (ε / γ) η] dt + √(2 ε) dW.
+"""ε(t), the noise of a flow that is sampled as an SDE: dx = [b − (ε / γ) η] dt + √(2 ε) dW.
 
-Every ε gives states of the same distribution as the ODE dx = b dt if b and η are exact. Source: Albergo et al. (2023).
+If b and η are exact, every ε gives the same distribution of states as the ODE dx = b dt. Source: Albergo et al. (2023).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ else:
 
 
 class Epsilon(Settings):
-    """ε(t), as a function of t of any shape. The noise level of the sampler is σ = √(2 ε)."""
+    """ε(t) for t of any shape. The noise level of the sampler is σ = √(2 ε)."""
 
     kind: str = Field(description="constant or vanishing")
     c: float = Field(1.0, gt=0, description="scale")
 
     @abstractmethod
     def value(self, t: Tensor) -> Tensor:
-        """ε(t)."""
+        """Return ε(t)."""
 
 
 class ConstantEpsilon(Epsilon):
@@ -41,11 +41,11 @@ class ConstantEpsilon(Epsilon):
 
 
 class VanishingEpsilon(Epsilon):
-    """ε = c f((t − μ) / w) f((1 − μ − t) / w), f the logistic function: off near both ends, where γ vanishes."""
+    """ε = c f((t − μ) / w) f((1 − μ − t) / w) with the logistic function f: off near both ends, where γ vanishes."""
 
     kind: Literal["vanishing"] = "vanishing"
     mu: float = Field(0.075, description="distance from the ends at which ε is half of c")
-    width: float = Field(0.01, gt=0, description="time in which it is switched on and off")
+    width: float = Field(0.01, gt=0, description="time over which it switches on and off")
 
     def value(self, t: Tensor) -> Tensor:
         on, off = torch.sigmoid((t - self.mu) / self.width), torch.sigmoid((1.0 - self.mu - t) / self.width)
@@ -53,4 +53,4 @@ class VanishingEpsilon(Epsilon):
 
 
 EpsilonSettings = Annotated[Epsilon | None, Kinds(ConstantEpsilon, VanishingEpsilon, optional=True)]
-"""ε or null, in a file: `{kind: vanishing, c: 2, mu: 0.2, width: 0.04}`."""
+"""ε. In a file: `{kind: vanishing, c: 2, mu: 0.2, width: 0.04}`, or null."""

@@ -23,9 +23,9 @@ else:
 
 
 class Gamma(Settings):
-    """γ(t), zero at both ends and positive between them, as a function of t of any shape.
+    """γ(t) for t of any shape, zero at both ends and positive between them.
 
-    `antithetic` says whether γ' grows without bound towards the ends. The velocity's target contains γ' z, and training
+    `antithetic` says whether γ' grows without bound towards the ends. The velocity's target contains γ' z, so training
     then needs the states with z and −z together, in which the divergence cancels.
     """
 
@@ -34,11 +34,11 @@ class Gamma(Settings):
 
     @abstractmethod
     def value(self, t: Tensor) -> Tensor:
-        """γ(t)."""
+        """Return γ(t)."""
 
     @abstractmethod
     def derivative(self, t: Tensor) -> Tensor:
-        """dγ/dt, for t inside (0, 1)."""
+        """Return dγ/dt for t inside (0, 1)."""
 
 
 class SqrtGamma(Gamma):
@@ -56,13 +56,13 @@ class SqrtGamma(Gamma):
 
 
 class EncoderDecoderGamma(Gamma):
-    """γ = √a sin²(π w(t)) with the phase w of `switching.phase`: largest, √a, at the switch time."""
+    """γ = √a sin²(π w(t)) with the phase w of `switching.phase`; the maximum, √a, is at the switch time."""
 
     antithetic: ClassVar[bool] = False
     kind: Literal["encoder_decoder"] = "encoder_decoder"
     a: float = Field(1.0, gt=0, description="largest γ²")
     switch_time: float = Field(0.5, gt=0, lt=1, description="time at which γ is largest")
-    power: float = Field(1.0, ge=0.5, description="steepness; below 1/2 the derivative is not bounded")
+    power: float = Field(1.0, ge=0.5, description="steepness; below 1/2 the derivative is unbounded")
 
     def value(self, t: Tensor) -> Tensor:
         return math.sqrt(self.a) * torch.sin(math.pi * phase(t, self.switch_time, self.power)).square()
@@ -73,4 +73,4 @@ class EncoderDecoderGamma(Gamma):
 
 
 GammaSettings = Annotated[Gamma | None, Kinds(SqrtGamma, EncoderDecoderGamma, optional=True)]
-"""γ or null, in a file: `{kind: sqrt, a: 0.05}`."""
+"""γ. In a file: `{kind: sqrt, a: 0.05}`, or null."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 else:
     torch = Deferred("torch")
 
-FAMILIES = "linear, trigonometric, encoder_decoder or mirror; of imported models also vp or ve"
+FAMILIES = "linear, trigonometric, encoder_decoder or mirror; in imported models also vp or ve"
 
 
 class Interpolant(Protocol):
@@ -38,52 +38,54 @@ class Interpolant(Protocol):
 
 
 class FieldPath(Settings):
-    """Path of one field from base to data, an `Interpolant` with what is added to it.
+    """Path of one field from base to data: an `Interpolant`, and the noise that is added to it.
 
-    Without γ the network learns the velocity b alone. With γ a Gaussian z is added, and it also learns the denoiser
-    η(t, x) = E[z | x_t = x]; the score is −η / γ. In a one-sided path x_0 is a standard Gaussian and itself plays the
-    part of z, with α for γ.
+    Without γ the network learns the velocity b alone. With γ a Gaussian z is added, and the network also learns the
+    denoiser η(t, x) = E[z | x_t = x]; the score is −η / γ. In a one-sided path x_0 is a standard Gaussian and takes the
+    role of z, and α that of γ.
     """
 
     kind: str = Field(description=FAMILIES)
     gamma: GammaSettings = Field(None, description="weight of the added Gaussian; null: none, and no denoiser")
-    epsilon: EpsilonSettings = Field(None, description="noise of sampling as an SDE; null: sampled as an ODE")
-    one_sided: bool = Field(False, description="x_0 is a standard Gaussian that the denoiser predicts; imported models")
+    epsilon: EpsilonSettings = Field(None, description="noise for sampling as an SDE; null: sample as an ODE")
+    one_sided: bool = Field(
+        False, description="x_0 is a standard Gaussian that the denoiser predicts; imported models only"
+    )
 
     @model_validator(mode="after")
     def _one_denoiser(self) -> FieldPath:
         if self.one_sided and self.gamma is not None:
-            raise ValueError("a one-sided path takes no gamma: its x_0 is the Gaussian; leave one of the two out")
+            raise ValueError("a one-sided path takes no gamma: its x_0 is the Gaussian; leave out one of the two")
         if self.epsilon is not None and not self.has_denoiser:
-            raise ValueError("epsilon, which is for sampling as an SDE, needs a denoiser: give gamma, too")
+            raise ValueError("epsilon, for sampling as an SDE, needs a denoiser; set gamma too")
         return self
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Weight of x_0."""
+        """Return the weight of x_0."""
 
     @abstractmethod
     def beta(self, t: Tensor) -> Tensor:
-        """Weight of x_1."""
+        """Return the weight of x_1."""
 
     @abstractmethod
     def alpha_dot(self, t: Tensor) -> Tensor:
-        """dα/dt."""
+        """Return dα/dt."""
 
     @abstractmethod
     def beta_dot(self, t: Tensor) -> Tensor:
-        """dβ/dt."""
+        """Return dβ/dt."""
 
     @property
     def has_denoiser(self) -> bool:
-        """Whether a model of this path has a trained η."""
+        """Return whether a model of this path has a trained η."""
         return self.one_sided or self.gamma is not None
 
     def latent_scale(self, t: Tensor) -> Tensor:
-        """Weight of the Gaussian that η predicts: γ(t), or α(t) if one-sided. The score is −η / that weight.
+        """Return the weight of the Gaussian that η predicts: γ(t), or α(t) if one-sided. The score is −η / weight.
 
         Raises:
-            ModelError: The path has no γ and is not one-sided, so that there is no score.
+            ModelError: The path has no γ and is not one-sided, so there is no score.
         """
         if self.gamma is not None:
             return self.gamma.value(t)
@@ -132,14 +134,14 @@ class Trigonometric(FieldPath):
 
 
 class EncoderDecoder(FieldPath):
-    """cos²(π w(t)) is α up to the switch time and β after it, with the phase w of `switching.phase`.
+    """α = cos²(π w(t)) up to the switch time, β = cos²(π w(t)) after it, with the phase w of `switching.phase`.
 
-    At the switch time both are zero: x_0 has been forgotten, and without γ all paths meet in one point.
+    At the switch time both are zero: x_0 is forgotten, and without γ all paths meet in one point.
     """
 
     kind: Literal["encoder_decoder"] = Field("encoder_decoder", description=FAMILIES)
-    switch_time: float = Field(0.5, gt=0, lt=1, description="time between forgetting x_0 and making x_1")
-    power: float = Field(1.0, ge=0.5, description="steepness; below 1/2 the velocity is not bounded")
+    switch_time: float = Field(0.5, gt=0, lt=1, description="time between forgetting x_0 and forming x_1")
+    power: float = Field(1.0, ge=0.5, description="steepness; below 1/2 the velocity is unbounded")
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.where(t <= self.switch_time, self._weight(t), 0.0)
@@ -162,7 +164,7 @@ class EncoderDecoder(FieldPath):
 
 
 class Mirror(FieldPath):
-    """α = 0, β = 1: x_1 all the way. Without γ nothing moves."""
+    """α = 0, β = 1: x_1 at all times. Without γ nothing moves."""
 
     kind: Literal["mirror"] = Field("mirror", description=FAMILIES)
 
@@ -210,7 +212,7 @@ class VarianceExploding(FieldPath):
     sigma_max: float = Field(gt=0, description="noise level at the base")
 
     @model_validator(mode="after")
-    def _ordered(self) -> VarianceExploding:
+    def _check_order(self) -> VarianceExploding:
         if self.sigma_max <= self.sigma_min:
             raise ValueError(f"sigma_max must be larger than sigma_min = {self.sigma_min}, not {self.sigma_max}")
         return self
@@ -235,4 +237,4 @@ AnyPath = Annotated[
     FieldPath,
     Kinds(Linear, Trigonometric, EncoderDecoder, Mirror, VariancePreserving, VarianceExploding, default=Linear),
 ]
-"""Any of the families, in a file: `linear`, or `{kind: encoder_decoder, switch_time: 0.6, gamma: {...}}`."""
+"""Path of any family. In a file: `linear`, or `{kind: encoder_decoder, switch_time: 0.6, gamma: {...}}`."""

@@ -1,4 +1,4 @@
-"""The training losses: mean squared errors of predicted velocities b and denoisers η."""
+"""Training losses: mean squared errors of predicted velocities b and denoisers η."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ def flow_loss(
     z: Fields | None = None,
     whole: Layout | None = None,
 ) -> FlowLosses:
-    """E ‖b_θ(t, x_t) − ∂_t x_t‖² of each field and E ‖η_θ(t, x_t) − z‖² of those with γ, as means over components.
+    """Return E ‖b_θ(t, x_t) − ∂_t x_t‖² of each field and E ‖η_θ(t, x_t) − z‖² of those with γ.
+
+    The expectations are means over components.
 
     Where γ' diverges at the ends, b is compared at two states, x_t with z and with −z, and the loss is the mean of both
-    (antithetic pair; Albergo et al. 2023, section 6); η is compared at the first one. Fields that need such a pair
-    share their second state.
+    (antithetic pair; Albergo et al. 2023, section 6); η is compared at the first one. All fields that need such a pair
+    share the second state.
 
-    These are full squared errors. OMatG leaves out the mean square of the targets, which does not depend on the
-    network, and weights the targets by a half where the γ of an SDE needs no pair. The minimum of the latter is half of
-    the velocity; it is not repeated here.
+    These are full squared errors. OMatG omits the mean square of the targets, which does not depend on the network. It
+    also halves the targets where the γ of an SDE needs no pair. Half the velocity minimises that loss, so the factor is
+    not reproduced here.
 
     Args:
-        network: A CSPNet, or what wraps one. It is called once.
-        x_0: Base sample, atoms already paired with those of x_1.
+        network: A CSPNet, or a wrapper of one. Called once.
+        x_0: Base sample, with atoms already paired with those of x_1.
         t: Times (B,), inside (0, 1) where `paths.open_ended`.
-        z: Standard normal numbers of the fields with γ: pos (sum N, 3), cell (B, 3, 3).
-        whole: Layout of the batch that these crystals are a share of: the sums of squares are then divided by the
-            counts of that batch, so that the losses of disjoint shares, which may be empty, add up to those of it.
+        z: Standard normal numbers for the fields with γ: pos (sum N, 3), cell (B, 3, 3).
+        whole: Layout of the full batch that these crystals are a share of. The sums of squares are divided by its
+            counts, so the losses of disjoint shares, which may be empty, add up to those of the full batch.
 
     Returns:
         `pos` (fractional units squared), `cell` (Å squared), and `pos_eta`, `cell_eta` of the fields with γ.

@@ -1,8 +1,8 @@
-"""The messages of a layer of CSPNet and their mean, forward and backward, with little memory traffic.
+"""Messages of a CSPNet layer and their mean, forward and backward, with little memory traffic.
 
-Next to its matrix products a layer only moves data: gathers, sums, SiLUs. Here these are fused where PyTorch can
-(`embedding_bag` adds gathered rows while it reads them), done in place where nothing is needed again, and the backward
-pass keeps no more than what both SiLUs got.
+Apart from its matrix products a layer only moves data: gathers, sums, SiLUs. These are fused where PyTorch can
+(`embedding_bag` adds gathered rows while it reads them) and done in place where no input is needed again. The backward
+pass keeps only the inputs of both SiLUs.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ def mean_message(
     weight: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """Mean over j of SiLU(W SiLU(receiver_i + sender_j + W_sin sin φ_ij + W_cos cos φ_ij) + b), j = i included.
+    """Return the mean over j of SiLU(W SiLU(receiver_i + sender_j + W_sin sin φ_ij + W_cos cos φ_ij) + b).
 
-    Differentiable once. Everything is computed in the precision of the features; weights may have another.
+    j = i is included. Differentiable once. Everything is computed in the precision of the features; the weights may
+    have another.
 
     Args:
-        layout: Of the crystals.
-        receiver: What atoms contribute to the messages that they get (sum N, hidden).
-        sender: What they contribute to those that they give (sum N, hidden).
-        sin: Of the pairs of the layout (P, waves).
-        cos: The same.
+        layout: Layout of the crystals.
+        receiver: Contribution of each atom to the messages it receives (sum N, hidden).
+        sender: Contribution of each atom to the messages it sends (sum N, hidden).
+        sin: Sines of the layout's pairs (P, waves).
+        cos: Cosines of the layout's pairs (P, waves).
         w_sin: (hidden, waves).
         w_cos: (hidden, waves).
         weight: W (hidden, hidden).
@@ -60,7 +61,7 @@ def mean_message(
 def _inner(
     layout: Layout, receiver: Tensor, sender: Tensor, sin: Tensor, cos: Tensor, w_sin: Tensor, w_cos: Tensor
 ) -> Tensor:
-    """What the first SiLU gets (E, hidden)."""
+    """Return the input of the first SiLU (E, hidden)."""
     inner = F.embedding_bag(layout.edges.ends, torch.cat([receiver, sender]), mode="sum")
     there, back, own = inner.split([len(sin), len(sin), len(receiver)])
     even, odd = cos @ w_cos.T, sin @ w_sin.T

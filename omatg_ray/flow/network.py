@@ -1,8 +1,8 @@
-"""CSPNet, the velocity network: parameters and outputs of DiffCSP's network as OMatG uses it, evaluated factorised.
+"""CSPNet, the velocity network: DiffCSP's network as OMatG uses it, evaluated in factorised form.
 
 Source: Jiao et al., "Crystal structure prediction by joint equivariant diffusion" (DiffCSP, NeurIPS 2023); the heads
-for velocity and denoiser follow OMatG (Höllmer et al., 2025). Parameter names equal OMatG's `CSPNetFull`, so that its
-state dictionaries load as they are.
+for velocity and denoiser follow OMatG (Höllmer et al., 2025). Parameter names equal those of OMatG's `CSPNetFull`, so
+its state dictionaries load unchanged.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class NetworkOutput:
         matrix = getattr(self._network, HEADS[output])(self._cell).view(-1, 3, 3)
         return matrix @ self._crystals.cell
 
-    # Heads are evaluated when asked for: a rollout of the positions alone needs one of six.
+    # Heads are evaluated on access: a rollout of the positions alone needs one of the six.
     @property
     def pos_b(self) -> Tensor:
         return self._head("pos_b")
@@ -87,7 +87,7 @@ class TimeEmbedding(nn.Module):
         self.waves = features // 2
 
     def forward(self, t: Tensor) -> Tensor:
-        # Computed in the precision of t: a stored float32 buffer would stay that coarse in a float64 network.
+        # Computed in the precision of t: a stored float32 buffer would keep float32 accuracy in a float64 network.
         index = torch.arange(self.waves, dtype=t.dtype, device=t.device)
         angle = t[:, None] * torch.exp(index * (-math.log(10000.0) / (self.waves - 1)))
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
@@ -98,8 +98,8 @@ class MessageLayer(nn.Module):
 
     The first linear map of the message MLP acts on [h_i, h_j, L Lᵀ, sin φ, cos φ]. Its blocks are applied where their
     input lives: W_i, W_j and the lattice once per atom, the distance features once per unordered pair. φ changes sign
-    under exchange of i and j, so that sines enter the two directions with opposite signs and cosines with the same;
-    an atom paired with itself has sin 0 = 0 and cos 0 = 1.
+    under exchange of i and j, so sines enter the two directions with opposite signs and cosines with the same sign. An
+    atom paired with itself has sin 0 = 0 and cos 0 = 1.
     """
 
     def __init__(self, hidden: int, frequencies: int) -> None:
@@ -113,7 +113,7 @@ class MessageLayer(nn.Module):
         self.layer_norm = nn.LayerNorm(hidden)
 
     def forward(self, h: Tensor, metric: Tensor, pairs: Pairs) -> Tensor:
-        """Updates atom features h (sum N, hidden) given the metric L Lᵀ of each atom's lattice (B, 9)."""
+        """Update atom features h (sum N, hidden), given the metric L Lᵀ of each crystal's lattice (B, 9)."""
         first, second = cast("nn.Linear", self.edge_mlp[0]), cast("nn.Linear", self.edge_mlp[2])
         w_receiver, w_sender, w_metric, w_sin, w_cos = first.weight.split(
             [self.hidden, self.hidden, 9, self.waves, self.waves], dim=1
@@ -141,7 +141,7 @@ class Pairs:
 
 
 class CSPNet(nn.Module):
-    """Velocity network for crystals with given species, or with species that are generated along.
+    """Velocity network for crystals whose species are given, or generated along with them.
 
     Example:
         >>> network = CSPNet(NetworkSettings(hidden=32, layers=2, frequencies=8, time_features=16))
@@ -168,12 +168,12 @@ class CSPNet(nn.Module):
         self.time_embedding = TimeEmbedding(settings.time_features)
 
     def forward(self, crystals: CrystalBatch, t: Tensor, precision: Precision = "float32") -> NetworkOutput:
-        """Velocities and denoisers at a state.
+        """Return velocities and denoisers at a state.
 
         Args:
             crystals: B crystals; positions need not be wrapped.
             t: Times in [0, 1], one per structure (B,) or one for all ().
-            precision: Of the message layers.
+            precision: Precision of the message layers.
 
         Raises:
             DataError: An atomic number is beyond `max_atomic_number`, or t has another shape.
@@ -184,7 +184,7 @@ class CSPNet(nn.Module):
             raise DataError(f"t has shape {tuple(t.shape)}; {len(crystals)} structures need one time each")
         time = self.time_embedding(t.to(crystals.dtype)).index_select(0, crystals.batch)
         if crystals.species.device.type == "cpu" and len(crystals.species):
-            # A GPU would have to be waited for; what feeds it asks `require` first.
+            # On a GPU this check would wait for the device; callers check with `require` beforehand.
             self.require([int(crystals.species.max())])
         elements = self.node_embedding(crystals.species if self.settings.mask else crystals.species - 1)
         h = self.atom_latent_emb(torch.cat([elements, time], dim=1))
@@ -198,21 +198,21 @@ class CSPNet(nn.Module):
         return NetworkOutput(h, crystals.layout.mean(h), self, crystals)
 
     def require(self, species: Iterable[int]) -> None:
-        """Refuses atomic numbers beyond the embedding, before a device does it less clearly.
+        """Refuse atomic numbers beyond the embedding; a device would fail with a less clear message.
 
         Raises:
-            DataError: Names the largest.
+            DataError: An atomic number is too large; names the largest.
         """
         largest, known = max(species, default=0), self.settings.max_atomic_number
         if largest > known:
             raise DataError(f"the network knows atomic numbers up to {known}, not {largest}")
 
     def train_only(self, outputs: Iterable[Output]) -> None:
-        """Freezes the heads that no loss reaches, so that optimizers and data-parallel wrappers leave them alone."""
+        """Freeze the heads that no loss reaches, so that optimizers and data-parallel wrappers skip them."""
         wanted = set(outputs)
         for output, head in HEADS.items():
             self.get_submodule(head).requires_grad_(output in wanted)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """Parameters that an optimizer should update, in a fixed order."""
+        """Return the parameters that an optimizer should update, in a fixed order."""
         return [p for p in self.parameters() if p.requires_grad]

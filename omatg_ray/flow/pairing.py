@@ -1,7 +1,7 @@
 """Minimum-permutation pairing of base and data positions.
 
-The base draws every atom's position from the same distribution, so its rows may be handed out in any order. Giving
-each data atom the base row that makes the total path length smallest straightens the flow.
+The base draws every atom's position from the same distribution, so its rows may be assigned in any order. Assigning
+them to the data atoms such that the total path length is smallest straightens the flow.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from omatg_ray.crystal.lattice import minimum_difference
 
 
 def minimum_permutation(x_0: Tensor, x_1: Tensor, layout: Layout) -> Tensor:
-    """Rows of x_0, reordered inside each structure (sum N,), that minimise the sum of distances to x_1.
+    """Return the rows of x_0, reordered inside each structure (sum N,), that minimise the sum of distances to x_1.
 
-    The distance of two atoms is the Euclidean norm of their minimum-image difference in fractional units; the
-    assignment runs over all atoms of a structure whatever their species.
+    The distance of two atoms is the Euclidean norm of their minimum-image difference in fractional units. The
+    assignment covers all atoms of a structure, regardless of their species.
 
     Args:
         x_0: Base positions (sum N, 3).

@@ -12,10 +12,10 @@ from omatg_ray.flow.settings import PathSettings
 
 
 def path(interpolant: FieldPath, x_0: Tensor, x_1: Tensor, t: Tensor, z: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """State x_t and velocity ∂_t x_t of a path in flat space; t broadcasts against the states.
+    """Return the state x_t and velocity ∂_t x_t of a path in flat space; t broadcasts against the states.
 
     Args:
-        z: Gaussian numbers shaped as the states; γ z is added to the state and γ' z to the velocity where there is a γ.
+        z: Gaussian numbers shaped as the states. If there is a γ, γ z is added to the state and γ' z to the velocity.
     """
     state = interpolant.alpha(t) * x_0 + interpolant.beta(t) * x_1
     velocity = interpolant.alpha_dot(t) * x_0 + interpolant.beta_dot(t) * x_1
@@ -27,10 +27,10 @@ def path(interpolant: FieldPath, x_0: Tensor, x_1: Tensor, t: Tensor, z: Tensor 
 def torus_path(
     interpolant: FieldPath, x_0: Tensor, x_1: Tensor, t: Tensor, layout: Layout, z: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Wrapped positions x_t and their velocity without centre-of-mass motion, each (sum N, 3).
+    """Return wrapped positions x_t and their velocity without centre-of-mass motion, each (sum N, 3).
 
-    x_1 enters as its image nearest to x_0. The translation of a crystal as a whole carries no information, and for
-    non-linear paths the velocity would depend on where the origin is: the mean over a structure's atoms is removed.
+    x_1 enters as its image nearest to x_0. The velocity's mean over a structure's atoms is removed: the translation of
+    a crystal as a whole carries no information, and for non-linear paths it would depend on the origin.
 
     Args:
         t: One time per atom (sum N, 1).
@@ -44,7 +44,7 @@ def torus_path(
 def interpolate(
     paths: PathSettings, x_0: CrystalBatch, x_1: CrystalBatch, t: Tensor, z: Fields | None = None
 ) -> tuple[CrystalBatch, Fields]:
-    """State at times t (B,), and the targets of the position (sum N, 3) and lattice velocity (B, 3, 3).
+    """Return the state at times t (B,), and the target velocities of positions (sum N, 3) and lattices (B, 3, 3).
 
     Args:
         z: Gaussian numbers for the fields with γ.

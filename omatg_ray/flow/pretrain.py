@@ -1,4 +1,4 @@
-"""Pretraining of the network on crystals: one epoch, one validation, one exactly resumable state."""
+"""Pretraining of the network on crystals: epochs, validation, and a state that resumes exactly."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from omatg_ray.seeding import generator
 
 # Independent base samples and times per validation structure: enough to tell epochs apart.
 VALIDATION_REPEATS = 4
-# As close to the ends as samplers go: there the velocities of some paths are not defined.
+# Samplers go this close to the ends, where the velocities of some paths are undefined.
 TIME_MARGIN = 1e-3
 Losses = dict[str, float]
 Number = TypeVar("Number", float, Tensor)
 Wrap = Callable[[nn.Module], nn.Module]
 
 
-def as_it_is(network: nn.Module) -> nn.Module:
-    """Wraps nothing."""
+def identity(network: nn.Module) -> nn.Module:
+    """Return the network without a wrapper."""
     return network
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes a `Pretrainer`, in this process or in another. Crystals are on the CPU."""
+    """Arguments of a `Pretrainer`, for this process or another. Crystals are on the CPU."""
 
     settings: PretrainSettings
     train: CrystalBatch
@@ -48,30 +48,31 @@ class Recipe:
     seed: int
 
     def trainer(
-        self, device: torch.device, process_group: ProcessGroup | None = None, wrap: Wrap = as_it_is
+        self, device: torch.device, process_group: ProcessGroup | None = None, wrap: Wrap = identity
     ) -> Pretrainer:
-        """A trainer on a device, with arguments as `Pretrainer` has them."""
+        """Build a trainer on a device; the other arguments are those of `Pretrainer`."""
         train, val = self.train.to(device), self.val.to(device)
         return Pretrainer(self.settings, train, val, self.base, self.seed, process_group, wrap)
 
 
 class Pretrainer:
-    """Trains a network; `ema_network` is the result.
+    """Trainer of a network; `ema_network` is the result.
 
-    All randomness of an epoch derives from (seed, epoch), so that a run that stops and resumes gives the same numbers
-    as one that never stopped.
+    All randomness of an epoch derives from (seed, epoch), so a run that stops and resumes gives the same numbers as an
+    uninterrupted one.
 
-    Several ranks train one network, each on its share of every batch: every rank draws what the whole batch needs, and
-    computes the rows of its share. They end every step with the same weights, those of one process but for rounding.
+    Several ranks can train one network, each on its share of every batch. Every rank draws the numbers for the whole
+    batch and computes the rows of its share. All ranks end every step with the same weights, which equal those of a
+    single process up to rounding.
 
     Args:
-        settings: Recipe.
+        settings: Settings of the pretraining.
         train: Training crystals (all of them, packed), on the device to train on.
         val: Validation crystals.
         base: Distribution of x_0.
         seed: Seed of the initial weights and of everything drawn.
-        process_group: The processes that train the network; this one alone by default.
-        wrap: Makes of the network what averages its gradients over the ranks, such as DistributedDataParallel.
+        process_group: Processes that train the network; by default this one alone.
+        wrap: Wraps the network so that its gradients are averaged over the ranks, e.g. in DistributedDataParallel.
 
     Raises:
         DataError: The network does not know an element of the crystals.
@@ -85,7 +86,7 @@ class Pretrainer:
         base: BaseDistribution,
         seed: int,
         process_group: ProcessGroup | None = None,
-        wrap: Wrap = as_it_is,
+        wrap: Wrap = identity,
     ) -> None:
         self.settings, self.train, self.val, self.base, self.seed = settings, train, val, base, seed
         self.process_group = process_group or SingleProcess()
@@ -107,16 +108,16 @@ class Pretrainer:
 
     @property
     def ema_network(self) -> CSPNet:
-        """Network with the averaged weights."""
+        """Return the network with the averaged weights."""
         return cast("CSPNet", self._average.module)
 
     def _ema_update(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        # Early averages follow the weights quickly; a fixed decay would remember the random start for an epoch run.
+        # A smaller decay at first lets the average follow the weights; a fixed one would retain the random start.
         decay = min(self.settings.ema, (1 + int(count)) / (10 + int(count)))
         return torch.lerp(current, average, decay)
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine that reaches zero one step after the last."""
+        """Return the learning rate of a step: linear warm-up, then half a cosine, zero one step after the last."""
         settings = self.settings
         total = settings.epochs * self.steps_per_epoch
         if step < settings.warmup_steps:
@@ -125,7 +126,7 @@ class Pretrainer:
         return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
     def _draw(self, x_1: CrystalBatch, rng: torch.Generator) -> tuple[CrystalBatch, Tensor, Fields]:
-        """A base sample for x_1, not yet paired with it, times (B,), and the Gaussians z of the fields with γ."""
+        """Draw a base sample for x_1, not yet paired with it, times (B,), and the Gaussians z of the fields with γ."""
         paths = self.settings.paths
         pos, cell = self.base.draw(len(x_1), len(x_1.species), rng, x_1)
         t = torch.rand(len(x_1), generator=rng)
@@ -139,15 +140,15 @@ class Pretrainer:
         return x_0, t.to(x_1.device, x_1.dtype), z
 
     def run_epoch(self) -> Losses:
-        """One pass over the training crystals in a new order.
+        """Train on all training crystals once, in a new order.
 
         Returns:
             Mean losses of the epoch (`loss`, `loss_pos`, `loss_cell`, with γ also `loss_pos_eta`, `loss_cell_eta`) and
             the last learning rate `lr`.
 
         Raises:
-            TrainingError: The loss or its gradient is not finite, and the step was not taken; names the structures of
-                the batch by their row in the split. All ranks raise it.
+            TrainingError: The loss or its gradient is not finite; the step is not taken. Names the structures of the
+                batch by their row in the split. All ranks raise it.
         """
         settings, rng = self.settings, generator(self.seed, "pretrain", self.epoch)
         order = torch.randperm(len(self.train), generator=rng)
@@ -158,12 +159,12 @@ class Pretrainer:
             share = share_of(len(rows), self.process_group.rank, self.process_group.size).to(whole.device)
             z = {field: noise[whole.layout.atoms_of(share) if field == "pos" else share] for field, noise in z.items()}
             x_0, x_1, t = x_0.select(share), whole.select(share), t[share]
-            own = flow_loss(self._trained, settings.paths, _paired(x_0, x_1), x_1, t, z, whole.layout)
+            own = flow_loss(self._trained, settings.paths, _pair(x_0, x_1), x_1, t, z, whole.layout)
             lr = self.learning_rate(self.epoch * self.steps_per_epoch + index)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.zero_grad(set_to_none=True)
-            # The ranks' gradients are averaged, and their losses have to be added.
+            # The wrapper averages gradients over the ranks, but the losses of the shares must add up.
             (self._weighted(own) * self.process_group.size).backward()
             summed = self.process_group.sum(torch.stack([own[name] for name in self._losses]).detach())
             parts = dict(zip(self._losses, summed, strict=True))
@@ -173,7 +174,7 @@ class Pretrainer:
                 shown = ", ".join(map(str, sorted(rows.tolist())[:20])) + (", ..." if len(rows) > 20 else "")
                 raise TrainingError(
                     f"loss {float(loss)}, gradient norm {float(norm)} in epoch {self.epoch + 1}; rows of the "
-                    f"training split in this batch: [{shown}]; lower pretrain.lr, or look at these crystals"
+                    f"training split in this batch: [{shown}]; lower pretrain.lr, or check these crystals"
                 )
             self.optimizer.step()
             self._average.update_parameters(self.network)
@@ -192,9 +193,9 @@ class Pretrainer:
 
     @torch.no_grad()
     def validate(self) -> Losses:
-        """Losses of the averaged weights on the validation crystals, with the same x_0, t and z every time.
+        """Return the losses of the averaged weights on the validation crystals, with the same x_0, t and z every time.
 
-        A rank computes them without the others.
+        One rank computes them without the others.
         """
         settings, rng = self.settings, generator(self.seed, "validate")
         sums: dict[LossName, float] = dict.fromkeys(self._losses, 0.0)
@@ -202,14 +203,14 @@ class Pretrainer:
         for rows in torch.arange(len(self.val)).repeat(VALIDATION_REPEATS).split(settings.batch_size):
             x_1 = self.val.select(rows)
             x_0, t, z = self._draw(x_1, rng)
-            for name, value in flow_loss(self.ema_network, settings.paths, _paired(x_0, x_1), x_1, t, z).items():
+            for name, value in flow_loss(self.ema_network, settings.paths, _pair(x_0, x_1), x_1, t, z).items():
                 sums[name] += float(value) * (len(x_1.species) if name.startswith("pos") else len(x_1))
             atoms, cells = atoms + len(x_1.species), cells + len(x_1)
         means = {name: value / (atoms if name.startswith("pos") else cells) for name, value in sums.items()}
         return {"val_loss": self._weighted(means)} | {f"val_loss_{name}": value for name, value in means.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs, as named tensors."""
+        """Return everything that a resumed run needs, as named tensors."""
         state = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         state |= {f"average.{k}": v for k, v in self._average.state_dict().items()}
         state |= {f"optimizer.{k}": v for k, v in flatten_optimizer(self.optimizer).items()}
@@ -219,7 +220,7 @@ class Pretrainer:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Inverse of `state_dict`.
+        """Restore a state that `state_dict` returned.
 
         Raises:
             ModelError: The optimizer state has other shapes.
@@ -236,6 +237,6 @@ class Pretrainer:
         self.best_val_loss, self.best_epoch = float(state["best_val_loss"]), int(state["best_epoch"])
 
 
-def _paired(x_0: CrystalBatch, x_1: CrystalBatch) -> CrystalBatch:
-    """x_0 with its atoms in the order that makes the way to x_1 shortest."""
+def _pair(x_0: CrystalBatch, x_1: CrystalBatch) -> CrystalBatch:
+    """Return x_0 with its atoms in the order of the shortest total path to x_1."""
     return x_0.replace(x_0.pos[minimum_permutation(x_0.pos, x_1.pos, x_1.layout)])

@@ -1,4 +1,4 @@
-"""Processes that train one network together, as one of them knows the others; pretraining and learners alike."""
+"""Groups of processes that train one network together, for pretraining and learners alike."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from torch import Tensor
 
 
 class ProcessGroup(Protocol):
-    """The processes that train one network. All of them must make the same calls in the same order."""
+    """Processes that train one network. All of them must make the same calls in the same order."""
 
     @property
     def rank(self) -> int:
-        """Which of them this one is, from 0."""
+        """Return the index of this process, from 0."""
         ...
 
     @property
     def size(self) -> int:
-        """How many they are."""
+        """Return the number of processes."""
         ...
 
     def exchange(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What each of them says, in the order of their ranks; values as JSON has them."""
+        """Return the messages of all processes, in rank order; values are of JSON's types."""
         ...
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over them, the same bits on all."""
+        """Return the sum over all processes, bitwise the same on each."""
         ...
 
 
 class SingleProcess:
-    """The group of a process that trains alone."""
+    """Group of a process that trains alone."""
 
     rank: Final = 0
     size: Final = 1
@@ -46,15 +46,15 @@ class SingleProcess:
 
 
 class DefaultProcessGroup:
-    """The default process group of torch.distributed, which must be set up."""
+    """Default process group of torch.distributed, which must be initialised."""
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     def exchange(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = [{} for _ in range(self.size)]
-        dist.all_gather_object(found, dict(said))
-        return found
+        messages: list[dict[str, Any]] = [{} for _ in range(self.size)]
+        dist.all_gather_object(messages, dict(said))
+        return messages
 
     def sum(self, values: Tensor) -> Tensor:
         total = values.clone()
@@ -63,5 +63,5 @@ class DefaultProcessGroup:
 
 
 def share_of(n: int, rank: int, size: int) -> Tensor:
-    """Which of n rows a process computes; every row is in the share of one of them, and a share may be empty."""
+    """Return the rows, of n, that a process computes. Each row is in exactly one share; a share may be empty."""
     return torch.arange(n).tensor_split(size)[rank]

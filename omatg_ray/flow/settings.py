@@ -24,53 +24,53 @@ class NetworkSettings(Settings):
     max_atomic_number: int = Field(100, ge=1, le=118, description="elements in the embedding")
     mask: bool = Field(
         False,
-        # Left out where there is none, as in files from before it existed.
+        # Omitted when false, as in files written before this key existed.
         exclude_if=operator.not_,
-        description="whether the embedding also has masked atoms, whose atomic number is 0; imported models",
+        description="whether the embedding also has masked atoms, with atomic number 0; imported models only",
     )
 
 
 class PathSettings(Settings):
-    """The path from base to data of each field, and of the species where these are generated.
+    """Path of each field from base to data, and of the species where these are generated.
 
-    Training needs it, and so does what samples with the denoiser or generates species.
+    Needed for training, for sampling with the denoiser, and for generating species.
     """
 
     pos: AnyPath = Field(default_factory=Linear, description="path of the positions, on the torus")
     cell: AnyPath = Field(default_factory=Linear, description="path of the lattices")
     species: AnySpeciesPath = Field(
         None,
-        # Left out where there is none, as in files from before it existed.
+        # Omitted when null, as in files written before this key existed.
         exclude_if=lambda path: path is None,
         description="path of the species, for imported models that generate them; null: species are given",
     )
 
     def of(self, field: FieldName) -> FieldPath:
-        """The path of a field."""
+        """Return the path of a field."""
         return self.pos if field == "pos" else self.cell
 
     @property
     def with_gamma(self) -> tuple[FieldName, ...]:
-        """Fields to which a Gaussian is added."""
+        """Return the fields to which a Gaussian is added."""
         return tuple(field for field in FIELDS if self.of(field).gamma is not None)
 
     @property
     def antithetic(self) -> tuple[FieldName, ...]:
-        """Fields whose velocity is learned from pairs of states, with z and with −z."""
+        """Return the fields whose velocity is learned from pairs of states, with z and with −z."""
         gammas = {field: self.of(field).gamma for field in FIELDS}
         return tuple(field for field, gamma in gammas.items() if gamma is not None and gamma.antithetic)
 
     @property
     def open_ended(self) -> bool:
-        """Whether velocities are not defined at t = 0 or t = 1 themselves."""
+        """Return whether velocities are undefined at t = 0 or t = 1 themselves."""
         return bool(self.with_gamma) or any(isinstance(self.of(field), EncoderDecoder) for field in FIELDS)
 
     def refuse_untrainable(self) -> None:
-        """Looks whether new models can be trained on these paths.
+        """Refuse paths on which new models cannot be trained.
 
         Raises:
-            ValueError: One is one-sided, as those of score-based diffusion are, or species are generated: these exist
-                for imported models.
+            ValueError: A path is one-sided, as in score-based diffusion, or species are generated. Both exist for
+                imported models only.
         """
         if self.species is not None:
             raise ValueError(
@@ -85,15 +85,15 @@ class PathSettings(Settings):
 
 
 class LossWeights(Settings):
-    """Weights of the losses; lattices are in Å and have by far the larger errors.
+    """Weights of the losses. Lattices are in Å and have by far the larger errors.
 
-    Denoisers predict unit Gaussians, but that of the lattices also by a matrix that multiplies a lattice.
+    Denoisers predict unit Gaussians, but that of the lattices does so by a matrix that multiplies a lattice.
     """
 
     pos: float = Field(1.0, ge=0, description="weight of the position loss")
     cell: float = Field(0.05, ge=0, description="weight of the lattice loss")
-    pos_eta: float = Field(1.0, ge=0, description="weight of the positions' denoiser, which there is with gamma")
-    cell_eta: float = Field(0.1, ge=0, description="weight of the lattices' denoiser, which there is with gamma")
+    pos_eta: float = Field(1.0, ge=0, description="weight of the positions' denoiser loss, present with gamma")
+    cell_eta: float = Field(0.1, ge=0, description="weight of the lattices' denoiser loss, present with gamma")
 
 
 class PretrainSettings(Settings):
@@ -122,5 +122,5 @@ class PretrainSettings(Settings):
     @classmethod
     def _without_mask(cls, network: NetworkSettings) -> NetworkSettings:
         if network.mask:
-            raise ValueError("mask: masked atoms are for imported models; training generates no species")
+            raise ValueError("mask: masked atoms are for imported models only; training generates no species")
         return network

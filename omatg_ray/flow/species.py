@@ -1,9 +1,9 @@
 """Generated species: discrete flow matching over the elements, from a mask or from uniform species.
 
-At t an atom is still what it was in x_0 with probability 1 − t, and already what it is in x_1 with probability t. The
+At time t an atom still has its species of x_0 with probability 1 − t, and already that of x_1 with probability t. The
 network predicts x_1: its logits `species_b` at (x_t, t) give p(x_1 = Z | x_t), Z = 1 … S. A step from t to t + dt jumps
-with the probabilities rate · dt of that prediction. η ≥ 0 adds jumps in detailed balance with the path, which keep its
-distribution at every t and correct what went wrong before.
+with the probabilities rate · dt of that prediction. η ≥ 0 adds jumps in detailed balance with the path. They keep its
+distribution at every t and correct earlier errors.
 
 Source: Campbell et al., "Generative flows on discrete state-spaces" (ICML 2024), sections 3 and 4, appendix F; used for
 crystals by OMatG (Höllmer et al., 2025).
@@ -30,40 +30,39 @@ else:
     torch = Deferred("torch")
 
 MASK = 0
-"""What stands for an atomic number that is not known yet."""
+"""Placeholder for an atomic number that is not known yet."""
 
 
 class SpeciesPath(Settings):
     """Path of the species from base to data."""
 
     masked: ClassVar[bool]
-    """Whether states hold masked atoms, which the network has to know."""
+    """Whether states hold masked atoms, which the network must support."""
 
     kind: str = Field(description="mask or uniform")
-    noise: float = Field(
-        0.0, ge=0, description="η: rate of the jumps that are added in detailed balance, per unit time"
-    )
+    noise: float = Field(0.0, ge=0, description="η: rate of additional jumps in detailed balance, per unit time")
 
     @abstractmethod
     def draw(self, n: int, elements: int, rng: torch.Generator) -> Tensor:
-        """Species (n,) of x_0, on the CPU, for a network that knows the elements 1 … `elements`."""
+        """Draw the species (n,) of x_0, on the CPU, for a network that knows the elements 1 … `elements`."""
 
     @abstractmethod
     def probabilities(self, logits: Tensor, species: Tensor, t: Tensor, dt: Tensor, last: bool) -> Tensor:
-        """Probabilities (n, S + 1), float64, of the species after a step; column Z for Z, column 0 for the mask.
+        """Return the probabilities (n, S + 1), float64, of the species after a step.
 
-        They add up to 1; where dt is too long for the rates, they saturate.
+        Column Z is for element Z, column 0 for the mask. Rows add up to 1. Where dt is too long for the rates, the
+        probabilities saturate.
 
         Args:
-            logits: Of x_1 given x_t, (n, S).
-            species: At t (n,).
+            logits: Logits of x_1 given x_t, (n, S).
+            species: Species at t (n,).
             t: Time, a tensor ().
             dt: Step, a tensor ().
-            last: Whether it ends the trajectory. The last step takes no noise, which nothing would correct any more.
+            last: Whether the step ends the trajectory. The last step takes no noise, as nothing would correct it.
         """
 
     def start(self, crystals: CrystalBatch, seeds: Sequence[int], elements: int) -> CrystalBatch:
-        """The crystals with the species of x_0; those of structure i depend on seeds[i] and its size alone."""
+        """Return the crystals with the species of x_0; those of structure i depend only on seeds[i] and its size."""
         draws = [
             self.draw(n, elements, generator(seed, "species", "x_0"))
             for n, seed in zip(crystals.layout.sizes, seeds, strict=True)
@@ -71,23 +70,23 @@ class SpeciesPath(Settings):
         return crystals.replace(species=torch.cat(draws).to(crystals.device))
 
     def step(self, logits: Tensor, species: Tensor, t: Tensor, dt: Tensor, draws: Tensor, last: bool) -> Tensor:
-        """Species (n,) after a step.
+        """Return the species (n,) after a step.
 
         Args:
-            draws: Uniform numbers in [0, 1), float32 (n,), which choose among `probabilities`.
+            draws: Uniform numbers in [0, 1), float32 (n,), that choose among `probabilities`.
         """
-        # A structure that overflowed predicts nothing; it is still made of atoms, and counted as failed later.
+        # The logits of an overflowed structure are NaN. It still gets valid species, and counts as failed later.
         bounds = self.probabilities(logits.nan_to_num(), species, t, dt, last).cumsum(-1)
-        # A float32 below 1 stays below the total in float64, so that nothing of probability 0 is ever chosen.
+        # A float32 below 1 stays below the total in float64, so no species of probability 0 is ever chosen.
         chosen = draws.double()[:, None] * bounds[:, -1:]
         return (bounds <= chosen).sum(-1)
 
 
 class MaskedSpecies(SpeciesPath):
-    """All atoms start masked.
+    """Path on which all atoms start masked.
 
-    A masked atom becomes Z at the rate p(Z) (1 + η t) / (1 − t), another one is masked again at the rate η. The last
-    step leaves no mask.
+    A masked atom becomes Z at the rate p(Z) (1 + η t) / (1 − t); any other is masked again at the rate η. The last step
+    leaves no mask.
     """
 
     masked: ClassVar[bool] = True
@@ -107,9 +106,9 @@ class MaskedSpecies(SpeciesPath):
 
 
 class UniformSpecies(SpeciesPath):
-    """Atoms start as any of the S elements, with equal probability.
+    """Path on which atoms start as any of the S elements, with equal probability.
 
-    From Z' to Z ≠ Z' at the rate p(Z) [1 + η (S t + 1 − t)] / (1 − t) + η p(Z').
+    An atom jumps from Z' to Z ≠ Z' at the rate p(Z) [1 + η (S t + 1 − t)] / (1 − t) + η p(Z').
     """
 
     masked: ClassVar[bool] = False
@@ -131,13 +130,13 @@ class UniformSpecies(SpeciesPath):
 
 
 AnySpeciesPath = Annotated[SpeciesPath | None, Kinds(MaskedSpecies, UniformSpecies, optional=True)]
-"""Path of the species or null, in a file: `{kind: mask, noise: 0.2}`."""
+"""Path of the species. In a file: `{kind: mask, noise: 0.2}`, or null."""
 
 
 def draw_jumps(crystals: CrystalBatch, steps: int, seeds: Sequence[int]) -> Tensor:
-    """Uniform numbers for the species of all Euler steps, float32 (steps − 1, sum N).
+    """Draw uniform numbers for the species of all Euler steps, float32 (steps − 1, sum N).
 
-    Those of structure i depend on seeds[i], its size and the number of steps alone.
+    Those of structure i depend only on seeds[i], its size and the number of steps.
     """
     draws = [
         torch.rand(steps - 1, n, generator=generator(seed, "species"))

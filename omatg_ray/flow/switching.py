@@ -1,4 +1,4 @@
-"""The phase of paths that forget x_0 before they make x_1: what encoder-decoder interpolants and γ have in common."""
+"""Phase of paths that forget x_0 before they form x_1, common to encoder-decoder interpolants and γ."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ if TYPE_CHECKING:
 
 
 def phase(t: Tensor, switch_time: float, power: float) -> Tensor:
-    """w(t) = u / (u + v) with u = (t − s t)^p and v = (s − s t)^p: from 0 over 1/2 at t = s to 1. Any shape."""
+    """Return w(t) = u / (u + v) with u = (t − s t)^p and v = (s − s t)^p, for t of any shape.
+
+    w rises from 0 at t = 0 through 1/2 at t = s to 1 at t = 1.
+    """
     u, v = _parts(t, switch_time, power)
     return u / (u + v)
 
 
 def phase_rate(t: Tensor, switch_time: float, power: float) -> Tensor:
-    """dw/dt = p u v / (t (1 − t) (u + v)²), for t inside (0, 1)."""
+    """Return dw/dt = p u v / (t (1 − t) (u + v)²) for t inside (0, 1)."""
     u, v = _parts(t, switch_time, power)
     return power * u * v / (t * (1.0 - t) * (u + v).square())
 

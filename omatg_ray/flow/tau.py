@@ -1,4 +1,4 @@
-"""τ(t), the weight of the data in variance-preserving paths, from noise schedules of score-based diffusion.
+"""τ(t), the weight of the data in variance-preserving paths, from the noise schedules of score-based diffusion.
 
 Source: the noise schedules β(s) of Song et al. (2021) and Nichol and Dhariwal (2021) in the time of stochastic
 interpolants, t = exp(−s); OMatG (Höllmer et al., 2025).
@@ -23,17 +23,17 @@ else:
 
 
 class Tau(Settings):
-    """τ(t), from 0 to 1, as a function of t of any shape inside (0, 1)."""
+    """τ(t), from 0 to 1, for t of any shape inside (0, 1)."""
 
     kind: str = Field(description="constant, linear or cosine")
 
     @abstractmethod
     def value(self, t: Tensor) -> Tensor:
-        """τ(t)."""
+        """Return τ(t)."""
 
     @abstractmethod
     def derivative(self, t: Tensor) -> Tensor:
-        """dτ/dt."""
+        """Return dτ/dt."""
 
 
 class ConstantTau(Tau):
@@ -56,7 +56,7 @@ class LinearTau(Tau):
     beta_max: float = Field(gt=0, description="β at the noise")
 
     @model_validator(mode="after")
-    def _ordered(self) -> LinearTau:
+    def _check_order(self) -> LinearTau:
         if self.beta_max <= self.beta_min:
             raise ValueError(f"beta_max must be larger than beta_min = {self.beta_min}, not {self.beta_max}")
         return self
@@ -90,4 +90,4 @@ class CosineTau(Tau):
 
 
 TauSettings = Annotated[Tau, Kinds(ConstantTau, LinearTau, CosineTau)]
-"""τ, in a file: `constant`, or `{kind: linear, beta_min: 0.1, beta_max: 20}`."""
+"""τ. In a file: `constant`, or `{kind: linear, beta_min: 0.1, beta_max: 20}`."""

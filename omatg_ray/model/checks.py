@@ -1,4 +1,4 @@
-"""What a model is refused for, or warned about, before it generates or learns."""
+"""Refusals and warnings about a model before it generates or learns."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from omatg_ray.run.location import Location
 
 
 def unseen_elements(model: FlowModel, elements: Iterable[int]) -> list[str]:
-    """Symbols of elements that the model's training set did not have; none where that is not known."""
+    """Return the symbols of elements that are not in the model's training set; none if that set is unknown."""
     known = set(model.description.elements)
     symbols = [Element.from_Z(z).symbol for z in sorted(elements)]
     return [symbol for symbol in symbols if known and symbol not in known]
 
 
 def refuse_unseen(model: FlowModel, name: Location, elements: Iterable[int]) -> None:
-    """Refuses to generate elements whose embedding the model never trained: whatever came out would mean nothing.
+    """Refuse elements whose embedding the model never trained, since the crystals would be meaningless.
 
     Raises:
-        ModelError: Names the elements.
+        ModelError: Some elements are not in the training set; names them.
     """
     new = unseen_elements(model, elements)
     if new:
         raise ModelError(
             f"{name} was never trained on {', '.join(new)} and cannot generate crystals of "
-            f"{'it' if len(new) == 1 else 'them'}; it knows {', '.join(model.description.elements)}. Leave the others "
-            "out, or train a model on crystals that have them"
+            f"{'it' if len(new) == 1 else 'them'}; it knows {', '.join(model.description.elements)}. Leave out the "
+            "others, or train a model on crystals that contain them"
         )
 
 
 def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset[int]) -> None:
-    """Warns about elements and cell sizes that the model's training set did not have, where it is known."""
+    """Warn about elements and cell sizes that are not in the model's training set, if it is known."""
     new = unseen_elements(model, elements)
     if new:
         warnings.warn(f"elements that the model was not trained on: {', '.join(new)}", stacklevel=2)
@@ -47,11 +47,11 @@ def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset
 
 
 def warn_noiseless(model: FlowModel, samplings: Iterable[Sampling]) -> None:
-    """Warns where the policy's noise is asked of a model that has no policy, or none with another schedule."""
+    """Warn if the policy's noise is requested of a model without a policy, or with a schedule that replaces it."""
     noisy = [sampling for sampling in samplings if sampling.noise == "policy"]
     if model.variant.learns_schedule and any(sampling.schedule is not None for sampling in noisy):
         warnings.warn(
-            "the model's policy is its own schedule; with another one it moves as its base does, without noise",
+            "the model's policy is its own schedule; with another schedule it follows its base, without noise",
             stacklevel=2,
         )
     paths = model.description.paths
@@ -60,10 +60,10 @@ def warn_noiseless(model: FlowModel, samplings: Iterable[Sampling]) -> None:
 
 
 def warn_generated_species(model: FlowModel) -> None:
-    """Says what evaluations of a model that generates species leave out."""
+    """Warn about what evaluations leave out for a model that generates species."""
     if model.generates_species:
         warnings.warn(
-            "the model generates species, and its crystals have other compositions than the references: matches with "
+            "the model generates species, so its crystals have other compositions than the references: matches with "
             "these are not measured, and relative energies only where a composition happens to be the same",
             stacklevel=2,
         )

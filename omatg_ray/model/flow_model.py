@@ -1,8 +1,8 @@
-"""`FlowModel`: a complete sampler, as pretraining and reinforcement produce it and `load` reads it.
+"""`FlowModel`: a complete sampler, which pretraining and reinforcement produce and `load` reads.
 
-On disk it is a folder with two files: `model.json` describes it, `weights.safetensors` holds the base network under
-`base.` and what reinforcement learned: the policy's network under `policy.`, a schedule under `schedule.`,
-noise schedules under `noise.`.
+On disk it is a folder with two files. `model.json` describes it. `weights.safetensors` holds the base network under
+`base.`, and what reinforcement learned: the policy's network under `policy.`, a schedule under `schedule.`, noise
+schedules under `noise.`.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ FORMAT: Final = "omatg_ray.model.1"
 
 
 class ModelDescription(Settings):
-    """What `model.json` says: everything but the weights."""
+    """Content of `model.json`: everything but the weights."""
 
-    # The files' name of the schedule is `annealing`.
+    # In files the schedule is called `annealing`.
     model_config = ConfigDict(serialize_by_alias=True, populate_by_name=True)
 
     format: Literal["omatg_ray.model.1"] = FORMAT
@@ -79,7 +79,10 @@ class ModelDescription(Settings):
 
 
 def chunks_by_pairs(sizes: Sequence[int], limit: int) -> list[list[int]]:
-    """Consecutive indices in chunks whose ordered pairs of atoms add up to at most `limit` (one structure at least)."""
+    """Split the indices of structures into consecutive chunks of at most `limit` ordered pairs of atoms each.
+
+    A chunk holds at least one structure.
+    """
     chunks: list[list[int]] = []
     used = 0
     for index, size in enumerate(sizes):
@@ -92,7 +95,7 @@ def chunks_by_pairs(sizes: Sequence[int], limit: int) -> list[list[int]]:
 
 
 def learned_parts(description: ModelDescription) -> set[str]:
-    """Names of what reinforcement learns of a model."""
+    """Return the names of the parts of a model that reinforcement learns."""
     parts = set(variant(description.variant).learns) if description.active else set()
     if isinstance(description.schedule, LearnedScheduleSettings):
         parts.add("schedule")
@@ -102,10 +105,9 @@ def learned_parts(description: ModelDescription) -> set[str]:
 
 
 def new_modules(description: ModelDescription) -> nn.ModuleDict:
-    """What reinforcement learns, before it learned anything: what its variant names, `schedule` and `noise`.
+    """Build the parts that reinforcement learns, untrained: those that its variant names, `schedule` and `noise`.
 
-    The weights of a variant's network are random; a new schedule changes nothing, and new noise is what was asked
-    for.
+    The weights of a variant's network are random, a new schedule changes nothing, and new noise is as configured.
     """
     modules, parts = nn.ModuleDict(), learned_parts(description)
     for name, make in variant(description.variant).learns.items():
@@ -126,17 +128,20 @@ def _load_weights(module: nn.Module, weights: Mapping[str, Tensor], prefix: str,
         module.load_state_dict(state)
     except RuntimeError as error:
         raise ModelError(
-            f"{folder}: the weights do not fit the network that {DESCRIPTION_FILE} names: {error}"
+            f"{folder}: the weights do not fit the network that {DESCRIPTION_FILE} describes: {error}"
         ) from error
 
 
 class FlowModel:
-    """A crystal generator: network, frozen base, base distribution, schedule and noise.
+    """Crystal generator: network, frozen base, base distribution, schedule and noise.
 
     Args:
         description: Everything but the weights.
-        base_network: The pretrained network; drives frozen fields.
-        learned: What reinforcement learned, as `new_modules` makes it; nothing in a base model.
+        base_network: Pretrained network; drives frozen fields.
+        learned: The parts that reinforcement learned, as `new_modules` builds them; none in a base model.
+
+    Raises:
+        ModelError: `learned` has other parts than the description.
 
     Example:
         >>> model = FlowModel.load("runs/perov5/checkpoints/best")      # doctest: +SKIP
@@ -159,17 +164,17 @@ class FlowModel:
 
     @property
     def variant(self) -> Variant:
-        """What kind of policy reinforcement trained."""
+        """Return the kind of policy that reinforcement trained."""
         return variant(self.description.variant)
 
     @property
     def network(self) -> CSPNet:
-        """The network that drives active fields; the base network where none was reinforced."""
+        """Return the network that drives active fields; the base network if none was reinforced."""
         return cast("CSPNet", self.learned["policy"]) if "policy" in self.learned else self.base_network
 
     @property
     def schedule(self) -> Schedule | None:
-        """The schedule of the velocity that it was trained with, or learned."""
+        """Return the schedule of the velocity that the model was trained with, or learned."""
         if "schedule" in self.learned:
             return cast("LearnedSchedule", self.learned["schedule"])
         return cast("Schedule | None", self.description.schedule)
@@ -178,14 +183,14 @@ class FlowModel:
 
     @classmethod
     def load(cls, path: Location, device: torch.device | str = "cpu") -> FlowModel:
-        """Reads a model folder, the best checkpoint of a run folder, or with "bundled" the model of the package.
+        """Read a model folder, the best checkpoint of a run folder, or with "bundled" the model of the package.
 
         Args:
             path: Folder, or URL of one.
-            device: Where its networks shall be.
+            device: Device of its networks.
 
         Raises:
-            ModelError: The folder, a file or a weight is missing, torn, or of another architecture.
+            ModelError: The folder, a file or a weight is missing, truncated, or of another architecture.
             DataError: A file of the bundled model is missing or damaged.
             StorageError: The URL cannot be reached.
         """
@@ -210,7 +215,7 @@ class FlowModel:
         return cls(description, base.to(device), learned.to(device).requires_grad_(False))
 
     def save(self, folder: Path) -> None:
-        """Writes both files into an existing folder (callers write it aside and rename it)."""
+        """Write both files into an existing folder; for atomicity, callers pass a temporary one and rename it."""
         weights = {f"base.{k}": v for k, v in self.base_network.state_dict().items()}
         weights |= self.learned.state_dict()
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / WEIGHTS_FILE)
@@ -223,18 +228,22 @@ class FlowModel:
         return next(self.base_network.parameters()).device
 
     def to(self, device: torch.device | str) -> FlowModel:
-        """Moved to a device, in place."""
+        """Move to a device, in place."""
         self.base_network.to(device)
         self.learned.to(device)
         return self
 
     def policy(self, schedule: Schedule | None = None, sde: bool = False) -> Policy:
-        """The step policy of this sampler.
+        """Return the step policy of this sampler.
 
         Args:
-            schedule: Schedule in place of the one it was trained with or has learned. A model that has learned one
+            schedule: Replaces the schedule that the model was trained with or has learned. A model that has learned one
                 then moves as its base does.
-            sde: Where a base model's interpolant has ε, its stochastic process: drift b − (ε / γ) η and noise √(2 ε).
+            sde: Whether a base model whose interpolant has ε follows its stochastic process: drift b − (ε / γ) η and
+                noise √(2 ε).
+
+        Raises:
+            ModelError: The base lacks what the policy's drift needs.
         """
         as_base = self.variant.learns_schedule and schedule is not None
         schedule = self.schedule if schedule is None else schedule
@@ -245,7 +254,7 @@ class FlowModel:
         return self._base_policy(schedule, sde)
 
     def _base_policy(self, schedule: Schedule | None, sde: bool) -> Policy:
-        """What the base alone does."""
+        """Return the policy of the base alone."""
         paths = self.description.paths
         epsilon = {field: paths.of(field).epsilon for field in FIELDS} if sde else {}
         noise = {field: DiffusionNoise(e.value) for field, e in epsilon.items() if e is not None}
@@ -256,14 +265,14 @@ class FlowModel:
 
     @property
     def generates_species(self) -> bool:
-        """Whether it generates species itself (de novo), from numbers of atoms, rather than crystals of given ones."""
+        """Return whether the model also generates the species (de novo), from numbers of atoms."""
         return self.description.paths.species is not None
 
     def require_given_species(self) -> None:
-        """Looks whether it generates crystals of given formulas.
+        """Check that the model generates crystals of given formulas.
 
         Raises:
-            ModelError: It generates their species, too.
+            ModelError: It also generates the species.
         """
         if self.generates_species:
             raise ModelError(
@@ -272,7 +281,7 @@ class FlowModel:
             )
 
     def annealed_as(self, other: FlowModel) -> FlowModel:
-        """This sampler with the annealing of another, which also may have none; shares the networks of both."""
+        """Return this sampler with the schedule of another, which may have none; shares the networks of both."""
         description = self.description.model_copy(update={"schedule": other.description.schedule})
         learned = nn.ModuleDict({name: module for name, module in self.learned.items() if name != "schedule"})
         if "schedule" in other.learned:
@@ -281,7 +290,7 @@ class FlowModel:
 
     @property
     def noise(self) -> dict[FieldName, Noise]:
-        """σ(t) of the active fields."""
+        """Return σ(t) of the active fields."""
         noise: dict[FieldName, Noise] = {field: self.description.noise[field] for field in self.description.active}
         if "noise" in self.learned:
             learned = cast("nn.ModuleDict", self.learned["noise"])
@@ -289,10 +298,10 @@ class FlowModel:
         return noise
 
     def gamma(self, field: FieldName) -> Callable[[Tensor], Tensor]:
-        """γ(t) of a field, or what stands for it.
+        """Return γ(t) of a field, or the weight in its role.
 
         Raises:
-            ModelError: Its interpolant has none, and so no denoiser.
+            ModelError: The field's interpolant has neither, and so no denoiser.
         """
         path = self.description.paths.of(field)
         if not path.has_denoiser:
@@ -310,20 +319,22 @@ class FlowModel:
         indices: Sequence[int] | None = None,
         chunk_pairs: int = CHUNK_PAIRS,
     ) -> CrystalBatch:
-        """One crystal for each list of atomic numbers, packed, on the CPU.
+        """Generate one crystal for each list of atomic numbers, packed, on the CPU.
 
-        Structure i depends on (seed, indices[i]) alone: neither the batch, the device nor the worker that generates
-        it changes it beyond float rounding.
+        Structure i depends only on (seed, indices[i]). The batch, the device and the worker that generates it change it
+        by float rounding at most.
 
         Args:
-            species: Atomic numbers of each cell. A model that generates species takes only how many there are.
-            sampling: How.
+            species: Atomic numbers of each cell. A model that generates species uses only how many there are.
+            sampling: Sampling options.
             seed: Seed of x_0 and noise.
-            indices: Identity of each structure; its place in the list by default.
-            chunk_pairs: Ordered pairs of atoms per network call, which bound memory.
+            indices: Identity of each structure; by default its index in the list.
+            chunk_pairs: Ordered pairs of atoms per network call; bounds memory.
 
         Raises:
-            ModelError: As `Sampling.check`; or an element that the network does not know.
+            ModelError: As `Sampling.check`, `policy` or `solve`; or fewer than 2 grid points.
+            DataError: The network does not know an element.
+            ValueError: There are more or fewer indices than structures.
         """
         sampling.check(self)
         path, elements = self.description.paths.species, self.network.settings.max_atomic_number
@@ -361,11 +372,12 @@ class FlowModel:
         seed: int = 0,
         noise: NoiseMode = "none",
     ) -> list[Structure]:
-        """One crystal for each formula, which gives the atoms of the cell: 'TiO2' three atoms, 'Ti2O4' six.
+        """Generate one crystal for each formula, which gives the atoms of the cell: 'TiO2' three atoms, 'Ti2O4' six.
 
         Raises:
             FormulaError: A formula cannot be parsed.
-            ModelError: The model generates species.
+            ModelError: The model generates species; or as `generate`.
+            DataError: As `generate`.
         """
         from omatg_ray.crystal.formula import cell_species
 
@@ -375,7 +387,7 @@ class FlowModel:
 
 
 def bundled_model() -> FlowModel:
-    """The bundled base model.
+    """Load the bundled base model.
 
     Raises:
         DataError: As `asset`.

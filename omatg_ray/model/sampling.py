@@ -1,4 +1,4 @@
-"""How a model generates: time grid, schedule, noise and solver."""
+"""Options for generating with a model: time grid, schedule, noise and solver."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ EULER: Final = "euler"
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a model generates crystals.
+    """Options for generating crystals with a model.
 
     Attributes:
         steps: Grid points; steps − 1 Euler steps.
-        schedule: Schedule of the velocity, in place of the model's own, which None keeps.
-        noise: Without noise, or with that of the policy; for a base model, that of its own stochastic process, if its
-            interpolant has one.
-        solver: Euler steps, or a method of torchdiffeq; those take no noise, and adaptive ones only the ends of the
-            time grid.
+        schedule: Schedule of the velocity; None keeps the model's own.
+        noise: "none", or "policy" for the policy's noise. For a base model the latter is the noise of its own
+            stochastic process, if its interpolant has one.
+        solver: "euler", or another method of torchdiffeq. Other methods take no noise, and adaptive ones use only the
+            ends of the time grid.
     """
 
     steps: int = 50
@@ -37,31 +37,31 @@ class Sampling:
     solver: Solver = EULER
 
     def schedule_of(self, model: FlowModel) -> Schedule | None:
-        """The schedule that a model generates with."""
+        """Return the schedule that a model generates with."""
         return model.schedule if self.schedule is None else self.schedule
 
     def check(self, model: FlowModel) -> None:
-        """Refuses what a solver cannot do.
+        """Refuse options that the solver does not support.
 
         Raises:
-            ModelError: Noise, species to generate, or a schedule of Euler steps are asked of another solver.
+            ModelError: Noise, generated species, or a schedule of Euler steps are combined with another solver.
         """
         if self.solver == EULER:
             return
         if self.noise != "none":
-            raise ModelError(f"solver {self.solver}: noise takes Euler steps; leave out the noise, or the solver")
+            raise ModelError(f"solver {self.solver}: noise needs Euler steps; leave out the noise or the solver")
         schedule = self.schedule_of(model)
         if isinstance(schedule, LearnedSchedule) and "steps" in schedule.settings.features:
             raise ModelError(
-                f"solver {self.solver}: the schedule depends on the length of Euler steps; leave the solver out"
+                f"solver {self.solver}: the schedule depends on the length of Euler steps; leave out the solver"
             )
         if self.solver in get_args(AdaptiveMethod) and isinstance(schedule, StepSizes):
             raise ModelError(
-                f"solver {self.solver} chooses its own steps; leave the schedule of steps out, or the solver"
+                f"solver {self.solver} chooses its own steps; leave out the schedule of steps or the solver"
             )
         if model.generates_species:
             raise ModelError(
-                f"solver {self.solver}: the model generates species, which takes Euler steps; leave it out"
+                f"solver {self.solver}: the model generates species, which needs Euler steps; leave out the solver"
             )
 
 

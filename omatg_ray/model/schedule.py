@@ -1,7 +1,7 @@
-"""Schedules that are given by a text, and learned ones as files of their own.
+"""Schedules given as text, and learned ones as files of their own.
 
-A learned schedule is a folder with `schedule.json`, which a person can read (what it is made of, where it comes from,
-and 1 + s(t) on a grid), and its weights, `weights.safetensors`. It goes with any base model.
+A learned schedule is a folder with `schedule.json`, which is for people to read (its settings, its origin, and 1 + s(t)
+on a grid), and its weights, `weights.safetensors`. It works with any base model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FORMAT: Final = "omatg_ray.schedule.1"
 SCHEDULE_FILE = "schedule.json"
 FOLDER = "schedule"
-"""Where a run folder keeps what it learned."""
+"""Folder, within a run folder, of the schedule that the run learned."""
 
 NONE, OWN = "none", "own"
 KINDS = tuple(str(cls.model_fields["kind"].default) for cls in HAND_MADE)
@@ -41,10 +41,10 @@ HELP = (
 
 
 class ScheduleDescription(Settings):
-    """What `schedule.json` says.
+    """Content of `schedule.json`.
 
     Attributes:
-        curves: 1 + s(t); for some examples where it depends on features.
+        curves: 1 + s(t), for some examples if it depends on features.
     """
 
     format: Literal["omatg_ray.schedule.1"] = FORMAT
@@ -54,13 +54,13 @@ class ScheduleDescription(Settings):
 
 
 class _Text(BaseModel):
-    """The kinds that are made by hand."""
+    """Hand-made schedule, to be parsed."""
 
     schedule: AnyHandMade = Field(None)
 
 
 def save_schedule(schedule: LearnedSchedule, folder: Path, provenance: Mapping[str, Any]) -> None:
-    """Writes both files into an existing folder."""
+    """Write both files into an existing folder."""
     from safetensors.torch import save_file
 
     from omatg_ray.policy.schedule import curves
@@ -71,14 +71,15 @@ def save_schedule(schedule: LearnedSchedule, folder: Path, provenance: Mapping[s
 
 
 def read_schedule(text: Location) -> Schedule | None:
-    """The schedule that a text means; None for "own", which leaves a model its own.
+    """Return the schedule that a text names; None for "own", which leaves a model its own.
 
     Args:
         text: One of `HELP`, or "own".
 
     Raises:
-        ConfigError: It is neither a kind nor a place.
-        ModelError: There is no learned schedule in that place, or it cannot be read.
+        ConfigError: The text is neither a kind nor a location, or its keys are wrong.
+        DataError: A file of the bundled schedule is missing or damaged.
+        ModelError: There is no learned schedule at that location, or it cannot be read.
         StorageError: A URL cannot be reached.
     """
     if text == OWN:
@@ -96,16 +97,16 @@ def _hand_made(text: str, kind: str, keys: str) -> Schedule:
         raise ConfigError(
             f"schedule {text!r} needs values, as in {'steps:power=2' if kind == 'steps' else kind + ':pos=5,cell=2'}"
         )
-    given: dict[str, str] = {}
+    values: dict[str, str] = {}
     for word in keys.split(","):
         key, equals, value = (part.strip() for part in word.partition("="))
         if not equals:
             raise ConfigError(f"schedule {text!r}: {word!r} is not of the form key=value; known schedules: {HELP}")
-        if key == "kind" or key in given:
+        if key == "kind" or key in values:
             raise ConfigError(f"schedule {text!r}: {key} is given twice")
-        given[key] = value
+        values[key] = value
     try:
-        schedule = _Text.model_validate({"schedule": {"kind": kind, **given}}).schedule
+        schedule = _Text.model_validate({"schedule": {"kind": kind, **values}}).schedule
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'][1:]))} {problem['msg'].removeprefix('Value error, ')}".strip()
@@ -117,18 +118,19 @@ def _hand_made(text: str, kind: str, keys: str) -> Schedule:
 
 
 def brief(schedule: HandMadeSchedule | StepSizes) -> str:
-    """The text that means a hand-made schedule; the inverse of `read_schedule`."""
+    """Return the text for a hand-made schedule; the inverse of `read_schedule`."""
     values = schedule.model_dump()
     kind = values.pop("kind")
     return f"{kind}:" + ",".join(f"{key}={value:g}" for key, value in values.items())
 
 
 def learned_schedule(place: Location) -> LearnedSchedule:
-    """The learned schedule in a folder or at a URL: of a schedule, a run, or a model; or the bundled one.
+    """Read the learned schedule in a folder or at a URL: of a schedule, a run, or a model; or the bundled one.
 
     Raises:
+        ConfigError: The folder does not exist.
         DataError: A file of the bundled one is missing or damaged.
-        ModelError: There is none, or it cannot be read.
+        ModelError: There is no learned schedule, or it cannot be read.
         StorageError: The URL cannot be reached.
     """
     if is_bundled(place):
@@ -148,43 +150,43 @@ def learned_schedule(place: Location) -> LearnedSchedule:
         return learned_schedule(folder.parent)
     if not (folder / DESCRIPTION_FILE).exists() and not (folder / "checkpoints").exists():
         raise ModelError(
-            f"{place} is no learned schedule (no {SCHEDULE_FILE}), and neither a model nor a run that has one"
+            f"{place} is not a learned schedule (no {SCHEDULE_FILE}), and neither a model nor a run that has one"
         )
     return _of_model(place)
 
 
 def require_schedule(place: Location) -> None:
-    """Looks whether the folder of a learned schedule is there; the bundled one is, and URLs are not asked.
+    """Check that the folder of a learned schedule exists; the bundled one always does, and URLs are not checked.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: The folder does not exist.
     """
     if not is_bundled(place) and not is_remote(place) and not Path(place).exists():
         raise ConfigError(
             f"schedule {str(place)!r}: there is no such folder, and it is none of {', '.join((OWN, NONE, *KINDS))} "
-            "with their keys (e.g. linear:pos=5,cell=2). A learned one is named by its folder, or by that of the run "
-            "that learned it, which has to be trained first (omatg-ray train configs/annealing_energy.yaml)"
+            "with their keys (e.g. linear:pos=5,cell=2). Name a learned schedule by its folder, or by that of the run "
+            "that learned it, which must be trained first (omatg-ray train configs/annealing_energy.yaml)"
         )
 
 
-def _of_model(place: Location) -> LearnedSchedule:
+def _of_model(location: Location) -> LearnedSchedule:
     from omatg_ray.model.flow_model import FlowModel
     from omatg_ray.policy.schedule import LearnedSchedule
 
-    schedule = FlowModel.load(place).schedule
+    schedule = FlowModel.load(location).schedule
     if not isinstance(schedule, LearnedSchedule):
         raise ModelError(
-            f"{place} learned no schedule (no {SCHEDULE_FILE}, and its {DESCRIPTION_FILE} names none); train one with "
-            "policy.variant=annealing"
+            f"{location} learned no schedule (no {SCHEDULE_FILE}, and its {DESCRIPTION_FILE} names none); train one "
+            "with policy.variant=annealing"
         )
     return schedule
 
 
 def read_description(folder: Path) -> ScheduleDescription:
-    """What the `schedule.json` of a folder says.
+    """Read the `schedule.json` of a folder.
 
     Raises:
-        ModelError: It is missing or no such description.
+        ModelError: It is missing or not such a description.
     """
     path = folder / SCHEDULE_FILE
     try:

@@ -1,4 +1,4 @@
-"""`Variant`: what a kind of policy trains, and how it moves. Each kind is a file in `omatg_ray/model/variants`."""
+"""`Variant`: a kind of policy, what it trains and how it moves. Each kind is a file in `omatg_ray/model/variants`."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 def copy_of_base(description: ModelDescription) -> nn.Module:
-    """A network of the base's architecture; training starts from the base's weights."""
+    """Build a network of the base's architecture; training starts from the base's weights."""
     from omatg_ray.flow.network import CSPNet
 
     return CSPNet(description.network)
 
 
 class Variant(ABC):
-    """A kind of policy.
+    """Kind of policy.
 
-    Its file is read when a configuration names it: what stands at the top of the file should not import PyTorch.
+    Its file is imported when a configuration names it, so the top of the file should not import PyTorch.
 
     Attributes:
-        learns: The modules that it trains, by name, each made from the model's description. `policy` is a network that
-            drives the active fields. Learned noise and a learned schedule come on top, where the description has them.
-        learns_schedule: Whether it trains the annealing schedule of the base's velocity.
+        learns: Modules that it trains, by name, each built from the model's description. `policy` is a network that
+            drives the active fields. Learned noise and a learned schedule are added if the description has them.
+        learns_schedule: Whether it trains the schedule of the base's velocity.
         stochastic: Whether it follows the stochastic process of a base with a denoiser: the noise is part of its
             drift, and the denoiser is trained.
     """
@@ -41,10 +41,10 @@ class Variant(ABC):
 
     @abstractmethod
     def drift(self, model: FlowModel, schedule: Schedule | None) -> Drift:
-        """The mean action per unit of time.
+        """Return the mean action per unit of time.
 
         Args:
-            model: Has the modules (`learned`) and the noise (`noise`).
+            model: Provides the modules (`learned`) and the noise (`noise`).
             schedule: Schedule of the velocity, if there is one.
 
         Raises:
@@ -52,22 +52,34 @@ class Variant(ABC):
         """
 
     def policy(self, model: FlowModel, schedule: Schedule | None) -> Policy:
-        """The policy of a model; frozen fields follow the base, annealed alike."""
-        from omatg_ray.policy.policy import Policy
-
-        what, drift = model.description, self.drift(model, schedule)
-        return Policy(drift, model.network, model.base_network, what.active, model.noise, schedule, what.paths.species)
-
-    def check(self, policy: Policy, steps: int) -> None:  # noqa: B027
-        """Refuses to train a policy that cannot be trained on so many grid points.
+        """Return the policy of a model; frozen fields follow the base with the same schedule.
 
         Raises:
-            ConfigError: Says why.
+            ModelError: As `drift`.
+        """
+        from omatg_ray.policy.policy import Policy
+
+        description, drift = model.description, self.drift(model, schedule)
+        return Policy(
+            drift,
+            model.network,
+            model.base_network,
+            description.active,
+            model.noise,
+            schedule,
+            description.paths.species,
+        )
+
+    def check(self, policy: Policy, steps: int) -> None:  # noqa: B027
+        """Refuse a policy that cannot be trained on this number of grid points.
+
+        Raises:
+            ConfigError: The policy cannot be trained; says why.
         """
 
     def start(self, start: FlowModel, best: FlowModel) -> FlowModel:
-        """What a trained model is compared with: the model it started from, annealed alike.
+        """Return the model to compare a trained one with: the one it started from, with the same schedule.
 
-        A frozen annealing is no merit of the reinforcement: the base has it, too.
+        A frozen schedule is no merit of the reinforcement, so the base gets it too.
         """
         return start.annealed_as(best)

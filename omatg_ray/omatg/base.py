@@ -1,4 +1,4 @@
-"""Import of a base model: what OMatG's configuration says, as a description, and the weights of the checkpoint."""
+"""Import of a base model: a description from OMatG's configuration, and the weights of the checkpoint."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from omatg_ray.omatg.weights import ENCODER, encoder_from_omatg, load, refuse_un
 from omatg_ray.policy.grid import T_MAX, T_MIN
 from omatg_ray.policy.hand_made import LinearSchedule
 
-# What CSPNetFull does unless it is told otherwise; other values make another network.
+# Defaults of CSPNetFull; other values make a different network.
 ENCODER_FACTS: dict[str, Any] = {
     "act_fn": "silu",
     "dis_emb": "sin",
@@ -66,7 +66,7 @@ class Imported:
 
     Attributes:
         model: The model, on the CPU.
-        notes: What was left out or is different, in sentences.
+        notes: Sentences on what was left out or differs.
     """
 
     model: FlowModel
@@ -74,16 +74,16 @@ class Imported:
 
 
 def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDataset | None = None) -> Imported:
-    """A base model from a checkpoint of OMatG and its configuration.
+    """Build a base model from an OMatG checkpoint and its configuration.
 
     Args:
         checkpoint: The checkpoint.
         tree: The configuration.
-        data: Training crystals, which tell the elements and cell sizes it knows; None leaves both unknown.
+        data: Training crystals, which define the elements and cell sizes the model knows; None leaves both unknown.
 
     Raises:
-        ModelError: The checkpoint is another's, does not fit the configuration, or generates in a way that cannot be
-            carried over.
+        ModelError: The checkpoint is not OMatG's, does not fit the configuration, or generates in a way that is not
+            supported.
     """
     model = _model_section(tree)
     notes: list[str] = []
@@ -91,7 +91,9 @@ def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDatas
     collection = configured(section(model, "si", "model"), "model.si")
     interpolants = _by_field(collection)
     steps = int(collection.number("integration_time_steps", 0.0))
-    notes.append(f"OMatG's configuration generates with {steps} grid points; say so when generating (--steps {steps})")
+    notes.append(
+        f"OMatG's configuration generates with {steps} grid points; use the same number here (--steps {steps})"
+    )
     species = _species(interpolants["species"])
     with explained("model.si"):
         paths = PathSettings.model_validate(
@@ -114,14 +116,14 @@ def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDatas
         names = ", ".join(f"csp_layer_{index}" for index in leftover)
         notes.append(f"left out: {names}, default layers that OMatG's network does not use")
     _note_precision(checkpoint, notes)
-    notes.append("left out: what belongs to training alone (optimizer, trainer, loss weights, data loading)")
+    notes.append("left out: training settings (optimizer, trainer, loss weights, data loading)")
     with explained("model"):
         schedule = LinearSchedule(**slopes) if any(slopes.values()) else None
     description = ModelDescription(
         network=network,
         paths=paths,
         base_distribution=distribution,
-        # Empty: unknown.
+        # Empty means unknown.
         elements=[] if data is None else _symbols(data),
         sizes=[] if data is None else sorted(data.sizes),
         schedule=schedule,
@@ -129,13 +131,13 @@ def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDatas
     )
     if data is None:
         notes.append(
-            "the elements and cell sizes of its training set are unknown (import-omatg takes them with --data)"
+            "the elements and cell sizes of its training set are unknown (give import-omatg its crystals with --data)"
         )
     return Imported(FlowModel(description, encoder), notes)
 
 
 def provenance(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Where a model comes from."""
+    """Return the origin of an imported model, as plain values."""
     return {
         "command": "import-omatg",
         "checkpoint": checkpoint.path.name,
@@ -146,23 +148,23 @@ def provenance(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def network_settings(model: Configured) -> NetworkSettings:
-    """Size of the network.
+    """Read the size of the network.
 
     Raises:
-        ModelError: It is another network than `CSPNetFull`, or one with parts that are not known here.
+        ModelError: The network is not `CSPNetFull`, or has unsupported parts.
     """
     model.only(["encoder", "head", "time_embedder", "prop_embedder", "property_keys"])
     for part in ("prop_embedder", "property_keys"):
         if model.get(part, None) is not None:
-            raise ModelError(f"{model.where}.{part}: models conditioned on properties cannot be carried over")
+            raise ModelError(f"{model.where}.{part}: models conditioned on properties cannot be imported")
     encoder, head, time = (model.child(part) for part in ("encoder", "head", "time_embedder"))
     for child, name in ((encoder, "CSPNetFull"), (head, "PassThrough"), (time, "SinusoidalTimeEmbeddings")):
         if child.name != name:
-            raise ModelError(f"{child.where}: {child.name} is not known here; known: {name}")
+            raise ModelError(f"{child.where}: {child.name} is not supported; supported: {name}")
     encoder.only(["hidden_dim", "latent_dim", "num_layers", "max_atoms", "num_freqs", *ENCODER_FACTS, *ENCODER_UNUSED])
     for argument, fact in ENCODER_FACTS.items():
         if encoder.get(argument, fact) != fact:
-            raise ModelError(f"{encoder.where}.{argument}: only {fact} is known here, not {encoder.get(argument, '')}")
+            raise ModelError(f"{encoder.where}.{argument}: only {fact} is supported, not {encoder.get(argument, '')}")
     time_features = int(time.number("dim", 0))
     latent = int(encoder.number("latent_dim", 256))
     if time_features != latent:
@@ -187,33 +189,33 @@ def _by_field(collection: Configured) -> dict[str, Configured]:
     fields = collection.get("data_fields", None)
     if not isinstance(listed, list) or not isinstance(fields, list) or len(listed) != len(fields):
         raise ModelError(f"{collection.where}: stochastic_interpolants and data_fields must be lists of equal length")
-    found = {
+    by_field = {
         str(of).lower(): configured(value, f"{collection.where}.stochastic_interpolants.{of}")
         for of, value in zip(fields, listed, strict=True)
     }
-    missing = [of for of in ("species", *FIELDS) if of not in found]
+    missing = [of for of in ("species", *FIELDS) if of not in by_field]
     if missing:
         raise ModelError(f"{collection.where}.data_fields lacks {missing[0]}")
-    return found
+    return by_field
 
 
 def _species(value: Configured) -> dict[str, Any] | None:
-    """Plain values of the path of the species; None where they are given."""
+    """Return the path of the species as plain values; None if the species are given."""
     path = from_omatg(value, SPECIES)
     return None if path["kind"] == GIVEN.kind else path
 
 
 def _path(of: FieldName, value: Configured, steps: int, notes: list[str]) -> dict[str, Any]:
-    """Plain values of the path of a field."""
+    """Return the path of a field as plain values."""
     one_sided = value.name == "SingleStochasticInterpolantOS"
     if value.name not in ("SingleStochasticInterpolant", "SingleStochasticInterpolantOS"):
         raise ModelError(
-            f"{value.where}: {value.name} is not known here; known: SingleStochasticInterpolant, "
+            f"{value.where}: {value.name} is not supported; supported: SingleStochasticInterpolant, "
             "SingleStochasticInterpolantOS"
         )
     value.only([*INTERPOLANT_ARGUMENTS, *(["predict_velocity"] if one_sided else ["gamma"])])
     if value.get("predict_velocity", True) is not True:
-        raise ModelError(f"{value.where}.predict_velocity: a model without a velocity cannot be carried over")
+        raise ModelError(f"{value.where}.predict_velocity: a model without a velocity cannot be imported")
     path = interpolant_from_omatg(value.child("interpolant"), of)
     if one_sided:
         path["one_sided"] = True
@@ -231,21 +233,23 @@ def _path(of: FieldName, value: Configured, steps: int, notes: list[str]) -> dic
 def _note_solver(of: FieldName, solver: dict[str, Any], steps: int, notes: list[str]) -> None:
     method, longest = solver.get("method"), solver.get("dt")
     if method != "euler":
-        notes.append(f"{of}: OMatG's configuration integrates with {method or 'a default solver'}; here it is Euler's")
+        notes.append(
+            f"{of}: OMatG's configuration integrates with {method or 'a default solver'}; here it is the Euler method"
+        )
     elif isinstance(longest, int | float) and steps > 1 and longest < (T_MAX - T_MIN) / (steps - 1) * (1 - 1e-3):
-        notes.append(f"{of}: OMatG divides every step into shorter ones (dt = {longest:g}); generate with more steps")
+        notes.append(f"{of}: OMatG splits every step into shorter ones (dt = {longest:g}); generate with more steps")
 
 
 def _slope(value: Configured) -> float:
-    """Slope of the velocity annealing, for which a one-sided interpolant may have null."""
+    """Return the slope of the velocity annealing; null, which one-sided interpolants allow, means 0."""
     key = "velocity_annealing_factor"
     return 0.0 if value.get(key, None) is None else value.number(key, 0.0)
 
 
 def _base_distribution(sampler: Configured) -> BaseDistribution:
     if sampler.name != "IndependentSampler":
-        raise ModelError(f"{sampler.where}: {sampler.name} is not known here; known: IndependentSampler")
-    # The command line of OMatG links the batch size into the sampler, which ignores it.
+        raise ModelError(f"{sampler.where}: {sampler.name} is not supported; supported: IndependentSampler")
+    # OMatG's command line passes the batch size on to the sampler, which ignores it.
     sampler.only(["pos_distribution", "cell_distribution", "species_distribution", "batch_size"])
     cell = sampler.child("cell_distribution")
     if cell.name != INFORMED.rpartition(".")[2]:
@@ -259,34 +263,34 @@ def _base_distribution(sampler: Configured) -> BaseDistribution:
 
 
 def _check_species_base(sampler: Configured, paths: PathSettings, network: NetworkSettings) -> None:
-    """Refuses a base distribution of the species other than the one that their path starts from."""
+    """Refuse a base distribution of the species that their path does not start from."""
     species, path = sampler.child("species_distribution"), paths.species
     expected = SPECIES_BASES[GIVEN.kind if path is None else path.kind].rpartition(".")[2]
     if species.name != expected:
         raise ModelError(
-            f"{species.where}: {species.name} does not go with the interpolant of the species; known: {expected}"
+            f"{species.where}: {species.name} does not fit the interpolant of the species; expected: {expected}"
         )
     facts = {"mask": {"token": MASK}, "uniform": {"low": 1, "high": network.max_atomic_number + 1}}
     known = {} if path is None else facts[path.kind]
     species.only(known)
     for argument, fact in known.items():
         if species.number(argument, fact) != fact:
-            raise ModelError(f"{species.where}.{argument}: only {fact} is known here, not {species.get(argument, '')}")
+            raise ModelError(f"{species.where}.{argument}: only {fact} is supported, not {species.get(argument, '')}")
 
 
 def _note_sampling(paths: PathSettings, distribution: BaseDistribution, notes: list[str]) -> None:
     if paths.species is not None:
-        notes.append("it generates species: generate from numbers of atoms (--atoms), which formulas do not go with")
+        notes.append("it generates species: give it numbers of atoms (--atoms), not formulas")
         if paths.species.kind == "uniform" and paths.species.noise:
             notes.append(
-                "species: OMatG's noise jumps from a wrong element to every other; here, in detailed balance, to the "
-                "predicted one"
+                "species: OMatG's noise jumps from a wrong element to any other; here it jumps to the predicted one, "
+                "in detailed balance"
             )
     stochastic = [of for of in FIELDS if paths.of(of).epsilon is not None]
     if stochastic:
         notes.append(
-            f"OMatG samples {' and '.join(stochastic)} as an SDE; so does --noise policy here, while without noise the "
-            "ODE of the same distribution is used"
+            f"OMatG samples {' and '.join(stochastic)} as an SDE, as --noise policy does here; without noise, the ODE "
+            "of the same distribution is used"
         )
     mirrored = [of for of in FIELDS if getattr(distribution, of).kind == "mirror"]
     if mirrored:
@@ -311,7 +315,7 @@ def _symbols(data: CrystalDataset) -> list[str]:
 
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Turns what pydantic says of values into a ModelError that names the section."""
+    """Turn pydantic's validation errors into a ModelError that names the section."""
     try:
         yield
     except ValidationError as error:
@@ -324,9 +328,9 @@ def _key(location: Sequence[int | str]) -> str:
 
 
 def training_file(tree: dict[str, Any], config: Path) -> Path | None:
-    """The file of training crystals that a configuration names, if it lies there or beside the configuration."""
+    """Find the training file that a configuration names, as a path or beside it; None if there is none."""
     dataset = (tree.get("data") or {}).get("train_dataset") or {}
     name = (dataset.get("init_args") or {}).get("file_path") if isinstance(dataset, dict) else None
     if not isinstance(name, str):
         return None
-    return next((place for place in (Path(name), config.parent / name) if place.is_file()), None)
+    return next((path for path in (Path(name), config.parent / name) if path.is_file()), None)

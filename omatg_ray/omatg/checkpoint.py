@@ -1,4 +1,4 @@
-"""Lightning checkpoints: tensors and numbers, read without running code."""
+"""Lightning checkpoints of tensors and numbers, read without running code."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from omatg_ray.run.atomic import write_bytes
 
 # Lightning migrates checkpoints by this version; these files have the layout of 2.x.
 LIGHTNING_VERSION = "2.0.0"
-"""The names that OMatG's published models have."""
-# How a file of torch.save begins without the zip format: its magic number, pickled.
+# First bytes of a torch.save file before the zip format: the pickled magic number.
 LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 
@@ -30,9 +29,9 @@ class Checkpoint:
 
     Attributes:
         path: File.
-        state: Weights by their names.
-        epoch: Epoch, from 0; None where the file does not say.
-        step: Optimizer steps; likewise.
+        state: Weights by name.
+        epoch: Epoch, from 0; None if the file does not say.
+        step: Optimizer steps; None if the file does not say.
         sha256: Checksum of the file.
     """
 
@@ -44,14 +43,14 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint with `weights_only`: what holds more than tensors and numbers is refused.
+    """Read a checkpoint with `weights_only`, which refuses anything but tensors and numbers.
 
-    No tensor takes more memory than the file stores of it. PyTorch sees to this in its zip format (since version 1.6)
-    as long as nothing is compressed, which it never does itself. In the format before, tensors may claim any size.
+    No tensor takes more memory than the file stores for it. PyTorch ensures this in its zip format (since version 1.6)
+    as long as nothing is compressed, and it never compresses. In the older format, tensors may claim any size.
 
     Raises:
-        ModelError: It cannot be read, is compressed or of the format before 1.6, holds objects of other classes, or no
-            state dictionary.
+        ModelError: The file cannot be read, is compressed or in the format before 1.6, holds objects of other classes,
+            or has no state dictionary.
     """
     try:
         data = path.read_bytes()
@@ -60,18 +59,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
     _require_plain_zip(path, data)
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a torn or foreign file raises anything
-        # torch names the first class that it will not read.
+    except Exception as error:  # a truncated or foreign file can raise anything
+        # torch names the first class that it refuses.
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and refused is not None:
             raise ModelError(
-                f"{path} is refused: it holds a {refused[1]}, and reading that could run code of the file; keep its "
-                "weights alone (Lightning: save_weights_only) if you trust it"
+                f"{path} is refused: it holds a {refused[1]}, and reading that could run code from the file; if you "
+                "trust it, keep only its weights (Lightning: save_weights_only)"
             ) from error
         raise ModelError(_foreign(path, data)) from error
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path} is no Lightning checkpoint: it has no `state_dict` of tensors")
+        raise ModelError(f"{path} is not a Lightning checkpoint: it has no `state_dict` of tensors")
     return Checkpoint(
         path,
         {str(name): value for name, value in state.items()},
@@ -82,7 +81,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def write_checkpoint(path: Path, state: dict[str, Tensor], epoch: int = 0, step: int = 0) -> None:
-    """Writes a checkpoint of weights alone, as Lightning does with `save_weights_only`."""
+    """Write a checkpoint of weights only, as Lightning does with `save_weights_only`."""
     content: dict[str, Any] = {
         "epoch": epoch,
         "global_step": step,
@@ -95,16 +94,16 @@ def write_checkpoint(path: Path, state: dict[str, Tensor], epoch: int = 0, step:
 
 
 def _require_plain_zip(path: Path, data: bytes) -> None:
-    """Refuses files that could take more memory than their own size, before anything of them is read."""
+    """Refuse files that could take more memory than their own size, before reading any of their content."""
     if data.startswith(LEGACY_START):
         raise ModelError(
-            f"{path} is of PyTorch's format before 1.6, in which tensors may claim any size, and is refused; if you "
+            f"{path} is refused: it is in PyTorch's format before 1.6, in which tensors may claim any size; if you "
             "trust it, load it and save it again with torch.save"
         )
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             claimed = sum(record.file_size for record in archive.infolist())
-    except Exception as error:  # a damaged directory raises anything
+    except Exception as error:  # a damaged directory can raise anything
         raise ModelError(_foreign(path, data)) from error
     if claimed > len(data):
         raise ModelError(
@@ -114,7 +113,7 @@ def _require_plain_zip(path: Path, data: bytes) -> None:
 
 
 def _foreign(path: Path, data: bytes) -> str:
-    return f"{path} ({len(data)} bytes) is no checkpoint of PyTorch, or was cut off"
+    return f"{path} ({len(data)} bytes) is not a PyTorch checkpoint, or is truncated"
 
 
 def _integer(value: object) -> int | None:

@@ -1,4 +1,4 @@
-"""OMatG's configuration files, as Lightning's command line reads them: classes by name, with their arguments."""
+"""OMatG's configuration files, read as Lightning's command line does: classes by name, with their arguments."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from omatg_ray.errors import ModelError
 
 @dataclass(frozen=True)
 class Configured:
-    """A class that a configuration names: `{class_path: ..., init_args: {...}}`, or its path alone.
+    """A class named in a configuration: `{class_path: ..., init_args: {...}}`, or its path alone.
 
     Attributes:
         name: Last part of the path.
-        arguments: What is given; the rest has the defaults of OMatG.
+        arguments: Arguments in the file; the others have OMatG's defaults.
         where: Key in the file, for messages.
     """
 
@@ -27,24 +27,24 @@ class Configured:
     where: str
 
     def get(self, argument: str, default: Any) -> Any:
-        """An argument, or the default of OMatG."""
+        """Return an argument, or `default`, which should be OMatG's own."""
         return self.arguments.get(argument, default)
 
     def number(self, argument: str, default: float) -> float:
-        """An argument that is a number.
+        """Return a numeric argument.
 
         Raises:
-            ModelError: It is none.
+            ModelError: The value is not a number.
         """
         value = self.get(argument, default)
         try:
-            # YAML reads 1e-3, which lacks a point, as a text.
+            # YAML reads 1e-3 as a string, because it lacks a decimal point.
             return float(value)
         except (TypeError, ValueError):
             raise ModelError(f"{self.where}.{argument} must be a number, not {value!r}") from None
 
     def child(self, argument: str) -> Configured:
-        """An argument that is itself a class.
+        """Return an argument that is itself a class.
 
         Raises:
             ModelError: It is missing or names no class.
@@ -52,21 +52,21 @@ class Configured:
         return configured(self.get(argument, None), f"{self.where}.{argument}")
 
     def only(self, known: Iterable[str]) -> None:
-        """Refuses arguments beyond those that are understood.
+        """Refuse all arguments but the known ones.
 
         Raises:
-            ModelError: Names the first other one.
+            ModelError: Names the first unknown one.
         """
         unknown = sorted(set(self.arguments) - set(known))
         if unknown:
-            raise ModelError(f"{self.where}.{unknown[0]}: {self.name} has no argument of this name that is understood")
+            raise ModelError(f"{self.where}.{unknown[0]}: this argument of {self.name} is not supported")
 
 
 def configured(value: Any, where: str) -> Configured:
-    """A class from its path, or from a mapping with `class_path` and `init_args`.
+    """Read a class from its path, or from a mapping with `class_path` and `init_args`.
 
     Raises:
-        ModelError: It is neither, or the path leads outside of OMatG.
+        ModelError: The value is neither, or the path leads outside OMatG.
     """
     if isinstance(value, str):
         value = {"class_path": value}
@@ -78,34 +78,34 @@ def configured(value: Any, where: str) -> Configured:
         raise ModelError(f"{where}.init_args must be a mapping, not {_short(arguments)}")
     package, _, name = path.rpartition(".")
     if package and package.split(".")[0] != "omg":
-        raise ModelError(f"{where}: {path} is no class of OMatG")
+        raise ModelError(f"{where}: {path} is not a class of OMatG")
     return Configured(name, arguments, where)
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
-    """A configuration file.
+    """Read a configuration file.
 
     Raises:
-        ModelError: It cannot be read or has no section `model`.
+        ModelError: The file cannot be read or has no section `model`.
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise ModelError(f"{path} is no YAML file (a checkpoint comes first, its configuration second)") from error
+        raise ModelError(f"{path} is not a YAML file (the checkpoint comes first, its configuration second)") from error
     except yaml.YAMLError as error:
         raise ModelError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
-        raise ModelError(f"{path} is no configuration of OMatG: it has no section `model`")
+        raise ModelError(f"{path} is not an OMatG configuration: it has no section `model`")
     return tree
 
 
 def section(tree: dict[str, Any], key: str, where: str) -> Any:
-    """A key that must be there.
+    """Return the value of a required key.
 
     Raises:
-        ModelError: It is missing.
+        ModelError: The key is missing.
     """
     if tree.get(key) is None:
         raise ModelError(f"{where}.{key} is missing")

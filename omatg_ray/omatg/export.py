@@ -1,4 +1,4 @@
-"""Export: a checkpoint and a configuration that `omg predict` of OMatG takes."""
+"""Export of a model as a checkpoint and a configuration for OMatG's `omg predict`."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ SPLITS = {"train_dataset": "train", "val_dataset": "val", "pred_dataset": "test"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The files of an export.
 
     Attributes:
         checkpoint: Lightning checkpoint.
         config: Configuration.
-        notes: What was left out or is different, in sentences.
+        notes: Sentences on what was left out or differs.
     """
 
     checkpoint: Path
@@ -55,17 +55,17 @@ class Exported:
 
 
 def export_omatg(model: FlowModel, folder: Path, steps: int | None = None, data: str | None = None) -> Exported:
-    """Writes a model as OMatG's files into an existing folder.
+    """Write a model as OMatG's files into an existing folder.
 
     Args:
         model: A base model, or a reinforced one that a single network expresses.
-        folder: Where to.
-        steps: Grid points that the configuration asks for; None: those that the model was imported with, else 50.
-        data: LMDB or Parquet file whose compositions `omg predict` shall take; None: OMatG's own files of the data set
+        folder: Target folder.
+        steps: Grid points in the configuration; None takes those that the model was imported with, else 50.
+        data: LMDB or Parquet file of the compositions for `omg predict`; None takes OMatG's own files of the data set
             that the lattice distribution is fitted to.
 
     Raises:
-        ModelError: OMatG cannot express the sampler; says why.
+        ModelError: OMatG cannot express the sampler; gives the reason.
     """
     notes: list[str] = []
     network = exported_network(model, notes)
@@ -81,43 +81,43 @@ def export_omatg(model: FlowModel, folder: Path, steps: int | None = None, data:
 
 
 def exported_network(model: FlowModel, notes: list[str]) -> CSPNet:
-    """The one network that drives both fields.
+    """Return the one network that drives both fields.
 
     Raises:
-        ModelError: There is no such network, or the sampler is more than a network.
+        ModelError: There is no such network, or the sampler needs more than a network.
     """
-    what = model.description
-    if what.schedule is not None and not isinstance(what.schedule, LinearSchedule):
-        raise ModelError("its annealing cannot be exported: `omg predict` knows only linear slopes")
-    frozen = [of for of in FIELDS if what.active and of not in what.active]
+    description = model.description
+    if description.schedule is not None and not isinstance(description.schedule, LinearSchedule):
+        raise ModelError("its schedule cannot be exported: `omg predict` supports only linear ones")
+    frozen = [of for of in FIELDS if description.active and of not in description.active]
     if frozen and not _same(model.network, model.base_network):
         raise ModelError(
             f"{' and '.join(frozen)} follow{'s' * (len(frozen) == 1)} the base network and "
-            f"{' and '.join(what.active)} the reinforced one; `omg predict` runs one network for both. Reinforce both "
-            "fields to export (policy.active=[pos,cell], and policy.noise for both)"
+            f"{' and '.join(description.active)} the reinforced one; `omg predict` runs one network for both. "
+            "Reinforce both fields to export (policy.active=[pos,cell], and policy.noise for both)"
         )
-    if what.active and model.generates_species and not _same(model.network, model.base_network):
+    if description.active and model.generates_species and not _same(model.network, model.base_network):
         raise ModelError(
-            f"the species follow the base network and {' and '.join(what.active)} the reinforced one; `omg predict` "
-            "runs one network for both"
+            f"the species follow the base network and {' and '.join(description.active)} the reinforced one; `omg "
+            "predict` runs one network for both"
         )
-    if what.active:
-        notes.append("the noise of the policy is left out: `omg predict` generates without")
+    if description.active:
+        notes.append("the noise of the policy is left out: `omg predict` generates without noise")
         if model.variant.stochastic:
             notes.append("it was reinforced as a stochastic process; `omg predict` follows its velocity alone")
     return model.network
 
 
 def configuration(model: FlowModel, steps: int, data: str | None = None) -> dict[str, Any]:
-    """The configuration as plain values.
+    """Build the configuration as plain values.
 
     Raises:
-        ModelError: OMatG has nothing for a part of the sampler.
+        ModelError: OMatG has no counterpart for a part of the sampler, or `steps` is below 2.
     """
-    what = model.description
+    description = model.description
     if steps < 2:
         raise ModelError(f"steps = {steps}: a grid needs at least 2 points")
-    dataset = _dataset(what.base_distribution.cell)
+    dataset = _dataset(description.base_distribution.cell)
     return {
         "model": {
             "si": {
@@ -133,7 +133,7 @@ def configuration(model: FlowModel, steps: int, data: str | None = None) -> dict
             },
             "relative_si_costs": _costs(model),
             "sampler": _sampler(model, dataset),
-            "model": _network(what.network),
+            "model": _network(description.network),
             "use_min_perm_dist": True,
             "float_32_matmul_precision": "high",
             "dataset_name": dataset or DEFAULT_DATASET,
@@ -161,7 +161,7 @@ def _species(model: FlowModel) -> dict[str, Any]:
 
 
 def _stochastic(model: FlowModel, of: FieldName) -> bool:
-    """Whether OMatG shall sample a field as an SDE: it does for a base model that has ε."""
+    """Return whether OMatG samples a field as an SDE: it does for a base model that has ε."""
     return model.description.paths.of(of).epsilon is not None and not model.description.active
 
 
@@ -189,20 +189,20 @@ def _interpolant(model: FlowModel, of: FieldName, steps: int) -> dict[str, Any]:
 
 
 def _costs(model: FlowModel) -> dict[str, float]:
-    """Weights of the losses. OMatG wants one for each and all to add up to 1; prediction does not use them."""
+    """Return the loss weights. OMatG requires one for each loss and a sum of 1; prediction does not use them."""
     keys = [f"{of}_loss_b" for of in FIELDS] + [f"{of}_loss_z" for of in FIELDS if _stochastic(model, of)]
     return {"species_loss": 0.0} | dict.fromkeys(keys, 1.0 / len(keys))
 
 
 def _dataset(cell: object) -> str | None:
-    """Name of OMatG's lattice distribution; None of those that need no name."""
+    """Return the name of OMatG's lattice distribution; None if it needs no name."""
     if not isinstance(cell, InformedCell):
         return None
     name = name_of(cell)
     if name is None:
         raise ModelError(
-            "its lattice distribution is fitted to other data than OMatG has fits for "
-            f"({', '.join(FITS)}); `omg predict` could not start from it"
+            "its lattice distribution is fitted to other data than OMatG's own fits "
+            f"({', '.join(FITS)}), so `omg predict` could not start from it"
         )
     return name
 

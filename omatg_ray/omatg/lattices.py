@@ -1,4 +1,4 @@
-"""The lattice distributions that OMatG knows by the name of a data set: log-normal lengths, in ln Å.
+"""OMatG's named lattice distributions, one per data set: log-normal lengths, in ln Å.
 
 Source: fits to the training sets by Miller et al., "FlowMM" (ICML 2024), and by OMatG (alex_mp_20).
 """
@@ -36,7 +36,7 @@ TOLERANCE = 1e-6
 
 
 def informed(name: str) -> InformedCell | None:
-    """The distribution of a data set, None where there is none of this name."""
+    """Return the lattice distribution of a data set, or None if OMatG has none of that name."""
     if name not in FITS:
         return None
     mean, std = FITS[name]
@@ -44,7 +44,7 @@ def informed(name: str) -> InformedCell | None:
 
 
 def name_of(cell: InformedCell) -> str | None:
-    """Which of them a distribution is; None if none."""
+    """Return the name of a distribution, or None if it is not one of OMatG's."""
     ours = (*cell.log_length_mean, *cell.log_length_std)
     for name, (mean, std) in FITS.items():
         if all(math.isclose(a, b, abs_tol=TOLERANCE) for a, b in zip(ours, (*mean, *std), strict=True)):

@@ -1,4 +1,4 @@
-"""What OMatG calls the parts of a flow, and what they are called here: one table for both directions."""
+"""Names of the parts of a flow in OMatG and in this package: one table for both directions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from omatg_ray.settings import Settings
 
 @dataclass(frozen=True)
 class Name:
-    """One class.
+    """One class of OMatG and the settings it corresponds to.
 
     Attributes:
-        kind: Kind of the settings here.
-        path: Class path there.
-        arguments: Names of the arguments there, and of the keys here.
-        nested: The same for arguments that are classes again, with their table.
+        kind: Kind of the settings.
+        path: Class path in OMatG.
+        arguments: Keys of the settings, by OMatG's argument names.
+        nested: The same for arguments that are themselves classes: key and table of names.
     """
 
     kind: str
@@ -30,7 +30,7 @@ class Name:
 
     @property
     def name(self) -> str:
-        """Name of the class there."""
+        """Name of the class in OMatG."""
         return self.path.rpartition(".")[2]
 
 
@@ -49,7 +49,7 @@ INTERPOLANTS = [
     Name("ve", "omg.si.interpolants.ScoreBasedDiffusionModelInterpolantVE"),
 ]
 SIGMA = Name("ve", "omg.si.sigma.GeometricSigma", {"sigma_min": "sigma_min", "sigma_max": "sigma_max"})
-"""The one schedule of variance-exploding diffusion, whose arguments are keys of the path itself here."""
+"""The only schedule of variance-exploding diffusion; its arguments are keys of the path itself here."""
 
 GAMMAS = [
     Name("sqrt", "omg.si.gamma.LatentGammaSqrt", {"a": "a"}),
@@ -70,7 +70,7 @@ SPECIES_BASES = {
     "mask": "omg.sampler.species_distributions.MaskSpeciesDistribution",
     "uniform": "omg.sampler.species_distributions.UniformSpeciesDistribution",
 }
-"""The base distribution that goes with each of them, by kind."""
+"""Base distribution of each species path, by kind."""
 NORMAL = {"loc": "loc", "scale": "scale"}
 POSITION_BASES = [
     Name("uniform", "omg.sampler.position_distributions.UniformPositionDistribution"),
@@ -96,7 +96,7 @@ PERIODIC = "Periodic"
 
 
 def from_omatg(value: Configured, table: Sequence[Name]) -> dict[str, Any]:
-    """Settings here, as plain values, of a class there.
+    """Translate a class of OMatG into settings, as plain values.
 
     Raises:
         ModelError: The class or an argument is unknown.
@@ -104,7 +104,7 @@ def from_omatg(value: Configured, table: Sequence[Name]) -> dict[str, Any]:
     entry = next((entry for entry in table if entry.name == value.name), None)
     if entry is None:
         raise ModelError(
-            f"{value.where}: {value.name} is not known here; known: {', '.join(entry.name for entry in table)}"
+            f"{value.where}: {value.name} is not supported; supported: {', '.join(entry.name for entry in table)}"
         )
     value.only({*entry.arguments, *entry.nested})
     settings: dict[str, Any] = {"kind": entry.kind}
@@ -118,7 +118,7 @@ def from_omatg(value: Configured, table: Sequence[Name]) -> dict[str, Any]:
 
 
 def to_omatg(settings: Settings, table: Sequence[Name]) -> dict[str, Any]:
-    """The class there, with all its arguments, of settings here.
+    """Translate settings into a class of OMatG, with all its arguments.
 
     Raises:
         ModelError: OMatG has no such class.
@@ -126,17 +126,17 @@ def to_omatg(settings: Settings, table: Sequence[Name]) -> dict[str, Any]:
     kind = getattr(settings, "kind", "")
     entry = next((entry for entry in table if entry.kind == kind), None)
     if entry is None:
-        raise ModelError(f"OMatG has nothing for {kind!r}")
+        raise ModelError(f"OMatG has no counterpart of {kind!r}")
     arguments = {theirs: getattr(settings, ours) for theirs, ours in entry.arguments.items()}
     arguments |= {theirs: to_omatg(getattr(settings, ours), inner) for theirs, (ours, inner) in entry.nested.items()}
     return {"class_path": entry.path, **({"init_args": arguments} if arguments else {})}
 
 
 def interpolant_from_omatg(value: Configured, of: FieldName) -> dict[str, Any]:
-    """Kind and parameters of the interpolant of a field. Positions are periodic, lattices are not.
+    """Read kind and parameters of a field's interpolant. Positions are periodic, lattices are not.
 
     Raises:
-        ModelError: It is unknown, or periodic where it must not be.
+        ModelError: The interpolant is unknown, or its periodicity does not fit the field.
     """
     periodic = value.name.startswith(PERIODIC)
     if periodic != (of == "pos"):
@@ -152,7 +152,7 @@ def interpolant_from_omatg(value: Configured, of: FieldName) -> dict[str, Any]:
 
 
 def interpolant_to_omatg(path: Settings, of: FieldName) -> dict[str, Any]:
-    """The class of OMatG for the path of a field."""
+    """Return OMatG's class for the path of a field."""
     value = to_omatg(path, INTERPOLANTS)
     if getattr(path, "kind", "") == "ve":
         value["init_args"] = {"sigma": to_omatg(path, [SIGMA])}

@@ -1,4 +1,4 @@
-"""Import of what OMatG-IRL has reinforced, over the base model it started from."""
+"""Import of a model that OMatG-IRL reinforced, on top of the base model it started from."""
 
 from __future__ import annotations
 
@@ -36,29 +36,30 @@ SCALED = ("OMGIRLScale", "OMGIRLScaledVelocity")
 
 
 def is_reinforced(tree: dict[str, Any]) -> bool:
-    """Whether a configuration is one of reinforcement."""
+    """Return whether a configuration is one of OMatG-IRL."""
     return str(tree["model"].get("class_path", "")).rpartition(".")[2].startswith("OMGIRL")
 
 
 def import_reinforced(checkpoint: Checkpoint, tree: dict[str, Any], base: FlowModel) -> Imported:
-    """A reinforced model from a checkpoint of OMatG-IRL, its configuration, and the base model.
+    """Build a reinforced model from an OMatG-IRL checkpoint, its configuration and the base model.
 
-    Frozen fields follow the base, as they do in OMatG-IRL, which also ignores the velocity annealing of the base's own
-    configuration.
+    Frozen fields follow the base, as in OMatG-IRL. The velocity annealing in the base's own configuration is ignored,
+    as OMatG-IRL does.
 
     Args:
-        checkpoint: The checkpoint of reinforcement.
-        tree: The configuration of reinforcement.
-        base: The base model, imported before.
+        checkpoint: Checkpoint of the reinforcement.
+        tree: Configuration of the reinforcement.
+        base: The base model, already imported.
 
     Raises:
-        ModelError: The variant is unknown, the base is no base model, or the checkpoint does not fit.
+        ModelError: The variant is unknown, `base` is not a base model or lacks a denoiser that the variant needs, or
+            the checkpoint does not fit.
     """
     if base.description.active:
         raise ModelError("--base names a reinforced model; give the base model that OMatG-IRL started from")
     configuration = configured(tree["model"], "model")
     if configuration.name not in VARIANTS:
-        raise ModelError(f"model: {configuration.name} is not known here; known: {', '.join(VARIANTS)}")
+        raise ModelError(f"model: {configuration.name} is not supported; supported: {', '.join(VARIANTS)}")
     active = _active(configuration)
     description = base.description.model_copy(
         update={
@@ -69,7 +70,7 @@ def import_reinforced(checkpoint: Checkpoint, tree: dict[str, Any], base: FlowMo
             "provenance": provenance(checkpoint) | {"base_provenance": base.description.provenance},
         }
     )
-    notes = ["left out: what belongs to training alone (reward, optimizer, reference noise, weights of the objective)"]
+    notes = ["left out: training settings (reward, optimizer, reference noise, weights of the objective)"]
     if base.description.schedule is not None:
         notes.append("the velocity annealing of the base is left out, as OMatG-IRL ignores it")
     if configuration.name == "OMGIRLScale" and len(active) < len(FIELDS):
@@ -77,7 +78,7 @@ def import_reinforced(checkpoint: Checkpoint, tree: dict[str, Any], base: FlowMo
     model = FlowModel(description, base.base_network, _learned(checkpoint, description))
     if model.variant.stochastic:
         for of in active:
-            # The drift of a score policy needs the weight of the noise; better now than when generating.
+            # A score policy needs the denoiser in its drift. Fail now rather than when generating.
             if not description.paths.of(of).has_denoiser:
                 raise ModelError(f"--base: it has no denoiser for {of}, which a score policy needs (gamma is null)")
     return Imported(model, notes)
@@ -121,17 +122,17 @@ def _schedule(configuration: Configured, active: list[FieldName]) -> LearnedSche
     if configuration.name not in SCALED:
         return None
     where = f"{configuration.where}.init_args.scale_model"
-    given = configuration.get("scale_model", None)
-    # The argument is of one class, so that Lightning also takes its arguments without the class.
-    if given is None or (isinstance(given, dict) and "class_path" not in given):
-        given = {"class_path": "ScaleMLP", "init_args": given}
-    scale = configured(given, where)
+    value = configuration.get("scale_model", None)
+    # The argument has a single class, so Lightning also accepts the arguments without naming it.
+    if value is None or (isinstance(value, dict) and "class_path" not in value):
+        value = {"class_path": "ScaleMLP", "init_args": value}
+    scale = configured(value, where)
     scale.only(["hidden_dimension", "number_hidden_layers", "initialize_zeros", "shared_trunk", "checkpoint"])
     with explained(where):
         return LearnedScheduleSettings(
             hidden=int(scale.number("hidden_dimension", 64)),
             layers=int(scale.number("number_hidden_layers", 2)),
             shared=bool(scale.get("shared_trunk", True)),
-            # A frozen field of an annealing policy follows the base as it is; an annealed velocity anneals both.
+            # An annealing policy leaves its frozen field to the base; a scaled velocity policy anneals both fields.
             fields=active if configuration.name == "OMGIRLScale" else list(FIELDS),
         )

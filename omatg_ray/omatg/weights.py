@@ -1,4 +1,4 @@
-"""Weights by OMatG's names and by those of this package."""
+"""Weights under OMatG's names and under those of this package."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ENCODER = "model.encoder."
 SCHEDULE = "scale_model."
 NOISE = "noise_schedule_modules."
 
-# OMatG builds its encoder with four layers of this size first, and then puts the configured ones in their places.
+# OMatG first builds its encoder with four layers of this size, then replaces them with the configured ones.
 DEFAULT_LAYERS, DEFAULT_HIDDEN, DEFAULT_FREQUENCIES = 4, 128, 10
 
 
 def default_layer() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of a layer that OMatG leaves over: it has no layer norm."""
+    """Return names and shapes of the tensors of a leftover layer of OMatG, which has no layer norm."""
     hidden, edge = DEFAULT_HIDDEN, 2 * DEFAULT_HIDDEN + 9 + 6 * DEFAULT_FREQUENCIES
     return {
         "edge_mlp.0.weight": (hidden, edge),
@@ -35,26 +35,26 @@ def default_layer() -> dict[str, tuple[int, ...]]:
 
 
 def encoder_from_omatg(state: Mapping[str, Tensor], layers: int) -> tuple[dict[str, Tensor], list[int]]:
-    """Weights of a `CSPNet`, and the layers that were left over and are left out.
+    """Return the weights of a `CSPNet`, and the indices of leftover layers, whose weights are dropped.
 
     Args:
         state: A state dictionary of OMatG.
         layers: Configured number of layers.
 
     Raises:
-        ModelError: It has more layers than that.
+        ModelError: The state has more layers than that, or an unknown tensor in a leftover layer.
     """
-    found = {name.removeprefix(ENCODER): value for name, value in state.items() if name.startswith(ENCODER)}
+    tensors = {name.removeprefix(ENCODER): value for name, value in state.items() if name.startswith(ENCODER)}
     leftover: set[int] = set()
     weights: dict[str, Tensor] = {}
     parts_of_default = set(default_layer())
-    for name, value in found.items():
+    for name, value in tensors.items():
         layer = re.fullmatch(r"csp_layer_(\d+)\.(.+)", name)
         index = int(layer[1]) if layer else -1
         if index < layers:
             weights[name] = value.float()
         elif index < DEFAULT_LAYERS and not any(
-            f"csp_layer_{index}.{part}" in found for part in ("layer_norm.weight", "layer_norm.bias")
+            f"csp_layer_{index}.{part}" in tensors for part in ("layer_norm.weight", "layer_norm.bias")
         ):
             leftover.add(index)
             assert layer is not None
@@ -62,14 +62,14 @@ def encoder_from_omatg(state: Mapping[str, Tensor], layers: int) -> tuple[dict[s
                 raise ModelError(f"{ENCODER}{name} is a tensor that OMatG's network does not have")
         else:
             raise ModelError(
-                f"the checkpoint has a layer csp_layer_{index}, the configuration {layers} layers; it belongs to "
+                f"the checkpoint has a layer csp_layer_{index}, the configuration only {layers} layers; it belongs to "
                 "another configuration"
             )
     return weights, sorted(leftover)
 
 
 def encoder_to_omatg(network: CSPNet) -> dict[str, Tensor]:
-    """A state dictionary of OMatG's model. Layers that OMatG leaves over, which loading demands, are zero."""
+    """Return a state dictionary for OMatG's model, with zeros for the leftover layers that loading requires."""
     state = {f"{ENCODER}{name}": value for name, value in network.state_dict().items()}
     for index in range(network.settings.layers, DEFAULT_LAYERS):
         for name, shape in default_layer().items():
@@ -78,41 +78,41 @@ def encoder_to_omatg(network: CSPNet) -> dict[str, Tensor]:
 
 
 def schedule_from_omatg(state: Mapping[str, Tensor], fields: Iterable[str]) -> dict[str, Tensor]:
-    """Weights of a `LearnedSchedule` of some fields; OMatG always has one for each."""
+    """Return the weights of a `LearnedSchedule` of some fields; OMatG always has one for each field."""
     weights: dict[str, Tensor] = {}
-    for name, value in _below(state, SCHEDULE).items():
+    for name, value in _with_prefix(state, SCHEDULE).items():
         part, _, rest = name.partition(".")
-        found = re.fullmatch(r"_(pos|cell)_(head|mlp)", part)
+        head = re.fullmatch(r"_(pos|cell)_(head|mlp)", part)
         if part == "_trunk":
             weights[f"trunk.{rest}"] = value.float()
-        elif found is None:
+        elif head is None:
             weights[name] = value.float()
-        elif found[1] in fields:
-            weights[f"heads.{found[1]}.{rest}"] = value.float()
+        elif head[1] in fields:
+            weights[f"heads.{head[1]}.{rest}"] = value.float()
     return weights
 
 
 def noise_from_omatg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of learned noise, `pos.mlp...` and `cell.mlp...`."""
-    return {name.replace("._mlp.", ".mlp."): value.float() for name, value in _below(state, NOISE).items()}
+    """Return the weights of learned noise, `pos.mlp...` and `cell.mlp...`."""
+    return {name.replace("._mlp.", ".mlp."): value.float() for name, value in _with_prefix(state, NOISE).items()}
 
 
 def load(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
-    """Loads weights into a module.
+    """Load weights into a module.
 
     Args:
-        what: What a message calls them.
+        what: Name of the weights in messages.
 
     Raises:
-        ModelError: Tensors are missing, superfluous, of another shape or not finite; names the first ones.
+        ModelError: Tensors are missing, unexpected, of another shape or not finite; names the first ones.
     """
-    wanted = module.state_dict()
-    missing = sorted(set(wanted) - set(weights))
-    unknown = sorted(set(weights) - set(wanted))
+    expected = module.state_dict()
+    missing = sorted(set(expected) - set(weights))
+    unknown = sorted(set(weights) - set(expected))
     if missing or unknown:
-        lists = [f"{text} {_listed(names)}" for text, names in (("lacks", missing), ("also has", unknown)) if names]
+        lists = [f"{text} {_list_names(names)}" for text, names in (("lacks", missing), ("also has", unknown)) if names]
         raise ModelError(f"{what} does not fit its configuration: the checkpoint {' and '.join(lists)}")
-    for name, value in wanted.items():
+    for name, value in expected.items():
         if weights[name].shape != value.shape:
             raise ModelError(
                 f"{what} does not fit its configuration: {name} has shape {tuple(weights[name].shape)}, the "
@@ -124,19 +124,19 @@ def load(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
 
 
 def refuse_unknown(state: Mapping[str, Tensor], prefixes: tuple[str, ...], path: object) -> None:
-    """Refuses tensors that belong to no known part.
+    """Refuse tensors that belong to no known part.
 
     Raises:
         ModelError: Names the first ones.
     """
     unknown = [name for name in state if not name.startswith(prefixes)]
     if unknown:
-        raise ModelError(f"{path} has tensors that cannot be carried over: {_listed(unknown)}")
+        raise ModelError(f"{path} has tensors that cannot be imported: {_list_names(unknown)}")
 
 
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _listed(names: list[str]) -> str:
+def _list_names(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,7 +1,7 @@
-"""Drifts: the mean action per unit of time of a policy, as a function of what a network says of the state.
+"""Drifts: the mean action per unit of time of a policy, as a function of the network's outputs at a state.
 
-Each policy variant has one (`omatg_ray/model/variants`). Adding one is a small class with the methods of `Drift`;
-`docs/policies.md` shows how.
+Each policy variant has one (`omatg_ray/model/variants`). A new one is a small class with the methods of `Drift`;
+`docs/policies.md` shows how to add it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from omatg_ray.policy.noise import Noise
 from omatg_ray.policy.schedule import Schedule
 
 Outputs = Mapping[Output, Tensor]
-"""What was asked of a network: positions (sum N, 3), lattices (B, 3, 3)."""
+"""Requested outputs of a network: positions (sum N, 3), lattices (B, 3, 3)."""
 
 VELOCITY: dict[FieldName, Output] = {"pos": "pos_b", "cell": "cell_b"}
 DENOISER: dict[FieldName, Output] = {"pos": "pos_eta", "cell": "cell_eta"}
@@ -28,9 +28,9 @@ class Drift(ABC):
     """Mean action per unit of time.
 
     Attributes:
-        per_structure: An action is one number for each structure and field, which multiplies the base's displacement;
-            otherwise it is a displacement, positions (sum N, 3) or lattices (B, 3, 3).
-        depends_on_noise: σ is part of the drift, so that the KL's reference has the same.
+        per_structure: Whether an action is one number for each structure and field, which multiplies the base's
+            displacement. Otherwise it is a displacement, positions (sum N, 3) or lattices (B, 3, 3).
+        depends_on_noise: Whether σ is part of the drift, so that the KL's reference has the same σ.
     """
 
     per_structure = False
@@ -38,37 +38,37 @@ class Drift(ABC):
 
     @abstractmethod
     def outputs(self, field: FieldName) -> tuple[Output, ...]:
-        """What the network has to say for a field."""
+        """Return the names of the network outputs that a field needs."""
 
     @abstractmethod
     def rate(
         self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch, dt: Tensor | None = None
     ) -> Tensor:
-        """Mean action per unit of time.
+        """Return the mean action per unit of time.
 
         Args:
             field: Field.
             outputs: At least those of `outputs(field)`, at the state `crystals`.
             t: One time for all structures () or one for each (B,).
-            crystals: Only their layout and species count.
+            crystals: Only their layout and species are used.
             dt: Length of the Euler step from t, () or (B,); None where there is no such step.
         """
 
     def noiseless(self) -> Drift:
-        """What is followed where no noise is added; the mean, unless the drift makes up for the noise."""
+        """Return the drift where no noise is added: this one, unless it compensates for the noise."""
         return self
 
     def reference(self) -> Drift:
-        """What the KL's reference makes of the base network's outputs; the same, unless the drift itself is trained."""
+        """Return the drift of the KL's reference, for the base network's outputs: this one, unless it is trained."""
         return self
 
     def trained(self) -> list[nn.Parameter]:
-        """Trained weights beside those of the network."""
+        """Return the trained weights besides those of the network."""
         return []
 
 
 def of_rows(values: Tensor, field: FieldName, crystals: CrystalBatch) -> Tensor:
-    """One value for all structures () or one for each (B,), shaped to multiply what belongs to a field."""
+    """Shape one value for all structures () or one for each (B,) so that it multiplies the values of a field."""
     values = values.expand(len(crystals))
     if field == "pos":
         return values.index_select(0, crystals.batch)[:, None]
@@ -76,7 +76,7 @@ def of_rows(values: Tensor, field: FieldName, crystals: CrystalBatch) -> Tensor:
 
 
 class Velocity(Drift):
-    """The velocity b: actions are displacements."""
+    """Velocity b: actions are displacements."""
 
     def outputs(self, field: FieldName) -> tuple[Output, ...]:
         return (VELOCITY[field],)
@@ -88,7 +88,7 @@ class Velocity(Drift):
 
 
 class Score(Drift):
-    """b − σ² / (2 γ) η: with noise σ, the stochastic process that has the flow's distribution at all times.
+    """b − σ² / (2 γ) η: with noise σ, the drift of a stochastic process with the flow's distribution at all times.
 
     Args:
         noise: σ(t) of each field.
@@ -118,16 +118,16 @@ class Score(Drift):
         return velocity - of_rows(weight, field, crystals) * outputs[DENOISER[field]]
 
     def noiseless(self) -> Drift:
-        """The flow, which has the same distribution as the process with noise."""
+        """Return the flow, which has the same distribution as the process with noise."""
         return self.velocity
 
 
 class Annealed(Drift):
-    """Another drift multiplied by 1 + s(t), s frozen.
+    """Another drift multiplied by 1 + s(t), with s frozen.
 
     Args:
-        drift: The other one.
-        schedule: Schedule.
+        drift: The drift to multiply.
+        schedule: The schedule s(t).
     """
 
     def __init__(self, drift: Drift, schedule: Schedule) -> None:
@@ -153,15 +153,15 @@ class Annealed(Drift):
 
 
 def annealed_velocity(schedule: Schedule | None) -> Drift:
-    """The velocity, multiplied by 1 + s(t) where there is a schedule."""
+    """Return the velocity drift, multiplied by 1 + s(t) if there is a schedule."""
     return Velocity() if schedule is None else Annealed(Velocity(), schedule)
 
 
 class Scale(Drift):
-    """1 + s(t), with a trained schedule s: an action is a number that multiplies the base's velocity (annealing).
+    """1 + s(t) with a trained schedule s: an action is a number that multiplies the base's velocity (annealing).
 
     Args:
-        schedule: Schedule; None is the unannealed reference.
+        schedule: The schedule s(t); None is the unannealed reference.
     """
 
     per_structure = True

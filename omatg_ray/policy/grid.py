@@ -1,4 +1,4 @@
-"""Time grids of the integration, which stay off the ends of [0, 1], where velocities may diverge."""
+"""Time grids of the integration. They stay off the ends of [0, 1], where velocities may diverge."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ T_MIN, T_MAX = 1e-3, 1.0 - 1e-3
 
 
 def time_grid(steps: int, power: float = 1.0) -> Tensor:
-    """`steps` grid points from 0.001 to 0.999, float32: steps − 1 Euler steps.
+    """Return `steps` grid points from 0.001 to 0.999, float32: steps − 1 Euler steps.
 
     Args:
-        steps: Grid points.
-        power: The fraction u of the grid lies at 1 − (1 − u)^power: 1 makes equal steps, more makes them smaller
-            towards the crystal, less makes them smaller at the start.
+        steps: Number of grid points.
+        power: The fraction u of the grid lies at 1 − (1 − u)^power. 1 makes equal steps; a larger power makes them
+            smaller towards the crystal, a smaller one at the start.
 
     Raises:
         ModelError: Fewer than 2 points.

@@ -1,4 +1,4 @@
-"""Annealing that is made by hand: slopes of velocities, or steps of unequal sizes, one class per kind."""
+"""Hand-made annealing: slopes of velocities, or steps of unequal sizes; one class per kind."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class HandMadeSchedule(Settings):
 
     @abstractmethod
     def shape(self, t: Tensor) -> Tensor:
-        """1 at t = 1."""
+        """Return the shape of s at times t; it is 1 at t = 1."""
 
     def factor(
         self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None
     ) -> Tensor:
-        """1 + s(t) at times t (any shape)."""
+        """Return 1 + s(t) at times t (any shape)."""
         return 1.0 + getattr(self, field) * self.shape(t)
 
     def times(self, steps: int) -> Tensor:
-        """Equal steps."""
+        """Return a grid of equal steps."""
         return time_grid(steps)
 
 
@@ -80,19 +80,19 @@ class ConstantSchedule(HandMadeSchedule):
 
 
 class StepSizes(Settings):
-    """s = 0 on a grid of unequal steps: a schedule of step sizes in place of a scale of velocities."""
+    """s = 0 on a grid of unequal steps: a schedule of step sizes instead of a scale of velocities."""
 
     kind: Literal["steps"] = "steps"
-    power: float = Field(1.0, gt=0, description="exponent of `time_grid`; more than 1: smaller steps near the crystal")
+    power: float = Field(1.0, gt=0, description="exponent of `time_grid`; above 1: smaller steps near the crystal")
 
     def factor(
         self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None
     ) -> Tensor:
-        """1 at times t (any shape)."""
+        """Return 1 at times t (any shape)."""
         return torch.ones_like(t)
 
     def times(self, steps: int) -> Tensor:
-        """Steps that grow or shrink with the power."""
+        """Return a grid whose steps grow or shrink with the power."""
         return time_grid(steps, self.power)
 
 

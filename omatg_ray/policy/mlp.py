@@ -1,4 +1,4 @@
-"""The small networks of time alone that learned schedules are made of."""
+"""Small networks of time for learned schedules."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 
 def time_mlp(hidden: int, layers: int, outputs: int = 1, inputs: int = 1) -> nn.Sequential:
-    """Linear(inputs, h), SiLU, `layers` times Linear(h, h), SiLU, Linear(h, outputs): (..., inputs) to (..., outputs).
+    """Build Linear(inputs, h), SiLU, `layers` times [Linear(h, h), SiLU], Linear(h, outputs).
 
-    With times as its one input, it is the architecture of OMatG's schedules, so that their weights load.
+    It maps (..., inputs) to (..., outputs). With time as the only input, it has the architecture of OMatG's schedules,
+    so their weights load.
     """
     parts: list[nn.Module] = [nn.Linear(inputs, hidden), nn.SiLU()]
     for _ in range(layers):
@@ -20,18 +21,18 @@ def time_mlp(hidden: int, layers: int, outputs: int = 1, inputs: int = 1) -> nn.
 
 
 def at_times(network: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    """What a network that maps (n, 1) to (n, 1) gives at times of any shape, asked for each distinct one once.
+    """Evaluate a network that maps (n, 1) to (n, 1) at times of any shape, once for each distinct time.
 
     A learner's block holds few times and many structures at each.
     """
     if t.numel() < 2:  # Nothing to gain, and finding distinct values waits for the device.
         return network(t.reshape(-1, 1)).view_as(t)
-    times, place = torch.unique(t, return_inverse=True)
-    return network(times[:, None])[:, 0][place]
+    times, index = torch.unique(t, return_inverse=True)
+    return network(times[:, None])[:, 0][index]
 
 
 def zero_output(layer: nn.Module) -> None:
-    """Makes a linear layer give zero, whatever its input, while its weights can still learn."""
+    """Make a linear layer return zero for any input, while its weights can still learn."""
     assert isinstance(layer, nn.Linear)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

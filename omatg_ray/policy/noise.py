@@ -14,10 +14,10 @@ from omatg_ray.policy.settings import NoiseSettings
 
 
 class Noise(Protocol):
-    """σ(t) of one field, in fractional units (positions) or Å (lattices), or a number (annealing policies)."""
+    """σ(t) of one field, in fractional units (positions) or Å (lattices), or a plain number (annealing policies)."""
 
     def sigma(self, t: Tensor) -> Tensor:
-        """σ at times t (any shape) in (0, 1)."""
+        """Return σ at times t (any shape) in (0, 1)."""
         ...
 
 
@@ -32,15 +32,15 @@ class DiffusionNoise:
         self.epsilon = epsilon
 
     def sigma(self, t: Tensor) -> Tensor:
-        """σ at times t (any shape)."""
+        """Return σ at times t (any shape)."""
         return (2.0 * self.epsilon(t)).sqrt()
 
 
 class LearnedNoise(nn.Module):
-    """σ(t) = a + softplus(MLP(t)) − ln 2; an untrained one gives a.
+    """σ(t) = a + softplus(MLP(t)) − ln 2, which is a before training.
 
     Args:
-        settings: Its start and its size.
+        settings: Initial value a and size of the network.
     """
 
     def __init__(self, settings: NoiseSettings) -> None:
@@ -50,5 +50,5 @@ class LearnedNoise(nn.Module):
         zero_output(self.mlp[-1])
 
     def sigma(self, t: Tensor) -> Tensor:
-        """σ at times t (any shape); training can drive it to zero or below if `a` is below ln 2."""
+        """Return σ at times t (any shape). Training can drive it to zero or below if `a` is below ln 2."""
         return self.a + F.softplus(at_times(self.mlp, t)) - math.log(2.0)

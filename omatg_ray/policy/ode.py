@@ -1,4 +1,4 @@
-"""The noise-free flow solved as an ordinary differential equation by torchdiffeq, positions and lattices together."""
+"""Solution of the noise-free flow as an ordinary differential equation, by torchdiffeq, for both fields together."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def solve(
     rtol: float = 1e-5,
     atol: float = 1e-5,
 ) -> CrystalBatch:
-    """State at times[-1] of the flow that is in x_0 at times[0].
+    """Return the state at times[-1] of the flow that is in x_0 at times[0].
 
-    Inside the solver positions are not wrapped; those that `velocity` sees and those of the result are.
+    Positions are not wrapped inside the solver; those passed to `velocity` and those of the result are.
 
     Args:
         velocity: Right-hand side.
         x_0: State at times[0].
-        times: Grid (T,), increasing. Fixed-step methods step from point to point; adaptive ones use its ends alone.
+        times: Grid (T,), increasing. Fixed-step methods step from point to point; adaptive ones use only its ends.
         method: Name of a solver of torchdiffeq (`scipy_solver` is SciPy's LSODA, on the CPU).
         rtol: Relative tolerance of adaptive methods.
-        atol: Absolute one, in fractional units and Å. An adaptive step has to keep both in every component of every
-            structure. It is one step for the whole batch, on which a structure depends within the tolerances.
+        atol: Absolute tolerance, in fractional units and Å. An adaptive step must meet both in every component of every
+            structure. The whole batch takes the same step, so a structure depends on the others within the tolerances.
 
     Raises:
-        ModelError: The method is unknown, the grid has fewer than two points, or the tolerances cannot be kept.
+        ModelError: The method is unknown, the grid has fewer than two points, or the tolerances cannot be met.
     """
     from torchdiffeq import odeint  # type: ignore[import-untyped]
 
@@ -63,7 +63,7 @@ def solve(
 
     options: dict[str, Any] = {} if method == "scipy_solver" else {"norm": _largest}
     if method in get_args(FixedStepMethod):
-        # Steps on the grid, without keeping the states between.
+        # Step along the grid without storing the states in between.
         options = {"grid_constructor": lambda function, state, ends: times}
     try:
         pos, cell = odeint(
@@ -78,5 +78,5 @@ def solve(
 
 
 def _largest(error: tuple[Tensor, Tensor]) -> Tensor:
-    """The largest component, where a mean would hide a structure among many."""
+    """Return the largest component; a mean would hide one structure among many."""
     return torch.stack([part.abs().max() for part in error]).max()

@@ -1,7 +1,7 @@
-"""The Gaussian step policy: a drift and a noise level per field, and the integration that they define.
+"""Gaussian step policy: a drift and a noise level per field, and the integration that they define.
 
-At a step from t to t + dt the action of a field is drawn from N(drift · dt, σ(t)² dt) and becomes a displacement. With
-the noise switched off it is the plain Euler sampler of the flow; with no active field it is the base model.
+In a step from t to t + dt the action of a field is drawn from N(drift · dt, σ(t)² dt) and becomes a displacement.
+Without noise this is the plain Euler sampler of the flow; with no active field it is the base model.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def draw_noise(
     fields: Sequence[FieldName],
     per_structure: bool = False,
 ) -> Fields:
-    """Standard normal numbers for all Euler steps: pos (steps − 1, sum N, 3), cell (steps − 1, B, 3, 3).
+    """Draw standard normal numbers for all Euler steps: pos (steps − 1, sum N, 3), cell (steps − 1, B, 3, 3).
 
-    Those of structure i depend on seeds[i], its size and the number of steps alone.
+    Those of structure i depend only on seeds[i], its size and the number of steps.
 
     Args:
-        per_structure: One number for each structure and field instead, (steps − 1, B).
+        per_structure: Draw one number for each structure and field instead, (steps − 1, B).
     """
     noise: Fields = {}
     for field in fields:
@@ -60,10 +60,10 @@ class Step:
     """One Euler step.
 
     Attributes:
-        displacement: What is added, pos (sum N, 3), cell (B, 3, 3).
+        displacement: Displacements, pos (sum N, 3), cell (B, 3, 3).
         action: Actions (B,) of the active fields where these are not the displacements themselves.
-        base_outputs: What the base network said for the active fields, where it was asked for.
-        species: Species after it (sum N,), where they are generated.
+        base_outputs: Outputs of the base network for the active fields, if requested.
+        species: Species after the step (sum N,), if they are generated.
     """
 
     displacement: Fields
@@ -77,15 +77,15 @@ class Policy:
 
     Args:
         drift: Drift of the active fields.
-        network: Network of the active fields; one that the drift does not ask is not run.
+        network: Network of the active fields; not run if the drift needs none of its outputs.
         base_network: Network of the frozen fields, and the reference of the KL divergence.
         active: Fields that the policy acts on; the others follow the base's velocity without noise.
         noise: σ(t) of the active fields.
-        schedule: Multiplies the velocity of frozen fields, and says what the time grid is.
-        species: Path of species that are generated, by the base network alone; None: species are given.
+        schedule: Multiplies the velocity of frozen fields, and defines the time grid.
+        species: Path of generated species, which the base network alone generates; None: species are given.
 
     Attributes:
-        precision: In which the networks are evaluated.
+        precision: Precision in which the networks are evaluated.
 
     Raises:
         ModelError: An active field has no noise schedule.
@@ -115,13 +115,13 @@ class Policy:
         self.precision: Precision = "float32"
 
     def at(self, precision: Precision) -> Policy:
-        """This policy, its networks included, evaluated in a precision."""
+        """Return a copy of this policy, with the same networks, that is evaluated in a precision."""
         other = copy.copy(self)
         other.precision = precision
         return other
 
     def times(self, steps: int) -> Tensor:
-        """Time grid (steps,), float32: equal steps unless the annealing has others.
+        """Return the time grid (steps,), float32: equal steps unless the schedule has others.
 
         Raises:
             ModelError: Fewer than 2 points.
@@ -130,16 +130,16 @@ class Policy:
 
     @property
     def heads(self) -> set[Output]:
-        """Outputs of the network that the drift of the active fields depends on."""
+        """Return the names of the network outputs that the drift of the active fields depends on."""
         return {name for field in self.active for name in self.drift.outputs(field)}
 
     @property
     def asks_base(self) -> bool:
-        """Whether every step needs the base network."""
+        """Return whether every step needs the base network."""
         return bool(self.frozen) or self.drift.per_structure or self.species is not None
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """What reinforcement trains, in a fixed order; makes exactly these require gradients."""
+        """Return the parameters that reinforcement trains, in a fixed order; make exactly these require gradients."""
         parameters: list[nn.Parameter] = []
         if self.heads:
             self.network.requires_grad_(True).train_only(self.heads)
@@ -153,16 +153,19 @@ class Policy:
         return parameters
 
     def outputs(self, crystals: CrystalBatch, t: Tensor) -> Outputs:
-        """What the drift of the active fields asks of the network, which training differentiates; t () or (B,)."""
+        """Return the network outputs that the drift of the active fields needs; t () or (B,).
+
+        Training differentiates them.
+        """
         return self._ask(self.network, crystals, t, self.heads)
 
     def rates(self, crystals: CrystalBatch, t: Tensor) -> Fields:
-        """Drift of the active fields at a state; t () or (B,)."""
+        """Return the drift of the active fields at a state; t () or (B,)."""
         outputs = self.outputs(crystals, t)
         return {field: self.drift.rate(field, outputs, t, crystals) for field in self.active}
 
     def require_noise(self, times: Tensor) -> None:
-        """Looks whether learned noise is positive on a time grid (T,).
+        """Check that learned noise is positive on a time grid (T,).
 
         Raises:
             TrainingError: It is not; names the field.
@@ -177,9 +180,9 @@ class Policy:
                 )
 
     def velocity(self, crystals: CrystalBatch, t: Tensor) -> Fields:
-        """∂_t of both fields without noise: pos (sum N, 3), cell (B, 3, 3); t () or (B,)."""
-        one = torch.ones((), dtype=crystals.dtype, device=crystals.device)
-        return self.step(crystals, t, one, {}, euler=False).displacement
+        """Return ∂_t of both fields without noise: pos (sum N, 3), cell (B, 3, 3); t () or (B,)."""
+        unit = torch.ones((), dtype=crystals.dtype, device=crystals.device)
+        return self.step(crystals, t, unit, {}, euler=False).displacement
 
     def step(
         self,
@@ -192,15 +195,15 @@ class Policy:
         last: bool = False,
         euler: bool = True,
     ) -> Step:
-        """Displacement of both fields from t to t + dt; a field without an entry in `noise` moves without.
+        """Return the step of both fields from t to t + dt; a field without an entry in `noise` moves without noise.
 
-        The base network runs only where a field is frozen, where actions scale the base's velocity, where species are
-        generated, or where `with_base` asks for what it says of the active fields.
+        The base network runs only if a field is frozen, actions scale the base's velocity, species are generated, or
+        `with_base` requests its outputs for the active fields.
 
         Args:
-            jumps: Uniform numbers (sum N,) for species that are generated; None: species stay.
+            jumps: Uniform numbers (sum N,) for generated species; None: species stay.
             last: Whether the step ends the trajectory, which completes the species.
-            euler: Whether dt is the length of a step that is taken, on which schedules may depend.
+            euler: Whether dt is the length of an actual step, on which schedules may depend.
         """
         scaled = self.active if self.drift.per_structure else ()
         base_heads: set[Output] = {VELOCITY[field] for field in (*self.frozen, *scaled)}
@@ -248,17 +251,20 @@ class Policy:
         jumps: Tensor | None = None,
         noisy_at: Container[int] | None = None,
     ) -> CrystalBatch:
-        """Final state of the trajectory from x_0 along a time grid (T,).
+        """Return the final state of the trajectory from x_0 along a time grid (T,).
 
         Args:
-            noise: Standard normal numbers per field, (T − 1, ...); fields without take no noise.
-            base_at: Steps in which what the base network says of the active fields is recorded too.
+            noise: Standard normal numbers per field, (T − 1, ...); other fields take no noise.
+            base_at: Steps in which the base network's outputs for the active fields are recorded too.
             on_step: Called with every step, in order.
-            jumps: Uniform numbers (T − 1, sum N), where species are generated.
+            jumps: Uniform numbers (T − 1, sum N) if species are generated, else None.
             noisy_at: Steps that take noise; None: all.
+
+        Raises:
+            ValueError: `jumps` are given for a policy with given species, or missing for one that generates them.
         """
         if (jumps is None) != (self.species is None):
-            raise ValueError("numbers for the jumps of the species go with a policy that generates species")
+            raise ValueError("give jumps if, and only if, the policy generates species")
         crystals, times = x_0, times.to(x_0.device, x_0.dtype)
         for k, dt in enumerate(times.diff()):
             noisy = noise is not None and (noisy_at is None or k in noisy_at)
@@ -273,7 +279,7 @@ class Policy:
         return crystals
 
     def _ask(self, network: CSPNet, crystals: CrystalBatch, t: Tensor, names: set[Output]) -> Outputs:
-        """Some outputs of a network, which is not run for none."""
+        """Return some outputs of a network, which is not run if there are none."""
         if not names:
             return {}
         out = network(crystals, t, self.precision)

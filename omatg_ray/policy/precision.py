@@ -1,4 +1,4 @@
-"""What evaluating the networks of a policy in a lower precision does to its actions."""
+"""Effect of a lower precision of a policy's networks on its actions."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from omatg_ray.policy.drift import of_rows
 from omatg_ray.policy.policy import Policy, draw_noise
 
 FAST_ON_CPU = ("avx512_bf16", "amx_bf16")
-"""Instructions that multiply in bfloat16, as `torch.cpu.get_capabilities` names them. ARM was not measured."""
+"""CPU instructions that multiply in bfloat16, as `torch.cpu.get_capabilities` names them. ARM was not measured."""
 
 COMPARED = 10
-"""Steps of a trajectory that are compared, evenly spaced, the last among them."""
+"""Number of steps of a trajectory that are compared, evenly spaced, including the last."""
 
 
 @dataclass(frozen=True)
 class Shift:
-    """How far a precision moves the mean of an action, in units of the action's standard deviation.
+    """Distance by which a precision moves the mean of an action, in units of the action's standard deviation.
 
     Attributes:
-        rms: Root mean square over components and steps. 0.1: errors add 1 % to the variance of the noise.
-        worst: Over the components of the worst step.
-        t: When that is.
+        rms: Root mean square over components and steps. At 0.1, errors add 1 % to the variance of the noise.
+        worst: Root mean square over the components of the worst step.
+        t: Time of the worst step.
     """
 
     rms: float
@@ -37,7 +37,7 @@ class Shift:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device is known to multiply matrices faster in bfloat16 than in float32."""
+    """Return whether a device is known to multiply matrices faster in bfloat16 than in float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in FAST_ON_CPU)
@@ -47,22 +47,22 @@ def has_bfloat16(device: torch.device) -> bool:
 def shifts(
     policy: Policy, precision: Precision, x_0: CrystalBatch, steps: int, seeds: Sequence[int]
 ) -> dict[FieldName, Shift]:
-    """Shifts of the active fields, along trajectories in the policy's own precision.
+    """Return the shifts of the active fields, along trajectories in the policy's own precision.
 
-    Says nothing of frozen fields and of steps without noise, where there is nothing to compare with.
+    Frozen fields and steps without noise are not covered, because they have no standard deviation to compare with.
 
     Args:
         policy: The policy.
         precision: The precision to check.
-        x_0: Starts of B trajectories.
-        steps: Grid points.
-        seeds: Of the noise (B,).
+        x_0: Initial states of B trajectories.
+        steps: Number of grid points.
+        seeds: Seeds of the noise (B,).
     """
     other, times = policy.at(precision), policy.times(steps).to(x_0.device)
     noise = draw_noise(x_0, steps, seeds, policy.active, policy.drift.per_structure)
     jumps = None if policy.species is None else draw_jumps(x_0, steps, seeds)
     last = steps - 2
-    compared = {round(last * place / (COMPARED - 1)) for place in range(COMPARED)}
+    compared = {round(last * index / (COMPARED - 1)) for index in range(COMPARED)}
     squares: dict[FieldName, dict[float, float]] = {field: {} for field in policy.active}
     state = x_0
     for k, dt in enumerate(times.diff()):

@@ -1,4 +1,4 @@
-"""Velocity annealing: the velocity of a field is multiplied by 1 + s(t), with s made by hand or learned.
+"""Velocity annealing: the velocity of a field is multiplied by 1 + s(t) with a hand-made or learned schedule s.
 
 Source: OMatG (Höllmer et al., 2025) for linear s; OMatG-IRL (arXiv 2602.00424) for learned s.
 """
@@ -24,28 +24,28 @@ CURVE_POINTS = 51
 
 
 class Schedule(Protocol):
-    """s(t) of each field, and the time grid that it is integrated on."""
+    """s(t) of each field, and the time grid of the integration."""
 
     def factor(
         self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None
     ) -> Tensor:
-        """1 + s(t).
+        """Return 1 + s(t).
 
         Args:
             field: Field.
-            t: One time for all structures (), one for each (B,), or any shape where s depends on time alone.
-            crystals: Structures whose s is asked for, where it depends on what they are made of.
-            dt: Length of the step at t, shaped as t or (), where s depends on it.
+            t: One time for all structures (), one for each (B,), or any shape if s depends on time alone.
+            crystals: Structures, if s depends on them.
+            dt: Length of the step at t, shaped as t or (), if s depends on it.
         """
         ...
 
     def times(self, steps: int) -> Tensor:
-        """Grid (steps,) of an integration, float32."""
+        """Return the grid (steps,) of an integration, float32."""
         ...
 
 
 class LearnedSchedule(nn.Module):
-    """s(t) of some fields from networks of time and features; zero before training.
+    """s(t) of some fields, from networks of time and features; zero before training.
 
     Args:
         settings: Size, fields and features.
@@ -68,20 +68,20 @@ class LearnedSchedule(nn.Module):
     def value(
         self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None
     ) -> Tensor:
-        """s(t); the arguments are those of `Schedule.factor`.
+        """Return s(t); the arguments are those of `Schedule.factor`.
 
         Raises:
-            ModelError: It depends on crystals or on the step's length, and these are not given.
+            ModelError: s depends on crystals or on the step's length, but these are not given.
         """
         if field not in self.heads:
             return torch.zeros_like(t)
         if not self.settings.features:
             return at_times(self._network(field), t)
         features = features_of(self.settings.features, t, crystals, dt)
-        return self.given(field, t.expand(features.shape[:-1]), features)
+        return self.value_with(field, t.expand(features.shape[:-1]), features)
 
-    def given(self, field: FieldName, t: Tensor, features: Tensor) -> Tensor:
-        """s(t) (n,) at times (n,) with features (n, F)."""
+    def value_with(self, field: FieldName, t: Tensor, features: Tensor) -> Tensor:
+        """Return s(t) (n,) at times (n,) with features (n, F)."""
         if field not in self.heads:
             return torch.zeros_like(t)
         return self._network(field)(torch.cat([t[..., None], features], dim=-1))[..., 0]
@@ -93,18 +93,22 @@ class LearnedSchedule(nn.Module):
     def factor(
         self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None
     ) -> Tensor:
-        """1 + s(t); the arguments are those of `Schedule.factor`."""
+        """Return 1 + s(t); the arguments are those of `Schedule.factor`.
+
+        Raises:
+            ModelError: As `value`.
+        """
         return 1.0 + self.value(field, t, crystals, dt)
 
     def times(self, steps: int) -> Tensor:
-        """Equal steps."""
+        """Return a grid of equal steps."""
         return time_grid(steps)
 
 
 def describe(schedule: Schedule | None) -> dict[str, Any] | None:
-    """What an annealing is, ready for JSON, the same for two only if they are; of learned weights their checksum.
+    """Describe a schedule in JSON types; two descriptions are equal only if the schedules are.
 
-    All that leave the velocity and the grid as they are, are described as one.
+    Learned weights enter as a checksum. All schedules that leave velocity and grid unchanged share one description.
     """
     if schedule is None:
         return None
@@ -123,15 +127,15 @@ def describe(schedule: Schedule | None) -> dict[str, Any] | None:
 
 @torch.no_grad()
 def curves(schedule: Schedule) -> list[Curve]:
-    """1 + s(t) for pictures and files: one curve, or where s depends on features, one for each of some examples."""
+    """Return 1 + s(t) for pictures and files: one curve, or one for each of some examples if s depends on features."""
     t = torch.linspace(T_MIN, T_MAX, CURVE_POINTS)
     if isinstance(schedule, LearnedSchedule):
         t = t.to(next(schedule.parameters()))
     if not isinstance(schedule, LearnedSchedule) or not schedule.settings.features:
         return [Curve(of="", t=t.tolist(), **{field: schedule.factor(field, t).tolist() for field in FIELDS})]
-    found = []
+    shown = []
     for label, features in examples(schedule.settings.features):
         rows = torch.tensor(features).to(t).expand(len(t), -1)
-        values = {field: (1.0 + schedule.given(field, t, rows)).tolist() for field in FIELDS}
-        found.append(Curve(of=label, t=t.tolist(), **values))
-    return found
+        values = {field: (1.0 + schedule.value_with(field, t, rows)).tolist() for field in FIELDS}
+        shown.append(Curve(of=label, t=t.tolist(), **values))
+    return shown

@@ -1,4 +1,4 @@
-"""Settings of policies: what they act on, how they anneal, what noise they have."""
+"""Settings of policies: schedules and noise."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ else:
 Feature = Literal["atoms", "electronegativity", "steps"]
 
 CHUNK_PAIRS = 20_000
-"""Ordered pairs of atoms per network call when generating, unless the caller says otherwise."""
+"""Default number of ordered pairs of atoms per network call when generating."""
 NoiseMode = Literal["none", "policy"]
 
 
 class ScheduleSettings(Settings):
-    """A learned schedule s(t): a small network of time, and of features if there are any, for each field."""
+    """Learned schedule s(t): for each field a small network of time, and of features if there are any."""
 
     hidden: int = Field(64, ge=1, description="width of the network")
     layers: int = Field(2, ge=0, description="hidden layers")
@@ -37,23 +37,23 @@ class ScheduleSettings(Settings):
 
 
 class LearnedScheduleSettings(ScheduleSettings):
-    """What a model's description says of a learned schedule."""
+    """Learned schedule in a model's description."""
 
-    kind: Literal["learned"] = Field("learned", description="tells it from hand-made ones")
+    kind: Literal["learned"] = Field("learned", description="distinguishes it from hand-made ones")
     fields: list[FieldName] = Field(description="fields that have a schedule; the others keep s = 0")
 
 
 AnyHandMade = Annotated[HandMadeSchedule | StepSizes | None, Kinds(*HAND_MADE, default=LinearSchedule, optional=True)]
-"""Hand-made annealing in a file: `{pos: 5, cell: 2}`, `{kind: cosine, pos: 3}`, or null."""
+"""Hand-made schedule. In a file: `{pos: 5, cell: 2}`, `{kind: cosine, pos: 3}`, or null."""
 AnySchedule = Annotated[
     HandMadeSchedule | StepSizes | LearnedScheduleSettings | None,
     Kinds(*HAND_MADE, LearnedScheduleSettings, default=LinearSchedule, optional=True),
 ]
-"""The same, or what a learned schedule is made of."""
+"""The same, or the settings of a learned schedule."""
 
 
 class NoiseSettings(Settings):
-    """σ(t) of one field, in fractional units (positions) or Å (lattices); of an annealing policy, a plain number."""
+    """σ(t) of one field, in fractional units (positions) or Å (lattices); a plain number for an annealing policy."""
 
     kind: Literal["constant", "sqrt", "learned"] = Field(
         "sqrt",
@@ -64,7 +64,7 @@ class NoiseSettings(Settings):
     layers: int = Field(2, ge=0, description="hidden layers of the network of learned noise")
 
     def sigma(self, t: Tensor) -> Tensor:
-        """σ at times t (any shape) in (0, 1); of learned noise, what it starts from."""
+        """Return σ at times t (any shape) in (0, 1); for learned noise, its initial value."""
         if self.kind == "sqrt":
             return self.a * ((1.0 - t) / t).sqrt()
         return torch.full_like(t, self.a)
@@ -73,7 +73,7 @@ class NoiseSettings(Settings):
 class Curve(Settings):
     """1 + s(t) of both fields at times t."""
 
-    of: str = Field("", description="what it holds for, where s depends on more than time")
+    of: str = Field("", description="example that it holds for, if s depends on more than time")
     t: list[float]
     pos: list[float]
     cell: list[float]

@@ -1,4 +1,4 @@
-"""The sections of a run's report on where the time went: stages, actors, one iteration on a timeline."""
+"""Sections of a run's report on where the time went: stages, actors, one iteration on a timeline."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ STARTUP = {
 }
 
 
-def _described_actors(path: Path, missing: list[str]) -> dict[Actor, dict[str, Any]]:
-    """What `actors.json` says of every actor, by role and index."""
-    found = read_json(path)
+def _read_actors(path: Path, missing: list[str]) -> dict[Actor, dict[str, Any]]:
+    """Read the entries of `actors.json`, by role and index."""
+    entries = read_json(path)
     try:
-        if not isinstance(found, list):
+        if not isinstance(entries, list):
             raise TypeError
-        return {(str(actor["role"]), int(actor["index"])): actor for actor in found}
+        return {(str(actor["role"]), int(actor["index"])): actor for actor in entries}
     except (TypeError, KeyError, ValueError):
         missing.append(f"{path.name}, which cannot be read" if path.exists() else path.name)
         return {}
 
 
 def read_json(path: Path) -> Any:
-    """What a file holds, NaN as None; None if it cannot be read."""
+    """Read a JSON file, with NaN as None; return None if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except (OSError, ValueError):
@@ -56,7 +56,7 @@ def read_json(path: Path) -> Any:
 
 
 def times_section(lines: list[dict[str, Any]]) -> str:
-    """How long the stages of an iteration took."""
+    """Show how long the stages of an iteration took."""
     figure = stacked_times(lines)
     if figure is None:
         return ""
@@ -69,7 +69,7 @@ def times_section(lines: list[dict[str, Any]]) -> str:
 
 
 def timeline_section(run: RunFolder, missing: list[str]) -> str:
-    """The last iteration before the newest checkpoint of a run on Ray."""
+    """Show the last iteration before the newest checkpoint of a run on Ray."""
     path = run.timeline_path
     if not path.exists():
         return ""  # a run in one process, or one that did no iteration
@@ -83,12 +83,12 @@ def timeline_section(run: RunFolder, missing: list[str]) -> str:
 
 
 def actors_section(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> str:
-    """Every actor: where it lives, how busy it was, and what failed."""
+    """Show every actor: where it runs, how busy it was, and what failed."""
     path = run.actors_path
     shares = idle_shares(lines)
     if not shares and not path.exists():
         return ""  # a run in one process
-    described = _described_actors(path, missing)
+    described = _read_actors(path, missing)
     rows = _actor_rows(shares, described)
     if not rows:
         return ""
@@ -96,8 +96,8 @@ def actors_section(run: RunFolder, lines: list[dict[str, Any]], missing: list[st
     note = f'<p class="soft">{escape(" ".join([*_startup(lines, described), *_failures(lines)]))}</p>'
     figure = idle_curves(shares)
     caption = (
-        "Share of an iteration's time, validation aside, in which an actor computed nothing; waiting for what it is "
-        "given and handing on what it made count as nothing."
+        "Share of an iteration's time, validation aside, in which an actor did not compute; waiting for input and "
+        "sending output count as idle."
     )
     if len(shares) <= FEW_ACTORS:
         shown = "" if figure is None else card("", figure, caption)
@@ -108,12 +108,12 @@ def actors_section(run: RunFolder, lines: list[dict[str, Any]], missing: list[st
 
 
 def _actor_rows(shares: Mapping[Actor, Points], described: Mapping[Actor, dict[str, Any]]) -> list[list[str]]:
-    """Cells of the actors that logged idle shares or are described."""
+    """Return table rows for the actors that logged idle shares or are described."""
     rows = []
     for actor in sorted({*shares, *described}, key=actor_order):
         info = described.get(actor, {})
         node, device, threads = (info.get(key) for key in ("node", "device", "threads"))
-        # Several nodes of a cluster may live on one machine.
+        # Several nodes of a cluster may share one machine.
         where = f"{node} ({info['node_id'][:6]})" if info.get("node_id") else node
         texts = ["–" if text is None else str(text) for text in (where, device, threads)]
         busy = 1.0 - float(np.median(shares[actor][1])) if actor in shares else None
@@ -123,7 +123,7 @@ def _actor_rows(shares: Mapping[Actor, Points], described: Mapping[Actor, dict[s
 
 
 def _startup(lines: list[dict[str, Any]], described: Mapping[Actor, dict[str, Any]]) -> list[str]:
-    """Sentences on the actors' number, their start and what they imported."""
+    """Return sentences on the number of actors, their start and their imports."""
     sentences = []
     nodes = {info.get("node_id") for info in described.values()} - {None}
     if nodes:
@@ -142,14 +142,14 @@ def _startup(lines: list[dict[str, Any]], described: Mapping[Actor, dict[str, An
 
 
 def _failures(lines: list[dict[str, Any]]) -> list[str]:
-    """A sentence on the actors that were replaced and the requests that were sent again, if there were any."""
+    """Return a sentence on replaced actors and requests sent again, if there were any."""
     totals = {
         kind: {role: int(values(lines, "train", f"{kind}_{role}")[1].sum()) for role in ROLES}
         for kind in ("replaced", "retried")
     }
-    said = []
+    clauses = []
     for kind, noun, verb in (("replaced", "actor", "replaced"), ("retried", "request", "sent again")):
         counts = [f"{role} {count}" for role, count in totals[kind].items() if count]
         if counts:
-            said.append(f"{noun}s {verb}: {', '.join(counts)}")
-    return [f"Failures that the run got over: {'; '.join(said)}."] if said else []
+            clauses.append(f"{noun}s {verb}: {', '.join(counts)}")
+    return [f"Failures that the run recovered from: {'; '.join(clauses)}."] if clauses else []

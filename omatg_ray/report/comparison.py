@@ -1,4 +1,4 @@
-"""The report of cases side by side: table with intervals, metrics against steps, histograms, crystals."""
+"""Report of cases side by side: table with intervals, metrics against steps, histograms, crystals."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 N_CRYSTALS = 6
 N_DRAWN = 3
-"""Cases of which crystals are drawn."""
+"""Number of cases whose crystals are drawn."""
 HIGHEST = 5.0
-"""eV/atom; histograms show all above in one bin."""
+"""eV/atom; histograms put everything above into one bin."""
 N_OUTLINES = len(COLOURS)
-"""Histograms in one picture."""
+"""Most histograms in one picture."""
 NOTE = (
-    "In brackets: 95 % intervals, from a bootstrap that draws whole compositions, since crystals of one are not "
-    "independent. Energies in eV/atom relative to the reference of the same row, by the same potential; capped: before "
-    "that, the energy of an invalid structure counts as the cap, and none as more. RMSE over matched structures; cRMSE "
-    "counts an unmatched one as the matcher's tolerance. METRe: references that any generated structure of their "
-    "composition matches. s/1000: seconds in which one process or actor generates 1,000 structures, without matching "
-    "and weighing them."
+    "In brackets: 95 % intervals, from a bootstrap over whole compositions, since crystals of one composition are not "
+    "independent. Energies in eV/atom relative to the reference of the same row, by the same potential. Capped: before "
+    "subtraction, an invalid structure counts as the cap, and none counts as more. RMSE over matched structures; cRMSE "
+    "counts an unmatched one as the matcher's tolerance. METRe: share of references matched by any generated structure "
+    "of their composition. s/1000: seconds for one process or actor to generate 1,000 structures, without matching "
+    "and scoring them."
 )
 
 
 class Shown(NamedTuple):
-    """A metric that is drawn against the steps."""
+    """A metric drawn against the steps."""
 
     metric: str
     title: str
@@ -54,7 +54,7 @@ class Shown(NamedTuple):
 AGAINST_STEPS = (
     Shown("crmse", "cRMSE", "cRMSE / (V/N)$^{1/3}$"),
     Shown("match_rate", "Match rate", "match rate"),
-    Shown("rmse", "RMSE of what matches", "RMSE / (V/N)$^{1/3}$"),
+    Shown("rmse", "RMSE of matches", "RMSE / (V/N)$^{1/3}$"),
     Shown("metre", "METRe", "METRe"),
     Shown("coverage", "Coverage", "coverage"),
     Shown("relative_energy_mean_capped", "Relative energy, capped mean", "relative energy (eV/atom)"),
@@ -67,7 +67,7 @@ AGAINST_STEPS = (
 def comparison_page(
     title: str, comparison: Comparison, references: CrystalDataset, folder: CaseFolder, about: Mapping[str, Any]
 ) -> str:
-    """The page; arguments as for `write_comparison`."""
+    """Build the page; arguments as for `write_comparison`."""
     results = comparison.results
     first = results[0]
     n, samples = int(first.metrics["n"]), int(first.values["samples"])
@@ -79,11 +79,11 @@ def comparison_page(
     ]
     sections = [
         ("Cases", _table(comparison)),
-        (f"Less the first case ({escape(first.label)})", _differences(comparison)),
+        (f"Difference from the first case ({escape(first.label)})", _differences(comparison)),
         ("Against the number of grid points", _against_steps(comparison)),
         ("Coverage", _coverage(comparison)),
         ("Relative energies", _histograms(comparison, "relative_energy")),
-        ("RMSE of what matches", _histograms(comparison, "rmse")),
+        ("RMSE of matches", _histograms(comparison, "rmse")),
         ("Crystals", _crystals(comparison, references, folder)),
     ]
     return page(title, f'<p class="soft">{escape(", ".join(parts))}</p>', sections)
@@ -91,7 +91,7 @@ def comparison_page(
 
 def _table(comparison: Comparison) -> str:
     columns, names = comparison.columns, comparison.names()
-    counts = {key: {one.metrics[key] for one in comparison.results} for key in ("n", "n_polymorphic")}
+    counts = {key: {result.metrics[key] for result in comparison.results} for key in ("n", "n_polymorphic")}
     shown = {key: column for key, column in columns.items() if len(counts.get(key, "ab")) > 1}
     head = [*names, *(column.title for column in shown.values()), "s/1000"]
     rows = [
@@ -106,17 +106,17 @@ def _table(comparison: Comparison) -> str:
 
 
 def _with_interval(result: CaseResult, key: str, column: Column) -> str:
-    text, found = formatted(result.metrics.get(key), column.form), result.values["intervals"].get(key)
-    if found is None or found["low"] is None or result.metrics.get(key) is None:
+    text, interval = formatted(result.metrics.get(key), column.form), result.values["intervals"].get(key)
+    if interval is None or interval["low"] is None or result.metrics.get(key) is None:
         return text
-    return f"{text}\n[{formatted(found['low'], column.form)}, {formatted(found['high'], column.form)}]"
+    return f"{text}\n[{formatted(interval['low'], column.form)}, {formatted(interval['high'], column.form)}]"
 
 
 def _differences(comparison: Comparison) -> str:
     if len(comparison.results) < 2:
         return ""
     columns = {
-        key: column for key, column in comparison.columns.items() if any(key in one for one in comparison.differences)
+        key: column for key, column in comparison.columns.items() if any(key in row for row in comparison.differences)
     }
     names = comparison.names()
     rows = []
@@ -125,20 +125,22 @@ def _differences(comparison: Comparison) -> str:
             continue
         cells = []
         for key, column in columns.items():
-            found, form = differences.get(key), column.form.replace("{:.", "{:+.")
-            if found is None or not math.isfinite(found.mean):
+            change, form = differences.get(key), column.form.replace("{:.", "{:+.")
+            if change is None or not math.isfinite(change.mean):
                 cells.append("–")
                 continue
             limits = (
-                f"\n[{formatted(found.low, form)}, {formatted(found.high, form)}]" if math.isfinite(found.low) else ""
+                f"\n[{formatted(change.low, form)}, {formatted(change.high, form)}]"
+                if math.isfinite(change.low)
+                else ""
             )
-            sure = " *" if found.low > 0 or found.high < 0 else ""
-            cells.append(f"{formatted(found.mean, form)}{sure}{limits}")
+            sure = " *" if change.low > 0 or change.high < 0 else ""
+            cells.append(f"{formatted(change.mean, form)}{sure}{limits}")
         rows.append([*(texts[row] for texts in names.values()), *cells])
     note = (
-        "Paired: the same compositions are drawn for both, and x_0 and noise of a row are the same in all cases. "
-        "*: the interval does not hold 0. RMSE is over what each matches; where one matches more, its matches may be "
-        "harder ones, so compare the cRMSE."
+        "Paired: both draw the same compositions, and x_0 and noise of a row are the same in all cases. "
+        "*: the interval does not contain 0. RMSE is over what each case matches; a case that matches more may match "
+        "harder structures, so compare the cRMSE."
     )
     table = html_table([*names, *(column.title for column in columns.values())], rows)
     return f'<div class="wide">{table}<p class="soft">{escape(note)}</p></div>'
@@ -148,7 +150,7 @@ def _against_steps(comparison: Comparison) -> str:
     series = comparison.series()
     cards = []
     for shown in AGAINST_STEPS:
-        lines = {name: _points(found, shown.metric) for name, found in series.items()}
+        lines = {name: _points(results, shown.metric) for name, results in series.items()}
         lines = {name: points for name, points in lines.items() if points}
         figure = banded_lines(lines, "grid points", shown.ylabel, shown.percent, log=True)
         if figure is not None:
@@ -158,11 +160,11 @@ def _against_steps(comparison: Comparison) -> str:
 
 def _points(results: Sequence[CaseResult], metric: str) -> list[Point]:
     points = []
-    for one in results:
-        value, found = one.metrics.get(metric), one.values["intervals"].get(metric) or {}
-        limits = [found.get(name) for name in ("low", "high")]
+    for result in results:
+        value, interval = result.metrics.get(metric), result.values["intervals"].get(metric) or {}
+        limits = [interval.get(name) for name in ("low", "high")]
         if value is not None:
-            points.append(Point(one.steps, value, *(math.nan if limit is None else limit for limit in limits)))
+            points.append(Point(result.steps, value, *(math.nan if limit is None else limit for limit in limits)))
     return points
 
 
@@ -172,8 +174,8 @@ def _coverage(comparison: Comparison) -> str:
         values, intervals = result.metrics.get("coverage_at") or [], result.values["intervals"]
         points = []
         for k, value in enumerate(values, start=1):
-            found = intervals.get("coverage" if k == len(values) else f"coverage_at_{k}") or {}
-            limits = [found.get(name) for name in ("low", "high")]
+            interval = intervals.get("coverage" if k == len(values) else f"coverage_at_{k}") or {}
+            limits = [interval.get(name) for name in ("low", "high")]
             points.append(Point(k, value, *(math.nan if limit is None else limit for limit in limits)))
         if points:
             lines[result.label] = points
@@ -182,24 +184,24 @@ def _coverage(comparison: Comparison) -> str:
     if figure is None:
         return ""
     left_out = "" if len(drawn) == len(lines) else f" The first {len(drawn)} cases."
-    caption = f"Expected share of references that at least one of k of their samples matches.{left_out}"
+    caption = f"Expected share of references matched by at least one of k of their samples.{left_out}"
     return card("", figure, caption)
 
 
 def _histograms(comparison: Comparison, column: str) -> str:
-    """Of cases with equal steps in one picture, or, where nothing else differs, of all steps."""
+    """Draw one picture per number of steps, or a single one if the cases differ in nothing else."""
     series = comparison.series()
     groups: dict[str, dict[str, CaseResult]] = {}
-    for name, found in series.items():
-        for one in found:
-            group, label = (f"{one.steps} grid points", name) if len(series) > 1 else ("", f"{one.steps} points")
-            groups.setdefault(group, {})[label] = one
+    for name, cases in series.items():
+        for case in cases:
+            group, label = (f"{case.steps} grid points", name) if len(series) > 1 else ("", f"{case.steps} points")
+            groups.setdefault(group, {})[label] = case
     cards, size = [], NORMAL if len(groups) > 1 else WIDE
-    for group, results in sorted(groups.items(), key=lambda item: min(one.steps for one in item[1].values())):
+    for group, results in sorted(groups.items(), key=lambda item: min(case.steps for case in item[1].values())):
         values = {
             name: rows
-            for name, one in list(results.items())[:N_OUTLINES]
-            if (rows := one.values["per_structure"].get(column)) is not None
+            for name, case in list(results.items())[:N_OUTLINES]
+            if (rows := case.values["per_structure"].get(column)) is not None
         }
         energies = column == "relative_energy"
         figure = energy_histogram(values, HIGHEST, size) if energies else rmse_histogram(values, size)
@@ -211,9 +213,9 @@ def _histograms(comparison: Comparison, column: str) -> str:
 
 def _crystals(comparison: Comparison, references: CrystalDataset, folder: CaseFolder) -> str:
     results = comparison.results
-    chosen = [results[place] for place in sorted(set(np.linspace(0, len(results) - 1, N_DRAWN).round().astype(int)))]
+    chosen = [results[index] for index in sorted(set(np.linspace(0, len(results) - 1, N_DRAWN).round().astype(int)))]
     n = len(references)
-    columns = [(one, found) for one in chosen if len(found := _structures(folder, one.key)) >= n]
+    columns = [(result, crystals) for result in chosen if len(crystals := _structures(folder, result.key)) >= n]
     if not columns:
         return ""
     formulas = references.crystals.formulas()
@@ -222,19 +224,19 @@ def _crystals(comparison: Comparison, references: CrystalDataset, folder: CaseFo
     cards = []
     names = comparison.names()
     titles = {
-        one.key: "\n".join(
-            f"{texts[place]} points" if title == "steps" else texts[place]
+        result.key: "\n".join(
+            f"{texts[index]} points" if title == "steps" else texts[index]
             for title, texts in names.items()
             if title != "model" or len(set(texts)) > 1 or len(names) == 1
         )
-        for place, one in enumerate(results)
+        for index, result in enumerate(results)
     }
     for row in rows:
         drawn = {"reference" + "\n" * max(text.count("\n") for text in titles.values()): (known[row], "\n")}
-        drawn |= {titles[one.key]: (found[row], _caption(one, row)) for one, found in columns}
+        drawn |= {titles[result.key]: (crystals[row], _caption(result, row)) for result, crystals in columns}
         cards.append(crystal_card(formulas[row], drawn, escape(references.ids[row])))
     note = (
-        '<p class="soft">References taken at even distances, not chosen by result; the first sample of each. Energies '
+        '<p class="soft">References are evenly spaced, not chosen by result; the first sample of each. Energies '
         "in eV/atom relative to the reference.</p>"
     )
     return f'{note}<div class="grid">{"".join(cards)}</div>'
@@ -245,25 +247,25 @@ def _caption(result: CaseResult, row: int) -> str:
     if not rows["valid"][row]:
         return "invalid\n"
     energy = rows.get("relative_energy")
-    said = "" if energy is None or energy[row] is None else formatted(energy[row], "{:+.3f}")
-    return f"{said}\n" + ("no match" if rows["rmse"][row] is None else f"RMSE {rows['rmse'][row]:.3f}")
+    text = "" if energy is None or energy[row] is None else formatted(energy[row], "{:+.3f}")
+    return f"{text}\n" + ("no match" if rows["rmse"][row] is None else f"RMSE {rows['rmse'][row]:.3f}")
 
 
 def _structures(folder: CaseFolder, key: str) -> list[Atoms]:
     from ase.io import read
 
     try:
-        found = read(folder.crystals(key), index=":")
-    except Exception:  # noqa: BLE001 - the reader raises whatever the damage leads to
+        atoms = read(folder.crystals(key), index=":")
+    except Exception:  # noqa: BLE001 - a damaged file can make the reader raise anything
         return []
-    return found if isinstance(found, list) else [found]
+    return atoms if isinstance(atoms, list) else [atoms]
 
 
 def _atoms(references: CrystalDataset, rows: Sequence[int]) -> dict[int, Atoms]:
     from pymatgen.io.ase import AseAtomsAdaptor
 
     structures = references.crystals.select(list(rows)).to_structures()
-    return {row: AseAtomsAdaptor.get_atoms(one) for row, one in zip(rows, structures, strict=True)}
+    return {row: AseAtomsAdaptor.get_atoms(structure) for row, structure in zip(rows, structures, strict=True)}
 
 
 JSON, PARQUET, REPORT = "evaluation.json", "compositions.parquet", "report.html"
@@ -272,16 +274,16 @@ JSON, PARQUET, REPORT = "evaluation.json", "compositions.parquet", "report.html"
 def write_comparison(
     folder: Path, comparison: Comparison, references: CrystalDataset, about: Mapping[str, Any] | None = None
 ) -> Path:
-    """Writes `evaluation.json`, `compositions.parquet` and `report.html` of cases that `evaluate_cases` kept there.
+    """Write `evaluation.json`, `compositions.parquet` and `report.html` into the folder of `evaluate_cases`.
 
     Args:
         folder: The folder that `evaluate_cases` was given.
         comparison: The cases.
-        references: The references, row by row, which the report draws beside what was generated.
-        about: What else to say of all of them in `evaluation.json` and the report, e.g. the data.
+        references: The references, row by row, drawn in the report beside the generated crystals.
+        about: Further facts about all cases for `evaluation.json` and the report, e.g. the data.
 
     Returns:
-        The path of the report.
+        Path of the report.
     """
     about = about or {}
     write_json(folder / JSON, {**comparison.as_dict(), "about": dict(about)})

@@ -1,4 +1,4 @@
-"""The values of every composition, of several cases, as one Parquet file."""
+"""Values per composition, for several cases, as one Parquet file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from omatg_ray.run.atomic import write_bytes
 
 
 def write_compositions(path: Path, results: Sequence[CaseResult]) -> None:
-    """One row for each case and composition, as Parquet; what was not measured is null.
+    """Write one row per case and composition as Parquet; values that were not measured are null.
 
     Energies are in eV/atom, RMSE in units of (V/N)^(1/3); `samples` is the number of crystals of each reference.
     """
@@ -47,18 +47,18 @@ def write_compositions(path: Path, results: Sequence[CaseResult]) -> None:
     )
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
     for result in results:
-        found = result.by_composition
-        size = len(found.names)
+        compositions = result.by_composition
+        size = len(compositions.names)
         columns["model"] += [result.name] * size
         columns["steps"] += [result.steps] * size
         columns["schedule"] += [result.way] * size
-        columns["composition"] += found.names
-        columns["references"] += found.references
+        columns["composition"] += compositions.names
+        columns["references"] += compositions.references
         columns["samples"] += [result.values["samples"]] * size
-        columns["relative_energy_median"] += [None if math.isnan(value) else value for value in found.medians]
+        columns["relative_energy_median"] += [None if math.isnan(value) else value for value in compositions.medians]
         for name in schema.names[6:]:
             if name != "relative_energy_median":
-                columns[name] += found.means(name)
+                columns[name] += compositions.means(name)
     buffer = io.BytesIO()
     parquet.write_table(pa.table(columns, schema=schema), buffer)
     write_bytes(path, buffer.getvalue())

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 AZIMUTH, ELEVATION = np.radians(22.0), np.radians(14.0)
 SIDE, LINE = 2.1, 0.17
-"""Inches that a crystal takes, and a line of text above or below."""
+"""Inches per crystal, and per line of text above or below it."""
 RADIUS = 0.45
-"""Drawn radius of an atom over its covalent radius."""
+"""Drawn radius of an atom, in units of its covalent radius."""
 FACE = 0.06
-"""Atoms so near to a face of the cell, in fractional units, are drawn on the opposite face too."""
+"""Atoms this close to a face of the cell, in fractional units, are also drawn on the opposite face."""
 
 
 def draw_crystals(row: dict[str, tuple[Atoms, str]]) -> Figure:
-    """Structures of one composition side by side, on one scale.
+    """Draw structures of one composition side by side, on one scale.
 
     Every structure is shifted so that an atom of its rarest (then largest) element sits at the origin, which makes
     equal structures look alike.
@@ -51,7 +51,7 @@ def draw_crystals(row: dict[str, tuple[Atoms, str]]) -> Figure:
 
 
 def element_colours(symbols: list[str]) -> dict[str, str]:
-    """Colour of every element that occurs, as #rrggbb, in the order of first occurrence."""
+    """Return the colour of every element that occurs, as #rrggbb, in order of first occurrence."""
     from ase.data import atomic_numbers
     from ase.data.colors import jmol_colors
 
@@ -60,7 +60,7 @@ def element_colours(symbols: list[str]) -> dict[str, str]:
 
 
 def _draw(axes: Axes, atoms: Atoms) -> float:
-    """Draw one crystal around the origin; returns how far it reaches from there, in Å."""
+    """Draw one crystal around the origin; return how far it reaches from there, in Å."""
     from ase.cell import Cell
     from ase.data import covalent_radii
 
@@ -105,7 +105,7 @@ def _draw(axes: Axes, atoms: Atoms) -> float:
 
 
 def _with_images(atoms: Atoms, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fractional positions (M, 3) and atomic numbers (M,), with the images on opposite faces, shifted to an atom."""
+    """Return fractional positions (M, 3) and numbers (M,), relative to an atom, with images on opposite faces."""
     numbers = atoms.numbers
     rank = [((numbers == number).sum(), -radii[number]) for number in numbers]
     origin = min(range(len(numbers)), key=rank.__getitem__)

@@ -1,4 +1,4 @@
-"""The looks of reports, and the pieces they are made of: one HTML file that loads nothing from elsewhere."""
+"""Style and building blocks of reports: each is one HTML file that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ pre { overflow-x: auto; font-size: .85rem; } .element { margin-right: .9rem; whi
 
 
 def page(title: str, summary: str, sections: Sequence[tuple[str, str]], notes: str = "") -> str:
-    """A whole page.
+    """Build a whole page.
 
     Args:
         title: Plain text.
         summary: HTML below the title.
-        sections: Headings and their HTML; those without any are left out.
+        sections: Headings and their HTML; empty sections are left out.
         notes: HTML at the end.
     """
     body = "\n".join(f"<h2>{name}</h2>\n{content}" for name, content in sections if content)
@@ -62,19 +62,19 @@ def page(title: str, summary: str, sections: Sequence[tuple[str, str]], notes: s
 
 
 def card(title: str, figure: Figure, caption: str = "") -> str:
-    """A picture in a box, with HTML above and below."""
+    """Put a picture in a box, with HTML above and below."""
     head = f"<h3>{title}</h3>" if title else ""
     foot = f"<figcaption>{caption}</figcaption>" if caption else ""
     return f"<figure>{head}{svg(figure)}{foot}</figure>"
 
 
 def crystal_card(formula: str, drawn: dict[str, tuple[Atoms, str]], caption: str) -> str:
-    """Crystals of one composition side by side, with the colours of its elements.
+    """Draw crystals of one composition side by side, with a legend of element colours.
 
     Args:
-        formula: Of the composition.
+        formula: Formula of the composition.
         drawn: Structure and caption, by title.
-        caption: What to say below.
+        caption: HTML below the picture.
     """
     colours = element_colours(next(iter(drawn.values()))[0].get_chemical_symbols())
     legend = "".join(
@@ -86,19 +86,19 @@ def crystal_card(formula: str, drawn: dict[str, tuple[Atoms, str]], caption: str
 
 
 def spread(formulas: Sequence[str], count: int) -> list[int]:
-    """Up to `count` rows with different formulas, at even distances."""
+    """Choose up to `count` rows with different formulas, evenly spaced."""
     first = [index for index, formula in enumerate(formulas) if formula not in formulas[:index]]
     chosen = np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int)
     return [first[position] for position in chosen]
 
 
 def formatted(value: float | None, form: str) -> str:
-    """A number with a minus sign that is one; a dash where there is none."""
+    """Format a number with a typographic minus sign; a dash for None."""
     return "–" if value is None else form.format(value).replace("-", "−")
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of plain texts, which may have several lines."""
+    """Build a table of plain texts, which may have several lines."""
     header = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,4 +1,4 @@
-"""Which metrics of a run the report shows, and in which picture."""
+"""Metrics of a run that the report shows, grouped into pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from omatg_ray.report.plots import Curve, curves
 class Panel:
     """A picture of metrics over the steps of a run; the arguments are those of `plots.curves`.
 
-    An optional one shows what some runs cannot have, and is left out where all its numbers are 0.
+    An optional panel shows metrics that some runs cannot have, and is left out if all its values are 0.
     """
 
     title: str
@@ -29,7 +29,7 @@ class Panel:
     optional: bool = False
 
     def figure(self, lines: Sequence[Mapping[str, Any]], best: int | None = None) -> Figure | None:
-        """The picture, or None where the run has none of its metrics; `best` is the best checkpoint's step."""
+        """Draw the picture; return None if the run has none of its metrics. `best` is the best checkpoint's step."""
         if self.optional and not any(line.get(curve.name) for line in lines for curve in self.shown):
             return None
         marked = best if self.marks_best else None
@@ -37,11 +37,11 @@ class Panel:
 
 
 def _losses(title: str, suffix: str) -> Panel:
-    both = (
+    shown = (
         Curve("pretrain", f"loss{suffix}", "training", smooth=True),
         Curve("pretrain", f"val_loss{suffix}", "validation"),
     )
-    return Panel(title, both, "loss", xlabel="epoch", log=True)
+    return Panel(title, shown, "loss", xlabel="epoch", log=True)
 
 
 PRETRAINING = (
@@ -63,7 +63,7 @@ REINFORCEMENT = (
         (Curve("train", "energy_median", "median", smooth=True),),
         "energy (eV/atom)",
         "Median of the valid structures; every iteration has other compositions. The mean, which single crystals with "
-        "overlapping atoms decide, is energy_mean in metrics.jsonl.",
+        "overlapping atoms dominate, is energy_mean in metrics.jsonl.",
     ),
     Panel(
         "Relative energy on validation",
@@ -72,8 +72,8 @@ REINFORCEMENT = (
             Curve("validation", "relative_energy_median", "median of valid"),
         ),
         "relative energy (eV/atom)",
-        "Capped: invalid structures count as the cap, and none as more. Where the energy alone is rewarded, the best "
-        "checkpoint has the lowest capped mean. The mean that is not capped, which single crystals decide, is "
+        "Capped: invalid structures count as the cap, and no structure as more. If the energy alone is rewarded, the "
+        "best checkpoint has the lowest capped mean. The uncapped mean, which single crystals dominate, is "
         "relative_energy_mean in metrics.jsonl.",
         marks_best=True,
     ),
@@ -81,7 +81,7 @@ REINFORCEMENT = (
         "Reward on validation",
         (Curve("validation", "reward_mean", "mean"),),
         "reward",
-        "Where more than the energy is rewarded, or species are generated, the best checkpoint has the highest mean.",
+        "If more than the energy is rewarded, or species are generated, the best checkpoint has the highest mean.",
         marks_best=True,
     ),
     Panel(
@@ -120,36 +120,36 @@ REINFORCEMENT = (
         "Noise of the policy",
         (Curve("train", "sigma_pos", "positions"), Curve("train", "sigma_cell", "cell")),
         "mean σ of the steps",
-        "Fractional units for positions, Å for cells; of an annealing policy, of its numbers.",
+        "Fractional units for positions, Å for cells; for an annealing policy, in units of its schedule.",
         optional=True,
     ),
     Panel(
         "Diversity of the rollouts",
         (Curve("train", "diversity", "within groups", smooth=True),),
         "distance",
-        "Mean distance of radial distribution functions within the groups of an iteration.",
+        "Mean distance between radial distribution functions within the groups of an iteration.",
         optional=True,
     ),
     Panel(
         "Agreement with the second potential",
         (Curve("train", "second_rank_correlation", "within groups", smooth=True),),
         "rank correlation",
-        "1: both potentials rank the crystals of a group alike. The second one is never rewarded.",
+        "1: both potentials rank the crystals of a group alike. The second one never enters the reward.",
         optional=True,
     ),
     Panel(
         "Shift against the second potential",
         (Curve("train", "second_shift", "mean", smooth=True),),
         "energy (eV/atom)",
-        "By how much the rewarded potential finds crystals better than the second one does; growing, it is a sign of "
-        "reward hacking.",
+        "How much better the rewarded potential finds crystals than the second one does; growth is a sign of reward "
+        "hacking.",
         optional=True,
     ),
 )
 
 
 def rewards(weights: Mapping[str, float]) -> tuple[Panel, ...]:
-    """A panel for each part of a sum of rewards, by name with its weight; none where there is one part alone."""
+    """Return a panel for each part of a sum of rewards, from weights by name; none if there is only one part."""
     return tuple(
         Panel(
             f"Reward: {name}",

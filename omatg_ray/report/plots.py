@@ -1,4 +1,4 @@
-"""Figures of a run, made without pyplot: on no background, in `INK` that `svg` turns into the colour of the page."""
+"""Figures of a run, made without pyplot: no background, and `INK`, which `svg` turns into the colour of the page."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ INK = "#0a0b0c"
 COLOURS = ("#3b82d6", "#e0762a", "#2b9e76", "#a06cd5", "#d0556b")
 STAGES = ("rollout", "reward", "learn", "weights", "validation")
 ROLES = ("rollout", "reward", "learner")
-"""Roles of actors, in the order and so in the colours of their stages."""
+"""Roles of actors, in the order, and hence the colours, of their stages."""
 DASHES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (3, 1, 1, 1)), (0, (1, 3)), (0, (8, 3, 1, 3)))
 NORMAL, WIDE = (5.6, 3.1), (11.4, 2.9)
 FEW_ACTORS = len(DASHES)
-"""Up to so many actors get a curve each."""
+"""Up to this many actors get a curve each."""
 CHARACTERS = 13
-"""Of a legend, per inch of a picture's width."""
+"""Characters of a legend per inch of figure width."""
 SMOOTH_FROM = 60
-"""Noisy curves with at least so many points also get a running mean."""
+"""Noisy curves with at least this many points also get a running mean."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Curve:
     Args:
         kind: `train`, `validation` or `pretrain`.
         name: Name of the metric.
-        label: What the legend says.
-        spread: Metric that is drawn as a band of plus and minus itself around the curve.
-        smooth: Whether it is so noisy that a long run needs a running mean.
+        label: Text in the legend.
+        spread: Metric drawn as a band of ± its value around the curve.
+        smooth: Whether the metric is noisy enough that a long run needs a running mean.
     """
 
     kind: str
@@ -58,9 +58,9 @@ class Curve:
 
 
 def values(lines: Sequence[Mapping[str, Any]], kind: str, name: str) -> Points:
-    """Steps (n,) and values (n,) of one metric, of the lines that have a finite number for it."""
-    found = [(line["step"], line[name]) for line in lines if line["kind"] == kind and line.get(name) is not None]
-    points = np.array(found, dtype=float).reshape(-1, 2)
+    """Return steps (n,) and values (n,) of one metric, from the lines that have a finite number for it."""
+    pairs = [(line["step"], line[name]) for line in lines if line["kind"] == kind and line.get(name) is not None]
+    points = np.array(pairs, dtype=float).reshape(-1, 2)
     steps, numbers = points[np.isfinite(points[:, 1])].T
     return steps, numbers
 
@@ -74,10 +74,10 @@ def curves(
     log: bool = False,
     marked: int | None = None,
 ) -> Figure | None:
-    """Metrics over the steps, or None where the run has none of them.
+    """Draw metrics over the steps; return None if the run has none of them.
 
     Args:
-        lines: What `read_metrics` returned.
+        lines: Lines from `read_metrics`.
         shown: Metrics to draw; those without numbers are left out.
         ylabel: Label of the vertical axis, with the unit.
         xlabel: Label of the horizontal axis.
@@ -85,13 +85,13 @@ def curves(
         log: Whether the vertical axis is logarithmic.
         marked: Step whose point on the first curve is marked as the best.
     """
-    found = [(curve, *values(lines, curve.kind, curve.name)) for curve in shown]
-    found = [entry for entry in found if len(entry[1])]
-    if not found:
+    series = [(curve, *values(lines, curve.kind, curve.name)) for curve in shown]
+    series = [entry for entry in series if len(entry[1])]
+    if not series:
         return None
     figure, axes = _figure(xlabel, ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for (curve, steps, numbers), colour in zip(found, COLOURS, strict=False):
+    for (curve, steps, numbers), colour in zip(series, COLOURS, strict=False):
         band_steps, band = values(lines, curve.kind, curve.spread) if curve.spread else (np.zeros(0), np.zeros(0))
         if curve.smooth and len(steps) >= SMOOTH_FROM:
             axes.plot(steps, numbers, color=colour, linewidth=0.7, alpha=0.35)
@@ -108,7 +108,7 @@ def curves(
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_ylim(bottom=0.0)
-    _, steps, numbers = found[0]
+    _, steps, numbers = series[0]
     if marked in steps:
         best = steps.tolist().index(marked)
         label = f"best ({xlabel} {marked})"
@@ -119,13 +119,13 @@ def curves(
             "linestyle": "none",
         }
         axes.plot(steps[best], numbers[best], marker="o", label=label, **ring)
-    if len(axes.get_lines()) > 1 or found[0][0].spread:
+    if len(axes.get_lines()) > 1 or series[0][0].spread:
         legend(axes)
     return figure
 
 
 class Point(NamedTuple):
-    """A value over some quantity, with the limits of its interval, which are NaN where they are not known."""
+    """A value at `x`, with the limits of its interval; NaN limits are unknown."""
 
     x: float
     value: float
@@ -141,7 +141,7 @@ def banded_lines(
     log: bool = False,
     size: tuple[float, float] = NORMAL,
 ) -> Figure | None:
-    """One line with a band for each series, or None where none has two points.
+    """Draw one line with a band per series; return None if no series has two points.
 
     Args:
         series: Points in ascending order, by name.
@@ -173,20 +173,20 @@ def banded_lines(
 
 
 def running_mean(numbers: np.ndarray, reach: int) -> np.ndarray:
-    """Mean of each point and up to `reach` on either side, as many on both: (n,) to (n,)."""
+    """Average each point with up to `reach` neighbours on either side, equally many on both: (n,) to (n,)."""
     last = len(numbers) - 1
     near = [min(reach, i, last - i) for i in range(len(numbers))]
     return np.array([numbers[i - n : i + n + 1].mean() for i, n in enumerate(near)])
 
 
 def stage_times(lines: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
-    """Steps and seconds of every stage of the iterations that has any, by its name."""
-    found = {stage: values(lines, "train", f"time_{stage}") for stage in STAGES}
-    return {stage: entry for stage, entry in found.items() if entry[1].sum() > 0}
+    """Return steps and seconds by stage, for the stages that took any time."""
+    times = {stage: values(lines, "train", f"time_{stage}") for stage in STAGES}
+    return {stage: entry for stage, entry in times.items() if entry[1].sum() > 0}
 
 
 def stacked_times(lines: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Seconds of every stage of every iteration, one on the other, or None where there are none."""
+    """Stack the seconds of the stages of every iteration; return None if there are none."""
     times = stage_times(lines)
     if not times:
         return None
@@ -206,33 +206,33 @@ def stacked_times(lines: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def actor_order(actor: Actor) -> tuple[int, str, int]:
-    """Sorts actors, each a role and an index, by the stage that they work in."""
+    """Return the sort key of an actor (role and index), by the stage it works in."""
     role, index = actor
     return ROLES.index(role) if role in ROLES else len(ROLES), role, index
 
 
 def role_colours(roles: Iterable[str]) -> dict[str, str]:
-    """The colour of each role that is there, in their order."""
-    there = set(roles)
-    known = dict.fromkeys((*ROLES, *sorted(there)))
+    """Return the colour of each role present, in the order of the stages."""
+    present = set(roles)
+    known = dict.fromkeys((*ROLES, *sorted(present)))
     colours = {role: COLOURS[number % len(COLOURS)] for number, role in enumerate(known)}
-    return {role: colour for role, colour in colours.items() if role in there}
+    return {role: colour for role, colour in colours.items() if role in present}
 
 
 def idle_shares(lines: Sequence[Mapping[str, Any]]) -> dict[Actor, Points]:
-    """Steps and idle shares (0 to 1) of every actor that has any, by role and index."""
+    """Return steps and idle shares (0 to 1) by role and index, for every actor that has any."""
     names = {name for line in lines if line["kind"] == "train" for name in line}
     actors = [(match[1], int(match[2])) for name in names if (match := re.fullmatch(r"idle_(\w+)_(\d+)", name))]
-    found = {
+    shares = {
         (role, index): values(lines, "train", f"idle_{role}_{index}") for role, index in sorted(actors, key=actor_order)
     }
-    return {actor: entry for actor, entry in found.items() if len(entry[1])}
+    return {actor: entry for actor, entry in shares.items() if len(entry[1])}
 
 
 def idle_curves(found: Mapping[Actor, Points]) -> Figure | None:
-    """What `idle_shares` returned, over the iterations, or None where it found nothing.
+    """Draw the result of `idle_shares` over the iterations; return None if it is empty.
 
-    Few actors have a curve each; of more, every role has its median and a band that holds all.
+    Few actors get a curve each. With more, every role gets its median and a band from its lowest to its highest.
     """
     if not found:
         return None
@@ -271,14 +271,14 @@ def idle_curves(found: Mapping[Actor, Points]) -> Figure | None:
 def energy_histogram(
     energies: Mapping[str, Sequence[float | None]], highest: float = math.inf, size: tuple[float, float] = WIDE
 ) -> Figure | None:
-    """Histograms of relative energies per structure, or None where there are none.
+    """Draw histograms of relative energies per structure; return None if there are none.
 
     Args:
-        energies: eV/atom of every structure, None for invalid ones, by the name of the evaluation.
-        highest: The last bin holds what is above, in eV/atom, if not a lower one does.
+        energies: eV/atom of every structure, None for invalid ones, by name of the evaluation.
+        highest: Upper bound, in eV/atom, on where the last bin starts, which holds everything above.
         size: Width and height in inches.
     """
-    valid = {name: np.array([e for e in found if e is not None], dtype=float) for name, found in energies.items()}
+    valid = {name: np.array([e for e in listed if e is not None], dtype=float) for name, listed in energies.items()}
     pooled = np.concatenate([np.zeros(0), *valid.values()])
     if not len(pooled):
         return None
@@ -297,14 +297,14 @@ def energy_histogram(
 
 
 def rmse_histogram(matches: Mapping[str, Sequence[float | None]], size: tuple[float, float] = WIDE) -> Figure | None:
-    """Histograms of the RMSE of structures that match, or None where none does.
+    """Draw histograms of the RMSE of matched structures; return None if none matches.
 
     Args:
-        matches: RMSE of every structure in units of (V/N)^(1/3), None without a match, by the name of the evaluation.
+        matches: RMSE of every structure in units of (V/N)^(1/3), None without a match, by name of the evaluation.
         size: Width and height in inches.
     """
     matched = {
-        name: np.array([one for one in found if one is not None], dtype=float) for name, found in matches.items()
+        name: np.array([rmse for rmse in listed if rmse is not None], dtype=float) for name, listed in matches.items()
     }
     highest = max((float(numbers.max()) for numbers in matched.values() if len(numbers)), default=0.0)
     if not any(len(numbers) for numbers in matched.values()):
@@ -316,17 +316,19 @@ def rmse_histogram(matches: Mapping[str, Sequence[float | None]], size: tuple[fl
     return figure
 
 
-def _outlines(axes: Axes, found: Mapping[str, np.ndarray], labels: Mapping[str, str], low: float, high: float) -> None:
-    """Histograms over one another; filled where they are no more than two."""
+def _outlines(
+    axes: Axes, samples: Mapping[str, np.ndarray], labels: Mapping[str, str], low: float, high: float
+) -> None:
+    """Draw histograms over one another, filled if there are at most two."""
     edges = np.linspace(low, high, 41).tolist()
-    for (name, numbers), colour in zip(found.items(), COLOURS, strict=False):
-        if len(found) <= 2:
+    for (name, numbers), colour in zip(samples.items(), COLOURS, strict=False):
+        if len(samples) <= 2:
             axes.hist(numbers, edges, color=colour, alpha=0.35)
         axes.hist(numbers, edges, color=colour, histtype="step", linewidth=1.6, label=labels[name])
 
 
 def svg(figure: Figure) -> str:
-    """A figure as an SVG element to be put into HTML, its `INK` in the colour of the text around it."""
+    """Return a figure as an SVG element for HTML, with `INK` in the colour of the surrounding text."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "omatg-ray"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -345,7 +347,7 @@ def _figure(xlabel: str, ylabel: str, size: tuple[float, float] = NORMAL) -> tup
 
 
 def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
-    """Gives axes their labels, and the looks of all figures."""
+    """Give axes their labels and the common style of all figures."""
     axes.set_xlabel(xlabel, color=INK)
     axes.set_ylabel(ylabel, color=INK)
     axes.tick_params(colors=INK, labelsize=9, length=3)
@@ -356,7 +358,7 @@ def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
 
 
 def legend(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
-    """A legend above the axes, of all that has a label there or of these."""
+    """Put a legend above the axes, for `handles` or, by default, for everything labelled."""
     if handles is None:
         handles = axes.get_legend_handles_labels()[0]
     labels = [str(handle.get_label()) for handle in handles]
@@ -364,5 +366,5 @@ def legend(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
     columns = 2 if sum(widest) > 45 else 4
     if columns == 2 and 2 * max(map(len, labels)) > CHARACTERS * axes.figure.bbox.width / axes.figure.get_dpi():
         columns = 1
-    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns, "borderpad": 0.2}
-    axes.legend(handles=handles, frameon=False, labelcolor=INK, fontsize=9, **place)
+    layout: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns, "borderpad": 0.2}
+    axes.legend(handles=handles, frameon=False, labelcolor=INK, fontsize=9, **layout)

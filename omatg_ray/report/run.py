@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with its numbers and pictures, which loads nothing from elsewhere."""
+"""Report of a run: one HTML file with its numbers and pictures, which loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 N_CRYSTALS = 6
 COUNTS = ("n", "n_polymorphic")
-"""Metrics that say how many rows others are over, and so need no column where they are all the same."""
+"""Metrics that count the rows behind other metrics; they get no column if they are all the same."""
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write `report.html` into a run folder, from what the folder holds; what is missing is named in the report.
+    """Write `report.html` into the folder of a training or pretraining run; the report names missing inputs.
 
-    It reads `config.yaml`, `versions.json`, `metrics.jsonl`, `evaluation/*.json`, `actors.json` and `timeline.json` (if
-    the run was on Ray) and `structures/{before,after,reference}.extxyz`, of a run of training or of pretraining.
+    Reads `config.yaml`, `versions.json`, `metrics.jsonl`, `evaluation/*.json`, `actors.json` and `timeline.json` (if
+    the run was on Ray) and `structures/{before,after,reference}.extxyz` from that folder.
 
     Returns:
-        The path of the report.
+        Path of the report.
 
     Raises:
         DataError: `run_folder` is not a folder.
@@ -61,7 +61,7 @@ def write_report(run_folder: Path) -> Path:
         *_schedule(run, evaluations, missing),
         ("Over the run", _curves(run, lines, missing)),
         ("Time of every iteration", times_section(lines)),
-        ("Who worked when", timeline_section(run, missing)),
+        ("When actors worked", timeline_section(run, missing)),
         ("Actors", actors_section(run, lines, missing)),
         ("Crystals before and after", _crystals(run, evaluations, expected)),
         ("How it was run", _settings(run, missing)),
@@ -84,16 +84,16 @@ def _metrics(path: Path, missing: list[str]) -> list[dict[str, Any]]:
 
 
 def _evaluations(folder: Path, missing: list[str]) -> dict[str, dict[str, Any]]:
-    """Evaluations by the names of their files; before and after come first."""
-    found: dict[str, dict[str, Any]] = {}
+    """Read the evaluations, by file name; before and after come first."""
+    evaluations: dict[str, dict[str, Any]] = {}
     order = {"before": 0, "after": 1}
     for path in sorted(folder.glob("*.json"), key=lambda path: (order.get(path.stem, 2), path.stem)):
         evaluation = read_json(path)
         if isinstance(evaluation, dict):
-            found[path.stem] = evaluation
+            evaluations[path.stem] = evaluation
         else:
             missing.append(f"{path.name}, which cannot be read")
-    return found
+    return evaluations
 
 
 def _structures(path: Path) -> list[Atoms]:
@@ -101,7 +101,7 @@ def _structures(path: Path) -> list[Atoms]:
 
     try:
         atoms = read(path, index=":")
-    except Exception:  # noqa: BLE001 - the reader raises whatever the damage leads to
+    except Exception:  # noqa: BLE001 - a damaged file can make the reader raise anything
         return []
     return atoms if isinstance(atoms, list) else [atoms]
 
@@ -134,30 +134,30 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
     }
     shown = {title: texts for title, texts in settings.items() if len(set(texts)) > 1}
     shown |= {columns[key].title: texts for key, texts in cells.items() if key not in COUNTS or len(set(texts)) > 1}
-    # What all rows have in common takes no column.
+    # Values that all rows share take no column.
     counts = {columns[key].title: cells[key] for key in COUNTS if key in cells}
     common = [f"{title}: {texts[0]}" for title, texts in (settings | counts).items() if title not in shown and texts[0]]
     labels = [str(evaluation.get("label", name)) for name, evaluation in evaluations.items()]
     rows = [list(row) for row in zip(labels, *shown.values(), strict=True)]
     head = ["", *shown]
     note = (
-        "Energies in eV/atom relative to the reference of the same row, by the same potential; capped: before "
-        "that, the energy of an invalid structure counts as the reward's for invalid ones, and none as more. "
+        "Energies in eV/atom relative to the reference of the same row, by the same potential. Capped: before "
+        "subtraction, an invalid structure counts as the reward's energy for invalid ones, and none counts as more. "
         "RMSE over matched structures; cRMSE counts an unmatched one as the matcher's tolerance."
     )
     if "match_any" in columns:
         note += (
-            " Polymorphs of a structure are the crystals of the data set with the same atoms in a cell, where there are"
-            " at least two; it matches the lowest if that is its closest match among them."
+            " Polymorphs of a structure are the crystals of the data set with the same atoms in a cell, if there are at"
+            " least two; it matches the lowest if that is its closest match among them."
         )
     if common:
         note = f"All rows: {', '.join(common)}. {note}"
-    said = "".join(f"<p>{escape(text)}</p>" for text in _changes(evaluations))
-    return f'<div class="wide">{html_table(head, rows)}{said}<p class="soft">{escape(note)}</p></div>'
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in _changes(evaluations))
+    return f'<div class="wide">{html_table(head, rows)}{paragraphs}<p class="soft">{escape(note)}</p></div>'
 
 
 def _text(evaluation: Mapping[str, Any], key: str) -> str:
-    """A setting of an evaluation; of grid points, how many network evaluations they are."""
+    """Format a setting of an evaluation; for grid points, with the number of network evaluations."""
     value = evaluation.get(key)
     if key == "steps" and isinstance(value, int):
         return f"{value} ({value - 1})"
@@ -165,12 +165,12 @@ def _text(evaluation: Mapping[str, Any], key: str) -> str:
 
 
 def _changes(evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What lies between before and after, with intervals; nothing where one is missing or the rows are no pairs."""
+    """Describe the change from before to after, with intervals; empty if one is missing or rows are not paired."""
     if not {"before", "after"} <= evaluations.keys():
         return []
-    found = changes(evaluations["before"], evaluations["after"])
-    texts = [str(change).replace("-", "−") for change in found]
-    return ["After less before, with 95 % intervals (paired bootstrap):", *texts] if texts else []
+    measured = changes(evaluations["before"], evaluations["after"])
+    texts = [str(change).replace("-", "−") for change in measured]
+    return ["After minus before, with 95 % intervals (paired bootstrap):", *texts] if texts else []
 
 
 def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> str:
@@ -190,7 +190,7 @@ def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> 
 
 
 def _weights(run: RunFolder) -> dict[str, float]:
-    """Weights of the rewards by name, as `config.yaml` says; nothing where there is none or it cannot be read."""
+    """Read the weights of the rewards by name from `config.yaml`; empty if it is missing or cannot be read."""
     try:
         tree = parse(run.config_path.read_text(encoding="utf-8"))
         weights = tree["reward"]["weights"]
@@ -200,8 +200,8 @@ def _weights(run: RunFolder) -> dict[str, float]:
 
 
 def _energies(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
-    found = {name: _per_structure(evaluations, name).get("relative_energy") for name in ("before", "after")}
-    figure = energy_histogram({name: energies for name, energies in found.items() if energies})
+    relative = {name: _per_structure(evaluations, name).get("relative_energy") for name in ("before", "after")}
+    figure = energy_histogram({name: energies for name, energies in relative.items() if energies})
     if figure is None:
         missing.append("relative energies per structure")
         return ""
@@ -211,7 +211,7 @@ def _energies(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str
 def _schedule(
     run: RunFolder, evaluations: Mapping[str, Mapping[str, Any]], missing: list[str]
 ) -> list[tuple[str, str]]:
-    """The section on the annealing of a run's best model: learned in this run, or frozen; none where it has none."""
+    """Build the section on the schedule of a run's best model, learned in this run or frozen; empty without one."""
     learned = (run.schedule / SCHEDULE_FILE).exists()
     annealed = evaluations.get("after", {}).get("annealing") or {"kind": "none"}
     if not learned and annealed.get("kind") == "none":
@@ -219,17 +219,15 @@ def _schedule(
     try:
         shown = read_description(run.schedule).curves if learned else _frozen(run)
     except ModelError:
-        missing.append("a readable " + (SCHEDULE_FILE if learned else "model with its annealing"))
+        missing.append("a readable " + (SCHEDULE_FILE if learned else "model with its schedule"))
         return []
     if not shown:
         return []
     slopes = ", ".join(f"{slope:g}" for slope in SLOPES)
-    caption = f"What the base's velocity is multiplied by. Dotted: hand-made 1 + slope · t, slopes {slopes}."
+    caption = f"Factor on the base's velocity. Dotted: hand-made 1 + slope · t, slopes {slopes}."
     if learned:
         caption += f" Use it with any base model: {escape(command('generate', 'MODEL', '--schedule', run.path))}"
-    name, title = (
-        ("learned", "The learned schedule") if learned else ("frozen", "The schedule that it was trained with")
-    )
+    name, title = ("learned", "The learned schedule") if learned else ("frozen", "The schedule it was trained with")
     return [(title, card("", draw_schedules({name: shown}), caption))]
 
 
@@ -240,18 +238,18 @@ def _frozen(run: RunFolder) -> list[Curve]:
 
 def _crystals(run: RunFolder, evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
     columns = {name: _structures(run.structures / f"{name}.extxyz") for name in ("before", "after", "reference")}
-    missing.extend(f"readable structures/{name}.extxyz" for name, found in columns.items() if not found)
-    columns = {name: found for name, found in columns.items() if found}
+    missing.extend(f"readable structures/{name}.extxyz" for name, crystals in columns.items() if not crystals)
+    columns = {name: crystals for name, crystals in columns.items() if crystals}
     if not columns:
         return ""
-    rows = min(len(found) for found in columns.values())
+    rows = min(len(crystals) for crystals in columns.values())
     formulas = [atoms.get_chemical_formula("metal") for atoms in next(iter(columns.values()))[:rows]]
     cards = []
     for index in spread(formulas, N_CRYSTALS):
-        drawn = {name: (found[index], _caption(evaluations, name, index)) for name, found in columns.items()}
+        drawn = {name: (crystals[index], _caption(evaluations, name, index)) for name, crystals in columns.items()}
         cards.append(crystal_card(formulas[index], drawn, f"row {index}"))
     note = (
-        '<p class="soft">Compositions taken at even distances from the file, not chosen by result. '
+        '<p class="soft">Compositions are evenly spaced in the file, not chosen by result. '
         "Energies in eV/atom, and relative to the reference.</p>"
     )
     return f'{note}<div class="grid">{"".join(cards)}</div>'
@@ -273,24 +271,24 @@ def _settings(run: RunFolder, missing: list[str]) -> str:
 
 
 def _per_structure(evaluations: dict[str, dict[str, Any]], name: str) -> dict[str, list[Any]]:
-    found = evaluations.get(name, {}).get("per_structure", {})
-    return found if isinstance(found, dict) else {}
+    columns = evaluations.get(name, {}).get("per_structure", {})
+    return columns if isinstance(columns, dict) else {}
 
 
 def _caption(evaluations: dict[str, dict[str, Any]], name: str, index: int) -> str:
-    """What is known of structure `index`; the reference's energy follows from an evaluation's relative energies."""
+    """Describe structure `index`; the reference's energy follows from an evaluation's relative energies."""
     for source in (name,) if name != "reference" else ("after", "before"):
-        found = {
+        known = {
             key: column[index] for key, column in _per_structure(evaluations, source).items() if index < len(column)
         }
-        energy, relative = found.get("energy_per_atom"), found.get("relative_energy")
+        energy, relative = known.get("energy_per_atom"), known.get("relative_energy")
         if name == "reference":
             if energy is not None and relative is not None:
                 return formatted(energy - relative, "{:.3f}\n")
-        elif not found.get("valid", True):
+        elif not known.get("valid", True):
             return "invalid\n"
         elif energy is not None and relative is not None:
-            rmse = found.get("rmse")
+            rmse = known.get("rmse")
             match = "no match" if rmse is None else f"RMSE {rmse:.3f}"
             return f"{formatted(energy, '{:.3f}')} ({formatted(relative, '{:+.3f}')})\n{match}"
     return ""

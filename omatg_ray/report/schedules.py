@@ -1,4 +1,4 @@
-"""Pictures of schedules: by what the velocity of each field is multiplied over the time of the flow."""
+"""Pictures of schedules: the factor on the velocity of each field over the time of the flow."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from omatg_ray.report.plots import COLOURS, DASHES, INK, WIDE, dress, legend
 
 TITLES = {"pos": "positions", "cell": "lattices"}
 SLOPES = (2.0, 5.0, 10.0)
-"""Hand-made ones to compare with."""
+"""Slopes of hand-made schedules to compare with."""
 
 
 def draw_schedules(shown: Mapping[str, Sequence[Curve]]) -> Figure:
-    """1 + s(t) of positions and of lattices, with hand-made linear ones (`SLOPES`) behind.
+    """Draw 1 + s(t) of positions and of lattices, over hand-made linear schedules (`SLOPES`).
 
     Args:
-        shown: Curves of every schedule by its name; those of one have one colour.
+        shown: Curves by name of the schedule; all curves of a schedule have one colour.
     """
     figure = Figure(figsize=WIDE, layout="constrained")
-    for place, field in enumerate(FIELDS, 1):
-        axes = figure.add_subplot(1, len(FIELDS), place)
+    for number, field in enumerate(FIELDS, 1):
+        axes = figure.add_subplot(1, len(FIELDS), number)
         dress(axes, "t", f"1 + s(t), {TITLES[field]}")
-        values = [value for found in shown.values() for curve in found for value in getattr(curve, field)]
+        values = [value for curves_of in shown.values() for curve in curves_of for value in getattr(curve, field)]
         axes.set_ylim(1.1 * min(0.0, *values), 1.15 * max(1.5, *values))
         for slope in SLOPES:
             for curve in curves(LinearSchedule(pos=slope, cell=slope)):
                 axes.plot(curve.t, getattr(curve, field), color=INK, alpha=0.25, linewidth=0.9, linestyle=":")
         axes.axhline(1.0, color=INK, linewidth=0.8, alpha=0.5)
-        for (name, found), colour in zip(shown.items(), COLOURS, strict=False):
-            for curve, dash in zip(found, DASHES, strict=False):
+        for (name, curves_of), colour in zip(shown.items(), COLOURS, strict=False):
+            for curve, dash in zip(curves_of, DASHES, strict=False):
                 label = ", ".join(filter(None, (name, curve.of)))
                 axes.plot(curve.t, getattr(curve, field), color=colour, linestyle=dash, label=label)
         legend(axes)

@@ -1,4 +1,4 @@
-"""The report of a sweep, `report.html`: learning curves, keys against results, what each key did, all trials."""
+"""Report of a sweep, `report.html`: learning curves, keys against results, what each key did, all trials."""
 
 from __future__ import annotations
 
@@ -30,23 +30,25 @@ BEST_FILE, FRONT, REPORT = "best.yaml", "front", "report.html"
 
 
 def write_sweep(folder: Path) -> Path:
-    """Writes `report.html` of a sweep from its `trials.json` and the metrics of its trials.
+    """Write `report.html` of a sweep from its `trials.json` and the metrics of its trials.
 
     Returns:
-        The path of the report.
+        Path of the report.
 
     Raises:
         DataError: As `Sweep.read`.
     """
     sweep = Sweep.read(folder)
     several = len(sweep.goals) > 1
-    goals = " and ".join(f"{escape(title(one))} ({'less' if one.mode == 'min' else 'more'})" for one in sweep.goals)
+    goals = " and ".join(
+        f"{escape(title(goal))} ({'lower' if goal.mode == 'min' else 'higher'} is better)" for goal in sweep.goals
+    )
     by_first = f" by {escape(title(sweep.goals[0]))}" if several else ""
     summary = (
         f'<p class="soft">{counted(len(sweep.trials), "trial")}, decided by {goals} of the validation split. A trial '
-        f"counts by the best{by_first} of its validations; those that a guard objects to, where they are excluded, and "
-        "the one before training do not count. The best of many noisy numbers flatters itself: compare it with the "
-        "default over new seeds, and on the test split.</p>"
+        f"counts by the best{by_first} of its validations, without the one before training and without those that a "
+        "guard excludes. The best of many noisy numbers is optimistic: compare it with the default over new seeds, and "
+        "on the test split.</p>"
     )
     sections = [
         ("Best trial", _best(sweep, folder)),
@@ -61,18 +63,18 @@ def write_sweep(folder: Path) -> Path:
 
 
 CURVES_NOTE = (
-    "What decides at every validation, one line for each trial; the best, or all of the Pareto front, are thick. "
-    "× marks reward hacking. Lines may leave the plot, whose range is that of most; × is at its edge then."
+    "The deciding metric at every validation, one line per trial; the best, or the whole Pareto front, is thick. "
+    "× marks reward hacking. The plot covers the range of most values, so lines may leave it; × then sits at the edge."
 )
 PARALLEL_NOTE = (
-    "Each line is a trial, from its values to its result on the right, green for the best rank and red for the worst, "
-    "of several metrics by the first. Thick: the best, or all of the Pareto front. Dotted: no value that counts. Axes "
+    "Each line is a trial, from its values to its result on the right, green for the best rank and red for the worst "
+    "(by the first of several metrics). Thick: the best, or the whole Pareto front. Dotted: no value that counts. Axes "
     "of keys whose positive values span a factor of ten or more are logarithmic."
 )
 FRONT_NOTE = (
     "Each point is a trial, by the validation that counts. Green: the Pareto front; no other trial is as good as one "
-    "of these by all metrics and better by one. What lies beyond the line no trial has reached. The ring is the best "
-    "by the first metric, diamonds are the model before training."
+    "of these by all metrics and better by one. No trial has gone beyond the line. The ring is the best by the first "
+    "metric, diamonds are the model before training."
 )
 
 
@@ -95,7 +97,7 @@ def _status(sweep: Sweep, trial: Trial) -> str:
 
 
 def trials_table(sweep: Sweep, folder: Path, most: int = 10) -> str:
-    """The best trials for terminals, one line each, and all of the front of several metrics; the start of the best."""
+    """Format the best trials, the whole front of several metrics, and the start of the best one, for terminals."""
     lines = [["trial", *map(short_title, sweep.goals), "after", "status", *sweep.keys]]
     start = start_of(folder, sweep.best)
     if start is not None:
@@ -110,16 +112,16 @@ def trials_table(sweep: Sweep, folder: Path, most: int = 10) -> str:
 
 
 def without_gain(sweep: Sweep, folder: Path) -> str | None:
-    """That the best trial is no better than the model that it started from, by the first metric; None where it is."""
+    """Return a warning if the best trial is no better than its start by the first metric; None if it is better."""
     goal, best = sweep.goals[0], sweep.best
     start = start_of(folder, best)
     reached = None if best is None else best.best
-    before, after = (None if found is None else goal.cost(found) for found in (start, reached))
+    before, after = (None if metrics is None else goal.cost(metrics) for metrics in (start, reached))
     if before is None or after is None or after < before:
         return None
     return (
         f"no trial is better by {title(goal)} than the model before training ({_value(goal, start)}): the best config "
-        "is the one that did least harm"
+        "is the least harmful one"
     )
 
 
@@ -133,8 +135,8 @@ def _best(sweep: Sweep, folder: Path) -> str:
         escape(f"{title(goal)} {_value(goal, best.best)} ({_value(goal, start)} before training)")
         for goal in sweep.goals
     )
-    nothing = without_gain(sweep, folder)
-    warning = "" if nothing is None else f"<p>{escape(nothing[0].upper() + nothing[1:])}.</p>"
+    no_gain = without_gain(sweep, folder)
+    warning = "" if no_gain is None else f"<p>{escape(no_gain[0].upper() + no_gain[1:])}.</p>"
     report = folder / TRIALS / best.name / REPORT
     link = f' <a href="{TRIALS}/{escape(best.name)}/{REPORT}">Its report</a>.' if report.is_file() else ""
     return (
@@ -145,7 +147,7 @@ def _best(sweep: Sweep, folder: Path) -> str:
 
 
 def _front(sweep: Sweep, folder: Path) -> str:
-    """The front as a picture and a table; nothing where no trial counts."""
+    """Show the front as a picture and a table; empty if no trial counts."""
     front, keys = sweep.front, sweep.keys
     if not front:
         return ""
@@ -184,21 +186,21 @@ def _table(sweep: Sweep) -> str:
 
 
 def _importance(sweep: Sweep) -> str:
-    found = {goal: importance(sweep, goal) for goal in sweep.goals}
-    return "".join(_importance_card(goal, of_keys, len(found) > 1) for goal, of_keys in found.items() if of_keys)
+    shares = {goal: importance(sweep, goal) for goal in sweep.goals}
+    return "".join(_importance_card(goal, of_keys, len(shares) > 1) for goal, of_keys in shares.items() if of_keys)
 
 
-def _importance_card(goal: Goal, found: Mapping[str, tuple[float, float | None, int]], titled: bool) -> str:
+def _importance_card(goal: Goal, shares: Mapping[str, tuple[float, float | None, int]], titled: bool) -> str:
     rows = [
         [key, f"{share:.2f}", formatted(correlation, "{:+.2f}"), "< 1 %" if chance < 1 else f"{chance} %"]
-        for key, (share, correlation, chance) in found.items()
+        for key, (share, correlation, chance) in shares.items()
     ]
     table = html_table(["key", "share", "rank correlation with the metric", "by chance"], rows)
     caption = (
         "How much of the ranks of the trials' results each key accounts for alone: the square of Spearman's rank "
-        "correlation, or η² of the ranks where a key's values have no order. By chance: how often shuffled results "
-        "give as much. Association, not effect: keys that act together are not seen, and trials that were stopped "
+        "correlation, or η² of the ranks if a key's values have no order. By chance: how often shuffled results give "
+        "as much. This is association, not effect: keys that act together are not seen, and trials that were stopped "
         "early count by what they had reached."
     )
     heading = escape(title(goal)) if titled else ""
-    return card(heading, importance_bars(found), caption) + f'<div class="wide">{table}</div>'
+    return card(heading, importance_bars(shares), caption) + f'<div class="wide">{table}</div>'

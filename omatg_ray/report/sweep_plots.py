@@ -1,4 +1,4 @@
-"""The pictures of a sweep's report: learning curves, Pareto front, parallel coordinates, importance of keys."""
+"""Pictures of a sweep's report: learning curves, Pareto front, parallel coordinates, importance of keys."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from omatg_ray.tune.guards import HACKED
 from omatg_ray.tune.results import TRIALS, Goal, Sweep, Trial
 
 FEWEST = 5
-"""With fewer trials, ranks say nothing about what a key does."""
+"""With fewer trials, ranks say nothing about the effect of a key."""
 SHADES = LinearSegmentedColormap.from_list("good to bad", [COLOURS[2], "#d8b24a", COLOURS[4]])
 
 
 def title(goal: Goal) -> str:
-    """The metric of a goal, in words."""
+    """Return the metric of a goal in words."""
     return COLUMNS[goal.metric].title if goal.metric in COLUMNS else goal.metric.replace("_", " ")
 
 
 def start_of(folder: Path, trial: Trial | None) -> Mapping[str, Any] | None:
-    """What a trial's validation before training measured; None where there is none."""
+    """Return the metrics of a trial's validation before training; None if it has none."""
     lines = [] if trial is None else _validations(folder, trial)
     return next((line for line in lines if line["step"] == 0), None)
 
 
 def short_title(goal: Goal) -> str:
-    """The metric of a goal, for the head of a column."""
+    """Return the metric of a goal as the head of a column."""
     return COLUMNS[goal.metric].short if goal.metric in COLUMNS else goal.metric
 
 
 def breakable(key: str) -> str:
-    """A key that the head of a column may break after each dot."""
+    """Let a key break after each dot in the head of a column."""
     return key.replace(".", ".\u200b")
 
 
@@ -53,26 +53,26 @@ def _validations(folder: Path, trial: Trial) -> list[dict[str, Any]]:
 
 
 def pareto_front(sweep: Sweep, folder: Path) -> Figure:
-    """The first metric against each other one, of all trials that count and, from the run folders, before training."""
+    """Plot the first metric against each other one: trials that count and, from the run folders, before training."""
     first, *others = sweep.goals
     front, best = sweep.front, sweep.best
     rest = [trial.best for trial in sweep.trials if trial.best is not None and trial not in front]
     starts = [start for trial in sweep.trials if (start := start_of(folder, trial)) is not None]
     figure = Figure(figsize=(WIDE[0], 3.8), layout="constrained")
-    for place, other in enumerate(others, start=1):
-        axes = figure.add_subplot(1, len(others), place)
+    for number, other in enumerate(others, start=1):
+        axes = figure.add_subplot(1, len(others), number)
         dress(axes, title(first), title(other))
 
         def points(
-            found: Sequence[Mapping[str, Any]], names: tuple[str, str] = (first.metric, other.metric)
+            lines: Sequence[Mapping[str, Any]], names: tuple[str, str] = (first.metric, other.metric)
         ) -> tuple[list[float], ...]:
-            known = [line for line in found if all(line.get(name) is not None for name in names)]
+            known = [line for line in lines if all(line.get(name) is not None for name in names)]
             return tuple([line[name] for line in known] for name in names)
 
         axes.plot(*points(rest), "o", color=INK, alpha=0.45, markersize=5)
         axes.plot(*points(starts), "D", color=COLOURS[1], markersize=6)
         reached = points([trial.best or {} for trial in front])
-        # From the best by one to the best by the other. Of more metrics the front is no line.
+        # A line from the best by one metric to the best by the other. With more metrics, the front is not a line.
         line = "-" if len(others) == 1 else ""
         axes.plot(*reached, line, drawstyle="steps-post", color=COLOURS[2], linewidth=1.4, alpha=0.7)
         axes.plot(*reached, "o", color=COLOURS[2], markersize=7)
@@ -84,19 +84,19 @@ def pareto_front(sweep: Sweep, folder: Path) -> Figure:
 
 
 def learning_curves(sweep: Sweep, folder: Path) -> Figure | None:
-    """What decides of all trials over their iterations, from the run folders; None where there is nothing."""
+    """Plot the deciding metrics of all trials over the iterations, from the run folders; None if there are none."""
     shades, thick = _shades(sweep), {trial.name for trial in sweep.front}
-    found = {trial.name: _validations(folder, trial) for trial in sweep.trials}
-    if not any(goal.cost(line) is not None for lines in found.values() for line in lines for goal in sweep.goals):
+    validations = {trial.name: _validations(folder, trial) for trial in sweep.trials}
+    if not any(goal.cost(line) is not None for lines in validations.values() for line in lines for goal in sweep.goals):
         return None
     figure = Figure(figsize=WIDE, layout="constrained")
-    for place, goal in enumerate(sweep.goals, start=1):
-        axes = figure.add_subplot(1, len(sweep.goals), place)
+    for number, goal in enumerate(sweep.goals, start=1):
+        axes = figure.add_subplot(1, len(sweep.goals), number)
         dress(axes, "iteration", title(goal))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         drawn: list[float] = []
-        objected: list[tuple[Any, Any, Any]] = []
-        for name, lines in found.items():
+        hacked_points: list[tuple[Any, Any, Any]] = []
+        for name, lines in validations.items():
             known = [line for line in lines if line.get(goal.metric) is not None]
             steps, values, hacked = (
                 np.array([line.get(key, 0) for line in known], dtype=float) for key in ("step", goal.metric, HACKED)
@@ -105,26 +105,26 @@ def learning_curves(sweep: Sweep, folder: Path) -> Figure | None:
             colour = shades.get(name, INK)
             axes.plot(steps, values, color=colour, linewidth=width, alpha=alpha, zorder=order)
             if hacked.any():
-                objected.append((steps[hacked > 0], values[hacked > 0], colour))
+                hacked_points.append((steps[hacked > 0], values[hacked > 0], colour))
             drawn += values.tolist()
         if drawn:
-            # One trial that blew up shall not flatten all others.
+            # One trial that diverged must not flatten all others.
             low, high = np.quantile(drawn, [0.0, 0.95] if goal.mode == "min" else [0.05, 1.0])
             margin = 0.06 * (high - low) or 0.05
             axes.set_ylim(low - margin, high + margin)
-        for steps, values, colour in objected:
+        for steps, values, colour in hacked_points:
             axes.plot(steps, np.clip(values, *axes.get_ylim()), "x", color=colour, markersize=6, clip_on=False)
     return figure
 
 
 def _shades(sweep: Sweep) -> dict[str, Any]:
-    """Colours of the trials that count, by their ranks."""
+    """Return the colours of the trials that count, by rank."""
     counting = sorted((trial for trial in sweep.trials if trial.best is not None), key=sweep.costs)
-    return {trial.name: SHADES(place / max(1, len(counting) - 1)) for place, trial in enumerate(counting)}
+    return {trial.name: SHADES(rank / max(1, len(counting) - 1)) for rank, trial in enumerate(counting)}
 
 
 def parallel_coordinates(sweep: Sweep) -> Figure | None:
-    """Values of the keys and the results of all trials, one axis each; None for fewer than two trials."""
+    """Draw keys and results of all trials, one axis each; return None for fewer than two trials."""
     keys, goals, ranked = sweep.keys, sweep.goals, sweep.ranked
     if len(ranked) < 2:
         return None
@@ -168,7 +168,7 @@ def parallel_coordinates(sweep: Sweep) -> Figure | None:
 
 
 class _Axis:
-    """Where values lie between 0 and 1: numbers along their range, in its logarithm if that is wide, others evenly."""
+    """An axis from 0 to 1: numbers lie along their range, logarithmic if it is wide; other values evenly."""
 
     def __init__(self, values: Sequence[Any]) -> None:
         self._words = [] if _numeric(values) else list(dict.fromkeys(map(str, values)))
@@ -179,7 +179,7 @@ class _Axis:
         self._low, self._high = (min(scaled), max(scaled)) if scaled else (0.0, 1.0)
 
     def height(self, value: Any) -> float:
-        """Between 0 and 1."""
+        """Return the height of a value, between 0 and 1; NaN for None."""
         if self._words:
             return (self._words.index(str(value)) + 0.5) / len(self._words)
         if value is None:
@@ -188,13 +188,13 @@ class _Axis:
         return 0.5 if self._high == self._low else (number - self._low) / (self._high - self._low)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Heights and what stands there."""
+        """Return heights and their labels."""
         if self._words:
-            return [((place + 0.5) / len(self._words), word) for place, word in enumerate(self._words)]
+            return [((index + 0.5) / len(self._words), word) for index, word in enumerate(self._words)]
         numbers = sorted(self._few)
         if not numbers:
             scaled = np.linspace(self._low, self._high, 4).tolist()
-            numbers = [10**one if self._log else one for one in scaled]
+            numbers = [10**value if self._log else value for value in scaled]
         return [(self.height(number), f"{number:.3g}".replace("-", "−")) for number in numbers]
 
 
@@ -204,15 +204,15 @@ def _numeric(values: Sequence[Any]) -> bool:
 
 
 def importance(sweep: Sweep, goal: Goal) -> dict[str, tuple[float, float | None, int]]:
-    """Of every key how much of the ranks of the results it accounts for by itself, largest first.
+    """Estimate how much of the ranks of the results each key accounts for by itself, largest first.
 
-    For numbers that is the square of Spearman's rank correlation, for others the correlation ratio η² of the ranks. It
-    is a measure of association over the trials that there are: it knows nothing of keys that act together, and where a
-    scheduler stopped trials early their results are those of less training.
+    For numbers this is the square of Spearman's rank correlation, for other values the correlation ratio η² of the
+    ranks. It measures association over the trials at hand. It cannot see keys that act together. Trials that a
+    scheduler stopped early enter with the results of less training.
 
     Returns:
-        By key: the share between 0 and 1, for numbers Spearman's correlation with the metric, and the probability in
-        per cent that a key without any effect comes as high (2,000 permutations).
+        By key: the share between 0 and 1; for numbers, Spearman's correlation with the metric; and the probability in
+        per cent that a key without any effect reaches this share (2,000 permutations).
     """
     reached = [(trial, trial.best[goal.metric]) for trial in sweep.trials if trial.best is not None]
     if len(reached) < FEWEST:
@@ -222,7 +222,7 @@ def importance(sweep: Sweep, goal: Goal) -> dict[str, tuple[float, float | None,
         return {}
     generator = np.random.default_rng(0)
     shuffled = [generator.permutation(ranks) for _ in range(2000)]
-    found: dict[str, tuple[float, float | None, int]] = {}
+    shares: dict[str, tuple[float, float | None, int]] = {}
     for key in sweep.keys:
         values = [trial.values.get(key) for trial in trials]
         if len(set(map(str, values))) < 2:
@@ -236,20 +236,20 @@ def importance(sweep: Sweep, goal: Goal) -> dict[str, tuple[float, float | None,
         share = _share(own, ranks, numeric)
         above = sum(_share(own, other, numeric) >= share - 1e-12 for other in shuffled)
         correlation = float(np.corrcoef(own, ranks)[0, 1]) if numeric else None
-        found[key] = (share, correlation, round(100 * (above + 1) / (len(shuffled) + 1)))
-    return dict(sorted(found.items(), key=lambda item: -item[1][0]))
+        shares[key] = (share, correlation, round(100 * (above + 1) / (len(shuffled) + 1)))
+    return dict(sorted(shares.items(), key=lambda item: -item[1][0]))
 
 
 def _share(own: np.ndarray, ranks: np.ndarray, numeric: bool) -> float:
     if numeric:
         return float(np.corrcoef(own, ranks)[0, 1] ** 2)
     total = ((ranks - ranks.mean()) ** 2).sum()
-    groups = [ranks[own == one] for one in np.unique(own)]
+    groups = [ranks[own == level] for level in np.unique(own)]
     return float(sum(len(group) * (group.mean() - ranks.mean()) ** 2 for group in groups) / total)
 
 
 def importance_bars(found: Mapping[str, tuple[float, float | None, int]]) -> Figure:
-    """One bar for each key."""
+    """Draw one bar per key."""
     figure = Figure(figsize=(WIDE[0], 0.7 + 0.34 * len(found)), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "share of the variance of the results' ranks", "")

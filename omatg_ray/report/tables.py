@@ -1,4 +1,4 @@
-"""Tables of cases for terminals, which need no drawing."""
+"""Tables of cases for terminals, without plotting libraries."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ IN_TERMINALS = {
     "energy_mean": "energy",
     "unique_structures": "unique",
 }
-"""Metrics that tables of cases show in terminals, in order, and their titles there."""
+"""Metrics in terminal tables of cases, in order, with their titles."""
 LEGEND = """\
 E: eV/atom over the reference; ±: half of the 95 % interval (bootstrap over compositions); unique: structures per
-composition; s/1000: seconds in which one process or actor generates 1,000 crystals"""
+composition; s/1000: seconds for one process or actor to generate 1,000 crystals"""
 
 
 def comparison_table(comparison: Comparison) -> str:
-    """One line for each case, with half the width of 95 % intervals behind ±, and how long generating takes."""
+    """Format one line per case, with ± half the 95 % interval and the time of generation."""
     measured = comparison.columns
     columns = {key: measured[key] for key in IN_TERMINALS if key in measured}
     names = comparison.names()
@@ -48,7 +48,7 @@ def comparison_table(comparison: Comparison) -> str:
                 f"{result.seconds_per_1000:.1f}",
             ]
         )
-    left = [place for place, name in enumerate(names) if name != "steps"]
+    left = [index for index, name in enumerate(names) if name != "steps"]
     return f"{aligned(lines, left)}\n{LEGEND}"
 
 
@@ -56,12 +56,12 @@ def _short(result: CaseResult, key: str, column: Column) -> str:
     value = result.metrics.get(key)
     if value is None:
         return "-"
-    # The value itself may be no mean (a median), and has an interval all the same.
+    # The value may be a median rather than a mean; it has an interval all the same.
     return plus_minus({**(result.values["intervals"].get(key) or {}), "mean": value}, column.form)
 
 
 def plus_minus(interval: Mapping[str, Any], form: str) -> str:
-    """A mean with half the width of its interval, as `interval_dict` gives both, for terminals."""
+    """Format a mean with ± half its interval, both as in `interval_dict`, for terminals."""
     mean, low, high = (interval.get(name) for name in ("mean", "low", "high"))
     if mean is None:
         return "-"

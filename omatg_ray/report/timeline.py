@@ -1,4 +1,4 @@
-"""The picture of one iteration on Ray: who worked when, and who waited for whom."""
+"""Picture of one iteration on Ray: when each actor worked, and which actors waited for which."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from omatg_ray.run.timeline import Actor, Span, Timeline
 
 WIDTH, HEIGHT_OF_ROW = 11.4, 0.24
 NAMED_ROWS = 40
-"""Up to so many actors are named each; of more, only their roles."""
+"""Up to this many actors are labelled one by one; beyond, only their roles are."""
 HIGHEST = 9.0
 SHARE = 0.1
-"""Share of an iteration from which something is worth saying."""
+"""Smallest share of an iteration worth mentioning."""
 GAP = 0.15
-"""Part of a row's height that stays free."""
+"""Share of a row's height that stays free."""
 
 
 def draw_timeline(timeline: Timeline) -> Figure | None:
-    """One row per actor, coloured by role, over the seconds of the iteration; None where nobody worked."""
+    """Draw one row per actor, coloured by role, over the seconds of the iteration; None if no actor worked."""
     rows = _rows(timeline)
     if not timeline.spans:
         return None
@@ -33,20 +33,20 @@ def draw_timeline(timeline: Timeline) -> Figure | None:
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.8)
     colours = role_colours(role for role, _ in rows)
-    # The edge keeps two requests apart that follow each other without a pause.
+    # The edge separates two requests without a pause between them.
     edge = 0.4 if len(rows) <= NAMED_ROWS else 0.0
     for row, ((role, _), spans) in enumerate(rows.items()):
         bars = [(span.start, span.end - span.start) for span in spans]
-        place = (row + GAP, 1 - 2 * GAP)
-        axes.broken_barh(bars, place, facecolors=colours[role], edgecolors=INK, linewidths=edge, alpha=0.9)
+        extent = (row + GAP, 1 - 2 * GAP)
+        axes.broken_barh(bars, extent, facecolors=colours[role], edgecolors=INK, linewidths=edge, alpha=0.9)
     axes.set_xlim(0.0, timeline.seconds)
     axes.set_ylim(len(rows), 0)
     if len(rows) <= NAMED_ROWS:
         axes.set_yticks(np.arange(len(rows)) + 0.5, [f"{role} {index}" for role, index in rows])
     else:
-        places = {role: [row for row, (own, _) in enumerate(rows) if own == role] for role in colours}
-        middles = [float(np.mean(found)) + 0.5 for found in places.values()]
-        axes.set_yticks(middles, [f"{role} ({len(found)})" for role, found in places.items()])
+        rows_of = {role: [row for row, (own, _) in enumerate(rows) if own == role] for role in colours}
+        middles = [float(np.mean(own_rows)) + 0.5 for own_rows in rows_of.values()]
+        axes.set_yticks(middles, [f"{role} ({len(own_rows)})" for role, own_rows in rows_of.items()])
     axes.tick_params(axis="y", length=0)
     shown = [Patch(facecolor=colour, label=role) for role, colour in colours.items()]
     legend(axes, shown)
@@ -54,39 +54,39 @@ def draw_timeline(timeline: Timeline) -> Figure | None:
 
 
 def describe_timeline(timeline: Timeline) -> str:
-    """What the picture shows, in words: who worked how much, and for whom the others waited."""
+    """Describe the picture in words: how much each role worked, and which roles the others waited for."""
     rows, seconds = _rows(timeline), timeline.seconds
     roles = list(role_colours(role for role, _ in rows))
     shares, alone = dict[str, float](), dict[str, float]()
-    anybody = _covered(timeline.spans, seconds)
+    any_actor = _covered(timeline.spans, seconds)
     for role in roles:
         members = [_covered(spans, seconds) for actor, spans in rows.items() if actor[0] == role]
         shares[role] = sum(members) / len(members) / seconds
-        alone[role] = anybody - _covered([span for span in timeline.spans if span.role != role], seconds)
-    said = ", ".join(f"{role} {share:.0%}" for role, share in shares.items())
-    text = [f"Iteration {timeline.iteration}, {seconds:.2f} s. Share of it in which actors computed: {said}."]
+        alone[role] = any_actor - _covered([span for span in timeline.spans if span.role != role], seconds)
+    listed = ", ".join(f"{role} {share:.0%}" for role, share in shares.items())
+    text = [f"Iteration {timeline.iteration}, {seconds:.2f} s. Share of it in which actors computed: {listed}."]
     waited_for = [f"{role} actors for {alone[role]:.2f} s" for role in roles if alone[role] >= SHARE * seconds]
     if len(roles) > 1 and waited_for:
-        text.append(f"Alone at work: {', '.join(waited_for)}; the others wait for them then.")
+        text.append(f"Alone at work: {', '.join(waited_for)}; meanwhile the others wait.")
     elif len(roles) > 1:
-        text.append(f"No role has all others wait for it for {SHARE:.0%} of the time or longer.")
-    if seconds - anybody >= SHARE * seconds:
-        text.append(f"For {seconds - anybody:.2f} s no actor works: the driver does, or something is on its way.")
+        text.append(f"No role keeps all others waiting for {SHARE:.0%} of the time or longer.")
+    if seconds - any_actor >= SHARE * seconds:
+        text.append(f"For {seconds - any_actor:.2f} s no actor works: the driver does, or data is in transit.")
     return " ".join(text)
 
 
 def _rows(timeline: Timeline) -> dict[Actor, list[Span]]:
-    """What was done by everyone who was there at the end or has worked, sorted by the stage that they work in."""
-    found: dict[Actor, list[Span]] = {actor: [] for actor in timeline.actors}
+    """Group the spans by actor, for all actors that worked or were there at the end, sorted by stage."""
+    spans_of: dict[Actor, list[Span]] = {actor: [] for actor in timeline.actors}
     for span in timeline.spans:
-        found.setdefault((span.role, span.actor), []).append(span)
-    return {actor: found[actor] for actor in sorted(found, key=actor_order)}
+        spans_of.setdefault((span.role, span.actor), []).append(span)
+    return {actor: spans_of[actor] for actor in sorted(spans_of, key=actor_order)}
 
 
 def _covered(spans: Iterable[Span], seconds: float) -> float:
-    """Seconds in which at least one of some spans lasts, within an iteration."""
+    """Return the seconds of an iteration that at least one of the spans covers."""
     covered = end = 0.0
-    for span in sorted(spans, key=lambda one: one.start):
+    for span in sorted(spans, key=lambda span: span.start):
         stop = min(span.end, seconds)
         covered += max(0.0, stop - max(span.start, end))
         end = max(end, stop)

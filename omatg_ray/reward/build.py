@@ -1,4 +1,4 @@
-"""The reward of a run, put together from its settings."""
+"""Construction of the reward of a run from its settings."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from omatg_ray.reward.weighted import Part, Weighted
 from omatg_ray.run.location_keys import locations
 
 TRIED = 2
-"""Crystals that a custom reward is tried on before a run."""
+"""Number of crystals on which a custom reward is tried before a run."""
 
 
 @dataclass(frozen=True)
 class Scorers:
-    """The reward and the energy of a run; sent to another process together, they share a potential.
+    """Reward and energy of a run. Sent to another process together, they share a potential.
 
     Attributes:
-        reward: The reward of the run; None where nothing is rewarded.
-        energy: Energies for evaluations: of crystals as they are; None without a potential.
-        second_fingerprint: That of the second potential; None without one.
+        reward: The reward of the run; None if nothing is rewarded.
+        energy: Energies for evaluations, of unrelaxed crystals; None without a potential.
+        second_fingerprint: Fingerprint of the second potential; None without one.
     """
 
     reward: Weighted | None
@@ -43,10 +43,10 @@ class Scorers:
     second_fingerprint: str | None = None
 
     def to(self, device: torch.device | str) -> Scorers:
-        """Both moved to a device, in place."""
-        for one in (self.reward, self.energy):
-            if one is not None:
-                one.to(device)
+        """Move both to a device, in place."""
+        for scorer in (self.reward, self.energy):
+            if scorer is not None:
+                scorer.to(device)
         return self
 
 
@@ -56,16 +56,16 @@ def build_scorers(
     validation: CrystalDataset | None = None,
     device: torch.device | str = "cpu",
 ) -> Scorers:
-    """The reward of a run.
+    """Build the reward of a run.
 
     Args:
-        settings: What to reward.
-        known: Training crystals: the compositions to score, and the references where settings name no others.
-        validation: Crystals whose compositions are scored too, never rewarded: references where there are no others.
-        device: Of the potentials.
+        settings: Settings of the reward.
+        known: Training crystals: the compositions to score, and the references unless the settings name others.
+        validation: Crystals whose compositions are scored too but never rewarded; references where there are no others.
+        device: Device of the potentials.
 
     Raises:
-        ConfigError: Energies are asked for, and no potential is named.
+        ConfigError: Energies are needed, but no potential is named.
         PotentialError: A potential cannot be loaded or does not know an element of the crystals.
         RewardError: References of an element or of a composition are missing, or a custom reward does not work.
         DataError: A file of references cannot be read.
@@ -104,7 +104,7 @@ def _parts(
             chunk_edges=settings.chunk_edges,
             relax_steps=settings.relax_steps,
         )
-        # First, and there even without a weight: what is made of energies needs it.
+        # First, and present even without a weight, because rewards made of energies need it.
         materials.energy = parts[ENERGY] = Once(materials.relaxed)
     parts |= {name: options.build(materials) for name, options in settings.built_in.items()}
     for name, custom in settings.custom.items():
@@ -117,10 +117,10 @@ def _parts(
 
 
 def fingerprint(settings: RewardSettings) -> str | None:
-    """Short hash of the files that the reward depends on; None if there are none.
+    """Return a short hash of the files that the reward depends on; None if there are none.
 
-    These are files of references, and of every custom reward the source files that `sources` finds in its folder; where
-    its module lies elsewhere, as one that is installed, the file of the module alone. Nothing is imported.
+    These are the files of references and, for every custom reward, the source files that `sources` finds in its folder.
+    If its module lies elsewhere, such as an installed one, only the file of the module counts. Nothing is imported.
 
     Raises:
         DataError: A file cannot be read.
@@ -139,16 +139,16 @@ def fingerprint(settings: RewardSettings) -> str | None:
 
 
 def _code(custom: CustomSettings) -> list[Path]:
-    """Source files of a custom reward, where Python would find them; none where its module is no file."""
+    """Return the source files of a custom reward, where Python would find them; none if its module is not a file."""
     module, _, _ = custom.class_.partition(":")
     folder = custom.path or Path.cwd()
-    found = sources(module, folder)
-    if found:
-        return found
-    places: Sequence[str] | None = [str(folder), *sys.path]
+    files = sources(module, folder)
+    if files:
+        return files
+    search_path: Sequence[str] | None = [str(folder), *sys.path]
     spec, name = None, ""
     for part in module.split("."):
         name = f"{name}.{part}" if name else part
-        spec = None if places is None else PathFinder.find_spec(name, places)
-        places = None if spec is None else spec.submodule_search_locations
+        spec = None if search_path is None else PathFinder.find_spec(name, search_path)
+        search_path = None if spec is None else spec.submodule_search_locations
     return [] if spec is None or spec.origin is None or not spec.has_location else [Path(spec.origin)]

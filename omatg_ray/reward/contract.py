@@ -1,4 +1,4 @@
-"""What every reward must keep to, as a test for rewards of your own."""
+"""The contract of every reward, as a test for rewards of your own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from omatg_ray.errors import RewardError
 from omatg_ray.reward.protocol import Reward, RewardResult, require_shape
 
 TOLERANCE = 1e-5
-"""By how much, relative to its size or 1, a reward may depend on what else is in the batch: rounding in float32."""
+"""Allowed change of a reward with the rest of the batch, relative to its size or 1: rounding in float32."""
 # Rocksalt, perovskite, diamond and hexagonal close packing: atomic numbers, fractional positions, lattice in Å.
 ROCKSALT = [[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]]
 CASES = (
@@ -29,24 +29,25 @@ CASES = (
 
 
 def made_up_crystals() -> CrystalBatch:
-    """NaCl, SrTiO3, diamond and magnesium, then SrTiO3 with its atoms displaced at random."""
+    """Return NaCl, SrTiO3, diamond and magnesium, then SrTiO3 with its atoms displaced at random."""
     cells = [CrystalBatch(torch.tensor(z), torch.tensor(x), c[None], torch.tensor([len(z)])) for z, x, c in CASES]
     noise = 0.02 * torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     return CrystalBatch.cat([*cells, cells[1].replace(pos=(cells[1].pos + noise) % 1.0)])
 
 
 def check_reward(reward: Reward, crystals: CrystalBatch | None = None) -> None:
-    """Runs a reward on a few crystals and checks what it promises.
+    """Run a reward on a few crystals and check that it meets the contract.
 
-    One number per structure, float64, on the CPU; not NaN everywhere and nowhere infinite; the same whatever else is in
-    the batch and in whatever order; the crystals left as they were; all elements covered.
+    A reward gives one number per structure, float64, on the CPU. It is not NaN for all structures and infinite for
+    none. It does not depend on the rest of the batch or on the order. It leaves the crystals unchanged, and covers all
+    elements.
 
     Args:
         reward: An instance of your class.
-        crystals: To score; by default made-up ones, of which those remain that hold no other than its `elements`.
+        crystals: Crystals to score; by default those made-up ones that hold only its `elements`.
 
     Raises:
-        RewardError: It does not keep to this; says what is wrong.
+        RewardError: The reward breaks the contract; says what is wrong.
 
     Example:
         >>> from my_rewards import Flat                     # doctest: +SKIP
@@ -54,41 +55,42 @@ def check_reward(reward: Reward, crystals: CrystalBatch | None = None) -> None:
     """
     name = getattr(reward, "name", type(reward).__name__)
     elements = getattr(reward, "elements", None)
-    given = crystals is not None
+    own_crystals = crystals is not None
     crystals = made_up_crystals() if crystals is None else crystals
     if elements is not None:
         sizes = crystals.layout.sizes
         foreign = [not elements.issuperset(z.tolist()) for z in crystals.species.split(sizes)]
-        if given and any(foreign):
+        if own_crystals and any(foreign):
             raise RewardError(f"reward {name}: its `elements` do not cover {crystals.formulas()[foreign.index(True)]}")
         crystals = crystals.select([row for row, out in enumerate(foreign) if not out])
-        if not given and len(crystals) < 2:
+        if not own_crystals and len(crystals) < 2:
             raise RewardError(
-                f"reward {name}: fewer than two of the made-up crystals hold only its `elements`; give check_reward "
+                f"reward {name}: fewer than two of the made-up crystals hold only its `elements`; pass check_reward "
                 "crystals of your own"
             )
     before = crystals.select(range(len(crystals)))
-    whole = _asked(reward, name, crystals)
+    whole = _score(reward, name, crystals)
     if not all(torch.equal(getattr(crystals, field), getattr(before, field)) for field in ("species", "pos", "cell")):
-        raise RewardError(f"reward {name}: it changes the crystals that it is given; work on copies")
+        raise RewardError(f"reward {name}: it changes the crystals passed to it; work on copies")
     if whole.reward.isnan().all():
         raise RewardError(f"reward {name}: it is NaN for every crystal")
     if (infinite := whole.reward.isinf()).any():
         formula = crystals.formulas()[int(infinite.nonzero()[0, 0])]
-        raise RewardError(f"reward {name}: it is infinite for {formula}; give a number, or NaN where there is none")
-    backwards = _asked(reward, name, crystals.select(list(reversed(range(len(crystals))))))
-    alone = [_asked(reward, name, crystals.select([row])) for row in range(len(crystals))]
+        raise RewardError(f"reward {name}: it is infinite for {formula}; return a number, or NaN if there is none")
+    backwards = _score(reward, name, crystals.select(list(reversed(range(len(crystals))))))
+    alone = [_score(reward, name, crystals.select([row])) for row in range(len(crystals))]
     for key, numbers in {"reward": whole.reward, **whole.values}.items():
         _compare(name, key, numbers, _column(backwards, key).flip(0), crystals, "the order of the batch")
-        _compare(name, key, numbers, torch.cat([_column(one, key) for one in alone]), crystals, "the batch it comes in")
+        columns = torch.cat([_column(result, key) for result in alone])
+        _compare(name, key, numbers, columns, crystals, "the batch it comes in")
 
 
-def _asked(reward: Reward, name: str, crystals: CrystalBatch) -> RewardResult:
+def _score(reward: Reward, name: str, crystals: CrystalBatch) -> RewardResult:
     try:
         result = reward(crystals)
     except Exception as error:
         formulas = ", ".join(crystals.formulas())
-        hint = "; if it does not cover an element, say so by `elements`" if isinstance(error, LookupError) else ""
+        hint = "; if it does not cover an element, declare so in `elements`" if isinstance(error, LookupError) else ""
         raise RewardError(f"reward {name}: raised {type(error).__name__}: {error} on {formulas}{hint}") from error
     if not isinstance(result, RewardResult) or not isinstance(result.values, dict):
         raise RewardError(f"reward {name}: returned {type(result).__name__}, not RewardResult(reward, values)")

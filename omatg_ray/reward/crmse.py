@@ -1,4 +1,4 @@
-"""The reward of a small distance to a known polymorph."""
+"""Reward for a small distance to a known polymorph."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ TOLERANCES = MatchSettings()
 class PolymorphMatch:
     """stol − the smallest RMSE to the known crystals of the same reduced composition (−cRMSE up to a constant).
 
-    RMSE is that of pymatgen's StructureMatcher in units of (V/N)^(1/3). No match, or an invalid crystal, counts stol
-    and gets 0. If any of the comparisons of a crystal takes longer than its time bound, raises or takes its process
-    down, its reward has failed (NaN).
+    RMSE is that of pymatgen's StructureMatcher in units of (V/N)^(1/3). Without a match, or for an invalid crystal, the
+    RMSE counts as stol and the reward is 0. If any comparison of a crystal exceeds its time bound, raises or kills its
+    process, the reward of the crystal has failed (NaN).
 
     Args:
         references: Known crystals; invalid ones match nothing.
@@ -52,7 +52,7 @@ class PolymorphMatch:
         self.learn(references)
 
     def learn(self, known: CrystalBatch) -> None:
-        """Takes known crystals as references too, but only for compositions without any so far."""
+        """Add known crystals as references, but only for compositions that have none so far."""
         valid = check_validity(known, self.own_images).valid.tolist()
         new: dict[Composition, list[Arrays]] = defaultdict(list)
         for key, arrays, ok in zip(compositions(known), to_arrays(known), valid, strict=True):
@@ -64,15 +64,15 @@ class PolymorphMatch:
         """Refuse crystals of compositions that no reference has.
 
         Raises:
-            RewardError: Names the compositions.
+            RewardError: Some compositions have no reference; names them.
         """
         keys = compositions(crystals)
         if unknown := [row for row, key in enumerate(keys) if key not in self._of_key]:
             raise RewardError(f"reward crmse: no reference has the composition {_names(crystals, unknown)}; add one to"
-                              " reward.crmse.references, or leave these compositions out")  # fmt: skip
+                              " reward.crmse.references, or leave out these compositions")  # fmt: skip
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
-        """Rewards of B structures, with the value rmse: that of the best match, NaN without one.
+        """Return the rewards of B structures, with the value rmse: that of the best match, NaN without one.
 
         Raises:
             RewardError: As `require`.
@@ -93,7 +93,7 @@ class PolymorphMatch:
         return RewardResult(reward, {"rmse": rmse.where(rmse.isfinite(), math.nan)})
 
     def close(self) -> None:
-        """Ends the worker processes."""
+        """End the worker processes."""
         self._pool.close()
 
 

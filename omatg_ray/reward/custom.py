@@ -1,6 +1,6 @@
-"""Rewards that users write: imported and run in a process of their own, so that nothing they do can take a run with it.
+"""Rewards that users write, imported and run in a process of their own so that they cannot take down a run.
 
-This module is what the process imports first.
+The process imports this module first.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from omatg_ray.run.bounded import BoundedPool, Outcome
 logger = logging.getLogger(__name__)
 
 MAX_TIMEOUTS = 8
-"""Time-outs within one batch after which all that is left of it has failed: halving 128 finds one that hangs."""
+"""Time-outs within one batch after which the rest of it has failed: halving 128 structures to one that hangs."""
 
 Numbers = dict[str, np.ndarray]
 """Values by name, float64."""
-Said = tuple[np.ndarray | None, dict[str, np.ndarray | None]]
-"""Rewards and values as they come from the process: plain float64, None for what is no numbers."""
+Answer = tuple[np.ndarray | None, dict[str, np.ndarray | None]]
+"""Rewards and values as the process returns them: plain float64, None for anything that is not numeric."""
 
 
 class CustomReward:
     """A user's reward.
 
-    A batch on which it raises, dies or exceeds its time is halved until what is at fault stands alone; its reward has
-    failed (NaN), and the others are not lost. After `MAX_TIMEOUTS` time-outs in a row it is asked once per batch until
-    it answers again: a reward that always hangs costs one time-out per batch, and not eight.
+    A batch on which it raises, dies or times out is halved until the structure at fault stands alone. The reward of
+    that structure has failed (NaN); the others are kept. After `MAX_TIMEOUTS` time-outs in a row it is called once per
+    batch until it answers again, so a reward that always hangs costs one time-out per batch instead of eight.
 
-    Invalid structures (`check_validity`) are not shown to it. They get `invalid`, which no valid one is below: lower
-    rewards are raised to it.
+    Invalid structures (`check_validity`) are not passed to it. They get `invalid`, and lower rewards of valid
+    structures are raised to it.
 
     Args:
-        name: What metrics and messages call it.
+        name: Name in metrics and messages.
         target: `module:Class`.
-        invalid: Reward of an invalid structure, and the lowest that a valid one gets.
-        options: Keyword arguments of the class: plain values.
-        path: Folder of the module; None leaves the import path as it is, with the working directory.
-        timeout: Seconds that one call may take; the first one also imports the module and makes the object.
+        invalid: Reward of an invalid structure, and the lowest reward of a valid one.
+        options: Keyword arguments of the class; plain values.
+        path: Folder of the module; None leaves the import path, with the working directory, as it is.
+        timeout: Seconds that one call may take; the first one also imports the module and builds the object.
 
     Example:
         >>> reward = CustomReward("flat", "my_rewards:Flat", -30.0, {"axis": 2}, "rewards")     # doctest: +SKIP
@@ -74,10 +74,10 @@ class CustomReward:
         self._late = 0
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
-        """Rewards of B structures, and the values that it names, which are NaN where invalid or failed.
+        """Return the rewards of B structures, and the values that it names; NaN where invalid or failed.
 
         Raises:
-            RewardError: It returned something else than a number per structure.
+            RewardError: It returned something other than one number per structure.
         """
         crystals = crystals.to("cpu")
         valid = check_validity(crystals).valid
@@ -91,8 +91,8 @@ class CustomReward:
             outcome = self._ask(part)
             self._late = self._late + 1 if outcome.timed_out else 0
             if outcome.error is None:
-                rewards, named = self._checked(outcome.value, len(rows))
-                # Minus infinity is raised as any low reward is, plus infinity has failed.
+                rewards, named = self._check_answer(outcome.value, len(rows))
+                # Minus infinity is raised like any low reward; plus infinity counts as failed.
                 rewards = np.where(np.isposinf(rewards), math.nan, rewards)
                 if missing := int(np.isnan(rewards).sum()):
                     logger.warning("reward %s: NaN or infinity for %d of %d structures", self.name, missing, len(rows))
@@ -116,39 +116,39 @@ class CustomReward:
         )
 
     def try_out(self, crystals: CrystalBatch) -> None:
-        """Scores crystals for a test, before a run depends on it; warns where it has no number for any of them.
+        """Score crystals as a test, before a run depends on the reward; warn if it has no number for any of them.
 
         Raises:
-            RewardError: It cannot be imported or made, raises, takes too long or returns something else than a number
-                per structure.
+            RewardError: It cannot be imported or built, raises, takes too long, or returns something other than one
+                number per structure.
         """
         outcome = self._ask(crystals.to("cpu"))
         if outcome.error is not None:
             target, _, path = self._spec
             raise RewardError(
                 f"reward {self.name}: {target} (path {path or 'as it is'}) fails on crystals of the training split: "
-                f"{outcome.error}. Try it by itself: check_reward (docs/rewards.md) shows where it raises"
+                f"{outcome.error}. Try it on its own: check_reward (docs/rewards.md) shows where it raises"
             )
-        rewards, _ = self._checked(outcome.value, len(crystals))
+        rewards, _ = self._check_answer(outcome.value, len(crystals))
         if len(crystals) and not np.isfinite(rewards).any():
             logger.warning(
-                "reward %s: NaN or infinity for all %d crystals of the training split that it was tried on: these "
-                "fail, and a run stops where more than 5 %% do",
+                "reward %s: NaN or infinity for all %d crystals of the training split that it was tried on. These "
+                "count as failed, and a run stops if more than 5 %% fail",
                 self.name,
                 len(crystals),
             )
 
     def close(self) -> None:
-        """Ends the process. It starts again when it is needed."""
+        """End the process. It starts again when needed."""
         self._pool.close()
 
     def _ask(self, crystals: CrystalBatch) -> Outcome:
-        # As numpy arrays: torch would hand its tensors over in shared memory.
+        # Sent as numpy arrays, because torch would pass its tensors in shared memory.
         tensors = (crystals.species, crystals.pos, crystals.cell, crystals.n_atoms)
         _, outcome = next(iter(self._pool.map([(self._spec, *(tensor.numpy() for tensor in tensors))])))
         return outcome
 
-    def _checked(self, said: Said, count: int) -> tuple[np.ndarray, Numbers]:
+    def _check_answer(self, answer: Answer, count: int) -> tuple[np.ndarray, Numbers]:
         def numbers(array: np.ndarray | None, what: str) -> np.ndarray:
             if array is None:
                 raise RewardError(f"reward {self.name}: its {what} is no array of numbers; return one per structure")
@@ -159,7 +159,7 @@ class CustomReward:
                 )
             return array
 
-        reward, values = said
+        reward, values = answer
         if wrong := [name for name in values if not name or "/" in name]:
             raise RewardError(f"reward {self.name}: a value is called {wrong[0]!r}; name it without slashes")
         return numbers(reward, "reward"), {name: numbers(array, f"value {name!r}") for name, array in values.items()}
@@ -167,14 +167,14 @@ class CustomReward:
 
 def score_here(
     spec: tuple[str, str, str], species: np.ndarray, pos: np.ndarray, cell: np.ndarray, n_atoms: np.ndarray
-) -> Said:
-    """What the process runs.
+) -> Answer:
+    """Score crystals inside the process.
 
-    What it gives is read by a process that does not know the user's code: plain names and arrays.
+    The result holds only plain names and arrays, because the parent process does not know the user's code.
     """
-    # `numpy()` of the other side may be read-only.
+    # Arrays from the parent's `numpy()` may be read-only.
     crystals = CrystalBatch(*(torch.from_numpy(np.array(array)) for array in (species, pos, cell, n_atoms)))
-    returned = made(*spec)(crystals)
+    returned = make_reward(*spec)(crystals)
     result = returned if isinstance(returned, RewardResult) else RewardResult(returned, {})
     return _plain(result.reward), {f"{name}": _plain(value) for name, value in result.values.items()}
 
@@ -185,8 +185,8 @@ def _plain(value: Any) -> np.ndarray | None:
 
 
 @lru_cache(maxsize=1)
-def made(target: str, options: str, path: str) -> Reward:
-    """The user's object, made once per process."""
+def make_reward(target: str, options: str, path: str) -> Reward:
+    """Build the user's object, once per process."""
     sys.path.insert(0, path)
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)(**json.loads(options))

@@ -1,4 +1,4 @@
-"""The reward of a low energy per atom."""
+"""Reward for a low energy per atom."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SQUEEZE_WIDTH = 1.0
 
 
 def squeezed(energy: Tensor, bound: float) -> Tensor:
-    """Energies kept below a bound without losing their order, any shape, in eV/atom.
+    """Keep energies below a bound without changing their order; any shape, in eV/atom.
 
-    Up to 1 eV/atom below the bound they stay as they are; above, bound − w² / (w + E − (bound − w)) with w = 1 eV/atom,
-    which continues with slope 1 and reaches the bound at infinity. A flat cap would tell a policy nothing about which
-    of two bad structures is the better one.
+    Energies more than w = 1 eV/atom below the bound are unchanged. Others become bound − w² / (w + E − (bound − w)),
+    which continues with slope 1 and reaches the bound at infinity. A flat cap would not tell a policy which of two bad
+    structures is the better one.
     """
     knee = bound - SQUEEZE_WIDTH
     above = bound - SQUEEZE_WIDTH**2 / (SQUEEZE_WIDTH + (energy - knee).clamp_min(0.0))
@@ -36,22 +36,22 @@ def squeezed(energy: Tensor, bound: float) -> Tensor:
 class MatGLEnergy:
     """Minus the energy per atom in eV, from a MatGL potential, after the checks of `check_validity`.
 
-    An invalid structure gets -`invalid_energy` and is never shown to the potential. A valid one gets -E/N, squeezed as
-    E/N comes within 1 eV/atom of `invalid_energy`: always above an invalid one, and the lower of two energies always
-    above the higher (`squeezed`). A valid structure whose energy is not finite, or that the potential fails on, gets
-    NaN: a failed reward.
+    An invalid structure gets -`invalid_energy` and is never passed to the potential. A valid one gets -E/N, squeezed
+    where E/N comes within 1 eV/atom of `invalid_energy` (`squeezed`). It is always above an invalid one, and the lower
+    of two energies is always above the higher. If the energy of a valid structure is not finite, or the potential fails
+    on it, its reward has failed (NaN).
 
     Args:
         potential: A loaded potential, or the name or folder of one (`load_potential`).
-        invalid_energy: What an invalid structure counts, and the bound of valid ones, in eV/atom.
-        cap: Whether valid energies are bounded. Without (the published reward), a valid structure can score below an
+        invalid_energy: Energy of an invalid structure, and the bound of valid ones, in eV/atom.
+        cap: Whether valid energies are bounded. Unbounded (the published reward), a valid structure can score below an
             invalid one.
         own_images: Whether the distance of a site to its own periodic images is checked; see `check_validity`.
-        repulsion: Whether overlapping atoms get the repulsion of `omatg_ray.reward.repulsion`. Without (MatGL's own
+        repulsion: Whether overlapping atoms get the repulsion of `omatg_ray.reward.repulsion`. Without it (MatGL's own
             energies), most potentials have holes there, which a policy finds.
-        device: Where the potential is put if it is loaded here.
+        device: Device of the potential if it is loaded here.
         chunk_edges: See `Potential.energies`.
-        relax_steps: Steps of relaxation before the energy (`omatg_ray.reward.relax`); the crystals stay as they are.
+        relax_steps: Steps of relaxation before the energy (`omatg_ray.reward.relax`); the crystals are not changed.
 
     Raises:
         PotentialError: The potential cannot be loaded.
@@ -80,13 +80,13 @@ class MatGLEnergy:
         self.repulsion, self.chunk_edges, self.relax_steps = repulsion, chunk_edges, relax_steps
 
     def to(self, device: torch.device | str) -> MatGLEnergy:
-        """Its potential moved to a device, in place."""
+        """Move its potential to a device, in place."""
         self.potential.to(device)
         return self
 
     @property
     def elements(self) -> frozenset[int]:
-        """Atomic numbers that the potential knows."""
+        """Return the atomic numbers that the potential knows."""
         return self.potential.elements
 
     def require_elements(self, elements: Iterable[int]) -> None:
@@ -98,7 +98,7 @@ class MatGLEnergy:
         self.potential.require_elements(elements)
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
-        """Rewards of B structures, with their values.
+        """Return the rewards of B structures, with their values.
 
         - energy_per_atom: E/N in eV/atom, with the repulsion of overlapping atoms unless `repulsion` is off, not
           capped; NaN where invalid or failed.
@@ -113,12 +113,12 @@ class MatGLEnergy:
         """
         crystals = crystals.to("cpu")
         validity = check_validity(crystals, self.own_images)
-        # Energy, steps and drop of the energy.
-        found = torch.full((3, len(crystals)), torch.nan, dtype=torch.float64)
+        # Rows: energy, steps and drop of the energy.
+        results = torch.full((3, len(crystals)), torch.nan, dtype=torch.float64)
         if validity.valid.any():
             valid = crystals.select(validity.valid)
-            found[:, validity.valid] = self._energies(valid, validity.valid.nonzero()[:, 0].tolist())
-        energy, steps, drop = found[0] / crystals.n_atoms, found[1], found[2] / crystals.n_atoms
+            results[:, validity.valid] = self._energies(valid, validity.valid.nonzero()[:, 0].tolist())
+        energy, steps, drop = results[0] / crystals.n_atoms, results[1], results[2] / crystals.n_atoms
         energy[~energy.isfinite()] = torch.nan
         counted = squeezed(energy, self.invalid_energy) if self.cap else energy
         reward = -torch.where(validity.valid, counted, self.invalid_energy)
@@ -133,9 +133,9 @@ class MatGLEnergy:
         return RewardResult(reward, values)
 
     def _energies(self, crystals: CrystalBatch, indices: list[int]) -> Tensor:
-        """Energies in eV, steps and drops (3, b).
+        """Return energies in eV, steps and drops (3, b).
 
-        NaN for structures that the potential fails on; the others of their chunk are not lost.
+        Structures on which the potential fails get NaN; the others of their chunk are kept.
         """
         try:
             if self.relax_steps:
@@ -159,5 +159,5 @@ class MatGLEnergy:
         # Halving finds the one that fails in few calls and needs less memory each time.
         half = len(crystals) // 2
         parts = (range(half), range(half, len(crystals)))
-        found = [self._energies(crystals.select(list(part)), [indices[i] for i in part]) for part in parts]
-        return torch.cat(found, dim=1)
+        results = [self._energies(crystals.select(list(part)), [indices[i] for i in part]) for part in parts]
+        return torch.cat(results, dim=1)

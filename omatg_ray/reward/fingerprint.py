@@ -1,11 +1,11 @@
-"""How unlike two crystals of one composition are: distances of their radial distribution functions.
+"""Dissimilarity of two crystals of one composition: the distance of their radial distribution functions.
 
 The fingerprint of Oganov and Valle, J. Chem. Phys. 130, 104504 (2009): for every pair of elements A, B
 
     F_AB(r) = Σ_ij δ(r − r_ij) / (4π r² N_A (N_B / V) dr) − 1,
 
 smeared by a Gaussian, and the cosine distance of two of them with weights w_AB ∝ N_A N_B. Lengths are in units of
-(V/N)^(1/3), so that two crystals that differ by their volume alone are the same, as for StructureMatcher.
+(V/N)^(1/3), so two crystals that differ only in volume are the same, as for StructureMatcher.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BIN = 0.02
 
 
 def group_distances(crystals: CrystalBatch, members: int) -> Tensor:
-    """Distances between the members of groups, 0 (same) to 1.
+    """Return the distances between the members of each group, 0 (same) to 1.
 
     Args:
         crystals: Groups of `members` consecutive crystals of one composition, on any device.
@@ -39,21 +39,21 @@ def group_distances(crystals: CrystalBatch, members: int) -> Tensor:
     """
     crystals = crystals.to("cpu", torch.float64)
     valid = check_validity(crystals).valid
-    found = torch.full((len(crystals) // members, members, members), math.nan, dtype=torch.float64)
+    distances = torch.full((len(crystals) // members, members, members), math.nan, dtype=torch.float64)
     compositions = [sorted(z.tolist()) for z in crystals.species.split(crystals.layout.sizes)]
-    for group in range(len(found)):
+    for group in range(len(distances)):
         rows = torch.arange(group * members, (group + 1) * members)
         kept = valid[rows].nonzero().squeeze(1)
         if len(kept) and all(compositions[row] == compositions[rows[0]] for row in rows):
             fingerprint = fingerprints(crystals.select(rows[kept]))
             cosine = (fingerprint @ fingerprint.T).clamp(-1.0, 1.0)
-            found[group, kept[:, None], kept] = 0.5 * (1.0 - cosine)
-    # Every iteration's go through the controller.
-    return found.float()
+            distances[group, kept[:, None], kept] = 0.5 * (1.0 - cosine)
+    # float32, because the distances of every iteration pass through the controller.
+    return distances.float()
 
 
 def fingerprints(crystals: CrystalBatch) -> Tensor:
-    """Fingerprints (B, D) of valid crystals of one composition, float64, each of length 1."""
+    """Return the fingerprints (B, D) of valid crystals of one composition, float64, each of length 1."""
     crystals = crystals.to("cpu", torch.float64)
     n = int(crystals.n_atoms[0])
     elements, kind = crystals.species.unique(return_inverse=True)
@@ -61,7 +61,7 @@ def fingerprints(crystals: CrystalBatch) -> Tensor:
     cell = minkowski_reduce(crystals.cell)[0]
     frac = wrap((crystals.pos[:, None] @ (crystals.cell @ torch.linalg.inv(cell))[crystals.batch])[:, 0])
     cell = cell / (volume(cell) / n).pow(1 / 3)[:, None, None]
-    # A margin, so that the smeared distances at the cutoff are all there.
+    # The margin includes all distances that are smeared into the cutoff.
     reach = CUTOFF + 3.0 * SMEARING
     n_bins, n_kinds = math.ceil(reach / BIN) + 2, len(elements)
     histogram = torch.zeros(len(crystals), n_kinds * n_kinds * n_bins, dtype=torch.float64)
@@ -69,9 +69,9 @@ def fingerprints(crystals: CrystalBatch) -> Tensor:
         lattice = cell[b].numpy()
         pairs, offset = (torch.from_numpy(part) for part in neighbours(x.numpy(), lattice, reach))
         length = ((x[pairs[1]] + offset - x[pairs[0]]) @ cell[b]).norm(dim=1)
-        # Shared between the two nearest points of the grid: equal crystals must not differ by rounding.
-        place, share = (length / BIN).long(), (length / BIN).frac()
-        index = (z[pairs[0]] * n_kinds + z[pairs[1]]) * n_bins + place
+        # Each distance is shared between the two nearest grid points, so that equal crystals do not differ by rounding.
+        lower, share = (length / BIN).long(), (length / BIN).frac()
+        index = (z[pairs[0]] * n_kinds + z[pairs[1]]) * n_bins + lower
         for at, part in ((index, 1.0 - share), (index + 1, share)):
             histogram[b] += torch.bincount(at, weights=part, minlength=histogram.shape[1])
     centre = torch.arange(n_bins, dtype=torch.float64) * BIN

@@ -1,4 +1,4 @@
-"""Neighbour graphs for MatGL, built straight from the packed arrays of a batch."""
+"""Neighbour graphs for MatGL, built directly from the packed arrays of a batch."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from omatg_ray.errors import DataError
 if TYPE_CHECKING:
     from torch_geometric.data import Batch
 
-# Distances below this are a site and itself; the number is MatGL's.
+# Distances below this are between a site and itself; the number is MatGL's.
 SAME_SITE = 1e-8
 
 
 def graph_chunks(
     crystals: CrystalBatch, node_types: Tensor, cutoff: float, max_edges: int
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Graphs of consecutive structures, as many at a time as have no more than `max_edges` directed edges together.
+    """Yield graphs of consecutive structures, as many at a time as have at most `max_edges` directed edges in total.
 
-    A structure with more edges than that comes alone. The graphs are those of the Minkowski-reduced cells: the same
-    crystals, but a skewed cell costs no more images than a straight one.
+    A structure with more edges comes alone. The graphs are those of the Minkowski-reduced cells: the same crystals, but
+    a skewed cell needs no more images than a straight one.
 
     Args:
         crystals: B structures whose cells span a volume, on any device.
@@ -38,7 +38,7 @@ def graph_chunks(
         max_edges: Upper limit of a chunk.
 
     Yields:
-        What `matgl.apps.pes.Potential.forward` takes, on the CPU in float32: a torch-geometric `Batch` with
+        Inputs of `matgl.apps.pes.Potential.forward`, on the CPU in float32: a torch-geometric `Batch` with
         `frac_coords` (N, 3), `node_type` (N,), `edge_index` (2, E), `pbc_offset` (E, 3), and the lattices (b, 3, 3).
 
     Raises:
@@ -47,7 +47,7 @@ def graph_chunks(
     from torch_geometric.data import Batch
 
     crystals = crystals.to("cpu", torch.float64)
-    # A finite cell that spans nothing leads to divisions by zero and is not reduced.
+    # A finite cell without volume leads to divisions by zero and counts as not reduced.
     cell, reduced = minkowski_reduce(crystals.cell)
     frac = wrap((crystals.pos[:, None] @ (crystals.cell @ torch.linalg.inv_ex(cell)[0])[crystals.batch])[:, 0])
     usable = reduced & (crystals.layout.sum((~frac.isfinite()).sum(1)) == 0)
@@ -60,7 +60,7 @@ def graph_chunks(
     start, total = 0, 0
     edges: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
 
-    def collated(stop: int) -> tuple[Batch, Tensor]:
+    def collate(stop: int) -> tuple[Batch, Tensor]:
         atoms = slice(ptr[start], ptr[stop])
         n_atoms = crystals.n_atoms[start:stop]
         index = np.concatenate([pairs + (ptr[start + i] - ptr[start]) for i, (pairs, _) in enumerate(edges)], axis=1)
@@ -76,21 +76,21 @@ def graph_chunks(
         return graph, cell[start:stop].float()
 
     for b in range(len(crystals)):
-        found = neighbours(frac[ptr[b] : ptr[b + 1]].numpy(), cell[b].numpy(), cutoff)
-        n_edges = found[0].shape[1]
+        pairs_and_offsets = neighbours(frac[ptr[b] : ptr[b + 1]].numpy(), cell[b].numpy(), cutoff)
+        n_edges = pairs_and_offsets[0].shape[1]
         if edges and total + n_edges > max_edges:
-            yield collated(b)
+            yield collate(b)
             start, total, edges = b, 0, []
-        edges.append(found)
+        edges.append(pairs_and_offsets)
         total += n_edges
     if edges:
-        yield collated(len(crystals))
+        yield collate(len(crystals))
 
 
 def neighbours(
     frac: NDArray[np.float64], cell: NDArray[np.float64], cutoff: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """All pairs of atoms of one structure within the cutoff, periodic images included, both directions.
+    """Return all pairs of atoms of one structure within the cutoff, with periodic images, in both directions.
 
     Args:
         frac: Fractional positions (N, 3).

@@ -1,4 +1,4 @@
-"""The convex hull of reference entries, and the reward of a small energy above it."""
+"""Convex hull of reference entries, and the reward for a small energy above it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """A reference.
+    """Reference entry.
 
     Attributes:
         composition: (atomic number, amount) pairs, sorted.
@@ -44,12 +44,12 @@ class Entry:
 
 
 class Hull:
-    """The lower convex hull of the energies of formation of entries, by pymatgen's `PhaseDiagram`.
+    """Lower convex hull of the formation energies of entries, by pymatgen's `PhaseDiagram`.
 
-    One diagram is made per chemical system, when it is first asked for, of all entries within it.
+    Each chemical system gets one diagram of all entries within it, built on first use.
 
     Args:
-        entries: References, whose energies are of one potential.
+        entries: References, with energies of one potential.
     """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
@@ -61,26 +61,26 @@ class Hull:
 
     @property
     def elements(self) -> frozenset[int]:
-        """Atomic numbers of the elements that have an entry of their own."""
+        """Return the atomic numbers of the elements that have an entry of their own."""
         return frozenset(z for system in self._of_system if len(system) == 1 for z in system)
 
     def require_elements(self, elements: Iterable[int]) -> None:
-        """Refuse elements that have no entry of their own: without, nothing bounds the hull there.
+        """Refuse elements that have no entry of their own, because nothing bounds the hull there.
 
         Raises:
-            RewardError: Names them.
+            RewardError: Some elements have no entry; names them.
         """
         from pymatgen.core import Element
 
         if missing := sorted(set(elements) - self.elements):
             symbols = ", ".join(Element.from_Z(z).symbol for z in missing)
             raise RewardError(
-                f"reward hull: the references hold no elemental crystal of {symbols}; add one of each to "
+                f"reward hull: the references contain no elemental crystal of {symbols}; add one of each to "
                 "reward.hull.entries or reward.hull.crystals, with an energy of the same potential"
             )
 
     def energy_per_atom(self, composition: Composition) -> float:
-        """Energy of the hull at a reduced composition, in eV/atom.
+        """Return the energy of the hull at a reduced composition, in eV/atom.
 
         Raises:
             RewardError: As `require_elements`.
@@ -113,13 +113,13 @@ def _formula(pairs: Iterable[tuple[int, float]]) -> Formula:
 class EnergyAboveHull:
     """Minus the energy above the hull in eV/atom.
 
-    It is negative for a crystal below all references, which is rewarded. An invalid structure gets -`invalid_energy`,
-    a valid one is squeezed below it as the energy reward is (`squeezed`).
+    A crystal below all references has a negative energy, which is rewarded. An invalid structure gets
+    -`invalid_energy`. The energy of a valid one is squeezed below that, as in the energy reward (`squeezed`).
 
     Args:
-        energy: Gives the values `energy_per_atom` and `valid` of `MatGLEnergy`.
-        hull: Of energies of the same potential.
-        invalid_energy: eV/atom above the hull that an invalid structure counts.
+        energy: Provides the values `energy_per_atom` and `valid` of `MatGLEnergy`.
+        hull: Hull of energies of the same potential.
+        invalid_energy: Energy above the hull of an invalid structure, in eV/atom.
     """
 
     name = "hull"
@@ -129,41 +129,43 @@ class EnergyAboveHull:
 
     @property
     def elements(self) -> frozenset[int] | None:
-        """Those of the energy that have a reference."""
+        """Return the elements that the energy knows and that have a reference."""
         known = self._energy.elements
         return self.hull.elements if known is None else known & self.hull.elements
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
-        """Rewards of B structures, with the value above_hull in eV/atom: not squeezed, NaN where invalid or failed.
+        """Return the rewards of B structures, with the value above_hull in eV/atom.
+
+        The value is not squeezed, and NaN where invalid or failed.
 
         Raises:
             RewardError: An element has no reference.
         """
-        found = self._energy(crystals).values
+        values = self._energy(crystals).values
         hull = [self.hull.energy_per_atom(key) for key in compositions(crystals)]
-        above = found["energy_per_atom"] - torch.tensor(hull, dtype=torch.float64)
-        reward = -torch.where(found["valid"] == 1.0, squeezed(above, self.invalid_energy), self.invalid_energy)
+        above = values["energy_per_atom"] - torch.tensor(hull, dtype=torch.float64)
+        reward = -torch.where(values["valid"] == 1.0, squeezed(above, self.invalid_energy), self.invalid_energy)
         return RewardResult(reward, {"above_hull": above})
 
     def to(self, device: object) -> EnergyAboveHull:
-        """Its energy moved to a device."""
+        """Move its energy to a device."""
         pass_on(self._energy, "to", device)
         return self
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """Entries of a file.
+    """Read the entries of a file.
 
-    - JSON: a list (or `{"entries": list}`) of what pymatgen's `ComputedEntry`, `ComputedStructureEntry` or `PDEntry`
-      write: `composition` (amounts by symbol), `energy` and perhaps `correction` in eV of that composition, or the
-      `energy_adjustments` that add up to it. No class is built from the file.
+    - JSON: a list (or `{"entries": list}`) of entries as pymatgen's `ComputedEntry`, `ComputedStructureEntry` or
+      `PDEntry` write them: `composition` (amounts by symbol), `energy` and optionally `correction` in eV of that
+      composition, or the `energy_adjustments` that add up to it. No class is built from the file.
     - CSV: the columns `formula` and `energy_per_atom`.
 
     Raises:
-        DataError: The file cannot be read or lacks something; names the entry.
+        DataError: The file cannot be read, or an entry is incomplete; names the entry.
     """
     if path.suffix not in (".json", ".csv"):
-        raise DataError(f"{path}: entries come as .json (pymatgen's) or .csv (formula, energy_per_atom)")
+        raise DataError(f"{path}: entries must be .json (pymatgen's) or .csv (formula, energy_per_atom)")
     text = read_text(path)
     try:
         rows: Any = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
@@ -172,14 +174,14 @@ def read_entries(path: Path) -> list[Entry]:
     if isinstance(rows, dict):
         rows = rows.get("entries")
     if not isinstance(rows, list) or not rows:
-        raise DataError(f"{path} holds no list of entries")
+        raise DataError(f"{path} contains no list of entries")
     parse = _pymatgen_entry if path.suffix == ".json" else _row_entry
     entries = []
     for number, row in enumerate(rows, start=1):
         try:
             entry = parse(row)
             if not math.isfinite(entry.energy_per_atom):
-                raise ValueError("it needs a finite energy")
+                raise ValueError("its energy must be finite")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path}, entry {number}: {type(error).__name__}: {error}") from error
         entries.append(entry)
@@ -198,7 +200,7 @@ def _pymatgen_entry(row: Mapping[str, Any]) -> Entry:
 
 
 def _adjustment(adjustment: Mapping[str, Any]) -> float:
-    """An energy adjustment of pymatgen in eV: as it is, by atom, or by atom and kelvin.
+    """Return an energy adjustment of pymatgen in eV, given as a total, per atom, or per atom and kelvin.
 
     Raises:
         ValueError: It is of another kind.
@@ -209,7 +211,7 @@ def _adjustment(adjustment: Mapping[str, Any]) -> float:
         return float(adjustment["adj_per_atom"]) * float(adjustment["n_atoms"])
     if "adj_per_deg" in adjustment:
         return float(adjustment["adj_per_deg"]) * float(adjustment["temp"]) * float(adjustment["n_atoms"])
-    raise ValueError(f"the energy adjustment {adjustment.get('name')!r} has no value that is known")
+    raise ValueError(f"the energy adjustment {adjustment.get('name')!r} has no known value")
 
 
 def _row_entry(row: Mapping[str, str]) -> Entry:
@@ -226,20 +228,20 @@ def _pairs(amounts: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
 
 
 def entries_of(crystals: CrystalBatch, energy: MatGLEnergy, cache: Path | None = None) -> list[Entry]:
-    """Entries with energies of a potential; invalid crystals, and those without an energy, give none.
+    """Return entries with energies of a potential; invalid crystals, and those without an energy, give none.
 
     Args:
         crystals: References.
-        energy: Their energies, relaxed if it relaxes.
-        cache: Folder of energies computed earlier; they are found by the weights of the potential, the crystals
-            and the steps of relaxation.
+        energy: Computes their energies, relaxed if it relaxes.
+        cache: Folder of energies computed earlier. Their key is made of the weights of the potential, the crystals and
+            the steps of relaxation.
     """
     keys = compositions(crystals)
-    energies = _cached(crystals, energy, cache)
+    energies = _read_or_compute(crystals, energy, cache)
     return [Entry(key, value) for key, value in zip(keys, energies, strict=True) if value is not None]
 
 
-def _cached(crystals: CrystalBatch, energy: MatGLEnergy, cache: Path | None) -> list[float | None]:
+def _read_or_compute(crystals: CrystalBatch, energy: MatGLEnergy, cache: Path | None) -> list[float | None]:
     digest = hashlib.sha256(f"{energy.potential.fingerprint} {energy.repulsion} {ONSET} {STRENGTH}".encode())
     if energy.relax_steps:
         digest.update(f"relaxed {energy.relax_steps}".encode())
@@ -253,10 +255,10 @@ def _cached(crystals: CrystalBatch, energy: MatGLEnergy, cache: Path | None) -> 
             known = None
         if isinstance(known, list) and len(known) == len(crystals):
             return known
-    found = energy(crystals).values["energy_per_atom"].tolist()
-    energies = [value if math.isfinite(value) else None for value in found]
+    values = energy(crystals).values["energy_per_atom"].tolist()
+    energies = [value if math.isfinite(value) else None for value in values]
     if file is not None:
-        # Where it cannot be written, the next run computes them again.
+        # If the file cannot be written, the next run computes the energies again.
         with suppress(OSError, OmatgRayError):
             write_json(file, energies)
     return energies

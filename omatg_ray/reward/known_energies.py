@@ -1,4 +1,4 @@
-"""Whether a potential gives the energies that it is known for: refused before anything is rewarded by it, if not."""
+"""Checks that a potential gives its known energies, made before it rewards anything."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CUBIC_CELLS = {
     "fcc": ([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]], [[0.0, 0.0, 0.0]]),
     "bcc": ([[-0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.5, 0.5, -0.5]], [[0.0, 0.0, 0.0]]),
 }
-# Stable crystals with their measured lattice constants in Å; a potential is tried on the first one it knows.
+# Stable crystals with their measured lattice constants in Å; a potential is checked on the first one it knows.
 TEST_CRYSTALS = (
     (("Na", "Cl"), "rocksalt", 5.64),
     (("Mg", "O"), "rocksalt", 4.21),
@@ -48,10 +48,10 @@ TEST_CRYSTALS = (
 
 
 def check_known_energies(potential: Potential, file: Path) -> None:
-    """Compares energies with those in a file.
+    """Compare energies with those in a file.
 
     Raises:
-        PotentialError: One differs by more than its tolerance, or the file cannot be read.
+        PotentialError: An energy differs by more than its tolerance or cannot be computed, or the file cannot be read.
     """
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
@@ -77,9 +77,12 @@ def check_known_energies(potential: Potential, file: Path) -> None:
 
 
 def check_energy_volume_curve(potential: Potential) -> None:
-    """Looks whether the energy of a well-known crystal has its minimum near the known lattice constant.
+    """Check that the energy of a well-known crystal has its minimum near the known lattice constant.
 
-    Warns where it has not, or where the potential knows none of these crystals.
+    Warn if it has not, or if the potential knows none of these crystals.
+
+    Raises:
+        PotentialError: The energies cannot be computed.
     """
     from pymatgen.core import Element
 
@@ -87,8 +90,8 @@ def check_energy_volume_curve(potential: Potential) -> None:
     test = next(known, None)
     if test is None:
         warnings.warn(
-            f"potential {potential.name} knows none of the crystals that it could be tried on; put a {KNOWN_ENERGIES} "
-            f"beside its weights",
+            f"potential {potential.name} knows none of the crystals that it could be checked on; put a "
+            f"{KNOWN_ENERGIES} next to its weights",
             stacklevel=3,
         )
         return
@@ -101,8 +104,8 @@ def check_energy_volume_curve(potential: Potential) -> None:
     if not energies.isfinite().all() or lowest in (0, len(constants) - 1):
         curve = ", ".join(f"{a:.2f} Å {energy:.3f}" for a, energy in zip(constants, energies, strict=True))
         warnings.warn(
-            f"potential {potential.name} gives {kind} {''.join(dict.fromkeys(symbols))} no minimum of the energy near "
-            f"its lattice constant of {constant} Å (eV/atom: {curve}); its weights may not fit the installed MatGL",
+            f"potential {potential.name} gives {kind} {''.join(dict.fromkeys(symbols))} no energy minimum near its "
+            f"lattice constant of {constant} Å (eV/atom: {curve}); its weights may not fit the installed MatGL",
             stacklevel=3,
         )
 
@@ -117,10 +120,10 @@ def _crystal(species: Iterable[str], pos: Any, cell: Any) -> CrystalBatch:
 
 def _energies_per_atom(potential: Potential, crystals: CrystalBatch) -> Tensor:
     try:
-        # The numbers that a potential is known for are those of MatGL.
+        # Known energies are those of MatGL, without the repulsion.
         return potential.energies(crystals, repulsion=False) / crystals.n_atoms
     except PotentialError:
         raise
-    except Exception as error:  # an architecture that asks for inputs which plain energies do not bring
+    except Exception as error:  # an architecture may need inputs that plain energies do not have
         reason = f"{type(error).__name__}: {error}"
         raise PotentialError(f"potential {potential.name} cannot evaluate a simple crystal ({reason})") from error

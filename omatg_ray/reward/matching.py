@@ -1,4 +1,4 @@
-"""Which generated crystals match a reference, and how closely: pymatgen's StructureMatcher over many pairs."""
+"""Matches of generated crystals with references, and their closeness: pymatgen's StructureMatcher over many pairs."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ class MatchResult:
 
     Attributes:
         rmse: Root mean square displacement in units of (V/N)^(1/3), float64 (rows,); NaN = no match.
-        timed_out: Comparisons that were given up after the time bound. They count as no match.
-        failed: Comparisons that raised an exception or whose worker process died twice. They count as no match.
+        timed_out: Number of comparisons that exceeded the time bound. They count as no match.
+        failed: Number of comparisons that raised an exception or whose worker process died twice. They count as no
+            match.
     """
 
     rmse: Tensor
@@ -60,20 +61,20 @@ class MatchResult:
 
 
 class Matcher:
-    """Matches generated against reference crystals, in this process or in parallel over worker processes.
+    """Matcher of generated against reference crystals, in this process or in parallel over worker processes.
 
     A pair is compared only if both crystals are valid (`omatg_ray.crystal.validity`) and their compositions agree; any
     other pair is no match. Every comparison has its own time bound, because StructureMatcher can take forever on nearly
     degenerate cells. Workers start when first needed and stay until the matcher is closed.
 
     Args:
-        workers: Worker processes; 0 compares in this process (see `BoundedPool` for what the time bound means there).
+        workers: Worker processes; 0 compares in this process (see `BoundedPool` for the time bound there).
         timeout: Seconds that one comparison may take.
         settings: Tolerances.
-        reduced: Compositions agree if the reduced ones do (TiO2 and Ti2O4); False asks for equal atom counts.
-        own_images: Whether validity looks at the distances of a site to its own periodic images.
+        reduced: Whether compositions agree if the reduced ones do (TiO2 and Ti2O4); False requires equal atom counts.
+        own_images: Whether validity includes the distances of a site to its own periodic images.
         compare: The comparison that workers run, (first, second, ltol, stol, angle_tol) to RMSE or None. It must be
-            pickled by name, and its module should import quickly. None stands for StructureMatcher's RMSE.
+            picklable by name, and its module should import quickly. None stands for StructureMatcher's RMSE.
 
     Example:
         >>> with Matcher(workers=4) as matcher:                                  # doctest: +SKIP
@@ -135,15 +136,15 @@ class Matcher:
         Args:
             generated: Generated crystals.
             reference: References.
-            pairs: Places in the two; each comparison of the list is made once.
+            pairs: Indices into the two; each comparison of the list is made once.
             progress: Title of a progress bar; None shows none.
         """
         ours, theirs = self._keys(generated), self._keys(reference)
         kept = [k for k, (i, j) in enumerate(pairs) if ours[i] is not None and ours[i] == theirs[j]]
-        found = self._compare(generated, reference, [pairs[k] for k in kept], progress)
+        matches = self._compare(generated, reference, [pairs[k] for k in kept], progress)
         rmse = torch.full((len(pairs),), math.nan, dtype=torch.float64)
-        rmse[kept] = found.rmse
-        return MatchResult(rmse, found.timed_out, found.failed)
+        rmse[kept] = matches.rmse
+        return MatchResult(rmse, matches.timed_out, matches.failed)
 
     def best(self, generated: CrystalBatch, reference: CrystalBatch, *, progress: str | None = None) -> MatchResult:
         """Match every reference against all generated crystals of its composition, the basis of METRe.
@@ -157,21 +158,21 @@ class Matcher:
             of_key[key].append(i)
         keys = enumerate(self._keys(reference))
         pairs = [(i, j) for j, key in keys if key is not None for i in of_key.get(key, [])]
-        found = self._compare(generated, reference, pairs, progress)
+        matches = self._compare(generated, reference, pairs, progress)
         of_pair = torch.tensor([j for _, j in pairs], dtype=torch.long)
         smallest = torch.full((len(reference),), math.inf, dtype=torch.float64)
-        smallest = smallest.scatter_reduce(0, of_pair, found.rmse.nan_to_num(nan=math.inf), "amin")
-        return MatchResult(smallest.where(smallest.isfinite(), math.nan), found.timed_out, found.failed)
+        smallest = smallest.scatter_reduce(0, of_pair, matches.rmse.nan_to_num(nan=math.inf), "amin")
+        return MatchResult(smallest.where(smallest.isfinite(), math.nan), matches.timed_out, matches.failed)
 
     def _keys(self, crystals: CrystalBatch) -> list[Composition | None]:
-        """What two crystals must have in common to be compared; None = never."""
+        """Return the key that two crystals must share to be compared; None = never compared."""
         valid = check_validity(crystals, own_images=self.own_images).valid.tolist()
         return [key if ok else None for key, ok in zip(compositions(crystals, self.reduced), valid, strict=True)]
 
     def _compare(
         self, generated: CrystalBatch, reference: CrystalBatch, pairs: list[tuple[int, int]], progress: str | None
     ) -> MatchResult:
-        """RMSE of pairs (generated, reference) that may be compared."""
+        """Return the RMSE of pairs (generated, reference) that may be compared."""
         left, right, tolerances = (to_arrays(generated), to_arrays(reference), astuple(self.settings))
         calls = [(left[i], right[j], *tolerances) for i, j in pairs]
         outcomes = run_all(self._pool, calls, [f"generated {i} and reference {j}" for i, j in pairs], progress)
@@ -182,7 +183,7 @@ class Matcher:
 
 
 def compositions(crystals: CrystalBatch, reduced: bool = True) -> list[Composition]:
-    """(atomic number, count) pairs of every crystal, sorted; divided by their common factor if `reduced`."""
+    """Return the (atomic number, count) pairs of every crystal, sorted; counts have no common factor if `reduced`."""
     species, ptr = crystals.species.tolist(), crystals.ptr.tolist()
     result = []
     for start, end in pairwise(ptr):
@@ -193,7 +194,7 @@ def compositions(crystals: CrystalBatch, reduced: bool = True) -> list[Compositi
 
 
 def to_arrays(crystals: CrystalBatch) -> list[Arrays]:
-    """Every crystal as numpy arrays in float64, which travel to workers that do not know torch."""
+    """Convert every crystal to numpy arrays in float64, for workers that do not import torch."""
     from omatg_ray.reward.worker_functions import Arrays
 
     species, ptr = crystals.species.cpu().numpy(), crystals.ptr.tolist()
@@ -204,12 +205,12 @@ def to_arrays(crystals: CrystalBatch) -> list[Arrays]:
 def run_all(
     pool: BoundedPool, calls: Sequence[tuple[Any, ...]], names: Sequence[str], progress: str | None = None
 ) -> list[Outcome]:
-    """Outcomes of all calls in their order; those without a value are logged by name.
+    """Return the outcomes of all calls in their order; log the failed ones by name.
 
     Args:
-        pool: Where to run them.
+        pool: Pool that runs them.
         calls: Arguments of every call.
-        names: What every call is about, for the log.
+        names: Subject of every call, for the log.
         progress: Title of a progress bar; None shows none.
     """
     outcomes = [Outcome()] * len(calls)

@@ -1,7 +1,7 @@
-"""Starts MatGL quickly: without its training, and without deriving its radial basis anew.
+"""Quick start of MatGL: without its training code, and without deriving its radial basis again.
 
-Rests on MatGL 4.1: `matgl/__init__.py` names what trains potentials, whose libraries (Lightning, TorchMetrics) take
-longer to import than all that evaluates them.
+Relies on MatGL 4.1: `matgl/__init__.py` imports the code that trains potentials, whose libraries (Lightning,
+TorchMetrics) take longer to import than everything that evaluates them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch import Tensor
 
 TRAINING = "matgl.utils.training"
 DERIVE = "_get_lambda_func"
-"""What derives the radial functions."""
+"""Name of MatGL's function that derives the radial functions."""
 
 
 class _Later:
-    """Stands for what is imported when it is asked for."""
+    """Placeholder for a name that is imported on first use."""
 
 
 def import_matgl() -> ModuleType:
-    """MatGL; what it offers for training is imported only when it is asked for."""
+    """Import MatGL; its training code is imported only on first use."""
     matgl = sys.modules.get("matgl") or _import_without_training()
     basis = import_module("matgl.layers._basis")
     if hasattr(basis, DERIVE):
@@ -58,7 +58,7 @@ def _import_without_training() -> ModuleType:
 
 
 class ImportMatGL:
-    """Unpickled, it has imported MatGL quickly: stands before what would import all of it."""
+    """Object that imports MatGL quickly when unpickled; pickled ahead of objects that would import all of it."""
 
     def __reduce__(self) -> tuple[Callable[[], ModuleType], tuple[()]]:
         return import_matgl, ()
@@ -84,14 +84,14 @@ class SmoothBessel:
 
 @lru_cache(maxsize=128)
 def smooth_bessel_functions(max_n: int, cutoff: float = 5.0) -> list[SmoothBessel]:
-    """The orthogonal radial functions of Kocer, Mason and Erturk (AIP Advances 10, 015021, 2020), smooth at the cutoff.
+    """Return the orthogonal radial functions of Kocer, Mason and Erturk, which are smooth at the cutoff.
 
-    MatGL derives them by computer algebra, in a second, each time that a potential is loaded. These are the same to the
-    bit: its constants have 15 digits.
+    Source: AIP Advances 10, 015021 (2020). MatGL derives them by computer algebra each time a potential is loaded,
+    which takes a second. These are bitwise the same: MatGL's constants have 15 digits.
 
     Args:
-        max_n: How many.
-        cutoff: Where they vanish, with their slopes, in Å.
+        max_n: Number of functions.
+        cutoff: Distance in Å at which they and their slopes vanish.
     """
     functions: list[dict[int, float]] = []
     last = 1.0  # d_{n-1}

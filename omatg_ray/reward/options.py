@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Materials:
-    """What rewards are built of.
+    """Inputs that rewards are built from.
 
     Attributes:
-        settings: The reward of the run.
+        settings: Settings of the run's reward.
         known: Training crystals: the compositions to score.
-        relaxed: The energy that is rewarded: of crystals relaxed by `reward.relax_steps`; None without a potential.
-        energy: The same, remembering its last batch, for all rewards that are made of energies.
-        shared: Of rewards that have much in common, what was built already.
+        relaxed: The rewarded energy, of crystals relaxed by `reward.relax_steps`; None without a potential.
+        energy: The same, cached for the last batch, for all rewards made of energies.
+        shared: Parts that several rewards share, as far as they are built.
     """
 
     settings: RewardSettings
@@ -35,7 +35,7 @@ class Materials:
     shared: dict[str, Once] = field(default_factory=dict)
 
     def require_energy(self) -> tuple[MatGLEnergy, Once]:
-        """The energy that is rewarded, as it is and remembering its last batch.
+        """Return the rewarded energy, plain and cached for the last batch.
 
         Raises:
             ConfigError: No potential is named.
@@ -46,13 +46,13 @@ class Materials:
 
 
 class Options(Settings):
-    """Options of a reward of the package. Its docstring describes the group of keys.
+    """Options of a built-in reward. The docstring of a subclass describes its group of keys.
 
-    Configurations are read without PyTorch: what needs it is imported inside of functions.
+    Configurations are read without PyTorch, so modules that need it are imported inside functions.
 
     Attributes:
-        needs_potential: Whether it is made of energies.
-        needs_known: Whether it scores compositions that are known beforehand, and so none that a model generates.
+        needs_potential: Whether the reward is made of energies.
+        needs_known: Whether the reward scores only compositions known beforehand, and so none that a model generates.
     """
 
     needs_potential: ClassVar[bool] = False
@@ -60,12 +60,12 @@ class Options(Settings):
 
     @abstractmethod
     def build(self, materials: Materials) -> Reward:
-        """The reward.
+        """Build the reward.
 
         Raises:
-            OmatgRayError: It lacks something; says what.
+            OmatgRayError: Something is missing; says what.
         """
 
     def missing(self) -> str | None:
-        """The key that has to be set where this reward has a weight, if it is not."""
+        """Return a key that must be set if this reward has a weight, but is not; None if there is none."""
         return None

@@ -1,4 +1,4 @@
-"""MatGL potentials: loading them safely, checking that they give what they should, and evaluating energies."""
+"""MatGL potentials: safe loading, checks of their energies, and evaluation."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ if TYPE_CHECKING:
     import matgl.apps.pes
     from torch_geometric.data import Batch
 
-# MatGL makes a folder in the home when it is imported. This module is imported before MatGL in every process, also in
-# actors, which read its objects as parts of those of this module.
+# MatGL creates a folder in the home when it is imported. Every process imports this module before MatGL, including
+# actors, which unpickle MatGL's objects as parts of this module's.
 HOMELESS = import_with_home(import_matgl, ".cache/matgl")
 
 
 CPU_CHUNK_EDGES = 2000
 """Directed edges evaluated at once on a CPU.
 
-With fewer, TensorNet spends its time in calls; the intermediate results of many more no longer fit the cache.
+With fewer, TensorNet spends its time on call overhead; with many more, intermediate results no longer fit the cache.
 """
 DEVICE_CHUNK_EDGES = 100_000
-"""Directed edges evaluated at once on an accelerator, which wants large chunks; TensorNet needs 34 kB an edge."""
+"""Directed edges evaluated at once on an accelerator, which needs large chunks; TensorNet takes 34 kB per edge."""
 
 
 class Potential:
-    """Energies of crystals from a MatGL potential; made by `load_potential`.
+    """Energies of crystals from a MatGL potential; built by `load_potential`.
 
-    Weights are frozen. Forces and stresses are switched off, and nothing is recorded for gradients, but in `gradients`.
+    Weights are frozen. Except in `gradients`, forces and stresses are off and nothing is recorded for gradients.
 
     Attributes:
-        name: bundled, the name it was fetched by, or the absolute path of its folder.
+        name: "bundled", the name it was fetched by, or the absolute path of its folder.
         elements: Atomic numbers it knows.
         cutoff: Radius of its neighbour lists in Å.
         fingerprint: Short hash of the weight files; equal fingerprints mean equal energies.
-        device: Where energies are evaluated.
+        device: Device on which energies are evaluated.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Potential:
         self.__dict__ = state[1]
 
     def to(self, device: torch.device | str) -> Potential:
-        """Moved to a device, in place."""
+        """Move to a device, in place."""
         self.device = torch.device(device)
         self._module.to(self.device)
         return self
@@ -102,15 +102,15 @@ class Potential:
             )
 
     def energies(self, crystals: CrystalBatch, chunk_edges: int | None = None, *, repulsion: bool = True) -> Tensor:
-        """Energies in eV per structure.
+        """Return energies in eV per structure.
 
         Args:
-            crystals: B structures that passed `check_validity`: what the potential says of others means nothing and
-                may take very long.
-            chunk_edges: Directed neighbour pairs evaluated at once; changes time and memory, and energies only by
+            crystals: B structures that passed `check_validity`. Energies of others are meaningless and may take very
+                long.
+            chunk_edges: Directed neighbour pairs evaluated at once; affects time and memory, and energies only by
                 rounding. Default: `CPU_CHUNK_EDGES` on a CPU, `DEVICE_CHUNK_EDGES` elsewhere.
-            repulsion: Whether overlapping atoms get the energy of `omatg_ray.reward.repulsion` on top. Without, and for
-                structures in which no atoms overlap, energies are MatGL's own.
+            repulsion: Whether overlapping atoms get the additional energy of `omatg_ray.reward.repulsion`. Without it,
+                and for structures in which no atoms overlap, energies are MatGL's own.
 
         Returns:
             (B,), float64, on the CPU.
@@ -133,7 +133,7 @@ class Potential:
     def gradients(
         self, crystals: CrystalBatch, chunk_edges: int | None = None, *, repulsion: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Energies with their derivatives, all float64 and on the CPU; arguments and errors as for `energies`.
+        """Return energies with their derivatives, all float64 and on the CPU; arguments and errors as for `energies`.
 
         Returns:
             Energies in eV (B,); forces −dE/dr in eV/Å (sum N, 3), Cartesian; strain derivatives dE/dε in eV (B, 3, 3),
@@ -144,7 +144,7 @@ class Potential:
         energies, forces = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, 3, dtype=torch.float64)]
         virials = [torch.zeros(0, 3, 3, dtype=torch.float64)]
         for graph, cell in self._graphs(crystals, chunk_edges):
-            energy, gradient, virial = (one.detach().double() for one in self._differentiated(graph, cell))
+            energy, gradient, virial = (values.detach().double() for values in self._differentiate(graph, cell))
             energy, virial = energy.view(-1), virial.view(-1, 3, 3)
             if repulsion:
                 frac, cell = graph.frac_coords.double(), cell.double()
@@ -161,7 +161,7 @@ class Potential:
         return torch.cat(energies), torch.cat(forces), torch.cat(virials)
 
     def _graphs(self, crystals: CrystalBatch, chunk_edges: int | None) -> Iterator[tuple[Batch, Tensor]]:
-        """Graphs and lattices of consecutive structures, on the device."""
+        """Yield graphs and lattices of consecutive structures, on the device."""
         from omatg_ray.reward.graph import graph_chunks
 
         self.require_elements(crystals.species.unique().tolist())
@@ -170,8 +170,8 @@ class Potential:
         for graph, cell in graph_chunks(crystals, self._node_types, self.cutoff, chunk_edges):
             yield graph.to(self.device), cell.to(self.device)
 
-    def _differentiated(self, graph: Batch, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """MatGL's energies (b,), dE/dr (N, 3) and dE/dε (b, 3, 3), which it gives as they are in its debug mode."""
+    def _differentiate(self, graph: Batch, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return MatGL's energies (b,), dE/dr (N, 3) and dE/dε (b, 3, 3); only its debug mode gives them unchanged."""
         flags = ("calc_forces", "calc_stresses", "debug_mode")
         before = [getattr(self._module, flag) for flag in flags]
         try:
@@ -185,10 +185,10 @@ class Potential:
 
 
 def node_types(symbols: Sequence[str]) -> Tensor:
-    """MatGL's number of every atomic number, at that index (119,); −1 where there is none.
+    """Return MatGL's node type of every atomic number, at that index (119,); −1 where there is none.
 
     Args:
-        symbols: `element_types` of a network: MatGL numbers elements by their place there.
+        symbols: `element_types` of a network; an element's index in it is its node type.
     """
     from pymatgen.core import Element
 
@@ -198,10 +198,10 @@ def node_types(symbols: Sequence[str]) -> Tensor:
 
 
 def load_potential(name_or_folder: str | Path, device: torch.device | str = "cpu") -> Potential:
-    """Load a MatGL potential and check that it gives sane energies with the installed MatGL.
+    """Load a MatGL potential and check that its energies with the installed MatGL are reasonable.
 
-    A folder holds MatGL's `model.json`, `model.pt` and `state.pt`, and may hold `known_energies.json`, a list of
-    crystals with the energies they must have, each to its tolerance in eV/atom:
+    A folder holds MatGL's `model.json`, `model.pt` and `state.pt`. It may hold `known_energies.json`, a list of
+    crystals with their required energies, each within its tolerance in eV/atom:
 
         [{"structure": {"species": ["Na", "Cl"],
                         "pos": [[0, 0, 0], [0.5, 0.5, 0.5]],
@@ -209,19 +209,19 @@ def load_potential(name_or_folder: str | Path, device: torch.device | str = "cpu
           "energy_per_atom": -3.3576, "tolerance": 0.001}]
 
     (`pos` fractional, `cell` in Å, rows are the lattice vectors.) Without this file, the energy of a well-known
-    crystal over its volume must have a minimum; if it has not, a `UserWarning` says so.
+    crystal should have a minimum over its volume; otherwise a `UserWarning` is issued.
 
     Weights are read without unpickling code, and only MatGL's own classes are built from them. Random states, thread
-    counts and default dtypes stay as they are.
+    counts and default dtypes are not changed.
 
     Args:
         name_or_folder: A folder; "bundled" for the potential of this package; or a name
-            ("TensorNet-PES-MatPES-PBE-2025.2" or "owner/name") that is fetched from the hub of MatGL's models and kept
-            in MatGL's cache.
-        device: Where energies shall be evaluated.
+            ("TensorNet-PES-MatPES-PBE-2025.2" or "owner/name") to fetch from the hub of MatGL's models and keep in
+            MatGL's cache.
+        device: Device on which energies are evaluated.
 
     Raises:
-        PotentialError: Nothing of that name, unreadable or incompatible weights, or a wrong known energy.
+        PotentialError: Nothing has that name, the weights are unreadable or incompatible, or a known energy is wrong.
         DataError: A file of the bundled potential is missing or damaged.
     """
     folder = _find(name_or_folder)
@@ -237,7 +237,7 @@ def load_potential(name_or_folder: str | Path, device: torch.device | str = "cpu
 
 
 def load_module(name_or_folder: str | Path) -> matgl.apps.pes.Potential:
-    """MatGL's own object, which gives forces and stresses too, after all checks of `load_potential`.
+    """Load MatGL's own object, which gives forces and stresses too, after all checks of `load_potential`.
 
     Raises:
         PotentialError: As `load_potential`.
@@ -248,7 +248,7 @@ def load_module(name_or_folder: str | Path) -> matgl.apps.pes.Potential:
 
 
 def _find(name_or_folder: str | Path) -> Path:
-    """The folder of the weights, which for a name is in MatGL's cache."""
+    """Return the folder of the weights, which for a name is in MatGL's cache."""
     if is_bundled(name_or_folder):
         return asset("potential")
     folder = potential_folder(name_or_folder)
@@ -265,7 +265,7 @@ def _find(name_or_folder: str | Path) -> Path:
     repository = str(name_or_folder) if "/" in str(name_or_folder) else f"{HF_MATGL_ORG}/{name_or_folder}"
     try:
         files = [Path(hf_hub_download(repository, file, cache_dir=str(cache))) for file in WEIGHT_FILES]
-    except Exception as error:  # the hub's client lets through many kinds: its own, those of HTTP, of sockets, of files
+    except Exception as error:  # the hub's client raises many kinds: its own, and those of HTTP, sockets and files
         reason = str(error).strip().splitlines() or [""]
         raise PotentialError(
             f"potential {name_or_folder!r}: there is no such folder, and {repository} cannot be fetched from the hub "
@@ -276,14 +276,14 @@ def _find(name_or_folder: str | Path) -> Path:
 
 
 def _cache(name: str | Path) -> Path:
-    """Where fetched potentials are kept: MatGL's own cache, or in `XDG_CACHE_HOME` for a user without a home."""
+    """Return the folder of fetched potentials: MatGL's own cache, or in `XDG_CACHE_HOME` for a user without a home."""
     from matgl.config import MATGL_CACHE
 
     if not HOMELESS:
         return MATGL_CACHE
     if not os.environ.get("XDG_CACHE_HOME"):
         raise PotentialError(
-            f"potential {name} has no folder to be kept in, as there is no home that can be written; set HOME or "
+            f"potential {name} cannot be cached, because there is no home that can be written; set HOME or "
             "XDG_CACHE_HOME to a folder, or give the folder of a potential"
         )
     return Path(os.environ["XDG_CACHE_HOME"]) / "matgl"
@@ -295,8 +295,8 @@ def _load_module(folder: Path, name: str) -> matgl.apps.pes.Potential:
 
     _refuse_foreign_classes(folder)
     try:
-        # MatGL only warns of weights from before a change of its architecture, which give wrong energies.
-        # Building the modules draws random weights, which must not move the caller's random state.
+        # MatGL only warns about weights that predate a change of its architecture, although they give wrong energies.
+        # Building the modules draws random weights, which must not advance the caller's random state.
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.filterwarnings("error", message="Incompatible model version")
             module = matgl.load_model(folder)
@@ -314,13 +314,13 @@ def _load_module(folder: Path, name: str) -> matgl.apps.pes.Potential:
 
 
 def _refuse_foreign_classes(folder: Path) -> None:
-    """MatGL imports and calls whatever class the files name; let these be its own potentials and models only."""
+    """Refuse files that name classes outside MatGL's potentials and models, since MatGL imports and calls any class."""
     try:
         description = json.loads((folder / "model.json").read_text())
         arguments = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)
         modules = [description["@module"]]
         modules += [value["@module"] for value in arguments.values() if isinstance(value, dict) and "@module" in value]
-    except Exception as error:  # torn files raise many kinds, unpickling alone half a dozen
+    except Exception as error:  # truncated files raise many kinds, unpickling alone half a dozen
         raise PotentialError(f"potential folder {folder} cannot be read: {type(error).__name__}: {error}") from error
     foreign = [module for module in modules if not re.fullmatch(r"matgl\.(apps|models)(\.\w+)*", str(module))]
     if foreign:

@@ -1,4 +1,4 @@
-"""What every reward takes and gives."""
+"""Interface of every reward."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RewardResult:
     """Rewards of a batch of B structures, in the batch's order.
 
     Attributes:
-        reward: (B,), float64, on the CPU; higher is better. NaN is a failed reward, which the group's statistics
+        reward: (B,), float64, on the CPU; higher is better. NaN marks a failed reward, which the group's statistics
             leave out.
         values: Named quantities behind the rewards, for metrics and reports, each (B,), float64, on the CPU.
     """
@@ -28,9 +28,9 @@ class RewardResult:
 
 
 class Reward(Protocol):
-    """Scores structures: a batch in, rewards and named per-structure values out.
+    """Scorer of structures: a batch in, rewards and named per-structure values out.
 
-    A reward depends on the structure alone, never on the batch it comes in (up to float rounding).
+    A reward depends on the structure alone, never on its batch (up to float rounding).
 
     A reward that computes on a device may have a method `to(device)`, and one that holds processes a method `close()`;
     `Weighted` passes both on to its parts.
@@ -38,16 +38,16 @@ class Reward(Protocol):
 
     @property
     def name(self) -> str:
-        """What metrics and reports call this reward."""
+        """Return the name of this reward in metrics and reports."""
         ...
 
     @property
     def elements(self) -> frozenset[int] | None:
-        """Atomic numbers this reward can score; None means all."""
+        """Return the atomic numbers that this reward can score; None means all."""
         ...
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
-        """Rewards of all structures of the batch, which may be on any device."""
+        """Return the rewards of all structures of the batch, which may be on any device."""
         ...
 
 
@@ -55,7 +55,7 @@ def require_shape(name: str, result: RewardResult, count: int) -> None:
     """Refuse rewards or values that are not one number per structure.
 
     Raises:
-        RewardError: Names the reward and what is wrong.
+        RewardError: A shape is wrong; names the reward and the shape.
     """
     for what, numbers in (("rewards", result.reward), *((f"values {key!r}", v) for key, v in result.values.items())):
         if numbers.shape != (count,):
@@ -65,10 +65,10 @@ def require_shape(name: str, result: RewardResult, count: int) -> None:
 
 
 class Once:
-    """Remembers what a reward said of the last batch, so that rewards that build on it do not evaluate it again.
+    """Cache of a reward's result for the last batch, so that rewards that build on it do not evaluate it again.
 
     Args:
-        reward: The reward to ask. The batch is recognised by identity, and must not be changed in place meanwhile.
+        reward: The reward to cache. The batch is recognised by identity, and must not be changed in place meanwhile.
     """
 
     def __init__(self, reward: Reward) -> None:
@@ -92,37 +92,37 @@ class Once:
         return self._last[1]
 
     def to(self, device: object) -> Once:
-        """Its reward moved to a device, if it computes on one."""
+        """Move its reward to a device, if it computes on one."""
         pass_on(self.reward, "to", device)
         return self
 
     def close(self) -> None:
-        """Ends the processes of its reward, if it has any."""
+        """End the processes of its reward, if it has any."""
         pass_on(self.reward, "close")
 
 
 def common_elements(rewards: Iterable[Reward]) -> frozenset[int] | None:
-    """Atomic numbers that all of some rewards can score; None means all."""
+    """Return the atomic numbers that all given rewards can score; None means all."""
     known = [elements for reward in rewards if (elements := reward.elements) is not None]
     return frozenset.intersection(*known) if known else None
 
 
 def pass_on(reward: Reward, method: str, *arguments: object) -> None:
-    """Calls `to` or `close` of a reward that has it."""
+    """Call `to` or `close` of a reward, if it has that method."""
     if hasattr(reward, method):
         getattr(reward, method)(*arguments)
 
 
 def holds_only(elements: frozenset[int], crystals: CrystalBatch) -> Tensor:
-    """Which crystals hold no other elements than these atomic numbers (B,), bool, on the CPU."""
+    """Return which crystals hold no other elements than these (B,), bool, on the CPU."""
     species = crystals.species.cpu().split(crystals.layout.sizes)
     return torch.tensor([elements.issuperset(z.tolist()) for z in species], dtype=torch.bool)
 
 
 def reward_of_known(reward: Reward, crystals: CrystalBatch) -> RewardResult:
-    """What a reward says of all crystals but those with an element that it does not know: NaN for these.
+    """Score all crystals except those with an element that the reward does not know; these get NaN.
 
-    Only where species are generated can there be any; given ones are refused before a run starts.
+    Only generated species can hold such elements; given ones are refused before a run starts.
     """
     if reward.elements is None or reward.elements.issuperset(crystals.species.unique().tolist()):
         return reward(crystals)

@@ -1,8 +1,8 @@
 """Relaxation of positions and cells of many crystals together, in a bounded number of steps.
 
-FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006), every crystal with a velocity and a time step of its own. The
-degrees of freedom of a crystal are its Cartesian positions and N ε, a symmetric strain times the number of atoms, which
-puts both on one scale; they move under the forces and −dE/dε / N.
+The method is FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006). Every crystal has its own velocity and time step.
+Its degrees of freedom are the Cartesian positions and N ε, a symmetric strain times the number of atoms, which puts
+both on one scale. They move under the forces and −dE/dε / N.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from omatg_ray.crystal.validity import check_validity
 from omatg_ray.reward.potential import Potential
 
 CONVERGED = 0.05
-"""A crystal rests once no force exceeds this, in eV/Å, and no entry of dE/dε / N, in eV."""
+"""A crystal has converged once no force exceeds this, in eV/Å, and no entry of dE/dε / N, in eV."""
 LONGEST_STEP = 0.2
-"""Å that all atoms and the strain of a crystal move in one step, together."""
+"""Longest step in Å of all atoms and the strain of a crystal together."""
 # The constants of the paper.
 FIRST_DT, MOST_DT, PATIENCE = 0.1, 1.0, 5
 GROW, SHRINK, MIXING, LESS_MIXING = 1.1, 0.5, 0.1, 0.99
@@ -31,7 +31,7 @@ class Relaxed:
     """Relaxed crystals.
 
     Attributes:
-        crystals: Those of lowest energy met on the way, float64, on the CPU.
+        crystals: States of lowest energy on the way, float64, on the CPU.
         energy: Their energies in eV (B,), float64.
         steps: Steps taken (B,), int64.
         drop: eV by which the energy fell (B,), never negative.
@@ -51,14 +51,14 @@ def relax(
     repulsion: bool = True,
     own_images: bool = True,
 ) -> Relaxed:
-    """Relaxes crystals that passed `check_validity`; those given are not changed.
+    """Relax crystals that passed `check_validity`; the input is not changed.
 
-    A crystal stops where it rests (`CONVERGED`), and where it would become invalid or its energy is not finite.
+    A crystal stops when it has converged (`CONVERGED`), and when it would become invalid or its energy is not finite.
 
     Args:
-        potential: Gives forces and strain derivatives.
+        potential: Provides forces and strain derivatives.
         crystals: B crystals.
-        steps: Most steps of any; steps + 1 evaluations.
+        steps: Largest number of steps; takes up to steps + 1 evaluations.
         chunk_edges: See `Potential.energies`.
         repulsion: See `Potential.energies`.
         own_images: See `check_validity`.
@@ -69,7 +69,7 @@ def relax(
     now = crystals.to("cpu", torch.float64)
     layout, n_atoms = now.layout, now.n_atoms.double()
     start = torch.zeros(len(now), dtype=torch.float64)
-    lowest, best, taken = torch.full_like(start, torch.inf), now, torch.zeros(len(now), dtype=torch.long)
+    lowest, best, steps_taken = torch.full_like(start, torch.inf), now, torch.zeros(len(now), dtype=torch.long)
     velocity, stretch = torch.zeros_like(now.pos), torch.zeros_like(now.cell)
     dt, mixing = torch.full_like(start, FIRST_DT), torch.full_like(start, MIXING)
     downhill = torch.zeros(len(now), dtype=torch.long)
@@ -117,11 +117,11 @@ def relax(
         shift = (scale[now.batch, None] * velocity)[:, None] @ torch.linalg.inv_ex(cell)[0][now.batch]
         moved = now.replace(wrap(now.pos + shift[:, 0]), cell)
         moving = moving & check_validity(moved, own_images).valid
-        taken = taken + moving
+        steps_taken = steps_taken + moving
         now = now.replace(
             moved.pos.where(moving[now.batch, None], now.pos), moved.cell.where(moving[:, None, None], now.cell)
         )
         if not moving.any():
             break
     lowest = lowest.where(lowest.isfinite(), torch.nan)
-    return Relaxed(best, lowest, taken, start - lowest)
+    return Relaxed(best, lowest, steps_taken, start - lowest)

@@ -1,4 +1,4 @@
-"""A second, independent potential that is monitored but never rewarded: does it see the same gain?"""
+"""Second, independent potential, which is monitored but never rewarded: does it see the same gain?"""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from omatg_ray.reward.protocol import Reward, RewardResult, common_elements, pas
 
 
 class SecondPotential:
-    """What another potential says of the same crystals.
+    """Energies of the same crystals from another potential.
 
-    Two potentials differ by a constant per composition at least. So their difference is also given relative to the
-    difference they have on known crystals of the same reduced composition:
+    Two potentials differ at least by a constant per composition. So their difference is also given relative to that on
+    known crystals of the same reduced composition:
 
         shift = [E₂ − E₁](x) − mean over known crystals k of the composition of [E₂ − E₁](k)
 
-    A positive shift says that the first potential, which is rewarded, finds the crystal better than the second does.
+    A positive shift means that the first potential, which is rewarded, rates the crystal better than the second does.
 
     Args:
         energy: The second potential.
-        first: The first, with the values of `MatGLEnergy`; of relaxed crystals the energy before is taken.
+        first: The first, with the values of `MatGLEnergy`. For relaxed crystals, the energy before relaxation counts.
         unrelaxed: The first without relaxation, for the known crystals.
-        known: Known crystals. Their energies are computed when their composition first comes up.
+        known: Known crystals. Their energies are computed when their composition first occurs.
     """
 
     name = "second"
@@ -41,17 +41,17 @@ class SecondPotential:
 
     @property
     def elements(self) -> frozenset[int] | None:
-        """Those that both potentials know."""
+        """Return the atomic numbers that both potentials know."""
         return common_elements([self._energy, self._first])
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
-        """Rewards of B structures as `MatGLEnergy` gives them, with values in eV/atom, NaN where invalid or failed.
+        """Return the rewards of B structures, as `MatGLEnergy` does, with values in eV/atom; NaN if invalid or failed.
 
         - energy_per_atom: E₂.
         - difference: E₂ − E₁.
         - shift: As above; NaN for a composition without known crystals.
         """
-        second, difference = self._compared(crystals, self._first)
+        second, difference = self._compare(crystals, self._first)
         keys = compositions(crystals)
         self._learn_offsets(set(keys))
         offset = torch.tensor([self._offset[key] for key in keys], dtype=torch.float64)
@@ -60,13 +60,13 @@ class SecondPotential:
         return RewardResult(second.reward, values)
 
     def to(self, device: torch.device | str) -> SecondPotential:
-        """Both potentials moved to a device."""
+        """Move both potentials to a device."""
         self._energy.to(device)
         for first in (self._first, self._unrelaxed):
             pass_on(first, "to", device)
         return self
 
-    def _compared(self, crystals: CrystalBatch, first: Reward) -> tuple[RewardResult, torch.Tensor]:
+    def _compare(self, crystals: CrystalBatch, first: Reward) -> tuple[RewardResult, torch.Tensor]:
         second, values = self._energy(crystals), first(crystals).values
         before = values["energy_per_atom"] + values.get("relax_drop", 0.0)
         return second, second.values["energy_per_atom"] - before
@@ -74,7 +74,7 @@ class SecondPotential:
     def _learn_offsets(self, keys: set[Composition]) -> None:
         new = sorted(keys - self._offset.keys())
         rows = [row for key in new for row in self._rows.get(key, [])]
-        found = iter(self._compared(self._known.select(rows), self._unrelaxed)[1].tolist() if rows else [])
+        differences = iter(self._compare(self._known.select(rows), self._unrelaxed)[1].tolist() if rows else [])
         for key in new:
-            known = [value for value in (next(found) for _ in self._rows.get(key, [])) if math.isfinite(value)]
+            known = [value for value in (next(differences) for _ in self._rows.get(key, [])) if math.isfinite(value)]
             self._offset[key] = sum(known) / len(known) if known else math.nan

@@ -17,7 +17,7 @@ from omatg_ray.settings import Settings
 
 ENERGY, SECOND = "energy", "second"
 ENERGY_VALUES = ("energy_per_atom", "valid", "min_distance", "volume_per_atom", "relax_steps", "relax_drop")
-"""Values behind the energy, which keep their names in a sum of rewards."""
+"""Values of the energy reward, which keep their names in a sum of rewards."""
 NAME = re.compile(r"[A-Za-z]\w*")
 
 
@@ -26,11 +26,11 @@ WEIGHT_FILES = ("model.json", "model.pt", "state.pt")
 
 
 def potential_folder(name_or_folder: str | Path) -> Path | None:
-    """The folder of a MatGL potential; None for the name of one, which MatGL fetches.
+    """Return the folder of a MatGL potential; None for the name of one, which MatGL fetches.
 
     Raises:
-        PotentialError: The folder does not exist, or lacks a file; or the home or the environment does not say where
-            it is.
+        PotentialError: The folder does not exist or lacks a file, or a home or environment variable in its path is
+            unknown.
     """
     try:
         folder = Path(expanded(str(name_or_folder)))
@@ -49,13 +49,13 @@ def potential_folder(name_or_folder: str | Path) -> Path | None:
 class CustomSettings(Settings):
     """A reward of your own."""
 
-    # As frozen and strict as all settings, but the word `class` is none that Python allows as a name.
+    # Frozen and strict like all settings; the alias is needed because Python does not allow `class` as a name.
     model_config = ConfigDict(serialize_by_alias=True, populate_by_name=True)
 
     class_: str = Field(alias="class", description="module:Class; instances are rewards (see docs/rewards.md)")
     invalid: float = Field(
-        description="reward of an invalid structure, which is not shown to it; lower rewards of valid ones are raised "
-        "to it"
+        description="reward of an invalid structure, which is not passed to the class; lower rewards of valid ones are "
+        "raised to it"
     )
     options: dict[str, Any] = Field({}, description="keyword arguments of the class: plain values")
     path: LocalFile | None = Field(None, description="folder of the module, on every node; null: the working directory")
@@ -69,13 +69,13 @@ class CustomSettings(Settings):
 
 
 class _Common(Settings):
-    """What belongs to several rewards."""
+    """Settings that several rewards share."""
 
     potential: PotentialLocation | None = Field(
         None, description="MatGL potential: a folder, or a name that MatGL can fetch"
     )
     invalid_energy: float = Field(
-        3.0, description="eV/atom that an invalid structure counts; valid ones are squeezed below it, in order"
+        3.0, description="eV/atom of an invalid structure; valid ones are squeezed below it, in order"
     )
     chunk_edges: int | None = Field(
         None,
@@ -85,18 +85,18 @@ class _Common(Settings):
     weights: dict[str, float] = Field(
         {},
         description=f"weights of the rewards by name, at least 0: {', '.join(OPTIONS)}, and those of `custom`; "
-        "0: only monitored; what is not named is not computed; none at all: {energy: 1}",
+        "0: only monitored; rewards not named are not computed; none at all: {energy: 1}",
     )
     relax_steps: int = Field(
-        0, ge=0, description="steps of relaxation (positions and cell) before the energy; the crystal itself stays"
+        0,
+        ge=0,
+        description="steps of relaxation (positions and cell) before the energy; the crystal itself is kept",
     )
     second_potential: PotentialLocation | None = Field(
         None, description="an independent MatGL potential that is monitored, never rewarded"
     )
-    symprec: float = Field(0.1, gt=0, description="spglib's tolerance in Å, of the symmetry rewards")
-    workers: int = Field(
-        1, ge=1, description="processes that match structures or find symmetries, of every reward actor"
-    )
+    symprec: float = Field(0.1, gt=0, description="spglib's tolerance in Å, for the symmetry rewards")
+    workers: int = Field(1, ge=1, description="processes of each reward actor that match structures or find symmetries")
     timeout: float = Field(10.0, gt=0, description="seconds that one match or symmetry may take")
 
 
@@ -115,50 +115,52 @@ else:
 class RewardSettings(_WithOptions):
     """A weighted sum of rewards; by default minus the energy per atom, as a MatGL potential gives it.
 
-    Those of the package (`built_in`) with options have a group of keys each, called as they are.
+    Each built-in reward with options (`built_in`) has a group of keys under its name.
     """
 
     custom: dict[str, CustomSettings] = Field({}, description="rewards of your own by name")
 
     @model_validator(mode="after")
     def _consistent(self) -> RewardSettings:
-        taken = (*OPTIONS, SECOND, *ENERGY_VALUES)
+        reserved = (*OPTIONS, SECOND, *ENERGY_VALUES)
         for name in self.custom:
-            if name in taken or not NAME.fullmatch(name):
-                raise ValueError(f"custom.{name}: name it by letters, digits and _, and not one of {', '.join(taken)}")
+            if name in reserved or not NAME.fullmatch(name):
+                raise ValueError(
+                    f"custom.{name}: use letters, digits and _ in the name, and none of {', '.join(reserved)}"
+                )
             if name not in self.weights:
                 raise ValueError(f"custom.{name} has no weight; set weights.{name} (0 only monitors it)")
         known = (*OPTIONS, *self.custom)
         for name, weight in self.weights.items():
             if name not in known:
-                raise ValueError(f"weights.{name}: there is no such reward; there are {', '.join(known)}")
+                raise ValueError(f"weights.{name}: there is no such reward; choose from {', '.join(known)}")
             if weight < 0:
-                # A negative one would put the worst, which invalid structures get, above all else.
+                # A negative weight would rank the worst reward, that of invalid structures, highest.
                 raise ValueError(f"weights.{name}: {weight} is below 0")
         for name, options in self.built_in.items():
             if missing := options.missing():
-                raise ValueError(f"weights.{name} asks for {name}.{missing}, which is not set")
+                raise ValueError(f"weights.{name} requires {name}.{missing}, which is not set")
         if not any(self.weighted.values()):
             raise ValueError("weights: at least one must not be 0")
         return self
 
     @property
     def weighted(self) -> dict[str, float]:
-        """The weights, with their default: kept apart, as what is given would be added to it."""
+        """Return the weights, or their default, which is not that of the field: given weights would be added to it."""
         return self.weights or {ENERGY: 1.0}
 
     @property
     def energy_alone(self) -> bool:
-        """Whether nothing is rewarded but the energy of the crystals as they are."""
+        """Return whether only the energy of the unrelaxed crystals is rewarded."""
         rewarded = {name for name, weight in self.weighted.items() if weight}
         return rewarded == {ENERGY} and not self.relax_steps
 
     @property
     def needs_potential(self) -> bool:
-        """Whether anything asked for is made of energies."""
-        return self.second_potential is not None or any(one.needs_potential for one in self.built_in.values())
+        """Return whether any requested reward is made of energies."""
+        return self.second_potential is not None or any(reward.needs_potential for reward in self.built_in.values())
 
     @property
     def built_in(self) -> dict[str, Options]:
-        """Options of those rewards of the package that have a weight, in the order of metrics."""
+        """Return the options of the built-in rewards that have a weight, in the order of metrics."""
         return {name: getattr(self, name, None) or OPTIONS[name]() for name in OPTIONS if name in self.weighted}

@@ -1,4 +1,4 @@
-"""Rewards of symmetry: crystals that are not triclinic, or have no centre of inversion."""
+"""Symmetry rewards: for crystals that are not triclinic, or have no centre of inversion."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ P_MINUS_1 = 2
 class NonTriclinic:
     """1 for a space group above P-1 (number 2), 0 for a triclinic or invalid crystal.
 
-    A crystal in which spglib finds no space group counts as P1. After the time bound, or if spglib fails on it or takes
-    its process down, the reward of a crystal has failed (NaN).
+    A crystal in which spglib finds no space group counts as P1. If spglib exceeds the time bound, fails or kills its
+    process, the reward of the crystal has failed (NaN).
 
     Args:
         symprec: spglib's tolerance in Å.
@@ -39,7 +39,7 @@ class NonTriclinic:
         self._pool = BoundedPool(symmetry, workers, timeout)
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
-        """Rewards of B structures, with their values, which are NaN where invalid or failed.
+        """Return the rewards of B structures, with their values, which are NaN where invalid or failed.
 
         - space_group: Number, 1 to 230.
         - inversion: 1 or 0.
@@ -59,7 +59,7 @@ class NonTriclinic:
         return RewardResult(reward, {"space_group": number, "inversion": inversion})
 
     def close(self) -> None:
-        """Ends the worker processes."""
+        """End the worker processes."""
         self._pool.close()
 
 
@@ -67,7 +67,7 @@ class NonCentrosymmetric:
     """1 for a crystal that is neither triclinic nor has a centre of inversion, 0 for others, NaN where `of` fails.
 
     Args:
-        of: `NonTriclinic`, or what remembers its result.
+        of: `NonTriclinic`, or a cache of its result.
     """
 
     name, elements = "non_centrosymmetric", None
@@ -76,10 +76,10 @@ class NonCentrosymmetric:
         self._of = of
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
-        """Rewards and values as `NonTriclinic`."""
-        found = self._of(crystals)
-        return RewardResult(found.reward * (found.values["inversion"] != 1.0), found.values)
+        """Return the rewards of B structures, with the values of `NonTriclinic`."""
+        result = self._of(crystals)
+        return RewardResult(result.reward * (result.values["inversion"] != 1.0), result.values)
 
     def close(self) -> None:
-        """Ends the worker processes."""
+        """End the worker processes."""
         pass_on(self._of, "close")

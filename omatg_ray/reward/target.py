@@ -1,4 +1,4 @@
-"""Rewards of a density or a volume close to a target."""
+"""Rewards for a density or a volume close to a target."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from omatg_ray.crystal.validity import check_validity
 from omatg_ray.reward.protocol import RewardResult
 
 DALTON_PER_CUBIC_ANGSTROM = 1.66053907
-"""In g/cm³ (CODATA 2018)."""
+"""1 Da/Å³ in g/cm³ (CODATA 2018)."""
 
 
 def closeness(value: Tensor, target: float, scale: float) -> Tensor:
-    """-d / (1 + d) with d = |value - target| / scale, any shape: 0 on target, -1/2 at a distance of scale, above -1.
+    """Return -d / (1 + d) with d = |value - target| / scale, any shape.
 
-    Bounded, so that an invalid structure, which counts -1, never scores above a valid one.
+    It is 0 on target, -1/2 at a distance of scale, and always above -1, so that an invalid structure, which gets -1,
+    never scores above a valid one.
     """
     distance = (value - target).abs() / scale
     return -distance / (1.0 + distance)
@@ -36,10 +37,10 @@ class _Target(ABC):
 
     @abstractmethod
     def quantity(self, crystals: CrystalBatch, volume: Tensor) -> Tensor:
-        """The quantity (B,), float64, of structures with cells of a volume (B,) in Å³."""
+        """Return the quantity (B,), float64, of structures with cells of a volume (B,) in Å³."""
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
-        """Rewards of B structures, with the quantity as a value, NaN where invalid."""
+        """Return the rewards of B structures, with the quantity as a value, NaN where invalid."""
         crystals = crystals.to("cpu")
         validity = check_validity(crystals)
         quantity = self.quantity(crystals, validity.volume).where(validity.valid, torch.nan)

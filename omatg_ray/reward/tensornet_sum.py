@@ -1,4 +1,4 @@
-"""Sums over neighbours in MatGL's TensorNet, in the order in which their numbers lie in memory."""
+"""Sums over neighbours in MatGL's TensorNet, in the memory order of their terms."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from torch import Tensor, nn
 
 
 def sum_in_memory_order(module: nn.Module) -> None:
-    """Give the interactions of a TensorNet a faster sum over neighbours, in place; the sums are the same to the bit.
+    """Give the interactions of a TensorNet a faster sum over neighbours, in place; the sums are bitwise the same.
 
-    The messages of an interaction come out of linear maps over their channels, so that channels, the second of their
-    axes, lie next to each other in memory. MatGL adds them to a tensor in which the last axis does, and PyTorch then
-    walks through them number by number, which on a CPU takes longer than anything else in an energy.
+    The messages of an interaction come out of linear maps over their channels, so the channels, their second axis, are
+    contiguous in memory. MatGL adds them to a tensor whose last axis is contiguous. PyTorch then walks through them
+    number by number, which on a CPU takes longer than anything else in an energy.
 
-    Rests on `TensorNetInteraction.aggregate` of MatGL 4.1. The embedding's messages lie as they are added already.
+    Relies on `TensorNetInteraction.aggregate` of MatGL 4.1. The embedding's messages are already in the order in which
+    they are added.
 
     Args:
-        module: A MatGL potential or network. Other architectures than TensorNet stay as they are.
+        module: A MatGL potential or network. Architectures other than TensorNet are not changed.
     """
     for layer in module.modules():
         if isinstance(layer, TensorNetInteraction):
@@ -24,7 +25,7 @@ def sum_in_memory_order(module: nn.Module) -> None:
 
 
 def _aggregate(inputs: tuple[Tensor, Tensor, Tensor], index: Tensor, dim_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums (dim_size, C, 3, 3) of each of three messages (E, C, 3, 3) over the edges of an index (E,)."""
+    """Return the sums (dim_size, C, 3, 3) of three messages (E, C, 3, 3) each over the edges of an index (E,)."""
     scalars, skew, traceless = (_sums(messages, index, dim_size) for messages in inputs)
     return scalars, skew, traceless
 

@@ -20,9 +20,9 @@ class Part:
     """One term of a sum.
 
     Attributes:
-        name: What its values are called; distinct among the parts.
+        name: Name of its values; distinct among the parts.
         weight: Its factor; 0 = monitored only.
-        reward: Scorers.
+        reward: Its reward.
     """
 
     name: str
@@ -33,8 +33,8 @@ class Part:
 class Weighted:
     """Σ w_k r_k of several rewards, each evaluated on the whole batch.
 
-    A structure fails (NaN) if a part with a nonzero weight fails on it; a part with weight 0 changes nothing, whatever
-    it says, and says nothing (NaN) of structures with an element that it does not know.
+    A structure fails (NaN) if a part with a nonzero weight fails on it. A part with weight 0 never changes the sum, and
+    gives NaN for structures with an element that it does not know.
 
     Args:
         parts: The terms, at least one.
@@ -53,19 +53,19 @@ class Weighted:
 
     @property
     def elements(self) -> frozenset[int] | None:
-        """Atomic numbers that all parts with a weight can score; None means all."""
+        """Return the atomic numbers that all parts with a weight can score; None means all."""
         return common_elements(part.reward for part in self.parts if part.weight)
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
-        """Rewards of B structures, with their values.
+        """Return the rewards of B structures, with their values.
 
         - `<part>`: the reward of a part.
         - `<part>.<value>`: its values; those of the part energy keep their own names (`energy_per_atom`, ...).
         - `valid`: 1 or 0.
 
         Raises:
-            RewardError: A part does not give one number per structure, or names a value as another part does; says
-                which part.
+            RewardError: A part does not give one number per structure, or uses the name of another part's value; names
+                the part.
         """
         crystals = crystals.to("cpu")
         reward = torch.zeros(len(crystals), dtype=torch.float64)
@@ -90,12 +90,12 @@ class Weighted:
         return RewardResult(reward, values)
 
     def to(self, device: torch.device | str) -> Weighted:
-        """Its parts moved to a device, in place, as far as they compute on one."""
+        """Move the parts that compute on a device to it, in place."""
         for part in self.parts:
             pass_on(part.reward, "to", device)
         return self
 
     def close(self) -> None:
-        """Ends the processes of its parts. They start again when they are needed."""
+        """End the processes of its parts. They start again when needed."""
         for part in self.parts:
             pass_on(part.reward, "close")

@@ -1,4 +1,4 @@
-"""What worker processes compute with pymatgen and spglib. Imports these and numpy only, so that they start quickly."""
+"""Functions of worker processes, by pymatgen and spglib. Imports only these and numpy, so workers start quickly."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ class Arrays(NamedTuple):
 
 
 def matched_rmse(first: Arrays, second: Arrays, ltol: float, stol: float, angle_tol: float) -> float | None:
-    """Root mean square displacement of two crystals over (V/N)^(1/3), None where they do not match."""
+    """Return the root mean square displacement of two crystals over (V/N)^(1/3), or None if they do not match."""
     matcher = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle_tol)
     distances = matcher.get_rms_dist(first.structure(), second.structure())
     return None if distances is None else float(distances[0])
 
 
 def is_same(first: Arrays, second: Arrays, ltol: float, stol: float, angle_tol: float) -> bool:
-    """Whether every site of one crystal lies within the tolerances of a site of the other (pymatgen's `fit`)."""
+    """Return whether every site of one crystal is within the tolerances of a site of the other (pymatgen's `fit`)."""
     matcher = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle_tol)
     return bool(matcher.fit(first.structure(), second.structure()))
 
 
 def symmetry(crystal: Arrays, symprec: float) -> tuple[int, bool] | None:
-    """Number of the space group, and whether its operations include inversion; None where spglib finds none."""
-    found = spglib.get_symmetry_dataset(
+    """Return the number of the space group and whether it has inversion; None if spglib finds no group."""
+    dataset = spglib.get_symmetry_dataset(
         (crystal.cell.tolist(), crystal.pos.tolist(), crystal.species.tolist()), symprec=symprec
     )
-    if found is None:
+    if dataset is None:
         return None
-    return int(found.number), bool((found.rotations == -np.eye(3, dtype=int)).all((1, 2)).any())
+    return int(dataset.number), bool((dataset.rotations == -np.eye(3, dtype=int)).all((1, 2)).any())
 
 
 def space_group(crystal: Arrays, symprec: float) -> tuple[str, int]:
-    """Hermann-Mauguin symbol and number of the space group; raises where spglib finds none."""
-    # A negative angle tolerance leaves angles to symprec too, spglib's own default. The 5 degrees that pymatgen would
+    """Return the Hermann-Mauguin symbol and number of the space group; raises if spglib finds none."""
+    # A negative angle tolerance, spglib's own default, leaves angles to symprec too. The 5 degrees that pymatgen would
     # pass find symmetry in cells whose sites are off by more than symprec.
     analyzer = SpacegroupAnalyzer(crystal.structure(), symprec=symprec, angle_tolerance=-1)
     return analyzer.get_space_group_symbol(), analyzer.get_space_group_number()

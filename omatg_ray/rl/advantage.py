@@ -1,4 +1,4 @@
-"""Group-relative advantages (GRPO): how much better a member did than the other samples of its composition.
+"""Group-relative advantages (GRPO): how much better a member is than the other samples of its composition.
 
 Source: Shao et al., "DeepSeekMath" (2024), with OMatG-IRL's population standard deviation.
 """
@@ -14,9 +14,9 @@ from torch import Tensor
 from omatg_ray.rl.settings import AdvantageSettings
 
 EPSILON = 1e-8
-# Rewards closer than this, relative to their size, differ by the rounding of float32 potentials and by nothing else.
+# Rewards closer than this, relative to their size, differ only by the rounding of float32 potentials.
 MIN_SPREAD = 1e-6
-# A reward further than this many robust standard deviations from its group's median is pulled back to there.
+# Rewards are clipped to this many robust standard deviations from their group's median.
 CLIP_DEVIATIONS = 3.0
 MAD_TO_STD = 1.4826
 
@@ -31,8 +31,8 @@ class Advantages:
     Attributes:
         values: (groups, members) float64; 0 where not counted.
         counted: (groups, members) bool: members that get a loss.
-        skipped_groups: Groups with fewer than two rewarded members or without spread.
-        failed: Members without a reward.
+        skipped_groups: Number of groups with fewer than two rewarded members or without spread.
+        failed: Number of members without a reward.
     """
 
     values: Tensor
@@ -42,7 +42,7 @@ class Advantages:
 
 
 def clipped(values: Tensor, n_std: float) -> Tensor:
-    """Values (n,) clipped to their mean ± `n_std` population standard deviations."""
+    """Clip values (n,) to their mean ± `n_std` population standard deviations."""
     reach = n_std * values.std(unbiased=False)
     return values.clamp(values.mean() - reach, values.mean() + reach)
 
@@ -53,19 +53,20 @@ def _shape(rewards: Tensor, shaping: str) -> Tensor:
     if shaping == "clip":
         median = rewards.quantile(0.5)
         width = CLIP_DEVIATIONS * MAD_TO_STD * (rewards - median).abs().quantile(0.5)
-        # Half a group of equal rewards has no robust width; there is nothing to measure outliers against.
+        # If half the group has equal rewards, there is no robust width to measure outliers against.
         return rewards.clamp(median - width, median + width) if width > 0 else rewards
     return rewards
 
 
 def _novelty(rewards: Tensor, distance: Tensor) -> Tensor:
-    """Standardised mean distance of every better member to the other better ones; 0 for the rest and without spread.
+    """Return the standardised mean distance of each better member to the other better ones; 0 elsewhere.
 
-    Only the better half takes part: among all, what is most unlike the others is what failed.
+    It is also 0 without spread. Only the better half takes part: among all members, the failures would be the most
+    unusual ones.
 
     Args:
         rewards: (n,).
-        distance: (n, n); NaN rows and columns where there is none.
+        distance: (n, n); rows and columns are NaN where there is none.
     """
     values = torch.zeros_like(rewards)
     better = ((rewards >= rewards.quantile(0.5)) & distance.diagonal().isfinite()).nonzero().squeeze(1)
@@ -81,14 +82,14 @@ def _novelty(rewards: Tensor, distance: Tensor) -> Tensor:
 def group_advantages(
     rewards: Tensor, settings: AdvantageSettings = PLAIN, distance: Tensor | None = None
 ) -> Advantages:
-    """A_i = (r_i − mean) / (std + 1e-8) over each group, population standard deviation, in float64.
+    """Compute A_i = (r_i − mean) / (std + 1e-8) over each group, with population standard deviation, in float64.
 
-    A failed reward (not finite) leaves its group's statistics and gets no loss. In float32 the rounded mean of equal
-    rewards need not equal them; here a group whose rewards are equal up to rounding is skipped.
+    A failed reward (not finite) is left out of its group's statistics and gets no loss. A group whose rewards are
+    equal up to rounding is skipped: in float32 the rounded mean of equal rewards need not equal them.
 
     Args:
         rewards: (groups, members).
-        settings: What happens to a group's rewards before they are normalised; nothing by default.
+        settings: Processing of a group's rewards before they are normalised; none by default.
         distance: Distances between the members of every group (groups, members, members), for the diversity term;
             NaN where there is none.
     """
@@ -98,15 +99,15 @@ def group_advantages(
     failed = int((~counted).sum())
     skipped = 0
     for group, members in enumerate(counted):
-        kept = rewards[group, members]
-        if len(kept) < 2 or float(kept.max() - kept.min()) <= MIN_SPREAD * float(kept.abs().max()):
+        finite = rewards[group, members]
+        if len(finite) < 2 or float(finite.max() - finite.min()) <= MIN_SPREAD * float(finite.abs().max()):
             counted[group] = False
             skipped += 1
             continue
         if settings.clip_std is not None:
-            kept = clipped(kept, settings.clip_std)
-        kept = _shape(kept, settings.shaping)
-        values[group, members] = (kept - kept.mean()) / (kept.std(unbiased=False) + EPSILON)
+            finite = clipped(finite, settings.clip_std)
+        finite = _shape(finite, settings.shaping)
+        values[group, members] = (finite - finite.mean()) / (finite.std(unbiased=False) + EPSILON)
         if distance is not None and settings.diversity_weight:
             novelty = _novelty(rewards[group, members], distance[group][members][:, members].double())
             values[group, members] += settings.diversity_weight * novelty

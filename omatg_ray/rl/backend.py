@@ -1,4 +1,4 @@
-"""Who does the work of an iteration: the interface that the trainer knows, and this process alone."""
+"""Training backends: the interface that the trainer uses, and an implementation in this process."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item
 
 OLDER = "version."
-"""Names of older weights in a backend's state begin with this and their version."""
+"""Prefix of older weights in a backend's state; their version follows it."""
 
 
 class TrainingBackend(Protocol):
-    """Does the work of iterations, somewhere.
+    """Interface of what carries out iterations.
 
-    Version v of the weights is that after v iterations. An iteration is submitted, collected and learned from, in this
-    order; those that follow may be submitted before.
+    Version v of the weights is the one after v iterations. An iteration is submitted, collected and learned from, in
+    this order; later iterations may be submitted in the meantime.
     """
 
     def submit(self, items: Sequence[WorkItem], version: int) -> None:
-        """Takes an iteration to roll out with a version of the weights, and to score.
+        """Start to roll out and score an iteration with one version of the weights.
 
         Args:
             items: All items of one iteration.
-            version: The present one, or one that is older by no more than the backend's staleness.
+            version: The current version, or one that is older by at most the backend's staleness.
         """
         ...
 
     def collect(self, iteration: int) -> Sequence[ScoredItem]:
-        """The verdicts on an iteration that was submitted, item by item, as soon as all are there."""
+        """Return the scores of a submitted iteration, item by item, once all are there."""
         ...
 
     def learn(self, iteration: int, counted: Tensor, advantage: Tensor) -> dict[str, float]:
-        """Updates the weights, which are version `iteration` + 1 then.
+        """Update the weights to version `iteration` + 1.
 
         Args:
-            iteration: One that was collected.
-            counted: Indices (b,) of the structures to learn from, over all its items; with none, weights stay.
+            iteration: A collected iteration.
+            counted: Indices (b,) of the structures to learn from, over all its items; if empty, the weights stay.
             advantage: Their advantages (b,).
 
         Returns:
-            The metrics of `Learner.update`; none where there was nothing to learn from.
+            The metrics of `Learner.update`; empty if there was nothing to learn from.
 
         Raises:
             TrainingError: As `Learner.update`.
@@ -57,20 +57,20 @@ class TrainingBackend(Protocol):
         ...
 
     def timings(self) -> dict[str, float]:
-        """Seconds per stage (`time_*`) since the last call, and whatever else is known of how the time went."""
+        """Return the seconds per stage (`time_*`) since the last call, and any other record of how time was spent."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The learner's state beside the weights, and the older weights still needed, on the CPU."""
+        """Return the learner's state apart from the weights, and the older weights still needed, on the CPU."""
         ...
 
     def load_state_dict(self, state: dict[str, Tensor], version: int) -> None:
-        """Inverse of `state_dict`; the weights of the model are of this version."""
+        """Restore what `state_dict` returned; the model's weights are of this version."""
         ...
 
 
 def join_state(learner: Mapping[str, Tensor], older: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The state of a backend from that of its learner and older versions of the weights."""
+    """Combine a learner's state with older versions of the weights into the state of a backend."""
     joined = dict(learner)
     for version, weights in older.items():
         joined |= {f"{OLDER}{version}.{name}": value.contiguous() for name, value in weights.items()}
@@ -78,7 +78,7 @@ def join_state(learner: Mapping[str, Tensor], older: Mapping[int, Mapping[str, T
 
 
 def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]]]:
-    """Inverse of `join_state`."""
+    """Split the state of a backend; the inverse of `join_state`."""
     learner = {name: value for name, value in state.items() if not name.startswith(OLDER)}
     older: dict[int, dict[str, Tensor]] = {}
     for name in state.keys() - learner.keys():
@@ -88,15 +88,15 @@ def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[in
 
 
 class LocalTrainingBackend:
-    """Works in this process, stage by stage, when it is asked to collect.
+    """Training backend in this process, which does the work stage by stage when an iteration is collected.
 
     Args:
-        learner: Owns the policy that samples.
+        learner: Owns the sampling policy.
         learned: All weights that the learner updates.
         base: Distribution of x_0.
         reward: Scores the crystals.
-        device: Where rollouts run.
-        staleness: Versions older than the present one that may still be needed.
+        device: Device of the rollouts.
+        staleness: Number of versions before the current one that may still be needed.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class LocalTrainingBackend:
         self._version, self._older = 0, dict[int, dict[str, Tensor]]()
 
     def rollout(self, item: WorkItem, version: int) -> Trajectory:
-        """One item with the present weights."""
+        """Roll out one item with the current weights."""
         policy, objective = self.learner.policy, self.learner.objective
         with_base = objective.needs_base(policy)
         return run_item(item, policy, self.base, with_base, self.device, version)
@@ -127,32 +127,32 @@ class LocalTrainingBackend:
     def collect(self, iteration: int) -> Sequence[ScoredItem]:
         start = self._now()
         items, version = self._submitted.pop(iteration)
-        present = None
+        current = None
         if version != self._version:
-            present = self._copy()
+            current = self._copy_weights()
             self.learned.load_state_dict(self._older[version])
         trajectories = self._trajectories[iteration] = [self.rollout(item, version) for item in items]
-        if present is not None:
-            self.learned.load_state_dict(present)
-        start = self._count("time_rollout", start)
+        if current is not None:
+            self.learned.load_state_dict(current)
+        start = self._add_time("time_rollout", start)
         scored = [
             score_item(trajectory.final(), self.reward, item.group_size)
             for item, trajectory in zip(items, trajectories, strict=True)
         ]
-        self._count("time_reward", start)
+        self._add_time("time_reward", start)
         return scored
 
     def learn(self, iteration: int, counted: Tensor, advantage: Tensor) -> dict[str, float]:
         start = self._now()
         trajectories = self._trajectories.pop(iteration)
         if self._staleness:
-            self._older[self._version] = self._copy()
+            self._older[self._version] = self._copy_weights()
         metrics = {}
         if len(counted):
             metrics = self.learner.update(Trajectory.cat(trajectories).select(counted), advantage)
         self._version = iteration + 1
         self._older = {v: weights for v, weights in self._older.items() if v >= self._version - self._staleness}
-        self._count("time_learn", start)
+        self._add_time("time_learn", start)
         return metrics
 
     def timings(self) -> dict[str, float]:
@@ -167,16 +167,16 @@ class LocalTrainingBackend:
         self._version = version
         self.learner.load_state_dict(learner)
 
-    def _copy(self) -> dict[str, Tensor]:
+    def _copy_weights(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self.learned.state_dict().items()}
 
     def _now(self) -> float:
-        """Waits for the device, which works behind the program's back."""
+        """Return the time, once the device has finished its asynchronous work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def _count(self, stage: str, start: float) -> float:
+    def _add_time(self, stage: str, start: float) -> float:
         now = self._now()
         self._seconds[stage] += now - start
         return now

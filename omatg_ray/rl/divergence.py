@@ -1,4 +1,4 @@
-"""Reward hacking: when the potential that is rewarded and a second, independent one part company."""
+"""Detection of reward hacking, by the divergence of the rewarded potential from a second, independent one."""
 
 from __future__ import annotations
 
@@ -10,59 +10,59 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 MIN_RANK_CORRELATION = 0.5
-"""Below this mean Spearman correlation within groups, the two rank the crystals of a composition differently."""
+"""Mean Spearman correlation within groups below which the two rank the crystals of a composition differently."""
 MAX_SHIFT_RISE = 0.1
-"""eV/atom by which the second potential may come to find the crystals worse than the first does."""
+"""eV/atom by which the energies of the second potential may rise against those of the first during a run."""
 MIN_MEMBERS = 4
-"""A group with fewer valid members says nothing about ranks."""
+"""Valid members that a group needs for a rank correlation."""
 
 CORRELATION, SHIFT = "second_rank_correlation", "second_shift"
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> float:
-    """Mean over groups of Spearman's correlation of two energies (groups, members); NaN where no group has any.
+    """Return Spearman's correlation of two energies (groups, members), averaged over groups; NaN if no group has one.
 
-    Members without both energies are left out, and groups with fewer than `MIN_MEMBERS` left or without spread.
+    Members without both energies are left out, and so are groups without spread or with fewer than `MIN_MEMBERS` left.
     """
-    found = []
-    for one, other in zip(first, second, strict=True):
-        both = one.isfinite() & other.isfinite()
-        a, b = one[both], other[both]
+    correlations = []
+    for row, other in zip(first, second, strict=True):
+        both = row.isfinite() & other.isfinite()
+        a, b = row[both], other[both]
         if len(a) >= MIN_MEMBERS and a.min() < a.max() and b.min() < b.max():
-            found.append(float(spearmanr(a.numpy(), b.numpy()).statistic))
-    return sum(found) / len(found) if found else math.nan
+            correlations.append(float(spearmanr(a.numpy(), b.numpy()).statistic))
+    return sum(correlations) / len(correlations) if correlations else math.nan
 
 
 class DivergenceWatch:
-    """Warns when an iteration's metrics say that the two potentials part company, and again only after they rejoined.
+    """Warning when an iteration's metrics show that the two potentials diverge, repeated only after they agreed again.
 
-    They part where the mean rank correlation within groups falls below `MIN_RANK_CORRELATION`, or where the mean shift
+    They diverge if the mean rank correlation within groups falls below `MIN_RANK_CORRELATION`, or if the mean shift
     (`SecondPotential`) has risen by more than `MAX_SHIFT_RISE` since the first iteration that had one.
 
     Args:
-        first_shift: That of the first iteration, for a run that goes on; None takes the first that comes.
+        first_shift: Shift of the first iteration, for a resumed run; None takes the first one that comes.
 
     Attributes:
-        apart: Whether they were apart in the last iteration.
+        apart: Whether they diverged in the last iteration.
     """
 
     def __init__(self, first_shift: float | None = None) -> None:
         self._first_shift, self.apart = first_shift, False
 
     def __call__(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Looks at an iteration's metrics; without a second potential there is nothing to see."""
+        """Check an iteration's metrics; without a second potential this does nothing."""
         correlation, shift = metrics.get(CORRELATION, math.nan), metrics.get(SHIFT, math.nan)
         if self._first_shift is None and math.isfinite(shift):
             self._first_shift = shift
         rise = math.nan if self._first_shift is None else shift - self._first_shift
         reasons = []
         if correlation < MIN_RANK_CORRELATION:
-            reasons.append(f"their ranks within a group correlate by {correlation:.2f} only")
+            reasons.append(f"their ranks within a group correlate by only {correlation:.2f}")
         if rise > MAX_SHIFT_RISE:
-            reasons.append(f"the second finds crystals worse by {rise:.2f} eV/atom more than at the start")
+            reasons.append(f"the second rates crystals worse by {rise:.2f} eV/atom more than at the start")
         if reasons and not self.apart:
             warnings.warn(
-                f"iteration {iteration}: the rewarded and the second potential part company ({' and '.join(reasons)}); "
+                f"iteration {iteration}: the rewarded and the second potential diverge ({' and '.join(reasons)}); "
                 "the policy may exploit errors of the first (docs/rewards.md)",
                 stacklevel=2,
             )

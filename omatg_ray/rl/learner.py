@@ -27,12 +27,12 @@ from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
 logger = logging.getLogger(__name__)
 
 ALLOCATOR_ERRORS = ("can't allocate memory", "not enough memory")
-"""What PyTorch's allocators of the CPU say, on Linux and Windows, in a plain RuntimeError."""
+"""Messages of PyTorch's CPU allocators on Linux and Windows, raised as plain RuntimeError."""
 
 
 @dataclass
 class Tally:
-    """Statistics of an update so far."""
+    """Running statistics of an update."""
 
     sums: dict[str, float]
     log_ratio_max: float = 0.0
@@ -44,13 +44,13 @@ class Tally:
 
 @dataclass(frozen=True)
 class Report:
-    """What a learner tells the others before every step.
+    """Message of a learner to the others before every step.
 
     Attributes:
         sums: Its statistics, summed over the epochs so far.
-        log_ratio_max: The largest |log-ratio| of its part.
-        graded: Parameters that have a gradient.
-        microbatch_pairs: Its present bound.
+        log_ratio_max: Largest |log-ratio| of its part.
+        graded: Indices of the parameters that have a gradient.
+        microbatch_pairs: Its current bound.
         error: Why it cannot take the step.
     """
 
@@ -65,13 +65,13 @@ class Learner:
     """Updates a policy.
 
     Args:
-        policy: Policy that sampled, whose densities are compared and whose weights are trained.
+        policy: Policy that sampled; its densities are compared and its weights trained.
         objective: Loss.
         settings: Optimizer.
 
     Attributes:
-        process_group: Learners with the same weights and optimizer, which share every update.
-        microbatch_pairs: Ordered pairs of atoms per network call: those of the settings, or fewer since memory ran out.
+        process_group: Learners with the same weights and optimizer that share every update.
+        microbatch_pairs: Ordered pairs of atoms per network call: that of the settings, or fewer after memory ran out.
     """
 
     def __init__(self, policy: Policy, objective: ObjectiveSettings, settings: LearnerSettings) -> None:
@@ -83,22 +83,21 @@ class Learner:
         self.microbatch_pairs = settings.microbatch_pairs
 
     def update(self, trajectory: Trajectory | None, advantage: Tensor, total: int | None = None) -> dict[str, float]:
-        """All epochs on one iteration's trajectories, or on this learner's part of them.
+        """Run all epochs on one iteration's trajectories, or on this learner's part of them.
 
-        Memory that runs out is answered by smaller microbatches: the epoch begins anew, and gives the same but for
-        rounding.
+        If memory runs out, the epoch starts again with smaller microbatches; the result is the same up to rounding.
 
         Args:
-            trajectory: Counted structures only; None where this learner has none of them.
+            trajectory: Counted structures only; None if this learner has none.
             advantage: (B,).
             total: Counted structures of all learners; by default those of `trajectory`.
 
         Returns:
             Over the structures of all learners, means over epochs of `loss`, `grad_norm` and, per active field,
-            `policy_loss_*`, `clip_fraction_*`, `kl_*` (where what the base says was recorded), for learned noise
-            `entropy_*` (per component) and `sigma_*`, where distillation counts `distillation_*`; `log_ratio_max` of
-            the first epoch, the largest |log-ratio| of an atom or lattice, which is 0 up to rounding when on-policy;
-            once memory has run out the smallest `microbatch_pairs` of a learner.
+            `policy_loss_*`, `clip_fraction_*`, `kl_*` (if the base's outputs were recorded), with learned noise
+            `entropy_*` (per component) and `sigma_*`, with distillation `distillation_*`; `log_ratio_max` of the first
+            epoch, the largest |log-ratio| of an atom or lattice, which is 0 up to rounding when on-policy; after
+            memory has run out, the smallest `microbatch_pairs` of a learner.
 
         Raises:
             TrainingError: The loss or its gradient is not finite, or a single structure at a single step does not fit
@@ -114,32 +113,32 @@ class Learner:
                 report = Report(tally.sums, tally.log_ratio_max, graded, self.microbatch_pairs)
             except TrainingError as error:
                 report = Report({}, 0.0, [], self.microbatch_pairs, str(error))
-            reports = [Report(**said) for said in self.process_group.exchange(asdict(report))]
-            for said in reports:
-                if said.error is not None:
-                    raise TrainingError(said.error)
-            self._sum_gradients(sorted({index for said in reports for index in said.graded}))
+            reports = [Report(**values) for values in self.process_group.exchange(asdict(report))]
+            for each in reports:
+                if each.error is not None:
+                    raise TrainingError(each.error)
+            self._sum_gradients(sorted({index for each in reports for index in each.graded}))
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.grad_clip)
             if not torch.isfinite(norm):
-                found = self.process_group.exchange(
+                answers = self.process_group.exchange(
                     {"formulas": [] if part is None else part.trajectory.x_0.formulas()}
                 )
-                formulas = _listed(formula for said in found for formula in said["formulas"])
+                formulas = _join_formulas(formula for answer in answers for formula in answer["formulas"])
                 raise TrainingError(f"the gradient is not finite; compositions of this iteration: {formulas}")
             self.optimizer.step()
             norms += float(norm)
         sums: dict[str, float] = {}
-        for said in reports:
-            for name, value in said.sums.items():
+        for each in reports:
+            for name, value in each.sums.items():
                 sums[name] = sums[name] + value if name in sums else value
         sums["grad_norm"] = norms
         means = {name: value / self.settings.epochs for name, value in sums.items()}
-        pairs = min(said.microbatch_pairs for said in reports)
+        pairs = min(each.microbatch_pairs for each in reports)
         changed = {"microbatch_pairs": pairs} if pairs < self.settings.microbatch_pairs else {}
-        return means | {"log_ratio_max": max(said.log_ratio_max for said in reports)} | changed
+        return means | {"log_ratio_max": max(each.log_ratio_max for each in reports)} | changed
 
     def _gradients(self, part: Part | None, before: Tally, first: bool) -> Tally:
-        """Gradients of an epoch, in microbatches that fit into memory, and the statistics with those of the epoch."""
+        """Compute an epoch's gradients in microbatches that fit into memory; return the statistics including it."""
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             if part is None:
@@ -149,29 +148,29 @@ class Learner:
                 for cut in part.cuts(self.microbatch_pairs):
                     self._backward(part.microbatch(cut), tally, first)
             except RuntimeError as error:
-                if cut is None or not _out_of_memory(error):
+                if cut is None or not _is_out_of_memory(error):
                     raise
                 reason = str(error).splitlines()[0]
             else:
                 return tally
-            # Not in the handler: until it ends, the traceback holds what the microbatch needed.
+            # Not in the handler: until it ends, the traceback keeps the microbatch's tensors alive.
             self._halve(part.trajectory.x_0, cut, reason)
 
     def _backward(self, microbatch: Microbatch, tally: Tally, first: bool) -> None:
-        """Adds the gradients and statistics of a microbatch."""
+        """Add the gradients and statistics of a microbatch."""
         loss, stats, largest = self.loss(microbatch)
         if not torch.isfinite(loss):
-            raise TrainingError(self._not_finite(microbatch))
+            raise TrainingError(self._explain_not_finite(microbatch))
         loss.backward()
         tally.add({"loss": float(loss.detach()), **stats})
         if first:
             tally.log_ratio_max = max(tally.log_ratio_max, largest)
 
     def _halve(self, crystals: CrystalBatch, cut: Cut, reason: str) -> None:
-        """Bounds microbatches by half of the one that was too large.
+        """Limit microbatches to half the size of the one that was too large.
 
         Raises:
-            TrainingError: It was one structure at one step.
+            TrainingError: It was a single structure at a single step.
         """
         self.optimizer.zero_grad(set_to_none=True)
         if crystals.device.type == "cuda":
@@ -181,20 +180,20 @@ class Learner:
             formula = crystals.select([cut.structures.start]).formulas()[0]
             raise TrainingError(
                 f"a single structure at a single step, {formula}, does not fit into the learner's memory; give it more "
-                f"(a larger GPU or share of one, fewer actors on its node), or train on smaller cells: {reason}"
+                f"(a larger GPU or share of one, fewer actors on its node) or train on smaller cells: {reason}"
             )
         pairs = sum(n * n for n in sizes) * n_steps
         self.microbatch_pairs = pairs // 2
         logger.warning(
-            "the learner ran out of memory with %d ordered pairs of atoms in a microbatch, and goes on with %d; "
-            "learner.microbatch_pairs=%d starts with that",
+            "the learner ran out of memory with %d ordered pairs of atoms in a microbatch and continues with %d; "
+            "set learner.microbatch_pairs=%d to start with that",
             pairs,
             self.microbatch_pairs,
             self.microbatch_pairs,
         )
 
     def _sum_gradients(self, graded: list[int]) -> None:
-        """Gradients of all learners, of the parameters that have one on any of them."""
+        """Sum the gradients over all learners, for the parameters that have one on any of them."""
         if self.process_group.size == 1 or not graded:
             return
         parameters = [self.parameters[index] for index in graded]
@@ -204,10 +203,10 @@ class Learner:
             parameter.grad = values.view_as(parameter).to(parameter)
 
     def trial(self, trajectory: Trajectory) -> tuple[float, int, int]:
-        """Times one forward and backward pass without an update, for estimates.
+        """Time one forward and backward pass without an update, for estimates.
 
         Returns:
-            Seconds, bytes kept for the backward pass, and ordered pairs of atoms that the microbatch held.
+            Seconds, bytes saved for the backward pass, and ordered pairs of atoms in the microbatch.
         """
         advantage = torch.linspace(-1.0, 1.0, len(trajectory), dtype=torch.float64)
         part = Part.of(trajectory, advantage, len(trajectory))
@@ -221,9 +220,9 @@ class Learner:
         return elapsed, sum(saved.values()), int(microbatch.crystals.n_atoms.square().sum())
 
     @staticmethod
-    def _not_finite(microbatch: Microbatch) -> str:
+    def _explain_not_finite(microbatch: Microbatch) -> str:
         trajectory = microbatch.trajectory
-        formulas = _listed(trajectory.x_0.formulas())
+        formulas = _join_formulas(trajectory.x_0.formulas())
         numbers = torch.arange(trajectory.n_steps, device=trajectory.times.device)
         steps = trajectory.of_learned(numbers)[microbatch.steps].tolist()
         return (
@@ -232,17 +231,17 @@ class Learner:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Optimizer state as named tensors on the CPU, ready for a file; the weights belong to the model."""
+        """Return the optimizer state as named tensors on the CPU, ready for a file; the model owns the weights."""
         return {name: value.cpu().contiguous() for name, value in flatten_optimizer(self.optimizer).items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Inverse of `state_dict`, of which it keeps copies."""
+        """Restore copies of what `state_dict` returned."""
         restore_optimizer(self.optimizer, {name: value.clone() for name, value in state.items()})
 
 
-def _listed(formulas: Iterable[str]) -> str:
+def _join_formulas(formulas: Iterable[str]) -> str:
     return ", ".join(sorted(set(formulas)))
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in ALLOCATOR_ERRORS)

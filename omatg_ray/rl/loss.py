@@ -24,7 +24,7 @@ from omatg_ray.rl.trajectory import Trajectory, components
 
 @dataclass(frozen=True)
 class Block:
-    """States of several steps as one batch, with a time and the length of a step for each."""
+    """States of several steps as one batch, each with its time and step length."""
 
     crystals: CrystalBatch
     t: Tensor
@@ -39,7 +39,7 @@ class Loss:
     objective: ObjectiveSettings
 
     def __call__(self, microbatch: Microbatch) -> tuple[Tensor, dict[str, float], float]:
-        """Loss, statistics and largest |log-ratio| of a microbatch, weighted so that microbatches add up."""
+        """Return loss, statistics and largest |log-ratio| of a microbatch, weighted so that microbatches add up."""
         trajectory, steps, weight = microbatch.trajectory, microbatch.steps, microbatch.weight
         t, dt = microbatch.t, microbatch.dt
         # One time per structure and step, so that all steps of the block share a network call.
@@ -53,7 +53,7 @@ class Loss:
         for field in self.policy.active:
             log_prob, kl = self._densities(field, trajectory.actions(field)[steps], block, outputs, base, t, dt)
             log_ratio = log_prob - trajectory.log_prob[field][steps]
-            # Where the KL is not known it has no weight, and is not reported.
+            # An unknown KL has no weight and is not reported.
             counted = torch.zeros_like(log_ratio) if kl is None else kl
             terms = self._terms(field, log_ratio, counted, microbatch.advantage, trajectory)
             policy_weight, kl_weight = self.objective.policy_weight.of(field), self.objective.kl_weight.of(field)
@@ -72,7 +72,7 @@ class Loss:
     def _densities(
         self, field: FieldName, action: Tensor, block: Block, outputs: Outputs, base: Outputs, t: Tensor, dt: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-density of the actions, and KL to the base (None where it is not known), per atom or structure (K, ·)."""
+        """Return log-densities of the actions and KL to the base (None if unknown), per atom or structure (K, ·)."""
         drift = self.policy.drift
         rate = components(drift.rate(field, outputs, block.t, block.crystals, block.dt).view_as(action))
         t, dt = t[:, None, None], dt[:, None, None]
@@ -95,7 +95,7 @@ class Loss:
     def _entropy(
         self, field: FieldName, trajectory: Trajectory, t: Tensor, weight: float, stats: dict[str, float]
     ) -> Tensor | None:
-        """Weighted negative entropy of learned noise; over all atoms of a structure only where their ratios are."""
+        """Return the weighted negative entropy of learned noise, over all atoms of a structure only if its ratio is."""
         noise, factor = self.policy.noise[field], self.objective.entropy_weight.of(field)
         if not isinstance(noise, LearnedNoise):
             return None
@@ -113,7 +113,7 @@ class Loss:
     def _distillation(
         self, field: FieldName, block: Block, outputs: Outputs, base: Outputs, weight: float, stats: dict[str, float]
     ) -> Tensor | None:
-        """Weighted squared distance of the denoiser to the base's, averaged over the atoms of a structure."""
+        """Return the weighted squared distance of the denoiser to the base's, averaged over a structure's atoms."""
         factor, name = self.objective.distillation_weight.of(field), DENOISER[field]
         if not factor or name not in outputs:
             return None

@@ -1,4 +1,4 @@
-"""Microbatches: blocks of structures and steps of bounded size, which a learner computes one after the other."""
+"""Microbatches: blocks of structures and steps of bounded size, which a learner computes one by one."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ class Cut:
 
 
 def cuts(sizes: Sequence[int], n_steps: int, limit: int) -> list[Cut]:
-    """Structures × steps in blocks of at most `limit` ordered pairs of atoms; one structure and step at least.
+    """Cut structures × steps into blocks of at most `limit` ordered pairs of atoms, at least one structure and step.
 
     Args:
         sizes: Atoms of every structure.
-        n_steps: Steps of each.
-        limit: Ordered pairs of atoms in a block.
+        n_steps: Steps of each structure.
+        limit: Largest number of ordered pairs of atoms in a block.
     """
     pairs = list(accumulate((size * size for size in sizes), initial=0))
-    found, start = list[Cut](), 0
+    blocks, start = list[Cut](), 0
     while start < len(sizes):
         stop = max(start + 1, bisect_right(pairs, pairs[start] + limit) - 1)
         each = max(1, limit // (pairs[stop] - pairs[start]))
         for first in range(0, n_steps, each):
-            found.append(Cut(slice(start, stop), slice(first, min(first + each, n_steps))))
+            blocks.append(Cut(slice(start, stop), slice(first, min(first + each, n_steps))))
         start = stop
-    return found
+    return blocks
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Microbatch:
 
     Attributes:
         trajectory: The structures.
-        steps: The steps, of those that are learned from.
-        crystals: Their states before these steps, step by step.
-        advantage: Of the structures.
-        weight: Share of a structure and step in the mean over all learners.
+        steps: The span, among the steps learned from.
+        crystals: States before these steps, step by step.
+        advantage: Advantages of the structures.
+        weight: Weight of one structure at one step in the mean over all learners.
     """
 
     trajectory: Trajectory
@@ -72,13 +72,13 @@ class Microbatch:
 
 @dataclass
 class Part:
-    """What one learner learns from.
+    """The part of an iteration that one learner learns from.
 
     Attributes:
         trajectory: Its structures.
         states: Their states before the steps learned from.
         advantage: Their advantages (B,).
-        total: Structures of all learners.
+        total: Number of structures of all learners.
     """
 
     trajectory: Trajectory
@@ -99,11 +99,11 @@ class Part:
         return self.trajectory.x_0.layout.sizes
 
     def cuts(self, limit: int) -> list[Cut]:
-        """Its microbatches, as `cuts`."""
+        """Cut the part into microbatches, as `cuts` does."""
         return cuts(self.sizes, self.trajectory.n_learned, limit)
 
     def microbatch(self, cut: Cut) -> Microbatch:
-        """One of them. Those of the same structures share what does not differ between steps."""
+        """Build a microbatch. Microbatches of the same structures share what does not differ between steps."""
         whole, structures, steps = self.trajectory, cut.structures, cut.steps
         if self._selected is None or self._selected[0] != structures:
             rows = torch.arange(structures.start, structures.stop)

@@ -25,7 +25,7 @@ class Terms:
 
 
 def surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """−min(ratio · A, clip(ratio, 1 ± ε) · A), and whether the ratio lies outside [1 − ε, 1 + ε] (1 or 0).
+    """Return −min(ratio · A, clip(ratio, 1 ± ε) · A), and whether the ratio lies outside [1 − ε, 1 + ε] (1 or 0).
 
     The minimum is −A · min(ratio, 1 + ε) for A ≥ 0 and −A · max(ratio, 1 − ε) for A < 0. Bounding the logarithm gives
     both, and a clipped ratio beyond the range of floats has no gradient instead of NaN.
@@ -39,13 +39,13 @@ def surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor
 def position_terms(
     log_ratio: Tensor, kl: Tensor, advantage: Tensor, layout: Layout, clip: float, reduction: PositionReduction
 ) -> Terms:
-    """Terms of the positions from their values per atom.
+    """Compute the terms of the positions from values per atom.
 
     Args:
         log_ratio: log p_θ − log p_old, summed over x, y, z (K, sum N).
         kl: KL to the reference, summed over x, y, z (K, sum N).
         advantage: (B,).
-        layout: Which atoms belong to which of the B structures.
+        layout: Assignment of atoms to the B structures.
         reduction: See `ObjectiveSettings.position_reduction`. `none` sums the KL over the atoms of a structure, the
             other two average it.
     """
@@ -65,7 +65,7 @@ def position_terms(
 
 
 def structure_terms(log_ratio: Tensor, kl: Tensor, advantage: Tensor, clip: float) -> Terms:
-    """Terms with one ratio per structure: those of lattices, and of actions that are one number.
+    """Compute terms with one ratio per structure: for lattices, and for actions that are a single number.
 
     Args:
         log_ratio: Summed over the components (K, B).
@@ -77,5 +77,5 @@ def structure_terms(log_ratio: Tensor, kl: Tensor, advantage: Tensor, clip: floa
 
 
 def negative_entropy(sigma: Tensor) -> Tensor:
-    """Negative entropy of N(·, σ²) per component, −½ ln(2 π σ²) − ½; the constant ln dt of a step is left out."""
+    """Return the negative entropy of N(·, σ²) per component, −½ ln(2 π σ²) − ½, without the constant ln dt."""
     return -0.5 * torch.log(2 * math.pi * sigma.square()) - 0.5

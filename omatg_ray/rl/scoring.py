@@ -1,4 +1,4 @@
-"""What becomes of the trajectories of an item: rewards, and when too many of them are missing to go on."""
+"""Scoring of an item's trajectories, and the limit on missing rewards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from omatg_ray.rl.advantage import Advantages
 from omatg_ray.rl.divergence import CORRELATION, SHIFT, rank_correlation
 from omatg_ray.rl.work import WorkItem
 
-# A reward that fails now and then is left out; one that fails more often than this is broken. The same holds for
+# Occasional failures of a reward are left out; a reward that fails more often than this is broken. The same holds for
 # trajectories that overflow.
 MAX_FAILED_SHARE = 0.05
 NAMED_STRUCTURES = 10
@@ -28,10 +28,10 @@ class ScoredItem:
     """The final crystals of an item, scored.
 
     Attributes:
-        finite: Whether positions and lattice are (B,), on the CPU.
+        finite: Whether positions and lattice are finite (B,), on the CPU.
         result: Rewards and values; the reward is NaN where it failed and where the crystal is not finite.
         compositions: Atomic numbers of every crystal.
-        distance: Distances between the members of every group (groups, members, members), where asked for.
+        distance: Distances between the members of every group (groups, members, members); None if not requested.
     """
 
     finite: Tensor
@@ -41,14 +41,14 @@ class ScoredItem:
 
 
 def score_item(crystals: CrystalBatch, reward: Reward, members: int | None = None) -> ScoredItem:
-    """Scores the final crystals of an item.
+    """Score the final crystals of an item.
 
-    A trajectory that overflowed has no reward, whatever the reward says: its loss would be NaN. Where species are
-    generated, neither has a crystal with an element that the reward does not know, and which it is not shown.
+    A trajectory that overflowed gets no reward, whatever the reward returns: its loss would be NaN. Where species are
+    generated, a crystal with an element that the reward does not know is not scored and gets none either.
 
     Args:
         crystals: B crystals.
-        reward: Scores each by itself.
+        reward: Scores each crystal by itself.
         members: Size of the item's groups, within which crystals are then compared (`group_distances`).
     """
     finite = crystals.layout.sum((~crystals.pos.isfinite()).sum(-1)).eq(0) & crystals.cell.flatten(1).isfinite().all(-1)
@@ -66,25 +66,25 @@ def score_item(crystals: CrystalBatch, reward: Reward, members: int | None = Non
 
 
 def rewards_of(items: Sequence[WorkItem], scored: Sequence[ScoredItem]) -> Tensor:
-    """Rewards (groups, members) of an iteration; NaN where one failed.
+    """Return the rewards (groups, members) of an iteration; NaN where a reward failed.
 
     Raises:
         TrainingError: More than 5 % of the trajectories or of the rewards failed; names the compositions.
     """
-    _refuse_failures("trajectories are not finite", items, scored, [one.finite for one in scored])
-    rewards = [one.result.reward for one in scored]
+    _refuse_failures("trajectories are not finite", items, scored, [item.finite for item in scored])
+    rewards = [item.result.reward for item in scored]
     _refuse_failures("rewards failed", items, scored, [reward.isfinite() for reward in rewards])
     return torch.cat(rewards).view(-1, items[0].group_size)
 
 
 def distances_of(scored: Sequence[ScoredItem]) -> Tensor | None:
-    """Distances (groups, members, members) of an iteration; None where nobody asked for them."""
-    found = [one.distance for one in scored if one.distance is not None]
-    return torch.cat(found) if found else None
+    """Return the distances (groups, members, members) of an iteration; None if they were not requested."""
+    distances = [item.distance for item in scored if item.distance is not None]
+    return torch.cat(distances) if distances else None
 
 
 def mean_distance(distance: Tensor) -> float:
-    """Mean distance between different members, over all groups of (groups, members, members)."""
+    """Return the mean distance between different members, over all groups of (groups, members, members)."""
     different = ~torch.eye(distance.shape[1], dtype=torch.bool)
     return _mean(distance[:, different])
 
@@ -94,8 +94,8 @@ def _refuse_failures(
 ) -> None:
     failed = [
         composition
-        for one, flags in zip(scored, good, strict=True)
-        for composition, ok in zip(one.compositions, flags.tolist(), strict=True)
+        for item, flags in zip(scored, good, strict=True)
+        for composition, ok in zip(item.compositions, flags.tolist(), strict=True)
         if not ok
     ]
     total = sum(len(item.seeds) for item in items)
@@ -103,13 +103,13 @@ def _refuse_failures(
         names = formulas(sorted(set(failed)))
         more = ", ..." if len(names) > NAMED_STRUCTURES else ""
         raise TrainingError(
-            f"{len(failed)} of {total} {what} in iteration {items[0].iteration + 1} ({MAX_FAILED_SHARE:.0%} may): "
+            f"{len(failed)} of {total} {what} in iteration {items[0].iteration + 1} ({MAX_FAILED_SHARE:.0%} allowed): "
             f"{', '.join(names[:NAMED_STRUCTURES])}{more}"
         )
 
 
 def formulas(compositions: Sequence[Sequence[int]]) -> list[str]:
-    """Formulas of cells given by their atomic numbers."""
+    """Return the formulas of cells given by their atomic numbers."""
     return CrystalBatch(
         torch.tensor([z for composition in compositions for z in composition]),
         torch.zeros(sum(map(len, compositions)), 3),
@@ -119,10 +119,10 @@ def formulas(compositions: Sequence[Sequence[int]]) -> list[str]:
 
 
 def reward_metrics(rewards: Tensor, advantages: Advantages, results: Sequence[RewardResult]) -> dict[str, float]:
-    """Summary of an iteration's rewards (groups, members) and of the values behind them; NaN where there are none.
+    """Summarise an iteration's rewards (groups, members) and the values behind them; NaN where there are none.
 
-    Every value is there as `reward_<name>_mean`, but for energies and validity, which have names of their own. With a
-    second potential, `second_rank_correlation` and `second_shift` say how far the two agree (`DivergenceWatch`).
+    Every value appears as `reward_<name>_mean`, except energies and validity, which have names of their own. With a
+    second potential, `second_rank_correlation` and `second_shift` say how well the two agree (`DivergenceWatch`).
     """
     spreads = [group[group.isfinite()].std(unbiased=False) for group in rewards if group.isfinite().any()]
     metrics = {
@@ -145,7 +145,7 @@ def reward_metrics(rewards: Tensor, advantages: Advantages, results: Sequence[Re
 
 
 def _columns(results: Sequence[RewardResult]) -> dict[str, Tensor]:
-    """Values of all structures by name; NaN where some results lack one that others have."""
+    """Collect the values of all structures by name; NaN where a result lacks one that others have."""
     names = dict.fromkeys(name for result in results for name in result.values)
     return {
         name: torch.cat([r.values.get(name, torch.full_like(r.reward, math.nan)) for r in results]) for name in names
@@ -153,6 +153,6 @@ def _columns(results: Sequence[RewardResult]) -> dict[str, Tensor]:
 
 
 def _mean(values: Tensor) -> float:
-    """Mean of the finite values, NaN where there is none."""
+    """Return the mean of the finite values, NaN if there are none."""
     finite = values[values.isfinite()]
     return float(finite.mean()) if len(finite) else math.nan

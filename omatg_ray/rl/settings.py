@@ -1,4 +1,4 @@
-"""Settings of reinforcement: what an iteration samples, how it is scored, what is learned from it."""
+"""Settings of reinforcement: what an iteration samples, how it is scored and what is learned from it."""
 
 from __future__ import annotations
 
@@ -21,74 +21,74 @@ else:
 
 
 class LearnFrom(Settings):
-    """Learning from some of the transitions (Euler steps) of an iteration; a number alone is how many."""
+    """Transitions (Euler steps) of an iteration that are learned from; a plain integer sets their number."""
 
     renamed = {"steps": "transitions"}  # noqa: RUF012 - of the class
 
-    transitions: int = Field(ge=1, description="transitions (Euler steps) of an iteration that are learned from")
+    transitions: int = Field(ge=1, description="transitions (Euler steps) per iteration that are learned from")
     kind: Literal["window", "random"] = Field(
         "window",
-        description="window: consecutive steps, which alone take noise, and which move on from iteration to iteration "
-        "(MixGRPO, arXiv 2507.21802) · random: drawn anew for every iteration, all steps take noise",
+        description="window: consecutive steps, the only ones with noise, which move on from iteration to iteration "
+        "(MixGRPO, arXiv 2507.21802) · random: drawn anew for every iteration, with noise in all steps",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _number_alone(cls, values: Any) -> Any:
-        # True and False are numbers to Python.
+    def _accept_integer(cls, values: Any) -> Any:
+        # bool is a subclass of int.
         return {"transitions": values} if type(values) is int else values
 
     def windows(self, n_steps: int) -> int:
-        """Iterations until a window has been everywhere on trajectories of so many steps; 1 where there are none."""
+        """Return how many iterations a window takes to cover trajectories of `n_steps` steps; 1 without a window."""
         return 1 if self.kind == "random" else -(-n_steps // self.transitions)
 
     def of(self, n_steps: int, turn: int, seed: int) -> tuple[int, ...]:
-        """The steps of an iteration, increasing.
+        """Return the steps of an iteration, increasing.
 
         Args:
             n_steps: Euler steps of its trajectories.
-            turn: Rounds of all numbers of grid points before it.
-            seed: What random steps are drawn with.
+            turn: Completed rounds through all numbers of grid points.
+            seed: Seed of random steps.
         """
         if self.kind == "random":
             return tuple(sorted(torch.randperm(n_steps, generator=generator(seed))[: self.transitions].tolist()))
         windows = self.windows(n_steps)
-        # Evenly spaced, so that they overlap as little as they can where they do not fit exactly.
+        # Even spacing keeps the overlap small where the windows do not fit exactly.
         start = turn % windows * (n_steps - self.transitions) // max(windows - 1, 1)
         return tuple(range(start, start + self.transitions))
 
 
 class RolloutSettings(Settings):
-    """What one iteration samples."""
+    """Sampling of one iteration."""
 
     groups: int = Field(16, ge=1, description="compositions per iteration")
     group_size: int = Field(64, ge=2, description="trajectories per composition, compared with each other")
     steps: int | list[int] = Field(
         50,
-        description="grid points of the time grid; one Euler step fewer. Several numbers take turns, iteration by "
-        "iteration (validation.steps: those of validations, by default the first)",
+        description="points of the time grid, one more than Euler steps. Several numbers take turns, iteration by "
+        "iteration (validations use validation.steps, by default the first)",
     )
     shared_start: bool = Field(False, description="all trajectories of a group start from the same x_0")
     groups_per_item: int = Field(1, ge=1, description="groups that one rollout call integrates together")
     max_staleness: int = Field(
         0,
         ge=0,
-        description="iterations that may be sampled ahead, with weights older by as many, while actors learn; 0: "
+        description="iterations that may be sampled ahead while actors learn, with weights that many versions old; 0: "
         "on-policy",
     )
     learn_from: LearnFrom | None = Field(
-        None, description="Euler steps that are learned from: {steps: 3, kind: window or random}; null: all"
+        None, description="Euler steps that are learned from: {transitions: 3, kind: window or random}; null: all"
     )
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         "float32",
-        description="of the networks in rollouts and in learning from them: float32, or bfloat16 for matrix products "
-        "and messages (weights, residuals and heads stay float32), about twice as fast on hardware that has it, and "
-        "refused where it shifts actions by more than a tenth of their noise; auto: bfloat16 where this machine has it "
-        "and it is not refused, else float32. Validations are in float32",
+        description="precision of the networks in rollouts and learning: float32, or bfloat16 for matrix products and "
+        "messages (weights, residuals and heads stay float32), about twice as fast on hardware that supports it, but "
+        "refused where it shifts actions by more than a tenth of their noise; auto: bfloat16 where this machine "
+        "supports it and it is not refused, else float32. Validations always use float32",
     )
 
     @model_validator(mode="after")
-    def _no_more_steps_than_there_are(self) -> RolloutSettings:
+    def _check_learn_from(self) -> RolloutSettings:
         fewest = min(self.turns) - 1
         if self.learn_from is not None and self.learn_from.transitions > fewest:
             raise ValueError(
@@ -99,7 +99,7 @@ class RolloutSettings(Settings):
 
     @field_validator("steps", mode="plain")
     @classmethod
-    def _one_or_several(cls, steps: object) -> int | list[int]:
+    def _check_steps(cls, steps: object) -> int | list[int]:
         several = steps if isinstance(steps, list) else [steps]
         if not several or not all(type(points) is int and points >= 2 for points in several):
             raise ValueError(f"a whole number of at least 2 grid points, or a list of such, not {steps!r}")
@@ -107,44 +107,44 @@ class RolloutSettings(Settings):
 
     @property
     def turns(self) -> list[int]:
-        """Grid points of the iterations, which take turns."""
+        """Numbers of grid points, which take turns from iteration to iteration."""
         return [self.steps] if isinstance(self.steps, int) else self.steps
 
     @property
     def period(self) -> int:
-        """Iterations after which the numbers of grid points and the windows are the same again."""
-        some = self.learn_from
-        windows = [1 if some is None else some.windows(points - 1) for points in self.turns]
+        """Iterations after which numbers of grid points and windows repeat."""
+        selection = self.learn_from
+        windows = [1 if selection is None else selection.windows(points - 1) for points in self.turns]
         return len(self.turns) * math.lcm(*windows)
 
 
 class AdvantageSettings(Settings):
-    """From the rewards of a group to advantages."""
+    """Conversion of a group's rewards to advantages."""
 
     shaping: Literal["none", "clip", "rank"] = Field(
         "rank",
         description="before normalising: none · clip: outliers to 3 robust standard deviations from the group's median "
-        "· rank: rewards replaced by their rank in the group, so that a few very bad members do not drown the rest",
+        "· rank: rewards replaced by their rank in the group, so that a few very bad members do not dominate it",
     )
     clip_std: float | None = Field(
         None,
         gt=0,
-        description="with shaping none: rewards of a group clipped to its mean ± so many population standard "
-        "deviations; null: not at all",
+        description="with shaping none: clip a group's rewards to their mean ± this many population standard "
+        "deviations; null: no clipping",
     )
 
     diversity_weight: float = Field(
         0.0,
         ge=0,
-        description="weight of a second advantage among the better half of a group: how unlike the others of that half "
-        "a member is (distance of radial distribution functions); 0: none",
+        description="weight of a second advantage within the better half of a group: how different a member is from "
+        "the others of that half (distance of radial distribution functions); 0: none",
     )
 
     @model_validator(mode="after")
-    def _one_way(self) -> AdvantageSettings:
+    def _check_clip_std(self) -> AdvantageSettings:
         if self.clip_std is not None and self.shaping != "none":
             raise ValueError(
-                f"clip_std does not go with shaping {self.shaping}, which deals with outliers itself; "
+                f"clip_std cannot be combined with shaping {self.shaping}, which handles outliers itself; "
                 "set advantage.shaping=none"
             )
         return self
@@ -154,7 +154,7 @@ PositionReduction = Literal["none", "per_structure", "per_atom"]
 
 
 class FieldWeights(Settings):
-    """A weight for each field; only those of active fields matter."""
+    """One weight per field; only those of active fields matter."""
 
     pos: float = Field(1.0, ge=0, description="weight for positions")
     cell: float = Field(1.0, ge=0, description="weight for lattices")
@@ -164,7 +164,7 @@ class FieldWeights(Settings):
 
 
 class ObjectiveSettings(Settings):
-    """Loss of a step: the weighted sum of clipped surrogate, KL to the frozen base, entropy and distillation."""
+    """Loss of a step: a weighted sum of clipped surrogate, KL to the frozen base, entropy and distillation."""
 
     clip: float = Field(0.28, gt=0, lt=1, description="ε: probability ratios are clipped to [1 − ε, 1 + ε]")
     position_reduction: PositionReduction = Field(
@@ -176,18 +176,19 @@ class ObjectiveSettings(Settings):
     kl_weight: FieldWeights = Field(FieldWeights(pos=1e-3, cell=1e-3), description="weight of the KL to the base")
     reference_noise: dict[FieldName, NoiseSettings] = Field(
         {},
-        description="σ(t) of the KL's reference; a field without an entry has that of the policy, or what learned "
-        "noise starts from; score policies always have their own",
+        description="σ(t) of the KL's reference; a field without an entry uses that of the policy, or the initial "
+        "value of learned noise; score policies always use their own",
     )
     entropy_weight: FieldWeights = Field(
         FieldWeights(pos=0, cell=0), description="weight of the negative entropy of learned noise"
     )
     distillation_weight: FieldWeights = Field(
-        FieldWeights(pos=0, cell=0), description="weight of the squared distance of a score policy's η to the base's"
+        FieldWeights(pos=0, cell=0),
+        description="weight of the squared distance between a score policy's η and the base's",
     )
 
     def needs_base(self, policy: Policy) -> bool:
-        """Whether rollouts have to record what the base says: only a KL or a distillation that counts asks for it."""
+        """Return whether rollouts must record the base's outputs; only a KL or distillation with weight needs them."""
         weights = (self.kl_weight, self.distillation_weight)
         return bool(policy.heads) and any(weight.of(field) > 0 for weight in weights for field in policy.active)
 
@@ -201,5 +202,5 @@ class LearnerSettings(Settings):
     microbatch_pairs: int = Field(
         16_000,
         ge=1,
-        description="ordered pairs of atoms per network call; bounds memory, and is halved where that runs out",
+        description="ordered pairs of atoms per network call; bounds memory and is halved if memory runs out",
     )

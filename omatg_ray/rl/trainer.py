@@ -12,20 +12,20 @@ from omatg_ray.rl.work import WorkItem, plan_iteration
 
 
 class Trainer:
-    """Runs iterations, whoever does the work.
+    """The loop over iterations, independent of the backend that does the work.
 
     Iteration i is sampled with version max(0, i − k) of the weights, where k is `settings.max_staleness`: up to k
-    iterations are on their way while the learner works on the one before. Ratios are to the version that sampled, and
-    iterations are learned from in their order, so that for every k a run gives one result.
+    iterations are in flight while the learner works on the one before. Ratios refer to the version that sampled, and
+    iterations are learned from in order, so for every k a run has exactly one result.
 
     Args:
-        settings: What an iteration samples.
+        settings: Sampling of an iteration.
         compositions: Atomic numbers of the training cells.
-        advantage: From rewards to advantages.
+        advantage: Conversion of rewards to advantages.
         backend: Rolls out, scores and learns.
         seed: Seed of the run.
-        total: Iterations of the run; what lies beyond is not sampled ahead.
-        iteration: Iterations that are done already.
+        total: Iterations of the run; none beyond them are sampled ahead.
+        iteration: Iterations already done.
     """
 
     def __init__(
@@ -43,21 +43,21 @@ class Trainer:
         self._ahead: dict[int, list[WorkItem]] = {}
 
     def step(self) -> dict[str, float]:
-        """One iteration. Where every group is skipped (no spread, too few rewards) nothing is learned.
+        """Run one iteration. If every group is skipped (no spread, too few rewards), nothing is learned.
 
         Returns:
-            Its metrics: rewards, energies, shares of invalid and failed, the learner's, and the backend's timings.
+            Metrics: rewards, energies, shares of invalid and failed ones, the learner's, and the backend's timings.
 
         Raises:
             TrainingError: The loss is not finite, or more than 5 % of the trajectories or of the rewards failed.
-            ClusterError: Actors cannot go on.
+            ClusterError: Actors cannot continue.
         """
         self._submit_ahead()
         items = self._ahead.pop(self.iteration)
         scored = self.backend.collect(self.iteration)
         rewards, distance = rewards_of(items, scored), distances_of(scored)
         advantages = group_advantages(rewards, self.advantage, distance)
-        metrics = reward_metrics(rewards, advantages, [one.result for one in scored])
+        metrics = reward_metrics(rewards, advantages, [item.result for item in scored])
         if distance is not None:
             metrics["diversity"] = mean_distance(distance)
         counted = advantages.counted.flatten().nonzero().squeeze(1)
@@ -66,7 +66,7 @@ class Trainer:
         return metrics | self.backend.timings()
 
     def _submit_ahead(self) -> None:
-        """This iteration, unless it is on its way, and those that may be sampled with weights that are there."""
+        """Submit this iteration, unless it is in flight, and those that may be sampled with weights available now."""
         staleness = self.settings.max_staleness
         for iteration in range(self.iteration, self.iteration + staleness + 1):
             if iteration in self._ahead or (iteration > self.iteration and iteration >= self.total):

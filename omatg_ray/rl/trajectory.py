@@ -1,4 +1,4 @@
-"""Sampled trajectories: x_0 and the displacements of every step, from which all states follow."""
+"""Sampled trajectories: x_0 and the displacement of every step, from which all states follow."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Trajectory:
         times: Grid (T,).
         displacement: What each step added before wrapping, pos (K, sum N, 3), cell (K, B, 3, 3).
         log_prob: Log-density of each active field's action, pos (M, sum N) per atom, cell (M, B); (M, B) for both where
-            an action is one number.
-        action: Actions (M, B) where these are not the displacements themselves.
-        base_outputs: What the base network said for the active fields at every state, (M, ...), where the objective
-            needs it.
-        version: Version of the policy that sampled it.
+            an action is a single number.
+        action: Actions (M, B) where they are not the displacements themselves.
+        base_outputs: Outputs of the base network for the active fields at every state, (M, ...), where the objective
+            needs them.
+        version: Version of the policy that sampled.
         species: Species at every step's state (K, sum N), where they are generated; 0 where masked.
         learn_from: The steps that are learned from (M,), increasing; None: all, M = K.
-        precision: In which the networks were evaluated, and are to be when learning from it: otherwise the ratios would
-            be off 1 before anything is learned.
+        precision: Precision of the networks. Learning must use the same one; otherwise the ratios would differ from 1
+            before the first update.
     """
 
     x_0: CrystalBatch
@@ -62,11 +62,11 @@ class Trajectory:
         return self.n_steps if self.learn_from is None else len(self.learn_from)
 
     def of_learned(self, values: Tensor) -> Tensor:
-        """The rows (M, ...) of values per step (K, ...), or per grid point, that belong to the steps learned from."""
+        """Select the rows (M, ...) of the steps learned from, out of values per step (K, ...) or per grid point."""
         return values[: self.n_steps] if self.learn_from is None else values.index_select(0, self.learn_from)
 
     def states(self) -> tuple[Tensor, Tensor]:
-        """Positions (T, sum N, 3) and lattices (T, B, 3, 3), replayed bit by bit from x_0 and the displacements."""
+        """Replay positions (T, sum N, 3) and lattices (T, B, 3, 3) from x_0 and the displacements, bit for bit."""
         state = self.x_0
         pos, cell = [state.pos], [state.cell]
         for k in range(self.n_steps):
@@ -76,30 +76,30 @@ class Trajectory:
         return torch.stack(pos), torch.stack(cell)
 
     def actions(self, field: FieldName) -> Tensor:
-        """Actions of an active field in the steps learned from (M, ...)."""
-        found = self.action.get(field)
-        return self.of_learned(self.displacement[field]) if found is None else found
+        """Return the actions (M, ...) of an active field in the steps learned from."""
+        action = self.action.get(field)
+        return self.of_learned(self.displacement[field]) if action is None else action
 
     def final(self) -> CrystalBatch:
-        """The generated crystals."""
+        """Return the generated crystals."""
         pos, cell = self.states()
         return self.x_0.replace(pos[-1], cell[-1])
 
     def to(self, device: torch.device | str) -> Trajectory:
-        """Moved to a device; itself where it is there already."""
+        """Return the trajectories on a device; the same object if they are there already."""
         if torch.device(device) == self.x_0.device:
             return self
 
-        def moved(tensors: dict[K, Tensor]) -> dict[K, Tensor]:
+        def move(tensors: dict[K, Tensor]) -> dict[K, Tensor]:
             return {name: values.to(device) for name, values in tensors.items()}
 
         return Trajectory(
             self.x_0.to(device),
             self.times.to(device),
-            moved(self.displacement),
-            moved(self.log_prob),
-            moved(self.action),
-            moved(self.base_outputs),
+            move(self.displacement),
+            move(self.log_prob),
+            move(self.action),
+            move(self.base_outputs),
             self.version,
             None if self.species is None else self.species.to(device),
             None if self.learn_from is None else self.learn_from.to(device),
@@ -107,7 +107,7 @@ class Trajectory:
         )
 
     def select(self, structures: Tensor) -> Trajectory:
-        """The trajectories of some structures: indices (b,) into 0 … B − 1."""
+        """Return the trajectories of some structures, given by indices (b,) into 0 … B − 1."""
         structures = structures.to(self.x_0.device)
         atoms = self.x_0.layout.atoms_of(structures)
 
@@ -133,10 +133,10 @@ class Trajectory:
 
     @classmethod
     def cat(cls, trajectories: Sequence[Trajectory]) -> Trajectory:
-        """Trajectories of several batches on one time grid, in order."""
+        """Concatenate the trajectories of several batches on one time grid, in order."""
         first = trajectories[0]
 
-        def joined(name: str) -> dict[Any, Tensor]:
+        def join(name: str) -> dict[Any, Tensor]:
             parts = [getattr(trajectory, name) for trajectory in trajectories]
             return {field: torch.cat([part[field] for part in parts], dim=1) for field in parts[0]}
 
@@ -144,10 +144,10 @@ class Trajectory:
         return cls(
             CrystalBatch.cat([t.x_0 for t in trajectories]),
             first.times,
-            joined("displacement"),
-            joined("log_prob"),
-            joined("action"),
-            joined("base_outputs"),
+            join("displacement"),
+            join("log_prob"),
+            join("action"),
+            join("base_outputs"),
             first.version,
             torch.cat(species, dim=1) if species else None,
             first.learn_from,
@@ -166,18 +166,18 @@ def rollout(
     learn_from: Sequence[int] | None = None,
     noise_elsewhere: bool = True,
 ) -> Trajectory:
-    """Samples trajectories and records what the objective needs.
+    """Sample trajectories and record what the objective needs.
 
     Args:
         policy: Sampling policy.
         x_0: Start, on the policy's device.
         times: Grid (T,).
-        noise: Standard normal numbers of the active fields, as `draw_noise` gives them.
-        with_base: Record what the base network says of the active fields, for the KL and the distillation.
-        version: Recorded with the trajectory.
-        jumps: As `draw_jumps` gives them, where the policy generates species.
+        noise: Standard normal numbers for the active fields, as returned by `draw_noise`.
+        with_base: Whether to record the base network's outputs for the active fields, for KL and distillation.
+        version: Version of the policy, recorded with the trajectory.
+        jumps: Random numbers as returned by `draw_jumps`, where the policy generates species.
         learn_from: The steps that will be learned from, increasing; None: all.
-        noise_elsewhere: Whether the other steps take noise, too.
+        noise_elsewhere: Whether the other steps take noise too.
 
     Raises:
         TrainingError: Learned noise is not positive.
@@ -206,7 +206,7 @@ def rollout(
         flat = components(drawn)
         log_prob[field] = noise_log_density(flat, variance[:, None, None]).sum(-1)
 
-    def stacked(name: str, of: Sequence[Step]) -> dict[Any, Tensor]:
+    def stack(name: str, of: Sequence[Step]) -> dict[Any, Tensor]:
         parts = [getattr(step, name) for step in of]
         return {key: torch.stack([part[key] for part in parts]) for key in parts[0]}
 
@@ -214,10 +214,10 @@ def rollout(
     return Trajectory(
         x_0=x_0.replace(species=final.species),
         times=times,
-        displacement=stacked("displacement", steps),
+        displacement=stack("displacement", steps),
         log_prob=log_prob,
-        action=stacked("action", learned_from),
-        base_outputs=stacked("base_outputs", learned_from),
+        action=stack("action", learned_from),
+        base_outputs=stack("base_outputs", learned_from),
         version=version,
         species=None if policy.species is None else torch.stack(visited),
         learn_from=rows,
@@ -226,5 +226,5 @@ def rollout(
 
 
 def components(values: Tensor) -> Tensor:
-    """(K, rows, components) of actions or their noise: three of an atom, nine of a lattice, one of a number (K, B)."""
+    """Reshape actions or their noise to (K, rows, components): 3 per atom, 9 per lattice, 1 per number (K, B)."""
     return values[..., None] if values.dim() == 2 else values.flatten(2)

@@ -1,7 +1,7 @@
-"""What an iteration samples: work items that say everything about themselves.
+"""Work items: self-contained descriptions of what an iteration samples.
 
-An item's seeds derive from (run seed, iteration, group, member). Which worker runs it, and how often it was retried,
-never changes what it gives.
+An item's seeds derive from (run seed, iteration, group, member). Its result depends neither on the worker that runs it
+nor on how often it was retried.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class WorkItem:
 
     Attributes:
         iteration: Iteration it belongs to.
-        compositions: Atomic numbers of each group's cell; where species are generated, only how many they are counts.
-        seeds: One seed per member, group by group; len(compositions) · group_size of them.
+        compositions: Atomic numbers of each group's cell; where species are generated, only their number counts.
+        seeds: One seed per member, group by group; len(compositions) · group_size in all.
         steps: Grid points.
-        shared_start: The members of a group start from the x_0 of the first.
-        precision: In which the networks are evaluated.
+        shared_start: Whether the members of a group start from the x_0 of the first.
+        precision: Precision of the networks.
         learn_from: Steps that are learned from; None: all.
-        noise_elsewhere: Whether the others take noise, too.
+        noise_elsewhere: Whether the other steps take noise too.
     """
 
     iteration: int
@@ -64,25 +64,26 @@ class WorkItem:
 def plan_iteration(
     settings: RolloutSettings, compositions: Sequence[Sequence[int]], iteration: int, seed: int
 ) -> list[WorkItem]:
-    """The items of an iteration (from 0): compositions in an order that visits each once before any twice.
+    """Plan the items of an iteration, visiting every composition once before any of them twice.
 
     Args:
-        settings: With a precision that is decided.
+        settings: Sampling settings, with a precision other than `auto`.
         compositions: Atomic numbers of every training cell.
+        iteration: Number of the iteration, from 0.
         seed: Seed of the run.
     """
     precision = settings.precision
-    assert precision != "auto", "decided before work is planned (train/precision.py)"
+    assert precision != "auto", "must be decided before work is planned (train/precision.py)"
     chosen, orders = [], {}
     for group in range(settings.groups):
-        visit, place = divmod(iteration * settings.groups + group, len(compositions))
+        visit, position = divmod(iteration * settings.groups + group, len(compositions))
         if visit not in orders:
             orders[visit] = torch.randperm(len(compositions), generator=generator(seed, "visit", visit))
-        chosen.append(tuple(compositions[int(orders[visit][place])]))
-    turn, place = divmod(iteration, len(settings.turns))
-    members, steps = range(settings.group_size), settings.turns[place]
-    some = settings.learn_from
-    learn_from = None if some is None else some.of(steps - 1, turn, seed_of(seed, "learn_from", iteration))
+        chosen.append(tuple(compositions[int(orders[visit][position])]))
+    turn, position = divmod(iteration, len(settings.turns))
+    members, steps = range(settings.group_size), settings.turns[position]
+    selection = settings.learn_from
+    learn_from = None if selection is None else selection.of(steps - 1, turn, seed_of(seed, "learn_from", iteration))
     items = []
     for start in range(0, settings.groups, settings.groups_per_item):
         groups = range(start, min(start + settings.groups_per_item, settings.groups))
@@ -97,7 +98,7 @@ def plan_iteration(
                 settings.shared_start,
                 precision,
                 learn_from,
-                noise_elsewhere=some is None or some.kind == "random",
+                noise_elsewhere=selection is None or selection.kind == "random",
             )
         )
     return items
@@ -111,7 +112,7 @@ def run_item(
     device: torch.device,
     version: int,
 ) -> Trajectory:
-    """Rolls out an item: x_0 from the base distribution, noise and jumps from the members' seeds."""
+    """Roll out an item: x_0 comes from the base distribution, noise and jumps from the members' seeds."""
     x_0 = base.sample(item.species, item.start_seeds).to(device)
     noise = draw_noise(x_0, item.steps, item.seeds, policy.active, policy.drift.per_structure)
     jumps = None

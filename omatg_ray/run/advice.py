@@ -1,4 +1,4 @@
-"""Commands that messages advise."""
+"""Commands that messages suggest."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import shlex
 
 
 def command(*words: object) -> str:
-    """A call of this program that a shell takes as it is printed, whatever is in the names."""
+    """Return a command line of this program, quoted so that a shell accepts it as printed."""
     return shlex.join(["omatg-ray", *map(str, words)])

@@ -1,4 +1,4 @@
-"""Writing that leaves either the whole of a file or folder behind, or nothing.
+"""Atomic writes: a file or folder is written completely or not at all.
 
 Everything is written under a temporary name in the same folder, flushed to the disk and renamed.
 """
@@ -20,13 +20,13 @@ from omatg_ray.errors import DiskError, OmatgRayError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_SPACE = "No space left on device"
-"""What the system says of it, in errors of libraries that have classes of their own."""
+"""The system's message for it, to recognise it in errors of libraries with exception classes of their own."""
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission while `path` is written into a `DiskError` that says so."""
+    """Turn a full disk or a missing permission while writing `path` into a `DiskError` with advice."""
     try:
         yield
     except OmatgRayError:
@@ -38,19 +38,19 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise DiskError(f"{message} to another disk") from error
         if code in NOT_ALLOWED:
             message = f"cannot write {path}: {os.strerror(code or 0).lower()}; choose a folder you may write to"
-            raise DiskError(f"{message}, or mend its permissions") from error
+            raise DiskError(f"{message}, or fix its permissions") from error
         raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file, with the folders above it, so that `path` holds either the old or all of the new content.
+    """Write a file, creating parent folders, so that `path` holds either the old or all of the new content.
 
     Raises:
-        DiskError: The disk is full or the folder may not be written to; `path` is as it was.
+        DiskError: The disk is full or the folder is not writable; `path` is unchanged.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _aside(path)
+        temporary = _temporary_path(path)
         try:
             with open(temporary, "xb") as file:
                 file.write(data)
@@ -72,23 +72,23 @@ def write_json(path: Path, value: Any) -> None:
     """Write strict, indented JSON as `write_bytes` does.
 
     Raises:
-        ValueError: `value` holds NaN or infinity, which JSON does not have.
+        ValueError: `value` contains NaN or infinity, which JSON lacks.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that becomes `path` when the block ends and is removed when it fails.
+    """Yield a temporary folder that becomes `path` when the block ends, or is removed when the block fails.
 
-    A folder that stood at `path` stays there until the new one is complete, and is then deleted.
+    An existing folder at `path` stays there until the new one is complete, and is then deleted.
 
     Raises:
-        DiskError: The disk is full or the folder may not be written to; `path` is as it was.
+        DiskError: The disk is full or the folder is not writable; `path` is unchanged.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _aside(path)
+        temporary = _temporary_path(path)
         temporary.mkdir()
         try:
             yield temporary
@@ -101,17 +101,17 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Delete a folder; if that is interrupted, nothing half deleted stands at `path`."""
+    """Delete a folder; if interrupted, nothing half deleted remains at `path`."""
     with disk_errors(path):
-        temporary = _aside(path)
+        temporary = _temporary_path(path)
         os.replace(path, temporary)
         shutil.rmtree(temporary)
 
 
 def point(link: Path, target_name: str) -> None:
-    """Let the symbolic link `link` point to its sibling `target_name`; at every moment it points somewhere whole."""
+    """Point the symbolic link `link` to its sibling `target_name`, atomically."""
     with disk_errors(link):
-        temporary = _aside(link)
+        temporary = _temporary_path(link)
         os.symlink(target_name, temporary)
         try:
             os.replace(temporary, link)
@@ -122,7 +122,7 @@ def point(link: Path, target_name: str) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed process left under temporary names directly in `folder`. Needs the only writer to call."""
+    """Delete what a killed process left under temporary names in `folder`. Only its sole writer may call this."""
     for path in folder.glob(".*.tmp"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -130,7 +130,7 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _aside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
@@ -138,7 +138,7 @@ def _swap(temporary: Path, path: Path) -> None:
     if not path.is_dir():
         os.replace(temporary, path)
         return
-    old = _aside(path)
+    old = _temporary_path(path)
     os.replace(path, old)
     try:
         os.replace(temporary, path)
@@ -157,7 +157,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # some network file systems cannot flush a folder; the rename itself has happened by then
+    # Some network file systems cannot flush a folder; the rename has already happened by then.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

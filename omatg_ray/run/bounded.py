@@ -1,8 +1,8 @@
-"""Calls with a hard time bound each, in worker processes that start quickly and may be killed at any time.
+"""Calls with a hard time limit, in worker processes that start quickly and may be killed at any time.
 
-A worker is a fresh interpreter that imports the module of the called function and nothing else of its parent: it does
-not fork a process that runs torch threads, and, unlike a `multiprocessing` child, it does not import the parent's main
-module again, so that it works from a notebook, a script without a `__main__` guard or a Ray actor alike.
+A worker is a fresh interpreter that only imports the module of the called function. It is not forked from a process
+that runs torch threads. Unlike a `multiprocessing` child, it does not import the parent's main module again, so it
+works from a notebook, a script without a `__main__` guard and a Ray actor alike.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from omatg_ray.run.interrupt import deaf_children
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2
-"""A call whose worker died (not one that ran out of time) is tried again once: something else may have killed it."""
+"""A call whose worker died (not one that timed out) is retried once: something else may have killed the worker."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one call: its value, or the reason why there is none."""
+    """Result of one call: its value, or the reason why there is none."""
 
     value: Any = None
     error: str | None = None
@@ -41,17 +41,17 @@ class Outcome:
 
 
 class BoundedPool:
-    """Runs one function on many argument tuples with a time bound for every single call.
+    """A pool that runs one function on many argument tuples, with a time limit for each call.
 
     Args:
         function: A function that can be pickled by name; its module should import quickly.
-        workers: Worker processes, started when first used; 0 runs the calls in this process.
-        timeout: Seconds that one call may take. In a worker the kernel ends the process when they have passed, whatever
-            it is doing. In this process (`workers=0`) an exception interrupts Python code, but not a single call into
-            compiled code, and only on the main thread; elsewhere nothing bounds the call.
+        workers: Number of worker processes, started on first use; 0 runs the calls in this process.
+        timeout: Time limit of one call in seconds. In a worker the kernel then ends the process, whatever it is doing.
+            In this process (`workers=0`) an exception interrupts Python code, but not a single call into compiled code,
+            and only on the main thread. On other threads nothing limits the call.
 
     Raises:
-        ConfigError: A negative number of workers or a time bound that is not positive.
+        ConfigError: `workers` is negative or `timeout` is not positive.
     """
 
     def __init__(self, function: Callable[..., Any], workers: int = 0, timeout: float = 10.0) -> None:
@@ -73,21 +73,21 @@ class BoundedPool:
         self.close()
 
     def close(self) -> None:
-        """End the workers. The pool starts new ones if it is used again."""
+        """Kill the workers. The pool starts new ones if it is used again."""
         while self._idle:
             self._idle.pop().kill()
 
     def map(self, calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Outcome]]:
-        """Yields (index of the call, its outcome) in the order in which calls finish; every index exactly once.
+        """Yield (index of the call, its outcome) in the order in which calls finish; every index exactly once.
 
         Raises:
-            RuntimeError: Workers cannot start here (their own message is on standard error).
+            RuntimeError: Workers cannot start (their own message is on standard error).
         """
         return self._map_in_workers(calls) if self.workers else self._map_here(calls)
 
     def _map_here(self, calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Outcome]]:
         if calls and threading.current_thread() is not threading.main_thread():
-            logger.warning("not on the main thread: calls have no time bound (use workers of at least 1)")
+            logger.warning("not on the main thread: calls have no time limit (use at least one worker)")
         for index, arguments in enumerate(calls):
             try:
                 with _time_limit(self.timeout):
@@ -125,7 +125,7 @@ class BoundedPool:
                     if outcome is not None:
                         yield index, outcome
         finally:
-            # Left early: whoever still computes would answer the next map's calls.
+            # Left early: a worker that is still computing would answer the next map's calls.
             for worker, _, _ in busy.values():
                 worker.kill()
 
@@ -171,7 +171,7 @@ class _Worker:
             self.connection.send(message)
 
     def receive(self) -> Outcome | None:
-        """The next message: None once, when the process is ready, then an outcome per call.
+        """Receive the next message: None once, when the process is ready, then one outcome per call.
 
         Raises:
             EOFError: The process has ended.
@@ -182,14 +182,14 @@ class _Worker:
             raise EOFError from error
         try:
             message: Outcome | None = pickle.loads(received)
-        except Exception as error:  # noqa: BLE001 - what a class does as it is built from its pickle
+        except Exception as error:  # noqa: BLE001 - unpickling may run any code of a class
             return Outcome(error=f"its result cannot be read here: {type(error).__name__}: {error}")
         if message is None:
             self.ready = True
         return message
 
     def join(self) -> int:
-        """Wait for a process that is ending by itself; returns its exit code, negative for a signal."""
+        """Wait for a process that is ending by itself; return its exit code, negative for a signal."""
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -204,10 +204,10 @@ class _Worker:
 
 
 def serve(descriptor: int) -> None:
-    """A worker's main loop: calls in, outcomes out, until the other side closes the connection.
+    """Run a worker's main loop: receive calls and send outcomes until the other side closes the connection.
 
-    An alarm with its default action, which is to end the process, is set around every call. So the bound holds in
-    compiled code too, and also when the parent has been killed meanwhile.
+    Each call runs under an alarm with its default action, which ends the process. The limit therefore also holds in
+    compiled code, and after the parent was killed.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
@@ -220,26 +220,26 @@ def serve(descriptor: int) -> None:
             signal.setitimer(signal.ITIMER_REAL, timeout)
             try:
                 outcome = Outcome(function(*arguments))
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:  # noqa: BLE001 - one call's failure is its outcome
                 outcome = Outcome(error=f"{type(error).__name__}: {error}")
             signal.setitimer(signal.ITIMER_REAL, 0)
             try:
                 connection.send(outcome)
             except ConnectionError:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever pickling meets; nothing has been sent then
+            except Exception as error:  # noqa: BLE001 - pickling may raise anything, before anything is sent
                 connection.send(Outcome(error=f"its result cannot be sent: {type(error).__name__}: {error}"))
     except (EOFError, ConnectionError):
         return
 
 
 class _TimeLimitReached(BaseException):
-    """Not an `Exception`, so that the interrupted code cannot catch it by accident."""
+    """Interrupts a call. Not an `Exception`, so that the interrupted code cannot catch it by accident."""
 
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raises `_TimeLimitReached` in the block after some seconds; keeps an outer alarm (a test's time-out) alive."""
+    """Raise `_TimeLimitReached` in the block after some seconds; keep an outer alarm (a test's time-out) alive."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

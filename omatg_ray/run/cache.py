@@ -1,4 +1,4 @@
-"""The user's folder of what can be computed or fetched again."""
+"""The user's folder for data that can be computed or fetched again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from omatg_ray.run.home import home
 
 
 def cache_folder() -> Path | None:
-    """`omatg_ray` in `XDG_CACHE_HOME`, or else in `~/.cache`; None for a user without a home."""
+    """Return `omatg_ray` in `XDG_CACHE_HOME`, or else in `~/.cache`; None for a user without a home."""
     root = os.environ.get("XDG_CACHE_HOME")
     if root:
         return Path(root) / "omatg_ray"

@@ -1,4 +1,4 @@
-"""Settings as users give them: a YAML file or its URL, and `key=value` overrides."""
+"""Settings as users give them: a YAML file or its URL, plus `key=value` overrides."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from omatg_ray.tree import parse, parse_value, set_key
 
 
 def read_tree(path: Location | None, overrides: Sequence[str], model: type[BaseModel]) -> tuple[dict[str, Any], str]:
-    """Plain values of a YAML file, which may be a URL, with `key=value` overrides; and where they come from, in words.
+    """Return the plain values of a YAML file, with `key=value` overrides applied, and the name of their source.
 
-    Keys that `model` has renamed are under their new names in what is returned.
+    The file may be at a URL. Keys that `model` has renamed are returned under their new names.
 
     Raises:
-        ConfigError: The file cannot be read or holds no mapping, or an override is none; or a key is there twice.
+        ConfigError: The file cannot be read or is not a mapping, an override is malformed, or a key is given twice.
         StorageError: A URL cannot be read.
     """
     tree: Any = {}
@@ -37,8 +37,8 @@ def read_tree(path: Location | None, overrides: Sequence[str], model: type[BaseM
         if not isinstance(tree, dict):
             raise ConfigError(f"{path} must hold a mapping of keys, not {type(tree).__name__}")
     tree = current_names(model, tree)
-    for one in overrides:
-        _apply(tree, one, model)
+    for override in overrides:
+        _apply(tree, override, model)
     sources = [*([str(path)] if path else []), *(["overrides"] if overrides or not path else [])]
     return tree, " and ".join(sources)
 

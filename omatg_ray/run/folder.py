@@ -1,9 +1,9 @@
-"""The folder that a run writes: its lay-out, its lock and its checkpoints.
+"""The folder of a run: its layout, its lock and its checkpoints.
 
 A run folder holds `config.yaml`, `versions.json`, `metrics.jsonl`, `report.html` and the folders `tensorboard`,
 `evaluation` (JSON), `structures` (extxyz) and `checkpoints`, where `best` and `last` are links to checkpoints. A run on
-Ray leaves `actors.json` and `timeline.json` too. At a URL, where there are no links, `checkpoints/pointers.json` holds
-the names.
+Ray also leaves `actors.json` and `timeline.json`. URLs have no links: there `checkpoints/pointers.json` holds the
+names.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ WRITER_FILE = ".writer"
 ACTORS, TIMELINE = "actors.json", "timeline.json"
 
 SHOWN = 3
-"""So many files does a message name."""
+"""Number of files that a message names."""
 
 logger = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """Paths and checkpoints of one run. Made with `RunFolder(path)` it reads; `create` also locks it for writing.
+    """Paths and checkpoints of one run. `RunFolder(path)` only reads; `create` also locks the folder for writing.
 
     Args:
         path: The folder.
-        storage: Where the run is kept, if that is not the folder itself.
+        storage: Storage of the run, if not the folder itself.
     """
 
     def __init__(self, path: Path, storage: Storage | None = None) -> None:
@@ -54,21 +54,23 @@ class RunFolder:
 
     @classmethod
     def create(cls, place: Location, resume: bool | Path) -> RunFolder:
-        """Make a run folder, or open one to go on with its run, and lock it until `close` or the process ends.
+        """Make a run folder, or open one to resume its run, and lock it until `close` or the end of the process.
 
-        The lock keeps other processes out; a process opens a run folder once. A run at a URL is worked on in a scratch
-        folder, and nothing is locked at the URL. To be used in a `with` statement, which ends with storing the run.
+        The lock keeps out other processes, but not this one: open a run folder only once per process. A run at a URL is
+        worked on in a scratch folder, and nothing is locked at the URL. Use the result in a `with` statement, which
+        stores the run at its end.
 
         Args:
             place: Folder or URL.
-            resume: Go on with the run there. For a URL also the scratch folder that an earlier process could not store.
+            resume: Whether to resume the run there. For a URL, also the scratch folder that an earlier process could
+                not store.
 
         Raises:
             ConfigError: The folder holds a run and `resume` is false, holds none and `resume` is true, or is a file; or
-                anything lies at the URL of a new run.
-            InUseError: Another process writes it.
-            StorageError: The URL cannot be reached, or may not be written to.
-            DiskError: The disk is full or the folder may not be written to.
+                the URL of a new run is not empty.
+            InUseError: Another process is writing to the folder.
+            StorageError: The URL cannot be reached or is not writable.
+            DiskError: The disk is full or the folder is not writable.
         """
         scratch = resume if isinstance(resume, Path) else None
         storage = storage_of(place, "run", scratch)
@@ -81,32 +83,32 @@ class RunFolder:
 
     @classmethod
     def _open(cls, storage: Storage, resume: bool, bring: bool) -> RunFolder:
-        run, place, stored = cls(storage.folder, storage), storage.called(), storage.names(hidden=not resume)
+        run, location, stored = cls(storage.folder, storage), storage.called(), storage.names(hidden=not resume)
         if run.path.exists() and not run.path.is_dir():
-            raise ConfigError(f"run folder {place} is a file; choose another name")
+            raise ConfigError(f"run folder {location} is a file; choose another name")
         if resume:
             storage.adopt(own_files(stored))
         if resume and bring:
             run._bring(stored)
         if resume and not run.holds_run():
-            raise ConfigError(f"there is no run to go on with in {place}; check the name, or start without --resume")
+            raise ConfigError(f"there is no run to resume in {location}; check the name, or start without --resume")
         run._lock = lock(run.path)
         if not resume and (
             run.holds_run() or any(name.split("/")[0] in (CONFIG, METRICS, CHECKPOINTS) for name in stored)
         ):
             run.close()
-            raise taken_error(place)
-        # What a process left that was killed before it had begun is no obstacle.
+            raise taken_error(location)
+        # The writer file alone is no obstacle: a process that was killed before it began left it.
         others = [] if resume else [name for name in stored if name != WRITER_FILE]
         if others:
             run.close()
             some = ", ".join(others[:SHOWN]) + (f" and {len(others) - SHOWN} more" if len(others) > SHOWN else "")
-            raise ConfigError(f"run: {place} is not empty, it holds {some}; choose a name where nothing is yet")
+            raise ConfigError(f"run: {location} is not empty, it holds {some}; choose an unused name")
         with disk_errors(run.path):
             run.checkpoints.mkdir(exist_ok=True)
             for folder in (run.path, run.checkpoints, run.structures, run.evaluation):
                 remove_leftovers(folder)
-        # It says at once, and not after the first iteration, whether one may write there.
+        # Fail now, not after the first iteration, if the storage is not writable.
         storage.write(WRITER_FILE, writer().encode())
         return run
 
@@ -117,22 +119,22 @@ class RunFolder:
 
     @property
     def versions_path(self) -> Path:
-        """What `omatg_ray.run.versions.versions` returned, as JSON."""
+        """Result of `omatg_ray.run.versions.versions`, as JSON."""
         return self.path / VERSIONS
 
     @property
     def metrics_path(self) -> Path:
-        """What `omatg_ray.run.metrics.MetricsLog` writes."""
+        """The log that `omatg_ray.run.metrics.MetricsLog` writes."""
         return self.path / METRICS
 
     @property
     def actors_path(self) -> Path:
-        """What is known of the actors of a run on Ray, as JSON: those that were there last."""
+        """Last known actors of a run on Ray, as JSON."""
         return self.path / ACTORS
 
     @property
     def timeline_path(self) -> Path:
-        """What the actors of a run on Ray did in the iteration before its newest checkpoint: a `Timeline`."""
+        """`Timeline` of the actors of a run on Ray, in the iteration before its newest checkpoint."""
         return self.path / TIMELINE
 
     @property
@@ -155,25 +157,26 @@ class RunFolder:
         return self.path / "evaluation"
 
     def holds_run(self) -> bool:
-        """Whether a run was started here."""
+        """Return whether a run was started here."""
         return any((self.path / name).exists() for name in (CONFIG, METRICS)) or bool(self._names())
 
     def save_checkpoint(self, name: str, writer: Callable[[Path], None], keep: int) -> Path:
-        """Write a checkpoint that is either complete or not there, and let `last` point to it.
+        """Write a checkpoint, completely or not at all, and point `last` to it.
 
-        Afterwards the oldest checkpoints go, by the number in their names, until `keep` are left besides those that
-        `best` and `last` point to.
+        Then remove old checkpoints: only the `keep` newest, by the number in their names, and those that `best` and
+        `last` point to stay.
 
         Args:
             name: Folder under `checkpoints/`, such as `iteration_000010`; higher numbers are newer.
-            writer: Writes the checkpoint's files into the folder that it is given.
-            keep: How many of the newest checkpoints stay, at least 1.
+            writer: Writes the checkpoint's files into the folder it is given.
+            keep: Number of newest checkpoints to keep, at least 1.
 
         Returns:
             The checkpoint's folder.
 
         Raises:
-            DiskError: The disk is full or the folder may not be written to; earlier checkpoints are untouched.
+            ValueError: `keep` is less than 1.
+            DiskError: The disk is full or the folder is not writable; earlier checkpoints are untouched.
         """
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")
@@ -193,23 +196,23 @@ class RunFolder:
         return folder
 
     def store(self) -> None:
-        """Bring a run at a URL up to date with its scratch folder; for any other there is nothing to do.
+        """Bring a run at a URL up to date with its scratch folder. Does nothing for other runs.
 
-        The manifest of a checkpoint comes after its files, `best` and `last` after all checkpoints, and only then
-        go the old ones. A failure is a warning, and what is missing comes with the next call.
+        The manifest of a checkpoint is stored after its files, and `best` and `last` after all checkpoints. Only then
+        are old checkpoints removed. A failure is a warning; the next call stores what is missing.
         """
         try:
             self._store()
         except StorageError as error:
-            logger.warning("%s; the run goes on in %s, and is stored at its next checkpoint", error, self.path)
+            logger.warning("%s; the run continues in %s and will be stored at its next checkpoint", error, self.path)
 
     def latest_checkpoint(self) -> Path | None:
-        """The newest checkpoint that is whole; damaged ones are skipped with a warning. None if there is none at all.
+        """Return the newest intact checkpoint, skipping damaged ones with a warning; None if there is none at all.
 
-        What is stored without a manifest is no checkpoint: a process was killed while it stored or removed it.
+        A stored checkpoint without a manifest does not count: a process was killed while storing or removing it.
 
         Raises:
-            ModelError: There are checkpoints, and none is whole.
+            ModelError: There are checkpoints, but none is intact.
             StorageError: The URL of the run cannot be reached.
         """
         names: list[str] = []
@@ -223,13 +226,13 @@ class RunFolder:
                 return folder
         if names:
             raise ModelError(
-                f"none of the checkpoints in {self.named(self.checkpoints)} is whole ({', '.join(names)}), so that "
-                "nobody can go on with this run; start a new one"
+                f"none of the checkpoints in {self.named(self.checkpoints)} is intact ({', '.join(names)}), so "
+                "this run cannot be resumed; start a new one"
             )
         return None
 
     def point_best(self, name: str) -> None:
-        """Let `checkpoints/best` point to the checkpoint `name`.
+        """Point `checkpoints/best` to the checkpoint `name`.
 
         Raises:
             ModelError: There is no such checkpoint.
@@ -239,14 +242,14 @@ class RunFolder:
         point(self.checkpoints / "best", name)
 
     def mend_pointers(self, latest: Path, is_best: Callable[[Path], bool]) -> None:
-        """Let `last` point to the checkpoint that a run goes on from, and `best` to one that is whole.
+        """Point `last` to the checkpoint that a run resumes from, and `best` to an intact one.
 
-        Where `best` is lost it becomes the newest checkpoint up to `latest` that was the best when it was written, or
+        If `best` is lost, it becomes the newest checkpoint up to `latest` that was the best when it was written, or
         else `latest`, with a warning.
 
         Args:
-            latest: What `latest_checkpoint` returned.
-            is_best: Whether a checkpoint was the best when it was written.
+            latest: Result of `latest_checkpoint`.
+            is_best: Tells whether a checkpoint was the best when it was written.
 
         Raises:
             StorageError: The URL of the run cannot be reached.
@@ -263,7 +266,7 @@ class RunFolder:
         logger.warning("%s was lost; it is now %s", self.named(self.checkpoints / "best"), what)
 
     def forget_checkpoints(self, goes: Callable[[str], bool]) -> None:
-        """Removes checkpoints by their names, and what points to one of them."""
+        """Remove the checkpoints whose names `goes` selects, and the pointers to them."""
         names = [name for name in self._names() if goes(name)]
         for pointer in POINTERS:
             if self.pointed_at(pointer) in names:
@@ -272,7 +275,7 @@ class RunFolder:
             remove_folder(self.checkpoints / name)
 
     def pointed_at(self, pointer: str) -> str | None:
-        """Name of the checkpoint that the link `best` or `last` points to, None without that link."""
+        """Return the name of the checkpoint that the link `best` or `last` points to, or None without that link."""
         link = self.checkpoints / pointer
         return os.readlink(link) if link.is_symlink() else None
 
@@ -283,7 +286,7 @@ class RunFolder:
             self._lock = None
 
     def named(self, path: Path) -> Location:
-        """What users call a file or folder of the run: a path, or a URL."""
+        """Return the name of a file or folder of the run for users: a path or a URL."""
         return self.storage.called(path.relative_to(self.path).as_posix())
 
     def __enter__(self) -> RunFolder:
@@ -292,10 +295,11 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Releases the lock, and stores the run unless it was stopped at once; then a scratch folder goes.
+        """Release the lock, store the run unless it was stopped at once, and remove a scratch folder.
 
         Raises:
-            StorageError: It cannot be stored, and nothing else went wrong; names the scratch folder, which stays.
+            StorageError: The run cannot be stored, and nothing else went wrong. The message names the scratch folder,
+                which stays.
         """
         self.close()
         failure: StorageError | None = None
@@ -307,15 +311,15 @@ class RunFolder:
         if failure is None and not self._behind:
             self.storage.leave()
             return
-        place, what = self.storage.called(), f"What it lacks is kept in {self.path}"
-        message = f"{place} is not up to date: {failure or 'stopped before it was stored'}. {what}; store it by: "
-        message += command(self._verb(), "--resume", self.path, override("run", place))
+        location, rest = self.storage.called(), f"The missing files are kept in {self.path}"
+        message = f"{location} is not up to date: {failure or 'stopped before it was stored'}. {rest}; store them by: "
+        message += command(self._verb(), "--resume", self.path, override("run", location))
         if error is None or isinstance(error, Interrupted):
             raise StorageError(message) from failure
         logger.error("%s", message)
 
     def _verb(self) -> str:
-        """The command that goes on with the run, by what it calls its checkpoints."""
+        """Return the command that resumes the run, judging by the names of its checkpoints."""
         return "pretrain" if any(name.startswith("epoch") for name in self._names()) else "train"
 
     def _names(self) -> list[str]:
@@ -325,18 +329,18 @@ class RunFolder:
         return in_order(path.name for path in folders if not path.name.startswith("."))
 
     def _candidates(self) -> Iterator[Path]:
-        """The checkpoints, newest first, each brought here when it is asked for; with a warning of those cut short."""
+        """Yield the checkpoints, newest first, fetching each on demand; warn of incomplete ones."""
         stored, here = self.storage.names(), self._names()
         for name in reversed(in_order({*here, *checkpoints_of(stored)})):
             folder = self.checkpoints / name
             if name not in here and f"{CHECKPOINTS}/{name}/{MANIFEST}" not in stored:
-                logger.warning("%s is no complete checkpoint: it has no %s", self.named(folder), MANIFEST)
+                logger.warning("%s is not a complete checkpoint: it has no %s", self.named(folder), MANIFEST)
                 continue
             self._bring_checkpoint(name, stored)
             yield folder
 
     def _outdated(self, names: list[str]) -> list[str]:
-        """Which of some checkpoints go."""
+        """Return the checkpoints to be removed among some."""
         pinned = {self.pointed_at(pointer) for pointer in POINTERS}
         return [] if self._keep is None else [name for name in names[: -self._keep] if name not in pinned]
 
@@ -347,7 +351,7 @@ class RunFolder:
         self._behind = False
 
     def _bring(self, stored: list[str], with_best: bool = True) -> None:
-        """Brings what a URL holds into a new scratch folder, but of checkpoints only the best, if that."""
+        """Fetch a stored run into a new scratch folder; of its checkpoints only the best, and that `with_best`."""
         self.storage.get(own_files(stored))
         for pointer, name in read_pointers(self.storage).items():
             self.checkpoints.mkdir(exist_ok=True)
@@ -363,10 +367,10 @@ class RunFolder:
 
 @contextmanager
 def copied(url: str) -> Iterator[RunFolder]:
-    """A copy, to read, of the run at a URL for as long as the block lasts, without its checkpoints. Stores nothing.
+    """Yield a copy of the run at a URL, without its checkpoints, to read within the block. Stores nothing.
 
     Raises:
-        ConfigError: There is no run.
+        ConfigError: There is no run at the URL.
         StorageError: The URL cannot be reached.
     """
     storage = storage_of(url)
@@ -381,5 +385,5 @@ def copied(url: str) -> Iterator[RunFolder]:
 
 
 def taken_error(place: Location) -> ConfigError:
-    """What says that a folder holds a run."""
-    return ConfigError(f"{place} already holds a run; choose another name, or go on with that run by --resume")
+    """Return the error that a folder already holds a run."""
+    return ConfigError(f"{place} already holds a run; choose another name, or resume that run with --resume")

@@ -1,4 +1,4 @@
-"""The user's home, which containers and batch systems do not always have."""
+"""The user's home, which is sometimes missing in containers and batch systems."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 NOWHERE = "/dev/null"
-"""Stands for the home of a user without one: nothing is ever in it, and nothing can be written there."""
+"""Stand-in for the home of a user without one: always empty, never writable."""
 
 
 def name_home() -> None:
-    """Sets HOME where nobody knows it, as of a user id without an account: libraries only work where there is one."""
+    """Set HOME if it is unknown, as for a user id without an account: libraries need one."""
     if os.path.expanduser("~") == "~":
         os.environ["HOME"] = NOWHERE
 
 
 def home() -> Path | None:
-    """The user's home, which may not exist; None for a user without one."""
+    """Return the user's home, which may not exist, or None for a user without one."""
     try:
-        found = Path.home()
+        path = Path.home()
     except RuntimeError:
         return None
-    return None if found == Path(NOWHERE) else found
+    return None if path == Path(NOWHERE) else path
 
 
 def import_with_home(load: Callable[[], object], folder: str) -> bool:
-    """Imports a library that makes a folder in the home when it is imported, with a home on loan where there is none.
+    """Import a library that makes a folder in the home on import, in a temporary home if there is none.
 
-    Nothing is imported where the library can do this by itself.
+    Does nothing if the library can make the folder itself.
 
     Args:
         load: Imports the library.
-        folder: What it makes in the home.
+        folder: Folder that it makes in the home.
 
     Returns:
-        Whether a home was lent, which is gone by now, and with it the folder.
+        Whether a temporary home was used. By then it is gone, and with it the folder.
 
     Raises:
         OSError: There is no folder for temporary files either.

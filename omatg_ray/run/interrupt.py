@@ -1,4 +1,4 @@
-"""Stopping at the next boundary instead of in the middle of something."""
+"""Stopping a run at its next boundary rather than in the middle of something."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from types import FrameType
 from omatg_ray.errors import OmatgRayError
 
 AT_ONCE = (signal.SIGINT, signal.SIGTERM)
-"""Ask for a stop; the second of them is for those who cannot wait."""
+"""Signals that ask for a stop; a second one stops at once."""
 AHEAD = (signal.SIGHUP, signal.SIGUSR1)
-"""Announce an end: of the terminal, which sends several, or of what a scheduler grants. They ask, however many come."""
+"""Signals that announce an end: of the terminal, which sends several, or of the time a scheduler grants.
+
+They ask for a stop, however many arrive.
+"""
 
 
 class Interrupted(OmatgRayError):
-    """The user asked for a stop, and the run stopped at a boundary from which it can go on."""
+    """The user asked for a stop, and the run stopped at a boundary from which it can be resumed."""
 
 
 class StopRequest:
-    """While active, Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 set `requested`; a second Ctrl-C or SIGTERM interrupts at once.
+    """Context in which Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 set `requested`; a second Ctrl-C or SIGTERM stops at once.
 
-    What `nohup` has made deaf to SIGHUP stays so. Signals reach the main thread of a process only; elsewhere this does
+    SIGHUP stays ignored under `nohup`. Signals only reach the main thread of a process; on other threads this does
     nothing.
 
     Args:
-        boundary: What the run still completes, for the message: "this iteration".
+        boundary: The unit that the run still completes, for the message: "this iteration".
     """
 
     def __init__(self, boundary: str) -> None:
@@ -56,20 +59,21 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested, self._at_once = True, number in AT_ONCE
         message = f"\nstopping after {self.boundary}"
-        message += "; once more (Ctrl-C) stops at once\n" if self._at_once else f" ({signal.Signals(number).name})\n"
-        # Not through sys.stderr: its buffer may be in the middle of a write when the signal arrives. With SIGHUP the
-        # terminal has gone.
+        message += "; press Ctrl-C again to stop at once\n" if self._at_once else f" ({signal.Signals(number).name})\n"
+        # Not through sys.stderr: its buffer may be in the middle of a write when the signal arrives. After SIGHUP the
+        # terminal is gone.
         with suppress(OSError):
             os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, message.encode())
 
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """Processes that this thread starts meanwhile are deaf to what announces an end.
+    """Shield processes that this thread starts within the block from signals that announce an end.
 
-    A terminal or a scheduler sends it to every process of a run; the run alone decides what it means for them.
+    A terminal or scheduler sends these to every process of a run, but the run alone decides what they mean for its
+    children.
     """
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, AHEAD)  # what is blocked here arrives afterwards
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, AHEAD)  # signals blocked here arrive afterwards
     try:
         yield
     finally:

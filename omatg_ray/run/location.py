@@ -1,4 +1,4 @@
-"""Where something lies: a path, a URL, or the word `bundled`; as settings and command lines name it."""
+"""Locations as settings and command lines name them: a path, a URL, or the word `bundled`."""
 
 from __future__ import annotations
 
@@ -14,60 +14,62 @@ VARIABLE = re.compile(r"\$(?P<brace>\{)?(?P<name>[A-Za-z_]\w*)(?(brace)\})")
 
 
 Location = Path | str
-"""A path, or as a string a URL or the word `bundled`."""
+"""A path, or a string with a URL or the word `bundled`."""
 
 
 def is_remote(location: object) -> TypeGuard[str]:
-    """Whether this is a URL. A `Path` never is."""
+    """Return whether a location is a URL. A `Path` never is."""
     return isinstance(location, str) and URL.match(location) is not None
 
 
 def as_location(value: object) -> Location:
-    """A path, or a URL as a string without a slash at its end.
+    """Return a path, or a URL as a string without a trailing slash.
 
     Raises:
-        ValueError: It is neither; or as `expanded`.
+        ValueError: The value is neither; or as `expanded`.
     """
     if isinstance(value, str):
         value = expanded(value.removeprefix("file://"))
         if "://" in value and not is_remote(value):
-            raise ValueError(f"{value} names nothing; a URL is of the form s3://bucket/path")
+            raise ValueError(f"{value} is not a valid URL; it must be of the form s3://bucket/path")
         return value.rstrip("/") if is_remote(value) else Path(value)
     if isinstance(value, Path):
         return value
-    hint = "; what reads as a number or as true is a name with ./ before it" if isinstance(value, bool | float) else ""
+    hint = "; a name that reads as a number or as true needs ./ before it" if isinstance(value, bool | float) else ""
     raise ValueError(f"a path or a URL, not {value!r}{hint}")
 
 
 def expanded(text: str) -> str:
-    """A path with the home in place of `~` or `~USER`, and values of the environment in place of `$NAME` or `${NAME}`.
+    """Expand `~` or `~USER` to the home, and `$NAME` or `${NAME}` to values of the environment.
 
-    What is there under the very name that is given, such as a folder called `$x`, keeps it.
+    A name that exists literally, such as a folder called `$x`, is left unchanged.
 
     Raises:
-        ValueError: There is no such user, the user has no home, or nothing of this name is in the environment.
+        ValueError: There is no such user, the user has no home, or a variable is not set in the environment.
     """
     if text.startswith("~"):
         path = os.path.expanduser(text)
         if path.startswith("~") or (text[1:2] in ("", "/") and home() is None):
-            who = text.partition("/")[0]
-            raise ValueError(f"{text}: {who} has no home on this machine; a name that begins so has ./ before it")
+            user = text.partition("/")[0]
+            raise ValueError(
+                f"{text}: {user} has no home on this machine; a name that begins like this needs ./ before it"
+            )
         text = path
     names = list(VARIABLE.finditer(text))
     if not names or os.path.exists(text[: names[-1].end()] + text[names[-1].end() :].partition("/")[0]):
         return text
 
     def value_of(name: re.Match[str]) -> str:
-        found = os.environ.get(name["name"])
-        if not found:
+        value = os.environ.get(name["name"])
+        if not value:
             raise ValueError(f"{text}: {name[0]} is not set in the environment")
-        return found
+        return value
 
     return VARIABLE.sub(value_of, text)
 
 
 def inside(location: Location, name: str) -> Location:
-    """A file or folder below a location."""
+    """Return the location of a file or folder below another."""
     return f"{location}/{name}" if is_remote(location) else Path(location) / name
 
 
@@ -75,10 +77,10 @@ BUNDLED: Final = "bundled"
 
 
 def is_bundled(name: object) -> TypeGuard[Literal["bundled"]]:
-    """Whether this is the word. A `Path` never is, so that `./bundled`, once it is a path, stays a folder."""
+    """Return whether a name is the word `bundled`. A `Path` never is, so `./bundled`, as a path, stays a folder."""
     return isinstance(name, str) and name == BUNDLED
 
 
 def absolute_name(name: Location) -> str:
-    """What a record calls a model or a potential: the word, a URL, or a folder's absolute path (`./bundled` is one)."""
+    """Return the name of a model or potential for records: the word, a URL, or a folder's absolute path."""
     return name if is_bundled(name) or is_remote(name) else str(Path(name).expanduser().absolute())

@@ -1,4 +1,4 @@
-"""The metrics of a run: one JSON object a line, and the same numbers for TensorBoard and others who are told."""
+"""The metrics of a run: one JSON object per line, and the same numbers for TensorBoard and other sinks."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Kind = Literal["train", "validation", "pretrain"]
 
 
 class MetricsLog:
-    """Appends metrics to `metrics.jsonl` and to the TensorBoard folder `tensorboard/`.
+    """A log that appends metrics to `metrics.jsonl` and to the TensorBoard folder `tensorboard/`.
 
     Args:
         folder: Run folder.
-        resume_from: Step of the checkpoint that the run goes on from; later lines are dropped, because they will be
-            written again. Log a step before its checkpoint is saved. None starts with an empty log.
-        sinks: Who else is told; closed with the log.
+        resume_from: Step of the checkpoint that the run resumes from. Later lines are dropped because they will be
+            written again, so log a step before saving its checkpoint. None starts with an empty log.
+        sinks: Other receivers of the metrics; closed with the log.
 
     Raises:
-        DataError: The log to resume is damaged elsewhere than in its last line.
-        OmatgRayError: The disk is full or the folder may not be written to.
+        DataError: The log to resume is damaged before its last line.
+        OmatgRayError: The disk is full or the folder is not writable.
     """
 
     def __init__(self, folder: Path, resume_from: int | None = None, sinks: Sequence[Sink] = ()) -> None:
@@ -48,15 +48,15 @@ class MetricsLog:
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open until close
 
     def log(self, kind: Kind, step: int, values: Mapping[str, float]) -> None:
-        """Write one line; it is on its way to the disk when this returns.
+        """Write and flush one line.
 
         Args:
-            kind: What was measured: an iteration, a validation or an epoch of pretraining.
+            kind: Source of the values: an iteration, a validation or an epoch of pretraining.
             step: Iteration or epoch, from 1; validation before training is step 0.
             values: Numbers by name. NaN and infinity are written as null.
 
         Raises:
-            ValueError: A name is `kind` or `step`, or has a "/" in it (Ray drops such metrics).
+            ValueError: A name is `kind` or `step`, or contains a "/" (Ray drops such metrics).
             OmatgRayError: The disk is full.
         """
         for name in values:
@@ -67,15 +67,15 @@ class MetricsLog:
             self._file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
             self._file.flush()
             writer = self._writer()
-            told = {f"{kind}/{name}": value for name, value in finite.items() if value is not None}
-            for name, value in told.items():
+            scalars = {f"{kind}/{name}": value for name, value in finite.items() if value is not None}
+            for name, value in scalars.items():
                 writer.add_scalar(name, value, step)
             writer.flush()
         for sink in self._sinks:
-            sink.log(step, told)
+            sink.log(step, scalars)
 
     def close(self, failed: bool = False) -> None:
-        """Closes files and sinks, which are told whether the run failed."""
+        """Close files and sinks, and tell the sinks whether the run failed."""
         for sink in self._sinks:
             sink.close(failed)
         with disk_errors(self.path):
@@ -104,9 +104,9 @@ def _number(value: float) -> float | None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Lines of a `metrics.jsonl`, each with `kind`, `step` and its values; a value that was NaN is None.
+    """Read the lines of a `metrics.jsonl`, each with `kind`, `step` and its values; a value that was NaN is None.
 
-    A last line that its writer could not finish is left out.
+    An unfinished last line is left out.
 
     Raises:
         DataError: The file is missing, or a line before the last is damaged.
@@ -115,8 +115,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise DataError(f"cannot read the metrics {path}: {error.strerror}") from error
-    found = []
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break was never finished
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):  # text after the last line break is unfinished
         try:
             value = json.loads(line)
             if not (isinstance(value, dict) and isinstance(value["step"], int) and isinstance(value["kind"], str)):
@@ -124,6 +124,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except (ValueError, KeyError) as error:
             if number == len(lines) - 1:
                 break
-            raise DataError(f"{path}, line {number}: not a line of metrics; delete the line to go on") from error
-        found.append(value)
-    return found
+            raise DataError(f"{path}, line {number}: not a line of metrics; delete the line to continue") from error
+        records.append(value)
+    return records

@@ -1,4 +1,4 @@
-"""Optimizer states as flat dictionaries of tensors, so that they can be written as safetensors."""
+"""Optimizer states as flat dictionaries of tensors, to be written as safetensors."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from omatg_ray.errors import ModelError
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """`<parameter index>.<name>` to tensor, for every state that the optimizer keeps."""
+    """Return every state that the optimizer keeps, as `<parameter index>.<name>` to tensor."""
     state = optimizer.state_dict()["state"]
     return {f"{index}.{name}": torch.as_tensor(v) for index, entry in state.items() for name, v in entry.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
-    """Inverse of `flatten_optimizer`; hyperparameters stay those of `optimizer`.
+    """Restore a state from `flatten_optimizer`; hyperparameters stay those of `optimizer`.
 
     Raises:
-        ModelError: The state belongs to another number or shape of parameters.
+        ModelError: The state belongs to parameters of another number or shape.
     """
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in flat.items():

@@ -1,4 +1,4 @@
-"""Progress for people: a bar in a terminal, a line now and then in a log."""
+"""Progress display: a bar in a terminal, an occasional line in a log."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-# Without a terminal a bar redrawn many times a second fills the log; a line every few seconds does not.
+# Without a terminal, a bar redrawn many times a second would fill the log; a line every few seconds does not.
 LOG_INTERVAL = 10.0
-# The bar is what gives way in a narrow terminal: it fills what the numbers leave.
+# In a narrow terminal the bar shrinks: it only fills the space that the numbers leave.
 LINE = "{desc} {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"
 COUNT = "{desc} {n_fmt} {elapsed}{postfix}"
 BAR = LINE + " {bar}"
 
 
 class Progress:
-    """A bar over `total` steps, with time gone and time left, and a few values beside it.
+    """A bar over `total` steps, with elapsed and remaining time, and a few values beside it.
 
     Args:
-        total: Steps of the whole work; None where nobody knows before the end.
+        total: Number of steps; None if unknown before the end.
         label: What is being done.
         start: Steps already done, for a resumed run.
-        shown: False for no output at all.
+        shown: Whether to print anything.
     """
 
     def __init__(self, total: int | None, label: str, start: int = 0, shown: bool = True) -> None:
@@ -37,17 +37,17 @@ class Progress:
             bar_format=COUNT if total is None else BAR if terminal else LINE,
             file=sys.stderr if terminal else _Lines(),
         )
-        # tqdm puts a colon behind its label.
+        # tqdm would append a colon to the label.
         self._bar.set_description_str(label, refresh=False)
 
     def advance(self, values: Mapping[str, str] | None = None, steps: int = 1) -> None:
-        """Counts steps as done and shows values by name."""
+        """Count steps as done and show values by name."""
         if values:
             self._bar.set_postfix_str(" ".join(f"{name} {value}" for name, value in values.items()), refresh=False)
         self._bar.update(steps)
 
     def note(self, text: str) -> None:
-        """Prints a line without disturbing the bar."""
+        """Print a line without disturbing the bar."""
         if not self._bar.disable:
             print_line(text)
 
@@ -62,12 +62,12 @@ class Progress:
 
 
 def print_line(text: str) -> None:
-    """Prints a line on standard error, above a bar that may be there."""
+    """Print a line on standard error, above the bar if there is one."""
     tqdm.write(text, file=sys.stderr)
 
 
 class _Lines:
-    """A stream on standard error in which every redrawn bar becomes a line of its own."""
+    """A stream to standard error in which every redrawn bar becomes a line of its own."""
 
     def write(self, text: str) -> None:
         text = text.strip("\r\n ")

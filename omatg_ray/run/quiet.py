@@ -1,4 +1,4 @@
-"""What libraries warn of, which users cannot act on, is not shown."""
+"""Silencing of library warnings that users cannot act on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import warnings
 
 
 def quiet_libraries() -> None:
-    """Leaves out all warnings but those of this package, in this process or within `warnings.catch_warnings`."""
+    """Ignore all warnings except those of this package, in this process or within `warnings.catch_warnings`."""
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", category=UserWarning, module="omatg_ray")

@@ -1,4 +1,4 @@
-"""Whether a folder holds a run, which one is free for the next, and what a run that failed leaves."""
+"""State of run folders: taken or free, and what a failed run leaves."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from omatg_ray.run.location import Location, is_remote
 
 
 def free_run(run: Location) -> Location:
-    """The run folder itself or, where it holds a run already, the first of `run-2`, `run-3`, ... that holds none.
+    """Return the run folder itself or, if it already holds a run, the first of `run-2`, `run-3`, ... that does not.
 
-    A URL is not looked at.
+    A URL is returned unchecked.
     """
     if isinstance(run, str):
         return run
@@ -21,17 +21,17 @@ def free_run(run: Location) -> Location:
 
 
 def refuse_taken(place: Location) -> None:
-    """Refuses a folder for a new run that holds one already; a URL is not asked.
+    """Refuse a folder for a new run if it already holds one; a URL is not checked.
 
     Raises:
-        ConfigError: It does.
+        ConfigError: The folder holds a run.
     """
     if not is_remote(place) and RunFolder(Path(place)).holds_run():
         raise taken_error(place)
 
 
 def kept(folder: RunFolder) -> str:
-    """What a failed run leaves, in words."""
+    """Describe what a failed run leaves."""
     last = folder.pointed_at("last")
     return (
         f"The run ends; its last checkpoint is {folder.named(folder.checkpoints / last)}"

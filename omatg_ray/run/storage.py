@@ -1,11 +1,11 @@
-"""Where a run is kept: in a folder, or at a URL that pyarrow or fsspec reach, such as s3://bucket/runs/better.
+"""Storage of a run: a folder, or a URL that pyarrow or fsspec reach, such as s3://bucket/runs/better.
 
-A run at a URL is worked on in a scratch folder of this machine, and what is there is copied to the URL now and then.
-Runs, models and crystals are read from URLs too. Objects are written whole or not at all by S3 and GCS; what must be
-there before something else is put first, and nothing is locked: let no two processes write one run.
+A run at a URL is worked on in a scratch folder of this machine, which is copied to the URL from time to time. Runs,
+models and crystals are also read from URLs. S3 and GCS write objects whole or not at all, and files that others depend
+on are put first. Nothing is locked: no two processes may write one run.
 
-S3 and GCS are reached through pyarrow, with the credentials that their own tools find (environment, profile, role),
-anything else through pyarrow or fsspec, whichever knows the scheme.
+S3 and GCS are reached through pyarrow, with the credentials that their own tools find (environment, profile, role).
+Other schemes are reached through pyarrow or fsspec, whichever knows them.
 """
 
 from __future__ import annotations
@@ -29,31 +29,29 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-"""Environment variables that name another S3 than Amazon's; pyarrow itself heeds neither."""
+"""Environment variables that name an S3 service other than Amazon's; pyarrow itself reads neither."""
 
-# Storage that does not answer shall be reported within half a minute.
+# Storage that does not answer must be reported within half a minute.
 ATTEMPTS, CONNECT_SECONDS, ANSWER_SECONDS = 3, 3.0, 8.0
 CHUNK = 8 * 2**20
 PREFIX = "omatg_ray-"
-"""Of temporary folders."""
+"""Prefix of temporary folders."""
 
-NETWORK = (
-    "check the network, and AWS_ENDPOINT_URL_S3 where it is not Amazon's S3; what fails is tried again three times"
-)
+NETWORK = "check the network, and AWS_ENDPOINT_URL_S3 if it is not Amazon's S3; failed requests are retried three times"
 CREDENTIALS = (
-    "check the credentials and what they allow (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role; "
-    "GCS: GOOGLE_APPLICATION_CREDENTIALS)"
+    "check the credentials and their permissions (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a "
+    "role; GCS: GOOGLE_APPLICATION_CREDENTIALS)"
 )
 ADVICE = (
-    ("NO_SUCH_BUCKET|bucket does not exist", "make the bucket, or mend its name"),
+    ("NO_SUCH_BUCKET|bucket does not exist", "create the bucket, or fix its name"),
     ("NETWORK_CONNECTION|curl|resolve host|connection", NETWORK),
     ("ACCESS_DENIED|ACCESS_KEY|SIGNATURE|TOKEN|credential|forbidden|unauthorized|HTTP status 40[13]", CREDENTIALS),
 )
-"""What to do, by what the message of an error says; the first that fits."""
+"""Advice by the wording of an error; the first match counts."""
 
 
 class Storage:
-    """A folder that this process sees: what is written there is stored already.
+    """A folder that this process can access: files written there are already stored.
 
     Args:
         folder: The folder.
@@ -63,62 +61,62 @@ class Storage:
         self.folder = folder
 
     def called(self, name: str = "") -> Location:
-        """What users call the storage, or a file or folder in it."""
+        """Return the name of the storage, or of a file or folder in it, for users."""
         return self.folder / name
 
     def names(self, hidden: bool = False) -> list[str]:
-        """Files that are stored elsewhere than in the folder, as paths below it.
+        """Return the files stored elsewhere than in the folder, as paths below it.
 
         Args:
-            hidden: Also those that are hidden, or whose name leads elsewhere.
+            hidden: Include files that are hidden, or whose name leads elsewhere.
         """
         return []
 
     def owned(self) -> set[str]:
-        """Files stored elsewhere that may be removed: those that were put, got or adopted; nobody else's."""
+        """Return the files stored elsewhere that may be removed: only those that were put, got or adopted."""
         return set()
 
     def adopt(self, names: Iterable[str]) -> None:
-        """Takes files that are stored already for this storage's own."""
+        """Mark files that are already stored as this storage's own."""
 
     def read(self, name: str) -> bytes | None:
-        """Content of a file that is stored elsewhere than in the folder, or None."""
+        """Return the content of a file stored elsewhere than in the folder, or None."""
         return None
 
     def get(self, names: Iterable[str]) -> None:
-        """Brings files into the folder.
+        """Copy stored files into the folder.
 
         Raises:
-            StorageError: As all that follow: the storage cannot be reached, or refuses.
+            StorageError: The storage cannot be reached, or refuses; the methods below raise it, too.
         """
 
     def put(self, names: Iterable[str]) -> None:
-        """Stores files of the folder, in this order, that are not stored as they are now; skips those that are gone."""
+        """Store files of the folder, in this order; skip those that are stored unchanged or gone."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Stores what is no file of the folder."""
+        """Store data that is not a file of the folder."""
 
     def remove(self, name: str) -> None:
-        """Removes a file or folder, where it is stored elsewhere than in the folder."""
+        """Remove a file or folder that is stored elsewhere than in the folder."""
 
     def leave(self) -> None:
-        """Gives up the folder where it is no more than a copy."""
+        """Delete the folder if it is only a copy."""
 
 
 class RemoteStorage(Storage):
-    """A URL, and the scratch folder where what belongs there is worked on. Can be sent to another process.
+    """A URL, and the scratch folder for its files. Can be sent to another process.
 
     Args:
         url: The URL.
-        key: What messages call it: the key that names it.
+        key: The key that names it, for messages.
         folder: The scratch folder; None makes one among the temporary files.
     """
 
     def __init__(self, url: str, key: str | None = None, folder: Path | None = None) -> None:
         self.url, self._key = url.rstrip("/"), key
-        # Below a folder of its own, so that it is called as the run is.
+        # Inside a temporary folder, so that it can have the name of the run.
         super().__init__(Path(mkdtemp(prefix=PREFIX)) / PurePosixPath(url).name if folder is None else folder)
-        # Size and time of what is stored already, by name; None where another process stored it.
+        # Size and time of each stored file, by name; None if another process stored it.
         self._stored: dict[str, tuple[int, int] | None] = {}
         self._connection: tuple[FileSystem, str] | None = None
 
@@ -131,20 +129,20 @@ class RemoteStorage(Storage):
     def names(self, hidden: bool = False) -> list[str]:
         from pyarrow.fs import FileSelector, FileType
 
-        with self._talking("be listed"):
+        with self._explain_errors("be listed"):
             filesystem, root = self._connected()
             try:
-                found = filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
+                infos = filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
             except NotADirectoryError:
                 return []
-            if not found and self._has_buckets():
+            if not infos and self._has_buckets():
                 bucket = root.split("/")[0]
                 if filesystem.get_file_info(bucket).type == FileType.NotFound:
                     raise FileNotFoundError(f"the bucket does not exist: {bucket}")
-        files = (file.path for file in found if file.type == FileType.File)
-        # Not all that fsspec knows agree about a slash at the beginning.
+        files = (file.path for file in infos if file.type == FileType.File)
+        # File systems of fsspec disagree about a leading slash.
         names = (path.lstrip("/").removeprefix(root.lstrip("/")).lstrip("/") for path in files)
-        # A name that leads out of the folder, or into nothing, is none of ours.
+        # Names that are empty or lead out of the folder are not ours.
         return sorted(
             name for name in names if name and (hidden or not any(part[:1] in (".", "") for part in name.split("/")))
         )
@@ -157,7 +155,7 @@ class RemoteStorage(Storage):
             self._stored.setdefault(name, None)
 
     def read(self, name: str) -> bytes | None:
-        with self._talking(f"be read ({name})"):
+        with self._explain_errors(f"be read ({name})"):
             filesystem, root = self._connected()
             try:
                 with filesystem.open_input_stream(f"{root}/{name}" if name else root) as stream:
@@ -168,9 +166,9 @@ class RemoteStorage(Storage):
     def get(self, names: Iterable[str]) -> None:
         for name in names:
             path = self.folder / name
-            with self._talking(f"be read ({name})"):
+            with self._explain_errors(f"be read ({name})"):
                 filesystem, root = self._connected()
-                # A full disk is no fault of the storage; what the storage refuses, it refuses when it is opened.
+                # A full disk is not the fault of the storage, which refuses when a file is opened.
                 with filesystem.open_input_stream(f"{root}/{name}" if name else root) as stream, disk_errors(path):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with open(path, "wb") as to:
@@ -184,28 +182,28 @@ class RemoteStorage(Storage):
                 stamp = _stamp(path)
                 if self._stored.get(name) == stamp:
                     continue
-                file = open(path, "rb")  # noqa: SIM115 - what follows has to be outside of the try
+                file = open(path, "rb")  # noqa: SIM115 - the rest must be outside the try
             except FileNotFoundError:
                 continue
-            with file, self._talking(f"be written ({name})"), self._open_to(name) as stream:
+            with file, self._explain_errors(f"be written ({name})"), self._open_to(name) as stream:
                 shutil.copyfileobj(file, stream, CHUNK)
             self._stored[name] = stamp
 
     def write(self, name: str, data: bytes) -> None:
-        with self._talking(f"be written ({name})"), self._open_to(name) as stream:
+        with self._explain_errors(f"be written ({name})"), self._open_to(name) as stream:
             stream.write(data)
 
     def remove(self, name: str) -> None:
         from pyarrow.fs import FileType
 
-        with self._talking(f"be cleaned ({name})"):
+        with self._explain_errors(f"be cleaned ({name})"):
             filesystem, root = self._connected()
             kind = filesystem.get_file_info(f"{root}/{name}").type
             if kind == FileType.Directory:
                 filesystem.delete_dir(f"{root}/{name}")
             elif kind == FileType.File:
                 filesystem.delete_file(f"{root}/{name}")
-        self._stored = {one: stamp for one, stamp in self._stored.items() if not f"{one}/".startswith(f"{name}/")}
+        self._stored = {key: stamp for key, stamp in self._stored.items() if not f"{key}/".startswith(f"{name}/")}
 
     def leave(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -216,7 +214,7 @@ class RemoteStorage(Storage):
     def _open_to(self, name: str) -> Any:
         filesystem, root = self._connected()
         if not self._has_buckets():
-            # What has folders wants them made; in a bucket they would be empty objects.
+            # Parent folders must exist in a file system; in a bucket they would be empty objects.
             filesystem.create_dir(f"{root}/{name}".rpartition("/")[0], recursive=True)
         return filesystem.open_output_stream(f"{root}/{name}")
 
@@ -229,55 +227,55 @@ class RemoteStorage(Storage):
         return self._connection
 
     @contextmanager
-    def _talking(self, doing: str) -> Iterator[None]:
-        """Turns what a storage's client raises into a StorageError that says what to do."""
+    def _explain_errors(self, action: str) -> Iterator[None]:
+        """Turn errors of a storage client into a StorageError that says what to do."""
         called = f"{self._key}={self.url}" if self._key else self.url
         try:
             yield
         except OmatgRayError:
             raise
-        except Exception as error:  # clients of fsspec let through many kinds, which have nothing in common
+        except Exception as error:  # fsspec clients raise many unrelated kinds
             reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
             advice = next((text for pattern, text in ADVICE if re.search(pattern, reason, re.IGNORECASE)), None)
-            raise StorageError(f"{called} cannot {doing}: {reason}{'; ' if advice else ''}{advice or ''}") from error
+            raise StorageError(f"{called} cannot {action}: {reason}{'; ' if advice else ''}{advice or ''}") from error
 
 
 def storage_of(place: Location, key: str | None = None, folder: Path | None = None) -> Storage:
-    """The storage of a folder or a URL, which is not asked for anything yet.
+    """Return the storage of a folder or a URL, without accessing it.
 
     Args:
         place: Path or URL.
-        key: What messages call it: the key that names it.
+        key: The key that names it, for messages.
         folder: Scratch folder for a URL; None makes one among the temporary files.
     """
     return RemoteStorage(place, key, folder) if is_remote(place) else Storage(Path(place))
 
 
 def files_at(place: Location) -> list[str]:
-    """Files at a URL, as paths below it; a URL that is a file has none below. None of a path.
+    """Return the files at a URL, as paths below it. A URL of a file has none, and neither has a path.
 
     Raises:
-        StorageError: It cannot be reached.
+        StorageError: The URL cannot be reached.
     """
     return RemoteStorage(place, folder=Path()).names() if is_remote(place) else []
 
 
 @contextmanager
 def local_copy(place: Location, names: Iterable[str] | None = None) -> Iterator[Path]:
-    """A path as it is, or a copy of the file or folder at a URL for as long as the block lasts.
+    """Yield a path unchanged, or a copy of the file or folder at a URL for the duration of the block.
 
     Args:
         place: Path or URL.
-        names: Files of a folder at a URL that are needed; None needs all.
+        names: Required files of a folder at a URL; None means all.
 
     Raises:
-        StorageError: It cannot be reached, or nothing is there.
+        StorageError: The URL cannot be reached, or nothing is there.
     """
     if not is_remote(place):
         yield Path(place)
         return
     with TemporaryDirectory(prefix=PREFIX) as folder:
-        # Readers of crystals tell formats by the suffix.
+        # Keep the suffix: readers of crystals identify formats by it.
         copy = Path(folder) / PurePosixPath(place).name
         below = RemoteStorage(place, folder=copy)
         wanted = below.names() if names is None else list(names)
@@ -325,5 +323,5 @@ def _s3(bucket: str) -> FileSystem:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

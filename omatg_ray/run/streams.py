@@ -1,4 +1,4 @@
-"""Standard streams that a program can count on, whoever started it and whoever reads what it says."""
+"""Standard streams that a program can rely on, however it was started and even if its reader is gone."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ STANDARD = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
 def open_closed() -> None:
-    """Opens standard streams that are closed, as cron and daemons leave them: they read nothing, and keep nothing.
+    """Open standard streams that are closed, as cron and daemons leave them: they read nothing and discard output.
 
-    Otherwise the next file that is opened would take the place of one, and what is printed would go into it.
+    Otherwise the next opened file would take the number of one, and printed text would go into that file.
     """
     for number, (name, mode) in enumerate(STANDARD):
         try:
             os.fstat(number)
         except OSError:
-            # It gets the lowest number that is free, which is this one; processes that are started need it too.
+            # os.open takes the lowest free number, which is this one. Child processes need it, too.
             os.set_inheritable(os.open(os.devnull, os.O_RDONLY if mode == "r" else os.O_WRONLY), True)
-        # Python has none where they were closed when it started.
+        # Python has no object for a stream that was closed at startup.
         if getattr(sys, name) is None:
             stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as the process
             setattr(sys, name, stream)
@@ -32,10 +32,10 @@ def open_closed() -> None:
 
 
 class Lost:
-    """What could not be printed on standard output.
+    """Record of output that could not be printed on standard output.
 
     Attributes:
-        reason: The error number; None where nothing was lost.
+        reason: The error number; None if nothing was lost.
     """
 
     reason: int | None = None
@@ -43,19 +43,19 @@ class Lost:
 
 @contextmanager
 def outliving_readers() -> Iterator[Lost]:
-    """Lets work go on where its output cannot be written: a reader or the terminal has gone, a disk is full.
+    """Let work continue if its output cannot be written: the reader or terminal is gone, or a disk is full.
 
-    Only what is printed is lost. Streams that have been put in the place of the standard ones stay as they are.
+    Only printed text is lost. Streams that have replaced the standard ones stay unchanged.
 
     Yields:
-        What was lost, as it is known afterwards.
+        Record of the lost output, complete after the block.
     """
     lost = Lost()
     own = {name: getattr(sys, name) for name in ("stdout", "stderr")}
     for name, stream in own.items():
         if stream is getattr(sys, f"__{name}__"):
             _flush(stream)
-            setattr(sys, name, _outliving(stream, lost if name == "stdout" else Lost()))
+            setattr(sys, name, _tolerant_stream(stream, lost if name == "stdout" else Lost()))
     ours = {name: getattr(sys, name) for name in own}
     try:
         yield lost
@@ -66,25 +66,25 @@ def outliving_readers() -> Iterator[Lost]:
 
 
 def _flush(stream: Any) -> None:
-    # Python closes its streams at the end, and would complain of what they still hold.
+    # Python closes its streams at exit, and would complain about text they still hold.
     with suppress(OSError, ValueError):
         stream.flush()
 
 
-def _outliving(stream: Any, lost: Lost) -> io.TextIOWrapper:
+def _tolerant_stream(stream: Any, lost: Lost) -> io.TextIOWrapper:
     return io.TextIOWrapper(
-        io.BufferedWriter(_Outliving(stream.fileno(), lost)),
+        io.BufferedWriter(_TolerantFile(stream.fileno(), lost)),
         encoding=stream.encoding,
-        # Names of files may hold what is no text.
+        # File names may contain bytes that are not text.
         errors="backslashreplace",
-        # Where nothing is buffered (PYTHONUNBUFFERED), lines at least have to be seen at once.
+        # With PYTHONUNBUFFERED, at least whole lines must appear at once.
         line_buffering=stream.line_buffering or stream.write_through or stream.isatty(),
         write_through=stream.write_through,
     )
 
 
-class _Outliving(io.FileIO):
-    """Drops what cannot be written."""
+class _TolerantFile(io.FileIO):
+    """A file that drops data it cannot write."""
 
     def __init__(self, number: int, lost: Lost) -> None:
         super().__init__(number, "w", closefd=False)
@@ -96,7 +96,7 @@ class _Outliving(io.FileIO):
         except OSError as error:
             self._lost.reason = error.errno
             if error.errno == errno.EPIPE:
-                # Libraries that write past Python would fail, too.
+                # Libraries that write to the descriptor directly would fail, too.
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self.fileno())
                 os.close(nowhere)

@@ -1,4 +1,4 @@
-"""Runs and models at URLs: what is stored of a run and brought up to date, and copies to read."""
+"""Runs and models at URLs: storing a run, and temporary copies to read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from omatg_ray.run.storage import PREFIX, RemoteStorage, Storage
 
 CONFIG, VERSIONS = "config.yaml", "versions.json"
 POINTERS_FILE = f"{CHECKPOINTS}/pointers.json"
-# What a run writes besides checkpoints, and what it calls these. All else at its URL, such as a run below, is not its.
+# Files that a run writes besides checkpoints. Anything else at its URL, such as a run below, is not its own.
 OWN = re.compile(
     r"(config\.yaml|(versions|actors|timeline|tracking)\.json|metrics\.jsonl|report\.html"
     r"|tensorboard/[^/]+|evaluation/[^/]+\.json|(structures|data)/[^/]+\.extxyz"
     r"|schedule/(schedule\.json|weights\.safetensors))"
 )
 FORGOTTEN = ("tensorboard/", "evaluation/", "structures/")
-"""Where a run that goes on removes files. Anything else that is gone was taken from it, as by a cleaner of TMPDIR."""
+"""Folders in which a resumed run removes files. Files missing elsewhere were lost, e.g. to a cleaner of TMPDIR."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,22 +36,22 @@ def upload(
     pointers: Mapping[str, str],
     outdated: Callable[[list[str]], list[str]],
 ) -> None:
-    """Brings what is stored of a run up to date with its folder, so that a whole checkpoint is there at every moment.
+    """Bring a stored run up to date with its folder, keeping an intact checkpoint stored at every moment.
 
     Args:
-        storage: Where the run is kept.
+        storage: Storage of the run.
         folder: Its scratch folder.
-        checkpoints: Those in there, oldest first.
-        pointers: What `best` and `last` point to.
-        outdated: Which of some stored checkpoints go.
+        checkpoints: Checkpoints in the folder, oldest first.
+        pointers: Targets of `best` and `last`.
+        outdated: Selects the stored checkpoints to remove.
 
     Raises:
-        StorageError: It cannot be reached, or may not be written to.
+        StorageError: The storage cannot be reached or is not writable.
     """
     files = _files(folder)
-    # What Weights & Biases keeps there is for its own service, which writes and removes it at any time.
+    # Files of Weights & Biases are for its own service, which writes and removes them at any time.
     plain = [name for name in files if not name.startswith((f"{CHECKPOINTS}/", "wandb/"))]
-    # Without a configuration there is no run to go on with, and with the versions its crystals are whole.
+    # The configuration first: no run can be resumed without it. The versions last: they mark its crystals as complete.
     storage.put(sorted(plain, key=lambda name: (name != CONFIG, name == VERSIONS)))
     for checkpoint in reversed(checkpoints):
         storage.put(sorted(files_of(checkpoint, files), key=lambda name: name.endswith(f"/{MANIFEST}")))
@@ -63,21 +63,21 @@ def upload(
         if name in owned and name.startswith(FORGOTTEN) and name not in plain:
             storage.remove(name)
     for checkpoint in outdated(checkpoints_of(stored)):
-        # If this is interrupted, what is left must not look like a checkpoint.
+        # If interrupted, the rest must not look like a checkpoint.
         storage.remove(f"{CHECKPOINTS}/{checkpoint}/{MANIFEST}")
         storage.remove(f"{CHECKPOINTS}/{checkpoint}")
 
 
 @contextmanager
 def fetched_model(url: str, description: str) -> Iterator[Path]:
-    """A copy of the model at a URL for as long as the block lasts: a model folder, a checkpoint, or a run's best.
+    """Yield a copy of the model at a URL for the duration of the block: a model folder, a checkpoint, or a run's best.
 
     Args:
-        url: URL of the folder; `best` and `last` of a run's checkpoints are known too.
+        url: URL of the folder; may also name `best` or `last` of a run's checkpoints.
         description: The file that every model folder has.
 
     Raises:
-        ModelError: There is no model, or a file of a checkpoint is not as it was written.
+        ModelError: There is no model, or a file of a checkpoint has changed since it was written.
         StorageError: The URL cannot be reached.
     """
     with TemporaryDirectory(prefix=PREFIX) as folder:
@@ -102,37 +102,37 @@ def fetched_model(url: str, description: str) -> Iterator[Path]:
 
 
 def _files(folder: Path) -> list[str]:
-    """Files below a folder, as paths below it, without hidden ones; links are not followed."""
-    found = []
+    """Return the files below a folder, as paths below it, without hidden files and links."""
+    files = []
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = (Path(root) / name for name in names if not name.startswith("."))
-        found += [path.relative_to(folder).as_posix() for path in paths if not path.is_symlink()]
-    return sorted(found)
+        files += [path.relative_to(folder).as_posix() for path in paths if not path.is_symlink()]
+    return sorted(files)
 
 
 def own_files(stored: Iterable[str]) -> list[str]:
-    """Those of some files that a run wrote, without checkpoints."""
+    """Select the files that a run wrote, without checkpoints."""
     return [name for name in stored if OWN.fullmatch(name)]
 
 
 def checkpoints_of(stored: Iterable[str]) -> list[str]:
-    """Names of the checkpoints that some files belong to."""
+    """Return the names of the checkpoints that some files belong to."""
     parts = (name.split("/") for name in stored)
     names = {part[1] for part in parts if part[0] == CHECKPOINTS and len(part) > 2}
     return in_order(name for name in names if CHECKPOINT.fullmatch(name))
 
 
 def files_of(checkpoint: str, stored: Iterable[str]) -> list[str]:
-    """Those of some files that belong to a checkpoint."""
+    """Select the files that belong to a checkpoint."""
     return [name for name in stored if name.startswith(f"{CHECKPOINTS}/{checkpoint}/")]
 
 
 def read_pointers(storage: Storage) -> dict[str, str]:
-    """Where `best` and `last` of a run at a URL point to, as far as that is known."""
+    """Return the targets of `best` and `last` of a run at a URL, if known."""
     try:
-        found = json.loads(storage.read(POINTERS_FILE) or b"{}")
-        return {name: found[name] for name in POINTERS if name in found and CHECKPOINT.fullmatch(found[name])}
+        targets = json.loads(storage.read(POINTERS_FILE) or b"{}")
+        return {name: targets[name] for name in POINTERS if name in targets and CHECKPOINT.fullmatch(targets[name])}
     except (ValueError, TypeError):
-        logger.warning("%s is damaged: nobody knows which checkpoint was the best", storage.called(POINTERS_FILE))
+        logger.warning("%s is damaged: the best checkpoint is unknown", storage.called(POINTERS_FILE))
         return {}

@@ -1,4 +1,4 @@
-"""Text for people: tables for terminals, numbers of things."""
+"""Text for people: terminal tables and counted nouns."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Container, Sequence
 
 
 def aligned(lines: Sequence[Sequence[str]], left: Container[int]) -> str:
-    """Cells below each other, two spaces apart.
+    """Align cells in columns, two spaces apart.
 
     Args:
-        lines: Cells of every line, the head first; all lines have as many.
-        left: Columns that are flush left; the others are flush right.
+        lines: Cells of every line, the header first; all lines have the same number.
+        left: Indices of left-aligned columns; the others are right-aligned.
     """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if place in left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things."""
+    """Return a number with its noun, in the plural unless it is 1."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,4 +1,4 @@
-"""What the actors of a run did in one iteration, and when: `timeline.json` of a run folder."""
+"""Timeline of the actors of a run in one iteration: `timeline.json` of a run folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Actor = tuple[str, int]
 
 
 class Span(NamedTuple):
-    """What an actor did when, in seconds since the epoch."""
+    """One activity of an actor, in seconds since the epoch."""
 
     role: str
     actor: int
@@ -27,14 +27,14 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """An iteration, from the end of the one before.
+    """Activities of the actors in one iteration, which begins where the previous one ended.
 
     Attributes:
         iteration: Its number, from 1.
-        seconds: How long it took.
-        actors: Who was there.
-        spans: What they did, in seconds since the iteration began; what is negative was begun before, and what the
-            iteration did not wait for ends with it.
+        seconds: Its duration.
+        actors: The actors that were present.
+        spans: Their activities, in seconds since the iteration began. A negative start lies before it; an activity that
+            the iteration did not wait for ends with it.
     """
 
     iteration: int
@@ -46,16 +46,16 @@ class Timeline:
     def between(
         cls, began: float, ended: float, iteration: int, actors: Sequence[Actor], spans: Sequence[Span]
     ) -> Timeline:
-        """Of an iteration from `began` to `ended`, in seconds since the epoch as the spans are."""
+        """Build the timeline of an iteration from `began` to `ended`, in seconds since the epoch, like the spans."""
         moved = (span._replace(start=span.start - began, end=span.end - began) for span in spans)
         worked = sorted((span for span in moved if span.end > span.start), key=lambda span: span.start)
         return cls(iteration, ended - began, tuple(actors), tuple(worked))
 
     def write(self, path: Path) -> None:
-        """As JSON.
+        """Write the timeline as JSON.
 
         Raises:
-            OmatgRayError: The disk is full or the folder may not be written to.
+            OmatgRayError: The disk is full or the folder is not writable.
         """
         write_json(
             path,
@@ -71,21 +71,21 @@ class Timeline:
 
     @classmethod
     def read(cls, path: Path) -> Timeline:
-        """What `write` wrote.
+        """Read a timeline that `write` wrote.
 
         Raises:
-            DataError: The file cannot be read, or is no timeline.
+            DataError: The file cannot be read or is not a timeline.
         """
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            actors = tuple((str(role), int(index)) for role, index in found["actors"])
+            data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            actors = tuple((str(role), int(index)) for role, index in data["actors"])
             spans = tuple(
-                Span(str(one["role"]), int(one["actor"]), str(one["method"]), float(one["start"]), float(one["end"]))
-                for one in found["spans"]
+                Span(str(row["role"]), int(row["actor"]), str(row["method"]), float(row["start"]), float(row["end"]))
+                for row in data["spans"]
             )
-            seconds = float(found["seconds"])
+            seconds = float(data["seconds"])
             if not seconds > 0:
                 raise ValueError(f"an iteration of {seconds} s")
-            return cls(int(found["iteration"]), seconds, actors, spans)
+            return cls(int(data["iteration"]), seconds, actors, spans)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is no timeline that can be read") from error
+            raise DataError(f"{path} is not a readable timeline") from error

@@ -1,8 +1,8 @@
-"""Metrics sent elsewhere: to Weights & Biases and MLflow, where a configuration asks for them.
+"""Metrics sent to Weights & Biases and MLflow, if a configuration asks for them.
 
 Both are set up as their own documentation says: WANDB_API_KEY, WANDB_MODE, WANDB_PROJECT and so on;
-MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME. What they are told is a copy: a service that fails is told no more, and the
-run goes on.
+MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME. They get a copy of the metrics: if a service fails, nothing more is sent to
+it, and the run continues.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from omatg_ray.run.atomic import write_json
 Tracker = Literal["wandb", "mlflow"]
 PROJECT = "omatg_ray"
 IDS_FILE = "tracking.json"
-"""In a run folder: what the services call the run, so that it goes on there when it is resumed."""
+"""File in a run folder with the ids of the run at the services, so that a resumed run continues there."""
 
 logger = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
-    """Takes metrics."""
+    """A receiver of metrics."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Takes finite numbers by names such as `train/loss`."""
+        """Take finite numbers by names such as `train/loss`."""
 
     def close(self, failed: bool) -> None:
-        """Nothing more comes."""
+        """End the run at the receiver."""
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """The services that are told of a run. Can be sent to another process.
+    """The services that get the metrics of a run. Can be sent to another process.
 
     Attributes:
-        trackers: Their names.
+        trackers: Names of the services.
         name: Name of the run.
         settings: The run's settings by dotted key.
     """
@@ -53,10 +53,10 @@ class Tracking:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def require(self) -> None:
-        """Looks whether the packages are there.
+        """Check that the packages of the services are installed.
 
         Raises:
-            ConfigError: One is not; names the extra that brings it.
+            ConfigError: One is not; the message names the extra that provides it.
         """
         for tracker in self.trackers:
             try:
@@ -68,7 +68,7 @@ class Tracking:
                 ) from error
 
     def start(self, folder: Path) -> list[Sink]:
-        """Tells the services of the run that is worked on in a folder, which remembers what they call it.
+        """Open the run in a folder at the services; a file in the folder keeps its ids there.
 
         Raises:
             ConfigError: A service cannot be reached or refuses.
@@ -84,7 +84,7 @@ class Tracking:
                     ids[tracker] = sink.ident
                     write_json(path, ids)
         except BaseException:
-            # The run ends here: those that took it shall not wait for more.
+            # The run ends here: services that accepted it must not wait for more.
             for opened in sinks:
                 opened.close(failed=True)
             raise
@@ -93,13 +93,13 @@ class Tracking:
     def _sink(self, tracker: Tracker, ident: str | None, folder: Path) -> WandbSink | MlflowSink:
         try:
             return SINKS[tracker](ident, folder, self)
-        except Exception as error:  # each has errors of its own, and those of what it stands on
+        except Exception as error:  # each raises errors of its own and of its dependencies
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise ConfigError(f"tracking: {tracker} cannot be told of the run: {reason}") from error
+            raise ConfigError(f"tracking: {tracker} cannot accept the run: {reason}") from error
 
 
 class _Guarded:
-    """A sink whose failure ends no run: it is warned of, and then gets nothing more."""
+    """A sink whose failure does not end the run: it is warned of once, and nothing more is sent."""
 
     def __init__(self, name: str, sink: Sink) -> None:
         self._name, self._sink, self._failed = name, sink, False
@@ -115,10 +115,10 @@ class _Guarded:
             return
         try:
             act()
-        except Exception as error:  # noqa: BLE001 - whatever a service raises, the run goes on
+        except Exception as error:  # noqa: BLE001 - whatever a service raises, the run continues
             self._failed = True
             logger.warning(
-                "%s takes no metrics any more (%s); metrics.jsonl has them all",
+                "%s no longer accepts metrics (%s); metrics.jsonl has them all",
                 self._name,
                 " ".join(str(error).split()),
             )
@@ -128,7 +128,7 @@ class WandbSink:
     """A run of Weights & Biases, in the project that WANDB_PROJECT names, else `omatg_ray`.
 
     Attributes:
-        ident: Its id there.
+        ident: Id of the run there.
     """
 
     def __init__(self, ident: str | None, folder: Path, tracking: Tracking) -> None:
@@ -141,11 +141,11 @@ class WandbSink:
             resume=None if ident is None else "allow",
             dir=str(folder),
             config=dict(tracking.settings),
-            # The progress of the run is what people look at here.
+            # Leave the terminal to the progress of the run.
             settings=wandb.Settings(console="off", silent=True),
         )
         self.ident = str(self._run.id)
-        # Its own step only grows: a run that goes on from an earlier step would be ignored until it is past the last.
+        # W&B's own step only grows: a run resumed from an earlier step would be ignored until it passes the last one.
         self._run.define_metric("*", step_metric="step")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -159,11 +159,11 @@ class MlflowSink:
     """A run of MLflow, in the experiment that MLFLOW_EXPERIMENT_NAME names, else `omatg_ray`.
 
     Attributes:
-        ident: Its id there.
+        ident: Id of the run there.
     """
 
     def __init__(self, ident: str | None, folder: Path, tracking: Tracking) -> None:
-        # A server that is away holds the run up for seconds, and not for minutes.
+        # An unreachable server should delay the run by seconds, not minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         from mlflow import MlflowClient
@@ -179,7 +179,7 @@ class MlflowSink:
         experiment = self._client.create_experiment(name) if known is None else known.experiment_id
         self.ident = str(self._client.create_run(experiment, run_name=tracking.name).info.run_id)
         settings = [Param(key, str(value)) for key, value in tracking.settings.items()]
-        # As many as a request may hold.
+        # One request may hold at most 100.
         for start in range(0, len(settings), 100):
             self._client.log_batch(self.ident, params=settings[start : start + 100])
 

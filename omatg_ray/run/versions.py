@@ -1,4 +1,4 @@
-"""What software a run used, without importing any of it."""
+"""Versions of the software that a run uses, found without importing any of it."""
 
 from __future__ import annotations
 
@@ -26,47 +26,47 @@ DISTRIBUTIONS = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, the operating system and the installed packages that shape a run's numbers.
+    """Return the versions of Python, the operating system and the installed packages that affect a run's numbers.
 
-    Packages that are not installed are left out. `commit` is there when the project runs from a git checkout, with
-    " (modified)" when tracked files differ from it.
+    Packages that are not installed are left out. `commit` is present if the project runs from a git checkout, with
+    " (modified)" if tracked files differ from it.
     """
-    found = {"python": platform.python_version(), "platform": platform.platform()} | installed(DISTRIBUTIONS)
+    result = {"python": platform.python_version(), "platform": platform.platform()} | installed(DISTRIBUTIONS)
     commit = git_commit(Path(__file__).resolve().parents[2])
     if commit is not None:
-        found["commit"] = commit
-    return found
+        result["commit"] = commit
+    return result
 
 
 @cache
 def software() -> dict[str, str]:
-    """What all processes of a run have to have in common, as it is when this is first asked.
+    """Return what all processes of a run must have in common, as of the first call.
 
     Returns:
-        Hash of the source of this package, and versions: of Ray, of PyTorch without its build (a node with a GPU has
-        another one than a node without), of Python without its patch level.
+        Hash of the source of this package, and versions: of Ray, of PyTorch without its build (which differs between
+        nodes with and without a GPU), of Python without its patch level.
     """
     package = Path(__file__).resolve().parents[1]
     source = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         source.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
-    found = installed(("ray", "torch")) | {"python": ".".join(platform.python_version_tuple()[:2])}
-    return {"omatg_ray": source.hexdigest()[:12]} | {name: value.split("+")[0] for name, value in found.items()}
+    result = installed(("ray", "torch")) | {"python": ".".join(platform.python_version_tuple()[:2])}
+    return {"omatg_ray": source.hexdigest()[:12]} | {name: value.split("+")[0] for name, value in result.items()}
 
 
 def installed(names: Iterable[str]) -> dict[str, str]:
-    """Versions of packages; those that are not installed are left out."""
-    found = {}
+    """Return the versions of packages; those that are not installed are left out."""
+    result = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            result[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return result
 
 
 def git_commit(root: Path) -> str | None:
-    """Commit checked out in `root`, or None where that is no git checkout with a commit, or git is not installed."""
+    """Return the commit checked out in `root`, or None if it is not a git checkout with a commit or git is missing."""
     if not (root / ".git").exists():
         return None
     commit = _git(root, "rev-parse", "HEAD")

@@ -1,4 +1,4 @@
-"""Who works: this process alone, or actors on a Ray cluster where a configuration asks for rollout workers."""
+"""Choice of the backend: this process alone, or actors on a Ray cluster if the configuration has rollout workers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from omatg_ray.train.options import WorkOptions
 
 @contextmanager
 def run_backend(config: Config, parts: RunComponents, progress: bool, inside: bool = False) -> Iterator[Backend]:
-    """The backend of a reinforcement run.
+    """Open the backend of a reinforcement run.
 
     Args:
         config: The run.
-        parts: What it works with.
-        progress: Tell the user how it goes.
-        inside: Actors, where there are any, have their room already (`start_actors`).
+        parts: Its components.
+        progress: Show progress.
+        inside: Resources for the actors, if there are any, are already reserved (`start_actors`).
 
     Raises:
         ClusterError: The cluster cannot be joined, or has no room.
@@ -41,7 +41,7 @@ def run_backend(config: Config, parts: RunComponents, progress: bool, inside: bo
         return
     from omatg_ray.distributed.backend import Learning, ray_backend
 
-    # What tried the rewards out here is not needed any more.
+    # Rewards were tried out in this process; from here on actors compute them.
     parts.reward.close()
     staleness, name = config.rollout.max_staleness, Path(config.run).name
     learning = Learning(config.objective, config.learner, staleness, name)
@@ -50,7 +50,7 @@ def run_backend(config: Config, parts: RunComponents, progress: bool, inside: bo
 
 
 def local_training(config: Config, parts: RunComponents) -> LocalTrainingBackend:
-    """What trains in this process."""
+    """Return the backend that trains in this process."""
     model = parts.model
     learner = Learner(model.policy(), config.objective, config.learner)
     return LocalTrainingBackend(
@@ -67,13 +67,13 @@ def local_training(config: Config, parts: RunComponents) -> LocalTrainingBackend
 def evaluation_backend(
     options: WorkOptions, model: FlowModel, energy: MatGLEnergy | None, progress: bool
 ) -> Iterator[Backend]:
-    """The backend of an evaluation that is no part of a run.
+    """Open the backend of an evaluation outside of a run.
 
     Args:
-        options: Without rollout workers, this process measures.
+        options: Without rollout workers, this process does the work.
         model: The model to evaluate, or one of them.
         energy: Potential of the energies.
-        progress: Tell the user how it goes.
+        progress: Show progress.
 
     Raises:
         ClusterError: The cluster cannot be joined, or has no room.

@@ -1,4 +1,4 @@
-"""A reinforcement run put together from its configuration."""
+"""Assembly of a reinforcement run from its configuration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from omatg_ray.train.splits import base_run_data, load_splits
 
 
 def build_run(config: Config, progress: bool = False) -> RunComponents:
-    """Loads the base, the crystals and the potential, and refuses early what could not run. Writes nothing.
+    """Load the base, the crystals and the potential, and refuse early what could not run. Writes nothing.
 
     Raises:
         ConfigError: `base`, `reward.potential` or the crystals are not named; a package of `tracking` is not installed;
@@ -78,13 +78,13 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
 
 
 def policy_model(start: FlowModel, config: Config, scorers: Scorers, elements: frozenset[int]) -> FlowModel:
-    """The model that training updates in place: copies of what the start learned, over the start's frozen base.
+    """Return the model that training updates in place: copies of the start's learned modules over its frozen base.
 
     Args:
-        start: What is reinforced.
+        start: The model to reinforce.
         config: The run.
-        scorers: The potentials, whose weights are noted.
-        elements: Atomic numbers that it is reinforced on, and so knows afterwards.
+        scorers: The potentials; their weights are recorded in the description.
+        elements: Atomic numbers that the model is trained on, and knows from then on.
 
     Raises:
         ConfigError: The start was reinforced on other fields or by another kind of policy, or the schedule to anneal
@@ -93,29 +93,29 @@ def policy_model(start: FlowModel, config: Config, scorers: Scorers, elements: f
     """
     acts_on, policy = start.description.active, config.policy
     if acts_on and set(acts_on) != set(policy.active):
-        # A field that is dropped would fall back to the base, one that is added would leave it before any update.
+        # A dropped field would fall back to the base; an added one would differ from it before any update.
         raise ConfigError(
-            f"policy.active: {config.base} was reinforced on {', '.join(acts_on)}; name exactly these fields to go on "
-            "from it, or start from its base"
+            f"policy.active: {config.base} was reinforced on {', '.join(acts_on)}; name exactly these fields to "
+            "continue from it, or start from its base"
         )
     if acts_on and start.description.variant != policy.variant:
         raise ConfigError(
-            f"policy.variant: {config.base} was reinforced as a {start.description.variant} policy; go on as such, or "
-            "start from its base"
+            f"policy.variant: {config.base} was reinforced as a {start.description.variant} policy; continue with that "
+            "variant, or start from its base"
         )
-    given = None
+    named = None
     if policy.schedule_from is not None:
         try:
-            given = learned_schedule(policy.schedule_from)
+            named = learned_schedule(policy.schedule_from)
         except (ConfigError, ModelError) as error:
             raise ConfigError(f"policy.schedule_from: {error}") from error
     schedule: Any = start.description.schedule if policy.fixed_schedule is None else policy.fixed_schedule
     if variant(policy.variant).learns_schedule and not acts_on:
         if schedule is not None:
-            warnings.warn("the base's own schedule is left out: an annealing policy learns one", stacklevel=2)
+            warnings.warn("the base's own schedule is not used: an annealing policy learns one", stacklevel=2)
         schedule = LearnedScheduleSettings(**policy.learned_schedule.model_dump(), fields=policy.active)
-    elif given is not None:
-        schedule = given.settings
+    elif named is not None:
+        schedule = named.settings
     description = start.description.model_copy(
         update={
             "variant": policy.variant,
@@ -145,7 +145,7 @@ def policy_model(start: FlowModel, config: Config, scorers: Scorers, elements: f
         learned["policy"].load_state_dict(start.network.state_dict())
     for name in variant(policy.variant).learns.keys() & start.learned.keys() - {"policy"}:
         learned[name].load_state_dict(start.learned[name].state_dict())
-    source = start.schedule if given is None else given
+    source = start.schedule if named is None else named
     if "schedule" in learned and isinstance(source, LearnedSchedule):
         learned["schedule"].load_state_dict(source.state_dict())
     if "noise" in start.learned and description.noise == start.description.noise:
@@ -157,13 +157,13 @@ def policy_model(start: FlowModel, config: Config, scorers: Scorers, elements: f
 
 
 def warn_idle(config: Config) -> None:
-    """Warns of rollout workers that never have anything to do."""
+    """Warn of rollout workers that never have anything to do."""
     rollout, workers = config.rollout, config.ray.rollout.workers
     items = math.ceil(rollout.groups / rollout.groups_per_item)
     if items < workers:
-        mend = "lower rollout.groups_per_item" if rollout.groups_per_item > 1 else "raise rollout.groups"
+        advice = "lower rollout.groups_per_item" if rollout.groups_per_item > 1 else "raise rollout.groups"
         warnings.warn(
             f"{workers - items} of {workers} rollout workers have nothing to do: an iteration has {items} items of up "
-            f"to {rollout.groups_per_item} groups; {mend}, or take fewer workers",
+            f"to {rollout.groups_per_item} groups; {advice}, or use fewer workers",
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""Checkpoints of a reinforcement run: the model, the optimizer, and where the run stands."""
+"""Checkpoints of a reinforcement run: the model, the optimizer, and the progress of the run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ LEARNER_FILE, STATE_FILE = "learner.safetensors", "state.json"
 
 @dataclass(frozen=True)
 class Progressed:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
-        iteration: Iterations that are done.
-        best: Lowest validation score so far (energy, or minus the reward); infinite where no score was a number.
+        iteration: Number of finished iterations.
+        best: Lowest validation score so far (energy, or minus the reward); infinite if no score was a number.
         learner: The learner's state.
     """
 
@@ -37,23 +37,23 @@ class Progressed:
 
 
 def name_of(iteration: int) -> str:
-    """Name of the checkpoint after so many iterations."""
+    """Return the name of the checkpoint after this many iterations."""
     return f"iteration_{iteration:06d}"
 
 
 def iteration_of(name: str) -> int:
-    """Inverse of `name_of`."""
+    """Return the number of iterations in a checkpoint's name; the inverse of `name_of`."""
     return int(name.rpartition("_")[2])
 
 
 def save(folder: RunFolder, model: FlowModel, progressed: Progressed, keep: int, is_best: bool) -> None:
-    """Writes a checkpoint at the present iteration boundary; of the best one its learned schedule by itself, too.
+    """Write a checkpoint at the current iteration boundary; for the best one, save its learned schedule separately too.
 
     Args:
-        folder: Where.
+        folder: Run folder.
         model: The sampler.
-        progressed: Where the run stands.
-        keep: Checkpoints that stay besides best and last.
+        progressed: The progress of the run.
+        keep: Number of checkpoints to keep besides best and last.
         is_best: Whether this checkpoint has the best score.
     """
     name = name_of(progressed.iteration)
@@ -61,13 +61,13 @@ def save(folder: RunFolder, model: FlowModel, progressed: Progressed, keep: int,
     if is_best:
         folder.point_best(name)
         if model.variant.learns_schedule and isinstance(model.schedule, LearnedSchedule):
-            with replace_folder(folder.schedule) as place:
-                save_schedule(model.schedule, place, {"iteration": progressed.iteration} | model.description.provenance)
+            with replace_folder(folder.schedule) as path:
+                save_schedule(model.schedule, path, {"iteration": progressed.iteration} | model.description.provenance)
     folder.store()
 
 
 def write_state(path: Path, model: FlowModel, progressed: Progressed, is_best: bool) -> None:
-    """Writes all that a run goes on from into a folder."""
+    """Write everything needed to resume a run into a folder."""
     model.save(path)
     save_file(progressed.learner, path / LEARNER_FILE)
     best = progressed.best if math.isfinite(progressed.best) else None
@@ -75,7 +75,7 @@ def write_state(path: Path, model: FlowModel, progressed: Progressed, is_best: b
     (path / STATE_FILE).write_text(json.dumps(state) + "\n")
 
 
-# What of a description makes it another model, and the key that decides it.
+# Entries of a description that identify the model, each with the key that decides it.
 IDENTITY = (
     ("network", "base"), ("paths", "base"), ("base_distribution", "base"), ("variant", "policy.variant"),
     ("active", "policy.active"),
@@ -84,7 +84,7 @@ IDENTITY = (
 
 
 def restore(folder: RunFolder, checkpoint: Path, model: FlowModel) -> Progressed:
-    """Puts the sampler back to where a checkpoint left it, and says where the run stood.
+    """Restore the sampler from a checkpoint, and return the progress of the run.
 
     Raises:
         ModelError: The checkpoint has another network or base distribution, or acts on other fields.
@@ -92,22 +92,22 @@ def restore(folder: RunFolder, checkpoint: Path, model: FlowModel) -> Progressed
     """
     done, was_best = read_state(checkpoint, model)
     if was_best:
-        # A kill between writing a checkpoint and pointing to it would lose the best one for good.
+        # If the process was killed after writing the checkpoint but before pointing to it, the best one would be lost.
         folder.point_best(checkpoint.name)
     folder.mend_pointers(checkpoint, marked_best)
     return done
 
 
 def read_state(checkpoint: Path, model: FlowModel, may_differ: Collection[str] = ()) -> tuple[Progressed, bool]:
-    """Puts the sampler back to where a checkpoint left it.
+    """Restore the sampler from a checkpoint.
 
     Args:
         checkpoint: Its folder.
         model: The sampler.
-        may_differ: What of `IDENTITY` may be another.
+        may_differ: Names from `IDENTITY` that may differ.
 
     Returns:
-        Where the run stood, and whether the checkpoint was the best when it was written.
+        The progress of the run, and whether the checkpoint was the best when it was written.
 
     Raises:
         ModelError: As `restore`.
@@ -116,9 +116,9 @@ def read_state(checkpoint: Path, model: FlowModel, may_differ: Collection[str] =
     stored = FlowModel.load(checkpoint, model.device)
     for what, key in IDENTITY:
         if what not in may_differ and getattr(stored.description, what) != getattr(model.description, what):
-            raise ModelError(f"{checkpoint} was made with another {what}; leave {key} as it was to go on with it")
+            raise ModelError(f"{checkpoint} was made with another {what}; leave {key} as it was to resume from it")
     _refuse_other_potential(checkpoint, stored, model)
-    # The base too: its run may have found a better one since.
+    # The base too: the best checkpoint of its run may have changed since.
     model.base_network.load_state_dict(stored.base_network.state_dict())
     model.learned.load_state_dict(stored.learned.state_dict())
     state = json.loads((checkpoint / STATE_FILE).read_text())
@@ -127,25 +127,28 @@ def read_state(checkpoint: Path, model: FlowModel, may_differ: Collection[str] =
 
 
 def marked_best(checkpoint: Path) -> bool:
-    """Whether a checkpoint was the best when it was written."""
+    """Return whether a checkpoint was the best when it was written."""
     return bool(json.loads((checkpoint / STATE_FILE).read_text())["is_best"])
 
 
 def _refuse_other_potential(checkpoint: Path, stored: FlowModel, model: FlowModel) -> None:
-    """A folder may hold other weights by now, and the word `bundled` stands for others in another release."""
-    old, new = (one.description.provenance.get("reward_files") for one in (stored, model))
+    """Refuse a checkpoint made with other reward files or weights of potentials.
+
+    A folder may hold other weights by now, and `bundled` may mean others in another release.
+    """
+    old, new = (m.description.provenance.get("reward_files") for m in (stored, model))
     if old != new:
         raise ConfigError(
             f"reward: {checkpoint} was rewarded with other reference files (reward.hull, reward.crmse) or other code "
             "(reward.custom) than these; name the ones it started with, or start a new run"
         )
-    old, new = (one.description.provenance.get("second_fingerprint") for one in (stored, model))
+    old, new = (m.description.provenance.get("second_fingerprint") for m in (stored, model))
     if old != new:
         raise ConfigError(
             f"reward.second_potential: {checkpoint} was monitored by one with weights {old}, not {new}; name the one "
             "it started with, or start a new run"
         )
-    old, new = (one.description.provenance.get("potential_fingerprint") for one in (stored, model))
+    old, new = (m.description.provenance.get("potential_fingerprint") for m in (stored, model))
     if old != new:
         raise ConfigError(
             f"reward.potential: {checkpoint} was rewarded by {stored.description.potential} with weights {old}, but "

@@ -1,4 +1,4 @@
-"""What a run works with."""
+"""The components of a reinforcement run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from omatg_ray.reward.weighted import Weighted
 
 @dataclass(frozen=True)
 class RunComponents:
-    """What a run works with.
+    """The components of a reinforcement run.
 
     Attributes:
-        start: The sampler that is reinforced, as it was.
+        start: The sampler to reinforce, in its initial state.
         model: The sampler that training updates in place.
         split: Crystals.
         scorers: The reward, and the energies of evaluations.
@@ -29,7 +29,7 @@ class RunComponents:
 
     @property
     def reward(self) -> Weighted:
-        """What training maximises."""
+        """The reward that training maximises."""
         assert self.scorers.reward is not None
         return self.scorers.reward
 

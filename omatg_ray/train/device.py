@@ -1,4 +1,4 @@
-"""What computes: the device and the threads of this process."""
+"""The device and the threads of this process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from omatg_ray.errors import ConfigError
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is a GPU where there is one.
+    """Return the device of this name; `auto` is a GPU if there is one, else the CPU.
 
     Raises:
         ConfigError: The device does not exist here.
@@ -26,10 +26,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def driver_device(name: str, ray: RaySettings) -> torch.device:
-    """The device of this process: the one that is named, or a CPU where actors do the work.
+    """Return the device of this process: the named one, or the CPU if actors do the work.
 
     Raises:
-        ConfigError: The device does not exist here, or is one for a process that works itself.
+        ConfigError: The device does not exist here, or is not a CPU although actors do the work.
     """
     if not ray.rollout.workers:
         return choose_device(name)
@@ -42,6 +42,6 @@ def driver_device(name: str, ray: RaySettings) -> torch.device:
 
 
 def set_threads(threads: int | None) -> None:
-    """PyTorch's CPU threads; it keeps its own choice where there is none."""
+    """Set the number of PyTorch's CPU threads; None leaves the choice to PyTorch."""
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,6 +1,6 @@
-"""What can be refused before PyTorch, pymatgen and MatGL are imported, which takes seconds: names that lead nowhere.
+"""Checks for missing names and locations, made before PyTorch, pymatgen and MatGL are imported, which takes seconds.
 
-Whoever reads these places refuses what is not in them, too; here they are only looked for.
+The code that reads these locations also refuses missing ones; these checks only do so earlier.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from omatg_ray.settings import Settings
 
 
 def refuse_pretrain(config: Config, new: bool) -> None:
-    """Refuses a pretraining without crystals, or where there is a run already.
+    """Refuse a pretraining run without crystals, or a new one in a folder that holds a run already.
 
     Args:
         config: The run.
-        new: Whether it is to be started, and not to be gone on with.
+        new: Whether the run is new, not resumed.
 
     Raises:
         ConfigError: No crystals are named, or the folder holds a run.
@@ -38,11 +38,11 @@ def refuse_pretrain(config: Config, new: bool) -> None:
 
 
 def refuse_train(config: Config, new: bool) -> None:
-    """Refuses a reinforcement of what is not named or not there, or where there is a run already.
+    """Refuse a reinforcement run with missing inputs, or a new one in a folder that holds a run already.
 
     Args:
         config: The run.
-        new: Whether it is to be started, and not to be gone on with.
+        new: Whether the run is new, not resumed.
 
     Raises:
         ConfigError: `base` or `reward.potential` is not named, a schedule or a file of a reward does not exist, or the
@@ -58,7 +58,7 @@ def refuse_train(config: Config, new: bool) -> None:
 
 
 def refuse_unnamed(config: Config) -> None:
-    """Refuses a reinforcement that names no model, or no potential where it needs one.
+    """Refuse a reinforcement run that names no model, or no potential if it needs one.
 
     Raises:
         ConfigError: Names the key.
@@ -73,18 +73,18 @@ def refuse_unnamed(config: Config) -> None:
 
 
 def require_models(places: Iterable[Location]) -> None:
-    """Looks whether there are models in these places; the bundled one is there, and URLs are not asked.
+    """Check that there is a model at each of these locations. URLs are not checked; the bundled model always exists.
 
     Raises:
-        ModelError: Names the first place that has none.
+        ModelError: Names the first location without a model.
     """
-    for place in places:
-        if not is_bundled(place) and not is_remote(place):
-            model_folder(Path(place))
+    for location in places:
+        if not is_bundled(location) and not is_remote(location):
+            model_folder(Path(location))
 
 
 def require_crystals(place: Location | None) -> None:
-    """The same for a file of crystals.
+    """Check that a file of crystals exists. URLs are not checked; the bundled crystals always exist.
 
     Raises:
         DataError: It does not exist.
@@ -94,17 +94,17 @@ def require_crystals(place: Location | None) -> None:
 
 
 def require_potential(name: str | None) -> None:
-    """The same for a potential; one that MatGL would fetch is not asked for.
+    """Check that a potential exists. Potentials that MatGL would fetch are not checked; the bundled one always exists.
 
     Raises:
-        PotentialError: There is no such folder, and it is no name either.
+        PotentialError: There is no such folder, and the text is not a name either.
     """
     if name is not None and not is_bundled(name):
         potential_folder(name)
 
 
 def _require_locations(settings: Settings) -> None:
-    """Looks whether there is something at every location; the models before the rest."""
+    """Check that something exists at every location, models first."""
     named = locations(settings).items()
     require_models(location for _, (location, kind) in named if kind == "model")
     for key, (location, kind) in named:

@@ -1,4 +1,4 @@
-"""`--dry-run` of train and pretrain: what a run would do, its time and its memory, measured on a bit."""
+"""`--dry-run` of train and pretrain: what a run would do, with time and memory extrapolated from a short trial."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Estimate:
 
     Attributes:
         rollout, reward, learn: Seconds.
-        activations: What one microbatch keeps for its backward pass.
-        trajectories: What an iteration's trajectories take.
-        weights: Networks, gradients and optimizer.
+        activations: Bytes that one microbatch keeps for its backward pass.
+        trajectories: Bytes of an iteration's trajectories.
+        weights: Bytes of networks, gradients and optimizer.
     """
 
     rollout: float
@@ -56,7 +56,10 @@ class Estimate:
 
 
 def estimate(config: Config, parts: RunComponents) -> Estimate:
-    """Times a short rollout of one item, its rewards and one microbatch, and scales them up. Changes nothing."""
+    """Time a short rollout of one item, its rewards and one microbatch, and scale them up.
+
+    Changes nothing.
+    """
     training = local_training(config, parts)
     learner = training.learner
     items = plan_iteration(config.rollout, parts.compositions, 0, config.seed)
@@ -74,7 +77,7 @@ def estimate(config: Config, parts: RunComponents) -> Estimate:
     some = config.rollout.learn_from
     n_learned = n_steps if some is None else some.transitions
     a_step = elapsed / (TRIAL_STEPS - 1)
-    # In steps that are not learned from nothing is recorded, for which the base may not be asked.
+    # Steps that are not learned from record nothing, and so may not need the base network.
     a_plain_step = a_step if some is None else max(trial(TRIAL_STEPS, (0,))[1] - a_step, 0.0)
     rollout = (a_step * n_learned + a_plain_step * (n_steps - n_learned)) * n_items
 
@@ -101,13 +104,13 @@ def estimate(config: Config, parts: RunComponents) -> Estimate:
     base, learned = (
         sum(p.nbytes for p in module.parameters()) for module in (parts.model.base_network, parts.model.learned)
     )
-    # With gradients and two Adam moments of what is trained.
+    # Trained weights also have a gradient and two Adam moments.
     weights = base + 4 * learned
     return Estimate(rollout, reward, learn, int(saved * scale), trajectories, weights)
 
 
 def describe(config: Config, parts: RunComponents, figures: Estimate) -> str:
-    """The estimate in words."""
+    """Return the estimate in words."""
     rollout, split = config.rollout, parts.split
     policy = parts.model.policy()
     networks = [
@@ -135,7 +138,7 @@ def describe(config: Config, parts: RunComponents, figures: Estimate) -> str:
 
 
 def _schedule(config: Config, parts: RunComponents) -> str:
-    """What multiplies the velocity, in words."""
+    """Describe the schedule that multiplies the velocity."""
     if parts.model.variant.learns_schedule:
         return "learned by this run"
     if config.policy.schedule_from is not None:
@@ -154,14 +157,14 @@ def _learned_from(rollout: RolloutSettings) -> str:
 
 
 def _rewards(config: Config) -> str:
-    """What is rewarded and with what potential, in words."""
+    """Describe the rewards and their potential."""
     weights = [f"{weight:g} x {name}" for name, weight in config.reward.weighted.items()]
     potential = config.reward.potential
     return " + ".join(weights) + ("" if potential is None else f" with {potential}")
 
 
 def where(config: Config, parts: RunComponents) -> str:
-    """Where the run computes. The estimate itself is always of this process alone."""
+    """Describe where the run computes. The estimate itself is always for this process alone."""
     shares = config.ray
     if not shares.rollout.workers:
         return str(parts.model.device)
@@ -174,7 +177,7 @@ def where(config: Config, parts: RunComponents) -> str:
 
 
 def describe_pretraining(config: Config, split: Split, device: torch.device) -> str:
-    """What a pretraining run would do, from two epochs on one batch of it. Changes nothing."""
+    """Describe a pretraining run, from two epochs on one of its batches. Changes nothing."""
     settings, train = config.pretrain, split.train.crystals
     rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))[: settings.batch_size]
     batch = train.select(rows)
@@ -188,7 +191,7 @@ def describe_pretraining(config: Config, split: Split, device: torch.device) -> 
     largest = int(train.n_atoms.sort(descending=True).values[: len(batch)].square().sum())
     epoch, steps = seconds * pairs / batch_pairs, math.ceil(len(train) / len(batch))
     activations = sum(saved.values()) / batch_pairs * largest
-    # with the average, the gradients and two moments of AdamW
+    # Weights, their average, gradients and two AdamW moments.
     weights = 5 * sum(p.nbytes for p in trainer.network.parameters())
     sizes, workers = split.train.sizes, config.ray.pretrain.workers
     where = f"{workers} Ray Train workers; the times below are those of this process" if workers else str(device)

@@ -1,4 +1,4 @@
-"""Where the files of a run are when it runs as a Ray job, and the models that OMatG has published."""
+"""File locations of a run inside a Ray job, and the models published by OMatG."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def anchored(settings: S) -> S:
-    """Settings with every location where a job has it; outside of jobs all stay as they are.
+    """Return the settings with every location as the job sees it. Outside of jobs local locations stay as they are.
 
-    A model that OMatG has published is fetched.
+    A published model of OMatG is fetched.
 
     Raises:
         ModelError: A published model cannot be fetched or imported.
-        ConfigError: A file or folder to read lies neither in the job's working directory nor in `~/omatg_ray`.
+        ConfigError: A file or folder to read is neither in the job's working directory nor in `~/omatg_ray`.
     """
     return relocated(settings, _in_job)
 
@@ -37,17 +37,19 @@ def _in_job(key: str, location: Location, kind: Kind) -> Location:
 
 
 def found_or_bundled(name: Location, key: str) -> Location:
-    """Where a job finds a model or crystals; the bundled ones, and URLs, stay as they are.
+    """Return where a job finds a model or crystals; the bundled ones, and URLs, stay as they are.
 
     Raises:
-        ModelError: It is the name of a model that OMatG has published, which cannot be fetched or imported.
+        ModelError: The name is that of a published model of OMatG, which cannot be fetched or imported.
         ConfigError: As `found`.
     """
     return name if is_bundled(name) or is_remote(name) else found(fetched(Path(name)), key)
 
 
 def fetched(path: Path) -> Path:
-    """The folder of a model that OMatG has published, if the path is the name of one (OMatG/REPOSITORY/FOLDER).
+    """Fetch a published model of OMatG if the path is its name (OMatG/REPOSITORY/FOLDER); return the folder.
+
+    Any other path is returned unchanged.
 
     Raises:
         ModelError: It cannot be fetched or imported.

@@ -1,4 +1,4 @@
-"""The loop of a reinforcement run: iterate, now and then validate, checkpoint. What drives it decides when to stop."""
+"""The loop of a reinforcement run: iterate, validate, save checkpoints. The caller decides when to stop."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ logger = logging.getLogger(__name__)
 
 
 class Callback(Protocol):
-    """Looks at a run as it goes."""
+    """Observer of a run."""
 
     def iterated(self, metrics: Mapping[str, float]) -> None:
-        """An iteration is done, with these metrics."""
+        """Receive the metrics of a finished iteration."""
 
     def validated(self, validation: Mapping[str, float], apart: bool) -> Mapping[str, float]:
-        """The model after it was validated; the rewarded and the second potential part company, or not.
+        """Receive the metrics of a validation, and whether the rewarded and the second potential have diverged.
 
         Returns:
-            What is to be logged with the validation.
+            Metrics to log with the validation.
         """
 
 
 class TrainLoop:
-    """A run that is worked on in its folder. To be used in a `with` statement, which closes the logs.
+    """Training of a run in its folder. A context manager: closing it closes the logs.
 
     Args:
         config: The run.
-        parts: What it works with; the model is updated in place.
-        backend: Who works. Where the run goes on, training has its state already.
-        folder: Where it is written.
-        done: Where it stands; None at the very start.
+        parts: Its components; the model is updated in place.
+        backend: Does the work. If the run is resumed, its training state has been restored already.
+        folder: Run folder to write to.
+        done: Progress so far; None for a new run.
         progress: Show progress.
-        callback: Looks at every iteration and validation.
+        callback: Called after every iteration and validation.
 
     Attributes:
-        best: The lowest score of a validation so far; infinite where none was a number.
+        best: The lowest score of a validation so far; infinite if none was a number.
         validation: Metrics of the last validation in this process.
         metrics: Metrics of the last iteration in this process.
-        score: That of the last validation in this process.
-        unmeasured: Metrics that this run has none of, as the first validation in this process found.
+        score: Score of the last validation in this process.
+        unmeasured: Metrics that this run does not measure, as seen in the last validation in this process.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class TrainLoop:
         self._parts, self._backend, self._folder, self._progress = parts, backend, folder, progress
         self._callback = callback
         policy = parts.model.policy()
-        # The base's outputs are recorded only where they count, but a scale's own reference is known.
+        # The base's outputs are recorded only if they are needed, but the reference of a learned scale is always known.
         self._with_kl = config.objective.needs_base(policy) or policy.drift.per_structure
-        # In the first epoch on trajectories of the present weights all ratios are 1.
+        # In the first epoch on trajectories sampled with the current weights, all ratios are 1.
         self._clips = config.learner.epochs > 1 or config.rollout.max_staleness > 0
         self._start = 0 if done is None else done.iteration
         self._trainer = Trainer(
@@ -100,7 +100,7 @@ class TrainLoop:
             config.validation.chunk_pairs,
             config.validation.block,
         )
-        # Energies of crystals of other compositions are comparable by the reward alone.
+        # Energies of crystals of different compositions can only be compared through the reward.
         self._by_energy = config.reward.energy_alone and not parts.model.generates_species
         warn_generated_species(parts.model)
         if self._start < self.total:
@@ -137,16 +137,16 @@ class TrainLoop:
 
     @property
     def iteration(self) -> int:
-        """Iterations that are done."""
+        """Number of finished iterations."""
         return self._trainer.iteration
 
     @property
     def done(self) -> bool:
-        """Whether all are."""
+        """Whether all iterations are finished."""
         return self.iteration >= self.total
 
     def iterate(self) -> bool:
-        """One iteration, with the validation and the checkpoint that are due after it.
+        """Run one iteration, with the validation and the checkpoint that are due after it.
 
         Returns:
             Whether it ended with a validation.
@@ -158,7 +158,7 @@ class TrainLoop:
         config = self.config
         self.metrics = metrics = self._trainer.step()
         self._keep_actors()
-        # What iterations with another number of grid points or noise in other steps give says nothing of what changed.
+        # Iterations with other grid points, or noise in other steps, cannot be compared, so look once per period.
         if (self.iteration - 1) % config.rollout.period == 0:
             self._watch(self.iteration, metrics)
             if self._callback is not None:
@@ -168,7 +168,7 @@ class TrainLoop:
             began = time.perf_counter()
             score = self._validate(self._watch)
             metrics["time_validation"] = time.perf_counter() - began
-            # Without any score so far, the newest is the best there is, and not the start.
+            # As long as no score was a number, the newest checkpoint counts as the best, not the initial one.
             is_best, self.best = score < self.best or math.isinf(self.best), min(score, self.best)
         self._log.log("train", self.iteration, metrics)
         self._bar.advance(shown(metrics, clips=self._clips, with_kl=self._with_kl))
@@ -177,11 +177,11 @@ class TrainLoop:
         return validated
 
     def progressed(self) -> Progressed:
-        """Where the run stands, from which it goes on exactly."""
+        """Return the state from which the run can be resumed exactly."""
         return Progressed(self.iteration, self.best, self._backend.train.state_dict())
 
     def checkpoint(self, is_best: bool) -> None:
-        """Saves one in the run folder."""
+        """Save a checkpoint in the run folder."""
         timeline = self._backend.timeline()
         if timeline is not None:
             timeline.write(self._folder.timeline_path)
@@ -189,10 +189,10 @@ class TrainLoop:
         self._saved = self.iteration
 
     def finish(self) -> int:
-        """Saves what is not saved yet, and says where nothing was gained.
+        """Save unsaved progress, and warn if no validation improved on the first.
 
         Returns:
-            The iterations that are done.
+            The number of finished iterations.
         """
         if self._saved < self.iteration:
             self.checkpoint(is_best=False)
@@ -203,17 +203,21 @@ class TrainLoop:
         return self.iteration
 
     def _validate(self, watch: DivergenceWatch) -> float:
-        """Mean relative energy, invalid crystals at the cap; minus the mean reward where that is not what counts."""
+        """Validate, log the metrics and return the score; lower is better.
+
+        If only the energy is rewarded, and species are given, the score is the mean relative energy with invalid
+        crystals at the cap. Otherwise it is minus the mean reward. A score that is not finite is returned as infinite.
+        """
         config, parts = self.config, self._parts
         evaluation = self._evaluate(parts.model, Sampling(config.validated_steps, noise=config.validation.noise))
         metrics = evaluation.metrics
         logged = {k: math.nan if v is None else v for k, v in metrics.as_dict().items()}
-        # NaN is of nothing, such as the RMSE where nothing matches.
+        # None: not measured in this run. NaN: measured but undefined, such as the RMSE if nothing matches.
         self.unmeasured = {name for name in logged if getattr(metrics, name) is None}
         if self._by_energy:
             self.unmeasured.add(REWARD)
             score = logged["relative_energy_mean_capped"]
-            said = f"relative energy, capped mean {score:+.3f} eV/atom"
+            result = f"relative energy, capped mean {score:+.3f} eV/atom"
         else:
             blocks = torch.arange(metrics.n).split(config.validation.block)
             rewards = torch.cat(
@@ -221,41 +225,44 @@ class TrainLoop:
             )
             score = -float(rewards.nanmean())
             logged[REWARD] = -score
-            said = f"reward {-score:.3f}"
+            result = f"reward {-score:.3f}"
         if self._callback is not None:
             logged |= self._callback.validated(logged, watch.apart)
         self.validation = logged
         self._log.log("validation", self.iteration, logged)
         matched = "" if metrics.match_rate is None else f", match rate {metrics.match_rate:.3f}"
-        self._bar.note(f"iteration {self.iteration}: validation {said}{matched}, invalid {metrics.invalid_share:.1%}")
+        self._bar.note(f"iteration {self.iteration}: validation {result}{matched}, invalid {metrics.invalid_share:.1%}")
         self.score = score if math.isfinite(score) else math.inf
         return self.score
 
 
 def _forget_results(folder: RunFolder) -> None:
-    """Removes the evaluations of a shorter run that goes on: they would pass for those of the new best checkpoint."""
+    """Remove the evaluations of a shorter run that is being extended.
+
+    Otherwise they would look like those of the new best checkpoint.
+    """
     for path in (*folder.evaluation.glob("*.json"), *folder.structures.glob("*.extxyz")):
         path.unlink()
 
 
 def _first_shift(folder: RunFolder) -> float | None:
-    """The shift of the second potential in the first iteration that logged one."""
+    """Return the shift of the second potential in the first iteration that logged one."""
     lines = read_metrics(folder.path / "metrics.jsonl")
     return next((line[SHIFT] for line in lines if line["kind"] == "train" and line.get(SHIFT) is not None), None)
 
 
 def best_iteration(folder: RunFolder) -> int:
-    """The iterations after which the best checkpoint was taken."""
+    """Return the number of iterations after which the best checkpoint was saved."""
     name = folder.pointed_at("best")
     assert name is not None  # the first validation points to one
     return iteration_of(name)
 
 
 def shown(metrics: Mapping[str, float], clips: bool, with_kl: bool) -> dict[str, str]:
-    """What the progress bar shows of an iteration, short enough for a terminal of 80 columns.
+    """Return what the progress bar shows of an iteration, short enough for a terminal of 80 columns.
 
     Args:
-        metrics: Of the iteration.
+        metrics: Metrics of the iteration.
         clips: Whether ratios can be clipped; in the first epoch all are 1.
         with_kl: Whether the KL to the base is known.
     """
@@ -263,7 +270,7 @@ def shown(metrics: Mapping[str, float], clips: bool, with_kl: bool) -> dict[str,
     def of_fields(name: str, form: str) -> str:
         return ",".join(form.format(metrics[key]) for key in (f"{name}_pos", f"{name}_cell") if key in metrics) or "-"
 
-    # Of the energies the median: one crystal with overlapping atoms decides their mean.
+    # The median energy: a single crystal with overlapping atoms would dominate the mean.
     with_energy = "energy_median" in metrics
     values = {
         "E" if with_energy else "reward": f"{metrics['energy_median' if with_energy else 'reward_mean']:.2f}",

@@ -1,4 +1,4 @@
-"""How crystals are generated and measured outside of a run."""
+"""Options of generation and measurement outside of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from omatg_ray.train.device import driver_device, set_threads
 
 @dataclass(frozen=True, kw_only=True)
 class WorkOptions:
-    """How crystals are generated and measured, whatever generates them.
+    """Options of generation and measurement that do not depend on the sampler.
 
     Attributes:
         seed: Seed of x_0 and noise.
@@ -25,10 +25,10 @@ class WorkOptions:
         workers: Processes that compare structures; 0 compares in this one.
         timeout: Seconds that one comparison may take.
         device: auto, cpu, cuda or cuda:N.
-        threads: PyTorch's CPU threads; None leaves PyTorch its choice.
+        threads: PyTorch's CPU threads; None leaves the choice to PyTorch.
         chunk_pairs: Ordered pairs of atoms per network call.
-        block: Crystals generated and measured together, by one actor where there are several.
-        ray: Actors that generate and measure; without rollout workers this process does, on `device` with `threads`.
+        block: Crystals generated and measured together, each block by one actor if there are several.
+        ray: Actors that generate and measure. Without rollout workers this process does, on `device` with `threads`.
     """
 
     seed: int = 0
@@ -42,14 +42,14 @@ class WorkOptions:
     ray: RaySettings = field(default_factory=RaySettings)
 
     def prepare(self) -> torch.device:
-        """Sets the threads, and gives the device of this process, which is a CPU where actors do the work."""
+        """Set the threads and return the device of this process, which is a CPU if actors do the work."""
         set_threads(self.threads)
         return driver_device(self.device, self.ray)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions(WorkOptions):
-    """What generates, for verbs that take one sampler.
+    """Options of verbs that take one sampler.
 
     Attributes:
         model: Model or run folder, or bundled.

@@ -1,4 +1,4 @@
-"""The precision of rollouts: bfloat16 where it shifts actions by little of their noise."""
+"""The precision of rollouts: bfloat16 if its error in the actions is small compared to their noise."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MEASURED = 32
 
 
 def refuse_coarse(config: Config, parts: RunComponents) -> None:
-    """Refuses bfloat16, if it is asked for, where it shifts actions by more than a small part of their noise.
+    """Refuse bfloat16, if it is asked for, when it shifts actions by more than a small part of their noise.
 
-    Measured here, on the device of this process, before anything is learned.
+    The shift is measured on the device of this process, before training.
 
     Raises:
-        ConfigError: By more than `MOST_SHIFT`.
+        ConfigError: The shift exceeds `MOST_SHIFT`.
     """
     if config.rollout.precision == BFLOAT16 and (objection := _too_coarse(config, parts)) is not None:
         raise ConfigError(
@@ -36,22 +36,22 @@ def refuse_coarse(config: Config, parts: RunComponents) -> None:
 def resolve_precision(
     config: Config, parts: RunComponents, folder: RunFolder | None = None, progress: bool = False
 ) -> Config:
-    """The run with a precision in place of `auto`, which the description of its model notes.
+    """Return the run with `auto` replaced by a precision, and record it in the model's description.
 
-    A policy that its folder knows goes on in the precision that it began in. Otherwise it is bfloat16 where this
-    machine has it and it shifts actions by no more than `MOST_SHIFT` of their noise, and float32 elsewhere.
+    A run that continues with the same policy keeps its precision. Otherwise the precision is bfloat16 if this machine
+    supports it and it shifts actions by no more than `MOST_SHIFT` of their noise, else float32.
 
     Args:
         config: The run.
-        parts: What it works with.
-        folder: Where it is written, where it is.
-        progress: Say what was decided.
+        parts: Its components.
+        folder: Run folder, if there is one.
+        progress: Print the decision.
     """
     precision = config.rollout.precision
     if precision == "auto":
-        kept = None if folder is None or not folder.config_path.exists() else Config.load(folder.config_path)
-        if kept is not None and kept.policy == config.resolved().policy:
-            precision = kept.rollout.precision
+        earlier = None if folder is None or not folder.config_path.exists() else Config.load(folder.config_path)
+        if earlier is not None and earlier.policy == config.resolved().policy:
+            precision = earlier.rollout.precision
         else:
             objection = _objection(config, parts)
             precision = BFLOAT16 if objection is None else "float32"
@@ -63,22 +63,22 @@ def resolve_precision(
 
 
 def _objection(config: Config, parts: RunComponents) -> str | None:
-    """What speaks against bfloat16 for the machines that this run works on, and for the run itself."""
+    """Return why this run, or the machines it uses, rule out bfloat16; None if nothing does."""
     actors = config.ray
     if actors.rollout.workers and (actors.rollout.gpus or actors.learner.gpus):
-        return "has to be named where actors have GPUs, which this process does not know"
+        return "must be named explicitly if actors have GPUs, because this process cannot check them"
     if not has_bfloat16(parts.model.device):
-        return "is not what this machine multiplies in"
+        return "is not supported by this machine"
     return _too_coarse(config, parts)
 
 
 def _too_coarse(config: Config, parts: RunComponents) -> str | None:
-    """How bfloat16 shifts actions too far, for a sentence that begins with it; None where it does not."""
+    """Return how bfloat16 shifts actions too far, as the predicate of a sentence; None if it does not."""
     policy, model, known = parts.model.policy(), parts.model, parts.compositions
-    # The same crystals for all runs on these: what else they differ in decides nothing.
-    places = torch.linspace(0, len(known) - 1, MEASURED).long().tolist()
+    # All runs on the same crystals are measured on the same ones, so that nothing else influences the choice.
+    rows = torch.linspace(0, len(known) - 1, MEASURED).long().tolist()
     seeds = range(MEASURED)
-    x_0 = model.description.base_distribution.sample([known[place] for place in places], seeds).to(model.device)
+    x_0 = model.description.base_distribution.sample([known[row] for row in rows], seeds).to(model.device)
     if policy.species is not None:
         x_0 = policy.species.start(x_0, seeds, policy.base_network.settings.max_atomic_number)
     for steps in sorted(set(config.rollout.turns)):

@@ -1,6 +1,6 @@
 """The loop around the epochs of pretraining, and the checkpoints and metrics it writes.
 
-A worker on a cluster runs it too: this module imports no more than that takes.
+Cluster workers run it too, so this module imports only what they need.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class PretrainLoop:
 
     Attributes:
         path: Run folder, as an absolute path.
-        description: The model to be, but for what its provenance says of an epoch.
-        keep: Checkpoints kept besides best and last.
+        description: Description of the model, without the provenance of an epoch.
+        keep: Number of checkpoints to keep besides best and last.
         progress: Show progress.
         storage: Where the run is kept.
-        tracking: Who is sent the metrics.
+        tracking: Services that receive the metrics.
     """
 
     path: Path
@@ -50,15 +50,15 @@ class PretrainLoop:
     tracking: Tracking
 
     def run(self, trainer: Pretrainer, run_epoch: Callable[[], Losses], stopped: Callable[[], bool]) -> None:
-        """Goes on from the last checkpoint, if there is one: epochs, now and then a validation, a checkpoint.
+        """Run the remaining epochs, with validations and checkpoints, from the last checkpoint if there is one.
 
         Args:
             trainer: Holds the weights.
-            run_epoch: Lets the trainer, and others that train with it, run an epoch.
-            stopped: Asked before every epoch.
+            run_epoch: Runs an epoch on the trainer, and on the others that train with it.
+            stopped: Returns whether to stop; called before every epoch.
 
         Raises:
-            ModelError: The checkpoint is none of pretraining, or belongs to a network of another size.
+            ModelError: The checkpoint is not one of pretraining, or belongs to a network of another size.
             TrainingError: The loss became NaN; the last checkpoint stays.
             Interrupted: It stopped before the last epoch, with a checkpoint.
         """
@@ -93,7 +93,7 @@ class PretrainLoop:
         if trainer.epoch < settings.epochs:
             raise Interrupted(
                 f"stopped after epoch {trainer.epoch} of {settings.epochs}; "
-                f"go on with: {command('pretrain', '--resume', self.storage.called())}"
+                f"resume with: {command('pretrain', '--resume', self.storage.called())}"
             )
 
     def _save(self, folder: RunFolder, trainer: Pretrainer, is_best: bool) -> None:
@@ -113,17 +113,17 @@ class PretrainLoop:
 
 def _restore(folder: RunFolder, checkpoint: Path, trainer: Pretrainer) -> None:
     if not (checkpoint / TRAINER_FILE).is_file():
-        raise ModelError(f"{checkpoint} is no checkpoint of pretraining; a run of train goes on with train --resume")
+        raise ModelError(f"{checkpoint} is not a checkpoint of pretraining; resume a run of train with train --resume")
     try:
         trainer.load_state_dict(load_file(checkpoint / TRAINER_FILE))
     except (RuntimeError, KeyError, ModelError, SafetensorError) as error:
         raise ModelError(
-            f"{checkpoint} belongs to a network of another size; leave pretrain.network as it was to go on with it"
+            f"{checkpoint} belongs to a network of another size; leave pretrain.network as it was to resume from it"
         ) from error
     if trainer.best_epoch == trainer.epoch:
-        # A kill between writing a checkpoint and pointing to it would lose the best one for good.
+        # If the process was killed after writing the checkpoint but before pointing to it, the best one would be lost.
         folder.point_best(checkpoint.name)
-    if trainer.best_epoch:  # Before the first validation there is none.
+    if trainer.best_epoch:  # 0 before the first validation: there is no best one.
         folder.mend_pointers(checkpoint, lambda path: path.name == _name_of(trainer.best_epoch))
 
 

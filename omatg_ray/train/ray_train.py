@@ -1,7 +1,7 @@
-"""Pretraining on Ray Train: data-parallel workers around the loop that runs in one process otherwise.
+"""Pretraining on Ray Train: data-parallel workers around the same loop that otherwise runs in one process.
 
-Checkpoints and metrics are those of the run folder, with or without Ray. Ray Train starts the workers, connects them,
-and starts them anew when one has died; they then go on from the last checkpoint of the run folder.
+Checkpoints and metrics are those of the run folder, with or without Ray. Ray Train starts and connects the workers. If
+one dies it restarts them all, and they resume from the last checkpoint of the run folder.
 """
 
 from __future__ import annotations
@@ -39,23 +39,24 @@ from omatg_ray.run.quiet import quiet_libraries
 from omatg_ray.run.versions import software
 from omatg_ray.train.pretrain_loop import PretrainLoop
 
-# What it exports at run time are the classes of V2, of which type checkers know nothing.
+# At run time this module exports the classes of Ray Train V2, which type checkers do not know.
 V2: Any = ray.train
 
 RESTARTS = 3
-"""How often dead workers are replaced in a run. Preempted nodes do not count."""
+"""How many times dead workers are replaced in a run. Preempted nodes do not count."""
 GO = "go"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker gets.
+    """Input of every worker.
 
     Attributes:
         recipe: Makes the trainer.
-        share: What a worker has of its node.
-        software: What the driver runs.
-        signals: Folder that the driver made inside the run folder; it holds the file `go` until the run shall stop.
+        share: A worker's share of its node.
+        software: Software versions of the driver.
+        signals: Folder that the driver made inside the run folder. It holds the file `go` until the run is asked to
+            stop.
     """
 
     recipe: Recipe
@@ -66,14 +67,14 @@ class Job:
 
 @contextmanager
 def joined_with_room(settings: RaySettings, progress: bool = False) -> Iterator[None]:
-    """Joins the cluster, for as long as the context lasts, and looks whether it has room for the workers.
+    """Join the cluster for the duration of the context, and check that it has room for the workers.
 
     Raises:
         ClusterError: The cluster cannot be reached, or has no room for the workers.
     """
     share = settings.pretrain
     with joined(settings, progress) as cluster:
-        # Ray Train would wait for a minute, and then again.
+        # Otherwise Ray Train would wait for room, a minute at a time.
         with room([("pretraining worker", share.bundle)] * share.workers, settings, cluster.grows):
             pass
         if progress:
@@ -82,24 +83,24 @@ def joined_with_room(settings: RaySettings, progress: bool = False) -> Iterator[
 
 
 def train_on_workers(recipe: Recipe, loop: PretrainLoop, settings: RaySettings, stopped: Callable[[], bool]) -> None:
-    """Lets workers on the cluster that was joined train what a recipe says; rank 0 runs the loop.
+    """Train on workers of the joined cluster; rank 0 runs the loop.
 
     Args:
         recipe: Makes the trainer, on every worker.
         loop: The epochs and what they write.
         settings: The cluster.
-        stopped: Whether the user asked for a stop.
+        stopped: Returns whether the user asked for a stop.
 
     Raises:
-        OmatgRayError: What the loop raises.
+        OmatgRayError: Any error raised by the loop.
         ClusterError: The workers could not be kept alive.
     """
     share = settings.pretrain
-    # It announces nodes that are about to go, which nobody here asks for, and costs an actor.
+    # The watcher announces nodes that are about to be preempted. Nothing here uses that, and it costs an actor.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    # Ray Train looks a minute each time for a place for new workers, silently.
+    # Each search of Ray Train for room for new workers takes a minute, without any output.
     searches = max(2, math.ceil(settings.wait / 60))
-    # Under a name that the next run in this folder removes, should this process be killed.
+    # If this process is killed, the next run in this folder removes a folder of this name.
     with TemporaryDirectory(dir=loop.path, prefix=".ray_train.", suffix=".tmp") as name:
         signals = Path(name)
         (signals / GO).touch()
@@ -124,7 +125,7 @@ def train_on_workers(recipe: Recipe, loop: PretrainLoop, settings: RaySettings, 
                 storage_path=name,
                 failure_config=V2.FailureConfig(max_failures=RESTARTS, controller_failure_limit=searches),
                 callbacks=[_Restarts()],
-                # Tracebacks of workers that lost another one; what ends a run is raised here.
+                # Hides tracebacks of workers that lost another one; the error that ends the run is raised below.
                 logging_config=V2.LoggingConfig(log_level="CRITICAL"),
             ),
         )
@@ -134,25 +135,28 @@ def train_on_workers(recipe: Recipe, loop: PretrainLoop, settings: RaySettings, 
 
 
 class _Trainer(TorchTrainer):
-    """Without the actor that gives back the workers' room when the controller is killed: the end of the job does."""
+    """`TorchTrainer` without the actor that returns the workers' resources if the controller is killed.
+
+    The end of the job returns them anyway.
+    """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        # That actor asks the dashboard, and leaves a traceback where there is none.
+        # That actor queries the dashboard, and prints a traceback if there is none.
         return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
 
 def _watch(trainer: TorchTrainer, look: Callable[[], None]) -> Any:
-    """The result of `fit`, which runs in a thread: in the main thread it would take Ctrl-C for an abort."""
+    """Run `fit` in a thread and return its result; in the main thread it would treat Ctrl-C as an abort."""
     future: Future[Any] = Future()
 
     def fit() -> None:
         try:
             future.set_result(trainer.fit())
-        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+        except BaseException as error:  # noqa: BLE001 - raised again by future.result()
             future.set_exception(error)
 
-    # A daemon: a second Ctrl-C must not wait for it.
+    # A daemon thread, so that a second Ctrl-C does not wait for it.
     Thread(target=fit, name="ray-train", daemon=True).start()
     while not wait([future], timeout=0.2).done:
         look()
@@ -168,22 +172,20 @@ def _watch(trainer: TorchTrainer, look: Callable[[], None]) -> Any:
 
 
 class _Restarts(UserCallback):
-    """Says why training goes back to a checkpoint; runs in Ray Train's controller."""
+    """Callback that prints why training goes back to a checkpoint; runs in Ray Train's controller."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        # Ray Train wraps what it heard from a dead worker; the others only say that they lost a connection.
+        # Ray Train wraps the error of a dead worker; the other workers only report a lost connection.
         causes = {rank: getattr(error, "health_check_failure", error) for rank, error in worker_exceptions.items()}
         dead = {rank: error for rank, error in causes.items() if isinstance(error, RayActorError)}
         reasons = (f"worker {rank}: {' '.join(str(error).split())}" for rank, error in (dead or causes).items())
-        print_line(
-            f"pretraining lost workers, and goes on from its last checkpoint; {shorten('; '.join(reasons), 300)}"
-        )
+        print_line(f"pretraining lost workers and resumes from its last checkpoint; {shorten('; '.join(reasons), 300)}")
 
 
 def _work(config: dict[str, Any]) -> Any:
-    """What every worker does; an error that ends the run is what rank 0 returns.
+    """Run a worker. Rank 0 returns the error that ends the run, if any.
 
-    Whatever is raised instead makes Ray Train start all workers again: those that lost another one end like that.
+    An error that is raised instead makes Ray Train restart all workers; a worker that loses another one ends like that.
     """
     job: Job = ray.get(config["job"])
     quiet_libraries()
@@ -204,7 +206,7 @@ def _work(config: dict[str, Any]) -> Any:
 
 
 def _lead(trainer: Pretrainer, loop: PretrainLoop, signals: Path) -> OmatgRayError | None:
-    """Rank 0: runs the loop, and tells the others of every epoch."""
+    """Run the loop on rank 0, and announce every epoch to the other ranks."""
     announced = False
 
     def run_epoch() -> Losses:
@@ -218,7 +220,7 @@ def _lead(trainer: Pretrainer, loop: PretrainLoop, signals: Path) -> OmatgRayErr
     try:
         if not signals.is_dir():
             raise ClusterError(
-                f"the run folder {loop.path} is not there on node {socket.gethostname()}, whose worker has to "
+                f"the run folder {loop.path} does not exist on node {socket.gethostname()}, whose worker has to "
                 "write it; with ray.pretrain.workers, run= must lie on storage that all nodes share"
             )
         loop.run(trainer, run_epoch, lambda: not (signals / GO).exists())
@@ -226,25 +228,25 @@ def _lead(trainer: Pretrainer, loop: PretrainLoop, signals: Path) -> OmatgRayErr
         error = failure
     except torch.OutOfMemoryError as failure:
         if trainer.process_group.size > 1:
-            raise  # the others wait for this rank in the middle of an epoch; its end is what they notice
+            raise  # the others wait for this rank in the middle of an epoch, and notice only its end
         error = TrainingError(f"{failure}; lower pretrain.batch_size, or use more workers")
     _from_first(trainer, None)
     return error
 
 
 def _follow(trainer: Pretrainer) -> None:
-    """The other ranks: an epoch whenever rank 0 says so, the first from the state that rank 0 starts from."""
+    """Run an epoch whenever rank 0 announces one; the first starts from the state of rank 0."""
     state: dict[str, torch.Tensor] | None = None
     while (state := _from_first(trainer, state)) is not None:
         if state:
             trainer.load_state_dict(state)
-        # Rank 0 raises the same, and reports it.
+        # Rank 0 raises and reports the same error.
         with contextlib.suppress(TrainingError):
             trainer.run_epoch()
 
 
 def _from_first(trainer: Pretrainer, state: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
-    """What rank 0 gave; what the others give is not looked at."""
+    """Broadcast the state of rank 0 and return it; the arguments of other ranks are ignored."""
     if trainer.process_group.size == 1:
         return state
     box = [state]

@@ -1,4 +1,4 @@
-"""What a run folder says of its run: configuration, versions, crystals; and what a resumed run may change of it."""
+"""Run folder metadata (configuration, versions, crystals), and the keys that a resumed run may change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from omatg_ray.run.versions import versions
 from omatg_ray.train.splits import write_splits
 from omatg_ray.tree import flat
 
-# What a resumed run may change: how long and where it runs, how often it looks, and where its files lie by now.
+# A resumed run may change how long and where it runs, how often it validates and saves, and where its files are now.
 MAY_CHANGE = (
     "iterations", "run", "device", "threads", "workers", "ray", "checkpoint", "validation", "tracking", "base",
     "data.file", "data.train", "data.val", "data.test", "data.on_error", "reward.potential", "reward.second_potential",
@@ -26,10 +26,10 @@ MAY_CHANGE = (
 
 
 def describe_run(folder: RunFolder, config: Config, split: Split) -> None:
-    """Writes what the run is made of: configuration, versions, splits.
+    """Write the run's metadata: configuration, versions, splits.
 
-    A resumed run keeps the versions and splits that it started with; its configuration is written anew, because
-    overrides such as `iterations` go on counting when it is resumed once more.
+    A resumed run keeps its original versions and splits. Its configuration is rewritten, so that overrides such as
+    `iterations` still apply the next time it is resumed.
 
     Raises:
         ConfigError: The run was started with another value of a key that decides what it computes.
@@ -39,7 +39,7 @@ def describe_run(folder: RunFolder, config: Config, split: Split) -> None:
 
 
 def write_description(folder: RunFolder, config: Config, split: Split) -> None:
-    """The same without a look at what the folder says already."""
+    """Write the same metadata without checking what the folder already says."""
     write_text(folder.config_path, config.resolved().to_yaml())
     if not folder.versions_path.exists():
         write_splits(folder, split)
@@ -47,7 +47,7 @@ def write_description(folder: RunFolder, config: Config, split: Split) -> None:
 
 
 def refuse_changes(folder: RunFolder, config: Config) -> None:
-    """Refuses to go on with a run that was started with another value of a key that decides what it computes.
+    """Refuse to resume a run that was started with another value of a key that decides what it computes.
 
     Raises:
         ConfigError: Names the key.
@@ -60,16 +60,16 @@ def refuse_changes(folder: RunFolder, config: Config) -> None:
         moved_code = key.startswith("reward.custom.") and key.endswith(".path")
         if old.get(key) != new.get(key) and not (key.startswith(MAY_CHANGE) or moved_code):
             raise ConfigError(
-                f"{key}: the run was started with {old.get(key)}, not {new.get(key)}, and goes on exactly; start a new "
-                f"run for that (a resumed one may change {', '.join(MAY_CHANGE)})"
+                f"{key}: the run was started with {old.get(key)}, not {new.get(key)}, and resuming "
+                f"cannot change that; start a new run for it (a resumed one may change {', '.join(MAY_CHANGE)})"
             )
 
 
 def tracking_of(config: Config) -> Tracking:
-    """Who is sent the metrics of a run.
+    """Return the trackers that receive the metrics of a run.
 
     Raises:
-        ConfigError: The package of one is not installed.
+        ConfigError: The package of a tracker is not installed.
     """
     settings = flat(config.resolved().model_dump(mode="json"))
     tracking = Tracking(tuple(config.tracking), Path(config.run).name, settings)
@@ -78,11 +78,11 @@ def tracking_of(config: Config) -> Tracking:
 
 
 class ActorsFile:
-    """Keeps `actors.json` at who is there: actors are replaced, come and go.
+    """The file `actors.json`, kept up to date as actors come, go and are replaced.
 
     Args:
-        path: Of the file; without any actors there is none.
-        actors: What is known of those that are there.
+        path: Path of the file. It is not written while there are no actors.
+        actors: Returns what is known of the present actors.
     """
 
     def __init__(self, path: Path, actors: Callable[[], list[dict[str, Any]]]) -> None:
@@ -90,7 +90,7 @@ class ActorsFile:
         self._written: list[dict[str, Any]] = []
 
     def __call__(self) -> None:
-        """Writes it if anything has changed."""
-        if (found := self._actors()) and found != self._written:
-            write_json(self._path, found)
-            self._written = found
+        """Write the file if anything has changed."""
+        if (actors := self._actors()) and actors != self._written:
+            write_json(self._path, actors)
+            self._written = actors

@@ -1,4 +1,4 @@
-"""The crystals of a run: read, split, kept with the run, and compared when it goes on."""
+"""The crystals of a run: reading, splitting, saving with the run, and comparing when it is resumed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from omatg_ray.run.storage import files_at, local_copy
 
 SPLITS = ("train", "val", "test")
 ROUNDING = 1e-4
-"""Å, and fractions of a lattice vector: far more than a file rounds, far less than what makes another crystal."""
+"""Å, and fractions of a lattice vector: far above the rounding of a file, far below the difference of two crystals."""
 
 
 def load_splits(data: DataSettings, progress: bool = False) -> Split:
-    """The three splits that `data` describes.
+    """Load the three splits that `data` describes.
 
     Raises:
         ConfigError: Neither a file nor three files are named.
@@ -37,11 +37,11 @@ def load_splits(data: DataSettings, progress: bool = False) -> Split:
         return split_by_composition(dataset, val, test, data.split_seed)
     if data.train is None or data.val is None or data.test is None:
         raise ConfigError(UNNAMED_DATA)
-    split = Split(*(read(place, progress, data.on_error) for place in (data.train, data.val, data.test)))
+    split = Split(*(read(path, progress, data.on_error) for path in (data.train, data.val, data.test)))
     for first, second in combinations(SPLITS, 2):
         common = sorted(set(getattr(split, first).compositions) & set(getattr(split, second).compositions))
         if common:
-            # Published splits of MP-20 and Carbon-24 are like that; what is measured then is another question.
+            # Allowed, because published splits of MP-20 and Carbon-24 overlap like this.
             warnings.warn(
                 f"data.{first} and data.{second} share {len(common)} compositions, e.g. {', '.join(common[:3])}; "
                 "figures on held-out crystals are then not figures on held-out compositions",
@@ -51,7 +51,7 @@ def load_splits(data: DataSettings, progress: bool = False) -> Split:
 
 
 def read(place: Location, progress: bool = False, on_error: OnError = "refuse") -> CrystalDataset:
-    """Crystals of a file or folder, or of the URL of one; those that cannot be used are refused or skipped.
+    """Read crystals from a file or folder, or from its URL. Unusable crystals are refused or skipped.
 
     Raises:
         DataError: As `read_dataset`.
@@ -62,10 +62,10 @@ def read(place: Location, progress: bool = False, on_error: OnError = "refuse") 
 
 
 def base_run_data(base: Location) -> DataSettings | None:
-    """The splits that the run which made a model keeps, if it is still beside its checkpoints.
+    """Return the splits saved by the run that made a model; None if they are not beside its checkpoints.
 
     Raises:
-        DataError: Those of the bundled model are missing or damaged.
+        DataError: The bundled splits are missing or damaged.
         StorageError: The URL of the model cannot be reached.
     """
     if is_bundled(base):
@@ -85,7 +85,7 @@ def base_run_data(base: Location) -> DataSettings | None:
 
 
 def write_splits(folder: RunFolder, split: Split) -> None:
-    """Keeps the splits with the run as `data/{train,val,test}.extxyz`, for reinforcement and evaluation."""
+    """Save the splits with the run as `data/{train,val,test}.extxyz`, for reinforcement and evaluation."""
     for name in SPLITS:
         part = getattr(split, name)
         properties = [
@@ -96,29 +96,29 @@ def write_splits(folder: RunFolder, split: Split) -> None:
 
 
 def refuse_other_crystals(folder: RunFolder, split: Split) -> None:
-    """Refuses to go on with a run that was started with other crystals: a file was edited, `bundled` means others now.
+    """Refuse to resume a run with other crystals than it started with.
 
-    The run's own splits are no substitute: they were rounded when they were written, in the eighth decimal.
+    They differ if a file was edited, or if `bundled` means others in this release. The run's own splits cannot replace
+    them: they were rounded in the eighth decimal when they were written.
 
     Raises:
         ConfigError: Names the split and the file of the run.
     """
-    # Splits are whole once the versions, which are written after them, are there.
+    # The versions file is written after the splits: once it exists, the splits are complete.
     if not folder.versions_path.exists():
         return
     for name in SPLITS:
-        path, given = folder.path / "data" / f"{name}.extxyz", getattr(split, name)
-        if not _same_crystals(read_dataset(path, reduce=False, allow_overlaps=True), given):
+        path, dataset = folder.path / "data" / f"{name}.extxyz", getattr(split, name)
+        if not _same_crystals(read_dataset(path, reduce=False, allow_overlaps=True), dataset):
             raise ConfigError(
-                f"data: the {name} split is not the one that the run was started with and keeps in {path}, and it goes "
-                "on exactly; name the crystals it started with (bundled ones come with the release in versions.json), "
-                "or start a new run"
+                f"data: the {name} split is not the one that the run was started with and keeps in {path}; name the "
+                "crystals it started with (bundled ones come with the release in versions.json), or start a new run"
             )
 
 
-def _same_crystals(kept: CrystalDataset, given: CrystalDataset) -> bool:
-    """Whether they differ by no more than the rounding of a file."""
-    ours, theirs = kept.crystals, given.crystals
+def _same_crystals(first: CrystalDataset, second: CrystalDataset) -> bool:
+    """Decide whether two datasets differ by no more than the rounding of a file."""
+    ours, theirs = first.crystals, second.crystals
     if not (torch.equal(ours.n_atoms, theirs.n_atoms) and torch.equal(ours.species, theirs.species)):
         return False
     shift, strain = ours.pos - theirs.pos, ours.cell - theirs.cell

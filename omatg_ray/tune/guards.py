@@ -1,4 +1,4 @@
-"""Guards of a sweep: which validations a policy reached by exploiting the reward, and not by better crystals."""
+"""Guards of a sweep: detection of validations that improved by exploiting the reward instead of by better crystals."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ from pydantic import Field
 from omatg_ray.settings import Settings
 
 HACKED = "hacked"
-"""Metric of a validation: 1 where a guard objects, else 0."""
+"""Metric of a validation: 1 if a guard objects, else 0."""
 SHARES = ("invalid_share", "unique_share", "match_rate")
-"""Metrics of validations that are compared with the first one."""
+"""Metrics of validations that are compared with those of the first one."""
 
 
 class GuardSettings(Settings):
-    """What makes a validation count as that of a policy that exploits its reward."""
+    """Criteria for a validation to count as that of a policy that exploits its reward."""
 
     invalid_share: float | None = Field(
         0.1,
         ge=0,
-        description="its share of invalid crystals is above that before training by more than this; null: off",
+        description="object if the share of invalid crystals exceeds that before training by more than this; null: off",
     )
     diversity: float | None = Field(
         0.5,
         ge=0,
         le=1,
-        description="the mean distance between crystals of a group (metric `diversity`) is below this share of that in "
-        "the first iteration; null: off",
+        description="object if the mean distance between crystals of a group (metric `diversity`) is below this share "
+        "of that in the first iteration; null: off",
     )
     unique_share: float | None = Field(
         0.5,
         ge=0,
         le=1,
-        description="the share of unique crystals, where validations measure it (generated species), is below this "
-        "share of that before training; null: off",
+        description="object if the share of unique crystals, when validations measure it (generated species), is "
+        "below this share of that before training; null: off",
     )
     match_rate: float | None = Field(
         0.8,
         ge=0,
         le=1,
-        description="the match rate with the references is below this share of that before training; null: off",
+        description="object if the match rate is below this share of that before training; null: off",
     )
     second_potential: bool = Field(
-        True, description="reward.second_potential and the rewarded one part company (docs/rewards.md)"
+        True, description="object if reward.second_potential and the rewarded one diverge (docs/rewards.md)"
     )
 
 
 class Guards:
-    """Scores the validations of one run, in their order.
+    """Checks of the validations of one run, in their order.
 
     Args:
         settings: What to object to.
-        lines: What the run has logged so far, as `read_metrics` gives it; none at the start.
+        lines: Lines that the run has logged so far, from `read_metrics`; empty for a new run.
 
     Attributes:
-        reasons: Why the last validation was objected to.
+        reasons: Objections to the last validation.
     """
 
     def __init__(self, settings: GuardSettings, lines: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -77,16 +77,16 @@ class Guards:
             self._first.setdefault(name, value)
 
     def iterated(self, metrics: Mapping[str, float]) -> None:
-        """Takes the metrics of an iteration."""
+        """Receive the metrics of an iteration."""
         self._diversity = metrics.get("diversity", math.nan)
         self._keep_first("diversity", self._diversity)
 
     def validated(self, validation: Mapping[str, float], apart: bool) -> dict[str, float]:
-        """Whether a guard objects (`HACKED`).
+        """Return whether a guard objects (`HACKED`).
 
         Args:
             validation: Metrics of the validation, which follows the last iteration.
-            apart: Whether the rewarded and the second potential part company.
+            apart: Whether the rewarded and the second potential have diverged.
         """
         allowed, first, self.reasons = self._settings, self._first, []
         for name in SHARES:

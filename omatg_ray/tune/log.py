@@ -1,4 +1,4 @@
-"""What is said of a sweep while it runs, and kept of it: lines for the terminal, `trials.json`, Tune's state."""
+"""Output of a running sweep: lines for the terminal, `trials.json`, and a copy of Tune's state."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from omatg_ray.tune.stop import SweepStop
 from omatg_ray.tune.trainable import name_in_tune
 
 logger = logging.getLogger(__name__)
-# Its lines go to the terminal alone.
+# These lines go only to the terminal.
 logger.propagate = False
 
 
 class SweepLog(tune.Callback):
-    """Logs a line for every result, keeps `trials.json` and Tune's state, and stops the sweep where a disk is full.
+    """Callback that logs every result, keeps `trials.json` and Tune's state, and stops the sweep if a disk is full.
 
     Args:
-        folder: Of the sweep.
-        goals: What decides.
-        expected: Trials in all.
+        folder: Folder of the sweep.
+        goals: The metrics that decide.
+        expected: Total number of trials.
     """
 
     def __init__(self, folder: Path, goals: Sequence[Goal], expected: int) -> None:
@@ -39,11 +39,11 @@ class SweepLog(tune.Callback):
 
     def setup(self, *args: Any, total_num_samples: int | None = None, **info: Any) -> None:
         if total_num_samples != self._expected:
-            # Tune could not read its state, and would start over with another number.
+            # Tune could not read its state, and would start over with another number of trials.
             refuse_loss(self._folder, [])
             raise DataError(
-                f"what Ray Tune knew of the sweep in {self._folder} is damaged: it knows of {total_num_samples} "
-                f"trials, and not of {self._expected}; start it anew in another folder"
+                f"Ray Tune's state of the sweep in {self._folder} is damaged: it has {total_num_samples} trials, "
+                f"not {self._expected}; start a new sweep in another folder"
             )
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -53,7 +53,7 @@ class SweepLog(tune.Callback):
         self._keeper.keep(trials)
 
     def _check(self, trials: Sequence[Any]) -> None:
-        """Before anything is written: of a sweep that goes on, all results have to be known to Tune."""
+        """Check, before anything is written, that Tune knows all results of a resumed sweep."""
         if not self._checked:
             refuse_loss(self._folder, trials)
             self._checked = True
@@ -63,9 +63,9 @@ class SweepLog(tune.Callback):
     ) -> None:
         if result["ended"] is None:
             last, best = result["last"], result["best"] or {}
-            reached = ", ".join(f"{goal.metric} {_form(last.get(goal.metric))}" for goal in self._goals)
-            before = ", ".join(_form(best.get(goal.metric)) for goal in self._goals)
-            # A trial that goes on after its end has its objections in its folder alone.
+            reached = ", ".join(f"{goal.metric} {_format(last.get(goal.metric))}" for goal in self._goals)
+            before = ", ".join(_format(best.get(goal.metric)) for goal in self._goals)
+            # A trial that continues after its end has its objections only in its folder.
             why = f": {', '.join(result['objections'])}" if result["objections"] else ""
             mark = f", a guard objects{why}" if result["hacked"] else ""
             text = f"iteration {result['iteration']} of {result['iterations']}, {reached} (best {before}){mark}"
@@ -75,30 +75,30 @@ class SweepLog(tune.Callback):
         self._keep(trials)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        # Its status says so only after this.
+        # Tune updates the status only after this call.
         self._complete.add(trial.trial_id)
-        done = sum(one.is_finished() or one is trial for one in trials)
+        done = sum(other.is_finished() or other is trial for other in trials)
         self._say(trial, f"{_ending(trial.last_result or {})}; {counted(done, 'trial')} done")
         self._keep(trials)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if not self._stopped_by(trial):
-            self._say(trial, f"lost its process, and goes on from its last validation{_why(trial)}")
+        if not self._stop_if_shared(trial):
+            self._say(trial, f"lost its process and resumes from its last validation{_why(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if not self._stopped_by(trial):
+        if not self._stop_if_shared(trial):
             self._say(trial, f"failed: {_error(trial)}")
             self._keep(trials)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         self._check(trials)
         self._keeper.keep(trials)
-        # By now Tune says of those that a signal stopped that they have ended. Only where nothing happened, all had.
+        # By now Tune reports trials that a signal stopped as terminated, so write only if nothing was written before.
         if not self._kept:
             self._keep(trials)
 
-    def _stopped_by(self, trial: Any) -> bool:
-        """Ends the sweep where what a trial failed over is no matter of this trial: others would fail too."""
+    def _stop_if_shared(self, trial: Any) -> bool:
+        """End the sweep if the cause of a trial's failure would make others fail too; return whether it is ending."""
         error = _error(trial)
         if SoftwareError.__name__ in error:
             SweepStop.active.because(SoftwareError(error.rpartition(f"{SoftwareError.__name__}: ")[2]))
@@ -112,14 +112,14 @@ class SweepLog(tune.Callback):
 
     def _keep(self, trials: Sequence[Any]) -> None:
         self._kept = True
-        found = [described(trial, trial.trial_id in self._complete) for trial in trials]
-        # Tune lists those that it restores in another order.
-        found.sort(key=lambda trial: trial.name)
-        Sweep(self._goals, found).write(self._folder)
+        entries = [described(trial, trial.trial_id in self._complete) for trial in trials]
+        # Tune lists restored trials in another order.
+        entries.sort(key=lambda trial: trial.name)
+        Sweep(self._goals, entries).write(self._folder)
 
 
 def described(trial: Any, complete: bool = False) -> sweep.Trial:
-    """What `trials.json` says of a trial of Tune, which is complete or says so itself."""
+    """Convert one of Tune's trials to its entry in `trials.json`. It counts as complete if either says so."""
     result = trial.last_result or {}
     error = result.get("ended") or (_error(trial) if trial.status == "ERROR" else None)
     status = UNFINISHED
@@ -142,13 +142,13 @@ def described(trial: Any, complete: bool = False) -> sweep.Trial:
 
 
 def _ending(result: Mapping[str, Any]) -> str:
-    """How a trial came to its end."""
+    """Return the final status of a trial."""
     if result.get("ended") is not None:
         return FAILED
     return FINISHED if result.get("iteration", 0) >= result.get("iterations", 1) else STOPPED
 
 
-def _form(value: float | None) -> str:
+def _format(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
@@ -158,7 +158,10 @@ def _why(trial: Any) -> str:
 
 
 def _error(trial: Any) -> str:
-    """The last line that a failed trial left, on this machine: where a disk is full it gets no further."""
+    """Return the last line of a failed trial's error file on this machine, or an empty text.
+
+    With a full disk the file does not reach the folder of the sweep.
+    """
     file = trial.error_file
     if file is None or not Path(file).is_file():
         return ""

@@ -1,6 +1,6 @@
-"""Schedulers of Ray Tune that do not forget: a sweep that goes on decides as if it had never stopped.
+"""Schedulers of Ray Tune with a memory: a resumed sweep decides as if it had never stopped.
 
-Tune keeps no state of a scheduler. Without this, the first trials after a resume would compete with nobody.
+Tune saves no state of a scheduler. Without these classes, the first trials after a resume would have no competitors.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 
 def sampled(domain: Domain) -> Any:
-    """A domain in Tune's terms, of which values are drawn."""
+    """Return a domain in Tune's terms, for sampling."""
     if domain.kind in ("choice", "grid"):
         return tune.choice(list(domain.values))
-    made: dict[str, Any] = {
+    samplers: dict[str, Any] = {
         "uniform": tune.uniform,
         "loguniform": tune.loguniform,
         "quniform": tune.quniform,
         "randint": tune.randint,
     }
-    return made[domain.kind](*domain.values)
+    return samplers[domain.kind](*domain.values)
 
 
 def past(work: SweepRuns, trial: Any) -> list[dict[str, float]]:
-    """The results of a trial that it will not report again, in their order.
+    """Return the results of a trial that it will not report again, in their order.
 
-    What it logged after the checkpoint that it goes on from is done again, and decided on then.
+    Iterations logged after the checkpoint from which it resumes are repeated, and decided on then.
     """
     if trial.is_finished():
         known = trial.last_result
@@ -50,20 +50,20 @@ class Halving(ASHAScheduler):
     """Asynchronous successive halving.
 
     Args:
-        work: Knows what trials reported before.
+        work: The runs of the sweep, with the earlier results of trials.
         grace_period: Validations before the first decision.
-        reduction_factor: One in so many goes on.
+        reduction_factor: One in this many continues.
     """
 
     def __init__(self, work: SweepRuns, grace_period: int, reduction_factor: float) -> None:
-        # No trial is longer: rungs beyond the end of all trials are never reached, and cost nothing.
+        # No trial is this long; rungs that are never reached cost nothing.
         super().__init__(TIME, OBJECTIVE, "min", 10**6, grace_period=grace_period, reduction_factor=reduction_factor)
         self._work = work
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
         for result in past(self._work, trial):
-            # What it decides was done already.
+            # Its decision is ignored: it was carried out before the resume.
             self.on_trial_result(tune_controller, trial, result)
 
 
@@ -71,7 +71,7 @@ class Median(MedianStoppingRule):
     """The median stopping rule.
 
     Args:
-        work: Knows what trials reported before.
+        work: The runs of the sweep, with the earlier results of trials.
         grace_period: Validations before the first decision.
     """
 
@@ -81,26 +81,26 @@ class Median(MedianStoppingRule):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
-        # A trial that is tried again will report some of these again.
+        # A retried trial reports some of these results again.
         self._results.pop(trial, None)
         if known := past(self._work, trial):
             self._results[trial] = known
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        # A trial that this rule stopped has its last result in already, and Tune would count it twice.
+        # If this rule stopped the trial, its last result is recorded already; do not count it twice.
         known = self._results[trial]
         if not known or known[-1][TIME] < result[TIME]:
             known.append(result)
 
 
 def mutations(domain: Domain) -> Any:
-    """A domain as population-based training changes values of it."""
-    # A list is what Tune steps through; other values it multiplies.
+    """Return a domain in the form that population-based training takes."""
+    # Tune steps through a list; other values it multiplies.
     return list(domain.values) if domain.kind in ("choice", "grid") else sampled(domain)
 
 
 class Within:
-    """Keeps mutated values in their domains."""
+    """Limit of mutated values to their domains."""
 
     def __init__(self, space: Mapping[str, Domain]) -> None:
         self._space = dict(space)

@@ -1,4 +1,4 @@
-"""What earlier versions called the classes that Ray Tune has pickled, by name, into the folder of a sweep."""
+"""Former module and class names, needed because Ray Tune pickles classes by name into the folder of a sweep."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ MOVED = {
     "omatg_ray.evaluate.sweep": ("omatg_ray.tune.results",),
     "omatg_ray.rl.guards": ("omatg_ray.tune.guards",),
 }
-"""Modules that are gone, and those that have what was in them."""
+"""Removed modules, each with the modules that now hold its contents."""
 RENAMED = {"_named": "name_in_tune", "Work": "SweepRuns", "Standing": "TrialScore"}
-"""Classes and functions by their old names, some of them in modules that are still there."""
+"""New names of classes and functions by their old ones, some in modules that still exist."""
 
 
 class _Moved(ModuleType):
     def __getattr__(self, name: str) -> object:
-        for place in MOVED[self.__name__]:
-            module = import_module(place)
+        for path in MOVED[self.__name__]:
+            module = import_module(path)
             if hasattr(module, RENAMED.get(name, name)):
                 return getattr(module, RENAMED.get(name, name))
         raise AttributeError(f"{self.__name__} had no {name}")
@@ -36,7 +36,7 @@ class _Moved(ModuleType):
 
 @contextmanager
 def known_by_old_names() -> Iterator[None]:
-    """Lets pickles of earlier versions find their classes, for as long as the context lasts."""
+    """Let pickles of earlier versions find their classes, for the duration of the context."""
     added = [name for name in MOVED if name not in sys.modules]
     for name in added:
         sys.modules[name] = _Moved(name)

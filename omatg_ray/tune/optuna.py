@@ -1,4 +1,4 @@
-"""Optuna's searcher of Ray Tune, with trials that are numbered. Needs Optuna."""
+"""Ray Tune's Optuna searcher, with numbered trials. Needs Optuna."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from omatg_ray.tune.trainable import NAME
 
 
 class NumberedSearch(OptunaSearch):
-    """TPE over all of the space, told of every trial when it ends.
+    """TPE over the whole space; learns of every trial when it ends.
 
     Args:
-        costs: Results of a trial, lower is better. Several are sought the front of.
-        seed: Of the samples.
+        costs: Results of a trial to minimise. Several are searched for their Pareto front.
+        seed: Seed of the samples.
     """
 
     def __init__(self, costs: Sequence[str], seed: int) -> None:
@@ -27,14 +27,14 @@ class NumberedSearch(OptunaSearch):
         self._numbered = 0
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Makes the study, after a resume too, without a word of Optuna."""
+        """Create the study, also after a resume, without any output from Optuna."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         return bool(super().set_search_properties(metric, mode, config, **spec))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Values for a trial, and its number: Tune calls what a searcher starts by random letters."""
-        found = super().suggest(trial_id)
-        if found is None:
+        """Return values for a trial, and its number: Tune gives trials of a searcher random letters for a name."""
+        values = super().suggest(trial_id)
+        if values is None:
             return None
         self._numbered += 1
-        return found | {NAME: f"{self._numbered - 1:05d}"}
+        return values | {NAME: f"{self._numbered - 1:05d}"}

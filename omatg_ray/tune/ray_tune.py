@@ -1,4 +1,4 @@
-"""A sweep on Ray Tune: trials are sampled, placed, scheduled, retried and restored by it."""
+"""A sweep on Ray Tune, which samples, places, schedules, retries and restores trials."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from omatg_ray.tune.trainable import Trial, name_in_tune
 from omatg_ray.tune.trial import SweepRuns
 
 COSTS = "costs"
-"""Results of a trial, for searchers: by metric of the validation that counts, lower is better."""
-# Trials stay in the working directory of the driver; metrics are in their run folders, and not in files of Tune too.
-# Of what finished, all but the last second is known after a kill.
+"""Results of a trial for searchers: cost of the counting validation by metric; lower is better."""
+# Trials stay in the working directory of the driver, and their metrics only in their run folders. Tune saves its state
+# every second, so that a kill loses no more than that.
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -44,17 +44,17 @@ ENVIRONMENT = {
 
 @contextmanager
 def joined_with_room(settings: SweepSettings, work: SweepRuns, progress: bool) -> Iterator[None]:
-    """Joins the cluster, for as long as the context lasts, and looks whether it has room for a trial.
+    """Join the cluster for the duration of the context, and check that it has room for a trial.
 
     Args:
         settings: The sweep.
-        work: Knows what trials need.
-        progress: Tell the user how it goes.
+        work: The runs of the sweep, with the resources of a trial.
+        progress: Show progress.
 
     Raises:
-        ClusterError: It cannot be joined, or has no room for one trial; says what was asked and what there is.
+        ClusterError: It cannot be joined, or has no room for one trial; says what was asked for and what there is.
     """
-    # One for each way in which trials differ in what they need.
+    # Trials may need different resources; check each kind once.
     needs = {str(bundles): bundles for bundles in map(work.bundles, settings.corners())}
     with joined(settings.ray, progress) as cluster:
         for bundles in needs.values():
@@ -64,27 +64,27 @@ def joined_with_room(settings: SweepSettings, work: SweepRuns, progress: bool) -
 
 
 def run_sweep(settings: SweepSettings, work: SweepRuns, resume: bool, progress: bool) -> bool:
-    """Runs all trials; `trials.json` is kept up to date.
+    """Run all trials, keeping `trials.json` up to date.
 
     Args:
-        settings: The sweep, in `settings.run`, an absolute path; trials on other nodes have to see it.
+        settings: The sweep. `settings.run` is an absolute path that trials on other nodes can also reach.
         work: Makes the runs.
-        resume: Go on with what is in the folder: finished trials stay, others go on from their last checkpoint.
+        resume: Resume the sweep in the folder: finished trials stay, others resume from their last checkpoint.
         progress: Print one line for every result.
 
     Returns:
-        Whether all came to their end: a signal that asks for a stop has it at once, with a state to resume.
+        Whether all trials ended. If a signal asks for a stop, the sweep stops at once, in a state that can be resumed.
 
     Raises:
-        DataError: What Tune knew of a sweep that shall go on is damaged; nothing was changed.
-        DiskError: The disk is full, here or where a trial writes; the sweep can go on once there is room.
-        ClusterError: For `ray.wait` seconds there was no room for any trial; likewise.
+        DataError: Tune's state of the sweep to resume is damaged; nothing was changed.
+        DiskError: The disk is full, here or where a trial writes; the sweep can be resumed once there is room.
+        ClusterError: There was no room for any trial for `ray.wait` seconds; the sweep can be resumed likewise.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with _lines(progress), SweepStop("saving the sweep") as stop:
         with _errors(settings.run):
-            # Tune reads what earlier versions have pickled when it makes a tuner, and when that begins.
+            # Tune reads pickles of earlier versions when it creates a tuner and when it starts it.
             with known_by_old_names():
                 tuner = _tuner(settings, work, resume)
                 if not stop.requested:
@@ -96,16 +96,16 @@ def run_sweep(settings: SweepSettings, work: SweepRuns, resume: bool, progress: 
 
 @contextmanager
 def _errors(folder: Path) -> Iterator[None]:
-    """Raises what callbacks raised inside of Tune, of which it keeps no more than the traceback, as it was."""
+    """Raise again the errors of callbacks, of which Tune keeps only the traceback, in their original type."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - raised again
         try:
             with disk_errors(folder):
-                raise next((one for one in _chain(error) if isinstance(one, OmatgRayError)), error)
+                raise next((cause for cause in _chain(error) if isinstance(cause, OmatgRayError)), error)
         except (ClusterError, DiskError) as own:
             raise type(own)(
-                f"{own}. The sweep has stopped, nothing that was finished is lost; go on, once that is mended: "
+                f"{own}. The sweep has stopped; no finished trial is lost. Fix the problem, then resume with: "
                 f"{command('tune', '--resume', folder)}"
             ) from error
 
@@ -118,7 +118,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 @contextmanager
 def _lines(progress: bool) -> Iterator[None]:
-    """Prints what `SweepLog` says, or not, and nothing that Tune says: what ends a trial is kept in trials.json."""
+    """Print the lines of `SweepLog` if `progress`, and none of Tune's own: `trials.json` says how trials end."""
     tunes, level = logging.getLogger("ray.tune"), logging.getLogger("ray.tune").level
     handler = _Lines()
     tunes.setLevel(logging.CRITICAL)
@@ -143,7 +143,7 @@ def _tuner(settings: SweepSettings, work: SweepRuns, resume: bool) -> tune.Tuner
         "work": work,
     }
     searcher = _searcher(settings)
-    # Writes what is asked for, from which Tune makes the tuner of a sweep that goes on.
+    # Creating a tuner writes the request, from which Tune restores the tuner of a resumed sweep.
     tuner = tune.Tuner(
         Trial,
         param_space=space,
@@ -159,7 +159,7 @@ def _tuner(settings: SweepSettings, work: SweepRuns, resume: bool) -> tune.Tuner
         run_config=tune.RunConfig(
             name=FOLDER,
             storage_path=str(folder),
-            # The donor of a population may be some validations ahead of the checkpoint that is taken over.
+            # In a population, a donor may be some validations ahead of the checkpoint that is copied.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=3),
             failure_config=tune.FailureConfig(max_failures=settings.retries),
             callbacks=[SweepLog(folder, settings.goals, settings.expected), RoomWatch(work, settings.ray)],

@@ -1,4 +1,4 @@
-"""What a sweep found: its trials and which is best; `trials.json`."""
+"""Results of a sweep: its trials and the best of them; `trials.json`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from omatg_ray.tune.guards import HACKED
 FORMAT: Final = "omatg_ray.sweep.1"
 TRIALS, TRIALS_FILE = "trials", "trials.json"
 WORST = 1e6
-"""Objective of a validation that does not count; no metric comes near, and schedulers can still reckon with it."""
+"""Objective of a validation that does not count: far above any metric, yet finite for the arithmetic of schedulers."""
 FINISHED, STOPPED, FAILED, UNFINISHED = "finished", "stopped early", "failed", "unfinished"
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A metric of validations that decides.
+    """A validation metric that decides.
 
     Attributes:
         metric: Its name.
@@ -34,22 +34,24 @@ class Goal:
     mode: Literal["min", "max"]
 
     def cost(self, metrics: Mapping[str, Any]) -> float | None:
-        """Its value among metrics, negated where more is better: less is better; None where it was not measured."""
+        """Return the metric's value, negated if more is better, so that less is better; None if it was not measured."""
         value = metrics.get(self.metric)
         return None if value is None else -float(value) if self.mode == "max" else float(value)
 
 
 @dataclass(frozen=True)
 class TrialScore:
-    """Where a trial stands in the metrics that decide.
+    """Result of a trial in the metrics that decide.
+
+    The validation before training is left out everywhere: it is the same for all trials.
 
     Attributes:
-        last: Metrics of its last validation. That before training is left out everywhere: it is the same for all.
-        best: Metrics of the one that counts: the best by the first goal, of those where all goals were measured and
-            no guard objected. None where there is none.
-        best_iteration: That one is after so many iterations.
-        hacked: Whether a guard objected to any.
-        objective: Cost of the first goal at the last validation; `WORST` where that cannot count.
+        last: Metrics of the last validation.
+        best: Metrics of the validation that counts: the best by the first goal among those where all goals were
+            measured and no guard objected. None if there is none.
+        best_iteration: Number of iterations before that validation.
+        hacked: Whether a guard objected to any validation.
+        objective: Cost of the first goal at the last validation; `WORST` if that cannot count.
     """
 
     last: dict[str, float] = field(default_factory=dict)
@@ -62,17 +64,17 @@ class TrialScore:
 def trial_score(
     lines: Sequence[Mapping[str, Any]], goals: Sequence[Goal], exclude_hacked: bool, since: int = 0
 ) -> TrialScore:
-    """Where a run stands by its metrics.
+    """Score a run by its metrics.
 
     Args:
-        lines: What `read_metrics` gives.
-        goals: What decides; the first also which validation counts.
+        lines: Lines from `read_metrics`.
+        goals: The metrics that decide. The first one also decides which validation counts.
         exclude_hacked: Whether validations that a guard objects to are left out.
-        since: Validations up to this iteration are left out: they were of the same start, or of another trial whose
+        since: Validations up to this iteration are left out: they belong to the common start, or to another trial whose
             state was taken over.
     """
-    found = [line for line in lines if line["kind"] == "validation" and line["step"] > since]
-    if not found:
+    validations = [line for line in lines if line["kind"] == "validation" and line["step"] > since]
+    if not validations:
         return TrialScore()
 
     def cost(line: Mapping[str, Any]) -> float | None:
@@ -80,34 +82,34 @@ def trial_score(
             return None
         return goals[0].cost(line)
 
-    costs = [cost(line) for line in found]
-    best = min(((cost, place) for place, cost in enumerate(costs) if cost is not None), default=None)
+    costs = [cost(line) for line in validations]
+    best = min(((cost, index) for index, cost in enumerate(costs) if cost is not None), default=None)
     return TrialScore(
-        _measured(found[-1]),
-        None if best is None else _measured(found[best[1]]),
-        None if best is None else found[best[1]]["step"],
-        any(line.get(HACKED, 0) for line in found),
+        _drop_missing(validations[-1]),
+        None if best is None else _drop_missing(validations[best[1]]),
+        None if best is None else validations[best[1]]["step"],
+        any(line.get(HACKED, 0) for line in validations),
         WORST if costs[-1] is None else costs[-1],
     )
 
 
-def _measured(line: Mapping[str, Any]) -> dict[str, float]:
+def _drop_missing(line: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in line.items() if value is not None and name not in ("kind", "step")}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as `trials.json` keeps it.
+    """A trial in `trials.json`.
 
     Attributes:
-        name: Of its folder in `trials/`.
-        values: Of the keys that are varied.
+        name: Name of its folder in `trials/`.
+        values: Values of the keys that vary.
         status: finished, stopped early, failed or unfinished.
-        iteration: Iterations that are done.
+        iteration: Number of finished iterations.
         last: Metrics of its last validation.
-        best: Metrics of the one that counts (`TrialScore`); None where none does.
-        best_iteration: That one is after so many iterations.
-        since: Up to this iteration it is the past of another trial, whose state it took over.
+        best: Metrics of the validation that counts (`TrialScore`); None if there is none.
+        best_iteration: Number of iterations before that validation.
+        since: Up to this iteration, the history is that of another trial whose state was taken over.
         hacked: Whether a guard objected to a validation.
         error: Why it failed.
     """
@@ -126,10 +128,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All trials.
+    """All trials of a sweep.
 
     Attributes:
-        goals: What decides; of several the first before the next.
+        goals: The metrics that decide, the most important first.
         trials: In their order.
     """
 
@@ -137,13 +139,13 @@ class Sweep:
     trials: list[Trial]
 
     def costs(self, trial: Trial) -> tuple[float, ...]:
-        """What a trial's validation that counts costs by each goal; infinite without any."""
+        """Return the cost by each goal of the validation that counts; infinite if there is none."""
         costs = [goal.cost(trial.best or {}) for goal in self.goals]
         return tuple(math.inf if cost is None else cost for cost in costs)
 
     @property
     def front(self) -> list[Trial]:
-        """The Pareto front, from the best by the first goal on: no trial is as good by all goals and better by one."""
+        """The Pareto front, best by the first goal first: no other trial is as good by all goals and better by one."""
         counting = [trial for trial in self.trials if trial.best is not None]
         costs = [self.costs(trial) for trial in counting]
         free = [
@@ -155,22 +157,22 @@ class Sweep:
 
     @property
     def ranked(self) -> list[Trial]:
-        """The front, then the others from the best by the first goal on, those without what counts at the end."""
+        """The front, then the others, best by the first goal first; trials without a counting validation come last."""
         front = self.front
         return front + sorted((trial for trial in self.trials if trial not in front), key=self.costs)
 
     @property
     def best(self) -> Trial | None:
-        """Of the front the best by the first goal; None where no trial has a value that counts."""
+        """The trial on the front that is best by the first goal; None if no trial has a validation that counts."""
         return next(iter(self.front), None)
 
     @property
     def keys(self) -> list[str]:
-        """The keys that are varied."""
+        """The keys that vary."""
         return list(dict.fromkeys(key for trial in self.trials for key in trial.values))
 
     def write(self, folder: Path) -> None:
-        """Writes `trials.json`."""
+        """Write `trials.json`."""
         front = [trial.name for trial in self.front]
         write_json(
             folder / TRIALS_FILE,
@@ -185,15 +187,15 @@ class Sweep:
 
     @classmethod
     def read(cls, folder: Path) -> Sweep:
-        """Inverse of `write`.
+        """Read `trials.json`; the inverse of `write`.
 
         Raises:
             DataError: There is no such file, or it is damaged.
         """
         try:
-            found = json.loads((folder / TRIALS_FILE).read_text())
-            rows = [{name: value for name, value in row.items() if name != "folder"} for row in found["trials"]]
-            return cls([Goal(**goal) for goal in found["goals"]], [Trial(**row) for row in rows])
+            content = json.loads((folder / TRIALS_FILE).read_text())
+            rows = [{name: value for name, value in row.items() if name != "folder"} for row in content["trials"]]
+            return cls([Goal(**goal) for goal in content["goals"]], [Trial(**row) for row in rows])
         except FileNotFoundError as error:
             raise DataError(f"there is no {TRIALS_FILE} in {folder}") from error
         except (OSError, ValueError, KeyError, TypeError) as error:

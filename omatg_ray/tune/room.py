@@ -1,4 +1,4 @@
-"""A sweep that has no room on its cluster any more: Ray Tune itself would wait for ever, and say nothing."""
+"""Detection of a sweep that no longer has room on its cluster. Ray Tune itself would wait forever, silently."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 class RoomWatch(tune.Callback):
-    """Says every minute that there is no room for any trial, and ends the sweep after `ray.wait`.
+    """Callback that reports every minute that there is no room for any trial, and ends the sweep after `ray.wait`.
 
     Args:
-        work: Knows what a trial needs.
+        work: The runs of the sweep, with the resources of a trial.
         settings: The cluster.
     """
 
@@ -33,10 +33,10 @@ class RoomWatch(tune.Callback):
         self._since: float | None = None
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Looks every second.
+        """Check for room, at most once a second.
 
         Raises:
-            ClusterError: There has been no room for so long; says what was asked and what there is.
+            ClusterError: There was no room for `ray.wait` seconds; says what was asked for and what there is.
         """
         now = time.monotonic()
         if now - self._looked < TICK:
@@ -54,7 +54,7 @@ class RoomWatch(tune.Callback):
         if now - self._said >= PATIENCE:
             self._said = now
             logger.warning(
-                "no room for any trial for %.0f s, the sweep ends after %g s (ray.wait). %s",
+                "no room for any trial for %.0f s; the sweep ends after %g s (ray.wait). %s",
                 now - self._since,
                 self._settings.wait,
                 asked_and_present(bundles),

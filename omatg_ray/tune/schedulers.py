@@ -1,7 +1,8 @@
-"""Which trials of a sweep go on: the schedulers that there are, their keys, and how each is made.
+"""Schedulers, which decide the trials of a sweep that continue: their names, their keys, and how each is built.
 
-A new one is a word in `SchedulerSettings.kind`, its keys, and a function in `SCHEDULERS`. Reading settings imports no
-Ray; a scheduler is made once a sweep starts. `memory.py` has those of Ray Tune that do not forget when a sweep resumes.
+A new scheduler needs a name in `SchedulerSettings.kind`, its keys, and a function in `SCHEDULERS`. Reading settings
+imports no Ray; a scheduler is built when a sweep starts. `memory.py` holds the schedulers of Ray Tune that keep their
+memory when a sweep is resumed.
 """
 
 from __future__ import annotations
@@ -18,35 +19,33 @@ if TYPE_CHECKING:
     from omatg_ray.tune.trial import SweepRuns
 
 OBJECTIVE, TIME = "objective", "training_iteration"
-"""Results of a trial: of its last validation, lower is better; validations so far."""
+"""Results of a trial: cost of its last validation (lower is better), and number of validations so far."""
 
 
 class SchedulerSettings(Settings):
-    """Which trials go on, decided whenever one has validated. Times count validations."""
+    """Which trials continue, decided at every validation. Times count validations."""
 
     kind: Literal["asha", "median", "pbt", "none"] = Field(
         "asha",
-        description="asha: after 1, 3, 9, ... grace periods only the best third goes on · median: who is worse than "
-        "the median of the others stops · pbt: bad trials take over good ones and change keys · none: all run to "
+        description="asha: after 1, 3, 9, ... grace periods only the best third continues · median: a trial worse than "
+        "the median of the others stops · pbt: bad trials copy good ones and change keys · none: all run to "
         "their end",
     )
-    grace_period: int = Field(1, ge=1, description="validations that a trial has for certain")
-    reduction_factor: float = Field(3.0, gt=1, description="asha: one in so many goes on")
+    grace_period: int = Field(1, ge=1, description="validations before a trial can be stopped")
+    reduction_factor: float = Field(3.0, gt=1, description="asha: one in this many continues")
     interval: int = Field(2, ge=1, description="pbt: validations between changes")
-    quantile: float = Field(
-        0.25, gt=0, le=0.5, description="pbt: share of bad trials, which take over as many good ones"
-    )
+    quantile: float = Field(0.25, gt=0, le=0.5, description="pbt: share of bad trials, which copy as many good ones")
     resample: float = Field(
-        0.25, ge=0, le=1, description="pbt: how often a key is drawn anew, and not changed by a fifth"
+        0.25, ge=0, le=1, description="pbt: probability that a key is resampled instead of changed by a fifth"
     )
 
     def build(self, work: SweepRuns, space: Mapping[str, Domain], mutable: Mapping[str, Domain]) -> Any:
-        """The scheduler, for Ray Tune.
+        """Build the scheduler for Ray Tune.
 
         Args:
-            work: Knows what trials reported before.
-            space: Domains of the keys that are varied.
-            mutable: Those that may change in the middle of a run.
+            work: The runs of the sweep, with the earlier results of trials.
+            space: Domains of the keys that vary.
+            mutable: Those that may change during a run.
         """
         return SCHEDULERS[self.kind](self, work, space, mutable)
 
@@ -81,7 +80,7 @@ def _pbt(settings: SchedulerSettings, work: SweepRuns, space: Space, mutable: Sp
         quantile_fraction=settings.quantile,
         resample_probability=settings.resample,
         custom_explore_fn=Within(space),
-        # Everybody waits for the last, so that who takes over whom is no matter of who was fast.
+        # All trials wait for the slowest, so that the outcome does not depend on their speed.
         synch=True,
         log_config=False,
     )

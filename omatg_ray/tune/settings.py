@@ -1,4 +1,4 @@
-"""What `omatg-ray tune` varies, how trials are scheduled and chosen: the settings of a sweep, in a YAML file."""
+"""Settings of a sweep (`omatg-ray tune`): what varies, how trials are scheduled and chosen. Read from a YAML file."""
 
 from __future__ import annotations
 
@@ -38,39 +38,39 @@ HIGHER = frozenset(
     {"match_rate", "match_any", "match_lowest", "metre", "coverage", "unique_share", "unique_structures", REWARD}
     | {"plausible_share", "plausible_match_rate", "same_composition"}
 )
-"""Metrics of which more is better."""
+"""Metrics for which more is better."""
 MUTABLE = ("learner", "objective", "policy.noise", "advantage")
-"""Groups of keys that population-based training may change in the middle of a run."""
+"""Groups of keys that population-based training may change during a run."""
 MOST_CORNERS = 1024
-"""So many configurations are built to see whether all that is asked for can be run."""
+"""Most combinations of values that are built to check that a sweep can be run."""
 OF_THE_SWEEP = ("run", "device", "threads", "workers", "ray.address", "ray.pretrain", "checkpoint", "tracking")
-"""Keys that a space cannot have: trials get theirs from the sweep, or they have nothing to do with what is learned."""
+"""Keys that a space cannot have: the sweep sets them for its trials, or they do not affect what is learned."""
 
 
-def _dotted(space: Any, prefix: str = "") -> Any:
-    """Domains by dotted keys, also of keys that are groups of others, as `space.learner.lr.uniform=...` gives them."""
+def _flatten_domains(space: Any, prefix: str = "") -> Any:
+    """Map dotted keys to domains, also for nested groups of keys, as `space.learner.lr.uniform=...` gives them."""
     if not isinstance(space, dict):
         return space
-    found: dict[str, Any] = {}
+    domains: dict[str, Any] = {}
     for key, value in space.items():
         if not isinstance(value, dict | list | Domain) and key not in Domain.model_fields:
             raise ValueError(
-                f"space.{prefix}{key}: a domain, please, such as {{uniform: [low, high]}}, not {value!r}; what all "
-                f"trials share is overrides.{prefix}{key}"
+                f"space.{prefix}{key}: give a domain such as {{uniform: [low, high]}}, not {value!r}; for one value "
+                f"that all trials share, set overrides.{prefix}{key}"
             )
-        is_group = isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values())
+        is_group = isinstance(value, dict) and value and all(isinstance(inner, dict) for inner in value.values())
         if isinstance(value, dict) and not is_group:
-            _dotted(value, f"{prefix}{key}.")
-        found |= _dotted(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
-    return found if prefix else dict(current(Config, str(key), value) for key, value in found.items())
+            _flatten_domains(value, f"{prefix}{key}.")
+        domains |= _flatten_domains(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
+    return domains if prefix else dict(current(Config, str(key), value) for key, value in domains.items())
 
 
-def _listed(metric: Any) -> Any:
+def _as_list(metric: Any) -> Any:
     return [metric] if isinstance(metric, str) else metric
 
 
 class SweepSettings(Settings):
-    """A sweep: one run of reinforcement for each choice of some keys."""
+    """A sweep: one reinforcement run for each choice of values of some keys."""
 
     run: LocalFolder = Field(
         Path("runs/sweep"), description="folder of the sweep, with a run folder for each trial; not a URL"
@@ -79,38 +79,40 @@ class SweepSettings(Settings):
         description="config file of the runs, its URL, or its keys; bundled: that of `omatg-ray train` "
         "(configs/quickstart.yaml)"
     )
-    overrides: dict[str, Any] = Field({}, description="keys that all trials have in place of those of `config`")
-    space: Annotated[dict[str, Domain], BeforeValidator(_dotted)] = Field(
+    overrides: dict[str, Any] = Field({}, description="keys that all trials use in place of those of `config`")
+    space: Annotated[dict[str, Domain], BeforeValidator(_flatten_domains)] = Field(
         min_length=1,
-        description="what is varied: config keys, such as learner.lr, each with a domain: {uniform: [a, b]}, "
+        description="what varies: config keys, such as learner.lr, each with a domain: {uniform: [a, b]}, "
         "{loguniform: [a, b]}, {quniform: [a, b, step]}, {randint: [a, b]} (b excluded), {choice: [...]}, "
         "{grid: [...]}",
     )
-    trials: int = Field(16, ge=1, description="trials; where the space has grids, times all their combinations")
-    concurrent: int | None = Field(None, ge=1, description="trials at a time; null: what the cluster has room for")
-    metric: Annotated[list[str], BeforeValidator(_listed)] = Field(
+    trials: int = Field(16, ge=1, description="trials; if the space has grids, for each of their combinations")
+    concurrent: int | None = Field(None, ge=1, description="trials at a time; null: as many as the cluster can hold")
+    metric: Annotated[list[str], BeforeValidator(_as_list)] = Field(
         [DEFAULT_METRIC],
         min_length=1,
-        description="validation metric that decides; or several, of which the Pareto front is sought (search: optuna)",
+        description="validation metric that decides; or several, to search for their Pareto front (search: optuna)",
     )
-    mode: Literal["min", "max"] | None = Field(None, description="better is less, or more; null: what suits the metric")
-    scheduler: SchedulerSettings = Field(SchedulerSettings(), description="which trials go on")
+    mode: Literal["min", "max"] | None = Field(
+        None, description="min: less is better, max: more; null: what suits the metric"
+    )
+    scheduler: SchedulerSettings = Field(SchedulerSettings(), description="which trials continue")
     search: Literal["random", "grid", "optuna"] = Field(
         "random",
         description="random; grid: all combinations of grids and choices, once; optuna: TPE (needs the extra `sweep`)",
     )
-    retries: int = Field(2, ge=0, description="how often a trial that lost a process goes on from its checkpoint")
-    seed: int = Field(0, ge=0, description="seed of the search; that of the runs is a key of their config")
+    retries: int = Field(2, ge=0, description="how often a trial that lost a process resumes from its checkpoint")
+    seed: int = Field(0, ge=0, description="seed of the search; the seed of the runs is a key of their config")
     trial: Share = Field(
         Share(),
-        description="what the process of a trial reserves: it does all the work, or leads the actors (ray.*)",
+        description="resources of a trial's process, which does all the work, or leads the actors (ray.*)",
     )
     guards: GuardSettings = Field(GuardSettings(), description="what marks a validation as reward hacking")
-    exclude_hacked: bool = Field(True, description="validations that a guard objects to do not count for a trial")
+    exclude_hacked: bool = Field(True, description="leave out validations that a guard objects to")
 
     @field_validator("config", mode="before")
     @classmethod
-    def _found(cls, config: Any) -> Any:
+    def _resolve_config(cls, config: Any) -> Any:
         if is_bundled(config):
             return quickstart()
         return as_location(config) if isinstance(config, str) else config
@@ -119,16 +121,16 @@ class SweepSettings(Settings):
     def _sensible(self) -> SweepSettings:
         for key, domain in self.space.items():
             if key.startswith(OF_THE_SWEEP):
-                raise ValueError(f"space.{key}: not a key that trials can differ in")
+                raise ValueError(f"space.{key}: trials cannot differ in this key")
             if domain.kind == "grid" and self.search == "optuna":
-                raise ValueError(f"space.{key}: optuna samples, it has no grids; take choice")
+                raise ValueError(f"space.{key}: optuna samples and has no grids; use choice")
             if domain.kind not in ("grid", "choice") and self.search == "grid":
-                raise ValueError(f"space.{key}: with search=grid every key has a grid or a choice")
+                raise ValueError(f"space.{key}: with search=grid every key needs a grid or a choice")
         if self.scheduler.kind == "pbt":
             if self.search != "random":
-                raise ValueError("scheduler.kind: pbt mutates what random search starts with; set search=random")
+                raise ValueError("scheduler.kind: pbt mutates the values of a random search; set search=random")
             if not self.mutable:
-                raise ValueError(f"space: pbt has nothing to mutate; it changes keys of {', '.join(MUTABLE)}")
+                raise ValueError(f"space: pbt has nothing to mutate; it changes only keys of {', '.join(MUTABLE)}")
         return self
 
     @model_validator(mode="after")
@@ -148,14 +150,14 @@ class SweepSettings(Settings):
         if len(set(self.metric)) < len(self.metric):
             raise ValueError(f"metric: name each once, not {', '.join(self.metric)}")
         if self.search != "optuna":
-            raise ValueError(f"search: only optuna seeks the front of several metrics, not {self.search}")
+            raise ValueError(f"search: only optuna can search for the front of several metrics, not {self.search}")
         if self.scheduler.kind != "none":
             raise ValueError(
-                f"scheduler.kind: {self.scheduler.kind} compares by one metric; with several all trials run to their "
-                "end, set scheduler.kind=none"
+                f"scheduler.kind: {self.scheduler.kind} compares by one metric; with several, all trials run to "
+                "their end: set scheduler.kind=none"
             )
         if self.mode is not None:
-            raise ValueError("mode: of several metrics each has its own; leave it out")
+            raise ValueError("mode: with several metrics each has its own; leave it out")
         return self
 
     @property
@@ -165,13 +167,13 @@ class SweepSettings(Settings):
 
     @property
     def expected(self) -> int:
-        """How many trials there are in all."""
+        """Total number of trials."""
         grids = [domain for domain in self.space.values() if domain.kind == "grid" or self.search == "grid"]
         return math.prod(len(domain.values) for domain in grids) * (1 if self.search == "grid" else self.trials)
 
     @property
     def mutable(self) -> dict[str, Domain]:
-        """The keys of the space that a population may change in the middle of a run."""
+        """The keys of the space that population-based training may change during a run."""
         return {key: domain for key, domain in self.space.items() if key.startswith(MUTABLE)}
 
     @property
@@ -181,14 +183,14 @@ class SweepSettings(Settings):
 
     @cached_property
     def tree(self) -> dict[str, Any]:
-        """The keys of all trials, without those that are varied.
+        """The keys of all trials, without those that vary.
 
         Raises:
             ConfigError: The config file cannot be read, or an override is below a value.
         """
-        # Overrides are placed in what is read here, and never in the settings.
+        # Overrides are applied to this copy, never to the settings.
         if isinstance(self.config, dict):
-            tree = current_names(Config, _copied(self.config))
+            tree = current_names(Config, _copy_tree(self.config))
         else:
             tree, _ = read_tree(self.config, [], Config)
         for key, value in flat(self.overrides).items():
@@ -199,35 +201,36 @@ class SweepSettings(Settings):
         return tree
 
     def copied_tree(self) -> dict[str, Any]:
-        """A copy of `tree`, to be changed."""
-        return _copied(self.tree)
+        """Return a copy of `tree` that may be modified."""
+        return _copy_tree(self.tree)
 
     def with_values(self, values: Mapping[str, Any], run: Path) -> Config:
-        """The configuration of a trial.
+        """Return the configuration of a trial.
 
         Args:
-            values: Of the keys of the space.
-            run: Its run folder.
+            values: Values of the keys of the space.
+            run: Run folder of the trial.
 
         Raises:
             ConfigError: There is no such key, or it cannot have this value; names both.
         """
-        tree = _copied(self.tree) | {"run": str(run)}
+        tree = _copy_tree(self.tree) | {"run": str(run)}
         for key, value in values.items():
             try:
                 set_key(tree, *current(Config, key, value))
             except ConfigError as error:
                 raise ConfigError(f"space.{key}: {error}") from error
-        said = ", ".join(
+        chosen = ", ".join(
             f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
         )
-        return Config.from_tree(tree, f"space ({said})" if said else "config")
+        return Config.from_tree(tree, f"space ({chosen})" if chosen else "config")
 
     def check(self) -> list[Config]:
-        """Builds the configurations at the ends of all domains, or enough of them; refuses what could not be run.
+        """Build configurations at the ends of the domains, and refuse what could not be run.
 
         Raises:
-            ConfigError: As `with_values`; or Optuna is asked for and not installed; or actors shall come and go.
+            ConfigError: As `with_values`; or Optuna is asked for and not installed; or the number of actors is not
+                fixed.
         """
         if self.search == "optuna" and find_spec("optuna") is None:
             raise ConfigError(
@@ -236,14 +239,14 @@ class SweepSettings(Settings):
             )
         self.with_values({}, self.run)
         configs = [self.with_values(values, self.run) for values in self.corners()]
-        # Between two whole numbers there are others, which keys that are whole numbers cannot have.
+        # A range between whole numbers holds fractions, which integer keys reject.
         self.with_values({key: domain.inside for key, domain in self.space.items()}, self.run)
         if any(share.max_workers for config in configs for share in (config.ray.rollout, config.ray.reward)):
-            raise ConfigError("ray.*.max_workers: a trial has room for a fixed number of actors; leave it out")
+            raise ConfigError("ray.*.max_workers: a trial reserves room for a fixed number of actors; leave it out")
         return configs
 
     def corners(self) -> Iterator[dict[str, Any]]:
-        """Values at the ends of all domains, in all combinations unless these are too many."""
+        """Yield values at the ends of all domains, in all combinations unless there are too many."""
         ends = {key: domain.ends for key, domain in self.space.items()}
         if math.prod(map(len, ends.values())) <= MOST_CORNERS:
             for values in itertools.product(*ends.values()):
@@ -256,7 +259,7 @@ class SweepSettings(Settings):
 
     @classmethod
     def load(cls, path: Location, overrides: Sequence[str] = ()) -> SweepSettings:
-        """Reads a YAML file and applies `key=value` overrides.
+        """Read a YAML file and apply `key=value` overrides.
 
         Raises:
             ConfigError: The file cannot be read, or a key is unknown, mistyped or out of range; names the key.
@@ -264,15 +267,15 @@ class SweepSettings(Settings):
         tree, source = read_tree(path, overrides, cls)
         if "config" not in tree and "space" not in tree and set(tree) & set(Config.model_fields) - {"run", "seed"}:
             raise ConfigError(
-                f"{path} configures a run of train; a sweep is a file of its own, which names it: config: {path}, and "
-                "what to vary: space (configs/sweep_velocity.yaml)"
+                f"{path} configures a run of train; a sweep needs a file of its own that names it (config: {path}) and "
+                "says what to vary (space), such as configs/sweep_velocity.yaml"
             )
         tree.setdefault("run", f"runs/{Path(path).stem}")
         return cls.from_tree(tree, source)
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any], source: str) -> SweepSettings:
-        """Validates plain values.
+        """Validate plain values.
 
         Raises:
             ConfigError: As `load`.
@@ -281,12 +284,12 @@ class SweepSettings(Settings):
             return cls.model_validate(tree)
 
 
-def _copied(tree: dict[str, Any]) -> dict[str, Any]:
-    return {key: _copied(value) if isinstance(value, dict) else value for key, value in tree.items()}
+def _copy_tree(tree: dict[str, Any]) -> dict[str, Any]:
+    return {key: _copy_tree(value) if isinstance(value, dict) else value for key, value in tree.items()}
 
 
 def refuse_taken_by_sweep(settings: SweepSettings) -> Path:
-    """The folder of a new sweep.
+    """Return the folder of a new sweep.
 
     Raises:
         ConfigError: It holds a sweep already.
@@ -294,21 +297,21 @@ def refuse_taken_by_sweep(settings: SweepSettings) -> Path:
     folder = lasting(settings.run).absolute()
     if (folder / SWEEP_FILE).exists():
         raise ConfigError(
-            f"{folder} already holds a sweep; choose another name, or go on with it: "
+            f"{folder} already holds a sweep; choose another name, or resume it: "
             f"{command('tune', '--resume', settings.run)}"
         )
     return folder
 
 
 def folder_of_sweep(run: Location) -> Path:
-    """The folder of a sweep that is to be gone on with.
+    """Return the folder of a sweep to resume.
 
     Raises:
         ConfigError: There is none.
     """
     if is_remote(run):
-        raise ConfigError(f"--resume: a sweep lies in a folder, not at the URL {run}")
+        raise ConfigError(f"--resume: a sweep is a local folder, not the URL {run}")
     folder = lasting(Path(run)).absolute()
     if not (folder / SWEEP_FILE).is_file():
-        raise ConfigError(f"there is no sweep to go on with in {folder}: no {SWEEP_FILE}")
+        raise ConfigError(f"there is no sweep to resume in {folder}: no {SWEEP_FILE}")
     return folder

@@ -1,7 +1,7 @@
-"""What Ray Tune knows of a sweep: kept whole, and compared with what the sweep has found before it goes on.
+"""Ray Tune's state of a sweep: an intact copy of it, and a check against the sweep's results before it is resumed.
 
-Tune copies its files into the folder of a sweep bit by bit, so that a full disk or a kill leaves half of one; and where
-it cannot read them, it starts the sweep over without a word.
+Tune copies its files into the folder of a sweep piece by piece, so a full disk or a kill can leave half a file. If Tune
+cannot read its files, it silently starts the sweep over.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from omatg_ray.tune.results import FINISHED, STOPPED, TRIALS, TRIALS_FILE, Sweep
 from omatg_ray.tune.trainable import name_of
 
 FOLDER = "tune"
-"""In the folder of a sweep: what Ray Tune keeps."""
+"""Ray Tune's own files, in the folder of a sweep."""
 KEPT = "tune.tar"
-"""Beside it: a whole copy of its state, without checkpoints."""
+"""An intact copy of Tune's state, without checkpoints; beside `FOLDER`."""
 STATE = "experiment_state-"
-"""What the name of the file of all trials begins with, before the time at which a driver started."""
+"""Prefix of the file of all trials, before the time at which a driver started."""
 TUNER = "tuner.pkl"
-"""What was asked for: no state, and written anew by every driver."""
+"""The request, not the state; every driver rewrites it."""
 
 
 class StateKeeper:
-    """Keeps a copy of Tune's state, as of one moment, that is either whole or that of before.
+    """Keeper of a copy of Tune's state at one moment; a failed update leaves the previous copy intact.
 
     Args:
-        folder: Of the sweep.
+        folder: Folder of the sweep.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._written = folder, 0
 
     def keep(self, trials: Sequence[Any]) -> None:
-        """Keeps what Tune last wrote for itself, on this machine, if that is new.
+        """Copy what Tune last wrote on this machine, if that is new.
 
         Raises:
-            DiskError: The disk is full; what was kept before still is.
+            DiskError: The disk is full; the previous copy is intact.
         """
         if not trials:
             return
@@ -55,39 +55,39 @@ class StateKeeper:
         self._written = newest.stat().st_mtime_ns
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
-            # All of one driver: those of earlier ones lie there too.
+            # Only the files of the last driver; those of earlier drivers are there too.
             for path in sorted(staged.glob(f"*{newest.stem.removeprefix(STATE)}.*")):
                 archive.add(path, path.name)
         write_bytes(self._folder / KEPT, buffer.getvalue())
 
 
 def bring_back(folder: Path) -> bool:
-    """Puts Tune's state into its place as it was last whole.
+    """Restore Tune's state from the last intact copy.
 
     Returns:
-        Whether there is anything that Tune can go on from.
+        Whether there is a state that Tune can resume from.
 
     Raises:
-        DataError: What was kept of it is damaged; nothing was changed.
+        DataError: The copy is damaged; nothing was changed.
         DiskError: The disk is full.
     """
-    kept, place = folder / KEPT, folder / FOLDER
-    if not kept.is_file():
-        return (folder / TRIALS_FILE).is_file() and _can_be_read(max(place.glob(f"{STATE}*.json"), default=None))
+    archive_path, target = folder / KEPT, folder / FOLDER
+    if not archive_path.is_file():
+        return (folder / TRIALS_FILE).is_file() and _can_be_read(max(target.glob(f"{STATE}*.json"), default=None))
     try:
-        with tarfile.open(kept, "r:") as archive:
+        with tarfile.open(archive_path, "r:") as archive:
             files = {member.name: archive.extractfile(member) for member in archive.getmembers() if member.isfile()}
-            found = {Path(name).name: file.read() for name, file in files.items() if file is not None}
+            contents = {Path(name).name: file.read() for name, file in files.items() if file is not None}
     except (tarfile.TarError, EOFError) as error:
         raise DataError(
-            f"{kept}, which holds what Ray Tune knows of this sweep, is damaged ({error}). Nothing was changed; bring "
-            f"it back from a backup, or remove it to go on from {place}"
+            f"{archive_path}, the copy of Ray Tune's state of this sweep, is damaged ({error}). Nothing was changed; "
+            f"restore it from a backup, or remove it to resume from {target}"
         ) from error
-    for path in place.glob("*"):
-        if path.suffix in (".json", ".pkl") and path.name not in (TUNER, *found):
+    for path in target.glob("*"):
+        if path.suffix in (".json", ".pkl") and path.name not in (TUNER, *contents):
             path.unlink()
-    for name, data in found.items():
-        write_bytes(place / name, data)
+    for name, data in contents.items():
+        write_bytes(target / name, data)
     return True
 
 
@@ -99,7 +99,7 @@ def _can_be_read(state: Path | None) -> bool:
 
 
 def refuse_loss(folder: Path, trials: Sequence[Any]) -> None:
-    """Refuses to go on with trials of Tune among which are not those that the sweep has results of.
+    """Refuse to resume if Tune has lost trials that the sweep has results of.
 
     Raises:
         DataError: Some are missing; names them, and says what can be done.
@@ -107,13 +107,13 @@ def refuse_loss(folder: Path, trials: Sequence[Any]) -> None:
     if not (folder / TRIALS_FILE).is_file():
         return
     known, restored = Sweep.read(folder).trials, {name_of(trial.trial_id, trial.config) for trial in trials}
-    # One that had just begun when its driver was killed begins again.
+    # A trial that had only just begun when its driver was killed simply begins again.
     done = (FINISHED, STOPPED)
-    missing = [one.name for one in known if one.name not in restored and (one.status in done or not restored)]
+    missing = [trial.name for trial in known if trial.name not in restored and (trial.status in done or not restored)]
     if missing:
         raise DataError(
-            f"what Ray Tune knew of this sweep, {folder / FOLDER}, is lost or damaged: of "
-            f"{counted(len(known), 'trial')} it lacks {', '.join(missing)}. Nothing was changed: what they found is in "
-            f"{TRIALS_FILE} and {TRIALS}/. Bring {FOLDER}/ or {KEPT} back from a backup, or start the sweep anew in "
+            f"Ray Tune's state of this sweep, {folder / FOLDER}, is lost or damaged: of "
+            f"{counted(len(known), 'trial')} it lacks {', '.join(missing)}. Nothing was changed: their results are in "
+            f"{TRIALS_FILE} and {TRIALS}/. Restore {FOLDER}/ or {KEPT} from a backup, or start a new sweep in "
             f"another folder: {command('tune', folder / 'sweep.yaml', 'run=OTHER')}"
         )

@@ -1,4 +1,4 @@
-"""Stopping a sweep: Ray Tune saves what it knows, and ends."""
+"""Stopping a sweep: Ray Tune saves its state and ends."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ from omatg_ray.errors import OmatgRayError
 from omatg_ray.run.interrupt import StopRequest
 
 LISTENS = "_setup_signal_catching"
-"""What in Tune gives the event at which it stops."""
+"""Function in Tune that returns the event at which it stops."""
 
 
 class SweepStop(StopRequest):
-    """Lets Tune, while it runs, save the sweep and stop.
+    """Stop request that a running Tune obeys by saving the sweep and ending.
 
     Attributes:
-        active: That of the sweep that runs. Tune pickles its callbacks, which thus cannot hold it.
-        error: Why it has to, if not by a signal.
+        active: The stop request of the running sweep. Tune pickles its callbacks, so they cannot hold it themselves.
+        error: Why the sweep has to stop, if not because of a signal.
     """
 
     active: ClassVar[SweepStop]
     error: OmatgRayError | None = None
 
     def because(self, error: OmatgRayError) -> None:
-        """Stops Tune at its next step. An exception there would leave its state as it was up to a second ago."""
+        """Stop Tune at its next step.
+
+        An exception raised there instead would leave Tune's state up to a second out of date.
+        """
         self.error = self.error or error
-        self._told.set()
+        self._stopping.set()
 
     def __enter__(self) -> SweepStop:
-        # Tune itself would listen to SIGUSR1, and tell nobody that it was why it ended.
-        self._tune, self._told = vars(importlib.import_module("ray.tune.tune")), threading.Event()
+        # Tune itself would listen to SIGUSR1, and not report it as the cause.
+        self._tune, self._stopping = vars(importlib.import_module("ray.tune.tune")), threading.Event()
         self._listens = self._tune[LISTENS]
-        self._tune[LISTENS] = lambda: self._told
+        self._tune[LISTENS] = lambda: self._stopping
         SweepStop.active = self
         super().__enter__()
         return self
@@ -45,4 +48,4 @@ class SweepStop(StopRequest):
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         super()._handle(number, frame)
-        self._told.set()
+        self._stopping.set()

@@ -1,4 +1,4 @@
-"""A trial as Ray Tune knows it: around a run that knows nothing of Tune."""
+"""A trial as Ray Tune sees it; the run inside it does not depend on Tune."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from omatg_ray.tune.trial import SweepRuns
 
 NAME = "name"
-"""Key of the configuration that Tune keeps of a trial, where a searcher gave it a number."""
+"""Key of a trial's configuration in Tune, for the number given by a searcher."""
 
 
 def name_of(trial_id: str, config: Mapping[str, Any]) -> str:
-    """What a trial is called: its number, with which the identity ends that Tune gives trials without a searcher."""
+    """Return the name of a trial: its number. Without a searcher, Tune appends it to the trial's identity."""
     return str(config.get(NAME) or trial_id.rpartition("_")[2])
 
 
 class Trial(tune.Trainable):
-    """Runs what `config["work"]` starts for `config["values"]`."""
+    """Tune's wrapper of the run that `config["work"]` starts for `config["values"]`."""
 
     def setup(self, config: dict[str, Any]) -> None:
         quiet_libraries()
-        # They say where every checkpoint lies.
+        # These loggers report the location of every checkpoint.
         for name in ("ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.WARNING)
         work: SweepRuns = config["work"]
@@ -49,7 +49,7 @@ class Trial(tune.Trainable):
         self._run.load(Path(checkpoint))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The process goes on as another trial, which saves the seconds that its imports take."""
+        """Reuse the process for another trial, which saves the seconds of its imports."""
         self._run.close()
         self.setup(new_config)
         return True
@@ -66,5 +66,5 @@ class Trial(tune.Trainable):
 
 
 def name_in_tune(trial: Any) -> str:
-    """What one of Tune's trials is called."""
+    """Return the name of one of Tune's trials."""
     return name_of(trial.trial_id, trial.config)

@@ -1,4 +1,4 @@
-"""A trial of a sweep: a run of reinforcement in its own folder, driven from validation to validation."""
+"""A trial of a sweep: a reinforcement run in its own folder, advanced from validation to validation."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ from omatg_ray.tune.results import TRIALS, WORST, TrialScore, trial_score
 from omatg_ray.tune.settings import SweepSettings
 
 TRIAL_FILE = "trial.json"
-"""In a checkpoint of a trial: whose it is, since when, and the score of its validation."""
+"""File in a checkpoint of a trial: which trial it is, since which iteration, and the score of its validation."""
 SECONDS_TO_END = 30.0
-"""So long a trial waits for its folder."""
+"""How long a trial waits for its folder."""
 OF_ITS_PLACE = (ClusterError, DiskError)
-"""What keeps a trial from going on here and now, and says nothing of the trial: it can go on from a checkpoint."""
+"""Errors of the machine or cluster, not of the trial, which can resume from a checkpoint."""
 
 
 @dataclass(frozen=True)
 class SweepRuns:
-    """What all trials of a sweep have in common; makes them.
+    """The runs of a sweep: what they share, and how each is made.
 
     Attributes:
-        settings: The sweep; its config is a tree with absolute places.
-        software: What the driver runs.
+        settings: The sweep; its config is a tree with absolute locations.
+        software: Software versions of the driver.
     """
 
     settings: SweepSettings
     software: Mapping[str, str] = field(default_factory=software)
 
     def config(self, values: Mapping[str, Any], name: str) -> Config:
-        """The configuration of a trial, for what it has of its node.
+        """Return the configuration of a trial, adapted to its share of a node.
 
         Raises:
             ConfigError: As `SweepSettings.with_values`.
@@ -66,11 +66,11 @@ class SweepRuns:
         )
 
     def folder(self, name: str) -> Path:
-        """The run folder of a trial."""
+        """Return the run folder of a trial."""
         return self.settings.run / TRIALS / name
 
     def bundles(self, values: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
-        """Role and resources of the trial itself, then of every actor in the order in which a run starts them."""
+        """Return role and resources of the trial itself, then of every actor in the order a run starts them."""
         ray = self.settings.with_values(values, self.settings.run).ray
         own: list[tuple[str, Mapping[str, float]]] = [("trial", self.settings.trial.bundle)]
         if not ray.rollout.workers:
@@ -79,37 +79,37 @@ class SweepRuns:
         return own + [(name, share.bundle) for name, share in roles for _ in range(share.workers)]
 
     def strategy(self, values: Mapping[str, Any]) -> str:
-        """How they are placed."""
+        """Return the placement strategy of these bundles."""
         return self.settings.with_values(values, self.settings.run).ray.strategy.upper()
 
     def history(self, name: str) -> list[float]:
-        """The objectives of a trial's validations so far, in their order."""
+        """Return the objectives of a trial's validations so far, in their order."""
         validations = [line for line in self.lines(name) if line["kind"] == "validation" and line["step"] > 0]
         return [self.standing([line]).objective for line in validations]
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """What a trial has logged so far."""
+        """Return the lines that a trial has logged so far."""
         path = self.folder(name) / METRICS
         return read_metrics(path) if path.is_file() else []
 
     def standing(self, lines: Sequence[Mapping[str, Any]], since: int = 0) -> TrialScore:
-        """Where a trial stands that has logged this; as `trial_score`."""
+        """Score a trial with these logged lines; as `trial_score`."""
         return trial_score(lines, self.settings.goals, self.settings.exclude_hacked, since)
 
     def start(self, values: Mapping[str, Any], name: str) -> TrialRun:
-        """A trial, from its beginning."""
+        """Start a new trial."""
         return TrialRun(self, values, name)
 
 
 class TrialRun:
-    """A run that goes on step by step, each up to and with the next validation.
+    """A run that advances in steps, each of which ends with the next validation.
 
-    What makes the run impossible, and would again, ends it with a result that says so.
+    An error that makes the run impossible, and would occur again, ends it with a result that says so.
 
     Args:
-        work: The sweep.
-        values: Of the keys of the space.
-        name: Of the trial.
+        work: The runs of the sweep.
+        values: Values of the keys of the space.
+        name: Name of the trial.
 
     Raises:
         ClusterError: Its actors cannot start.
@@ -128,7 +128,7 @@ class TrialRun:
             with ExitStack() as stack:
                 self._config = config = work.config(values, name)
                 self._parts = build_run(config)
-                self._folder = stack.enter_context(_opened(work.folder(name)))
+                self._folder = stack.enter_context(_open_folder(work.folder(name)))
                 self._config = config = resolve_precision(config, self._parts, self._folder)
                 self._backend = stack.enter_context(run_backend(config, self._parts, progress=False, inside=True))
                 write_description(self._folder, config, self._parts.split)
@@ -139,13 +139,13 @@ class TrialRun:
             self._ended = _reason(error)
 
     def step(self) -> dict[str, Any]:
-        """Iterations up to and with the next validation; before the first there is one more validation.
+        """Iterate up to and including the next validation. The first step also validates before training.
 
         Returns:
-            `metrics` of the validation, and where the trial stands (`_result`).
+            Metrics of the validation, and the state of the trial (`_result`).
 
         Raises:
-            ClusterError: Actors died too often; the trial can go on from a checkpoint.
+            ClusterError: Actors died too often; the trial can resume from a checkpoint.
             DiskError: Its folder cannot be written; likewise.
         """
         try:
@@ -167,7 +167,7 @@ class TrialRun:
     def _loop(self) -> TrainLoop:
         if self._work is None:
             if self._done is None:
-                # What a process left that was lost before there was anything to go on from.
+                # Left by a process that was lost before its first checkpoint for Tune.
                 self._folder.forget_checkpoints(lambda _: True)
             lines = [] if self._done is None else read_metrics(self._folder.metrics_path)
             self._guards = guards = Guards(self._sweep.settings.guards, lines)
@@ -178,12 +178,13 @@ class TrialRun:
         return self._work
 
     def _result(self) -> dict[str, Any]:
-        """Where the trial stands.
+        """Return the state of the trial.
 
-        That is, by `TrialScore`, `last`, `best`, `best_iteration`, `ever_hacked` and, lower is better, `objective` (of
-        its last validation, for schedulers) and `costs` by metric (of the one that counts, for searchers); `hacked` of
-        the last validation and why (`objections`); `since` (the state up to this iteration is of another trial),
-        `iteration` of `iterations`, `ended` where the trial failed for good, and then nothing counts; `done`.
+        From `TrialScore`: `last`, `best`, `best_iteration`, `ever_hacked`. For schedulers: `objective` of the last
+        validation, lower is better. For searchers: `costs` of the validation that counts by metric, lower is better. Of
+        the last validation: `hacked`, and why (`objections`). `since`: the state up to this iteration is that of
+        another trial. `iteration` of `iterations`. `ended`: why the trial failed for good; if it did, nothing counts.
+        `done`.
         """
         work, failed = self._work, self._ended is not None
         standing = self._sweep.standing(self._sweep.lines(self._name), self._since)
@@ -206,7 +207,7 @@ class TrialRun:
         }
 
     def save(self, path: Path) -> None:
-        """Writes all that the trial goes on from, exactly: model, learner, metrics so far, where it stands.
+        """Write everything needed to resume exactly: model, learner, metrics so far, state of the trial.
 
         Raises:
             DiskError: The disk is full.
@@ -227,7 +228,7 @@ class TrialRun:
         (path / TRIAL_FILE).write_text(json.dumps(about) + "\n")
 
     def load(self, path: Path) -> None:
-        """Goes on from what `save` wrote, in this trial or in another one, which then is its past.
+        """Resume from a checkpoint of `save`, by this trial or by another, whose history then becomes this trial's.
 
         Raises:
             ModelError: It has another network, or acts on other fields.
@@ -239,25 +240,25 @@ class TrialRun:
             return
         self._leave()
         folder, model = self._folder, self._parts.model
-        # A population mutates noise; its schedule stays that of the configuration unless it is learned.
+        # Population-based training mutates noise; the schedule stays that of the configuration unless it is learned.
         done, best = read_state(path, model, may_differ={"noise"})
         own = about["trial"] == self._name
         self._since = about["since"] if own else done.iteration
         if not own:
-            # What the other had found before is in its own folder.
+            # Earlier checkpoints of the other trial are in its own folder, so this one counts as the best.
             best = True
             done = Progressed(done.iteration, math.inf if about["score"] is None else about["score"], done.learner)
         write_bytes(folder.metrics_path, (path / METRICS).read_bytes())
         folder.forget_checkpoints(lambda name: not own or iteration_of(name) > done.iteration)
         save(folder, model, done, self._config.checkpoint.keep, best)
         if folder.pointed_at("best") is None:
-            names = sorted((one for one in folder.checkpoints.glob("iteration_*") if marked_best(one)), reverse=True)
+            names = sorted((path for path in folder.checkpoints.glob("iteration_*") if marked_best(path)), reverse=True)
             folder.point_best(names[0].name if names else name_of(done.iteration))
         self._backend.train.load_state_dict(done.learner, done.iteration)
         self._done = done
 
     def close(self) -> None:
-        """Ends the actors and gives the folder free."""
+        """End the actors and release the folder."""
         self._leave()
         self._stack.close()
 
@@ -266,8 +267,8 @@ class TrialRun:
         self._running.close()
 
 
-def _opened(path: Path) -> RunFolder:
-    """The run folder of a trial, new or not.
+def _open_folder(path: Path) -> RunFolder:
+    """Open the run folder of a trial, new or not.
 
     Raises:
         ClusterError: A process that worked on this trial before does not end.
@@ -277,14 +278,14 @@ def _opened(path: Path) -> RunFolder:
         try:
             return RunFolder.create(path, RunFolder(path).holds_run())
         except InUseError as error:
-            # A process that is lost to Tune may live a little longer: that of a killed driver, or of a lost node.
+            # A process that Tune has lost, with a killed driver or a lost node, may live a little longer.
             if time.monotonic() > deadline:
                 raise ClusterError(str(error)) from error
             time.sleep(0.2)
 
 
 def write_settings(settings: SweepSettings, path: Path) -> None:
-    """Keeps the settings of a sweep, for it to be gone on with."""
+    """Save the settings of a sweep, so that it can be resumed."""
     write_text(path, dump(settings.model_dump(mode="json")))
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Puts what was made into the package: the files that are needed, known energies, checksums.
+"""Copy a finished asset into the package: the files it needs, known energies, checksums.
 
 python scripts/assets/adopt.py base runs/assets/base/checkpoints/last
 python scripts/assets/adopt.py potential runs/assets/student
 python scripts/assets/adopt.py schedule runs/annealing_energy/schedule
-python scripts/assets/adopt.py seal                 # after a card was edited
+python scripts/assets/adopt.py seal                 # after editing a card
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ FILES = {
     "potential": WEIGHT_FILES,
     "schedule": (SCHEDULE_FILE, SCHEDULE_WEIGHTS),
 }
-KNOWN = 5  # crystals of the validation split whose energies are checked whenever the potential is loaded
+KNOWN = 5  # crystals of the validation split whose energies are checked on every load of the potential
 TOLERANCE = 1e-3  # eV/atom; float32 on another machine differs by far less
 
 
 def main() -> None:
-    """Copies and seals."""
+    """Copy and seal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["base", "potential", "schedule", "seal"])
     parser.add_argument("source", type=Path, nargs="?")
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def known_energies(folder: Path) -> list[dict[str, Any]]:
-    """A few crystals with the energies that the potential gives them now."""
+    """Return a few crystals with the energies that the potential gives them now."""
     dataset = read_dataset(root() / "crystals" / "val.extxyz")
     rows = [row * len(dataset) // KNOWN for row in range(KNOWN)]
     crystals = dataset.crystals.select(rows)

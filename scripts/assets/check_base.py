@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""The base model on the test split at several numbers of steps, with and without hand-made annealing.
+"""Evaluate the base model on the test split at several numbers of steps, with and without hand-made schedules.
 
   python scripts/assets/check_base.py --potential POTENTIAL --out runs/assets/base_figures
 
-For every number of steps the slopes of the annealing are chosen on the validation split, by cRMSE.
+For every number of steps, the slopes of the schedule are chosen on the validation split, by cRMSE.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SLOPES_POS, SLOPES_CELL = (0.0, 2.0, 5.0, 10.0), (0.0, 2.0)
 
 
 def main() -> None:
-    """Evaluates and prints a table; what is there is not done again."""
+    """Evaluate and print a table; existing evaluations are not repeated."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--potential", required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -52,7 +52,7 @@ def main() -> None:
 
     rows = []
     for steps in STEPS:
-        # At 500 steps the grid takes hours and slopes matter least: those of 100 are taken.
+        # At 500 steps the grid takes hours and slopes matter least, so use those of 100.
         tuned_at = min(steps, 100)
         choices = [slopes for slopes in product(SLOPES_POS, SLOPES_CELL) if any(slopes)]
         tried = {slopes: measured("val", tuned_at, *slopes, "none")["metrics"]["crmse"] for slopes in choices}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How the bundled potential compares with its teacher on held-out compositions: the figures of its card.
+"""Compare the bundled potential with its teacher on held-out compositions: the figures of its card.
 
   python scripts/assets/check_potential.py --teacher POTENTIAL --out runs/assets/potential_figures
 
@@ -36,18 +36,18 @@ from omatg_ray.run.atomic import write_json
 from omatg_ray.run.location import BUNDLED
 from omatg_ray.run.progress import print_line
 
-PER_COMPOSITION = 24  # generated crystals; those that are not valid are left out
+PER_COMPOSITION = 24  # generated crystals; invalid ones are left out
 FEWEST = 16
 STEPS = 20
 SCALES = np.linspace(0.7, 1.6, 19)
-EVERY = 4  # crystals whose E(V) is measured: one in so many
+EVERY = 4  # E(V) is measured for one crystal in this many
 SQUEEZED = np.linspace(0.1, 1.0, 19)  # volumes in units of the relaxed one
-TOLERANCE = 0.05  # eV/atom that a squeezed crystal may lie below the relaxed one, eV by which a dimer's energy may fall
-BOX = 30.0  # Å, of two atoms alone
+TOLERANCE = 0.05  # eV/atom by which squeezed crystals may lie below relaxed ones, eV by which dimers' energies may fall
+BOX = 30.0  # Å, side of the cell of a dimer
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -76,12 +76,12 @@ def main() -> None:
 
 
 def energies(potential: Potential, crystals: CrystalBatch) -> np.ndarray:
-    """eV/atom (B,), of the network alone."""
+    """Return energies of the network alone, in eV/atom (B,)."""
     return (potential.energies(crystals, repulsion=False) / crystals.n_atoms).numpy()
 
 
 def seconds(potential: Potential, crystals: CrystalBatch) -> float:
-    """Seconds for a thousand crystals on one thread, graphs included; the better of two."""
+    """Return the seconds for a thousand crystals on one thread, graphs included; the better of two calls."""
     taken = []
     for _ in range(2):
         start = time.perf_counter()
@@ -91,7 +91,7 @@ def seconds(potential: Potential, crystals: CrystalBatch) -> float:
 
 
 def generate(dataset: CrystalDataset) -> tuple[CrystalBatch, np.ndarray]:
-    """Valid crystals of the bundled base for each held-out composition, in cells of its polymorphs; the formulas."""
+    """Generate valid crystals of the bundled base for every held-out composition, in its cells; with formulas."""
     rows_of = defaultdict(list)
     for row, formula in enumerate(dataset.compositions):
         rows_of[formula].append(row)
@@ -107,13 +107,13 @@ def generate(dataset: CrystalDataset) -> tuple[CrystalBatch, np.ndarray]:
 
 
 def errors(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
-    """Errors of energies, eV/atom."""
+    """Return errors of energies in eV/atom."""
     error = np.abs(student - teacher)
     return {"n": len(error), "mae": float(error.mean()), "median": float(np.median(error))}
 
 
 def rewarded(student: Potential, teacher: Potential, crystals: CrystalBatch, group: np.ndarray) -> dict[str, Any]:
-    """Errors and ranks of the energies as a policy is rewarded for them: with repulsion, squeezed below 3 eV/atom."""
+    """Compare the energies as they are rewarded: with repulsion, squeezed below 3 eV/atom."""
     ours, theirs = (-MatGLEnergy(potential)(crystals).reward.numpy() for potential in (student, teacher))
     return {
         **errors(ours, theirs),
@@ -124,7 +124,11 @@ def rewarded(student: Potential, teacher: Potential, crystals: CrystalBatch, gro
 
 
 def ranking(student: np.ndarray, teacher: np.ndarray, group: np.ndarray) -> dict[str, Any]:
-    """Spearman's rank correlation within each composition that has enough valid crystals."""
+    """Compute Spearman's rank correlation within each composition that has enough valid crystals.
+
+    Raises:
+        SystemExit: No composition has enough.
+    """
     enough = [group == formula for formula in np.unique(group) if (group == formula).sum() >= FEWEST]
     if not enough:
         raise SystemExit(f"no composition has {FEWEST} valid generated crystals: the base model cannot judge")
@@ -137,7 +141,7 @@ def ranking(student: np.ndarray, teacher: np.ndarray, group: np.ndarray) -> dict
 
 
 def polymorphs(student: np.ndarray, teacher: np.ndarray, compositions: list[str]) -> dict[str, Any]:
-    """How often both put the same polymorph of a composition lowest, and the error of differences to it."""
+    """Measure how often both put the same polymorph of a composition lowest, and the error of differences from it."""
     group, agree, off = np.array(compositions), [], []
     for formula in np.unique(group):
         rows = np.flatnonzero(group == formula)
@@ -153,13 +157,13 @@ def polymorphs(student: np.ndarray, teacher: np.ndarray, compositions: list[str]
 
 
 def scaled(crystals: CrystalBatch, row: int, volumes: np.ndarray) -> CrystalBatch:
-    """One crystal at several volumes."""
+    """Scale one crystal to several volumes."""
     one = crystals.select([row]).tile(len(volumes))
     return one.replace(cell=one.cell * torch.from_numpy(volumes ** (1 / 3)).to(one.cell)[:, None, None])
 
 
 def volumes(student: Potential, teacher: Potential, dataset: CrystalDataset, path: Path) -> dict[str, float]:
-    """E(V) of twelve crystals, drawn, and the error of the equilibrium volume over one crystal in `EVERY`."""
+    """Draw E(V) of twelve crystals, and return the error of the equilibrium volume over one crystal in `EVERY`."""
     rows = range(0, len(dataset), EVERY)
     shown = list(rows)[:: len(rows) // 12][:12]
     figure = Figure(figsize=(11, 7), layout="constrained", facecolor="white")
@@ -183,27 +187,27 @@ def volumes(student: Potential, teacher: Potential, dataset: CrystalDataset, pat
 
 
 def minimum(curve: np.ndarray) -> float:
-    """Volume of the minimum in units of the relaxed one, by a parabola through the lowest points."""
+    """Find the volume of the minimum in units of the relaxed one, by a parabola through the lowest points."""
     low = int(np.clip(curve.argmin(), 1, len(curve) - 2))
     a, b, _ = np.polyfit(SCALES[low - 1 : low + 2], curve[low - 1 : low + 2], 2)
     return float(-b / (2 * a)) if a > 0 else float(SCALES[low])
 
 
 def squeezed(potential: Potential, crystals: CrystalBatch) -> dict[str, float]:
-    """Crystals that, squeezed with the repulsion, come to lie below their relaxed energy: share, and by how much."""
+    """Measure how many crystals, squeezed with the repulsion, fall below their relaxed energy, and by how much."""
     below = []
     for row in range(0, len(crystals), EVERY):
         pressed = scaled(crystals, row, SQUEEZED)
         valid = check_validity(pressed).valid.numpy()
         curve = (potential.energies(pressed.select(valid.nonzero()[0].tolist())) / pressed.n_atoms[0]).numpy()
-        # Volumes near the relaxed one may be those of the potential's own minimum.
+        # Near the relaxed volume, the potential may have its own minimum.
         far = SQUEEZED[valid] < 0.8
         below.append(float((curve[-1] - curve[far]).max()) if far.any() else 0.0)
     return {"share": float((np.array(below) > TOLERANCE).mean()), "worst": max(below), "crystals": len(below)}
 
 
 def dimers(potential: Potential, knows: Potential) -> dict[str, float]:
-    """Pairs of elements whose energy, with the repulsion, somewhere falls as two atoms come closer than 0.6 bonds."""
+    """Count pairs of elements whose energy, with the repulsion, falls anywhere as they come closer than 0.6 bonds."""
     numbers = sorted(knows.elements)
     falls = []
     for first, second in combinations_with_replacement(numbers, 2):
@@ -220,7 +224,7 @@ def dimers(potential: Potential, knows: Potential) -> dict[str, float]:
             torch.full((len(distances),), 2),
         )
         curve = potential.energies(pair).numpy()
-        # Inwards it must rise: an energy above the lowest of those farther in is a fall.
+        # The energy must rise inwards: one above the lowest of those farther in counts as a fall.
         falls.append(float((curve - np.minimum.accumulate(curve)).max()))
     return {"pairs": len(falls), "falling": int((np.array(falls) > TOLERANCE).sum()), "worst": max(falls)}
 

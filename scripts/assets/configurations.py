@@ -1,4 +1,4 @@
-"""What a potential has to judge besides relaxed crystals: the same crystals strained, rattled, swapped, and noise."""
+"""Inputs for a potential besides relaxed crystals: the same crystals strained, rattled or swapped, and noise."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from omatg_ray.crystal.lattice import wrap
 KINDS = ("relaxed", "strained", "rattled", "swapped", "random", "generated", "decorated")
 COMPRESSION, EXPANSION = 0.3, 1.7  # volumes in units of the relaxed one
 MOST_RATTLE = 0.5  # Å, standard deviation of a coordinate
-CLOSEST = 0.5  # sums of covalent radii; closer, repulsion decides and no potential is to be believed
+CLOSEST = 0.5  # sums of covalent radii; closer, repulsion decides and no potential is reliable
 
 
 def strained(crystals: CrystalBatch, rng: torch.Generator) -> CrystalBatch:
-    """Other volumes, and shear with a standard deviation of up to 0.05."""
+    """Change the volumes, and shear with a standard deviation of up to 0.05."""
     n = len(crystals)
     scale = (COMPRESSION * (EXPANSION / COMPRESSION) ** torch.rand(n, generator=rng)) ** (1 / 3)
     shear = 0.05 * torch.rand(n, 1, 1, generator=rng) * torch.randn(n, 3, 3, generator=rng)
@@ -25,7 +25,7 @@ def strained(crystals: CrystalBatch, rng: torch.Generator) -> CrystalBatch:
 
 
 def rattled(crystals: CrystalBatch, rng: torch.Generator, share: float = 1.0) -> CrystalBatch:
-    """Atoms displaced by up to a share of `MOST_RATTLE` (standard deviation, one a crystal), in strained cells."""
+    """Displace atoms by up to a share of `MOST_RATTLE` (standard deviation, one per crystal), in strained cells."""
     strength = share * MOST_RATTLE * torch.rand(len(crystals), generator=rng)
     displacement = strength[crystals.batch, None] * torch.randn(crystals.pos.shape, generator=rng)
     inverse = torch.linalg.inv(crystals.cell)[crystals.batch]
@@ -35,7 +35,7 @@ def rattled(crystals: CrystalBatch, rng: torch.Generator, share: float = 1.0) ->
 
 
 def swapped(crystals: CrystalBatch, rng: torch.Generator) -> CrystalBatch:
-    """The atoms of every crystal on each other's sites, rattled: disorder and what is wrong chemically."""
+    """Permute the atoms of every crystal over its sites and rattle them: disorder and wrong chemistry."""
     order = torch.cat([
         start + torch.randperm(size, generator=rng)
         for start, size in zip(crystals.ptr.tolist(), crystals.layout.sizes, strict=False)
@@ -44,14 +44,14 @@ def swapped(crystals: CrystalBatch, rng: torch.Generator) -> CrystalBatch:
 
 
 def random(crystals: CrystalBatch, rng: torch.Generator) -> CrystalBatch:
-    """Uniform positions in cells of the base distribution, scaled to 0.8 to 1.6 of the crystal's own volume."""
+    """Draw uniform positions in cells of the base distribution, scaled to 0.8 to 1.6 of the crystal's own volume."""
     pos, cell = BaseDistribution.fit(crystals.cell).draw(len(crystals), len(crystals.pos), rng)
     volume = (0.8 + 0.8 * torch.rand(len(crystals), generator=rng)) * crystals.cell.det().abs()
     return crystals.replace(pos, cell * (volume / cell.det().abs()).pow(1 / 3)[:, None, None])
 
 
 def decorated(crystals: CrystalBatch, rng: torch.Generator) -> CrystalBatch:
-    """Prototypes at volumes a little off, slightly rattled: where a crystal would be while it relaxes."""
+    """Shift the volumes of prototypes a little and rattle them slightly, as in the course of a relaxation."""
     scale = (0.85 * (1.2 / 0.85) ** torch.rand(len(crystals), generator=rng)) ** (1 / 3)
     return rattled(crystals.replace(cell=crystals.cell * scale[:, None, None]), rng, 0.5)
 
@@ -60,7 +60,7 @@ MAKERS = {"strained": strained, "rattled": rattled, "swapped": swapped, "random"
 
 
 def usable(crystals: CrystalBatch) -> Tensor:
-    """Which crystals a potential is asked about (B,): valid, and no pair below `CLOSEST` covalent bond lengths."""
+    """Return which crystals to ask a potential about (B,): valid, no pair below `CLOSEST` covalent bond lengths."""
     from ase.data import covalent_radii
 
     from omatg_ray.crystal.validity import check_validity

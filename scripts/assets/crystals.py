@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Makes the bundled crystals from relaxed prototypes: drops the unphysical and the duplicate, splits, writes.
+"""Make the bundled crystals from relaxed prototypes: drop unphysical and duplicate ones, split, write.
 
   python scripts/assets/crystals.py --relaxed work/relaxed.jsonl --out omatg_ray/assets/crystals
 
-Kept is, of every composition, the lowest polymorph and those up to 0.4 eV/atom above it that differ from all lower
-ones by the tolerances with which generated crystals are matched.
+For every composition, the lowest polymorph is kept, and those up to 0.4 eV/atom above it that differ from all lower
+ones by the tolerances used to match generated crystals.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ VAL_COMPOSITIONS, TEST_COMPOSITIONS, SPLIT_SEED = 90, 120, 0
 
 
 class Crystal(NamedTuple):
-    """A relaxed crystal and what is written beside it."""
+    """A relaxed crystal and the properties written with it."""
 
     structure: Structure
     properties: dict[str, Any]
 
     @property
     def energy(self) -> float:
-        """eV/atom under the potential that relaxed it."""
+        """Energy in eV/atom under the potential that relaxed it."""
         return float(self.properties["energy_per_atom"])
 
 
 def main() -> None:
-    """Reads, selects, splits, writes."""
+    """Read, select, split and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--relaxed", type=Path, required=True, help="output of relax.py")
     parser.add_argument("--out", type=Path, required=True, help="folder of the asset")
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def physical(record: dict[str, Any]) -> Crystal | None:
-    """The symmetrised primitive cell of a line of relax.py; None if it is too large or its atoms too close."""
+    """Symmetrise a line of relax.py to its primitive cell; None if it is too large or its atoms are too close."""
     structure = Structure(record["cell"], record["symbols"], record["positions"])
     cell = (structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), structure.atomic_numbers)
     dataset = spglib.get_symmetry_dataset(cell, symprec=SYMMETRY)
@@ -116,8 +116,8 @@ def physical(record: dict[str, Any]) -> Crystal | None:
 
 
 def distinct(polymorphs: list[Crystal]) -> list[Crystal]:
-    """From the lowest on, those within the window that match none of the lower ones."""
-    # The tolerances of the evaluation: what it could not tell apart is one polymorph.
+    """Keep, from the lowest up, those within the energy window that match none of the lower ones."""
+    # The tolerances of the evaluation: crystals that it cannot tell apart are one polymorph.
     matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
     ordered = sorted(polymorphs, key=lambda crystal: (crystal.energy, len(crystal.structure)))
     kept: list[Crystal] = []
@@ -132,7 +132,7 @@ def distinct(polymorphs: list[Crystal]) -> list[Crystal]:
 def describe(
     records: list[dict[str, Any]], by_formula: dict[str, list[Crystal]], kept: list[Crystal]
 ) -> dict[str, Any]:
-    """Counts for the card."""
+    """Count crystals for the card."""
     polymorphs: dict[str, list[Crystal]] = defaultdict(list)
     for crystal in kept:
         polymorphs[crystal.structure.composition.reduced_formula].append(crystal)

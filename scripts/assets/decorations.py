@@ -1,4 +1,4 @@
-"""Which elements decorate which prototypes: charge-neutral and metallic compositions, family by family."""
+"""Elements that decorate each prototype: charge-neutral and metallic compositions, family by family."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ ABX3 = "perovskite, PbTiO3, ilmenite, LiNbO3, BaNiO3"
 
 @dataclass(frozen=True)
 class Family:
-    """Compositions that share a stoichiometry and a kind of bonding, and the prototypes that each of them is tried in.
+    """Compositions that share a stoichiometry and a kind of bonding, and the prototypes to try each of them in.
 
     Attributes:
         prototypes: Names, separated by commas; `name(BAX)` puts the first elements on B, the second on A, the third on
             X.
-        elements: For every label of the prototypes in the order A, B, C, X, the elements that it takes.
-        limit: How many compositions of all combinations, chosen by hash.
+        elements: The elements that each label of the prototypes takes, in the order A, B, C, X.
+        limit: Most compositions taken from all combinations, chosen by hash.
     """
 
     prototypes: str
@@ -52,7 +52,7 @@ class Family:
         return {2: "AX", 3: "ABX", 4: "ABCX"}[len(self.elements)]
 
     def compositions(self, everything: bool = False) -> list[tuple[str, ...]]:
-        """Element tuples without repeated elements; without `limit` if `everything`."""
+        """Return element tuples without repeated elements; `everything` ignores `limit`."""
         combinations = product(*(choice.split() for choice in self.elements))
         distinct = (elements for elements in combinations if len(set(elements)) == len(elements))
         return sorted(distinct, key=lambda elements: _hash(self.prototypes, *elements))[
@@ -111,7 +111,7 @@ class Candidate:
         return self.ident.partition("-")[0]
 
     def structure(self) -> Structure:
-        """Primitive cell at a volume that the bond lengths of similar compounds suggest."""
+        """Build the primitive cell, at a volume suggested by the bond lengths of similar compounds."""
         from pymatgen.analysis.structure_prediction.volume_predictor import DLSVolumePredictor
 
         structure = PROTOTYPES[self.prototype].structure(dict(self.elements))
@@ -120,10 +120,10 @@ class Candidate:
 
 
 def candidates(everything: bool = False) -> list[Candidate]:
-    """All of them, in an order where compositions are shuffled and the prototypes of one stay together.
+    """List all candidates, with compositions shuffled and the prototypes of each composition kept together.
 
     Args:
-        everything: Of all compositions, also beyond the limits of the families.
+        everything: Take all compositions, beyond the limits of the families.
     """
     found: dict[str, Candidate] = {}
     order: dict[str, str] = {}

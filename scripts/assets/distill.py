@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Trains a small TensorNet on the energies, forces and stresses of a large one, and saves it in MatGL's format.
+"""Train a small TensorNet on the energies, forces and stresses of a large one, and save it in MatGL's format.
 
   python scripts/assets/distill.py --labels work/labels/train --validation work/labels/val --out work/first --epochs 9
   python scripts/assets/distill.py --labels work/labels/train work/labels/decorated --validation work/labels/val \
       --start work/first --lr 1e-3 --out work/student
 
-A run that was stopped goes on from `work/student/training.pt`, exactly.
+An interrupted run resumes exactly, from `work/student/training.pt`.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ BATCH = 16
 MICROBATCH_EDGES = 4000  # bounds memory
 WEIGHTS = {"energy": 1.0, "forces": 0.15, "virial": 0.1}
 DELTA = {"energy": 0.02, "forces": 0.1, "virial": 0.1}  # where Huber's loss turns linear: eV/atom, eV/Å, eV/atom
-MOST_ABOVE = 12.0  # eV/atom over the lowest crystal of the composition; above, a reward is flat anyway
+MOST_ABOVE = 12.0  # eV/atom over the lowest crystal of the composition; above, the reward is flat anyway
 MOST_BELOW = 0.1  # eV/atom below the lowest relaxed crystal; beyond, the teacher has a hole there
-SOFT_ABOVE = 3.0  # eV/atom over it at which a crystal counts half
+SOFT_ABOVE = 3.0  # eV/atom over the lowest at which a crystal has half weight
 
 
 @dataclass(frozen=True)
 class Example:
-    """One crystal as the network takes it, with its targets."""
+    """One crystal as input of the network, with its targets."""
 
     graph: Batch
     cell: Tensor
@@ -59,16 +59,16 @@ class Example:
 
     @property
     def edges(self) -> int:
-        """Directed edges."""
+        """Number of directed edges."""
         return int(self.graph.edge_index.shape[1])
 
 
 def main() -> None:
-    """Trains, validating after every epoch, and saves."""
+    """Train, validate after every epoch, and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=Path, nargs="+", required=True, help="folders of labels")
-    parser.add_argument("--validation", type=Path, required=True, help="the same for validation")
-    parser.add_argument("--start", type=Path, help="student of an earlier run to go on from; default: a new one")
+    parser.add_argument("--validation", type=Path, required=True, help="folder of labels for validation")
+    parser.add_argument("--start", type=Path, help="student of an earlier run to start from; default: a new one")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
@@ -100,12 +100,12 @@ def main() -> None:
 
 
 def label_files(folder: Path) -> list[Path]:
-    """The files of labels of a folder."""
+    """List the label files of a folder."""
     return sorted(folder.glob("*.safetensors"))
 
 
 def read(folder: Path) -> Labels:
-    """All labels of a folder, without those far above the lowest crystal of their composition, or far below it."""
+    """Read the labels of a folder, without those far above or below the lowest crystal of their composition."""
     labels = Labels.cat([Labels.load(path) for path in label_files(folder)])
     above = above_lowest(labels)
     holes = int((above < -MOST_BELOW).sum())
@@ -115,7 +115,7 @@ def read(folder: Path) -> Labels:
 
 
 def above_lowest(labels: Labels) -> Tensor:
-    """eV/atom over the lowest relaxed crystal of the same reduced composition (B,), or over the lowest if none is."""
+    """Return eV/atom over the lowest relaxed crystal of the same reduced composition (B,), or over the lowest one."""
     from omatg_ray.reward.matching import compositions
 
     keys = compositions(labels.crystals)
@@ -129,7 +129,7 @@ def above_lowest(labels: Labels) -> Tensor:
 
 
 def new_student(labels: Labels, symbols: list[str]):  # type: ignore[no-untyped-def]
-    """An untrained student, with one energy per element fitted to all labels."""
+    """Make an untrained student, with one energy per element fitted to all labels."""
     from matgl.apps.pes import Potential
     from matgl.models import TensorNet
 
@@ -148,11 +148,11 @@ def new_student(labels: Labels, symbols: list[str]):  # type: ignore[no-untyped-
 
 
 def examples(labels: Labels, types: Tensor, name: str) -> list[Example]:
-    """Graphs and targets of all labels."""
+    """Make graphs and targets of all labels."""
     weight = 1.0 / (1.0 + above_lowest(labels).clamp_min(0) / SOFT_ABOVE)
     volume = labels.cell.det().abs()
     ptr = labels.crystals.ptr.tolist()
-    # One crystal at a time, however few edges it has.
+    # -1 edges: one crystal at a time.
     graphs = graph_chunks(labels.crystals, types, CUTOFF, -1)
     out = []
     with Progress(len(volume), name) as bar:
@@ -173,7 +173,7 @@ def examples(labels: Labels, types: Tensor, name: str) -> list[Example]:
 
 
 def collate(batch: list[Example]) -> tuple[Batch, Tensor]:
-    """One graph of several crystals."""
+    """Join several crystals into one graph."""
     sizes = torch.tensor([len(one.graph.node_type) for one in batch])
     ptr = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
     graph = Batch(
@@ -189,7 +189,7 @@ def collate(batch: list[Example]) -> tuple[Batch, Tensor]:
 
 
 def microbatches(batch: list[Example]) -> Iterator[list[Example]]:
-    """Consecutive examples with no more edges than fit."""
+    """Split a batch into consecutive parts of at most `MICROBATCH_EDGES` edges."""
     part: list[Example] = []
     edges = 0
     for one in batch:
@@ -202,7 +202,7 @@ def microbatches(batch: list[Example]) -> Iterator[list[Example]]:
 
 
 def errors(student: torch.nn.Module, part: list[Example]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Prediction and target of energies per atom (b,), forces (n, 3) and virials per atom (b, 3, 3)."""
+    """Return prediction and target of energies per atom (b,), forces (n, 3) and virials per atom (b, 3, 3)."""
     graph, cell = collate(part)
     energy, forces, stress, _ = student(graph, cell)
     n_atoms = graph.ptr.diff()
@@ -224,7 +224,7 @@ class Distillation:
         out: Folder of the checkpoint and of the student.
         epochs: Passes over the training examples.
         lr: Highest learning rate.
-        seed: Of the order of examples.
+        seed: Seed of the order of examples.
     """
 
     def __init__(
@@ -245,7 +245,7 @@ class Distillation:
         self.steps = epochs * (len(train) // BATCH)
 
     def run(self) -> None:
-        """Trains to the end."""
+        """Train to the end."""
         self.out.mkdir(parents=True, exist_ok=True)
         checkpoint = self.out / "training.pt"
         if checkpoint.exists():
@@ -258,13 +258,13 @@ class Distillation:
             with (self.out / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
-            # Last, so that an epoch whose student was not saved is done again.
+            # The checkpoint comes last, so that an epoch whose student was not saved is repeated.
             temporary = checkpoint.with_suffix(".part")
             torch.save(self.state(), temporary)
             temporary.replace(checkpoint)
 
     def run_epoch(self) -> None:
-        """One pass, in an order that depends on seed and epoch alone."""
+        """Do one pass, in an order that depends on seed and epoch alone."""
         self.student.train()
         order = torch.randperm(len(self.train), generator=generator(self.seed, "distill", self.epoch)).tolist()
         starts = range(0, len(order) - BATCH + 1, BATCH)
@@ -274,7 +274,7 @@ class Distillation:
                 bar.advance({"loss": f"{loss:.4f}"})
 
     def update(self, batch: list[Example]) -> float:
-        """One step of the optimizer; returns the loss."""
+        """Do one optimizer step and return the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.scheduled(self.step)
         self.optimizer.zero_grad()
@@ -299,14 +299,14 @@ class Distillation:
         return total
 
     def scheduled(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to `LAST_LR`."""
+        """Return the learning rate: linear warm-up, then a cosine down to `LAST_LR`."""
         if step < WARMUP:
             return self.lr * (step + 1) / WARMUP
         progress = (step - WARMUP) / max(1, self.steps - WARMUP)
         return LAST_LR + 0.5 * (self.lr - LAST_LR) * (1 + math.cos(math.pi * progress))
 
     def state(self) -> dict[str, object]:
-        """Everything that a run which goes on needs."""
+        """Return everything that a resumed run needs."""
         return {
             "student": self.student.state_dict(),
             "average": self.average.state_dict(),
@@ -316,7 +316,7 @@ class Distillation:
         }
 
     def restore(self, state: dict[str, object]) -> None:
-        """Goes back to a state."""
+        """Restore a state."""
         self.student.load_state_dict(state["student"])  # type: ignore[arg-type]
         self.average.load_state_dict(state["average"])  # type: ignore[arg-type]
         self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
@@ -324,7 +324,7 @@ class Distillation:
 
 
 def validate(student: torch.nn.Module, val: list[Example]) -> dict[str, float]:
-    """Mean absolute errors of energies (eV/atom) by kind, and of forces (eV/Å)."""
+    """Return mean absolute errors of energies (eV/atom) by kind, and of forces (eV/Å)."""
     student.eval()
     energy: dict[int, list[float]] = {}
     force = []

@@ -4,10 +4,10 @@
   python scripts/assets/diversity.py --models bundled runs/quickstart --steps 20 --out runs/diversity.json
 
 Compositions are those of a bundled split (test by default) whose cells have several known polymorphs. `unique` counts
-distinct crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances); `coverage` is the
-share of its known polymorphs that some sample matches, with the tolerances of the evaluation; `lowest` is the share of
-samples whose closest polymorph is the one of lowest energy. Intervals: 95 %, compositions resampled; of the differences
-from the first model, which are paired, too.
+distinct crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances). `coverage` is the
+share of its known polymorphs matched by any sample, with the tolerances of the evaluation. `lowest` is the share of
+samples whose closest polymorph is the one of lowest energy. Intervals are 95 %, with compositions resampled, also for
+the paired differences from the first model.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ COMPARED = ("lowest", "unique", "coverage")
 
 
 def main() -> None:
-    """Generates, compares, prints a table."""
+    """Generate, compare and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", required=True)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--schedule", default=OWN, help=f"annealing of all, instead of their own: {HELP}")
+    parser.add_argument("--schedule", default=OWN, help=f"schedule for all models, instead of their own: {HELP}")
     parser.add_argument("--noise", choices=["none", "policy"], default="none")
     parser.add_argument("-k", type=int, default=16, help="samples per composition")
     parser.add_argument("--limit", type=int, default=60, help="compositions, spread over the split")
@@ -84,7 +84,7 @@ def measure(
     k: int,
     workers: int,
 ) -> dict[str, Any]:
-    """Figures of k samples for every group of polymorphs, in order, with the energies of all known crystals."""
+    """Measure k samples for every group of polymorphs, in order; `energy` has the energies of all known crystals."""
     members = range(k)
     pairs = [(group * k + m, place) for group, places in enumerate(groups) for place in places for m in members]
     with Matcher(workers) as matcher:

@@ -1,4 +1,4 @@
-"""What results were computed from, so that those of other inputs are never taken for them."""
+"""Records of the inputs of results, so that results of other inputs are never reused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from omatg_ray.run.atomic import write_json
 
 
 def fingerprint(*paths: Path) -> str:
-    """Short hash of files' contents."""
+    """Return a short hash of the contents of files."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.read_bytes())
@@ -20,17 +20,17 @@ def fingerprint(*paths: Path) -> str:
 
 
 def of_model(folder: Path) -> str:
-    """Fingerprint of a sampler: a model folder, or the best checkpoint of a run folder."""
+    """Return the fingerprint of a sampler: a model folder, or the best checkpoint of a run folder."""
     if not (folder / WEIGHTS_FILE).is_file():
         folder = folder / "checkpoints" / "best"
     return fingerprint(folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE)
 
 
 def require_same(path: Path, inputs: dict[str, Any]) -> None:
-    """Writes down what results beside `path` are computed from, or compares with what was written there before.
+    """Record the inputs of the results beside `path`, or compare them with an earlier record.
 
     Raises:
-        SystemExit: They were computed from something else; names it.
+        SystemExit: The results have other inputs; names them.
     """
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""The bundled base and what reinforcement makes of it, on the test split, by the bundled potential and by its teacher.
+"""Evaluate the bundled base and its reinforced runs on the test split, by the bundled potential and by its teacher.
 
   python scripts/assets/judge.py --runs runs/quickstart --teacher POTENTIAL --out runs/scored
 
-The policy never saw the teacher: a gain that only the bundled potential sees would be reward hacking. Several runs
-(seeds) are averaged. Writes one JSON per evaluation, table.txt and figure.svg.
+The policy never saw the teacher: a gain only under the bundled potential would be reward hacking. Several runs (seeds)
+are averaged. Writes one JSON per evaluation, table.txt and figure.svg.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COLOURS = {"base": "#c4622d", "reinforced": "#1f6f9f"}
 
 
 def main() -> None:
-    """Evaluates, prints and draws; evaluations that are there are not done again."""
+    """Evaluate, print and draw; existing evaluations are not repeated."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, nargs="+", required=True)
     parser.add_argument("--teacher", required=True)
@@ -54,7 +54,7 @@ def main() -> None:
     def measured(model: Location, potential: str, name: str) -> dict[str, Any]:
         path = arguments.out / f"{name}.json"
         if not path.exists():
-            # The base is annealed as the policy is: what reinforcement adds is what counts.
+            # The base gets the policy's schedule, so that the difference is due to reinforcement alone.
             options = EvaluateOptions(
                 model=model,
                 data=arguments.data,
@@ -88,13 +88,13 @@ def main() -> None:
 
 
 def relative(evaluation: dict[str, Any]) -> torch.Tensor:
-    """Relative energies (n,), NaN where invalid."""
+    """Return the relative energies (n,), NaN where invalid."""
     values = evaluation["per_structure"]["relative_energy"]
     return torch.tensor([float("nan") if value is None else value for value in values], dtype=torch.float64)
 
 
 def draw(panels: list[tuple[str, dict[str, torch.Tensor]]], path: Path) -> None:
-    """Cumulative distributions of the relative energy, invalid crystals never reached."""
+    """Draw cumulative distributions of the relative energy, with invalid crystals at infinity."""
     figure = Figure(figsize=(9, 3.2), layout="constrained", facecolor="white")
     axes = figure.subplots(1, len(panels), sharey=True)
     for axis, (title, samples) in zip(axes, panels, strict=True):

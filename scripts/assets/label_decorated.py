@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Labels decorated prototypes of compositions that are not among the bundled crystals, with a MatGL potential.
+"""Label decorated prototypes of compositions that are not among the bundled crystals, with a MatGL potential.
 
   python scripts/assets/label_decorated.py --potential POTENTIAL --out work/labels/decorated
 
 They are not relaxed, only brought to the best of a few volumes: the potential learns from many compositions how the
-energies of prototypes compare, at a small part of what their relaxation would cost. Each part is a file of its own;
-files that are there are left alone, so that a run that was stopped goes on.
+energies of prototypes compare, at a fraction of the cost of relaxation. Each part is a file of its own. Existing files
+are left alone, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _potential: Potential
 
 
 def main() -> None:
-    """Makes the parts that are missing."""
+    """Make the missing parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--potential", required=True, help="MatGL potential: a folder or a name")
     parser.add_argument("--out", type=Path, required=True, help="folder of the labels")
-    parser.add_argument("--limit", type=int, default=10_000, help="only the first so many candidates")
+    parser.add_argument("--limit", type=int, default=10_000, help="only this many of the first candidates")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     inputs = {
@@ -65,14 +65,14 @@ def main() -> None:
 
 
 def further_candidates() -> list[Candidate]:
-    """Those of every composition that no split of the bundled crystals holds."""
+    """List the candidates of all compositions that are in no split of the bundled crystals."""
     known = CrystalBatch.cat(read_dataset(bundled_crystals(split)).crystals for split in SPLITS)
     bundled = {structure.composition.reduced_formula for structure in known.to_structures()}
     return [one for one in candidates(everything=True) if one.formula not in bundled]
 
 
 def best_volumes(crystals: CrystalBatch, potential: Potential) -> tuple[CrystalBatch, Tensor]:
-    """The crystals at the volume of lowest energy among `SCALES`, and which have a usable one at all (B,)."""
+    """Scale crystals to the volume of lowest energy among `SCALES`; also return which have a usable one (B,)."""
     energies = torch.full((len(SCALES), len(crystals)), torch.inf, dtype=torch.float64)
     for place, scale in enumerate(SCALES):
         scaled = crystals.replace(cell=crystals.cell * scale ** (1 / 3))

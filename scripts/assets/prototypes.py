@@ -15,7 +15,7 @@ from pymatgen.symmetry.groups import SpaceGroup
 
 Site = tuple[str, tuple[float, float, float]]
 keep_group = cache(SpaceGroup)
-"""pymatgen takes a quarter of a second to make a space group, and makes none that is there already."""
+"""Cached because pymatgen takes a quarter of a second to make a space group, and reuses existing ones."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Prototype:
     """A structure type.
 
     Attributes:
-        name: Mineral or compound that names it, with its Strukturbericht symbol where that is better known.
+        name: Mineral or compound that names it, or its Strukturbericht symbol if that is better known.
         space_group: Symbol, in pymatgen's spelling; its standard setting decides the origin.
         axes: a, b, c in units of a.
         sites: One representative of every orbit: label and fractional coordinates.
@@ -37,7 +37,7 @@ class Prototype:
     angles: tuple[float, float, float] = (90.0, 90.0, 90.0)
 
     def structure(self, elements: Mapping[str, str]) -> Structure:
-        """The primitive cell, with the element that `elements` names for each label; its volume means nothing yet."""
+        """Build the primitive cell, with the element that `elements` gives each label; its volume is arbitrary."""
         a, b, c = (4.0 * axis for axis in self.axes)
         alpha, beta, gamma = self.angles
         lattice = Lattice.from_parameters(a, b, c, alpha, beta, gamma)
@@ -47,7 +47,7 @@ class Prototype:
         return Structure.from_spacegroup(self.space_group, lattice, species, coordinates).get_primitive_structure()
 
     def contents(self) -> dict[str, int]:
-        """Atoms of every label in the primitive cell."""
+        """Count the atoms of every label in the primitive cell."""
         stand_in = {"A": "Na", "B": "Ti", "C": "Cs", "X": "O"}
         amounts = self.structure(stand_in).composition.get_el_amt_dict()
         return {label: int(amounts[stand_in[label]]) for label in dict(self.sites)}

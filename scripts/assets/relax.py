@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Relaxes decorated prototypes under a MatGL potential: the raw material of the bundled crystals.
+"""Relax decorated prototypes under a MatGL potential: the raw material of the bundled crystals.
 
   python scripts/assets/relax.py --potential POTENTIAL --out work/relaxed.jsonl --workers 2
 
-Cell and positions are free. Every candidate gives one line, with the reason where it came to nothing; lines that are
-there are not repeated, so that a run that was stopped goes on.
+Cell and positions are free. Every candidate gives one line, with the reason if it was dropped. Existing lines are not
+repeated, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from omatg_ray.run.progress import Progress
 FORCE = 0.02  # eV/Å, of the atoms and of the deformation gradient
 STEPS = 120
 SCALES = (0.7, 0.85, 1.0, 1.15, 1.35, 1.6, 2.0)  # volumes tried first, in units of the guess
-MOST_VOLUME = 150.0  # Å³ an atom: beyond, the crystal has come apart
+MOST_VOLUME = 150.0  # Å³ per atom; beyond, the crystal has come apart
 
 _calculator: Calculator
 
 
 def main() -> None:
-    """Relaxes what is not yet relaxed."""
+    """Relax the candidates that are not relaxed yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--potential", required=True, help="MatGL potential: a folder or a name")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--limit", type=int, help="only the first so many candidates")
+    parser.add_argument("--limit", type=int, help="only this many of the first candidates")
     arguments = parser.parse_args()
     potential = load_potential(arguments.potential).fingerprint
     require_same(arguments.out.with_suffix(".inputs.json"), {"potential": potential})
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def whole_lines(path: Path) -> list[str]:
-    """The lines of a file; a last one that a crash tore is cut off it."""
+    """Return the lines of a file, after truncating it by a last line that a crash left incomplete."""
     if not path.exists():
         return []
     content = path.read_bytes()
@@ -82,21 +82,21 @@ def _start(potential: str) -> None:
 
 
 def _relaxed(candidate: Candidate) -> dict[str, Any]:
-    """One line of the output: the crystal with its energy, or why there is none."""
+    """Return one line of the output: the crystal with its energy, or the reason why there is none."""
     record: dict[str, Any] = {"id": candidate.ident, "prototype": candidate.prototype}
     start = time.monotonic()
     try:
         record |= relax(candidate.structure().to_ase_atoms(), _calculator)
-    except (ValueError, np.linalg.LinAlgError) as error:  # the structure's fault; any other ends the run
+    except (ValueError, np.linalg.LinAlgError) as error:  # a fault of the structure; any other error ends the run
         record["dropped"] = f"{type(error).__name__}: {error}"
     return record | {"seconds": round(time.monotonic() - start, 2)}
 
 
 def relax(atoms: Atoms, calculator: Calculator) -> dict[str, Any]:
-    """Relaxes cell and positions, from the best of a few volumes.
+    """Relax cell and positions, from the best of a few volumes.
 
     Returns:
-        Symbols, cell (3, 3) in Å, fractional positions (N, 3), energy in eV per atom, steps; or `dropped`: the reason.
+        Symbols, cell (3, 3) in Å, fractional positions (N, 3), energy in eV per atom, steps; or the reason, `dropped`.
     """
     from ase.filters import FrechetCellFilter
     from ase.optimize import BFGS

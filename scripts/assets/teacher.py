@@ -20,17 +20,17 @@ GPA = 1 / 160.21766208  # eV/Å³
 
 @dataclass(frozen=True)
 class Labels:
-    """Crystals with what a potential says of them.
+    """Crystals labelled by a potential.
 
     Attributes:
         species: Atomic numbers (sum N,).
         pos: Fractional positions (sum N, 3).
         cell: Lattices (B, 3, 3) in Å.
-        n_atoms: (B,).
+        n_atoms: Atoms per crystal (B,).
         energy: eV (B,), float64.
         forces: eV/Å (sum N, 3).
         stress: eV/Å³ (B, 3, 3).
-        kind: Index of what the crystal is, in `configurations.KINDS` (B,).
+        kind: Index of the kind of crystal in `configurations.KINDS` (B,).
     """
 
     species: Tensor
@@ -53,7 +53,7 @@ class Labels:
         return self.energy / self.n_atoms
 
     def select(self, rows: Tensor) -> Labels:
-        """Some of them, by index or by mask (B,)."""
+        """Select some of them, by index or by mask (B,)."""
         index = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
         atoms = self.crystals.layout.atoms_of(index)
         parts = {
@@ -64,18 +64,18 @@ class Labels:
 
     @classmethod
     def cat(cls, parts: Sequence[Labels]) -> Labels:
-        """All of several."""
+        """Concatenate several."""
         return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 
     def save(self, path: Path) -> None:
-        """Writes them aside and renames."""
+        """Write to a temporary file and rename it."""
         temporary = path.with_suffix(".part")
         save_file({field.name: getattr(self, field.name).contiguous() for field in fields(self)}, temporary)
         temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Labels:
-        """Reads what `save` wrote."""
+        """Read a file written by `save`."""
         return cls(**load_file(path))
 
 
@@ -83,7 +83,7 @@ class Teacher:
     """A MatGL potential with forces and stresses.
 
     Args:
-        potential: Folder or name.
+        potential: Folder or name of a MatGL potential.
     """
 
     def __init__(self, potential: str) -> None:
@@ -93,7 +93,7 @@ class Teacher:
         self.node_types, self.cutoff = node_types(network.element_types), float(network.cutoff)
 
     def __call__(self, crystals: CrystalBatch, kind: Tensor, max_edges: int = 2000) -> Labels:
-        """Labels of valid crystals."""
+        """Label valid crystals."""
         energies, forces, stresses = [], [], []
         for graph, cell in graph_chunks(crystals, self.node_types, self.cutoff, max_edges):
             energy, force, stress, _ = self._module(graph, cell)

@@ -1,8 +1,8 @@
-"""An iteration of reinforcement in one process and on actors: seconds per stage, and how much of it actors idle.
+"""An iteration of reinforcement in one process and on actors: seconds per stage, and idle shares of actors.
 
     python scripts/benchmarks/actors.py runs/base POTENTIAL
 
-`configs/perov5_velocity.yaml` with items of one group. Medians over iterations, the first one aside.
+Runs `configs/perov5_velocity.yaml` with items of one group. Medians over iterations, without the first one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STAGES = ("rollout", "reward", "learn", "weights")
 
 
 def measure(words: list[str], iterations: int) -> list[dict[str, float]]:
-    """Metrics of some iterations after a first one."""
+    """Return the metrics of some iterations after a first one."""
     config = Config.load(CONFIG, words)
     parts = build_run(config)
     with run_backend(config, parts, progress=False) as backend:
@@ -40,7 +40,7 @@ def measure(words: list[str], iterations: int) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", help="model or run folder")
     parser.add_argument("potential", help="MatGL potential")

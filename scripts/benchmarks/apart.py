@@ -1,4 +1,4 @@
-"""Calls in processes of their own, and the memory of a process."""
+"""Calls in separate processes, and the memory of a process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def apart(function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-    """What calls with these arguments give, each made in a new process, one after the other."""
+    """Yield the results of calls with these arguments, each in a new process, one after the other."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
         for arguments in calls:
@@ -22,19 +22,19 @@ def apart(function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Itera
 
 
 def resident() -> float:
-    """MiB of this process."""
+    """Return the resident memory of this process in MiB."""
     return _of_status("VmRSS")
 
 
 def peak(device: torch.device) -> float:
-    """Most MiB that this process, or its device, has held."""
+    """Return the peak memory of this process in MiB; with a GPU, its peak plus the current resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20 + resident()
     return _of_status("VmHWM")
 
 
 def _of_status(name: str) -> float:
-    """MiB that Linux says of this process alone (`resource` also counts the one it came from); NaN elsewhere."""
+    """Read MiB of this process alone from Linux (`resource` also counts its parent); NaN on other systems."""
     status = Path("/proc/self/status")
     if not status.is_file():
         return float("nan")

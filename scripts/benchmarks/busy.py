@@ -1,12 +1,12 @@
-"""An iteration on a quiet machine and on one whose every core is busy, by how threads wait for each other.
+"""An iteration on a quiet machine and on one with all cores busy, by how threads wait for each other.
 
     python scripts/benchmarks/busy.py
     python scripts/benchmarks/busy.py --waiting GOMP_SPINCOUNT=1000 --waiting GOMP_SPINCOUNT=10000 --rounds 10
 
-The quickstart in one process with a thread per core, and by three actors, each with what the package sets before
-PyTorch is imported (`omatg_ray/run/openmp.py`), and with the OpenMP runtime left to itself. These iterate in turns,
-first with nothing beside them, then with a process per core that computes all the time. Other programs on the machine
-make the quiet times worthless. Medians; the first iteration of each is not counted.
+The quickstart runs in one process with a thread per core, and on three actors, each with the settings that the package
+makes before PyTorch is imported (`omatg_ray/run/openmp.py`), and with those of the OpenMP runtime. They iterate in
+turns, first with nothing beside them, then beside one process per core that computes all the time. Other programs on
+the machine make the quiet times worthless. Times are medians; the first iteration of each is not counted.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ CASES = {
     "3 actors": ["ray.rollout.workers=1", *(f"ray.{role}.cpus=0.3" for role in ("rollout", "reward", "learner"))],
 }
 PACKAGE, RUNTIME = "the package's", "the runtime's"
-# What libgomp does where nothing is said; a user's own word, at which the package says nothing.
+# The default of libgomp. Set by a user, it keeps the package from setting its own.
 LEFT_ALONE = {"GOMP_SPINCOUNT": "300000"}
 GO = "step"
 
 
 @dataclass
 class Way:
-    """A process that iterates when it is told to.
+    """A process that iterates on request.
 
     Attributes:
-        case: What it runs.
-        waiting: What is said about how its threads wait.
+        case: The case it runs.
+        waiting: Name of the setting of how its threads wait.
         process: The process.
         quiet: Seconds of iterations with nothing beside it.
-        busy: The same with busy cores.
+        busy: Seconds of iterations with busy cores.
     """
 
     case: str
@@ -55,7 +55,7 @@ class Way:
     busy: list[float] = field(default_factory=list)
 
     def step(self) -> float:
-        """One iteration; returns its seconds."""
+        """Do one iteration and return its seconds."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(GO, file=self.process.stdin, flush=True)
@@ -67,7 +67,7 @@ class Way:
 
 @contextmanager
 def started(case: str, waiting: str, variables: Mapping[str, str], overrides: Sequence[str]) -> Iterator[Way]:
-    """A process for a case, ended at the end."""
+    """Start a process for a case, and end it on exit."""
     environment = {name: value for name, value in os.environ.items() if name not in SPIN and name != "OMP_NUM_THREADS"}
     process = subprocess.Popen(
         [sys.executable, __file__, "--iterate", *CASES[case], *overrides],
@@ -76,12 +76,12 @@ def started(case: str, waiting: str, variables: Mapping[str, str], overrides: Se
     try:
         yield Way(case, waiting, process)
     finally:
-        process.communicate()  # which closes its input
+        process.communicate()  # closes its input
 
 
 @contextmanager
 def busy(processes: int) -> Iterator[None]:
-    """So many processes beside this one that compute all the time."""
+    """Run this many processes beside this one that compute all the time."""
     running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
     try:
         yield
@@ -92,7 +92,7 @@ def busy(processes: int) -> Iterator[None]:
 
 
 def take_turns(ways: Sequence[Way], rounds: int, quiet: bool) -> None:
-    """So many iterations of each, said as they come."""
+    """Do this many iterations of each in turns, and report each round."""
     for number in range(rounds):
         for way in ways:
             (way.quiet if quiet else way.busy).append(way.step())
@@ -101,7 +101,7 @@ def take_turns(ways: Sequence[Way], rounds: int, quiet: bool) -> None:
 
 
 def iterate(words: Sequence[str]) -> None:
-    """Iterates whenever a line comes in, and prints seconds; until the input ends."""
+    """Do an iteration for each line of input, and print its seconds, until the input ends."""
     from omatg_ray.config import Config
     from omatg_ray.rl.trainer import Trainer
     from omatg_ray.train.backend import run_backend
@@ -122,7 +122,7 @@ def iterate(words: Sequence[str]) -> None:
 
 
 def table(ways: Sequence[Way]) -> None:
-    """Prints medians, busy by quiet, and quiet by quiet of the runtime alone."""
+    """Print medians, the ratio of busy to quiet, and the ratio of quiet to that of the runtime's own setting."""
     print(
         f"{'':<26}{'threads wait as in':<30}{'quiet':>8}{'busy':>8}{'longest':>9}{'busy/quiet':>12}{'quiet, ratio':>14}"
     )
@@ -136,14 +136,18 @@ def table(ways: Sequence[Way]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="iterations of each, quiet and busy (default 5)")
-    parser.add_argument("--busy", type=int, default=CORES, help="processes beside it (default: one per core)")
+    parser.add_argument("--busy", type=int, default=CORES, help="busy processes beside it (default: one per core)")
     parser.add_argument(
-        "--waiting", action="append", default=[], metavar="NAME=VALUE", help="and with this variable; several times"
+        "--waiting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="also with this environment variable; repeatable",
     )
-    parser.add_argument("--case", choices=CASES, help="only this one (default: all)")
+    parser.add_argument("--case", choices=CASES, help="only this case (default: all)")
     parser.add_argument("--iterate", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the configuration")
     options = parser.parse_intermixed_args(arguments)

@@ -1,11 +1,11 @@
-"""What the control plane costs: iterations of actors that only wait, against the time that they wait.
+"""Cost of the control plane: iterations of actors that only wait, against the time that they wait.
 
     python scripts/benchmarks/control_plane.py --workers 1 4 16 32
 
-Every rollout actor gets two items an iteration; one reward actor for four of them. Printed are the seconds of an
-iteration, those of the ideal, the controller's own processor time for each item, what a simulation with that time
-predicts, and the seconds that weights of 12 million parameters add. The simulation has actors that wait exactly and one
-controller that serves one message after another; it is then asked for 100 and 1,000 actors on machines of their own.
+Every rollout actor gets two items per iteration; there is one reward actor per four rollout actors. The table has the
+seconds of an iteration, the ideal, the controller's own processor time per item, the prediction of a simulation with
+that time, and the seconds that weights of 12 million parameters add. In the simulation, actors wait exactly and one
+controller serves one message after another; it then predicts 100 and 1,000 actors on machines of their own.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ LARGE = 12_000_000
 
 
 def ideal(waits: Waits, rollouts: int, rewards: int) -> float:
-    """Seconds of an iteration if nothing but waiting took time: rewards of a wave run under the next rollouts."""
+    """Return the seconds of an iteration if only waiting took time: rewards of a wave overlap the next rollouts."""
     waves = -(-rollouts // rewards)
     return ITEMS_EACH * waits.rollout + waves * waits.reward + waits.learn
 
 
 def simulated(waits: Waits, rollouts: int, rewards: int, cost: float) -> float:
-    """Seconds of an iteration where every item takes the controller `cost` seconds, one message after another.
+    """Simulate the seconds of an iteration in which each item costs the controller `cost` s, one message at a time.
 
-    Half of it goes into what a finished rollout asks for (fetching it, its reward, the next rollout), half into a
-    finished reward. Rollouts start together when the iteration does, and the learner when all rewards are there.
+    Half of it goes into handling a finished rollout (fetching it, its reward, the next rollout), half into a finished
+    reward. Rollouts start together with the iteration, and the learner starts when all rewards are there.
     """
     left, waiting, idle = ITEMS_EACH * rollouts, deque[float](), rewards
     events = [(waits.rollout, "rollout") for _ in range(rollouts)]
@@ -61,7 +61,7 @@ def simulated(waits: Waits, rollouts: int, rewards: int, cost: float) -> float:
 
 
 def seconds_per_iteration(waits: Waits, rollouts: int, rewards: int) -> tuple[float, float]:
-    """Seconds of an iteration, and the controller's processor time for each of its items: means after a first one."""
+    """Measure the seconds of an iteration and the controller's processor time per item: means after a first one."""
     settings = RolloutSettings(groups=ITEMS_EACH * rollouts, group_size=16, steps=10)
     with waiting_trainer(waits, rollouts, rewards, settings, ITERATIONS) as trainer:
         trainer.step()
@@ -73,7 +73,7 @@ def seconds_per_iteration(waits: Waits, rollouts: int, rewards: int) -> tuple[fl
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 32], help="rollout actors")
     options = parser.parse_args()

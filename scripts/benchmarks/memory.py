@@ -1,16 +1,16 @@
-"""Memory that an iteration of a large network needs on a CPU: updates by microbatch, rollouts by groups per item.
+"""Memory of an iteration of a large network on a CPU: updates by microbatch, rollouts by groups per item.
 
     python scripts/benchmarks/memory.py
 
-By default 16 groups × 64 structures of 20 atoms, 50 grid points, and a network of 12.4 M parameters. A whole iteration
-of that takes hours on a CPU, and is not done. Every row comes from a process of its own, which holds what a run holds:
-the network with its gradients and the moments of Adam, the frozen base, and the trajectories of the iteration in full
-size, with made-up states. An update is one microbatch, forward and backward; a rollout is one Euler step of one item.
-All others only repeat it. The potential of a reward is not there.
+The default is 16 groups × 64 structures of 20 atoms, 50 grid points, and a network of 12.4 M parameters. A whole
+iteration of this takes hours on a CPU and is not run. Every row comes from a process of its own that holds what a run
+holds: the network with its gradients and the moments of Adam, the frozen base, and the trajectories of the iteration in
+full size, with made-up states. An update is one microbatch, forward and backward; a rollout is one Euler step of one
+item. All others only repeat it. The potential of a reward is not included.
 
 Columns: ordered pairs of atoms that go through the network together; MiB kept for the backward pass; the peak of
-resident memory beyond the process as it was before there was a network; the peak of the whole process, which is what
-the limit is for.
+resident memory beyond that of the process before the network was built; the peak of the whole process, to which the
+limit applies.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ VOLUME = 15.0
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows share.
+    """Settings that all rows share.
 
     Attributes:
-        size: The iteration.
+        size: Size of the iteration.
         network: Size of both networks.
         active: Fields that are reinforced.
-        threads: Of PyTorch.
+        threads: Threads of PyTorch.
     """
 
     size: Size
@@ -63,11 +63,11 @@ class Row:
 
     Attributes:
         stage: update or rollout.
-        amount: Its `learner.microbatch_pairs`, or groups per item.
-        precision: Of the network.
-        pairs: Ordered pairs of atoms in the call of the network.
+        amount: `learner.microbatch_pairs` of an update, groups per item of a rollout.
+        precision: Precision of the network.
+        pairs: Ordered pairs of atoms in a call of the network.
         kept: MiB kept for the backward pass.
-        beyond: Peak in MiB beyond what was there before.
+        beyond: Peak in MiB beyond the level before.
         whole: Peak of the process in MiB.
     """
 
@@ -94,14 +94,14 @@ HEADER = f"{'one':<34}{'precision':>10}{'pairs':>10}{'kept':>9}{'beyond':>9}{'pr
 
 
 def new_policy(setting: Setting) -> Policy:
-    """An untrained one, over an untrained base."""
+    """Make an untrained policy, over an untrained base."""
     base = CSPNet(setting.network).requires_grad_(False)
     noise = {field: NOISE[field] for field in setting.active}
     return Policy(Velocity(), CSPNet(setting.network), base, setting.active, noise)
 
 
 def made_up(size: Size, policy: Policy) -> Trajectory:
-    """Trajectories of an iteration: random crystals that move by noise alone, and by as much as policies add."""
+    """Make up trajectories of an iteration: random crystals that move by noise alone, as strong as in policies."""
     n, atoms = size.structures, size.structures * size.atoms
     side = (VOLUME * size.atoms) ** (1 / 3)
     x_0 = CrystalBatch(
@@ -120,14 +120,14 @@ def made_up(size: Size, policy: Policy) -> Trajectory:
 
 
 def mebibytes(trajectory: Trajectory) -> float:
-    """What the tensors of trajectories take."""
+    """Return the size of the tensors of trajectories in MiB."""
     tensors = [trajectory.x_0.species, trajectory.x_0.pos, trajectory.x_0.cell]
     tensors += [*trajectory.displacement.values(), *trajectory.log_prob.values()]
     return sum(tensor.nbytes for tensor in tensors) / 2**20
 
 
 def measure(setting: Setting, stage: Literal["update", "rollout"], amount: int, precision: Precision) -> Row:
-    """One row, measured in this process, which should be a new one."""
+    """Measure one row in this process, which should be a new one."""
     torch.set_num_threads(setting.threads)
     torch.manual_seed(0)
     before = resident()
@@ -135,7 +135,7 @@ def measure(setting: Setting, stage: Literal["update", "rollout"], amount: int, 
     trajectory = made_up(setting.size, policy)
     pairs = amount if stage == "update" else LearnerSettings().microbatch_pairs
     learner = Learner(policy, objective(0.0), LearnerSettings(microbatch_pairs=pairs))
-    # From the second step on, there are moments of Adam and gradients to add to.
+    # From the second step on, there are moments of Adam, and gradients are accumulated in place.
     for parameter in learner.parameters:
         parameter.grad = torch.zeros_like(parameter)
     learner.optimizer.step()
@@ -150,7 +150,7 @@ def measure(setting: Setting, stage: Literal["update", "rollout"], amount: int, 
 
 
 def largest(rows: Sequence[Row], limit: float) -> list[str]:
-    """For each stage and precision, the largest that stayed under a limit in GiB, in words."""
+    """Describe, for each stage and precision, the largest row that stayed under a limit in GiB."""
     kinds = dict.fromkeys((row.stage, row.precision) for row in rows)
     lines = []
     for stage, precision in kinds:
@@ -162,12 +162,18 @@ def largest(rows: Sequence[Row], limit: float) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add: Any = parser.add_argument
     add("--microbatch-pairs", type=int, nargs="*", default=[4000, 16_000, 64_000, 128_000, 256_000])
     add("--groups-per-item", type=int, nargs="*", default=[1, 2, 4, 8, 16])
-    add("--precision", nargs="+", choices=get_args(Precision), default=get_args(Precision), help="of the networks")
+    add(
+        "--precision",
+        nargs="+",
+        choices=get_args(Precision),
+        default=get_args(Precision),
+        help="precision of the networks",
+    )
     add("--limit", type=float, default=8.0, help="GiB that a process may hold")
     add("--atoms", type=int, default=20, help="atoms per cell")
     add("--groups", type=int, default=16)

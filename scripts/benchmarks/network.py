@@ -1,12 +1,12 @@
-"""How much faster the network is than a plain one, step by step: the same weights, one run, one table.
+"""Speed of the network against a plain one, step by step: the same weights, one run, one table.
 
     python scripts/benchmarks/network.py --clock processor
 
-plain: the message MLP on the concatenated input of every ordered pair of atoms, as DiffCSP and OMatG write it.
-factorised: its first linear map applied where its inputs live (docs/architecture.md), in ordinary operations. fused:
-the network as it is, whose messages are gathered, summed and averaged with little memory traffic. bfloat16: the same in
-that precision. compiled: fused, its layers through `torch.compile` (with --compile; its own time is printed). All
-outputs are compared before anything is timed; times are the best of several repeats, with their ratio to plain.
+plain: the message MLP on the concatenated input of every ordered pair of atoms, as in DiffCSP and OMatG. factorised:
+its first linear map applied where its inputs live (docs/architecture.md), in ordinary operations. fused: the network of
+this package, whose messages are gathered, summed and averaged with little memory traffic. bfloat16: the same in that
+precision. compiled: fused, with layers through `torch.compile` (with --compile; compile time is printed). All outputs
+are compared before timing; times are the best of several repeats, with their ratio to plain.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Way = Callable[[], Tensor]
 
 
 def plain(network: CSPNet, crystals: CrystalBatch, t: Tensor) -> Tensor:
-    """Position velocities (sum N, 3), every ordered pair on its own."""
+    """Compute position velocities (sum N, 3), with every ordered pair on its own."""
     settings = network.settings
     n = int(crystals.n_atoms[0])
     first = torch.arange(len(crystals.species)).repeat_interleave(n)
@@ -55,13 +55,13 @@ def plain(network: CSPNet, crystals: CrystalBatch, t: Tensor) -> Tensor:
 
 
 def embedded(network: CSPNet, crystals: CrystalBatch, t: Tensor) -> Tensor:
-    """Features of all atoms before the first layer (sum N, hidden)."""
+    """Return the features of all atoms before the first layer (sum N, hidden)."""
     time_features = network.time_embedding(t)[crystals.batch]
     return network.atom_latent_emb(torch.cat([network.node_embedding(crystals.species - 1), time_features], 1))
 
 
 def factorised(network: CSPNet, crystals: CrystalBatch, t: Tensor) -> Tensor:
-    """Position velocities (sum N, 3), the linear maps where their inputs live, nothing fused."""
+    """Compute position velocities (sum N, 3), with linear maps where their inputs live and nothing fused."""
     h, pairs = embedded(network, crystals, t), Pairs(crystals, network.settings.frequencies)
     metric = (crystals.cell @ crystals.cell.transpose(1, 2)).flatten(1)
     first, second, _ = crystals.layout.pairs
@@ -83,14 +83,14 @@ def factorised(network: CSPNet, crystals: CrystalBatch, t: Tensor) -> Tensor:
 
 
 def compiled(network: CSPNet) -> None:
-    """Compiles all layers, for any sizes."""
+    """Compile all layers, for any sizes."""
     for index in range(network.settings.layers):
         layer = network.get_submodule(f"csp_layer_{index}")
         layer.forward = torch.compile(layer.forward, dynamic=True)
 
 
 def ways_of(settings: NetworkSettings, crystals: CrystalBatch, t: Tensor, compile_too: bool) -> dict[str, Way]:
-    """Ways to evaluate networks of the same weights."""
+    """Return ways to evaluate networks with the same weights."""
     network = CSPNet(settings)
     ways: dict[str, Way] = {
         "plain": lambda: plain(network, crystals, t),
@@ -107,7 +107,7 @@ def ways_of(settings: NetworkSettings, crystals: CrystalBatch, t: Tensor, compil
 
 
 def main() -> None:
-    """Prints a row for every number of atoms, hidden size, and pass."""
+    """Print a row for every number of atoms, hidden size, and pass."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)

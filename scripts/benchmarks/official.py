@@ -1,7 +1,7 @@
-"""Drives the official implementation (OMatG-IRL, package `omg`) stage by stage, beside this one.
+"""Driver of the official implementation (OMatG-IRL, package `omg`), stage by stage, beside this one.
 
 Only names of its classes and functions are here; the package itself comes from a checkout. Its Lightning trainer is
-left out, whose few calls are replaced by what they do; this makes it a little faster.
+left out and the few calls to it are replaced by their effects, which makes it a little faster.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from omatg_ray.crystal.fields import FIELDS, FieldName, Fields
 from omatg_ray.omatg.export import Exported
 
 INVALID_ENERGY = 3.0
-"""eV/atom that an invalid structure counts, on both sides."""
+"""Energy of an invalid structure in eV/atom, on both sides."""
 
 
 class OfficialMissing(Exception):
-    """The official implementation cannot be imported; says what to do."""
+    """The official implementation cannot be imported; the message says what to do."""
 
 
 def import_official(folder: Path) -> None:
-    """Makes `omg` importable from a checkout.
+    """Make `omg` importable from a checkout.
 
     Raises:
-        OfficialMissing: It is not there, or one of the packages that it needs is not.
+        OfficialMissing: The folder is not a checkout, or a package that it needs is missing.
     """
     if not (folder / "omg" / "omg_irl").is_dir():
         raise OfficialMissing(
@@ -60,7 +60,7 @@ def _load(path: str) -> Any:
 
 
 def _built(node: Any) -> Any:
-    """What a configuration of class paths and arguments describes."""
+    """Build the object that a configuration of class paths and arguments describes."""
     if isinstance(node, dict):
         values = {key: _built(value) for key, value in node.items()}
         if "class_path" in values:
@@ -75,7 +75,7 @@ class Official:
     Args:
         exported: Base model, as `export_omatg` writes it.
         calculator: ASE calculator whose energies are rewarded; takes the place of MACE in the official reward.
-        size: What an iteration does.
+        size: Size of an iteration.
         active: Fields that are reinforced.
         kl: Weight of the KL divergence.
         clock: See `CLOCKS`.
@@ -88,7 +88,7 @@ class Official:
         config = yaml.safe_load(exported.config.read_text())["model"]
         precision = torch.get_float32_matmul_precision()
         base = _load("omg.omg_lightning.OMGLightning")(**_built(config))
-        # Building it sets the precision of all matrix products of the process.
+        # Building it changes the precision of all matrix products of the process; restore it.
         torch.set_float32_matmul_precision(precision)
         base.load_state_dict(torch.load(exported.checkpoint, map_location="cpu", weights_only=True)["state_dict"])
         shared = _load("omg.omg_irl.base_modules.base_modules")
@@ -117,7 +117,7 @@ class Official:
         )
         self._norms: list[float] = []
         self.optimizer = torch.optim.Adam(self.module.parameters(), lr=LEARNING_RATE)
-        # What the trainer would do in these three places.
+        # These three calls replace the trainer.
         self.module.optimizers = lambda: self.optimizer
         self.module.manual_backward = lambda loss: loss.backward()
         self.module.clip_gradients = self._clip
@@ -132,7 +132,7 @@ class Official:
         self._norms.append(float(nn.utils.clip_grad_norm_(parameters, gradient_clip_val)))
 
     def start(self, cells: Sequence[Sequence[int]]) -> Any:
-        """x_0 of an iteration over these compositions, drawn as the official training step does."""
+        """Draw x_0 of an iteration over these compositions, as the official training step does."""
         n = self.size.members
         data = _batch(
             CrystalBatch(
@@ -145,17 +145,17 @@ class Official:
         return self._sampler.sample_p_0(Batch.from_data_list([data[i // n] for i in range(n * len(cells))]))
 
     def rollout(self, x_0: Any) -> Any:
-        """Trajectories from x_0, with rewards and advantages."""
+        """Roll out trajectories from x_0, with rewards and advantages."""
         return self.module.rollout(x_0)
 
     def learn(self, trajectory: Any) -> tuple[list[float], list[float]]:
-        """All epochs: their losses and gradient norms."""
+        """Learn for all epochs; return their losses and gradient norms."""
         self._norms = []
         losses = [self.module.ppo_update(trajectory)[0] for _ in range(self.size.epochs)]
         return losses, self._norms
 
     def iterate(self, cells: Sequence[Sequence[int]]) -> Timed:
-        """One iteration over these compositions."""
+        """Do one iteration over these compositions."""
         begun = self._now()
         trajectory = self.rollout(self.start(cells))
         rolled = self._now()
@@ -164,19 +164,23 @@ class Official:
         return Timed(rolled - begun - scored, scored, self._now() - rolled, float(trajectory.rewards.mean()))
 
     def replayed(self, x_0: CrystalBatch, noise: Fields) -> Any:
-        """The trajectories from an x_0 with given noise, (K, ...) per field."""
+        """Roll out trajectories from an x_0 with given noise, (K, ...) per field."""
         fields = [name for name in FIELDS if name in noise]
         with _given_normals([noise[name][k] for k in range(self.size.steps - 1) for name in fields]):
             return self.rollout(_batch(x_0))
 
     def of(self, values: dict[Any, Tensor], name: FieldName) -> Tensor:
-        """What belongs to a field in a dictionary of the official trajectory."""
+        """Return the value of a field in a dictionary of the official trajectory."""
         return values[self._fields[name]]
 
 
 @contextmanager
 def _given_normals(values: list[Tensor]) -> Iterator[None]:
-    """Lets `torch.randn_like` return these, one after the other; all have to be asked for."""
+    """Make `torch.randn_like` return these values in order.
+
+    Raises:
+        RuntimeError: Not all were requested.
+    """
     left, original = iter(values), torch.randn_like
     torch.randn_like = lambda like: next(left).to(like)  # type: ignore[assignment]
     try:
@@ -188,7 +192,7 @@ def _given_normals(values: list[Tensor]) -> Iterator[None]:
 
 
 def _batch(crystals: CrystalBatch) -> Any:
-    """The official data class."""
+    """Convert crystals to the official data class."""
     data, structure = _load("omg.datamodule.OMGData"), _load("omg.datamodule.Structure")
     ptr = crystals.ptr.tolist()
     return Batch.from_data_list(
@@ -207,7 +211,7 @@ def _batch(crystals: CrystalBatch) -> Any:
 
 
 def _energy_reward(calculator: Any, now: Callable[[], float]) -> Any:
-    """The official energy reward with another calculator: its own checks and its own loop over structures."""
+    """Build the official energy reward with another calculator, with its own checks and loop over structures."""
     official: Any = _load("omg.omg_irl.EnergyReward")
 
     class WithCalculator(official):

@@ -1,9 +1,9 @@
-"""What sampling ahead gains: seconds per iteration and idle shares at staleness 0 and 1, with actors that only wait.
+"""Gain of sampling ahead: seconds per iteration and idle shares at staleness 0, 1 and 2, with actors that only wait.
 
     python scripts/benchmarks/overlap.py
 
-Two rollout actors, one reward actor and one learner; 4 items an iteration. The ideal of staleness 0 is a rollout of two
-items each, the reward of the last ones behind it, then the learner; that of staleness 1 is whoever takes longest.
+Two rollout actors, one reward actor and one learner; 4 items per iteration. The ideal at staleness 0 is two items per
+rollout actor, then the reward of the last ones, then the learner; at staleness 1 it is the slowest role alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CASES = {
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     with joined(RaySettings()):
         print(f"{'':<30}{'staleness':>10}{'s/iteration':>13}   idle rollout, reward, learner")
         for name, waits in CASES.items():

@@ -1,16 +1,16 @@
-"""This implementation beside the official one (OMatG-IRL, package `omg`): the same work in one run, one table.
+"""This implementation against the official one (OMatG-IRL, package `omg`): the same work in one run, one table.
 
     python scripts/benchmarks/peer.py --peer OMATG --atoms 5 20
 
-OMATG is a checkout of https://github.com/FERMat-ML/OMatG whose requirements are installed. Both start from the same
-weights, reinforce the velocity with the same settings, and are rewarded by the same MatGL potential, energies only: in
-the official reward it takes the place of MACE, one structure after the other, which is how that reward works on a CPU.
+OMATG is a checkout of https://github.com/FERMat-ML/OMatG whose requirements are installed. Both sides start from the
+same weights, reinforce the velocity with the same settings, and get their rewards from the same MatGL potential,
+energies only. In the official reward it replaces MACE, one structure after the other, as that reward works on a CPU.
 
 First both roll out from the same x_0 with the same random numbers and learn from it: final crystals, densities,
 rewards, losses and gradient norms must agree, and so must the numbers of network evaluations and of optimizer steps.
-Then both run iterations of their own in turns, whose mean rewards are printed; seconds are medians, with the fastest in
-brackets. With `--precision bfloat16` our rollouts and our learning are in bfloat16 then; the comparison before is
-always in float32, and so is all of the official side.
+Then both run their own iterations in turns and print mean rewards; seconds are medians, with the fastest in brackets.
+`--precision bfloat16` puts our rollouts and learning into bfloat16 for these iterations; the comparison before is
+always in float32, and so is the official side.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from omatg_ray.rl.scoring import score_item
 from omatg_ray.rl.trajectory import rollout
 from omatg_ray.run.location import BUNDLED
 
-# The official package has lattice distributions of a few data sets only.
+# The official package has lattice distributions for a few data sets only.
 LATTICES = "mp_20"
 
 
 class Disagreement(Exception):
-    """The two do not do the same work."""
+    """The two sides do not do the same work."""
 
 
 class Counting:
-    """Counts what networks are asked: calls, and structures at a time in all of them."""
+    """Counter of network calls, and of structures in all of them."""
 
     def __init__(self) -> None:
         self.calls = Counter[str]()
@@ -67,7 +67,7 @@ class Counting:
 
     @contextmanager
     def of(self, **networks: nn.Module) -> Iterator[None]:
-        """While in it; networks by the name of their role."""
+        """Count inside this context; networks are named by their role."""
 
         def hook(name: str, crystals: Any) -> None:
             self.calls[name] += 1
@@ -85,7 +85,7 @@ class Counting:
 
 
 def calculator(potential: str) -> object:
-    """MatGL's own ASE calculator, energies only."""
+    """Return MatGL's own ASE calculator, energies only."""
     from matgl.ext.ase import PESCalculator
 
     module = load_module(potential).eval().requires_grad_(False)
@@ -94,7 +94,7 @@ def calculator(potential: str) -> object:
 
 
 def plain_reward(potential: str) -> MatGLEnergy:
-    """Our energy reward by the published rules: neither a bound, nor own images, nor a repulsion."""
+    """Return our energy reward under the published rules: no cap, no own images, no repulsion."""
     return MatGLEnergy(
         load_potential(potential), invalid_energy=INVALID_ENERGY, cap=False, own_images=False, repulsion=False
     )
@@ -105,9 +105,9 @@ class Sides:
 
     Args:
         base: Base model.
-        exported: The same for the official one.
-        options: Of the command.
-        size: What an iteration does.
+        exported: The same model for the official side.
+        options: Options of the command.
+        size: Size of an iteration.
     """
 
     def __init__(self, base: FlowModel, exported: Exported, options: argparse.Namespace, size: Size) -> None:
@@ -120,19 +120,19 @@ class Sides:
         )
 
     def check(self) -> list[str]:
-        """The same trajectories and the same update on both sides, which are to be made for float32.
+        """Compare trajectories and an update on both sides, which must be in float32.
 
         Returns:
-            What was compared, in lines.
+            Lines on what was compared.
 
         Raises:
-            Disagreement: They are not the same.
+            Disagreement: The two sides differ.
         """
         size, model, policy = self.size, self.ours.model, self.ours.learner.policy
         (item,) = plan(size, 0, seed=1)
         x_0 = model.description.base_distribution.sample(item.species, item.start_seeds)
         noise = draw_noise(x_0, size.steps, item.seeds, policy.active)
-        # One epoch at a time: means over epochs would hide what the first one did.
+        # One epoch at a time: means over epochs would hide the first one.
         learns = learner(model, self.options.kl, epochs=1)
         ours, theirs = Counting(), Counting()
         with ours.of(policy=model.network, base=model.base_network):
@@ -176,7 +176,7 @@ class Sides:
             theirs = torch.stack([self.official.of(one, field) for one in other.old_log_probs])
             found[f"log-densities of {field}"] = float((log_prob[field] - theirs).abs().max()), 1e-3
         difference = (reward - other.rewards).abs()
-        # Crystals at the brink of validity may fall on either side.
+        # Crystals at the limit of validity may fall on either side.
         found["rewards (eV/atom), 98th percentile"] = float(difference.quantile(0.98)), 2e-3
         lines = [f"{name}: differ by {value:.1e} at most" for name, (value, _) in found.items()]
         if any(not value <= bound for value, bound in found.values()):
@@ -196,7 +196,7 @@ def _close(name: str, ours: float, theirs: float, relative: float) -> str:
 
 
 def timed(sides: Sides, iterations: int, groups_per_item: int) -> tuple[list[Timed], list[Timed]]:
-    """Both run iterations in turns, over the same compositions."""
+    """Run iterations of both sides in turns, over the same compositions."""
     ours, theirs = list[Timed](), list[Timed]()
     for iteration in range(iterations):
         items = plan(sides.size, iteration, groups_per_item=groups_per_item)
@@ -212,7 +212,7 @@ def timed(sides: Sides, iterations: int, groups_per_item: int) -> tuple[list[Tim
 
 
 def table(ours: Sequence[Timed], theirs: Sequence[Timed]) -> None:
-    """Seconds of every stage and their ratio."""
+    """Print seconds of every stage and their ratio."""
     print(f"{'stage':<12}{'ours (s)':>18}{'official (s)':>18}{'ratio':>8}{'best':>8}")
     for stage in ("rollout", "reward", "learn", "iteration"):
         columns = [[getattr(one, stage) for one in side] for side in (ours, theirs)]
@@ -222,7 +222,7 @@ def table(ours: Sequence[Timed], theirs: Sequence[Timed]) -> None:
 
 
 def main() -> None:
-    """Compares, measures and prints."""
+    """Compare, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, required=True, help="checkout of the official implementation")
     parser.add_argument("--model", default=BUNDLED, help="base model")
@@ -238,10 +238,10 @@ def main() -> None:
         "--precision",
         choices=get_args(Precision),
         default="float32",
-        help="of our networks in the iterations that are timed; both sides are compared in float32",
+        help="precision of our networks in the timed iterations; both sides are compared in float32",
     )
-    parser.add_argument("--iterations", type=int, default=4, help="of each side, the first of which is not timed")
-    parser.add_argument("--groups-per-item", type=int, help="groups that we roll out together; default: all")
+    parser.add_argument("--iterations", type=int, default=4, help="iterations of each side; the first is not timed")
+    parser.add_argument("--groups-per-item", type=int, help="groups that our side rolls out together; default: all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: for one busy core, with one thread")
     options = parser.parse_args()

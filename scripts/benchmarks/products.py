@@ -1,4 +1,4 @@
-"""The matrix products of a computation, and what they would take if nothing else had to be done: its roof."""
+"""Matrix products of a computation, and the time they would take with nothing else to do: its roof."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
-"""Seconds that passed, or those that a processor worked for this process: where others run beside it, and it has one
-thread and no GPU, the latter say more."""
+"""Seconds of wall time, or of processor time of this process. The latter are better if other programs run beside it,
+for one thread and no GPU."""
 
-# Where the two factors are among the arguments.
+# Indices of the two factors among the arguments.
 FACTORS = {"mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1), "baddbmm": (1, 2)}
 
 MIN_FLOPS, MAX_TIMES = 20_000_000, 100
-"""A product is repeated up to so many operations or times, whichever comes first."""
+"""A product is repeated up to this many operations or times, whichever comes first."""
 
 
 class Product(NamedTuple):
-    """(batch, rows, inner) times (batch, inner, columns), of numbers of a type."""
+    """A product (batch, rows, inner) times (batch, inner, columns), in a data type."""
 
     batch: int
     rows: int
@@ -51,21 +51,21 @@ class _Recording(TorchDispatchMode):
 
 
 def products(function: Callable[[], object]) -> Counter[Product]:
-    """The matrix products that a call makes, in its backward passes too, and of the types that autocast gives them."""
+    """Count the matrix products of a call, backward passes included, in the types that autocast gives them."""
     with _Recording() as recording:
         function()
     return recording.found
 
 
 def flops(found: Counter[Product]) -> int:
-    """Floating-point operations of products."""
+    """Return the floating-point operations of products."""
     return sum(count * product.flops for product, count in found.items())
 
 
 def seconds_alone(found: Counter[Product], device: torch.device, clock: str, repeats: int = 3) -> float:
-    """Seconds of the products by themselves: operands and results are there already, and warm.
+    """Time the products by themselves, in seconds, with operands and results allocated and warm.
 
-    Small products are repeated, so that the clock is fine enough.
+    Small products are repeated, for the resolution of the clock.
     """
     total = 0.0
     for product, count in found.items():
@@ -89,7 +89,7 @@ def seconds_alone(found: Counter[Product], device: torch.device, clock: str, rep
 
 
 def fastest(function: Callable[[], object], repeats: int, device: torch.device, clock: str) -> float:
-    """Seconds of the fastest call, after one that is not counted."""
+    """Return the seconds of the fastest call, after one that is not counted."""
     function()
     now = CLOCKS[clock]
     best = float("inf")
@@ -103,6 +103,6 @@ def fastest(function: Callable[[], object], repeats: int, device: torch.device, 
 
 
 def finish(device: torch.device) -> None:
-    """Waits for a device that works behind the program's back."""
+    """Wait for a device that works asynchronously."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,11 +1,11 @@
-"""What each shortcut takes off an iteration of a configuration: seconds per stage, one table.
+"""Time saved by each shortcut in an iteration of a configuration: seconds per stage, one table.
 
     python scripts/benchmarks/shortcuts.py --clock processor rollout.group_size=16
 
-Words at the end override keys of the configuration. The run is done by this process alone, in one thread unless a word
-says otherwise. Every way starts from the same weights, over the same crystals; they iterate in turns, and the first
+Words at the end override keys of the configuration. The run uses this process alone, in one thread unless a word says
+otherwise. Every shortcut starts from the same weights, over the same crystals; they iterate in turns, and the first
 iterations are not counted. Seconds are medians; the ratio is that of the iteration to the one without any shortcut.
-How well an iteration learns is another question: a shortcut pays where it learns more per second.
+How well an iteration learns is another question: a shortcut pays if it learns more per second.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PLAIN = "plain"
 
 
 def ways(count: int) -> dict[str, list[str]]:
-    """Words that make a way of each shortcut, with as many steps to learn from where it has some."""
+    """Return the overrides of each shortcut; `count` is the number of steps to learn from, where it applies."""
     window = f"{{steps: {count}, kind: window}}"
     settings = {
         PLAIN: ("float32", "null"),
@@ -52,8 +52,8 @@ class Way:
     """A run of the configuration in this process, from its start.
 
     Args:
-        config: With the shortcut.
-        parts: What `build_run` gave for the same run without.
+        config: Configuration with the shortcut.
+        parts: Result of `build_run` for the same run without it.
         clock: See `CLOCKS`.
 
     Raises:
@@ -69,13 +69,13 @@ class Way:
         self._iterations = Iterations(model, learner, parts.reward, clock, config.advantage, distances=True)
 
     def iterate(self, iteration: int) -> Timed:
-        """One iteration (from 0); to be called in their order."""
+        """Do one iteration (from 0); call them in order."""
         rollout, seed = self._config.rollout, self._config.seed
         return self._iterations.iterate(plan_iteration(rollout, self._compositions, iteration, seed))
 
 
 def timed(runs: dict[str, Way], iterations: int) -> dict[str, list[Timed]]:
-    """Iterations of all ways, in turns."""
+    """Time iterations of all runs, in turns."""
     found: dict[str, list[Timed]] = {name: [] for name in runs}
     for iteration in range(iterations):
         for name, way in runs.items():
@@ -86,7 +86,7 @@ def timed(runs: dict[str, Way], iterations: int) -> dict[str, list[Timed]]:
 
 
 def table(found: dict[str, list[Timed]]) -> None:
-    """Prints medians, and the ratios to the plain way."""
+    """Print medians, and the ratios to the plain run."""
     stages = ("rollout", "reward", "learn", "iteration")
     print(f"{'way':<36}{''.join(f'{stage:>11}' for stage in stages)}{'ratio':>8}")
     plain = median(one.iteration for one in found[PLAIN])
@@ -96,11 +96,11 @@ def table(found: dict[str, list[Timed]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(quickstart()), help="YAML file of a run; default: the quickstart")
-    parser.add_argument("--learn-from", type=int, help="Euler steps that are learned from; default: a third of all")
-    parser.add_argument("--iterations", type=int, default=4, help="of each way, the first of which is not timed")
+    parser.add_argument("--learn-from", type=int, help="Euler steps to learn from; default: a third of all")
+    parser.add_argument("--iterations", type=int, default=4, help="iterations of each run; the first is not timed")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: for one busy core, with one thread")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the configuration")
     options = parser.parse_intermixed_args(arguments)

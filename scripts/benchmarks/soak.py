@@ -1,11 +1,11 @@
-"""A run whose actors are killed at random, all the time; then the same run in one process, undisturbed.
+"""A run whose actors are killed at random all the time; then the same run in one process, undisturbed.
 
     python scripts/benchmarks/soak.py --minutes 30 --every 20 --out runs/soak
 
-Reinforces the bundled model in small iterations on three simulated nodes. Every so often one of its processes (rollout,
-reward or learner) is killed (SIGKILL). Ends with: iterations, kills, iterations of which work was repeated, memory of
-this process and of the object store over the time, and whether weights and metrics are those of the undisturbed run,
-bit for bit. Exit code 1 if they are not.
+Reinforces the bundled model in small iterations on three simulated nodes. Every now and then one of its processes
+(rollout, reward or learner) is killed (SIGKILL). Prints at the end: iterations, kills, iterations with repeated work,
+memory of this process and of the object store over time, and whether weights and metrics equal those of the undisturbed
+run bit for bit. Exit code 1 if they do not.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ SMALL = [
     "threads=1", "workers=1",
 ]  # fmt: skip
 ACTORS = ["ray.rollout.workers=3", "ray.reward.workers=2", "ray.strategy=spread"]
-# What depends on the clock or on failures, and what a test split says after the last iteration.
+# Metrics that depend on the clock or on failures.
 OTHERWISE = ("time_", "idle_", "startup_", "replaced_", "retried_")
 
 
 class Killer(threading.Thread):
-    """Kills a process of the run now and then, and looks at memory; at the end it asks for a stop."""
+    """A thread that kills a process of the run now and then, records memory, and finally interrupts the run."""
 
     def __init__(self, run: Path, address: str, minutes: float, every: float) -> None:
         super().__init__(daemon=True)
@@ -53,7 +53,7 @@ class Killer(threading.Thread):
         self.memory: list[tuple[float, float, float]] = []
 
     def run(self) -> None:
-        """Until the time is over."""
+        """Kill and record until the time is over."""
         chance, following = random.Random(0), time.monotonic() + self.every
         begun = time.monotonic()
         while time.monotonic() < self.end:
@@ -66,7 +66,7 @@ class Killer(threading.Thread):
                     os.kill(actor["pid"], signal.SIGKILL)
                     self.kills.append(actor["role"])
                 except ProcessLookupError:
-                    pass  # replaced already; the file follows after the iteration
+                    pass  # already replaced; the file is updated after the iteration
                 following = time.monotonic() + self.every * chance.uniform(0.5, 1.5)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -81,19 +81,19 @@ class Killer(threading.Thread):
 
 
 def lines(run: Path, until: int) -> list[dict[str, Any]]:
-    """Metrics of the first iterations, without what may differ."""
+    """Return the metrics of the first iterations, without those that may differ."""
     kept = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train" and line["step"] <= until]
     return [{name: value for name, value in line.items() if not name.startswith(OTHERWISE)} for line in kept]
 
 
 def weights(run: Path, iteration: int) -> dict[str, torch.Tensor]:
-    """All that a checkpoint holds."""
+    """Read all tensors of a checkpoint."""
     folder = run / "checkpoints" / f"iteration_{iteration:06d}"
     return load_file(folder / "weights.safetensors") | load_file(folder / "learner.safetensors")
 
 
 def main() -> None:
-    """Runs, kills, compares."""
+    """Run, kill and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--every", type=float, default=20.0, help="seconds between kills, on average")

@@ -1,12 +1,12 @@
-"""What every stage of an iteration takes, alone: against atoms, members of a group and steps. One table.
+"""Cost of every stage of an iteration, alone: against atoms, members of a group and steps. One table.
 
     python scripts/benchmarks/stages.py --atoms 5 20 --members 16 64 --steps 50 10
 
 The first value of each option makes the reference case; the others are tried one at a time. Every row comes from a
-process of its own: seconds of the fastest of several calls, microseconds for each structure and network evaluation, and
-the memory that the stage needs beyond what was there before. The last columns are the roof: how many matrix products a
-second the stage achieves (GFLOP/s), how many the same products, in the same precision, achieve with nothing around
-them, and the share of the stage's time that they would take.
+process of its own: seconds of the fastest of several calls, microseconds per structure and network evaluation, and the
+memory that the stage adds. The last columns are the roof: the rate of matrix products of the stage (GFLOP/s), the rate
+of the same products, in the same precision, with nothing around them, and the share of the stage's time that they would
+take.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from omatg_ray.rl.trajectory import Trajectory, rollout
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.location import BUNDLED
 
-# Crystals to judge need not be well integrated.
+# Crystals for the reward need not be well integrated.
 FEW_STEPS = 10
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows share.
+    """Settings that all rows share.
 
     Attributes:
         model: Base model.
         potential: MatGL potential.
         active: Fields that are reinforced.
         kl: Weight of the KL divergence.
-        device: Where all stages run.
-        threads: Of PyTorch, on the CPU.
-        repeats: Calls, of which the fastest counts.
+        device: Device of all stages.
+        threads: Threads of PyTorch, on the CPU.
+        repeats: Number of calls; the fastest counts.
         clock: See `CLOCKS`.
     """
 
@@ -71,11 +71,11 @@ class Row:
     """A line of the table.
 
     Attributes:
-        stage: Name.
+        stage: Name of the stage.
         size: Case.
-        seconds: Of the fastest call.
-        evaluations: Structures times network evaluations; structures, where there is no network.
-        memory: MiB beyond what was there before, at the most.
+        seconds: Seconds of the fastest call.
+        evaluations: Structures times network evaluations; structures alone if there is no network.
+        memory: Peak of memory in MiB beyond the level before.
         flops: Operations of its matrix products.
         alone: Seconds of these products by themselves.
     """
@@ -104,10 +104,10 @@ HEADER = (
 
 
 class Case:
-    """What the stages of a case work on, made when it is asked for.
+    """Inputs of the stages of a case, made on request.
 
     Args:
-        setting: What all rows share.
+        setting: Settings that all rows share.
         size: Case.
     """
 
@@ -120,7 +120,7 @@ class Case:
         return plan(self.size, 0, steps=steps)[0]
 
     def start(self, item: WorkItem) -> tuple[CrystalBatch, Fields]:
-        """x_0 and noise."""
+        """Draw x_0 and noise."""
         x_0 = self.model.description.base_distribution.sample(item.species, item.start_seeds).to(self.device)
         return x_0, draw_noise(x_0, item.steps, item.seeds, self.setting.active)
 
@@ -130,7 +130,7 @@ class Case:
         return rollout(policy, x_0, policy.times(steps), noise, with_base)
 
     def crystals(self) -> CrystalBatch:
-        """Generated crystals."""
+        """Generate crystals."""
         return self.rolled(*self.start(self.item(FEW_STEPS)), FEW_STEPS).final()
 
 
@@ -176,7 +176,7 @@ def _reward(case: Case) -> Callable[[], object]:
 
 
 def _energies(case: Case, ours: bool) -> Callable[[], object]:
-    """The potential alone, of graphs that are there already; summing over neighbours in our way or in MatGL's."""
+    """Prepare the potential alone, on ready graphs; neighbours are summed in this package's way or in MatGL's."""
     crystals, module = case.crystals().to("cpu"), load_module(case.setting.potential).eval().requires_grad_(False)
     module.calc_forces = module.calc_stresses = False
     module.to(case.device)
@@ -203,8 +203,8 @@ class Stage:
     """A stage.
 
     Attributes:
-        prepare: Gives the call to be timed.
-        stepwise: Whether it goes through all steps.
+        prepare: Returns the call to time.
+        stepwise: Whether the stage goes through all steps.
     """
 
     prepare: Callable[[Case], Callable[[], object]]
@@ -224,7 +224,7 @@ STAGES = {
 
 
 def measure(stage: str, setting: Setting, size: Size) -> Row:
-    """One row, measured in this process."""
+    """Measure one row in this process."""
     torch.set_num_threads(setting.threads)
     torch.manual_seed(0)
     case = Case(setting, size)
@@ -240,7 +240,7 @@ def measure(stage: str, setting: Setting, size: Size) -> Row:
 
 
 def cases(options: argparse.Namespace) -> list[Size]:
-    """The reference, and what differs from it in one thing."""
+    """Return the reference case, and those that differ from it in one option."""
     names = ("atoms", "groups", "members", "steps", "precision")
     first = Size(epochs=1, **{name: getattr(options, name)[0] for name in names})
     found = [first]
@@ -250,7 +250,7 @@ def cases(options: argparse.Namespace) -> list[Size]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=BUNDLED, help="base model")
     parser.add_argument("--potential", default=BUNDLED, help="MatGL potential")
@@ -260,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--members", type=int, nargs="+", default=[16, 64], help="members of a group")
     parser.add_argument("--steps", type=int, nargs="+", default=[50, 10], help="grid points")
     parser.add_argument(
-        "--precision", nargs="+", choices=get_args(Precision), default=["float32"], help="of the networks"
+        "--precision", nargs="+", choices=get_args(Precision), default=["float32"], help="precision of the networks"
     )
     parser.add_argument("--active", nargs="+", choices=FIELDS, default=["pos"], help="fields that are reinforced")
     parser.add_argument("--kl", type=float, default=0.0, help="weight of the KL divergence to the base")

@@ -1,9 +1,9 @@
-"""What starting costs: imports of each kind of actor, and the time until the first trajectory is back.
+"""Cost of starting: imports of each kind of actor, and the time until the first trajectory is back.
 
     python scripts/benchmarks/startup.py runs/base POTENTIAL --rollout 1 --reward 1
 
-Imports are timed in fresh interpreters, the best of several. Then a Ray of its own (or that of RAY_ADDRESS) gets a
-learner, rollout and reward actors, and rolls out and scores one group of 16 trajectories over 50 grid points.
+Imports are timed in fresh interpreters, the best of several. Then a local Ray (or that of RAY_ADDRESS) starts
+a learner, rollout and reward actors, and rolls out and scores one group of 16 trajectories over 50 grid points.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ IMPORTS = {
 
 
 def seconds_to_run(code: str, repeats: int) -> float:
-    """Seconds that a fresh interpreter takes for a line of code, the best of several."""
+    """Return the seconds of a fresh interpreter for a line of code, the best of several."""
     best = float("inf")
     for _ in range(repeats):
         start = time.perf_counter()
@@ -50,13 +50,15 @@ def seconds_to_run(code: str, repeats: int) -> float:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", help="model or run folder")
     parser.add_argument("potential", help="MatGL potential")
     parser.add_argument("--rollout", type=int, default=1, help="rollout actors")
     parser.add_argument("--reward", type=int, default=1, help="reward actors")
-    parser.add_argument("--cpus", type=float, default=0.1, help="what each actor reserves; all compute with one thread")
+    parser.add_argument(
+        "--cpus", type=float, default=0.1, help="CPUs that each actor reserves; all compute with one thread"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="fresh interpreters for each import")
     options = parser.parse_args()
 

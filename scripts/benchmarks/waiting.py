@@ -1,4 +1,4 @@
-"""Actors that only wait: what is left of an iteration is the controller, Ray, and the traffic between them."""
+"""Actors that only wait, so that an iteration consists of the controller, Ray, and the traffic between them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ COMPOSITION = (56, 22, 8, 8, 8)
 
 @dataclass(frozen=True)
 class Waits:
-    """Seconds that each role takes over an item, or an update, and bytes of what it makes.
+    """Durations of each role, and sizes of its results.
 
     Attributes:
-        rollout: Seconds over an item.
-        reward: Seconds over an item.
-        learn: Seconds over an iteration.
+        rollout: Seconds per item.
+        reward: Seconds per item.
+        learn: Seconds per iteration.
         trajectory: Bytes of an item's trajectories.
         weights: Parameters of the policy, in float32.
     """
@@ -49,14 +49,14 @@ class Waits:
 
 
 class Model:
-    """As much of a sampler as the crew looks at."""
+    """The part of a sampler that the backend needs."""
 
     def __init__(self, n_weights: int) -> None:
         self.learned = torch.nn.ParameterDict({"policy": torch.nn.Parameter(torch.zeros(n_weights))})
 
 
 class WaitingWorker:
-    """Every role at once."""
+    """An actor that can play every role."""
 
     def __init__(self, waits: Waits) -> None:
         self.waits, self.key = waits, ""
@@ -101,7 +101,7 @@ class WaitingWorker:
 def waiting_trainer(
     waits: Waits, rollouts: int, rewards: int, settings: RolloutSettings, iterations: int
 ) -> Iterator[Trainer]:
-    """A trainer whose actors only wait, on the Ray that this process is connected to."""
+    """Provide a trainer whose actors only wait, on the Ray that this process is connected to."""
     loop = EventLoop()
 
     def hire(_: int) -> Any:
@@ -126,6 +126,6 @@ def waiting_trainer(
 
 
 def idle(lines: Sequence[dict[str, float]], role: str) -> float:
-    """Mean idle share of a role's actors."""
+    """Return the mean idle share of a role's actors."""
     shares = [value for line in lines for name, value in line.items() if name.startswith(f"idle_{role}_")]
     return sum(shares) / len(shares)

@@ -1,4 +1,4 @@
-"""What the benchmarks of speed work on: real compositions, a model to reinforce, and its iterations in one process."""
+"""Workload of the speed benchmarks: real compositions, a model to reinforce, and its iterations in one process."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from omatg_ray.rl.settings import AdvantageSettings, FieldWeights, LearnerSettin
 from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, plan_iteration, run_item
 
-# The settings that the publication found for velocities (docs/policies.md).
+# The published settings for velocities (docs/policies.md).
 NOISE = {"pos": NoiseSettings(kind="sqrt", a=0.1668), "cell": NoiseSettings(kind="constant", a=0.2)}
 CLIP, POLICY_WEIGHT, LEARNING_RATE, GRAD_CLIP = 0.28, 2.3, 1.2e-4, 1.0
-# As published: no ranks in place of rewards.
+# As published: rewards are not replaced by ranks.
 PLAIN = AdvantageSettings(shaping="none")
 MICROBATCH_PAIRS = LearnerSettings().microbatch_pairs
 
 
 @dataclass(frozen=True)
 class Size:
-    """One iteration.
+    """Size of one iteration.
 
     Attributes:
         atoms: Atoms per cell.
         groups: Compositions.
-        members: Trajectories of each.
-        steps: Grid points; one network evaluation fewer.
+        members: Trajectories per composition.
+        steps: Grid points, one more than network evaluations.
         epochs: PPO epochs.
-        precision: In which networks are evaluated, in rollouts and in learning.
+        precision: Precision of the networks, in rollouts and in learning.
     """
 
     atoms: int = 5
@@ -64,7 +64,7 @@ class Size:
 
 @cache
 def compositions(atoms: int) -> list[tuple[int, ...]]:
-    """Atomic numbers of the bundled crystals with so many atoms.
+    """Return the atomic numbers of the bundled crystals with this many atoms.
 
     Raises:
         DataError: There are none.
@@ -79,7 +79,7 @@ def compositions(atoms: int) -> list[tuple[int, ...]]:
 def plan(
     size: Size, iteration: int, seed: int = 0, groups_per_item: int | None = None, steps: int | None = None
 ) -> list[WorkItem]:
-    """The items of an iteration over the compositions of a size; by default one item, and the steps of the size."""
+    """Plan the items of an iteration over the compositions of a size; by default one item with the size's steps."""
     settings = RolloutSettings(
         groups=size.groups,
         group_size=size.members,
@@ -91,7 +91,7 @@ def plan(
 
 
 def reinforced(base: FlowModel, active: Sequence[FieldName]) -> FlowModel:
-    """A model that starts as its base does, of which reinforcement moves these fields."""
+    """Return a model that starts as its base, with these fields to reinforce."""
     noise = {field: NOISE[field] for field in active}
     description = base.description.model_copy(update={"active": list(active), "noise": noise})
     modules = new_modules(description)
@@ -100,7 +100,7 @@ def reinforced(base: FlowModel, active: Sequence[FieldName]) -> FlowModel:
 
 
 def objective(kl: float) -> ObjectiveSettings:
-    """The published loss, with a weight for the KL divergence to the base."""
+    """Return the published loss, with a weight for the KL divergence to the base."""
     policy = FieldWeights(pos=POLICY_WEIGHT, cell=POLICY_WEIGHT)
     return ObjectiveSettings(clip=CLIP, policy_weight=policy, kl_weight=FieldWeights(pos=kl, cell=kl))
 
@@ -111,14 +111,14 @@ def learner(
     epochs: int,
     microbatch_pairs: int = MICROBATCH_PAIRS,
 ) -> Learner:
-    """A learner of the model's policy."""
+    """Return a learner of the model's policy."""
     settings = LearnerSettings(epochs=epochs, lr=LEARNING_RATE, grad_clip=GRAD_CLIP, microbatch_pairs=microbatch_pairs)
     return Learner(model.policy(), objective(kl), settings)
 
 
 @dataclass(frozen=True)
 class Timed:
-    """An iteration.
+    """Times of an iteration.
 
     Attributes:
         rollout: Seconds of x_0, random numbers and trajectories.
@@ -138,15 +138,15 @@ class Timed:
 
 
 class Iterations:
-    """Iterations in this process, as `Trainer` does them with a `LocalTrainingBackend`, by the clock of the benchmark.
+    """Iterations in this process, as in `Trainer` with a `LocalTrainingBackend`, timed by the clock of the benchmark.
 
     Args:
-        model: What is reinforced.
+        model: Model to reinforce.
         learns: Learner of its policy.
-        reward: Scorers.
+        reward: Reward.
         clock: See `CLOCKS`.
-        advantage: From rewards to advantages.
-        distances: Compare the crystals of a group too, for the diversity that every run logs, as part of the reward.
+        advantage: How advantages follow from rewards.
+        distances: Also compare the crystals of a group, for the diversity that every run logs, as part of the reward.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Iterations:
         self._clock = CLOCKS[clock]
 
     def iterate(self, items: Sequence[WorkItem]) -> Timed:
-        """One iteration over these items."""
+        """Do one iteration over these items."""
         begun = self._now()
         trajectories = [self.rollout(item) for item in items]
         rolled = self._now()
@@ -180,7 +180,7 @@ class Iterations:
         return Timed(rolled - begun, seen - rolled, self._now() - seen, float(rewards.nanmean()))
 
     def rollout(self, item: WorkItem) -> Trajectory:
-        """The trajectories of an item."""
+        """Roll out the trajectories of an item."""
         policy = self.learner.policy
         with_base = self.learner.objective.needs_base(policy)
         return run_item(item, policy, self.model.description.base_distribution, with_base, self.model.device, 0)

@@ -1,4 +1,4 @@
-"""The code of a commit in a folder of its own, and commands that run with it."""
+"""Checkouts of commits in their own folders, and commands that run with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 600.0
-"""Seconds after which a command is taken for hung."""
+"""Seconds after which a command counts as hung."""
 
 DRIVER = "import omatg_ray; print(omatg_ray.__file__)"
 ACTOR = """
@@ -32,14 +32,14 @@ print(ray.get(ray.remote(found).remote()))
 
 
 class CheckoutError(Exception):
-    """A commit that is none, or whose package is not what runs."""
+    """A revision is not a commit, or the package that runs is not that of the commit."""
 
 
 def git(*words: str) -> bytes:
-    """What git prints in the checkout that this script belongs to.
+    """Run git in the checkout of this script and return its output.
 
     Raises:
-        CheckoutError: With what git says.
+        CheckoutError: git failed; with its message.
     """
     done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True)
     if done.returncode:
@@ -48,7 +48,11 @@ def git(*words: str) -> bytes:
 
 
 def commit_of(revision: str) -> str:
-    """The commit that a name, a tag or a branch stands for."""
+    """Return the commit of a name, tag or branch.
+
+    Raises:
+        CheckoutError: There is no such commit.
+    """
     try:
         return git("rev-parse", "--verify", f"{revision}^{{commit}}").decode().strip()
     except CheckoutError as error:
@@ -56,7 +60,7 @@ def commit_of(revision: str) -> str:
 
 
 def check_out(commit: str | None, folder: Path) -> None:
-    """Writes the files of a commit into a new folder; without one, those that git knows or does not ignore here."""
+    """Write the files of a commit into a new folder; for None, the files here that git tracks or does not ignore."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if commit is not None:
@@ -71,7 +75,7 @@ def check_out(commit: str | None, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Exit status and streams of a command, and how long it took."""
+    """Exit status and streams of a command, and its duration."""
 
     status: int
     out: str
@@ -85,19 +89,19 @@ class Code:
 
     Attributes:
         folder: The checkout.
-        cache: Folder in which its commands keep what they shall not compute again; not shared with another checkout.
+        cache: Cache folder of its commands, not shared with another checkout.
     """
 
     folder: Path
     cache: Path
 
     def run(self, words: list[str], cwd: Path, interrupt_at: str | None = None) -> Outcome:
-        """Runs Python with arguments, in a folder.
+        """Run Python with arguments, in a folder.
 
         Args:
-            words: What follows `python`.
-            cwd: The working directory.
-            interrupt_at: A text: as soon as the command has printed it, it is sent Ctrl-C.
+            words: Arguments of `python`.
+            cwd: Working directory.
+            interrupt_at: Text after whose output the command is sent Ctrl-C.
         """
         out, err = cwd / ".out", cwd / ".err"
         began = time.monotonic()
@@ -120,8 +124,8 @@ class Code:
         return Outcome(process.returncode, _taken(out), _taken(err), seconds)
 
     def _environment(self) -> dict[str, str]:
-        # A cluster that others started would import what is installed there; and standard error, in which is looked for
-        # what interrupts a command, has its lines at once only where Python's buffers are as they are by default.
+        # A running Ray cluster would import the package installed there. `interrupt_at` is looked for in standard error
+        # too, whose lines arrive at once only with Python's default buffering.
         kept = {name: os.environ[name] for name in os.environ if not name.startswith(("RAY_", "PYTHONUNBUFFERED"))}
         return kept | {
             "PYTHONPATH": str(self.folder),
@@ -139,10 +143,10 @@ class Code:
             time.sleep(0.1)
 
     def refuse_other(self, cwd: Path, actors: bool) -> None:
-        """Looks which package commands import, and, if asked, actors of Ray that they start.
+        """Check which package is imported by commands and, if `actors`, by the Ray actors that they start.
 
         Raises:
-            CheckoutError: It is another one than that of the checkout.
+            CheckoutError: It is not the package of the checkout.
         """
         for who, program in (("a command", DRIVER), ("an actor", ACTOR))[: 1 + actors]:
             found = self.run(["-c", program], cwd)
@@ -154,14 +158,14 @@ class Code:
 
 
 def _taken(path: Path) -> str:
-    """The text of a file that is no longer needed."""
+    """Read a file and delete it."""
     text = path.read_text(encoding="utf-8", errors="replace")
     path.unlink()
     return text
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kills what is left of a process and of those that it started."""
+    """Kill a process and the processes that it started, if they still run."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,13 +1,13 @@
-"""Runs the same short command lines with the code of two commits, and compares everything that they write.
+"""Run the same short command lines with the code of two commits, and compare everything that they write.
 
-    scripts/compare_commits HEAD                        what is in the checkout, against the last commit
-    scripts/compare_commits v1 v2 --keep /tmp/compared  two commits; v1 need not be run again for another v2
+    scripts/compare_commits HEAD                        files of the checkout against the last commit
+    scripts/compare_commits v1 v2 --keep /tmp/compared  two commits; v1 is not run again for another v2
     scripts/compare_commits HEAD --only train,resume_train
 
-Weights, metrics, evaluations and generated crystals have to be equal bit for bit; times are left out. Runs, sweeps and
-models that the first commit wrote are read, and gone on with, by the second one. Names, keys, defaults, options and
-configurations of the first one have to be there in the second, which may have more. A line for each case; exit status
-1 if any differs, 2 if a commit cannot be run at all.
+Weights, metrics, evaluations and generated crystals must be equal bit for bit; times are left out. The second commit
+reads and continues the runs, sweeps and models that the first one wrote. Names, keys, defaults, options and
+configurations of the first commit must exist in the second, which may have more. Prints a line per case; exit status 1
+if any differs, 2 if a commit cannot be run at all.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from checkouts import ROOT, CheckoutError, Code, Outcome, check_out, commit_of
 from differences import folder_difference
 
 FILES, PRINTED, RECORD = "files", "printed", "record.json"
-"""In the folder of the results of a case: what it wrote, what it said, how long it took."""
+"""Names in the result folder of a case: files it wrote, output it printed, and record of its duration."""
 
 
 class FailedCase(Exception):
-    """A command ended otherwise than it should, or did not write what it should."""
+    """A command ended with an unexpected status, or did not write what it should."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Side:
 
     Attributes:
         code: Its checkout.
-        results: Folder with a folder for each case that was run.
+        results: Folder with one folder for each case that was run.
     """
 
     code: Code
@@ -51,18 +51,18 @@ class Side:
 class Place:
     """The folder in which all cases run, one after the other.
 
-    It is the same for both commits, as absolute paths are written into what runs write.
+    Both commits use the same folder, because runs write absolute paths into their files.
 
     Args:
-        folder: Where it is.
-        inputs: What is there at the beginning of each case.
+        folder: Path of the folder.
+        inputs: Its contents at the start of each case.
     """
 
     def __init__(self, folder: Path, inputs: Path) -> None:
         self._folder, self._inputs = folder, inputs
 
     def clear(self, *contents: Path) -> Path:
-        """Empties it and copies the inputs and others there."""
+        """Empty the folder and copy the inputs and other contents there."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
         for source in (self._inputs, *contents):
@@ -70,10 +70,10 @@ class Place:
         return self._folder
 
     def run(self, case: Case, code: Code, needs: Path, out: Path) -> float:
-        """Runs a case and moves its results to `out`; the seconds it took.
+        """Run a case, move its results to `out` and return the seconds it took.
 
         Raises:
-            FailedCase: A command failed, or wrote nothing.
+            FailedCase: A command failed, or a result is missing.
         """
         work = self.clear(*(needs / name / FILES for name in case.needs))
         if case.prepare is not None:
@@ -97,7 +97,7 @@ class Place:
 
 
 def _said(done: Outcome, code: Code) -> str:
-    """What was printed but for progress and where the code lies: of what goes to stderr only the package's messages."""
+    """Return the output without progress and the path of the code; of stderr, only the package's messages."""
     lines = [line.rpartition("\r")[2] for line in done.err.splitlines()]
     messages = "".join(f"{line}\n" for line in lines if line.startswith(("warning:", "omatg-ray:")))
     return (done.out + messages).replace(str(code.folder), "CODE")
@@ -109,8 +109,8 @@ def _last_words(done: Outcome) -> str:
 
 
 def fingerprint(case: Case, inputs: Path, needed: Sequence[str]) -> str:
-    """Of what decides the results of a case, besides the code; `needed` are those of the cases that it needs."""
-    # Paths, too, are written into results: that of the environment, and that of where cases run, beside the inputs.
+    """Hash everything but the code that decides a case's results; `needed` are the hashes of the cases it needs."""
+    # Results also contain paths: that of the environment, and that of the working folder, beside the inputs.
     parts = [sys.prefix, str(inputs), repr((case.name, case.commands, case.writes, case.interrupt_at)), *needed]
     parts += [path.read_text() for path in sorted(inputs.rglob("*")) if path.is_file()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -120,10 +120,10 @@ class Comparison:
     """Two commits whose cases are run and compared.
 
     Args:
-        before: The commit that is taken for right; its results are kept and used again.
-        after: The other one.
-        place: Where cases run.
-        inputs: What they start from.
+        before: The commit that counts as right; its results are kept and reused.
+        after: The other commit.
+        place: Folder in which the cases run.
+        inputs: Inputs of the cases.
         listed: All cases by name.
     """
 
@@ -131,13 +131,13 @@ class Comparison:
         self._before, self._after, self._place, self._inputs, self._cases = before, after, place, inputs, listed
 
     def prepare(self, case: Case) -> tuple[str, float]:
-        """Makes sure that there are results of the commit before.
+        """Run a case with the commit before, unless its results exist.
 
         Returns:
-            Fingerprint of the case, and the seconds that it took, now or at the time.
+            Fingerprint of the case, and the seconds it took, now or earlier.
 
         Raises:
-            FailedCase: It failed, or one that it needs did.
+            FailedCase: The case failed, or one that it needs did.
         """
         needed = [self.prepare(self._cases[name])[0] for name in case.needs]
         made_of = fingerprint(case, self._inputs, needed)
@@ -150,7 +150,7 @@ class Comparison:
         return made_of, seconds
 
     def difference(self, case: Case) -> tuple[str | None, float, float]:
-        """What differs first, None if nothing does, and the seconds of both commits."""
+        """Return the first difference (None if there is none) and the seconds of both commits."""
         try:
             _, before = self.prepare(case)
         except FailedCase as error:
@@ -177,10 +177,10 @@ class Comparison:
 
 
 def chosen(listed: dict[str, Case], only: str | None) -> list[Case]:
-    """The cases to run: all that are compared, or those that are named.
+    """Return the cases to run: all that are compared, or those named.
 
     Raises:
-        CheckoutError: One is unknown.
+        CheckoutError: A name is unknown.
     """
     compared = {name: case for name, case in listed.items() if case.interrupt_at is None}
     names = list(compared) if only is None else only.split(",")
@@ -191,10 +191,10 @@ def chosen(listed: dict[str, Case], only: str | None) -> list[Case]:
 
 
 def _side(folder: Path, commit: str | None, work: Path, actors: bool) -> Side:
-    """A side whose checkout lies in a folder.
+    """Check out one side into a folder.
 
     Raises:
-        CheckoutError: Another package is imported than that of the checkout.
+        CheckoutError: A package other than that of the checkout is imported.
     """
     code = Code(folder / "code", folder / "cache")
     check_out(commit, code.folder)
@@ -203,16 +203,19 @@ def _side(folder: Path, commit: str | None, work: Path, actors: bool) -> Side:
 
 
 def compare(before: str, after: str | None, folder: Path, only: str | None) -> bool:
-    """Runs and compares the cases, and prints a line for each; whether all are equal.
+    """Run and compare the cases, and print a line for each.
 
     Args:
         before: A commit.
-        after: Another one; None: the files of the checkout.
-        folder: Where all of it lies; results of `before` that are there are used.
-        only: Names of cases, separated by commas; None: all.
+        after: Another commit; None for the files of the checkout.
+        folder: Working folder; existing results of `before` are reused.
+        only: Names of cases, separated by commas; None for all.
+
+    Returns:
+        Whether all cases are equal.
 
     Raises:
-        CheckoutError: One of them is no commit, another package is imported, or a case is unknown.
+        CheckoutError: A revision is not a commit, another package is imported, or a case is unknown.
     """
     commits = commit_of(before), None if after is None else commit_of(after)
     first = folder / commits[0][:12]
@@ -243,16 +246,16 @@ def compare(before: str, after: str | None, folder: Path, only: str | None) -> b
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compares; the exit status."""
+    """Compare the commits and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="scripts/compare_commits", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("before", nargs="?", metavar="BEFORE", help="commit that is taken for right")
+    parser.add_argument("before", nargs="?", metavar="BEFORE", help="commit that counts as right")
     parser.add_argument("after", nargs="?", metavar="AFTER", help="other commit (default: the files of the checkout)")
     parser.add_argument("--only", metavar="NAME,...", help="only these cases")
-    parser.add_argument("--list", action="store_true", help="list the cases, and compare nothing")
+    parser.add_argument("--list", action="store_true", help="list the cases and compare nothing")
     parser.add_argument(
-        "--keep", type=Path, metavar="DIR", help="keep everything there; what BEFORE wrote there already is used again"
+        "--keep", type=Path, metavar="DIR", help="keep everything there, and reuse what BEFORE already wrote there"
     )
     options = parser.parse_args(arguments)
     if options.list:

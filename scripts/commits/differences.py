@@ -1,7 +1,7 @@
-"""Whether two folders that runs wrote are the same, but for what tells the time; and if not, what differs first.
+"""Comparison of two folders written by runs, without times: whether they are equal, and the first difference if not.
 
 Tensors are compared by type, shape and bytes, JSON and YAML value by value, other files byte by byte. Nothing here uses
-the package, which may be what is at fault.
+the package, since the package may be at fault.
 """
 
 from __future__ import annotations
@@ -19,26 +19,31 @@ import yaml
 from safetensors import deserialize
 
 LEFT_OUT = (
-    "*/.lock",  # of a process
-    "*/tensorboard/*",  # metrics.jsonl has the same numbers; here they stand with times, and names of hosts
+    "*/.lock",  # names a process
+    "*/tensorboard/*",  # the numbers of metrics.jsonl, with times and host names
     "*/actors.json",  # processes and nodes
-    "*/timeline.json",  # who worked when
+    "*/timeline.json",  # when actors worked
     "*/tune/*",  # Ray's own state, pickled, with times
     "*/tune.tar",
 )
-"""Files of which only the presence of their folder is compared."""
+"""Files that are not compared."""
 TIMES = re.compile(r"time_.*|idle_.*|startup_.*|.*seconds.*|commit")
-"""Keys whose values are times, or name the commit."""
+"""Keys whose values are times or name the commit."""
 MAY_GROW = ("config.yaml", "best.yaml", "sweep.yaml")
-"""Files that list all keys of a configuration: there may be new ones."""
+"""Files that list all keys of a configuration, which may get new ones."""
 MASKED = (
     (re.compile(r"\b\d+(\.\d+)? (s|seconds|minutes)\b"), "SECONDS"),
     (re.compile(r"\b\d+:\d\d\b"), "CLOCK"),
-    (re.compile(r"<h2>(Time of every iteration|Who worked when|Actors)</h2>.*?(?=<h2>|\Z)", re.DOTALL), ""),
+    (
+        re.compile(
+            r"<h2>(Time of every iteration|Who worked when|When actors worked|Actors)</h2>.*?(?=<h2>|\Z)", re.DOTALL
+        ),
+        "",
+    ),
 )
-"""What tells the time in texts."""
+"""Times in texts, and their replacements."""
 LAST_COLUMN = (
-    # Printed: from the heads to the first line that ends in no number.
+    # Printed: from the heads to the first line that does not end in a number.
     (re.compile(r"(?<= s/1000\n)(.*[\d-]\n)+"), re.compile(r" +\S+\n"), "\n"),
     (
         re.compile(r"(?<=<th>s/1000</th></tr></thead>)<tbody>.*?</tbody>", re.DOTALL),
@@ -46,11 +51,11 @@ LAST_COLUMN = (
         "",
     ),
 )
-"""Tables whose last column is a time: what follows the heads, what of it is taken away, and what takes its place."""
+"""Tables whose last column is a time: pattern of the part after the heads, pattern to replace in it, replacement."""
 
 
 def folder_difference(before: Path, after: Path) -> str | None:
-    """The first difference of two folders in the order of their files, None where there is none."""
+    """Return the first difference between two folders in the order of their files; None if there is none."""
     ours, theirs = (_files(folder) for folder in (before, after))
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in theirs:
@@ -64,7 +69,7 @@ def folder_difference(before: Path, after: Path) -> str | None:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """All files and links below a folder by their names in it."""
+    """List all files and links below a folder, by name relative to it."""
     found = {}
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
@@ -74,7 +79,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def file_difference(before: Path, after: Path) -> str | None:
-    """The first difference of two files or links, None where there is none."""
+    """Return the first difference between two files or links; None if there is none."""
     if before.is_symlink() or after.is_symlink():
         ours, theirs = (str(path.readlink()) if path.is_symlink() else "a file" for path in (before, after))
         return value_difference(ours, theirs)
@@ -85,7 +90,7 @@ def file_difference(before: Path, after: Path) -> str | None:
 
 
 def _line_difference(before: Path, after: Path) -> str:
-    """The first line that differs, of texts."""
+    """Return the first line that differs between two texts."""
     try:
         ours, theirs = (path.read_text(encoding="utf-8").splitlines() for path in (before, after))
     except UnicodeDecodeError:
@@ -94,10 +99,10 @@ def _line_difference(before: Path, after: Path) -> str:
 
 
 def value_difference(before: Any, after: Any, key: str = "", may_grow: bool = False) -> str | None:
-    """The first difference of two values: tensors, numbers, texts, and their lists and dictionaries.
+    """Return the first difference between two values: tensors, numbers, texts, and lists and dictionaries of them.
 
     Args:
-        key: Where they stand, for the message.
+        key: Key of the values, for the message.
         may_grow: Whether a dictionary may have more keys after.
     """
     if isinstance(before, dict) and isinstance(after, dict):
@@ -108,7 +113,7 @@ def value_difference(before: Any, after: Any, key: str = "", may_grow: bool = Fa
         before, after = _packed(before), _packed(after)
     if isinstance(before, Packed) and isinstance(after, Packed):
         return before.difference(after, key)
-    # As text, NaN is itself, 0.0 is not −0.0, and 1 is neither 1.0 nor true.
+    # As text, NaN equals itself, 0.0 differs from −0.0, and 1 from 1.0 and true.
     if type(before) is type(after) and repr(before) == repr(after):
         return None
     return f"{key}{': ' if key else ''}{_short(before)}, after {_short(after)}"
@@ -150,7 +155,7 @@ class Packed:
         self.dtype, self.shape, self.data = dtype, shape, data
 
     def difference(self, other: Packed, key: str) -> str | None:
-        """What differs first: type, shape, or an element, by its place in memory."""
+        """Return the first difference: type, shape, or an element, by its index in memory."""
         for what in ("dtype", "shape"):
             ours, theirs = getattr(self, what), getattr(other, what)
             if ours != theirs:
@@ -184,7 +189,7 @@ NUMBERS = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-"""Types of numbers by their names in safetensors files."""
+"""Data types by their names in safetensors files."""
 
 
 def _packed(tensor: torch.Tensor) -> Packed:
@@ -209,7 +214,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _read_manifest(path: Path) -> list[str]:
-    """The files that a manifest names; their hashes say less than comparing them, and follow times in them."""
+    """Return the files that a manifest names, without hashes: the files themselves are compared, apart from times."""
     return sorted(json.loads(path.read_text(encoding="utf-8"))["files"])
 
 
@@ -234,7 +239,7 @@ def _read_masked(path: Path) -> list[str]:
 
 
 def masked(text: str) -> str:
-    """A text without what tells the time."""
+    """Replace the times in a text."""
     for pattern, word in MASKED:
         text = pattern.sub(word, text)
     for table, cell, left in LAST_COLUMN:
@@ -243,7 +248,7 @@ def masked(text: str) -> str:
 
 
 def _inside(text: str, around: re.Pattern[str], pattern: re.Pattern[str], word: str) -> str:
-    """Replaces a pattern within what another one finds."""
+    """Replace a pattern within the matches of another one."""
     return around.sub(lambda found: pattern.sub(word, found[0]), text)
 
 
@@ -259,4 +264,4 @@ READERS: dict[str, Callable[[Path], Any]] = {
     ".html": _read_masked,
     ".out": _read_masked,
 }
-"""How files of a name or a suffix are read; all others are compared as bytes."""
+"""Readers by file name or suffix; all other files are compared as bytes."""

@@ -1,9 +1,9 @@
-"""CIF files as this package reads them, beside pymatgen, ASE and gemmi's own reader: atoms in the cell and its volume.
+"""Compare CIF readers: this package, pymatgen, ASE and gemmi's own, by the atoms in the cell and its volume.
 
     python scripts/crystals/compare_readers.py FOLDER [--table table.tsv] [--files N]
 
-Each file is read by all of them, its first data block with atoms; a file that two readers read as different crystals is
-printed, and so is one that this package alone refuses, with its reason. The table has every file.
+Each reader reads the first data block with atoms of each file. A file is printed if two readers get different crystals,
+or if only this package refuses it, with the reason. The table lists every file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_TEXT = 300_000
 
 
 class Found(NamedTuple):
-    """Atoms in the cell, such as 'Cl4 Na4', and its volume in Å³; or why there are none."""
+    """Atoms in the cell, such as 'Cl4 Na4', and its volume in Å³; or the reason why there are none."""
 
     atoms: str
     volume: float = float("nan")
@@ -47,14 +47,14 @@ class Found(NamedTuple):
 
 
 def ours(path: Path) -> Found:
-    """What this package reads."""
+    """Read with this package."""
     crystals: CrystalBatch = read_dataset(path, reduce=False, limit=1).crystals
     numbers = crystals.species[: int(crystals.n_atoms[0])].tolist()
     return Found(_spell(gemmi.Element(z).name for z in numbers), float(crystals.cell[0].double().det().abs()))
 
 
 def by_pymatgen(path: Path) -> Found:
-    """What pymatgen reads."""
+    """Read with pymatgen."""
     from pymatgen.io.cif import CifParser
 
     structure = CifParser.from_str(_text(path)).parse_structures(primitive=False)[0]
@@ -64,7 +64,7 @@ def by_pymatgen(path: Path) -> Found:
 
 
 def by_ase(path: Path) -> Found:
-    """What ASE reads."""
+    """Read with ASE."""
     from ase.io.cif import read_cif
 
     atoms = next(iter(read_cif(StringIO(_text(path)), slice(0, 1))))
@@ -75,7 +75,7 @@ def by_ase(path: Path) -> Found:
 
 
 def by_gemmi(path: Path) -> Found:
-    """What gemmi's reader of small structures reads."""
+    """Read with gemmi's reader of small structures."""
     document = gemmi.cif.read_string(_text(path).replace("\r\n", "\n").replace("\r", "\n"), 0)
     block = next(block for block in document if block.find_values("_atom_site_label"))
     structure = gemmi.make_small_structure_from_block(block)
@@ -89,7 +89,7 @@ READERS: dict[str, Callable[[Path], Found]] = {"ours": ours, "pymatgen": by_pyma
 
 
 def read_all(path: Path) -> dict[str, Found]:
-    """What every reader makes of a file."""
+    """Read a file with every reader."""
     return {name: _bounded(reader, path) for name, reader in READERS.items()}
 
 
@@ -119,7 +119,7 @@ def _spell(symbols: Any) -> str:
 
 
 def verdict(found: dict[str, Found]) -> str:
-    """How this package's answer stands beside those of the others."""
+    """Compare this package's result with those of the others."""
     mine, others = found["ours"], [other for name, other in found.items() if name != "ours"]
     read = [other for other in others if other.read]
     if not mine.read:
@@ -131,11 +131,11 @@ def verdict(found: dict[str, Found]) -> str:
 
 
 def main() -> int:
-    """Reads the files, prints the differences and how many there are of each kind."""
+    """Read the files, print the differences and how many there are of each kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--table", type=Path, help="write one line a file to this .tsv")
-    parser.add_argument("--files", type=int, help="only so many, spread over the folder")
+    parser.add_argument("--table", type=Path, help="write one line per file to this .tsv")
+    parser.add_argument("--files", type=int, help="only this many, spread over the folder")
     arguments = parser.parse_args()
     paths = sorted(path for path in arguments.folder.rglob("*") if path.suffix.lower() in (".cif", ".mcif"))
     if arguments.files:

@@ -1,4 +1,4 @@
-"""Crystals read a second, on one thread, and what takes the time.
+"""Crystals read per second, on one thread, with a profile.
 
 python scripts/crystals/reading_speed.py FILE [--limit N]
 """
@@ -17,13 +17,13 @@ from omatg_ray.crystal.read import read_dataset
 
 
 def main() -> None:
-    """Reads a file twice: once for the time, once for the profile."""
+    """Read a file twice: once for the time, once for the profile."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--limit", type=int)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    read_dataset(arguments.file, limit=10)  # imports
+    read_dataset(arguments.file, limit=10)  # trigger the imports
     start = time.process_time()
     dataset = read_dataset(arguments.file, limit=arguments.limit)
     seconds = time.process_time() - start

@@ -4,8 +4,8 @@
         --generated runs/perov5_table/velocity_0_40.extxyz --potentials PBE_FOLDER R2SCAN_FOLDER
 
 A crystal counts as lower when its energy per atom is more than 10 meV below that of its reference. Perov-5 holds many
-compositions twice, with the two cations exchanged; where the data has such a twin of a reference, the script says how
-often the twin is the lower one, and how many of the lower generated crystals match it.
+compositions twice, with the two cations exchanged. If the data has such a twin of a reference, the script counts how
+often the twin is lower, and how many of the lower generated crystals match it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MARGIN = 0.010
 
 
 def main() -> None:
-    """Counts and prints."""
+    """Count and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)

@@ -4,7 +4,7 @@
         --iterations 20 40 --potential POTENTIAL --out runs/perov5_table
 
 Each run is a seed of the same configuration. Every row of the table averages the runs at one iteration; the interval is
-the 95 % bootstrap interval, over the held-out crystals, of the difference to the base, crystal by crystal, averaged
+the 95 % bootstrap interval, over the held-out crystals, of the difference from the base, crystal by crystal, averaged
 over the runs. All models start from the same x_0. Writes one JSON per evaluation, the generated crystals (extxyz),
 table.md and table.json.
 """
@@ -36,7 +36,7 @@ from omatg_ray.run.atomic import write_json, write_text
 
 @dataclass(frozen=True)
 class Column:
-    """A metric: its name in `CSPMetrics`, and its value for every crystal."""
+    """A column of the table: title, name of the metric in `CSPMetrics`, and format."""
 
     title: str
     metric: str
@@ -56,14 +56,14 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Scale:
-    """What turns an evaluation into values per crystal: reference energies (n,), the cap, and the site tolerance."""
+    """Constants that turn an evaluation into values per crystal: reference energies (n,), cap, site tolerance."""
 
     reference_energy: Tensor
     cap: float
     stol: float
 
     def values(self, evaluation: Evaluation, metric: str) -> Tensor:
-        """Values (n,) whose mean is the metric; NaN where a crystal has none."""
+        """Return values (n,) whose mean is the metric; NaN where a crystal has none."""
         match, valid = evaluation.match, evaluation.valid
         if metric == "match_rate":
             return match.isfinite().double()
@@ -80,7 +80,7 @@ class Scale:
         return energy - self.reference_energy
 
     def interval(self, before: Evaluation, after: list[Evaluation], metric: str) -> str:
-        """Mean paired difference to the base with its 95 % interval, as text; a median has none."""
+        """Format the mean paired difference from the base with its 95 % interval; empty for a median."""
         if metric == "relative_energy_median":
             return ""
         mean = torch.stack([self.values(evaluation, metric) for evaluation in after]).nanmean(0)
@@ -89,7 +89,7 @@ class Scale:
 
 
 def main() -> None:
-    """Evaluates and writes the table."""
+    """Evaluate and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--runs", type=Path, nargs="*", default=[])

@@ -1,4 +1,4 @@
-"""The README's figure: validation curves of the reinforced runs, and energies of held-out crystals before and after.
+"""Figure of the README: validation curves of the reinforced runs, and energies of held-out crystals before and after.
 
     python scripts/perov5/figure.py --runs runs/perov5_velocity_{0,1,2} --weak runs/perov5_weak_velocity_{0,1,2} \
         --table runs/perov5_table/base_none --out docs/figures/perov5.svg
@@ -27,7 +27,7 @@ BINS = np.linspace(-0.6, 1.6, 56)
 
 
 def curve(ax: Axes, runs: list[Path], label: str, metric: str) -> None:
-    """Every seed as a thin line, their mean as a thick one."""
+    """Draw every seed as a thin line and their mean as a thick one."""
     lines = []
     for run in runs:
         points = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "validation"]
@@ -38,13 +38,13 @@ def curve(ax: Axes, runs: list[Path], label: str, metric: str) -> None:
 
 
 def relative_energies(path: Path) -> list[float]:
-    """Relative energies of an evaluation, without invalid crystals."""
+    """Read the relative energies of an evaluation, without invalid crystals."""
     values: dict[str, Any] = json.loads(path.read_text())
     return [value for value in values["per_structure"]["relative_energy"] if value is not None]
 
 
 def main() -> None:
-    """Draws."""
+    """Draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, nargs="+", required=True)
     parser.add_argument("--weak", type=Path, nargs="+", required=True)

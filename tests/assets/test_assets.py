@@ -119,7 +119,7 @@ def test_an_asset_without_checksums_is_refused(potential: Path) -> None:
     sums = potential / "SHA256SUMS"
     for text in ("", "version https://git-lfs.github.com/spec/v1\n", sums.read_text() + "abc  weights.pt\n"):
         sums.write_text(text)
-        with pytest.raises(DataError, match=f"{sums} is no list of checksums"):
+        with pytest.raises(DataError, match=f"{sums} is not a list of checksums"):
             asset("potential")
     sums.unlink()
     with pytest.raises(DataError, match=f"{sums} is missing"):

@@ -78,7 +78,7 @@ def test_an_interrupted_run_goes_on_elsewhere_bit_by_bit(
     config = workshop.load(f"run={run}", f"base={bucket.url('base')}", "data=null", "checkpoint.every=50")
     with monkeypatch.context() as patch:
         after(3, lambda: os.kill(os.getpid(), signal.SIGTERM), patch)
-        with pytest.raises(Interrupted, match=f"after iteration 3 of 4; go on with: .* --resume {run}$"):
+        with pytest.raises(Interrupted, match=f"after iteration 3 of 4; resume with: .* --resume {run}$"):
             train(config, progress=False)
     assert list(scratch.iterdir()) == []
     done = command("train", "--resume", run, "--quiet")
@@ -192,7 +192,7 @@ def test_a_torn_checkpoint_at_a_url_gives_way_to_the_one_before(
     torn = "a/checkpoints/iteration_000004/weights.safetensors"
     bucket.write(torn, bucket.read(torn)[:-100])
     train(workshop.load(f"run={bucket.url('a')}", f"base={base}"), resume=True, progress=False)
-    assert f"skipping a damaged checkpoint: {bucket.url(torn)} is not as it was written" in caplog.text
+    assert f"skipping a damaged checkpoint: {bucket.url(torn)} has changed since it was written" in caplog.text
     with RunFolder.create(bucket.url("a"), resume=True) as folder:
         assert_same_end(folder.path, workshop.root / "trained")
 
@@ -222,9 +222,11 @@ def test_a_run_without_pointers_ends_with_the_best_that_its_checkpoints_know(
 
 def test_what_is_not_there_is_refused_at_once(bucket: Bucket, base: Path, workshop: Workshop, command: Command) -> None:
     tiny = [workshop.config, f"base={base}", "--quiet"]
-    command("train", *tiny, "run=s3://nowhere/a").refuses("run=s3://nowhere/a cannot", "make the bucket", code=1)
-    command("train", "--resume", bucket.url("a")).refuses(f"there is no run to go on with in {bucket.url('a')}")
+    command("train", *tiny, "run=s3://nowhere/a").refuses("run=s3://nowhere/a cannot", "create the bucket", code=1)
+    command("train", "--resume", bucket.url("a")).refuses(f"there is no run to resume in {bucket.url('a')}")
     command("info", bucket.url("a")).refuses(f"{bucket.url('a')}: no model here", code=1)
-    command("train", *tiny, "run=s3://").refuses("run: s3:// names nothing; a URL is of the form s3://bucket/path")
+    command("train", *tiny, "run=s3://").refuses(
+        "run: s3:// is not a valid URL; it must be of the form s3://bucket/path"
+    )
     bucket.server.stop()
     command("train", *tiny, f"run={bucket.url('a')}").refuses(f"run={bucket.url('a')} cannot", "network", code=1)

@@ -49,7 +49,7 @@ def test_a_damaged_asset_fails_by_name_and_the_rest_is_still_checked(assets: Pat
     weights = assets / "potential" / "state.pt"
     weights.write_bytes(weights.read_bytes() + b"x")
     done = command("doctor", "--no-ray")
-    done.refuses("what fails: bundled potential;", code=1)
+    done.refuses("failed checks: bundled potential;", code=1)
     said = states(done.out)
     assert said["bundled potential"] == "fails"
     assert said["bundled crystals"] == said["bundled base"] == said["TensorBoard"] == "ok"
@@ -194,7 +194,7 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert state == "fails" and str(tmp_path) in text
     monkeypatch.setattr("os.access", lambda *_: False)
     state, text = doctor.disk(tmp_path)
-    assert state == "fails" and "may not be written to" in text
+    assert state == "fails" and "is not writable" in text
 
 
 def test_whatever_a_check_raises_is_what_it_says() -> None:
@@ -230,4 +230,4 @@ def test_a_ray_that_hangs_or_dies() -> None:
 
 @pytest.mark.processes
 def test_ray_starts() -> None:
-    assert doctor.ray_starts() == ("ok", "starts and gives room to an actor")
+    assert doctor.ray_starts() == ("ok", "starts and has room for an actor")

@@ -208,7 +208,7 @@ def test_a_second_call_goes_on_and_more_cases_add_to_it(
     monkeypatch.setattr(FlowModel, "generate", watched)
     again, printed = compared(command, tmp_path, *words, "--steps", "3,4")
     assert again == first and generated == []
-    assert "done before, and not evaluated again: 2 of 2 cases" in printed
+    assert "evaluated before, and not again: 2 of 2 cases" in printed
     more, printed = compared(command, tmp_path, *words, "--steps", 5, "--slope-pos", 2)
     assert generated == [5] and "from other calls with the same references, seed and samples: 2 cases" in printed
     assert [(case["schedule"], case["steps"]) for case in more["cases"]] == [

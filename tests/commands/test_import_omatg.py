@@ -56,7 +56,7 @@ def test_nothing_is_written_over_or_half(tmp_path: Path, capsys: pytest.CaptureF
     tree = base_tree()
     interpolant(tree, "pos")["interpolant"] = "omg.si.interpolants.PeriodicCubicInterpolant"
     assert run("import-omatg", *write(tmp_path, tree, network_state(), "odd"), "--out", tmp_path / "new") == 1
-    assert "CubicInterpolant is not known here" in capsys.readouterr().err
+    assert "CubicInterpolant is not supported" in capsys.readouterr().err
     assert run("import-omatg", tmp_path / "none.ckpt", files[1], "--out", tmp_path / "new") == 1
     assert not (tmp_path / "new").exists()
     assert sorted(path.name for path in (tmp_path / "full").iterdir()) == ["mine"]

@@ -69,9 +69,9 @@ SEVERAL = {"metric": [DEFAULT_METRIC, "match_rate"], "search": "optuna", "schedu
             {"space": {"learner.lr.x": {"choice": [1]}}, "overrides": {"learner": {"lr": 1}}},
             ["space.learner.lr.x", "lr is a value"],
         ),
-        ({"space": {"run": {"choice": ["a"]}}}, ["space.run", "not a key that trials can differ in"]),
+        ({"space": {"run": {"choice": ["a"]}}}, ["space.run", "trials cannot differ in this key"]),
         ({"space": {"seed": {"loguniform": [0, 1]}}}, ["above 0"]),
-        ({"space": {"seed": {"uniform": [1, 0]}}}, ["lies below"]),
+        ({"space": {"seed": {"uniform": [1, 0]}}}, ["must be below"]),
         ({"space": {"seed": {"uniform": [0, 1], "choice": [1]}}}, ["exactly one"]),
         ({"space": {"seed": {"unifrom": [0, 1]}}}, ["unknown key space.seed.unifrom", "space.seed.uniform?"]),
         ({"trails": 3}, ["unknown key trails", "did you mean trials?"]),
@@ -108,7 +108,7 @@ def test_what_all_trials_lack_is_said_before_ray_starts(workshop: Workshop, base
 def test_a_reward_that_is_not_measured_is_said_before_ray_starts(
     workshop: Workshop, base: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=f"reward_mean where more .* take {DEFAULT_METRIC}"):
+    with pytest.raises(ConfigError, match=f"reward_mean only if more .* use {DEFAULT_METRIC}"):
         tune(sweep(workshop, base, tmp_path / "run", metric="reward_mean"), progress=False)
     assert not (tmp_path / "run").exists()
 
@@ -243,7 +243,7 @@ def test_what_is_no_sweep_or_no_domain_is_said(workshop: Workshop, base: Path, t
         SweepSettings.load(quickstart())
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(sweep(workshop, base, tmp_path).model_dump(mode="json")))
-    with pytest.raises(ConfigError, match=r"space\.objective\.clip: a domain, please.*overrides\.objective\.clip"):
+    with pytest.raises(ConfigError, match=r"space\.objective\.clip: give a domain.*overrides\.objective\.clip"):
         SweepSettings.load(path, ["space.objective.clip=0.3"])
 
 

@@ -127,7 +127,7 @@ def test_a_learned_schedule_anneals_another_run(
 ) -> None:
     keys = [f"base={base}", f"policy.schedule_from={schedule.model}"]
     model = goes_on_bit_by_bit(workshop, tmp_path / "run", *keys)
-    assert "The schedule that it was trained with" in (tmp_path / "run" / "report.html").read_text()
+    assert "The schedule it was trained with" in (tmp_path / "run" / "report.html").read_text()
     donor = FlowModel.load(schedule.model)
     learned = weights(donor)
     assert learned and all(torch.equal(weights(model)[name], value) for name, value in learned.items())

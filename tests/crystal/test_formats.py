@@ -103,7 +103,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.cif.gz").write_bytes(gzip.compress(CIF.encode())[:-20])
     (tmp_path / "b.cif.gz").write_bytes(CIF.encode())
     for name in ("a.cif.gz", "b.cif.gz"):
-        with pytest.raises(DataError, match=f"{name}: it is no readable gzip file"):
+        with pytest.raises(DataError, match=f"{name}: it is not a readable gzip file"):
             read_dataset(tmp_path / name)
 
 
@@ -131,10 +131,10 @@ def test_bad_members_of_archives_are_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("good.cif", CIF)
         archive.writestr("x/bad.cif", "nonsense")
-    with pytest.raises(DataError, match=r"all\.zip/x/bad\.cif: it is no valid CIF.*\(1 of 2 crystals"):
+    with pytest.raises(DataError, match=r"all\.zip/x/bad\.cif: it is not a valid CIF.*\(1 of 2 crystals"):
         read_dataset(path)
     path.write_bytes(b"no archive")
-    with pytest.raises(DataError, match=r"all\.zip is no readable archive"):
+    with pytest.raises(DataError, match=r"all\.zip is not a readable archive"):
         read_dataset(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data.csv", "cif\n")
@@ -248,7 +248,7 @@ def test_database_and_trajectory_of_ase(tmp_path: Path) -> None:
     assert_caesium_chloride(tmp_path / "a.traj", ids=["1", "2"], n=2)
     for name in ("b.db", "b.traj"):
         (tmp_path / name).write_bytes(b"neither" * 1000)
-        with pytest.raises(DataError, match=f"{name}: it is no readable (database|trajectory) of ASE"):
+        with pytest.raises(DataError, match=f"{name}: it is not a readable ASE (database|trajectory)"):
             read_dataset(tmp_path / name)
 
 
@@ -295,10 +295,10 @@ def _xyz(path: Path, cell: np.ndarray, positions: np.ndarray) -> Path:
     [
         ("a.csv", f"material_id,cif\na,{quoted(CIF)}\nb,{quoted(CIF)[:-30]}", "unexpected end of data"),
         ("a.csv", f"cif,cif\n{quoted(CIF)},{quoted(CIF)}\n", "several columns 'cif'"),
-        ("a.json", '{"a": 1, "a": 2}', "'a' stands there twice"),
+        ("a.json", '{"a": 1, "a": 2}', "'a' appears twice"),
         ("a.json", '{"structures": [1], "entries": [2]}', "lists under structures and entries"),
-        ("a.json", "[" * 200_000, "no JSON that can be read"),
-        ("a.json", '{"a": ' + "1" * 5000 + "}", "no JSON that can be read"),
+        ("a.json", "[" * 200_000, "not readable JSON"),
+        ("a.json", '{"a": ' + "1" * 5000 + "}", "not readable JSON"),
         ("a.xyz", '2\nLATTICE="4 0 0 0 4 0 0 0 4" PBC="T T F"\nC 0 0 0\nC 2 2 2\n', "not periodic"),
         (
             "a.xyz",
@@ -306,7 +306,7 @@ def _xyz(path: Path, cell: np.ndarray, positions: np.ndarray) -> Path:
             "disordered",
         ),
         ("a.xyz", "10000000000\n\nC 0 0 0\n", "10000000000 atoms or more"),
-        ("a.xyz", '1\nLattice="4 0 0 0 4 0 0 0 4"\nC 1e17 0 0\n', "lost their digits"),
+        ("a.xyz", '1\nLattice="4 0 0 0 4 0 0 0 4"\nC 1e17 0 0\n', "lose their digits"),
         ("POSCAR", "x\n1\n4 0 0\n0 4 0\n0 0 4\nCs\n1\nDirect\n0 0 0\n0.5 0.5 0.5\n", "lists 2 coordinates"),
         ("POSCAR", "x\n1\n4 0 0\n0 4 0\n0 0 4\nCs Cl\n1\nDirect\n0 0 0\n", "names 2 elements and 1 numbers"),
     ],

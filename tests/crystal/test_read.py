@@ -181,11 +181,11 @@ def test_orientation_of_files_that_have_one_is_kept_unless_reduced(tmp_path: Pat
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 BAD_CIFS = {
-    "text": ("nonsense", "no valid CIF: line 1"),
+    "text": ("nonsense", "not a valid CIF: line 1"),
     "two": (cif() + cif("y"), "2 crystals"),
-    "nan position": (cif(x="nan"), "coordinate x of site 1 .A0. is no number: 'nan'"),
-    "inf position": (cif(x="inf"), "coordinate x of site 1 .A0. is no number: 'inf'"),
-    "nan length": (cif(a="nan"), "_cell_length_a is no number: 'nan'"),
+    "nan position": (cif(x="nan"), "coordinate x of site 1 .A0. is not a number: 'nan'"),
+    "inf position": (cif(x="inf"), "coordinate x of site 1 .A0. is not a number: 'inf'"),
+    "nan length": (cif(a="nan"), "_cell_length_a is not a number: 'nan'"),
     "flat": (cif(a="0.004"), "degenerate: its volume is 0.0788"),
     "zero angle": (cif(beta="0"), "spans no volume"),
     "partly occupied": (cif(occupancy="0.5"), "disordered"),
@@ -244,7 +244,7 @@ def test_bad_files_in_folders_and_blocks_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[", "no JSON"),
+        ("[", "not readable JSON"),
         ('{"structure": 1}', "'structure' holds no structures"),
         ("7", "must hold a list of objects with a key 'structure'"),
         ("[1]", "row 1: .*structure"),
@@ -361,7 +361,7 @@ def test_cells_that_no_network_could_take_are_refused(tmp_path: Path) -> None:
     grid = list(itertools.product(range(side), repeat=3))[: MAX_ATOMS_PER_CELL + 1]
     rows = "".join(f"Na {2 * x} {2 * y} {2 * z}\n" for x, y, z in grid)
     path.write_text(f'{len(grid)}\nLattice="22 0 0 0 22 0 0 0 22"\n{rows}')
-    with pytest.raises(DataError, match=r"row 1: it has 1001 atoms or more; a cell holds 1000 at most"):
+    with pytest.raises(DataError, match=r"row 1: it has 1001 atoms or more; a cell may hold 1000 at most"):
         read_dataset(path)
 
 

@@ -132,11 +132,11 @@ def test_a_hostile_record_is_refused_by_key_and_not_run(tmp_path: Path) -> None:
     [
         ({"cell": None}, "it has no 'cell'; its keys are pos, cell"),
         ({"pos": torch.zeros(3, 3)}, r"'pos' \(3, 3\) and 'atomic_numbers' \(2,\)"),
-        ({"atomic_numbers": torch.tensor([11.5, 17.0])}, "not whole"),
+        ({"atomic_numbers": torch.tensor([11.5, 17.0])}, "not integers"),
         ({"atomic_numbers": torch.tensor([11, 0])}, "no chemical element"),
         ({"cell": torch.zeros(3, 3)}, "degenerate"),
         ({"cell": torch.full((3, 3), torch.nan)}, "NaN or infinite"),
-        ({"pos": "zero"}, "'pos' is no array of numbers"),
+        ({"pos": "zero"}, "'pos' is not an array of numbers"),
     ],
 )
 def test_bad_lmdb_records_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -147,13 +147,13 @@ def test_bad_lmdb_records_are_named(change: dict[str, Any], message: str, tmp_pa
 
 def test_a_damaged_pickle_is_named(tmp_path: Path) -> None:
     path = write_lmdb(tmp_path / "a.lmdb", {"7": pickle.dumps(record(ROCKSALT))[:-30]})
-    with pytest.raises(DataError, match=r"key 7: it is no readable pickle"):
+    with pytest.raises(DataError, match=r"key 7: it is not a readable pickle"):
         read_dataset(path)
 
 
 def test_files_that_are_no_lmdb(tmp_path: Path) -> None:
     (tmp_path / "text.lmdb").write_text("no database" * 1000)
-    with pytest.raises(DataError, match=r"text\.lmdb: it is no LMDB file"):
+    with pytest.raises(DataError, match=r"text\.lmdb: it is not an LMDB file"):
         read_dataset(tmp_path / "text.lmdb")
     whole = write_lmdb(tmp_path / "a.lmdb", {str(i): record(ROCKSALT) for i in range(50)}).read_bytes()
     (tmp_path / "half.lmdb").write_bytes(whole[: len(whole) // 2])
@@ -192,5 +192,5 @@ def test_bad_parquet_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"b\.parquet, row 2: .*\(2, 3\)"):
         read_dataset(write_parquet(tmp_path / "b.parquet", columns))
     (tmp_path / "c.parquet").write_bytes(b"PAR1 but nothing else")
-    with pytest.raises(DataError, match=r"c\.parquet: it is no readable Parquet file"):
+    with pytest.raises(DataError, match=r"c\.parquet: it is not a readable Parquet file"):
         read_dataset(tmp_path / "c.parquet")

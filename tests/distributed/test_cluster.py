@@ -63,8 +63,8 @@ def test_a_cluster_without_room(bundles: list[tuple[str, dict[str, float]]], ask
     with pytest.raises(ClusterError) as error, room(bundles, SOON):
         pytest.fail("there is no room for this")
     message = str(error.value)
-    assert f"Asked: {asked}." in message
-    assert "There is: 2 nodes, " in message and f"({CORES} CPU)" in message and f"({CORES} CPU, 1 GPU)" in message
+    assert f"Requested: {asked}." in message
+    assert "Available: 2 nodes, " in message and f"({CORES} CPU)" in message and f"({CORES} CPU, 1 GPU)" in message
     assert "ray.*.workers" in message
 
 
@@ -83,7 +83,7 @@ def test_a_gpu_that_pytorch_does_not_see(workshop: Workshop, base: Path, cluster
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     config = workshop.load(f"run={tmp_path / 'run'}", f"base={base}", "ray.rollout.workers=1", "ray.rollout.gpus=0.5")
-    with pytest.raises(ClusterError, match=r"^node \S+ lends 0.5 GPU, but PyTorch sees none there; install"):
+    with pytest.raises(ClusterError, match=r"^node \S+ offers 0.5 GPU, but PyTorch sees none there; install"):
         train(config, progress=False)
 
 
@@ -206,7 +206,7 @@ def test_a_ray_of_its_own_refuses_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr("omatg_ray.distributed.cluster._present", lambda: "1 node")
     for bundles in ([("rollout", {"CPU": 0.5})] * 5, [("learner", {"CPU": 1.0, "GPU": 1.0})]):
-        message = r"^this machine has no room for this run\. Asked: "
+        message = r"^this machine has no room for this run\. Requested: "
         with pytest.raises(ClusterError, match=message), room(bundles, SOON, grows=False):
             pytest.fail("there is no room for this")
 
@@ -285,5 +285,5 @@ def test_a_node_with_another_version_of_the_package_is_refused_by_name(
     )  # fmt: skip
     who = "rollout actor 0" if verb == "train" else "trial 00000"
     differs = rf"omatg_ray \w+ \(the driver: {software()['omatg_ray']}\)"
-    said = rf"omatg-ray: {who} on node \S+ runs other software than the driver, .*: {differs}\. "
+    said = rf"omatg-ray: {who} on node \S+ runs other software than the driver and would .*: {differs}\. "
     assert done.returncode == 1 and re.match(said, done.stderr.splitlines()[-1]), done.stderr

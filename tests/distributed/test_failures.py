@@ -155,7 +155,7 @@ def test_a_reward_that_kills_every_actor_ends_the_run_with_its_compositions(
     monkeypatch.setattr("omatg_ray.distributed.worker_group.MAX_ATTEMPTS", 2)
     words = [f"run={tmp_path / 'run'}", f"base={base}", *SMALL, "iterations=3", "ray.rollout.workers=1"]
     with pytest.raises(
-        TrainingError, match=r"(?s)^\d+ of 20 rewards failed in iteration 1 \(5% may\): .*checkpoint is"
+        TrainingError, match=r"(?s)^\d+ of 20 rewards failed in iteration 1 \(5% allowed\): .*checkpoint is"
     ):
         train(workshop.load(*words), progress=False)
 

@@ -68,7 +68,7 @@ def test_a_limit_of_processes_that_is_too_low(place: Path) -> None:
 def test_a_folder_for_temporary_files_that_cannot_be_made(place: Path) -> None:
     (place / "file").touch()
     error = said([sys.executable, "-c", JOIN], place / "file" / "tmp")
-    assert error.startswith(f"Ray does not start on this machine, as it can write nothing in {place}/file/tmp (Not a ")
+    assert error.startswith(f"Ray cannot start on this machine: it cannot write to {place}/file/tmp (Not a ")
     assert "set TMPDIR" in error
 
 

@@ -24,7 +24,7 @@ from ray.util import placement_group_table
 from safetensors.torch import load_file
 
 from omatg_ray.commands.train import train
-from omatg_ray.commands.tune import SWEEP_FILE, TuneResult, _placed, resume_tune, tune
+from omatg_ray.commands.tune import SWEEP_FILE, TuneResult, _make_portable, resume_tune, tune
 from omatg_ray.config import Config
 from omatg_ray.errors import ClusterError, ConfigError, DataError, DiskError, InUseError
 from omatg_ray.run.interrupt import Interrupted
@@ -241,7 +241,7 @@ def test_a_sweep_without_room_for_one_trial_says_so(workshop: Workshop, base: Pa
     run = workshop.root / "too_large"
     keys = {"trial": {"cpus": 1000}, "overrides": {"base": str(base), "ray.wait": 1}}
     start = time.monotonic()
-    with pytest.raises(ClusterError, match=r"no room.*1 x trial \(1000 CPU\).*There is: 2 nodes.*trial\.cpus"):
+    with pytest.raises(ClusterError, match=r"no room.*1 x trial \(1000 CPU\).*Available: 2 nodes.*trial\.cpus"):
         tune(settings(workshop, base, run, **keys), progress=False)
     assert time.monotonic() - start < 60 and not (run / "sweep.yaml").exists()
 
@@ -358,7 +358,7 @@ def test_a_driver_that_was_killed_at_once_leaves_a_sweep_to_begin(
     run = workshop.root / "at_once"
     keys = {"space": {"learner.lr": {"uniform": [1e-4, 1e-3]}}, "search": "random", "trials": 2}
     overrides = {"base": str(base), "iterations": 1, "validation.every": 1}
-    begun = _placed(settings(workshop, base, run, overrides=overrides, **keys), run)
+    begun = _make_portable(settings(workshop, base, run, overrides=overrides, **keys), run)
     write_settings(begun, run / SWEEP_FILE)
     (run / FOLDER).mkdir()
     (run / FOLDER / "tuner.pkl").write_bytes(b"")
@@ -411,7 +411,7 @@ def test_a_sweep_whose_only_node_is_gone_says_so_and_ends(
         cluster.remove_node(node)
         with pytest.raises(ClusterError) as caught:
             future.result(timeout=100)
-    asked = rf"Asked: 1 x trial \({CORES + 1} CPU\), in all {CORES + 1} CPU\. There is: 2 nodes, "
+    asked = rf"Requested: 1 x trial \({CORES + 1} CPU\), in all {CORES + 1} CPU\. Available: 2 nodes, "
     assert re.search(rf"no room for any trial for \d s, the sweep ends after 4 s \(ray\.wait\)\. {asked}", caplog.text)
     assert re.match(rf"the cluster has no room for a trial after 4 s\. {asked}", str(caught.value))
     assert str(caught.value).endswith(f"omatg-ray tune --resume {run}")

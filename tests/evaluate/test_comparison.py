@@ -140,7 +140,7 @@ def test_what_is_written(comparison: Comparison, tmp_path: Path) -> None:
     assert cases[0][:3] == ["model", "steps", "relative energy, capped mean"] and len(cases) == 4
     assert cases[1][2].startswith("+2.500\n[") and differences[1][2].startswith("−2.000 *\n[")
     assert len(differences) == 3
-    for title in ("cRMSE", "Match rate", "Relative energies", "RMSE of what matches", "10 grid points"):
+    for title in ("cRMSE", "Match rate", "Relative energies", "RMSE of matches", "10 grid points"):
         assert title in text
     # No crystals were kept, nor are there several samples.
     assert "<h2>Crystals" not in text and "<h2>Coverage" not in text
@@ -156,5 +156,5 @@ def test_a_single_case_with_samples_and_crystals(tmp_path: Path) -> None:
     write_structures(CaseFolder(tmp_path).crystals(one.key), known.crystals.to_structures() * 2)
     text = write_comparison(tmp_path, Comparison.of([one]), known).read_text()
     assert "<h2>Crystals" in text and "<h2>Coverage" in text and "RMSE 0.100" in text
-    assert "<b>" not in text and "Less the first" not in text and "<h2>Against" not in text
+    assert "<b>" not in text and "Difference from the first" not in text and "<h2>Against" not in text
     assert "4 references of 2 compositions, 2 samples of each" in text

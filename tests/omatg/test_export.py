@@ -150,9 +150,9 @@ def test_what_one_network_cannot_express_is_refused(tmp_path: Path) -> None:
     for model, message in (
         (
             model_of(variant="annealing", active=["pos", "cell"], noise=noise, schedule=schedule),
-            "its annealing cannot be exported",
+            "its schedule cannot be exported",
         ),
-        (model_of(base_distribution=fitted), "fitted to other data than OMatG has fits for"),
+        (model_of(base_distribution=fitted), "fitted to other data than OMatG's own fits"),
     ):
         with pytest.raises(ModelError, match=message):
             export_omatg(model, tmp_path)

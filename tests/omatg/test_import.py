@@ -200,28 +200,28 @@ def cell(tree: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "change, message",
     [
-        (set_(pos, interpolant="omg.si.interpolants.PeriodicCubicInterpolant"), "CubicInterpolant is not known here"),
+        (set_(pos, interpolant="omg.si.interpolants.PeriodicCubicInterpolant"), "CubicInterpolant is not supported"),
         (set_(pos, interpolant="omg.si.interpolants.LinearInterpolant"), "is not periodic"),
         (set_(cell, interpolant="omg.si.interpolants.PeriodicLinearInterpolant"), "is periodic"),
-        (set_(pos, interpolant="os.system"), "os.system is no class of OMatG"),
+        (set_(pos, interpolant="os.system"), "os.system is not a class of OMatG"),
         (set_(pos, gamma=of_class("omg.si.gamma.LatentGammaSqrt", a=-1)), r"pos\.gamma.*greater than 0"),
-        (set_(pos, gamma=of_class("omg.si.gamma.LatentGammaSqrt", b=1)), r"gamma\.b: LatentGammaSqrt has no"),
+        (set_(pos, gamma=of_class("omg.si.gamma.LatentGammaSqrt", b=1)), r"gamma\.b: this argument of LatentGammaSqrt"),
         (set_(pos, gamma=of_class("omg.si.gamma.LatentGammaSqrt")), r"pos\.gamma\.a: Field required"),
         (set_(pos, differential_equation_type="PDE"), "must be ODE or SDE, not PDE"),
         (set_(pos, differential_equation_type="SDE"), r"pos\.epsilon: a class path is missing"),
-        (set_(pos, speed=2), r"pos\.speed: SingleStochasticInterpolant has no argument"),
+        (set_(pos, speed=2), r"pos\.speed: this argument of SingleStochasticInterpolant is not supported"),
         (set_(pos, velocity_annealing_factor="fast"), "must be a number, not 'fast'"),
-        (set_(species, class_path="omg.si.discrete_flow_matching_mask.Other"), "known: .*DiscreteFlowMatchingUniform"),
+        (set_(species, class_path="omg.si.discrete_flow_matching_mask.Other"), "supported: .*MatchingUniform"),
         (set_(encoder, act_fn="gelu"), r"encoder\.act_fn: only silu"),
         (set_(encoder, edge_style="knn"), r"encoder\.edge_style: only fc"),
         (set_(encoder, latent_dim=8), r"dim is 6, but .*latent_dim is 8"),
-        (set_(encoder, depth=3), r"encoder\.depth: CSPNetFull has no argument"),
-        (set_(sampler, cell_distribution="omg.sampler.cell_distributions.CubicCells"), "CubicCells is not known"),
+        (set_(encoder, depth=3), r"encoder\.depth: this argument of CSPNetFull is not supported"),
+        (set_(sampler, cell_distribution="omg.sampler.cell_distributions.CubicCells"), "CubicCells is not supported"),
         (
             set_(sampler, cell_distribution=of_class("omg.sampler.InformedLatticeDistribution", dataset_name="x")),
             "dataset_name must be one of carbon_24, mp_20",
         ),
-        (set_(sampler, species_distribution="omg.sampler.MaskSpeciesDistribution"), "known: MirrorSpecies"),
+        (set_(sampler, species_distribution="omg.sampler.MaskSpeciesDistribution"), "expected: MirrorSpecies"),
         (lambda tree: tree["model"].pop("si"), r"model\.si is missing"),
         (lambda tree: tree["model"]["model"]["init_args"].update(property_keys="gap"), "conditioned on properties"),
     ],
@@ -242,14 +242,14 @@ def without(prefix: str) -> dict[str, Any]:
         (network_state() | {"model.encoder.extra.weight": torch.ones(1)}, "also has extra.weight"),
         (
             network_state() | {"model.prop_embedder.weight": torch.ones(1)},
-            "cannot be carried over: model.prop_embedder",
+            "cannot be imported: model.prop_embedder",
         ),
         (network_state() | {"model.encoder.coord_out.weight": torch.ones(3, 9)}, r"has shape \(3, 9\)"),
         (network_state() | {"model.encoder.coord_out.weight": torch.full((3, 8), torch.nan)}, "NaN or infinite"),
-        (network_state(size=SIZE.model_copy(update={"layers": 3})), "layer csp_layer_2, the configuration 2 layers"),
+        (network_state(size=SIZE.model_copy(update={"layers": 3})), "csp_layer_2, the configuration only 2 layers"),
         (network_state(size=SIZE.model_copy(update={"layers": 5})), "layer csp_layer_"),
-        (network_state() | {"scale_model._trunk.0.bias": torch.ones(1)}, "is of a reinforced model"),
-        ({"net.weight": torch.ones(1)}, "is no checkpoint of OMatG"),
+        (network_state() | {"scale_model._trunk.0.bias": torch.ones(1)}, "is a reinforced model"),
+        ({"net.weight": torch.ones(1)}, "is not an OMatG checkpoint"),
     ],
 )
 def test_checkpoints_that_do_not_fit(state: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_a_file_that_was_cut_off(tmp_path: Path) -> None:
     data = checkpoint.read_bytes()
     for size in (0, 1, 100, len(data) // 2, len(data) - 1):
         checkpoint.write_bytes(data[:size])
-        with pytest.raises(ModelError, match=rf"model\.ckpt \({size} bytes\) is no checkpoint.*, or was cut off$"):
+        with pytest.raises(ModelError, match=rf"model\.ckpt \({size} bytes\) is not a .*, or is truncated$"):
             import_omatg(checkpoint, config)
 
 
@@ -332,7 +332,7 @@ def test_tensors_larger_than_the_file_are_refused(tmp_path: Path) -> None:
     assert len(claimed) < 1000 and claimed != checkpoint.read_bytes()
     for data in (checkpoint.read_bytes(), claimed):
         checkpoint.write_bytes(data)
-        with pytest.raises(ModelError, match=r"model\.ckpt is of PyTorch's format before 1\.6"):
+        with pytest.raises(ModelError, match=r"model\.ckpt is refused: it is in PyTorch's format before 1\.6"):
             import_omatg(checkpoint, config)
     torch.save({"state_dict": {"model.encoder.x": torch.zeros(2_000_000)}}, checkpoint)
     with zipfile.ZipFile(checkpoint) as plain, zipfile.ZipFile(tmp_path / "small.ckpt", "w") as small:
@@ -351,7 +351,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1")
     (tmp_path / "bad.yaml").write_text("a: [")
     for name, message in {
-        "text.ckpt": "is no checkpoint of PyTorch",
+        "text.ckpt": "is not a PyTorch checkpoint",
         "list.ckpt": "has no `state_dict` of tensors",
         "none.ckpt": "cannot be read",
     }.items():
@@ -361,7 +361,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
         "list.yaml": "no section `model`",
         "bad.yaml": "not valid YAML",
         "no.yaml": "cannot be read",
-        checkpoint.name: "no YAML file .a checkpoint comes first",
+        checkpoint.name: "not a YAML file .the checkpoint comes first",
     }.items():
         with pytest.raises(ModelError, match=message):
             import_omatg(checkpoint, tmp_path / name)

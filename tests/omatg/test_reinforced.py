@@ -103,7 +103,7 @@ def test_learned_noise(tmp_path: Path, base: FlowModel) -> None:
 @pytest.mark.parametrize(
     "tree, message",
     [
-        (reinforcement_tree("OMGIRLHybrid"), "OMGIRLHybrid is not known here"),
+        (reinforcement_tree("OMGIRLHybrid"), "OMGIRLHybrid is not supported"),
         (reinforcement_tree(disable_fields=["pos", "cell"]), "nothing was reinforced"),
         (reinforcement_tree(noise_schedules={"pos": of_class("omg.omg_irl.SqrtNoiseSchedule")}), "cell is missing"),
         (
@@ -125,15 +125,15 @@ def test_a_schedule_that_is_missing(tmp_path: Path, base: FlowModel) -> None:
     state = {name: value for name, value in schedule_state().items() if "pos_head" not in name}
     with pytest.raises(ModelError, match=r"scale_model does not fit.*lacks heads\.pos"):
         imported(tmp_path, base, tree, state)
-    with pytest.raises(ModelError, match=r"cannot be carried over: model\.encoder"):
+    with pytest.raises(ModelError, match=r"cannot be imported: model\.encoder"):
         imported(tmp_path, base, tree, schedule_state() | network_state())
 
 
 def test_base_models_go_with_reinforcement_only(tmp_path: Path, base: FlowModel) -> None:
     files = write(tmp_path, reinforcement_tree(), network_state(seed=1), "rl")
-    with pytest.raises(ModelError, match="import that first and name it with --base"):
+    with pytest.raises(ModelError, match="import the base model first and name it with --base"):
         import_omatg(*files)
-    with pytest.raises(ModelError, match="--base is for those of reinforcement"):
+    with pytest.raises(ModelError, match="--base is only for reinforced models"):
         import_omatg(*write(tmp_path, base_tree(), network_state()), base=base)
     reinforced = import_omatg(*files, base=base).model
     with pytest.raises(ModelError, match="--base names a reinforced model"):

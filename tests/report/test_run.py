@@ -336,7 +336,7 @@ def test_failures_are_counted_over_the_run_and_named_only_if_there_were_any(tmp_
     lines[2] |= {"replaced_rollout": 2, "retried_reward": 1}
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert (
-        "Failures that the run got over: actors replaced: rollout 3, learner 1; requests sent again: rollout 2, "
+        "Failures that the run recovered from: actors replaced: rollout 3, learner 1; requests sent again: rollout 2, "
         "reward 1." in section(write_report(tmp_path).read_text())
     )
 
@@ -344,15 +344,15 @@ def test_failures_are_counted_over_the_run_and_named_only_if_there_were_any(tmp_
 @pytest.mark.pictures
 def test_the_timeline_is_drawn_with_what_it_shows(tmp_path: Path) -> None:
     path = make_ray_run(tmp_path, 2) / "timeline.json"
-    assert "Who worked when" not in write_report(tmp_path).read_text()
+    assert "When actors worked" not in write_report(tmp_path).read_text()
     spans = (Span("rollout", 0, "rollout", 0.0, 1.0), Span("learner", 0, "update", 1.5, 4.0))
     Timeline(3, 4.0, (("rollout", 0), ("rollout", 1), ("learner", 0)), spans).write(path)
-    shown = write_report(tmp_path).read_text().partition("<h2>Who worked when</h2>")[2].partition("<h2>")[0]
+    shown = write_report(tmp_path).read_text().partition("<h2>When actors worked</h2>")[2].partition("<h2>")[0]
     assert shown.count("<svg") == 1 and "Iteration 3, 4.00 s." in shown
     assert all(f">{actor}</text>" in shown for actor in ("rollout 0", "rollout 1", "learner 0"))
     path.write_text("{}")
     text = write_report(tmp_path).read_text()
-    assert "Who worked when" not in text and "timeline.json, which cannot be read" in text
+    assert "When actors worked" not in text and "timeline.json, which cannot be read" in text
 
 
 def test_one_process_has_no_actors(complete: tuple[Path, str]) -> None:

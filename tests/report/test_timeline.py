@@ -68,8 +68,8 @@ def test_words_say_who_worked_and_who_waited() -> None:
     """Rollouts: 2 s, 2 s and 0 s of 10 s, for 1 s alone; rewards 1.5 s, for 0.5 s alone; the learner 4 s."""
     assert describe_timeline(serial()) == (
         "Iteration 3, 10.00 s. Share of it in which actors computed: rollout 13%, reward 15%, learner 40%. "
-        "Alone at work: rollout actors for 1.00 s, learner actors for 4.00 s; the others wait for them then. "
-        "For 3.50 s no actor works: the driver does, or something is on its way."
+        "Alone at work: rollout actors for 1.00 s, learner actors for 4.00 s; meanwhile the others wait. "
+        "For 3.50 s no actor works: the driver does, or data is in transit."
     )
 
 
@@ -77,6 +77,6 @@ def test_words_say_who_worked_and_who_waited() -> None:
 def test_who_works_side_by_side_is_not_waited_for(overlap: float) -> None:
     spans = (Span("rollout", 0, "rollout", 0.0, 5.0 + overlap), Span("learner", 0, "update", 5.0 - overlap, 10.0))
     text = describe_timeline(Timeline(1, 10.0, (), spans))
-    assert ("No role has all others wait" in text) == (overlap == 5.0)
+    assert ("No role keeps all others waiting" in text) == (overlap == 5.0)
     assert ("Alone at work: rollout actors for 5.00 s, learner actors for 5.00 s" in text) == (not overlap)
     assert "no actor works" not in text

@@ -224,7 +224,7 @@ def test_a_sane_energy_volume_curve_gives_no_warning(weights: Path) -> None:
 def test_an_energy_volume_curve_without_minimum_gives_a_warning(copy: Path, scale: float) -> None:
     state = torch.load(copy / "state.pt", weights_only=True)
     edit_state(copy, data_std=scale * state["data_std"])
-    with pytest.warns(UserWarning, match="rocksalt NaCl no minimum"):
+    with pytest.warns(UserWarning, match="rocksalt NaCl no energy minimum"):
         load_potential(copy)
 
 

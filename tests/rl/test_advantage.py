@@ -108,7 +108,7 @@ def test_clip_std_clips_to_the_population_deviation_of_the_group():
 @pytest.mark.parametrize("shaping", ["rank", "clip"])
 def test_clip_std_goes_with_no_shaping(shaping):
     """Clipped before they are ranked, outliers would only be tied."""
-    with pytest.raises(ValidationError, match=f"does not go with shaping {shaping}.*advantage.shaping=none"):
+    with pytest.raises(ValidationError, match=f"cannot be combined with shaping {shaping}.*advantage.shaping=none"):
         AdvantageSettings(shaping=shaping, clip_std=2.0)
 
 

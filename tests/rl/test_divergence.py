@@ -47,7 +47,7 @@ def test_a_rise_of_the_shift_is_told_once_until_it_falls_again() -> None:
 
 def test_ranks_that_disagree_are_told() -> None:
     (text,) = said(DivergenceWatch(), 1, 0.4, 0.0)
-    assert "correlate by 0.40" in text
+    assert "correlate by only 0.40" in text
 
 
 def test_a_run_that_goes_on_keeps_its_first_shift() -> None:

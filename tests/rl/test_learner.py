@@ -583,7 +583,7 @@ def test_memory_that_runs_out_halves_the_microbatches(error, backward, monkeypat
     assert memory.freed == [True] * len(too_large)
     warned = [record.getMessage() for record in caplog.records]
     assert len(warned) == len(too_large)
-    assert f"goes on with {too_large[-1] // 2}; learner.microbatch_pairs={too_large[-1] // 2}" in warned[-1]
+    assert f"continues with {too_large[-1] // 2}; set learner.microbatch_pairs={too_large[-1] // 2}" in warned[-1]
 
 
 def test_memory_that_holds_no_structure_at_one_step_is_an_error(monkeypatch):

@@ -55,7 +55,7 @@ def test_rewards_keep_the_order_of_items_of_several_sizes() -> None:
 
 def test_one_failure_in_twenty_may_be_two_may_not() -> None:
     assert int(rewards_of(items(2), [verdict([NAN] + 19 * [1.0])]).isnan().sum()) == 1
-    with pytest.raises(TrainingError, match=r"^2 of 20 rewards failed in iteration 4 \(5% may\): NaCl$"):
+    with pytest.raises(TrainingError, match=r"^2 of 20 rewards failed in iteration 4 \(5% allowed\): NaCl$"):
         rewards_of(items(2), [verdict([NAN, NAN] + 18 * [1.0])])
 
 

@@ -131,7 +131,7 @@ def test_a_crystal_of_unknown_elements_has_no_reward_and_is_named_by_what_it_is(
     scored = score_item(crystals, Oxides())
     assert scored.result.reward.tolist()[1:] == [1.0, 3.0] and math.isnan(scored.result.reward[0])
     assert scored.result.values["twice"].tolist()[1:] == [2.0, 6.0]
-    with pytest.raises(TrainingError, match=r"^1 of 3 rewards failed in iteration 1 \(5% may\): Na1?O$"):
+    with pytest.raises(TrainingError, match=r"^1 of 3 rewards failed in iteration 1 \(5% allowed\): Na1?O$"):
         rewards_of([WorkItem(0, ((26, 26),), (1, 2, 3), 5)], [scored])
     nothing = score_item(crystals.replace(species=torch.full((6,), 11)), Oxides()).result
     assert nothing.reward.isnan().all() and nothing.values == {}

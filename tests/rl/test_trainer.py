@@ -104,7 +104,7 @@ def test_a_failed_reward_leaves_the_others_and_their_statistics() -> None:
 def test_too_many_failed_rewards_stop_the_run_and_are_named() -> None:
     run = trainer(lambda n: torch.cat([torch.tensor([NAN, NAN]), ascending(n - 2)]))
     before = weights(run)
-    with pytest.raises(TrainingError, match=r"4 of 24 rewards failed in iteration 1 \(5% may\): .*(NaCl|MgO2|LiF)"):
+    with pytest.raises(TrainingError, match=r"4 of 24 rewards failed in iteration 1 \(5% allowed\): .*(NaCl|MgO2|LiF)"):
         run.step()
     assert torch.equal(weights(run), before)
     assert run.iteration == 0

@@ -190,7 +190,7 @@ def test_missing_time_bound_off_the_main_thread_is_logged(caplog: pytest.LogCapt
         thread.start()
         thread.join()
     assert results == [Outcome(1)]
-    assert "no time bound" in caplog.text
+    assert "no time limit" in caplog.text
 
 
 @pytest.mark.parametrize(("workers", "timeout"), [(-1, 1.0), (0, 0.0), (1, float("nan"))])

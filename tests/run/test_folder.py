@@ -44,7 +44,7 @@ def test_a_run_is_not_overwritten(run: RunFolder) -> None:
 
 
 def test_there_must_be_a_run_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no run to go on with"):
+    with pytest.raises(ConfigError, match="no run to resume"):
         RunFolder.create(tmp_path / "typo", resume=True)
     assert not (tmp_path / "typo").exists()
 
@@ -174,10 +174,10 @@ def empty_manifest(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (flip, "model.bin is not as it was written"),
-        (truncate, "state.bin is not as it was written"),
+        (flip, "model.bin has changed since it was written"),
+        (truncate, "state.bin has changed since it was written"),
         (remove, "model.bin is missing"),
-        (remove_manifest, "iteration_000020 is no complete checkpoint"),
+        (remove_manifest, "iteration_000020 is not a complete checkpoint"),
         (tear_manifest, "manifest.json is damaged"),
         (empty_manifest, "manifest.json is damaged"),
     ],

@@ -107,7 +107,7 @@ def test_what_a_resumed_run_forgets_is_forgotten_there(bucket: Bucket) -> None:
 
 
 def test_a_run_is_not_overwritten_and_must_be_there_to_resume(bucket: Bucket, scratch: Path) -> None:
-    with pytest.raises(ConfigError, match=f"no run to go on with in {bucket.url(RUN)}"):
+    with pytest.raises(ConfigError, match=f"no run to resume in {bucket.url(RUN)}"):
         opened(bucket, resume=True)
     with opened(bucket) as run:
         save(run, 1)
@@ -199,7 +199,7 @@ def test_a_run_below_one_in_a_storage_of_fsspec_stays() -> None:
 def test_storage_that_cannot_be_written_is_told_before_anything_is_done(
     bucket: Bucket, scratch: Path, resume: bool
 ) -> None:
-    with pytest.raises(StorageError, match="run=s3://nowhere/a cannot be listed: .*make the bucket"):
+    with pytest.raises(StorageError, match="run=s3://nowhere/a cannot be listed: .*create the bucket"):
         RunFolder.create("s3://nowhere/a", resume)
     assert list(scratch.iterdir()) == []
 
@@ -250,10 +250,10 @@ def tear_manifest(bucket: Bucket, folder: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (flip, "iteration_2/state.bin is not as it was written"),
-        (truncate, "iteration_2/state.bin is not as it was written"),
+        (flip, "iteration_2/state.bin has changed since it was written"),
+        (truncate, "iteration_2/state.bin has changed since it was written"),
         (remove, "iteration_2/state.bin is missing"),
-        (remove_manifest, "iteration_2 is no complete checkpoint"),
+        (remove_manifest, "iteration_2 is not a complete checkpoint"),
         (tear_manifest, "iteration_2/manifest.json is damaged"),
     ],
 )
@@ -528,7 +528,7 @@ def test_models_that_are_not_there_or_damaged(bucket: Bucket) -> None:
         pass
     flip(bucket, f"{RUN}/checkpoints/iteration_1")
     damaged = fetched_model(bucket.url(RUN), "model.json")
-    with pytest.raises(ModelError, match=f"{RUN}/checkpoints/iteration_1/state.bin is not as it was"), damaged:
+    with pytest.raises(ModelError, match=f"{RUN}/checkpoints/iteration_1/state.bin has changed since"), damaged:
         pass
 
 
@@ -536,7 +536,7 @@ def test_a_local_run_with_no_whole_checkpoint(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path / "run", resume=False) as run:
         save(run, 1)
         (run.checkpoints / "iteration_1" / "manifest.json").unlink()
-        with pytest.raises(ModelError, match=r"none of the checkpoints in .*run/checkpoints is whole \(iteration_1\)"):
+        with pytest.raises(ModelError, match=r"none of the checkpoints in .*run/checkpoints is intact \(iteration_1\)"):
             run.latest_checkpoint()
         shutil.rmtree(run.checkpoints / "iteration_1")
         assert run.latest_checkpoint() is None

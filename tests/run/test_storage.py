@@ -184,7 +184,7 @@ def refused(storage: Storage, *parts: str) -> None:
 
 
 def test_a_bucket_that_is_not_there(bucket: Bucket) -> None:
-    refused(storage_of("s3://nowhere/run", "run"), "bucket does not exist", "make the bucket")
+    refused(storage_of("s3://nowhere/run", "run"), "bucket does not exist", "create the bucket")
 
 
 def test_a_full_disk_is_not_blamed_on_the_storage(

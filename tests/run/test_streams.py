@@ -82,7 +82,7 @@ def test_output_that_finds_no_room_is_an_error(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         process = subprocess.run([*COMMAND, "config"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert process.returncode == 1
-    assert process.stderr == "omatg-ray: what it had to say could not be written: No space left on device\n"
+    assert process.stderr == "omatg-ray: the output could not be written: No space left on device\n"
 
 
 def test_names_that_are_no_text_can_be_said() -> None:

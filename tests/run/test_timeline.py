@@ -39,7 +39,7 @@ def test_what_is_no_timeline_is_refused(damage: dict[str, Any] | None, tmp_path:
     path = tmp_path / "timeline.json"
     example().write(path)
     path.write_text("[" if damage is None else json.dumps(json.loads(path.read_text()) | damage))
-    with pytest.raises(DataError, match=r"timeline\.json is no timeline"):
+    with pytest.raises(DataError, match=r"timeline\.json is not a readable timeline"):
         Timeline.read(path)
     with pytest.raises(DataError, match="nowhere"):
         Timeline.read(tmp_path / "nowhere")

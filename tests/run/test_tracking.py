@@ -82,7 +82,7 @@ def test_a_service_that_fails_ends_no_run(
     assert [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0.5, 13.0, 0.25, 13.0]
     assert len(runs[0].logged) == 1 and runs[0].code is None
     (record,) = caplog.records
-    assert "wandb takes no metrics any more (the service is away)" in record.getMessage()
+    assert "wandb no longer accepts metrics (the service is away)" in record.getMessage()
 
 
 def test_a_service_that_refuses_at_the_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_a_service_that_refuses_at_the_start_is_an_error(tmp_path: Path, monkeyp
         raise RuntimeError("no API key")
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=dict))  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="tracking: wandb cannot be told of the run: no API key"):
+    with pytest.raises(ConfigError, match="tracking: wandb cannot accept the run: no API key"):
         Tracking(("wandb",)).start(tmp_path)
 
 
@@ -102,7 +102,7 @@ def test_the_first_service_is_told_that_the_second_refused(
             raise RuntimeError("no server")
 
     monkeypatch.setitem(SINKS, "mlflow", Refusing)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="tracking: mlflow cannot be told of the run: no server"):
+    with pytest.raises(ConfigError, match="tracking: mlflow cannot accept the run: no server"):
         Tracking(("wandb", "mlflow")).start(tmp_path)
     assert [run.code for run in runs] == [1]
 

@@ -72,7 +72,7 @@ def test_a_precision_that_shifts_actions_too_far_is_refused(workshop: Workshop, 
     ("has_it", "scale", "expected", "why"),
     [
         (True, 0.1, "bfloat16", ""),
-        (False, 0.1, "float32", "not what this machine multiplies in"),
+        (False, 0.1, "float32", "not supported by this machine"),
         (True, 1e-6, "float32", "shifts actions of pos by"),
     ],
 )
@@ -119,7 +119,7 @@ def test_the_precision_of_gpus_elsewhere_is_not_guessed(
     for more, expected in ((), "bfloat16"), (("ray.rollout.gpus=1",), "float32"), (("ray.learner.gpus=1",), "float32"):
         config = workshop.load(*keys, *more)
         assert resolve_precision(config, build_run(config), progress=True).rollout.precision == expected
-        assert ("named where actors have GPUs" in capsys.readouterr().err) == bool(more)
+        assert ("named explicitly if actors have GPUs" in capsys.readouterr().err) == bool(more)
 
 
 def test_schedules_depend_on_the_seed_alone(workshop: Workshop, base: Path) -> None:

@@ -35,6 +35,6 @@ def test_what_was_kept_takes_the_place_of_what_is_torn(tmp_path: Path) -> None:
 def test_a_damaged_copy_is_refused_and_nothing_is_changed(tmp_path: Path, left: float) -> None:
     path = kept(tmp_path, {"experiment_state-1.json": b"{}" * 5000})
     path.write_bytes(path.read_bytes()[: int(left * path.stat().st_size)])
-    with pytest.raises(DataError, match=r"is damaged .*Nothing was changed; bring it back from a backup"):
+    with pytest.raises(DataError, match=r"is damaged .*Nothing was changed; restore it from a backup"):
         bring_back(tmp_path)
     assert [file.name for file in (tmp_path / FOLDER).iterdir()] == ["experiment_state-0.json"]

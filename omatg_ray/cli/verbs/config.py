@@ -13,7 +13,7 @@ All configuration keys with their defaults. Give them in a YAML file, or overrid
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add its options."""
     parser.add_argument(
         "prefix",
         nargs="?",
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs it."""
+    """Run it."""
     from omatg_ray.config import Config
     from omatg_ray.settings import documented_keys
 

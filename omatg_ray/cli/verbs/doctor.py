@@ -9,8 +9,7 @@ from omatg_ray.errors import OmatgRayError
 
 SUMMARY = "check that everything works here"
 DESCRIPTION = """\
-Check that everything which a run needs is there and works, and say what to do where it is not. Exit code 1 if anything
-fails.
+Check that everything a run needs is present and works, and say what to do if not. Exit code 1 if anything fails.
 
   omatg-ray doctor
   omatg-ray doctor --potential POTENTIAL --no-ray
@@ -18,13 +17,13 @@ fails.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add its options."""
     parser.add_argument("--potential", type=path_or_word, metavar="NAME", help="check this MatGL potential too")
-    parser.add_argument("--no-ray", action="store_true", help="start no Ray")
+    parser.add_argument("--no-ray", action="store_true", help="do not start Ray")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs it."""
+    """Run it."""
     from omatg_ray.commands.doctor import examine
 
     failed = []
@@ -32,5 +31,5 @@ def run(arguments: argparse.Namespace) -> None:
         print(check, flush=True)
         failed += [check.name] if check.state == "fails" else []
     if failed:
-        raise OmatgRayError(f"what fails: {', '.join(failed)}; the lines above say what to do")
+        raise OmatgRayError(f"failed checks: {', '.join(failed)}; the lines above say what to do")
     print("everything that `omatg-ray train` needs works")

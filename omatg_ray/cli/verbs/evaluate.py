@@ -22,20 +22,20 @@ share; with several samples of each reference, coverage and diversity too.
   omatg-ray evaluate bundled --data bundled --schedule bundled
   omatg-ray evaluate runs/base runs/better --data test.csv --steps 10,50,100 --samples 4 --to runs/compared
 
-Several models and numbers of steps are cases, all of which are evaluated and shown with 95 % intervals. With --to, each
-case that is done is kept in DIR/cases and not evaluated again: what was interrupted goes on with the same command, and
-one with more cases adds to the report. All metrics are defined in docs/evaluation.md.
+Several models and numbers of steps make several cases, all shown with 95 % intervals. With --to, each finished case is
+kept in DIR/cases and not evaluated again: repeat a command that was interrupted to continue it; one with more cases
+adds to the report. All metrics are defined in docs/evaluation.md.
 
-A crystal depends on (seed, row, sample) alone, so evaluations with one seed can be compared row by row. A base model
-anneals only if told to, with --schedule or slopes (the bundled one: --schedule bundled at 10 points and
-more); a reinforced one anneals as it was trained. In the capped mean, an invalid crystal counts as if its energy were
-3 eV/atom (--invalid-energy), and no other as more, before that of its reference is subtracted: one crystal with
-overlapping atoms decides a plain mean.
+A crystal depends only on (seed, row, sample), so evaluations with one seed can be compared row by row. A base model
+anneals only with --schedule or slopes (the bundled one: --schedule bundled at 10 points and more); a reinforced one
+anneals as it was trained. In the capped mean, an invalid crystal counts as if its energy were 3 eV/atom
+(--invalid-energy), and no other crystal counts as more, before the energy of its reference is subtracted. Without the
+cap, one crystal with overlapping atoms would dominate the mean.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add its options."""
     sampling_arguments(parser, several=True)
     parser.add_argument(
         "--data",
@@ -49,27 +49,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-error",
         choices=("refuse", "skip"),
         default="refuse",
-        help="references that cannot be used: refuse the file and list them (default), or skip them and say how many",
+        help="unusable references: refuse the file and list them (default), or skip them and say how many",
     )
     parser.add_argument(
         "--samples",
         type=number(int, 1),
         default=1,
         metavar="K",
-        help="crystals for each reference; of several, coverage and diversity are measured too (default 1)",
+        help="crystals for each reference; with several, coverage and diversity are measured too (default 1)",
     )
     parser.add_argument(
         "--to",
         type=path_or_word,
         metavar="DIR",
-        help="keep every case in this folder, with evaluation.json, compositions.parquet and report.html; cases that "
-        "it holds already are not evaluated again",
+        help="keep every case in this folder, with evaluation.json, compositions.parquet and report.html; cases "
+        "already there are not evaluated again",
     )
     parser.add_argument(
         "--potential",
         type=path_or_word,
         metavar="NAME",
-        help="MatGL potential of the energies, or bundled (default: that which rewarded the model, else, for bundled "
+        help="MatGL potential of the energies, or bundled (default: the one that rewarded the model, else, for bundled "
         "data, the bundled one; none: no energies)",
     )
     parser.add_argument(
@@ -82,14 +82,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plausible",
         action="store_true",
-        help="also count matches of chemically plausible crystals alone (SMACT, fingerprints; needs the extra "
+        help="also count matches of only the chemically plausible crystals (SMACT, fingerprints; needs the extra "
         "`validity`)",
     )
     parser.add_argument(
         "--json",
         type=local_path,
         metavar="FILE",
-        help="write metrics here; of a single case with the values of every crystal",
+        help="write metrics here; for a single case, with the values of every crystal",
     )
     parser.add_argument(
         "--out",
@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs it."""
+    """Run it."""
     json_path = check_output(arguments.json, [".json"])
     out = check_output(arguments.out, STRUCTURE_SUFFIXES)
     folder = check_folder(arguments.to)
@@ -117,9 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
     samplings = tuple(read_samplings(arguments, steps))
     cases = len(models) * len(samplings)
     if out is not None and (folder is not None or cases > 1):
-        raise ConfigError(
-            "--out takes the crystals of a single case; with --to DIR, those of every case are kept there"
-        )
+        raise ConfigError("--out takes the crystals of a single case; --to DIR keeps those of every case there")
     from omatg_ray.commands.evaluate import (
         CompareOptions,
         EvaluateOptions,
@@ -158,11 +156,11 @@ def run(arguments: argparse.Namespace) -> None:
         not arguments.quiet,
     )
     if json_path is not None:
-        found = compared.comparison
-        write_json(Path(json_path), flattened(found.results[0].values) if cases == 1 else found.as_dict())
+        comparison = compared.comparison
+        write_json(Path(json_path), flattened(comparison.results[0].values) if cases == 1 else comparison.as_dict())
     print(comparison_table(compared.comparison))
     if compared.resumed:
-        print(f"done before, and not evaluated again: {compared.resumed} of {cases} cases")
+        print(f"evaluated before, and not again: {compared.resumed} of {cases} cases")
     if compared.others:
         print(f"from other calls with the same references, seed and samples: {compared.others} cases")
     if compared.report is not None:

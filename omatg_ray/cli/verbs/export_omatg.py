@@ -9,8 +9,8 @@ from omatg_ray.cli.output import print_notes
 
 SUMMARY = "turn a model into files of OMatG"
 DESCRIPTION = """\
-The reverse: checkpoint.ckpt and train.yaml for `omg predict` of OMatG. Refused, with the reason, where one network and
-OMatG's configuration cannot express the sampler.
+Write a model as checkpoint.ckpt and train.yaml for `omg predict` of OMatG; the reverse of import-omatg. Refused, with
+the reason, if one network and OMatG's configuration cannot express the sampler.
 
   omatg-ray export-omatg runs/better --out for_omatg
   omg predict --config=for_omatg/train.yaml --ckpt_path=for_omatg/checkpoint.ckpt
@@ -18,7 +18,7 @@ OMatG's configuration cannot express the sampler.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add its options."""
     parser.add_argument(
         "model", type=path_or_word, metavar="MODEL", help="model folder, run folder (its best checkpoint), or bundled"
     )
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs it."""
+    """Run it."""
     from omatg_ray.run.job_paths import lasting
     from omatg_ray.train.early import require_models
     from omatg_ray.train.job import found_or_bundled

@@ -10,30 +10,30 @@ from omatg_ray.cli.sampling import sampling_arguments, sampling_values
 
 SUMMARY = "generate crystals for formulas"
 DESCRIPTION = """\
-Generate crystals, drop invalid ones and duplicates, and rank them by energy where a potential is given.
+Generate crystals, drop invalid ones and duplicates, and rank them by energy if a potential is given.
 
   omatg-ray generate runs/better --formula TiO2 --z 2,4 -n 64 --potential POTENTIAL --relax 100 --out tio2.extxyz
   omatg-ray generate runs/better --formulas list.txt -n 16 --out crystals/
   omatg-ray generate bundled --formula NaCl -n 8 --potential bundled --relax 100 --schedule bundled
   omatg-ray generate models/mp20_de_novo --atoms 4 8 -n 16
 
-What a model generates lies near a minimum of the energy, not in it: with --relax, cells and positions are relaxed
-before duplicates, ranks and space groups are found. A base model anneals only if told to, with --schedule or slopes
-(the bundled one: --schedule bundled at 10 points and more); a reinforced one anneals as it was trained.
+Generated crystals lie near a minimum of the energy, not in it: --relax relaxes cells and positions before duplicates,
+ranks and space groups are found. A base model anneals only with --schedule or slopes (the bundled one: --schedule
+bundled at 10 points and more); a reinforced one anneals as it was trained.
 
 The table shows formula, formula units per cell, rank, energy, energy above the best of the composition, space group and
-how many of the crystals were the same. Those more than 3 eV/atom above the best (atoms that overlap) are marked with !.
+number of identical crystals. Crystals more than 3 eV/atom above the best (overlapping atoms) are marked with !.
 Models that generate species take numbers of atoms in place of formulas.
 The suffix of --out chooses the format: .extxyz, .cif, .json, or a folder of CIF files (ends in /).
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add its options."""
     sampling_arguments(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--formula", nargs="+", metavar="FORMULA", help="one or more formulas, e.g. TiO2")
-    what.add_argument("--formulas", type=local_path, metavar="FILE", help="file with one formula a line")
+    what.add_argument("--formulas", type=local_path, metavar="FILE", help="file with one formula per line")
     what.add_argument(
         "--atoms",
         nargs="+",
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=number(int, 1),
         default=0,
         metavar="N",
-        help="relax every valid crystal in at most N steps with the potential, in this process (default: not at all)",
+        help="relax every valid crystal in at most N steps with the potential, in this process (default: none)",
     )
     parser.add_argument(
         "--out",
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs it."""
+    """Run it."""
     out = check_output(arguments.out, STRUCTURE_SUFFIXES)
     assert out is not None
     sampling = sampling_values(arguments)

@@ -10,8 +10,8 @@ from omatg_ray.cli.output import print_notes
 SUMMARY = "turn a model of OMatG into a model folder"
 DESCRIPTION = """\
 Turn a model of OMatG into a model folder: a Lightning checkpoint and the configuration it was trained with. Says what
-could not be carried over, and refuses what would generate other structures. What OMatG-IRL has reinforced needs its own
-configuration and, with --base, the base model it started from.
+could not be converted, and refuses a model that would generate other structures. A model reinforced by OMatG-IRL needs
+its own configuration and, with --base, the base model it started from.
 
   omatg-ray import-omatg checkpoint.ckpt train.yaml --out models/mp20
   omatg-ray import-omatg rl.ckpt rl_config.yaml --base models/mp20 --out models/mp20_better
@@ -21,7 +21,7 @@ Published models need no import: name them as base=OMatG/MP-20-CSP/Trig-SDE-Gamm
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add its options."""
     parser.add_argument("checkpoint", type=local_path, metavar="CHECKPOINT", help="Lightning checkpoint (.ckpt)")
     parser.add_argument(
         "config", type=local_path, metavar="CONFIG", help="the configuration it was trained with (.yaml)"
@@ -34,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=local_path,
         metavar="FILE",
-        help="training crystals, which tell elements and cell sizes (default: what CONFIG names, if it is there)",
+        help="training crystals, which give elements and cell sizes (default: those CONFIG names, if they exist)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs it."""
+    """Run it."""
     from omatg_ray.commands.import_omatg import import_model
     from omatg_ray.run.job_paths import found, lasting
     from omatg_ray.train.job import found_or_bundled

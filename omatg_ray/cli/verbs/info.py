@@ -8,9 +8,9 @@ from omatg_ray.cli.arguments import path_or_word
 
 SUMMARY = "show what is bundled, or what a model is"
 DESCRIPTION = """\
-What is bundled, in a few lines. With the name of one of these, crystals, potential, base or schedule, its whole card:
-how it was made, what it is good for, its limits. With the folder of a model, a run or a schedule, or bundled: what this
-model or schedule is made of. `base` is the card, ./base a folder.
+Show the bundled assets in a few lines. With the name of one (crystals, potential, base or schedule): its whole card,
+with how it was made, what it is good for, and its limits. With the folder of a model, a run or a schedule, or bundled:
+what this model or schedule is made of. `base` is the card, ./base a folder.
 
   omatg-ray info
   omatg-ray info potential
@@ -19,7 +19,7 @@ model or schedule is made of. `base` is the card, ./base a folder.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add its options."""
     parser.add_argument(
         "names",
         nargs="*",
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs it."""
+    """Run it."""
     from omatg_ray.commands.info import described, overview
 
     print("\n\n".join(map(described, arguments.names)) if arguments.names else overview())

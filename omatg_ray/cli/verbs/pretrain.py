@@ -12,7 +12,7 @@ SUMMARY = "train a base model on crystals"
 DESCRIPTION = """\
 Train a base model on crystals: a CSV file with a cif column, CIF, POSCAR, extxyz, JSON, a folder of CIF files, ...
 (docs/data.md). Cells are Niggli-reduced and the data split by composition; the splits are kept in the run folder as
-data/*.extxyz. Crystals that cannot be used are refused and listed; data.on_error=skip goes on with the rest.
+data/*.extxyz. Unusable crystals are refused and listed; data.on_error=skip continues without them.
 
   omatg-ray pretrain configs/perov5_base.yaml data.file=perov_5.csv run=runs/base
   omatg-ray pretrain --resume runs/base
@@ -24,12 +24,12 @@ The run folder gets checkpoints/best (lowest validation loss), metrics.jsonl, Te
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add its options."""
     run_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs it."""
+    """Run it."""
     start_or_resume(arguments)
     config = load_config(arguments)
     from omatg_ray.train.early import refuse_pretrain

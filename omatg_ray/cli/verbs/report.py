@@ -7,24 +7,24 @@ import argparse
 from omatg_ray.cli.arguments import location
 from omatg_ray.errors import ConfigError
 
-SUMMARY = "write a run's report anew"
-DESCRIPTION = "Write report.html of a run folder anew."
+SUMMARY = "rewrite a run's report"
+DESCRIPTION = "Rewrite report.html of a run folder."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add its options."""
     parser.add_argument("folder", type=location, metavar="RUN", help="run folder, or its URL")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs it."""
+    """Run it."""
     from omatg_ray.run.folder import RunFolder, copied
     from omatg_ray.run.job_paths import lasting
 
     if isinstance(arguments.folder, str):
         from omatg_ray.report.run import write_report
 
-        # The run may be going on: nothing but the report is stored there.
+        # The run may still be active, so only the report is stored there.
         with copied(arguments.folder) as run:
             report = write_report(run.path)
             run.storage.put([report.relative_to(run.path).as_posix()])
@@ -33,8 +33,8 @@ def run(arguments: argparse.Namespace) -> None:
     folder = lasting(arguments.folder)
     if not RunFolder(folder).holds_run():
         raise ConfigError(
-            f"there is no run in {folder} to report on (evaluate --to, ablate and tune write their reports anew when "
-            "the same command is repeated; tune with --resume)"
+            f"there is no run in {folder} to report on (to rewrite the report of evaluate --to, ablate or tune, repeat "
+            "the same command; tune with --resume)"
         )
     from omatg_ray.report.run import write_report
 

@@ -28,25 +28,25 @@ towards what did better within its group (OMatG-IRL, arXiv 2602.00424).
   omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL ray.rollout.workers=3
   omatg-ray train --resume runs/better iterations=80
 
-Where no config, base, potential or data is named, it reinforces the bundled model (configs/quickstart.yaml), in a new
-run folder each time. Without data keys it takes the splits that the base's run kept. With ray.rollout.workers=N the
-work is done by Ray actors, on the cluster at RAY_ADDRESS or on this machine (`omatg-ray config ray` lists all keys);
-the results are the same. Ctrl-C stops after the present iteration with a checkpoint to resume from. The run ends with a
-before/after table on the test split and report.html.
+If no config, base, potential or data is named, it reinforces the bundled model (configs/quickstart.yaml), in a new run
+folder each time. Without data keys it uses the splits saved by the base's run. With ray.rollout.workers=N Ray actors do
+the work, on the cluster at RAY_ADDRESS or on this machine (`omatg-ray config ray` lists all keys); the results are the
+same. Ctrl-C stops after the current iteration with a checkpoint to resume from. The run ends with a before/after table
+on the test split and report.html.
 
-Progress shows, for each iteration: E median energy of the rollouts (eV/atom; every iteration has other compositions, so
-follow the validations), the share of invalid ones, with several epochs the share of clipped ratios and, where the base
-is asked, the KL to it (positions, lattice), and s, the seconds of rollout + reward + learning.
+Progress shows, for each iteration: E, the median energy of the rollouts (eV/atom; compositions change every iteration,
+so follow the validations); the share of invalid ones; with several epochs, the share of clipped ratios; if the base is
+evaluated, the KL to it (positions, lattice); and s, the seconds of rollout + reward + learning.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add its options."""
     run_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs it."""
+    """Run it."""
     start_or_resume(arguments)
     default = arguments.resume is None and _asks_for_the_default(arguments.words)
     if default:
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _asks_for_the_default(words: Sequence[str]) -> bool:
-    """Whether neither a config file nor any of what the default brings is named: base, potential, crystals."""
+    """Decide whether the command names no config file, base, potential or crystals, all of which the default brings."""
     files, overrides = told_apart(words)
     if files:
         return False
@@ -92,13 +92,16 @@ def _asks_for_the_default(words: Sequence[str]) -> bool:
 
 
 def _default_run(config: Config, free: bool) -> Config:
-    """Says what is run and where. It may be done twice: unless a folder is named, each time in one of its own."""
+    """Print what is run and where, and return it.
+
+    Unless a run folder is named, each call gets a folder of its own, so that the command can be repeated.
+    """
     from omatg_ray.run.state import free_run
 
     run = free_run(config.run) if free else config.run
     file, here = quickstart(), Path.cwd()
     text = f"without a config this is {file.relative_to(here) if file.is_relative_to(here) else file}, in {run}"
     if run != config.run:
-        text += f" ({config.run} holds a run already; to go on with it: {command('train', '--resume', config.run)})"
+        text += f" ({config.run} holds a run already; to resume it: {command('train', '--resume', config.run)})"
     print(f"omatg-ray: {text}", file=sys.stderr)
     return config.model_copy(update={"run": run})

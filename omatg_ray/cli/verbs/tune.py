@@ -12,8 +12,8 @@ from omatg_ray.run.location import as_location
 
 SUMMARY = "find good keys for train"
 DESCRIPTION = """\
-Reinforce a model many times, with other values of a few keys each time, and keep what is best: Ray Tune on the cluster
-at RAY_ADDRESS or on this machine. The space is in the YAML file, on any config keys.
+Reinforce a model many times, each time with other values of a few keys, and keep the best: Ray Tune on the cluster
+at RAY_ADDRESS or on this machine. The YAML file defines the space, over any config keys.
 
   omatg-ray tune configs/sweep_velocity.yaml
   omatg-ray tune configs/sweep_velocity.yaml trials=32 concurrent=2 overrides.iterations=40 run=runs/sweep
@@ -21,32 +21,32 @@ at RAY_ADDRESS or on this machine. The space is in the YAML file, on any config 
   omatg-ray train runs/sweep/best.yaml
 
 Every trial is a run folder in trials/; a line is printed for each of its validations. The folder gets trials.json,
-best.yaml (the config of the best trial, for `train`) and report.html. Ctrl-C saves and stops; --resume goes on, also
-after a kill: what finished stays, other trials go on from their last validation. All keys: `omatg-ray config sweep`.
+best.yaml (the config of the best trial, for `train`) and report.html. Ctrl-C saves and stops; --resume resumes it, also
+after a kill: finished trials stay, others resume from their last validation. All keys: `omatg-ray config sweep`.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add its options."""
     parser.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file of a sweep, then overrides")
-    parser.add_argument("--resume", type=location, metavar="RUN", help="go on with the sweep in this folder")
+    parser.add_argument("--resume", type=location, metavar="RUN", help="resume the sweep in this folder")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs it."""
+    """Run it."""
     from omatg_ray.tune.settings import SweepSettings, folder_of_sweep, refuse_taken_by_sweep
 
     files, overrides = told_apart(arguments.words)
     if arguments.resume is not None:
         if arguments.words:
-            raise ConfigError(f"--resume takes the settings of the sweep; leave out {arguments.words[0]}")
+            raise ConfigError(f"--resume uses the settings of the sweep; leave out {arguments.words[0]}")
         folder_of_sweep(arguments.resume)
         from omatg_ray.commands.tune import resume_tune
 
         result = resume_tune(arguments.resume, not arguments.quiet)
     elif len(files) != 1:
-        raise ConfigError("one file that describes a sweep, please, such as configs/sweep_velocity.yaml")
+        raise ConfigError("give one file that describes a sweep, such as configs/sweep_velocity.yaml")
     else:
         settings = SweepSettings.load(as_location(files[0]), overrides)
         folder = refuse_taken_by_sweep(settings)

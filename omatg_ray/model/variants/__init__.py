@@ -1,4 +1,4 @@
-"""The policy variants: a file each, whose name is that of the variant and whose `VARIANT` is the variant."""
+"""Policy variants, one file each. The file has the name of the variant, and its `VARIANT` is the variant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ else:
 
 
 def variant(name: VariantName) -> Variant:
-    """The variant of this name."""
-    found = import_module(f"{__name__}.{name}").VARIANT
-    assert isinstance(found, Variant)
-    return found
+    """Return the variant of this name."""
+    loaded = import_module(f"{__name__}.{name}").VARIANT
+    assert isinstance(loaded, Variant)
+    return loaded

@@ -1,4 +1,4 @@
-"""The schedule that multiplies the frozen base's velocity is trained."""
+"""Variant that trains the schedule multiplying the frozen base's velocity."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class AnnealingVariant(Variant):
-    """Trains s(t) in (1 + s(t)) · velocity."""
+    """Variant that trains s(t) in (1 + s(t)) · velocity."""
 
     learns: ClassVar = {}
     learns_schedule = True
@@ -25,14 +25,15 @@ class AnnealingVariant(Variant):
         return Scale(schedule)
 
     def policy(self, model: FlowModel, schedule: Schedule | None) -> Policy:
-        """Frozen fields follow the base as it is."""
+        """Return the policy of a model; frozen fields follow the base without the schedule."""
         from omatg_ray.policy.policy import Policy
 
-        what, base = model.description, model.base_network
-        return Policy(self.drift(model, schedule), base, base, what.active, model.noise, species=what.paths.species)
+        description, base = model.description, model.base_network
+        drift, species = self.drift(model, schedule), description.paths.species
+        return Policy(drift, base, base, description.active, model.noise, species=species)
 
     def start(self, start: FlowModel, best: FlowModel) -> FlowModel:
-        """The base without the schedule, which is what was learned."""
+        """Return the base without the schedule, since the schedule is what was learned."""
         return start
 
 

@@ -1,4 +1,4 @@
-"""Velocity and denoiser of a base pretrained with γ are trained, as its stochastic process."""
+"""Variant that trains velocity and denoiser of a base pretrained with γ, as its stochastic process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from omatg_ray.policy.schedule import Schedule
 
 MOST_SCORE = 1000.0
-"""Largest σ² dt / (2 γ) of a step: square-root γ with square-root noise, which trains well, reaches some hundreds."""
+"""Largest σ² dt / (2 γ) of a step. Square-root γ with square-root noise, which trains well, reaches a few hundred."""
 
 
 class ScoreVariant(Variant):
-    """Trains b and η of the drift b − σ² / (2 γ) η."""
+    """Variant that trains b and η in the drift b − σ² / (2 γ) η."""
 
     stochastic = True
 
@@ -28,10 +28,10 @@ class ScoreVariant(Variant):
         return Score(model.noise, {field: model.gamma(field) for field in model.description.active}, schedule)
 
     def check(self, policy: Policy, steps: int) -> None:
-        """Refuses steps that throw crystals about: the first or last ones, where γ is nearly 0.
+        """Refuse steps that are far too large: the first or last ones, where γ is nearly 0.
 
         Raises:
-            ConfigError: σ² dt / (2 γ), by which a step multiplies the denoiser, is beyond `MOST_SCORE` somewhere.
+            ConfigError: σ² dt / (2 γ), by which a step multiplies the denoiser, exceeds `MOST_SCORE` somewhere.
         """
         from omatg_ray.policy.drift import Score
 
@@ -45,7 +45,7 @@ class ScoreVariant(Variant):
                 raise ConfigError(
                     f"policy.noise.{field}: the step of a score policy at t = {float(times[worst]):.3g} multiplies the "
                     f"denoiser by σ² dt / (2 γ) = {float(weight[worst]):.3g}, since γ is nearly 0 there "
-                    f"({MOST_SCORE:g} at most); take less noise, e.g. kind=constant, or a base with γ of kind sqrt"
+                    f"(at most {MOST_SCORE:g}); use less noise, e.g. kind=constant, or a base with γ of kind sqrt"
                 )
 
 

@@ -1,4 +1,4 @@
-"""The velocity is trained."""
+"""Variant that trains the velocity."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class VelocityVariant(Variant):
-    """Trains the velocity b."""
+    """Variant that trains the velocity b."""
 
     def drift(self, model: FlowModel, schedule: Schedule | None) -> Drift:
         from omatg_ray.policy.drift import annealed_velocity

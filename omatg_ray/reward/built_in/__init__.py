@@ -1,4 +1,4 @@
-"""The rewards of the package: a file each, whose `Options` are the keys below `reward.<name>` and build it."""
+"""Built-in rewards, one file each. A file's `Options` are the keys below `reward.<name>`, and build the reward."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ NAMES: Final = (
     "density",
     "volume",
 )
-"""The registry, in the order of metrics and reports."""
+"""Registry, in the order of metrics and reports."""
 
 OPTIONS: dict[str, type[Options]] = {name: import_module(f"{__name__}.{name}").Options for name in NAMES}

@@ -1,4 +1,4 @@
-"""A small distance to a known polymorph of the composition."""
+"""Reward for a small distance to a known polymorph of the composition."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Options(options.Options):
 
     references: LocalFile | None = Field(None, description="data set of known polymorphs; null: the training split")
     ltol: float = Field(0.3, gt=0, description="StructureMatcher's fractional tolerance of the cell lengths")
-    stol: float = Field(0.5, gt=0, description="StructureMatcher's tolerance of the sites, and the RMSE of no match")
+    stol: float = Field(0.5, gt=0, description="StructureMatcher's tolerance of the sites; also the RMSE of no match")
     angle_tol: float = Field(10.0, gt=0, description="StructureMatcher's tolerance of the cell angles in degrees")
 
     needs_known = True

@@ -1,4 +1,4 @@
-"""A density close to a target."""
+"""Reward for a density close to a target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class TargetOptions(options.Options):
     """Closeness to a target: -d / (1 + d) with d = |x - target| / scale."""
 
-    target: float | None = Field(None, gt=0, description="what to aim at; needed if the reward has a weight")
+    target: float | None = Field(None, gt=0, description="target value; required if the reward has a weight")
     scale: float = Field(1.0, gt=0, description="distance from the target at which the reward is -1/2")
 
     def missing(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Minus the energy per atom. Potential, `invalid_energy` and `relax_steps` are shared by all rewards of energies."""
+"""Reward of minus the energy per atom. All energy rewards share the potential, `invalid_energy` and `relax_steps`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Minus the energy above the convex hull of reference entries."""
+"""Reward of minus the energy above the convex hull of reference entries."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Options(options.Options):
     )
     crystals: LocalFile | None = Field(
         None,
-        description="in place of entries, a data set whose energies are computed, after `relax_steps` of relaxation; "
+        description="instead of entries, a data set whose energies are computed, after `relax_steps` of relaxation; "
         "null: the training split",
     )
     invalid_energy: float = Field(
-        3.0, description="eV/atom above the hull that an invalid structure counts; valid ones are squeezed below it"
+        3.0, description="eV/atom above the hull of an invalid structure; valid ones are squeezed below it"
     )
 
     needs_potential = True
@@ -58,7 +58,7 @@ class Options(options.Options):
         else:
             references = known if self.crystals is None else read_dataset(self.crystals)
             energy.require_elements(references.elements)
-            # Before minutes of energies: what is missing now will be missing then.
+            # Find missing elements now, before minutes are spent on energies.
             Hull(Entry(key, 0.0) for key in compositions(references.crystals)).require_elements(known.elements)
             entries = entries_of(references.crystals, energy, cache_folder())
         hull = Hull(entries)

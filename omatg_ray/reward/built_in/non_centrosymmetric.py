@@ -1,4 +1,4 @@
-"""1 for a crystal that is neither triclinic nor has a centre of inversion."""
+"""Reward of 1 for a crystal that is neither triclinic nor has a centre of inversion."""
 
 from __future__ import annotations
 

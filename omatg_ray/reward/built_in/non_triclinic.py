@@ -1,4 +1,4 @@
-"""1 for a crystal that is not triclinic; `reward.symprec` belongs to all rewards of symmetry."""
+"""Reward of 1 for a crystal that is not triclinic. All symmetry rewards share `reward.symprec`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Options(options.Options):
 
 
 def symmetry(materials: options.Materials) -> Once:
-    """What finds space groups, once for all rewards that ask for them."""
+    """Return the reward that finds space groups, shared by all rewards that need them."""
     from omatg_ray.reward.protocol import Once
     from omatg_ray.reward.symmetry import NonTriclinic
 
     if "symmetry" not in materials.shared:
         settings = materials.settings
-        found = NonTriclinic(settings.symprec, workers=settings.workers, timeout=settings.timeout)
-        materials.shared["symmetry"] = Once(found)
+        reward = NonTriclinic(settings.symprec, workers=settings.workers, timeout=settings.timeout)
+        materials.shared["symmetry"] = Once(reward)
     return materials.shared["symmetry"]

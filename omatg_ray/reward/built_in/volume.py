@@ -1,4 +1,4 @@
-"""A volume per atom close to a target."""
+"""Reward for a volume per atom close to a target."""
 
 from __future__ import annotations
 
