@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -24,6 +27,25 @@ except SystemExit as stop:
     code = stop.code
 print(json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})]))
 """
+
+SERVER = """\
+import os, sys
+import omatg_ray.config
+for line in sys.stdin:
+    folder, words = line.rstrip("\\n").split("\\t")
+    child = os.fork()
+    if child:
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    os.chdir(folder)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY), number)
+    sys.argv = ["-c", *words.split()]
+    exec(os.environ["WATCHED"])
+    sys.stdout.flush()
+    os._exit(0)
+"""
+"""Carries out commands in forks, so that what it takes to read a configuration is imported once."""
 
 SWEEP = "config: {}\nspace: {learner.lr: {uniform: [0, 1]}}\ntrails: 3\n"
 BASELESS = (
@@ -66,21 +88,39 @@ CASES = [
 ]
 
 
-def watched(words: str, folder: Path) -> tuple[int, set[str], str]:
-    """Exit code, modules that were imported, and the error of a command."""
+@pytest.fixture(scope="module")
+def server() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", SERVER]
+    environment = os.environ | {"WATCHED": WATCHED}
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, env=environment, text=True) as process:
+        yield process
+        process.stdin.close()
+
+
+def watched(words: str, folder: Path, server: subprocess.Popen[str] | None = None) -> tuple[int, set[str], str]:
+    """Exit code, modules that were imported, and the error of a command; by a fork of the server, if there is one."""
     (folder / "taken").mkdir()
     (folder / "taken" / "config.yaml").touch()
     (folder / "sweep.yaml").write_text(SWEEP)
     (folder / "baseless.yaml").write_text(BASELESS)
-    command = [sys.executable, "-c", WATCHED, *words.split()]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-    code, modules = json.loads(done.stdout.splitlines()[-1])
-    return code, set(modules), done.stderr
+    if server is None:
+        command = [sys.executable, "-c", WATCHED, *words.split()]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        out, err = done.stdout, done.stderr
+    else:
+        server.stdin.write(f"{folder}\t{words}\n")
+        server.stdin.flush()
+        assert server.stdout.readline() == "0\n"
+        out, err = (folder / "out").read_text(), (folder / "err").read_text()
+    code, modules = json.loads(out.splitlines()[-1])
+    return code, set(modules), err
 
 
 @pytest.mark.parametrize(("words", "error"), CASES)
-def test_a_refusal_that_needs_no_model_imports_nothing_for_one(tmp_path: Path, words: str, error: str) -> None:
-    code, modules, said = watched(words, tmp_path)
+def test_a_refusal_that_needs_no_model_imports_nothing_for_one(
+    tmp_path: Path, server: subprocess.Popen[str], words: str, error: str
+) -> None:
+    code, modules, said = watched(words, tmp_path, server)
     assert code in (1, 2)
     assert error in said and said.startswith("omatg-ray: ") and len(said.splitlines()) <= 2
     assert not modules & HEAVY

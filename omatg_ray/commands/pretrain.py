@@ -12,7 +12,6 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.split import Split
 from omatg_ray.flow.pretrain import Recipe
 from omatg_ray.model.flow_model import ModelDescription
-from omatg_ray.report.run import write_report
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import StopRequest
 from omatg_ray.run.location import Location
@@ -74,6 +73,8 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
             train_on_workers(recipe, loop, config.ray, lambda: stop.requested)
         else:
             loop.run(trainer, trainer.run_epoch, lambda: stop.requested)
+        from omatg_ray.report.run import write_report  # not before: matplotlib takes half a second
+
         write_report(folder.path)
         return folder.named(folder.checkpoints / "best")
 

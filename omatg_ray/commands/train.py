@@ -18,7 +18,6 @@ from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.settings import NoiseMode
-from omatg_ray.report.run import write_report
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.folder import RunFolder
@@ -107,6 +106,8 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
             if iteration == config.iterations:
                 where = "before the test was finished (it starts over)"
             raise Interrupted(f"stopped {where}; resume with: {command('train', '--resume', config.run)}")
+        from omatg_ray.report.run import write_report  # not before: matplotlib takes half a second
+
         report = write_report(folder.path)
         best, species = folder.named(folder.checkpoints / "best"), parts.model.generates_species
         return TrainResult(best, best_iteration(folder), rows, folder.named(report), species)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from omatg_ray.rl.settings import AdvantageSettings
@@ -49,6 +48,8 @@ def clipped(values: Tensor, n_std: float) -> Tensor:
 
 def _shape(rewards: Tensor, shaping: str) -> Tensor:
     if shaping == "rank":
+        from scipy.stats import rankdata  # not before: it takes half a second
+
         return torch.from_numpy(rankdata(rewards.numpy())).double()
     if shaping == "clip":
         median = rewards.quantile(0.5)

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Mapping
 
-from scipy.stats import spearmanr
 from torch import Tensor
 
 MIN_RANK_CORRELATION = 0.5
@@ -24,6 +23,8 @@ def rank_correlation(first: Tensor, second: Tensor) -> float:
 
     Members without both energies are left out, and so are groups without spread or with fewer than `MIN_MEMBERS` left.
     """
+    from scipy.stats import spearmanr  # not before: it takes half a second
+
     correlations = []
     for row, other in zip(first, second, strict=True):
         both = row.isfinite() & other.isfinite()

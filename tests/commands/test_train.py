@@ -345,12 +345,14 @@ def test_a_reader_of_the_output_that_has_gone_does_not_end_the_run(
     tmp_path: Path, workshop: Workshop, base: Path
 ) -> None:
     """As `omatg-ray train ... 2>&1 | head -1` does."""
-    words = ["train", str(workshop.config), f"base={base}", f"run={tmp_path / 'run'}", "checkpoint.every=100"]
+    words = ["train", str(workshop.config), f"base={base}", f"run={tmp_path / 'run'}", "iterations=1"]
+    # Without a potential and other processes it ends sooner.
+    words += ["workers=0", "reward.potential=null", "reward.weights={volume: 1}", "reward.volume.target=20"]
     command = [sys.executable, "-m", "omatg_ray", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
     assert process.stdout.readline()
     process.stdout.close()
     assert process.wait() == 141
-    assert (tmp_path / "run" / "checkpoints" / "iteration_000004" / "manifest.json").is_file()
+    assert (tmp_path / "run" / "checkpoints" / "iteration_000001" / "manifest.json").is_file()
     assert (tmp_path / "run" / "report.html").is_file()

@@ -39,6 +39,9 @@ class Nodes(Cluster):
                 patch.setenv("RAY_prestart_worker_first_driver", "0")
             elif not FRESH:
                 options["setup_worker_path"] = NURSERY
+            if self.head_node is not None and not FRESH:
+                # Without what serves a dashboard, which takes seconds to start; the first node has it.
+                patch.setattr("ray._private.utils.get_dashboard_dependency_error", lambda: ImportError("not asked for"))
             return super().add_node(wait, **options)
 
 
@@ -57,7 +60,7 @@ def cluster() -> Iterator[Nodes]:
         # By default workers give way to everything else that runs on the machine, such as other tests, and metrics are
         # handed on every ten seconds.
         system = {"worker_niceness": 0, "metrics_report_interval_ms": 2000}
-        head = {**options, "include_dashboard": False, "_system_config": system}
+        head = {**options, "include_dashboard": False, "include_log_monitor": False, "_system_config": system}
         nodes = Nodes(initialize_head=True, head_node_args=head)
         try:
             nodes.add_node(**options, num_gpus=1)

@@ -263,7 +263,7 @@ def other_software(cluster: Nodes, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.usefixtures("other_software")
-@pytest.mark.parametrize("verb", ["train", "tune"])
+@pytest.mark.parametrize("verb", ["train", pytest.param("tune", marks=pytest.mark.long)])
 def test_a_node_with_another_version_of_the_package_is_refused_by_name(
     verb: str, workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path
 ) -> None:

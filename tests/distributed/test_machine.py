@@ -72,6 +72,7 @@ def test_a_folder_for_temporary_files_that_cannot_be_made(place: Path) -> None:
     assert "set TMPDIR" in error
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("root")
 def test_the_cluster_of_another_user_of_this_machine(place: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:

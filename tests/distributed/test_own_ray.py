@@ -108,6 +108,7 @@ def test_nowhere_are_names_short_enough(home: Path) -> None:
     assert done.stdout.startswith(str(home)) and "set RAY_TMPDIR to a shorter one" in done.stdout
 
 
+@pytest.mark.long
 def test_signals_to_all_processes_stop_a_run_on_a_ray_of_its_own(
     workshop: Workshop, base: Path, tmp_path: Path
 ) -> None:

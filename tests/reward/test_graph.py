@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matgl.ext.pymatgen import Structure2Graph
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
@@ -44,6 +43,8 @@ def edge_lengths(frac: Tensor, cell: Tensor, edges: Tensor, offset: Tensor) -> T
 
 def test_graphs_hold_the_same_pairs_as_those_of_matgl(crystals: CrystalBatch) -> None:
     """Compared as (node types, distance) of all edges: the cell, and with it the offsets, may be another one."""
+    from matgl.ext.pymatgen import Structure2Graph  # not before: it takes seconds
+
     converter = Structure2Graph(SYMBOLS, CUTOFF)
     graphs = [next(graph_chunks(crystals.select([b]), NODE_TYPES, CUTOFF, 10**9)) for b in range(len(crystals))]
     for structure, (graph, cell) in zip(crystals.to_structures(), graphs, strict=True):
@@ -81,6 +82,8 @@ def test_energies_equal_those_of_matgls_own_path(shared: Path) -> None:
         torch.tensor([22]), torch.rand(1, 3).double(), 12 * torch.eye(3).double()[None], torch.tensor([1])
     )
     crystals = CrystalBatch.cat([crystals.replace(cell=cell), lone])
+
+    from matgl.ext.pymatgen import Structure2Graph
 
     module = matgl.load_model(shared / "potentials" / "TensorNet-MatPES-PBE")
     module.calc_forces = module.calc_stresses = False

@@ -63,6 +63,7 @@ def test_the_bundled_potential_has_these_functions() -> None:
     assert functions == smooth_bessel_functions(4, 4.5)
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_matgl_is_whole_but_for_its_training_which_is_imported_when_asked_for(tmp_path: Path) -> None:
     """Also where another process unpickles what holds a potential, as actors do."""

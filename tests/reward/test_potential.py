@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from matgl.layers import TensorNetInteraction
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError, PotentialError
@@ -100,6 +99,8 @@ def test_what_a_loaded_potential_knows_of_itself(potential: Potential, weights: 
 
 
 def test_neighbours_are_summed_in_the_order_of_memory(potential: Potential) -> None:
+    from matgl.layers import TensorNetInteraction
+
     layers = [layer for layer in potential._module.modules() if isinstance(layer, TensorNetInteraction)]
     plain = load_module(potential.name)
     assert layers and all("aggregate" in vars(layer) for layer in layers)

@@ -3,12 +3,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import matgl
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from matgl.ext.ase import PESCalculator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -207,6 +205,9 @@ def test_without_repulsion_energies_are_those_of_matgl(shared: Path) -> None:
     """Against MatGL's own calculator, with its own neighbour lists, on structures full of overlaps."""
     folder = shared / "potentials" / "TensorNet-MatPES-PBE"
     crystals = crowded()
+    import matgl
+    from matgl.ext.ase import PESCalculator
+
     calculator = PESCalculator(matgl.load_model(folder), compute_stress=False)
     expected = []
     for b in range(len(crystals)):

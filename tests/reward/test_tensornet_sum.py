@@ -1,11 +1,12 @@
 import torch
-from matgl.layers import TensorNetInteraction
 from torch import nn
 
 from omatg_ray.reward.tensornet_sum import sum_in_memory_order
 
 
-def interaction() -> TensorNetInteraction:
+def interaction() -> nn.Module:
+    from matgl.layers import TensorNetInteraction  # not before: it takes seconds
+
     return TensorNetInteraction(
         num_rbf=4, units=8, activation=nn.SiLU(), cutoff=5.0, equivariance_invariance_group="O(3)", dtype=torch.float32
     )

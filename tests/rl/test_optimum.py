@@ -45,7 +45,7 @@ def length_reward(crystals: CrystalBatch) -> Tensor:
     "field, species, reward, components, sigma, iterations, start, slack",
     [
         # Both atoms take the noise of the last step in three components each.
-        ("pos", [55, 17], separation_reward, 6, 0.1, 200, -0.2, 0.02),
+        pytest.param("pos", [55, 17], separation_reward, 6, 0.1, 200, -0.2, 0.02, marks=pytest.mark.long),
         # To leading order a length feels the noise along its vector alone.
         ("cell", [13], length_reward, 3, 0.2, 150, -0.4, 0.02),
     ],

@@ -49,17 +49,20 @@ def loaded(prefix: list[str], folder: Path | None) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_what_is_bundled_needs_no_home_and_no_account(no_account: list[str]) -> None:
     assert loaded(no_account, None) == ["True", "None", NOWHERE]
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_what_is_bundled_needs_no_home_that_can_be_written(tmp_path: Path, no_account: list[str]) -> None:
     tmp_path.chmod(0o555)
     assert loaded(no_account, tmp_path) == ["True", f"{tmp_path}/.cache/omatg_ray", str(tmp_path)]
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_what_is_bundled_needs_no_home_that_exists(tmp_path: Path) -> None:
     (tmp_path / "file").touch()

@@ -21,6 +21,7 @@ SOME = ("rocksalt", "fluorite", "rutile", "corundum", "NaFeO2", "ilmenite", "spi
 CESIUM_CHLORIDE = Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 
 
+@pytest.mark.long
 def test_every_prototype_has_the_space_group_that_it_names() -> None:
     from prototypes import PROTOTYPES
 
@@ -282,6 +283,7 @@ def test_compositions_without_a_relaxed_crystal_count_from_their_lowest(tmp_path
     assert len(distill.read(tmp_path).energy) == 2
 
 
+@pytest.mark.long
 def test_further_candidates_are_of_other_compositions_than_the_bundled_crystals() -> None:
     from label_decorated import further_candidates
 

@@ -198,6 +198,7 @@ def test_every_way_sets_all_shortcuts_whatever_the_configuration_says() -> None:
     }
 
 
+@pytest.mark.long
 def test_a_way_does_the_iterations_of_its_configuration() -> None:
     """Weight by weight those of `Trainer` with the crew of a run in one process."""
     from shortcuts import Way, ways
@@ -219,6 +220,7 @@ def test_a_way_does_the_iterations_of_its_configuration() -> None:
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.long
 def test_shortcuts_are_compared_with_the_plain_way(capsys: pytest.CaptureFixture[str]) -> None:
     from shortcuts import main
 
@@ -263,6 +265,7 @@ def held(mebibytes: int) -> tuple[float, float]:
     return resident() - before, peak(torch.device("cpu")) - before
 
 
+@pytest.mark.long
 def test_a_process_of_its_own_tells_its_own_peak() -> None:
     """What an earlier one needed does not count."""
     from apart import apart
@@ -333,6 +336,7 @@ def test_the_largest_that_fits_is_named() -> None:
     ]
 
 
+@pytest.mark.long
 def test_memory_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     from memory import main
 
