@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Final, get_args
 
 from omatg_ray.errors import ModelError
 from omatg_ray.policy.hand_made import StepSizes
-from omatg_ray.policy.ode import AdaptiveMethod, Method
-from omatg_ray.policy.schedule import LearnedSchedule, Schedule
 from omatg_ray.policy.settings import NoiseMode
 
 if TYPE_CHECKING:
     from omatg_ray.model.flow_model import FlowModel
+    from omatg_ray.policy.ode import Method as Solver
+    from omatg_ray.policy.schedule import Schedule
 
-Solver = Method
 EULER: Final = "euler"
 
 
@@ -48,6 +47,9 @@ class Sampling:
         """
         if self.solver == EULER:
             return
+        from omatg_ray.policy.ode import AdaptiveMethod
+        from omatg_ray.policy.schedule import LearnedSchedule
+
         if self.noise != "none":
             raise ModelError(f"solver {self.solver}: noise needs Euler steps; leave out the noise or the solver")
         schedule = self.schedule_of(model)

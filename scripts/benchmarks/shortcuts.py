@@ -34,12 +34,12 @@ PLAIN = "plain"
 
 def ways(count: int) -> dict[str, list[str]]:
     """Return the overrides of each shortcut; `count` is the number of steps to learn from, where it applies."""
-    window = f"{{steps: {count}, kind: window}}"
+    window = f"{{transitions: {count}, kind: window}}"
     settings = {
         PLAIN: ("float32", "null"),
         "bfloat16": ("bfloat16", "null"),
         f"window of {count}": ("float32", window),
-        f"{count} random steps": ("float32", f"{{steps: {count}, kind: random}}"),
+        f"{count} random steps": ("float32", f"{{transitions: {count}, kind: random}}"),
         f"window of {count}, bfloat16": ("bfloat16", window),
     }
     return {

@@ -111,7 +111,7 @@ def test_a_damaged_file_and_a_missing_one_are_named(potential: Path, name: str) 
     with pytest.raises(DataError, match=f"^bundled potential: {file} is damaged.*git checkout"):
         asset("potential")
     file.unlink()
-    with pytest.raises(DataError, match=f"^bundled potential: {file} is missing; install"):
+    with pytest.raises(DataError, match=f"^bundled potential: {file} is missing; reinstall"):
         card("potential")
 
 

@@ -181,7 +181,7 @@ ITEM = WorkItem(0, ((11, 17),), (0, 1), 2)
 class Clockwork:
     """Answers everything with a trajectory of nothing, and says that it took a tenth of a second."""
 
-    def about(self) -> Timed:
+    def info(self) -> Timed:
         return Timed({"software": software()}, 0.0)
 
     def rollout(self, *_: Any) -> tuple[int, int, Timed]:

@@ -184,7 +184,7 @@ class Open(LearnerWorker):
     """Shows its weights."""
 
     def weights(self) -> dict[str, Tensor]:
-        return self._snapshot()["weights"]
+        return {name: value.detach().cpu() for name, value in self._learned.state_dict().items()}
 
 
 class Cramped(Open):
@@ -246,26 +246,27 @@ class Set:
             assert [fetch(ref, "a learner").value for ref in joining] == [None] * n
             assert address.startswith(f"{LOOPBACK}:")
 
-    def submit(self, trajectories: Sequence[Trajectory], counted: Tensor, advantage: Tensor) -> list[tuple[Any, Any]]:
+    def submit(self, trajectories: Sequence[Trajectory], counted: Tensor, advantage: Tensor) -> list[tuple[Any, ...]]:
         sizes = [trajectory.x_0.n_atoms.tolist() for trajectory in trajectories]
         references = [ray.put(trajectory) for trajectory in trajectories]
         calls = []
         for actor, share in zip(self.actors, plan_shares(sizes, counted, len(self.actors)), strict=True):
             own = [references[item] for item in share.items]
-            update = actor.update.options(num_returns=2)
+            update = actor.update.options(num_returns=3)
             calls.append(tuple(update.remote(share.counted, advantage[share.positions], len(counted), *own)))
         return calls
 
-    def update(self, *arguments: Any) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
+    def update(self, *arguments: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
         calls = self.submit(*arguments)
-        snapshots, timed = ([fetch(ref, "a learner") for ref in refs] for refs in zip(*calls, strict=True))
-        assert [snapshot is None for snapshot in snapshots] == [rank > 0 for rank in range(len(self.actors))]
+        weights, optimizers, timed = ([fetch(ref, "a learner") for ref in refs] for refs in zip(*calls, strict=True))
+        for state in (weights, optimizers):
+            assert [one is None for one in state] == [rank > 0 for rank in range(len(self.actors))]
         assert all(metrics.value == timed[0].value for metrics in timed)
-        return snapshots[0], timed[0].value
+        return weights[0], optimizers[0], timed[0].value
 
-    def load(self, snapshot: dict[str, dict[str, Tensor]]) -> None:
+    def load(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
         for actor in self.actors:
-            assert fetch(actor.load.remote(snapshot), "a learner").value is None
+            assert fetch(actor.load.remote(weights, optimizer), "a learner").value is None
 
     def end(self) -> None:
         for actor in self.actors:
@@ -298,9 +299,9 @@ def cramped(make: Callable[..., Set]) -> Set:
     return make(small_model(torch.float64), 2, Cramped)
 
 
-def first_snapshot(model: FlowModel) -> dict[str, dict[str, Tensor]]:
-    """Of a learner that has not learned anything yet."""
-    return {"weights": model.learned.state_dict(), "optimizer": {}}
+def first_state(model: FlowModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights and optimizer of a learner that has not learned anything yet."""
+    return model.learned.state_dict(), {}
 
 
 COUNTED = [torch.arange(8), torch.tensor([0, 2, 3, 6]), torch.tensor([4]), torch.tensor([1, 2, 4, 5, 7])]
@@ -319,66 +320,66 @@ def test_learners_give_the_result_of_one_process(
     """Over iterations with 8, 4, 1 and 5 structures; of the third, all learners but one have nothing."""
     model = small_model(dtype)
     learners = three if n == 3 else make(model, n)
-    learners.load(first_snapshot(model))
+    learners.load(*first_state(model))
     start = deepcopy(model.learned.state_dict())
     alone = Learner(model.policy(), OBJECTIVE, SETTINGS)
     for iteration, trajectories in enumerate(iterations(model, len(COUNTED))):
         counted = COUNTED[iteration]
         advantage = advantages(counted, iteration)
         expected = alone.update(Trajectory.cat(trajectories).select(counted), advantage)
-        snapshot, metrics = learners.update(trajectories, counted, advantage)
+        weights, optimizer, metrics = learners.update(trajectories, counted, advantage)
         assert metrics.keys() == expected.keys()
         assert metrics == pytest.approx(expected, rel=100 * tolerance, abs=10 * tolerance)
-    weights = model.learned.state_dict()
-    assert weights.keys() == snapshot["weights"].keys()
+    expected_weights = model.learned.state_dict()
+    assert expected_weights.keys() == weights.keys()
     assert max(float((weights[name] - start[name]).abs().max()) for name in weights) > 1e-3
-    for name, value in weights.items():
-        torch.testing.assert_close(snapshot["weights"][name], value, rtol=0, atol=tolerance)
+    for name, value in expected_weights.items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=tolerance)
     for name, value in alone.state_dict().items():
-        torch.testing.assert_close(snapshot["optimizer"][name], value, rtol=0, atol=tolerance)
+        torch.testing.assert_close(optimizer[name], value, rtol=0, atol=tolerance)
     for actor in learners.actors:
         own = ray.get(actor.weights.remote())
-        assert all(torch.equal(value, own[name]) for name, value in snapshot["weights"].items())
+        assert all(torch.equal(value, own[name]) for name, value in weights.items())
 
 
 def test_learners_go_on_exactly_from_a_snapshot(three: Set) -> None:
     model = small_model(torch.float64)
     first, second, third = list(iterations(model, 3))
     everything, advantage = torch.arange(8), advantages(torch.arange(8), 0)
-    three.load(first_snapshot(model))
-    snapshot, _ = three.update(first, everything, advantage)
+    three.load(*first_state(model))
+    *state, _ = three.update(first, everything, advantage)
     expected = [three.update(trajectories, everything, advantage) for trajectories in (second, third)]
-    three.load(snapshot)
+    three.load(*state)
     found = [three.update(trajectories, everything, advantage) for trajectories in (second, third)]
-    for (theirs, their_metrics), (ours, our_metrics) in zip(expected, found, strict=True):
+    for (*theirs, their_metrics), (*ours, our_metrics) in zip(expected, found, strict=True):
         assert our_metrics == their_metrics
-        for part in ("weights", "optimizer"):
-            assert ours[part].keys() == theirs[part].keys()
-            assert all(torch.equal(value, theirs[part][name]) for name, value in ours[part].items())
+        for our_part, their_part in zip(ours, theirs, strict=True):
+            assert our_part.keys() == their_part.keys()
+            assert all(torch.equal(value, their_part[name]) for name, value in our_part.items())
     # What was loaded first, without any state of the optimizer, was the start indeed.
-    three.load(first_snapshot(model))
-    again, _ = three.update(first, everything, advantage)
-    assert all(torch.equal(value, snapshot["weights"][name]) for name, value in again["weights"].items())
+    three.load(*first_state(model))
+    again, _, _ = three.update(first, everything, advantage)
+    assert all(torch.equal(value, state[0][name]) for name, value in again.items())
 
 
 def test_a_loss_that_is_not_finite_is_the_same_error_on_all_who_then_go_on(three: Set) -> None:
     model = small_model(torch.float64)
     (trajectories,) = iterations(model, 1)
     everything, advantage = torch.arange(8), advantages(torch.arange(8), 0)
-    three.load(first_snapshot(model))
-    expected, _ = three.update(trajectories, everything, advantage)
-    three.load(first_snapshot(model))
+    three.load(*first_state(model))
+    expected, _, _ = three.update(trajectories, everything, advantage)
+    three.load(*first_state(model))
     broken = advantage.clone()
     broken[-1] = float("nan")
     messages = set()
     for refs in three.submit(trajectories, everything, broken):
         with pytest.raises(TrainingError, match="the loss is not finite") as caught:
-            fetch(refs[1], "a learner")
+            fetch(refs[-1], "a learner")
         messages.add(str(caught.value))
     assert len(messages) == 1
     assert trajectories[-1].x_0.formulas()[-1] in messages.pop()
-    snapshot, _ = three.update(trajectories, everything, advantage)
-    assert all(torch.equal(value, expected["weights"][name]) for name, value in snapshot["weights"].items())
+    weights, _, _ = three.update(trajectories, everything, advantage)
+    assert all(torch.equal(value, expected[name]) for name, value in weights.items())
 
 
 def test_actors_halve_their_microbatches_where_memory_runs_out(cramped: Set) -> None:
@@ -387,11 +388,11 @@ def test_actors_halve_their_microbatches_where_memory_runs_out(cramped: Set) -> 
     for iteration, trajectories in enumerate(iterations(model, 2)):
         advantage = advantages(torch.arange(8), iteration)
         expected = alone.update(Trajectory.cat(trajectories), advantage)
-        snapshot, metrics = cramped.update(trajectories, torch.arange(8), advantage)
+        weights, _, metrics = cramped.update(trajectories, torch.arange(8), advantage)
         assert metrics.pop("microbatch_pairs") <= ROOM
         assert metrics == pytest.approx(expected, rel=1e-8, abs=1e-10)
     for name, value in model.learned.state_dict().items():
-        torch.testing.assert_close(snapshot["weights"][name], value, rtol=0, atol=1e-10)
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-10)
 
 
 def test_one_structure_that_does_not_fit_is_the_same_error_on_all(cramped: Set) -> None:
@@ -399,7 +400,7 @@ def test_one_structure_that_does_not_fit_is_the_same_error_on_all(cramped: Set) 
     messages = set()
     for refs in cramped.submit(trajectories, torch.arange(5), advantages(torch.arange(5), 0)):
         with pytest.raises(TrainingError, match="single structure at a single step, .* does not fit") as caught:
-            fetch(refs[1], "a learner")
+            fetch(refs[-1], "a learner")
         messages.add(str(caught.value))
     assert len(messages) == 1
     assert trajectories[1].x_0.formulas()[0] in messages.pop()

@@ -345,7 +345,9 @@ def test_a_state_that_cannot_be_mended_is_refused_and_nothing_is_done_again(
     else:
         cut(run, pattern)
     before = contents(run)
-    with pytest.raises(DataError, match=r"of 3 trials it lacks 00000, 00001, 00002\. .*anew.* omatg-ray tune .*run="):
+    with pytest.raises(
+        DataError, match=r"of 3 trials it lacks 00000, 00001, 00002\. .*start a new sweep.* omatg-ray tune .*run="
+    ):
         resume_tune(run, progress=False)
     after = contents(run)
     assert {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)} <= {run / ".lock"}
@@ -412,7 +414,7 @@ def test_a_sweep_whose_only_node_is_gone_says_so_and_ends(
         with pytest.raises(ClusterError) as caught:
             future.result(timeout=100)
     asked = rf"Requested: 1 x trial \({CORES + 1} CPU\), in all {CORES + 1} CPU\. Available: 2 nodes, "
-    assert re.search(rf"no room for any trial for \d s, the sweep ends after 4 s \(ray\.wait\)\. {asked}", caplog.text)
+    assert re.search(rf"no room for any trial for \d s; the sweep ends after 4 s \(ray\.wait\)\. {asked}", caplog.text)
     assert re.match(rf"the cluster has no room for a trial after 4 s\. {asked}", str(caught.value))
     assert str(caught.value).endswith(f"omatg-ray tune --resume {run}")
     node = cluster.add_node(**large)

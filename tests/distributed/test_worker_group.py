@@ -28,7 +28,7 @@ class Counter:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def about(self) -> Timed:
+    def info(self) -> Timed:
         return Timed({"pid": os.getpid(), "software": software()}, 0.0)
 
     def square(self, number: int, seconds: float = 0.0) -> tuple[int, Timed]:
@@ -56,7 +56,7 @@ class Stillborn:
     def __init__(self) -> None:
         os._exit(4)
 
-    def about(self) -> Timed:
+    def info(self) -> Timed:
         return Timed(None, 0.0)
 
 

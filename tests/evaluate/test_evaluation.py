@@ -49,9 +49,7 @@ class Copyist:
         self.crystals, self.change = crystals, change
         self.asked: list[list[int]] = []
 
-    def generate(
-        self, species: Any, steps: int, schedule: Any, seed: int, noise: str, rows: list[int], *_: Any
-    ) -> CrystalBatch:
+    def generate(self, species: Any, sampling: Any, seed: int, rows: list[int], *_: Any) -> CrystalBatch:
         assert species == [[11, 17]] * len(rows)
         self.asked.append(rows)
         return self.change(self.crystals.select(rows), rows)
@@ -149,9 +147,7 @@ class Sampler(Copyist):
         super().__init__(crystals, None)
         self.seeds: list[int] = []
 
-    def generate(
-        self, species: Any, steps: int, schedule: Any, seed: int, noise: str, rows: list[int], *_: Any
-    ) -> CrystalBatch:
+    def generate(self, species: Any, sampling: Any, seed: int, rows: list[int], *_: Any) -> CrystalBatch:
         self.seeds.append(seed)
         crystals = self.crystals.select(rows)
         if seed == 3:
