@@ -87,13 +87,13 @@ class WaitingWorker:
             ScoredItem(torch.ones(n, dtype=torch.bool), result, [COMPOSITION] * n), time.perf_counter() - start
         )
 
-    def update(self, *_: Any) -> tuple[dict[str, Any], Timed]:
+    def update(self, *_: Any) -> tuple[dict[str, Any], dict[str, Any], Timed]:
         start = time.perf_counter()
         time.sleep(self.waits.learn)
         weights = {"policy": torch.zeros(self.waits.weights)}
-        return {"weights": weights, "optimizer": {}}, Timed({"loss": 0.0}, time.perf_counter() - start)
+        return weights, {}, Timed({"loss": 0.0}, time.perf_counter() - start)
 
-    def load(self, snapshot: Any) -> Timed:
+    def load(self, *_: Any) -> Timed:
         return Timed(None, 0.0)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import ray
 import torch
+from ray._private.internal_api import free
 from ray.cluster_utils import Cluster
 
 from omatg_ray.commands.train import train
@@ -99,6 +100,33 @@ def test_a_killed_actor_changes_nothing_but_the_time(
     while not math.isclose(ray.available_resources()["CPU"], 2 * CORES):
         assert time.monotonic() < deadline, "its room was not given back"
         time.sleep(0.1)
+
+
+def test_weights_that_are_lost_are_published_again(
+    undisturbed: Run,
+    workshop: Workshop,
+    base: Path,
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As with the node of the learner that has put them into the object store."""
+    publish = RayTrainingBackend._publish
+
+    def publish_and_lose(self: RayTrainingBackend, version: int, handle: Any = None) -> None:
+        publish(self, version, handle)
+        if version == 3:
+            assert handle is not None
+            free([handle.ref])
+
+    monkeypatch.setattr(RayTrainingBackend, "_publish", publish_and_lose)
+    words = [f"run={tmp_path / 'run'}", f"base={base}", *SINGLE, "iterations=7", "ray.rollout.workers=2"]
+    run = Run(config := workshop.load(*words), train(config, progress=False))
+    assert_same_weights(run, undisturbed)
+    lines = read_metrics(run.folder / "metrics.jsonl")
+    assert sum(line.get("retried_rollout", 0) for line in lines) > 0
+    assert "cannot get its input, which was lost" in caplog.text
 
 
 def test_a_node_that_goes_and_another_that_comes_change_nothing_but_the_time(
@@ -193,9 +221,9 @@ class Clockwork:
         result = RewardResult(torch.tensor([1.0, 2.0]), {"valid": torch.tensor([1.0, 0.0])})
         return Timed(ScoredItem(torch.ones(2, dtype=torch.bool), result, [(11, 17)] * 2), 0.3)
 
-    def update(self, *_: Any) -> tuple[dict[str, Any], Timed]:
+    def update(self, *_: Any) -> tuple[dict[str, Any], dict[str, Any], Timed]:
         time.sleep(0.2)
-        return {"weights": {}, "optimizer": {}}, Timed({"loss": 1.0}, 0.2)
+        return {}, {}, Timed({"loss": 1.0}, 0.2)
 
 
 def test_stages_and_idle_shares_add_up(base: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

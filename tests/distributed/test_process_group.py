@@ -410,13 +410,13 @@ def test_learners_do_not_wait_for_one_that_fails(make: Callable[..., Set]) -> No
     model = small_model(torch.float32)
     learners = make(model, 2)
     (trajectories,) = iterations(model, 1)
-    calls = [actor.update.options(num_returns=2) for actor in learners.actors]
+    calls = [actor.update.options(num_returns=3) for actor in learners.actors]
     good = calls[0].remote(torch.tensor([0]), torch.ones(1), 2, trajectories[0])
     bad = calls[1].remote(torch.tensor([99]), torch.ones(1), 2, trajectories[1])
     with pytest.raises(LearnersLostError):
-        fetch(good[1], "learner actor 0")
+        fetch(good[-1], "learner actor 0")
     with pytest.raises(ClusterError, match=r"(?s)^learner actor 1 failed:.*IndexError"):
-        fetch(bad[1], "learner actor 1")
+        fetch(bad[-1], "learner actor 1")
 
 
 def test_learners_notice_that_another_one_is_dead(three: Set) -> None:
@@ -428,8 +428,8 @@ def test_learners_notice_that_another_one_is_dead(three: Set) -> None:
     ray.kill(three.actors[0])
     for rank, refs in enumerate(three.submit(*arguments)):
         with pytest.raises(ClusterError) as caught:
-            fetch(refs[1], f"learner actor {rank}")
+            fetch(refs[-1], f"learner actor {rank}")
         assert isinstance(caught.value, LearnersLostError) == (rank != 0)
     # They are of no use any more, which they say.
     with pytest.raises(LearnersLostError, match="has left the others"):
-        fetch(three.submit(*arguments)[1][1], "learner actor 1")
+        fetch(three.submit(*arguments)[1][-1], "learner actor 1")

@@ -188,7 +188,7 @@ def test_every_way_sets_all_shortcuts_whatever_the_configuration_says() -> None:
     for name, words in ways(2).items():
         config = Config.load(quickstart(), [*taken, *words])
         some = config.rollout.learn_from
-        found[name] = (config.rollout.precision, None if some is None else (some.kind, some.steps))
+        found[name] = (config.rollout.precision, None if some is None else (some.kind, some.transitions))
     assert found == {
         "plain": ("float32", None),
         "bfloat16": ("bfloat16", None),
