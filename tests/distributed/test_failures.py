@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 import ray
 import torch
-from ray._private.internal_api import free
 from ray.cluster_utils import Cluster
+from ray.exceptions import ObjectLostError
 
 from omatg_ray.commands.train import train
 from omatg_ray.distributed.actor_set import ActorSet, sampling_roles, start_actors
 from omatg_ray.distributed.evaluation import RayEvaluationBackend
 from omatg_ray.distributed.event_loop import EventLoop
-from omatg_ray.distributed.failures import Timed
+from omatg_ray.distributed.failures import ObjectHandle, Timed
 from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.distributed.training import RayTrainingBackend
@@ -56,6 +56,28 @@ def after_iterations(run: Path, count: int, act: Callable[[], None]) -> threadin
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     return thread
+
+
+class Owner:
+    """Puts something into the object store, where it stays no longer than this actor."""
+
+    def put(self, value: Any) -> list[Any]:
+        return [ray.put(value)]
+
+
+def lost_handle(value: Any) -> ObjectHandle:
+    """Return a handle of something that was in the object store."""
+    owner = ray.remote(Owner).options(num_cpus=0).remote()
+    (ref,) = ray.get(owner.put.remote(value))
+    ray.kill(owner)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            ray.get(ref)
+        except ObjectLostError:
+            return ObjectHandle(ref)
+        time.sleep(0.1)
+    raise AssertionError("it is still there")
 
 
 def replaced(run: Run, role: str) -> float:
@@ -118,7 +140,7 @@ def test_weights_that_are_lost_are_published_again(
         publish(self, version, handle)
         if version == 3:
             assert handle is not None
-            free([handle.ref])
+            self._published[version] = lost_handle(self.model.learned.state_dict())
 
     monkeypatch.setattr(RayTrainingBackend, "_publish", publish_and_lose)
     words = [f"run={tmp_path / 'run'}", f"base={base}", *SINGLE, "iterations=7", "ray.rollout.workers=2"]
