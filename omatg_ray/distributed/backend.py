@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from omatg_ray.distributed.actor_set import learner_role, sampling_roles, start_actors
-from omatg_ray.distributed.evaluation import RayEvaluationBackend
+from omatg_ray.distributed.evaluation_backend import RayEvaluationBackend
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.distributed.training import RayTrainingBackend
+from omatg_ray.distributed.training_backend import RayTrainingBackend
 from omatg_ray.evaluate.backend import Backend
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.build import Scorers

@@ -23,8 +23,8 @@ from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.flow.process_group import SingleProcess
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
-from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item
 from omatg_ray.run.quiet import quiet_libraries
 from omatg_ray.run.versions import software

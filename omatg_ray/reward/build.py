@@ -18,7 +18,7 @@ from omatg_ray.reward.custom import CustomReward
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.options import Materials
 from omatg_ray.reward.protocol import Once, Reward
-from omatg_ray.reward.second import SecondPotential
+from omatg_ray.reward.second_potential import SecondPotential
 from omatg_ray.reward.settings import ENERGY, SECOND, CustomSettings, RewardSettings
 from omatg_ray.reward.sources import sources
 from omatg_ray.reward.weighted import Part, Weighted

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.reward.protocol import Reward
 from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.scoring import ScoredItem, score_item
-from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item
 
 OLDER = "version."

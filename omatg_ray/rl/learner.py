@@ -20,8 +20,8 @@ from omatg_ray.flow.process_group import ProcessGroup, SingleProcess
 from omatg_ray.policy.policy import Policy
 from omatg_ray.rl.loss import Loss
 from omatg_ray.rl.microbatch import Cut, Microbatch, Part
+from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
-from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
 
 logger = logging.getLogger(__name__)

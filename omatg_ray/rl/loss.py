@@ -18,8 +18,8 @@ from omatg_ray.policy.noise import LearnedNoise
 from omatg_ray.policy.policy import Policy
 from omatg_ray.rl.microbatch import Microbatch
 from omatg_ray.rl.objective import Terms, negative_entropy, position_terms, structure_terms
+from omatg_ray.rl.rollout import Trajectory, components
 from omatg_ray.rl.settings import ObjectiveSettings
-from omatg_ray.rl.trajectory import Trajectory, components
 
 
 @dataclass(frozen=True)

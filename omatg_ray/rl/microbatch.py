@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.rl.trajectory import Trajectory
+from omatg_ray.rl.rollout import Trajectory
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.flow.settings import Precision
 from omatg_ray.flow.species import draw_jumps
 from omatg_ray.policy.policy import Policy, draw_noise
+from omatg_ray.rl.rollout import Trajectory, rollout
 from omatg_ray.rl.settings import RolloutSettings
-from omatg_ray.rl.trajectory import Trajectory, rollout
 from omatg_ray.seeding import generator, seed_of
 
 

@@ -18,8 +18,8 @@ from omatg_ray.crystal.split import Split
 from omatg_ray.flow.activations import saved_bytes
 from omatg_ray.flow.pretrain import Recipe
 from omatg_ray.policy.schedule import describe as describe_schedule
+from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.settings import RolloutSettings
-from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import plan_iteration
 from omatg_ray.train.backend import local_training
 from omatg_ray.train.components import RunComponents

@@ -32,8 +32,8 @@ from omatg_ray.policy.drift import Velocity
 from omatg_ray.policy.gaussian import noise_log_density
 from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.rollout import Trajectory, components, rollout
 from omatg_ray.rl.settings import LearnerSettings
-from omatg_ray.rl.trajectory import Trajectory, components, rollout
 
 CPU = torch.device("cpu")
 VOLUME = 15.0

@@ -43,8 +43,8 @@ from omatg_ray.policy.policy import draw_noise
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.potential import load_module, load_potential
 from omatg_ray.rl.advantage import group_advantages
+from omatg_ray.rl.rollout import rollout
 from omatg_ray.rl.scoring import score_item
-from omatg_ray.rl.trajectory import rollout
 from omatg_ray.run.location import BUNDLED
 
 # The official package has lattice distributions for a few data sets only.

@@ -33,7 +33,7 @@ from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.graph import graph_chunks
 from omatg_ray.reward.potential import CPU_CHUNK_EDGES, DEVICE_CHUNK_EDGES, load_module, node_types
 from omatg_ray.reward.tensornet_sum import sum_in_memory_order
-from omatg_ray.rl.trajectory import Trajectory, rollout
+from omatg_ray.rl.rollout import Trajectory, rollout
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.location import BUNDLED
 

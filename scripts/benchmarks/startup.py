@@ -18,7 +18,7 @@ import torch
 
 from omatg_ray.distributed.actor_set import learner_role, sampling_roles, start_actors
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.distributed.training import RayTrainingBackend
+from omatg_ray.distributed.training_backend import RayTrainingBackend
 from omatg_ray.model.flow_model import FlowModel, new_modules
 from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.reward.build import Scorers

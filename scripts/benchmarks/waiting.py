@@ -17,7 +17,7 @@ from omatg_ray.distributed.actor_set import ActorSet
 from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.failures import ObjectHandle, Timed
 from omatg_ray.distributed.learner_group import LearnerGroup
-from omatg_ray.distributed.training import RayTrainingBackend
+from omatg_ray.distributed.training_backend import RayTrainingBackend
 from omatg_ray.distributed.worker_group import WorkerGroup
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.scoring import ScoredItem

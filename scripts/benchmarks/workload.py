@@ -18,9 +18,9 @@ from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.reward.protocol import Reward
 from omatg_ray.rl.advantage import group_advantages
 from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.scoring import distances_of, rewards_of, score_item
 from omatg_ray.rl.settings import AdvantageSettings, FieldWeights, LearnerSettings, ObjectiveSettings, RolloutSettings
-from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, plan_iteration, run_item
 
 # The published settings for velocities (docs/policies.md).

@@ -21,12 +21,13 @@ from ray.exceptions import ObjectLostError
 
 from omatg_ray.commands.train import train
 from omatg_ray.distributed.actor_set import ActorSet, sampling_roles, start_actors
-from omatg_ray.distributed.evaluation import RayEvaluationBackend
+from omatg_ray.distributed.evaluation_backend import RayEvaluationBackend
 from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.failures import ObjectHandle, Timed
 from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.distributed.training import RayTrainingBackend
+from omatg_ray.distributed.training_backend import RayTrainingBackend
+from omatg_ray.distributed.weights import PublishedWeights
 from omatg_ray.distributed.worker_group import WorkerGroup
 from omatg_ray.distributed.workers import RewardWorker
 from omatg_ray.errors import ClusterError, TrainingError
@@ -134,15 +135,15 @@ def test_weights_that_are_lost_are_published_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """As with the node of the learner that has put them into the object store."""
-    publish = RayTrainingBackend._publish
+    publish = PublishedWeights.publish
 
-    def publish_and_lose(self: RayTrainingBackend, version: int, handle: Any = None) -> None:
+    def publish_and_lose(self: PublishedWeights, version: int, handle: Any = None) -> None:
         publish(self, version, handle)
         if version == 3:
             assert handle is not None
-            self._published[version] = lost_handle(self.model.learned.state_dict())
+            self._handles[version] = lost_handle(self._model.learned.state_dict())
 
-    monkeypatch.setattr(RayTrainingBackend, "_publish", publish_and_lose)
+    monkeypatch.setattr(PublishedWeights, "publish", publish_and_lose)
     words = [f"run={tmp_path / 'run'}", f"base={base}", *SINGLE, "iterations=7", "ray.rollout.workers=2"]
     run = Run(config := workshop.load(*words), train(config, progress=False))
     assert_same_weights(run, undisturbed)
@@ -264,7 +265,7 @@ def test_stages_and_idle_shares_add_up(base: Path, cluster: Cluster, monkeypatch
     monkeypatch.setattr(training.model.learned, "load_state_dict", lambda weights: None)
     puts: list[Any] = []
     put = ray.put
-    monkeypatch.setattr("omatg_ray.distributed.training.ray.put", lambda value: puts.append(value) or put(value))
+    monkeypatch.setattr("omatg_ray.distributed.weights.ray.put", lambda value: puts.append(value) or put(value))
     for iteration in range(3):
         items = [WorkItem(iteration, ((11, 17),), (0, 1), 2)] * 2
         training.submit(items, iteration)

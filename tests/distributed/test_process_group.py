@@ -27,8 +27,8 @@ from omatg_ray.model.flow_model import FlowModel, ModelDescription
 from omatg_ray.policy.grid import time_grid
 from omatg_ray.policy.policy import draw_noise
 from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.rollout import Trajectory, rollout
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
-from omatg_ray.rl.trajectory import Trajectory, rollout
 from tests.small import NOISE, SIZE, random_crystals, small_network
 
 # --- shares -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from omatg_ray.distributed.actor_set import ActorSet
 from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.telemetry import MEASURES
-from omatg_ray.distributed.training import RayTrainingBackend
+from omatg_ray.distributed.training_backend import RayTrainingBackend
 from omatg_ray.distributed.worker_group import WorkerGroup
 from omatg_ray.rl.work import WorkItem
 from tests.distributed.test_failures import Clockwork

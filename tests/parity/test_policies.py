@@ -18,8 +18,8 @@ from omatg_ray.policy.schedule import LearnedSchedule
 from omatg_ray.policy.settings import LearnedScheduleSettings, NoiseSettings
 from omatg_ray.rl.advantage import group_advantages
 from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.rollout import Trajectory, rollout
 from omatg_ray.rl.settings import FieldWeights, LearnerSettings, ObjectiveSettings
-from omatg_ray.rl.trajectory import Trajectory, rollout
 from tests.parity.loading import crystals, peer_network
 
 CASES = [

@@ -13,8 +13,8 @@ from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.policy.schedule import LearnedSchedule
 from omatg_ray.policy.settings import LearnedScheduleSettings
 from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.rollout import rollout
 from omatg_ray.rl.settings import FieldWeights, LearnerSettings, ObjectiveSettings
-from omatg_ray.rl.trajectory import rollout
 from tests.small import NOISE, perturbed, random_crystals, small_network
 
 SIZES, STEPS = [3, 1, 4], 7

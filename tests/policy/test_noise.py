@@ -13,7 +13,7 @@ from omatg_ray.policy.drift import Velocity
 from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise
 from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.policy.settings import NoiseSettings
-from omatg_ray.rl.trajectory import rollout
+from omatg_ray.rl.rollout import rollout
 from tests.small import random_crystals, small_network
 
 TIMES = torch.tensor([0.001, 0.2, 0.5, 0.999], dtype=torch.float64)

@@ -22,8 +22,8 @@ from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.rl import learner as learner_module
 from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.rollout import Trajectory, rollout
 from omatg_ray.rl.settings import FieldWeights, LearnerSettings, ObjectiveSettings
-from omatg_ray.rl.trajectory import Trajectory, rollout
 from tests.small import perturbed, random_crystals, small_network, velocity_policy
 
 SIZES = [3, 1, 4, 3]

@@ -20,8 +20,8 @@ from omatg_ray.policy.grid import time_grid
 from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.rl.advantage import group_advantages
 from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.rollout import Trajectory, rollout
 from omatg_ray.rl.settings import FieldWeights, LearnerSettings, ObjectiveSettings
-from omatg_ray.rl.trajectory import Trajectory, rollout
 from tests.small import small_network, velocity_policy
 
 STEPS, LEARNING_RATE = 3, 5e-3

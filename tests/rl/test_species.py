@@ -15,9 +15,9 @@ from omatg_ray.policy.drift import Velocity
 from omatg_ray.policy.policy import Policy
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.scoring import rewards_of, score_item
 from omatg_ray.rl.settings import FieldWeights, LearnerSettings, ObjectiveSettings
-from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import WorkItem, run_item
 from tests.small import NOISE, SIZE, perturbed, random_crystals, small_network
 

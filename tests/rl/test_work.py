@@ -9,8 +9,8 @@ import torch
 from pydantic import ValidationError
 
 from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.settings import RolloutSettings
-from omatg_ray.rl.trajectory import Trajectory
 from omatg_ray.rl.work import plan_iteration, run_item
 from tests.small import small_network, velocity_policy
 

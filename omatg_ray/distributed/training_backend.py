@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
 import torch
 from torch import Tensor
 
 from omatg_ray.distributed.actor_set import ActorSet
-from omatg_ray.distributed.failures import InputLost, ObjectHandle, OutputLost, fetch
+from omatg_ray.distributed.failures import InputLost, OutputLost, fetch
 from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.telemetry import Telemetry
 from omatg_ray.distributed.timings import Timings
+from omatg_ray.distributed.weights import PublishedWeights
 from omatg_ray.distributed.worker_group import MAX_ATTEMPTS, Answer, Request
 from omatg_ray.errors import ClusterError
 from omatg_ray.model.flow_model import FlowModel
@@ -79,9 +79,7 @@ class RayTrainingBackend:
         self._flights: dict[int, _Flight] = {}
         self.timeline: Timeline | None = None
         self._learned: tuple[Sequence[WorkItem], int] | None = None
-        self._weights: dict[int, dict[str, Tensor]] = {}
-        self._published: dict[int, ObjectHandle] = {}
-        self._publish(0)
+        self.weights = PublishedWeights(model, staleness)
 
     def submit(self, items: Sequence[WorkItem], version: int) -> None:
         """Start rollouts; every item goes on to a reward actor as soon as it is rolled out."""
@@ -93,7 +91,8 @@ class RayTrainingBackend:
 
     def _roll_out(self, flight: _Flight, index: int) -> None:
         item = flight.items[index]
-        arguments = (item, flight.version, self._published[flight.version], self._with_base)
+        weights = self.weights[flight.version]
+        arguments = (item, flight.version, weights, self._with_base)
 
         def done(answer: Answer) -> None:
             trajectory, crystals = answer.kept
@@ -103,8 +102,7 @@ class RayTrainingBackend:
                 self._score(flight, index, crystals)
 
         def lost() -> None:
-            if self._published[flight.version] is arguments[2]:
-                self._put(flight.version)
+            self.weights.publish_again(flight.version, weights)
             self._roll_out(flight, index)
 
         self.rollout.submit(Request(flight.label(index), "rollout", arguments, done, kept=2, lost=lost))
@@ -149,7 +147,7 @@ class RayTrainingBackend:
         self._learned = flight.items, flight.version
         if metrics:
             self.model.learned.load_state_dict(self.learners.weights)
-        self._publish(iteration + 1, self.learners.handle if metrics else self._published[iteration])
+        self.weights.publish(iteration + 1, self.learners.handle if metrics else self.weights[iteration])
         self._clock.end("weights")
         return metrics
 
@@ -174,31 +172,6 @@ class RayTrainingBackend:
                 self._roll_out(flight, index)
         self._loop.until(lambda: flight.rolled_out)
 
-    def _publish(self, version: int, handle: ObjectHandle | None = None) -> None:
-        """Publish the current weights to all rollout actors as this version, and drop versions no longer needed.
-
-        Args:
-            version: Number of iterations done.
-            handle: The weights, if they are in the object store already.
-        """
-        if self._staleness:
-            weights = self.model.learned.state_dict()
-            self._weights[version] = {name: value.detach().cpu().clone() for name, value in weights.items()}
-        if handle is None:
-            self._put(version)
-        else:
-            self._published[version] = handle
-        for versions in (self._weights, self._published):
-            for old in [each for each in versions if each < version - self._staleness]:
-                del versions[old]
-
-    def _put(self, version: int) -> None:
-        """Put a version of the weights into the object store, also if the copy that a learner put there is lost."""
-        weights = self._weights.get(version)
-        self._published[version] = ObjectHandle(
-            ray.put(self.model.learned.state_dict() if weights is None else weights)
-        )
-
     def timings(self) -> dict[str, float]:
         assert self._learned is not None
         items, version = self._learned
@@ -213,15 +186,9 @@ class RayTrainingBackend:
         return timings
 
     def state_dict(self) -> dict[str, Tensor]:
-        present = max(self._published)
-        older = {version: weights for version, weights in self._weights.items() if version < present}
-        return join_state(self.learners.optimizer, older)
+        return join_state(self.learners.optimizer, self.weights.older)
 
     def load_state_dict(self, state: dict[str, Tensor], version: int) -> None:
         optimizer, older = split_state(state)
         self.learners.restore(self.model.learned.state_dict(), optimizer)
-        self._published.clear()
-        self._weights.clear()
-        for old, weights in older.items():
-            self._weights[old], self._published[old] = weights, ObjectHandle(ray.put(weights))
-        self._publish(version)
+        self.weights.restore(older, version)

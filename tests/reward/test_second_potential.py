@@ -7,7 +7,7 @@ import torch
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.protocol import RewardResult
-from omatg_ray.reward.second import SecondPotential
+from omatg_ray.reward.second_potential import SecondPotential
 
 NAN = torch.nan
 

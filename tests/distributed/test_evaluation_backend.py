@@ -11,7 +11,7 @@ from ray.cluster_utils import Cluster
 
 from omatg_ray.commands.train import TrainResult
 from omatg_ray.distributed.actor_set import sampling_roles, start_actors
-from omatg_ray.distributed.evaluation import RayEvaluationBackend
+from omatg_ray.distributed.evaluation_backend import RayEvaluationBackend
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.evaluate.backend import LocalEvaluationBackend
 from omatg_ray.evaluate.evaluator import Evaluator

@@ -9,7 +9,7 @@ from torch.distributions import Normal
 from omatg_ray.crystal.fields import displace
 from omatg_ray.policy.grid import time_grid
 from omatg_ray.policy.policy import Step, draw_noise
-from omatg_ray.rl.trajectory import Trajectory, rollout
+from omatg_ray.rl.rollout import Trajectory, rollout
 from tests.policy.test_policy import Counting
 from tests.small import random_crystals, small_network, velocity_policy
 
