@@ -17,7 +17,7 @@ from omatg_ray.reward.settings import RewardSettings
 from omatg_ray.rl.settings import AdvantageSettings, LearnerSettings, ObjectiveSettings, RolloutSettings
 from omatg_ray.run.config_file import read_tree
 from omatg_ray.run.location import Location, is_bundled
-from omatg_ray.run.location_keys import CrystalsLocation, Kind, ModelLocation, RunLocation, ScheduleLocation, relocated
+from omatg_ray.run.location_keys import CrystalsLocation, Kind, ModelLocation, RunLocation, ScheduleLocation, relocate
 from omatg_ray.run.tracking import Tracker
 from omatg_ray.settings import FIELDS, FieldName, Settings, explain_errors
 from omatg_ray.tree import dump
@@ -237,7 +237,7 @@ class Config(Settings):
                 return str(Path(location).absolute())
             return location.absolute() if isinstance(location, Path) and kind != "run" else location
 
-        here = relocated(self, absolute)
+        here = relocate(self, absolute)
         custom = {
             name: term.model_copy(update={"path": term.path or Path.cwd()}) for name, term in here.reward.custom.items()
         }

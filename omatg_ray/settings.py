@@ -30,7 +30,7 @@ class Settings(BaseModel):
     at the parent's default.
 
     Attributes:
-        renamed: Current names of keys by their former ones; files with former names still work (`current`).
+        renamed: Current names of keys by their former ones; files with former names still work (`current_key`).
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -61,7 +61,7 @@ def _merge(default: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return default | merged
 
 
-def current(model: type[BaseModel] | None, key: str, value: Any, above: str = "") -> tuple[str, Any]:
+def current_key(model: type[BaseModel] | None, key: str, value: Any, above: str = "") -> tuple[str, Any]:
     """Return a dotted key and its value under current names, with a warning for each former name.
 
     Args:
@@ -83,7 +83,7 @@ def current(model: type[BaseModel] | None, key: str, value: Any, above: str = ""
 
 
 def current_names(model: type[BaseModel] | None, tree: Any, above: str = "") -> Any:
-    """Return a tree of settings under current names, as `current` does; anything else is returned unchanged.
+    """Return a tree of settings under current names, as `current_key` does; anything else is returned unchanged.
 
     Raises:
         ConfigError: A mapping has a key under both names.
@@ -95,7 +95,7 @@ def current_names(model: type[BaseModel] | None, tree: Any, above: str = "") -> 
             raise ConfigError(f"{above}{old} is now {above}{new}, and both are given; leave out {above}{old}")
     # Keys that are not plain names are refused later, by validation.
     return dict(
-        current(model, key, value, above) if isinstance(key, str) and "." not in key else (key, value)
+        current_key(model, key, value, above) if isinstance(key, str) and "." not in key else (key, value)
         for key, value in tree.items()
     )
 

@@ -108,7 +108,7 @@ def dump(tree: Any, flow: bool = False) -> str:
 
 def override(key: str, value: object) -> str:
     """Return `key=value` for a command line, with the value in quotes if it would not be read as text."""
-    text = written(value) if isinstance(value, Path) else str(value)
+    text = path_as_text(value) if isinstance(value, Path) else str(value)
     try:
         same = parse_value(text) == text
     except ConfigError:
@@ -134,15 +134,15 @@ def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
     node[last] = value
 
 
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested dictionaries to values under dotted keys."""
     out: dict[str, Any] = {}
     for key, value in tree.items():
-        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out
 
 
-def written(place: Path | str) -> str:
+def path_as_text(place: Path | str) -> str:
     """Return a location as text that `as_location` reads back: a path that begins with a literal ~ gets a ./ prefix."""
     text = str(place)
     return f"./{text}" if isinstance(place, Path) and text.startswith("~") else text

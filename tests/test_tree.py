@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from omatg_ray.cli.words import told_apart
+from omatg_ray.cli.words import split_words
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.advice import command
@@ -125,9 +125,9 @@ def test_a_path_with_an_equals_sign_is_no_override(tmp_path: Path, monkeypatch: 
     (tmp_path / "lr=1e-4").mkdir()
     (tmp_path / "lr=1e-4" / "config.yaml").touch()
     words = ["lr=1e-4/config.yaml", "sweeps/a=1,b=2/config.yaml", "s3://b/seed=1/c.yaml", "base=runs/lr=1e-4", "seed=1"]
-    assert told_apart(words) == (words[:3], words[3:])
+    assert split_words(words) == (words[:3], words[3:])
     with pytest.raises(ConfigError, match="cannot read config sweeps/a=1,b=2/config.yaml: No such file"):
-        Config.load(told_apart(words)[0][1])
+        Config.load(split_words(words)[0][1])
 
 
 @pytest.mark.parametrize("name", ["runs/a #2", "runs/it's", "runs/$x y", "runs/lr=1e-4"])

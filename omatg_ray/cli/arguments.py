@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from omatg_ray.run.location import Location, as_location, expanded
+from omatg_ray.run.location import Location, as_location, expand
 
 
 def number(kind: type[int] | type[float], low: float, above: bool = False) -> Callable[[str], int | float]:
@@ -36,7 +36,7 @@ def numbers(text: str) -> list[int]:
 def path_or_word(text: str) -> str:
     """Parse a path, or a word for something bundled or to be fetched."""
     try:
-        return expanded(text)
+        return expand(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

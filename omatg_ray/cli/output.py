@@ -17,9 +17,8 @@ def check_output(path: str | Path | None, suffixes: Sequence[str]) -> str | None
     """Return the path to write to; refuse, before a long computation, a path that could not be written after it."""
     if path is None:
         return None
-    from omatg_ray.run.job_paths import lasting
 
-    out = f"{lasting(Path(path))}{'/' if str(path).endswith('/') else ''}"
+    out = f"{path_to_keep(Path(path))}{'/' if str(path).endswith('/') else ''}"
     target = Path(out)
     folder = "" in suffixes and (out.endswith("/") or not target.suffix)
     if not folder and target.suffix.lower() not in suffixes:
@@ -40,12 +39,12 @@ def check_folder(path: str | None) -> Path | None:
     """
     if path is None:
         return None
-    from omatg_ray.run.job_paths import lasting
+    from omatg_ray.run.job_paths import path_to_keep
     from omatg_ray.run.location import is_remote
 
     if is_remote(path):
         raise ConfigError(f"--to {path}: give a folder on this machine, and copy it there afterwards")
-    folder = lasting(Path(path))
+    folder = path_to_keep(Path(path))
     if holds_config(folder):
         raise ConfigError(f"--to {folder}: that is a run, whose report would be overwritten; name another folder")
     above = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())

@@ -20,7 +20,7 @@ from typing import NoReturn
 from omatg_ray.cli import verbs as package
 from omatg_ray.errors import ConfigError, DataError, DataWarning, OmatgRayError
 from omatg_ray.run.quiet import quiet_libraries
-from omatg_ray.run.streams import open_closed, outliving_readers
+from omatg_ray.run.streams import open_closed, tolerate_lost_readers
 
 DESCRIPTION = """\
 Reinforce flow-based crystal generators by policy gradients on their velocity fields.
@@ -44,7 +44,7 @@ may be `bundled`. `omatg-ray VERB --help` explains each verb.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     open_closed()
-    with outliving_readers() as lost:
+    with tolerate_lost_readers() as lost:
         code = _main(argv)
     if code or lost.reason is None:
         return code

@@ -105,9 +105,9 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
 
 def sampling_values(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the options of `sampling_arguments`, and the potential, as arguments of `SamplingOptions`."""
-    from omatg_ray.train.job import found_or_bundled
+    from omatg_ray.train.job import find_input
 
-    model = found_or_bundled(arguments.model, "MODEL")
+    model = find_input(arguments.model, "MODEL")
     if len(arguments.schedule or ()) > 1:
         raise ConfigError(f"give one --schedule, not {len(arguments.schedule)}")
     (sampling,) = read_samplings(arguments, [arguments.steps])
@@ -144,20 +144,20 @@ def read_schedules(arguments: argparse.Namespace) -> list[tuple[str, Schedule | 
 def _schedule(text: str) -> Schedule | None:
     """Parse a schedule; a folder is looked up where a job finds its files."""
     from omatg_ray.model.schedule import KINDS, NONE, OWN, read_schedule
-    from omatg_ray.run.job_paths import found_or_named
+    from omatg_ray.run.job_paths import find_potential
 
     named = text in (NONE, OWN, BUNDLED) or text.partition(":")[0] in KINDS
-    return read_schedule(text if named else found_or_named(text) or text)
+    return read_schedule(text if named else find_potential(text) or text)
 
 
 def work_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the options that do not depend on the sampler, as arguments of `WorkOptions`."""
     from omatg_ray.config import Config
-    from omatg_ray.run.job_paths import found_or_named
+    from omatg_ray.run.job_paths import find_potential
 
     names = ("seed", "workers", "timeout", "device", "threads")
     values = {name: getattr(arguments, name) for name in names}
-    values["potential"] = found_or_named(arguments.potential)
+    values["potential"] = find_potential(arguments.potential)
     for name in ("chunk_pairs", "block"):
         if getattr(arguments, name) is not None:
             values[name] = getattr(arguments, name)

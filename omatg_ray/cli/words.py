@@ -16,7 +16,7 @@ def is_override(word: str) -> bool:
     return "=" in word and "/" not in key_of(word) and not os.path.isfile(word)
 
 
-def told_apart(words: Iterable[str]) -> tuple[list[str], list[str]]:
+def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
     """Separate the words of a command line into paths of files and overrides."""
     files: list[str] = []
     overrides: list[str] = []

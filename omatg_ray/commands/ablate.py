@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omatg_ray.commands.ablate_settings import AblationSettings, SetSettings
-from omatg_ray.commands.evaluate import NO_POTENTIAL, MeasureOptions, at_work
+from omatg_ray.commands.evaluate import NO_POTENTIAL, MeasureOptions, evaluation_session
 from omatg_ray.config import DataSettings
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.ablation import Ablated, Learned, best_of
@@ -24,10 +24,10 @@ from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.policy.schedule import LearnedSchedule
 from omatg_ray.report.ablation import write_ablation
 from omatg_ray.report.comparison import write_comparison
-from omatg_ray.run.job_paths import lasting
+from omatg_ray.run.job_paths import path_to_keep
 from omatg_ray.run.location import BUNDLED, Location, is_bundled
 from omatg_ray.run.progress import print_line
-from omatg_ray.train.job import anchored
+from omatg_ray.train.job import with_job_paths
 from omatg_ray.train.splits import base_run_data
 
 
@@ -51,7 +51,7 @@ def ablate(settings: AblationSettings, progress: bool = False) -> AblationResult
         ConfigError: A set names no crystals and its model has none, or nothing exists at a location.
         OmatgRayError: As `evaluate`.
     """
-    folder, settings = lasting(settings.run), anchored(settings)
+    folder, settings = path_to_keep(settings.run), with_job_paths(settings)
     learned = {
         name: [Learned(of, _load_schedules(f"sets.{name}.learned.{of}", paths)) for of, paths in entry.learned.items()]
         for name, entry in settings.sets.items()
@@ -108,7 +108,7 @@ def _work(
         threads=settings.threads,
         ray=settings.ray,
     )
-    with at_work(options, [entry.model], progress) as (evaluator, _, (model,)):
+    with evaluation_session(options, [entry.model], progress) as (evaluator, _, (model,)):
         yield evaluator, model
 
 

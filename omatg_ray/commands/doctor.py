@@ -78,7 +78,7 @@ def examine(potential: str | None = None, ray: bool = True) -> Iterator[Check]:
         "PyTorch": devices,
         "memory": lambda: memory(available_memory()),
         "disk": lambda: disk(folder),
-        "bundled crystals": lambda: ("ok", sealed("crystals")),
+        "bundled crystals": lambda: ("ok", check_bundled("crystals")),
         "bundled potential": known_energies,
         "bundled base": generation,
         "TensorBoard": tensorboard,
@@ -88,10 +88,10 @@ def examine(potential: str | None = None, ray: bool = True) -> Iterator[Check]:
     if ray:
         checks["Ray"] = ray_starts
     for name, check in checks.items():
-        yield tried(name, check)
+        yield run_check(name, check)
 
 
-def tried(name: str, check: Callable[[], Finding]) -> Check:
+def run_check(name: str, check: Callable[[], Finding]) -> Check:
     """Run a check and return its result, or the error that broke it. Warnings turn ok into a warning."""
     with warnings.catch_warnings(record=True) as caught:
         quiet_libraries()
@@ -209,7 +209,7 @@ def disk(folder: Path) -> Finding:
     return ("ok", text) if free >= DISK else ("fails", f"{text}: free some space, or set run=... on another disk")
 
 
-def sealed(name: AssetName) -> str:
+def check_bundled(name: AssetName) -> str:
     """Report that all files of an asset match their checksums; raise if they do not."""
     paths = files(name)
     return f"{len(paths)} files match their checksums, {sum(path.stat().st_size for path in paths) / 1e6:.2f} MB"
@@ -217,7 +217,7 @@ def sealed(name: AssetName) -> str:
 
 def known_energies() -> Finding:
     """Check that the bundled potential gives its known energies."""
-    text = sealed("potential")
+    text = check_bundled("potential")
     from omatg_ray.reward.known_energies import KNOWN_ENERGIES
     from omatg_ray.reward.potential import load_potential
 
@@ -235,7 +235,7 @@ def energies(name: str) -> Finding:
 
 def generation() -> Finding:
     """Generate two crystals with the bundled model."""
-    text = sealed("base")
+    text = check_bundled("base")
     from omatg_ray.crystal.batch import CrystalBatch
     from omatg_ray.crystal.validity import check_validity
     from omatg_ray.model.flow_model import bundled_model
@@ -268,9 +268,9 @@ def ray_starts(command: str = START_RAY, seconds: float = RAY_SECONDS) -> Findin
 
 def start_ray() -> None:
     """Start a Ray on this machine and reserve one core."""
-    from omatg_ray.distributed.cluster import joined, room
+    from omatg_ray.distributed.cluster import join_cluster, reserve_room
     from omatg_ray.distributed.settings import RaySettings
 
     settings = RaySettings(address="local", wait=30.0)
-    with joined(settings), room([("trial", {"CPU": 1.0})], settings, grows=False):
+    with join_cluster(settings), reserve_room([("trial", {"CPU": 1.0})], settings, grows=False):
         pass

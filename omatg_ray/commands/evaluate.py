@@ -106,7 +106,7 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
         PotentialError: The potential cannot be loaded or does not know an element of the data.
         ClusterError: There is no Ray cluster, it has no room, or an actor died.
     """
-    with at_work(options, [options.model], progress, [options.sampling]) as (evaluator, check, (model,)):
+    with evaluation_session(options, [options.model], progress, [options.sampling]) as (evaluator, check, (model,)):
         evaluation = evaluator(model, options.sampling, str(options.model), progress)
         if check is None:
             return evaluation
@@ -120,7 +120,7 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
         OmatgRayError: As `evaluate`; or the folder cannot be written.
     """
     ways = [sampling for _, sampling in options.samplings]
-    with at_work(options, options.models, progress, ways) as (evaluator, check, models):
+    with evaluation_session(options, options.models, progress, ways) as (evaluator, check, models):
         names = distinct_names(options.models)
         cases = [
             Case(model, sampling, name, schedule_name)
@@ -150,7 +150,7 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
 
 
 @contextmanager
-def at_work(
+def evaluation_session(
     options: MeasureOptions, places: Sequence[Location], progress: bool, samplings: Sequence[Sampling] = ()
 ) -> Iterator[tuple[Evaluator, PlausibilityCheck | None, list[FlowModel]]]:
     """Open an evaluator and the plausibility check, and load the models, each location only once.
@@ -222,10 +222,10 @@ def distinct_names(places: Sequence[Location]) -> list[str]:
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:
     """Write the metrics at the top level, then the request and the values of every structure."""
-    write_json(path, flattened(evaluation.as_dict()))
+    write_json(path, flatten_evaluation(evaluation.as_dict()))
 
 
-def flattened(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def flatten_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Return an evaluation (from `Evaluation.as_dict`) with its metrics at the top level."""
     return {**evaluation["metrics"], **{key: value for key, value in evaluation.items() if key != "metrics"}}
 

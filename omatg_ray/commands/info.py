@@ -15,10 +15,10 @@ from omatg_ray.policy.hand_made import HandMadeSchedule, LinearSchedule, StepSiz
 from omatg_ray.policy.settings import Curve, LearnedScheduleSettings, NoiseSettings
 from omatg_ray.run.location import BUNDLED, is_bundled, is_remote
 from omatg_ray.run.storage import files_at
-from omatg_ray.run.sync import fetched_model
+from omatg_ray.run.sync import fetch_model
 from omatg_ray.settings import FIELDS
 from omatg_ray.train.early import require_models
-from omatg_ray.tree import flat
+from omatg_ray.tree import flatten
 
 
 def overview() -> str:
@@ -46,7 +46,7 @@ def _summarise(name: AssetName) -> str:
     return f"{name}: {len(files)} files, {size / 1e6:.2f} MB, in {assets.root() / name}"
 
 
-def described_asset(name: AssetName) -> str:
+def describe_asset(name: AssetName) -> str:
     """Return folder, files and size of an asset, then its card.
 
     Raises:
@@ -55,7 +55,7 @@ def described_asset(name: AssetName) -> str:
     return f"{_summarise(name)}\n\n{assets.card(name).rstrip()}"
 
 
-def described(name: str) -> str:
+def describe(name: str) -> str:
     """Return the card of an asset, or the contents of `model.json` or `schedule.json` of a model or schedule, in lines.
 
     Args:
@@ -68,21 +68,21 @@ def described(name: str) -> str:
     """
     for known in ASSETS:
         if name == known:
-            return described_asset(known)
+            return describe_asset(known)
     if not is_bundled(name) and not is_remote(name) and not Path(name).exists():
         raise ModelError(
             f"info: {name} is none of {', '.join(ASSETS)} or {BUNDLED}, and there is no model or run folder of that "
             "name"
         )
     if is_remote(name) and SCHEDULE_FILE in files_at(name):
-        with fetched_model(name, SCHEDULE_FILE) as copy:
-            return described_schedule(copy, name)
+        with fetch_model(name, SCHEDULE_FILE) as copy:
+            return describe_schedule(copy, name)
     if not is_bundled(name) and not is_remote(name) and (Path(name) / SCHEDULE_FILE).is_file():
-        return described_schedule(Path(name), name)
-    return described_model(name)
+        return describe_schedule(Path(name), name)
+    return describe_model(name)
 
 
-def described_schedule(folder: Path, name: str) -> str:
+def describe_schedule(folder: Path, name: str) -> str:
     """Describe a learned schedule, in lines of a label and a text.
 
     Args:
@@ -108,7 +108,7 @@ def _factors(shown: Sequence[Curve]) -> dict[str, str]:
     return rows
 
 
-def described_model(name: str) -> str:
+def describe_model(name: str) -> str:
     """Describe a model, in lines of a label and a text."""
     require_models([name])
     from omatg_ray.model.flow_model import FlowModel
@@ -135,7 +135,7 @@ def described_model(name: str) -> str:
 
 
 def _provenance(values: dict[str, Any]) -> dict[str, str]:
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat(values).items()}
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flatten(values).items()}
 
 
 def _lines(rows: dict[str, str]) -> str:

@@ -23,7 +23,6 @@ from omatg_ray.run.atomic import write_json
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted, StopRequest
 from omatg_ray.run.location import Location
-from omatg_ray.run.state import kept
 from omatg_ray.train.backend import run_backend
 from omatg_ray.train.build import build_run
 from omatg_ray.train.checkpoint import restore
@@ -100,7 +99,9 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
                 if not stop.requested:
                     rows = _compare(config, parts, backend.evaluate, folder, stop, progress)
             except (TrainingError, ClusterError, RewardError) as error:
-                raise type(error)(f"{str(error).rstrip('.')}. {kept(folder)}{_again(folder, error)}") from error
+                raise type(error)(
+                    f"{str(error).rstrip('.')}. {describe_kept(folder)}{_again(folder, error)}"
+                ) from error
         if stop.requested:
             where = f"after iteration {iteration} of {config.iterations}"
             if iteration == config.iterations:

@@ -20,8 +20,8 @@ from omatg_ray.run.lock import lock
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.text import counted
 from omatg_ray.train.build import build_run
-from omatg_ray.train.job import anchored
-from omatg_ray.tree import flat, set_key
+from omatg_ray.train.job import with_job_paths
+from omatg_ray.tree import flatten, set_key
 from omatg_ray.tune.results import TRIALS, Sweep
 from omatg_ray.tune.settings import DEFAULT_METRIC, SWEEP_FILE, SweepSettings, folder_of_sweep, refuse_taken_by_sweep
 from omatg_ray.tune.trial import SweepRuns, write_settings
@@ -115,7 +115,7 @@ def _make_portable(settings: SweepSettings, folder: Path) -> SweepSettings:
 def _relocate(settings: SweepSettings, values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return the locations that a trial with these values needs in place of the original ones, by key."""
     config = settings.with_values(values, folder)
-    original, needed = (flat(tree.model_dump(mode="json")) for tree in (config, anchored(config).resolved()))
+    original, needed = (flatten(tree.model_dump(mode="json")) for tree in (config, with_job_paths(config).resolved()))
     return {key: value for key, value in needed.items() if original.get(key) != value and key != "run"}
 
 

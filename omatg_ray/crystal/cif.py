@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.cif_block import Block, known, number
+from omatg_ray.crystal.cif_block import Block, number, value_or_none
 from omatg_ray.crystal.cif_symmetry import MAGNETIC_OPERATIONS, groups_of
 from omatg_ray.crystal.composition import HYDROGEN, Site, compare_composition, parse_formula_sum
 from omatg_ray.crystal.formula import require_fitting_cell
@@ -121,7 +121,9 @@ def _sites(block: Block, formula: dict[int, float]) -> list[Site]:
         raise DataError("it has no atoms: _atom_site_label or _atom_site_fract_x is unknown or missing")
     occupancies = block.columns.get("_atom_site_occupancy")
     hydrogens = block.columns.get("_atom_site_attached_hydrogens")
-    groups = {value for value in block.columns.get("_atom_site_disorder_group", []) if known(value) not in (None, "0")}
+    groups = {
+        value for value in block.columns.get("_atom_site_disorder_group", []) if value_or_none(value) not in (None, "0")
+    }
     # Multiplicities of magnetic structures refer to another cell.
     multiplicities = None if block.column(MAGNETIC_OPERATIONS) else block.column(*MULTIPLICITIES)
     dummies = block.columns.get("_atom_site_calc_flag", [])
@@ -130,29 +132,29 @@ def _sites(block: Block, formula: dict[int, float]) -> list[Site]:
         raise DataError("its sites are inconsistent: their columns (_atom_site_...) are in loops of different length")
     sites = []
     for index, name in enumerate(names):
-        label = known(name) or "unnamed"
+        label = value_or_none(name) or "unnamed"
         where = f"site {index + 1} ({label})"
-        type_symbol = None if types is None else known(types[index])
-        element = _element(type_symbol, None if labels is None else known(name), formula)
+        type_symbol = None if types is None else value_or_none(types[index])
+        element = _element(type_symbol, None if labels is None else value_or_none(name), formula)
         if element is None:
             what = f"type symbol {type_symbol!r}" if type_symbol else f"label {label!r}"
             raise DataError(f"{where} is not an atom: its {what} names no chemical element")
-        if dummies and known(dummies[index]) == "dum":
+        if dummies and value_or_none(dummies[index]) == "dum":
             raise DataError(f"{where} is a dummy, not an atom (_atom_site_calc_flag dum): leave it out")
         frac = np.zeros(3)
         for axis, column in enumerate(axes):
-            text = known(column[index]) if column else None
+            text = value_or_none(column[index]) if column else None
             if text is None:
                 raise DataError(f"{where} has no coordinate {'xyz'[axis]}")
             frac[axis] = number(text, f"the coordinate {'xyz'[axis]} of {where}")
-        text = known(occupancies[index]) if occupancies else None
+        text = value_or_none(occupancies[index]) if occupancies else None
         occupancy = 1.0 if text is None else number(text, f"the occupancy of {where}")
         if abs(occupancy - 1) > FULL_OCCUPANCY:
             raise DataError(f"{where} is disordered (occupancy {occupancy:g}); only fully occupied sites can be used")
-        text = known(hydrogens[index]) if hydrogens else None
+        text = value_or_none(hydrogens[index]) if hydrogens else None
         if text is not None and number(text, f"the attached hydrogens of {where}") != 0:
             raise DataError(f"{where} has {text} attached hydrogens without positions: the crystal is incomplete")
-        text = known(multiplicities[index]) if multiplicities else None
+        text = value_or_none(multiplicities[index]) if multiplicities else None
         multiplicity = int(text) if text is not None and text.isdecimal() else None
         sites.append(Site(label, element, frac, multiplicity))
     if len(groups) > 1 or any(value.startswith("-") for value in groups):

@@ -41,13 +41,13 @@ class Block:
         """Return the first of these columns with a known value, else an empty list."""
         for name in names:
             values = self.columns.get(name, [])
-            if any(known(value) is not None for value in values):
+            if any(value_or_none(value) is not None for value in values):
                 return values
         return []
 
     def text(self, *names: str) -> str | None:
         """Return the first of these items that is known, else None."""
-        values = (known(self.columns[name][0]) for name in names if self.columns.get(name))
+        values = (value_or_none(self.columns[name][0]) for name in names if self.columns.get(name))
         return next((value for value in values if value is not None), None)
 
     def number(self, name: str) -> float | None:
@@ -75,7 +75,7 @@ def read_blocks(text: str) -> list[Block]:
     return with_atoms or [block for block in blocks if "_cell_length_a" in block.columns]
 
 
-def known(value: str) -> str | None:
+def value_or_none(value: str) -> str | None:
     """Return a value without quotes, or None for '?', '.' and empty text."""
     return None if gemmi.cif.is_null(value) else gemmi.cif.as_string(value).strip() or None
 
@@ -117,7 +117,7 @@ def _block(block: Any) -> Block:
         if item.pair is not None:
             tag, value = item.pair
             add(tag, [value])
-            if tag.lower().startswith(PROPERTY_PREFIX) and (text := known(value)) is not None:
+            if tag.lower().startswith(PROPERTY_PREFIX) and (text := value_or_none(value)) is not None:
                 properties[tag[len(PROPERTY_PREFIX) :]] = as_scalar(text)
         elif item.loop is not None:
             width = item.loop.width()

@@ -8,7 +8,7 @@ import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
-from omatg_ray.crystal.cif_block import Block, known, number
+from omatg_ray.crystal.cif_block import Block, number, value_or_none
 from omatg_ray.crystal.composition import Site
 from omatg_ray.crystal.symmetry import (
     IDENTITY,
@@ -55,7 +55,7 @@ def groups_of(block: Block, sites: list[Site], cell: FloatArray) -> list[Operati
     magnetic = block.column(MAGNETIC_OPERATIONS)
     if magnetic:
         return [_require_fit(_magnetic(magnetic, block.column(MAGNETIC_CENTRINGS)), cell)]
-    texts = [text for text in map(known, block.column(*OPERATIONS)) if text is not None]
+    texts = [text for text in map(value_or_none, block.column(*OPERATIONS)) if text is not None]
     listed = parse_operations(tuple(texts)) if texts else None
     symbols = [text for name in SYMBOLS if (text := block.text(name)) is not None]
     hall, number_text = block.text(*HALLS), block.text(*NUMBERS)
@@ -128,7 +128,7 @@ def _refuse_unknown(block: Block) -> None:
         DataError: There is one; the message names it.
     """
     for name, values in block.columns.items():
-        value = next((text for text in map(known, values) if text is not None), None)
+        value = next((text for text in map(value_or_none, values) if text is not None), None)
         understood = name in OPERATIONS or value is None or NO_SYMMETRY.fullmatch(value.replace(" ", ""))
         if SYMMETRY.match(name) and not understood:
             raise DataError(
@@ -147,7 +147,7 @@ def _magnetic(operations: list[str], centrings: list[str]) -> Operations:
     """Return the action of a magnetic group on positions. Time reversal, the fourth entry, does not move atoms."""
 
     def spatial(texts: list[str]) -> list[gemmi.Op]:
-        return [gemmi.Op(",".join((known(text) or "").split(",")[:3])) for text in texts]
+        return [gemmi.Op(",".join((value_or_none(text) or "").split(",")[:3])) for text in texts]
 
     try:
         products = [shift * op for shift in spatial(centrings or ["x,y,z"]) for op in spatial(operations)]

@@ -20,7 +20,7 @@ from omatg_ray.crystal import records
 from omatg_ray.crystal.cif import row_of_block
 from omatg_ray.crystal.cif_block import Block, read_blocks
 from omatg_ray.crystal.dataset import scalar_properties
-from omatg_ray.crystal.row import Entry, Row, failed, identity, require_periodic, row_of_atoms, row_of_structure
+from omatg_ray.crystal.row import Entry, Row, failed_entry, identity, require_periodic, row_of_atoms, row_of_structure
 from omatg_ray.crystal.tables import csv_entries, json_entries, json_lines_entries
 from omatg_ray.crystal.text import decode, decompress
 from omatg_ray.crystal.unpickle import unpickle_record
@@ -77,9 +77,9 @@ def _guard(where: str, read: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
             has_entries = True
             yield entry
         if not has_entries:
-            yield failed(where, DataError("it holds no crystals"))
+            yield failed_entry(where, DataError("it holds no crystals"))
     except (DataError, OSError) as error:
-        yield failed(where, error)
+        yield failed_entry(where, error)
 
 
 # --- many files -----------------------------------------------------------------------------------------------------

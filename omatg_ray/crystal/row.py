@@ -54,7 +54,7 @@ class Entry(NamedTuple):
     read: Callable[[], Row]
 
 
-def failed(where: str, error: Exception) -> Entry:
+def failed_entry(where: str, error: Exception) -> Entry:
     """Return an entry without a crystal, whose reading raises the error."""
 
     def read() -> Row:

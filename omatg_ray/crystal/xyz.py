@@ -12,7 +12,7 @@ import numpy as np
 
 from omatg_ray.crystal.dataset import scalar_properties
 from omatg_ray.crystal.formula import require_fitting_cell
-from omatg_ray.crystal.row import Entry, Row, failed, identity, row_of_atoms
+from omatg_ray.crystal.row import Entry, Row, failed_entry, identity, row_of_atoms
 from omatg_ray.errors import DataError
 
 KEYS = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
@@ -28,7 +28,7 @@ def xyz_entries(where: str, text: str) -> Iterator[Entry]:
         number += 1
         if not (header.strip().isdecimal() and header.isascii()):
             error = DataError(f"expected a number of atoms, found {header.strip()[:40]!r}")
-            yield failed(f"{where}, row {number}", error)
+            yield failed_entry(f"{where}, row {number}", error)
             return  # the start of the next frame is unknown
         lines = list(islice(file, 1 + int(header)))
         yield Entry(f"{where}, row {number}", partial(_read_frame, lines, int(header), str(number)))

@@ -14,7 +14,7 @@ from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from omatg_ray.distributed.cluster import joined, own_group, room
+from omatg_ray.distributed.cluster import join_cluster, own_group, reserve_room
 from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.settings import RaySettings, Share
@@ -119,10 +119,10 @@ def start_actors(
     """
     start = time.perf_counter()
     software()  # recorded now, as files may change during a run
-    with joined(settings, progress) as cluster, ExitStack() as stack:
+    with join_cluster(settings, progress) as cluster, ExitStack() as stack:
         connected = time.perf_counter()
         bundles = [(role.name, role.share.bundle) for role in roles for _ in range(role.count)]
-        group = own_group() if inside else stack.enter_context(room(bundles, settings, cluster.grows))
+        group = own_group() if inside else stack.enter_context(reserve_room(bundles, settings, cluster.grows))
         if progress:
             print_line(f"{cluster.address}: starting {_list_counts(Counter(name for name, _ in bundles))}")
         loop, pools, learners, first = EventLoop(), dict[str, WorkerGroup](), None, int(inside)

@@ -58,7 +58,7 @@ class Cluster:
 
 
 @contextmanager
-def joined(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
+def join_cluster(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
     """Connect to the cluster of the settings, or start a Ray on this machine for as long as the context lasts.
 
     A program that is connected already keeps its connection.
@@ -247,7 +247,9 @@ def _keep_environment() -> Iterator[None]:
 
 
 @contextmanager
-def room(bundles: Sequence[tuple[str, Bundle]], settings: RaySettings, grows: bool = True) -> Iterator[PlacementGroup]:
+def reserve_room(
+    bundles: Sequence[tuple[str, Bundle]], settings: RaySettings, grows: bool = True
+) -> Iterator[PlacementGroup]:
     """Reserve a placement group with one bundle per actor, and release it at the end.
 
     Args:
@@ -260,25 +262,25 @@ def room(bundles: Sequence[tuple[str, Bundle]], settings: RaySettings, grows: bo
             and what is available.
     """
     if not grows and not _fits(bundles):
-        raise ClusterError(f"this machine has no room for this run. {asked_and_present(bundles)}. {_advice(bundles)}")
+        raise ClusterError(f"this machine has no room for this run. {describe_room(bundles)}. {_advice(bundles)}")
     group = placement_group([dict(bundle) for _, bundle in bundles], strategy=settings.strategy.upper())
     try:
         if not group.wait(settings.wait):
-            raise no_room("this run", bundles, settings)
+            raise no_room_error("this run", bundles, settings)
         yield group
     finally:
         remove_placement_group(group)
 
 
-def no_room(what: str, bundles: Sequence[tuple[str, Bundle]], settings: RaySettings) -> ClusterError:
+def no_room_error(what: str, bundles: Sequence[tuple[str, Bundle]], settings: RaySettings) -> ClusterError:
     """Return the error for a cluster that had no room within `settings.wait` seconds."""
     return ClusterError(
-        f"the cluster has no room for {what} after {settings.wait:g} s. {asked_and_present(bundles)}. "
+        f"the cluster has no room for {what} after {settings.wait:g} s. {describe_room(bundles)}. "
         f"{_advice(bundles)}, or wait longer if the cluster grows on demand (ray.wait)"
     )
 
 
-def asked_and_present(bundles: Sequence[tuple[str, Bundle]]) -> str:
+def describe_room(bundles: Sequence[tuple[str, Bundle]]) -> str:
     """Describe what was requested and what is available."""
     return f"Requested: {_describe(bundles)}. Available: {_present()}"
 

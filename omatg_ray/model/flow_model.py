@@ -36,7 +36,7 @@ from omatg_ray.policy.schedule import LearnedSchedule, Schedule
 from omatg_ray.policy.settings import CHUNK_PAIRS, AnySchedule, LearnedScheduleSettings, NoiseMode, NoiseSettings
 from omatg_ray.run.checkpoints import DESCRIPTION_FILE, WEIGHTS_FILE, model_folder
 from omatg_ray.run.location import BUNDLED, Location, is_bundled, is_remote
-from omatg_ray.run.sync import fetched_model
+from omatg_ray.run.sync import fetch_model
 from omatg_ray.seeding import seed_of
 from omatg_ray.settings import Settings
 
@@ -195,7 +195,7 @@ class FlowModel:
             StorageError: The URL cannot be reached.
         """
         if is_remote(path):
-            with fetched_model(path, DESCRIPTION_FILE) as copy:
+            with fetch_model(path, DESCRIPTION_FILE) as copy:
                 return cls.load(copy, device)
         folder = asset("base") if is_bundled(path) else model_folder(Path(path))
         try:

@@ -20,7 +20,7 @@ from omatg_ray.policy.settings import AnyHandMade, Curve, LearnedScheduleSetting
 from omatg_ray.run.checkpoints import DESCRIPTION_FILE, WEIGHTS_FILE
 from omatg_ray.run.location import Location, is_bundled, is_remote
 from omatg_ray.run.storage import files_at
-from omatg_ray.run.sync import fetched_model
+from omatg_ray.run.sync import fetch_model
 from omatg_ray.settings import Settings
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def learned_schedule(place: Location) -> LearnedSchedule:
     if is_remote(place):
         for url in (str(place), f"{place}/{FOLDER}"):
             if SCHEDULE_FILE in files_at(url):
-                with fetched_model(url, SCHEDULE_FILE) as copy:
+                with fetch_model(url, SCHEDULE_FILE) as copy:
                     return _read(copy)
         return _of_model(place)
     folder = Path(place)

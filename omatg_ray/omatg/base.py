@@ -19,8 +19,8 @@ from omatg_ray.flow.settings import NetworkSettings, PathSettings
 from omatg_ray.flow.species import MASK
 from omatg_ray.model.flow_model import FlowModel, ModelDescription
 from omatg_ray.omatg.checkpoint import Checkpoint
-from omatg_ray.omatg.configuration import Configured, configured, section
-from omatg_ray.omatg.lattices import FITS, informed
+from omatg_ray.omatg.configuration import Configured, read_section, section
+from omatg_ray.omatg.lattices import FITS, informed_cell
 from omatg_ray.omatg.names import (
     CELL_BASES,
     EPSILONS,
@@ -87,21 +87,21 @@ def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDatas
     """
     model = _model_section(tree)
     notes: list[str] = []
-    network = network_settings(configured(section(model, "model", "model"), "model.model"))
-    collection = configured(section(model, "si", "model"), "model.si")
+    network = network_settings(read_section(section(model, "model", "model"), "model.model"))
+    collection = read_section(section(model, "si", "model"), "model.si")
     interpolants = _by_field(collection)
     steps = int(collection.number("integration_time_steps", 0.0))
     notes.append(
         f"OMatG's configuration generates with {steps} grid points; use the same number here (--steps {steps})"
     )
     species = _species(interpolants["species"])
-    with explained("model.si"):
+    with explain_errors_of("model.si"):
         paths = PathSettings.model_validate(
             {of: _path(of, interpolants[of], steps, notes) for of in FIELDS} | {"species": species}
         )
     slopes = {of: _slope(interpolants[of]) for of in FIELDS}
-    with explained("model.sampler"):
-        sampler = configured(section(model, "sampler", "model"), "model.sampler")
+    with explain_errors_of("model.sampler"):
+        sampler = read_section(section(model, "sampler", "model"), "model.sampler")
         distribution = _base_distribution(sampler)
     _check_species_base(sampler, paths, network)
     if paths.species is not None:
@@ -117,7 +117,7 @@ def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDatas
         notes.append(f"left out: {names}, default layers that OMatG's network does not use")
     _note_precision(checkpoint, notes)
     notes.append("left out: training settings (optimizer, trainer, loss weights, data loading)")
-    with explained("model"):
+    with explain_errors_of("model"):
         schedule = LinearSchedule(**slopes) if any(slopes.values()) else None
     description = ModelDescription(
         network=network,
@@ -169,7 +169,7 @@ def network_settings(model: Configured) -> NetworkSettings:
     latent = int(encoder.number("latent_dim", 256))
     if time_features != latent:
         raise ModelError(f"{time.where}.dim is {time_features}, but {encoder.where}.latent_dim is {latent}")
-    with explained(encoder.where):
+    with explain_errors_of(encoder.where):
         return NetworkSettings(
             hidden=int(encoder.number("hidden_dim", 512)),
             layers=int(encoder.number("num_layers", 6)),
@@ -190,7 +190,7 @@ def _by_field(collection: Configured) -> dict[str, Configured]:
     if not isinstance(listed, list) or not isinstance(fields, list) or len(listed) != len(fields):
         raise ModelError(f"{collection.where}: stochastic_interpolants and data_fields must be lists of equal length")
     by_field = {
-        str(of).lower(): configured(value, f"{collection.where}.stochastic_interpolants.{of}")
+        str(of).lower(): read_section(value, f"{collection.where}.stochastic_interpolants.{of}")
         for of, value in zip(fields, listed, strict=True)
     }
     missing = [of for of in ("species", *FIELDS) if of not in by_field]
@@ -256,7 +256,7 @@ def _base_distribution(sampler: Configured) -> BaseDistribution:
         lattices: Any = from_omatg(cell, CELL_BASES)
     else:
         cell.only(["dataset_name"])
-        lattices = informed(str(cell.get("dataset_name", "")))
+        lattices = informed_cell(str(cell.get("dataset_name", "")))
         if lattices is None:
             raise ModelError(f"{cell.where}.dataset_name must be one of {', '.join(FITS)}")
     return BaseDistribution(pos=from_omatg(sampler.child("pos_distribution"), POSITION_BASES), cell=lattices)
@@ -314,7 +314,7 @@ def _symbols(data: CrystalDataset) -> list[str]:
 
 
 @contextmanager
-def explained(where: str) -> Iterator[None]:
+def explain_errors_of(where: str) -> Iterator[None]:
     """Turn pydantic's validation errors into a ModelError that names the section."""
     try:
         yield

@@ -49,7 +49,7 @@ class Configured:
         Raises:
             ModelError: It is missing or names no class.
         """
-        return configured(self.get(argument, None), f"{self.where}.{argument}")
+        return read_section(self.get(argument, None), f"{self.where}.{argument}")
 
     def only(self, known: Iterable[str]) -> None:
         """Refuse all arguments but the known ones.
@@ -62,7 +62,7 @@ class Configured:
             raise ModelError(f"{self.where}.{unknown[0]}: this argument of {self.name} is not supported")
 
 
-def configured(value: Any, where: str) -> Configured:
+def read_section(value: Any, where: str) -> Configured:
     """Read a class from its path, or from a mapping with `class_path` and `init_args`.
 
     Raises:

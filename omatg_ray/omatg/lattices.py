@@ -35,7 +35,7 @@ FITS: dict[str, tuple[Numbers, Numbers]] = {
 TOLERANCE = 1e-6
 
 
-def informed(name: str) -> InformedCell | None:
+def informed_cell(name: str) -> InformedCell | None:
     """Return the lattice distribution of a data set, or None if OMatG has none of that name."""
     if name not in FITS:
         return None

@@ -10,9 +10,9 @@ from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
-from omatg_ray.omatg.base import Imported, explained, provenance
+from omatg_ray.omatg.base import Imported, explain_errors_of, provenance
 from omatg_ray.omatg.checkpoint import Checkpoint
-from omatg_ray.omatg.configuration import Configured, configured
+from omatg_ray.omatg.configuration import Configured, read_section
 from omatg_ray.omatg.names import NOISES, from_omatg
 from omatg_ray.omatg.weights import (
     ENCODER,
@@ -57,7 +57,7 @@ def import_reinforced(checkpoint: Checkpoint, tree: dict[str, Any], base: FlowMo
     """
     if base.description.active:
         raise ModelError("--base names a reinforced model; give the base model that OMatG-IRL started from")
-    configuration = configured(tree["model"], "model")
+    configuration = read_section(tree["model"], "model")
     if configuration.name not in VARIANTS:
         raise ModelError(f"model: {configuration.name} is not supported; supported: {', '.join(VARIANTS)}")
     active = _active(configuration)
@@ -114,8 +114,8 @@ def _noise(configuration: Configured, of: FieldName) -> NoiseSettings:
     where = f"{configuration.where}.init_args.noise_schedules.{of}"
     if not isinstance(schedules, dict) or of not in schedules:
         raise ModelError(f"{where} is missing")
-    with explained(where):
-        return NoiseSettings.model_validate(from_omatg(configured(schedules[of], where), NOISES))
+    with explain_errors_of(where):
+        return NoiseSettings.model_validate(from_omatg(read_section(schedules[of], where), NOISES))
 
 
 def _schedule(configuration: Configured, active: list[FieldName]) -> LearnedScheduleSettings | None:
@@ -126,9 +126,9 @@ def _schedule(configuration: Configured, active: list[FieldName]) -> LearnedSche
     # The argument has a single class, so Lightning also accepts the arguments without naming it.
     if value is None or (isinstance(value, dict) and "class_path" not in value):
         value = {"class_path": "ScaleMLP", "init_args": value}
-    scale = configured(value, where)
+    scale = read_section(value, where)
     scale.only(["hidden_dimension", "number_hidden_layers", "initialize_zeros", "shared_trunk", "checkpoint"])
-    with explained(where):
+    with explain_errors_of(where):
         return LearnedScheduleSettings(
             hidden=int(scale.number("hidden_dimension", 64)),
             layers=int(scale.number("number_hidden_layers", 2)),

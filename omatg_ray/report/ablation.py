@@ -13,7 +13,7 @@ from omatg_ray.evaluate.compositions import interval_dict
 from omatg_ray.evaluate.metrics import COLUMNS, Interval
 from omatg_ray.model.schedule import brief
 from omatg_ray.policy.schedule import curves
-from omatg_ray.report.page import card, formatted, html_table, page
+from omatg_ray.report.page import card, format_number, html_table, page
 from omatg_ray.report.plots import Point, banded_lines
 from omatg_ray.report.schedules import draw_schedules
 from omatg_ray.report.tables import plus_minus
@@ -142,11 +142,11 @@ def _table(ablated: Ablated) -> str:
 def _cell(interval: Interval | None, form: str, seeds: tuple[float, float] | None = None) -> str:
     if interval is None or math.isnan(interval.mean):
         return "–"
-    lines = [formatted(interval.mean, form)]
+    lines = [format_number(interval.mean, form)]
     if not math.isnan(interval.low):
-        lines.append(f"[{formatted(interval.low, form)}, {formatted(interval.high, form)}]")
+        lines.append(f"[{format_number(interval.low, form)}, {format_number(interval.high, form)}]")
     if seeds is not None:
-        lines.append(f"seeds {formatted(seeds[0], form)} to {formatted(seeds[1], form)}")
+        lines.append(f"seeds {format_number(seeds[0], form)} to {format_number(seeds[1], form)}")
     return "\n".join(lines)
 
 

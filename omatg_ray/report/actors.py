@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from omatg_ray.errors import DataError
-from omatg_ray.report.page import card, formatted, html_table
+from omatg_ray.report.page import card, format_number, html_table
 from omatg_ray.report.plots import (
     FEW_ACTORS,
     ROLES,
@@ -117,8 +117,8 @@ def _actor_rows(shares: Mapping[Actor, Points], described: Mapping[Actor, dict[s
         where = f"{node} ({info['node_id'][:6]})" if info.get("node_id") else node
         texts = ["–" if text is None else str(text) for text in (where, device, threads)]
         busy = 1.0 - float(np.median(shares[actor][1])) if actor in shares else None
-        ready = formatted(info.get("ready_seconds"), "{:.1f}")
-        rows.append([" ".join(map(str, actor)), *texts, ready, formatted(busy, "{:.0%}")])
+        ready = format_number(info.get("ready_seconds"), "{:.1f}")
+        rows.append([" ".join(map(str, actor)), *texts, ready, format_number(busy, "{:.0%}")])
     return rows
 
 

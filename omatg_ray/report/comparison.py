@@ -15,7 +15,7 @@ from omatg_ray.evaluate.cases import CaseFolder, CaseResult
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.metrics import Column
 from omatg_ray.report.compositions import write_compositions
-from omatg_ray.report.page import card, crystal_card, formatted, html_table, page, spread
+from omatg_ray.report.page import card, crystal_card, format_number, html_table, page, spread
 from omatg_ray.report.plots import COLOURS, NORMAL, WIDE, Point, banded_lines, energy_histogram, rmse_histogram
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.text import counted
@@ -106,10 +106,10 @@ def _table(comparison: Comparison) -> str:
 
 
 def _with_interval(result: CaseResult, key: str, column: Column) -> str:
-    text, interval = formatted(result.metrics.get(key), column.form), result.values["intervals"].get(key)
+    text, interval = format_number(result.metrics.get(key), column.form), result.values["intervals"].get(key)
     if interval is None or interval["low"] is None or result.metrics.get(key) is None:
         return text
-    return f"{text}\n[{formatted(interval['low'], column.form)}, {formatted(interval['high'], column.form)}]"
+    return f"{text}\n[{format_number(interval['low'], column.form)}, {format_number(interval['high'], column.form)}]"
 
 
 def _differences(comparison: Comparison) -> str:
@@ -130,12 +130,12 @@ def _differences(comparison: Comparison) -> str:
                 cells.append("–")
                 continue
             limits = (
-                f"\n[{formatted(change.low, form)}, {formatted(change.high, form)}]"
+                f"\n[{format_number(change.low, form)}, {format_number(change.high, form)}]"
                 if math.isfinite(change.low)
                 else ""
             )
             sure = " *" if change.low > 0 or change.high < 0 else ""
-            cells.append(f"{formatted(change.mean, form)}{sure}{limits}")
+            cells.append(f"{format_number(change.mean, form)}{sure}{limits}")
         rows.append([*(texts[row] for texts in names.values()), *cells])
     note = (
         "Paired: both draw the same compositions, and x_0 and noise of a row are the same in all cases. "
@@ -247,7 +247,7 @@ def _caption(result: CaseResult, row: int) -> str:
     if not rows["valid"][row]:
         return "invalid\n"
     energy = rows.get("relative_energy")
-    text = "" if energy is None or energy[row] is None else formatted(energy[row], "{:+.3f}")
+    text = "" if energy is None or energy[row] is None else format_number(energy[row], "{:+.3f}")
     return f"{text}\n" + ("no match" if rows["rmse"][row] is None else f"RMSE {rows['rmse'][row]:.3f}")
 
 

@@ -92,7 +92,7 @@ def spread(formulas: Sequence[str], count: int) -> list[int]:
     return [first[position] for position in chosen]
 
 
-def formatted(value: float | None, form: str) -> str:
+def format_number(value: float | None, form: str) -> str:
     """Format a number with a typographic minus sign; a dash for None."""
     return "–" if value is None else form.format(value).replace("-", "−")
 

@@ -16,7 +16,7 @@ from omatg_ray.model.schedule import SCHEDULE_FILE, read_description
 from omatg_ray.policy.schedule import curves
 from omatg_ray.policy.settings import Curve
 from omatg_ray.report.actors import actors_section, read_json, timeline_section, times_section
-from omatg_ray.report.page import card, crystal_card, formatted, html_table, page, spread
+from omatg_ray.report.page import card, crystal_card, format_number, html_table, page, spread
 from omatg_ray.report.panels import PRETRAINING, REINFORCEMENT, rewards
 from omatg_ray.report.plots import energy_histogram
 from omatg_ray.report.schedules import SLOPES, draw_schedules
@@ -129,7 +129,7 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
         for title, key in (("grid points (evaluations)", "steps"), ("noise", "noise"), ("seed", "seed"))
     }
     cells = {
-        key: [formatted(metrics.get(key), column.form) for metrics in metrics_of.values()]
+        key: [format_number(metrics.get(key), column.form) for metrics in metrics_of.values()]
         for key, column in columns.items()
     }
     shown = {title: texts for title, texts in settings.items() if len(set(texts)) > 1}
@@ -284,11 +284,11 @@ def _caption(evaluations: dict[str, dict[str, Any]], name: str, index: int) -> s
         energy, relative = known.get("energy_per_atom"), known.get("relative_energy")
         if name == "reference":
             if energy is not None and relative is not None:
-                return formatted(energy - relative, "{:.3f}\n")
+                return format_number(energy - relative, "{:.3f}\n")
         elif not known.get("valid", True):
             return "invalid\n"
         elif energy is not None and relative is not None:
             rmse = known.get("rmse")
             match = "no match" if rmse is None else f"RMSE {rmse:.3f}"
-            return f"{formatted(energy, '{:.3f}')} ({formatted(relative, '{:+.3f}')})\n{match}"
+            return f"{format_number(energy, '{:.3f}')} ({format_number(relative, '{:+.3f}')})\n{match}"
     return ""

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from omatg_ray.evaluate.metrics import COLUMNS
-from omatg_ray.report.page import card, formatted, html_table, page
+from omatg_ray.report.page import card, format_number, html_table, page
 from omatg_ray.report.sweep_plots import (
     breakable,
     importance,
@@ -88,7 +88,7 @@ def _text(value: Any) -> str:
 
 def _value(goal: Goal, metrics: Mapping[str, float] | None) -> str:
     form = COLUMNS[goal.metric].form if goal.metric in COLUMNS else "{:.4f}"
-    return formatted((metrics or {}).get(goal.metric), form)
+    return format_number((metrics or {}).get(goal.metric), form)
 
 
 def _status(sweep: Sweep, trial: Trial) -> str:
@@ -192,7 +192,7 @@ def _importance(sweep: Sweep) -> str:
 
 def _importance_card(goal: Goal, shares: Mapping[str, tuple[float, float | None, int]], titled: bool) -> str:
     rows = [
-        [key, f"{share:.2f}", formatted(correlation, "{:+.2f}"), "< 1 %" if chance < 1 else f"{chance} %"]
+        [key, f"{share:.2f}", format_number(correlation, "{:+.2f}"), "< 1 %" if chance < 1 else f"{chance} %"]
         for key, (share, correlation, chance) in shares.items()
     ]
     table = html_table(["key", "share", "rank correlation with the metric", "by chance"], rows)

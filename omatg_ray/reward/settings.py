@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, create_model, model_validator
 from omatg_ray.errors import PotentialError
 from omatg_ray.reward.built_in import OPTIONS
 from omatg_ray.reward.options import Options
-from omatg_ray.run.location import expanded
+from omatg_ray.run.location import expand
 from omatg_ray.run.location_keys import LocalFile, PotentialLocation
 from omatg_ray.settings import Settings
 
@@ -33,7 +33,7 @@ def potential_folder(name_or_folder: str | Path) -> Path | None:
             unknown.
     """
     try:
-        folder = Path(expanded(str(name_or_folder)))
+        folder = Path(expand(str(name_or_folder)))
     except ValueError as error:
         raise PotentialError(f"potential folder {error}") from error
     if folder.is_dir():

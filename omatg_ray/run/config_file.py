@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.location import Location
 from omatg_ray.run.storage import local_copy
-from omatg_ray.settings import current, current_names
+from omatg_ray.settings import current_key, current_names
 from omatg_ray.tree import parse, parse_value, set_key
 
 
@@ -48,6 +48,6 @@ def _apply(tree: dict[str, Any], override: str, model: type[BaseModel]) -> None:
     if not equals or not key.strip():
         raise ConfigError(f"override {override!r} is not of the form key=value, e.g. rollout.groups=8")
     try:
-        set_key(tree, *current(model, key.strip(), parse_value(text)))
+        set_key(tree, *current_key(model, key.strip(), parse_value(text)))
     except ConfigError as error:
         raise ConfigError(f"override {override!r}: {error}") from error

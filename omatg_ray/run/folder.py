@@ -366,7 +366,7 @@ class RunFolder:
 
 
 @contextmanager
-def copied(url: str) -> Iterator[RunFolder]:
+def copy_run(url: str) -> Iterator[RunFolder]:
     """Yield a copy of the run at a URL, without its checkpoints, to read within the block. Stores nothing.
 
     Raises:

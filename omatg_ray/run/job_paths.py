@@ -24,7 +24,7 @@ FOLDER = "omatg_ray"
 COPIES = ("runtime_resources", "working_dir_files")
 
 
-def lasting(path: Path) -> Path:
+def path_to_keep(path: Path) -> Path:
     """Return where a job writes a file or folder: in `~/omatg_ray` if the path is relative or leads into the copy.
 
     Prints the result if it differs from the path, as all functions here do.
@@ -36,7 +36,7 @@ def lasting(path: Path) -> Path:
     return path if below is None else _announce(path, _home() / below)
 
 
-def found(path: Path, key: str) -> Path:
+def find_file(path: Path, key: str) -> Path:
     """Return where a job finds a file or folder: in its working directory, else in `~/omatg_ray`.
 
     Args:
@@ -56,7 +56,7 @@ def found(path: Path, key: str) -> Path:
     return _announce(path, existing)
 
 
-def found_or_named(potential: str | None) -> str | None:
+def find_potential(potential: str | None) -> str | None:
     """Do the same for a potential. A name instead of a folder is returned unchanged."""
     if potential is None or is_bundled(potential):
         return potential

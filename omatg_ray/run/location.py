@@ -26,10 +26,10 @@ def as_location(value: object) -> Location:
     """Return a path, or a URL as a string without a trailing slash.
 
     Raises:
-        ValueError: The value is neither; or as `expanded`.
+        ValueError: The value is neither; or as `expand`.
     """
     if isinstance(value, str):
-        value = expanded(value.removeprefix("file://"))
+        value = expand(value.removeprefix("file://"))
         if "://" in value and not is_remote(value):
             raise ValueError(f"{value} is not a valid URL; it must be of the form s3://bucket/path")
         return value.rstrip("/") if is_remote(value) else Path(value)
@@ -39,7 +39,7 @@ def as_location(value: object) -> Location:
     raise ValueError(f"a path or a URL, not {value!r}{hint}")
 
 
-def expanded(text: str) -> str:
+def expand(text: str) -> str:
     """Expand `~` or `~USER` to the home, and `$NAME` or `${NAME}` to values of the environment.
 
     A name that exists literally, such as a folder called `$x`, is left unchanged.
@@ -68,7 +68,7 @@ def expanded(text: str) -> str:
     return VARIABLE.sub(value_of, text)
 
 
-def inside(location: Location, name: str) -> Location:
+def join_location(location: Location, name: str) -> Location:
     """Return the location of a file or folder below another."""
     return f"{location}/{name}" if is_remote(location) else Path(location) / name
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, PlainValidator
 
-from omatg_ray.run.location import BUNDLED, Location, as_location, expanded, is_bundled, is_remote
-from omatg_ray.tree import written
+from omatg_ray.run.location import BUNDLED, Location, as_location, expand, is_bundled, is_remote
+from omatg_ray.tree import path_as_text
 
 Kind = Literal["run", "crystals", "model", "schedule", "potential", "file"]
 S = TypeVar("S", bound=BaseModel)
@@ -48,9 +48,9 @@ def _local(value: object) -> Path:
     return Path(location)
 
 
-_Written = PlainSerializer(written, when_used="json")
+_Written = PlainSerializer(path_as_text, when_used="json")
 """Writes a path as text that is read back as the same path."""
-_Expanded = BeforeValidator(lambda value: expanded(value) if isinstance(value, str) else value)
+_Expanded = BeforeValidator(lambda value: expand(value) if isinstance(value, str) else value)
 
 RunLocation = Annotated[Location, PlainValidator(_read_location), _Written, Locates("run")]
 """A folder to write, or its URL."""
@@ -76,11 +76,11 @@ def locations(settings: BaseModel) -> dict[str, tuple[Location, Kind]]:
         by_key[key] = location, kind
         return location
 
-    relocated(settings, note)
+    relocate(settings, note)
     return by_key
 
 
-def relocated(settings: S, move: Callable[[str, Location, Kind], Location], above: str = "") -> S:
+def relocate(settings: S, move: Callable[[str, Location, Kind], Location], above: str = "") -> S:
     """Return settings with every location replaced by the result of `move`.
 
     Args:
@@ -91,7 +91,7 @@ def relocated(settings: S, move: Callable[[str, Location, Kind], Location], abov
 
     def move_value(key: str, value: Any, locates: Locates | None) -> Any:
         if isinstance(value, BaseModel):
-            return relocated(value, move, f"{key}.")
+            return relocate(value, move, f"{key}.")
         if isinstance(value, Mapping):
             return {name: move_value(f"{key}.{name}", inner, locates) for name, inner in value.items()}
         if isinstance(value, list):

@@ -30,7 +30,7 @@ def refuse_taken(place: Location) -> None:
         raise taken_error(place)
 
 
-def kept(folder: RunFolder) -> str:
+def describe_kept(folder: RunFolder) -> str:
     """Describe what a failed run leaves."""
     last = folder.pointed_at("last")
     return (

@@ -42,7 +42,7 @@ class Lost:
 
 
 @contextmanager
-def outliving_readers() -> Iterator[Lost]:
+def tolerate_lost_readers() -> Iterator[Lost]:
     """Let work continue if its output cannot be written: the reader or terminal is gone, or a disk is full.
 
     Only printed text is lost. Streams that have replaced the standard ones stay unchanged.

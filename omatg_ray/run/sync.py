@@ -69,7 +69,7 @@ def upload(
 
 
 @contextmanager
-def fetched_model(url: str, description: str) -> Iterator[Path]:
+def fetch_model(url: str, description: str) -> Iterator[Path]:
     """Yield a copy of the model at a URL for the duration of the block: a model folder, a checkpoint, or a run's best.
 
     Args:

@@ -7,14 +7,14 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from omatg_ray.run.job_paths import found, found_or_named, lasting
+from omatg_ray.run.job_paths import find_file, find_potential, path_to_keep
 from omatg_ray.run.location import Location, is_bundled, is_remote
-from omatg_ray.run.location_keys import Kind, relocated
+from omatg_ray.run.location_keys import Kind, relocate
 
 S = TypeVar("S", bound=BaseModel)
 
 
-def anchored(settings: S) -> S:
+def with_job_paths(settings: S) -> S:
     """Return the settings with every location as the job sees it. Outside of jobs local locations stay as they are.
 
     A published model of OMatG is fetched.
@@ -23,30 +23,30 @@ def anchored(settings: S) -> S:
         ModelError: A published model cannot be fetched or imported.
         ConfigError: A file or folder to read is neither in the job's working directory nor in `~/omatg_ray`.
     """
-    return relocated(settings, _in_job)
+    return relocate(settings, _in_job)
 
 
 def _in_job(key: str, location: Location, kind: Kind) -> Location:
     if kind == "potential":
-        return found_or_named(str(location)) or location
+        return find_potential(str(location)) or location
     if kind == "model":
-        return found_or_bundled(location, key)
+        return find_input(location, key)
     if isinstance(location, str):
         return location
-    return lasting(location) if kind == "run" else found(location, key)
+    return path_to_keep(location) if kind == "run" else find_file(location, key)
 
 
-def found_or_bundled(name: Location, key: str) -> Location:
+def find_input(name: Location, key: str) -> Location:
     """Return where a job finds a model or crystals; the bundled ones, and URLs, stay as they are.
 
     Raises:
         ModelError: The name is that of a published model of OMatG, which cannot be fetched or imported.
-        ConfigError: As `found`.
+        ConfigError: As `find_file`.
     """
-    return name if is_bundled(name) or is_remote(name) else found(fetched(Path(name)), key)
+    return name if is_bundled(name) or is_remote(name) else find_file(fetch_published(Path(name)), key)
 
 
-def fetched(path: Path) -> Path:
+def fetch_published(path: Path) -> Path:
     """Fetch a published model of OMatG if the path is its name (OMatG/REPOSITORY/FOLDER); return the folder.
 
     Any other path is returned unchanged.

@@ -171,7 +171,7 @@ class TrainLoop:
             # As long as no score was a number, the newest checkpoint counts as the best, not the initial one.
             is_best, self.best = score < self.best or math.isinf(self.best), min(score, self.best)
         self._log.log("train", self.iteration, metrics)
-        self._bar.advance(shown(metrics, clips=self._clips, with_kl=self._with_kl))
+        self._bar.advance(format_metrics(metrics, clips=self._clips, with_kl=self._with_kl))
         if self.done or is_best or self.iteration % config.checkpoint.every == 0:
             self.checkpoint(is_best)
         return validated
@@ -258,7 +258,7 @@ def best_iteration(folder: RunFolder) -> int:
     return iteration_of(name)
 
 
-def shown(metrics: Mapping[str, float], clips: bool, with_kl: bool) -> dict[str, str]:
+def format_metrics(metrics: Mapping[str, float], clips: bool, with_kl: bool) -> dict[str, str]:
     """Return what the progress bar shows of an iteration, short enough for a terminal of 80 columns.
 
     Args:

@@ -21,7 +21,6 @@ from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import MetricsLog
 from omatg_ray.run.progress import Progress
-from omatg_ray.run.state import kept
 from omatg_ray.run.storage import Storage
 from omatg_ray.run.tracking import Tracking
 
@@ -76,7 +75,7 @@ class PretrainLoop:
                 try:
                     losses |= run_epoch()
                 except TrainingError as error:
-                    raise TrainingError(f"{error}. {kept(folder)}") from error
+                    raise TrainingError(f"{error}. {describe_kept(folder)}") from error
                 is_best, last = False, trainer.epoch == settings.epochs
                 if last or trainer.epoch % settings.validate_every == 0:
                     losses |= trainer.validate()

@@ -28,7 +28,7 @@ from ray.exceptions import RayActorError
 from ray.train import ScalingConfig, TrainingFailedError, UserCallback, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
 
-from omatg_ray.distributed.cluster import joined, room
+from omatg_ray.distributed.cluster import join_cluster, reserve_room
 from omatg_ray.distributed.settings import RaySettings, Share
 from omatg_ray.distributed.software import refuse_other
 from omatg_ray.errors import ClusterError, OmatgRayError, TrainingError
@@ -73,9 +73,9 @@ def joined_with_room(settings: RaySettings, progress: bool = False) -> Iterator[
         ClusterError: The cluster cannot be reached, or has no room for the workers.
     """
     share = settings.pretrain
-    with joined(settings, progress) as cluster:
+    with join_cluster(settings, progress) as cluster:
         # Otherwise Ray Train would wait for room, a minute at a time.
-        with room([("pretraining worker", share.bundle)] * share.workers, settings, cluster.grows):
+        with reserve_room([("pretraining worker", share.bundle)] * share.workers, settings, cluster.grows):
             pass
         if progress:
             print_line(f"{cluster.address}: room for {share.workers} workers")

@@ -14,7 +14,7 @@ from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.tracking import Tracking
 from omatg_ray.run.versions import versions
 from omatg_ray.train.splits import write_splits
-from omatg_ray.tree import flat
+from omatg_ray.tree import flatten
 
 # A resumed run may change how long and where it runs, how often it validates and saves, and where its files are now.
 MAY_CHANGE = (
@@ -54,8 +54,8 @@ def refuse_changes(folder: RunFolder, config: Config) -> None:
     """
     if not folder.config_path.exists():
         return
-    old = flat(Config.load(folder.config_path).model_dump(mode="json"))
-    new = flat(config.resolved().model_dump(mode="json"))
+    old = flatten(Config.load(folder.config_path).model_dump(mode="json"))
+    new = flatten(config.resolved().model_dump(mode="json"))
     for key in sorted(old.keys() | new.keys()):
         moved_code = key.startswith("reward.custom.") and key.endswith(".path")
         if old.get(key) != new.get(key) and not (key.startswith(MAY_CHANGE) or moved_code):
@@ -71,7 +71,7 @@ def tracking_of(config: Config) -> Tracking:
     Raises:
         ConfigError: The package of a tracker is not installed.
     """
-    settings = flat(config.resolved().model_dump(mode="json"))
+    settings = flatten(config.resolved().model_dump(mode="json"))
     tracking = Tracking(tuple(config.tracking), Path(config.run).name, settings)
     tracking.require()
     return tracking

@@ -112,13 +112,13 @@ class SweepLog(tune.Callback):
 
     def _keep(self, trials: Sequence[Any]) -> None:
         self._kept = True
-        entries = [described(trial, trial.trial_id in self._complete) for trial in trials]
+        entries = [describe_trial(trial, trial.trial_id in self._complete) for trial in trials]
         # Tune lists restored trials in another order.
         entries.sort(key=lambda trial: trial.name)
         Sweep(self._goals, entries).write(self._folder)
 
 
-def described(trial: Any, complete: bool = False) -> sweep.Trial:
+def describe_trial(trial: Any, complete: bool = False) -> sweep.Trial:
     """Convert one of Tune's trials to its entry in `trials.json`. It counts as complete if either says so."""
     result = trial.last_result or {}
     error = result.get("ended") or (_error(trial) if trial.status == "ERROR" else None)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from omatg_ray.tune.trial import SweepRuns
 
 
-def sampled(domain: Domain) -> Any:
+def tune_domain(domain: Domain) -> Any:
     """Return a domain in Tune's terms, for sampling."""
     if domain.kind in ("choice", "grid"):
         return tune.choice(list(domain.values))
@@ -32,7 +32,7 @@ def sampled(domain: Domain) -> Any:
     return samplers[domain.kind](*domain.values)
 
 
-def past(work: SweepRuns, trial: Any) -> list[dict[str, float]]:
+def earlier_results(work: SweepRuns, trial: Any) -> list[dict[str, float]]:
     """Return the results of a trial that it will not report again, in their order.
 
     Iterations logged after the checkpoint from which it resumes are repeated, and decided on then.
@@ -62,7 +62,7 @@ class Halving(ASHAScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
-        for result in past(self._work, trial):
+        for result in earlier_results(self._work, trial):
             # Its decision is ignored: it was carried out before the resume.
             self.on_trial_result(tune_controller, trial, result)
 
@@ -83,7 +83,7 @@ class Median(MedianStoppingRule):
         super().on_trial_add(tune_controller, trial)
         # A retried trial reports some of these results again.
         self._results.pop(trial, None)
-        if known := past(self._work, trial):
+        if known := earlier_results(self._work, trial):
             self._results[trial] = known
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ class Median(MedianStoppingRule):
 def mutations(domain: Domain) -> Any:
     """Return a domain in the form that population-based training takes."""
     # Tune steps through a list; other values it multiplies.
-    return list(domain.values) if domain.kind in ("choice", "grid") else sampled(domain)
+    return list(domain.values) if domain.kind in ("choice", "grid") else tune_domain(domain)
 
 
 class Within:

@@ -12,13 +12,13 @@ from typing import Any
 from ray import tune
 from ray.tune.search import BasicVariantGenerator
 
-from omatg_ray.distributed.cluster import joined, room
+from omatg_ray.distributed.cluster import join_cluster, reserve_room
 from omatg_ray.errors import ClusterError, DiskError, OmatgRayError
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import disk_errors
 from omatg_ray.run.progress import print_line
 from omatg_ray.tune.log import SweepLog, logger
-from omatg_ray.tune.memory import sampled
+from omatg_ray.tune.memory import tune_domain
 from omatg_ray.tune.old_names import known_by_old_names
 from omatg_ray.tune.room import RoomWatch
 from omatg_ray.tune.settings import SweepSettings
@@ -56,9 +56,9 @@ def joined_with_room(settings: SweepSettings, work: SweepRuns, progress: bool) -
     """
     # Trials may need different resources; check each kind once.
     needs = {str(bundles): bundles for bundles in map(work.bundles, settings.corners())}
-    with joined(settings.ray, progress) as cluster:
+    with join_cluster(settings.ray, progress) as cluster:
         for bundles in needs.values():
-            with room(bundles, settings.ray, cluster.grows):
+            with reserve_room(bundles, settings.ray, cluster.grows):
                 pass
         yield
 
@@ -174,7 +174,7 @@ def _tuner(settings: SweepSettings, work: SweepRuns, resume: bool) -> tune.Tuner
 def _domain(domain: Domain, grids: bool) -> Any:
     if domain.kind == "grid" or (grids and domain.kind == "choice"):
         return tune.grid_search(list(domain.values))
-    return sampled(domain)
+    return tune_domain(domain)
 
 
 def _searcher(settings: SweepSettings) -> Any:

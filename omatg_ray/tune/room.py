@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 from ray.tune.experiment import Trial
 
-from omatg_ray.distributed.cluster import asked_and_present, has_room, no_room
+from omatg_ray.distributed.cluster import describe_room, has_room, no_room_error
 from omatg_ray.distributed.event_loop import PATIENCE, TICK
 from omatg_ray.distributed.settings import RaySettings
 
@@ -50,12 +50,12 @@ class RoomWatch(tune.Callback):
             self._since = self._said = now
         bundles = self._work.bundles(waiting[0].config["values"])
         if now - self._since > self._settings.wait:
-            raise no_room("a trial", bundles, self._settings)
+            raise no_room_error("a trial", bundles, self._settings)
         if now - self._said >= PATIENCE:
             self._said = now
             logger.warning(
                 "no room for any trial for %.0f s; the sweep ends after %g s (ray.wait). %s",
                 now - self._since,
                 self._settings.wait,
-                asked_and_present(bundles),
+                describe_room(bundles),
             )

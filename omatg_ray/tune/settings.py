@@ -21,11 +21,11 @@ from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.metrics import REWARD, CSPMetrics
 from omatg_ray.run.advice import command
 from omatg_ray.run.config_file import read_tree
-from omatg_ray.run.job_paths import lasting
+from omatg_ray.run.job_paths import path_to_keep
 from omatg_ray.run.location import Location, as_location, is_bundled, is_remote
 from omatg_ray.run.location_keys import LocalFolder
-from omatg_ray.settings import Settings, current, current_names, explain_errors
-from omatg_ray.tree import flat, set_key
+from omatg_ray.settings import Settings, current_key, current_names, explain_errors
+from omatg_ray.tree import flatten, set_key
 from omatg_ray.tune.guards import GuardSettings
 from omatg_ray.tune.results import Goal
 from omatg_ray.tune.schedulers import SchedulerSettings
@@ -62,7 +62,7 @@ def _flatten_domains(space: Any, prefix: str = "") -> Any:
         if isinstance(value, dict) and not is_group:
             _flatten_domains(value, f"{prefix}{key}.")
         domains |= _flatten_domains(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
-    return domains if prefix else dict(current(Config, str(key), value) for key, value in domains.items())
+    return domains if prefix else dict(current_key(Config, str(key), value) for key, value in domains.items())
 
 
 def _as_list(metric: Any) -> Any:
@@ -193,9 +193,9 @@ class SweepSettings(Settings):
             tree = current_names(Config, _copy_tree(self.config))
         else:
             tree, _ = read_tree(self.config, [], Config)
-        for key, value in flat(self.overrides).items():
+        for key, value in flatten(self.overrides).items():
             try:
-                set_key(tree, *current(Config, key, value))
+                set_key(tree, *current_key(Config, key, value))
             except ConfigError as error:
                 raise ConfigError(f"overrides.{key}: {error}") from error
         return tree
@@ -217,7 +217,7 @@ class SweepSettings(Settings):
         tree = _copy_tree(self.tree) | {"run": str(run)}
         for key, value in values.items():
             try:
-                set_key(tree, *current(Config, key, value))
+                set_key(tree, *current_key(Config, key, value))
             except ConfigError as error:
                 raise ConfigError(f"space.{key}: {error}") from error
         chosen = ", ".join(
@@ -294,7 +294,7 @@ def refuse_taken_by_sweep(settings: SweepSettings) -> Path:
     Raises:
         ConfigError: It holds a sweep already.
     """
-    folder = lasting(settings.run).absolute()
+    folder = path_to_keep(settings.run).absolute()
     if (folder / SWEEP_FILE).exists():
         raise ConfigError(
             f"{folder} already holds a sweep; choose another name, or resume it: "
@@ -311,7 +311,7 @@ def folder_of_sweep(run: Location) -> Path:
     """
     if is_remote(run):
         raise ConfigError(f"--resume: a sweep is a local folder, not the URL {run}")
-    folder = lasting(Path(run)).absolute()
+    folder = path_to_keep(Path(run)).absolute()
     if not (folder / SWEEP_FILE).is_file():
         raise ConfigError(f"there is no sweep to resume in {folder}: no {SWEEP_FILE}")
     return folder

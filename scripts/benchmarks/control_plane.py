@@ -17,7 +17,7 @@ from collections import deque
 
 from waiting import Waits, waiting_trainer
 
-from omatg_ray.distributed.cluster import joined
+from omatg_ray.distributed.cluster import join_cluster
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.rl.settings import RolloutSettings
 
@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 32], help="rollout actors")
     options = parser.parse_args()
-    with joined(RaySettings()):
+    with join_cluster(RaySettings()):
         columns = f"{'ideal':>8}{'measured':>10}{'efficiency':>12}{'CPU ms per item':>17}{'simulated':>11}"
         print(f"{'rollout + reward actors':<26}{columns}{'12 M weights':>14}")
         costs = []

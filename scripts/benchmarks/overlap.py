@@ -12,7 +12,7 @@ import time
 
 from waiting import Waits, idle, waiting_trainer
 
-from omatg_ray.distributed.cluster import joined
+from omatg_ray.distributed.cluster import join_cluster
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.rl.settings import RolloutSettings
 
@@ -26,7 +26,7 @@ CASES = {
 
 def main() -> None:
     """Measure and print."""
-    with joined(RaySettings()):
+    with join_cluster(RaySettings()):
         print(f"{'':<30}{'staleness':>10}{'s/iteration':>13}   idle rollout, reward, learner")
         for name, waits in CASES.items():
             for staleness in (0, 1, 2):

@@ -38,7 +38,7 @@ from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.flow.settings import Precision
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.omatg.export import Exported, export_omatg
-from omatg_ray.omatg.lattices import informed
+from omatg_ray.omatg.lattices import informed_cell
 from omatg_ray.policy.policy import draw_noise
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.potential import load_module, load_potential
@@ -255,7 +255,7 @@ def main() -> None:
         sys.exit(f"error: {missing}")
 
     base = FlowModel.load(options.model)
-    cell = informed(LATTICES)
+    cell = informed_cell(LATTICES)
     assert cell is not None
     base.description = base.description.model_copy(update={"base_distribution": BaseDistribution(cell=cell)})
     with tempfile.TemporaryDirectory() as folder:

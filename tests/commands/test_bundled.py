@@ -15,7 +15,7 @@ import omatg_ray as og
 from omatg_ray.assets import quickstart, seal
 from omatg_ray.cli import main
 from omatg_ray.cli.next_steps import next_steps, program, reduced
-from omatg_ray.cli.words import told_apart
+from omatg_ray.cli.words import split_words
 from omatg_ray.config import Config
 from omatg_ray.crystal.formula import cell_species
 from omatg_ray.crystal.read import read_dataset
@@ -252,7 +252,7 @@ def test_next_steps_are_commands_whatever_the_run_is_called(
     resumed, slower, on_ray = ([*words[words.index("train") + 1 :]] for words in commands if "train" in words)
     assert resumed[:2] == ["--resume", run]
     for words, suffix in ((slower, "-slower"), (on_ray, "-ray")):
-        files, overrides = told_apart(words)
+        files, overrides = split_words(words)
         assert files == [f"{run}/config.yaml"]
         assert Config.load(None, overrides).run == Path(f"{run}{suffix}")
 

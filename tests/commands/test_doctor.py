@@ -12,7 +12,7 @@ import pytest
 
 from omatg_ray.assets import seal
 from omatg_ray.commands import doctor
-from omatg_ray.commands.doctor import Finding, tried
+from omatg_ray.commands.doctor import Finding, run_check
 from omatg_ray.errors import OmatgRayError
 from tests.commands.conftest import Command, Workshop
 
@@ -124,7 +124,7 @@ def test_a_python_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_package_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(doctor, "PACKAGE", "no-such-package")
-    check = tried("packages", doctor.packages)
+    check = run_check("packages", doctor.packages)
     assert check.state == "warning" and "no-such-package is not installed" in check.text
 
 
@@ -204,9 +204,9 @@ def test_whatever_a_check_raises_is_what_it_says() -> None:
     def refused() -> Finding:
         raise OmatgRayError("do this")
 
-    check = tried("a", broken)
+    check = run_check("a", broken)
     assert (check.name, check.state, check.text) == ("a", "fails", "ImportError: libfoo.so.1: cannot open")
-    check = tried("b", refused)
+    check = run_check("b", refused)
     assert (check.state, check.text) == ("fails", "do this")
 
 
@@ -216,7 +216,7 @@ def test_a_warning_of_this_package_makes_it_one() -> None:
         warnings.warn_explicit("of a library", UserWarning, "x.py", 1, module="matgl.utils")
         return "ok", "loads"
 
-    check = tried("potential", warned)
+    check = run_check("potential", warned)
     assert (check.state, check.text) == ("warning", "no minimum")
 
 

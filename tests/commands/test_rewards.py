@@ -23,7 +23,7 @@ from omatg_ray.model.sampling import Sampling
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.train.build import build_run
 from omatg_ray.train.estimate import describe, estimate
-from omatg_ray.train.job import anchored
+from omatg_ray.train.job import with_job_paths
 from tests.commands.conftest import Workshop, write_tiny_potential
 from tests.run.test_job_paths import home, job
 
@@ -271,12 +271,12 @@ def test_code_and_references_of_a_job_are_those_of_its_upload(job: Path, home: P
             "reward.crmse.references=data/known.extxyz", "reward.second_potential=r2scan",
         ],
     )  # fmt: skip
-    at = anchored(config).reward
+    at = with_job_paths(config).reward
     assert at.custom["mine"].path is not None and at.custom["mine"].path.resolve() == (job / "rewards").resolve()
     assert at.crmse.references == home / "data" / "known.extxyz"
     assert at.second_potential == "r2scan"
     with pytest.raises(ConfigError, match=r"^reward\.hull\.entries: none\.json is neither"):
-        anchored(Config.load(None, ["reward.hull.entries=none.json"]))
+        with_job_paths(Config.load(None, ["reward.hull.entries=none.json"]))
 
 
 def test_relaxation_lowers_rewarded_energies_only(workshop: Workshop, base: Path) -> None:

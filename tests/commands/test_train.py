@@ -27,7 +27,7 @@ from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.train.build import build_run
-from omatg_ray.train.loop import shown
+from omatg_ray.train.loop import format_metrics
 from tests.commands.conftest import Command, Workshop
 
 
@@ -100,10 +100,10 @@ def test_progress_shows_what_can_move() -> None:
     metrics |= {"clip_fraction_pos": 0.5, "clip_fraction_cell": 0.0, "kl_pos": 0.25}
     metrics |= {"time_rollout": 1.0, "time_reward": 2.0, "time_learn": 3.0}
     least = {"E": "-3.25", "invalid": "12.5%", "s": "1.0+2.0+3.0"}
-    assert shown(metrics, clips=False, with_kl=False) == least
-    assert shown(metrics, clips=True, with_kl=True) == least | {"clip": "50%,0%", "KL": "0.25"}
+    assert format_metrics(metrics, clips=False, with_kl=False) == least
+    assert format_metrics(metrics, clips=True, with_kl=True) == least | {"clip": "50%,0%", "KL": "0.25"}
     alone = {key: value for key, value in metrics.items() if not key.startswith("energy")}
-    assert shown(alone, clips=False, with_kl=True) == {"reward": "1.00", "KL": "0.25"} | {
+    assert format_metrics(alone, clips=False, with_kl=True) == {"reward": "1.00", "KL": "0.25"} | {
         key: least[key] for key in ("invalid", "s")
     }
 

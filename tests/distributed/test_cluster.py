@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster
 from omatg_ray.assets import ASSETS
 from omatg_ray.commands.train import train
 from omatg_ray.config import Config
-from omatg_ray.distributed.cluster import joined, room
+from omatg_ray.distributed.cluster import join_cluster, reserve_room
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ClusterError, ConfigError
 from omatg_ray.run.versions import software
@@ -41,7 +41,7 @@ def assert_free(cores: float) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_room_that_is_there_is_taken_and_given_back() -> None:
-    with room([("rollout", {"CPU": 1.5}), ("learner", {"CPU": 1.0})], SOON):
+    with reserve_room([("rollout", {"CPU": 1.5}), ("learner", {"CPU": 1.0})], SOON):
         assert_free(2 * CORES - 2.5)
     assert_free(2 * CORES)
 
@@ -60,7 +60,7 @@ def test_room_that_is_there_is_taken_and_given_back() -> None:
     ],
 )
 def test_a_cluster_without_room(bundles: list[tuple[str, dict[str, float]]], asked: str) -> None:
-    with pytest.raises(ClusterError) as error, room(bundles, SOON):
+    with pytest.raises(ClusterError) as error, reserve_room(bundles, SOON):
         pytest.fail("there is no room for this")
     message = str(error.value)
     assert f"Requested: {asked}." in message
@@ -185,7 +185,7 @@ def test_auto_is_the_cluster_on_this_machine(cluster: Cluster, tmp_path: Path) -
 
 @pytest.mark.usefixtures("cluster")
 def test_a_program_that_is_connected_stays_connected() -> None:
-    with joined(RaySettings(address="127.0.0.1:1")):
+    with join_cluster(RaySettings(address="127.0.0.1:1")):
         pass
     assert ray.is_initialized()
 
@@ -207,7 +207,7 @@ def test_a_ray_of_its_own_refuses_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("omatg_ray.distributed.cluster._present", lambda: "1 node")
     for bundles in ([("rollout", {"CPU": 0.5})] * 5, [("learner", {"CPU": 1.0, "GPU": 1.0})]):
         message = r"^this machine has no room for this run\. Requested: "
-        with pytest.raises(ClusterError, match=message), room(bundles, SOON, grows=False):
+        with pytest.raises(ClusterError, match=message), reserve_room(bundles, SOON, grows=False):
             pytest.fail("there is no room for this")
 
 

@@ -16,13 +16,13 @@ from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
 from omatg_ray.omatg.export import export_omatg
-from omatg_ray.omatg.lattices import informed
+from omatg_ray.omatg.lattices import informed_cell
 from omatg_ray.omatg.read import import_omatg
 from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.policy.settings import LearnedScheduleSettings, NoiseSettings
 from tests.omatg.files import SIZE, base_tree, network_state, write
 
-MP_20 = informed("mp_20")
+MP_20 = informed_cell("mp_20")
 assert MP_20 is not None
 NOISE = NoiseSettings(kind="constant", a=0.1)
 

@@ -18,7 +18,7 @@ from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ModelError
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.omatg.hub import fetch, is_hub_name
-from omatg_ray.train.job import anchored, found_or_bundled
+from omatg_ray.train.job import find_input, with_job_paths
 from tests.omatg.files import SIZE, base_tree, network_state, of_class, write
 
 NAME = "OMatG/MP-20-CSP/Linear-ODE"
@@ -74,10 +74,10 @@ def test_a_published_model(hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_as_base_of_a_config_and_as_a_model(hub: Hub) -> None:
-    base = anchored(Config.from_tree({"base": NAME})).base
-    assert base == fetch(NAME) == found_or_bundled(NAME, "MODEL")
-    assert anchored(Config.from_tree({"base": "bundled"})).base == "bundled"
-    assert anchored(Config.from_tree({"base": "runs/x"})).base == Path("runs/x")
+    base = with_job_paths(Config.from_tree({"base": NAME})).base
+    assert base == fetch(NAME) == find_input(NAME, "MODEL")
+    assert with_job_paths(Config.from_tree({"base": "bundled"})).base == "bundled"
+    assert with_job_paths(Config.from_tree({"base": "runs/x"})).base == Path("runs/x")
 
 
 def test_training_crystals_that_lie_here_change_nothing(

@@ -152,13 +152,13 @@ def test_one_sided_diffusion(tmp_path: Path) -> None:
 
 def test_defaults_of_the_network_are_those_of_the_publication(tmp_path: Path) -> None:
     from omatg_ray.omatg.base import network_settings
-    from omatg_ray.omatg.configuration import configured
+    from omatg_ray.omatg.configuration import read_section
 
     tree = base_tree()["model"]["model"]
     tree["init_args"]["encoder"] = "omg.model.encoders.cspnet_full.CSPNetFull"
     tree["init_args"]["time_embedder"]["init_args"]["dim"] = 256
     expected = NetworkSettings(hidden=512, layers=6, frequencies=128, time_features=256, max_atomic_number=100)
-    assert network_settings(configured(tree, "model.model")) == expected
+    assert network_settings(read_section(tree, "model.model")) == expected
 
 
 def test_elements_and_sizes_of_the_training_crystals(tmp_path: Path) -> None:

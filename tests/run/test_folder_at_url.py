@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from omatg_ray.errors import ConfigError, ModelError, StorageError
-from omatg_ray.run.folder import RunFolder, copied
+from omatg_ray.run.folder import RunFolder, copy_run
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.storage import RemoteStorage
-from omatg_ray.run.sync import fetched_model
+from omatg_ray.run.sync import fetch_model
 from tests.s3 import Bucket
 
 RUN = "runs/a"
@@ -208,7 +208,7 @@ def test_a_copy_to_read_leaves_a_run_that_goes_on_alone(bucket: Bucket, scratch:
     with opened(bucket) as run:
         save(run, 1, best=True)
         writer = bucket.read(f"{RUN}/.writer")
-        with copied(bucket.url(RUN)) as copy:
+        with copy_run(bucket.url(RUN)) as copy:
             assert copy.pointed_at("best") == "iteration_1" and copy.metrics_path.read_text() == "1\n"
             save(run, 2)
             (copy.path / "report.html").write_text("report")
@@ -218,7 +218,7 @@ def test_a_copy_to_read_leaves_a_run_that_goes_on_alone(bucket: Bucket, scratch:
         assert before[f"{RUN}/.writer"] == writer and before[f"{RUN}/metrics.jsonl"] == b"1\n2\n"
         assert checkpoints(bucket) == ["iteration_1", "iteration_2"]
     assert bucket.read(f"{RUN}/report.html") == b"report" and list(scratch.iterdir()) == []
-    nothing = copied(bucket.url("nothing"))
+    nothing = copy_run(bucket.url("nothing"))
     with pytest.raises(ConfigError, match=f"no run in {bucket.url('nothing')} to report on"), nothing:
         pass
     assert list(scratch.iterdir()) == []
@@ -512,10 +512,10 @@ def test_models_are_found_as_in_a_folder(bucket: Bucket, scratch: Path) -> None:
         ("/checkpoints/last", "model 3"),
         ("/checkpoints/iteration_1", "model 1"),
     ):
-        with fetched_model(bucket.url(RUN + place), "model.json") as folder:
+        with fetch_model(bucket.url(RUN + place), "model.json") as folder:
             assert (folder / "model.json").read_text() == content, place
     bucket.write("model/model.json", b"alone")
-    with fetched_model(bucket.url("model"), "model.json") as folder:
+    with fetch_model(bucket.url("model"), "model.json") as folder:
         assert (folder / "model.json").read_text() == "alone"
     assert list(scratch.iterdir()) == []
 
@@ -523,11 +523,11 @@ def test_models_are_found_as_in_a_folder(bucket: Bucket, scratch: Path) -> None:
 def test_models_that_are_not_there_or_damaged(bucket: Bucket) -> None:
     with opened(bucket) as run:
         save(run, 1, best=True)
-    nothing = fetched_model(bucket.url("nothing"), "model.json")
+    nothing = fetch_model(bucket.url("nothing"), "model.json")
     with pytest.raises(ModelError, match=f"{bucket.url('nothing')}: no model here"), nothing:
         pass
     flip(bucket, f"{RUN}/checkpoints/iteration_1")
-    damaged = fetched_model(bucket.url(RUN), "model.json")
+    damaged = fetch_model(bucket.url(RUN), "model.json")
     with pytest.raises(ModelError, match=f"{RUN}/checkpoints/iteration_1/state.bin has changed since"), damaged:
         pass
 

@@ -6,8 +6,8 @@ import pytest
 
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError
-from omatg_ray.run.job_paths import found, found_or_named, lasting
-from omatg_ray.train.job import anchored, found_or_bundled
+from omatg_ray.run.job_paths import find_file, find_potential, path_to_keep
+from omatg_ray.train.job import find_input, with_job_paths
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ def test_outside_of_a_job_everything_stays_as_it_is(
     monkeypatch.chdir(tmp_path)
     touch(home / "crystals.csv")
     config = Config.load(None, ["run=runs/x", "base=runs/base", "data.file=crystals.csv", "reward.potential=pbe"])
-    assert anchored(config) == config
-    assert lasting(Path("out.json")) == Path("out.json")
-    assert found(Path("nowhere.csv"), "--data") == Path("nowhere.csv")
-    assert found_or_named("./pbe") == "./pbe"
+    assert with_job_paths(config) == config
+    assert path_to_keep(Path("out.json")) == Path("out.json")
+    assert find_file(Path("nowhere.csv"), "--data") == Path("nowhere.csv")
+    assert find_potential("./pbe") == "./pbe"
     assert capsys.readouterr() == ("", "")
 
 
@@ -57,14 +57,14 @@ def test_a_folder_that_only_looks_like_a_copy_is_none(
     folder = tmp_path / "runtime_resources" / "working_dir_files"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
-    assert lasting(Path("out.json")) == Path("out.json")
+    assert path_to_keep(Path("out.json")) == Path("out.json")
 
 
 def test_the_run_folder_of_a_job_is_in_the_home_and_one_line_says_so(
     job: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (job / "runs" / "x").mkdir(parents=True)
-    config = anchored(Config.load(None, ["run=runs/x"]))
+    config = with_job_paths(Config.load(None, ["run=runs/x"]))
     assert config.run == home / "runs" / "x"
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -77,7 +77,7 @@ def test_inputs_are_those_of_the_upload_where_it_has_them(job: Path, home: Path)
         place.mkdir(parents=True)
     touch(home / "crystals.csv")
     config = Config.load(None, ["data.file=crystals.csv", "base=runs/base", "reward.potential=pbe", "seed=7"])
-    at = anchored(config)
+    at = with_job_paths(config)
     assert at.data.file is not None and at.data.file.resolve() == job / "crystals.csv"
     assert at.reward.potential is not None and Path(at.reward.potential).resolve() == job / "pbe"
     assert at.base == home / "runs" / "base"
@@ -88,25 +88,25 @@ def test_three_files_and_a_potential_are_looked_for_in_the_home(job: Path, home:
     parts = [touch(home / "data" / f"{name}.extxyz") for name in ("train", "val", "test")]
     (home / "potentials" / "pbe").mkdir(parents=True)
     keys = [f"data.{path.stem}=data/{path.name}" for path in parts]
-    config = anchored(Config.load(None, [*keys, "reward.potential=potentials/pbe"]))
+    config = with_job_paths(Config.load(None, [*keys, "reward.potential=potentials/pbe"]))
     assert [config.data.train, config.data.val, config.data.test] == parts
     assert config.data.file is None and config.base is None
     assert config.reward.potential == str(home / "potentials" / "pbe")
 
 
 def test_the_name_of_a_potential_stays_a_name(job: Path) -> None:
-    config = anchored(Config.load(None, ["reward.potential=TensorNet-PES-MatPES-PBE-2025.2"]))
+    config = with_job_paths(Config.load(None, ["reward.potential=TensorNet-PES-MatPES-PBE-2025.2"]))
     assert config.reward.potential == "TensorNet-PES-MatPES-PBE-2025.2"
 
 
 def test_what_is_bundled_is_looked_for_nowhere(job: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "bundled").mkdir(parents=True)
     config = Config.load(None, ["base=bundled", "reward.potential=bundled"])
-    at = anchored(config)
+    at = with_job_paths(config)
     assert (at.base, at.reward.potential) == ("bundled", "bundled")
-    assert found_or_bundled("bundled", "MODEL") == "bundled"
+    assert find_input("bundled", "MODEL") == "bundled"
     assert f"{config.run} is" in capsys.readouterr().err
-    assert found_or_bundled("./bundled", "MODEL") == home / "bundled"
+    assert find_input("./bundled", "MODEL") == home / "bundled"
 
 
 def test_absolute_paths_stay_whether_or_not_they_exist(
@@ -114,40 +114,40 @@ def test_absolute_paths_stay_whether_or_not_they_exist(
 ) -> None:
     keys = [f"{key}={tmp_path / key}" for key in ("run", "base", "data.file", "reward.potential")]
     config = Config.load(None, keys)
-    assert anchored(config) == config
+    assert with_job_paths(config) == config
     assert capsys.readouterr().err == ""
 
 
 def test_doing_it_twice_changes_nothing_more(job: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "runs" / "base").mkdir(parents=True)
-    once = anchored(Config.load(None, ["base=runs/base"]))
+    once = with_job_paths(Config.load(None, ["base=runs/base"]))
     capsys.readouterr()
-    assert anchored(once) == once
+    assert with_job_paths(once) == once
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("key", ["base", "data.file"])
 def test_what_is_nowhere_is_refused_with_its_key_and_both_places(job: Path, home: Path, key: str) -> None:
     with pytest.raises(ConfigError, match=f"^{key}: runs/base is neither in the working directory of this job nor in "):
-        anchored(Config.load(None, [f"{key}=runs/base"]))
+        with_job_paths(Config.load(None, [f"{key}=runs/base"]))
     with pytest.raises(ConfigError, match=f"^--data: .* nor in {home} "):
-        found(Path("crystals.csv"), "--data")
+        find_file(Path("crystals.csv"), "--data")
 
 
 def test_a_path_into_the_copy_lasts_no_longer_than_a_relative_one(job: Path, home: Path) -> None:
-    assert anchored(Config.load(None, [f"run={job / 'runs' / 'x'}"])).run == home / "runs" / "x"
-    assert lasting(Path("deep/../out.json")) == home / "out.json"
+    assert with_job_paths(Config.load(None, [f"run={job / 'runs' / 'x'}"])).run == home / "runs" / "x"
+    assert path_to_keep(Path("deep/../out.json")) == home / "out.json"
 
 
 def test_a_resumed_run_finds_inputs_that_an_earlier_job_had_uploaded(job: Path, home: Path, tmp_path: Path) -> None:
     earlier = copy_of_upload(tmp_path, "_ray_pkg_fedcba9876543210")
     config = Config.load(None, [f"data.file={earlier / 'crystals.csv'}"])
     with pytest.raises(ConfigError, match=r"^data\.file: "):
-        anchored(config)
+        with_job_paths(config)
     in_home = touch(home / "crystals.csv")
-    assert anchored(config).data.file == in_home
+    assert with_job_paths(config).data.file == in_home
     uploaded = touch(job / "crystals.csv")
-    assert anchored(config).data.file == uploaded
+    assert with_job_paths(config).data.file == uploaded
 
 
 def test_a_command_in_a_subfolder_of_the_upload_takes_paths_from_there(
@@ -155,7 +155,7 @@ def test_a_command_in_a_subfolder_of_the_upload_takes_paths_from_there(
 ) -> None:
     touch(job / "study" / "crystals.csv")
     monkeypatch.chdir(job / "study")
-    at = anchored(Config.load(None, ["data.file=crystals.csv", "run=runs/x"]))
+    at = with_job_paths(Config.load(None, ["data.file=crystals.csv", "run=runs/x"]))
     assert at.data.file is not None and at.data.file.resolve() == job / "study" / "crystals.csv"
     assert at.run == home / "runs" / "x"
 
@@ -164,11 +164,11 @@ def test_every_path_that_moved_is_told(job: Path, home: Path, capsys: pytest.Cap
     (home / "runs" / "x").mkdir(parents=True)
     (home / "pbe").mkdir()
     touch(job / "list.txt")
-    assert found(Path("runs/x"), "MODEL") == home / "runs" / "x"
-    assert lasting(Path("out.json")) == home / "out.json"
-    assert found_or_named("pbe") == str(home / "pbe")
-    assert found(Path("list.txt"), "--formulas").resolve() == job / "list.txt"
-    assert (found_or_named("none"), found_or_named(None)) == ("none", None)
+    assert find_file(Path("runs/x"), "MODEL") == home / "runs" / "x"
+    assert path_to_keep(Path("out.json")) == home / "out.json"
+    assert find_potential("pbe") == str(home / "pbe")
+    assert find_file(Path("list.txt"), "--formulas").resolve() == job / "list.txt"
+    assert (find_potential("none"), find_potential(None)) == ("none", None)
     printed = capsys.readouterr()
     assert printed.out == ""
     lines = printed.err.splitlines()
@@ -183,5 +183,5 @@ def test_without_a_home_a_relative_path_is_refused(job: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(ConfigError, match="HOME"):
-        anchored(Config.load(None, ["run=runs/x"]))
-    assert anchored(Config.load(None, ["run=/mnt/runs/x"])).run == Path("/mnt/runs/x")
+        with_job_paths(Config.load(None, ["run=runs/x"]))
+    assert with_job_paths(Config.load(None, ["run=/mnt/runs/x"])).run == Path("/mnt/runs/x")

@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 from omatg_ray.errors import OmatgRayError, StorageError
-from omatg_ray.run.location import as_location, inside
+from omatg_ray.run.location import as_location, join_location
 from omatg_ray.run.storage import RemoteStorage, Storage, files_at, local_copy, storage_of
 from tests.s3 import Bucket
 
@@ -52,8 +52,8 @@ def test_what_is_neither(given: object) -> None:
 
 
 def test_below_a_place() -> None:
-    assert inside("s3://bucket/a", "b/c") == "s3://bucket/a/b/c"
-    assert inside(Path("a"), "b/c") == Path("a/b/c")
+    assert join_location("s3://bucket/a", "b/c") == "s3://bucket/a/b/c"
+    assert join_location(Path("a"), "b/c") == Path("a/b/c")
 
 
 def test_a_folder_is_its_own_storage(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from omatg_ray.tune.memory import OBJECTIVE, TIME, past
+from omatg_ray.tune.memory import OBJECTIVE, TIME, earlier_results
 from omatg_ray.tune.schedulers import SchedulerSettings
 from omatg_ray.tune.space import Domain
 
@@ -118,12 +118,12 @@ def test_a_sweep_that_goes_on_decides_as_before(settings: SchedulerSettings, see
 def test_what_will_be_reported_again_is_not_of_the_past() -> None:
     work, trial = Logged(), FakeTrial(3)
     work.objectives["00003"] = [0.5, 0.4, 0.3]
-    assert past(work, trial) == []
+    assert earlier_results(work, trial) == []
     trial.last_result = {TIME: 3}
     trial.latest_checkpoint_result = SimpleNamespace(metrics={TIME: 2})
-    assert past(work, trial) == [{TIME: 1, OBJECTIVE: 0.5}, {TIME: 2, OBJECTIVE: 0.4}]
+    assert earlier_results(work, trial) == [{TIME: 1, OBJECTIVE: 0.5}, {TIME: 2, OBJECTIVE: 0.4}]
     trial.status = "TERMINATED"
-    assert len(past(work, trial)) == 3
+    assert len(earlier_results(work, trial)) == 3
 
 
 @pytest.mark.parametrize(

@@ -105,10 +105,10 @@ def run(arguments: argparse.Namespace) -> None:
     out = check_output(arguments.out, STRUCTURE_SUFFIXES)
     folder = check_folder(arguments.to)
     from omatg_ray.train.early import require_crystals, require_models, require_potential
-    from omatg_ray.train.job import found_or_bundled
+    from omatg_ray.train.job import find_input
 
-    models = tuple(dict.fromkeys(found_or_bundled(model, "MODEL") for model in arguments.models))
-    data = found_or_bundled(arguments.data, "--data")
+    models = tuple(dict.fromkeys(find_input(model, "MODEL") for model in arguments.models))
+    data = find_input(arguments.data, "--data")
     work = work_options(arguments)
     require_models(models)
     require_crystals(data)
@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace) -> None:
         EvaluateOptions,
         compare,
         evaluate,
-        flattened,
+        flatten_evaluation,
         table,
         write_evaluation,
     )
@@ -157,7 +157,9 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if json_path is not None:
         comparison = compared.comparison
-        write_json(Path(json_path), flattened(comparison.results[0].values) if cases == 1 else comparison.as_dict())
+        write_json(
+            Path(json_path), flatten_evaluation(comparison.results[0].values) if cases == 1 else comparison.as_dict()
+        )
     print(comparison_table(compared.comparison))
     if compared.resumed:
         print(f"evaluated before, and not again: {compared.resumed} of {cases} cases")

@@ -36,14 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run it."""
-    from omatg_ray.run.job_paths import lasting
+    from omatg_ray.run.job_paths import path_to_keep
     from omatg_ray.train.early import require_models
-    from omatg_ray.train.job import found_or_bundled
+    from omatg_ray.train.job import find_input
 
-    model = found_or_bundled(arguments.model, "MODEL")
+    model = find_input(arguments.model, "MODEL")
     require_models([model])
     from omatg_ray.commands.export_omatg import export_model
 
-    written = export_model(model, lasting(arguments.out), arguments.steps, arguments.data)
+    written = export_model(model, path_to_keep(arguments.out), arguments.steps, arguments.data)
     print_notes(written.notes)
     print(f"checkpoint: {written.checkpoint}\nconfiguration: {written.config}")

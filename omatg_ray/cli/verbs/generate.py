@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     out = check_output(arguments.out, STRUCTURE_SUFFIXES)
     assert out is not None
     sampling = sampling_values(arguments)
-    from omatg_ray.run.job_paths import found
+    from omatg_ray.run.job_paths import find_file
     from omatg_ray.train.early import require_models, require_potential
 
     require_models([sampling["model"]])
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     from omatg_ray.crystal.formula import cell_species, parse_z, read_formulas
 
     formulas = (
-        arguments.formula if arguments.formulas is None else read_formulas(found(arguments.formulas, "--formulas"))
+        arguments.formula if arguments.formulas is None else read_formulas(find_file(arguments.formulas, "--formulas"))
     )
     units = tuple(parse_z(arguments.z))
     for formula in formulas or ():

@@ -42,16 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run it."""
     from omatg_ray.commands.import_omatg import import_model
-    from omatg_ray.run.job_paths import found, lasting
-    from omatg_ray.train.job import found_or_bundled
+    from omatg_ray.run.job_paths import find_file, path_to_keep
+    from omatg_ray.train.job import find_input
 
-    out = lasting(arguments.out)
+    out = path_to_keep(arguments.out)
     notes = import_model(
-        found(arguments.checkpoint, "CHECKPOINT"),
-        found(arguments.config, "CONFIG"),
+        find_file(arguments.checkpoint, "CHECKPOINT"),
+        find_file(arguments.config, "CONFIG"),
         out,
-        None if arguments.base is None else found_or_bundled(arguments.base, "--base"),
-        None if arguments.data is None else found(arguments.data, "--data"),
+        None if arguments.base is None else find_input(arguments.base, "--base"),
+        None if arguments.data is None else find_file(arguments.data, "--data"),
         not arguments.quiet,
     )
     print_notes(notes)

@@ -31,6 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run it."""
-    from omatg_ray.commands.info import described, overview
+    from omatg_ray.commands.info import describe, overview
 
-    print("\n\n".join(map(described, arguments.names)) if arguments.names else overview())
+    print("\n\n".join(map(describe, arguments.names)) if arguments.names else overview())

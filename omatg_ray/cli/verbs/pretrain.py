@@ -6,7 +6,6 @@ import argparse
 
 from omatg_ray.cli.arguments import run_arguments
 from omatg_ray.cli.runs import load_config, resumes, start_or_resume
-from omatg_ray.run.location import inside
 
 SUMMARY = "train a base model on crystals"
 DESCRIPTION = """\
@@ -47,4 +46,4 @@ def run(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.pretrain import pretrain
 
     best = pretrain(config, resumes(arguments, config), not arguments.quiet)
-    print(f"best model: {best}\nreport: {inside(config.run, 'report.html')}")
+    print(f"best model: {best}\nreport: {join_location(config.run, 'report.html')}")

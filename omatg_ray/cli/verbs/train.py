@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from omatg_ray.assets import quickstart
 from omatg_ray.cli.arguments import run_arguments
 from omatg_ray.cli.runs import load_config, resumes, start_or_resume
-from omatg_ray.cli.words import key_of, told_apart
+from omatg_ray.cli.words import key_of, split_words
 from omatg_ray.run.advice import command
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _asks_for_the_default(words: Sequence[str]) -> bool:
     """Decide whether the command names no config file, base, potential or crystals, all of which the default brings."""
-    files, overrides = told_apart(words)
+    files, overrides = split_words(words)
     if files:
         return False
     brought = {"base", "data", "reward", "reward.potential"}

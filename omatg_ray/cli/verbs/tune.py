@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from omatg_ray.cli.arguments import location
-from omatg_ray.cli.words import told_apart
+from omatg_ray.cli.words import split_words
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.advice import command
 from omatg_ray.run.location import as_location
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run it."""
     from omatg_ray.tune.settings import SweepSettings, folder_of_sweep, refuse_taken_by_sweep
 
-    files, overrides = told_apart(arguments.words)
+    files, overrides = split_words(arguments.words)
     if arguments.resume is not None:
         if arguments.words:
             raise ConfigError(f"--resume uses the settings of the sweep; leave out {arguments.words[0]}")
@@ -51,9 +51,9 @@ def run(arguments: argparse.Namespace) -> None:
         settings = SweepSettings.load(as_location(files[0]), overrides)
         folder = refuse_taken_by_sweep(settings)
         from omatg_ray.train.early import refuse_train
-        from omatg_ray.train.job import anchored
+        from omatg_ray.train.job import with_job_paths
 
-        refuse_train(anchored(settings.with_values(next(settings.corners()), folder)), new=False)
+        refuse_train(with_job_paths(settings.with_values(next(settings.corners()), folder)), new=False)
         from omatg_ray.commands.tune import tune
 
         result = tune(settings, not arguments.quiet)
