@@ -23,6 +23,7 @@ from omatg_ray.run.atomic import write_json
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted, StopRequest
 from omatg_ray.run.location import Location
+from omatg_ray.run.state import describe_kept
 from omatg_ray.train.backend import run_backend
 from omatg_ray.train.build import build_run
 from omatg_ray.train.checkpoint import restore

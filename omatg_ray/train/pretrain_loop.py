@@ -21,6 +21,7 @@ from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import MetricsLog
 from omatg_ray.run.progress import Progress
+from omatg_ray.run.state import describe_kept
 from omatg_ray.run.storage import Storage
 from omatg_ray.run.tracking import Tracking
 

@@ -95,11 +95,11 @@ def test_the_command_says_so_in_one_line(workshop: Workshop, base: Path, command
 
 def test_no_cluster_at_the_address(tmp_path: Path) -> None:
     code = (
-        "from omatg_ray.distributed.cluster import joined\n"
+        "from omatg_ray.distributed.cluster import join_cluster\n"
         "from omatg_ray.distributed.settings import RaySettings\n"
         "from omatg_ray.errors import ClusterError\n"
         "try:\n"
-        "    with joined(RaySettings(address='127.0.0.1:1')): pass\n"
+        "    with join_cluster(RaySettings(address='127.0.0.1:1')): pass\n"
         "except ClusterError as error: print(error)\n"
     )
     done = subprocess.run(
@@ -120,7 +120,7 @@ def test_something_else_listens_at_the_address(tmp_path: Path) -> None:
         "server = HTTPServer(('', 0), BaseHTTPRequestHandler)\n"
         "threading.Thread(target=server.serve_forever, daemon=True).start()\n"
         "try:\n"
-        "    with cluster.joined(RaySettings(address=f'localhost:{server.server_port}')): pass\n"
+        "    with cluster.join_cluster(RaySettings(address=f'localhost:{server.server_port}')): pass\n"
         "except ClusterError as error: print(error)\n"
     )
     done = subprocess.run(
@@ -135,7 +135,7 @@ from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ClusterError
 cluster.SECONDS_TO_CONNECT = 3
 try:
-    with cluster.joined(RaySettings(address=ADDRESS)): print("joined")
+    with cluster.join_cluster(RaySettings(address=ADDRESS)): print("joined")
 except ClusterError as error: print(error)
 """
 
@@ -216,11 +216,11 @@ def test_a_job_that_ray_sent_to_another_cluster(
 ) -> None:
     """Ray tells a job the address of some Ray on its machine, which is luck where there are two."""
     code = (
-        "from omatg_ray.distributed.cluster import joined\n"
+        "from omatg_ray.distributed.cluster import join_cluster\n"
         "from omatg_ray.distributed.settings import RaySettings\n"
         "from omatg_ray.errors import ClusterError\n"
         "try:\n"
-        "    with joined(RaySettings()): print('joined')\n"
+        "    with join_cluster(RaySettings()): print('joined')\n"
         "except ClusterError as error: print(error)\n"
     )
     environment = os.environ | {"RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}

@@ -16,11 +16,11 @@ import pytest
 
 JOIN = """\
 import sys
-from omatg_ray.distributed.cluster import joined
+from omatg_ray.distributed.cluster import join_cluster
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.errors import ClusterError
 try:
-    with joined(RaySettings(address=sys.argv[1] if len(sys.argv) > 1 else None)):
+    with join_cluster(RaySettings(address=sys.argv[1] if len(sys.argv) > 1 else None)):
         print("joined")
 except ClusterError as error:
     print(error)

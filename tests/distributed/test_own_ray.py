@@ -22,11 +22,11 @@ from tests.distributed.test_cluster import said_on_joining
 
 PROGRAM = """
 import json, os, psutil, ray, sys
-from omatg_ray.distributed.cluster import joined
+from omatg_ray.distributed.cluster import join_cluster
 from omatg_ray.distributed.settings import RaySettings
 
 def state():
-    with joined(RaySettings()):
+    with join_cluster(RaySettings()):
         answer = ray.get(ray.remote(num_cpus=0.1)(lambda: 41 + 1).remote())
         me = psutil.Process()
         listening = [

@@ -6,6 +6,7 @@ import argparse
 
 from omatg_ray.cli.arguments import run_arguments
 from omatg_ray.cli.runs import load_config, resumes, start_or_resume
+from omatg_ray.run.location import join_location
 
 SUMMARY = "train a base model on crystals"
 DESCRIPTION = """\
