@@ -17,6 +17,7 @@ def check_output(path: str | Path | None, suffixes: Sequence[str]) -> str | None
     """Return the path to write to; refuse, before a long computation, a path that could not be written after it."""
     if path is None:
         return None
+    from omatg_ray.run.job_paths import path_to_keep
 
     out = f"{path_to_keep(Path(path))}{'/' if str(path).endswith('/') else ''}"
     target = Path(out)
