@@ -76,7 +76,7 @@ def current_key(model: type[BaseModel] | None, key: str, value: Any, above: str 
     names = ""
     for old in key.split("."):
         new = getattr(model, "renamed", {}).get(old, old)
-        if new != old:
+        if new != old and value is not None:  # the files of runs have all keys
             warnings.warn(f"{above}{names}{old} is now {above}{names}{new}; the old name still works", stacklevel=2)
         model, names = _model_at(model, [new]) if model is not None else None, f"{names}{new}."
     return names.removesuffix("."), current_names(model, value, above + names)

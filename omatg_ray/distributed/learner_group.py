@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import ray
@@ -97,12 +98,20 @@ class LearnerGroup:
             try:
                 self._optimizer = dict(fetch(self._optimizer, "learner actor 0"))
             except OutputLost as error:
-                raise ClusterError(f"the state of the optimizer: {error}") from error
+                raise ClusterError(
+                    f"the state of the optimizer after the last update: {error}, before it was copied to this node"
+                ) from error
         return self._optimizer
+
+    def _keep_optimizer(self, ref: ObjectRef[Any]) -> None:
+        """Hold the state of the optimizer once it is on this node, so that it outlives the first learner's node."""
+        if ref is self._optimizer:
+            with suppress(ClusterError):  # raised where the state is needed
+                self._optimizer = self.optimizer
 
     def restore(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
         """Restore earlier weights and state of the optimizer."""
-        self._weights, self._optimizer = weights, optimizer
+        self._weights, self._optimizer, self._handle = weights, optimizer, None
         self._with_replacement(self._load)
 
     def update(
@@ -133,7 +142,7 @@ class LearnerGroup:
             self._weights, self._handle = fetch(weights, "learner actor 0"), ObjectHandle(weights)
             # Only a checkpoint reads it. Watching it copies it to this node.
             self._optimizer = optimizer
-            self._loop.watch(optimizer, lambda _: None)
+            self._loop.watch(optimizer, self._keep_optimizer)
             metrics: dict[str, float] = timed.value
             return metrics
 

@@ -21,7 +21,7 @@ class PublishedWeights:
 
     def __init__(self, model: FlowModel, staleness: int) -> None:
         self._model, self._staleness = model, staleness
-        self._older: dict[int, dict[str, Tensor]] = {}
+        self._copies: dict[int, dict[str, Tensor]] = {}
         self._handles: dict[int, ObjectHandle] = {}
         self.publish(0)
 
@@ -37,12 +37,12 @@ class PublishedWeights:
         """
         if self._staleness:
             weights = self._model.learned.state_dict()
-            self._older[version] = {name: value.detach().cpu().clone() for name, value in weights.items()}
+            self._copies[version] = {name: value.detach().cpu().clone() for name, value in weights.items()}
         if handle is None:
             self._put(version)
         else:
             self._handles[version] = handle
-        for kept in (self._older, self._handles):
+        for kept in (self._copies, self._handles):
             for old in [one for one in kept if one < version - self._staleness]:
                 del kept[old]
 
@@ -54,16 +54,16 @@ class PublishedWeights:
     @property
     def older(self) -> dict[int, dict[str, Tensor]]:
         """Versions before the current one, on the CPU."""
-        return {version: weights for version, weights in self._older.items() if version < max(self._handles)}
+        return {version: weights for version, weights in self._copies.items() if version < max(self._handles)}
 
     def restore(self, older: Mapping[int, dict[str, Tensor]], version: int) -> None:
         """Publish the current weights as this version, and older versions beside them."""
         self._handles.clear()
-        self._older = dict(older)
+        self._copies = dict(older)
         for one in older:
             self._put(one)
         self.publish(version)
 
     def _put(self, version: int) -> None:
-        weights = self._older[version] if version in self._older else self._model.learned.state_dict()
+        weights = self._copies[version] if version in self._copies else self._model.learned.state_dict()
         self._handles[version] = ObjectHandle(ray.put(weights))

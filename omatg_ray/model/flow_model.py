@@ -8,6 +8,7 @@ schedules under `noise.`.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
@@ -179,6 +180,12 @@ class FlowModel:
             return cast("LearnedSchedule", self.learned["schedule"])
         return cast("Schedule | None", self.description.schedule)
 
+    @property
+    def annealing(self) -> Schedule | None:
+        """Return `schedule` under its old name."""
+        warnings.warn("FlowModel.annealing is now FlowModel.schedule; the old name still works", stacklevel=2)
+        return self.schedule
+
     # --- files ------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -261,7 +268,7 @@ class FlowModel:
         drift: Drift = annealed_velocity(schedule)
         if noise:
             drift = Score(noise, {field: self.gamma(field) for field in noise}, schedule)
-        return Policy(drift, self.network, self.base_network, list(noise), noise, schedule, paths.species)
+        return Policy(drift, self.base_network, self.base_network, list(noise), noise, schedule, paths.species)
 
     @property
     def generates_species(self) -> bool:
@@ -336,6 +343,8 @@ class FlowModel:
             DataError: The network does not know an element.
             ValueError: There are more or fewer indices than structures.
         """
+        if not isinstance(sampling, Sampling):
+            raise TypeError(f"sampling: give Sampling(steps={sampling!r}, ...), not {sampling!r}")
         sampling.check(self)
         path, elements = self.description.paths.species, self.network.settings.max_atomic_number
         if path is None:

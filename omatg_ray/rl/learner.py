@@ -153,6 +153,8 @@ class Learner:
                 reason = str(error).splitlines()[0]
             else:
                 return tally
+            finally:
+                part.forget()
             # Not in the handler: until it ends, the traceback keeps the microbatch's tensors alive.
             self._halve(part.trajectory.x_0, cut, reason)
 

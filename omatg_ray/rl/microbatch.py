@@ -102,6 +102,10 @@ class Part:
         """Cut the part into microbatches, as `cuts` does."""
         return cuts(self.sizes, self.trajectory.n_learned, limit)
 
+    def forget(self) -> None:
+        """Release the tensors that microbatches of the same structures share."""
+        self._selected = self._tiled = None
+
     def microbatch(self, cut: Cut) -> Microbatch:
         """Build a microbatch. Microbatches of the same structures share what does not differ between steps."""
         whole, structures, steps = self.trajectory, cut.structures, cut.steps

@@ -95,7 +95,7 @@ def relocate(settings: S, move: Callable[[str, Location, Kind], Location], above
         if isinstance(value, Mapping):
             return {name: move_value(f"{key}.{name}", inner, locates) for name, inner in value.items()}
         if isinstance(value, list):
-            return [move_value(key, inner, locates) for inner in value]
+            return [move_value(f"{key}.{index}", inner, locates) for index, inner in enumerate(value)]
         return value if locates is None or value is None else move(key, value, locates.kind)
 
     fields = type(settings).model_fields

@@ -45,7 +45,7 @@ def refuse_train(config: Config, new: bool) -> None:
         new: Whether the run is new, not resumed.
 
     Raises:
-        ConfigError: `base` or `reward.potential` is not named, a schedule or a file of a reward does not exist, or the
+        ConfigError: `base` or `reward.potential` is not named, a schedule does not exist, or the
             folder holds a run.
         DataError: A file of crystals does not exist.
         ModelError: There is no model at `base`.

@@ -11,6 +11,7 @@ from omatg_ray.crystal.split import Split
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.folder import RunFolder
+from omatg_ray.run.location_keys import locations
 from omatg_ray.run.tracking import Tracking
 from omatg_ray.run.versions import versions
 from omatg_ray.train.splits import write_splits
@@ -21,7 +22,6 @@ MAY_CHANGE = (
     "iterations", "run", "device", "threads", "workers", "ray", "checkpoint", "validation", "tracking", "base",
     "data.file", "data.train", "data.val", "data.test", "data.on_error", "reward.potential", "reward.second_potential",
     "reward.workers",
-    "reward.hull.entries", "reward.hull.crystals", "reward.crmse.references",
 )  # fmt: skip
 
 
@@ -56,9 +56,10 @@ def refuse_changes(folder: RunFolder, config: Config) -> None:
         return
     old = flatten(Config.load(folder.config_path).model_dump(mode="json"))
     new = flatten(config.resolved().model_dump(mode="json"))
+    # The content of a reward's files decides, not where they are; `reward.build.fingerprint` compares it.
+    files = {key for key, (_, kind) in locations(config).items() if kind == "file"}
     for key in sorted(old.keys() | new.keys()):
-        moved_code = key.startswith("reward.custom.") and key.endswith(".path")
-        if old.get(key) != new.get(key) and not (key.startswith(MAY_CHANGE) or moved_code):
+        if old.get(key) != new.get(key) and not (key.startswith(MAY_CHANGE) or key in files):
             raise ConfigError(
                 f"{key}: the run was started with {old.get(key)}, not {new.get(key)}, and resuming "
                 f"cannot change that; start a new run for it (a resumed one may change {', '.join(MAY_CHANGE)})"

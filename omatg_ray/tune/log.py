@@ -9,9 +9,11 @@ from typing import Any
 
 from ray import tune
 
+from omatg_ray.config import Config
 from omatg_ray.errors import DataError, DiskError, SoftwareError
 from omatg_ray.run.atomic import NO_SPACE
 from omatg_ray.run.text import counted
+from omatg_ray.settings import current_key
 from omatg_ray.tune import results as sweep
 from omatg_ray.tune.results import FAILED, FINISHED, STOPPED, UNFINISHED, Goal, Sweep
 from omatg_ray.tune.state import StateKeeper, refuse_loss
@@ -129,7 +131,7 @@ def describe_trial(trial: Any, complete: bool = False) -> sweep.Trial:
         status = _ending(result)
     return sweep.Trial(
         name_in_tune(trial),
-        dict(trial.config["values"]),
+        dict(current_key(Config, key, value) for key, value in trial.config["values"].items()),
         status,
         result.get("iteration", 0),
         dict(result.get("last", {})),

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule
 
+from omatg_ray.config import Config
+from omatg_ray.settings import current_key
 from omatg_ray.tune.schedulers import OBJECTIVE, TIME
 from omatg_ray.tune.space import Domain
 from omatg_ray.tune.trainable import name_of
@@ -107,5 +109,6 @@ class Within:
 
     def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
         for key, value in config["values"].items():
-            config["values"][key] = self._space[key].nearest(value)
+            # Trials of a sweep that an earlier version began have old names of keys.
+            config["values"][key] = self._space[current_key(Config, key, value)[0]].nearest(value)
         return config
