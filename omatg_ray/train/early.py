@@ -45,8 +45,7 @@ def refuse_train(config: Config, new: bool) -> None:
         new: Whether the run is new, not resumed.
 
     Raises:
-        ConfigError: `base` or `reward.potential` is not named, a schedule does not exist, or the
-            folder holds a run.
+        ConfigError: `base` or `reward.potential` is not named, a schedule does not exist, or the folder holds a run.
         DataError: A file of crystals does not exist.
         ModelError: There is no model at `base`.
         PotentialError: There is no such potential.
@@ -104,7 +103,7 @@ def require_potential(name: str | None) -> None:
 
 
 def _require_locations(settings: Settings) -> None:
-    """Check that something exists at every location, models first."""
+    """Check that models, crystals, potentials and schedules exist, models first."""
     named = locations(settings).items()
     require_models(location for _, (location, kind) in named if kind == "model")
     for key, (location, kind) in named:
