@@ -231,6 +231,7 @@ def test_documented_defaults_are_those_of_the_config():
 OLD = """\
 rollout: {learn_from: {steps: 2}, steps: 9}
 ray: {deadline: 60}
+policy: {annealing: {pos: 2.0, cell: 1.0}, annealing_from: null}
 """
 
 
@@ -239,10 +240,20 @@ def test_keys_work_under_their_old_names(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=" is now ") as caught:
         config = Config.load(tmp_path / "old.yaml")
     assert config.rollout.learn_from == LearnFrom(transitions=2) and config.ray.request_timeout == 60
+    assert config.policy.fixed_schedule == LinearSchedule(pos=2.0, cell=1.0) and config.policy.schedule_from is None
     assert sorted(str(one.message) for one in caught) == [
+        "policy.annealing is now policy.fixed_schedule; the old name still works",
         "ray.deadline is now ray.request_timeout; the old name still works",
         "rollout.learn_from.steps is now rollout.learn_from.transitions; the old name still works",
     ]
+
+
+def test_settings_of_a_learned_schedule_work_under_their_old_name() -> None:
+    """`policy.schedule` was the name of what is `policy.learned_schedule` today, and is no other key's."""
+    words = ["policy.variant=annealing", "policy.schedule.hidden=8", "policy.schedule={shared: false}"]
+    with pytest.warns(UserWarning, match=r"policy\.schedule.* is now policy\.learned_schedule"):
+        config = Config.load(None, [*words, "policy.schedule.hidden=8"])
+    assert (config.policy.learned_schedule.hidden, config.policy.learned_schedule.shared) == (8, False)
 
 
 @pytest.mark.parametrize("override", ["ray.deadline=5", "ray.request_timeout=5", "ray={deadline: 5}"])

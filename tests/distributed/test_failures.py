@@ -152,6 +152,16 @@ def test_weights_that_are_lost_are_published_again(
     assert "cannot get its input, which was lost" in caplog.text
 
 
+def test_an_optimizer_that_is_lost_before_it_is_copied_ends_the_run_with_the_reason(cluster: Cluster) -> None:
+    """With the node of the first learner, right after an update."""
+    learners = LearnerGroup(EventLoop(), lambda _: ray.remote(Clockwork).options(num_cpus=0.1).remote(), 1)
+    learners._optimizer = lost_handle({"step": torch.zeros(())}).ref
+    with pytest.raises(ClusterError, match="state of the optimizer after the last update: .*before it was copied"):
+        learners._start_again()
+        learners.restore({}, learners.optimizer)
+    learners.close()
+
+
 def test_a_node_that_goes_and_another_that_comes_change_nothing_but_the_time(
     undisturbed: Run, workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import omatg_ray as og
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.errors import FormulaError, ModelError
 from omatg_ray.flow.settings import PathSettings
@@ -288,3 +289,13 @@ def test_another_schedule_makes_an_annealing_model_a_base_again_with_its_process
     for noise in ("none", "policy"):
         ours, theirs = (one.generate(SPECIES, Sampling(5, noise=noise, schedule=schedule)) for one in (model, base))
         assert equal(ours, theirs)
+
+
+def test_old_names_still_work_and_old_arguments_are_refused():
+    model = og.bundled_model()
+    with pytest.warns(UserWarning, match=r"FlowModel\.annealing is now FlowModel\.schedule"):
+        assert model.annealing is model.schedule
+    with pytest.warns(UserWarning, match=r"omatg_ray\.LinearAnnealing is now LinearSchedule"):
+        assert og.LinearAnnealing is og.LinearSchedule
+    with pytest.raises(TypeError, match=r"give Sampling\(steps=50"):
+        model.generate([[11, 17]], 50)
