@@ -6,6 +6,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Literal
 
+from omatg_ray.errors import ModelError
 from omatg_ray.model.variant import Variant
 
 NAMES = tuple(sorted((module.name for module in iter_modules(__path__)), reverse=True))
@@ -16,7 +17,13 @@ else:
 
 
 def variant(name: VariantName) -> Variant:
-    """Return the variant of this name."""
-    loaded = import_module(f"{__name__}.{name}").VARIANT
-    assert isinstance(loaded, Variant)
+    """Return the variant of this name.
+
+    Raises:
+        ModelError: Its file defines no variant.
+    """
+    module = import_module(f"{__name__}.{name}")
+    loaded = getattr(module, "VARIANT", None)
+    if not isinstance(loaded, Variant):
+        raise ModelError(f"policy variant {name}: {module.__file__} needs VARIANT, an instance of a class of variants")
     return loaded
