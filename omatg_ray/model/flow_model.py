@@ -27,7 +27,7 @@ from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import NetworkSettings, PathSettings
 from omatg_ray.flow.species import draw_jumps
-from omatg_ray.model.sampling import DEFAULT, EULER, Sampling
+from omatg_ray.model.sampling import DEFAULT, EULER, Sampling, chunks_by_pairs
 from omatg_ray.model.variants import Variant, VariantName, variant
 from omatg_ray.policy.drift import Drift, Score, annealed_velocity
 from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, Noise
@@ -77,22 +77,6 @@ class ModelDescription(Settings):
                 f"paths.species: {self.paths.species.kind} does not go with network.mask = {self.network.mask}"
             )
         return self
-
-
-def chunks_by_pairs(sizes: Sequence[int], limit: int) -> list[list[int]]:
-    """Split the indices of structures into consecutive chunks of at most `limit` ordered pairs of atoms each.
-
-    A chunk holds at least one structure.
-    """
-    chunks: list[list[int]] = []
-    used = 0
-    for index, size in enumerate(sizes):
-        if not chunks or used + size * size > limit:
-            chunks.append([])
-            used = 0
-        chunks[-1].append(index)
-        used += size * size
-    return chunks
 
 
 def learned_parts(description: ModelDescription) -> set[str]:

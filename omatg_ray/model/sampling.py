@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, get_args
 
@@ -69,3 +70,19 @@ class Sampling:
 
 DEFAULT: Final = Sampling()
 """50 grid points, Euler steps, the model's own schedule, no noise."""
+
+
+def chunks_by_pairs(sizes: Sequence[int], limit: int) -> list[list[int]]:
+    """Split the indices of structures into consecutive chunks of at most `limit` ordered pairs of atoms each.
+
+    A chunk holds at least one structure.
+    """
+    chunks: list[list[int]] = []
+    used = 0
+    for index, size in enumerate(sizes):
+        if not chunks or used + size * size > limit:
+            chunks.append([])
+            used = 0
+        chunks[-1].append(index)
+        used += size * size
+    return chunks

@@ -13,8 +13,8 @@ import omatg_ray as og
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.errors import FormulaError, ModelError
 from omatg_ray.flow.settings import PathSettings
-from omatg_ray.model.flow_model import FlowModel, ModelDescription, chunks_by_pairs, new_modules
-from omatg_ray.model.sampling import Sampling
+from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
+from omatg_ray.model.sampling import Sampling, chunks_by_pairs
 from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.policy.settings import LearnedScheduleSettings, NoiseSettings
 from omatg_ray.seeding import seed_of
