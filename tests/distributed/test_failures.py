@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import torch
@@ -62,22 +63,24 @@ def after_iterations(run: Path, count: int, act: Callable[[], None]) -> threadin
 class Owner:
     """Puts something into the object store, where it stays no longer than this actor."""
 
-    def put(self, value: Any) -> list[Any]:
-        return [ray.put(value)]
+    def put(self, value: Any) -> tuple[int, list[Any]]:
+        return os.getpid(), [ray.put(value)]
 
 
 def lost_handle(value: Any) -> ObjectHandle:
     """Return a handle of something that was in the object store."""
-    owner = ray.remote(Owner).options(num_cpus=0).remote()
-    (ref,) = ray.get(owner.put.remote(value))
-    ray.kill(owner)
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
+    for _ in range(5):
+        owner = ray.remote(Owner).options(num_cpus=0).remote()
+        pid, (ref,) = ray.get(owner.put.remote(value))
+        ray.kill(owner)
+        deadline = time.monotonic() + 20
+        while psutil.pid_exists(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1.0)  # until its node has let go of what it owned; who asks before that may keep a copy
         try:
             ray.get(ref)
         except ObjectLostError:
             return ObjectHandle(ref)
-        time.sleep(0.1)
     raise AssertionError("it is still there")
 
 
