@@ -9,6 +9,7 @@ from torch import Tensor
 
 from omatg_ray.distributed.failures import ObjectHandle
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.rl.backend import copy_weights
 
 
 class PublishedWeights:
@@ -36,8 +37,7 @@ class PublishedWeights:
             handle: The weights, if they are in the object store already.
         """
         if self._staleness:
-            weights = self._model.learned.state_dict()
-            self._copies[version] = {name: value.detach().cpu().clone() for name, value in weights.items()}
+            self._copies[version] = copy_weights(self._model.learned)
         if handle is None:
             self._put(version)
         else:

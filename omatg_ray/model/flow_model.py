@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -79,14 +80,18 @@ class ModelDescription(Settings):
         return self
 
 
-def learned_parts(description: ModelDescription) -> set[str]:
-    """Return the names of the parts of a model that reinforcement learns."""
-    parts = set(variant(description.variant).learns) if description.active else set()
+def _makers(description: ModelDescription) -> dict[str, Callable[[], nn.Module]]:
+    """Return what builds each part that reinforcement learns of a model, by the part's name."""
+    makers: dict[str, Callable[[], nn.Module]] = {}
+    if description.active:
+        makers |= {name: partial(make, description) for name, make in variant(description.variant).learns.items()}
     if isinstance(description.schedule, LearnedScheduleSettings):
-        parts.add("schedule")
-    if any(description.noise[field].kind == "learned" for field in description.active):
-        parts.add("noise")
-    return parts
+        makers["schedule"] = partial(LearnedSchedule, description.schedule)
+    noise = {field: description.noise[field] for field in description.active}
+    learned = {str(field): settings for field, settings in noise.items() if settings.kind == "learned"}
+    if learned:
+        makers["noise"] = lambda: nn.ModuleDict({field: LearnedNoise(settings) for field, settings in learned.items()})
+    return makers
 
 
 def new_modules(description: ModelDescription) -> nn.ModuleDict:
@@ -94,17 +99,7 @@ def new_modules(description: ModelDescription) -> nn.ModuleDict:
 
     The weights of a variant's network are random, a new schedule changes nothing, and new noise is as configured.
     """
-    modules, parts = nn.ModuleDict(), learned_parts(description)
-    for name, make in variant(description.variant).learns.items():
-        if name in parts:
-            modules[name] = make(description)
-    if isinstance(description.schedule, LearnedScheduleSettings):
-        modules["schedule"] = LearnedSchedule(description.schedule)
-    if "noise" in parts:
-        noise = {field: description.noise[field] for field in description.active}
-        learned = {str(f): LearnedNoise(settings) for f, settings in noise.items() if settings.kind == "learned"}
-        modules["noise"] = nn.ModuleDict(learned)
-    return modules
+    return nn.ModuleDict({name: make() for name, make in _makers(description).items()})
 
 
 def _load_weights(module: nn.Module, weights: Mapping[str, Tensor], prefix: str, folder: Path) -> None:
@@ -139,7 +134,7 @@ class FlowModel:
         self.description = description
         self.base_network = base_network.eval().requires_grad_(False)
         self.learned = nn.ModuleDict() if learned is None else learned
-        expected = learned_parts(description)
+        expected = set(_makers(description))
         if set(self.learned) != expected:
             raise ModelError(
                 f"a {description.variant} model with active fields {description.active} consists of "

@@ -20,7 +20,7 @@ from omatg_ray.errors import ModelError, TrainingError
 from omatg_ray.flow.network import CSPNet, Output
 from omatg_ray.flow.settings import Precision
 from omatg_ray.flow.species import SpeciesPath
-from omatg_ray.policy.drift import VELOCITY, Annealed, Drift, Outputs, Velocity, of_rows
+from omatg_ray.policy.drift import VELOCITY, Drift, Outputs, annealed_velocity, of_rows
 from omatg_ray.policy.grid import time_grid
 from omatg_ray.policy.noise import LearnedNoise, Noise
 from omatg_ray.policy.schedule import Schedule
@@ -109,7 +109,7 @@ class Policy:
         self.frozen = tuple(field for field in FIELDS if field not in active)
         self.noise = dict(noise)
         self.species = species
-        self.of_frozen: Drift = Velocity() if schedule is None else Annealed(Velocity(), schedule)
+        self.of_frozen = annealed_velocity(schedule)
         self.quiet = drift.noiseless()
         self._schedule = schedule
         self.precision: Precision = "float32"

@@ -16,7 +16,7 @@ from omatg_ray.errors import ConfigError, DataError
 from omatg_ray.reward.crmse import PolymorphMatch
 from omatg_ray.reward.custom import CustomReward
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.reward.options import Materials
+from omatg_ray.reward.options import UNNAMED_POTENTIAL, Materials
 from omatg_ray.reward.protocol import Once, Reward
 from omatg_ray.reward.second_potential import SecondPotential
 from omatg_ray.reward.settings import ENERGY, SECOND, CustomSettings, RewardSettings
@@ -80,7 +80,7 @@ def build_scorers(
         )
         energy.require_elements(known.elements)
     elif settings.needs_potential:
-        raise ConfigError("reward.potential: name a MatGL potential, the folder of one, or bundled")
+        raise ConfigError(UNNAMED_POTENTIAL)
     second = None
     if settings.second_potential is not None:
         second = MatGLEnergy(settings.second_potential, device=device, chunk_edges=settings.chunk_edges)

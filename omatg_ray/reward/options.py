@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from omatg_ray.reward.settings import RewardSettings
 
 
+UNNAMED_POTENTIAL = "reward.potential: name a MatGL potential, the folder of one, or bundled"
+
+
 @dataclass
 class Materials:
     """Inputs that rewards are built from.
@@ -41,7 +44,7 @@ class Materials:
             ConfigError: No potential is named.
         """
         if self.relaxed is None or self.energy is None:
-            raise ConfigError("reward.potential: name a MatGL potential, the folder of one, or bundled")
+            raise ConfigError(UNNAMED_POTENTIAL)
         return self.relaxed, self.energy
 
 

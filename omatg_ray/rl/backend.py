@@ -87,6 +87,11 @@ def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[in
     return learner, older
 
 
+def copy_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a module's weights on the CPU, which later updates do not change."""
+    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+
+
 class LocalTrainingBackend:
     """Training backend in this process, which does the work stage by stage when an iteration is collected.
 
@@ -129,7 +134,7 @@ class LocalTrainingBackend:
         items, version = self._submitted.pop(iteration)
         current = None
         if version != self._version:
-            current = self._copy_weights()
+            current = copy_weights(self.learned)
             self.learned.load_state_dict(self._older[version])
         trajectories = self._trajectories[iteration] = [self.rollout(item, version) for item in items]
         if current is not None:
@@ -146,7 +151,7 @@ class LocalTrainingBackend:
         start = self._now()
         trajectories = self._trajectories.pop(iteration)
         if self._staleness:
-            self._older[self._version] = self._copy_weights()
+            self._older[self._version] = copy_weights(self.learned)
         metrics = {}
         if len(counted):
             metrics = self.learner.update(Trajectory.cat(trajectories).select(counted), advantage)
@@ -166,9 +171,6 @@ class LocalTrainingBackend:
         learner, self._older = split_state(state)
         self._version = version
         self.learner.load_state_dict(learner)
-
-    def _copy_weights(self) -> dict[str, Tensor]:
-        return {name: value.detach().cpu().clone() for name, value in self.learned.state_dict().items()}
 
     def _now(self) -> float:
         """Return the time, once the device has finished its asynchronous work."""

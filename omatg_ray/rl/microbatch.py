@@ -85,7 +85,7 @@ class Part:
     states: tuple[Tensor, Tensor]
     advantage: Tensor
     total: int
-    _selected: tuple[slice, Trajectory] | None = field(default=None, init=False)
+    _shared: tuple[slice, Trajectory, slice, Tensor] | None = field(default=None, init=False)
     _tiled: CrystalBatch | None = field(default=None, init=False)
 
     @classmethod
@@ -104,21 +104,21 @@ class Part:
 
     def forget(self) -> None:
         """Release the tensors that microbatches of the same structures share."""
-        self._selected = self._tiled = None
+        self._shared = self._tiled = None
 
     def microbatch(self, cut: Cut) -> Microbatch:
         """Build a microbatch. Microbatches of the same structures share what does not differ between steps."""
         whole, structures, steps = self.trajectory, cut.structures, cut.steps
-        if self._selected is None or self._selected[0] != structures:
+        if self._shared is None or self._shared[0] != structures:
+            self.forget()
             rows = torch.arange(structures.start, structures.stop)
-            self._selected = structures, whole if len(rows) == len(whole) else whole.select(rows)
-            self._tiled = None
-        part = self._selected[1]
+            selected = whole if len(rows) == len(whole) else whole.select(rows)
+            atoms = slice(*whole.x_0.ptr[[structures.start, structures.stop]].tolist())
+            self._shared = structures, selected, atoms, self.advantage[structures].to(self.states[0])
+        _, part, atoms, advantage = self._shared
         if self._tiled is None or len(self._tiled) != (steps.stop - steps.start) * len(part):
             self._tiled = part.x_0.tile(steps.stop - steps.start)
-        atoms = slice(*whole.x_0.ptr[[structures.start, structures.stop]].tolist())
         pos, cell = self.states[0][steps, atoms].flatten(0, 1), self.states[1][steps, structures].flatten(0, 1)
         species = None if part.species is None else part.of_learned(part.species)[steps].flatten()
         crystals = self._tiled.replace(pos, cell, species)
-        weight = 1.0 / (whole.n_learned * self.total)
-        return Microbatch(part, steps, crystals, self.advantage[structures].to(pos), weight)
+        return Microbatch(part, steps, crystals, advantage, 1.0 / (whole.n_learned * self.total))

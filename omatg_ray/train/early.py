@@ -11,6 +11,7 @@ from pathlib import Path
 from omatg_ray.config import UNNAMED_DATA, Config
 from omatg_ray.errors import ConfigError, DataError
 from omatg_ray.model.schedule import require_schedule
+from omatg_ray.reward.options import UNNAMED_POTENTIAL
 from omatg_ray.reward.settings import potential_folder
 from omatg_ray.run.checkpoints import model_folder
 from omatg_ray.run.location import Location, is_bundled, is_remote
@@ -68,7 +69,7 @@ def refuse_unnamed(config: Config) -> None:
             "configs/quickstart.yaml"
         )
     if config.reward.potential is None and config.reward.needs_potential:
-        raise ConfigError("reward.potential: name a MatGL potential, the folder of one, or bundled")
+        raise ConfigError(UNNAMED_POTENTIAL)
 
 
 def require_models(places: Iterable[Location]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from omatg_ray.errors import ModelError
 from omatg_ray.model.variant import Variant
 
+# Messages list the default first.
 NAMES = tuple(sorted((module.name for module in iter_modules(__path__)), reverse=True))
 if TYPE_CHECKING:
     VariantName = str
