@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
 import yaml
 
+from omatg_ray.commands.ablate_settings import AblationSettings
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError
 from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.rl.settings import LearnFrom
 from omatg_ray.settings import documented_keys
 from omatg_ray.tree import override
+from omatg_ray.tune.settings import SweepSettings
+from tests.conftest import ROOT
 
 
 def load(*overrides: str) -> Config:
@@ -246,6 +250,36 @@ def test_keys_work_under_their_old_names(tmp_path: Path) -> None:
         "ray.deadline is now ray.request_timeout; the old name still works",
         "rollout.learn_from.steps is now rollout.learn_from.transitions; the old name still works",
     ]
+
+
+FORMER = sorted((ROOT / "tests" / "former_configs").glob("*.yaml"))
+"""The files of configs/ as they were before keys were renamed."""
+FORMER_NAMES = {
+    "learn_from: {steps: ": ("learn_from: {transitions: ", "rollout.learn_from.steps"),
+    "  annealing: {": ("  fixed_schedule: {", "policy.annealing"),
+    "  schedule: {": ("  learned_schedule: {", "policy.schedule"),
+}
+
+
+@pytest.mark.parametrize("path", FORMER, ids=lambda path: path.stem)
+def test_configurations_written_before_keys_were_renamed_mean_the_same(path: Path, tmp_path: Path) -> None:
+    text, old_keys = path.read_text(), set()
+    for old, (new, key) in FORMER_NAMES.items():
+        if old in text:
+            text, old_keys = text.replace(old, new), old_keys | {key}
+    (tmp_path / path.name).write_text(text)
+    settings = {"sweep": SweepSettings, "ablation": AblationSettings}.get(path.stem.split("_")[0], Config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = settings.load(tmp_path / path.name)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert settings.load(path) == expected
+    assert {str(one.message).split(" is now ")[0] for one in caught} == old_keys
+
+
+def test_former_configurations_have_former_names() -> None:
+    assert sum(any(old in path.read_text() for old in FORMER_NAMES) for path in FORMER) > 2
 
 
 def test_settings_of_a_learned_schedule_work_under_their_old_name() -> None:

@@ -8,6 +8,10 @@ Weights, metrics, evaluations and generated crystals must be equal bit for bit; 
 reads and continues the runs, sweeps and models that the first one wrote. Names, keys, defaults, options and
 configurations of the first commit must exist in the second, which may have more. Prints a line per case; exit status 1
 if any differs, 2 if a commit cannot be run at all.
+
+A commit that renames keys or changes words is compared without these:
+
+    scripts/compare_commits HEAD --no-texts --renamed policy.annealing=policy.fixed_schedule
 """
 
 from __future__ import annotations
@@ -125,10 +129,22 @@ class Comparison:
         place: Folder in which the cases run.
         inputs: Inputs of the cases.
         listed: All cases by name.
+        renamed: New names of configuration keys by their old ones.
+        texts: Whether to compare pages, pictures and printed text, too.
     """
 
-    def __init__(self, before: Side, after: Side, place: Place, inputs: Path, listed: dict[str, Case]) -> None:
+    def __init__(
+        self,
+        before: Side,
+        after: Side,
+        place: Place,
+        inputs: Path,
+        listed: dict[str, Case],
+        renamed: dict[str, str],
+        texts: bool,
+    ) -> None:
         self._before, self._after, self._place, self._inputs, self._cases = before, after, place, inputs, listed
+        self._renamed, self._texts = renamed, texts
 
     def prepare(self, case: Case) -> tuple[str, float]:
         """Run a case with the commit before, unless its results exist.
@@ -162,14 +178,16 @@ class Comparison:
             return f"after: {error}", before, 0.0
         return self._compare(case, self._before.results / case.name, out), before, after
 
-    @staticmethod
-    def _compare(case: Case, before: Path, after: Path) -> str | None:
+    def _compare(self, case: Case, before: Path, after: Path) -> str | None:
         if case.promised is None:
-            return folder_difference(before / FILES, after / FILES) or folder_difference(
-                before / PRINTED, after / PRINTED
+            parts = (
+                folder_difference(before / part, after / part, self._renamed, self._texts) for part in (FILES, PRINTED)
             )
+            return next((found for found in parts if found is not None), None)
         for path in sorted((before / PRINTED).iterdir()):
             ours, theirs = (case.promised(one.read_text()) for one in (path, after / PRINTED / path.name))
+            for old, new in self._renamed.items():
+                ours = [line.replace(old, new) for line in ours]
             lost = [line for line in ours if line not in set(theirs)]
             if lost:
                 return f"{path.name}: not there after: {lost[0]}"
@@ -202,7 +220,9 @@ def _side(folder: Path, commit: str | None, work: Path, actors: bool) -> Side:
     return Side(code, folder / "results")
 
 
-def compare(before: str, after: str | None, folder: Path, only: str | None) -> bool:
+def compare(
+    before: str, after: str | None, folder: Path, only: str | None, renamed: dict[str, str], texts: bool
+) -> bool:
     """Run and compare the cases, and print a line for each.
 
     Args:
@@ -210,6 +230,8 @@ def compare(before: str, after: str | None, folder: Path, only: str | None) -> b
         after: Another commit; None for the files of the checkout.
         folder: Working folder; existing results of `before` are reused.
         only: Names of cases, separated by commas; None for all.
+        renamed: New names of configuration keys by their old ones.
+        texts: Whether to compare pages, pictures and printed text, too.
 
     Returns:
         Whether all cases are equal.
@@ -233,7 +255,7 @@ def compare(before: str, after: str | None, folder: Path, only: str | None) -> b
     other = _side(folder / "after", commits[1], place.clear(), actors)
     print(f"before: {commits[0][:12]}, after: {commits[1][:12] if commits[1] else 'the files of the checkout'}")
     print(f"{'case':20} {'seconds':>15}")
-    comparison = Comparison(one, other, place, inputs, listed)
+    comparison = Comparison(one, other, place, inputs, listed, renamed, texts)
     differ, spent = [], [0.0, 0.0]
     for case in asked:
         found, *seconds = comparison.difference(case)
@@ -257,7 +279,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep everything there, and reuse what BEFORE already wrote there"
     )
+    parser.add_argument("--no-texts", action="store_true", help="do not compare pages, pictures and printed text")
+    parser.add_argument(
+        "--renamed", metavar="OLD=NEW", action="append", default=[], help="a configuration key's new name (repeatable)"
+    )
     options = parser.parse_args(arguments)
+    renamed = [words.partition("=") for words in options.renamed]
+    if not all(old and new for old, _, new in renamed):
+        parser.error("write --renamed OLD=NEW, with dotted keys")
     if options.list:
         configs = ROOT / "configs"
         for case in cases(sorted(path.name for path in configs.glob("*.yaml")), configs):
@@ -270,7 +299,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         temporary = None if options.keep else stack.enter_context(tempfile.TemporaryDirectory(prefix="commits-"))
         folder = (options.keep or Path(str(temporary))).resolve()
         try:
-            return 0 if compare(options.before, options.after, folder, options.only) else 1
+            new_names = {old: new for old, _, new in renamed}
+            equal = compare(options.before, options.after, folder, options.only, new_names, not options.no_texts)
+            return 0 if equal else 1
         except CheckoutError as error:
             parser.error(str(error))
 

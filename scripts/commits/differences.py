@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ MASKED = (
     ),
 )
 """Times in texts, and their replacements."""
+TEXTS = ("*.html", "*.svg", "*.png", "*.out")
+"""Files to read or look at, which a commit that changes words or pictures changes."""
 LAST_COLUMN = (
     # Printed: from the heads to the first line that does not end in a number.
     (re.compile(r"(?<= s/1000\n)(.*[\d-]\n)+"), re.compile(r" +\S+\n"), "\n"),
@@ -54,31 +56,39 @@ LAST_COLUMN = (
 """Tables whose last column is a time: pattern of the part after the heads, pattern to replace in it, replacement."""
 
 
-def folder_difference(before: Path, after: Path) -> str | None:
-    """Return the first difference between two folders in the order of their files; None if there is none."""
-    ours, theirs = (_files(folder) for folder in (before, after))
+def folder_difference(
+    before: Path, after: Path, renamed: Mapping[str, str] | None = None, texts: bool = True
+) -> str | None:
+    """Return the first difference between two folders in the order of their files; None if there is none.
+
+    Args:
+        renamed: New names of configuration keys by their old ones.
+        texts: Whether to compare pages, pictures and printed text, too.
+    """
+    left_out = LEFT_OUT if texts else (*LEFT_OUT, *TEXTS)
+    ours, theirs = (_files(folder, left_out) for folder in (before, after))
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in theirs:
             return f"{name}: not there after"
         if name not in ours:
             return f"{name}: not there before"
-        found = file_difference(ours[name], theirs[name])
+        found = file_difference(ours[name], theirs[name], renamed or {})
         if found is not None:
             return f"{name}: {found}"
     return None
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def _files(folder: Path, left_out: Sequence[str]) -> dict[str, Path]:
     """List all files and links below a folder, by name relative to it."""
     found = {}
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        if (path.is_symlink() or path.is_file()) and not any(fnmatch(f"/{name}", pattern) for pattern in LEFT_OUT):
+        if (path.is_symlink() or path.is_file()) and not any(fnmatch(f"/{name}", pattern) for pattern in left_out):
             found[name] = path
     return found
 
 
-def file_difference(before: Path, after: Path) -> str | None:
+def file_difference(before: Path, after: Path, renamed: Mapping[str, str]) -> str | None:
     """Return the first difference between two files or links; None if there is none."""
     if before.is_symlink() or after.is_symlink():
         ours, theirs = (str(path.readlink()) if path.is_symlink() else "a file" for path in (before, after))
@@ -86,7 +96,25 @@ def file_difference(before: Path, after: Path) -> str | None:
     read = READERS.get(before.name) or READERS.get(before.suffix)
     if read is None:
         return None if before.read_bytes() == after.read_bytes() else _line_difference(before, after)
-    return value_difference(read(before), read(after), may_grow=before.name in MAY_GROW)
+    if before.name not in MAY_GROW:
+        return value_difference(read(before), read(after))
+    return value_difference(with_new_names(read(before), renamed), read(after), may_grow=True)
+
+
+def with_new_names(tree: Any, renamed: Mapping[str, str]) -> Any:
+    """Move the values of a configuration whose dotted keys have new names; changes and returns it."""
+    for old, new in renamed.items():
+        (*path, name), (*new_path, new_name) = old.split("."), new.split(".")
+        inner = _section(tree, path)
+        if name in inner:
+            _section(tree, new_path)[new_name] = inner.pop(name)
+    return tree
+
+
+def _section(tree: Any, path: Sequence[str]) -> dict[str, Any]:
+    for name in path:
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree if isinstance(tree, dict) else {}
 
 
 def _line_difference(before: Path, after: Path) -> str:

@@ -120,6 +120,22 @@ def test_times_commits_and_new_keys_of_a_configuration_are_no_difference(tmp_pat
     assert folder_difference(before, after) is None
 
 
+def test_renamed_keys_and_texts_are_no_difference_where_that_is_asked_for(tmp_path: Path) -> None:
+    from differences import folder_difference
+
+    before, after = write_run(tmp_path / "before"), write_run(tmp_path / "after")
+    text("config.yaml", "seed: 0\nrollout: {crystals: 2}\n")(after)
+    text("report.html", "<p>the loss is 0.5, in 3.2 s</p>")(after)
+    renamed = {"rollout.groups": "rollout.crystals"}
+    assert folder_difference(before, after, renamed, texts=False) is None
+    found = folder_difference(before, after, renamed)
+    assert found == "run/report.html: [0]: '<p>loss 0.5, in SECONDS</p>', after '<p>the loss is 0.5, in SECONDS</p>'"
+    assert folder_difference(before, after, texts=False) == "run/config.yaml: rollout.groups: not there after"
+    text("config.yaml", "seed: 0\nrollout: {crystals: 3}\n")(after)
+    found = folder_difference(before, after, renamed, texts=False)
+    assert found == "run/config.yaml: rollout.crystals: 2, after 3"
+
+
 def test_times_in_tables_and_reports_are_left_out_and_nothing_else() -> None:
     from differences import masked
 
