@@ -1,0 +1,106 @@
+"""Reward gradients through the last steps of a trajectory: the discrete adjoint.
+
+Step k moves the state by m_k(x_k; θ), so the gradient of a reward R(x_T) with respect to the weights is the sum over
+the steps of λ_{k+1} · ∂m_k/∂θ, with the adjoint λ_T = dR/dx_T and λ_k = λ_{k+1} + (∂m_k/∂x_k)ᵀ λ_{k+1}. Only the last K
+steps are counted (DRaFT-K: Clark et al., arXiv 2309.17400), as the adjoint of many steps grows and loses its meaning.
+
+The recorded states are replayed, and each step is differentiated on its own, so that memory holds the graph of one step
+however many are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.fields import FIELDS
+from omatg_ray.policy.policy import Policy
+from omatg_ray.reward.gradient import Gradient
+from omatg_ray.rl.rollout import Trajectory
+
+
+@dataclass(frozen=True)
+class Pathwise:
+    """Update of a policy by the gradients of rewards.
+
+    Args:
+        policy: Policy whose steps without noise are differentiated.
+        parameters: Its trained parameters.
+        steps: Number K of last steps that count.
+        limit: Largest size of a reward's gradient (`Gradient.size`), in units of the reward per Å.
+        growth: Largest size of the adjoint, as a multiple of the size of the (limited) gradient that it starts from.
+    """
+
+    policy: Policy
+    parameters: Sequence[nn.Parameter]
+    steps: int
+    limit: float
+    growth: float
+
+    def accumulate(
+        self, trajectory: Trajectory, states: tuple[Tensor, Tensor], gradient: Gradient, weight: float
+    ) -> dict[str, float]:
+        """Add the gradient of −weight · Σ R to the `grad` of the parameters.
+
+        Args:
+            trajectory: B structures, sampled without noise in the last K steps.
+            states: Positions (T, sum N, 3) and lattices (T, B, 3, 3) at all grid points.
+            gradient: Gradient of their rewards at the last state.
+            weight: Factor of every structure.
+
+        Returns:
+            Sums over the structures, times weight: `gradient_size`, the size of the gradients; `gradient_limited`,
+            the number of those above the limit; `adjoint_growth`, the size of the adjoint at the first counted step, in
+            that of the limited gradient.
+        """
+        n_steps = trajectory.n_steps
+        final = _state(trajectory, states, n_steps)
+        size = gradient.size(final)
+        start = gradient.limited(self.limit, final)
+        largest = self.growth * start.size(final)
+        adjoint = Gradient(start.pos.to(final.pos), start.cell.to(final.cell))
+        first = max(0, n_steps - self.steps)
+        for k in reversed(range(first, n_steps)):
+            state = _state(trajectory, states, k)
+            adjoint = adjoint.limited(largest.to(state.pos), state)
+            state.pos.requires_grad_(k > first)
+            state.cell.requires_grad_(k > first)
+            by_pos, by_cell = self._differentiate(trajectory, state, k, adjoint, -weight)
+            adjoint = Gradient(adjoint.pos + by_pos, adjoint.cell + by_cell)
+        grown = adjoint.size(_state(trajectory, states, first)) / start.size(final).clamp_min(1e-12).to(adjoint.pos)
+        return {
+            "gradient_size": weight * float(size.nan_to_num(0.0, 0.0, 0.0).sum()),
+            "gradient_limited": weight * float((size > self.limit).sum()),
+            "adjoint_growth": weight * float(grown.sum()),
+        }
+
+    def _differentiate(
+        self, trajectory: Trajectory, state: CrystalBatch, k: int, adjoint: Gradient, factor: float
+    ) -> tuple[Tensor, Tensor]:
+        """Add factor · λ · ∂m_k/∂θ to the parameters' gradients; return (∂m_k/∂x_k)ᵀ λ by positions and lattices."""
+        dt = trajectory.times[k + 1] - trajectory.times[k]
+        moved = self.policy.at(trajectory.precision).step(state, trajectory.times[k], dt, {}).displacement
+        along = sum(((getattr(adjoint, field) * moved[field]).sum() for field in FIELDS), torch.zeros_like(dt))
+        inputs = [values for values in (state.pos, state.cell) if values.requires_grad]
+        found = torch.autograd.grad(along, [*self.parameters, *inputs], allow_unused=True)
+        for parameter, value in zip(self.parameters, found, strict=False):
+            if value is not None:
+                parameter.grad = factor * value if parameter.grad is None else parameter.grad + factor * value
+        by_state = found[len(self.parameters) :] if inputs else (None, None)
+        by_pos, by_cell = (
+            torch.zeros_like(of) if value is None else value
+            for value, of in zip(by_state, (state.pos, state.cell), strict=True)
+        )
+        return by_pos, by_cell
+
+
+def _state(trajectory: Trajectory, states: tuple[Tensor, Tensor], k: int) -> CrystalBatch:
+    """Return the state at grid point k, detached."""
+    species = trajectory.x_0.species
+    if trajectory.species is not None and k < trajectory.n_steps:
+        species = trajectory.species[k]
+    return trajectory.x_0.replace(states[0][k].detach().clone(), states[1][k].detach().clone(), species)

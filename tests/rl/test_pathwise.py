@@ -1,0 +1,175 @@
+"""Reward gradients through the steps of a trajectory, against finite differences and closed forms."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.fields import FIELDS, FieldName
+from omatg_ray.flow.network import CSPNet
+from omatg_ray.policy.grid import time_grid
+from omatg_ray.policy.hand_made import LinearSchedule
+from omatg_ray.policy.policy import Policy
+from omatg_ray.reward.gradient import Gradient
+from omatg_ray.rl.pathwise import Pathwise
+from omatg_ray.rl.rollout import Trajectory, rollout
+from tests.small import perturbed, random_crystals, small_network, velocity_policy
+
+STEPS = 6
+FREE = 1e9
+"""A limit that limits nothing."""
+
+
+def reward(crystals: CrystalBatch) -> Tensor:
+    """A smooth periodic reward (B,) of positions and lattices."""
+    waves = torch.cos(2 * math.pi * crystals.pos + torch.arange(3.0)).sum(1)
+    return crystals.layout.sum(waves) - (crystals.cell @ crystals.cell.mT - 15.0).square().sum((1, 2)) / 100
+
+
+def reward_gradient(crystals: CrystalBatch) -> Gradient:
+    pos, cell = crystals.pos.detach().requires_grad_(), crystals.cell.detach().requires_grad_()
+    return Gradient(*torch.autograd.grad(reward(crystals.replace(pos, cell)).sum(), (pos, cell)))
+
+
+def sample(policy: Policy, x_0: CrystalBatch) -> Trajectory:
+    """A trajectory without noise, with given species."""
+    zero = {field: torch.zeros(STEPS - 1, *getattr(x_0, field).shape, dtype=x_0.dtype) for field in policy.active}
+    return rollout(policy, x_0, time_grid(STEPS), zero)
+
+
+def update(policy: Policy, x_0: CrystalBatch, steps: int, limit: float = FREE, growth: float = FREE) -> list[Tensor]:
+    """Gradients of minus the mean reward by the parameters that reinforcement trains."""
+    parameters = policy.trainable_parameters()
+    trajectory = sample(policy, x_0)
+    gradient = reward_gradient(trajectory.final())
+    pathwise = Pathwise(policy, parameters, steps, limit, growth)
+    pathwise.accumulate(trajectory, trajectory.states(), gradient, 1.0 / len(x_0))
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+
+
+def shifted(network: CSPNet, directions: list[Tensor], parameters: list[int], by: float) -> CSPNet:
+    other = copy.deepcopy(network)
+    own = list(other.parameters())
+    with torch.no_grad():
+        for index, direction in zip(parameters, directions, strict=True):
+            own[index].add_(by * direction)
+    return other
+
+
+@pytest.mark.parametrize("schedule", [None, LinearSchedule(pos=2.0, cell=1.0)], ids=["plain", "annealed"])
+@pytest.mark.parametrize("active", [("pos", "cell"), ("pos",), ("cell",)])
+@pytest.mark.parametrize("steps", [1, 3, STEPS - 1])
+def test_the_update_is_the_derivative_of_the_mean_reward(
+    active: tuple[FieldName, ...], steps: int, schedule: LinearSchedule | None
+) -> None:
+    """Against finite differences of a sampler in which only the last steps use the changed weights."""
+    base = small_network(0)
+    network = perturbed(base, 0.05)
+    x_0 = random_crystals([1, 3, 4], seed=3)
+    policy = velocity_policy(network, base, active, schedule=schedule)
+    gradients = update(policy, x_0, steps)
+    parameters = policy.trainable_parameters()
+    position = {id(p): index for index, p in enumerate(network.parameters())}
+    indices = [position[id(p)] for p in parameters]
+    rng = torch.Generator().manual_seed(5)
+    directions = [torch.randn(p.shape, generator=rng, dtype=p.dtype) for p in parameters]
+
+    def mean_reward(by: float) -> float:
+        late = velocity_policy(shifted(network, directions, indices, by), base, active, schedule=schedule)
+        times, state = time_grid(STEPS).double(), x_0
+        with torch.no_grad():
+            for k, dt in enumerate(times.diff()):
+                used = policy if k < STEPS - 1 - steps else late
+                moved = used.step(state, times[k], dt, {}).displacement
+                state = state.replace((state.pos + moved["pos"]) % 1.0, state.cell + moved["cell"])
+        return float(reward(state).mean())
+
+    h = 2e-6
+    expected = (mean_reward(h) - mean_reward(-h)) / (2 * h)
+    found = -sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True))
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-8)
+
+
+def test_a_later_start_counts_fewer_steps() -> None:
+    base = small_network(0)
+    policy = velocity_policy(perturbed(base, 0.05), base)
+    one, all_steps = (update(copied, random_crystals([3, 4]), steps) for copied, steps in ((policy, 1), (policy, 99)))
+    assert not any(torch.allclose(a, b) for a, b in zip(one, all_steps, strict=True) if b.abs().max() > 1e-6)
+
+
+def test_structures_are_limited_one_by_one() -> None:
+    """With the limit at half the size of one structure's gradient, its share halves, and others' shares stay."""
+    base = small_network(0)
+    policy = velocity_policy(perturbed(base, 0.05), base)
+    big, small = random_crystals([3], seed=1), random_crystals([4], seed=2)
+    sizes = [float(reward_gradient(sample(policy, x).final()).size(sample(policy, x).final())) for x in (big, small)]
+    assert sizes[0] != pytest.approx(sizes[1], rel=0.2)
+    if sizes[0] < sizes[1]:
+        big, small, sizes = small, big, sizes[::-1]
+    limit = max(0.5 * sizes[0], 1.001 * sizes[1])
+    parts = []
+    for crystals, factor in ((big, limit / sizes[0]), (small, 1.0)):
+        policy.network.zero_grad()
+        parts.append([0.5 * factor * g for g in update(policy, crystals, 2)])
+    policy.network.zero_grad()
+    together = update(policy, CrystalBatch.cat([big, small]), 2, limit=limit)
+    for found, one, other in zip(together, *parts, strict=True):
+        torch.testing.assert_close(found, one + other, rtol=1e-8, atol=1e-12)
+
+
+def test_a_structure_without_a_finite_gradient_teaches_nothing() -> None:
+    base = small_network(0)
+    policy = velocity_policy(perturbed(base, 0.05), base)
+    x_0 = random_crystals([3, 4])
+    trajectory = sample(policy, x_0)
+    gradient = reward_gradient(trajectory.final())
+    gradient.pos[0] = math.nan
+    parameters = policy.trainable_parameters()
+    stats = Pathwise(policy, parameters, 3, FREE, FREE).accumulate(trajectory, trajectory.states(), gradient, 1.0)
+    found = [p.grad.clone() for p in parameters if p.grad is not None]
+    policy.network.zero_grad()
+    alone = [g for g in update(policy, x_0.select([1]), 3) if g.abs().max() > 0]
+    assert all(math.isfinite(value) for value in stats.values())
+    for one, other in zip([g for g in found if g.abs().max() > 0], alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_the_adjoint_is_limited_to_a_multiple_of_where_it_starts() -> None:
+    """With growth 1 and a network that multiplies the adjoint, no step takes more than the size of the last."""
+    base = small_network(0)
+    policy = velocity_policy(perturbed(base, 0.3), base, schedule=LinearSchedule(pos=20.0, cell=20.0))
+    x_0 = random_crystals([3, 4])
+    trajectory = sample(policy, x_0)
+    gradient, parameters = reward_gradient(trajectory.final()), policy.trainable_parameters()
+    free = Pathwise(policy, parameters, 5, FREE, FREE).accumulate(trajectory, trajectory.states(), gradient, 0.5)
+    assert free["adjoint_growth"] > 1.5  # or this tests nothing
+    unlimited = [p.grad.clone() for p in parameters if p.grad is not None]
+    policy.network.zero_grad()
+    Pathwise(policy, parameters, 5, FREE, 1.0).accumulate(trajectory, trajectory.states(), gradient, 0.5)
+    limited = [p.grad.clone() for p in parameters if p.grad is not None]
+
+    def norm(values: list[Tensor]) -> float:
+        return float(torch.cat([v.flatten() for v in values]).norm())
+
+    assert norm(limited) < norm(unlimited)
+
+
+def test_frozen_fields_pass_the_adjoint_on() -> None:
+    """With positions active, the reward of the lattice alone reaches them through the base's drift of the lattice."""
+    base = small_network(0)
+    policy = velocity_policy(perturbed(base, 0.05), base, ("pos",))
+    x_0 = random_crystals([3, 4])
+    trajectory = sample(policy, x_0)
+    gradient = reward_gradient(trajectory.final())
+    only_cell = Gradient(torch.zeros_like(gradient.pos), gradient.cell)
+    parameters = policy.trainable_parameters()
+    Pathwise(policy, parameters, 1, FREE, FREE).accumulate(trajectory, trajectory.states(), only_cell, 1.0)
+    assert all(p.grad is None or not p.grad.any() for p in parameters)
+    Pathwise(policy, parameters, 3, FREE, FREE).accumulate(trajectory, trajectory.states(), only_cell, 1.0)
+    assert any(p.grad is not None and bool(p.grad.any()) for p in parameters)
+    assert FIELDS == ("pos", "cell")
