@@ -34,11 +34,9 @@ class TrainingBackend(Protocol):
             items: All items of one iteration.
             version: The current version, or one that is older by at most the backend's staleness.
         """
-        ...
 
     def collect(self, iteration: int) -> Sequence[ScoredItem]:
         """Return the scores of a submitted iteration, item by item, once all are there."""
-        ...
 
     def learn(self, iteration: int, counted: Tensor, advantage: Tensor) -> dict[str, float]:
         """Update the weights to version `iteration` + 1.
@@ -54,19 +52,15 @@ class TrainingBackend(Protocol):
         Raises:
             TrainingError: As `Learner.update`.
         """
-        ...
 
     def timings(self) -> dict[str, float]:
         """Return the seconds per stage (`time_*`) since the last call, and any other record of how time was spent."""
-        ...
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the learner's state apart from the weights, and the older weights still needed, on the CPU."""
-        ...
 
     def load_state_dict(self, state: dict[str, Tensor], version: int) -> None:
         """Restore what `state_dict` returned; the model's weights are of this version."""
-        ...
 
 
 def join_state(learner: Mapping[str, Tensor], older: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:

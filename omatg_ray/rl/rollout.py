@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -93,17 +93,16 @@ class Trajectory:
         def move(tensors: dict[K, Tensor]) -> dict[K, Tensor]:
             return {name: values.to(device) for name, values in tensors.items()}
 
-        return Trajectory(
-            self.x_0.to(device),
-            self.times.to(device),
-            move(self.displacement),
-            move(self.log_prob),
-            move(self.action),
-            move(self.base_outputs),
-            self.version,
-            None if self.species is None else self.species.to(device),
-            None if self.learn_from is None else self.learn_from.to(device),
-            self.precision,
+        return replace(
+            self,
+            x_0=self.x_0.to(device),
+            times=self.times.to(device),
+            displacement=move(self.displacement),
+            log_prob=move(self.log_prob),
+            action=move(self.action),
+            base_outputs=move(self.base_outputs),
+            species=None if self.species is None else self.species.to(device),
+            learn_from=None if self.learn_from is None else self.learn_from.to(device),
         )
 
     def select(self, structures: Tensor) -> Trajectory:
@@ -118,17 +117,14 @@ class Trajectory:
                 for name, values in tensors.items()
             }
 
-        return Trajectory(
-            self.x_0.select(structures),
-            self.times,
-            part(self.displacement),
-            part(self.log_prob, of_structures=bool(self.action)),
-            part(self.action, of_structures=True),
-            part(self.base_outputs),
-            self.version,
-            None if self.species is None else self.species.index_select(1, atoms),
-            self.learn_from,
-            self.precision,
+        return replace(
+            self,
+            x_0=self.x_0.select(structures),
+            displacement=part(self.displacement),
+            log_prob=part(self.log_prob, of_structures=bool(self.action)),
+            action=part(self.action, of_structures=True),
+            base_outputs=part(self.base_outputs),
+            species=None if self.species is None else self.species.index_select(1, atoms),
         )
 
     @classmethod
@@ -141,17 +137,14 @@ class Trajectory:
             return {field: torch.cat([part[field] for part in parts], dim=1) for field in parts[0]}
 
         species = [trajectory.species for trajectory in trajectories if trajectory.species is not None]
-        return cls(
-            CrystalBatch.cat([t.x_0 for t in trajectories]),
-            first.times,
-            join("displacement"),
-            join("log_prob"),
-            join("action"),
-            join("base_outputs"),
-            first.version,
-            torch.cat(species, dim=1) if species else None,
-            first.learn_from,
-            first.precision,
+        return replace(
+            first,
+            x_0=CrystalBatch.cat([t.x_0 for t in trajectories]),
+            displacement=join("displacement"),
+            log_prob=join("log_prob"),
+            action=join("action"),
+            base_outputs=join("base_outputs"),
+            species=torch.cat(species, dim=1) if species else None,
         )
 
 
