@@ -73,12 +73,12 @@ def joined_with_room(settings: RaySettings, progress: bool = False) -> Iterator[
         ClusterError: The cluster cannot be reached, or has no room for the workers.
     """
     share = settings.pretrain
-    with join_cluster(settings, progress) as cluster:
+    with join_cluster(settings, progress) as (address, grows):
         # Otherwise Ray Train would wait for room, a minute at a time.
-        with reserve_room([("pretraining worker", share.bundle)] * share.workers, settings, cluster.grows):
+        with reserve_room([("pretraining worker", share.bundle)] * share.workers, settings, grows):
             pass
         if progress:
-            print_line(f"{cluster.address}: room for {share.workers} workers")
+            print_line(f"{address}: room for {share.workers} workers")
         yield
 
 
