@@ -60,16 +60,8 @@ def run_backend(config: Config, parts: RunComponents, progress: bool, inside: bo
 
 def local_training(config: Config, parts: RunComponents) -> LocalTrainingBackend:
     """Return the backend that trains in this process."""
-    model = parts.model
-    learner = Learner(model.policy(), config.objective, config.learner)
-    return LocalTrainingBackend(
-        learner,
-        model.learned,
-        model.description.base_distribution,
-        parts.reward,
-        model.device,
-        config.rollout.max_staleness,
-    )
+    learner = Learner(parts.model.policy(), config.objective, config.learner)
+    return LocalTrainingBackend(learner, parts.model, parts.reward, config.rollout.max_staleness)
 
 
 @contextmanager
