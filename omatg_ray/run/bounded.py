@@ -106,7 +106,7 @@ class BoundedPool:
                 while waiting and len(busy) < self.workers:
                     index, attempt = waiting.popleft()
                     worker = self._idle.pop() if self._idle else _Worker(self.function, self.timeout)
-                    worker.submit(calls[index])
+                    worker.send(calls[index])
                     busy[worker.connection] = (worker, index, attempt)
                 for connection in wait(list(busy)):
                     assert isinstance(connection, Connection)
@@ -161,12 +161,9 @@ class _Worker:
                 env={**os.environ, **one_thread},
             )
         self.ready = False
-        self._send((function, timeout))
+        self.send((function, timeout))
 
-    def submit(self, arguments: tuple[Any, ...]) -> None:
-        self._send(arguments)
-
-    def _send(self, message: object) -> None:
+    def send(self, message: object) -> None:
         with suppress(OSError):  # The process is gone, and `receive` will say so.
             self.connection.send(message)
 
