@@ -90,11 +90,11 @@ class RayEvaluationBackend:
         self, method: str, arguments: Sequence[tuple[Any, ...]], of: Callable[[Any], Tensor]
     ) -> Iterator[Tensor]:
         results: dict[int, Tensor] = {}
+
+        def done(index: int, value: Any) -> None:
+            results[index] = of(value)
+
         for index, call in enumerate(arguments):
-
-            def done(value: Any, index: int = index) -> None:
-                results[index] = of(value)
-
-            self._reward.submit(Request(f"batch {index}", method, call, done))
+            self._reward.submit(Request(f"batch {index}", method, call, partial(done, index)))
         self._loop.until(lambda: len(results) == len(arguments))
         return iter([results[index] for index in range(len(arguments))])

@@ -93,7 +93,7 @@ class RayTrainingBackend:
     def _roll_out(self, flight: _Flight, index: int) -> None:
         item = flight.items[index]
         weights = self.weights[flight.version]
-        arguments = (item, flight.version, weights, self._with_base)
+        arguments = (item, weights, self._with_base)
 
         def done(_: None, trajectory: ObjectRef[Any], crystals: ObjectRef[Any]) -> None:
             flight.trajectories[index] = trajectory

@@ -85,10 +85,8 @@ class RolloutWorker(BaseWorker):
         self._policy = model.policy()
         self._weights_key = self._sampler_key = ""
 
-    def rollout(
-        self, item: WorkItem, version: int, weights: ObjectHandle, with_base: bool
-    ) -> tuple[Trajectory, CrystalBatch, Timed]:
-        """Run an item (`run_item`) with a version of the weights; trajectories and final crystals stay here."""
+    def rollout(self, item: WorkItem, weights: ObjectHandle, with_base: bool) -> tuple[Trajectory, CrystalBatch, Timed]:
+        """Run an item (`run_item`) with these weights; trajectories and final crystals stay here."""
         start = time.perf_counter()
         # A model evaluated before need not stay on the device beside the policy.
         self._sampler, self._sampler_key = self._model, ""
@@ -96,7 +94,7 @@ class RolloutWorker(BaseWorker):
             self._model.learned.load_state_dict(ray.get(weights.ref))
             self._weights_key = weights.key
         base = self._model.description.base_distribution
-        trajectory = run_item(item, self._policy, base, with_base, self.device, version)
+        trajectory = run_item(item, self._policy, base, with_base, self.device)
         on_cpu, crystals = trajectory.to("cpu"), trajectory.final().to("cpu")
         return on_cpu, crystals, Timed(None, time.perf_counter() - start)
 

@@ -103,11 +103,11 @@ class LocalTrainingBackend:
         self._trajectories: dict[int, list[Trajectory]] = {}
         self._version, self._older = 0, dict[int, dict[str, Tensor]]()
 
-    def rollout(self, item: WorkItem, version: int) -> Trajectory:
+    def rollout(self, item: WorkItem) -> Trajectory:
         """Roll out one item with the current weights."""
         policy, base = self.learner.policy, self.model.description.base_distribution
         with_base = self.learner.objective.needs_base(policy)
-        return run_item(item, policy, base, with_base, self.model.device, version)
+        return run_item(item, policy, base, with_base, self.model.device)
 
     def submit(self, items: Sequence[WorkItem], version: int) -> None:
         self._submitted[items[0].iteration] = (items, version)
@@ -119,7 +119,7 @@ class LocalTrainingBackend:
         if version != self._version:
             current = copy_weights(self.model.learned)
             self.model.learned.load_state_dict(self._older[version])
-        trajectories = self._trajectories[iteration] = [self.rollout(item, version) for item in items]
+        trajectories = self._trajectories[iteration] = [self.rollout(item) for item in items]
         if current is not None:
             self.model.learned.load_state_dict(current)
         start = self._add_time("time_rollout", start)

@@ -35,7 +35,8 @@ class Loss:
     def __call__(self, microbatch: Microbatch) -> tuple[Tensor, dict[str, float], float]:
         """Return loss, statistics and largest |log-ratio| of a microbatch, weighted so that microbatches add up."""
         trajectory, steps, weight = microbatch.trajectory, microbatch.steps, microbatch.weight
-        t, dt, crystals = microbatch.t, microbatch.dt, microbatch.crystals
+        crystals, times = microbatch.crystals, trajectory.times
+        t, dt = (trajectory.of_learned(values)[steps] for values in (times[:-1], times.diff()))
         # One time per structure and step, so that all steps of the block share a network call.
         t_each, dt_each = (values.repeat_interleave(len(trajectory)) for values in (t, dt))
         outputs = self.policy.at(trajectory.precision).outputs(crystals, t_each)

@@ -54,16 +54,6 @@ class Microbatch:
     advantage: Tensor
     weight: float
 
-    @property
-    def t(self) -> Tensor:
-        """Times of the steps (K,)."""
-        return self.trajectory.of_learned(self.trajectory.times[:-1])[self.steps]
-
-    @property
-    def dt(self) -> Tensor:
-        """Lengths of the steps (K,)."""
-        return self.trajectory.of_learned(self.trajectory.times.diff())[self.steps]
-
 
 class Part:
     """The part of an iteration that one learner learns from.

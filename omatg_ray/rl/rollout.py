@@ -32,7 +32,6 @@ class Trajectory:
         action: Actions (M, B) where they are not the displacements themselves.
         base_outputs: Outputs of the base network for the active fields at every state, (M, ...), where the objective
             needs them.
-        version: Version of the policy that sampled.
         species: Species at every step's state (K, sum N), where they are generated; 0 where masked.
         learn_from: The steps that are learned from (M,), increasing; None: all, M = K.
         precision: Precision of the networks. Learning must use the same one; otherwise the ratios would differ from 1
@@ -45,7 +44,6 @@ class Trajectory:
     log_prob: Fields
     action: Fields
     base_outputs: dict[Output, Tensor]
-    version: int = 0
     species: Tensor | None = None
     learn_from: Tensor | None = None
     precision: Precision = "float32"
@@ -154,7 +152,6 @@ def rollout(
     times: Tensor,
     noise: Fields,
     with_base: bool = False,
-    version: int = 0,
     jumps: Tensor | None = None,
     learn_from: Sequence[int] | None = None,
     noise_elsewhere: bool = True,
@@ -167,7 +164,6 @@ def rollout(
         times: Grid (T,).
         noise: Standard normal numbers for the active fields, as returned by `draw_noise`.
         with_base: Whether to record the base network's outputs for the active fields, for KL and distillation.
-        version: Version of the policy, recorded with the trajectory.
         jumps: Random numbers as returned by `draw_jumps`, where the policy generates species.
         learn_from: The steps that will be learned from, increasing; None: all.
         noise_elsewhere: Whether the other steps take noise too.
@@ -211,7 +207,6 @@ def rollout(
         log_prob=log_prob,
         action=stack("action", learned_from),
         base_outputs=stack("base_outputs", learned_from),
-        version=version,
         species=None if policy.species is None else torch.stack(visited),
         learn_from=rows,
         precision=policy.precision,

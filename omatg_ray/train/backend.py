@@ -32,12 +32,10 @@ def run_backend(config: Config, parts: RunComponents, progress: bool, inside: bo
     """
     timeout = config.validation.match_timeout
     if not config.ray.rollout.workers:
-        own = local_training(config, parts)
-        with (
-            closing(parts.reward),
-            local_backend(config.workers, timeout, parts.energy, parts.reward, own) as backend,
-        ):
-            yield backend
+        with closing(parts.reward) as reward:
+            own = local_training(config, parts)
+            with local_backend(config.workers, timeout, parts.scorers.energy, reward, own) as backend:
+                yield backend
         return
     from omatg_ray.distributed.actor_set import start_actors
     from omatg_ray.distributed.evaluation_backend import RayEvaluationBackend
@@ -54,7 +52,7 @@ def run_backend(config: Config, parts: RunComponents, progress: bool, inside: bo
     with start_actors(config.ray, roles, progress, inside) as actors:
         staleness, name = config.rollout.max_staleness, Path(config.run).name
         training = RayTrainingBackend(actors, model, objective.needs_base(model.policy()), staleness, name)
-        evaluate = RayEvaluationBackend(actors, parts.energy)
+        evaluate = RayEvaluationBackend(actors, parts.scorers.energy)
         yield Backend(evaluate, training, lambda: actors.info, lambda: training.timeline)
 
 

@@ -67,7 +67,7 @@ def estimate(config: Config, parts: RunComponents) -> Estimate:
 
     def trial(steps: int, learn_from: tuple[int, ...] | None = None) -> tuple[Trajectory, float]:
         start = time.perf_counter()
-        sampled = training.rollout(replace(item, steps=steps, learn_from=learn_from), 0)
+        sampled = training.rollout(replace(item, steps=steps, learn_from=learn_from))
         return sampled, time.perf_counter() - start
 
     trial(2)
