@@ -14,7 +14,7 @@ from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from omatg_ray.distributed.cluster import join_cluster, own_group, reserve_room
+from omatg_ray.distributed.cluster import join_cluster, reserve_room
 from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.settings import ElasticShare, RaySettings, WorkerShare
@@ -74,7 +74,11 @@ def start_actors(
     with join_cluster(settings, progress) as (address, grows), ExitStack() as stack:
         connected = time.perf_counter()
         bundles = [(role, share.bundle) for role, share in shares.items() for _ in range(share.workers)]
-        group = own_group() if inside else stack.enter_context(reserve_room(bundles, settings, grows))
+        if inside:
+            group = ray.util.get_current_placement_group()
+            assert group is not None, "not an actor in a placement group"
+        else:
+            group = stack.enter_context(reserve_room(bundles, settings, grows))
         if progress:
             print_line(f"{address}: starting {_list_counts(Counter(name for name, _ in bundles))}")
         loop, pools, learners, first = EventLoop(), dict[str, WorkerGroup](), None, int(inside)

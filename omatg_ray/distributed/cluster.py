@@ -71,7 +71,8 @@ def join_cluster(settings: RaySettings, progress: bool = False) -> Iterator[tupl
     with _set_token(None if address else secrets.token_hex(32)):
         where = address or "this machine"
         try:
-            resolved = _resolve(address)
+            # Look `auto` up as Ray does; that cluster may have ended.
+            resolved = services.canonicalize_bootstrap_address("auto") if address == "auto" else address
             where += f" ({resolved})" if resolved != address else ""
             if resolved is None:
                 refuse_few_threads()
@@ -139,15 +140,6 @@ def _refuse_other_session(session: str, address: str) -> None:
             f"this job belongs to the Ray of {own}, but Ray sent it to another one on this machine ({address}, "
             f"{session}); give the address of its own cluster: ray.address=HOST:PORT"
         )
-
-
-def _resolve(address: str | None) -> str | None:
-    """Return HOST:PORT, looking up `auto` as Ray does; that cluster may have ended.
-
-    Raises:
-        ConnectionError: No cluster was started on this machine.
-    """
-    return services.canonicalize_bootstrap_address("auto") if address == "auto" else address
 
 
 def _choose_folder() -> str | None:
@@ -277,13 +269,6 @@ def has_room() -> bool:
     groups = ray.util.placement_group_table().items()
     # The id of a group ends with the id of its job.
     return any(ident.endswith(job) and group["state"] == "CREATED" for ident, group in groups)
-
-
-def own_group() -> PlacementGroup:
-    """Return the placement group of this process, which must be an actor."""
-    group = ray.util.get_current_placement_group()
-    assert group is not None, "not an actor in a placement group"
-    return group
 
 
 def _fits(bundles: Sequence[tuple[str, Bundle]]) -> bool:

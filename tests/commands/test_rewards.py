@@ -22,7 +22,7 @@ from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.train.build import build_run
-from omatg_ray.train.estimate import describe, estimate
+from omatg_ray.train.estimate import describe
 from omatg_ray.train.job import with_job_paths
 from tests.commands.conftest import Workshop, write_tiny_potential
 from tests.run.test_job_paths import home, job
@@ -45,7 +45,7 @@ def test_a_run_without_any_potential(workshop: Workshop, base: Path, tmp_path: P
     assert parts.scorers.energy is None and [part.name for part in parts.reward.parts] == [
         "crmse", "non_triclinic", "non_centrosymmetric", "density", "mine",
     ]  # fmt: skip
-    text = describe(config, parts, estimate(config, parts))
+    text = describe(config, parts)
     assert "by 1 x crmse + 0.1 x non_triclinic" in text and "None" not in text
     result = train(config, progress=False)
     assert "--potential" not in next_steps(config, result.rows)
