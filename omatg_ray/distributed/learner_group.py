@@ -16,11 +16,11 @@ from torch import Tensor
 from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.failures import ActorGone, ActorSilent, InputLost, ObjectHandle, OutputLost, Timed, fetch
 from omatg_ray.distributed.process_group import LearnersLostError, plan_shares
-from omatg_ray.distributed.software import refuse_other
 from omatg_ray.distributed.worker_group import LOGS, MAX_ATTEMPTS, SECONDS_TO_START, call
 from omatg_ray.errors import ClusterError
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.timeline import Span
+from omatg_ray.run.versions import refuse_other
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from ray.actor import ActorHandle
 
 from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.failures import ActorGone, ActorSilent, InputLost, OutputLost, Timed, fetch
-from omatg_ray.distributed.software import refuse_other
 from omatg_ray.errors import ClusterError, SoftwareError
 from omatg_ray.run.timeline import Span
+from omatg_ray.run.versions import refuse_other
 
 logger = logging.getLogger(__name__)
 

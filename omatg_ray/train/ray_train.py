@@ -29,13 +29,12 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
 
 from omatg_ray.distributed.cluster import join_cluster, reserve_room
 from omatg_ray.distributed.settings import RaySettings, Share
-from omatg_ray.distributed.software import refuse_other
 from omatg_ray.errors import ClusterError, OmatgRayError, TrainingError
 from omatg_ray.flow.pretrain import Losses, Pretrainer, Recipe
 from omatg_ray.flow.process_group import DefaultProcessGroup
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.quiet import quiet_libraries
-from omatg_ray.run.versions import software
+from omatg_ray.run.versions import refuse_other, software
 from omatg_ray.train.pretrain_loop import PretrainLoop
 
 # At run time this module exports the classes of Ray Train V2, which type checkers do not know.
