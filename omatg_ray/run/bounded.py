@@ -27,6 +27,8 @@ from omatg_ray.run.interrupt import deaf_children
 
 logger = logging.getLogger(__name__)
 
+SECONDS_TO_END = 10.0
+"""How long a worker that has closed its connection may take to end."""
 MAX_ATTEMPTS = 2
 """A call whose worker died (not one that timed out) is retried once: something else may have killed the worker."""
 
@@ -75,7 +77,7 @@ class BoundedPool:
     def close(self) -> None:
         """Kill the workers. The pool starts new ones if it is used again."""
         while self._idle:
-            self._idle.pop().kill()
+            self._idle.pop().end(0.0)
 
     def map(self, calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Outcome]]:
         """Yield (index of the call, its outcome) in the order in which calls finish; every index exactly once.
@@ -127,10 +129,10 @@ class BoundedPool:
         finally:
             # Left early: a worker that is still computing would answer the next map's calls.
             for worker, _, _ in busy.values():
-                worker.kill()
+                worker.end(0.0)
 
     def _outcome_of_death(self, worker: _Worker) -> Outcome:
-        exit_code = worker.join()
+        exit_code = worker.end(SECONDS_TO_END)
         if not worker.ready:
             raise RuntimeError(
                 f"a worker process for {self.function!r} ended with exit code {exit_code} before it was ready;"
@@ -185,19 +187,14 @@ class _Worker:
             self.ready = True
         return message
 
-    def join(self) -> int:
-        """Wait for a process that is ending by itself; return its exit code, negative for a signal."""
+    def end(self, seconds: float) -> int:
+        """Kill the process unless it ends by itself in some seconds; return its exit code, negative for a signal."""
         try:
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
         self.connection.close()
         return self._process.wait()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self.connection.close()
 
 
 def serve(descriptor: int) -> None:

@@ -45,7 +45,7 @@ class MetricsLog:
         elif self.path.exists():
             kept = [line for line in read_metrics(self.path) if line["step"] <= resume_from]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open until close
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open until the log is left
 
     def log(self, kind: Kind, step: int, values: Mapping[str, float]) -> None:
         """Write and flush one line.
@@ -74,20 +74,17 @@ class MetricsLog:
         for sink in self._sinks:
             sink.log(step, scalars)
 
-    def close(self, failed: bool = False) -> None:
-        """Close files and sinks, and tell the sinks whether the run failed."""
-        for sink in self._sinks:
-            sink.close(failed)
-        with disk_errors(self.path):
-            self._file.close()
-            if self._tensorboard is not None:
-                self._tensorboard.close()
-
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close(failed=kind is not None)
+        """Close files and sinks, and tell the sinks whether the run failed."""
+        for sink in self._sinks:
+            sink.close(failed=kind is not None)
+        with disk_errors(self.path):
+            self._file.close()
+            if self._tensorboard is not None:
+                self._tensorboard.close()
 
     def _writer(self) -> SummaryWriter:
         if self._tensorboard is None:
