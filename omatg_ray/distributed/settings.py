@@ -70,6 +70,10 @@ class ElasticShare(WorkerShare):
         return self
 
 
+RewardShare = ElasticShare
+"""Its former name for reward actors, which pickles of Ray Tune in the folders of sweeps still have."""
+
+
 class RolloutShare(OptionalWorkerShare, ElasticShare):
     """Number of rollout actors, and resources of each."""
 
