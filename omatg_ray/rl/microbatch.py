@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -15,25 +14,6 @@ from omatg_ray.rl.rollout import Trajectory
 
 Cut = tuple[slice, slice]
 """Consecutive structures at consecutive steps."""
-
-
-def cuts(sizes: Sequence[int], n_steps: int, limit: int) -> list[Cut]:
-    """Cut structures × steps into blocks of at most `limit` ordered pairs of atoms, at least one structure and step.
-
-    Args:
-        sizes: Atoms of every structure.
-        n_steps: Steps of each structure.
-        limit: Largest number of ordered pairs of atoms in a block.
-    """
-    pairs = list(accumulate((size * size for size in sizes), initial=0))
-    blocks, start = list[Cut](), 0
-    while start < len(sizes):
-        stop = max(start + 1, bisect_right(pairs, pairs[start] + limit) - 1)
-        each = max(1, limit // (pairs[stop] - pairs[start]))
-        for first in range(0, n_steps, each):
-            blocks.append((slice(start, stop), slice(first, min(first + each, n_steps))))
-        start = stop
-    return blocks
 
 
 @dataclass(frozen=True)
@@ -72,8 +52,17 @@ class Part:
         self._tiled: CrystalBatch | None = None
 
     def cuts(self, limit: int) -> list[Cut]:
-        """Cut the part into microbatches, as `cuts` does."""
-        return cuts(self.trajectory.x_0.layout.sizes, self.trajectory.n_learned, limit)
+        """Cut structures × steps into blocks of at most `limit` ordered pairs of atoms, at least one of each."""
+        sizes, n_steps = self.trajectory.x_0.layout.sizes, self.trajectory.n_learned
+        pairs = list(accumulate((size * size for size in sizes), initial=0))
+        blocks, start = list[Cut](), 0
+        while start < len(sizes):
+            stop = max(start + 1, bisect_right(pairs, pairs[start] + limit) - 1)
+            each = max(1, limit // (pairs[stop] - pairs[start]))
+            for first in range(0, n_steps, each):
+                blocks.append((slice(start, stop), slice(first, min(first + each, n_steps))))
+            start = stop
+        return blocks
 
     def forget(self) -> None:
         """Release the tensors that microbatches of the same structures share."""

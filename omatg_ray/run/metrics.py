@@ -66,11 +66,14 @@ class MetricsLog:
         with disk_errors(self.path):
             self._file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
             self._file.flush()
-            writer = self._writer()
+            if self._tensorboard is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._tensorboard = SummaryWriter(str(self._tensorboard_folder), purge_step=self._purge_step)
             scalars = {f"{kind}/{name}": value for name, value in finite.items() if value is not None}
             for name, value in scalars.items():
-                writer.add_scalar(name, value, step)
-            writer.flush()
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()
         for sink in self._sinks:
             sink.log(step, scalars)
 
@@ -85,13 +88,6 @@ class MetricsLog:
             self._file.close()
             if self._tensorboard is not None:
                 self._tensorboard.close()
-
-    def _writer(self) -> SummaryWriter:
-        if self._tensorboard is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._tensorboard = SummaryWriter(str(self._tensorboard_folder), purge_step=self._purge_step)
-        return self._tensorboard
 
 
 def _number(value: float) -> float | None:
