@@ -82,9 +82,9 @@ def join_cluster(settings: RaySettings, progress: bool = False) -> Iterator[tupl
             options: dict[str, Any] = {"logging_level": logging.ERROR}
             if resolved is None:
                 options |= {"include_dashboard": False, "_temp_dir": _choose_folder()}
-            # Make a Ray of this process alone listen on 127.0.0.1 only. On Linux, Ray listens on all interfaces. On macOS
-            # it does not, and this is the switch for that. Asking for an address of the node does not work, since Ray
-            # replaces 127.0.0.1 with an external one.
+            # Make a Ray of this process alone listen on 127.0.0.1 only. On Linux, Ray listens on all interfaces. On
+            # macOS it does not, and this is the switch for that. Asking for an address of the node does not work, since
+            # Ray replaces 127.0.0.1 with an external one.
             on_all = _switched_off(ENABLE_RAY_CLUSTER, resolved is None)
             # Keep the workers of a driver started by `uv run` in the environment of their node; here that is the
             # driver's. Ray would create a new one with the same `uv run`, in a copy of the working directory, which may

@@ -39,15 +39,21 @@ def _in_job(key: str, location: Location, kind: Kind) -> Location:
 def find_input(name: Location, key: str) -> Location:
     """Return where a job finds a model or crystals; the bundled ones, and URLs, stay as they are.
 
-    A published model of OMatG (OMatG/REPOSITORY/FOLDER) is fetched.
-
     Raises:
         ModelError: The name is that of a published model of OMatG, which cannot be fetched or imported.
         ConfigError: As `find_file`.
     """
-    if is_bundled(name) or is_remote(name):
-        return name
+    return name if is_bundled(name) or is_remote(name) else find_file(fetch_published(Path(name)), key)
+
+
+def fetch_published(path: Path) -> Path:
+    """Fetch a published model of OMatG if the path is its name (OMatG/REPOSITORY/FOLDER); return the folder.
+
+    Any other path is returned unchanged.
+
+    Raises:
+        ModelError: It cannot be fetched or imported.
+    """
     from omatg_ray.omatg.hub import fetch, is_hub_name
 
-    path = Path(name)
-    return find_file(fetch(path) if is_hub_name(path) else path, key)
+    return fetch(path) if is_hub_name(path) else path
