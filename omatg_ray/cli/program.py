@@ -46,11 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_closed()
     with tolerate_lost_readers() as lost:
         code = _main(argv)
-    if code or lost.reason is None:
+    if code or not lost:
         return code
-    if lost.reason == errno.EPIPE:
+    if lost[-1] == errno.EPIPE:
         return 141  # the exit code of a program whose reader ends (`| head`)
-    print(f"omatg-ray: the output could not be written: {os.strerror(lost.reason)}", file=sys.stderr)
+    print(f"omatg-ray: the output could not be written: {os.strerror(lost[-1])}", file=sys.stderr)
     return 1
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from omatg_ray.errors import ModelError
 from omatg_ray.run.atomic import replace_folder
-from omatg_ray.run.cache import cache_folder
 from omatg_ray.run.checkpoints import DESCRIPTION_FILE
+from omatg_ray.run.home import cache_folder
 
 logger = logging.getLogger(__name__)
 

@@ -56,9 +56,9 @@ def joined_with_room(settings: SweepSettings, work: SweepRuns, progress: bool) -
     """
     # Trials may need different resources; check each kind once.
     needs = {str(bundles): bundles for bundles in map(work.bundles, settings.corners())}
-    with join_cluster(settings.ray, progress) as cluster:
+    with join_cluster(settings.ray, progress) as (_, grows):
         for bundles in needs.values():
-            with reserve_room(bundles, settings.ray, cluster.grows):
+            with reserve_room(bundles, settings.ray, grows):
                 pass
         yield
 

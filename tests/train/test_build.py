@@ -16,7 +16,7 @@ from tests.commands.conftest import Workshop
 
 
 def test_overlaps_are_always_repelled(workshop: Workshop, base: Path) -> None:
-    energy = build_run(workshop.load(f"base={base}")).energy
+    energy = build_run(workshop.load(f"base={base}")).scorers.energy
     assert energy is not None and energy.repulsion
     with pytest.raises(ConfigError, match=r"unknown key reward\.repulsion"):
         workshop.load("reward.repulsion=false")
@@ -37,7 +37,7 @@ def test_what_a_model_says_of_its_base_and_potential(
         parts = build_run(workshop.load("data.file=null", *data, *keys))
         said = parts.model.description
         assert (said.provenance["base"], said.potential) == tuple(map(str, expected))
-        assert parts.energy is not None and parts.energy.potential.name == said.potential
+        assert parts.scorers.energy is not None and parts.scorers.energy.potential.name == said.potential
 
 
 CONSTANT = "{kind: constant, a: 0.1}"

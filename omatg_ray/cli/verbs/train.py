@@ -59,12 +59,12 @@ def run(arguments: argparse.Namespace) -> None:
     refuse_train(config, arguments.resume is None and not arguments.dry_run)
     if arguments.dry_run:
         from omatg_ray.train.build import build_run
-        from omatg_ray.train.estimate import describe, estimate
+        from omatg_ray.train.estimate import describe
         from omatg_ray.train.precision import resolve_precision
 
         parts = build_run(config, not arguments.quiet)
         config = resolve_precision(config, parts)
-        print(describe(config, parts, estimate(config, parts)))
+        print(describe(config, parts))
         return
     from omatg_ray.commands.evaluate import table
     from omatg_ray.commands.train import train

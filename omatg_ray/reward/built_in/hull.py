@@ -51,7 +51,7 @@ class Options(options.Options):
         from omatg_ray.crystal.read import read_dataset
         from omatg_ray.reward.hull import Entry, Hull, entries_of, read_entries
         from omatg_ray.reward.matching import compositions
-        from omatg_ray.run.cache import cache_folder
+        from omatg_ray.run.home import cache_folder
 
         if self.entries is not None:
             entries = read_entries(self.entries)
