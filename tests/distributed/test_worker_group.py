@@ -334,7 +334,7 @@ def test_long_silence_is_broken(team: Team, monkeypatch: pytest.MonkeyPatch, cap
     pool.wait_for(1)
     monkeypatch.setattr("omatg_ray.distributed.event_loop.PATIENCE", 0.2)
     monkeypatch.setattr("omatg_ray.distributed.event_loop.TICK", 0.1)
-    pool.submit(Request("4", "square", (1, 0.7), lambda _: None, kept=1))
+    pool.submit(Request("4", "square", (1, 0.7), lambda *_: None, kept=1))
     with caplog.at_level(logging.WARNING):
         team.finish()
     assert "running: rollout actor 0: square 4" in caplog.text
