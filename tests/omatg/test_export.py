@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from omatg_ray.crystal.base import BaseDistribution, InformedCell, NormalCell, NormalPositions
+from omatg_ray.crystal.base import BaseDistribution, InformedCell, Normal
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import PathSettings
@@ -80,7 +80,7 @@ def test_export_then_import_gives_the_same_sampler(tmp_path: Path) -> None:
             "cell": {"kind": "vp", "schedule": {"kind": "cosine", "offset": 0.1}, "epsilon": {"kind": "vanishing"}},
         }
     )
-    base = BaseDistribution(pos=NormalPositions(scale=0.5), cell=NormalCell(loc=1.0, scale=3.0))
+    base = BaseDistribution(pos=Normal(scale=0.5), cell=Normal(loc=1.0, scale=3.0))
     model = model_of(paths=paths, base_distribution=base, schedule=LinearSchedule(pos=0.0, cell=2.5))
     written = export_omatg(model, tmp_path, steps=30)
     back = import_omatg(written.checkpoint, written.config).model
