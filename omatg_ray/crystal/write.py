@@ -52,7 +52,7 @@ def write_structures(
     target = Path(path).absolute()
     if str(path).endswith(("/", os.sep)) or not target.suffix:
         with _name_target(target):
-            _write_folder(target, _cif_files(rows))
+            _write_folder(target, _cif_blocks(rows))
         return
     formats: dict[str, Callable[[_Rows], str]] = {".extxyz": _xyz, ".xyz": _xyz, ".cif": _cif, ".json": _json}
     to_text = formats.get(target.suffix.lower())
@@ -111,17 +111,14 @@ def _json(rows: _Rows) -> str:
 
 
 def _cif(rows: _Rows) -> str:
-    return "\n".join(_cif_block(name, *row) for name, row in zip(_block_names(rows), rows, strict=True))
+    return "\n".join(_cif_blocks(rows).values())
 
 
-def _cif_files(rows: _Rows) -> dict[str, str]:
-    return {f"{name}.cif": _cif_block(name, *row) for name, row in zip(_block_names(rows), rows, strict=True)}
-
-
-def _block_names(rows: _Rows) -> list[str]:
-    """Return names such as '00001_BaTiO3', which sort in the order of the structures."""
+def _cif_blocks(rows: _Rows) -> dict[str, str]:
+    """Return a data block for each structure by its name, such as '00001_BaTiO3', which sorts in their order."""
     digits = max(5, len(str(len(rows))))
-    return [f"{i:0{digits}d}_{structure.composition.reduced_formula}" for i, (structure, _) in enumerate(rows, start=1)]
+    names = [f"{i:0{digits}d}_{structure.composition.reduced_formula}" for i, (structure, _) in enumerate(rows, 1)]
+    return {name: _cif_block(name, *row) for name, row in zip(names, rows, strict=True)}
 
 
 def _cif_block(name: str, structure: Structure, properties: dict[str, Scalar]) -> str:
@@ -162,9 +159,9 @@ def _name_target(target: Path) -> Iterator[None]:
         raise DataError(f"{target} cannot be written: {error}") from error
 
 
-def _write_folder(target: Path, files: dict[str, str]) -> None:
+def _write_folder(target: Path, blocks: dict[str, str]) -> None:
     if target.is_dir() and any(target.iterdir()):
         raise DataError(f"the folder {target} exists and is not empty; choose another one or remove it")
     with replace_folder(target) as temporary:
-        for name, text in files.items():
-            (temporary / name).write_text(text, encoding="utf-8")
+        for name, text in blocks.items():
+            (temporary / f"{name}.cif").write_text(text, encoding="utf-8")
