@@ -18,6 +18,7 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import ConfigError
+from omatg_ray.evaluate.metrics import match_rows
 from omatg_ray.reward.matching import run_all, to_arrays
 from omatg_ray.run.bounded import BoundedPool
 
@@ -109,10 +110,8 @@ def with_plausibility(
     rows = {"plausible_share": ours.double()}
     if evaluation.metrics.match_rate is not None:
         theirs = check.known(references).repeat(len(ours) // len(references))
-        matches = plausible_matches(evaluation.match, ours, theirs)
-        rows["plausible_match_rate"] = matches.isfinite().double()
-        rows["plausible_rmse"] = matches
-        rows["plausible_crmse"] = matches.nan_to_num(nan=stol)
+        matches = match_rows(plausible_matches(evaluation.match, ours, theirs), stol)
+        rows |= {f"plausible_{name}": values for name, values in matches.items()}
     return evaluation.with_rows(rows)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.evaluate.backend import Measured
 from omatg_ray.evaluate.compositions import ByComposition, interval_dict
-from omatg_ray.evaluate.metrics import CSPMetrics, Interval
+from omatg_ray.evaluate.metrics import CSPMetrics, Interval, mean
 from omatg_ray.run.progress import Progress
 
 
@@ -65,7 +65,7 @@ class Evaluation:
 
     def with_rows(self, rows: Mapping[str, Tensor]) -> Evaluation:
         """Return a copy with more metrics, each the mean over the rows (n,) that are not NaN."""
-        means: dict[str, Any] = {name: float(values[~values.isnan()].mean()) for name, values in rows.items()}
+        means: dict[str, Any] = {name: mean(values) for name, values in rows.items()}
         return replace(self, metrics=replace(self.metrics, **means), by_composition=self.by_composition.with_rows(rows))
 
     def as_dict(self) -> dict[str, Any]:

@@ -17,20 +17,7 @@ from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.backend import Block, Comparisons, EvaluationBackend, Measured
 from omatg_ray.evaluate.compositions import ByComposition, covered, per_composition
 from omatg_ray.evaluate.evaluation import Evaluation, Started, spread_rows
-from omatg_ray.evaluate.metrics import (
-    CSPMetrics,
-    capped_relative_energies,
-    crmse,
-    energy_mean,
-    invalid_share,
-    match_rate,
-    metre,
-    relative_energy_mean,
-    relative_energy_mean_capped,
-    relative_energy_median,
-    relative_energy_quantile,
-    rmse,
-)
+from omatg_ray.evaluate.metrics import CSPMetrics, energy_quantiles, energy_rows, match_rows, mean
 from omatg_ray.evaluate.polymorphs import Polymorphs
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.evaluate.unique import find_unique
@@ -170,20 +157,19 @@ class Evaluator:
         if self.reference_energy is not None:
             energy = torch.cat([block.energy for block in done if block.energy is not None])
             reference = self.reference_energy.repeat(self.samples)
-        metrics = CSPMetrics(n=len(crystals), invalid_share=invalid_share(valid))
-        rows, by_composition = {"invalid_share": (~valid).double()}, self._by_composition
+        # Means of rows, and the other metrics.
+        rows, others = {"invalid_share": (~valid).double()}, dict[str, Any]()
+        by_composition = self._by_composition
         rmse_of_row, closest = torch.full((len(crystals),), torch.nan, dtype=torch.float64), None
         if open_species:
             theirs = compositions(self.references.crystals) * self.samples
             same = torch.tensor([a == b for a, b in zip(compositions(crystals), theirs, strict=True)])
             reference = None if reference is None else reference.where(same, torch.nan)
-            unique = self._unique(crystals, valid)
-            metrics = replace(
-                metrics,
-                same_composition=int(same.sum()),
-                energy_mean=None if energy is None else energy_mean(energy, valid),
-                unique_share=int(unique.sum()) / len(crystals),
-            )
+            others = {
+                "same_composition": int(same.sum()),
+                "energy_mean": None if energy is None else mean(energy.where(valid & energy.isfinite(), torch.nan)),
+                "unique_share": mean(self._unique(crystals, valid)),
+            }
         else:
             matches = [block.match for block in done if block.match]
             rmse_of_row = torch.cat(
@@ -191,41 +177,35 @@ class Evaluator:
             )
             matched = self._collect_matches([match.rmse for match in matches])
             closest = self._closest_polymorphs(matched)
-            metrics = replace(
-                metrics,
-                match_rate=match_rate(rmse_of_row),
-                rmse=rmse(rmse_of_row),
-                crmse=crmse(rmse_of_row, self.backend.stol),
-                timed_out=sum(match.timed_out for match in matches),
-                failed=sum(match.failed for match in matches),
-                **self._polymorph_metrics(closest),
-            )
-            rows |= {
-                "match_rate": rmse_of_row.isfinite().double(),
-                "rmse": rmse_of_row,
-                "crmse": rmse_of_row.nan_to_num(nan=self.backend.stol),
-                **self._polymorph_rows(closest),
+            others = self._polymorph_metrics(closest) | {
+                "timed_out": sum(match.timed_out for match in matches),
+                "failed": sum(match.failed for match in matches),
             }
+            rows |= match_rows(rmse_of_row, self.backend.stol) | self._polymorph_rows(closest)
             recalled = self._recall(matched)
             if not bool(recalled.isnan().all()):
-                counted = recalled[~recalled.isnan()]
-                metrics = replace(metrics, metre=metre(counted.where(counted > 0, torch.nan)))
                 rows["metre"] = recalled
             if self.samples > 1:
-                several, of_several = self._sample_metrics(crystals, valid, rmse_of_row)
-                metrics = replace(metrics, **several)
-                rows |= {name: values for name, values in of_several.items() if name != "unique_structures"}
-                by_composition = replace(
-                    by_composition, totals={"unique_structures": per_composition(of_several["unique_structures"])}
+                hits = (~rmse_of_row.isnan()).view(self.samples, -1).sum(0)
+                at = [covered(hits, self.samples, k) for k in range(1, self.samples + 1)]
+                unique = self._unique(crystals, valid).double()
+                per = torch.zeros(len(by_composition.names), dtype=torch.float64).index_add(
+                    0, torch.tensor(by_composition.place).repeat(self.samples), unique
                 )
-        metrics = replace(metrics, **self._energy_metrics(energy, reference, valid))
+                rows |= {"coverage": at[-1], "unique_share": unique}
+                rows |= {f"coverage_at_{k}": values for k, values in enumerate(at[:-1], start=1)}
+                others |= {"coverage_at": tuple(map(mean, at)), "unique_structures": mean(per)}
+                by_composition = replace(by_composition, totals={"unique_structures": per_composition(per)})
         relative = capped = None
         if energy is not None and reference is not None and self.backend.energy is not None:
-            relative, cap = energy - reference, self.backend.energy.invalid_energy
-            capped = capped_relative_energies(energy, reference, valid, cap)
-            of_valid = relative.double().where(valid & relative.isfinite(), torch.nan)
-            rows |= {"relative_energy_mean": of_valid, "relative_energy_mean_capped": capped}
+            of_energies = energy_rows(energy, reference, valid, self.backend.energy.invalid_energy)
+            of_valid, capped = of_energies.values()
+            relative = energy - reference
+            rows |= of_energies
+            others |= energy_quantiles(of_valid)
             by_composition = by_composition.with_medians(of_valid)
+        means = {name: mean(values) for name, values in rows.items() if not name.startswith("coverage_at")}
+        metrics = CSPMetrics(**{"n": len(crystals)} | means | others)
         return Evaluation(
             metrics=metrics,
             ids=self.references.ids * self.samples,
@@ -319,42 +299,12 @@ class Evaluator:
         recalled = torch.tensor([float(row in matched) for row in self._rows], dtype=torch.float64)
         return recalled.where(~torch.tensor(self._polymorphs.crowded), torch.nan)
 
-    def _sample_metrics(
-        self, crystals: CrystalBatch, valid: Tensor, rmse_of_row: Tensor
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Compute metrics of several samples, and the rows that they are means of."""
-        hits = (~rmse_of_row.isnan()).view(self.samples, -1).sum(0)
-        at = tuple(float(covered(hits, self.samples, k).mean()) for k in range(1, self.samples + 1))
-        unique = self._unique(crystals, valid).double()
-        group = torch.tensor(self._by_composition.place).repeat(self.samples)
-        per = torch.zeros(len(self._by_composition.names), dtype=torch.float64).index_add(0, group, unique)
-        metrics = {
-            "coverage": at[-1],
-            "coverage_at": at,
-            "unique_share": float(unique.mean()),
-            "unique_structures": float(per.mean()),
-        }
-        rows = {"coverage": (hits > 0).double(), "unique_share": unique, "unique_structures": per}
-        return metrics, rows | {f"coverage_at_{k}": covered(hits, self.samples, k) for k in range(1, self.samples)}
-
     def _unique(self, crystals: CrystalBatch, valid: Tensor) -> Tensor:
         """Return which crystals are valid and represent all that are equal to them (n,)."""
         clusters = find_unique(crystals, workers=self._workers, timeout=self.timeout)
         unique = torch.zeros(len(crystals), dtype=torch.bool)
         unique[clusters.representatives] = True
         return unique & valid
-
-    def _energy_metrics(self, energy: Tensor | None, reference: Tensor | None, valid: Tensor) -> dict[str, Any]:
-        if self.backend.energy is None or reference is None or energy is None:
-            return {}
-        cap = self.backend.energy.invalid_energy
-        return {
-            "relative_energy_mean": relative_energy_mean(energy, reference, valid),
-            "relative_energy_median": relative_energy_median(energy, reference, valid),
-            "relative_energy_q10": relative_energy_quantile(energy, reference, valid, 0.1),
-            "relative_energy_q90": relative_energy_quantile(energy, reference, valid, 0.9),
-            "relative_energy_mean_capped": relative_energy_mean_capped(energy, reference, valid, cap),
-        }
 
     def _look_up_ids(self, rows: Sequence[int | None] | None, times: int = 1) -> list[str | None] | None:
         """Look up the ids of rows of the data set, and repeat the list `times` times."""
