@@ -73,17 +73,12 @@ class PlausibilityCheck:
     def __exit__(self, *_: object) -> None:
         self._pool.close()
 
-    def __call__(self, crystals: CrystalBatch, *, progress: str | None = None) -> Plausibility:
-        """Check which crystals are plausible.
-
-        Args:
-            crystals: n crystals.
-            progress: Title of a progress bar; None shows none.
-        """
+    def __call__(self, crystals: CrystalBatch) -> Plausibility:
+        """Check which crystals are plausible."""
         plausible = check_validity(crystals, own_images=self.own_images).valid
         rows = plausible.nonzero().squeeze(1).tolist()
         arrays = to_arrays(crystals.select(rows))
-        outcomes = run_all(self._pool, [(array,) for array in arrays], [f"crystal {row}" for row in rows], progress)
+        outcomes = run_all(self._pool, [(array,) for array in arrays], [f"crystal {row}" for row in rows])
         plausible[rows] = torch.tensor([bool(outcome.value) for outcome in outcomes], dtype=torch.bool)
         timed_out = sum(outcome.timed_out for outcome in outcomes)
         return Plausibility(plausible, timed_out, sum(o.error is not None for o in outcomes) - timed_out)

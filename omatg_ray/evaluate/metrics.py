@@ -267,27 +267,18 @@ def mean_interval(
     return Interval(mean, float(low), float(high), n)
 
 
-def paired_interval(
-    a: Tensor,
-    b: Tensor,
-    *,
-    method: Literal["bootstrap", "t"] = "bootstrap",
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Interval:
+def paired_interval(a: Tensor, b: Tensor, *, method: Literal["bootstrap", "t"] = "bootstrap") -> Interval:
     """Compute the confidence interval of the mean of a - b, where row i is the same in both (reference and seed).
 
     Pairing removes what rows have in common, such as the difficulty of a composition. Rows that are NaN on either side
-    are left out, so displacements are compared where both match. The other arguments are those of `mean_interval`.
+    are left out, so displacements are compared where both match. `method` is that of `mean_interval`.
 
     Raises:
         DataError: The shapes differ, or there is more than one dimension.
     """
     if a.shape != b.shape:
         raise DataError(f"rows of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be paired")
-    difference = a.double() - b.double()
-    return mean_interval(difference, method=method, confidence=confidence, resamples=resamples, seed=seed)
+    return mean_interval(a.double() - b.double(), method=method)
 
 
 def _numpy(values: Tensor) -> np.ndarray:
