@@ -8,6 +8,7 @@ memory when a sweep is resumed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -68,7 +69,7 @@ def _median(settings: SchedulerSettings, work: SweepRuns, space: Space, mutable:
 def _pbt(settings: SchedulerSettings, work: SweepRuns, space: Space, mutable: Space) -> Any:
     from ray.tune.schedulers import PopulationBasedTraining
 
-    from omatg_ray.tune.memory import Within, mutations
+    from omatg_ray.tune.memory import keep_within, mutations
 
     return PopulationBasedTraining(
         time_attr=TIME,
@@ -79,7 +80,7 @@ def _pbt(settings: SchedulerSettings, work: SweepRuns, space: Space, mutable: Sp
         hyperparam_mutations={"values": {key: mutations(domain) for key, domain in mutable.items()}},
         quantile_fraction=settings.quantile,
         resample_probability=settings.resample,
-        custom_explore_fn=Within(space),
+        custom_explore_fn=partial(keep_within, space),
         # All trials wait for the slowest, so that the outcome does not depend on their speed.
         synch=True,
         log_config=False,

@@ -213,19 +213,14 @@ class TrialRun:
             DiskError: The disk is full.
         """
         with disk_errors(path):
-            self._save(path)
-
-    def _save(self, path: Path) -> None:
-        if self._ended is not None:
-            (path / TRIAL_FILE).write_text(json.dumps({"trial": self._name, "ended": self._ended}) + "\n")
-            return
-        work = self._loop()
-        progressed, score = work.progressed(), work.score
-        write_state(path, self._parts.model, progressed, is_best=score <= progressed.best)
-        shutil.copyfile(self._folder.metrics_path, path / METRICS)
-        about = {"trial": self._name, "ended": None, "score": score if math.isfinite(score) else None}
-        about["since"] = self._since
-        (path / TRIAL_FILE).write_text(json.dumps(about) + "\n")
+            about: dict[str, Any] = {"trial": self._name, "ended": self._ended}
+            if self._ended is None:
+                work = self._loop()
+                progressed, score = work.progressed(), work.score
+                write_state(path, self._parts.model, progressed, is_best=score <= progressed.best)
+                shutil.copyfile(self._folder.metrics_path, path / METRICS)
+                about |= {"score": score if math.isfinite(score) else None, "since": self._since}
+            (path / TRIAL_FILE).write_text(json.dumps(about) + "\n")
 
     def load(self, path: Path) -> None:
         """Resume from a checkpoint of `save`, by this trial or by another, whose history then becomes this trial's.
