@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,17 +49,19 @@ def write_structures(
     """
     rows = _rows(structures, properties)
     target = Path(path).absolute()
-    if str(path).endswith(("/", os.sep)) or not target.suffix:
-        with _name_target(target):
-            _write_folder(target, _cif_blocks(rows))
-        return
+    folder = str(path).endswith(("/", os.sep)) or not target.suffix
     formats: dict[str, Callable[[_Rows], str]] = {".extxyz": _xyz, ".xyz": _xyz, ".cif": _cif, ".json": _json}
     to_text = formats.get(target.suffix.lower())
-    if to_text is None:
+    if not folder and to_text is None:
         known = ", ".join(formats)
         raise DataError(f"{path} has an unknown suffix; write {known}, or a folder of CIF files (end the path in /)")
-    with _name_target(target):
-        write_text(target, to_text(rows))
+    try:
+        if folder or to_text is None:
+            _write_folder(target, _cif_blocks(rows))
+        else:
+            write_text(target, to_text(rows))
+    except OSError as error:
+        raise DataError(f"{target} cannot be written: {error}") from error
 
 
 def _rows(structures: Sequence[Structure], properties: Sequence[Mapping[str, Any]] | None) -> _Rows:
@@ -89,17 +90,16 @@ def _xyz(rows: _Rows) -> str:
             scaled_positions=structure.frac_coords,
             cell=structure.lattice.matrix,
             pbc=True,
-            info={_plain_name(key): _one_line(value) for key, value in properties.items()},
+            info={
+                _plain_name(key): " ".join(value.split()) if isinstance(value, str) else value
+                for key, value in properties.items()
+            },
         )
         for structure, properties in rows
     ]
     out = StringIO()
     write_xyz(out, images)
     return out.getvalue()
-
-
-def _one_line(value: Scalar) -> Scalar:
-    return " ".join(value.split()) if isinstance(value, str) else value
 
 
 def _json(rows: _Rows) -> str:
@@ -149,14 +149,6 @@ def _plain_name(key: str) -> str:
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _name_target(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{target} cannot be written: {error}") from error
 
 
 def _write_folder(target: Path, blocks: dict[str, str]) -> None:

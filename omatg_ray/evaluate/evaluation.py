@@ -81,17 +81,16 @@ class Evaluation:
             "valid": self.valid.tolist(),
             "rmse": _nan_to_none(self.match),
         }
-        if self.polymorph is not None:
-            per_structure["polymorph"] = self.polymorph
-        if self.lowest_polymorph is not None:
-            per_structure["lowest_polymorph"] = self.lowest_polymorph
-        for name, values in (
-            ("energy_per_atom", self.energy),
-            ("relative_energy", self.relative_energy),
-            ("relative_energy_capped", self.relative_energy_capped),
-        ):
+        optional = {
+            "polymorph": self.polymorph,
+            "lowest_polymorph": self.lowest_polymorph,
+            "energy_per_atom": self.energy,
+            "relative_energy": self.relative_energy,
+            "relative_energy_capped": self.relative_energy_capped,
+        }
+        for name, values in optional.items():
             if values is not None:
-                per_structure[name] = _nan_to_none(values)
+                per_structure[name] = _nan_to_none(values) if isinstance(values, Tensor) else values
         intervals = {name: interval_dict(interval) for name, interval in self.intervals.items()}
         return {
             **self.settings,

@@ -47,6 +47,9 @@ class Evaluator:
             the others has a seed of its own that is derived from it.
         workers: Processes that find equal crystals among several samples; 0 uses this one.
         timeout: Seconds that one of these comparisons may take.
+
+    Attributes:
+        known: The whole data set, including what `limit` leaves out.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Evaluator:
         timeout: float = 10.0,
     ) -> None:
         self._rows = spread_rows(len(references), limit)
-        self._known, self.references = references, references.select(self._rows)
+        self.known, self.references = references, references.select(self._rows)
         self.backend, self.seed, self.chunk_pairs, self._block = backend, seed, chunk_pairs, block
         self.samples, self._workers, self.timeout = samples, workers, timeout
         crystals = self.references.crystals
@@ -90,7 +93,7 @@ class Evaluator:
         """Lowest polymorph of every row, as row of the data set; None without polymorphs or a potential."""
         if self.reference_energy is None or not self._polymorphs.n_polymorphic:
             return None
-        crystals = self._known.crystals
+        crystals = self.known.crystals
         energy = dict(zip(self._rows, self.reference_energy.tolist(), strict=True))
         others = sorted({known for polymorphs in self._polymorphs.of_row for known in polymorphs} - energy.keys())
         batches = [others[start : start + self._block] for start in range(0, len(others), self._block)]
@@ -103,11 +106,6 @@ class Evaluator:
     @cached_property
     def _by_composition(self) -> ByComposition:
         return ByComposition.of(self.references.compositions)
-
-    @property
-    def known(self) -> CrystalDataset:
-        """The whole data set, including what `limit` leaves out."""
-        return self._known
 
     def __call__(
         self,
@@ -177,11 +175,14 @@ class Evaluator:
             )
             matched = self._collect_matches([match.rmse for match in matches])
             closest = self._closest_polymorphs(matched)
-            others = self._polymorph_metrics(closest) | {
+            of_polymorphs = {} if closest is None else self._polymorph_rows(closest)
+            of_samples = {name: map(mean, self._by_sample(values)) for name, values in of_polymorphs.items()}
+            others = {name: sum(means) / self.samples for name, means in of_samples.items()} | {
+                "n_polymorphic": None if closest is None else self._polymorphs.n_polymorphic,
                 "timed_out": sum(match.timed_out for match in matches),
                 "failed": sum(match.failed for match in matches),
             }
-            rows |= match_rows(rmse_of_row, self.backend.stol) | self._polymorph_rows(closest)
+            rows |= match_rows(rmse_of_row, self.backend.stol) | of_polymorphs
             recalled = self._recall(matched)
             if not bool(recalled.isnan().all()):
                 rows["metre"] = recalled
@@ -232,7 +233,7 @@ class Evaluator:
                 indices=[self._rows[row] for row in rows],
                 sampling=sampling,
                 seed=seed,
-                comparisons=Comparisons.among(self._known.crystals, pairs) if compared else None,
+                comparisons=Comparisons.among(self.known.crystals, pairs) if compared else None,
                 chunk_pairs=self.chunk_pairs,
             )
             for seed in seeds
@@ -257,8 +258,8 @@ class Evaluator:
                     matches[first + int(rows[index])][known] = value
         return matches
 
-    def _by_sample(self, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-        """Iterate over the rows of each sample."""
+    def _by_sample(self, values: Any) -> Iterator[Any]:
+        """Iterate over the rows of each sample, of a list or a tensor."""
         n = len(self._rows)
         return (values[first : first + n] for first in range(0, len(values), n))
 
@@ -268,22 +269,8 @@ class Evaluator:
             return None
         return [known for part in self._by_sample(matches) for known in self._polymorphs.closest(part)]
 
-    def _polymorph_metrics(self, closest: Sequence[int | None] | None) -> dict[str, Any]:
-        if closest is None:
-            return {}
-        polymorphs, lowest, parts = self._polymorphs, self._lowest, list(self._by_sample(closest))
-        matched = [polymorphs.match_any(part) for part in parts]
-        of_lowest = None if lowest is None else [polymorphs.match_lowest(part, lowest) for part in parts]
-        return {
-            "match_any": sum(matched) / self.samples,
-            "match_lowest": None if of_lowest is None else sum(of_lowest) / self.samples,
-            "n_polymorphic": polymorphs.n_polymorphic,
-        }
-
-    def _polymorph_rows(self, closest: Sequence[int | None] | None) -> dict[str, Tensor]:
+    def _polymorph_rows(self, closest: Sequence[int | None]) -> dict[str, Tensor]:
         """Return which crystals match a polymorph, and which the lowest; NaN where there are no polymorphs."""
-        if closest is None:
-            return {}
         has = torch.tensor([bool(polymorphs) for polymorphs in self._polymorphs.of_row]).repeat(self.samples)
         matched = torch.tensor([known is not None for known in closest])
         rows = {"match_any": matched.double().where(has, torch.nan)}
@@ -308,4 +295,4 @@ class Evaluator:
 
     def _look_up_ids(self, rows: Sequence[int | None] | None, times: int = 1) -> list[str | None] | None:
         """Look up the ids of rows of the data set, and repeat the list `times` times."""
-        return None if rows is None else [None if row is None else self._known.ids[row] for row in rows] * times
+        return None if rows is None else [None if row is None else self.known.ids[row] for row in rows] * times

@@ -21,6 +21,7 @@ from omatg_ray.tune.log import SweepLog, logger
 from omatg_ray.tune.memory import tune_domain
 from omatg_ray.tune.old_names import known_by_old_names
 from omatg_ray.tune.room import RoomWatch
+from omatg_ray.tune.schedulers import SCHEDULERS
 from omatg_ray.tune.settings import SweepSettings
 from omatg_ray.tune.space import Domain
 from omatg_ray.tune.state import FOLDER, bring_back
@@ -150,7 +151,7 @@ def _tuner(settings: SweepSettings, work: SweepRuns, resume: bool) -> tune.Tuner
         tune_config=tune.TuneConfig(
             num_samples=1 if grids else settings.trials,
             search_alg=searcher,
-            scheduler=settings.scheduler.build(work, settings.space, settings.mutable),
+            scheduler=SCHEDULERS[settings.scheduler.kind](settings.scheduler, work, settings.space, settings.mutable),
             max_concurrent_trials=None if isinstance(searcher, BasicVariantGenerator) else settings.concurrent,
             reuse_actors=True,
             trial_name_creator=name_in_tune,

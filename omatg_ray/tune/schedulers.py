@@ -40,16 +40,6 @@ class SchedulerSettings(Settings):
         0.25, ge=0, le=1, description="pbt: probability that a key is resampled instead of changed by a fifth"
     )
 
-    def build(self, work: SweepRuns, space: Mapping[str, Domain], mutable: Mapping[str, Domain]) -> Any:
-        """Build the scheduler for Ray Tune.
-
-        Args:
-            work: The runs of the sweep, with the earlier results of trials.
-            space: Domains of the keys that vary.
-            mutable: Those that may change during a run.
-        """
-        return SCHEDULERS[self.kind](self, work, space, mutable)
-
 
 Space = Mapping[str, Domain]
 
@@ -99,4 +89,8 @@ SCHEDULERS: dict[str, Callable[[SchedulerSettings, SweepRuns, Space, Space], Any
     "pbt": _pbt,
     "none": _none,
 }
-"""By `SchedulerSettings.kind`."""
+"""By `SchedulerSettings.kind`: functions that build a scheduler for Ray Tune.
+
+They take the settings, the runs of the sweep (with the earlier results of trials), the domains of the keys that vary,
+and the domains of those that may change during a run.
+"""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import Any
 
 from omatg_ray.cli.arguments import local_path, number, path_or_word
 from omatg_ray.cli.output import STRUCTURE_SUFFIXES, check_folder, check_output
@@ -81,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--plausible",
+        dest="plausibility",
         action="store_true",
         help="also count matches of only the chemically plausible crystals (SMACT, fingerprints; needs the extra "
         "`validity`)",
@@ -125,23 +125,16 @@ def run(arguments: argparse.Namespace) -> None:
         evaluate,
         flatten_evaluation,
         table,
-        write_evaluation,
     )
+    from omatg_ray.run.atomic import write_json
 
-    measured: dict[str, Any] = {
-        "data": data,
-        "limit": arguments.limit,
-        "on_error": arguments.on_error,
-        "samples": arguments.samples,
-        "invalid_energy": arguments.invalid_energy,
-        "plausibility": arguments.plausible,
-        **work,
-    }
+    names = ("limit", "on_error", "samples", "invalid_energy", "plausibility")
+    measured = {name: getattr(arguments, name) for name in names} | {"data": data, **work}
     if folder is None and cases == 1:
         options = EvaluateOptions(model=models[0], sampling=samplings[0][1], **measured)
         evaluation = evaluate(options, not arguments.quiet)
         if json_path is not None:
-            write_evaluation(Path(json_path), evaluation)
+            write_json(Path(json_path), flatten_evaluation(evaluation.as_dict()))
         if out is not None:
             from omatg_ray.crystal.write import write_structures
 
@@ -149,7 +142,6 @@ def run(arguments: argparse.Namespace) -> None:
         print(table([evaluation.as_dict()]))
         return
     from omatg_ray.report.tables import comparison_table
-    from omatg_ray.run.atomic import write_json
 
     compared = compare(
         CompareOptions(models=models, samplings=samplings, folder=folder, **measured),
