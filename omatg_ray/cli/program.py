@@ -171,7 +171,8 @@ def _parser(verb: str) -> argparse.ArgumentParser:
 
     So an error in the module of a verb breaks this verb alone.
     """
-    parser = _Parser(prog="omatg-ray", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog="omatg-ray", description=DESCRIPTION, formatter_class=as_written)
     subparsers = parser.add_subparsers(metavar="VERB", required=True)
     names = verbs()
     for name in [verb] if verb in names else names:
@@ -182,12 +183,8 @@ def _parser(verb: str) -> argparse.ArgumentParser:
                 raise
             subparsers.add_parser(name, help=f"cannot be loaded: {_compact(str(error))}")
             continue
-        sub = subparsers.add_parser(
-            name,
-            help=module.SUMMARY,
-            description=module.DESCRIPTION,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        described = {"help": module.SUMMARY, "description": module.DESCRIPTION}
+        sub = subparsers.add_parser(name, formatter_class=as_written, **described)
         module.add_arguments(sub)
         sub.set_defaults(run=module.run)
     return parser

@@ -140,7 +140,7 @@ def packages() -> Finding:
     ]
     if old:
         return "warning", f"older than the versions {PACKAGE} was tested with: {', '.join(old)}; {FIX}"
-    shown = ", ".join(f"{name} {found[name]}" for name in ("torch", "matgl", "ray"))
+    shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "matgl", "ray"))
     return "ok", f"all {len(needed)} are installed and new enough ({shown})"
 
 

@@ -127,7 +127,9 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
         if not resume:
             write_settings(settings, folder / SWEEP_FILE)
         if progress:
-            print_line(_announcement(settings, folder))
+            goals = " and ".join(f"{goal.metric} ({goal.mode})" for goal in settings.goals)
+            trials = f"{counted(settings.expected, 'trial')} over {', '.join(settings.space)}"
+            print_line(f"{trials} in {folder}, decided by {goals}")
         complete = run_sweep(settings, work, resume, progress)
     if not complete:
         raise Interrupted(f"the sweep was stopped; resume it with: {command('tune', '--resume', folder)}")
@@ -145,9 +147,3 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
         write_text(path, settings.with_values(trial.values, path.with_suffix("")).to_yaml())
         write_report(folder / TRIALS / trial.name)
     return TuneResult(sweep, folder / BEST_FILE, list(front), write_sweep(folder))
-
-
-def _announcement(settings: SweepSettings, folder: Path) -> str:
-    over = f"{counted(settings.expected, 'trial')} over {', '.join(settings.space)}"
-    goals = " and ".join(f"{goal.metric} ({goal.mode})" for goal in settings.goals)
-    return f"{over} in {folder}, decided by {goals}"

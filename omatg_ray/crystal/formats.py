@@ -201,7 +201,7 @@ def _ase_database(path: Path) -> Iterator[Entry]:
 
 def _read_database_row(row: Any) -> Row:
     properties = {**row.key_value_pairs, **({"energy": row.energy} if "energy" in row else {})}
-    return row_of_atoms(row.toatoms(), identity(properties, str(row.id)), scalar_properties(properties))
+    return row_of_atoms(row.toatoms(), str(row.id), properties)
 
 
 def _trajectory(path: Path) -> Iterator[Entry]:
@@ -221,9 +221,7 @@ def _read_image(path: Path, number: int) -> Row:
     from ase.io.trajectory import TrajectoryReader
 
     with TrajectoryReader(path) as images:
-        atoms = images[number]
-    properties = {**atoms.info, **(atoms.calc.results if atoms.calc else {})}
-    return row_of_atoms(atoms, identity(properties, str(number + 1)), scalar_properties(properties))
+        return row_of_atoms(images[number], str(number + 1))
 
 
 CRYSTAL_FILES: dict[str, Texts] = {".cif": _cif, ".mcif": _cif, ".vasp": _poscar}

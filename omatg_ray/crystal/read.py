@@ -129,7 +129,8 @@ def _parts(rows: list[Row]) -> Iterator[list[Row]]:
 def _read_one(entry: Entry) -> Row | str:
     try:
         row = entry.read()
-        return _unusable(row) or row
+        _require_usable(row)
+        return row
     except DataError as error:
         return str(error)
     except OSError as error:
@@ -142,21 +143,24 @@ def _read_one(entry: Entry) -> Row | str:
         return f"it cannot be parsed ({reason or type(cause).__name__})"
 
 
-def _unusable(row: Row) -> str | None:
-    """Return what is wrong with a crystal on its own, before anything is computed from it."""
+def _require_usable(row: Row) -> None:
+    """Refuse a crystal that is wrong on its own, before anything is computed from it.
+
+    Raises:
+        DataError: Says what is wrong.
+    """
     if not row.numbers:
-        return "it has no atoms"
+        raise DataError("it has no atoms")
     require_fitting_cell(len(row.numbers))
     if not all(1 <= z <= MAX_ATOMIC_NUMBER for z in row.numbers):
-        return "a site holds no chemical element"
+        raise DataError("a site holds no chemical element")
     if not (np.isfinite(row.cell).all() and np.isfinite(row.frac).all()):
-        return "a coordinate or lattice vector is NaN or infinite"
+        raise DataError("a coordinate or lattice vector is NaN or infinite")
     if np.abs(row.frac).max() > FARTHEST:
-        return f"an atom lies more than {FARTHEST:g} cells from the origin, where positions lose their digits"
+        raise DataError(f"an atom lies more than {FARTHEST:g} cells from the origin, where positions lose their digits")
     volume = abs(np.linalg.det(row.cell))
     if volume < MIN_VOLUME:
-        return f"the cell is degenerate: its volume is {volume:.3g} Å³ (at least {MIN_VOLUME} is needed)"
-    return None
+        raise DataError(f"the cell is degenerate: its volume is {volume:.3g} Å³ (at least {MIN_VOLUME} is needed)")
 
 
 def _invalid(rows: list[Row]) -> list[str | None]:

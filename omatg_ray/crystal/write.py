@@ -49,14 +49,14 @@ def write_structures(
     """
     rows = _rows(structures, properties)
     target = Path(path).absolute()
-    folder = str(path).endswith(("/", os.sep)) or not target.suffix
+    to_folder = str(path).endswith(("/", os.sep)) or not target.suffix
     formats: dict[str, Callable[[_Rows], str]] = {".extxyz": _xyz, ".xyz": _xyz, ".cif": _cif, ".json": _json}
-    to_text = formats.get(target.suffix.lower())
-    if not folder and to_text is None:
+    to_text = None if to_folder else formats.get(target.suffix.lower())
+    if to_text is None and not to_folder:
         known = ", ".join(formats)
         raise DataError(f"{path} has an unknown suffix; write {known}, or a folder of CIF files (end the path in /)")
     try:
-        if folder or to_text is None:
+        if to_text is None:
             _write_folder(target, _cif_blocks(rows))
         else:
             write_text(target, to_text(rows))

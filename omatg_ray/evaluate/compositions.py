@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -75,6 +75,11 @@ class ByComposition:
             counts = np.bincount(groups[there], minlength=size).astype(float)
             totals[name] = Totals(sums, counts)
         return replace(self, totals=self.totals | totals)
+
+    def with_sums(self, name: str, values: Tensor) -> Self:
+        """Return a copy with a metric of one value per composition: the sum of values, given as for `with_rows`."""
+        sums = self.with_rows({name: values}).totals[name].sums
+        return replace(self, totals=self.totals | {name: Totals(sums, np.ones(len(sums)))})
 
     def with_medians(self, relative: Tensor) -> Self:
         """Return a copy with the medians of relative energies, given in rows as for `with_rows`."""
@@ -151,16 +156,9 @@ class ByComposition:
         return cls(list(values["names"]), [int(position) for position in values["place"]], totals, medians)
 
 
-def per_composition(values: Tensor) -> Totals:
-    """Return the totals of a metric that has one value per composition (G,)."""
-    sums = values.detach().double().cpu().numpy()
-    return Totals(sums, np.ones(len(sums)))
-
-
 def interval_dict(interval: Interval) -> dict[str, float | int | None]:
     """Return an interval as a dictionary for JSON; unknown limits are None."""
-    bounds = {"mean": interval.mean, "low": interval.low, "high": interval.high}
-    return {**{key: value if math.isfinite(value) else None for key, value in bounds.items()}, "n": interval.n}
+    return {key: value if math.isfinite(value) else None for key, value in asdict(interval).items()}
 
 
 def covered(hits: Tensor, samples: int, k: int) -> Tensor:

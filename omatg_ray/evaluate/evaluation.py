@@ -131,12 +131,18 @@ class Started:
             title: Title of the bar instead of the label.
         """
         start = time.perf_counter()
-        done: list[Measured] = []
-        with Progress(self._total, title or self._label or "evaluate", shown=progress) as bar:
-            for measured in self._measured:
-                done.append(measured)
-                bar.advance(steps=len(measured.crystals))
+        done = collect(self._measured, self._total, title or self._label or "evaluate", progress)
         return replace(self._sum_up(done), seconds=time.perf_counter() - start)
+
+
+def collect(blocks: Iterator[Measured], total: int, title: str, progress: bool) -> list[Measured]:
+    """Wait for blocks of `total` crystals; show a progress bar if `progress`."""
+    done: list[Measured] = []
+    with Progress(total, title, shown=progress) as bar:
+        for measured in blocks:
+            done.append(measured)
+            bar.advance(steps=len(measured.crystals))
+    return done
 
 
 def spread_rows(total: int, limit: int | None) -> list[int]:

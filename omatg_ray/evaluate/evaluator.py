@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,7 +14,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.backend import Block, Comparisons, EvaluationBackend, Measured
-from omatg_ray.evaluate.compositions import ByComposition, covered, per_composition
+from omatg_ray.evaluate.compositions import ByComposition, covered
 from omatg_ray.evaluate.evaluation import Evaluation, Started, spread_rows
 from omatg_ray.evaluate.metrics import CSPMetrics, energy_quantiles, energy_rows, match_rows, mean
 from omatg_ray.evaluate.polymorphs import Polymorphs
@@ -174,11 +173,14 @@ class Evaluator:
                 [match.rmse[: len(block.crystals)] for block, match in zip(done, matches, strict=True)]
             )
             matched = self._collect_matches([match.rmse for match in matches])
-            closest = self._closest_polymorphs(matched)
-            of_polymorphs = {} if closest is None else self._polymorph_rows(closest)
+            of_polymorphs: dict[str, Tensor] = {}
+            if self._polymorphs.n_polymorphic:
+                # Every crystal's closest polymorph, as row of the data set.
+                closest = [known for part in self._by_sample(matched) for known in self._polymorphs.closest(part)]
+                of_polymorphs = self._polymorph_rows(closest)
             of_samples = {name: map(mean, self._by_sample(values)) for name, values in of_polymorphs.items()}
             others = {name: sum(means) / self.samples for name, means in of_samples.items()} | {
-                "n_polymorphic": None if closest is None else self._polymorphs.n_polymorphic,
+                "n_polymorphic": self._polymorphs.n_polymorphic or None,
                 "timed_out": sum(match.timed_out for match in matches),
                 "failed": sum(match.failed for match in matches),
             }
@@ -190,21 +192,18 @@ class Evaluator:
                 hits = (~rmse_of_row.isnan()).view(self.samples, -1).sum(0)
                 at = [covered(hits, self.samples, k) for k in range(1, self.samples + 1)]
                 unique = self._unique(crystals, valid).double()
-                per = torch.zeros(len(by_composition.names), dtype=torch.float64).index_add(
-                    0, torch.tensor(by_composition.place).repeat(self.samples), unique
-                )
                 rows |= {"coverage": at[-1], "unique_share": unique}
                 rows |= {f"coverage_at_{k}": values for k, values in enumerate(at[:-1], start=1)}
-                others |= {"coverage_at": tuple(map(mean, at)), "unique_structures": mean(per)}
-                by_composition = replace(by_composition, totals={"unique_structures": per_composition(per)})
+                by_composition = by_composition.with_sums("unique_structures", unique)
+                structures = by_composition.totals["unique_structures"].sums
+                others |= {"coverage_at": list(map(mean, at)), "unique_structures": float(structures.mean())}
         relative = capped = None
         if energy is not None and reference is not None and self.backend.energy is not None:
             of_energies = energy_rows(energy, reference, valid, self.backend.energy.invalid_energy)
-            of_valid, capped = of_energies.values()
-            relative = energy - reference
+            relative, capped = energy - reference, of_energies["relative_energy_mean_capped"]
             rows |= of_energies
-            others |= energy_quantiles(of_valid)
-            by_composition = by_composition.with_medians(of_valid)
+            others |= energy_quantiles(of_energies["relative_energy_mean"])
+            by_composition = by_composition.with_medians(of_energies["relative_energy_mean"])
         means = {name: mean(values) for name, values in rows.items() if not name.startswith("coverage_at")}
         metrics = CSPMetrics(**{"n": len(crystals)} | means | others)
         return Evaluation(
@@ -262,12 +261,6 @@ class Evaluator:
         """Iterate over the rows of each sample, of a list or a tensor."""
         n = len(self._rows)
         return (values[first : first + n] for first in range(0, len(values), n))
-
-    def _closest_polymorphs(self, matches: Sequence[dict[int, float]]) -> list[int | None] | None:
-        """Find every crystal's closest polymorph, as row of the data set; None if no reference has any."""
-        if not self._polymorphs.n_polymorphic:
-            return None
-        return [known for part in self._by_sample(matches) for known in self._polymorphs.closest(part)]
 
     def _polymorph_rows(self, closest: Sequence[int | None]) -> dict[str, Tensor]:
         """Return which crystals match a polymorph, and which the lowest; NaN where there are no polymorphs."""

@@ -131,7 +131,7 @@ class CSPMetrics:
     n_polymorphic: int | None = None
     metre: float | None = None
     coverage: float | None = None
-    coverage_at: tuple[float, ...] | None = None
+    coverage_at: list[float] | None = None
     rmse: float | None = None
     crmse: float | None = None
     relative_energy_mean: float | None = None
@@ -152,13 +152,10 @@ class CSPMetrics:
     failed: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a dictionary for JSON: NaN and infinity become None, tuples become lists."""
-        values = asdict(self)
-        if self.coverage_at is not None:
-            values["coverage_at"] = list(self.coverage_at)
+        """Return a dictionary for JSON: NaN and infinity become None."""
         return {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in values.items()
+            for key, value in asdict(self).items()
         }
 
 

@@ -248,9 +248,10 @@ def _base_distribution(sampler: Configured) -> BaseDistribution:
         lattices: Any = names.from_omatg(cell, names.CELL_BASES)
     else:
         cell.only(["dataset_name"])
-        lattices = informed_cell(str(cell.get("dataset_name", "")))
-        if lattices is None:
+        dataset = str(cell.get("dataset_name", ""))
+        if dataset not in FITS:
             raise ModelError(f"{cell.where}.dataset_name must be one of {', '.join(FITS)}")
+        lattices = informed_cell(dataset)
     return BaseDistribution(
         pos=names.from_omatg(sampler.child("pos_distribution"), names.POSITION_BASES), cell=lattices
     )

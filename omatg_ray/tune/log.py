@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ray import tune
 from omatg_ray.config import Config
 from omatg_ray.errors import DataError, DiskError, SoftwareError
 from omatg_ray.run.atomic import NO_SPACE
+from omatg_ray.run.progress import print_line
 from omatg_ray.run.text import counted
 from omatg_ray.settings import current_key
 from omatg_ray.tune import results as sweep
@@ -20,22 +20,19 @@ from omatg_ray.tune.state import keep_state, refuse_loss
 from omatg_ray.tune.stop import SweepStop
 from omatg_ray.tune.trainable import name_in_tune
 
-logger = logging.getLogger(__name__)
-# These lines go only to the terminal.
-logger.propagate = False
-
 
 class SweepLog(tune.Callback):
-    """Callback that logs every result, keeps `trials.json` and Tune's state, and stops the sweep if a disk is full.
+    """Callback that prints every result, keeps `trials.json` and Tune's state, and stops the sweep if a disk is full.
 
     Args:
         folder: Folder of the sweep.
         goals: The metrics that decide.
         expected: Total number of trials.
+        shown: Whether to print lines.
     """
 
-    def __init__(self, folder: Path, goals: Sequence[Goal], expected: int) -> None:
-        self._folder, self._goals, self._expected = folder, list(goals), expected
+    def __init__(self, folder: Path, goals: Sequence[Goal], expected: int, shown: bool) -> None:
+        self._folder, self._goals, self._expected, self._shown = folder, list(goals), expected, shown
         self._complete, self._checked, self._written = set[str](), False, False
         self._state = 0
 
@@ -112,7 +109,8 @@ class SweepLog(tune.Callback):
         return SweepStop.active.error is not None
 
     def _say(self, trial: Any, text: str) -> None:
-        logger.info("trial %s: %s", name_in_tune(trial), text)
+        if self._shown:
+            print_line(f"trial {name_in_tune(trial)}: {text}")
 
     def _write(self, trials: Sequence[Any]) -> None:
         self._written = True

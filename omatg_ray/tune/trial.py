@@ -150,19 +150,16 @@ class TrialRun:
         """
         try:
             if self._ended is None:
-                self._advance()
+                work = self._loop()
+                if missing := [metric for metric in self._sweep.settings.metric if metric in work.unmeasured]:
+                    raise ConfigError(f"metric: validations of this run do not measure {', '.join(missing)}")
+                while not work.done and not work.iterate():
+                    pass
         except OF_ITS_PLACE:
             raise
         except OmatgRayError as error:
             self._ended = _reason(error)
         return self._result()
-
-    def _advance(self) -> None:
-        work = self._loop()
-        if missing := [metric for metric in self._sweep.settings.metric if metric in work.unmeasured]:
-            raise ConfigError(f"metric: validations of this run do not measure {', '.join(missing)}")
-        while not work.done and not work.iterate():
-            pass
 
     def _loop(self) -> TrainLoop:
         if self._work is None:

@@ -256,7 +256,6 @@ def main() -> None:
 
     base = FlowModel.load(options.model)
     cell = informed_cell(LATTICES)
-    assert cell is not None
     base.description = base.description.model_copy(update={"base_distribution": BaseDistribution(cell=cell)})
     with tempfile.TemporaryDirectory() as folder:
         export_omatg(base, Path(folder), options.steps)

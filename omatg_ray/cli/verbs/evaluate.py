@@ -118,41 +118,33 @@ def run(arguments: argparse.Namespace) -> None:
     cases = len(models) * len(samplings)
     if out is not None and (folder is not None or cases > 1):
         raise ConfigError("--out takes the crystals of a single case; --to DIR keeps those of every case there")
-    from omatg_ray.commands.evaluate import (
-        CompareOptions,
-        EvaluateOptions,
-        compare,
-        evaluate,
-        flatten_evaluation,
-        table,
-    )
+    from omatg_ray.commands import evaluate as commands
     from omatg_ray.run.atomic import write_json
 
     names = ("limit", "on_error", "samples", "invalid_energy", "plausibility")
     measured = {name: getattr(arguments, name) for name in names} | {"data": data, **work}
     if folder is None and cases == 1:
-        options = EvaluateOptions(model=models[0], sampling=samplings[0][1], **measured)
-        evaluation = evaluate(options, not arguments.quiet)
+        options = commands.EvaluateOptions(model=models[0], sampling=samplings[0][1], **measured)
+        evaluation = commands.evaluate(options, not arguments.quiet)
         if json_path is not None:
-            write_json(Path(json_path), flatten_evaluation(evaluation.as_dict()))
+            write_json(Path(json_path), commands.flatten_evaluation(evaluation.as_dict()))
         if out is not None:
             from omatg_ray.crystal.write import write_structures
 
             write_structures(out, evaluation.crystals.to_structures())
-        print(table([evaluation.as_dict()]))
+        print(commands.table([evaluation.as_dict()]))
         return
     from omatg_ray.report.tables import comparison_table
 
-    compared = compare(
-        CompareOptions(models=models, samplings=samplings, folder=folder, **measured),
+    compared = commands.compare(
+        commands.CompareOptions(models=models, samplings=samplings, folder=folder, **measured),
         not arguments.quiet,
     )
+    comparison = compared.comparison
     if json_path is not None:
-        comparison = compared.comparison
-        write_json(
-            Path(json_path), flatten_evaluation(comparison.results[0].values) if cases == 1 else comparison.as_dict()
-        )
-    print(comparison_table(compared.comparison))
+        single = comparison.results[0].values
+        write_json(Path(json_path), commands.flatten_evaluation(single) if cases == 1 else comparison.as_dict())
+    print(comparison_table(comparison))
     if compared.resumed:
         print(f"evaluated before, and not again: {compared.resumed} of {cases} cases")
     if compared.others:
