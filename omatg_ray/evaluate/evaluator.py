@@ -106,13 +106,7 @@ class Evaluator:
     def _by_composition(self) -> ByComposition:
         return ByComposition.of(self.references.compositions)
 
-    def __call__(
-        self,
-        model: FlowModel,
-        sampling: Sampling,
-        label: str = "",
-        progress: bool = False,
-    ) -> Evaluation:
+    def __call__(self, model: FlowModel, sampling: Sampling, label: str = "", progress: bool = False) -> Evaluation:
         """Generate and measure crystals.
 
         Args:

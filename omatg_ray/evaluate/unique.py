@@ -44,11 +44,7 @@ class SpaceGroup(NamedTuple):
 
 
 def find_unique(
-    crystals: CrystalBatch,
-    energies: Tensor | Sequence[float] | None = None,
-    *,
-    workers: int = 0,
-    timeout: float = 10.0,
+    crystals: CrystalBatch, energies: Tensor | Sequence[float] | None = None, *, workers: int = 0, timeout: float = 10.0
 ) -> UniqueCrystals:
     """Cluster crystals that StructureMatcher considers equal.
 
