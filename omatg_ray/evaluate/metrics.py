@@ -33,8 +33,8 @@ def mean(rows: Tensor) -> float:
 def match_rows(matches: Tensor, stol: float) -> dict[str, Tensor]:
     """Return the rows (n,) whose means are the metrics of matches.
 
-    - match_rate: 1 for a match, else 0. With `Matcher.pairs` the mean is the match rate of crystal structure prediction
-      (one sample per reference), with `Matcher.best` the recall METRe.
+    - match_rate: 1 for a match, else 0. Over pairs of a crystal and its reference the mean is the match rate of crystal
+      structure prediction, over the best match of every reference it is the recall METRe.
     - rmse: The displacement of the matches. Read its mean beside the match rate: it ignores other rows.
     - crmse: The displacement, where no match counts as the matcher's site tolerance `stol`.
     """
