@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,7 +19,7 @@ from omatg_ray.run.config_file import read_tree
 from omatg_ray.run.location import Location, is_bundled
 from omatg_ray.run.location_keys import CrystalsLocation, Kind, ModelLocation, RunLocation, ScheduleLocation, relocate
 from omatg_ray.run.tracking import Tracker
-from omatg_ray.settings import FIELDS, FieldName, Settings, explain_errors
+from omatg_ray.settings import FIELDS, FieldName, Settings
 from omatg_ray.tree import dump
 
 UNNAMED_DATA = "data: name a file to split (data.file=...) or three files (data.train, data.val, data.test)"
@@ -218,16 +218,6 @@ class Config(Settings):
         if path is not None:
             tree.setdefault("run", f"runs/{Path(path).stem}")
         return cls.from_tree(tree, source)
-
-    @classmethod
-    def from_tree(cls, tree: dict[str, Any], source: str = "config") -> Config:
-        """Build a configuration from plain values.
-
-        Raises:
-            ConfigError: As `load`.
-        """
-        with explain_errors(source, cls):
-            return cls.model_validate(tree)
 
     def resolved(self) -> Config:
         """Return the same configuration with absolute paths, so that any working directory can resume the run."""

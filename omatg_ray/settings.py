@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema, core_schema
@@ -51,6 +51,17 @@ class Settings(BaseModel):
                 # YAML names the group, with nothing below it.
                 del values[name]
         return values
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any], source: str = "config") -> Self:
+        """Build settings from plain values; `source` is their name in messages.
+
+        Raises:
+            ConfigError: A key is unknown, mistyped or out of range. The message names the key and, for unknown keys,
+                the nearest valid one.
+        """
+        with explain_errors(source, cls):
+            return cls.model_validate(tree)
 
 
 def _merge(default: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -145,14 +156,11 @@ class Kinds:
             raise ValueError(f"give its kind, one of {names}, as a word or with further keys, not {value!r}")
         kind = value["kind"]
         if not isinstance(kind, str) or kind not in self.classes:
-            near = difflib.get_close_matches(str(kind), list(self.classes), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {names}"
-            raise ValueError(f"unknown kind {kind!r}; {hint}")
+            raise ValueError(f"unknown kind {kind!r}; {hint_at(kind, self.classes, f'known: {names}')}")
         cls = self.classes[kind]
         for key in sorted(value.keys() - cls.model_fields.keys(), key=str):
-            near = difflib.get_close_matches(str(key), list(cls.model_fields), n=1)
             keys = ", ".join(name for name in cls.model_fields if name != "kind")
-            hint = f"did you mean {near[0]}?" if near else f"valid keys: {keys or 'none'}"
+            hint = hint_at(key, cls.model_fields, f"valid keys: {keys or 'none'}")
             raise ValueError(f"{kind} has no key {key}; {hint}")
         # pydantic prefixes these errors with the path of the field.
         return cls.model_validate(value)
@@ -162,6 +170,12 @@ class Kinds:
             return None
         kind = type(value).model_fields["kind"].default
         return {"kind": kind} | value.model_dump(exclude_none=True) if value.model_dump(exclude_defaults=True) else kind
+
+
+def hint_at(name: object, known: Iterable[str], otherwise: str, above: str = "", cutoff: float = 0.6) -> str:
+    """Return which of the known names was probably meant, with a prefix; `otherwise` if none is close."""
+    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
+    return f"did you mean {above}{near[0]}?" if near else otherwise
 
 
 @contextmanager
@@ -202,9 +216,8 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         parent = _model_at(model, location[:-1])
         names = list(parent.model_fields) if parent else []
-        near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.4)
-        hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"valid keys: {', '.join(names)}"
-        return f"unknown key {key}: {hint}"
+        valid, above = f"valid keys: {', '.join(names)}", key.removesuffix(location[-1])
+        return f"unknown key {key}: {hint_at(location[-1], names, valid, above, cutoff=0.4)}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"{key}: missing, and it has no default"

@@ -22,7 +22,6 @@ from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import OWN
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.run.atomic import write_json
 from omatg_ray.run.location import BUNDLED, Location, absolute_name, is_bundled
 from omatg_ray.run.text import aligned
 from omatg_ray.train.backend import evaluation_backend
@@ -218,11 +217,6 @@ def distinct_names(places: Sequence[Location]) -> list[str]:
         if len(set(names)) == different:
             return names
     return [str(path) for path in places]
-
-
-def write_evaluation(path: Path, evaluation: Evaluation) -> None:
-    """Write the metrics at the top level, then the request and the values of every structure."""
-    write_json(path, flatten_evaluation(evaluation.as_dict()))
 
 
 def flatten_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:

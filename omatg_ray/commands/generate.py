@@ -16,7 +16,8 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.formula import cell_species
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import ConfigError, DataError, ModelError
-from omatg_ray.evaluate.backend import Block, Measured
+from omatg_ray.evaluate.backend import Block
+from omatg_ray.evaluate.evaluation import collect
 from omatg_ray.evaluate.unique import find_unique, space_groups
 from omatg_ray.model.checks import refuse_unseen, warn_noiseless, warn_unfamiliar
 from omatg_ray.model.flow_model import FlowModel
@@ -119,32 +120,25 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
         )
         for rows in torch.arange(len(species)).split(options.block)
     ]
-    done: list[Measured] = []
-    with (
-        # Energies before a relaxation are not used.
-        evaluation_backend(options, model, None if options.relax else reward, progress) as backend,
-        Progress(len(species), "generate", shown=progress) as bar,
-    ):
-        for measured in backend.evaluate.measure(model, blocks):
-            done.append(measured)
-            bar.advance(steps=len(measured.crystals))
+    # Energies before a relaxation are not used.
+    with evaluation_backend(options, model, None if options.relax else reward, progress) as backend:
+        done = collect(backend.evaluate.measure(model, blocks), len(species), "generate", progress)
     crystals = CrystalBatch.cat(block.crystals for block in done)
     valid = check_validity(crystals).valid
     _warn_fruitless(cells, valid.view(len(cells), options.count))
     kept = valid.nonzero().squeeze(1)
     sound = crystals.select(kept)
     relaxed = _relax(sound, reward, options, progress) if reward is not None and options.relax else None
-    energy: Tensor | None
     if relaxed is not None:
         sound, energy = relaxed.crystals, relaxed.energy / relaxed.crystals.n_atoms
     else:
-        energies = [block.energy for block in done if block.energy is not None]
-        energy = torch.cat(energies)[kept] if energies else None
+        unknown = torch.full((len(crystals),), torch.nan, dtype=torch.float64)
+        energy = torch.cat([block.energy for block in done if block.energy is not None] or [unknown])[kept]
     order, copies = _unique(sound, energy, options)
     unique = sound.select(order)
     groups = space_groups(unique, workers=options.workers, timeout=options.timeout)
     keys, ranks = compositions(unique), Counter[Composition]()
-    above = _above_best(keys, None if energy is None else energy[order])
+    above = _above_best(keys, energy[order].tolist())
     formulas = unique.formulas()
     properties = []
     for row, position in enumerate(order.tolist()):
@@ -158,7 +152,7 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
                 "formula": formula,
                 "z": z,
                 "rank": ranks[keys[row]],
-                "energy_per_atom": None if energy is None or energy[position].isnan() else float(energy[position]),
+                "energy_per_atom": None if energy[position].isnan() else float(energy[position]),
                 "energy_above_best": above[row],
                 "space_group": None if group is None else group.symbol,
                 "space_group_number": None if group is None else group.number,
@@ -199,9 +193,8 @@ def _relax(crystals: CrystalBatch, reward: MatGLEnergy, options: GenerateOptions
     )
 
 
-def _above_best(keys: Sequence[Composition], energy: Tensor | None) -> list[float | None]:
-    """Return the eV/atom of every crystal above the lowest of its composition; None if an energy is missing."""
-    energies = [math.nan] * len(keys) if energy is None else energy.tolist()
+def _above_best(keys: Sequence[Composition], energies: Sequence[float]) -> list[float | None]:
+    """Return the eV/atom of every crystal above the lowest of its composition; None if its energy is NaN."""
     best: dict[Composition, float] = {}
     for key, value in zip(keys, energies, strict=True):
         if not math.isnan(value):
@@ -231,7 +224,7 @@ def _warn_fruitless(cells: Sequence[tuple[tuple[str, int] | None, list[int]]], v
         warnings.warn(f"no valid crystal of {', '.join(empty)}; {advice}", stacklevel=3)
 
 
-def _unique(crystals: CrystalBatch, energy: Tensor | None, options: GenerateOptions) -> tuple[Tensor, list[int]]:
+def _unique(crystals: CrystalBatch, energy: Tensor, options: GenerateOptions) -> tuple[Tensor, list[int]]:
     """Return representatives, by composition and then by energy, and the number of crystals that each stands for."""
     unique = find_unique(crystals, energy, workers=options.workers, timeout=options.timeout)
     counts = torch.bincount(unique.cluster, minlength=len(unique.representatives)).tolist()

@@ -46,15 +46,6 @@ def _summarise(name: AssetName) -> str:
     return f"{name}: {len(files)} files, {size / 1e6:.2f} MB, in {assets.root() / name}"
 
 
-def describe_asset(name: AssetName) -> str:
-    """Return folder, files and size of an asset, then its card.
-
-    Raises:
-        DataError: A file of it is missing or damaged.
-    """
-    return f"{_summarise(name)}\n\n{assets.card(name).rstrip()}"
-
-
 def describe(name: str) -> str:
     """Return the card of an asset, or the contents of `model.json` or `schedule.json` of a model or schedule, in lines.
 
@@ -68,7 +59,7 @@ def describe(name: str) -> str:
     """
     for known in ASSETS:
         if name == known:
-            return describe_asset(known)
+            return f"{_summarise(known)}\n\n{assets.card(known).rstrip()}"
     if not is_bundled(name) and not is_remote(name) and not Path(name).exists():
         raise ModelError(
             f"info: {name} is none of {', '.join(ASSETS)} or {BUNDLED}, and there is no model or run folder of that "

@@ -5,11 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from pymatgen.core import Element
-
 from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
-from omatg_ray.crystal.split import Split
 from omatg_ray.flow.pretrain import Recipe
 from omatg_ray.model.flow_model import ModelDescription
 from omatg_ray.run.folder import RunFolder
@@ -66,7 +63,20 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
         folder = stack.enter_context(RunFolder.create(config.run, resume))
         stop = stack.enter_context(StopRequest("this epoch"))
         describe_run(folder, config, split)
-        description = _description(config, split, recipe.base)
+        description = ModelDescription(
+            network=config.pretrain.network,
+            paths=config.pretrain.paths,
+            base_distribution=recipe.base,
+            elements=split.train.symbols,
+            sizes=sorted(split.train.sizes),
+            provenance={
+                "command": "pretrain",
+                "data": str(config.data.file or config.data.train),
+                "training_crystals": len(split.train),
+                "seed": config.seed,
+                "versions": versions(),
+            },
+        )
         path, keep = folder.path.absolute(), config.checkpoint.keep
         loop = PretrainLoop(path, description, keep, progress, folder.storage, tracking)
         if trainer is None:
@@ -77,20 +87,3 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
 
         write_report(folder.path)
         return folder.named(folder.checkpoints / "best")
-
-
-def _description(config: Config, split: Split, base: BaseDistribution) -> ModelDescription:
-    return ModelDescription(
-        network=config.pretrain.network,
-        paths=config.pretrain.paths,
-        base_distribution=base,
-        elements=[Element.from_Z(z).symbol for z in sorted(split.train.elements)],
-        sizes=sorted(split.train.sizes),
-        provenance={
-            "command": "pretrain",
-            "data": str(config.data.file or config.data.train),
-            "training_crystals": len(split.train),
-            "seed": config.seed,
-            "versions": versions(),
-        },
-    )

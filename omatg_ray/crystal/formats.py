@@ -18,7 +18,7 @@ import numpy as np
 
 from omatg_ray.crystal import records
 from omatg_ray.crystal.cif import row_of_block
-from omatg_ray.crystal.cif_block import Block, read_blocks
+from omatg_ray.crystal.cif_block import read_blocks
 from omatg_ray.crystal.dataset import scalar_properties
 from omatg_ray.crystal.row import Entry, Row, failed_entry, identity, require_periodic, row_of_atoms, row_of_structure
 from omatg_ray.crystal.tables import csv_entries, json_entries, json_lines_entries
@@ -51,7 +51,7 @@ def entries(path: Path) -> Iterator[Entry]:
             f"{path} has an unknown suffix; known are {', '.join([*TEXTS, *FILES])} (texts also with .gz), POSCAR and "
             "CONTCAR files, folders and .zip archives of .cif, .mcif and POSCAR files"
         )
-    return _guard(str(path), lambda: _texts(str(path), path.read_bytes()))
+    return _guard(str(path), partial(_read_file, path))
 
 
 def _kind(name: str) -> str:
@@ -135,11 +135,7 @@ def _cif(where: str, text: str) -> Iterator[Entry]:
     for number, block in enumerate(blocks, start=1):
         single = len(blocks) == 1
         label = where if single else f"{where}, block {number} ({block.name})"
-        yield Entry(label, partial(_read_block, block, stem if single else block.name))
-
-
-def _read_block(block: Block, name: str) -> Row:
-    return row_of_block(block, identity(block.properties, name))
+        yield Entry(label, partial(row_of_block, block, identity(block.properties, stem if single else block.name)))
 
 
 def _poscar(where: str, text: str) -> Iterator[Entry]:
@@ -205,7 +201,7 @@ def _ase_database(path: Path) -> Iterator[Entry]:
 
 def _read_database_row(row: Any) -> Row:
     properties = {**row.key_value_pairs, **({"energy": row.energy} if "energy" in row else {})}
-    return row_of_atoms(row.toatoms(), identity(properties, str(row.id)), scalar_properties(properties))
+    return row_of_atoms(row.toatoms(), str(row.id), properties)
 
 
 def _trajectory(path: Path) -> Iterator[Entry]:
@@ -225,9 +221,7 @@ def _read_image(path: Path, number: int) -> Row:
     from ase.io.trajectory import TrajectoryReader
 
     with TrajectoryReader(path) as images:
-        atoms = images[number]
-    properties = {**atoms.info, **(atoms.calc.results if atoms.calc else {})}
-    return row_of_atoms(atoms, identity(properties, str(number + 1)), scalar_properties(properties))
+        return row_of_atoms(images[number], str(number + 1))
 
 
 CRYSTAL_FILES: dict[str, Texts] = {".cif": _cif, ".mcif": _cif, ".vasp": _poscar}

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -109,16 +109,8 @@ def read_dataset(
     return _dataset(rows, reduce)
 
 
-class _Refused(NamedTuple):
-    """The reason why a row cannot be used."""
-
-    reason: str
-
-    def __str__(self) -> str:
-        return self.reason
-
-
-def _read(chunk: Sequence[Entry], allow_overlaps: bool) -> list[Row | _Refused]:
+def _read(chunk: Sequence[Entry], allow_overlaps: bool) -> list[Row | str]:
+    """Return each crystal, or why it cannot be used."""
     results = [_read_one(entry) for entry in chunk]
     if allow_overlaps:
         return results
@@ -134,50 +126,54 @@ def _parts(rows: list[Row]) -> Iterator[list[Row]]:
         yield [row for _, row in part]
 
 
-def _read_one(entry: Entry) -> Row | _Refused:
+def _read_one(entry: Entry) -> Row | str:
     try:
         row = entry.read()
-        return _unusable(row) or row
+        _require_usable(row)
+        return row
     except DataError as error:
-        return _Refused(str(error))
+        return str(error)
     except OSError as error:
-        return _Refused(f"it cannot be read: {error.strerror or error}")
+        return f"it cannot be read: {error.strerror or error}"
     except Exception as error:  # noqa: BLE001 - the parsers raise anything on malformed text
         cause = error.__cause__ or error
         reason = " ".join(str(cause).split())
         if isinstance(cause, KeyError):
             reason = f"{reason} is unknown or missing"
-        return _Refused(f"it cannot be parsed ({reason or type(cause).__name__})")
+        return f"it cannot be parsed ({reason or type(cause).__name__})"
 
 
-def _unusable(row: Row) -> _Refused | None:
-    """Return what is wrong with a crystal on its own, before anything is computed from it."""
+def _require_usable(row: Row) -> None:
+    """Refuse a crystal that is wrong on its own, before anything is computed from it.
+
+    Raises:
+        DataError: Says what is wrong.
+    """
     if not row.numbers:
-        return _Refused("it has no atoms")
+        raise DataError("it has no atoms")
     require_fitting_cell(len(row.numbers))
     if not all(1 <= z <= MAX_ATOMIC_NUMBER for z in row.numbers):
-        return _Refused("a site holds no chemical element")
+        raise DataError("a site holds no chemical element")
     if not (np.isfinite(row.cell).all() and np.isfinite(row.frac).all()):
-        return _Refused("a coordinate or lattice vector is NaN or infinite")
+        raise DataError("a coordinate or lattice vector is NaN or infinite")
     if np.abs(row.frac).max() > FARTHEST:
-        return _Refused(f"an atom lies more than {FARTHEST:g} cells from the origin, where positions lose their digits")
+        raise DataError(f"an atom lies more than {FARTHEST:g} cells from the origin, where positions lose their digits")
     volume = abs(np.linalg.det(row.cell))
     if volume < MIN_VOLUME:
-        return _Refused(f"the cell is degenerate: its volume is {volume:.3g} Å³ (at least {MIN_VOLUME} is needed)")
-    return None
+        raise DataError(f"the cell is degenerate: its volume is {volume:.3g} Å³ (at least {MIN_VOLUME} is needed)")
 
 
-def _invalid(rows: list[Row]) -> list[_Refused | None]:
+def _invalid(rows: list[Row]) -> list[str | None]:
     """Return what `check_validity` finds wrong with each crystal, or None."""
     if not rows:
         return []
     crystals = _batch(rows)
     validity = check_validity(crystals)
-    reasons: list[_Refused | None] = [None] * len(rows)
+    reasons: list[str | None] = [None] * len(rows)
     for index in (~validity.valid).nonzero().flatten().tolist():
         sine = float(validity.polar_sine[index])
         if sine < MIN_POLAR_SINE:
-            reasons[index] = _Refused(f"the cell is flat: its volume is {sine:.2g} of the product of its lengths")
+            reasons[index] = f"the cell is flat: its volume is {sine:.2g} of the product of its lengths"
             continue
         first, second, distance = closest_atoms(crystals.select([index]))
         names = rows[index].numbers
@@ -186,7 +182,7 @@ def _invalid(rows: list[Row]) -> list[_Refused | None]:
             if first == second
             else f"atoms {first + 1} ({symbol(names[first])}) and {second + 1} ({symbol(names[second])})"
         )
-        reasons[index] = _Refused(f"{pair} are {distance:.3g} Å apart (at least {MIN_DISTANCE} is needed)")
+        reasons[index] = f"{pair} are {distance:.3g} Å apart (at least {MIN_DISTANCE} is needed)"
     return reasons
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,17 +49,19 @@ def write_structures(
     """
     rows = _rows(structures, properties)
     target = Path(path).absolute()
-    if str(path).endswith(("/", os.sep)) or not target.suffix:
-        with _name_target(target):
-            _write_folder(target, _cif_files(rows))
-        return
+    to_folder = str(path).endswith(("/", os.sep)) or not target.suffix
     formats: dict[str, Callable[[_Rows], str]] = {".extxyz": _xyz, ".xyz": _xyz, ".cif": _cif, ".json": _json}
-    to_text = formats.get(target.suffix.lower())
-    if to_text is None:
+    to_text = None if to_folder else formats.get(target.suffix.lower())
+    if to_text is None and not to_folder:
         known = ", ".join(formats)
         raise DataError(f"{path} has an unknown suffix; write {known}, or a folder of CIF files (end the path in /)")
-    with _name_target(target):
-        write_text(target, to_text(rows))
+    try:
+        if to_text is None:
+            _write_folder(target, _cif_blocks(rows))
+        else:
+            write_text(target, to_text(rows))
+    except OSError as error:
+        raise DataError(f"{target} cannot be written: {error}") from error
 
 
 def _rows(structures: Sequence[Structure], properties: Sequence[Mapping[str, Any]] | None) -> _Rows:
@@ -89,17 +90,16 @@ def _xyz(rows: _Rows) -> str:
             scaled_positions=structure.frac_coords,
             cell=structure.lattice.matrix,
             pbc=True,
-            info={_plain_name(key): _one_line(value) for key, value in properties.items()},
+            info={
+                _plain_name(key): " ".join(value.split()) if isinstance(value, str) else value
+                for key, value in properties.items()
+            },
         )
         for structure, properties in rows
     ]
     out = StringIO()
     write_xyz(out, images)
     return out.getvalue()
-
-
-def _one_line(value: Scalar) -> Scalar:
-    return " ".join(value.split()) if isinstance(value, str) else value
 
 
 def _json(rows: _Rows) -> str:
@@ -111,17 +111,14 @@ def _json(rows: _Rows) -> str:
 
 
 def _cif(rows: _Rows) -> str:
-    return "\n".join(_cif_block(name, *row) for name, row in zip(_block_names(rows), rows, strict=True))
+    return "\n".join(_cif_blocks(rows).values())
 
 
-def _cif_files(rows: _Rows) -> dict[str, str]:
-    return {f"{name}.cif": _cif_block(name, *row) for name, row in zip(_block_names(rows), rows, strict=True)}
-
-
-def _block_names(rows: _Rows) -> list[str]:
-    """Return names such as '00001_BaTiO3', which sort in the order of the structures."""
+def _cif_blocks(rows: _Rows) -> dict[str, str]:
+    """Return a data block for each structure by its name, such as '00001_BaTiO3', which sorts in their order."""
     digits = max(5, len(str(len(rows))))
-    return [f"{i:0{digits}d}_{structure.composition.reduced_formula}" for i, (structure, _) in enumerate(rows, start=1)]
+    names = [f"{i:0{digits}d}_{structure.composition.reduced_formula}" for i, (structure, _) in enumerate(rows, 1)]
+    return {name: _cif_block(name, *row) for name, row in zip(names, rows, strict=True)}
 
 
 def _cif_block(name: str, structure: Structure, properties: dict[str, Scalar]) -> str:
@@ -154,17 +151,9 @@ def _plain_name(key: str) -> str:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _name_target(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{target} cannot be written: {error}") from error
-
-
-def _write_folder(target: Path, files: dict[str, str]) -> None:
+def _write_folder(target: Path, blocks: dict[str, str]) -> None:
     if target.is_dir() and any(target.iterdir()):
         raise DataError(f"the folder {target} exists and is not empty; choose another one or remove it")
     with replace_folder(target) as temporary:
-        for name, text in files.items():
-            (temporary / name).write_text(text, encoding="utf-8")
+        for name, text in blocks.items():
+            (temporary / f"{name}.cif").write_text(text, encoding="utf-8")

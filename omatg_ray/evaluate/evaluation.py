@@ -13,7 +13,7 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.evaluate.backend import Measured
 from omatg_ray.evaluate.compositions import ByComposition, interval_dict
-from omatg_ray.evaluate.metrics import CSPMetrics, Interval
+from omatg_ray.evaluate.metrics import CSPMetrics, Interval, mean
 from omatg_ray.run.progress import Progress
 
 
@@ -65,7 +65,7 @@ class Evaluation:
 
     def with_rows(self, rows: Mapping[str, Tensor]) -> Evaluation:
         """Return a copy with more metrics, each the mean over the rows (n,) that are not NaN."""
-        means: dict[str, Any] = {name: float(values[~values.isnan()].mean()) for name, values in rows.items()}
+        means: dict[str, Any] = {name: mean(values) for name, values in rows.items()}
         return replace(self, metrics=replace(self.metrics, **means), by_composition=self.by_composition.with_rows(rows))
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,17 +81,16 @@ class Evaluation:
             "valid": self.valid.tolist(),
             "rmse": _nan_to_none(self.match),
         }
-        if self.polymorph is not None:
-            per_structure["polymorph"] = self.polymorph
-        if self.lowest_polymorph is not None:
-            per_structure["lowest_polymorph"] = self.lowest_polymorph
-        for name, values in (
-            ("energy_per_atom", self.energy),
-            ("relative_energy", self.relative_energy),
-            ("relative_energy_capped", self.relative_energy_capped),
-        ):
+        optional = {
+            "polymorph": self.polymorph,
+            "lowest_polymorph": self.lowest_polymorph,
+            "energy_per_atom": self.energy,
+            "relative_energy": self.relative_energy,
+            "relative_energy_capped": self.relative_energy_capped,
+        }
+        for name, values in optional.items():
             if values is not None:
-                per_structure[name] = _nan_to_none(values)
+                per_structure[name] = _nan_to_none(values) if isinstance(values, Tensor) else values
         intervals = {name: interval_dict(interval) for name, interval in self.intervals.items()}
         return {
             **self.settings,
@@ -132,12 +131,18 @@ class Started:
             title: Title of the bar instead of the label.
         """
         start = time.perf_counter()
-        done: list[Measured] = []
-        with Progress(self._total, title or self._label or "evaluate", shown=progress) as bar:
-            for measured in self._measured:
-                done.append(measured)
-                bar.advance(steps=len(measured.crystals))
+        done = collect(self._measured, self._total, title or self._label or "evaluate", progress)
         return replace(self._sum_up(done), seconds=time.perf_counter() - start)
+
+
+def collect(blocks: Iterator[Measured], total: int, title: str, progress: bool) -> list[Measured]:
+    """Wait for blocks of `total` crystals; show a progress bar if `progress`."""
+    done: list[Measured] = []
+    with Progress(total, title, shown=progress) as bar:
+        for measured in blocks:
+            done.append(measured)
+            bar.advance(steps=len(measured.crystals))
+    return done
 
 
 def spread_rows(total: int, limit: int | None) -> list[int]:

@@ -44,13 +44,7 @@ class SpaceGroup(NamedTuple):
 
 
 def find_unique(
-    crystals: CrystalBatch,
-    energies: Tensor | Sequence[float] | None = None,
-    *,
-    settings: MatchSettings = SAME_STRUCTURE,
-    workers: int = 0,
-    timeout: float = 10.0,
-    progress: str | None = None,
+    crystals: CrystalBatch, energies: Tensor | Sequence[float] | None = None, *, workers: int = 0, timeout: float = 10.0
 ) -> UniqueCrystals:
     """Cluster crystals that StructureMatcher considers equal.
 
@@ -63,17 +57,15 @@ def find_unique(
         crystals: B crystals.
         energies: Energy per atom in eV (B,); the lowest of a cluster represents it, NaN comes last. None keeps the
             first.
-        settings: Tolerances.
         workers: Worker processes; 0 compares in this process (see `BoundedPool`).
         timeout: Seconds that one comparison may take.
-        progress: Title of a progress bar; None shows none.
 
     Raises:
         DataError: There are not as many energies as crystals.
     """
     order = _order(energies, len(crystals))
     valid = check_validity(crystals).valid.tolist()
-    arrays, keys, tolerances = (to_arrays(crystals), compositions(crystals), astuple(settings))
+    arrays, keys, tolerances = to_arrays(crystals), compositions(crystals), astuple(SAME_STRUCTURE)
     from omatg_ray.reward.worker_functions import is_same
 
     leader = {i: i for i in order if not valid[i]}
@@ -88,7 +80,7 @@ def find_unique(
                 first.setdefault(keys[i], i)
             rows = [(i, first[keys[i]]) for i in undecided if first[keys[i]] != i]
             calls = [(arrays[i], arrays[j], *tolerances) for i, j in rows]
-            outcomes = run_all(pool, calls, [f"crystals {i} and {j}" for i, j in rows], progress)
+            outcomes = run_all(pool, calls, [f"crystals {i} and {j}" for i, j in rows])
             leader.update({j: j for j in first.values()})
             leader.update({i: j for (i, j), outcome in zip(rows, outcomes, strict=True) if outcome.value})
             undecided = [i for i in undecided if i not in leader]

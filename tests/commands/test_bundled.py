@@ -14,8 +14,8 @@ import torch
 import omatg_ray as og
 from omatg_ray.assets import quickstart, seal
 from omatg_ray.cli import main
+from omatg_ray.cli.arguments import split_words
 from omatg_ray.cli.next_steps import next_steps, program, reduced
-from omatg_ray.cli.words import split_words
 from omatg_ray.config import Config
 from omatg_ray.crystal.formula import cell_species
 from omatg_ray.crystal.read import read_dataset

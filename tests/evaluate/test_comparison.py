@@ -44,7 +44,7 @@ def result(
         by_composition = by_composition.with_medians(energy)
     by_composition = by_composition.with_rows(rows)
     means = {key: float(values[~values.isnan()].mean()) for key, values in rows.items()}
-    metrics = CSPMetrics(n=len(rmse), **means, **({"coverage_at": (0.25, 0.5), "coverage": 0.5} if samples > 1 else {}))  # type: ignore[arg-type]
+    metrics = CSPMetrics(n=len(rmse), **means, **({"coverage_at": [0.25, 0.5], "coverage": 0.5} if samples > 1 else {}))  # type: ignore[arg-type]
     values = {
         "label": f"{name}, {steps} points" + ("" if way == "own" else f", {way}"),
         "steps": steps,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import Any
 
 from omatg_ray.cli.arguments import local_path, number, path_or_word
 from omatg_ray.cli.output import STRUCTURE_SUFFIXES, check_folder, check_output
@@ -81,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--plausible",
+        dest="plausibility",
         action="store_true",
         help="also count matches of only the chemically plausible crystals (SMACT, fingerprints; needs the extra "
         "`validity`)",
@@ -118,49 +118,33 @@ def run(arguments: argparse.Namespace) -> None:
     cases = len(models) * len(samplings)
     if out is not None and (folder is not None or cases > 1):
         raise ConfigError("--out takes the crystals of a single case; --to DIR keeps those of every case there")
-    from omatg_ray.commands.evaluate import (
-        CompareOptions,
-        EvaluateOptions,
-        compare,
-        evaluate,
-        flatten_evaluation,
-        table,
-        write_evaluation,
-    )
+    from omatg_ray.commands import evaluate as commands
+    from omatg_ray.run.atomic import write_json
 
-    measured: dict[str, Any] = {
-        "data": data,
-        "limit": arguments.limit,
-        "on_error": arguments.on_error,
-        "samples": arguments.samples,
-        "invalid_energy": arguments.invalid_energy,
-        "plausibility": arguments.plausible,
-        **work,
-    }
+    names = ("limit", "on_error", "samples", "invalid_energy", "plausibility")
+    measured = {name: getattr(arguments, name) for name in names} | {"data": data, **work}
     if folder is None and cases == 1:
-        options = EvaluateOptions(model=models[0], sampling=samplings[0][1], **measured)
-        evaluation = evaluate(options, not arguments.quiet)
+        options = commands.EvaluateOptions(model=models[0], sampling=samplings[0][1], **measured)
+        evaluation = commands.evaluate(options, not arguments.quiet)
         if json_path is not None:
-            write_evaluation(Path(json_path), evaluation)
+            write_json(Path(json_path), commands.flatten_evaluation(evaluation.as_dict()))
         if out is not None:
             from omatg_ray.crystal.write import write_structures
 
             write_structures(out, evaluation.crystals.to_structures())
-        print(table([evaluation.as_dict()]))
+        print(commands.table([evaluation.as_dict()]))
         return
     from omatg_ray.report.tables import comparison_table
-    from omatg_ray.run.atomic import write_json
 
-    compared = compare(
-        CompareOptions(models=models, samplings=samplings, folder=folder, **measured),
+    compared = commands.compare(
+        commands.CompareOptions(models=models, samplings=samplings, folder=folder, **measured),
         not arguments.quiet,
     )
+    comparison = compared.comparison
     if json_path is not None:
-        comparison = compared.comparison
-        write_json(
-            Path(json_path), flatten_evaluation(comparison.results[0].values) if cases == 1 else comparison.as_dict()
-        )
-    print(comparison_table(compared.comparison))
+        single = comparison.results[0].values
+        write_json(Path(json_path), commands.flatten_evaluation(single) if cases == 1 else comparison.as_dict())
+    print(comparison_table(comparison))
     if compared.resumed:
         print(f"evaluated before, and not again: {compared.resumed} of {cases} cases")
     if compared.others:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omatg_ray.assets import quickstart
-from omatg_ray.cli.arguments import run_arguments
+from omatg_ray.cli.arguments import key_of, run_arguments, split_words
 from omatg_ray.cli.runs import load_config, resumes, start_or_resume
-from omatg_ray.cli.words import key_of, split_words
 from omatg_ray.run.advice import command
 
 if TYPE_CHECKING:
