@@ -10,7 +10,7 @@ from pymatgen.core import Element
 from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.split import Split
-from omatg_ray.flow.pretrain import Recipe
+from omatg_ray.flow.pretrain import Pretrainer, Recipe
 from omatg_ray.model.flow_model import ModelDescription
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import StopRequest
@@ -61,12 +61,13 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
             device = choose_device(config.device)
         split = load_splits(config.data, progress)
         train, val = split.train.crystals, split.val.crystals
-        recipe = Recipe(config.pretrain, train, val, BaseDistribution.fit(train.cell), config.seed)
-        trainer = None if on_workers else recipe.trainer(device)
+        base = BaseDistribution.fit(train.cell)
+        recipe = Recipe(Pretrainer, config.pretrain, train, val, base, config.seed)
+        trainer = None if on_workers else recipe(device)
         folder = stack.enter_context(RunFolder.create(config.run, resume))
         stop = stack.enter_context(StopRequest("this epoch"))
         describe_run(folder, config, split)
-        description = _description(config, split, recipe.base)
+        description = _description(config, split, base)
         path, keep = folder.path.absolute(), config.checkpoint.keep
         loop = PretrainLoop(path, description, keep, progress, folder.storage, tracking)
         if trainer is None:

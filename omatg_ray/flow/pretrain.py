@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar, cast
 
 import torch
@@ -37,24 +37,6 @@ def identity(network: nn.Module) -> nn.Module:
     return network
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Arguments of a `Pretrainer`, for this process or another. Crystals are on the CPU."""
-
-    settings: PretrainSettings
-    train: CrystalBatch
-    val: CrystalBatch
-    base: BaseDistribution
-    seed: int
-
-    def trainer(
-        self, device: torch.device, process_group: ProcessGroup | None = None, wrap: Wrap = identity
-    ) -> Pretrainer:
-        """Build a trainer on a device; the other arguments are those of `Pretrainer`."""
-        train, val = self.train.to(device), self.val.to(device)
-        return Pretrainer(self.settings, train, val, self.base, self.seed, process_group, wrap)
-
-
 class Pretrainer:
     """Trainer of a network; `ema_network` is the result.
 
@@ -67,10 +49,11 @@ class Pretrainer:
 
     Args:
         settings: Settings of the pretraining.
-        train: Training crystals (all of them, packed), on the device to train on.
+        train: Training crystals (all of them, packed).
         val: Validation crystals.
         base: Distribution of x_0.
         seed: Seed of the initial weights and of everything drawn.
+        device: Device to train on; by default that of `train`.
         process_group: Processes that train the network; by default this one alone.
         wrap: Wraps the network so that its gradients are averaged over the ranks, e.g. in DistributedDataParallel.
 
@@ -85,14 +68,21 @@ class Pretrainer:
         val: CrystalBatch,
         base: BaseDistribution,
         seed: int,
+        device: torch.device | None = None,
         process_group: ProcessGroup | None = None,
         wrap: Wrap = identity,
     ) -> None:
-        self.settings, self.train, self.val, self.base, self.seed = settings, train, val, base, seed
+        self.settings, self.train, self.val, self.base, self.seed = (
+            settings,
+            train.to(device),
+            val.to(device),
+            base,
+            seed,
+        )
         self.process_group = process_group or SingleProcess()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = CSPNet(settings.network).to(train.device)
+            self.network = CSPNet(settings.network).to(device)
         denoisers = [DENOISERS[field] for field in settings.paths.with_gamma]
         self.network.train_only({"pos_b", "cell_b", *denoisers})
         self._losses: list[LossName] = ["pos", "cell", *denoisers]
@@ -235,6 +225,10 @@ class Pretrainer:
         restore_optimizer(self.optimizer, part("optimizer."))
         self.epoch = int(state["epoch"])
         self.best_val_loss, self.best_epoch = float(state["best_val_loss"]), int(state["best_epoch"])
+
+
+Recipe = partial[Pretrainer]
+"""A `Pretrainer` without its last arguments: device, process group and wrapper. Crystals are on the CPU."""
 
 
 def _pair(x_0: CrystalBatch, x_1: CrystalBatch) -> CrystalBatch:
