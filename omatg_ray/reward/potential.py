@@ -7,7 +7,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from omatg_ray.assets import asset
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from omatg_ray.errors import PotentialError
 from omatg_ray.reward.known_energies import KNOWN_ENERGIES, check_energy_volume_curve, check_known_energies
-from omatg_ray.reward.matgl_start import ImportMatGL, import_matgl
+from omatg_ray.reward.matgl_start import import_matgl
 from omatg_ray.reward.settings import WEIGHT_FILES, potential_folder
 from omatg_ray.run.home import import_with_home
 from omatg_ray.run.location import absolute_name, is_bundled
@@ -74,11 +74,8 @@ class Potential:
     def __repr__(self) -> str:
         return f"Potential({self.name!r}, {len(self.elements)} elements, {self.fingerprint}, {self.device})"
 
-    def __getstate__(self) -> tuple[ImportMatGL, dict[str, Any]]:
-        return ImportMatGL(), self.__dict__
-
-    def __setstate__(self, state: tuple[object, dict[str, Any]]) -> None:
-        self.__dict__ = state[1]
+    def __reduce__(self) -> tuple[Callable[[], Potential], tuple[()], dict[str, Any]]:
+        return _blank_potential, (), self.__dict__
 
     def to(self, device: torch.device | str) -> Potential:
         """Move to a device, in place."""
@@ -182,6 +179,12 @@ class Potential:
         finally:
             for flag, value in zip(flags, before, strict=True):
                 setattr(self._module, flag, value)
+
+
+def _blank_potential() -> Potential:
+    """Return a potential to unpickle into, after a quick import of MatGL; its objects would import all of it."""
+    import_matgl()
+    return object.__new__(Potential)
 
 
 def node_types(symbols: Sequence[str]) -> Tensor:

@@ -23,7 +23,7 @@ from omatg_ray.model.flow_model import FlowModel, new_modules
 from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.reward.build import Scorers
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.reward.weighted import Part, Weighted
+from omatg_ray.reward.weighted import Weighted
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings, RolloutSettings
 from omatg_ray.rl.work import plan_iteration
 
@@ -91,7 +91,7 @@ def main() -> None:
     (item,) = plan_iteration(rollout, [[56, 22, 8, 8, 8]], 0, 0)
     roles = [
         learner_role(settings, model, ObjectiveSettings(), LearnerSettings()),
-        *sampling_roles(settings, model, Scorers(Weighted([Part("energy", 1.0, reward)]), reward), 10.0),
+        *sampling_roles(settings, model, Scorers(Weighted({"energy": (1.0, reward)}), reward), 10.0),
     ]
     with start_actors(settings, roles, progress=False) as staff:
         crew = RayTrainingBackend(staff, model, with_base=True)

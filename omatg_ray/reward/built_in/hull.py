@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pydantic import Field, model_validator
 
@@ -44,12 +44,13 @@ class Options(options.Options):
     def build(self, materials: options.Materials) -> Reward:
         from omatg_ray.reward.hull import EnergyAboveHull
 
-        relaxed, energy = materials.require_energy()
-        return EnergyAboveHull(energy, self._hull(relaxed, materials.known), self.invalid_energy)
+        energy = materials.shared["energy"]
+        hull = self._hull(cast("MatGLEnergy", energy.reward), materials.known)
+        return EnergyAboveHull(energy, hull, self.invalid_energy)
 
     def _hull(self, energy: MatGLEnergy, known: CrystalDataset) -> Hull:
         from omatg_ray.crystal.read import read_dataset
-        from omatg_ray.reward.hull import Entry, Hull, entries_of, read_entries
+        from omatg_ray.reward.hull import Hull, entries_of, read_entries
         from omatg_ray.reward.matching import compositions
         from omatg_ray.run.cache import cache_folder
 
@@ -59,7 +60,7 @@ class Options(options.Options):
             references = known if self.crystals is None else read_dataset(self.crystals)
             energy.require_elements(references.elements)
             # Find missing elements now, before minutes are spent on energies.
-            Hull(Entry(key, 0.0) for key in compositions(references.crystals)).require_elements(known.elements)
+            Hull((key, 0.0) for key in compositions(references.crystals)).require_elements(known.elements)
             entries = entries_of(references.crystals, energy, cache_folder())
         hull = Hull(entries)
         hull.require_elements(known.elements)
