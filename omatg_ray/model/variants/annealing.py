@@ -1,4 +1,4 @@
-"""Variant that trains the schedule multiplying the frozen base's velocity."""
+"""Trains the schedule s(t) in (1 + s(t)) · velocity of the frozen base."""
 
 from __future__ import annotations
 
