@@ -159,11 +159,6 @@ class Policy:
         """
         return self._ask(self.network, crystals, t, self.heads)
 
-    def rates(self, crystals: CrystalBatch, t: Tensor) -> Fields:
-        """Return the drift of the active fields at a state; t () or (B,)."""
-        outputs = self.outputs(crystals, t)
-        return {field: self.drift.rate(field, outputs, t, crystals) for field in self.active}
-
     def require_noise(self, times: Tensor) -> None:
         """Check that learned noise is positive on a time grid (T,).
 
