@@ -32,11 +32,6 @@ Number = TypeVar("Number", float, Tensor)
 Wrap = Callable[[nn.Module], nn.Module]
 
 
-def identity(network: nn.Module) -> nn.Module:
-    """Return the network without a wrapper."""
-    return network
-
-
 class Pretrainer:
     """Trainer of a network; `ema_network` is the result.
 
@@ -55,7 +50,8 @@ class Pretrainer:
         seed: Seed of the initial weights and of everything drawn.
         device: Device to train on; by default that of `train`.
         process_group: Processes that train the network; by default this one alone.
-        wrap: Wraps the network so that its gradients are averaged over the ranks, e.g. in DistributedDataParallel.
+        wrap: Wraps the network so that its gradients are averaged over the ranks, e.g. in DistributedDataParallel; None
+            leaves it as it is.
 
     Raises:
         DataError: The network does not know an element of the crystals.
@@ -70,7 +66,7 @@ class Pretrainer:
         seed: int,
         device: torch.device | None = None,
         process_group: ProcessGroup | None = None,
-        wrap: Wrap = identity,
+        wrap: Wrap | None = None,
     ) -> None:
         self.settings, self.train, self.val, self.base, self.seed = (
             settings,
@@ -91,7 +87,7 @@ class Pretrainer:
         self.optimizer = torch.optim.AdamW(
             self.network.trainable_parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         )
-        self._trained = wrap(self.network)
+        self._trained = self.network if wrap is None else wrap(self.network)
         self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
         self.epoch = 0
         self.best_val_loss, self.best_epoch = math.inf, 0

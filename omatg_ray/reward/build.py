@@ -85,17 +85,6 @@ def build_scorers(
     if settings.second_potential is not None:
         second = MatGLEnergy(settings.second_potential, device=device, chunk_edges=settings.chunk_edges)
         second.require_elements(known.elements)
-    parts = _parts(settings, energy, second, known)
-    for part in parts.values():
-        if isinstance(part, PolymorphMatch) and validation is not None:
-            part.learn(validation.crystals)
-    reward = Weighted({name: (settings.weighted.get(name, 0.0), part) for name, part in parts.items()})
-    return Scorers(reward, energy, None if second is None else second.potential.fingerprint)
-
-
-def _parts(
-    settings: RewardSettings, energy: MatGLEnergy | None, second: MatGLEnergy | None, known: CrystalDataset
-) -> dict[str, Reward]:
     materials, parts = Materials(settings, known), dict[str, Reward]()
     if energy is not None and settings.needs_potential:
         relaxed = MatGLEnergy(
@@ -113,7 +102,11 @@ def _parts(
         parts[name] = reward
     if energy is not None and second is not None:
         parts[SECOND] = SecondPotential(second, materials.shared[ENERGY], energy, known.crystals)
-    return parts
+    for part in parts.values():
+        if isinstance(part, PolymorphMatch) and validation is not None:
+            part.learn(validation.crystals)
+    weighted = Weighted({name: (settings.weighted.get(name, 0.0), part) for name, part in parts.items()})
+    return Scorers(weighted, energy, None if second is None else second.potential.fingerprint)
 
 
 def fingerprint(settings: RewardSettings) -> str | None:

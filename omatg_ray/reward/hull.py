@@ -118,12 +118,7 @@ class EnergyAboveHull:
 
     def __init__(self, energy: Reward, hull: Hull, invalid_energy: float = 3.0) -> None:
         self._energy, self.hull, self.invalid_energy = energy, hull, invalid_energy
-
-    @property
-    def elements(self) -> frozenset[int] | None:
-        """Return the elements that the energy knows and that have a reference."""
-        known = self._energy.elements
-        return self.hull.elements if known is None else known & self.hull.elements
+        self.elements = hull.elements if energy.elements is None else energy.elements & hull.elements
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Return the rewards of B structures, with the value above_hull in eV/atom.

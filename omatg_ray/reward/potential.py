@@ -264,7 +264,6 @@ def _find(name_or_folder: str | Path) -> Path:
     from matgl.utils.io import HF_MATGL_ORG
 
     cache = _cache(name_or_folder)
-
     repository = str(name_or_folder) if "/" in str(name_or_folder) else f"{HF_MATGL_ORG}/{name_or_folder}"
     try:
         files = [Path(hf_hub_download(repository, file, cache_dir=str(cache))) for file in WEIGHT_FILES]

@@ -110,19 +110,11 @@ class Once:
     """
 
     def __init__(self, reward: Reward) -> None:
-        self.reward = reward
+        self.reward, self.name, self.elements = reward, reward.name, reward.elements
         self._last: tuple[CrystalBatch, RewardResult] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {"reward": self.reward, "_last": None}
-
-    @property
-    def name(self) -> str:
-        return self.reward.name
-
-    @property
-    def elements(self) -> frozenset[int] | None:
-        return self.reward.elements
+        return self.__dict__ | {"_last": None}
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         if self._last is None or self._last[0] is not crystals:

@@ -33,11 +33,7 @@ class Weighted:
         if not parts:
             raise RewardError("a weighted sum needs at least one part")
         self.parts = dict(parts)
-
-    @property
-    def elements(self) -> frozenset[int] | None:
-        """Return the atomic numbers that all parts with a weight can score; None means all."""
-        return common_elements(part for weight, part in self.parts.values() if weight)
+        self.elements = common_elements(part for weight, part in self.parts.values() if weight)
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Return the rewards of B structures, with their values.
