@@ -50,7 +50,7 @@ class NetworkOutput:
         # Heads are evaluated on access: a rollout of the positions alone needs one of the six.
         if output not in HEADS:
             raise AttributeError(f"the network has no output {output}; it has {', '.join(HEADS)}")
-        head = self._network.get_submodule(HEADS[cast("Output", output)])
+        head = self._network.get_submodule(HEADS[output])
         if output.startswith("cell"):
             return head(self._cell).view(-1, 3, 3) @ self._crystals.cell
         return head(self._features)
