@@ -330,7 +330,4 @@ def _refuse_foreign_classes(folder: Path) -> None:
 
 
 def _fingerprint(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in WEIGHT_FILES:
-        digest.update((folder / file).read_bytes())
-    return digest.hexdigest()[:12]
+    return hashlib.sha256(b"".join((folder / file).read_bytes() for file in WEIGHT_FILES)).hexdigest()[:12]
