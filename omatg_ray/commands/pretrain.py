@@ -63,7 +63,7 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
         train, val = split.train.crystals, split.val.crystals
         base = BaseDistribution.fit(train.cell)
         recipe = Recipe(Pretrainer, config.pretrain, train, val, base, config.seed)
-        trainer = None if on_workers else recipe(device)
+        trainer = None if on_workers else recipe(device=device)
         folder = stack.enter_context(RunFolder.create(config.run, resume))
         stop = stack.enter_context(StopRequest("this epoch"))
         describe_run(folder, config, split)

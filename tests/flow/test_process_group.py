@@ -90,7 +90,7 @@ def train_as_rank(rank: int, size: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=size)
     group = DefaultProcessGroup()
     assert group.exchange({"rank": rank}) == [{"rank": other} for other in range(size)]
-    trainer = RECIPE(torch.device("cpu"), group, DistributedDataParallel)
+    trainer = RECIPE(process_group=group, wrap=DistributedDataParallel)
     losses = [trainer.run_epoch() for _ in range(EPOCHS)]
     torch.save({"losses": losses, "state": trainer.state_dict()}, folder / f"{rank}.pt")
     if rank == 1:
@@ -116,7 +116,7 @@ def test_three_ranks_train_as_one_process_and_stop_together(tmp_path: Path) -> N
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert len(list(tmp_path.glob("*.refused"))) == 3
 
-    alone = RECIPE(torch.device("cpu"))
+    alone = RECIPE()
     losses = [alone.run_epoch() for _ in range(EPOCHS)]
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
     for other in found[1:]:
