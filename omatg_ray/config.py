@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.flow.settings import PretrainSettings
-from omatg_ray.model.variants import VariantName, variant
+from omatg_ray.model.variants import NAMES, VariantName, summary, variant
 from omatg_ray.policy.settings import CHUNK_PAIRS, AnyHandMade, NoiseMode, NoiseSettings, ScheduleSettings
 from omatg_ray.reward.settings import RewardSettings
 from omatg_ray.rl.settings import AdvantageSettings, LearnerSettings, ObjectiveSettings, RolloutSettings
@@ -59,11 +59,7 @@ class DataSettings(Settings):
 class PolicySettings(Settings):
     """The Gaussian step policy."""
 
-    variant: VariantName = Field(
-        "velocity",
-        description="velocity: trains the velocity · score: trains velocity and denoiser of a base pretrained with γ · "
-        "annealing: trains the schedule s(t) in (1 + s(t)) · velocity of the frozen base",
-    )
+    variant: VariantName = Field("velocity", description=" · ".join(map(summary, NAMES)))
     active: list[FieldName] = Field(["pos"], min_length=1, description="fields to reinforce; others follow the base")
     noise: dict[FieldName, NoiseSettings] = Field(
         {"pos": NoiseSettings(kind="sqrt", a=0.1668)}, description="σ(t) of each active field"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
-from omatg_ray.flow.pretrain import Recipe
+from omatg_ray.flow.pretrain import Pretrainer, Recipe
 from omatg_ray.model.flow_model import ModelDescription
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import StopRequest
@@ -58,15 +58,16 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
             device = choose_device(config.device)
         split = load_splits(config.data, progress)
         train, val = split.train.crystals, split.val.crystals
-        recipe = Recipe(config.pretrain, train, val, BaseDistribution.fit(train.cell), config.seed)
-        trainer = None if on_workers else recipe.trainer(device)
+        base = BaseDistribution.fit(train.cell)
+        recipe = Recipe(Pretrainer, config.pretrain, train, val, base, config.seed)
+        trainer = None if on_workers else recipe(device=device)
         folder = stack.enter_context(RunFolder.create(config.run, resume))
         stop = stack.enter_context(StopRequest("this epoch"))
         describe_run(folder, config, split)
         description = ModelDescription(
             network=config.pretrain.network,
             paths=config.pretrain.paths,
-            base_distribution=recipe.base,
+            base_distribution=base,
             elements=split.train.symbols,
             sizes=sorted(split.train.sizes),
             provenance={

@@ -46,6 +46,24 @@ def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset
         warnings.warn(f"cell sizes (atoms) that the model was not trained on: {other}", stacklevel=2)
 
 
+def refuse_untrained(model: FlowModel) -> None:
+    """Refuse a variant with a module in `learns` that is not trained and would keep its first values.
+
+    Raises:
+        ModelError: The drift has no weight of the module, neither in `trained()` nor in the network that it needs.
+    """
+    policy = model.policy()
+    weights = [*policy.drift.trained(), *(policy.network.parameters() if policy.heads else ())]
+    trained = set(map(id, weights))
+    for name in model.variant.learns:
+        own = [id(weight) for weight in model.learned[name].parameters()]
+        if own and trained.isdisjoint(own):
+            raise ModelError(
+                f"policy variant {model.description.variant}: {name} is in `learns`, but its drift's trained() returns "
+                "none of its weights, so it would not be trained; return them there, or leave it out of `learns`"
+            )
+
+
 def warn_noiseless(model: FlowModel, samplings: Iterable[Sampling]) -> None:
     """Warn if the policy's noise is requested of a model without a policy, or with a schedule that replaces it."""
     noisy = [sampling for sampling in samplings if sampling.noise == "policy"]

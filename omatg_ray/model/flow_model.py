@@ -31,7 +31,7 @@ from omatg_ray.flow.species import draw_jumps
 from omatg_ray.model.sampling import DEFAULT, EULER, Sampling, chunks_by_pairs
 from omatg_ray.model.variants import Variant, VariantName, variant
 from omatg_ray.policy.drift import Drift, Score, annealed_velocity
-from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, Noise
+from omatg_ray.policy.noise import LearnedNoise, Noise
 from omatg_ray.policy.ode import solve
 from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.policy.schedule import LearnedSchedule, Schedule
@@ -243,7 +243,7 @@ class FlowModel:
         """Return the policy of the base alone."""
         paths = self.description.paths
         epsilon = {field: paths.of(field).epsilon for field in FIELDS} if sde else {}
-        noise = {field: DiffusionNoise(e.value) for field, e in epsilon.items() if e is not None}
+        noise: dict[FieldName, Noise] = {field: e for field, e in epsilon.items() if e is not None}
         drift: Drift = annealed_velocity(schedule)
         if noise:
             drift = Score(noise, {field: self.gamma(field) for field in noise}, schedule)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from omatg_ray.assets import asset
 from omatg_ray.errors import ConfigError, ModelError
@@ -51,12 +51,6 @@ class ScheduleDescription(Settings):
     schedule: LearnedScheduleSettings
     curves: list[Curve] = Field([])
     provenance: dict[str, Any] = Field({})
-
-
-class _Text(BaseModel):
-    """Hand-made schedule, to be parsed."""
-
-    schedule: AnyHandMade = Field(None)
 
 
 def save_schedule(schedule: LearnedSchedule, folder: Path, provenance: Mapping[str, Any]) -> None:
@@ -106,10 +100,10 @@ def _hand_made(text: str, kind: str, keys: str) -> Schedule:
             raise ConfigError(f"schedule {text!r}: {key} is given twice")
         values[key] = value
     try:
-        schedule = _Text.model_validate({"schedule": {"kind": kind, **values}}).schedule
+        schedule: Schedule | None = TypeAdapter(AnyHandMade).validate_python({"kind": kind, **values})
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'][1:]))} {problem['msg'].removeprefix('Value error, ')}".strip()
+            f"{'.'.join(map(str, problem['loc']))} {problem['msg'].removeprefix('Value error, ')}".strip()
             for problem in error.errors()
         )
         raise ConfigError(f"schedule {text!r}: {problems}") from error

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from omatg_ray.assets import asset
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from omatg_ray.errors import PotentialError
 from omatg_ray.reward.known_energies import KNOWN_ENERGIES, check_energy_volume_curve, check_known_energies
-from omatg_ray.reward.matgl_start import ImportMatGL, import_matgl
+from omatg_ray.reward.matgl_start import import_matgl
 from omatg_ray.reward.settings import WEIGHT_FILES, potential_folder
 from omatg_ray.run.home import import_with_home
 from omatg_ray.run.location import absolute_name, is_bundled
@@ -74,11 +74,8 @@ class Potential:
     def __repr__(self) -> str:
         return f"Potential({self.name!r}, {len(self.elements)} elements, {self.fingerprint}, {self.device})"
 
-    def __getstate__(self) -> tuple[ImportMatGL, dict[str, Any]]:
-        return ImportMatGL(), self.__dict__
-
-    def __setstate__(self, state: tuple[object, dict[str, Any]]) -> None:
-        self.__dict__ = state[1]
+    def __reduce__(self) -> tuple[Callable[[], Potential], tuple[()], dict[str, Any]]:
+        return _blank_potential, (), self.__dict__
 
     def to(self, device: torch.device | str) -> Potential:
         """Move to a device, in place."""
@@ -184,6 +181,12 @@ class Potential:
                 setattr(self._module, flag, value)
 
 
+def _blank_potential() -> Potential:
+    """Return a potential to unpickle into, after a quick import of MatGL; its objects would import all of it."""
+    import_matgl()
+    return object.__new__(Potential)
+
+
 def node_types(symbols: Sequence[str]) -> Tensor:
     """Return MatGL's node type of every atomic number, at that index (119,); −1 where there is none.
 
@@ -261,7 +264,6 @@ def _find(name_or_folder: str | Path) -> Path:
     from matgl.utils.io import HF_MATGL_ORG
 
     cache = _cache(name_or_folder)
-
     repository = str(name_or_folder) if "/" in str(name_or_folder) else f"{HF_MATGL_ORG}/{name_or_folder}"
     try:
         files = [Path(hf_hub_download(repository, file, cache_dir=str(cache))) for file in WEIGHT_FILES]
@@ -328,7 +330,4 @@ def _refuse_foreign_classes(folder: Path) -> None:
 
 
 def _fingerprint(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in WEIGHT_FILES:
-        digest.update((folder / file).read_bytes())
-    return digest.hexdigest()[:12]
+    return hashlib.sha256(b"".join((folder / file).read_bytes() for file in WEIGHT_FILES)).hexdigest()[:12]

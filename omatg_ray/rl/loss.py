@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch, Layout
 from omatg_ray.crystal.fields import FieldName
-from omatg_ray.policy.drift import DENOISER, Outputs
+from omatg_ray.policy.drift import DENOISERS, Outputs
 from omatg_ray.policy.gaussian import kl_divergence, log_density
 from omatg_ray.policy.noise import LearnedNoise
 from omatg_ray.policy.policy import Policy
@@ -109,7 +109,7 @@ class Loss:
         self, field: FieldName, layout: Layout, outputs: Outputs, base: Outputs, weight: float, stats: dict[str, float]
     ) -> Tensor | None:
         """Return the weighted squared distance of the denoiser to the base's, averaged over a structure's atoms."""
-        factor, name = self.objective.distillation_weight.of(field), DENOISER[field]
+        factor, name = self.objective.distillation_weight.of(field), DENOISERS[field]
         if not factor or name not in outputs:
             return None
         squares = (outputs[name] - base[name]).square().flatten(1).sum(-1)

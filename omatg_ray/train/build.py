@@ -10,7 +10,7 @@ import torch
 
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError, ModelError
-from omatg_ray.model.checks import unseen_elements, warn_unfamiliar
+from omatg_ray.model.checks import refuse_untrained, unseen_elements, warn_unfamiliar
 from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
 from omatg_ray.model.schedule import learned_schedule
 from omatg_ray.model.variants import variant
@@ -89,7 +89,7 @@ def policy_model(start: FlowModel, config: Config, scorers: Scorers, elements: f
     Raises:
         ConfigError: The start was reinforced on other fields or by another kind of policy, or the schedule to anneal
             with cannot be read.
-        ModelError: The base has no denoiser for a score policy.
+        ModelError: The base has no denoiser for a score policy, or the variant has a module that nothing trains.
     """
     acts_on, policy = start.description.active, config.policy
     if acts_on and set(acts_on) != set(policy.active):
@@ -151,6 +151,7 @@ def policy_model(start: FlowModel, config: Config, scorers: Scorers, elements: f
     if "noise" in start.learned and description.noise == start.description.noise:
         learned["noise"].load_state_dict(start.learned["noise"].state_dict())
     model = FlowModel(description, start.base_network, learned.requires_grad_(False).to(start.device))
+    refuse_untrained(model)
     for steps in config.rollout.turns:
         model.variant.check(model.policy(), steps)
     return model

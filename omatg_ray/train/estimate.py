@@ -16,7 +16,7 @@ from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.split import Split
 from omatg_ray.flow.activations import saved_bytes
-from omatg_ray.flow.pretrain import Recipe
+from omatg_ray.flow.pretrain import Pretrainer
 from omatg_ray.policy.schedule import describe as describe_schedule
 from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.settings import RolloutSettings
@@ -162,7 +162,7 @@ def describe_pretraining(config: Config, split: Split, device: torch.device) -> 
     settings, train = config.pretrain, split.train.crystals
     rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))[: settings.batch_size]
     batch = train.select(rows)
-    trainer = Recipe(settings, batch, batch, BaseDistribution.fit(train.cell), config.seed).trainer(device)
+    trainer = Pretrainer(settings, batch, batch, BaseDistribution.fit(train.cell), config.seed, device)
     with saved_bytes() as saved:
         trainer.run_epoch()
     start = time.perf_counter()

@@ -184,7 +184,7 @@ def _work(config: dict[str, Any]) -> Any:
         where = f"node {socket.gethostname()} lends {share.gpus:g} GPU"
         raise ClusterError(f"{where}, but PyTorch sees none; install its CUDA build there")
     try:
-        trainer = recipe.trainer(device, DefaultProcessGroup(), prepare_model)
+        trainer = recipe(device=device, process_group=DefaultProcessGroup(), wrap=prepare_model)
     except OmatgRayError as error:
         return error  # the same on all ranks
     if trainer.process_group.rank == 0:

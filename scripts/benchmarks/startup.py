@@ -23,7 +23,7 @@ from omatg_ray.model.flow_model import FlowModel, new_modules
 from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.reward.build import Scorers
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.reward.weighted import Part, Weighted
+from omatg_ray.reward.weighted import Weighted
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings, RolloutSettings
 from omatg_ray.rl.work import plan_iteration
 
@@ -92,7 +92,7 @@ def main() -> None:
     roles = {
         "learner": (model, ObjectiveSettings(), LearnerSettings()),
         "rollout": (model,),
-        "reward": (Scorers(Weighted([Part("energy", 1.0, reward)]), reward), 10.0),
+        "reward": (Scorers(Weighted({"energy": (1.0, reward)}), reward), 10.0),
     }
     with start_actors(settings, roles, progress=False) as staff:
         crew = RayTrainingBackend(staff, model, with_base=True)

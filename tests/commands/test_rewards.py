@@ -42,7 +42,7 @@ def test_a_run_without_any_potential(workshop: Workshop, base: Path, tmp_path: P
         "reward.density.target=2.5", MINE, "iterations=2",
     )  # fmt: skip
     parts = build_run(config)
-    assert parts.scorers.energy is None and [part.name for part in parts.reward.parts] == [
+    assert parts.scorers.energy is None and list(parts.reward.parts) == [
         "crmse", "non_triclinic", "non_centrosymmetric", "density", "mine",
     ]  # fmt: skip
     text = describe(config, parts)
@@ -238,7 +238,7 @@ def test_the_hull_of_entries(workshop: Workshop, base: Path, tmp_path: Path) -> 
     parts = build_run(workshop.load(f"base={base}", "reward.weights={hull: 1}", f"reward.hull.entries={file}"))
     result = parts.reward(parts.split.train.crystals)
     assert result.values["hull.above_hull"].tolist() == pytest.approx((result.values["energy_per_atom"] + 30).tolist())
-    assert [part.weight for part in parts.reward.parts] == [0.0, 1.0]
+    assert [weight for weight, _ in parts.reward.parts.values()] == [0.0, 1.0]
 
 
 def test_the_hull_of_crystals_with_energies_of_the_potential(

@@ -102,7 +102,8 @@ def test_a_stochastic_process_with_slopes(tmp_path: Path) -> None:
     policy = result.model.policy(sde=True)
     t, start = torch.tensor(0.4), result.model.description.base_distribution.sample([[11, 17], [26]], [0, 1])
     with torch.no_grad():
-        rates = policy.rates(start, t)
+        outputs = policy.outputs(start, t)
+        rates = {field: policy.drift.rate(field, outputs, t, start) for field in policy.active}
         out = result.model.base_network(start, t)
     weight = 0.02 / (0.1 * 0.4 * 0.6) ** 0.5
     torch.testing.assert_close(rates["pos"], (1 + 3.0 * 0.4) * out.pos_b - weight * out.pos_eta)

@@ -13,6 +13,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.evaluate import metrics
 from omatg_ray.evaluate.unique import space_groups
 from omatg_ray.reward.matching import Matcher, MatchSettings
+from tests.reward.best import best_matches
 
 pytestmark = pytest.mark.processes
 
@@ -82,7 +83,7 @@ def test_matches_and_rates(
     per_structure: dict[str, Any],
 ) -> None:
     with Matcher(2, 60.0, settings, reduced=reduced, own_images=False) as matcher:
-        own, best = matcher.pairs(generated, reference), matcher.best(generated, reference)
+        own, best = matcher.pairs(generated, reference), best_matches(matcher, generated, reference)
     assert own.timed_out == own.failed == best.timed_out == best.failed == 0
     assert_same_matches(own.rmse, per_structure["matching"][name]["rmse_to_own_reference"])
     assert_same_matches(best.rmse, per_structure["matching"][name]["best_rmse_per_reference"])
@@ -99,7 +100,7 @@ def test_float32_structures_of_the_checkpoint(
     first = range(expected["first"])
     left, right = generated.select(first).to(dtype=torch.float32), reference.select(first).to(dtype=torch.float32)
     with Matcher(own_images=False) as matcher:
-        own, best = matcher.pairs(left, right), matcher.best(left, right)
+        own, best = matcher.pairs(left, right), best_matches(matcher, left, right)
     assert_rates(own.rmse, expected["match"], "match_rate", "all", 0.5)
     assert_rates(best.rmse, expected["metre"], "metre", "all", 0.5)
 

@@ -14,6 +14,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, plausible_matches
 from omatg_ray.reward.matching import Matcher, MatchSettings
 from tests.parity.test_metrics import CASES, assert_rates, crystals
+from tests.reward.best import best_matches
 
 pytestmark = pytest.mark.processes
 
@@ -87,7 +88,7 @@ def test_rates_over_valid_structures(
     ours, theirs = plausible
     with Matcher(0, 60.0, settings, reduced=reduced, own_images=False) as matcher:
         own = matcher.pairs(generated, reference).rmse
-        best = matcher.best(generated.select(ours), reference).rmse
+        best = best_matches(matcher, generated.select(ours), reference).rmse
     own = plausible_matches(own, ours, theirs)
     assert_rates(own, summary[name]["match"], "match_rate", "valid", settings.stol)
     best = plausible_matches(best, torch.ones_like(theirs), theirs)
@@ -103,7 +104,7 @@ def test_structures_of_the_checkpoint_alone(
     left, right = generated.select(first), reference.select(first)
     with Matcher(own_images=False) as matcher:
         own = plausible_matches(matcher.pairs(left, right).rmse, ours, theirs)
-        best = plausible_matches(matcher.best(left.select(ours), right).rmse, torch.ones_like(theirs), theirs)
+        best = plausible_matches(best_matches(matcher, left.select(ours), right).rmse, torch.ones_like(theirs), theirs)
     assert_rates(own, expected["match"], "match_rate", "valid", 0.5)
     assert_rates(best, expected["metre"], "metre", "valid", 0.5)
 
