@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.evaluate.settings import BEST, TriedSettings, ways_of
+from omatg_ray.evaluate.settings import BEST, TuningSettings, ways_of
 from omatg_ray.model.schedule import NONE
 from omatg_ray.run.config_file import read_tree
 from omatg_ray.run.location import Location
@@ -17,7 +17,6 @@ from omatg_ray.run.location_keys import CrystalsLocation, LocalFolder, ModelLoca
 from omatg_ray.settings import Settings, explain_errors
 
 Kind = Literal["linear", "quadratic", "cosine", "constant", "steps"]
-Metric = Literal["crmse", "match_rate", "relative_energy_mean_capped"]
 KINDS: list[Kind] = list(get_args(Kind))
 
 
@@ -38,23 +37,6 @@ class SetSettings(Settings):
         {},
         description="learned schedules by name, one for each seed: their folders, the runs they come from, or bundled",
     )
-
-
-class TuningSettings(TriedSettings):
-    """Tuning of hand-made schedules."""
-
-    by: Metric = Field("crmse", description="metric that decides")
-    limit: int | None = Field(128, ge=1, description="validation crystals, spread over the file; null: all")
-    most_steps: int = Field(
-        100,
-        ge=2,
-        description="most grid points to tune at; more use the best schedules of the largest tuned number",
-    )
-
-    @property
-    def highest(self) -> bool:
-        """Whether high values of the metric are good."""
-        return self.by == "match_rate"
 
 
 class AblationSettings(Settings):

@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -96,7 +95,7 @@ class CaseResult:
     generation_seconds: float
     evaluation: Evaluation | None = None
 
-    @cached_property
+    @property
     def label(self) -> str:
         """Label of the case."""
         return str(self.values["label"])
@@ -104,8 +103,11 @@ class CaseResult:
     @property
     def metrics(self) -> dict[str, Any]:
         """Metrics as returned by `CSPMetrics.as_dict`."""
-        metrics: dict[str, Any] = self.values["metrics"]
-        return metrics
+        return self.values["metrics"]
+
+    def interval(self, metric: str) -> dict[str, Any]:
+        """Return a metric and its interval as in `interval_dict`; the value may be a median rather than a mean."""
+        return {**(self.values["intervals"].get(metric) or {}), "mean": self.metrics.get(metric)}
 
     @property
     def seconds_per_1000(self) -> float:
@@ -234,24 +236,16 @@ def evaluate_cases(
     conditions = conditions_of(evaluator, plausible=plausibility is not None)
     saved = None if folder is None else CaseFolder(folder)
     keys = [key_of(case, conditions) for case in cases]
-    results: dict[str, CaseResult] = {}
-    for key in keys if saved is not None else ():
-        if saved is not None and (result := saved.read(key)) is not None:
-            results[key] = result
+    earlier = [] if saved is None else [result for key in keys if (result := saved.read(key)) is not None]
+    results = {result.key: result for result in earlier}
     missing = {key: case for key, case in zip(keys, cases, strict=True) if key not in results}
-    order = list(missing.items())
-
-    def start(index: int) -> Any:
-        if index >= len(order):
-            return None
-        case = order[index][1]
-        return evaluator.start(case.model, case.sampling, case.label)
-
-    following = start(0)
-    for index, (key, case) in enumerate(order):
-        started, following = following, start(index + 1)
-        title = f"{index + 1}/{len(order)} {case.label}" if len(order) > 1 else case.label
-        evaluation: Evaluation = started.finish(progress, title)
+    begun = (evaluator.start(case.model, case.sampling, case.label) for case in missing.values())
+    following = next(begun, None)
+    for number, (key, case) in enumerate(missing.items(), start=1):
+        started, following = following, next(begun, None)
+        assert started is not None
+        title = f"{number}/{len(missing)} {case.label}" if len(missing) > 1 else case.label
+        evaluation = started.finish(progress, title)
         if plausibility is not None:
             crystals = evaluator.references.crystals
             evaluation = with_plausibility(evaluation, crystals, plausibility, evaluator.backend.stol)

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from omatg_ray.errors import ConfigError
-from omatg_ray.evaluate.settings import TriedSettings
-from omatg_ray.policy.hand_made import (
-    ConstantSchedule,
-    CosineSchedule,
-    HandMadeSchedule,
-    LinearSchedule,
-    QuadraticSchedule,
-    StepSizes,
-)
+from omatg_ray.evaluate.settings import TuningSettings
+from omatg_ray.model.schedule import KINDS, brief
+from omatg_ray.policy.hand_made import HAND_MADE, HandMadeSchedule, StepSizes
 
 HandMade = HandMadeSchedule | StepSizes
-SLOPED: dict[str, Callable[..., HandMadeSchedule]] = {
-    "linear": LinearSchedule,
-    "quadratic": QuadraticSchedule,
-    "cosine": CosineSchedule,
-    "constant": ConstantSchedule,
-}
+MADE: dict[str, Callable[..., HandMade]] = dict(zip(KINDS, HAND_MADE, strict=True))
 
 
-@dataclass(frozen=True)
-class Tuned:
+class Tuned(NamedTuple):
     """The best of the schedules tried.
 
     Attributes:
@@ -44,53 +32,49 @@ class Tuned:
     tried: list[tuple[HandMade, float]]
     at_border: Sequence[str]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return a dictionary for JSON."""
+        return {
+            "schedule": brief(self.schedule),
+            "value": self.value,
+            "tuned_at": self.steps,
+            "at_border": list(self.at_border),
+            "tried": [
+                {"schedule": brief(tried), "value": value if math.isfinite(value) else None}
+                for tried, value in self.tried
+            ],
+        }
+
 
 def tune(
-    kind: str,
-    tried: TriedSettings,
-    steps: int,
-    measure: Callable[[Sequence[HandMade]], Sequence[float]],
-    highest: bool = False,
+    kind: str, tuning: TuningSettings, steps: int, measure: Callable[[Sequence[HandMade]], Sequence[float]]
 ) -> Tuned:
     """Try slopes for positions without any for lattices, then for lattices with the best of these, then once more.
 
     Args:
         kind: linear, quadratic, cosine, constant, or steps, which has a power instead of slopes.
-        tried: Values to try.
+        tuning: Values to try, and the metric that decides.
         steps: Grid points, for the record.
-        measure: Returns values of the metric for some schedules; each schedule is measured once.
-        highest: Whether high values are good; NaN is worst.
+        measure: Returns values of the metric for some schedules, NaN where not measured; each schedule is measured
+            once.
 
     Raises:
         ConfigError: Nothing was measured.
     """
-    results: dict[str, tuple[HandMade, float]] = {}
-
-    def best(schedules: Sequence[HandMade]) -> HandMade:
-        new = [schedule for schedule in schedules if schedule.model_dump_json() not in results]
-        for schedule, value in zip(new, measure(new) if new else [], strict=True):
-            results[schedule.model_dump_json()] = schedule, value
-
-        def badness(schedule: HandMade) -> float:
-            value = results[schedule.model_dump_json()][1]
-            return math.inf if math.isnan(value) else -value if highest else value
-
-        return min(schedules, key=badness)
-
-    chosen: HandMade
-    if kind == "steps":
-        chosen = best([StepSizes(power=power) for power in tried.power])
-    else:
-        sloped, cell = SLOPED[kind], 0.0
-        for _ in range(2):
-            pos = best([sloped(pos=slope, cell=cell) for slope in tried.pos]).model_dump()["pos"]
-            chosen = best([sloped(pos=pos, cell=slope) for slope in tried.cell])
-            before, cell = cell, chosen.model_dump()["cell"]
-            if cell == before:
-                break
-    schedule, value = results[chosen.model_dump_json()]
-    if math.isnan(value):
+    results: dict[HandMade, float] = {}
+    chosen = {"power": 0.0} if kind == "steps" else {"pos": 0.0, "cell": 0.0}
+    for key in [*chosen, *chosen]:
+        schedules = [MADE[kind](**chosen | {key: value}) for value in getattr(tuning, key)]
+        new = [schedule for schedule in schedules if schedule not in results]
+        results |= zip(new, measure(new) if new else [], strict=True)
+        best = min(schedules, key=lambda schedule: tuning.cost(results[schedule]))
+        chosen[key] = getattr(best, key)
+    if math.isnan(results[best]):
         raise ConfigError("tuning.by: that metric was not measured (energies need a potential); choose another one")
-    values = schedule.model_dump()
-    border = [key for key in ("pos", "cell", "power") if key in values and values[key] == max(getattr(tried, key))]
-    return Tuned(schedule, value, steps, list(results.values()), border)
+    border = [key for key, value in chosen.items() if value == max(getattr(tuning, key))]
+    return Tuned(best, results[best], steps, list(results.items()), border)
+
+
+def best_kind(kinds: Mapping[str, Tuned], tuning: TuningSettings) -> str:
+    """Return the kind whose best schedule is best."""
+    return min(kinds, key=lambda kind: tuning.cost(kinds[kind].value))

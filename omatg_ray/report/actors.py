@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from omatg_ray.errors import DataError
-from omatg_ray.report.page import card, format_number, html_table
+from omatg_ray.report.page import card, format_number, grid, soft, table
 from omatg_ray.report.plots import (
     FEW_ACTORS,
     ROLES,
@@ -57,15 +57,12 @@ def read_json(path: Path) -> Any:
 
 def times_section(lines: list[dict[str, Any]]) -> str:
     """Show how long the stages of an iteration took."""
-    figure = stacked_times(lines)
-    if figure is None:
-        return ""
-    rows = []
+    figure, rows = stacked_times(lines), []
     for stage, (_, seconds) in stage_times(lines).items():
         ran = seconds[seconds > 0]
         rows.append([stage, f"{np.median(ran):.2f}", f"{seconds.sum():,.0f}", str(len(ran))])
-    table = html_table(["stage", "median (s)", "total (s)", "iterations"], rows)
-    return f'<div class="grid">{card("", figure)}<div class="wide">{table}</div></div>'
+    boxes = [card("", figure), table(["stage", "median (s)", "total (s)", "iterations"], rows)]
+    return grid(boxes) if rows else ""
 
 
 def timeline_section(run: RunFolder, missing: list[str]) -> str:
@@ -79,7 +76,7 @@ def timeline_section(run: RunFolder, missing: list[str]) -> str:
         missing.append(f"{path.name}, which cannot be read")
         return ""
     figure = draw_timeline(timeline)
-    return "" if figure is None else card("", figure, escape(describe_timeline(timeline)))
+    return card("", figure, escape(describe_timeline(timeline)))
 
 
 def actors_section(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> str:
@@ -92,19 +89,17 @@ def actors_section(run: RunFolder, lines: list[dict[str, Any]], missing: list[st
     rows = _actor_rows(shares, described)
     if not rows:
         return ""
-    table = html_table(["actor", "node", "device", "threads", "ready (s)", "median busy"], rows)
-    note = f'<p class="soft">{escape(" ".join([*_startup(lines, described), *_failures(lines)]))}</p>'
+    head = ["actor", "node", "device", "threads", "ready (s)", "median busy"]
+    note = soft(" ".join([*_startup(lines, described), *_failures(lines)]))
     figure = idle_curves(shares)
     caption = (
         "Share of an iteration's time, validation aside, in which an actor did not compute; waiting for input and "
         "sending output count as idle."
     )
     if len(shares) <= FEW_ACTORS:
-        shown = "" if figure is None else card("", figure, caption)
-        return f'{note}<div class="grid">{shown}<div class="wide">{table}</div></div>'
-    assert figure is not None
+        return grid([card("", figure, caption), table(head, rows)], note)
     shown = card("", figure, f"{caption} The bands reach from the busiest to the idlest actor of a role.")
-    return f'{note}{shown}<details class="wide"><summary>All actors</summary>{table}</details>'
+    return f"{note}{shown}{table(head, rows, folded='All actors')}"
 
 
 def _actor_rows(shares: Mapping[Actor, Points], described: Mapping[Actor, dict[str, Any]]) -> list[list[str]]:

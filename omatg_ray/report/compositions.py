@@ -6,10 +6,22 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from omatg_ray.evaluate.cases import CaseResult
 from omatg_ray.run.atomic import write_bytes
+
+METRICS = (
+    "match_rate",
+    "rmse",
+    "crmse",
+    "metre",
+    "coverage",
+    "relative_energy_mean",
+    "relative_energy_mean_capped",
+    "relative_energy_median",
+    "invalid_share",
+    "unique_structures",
+)
 
 
 def write_compositions(path: Path, results: Sequence[CaseResult]) -> None:
@@ -20,45 +32,24 @@ def write_compositions(path: Path, results: Sequence[CaseResult]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema = pa.schema(
-        [
-            ("model", pa.string()),
-            ("steps", pa.int32()),
-            ("schedule", pa.string()),
-            ("composition", pa.string()),
-            ("references", pa.int32()),
-            ("samples", pa.int32()),
-            *(
-                (name, pa.float64())
-                for name in (
-                    "match_rate",
-                    "rmse",
-                    "crmse",
-                    "metre",
-                    "coverage",
-                    "relative_energy_mean",
-                    "relative_energy_mean_capped",
-                    "relative_energy_median",
-                    "invalid_share",
-                    "unique_structures",
-                )
-            ),
-        ]
-    )
-    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+    types = [
+        ("model", pa.string()),
+        ("steps", pa.int32()),
+        ("schedule", pa.string()),
+        ("composition", pa.string()),
+        ("references", pa.int32()),
+        ("samples", pa.int32()),
+        *((name, pa.float64()) for name in METRICS),
+    ]
+    schema = pa.schema(types)
+    rows = []
     for result in results:
-        compositions = result.by_composition
-        size = len(compositions.names)
-        columns["model"] += [result.name] * size
-        columns["steps"] += [result.steps] * size
-        columns["schedule"] += [result.way] * size
-        columns["composition"] += compositions.names
-        columns["references"] += compositions.references
-        columns["samples"] += [result.values["samples"]] * size
-        columns["relative_energy_median"] += [None if math.isnan(value) else value for value in compositions.medians]
-        for name in schema.names[6:]:
-            if name != "relative_energy_median":
-                columns[name] += compositions.means(name)
+        found = result.by_composition
+        medians = [None if math.isnan(value) else value for value in found.medians]
+        metrics = [medians if name == "relative_energy_median" else found.means(name) for name in METRICS]
+        for composition, references, *own in zip(found.names, found.references, *metrics, strict=True):
+            about = (result.name, result.steps, result.way, composition, references, result.values["samples"])
+            rows.append(dict(zip(schema.names, (*about, *own), strict=True)))
     buffer = io.BytesIO()
-    parquet.write_table(pa.table(columns, schema=schema), buffer)
+    parquet.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
     write_bytes(path, buffer.getvalue())

@@ -2,38 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
-from matplotlib.figure import Figure
-
-from omatg_ray.report.plots import Curve, curves
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A picture of metrics over the steps of a run; the arguments are those of `plots.curves`.
-
-    An optional panel shows metrics that some runs cannot have, and is left out if all its values are 0.
-    """
-
-    title: str
-    shown: tuple[Curve, ...]
-    ylabel: str
-    caption: str = ""
-    xlabel: str = "iteration"
-    percent: bool = False
-    log: bool = False
-    marks_best: bool = False
-    optional: bool = False
-
-    def figure(self, lines: Sequence[Mapping[str, Any]], best: int | None = None) -> Figure | None:
-        """Draw the picture; return None if the run has none of its metrics. `best` is the best checkpoint's step."""
-        if self.optional and not any(line.get(curve.name) for line in lines for curve in self.shown):
-            return None
-        marked = best if self.marks_best else None
-        return curves(lines, self.shown, self.ylabel, self.xlabel, self.percent, self.log, marked)
+from omatg_ray.report.plots import Curve, Panel
 
 
 def _losses(title: str, suffix: str) -> Panel:

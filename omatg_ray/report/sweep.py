@@ -7,10 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from omatg_ray.evaluate.metrics import COLUMNS
-from omatg_ray.report.page import card, format_number, html_table, page
+from omatg_ray.report.page import card, format_number, page, soft, table
 from omatg_ray.report.sweep_plots import (
     breakable,
     importance,
@@ -41,20 +39,20 @@ def write_sweep(folder: Path) -> Path:
     sweep = Sweep.read(folder)
     several = len(sweep.goals) > 1
     goals = " and ".join(
-        f"{escape(title(goal))} ({'lower' if goal.mode == 'min' else 'higher'} is better)" for goal in sweep.goals
+        f"{title(goal)} ({'lower' if goal.mode == 'min' else 'higher'} is better)" for goal in sweep.goals
     )
-    by_first = f" by {escape(title(sweep.goals[0]))}" if several else ""
-    summary = (
-        f'<p class="soft">{counted(len(sweep.trials), "trial")}, decided by {goals} of the validation split. A trial '
-        f"counts by the best{by_first} of its validations, without the one before training and without those that a "
-        "guard excludes. The best of many noisy numbers is optimistic: compare it with the default over new seeds, and "
-        "on the test split.</p>"
+    by_first = f" by {title(sweep.goals[0])}" if several else ""
+    summary = soft(
+        f"{counted(len(sweep.trials), 'trial')}, decided by {goals} of the validation split. A trial counts by the "
+        f"best{by_first} of its validations, without the one before training and without those that a guard excludes. "
+        "The best of many noisy numbers is optimistic: compare it with the default over new seeds, and on the test "
+        "split."
     )
     sections = [
         ("Best trial", _best(sweep, folder)),
         ("Pareto front", _front(sweep, folder) if several else ""),
-        ("Learning curves", _figure_card(learning_curves(sweep, folder), CURVES_NOTE)),
-        ("Keys and results", _figure_card(parallel_coordinates(sweep), PARALLEL_NOTE)),
+        ("Learning curves", card("", learning_curves(sweep, folder), CURVES_NOTE)),
+        ("Keys and results", card("", parallel_coordinates(sweep), PARALLEL_NOTE)),
         ("What each key did", _importance(sweep)),
         ("Trials", _table(sweep)),
     ]
@@ -76,10 +74,6 @@ FRONT_NOTE = (
     "of these by all metrics and better by one. No trial has gone beyond the line. The ring is the best by the first "
     "metric, diamonds are the model before training."
 )
-
-
-def _figure_card(figure: Figure | None, caption: str) -> str:
-    return "" if figure is None else card("", figure, caption)
 
 
 def _text(value: Any) -> str:
@@ -142,7 +136,7 @@ def _best(sweep: Sweep, folder: Path) -> str:
     return (
         f"{warning}<p>Trial {escape(best.name)}: {reached} after iteration {best.best_iteration}.{link} "
         f'All its keys: <a href="{BEST_FILE}">{BEST_FILE}</a>, for <code>omatg-ray train</code>.</p>'
-        f'<div class="wide">{html_table(["key", "value"], rows)}</div>'
+        f"{table(['key', 'value'], rows)}"
     )
 
 
@@ -162,8 +156,7 @@ def _front(sweep: Sweep, folder: Path) -> str:
         for trial in front
     ]
     head = ["trial", *map(short_title, sweep.goals), "after", *map(breakable, keys), "for omatg-ray train"]
-    table = html_table(head, rows)
-    return card("", pareto_front(sweep, folder), FRONT_NOTE) + f'<div class="wide">{table}</div>'
+    return card("", pareto_front(sweep, folder), FRONT_NOTE) + table(head, rows)
 
 
 def _table(sweep: Sweep) -> str:
@@ -182,25 +175,24 @@ def _table(sweep: Sweep) -> str:
         for trial in sweep.ranked
     ]
     head = ["trial", *best, "after", *last, "iterations", *map(breakable, keys), "status"]
-    return f'<div class="wide">{html_table(head, rows)}</div>'
+    return table(head, rows)
 
 
 def _importance(sweep: Sweep) -> str:
-    shares = {goal: importance(sweep, goal) for goal in sweep.goals}
-    return "".join(_importance_card(goal, of_keys, len(shares) > 1) for goal, of_keys in shares.items() if of_keys)
-
-
-def _importance_card(goal: Goal, shares: Mapping[str, tuple[float, float | None, int]], titled: bool) -> str:
-    rows = [
-        [key, f"{share:.2f}", format_number(correlation, "{:+.2f}"), "< 1 %" if chance < 1 else f"{chance} %"]
-        for key, (share, correlation, chance) in shares.items()
-    ]
-    table = html_table(["key", "share", "rank correlation with the metric", "by chance"], rows)
+    head = ["key", "share", "rank correlation with the metric", "by chance"]
     caption = (
         "How much of the ranks of the trials' results each key accounts for alone: the square of Spearman's rank "
         "correlation, or η² of the ranks if a key's values have no order. By chance: how often shuffled results give "
         "as much. This is association, not effect: keys that act together are not seen, and trials that were stopped "
         "early count by what they had reached."
     )
-    heading = escape(title(goal)) if titled else ""
-    return card(heading, importance_bars(shares), caption) + f'<div class="wide">{table}</div>'
+    parts = []
+    for goal in sweep.goals:
+        shares = importance(sweep, goal)
+        rows = [
+            [key, f"{share:.2f}", format_number(correlation, "{:+.2f}"), "< 1 %" if chance < 1 else f"{chance} %"]
+            for key, (share, correlation, chance) in shares.items()
+        ]
+        heading = escape(title(goal)) if len(sweep.goals) > 1 else ""
+        parts += [card(heading, importance_bars(shares), caption), table(head, rows)] if shares else []
+    return "".join(parts)

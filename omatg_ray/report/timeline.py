@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from omatg_ray.report.plots import INK, actor_order, dress, legend, role_colours
+from omatg_ray.report.plots import INK, WIDE, actor_order, dressed, legend, role_colours
 from omatg_ray.run.timeline import Actor, Span, Timeline
 
-WIDTH, HEIGHT_OF_ROW = 11.4, 0.24
+HEIGHT_OF_ROW = 0.24
 NAMED_ROWS = 40
 """Up to this many actors are labelled one by one; beyond, only their roles are."""
 HIGHEST = 9.0
@@ -27,11 +27,7 @@ def draw_timeline(timeline: Timeline) -> Figure | None:
     if not timeline.spans:
         return None
     height = min(max(len(rows) * HEIGHT_OF_ROW, 1.0), HIGHEST) + 0.9
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.add_subplot()
-    dress(axes, "time since the iteration began (s)", "")
-    axes.grid(visible=False, axis="y")
-    axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.8)
+    figure, (axes,) = dressed((WIDE[0], height), ("time since the iteration began (s)", ""), along="x")
     colours = role_colours(role for role, _ in rows)
     # The edge separates two requests without a pause between them.
     edge = 0.4 if len(rows) <= NAMED_ROWS else 0.0

@@ -16,9 +16,8 @@ from omatg_ray.report.plots import (
     COLOURS,
     INK,
     Curve,
-    Point,
+    Panel,
     banded_lines,
-    curves,
     energy_histogram,
     idle_curves,
     idle_shares,
@@ -44,6 +43,16 @@ def train(step: int, **values: float | None) -> dict[str, Any]:
     return {"kind": "train", "step": step, **values}
 
 
+def curves(
+    lines: list[dict[str, Any]], shown: list[Curve], ylabel: str = "value", best: int | None = None
+) -> Figure | None:
+    return Panel("", tuple(shown), ylabel, marks_best=True).figure(lines, best)
+
+
+def point(x: float, mean: float, low: float | None = None, high: float | None = None) -> tuple[float, dict[str, Any]]:
+    return x, {"mean": mean, "low": low, "high": high}
+
+
 def test_curves_show_the_points_of_their_kind_and_leave_out_null() -> None:
     lines = [
         train(1, loss=3.0),
@@ -51,15 +60,15 @@ def test_curves_show_the_points_of_their_kind_and_leave_out_null() -> None:
         train(3, loss=1.0),
         {"kind": "validation", "step": 2, "loss": 9.0},
     ]
-    axes = axes_of(curves(lines, [Curve("train", "loss", "loss"), Curve("train", "absent", "absent")], "loss"))
+    axes = axes_of(curves(lines, [Curve("train", "loss", "loss"), Curve("train", "absent", "absent")]))
     (line,) = axes.get_lines()
     assert points(line) == [[1, 3], [3, 1]]
 
 
 def test_curves_without_numbers_are_no_figure() -> None:
     lines = [train(1, loss=None), train(2)]
-    assert curves(lines, [Curve("train", "loss", "loss")], "loss") is None
-    assert curves([], [Curve("train", "loss", "loss")], "loss") is None
+    assert curves(lines, [Curve("train", "loss", "loss")]) is None
+    assert curves([], [Curve("train", "loss", "loss")]) is None
     assert stacked_times(lines) is None
     assert energy_histogram({"before": [None, None]}) is None
     assert energy_histogram({}) is None
@@ -67,24 +76,24 @@ def test_curves_without_numbers_are_no_figure() -> None:
 
 def test_band_is_the_spread_around_the_curve() -> None:
     lines = [train(1, mean=2.0, std=0.5), train(2, mean=3.0, std=0.25)]
-    axes = axes_of(curves(lines, [Curve("train", "mean", "mean", spread="std")], "reward"))
+    axes = axes_of(curves(lines, [Curve("train", "mean", "mean", spread="std")]))
     corners = {tuple(corner) for corner in np.asarray(axes.collections[0].get_paths()[0].vertices).tolist()}
     assert {(1, 1.5), (1, 2.5), (2, 2.75), (2, 3.25)} <= corners
 
 
 def test_a_spread_of_other_steps_is_left_out() -> None:
     lines = [train(1, mean=2.0, std=0.5), train(2, mean=3.0)]
-    axes = axes_of(curves(lines, [Curve("train", "mean", "mean", spread="std")], "reward"))
+    axes = axes_of(curves(lines, [Curve("train", "mean", "mean", spread="std")]))
     assert not axes.collections
 
 
 def test_best_is_marked_on_the_first_curve() -> None:
     lines = [{"kind": "validation", "step": step, "energy": 1.0 / (1 + step)} for step in (0, 5, 10)]
     shown = [Curve("validation", "energy", "energy")]
-    marked = axes_of(curves(lines, shown, "energy", marked=5)).get_lines()[-1]
+    marked = axes_of(curves(lines, shown, best=5)).get_lines()[-1]
     assert points(marked) == [[5.0, pytest.approx(1 / 6)]]
     assert "5" in str(marked.get_label())
-    assert len(axes_of(curves(lines, shown, "energy", marked=7)).get_lines()) == 1
+    assert len(axes_of(curves(lines, shown, best=7)).get_lines()) == 1
 
 
 def test_running_mean() -> None:
@@ -243,9 +252,9 @@ def test_a_sum_of_rewards_has_a_panel_for_each_part() -> None:
 
 def test_lines_with_bands_over_a_logarithm() -> None:
     lines = {
-        "a": [Point(5, 0.5, 0.4, 0.6), Point(50, 0.3, 0.2, 0.4)],
-        "b": [Point(50, 0.1)],
-        **{f"more {number}": [Point(5, 0.2), Point(50, 0.2)] for number in range(4)},
+        "a": [point(5, 0.5, 0.4, 0.6), point(50, 0.3, 0.2, 0.4)],
+        "b": [point(50, 0.1)],
+        **{f"more {number}": [point(5, 0.2), point(50, 0.2)] for number in range(4)},
     }
     figure = banded_lines(lines, "grid points", "cRMSE", log=True)
     assert figure is not None
@@ -258,7 +267,7 @@ def test_lines_with_bands_over_a_logarithm() -> None:
     assert axes.get_lines()[5].get_linestyle() == "--"
     band = axes.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (0.2, 0.6)
-    assert banded_lines({"b": [Point(50, 0.1)]}, "grid points", "cRMSE") is None
+    assert banded_lines({"b": [point(50, 0.1)]}, "grid points", "cRMSE") is None
 
 
 def test_histogram_of_matches() -> None:
@@ -278,7 +287,7 @@ def test_energies_above_a_bound_share_the_last_bin() -> None:
 def test_long_noisy_curves_are_drawn_thin_below_their_running_mean():
     numbers = [0.1 * step + (-1) ** step for step in range(80)]
     lines = [{"kind": "train", "step": step, "reward_mean": number} for step, number in enumerate(numbers)]
-    figure = curves(lines, [Curve("train", "reward_mean", "mean", smooth=True)], "reward")
+    figure = curves(lines, [Curve("train", "reward_mean", "mean", smooth=True)])
     measured, mean = axes_of(figure).get_lines()
     assert points(measured) == [[step, number] for step, number in enumerate(numbers)]
     assert measured.get_linewidth() < mean.get_linewidth()
