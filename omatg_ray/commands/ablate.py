@@ -12,13 +12,12 @@ from omatg_ray.commands.ablate_settings import AblationSettings, SetSettings
 from omatg_ray.commands.evaluate import NO_POTENTIAL, MeasureOptions, evaluation_session
 from omatg_ray.config import DataSettings
 from omatg_ray.errors import ConfigError, ModelError
-from omatg_ray.evaluate.ablation import summarize
+from omatg_ray.evaluate.ablation import HandMade, Tuned, best_kind, summarize, tune
 from omatg_ray.evaluate.cases import Case, CaseResult, evaluate_cases
 from omatg_ray.evaluate.chemistry import PlausibilityCheck
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.settings import ways_of
-from omatg_ray.evaluate.tuning import HandMade, Tuned, best_kind, tune
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import NONE, brief, learned_schedule

@@ -38,6 +38,8 @@ DECIDING = ("omatg-ray", "pymatgen", "matgl")
 """Packages whose versions affect a result: validity, matches or energies."""
 CASES = "cases"
 """Folder of the files."""
+PLAIN = {"key": str, "name": str, "steps": int, "way": str, "seconds": float, "generation_seconds": float}
+"""Attributes of a result that its file holds as they are, with their types."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,8 @@ class CaseResult:
         """Return a dictionary for JSON."""
         return {
             "format": FORMAT,
-            "key": self.key,
             "conditions": conditions,
-            "name": self.name,
-            "steps": self.steps,
-            "way": self.way,
-            "seconds": self.seconds,
-            "generation_seconds": self.generation_seconds,
+            **{name: getattr(self, name) for name in PLAIN},
             "evaluation": self.values,
             "by_composition": self.by_composition.as_dict(),
         }
@@ -145,16 +142,9 @@ class CaseResult:
             raise ValueError(f"not {FORMAT}")
         evaluation = values["evaluation"]
         int(evaluation["metrics"]["n"]), evaluation["per_structure"]["id"], evaluation["intervals"]
-        return cls(
-            key=str(values["key"]),
-            name=str(values["name"]),
-            steps=int(values["steps"]),
-            way=str(values["way"]),
-            values=evaluation,
-            by_composition=ByComposition.from_dict(values["by_composition"]),
-            seconds=float(values["seconds"]),
-            generation_seconds=float(values["generation_seconds"]),
-        )
+        plain: dict[str, Any] = {name: kind(values[name]) for name, kind in PLAIN.items()}
+        by_composition = ByComposition.from_dict(values["by_composition"])
+        return cls(**plain, values=evaluation, by_composition=by_composition)
 
 
 class CaseFolder:

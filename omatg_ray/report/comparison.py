@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -13,11 +15,10 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.cases import CaseFolder, CaseResult
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.compositions import interval_dicts
-from omatg_ray.report.compositions import write_compositions
 from omatg_ray.report.drawing import read_crystals
 from omatg_ray.report.page import card, crystal_card, format_number, grid, page, soft, spread, table, with_interval
 from omatg_ray.report.plots import COLOURS, NORMAL, WIDE, banded_lines, energy_histogram, rmse_histogram
-from omatg_ray.run.atomic import write_json, write_text
+from omatg_ray.run.atomic import write_bytes, write_json, write_text
 from omatg_ray.run.text import counted
 
 if TYPE_CHECKING:
@@ -41,6 +42,19 @@ NOTE = (
 )
 
 
+BY_COMPOSITION = (
+    "match_rate",
+    "rmse",
+    "crmse",
+    "metre",
+    "coverage",
+    "relative_energy_mean",
+    "relative_energy_mean_capped",
+    "relative_energy_median",
+    "invalid_share",
+    "unique_structures",
+)
+"""Metrics of `compositions.parquet`."""
 AGAINST_STEPS = (
     ("crmse", "cRMSE", "cRMSE / (V/N)$^{1/3}$"),
     ("match_rate", "Match rate", "match rate"),
@@ -71,7 +85,7 @@ def write_comparison(
     """
     facts = dict(about or {})
     write_json(folder / JSON, {**comparison.as_dict(), "about": facts})
-    write_compositions(folder / PARQUET, comparison.results)
+    _write_compositions(folder / PARQUET, comparison.results)
     results = comparison.results
     first = results[0]
     n, samples = int(first.metrics["n"]), int(first.values["samples"])
@@ -92,6 +106,37 @@ def write_comparison(
     ]
     write_text(folder / REPORT, page(folder.resolve().name, soft(", ".join(parts)), sections))
     return folder / REPORT
+
+
+def _write_compositions(path: Path, results: Sequence[CaseResult]) -> None:
+    """Write one row per case and composition as Parquet; values that were not measured are null.
+
+    Energies are in eV/atom, RMSE in units of (V/N)^(1/3); `samples` is the number of crystals of each reference.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    types = [
+        ("model", pa.string()),
+        ("steps", pa.int32()),
+        ("schedule", pa.string()),
+        ("composition", pa.string()),
+        ("references", pa.int32()),
+        ("samples", pa.int32()),
+        *((name, pa.float64()) for name in BY_COMPOSITION),
+    ]
+    schema = pa.schema(types)
+    rows = []
+    for result in results:
+        found = result.by_composition
+        medians = [None if math.isnan(value) else value for value in found.medians]
+        metrics = [medians if name == "relative_energy_median" else found.means(name) for name in BY_COMPOSITION]
+        for composition, references, *own in zip(found.names, found.references, *metrics, strict=True):
+            about = (result.name, result.steps, result.way, composition, references, result.values["samples"])
+            rows.append(dict(zip(schema.names, (*about, *own), strict=True)))
+    buffer = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def _table(comparison: Comparison) -> str:

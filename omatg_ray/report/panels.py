@@ -15,6 +15,11 @@ def _losses(title: str, suffix: str) -> Panel:
     return Panel(title, shown, "loss", xlabel="epoch", log=True)
 
 
+def _of_fields(metric: str, smooth: bool = False) -> tuple[Curve, ...]:
+    names = (("pos", "positions"), ("cell", "cell"))
+    return tuple(Curve("train", f"{metric}_{field}", label, smooth=smooth) for field, label in names)
+
+
 PRETRAINING = (
     _losses("Pretraining loss", ""),
     _losses("Pretraining loss of positions", "_pos"),
@@ -71,25 +76,11 @@ REINFORCEMENT = (
         (Curve("validation", "rmse", "RMSE, matched"), Curve("validation", "crmse", "cRMSE, all")),
         "RMSE / (V/N)$^{1/3}$",
     ),
-    Panel(
-        "Clipped ratios",
-        (
-            Curve("train", "clip_fraction_pos", "positions", smooth=True),
-            Curve("train", "clip_fraction_cell", "cell", smooth=True),
-        ),
-        "share",
-        percent=True,
-        optional=True,
-    ),
-    Panel(
-        "KL to the base",
-        (Curve("train", "kl_pos", "positions", smooth=True), Curve("train", "kl_cell", "cell", smooth=True)),
-        "KL divergence (nats)",
-        optional=True,
-    ),
+    Panel("Clipped ratios", _of_fields("clip_fraction", smooth=True), "share", percent=True, optional=True),
+    Panel("KL to the base", _of_fields("kl", smooth=True), "KL divergence (nats)", optional=True),
     Panel(
         "Noise of the policy",
-        (Curve("train", "sigma_pos", "positions"), Curve("train", "sigma_cell", "cell")),
+        _of_fields("sigma"),
         "mean σ of the steps",
         "Fractional units for positions, Å for cells; for an annealing policy, in units of its schedule.",
         optional=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,8 +13,6 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
-
-from omatg_ray.run.timeline import Actor
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -25,13 +23,8 @@ Points = tuple[np.ndarray, np.ndarray]
 
 INK = "#0a0b0c"
 COLOURS = ("#3b82d6", "#e0762a", "#2b9e76", "#a06cd5", "#d0556b")
-STAGES = ("rollout", "reward", "learn", "weights", "validation")
-ROLES = ("rollout", "reward", "learner")
-"""Roles of actors, in the order, and hence the colours, of their stages."""
 DASHES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (3, 1, 1, 1)), (0, (1, 3)), (0, (8, 3, 1, 3)))
 NORMAL, WIDE = (5.6, 3.1), (11.4, 2.9)
-FEW_ACTORS = len(DASHES)
-"""Up to this many actors get a curve each."""
 CHARACTERS = 13
 """Characters of a legend per inch of figure width."""
 SMOOTH_FROM = 60
@@ -172,92 +165,6 @@ def running_mean(numbers: np.ndarray, reach: int) -> np.ndarray:
     last = len(numbers) - 1
     near = [min(reach, i, last - i) for i in range(len(numbers))]
     return np.array([numbers[i - n : i + n + 1].mean() for i, n in enumerate(near)])
-
-
-def stage_times(lines: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
-    """Return steps and seconds by stage, for the stages that took any time."""
-    times = {stage: values(lines, "train", f"time_{stage}") for stage in STAGES}
-    return {stage: entry for stage, entry in times.items() if entry[1].sum() > 0}
-
-
-def stacked_times(lines: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Stack the seconds of the stages of every iteration; return None if there are none."""
-    times = stage_times(lines)
-    if not times:
-        return None
-    figure, (axes,) = dressed(NORMAL, ("iteration", "time (s)"), whole=True)
-    steps = np.unique(np.concatenate([own_steps for own_steps, _ in times.values()]))
-    colours = dict(zip(STAGES, COLOURS, strict=True))
-    edges = np.append(steps, steps[-1] + 1) - 0.5
-    bottom = np.zeros(len(steps))
-    for stage, (own_steps, seconds) in times.items():
-        top = bottom.copy()
-        top[np.searchsorted(steps, own_steps)] += seconds
-        axes.stairs(top, edges, baseline=bottom, fill=True, color=colours[stage], label=stage, linewidth=0)
-        bottom = top
-    legend(axes)
-    return figure
-
-
-def actor_order(actor: Actor) -> tuple[int, str, int]:
-    """Return the sort key of an actor (role and index), by the stage it works in."""
-    role, index = actor
-    return ROLES.index(role) if role in ROLES else len(ROLES), role, index
-
-
-def role_colours(roles: Iterable[str]) -> dict[str, str]:
-    """Return the colour of each role present, in the order of the stages."""
-    present = set(roles)
-    known = dict.fromkeys((*ROLES, *sorted(present)))
-    colours = {role: COLOURS[number % len(COLOURS)] for number, role in enumerate(known)}
-    return {role: colour for role, colour in colours.items() if role in present}
-
-
-def idle_shares(lines: Sequence[Mapping[str, Any]]) -> dict[Actor, Points]:
-    """Return steps and idle shares (0 to 1) by role and index, for every actor that has any."""
-    names = {name for line in lines if line["kind"] == "train" for name in line}
-    actors = [(match[1], int(match[2])) for name in names if (match := re.fullmatch(r"idle_(\w+)_(\d+)", name))]
-    shares = {
-        (role, index): values(lines, "train", f"idle_{role}_{index}") for role, index in sorted(actors, key=actor_order)
-    }
-    return {actor: entry for actor, entry in shares.items() if len(entry[1])}
-
-
-def idle_curves(found: Mapping[Actor, Points]) -> Figure | None:
-    """Draw the result of `idle_shares` over the iterations; return None if it is empty.
-
-    Few actors get a curve each. With more, every role gets its median and a band from its lowest to its highest.
-    """
-    if not found:
-        return None
-    few = len(found) <= FEW_ACTORS
-    figure, (axes,) = dressed(NORMAL if few else WIDE, ("iteration", "idle share"), whole=True, percent=True)
-    axes.set_ylim(0.0, 1.03)
-    colours = role_colours(role for role, _ in found)
-
-    def smooth(numbers: np.ndarray) -> np.ndarray:
-        return running_mean(numbers, len(numbers) // 40) if len(numbers) >= SMOOTH_FROM else numbers
-
-    def draw(steps: np.ndarray, numbers: np.ndarray, role: str, label: str, **style: Any) -> None:
-        marker = "o" if len(steps) == 1 else None
-        axes.plot(steps, smooth(numbers), color=colours[role], marker=marker, markersize=4, label=label, **style)
-
-    if few:
-        for (role, index), (steps, shares) in found.items():
-            draw(steps, shares, role, f"{role} {index}", linestyle=DASHES[index % len(DASHES)], linewidth=1.5)
-    else:
-        for role in dict.fromkeys(role for role, _ in found):
-            members = [entry for (own_role, _), entry in found.items() if own_role == role]
-            steps = np.unique(np.concatenate([own_steps for own_steps, _ in members]))
-            table = np.full((len(members), len(steps)), np.nan)
-            for row, (own_steps, shares) in zip(table, members, strict=True):
-                row[np.searchsorted(steps, own_steps)] = shares
-            label = role if len(members) == 1 else f"{role}: median of {len(members)}"
-            draw(steps, np.nanmedian(table, axis=0), role, label, linewidth=1.8)
-            low, high = smooth(np.nanmin(table, axis=0)), smooth(np.nanmax(table, axis=0))
-            axes.fill_between(steps, low, high, color=colours[role], alpha=0.15, linewidth=0)
-    legend(axes)
-    return figure
 
 
 def energy_histogram(

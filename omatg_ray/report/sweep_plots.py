@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from omatg_ray.evaluate.metrics import COLUMNS
+from omatg_ray.evaluate.metrics import COLUMNS, Column
 from omatg_ray.report.plots import COLOURS, INK, NORMAL, WIDE, dressed
 from omatg_ray.run.folder import METRICS
 from omatg_ray.run.metrics import read_metrics
@@ -24,20 +24,15 @@ FEWEST = 5
 SHADES = LinearSegmentedColormap.from_list("good to bad", [COLOURS[2], "#d8b24a", COLOURS[4]])
 
 
-def title(goal: Goal) -> str:
-    """Return the metric of a goal in words."""
-    return COLUMNS[goal.metric].title if goal.metric in COLUMNS else goal.metric.replace("_", " ")
+def column_of(goal: Goal) -> Column:
+    """Return how the metric of a goal is shown."""
+    return COLUMNS.get(goal.metric, Column(goal.metric.replace("_", " "), goal.metric, "{:.4f}"))
 
 
 def start_of(folder: Path, trial: Trial | None) -> Mapping[str, Any] | None:
     """Return the metrics of a trial's validation before training; None if it has none."""
     lines = [] if trial is None else _validations(folder, trial)
     return next((line for line in lines if line["step"] == 0), None)
-
-
-def short_title(goal: Goal) -> str:
-    """Return the metric of a goal as the head of a column."""
-    return COLUMNS[goal.metric].short if goal.metric in COLUMNS else goal.metric
 
 
 def breakable(key: str) -> str:
@@ -57,7 +52,7 @@ def pareto_front(sweep: Sweep, folder: Path) -> Figure:
     front, best = sweep.front, sweep.best
     rest = [trial.best for trial in sweep.trials if trial.best is not None and trial not in front]
     starts = [start for trial in sweep.trials if (start := start_of(folder, trial)) is not None]
-    figure, row = dressed((WIDE[0], 3.8), *((title(first), title(other)) for other in others))
+    figure, row = dressed((WIDE[0], 3.8), *((column_of(first).title, column_of(other).title) for other in others))
     for axes, other in zip(row, others, strict=True):
 
         def points(
@@ -86,28 +81,33 @@ def learning_curves(sweep: Sweep, folder: Path) -> Figure | None:
     validations = {trial.name: _validations(folder, trial) for trial in sweep.trials}
     if not any(goal.cost(line) is not None for lines in validations.values() for line in lines for goal in sweep.goals):
         return None
-    figure, row = dressed(WIDE, *(("iteration", title(goal)) for goal in sweep.goals), whole=True)
+    figure, row = dressed(WIDE, *(("iteration", column_of(goal).title) for goal in sweep.goals), whole=True)
     for axes, goal in zip(row, sweep.goals, strict=True):
-        drawn: list[float] = []
-        hacked_points: list[tuple[Any, Any, Any]] = []
-        for name, lines in validations.items():
-            known = [line for line in lines if line.get(goal.metric) is not None]
-            steps, values, hacked = (
-                np.array([line.get(key, 0) for line in known], dtype=float) for key in ("step", goal.metric, HACKED)
-            )
+        measured = {
+            name: np.array(
+                [
+                    (line["step"], line[goal.metric], line.get(HACKED, 0))
+                    for line in lines
+                    if goal.cost(line) is not None
+                ],
+                dtype=float,
+            ).reshape(-1, 3)
+            for name, lines in validations.items()
+        }
+        for name, rows in measured.items():
             width, alpha, order = (3.0, 1.0, 3) if name in thick else (1.1, 0.75, 2)
-            colour = shades.get(name, INK)
-            axes.plot(steps, values, color=colour, linewidth=width, alpha=alpha, zorder=order)
-            if hacked.any():
-                hacked_points.append((steps[hacked > 0], values[hacked > 0], colour))
-            drawn += values.tolist()
-        if drawn:
+            axes.plot(*rows[:, :2].T, color=shades.get(name, INK), linewidth=width, alpha=alpha, zorder=order)
+        drawn = np.concatenate(list(measured.values()))[:, 1]
+        if len(drawn):
             # One trial that diverged must not flatten all others.
             low, high = np.quantile(drawn, [0.0, 0.95] if goal.mode == "min" else [0.05, 1.0])
             margin = 0.06 * (high - low) or 0.05
             axes.set_ylim(low - margin, high + margin)
-        for steps, values, colour in hacked_points:
-            axes.plot(steps, np.clip(values, *axes.get_ylim()), "x", color=colour, markersize=6, clip_on=False)
+        for name, rows in measured.items():
+            steps, values, _ = rows[rows[:, 2] > 0].T
+            if len(steps):
+                shown = np.clip(values, *axes.get_ylim())
+                axes.plot(steps, shown, "x", color=shades.get(name, INK), markersize=6, clip_on=False)
     return figure
 
 
@@ -123,22 +123,17 @@ def parallel_coordinates(sweep: Sweep) -> Figure | None:
     if len(ranked) < 2:
         return None
     columns = {key: [trial.values.get(key) for trial in ranked] for key in keys}
-    columns |= {short_title(goal): [(trial.best or {}).get(goal.metric) for trial in ranked] for goal in sweep.goals}
+    columns |= {
+        column_of(goal).short: [(trial.best or {}).get(goal.metric) for trial in ranked] for goal in sweep.goals
+    }
     placed = [_place(values) for values in columns.values()]
     width = max(NORMAL[0], min(WIDE[0], 1.9 * len(columns)))
-    figure = Figure(figsize=(width, 3.6), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = dressed((width, 3.6), ("", ""))
     shades, thick = _shades(sweep), {trial.name for trial in sweep.front}
     for trial, *heights in reversed(list(zip(ranked, *(heights for heights, _ in placed), strict=True))):
-        known, first = trial.best is not None, trial.name in thick
-        axes.plot(
-            range(len(columns)),
-            heights,
-            color=shades.get(trial.name, INK),
-            linewidth=3.0 if first else 1.2,
-            alpha=1.0 if first else 0.7,
-            linestyle="-" if known else ":",
-        )
+        width, alpha = (3.0, 1.0) if trial.name in thick else (1.2, 0.7)
+        style, colour = "-" if trial.best is not None else ":", shades.get(trial.name, INK)
+        axes.plot(range(len(columns)), heights, style, color=colour, linewidth=width, alpha=alpha)
     for x, (name, (_, ticks)) in enumerate(zip(columns, placed, strict=True)):
         axes.plot([x, x], [0, 1], color=INK, linewidth=1.0)
         shift, side = (-0.03, "right") if x < len(keys) else (0.03, "left")
@@ -207,11 +202,8 @@ def importance(sweep: Sweep, goal: Goal) -> dict[str, tuple[float, float | None,
         if len(set(map(str, values))) < 2:
             continue
         numeric = _numeric(values) and None not in values
-        own = (
-            rankdata(np.array(values, dtype=float))
-            if numeric
-            else np.unique(list(map(str, values)), return_inverse=True)[1]
-        )
+        words = np.unique(list(map(str, values)), return_inverse=True)[1]
+        own = rankdata(np.array(values, dtype=float)) if numeric else words
         share = _share(own, ranks, numeric)
         above = sum(_share(own, other, numeric) >= share - 1e-12 for other in shuffled)
         correlation = float(np.corrcoef(own, ranks)[0, 1]) if numeric else None

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from omatg_ray.errors import ConfigError
+from omatg_ray.evaluate.ablation import tune
 from omatg_ray.evaluate.settings import TuningSettings
-from omatg_ray.evaluate.tuning import tune
 from omatg_ray.policy.hand_made import CosineSchedule, StepSizes
 
 TRIED = TuningSettings(pos=[0, 1, 2, 5], cell=[0, 1, 2], power=[0.5, 1, 2])
