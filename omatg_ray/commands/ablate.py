@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from omatg_ray.commands.evaluate import NO_POTENTIAL, MeasureOptions, evaluation
 from omatg_ray.config import DataSettings
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.ablation import HandMade, Tuned, best_kind, summarize, tune
-from omatg_ray.evaluate.cases import Case, CaseResult, evaluate_cases
+from omatg_ray.evaluate.cases import Case, evaluate_cases
 from omatg_ray.evaluate.chemistry import PlausibilityCheck
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.evaluator import Evaluator
@@ -51,7 +51,17 @@ def ablate(settings: AblationSettings, progress: bool = False) -> tuple[dict[str
     for name, entry in settings.sets.items():
         val, test = _locate_crystals(name, entry)
         tuned = _tune(settings, entry, val, folder / name / "tuning", f"{name}: tuning", progress)
-        results = _compare(settings, entry, test, folder / name, tuned, learned[name], progress)
+        cases: list[Case] = []
+        measured = {"limit": settings.limit, "samples": settings.samples}
+        with _session(settings, entry, test, progress, **measured) as (evaluator, _, (model,)):
+            for steps in sorted(settings.steps):
+                schedules: dict[str, Schedule] = {NONE: LinearSchedule()}
+                schedules |= {kind: best.schedule for kind, best in tuned[steps].items()}
+                for versions in learned[name].values():
+                    schedules |= versions
+                cases += [Case(model, Sampling(steps, schedule), "base", way) for way, schedule in schedules.items()]
+            results = evaluate_cases(cases, evaluator, folder / name, progress=progress)
+            write_comparison(folder / name, Comparison.of(results), evaluator.references, {"data": str(test)})
         sets[name] = summarize(results, tuned, learned[name], settings.tuning)
     return sets, write_ablation(folder, sets, learned, settings.tuning.by)
 
@@ -108,26 +118,3 @@ def _tune(
                 best = tuned[steps][best_kind(tuned[steps], tuning)]
                 print_line(f"{title}, {steps} points: best is {brief(best.schedule)}, {tuning.by} {best.value:.4f}")
     return {steps: tuned.get(steps, tuned[max(tuned)]) for steps in settings.steps}
-
-
-def _compare(
-    settings: AblationSettings,
-    entry: SetSettings,
-    data: Location,
-    folder: Path,
-    tuned: Mapping[int, Mapping[str, Tuned]],
-    learned: Mapping[str, Mapping[str, LearnedSchedule]],
-    progress: bool,
-) -> list[CaseResult]:
-    """Evaluate all schedules on the test crystals, and write their report."""
-    cases: list[Case] = []
-    measured = {"limit": settings.limit, "samples": settings.samples}
-    with _session(settings, entry, data, progress, **measured) as (evaluator, _, (model,)):
-        for steps in sorted(settings.steps):
-            schedules: dict[str, Schedule] = {NONE: LinearSchedule()}
-            schedules |= {kind: best.schedule for kind, best in tuned[steps].items()}
-            schedules |= {name: schedule for versions in learned.values() for name, schedule in versions.items()}
-            cases += [Case(model, Sampling(steps, schedule), "base", way) for way, schedule in schedules.items()]
-        results = evaluate_cases(cases, evaluator, folder, progress=progress)
-        write_comparison(folder, Comparison.of(results), evaluator.references, {"data": str(data)})
-    return results

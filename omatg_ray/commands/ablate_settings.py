@@ -58,7 +58,7 @@ class AblationSettings(Settings):
     ray: RaySettings = Field(RaySettings(), description="actors that generate and measure; without workers: none")
 
     @model_validator(mode="after")
-    def _names(self) -> AblationSettings:
+    def _check(self) -> AblationSettings:
         for name, entry in self.sets.items():
             ways = [NONE, BEST, *KINDS]
             for learned, paths in entry.learned.items():
@@ -66,10 +66,6 @@ class AblationSettings(Settings):
                 if set(new) & set(ways):
                     raise ValueError(f"sets.{name}.learned.{learned}: that name is taken; choose another")
                 ways += new
-        return self
-
-    @model_validator(mode="after")
-    def _sensible(self) -> AblationSettings:
         if min(self.steps) < 2 or len(set(self.steps)) != len(self.steps):
             raise ValueError("`steps` must be different numbers of at least 2 grid points")
         if not any(steps <= self.tuning.most_steps for steps in self.steps) and self.kinds:

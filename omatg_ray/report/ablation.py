@@ -10,8 +10,8 @@ from typing import Any, Final
 from omatg_ray.evaluate.ablation import SHOWN
 from omatg_ray.evaluate.metrics import COLUMNS
 from omatg_ray.policy.schedule import LearnedSchedule, curves
-from omatg_ray.report.page import card, format_number, grid, page, soft, table, with_interval
-from omatg_ray.report.plots import banded_lines
+from omatg_ray.report.comparison import against_steps
+from omatg_ray.report.page import card, format_number, page, soft, table, with_interval
 from omatg_ray.report.schedules import draw_schedules
 from omatg_ray.report.tables import plus_minus
 from omatg_ray.run.atomic import write_json, write_text
@@ -19,7 +19,6 @@ from omatg_ray.run.text import aligned
 
 FORMAT: Final = "omatg_ray.ablation.1"
 JSON, REPORT = "ablation.json", "report.html"
-YLABELS = ("cRMSE", "match rate", "RMSE of matches", "relative energy, capped mean (eV/atom)", "invalid share")
 NOTE = (
     "Best hand-made: the best of all kinds and slopes on validation crystals, tuned at this number of grid points "
     "unless another one is given. Learned: with several seeds, their mean, and the lowest and highest. In brackets: "
@@ -76,16 +75,13 @@ def _measured(rows: Rows) -> list[str]:
 
 
 def _section(found: Mapping[str, Any], learned: Mapping[str, Mapping[str, LearnedSchedule]]) -> str:
-    pictures = []
-    for key, label in zip(SHOWN, YLABELS, strict=True):
-        lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
-        for row in found["rows"]:
-            if key in row["metrics"]:
-                lines.setdefault(row["way"], []).append((row["steps"], row["metrics"][key]))
-        pictures.append(card("", banded_lines(lines, "grid points", label, key == "invalid_share", log=True)))
+    series: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for row in found["rows"]:
+        intervals = {key: interval for key, interval in row["metrics"].items() if key in SHOWN}
+        series.setdefault(row["way"], []).append((row["steps"], intervals))
     shown = {way: curves(schedule) for versions in learned.values() for way, schedule in versions.items()}
     drawn = card("", draw_schedules(shown), "Learned schedules; dotted: 1 + slope t.") if shown else ""
-    return f"{_table(found['rows'])}{grid(pictures)}{drawn}{_tuned_table(found['tuned'])}"
+    return f"{_table(found['rows'])}{against_steps(series)}{drawn}{_tuned_table(found['tuned'])}"
 
 
 def _table(rows: Rows) -> str:

@@ -7,9 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.cases import CaseFolder, CaseResult
@@ -21,11 +19,7 @@ from omatg_ray.report.plots import COLOURS, NORMAL, WIDE, banded_lines, energy_h
 from omatg_ray.run.atomic import write_bytes, write_json, write_text
 from omatg_ray.run.text import counted
 
-if TYPE_CHECKING:
-    from ase import Atoms
-
 JSON, PARQUET, REPORT = "evaluation.json", "compositions.parquet", "report.html"
-N_CRYSTALS = 6
 N_DRAWN = 3
 """Number of cases whose crystals are drawn."""
 HIGHEST = 5.0
@@ -95,10 +89,17 @@ def write_comparison(
         *([f"{samples} samples of each"] if samples > 1 else []),
         *(f"{key}: {value}" for key, value in facts.items() if value is not None),
     ]
+    series = {
+        name: [
+            (one.steps, {key: one.interval(key) for key, value in one.metrics.items() if value is not None})
+            for one in group
+        ]
+        for name, group in comparison.series().items()
+    }
     sections = [
         ("Cases", _table(comparison)),
         (f"Difference from the first case ({escape(first.label)})", _differences(comparison)),
-        ("Against the number of grid points", _against_steps(comparison)),
+        ("Against the number of grid points", against_steps(series)),
         ("Coverage", _coverage(comparison)),
         ("Relative energies", _histograms(comparison, "relative_energy")),
         ("RMSE of matches", _histograms(comparison, "rmse")),
@@ -171,12 +172,17 @@ def _differences(comparison: Comparison) -> str:
     return table([*names, *(column.title for column in columns.values())], rows, soft(note))
 
 
-def _against_steps(comparison: Comparison) -> str:
+def against_steps(series: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]]) -> str:
+    """Draw metrics against the number of grid points.
+
+    Args:
+        series: By name, numbers of grid points in ascending order, each with intervals by metric (`interval_dict`).
+    """
     cards = []
     for metric, title, ylabel in AGAINST_STEPS:
         lines = {
-            name: [(one.steps, one.interval(metric)) for one in results if one.metrics.get(metric) is not None]
-            for name, results in comparison.series().items()
+            name: [(steps, intervals[metric]) for steps, intervals in points if metric in intervals]
+            for name, points in series.items()
         }
         lines = {name: points for name, points in lines.items() if points}
         cards.append(card(title, banded_lines(lines, "grid points", ylabel, metric == "invalid_share", log=True)))
@@ -223,18 +229,14 @@ def _histograms(comparison: Comparison, column: str) -> str:
 
 
 def _crystals(comparison: Comparison, references: CrystalDataset, folder: CaseFolder) -> str:
+    from pymatgen.io.ase import AseAtomsAdaptor
+
     results = comparison.results
-    chosen = [results[index] for index in sorted(set(np.linspace(0, len(results) - 1, N_DRAWN).round().astype(int)))]
-    n = len(references)
-    columns = [
-        (result, crystals) for result in chosen if len(crystals := read_crystals(folder.crystals(result.key))) >= n
-    ]
+    chosen = [results[index] for index in spread(range(len(results)), N_DRAWN)]
+    found = [(result, read_crystals(folder.crystals(result.key))) for result in chosen]
+    columns = [(result, crystals) for result, crystals in found if len(crystals) >= len(references)]
     if not columns:
         return ""
-    formulas = references.crystals.formulas()
-    rows = spread(formulas, N_CRYSTALS)
-    known = _atoms(references, rows)
-    cards = []
     names = comparison.names()
     titles = {
         result.key: "\n".join(
@@ -244,8 +246,11 @@ def _crystals(comparison: Comparison, references: CrystalDataset, folder: CaseFo
         )
         for index, result in enumerate(results)
     }
-    for row in rows:
-        drawn = {"reference" + "\n" * max(text.count("\n") for text in titles.values()): (known[row], "\n")}
+    formulas, cards = references.crystals.formulas(), []
+    known = "reference" + "\n" * max(text.count("\n") for text in titles.values())
+    for row in spread(formulas):
+        (structure,) = references.crystals.select([row]).to_structures()
+        drawn = {known: (AseAtomsAdaptor.get_atoms(structure), "\n")}
         drawn |= {titles[result.key]: (crystals[row], _caption(result, row)) for result, crystals in columns}
         cards.append(crystal_card(formulas[row], drawn, escape(references.ids[row])))
     note = (
@@ -262,10 +267,3 @@ def _caption(result: CaseResult, row: int) -> str:
     energy = rows.get("relative_energy")
     text = "" if energy is None or energy[row] is None else format_number(energy[row], "{:+.3f}")
     return f"{text}\n" + ("no match" if rows["rmse"][row] is None else f"RMSE {rows['rmse'][row]:.3f}")
-
-
-def _atoms(references: CrystalDataset, rows: Sequence[int]) -> dict[int, Atoms]:
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    structures = references.crystals.select(list(rows)).to_structures()
-    return {row: AseAtomsAdaptor.get_atoms(structure) for row, structure in zip(rows, structures, strict=True)}

@@ -98,9 +98,9 @@ def crystal_card(formula: str, drawn: dict[str, tuple[Atoms, str]], caption: str
     return card(title, draw_crystals(drawn), f"{legend}{caption}")
 
 
-def spread(formulas: Sequence[str], count: int) -> list[int]:
-    """Choose up to `count` rows with different formulas, evenly spaced."""
-    first = [index for index, formula in enumerate(formulas) if formula not in formulas[:index]]
+def spread(names: Sequence[object], count: int = 6) -> list[int]:
+    """Choose up to `count` rows with different names, evenly spaced."""
+    first = [index for index, name in enumerate(names) if name not in names[:index]]
     chosen = np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int)
     return [first[position] for position in chosen]
 

@@ -26,7 +26,6 @@ from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.tree import parse
 
-N_CRYSTALS = 6
 COUNTS = ("n", "n_polymorphic")
 """Metrics that count the rows behind other metrics; they get no column if they are all the same."""
 
@@ -111,19 +110,14 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
         return ""
     metrics_of = {name: evaluation.get("metrics") or {} for name, evaluation in evaluations.items()}
     columns = measured_columns(metrics_of.values())
-    settings = {
-        title: [_text(evaluation, key) for evaluation in evaluations.values()]
-        for title, key in (("grid points (evaluations)", "steps"), ("noise", "noise"), ("seed", "seed"))
-    }
-    cells = {
-        key: [format_number(metrics.get(key), column.form) for metrics in metrics_of.values()]
-        for key, column in columns.items()
-    }
-    shown = {title: texts for title, texts in settings.items() if len(set(texts)) > 1}
-    shown |= {columns[key].title: texts for key, texts in cells.items() if key not in COUNTS or len(set(texts)) > 1}
+    settings = {"grid points (evaluations)": "steps", "noise": "noise", "seed": "seed"}
+    cells = {title: [_text(one, key) for one in evaluations.values()] for title, key in settings.items()}
+    for key, column in columns.items():
+        cells[column.title] = [format_number(metrics.get(key), column.form) for metrics in metrics_of.values()]
     # Values that all rows share take no column.
-    counts = {columns[key].title: cells[key] for key in COUNTS if key in cells}
-    common = [f"{title}: {texts[0]}" for title, texts in (settings | counts).items() if title not in shown and texts[0]]
+    shareable = {*settings, *(columns[key].title for key in COUNTS if key in columns)}
+    shown = {title: texts for title, texts in cells.items() if title not in shareable or len(set(texts)) > 1}
+    common = [f"{title}: {texts[0]}" for title, texts in cells.items() if title not in shown and texts[0]]
     labels = [str(evaluation.get("label", name)) for name, evaluation in evaluations.items()]
     rows = [list(row) for row in zip(labels, *shown.values(), strict=True)]
     note = (
@@ -224,15 +218,15 @@ def _crystals(run: RunFolder, evaluations: dict[str, dict[str, Any]], missing: l
         return ""
     rows = min(len(crystals) for crystals in columns.values())
     formulas = [atoms.get_chemical_formula("metal") for atoms in next(iter(columns.values()))[:rows]]
-    cards = []
-    for index in spread(formulas, N_CRYSTALS):
-        drawn = {name: (crystals[index], _caption(evaluations, name, index)) for name, crystals in columns.items()}
-        cards.append(crystal_card(formulas[index], drawn, f"row {index}"))
+    cards = {
+        index: {name: (crystals[index], _caption(evaluations, name, index)) for name, crystals in columns.items()}
+        for index in spread(formulas)
+    }
     note = (
         "Compositions are evenly spaced in the file, not chosen by result. Energies in eV/atom, and relative to the "
         "reference."
     )
-    return grid(cards, soft(note))
+    return grid([crystal_card(formulas[row], drawn, f"row {row}") for row, drawn in cards.items()], soft(note))
 
 
 def _settings(run: RunFolder, missing: list[str]) -> str:

@@ -7,17 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from omatg_ray.report import sweep_plots as plots
 from omatg_ray.report.page import card, format_number, page, soft, table
-from omatg_ray.report.sweep_plots import (
-    breakable,
-    column_of,
-    importance,
-    importance_bars,
-    learning_curves,
-    parallel_coordinates,
-    pareto_front,
-    start_of,
-)
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.text import aligned, counted
 from omatg_ray.tune.results import TRIALS, Sweep, Trial
@@ -37,9 +28,10 @@ def write_sweep(folder: Path) -> Path:
     sweep = Sweep.read(folder)
     several = len(sweep.goals) > 1
     goals = " and ".join(
-        f"{column_of(goal).title} ({'lower' if goal.mode == 'min' else 'higher'} is better)" for goal in sweep.goals
+        f"{plots.column_of(goal).title} ({'lower' if goal.mode == 'min' else 'higher'} is better)"
+        for goal in sweep.goals
     )
-    by_first = f" by {column_of(sweep.goals[0]).title}" if several else ""
+    by_first = f" by {plots.column_of(sweep.goals[0]).title}" if several else ""
     summary = soft(
         f"{counted(len(sweep.trials), 'trial')}, decided by {goals} of the validation split. A trial counts by the "
         f"best{by_first} of its validations, without the one before training and without those that a guard excludes. "
@@ -49,8 +41,8 @@ def write_sweep(folder: Path) -> Path:
     sections = [
         ("Best trial", _best(sweep, folder)),
         ("Pareto front", _front(sweep, folder) if several else ""),
-        ("Learning curves", card("", learning_curves(sweep, folder), CURVES_NOTE)),
-        ("Keys and results", card("", parallel_coordinates(sweep), PARALLEL_NOTE)),
+        ("Learning curves", card("", plots.learning_curves(sweep, folder), CURVES_NOTE)),
+        ("Keys and results", card("", plots.parallel_coordinates(sweep), PARALLEL_NOTE)),
         ("What each key did", _importance(sweep)),
         ("Trials", _table(sweep)),
     ]
@@ -80,7 +72,7 @@ def _text(value: Any) -> str:
 
 def _values(sweep: Sweep, metrics: Mapping[str, float] | None) -> list[str]:
     """Format the metrics that decide."""
-    return [format_number((metrics or {}).get(goal.metric), column_of(goal).form) for goal in sweep.goals]
+    return [format_number((metrics or {}).get(goal.metric), plots.column_of(goal).form) for goal in sweep.goals]
 
 
 def _reached(sweep: Sweep, trial: Trial) -> list[str]:
@@ -101,7 +93,7 @@ def _status(sweep: Sweep, trial: Trial) -> str:
 def trials_table(sweep: Sweep, folder: Path, most: int = 10) -> str:
     """Format the best trials, the whole front of several metrics, and the start of the best one, for terminals."""
     lines = [["trial", *_titles(sweep), "after", "status", *sweep.keys]]
-    start = start_of(folder, sweep.best)
+    start = plots.start_of(folder, sweep.best)
     if start is not None:
         lines.append(["–", *_values(sweep, start), "0", "before training", *("" for _ in sweep.keys)])
     shown = sweep.ranked[: max(most, len(sweep.front))]
@@ -110,20 +102,21 @@ def trials_table(sweep: Sweep, folder: Path, most: int = 10) -> str:
 
 
 def _titles(sweep: Sweep) -> list[str]:
-    return [column_of(goal).short for goal in sweep.goals]
+    return [plots.column_of(goal).short for goal in sweep.goals]
 
 
 def without_gain(sweep: Sweep, folder: Path) -> str | None:
     """Return a warning if the best trial is no better than its start by the first metric; None if it is better."""
     goal, best = sweep.goals[0], sweep.best
-    start = start_of(folder, best)
+    start = plots.start_of(folder, best)
     reached = None if best is None else best.best
     before, after = (None if metrics is None else goal.cost(metrics) for metrics in (start, reached))
     if before is None or after is None or after < before:
         return None
+    metric, value = plots.column_of(goal).title, _values(sweep, start)[0]
     return (
-        f"no trial is better by {column_of(goal).title} than the model before training ({_values(sweep, start)[0]}): "
-        "the best config is the least harmful one"
+        f"no trial is better by {metric} than the model before training ({value}): the best config is the least "
+        "harmful one"
     )
 
 
@@ -132,9 +125,11 @@ def _best(sweep: Sweep, folder: Path) -> str:
     if best is None:
         return "<p>No trial has a validation that counts.</p>"
     rows = [[key, _text(value)] for key, value in best.values.items()]
-    start = start_of(folder, best)
+    start = plots.start_of(folder, best)
     values = zip(sweep.goals, _values(sweep, best.best), _values(sweep, start), strict=True)
-    reached = ", ".join(f"{column_of(goal).title} {now} ({before} before training)" for goal, now, before in values)
+    reached = ", ".join(
+        f"{plots.column_of(goal).title} {now} ({before} before training)" for goal, now, before in values
+    )
     no_gain = without_gain(sweep, folder)
     warning = "" if no_gain is None else f"<p>{escape(no_gain[0].upper() + no_gain[1:])}.</p>"
     report = folder / TRIALS / best.name / REPORT
@@ -151,8 +146,8 @@ def _front(sweep: Sweep, folder: Path) -> str:
     if not sweep.front:
         return ""
     rows = [[*_reached(sweep, one), *_keys(sweep, one), f"{FRONT}/{one.name}.yaml"] for one in sweep.front]
-    head = ["trial", *_titles(sweep), "after", *map(breakable, sweep.keys), "for omatg-ray train"]
-    return card("", pareto_front(sweep, folder), FRONT_NOTE) + table(head, rows)
+    head = ["trial", *_titles(sweep), "after", *map(plots.breakable, sweep.keys), "for omatg-ray train"]
+    return card("", plots.pareto_front(sweep, folder), FRONT_NOTE) + table(head, rows)
 
 
 def _table(sweep: Sweep) -> str:
@@ -162,7 +157,7 @@ def _table(sweep: Sweep) -> str:
         status = _status(sweep, trial) + (f"\n{trial.error[:120]}" if trial.error else "")
         values = [*_reached(sweep, trial), *_values(sweep, trial.last), str(trial.iteration)]
         rows.append([*values, *_keys(sweep, trial), status])
-    head = ["trial", *best, "after", *last, "iterations", *map(breakable, sweep.keys), "status"]
+    head = ["trial", *best, "after", *last, "iterations", *map(plots.breakable, sweep.keys), "status"]
     return table(head, rows)
 
 
@@ -176,11 +171,11 @@ def _importance(sweep: Sweep) -> str:
     )
     parts = []
     for goal in sweep.goals:
-        shares = importance(sweep, goal)
+        shares = plots.importance(sweep, goal)
         rows = [
             [key, f"{share:.2f}", format_number(correlation, "{:+.2f}"), "< 1 %" if chance < 1 else f"{chance} %"]
             for key, (share, correlation, chance) in shares.items()
         ]
-        heading = escape(column_of(goal).title) if len(sweep.goals) > 1 else ""
-        parts += [card(heading, importance_bars(shares), caption), table(head, rows)] if shares else []
+        heading = escape(plots.column_of(goal).title) if len(sweep.goals) > 1 else ""
+        parts += [card(heading, plots.importance_bars(shares), caption), table(head, rows)] if shares else []
     return "".join(parts)
