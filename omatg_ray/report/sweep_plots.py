@@ -195,28 +195,27 @@ def importance(sweep: Sweep, goal: Goal) -> dict[str, tuple[float, float | None,
     if len(set(ranks)) < 2:
         return {}
     generator = np.random.default_rng(0)
-    shuffled = [generator.permutation(ranks) for _ in range(2000)]
+    shuffled = np.stack([ranks, *(generator.permutation(ranks) for _ in range(2000))])
     shares: dict[str, tuple[float, float | None, int]] = {}
     for key in sweep.keys:
         values = [trial.values.get(key) for trial in trials]
-        if len(set(map(str, values))) < 2:
+        words = np.array(list(map(str, values)))
+        if len(set(words)) < 2:
             continue
-        numeric = _numeric(values) and None not in values
-        words = np.unique(list(map(str, values)), return_inverse=True)[1]
-        own = rankdata(np.array(values, dtype=float)) if numeric else words
-        share = _share(own, ranks, numeric)
-        above = sum(_share(own, other, numeric) >= share - 1e-12 for other in shuffled)
-        correlation = float(np.corrcoef(own, ranks)[0, 1]) if numeric else None
-        shares[key] = (share, correlation, round(100 * (above + 1) / (len(shuffled) + 1)))
+        ordered = _numeric(values) and None not in values
+        own = rankdata(np.array(values, dtype=float)) if ordered else None
+        columns = words[:, None] == np.unique(words) if own is None else (own - own.mean())[:, None]
+        share, *by_chance = _explained(shuffled, columns.astype(float)).tolist()
+        above = sum(other >= share - 1e-12 for other in by_chance)
+        correlation = None if own is None else float(np.corrcoef(own, ranks)[0, 1])
+        shares[key] = (share, correlation, round(100 * (above + 1) / len(shuffled)))
     return dict(sorted(shares.items(), key=lambda item: -item[1][0]))
 
 
-def _share(own: np.ndarray, ranks: np.ndarray, numeric: bool) -> float:
-    if numeric:
-        return float(np.corrcoef(own, ranks)[0, 1] ** 2)
-    total = ((ranks - ranks.mean()) ** 2).sum()
-    groups = [ranks[own == level] for level in np.unique(own)]
-    return float(sum(len(group) * (group.mean() - ranks.mean()) ** 2 for group in groups) / total)
+def _explained(ranks: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the share of the variance of ranks (m, n) that orthogonal columns (n, k) explain, (m,)."""
+    centred = ranks - ranks.mean(axis=1, keepdims=True)
+    return ((centred @ columns) ** 2 / (columns**2).sum(axis=0)).sum(axis=1) / (centred**2).sum(axis=1)
 
 
 def importance_bars(found: Mapping[str, tuple[float, float | None, int]]) -> Figure:
