@@ -175,17 +175,24 @@ def stacked_times(lines: Sequence[Mapping[str, Any]]) -> Figure | None:
     if not times:
         return None
     figure, (axes,) = dressed(NORMAL, ("iteration", "time (s)"), whole=True)
-    steps = np.unique(np.concatenate([own_steps for own_steps, _ in times.values()]))
-    colours = dict(zip(STAGES, COLOURS, strict=True))
+    steps, table = _on_common_steps(list(times.values()))
     edges = np.append(steps, steps[-1] + 1) - 0.5
-    bottom = np.zeros(len(steps))
-    for stage, (own_steps, seconds) in times.items():
-        top = bottom.copy()
-        top[np.searchsorted(steps, own_steps)] += seconds
+    tops = np.nan_to_num(table).cumsum(axis=0)
+    bottoms = [np.zeros(len(steps)), *tops[:-1]]
+    colours = dict(zip(STAGES, COLOURS, strict=True))
+    for stage, top, bottom in zip(times, tops, bottoms, strict=True):
         axes.stairs(top, edges, baseline=bottom, fill=True, color=colours[stage], label=stage, linewidth=0)
-        bottom = top
     legend(axes)
     return figure
+
+
+def _on_common_steps(several: Sequence[Points]) -> tuple[np.ndarray, np.ndarray]:
+    """Return all steps (n,), and values in a row for each of several (m, n), NaN at steps that it lacks."""
+    steps = np.unique(np.concatenate([own_steps for own_steps, _ in several]))
+    table = np.full((len(several), len(steps)), np.nan)
+    for row, (own_steps, numbers) in zip(table, several, strict=True):
+        row[np.searchsorted(steps, own_steps)] = numbers
+    return steps, table
 
 
 def actor_order(actor: Actor) -> tuple[int, str, int]:
@@ -231,10 +238,7 @@ def idle_curves(found: Mapping[Actor, Points]) -> Figure | None:
     for (role, index), entry in found.items():
         groups.setdefault((role, index if few else 0), []).append(entry)
     for (role, index), members in groups.items():
-        steps = np.unique(np.concatenate([own_steps for own_steps, _ in members]))
-        table = np.full((len(members), len(steps)), np.nan)
-        for row, (own_steps, shares) in zip(table, members, strict=True):
-            row[np.searchsorted(steps, own_steps)] = shares
+        steps, table = _on_common_steps(members)
         label = f"{role} {index}" if few else role if len(members) == 1 else f"{role}: median of {len(members)}"
         axes.plot(
             steps,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.evaluate.cases import CaseFolder, CaseResult
+from omatg_ray.evaluate.cases import CaseResult, crystals_of_case
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.compositions import interval_dicts
 from omatg_ray.report.drawing import read_crystals
@@ -103,7 +103,7 @@ def write_comparison(
         ("Coverage", _coverage(comparison)),
         ("Relative energies", _histograms(comparison, "relative_energy")),
         ("RMSE of matches", _histograms(comparison, "rmse")),
-        ("Crystals", _crystals(comparison, references, CaseFolder(folder))),
+        ("Crystals", _crystals(comparison, references, folder)),
     ]
     write_text(folder / REPORT, page(folder.resolve().name, soft(", ".join(parts)), sections))
     return folder / REPORT
@@ -228,12 +228,12 @@ def _histograms(comparison: Comparison, column: str) -> str:
     return grid(cards)
 
 
-def _crystals(comparison: Comparison, references: CrystalDataset, folder: CaseFolder) -> str:
+def _crystals(comparison: Comparison, references: CrystalDataset, folder: Path) -> str:
     from pymatgen.io.ase import AseAtomsAdaptor
 
     results = comparison.results
     chosen = [results[index] for index in spread(range(len(results)), N_DRAWN)]
-    found = [(result, read_crystals(folder.crystals(result.key))) for result in chosen]
+    found = [(result, read_crystals(crystals_of_case(folder, result.key))) for result in chosen]
     columns = [(result, crystals) for result, crystals in found if len(crystals) >= len(references)]
     if not columns:
         return ""
@@ -250,9 +250,9 @@ def _crystals(comparison: Comparison, references: CrystalDataset, folder: CaseFo
     known = "reference" + "\n" * max(text.count("\n") for text in titles.values())
     for row in spread(formulas):
         (structure,) = references.crystals.select([row]).to_structures()
-        drawn = {known: (AseAtomsAdaptor.get_atoms(structure), "\n")}
-        drawn |= {titles[result.key]: (crystals[row], _caption(result, row)) for result, crystals in columns}
-        cards.append(crystal_card(formulas[row], drawn, escape(references.ids[row])))
+        reference = (AseAtomsAdaptor.get_atoms(structure), "\n")
+        drawn = {titles[result.key]: (crystals[row], _caption(result, row)) for result, crystals in columns}
+        cards.append(crystal_card(formulas[row], {known: reference, **drawn}, escape(references.ids[row])))
     note = (
         "References are evenly spaced, not chosen by result; the first sample of each. Energies in eV/atom relative to "
         "the reference."

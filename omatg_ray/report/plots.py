@@ -177,8 +177,7 @@ def energy_histogram(
         highest: Upper bound, in eV/atom, on where the last bin starts, which holds everything above.
         size: Width and height in inches.
     """
-    valid = _known(energies)
-    pooled = np.concatenate([np.zeros(0), *valid.values()])
+    valid, pooled = _known(energies)
     if not len(pooled):
         return None
     low, high = np.quantile(pooled, 0.005), np.quantile(pooled, 0.95)
@@ -188,9 +187,8 @@ def energy_histogram(
     if any(beyond.values()):
         counts = ", ".join(f"{name} {count}" for name, count in beyond.items())
         xlabel += f"\nthe last bin holds all above {high:.2g}: {counts}"
-    labels = {name: f"{name}: {len(numbers)} valid of {len(energies[name])}" for name, numbers in valid.items()}
-    clipped = {labels[name]: np.clip(numbers, low, high) for name, numbers in valid.items()}
-    figure = _outlines(clipped, low, high, xlabel, size)
+    clipped = {name: np.clip(numbers, low, high) for name, numbers in valid.items()}
+    figure = _outlines(energies, clipped, "valid", (low, high), xlabel, size)
     figure.axes[0].axvline(0.0, color=INK, linewidth=0.8, linestyle=":")
     return figure
 
@@ -202,28 +200,33 @@ def rmse_histogram(matches: Mapping[str, Sequence[float | None]], size: tuple[fl
         matches: RMSE of every structure in units of (V/N)^(1/3), None without a match, by name of the evaluation.
         size: Width and height in inches.
     """
-    matched = _known(matches)
-    pooled = np.concatenate([np.zeros(0), *matched.values()])
+    matched, pooled = _known(matches)
     if not len(pooled):
         return None
-    labels = {name: f"{name}: {len(numbers)} matched of {len(matches[name])}" for name, numbers in matched.items()}
-    labelled = {labels[name]: numbers for name, numbers in matched.items()}
-    return _outlines(labelled, 0.0, max(pooled.max(), 0.05), "RMSE / (V/N)$^{1/3}$", size)
+    return _outlines(matches, matched, "matched", (0.0, max(pooled.max(), 0.05)), "RMSE / (V/N)$^{1/3}$", size)
 
 
-def _known(samples: Mapping[str, Sequence[float | None]]) -> dict[str, np.ndarray]:
-    return {name: np.array([value for value in listed if value is not None], float) for name, listed in samples.items()}
+def _known(samples: Mapping[str, Sequence[float | None]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return the numbers of each sample, and of all together."""
+    known = {name: np.array([value for value in all_ if value is not None], float) for name, all_ in samples.items()}
+    return known, np.concatenate([np.zeros(0), *known.values()])
 
 
 def _outlines(
-    samples: Mapping[str, np.ndarray], low: float, high: float, xlabel: str, size: tuple[float, float]
+    samples: Mapping[str, Sequence[float | None]],
+    known: Mapping[str, np.ndarray],
+    what: str,
+    limits: tuple[float, float],
+    xlabel: str,
+    size: tuple[float, float],
 ) -> Figure:
-    """Draw histograms over one another, by label, filled if there are at most two."""
+    """Draw histograms of the known numbers of samples over one another, filled if there are at most two."""
     figure, (axes,) = dressed(size, (xlabel, "structures"))
-    edges = np.linspace(low, high, 41).tolist()
-    for (label, numbers), colour in zip(samples.items(), COLOURS, strict=False):
-        if len(samples) <= 2:
+    edges = np.linspace(*limits, 41).tolist()
+    for (name, numbers), colour in zip(known.items(), COLOURS, strict=False):
+        if len(known) <= 2:
             axes.hist(numbers, edges, color=colour, alpha=0.35)
+        label = f"{name}: {len(numbers)} {what} of {len(samples[name])}"
         axes.hist(numbers, edges, color=colour, histtype="step", linewidth=1.6, label=label)
     legend(axes)
     return figure
