@@ -11,7 +11,7 @@ from typing import Any
 
 from omatg_ray.assets import crystals
 from omatg_ray.crystal.read import OnError
-from omatg_ray.evaluate.cases import Case, CaseFolder, conditions_of, evaluate_cases
+from omatg_ray.evaluate.cases import Case, conditions_of, evaluate_cases, other_cases
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.evaluation import Evaluation
@@ -133,7 +133,7 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
         conditions = conditions_of(evaluator, plausible=check is not None)
         # Drop results of a model that has changed since under the same name; they would look like the new one's.
         measured = {(case.name, case.way, case.steps) for case in results}
-        kept = CaseFolder(options.folder).others(conditions, [case.key for case in results])
+        kept = other_cases(options.folder, conditions, [case.key for case in results])
         others = [case for case in kept if (case.name, case.way, case.steps) not in measured]
         comparison, reward = Comparison.of([*results, *others]), evaluator.backend.energy
         about = {

@@ -161,6 +161,11 @@ def interval_dict(interval: Interval) -> dict[str, float | int | None]:
     return {key: value if math.isfinite(value) else None for key, value in asdict(interval).items()}
 
 
+def interval_dicts(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float | int | None]]:
+    """Return the intervals of metrics as dictionaries for JSON."""
+    return {name: interval_dict(interval) for name, interval in intervals.items()}
+
+
 def covered(hits: Tensor, samples: int, k: int) -> Tensor:
     """Return the probability that k of a reference's samples, drawn without replacement, include a match (n,).
 

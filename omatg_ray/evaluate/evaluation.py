@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.evaluate.backend import Measured
-from omatg_ray.evaluate.compositions import ByComposition, interval_dict
+from omatg_ray.evaluate.compositions import ByComposition, interval_dicts
 from omatg_ray.evaluate.metrics import CSPMetrics, Interval, mean
 from omatg_ray.run.progress import Progress
 
@@ -91,11 +91,10 @@ class Evaluation:
         for name, values in optional.items():
             if values is not None:
                 per_structure[name] = _nan_to_none(values) if isinstance(values, Tensor) else values
-        intervals = {name: interval_dict(interval) for name, interval in self.intervals.items()}
         return {
             **self.settings,
             "metrics": self.metrics.as_dict(),
-            "intervals": intervals,
+            "intervals": interval_dicts(self.intervals),
             "per_structure": per_structure,
         }
 
