@@ -118,7 +118,7 @@ def brief(schedule: HandMadeSchedule | StepSizes) -> str:
     return f"{kind}:" + ",".join(f"{key}={value:g}" for key, value in values.items())
 
 
-def learned_schedule(place: Location) -> LearnedSchedule:
+def learned_schedule(location: Location) -> LearnedSchedule:
     """Read the learned schedule in a folder or at a URL: of a schedule, a run, or a model; or the bundled one.
 
     Raises:
@@ -127,37 +127,37 @@ def learned_schedule(place: Location) -> LearnedSchedule:
         ModelError: There is no learned schedule, or it cannot be read.
         StorageError: The URL cannot be reached.
     """
-    if is_bundled(place):
+    if is_bundled(location):
         return _read(asset("schedule"))
-    if is_remote(place):
-        for url in (str(place), f"{place}/{FOLDER}"):
+    if is_remote(location):
+        for url in (str(location), f"{location}/{FOLDER}"):
             if SCHEDULE_FILE in files_at(url):
                 with fetch_model(url, SCHEDULE_FILE) as copy:
                     return _read(copy)
-        return _of_model(place)
-    folder = Path(place)
+        return _of_model(location)
+    folder = Path(location)
     for path in (folder, folder / FOLDER):
         if (path / SCHEDULE_FILE).is_file():
             return _read(path)
-    require_schedule(place)
+    require_schedule(location)
     if folder.name == SCHEDULE_FILE:
         return learned_schedule(folder.parent)
     if not (folder / DESCRIPTION_FILE).exists() and not (folder / "checkpoints").exists():
         raise ModelError(
-            f"{place} is not a learned schedule (no {SCHEDULE_FILE}), and neither a model nor a run that has one"
+            f"{location} is not a learned schedule (no {SCHEDULE_FILE}), and neither a model nor a run that has one"
         )
-    return _of_model(place)
+    return _of_model(location)
 
 
-def require_schedule(place: Location) -> None:
+def require_schedule(location: Location) -> None:
     """Check that the folder of a learned schedule exists; the bundled one always does, and URLs are not checked.
 
     Raises:
         ConfigError: The folder does not exist.
     """
-    if not is_bundled(place) and not is_remote(place) and not Path(place).exists():
+    if not is_bundled(location) and not is_remote(location) and not Path(location).exists():
         raise ConfigError(
-            f"schedule {str(place)!r}: there is no such folder, and it is none of {', '.join((OWN, NONE, *KINDS))} "
+            f"schedule {str(location)!r}: there is no such folder, and it is none of {', '.join((OWN, NONE, *KINDS))} "
             "with their keys (e.g. linear:pos=5,cell=2). Name a learned schedule by its folder, or by that of the run "
             "that learned it, which must be trained first (omatg-ray train configs/annealing_energy.yaml)"
         )

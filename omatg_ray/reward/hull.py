@@ -18,7 +18,7 @@ import torch
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.text import read_text
 from omatg_ray.errors import DataError, OmatgRayError, RewardError
-from omatg_ray.reward.energy import MatGLEnergy, squeezed
+from omatg_ray.reward.energy import MatGLEnergy, squeeze
 from omatg_ray.reward.matching import Composition, compositions
 from omatg_ray.reward.protocol import Reward, RewardResult, pass_on
 from omatg_ray.reward.repulsion import ONSET, STRENGTH
@@ -106,7 +106,7 @@ class EnergyAboveHull:
     """Minus the energy above the hull in eV/atom.
 
     A crystal below all references has a negative energy, which is rewarded. An invalid structure gets
-    -`invalid_energy`. The energy of a valid one is squeezed below that, as in the energy reward (`squeezed`).
+    -`invalid_energy`. The energy of a valid one is squeezed below that, as in the energy reward (`squeeze`).
 
     Args:
         energy: Provides the values `energy_per_atom` and `valid` of `MatGLEnergy`.
@@ -123,7 +123,7 @@ class EnergyAboveHull:
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Return the rewards of B structures, with the value above_hull in eV/atom.
 
-        The value is not squeezed, and NaN where invalid or failed.
+        The value is not squeeze, and NaN where invalid or failed.
 
         Raises:
             RewardError: An element has no reference.
@@ -131,7 +131,7 @@ class EnergyAboveHull:
         values = self._energy(crystals).values
         hull = [self.hull.energy_per_atom(key) for key in compositions(crystals)]
         above = values["energy_per_atom"] - torch.tensor(hull, dtype=torch.float64)
-        reward = -torch.where(values["valid"] == 1.0, squeezed(above, self.invalid_energy), self.invalid_energy)
+        reward = -torch.where(values["valid"] == 1.0, squeeze(above, self.invalid_energy), self.invalid_energy)
         return RewardResult(reward, {"above_hull": above})
 
     def to(self, device: object) -> EnergyAboveHull:

@@ -149,12 +149,9 @@ def where(config: Config, parts: RunComponents) -> str:
     shares = config.ray
     if not shares.rollout.workers:
         return str(parts.model.device)
-    roles = (("rollout", shares.rollout.workers, shares.rollout), ("reward", shares.reward.workers, shares.reward))
-    asked = [f"{count} x {role} ({share.cpus:g} CPU, {share.gpus:g} GPU)" for role, count, share in roles]
-    return (
-        f"Ray: 1 x learner ({shares.learner.cpus:g} CPU, {shares.learner.gpus:g} GPU), {', '.join(asked)}; the times "
-        "below are those of one process on this machine"
-    )
+    roles = {"learner": shares.learner, "rollout": shares.rollout, "reward": shares.reward}
+    actors = [f"{share.workers} x {role} ({share.cpus:g} CPU, {share.gpus:g} GPU)" for role, share in roles.items()]
+    return f"Ray: {', '.join(actors)}; the times below are those of one process on this machine"
 
 
 def describe_pretraining(config: Config, split: Split, device: torch.device) -> str:
