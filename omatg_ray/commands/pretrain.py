@@ -9,6 +9,7 @@ from pymatgen.core import Element
 
 from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.domain import Domain
 from omatg_ray.crystal.split import Split
 from omatg_ray.flow.pretrain import Recipe
 from omatg_ray.model.flow_model import ModelDescription
@@ -86,6 +87,7 @@ def _description(config: Config, split: Split, base: BaseDistribution) -> ModelD
         base_distribution=base,
         elements=[Element.from_Z(z).symbol for z in sorted(split.train.elements)],
         sizes=sorted(split.train.sizes),
+        domain=Domain.of(split.train.crystals),
         provenance={
             "command": "pretrain",
             "data": str(config.data.file or config.data.train),

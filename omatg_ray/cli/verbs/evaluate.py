@@ -31,6 +31,9 @@ anneals only with --schedule or slopes (the bundled one: --schedule bundled at 1
 anneals as it was trained. In the capped mean, an invalid crystal counts as if its energy were 3 eV/atom
 (--invalid-energy), and no other crystal counts as more, before the energy of its reference is subtracted. Without the
 cap, one crystal with overlapping atoms would dominate the mean.
+
+A reference is in domain if model and potential were trained on crystals with its elements, each pair of them, as many
+elements and as many atoms. --json says for each why not.
 """
 
 
@@ -122,6 +125,7 @@ def run(arguments: argparse.Namespace) -> None:
         CompareOptions,
         EvaluateOptions,
         compare,
+        domain_line,
         evaluate,
         flatten_evaluation,
         table,
@@ -147,6 +151,7 @@ def run(arguments: argparse.Namespace) -> None:
 
             write_structures(out, evaluation.crystals.to_structures())
         print(table([evaluation.as_dict()]))
+        print(domain_line({str(models[0]): evaluation.in_domain}))
         return
     from omatg_ray.report.tables import comparison_table
     from omatg_ray.run.atomic import write_json
@@ -161,6 +166,7 @@ def run(arguments: argparse.Namespace) -> None:
             Path(json_path), flatten_evaluation(comparison.results[0].values) if cases == 1 else comparison.as_dict()
         )
     print(comparison_table(compared.comparison))
+    print(domain_line({result.name: result.values.get("in_domain") for result in compared.comparison.results}))
     if compared.resumed:
         print(f"evaluated before, and not again: {compared.resumed} of {cases} cases")
     if compared.others:
