@@ -143,9 +143,9 @@ def report_outside(trained: Iterable[Trained], cells: Sequence[Collection[int] |
             named = [reason for reason, _ in commonest[:LISTED]]
             never = [reason.what for reason in named if not reason.seen]
             why = [f"none has {' or '.join(never)}"] if never else []
-            why += [f"{reason.seen:,} have {reason.what}" for reason in named if reason.seen]
+            why += [f"{r.seen:,} {'has' if r.seen == 1 else 'have'} {r.what}" for r in named if r.seen]
             if len(commonest) > LISTED:
-                why.append(f"and {counted(len(commonest) - LISTED, 'more reason')}")
+                why.append(f"and {len(commonest) - LISTED} more")
             parts.append(
                 f"{who}{f', {len(reasons):,} of {len(cells):,} {noun}' if len(cells) > 1 else ''}: of its "
                 f"{domain.crystals:,} training crystals {', '.join(why)}"

@@ -35,7 +35,7 @@ class Relaxed:
         energy: Their energies in eV (B,), float64.
         steps: Steps taken (B,), int64.
         drop: eV by which the energy fell (B,), never negative.
-        converged: Whether the returned states are within `CONVERGED` (B,), bool.
+        converged: Whether they came to rest within `CONVERGED` (B,), bool; a state on the way may have been lower.
     """
 
     crystals: CrystalBatch
@@ -92,7 +92,7 @@ def relax(
         )
         largest = torch.zeros_like(start).scatter_reduce(0, now.batch, force.norm(dim=1), "amax")
         rests = (largest < CONVERGED) & (pull.abs().amax((1, 2)) < CONVERGED)
-        converged = rests.where(better, converged)
+        converged = converged | (moving & rests & energy.isfinite())
         moving = moving & energy.isfinite() & ~rests
         if step == steps or not moving.any():
             break

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Write what the bundled base and the bundled potential were trained on into their assets; weights stay as they are.
+"""Write what the bundled base and potential were trained on into assets that lack it; weights stay as they are.
 
 python scripts/assets/domain.py
 
 The base: the training split of the bundled crystals. The potential: the same crystals, of which strained, rattled,
 swapped, random and generated copies have the same compositions (`label.py`), and the decorated prototypes of further
-compositions (`label_decorated.py`) as `build` asks for them. Labels that were left out, because atoms overlap or the
-energy is too high, are not known any more; they count here.
+compositions (`label_decorated.py`), as many as `build` asks for. Which of these were left out since atoms overlap, or
+since the energy is too high, is not known any more; they count here. `pretrain` and `adopt.py` write the same.
 """
 
 from __future__ import annotations

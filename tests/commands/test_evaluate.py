@@ -307,4 +307,4 @@ def test_elements_that_the_potential_does_not_know_are_refused(
     )
     done = command("evaluate", base, "--data", data, "--potential", workshop.potential, "--quiet")
     done.refuses("does not know U", code=1)
-    assert "warning: elements that the model was not trained on: U" in done.err.splitlines()
+    assert f"warning: outside of the training data: model {base}: of its 8 training crystals none has U." in done.err
