@@ -36,7 +36,9 @@ def warn_outside(
     open_species = any(model.generates_species for model in models.values())
     outside = report_outside(trained, [len(cell) if open_species else cell for cell in cells], noun)
     if outside:
-        warnings.warn(f"outside of the training data: {outside}. Check such results by other means", stacklevel=2)
+        warnings.warn(
+            f"outside of the training data: {outside}. Check such results with another potential or DFT", stacklevel=2
+        )
     for model in models.values():
         if model.description.domain is None:
             elements = frozenset() if open_species else frozenset(z for cell in cells for z in cell)
