@@ -49,6 +49,7 @@ def settings(tmp_path: Path, *overrides: str) -> AblationSettings:
     return AblationSettings.load(config, overrides)
 
 
+@pytest.mark.filterwarnings("ignore:outside of the training data")
 def test_schedules_are_tuned_evaluated_and_not_computed_twice(tmp_path: Path) -> None:
     result = ablate(settings(tmp_path))
     found = result.sets["bundled"]
