@@ -123,7 +123,10 @@ def test_the_bundled_schedule_brings_crystals_closer_in_ten_steps():
     with Matcher(0) as matcher:
         plain, annealed = (
             crmse(
-                matcher.pairs(bundled_model().generate(species, Sampling(10, schedule=one)), known.crystals).rmse, 0.5
+                matcher.pairs(
+                    bundled_model().generate(species, Sampling(10, schedule=one), judged=True), known.crystals
+                ).rmse,
+                0.5,
             )
             for one in (None, schedule)
         )
