@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from omatg_ray.assets import crystals
+from omatg_ray.crystal.domain import species_of
 from omatg_ray.crystal.read import OnError
 from omatg_ray.evaluate.cases import Case, conditions_of, evaluate_cases, other_cases
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.comparison import Comparison
-from omatg_ray.evaluate.evaluation import Evaluation
+from omatg_ray.evaluate.domain import trained_on, warn_outside
+from omatg_ray.evaluate.evaluation import Evaluation, spread_rows
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.metrics import measured_columns
-from omatg_ray.model.checks import warn_generated_species, warn_noiseless, warn_unfamiliar
+from omatg_ray.model.checks import warn_generated_species, warn_noiseless
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import OWN
@@ -166,10 +168,12 @@ def evaluation_session(
     data = crystals("test") if is_bundled(options.data) else options.data
     dataset = read(data, progress, options.on_error)
     for model in loaded.values():
-        warn_unfamiliar(model, dataset.elements, dataset.sizes)
         warn_noiseless(model, samplings)
         warn_generated_species(model)
     reward = _reward(options, list(loaded.values()))
+    models = {str(place): model for place, model in loaded.items()}
+    asked = species_of(dataset.crystals.select(spread_rows(len(dataset), options.limit)))
+    warn_outside(models, trained_on(models, [reward]), asked, "references")
     if reward is not None:
         reward.to(device).require_elements(dataset.elements)
     with (
@@ -222,6 +226,12 @@ def distinct_names(places: Sequence[Location]) -> list[str]:
 def flatten_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Return an evaluation (from `Evaluation.as_dict`) with its metrics at the top level."""
     return {**evaluation["metrics"], **{key: value for key, value in evaluation.items() if key != "metrics"}}
+
+
+def domain_line(shares: Mapping[str, float | None]) -> str:
+    """Say which share of the references is in the domain of each model, by its name, and of the potential."""
+    texts = [f"{name} {'unknown' if share is None else f'{share:.1%}'}" for name, share in shares.items()]
+    return f"references in domain: {', '.join(texts)}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:

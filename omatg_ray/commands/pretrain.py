@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.domain import Domain
 from omatg_ray.flow.pretrain import Pretrainer, Recipe
 from omatg_ray.model.flow_model import ModelDescription
 from omatg_ray.run.folder import RunFolder
@@ -70,6 +71,7 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
             base_distribution=base,
             elements=split.train.symbols,
             sizes=sorted(split.train.sizes),
+            domain=Domain.of(train),
             provenance={
                 "command": "pretrain",
                 "data": str(config.data.file or config.data.train),

@@ -288,8 +288,8 @@ def key_of(case: Case, conditions: str) -> str:
 
 
 def model_fingerprint(model: FlowModel) -> str:
-    """Return a short hash of a model, leaving out its provenance."""
-    described = model.description.model_dump_json(exclude={"provenance"})
+    """Return a short hash of a model, leaving out what decides no result: provenance and domain."""
+    described = model.description.model_dump_json(exclude={"provenance", "domain"})
     return _hash(described.encode(), _state(model.base_network), _state(model.learned))
 
 

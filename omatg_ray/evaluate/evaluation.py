@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.domain import INSIDE, UNKNOWN
 from omatg_ray.evaluate.backend import Measured
 from omatg_ray.evaluate.compositions import ByComposition, interval_dicts
 from omatg_ray.evaluate.metrics import CSPMetrics, Interval, mean
@@ -41,6 +42,8 @@ class Evaluation:
         by_composition: The same by composition, for metrics that are means.
         seconds: Duration, from its start or, if they overlap, from the end of the one before.
         generation_seconds: Seconds spent generating, summed over all processes.
+        domain: Whether model and potential were trained on such compositions as each reference's (n,): yes, unknown, or
+            what of it they saw little or nothing of (`judge`).
     """
 
     metrics: CSPMetrics
@@ -57,11 +60,18 @@ class Evaluation:
     by_composition: ByComposition
     seconds: float
     generation_seconds: float
+    domain: list[str]
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """95 % intervals of the metrics that are means, from a bootstrap over compositions."""
         return self.by_composition.intervals()
+
+    @property
+    def in_domain(self) -> float | None:
+        """Share of the references that are in the domain of model and potential; None if both are unknown."""
+        known = [text == INSIDE for text in self.domain if text != UNKNOWN]
+        return sum(known) / len(known) if known else None
 
     def with_rows(self, rows: Mapping[str, Tensor]) -> Evaluation:
         """Return a copy with more metrics, each the mean over the rows (n,) that are not NaN."""
@@ -78,6 +88,7 @@ class Evaluation:
             "id": self.ids,
             **samples,
             "formula": self.crystals.formulas(),
+            "domain": self.domain,
             "valid": self.valid.tolist(),
             "rmse": _nan_to_none(self.match),
         }
@@ -93,6 +104,7 @@ class Evaluation:
                 per_structure[name] = _nan_to_none(values) if isinstance(values, Tensor) else values
         return {
             **self.settings,
+            "in_domain": self.in_domain,
             "metrics": self.metrics.as_dict(),
             "intervals": interval_dicts(self.intervals),
             "per_structure": per_structure,

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.domain import judge
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.backend import Block, Comparisons, EvaluationBackend, Measured
 from omatg_ray.evaluate.compositions import ByComposition, covered
+from omatg_ray.evaluate.domain import trained_on
 from omatg_ray.evaluate.evaluation import Evaluation, Started, spread_rows
 from omatg_ray.evaluate.metrics import CSPMetrics, energy_quantiles, energy_rows, match_rows, mean
 from omatg_ray.evaluate.polymorphs import Polymorphs
@@ -131,16 +133,21 @@ class Evaluator:
             "annealing": describe(sampling.schedule_of(model)),
             "potential": None if reward is None else reward.potential.name,
         }
-        sum_up = partial(self.evaluation, settings=settings, open_species=model.generates_species)
+        open_species, trained = model.generates_species, trained_on({label: model}, [reward])
+        domain = [judge(trained, len(cell) if open_species else cell) for cell in self._species]
+        sum_up = partial(self.evaluation, settings=settings, open_species=open_species, domain=domain)
         return Started(self.backend.measure(model, blocks), len(self.references) * self.samples, label, sum_up)
 
-    def evaluation(self, done: Sequence[Measured], settings: dict[str, Any], open_species: bool) -> Evaluation:
+    def evaluation(
+        self, done: Sequence[Measured], settings: dict[str, Any], open_species: bool, domain: list[str]
+    ) -> Evaluation:
         """Combine the blocks of an evaluation.
 
         Args:
             done: All blocks that `start` requested, measured.
             settings: Settings to record with the evaluation.
             open_species: Whether species were generated.
+            domain: What `judge` says of every reference.
         """
         crystals = CrystalBatch.cat(block.crystals for block in done)
         valid = check_validity(crystals).valid
@@ -215,6 +222,7 @@ class Evaluator:
             by_composition=by_composition.with_rows(rows),
             seconds=0.0,
             generation_seconds=sum(block.seconds for block in done),
+            domain=domain * self.samples,
         )
 
     def _plan_blocks(self, sampling: Sampling, compared: bool) -> list[Block]:

@@ -17,6 +17,8 @@ from omatg_ray.run.bounded import BoundedPool
 
 SAME_STRUCTURE = MatchSettings(ltol=0.2, stol=0.3, angle_tol=5.0)
 """pymatgen's own tolerances: tighter than those of prediction benchmarks."""
+SYMMETRY_TOLERANCE = 0.1
+"""spglib's tolerance in Å."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _order(energies: Tensor | Sequence[float] | None, count: int) -> list[int]:
 
 
 def space_groups(
-    crystals: CrystalBatch, symprec: float = 0.1, *, workers: int = 0, timeout: float = 10.0
+    crystals: CrystalBatch, symprec: float = SYMMETRY_TOLERANCE, *, workers: int = 0, timeout: float = 10.0
 ) -> list[SpaceGroup | None]:
     """Find the space group of every crystal; None if it is invalid, if spglib finds none, and on timeout.
 

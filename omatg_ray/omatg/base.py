@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.domain import Domain
 from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
@@ -118,6 +119,7 @@ def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDatas
         # Empty means unknown.
         elements=[] if data is None else data.symbols,
         sizes=[] if data is None else sorted(data.sizes),
+        domain=None if data is None else Domain.of(data.crystals),
         schedule=schedule,
         provenance=provenance(checkpoint) | {"integration_time_steps": steps, "training": training},
     )

@@ -48,6 +48,7 @@ def settings(tmp_path: Path, *overrides: str) -> AblationSettings:
     return AblationSettings.load(config, overrides)
 
 
+@pytest.mark.filterwarnings("ignore:outside of the training data")
 def test_schedules_are_tuned_evaluated_and_not_computed_twice(tmp_path: Path) -> None:
     sets, report = ablate(settings(tmp_path))
     rows, tuned = sets["bundled"]["rows"], sets["bundled"]["tuned"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from omatg_ray.assets import seal
@@ -43,6 +44,7 @@ def test_a_base_model(base: Path, workshop: Workshop, command: Command) -> None:
     # Eight cubic pairs and three perovskite-like triples of which some are held out.
     assert said["sizes"] == "2, 3 atoms per cell"
     assert said["elements"].split(": ")[1].split() == FlowModel.load(base).description.elements
+    assert re.fullmatch(r"\d pairs of elements occur together; 8 crystals: 8 of 2 elements", said["domain"])
     assert (said["active"], said["noise"], said["annealing"], said["potential"]) == ("none",) * 4
     assert said["data"] == str(workshop.data) and said["command"] == "pretrain"
 

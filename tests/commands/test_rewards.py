@@ -78,7 +78,7 @@ def test_the_reward_of_a_validation_is_that_of_its_crystals(workshop: Workshop, 
     parts = build_run(config)
     crystals = parts.split.val.crystals
     species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
-    generated = parts.model.generate(species, Sampling(config.rollout.steps), seed=config.seed)
+    generated = parts.model.generate(species, Sampling(config.rollout.steps), seed=config.seed, judged=True)
     assert line["reward_mean"] == pytest.approx(float(parts.reward(generated).reward.mean()), abs=1e-5)
 
 

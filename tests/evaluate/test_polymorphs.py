@@ -45,7 +45,7 @@ class Roomy:
 
     invalid_energy = 3.0
     elements = None
-    potential = SimpleNamespace(name="roomy")
+    potential = SimpleNamespace(name="roomy", domain=None)
 
     def __init__(self) -> None:
         self.weighed = 0

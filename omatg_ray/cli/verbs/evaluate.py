@@ -30,6 +30,9 @@ anneals only with --schedule or slopes (the bundled one: --schedule bundled at 1
 anneals as it was trained. In the capped mean, an invalid crystal counts as if its energy were 3 eV/atom
 (--invalid-energy), and no other crystal counts as more, before the energy of its reference is subtracted. Without the
 cap, one crystal with overlapping atoms would dominate the mean.
+
+A reference is in domain if model and potential were trained on crystals with its elements, each pair of them, as many
+elements and as many atoms. --json says for each why not.
 """
 
 
@@ -133,6 +136,7 @@ def run(arguments: argparse.Namespace) -> None:
 
             write_structures(out, evaluation.crystals.to_structures())
         print(commands.table([evaluation.as_dict()]))
+        print(commands.domain_line({str(models[0]): evaluation.in_domain}))
         return
     from omatg_ray.report.tables import comparison_table
 
@@ -145,6 +149,7 @@ def run(arguments: argparse.Namespace) -> None:
         single = comparison.results[0].values
         write_json(Path(json_path), commands.flatten_evaluation(single) if cases == 1 else comparison.as_dict())
     print(comparison_table(comparison))
+    print(commands.domain_line({result.name: result.values.get("in_domain") for result in comparison.results}))
     if compared.resumed:
         print(f"evaluated before, and not again: {compared.resumed} of {cases} cases")
     if compared.others:

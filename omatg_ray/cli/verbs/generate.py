@@ -21,8 +21,16 @@ Generated crystals lie near a minimum of the energy, not in it: --relax relaxes 
 ranks and space groups are found. A base model anneals only with --schedule or slopes (the bundled one: --schedule
 bundled at 10 points and more); a reinforced one anneals as it was trained.
 
-The table shows formula, formula units per cell, rank, energy, energy above the best of the composition, space group and
-number of identical crystals. Crystals more than 3 eV/atom above the best (overlapping atoms) are marked with !.
+The table shows formula, formula units per cell, rank, energy, energy above the best of the composition, space group,
+number of identical crystals, and whether model and potential were trained on such compositions (yes), or what of it
+they saw little or nothing of: elements, pairs of elements, their number, atoms per cell. A rank of such crystals is a
+guess; --second-potential tells whether another potential makes the same one. Marks:
+
+  !  more than 3 eV/atom above the best: atoms overlap
+  ?  the second potential places it elsewhere among the crystals of its composition, by more than 0.1 eV/atom
+  ~  its relaxation has not converged: more steps (--relax) may change energy, space group and duplicates
+
+The closest distances in the best crystal of each composition follow, against the sums of covalent radii.
 Models that generate species take numbers of atoms in place of formulas.
 The suffix of --out chooses the format: .extxyz, .cif, .json, or a folder of CIF files (ends in /).
 """
@@ -50,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="MatGL potential to rank by, or bundled (default: no ranking)",
     )
     parser.add_argument(
+        "--second-potential",
+        type=path_or_word,
+        metavar="NAME",
+        help="another potential, which shows its own energies of the ranked crystals and marks (?) where it disagrees",
+    )
+    parser.add_argument(
         "--relax",
         type=number(int, 1),
         default=0,
@@ -70,11 +84,13 @@ def run(arguments: argparse.Namespace) -> None:
     out = check_output(arguments.out, STRUCTURE_SUFFIXES)
     assert out is not None
     sampling = sampling_values(arguments)
-    from omatg_ray.run.job_paths import find_file
+    from omatg_ray.run.job_paths import find_file, find_potential
     from omatg_ray.train.early import require_models, require_potential
 
     require_models([sampling["model"]])
-    require_potential(sampling["potential"])
+    second = find_potential(arguments.second_potential)
+    for potential in (sampling["potential"], second):
+        require_potential(potential)
     from omatg_ray.crystal.formula import cell_species, parse_z, read_formulas
 
     formulas = (
@@ -83,7 +99,8 @@ def run(arguments: argparse.Namespace) -> None:
     units = tuple(parse_z(arguments.z))
     for formula in formulas or ():
         cell_species(formula, max(units))
-    from omatg_ray.commands.generate import GenerateOptions, generate, listing, summary
+    from omatg_ray.commands.generate import GenerateOptions, generate
+    from omatg_ray.commands.generated import bonds_of_best, legend, listing, summary
     from omatg_ray.crystal.write import write_structures
 
     options = GenerateOptions(
@@ -92,9 +109,11 @@ def run(arguments: argparse.Namespace) -> None:
         atoms=tuple(arguments.atoms or ()),
         count=arguments.n,
         relax=arguments.relax,
+        second_potential=second,
         **sampling,
     )
     result = generate(options, not arguments.quiet)
     write_structures(out, result.crystals.to_structures(), result.properties)
-    print(listing(result))
+    for text in (legend(result), listing(result), bonds_of_best(result)):
+        print(text)
     print(f"{summary(result)}, written to {out}")
