@@ -27,7 +27,7 @@ PROPERTIES = [
     {"material_id": "mp-5", "energy_per_atom": -7.123456789012, "spacegroup": "P1", "rank": 1},
     {"material_id": "x 2", "energy_per_atom": 1e-12, "spacegroup": "F m -3 m", "rank": 2, "label": "it's"},
 ]
-TARGETS = ["out.extxyz", "out.xyz", "out.cif", "out.json", "folder/", "folder"]
+TARGETS = ["out.extxyz", "out.xyz", "out.cif", "out.json", "folder/"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -80,7 +80,7 @@ def test_pymatgen_reads_cif_and_json(tmp_path: Path) -> None:
 
 
 def test_folder_holds_one_cif_per_structure_in_order(tmp_path: Path) -> None:
-    write_structures(tmp_path / "folder", STRUCTURES[::-1])
+    write_structures(f"{tmp_path}/folder/", STRUCTURES[::-1])
     assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["00001_CsCl.cif", "00002_BaTiO3.cif"]
     assert read_dataset(tmp_path / "folder").ids == ["00001_CsCl", "00002_BaTiO3"]
 
@@ -104,9 +104,9 @@ def test_writing_again_replaces_a_file_but_not_a_folder(tmp_path: Path) -> None:
     write_structures(tmp_path / "out.json", STRUCTURES)
     write_structures(tmp_path / "out.json", STRUCTURES[:1])
     assert len(read_dataset(tmp_path / "out.json")) == 1
-    write_structures(tmp_path / "folder", STRUCTURES)
+    write_structures(f"{tmp_path}/folder/", STRUCTURES)
     with pytest.raises(DataError, match="not empty"):
-        write_structures(tmp_path / "folder", STRUCTURES[:1])
+        write_structures(f"{tmp_path}/folder/", STRUCTURES[:1])
     assert len(read_dataset(tmp_path / "folder")) == 2
 
 
@@ -121,7 +121,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     with pytest.raises(OmatgRayError, match=r"out\.json.*disk or quota is full"):
         write_structures(path, STRUCTURES[:1])
     with pytest.raises(OmatgRayError, match=r"folder.*disk or quota is full"):
-        write_structures(tmp_path / "folder/", STRUCTURES[:1])
+        write_structures(f"{tmp_path}/folder/", STRUCTURES[:1])
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.json"]
     assert len(read_dataset(path)) == 2
 
@@ -129,7 +129,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("target", "structures", "properties", "reason"),
     [
-        ("out.vasp", STRUCTURES, None, "unknown suffix"),
+        ("out.csv", STRUCTURES, None, "unknown suffix"),
+        ("out.cif.gz", STRUCTURES, None, "unknown suffix"),
+        ("out", STRUCTURES, None, r"no suffix.*out/"),
+        ("out.vasp", STRUCTURES, None, "holds one crystal, not 2"),
+        ("POSCAR", STRUCTURES, None, "holds one crystal, not 2"),
         ("out.cif", [], None, "no structures"),
         ("out.cif", STRUCTURES, [{}], "1 property rows do not fit 2 structures"),
         ("out.xyz", STRUCTURES[:1], [{"Lattice": 1}], "'Lattice'"),
