@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePath
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from omatg_ray.errors import DataError
 
@@ -16,6 +16,7 @@ TEXTS = (".cif", ".mcif", ".vasp", ".csv", ".tsv", ".json", ".jsonl", ".extxyz",
 WRITTEN = (".extxyz", ".xyz", ".cif", ".vasp", ".json")
 
 FolderFormat = Literal["cif", "vasp"]
+FOLDER_FORMATS: tuple[FolderFormat, ...] = get_args(FolderFormat)
 """Formats of the files of a folder, one crystal in each."""
 
 
@@ -70,11 +71,8 @@ def written_as(path: str | Path, folder_format: FolderFormat | None = None) -> T
     suffix = "" if name.lower().endswith(".gz") else read_as(name)
     if suffix not in WRITTEN:
         what = "has an unknown suffix" if PurePath(text).suffix else "has no suffix"
-        folder = f"a folder of {(folder_format or 'cif').upper()} files: {text}/"
-        raise DataError(f"{text} {what}; write {', '.join(WRITTEN)}, POSCAR, or {folder}")
+        files = "POSCAR" if folder_format == "vasp" else "CIF"
+        raise DataError(f"{text} {what}; write {', '.join(WRITTEN)}, POSCAR, or a folder of {files} files: {text}/")
     if folder_format is not None and suffix != f".{folder_format}":
-        raise DataError(
-            f"{text} is not a file of the format {folder_format}, which is that of a folder's files; end the path in /, "
-            "or leave the format out"
-        )
+        raise DataError(f"{text} has another format than {folder_format}, which is meant for a folder: end it in /")
     return Target(suffix, False)

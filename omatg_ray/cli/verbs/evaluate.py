@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omatg_ray.cli.arguments import local_path, number, path_or_word
-from omatg_ray.cli.output import STRUCTURE_SUFFIXES, check_folder, check_output
+from omatg_ray.cli.output import check_folder, check_output, crystals_arguments, crystals_output
 from omatg_ray.cli.sampling import read_samplings, sampling_arguments, work_options
 from omatg_ray.errors import ConfigError
 
@@ -91,18 +91,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write metrics here; for a single case, with the values of every crystal",
     )
-    parser.add_argument(
-        "--out",
-        type=path_or_word,
-        metavar="FILE",
-        help="write the crystals of a single case here (.extxyz, .cif, .json or folder/)",
-    )
+    crystals_arguments(parser, None, "write the crystals of a single case")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run it."""
-    json_path = check_output(arguments.json, [".json"])
-    out = check_output(arguments.out, STRUCTURE_SUFFIXES)
+    json_path = check_output(arguments.json, ".json")
+    out = crystals_output(arguments)
+    if out is not None and out.holds_one:
+        raise ConfigError(f"cannot write {out.path}: it holds one crystal; --out folder/ --format vasp writes all")
     folder = check_folder(arguments.to)
     from omatg_ray.train.early import require_crystals, require_models, require_potential
     from omatg_ray.train.job import find_input
@@ -143,9 +140,17 @@ def run(arguments: argparse.Namespace) -> None:
         if json_path is not None:
             write_evaluation(Path(json_path), evaluation)
         if out is not None:
-            from omatg_ray.crystal.write import write_structures
+            from omatg_ray.commands.write_crystals import write_crystals
 
-            write_structures(out, evaluation.crystals.to_structures())
+            write_crystals(
+                out.path,
+                evaluation.crystals,
+                folder_format=out.folder_format,
+                cell=out.cell,
+                workers=options.workers,
+                timeout=options.timeout,
+                progress=not arguments.quiet,
+            )
         print(table([evaluation.as_dict()]))
         return
     from omatg_ray.report.tables import comparison_table
