@@ -20,6 +20,7 @@ from omatg_ray.train.device import choose_device, set_threads
 from omatg_ray.train.pretrain_loop import PretrainLoop
 from omatg_ray.train.record import describe_run, tracking_of
 from omatg_ray.train.splits import load_splits
+from omatg_ray.train.unknown import known_to
 
 
 def pretrain(config: Config, resume: bool | Path = False, progress: bool = True) -> Location:
@@ -59,7 +60,7 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
         else:
             set_threads(config.threads)
             device = choose_device(config.device)
-        split = load_splits(config.data, progress)
+        split = load_splits(config.data, progress, known_to_potential(config))
         train, val = split.train.crystals, split.val.crystals
         recipe = Recipe(config.pretrain, train, val, BaseDistribution.fit(train.cell), config.seed)
         trainer = None if on_workers else recipe.trainer(device)
@@ -77,6 +78,19 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
 
         write_report(folder.path)
         return folder.named(folder.checkpoints / "best")
+
+
+def known_to_potential(config: Config) -> dict[str, frozenset[int]] | None:
+    """Return the elements that crystals may have if `data.drop_unknown` is set: those of the potential to come.
+
+    Raises:
+        PotentialError: The potential cannot be loaded.
+    """
+    if not config.data.drop_unknown or config.reward.potential is None:
+        return None
+    from omatg_ray.reward.potential import load_potential  # imports MatGL, which pretraining does not need otherwise
+
+    return known_to(load_potential(config.reward.potential))
 
 
 def _description(config: Config, split: Split, base: BaseDistribution) -> ModelDescription:

@@ -52,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="unusable references: refuse the file and list them (default), or skip them and say how many",
     )
     parser.add_argument(
+        "--drop-unknown",
+        action="store_true",
+        help="leave out references with elements that a model or the potential does not know, and say how many",
+    )
+    parser.add_argument(
         "--samples",
         type=number(int, 1),
         default=1,
@@ -129,6 +134,7 @@ def run(arguments: argparse.Namespace) -> None:
         "data": data,
         "limit": arguments.limit,
         "on_error": arguments.on_error,
+        "drop_unknown": arguments.drop_unknown,
         "samples": arguments.samples,
         "invalid_energy": arguments.invalid_energy,
         "plausibility": arguments.plausible,

@@ -36,12 +36,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     refuse_pretrain(config, arguments.resume is None)
     if arguments.dry_run:
+        from omatg_ray.commands.pretrain import known_to_potential
         from omatg_ray.train.device import choose_device, set_threads
         from omatg_ray.train.estimate import describe_pretraining
         from omatg_ray.train.splits import load_splits
 
         set_threads(config.threads)
-        split = load_splits(config.data, not arguments.quiet)
+        split = load_splits(config.data, not arguments.quiet, known_to_potential(config))
         print(describe_pretraining(config, split, choose_device(config.device)))
         return
     from omatg_ray.commands.pretrain import pretrain
