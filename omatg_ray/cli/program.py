@@ -147,7 +147,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 ORDER = (
-    *("pretrain", "train", "evaluate", "ablate", "tune", "generate"),
+    *("check", "pretrain", "train", "evaluate", "ablate", "tune", "generate"),
     *("import-omatg", "export-omatg", "report", "info", "doctor", "config"),
 )
 """Order of the verbs in the help; others follow by name."""

@@ -47,12 +47,20 @@ def _summarise(name: AssetName) -> str:
 
 
 def describe_asset(name: AssetName) -> str:
-    """Return folder, files and size of an asset, then its card.
+    """Return folder, files and size of an asset, the elements that a potential knows, then its card.
 
     Raises:
         DataError: A file of it is missing or damaged.
     """
-    return f"{_summarise(name)}\n\n{assets.card(name).rstrip()}"
+    elements = f"\nelements: {_elements(assets.asset(name))}" if name == "potential" else ""
+    return f"{_summarise(name)}{elements}\n\n{assets.card(name).rstrip()}"
+
+
+def _elements(potential: Path) -> str:
+    """Return the number and the symbols of the elements of a potential, from MatGL's description of its network."""
+    network = json.loads((potential / "model.json").read_text(encoding="utf-8"))["kwargs"]["model"]
+    symbols = network["init_args"]["element_types"]
+    return f"{len(symbols)}: {' '.join(symbols)}"
 
 
 def describe(name: str) -> str:

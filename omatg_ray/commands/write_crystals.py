@@ -10,7 +10,7 @@ from typing import Any
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.file_names import FolderFormat
 from omatg_ray.crystal.standard import standardize
-from omatg_ray.crystal.standard_crystal import CellKind
+from omatg_ray.crystal.standard_crystal import CellKind, StandardCrystal
 from omatg_ray.crystal.write import write_structures
 
 
@@ -47,7 +47,7 @@ def write_crystals(
         write_structures(path, structures, properties, folder_format)
         return
     done = standardize(structures, cell, workers=workers, timeout=timeout, progress=progress)
-    sizes = [len(getattr(crystal, "structure", crystal)) for crystal in done]
+    sizes = [len(crystal.structure if isinstance(crystal, StandardCrystal) else crystal) for crystal in done]
     rows = [
         {**row, "z": _units(row.get("z"), Fraction(size, len(structure)))}
         for row, size, structure in zip(properties or [{}] * len(done), sizes, structures, strict=True)

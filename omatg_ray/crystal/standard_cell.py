@@ -14,8 +14,11 @@ from omatg_ray.crystal.standard_crystal import SYMPREC, CellKind, StandardCrysta
 
 EXACT = 1e-3
 """spglib's tolerance in Å for a cell that it has made symmetric."""
-SAME = {"ltol": 0.05, "stol": 0.05, "angle_tol": 3.0}
-"""StructureMatcher's tolerances of a crystal and its standard cell: what `SYMPREC` can move, and little more."""
+LENGTH, SITE, ANGLE = 0.05, 0.05, 3.0
+"""StructureMatcher's tolerances of a crystal and its standard cell: what `SYMPREC` can move, and little more.
+
+Lengths are relative, sites in units of (V/N)^(1/3), angles in degrees.
+"""
 
 
 class NotStandard(ValueError):
@@ -35,7 +38,7 @@ def standard_crystal(structure: Structure, cell: CellKind) -> StandardCrystal:
     Raises:
         NotStandard: spglib finds no symmetry, or the standard cell is no longer the same crystal.
     """
-    original = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
+    original: Any = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
     found = _dataset(original, SYMPREC)
     made: Any = spglib.standardize_cell(original, to_primitive=cell == "primitive", symprec=SYMPREC)
     if found is None or made is None:
@@ -91,9 +94,9 @@ def _refuse_other(structure: Structure, standard: Structure) -> None:
         NotStandard: It is another crystal.
     """
     ratio = standard.volume / structure.volume
-    if abs(len(standard) / len(structure) / ratio - 1) > SAME["ltol"]:
+    if abs(len(standard) / len(structure) / ratio - 1) > LENGTH:
         raise NotStandard(
             f"its standard cell has {len(standard)} atoms where {len(structure) * ratio:.3g} are expected"
         )
-    if not StructureMatcher(**SAME, scale=False).fit(structure, standard):
+    if not StructureMatcher(LENGTH, SITE, ANGLE, scale=False).fit(structure, standard):
         raise NotStandard("its standard cell no longer matches it")

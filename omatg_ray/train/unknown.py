@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from omatg_ray.crystal.composition import symbol
 from omatg_ray.crystal.dataset import CrystalDataset
@@ -49,6 +50,14 @@ def cells(dataset: CrystalDataset) -> Iterable[list[int]]:
     return (part.tolist() for part in dataset.crystals.species.split(dataset.crystals.n_atoms.tolist()))
 
 
+def keeps(dataset: CrystalDataset, known: Known) -> Tensor:
+    """Return which crystals have no other elements than all of these know (B,), bool."""
+    keep = torch.ones(len(dataset), dtype=torch.bool)
+    for elements in known.values():
+        keep &= holds_only(elements, dataset.crystals)
+    return keep
+
+
 def drop_unknown(dataset: CrystalDataset, known: Known, place: Location) -> CrystalDataset:
     """Leave out crystals with an element that is not known, and warn of how many there are and of which elements.
 
@@ -63,7 +72,7 @@ def drop_unknown(dataset: CrystalDataset, known: Known, place: Location) -> Crys
     unknown = {name: unknown_elements(dataset, elements) for name, elements in known.items()}
     if not any(unknown.values()):
         return dataset
-    keep = torch.stack([holds_only(elements, dataset.crystals) for elements in known.values()]).all(0)
+    keep = keeps(dataset, known)
     reasons = "; ".join(
         f"{name} does not know {', '.join(f'{element} ({count})' for element, count in counts.items())}"
         for name, counts in unknown.items()

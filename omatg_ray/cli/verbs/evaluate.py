@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.cli.arguments import local_path, number, path_or_word
+from omatg_ray.cli.arguments import local_path, number, on_error_argument, path_or_word
 from omatg_ray.cli.output import check_folder, check_output, crystals_arguments, crystals_output
 from omatg_ray.cli.sampling import read_samplings, sampling_arguments, work_options
 from omatg_ray.errors import ConfigError
@@ -45,12 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="reference crystals, in any format that pretrain reads; bundled: the test split of the bundled ones",
     )
     parser.add_argument("--limit", type=number(int, 1), metavar="N", help="use N references, spread over the file")
-    parser.add_argument(
-        "--on-error",
-        choices=("refuse", "skip"),
-        default="refuse",
-        help="unusable references: refuse the file and list them (default), or skip them and say how many",
-    )
+    on_error_argument(parser, "references")
     parser.add_argument(
         "--drop-unknown",
         action="store_true",
