@@ -78,7 +78,7 @@ CASES = [
     ("generate nothing --formula NaCl", "nothing: no model here"),
     ("generate bundled --formula NaCl --potential ./no", "potential folder no does not exist"),
     ("generate bundled --formula Xx3", "names 'Xx', which is not an element"),
-    ("generate bundled --formula NaCl --out crystals", "--out: crystals has no suffix"),
+    ("generate bundled --formula NaCl --out crystals", "cannot write crystals: it has no suffix"),
     ("generate bundled --formula NaCl -n 2 --out POSCAR", "cannot write POSCAR: it holds one crystal"),
     ("generate bundled --formula NaCl --z 600", "1200 atoms; a cell may hold 1000 at most"),
     ("ablate nothing.yaml", "cannot read config nothing.yaml"),

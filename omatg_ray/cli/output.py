@@ -75,7 +75,7 @@ def crystals_output(arguments: argparse.Namespace) -> CrystalsOutput | None:
     try:
         target = written_as(out, arguments.folder_format)
     except DataError as error:
-        raise ConfigError(f"--out: {error}") from error
+        raise ConfigError(str(error)) from error
     _require_free(out, target.folder)
     return CrystalsOutput(out, arguments.folder_format, arguments.standardize, target.holds_one)
 

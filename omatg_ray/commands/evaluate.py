@@ -28,7 +28,7 @@ from omatg_ray.run.text import aligned
 from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.options import SamplingOptions, WorkOptions
 from omatg_ray.train.splits import read
-from omatg_ray.train.unknown import ADVICE, drop_unknown, known_to
+from omatg_ray.train.unknown import drop_unknown, known_to, require_known
 
 NO_POTENTIAL = "none"
 
@@ -180,7 +180,7 @@ def evaluation_session(
         warn_noiseless(model, samplings)
         warn_generated_species(model)
     if reward is not None:
-        reward.to(device).require_elements(dataset.elements, ADVICE)
+        require_known(reward.to(device).potential, dataset.elements)
     with (
         nullcontext() if plausibility is None else plausibility,
         evaluation_backend(options, loaded[places[0]], reward, progress) as backend,

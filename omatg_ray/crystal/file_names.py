@@ -55,7 +55,7 @@ class Target(NamedTuple):
 
 
 def written_as(path: str | Path, folder_format: FolderFormat | None = None) -> Target:
-    """Return what a path stands for: a folder if it ends in `/` or is one, else a file in the format of its name.
+    """Return what a path stands for: a file in the format of its name, or a folder if it ends in `/` or is one.
 
     Args:
         path: The path.
@@ -65,14 +65,17 @@ def written_as(path: str | Path, folder_format: FolderFormat | None = None) -> T
         DataError: The name has no suffix, an unknown one, or that of another format; says what to write instead.
     """
     text = str(path)
-    if text.endswith(("/", os.sep)) or Path(path).is_dir():
-        return Target(f".{folder_format or 'cif'}", True)
     name = PurePath(text).name
     suffix = "" if name.lower().endswith(".gz") else read_as(name)
+    if text.endswith(("/", os.sep)) or (suffix not in WRITTEN and Path(path).is_dir()):
+        return Target(f".{folder_format or 'cif'}", True)
     if suffix not in WRITTEN:
-        what = "has an unknown suffix" if PurePath(text).suffix else "has no suffix"
+        what = "it has an unknown suffix" if PurePath(text).suffix else "it has no suffix"
         files = "POSCAR" if folder_format == "vasp" else "CIF"
-        raise DataError(f"{text} {what}; write {', '.join(WRITTEN)}, POSCAR, or a folder of {files} files: {text}/")
+        known = f"{', '.join(WRITTEN)}, POSCAR, or a folder of {files} files: {text}/"
+        raise DataError(f"cannot write {text}: {what}; write {known}")
     if folder_format is not None and suffix != f".{folder_format}":
-        raise DataError(f"{text} has another format than {folder_format}, which is meant for a folder: end it in /")
+        raise DataError(
+            f"cannot write {text}: it has another format than {folder_format}, which is meant for a folder; end it in /"
+        )
     return Target(suffix, False)

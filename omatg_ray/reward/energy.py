@@ -89,13 +89,13 @@ class MatGLEnergy:
         """Return the atomic numbers that the potential knows."""
         return self.potential.elements
 
-    def require_elements(self, elements: Iterable[int], advice: str = "leave these elements out") -> None:
-        """Refuse atomic numbers that the potential does not know; the message gives the advice.
+    def require_elements(self, elements: Iterable[int]) -> None:
+        """Refuse atomic numbers that the potential does not know.
 
         Raises:
             PotentialError: Some are unknown; the message lists them by symbol.
         """
-        self.potential.require_elements(elements, advice)
+        self.potential.require_elements(elements)
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Return the rewards of B structures, with their values.

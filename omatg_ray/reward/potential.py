@@ -86,8 +86,8 @@ class Potential:
         self._module.to(self.device)
         return self
 
-    def require_elements(self, elements: Iterable[int], advice: str = "leave these elements out") -> None:
-        """Refuse atomic numbers that the potential does not know; the message gives the advice.
+    def require_elements(self, elements: Iterable[int]) -> None:
+        """Refuse atomic numbers that the potential does not know.
 
         Raises:
             PotentialError: Some are unknown; the message lists them by symbol.
@@ -97,7 +97,9 @@ class Potential:
             from pymatgen.core import Element
 
             symbols = ", ".join(Element.from_Z(z).symbol for z in unknown)
-            raise PotentialError(f"potential {self.name} does not know {symbols}; {advice} or use one that knows them")
+            raise PotentialError(
+                f"potential {self.name} does not know {symbols}; leave these elements out or use one that knows them"
+            )
 
     def energies(self, crystals: CrystalBatch, chunk_edges: int | None = None, *, repulsion: bool = True) -> Tensor:
         """Return energies in eV per structure.

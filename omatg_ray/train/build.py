@@ -26,7 +26,7 @@ from omatg_ray.train.early import refuse_unnamed
 from omatg_ray.train.precision import refuse_coarse
 from omatg_ray.train.record import tracking_of
 from omatg_ray.train.splits import base_run_data, load_splits
-from omatg_ray.train.unknown import ADVICE, known_to
+from omatg_ray.train.unknown import known_to, require_known
 
 
 def build_run(config: Config, progress: bool = False) -> RunComponents:
@@ -67,7 +67,7 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
     split = load_splits(data, progress, known)
     elements = split.train.elements | split.val.elements | split.test.elements
     if potential is not None:
-        potential.require_elements(elements, ADVICE)
+        require_known(potential, elements)
     scorers = build_scorers(config.reward, split.train, split.val, device, potential)
     if scorers.energy is not None and scorers.second_fingerprint == scorers.energy.potential.fingerprint:
         warnings.warn(

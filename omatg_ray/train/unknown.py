@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.composition import symbol
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.errors import DataError, DataWarning
+from omatg_ray.errors import DataError, DataWarning, PotentialError
 from omatg_ray.model.checks import known_elements
 from omatg_ray.reward.protocol import holds_only
 from omatg_ray.run.location import Location
@@ -25,8 +25,19 @@ if TYPE_CHECKING:
 Known = Mapping[str, frozenset[int]]
 """Atomic numbers by the name of what knows them: 'potential bundled', 'model runs/base'."""
 
-ADVICE = "leave these elements out (data.drop_unknown=true, evaluate: --drop-unknown)"
-"""What to do about them, for messages of potentials."""
+
+def require_known(potential: Potential, elements: Iterable[int]) -> None:
+    """Refuse elements that a potential does not know.
+
+    Raises:
+        PotentialError: Some are unknown; names all of them, and the options that leave crystals out.
+    """
+    try:
+        potential.require_elements(elements)
+    except PotentialError as error:
+        raise PotentialError(
+            f"{error} (data.drop_unknown=true, evaluate: --drop-unknown, leaves out the crystals that hold them)"
+        ) from error
 
 
 def known_to(

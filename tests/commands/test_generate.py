@@ -289,9 +289,9 @@ def test_a_poscar_holds_the_best_crystal(
     [
         (["--out", "x.vasp", "-n", 2], "2 crystals without --potential to rank them leave open which"),
         (["--out", "POSCAR", "--z", "1,2"], "POSCAR: it holds one crystal, and 2 formulas"),
-        (["--out", "crystals"], r"--out: .*crystals has no suffix; .*a folder of CIF files: .*crystals/"),
+        (["--out", "crystals"], r"cannot write .*crystals: it has no suffix; .*a folder of CIF files: .*crystals/"),
         (["--out", "x.pdb", "--format", "vasp"], "unknown suffix; .* a folder of POSCAR files"),
-        (["--out", "x.extxyz", "--format", "cif"], "x.extxyz has another format than cif"),
+        (["--out", "x.extxyz", "--format", "cif"], "x.extxyz: it has another format than cif"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_anything_is_generated(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 
+from omatg_ray.crystal.file_names import written_as
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import DataError, OmatgRayError
@@ -146,3 +147,28 @@ def test_what_cannot_be_written_is_refused(
     with pytest.raises(DataError, match=reason):
         write_structures(tmp_path / target, structures, properties)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_path_stands_for(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "POSCAR").mkdir()
+    for name, expected in {
+        "x.CIF": (".cif", False),
+        "x.xyz": (".xyz", False),
+        "POSCAR": (".vasp", False),  # a file by its name, which a folder is in the way of
+        "CONTCAR_relaxed": (".vasp", False),
+        "POSCAR.json": (".json", False),
+        "there": (".cif", True),
+        "POSCAR/": (".cif", True),
+        "new.cif/": (".cif", True),
+    }.items():
+        assert written_as(f"{tmp_path}/{name}") == expected
+    assert written_as("new/", "vasp") == (".vasp", True)
+    assert written_as("x.vasp", "vasp").holds_one and not written_as("new/", "vasp").holds_one
+    for name, folder_format, reason in (
+        ("POSCARS", None, r"POSCARS: it has no suffix; .*a folder of CIF files: POSCARS/"),
+        ("x.v1", "vasp", r"x\.v1: it has an unknown suffix; .*a folder of POSCAR files: x\.v1/"),
+        ("x.cif", "vasp", r"x\.cif: it has another format than vasp"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            written_as(name, folder_format)

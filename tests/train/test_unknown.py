@@ -34,7 +34,7 @@ def test_a_run_names_the_unknown_elements_of_all_splits(workshop: Workshop, base
     config = workshop.load(f"base={base}", f"data.file={data}", "data.split_seed=1")
     split = load_splits(config.data)
     assert not (split.val.elements | split.test.elements) <= split.train.elements  # no split has all of them
-    with pytest.raises(PotentialError, match=r"does not know Xe, W, Au, Hg; .*data\.drop_unknown=true"):
+    with pytest.raises(PotentialError, match=r"does not know Xe, W, Au, Hg; .*\(data\.drop_unknown=true"):
         build_run(config)
 
 

@@ -12,7 +12,8 @@ SUMMARY = "train a base model on crystals"
 DESCRIPTION = """\
 Train a base model on crystals: a CSV file with a cif column, CIF, POSCAR, extxyz, JSON, a folder of CIF files, ...
 (docs/data.md). Cells are Niggli-reduced and the data split by composition; the splits are kept in the run folder as
-data/*.extxyz. Unusable crystals are refused and listed; data.on_error=skip continues without them (omatg-ray check FILE shows them).
+data/*.extxyz. Unusable crystals are refused and listed; data.on_error=skip continues without them.
+`omatg-ray check FILE` shows them all beforehand.
 
   omatg-ray pretrain configs/perov5_base.yaml data.file=perov_5.csv run=runs/base
   omatg-ray pretrain --resume runs/base
