@@ -72,6 +72,8 @@ CASES = [
     ("pretrain data.file=sweep.yaml run=taken", "taken already holds a run"),
     ("evaluate nothing --data bundled", "nothing: no model here"),
     ("evaluate bundled --data no.csv", "no.csv does not exist"),
+    ("evaluate bundled --data bundled --out x.vasp", "cannot write x.vasp: it holds one crystal"),
+    ("evaluate bundled --data bundled --format vasp", "--format is for the crystals that --out writes"),
     ("evaluate bundled --data bundled --potential ./no", "potential folder no does not exist"),
     ("evaluate bundled --data bundled --schedule no", "schedule 'no': there is no such folder"),
     ("evaluate bundled --data bundled --ray rollout.wrkers=2", "did you mean ray.rollout.workers?"),

@@ -219,11 +219,12 @@ def table(found: Check) -> str:
     if found.survey.doubts:
         rows.append(("doubtful", f"{len(found.survey.doubts)}: {found.survey.doubts[0]}"))
     for name, counts in found.unknown.items():
-        what = ", ".join(f"{element} ({count})" for element, count in counts.items())
-        rows.append((name.partition(" ")[0], f"{name.partition(' ')[2]}: {_knows(what)}"))
-    if found.unseen_sizes:
-        number = counted(sum(found.unseen_sizes.values()), "crystal")
-        rows.append(("", f"{number} with cells of a size that the model has not seen: {_listed(found.unseen_sizes)}"))
+        kind, _, which = name.partition(" ")
+        rows.append((kind, f"{which}: {_knows(counts)}"))
+        if kind == "model" and found.unseen_sizes:
+            number = counted(sum(found.unseen_sizes.values()), "crystal")
+            sizes = _listed(found.unseen_sizes)
+            rows.append(("", f"{number} with cells of a size that the model has not seen: {sizes}"))
     if found.kept is not None:
         if found.options.drop_unknown and found.unknown_crystals:
             rows.append(("left out", f"{found.unknown_crystals} with unknown elements; {len(found.kept)} stay"))
@@ -286,8 +287,9 @@ def _of_split(split: Split | str) -> str:
     return f"by default: {', '.join(parts)}"
 
 
-def _knows(unknown: str) -> str:
-    return f"does not know {unknown}" if unknown else "knows all elements"
+def _knows(unknown: Mapping[str, int]) -> str:
+    elements = ", ".join(f"{element} ({count})" for element, count in unknown.items())
+    return f"does not know {elements}" if unknown else "knows all elements"
 
 
 def _listed(sizes: Mapping[int, int]) -> str:

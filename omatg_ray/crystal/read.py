@@ -269,6 +269,7 @@ def _refusal(path: Path, wrong: list[str], looked_at: int) -> DataError:
     if len(wrong) == 1:
         return DataError(f"{wrong[0]} (1 of {looked_at} crystals; {hint})")
     more = "the first " if len(wrong) >= MOST_NAMED else ""
+    hint += ", and omatg-ray check finds them all" if more else ""
     return DataError(
         f"{len(wrong)} of {more}{looked_at} crystals of {path} cannot be used; {hint}:", wrong[:MOST_NAMED]
     )

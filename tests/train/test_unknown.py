@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from omatg_ray.commands.train import train
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
-from omatg_ray.errors import DataError, DataWarning, PotentialError
+from omatg_ray.errors import ConfigError, DataError, DataWarning, PotentialError
 from omatg_ray.train.build import build_run
 from omatg_ray.train.splits import load_splits
 from omatg_ray.train.unknown import drop_unknown
@@ -50,6 +51,17 @@ def test_a_run_leaves_them_out_and_counts_them(workshop: Workshop, base: Path, d
     known = load_splits(workshop.load().data)
     for name in ("train", "val", "test"):
         assert getattr(split, name).compositions == getattr(known, name).compositions
+
+
+def test_a_run_that_leaves_them_out_is_resumed(workshop: Workshop, base: Path, data: Path, tmp_path: Path) -> None:
+    keys = [f"base={base}", f"data.file={data}", "data.drop_unknown=true", f"run={tmp_path / 'run'}", "workers=0"]
+    with pytest.warns(DataWarning, match="left out"):
+        train(workshop.load(*keys, "iterations=1"), progress=False)
+    with pytest.warns(DataWarning, match="left out"):
+        train(workshop.load(*keys, "iterations=2"), resume=True, progress=False)
+    with pytest.raises(ConfigError, match=r"data\.drop_unknown: the run was started with True, not False"):
+        keys[1:3] = [f"data.{name}={tmp_path / 'run' / 'data' / name}.extxyz" for name in ("train", "val", "test")]
+        train(workshop.load("data.file=null", *keys, "iterations=3"), resume=True, progress=False)
 
 
 def test_each_file_of_a_split_loses_its_own(workshop: Workshop, base: Path, data: Path) -> None:
