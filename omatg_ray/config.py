@@ -38,6 +38,11 @@ class DataSettings(Settings):
     test_compositions: float = Field(0.1, gt=0, description="test compositions: a share below 1, or a number")
     split_seed: int = Field(0, description="seed of the split")
     on_error: Literal["refuse", "skip"] = Field("refuse", description="crystals that cannot be used: refuse or skip")
+    drop_unknown: bool = Field(
+        False,
+        description="leave out crystals with elements that the base or reward.potential does not know, and say how "
+        "many; pretrain: that reward.potential does not know",
+    )
 
     @field_validator("val_compositions", "test_compositions")
     @classmethod

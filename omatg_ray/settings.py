@@ -5,7 +5,6 @@ Each part of the package declares its settings beside the code that uses them; `
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationErro
 from pydantic_core import CoreSchema, core_schema
 
 from omatg_ray.errors import ConfigError
+from omatg_ray.hints import elsewhere, hint_at, nearest, same_meaning
 from omatg_ray.tree import dump
 
 FieldName = Literal["pos", "cell"]
@@ -172,12 +172,6 @@ class Kinds:
         return {"kind": kind} | value.model_dump(exclude_none=True) if value.model_dump(exclude_defaults=True) else kind
 
 
-def hint_at(name: object, known: Iterable[str], otherwise: str, above: str = "", cutoff: float = 0.6) -> str:
-    """Return which of the known names was probably meant, with a prefix; `otherwise` if none is close."""
-    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
-    return f"did you mean {above}{near[0]}?" if near else otherwise
-
-
 @contextmanager
 def explain_errors(source: str, model: type[BaseModel]) -> Iterator[None]:
     """Turn pydantic's errors into a ConfigError that names each key and, for unknown ones, the nearest valid key."""
@@ -216,8 +210,7 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         parent = _model_at(model, location[:-1])
         names = list(parent.model_fields) if parent else []
-        valid, above = f"valid keys: {', '.join(names)}", key.removesuffix(location[-1])
-        return f"unknown key {key}: {hint_at(location[-1], names, valid, above, cutoff=0.4)}"
+        return f"unknown key {key}: {_hint(model, location, names)}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"{key}: missing, and it has no default"
@@ -225,6 +218,28 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
         # Checks that involve several keys name these themselves.
         return message
     return f"{key}: {message} (got {problem['input']!r})" if problem["type"] != "value_error" else f"{key}: {message}"
+
+
+def _hint(model: type[BaseModel], location: list[str], names: list[str]) -> str:
+    """Return what was probably meant: another word for it there, or elsewhere, or one that is spelled alike there."""
+    *above, name = location
+    if same := same_meaning(name, names):
+        meant = [".".join([*above, same])]
+    else:
+        meant = elsewhere(".".join(location), _keys(model))
+    if not meant and (near := nearest(name, names, cutoff=0.4)):
+        meant = [".".join([*above, near])]
+    return f"did you mean {' or '.join(meant)}?" if meant else f"valid keys: {', '.join(names)}"
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield all dotted keys of values, without those in dictionaries and of kinds."""
+    for name in model.model_fields:
+        group = _model_at(model, [name])
+        if group is None or _is_dict(model.model_fields[name].annotation):
+            yield f"{prefix}{name}"
+        else:
+            yield from _keys(group, f"{prefix}{name}.")
 
 
 def documented_keys(defaults: BaseModel, prefix: str = "") -> list[tuple[str, str, str]]:

@@ -55,6 +55,16 @@ def location(text: str) -> Location:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def on_error_argument(sub: argparse.ArgumentParser, what: str) -> None:
+    """Add the option of verbs that read crystals."""
+    sub.add_argument(
+        "--on-error",
+        choices=("refuse", "skip"),
+        default="refuse",
+        help=f"unusable {what}: refuse the file and list them (default), or skip them and say how many",
+    )
+
+
 def run_arguments(sub: argparse.ArgumentParser) -> None:
     """Add the options of the verbs that start or resume a run."""
     sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file, then overrides")

@@ -30,6 +30,7 @@ With the bundled base model, crystals and potential, in minutes on two cores:
 
 A whole project, from a file of crystals to a better generator:
 
+  omatg-ray check perov_5.csv --potential POTENTIAL
   omatg-ray pretrain configs/perov5_base.yaml data.file=perov_5.csv run=runs/base
   omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL run=runs/better
   omatg-ray evaluate runs/better --data runs/better/data/test.extxyz
@@ -152,7 +153,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 ORDER = (
-    *("pretrain", "train", "evaluate", "ablate", "tune", "generate"),
+    *("check", "pretrain", "train", "evaluate", "ablate", "tune", "generate"),
     *("import-omatg", "export-omatg", "report", "info", "doctor", "config"),
 )
 """Order of the verbs in the help; others follow by name."""

@@ -29,6 +29,7 @@ from omatg_ray.run.text import aligned
 from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.options import SamplingOptions, WorkOptions
 from omatg_ray.train.splits import read
+from omatg_ray.train.unknown import drop_unknown, known_to, require_known
 
 NO_POTENTIAL = "none"
 
@@ -44,6 +45,7 @@ class MeasureOptions(WorkOptions):
         data: File or URL of reference crystals, or bundled: the test split of the bundled ones.
         limit: Use this many references, spread over the file; None uses all.
         on_error: Whether unusable references are refused or skipped.
+        drop_unknown: Whether references with elements that a model or the potential does not know are left out.
         samples: Crystals generated for each reference.
         invalid_energy: Energy in eV/atom that invalid crystals count as in the capped mean.
         plausibility: Also measure over chemically plausible crystals, with SMACT and matminer.
@@ -52,6 +54,7 @@ class MeasureOptions(WorkOptions):
     data: Location
     limit: int | None = None
     on_error: OnError = "refuse"
+    drop_unknown: bool = False
     samples: int = 1
     invalid_energy: float = 3.0
     plausibility: bool = False
@@ -167,15 +170,20 @@ def evaluation_session(
     loaded = {path: FlowModel.load(path, device) for path in dict.fromkeys(places)}
     data = crystals("test") if is_bundled(options.data) else options.data
     dataset = read(data, progress, options.on_error)
+    reward = _reward(options, list(loaded.values()))
+    if options.drop_unknown:
+        known = {} if reward is None else known_to(reward.potential)
+        for place, model in loaded.items():
+            known |= known_to(None, model, place)
+        dataset = drop_unknown(dataset, known, data)
     for model in loaded.values():
         warn_noiseless(model, samplings)
         warn_generated_species(model)
-    reward = _reward(options, list(loaded.values()))
     models = {str(place): model for place, model in loaded.items()}
     asked = species_of(dataset.crystals.select(spread_rows(len(dataset), options.limit)))
     warn_outside(models, trained_on(models, [reward]), asked, "references")
     if reward is not None:
-        reward.to(device).require_elements(dataset.elements)
+        require_known(reward.to(device).potential, dataset.elements)
     with (
         nullcontext() if plausibility is None else plausibility,
         evaluation_backend(options, loaded[places[0]], reward, progress) as backend,

@@ -50,6 +50,13 @@ def _summarise(name: AssetName) -> str:
     return f"{name}: {len(files)} files, {size / 1e6:.2f} MB, in {assets.root() / name}"
 
 
+def _elements(potential: Path) -> str:
+    """Return the number and the symbols of the elements of a potential, from MatGL's description of its network."""
+    network = json.loads((potential / "model.json").read_text(encoding="utf-8"))["kwargs"]["model"]
+    symbols = network["init_args"]["element_types"]
+    return f"{len(symbols)}: {' '.join(symbols)}"
+
+
 def describe(name: str) -> str:
     """Return the card of an asset, or the contents of `model.json` or `schedule.json` of a model or schedule, in lines.
 
@@ -63,7 +70,8 @@ def describe(name: str) -> str:
     """
     for known in ASSETS:
         if name == known:
-            return f"{_summarise(known)}\n\n{assets.card(known).rstrip()}"
+            elements = f"\nelements: {_elements(assets.asset(known))}" if known == "potential" else ""
+            return f"{_summarise(known)}{elements}\n\n{assets.card(known).rstrip()}"
     if not is_bundled(name) and not is_remote(name) and not Path(name).exists():
         raise ModelError(
             f"info: {name} is none of {', '.join(ASSETS)} or {BUNDLED}, and there is no model or run folder of that "

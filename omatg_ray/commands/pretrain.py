@@ -18,6 +18,7 @@ from omatg_ray.train.device import choose_device, set_threads
 from omatg_ray.train.pretrain_loop import PretrainLoop
 from omatg_ray.train.record import describe_run, tracking_of
 from omatg_ray.train.splits import load_splits
+from omatg_ray.train.unknown import known_to
 
 
 def pretrain(config: Config, resume: bool | Path = False, progress: bool = True) -> Location:
@@ -57,7 +58,7 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
         else:
             set_threads(config.threads)
             device = choose_device(config.device)
-        split = load_splits(config.data, progress)
+        split = load_splits(config.data, progress, known_to_potential(config))
         train, val = split.train.crystals, split.val.crystals
         base = BaseDistribution.fit(train.cell)
         recipe = Recipe(Pretrainer, config.pretrain, train, val, base, config.seed)
@@ -90,3 +91,16 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
 
         write_report(folder.path)
         return folder.named(folder.checkpoints / "best")
+
+
+def known_to_potential(config: Config) -> dict[str, frozenset[int]] | None:
+    """Return the elements that crystals may have if `data.drop_unknown` is set: those of the potential to come.
+
+    Raises:
+        PotentialError: The potential cannot be loaded.
+    """
+    if not config.data.drop_unknown or config.reward.potential is None:
+        return None
+    from omatg_ray.reward.potential import load_potential  # imports MatGL, which pretraining does not need otherwise
+
+    return known_to(load_potential(config.reward.potential))

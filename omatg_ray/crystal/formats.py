@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import takewhile
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from omatg_ray.crystal import records
 from omatg_ray.crystal.cif import row_of_block
 from omatg_ray.crystal.cif_block import read_blocks
 from omatg_ray.crystal.dataset import scalar_properties
+from omatg_ray.crystal.file_names import read_as
 from omatg_ray.crystal.row import Entry, Row, failed_entry, identity, require_periodic, row_of_atoms, row_of_structure
 from omatg_ray.crystal.tables import csv_entries, json_entries, json_lines_entries
 from omatg_ray.crystal.text import decode, decompress
@@ -43,7 +44,7 @@ def entries(path: Path) -> Iterator[Entry]:
         return _folder(path)
     if path.suffix.lower() == ".zip":
         return _archive(path)
-    kind = _kind(path.name)
+    kind = read_as(path.name)
     if kind in FILES:
         return _guard(str(path), partial(FILES[kind], path))
     if kind not in TEXTS:
@@ -54,16 +55,8 @@ def entries(path: Path) -> Iterator[Entry]:
     return _guard(str(path), partial(_read_file, path))
 
 
-def _kind(name: str) -> str:
-    """Return the suffix that determines how a file is read; `.vasp` for POSCAR and CONTCAR files."""
-    plain = PurePath(re.sub(r"\.gz$", "", name, flags=re.IGNORECASE))
-    if re.match(r"(POSCAR|CONTCAR)([._-]|$)", plain.name) and plain.suffix.lower() not in TEXTS:
-        return ".vasp"
-    return plain.suffix.lower()
-
-
 def _texts(where: str, data: bytes) -> Iterator[Entry]:
-    kind = _kind(PurePath(where).name)
+    kind = read_as(PurePath(where).name)
     if where.lower().endswith(".gz"):
         data = decompress(data)
     return TEXTS[kind](where, decode(data, lenient=kind in CRYSTAL_FILES))
@@ -85,8 +78,45 @@ def _guard(where: str, read: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
 # --- many files -----------------------------------------------------------------------------------------------------
 
 
+def left_out(path: Path) -> list[str]:
+    """Return the files of a folder or archive that are no files of single crystals and are not read, sorted.
+
+    Hidden files, and those that operating systems add to archives, do not count.
+    """
+    if path.is_dir():
+        return _members(_names_in(path)).others
+    if path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            return _members(_names_of(archive)).others
+    return []
+
+
+class _Members(NamedTuple):
+    """Names of the files of a folder or archive, sorted: those of single crystals, and others."""
+
+    crystals: list[str]
+    others: list[str]
+
+
+def _members(names: Iterable[str]) -> _Members:
+    """Sort the names, without files that operating systems hide."""
+    members = _Members([], [])
+    for name in sorted(names):
+        if not any(part.startswith((".", "__MACOSX")) for part in PurePath(name).parts):
+            (members.crystals if read_as(PurePath(name).name) in CRYSTAL_FILES else members.others).append(name)
+    return members
+
+
+def _names_in(path: Path) -> Iterator[str]:
+    return (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+
+
+def _names_of(archive: zipfile.ZipFile) -> Iterator[str]:
+    return (info.filename for info in archive.infolist() if not info.is_dir())
+
+
 def _folder(path: Path) -> Iterator[Entry]:
-    names = _crystal_files(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    names = _members(_names_in(path)).crystals
     if not names:
         raise DataError(f"the folder {path} holds no .cif, .mcif or POSCAR files; name the file you need")
     for name in names:
@@ -100,7 +130,7 @@ def _read_file(path: Path) -> Iterator[Entry]:
 def _archive(path: Path) -> Iterator[Entry]:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = _crystal_files(info.filename for info in archive.infolist() if not info.is_dir())
+            names = _members(_names_of(archive)).crystals
             if not names:
                 raise DataError(f"the archive {path} holds no .cif, .mcif or POSCAR files; unpack the file you need")
             for name in names:
@@ -114,16 +144,6 @@ def _read_member(archive: zipfile.ZipFile, path: Path, name: str) -> Iterator[En
         return _texts(str(path / name), archive.read(name))
     except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
         raise DataError(f"it cannot be unpacked: {error}") from error
-
-
-def _crystal_files(names: Iterator[str]) -> list[str]:
-    """Select the files of single crystals, sorted, without files that operating systems hide."""
-    return sorted(
-        name
-        for name in names
-        if _kind(PurePath(name).name) in CRYSTAL_FILES
-        and not any(part.startswith((".", "__MACOSX")) for part in PurePath(name).parts)
-    )
 
 
 # --- single crystals ------------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ SAME_STRUCTURE = MatchSettings(ltol=0.2, stol=0.3, angle_tol=5.0)
 """pymatgen's own tolerances: tighter than those of prediction benchmarks."""
 SYMMETRY_TOLERANCE = 0.1
 """spglib's tolerance in Å."""
+WORTH_A_BAR = 100
+"""Comparisons of a round from which on it shows its progress."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,12 @@ class SpaceGroup(NamedTuple):
 
 
 def find_unique(
-    crystals: CrystalBatch, energies: Tensor | Sequence[float] | None = None, *, workers: int = 0, timeout: float = 10.0
+    crystals: CrystalBatch,
+    energies: Tensor | Sequence[float] | None = None,
+    *,
+    workers: int = 0,
+    timeout: float = 10.0,
+    progress: str | None = None,
 ) -> UniqueCrystals:
     """Cluster crystals that StructureMatcher considers equal.
 
@@ -61,6 +68,7 @@ def find_unique(
             first.
         workers: Worker processes; 0 compares in this process (see `BoundedPool`).
         timeout: Seconds that one comparison may take.
+        progress: Title of the progress bars of rounds with many comparisons; None shows none.
 
     Raises:
         DataError: There are not as many energies as crystals.
@@ -82,7 +90,8 @@ def find_unique(
                 first.setdefault(keys[i], i)
             rows = [(i, first[keys[i]]) for i in undecided if first[keys[i]] != i]
             calls = [(arrays[i], arrays[j], *tolerances) for i, j in rows]
-            outcomes = run_all(pool, calls, [f"crystals {i} and {j}" for i, j in rows])
+            title = progress if len(calls) >= WORTH_A_BAR else None
+            outcomes = run_all(pool, calls, [f"crystals {i} and {j}" for i, j in rows], title)
             leader.update({j: j for j in first.values()})
             leader.update({i: j for (i, j), outcome in zip(rows, outcomes, strict=True) if outcome.value})
             undecided = [i for i in undecided if i not in leader]

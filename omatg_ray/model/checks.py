@@ -14,6 +14,14 @@ from omatg_ray.model.sampling import Sampling
 from omatg_ray.run.location import Location
 
 
+def known_elements(model: FlowModel) -> frozenset[int]:
+    """Return the atomic numbers of the model's training set; all that fit its network if that set is unknown."""
+    symbols = model.description.elements
+    if not symbols:
+        return frozenset(range(1, model.description.network.max_atomic_number + 1))
+    return frozenset(Element(symbol).Z for symbol in symbols)
+
+
 def unseen_elements(model: FlowModel, elements: Iterable[int]) -> list[str]:
     """Return the symbols of elements that are not in the model's training set; none if that set is unknown."""
     known = set(model.description.elements)

@@ -17,6 +17,7 @@ from omatg_ray.reward.crmse import PolymorphMatch
 from omatg_ray.reward.custom import CustomReward
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.options import UNNAMED_POTENTIAL, Materials
+from omatg_ray.reward.potential import Potential
 from omatg_ray.reward.protocol import Once, Reward
 from omatg_ray.reward.second_potential import SecondPotential
 from omatg_ray.reward.settings import ENERGY, SECOND, CustomSettings, RewardSettings
@@ -55,6 +56,7 @@ def build_scorers(
     known: CrystalDataset,
     validation: CrystalDataset | None = None,
     device: torch.device | str = "cpu",
+    potential: Potential | None = None,
 ) -> Scorers:
     """Build the reward of a run.
 
@@ -63,6 +65,7 @@ def build_scorers(
         known: Training crystals: the compositions to score, and the references unless the settings name others.
         validation: Crystals whose compositions are scored too but never rewarded; references where there are no others.
         device: Device of the potentials.
+        potential: The potential of the settings, if it is loaded already.
 
     Raises:
         ConfigError: Energies are needed, but no potential is named.
@@ -73,7 +76,7 @@ def build_scorers(
     energy = None
     if settings.potential is not None:
         energy = MatGLEnergy(
-            settings.potential,
+            potential or settings.potential,
             invalid_energy=settings.invalid_energy,
             device=device,
             chunk_edges=settings.chunk_edges,

@@ -19,12 +19,13 @@ from omatg_ray.config import Config
 from omatg_ray.distributed.settings import RaySettings, Share
 from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.metrics import REWARD, CSPMetrics
+from omatg_ray.hints import hint_at
 from omatg_ray.run.advice import command
 from omatg_ray.run.config_file import read_tree
 from omatg_ray.run.job_paths import path_to_keep
 from omatg_ray.run.location import Location, as_location, is_bundled, is_remote
 from omatg_ray.run.location_keys import LocalFolder
-from omatg_ray.settings import Settings, current_key, current_names, hint_at
+from omatg_ray.settings import Settings, current_key, current_names
 from omatg_ray.tree import flatten, set_key
 from omatg_ray.tune.guards import GuardSettings
 from omatg_ray.tune.results import Goal

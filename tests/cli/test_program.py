@@ -192,7 +192,8 @@ def test_a_run_folder_whose_name_is_a_number_can_be_resumed(tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(
-    ("name", "named"), [("x.vasp", [".vasp", ".extxyz"]), ("full/", ["with files in it"]), ("dir.cif", ["dir.cif"])]
+    ("name", "named"),
+    [("x.pdb", ["unknown suffix", ".extxyz"]), ("full/", ["with files in it"]), ("dir.cif", ["dir.cif"])],
 )
 def test_outputs_that_could_not_be_written_are_refused_at_once(
     name: str, named: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -308,3 +308,19 @@ def test_elements_that_the_potential_does_not_know_are_refused(
     done = command("evaluate", base, "--data", data, "--potential", workshop.potential, "--quiet")
     done.refuses("does not know U", code=1)
     assert f"warning: outside of the training data: model {base}: of its 8 training crystals none has U." in done.err
+
+
+def test_crystals_are_written_in_standard_cells_to_a_folder_of_poscars(
+    base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    """Those of an untrained model overlap: they stay as they are, and are named."""
+    words = ["--data", workshop.data, "--steps", 3, "--workers", 0, "--quiet", "--potential", "none", "--limit", 4]
+    out = [f"{tmp_path}/out/", "--format", "vasp", "--standardize", "primitive"]
+    done = command("evaluate", base, *words, "--out", *out)
+    assert done.code == 0, done.err
+    files = sorted((tmp_path / "out").iterdir())
+    assert len(files) == 4 and all(file.suffix == ".vasp" for file in files)
+    standard = [file for file in files if "standardized=primitive cell by spglib" in file.read_text()]
+    kept = len(files) - len(standard)
+    assert done.err.count(f"warning: {kept} of 4 crystals are kept in the cell they had") == (kept > 0)
+    assert len(read_dataset(tmp_path / "out", allow_overlaps=True)) == 4

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -348,3 +349,67 @@ def test_a_second_potential_shows_its_energies_and_marks_where_it_disagrees(
         generate(dataclasses.replace(asked, second_potential="spring"))
     with pytest.raises(ConfigError, match="--second-potential"):
         generate(dataclasses.replace(asked, potential=None))
+
+
+def generated(command: Command, base: Path, *words: object) -> Any:
+    fixed = ["--steps", 3, "--workers", 0, "--quiet", "--device", "cpu"]
+    return command("generate", base, "--formula", "NaCl", *fixed, *words)
+
+
+def test_a_poscar_holds_the_best_crystal(
+    workshop: Workshop, base: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub_crystals(monkeypatch, distorted)
+    words = ["-n", 3, "--potential", workshop.potential, "--out"]
+    done = generated(command, base, *words, tmp_path / "all.extxyz")
+    assert done.code == 0, done.err
+    count = len(read_dataset(tmp_path / "all.extxyz"))
+    done = generated(command, base, *words, tmp_path / "POSCAR")
+    assert done.code == 0, done.err
+    target = tmp_path / "POSCAR"
+    last = f"best of {count} written to {target} (--out folder/ --format vasp writes all)" if count > 1 else target
+    assert done.out.splitlines()[-1].endswith(str(last))
+    best, all_of_them = read_dataset(target, reduce=False).crystals, read_dataset(tmp_path / "all.extxyz", reduce=False)
+    torch.testing.assert_close(best.cell, all_of_them.crystals.cell[:1])
+    done = generated(command, base, *words, f"{tmp_path}/folder/", "--format", "vasp")
+    assert done.code == 0 and len(list((tmp_path / "folder").glob("*.vasp"))) == count
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--out", "x.vasp", "-n", 2], "2 crystals without --potential to rank them leave open which"),
+        (["--out", "POSCAR", "--z", "1,2"], "POSCAR: it holds one crystal, and 2 formulas"),
+        (["--out", "crystals"], r"cannot write .*crystals: it has no suffix; .*a folder of CIF files: .*crystals/"),
+        (["--out", "x.pdb", "--format", "vasp"], "unknown suffix; .* a folder of POSCAR files"),
+        (["--out", "x.extxyz", "--format", "cif"], "x.extxyz: it has another format than cif"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_generated(
+    base: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[object], reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(FlowModel, "load", None)
+    done = generated(command, base, *words)
+    assert done.code == 2
+    assert re.search(reason, done.err), done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_standard_cells_and_their_units(
+    base: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rock salt in its primitive cell: four formula units in the conventional one."""
+
+    def rock_salt(crystals: CrystalBatch) -> CrystalBatch:
+        cell = 2.82 * torch.tensor([[0.0, 1, 1], [1, 0, 1], [1, 1, 0]]).repeat(len(crystals), 1, 1)
+        return crystals.replace(torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0.503]]).repeat(len(crystals), 1), cell)
+
+    stub_crystals(monkeypatch, rock_salt)
+    for name in ("x.cif", "x.extxyz"):
+        done = generated(command, base, "--out", tmp_path / name, "--standardize", "conventional")
+        assert done.code == 0, done.err
+        found = read_dataset(tmp_path / name, reduce=False)
+        assert found.crystals.n_atoms.tolist() == [8]
+        assert found.properties[0]["z"] == 4 and found.properties[0]["space_group"] == "Fm-3m"
+    assert "'F m -3 m'" in (tmp_path / "x.cif").read_text()

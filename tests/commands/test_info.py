@@ -6,7 +6,7 @@ from pathlib import Path
 from omatg_ray.assets import seal
 from omatg_ray.commands.train import TrainResult
 from omatg_ray.model.flow_model import FlowModel
-from tests.commands.conftest import Command, Workshop
+from tests.commands.conftest import ELEMENTS, Command, Workshop
 
 
 def rows(out: str) -> dict[str, str]:
@@ -29,6 +29,7 @@ def test_an_overview_of_what_is_bundled(assets: Path, command: Command) -> None:
 def test_one_card(assets: Path, command: Command) -> None:
     out = command("info", "potential").out
     assert "# Card of the potential" in out and "crystals" not in out
+    assert f"\nelements: {len(ELEMENTS)}: {' '.join(ELEMENTS)}\n" in out
 
 
 def test_a_damaged_asset_is_refused(assets: Path, command: Command) -> None:

@@ -6,8 +6,8 @@ import argparse
 import math
 from pathlib import Path
 
-from omatg_ray.cli.arguments import local_path, number, path_or_word
-from omatg_ray.cli.output import STRUCTURE_SUFFIXES, check_folder, check_output
+from omatg_ray.cli.arguments import local_path, number, on_error_argument, path_or_word
+from omatg_ray.cli.output import check_folder, check_output, crystals_arguments, crystals_output
 from omatg_ray.cli.sampling import read_samplings, sampling_arguments, work_options
 from omatg_ray.errors import ConfigError
 
@@ -47,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="reference crystals, in any format that pretrain reads; bundled: the test split of the bundled ones",
     )
     parser.add_argument("--limit", type=number(int, 1), metavar="N", help="use N references, spread over the file")
+    on_error_argument(parser, "references")
     parser.add_argument(
-        "--on-error",
-        choices=("refuse", "skip"),
-        default="refuse",
-        help="unusable references: refuse the file and list them (default), or skip them and say how many",
+        "--drop-unknown",
+        action="store_true",
+        help="leave out references with elements that a model or the potential does not know, and say how many",
     )
     parser.add_argument(
         "--samples",
@@ -94,18 +94,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write metrics here; for a single case, with the values of every crystal",
     )
-    parser.add_argument(
-        "--out",
-        type=path_or_word,
-        metavar="FILE",
-        help="write the crystals of a single case here (.extxyz, .cif, .json or folder/)",
-    )
+    crystals_arguments(parser, None, "write the crystals of a single case")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run it."""
-    json_path = check_output(arguments.json, [".json"])
-    out = check_output(arguments.out, STRUCTURE_SUFFIXES)
+    json_path = check_output(arguments.json, ".json")
+    out = crystals_output(arguments)
+    if out is not None and out.holds_one:
+        raise ConfigError(f"cannot write {out.path}: it holds one crystal; --out folder/ --format vasp writes all")
     folder = check_folder(arguments.to)
     from omatg_ray.train.early import require_crystals, require_models, require_potential
     from omatg_ray.train.job import find_input
@@ -124,7 +121,7 @@ def run(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands import evaluate as commands
     from omatg_ray.run.atomic import write_json
 
-    names = ("limit", "on_error", "samples", "invalid_energy", "plausibility")
+    names = ("limit", "on_error", "drop_unknown", "samples", "invalid_energy", "plausibility")
     measured = {name: getattr(arguments, name) for name in names} | {"data": data, **work}
     if folder is None and cases == 1:
         options = commands.EvaluateOptions(model=models[0], sampling=samplings[0][1], **measured)
@@ -132,9 +129,17 @@ def run(arguments: argparse.Namespace) -> None:
         if json_path is not None:
             write_json(Path(json_path), commands.flatten_evaluation(evaluation.as_dict()))
         if out is not None:
-            from omatg_ray.crystal.write import write_structures
+            from omatg_ray.commands.write_crystals import write_crystals
 
-            write_structures(out, evaluation.crystals.to_structures())
+            write_crystals(
+                out.path,
+                evaluation.crystals,
+                folder_format=out.folder_format,
+                cell=out.cell,
+                workers=options.workers,
+                timeout=options.timeout,
+                progress=not arguments.quiet,
+            )
         print(commands.table([evaluation.as_dict()]))
         print(commands.domain_line({str(models[0]): evaluation.in_domain}))
         return
