@@ -18,15 +18,16 @@ from omatg_ray.run.home import name_home
 from omatg_ray.run.openmp import limit_spinning
 
 if TYPE_CHECKING:
-    from omatg_ray.commands.pretrain import pretrain
-    from omatg_ray.commands.train import train
-    from omatg_ray.config import Config
-    from omatg_ray.crystal.batch import CrystalBatch
-    from omatg_ray.crystal.read import read_dataset
-    from omatg_ray.errors import OmatgRayError
-    from omatg_ray.model.flow_model import FlowModel, bundled_model
-    from omatg_ray.policy.hand_made import LinearSchedule
-    from omatg_ray.reward.energy import MatGLEnergy
+    from omatg_ray.commands.pretrain import pretrain as pretrain
+    from omatg_ray.commands.train import train as train
+    from omatg_ray.config import Config as Config
+    from omatg_ray.crystal.batch import CrystalBatch as CrystalBatch
+    from omatg_ray.crystal.read import read_dataset as read_dataset
+    from omatg_ray.errors import OmatgRayError as OmatgRayError
+    from omatg_ray.model.flow_model import FlowModel as FlowModel
+    from omatg_ray.model.flow_model import bundled_model as bundled_model
+    from omatg_ray.policy.hand_made import LinearSchedule as LinearSchedule
+    from omatg_ray.reward.energy import MatGLEnergy as MatGLEnergy
 
 _HOMES = {
     "Config": "omatg_ray.config",
@@ -47,18 +48,7 @@ _RENAMED = {"LinearAnnealing": "LinearSchedule"}
 # Runs before any other module of this package and before PyTorch, in actors too.
 limit_spinning()
 
-__all__ = [
-    "Config",
-    "CrystalBatch",
-    "FlowModel",
-    "LinearSchedule",
-    "MatGLEnergy",
-    "OmatgRayError",
-    "bundled_model",
-    "pretrain",
-    "read_dataset",
-    "train",
-]
+__all__ = list(_HOMES)
 
 
 # In actors, too, this runs before anything else is imported.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.flow.settings import PretrainSettings
-from omatg_ray.model.variants import VariantName, variant
+from omatg_ray.model.variants import NAMES, VariantName, summary, variant
 from omatg_ray.policy.settings import CHUNK_PAIRS, AnyHandMade, NoiseMode, NoiseSettings, ScheduleSettings
 from omatg_ray.reward.settings import RewardSettings
 from omatg_ray.rl.settings import AdvantageSettings, LearnerSettings, ObjectiveSettings, RolloutSettings
@@ -19,7 +19,7 @@ from omatg_ray.run.config_file import read_tree
 from omatg_ray.run.location import Location, is_bundled
 from omatg_ray.run.location_keys import CrystalsLocation, Kind, ModelLocation, RunLocation, ScheduleLocation, relocate
 from omatg_ray.run.tracking import Tracker
-from omatg_ray.settings import FIELDS, FieldName, Settings, explain_errors
+from omatg_ray.settings import FIELDS, FieldName, Settings
 from omatg_ray.tree import dump
 
 UNNAMED_DATA = "data: name a file to split (data.file=...) or three files (data.train, data.val, data.test)"
@@ -38,6 +38,11 @@ class DataSettings(Settings):
     test_compositions: float = Field(0.1, gt=0, description="test compositions: a share below 1, or a number")
     split_seed: int = Field(0, description="seed of the split")
     on_error: Literal["refuse", "skip"] = Field("refuse", description="crystals that cannot be used: refuse or skip")
+    drop_unknown: bool = Field(
+        False,
+        description="leave out crystals with elements that the base or reward.potential does not know, and say how "
+        "many; pretrain: that reward.potential does not know",
+    )
 
     @field_validator("val_compositions", "test_compositions")
     @classmethod
@@ -59,11 +64,7 @@ class DataSettings(Settings):
 class PolicySettings(Settings):
     """The Gaussian step policy."""
 
-    variant: VariantName = Field(
-        "velocity",
-        description="velocity: trains the velocity · score: trains velocity and denoiser of a base pretrained with γ · "
-        "annealing: trains the schedule s(t) in (1 + s(t)) · velocity of the frozen base",
-    )
+    variant: VariantName = Field("velocity", description=" · ".join(map(summary, NAMES)))
     active: list[FieldName] = Field(["pos"], min_length=1, description="fields to reinforce; others follow the base")
     noise: dict[FieldName, NoiseSettings] = Field(
         {"pos": NoiseSettings(kind="sqrt", a=0.1668)}, description="σ(t) of each active field"
@@ -218,16 +219,6 @@ class Config(Settings):
         if path is not None:
             tree.setdefault("run", f"runs/{Path(path).stem}")
         return cls.from_tree(tree, source)
-
-    @classmethod
-    def from_tree(cls, tree: dict[str, Any], source: str = "config") -> Config:
-        """Build a configuration from plain values.
-
-        Raises:
-            ConfigError: As `load`.
-        """
-        with explain_errors(source, cls):
-            return cls.model_validate(tree)
 
     def resolved(self) -> Config:
         """Return the same configuration with absolute paths, so that any working directory can resume the run."""

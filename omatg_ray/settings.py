@@ -5,17 +5,17 @@ Each part of the package declares its settings beside the code that uses them; `
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 from omatg_ray.errors import ConfigError
+from omatg_ray.hints import elsewhere, hint_at, nearest, same_meaning
 from omatg_ray.tree import dump
 
 FieldName = Literal["pos", "cell"]
@@ -51,6 +51,17 @@ class Settings(BaseModel):
                 # YAML names the group, with nothing below it.
                 del values[name]
         return values
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any], source: str = "config") -> Self:
+        """Build settings from plain values; `source` is their name in messages.
+
+        Raises:
+            ConfigError: A key is unknown, mistyped or out of range. The message names the key and, for unknown keys,
+                the nearest valid one.
+        """
+        with explain_errors(source, cls):
+            return cls.model_validate(tree)
 
 
 def _merge(default: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -145,14 +156,11 @@ class Kinds:
             raise ValueError(f"give its kind, one of {names}, as a word or with further keys, not {value!r}")
         kind = value["kind"]
         if not isinstance(kind, str) or kind not in self.classes:
-            near = difflib.get_close_matches(str(kind), list(self.classes), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {names}"
-            raise ValueError(f"unknown kind {kind!r}; {hint}")
+            raise ValueError(f"unknown kind {kind!r}; {hint_at(kind, self.classes, f'known: {names}')}")
         cls = self.classes[kind]
         for key in sorted(value.keys() - cls.model_fields.keys(), key=str):
-            near = difflib.get_close_matches(str(key), list(cls.model_fields), n=1)
             keys = ", ".join(name for name in cls.model_fields if name != "kind")
-            hint = f"did you mean {near[0]}?" if near else f"valid keys: {keys or 'none'}"
+            hint = hint_at(key, cls.model_fields, f"valid keys: {keys or 'none'}")
             raise ValueError(f"{kind} has no key {key}; {hint}")
         # pydantic prefixes these errors with the path of the field.
         return cls.model_validate(value)
@@ -202,9 +210,7 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         parent = _model_at(model, location[:-1])
         names = list(parent.model_fields) if parent else []
-        near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.4)
-        hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"valid keys: {', '.join(names)}"
-        return f"unknown key {key}: {hint}"
+        return f"unknown key {key}: {_hint(model, location, names)}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"{key}: missing, and it has no default"
@@ -212,6 +218,28 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
         # Checks that involve several keys name these themselves.
         return message
     return f"{key}: {message} (got {problem['input']!r})" if problem["type"] != "value_error" else f"{key}: {message}"
+
+
+def _hint(model: type[BaseModel], location: list[str], names: list[str]) -> str:
+    """Return what was probably meant: another word for it there, or elsewhere, or one that is spelled alike there."""
+    *above, name = location
+    if same := same_meaning(name, names):
+        meant = [".".join([*above, same])]
+    else:
+        meant = elsewhere(".".join(location), _keys(model))
+    if not meant and (near := nearest(name, names, cutoff=0.4)):
+        meant = [".".join([*above, near])]
+    return f"did you mean {' or '.join(meant)}?" if meant else f"valid keys: {', '.join(names)}"
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield all dotted keys of values, without those in dictionaries and of kinds."""
+    for name in model.model_fields:
+        group = _model_at(model, [name])
+        if group is None or _is_dict(model.model_fields[name].annotation):
+            yield f"{prefix}{name}"
+        else:
+            yield from _keys(group, f"{prefix}{name}.")
 
 
 def documented_keys(defaults: BaseModel, prefix: str = "") -> list[tuple[str, str, str]]:

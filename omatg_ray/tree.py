@@ -142,7 +142,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def path_as_text(place: Path | str) -> str:
+def path_as_text(location: Path | str) -> str:
     """Return a location as text that `as_location` reads back: a path that begins with a literal ~ gets a ./ prefix."""
-    text = str(place)
-    return f"./{text}" if isinstance(place, Path) and text.startswith("~") else text
+    text = str(location)
+    return f"./{text}" if isinstance(location, Path) and text.startswith("~") else text

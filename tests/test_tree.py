@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from omatg_ray.cli.words import split_words
+from omatg_ray.cli.arguments import split_words
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.advice import command

@@ -21,7 +21,7 @@ ASSETS: tuple[AssetName, ...] = get_args(AssetName)
 # Files that need a checksum: otherwise a list that lost a line would let a damaged file pass.
 NEEDED: Final[dict[AssetName, tuple[str, ...]]] = {
     "crystals": (CARD, "train.extxyz", "val.extxyz", "test.extxyz"),
-    "potential": (CARD, "model.json", "model.pt", "state.pt", "known_energies.json"),
+    "potential": (CARD, "model.json", "model.pt", "state.pt", "known_energies.json", "domain.json"),
     "base": (CARD, "model.json", "weights.safetensors"),
     "schedule": (CARD, "schedule.json", "weights.safetensors"),
 }

@@ -1,10 +1,11 @@
-"""Options that several verbs share: parsers of their values, and the options of a run."""
+"""What several verbs share: parsers of values, the options of a run, and words: paths or overrides of keys."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from omatg_ray.run.location import Location, as_location, expand
@@ -54,6 +55,16 @@ def location(text: str) -> Location:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def on_error_argument(sub: argparse.ArgumentParser, what: str) -> None:
+    """Add the option of verbs that read crystals."""
+    sub.add_argument(
+        "--on-error",
+        choices=("refuse", "skip"),
+        default="refuse",
+        help=f"unusable {what}: refuse the file and list them (default), or skip them and say how many",
+    )
+
+
 def run_arguments(sub: argparse.ArgumentParser) -> None:
     """Add the options of the verbs that start or resume a run."""
     sub.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="a YAML file, then overrides")
@@ -69,3 +80,22 @@ def run_arguments(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--quiet", action="store_true", help="no progress")
     sub.add_argument("--dry-run", action="store_true", help="print what would run, with time and memory; write nothing")
+
+
+def key_of(override: str) -> str:
+    """Return the key that an override sets."""
+    return override.partition("=")[0].strip()
+
+
+def is_override(word: str) -> bool:
+    """Decide whether a word sets a key rather than names a file; `lr=1e-4/config.yaml` may be a file."""
+    return "=" in word and "/" not in key_of(word) and not os.path.isfile(word)
+
+
+def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Separate the words of a command line into paths of files and overrides."""
+    files: list[str] = []
+    overrides: list[str] = []
+    for word in words:
+        (overrides if is_override(word) else files).append(word)
+    return files, overrides

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from types import ModuleType
 from typing import NoReturn
 
 from omatg_ray.cli import verbs as package
@@ -31,6 +30,7 @@ With the bundled base model, crystals and potential, in minutes on two cores:
 
 A whole project, from a file of crystals to a better generator:
 
+  omatg-ray check perov_5.csv --potential POTENTIAL
   omatg-ray pretrain configs/perov5_base.yaml data.file=perov_5.csv run=runs/base
   omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL run=runs/better
   omatg-ray evaluate runs/better --data runs/better/data/test.extxyz
@@ -46,18 +46,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_closed()
     with tolerate_lost_readers() as lost:
         code = _main(argv)
-    if code or lost.reason is None:
+    if code or not lost:
         return code
-    if lost.reason == errno.EPIPE:
+    if lost[-1] == errno.EPIPE:
         return 141  # the exit code of a program whose reader ends (`| head`)
-    print(f"omatg-ray: the output could not be written: {os.strerror(lost.reason)}", file=sys.stderr)
+    print(f"omatg-ray: the output could not be written: {os.strerror(lost[-1])}", file=sys.stderr)
     return 1
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    parser = _parser()
+    given = sys.argv[1:] if argv is None else argv
+    parser = _parser(given[0] if given else "")
+    if given and given[0] not in RESUMABLE and any(word.partition("=")[0] == "--resume" for word in given):
+        parser.error(
+            f"--resume: give it to {', '.join(RESUMABLE[:-1])} or {RESUMABLE[-1]}, after the verb; to continue ablate "
+            "or evaluate --to, repeat the same command"
+        )
     # argparse gives the words before the first option to a positional, and leaves over those after it.
-    arguments, words = parser.parse_known_args(argv)
+    arguments, words = parser.parse_known_args(given)
     unknown = [word for word in words if word.startswith("-")] or (words if "words" not in arguments else [])
     if unknown:
         hint = "; several numbers are joined by commas" if unknown[0].isdigit() else ""
@@ -147,26 +153,39 @@ class _Parser(argparse.ArgumentParser):
 
 
 ORDER = (
-    *("pretrain", "train", "evaluate", "ablate", "tune", "generate"),
+    *("check", "pretrain", "train", "evaluate", "ablate", "tune", "generate"),
     *("import-omatg", "export-omatg", "report", "info", "doctor", "config"),
 )
 """Order of the verbs in the help; others follow by name."""
+RESUMABLE = ("pretrain", "train", "tune")
+"""The verbs with the option --resume."""
 
 
-def verbs() -> dict[str, ModuleType]:
-    """Return the module of every verb in `omatg_ray/cli/verbs`, by its name."""
-    modules = [import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)]
-    by_name = {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in modules}
-    return {name: by_name[name] for name in (*ORDER, *sorted(by_name.keys() - set(ORDER)))}
+def verbs() -> list[str]:
+    """Return the names of all verbs: those of the modules in `omatg_ray/cli/verbs`."""
+    found = {info.name.replace("_", "-") for info in pkgutil.iter_modules(package.__path__)}
+    return [*ORDER, *sorted(found - set(ORDER))]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="omatg-ray", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser(verb: str) -> argparse.ArgumentParser:
+    """Build the parser of a verb, or of all verbs if there is none of that name.
+
+    So an error in the module of a verb breaks this verb alone.
+    """
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog="omatg-ray", description=DESCRIPTION, formatter_class=as_written)
     subparsers = parser.add_subparsers(metavar="VERB", required=True)
-    for name, verb in verbs().items():
-        sub = subparsers.add_parser(
-            name, help=verb.SUMMARY, description=verb.DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        verb.add_arguments(sub)
-        sub.set_defaults(run=verb.run)
+    names = verbs()
+    for name in [verb] if verb in names else names:
+        try:
+            module = import_module(f"{package.__name__}.{name.replace('-', '_')}")
+        except Exception as error:
+            if name == verb:
+                raise
+            subparsers.add_parser(name, help=f"cannot be loaded: {_compact(str(error))}")
+            continue
+        described = {"help": module.SUMMARY, "description": module.DESCRIPTION}
+        sub = subparsers.add_parser(name, formatter_class=as_written, **described)
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
     return parser

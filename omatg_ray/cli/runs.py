@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omatg_ray.cli.words import key_of, split_words
+from omatg_ray.cli.arguments import key_of, split_words
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.location import Location, join_location
 from omatg_ray.run.storage import files_at

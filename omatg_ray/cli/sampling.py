@@ -155,12 +155,8 @@ def work_options(arguments: argparse.Namespace) -> dict[str, Any]:
     from omatg_ray.config import Config
     from omatg_ray.run.job_paths import find_potential
 
-    names = ("seed", "workers", "timeout", "device", "threads")
-    values = {name: getattr(arguments, name) for name in names}
-    values["potential"] = find_potential(arguments.potential)
-    for name in ("chunk_pairs", "block"):
-        if getattr(arguments, name) is not None:
-            values[name] = getattr(arguments, name)
+    names = ("seed", "workers", "timeout", "device", "threads", "chunk_pairs", "block")
+    values = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     words = [word.removeprefix("ray.") for word in arguments.ray.split(",")] if arguments.ray else []
     for word in words:
         if word.startswith(("learner", "pretrain")):
@@ -168,4 +164,4 @@ def work_options(arguments: argparse.Namespace) -> dict[str, Any]:
     ray = Config.load(None, [f"ray.{word}" for word in words]).ray
     if words and not ray.rollout.workers:
         raise ConfigError("--ray: set the number of rollout.workers that generate, e.g. --ray rollout.workers=4")
-    return values | {"ray": ray}
+    return values | {"potential": find_potential(arguments.potential), "ray": ray}

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from omatg_ray.commands.ablate_settings import AblationSettings, SetSettings
 from omatg_ray.commands.evaluate import NO_POTENTIAL, MeasureOptions, evaluation_session
 from omatg_ray.config import DataSettings
 from omatg_ray.errors import ConfigError, ModelError
-from omatg_ray.evaluate.ablation import Ablated, Learned, best_of
-from omatg_ray.evaluate.cases import Case, CaseResult, evaluate_cases
+from omatg_ray.evaluate.ablation import HandMade, Tuned, best_kind, summarize, tune
+from omatg_ray.evaluate.cases import Case, evaluate_cases
+from omatg_ray.evaluate.chemistry import PlausibilityCheck
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.evaluator import Evaluator
-from omatg_ray.evaluate.tuning import HandMade, Tuned, tune
+from omatg_ray.evaluate.settings import ways_of
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import NONE, brief, learned_schedule
 from omatg_ray.policy.hand_made import LinearSchedule
-from omatg_ray.policy.schedule import LearnedSchedule
+from omatg_ray.policy.schedule import LearnedSchedule, Schedule
 from omatg_ray.report.ablation import write_ablation
 from omatg_ray.report.comparison import write_comparison
 from omatg_ray.run.job_paths import path_to_keep
@@ -31,21 +32,11 @@ from omatg_ray.train.job import with_job_paths
 from omatg_ray.train.splits import base_run_data
 
 
-@dataclass(frozen=True)
-class AblationResult:
-    """Result of an ablation.
-
-    Attributes:
-        sets: Results of every set.
-        report: The report.
-    """
-
-    sets: dict[str, Ablated]
-    report: Path
-
-
-def ablate(settings: AblationSettings, progress: bool = False) -> AblationResult:
+def ablate(settings: AblationSettings, progress: bool = False) -> tuple[dict[str, dict[str, Any]], Path]:
     """Tune, evaluate and compare. Results of an earlier call in the same folder are not computed again.
+
+    Returns:
+        Results of every set, as from `summarize`, and the path of the report.
 
     Raises:
         ConfigError: A set names no crystals and its model has none, or nothing exists at a location.
@@ -53,21 +44,32 @@ def ablate(settings: AblationSettings, progress: bool = False) -> AblationResult
     """
     folder, settings = path_to_keep(settings.run), with_job_paths(settings)
     learned = {
-        name: [Learned(of, _load_schedules(f"sets.{name}.learned.{of}", paths)) for of, paths in entry.learned.items()]
+        name: {of: _load_schedules(f"sets.{name}.learned.{of}", of, paths) for of, paths in entry.learned.items()}
         for name, entry in settings.sets.items()
     }
-    done = {}
+    sets = {}
     for name, entry in settings.sets.items():
         val, test = _locate_crystals(name, entry)
         tuned = _tune(settings, entry, val, folder / name / "tuning", f"{name}: tuning", progress)
-        done[name] = _compare(settings, entry, test, folder / name, tuned, learned[name], progress)
-    return AblationResult(done, write_ablation(folder, done, settings.tuning.by))
+        cases: list[Case] = []
+        measured = {"limit": settings.limit, "samples": settings.samples}
+        with _session(settings, entry, test, progress, **measured) as (evaluator, _, (model,)):
+            for steps in sorted(settings.steps):
+                schedules: dict[str, Schedule] = {NONE: LinearSchedule()}
+                schedules |= {kind: best.schedule for kind, best in tuned[steps].items()}
+                for versions in learned[name].values():
+                    schedules |= versions
+                cases += [Case(model, Sampling(steps, schedule), "base", way) for way, schedule in schedules.items()]
+            results = evaluate_cases(cases, evaluator, folder / name, progress=progress)
+            write_comparison(folder / name, Comparison.of(results), evaluator.references, {"data": str(test)})
+        sets[name] = summarize(results, tuned, learned[name], settings.tuning)
+    return sets, write_ablation(folder, sets, learned, settings.tuning.by)
 
 
-def _load_schedules(key: str, folders: Sequence[Location]) -> list[LearnedSchedule]:
-    """Load the learned schedules of a key; errors name the key."""
+def _load_schedules(key: str, name: str, folders: Sequence[Location]) -> dict[str, LearnedSchedule]:
+    """Load the versions of a learned schedule, by name; errors name the key."""
     try:
-        return [learned_schedule(folder) for folder in folders]
+        return dict(zip(ways_of(name, len(folders)), map(learned_schedule, folders), strict=True))
     except (ConfigError, ModelError) as error:
         raise ConfigError(f"{key}: {error}") from error
 
@@ -84,32 +86,14 @@ def _locate_crystals(name: str, entry: SetSettings) -> tuple[Location, Location]
     return val, test
 
 
-@contextmanager
-def _work(
-    settings: AblationSettings,
-    entry: SetSettings,
-    data: Location,
-    progress: bool,
-    *,
-    limit: int | None,
-    samples: int = 1,
-    energies: bool = True,
-) -> Iterator[tuple[Evaluator, FlowModel]]:
-    """Open an evaluator on these crystals, together with the base model."""
+def _session(
+    settings: AblationSettings, entry: SetSettings, data: Location, progress: bool, **measured: Any
+) -> AbstractContextManager[tuple[Evaluator, PlausibilityCheck | None, list[FlowModel]]]:
+    """Open an evaluator on these crystals, together with the base model; `measured` goes to `MeasureOptions`."""
     potential = entry.potential or (BUNDLED if is_bundled(entry.model) else None)
-    options = MeasureOptions(
-        data=data,
-        limit=limit,
-        samples=samples,
-        seed=settings.seed,
-        potential=potential if energies else NO_POTENTIAL,
-        workers=settings.workers,
-        device=settings.device,
-        threads=settings.threads,
-        ray=settings.ray,
-    )
-    with evaluation_session(options, [entry.model], progress) as (evaluator, _, (model,)):
-        yield evaluator, model
+    shared = {name: getattr(settings, name) for name in ("seed", "workers", "device", "threads", "ray")}
+    options = MeasureOptions(**{"data": data, "potential": potential, **shared, **measured})
+    return evaluation_session(options, [entry.model], progress)
 
 
 def _tune(
@@ -119,9 +103,9 @@ def _tune(
     tuning, kinds = settings.tuning, settings.kinds
     if not kinds:
         return {steps: {} for steps in settings.steps}
-    best_schedules: dict[int, dict[str, Tuned]] = {}
-    energies = tuning.by == "relative_energy_mean_capped"
-    with _work(settings, entry, data, progress, limit=tuning.limit, energies=energies) as (evaluator, model):
+    tuned: dict[int, dict[str, Tuned]] = {}
+    potential = {} if tuning.by == "relative_energy_mean_capped" else {"potential": NO_POTENTIAL}
+    with _session(settings, entry, data, progress, limit=tuning.limit, **potential) as (evaluator, _, (model,)):
         for steps in sorted(steps for steps in settings.steps if steps <= tuning.most_steps):
 
             def measure(schedules: Sequence[HandMade], steps: int = steps) -> list[float]:
@@ -129,34 +113,8 @@ def _tune(
                 values = [result.metrics[tuning.by] for result in evaluate_cases(cases, evaluator, folder)]
                 return [math.nan if value is None else value for value in values]
 
-            best_schedules[steps] = {kind: tune(kind, tuning, steps, measure, tuning.highest) for kind in kinds}
+            tuned[steps] = {kind: tune(kind, tuning, steps, measure) for kind in kinds}
             if progress:
-                best = best_of(best_schedules[steps], tuning.highest)[1]
+                best = tuned[steps][best_kind(tuned[steps], tuning)]
                 print_line(f"{title}, {steps} points: best is {brief(best.schedule)}, {tuning.by} {best.value:.4f}")
-    most = max(best_schedules)
-    return {steps: best_schedules.get(steps, best_schedules[most]) for steps in settings.steps}
-
-
-def _compare(
-    settings: AblationSettings,
-    entry: SetSettings,
-    data: Location,
-    folder: Path,
-    tuned: dict[int, dict[str, Tuned]],
-    learned: Sequence[Learned],
-    progress: bool,
-) -> Ablated:
-    """Evaluate all schedules on the test crystals."""
-    with _work(settings, entry, data, progress, limit=settings.limit, samples=settings.samples) as (evaluator, model):
-        cases: list[Case] = []
-        for steps in sorted(settings.steps):
-            cases.append(Case(model, Sampling(steps, LinearSchedule()), "base", NONE))
-            cases += [Case(model, Sampling(steps, best.schedule), "base", kind) for kind, best in tuned[steps].items()]
-            cases += [
-                Case(model, Sampling(steps, schedule), "base", name)
-                for of in learned
-                for name, schedule in zip(of.ways, of.schedules, strict=True)
-            ]
-        results: list[CaseResult] = evaluate_cases(cases, evaluator, folder, progress=progress)
-        report = write_comparison(folder, Comparison.of(results), evaluator.references, {"data": str(data)})
-    return Ablated(results, tuned, settings.tuning.highest, list(learned), report)
+    return {steps: tuned.get(steps, tuned[max(tuned)]) for steps in settings.steps}

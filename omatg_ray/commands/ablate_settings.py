@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from omatg_ray.distributed.settings import RaySettings
-from omatg_ray.evaluate.settings import BEST, TriedSettings, ways_of
+from omatg_ray.evaluate.settings import BEST, TuningSettings, ways_of
 from omatg_ray.model.schedule import NONE
 from omatg_ray.run.config_file import read_tree
 from omatg_ray.run.location import Location
@@ -17,7 +17,6 @@ from omatg_ray.run.location_keys import CrystalsLocation, LocalFolder, ModelLoca
 from omatg_ray.settings import Settings, explain_errors
 
 Kind = Literal["linear", "quadratic", "cosine", "constant", "steps"]
-Metric = Literal["crmse", "match_rate", "relative_energy_mean_capped"]
 KINDS: list[Kind] = list(get_args(Kind))
 
 
@@ -40,23 +39,6 @@ class SetSettings(Settings):
     )
 
 
-class TuningSettings(TriedSettings):
-    """Tuning of hand-made schedules."""
-
-    by: Metric = Field("crmse", description="metric that decides")
-    limit: int | None = Field(128, ge=1, description="validation crystals, spread over the file; null: all")
-    most_steps: int = Field(
-        100,
-        ge=2,
-        description="most grid points to tune at; more use the best schedules of the largest tuned number",
-    )
-
-    @property
-    def highest(self) -> bool:
-        """Whether high values of the metric are good."""
-        return self.by == "match_rate"
-
-
 class AblationSettings(Settings):
     """Settings of `omatg-ray ablate`."""
 
@@ -76,7 +58,7 @@ class AblationSettings(Settings):
     ray: RaySettings = Field(RaySettings(), description="actors that generate and measure; without workers: none")
 
     @model_validator(mode="after")
-    def _names(self) -> AblationSettings:
+    def _check(self) -> AblationSettings:
         for name, entry in self.sets.items():
             ways = [NONE, BEST, *KINDS]
             for learned, paths in entry.learned.items():
@@ -84,10 +66,6 @@ class AblationSettings(Settings):
                 if set(new) & set(ways):
                     raise ValueError(f"sets.{name}.learned.{learned}: that name is taken; choose another")
                 ways += new
-        return self
-
-    @model_validator(mode="after")
-    def _sensible(self) -> AblationSettings:
         if min(self.steps) < 2 or len(set(self.steps)) != len(self.steps):
             raise ValueError("`steps` must be different numbers of at least 2 grid points")
         if not any(steps <= self.tuning.most_steps for steps in self.steps) and self.kinds:

@@ -24,6 +24,7 @@ from omatg_ray.assets import AssetName, asset, files
 from omatg_ray.errors import OmatgRayError
 from omatg_ray.run.location import BUNDLED
 from omatg_ray.run.quiet import quiet_libraries
+from omatg_ray.run.versions import installed
 
 PACKAGE = "omatg-ray"
 # Measured with 1.5 million parameters: 1.4 GB in the process that learns, 0.6 GB in each of two that match crystals.
@@ -125,29 +126,22 @@ def packages() -> Finding:
     # This package uses markers only to name the extra that a requirement belongs to.
     needed = [text for text in metadata.requires(PACKAGE) or [] if "extra ==" not in text]
     names = [re.split(r"[^\w.-]", text, maxsplit=1)[0] for text in needed]
-    missing = [name for name in names if not _installed(name)]
+    found = installed(names)
+    missing = [name for name in names if name not in found]
     if missing:
         return "fails", f"not installed: {', '.join(missing)}; {FIX}"
     from packaging.requirements import Requirement
 
     asked = {name: Requirement(text).specifier for name, text in zip(names, needed, strict=True)}
     old = [
-        f"{name} {metadata.version(name)} ({specifier})"
+        f"{name} {found[name]} ({specifier})"
         for name, specifier in asked.items()
-        if not specifier.contains(metadata.version(name), prereleases=True)
+        if not specifier.contains(found[name], prereleases=True)
     ]
     if old:
         return "warning", f"older than the versions {PACKAGE} was tested with: {', '.join(old)}; {FIX}"
     shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "matgl", "ray"))
     return "ok", f"all {len(needed)} are installed and new enough ({shown})"
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def devices() -> Finding:

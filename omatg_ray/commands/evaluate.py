@@ -10,24 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from omatg_ray.assets import crystals
+from omatg_ray.crystal.domain import species_of
 from omatg_ray.crystal.read import OnError
-from omatg_ray.evaluate.cases import Case, CaseFolder, conditions_of, evaluate_cases
+from omatg_ray.evaluate.cases import Case, conditions_of, evaluate_cases, other_cases
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.comparison import Comparison
-from omatg_ray.evaluate.evaluation import Evaluation
+from omatg_ray.evaluate.domain import trained_on, warn_outside
+from omatg_ray.evaluate.evaluation import Evaluation, spread_rows
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.metrics import measured_columns
-from omatg_ray.model.checks import warn_generated_species, warn_noiseless, warn_unfamiliar
+from omatg_ray.model.checks import warn_generated_species, warn_noiseless
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import OWN
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.run.atomic import write_json
 from omatg_ray.run.location import BUNDLED, Location, absolute_name, is_bundled
 from omatg_ray.run.text import aligned
 from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.options import SamplingOptions, WorkOptions
 from omatg_ray.train.splits import read
+from omatg_ray.train.unknown import drop_unknown, known_to, require_known
 
 NO_POTENTIAL = "none"
 
@@ -43,6 +45,7 @@ class MeasureOptions(WorkOptions):
         data: File or URL of reference crystals, or bundled: the test split of the bundled ones.
         limit: Use this many references, spread over the file; None uses all.
         on_error: Whether unusable references are refused or skipped.
+        drop_unknown: Whether references with elements that a model or the potential does not know are left out.
         samples: Crystals generated for each reference.
         invalid_energy: Energy in eV/atom that invalid crystals count as in the capped mean.
         plausibility: Also measure over chemically plausible crystals, with SMACT and matminer.
@@ -51,6 +54,7 @@ class MeasureOptions(WorkOptions):
     data: Location
     limit: int | None = None
     on_error: OnError = "refuse"
+    drop_unknown: bool = False
     samples: int = 1
     invalid_energy: float = 3.0
     plausibility: bool = False
@@ -134,7 +138,7 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
         conditions = conditions_of(evaluator, plausible=check is not None)
         # Drop results of a model that has changed since under the same name; they would look like the new one's.
         measured = {(case.name, case.way, case.steps) for case in results}
-        kept = CaseFolder(options.folder).others(conditions, [case.key for case in results])
+        kept = other_cases(options.folder, conditions, [case.key for case in results])
         others = [case for case in kept if (case.name, case.way, case.steps) not in measured]
         comparison, reward = Comparison.of([*results, *others]), evaluator.backend.energy
         about = {
@@ -166,13 +170,20 @@ def evaluation_session(
     loaded = {path: FlowModel.load(path, device) for path in dict.fromkeys(places)}
     data = crystals("test") if is_bundled(options.data) else options.data
     dataset = read(data, progress, options.on_error)
+    reward = _reward(options, list(loaded.values()))
+    if options.drop_unknown:
+        known = {} if reward is None else known_to(reward.potential)
+        for place, model in loaded.items():
+            known |= known_to(None, model, place)
+        dataset = drop_unknown(dataset, known, data)
     for model in loaded.values():
-        warn_unfamiliar(model, dataset.elements, dataset.sizes)
         warn_noiseless(model, samplings)
         warn_generated_species(model)
-    reward = _reward(options, list(loaded.values()))
+    models = {str(place): model for place, model in loaded.items()}
+    asked = species_of(dataset.crystals.select(spread_rows(len(dataset), options.limit)))
+    warn_outside(models, trained_on(models, [reward]), asked, "references")
     if reward is not None:
-        reward.to(device).require_elements(dataset.elements)
+        require_known(reward.to(device).potential, dataset.elements)
     with (
         nullcontext() if plausibility is None else plausibility,
         evaluation_backend(options, loaded[places[0]], reward, progress) as backend,
@@ -220,14 +231,15 @@ def distinct_names(places: Sequence[Location]) -> list[str]:
     return [str(path) for path in places]
 
 
-def write_evaluation(path: Path, evaluation: Evaluation) -> None:
-    """Write the metrics at the top level, then the request and the values of every structure."""
-    write_json(path, flatten_evaluation(evaluation.as_dict()))
-
-
 def flatten_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Return an evaluation (from `Evaluation.as_dict`) with its metrics at the top level."""
     return {**evaluation["metrics"], **{key: value for key, value in evaluation.items() if key != "metrics"}}
+
+
+def domain_line(shares: Mapping[str, float | None]) -> str:
+    """Say which share of the references is in the domain of each model, by its name, and of the potential."""
+    texts = [f"{name} {'unknown' if share is None else f'{share:.1%}'}" for name, share in shares.items()]
+    return f"references in domain: {', '.join(texts)}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from omatg_ray.commands.import_omatg import refuse_existing
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.omatg.export import Exported, export_omatg
+from omatg_ray.omatg.export import export_omatg
 from omatg_ray.run.atomic import replace_folder
 from omatg_ray.run.location import Location
 
 
-def export_model(model: Location, out: Path, steps: int | None = None, data: str | None = None) -> Exported:
-    """Write checkpoint.ckpt and train.yaml into a new folder.
+def export_model(model: Location, out: Path, steps: int | None = None, data: str | None = None) -> list[str]:
+    """Write checkpoint.ckpt and train.yaml into a new folder; return notes on what was left out or differs.
 
     Args:
         model: Model folder, run folder, or bundled.
@@ -27,5 +27,4 @@ def export_model(model: Location, out: Path, steps: int | None = None, data: str
     refuse_existing(out)
     loaded = FlowModel.load(model)
     with replace_folder(out) as folder:
-        written = export_omatg(loaded, folder, steps, data)
-    return Exported(out / written.checkpoint.name, out / written.config.name, written.notes)
+        return export_omatg(loaded, folder, steps, data)

@@ -12,24 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omatg_ray.commands.generated import AS_GENERATED, RELAXED, UNFINISHED, Generated
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.domain import judge, species_of
 from omatg_ray.crystal.formula import cell_species
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import ConfigError, DataError, ModelError
-from omatg_ray.evaluate.backend import Block, Measured
-from omatg_ray.evaluate.unique import find_unique, space_groups
-from omatg_ray.model.checks import refuse_unseen, warn_noiseless, warn_unfamiliar
+from omatg_ray.evaluate.backend import Block
+from omatg_ray.evaluate.bonds import closest_bonds
+from omatg_ray.evaluate.domain import trained_on, warn_outside
+from omatg_ray.evaluate.evaluation import collect
+from omatg_ray.evaluate.ranking import above_best, in_dispute
+from omatg_ray.evaluate.unique import SYMMETRY_TOLERANCE, find_unique, space_groups
+from omatg_ray.model.checks import refuse_unseen, warn_noiseless
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Composition, compositions
-from omatg_ray.reward.protocol import holds_only
+from omatg_ray.reward.protocol import holds_only, reward_of_known
 from omatg_ray.reward.relax import Relaxed, relax
 from omatg_ray.run.progress import Progress
 from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.options import SamplingOptions
-
-ABSURD = 3.0
-"""eV/atom above the best crystal of the composition: atoms overlap, but not enough to make the crystal invalid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,7 @@ class GenerateOptions(SamplingOptions):
         atoms: Numbers of atoms per cell in place of formulas, for a model that generates species.
         count: Crystals for each formula and z, or number of atoms.
         relax: Most relaxation steps of every valid crystal, under the potential; 0 leaves them as they are.
+        second_potential: Potential that judges the unique crystals too, without relaxing them: name, folder or bundled.
     """
 
     formulas: tuple[str, ...] = ()
@@ -49,39 +53,14 @@ class GenerateOptions(SamplingOptions):
     atoms: tuple[int, ...] = ()
     count: int = 1
     relax: int = 0
-
-
-@dataclass(frozen=True)
-class Generated:
-    """Unique valid crystals: reduced compositions in the requested order, lowest energy per atom first in each.
-
-    Compositions chosen by a model come in the order of their lowest energy per atom.
-
-    Attributes:
-        crystals: The crystals.
-        properties: Properties of each: formula, rank, energy, space group, copies, provenance. `energy_above_best` is
-            in eV/atom above the lowest of its reduced composition. `relax_steps` is the number of relaxation steps, and
-            `relax_drop` the eV/atom by which they lowered the energy.
-        asked: Number of crystals generated.
-        invalid: Number of crystals that failed the validity checks and were dropped.
-    """
-
-    crystals: CrystalBatch
-    properties: list[dict[str, Any]]
-    asked: int
-    invalid: int
-
-    @property
-    def absurd(self) -> list[bool]:
-        """Which crystals lie more than `ABSURD` above the best of their composition; none without energies."""
-        return [(row["energy_above_best"] or 0.0) > ABSURD for row in self.properties]
+    second_potential: str | None = None
 
 
 def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     """Generate, drop invalid crystals, relax the others if asked to, drop duplicates, rank.
 
     Raises:
-        ConfigError: Relaxation is asked for without a potential.
+        ConfigError: Relaxation or a second potential is asked for without a potential.
         FormulaError: A formula cannot be parsed.
         ModelError: The model cannot be read, was never trained on an element, or takes numbers of atoms although
             formulas are given, or the reverse.
@@ -91,6 +70,8 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
     """
     if options.relax and options.potential is None:
         raise ConfigError("--relax: crystals relax under a potential; name one with --potential")
+    if options.second_potential is not None and options.potential is None:
+        raise ConfigError("--second-potential: there is none to compare it with; name one with --potential")
     cells = _cells(options)
     species = [cell for _, cell in cells for _ in range(options.count)]
     device = options.prepare()
@@ -101,14 +82,22 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
         raise ModelError(f"{options.model} generates crystals of given species: give formulas, not numbers of atoms")
     # A model that generates species chooses the elements itself.
     elements = frozenset() if model.generates_species else frozenset(n for cell in species for n in cell)
-    sizes = frozenset(len(cell) for cell in species)
     refuse_unseen(model, options.model, elements)
-    warn_unfamiliar(model, frozenset(), sizes)
     warn_noiseless(model, [options.sampling])
-    reward = None
-    if options.potential is not None:
-        reward = MatGLEnergy(options.potential, device=device)
-        reward.require_elements(elements)
+    reward, second = (
+        None if name is None else MatGLEnergy(name, device=device)
+        for name in (options.potential, options.second_potential)
+    )
+    for known in (reward, second):
+        if known is not None:
+            known.require_elements(elements)
+    if reward is not None and second is not None and reward.potential.fingerprint == second.potential.fingerprint:
+        warnings.warn(
+            "--second-potential has the weights of --potential and will always agree; name another", stacklevel=2
+        )
+    models = {str(options.model): model}
+    trained = trained_on(models, [reward, second])
+    warn_outside(models, trained, [cell for _, cell in cells], "cells")
     blocks = [
         Block(
             species=[species[row] for row in rows],
@@ -119,34 +108,28 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
         )
         for rows in torch.arange(len(species)).split(options.block)
     ]
-    done: list[Measured] = []
-    with (
-        # Energies before a relaxation are not used.
-        evaluation_backend(options, model, None if options.relax else reward, progress) as backend,
-        Progress(len(species), "generate", shown=progress) as bar,
-    ):
-        for measured in backend.evaluate.measure(model, blocks):
-            done.append(measured)
-            bar.advance(steps=len(measured.crystals))
+    # Energies before a relaxation are not used.
+    with evaluation_backend(options, model, None if options.relax else reward, progress) as backend:
+        done = collect(backend.evaluate.measure(model, blocks), len(species), "generate", progress)
     crystals = CrystalBatch.cat(block.crystals for block in done)
     valid = check_validity(crystals).valid
     _warn_fruitless(cells, valid.view(len(cells), options.count))
     kept = valid.nonzero().squeeze(1)
     sound = crystals.select(kept)
     relaxed = _relax(sound, reward, options, progress) if reward is not None and options.relax else None
-    energy: Tensor | None
     if relaxed is not None:
         sound, energy = relaxed.crystals, relaxed.energy / relaxed.crystals.n_atoms
     else:
-        energies = [block.energy for block in done if block.energy is not None]
-        energy = torch.cat(energies)[kept] if energies else None
+        unknown = torch.full((len(crystals),), torch.nan, dtype=torch.float64)
+        energy = torch.cat([block.energy for block in done if block.energy is not None] or [unknown])[kept]
     order, copies = _unique(sound, energy, options)
     unique = sound.select(order)
     groups = space_groups(unique, workers=options.workers, timeout=options.timeout)
     keys, ranks = compositions(unique), Counter[Composition]()
-    above = _above_best(keys, None if energy is None else energy[order])
-    formulas = unique.formulas()
-    properties = []
+    energy, other = energy[order], _single_points(second, unique)
+    above, other_above, disputed = above_best(keys, energy), above_best(keys, other), in_dispute(keys, energy, other)
+    formulas, atoms, bonds = unique.formulas(), species_of(unique), closest_bonds(unique)
+    properties: list[dict[str, Any]] = []
     for row, position in enumerate(order.tolist()):
         index = int(kept[position])
         asked = cells[index // options.count][0]
@@ -158,22 +141,60 @@ def generate(options: GenerateOptions, progress: bool = False) -> Generated:
                 "formula": formula,
                 "z": z,
                 "rank": ranks[keys[row]],
-                "energy_per_atom": None if energy is None or energy[position].isnan() else float(energy[position]),
+                "domain": judge(trained, atoms[row]),
+                "energy_per_atom": _unless_nan(energy[row]),
                 "energy_above_best": above[row],
+                "second_energy_per_atom": _unless_nan(other[row]),
+                "second_energy_above_best": other_above[row],
+                "disputed": None if second is None else disputed[row],
                 "space_group": None if group is None else group.symbol,
                 "space_group_number": None if group is None else group.number,
-                "copies": copies[row],
+                "symmetry_tolerance": SYMMETRY_TOLERANCE,
+                "copies": copies[row].total(),
+                "copies_by_z": _by_z(copies[row]),
+                "bonds": ", ".join(map(str, bonds[row])) or None,
+                "relaxation": AS_GENERATED if relaxed is None else _relaxation(relaxed, position),
                 "relax_steps": None if relaxed is None else int(relaxed.steps[position]),
                 "relax_drop": None if relaxed is None else float(relaxed.drop[position] / sound.n_atoms[position]),
                 "model": str(options.model),
                 "steps": options.sampling.steps,
                 "noise": options.sampling.noise,
                 "potential": None if reward is None else reward.potential.name,
+                "second_potential": None if second is None else second.potential.name,
                 "seed": options.seed,
                 "index": index,
             }
         )
-    return Generated(unique, properties, len(crystals), int((~valid).sum()))
+    return Generated(
+        unique,
+        properties,
+        len(crystals),
+        int((~valid).sum()),
+        options.relax,
+        tuple(who for who, domain in trained if domain is not None),
+        tuple(who for who, domain in trained if domain is None),
+    )
+
+
+def _single_points(second: MatGLEnergy | None, crystals: CrystalBatch) -> Tensor:
+    """Return the energies of the second potential (B,) in eV/atom, NaN where it fails or does not know an element."""
+    unknown = torch.full((len(crystals),), torch.nan, dtype=torch.float64)
+    return unknown if second is None else reward_of_known(second, crystals).values.get("energy_per_atom", unknown)
+
+
+def _unless_nan(value: Tensor) -> float | None:
+    return None if value.isnan() else float(value)
+
+
+def _relaxation(relaxed: Relaxed, row: int) -> str:
+    if relaxed.energy[row].isnan():
+        return AS_GENERATED
+    return RELAXED if relaxed.converged[row] else UNFINISHED
+
+
+def _by_z(copies: Counter[int]) -> str | None:
+    """Return how many of the copies have how many formula units per cell; None if all have the same."""
+    return ", ".join(f"z={z}: {count}" for z, count in sorted(copies.items())) if len(copies) > 1 else None
 
 
 def _relax(crystals: CrystalBatch, reward: MatGLEnergy, options: GenerateOptions, progress: bool) -> Relaxed:
@@ -185,7 +206,8 @@ def _relax(crystals: CrystalBatch, reward: MatGLEnergy, options: GenerateOptions
     known = holds_only(reward.elements, crystals)
     rows, others = known.nonzero().squeeze(1), (~known).nonzero().squeeze(1)
     kept, nothing = crystals.select(others).to("cpu", torch.float64), torch.full((len(others),), torch.nan).double()
-    done = [Relaxed(kept, nothing, torch.zeros(len(others), dtype=torch.long), nothing)]
+    rests = torch.zeros(len(others), dtype=torch.bool)
+    done = [Relaxed(kept, nothing, rests.long(), nothing, rests)]
     with Progress(len(rows), "relax", shown=progress) as bar:
         for part in rows.split(options.block) if len(rows) else ():
             done.append(relax(reward.potential, crystals.select(part), options.relax, reward.chunk_edges))
@@ -196,17 +218,8 @@ def _relax(crystals: CrystalBatch, reward: MatGLEnergy, options: GenerateOptions
         torch.cat([part.energy for part in done])[order],
         torch.cat([part.steps for part in done])[order],
         torch.cat([part.drop for part in done])[order],
+        torch.cat([part.converged for part in done])[order],
     )
-
-
-def _above_best(keys: Sequence[Composition], energy: Tensor | None) -> list[float | None]:
-    """Return the eV/atom of every crystal above the lowest of its composition; None if an energy is missing."""
-    energies = [math.nan] * len(keys) if energy is None else energy.tolist()
-    best: dict[Composition, float] = {}
-    for key, value in zip(keys, energies, strict=True):
-        if not math.isnan(value):
-            best[key] = min(value, best.get(key, value))
-    return [None if math.isnan(value) else value - best[key] for key, value in zip(keys, energies, strict=True)]
 
 
 def _cells(options: GenerateOptions) -> list[tuple[tuple[str, int] | None, list[int]]]:
@@ -231,31 +244,17 @@ def _warn_fruitless(cells: Sequence[tuple[tuple[str, int] | None, list[int]]], v
         warnings.warn(f"no valid crystal of {', '.join(empty)}; {advice}", stacklevel=3)
 
 
-def _unique(crystals: CrystalBatch, energy: Tensor | None, options: GenerateOptions) -> tuple[Tensor, list[int]]:
-    """Return representatives, by composition and then by energy, and the number of crystals that each stands for."""
+def _unique(crystals: CrystalBatch, energy: Tensor, options: GenerateOptions) -> tuple[Tensor, list[Counter[int]]]:
+    """Return representatives, by composition and then by energy, and the crystals that each stands for.
+
+    These are counted by their formula units per cell.
+    """
     unique = find_unique(crystals, energy, workers=options.workers, timeout=options.timeout)
-    counts = torch.bincount(unique.cluster, minlength=len(unique.representatives)).tolist()
+    counts: list[Counter[int]] = [Counter() for _ in unique.representatives]
+    for cluster, species in zip(unique.cluster.tolist(), species_of(crystals), strict=True):
+        counts[cluster][math.gcd(*Counter(species).values())] += 1
     keys = compositions(crystals)
     position = {key: index for index, key in enumerate(dict.fromkeys(keys))}
     # `find_unique` gives the best first; a stable sort by composition keeps that order within each.
     pairs = sorted(zip(unique.representatives.tolist(), counts, strict=True), key=lambda pair: position[keys[pair[0]]])
     return torch.tensor([index for index, _ in pairs]), [count for _, count in pairs]
-
-
-def listing(found: Generated) -> str:
-    """Format one line for each crystal, with absurd ones marked."""
-    lines = []
-    for row, absurd in zip(found.properties, found.absurd, strict=True):
-        line = f"{row['formula']:>12} z={row['z']} {row['rank']:4d}"
-        if row["energy_per_atom"] is not None:
-            line += f"{row['energy_per_atom']:10.4f} eV/atom {row['energy_above_best']:+9.4f}"
-        lines.append(f"{line}  {row['space_group'] or '-':<10} x{row['copies']}{' !' if absurd else ''}")
-    return "\n".join(lines)
-
-
-def summary(found: Generated) -> str:
-    """Summarise in one line how many crystals were generated, invalid and unique."""
-    text = f"{found.asked} generated, {found.invalid} invalid, {len(found.crystals)} unique"
-    if any(found.absurd):
-        text += f", {sum(found.absurd)} more than {ABSURD:g} eV/atom above the best of their composition (!)"
-    return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omatg_ray import assets
 from omatg_ray.assets import ASSETS, AssetName
@@ -16,9 +16,13 @@ from omatg_ray.policy.settings import Curve, LearnedScheduleSettings, NoiseSetti
 from omatg_ray.run.location import BUNDLED, is_bundled, is_remote
 from omatg_ray.run.storage import files_at
 from omatg_ray.run.sync import fetch_model
+from omatg_ray.run.text import counted
 from omatg_ray.settings import FIELDS
 from omatg_ray.train.early import require_models
 from omatg_ray.tree import flatten
+
+if TYPE_CHECKING:
+    from omatg_ray.crystal.domain import Domain
 
 
 def overview() -> str:
@@ -46,13 +50,11 @@ def _summarise(name: AssetName) -> str:
     return f"{name}: {len(files)} files, {size / 1e6:.2f} MB, in {assets.root() / name}"
 
 
-def describe_asset(name: AssetName) -> str:
-    """Return folder, files and size of an asset, then its card.
-
-    Raises:
-        DataError: A file of it is missing or damaged.
-    """
-    return f"{_summarise(name)}\n\n{assets.card(name).rstrip()}"
+def _elements(potential: Path) -> str:
+    """Return the number and the symbols of the elements of a potential, from MatGL's description of its network."""
+    network = json.loads((potential / "model.json").read_text(encoding="utf-8"))["kwargs"]["model"]
+    symbols = network["init_args"]["element_types"]
+    return f"{len(symbols)}: {' '.join(symbols)}"
 
 
 def describe(name: str) -> str:
@@ -68,7 +70,8 @@ def describe(name: str) -> str:
     """
     for known in ASSETS:
         if name == known:
-            return describe_asset(known)
+            elements = f"\nelements: {_elements(assets.asset(known))}" if known == "potential" else ""
+            return f"{_summarise(known)}{elements}\n\n{assets.card(known).rstrip()}"
     if not is_bundled(name) and not is_remote(name) and not Path(name).exists():
         raise ModelError(
             f"info: {name} is none of {', '.join(ASSETS)} or {BUNDLED}, and there is no model or run folder of that "
@@ -125,6 +128,7 @@ def describe_model(name: str) -> str:
         "paths": ", ".join(f"{key} {value}" for key, value in what.paths.model_dump(mode="json").items()),
         "elements": f"{len(what.elements)}: {' '.join(what.elements)}" if what.elements else "unknown",
         "sizes": f"{', '.join(map(str, what.sizes))} atoms per cell" if what.sizes else "unknown",
+        "domain": _domain(what.domain),
         "active": f"{', '.join(what.active)} ({what.variant} policy)" if what.active else "none",
         "noise": ", ".join(f"{field} {text}" for field, text in noise.items()) or "none",
         "annealing": _schedule(what.schedule),
@@ -141,6 +145,13 @@ def _provenance(values: dict[str, Any]) -> dict[str, str]:
 def _lines(rows: dict[str, str]) -> str:
     width = max(map(len, rows))
     return "\n".join(f"{label:<{width}}  {text}" for label, text in rows.items())
+
+
+def _domain(domain: Domain | None) -> str:
+    if domain is None:
+        return "unknown"
+    numbers = ", ".join(f"{count:,} of {counted(number, 'element')}" for number, count in domain.elements.items())
+    return f"{counted(len(domain.pairs), 'pair')} of elements occur together; {domain.crystals:,} crystals: {numbers}"
 
 
 def _noise(noise: NoiseSettings) -> str:

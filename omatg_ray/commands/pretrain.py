@@ -5,12 +5,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from pymatgen.core import Element
-
 from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
-from omatg_ray.crystal.split import Split
-from omatg_ray.flow.pretrain import Recipe
+from omatg_ray.crystal.domain import Domain
+from omatg_ray.flow.pretrain import Pretrainer, Recipe
 from omatg_ray.model.flow_model import ModelDescription
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import StopRequest
@@ -20,6 +18,7 @@ from omatg_ray.train.device import choose_device, set_threads
 from omatg_ray.train.pretrain_loop import PretrainLoop
 from omatg_ray.train.record import describe_run, tracking_of
 from omatg_ray.train.splits import load_splits
+from omatg_ray.train.unknown import known_to
 
 
 def pretrain(config: Config, resume: bool | Path = False, progress: bool = True) -> Location:
@@ -59,14 +58,29 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
         else:
             set_threads(config.threads)
             device = choose_device(config.device)
-        split = load_splits(config.data, progress)
+        split = load_splits(config.data, progress, known_to_potential(config))
         train, val = split.train.crystals, split.val.crystals
-        recipe = Recipe(config.pretrain, train, val, BaseDistribution.fit(train.cell), config.seed)
-        trainer = None if on_workers else recipe.trainer(device)
+        base = BaseDistribution.fit(train.cell)
+        recipe = Recipe(Pretrainer, config.pretrain, train, val, base, config.seed)
+        trainer = None if on_workers else recipe(device=device)
         folder = stack.enter_context(RunFolder.create(config.run, resume))
         stop = stack.enter_context(StopRequest("this epoch"))
         describe_run(folder, config, split)
-        description = _description(config, split, recipe.base)
+        description = ModelDescription(
+            network=config.pretrain.network,
+            paths=config.pretrain.paths,
+            base_distribution=base,
+            elements=split.train.symbols,
+            sizes=sorted(split.train.sizes),
+            domain=Domain.of(train),
+            provenance={
+                "command": "pretrain",
+                "data": str(config.data.file or config.data.train),
+                "training_crystals": len(split.train),
+                "seed": config.seed,
+                "versions": versions(),
+            },
+        )
         path, keep = folder.path.absolute(), config.checkpoint.keep
         loop = PretrainLoop(path, description, keep, progress, folder.storage, tracking)
         if trainer is None:
@@ -79,18 +93,14 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
         return folder.named(folder.checkpoints / "best")
 
 
-def _description(config: Config, split: Split, base: BaseDistribution) -> ModelDescription:
-    return ModelDescription(
-        network=config.pretrain.network,
-        paths=config.pretrain.paths,
-        base_distribution=base,
-        elements=[Element.from_Z(z).symbol for z in sorted(split.train.elements)],
-        sizes=sorted(split.train.sizes),
-        provenance={
-            "command": "pretrain",
-            "data": str(config.data.file or config.data.train),
-            "training_crystals": len(split.train),
-            "seed": config.seed,
-            "versions": versions(),
-        },
-    )
+def known_to_potential(config: Config) -> dict[str, frozenset[int]] | None:
+    """Return the elements that crystals may have if `data.drop_unknown` is set: those of the potential to come.
+
+    Raises:
+        PotentialError: The potential cannot be loaded.
+    """
+    if not config.data.drop_unknown or config.reward.potential is None:
+        return None
+    from omatg_ray.reward.potential import load_potential  # imports MatGL, which pretraining does not need otherwise
+
+    return known_to(load_potential(config.reward.potential))

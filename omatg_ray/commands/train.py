@@ -95,8 +95,10 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
                 backend.train.load_state_dict(done.learner, done.iteration)
             describe_run(folder, config, parts.split)
             try:
-                work = TrainLoop(config, parts, backend, folder, done, progress)
-                iteration = _reinforce(work, stop)
+                with TrainLoop(config, parts, backend, folder, done, progress) as work:
+                    while not work.done and not stop.requested:
+                        work.iterate()
+                    iteration = work.finish()
                 if not stop.requested:
                     rows = _compare(config, parts, backend.evaluate, folder, stop, progress)
             except (TrainingError, ClusterError, RewardError) as error:
@@ -122,14 +124,6 @@ def _again(folder: RunFolder, error: OmatgRayError) -> str:
         # The same code would fail again, and changed code needs a new run.
         return f"{resume}; or, if the code of a reward has to change, start a new run with base=this checkpoint"
     return resume if isinstance(error, ClusterError) else ""
-
-
-def _reinforce(work: TrainLoop, stop: StopRequest) -> int:
-    """Iterate until the run is finished or a stop is requested; return the number of finished iterations."""
-    with work:
-        while not work.done and not stop.requested:
-            work.iterate()
-        return work.finish()
 
 
 def _compare(

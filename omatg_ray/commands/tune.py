@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError, TrainingError
 from omatg_ray.evaluate.metrics import REWARD
 from omatg_ray.report.run import write_report
@@ -96,25 +98,23 @@ def resume_tune(run: Location, progress: bool = True) -> TuneResult:
 
 def _make_portable(settings: SweepSettings, folder: Path) -> SweepSettings:
     """Return the sweep with its whole config in one tree of absolute locations, because trials may run anywhere."""
-    tree, first = settings.copied_tree(), next(settings.corners())
-    for key, value in _relocate(settings, first, folder).items():
+    tree, first = deepcopy(settings.tree), next(settings.corners())
+    for key, value in _relocate(settings.with_values(first, folder)).items():
         if key not in settings.space:
             set_key(tree, key, value)
 
     def moved(key: str, value: Any) -> Any:
-        values = first | {key: value}
+        config = settings.with_values(first | {key: value}, folder)
         # Looking up a file in a job prints where it is, so look up nothing but locations.
-        named = locations(settings.with_values(values, folder))
-        return _relocate(settings, values, folder).get(key, value) if key in named else value
+        return _relocate(config).get(key, value) if key in locations(config) else value
 
     space = {key: domain.mapped(partial(moved, key)) for key, domain in settings.space.items()}
     portable = {"config": tree, "overrides": {}, "run": folder, "space": space}
     return SweepSettings.model_validate(settings.model_dump() | portable)
 
 
-def _relocate(settings: SweepSettings, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the locations that a trial with these values needs in place of the original ones, by key."""
-    config = settings.with_values(values, folder)
+def _relocate(config: Config) -> dict[str, Any]:
+    """Return the locations that a trial with this configuration needs in place of the original ones, by key."""
     original, needed = (flatten(tree.model_dump(mode="json")) for tree in (config, with_job_paths(config).resolved()))
     return {key: value for key, value in needed.items() if original.get(key) != value and key != "run"}
 
@@ -127,7 +127,9 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
         if not resume:
             write_settings(settings, folder / SWEEP_FILE)
         if progress:
-            print_line(_announcement(settings, folder))
+            goals = " and ".join(f"{goal.metric} ({goal.mode})" for goal in settings.goals)
+            trials = f"{counted(settings.expected, 'trial')} over {', '.join(settings.space)}"
+            print_line(f"{trials} in {folder}, decided by {goals}")
         complete = run_sweep(settings, work, resume, progress)
     if not complete:
         raise Interrupted(f"the sweep was stopped; resume it with: {command('tune', '--resume', folder)}")
@@ -145,9 +147,3 @@ def _run(settings: SweepSettings, folder: Path, progress: bool, resume: bool) ->
         write_text(path, settings.with_values(trial.values, path.with_suffix("")).to_yaml())
         write_report(folder / TRIALS / trial.name)
     return TuneResult(sweep, folder / BEST_FILE, list(front), write_sweep(folder))
-
-
-def _announcement(settings: SweepSettings, folder: Path) -> str:
-    over = f"{counted(settings.expected, 'trial')} over {', '.join(settings.space)}"
-    goals = " and ".join(f"{goal.metric} ({goal.mode})" for goal in settings.goals)
-    return f"{over} in {folder}, decided by {goals}"

@@ -18,44 +18,59 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.lattice import cell_from_parameters, cell_parameters, wrap
 from omatg_ray.errors import ModelError
 from omatg_ray.seeding import generator
-from omatg_ray.settings import Kinds, Settings
+from omatg_ray.settings import FieldName, Kinds, Settings
 
 ANGLE_RANGE = (60.0, 120.0)
 # A log-normal fitted to equal lengths has no width, but the flow needs a base with some.
 MIN_LOG_STD = 1e-3
 
 
-class PositionBase(Settings):
-    """Distribution of the fractional positions, independent of everything else."""
+SHAPES: dict[FieldName, tuple[int, ...]] = {"pos": (3,), "cell": (3, 3)}
+"""Shape of a field for one atom or structure."""
 
-    kind: str = Field(description="uniform, normal, sobol or mirror")
+
+class FieldBase(Settings):
+    """Distribution of a field, independent of everything else."""
+
+    kind: str = Field(description="positions: uniform, normal, sobol or mirror; lattices: informed, normal or mirror")
 
     @abstractmethod
-    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
-        """Draw positions (n, 3), float32 on the CPU, not wrapped. `given` holds the crystals that `mirror` copies."""
+    def draw(self, of: FieldName, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+        """Draw positions (n, 3), not wrapped, or lattices (n, 3, 3) in Å; float32 on the CPU.
+
+        Args:
+            of: The field.
+            n: Number of atoms or structures.
+            rng: Random numbers.
+            given: The crystals that `mirror` copies.
+        """
 
 
-class UniformPositions(PositionBase):
+class Uniform(FieldBase):
     """Positions uniform in the cell."""
 
     kind: Literal["uniform"] = "uniform"
 
-    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+    def draw(self, of: FieldName, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
         return torch.rand(n, 3, generator=rng)
 
 
-class NormalPositions(PositionBase):
-    """Normal coordinates, in fractional units; callers wrap positions that leave the cell."""
+class Normal(FieldBase):
+    """Normal entries.
+
+    Positions are in fractional units, and callers wrap those that leave the cell. Lattices are in Å, and neither
+    oriented nor right-handed.
+    """
 
     kind: Literal["normal"] = "normal"
     loc: float = Field(0.0, description="mean")
     scale: float = Field(1.0, gt=0, description="standard deviation")
 
-    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
-        return self.loc + self.scale * torch.randn(n, 3, generator=rng)
+    def draw(self, of: FieldName, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+        return self.loc + self.scale * torch.randn(n, *SHAPES[of], generator=rng)
 
 
-class SobolPositions(PositionBase):
+class Sobol(FieldBase):
     """Positions of a scrambled Sobol sequence: uniform, and spread more evenly than independent draws.
 
     Every draw scrambles a sequence of its own, so that structures are independent of each other.
@@ -63,31 +78,26 @@ class SobolPositions(PositionBase):
 
     kind: Literal["sobol"] = "sobol"
 
-    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+    def draw(self, of: FieldName, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
         seed = int(torch.randint(2**31, (1,), generator=rng))
         return torch.quasirandom.SobolEngine(3, scramble=True, seed=seed).draw(n, dtype=torch.float32)
 
 
-class MirrorPositions(PositionBase):
-    """Positions of the data."""
+class Mirror(FieldBase):
+    """Positions or lattices of the data."""
 
     kind: Literal["mirror"] = "mirror"
 
-    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
-        return _require_crystals(given, "positions").pos
+    def draw(self, of: FieldName, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+        if given is None:
+            raise ModelError(
+                f"the model starts from the {'positions' if of == 'pos' else 'lattices'} of given crystals (a mirror "
+                "base distribution); it cannot generate from compositions alone"
+            )
+        return given.pos if of == "pos" else given.cell
 
 
-class CellBase(Settings):
-    """Distribution of the lattices, independent of everything else."""
-
-    kind: str = Field(description="informed, normal or mirror")
-
-    @abstractmethod
-    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
-        """Draw lattices (n, 3, 3) in Å, float32 on the CPU. `given` holds the crystals that `mirror` copies."""
-
-
-class InformedCell(CellBase):
+class InformedCell(FieldBase):
     """Lattices in standard orientation, with log-normal lengths fitted to the training set and uniform angles.
 
     Source: Miller et al., "FlowMM" (ICML 2024). [60°, 120°] are the angles that Niggli-reduced cells can have.
@@ -97,7 +107,7 @@ class InformedCell(CellBase):
     log_length_mean: tuple[float, float, float] = Field(description="mean of ln(length / Å) of a, b, c")
     log_length_std: tuple[float, float, float] = Field(description="standard deviation of ln(length / Å) of a, b, c")
 
-    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+    def draw(self, of: FieldName, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
         mean, std = (torch.tensor(v, dtype=torch.float64) for v in (self.log_length_mean, self.log_length_std))
         lengths = torch.exp(mean + std * torch.randn(n, 3, generator=rng, dtype=torch.float64))
         low, high = ANGLE_RANGE
@@ -105,46 +115,14 @@ class InformedCell(CellBase):
         return cell_from_parameters(lengths, angles).float()
 
 
-class NormalCell(CellBase):
-    """Lattices with normal entries, in Å; neither oriented nor right-handed."""
-
-    kind: Literal["normal"] = "normal"
-    loc: float = Field(0.0, description="mean")
-    scale: float = Field(1.0, gt=0, description="standard deviation")
-
-    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
-        return self.loc + self.scale * torch.randn(n, 3, 3, generator=rng)
-
-
-class MirrorCell(CellBase):
-    """Lattices of the data."""
-
-    kind: Literal["mirror"] = "mirror"
-
-    def draw(self, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
-        return _require_crystals(given, "lattices").cell
-
-
-def _require_crystals(given: CrystalBatch | None, what: str) -> CrystalBatch:
-    if given is None:
-        raise ModelError(
-            f"the model starts from the {what} of given crystals (a mirror base distribution); it cannot generate from "
-            "compositions alone"
-        )
-    return given
-
-
-AnyPositionBase = Annotated[
-    PositionBase,
-    Kinds(UniformPositions, NormalPositions, SobolPositions, MirrorPositions, default=UniformPositions),
-]
-AnyCellBase = Annotated[CellBase, Kinds(InformedCell, NormalCell, MirrorCell)]
+AnyPositionBase = Annotated[FieldBase, Kinds(Uniform, Normal, Sobol, Mirror, default=Uniform)]
+AnyCellBase = Annotated[FieldBase, Kinds(InformedCell, Normal, Mirror)]
 
 
 class BaseDistribution(Settings):
     """Distribution of x_0 for crystals with given species."""
 
-    pos: AnyPositionBase = Field(default_factory=UniformPositions, description="distribution of the positions")
+    pos: AnyPositionBase = Field(default_factory=Uniform, description="distribution of the positions")
     cell: AnyCellBase = Field(description="distribution of the lattices")
 
     @model_validator(mode="before")
@@ -175,7 +153,7 @@ class BaseDistribution(Settings):
         Raises:
             ModelError: A mirror distribution has no crystals to copy.
         """
-        return self.pos.draw(n_positions, rng, given), self.cell.draw(n_structures, rng, given)
+        return self.pos.draw("pos", n_positions, rng, given), self.cell.draw("cell", n_structures, rng, given)
 
     def sample(
         self, species: Sequence[Sequence[int]], seeds: Sequence[int], given: CrystalBatch | None = None

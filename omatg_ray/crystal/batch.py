@@ -215,21 +215,12 @@ class CrystalBatch:
     def cat(cls, batches: Iterable[CrystalBatch]) -> CrystalBatch:
         """Concatenate batches, in order."""
         parts = list(batches)
-        return cls(
-            torch.cat([b.species for b in parts]),
-            torch.cat([b.pos for b in parts]),
-            torch.cat([b.cell for b in parts]),
-            torch.cat([b.n_atoms for b in parts]),
-        )
+        names = ("species", "pos", "cell", "n_atoms")
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
     def tile(self, times: int) -> CrystalBatch:
         """Repeat the whole batch `times` times."""
-        return CrystalBatch(
-            self.species.repeat(times),
-            self.pos.repeat(times, 1),
-            self.cell.repeat(times, 1, 1),
-            self.n_atoms.repeat(times),
-        )
+        return CrystalBatch.cat([self] * times)
 
     # --- other libraries --------------------------------------------------------------------------------------
 

@@ -8,19 +8,10 @@ import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
+from omatg_ray.crystal import symmetry
 from omatg_ray.crystal.cif_block import Block, number, value_or_none
 from omatg_ray.crystal.composition import Site
-from omatg_ray.crystal.symmetry import (
-    IDENTITY,
-    SAME_ATOM,
-    Operations,
-    distances,
-    hall_number,
-    named_groups,
-    parse_operations,
-    settings_of,
-    symbol_number,
-)
+from omatg_ray.crystal.symmetry import IDENTITY, SAME_ATOM, Operations, distances, parse_operations
 from omatg_ray.errors import DataError
 
 FloatArray = NDArray[np.float64]
@@ -70,7 +61,7 @@ def groups_of(block: Block, sites: list[Site], cell: FloatArray) -> list[Operati
     if not (symbols or hall or number_text):
         _refuse_unknown(block)
     try:
-        named = named_groups(symbols, hall, declared, cell)
+        named = symmetry.named_groups(symbols, hall, declared, cell)
     except DataError:
         # A whole primitive cell may be listed under the name of a centred group; the formula decides.
         if listed is None or block.text("_cell_formula_units_z") is None:
@@ -84,9 +75,9 @@ def groups_of(block: Block, sites: list[Site], cell: FloatArray) -> list[Operati
 
 def _one_number(symbols: list[str], hall: str | None, number_text: str | None) -> int | None:
     """Return the International Tables number that symbols, Hall symbol and number agree on; None if none is known."""
-    numbers = {symbol: symbol_number(symbol) for symbol in symbols}
+    numbers = {symbol: symmetry.symbol_number(symbol) for symbol in symbols}
     if hall is not None:
-        numbers[hall] = hall_number(hall)
+        numbers[hall] = symmetry.hall_number(hall)
     if number_text is not None:
         numbers[f"number {number_text}"] = int(number(number_text, "its space group number"))
     sure = {name: n for name, n in numbers.items() if n is not None and 1 <= n <= GROUPS}
@@ -106,7 +97,7 @@ def _compare_with_declared(
             those of the whole cell.
     """
     name = symbols[0] if symbols else f"number {declared}"
-    settings = settings_of(symbols, declared)
+    settings = symmetry.settings_of(symbols, declared)
     ours, theirs = len(listed) // listed.centrings, len(settings[0]) // settings[0].centrings
     if ours != theirs:
         raise DataError(

@@ -69,6 +69,13 @@ class CrystalDataset:
         """Atomic numbers that occur."""
         return frozenset(self.crystals.species.tolist())
 
+    @property
+    def symbols(self) -> list[str]:
+        """Symbols of the elements that occur, by atomic number."""
+        from pymatgen.core import Element
+
+        return [Element.from_Z(z).symbol for z in sorted(self.elements)]
+
     @cached_property
     def sizes(self) -> frozenset[int]:
         """Numbers of atoms per cell that occur."""

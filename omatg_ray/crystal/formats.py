@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import takewhile
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from omatg_ray.crystal import records
 from omatg_ray.crystal.cif import row_of_block
-from omatg_ray.crystal.cif_block import Block, read_blocks
+from omatg_ray.crystal.cif_block import read_blocks
 from omatg_ray.crystal.dataset import scalar_properties
+from omatg_ray.crystal.file_names import read_as
 from omatg_ray.crystal.row import Entry, Row, failed_entry, identity, require_periodic, row_of_atoms, row_of_structure
 from omatg_ray.crystal.tables import csv_entries, json_entries, json_lines_entries
 from omatg_ray.crystal.text import decode, decompress
@@ -43,7 +44,7 @@ def entries(path: Path) -> Iterator[Entry]:
         return _folder(path)
     if path.suffix.lower() == ".zip":
         return _archive(path)
-    kind = _kind(path.name)
+    kind = read_as(path.name)
     if kind in FILES:
         return _guard(str(path), partial(FILES[kind], path))
     if kind not in TEXTS:
@@ -51,19 +52,11 @@ def entries(path: Path) -> Iterator[Entry]:
             f"{path} has an unknown suffix; known are {', '.join([*TEXTS, *FILES])} (texts also with .gz), POSCAR and "
             "CONTCAR files, folders and .zip archives of .cif, .mcif and POSCAR files"
         )
-    return _guard(str(path), lambda: _texts(str(path), path.read_bytes()))
-
-
-def _kind(name: str) -> str:
-    """Return the suffix that determines how a file is read; `.vasp` for POSCAR and CONTCAR files."""
-    plain = PurePath(re.sub(r"\.gz$", "", name, flags=re.IGNORECASE))
-    if re.match(r"(POSCAR|CONTCAR)([._-]|$)", plain.name) and plain.suffix.lower() not in TEXTS:
-        return ".vasp"
-    return plain.suffix.lower()
+    return _guard(str(path), partial(_read_file, path))
 
 
 def _texts(where: str, data: bytes) -> Iterator[Entry]:
-    kind = _kind(PurePath(where).name)
+    kind = read_as(PurePath(where).name)
     if where.lower().endswith(".gz"):
         data = decompress(data)
     return TEXTS[kind](where, decode(data, lenient=kind in CRYSTAL_FILES))
@@ -85,8 +78,45 @@ def _guard(where: str, read: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
 # --- many files -----------------------------------------------------------------------------------------------------
 
 
+def left_out(path: Path) -> list[str]:
+    """Return the files of a folder or archive that are no files of single crystals and are not read, sorted.
+
+    Hidden files, and those that operating systems add to archives, do not count.
+    """
+    if path.is_dir():
+        return _members(_names_in(path)).others
+    if path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            return _members(_names_of(archive)).others
+    return []
+
+
+class _Members(NamedTuple):
+    """Names of the files of a folder or archive, sorted: those of single crystals, and others."""
+
+    crystals: list[str]
+    others: list[str]
+
+
+def _members(names: Iterable[str]) -> _Members:
+    """Sort the names, without files that operating systems hide."""
+    members = _Members([], [])
+    for name in sorted(names):
+        if not any(part.startswith((".", "__MACOSX")) for part in PurePath(name).parts):
+            (members.crystals if read_as(PurePath(name).name) in CRYSTAL_FILES else members.others).append(name)
+    return members
+
+
+def _names_in(path: Path) -> Iterator[str]:
+    return (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+
+
+def _names_of(archive: zipfile.ZipFile) -> Iterator[str]:
+    return (info.filename for info in archive.infolist() if not info.is_dir())
+
+
 def _folder(path: Path) -> Iterator[Entry]:
-    names = _crystal_files(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    names = _members(_names_in(path)).crystals
     if not names:
         raise DataError(f"the folder {path} holds no .cif, .mcif or POSCAR files; name the file you need")
     for name in names:
@@ -100,7 +130,7 @@ def _read_file(path: Path) -> Iterator[Entry]:
 def _archive(path: Path) -> Iterator[Entry]:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = _crystal_files(info.filename for info in archive.infolist() if not info.is_dir())
+            names = _members(_names_of(archive)).crystals
             if not names:
                 raise DataError(f"the archive {path} holds no .cif, .mcif or POSCAR files; unpack the file you need")
             for name in names:
@@ -116,16 +146,6 @@ def _read_member(archive: zipfile.ZipFile, path: Path, name: str) -> Iterator[En
         raise DataError(f"it cannot be unpacked: {error}") from error
 
 
-def _crystal_files(names: Iterator[str]) -> list[str]:
-    """Select the files of single crystals, sorted, without files that operating systems hide."""
-    return sorted(
-        name
-        for name in names
-        if _kind(PurePath(name).name) in CRYSTAL_FILES
-        and not any(part.startswith((".", "__MACOSX")) for part in PurePath(name).parts)
-    )
-
-
 # --- single crystals ------------------------------------------------------------------------------------------------
 
 
@@ -135,11 +155,7 @@ def _cif(where: str, text: str) -> Iterator[Entry]:
     for number, block in enumerate(blocks, start=1):
         single = len(blocks) == 1
         label = where if single else f"{where}, block {number} ({block.name})"
-        yield Entry(label, partial(_read_block, block, stem if single else block.name))
-
-
-def _read_block(block: Block, name: str) -> Row:
-    return row_of_block(block, identity(block.properties, name))
+        yield Entry(label, partial(row_of_block, block, identity(block.properties, stem if single else block.name)))
 
 
 def _poscar(where: str, text: str) -> Iterator[Entry]:
@@ -205,7 +221,7 @@ def _ase_database(path: Path) -> Iterator[Entry]:
 
 def _read_database_row(row: Any) -> Row:
     properties = {**row.key_value_pairs, **({"energy": row.energy} if "energy" in row else {})}
-    return row_of_atoms(row.toatoms(), identity(properties, str(row.id)), scalar_properties(properties))
+    return row_of_atoms(row.toatoms(), str(row.id), properties)
 
 
 def _trajectory(path: Path) -> Iterator[Entry]:
@@ -225,9 +241,7 @@ def _read_image(path: Path, number: int) -> Row:
     from ase.io.trajectory import TrajectoryReader
 
     with TrajectoryReader(path) as images:
-        atoms = images[number]
-    properties = {**atoms.info, **(atoms.calc.results if atoms.calc else {})}
-    return row_of_atoms(atoms, identity(properties, str(number + 1)), scalar_properties(properties))
+        return row_of_atoms(images[number], str(number + 1))
 
 
 CRYSTAL_FILES: dict[str, Texts] = {".cif": _cif, ".mcif": _cif, ".vasp": _poscar}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -18,7 +19,8 @@ import torch
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from omatg_ray.crystal.composition import symbol
 from omatg_ray.crystal.dataset import CrystalDataset, distinct_ids
-from omatg_ray.crystal.formats import entries
+from omatg_ray.crystal.file_names import kinds_of
+from omatg_ray.crystal.formats import entries, left_out
 from omatg_ray.crystal.formula import require_fitting_cell
 from omatg_ray.crystal.lattice import wrap
 from omatg_ray.crystal.reduce import reduce_cell
@@ -26,6 +28,7 @@ from omatg_ray.crystal.row import Entry, Row
 from omatg_ray.crystal.validity import MIN_DISTANCE, MIN_POLAR_SINE, MIN_VOLUME, check_validity, closest_atoms
 from omatg_ray.errors import DataError, DataWarning
 from omatg_ray.run.progress import Progress
+from omatg_ray.run.text import counted
 
 OnError = Literal["refuse", "skip"]
 
@@ -74,8 +77,84 @@ def read_dataset(
         raise DataError(f"limit={limit} leaves nothing to read from {path}; it must be at least 1")
     if on_error not in get_args(OnError):
         raise DataError(f"on_error={on_error!r} is none of {', '.join(get_args(OnError))}")
+    found = _gather(path, limit, on_error, allow_overlaps, progress)
+    rows, wrong, looked_at = found.rows, found.unusable, found.looked_at
+    if wrong and not rows and on_error == "skip":
+        raise DataError(f"none of the {looked_at} crystals of {path} can be used:", lines(wrong[:MOST_NAMED]))
+    if wrong and on_error == "refuse":
+        raise _refusal(path, lines(wrong), looked_at)
+    if wrong:
+        _warn(f"{len(wrong)} of {looked_at} crystals of {path} are left out", lines(wrong))
+    if found.doubts:
+        _warn(f"{len(found.doubts)} of {looked_at} crystals of {path} are doubtful (solvents left out?)", found.doubts)
+    if others := left_out(path):
+        warnings.warn(
+            f"{path}: {counted(len(others), 'file')} not read: {kinds_of(others)} (of a folder or archive, .cif, .mcif "
+            "and POSCAR files are; name another one to read it)",
+            DataWarning,
+            stacklevel=2,
+        )
+    if not rows:
+        raise DataError(f"{path} holds no crystals")
+    return _dataset(rows, reduce)
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A crystal that cannot be used.
+
+    Attributes:
+        where: File and row, block or key.
+        reason: Why it cannot be used.
+        overlaps: Whether the reason is that `check_validity` failed.
+    """
+
+    where: str
+    reason: str
+    overlaps: bool
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a file, folder or archive holds.
+
+    Attributes:
+        usable: The crystals that can be used; None if there are none.
+        unusable: The others.
+        doubts: What is doubtful about crystals that can be used.
+        left_out: Files of a folder or archive that are not read.
+    """
+
+    usable: CrystalDataset | None
+    unusable: list[Unusable]
+    doubts: list[str]
+    left_out: list[str]
+
+
+def survey(path: str | Path, *, allow_overlaps: bool = False, progress: bool = False) -> Survey:
+    """Read a file as `read_dataset` does, and return what it would refuse, skip or warn of.
+
+    Raises:
+        DataError: The path is missing, unreadable or of an unknown format.
+    """
+    path = Path(path)
+    found = _gather(path, None, "skip", allow_overlaps, progress)
+    usable = _dataset(found.rows, reduce=True) if found.rows else None
+    return Survey(usable, found.unusable, found.doubts, left_out(path))
+
+
+class _Gathered(NamedTuple):
+    """What was read, and how many crystals were looked at."""
+
+    rows: list[Row]
+    unusable: list[Unusable]
+    doubts: list[str]
+    looked_at: int
+
+
+def _gather(path: Path, limit: int | None, on_error: OnError, allow_overlaps: bool, progress: bool) -> _Gathered:
     rows: list[Row] = []
-    wrong: list[str] = []
+    wrong: list[Unusable] = []
     doubts: list[str] = []
     looked_at = 0
     with warnings.catch_warnings(), Progress(None, f"read {path.name}", shown=progress) as bar:
@@ -94,32 +173,25 @@ def read_dataset(
                     if result.doubt is not None:
                         doubts.append(f"{entry.where}: {result.doubt}")
                 else:
-                    wrong.append(f"{entry.where}: {result}")
+                    wrong.append(Unusable(entry.where, result.reason, result.overlaps))
             bar.advance(steps=len(chunk))
-    if wrong and not rows and on_error == "skip":
-        raise DataError(f"none of the {looked_at} crystals of {path} can be used:", wrong[:MOST_NAMED])
-    if wrong and on_error == "refuse":
-        raise _refusal(path, wrong, looked_at)
-    if wrong:
-        _warn(f"{len(wrong)} of {looked_at} crystals of {path} are left out", wrong)
-    if doubts:
-        _warn(f"{len(doubts)} of {looked_at} crystals of {path} are doubtful (solvents left out?)", doubts)
-    if not rows:
-        raise DataError(f"{path} holds no crystals")
-    return _dataset(rows, reduce)
+    return _Gathered(rows, wrong, doubts, looked_at)
+
+
+def lines(unusable: Sequence[Unusable]) -> list[str]:
+    """Return a line for each crystal that cannot be used, with the reason."""
+    return [f"{crystal.where}: {crystal.reason}" for crystal in unusable]
 
 
 class _Refused(NamedTuple):
-    """The reason why a row cannot be used."""
+    """The reason why a row cannot be used, and whether it is one of `check_validity`."""
 
     reason: str
-
-    def __str__(self) -> str:
-        return self.reason
+    overlaps: bool = False
 
 
 def _read(chunk: Sequence[Entry], allow_overlaps: bool) -> list[Row | _Refused]:
-    results = [_read_one(entry) for entry in chunk]
+    results = [_Refused(read) if isinstance(read, str) else read for read in map(_read_one, chunk)]
     if allow_overlaps:
         return results
     rows = [row for row in results if isinstance(row, Row)]
@@ -134,37 +206,41 @@ def _parts(rows: list[Row]) -> Iterator[list[Row]]:
         yield [row for _, row in part]
 
 
-def _read_one(entry: Entry) -> Row | _Refused:
+def _read_one(entry: Entry) -> Row | str:
     try:
         row = entry.read()
-        return _unusable(row) or row
+        _require_usable(row)
+        return row
     except DataError as error:
-        return _Refused(str(error))
+        return str(error)
     except OSError as error:
-        return _Refused(f"it cannot be read: {error.strerror or error}")
+        return f"it cannot be read: {error.strerror or error}"
     except Exception as error:  # noqa: BLE001 - the parsers raise anything on malformed text
         cause = error.__cause__ or error
         reason = " ".join(str(cause).split())
         if isinstance(cause, KeyError):
             reason = f"{reason} is unknown or missing"
-        return _Refused(f"it cannot be parsed ({reason or type(cause).__name__})")
+        return f"it cannot be parsed ({reason or type(cause).__name__})"
 
 
-def _unusable(row: Row) -> _Refused | None:
-    """Return what is wrong with a crystal on its own, before anything is computed from it."""
+def _require_usable(row: Row) -> None:
+    """Refuse a crystal that is wrong on its own, before anything is computed from it.
+
+    Raises:
+        DataError: Says what is wrong.
+    """
     if not row.numbers:
-        return _Refused("it has no atoms")
+        raise DataError("it has no atoms")
     require_fitting_cell(len(row.numbers))
     if not all(1 <= z <= MAX_ATOMIC_NUMBER for z in row.numbers):
-        return _Refused("a site holds no chemical element")
+        raise DataError("a site holds no chemical element")
     if not (np.isfinite(row.cell).all() and np.isfinite(row.frac).all()):
-        return _Refused("a coordinate or lattice vector is NaN or infinite")
+        raise DataError("a coordinate or lattice vector is NaN or infinite")
     if np.abs(row.frac).max() > FARTHEST:
-        return _Refused(f"an atom lies more than {FARTHEST:g} cells from the origin, where positions lose their digits")
+        raise DataError(f"an atom lies more than {FARTHEST:g} cells from the origin, where positions lose their digits")
     volume = abs(np.linalg.det(row.cell))
     if volume < MIN_VOLUME:
-        return _Refused(f"the cell is degenerate: its volume is {volume:.3g} Å³ (at least {MIN_VOLUME} is needed)")
-    return None
+        raise DataError(f"the cell is degenerate: its volume is {volume:.3g} Å³ (at least {MIN_VOLUME} is needed)")
 
 
 def _invalid(rows: list[Row]) -> list[_Refused | None]:
@@ -177,7 +253,7 @@ def _invalid(rows: list[Row]) -> list[_Refused | None]:
     for index in (~validity.valid).nonzero().flatten().tolist():
         sine = float(validity.polar_sine[index])
         if sine < MIN_POLAR_SINE:
-            reasons[index] = _Refused(f"the cell is flat: its volume is {sine:.2g} of the product of its lengths")
+            reasons[index] = _Refused(f"the cell is flat: its volume is {sine:.2g} of the product of its lengths", True)
             continue
         first, second, distance = closest_atoms(crystals.select([index]))
         names = rows[index].numbers
@@ -186,7 +262,7 @@ def _invalid(rows: list[Row]) -> list[_Refused | None]:
             if first == second
             else f"atoms {first + 1} ({symbol(names[first])}) and {second + 1} ({symbol(names[second])})"
         )
-        reasons[index] = _Refused(f"{pair} are {distance:.3g} Å apart (at least {MIN_DISTANCE} is needed)")
+        reasons[index] = _Refused(f"{pair} are {distance:.3g} Å apart (at least {MIN_DISTANCE} is needed)", True)
     return reasons
 
 
@@ -197,6 +273,7 @@ def _refusal(path: Path, wrong: list[str], looked_at: int) -> DataError:
     if len(wrong) == 1:
         return DataError(f"{wrong[0]} (1 of {looked_at} crystals; {hint})")
     more = "the first " if len(wrong) >= MOST_NAMED else ""
+    hint += ", and omatg-ray check finds them all" if more else ""
     return DataError(
         f"{len(wrong)} of {more}{looked_at} crystals of {path} cannot be used; {hint}:", wrong[:MOST_NAMED]
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,6 @@ PARQUET_COLUMNS = ("cell", "positions", "atomic_numbers")
 ROWS_AT_ONCE = 256
 
 FloatArray = NDArray[np.float64]
-
-
-class Geometry(NamedTuple):
-    """Atomic numbers, lattice (3, 3) in Å and fractional positions (N, 3) of a record."""
-
-    numbers: list[int]
-    cell: FloatArray
-    frac: FloatArray
 
 
 def lmdb_records(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -78,8 +70,8 @@ def parquet_records(path: Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"it is not a readable Parquet file: {error}") from error
 
 
-def geometry(record: Mapping[str, Any], positions: str) -> Geometry:
-    """Return the crystal of a record.
+def geometry(record: Mapping[str, Any], positions: str) -> tuple[list[int], FloatArray, FloatArray]:
+    """Return atomic numbers, lattice (3, 3) in Å and fractional positions (N, 3) of a record.
 
     Args:
         record: Holds `cell`, `atomic_numbers` and Cartesian positions in Å.
@@ -104,7 +96,7 @@ def geometry(record: Mapping[str, Any], positions: str) -> Geometry:
     # A lattice without volume or with NaN has no fractional positions; the caller refuses it by its volume.
     invertible = np.isfinite(cell).all() and abs(np.linalg.det(cell)) > 0
     frac: FloatArray = np.linalg.solve(cell.T, pos.T).T.astype(np.float64) if invertible else pos
-    return Geometry([int(z) for z in numbers], cell, frac)
+    return [int(z) for z in numbers], cell, frac
 
 
 def _array(record: Mapping[str, Any], key: str) -> FloatArray:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from omatg_ray.crystal.dataset import Scalar
+from omatg_ray.crystal.dataset import Scalar, scalar_properties
 from omatg_ray.errors import DataError
 
 if TYPE_CHECKING:
@@ -93,8 +93,14 @@ def row_of_structure(structure: Structure, ident: str, properties: dict[str, Sca
     return Row(ident, numbers, structure.lattice.matrix.copy(), structure.frac_coords.copy(), properties)
 
 
-def row_of_atoms(atoms: Atoms, ident: str, properties: dict[str, Scalar]) -> Row:
+def row_of_atoms(atoms: Atoms, default: str, properties: Mapping[str, Any] | None = None) -> Row:
     """Convert an ASE object to a row.
+
+    Args:
+        atoms: The object.
+        default: Id if the properties have none.
+        properties: What is stored with it; None takes what ASE read from a frame, which moves energies and the like
+            to a calculator.
 
     Raises:
         DataError: The object has no lattice, or is not periodic in three directions.
@@ -102,8 +108,11 @@ def row_of_atoms(atoms: Atoms, ident: str, properties: dict[str, Scalar]) -> Row
     if atoms.cell.rank != 3:
         raise DataError("it has no lattice of three vectors")
     require_periodic(atoms.pbc)
+    if properties is None:
+        properties = {**atoms.info, **(atoms.calc.results if atoms.calc else {})}
     cell = np.array(atoms.cell)
-    return Row(ident, atoms.numbers.tolist(), cell, np.linalg.solve(cell.T, atoms.positions.T).T, properties)
+    frac = np.linalg.solve(cell.T, atoms.positions.T).T
+    return Row(identity(properties, default), atoms.numbers.tolist(), cell, frac, scalar_properties(properties))
 
 
 def identity(properties: Mapping[str, Any], default: str, keys: Sequence[str] = (ID_COLUMN,)) -> str:

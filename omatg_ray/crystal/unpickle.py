@@ -3,8 +3,8 @@
 A pickle may name any function and have it called, so `pickle.loads` must not read files from other people. Here the
 functions that a record of tensors needs are replaced by harmless ones of this module. Every other name is refused.
 
-A pickle may also change the objects it gets: set attributes, or the whole state. The functions are therefore objects
-without attributes, and a tensor or its memory sits in an object that refuses any state until the pickle is read.
+A pickle may also change the objects it gets: set attributes, or the whole state. A function, a tensor or its memory
+therefore sits in an object that refuses any state until the pickle is read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import io
 import math
 import pickle
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -80,13 +80,14 @@ class _Closed:
     """Container of a value that must not change while a pickle is read."""
 
     __slots__ = ("value",)
+    what: ClassVar = "a tensor after creating it"
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
     def __setstate__(self, state: object) -> NoReturn:
         # Tensor.__setstate__ would let a pickle replace size and strides unchecked.
-        raise DataError("its pickle changes a tensor after creating it, which is refused")
+        raise DataError(f"its pickle changes {self.what}, which is refused")
 
 
 class _Memory(_Closed):
@@ -96,72 +97,50 @@ class _Memory(_Closed):
     value: Tensor
 
 
-class _Tensor(_Closed):
-    """A tensor."""
+class _Function(_Closed):
+    """A function that a pickle may call."""
 
     __slots__ = ()
-    value: Tensor
+    what: ClassVar = "an attribute of a function"
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.value(*arguments)
 
 
-class _LoadMemory:
-    __slots__ = ()
-
-    def __call__(self, data: bytes) -> _Memory:
-        # torch's own function would unpickle without any restriction.
-        try:
-            memory = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise DataError(f"the memory of a tensor is refused: torch's weights-only reading says {error}") from error
-        if not isinstance(memory, torch.storage.TypedStorage):
-            raise DataError(f"a tensor has a {type(memory).__name__} in place of its memory")
-        bytes_ = memory._untyped_storage
-        if bytes_.nbytes() > len(data):
-            raise DataError(f"the memory of a tensor has {bytes_.nbytes()} bytes, more than the {len(data)} stored")
-        return _Memory(torch.empty(0, dtype=memory.dtype).set_(bytes_))
+def _load_memory(data: bytes) -> _Memory:
+    # torch's own function would unpickle without any restriction.
+    try:
+        memory = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(f"the memory of a tensor is refused: torch's weights-only reading says {error}") from error
+    if not isinstance(memory, torch.storage.TypedStorage):
+        raise DataError(f"a tensor has a {type(memory).__name__} in place of its memory")
+    bytes_ = memory._untyped_storage
+    if bytes_.nbytes() > len(data):
+        raise DataError(f"the memory of a tensor has {bytes_.nbytes()} bytes, more than the {len(data)} stored")
+    return _Memory(torch.empty(0, dtype=memory.dtype).set_(bytes_))
 
 
-class _MakeTensor:
-    __slots__ = ()
-
-    def __call__(
-        self, memory: Any, offset: Any, size: Any, stride: Any, requires_grad: object, hooks: object
-    ) -> _Tensor:
-        if not isinstance(memory, _Memory):
-            raise DataError(f"a tensor has a {type(memory).__name__} in place of its memory")
-        _require_inside(memory.value.numel(), offset, size, stride)
-        # Without gradients and hooks: this is data.
-        return _Tensor(memory.value.as_strided(size, stride, offset))
+def _make_tensor(memory: Any, offset: Any, size: Any, stride: Any, requires_grad: object, hooks: object) -> _Closed:
+    if not isinstance(memory, _Memory):
+        raise DataError(f"a tensor has a {type(memory).__name__} in place of its memory")
+    _require_inside(memory.value.numel(), offset, size, stride)
+    # Without gradients and hooks: this is data.
+    return _Closed(memory.value.as_strided(size, stride, offset))
 
 
-class _MakeDtype:
-    __slots__ = ()
-
-    def __call__(self, *arguments: Any) -> _Dtype:
-        return _Dtype(*arguments)
-
-
-class _MakeArray:
-    __slots__ = ()
-
-    def __call__(self, *arguments: Any) -> _Array:
-        return _Array(*arguments)
-
-
-class _MakeScalar:
-    __slots__ = ()
-
-    def __call__(self, dtype: Any, memory: bytes) -> Any:
-        return np.frombuffer(memory, _dtype(dtype), count=1)[0].item()
+def _make_scalar(dtype: Any, memory: bytes) -> Any:
+    return np.frombuffer(memory, _dtype(dtype), count=1)[0].item()
 
 
 KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _MakeTensor(),
-    ("torch.storage", "_load_from_bytes"): _LoadMemory(),
-    ("numpy", "dtype"): _MakeDtype(),
-    ("numpy", "ndarray"): _MakeArray(),
-    ("numpy.core.multiarray", "scalar"): _MakeScalar(),
-    ("numpy.core.multiarray", "_reconstruct"): _MakeArray(),
+    ("torch._utils", "_rebuild_tensor_v2"): _Function(_make_tensor),
+    ("torch.storage", "_load_from_bytes"): _Function(_load_memory),
+    ("numpy", "dtype"): _Function(_Dtype),
+    ("numpy", "ndarray"): _Function(_Array),
+    ("numpy.core.multiarray", "scalar"): _Function(_make_scalar),
+    ("numpy.core.multiarray", "_reconstruct"): _Function(_Array),
 }
 """Stand-ins by the names that pickled tensors, numpy scalars and arrays use."""
 
@@ -212,7 +191,7 @@ def _dtype(stand_in: Any) -> np.dtype[Any]:
 
 def _plain(value: Any, known: dict[int, Any]) -> Any:
     """Replace the stand-ins in a value by what they stand for."""
-    if isinstance(value, _Array | _Tensor):
+    if isinstance(value, _Array | _Closed):
         return value.value
     if not isinstance(value, dict | list | tuple):
         return value

@@ -10,9 +10,8 @@ from itertools import islice
 
 import numpy as np
 
-from omatg_ray.crystal.dataset import scalar_properties
 from omatg_ray.crystal.formula import require_fitting_cell
-from omatg_ray.crystal.row import Entry, Row, failed_entry, identity, row_of_atoms
+from omatg_ray.crystal.row import Entry, Row, failed_entry, row_of_atoms
 from omatg_ray.errors import DataError
 
 KEYS = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
@@ -51,6 +50,4 @@ def _read_frame(lines: list[str], atoms: int, default: str) -> Row:
             raise DataError(
                 "it is disordered (its column occupancy is not 1 everywhere); only fully occupied sites can be used"
             )
-    # ASE moves energies and the like from the comment line to a calculator.
-    properties = {**image.info, **(image.calc.results if image.calc else {})}
-    return row_of_atoms(image, identity(properties, default), scalar_properties(properties))
+    return row_of_atoms(image, default)

@@ -14,67 +14,17 @@ from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from omatg_ray.distributed.cluster import join_cluster, own_group, reserve_room
+from omatg_ray.distributed.cluster import join_cluster, reserve_room
 from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.learner_group import LearnerGroup
-from omatg_ray.distributed.settings import RaySettings, Share
+from omatg_ray.distributed.settings import ElasticShare, RaySettings, WorkerShare
 from omatg_ray.distributed.worker_group import SECONDS_TO_START, WorkerGroup
 from omatg_ray.distributed.workers import LearnerWorker, RewardWorker, RolloutWorker
-from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.reward.build import Scorers
-from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.versions import software
 
-
-@dataclass(frozen=True)
-class Role:
-    """Actors of one kind.
-
-    Attributes:
-        name: Name in messages and metrics.
-        cls: Their class; its first argument is the share.
-        share: Resources of each actor.
-        count: Number of actors that the run starts with; their places are reserved from then on.
-        arguments: Arguments of the class after the share. Each is put into the object store once, for all actors.
-        max_workers: Largest number of actors; those beyond `count` come and go with the room on the cluster.
-    """
-
-    name: str
-    cls: type[Any]
-    share: Share
-    count: int
-    arguments: tuple[Any, ...]
-    max_workers: int = 0
-
-
-def sampling_roles(settings: RaySettings, model: FlowModel, scorers: Scorers, match_timeout: float) -> list[Role]:
-    """Return the roles that sample and score."""
-    return [
-        Role(
-            "rollout",
-            RolloutWorker,
-            settings.rollout,
-            settings.rollout.workers,
-            (model,),
-            settings.rollout.max_workers or 0,
-        ),
-        Role(
-            "reward",
-            RewardWorker,
-            settings.reward,
-            settings.reward.workers,
-            (scorers, match_timeout),
-            settings.reward.max_workers or 0,
-        ),
-    ]
-
-
-def learner_role(
-    settings: RaySettings, model: FlowModel, objective: ObjectiveSettings, learner: LearnerSettings
-) -> Role:
-    """Return the role that learns."""
-    return Role("learner", LearnerWorker, settings.learner, settings.learner.workers, (model, objective, learner))
+WORKERS: Mapping[str, type[Any]] = {"learner": LearnerWorker, "rollout": RolloutWorker, "reward": RewardWorker}
+"""Class of the actors of every role. The settings of a role have the same name."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +52,14 @@ class ActorSet:
 
 @contextmanager
 def start_actors(
-    settings: RaySettings, roles: Sequence[Role], progress: bool, inside: bool = False
+    settings: RaySettings, roles: Mapping[str, tuple[Any, ...]], progress: bool, inside: bool = False
 ) -> Iterator[ActorSet]:
     """Join the cluster and start actors; end them, and leave, when the context ends.
 
     Args:
         settings: The cluster.
-        roles: Actors to start.
+        roles: Roles of the actors to start, with the arguments of their class after the share. Each argument is put
+            into the object store once, for all actors of a role.
         progress: Whether to report progress to the user.
         inside: Whether this process is an actor, as in a trial of a sweep, whose placement group has a bundle for each
             of the new actors, in order, after its own. They are placed there, and the group stays.
@@ -119,34 +70,38 @@ def start_actors(
     """
     start = time.perf_counter()
     software()  # recorded now, as files may change during a run
-    with join_cluster(settings, progress) as cluster, ExitStack() as stack:
+    shares: dict[str, WorkerShare] = {role: getattr(settings, role) for role in roles}
+    with join_cluster(settings, progress) as (address, grows), ExitStack() as stack:
         connected = time.perf_counter()
-        bundles = [(role.name, role.share.bundle) for role in roles for _ in range(role.count)]
-        group = own_group() if inside else stack.enter_context(reserve_room(bundles, settings, cluster.grows))
+        bundles = [(role, share.bundle) for role, share in shares.items() for _ in range(share.workers)]
+        if inside:
+            group = ray.util.get_current_placement_group()
+            assert group is not None, "not an actor in a placement group"
+        else:
+            group = stack.enter_context(reserve_room(bundles, settings, grows))
         if progress:
-            print_line(f"{cluster.address}: starting {_list_counts(Counter(name for name, _ in bundles))}")
+            print_line(f"{address}: starting {_list_counts(Counter(name for name, _ in bundles))}")
         loop, pools, learners, first = EventLoop(), dict[str, WorkerGroup](), None, int(inside)
         # If nodes come on demand, replacements take as long as the first ones.
         start_timeout = max(SECONDS_TO_START, settings.wait)
-        for role in roles:
-            start_actor = _make_starter(role, group, first)
-            if role.cls is LearnerWorker:
-                learners = LearnerGroup(loop, start_actor, role.count, settings.request_timeout, start_timeout)
-                stack.callback(learners.close)
-            else:
-                count = max(role.count, role.max_workers)
-                pools[role.name] = WorkerGroup(
-                    role.name, loop, start_actor, count, settings.in_flight, settings.request_timeout, start_timeout
+        for role, share in shares.items():
+            start_actor = _make_starter(role, share, roles[role], group, first)
+            if isinstance(share, ElasticShare):
+                count = share.max_workers or share.workers
+                pools[role] = WorkerGroup(
+                    role, loop, start_actor, count, settings.in_flight, settings.request_timeout, start_timeout
                 )
-                stack.callback(pools[role.name].close)
-            first += role.count
+                stack.callback(pools[role].close)
+            else:
+                learners = LearnerGroup(loop, start_actor, share.workers, settings.request_timeout, start_timeout)
+                stack.callback(learners.close)
+            first += share.workers
         if learners is not None:
             learners.start()
-        for role in roles:
-            if role.name in pools:
-                pools[role.name].wait_for(role.count)
+        for role, pool in pools.items():
+            pool.wait_for(shares[role].workers)
         unused = ray.cluster_resources().get("GPU", 0)
-        if progress and unused and not any(role.share.gpus for role in roles):
+        if progress and unused and not any(share.gpus for share in shares.values()):
             print_line(f"Ray: the cluster has {unused:g} GPU, but no actor asks for one (ray.rollout.gpus=1)")
         ready = time.perf_counter()
         actors = ActorSet(
@@ -157,16 +112,18 @@ def start_actors(
         yield actors
 
 
-def _make_starter(role: Role, group: PlacementGroup, first: int) -> Callable[[int], ActorHandle[Any]]:
+def _make_starter(
+    role: str, share: WorkerShare, arguments: Sequence[Any], group: PlacementGroup, first: int
+) -> Callable[[int], ActorHandle[Any]]:
     """Return a function that starts actors of a role: first in the group's bundles from `first` on, then anywhere."""
-    arguments = [ray.put(argument) for argument in role.arguments]
-    options = {"num_cpus": role.share.cpus, "num_gpus": role.share.gpus}
+    stored = [ray.put(argument) for argument in arguments]
+    options = {"num_cpus": share.cpus, "num_gpus": share.gpus}
 
     def start_actor(index: int) -> ActorHandle[Any]:
         strategy: Any = "DEFAULT"
-        if index < role.count:
+        if index < share.workers:
             strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=first + index)
-        return ray.remote(role.cls).options(**options, scheduling_strategy=strategy).remote(role.share, *arguments)
+        return ray.remote(WORKERS[role]).options(**options, scheduling_strategy=strategy).remote(share, *stored)
 
     return start_actor
 

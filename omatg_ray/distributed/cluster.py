@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,8 @@ logger = logging.getLogger(__name__)
 SECONDS_TO_CONNECT = 10
 NODES_NAMED = 8
 JOB_FOLDER = "runtime_resources"
+ENABLE_RAY_CLUSTER, UV_RUN = "ENABLE_RAY_CLUSTER", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+"""Constants of Ray; the second is also a variable of the environment."""
 SHORT = Path("/tmp")
 """Usual folder of Ray's files."""
 SOCKET = "/session_2026-11-28_19-07-18_720664_4194304/sockets/plasma_store"
@@ -44,30 +45,20 @@ LONGEST = 103 if sys.platform == "darwin" else 107
 Bundle = Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster that this process has joined.
-
-    Attributes:
-        address: Its address, in words.
-        grows: Whether it may have more room later; a Ray of this process alone never has.
-    """
-
-    address: str
-    grows: bool
-
-
 @contextmanager
-def join_cluster(settings: RaySettings, progress: bool = False) -> Iterator[Cluster]:
+def join_cluster(settings: RaySettings, progress: bool = False) -> Iterator[tuple[str, bool]]:
     """Connect to the cluster of the settings, or start a Ray on this machine for as long as the context lasts.
 
     A program that is connected already keeps its connection.
+
+    Yields:
+        The cluster's address, in words, and whether it may have more room later; a Ray of this process alone never has.
 
     Raises:
         ClusterError: There is no cluster at the address, it refuses the connection, or it is not this job's cluster.
     """
     if ray.is_initialized():
-        yield Cluster(ray.get_runtime_context().gcs_address, grows=True)
+        yield ray.get_runtime_context().gcs_address, True
         return
     address = settings.address or os.environ.get("RAY_ADDRESS") or None
     if address == "local":
@@ -80,7 +71,8 @@ def join_cluster(settings: RaySettings, progress: bool = False) -> Iterator[Clus
     with _set_token(None if address else secrets.token_hex(32)):
         where = address or "this machine"
         try:
-            resolved = _resolve(address)
+            # Look `auto` up as Ray does; that cluster may have ended.
+            resolved = services.canonicalize_bootstrap_address("auto") if address == "auto" else address
             where += f" ({resolved})" if resolved != address else ""
             if resolved is None:
                 refuse_few_threads()
@@ -90,7 +82,15 @@ def join_cluster(settings: RaySettings, progress: bool = False) -> Iterator[Clus
             options: dict[str, Any] = {"logging_level": logging.ERROR}
             if resolved is None:
                 options |= {"include_dashboard": False, "_temp_dir": _choose_folder()}
-            with _listen_on_loopback(resolved is None), _keep_environment(), deaf_children():
+            # Make a Ray of this process alone listen on 127.0.0.1 only. On Linux, Ray listens on all interfaces. On
+            # macOS it does not, and this is the switch for that. Asking for an address of the node does not work, since
+            # Ray replaces 127.0.0.1 with an external one.
+            on_all = _switched_off(ENABLE_RAY_CLUSTER, resolved is None)
+            # Keep the workers of a driver started by `uv run` in the environment of their node; here that is the
+            # driver's. Ray would create a new one with the same `uv run`, in a copy of the working directory, which may
+            # lack Ray itself. RAY_ENABLE_UV_RUN_RUNTIME_ENV=1 requests that.
+            new_environment = _switched_off(UV_RUN, UV_RUN not in os.environ)
+            with on_all, new_environment, deaf_children():
                 context: Any = ray.init(resolved or "local", **options)
         except AuthenticationError as error:
             # The first sentence says what is wrong, the others where to read on.
@@ -122,7 +122,7 @@ def join_cluster(settings: RaySettings, progress: bool = False) -> Iterator[Clus
             if settings.address is None:
                 _refuse_other_session(Path(context.address_info["session_dir"]).name, str(address))
             joined_at = f"the cluster at {context.address_info['gcs_address']}" if address else "this machine"
-            yield Cluster(joined_at, grows=address is not None)
+            yield joined_at, address is not None
         finally:
             ray.shutdown()
 
@@ -140,15 +140,6 @@ def _refuse_other_session(session: str, address: str) -> None:
             f"this job belongs to the Ray of {own}, but Ray sent it to another one on this machine ({address}, "
             f"{session}); give the address of its own cluster: ray.address=HOST:PORT"
         )
-
-
-def _resolve(address: str | None) -> str | None:
-    """Return HOST:PORT, looking up `auto` as Ray does; that cluster may have ended.
-
-    Raises:
-        ConnectionError: No cluster was started on this machine.
-    """
-    return services.canonicalize_bootstrap_address("auto") if address == "auto" else address
 
 
 def _choose_folder() -> str | None:
@@ -217,33 +208,14 @@ def _set_token(token: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _listen_on_loopback(alone: bool) -> Iterator[None]:
-    """Make a Ray that starts meanwhile for this process alone listen on 127.0.0.1 only.
-
-    On Linux, Ray listens on all interfaces. On macOS it does not, and this is the switch for that. Asking for an
-    address of the node does not work, since Ray replaces 127.0.0.1 with an external one.
-    """
-    previous = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = previous and not alone
+def _switched_off(switch: str, off: bool) -> Iterator[None]:
+    """Turn off a switch among Ray's constants meanwhile, if asked to."""
+    previous = getattr(ray_constants, switch)
+    setattr(ray_constants, switch, previous and not off)
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = previous
-
-
-@contextmanager
-def _keep_environment() -> Iterator[None]:
-    """Keep the workers of a driver started by `uv run` in the environment of their node; here that is the driver's.
-
-    Ray would create a new one with the same `uv run`, in a copy of the working directory, which may lack Ray itself.
-    RAY_ENABLE_UV_RUN_RUNTIME_ENV=1 requests that.
-    """
-    previous = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
-    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = previous and "RAY_ENABLE_UV_RUN_RUNTIME_ENV" in os.environ
-    try:
-        yield
-    finally:
-        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = previous
+        setattr(ray_constants, switch, previous)
 
 
 @contextmanager
@@ -299,13 +271,6 @@ def has_room() -> bool:
     return any(ident.endswith(job) and group["state"] == "CREATED" for ident, group in groups)
 
 
-def own_group() -> PlacementGroup:
-    """Return the placement group of this process, which must be an actor."""
-    group = ray.util.get_current_placement_group()
-    assert group is not None, "not an actor in a placement group"
-    return group
-
-
 def _fits(bundles: Sequence[tuple[str, Bundle]]) -> bool:
     """Return whether all nodes together, if idle, have the requested resources."""
     present = ray.cluster_resources()
@@ -313,11 +278,8 @@ def _fits(bundles: Sequence[tuple[str, Bundle]]) -> bool:
 
 
 def _total(bundles: Sequence[tuple[str, Bundle]]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for _, bundle in bundles:
-        for kind, amount in bundle.items():
-            total[kind] = total.get(kind, 0.0) + amount
-    return total
+    kinds = dict.fromkeys(kind for _, bundle in bundles for kind in bundle)
+    return {kind: sum(bundle.get(kind, 0.0) for _, bundle in bundles) for kind in kinds}
 
 
 def _describe(bundles: Sequence[tuple[str, Bundle]]) -> str:

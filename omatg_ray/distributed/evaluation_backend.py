@@ -10,12 +10,13 @@ from typing import Any
 
 import ray
 import torch
+from ray import ObjectRef
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.distributed.actor_set import ActorSet
 from omatg_ray.distributed.failures import ObjectHandle, OutputLost, fetch
-from omatg_ray.distributed.worker_group import Answer, Request
+from omatg_ray.distributed.worker_group import Request
 from omatg_ray.evaluate.backend import Block, Comparisons, Measured
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
@@ -40,14 +41,12 @@ class RayEvaluationBackend:
 
         def generate(index: int) -> None:
             block = replace(blocks[index], comparisons=None)
-            request = Request(f"block {index}", "generate", (block, published), lambda a: assess(index, a), kept=1)
-            self._rollout.submit(request)
+            then = partial(assess, index)
+            self._rollout.submit(Request(f"block {index}", "generate", (block, published), then, kept=1))
 
-        def assess(index: int, answer: Answer) -> None:
-            (crystals,), seconds = answer.kept, answer.value
-
-            def done(assessed: Answer) -> None:
-                energy, match = assessed.value
+        def assess(index: int, seconds: float, crystals: ObjectRef[Any]) -> None:
+            def done(assessed: tuple[Tensor | None, MatchResult | None]) -> None:
+                energy, match = assessed
                 try:
                     measured[index] = Measured(fetch(crystals, "a rollout actor"), energy, match, seconds)
                 except OutputLost:
@@ -91,11 +90,11 @@ class RayEvaluationBackend:
         self, method: str, arguments: Sequence[tuple[Any, ...]], of: Callable[[Any], Tensor]
     ) -> Iterator[Tensor]:
         results: dict[int, Tensor] = {}
+
+        def done(index: int, value: Any) -> None:
+            results[index] = of(value)
+
         for index, call in enumerate(arguments):
-
-            def done(answer: Answer, index: int = index) -> None:
-                results[index] = of(answer.value)
-
-            self._reward.submit(Request(f"batch {index}", method, call, done))
+            self._reward.submit(Request(f"batch {index}", method, call, partial(done, index)))
         self._loop.until(lambda: len(results) == len(arguments))
         return iter([results[index] for index in range(len(arguments))])

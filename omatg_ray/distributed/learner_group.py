@@ -16,11 +16,11 @@ from torch import Tensor
 from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.failures import ActorGone, ActorSilent, InputLost, ObjectHandle, OutputLost, Timed, fetch
 from omatg_ray.distributed.process_group import LearnersLostError, plan_shares
-from omatg_ray.distributed.software import refuse_other
-from omatg_ray.distributed.worker_group import LOGS, MAX_ATTEMPTS, SECONDS_TO_START
+from omatg_ray.distributed.worker_group import LOGS, MAX_ATTEMPTS, SECONDS_TO_START, call
 from omatg_ray.errors import ClusterError
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.timeline import Span
+from omatg_ray.run.versions import refuse_other
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,10 @@ class LearnerGroup:
         count: Number of learners.
         request_timeout: Seconds that an update may take.
         start_timeout: Seconds that the learners may take to start.
+
+    Attributes:
+        info: Descriptions of the learners, by themselves.
+        handle: Handle of the weights after the last update in the object store, where the first learner has put them.
     """
 
     role = "learner"
@@ -54,17 +58,13 @@ class LearnerGroup:
         request_timeout: float = float("inf"),
         start_timeout: float = SECONDS_TO_START,
     ) -> None:
-        self._loop, self._start_actor, self._request_timeout, self._start_timeout = (
-            loop,
-            start_actor,
-            request_timeout,
-            start_timeout,
-        )
+        self._loop, self._start_actor = loop, start_actor
+        self._request_timeout, self._start_timeout = request_timeout, start_timeout
         self._actors = [start_actor(rank) for rank in range(count)]
         self._weights: dict[str, Tensor] | None = None
         self._optimizer: dict[str, Tensor] | ObjectRef[Any] = {}
-        self._handle: ObjectHandle | None = None
-        self._info: list[dict[str, Any]] = []
+        self.handle: ObjectHandle | None = None
+        self.info: list[dict[str, Any]] = []
         self._busy = dict.fromkeys(range(count), 0.0)
         self._spans: list[Span] = []
         self._replaced = 0
@@ -80,12 +80,6 @@ class LearnerGroup:
         """Weights after the last update, on the CPU."""
         assert self._weights is not None
         return self._weights
-
-    @property
-    def handle(self) -> ObjectHandle:
-        """Handle of the same weights in the object store, where the first learner has put them."""
-        assert self._handle is not None
-        return self._handle
 
     @property
     def optimizer(self) -> dict[str, Tensor]:
@@ -111,7 +105,7 @@ class LearnerGroup:
 
     def restore(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
         """Restore earlier weights and state of the optimizer."""
-        self._weights, self._optimizer, self._handle = weights, optimizer, None
+        self._weights, self._optimizer, self.handle = weights, optimizer, None
         self._with_replacement(self._load)
 
     def update(
@@ -133,13 +127,13 @@ class LearnerGroup:
         sizes = [[len(composition) for composition in item.species] for item in items]
         shares = plan_shares(sizes, counted, len(self._actors))
         calls = [
-            (share.counted, advantage[share.positions], len(counted), *(trajectories[item] for item in share.items))
-            for share in shares
+            (own, advantage[positions], len(counted), *(trajectories[item] for item in needed))
+            for needed, own, positions in shares
         ]
 
         def learn() -> dict[str, float]:
             (weights, optimizer), timed = self._call_all("update", calls, kept=2)[0]
-            self._weights, self._handle = fetch(weights, "learner actor 0"), ObjectHandle(weights)
+            self._weights, self.handle = fetch(weights, "learner actor 0"), ObjectHandle(weights)
             # Only a checkpoint reads it. Watching it copies it to this node.
             self._optimizer = optimizer
             self._loop.watch(optimizer, self._keep_optimizer)
@@ -162,18 +156,13 @@ class LearnerGroup:
         for rank, (_, timed) in enumerate(answers):
             refuse_other(timed.value.get("software", {}), f"learner actor {rank}", timed.value.get("node", "?"))
         seconds = round(time.perf_counter() - begin, 3)
-        self._info = [
+        self.info = [
             {"role": self.role, "index": rank, **timed.value, "ready_seconds": seconds}
             for rank, (_, timed) in enumerate(answers)
         ]
         if len(self._actors) > 1:
             ((_, timed),) = self._call_all("rendezvous", [()])
             self._call_all("join", [(timed.value, rank, len(self._actors)) for rank in range(len(self._actors))])
-
-    @property
-    def info(self) -> list[dict[str, Any]]:
-        """Descriptions of the learners, by themselves."""
-        return self._info
 
     def describe(self) -> str:
         """Return what the learners are doing, for messages."""
@@ -204,7 +193,7 @@ class LearnerGroup:
         """Return the result of `act`, replacing learners that die meanwhile."""
         for _ in range(MAX_ATTEMPTS):
             try:
-                if not self._info:
+                if not self.info:
                     self.start()
                     self._load()
                 return act()
@@ -224,7 +213,7 @@ class LearnerGroup:
         """Replace all learners; the new ones start, and load the state of the last update, before the next one."""
         self.close()
         self._actors = [self._start_actor(rank) for rank in range(len(self._actors))]
-        self._info = []
+        self.info = []
 
     def _load(self) -> None:
         if self._weights is not None:
@@ -235,12 +224,8 @@ class LearnerGroup:
         self, method: str, arguments: Sequence[tuple[Any, ...]], kept: int = 0
     ) -> list[tuple[tuple[ObjectRef[Any], ...], Timed]]:
         """Call each learner, or only the first ones if there are fewer arguments; return kept objects and answers."""
-        refs: list[tuple[tuple[ObjectRef[Any], ...], ObjectRef[Any]]] = []
+        refs = [call(self._actors[rank], method, own, kept) for rank, own in enumerate(arguments)]
         answers: dict[int, Timed] = {}
-        for rank, call in enumerate(arguments):
-            returned = getattr(self._actors[rank], method).options(num_returns=kept + 1).remote(*call)
-            *stays, last = returned if isinstance(returned, list) else [returned]
-            refs.append((tuple(stays), last))
 
         def receiver(rank: int) -> Callable[[ObjectRef[Any]], None]:
             def receive(ref: ObjectRef[Any]) -> None:

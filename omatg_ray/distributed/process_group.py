@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import accumulate, pairwise
 from typing import Any
@@ -34,22 +33,9 @@ class LearnersLostError(ClusterError):
 # --- shares -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class LearnerShare:
-    """Structures that one learner learns from.
-
-    Attributes:
-        items: Indices of the items that it needs, in order.
-        counted: Structures to learn from (b,), as indices into the structures of these items, one after the other.
-        positions: Positions (b,) of these structures in the `counted`, and so in the advantages, of all learners.
-    """
-
-    items: tuple[int, ...]
-    counted: Tensor
-    positions: Tensor
-
-
-def plan_shares(trajectory_sizes: Sequence[Sequence[int]], counted: Tensor, n: int) -> list[LearnerShare]:
+def plan_shares(
+    trajectory_sizes: Sequence[Sequence[int]], counted: Tensor, n: int
+) -> list[tuple[list[int], Tensor, Tensor]]:
     """Share the structures of an iteration among learners.
 
     A share is a run of consecutive structures, so that a learner needs few items. Its number of ordered pairs of atoms,
@@ -60,6 +46,10 @@ def plan_shares(trajectory_sizes: Sequence[Sequence[int]], counted: Tensor, n: i
         trajectory_sizes: Atoms of every structure, item by item.
         counted: Ascending indices (b,) of the structures to learn from, over all items.
         n: Number of learners.
+
+    Returns:
+        For every learner: the items that it needs, in order; the structures that it learns from (b,), as indices into
+        those of these items, one after the other; and the positions (b,) of these structures in `counted`.
     """
     starts = list(accumulate((len(sizes) for sizes in trajectory_sizes), initial=0))
     structures = counted.tolist()
@@ -76,30 +66,27 @@ def plan_shares(trajectory_sizes: Sequence[Sequence[int]], counted: Tensor, n: i
         shifts = dict(zip(items, accumulate((len(trajectory_sizes[item]) for item in items), initial=0), strict=False))
         own = [structures[position] for position in positions]
         local = [index - starts[item_of[index]] + shifts[item_of[index]] for index in own]
-        shares.append(
-            LearnerShare(tuple(items), torch.tensor(local, dtype=torch.long), torch.tensor(positions, dtype=torch.long))
-        )
+        shares.append((items, torch.tensor(local, dtype=torch.long), torch.tensor(positions, dtype=torch.long)))
     return shares
 
 
 # --- communication ------------------------------------------------------------------------------------------------
 
 
-class Rendezvous:
-    """Meeting point of learners: a store that one of them serves, on a port that is reserved from the start.
+def open_rendezvous(host: str, seconds: float = SECONDS_TO_ANSWER) -> tuple[dist.TCPStore, str]:
+    """Open a meeting point of learners: a store that one of them serves, on a port that is reserved from the start.
 
     Args:
         host: Address of this learner's node that the others reach; it listens on no other.
         seconds: How long it waits for another learner's entry.
-    """
 
-    def __init__(self, host: str, seconds: float = SECONDS_TO_ANSWER) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, 0), family=family)
-        port = listener.getsockname()[1]
-        # The store closes the socket when it ends.
-        self.store = _store(host, port, seconds, listener.detach())
-        self.address = f"{host}:{port}"
+    Returns:
+        The store, and its address, HOST:PORT.
+    """
+    listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    port = listener.getsockname()[1]
+    # The store closes the socket when it ends.
+    return _store(host, port, seconds, listener.detach()), f"{host}:{port}"
 
 
 class TorchProcessGroup:
@@ -111,7 +98,7 @@ class TorchProcessGroup:
         size: Number of learners.
         host: Address of this learner's node that the others reach; it listens on no other.
         nccl: Whether to sum over NCCL; values must then be on a GPU that no other learner has.
-        rendezvous: The rendezvous, if this learner serves it.
+        served: Store of the rendezvous, if this learner serves it.
         seconds: How long to wait for the others, at any one time.
 
     Raises:
@@ -125,16 +112,13 @@ class TorchProcessGroup:
         size: int,
         host: str,
         nccl: bool = False,
-        rendezvous: Rendezvous | None = None,
+        served: dist.TCPStore | None = None,
         seconds: float = SECONDS_TO_ANSWER,
     ) -> None:
-        self.rank, self.size, self._rendezvous = rank, size, rendezvous
+        self.rank, self.size, self._served = rank, size, served
         try:
-            if rendezvous is None:
-                server, _, port = address.rpartition(":")
-                store = _store(server, int(port), seconds)
-            else:
-                store = rendezvous.store
+            server, _, port = address.rpartition(":")
+            store = _store(server, int(port), seconds) if served is None else served
             self._gloo: Any = _gloo(dist.PrefixStore("gloo", store), rank, size, host, seconds)
             self._nccl: Any = _nccl(dist.PrefixStore("nccl", store), rank, size, seconds) if nccl else None
         except RuntimeError as error:

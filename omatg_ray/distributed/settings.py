@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -48,43 +48,34 @@ class WorkerShare(Share):
     workers: int = Field(1, ge=1, description="actors")
 
 
-class OptionalWorkerShare(Share):
+class OptionalWorkerShare(WorkerShare):
     """Number of actors, which may be 0, and resources of each."""
 
     workers: int = Field(0, ge=0, description="actors; 0: the work is done in this process, without Ray")
 
 
-class Elastic(Settings):
-    """A role whose actors may come and go during a run."""
+class ElasticShare(WorkerShare):
+    """The same for a role whose actors may come and go during a run."""
 
     max_workers: int | None = Field(
         None, ge=1, description="up to this many actors while the cluster has room; null: no more than workers"
     )
 
+    @model_validator(mode="after")
+    def _check_workers(self) -> Self:
+        if self.max_workers is not None and self.max_workers < self.workers:
+            raise ValueError(
+                f"max_workers={self.max_workers} is less than workers={self.workers}; raise it or leave it out"
+            )
+        return self
 
-def _refuse_fewer(share: RolloutShare | RewardShare) -> None:
-    if share.max_workers is not None and share.max_workers < share.workers:
-        raise ValueError(
-            f"max_workers={share.max_workers} is less than workers={share.workers}; raise it or leave it out"
-        )
+
+RewardShare = ElasticShare
+"""Its former name for reward actors, which pickles of Ray Tune in the folders of sweeps still have."""
 
 
-class RolloutShare(OptionalWorkerShare, Elastic):
+class RolloutShare(OptionalWorkerShare, ElasticShare):
     """Number of rollout actors, and resources of each."""
-
-    @model_validator(mode="after")
-    def _check_workers(self) -> RolloutShare:
-        _refuse_fewer(self)
-        return self
-
-
-class RewardShare(WorkerShare, Elastic):
-    """Number of reward actors, and resources of each."""
-
-    @model_validator(mode="after")
-    def _check_workers(self) -> RewardShare:
-        _refuse_fewer(self)
-        return self
 
 
 class RaySettings(Settings):
@@ -98,8 +89,8 @@ class RaySettings(Settings):
         "Ray of its own on this machine",
     )
     rollout: RolloutShare = Field(RolloutShare(), description="actors that sample trajectories")
-    reward: RewardShare = Field(
-        RewardShare(), description="actors that score crystals, used if there are rollout actors"
+    reward: ElasticShare = Field(
+        ElasticShare(), description="actors that score crystals, used if there are rollout actors"
     )
     learner: WorkerShare = Field(
         WorkerShare(), description="actors that learn, if rollout has workers; several share every update"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
 import torch
@@ -20,36 +19,26 @@ RUN = "run"
 """Tag of every metric: the name of the run folder."""
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A metric.
-
-    Attributes:
-        text: Description.
-        tag: Tag that distinguishes its series, beside the run.
-        counts: Whether it is a counter, which only grows.
-    """
-
-    text: str
-    tag: str | None = None
-    counts: bool = False
-
-
-MEASURES: Mapping[str, Measure] = {
-    "omatg_ray_iteration": Measure("Iterations done"),
-    "omatg_ray_trajectories_per_second": Measure("Trajectories of the last iteration per second"),
-    "omatg_ray_staleness_versions": Measure("Versions between the weights that sampled and those that were updated"),
-    "omatg_ray_invalid_share": Measure("Share of invalid crystals in the last iteration"),
-    "omatg_ray_reward_mean": Measure("Mean reward in the last iteration"),
-    "omatg_ray_stage_seconds": Measure("Seconds that the driver waited in the last iteration, by stage", "stage"),
-    "omatg_ray_idle_share": Measure("Idle share of the last iteration, mean over the actors of a role", "role"),
-    "omatg_ray_actors_ready": Measure("Actors that are ready", "role"),
-    "omatg_ray_requests_waiting": Measure("Requests not yet given to an actor", "role"),
-    "omatg_ray_requests_running": Measure("Requests given to actors and not yet answered", "role"),
-    "omatg_ray_replaced_actors": Measure("Actors replaced since the driver started", "role", counts=True),
-    "omatg_ray_retried_requests": Measure("Requests sent again since the driver started", "role", counts=True),
+MEASURES: Mapping[str, tuple[str, ...]] = {
+    "omatg_ray_iteration": ("Iterations done",),
+    "omatg_ray_trajectories_per_second": ("Trajectories of the last iteration per second",),
+    "omatg_ray_staleness_versions": ("Versions between the weights that sampled and those that were updated",),
+    "omatg_ray_invalid_share": ("Share of invalid crystals in the last iteration",),
+    "omatg_ray_reward_mean": ("Mean reward in the last iteration",),
+    "omatg_ray_stage_seconds": ("Seconds that the driver waited in the last iteration, by stage", "stage"),
+    "omatg_ray_idle_share": ("Idle share of the last iteration, mean over the actors of a role", "role"),
+    "omatg_ray_actors_ready": ("Actors that are ready", "role"),
+    "omatg_ray_requests_waiting": ("Requests not yet given to an actor", "role"),
+    "omatg_ray_requests_running": ("Requests given to actors and not yet answered", "role"),
+    "omatg_ray_replaced_actors": ("Actors replaced since the driver started", "role"),
+    "omatg_ray_retried_requests": ("Requests sent again since the driver started", "role"),
 }
-"""Metrics by name; Ray exports them as `ray_<name>`, and counters as `ray_<name>_total`."""
+"""Metrics by name: description and, beside the run, the tag that distinguishes its series.
+
+Ray exports them as `ray_<name>`, and counters as `ray_<name>_total`.
+"""
+COUNTERS = {"replaced": "omatg_ray_replaced_actors", "retried": "omatg_ray_retried_requests"}
+"""Metrics that only grow, by the prefix of what a backend logs for an iteration."""
 
 
 class Telemetry:
@@ -67,8 +56,12 @@ class Telemetry:
 
     def __init__(self, run: str, loop: EventLoop, pools: Sequence[WorkerGroup], learners: LearnerGroup) -> None:
         self._run, self._pools, self._learners = run, pools, learners
-        self._gauges = {name: Gauge(name, m.text, _tags(m)) for name, m in MEASURES.items() if not m.counts}
-        self._counters = {name: Counter(name, m.text, _tags(m)) for name, m in MEASURES.items() if m.counts}
+        self._gauges, self._counters = dict[str, Gauge](), dict[str, Counter]()
+        for name, (text, *tag) in MEASURES.items():
+            if name in COUNTERS.values():
+                self._counters[name] = Counter(name, text, (RUN, *tag))
+            else:
+                self._gauges[name] = Gauge(name, text, (RUN, *tag))
         self._values: dict[tuple[str, str], float] = {}
         loop.join(self._refresh, lambda: "")
 
@@ -100,10 +93,9 @@ class Telemetry:
                 self._note("omatg_ray_stage_seconds", value, rest)
             elif kind == "idle":
                 idle.setdefault(rest.rpartition("_")[0], []).append(value)
-            elif kind == "replaced" and value:
-                self._counters["omatg_ray_replaced_actors"].inc(value, self._tag_values("role", rest))
-            elif kind == "retried" and value:
-                self._counters["omatg_ray_retried_requests"].inc(value, self._tag_values("role", rest))
+            elif kind in COUNTERS and value:
+                counter = COUNTERS[kind]
+                self._counters[counter].inc(value, self._tags(counter, rest))
         for role, shares in idle.items():
             self._note("omatg_ray_idle_share", fmean(shares), role)
         self._refresh()
@@ -121,11 +113,8 @@ class Telemetry:
             self._note("omatg_ray_requests_running", pool.running, pool.role)
         self._note("omatg_ray_actors_ready", len(self._learners.info), self._learners.role)
         for (name, of), value in self._values.items():
-            self._gauges[name].set(value, self._tag_values(MEASURES[name].tag, of))
+            self._gauges[name].set(value, self._tags(name, of))
 
-    def _tag_values(self, tag: str | None, of: str) -> dict[str, str]:
-        return {RUN: self._run} if tag is None else {RUN: self._run, tag: of}
-
-
-def _tags(measure: Measure) -> tuple[str, ...]:
-    return (RUN,) if measure.tag is None else (RUN, measure.tag)
+    def _tags(self, name: str, of: str) -> dict[str, str]:
+        _, *tag = MEASURES[name]
+        return {RUN: self._run} | dict.fromkeys(tag, of)

@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
-from omatg_ray.run.timeline import Span, Timeline
+from omatg_ray.distributed.learner_group import LearnerGroup
+from omatg_ray.distributed.worker_group import WorkerGroup
+from omatg_ray.run.timeline import Timeline
 
 STAGES = ("rollout", "reward", "learn", "weights")
-
-
-class Busy(Protocol):
-    """Actors of a role that record their work."""
-
-    @property
-    def role(self) -> str: ...
-
-    def take_busy(self) -> dict[int, float]:
-        """Return the seconds that each worked since the last call."""
-        ...
-
-    def take_spans(self) -> list[Span]:
-        """Return what they did since the last call."""
-        ...
 
 
 class Timings:
@@ -34,18 +20,12 @@ class Timings:
         startup: Seconds that each part of the start-up took.
     """
 
-    def __init__(self, pools: Sequence[Busy], startup: Mapping[str, float]) -> None:
+    def __init__(self, pools: Sequence[WorkerGroup | LearnerGroup], startup: Mapping[str, float]) -> None:
         self._pools, self._startup = pools, dict(startup)
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._began = self._lap = time.perf_counter()
         self._waits_for_first = True
         self._began_at = time.time()
-        self._timeline: Timeline | None = None
-
-    @property
-    def timeline(self) -> Timeline | None:
-        """Timeline of the last iteration that `take` counted."""
-        return self._timeline
 
     def begin(self) -> None:
         """Start an iteration while none is in flight. Earlier work of the actors, such as validation, is excluded."""
@@ -72,10 +52,10 @@ class Timings:
             self._startup["startup_first_trajectory"] = sum(self._startup.values()) + waited
             self._waits_for_first = False
 
-    def take(self, iteration: int) -> dict[str, float]:
+    def take(self, iteration: int) -> tuple[dict[str, float], Timeline]:
         """Return the seconds of every stage (`time_*`), each actor's idle share (`idle_*`) and, once, `startup_*`.
 
-        Resets all counts.
+        Resets all counts. Returns the timeline of the iteration, too.
 
         Args:
             iteration: Number of the iteration that ends now, from 1.
@@ -86,7 +66,7 @@ class Timings:
         idle = {f"idle_{role}_{index}": min(1.0, max(0.0, 1.0 - s / elapsed)) for (role, index), s in busy.items()}
         timings = stages | idle | self._startup
         spans = [span for pool in self._pools for span in pool.take_spans()]
-        self._timeline = Timeline.between(self._began_at, time.time(), iteration, tuple(busy), spans)
+        timeline = Timeline.between(self._began_at, time.time(), iteration, tuple(busy), spans)
         self._seconds, self._startup = dict.fromkeys(STAGES, 0.0), {}
         self._began, self._began_at = time.perf_counter(), time.time()
-        return timings
+        return timings, timeline

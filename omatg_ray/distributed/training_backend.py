@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from ray import ObjectRef
 from torch import Tensor
 
 from omatg_ray.distributed.actor_set import ActorSet
@@ -17,7 +18,7 @@ from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.telemetry import Telemetry
 from omatg_ray.distributed.timings import Timings
 from omatg_ray.distributed.weights import PublishedWeights
-from omatg_ray.distributed.worker_group import MAX_ATTEMPTS, Answer, Request
+from omatg_ray.distributed.worker_group import MAX_ATTEMPTS, Request
 from omatg_ray.errors import ClusterError
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.protocol import RewardResult
@@ -92,10 +93,9 @@ class RayTrainingBackend:
     def _roll_out(self, flight: _Flight, index: int) -> None:
         item = flight.items[index]
         weights = self.weights[flight.version]
-        arguments = (item, flight.version, weights, self._with_base)
+        arguments = (item, weights, self._with_base)
 
-        def done(answer: Answer) -> None:
-            trajectory, crystals = answer.kept
+        def done(_: None, trajectory: ObjectRef[Any], crystals: ObjectRef[Any]) -> None:
             flight.trajectories[index] = trajectory
             self._clock.trajectory()
             if index not in flight.scored:
@@ -107,11 +107,11 @@ class RayTrainingBackend:
 
         self.rollout.submit(Request(flight.label(index), "rollout", arguments, done, kept=2, lost=lost))
 
-    def _score(self, flight: _Flight, index: int, crystals: Any) -> None:
+    def _score(self, flight: _Flight, index: int, crystals: ObjectRef[Any]) -> None:
         item = flight.items[index]
 
-        def done(answer: Answer) -> None:
-            flight.scored[index] = answer.value
+        def done(scored: ScoredItem) -> None:
+            flight.scored[index] = scored
 
         def lost() -> None:
             flight.trajectories.pop(index, None)
@@ -175,11 +175,9 @@ class RayTrainingBackend:
     def timings(self) -> dict[str, float]:
         assert self._learned is not None
         items, version = self._learned
-        timings = self._clock.take(items[0].iteration + 1)
+        timings, timeline = self._clock.take(items[0].iteration + 1)
         for part in (self.rollout, self.reward, self.learners):
             timings |= part.take_failures()
-        timeline = self._clock.timeline
-        assert timeline is not None
         if self.timeline is None or self._flights or not self._staleness:
             self.timeline = timeline
         self._telemetry.learned(items, version, timeline.seconds, timings)

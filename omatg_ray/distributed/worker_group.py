@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,9 @@ from ray.actor import ActorHandle
 
 from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.failures import ActorGone, ActorSilent, InputLost, OutputLost, Timed, fetch
-from omatg_ray.distributed.software import refuse_other
 from omatg_ray.errors import ClusterError, SoftwareError
 from omatg_ray.run.timeline import Span
+from omatg_ray.run.versions import refuse_other
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +36,6 @@ SECONDS_TO_START = 600.0
 LOGS = "Ray's logs on its nodes (/tmp/ray/session_latest/logs) may say why"
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Result of a request: references to what stays in the object store, and the small value."""
-
-    kept: tuple[ObjectRef[Any], ...]
-    value: Any
-
-
 @dataclass(eq=False)
 class Request:
     """A call of an actor's method.
@@ -52,7 +44,7 @@ class Request:
         label: Name in messages.
         method: Name of the method; it returns `kept` values that stay in the object store, then a `Timed`.
         arguments: Object references among them are resolved on the actor's side.
-        then: Called with the answer.
+        then: Called with the small value, and references to what stays in the object store.
         kept: Number of values that stay in the object store.
         lost: Called if an argument was lost with a node or actor; None ends the run.
         given_up: Called with the reason if `MAX_ATTEMPTS` actors died or hung over it; None ends the run.
@@ -62,7 +54,7 @@ class Request:
     label: str
     method: str
     arguments: tuple[Any, ...]
-    then: Callable[[Answer], None]
+    then: Callable[..., None]
     kept: int = 0
     lost: Callable[[], None] | None = None
     given_up: Callable[[str], None] | None = None
@@ -86,6 +78,15 @@ class _Slot:
     info: ObjectRef[Any] | None = None
     """Reference that becomes ready once it has started; None afterwards."""
     running: dict[ObjectRef[Any], tuple[Request, tuple[ObjectRef[Any], ...]]] = field(default_factory=dict)
+
+
+def call(
+    actor: ActorHandle[Any], method: str, arguments: Sequence[Any], kept: int
+) -> tuple[tuple[ObjectRef[Any], ...], ObjectRef[Any]]:
+    """Call an actor's method; return references to the values that stay in the object store, and to its `Timed`."""
+    refs = getattr(actor, method).options(num_returns=kept + 1).remote(*arguments)
+    *stay, last = refs if isinstance(refs, list) else [refs]
+    return tuple(stay), last
 
 
 class WorkerGroup:
@@ -146,11 +147,6 @@ class WorkerGroup:
         """Number of requests given to actors and not yet answered."""
         return sum(len(slot.running) for slot in self._slots)
 
-    @property
-    def unfinished(self) -> int:
-        """Number of requests without an answer."""
-        return self.waiting + self.running
-
     def describe(self) -> str:
         """Return what is running where, for messages."""
         parts = []
@@ -170,12 +166,10 @@ class WorkerGroup:
                 return
             slot = min(free, key=lambda each: len(each.running))
             request = self._waiting.popleft()
-            method = getattr(slot.actor, request.method).options(num_returns=request.kept + 1)
-            refs = method.remote(*request.arguments)
-            *kept, last = refs if isinstance(refs, list) else [refs]
+            kept, last = call(slot.actor, request.method, request.arguments, request.kept)
             if not slot.running:
                 slot.since, slot.counted = time.monotonic(), 0.0
-            slot.running[last] = (request, tuple(kept))
+            slot.running[last] = (request, kept)
             self._loop.watch(last, lambda ref, slot=slot: self._receive(slot, ref))  # type: ignore[misc]
 
     def _receive(self, slot: _Slot, ref: ObjectRef[Any]) -> None:
@@ -215,7 +209,7 @@ class WorkerGroup:
         now = time.time()
         self._spans.append(Span(self.role, index, request.method, now - timed.seconds, now))
         self._dispatch()
-        request.then(Answer(kept, timed.value))
+        request.then(timed.value, *kept)
 
     def _finish(self, slot: _Slot, ref: ObjectRef[Any]) -> tuple[Request, tuple[ObjectRef[Any], ...]]:
         """Remove and return the request behind an answer; the actor goes on with the next one."""

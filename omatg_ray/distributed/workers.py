@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import ray
 import torch
 from torch import Tensor
+from torch.distributed import TCPStore
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.distributed.failures import ObjectHandle, Timed
-from omatg_ray.distributed.process_group import LOOPBACK, Rendezvous, TorchProcessGroup, rendezvous_host
+from omatg_ray.distributed.process_group import LOOPBACK, TorchProcessGroup, open_rendezvous, rendezvous_host
 from omatg_ray.distributed.settings import Share
 from omatg_ray.errors import ClusterError, TrainingError
-from omatg_ray.flow.process_group import SingleProcess
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.rollout import Trajectory
@@ -85,10 +85,8 @@ class RolloutWorker(BaseWorker):
         self._policy = model.policy()
         self._weights_key = self._sampler_key = ""
 
-    def rollout(
-        self, item: WorkItem, version: int, weights: ObjectHandle, with_base: bool
-    ) -> tuple[Trajectory, CrystalBatch, Timed]:
-        """Run an item (`run_item`) with a version of the weights; trajectories and final crystals stay here."""
+    def rollout(self, item: WorkItem, weights: ObjectHandle, with_base: bool) -> tuple[Trajectory, CrystalBatch, Timed]:
+        """Run an item (`run_item`) with these weights; trajectories and final crystals stay here."""
         start = time.perf_counter()
         # A model evaluated before need not stay on the device beside the policy.
         self._sampler, self._sampler_key = self._model, ""
@@ -96,7 +94,7 @@ class RolloutWorker(BaseWorker):
             self._model.learned.load_state_dict(ray.get(weights.ref))
             self._weights_key = weights.key
         base = self._model.description.base_distribution
-        trajectory = run_item(item, self._policy, base, with_base, self.device, version)
+        trajectory = run_item(item, self._policy, base, with_base, self.device)
         on_cpu, crystals = trajectory.to("cpu"), trajectory.final().to("cpu")
         return on_cpu, crystals, Timed(None, time.perf_counter() - start)
 
@@ -164,30 +162,27 @@ class LearnerWorker(BaseWorker):
         model.to(self.device)
         self._learned = model.learned
         self._learner = Learner(model.policy(), objective, settings)
-        self._rendezvous: Rendezvous | None = None
+        self._served: TCPStore | None = None
         self._group: TorchProcessGroup | None = None
 
     def rendezvous(self) -> Timed:
         """Return the address where the learners of a set meet, HOST:PORT; this one becomes rank 0."""
         start = time.perf_counter()
-        self._rendezvous = Rendezvous(rendezvous_host())
-        return Timed(self._rendezvous.address, time.perf_counter() - start)
+        self._served, address = open_rendezvous(rendezvous_host())
+        return Timed(address, time.perf_counter() - start)
 
     def join(self, address: str, rank: int, world: int) -> Timed:
-        """Meet the other learners, on all of which this must be called; a world of one needs no meeting.
+        """Meet the other learners, on all of which this must be called.
 
         Raises:
             LearnersLostError: They did not come in time.
         """
         start = time.perf_counter()
         self._leave()
-        if world == 1:
-            self._learner.process_group = SingleProcess()
-            return Timed(None, time.perf_counter() - start)
         host = LOOPBACK if address.startswith(LOOPBACK) else ray.util.get_node_ip_address()
         # NCCL refuses two ranks on one GPU.
         nccl = self.device.type == "cuda" and self._share.gpus == 1
-        self._group = TorchProcessGroup(address, rank, world, host, nccl, self._rendezvous if rank == 0 else None)
+        self._group = TorchProcessGroup(address, rank, world, host, nccl, self._served if rank == 0 else None)
         self._learner.process_group = self._group
         return Timed(None, time.perf_counter() - start)
 
@@ -200,7 +195,7 @@ class LearnerWorker(BaseWorker):
             counted: Indices (b,) of the structures to learn from, over all `trajectories`; may be empty.
             advantage: Their advantages (b,).
             total: Number of structures that all learners learn from.
-            trajectories: Trajectories of the share, see `LearnerShare`.
+            trajectories: Trajectories of the share, see `plan_shares`.
 
         Returns:
             From rank 0 what a learner needs to resume exactly, the weights and the state of the optimizer; and from

@@ -1,139 +1,151 @@
-"""Results of an ablation of schedules (none, hand-made, learned), for every number of grid points."""
+"""Ablations of schedules (none, hand-made, learned): tuning of hand-made ones, and results."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.cases import CaseResult
-from omatg_ray.evaluate.compositions import ByComposition, Totals
-from omatg_ray.evaluate.metrics import Interval
-from omatg_ray.evaluate.settings import BEST, ways_of
-from omatg_ray.evaluate.tuning import Tuned
-from omatg_ray.model.schedule import NONE, brief
-from omatg_ray.policy.schedule import LearnedSchedule
+from omatg_ray.evaluate.compositions import ByComposition, Totals, interval_dicts
+from omatg_ray.evaluate.settings import BEST, TuningSettings
+from omatg_ray.model.schedule import KINDS, NONE, brief
+from omatg_ray.policy.hand_made import HAND_MADE, HandMadeSchedule, StepSizes
 
 SHOWN = ("crmse", "match_rate", "rmse", "relative_energy_mean_capped", "invalid_share")
 
-
-@dataclass(frozen=True)
-class Learned:
-    """A learned schedule, in one version per seed.
-
-    Attributes:
-        name: Name in tables.
-        schedules: One per seed.
-    """
-
-    name: str
-    schedules: list[LearnedSchedule]
-
-    @property
-    def ways(self) -> list[str]:
-        """Names of the versions of all seeds."""
-        return ways_of(self.name, len(self.schedules))
+HandMade = HandMadeSchedule | StepSizes
+MADE: dict[str, Callable[..., HandMade]] = dict(zip(KINDS, HAND_MADE, strict=True))
 
 
-@dataclass(frozen=True)
-class Row:
-    """Metrics of one way to anneal at one number of grid points.
+class Tuned(NamedTuple):
+    """The best of the schedules tried.
 
     Attributes:
-        way: none, best hand-made, or the name of a learned schedule.
-        steps: Grid points.
-        intervals: Metrics with their intervals.
-        less_best: Metrics minus those of the best hand-made schedule at these grid points.
-        less_none: Metrics minus those without annealing at the largest number of grid points.
-        seeds: Lowest and highest value of each metric over the seeds of a learned schedule.
-        text: The chosen schedule, if there was a choice.
-        seconds_per_1000: Seconds that one process or actor needs to generate 1,000 crystals.
+        schedule: The best schedule.
+        value: Its value of the deciding metric.
+        steps: Grid points that it was tried at.
+        tried: All schedules tried with their values (NaN where not measured), in order.
+        at_border: Keys whose best value is the largest one tried, so that a larger one might be better.
     """
 
-    way: str
+    schedule: HandMade
+    value: float
     steps: int
-    intervals: dict[str, Interval]
-    less_best: dict[str, Interval]
-    less_none: dict[str, Interval]
-    seeds: dict[str, tuple[float, float]]
-    text: str
-    seconds_per_1000: float
+    tried: list[tuple[HandMade, float]]
+    at_border: Sequence[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a dictionary for JSON."""
+        return {
+            "schedule": brief(self.schedule),
+            "value": self.value,
+            "tuned_at": self.steps,
+            "at_border": list(self.at_border),
+            "tried": [
+                {"schedule": brief(tried), "value": value if math.isfinite(value) else None}
+                for tried, value in self.tried
+            ],
+        }
 
 
-@dataclass(frozen=True)
-class Ablated:
-    """Results of an ablation on one set of crystals.
+def tune(
+    kind: str, tuning: TuningSettings, steps: int, measure: Callable[[Sequence[HandMade]], Sequence[float]]
+) -> Tuned:
+    """Try slopes for positions without any for lattices, then for lattices with the best of these, then once more.
 
-    Attributes:
+    Args:
+        kind: linear, quadratic, cosine, constant, or steps, which has a power instead of slopes.
+        tuning: Values to try, and the metric that decides.
+        steps: Grid points, for the record.
+        measure: Returns values of the metric for some schedules, NaN where not measured; each schedule is measured
+            once.
+
+    Raises:
+        ConfigError: Nothing was measured.
+    """
+    results: dict[HandMade, float] = {}
+    chosen = {"power": 0.0} if kind == "steps" else {"pos": 0.0, "cell": 0.0}
+    for key in [*chosen, *chosen]:
+        schedules = [MADE[kind](**chosen | {key: value}) for value in getattr(tuning, key)]
+        new = [schedule for schedule in schedules if schedule not in results]
+        results |= zip(new, measure(new) if new else [], strict=True)
+        best = min(schedules, key=lambda schedule: tuning.cost(results[schedule]))
+        chosen[key] = getattr(best, key)
+    if math.isnan(results[best]):
+        raise ConfigError("tuning.by: that metric was not measured (energies need a potential); choose another one")
+    border = [key for key, value in chosen.items() if value == max(getattr(tuning, key))]
+    return Tuned(best, results[best], steps, list(results.items()), border)
+
+
+def best_kind(kinds: Mapping[str, Tuned], tuning: TuningSettings) -> str:
+    """Return the kind whose best schedule is best."""
+    return min(kinds, key=lambda kind: tuning.cost(kinds[kind].value))
+
+
+def summarize(
+    results: Sequence[CaseResult],
+    tuned: Mapping[int, Mapping[str, Tuned]],
+    learned: Mapping[str, Iterable[str]],
+    tuning: TuningSettings,
+) -> dict[str, Any]:
+    """Sum up an ablation on one set of crystals as a dictionary for JSON; intervals are as in `interval_dict`.
+
+    Args:
         results: Results of all schedules at all numbers of grid points.
         tuned: The best hand-made schedule of every kind, by grid points.
-        highest: Whether high values of the deciding metric are good.
-        learned: Learned schedules.
-        report: Path of the report on all cases.
+        learned: Names of the versions, one per seed, of each learned schedule.
+        tuning: Says which hand-made schedule is best.
+
+    Returns:
+        `rows`, without annealing, of the best hand-made schedule and of the learned ones, by grid points: the way to
+        anneal, grid points (`steps`), the chosen schedule if there was a choice, `metrics` with their intervals, the
+        same minus those of the best hand-made schedule at these grid points and minus those without annealing at the
+        largest number of grid points, the lowest and highest value of each metric over the `seeds` of a learned
+        schedule, and the seconds that one process or actor needs to generate 1,000 crystals. `tuned`: the best of every
+        kind, and all that were tried.
     """
-
-    results: list[CaseResult]
-    tuned: dict[int, dict[str, Tuned]]
-    highest: bool
-    learned: list[Learned]
-    report: Path
-
-    @cached_property
-    def rows(self) -> list[Row]:
-        """Rows without annealing, of the best hand-made schedule and of the learned ones, by grid points."""
-        ways = [NONE, *([BEST] if any(self.tuned.values()) else []), *(each.name for each in self.learned)]
-        return [self._row(way, steps) for steps in sorted(self.tuned) for way in ways]
-
-    def _row(self, way: str, steps: int) -> Row:
-        results = self._results(way, steps)
-        values = {key: [result.metrics[key] for result in results] for key in SHOWN}
-        return Row(
-            way=way,
-            steps=steps,
-            intervals=self._pool(way, steps).intervals(),
-            less_best=self.less(way, steps, BEST, steps) if self.tuned[steps] and way != BEST else {},
-            less_none=self.less(way, steps, NONE, max(self.tuned)),
-            seeds={key: (min(v), max(v)) for key, v in values.items() if len(v) > 1 and None not in v},
-            text=self._describe_best(steps) if way == BEST else "",
-            seconds_per_1000=sum(result.seconds_per_1000 for result in results) / len(results),
+    found = {(result.way, result.steps): result for result in results}
+    best = {steps: best_kind(kinds, tuning) for steps, kinds in tuned.items() if kinds}
+    members: dict[tuple[str, int], list[CaseResult]] = {}
+    for steps in sorted(tuned):
+        hand_made = {BEST: [best[steps]]} if best else {}
+        for way, names in ({NONE: [NONE]} | hand_made | dict(learned)).items():
+            members[way, steps] = [found[name, steps] for name in names]
+    pools = {key: _pool([result.by_composition for result in group]) for key, group in members.items()}
+    rows = []
+    for (way, steps), group in members.items():
+        pool, best_pool = pools[way, steps], pools.get((BEST, steps))
+        less_best = {} if way == BEST or best_pool is None else pool.differences(best_pool)
+        values = {key: [result.metrics[key] for result in group] for key in SHOWN}
+        rows.append(
+            {
+                "way": way,
+                "steps": steps,
+                "schedule": _describe(tuned[steps][best[steps]], steps) if way == BEST else "",
+                "metrics": interval_dicts(pool.intervals()),
+                "less_best_hand_made": interval_dicts(less_best),
+                "less_none_at_most_steps": interval_dicts(pool.differences(pools[NONE, max(tuned)])),
+                "seeds": {key: [min(v), max(v)] for key, v in values.items() if len(v) > 1 and None not in v},
+                "generation_seconds_per_1000": sum(result.seconds_per_1000 for result in group) / len(group),
+            }
         )
-
-    def best(self, steps: int) -> tuple[str, Tuned]:
-        """Return kind and settings of the hand-made schedule that was best on validation crystals."""
-        return best_of(self.tuned[steps], self.highest)
-
-    def _describe_best(self, steps: int) -> str:
-        """Describe the best hand-made schedule and how it was chosen."""
-        best = self.best(steps)[1]
-        notes = [f"tuned at {best.steps}"] if best.steps != steps else []
-        notes += [f"largest {key} tried" for key in best.at_border]
-        return brief(best.schedule) + (f" ({', '.join(notes)})" if notes else "")
-
-    def less(self, way: str, steps: int, other: str, other_steps: int) -> dict[str, Interval]:
-        """Subtract the metrics of another way from those of one, at the same or at other grid points."""
-        return self._pool(way, steps).differences(self._pool(other, other_steps))
-
-    def _results(self, way: str, steps: int) -> list[CaseResult]:
-        names = {each.name: each.ways for each in self.learned}
-        wanted = [self.best(steps)[0]] if way == BEST else names.get(way, [way])
-        by_way = {result.way: result for result in self.results if result.steps == steps}
-        return [by_way[name] for name in wanted]
-
-    def _pool(self, way: str, steps: int) -> ByComposition:
-        return pooled([result.by_composition for result in self._results(way, steps)])
+    chosen = [(steps, kind, one) for steps, kinds in tuned.items() for kind, one in kinds.items()]
+    return {"rows": rows, "tuned": [{"steps": steps, "kind": kind, **one.as_dict()} for steps, kind, one in chosen]}
 
 
-def best_of(kinds: Mapping[str, Tuned], highest: bool) -> tuple[str, Tuned]:
-    """Return the kind and the result of the best tuned schedule."""
-    return min(kinds.items(), key=lambda item: -item[1].value if highest else item[1].value)
+def _describe(best: Tuned, steps: int) -> str:
+    """Describe the best hand-made schedule and how it was chosen."""
+    notes = [f"tuned at {best.steps}"] if best.steps != steps else []
+    notes += [f"largest {key} tried" for key in best.at_border]
+    return brief(best.schedule) + (f" ({', '.join(notes)})" if notes else "")
 
 
-def pooled(several: Sequence[ByComposition]) -> ByComposition:
-    """Combine evaluations of the same references into one, with all their rows."""
+def _pool(several: Sequence[ByComposition]) -> ByComposition:
+    """Combine the means of several evaluations of the same references into one, with all their rows."""
     first = several[0]
     totals = {
         name: Totals(
@@ -144,5 +156,4 @@ def pooled(several: Sequence[ByComposition]) -> ByComposition:
         if all(name in each.totals for each in several)
     }
     # Medians of several evaluations cannot be combined.
-    medians = first.medians if len(several) == 1 else [math.nan] * len(first.medians)
-    return replace(first, totals=totals, medians=medians)
+    return ByComposition(first.names, first.place, totals, [math.nan] * len(first.names))

@@ -65,7 +65,7 @@ class Block:
 
     def generate(self, model: FlowModel) -> CrystalBatch:
         """Generate the crystals, on the CPU."""
-        return model.generate(self.species, self.sampling, self.seed, self.indices, self.chunk_pairs)
+        return model.generate(self.species, self.sampling, self.seed, self.indices, self.chunk_pairs, judged=True)
 
 
 @dataclass(frozen=True)

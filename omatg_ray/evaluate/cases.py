@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -39,6 +38,8 @@ DECIDING = ("omatg-ray", "pymatgen", "matgl")
 """Packages whose versions affect a result: validity, matches or energies."""
 CASES = "cases"
 """Folder of the files."""
+PLAIN = {"key": str, "name": str, "steps": int, "way": str, "seconds": float, "generation_seconds": float}
+"""Attributes of a result that its file holds as they are, with their types."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class CaseResult:
     generation_seconds: float
     evaluation: Evaluation | None = None
 
-    @cached_property
+    @property
     def label(self) -> str:
         """Label of the case."""
         return str(self.values["label"])
@@ -104,8 +105,11 @@ class CaseResult:
     @property
     def metrics(self) -> dict[str, Any]:
         """Metrics as returned by `CSPMetrics.as_dict`."""
-        metrics: dict[str, Any] = self.values["metrics"]
-        return metrics
+        return self.values["metrics"]
+
+    def interval(self, metric: str) -> dict[str, Any]:
+        """Return a metric and its interval as in `interval_dict`; the value may be a median rather than a mean."""
+        return {**(self.values["intervals"].get(metric) or {}), "mean": self.metrics.get(metric)}
 
     @property
     def seconds_per_1000(self) -> float:
@@ -121,13 +125,8 @@ class CaseResult:
         """Return a dictionary for JSON."""
         return {
             "format": FORMAT,
-            "key": self.key,
             "conditions": conditions,
-            "name": self.name,
-            "steps": self.steps,
-            "way": self.way,
-            "seconds": self.seconds,
-            "generation_seconds": self.generation_seconds,
+            **{name: getattr(self, name) for name in PLAIN},
             "evaluation": self.values,
             "by_composition": self.by_composition.as_dict(),
         }
@@ -143,72 +142,61 @@ class CaseResult:
             raise ValueError(f"not {FORMAT}")
         evaluation = values["evaluation"]
         int(evaluation["metrics"]["n"]), evaluation["per_structure"]["id"], evaluation["intervals"]
-        return cls(
-            key=str(values["key"]),
-            name=str(values["name"]),
-            steps=int(values["steps"]),
-            way=str(values["way"]),
-            values=evaluation,
-            by_composition=ByComposition.from_dict(values["by_composition"]),
-            seconds=float(values["seconds"]),
-            generation_seconds=float(values["generation_seconds"]),
-        )
+        plain: dict[str, Any] = {name: kind(values[name]) for name, kind in PLAIN.items()}
+        by_composition = ByComposition.from_dict(values["by_composition"])
+        return cls(**plain, values=evaluation, by_composition=by_composition)
 
 
-class CaseFolder:
-    """Files of cases: `cases/<key>.json` and, beside it, the crystals as `cases/<key>.extxyz`.
+def crystals_of_case(folder: Path, key: str) -> Path:
+    """Return the path of a case's crystals: `cases/<key>.extxyz`, beside the result, `cases/<key>.json`."""
+    return folder / CASES / f"{key}.extxyz"
+
+
+def _write_case(folder: Path, result: CaseResult, conditions: str) -> None:
+    """Save a new result. The JSON file is written last: if it exists, the result is complete."""
+    evaluation = result.evaluation
+    assert evaluation is not None
+    known = [("energy_per_atom", evaluation.energy), ("rmse", evaluation.match)]
+    columns = {name: values.tolist() for name, values in known if values is not None}
+    rows = [
+        {"material_id": ident, **{name: values[row] for name, values in columns.items()}}
+        for row, ident in enumerate(evaluation.ids)
+    ]
+    write_structures(crystals_of_case(folder, result.key), evaluation.crystals.to_structures(), rows)
+    text = json.dumps(result.as_dict(conditions), allow_nan=False)
+    write_text(folder / CASES / f"{result.key}.json", text + "\n")
+
+
+def _read_case(folder: Path, key: str) -> tuple[CaseResult, str] | None:
+    """Read a result and its conditions; None if there is none, or if its file is damaged or belongs to another."""
+    try:
+        values = json.loads((folder / CASES / f"{key}.json").read_text(encoding="utf-8"))
+        result = CaseResult.from_dict(values)
+        whole = result.key == key and crystals_of_case(folder, key).is_file()
+        return (result, str(values["conditions"])) if whole else None
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+
+
+def other_cases(folder: Path, conditions: str, keys: Sequence[str]) -> list[CaseResult]:
+    """Read the results of other cases under the same conditions, which are comparable with those of these keys.
 
     Args:
-        folder: Folder that contains `cases`, which need not exist yet.
+        folder: Folder that was given to `evaluate_cases`.
+        conditions: From `conditions_of`.
+        keys: Keys of the cases that are left out.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / CASES
-
-    def crystals(self, key: str) -> Path:
-        """Return the path of a case's crystals."""
-        return self.folder / f"{key}.extxyz"
-
-    def write(self, result: CaseResult, conditions: str) -> None:
-        """Save a new result. The JSON file is written last: if it exists, the result is complete."""
-        evaluation = result.evaluation
-        assert evaluation is not None
-        known = [("energy_per_atom", evaluation.energy), ("rmse", evaluation.match)]
-        columns = {name: values.tolist() for name, values in known if values is not None}
-        rows = [
-            {"material_id": ident, **{name: values[row] for name, values in columns.items()}}
-            for row, ident in enumerate(evaluation.ids)
-        ]
-        write_structures(self.crystals(result.key), evaluation.crystals.to_structures(), rows)
-        text = json.dumps(result.as_dict(conditions), allow_nan=False)
-        write_text(self.folder / f"{result.key}.json", text + "\n")
-
-    def read(self, key: str) -> CaseResult | None:
-        """Read the result of a case; None if there is none, or if its file is damaged or belongs to something else."""
-        entry = self._read(self.folder / f"{key}.json")
-        return entry[0] if entry is not None and entry[0].key == key else None
-
-    def others(self, conditions: str, keys: Sequence[str]) -> list[CaseResult]:
-        """Read the results of other cases under the same conditions, which are comparable with those of these keys."""
-        entries = [self._read(path) for path in sorted(self.folder.glob("*.json")) if path.stem not in keys]
-        apart = sum(entry is not None and entry[1] != conditions for entry in entries)
-        if apart:
-            logger.warning(
-                "%s holds %d cases evaluated under other conditions (references, seed, samples, potential, versions), "
-                "which are not comparable with these and are not shown",
-                self.folder,
-                apart,
-            )
-        comparable = [entry[0] for entry in entries if entry is not None and entry[1] == conditions]
-        return sorted(comparable, key=lambda result: (result.name, result.way, result.steps, result.key))
-
-    def _read(self, path: Path) -> tuple[CaseResult, str] | None:
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            result = CaseResult.from_dict(values)
-            return (result, str(values["conditions"])) if self.crystals(result.key).is_file() else None
-        except (OSError, KeyError, TypeError, ValueError):
-            return None
+    others = [path.stem for path in sorted((folder / CASES).glob("*.json")) if path.stem not in keys]
+    entries = [entry for key in others if (entry := _read_case(folder, key)) is not None]
+    comparable = [result for result, own in entries if own == conditions]
+    if len(comparable) < len(entries):
+        logger.warning(
+            "%s holds %d cases evaluated under other conditions (references, seed, samples, potential, versions), "
+            "which are not comparable with these and are not shown",
+            folder / CASES,
+            len(entries) - len(comparable),
+        )
+    return sorted(comparable, key=lambda result: (result.name, result.way, result.steps, result.key))
 
 
 def evaluate_cases(
@@ -232,26 +220,17 @@ def evaluate_cases(
         The results, in the order of the cases.
     """
     conditions = conditions_of(evaluator, plausible=plausibility is not None)
-    saved = None if folder is None else CaseFolder(folder)
     keys = [key_of(case, conditions) for case in cases]
-    results: dict[str, CaseResult] = {}
-    for key in keys if saved is not None else ():
-        if saved is not None and (result := saved.read(key)) is not None:
-            results[key] = result
+    earlier = [] if folder is None else [entry for key in keys if (entry := _read_case(folder, key)) is not None]
+    results = {result.key: result for result, _ in earlier}
     missing = {key: case for key, case in zip(keys, cases, strict=True) if key not in results}
-    order = list(missing.items())
-
-    def start(index: int) -> Any:
-        if index >= len(order):
-            return None
-        case = order[index][1]
-        return evaluator.start(case.model, case.sampling, case.label)
-
-    following = start(0)
-    for index, (key, case) in enumerate(order):
-        started, following = following, start(index + 1)
-        title = f"{index + 1}/{len(order)} {case.label}" if len(order) > 1 else case.label
-        evaluation: Evaluation = started.finish(progress, title)
+    begun = (evaluator.start(case.model, case.sampling, case.label) for case in missing.values())
+    following = next(begun, None)
+    for number, (key, case) in enumerate(missing.items(), start=1):
+        started, following = following, next(begun, None)
+        assert started is not None
+        title = f"{number}/{len(missing)} {case.label}" if len(missing) > 1 else case.label
+        evaluation = started.finish(progress, title)
         if plausibility is not None:
             crystals = evaluator.references.crystals
             evaluation = with_plausibility(evaluation, crystals, plausibility, evaluator.backend.stol)
@@ -266,8 +245,8 @@ def evaluate_cases(
             generation_seconds=evaluation.generation_seconds,
             evaluation=evaluation,
         )
-        if saved is not None:
-            saved.write(results[key], conditions)
+        if folder is not None:
+            _write_case(folder, results[key], conditions)
     return [results[key].called(case) for key, case in zip(keys, cases, strict=True)]
 
 
@@ -309,8 +288,8 @@ def key_of(case: Case, conditions: str) -> str:
 
 
 def model_fingerprint(model: FlowModel) -> str:
-    """Return a short hash of a model, leaving out its provenance."""
-    described = model.description.model_dump_json(exclude={"provenance"})
+    """Return a short hash of a model, leaving out what decides no result: provenance and domain."""
+    described = model.description.model_dump_json(exclude={"provenance", "domain"})
     return _hash(described.encode(), _state(model.base_network), _state(model.learned))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omatg_ray.evaluate.metrics import Interval, paired_interval
+from omatg_ray.evaluate.metrics import Interval, match_rows, paired_interval
 from omatg_ray.reward.matching import MatchSettings
 
 FEWEST = 20
@@ -59,14 +59,15 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
     if rows[0].get("id") != rows[1].get("id"):
         return []
     differences = []
-    for what, unit, column, read in (
-        ("relative energy, capped mean", " eV/atom", "relative_energy_capped", _numbers),
-        ("match rate", "", "rmse", _matched),
-        ("cRMSE", "", "rmse", _displacements),
+    for what, unit, column, of_matches in (
+        ("relative energy, capped mean", " eV/atom", "relative_energy_capped", None),
+        ("match rate", "", "rmse", "match_rate"),
+        ("cRMSE", "", "rmse", "crmse"),
     ):
-        old, new = (row.get(column) for row in rows)
-        if old and new and len(old) == len(new):
-            old, new = read(old), read(new)
+        old, new = (_numbers(row.get(column) or []) for row in rows)
+        if len(old) and len(old) == len(new):
+            if of_matches is not None:
+                old, new = (match_rows(matches, MatchSettings().stol)[of_matches] for matches in (old, new))
             interval = paired_interval(new, old)
             if interval.n:
                 differences.append(Change(what, unit, interval))
@@ -75,11 +76,3 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
 
 def _numbers(values: list[float | None]) -> Tensor:
     return torch.tensor([float("nan") if value is None else value for value in values], dtype=torch.float64)
-
-
-def _displacements(rmse: list[float | None]) -> Tensor:
-    return _numbers(rmse).nan_to_num(nan=MatchSettings().stol)
-
-
-def _matched(rmse: list[float | None]) -> Tensor:
-    return torch.tensor([float(value is not None) for value in rmse], dtype=torch.float64)

@@ -18,6 +18,7 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import ConfigError
+from omatg_ray.evaluate.metrics import match_rows
 from omatg_ray.reward.matching import run_all, to_arrays
 from omatg_ray.run.bounded import BoundedPool
 
@@ -72,17 +73,12 @@ class PlausibilityCheck:
     def __exit__(self, *_: object) -> None:
         self._pool.close()
 
-    def __call__(self, crystals: CrystalBatch, *, progress: str | None = None) -> Plausibility:
-        """Check which crystals are plausible.
-
-        Args:
-            crystals: n crystals.
-            progress: Title of a progress bar; None shows none.
-        """
+    def __call__(self, crystals: CrystalBatch) -> Plausibility:
+        """Check which crystals are plausible."""
         plausible = check_validity(crystals, own_images=self.own_images).valid
         rows = plausible.nonzero().squeeze(1).tolist()
         arrays = to_arrays(crystals.select(rows))
-        outcomes = run_all(self._pool, [(array,) for array in arrays], [f"crystal {row}" for row in rows], progress)
+        outcomes = run_all(self._pool, [(array,) for array in arrays], [f"crystal {row}" for row in rows])
         plausible[rows] = torch.tensor([bool(outcome.value) for outcome in outcomes], dtype=torch.bool)
         timed_out = sum(outcome.timed_out for outcome in outcomes)
         return Plausibility(plausible, timed_out, sum(o.error is not None for o in outcomes) - timed_out)
@@ -109,10 +105,8 @@ def with_plausibility(
     rows = {"plausible_share": ours.double()}
     if evaluation.metrics.match_rate is not None:
         theirs = check.known(references).repeat(len(ours) // len(references))
-        matches = plausible_matches(evaluation.match, ours, theirs)
-        rows["plausible_match_rate"] = matches.isfinite().double()
-        rows["plausible_rmse"] = matches
-        rows["plausible_crmse"] = matches.nan_to_num(nan=stol)
+        matches = match_rows(plausible_matches(evaluation.match, ours, theirs), stol)
+        rows |= {f"plausible_{name}": values for name, values in matches.items()}
     return evaluation.with_rows(rows)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from omatg_ray.evaluate.cases import CaseResult
-from omatg_ray.evaluate.compositions import interval_dict
+from omatg_ray.evaluate.compositions import interval_dicts
 from omatg_ray.evaluate.metrics import Column, Interval, measured_columns
 
 FORMAT: Final = "omatg_ray.comparison.1"
@@ -75,7 +75,7 @@ class Comparison:
                     "seconds": result.seconds,
                     "generation_seconds": result.generation_seconds,
                     "generation_seconds_per_1000": result.seconds_per_1000,
-                    "less_first": {name: interval_dict(interval) for name, interval in differences.items()},
+                    "less_first": interval_dicts(differences),
                 }
             )
         return {"format": FORMAT, "cases": cases}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -76,6 +76,11 @@ class ByComposition:
             totals[name] = Totals(sums, counts)
         return replace(self, totals=self.totals | totals)
 
+    def with_sums(self, name: str, values: Tensor) -> Self:
+        """Return a copy with a metric of one value per composition: the sum of values, given as for `with_rows`."""
+        sums = self.with_rows({name: values}).totals[name].sums
+        return replace(self, totals=self.totals | {name: Totals(sums, np.ones(len(sums)))})
+
     def with_medians(self, relative: Tensor) -> Self:
         """Return a copy with the medians of relative energies, given in rows as for `with_rows`."""
         numbers = relative.detach().double().cpu().numpy()
@@ -99,17 +104,11 @@ class ByComposition:
         if not self.totals:
             return {}
         sums, counts = _stack(self.totals, list(self.totals))
-        resampled = np.concatenate(
-            [_ratio(drawn @ sums, drawn @ counts) for drawn in _draws(len(sums), resamples, seed)]
-        )
-        return {
-            name: _interval(
-                _ratio(sums[:, column].sum(), counts[:, column].sum()), resampled[:, column], counts[:, column]
-            )
-            for column, name in enumerate(self.totals)
-        }
+        drawn = [_ratio(times @ sums, times @ counts) for times in _draws(len(sums), resamples, seed)]
+        means = [_ratio(column.sum(), rows.sum()) for column, rows in zip(sums.T, counts.T, strict=True)]
+        return _intervals(list(self.totals), means, drawn, counts)
 
-    def differences(self, first: Self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+    def differences(self, first: Self) -> dict[str, Interval]:
         """Subtract the metrics of a first evaluation of the same references from these, with 95 % intervals.
 
         The same compositions are drawn for both, so their difficulty cancels.
@@ -123,18 +122,12 @@ class ByComposition:
         if not shared:
             return {}
         (sums, counts), (old_sums, old_counts) = _stack(self.totals, shared), _stack(first.totals, shared)
-        differences = {}
-        resampled = np.concatenate(
-            [
-                _ratio(drawn @ sums, drawn @ counts) - _ratio(drawn @ old_sums, drawn @ old_counts)
-                for drawn in _draws(len(sums), resamples, seed)
-            ]
-        )
+        drawn = [
+            _ratio(times @ sums, times @ counts) - _ratio(times @ old_sums, times @ old_counts)
+            for times in _draws(len(sums), RESAMPLES, 0)
+        ]
         means = _ratio(sums.sum(0), counts.sum(0)) - _ratio(old_sums.sum(0), old_counts.sum(0))
-        for column, name in enumerate(shared):
-            both = np.minimum(counts[:, column], old_counts[:, column])
-            differences[name] = _interval(means[column], resampled[:, column], both)
-        return differences
+        return _intervals(shared, means, drawn, np.minimum(counts, old_counts))
 
     def as_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON."""
@@ -163,16 +156,14 @@ class ByComposition:
         return cls(list(values["names"]), [int(position) for position in values["place"]], totals, medians)
 
 
-def per_composition(values: Tensor) -> Totals:
-    """Return the totals of a metric that has one value per composition (G,)."""
-    sums = values.detach().double().cpu().numpy()
-    return Totals(sums, np.ones(len(sums)))
-
-
 def interval_dict(interval: Interval) -> dict[str, float | int | None]:
     """Return an interval as a dictionary for JSON; unknown limits are None."""
-    bounds = {"mean": interval.mean, "low": interval.low, "high": interval.high}
-    return {**{key: value if math.isfinite(value) else None for key, value in bounds.items()}, "n": interval.n}
+    return {key: value if math.isfinite(value) else None for key, value in asdict(interval).items()}
+
+
+def interval_dicts(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float | int | None]]:
+    """Return the intervals of metrics as dictionaries for JSON."""
+    return {name: interval_dict(interval) for name, interval in intervals.items()}
 
 
 def covered(hits: Tensor, samples: int, k: int) -> Tensor:
@@ -210,10 +201,13 @@ def _ratio(sums: Any, counts: Any) -> Any:
         return np.divide(sums, counts)
 
 
-def _interval(mean: Any, resampled: np.ndarray, counts: np.ndarray) -> Interval:
-    rows = int(counts.sum())
-    if (counts > 0).sum() < 2:
-        return Interval(float(mean), math.nan, math.nan, rows)
-    tail = (1.0 - CONFIDENCE) / 2.0
-    low, high = np.nanquantile(resampled, [tail, 1.0 - tail])
-    return Interval(float(mean), float(low), float(high), rows)
+def _intervals(
+    names: Sequence[str], means: Sequence[Any], drawn: Sequence[np.ndarray], counts: np.ndarray
+) -> dict[str, Interval]:
+    """Return the intervals of metrics: from their means, those of all resamples, and counts (G, metrics)."""
+    resampled, tail = np.concatenate(drawn), (1.0 - CONFIDENCE) / 2.0
+    intervals = {}
+    for name, mean, values, rows in zip(names, means, resampled.T, counts.T, strict=True):
+        low, high = np.nanquantile(values, [tail, 1.0 - tail]) if (rows > 0).sum() > 1 else (math.nan, math.nan)
+        intervals[name] = Interval(float(mean), float(low), float(high), int(rows.sum()))
+    return intervals

@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.domain import INSIDE, UNKNOWN
 from omatg_ray.evaluate.backend import Measured
-from omatg_ray.evaluate.compositions import ByComposition, interval_dict
-from omatg_ray.evaluate.metrics import CSPMetrics, Interval
+from omatg_ray.evaluate.compositions import ByComposition, interval_dicts
+from omatg_ray.evaluate.metrics import CSPMetrics, Interval, mean
 from omatg_ray.run.progress import Progress
 
 
@@ -41,6 +42,8 @@ class Evaluation:
         by_composition: The same by composition, for metrics that are means.
         seconds: Duration, from its start or, if they overlap, from the end of the one before.
         generation_seconds: Seconds spent generating, summed over all processes.
+        domain: Whether model and potential were trained on such compositions as each reference's (n,): yes, unknown, or
+            what of it they saw little or nothing of (`judge`).
     """
 
     metrics: CSPMetrics
@@ -57,15 +60,22 @@ class Evaluation:
     by_composition: ByComposition
     seconds: float
     generation_seconds: float
+    domain: list[str]
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """95 % intervals of the metrics that are means, from a bootstrap over compositions."""
         return self.by_composition.intervals()
 
+    @property
+    def in_domain(self) -> float | None:
+        """Share of the references that are in the domain of model and potential; None if both are unknown."""
+        known = [text == INSIDE for text in self.domain if text != UNKNOWN]
+        return sum(known) / len(known) if known else None
+
     def with_rows(self, rows: Mapping[str, Tensor]) -> Evaluation:
         """Return a copy with more metrics, each the mean over the rows (n,) that are not NaN."""
-        means: dict[str, Any] = {name: float(values[~values.isnan()].mean()) for name, values in rows.items()}
+        means: dict[str, Any] = {name: mean(values) for name, values in rows.items()}
         return replace(self, metrics=replace(self.metrics, **means), by_composition=self.by_composition.with_rows(rows))
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,25 +88,25 @@ class Evaluation:
             "id": self.ids,
             **samples,
             "formula": self.crystals.formulas(),
+            "domain": self.domain,
             "valid": self.valid.tolist(),
             "rmse": _nan_to_none(self.match),
         }
-        if self.polymorph is not None:
-            per_structure["polymorph"] = self.polymorph
-        if self.lowest_polymorph is not None:
-            per_structure["lowest_polymorph"] = self.lowest_polymorph
-        for name, values in (
-            ("energy_per_atom", self.energy),
-            ("relative_energy", self.relative_energy),
-            ("relative_energy_capped", self.relative_energy_capped),
-        ):
+        optional = {
+            "polymorph": self.polymorph,
+            "lowest_polymorph": self.lowest_polymorph,
+            "energy_per_atom": self.energy,
+            "relative_energy": self.relative_energy,
+            "relative_energy_capped": self.relative_energy_capped,
+        }
+        for name, values in optional.items():
             if values is not None:
-                per_structure[name] = _nan_to_none(values)
-        intervals = {name: interval_dict(interval) for name, interval in self.intervals.items()}
+                per_structure[name] = _nan_to_none(values) if isinstance(values, Tensor) else values
         return {
             **self.settings,
+            "in_domain": self.in_domain,
             "metrics": self.metrics.as_dict(),
-            "intervals": intervals,
+            "intervals": interval_dicts(self.intervals),
             "per_structure": per_structure,
         }
 
@@ -132,12 +142,18 @@ class Started:
             title: Title of the bar instead of the label.
         """
         start = time.perf_counter()
-        done: list[Measured] = []
-        with Progress(self._total, title or self._label or "evaluate", shown=progress) as bar:
-            for measured in self._measured:
-                done.append(measured)
-                bar.advance(steps=len(measured.crystals))
+        done = collect(self._measured, self._total, title or self._label or "evaluate", progress)
         return replace(self._sum_up(done), seconds=time.perf_counter() - start)
+
+
+def collect(blocks: Iterator[Measured], total: int, title: str, progress: bool) -> list[Measured]:
+    """Wait for blocks of `total` crystals; show a progress bar if `progress`."""
+    done: list[Measured] = []
+    with Progress(total, title, shown=progress) as bar:
+        for measured in blocks:
+            done.append(measured)
+            bar.advance(steps=len(measured.crystals))
+    return done
 
 
 def spread_rows(total: int, limit: int | None) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,24 +12,13 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.domain import judge
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.backend import Block, Comparisons, EvaluationBackend, Measured
-from omatg_ray.evaluate.compositions import ByComposition, covered, per_composition
+from omatg_ray.evaluate.compositions import ByComposition, covered
+from omatg_ray.evaluate.domain import trained_on
 from omatg_ray.evaluate.evaluation import Evaluation, Started, spread_rows
-from omatg_ray.evaluate.metrics import (
-    CSPMetrics,
-    capped_relative_energies,
-    crmse,
-    energy_mean,
-    invalid_share,
-    match_rate,
-    metre,
-    relative_energy_mean,
-    relative_energy_mean_capped,
-    relative_energy_median,
-    relative_energy_quantile,
-    rmse,
-)
+from omatg_ray.evaluate.metrics import CSPMetrics, energy_quantiles, energy_rows, match_rows, mean
 from omatg_ray.evaluate.polymorphs import Polymorphs
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.evaluate.unique import find_unique
@@ -60,6 +48,9 @@ class Evaluator:
             the others has a seed of its own that is derived from it.
         workers: Processes that find equal crystals among several samples; 0 uses this one.
         timeout: Seconds that one of these comparisons may take.
+
+    Attributes:
+        known: The whole data set, including what `limit` leaves out.
     """
 
     def __init__(
@@ -75,7 +66,7 @@ class Evaluator:
         timeout: float = 10.0,
     ) -> None:
         self._rows = spread_rows(len(references), limit)
-        self._known, self.references = references, references.select(self._rows)
+        self.known, self.references = references, references.select(self._rows)
         self.backend, self.seed, self.chunk_pairs, self._block = backend, seed, chunk_pairs, block
         self.samples, self._workers, self.timeout = samples, workers, timeout
         crystals = self.references.crystals
@@ -103,7 +94,7 @@ class Evaluator:
         """Lowest polymorph of every row, as row of the data set; None without polymorphs or a potential."""
         if self.reference_energy is None or not self._polymorphs.n_polymorphic:
             return None
-        crystals = self._known.crystals
+        crystals = self.known.crystals
         energy = dict(zip(self._rows, self.reference_energy.tolist(), strict=True))
         others = sorted({known for polymorphs in self._polymorphs.of_row for known in polymorphs} - energy.keys())
         batches = [others[start : start + self._block] for start in range(0, len(others), self._block)]
@@ -117,18 +108,7 @@ class Evaluator:
     def _by_composition(self) -> ByComposition:
         return ByComposition.of(self.references.compositions)
 
-    @property
-    def known(self) -> CrystalDataset:
-        """The whole data set, including what `limit` leaves out."""
-        return self._known
-
-    def __call__(
-        self,
-        model: FlowModel,
-        sampling: Sampling,
-        label: str = "",
-        progress: bool = False,
-    ) -> Evaluation:
+    def __call__(self, model: FlowModel, sampling: Sampling, label: str = "", progress: bool = False) -> Evaluation:
         """Generate and measure crystals.
 
         Args:
@@ -153,16 +133,21 @@ class Evaluator:
             "annealing": describe(sampling.schedule_of(model)),
             "potential": None if reward is None else reward.potential.name,
         }
-        sum_up = partial(self.evaluation, settings=settings, open_species=model.generates_species)
+        open_species, trained = model.generates_species, trained_on({label: model}, [reward])
+        domain = [judge(trained, len(cell) if open_species else cell) for cell in self._species]
+        sum_up = partial(self.evaluation, settings=settings, open_species=open_species, domain=domain)
         return Started(self.backend.measure(model, blocks), len(self.references) * self.samples, label, sum_up)
 
-    def evaluation(self, done: Sequence[Measured], settings: dict[str, Any], open_species: bool) -> Evaluation:
+    def evaluation(
+        self, done: Sequence[Measured], settings: dict[str, Any], open_species: bool, domain: list[str]
+    ) -> Evaluation:
         """Combine the blocks of an evaluation.
 
         Args:
             done: All blocks that `start` requested, measured.
             settings: Settings to record with the evaluation.
             open_species: Whether species were generated.
+            domain: What `judge` says of every reference.
         """
         crystals = CrystalBatch.cat(block.crystals for block in done)
         valid = check_validity(crystals).valid
@@ -170,62 +155,58 @@ class Evaluator:
         if self.reference_energy is not None:
             energy = torch.cat([block.energy for block in done if block.energy is not None])
             reference = self.reference_energy.repeat(self.samples)
-        metrics = CSPMetrics(n=len(crystals), invalid_share=invalid_share(valid))
-        rows, by_composition = {"invalid_share": (~valid).double()}, self._by_composition
+        # Means of rows, and the other metrics.
+        rows, others = {"invalid_share": (~valid).double()}, dict[str, Any]()
+        by_composition = self._by_composition
         rmse_of_row, closest = torch.full((len(crystals),), torch.nan, dtype=torch.float64), None
         if open_species:
             theirs = compositions(self.references.crystals) * self.samples
             same = torch.tensor([a == b for a, b in zip(compositions(crystals), theirs, strict=True)])
             reference = None if reference is None else reference.where(same, torch.nan)
-            unique = self._unique(crystals, valid)
-            metrics = replace(
-                metrics,
-                same_composition=int(same.sum()),
-                energy_mean=None if energy is None else energy_mean(energy, valid),
-                unique_share=int(unique.sum()) / len(crystals),
-            )
+            others = {
+                "same_composition": int(same.sum()),
+                "energy_mean": None if energy is None else mean(energy.where(valid & energy.isfinite(), torch.nan)),
+                "unique_share": mean(self._unique(crystals, valid)),
+            }
         else:
             matches = [block.match for block in done if block.match]
             rmse_of_row = torch.cat(
                 [match.rmse[: len(block.crystals)] for block, match in zip(done, matches, strict=True)]
             )
             matched = self._collect_matches([match.rmse for match in matches])
-            closest = self._closest_polymorphs(matched)
-            metrics = replace(
-                metrics,
-                match_rate=match_rate(rmse_of_row),
-                rmse=rmse(rmse_of_row),
-                crmse=crmse(rmse_of_row, self.backend.stol),
-                timed_out=sum(match.timed_out for match in matches),
-                failed=sum(match.failed for match in matches),
-                **self._polymorph_metrics(closest),
-            )
-            rows |= {
-                "match_rate": rmse_of_row.isfinite().double(),
-                "rmse": rmse_of_row,
-                "crmse": rmse_of_row.nan_to_num(nan=self.backend.stol),
-                **self._polymorph_rows(closest),
+            of_polymorphs: dict[str, Tensor] = {}
+            if self._polymorphs.n_polymorphic:
+                # Every crystal's closest polymorph, as row of the data set.
+                closest = [known for part in self._by_sample(matched) for known in self._polymorphs.closest(part)]
+                of_polymorphs = self._polymorph_rows(closest)
+            of_samples = {name: map(mean, self._by_sample(values)) for name, values in of_polymorphs.items()}
+            others = {name: sum(means) / self.samples for name, means in of_samples.items()} | {
+                "n_polymorphic": self._polymorphs.n_polymorphic or None,
+                "timed_out": sum(match.timed_out for match in matches),
+                "failed": sum(match.failed for match in matches),
             }
+            rows |= match_rows(rmse_of_row, self.backend.stol) | of_polymorphs
             recalled = self._recall(matched)
             if not bool(recalled.isnan().all()):
-                counted = recalled[~recalled.isnan()]
-                metrics = replace(metrics, metre=metre(counted.where(counted > 0, torch.nan)))
                 rows["metre"] = recalled
             if self.samples > 1:
-                several, of_several = self._sample_metrics(crystals, valid, rmse_of_row)
-                metrics = replace(metrics, **several)
-                rows |= {name: values for name, values in of_several.items() if name != "unique_structures"}
-                by_composition = replace(
-                    by_composition, totals={"unique_structures": per_composition(of_several["unique_structures"])}
-                )
-        metrics = replace(metrics, **self._energy_metrics(energy, reference, valid))
+                hits = (~rmse_of_row.isnan()).view(self.samples, -1).sum(0)
+                at = [covered(hits, self.samples, k) for k in range(1, self.samples + 1)]
+                unique = self._unique(crystals, valid).double()
+                rows |= {"coverage": at[-1], "unique_share": unique}
+                rows |= {f"coverage_at_{k}": values for k, values in enumerate(at[:-1], start=1)}
+                by_composition = by_composition.with_sums("unique_structures", unique)
+                structures = by_composition.totals["unique_structures"].sums
+                others |= {"coverage_at": list(map(mean, at)), "unique_structures": float(structures.mean())}
         relative = capped = None
         if energy is not None and reference is not None and self.backend.energy is not None:
-            relative, cap = energy - reference, self.backend.energy.invalid_energy
-            capped = capped_relative_energies(energy, reference, valid, cap)
-            of_valid = relative.double().where(valid & relative.isfinite(), torch.nan)
-            rows |= {"relative_energy_mean": of_valid, "relative_energy_mean_capped": capped}
-            by_composition = by_composition.with_medians(of_valid)
+            of_energies = energy_rows(energy, reference, valid, self.backend.energy.invalid_energy)
+            relative, capped = energy - reference, of_energies["relative_energy_mean_capped"]
+            rows |= of_energies
+            others |= energy_quantiles(of_energies["relative_energy_mean"])
+            by_composition = by_composition.with_medians(of_energies["relative_energy_mean"])
+        means = {name: mean(values) for name, values in rows.items() if not name.startswith("coverage_at")}
+        metrics = CSPMetrics(**{"n": len(crystals)} | means | others)
         return Evaluation(
             metrics=metrics,
             ids=self.references.ids * self.samples,
@@ -241,6 +222,7 @@ class Evaluator:
             by_composition=by_composition.with_rows(rows),
             seconds=0.0,
             generation_seconds=sum(block.seconds for block in done),
+            domain=domain * self.samples,
         )
 
     def _plan_blocks(self, sampling: Sampling, compared: bool) -> list[Block]:
@@ -252,7 +234,7 @@ class Evaluator:
                 indices=[self._rows[row] for row in rows],
                 sampling=sampling,
                 seed=seed,
-                comparisons=Comparisons.among(self._known.crystals, pairs) if compared else None,
+                comparisons=Comparisons.among(self.known.crystals, pairs) if compared else None,
                 chunk_pairs=self.chunk_pairs,
             )
             for seed in seeds
@@ -277,33 +259,13 @@ class Evaluator:
                     matches[first + int(rows[index])][known] = value
         return matches
 
-    def _by_sample(self, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-        """Iterate over the rows of each sample."""
+    def _by_sample(self, values: Any) -> Iterator[Any]:
+        """Iterate over the rows of each sample, of a list or a tensor."""
         n = len(self._rows)
         return (values[first : first + n] for first in range(0, len(values), n))
 
-    def _closest_polymorphs(self, matches: Sequence[dict[int, float]]) -> list[int | None] | None:
-        """Find every crystal's closest polymorph, as row of the data set; None if no reference has any."""
-        if not self._polymorphs.n_polymorphic:
-            return None
-        return [known for part in self._by_sample(matches) for known in self._polymorphs.closest(part)]
-
-    def _polymorph_metrics(self, closest: Sequence[int | None] | None) -> dict[str, Any]:
-        if closest is None:
-            return {}
-        polymorphs, lowest, parts = self._polymorphs, self._lowest, list(self._by_sample(closest))
-        matched = [polymorphs.match_any(part) for part in parts]
-        of_lowest = None if lowest is None else [polymorphs.match_lowest(part, lowest) for part in parts]
-        return {
-            "match_any": sum(matched) / self.samples,
-            "match_lowest": None if of_lowest is None else sum(of_lowest) / self.samples,
-            "n_polymorphic": polymorphs.n_polymorphic,
-        }
-
-    def _polymorph_rows(self, closest: Sequence[int | None] | None) -> dict[str, Tensor]:
+    def _polymorph_rows(self, closest: Sequence[int | None]) -> dict[str, Tensor]:
         """Return which crystals match a polymorph, and which the lowest; NaN where there are no polymorphs."""
-        if closest is None:
-            return {}
         has = torch.tensor([bool(polymorphs) for polymorphs in self._polymorphs.of_row]).repeat(self.samples)
         matched = torch.tensor([known is not None for known in closest])
         rows = {"match_any": matched.double().where(has, torch.nan)}
@@ -319,24 +281,6 @@ class Evaluator:
         recalled = torch.tensor([float(row in matched) for row in self._rows], dtype=torch.float64)
         return recalled.where(~torch.tensor(self._polymorphs.crowded), torch.nan)
 
-    def _sample_metrics(
-        self, crystals: CrystalBatch, valid: Tensor, rmse_of_row: Tensor
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Compute metrics of several samples, and the rows that they are means of."""
-        hits = (~rmse_of_row.isnan()).view(self.samples, -1).sum(0)
-        at = tuple(float(covered(hits, self.samples, k).mean()) for k in range(1, self.samples + 1))
-        unique = self._unique(crystals, valid).double()
-        group = torch.tensor(self._by_composition.place).repeat(self.samples)
-        per = torch.zeros(len(self._by_composition.names), dtype=torch.float64).index_add(0, group, unique)
-        metrics = {
-            "coverage": at[-1],
-            "coverage_at": at,
-            "unique_share": float(unique.mean()),
-            "unique_structures": float(per.mean()),
-        }
-        rows = {"coverage": (hits > 0).double(), "unique_share": unique, "unique_structures": per}
-        return metrics, rows | {f"coverage_at_{k}": covered(hits, self.samples, k) for k in range(1, self.samples)}
-
     def _unique(self, crystals: CrystalBatch, valid: Tensor) -> Tensor:
         """Return which crystals are valid and represent all that are equal to them (n,)."""
         clusters = find_unique(crystals, workers=self._workers, timeout=self.timeout)
@@ -344,18 +288,6 @@ class Evaluator:
         unique[clusters.representatives] = True
         return unique & valid
 
-    def _energy_metrics(self, energy: Tensor | None, reference: Tensor | None, valid: Tensor) -> dict[str, Any]:
-        if self.backend.energy is None or reference is None or energy is None:
-            return {}
-        cap = self.backend.energy.invalid_energy
-        return {
-            "relative_energy_mean": relative_energy_mean(energy, reference, valid),
-            "relative_energy_median": relative_energy_median(energy, reference, valid),
-            "relative_energy_q10": relative_energy_quantile(energy, reference, valid, 0.1),
-            "relative_energy_q90": relative_energy_quantile(energy, reference, valid, 0.9),
-            "relative_energy_mean_capped": relative_energy_mean_capped(energy, reference, valid, cap),
-        }
-
     def _look_up_ids(self, rows: Sequence[int | None] | None, times: int = 1) -> list[str | None] | None:
         """Look up the ids of rows of the data set, and repeat the list `times` times."""
-        return None if rows is None else [None if row is None else self._known.ids[row] for row in rows] * times
+        return None if rows is None else [None if row is None else self.known.ids[row] for row in rows] * times

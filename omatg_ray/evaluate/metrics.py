@@ -25,101 +25,56 @@ REWARD = "reward_mean"
 """Extra metric of validations during training, where the reward is more than the energy of known compositions."""
 
 
-def match_rate(matches: Tensor) -> float:
-    """Return the share of all rows that match.
+def mean(rows: Tensor) -> float:
+    """Return the mean of the rows (n,) that are not NaN."""
+    return float(rows[~rows.isnan()].double().mean())
 
-    With `Matcher.pairs` this is the match rate of crystal structure prediction (one sample per reference), with
-    `Matcher.best` the recall METRe; see `metre`.
+
+def match_rows(matches: Tensor, stol: float) -> dict[str, Tensor]:
+    """Return the rows (n,) whose means are the metrics of matches.
+
+    - match_rate: 1 for a match, else 0. Over pairs of a crystal and its reference the mean is the match rate of crystal
+      structure prediction, over the best match of every reference it is the recall METRe.
+    - rmse: The displacement of the matches. Read its mean beside the match rate: it ignores other rows.
+    - crmse: The displacement, where no match counts as the matcher's site tolerance `stol`.
     """
-    return _mean(~matches.isnan())
+    return {"match_rate": (~matches.isnan()).double(), "rmse": matches, "crmse": matches.nan_to_num(nan=stol)}
 
 
-def rmse(matches: Tensor) -> float:
-    """Return the mean displacement over the rows that match. Read it beside the match rate: it ignores other rows."""
-    return _mean(matches[~matches.isnan()])
+def energy_rows(energy: Tensor, reference_energy: Tensor, valid: Tensor, cap: float) -> dict[str, Tensor]:
+    """Return the rows (n,) whose means are the metrics of energies: eV/atom above the reference of the same row.
 
-
-def crmse(matches: Tensor, stol: float) -> float:
-    """Return the mean displacement over all rows, where no match counts as the matcher's site tolerance."""
-    return _mean(matches.nan_to_num(nan=stol))
-
-
-def metre(best: Tensor) -> float:
-    """Return METRe: the share of references that any generated crystal of their composition matches.
-
-    More crystals per reference raise it, so compare only equal numbers.
-
-    Args:
-        best: Best match of every reference, from `Matcher.best`.
-    """
-    return match_rate(best)
-
-
-def relative_energy_mean(energy: Tensor, reference_energy: Tensor, valid: Tensor) -> float:
-    """Return the mean energy of the valid crystals relative to the reference of the same row, in eV/atom.
-
-    Rows with an energy that is not finite are left out.
+    - relative_energy_mean: NaN for invalid crystals, and where an energy is not finite.
+    - relative_energy_mean_capped: The same with invalid crystals at `cap` and no valid one above it. So no crystal
+      gains by becoming invalid, and no sampler by making its worst crystals invalid. NaN for valid crystals whose
+      energy is NaN (the potential failed), and where the reference energy is not finite.
 
     Args:
         energy: Energies of the generated crystals (n,).
         reference_energy: Energies of their references by the same potential (n,).
         valid: Which generated crystals are valid (n,), bool.
-    """
-    return _mean(_relative_energies(energy, reference_energy, valid))
-
-
-def relative_energy_median(energy: Tensor, reference_energy: Tensor, valid: Tensor) -> float:
-    """Return the median of the energies in `relative_energy_mean`; a few very high energies do not move it."""
-    relative = _numpy(_relative_energies(energy, reference_energy, valid))
-    return float(np.median(relative)) if relative.size else math.nan
-
-
-def relative_energy_quantile(energy: Tensor, reference_energy: Tensor, valid: Tensor, share: float) -> float:
-    """Return the relative energy that a share of the valid crystals does not exceed, with linear interpolation."""
-    relative = _numpy(_relative_energies(energy, reference_energy, valid))
-    return float(np.quantile(relative, share)) if relative.size else math.nan
-
-
-def relative_energy_mean_capped(energy: Tensor, reference_energy: Tensor, valid: Tensor, cap: float) -> float:
-    """Return the mean of `capped_relative_energies` over all rows that have one."""
-    relative = capped_relative_energies(energy, reference_energy, valid, cap)
-    return _mean(relative[relative.isfinite()])
-
-
-def capped_relative_energies(energy: Tensor, reference_energy: Tensor, valid: Tensor, cap: float) -> Tensor:
-    """Return energies relative to the references (n,), with invalid crystals at `cap` and no valid one above it.
-
-    So no crystal gains by becoming invalid, and no sampler by making its worst crystals invalid. NaN for valid crystals
-    whose energy is NaN (the potential failed), and where the reference energy is not finite.
-
-    Args:
-        energy: Energies of the generated crystals (n,) in eV/atom; those of invalid ones are not read.
-        reference_energy: Energies of their references by the same potential (n,).
-        valid: Which generated crystals are valid (n,), bool.
         cap: Energy in eV/atom, absolute and not relative to the reference: the reward's `invalid_energy`.
     """
-    counted = energy.double().clamp(max=cap).where(valid, cap)
-    relative = counted - reference_energy.double()
-    return relative.where(relative.isfinite(), math.nan)
+    of_valid = (energy.double() - reference_energy.double()).where(valid, math.nan)
+    capped = energy.double().clamp(max=cap).where(valid, cap) - reference_energy.double()
+    rows = {"relative_energy_mean": of_valid, "relative_energy_mean_capped": capped}
+    return {name: values.where(values.isfinite(), math.nan) for name, values in rows.items()}
 
 
-def invalid_share(valid: Tensor) -> float:
-    """Return the share of crystals that are not valid."""
-    return _mean(~valid)
+def energy_quantiles(relative: Tensor) -> dict[str, float]:
+    """Return median, 10 % and 90 % quantile of relative energies that are not NaN, with linear interpolation.
 
-
-def energy_mean(energy: Tensor, valid: Tensor) -> float:
-    """Return the mean energy of the valid crystals (n,) in eV/atom; energies that are not finite are left out."""
-    return _mean(energy[valid & energy.isfinite()])
-
-
-def _relative_energies(energy: Tensor, reference_energy: Tensor, valid: Tensor) -> Tensor:
-    relative = energy.double() - reference_energy.double()
-    return relative[valid & relative.isfinite()]
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.double().mean()) if len(values) else math.nan
+    A few very high energies move none of them.
+    """
+    known = _numpy(relative[~relative.isnan()])
+    median, (low, high) = (
+        (np.median(known), np.quantile(known, [0.1, 0.9])) if known.size else (math.nan, [math.nan] * 2)
+    )
+    return {
+        "relative_energy_median": float(median),
+        "relative_energy_q10": float(low),
+        "relative_energy_q90": float(high),
+    }
 
 
 @dataclass(frozen=True)
@@ -176,7 +131,7 @@ class CSPMetrics:
     n_polymorphic: int | None = None
     metre: float | None = None
     coverage: float | None = None
-    coverage_at: tuple[float, ...] | None = None
+    coverage_at: list[float] | None = None
     rmse: float | None = None
     crmse: float | None = None
     relative_energy_mean: float | None = None
@@ -197,13 +152,10 @@ class CSPMetrics:
     failed: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a dictionary for JSON: NaN and infinity become None, tuples become lists."""
-        values = asdict(self)
-        if self.coverage_at is not None:
-            values["coverage_at"] = list(self.coverage_at)
+        """Return a dictionary for JSON: NaN and infinity become None."""
         return {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in values.items()
+            for key, value in asdict(self).items()
         }
 
 
@@ -312,27 +264,18 @@ def mean_interval(
     return Interval(mean, float(low), float(high), n)
 
 
-def paired_interval(
-    a: Tensor,
-    b: Tensor,
-    *,
-    method: Literal["bootstrap", "t"] = "bootstrap",
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Interval:
+def paired_interval(a: Tensor, b: Tensor, *, method: Literal["bootstrap", "t"] = "bootstrap") -> Interval:
     """Compute the confidence interval of the mean of a - b, where row i is the same in both (reference and seed).
 
     Pairing removes what rows have in common, such as the difficulty of a composition. Rows that are NaN on either side
-    are left out, so displacements are compared where both match. The other arguments are those of `mean_interval`.
+    are left out, so displacements are compared where both match. `method` is that of `mean_interval`.
 
     Raises:
         DataError: The shapes differ, or there is more than one dimension.
     """
     if a.shape != b.shape:
         raise DataError(f"rows of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be paired")
-    difference = a.double() - b.double()
-    return mean_interval(difference, method=method, confidence=confidence, resamples=resamples, seed=seed)
+    return mean_interval(a.double() - b.double(), method=method)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

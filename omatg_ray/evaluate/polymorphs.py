@@ -65,21 +65,3 @@ class Polymorphs:
             min((p for p in polymorphs if math.isfinite(energy[p])), key=energy.__getitem__, default=None)
             for polymorphs in self.of_row
         ]
-
-    def match_any(self, closest: Sequence[int | None]) -> float:
-        """Return the share of polymorphic rows that match a polymorph; there must be such rows.
-
-        Args:
-            closest: As returned by `closest`.
-        """
-        return sum(match is not None for match in closest) / self.n_polymorphic
-
-    def match_lowest(self, closest: Sequence[int | None], lowest: Sequence[int | None]) -> float:
-        """Return the share of polymorphic rows whose closest match is their lowest polymorph; there must be such rows.
-
-        Args:
-            closest: As returned by `closest`.
-            lowest: As returned by `lowest`.
-        """
-        both = zip(closest, lowest, strict=True)
-        return sum(match is not None and match == target for match, target in both) / self.n_polymorphic

@@ -17,6 +17,10 @@ from omatg_ray.run.bounded import BoundedPool
 
 SAME_STRUCTURE = MatchSettings(ltol=0.2, stol=0.3, angle_tol=5.0)
 """pymatgen's own tolerances: tighter than those of prediction benchmarks."""
+SYMMETRY_TOLERANCE = 0.1
+"""spglib's tolerance in Å."""
+WORTH_A_BAR = 100
+"""Comparisons of a round from which on it shows its progress."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,6 @@ def find_unique(
     crystals: CrystalBatch,
     energies: Tensor | Sequence[float] | None = None,
     *,
-    settings: MatchSettings = SAME_STRUCTURE,
     workers: int = 0,
     timeout: float = 10.0,
     progress: str | None = None,
@@ -63,17 +66,16 @@ def find_unique(
         crystals: B crystals.
         energies: Energy per atom in eV (B,); the lowest of a cluster represents it, NaN comes last. None keeps the
             first.
-        settings: Tolerances.
         workers: Worker processes; 0 compares in this process (see `BoundedPool`).
         timeout: Seconds that one comparison may take.
-        progress: Title of a progress bar; None shows none.
+        progress: Title of the progress bars of rounds with many comparisons; None shows none.
 
     Raises:
         DataError: There are not as many energies as crystals.
     """
     order = _order(energies, len(crystals))
     valid = check_validity(crystals).valid.tolist()
-    arrays, keys, tolerances = (to_arrays(crystals), compositions(crystals), astuple(settings))
+    arrays, keys, tolerances = to_arrays(crystals), compositions(crystals), astuple(SAME_STRUCTURE)
     from omatg_ray.reward.worker_functions import is_same
 
     leader = {i: i for i in order if not valid[i]}
@@ -88,7 +90,8 @@ def find_unique(
                 first.setdefault(keys[i], i)
             rows = [(i, first[keys[i]]) for i in undecided if first[keys[i]] != i]
             calls = [(arrays[i], arrays[j], *tolerances) for i, j in rows]
-            outcomes = run_all(pool, calls, [f"crystals {i} and {j}" for i, j in rows], progress)
+            title = progress if len(calls) >= WORTH_A_BAR else None
+            outcomes = run_all(pool, calls, [f"crystals {i} and {j}" for i, j in rows], title)
             leader.update({j: j for j in first.values()})
             leader.update({i: j for (i, j), outcome in zip(rows, outcomes, strict=True) if outcome.value})
             undecided = [i for i in undecided if i not in leader]
@@ -113,7 +116,7 @@ def _order(energies: Tensor | Sequence[float] | None, count: int) -> list[int]:
 
 
 def space_groups(
-    crystals: CrystalBatch, symprec: float = 0.1, *, workers: int = 0, timeout: float = 10.0
+    crystals: CrystalBatch, symprec: float = SYMMETRY_TOLERANCE, *, workers: int = 0, timeout: float = 10.0
 ) -> list[SpaceGroup | None]:
     """Find the space group of every crystal; None if it is invalid, if spglib finds none, and on timeout.
 

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from omatg_ray.deferred import Deferred
-from omatg_ray.errors import ModelError
-from omatg_ray.flow.epsilon import EpsilonSettings
-from omatg_ray.flow.gamma import GammaSettings
-from omatg_ray.flow.switching import phase, phase_rate
-from omatg_ray.flow.tau import TauSettings
+from omatg_ray.flow.time_functions import EpsilonSettings, GammaSettings, TauSettings, phase
 from omatg_ray.settings import Kinds, Settings
 
 if TYPE_CHECKING:
@@ -28,17 +24,8 @@ else:
 FAMILIES = "linear, trigonometric, encoder_decoder or mirror; in imported models also vp or ve"
 
 
-class Interpolant(Protocol):
-    """The weights of a path from x_0 to x_1 and their time derivatives, as functions of t of any shape."""
-
-    def alpha(self, t: Tensor) -> Tensor: ...
-    def beta(self, t: Tensor) -> Tensor: ...
-    def alpha_dot(self, t: Tensor) -> Tensor: ...
-    def beta_dot(self, t: Tensor) -> Tensor: ...
-
-
 class FieldPath(Settings):
-    """Path of one field from base to data: an `Interpolant`, and the noise that is added to it.
+    """Path of one field from base to data: x_t = α x_0 + β x_1, and the noise that is added to it.
 
     Without γ the network learns the velocity b alone. With γ a Gaussian z is added, and the network also learns the
     denoiser η(t, x) = E[z | x_t = x]; the score is −η / γ. In a one-sided path x_0 is a standard Gaussian and takes the
@@ -61,20 +48,12 @@ class FieldPath(Settings):
         return self
 
     @abstractmethod
-    def alpha(self, t: Tensor) -> Tensor:
-        """Return the weight of x_0."""
+    def weights(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weights α of x_0 and β of x_1 at times t of any shape."""
 
     @abstractmethod
-    def beta(self, t: Tensor) -> Tensor:
-        """Return the weight of x_1."""
-
-    @abstractmethod
-    def alpha_dot(self, t: Tensor) -> Tensor:
-        """Return dα/dt."""
-
-    @abstractmethod
-    def beta_dot(self, t: Tensor) -> Tensor:
-        """Return dβ/dt."""
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return dα/dt and dβ/dt at times t of any shape."""
 
     @property
     def has_denoiser(self) -> bool:
@@ -82,19 +61,11 @@ class FieldPath(Settings):
         return self.one_sided or self.gamma is not None
 
     def latent_scale(self, t: Tensor) -> Tensor:
-        """Return the weight of the Gaussian that η predicts: γ(t), or α(t) if one-sided. The score is −η / weight.
+        """Return the weight of the Gaussian that η predicts, if the path has a denoiser. The score is −η / weight.
 
-        Raises:
-            ModelError: The path has no γ and is not one-sided, so there is no score.
+        It is γ(t), or α(t) if the path is one-sided.
         """
-        if self.gamma is not None:
-            return self.gamma.value(t)
-        if self.one_sided:
-            return self.alpha(t)
-        raise ModelError(
-            f"a {self.kind} path without gamma has no denoiser, which score policies and sampling as an SDE need; "
-            "use a base that was trained with gamma, or a velocity policy"
-        )
+        return self.weights(t)[0] if self.gamma is None else self.gamma.value(t)
 
 
 class Linear(FieldPath):
@@ -102,17 +73,11 @@ class Linear(FieldPath):
 
     kind: Literal["linear"] = Field("linear", description=FAMILIES)
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return 1.0 - t
+    def weights(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return 1.0 - t, t
 
-    def beta(self, t: Tensor) -> Tensor:
-        return t
-
-    def alpha_dot(self, t: Tensor) -> Tensor:
-        return -torch.ones_like(t)
-
-    def beta_dot(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return -torch.ones_like(t), torch.ones_like(t)
 
 
 class Trigonometric(FieldPath):
@@ -120,21 +85,15 @@ class Trigonometric(FieldPath):
 
     kind: Literal["trigonometric"] = Field("trigonometric", description=FAMILIES)
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.cos(0.5 * math.pi * t)
+    def weights(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cos(0.5 * math.pi * t), torch.sin(0.5 * math.pi * t)
 
-    def beta(self, t: Tensor) -> Tensor:
-        return torch.sin(0.5 * math.pi * t)
-
-    def alpha_dot(self, t: Tensor) -> Tensor:
-        return -0.5 * math.pi * torch.sin(0.5 * math.pi * t)
-
-    def beta_dot(self, t: Tensor) -> Tensor:
-        return 0.5 * math.pi * torch.cos(0.5 * math.pi * t)
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return -0.5 * math.pi * torch.sin(0.5 * math.pi * t), 0.5 * math.pi * torch.cos(0.5 * math.pi * t)
 
 
 class EncoderDecoder(FieldPath):
-    """α = cos²(π w(t)) up to the switch time, β = cos²(π w(t)) after it, with the phase w of `switching.phase`.
+    """α = cos²(π w(t)) up to the switch time, β = cos²(π w(t)) after it, with the phase w of `phase`.
 
     At the switch time both are zero: x_0 is forgotten, and without γ all paths meet in one point.
     """
@@ -143,24 +102,15 @@ class EncoderDecoder(FieldPath):
     switch_time: float = Field(0.5, gt=0, lt=1, description="time between forgetting x_0 and forming x_1")
     power: float = Field(1.0, ge=0.5, description="steepness; below 1/2 the velocity is unbounded")
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.where(t <= self.switch_time, self._weight(t), 0.0)
+    def weights(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self._split(t, torch.cos(math.pi * phase(t, self.switch_time, self.power)[0]).square())
 
-    def beta(self, t: Tensor) -> Tensor:
-        return torch.where(t > self.switch_time, self._weight(t), 0.0)
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        w, rate = phase(t, self.switch_time, self.power)
+        return self._split(t, -math.pi * torch.sin(2.0 * math.pi * w) * rate)
 
-    def alpha_dot(self, t: Tensor) -> Tensor:
-        return torch.where(t <= self.switch_time, self._rate(t), 0.0)
-
-    def beta_dot(self, t: Tensor) -> Tensor:
-        return torch.where(t > self.switch_time, self._rate(t), 0.0)
-
-    def _weight(self, t: Tensor) -> Tensor:
-        return torch.cos(math.pi * phase(t, self.switch_time, self.power)).square()
-
-    def _rate(self, t: Tensor) -> Tensor:
-        angle = 2.0 * math.pi * phase(t, self.switch_time, self.power)
-        return -math.pi * torch.sin(angle) * phase_rate(t, self.switch_time, self.power)
+    def _split(self, t: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.where(t <= self.switch_time, values, 0.0), torch.where(t > self.switch_time, values, 0.0)
 
 
 class Mirror(FieldPath):
@@ -168,17 +118,11 @@ class Mirror(FieldPath):
 
     kind: Literal["mirror"] = Field("mirror", description=FAMILIES)
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
+    def weights(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), torch.ones_like(t)
 
-    def beta(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-    def alpha_dot(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
-
-    def beta_dot(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), torch.zeros_like(t)
 
 
 class VariancePreserving(FieldPath):
@@ -188,19 +132,14 @@ class VariancePreserving(FieldPath):
     one_sided: Literal[True] = Field(True, description="always")
     schedule: TauSettings = Field(description="τ(t)")
 
-    def alpha(self, t: Tensor) -> Tensor:
+    def weights(self, t: Tensor) -> tuple[Tensor, Tensor]:
         tau = self.schedule.value(t)
         # Keeps digits near t = 1 that 1 − τ² would lose.
-        return ((1.0 - tau) * (1.0 + tau)).sqrt()
+        return ((1.0 - tau) * (1.0 + tau)).sqrt(), tau
 
-    def beta(self, t: Tensor) -> Tensor:
-        return self.schedule.value(t)
-
-    def alpha_dot(self, t: Tensor) -> Tensor:
-        return -self.schedule.value(t) * self.schedule.derivative(t) / self.alpha(t)
-
-    def beta_dot(self, t: Tensor) -> Tensor:
-        return self.schedule.derivative(t)
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        (alpha, tau), tau_rate = self.weights(t), self.schedule.derivative(t)
+        return -tau * tau_rate / alpha, tau_rate
 
 
 class VarianceExploding(FieldPath):
@@ -220,17 +159,12 @@ class VarianceExploding(FieldPath):
     def _sigma(self, t: Tensor) -> Tensor:
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** (1.0 - t)
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return (self._sigma(t).square() - self.sigma_min**2).sqrt()
+    def weights(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return (self._sigma(t).square() - self.sigma_min**2).sqrt(), torch.ones_like(t)
 
-    def beta(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-    def alpha_dot(self, t: Tensor) -> Tensor:
-        return -math.log(self.sigma_max / self.sigma_min) * self._sigma(t).square() / self.alpha(t)
-
-    def beta_dot(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, _ = self.weights(t)
+        return -math.log(self.sigma_max / self.sigma_min) * self._sigma(t).square() / alpha, torch.zeros_like(t)
 
 
 AnyPath = Annotated[

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.batch import CrystalBatch, Layout
 from omatg_ray.errors import DataError
 from omatg_ray.flow.messages import mean_message
 from omatg_ray.flow.settings import NetworkSettings, Precision
@@ -46,51 +46,23 @@ class NetworkOutput:
     _network: CSPNet
     _crystals: CrystalBatch
 
-    def _head(self, output: Output) -> Tensor:
-        return getattr(self._network, HEADS[output])(self._features)
-
-    def _cell_head(self, output: Output) -> Tensor:
-        matrix = getattr(self._network, HEADS[output])(self._cell).view(-1, 3, 3)
-        return matrix @ self._crystals.cell
-
-    # Heads are evaluated on access: a rollout of the positions alone needs one of the six.
-    @property
-    def pos_b(self) -> Tensor:
-        return self._head("pos_b")
-
-    @property
-    def pos_eta(self) -> Tensor:
-        return self._head("pos_eta")
-
-    @property
-    def cell_b(self) -> Tensor:
-        return self._cell_head("cell_b")
-
-    @property
-    def cell_eta(self) -> Tensor:
-        return self._cell_head("cell_eta")
-
-    @property
-    def species_b(self) -> Tensor:
-        return self._head("species_b")
-
-    @property
-    def species_eta(self) -> Tensor:
-        return self._head("species_eta")
+    def __getattr__(self, output: str) -> Tensor:
+        # Heads are evaluated on access: a rollout of the positions alone needs one of the six.
+        if output not in HEADS:
+            raise AttributeError(f"the network has no output {output}; it has {', '.join(HEADS)}")
+        head = self._network.get_submodule(HEADS[output])
+        if output.startswith("cell"):
+            return head(self._cell).view(-1, 3, 3) @ self._crystals.cell
+        return head(self._features)
 
 
-class TimeEmbedding(nn.Module):
-    """[sin(t w), cos(t w)] with w_k = 10000^(-k / (d/2 - 1)): t (B,) to (B, d)."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.waves = features // 2
-
-    def forward(self, t: Tensor) -> Tensor:
-        # Computed in the precision of t: a stored float32 buffer would keep float32 accuracy in a float64 network.
-        index = torch.arange(self.waves, dtype=t.dtype, device=t.device)
-        angle = t[:, None] * torch.exp(index * (-math.log(10000.0) / (self.waves - 1)))
-        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+def embed_time(t: Tensor, features: int) -> Tensor:
+    """Return [sin(t w), cos(t w)] (B, features) of times t (B,), with w_k = 10000^(-k / (features/2 - 1))."""
+    # Computed in the precision of t: a stored float32 buffer would keep float32 accuracy in a float64 network.
+    waves = features // 2
+    index = torch.arange(waves, dtype=t.dtype, device=t.device)
+    angle = t[:, None] * torch.exp(index * (-math.log(10000.0) / (waves - 1)))
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
 class MessageLayer(nn.Module):
@@ -112,32 +84,35 @@ class MessageLayer(nn.Module):
         self.node_mlp = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.layer_norm = nn.LayerNorm(hidden)
 
-    def forward(self, h: Tensor, metric: Tensor, pairs: Pairs) -> Tensor:
-        """Update atom features h (sum N, hidden), given the metric L Lᵀ of each crystal's lattice (B, 9)."""
+    def forward(self, h: Tensor, metric: Tensor, layout: Layout, sin: Tensor, cos: Tensor) -> Tensor:
+        """Update atom features h (sum N, hidden).
+
+        Args:
+            h: Atom features.
+            metric: L Lᵀ of each crystal's lattice (B, 9).
+            layout: Layout of the crystals.
+            sin: Sines of the layout's pairs, as `pair_features` gives them.
+            cos: Their cosines.
+        """
         first, second = cast("nn.Linear", self.edge_mlp[0]), cast("nn.Linear", self.edge_mlp[2])
         w_receiver, w_sender, w_metric, w_sin, w_cos = first.weight.split(
             [self.hidden, self.hidden, 9, self.waves, self.waves], dim=1
         )
         z = self.layer_norm(h)
         lattice = F.linear(metric, w_metric, first.bias)
-        receiver = F.linear(z, w_receiver) + lattice.index_select(0, pairs.layout.batch)
+        receiver = F.linear(z, w_receiver) + lattice.index_select(0, layout.batch)
         sender = F.linear(z, w_sender)
-        mean = mean_message(
-            pairs.layout, receiver, sender, pairs.sin, pairs.cos, w_sin, w_cos, second.weight, second.bias
-        )
+        mean = mean_message(layout, receiver, sender, sin, cos, w_sin, w_cos, second.weight, second.bias)
         return h + self.node_mlp(torch.cat([z, mean], dim=1))
 
 
-class Pairs:
-    """Distance features of all unordered pairs, (P, 3 frequencies) each; shared by all layers."""
-
-    def __init__(self, crystals: CrystalBatch, frequencies: int, dtype: torch.dtype | None = None) -> None:
-        first, second, _ = crystals.layout.pairs
-        harmonics = 2 * math.pi * torch.arange(frequencies, dtype=crystals.dtype, device=crystals.device)
-        angle = (crystals.pos[second] - crystals.pos[first])[:, :, None] * harmonics
-        angle = angle.flatten(1)
-        self.sin, self.cos = (values.to(dtype or angle.dtype) for values in (angle.sin(), angle.cos()))
-        self.layout = crystals.layout
+def pair_features(crystals: CrystalBatch, frequencies: int, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    """Return sines and cosines of the distances of all unordered pairs, (P, 3 frequencies) each."""
+    first, second, _ = crystals.layout.pairs
+    harmonics = 2 * math.pi * torch.arange(frequencies, dtype=crystals.dtype, device=crystals.device)
+    angle = (crystals.pos[second] - crystals.pos[first])[:, :, None] * harmonics
+    angle = angle.flatten(1)
+    return angle.sin().to(dtype or angle.dtype), angle.cos().to(dtype or angle.dtype)
 
 
 class CSPNet(nn.Module):
@@ -165,7 +140,6 @@ class CSPNet(nn.Module):
         self.lattice_out_2 = nn.Linear(hidden, 9, bias=False)
         self.type_out = nn.Linear(hidden, settings.max_atomic_number)
         self.type_out_2 = nn.Linear(hidden, settings.max_atomic_number)
-        self.time_embedding = TimeEmbedding(settings.time_features)
 
     def forward(self, crystals: CrystalBatch, t: Tensor, precision: Precision = "float32") -> NetworkOutput:
         """Return velocities and denoisers at a state.
@@ -182,7 +156,7 @@ class CSPNet(nn.Module):
             t = t.expand(len(crystals))
         if t.shape != (len(crystals),):
             raise DataError(f"t has shape {tuple(t.shape)}; {len(crystals)} structures need one time each")
-        time = self.time_embedding(t.to(crystals.dtype)).index_select(0, crystals.batch)
+        time = embed_time(t.to(crystals.dtype), self.settings.time_features).index_select(0, crystals.batch)
         if crystals.species.device.type == "cpu" and len(crystals.species):
             # On a GPU this check would wait for the device; callers check with `require` beforehand.
             self.require([int(crystals.species.max())])
@@ -190,10 +164,10 @@ class CSPNet(nn.Module):
         h = self.atom_latent_emb(torch.cat([elements, time], dim=1))
         metric = (crystals.cell @ crystals.cell.transpose(1, 2)).flatten(1)
         lower = torch.bfloat16 if precision == "bfloat16" else None
-        pairs = Pairs(crystals, self.settings.frequencies, lower)
+        sin, cos = pair_features(crystals, self.settings.frequencies, lower)
         with torch.autocast(h.device.type, torch.bfloat16, enabled=lower is not None):
             for index in range(self.settings.layers):
-                h = self.get_submodule(f"csp_layer_{index}")(h, metric, pairs)
+                h = self.get_submodule(f"csp_layer_{index}")(h, metric, crystals.layout, sin, cos)
         h = self.final_layer_norm(h)
         return NetworkOutput(h, crystals.layout.mean(h), self, crystals)
 

@@ -17,8 +17,8 @@ def path(interpolant: FieldPath, x_0: Tensor, x_1: Tensor, t: Tensor, z: Tensor 
     Args:
         z: Gaussian numbers shaped as the states. If there is a γ, γ z is added to the state and γ' z to the velocity.
     """
-    state = interpolant.alpha(t) * x_0 + interpolant.beta(t) * x_1
-    velocity = interpolant.alpha_dot(t) * x_0 + interpolant.beta_dot(t) * x_1
+    (alpha, beta), (alpha_rate, beta_rate) = interpolant.weights(t), interpolant.rates(t)
+    state, velocity = alpha * x_0 + beta * x_1, alpha_rate * x_0 + beta_rate * x_1
     if interpolant.gamma is None or z is None:
         return state, velocity
     return state + interpolant.gamma.value(t) * z, velocity + interpolant.gamma.derivative(t) * z

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar, cast
 
 import torch
@@ -32,29 +32,6 @@ Number = TypeVar("Number", float, Tensor)
 Wrap = Callable[[nn.Module], nn.Module]
 
 
-def identity(network: nn.Module) -> nn.Module:
-    """Return the network without a wrapper."""
-    return network
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Arguments of a `Pretrainer`, for this process or another. Crystals are on the CPU."""
-
-    settings: PretrainSettings
-    train: CrystalBatch
-    val: CrystalBatch
-    base: BaseDistribution
-    seed: int
-
-    def trainer(
-        self, device: torch.device, process_group: ProcessGroup | None = None, wrap: Wrap = identity
-    ) -> Pretrainer:
-        """Build a trainer on a device; the other arguments are those of `Pretrainer`."""
-        train, val = self.train.to(device), self.val.to(device)
-        return Pretrainer(self.settings, train, val, self.base, self.seed, process_group, wrap)
-
-
 class Pretrainer:
     """Trainer of a network; `ema_network` is the result.
 
@@ -67,12 +44,14 @@ class Pretrainer:
 
     Args:
         settings: Settings of the pretraining.
-        train: Training crystals (all of them, packed), on the device to train on.
+        train: Training crystals (all of them, packed).
         val: Validation crystals.
         base: Distribution of x_0.
         seed: Seed of the initial weights and of everything drawn.
+        device: Device to train on; by default that of `train`.
         process_group: Processes that train the network; by default this one alone.
-        wrap: Wraps the network so that its gradients are averaged over the ranks, e.g. in DistributedDataParallel.
+        wrap: Wraps the network so that its gradients are averaged over the ranks, e.g. in DistributedDataParallel; None
+            leaves it as it is.
 
     Raises:
         DataError: The network does not know an element of the crystals.
@@ -85,14 +64,21 @@ class Pretrainer:
         val: CrystalBatch,
         base: BaseDistribution,
         seed: int,
+        device: torch.device | None = None,
         process_group: ProcessGroup | None = None,
-        wrap: Wrap = identity,
+        wrap: Wrap | None = None,
     ) -> None:
-        self.settings, self.train, self.val, self.base, self.seed = settings, train, val, base, seed
+        self.settings, self.train, self.val, self.base, self.seed = (
+            settings,
+            train.to(device),
+            val.to(device),
+            base,
+            seed,
+        )
         self.process_group = process_group or SingleProcess()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = CSPNet(settings.network).to(train.device)
+            self.network = CSPNet(settings.network).to(device)
         denoisers = [DENOISERS[field] for field in settings.paths.with_gamma]
         self.network.train_only({"pos_b", "cell_b", *denoisers})
         self._losses: list[LossName] = ["pos", "cell", *denoisers]
@@ -101,7 +87,7 @@ class Pretrainer:
         self.optimizer = torch.optim.AdamW(
             self.network.trainable_parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         )
-        self._trained = wrap(self.network)
+        self._trained = self.network if wrap is None else wrap(self.network)
         self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
         self.epoch = 0
         self.best_val_loss, self.best_epoch = math.inf, 0
@@ -235,6 +221,10 @@ class Pretrainer:
         restore_optimizer(self.optimizer, part("optimizer."))
         self.epoch = int(state["epoch"])
         self.best_val_loss, self.best_epoch = float(state["best_val_loss"]), int(state["best_epoch"])
+
+
+Recipe = partial[Pretrainer]
+"""A `Pretrainer` without its last arguments: device, process group and wrapper. Crystals are on the CPU."""
 
 
 def _pair(x_0: CrystalBatch, x_1: CrystalBatch) -> CrystalBatch:

@@ -14,6 +14,14 @@ from omatg_ray.model.sampling import Sampling
 from omatg_ray.run.location import Location
 
 
+def known_elements(model: FlowModel) -> frozenset[int]:
+    """Return the atomic numbers of the model's training set; all that fit its network if that set is unknown."""
+    symbols = model.description.elements
+    if not symbols:
+        return frozenset(range(1, model.description.network.max_atomic_number + 1))
+    return frozenset(Element(symbol).Z for symbol in symbols)
+
+
 def unseen_elements(model: FlowModel, elements: Iterable[int]) -> list[str]:
     """Return the symbols of elements that are not in the model's training set; none if that set is unknown."""
     known = set(model.description.elements)
@@ -44,6 +52,24 @@ def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset
     other = sorted(set(sizes) - set(model.description.sizes))
     if model.description.sizes and other:
         warnings.warn(f"cell sizes (atoms) that the model was not trained on: {other}", stacklevel=2)
+
+
+def refuse_untrained(model: FlowModel) -> None:
+    """Refuse a variant with a module in `learns` that is not trained and would keep its first values.
+
+    Raises:
+        ModelError: The drift has no weight of the module, neither in `trained()` nor in the network that it needs.
+    """
+    policy = model.policy()
+    weights = [*policy.drift.trained(), *(policy.network.parameters() if policy.heads else ())]
+    trained = set(map(id, weights))
+    for name in model.variant.learns:
+        own = [id(weight) for weight in model.learned[name].parameters()]
+        if own and trained.isdisjoint(own):
+            raise ModelError(
+                f"policy variant {model.description.variant}: {name} is in `learns`, but its drift's trained() returns "
+                "none of its weights, so it would not be trained; return them there, or leave it out of `learns`"
+            )
 
 
 def warn_noiseless(model: FlowModel, samplings: Iterable[Sampling]) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from omatg_ray.assets import asset
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.domain import Domain, Trained, report_outside
 from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
@@ -31,7 +32,7 @@ from omatg_ray.flow.species import draw_jumps
 from omatg_ray.model.sampling import DEFAULT, EULER, Sampling, chunks_by_pairs
 from omatg_ray.model.variants import Variant, VariantName, variant
 from omatg_ray.policy.drift import Drift, Score, annealed_velocity
-from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise, Noise
+from omatg_ray.policy.noise import LearnedNoise, Noise
 from omatg_ray.policy.ode import solve
 from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.policy.schedule import LearnedSchedule, Schedule
@@ -60,6 +61,7 @@ class ModelDescription(Settings):
     base_distribution: BaseDistribution
     elements: list[str] = Field(description="symbols of the training set's elements")
     sizes: list[int] = Field(description="atoms per cell that occur in the training set")
+    domain: Domain | None = Field(None, description="compositions of the training set; null in older models")
     variant: VariantName = Field("velocity", description="kind of policy that reinforcement trained")
     active: list[FieldName] = Field([], description="fields that reinforcement acted on; empty for a base model")
     noise: dict[FieldName, NoiseSettings] = Field({}, description="policy noise of the active fields")
@@ -243,7 +245,7 @@ class FlowModel:
         """Return the policy of the base alone."""
         paths = self.description.paths
         epsilon = {field: paths.of(field).epsilon for field in FIELDS} if sde else {}
-        noise = {field: DiffusionNoise(e.value) for field, e in epsilon.items() if e is not None}
+        noise: dict[FieldName, Noise] = {field: e for field, e in epsilon.items() if e is not None}
         drift: Drift = annealed_velocity(schedule)
         if noise:
             drift = Score(noise, {field: self.gamma(field) for field in noise}, schedule)
@@ -304,8 +306,12 @@ class FlowModel:
         seed: int = 0,
         indices: Sequence[int] | None = None,
         chunk_pairs: int = CHUNK_PAIRS,
+        *,
+        judged: bool = False,
     ) -> CrystalBatch:
         """Generate one crystal for each list of atomic numbers, packed, on the CPU.
+
+        Warns of compositions outside the training set's (`Domain`), if the model knows these.
 
         Structure i depends only on (seed, indices[i]). The batch, the device and the worker that generates it change it
         by float rounding at most.
@@ -316,6 +322,7 @@ class FlowModel:
             seed: Seed of x_0 and noise.
             indices: Identity of each structure; by default its index in the list.
             chunk_pairs: Ordered pairs of atoms per network call; bounds memory.
+            judged: Whether the caller has warned already, for all of its crystals at once.
 
         Raises:
             ModelError: As `Sampling.check`, `policy` or `solve`; or fewer than 2 grid points.
@@ -328,6 +335,9 @@ class FlowModel:
         path, elements = self.description.paths.species, self.network.settings.max_atomic_number
         if path is None:
             self.network.require(z for structure in species for z in structure)
+        cells = [len(cell) for cell in species] if self.generates_species else species
+        if not judged and (outside := report_outside([Trained("model", self.description.domain)], cells, "crystals")):
+            warnings.warn(f"outside of what it was trained on: {outside}", stacklevel=2)
         policy = self.policy(sampling.schedule, sde=sampling.noise == "policy")
         times = policy.times(sampling.steps)
         keys = range(len(species)) if indices is None else indices

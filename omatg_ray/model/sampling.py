@@ -51,21 +51,17 @@ class Sampling:
         from omatg_ray.policy.ode import AdaptiveMethod
         from omatg_ray.policy.schedule import LearnedSchedule
 
+        schedule, reason = self.schedule_of(model), None
         if self.noise != "none":
-            raise ModelError(f"solver {self.solver}: noise needs Euler steps; leave out the noise or the solver")
-        schedule = self.schedule_of(model)
-        if isinstance(schedule, LearnedSchedule) and "steps" in schedule.settings.features:
-            raise ModelError(
-                f"solver {self.solver}: the schedule depends on the length of Euler steps; leave out the solver"
-            )
-        if self.solver in get_args(AdaptiveMethod) and isinstance(schedule, StepSizes):
-            raise ModelError(
-                f"solver {self.solver} chooses its own steps; leave out the schedule of steps or the solver"
-            )
-        if model.generates_species:
-            raise ModelError(
-                f"solver {self.solver}: the model generates species, which needs Euler steps; leave out the solver"
-            )
+            reason = ": noise needs Euler steps; leave out the noise or the solver"
+        elif isinstance(schedule, LearnedSchedule) and "steps" in schedule.settings.features:
+            reason = ": the schedule depends on the length of Euler steps; leave out the solver"
+        elif self.solver in get_args(AdaptiveMethod) and isinstance(schedule, StepSizes):
+            reason = " chooses its own steps; leave out the schedule of steps or the solver"
+        elif model.generates_species:
+            reason = ": the model generates species, which needs Euler steps; leave out the solver"
+        if reason is not None:
+            raise ModelError(f"solver {self.solver}{reason}")
 
 
 DEFAULT: Final = Sampling()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from omatg_ray.assets import asset
 from omatg_ray.errors import ConfigError, ModelError
@@ -51,12 +51,6 @@ class ScheduleDescription(Settings):
     schedule: LearnedScheduleSettings
     curves: list[Curve] = Field([])
     provenance: dict[str, Any] = Field({})
-
-
-class _Text(BaseModel):
-    """Hand-made schedule, to be parsed."""
-
-    schedule: AnyHandMade = Field(None)
 
 
 def save_schedule(schedule: LearnedSchedule, folder: Path, provenance: Mapping[str, Any]) -> None:
@@ -106,10 +100,10 @@ def _hand_made(text: str, kind: str, keys: str) -> Schedule:
             raise ConfigError(f"schedule {text!r}: {key} is given twice")
         values[key] = value
     try:
-        schedule = _Text.model_validate({"schedule": {"kind": kind, **values}}).schedule
+        schedule: Schedule | None = TypeAdapter(AnyHandMade).validate_python({"kind": kind, **values})
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'][1:]))} {problem['msg'].removeprefix('Value error, ')}".strip()
+            f"{'.'.join(map(str, problem['loc']))} {problem['msg'].removeprefix('Value error, ')}".strip()
             for problem in error.errors()
         )
         raise ConfigError(f"schedule {text!r}: {problems}") from error
@@ -124,7 +118,7 @@ def brief(schedule: HandMadeSchedule | StepSizes) -> str:
     return f"{kind}:" + ",".join(f"{key}={value:g}" for key, value in values.items())
 
 
-def learned_schedule(place: Location) -> LearnedSchedule:
+def learned_schedule(location: Location) -> LearnedSchedule:
     """Read the learned schedule in a folder or at a URL: of a schedule, a run, or a model; or the bundled one.
 
     Raises:
@@ -133,37 +127,37 @@ def learned_schedule(place: Location) -> LearnedSchedule:
         ModelError: There is no learned schedule, or it cannot be read.
         StorageError: The URL cannot be reached.
     """
-    if is_bundled(place):
+    if is_bundled(location):
         return _read(asset("schedule"))
-    if is_remote(place):
-        for url in (str(place), f"{place}/{FOLDER}"):
+    if is_remote(location):
+        for url in (str(location), f"{location}/{FOLDER}"):
             if SCHEDULE_FILE in files_at(url):
                 with fetch_model(url, SCHEDULE_FILE) as copy:
                     return _read(copy)
-        return _of_model(place)
-    folder = Path(place)
+        return _of_model(location)
+    folder = Path(location)
     for path in (folder, folder / FOLDER):
         if (path / SCHEDULE_FILE).is_file():
             return _read(path)
-    require_schedule(place)
+    require_schedule(location)
     if folder.name == SCHEDULE_FILE:
         return learned_schedule(folder.parent)
     if not (folder / DESCRIPTION_FILE).exists() and not (folder / "checkpoints").exists():
         raise ModelError(
-            f"{place} is not a learned schedule (no {SCHEDULE_FILE}), and neither a model nor a run that has one"
+            f"{location} is not a learned schedule (no {SCHEDULE_FILE}), and neither a model nor a run that has one"
         )
-    return _of_model(place)
+    return _of_model(location)
 
 
-def require_schedule(place: Location) -> None:
+def require_schedule(location: Location) -> None:
     """Check that the folder of a learned schedule exists; the bundled one always does, and URLs are not checked.
 
     Raises:
         ConfigError: The folder does not exist.
     """
-    if not is_bundled(place) and not is_remote(place) and not Path(place).exists():
+    if not is_bundled(location) and not is_remote(location) and not Path(location).exists():
         raise ConfigError(
-            f"schedule {str(place)!r}: there is no such folder, and it is none of {', '.join((OWN, NONE, *KINDS))} "
+            f"schedule {str(location)!r}: there is no such folder, and it is none of {', '.join((OWN, NONE, *KINDS))} "
             "with their keys (e.g. linear:pos=5,cell=2). Name a learned schedule by its folder, or by that of the run "
             "that learned it, which must be trained first (omatg-ray train configs/annealing_energy.yaml)"
         )

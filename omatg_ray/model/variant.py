@@ -30,7 +30,8 @@ class Variant(ABC):
     Attributes:
         learns: Modules that it trains, by name, each built from the model's description. `policy` is a network that
             drives the active fields. Learned noise and a learned schedule are added if the description has them.
-        learns_schedule: Whether it trains the schedule of the base's velocity.
+        learns_schedule: Whether it trains the schedule of the base's velocity. Frozen fields then follow the base
+            without it, and a trained model is compared with the base without it.
         stochastic: Whether it follows the stochastic process of a base with a denoiser: the noise is part of its
             drift, and the denoiser is trained.
     """
@@ -52,7 +53,7 @@ class Variant(ABC):
         """
 
     def policy(self, model: FlowModel, schedule: Schedule | None) -> Policy:
-        """Return the policy of a model; frozen fields follow the base with the same schedule.
+        """Return the policy of a model; frozen fields follow the base with the same schedule, unless it is learned.
 
         Raises:
             ModelError: As `drift`.
@@ -66,7 +67,7 @@ class Variant(ABC):
             model.base_network,
             description.active,
             model.noise,
-            schedule,
+            None if self.learns_schedule else schedule,
             description.paths.species,
         )
 
@@ -80,6 +81,6 @@ class Variant(ABC):
     def start(self, start: FlowModel, best: FlowModel) -> FlowModel:
         """Return the model to compare a trained one with: the one it started from, with the same schedule.
 
-        A frozen schedule is no merit of the reinforcement, so the base gets it too.
+        A frozen schedule is no merit of the reinforcement, so the base gets it too. A schedule that was learned is.
         """
-        return start.annealed_as(best)
+        return start if self.learns_schedule else start.annealed_as(best)

@@ -12,27 +12,17 @@ from pydantic import ValidationError
 
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.domain import Domain
 from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import NetworkSettings, PathSettings
 from omatg_ray.flow.species import MASK
 from omatg_ray.model.flow_model import FlowModel, ModelDescription
+from omatg_ray.omatg import names
 from omatg_ray.omatg.checkpoint import Checkpoint
 from omatg_ray.omatg.configuration import Configured, read_section, section
 from omatg_ray.omatg.lattices import FITS, informed_cell
-from omatg_ray.omatg.names import (
-    CELL_BASES,
-    EPSILONS,
-    GAMMAS,
-    GIVEN,
-    INFORMED,
-    POSITION_BASES,
-    SPECIES,
-    SPECIES_BASES,
-    from_omatg,
-    interpolant_from_omatg,
-)
 from omatg_ray.omatg.weights import ENCODER, encoder_from_omatg, load, refuse_unknown
 from omatg_ray.policy.grid import T_MAX, T_MIN
 from omatg_ray.policy.hand_made import LinearSchedule
@@ -113,21 +103,25 @@ def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDatas
     encoder = CSPNet(network)
     load(encoder, weights, str(checkpoint.path))
     if leftover:
-        names = ", ".join(f"csp_layer_{index}" for index in leftover)
-        notes.append(f"left out: {names}, default layers that OMatG's network does not use")
-    _note_precision(checkpoint, notes)
+        layers = ", ".join(f"csp_layer_{index}" for index in leftover)
+        notes.append(f"left out: {layers}, default layers that OMatG's network does not use")
+    other = sorted({str(value.dtype).removeprefix("torch.") for value in checkpoint.state.values()} - {"float32"})
+    if other:
+        notes.append(f"weights were rounded from {', '.join(other)} to float32")
     notes.append("left out: training settings (optimizer, trainer, loss weights, data loading)")
     with explain_errors_of("model"):
         schedule = LinearSchedule(**slopes) if any(slopes.values()) else None
+    training = {key: model[key] for key in TRAINING_KEYS if key in model}
     description = ModelDescription(
         network=network,
         paths=paths,
         base_distribution=distribution,
         # Empty means unknown.
-        elements=[] if data is None else _symbols(data),
+        elements=[] if data is None else data.symbols,
         sizes=[] if data is None else sorted(data.sizes),
+        domain=None if data is None else Domain.of(data.crystals),
         schedule=schedule,
-        provenance=provenance(checkpoint) | {"integration_time_steps": steps, "training": _training(model)},
+        provenance=provenance(checkpoint) | {"integration_time_steps": steps, "training": training},
     )
     if data is None:
         notes.append(
@@ -201,8 +195,8 @@ def _by_field(collection: Configured) -> dict[str, Configured]:
 
 def _species(value: Configured) -> dict[str, Any] | None:
     """Return the path of the species as plain values; None if the species are given."""
-    path = from_omatg(value, SPECIES)
-    return None if path["kind"] == GIVEN.kind else path
+    path = names.from_omatg(value, names.SPECIES)
+    return None if path["kind"] == names.GIVEN.kind else path
 
 
 def _path(of: FieldName, value: Configured, steps: int, notes: list[str]) -> dict[str, Any]:
@@ -216,14 +210,14 @@ def _path(of: FieldName, value: Configured, steps: int, notes: list[str]) -> dic
     value.only([*INTERPOLANT_ARGUMENTS, *(["predict_velocity"] if one_sided else ["gamma"])])
     if value.get("predict_velocity", True) is not True:
         raise ModelError(f"{value.where}.predict_velocity: a model without a velocity cannot be imported")
-    path = interpolant_from_omatg(value.child("interpolant"), of)
+    path = names.interpolant_from_omatg(value.child("interpolant"), of)
     if one_sided:
         path["one_sided"] = True
     elif value.get("gamma", None) is not None:
-        path["gamma"] = from_omatg(value.child("gamma"), GAMMAS)
+        path["gamma"] = names.from_omatg(value.child("gamma"), names.GAMMAS)
     kind = str(value.get("differential_equation_type", "")).upper()
     if kind == "SDE":
-        path["epsilon"] = from_omatg(value.child("epsilon"), EPSILONS)
+        path["epsilon"] = names.from_omatg(value.child("epsilon"), names.EPSILONS)
     elif kind != "ODE":
         raise ModelError(f"{value.where}.differential_equation_type must be ODE or SDE, not {kind or 'missing'}")
     _note_solver(of, value.get("integrator_kwargs", None) or {}, steps, notes)
@@ -252,20 +246,23 @@ def _base_distribution(sampler: Configured) -> BaseDistribution:
     # OMatG's command line passes the batch size on to the sampler, which ignores it.
     sampler.only(["pos_distribution", "cell_distribution", "species_distribution", "batch_size"])
     cell = sampler.child("cell_distribution")
-    if cell.name != INFORMED.rpartition(".")[2]:
-        lattices: Any = from_omatg(cell, CELL_BASES)
+    if cell.name != names.INFORMED.rpartition(".")[2]:
+        lattices: Any = names.from_omatg(cell, names.CELL_BASES)
     else:
         cell.only(["dataset_name"])
-        lattices = informed_cell(str(cell.get("dataset_name", "")))
-        if lattices is None:
+        dataset = str(cell.get("dataset_name", ""))
+        if dataset not in FITS:
             raise ModelError(f"{cell.where}.dataset_name must be one of {', '.join(FITS)}")
-    return BaseDistribution(pos=from_omatg(sampler.child("pos_distribution"), POSITION_BASES), cell=lattices)
+        lattices = informed_cell(dataset)
+    return BaseDistribution(
+        pos=names.from_omatg(sampler.child("pos_distribution"), names.POSITION_BASES), cell=lattices
+    )
 
 
 def _check_species_base(sampler: Configured, paths: PathSettings, network: NetworkSettings) -> None:
     """Refuse a base distribution of the species that their path does not start from."""
     species, path = sampler.child("species_distribution"), paths.species
-    expected = SPECIES_BASES[GIVEN.kind if path is None else path.kind].rpartition(".")[2]
+    expected = names.SPECIES_BASES[names.GIVEN.kind if path is None else path.kind].rpartition(".")[2]
     if species.name != expected:
         raise ModelError(
             f"{species.where}: {species.name} does not fit the interpolant of the species; expected: {expected}"
@@ -295,22 +292,6 @@ def _note_sampling(paths: PathSettings, distribution: BaseDistribution, notes: l
     mirrored = [of for of in FIELDS if getattr(distribution, of).kind == "mirror"]
     if mirrored:
         notes.append(f"{' and '.join(mirrored)} start from given crystals: it cannot generate from formulas")
-
-
-def _note_precision(checkpoint: Checkpoint, notes: list[str]) -> None:
-    other = sorted({str(v.dtype).removeprefix("torch.") for v in checkpoint.state.values()} - {"float32"})
-    if other:
-        notes.append(f"weights were rounded from {', '.join(other)} to float32")
-
-
-def _training(model: dict[str, Any]) -> dict[str, Any]:
-    return {key: model[key] for key in TRAINING_KEYS if key in model}
-
-
-def _symbols(data: CrystalDataset) -> list[str]:
-    from pymatgen.core import Element
-
-    return [Element.from_Z(z).symbol for z in sorted(data.elements)]
 
 
 @contextmanager

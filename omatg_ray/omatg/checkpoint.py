@@ -80,11 +80,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def write_checkpoint(path: Path, state: dict[str, Tensor], epoch: int = 0, step: int = 0) -> None:
+def write_checkpoint(path: Path, state: dict[str, Tensor]) -> None:
     """Write a checkpoint of weights only, as Lightning does with `save_weights_only`."""
     content: dict[str, Any] = {
-        "epoch": epoch,
-        "global_step": step,
+        "epoch": 0,
+        "global_step": 0,
         "pytorch-lightning_version": LIGHTNING_VERSION,
         "state_dict": {name: value.detach().cpu().contiguous() for name, value in state.items()},
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,10 @@ from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import NetworkSettings
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.omatg import names
 from omatg_ray.omatg.checkpoint import write_checkpoint
 from omatg_ray.omatg.hub import CHECKPOINT_FILE, CONFIG_FILE
 from omatg_ray.omatg.lattices import FITS, name_of
-from omatg_ray.omatg.names import (
-    CELL_BASES,
-    EPSILONS,
-    GAMMAS,
-    GIVEN,
-    INFORMED,
-    POSITION_BASES,
-    SPECIES,
-    SPECIES_BASES,
-    interpolant_to_omatg,
-    to_omatg,
-)
 from omatg_ray.omatg.weights import DEFAULT_LAYERS, encoder_to_omatg
 from omatg_ray.policy.grid import T_MAX, T_MIN
 from omatg_ray.policy.hand_made import LinearSchedule
@@ -39,23 +27,8 @@ DEFAULT_DATASET = "mp_20"
 SPLITS = {"train_dataset": "train", "val_dataset": "val", "pred_dataset": "test"}
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The files of an export.
-
-    Attributes:
-        checkpoint: Lightning checkpoint.
-        config: Configuration.
-        notes: Sentences on what was left out or differs.
-    """
-
-    checkpoint: Path
-    config: Path
-    notes: list[str]
-
-
-def export_omatg(model: FlowModel, folder: Path, steps: int | None = None, data: str | None = None) -> Exported:
-    """Write a model as OMatG's files into an existing folder.
+def export_omatg(model: FlowModel, folder: Path, steps: int | None = None, data: str | None = None) -> list[str]:
+    """Write checkpoint.ckpt and train.yaml into an existing folder; return notes on what was left out or differs.
 
     Args:
         model: A base model, or a reinforced one that a single network expresses.
@@ -77,7 +50,7 @@ def export_omatg(model: FlowModel, folder: Path, steps: int | None = None, data:
         notes.append("the configuration names OMatG's own data files; change file_path there to predict for others")
     write_checkpoint(folder / CHECKPOINT_FILE, encoder_to_omatg(network))
     (folder / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False))
-    return Exported(folder / CHECKPOINT_FILE, folder / CONFIG_FILE, notes)
+    return notes
 
 
 def exported_network(model: FlowModel, notes: list[str]) -> CSPNet:
@@ -157,7 +130,7 @@ def configuration(model: FlowModel, steps: int, data: str | None = None) -> dict
 
 def _species(model: FlowModel) -> dict[str, Any]:
     path = model.description.paths.species
-    return {"class_path": GIVEN.path} if path is None else to_omatg(path, SPECIES)
+    return {"class_path": names.GIVEN.path} if path is None else names.to_omatg(path, names.SPECIES)
 
 
 def _stochastic(model: FlowModel, of: FieldName) -> bool:
@@ -172,9 +145,9 @@ def _interpolant(model: FlowModel, of: FieldName, steps: int) -> dict[str, Any]:
     if stochastic:
         solver["dt"] = (T_MAX - T_MIN) / (steps - 1)
     arguments = {
-        "interpolant": interpolant_to_omatg(path, of),
-        "gamma": None if path.gamma is None else to_omatg(path.gamma, GAMMAS),
-        "epsilon": to_omatg(path.epsilon, EPSILONS) if stochastic and path.epsilon is not None else None,
+        "interpolant": names.interpolant_to_omatg(path, of),
+        "gamma": None if path.gamma is None else names.to_omatg(path.gamma, names.GAMMAS),
+        "epsilon": names.to_omatg(path.epsilon, names.EPSILONS) if stochastic and path.epsilon is not None else None,
         "differential_equation_type": "SDE" if stochastic else "ODE",
         "integrator_kwargs": solver,
         "velocity_annealing_factor": getattr(schedule, of, 0.0),
@@ -210,15 +183,17 @@ def _dataset(cell: object) -> str | None:
 def _sampler(model: FlowModel, dataset: str | None) -> dict[str, Any]:
     base, species = model.description.base_distribution, model.description.paths.species
     if dataset is None:
-        cell = to_omatg(base.cell, CELL_BASES)
+        cell = names.to_omatg(base.cell, names.CELL_BASES)
     else:
-        cell = {"class_path": INFORMED, "init_args": {"dataset_name": dataset}}
+        cell = {"class_path": names.INFORMED, "init_args": {"dataset_name": dataset}}
     return {
         "class_path": "omg.sampler.IndependentSampler",
         "init_args": {
-            "pos_distribution": to_omatg(base.pos, POSITION_BASES),
+            "pos_distribution": names.to_omatg(base.pos, names.POSITION_BASES),
             "cell_distribution": cell,
-            "species_distribution": {"class_path": SPECIES_BASES[GIVEN.kind if species is None else species.kind]},
+            "species_distribution": {
+                "class_path": names.SPECIES_BASES[names.GIVEN.kind if species is None else species.kind]
+            },
         },
     }
 

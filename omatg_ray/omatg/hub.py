@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from omatg_ray.errors import ModelError
 from omatg_ray.run.atomic import replace_folder
-from omatg_ray.run.cache import cache_folder
 from omatg_ray.run.checkpoints import DESCRIPTION_FILE
+from omatg_ray.run.home import cache_folder
+from omatg_ray.run.versions import installed
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,8 @@ def fetch(name: str | Path) -> Path:
             f"https://huggingface.co/{repository}/tree/main lists its models"
         )
     # The snapshot's folder is named after its commit. Other versions of this package may import it differently.
-    target = cache / repository / folder / f"{files.parent.name[:12]}-{_own_version()}-{IMPORT_FORMAT}"
+    own = installed(["omatg-ray"]).get("omatg-ray", "source")
+    target = cache / repository / folder / f"{files.parent.name[:12]}-{own}-{IMPORT_FORMAT}"
     if not (target / DESCRIPTION_FILE).is_file():
         # The result must not depend on training crystals that happen to lie in the working directory.
         from omatg_ray.omatg.read import import_omatg
@@ -83,10 +84,3 @@ def _snapshot(repository: str, folder: str) -> Path:
             f"({reason[0] if reason else type(error).__name__}). Without a network, fetch {CHECKPOINT_FILE} and "
             f"{CONFIG_FILE} elsewhere and use `omatg-ray import-omatg`"
         ) from error
-
-
-def _own_version() -> str:
-    try:
-        return version("omatg-ray")
-    except PackageNotFoundError:
-        return "source"

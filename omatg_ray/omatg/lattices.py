@@ -35,10 +35,8 @@ FITS: dict[str, tuple[Numbers, Numbers]] = {
 TOLERANCE = 1e-6
 
 
-def informed_cell(name: str) -> InformedCell | None:
-    """Return the lattice distribution of a data set, or None if OMatG has none of that name."""
-    if name not in FITS:
-        return None
+def informed_cell(name: str) -> InformedCell:
+    """Return the lattice distribution of a data set, one of `FITS`."""
     mean, std = FITS[name]
     return InformedCell(log_length_mean=mean, log_length_std=std)
 

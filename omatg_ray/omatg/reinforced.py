@@ -10,20 +10,11 @@ from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
+from omatg_ray.omatg import weights
 from omatg_ray.omatg.base import Imported, explain_errors_of, provenance
 from omatg_ray.omatg.checkpoint import Checkpoint
 from omatg_ray.omatg.configuration import Configured, read_section
 from omatg_ray.omatg.names import NOISES, from_omatg
-from omatg_ray.omatg.weights import (
-    ENCODER,
-    NOISE,
-    SCHEDULE,
-    encoder_from_omatg,
-    load,
-    noise_from_omatg,
-    refuse_unknown,
-    schedule_from_omatg,
-)
 from omatg_ray.policy.settings import LearnedScheduleSettings, NoiseSettings
 
 VARIANTS = {
@@ -87,16 +78,16 @@ def import_reinforced(checkpoint: Checkpoint, tree: dict[str, Any], base: FlowMo
 def _learned(checkpoint: Checkpoint, description: ModelDescription) -> nn.ModuleDict:
     state, path = checkpoint.state, str(checkpoint.path)
     modules = new_modules(description)
-    prefixes = {"policy": ENCODER, "schedule": SCHEDULE, "noise": NOISE}
-    refuse_unknown(state, tuple(prefix for part, prefix in prefixes.items() if part in modules), path)
+    prefixes = {"policy": weights.ENCODER, "schedule": weights.SCHEDULE, "noise": weights.NOISE}
+    weights.refuse_unknown(state, tuple(prefix for part, prefix in prefixes.items() if part in modules), path)
     if "policy" in modules:
-        weights, _ = encoder_from_omatg(state, description.network.layers)
-        load(cast("CSPNet", modules["policy"]), weights, path)
+        tensors, _ = weights.encoder_from_omatg(state, description.network.layers)
+        weights.load(cast("CSPNet", modules["policy"]), tensors, path)
     if "schedule" in modules:
         schedule = cast("LearnedScheduleSettings", description.schedule)
-        load(modules["schedule"], schedule_from_omatg(state, schedule.fields), f"{path}, scale_model")
+        weights.load(modules["schedule"], weights.schedule_from_omatg(state, schedule.fields), f"{path}, scale_model")
     if "noise" in modules:
-        load(modules["noise"], noise_from_omatg(state), f"{path}, noise_schedule_modules")
+        weights.load(modules["noise"], weights.noise_from_omatg(state), f"{path}, noise_schedule_modules")
     return modules
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
+from omatg_ray.flow.loss import DENOISERS
 from omatg_ray.flow.network import Output
 from omatg_ray.policy.noise import Noise
 from omatg_ray.policy.schedule import Schedule
@@ -21,7 +22,6 @@ Outputs = Mapping[Output, Tensor]
 """Requested outputs of a network: positions (sum N, 3), lattices (B, 3, 3)."""
 
 VELOCITY: dict[FieldName, Output] = {"pos": "pos_b", "cell": "cell_b"}
-DENOISER: dict[FieldName, Output] = {"pos": "pos_eta", "cell": "cell_eta"}
 
 
 class Drift(ABC):
@@ -108,14 +108,14 @@ class Score(Drift):
         self.velocity = annealed_velocity(schedule)
 
     def outputs(self, field: FieldName) -> tuple[Output, ...]:
-        return VELOCITY[field], DENOISER[field]
+        return VELOCITY[field], DENOISERS[field]
 
     def rate(
         self, field: FieldName, outputs: Outputs, t: Tensor, crystals: CrystalBatch, dt: Tensor | None = None
     ) -> Tensor:
         weight = self.noise[field].sigma(t).square() / (2.0 * self.gamma[field](t))
         velocity = self.velocity.rate(field, outputs, t, crystals, dt)
-        return velocity - of_rows(weight, field, crystals) * outputs[DENOISER[field]]
+        return velocity - of_rows(weight, field, crystals) * outputs[DENOISERS[field]]
 
     def noiseless(self) -> Drift:
         """Return the flow, which has the same distribution as the process with noise."""

@@ -39,7 +39,8 @@ def features_of(names: Sequence[Feature], t: Tensor, crystals: CrystalBatch | No
             continue
         if crystals is None:
             raise ModelError(f"the schedule depends on the {name} of a crystal, but no crystals are given")
-        columns.append(_atoms(crystals, t) if name == "atoms" else _electronegativity(crystals, t))
+        atoms = torch.log2(crystals.n_atoms.to(t) / 8.0)
+        columns.append(atoms if name == "atoms" else _electronegativity(crystals, t))
     shape = torch.broadcast_shapes(t.shape, *(column.shape for column in columns))
     return torch.stack([column.expand(shape) for column in columns], dim=-1)
 
@@ -57,10 +58,6 @@ def examples(names: Sequence[Feature]) -> list[tuple[str, list[float]]]:
         for index, name in enumerate(names)
         for label, value in shown[name]
     ]
-
-
-def _atoms(crystals: CrystalBatch, like: Tensor) -> Tensor:
-    return torch.log2(crystals.n_atoms.to(like) / 8.0)
 
 
 def _electronegativity(crystals: CrystalBatch, like: Tensor) -> Tensor:

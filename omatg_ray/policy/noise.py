@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Protocol
 
 import torch.nn.functional as F
@@ -19,21 +18,6 @@ class Noise(Protocol):
     def sigma(self, t: Tensor) -> Tensor:
         """Return σ at times t (any shape) in (0, 1)."""
         ...
-
-
-class DiffusionNoise:
-    """σ(t) = √(2 ε(t)) of the flow's own stochastic process.
-
-    Args:
-        epsilon: ε at times of any shape.
-    """
-
-    def __init__(self, epsilon: Callable[[Tensor], Tensor]) -> None:
-        self.epsilon = epsilon
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """Return σ at times t (any shape)."""
-        return (2.0 * self.epsilon(t)).sqrt()
 
 
 class LearnedNoise(nn.Module):

@@ -159,11 +159,6 @@ class Policy:
         """
         return self._ask(self.network, crystals, t, self.heads)
 
-    def rates(self, crystals: CrystalBatch, t: Tensor) -> Fields:
-        """Return the drift of the active fields at a state; t () or (B,)."""
-        outputs = self.outputs(crystals, t)
-        return {field: self.drift.rate(field, outputs, t, crystals) for field in self.active}
-
     def require_noise(self, times: Tensor) -> None:
         """Check that learned noise is positive on a time grid (T,).
 
@@ -210,26 +205,17 @@ class Policy:
         if jumps is not None:
             base_heads.add("species_b")
         quiet = set(self.active) - set(noise) - set(scaled)
-        own = self._ask(
-            self.network,
-            crystals,
-            t,
-            {name for field in self.active if field not in quiet for name in self.drift.outputs(field)}
-            | {name for field in quiet for name in self.quiet.outputs(field)},
-        )
+        drifts = {field: self.quiet if field in quiet else self.drift for field in self.active}
+        own_heads = {name for field, drift in drifts.items() for name in drift.outputs(field)}
+        own = self._ask(self.network, crystals, t, own_heads)
         base = self._ask(self.base_network, crystals, t, base_heads | (self.heads if with_base else set()))
         displacement: Fields = {}
         actions: Fields = {}
         length = dt if euler else None
         for field in FIELDS:
-            if field in self.frozen:
-                displacement[field] = self.of_frozen.rate(field, base, t, crystals, length) * dt
-                continue
-            if field in quiet:
-                displacement[field] = self.quiet.rate(field, own, t, crystals, length) * dt
-                continue
-            action = self.drift.rate(field, own, t, crystals, length) * dt
-            if field in noise:
+            drift, outputs = (drifts[field], own) if field in drifts else (self.of_frozen, base)
+            action = drift.rate(field, outputs, t, crystals, length) * dt
+            if field in drifts and field in noise:
                 action = action + self.noise[field].sigma(t) * dt.sqrt() * noise[field]
             if field in scaled:
                 actions[field] = action

@@ -65,21 +65,6 @@ class LearnedSchedule(nn.Module):
         for head in self.heads.values():
             zero_output(head if settings.shared else head[-1])  # type: ignore[index]
 
-    def value(
-        self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None
-    ) -> Tensor:
-        """Return s(t); the arguments are those of `Schedule.factor`.
-
-        Raises:
-            ModelError: s depends on crystals or on the step's length, but these are not given.
-        """
-        if field not in self.heads:
-            return torch.zeros_like(t)
-        if not self.settings.features:
-            return at_times(self._network(field), t)
-        features = features_of(self.settings.features, t, crystals, dt)
-        return self.value_with(field, t.expand(features.shape[:-1]), features)
-
     def value_with(self, field: FieldName, t: Tensor, features: Tensor) -> Tensor:
         """Return s(t) (n,) at times (n,) with features (n, F)."""
         if field not in self.heads:
@@ -96,9 +81,14 @@ class LearnedSchedule(nn.Module):
         """Return 1 + s(t); the arguments are those of `Schedule.factor`.
 
         Raises:
-            ModelError: As `value`.
+            ModelError: s depends on crystals or on the step's length, but these are not given.
         """
-        return 1.0 + self.value(field, t, crystals, dt)
+        if field not in self.heads:
+            return torch.ones_like(t)
+        if not self.settings.features:
+            return 1.0 + at_times(self._network(field), t)
+        features = features_of(self.settings.features, t, crystals, dt)
+        return 1.0 + self.value_with(field, t.expand(features.shape[:-1]), features)
 
     def times(self, steps: int) -> Tensor:
         """Return a grid of equal steps."""

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.evaluate.cases import CaseFolder, CaseResult
+from omatg_ray.evaluate.cases import CaseResult, crystals_of_case
 from omatg_ray.evaluate.comparison import Comparison
-from omatg_ray.evaluate.metrics import Column
-from omatg_ray.report.compositions import write_compositions
-from omatg_ray.report.page import card, crystal_card, format_number, html_table, page, spread
-from omatg_ray.report.plots import COLOURS, NORMAL, WIDE, Point, banded_lines, energy_histogram, rmse_histogram
-from omatg_ray.run.atomic import write_json, write_text
+from omatg_ray.evaluate.compositions import interval_dicts
+from omatg_ray.report.drawing import read_crystals
+from omatg_ray.report.page import card, crystal_card, format_number, grid, page, soft, spread, table, with_interval
+from omatg_ray.report.plots import COLOURS, NORMAL, WIDE, banded_lines, energy_histogram, rmse_histogram
+from omatg_ray.run.atomic import write_bytes, write_json, write_text
 from omatg_ray.run.text import counted
 
-if TYPE_CHECKING:
-    from ase import Atoms
-
-    from omatg_ray.evaluate.comparison import Comparison
-
-N_CRYSTALS = 6
+JSON, PARQUET, REPORT = "evaluation.json", "compositions.parquet", "report.html"
 N_DRAWN = 3
 """Number of cases whose crystals are drawn."""
 HIGHEST = 5.0
@@ -42,32 +36,50 @@ NOTE = (
 )
 
 
-class Shown(NamedTuple):
-    """A metric drawn against the steps."""
-
-    metric: str
-    title: str
-    ylabel: str
-    percent: bool = False
-
-
-AGAINST_STEPS = (
-    Shown("crmse", "cRMSE", "cRMSE / (V/N)$^{1/3}$"),
-    Shown("match_rate", "Match rate", "match rate"),
-    Shown("rmse", "RMSE of matches", "RMSE / (V/N)$^{1/3}$"),
-    Shown("metre", "METRe", "METRe"),
-    Shown("coverage", "Coverage", "coverage"),
-    Shown("relative_energy_mean_capped", "Relative energy, capped mean", "relative energy (eV/atom)"),
-    Shown("energy_mean", "Energy, mean", "energy (eV/atom)"),
-    Shown("invalid_share", "Invalid structures", "share", percent=True),
-    Shown("unique_structures", "Unique structures per composition", "structures"),
+BY_COMPOSITION = (
+    "match_rate",
+    "rmse",
+    "crmse",
+    "metre",
+    "coverage",
+    "relative_energy_mean",
+    "relative_energy_mean_capped",
+    "relative_energy_median",
+    "invalid_share",
+    "unique_structures",
 )
+"""Metrics of `compositions.parquet`."""
+AGAINST_STEPS = (
+    ("crmse", "cRMSE", "cRMSE / (V/N)$^{1/3}$"),
+    ("match_rate", "Match rate", "match rate"),
+    ("rmse", "RMSE of matches", "RMSE / (V/N)$^{1/3}$"),
+    ("metre", "METRe", "METRe"),
+    ("coverage", "Coverage", "coverage"),
+    ("relative_energy_mean_capped", "Relative energy, capped mean", "relative energy (eV/atom)"),
+    ("energy_mean", "Energy, mean", "energy (eV/atom)"),
+    ("invalid_share", "Invalid structures", "share"),
+    ("unique_structures", "Unique structures per composition", "structures"),
+)
+"""Metrics drawn against the steps, with titles and labels of the vertical axes."""
 
 
-def comparison_page(
-    title: str, comparison: Comparison, references: CrystalDataset, folder: CaseFolder, about: Mapping[str, Any]
-) -> str:
-    """Build the page; arguments as for `write_comparison`."""
+def write_comparison(
+    folder: Path, comparison: Comparison, references: CrystalDataset, about: Mapping[str, Any] | None = None
+) -> Path:
+    """Write `evaluation.json`, `compositions.parquet` and `report.html` into the folder of `evaluate_cases`.
+
+    Args:
+        folder: The folder that `evaluate_cases` was given.
+        comparison: The cases.
+        references: The references, row by row, drawn in the report beside the generated crystals.
+        about: Further facts about all cases for `evaluation.json` and the report, e.g. the data.
+
+    Returns:
+        Path of the report.
+    """
+    facts = dict(about or {})
+    write_json(folder / JSON, {**comparison.as_dict(), "about": facts})
+    _write_compositions(folder / PARQUET, comparison.results)
     results = comparison.results
     first = results[0]
     n, samples = int(first.metrics["n"]), int(first.values["samples"])
@@ -75,18 +87,57 @@ def comparison_page(
         counted(len(results), "case"),
         f"{counted(n // samples, 'reference')} of {counted(len(first.by_composition.names), 'composition')}",
         *([f"{samples} samples of each"] if samples > 1 else []),
-        *(f"{key}: {value}" for key, value in about.items() if value is not None),
+        *(f"{key}: {value}" for key, value in facts.items() if value is not None),
     ]
+    series = {
+        name: [
+            (one.steps, {key: one.interval(key) for key, value in one.metrics.items() if value is not None})
+            for one in group
+        ]
+        for name, group in comparison.series().items()
+    }
     sections = [
         ("Cases", _table(comparison)),
         (f"Difference from the first case ({escape(first.label)})", _differences(comparison)),
-        ("Against the number of grid points", _against_steps(comparison)),
+        ("Against the number of grid points", against_steps(series)),
         ("Coverage", _coverage(comparison)),
         ("Relative energies", _histograms(comparison, "relative_energy")),
         ("RMSE of matches", _histograms(comparison, "rmse")),
         ("Crystals", _crystals(comparison, references, folder)),
     ]
-    return page(title, f'<p class="soft">{escape(", ".join(parts))}</p>', sections)
+    write_text(folder / REPORT, page(folder.resolve().name, soft(", ".join(parts)), sections))
+    return folder / REPORT
+
+
+def _write_compositions(path: Path, results: Sequence[CaseResult]) -> None:
+    """Write one row per case and composition as Parquet; values that were not measured are null.
+
+    Energies are in eV/atom, RMSE in units of (V/N)^(1/3); `samples` is the number of crystals of each reference.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    types = [
+        ("model", pa.string()),
+        ("steps", pa.int32()),
+        ("schedule", pa.string()),
+        ("composition", pa.string()),
+        ("references", pa.int32()),
+        ("samples", pa.int32()),
+        *((name, pa.float64()) for name in BY_COMPOSITION),
+    ]
+    schema = pa.schema(types)
+    rows = []
+    for result in results:
+        found = result.by_composition
+        medians = [None if math.isnan(value) else value for value in found.medians]
+        metrics = [medians if name == "relative_energy_median" else found.means(name) for name in BY_COMPOSITION]
+        for composition, references, *own in zip(found.names, found.references, *metrics, strict=True):
+            about = (result.name, result.steps, result.way, composition, references, result.values["samples"])
+            rows.append(dict(zip(schema.names, (*about, *own), strict=True)))
+    buffer = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def _table(comparison: Comparison) -> str:
@@ -94,22 +145,11 @@ def _table(comparison: Comparison) -> str:
     counts = {key: {result.metrics[key] for result in comparison.results} for key in ("n", "n_polymorphic")}
     shown = {key: column for key, column in columns.items() if len(counts.get(key, "ab")) > 1}
     head = [*names, *(column.title for column in shown.values()), "s/1000"]
-    rows = [
-        [
-            *(texts[row] for texts in names.values()),
-            *(_with_interval(result, key, column) for key, column in shown.items()),
-            f"{result.seconds_per_1000:.1f}",
-        ]
-        for row, result in enumerate(comparison.results)
-    ]
-    return f'<div class="wide">{html_table(head, rows)}<p class="soft">{escape(NOTE)}</p></div>'
-
-
-def _with_interval(result: CaseResult, key: str, column: Column) -> str:
-    text, interval = format_number(result.metrics.get(key), column.form), result.values["intervals"].get(key)
-    if interval is None or interval["low"] is None or result.metrics.get(key) is None:
-        return text
-    return f"{text}\n[{format_number(interval['low'], column.form)}, {format_number(interval['high'], column.form)}]"
+    rows = []
+    for result, *own_names in zip(comparison.results, *names.values(), strict=True):
+        cells = [with_interval(result.interval(key), column.form) for key, column in shown.items()]
+        rows.append([*own_names, *cells, f"{result.seconds_per_1000:.1f}"])
+    return table(head, rows, soft(NOTE))
 
 
 def _differences(comparison: Comparison) -> str:
@@ -120,69 +160,47 @@ def _differences(comparison: Comparison) -> str:
     }
     names = comparison.names()
     rows = []
-    for row, differences in enumerate(comparison.differences):
-        if not row:
-            continue
-        cells = []
-        for key, column in columns.items():
-            change, form = differences.get(key), column.form.replace("{:.", "{:+.")
-            if change is None or not math.isfinite(change.mean):
-                cells.append("–")
-                continue
-            limits = (
-                f"\n[{format_number(change.low, form)}, {format_number(change.high, form)}]"
-                if math.isfinite(change.low)
-                else ""
-            )
-            sure = " *" if change.low > 0 or change.high < 0 else ""
-            cells.append(f"{format_number(change.mean, form)}{sure}{limits}")
-        rows.append([*(texts[row] for texts in names.values()), *cells])
+    for differences, *own_names in list(zip(comparison.differences, *names.values(), strict=True))[1:]:
+        changes = interval_dicts(differences)
+        forms = {key: column.form.replace("{:.", "{:+.") for key, column in columns.items()}
+        rows.append([*own_names, *(with_interval(changes.get(key, {}), form, " *") for key, form in forms.items())])
     note = (
         "Paired: both draw the same compositions, and x_0 and noise of a row are the same in all cases. "
         "*: the interval does not contain 0. RMSE is over what each case matches; a case that matches more may match "
         "harder structures, so compare the cRMSE."
     )
-    table = html_table([*names, *(column.title for column in columns.values())], rows)
-    return f'<div class="wide">{table}<p class="soft">{escape(note)}</p></div>'
+    return table([*names, *(column.title for column in columns.values())], rows, soft(note))
 
 
-def _against_steps(comparison: Comparison) -> str:
-    series = comparison.series()
+def against_steps(series: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]]) -> str:
+    """Draw metrics against the number of grid points.
+
+    Args:
+        series: By name, numbers of grid points in ascending order, each with intervals by metric (`interval_dict`).
+    """
     cards = []
-    for shown in AGAINST_STEPS:
-        lines = {name: _points(results, shown.metric) for name, results in series.items()}
+    for metric, title, ylabel in AGAINST_STEPS:
+        lines = {
+            name: [(steps, intervals[metric]) for steps, intervals in points if metric in intervals]
+            for name, points in series.items()
+        }
         lines = {name: points for name, points in lines.items() if points}
-        figure = banded_lines(lines, "grid points", shown.ylabel, shown.percent, log=True)
-        if figure is not None:
-            cards.append(card(shown.title, figure))
-    return f'<div class="grid">{"".join(cards)}</div>' if cards else ""
-
-
-def _points(results: Sequence[CaseResult], metric: str) -> list[Point]:
-    points = []
-    for result in results:
-        value, interval = result.metrics.get(metric), result.values["intervals"].get(metric) or {}
-        limits = [interval.get(name) for name in ("low", "high")]
-        if value is not None:
-            points.append(Point(result.steps, value, *(math.nan if limit is None else limit for limit in limits)))
-    return points
+        cards.append(card(title, banded_lines(lines, "grid points", ylabel, metric == "invalid_share", log=True)))
+    return grid(cards)
 
 
 def _coverage(comparison: Comparison) -> str:
     lines = {}
     for result in comparison.results:
         values, intervals = result.metrics.get("coverage_at") or [], result.values["intervals"]
-        points = []
-        for k, value in enumerate(values, start=1):
-            interval = intervals.get("coverage" if k == len(values) else f"coverage_at_{k}") or {}
-            limits = [interval.get(name) for name in ("low", "high")]
-            points.append(Point(k, value, *(math.nan if limit is None else limit for limit in limits)))
-        if points:
-            lines[result.label] = points
+        names = [f"coverage_at_{k}" for k in range(1, len(values))] + ["coverage"]
+        if values:
+            lines[result.label] = [
+                (k, {**(intervals.get(name) or {}), "mean": value})
+                for k, (name, value) in enumerate(zip(names, values, strict=True), start=1)
+            ]
     drawn = dict(list(lines.items())[:N_OUTLINES])
     figure = banded_lines(drawn, "samples of a reference", "share of references matched", size=WIDE)
-    if figure is None:
-        return ""
     left_out = "" if len(drawn) == len(lines) else f" The first {len(drawn)} cases."
     caption = f"Expected share of references matched by at least one of k of their samples.{left_out}"
     return card("", figure, caption)
@@ -205,23 +223,20 @@ def _histograms(comparison: Comparison, column: str) -> str:
         }
         energies = column == "relative_energy"
         figure = energy_histogram(values, HIGHEST, size) if energies else rmse_histogram(values, size)
-        if figure is not None:
-            left_out = len(results) - len(values)
-            cards.append(card(group, figure, f"{counted(left_out, 'case')} not drawn." if left_out else ""))
-    return f'<div class="grid">{"".join(cards)}</div>' if cards else ""
+        left_out = len(results) - len(values)
+        cards.append(card(group, figure, f"{counted(left_out, 'case')} not drawn." if left_out else ""))
+    return grid(cards)
 
 
-def _crystals(comparison: Comparison, references: CrystalDataset, folder: CaseFolder) -> str:
+def _crystals(comparison: Comparison, references: CrystalDataset, folder: Path) -> str:
+    from pymatgen.io.ase import AseAtomsAdaptor
+
     results = comparison.results
-    chosen = [results[index] for index in sorted(set(np.linspace(0, len(results) - 1, N_DRAWN).round().astype(int)))]
-    n = len(references)
-    columns = [(result, crystals) for result in chosen if len(crystals := _structures(folder, result.key)) >= n]
+    chosen = [results[index] for index in spread(range(len(results)), N_DRAWN)]
+    found = [(result, read_crystals(crystals_of_case(folder, result.key))) for result in chosen]
+    columns = [(result, crystals) for result, crystals in found if len(crystals) >= len(references)]
     if not columns:
         return ""
-    formulas = references.crystals.formulas()
-    rows = spread(formulas, N_CRYSTALS)
-    known = _atoms(references, rows)
-    cards = []
     names = comparison.names()
     titles = {
         result.key: "\n".join(
@@ -231,15 +246,18 @@ def _crystals(comparison: Comparison, references: CrystalDataset, folder: CaseFo
         )
         for index, result in enumerate(results)
     }
-    for row in rows:
-        drawn = {"reference" + "\n" * max(text.count("\n") for text in titles.values()): (known[row], "\n")}
-        drawn |= {titles[result.key]: (crystals[row], _caption(result, row)) for result, crystals in columns}
-        cards.append(crystal_card(formulas[row], drawn, escape(references.ids[row])))
+    formulas, cards = references.crystals.formulas(), []
+    known = "reference" + "\n" * max(text.count("\n") for text in titles.values())
+    for row in spread(formulas):
+        (structure,) = references.crystals.select([row]).to_structures()
+        reference = (AseAtomsAdaptor.get_atoms(structure), "\n")
+        drawn = {titles[result.key]: (crystals[row], _caption(result, row)) for result, crystals in columns}
+        cards.append(crystal_card(formulas[row], {known: reference, **drawn}, escape(references.ids[row])))
     note = (
-        '<p class="soft">References are evenly spaced, not chosen by result; the first sample of each. Energies '
-        "in eV/atom relative to the reference.</p>"
+        "References are evenly spaced, not chosen by result; the first sample of each. Energies in eV/atom relative to "
+        "the reference."
     )
-    return f'{note}<div class="grid">{"".join(cards)}</div>'
+    return grid(cards, soft(note))
 
 
 def _caption(result: CaseResult, row: int) -> str:
@@ -249,45 +267,3 @@ def _caption(result: CaseResult, row: int) -> str:
     energy = rows.get("relative_energy")
     text = "" if energy is None or energy[row] is None else format_number(energy[row], "{:+.3f}")
     return f"{text}\n" + ("no match" if rows["rmse"][row] is None else f"RMSE {rows['rmse'][row]:.3f}")
-
-
-def _structures(folder: CaseFolder, key: str) -> list[Atoms]:
-    from ase.io import read
-
-    try:
-        atoms = read(folder.crystals(key), index=":")
-    except Exception:  # noqa: BLE001 - a damaged file can make the reader raise anything
-        return []
-    return atoms if isinstance(atoms, list) else [atoms]
-
-
-def _atoms(references: CrystalDataset, rows: Sequence[int]) -> dict[int, Atoms]:
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    structures = references.crystals.select(list(rows)).to_structures()
-    return {row: AseAtomsAdaptor.get_atoms(structure) for row, structure in zip(rows, structures, strict=True)}
-
-
-JSON, PARQUET, REPORT = "evaluation.json", "compositions.parquet", "report.html"
-
-
-def write_comparison(
-    folder: Path, comparison: Comparison, references: CrystalDataset, about: Mapping[str, Any] | None = None
-) -> Path:
-    """Write `evaluation.json`, `compositions.parquet` and `report.html` into the folder of `evaluate_cases`.
-
-    Args:
-        folder: The folder that `evaluate_cases` was given.
-        comparison: The cases.
-        references: The references, row by row, drawn in the report beside the generated crystals.
-        about: Further facts about all cases for `evaluation.json` and the report, e.g. the data.
-
-    Returns:
-        Path of the report.
-    """
-    about = about or {}
-    write_json(folder / JSON, {**comparison.as_dict(), "about": dict(about)})
-    write_compositions(folder / PARQUET, comparison.results)
-    text = comparison_page(folder.resolve().name, comparison, references, CaseFolder(folder), about)
-    write_text(folder / REPORT, text)
-    return folder / REPORT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +49,17 @@ def draw_crystals(row: dict[str, tuple[Atoms, str]]) -> Figure:
     for axes in panels:
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     return figure
+
+
+def read_crystals(path: Path) -> list[Atoms]:
+    """Read the crystals of a file; none if it is missing or damaged."""
+    from ase.io import read
+
+    try:
+        atoms = read(path, index=":")
+    except Exception:  # noqa: BLE001 - a damaged file can make the reader raise anything
+        return []
+    return atoms if isinstance(atoms, list) else [atoms]
 
 
 def element_colours(symbols: list[str]) -> dict[str, str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -61,11 +61,24 @@ def page(title: str, summary: str, sections: Sequence[tuple[str, str]], notes: s
     )
 
 
-def card(title: str, figure: Figure, caption: str = "") -> str:
-    """Put a picture in a box, with HTML above and below."""
+def card(title: str, figure: Figure | None, caption: str = "") -> str:
+    """Put a picture in a box, with HTML above and below; return nothing without a picture."""
+    if figure is None:
+        return ""
     head = f"<h3>{title}</h3>" if title else ""
     foot = f"<figcaption>{caption}</figcaption>" if caption else ""
     return f"<figure>{head}{svg(figure)}{foot}</figure>"
+
+
+def grid(boxes: Iterable[str], above: str = "") -> str:
+    """Lay out boxes side by side, below HTML; return nothing without boxes."""
+    shown = "".join(boxes)
+    return f'{above}<div class="grid">{shown}</div>' if shown else ""
+
+
+def soft(text: str) -> str:
+    """Return a paragraph of plain text, set back from the rest."""
+    return f'<p class="soft">{escape(text)}</p>'
 
 
 def crystal_card(formula: str, drawn: dict[str, tuple[Atoms, str]], caption: str) -> str:
@@ -85,9 +98,9 @@ def crystal_card(formula: str, drawn: dict[str, tuple[Atoms, str]], caption: str
     return card(title, draw_crystals(drawn), f"{legend}{caption}")
 
 
-def spread(formulas: Sequence[str], count: int) -> list[int]:
-    """Choose up to `count` rows with different formulas, evenly spaced."""
-    first = [index for index, formula in enumerate(formulas) if formula not in formulas[:index]]
+def spread(names: Sequence[object], count: int = 6) -> list[int]:
+    """Choose up to `count` rows with different names, evenly spaced."""
+    first = [index for index, name in enumerate(names) if name not in names[:index]]
     chosen = np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int)
     return [first[position] for position in chosen]
 
@@ -97,8 +110,28 @@ def format_number(value: float | None, form: str) -> str:
     return "–" if value is None else form.format(value).replace("-", "−")
 
 
-def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Build a table of plain texts, which may have several lines."""
+def with_interval(interval: Mapping[str, Any], form: str, mark: str = "") -> str:
+    """Format a mean with its interval below, both as in `interval_dict`; `mark` stands behind if 0 is outside."""
+    mean, low, high = (interval.get(name) for name in ("mean", "low", "high"))
+    text = format_number(mean, form)
+    if mean is None or low is None or high is None:
+        return text
+    sure = mark if low > 0 or high < 0 else ""
+    return f"{text}{sure}\n[{format_number(low, form)}, {format_number(high, form)}]"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], below: str = "", folded: str = "") -> str:
+    """Put a table of plain texts, which may have several lines, in a box with HTML below.
+
+    Args:
+        head: Titles of the columns.
+        rows: Cells of every row.
+        below: HTML below the table.
+        folded: Title of a table that is folded away.
+    """
     header = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+    content = f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>{below}"
+    if folded:
+        return f'<details class="wide"><summary>{folded}</summary>{content}</details>'
+    return f'<div class="wide">{content}</div>'

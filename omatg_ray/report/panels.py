@@ -2,38 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
-from matplotlib.figure import Figure
-
-from omatg_ray.report.plots import Curve, curves
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A picture of metrics over the steps of a run; the arguments are those of `plots.curves`.
-
-    An optional panel shows metrics that some runs cannot have, and is left out if all its values are 0.
-    """
-
-    title: str
-    shown: tuple[Curve, ...]
-    ylabel: str
-    caption: str = ""
-    xlabel: str = "iteration"
-    percent: bool = False
-    log: bool = False
-    marks_best: bool = False
-    optional: bool = False
-
-    def figure(self, lines: Sequence[Mapping[str, Any]], best: int | None = None) -> Figure | None:
-        """Draw the picture; return None if the run has none of its metrics. `best` is the best checkpoint's step."""
-        if self.optional and not any(line.get(curve.name) for line in lines for curve in self.shown):
-            return None
-        marked = best if self.marks_best else None
-        return curves(lines, self.shown, self.ylabel, self.xlabel, self.percent, self.log, marked)
+from omatg_ray.report.plots import Curve, Panel
 
 
 def _losses(title: str, suffix: str) -> Panel:
@@ -42,6 +13,11 @@ def _losses(title: str, suffix: str) -> Panel:
         Curve("pretrain", f"val_loss{suffix}", "validation"),
     )
     return Panel(title, shown, "loss", xlabel="epoch", log=True)
+
+
+def _of_fields(metric: str, smooth: bool = False) -> tuple[Curve, ...]:
+    names = (("pos", "positions"), ("cell", "cell"))
+    return tuple(Curve("train", f"{metric}_{field}", label, smooth=smooth) for field, label in names)
 
 
 PRETRAINING = (
@@ -100,25 +76,11 @@ REINFORCEMENT = (
         (Curve("validation", "rmse", "RMSE, matched"), Curve("validation", "crmse", "cRMSE, all")),
         "RMSE / (V/N)$^{1/3}$",
     ),
-    Panel(
-        "Clipped ratios",
-        (
-            Curve("train", "clip_fraction_pos", "positions", smooth=True),
-            Curve("train", "clip_fraction_cell", "cell", smooth=True),
-        ),
-        "share",
-        percent=True,
-        optional=True,
-    ),
-    Panel(
-        "KL to the base",
-        (Curve("train", "kl_pos", "positions", smooth=True), Curve("train", "kl_cell", "cell", smooth=True)),
-        "KL divergence (nats)",
-        optional=True,
-    ),
+    Panel("Clipped ratios", _of_fields("clip_fraction", smooth=True), "share", percent=True, optional=True),
+    Panel("KL to the base", _of_fields("kl", smooth=True), "KL divergence (nats)", optional=True),
     Panel(
         "Noise of the policy",
-        (Curve("train", "sigma_pos", "positions"), Curve("train", "sigma_cell", "cell")),
+        _of_fields("sigma"),
         "mean σ of the steps",
         "Fractional units for positions, Å for cells; for an annealing policy, in units of its schedule.",
         optional=True,

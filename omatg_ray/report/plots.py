@@ -5,16 +5,14 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
-
-from omatg_ray.run.timeline import Actor
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -25,13 +23,8 @@ Points = tuple[np.ndarray, np.ndarray]
 
 INK = "#0a0b0c"
 COLOURS = ("#3b82d6", "#e0762a", "#2b9e76", "#a06cd5", "#d0556b")
-STAGES = ("rollout", "reward", "learn", "weights", "validation")
-ROLES = ("rollout", "reward", "learner")
-"""Roles of actors, in the order, and hence the colours, of their stages."""
 DASHES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (3, 1, 1, 1)), (0, (1, 3)), (0, (8, 3, 1, 3)))
 NORMAL, WIDE = (5.6, 3.1), (11.4, 2.9)
-FEW_ACTORS = len(DASHES)
-"""Up to this many actors get a curve each."""
 CHARACTERS = 13
 """Characters of a legend per inch of figure width."""
 SMOOTH_FROM = 60
@@ -65,76 +58,71 @@ def values(lines: Sequence[Mapping[str, Any]], kind: str, name: str) -> Points:
     return steps, numbers
 
 
-def curves(
-    lines: Sequence[Mapping[str, Any]],
-    shown: Sequence[Curve],
-    ylabel: str,
-    xlabel: str = "iteration",
-    percent: bool = False,
-    log: bool = False,
-    marked: int | None = None,
-) -> Figure | None:
-    """Draw metrics over the steps; return None if the run has none of them.
+@dataclass(frozen=True)
+class Panel:
+    """A picture of metrics over the steps of a run.
 
     Args:
-        lines: Lines from `read_metrics`.
+        title: Title of the picture.
         shown: Metrics to draw; those without numbers are left out.
         ylabel: Label of the vertical axis, with the unit.
+        caption: Text below the picture.
         xlabel: Label of the horizontal axis.
         percent: Whether the metrics are shares, shown in per cent.
         log: Whether the vertical axis is logarithmic.
-        marked: Step whose point on the first curve is marked as the best.
+        marks_best: Whether the point of the best checkpoint on the first curve is marked.
+        optional: Whether some runs cannot have its metrics; such a panel is left out if all its values are 0.
     """
-    series = [(curve, *values(lines, curve.kind, curve.name)) for curve in shown]
-    series = [entry for entry in series if len(entry[1])]
-    if not series:
-        return None
-    figure, axes = _figure(xlabel, ylabel)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for (curve, steps, numbers), colour in zip(series, COLOURS, strict=False):
-        band_steps, band = values(lines, curve.kind, curve.spread) if curve.spread else (np.zeros(0), np.zeros(0))
-        if curve.smooth and len(steps) >= SMOOTH_FROM:
-            axes.plot(steps, numbers, color=colour, linewidth=0.7, alpha=0.35)
-            numbers, band = running_mean(numbers, len(steps) // 40), running_mean(band, len(steps) // 40)
-        marker = "o" if curve.kind == "validation" or len(steps) == 1 else None
-        axes.plot(steps, numbers, color=colour, marker=marker, markersize=4, linewidth=1.8, label=curve.label)
-        if np.array_equal(band_steps, steps):
-            axes.fill_between(steps, numbers - band, numbers + band, color=colour, alpha=0.15, linewidth=0)
-    if log:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_locator(NullLocator())
-    if percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set_ylim(bottom=0.0)
-    _, steps, numbers = series[0]
-    if marked in steps:
-        best = steps.tolist().index(marked)
-        label = f"best ({xlabel} {marked})"
-        ring: dict[str, Any] = {
-            "markersize": 11,
-            "markerfacecolor": "none",
-            "markeredgecolor": INK,
-            "linestyle": "none",
-        }
-        axes.plot(steps[best], numbers[best], marker="o", label=label, **ring)
-    if len(axes.get_lines()) > 1 or series[0][0].spread:
-        legend(axes)
-    return figure
 
+    title: str
+    shown: tuple[Curve, ...]
+    ylabel: str
+    caption: str = ""
+    xlabel: str = "iteration"
+    percent: bool = False
+    log: bool = False
+    marks_best: bool = False
+    optional: bool = False
 
-class Point(NamedTuple):
-    """A value at `x`, with the limits of its interval; NaN limits are unknown."""
+    def figure(self, lines: Sequence[Mapping[str, Any]], best: int | None = None) -> Figure | None:
+        """Draw the picture; return None if the run has none of its metrics.
 
-    x: float
-    value: float
-    low: float = math.nan
-    high: float = math.nan
+        Args:
+            lines: Lines from `read_metrics`.
+            best: Step of the best checkpoint.
+        """
+        series = [(curve, *values(lines, curve.kind, curve.name)) for curve in self.shown]
+        series = [entry for entry in series if len(entry[1])]
+        if not series or (self.optional and not any(numbers.any() for _, _, numbers in series)):
+            return None
+        figure, (axes,) = dressed(NORMAL, (self.xlabel, self.ylabel), whole=True, percent=self.percent)
+        for (curve, steps, numbers), colour in zip(series, COLOURS, strict=False):
+            band_steps, band = values(lines, curve.kind, curve.spread) if curve.spread else (np.zeros(0), np.zeros(0))
+            if curve.smooth and len(steps) >= SMOOTH_FROM:
+                axes.plot(steps, numbers, color=colour, linewidth=0.7, alpha=0.35)
+                numbers, band = running_mean(numbers, len(steps) // 40), running_mean(band, len(steps) // 40)
+            marker = "o" if curve.kind == "validation" or len(steps) == 1 else None
+            axes.plot(steps, numbers, color=colour, marker=marker, markersize=4, linewidth=1.8, label=curve.label)
+            if np.array_equal(band_steps, steps):
+                axes.fill_between(steps, numbers - band, numbers + band, color=colour, alpha=0.15, linewidth=0)
+        if self.log:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
+        if self.percent:
+            axes.set_ylim(bottom=0.0)
+        _, steps, numbers = series[0]
+        if self.marks_best and best in steps:
+            at, label = steps == best, f"best ({self.xlabel} {best})"
+            axes.plot(steps[at], numbers[at], "o", markersize=11, fillstyle="none", markeredgecolor=INK, label=label)
+        if len(axes.get_lines()) > 1 or series[0][0].spread:
+            legend(axes)
+        return figure
 
 
 def banded_lines(
-    series: Mapping[str, Sequence[Point]],
+    series: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
     xlabel: str,
     ylabel: str,
     percent: bool = False,
@@ -144,7 +132,7 @@ def banded_lines(
     """Draw one line with a band per series; return None if no series has two points.
 
     Args:
-        series: Points in ascending order, by name.
+        series: Points in ascending order, by name: x and a value with its limits, as in `interval_dict`.
         xlabel: Label of the horizontal axis.
         ylabel: Label of the vertical axis, with the unit.
         percent: Whether values are shares, shown in per cent.
@@ -153,19 +141,19 @@ def banded_lines(
     """
     if not any(len(points) > 1 for points in series.values()):
         return None
-    figure, axes = _figure(xlabel, ylabel, size)
-    ticks = sorted({point.x for points in series.values() for point in points})
+    figure, (axes,) = dressed(size, (xlabel, ylabel), percent=percent)
+    ticks = sorted({x for points in series.values() for x, _ in points})
     if log:
         axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     for number, (name, points) in enumerate(series.items()):
-        x, value, low, high = np.array(points, dtype=float).reshape(-1, 4).T
+        rows = [(x, *(interval.get(key) for key in ("mean", "low", "high"))) for x, interval in points]
+        x, value, low, high = np.array(rows, dtype=float).reshape(-1, 4).T  # None becomes NaN
         colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
         axes.plot(x, value, color=colour, linestyle=dash, marker="o", markersize=4, linewidth=1.8, label=name)
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     if percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_ylim(bottom=0.0)
     if len(series) > 1:
         legend(axes)
@@ -179,95 +167,6 @@ def running_mean(numbers: np.ndarray, reach: int) -> np.ndarray:
     return np.array([numbers[i - n : i + n + 1].mean() for i, n in enumerate(near)])
 
 
-def stage_times(lines: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
-    """Return steps and seconds by stage, for the stages that took any time."""
-    times = {stage: values(lines, "train", f"time_{stage}") for stage in STAGES}
-    return {stage: entry for stage, entry in times.items() if entry[1].sum() > 0}
-
-
-def stacked_times(lines: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Stack the seconds of the stages of every iteration; return None if there are none."""
-    times = stage_times(lines)
-    if not times:
-        return None
-    figure, axes = _figure("iteration", "time (s)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    steps = np.unique(np.concatenate([own_steps for own_steps, _ in times.values()]))
-    colours = dict(zip(STAGES, COLOURS, strict=True))
-    edges = np.append(steps, steps[-1] + 1) - 0.5
-    bottom = np.zeros(len(steps))
-    for stage, (own_steps, seconds) in times.items():
-        top = bottom.copy()
-        top[np.searchsorted(steps, own_steps)] += seconds
-        axes.stairs(top, edges, baseline=bottom, fill=True, color=colours[stage], label=stage, linewidth=0)
-        bottom = top
-    legend(axes)
-    return figure
-
-
-def actor_order(actor: Actor) -> tuple[int, str, int]:
-    """Return the sort key of an actor (role and index), by the stage it works in."""
-    role, index = actor
-    return ROLES.index(role) if role in ROLES else len(ROLES), role, index
-
-
-def role_colours(roles: Iterable[str]) -> dict[str, str]:
-    """Return the colour of each role present, in the order of the stages."""
-    present = set(roles)
-    known = dict.fromkeys((*ROLES, *sorted(present)))
-    colours = {role: COLOURS[number % len(COLOURS)] for number, role in enumerate(known)}
-    return {role: colour for role, colour in colours.items() if role in present}
-
-
-def idle_shares(lines: Sequence[Mapping[str, Any]]) -> dict[Actor, Points]:
-    """Return steps and idle shares (0 to 1) by role and index, for every actor that has any."""
-    names = {name for line in lines if line["kind"] == "train" for name in line}
-    actors = [(match[1], int(match[2])) for name in names if (match := re.fullmatch(r"idle_(\w+)_(\d+)", name))]
-    shares = {
-        (role, index): values(lines, "train", f"idle_{role}_{index}") for role, index in sorted(actors, key=actor_order)
-    }
-    return {actor: entry for actor, entry in shares.items() if len(entry[1])}
-
-
-def idle_curves(found: Mapping[Actor, Points]) -> Figure | None:
-    """Draw the result of `idle_shares` over the iterations; return None if it is empty.
-
-    Few actors get a curve each. With more, every role gets its median and a band from its lowest to its highest.
-    """
-    if not found:
-        return None
-    few = len(found) <= FEW_ACTORS
-    figure, axes = _figure("iteration", "idle share", size=NORMAL if few else WIDE)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_ylim(0.0, 1.03)
-    colours = role_colours(role for role, _ in found)
-
-    def smooth(numbers: np.ndarray) -> np.ndarray:
-        return running_mean(numbers, len(numbers) // 40) if len(numbers) >= SMOOTH_FROM else numbers
-
-    def draw(steps: np.ndarray, numbers: np.ndarray, role: str, label: str, **style: Any) -> None:
-        marker = "o" if len(steps) == 1 else None
-        axes.plot(steps, smooth(numbers), color=colours[role], marker=marker, markersize=4, label=label, **style)
-
-    if few:
-        for (role, index), (steps, shares) in found.items():
-            draw(steps, shares, role, f"{role} {index}", linestyle=DASHES[index % len(DASHES)], linewidth=1.5)
-    else:
-        for role in dict.fromkeys(role for role, _ in found):
-            members = [entry for (own_role, _), entry in found.items() if own_role == role]
-            steps = np.unique(np.concatenate([own_steps for own_steps, _ in members]))
-            table = np.full((len(members), len(steps)), np.nan)
-            for row, (own_steps, shares) in zip(table, members, strict=True):
-                row[np.searchsorted(steps, own_steps)] = shares
-            label = role if len(members) == 1 else f"{role}: median of {len(members)}"
-            draw(steps, np.nanmedian(table, axis=0), role, label, linewidth=1.8)
-            low, high = smooth(np.nanmin(table, axis=0)), smooth(np.nanmax(table, axis=0))
-            axes.fill_between(steps, low, high, color=colours[role], alpha=0.15, linewidth=0)
-    legend(axes)
-    return figure
-
-
 def energy_histogram(
     energies: Mapping[str, Sequence[float | None]], highest: float = math.inf, size: tuple[float, float] = WIDE
 ) -> Figure | None:
@@ -278,21 +177,19 @@ def energy_histogram(
         highest: Upper bound, in eV/atom, on where the last bin starts, which holds everything above.
         size: Width and height in inches.
     """
-    valid = {name: np.array([e for e in listed if e is not None], dtype=float) for name, listed in energies.items()}
-    pooled = np.concatenate([np.zeros(0), *valid.values()])
+    valid, pooled = _known(energies)
     if not len(pooled):
         return None
     low, high = np.quantile(pooled, 0.005), np.quantile(pooled, 0.95)
     low, high = min(low, -0.05), min(max(high, 0.05), highest)
-    figure, axes = _figure("energy relative to the reference (eV/atom)", "structures", size=size)
-    labels = {name: f"{name}: {len(numbers)} valid of {len(energies[name])}" for name, numbers in valid.items()}
-    _outlines(axes, {name: np.clip(numbers, low, high) for name, numbers in valid.items()}, labels, low, high)
-    axes.axvline(0.0, color=INK, linewidth=0.8, linestyle=":")
     beyond = {name: int((numbers > high).sum()) for name, numbers in valid.items()}
+    xlabel = "energy relative to the reference (eV/atom)"
     if any(beyond.values()):
         counts = ", ".join(f"{name} {count}" for name, count in beyond.items())
-        axes.set_xlabel(f"{axes.get_xlabel()}\nthe last bin holds all above {high:.2g}: {counts}")
-    legend(axes)
+        xlabel += f"\nthe last bin holds all above {high:.2g}: {counts}"
+    clipped = {name: np.clip(numbers, low, high) for name, numbers in valid.items()}
+    figure = _outlines(energies, clipped, "valid", (low, high), xlabel, size)
+    figure.axes[0].axvline(0.0, color=INK, linewidth=0.8, linestyle=":")
     return figure
 
 
@@ -303,28 +200,36 @@ def rmse_histogram(matches: Mapping[str, Sequence[float | None]], size: tuple[fl
         matches: RMSE of every structure in units of (V/N)^(1/3), None without a match, by name of the evaluation.
         size: Width and height in inches.
     """
-    matched = {
-        name: np.array([rmse for rmse in listed if rmse is not None], dtype=float) for name, listed in matches.items()
-    }
-    highest = max((float(numbers.max()) for numbers in matched.values() if len(numbers)), default=0.0)
-    if not any(len(numbers) for numbers in matched.values()):
+    matched, pooled = _known(matches)
+    if not len(pooled):
         return None
-    figure, axes = _figure("RMSE / (V/N)$^{1/3}$", "structures", size=size)
-    labels = {name: f"{name}: {len(numbers)} matched of {len(matches[name])}" for name, numbers in matched.items()}
-    _outlines(axes, matched, labels, 0.0, max(highest, 0.05))
-    legend(axes)
-    return figure
+    return _outlines(matches, matched, "matched", (0.0, max(pooled.max(), 0.05)), "RMSE / (V/N)$^{1/3}$", size)
+
+
+def _known(samples: Mapping[str, Sequence[float | None]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return the numbers of each sample, and of all together."""
+    known = {name: np.array([value for value in all_ if value is not None], float) for name, all_ in samples.items()}
+    return known, np.concatenate([np.zeros(0), *known.values()])
 
 
 def _outlines(
-    axes: Axes, samples: Mapping[str, np.ndarray], labels: Mapping[str, str], low: float, high: float
-) -> None:
-    """Draw histograms over one another, filled if there are at most two."""
-    edges = np.linspace(low, high, 41).tolist()
-    for (name, numbers), colour in zip(samples.items(), COLOURS, strict=False):
-        if len(samples) <= 2:
+    samples: Mapping[str, Sequence[float | None]],
+    known: Mapping[str, np.ndarray],
+    what: str,
+    limits: tuple[float, float],
+    xlabel: str,
+    size: tuple[float, float],
+) -> Figure:
+    """Draw histograms of the known numbers of samples over one another, filled if there are at most two."""
+    figure, (axes,) = dressed(size, (xlabel, "structures"))
+    edges = np.linspace(*limits, 41).tolist()
+    for (name, numbers), colour in zip(known.items(), COLOURS, strict=False):
+        if len(known) <= 2:
             axes.hist(numbers, edges, color=colour, alpha=0.35)
-        axes.hist(numbers, edges, color=colour, histtype="step", linewidth=1.6, label=labels[name])
+        label = f"{name}: {len(numbers)} {what} of {len(samples[name])}"
+        axes.hist(numbers, edges, color=colour, histtype="step", linewidth=1.6, label=label)
+    legend(axes)
+    return figure
 
 
 def svg(figure: Figure) -> str:
@@ -339,21 +244,41 @@ def svg(figure: Figure) -> str:
     return text.replace(INK, "currentColor")
 
 
-def _figure(xlabel: str, ylabel: str, size: tuple[float, float] = NORMAL) -> tuple[Figure, Axes]:
+def dressed(
+    size: tuple[float, float],
+    *labels: tuple[str, str],
+    whole: bool = False,
+    percent: bool = False,
+    along: Literal["x", "y"] = "y",
+) -> tuple[Figure, list[Axes]]:
+    """Create a figure with axes side by side, all in the style of `dress`.
+
+    Args:
+        size: Width and height in inches.
+        labels: Labels of the horizontal and the vertical axis, for each axes.
+        whole: Whether the horizontal axis counts something.
+        percent: Whether the vertical axis shows shares in per cent.
+        along: Axis whose ticks have lines.
+    """
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot()
-    dress(axes, xlabel, ylabel)
-    return figure, axes
+    row = [figure.add_subplot(1, len(labels), number) for number in range(1, len(labels) + 1)]
+    for axes, (xlabel, ylabel) in zip(row, labels, strict=True):
+        dress(axes, xlabel, ylabel, along)
+        if whole:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return figure, row
 
 
-def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
+def dress(axes: Axes, xlabel: str, ylabel: str, along: Literal["x", "y"] = "y") -> None:
     """Give axes their labels and the common style of all figures."""
     axes.set_xlabel(xlabel, color=INK)
     axes.set_ylabel(ylabel, color=INK)
     axes.tick_params(colors=INK, labelsize=9, length=3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(INK)
-    axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)
+    axes.grid(axis=along, color=INK, alpha=0.12, linewidth=0.8)
     axes.set_axisbelow(True)
 
 

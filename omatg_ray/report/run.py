@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omatg_ray.errors import ConfigError, DataError, ModelError
 from omatg_ray.evaluate.change import changes
@@ -14,9 +14,9 @@ from omatg_ray.evaluate.metrics import measured_columns
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.schedule import SCHEDULE_FILE, read_description
 from omatg_ray.policy.schedule import curves
-from omatg_ray.policy.settings import Curve
 from omatg_ray.report.actors import actors_section, read_json, timeline_section, times_section
-from omatg_ray.report.page import card, crystal_card, format_number, html_table, page, spread
+from omatg_ray.report.drawing import read_crystals
+from omatg_ray.report.page import card, crystal_card, format_number, grid, page, soft, spread, table
 from omatg_ray.report.panels import PRETRAINING, REINFORCEMENT, rewards
 from omatg_ray.report.plots import energy_histogram
 from omatg_ray.report.schedules import SLOPES, draw_schedules
@@ -26,10 +26,6 @@ from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.tree import parse
 
-if TYPE_CHECKING:
-    from ase import Atoms
-
-N_CRYSTALS = 6
 COUNTS = ("n", "n_polymorphic")
 """Metrics that count the rows behind other metrics; they get no column if they are all the same."""
 
@@ -66,7 +62,7 @@ def write_report(run_folder: Path) -> Path:
         ("Crystals before and after", _crystals(run, evaluations, expected)),
         ("How it was run", _settings(run, missing)),
     ]
-    notes = f'<p class="soft">Not in this run folder: {escape("; ".join(missing))}.</p>' if missing else ""
+    notes = soft(f"Not in this run folder: {'; '.join(missing)}.") if missing else ""
     path = run.path / "report.html"
     write_text(path, page(run.path.resolve().name, _summary(lines), sections, notes))
     return path
@@ -96,16 +92,6 @@ def _evaluations(folder: Path, missing: list[str]) -> dict[str, dict[str, Any]]:
     return evaluations
 
 
-def _structures(path: Path) -> list[Atoms]:
-    from ase.io import read
-
-    try:
-        atoms = read(path, index=":")
-    except Exception:  # noqa: BLE001 - a damaged file can make the reader raise anything
-        return []
-    return atoms if isinstance(atoms, list) else [atoms]
-
-
 # --- sections -----------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +101,7 @@ def _summary(lines: list[dict[str, Any]]) -> str:
         steps = [line["step"] for line in lines if line["kind"] == kind]
         if steps:
             parts.append(f"{max(steps):,} {unit}")
-    return f'<p class="soft">{", ".join(parts)}</p>' if parts else ""
+    return soft(", ".join(parts)) if parts else ""
 
 
 def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
@@ -124,22 +110,16 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
         return ""
     metrics_of = {name: evaluation.get("metrics") or {} for name, evaluation in evaluations.items()}
     columns = measured_columns(metrics_of.values())
-    settings = {
-        title: [_text(evaluation, key) for evaluation in evaluations.values()]
-        for title, key in (("grid points (evaluations)", "steps"), ("noise", "noise"), ("seed", "seed"))
-    }
-    cells = {
-        key: [format_number(metrics.get(key), column.form) for metrics in metrics_of.values()]
-        for key, column in columns.items()
-    }
-    shown = {title: texts for title, texts in settings.items() if len(set(texts)) > 1}
-    shown |= {columns[key].title: texts for key, texts in cells.items() if key not in COUNTS or len(set(texts)) > 1}
+    settings = {"grid points (evaluations)": "steps", "noise": "noise", "seed": "seed"}
+    cells = {title: [_text(one, key) for one in evaluations.values()] for title, key in settings.items()}
+    for key, column in columns.items():
+        cells[column.title] = [format_number(metrics.get(key), column.form) for metrics in metrics_of.values()]
     # Values that all rows share take no column.
-    counts = {columns[key].title: cells[key] for key in COUNTS if key in cells}
-    common = [f"{title}: {texts[0]}" for title, texts in (settings | counts).items() if title not in shown and texts[0]]
+    shareable = {*settings, *(columns[key].title for key in COUNTS if key in columns)}
+    shown = {title: texts for title, texts in cells.items() if title not in shareable or len(set(texts)) > 1}
+    common = [f"{title}: {texts[0]}" for title, texts in cells.items() if title not in shown and texts[0]]
     labels = [str(evaluation.get("label", name)) for name, evaluation in evaluations.items()]
     rows = [list(row) for row in zip(labels, *shown.values(), strict=True)]
-    head = ["", *shown]
     note = (
         "Energies in eV/atom relative to the reference of the same row, by the same potential. Capped: before "
         "subtraction, an invalid structure counts as the reward's energy for invalid ones, and none counts as more. "
@@ -153,7 +133,7 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
     if common:
         note = f"All rows: {', '.join(common)}. {note}"
     paragraphs = "".join(f"<p>{escape(text)}</p>" for text in _changes(evaluations))
-    return f'<div class="wide">{html_table(head, rows)}{paragraphs}<p class="soft">{escape(note)}</p></div>'
+    return table(["", *shown], rows, paragraphs + soft(note))
 
 
 def _text(evaluation: Mapping[str, Any], key: str) -> str:
@@ -186,7 +166,7 @@ def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> 
                 missing.extend([] if panel.optional else [f"numbers for “{panel.title}”"])
             else:
                 cards.append(card(panel.title, figure, panel.caption))
-    return f'<div class="grid">{"".join(cards)}</div>' if cards else ""
+    return grid(cards)
 
 
 def _weights(run: RunFolder) -> dict[str, float]:
@@ -202,9 +182,7 @@ def _weights(run: RunFolder) -> dict[str, float]:
 def _energies(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
     relative = {name: _per_structure(evaluations, name).get("relative_energy") for name in ("before", "after")}
     figure = energy_histogram({name: energies for name, energies in relative.items() if energies})
-    if figure is None:
-        missing.append("relative energies per structure")
-        return ""
+    missing.extend(["relative energies per structure"] if figure is None else [])
     return card("", figure, "Per structure, by the same potential; dotted: the reference.")
 
 
@@ -217,7 +195,8 @@ def _schedule(
     if not learned and annealed.get("kind") == "none":
         return []
     try:
-        shown = read_description(run.schedule).curves if learned else _frozen(run)
+        schedule = None if learned else FlowModel.load(run.path).schedule
+        shown = read_description(run.schedule).curves if learned else schedule and curves(schedule)
     except ModelError:
         missing.append("a readable " + (SCHEDULE_FILE if learned else "model with its schedule"))
         return []
@@ -231,28 +210,23 @@ def _schedule(
     return [(title, card("", draw_schedules({name: shown}), caption))]
 
 
-def _frozen(run: RunFolder) -> list[Curve]:
-    schedule = FlowModel.load(run.path).schedule
-    return [] if schedule is None else curves(schedule)
-
-
 def _crystals(run: RunFolder, evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
-    columns = {name: _structures(run.structures / f"{name}.extxyz") for name in ("before", "after", "reference")}
+    columns = {name: read_crystals(run.structures / f"{name}.extxyz") for name in ("before", "after", "reference")}
     missing.extend(f"readable structures/{name}.extxyz" for name, crystals in columns.items() if not crystals)
     columns = {name: crystals for name, crystals in columns.items() if crystals}
     if not columns:
         return ""
     rows = min(len(crystals) for crystals in columns.values())
     formulas = [atoms.get_chemical_formula("metal") for atoms in next(iter(columns.values()))[:rows]]
-    cards = []
-    for index in spread(formulas, N_CRYSTALS):
-        drawn = {name: (crystals[index], _caption(evaluations, name, index)) for name, crystals in columns.items()}
-        cards.append(crystal_card(formulas[index], drawn, f"row {index}"))
+    cards = {
+        index: {name: (crystals[index], _caption(evaluations, name, index)) for name, crystals in columns.items()}
+        for index in spread(formulas)
+    }
     note = (
-        '<p class="soft">Compositions are evenly spaced in the file, not chosen by result. '
-        "Energies in eV/atom, and relative to the reference.</p>"
+        "Compositions are evenly spaced in the file, not chosen by result. Energies in eV/atom, and relative to the "
+        "reference."
     )
-    return f'{note}<div class="grid">{"".join(cards)}</div>'
+    return grid([crystal_card(formulas[row], drawn, f"row {row}") for row, drawn in cards.items()], soft(note))
 
 
 def _settings(run: RunFolder, missing: list[str]) -> str:

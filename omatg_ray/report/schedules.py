@@ -10,7 +10,7 @@ from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.policy.schedule import curves
 from omatg_ray.policy.settings import Curve
-from omatg_ray.report.plots import COLOURS, DASHES, INK, WIDE, dress, legend
+from omatg_ray.report.plots import COLOURS, DASHES, INK, WIDE, dressed, legend
 
 TITLES = {"pos": "positions", "cell": "lattices"}
 SLOPES = (2.0, 5.0, 10.0)
@@ -23,10 +23,8 @@ def draw_schedules(shown: Mapping[str, Sequence[Curve]]) -> Figure:
     Args:
         shown: Curves by name of the schedule; all curves of a schedule have one colour.
     """
-    figure = Figure(figsize=WIDE, layout="constrained")
-    for number, field in enumerate(FIELDS, 1):
-        axes = figure.add_subplot(1, len(FIELDS), number)
-        dress(axes, "t", f"1 + s(t), {TITLES[field]}")
+    figure, row = dressed(WIDE, *(("t", f"1 + s(t), {TITLES[field]}") for field in FIELDS))
+    for axes, field in zip(row, FIELDS, strict=True):
         values = [value for curves_of in shown.values() for curve in curves_of for value in getattr(curve, field)]
         axes.set_ylim(1.1 * min(0.0, *values), 1.15 * max(1.5, *values))
         for slope in SLOPES:

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
-from omatg_ray.evaluate.metrics import COLUMNS
-from omatg_ray.report.plots import COLOURS, INK, NORMAL, WIDE, dress
+from omatg_ray.evaluate.metrics import COLUMNS, Column
+from omatg_ray.report.plots import COLOURS, INK, NORMAL, WIDE, dressed
 from omatg_ray.run.folder import METRICS
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.tune.guards import HACKED
@@ -25,20 +24,15 @@ FEWEST = 5
 SHADES = LinearSegmentedColormap.from_list("good to bad", [COLOURS[2], "#d8b24a", COLOURS[4]])
 
 
-def title(goal: Goal) -> str:
-    """Return the metric of a goal in words."""
-    return COLUMNS[goal.metric].title if goal.metric in COLUMNS else goal.metric.replace("_", " ")
+def column_of(goal: Goal) -> Column:
+    """Return how the metric of a goal is shown."""
+    return COLUMNS.get(goal.metric, Column(goal.metric.replace("_", " "), goal.metric, "{:.4f}"))
 
 
 def start_of(folder: Path, trial: Trial | None) -> Mapping[str, Any] | None:
     """Return the metrics of a trial's validation before training; None if it has none."""
     lines = [] if trial is None else _validations(folder, trial)
     return next((line for line in lines if line["step"] == 0), None)
-
-
-def short_title(goal: Goal) -> str:
-    """Return the metric of a goal as the head of a column."""
-    return COLUMNS[goal.metric].short if goal.metric in COLUMNS else goal.metric
 
 
 def breakable(key: str) -> str:
@@ -58,10 +52,8 @@ def pareto_front(sweep: Sweep, folder: Path) -> Figure:
     front, best = sweep.front, sweep.best
     rest = [trial.best for trial in sweep.trials if trial.best is not None and trial not in front]
     starts = [start for trial in sweep.trials if (start := start_of(folder, trial)) is not None]
-    figure = Figure(figsize=(WIDE[0], 3.8), layout="constrained")
-    for number, other in enumerate(others, start=1):
-        axes = figure.add_subplot(1, len(others), number)
-        dress(axes, title(first), title(other))
+    figure, row = dressed((WIDE[0], 3.8), *((column_of(first).title, column_of(other).title) for other in others))
+    for axes, other in zip(row, others, strict=True):
 
         def points(
             lines: Sequence[Mapping[str, Any]], names: tuple[str, str] = (first.metric, other.metric)
@@ -89,31 +81,33 @@ def learning_curves(sweep: Sweep, folder: Path) -> Figure | None:
     validations = {trial.name: _validations(folder, trial) for trial in sweep.trials}
     if not any(goal.cost(line) is not None for lines in validations.values() for line in lines for goal in sweep.goals):
         return None
-    figure = Figure(figsize=WIDE, layout="constrained")
-    for number, goal in enumerate(sweep.goals, start=1):
-        axes = figure.add_subplot(1, len(sweep.goals), number)
-        dress(axes, "iteration", title(goal))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        drawn: list[float] = []
-        hacked_points: list[tuple[Any, Any, Any]] = []
-        for name, lines in validations.items():
-            known = [line for line in lines if line.get(goal.metric) is not None]
-            steps, values, hacked = (
-                np.array([line.get(key, 0) for line in known], dtype=float) for key in ("step", goal.metric, HACKED)
-            )
+    figure, row = dressed(WIDE, *(("iteration", column_of(goal).title) for goal in sweep.goals), whole=True)
+    for axes, goal in zip(row, sweep.goals, strict=True):
+        measured = {
+            name: np.array(
+                [
+                    (line["step"], line[goal.metric], line.get(HACKED, 0))
+                    for line in lines
+                    if goal.cost(line) is not None
+                ],
+                dtype=float,
+            ).reshape(-1, 3)
+            for name, lines in validations.items()
+        }
+        for name, rows in measured.items():
             width, alpha, order = (3.0, 1.0, 3) if name in thick else (1.1, 0.75, 2)
-            colour = shades.get(name, INK)
-            axes.plot(steps, values, color=colour, linewidth=width, alpha=alpha, zorder=order)
-            if hacked.any():
-                hacked_points.append((steps[hacked > 0], values[hacked > 0], colour))
-            drawn += values.tolist()
-        if drawn:
+            axes.plot(*rows[:, :2].T, color=shades.get(name, INK), linewidth=width, alpha=alpha, zorder=order)
+        drawn = np.concatenate(list(measured.values()))[:, 1]
+        if len(drawn):
             # One trial that diverged must not flatten all others.
             low, high = np.quantile(drawn, [0.0, 0.95] if goal.mode == "min" else [0.05, 1.0])
             margin = 0.06 * (high - low) or 0.05
             axes.set_ylim(low - margin, high + margin)
-        for steps, values, colour in hacked_points:
-            axes.plot(steps, np.clip(values, *axes.get_ylim()), "x", color=colour, markersize=6, clip_on=False)
+        for name, rows in measured.items():
+            steps, values, _ = rows[rows[:, 2] > 0].T
+            if len(steps):
+                shown = np.clip(values, *axes.get_ylim())
+                axes.plot(steps, shown, "x", color=shades.get(name, INK), markersize=6, clip_on=False)
     return figure
 
 
@@ -125,77 +119,57 @@ def _shades(sweep: Sweep) -> dict[str, Any]:
 
 def parallel_coordinates(sweep: Sweep) -> Figure | None:
     """Draw keys and results of all trials, one axis each; return None for fewer than two trials."""
-    keys, goals, ranked = sweep.keys, sweep.goals, sweep.ranked
+    keys, ranked = sweep.keys, sweep.ranked
     if len(ranked) < 2:
         return None
-    scales = [(key, _Axis([trial.values.get(key) for trial in ranked])) for key in keys]
-    scales += [(short_title(goal), _Axis([(trial.best or {}).get(goal.metric) for trial in ranked])) for goal in goals]
-    width = max(NORMAL[0], min(WIDE[0], 1.9 * len(scales)))
-    figure = Figure(figsize=(width, 3.6), layout="constrained")
-    axes = figure.add_subplot()
+    columns = {key: [trial.values.get(key) for trial in ranked] for key in keys}
+    columns |= {
+        column_of(goal).short: [(trial.best or {}).get(goal.metric) for trial in ranked] for goal in sweep.goals
+    }
+    placed = [_place(values) for values in columns.values()]
+    width = max(NORMAL[0], min(WIDE[0], 1.9 * len(columns)))
+    figure, (axes,) = dressed((width, 3.6), ("", ""))
     shades, thick = _shades(sweep), {trial.name for trial in sweep.front}
-    for trial in reversed(ranked):
-        along = [trial.values.get(key) for key in keys]
-        along += [(trial.best or {}).get(goal.metric) for goal in goals]
-        known, first = trial.best is not None, trial.name in thick
-        axes.plot(
-            range(len(scales)),
-            [scale.height(value) for (_, scale), value in zip(scales, along, strict=True)],
-            color=shades.get(trial.name, INK),
-            linewidth=3.0 if first else 1.2,
-            alpha=1.0 if first else 0.7,
-            linestyle="-" if known else ":",
-        )
-    for x, (name, axis) in enumerate(scales):
+    for trial, *heights in reversed(list(zip(ranked, *(heights for heights, _ in placed), strict=True))):
+        width, alpha = (3.0, 1.0) if trial.name in thick else (1.2, 0.7)
+        style, colour = "-" if trial.best is not None else ":", shades.get(trial.name, INK)
+        axes.plot(range(len(columns)), heights, style, color=colour, linewidth=width, alpha=alpha)
+    for x, (name, (_, ticks)) in enumerate(zip(columns, placed, strict=True)):
         axes.plot([x, x], [0, 1], color=INK, linewidth=1.0)
-        result = x >= len(keys)
-        for height, text in axis.ticks():
-            axes.text(
-                x + (0.03 if result else -0.03),
-                height,
-                text,
-                color=INK,
-                fontsize=8.5,
-                ha="left" if result else "right",
-                va="center",
-            )
+        shift, side = (-0.03, "right") if x < len(keys) else (0.03, "left")
+        for height, text in ticks:
+            axes.text(x + shift, height, text, color=INK, fontsize=8.5, ha=side, va="center")
         text = name.replace(".", ".\n").replace(", ", ",\n")
         axes.text(x, 1.06, text, color=INK, fontsize=9.5, ha="center", va="bottom")
     tallest = max(name.count(".") + 1 for name in [*keys, "a.b"])
-    axes.set(xlim=(-0.45, len(scales) - 0.6), ylim=(-0.05, 1.1 + 0.08 * tallest))
+    axes.set(xlim=(-0.45, len(columns) - 0.6), ylim=(-0.05, 1.1 + 0.08 * tallest))
     axes.set_axis_off()
     return figure
 
 
-class _Axis:
-    """An axis from 0 to 1: numbers lie along their range, logarithmic if it is wide; other values evenly."""
+def _place(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
+    """Place values on an axis from 0 to 1: numbers along their range, logarithmic if it is wide, other values evenly.
 
-    def __init__(self, values: Sequence[Any]) -> None:
-        self._words = [] if _numeric(values) else list(dict.fromkeys(map(str, values)))
-        numbers = [] if self._words else [float(value) for value in values if value is not None]
-        self._log = bool(numbers) and min(numbers) > 0 and max(numbers) >= 10 * min(numbers)
-        scaled = [math.log10(number) for number in numbers] if self._log else numbers
-        self._few = set(numbers) if len(set(numbers)) <= 4 else set()
-        self._low, self._high = (min(scaled), max(scaled)) if scaled else (0.0, 1.0)
+    Returns:
+        The height of every value, NaN for a number that is None; and heights and labels of the ticks.
+    """
+    if not _numeric(values):
+        words = list(dict.fromkeys(map(str, values)))
+        even = {word: (index + 0.5) / len(words) for index, word in enumerate(words)}
+        return [even[str(value)] for value in values], [(height, word) for word, height in even.items()]
+    numbers = [float(value) for value in values if value is not None]
+    log = bool(numbers) and min(numbers) > 0 and max(numbers) >= 10 * min(numbers)
+    scaled = [math.log10(number) for number in numbers] if log else numbers
+    low, high = (min(scaled), max(scaled)) if scaled else (0.0, 1.0)
 
-    def height(self, value: Any) -> float:
-        """Return the height of a value, between 0 and 1; NaN for None."""
-        if self._words:
-            return (self._words.index(str(value)) + 0.5) / len(self._words)
-        if value is None:
-            return math.nan
-        number = math.log10(value) if self._log else float(value)
-        return 0.5 if self._high == self._low else (number - self._low) / (self._high - self._low)
+    def height(value: Any) -> float:
+        number = math.nan if value is None else math.log10(value) if log else float(value)
+        return number if math.isnan(number) else 0.5 if high == low else (number - low) / (high - low)
 
-    def ticks(self) -> list[tuple[float, str]]:
-        """Return heights and their labels."""
-        if self._words:
-            return [((index + 0.5) / len(self._words), word) for index, word in enumerate(self._words)]
-        numbers = sorted(self._few)
-        if not numbers:
-            scaled = np.linspace(self._low, self._high, 4).tolist()
-            numbers = [10**value if self._log else value for value in scaled]
-        return [(self.height(number), f"{number:.3g}".replace("-", "−")) for number in numbers]
+    ticks = sorted(set(numbers))
+    if not 1 <= len(ticks) <= 4:
+        ticks = [10**value if log else value for value in np.linspace(low, high, 4).tolist()]
+    return list(map(height, values)), [(height(tick), f"{tick:.3g}".replace("-", "−")) for tick in ticks]
 
 
 def _numeric(values: Sequence[Any]) -> bool:
@@ -221,41 +195,34 @@ def importance(sweep: Sweep, goal: Goal) -> dict[str, tuple[float, float | None,
     if len(set(ranks)) < 2:
         return {}
     generator = np.random.default_rng(0)
-    shuffled = [generator.permutation(ranks) for _ in range(2000)]
+    shuffled = np.stack([ranks, *(generator.permutation(ranks) for _ in range(2000))])
     shares: dict[str, tuple[float, float | None, int]] = {}
     for key in sweep.keys:
         values = [trial.values.get(key) for trial in trials]
-        if len(set(map(str, values))) < 2:
+        words = np.array(list(map(str, values)))
+        if len(set(words)) < 2:
             continue
-        numeric = _numeric(values) and None not in values
-        own = (
-            rankdata(np.array(values, dtype=float))
-            if numeric
-            else np.unique(list(map(str, values)), return_inverse=True)[1]
-        )
-        share = _share(own, ranks, numeric)
-        above = sum(_share(own, other, numeric) >= share - 1e-12 for other in shuffled)
-        correlation = float(np.corrcoef(own, ranks)[0, 1]) if numeric else None
-        shares[key] = (share, correlation, round(100 * (above + 1) / (len(shuffled) + 1)))
+        ordered = _numeric(values) and None not in values
+        own = rankdata(np.array(values, dtype=float)) if ordered else None
+        columns = words[:, None] == np.unique(words) if own is None else (own - own.mean())[:, None]
+        share, *by_chance = _explained(shuffled, columns.astype(float)).tolist()
+        above = sum(other >= share - 1e-12 for other in by_chance)
+        correlation = None if own is None else float(np.corrcoef(own, ranks)[0, 1])
+        shares[key] = (share, correlation, round(100 * (above + 1) / len(shuffled)))
     return dict(sorted(shares.items(), key=lambda item: -item[1][0]))
 
 
-def _share(own: np.ndarray, ranks: np.ndarray, numeric: bool) -> float:
-    if numeric:
-        return float(np.corrcoef(own, ranks)[0, 1] ** 2)
-    total = ((ranks - ranks.mean()) ** 2).sum()
-    groups = [ranks[own == level] for level in np.unique(own)]
-    return float(sum(len(group) * (group.mean() - ranks.mean()) ** 2 for group in groups) / total)
+def _explained(ranks: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the share of the variance of ranks (m, n) that orthogonal columns (n, k) explain, (m,)."""
+    centred = ranks - ranks.mean(axis=1, keepdims=True)
+    return ((centred @ columns) ** 2 / (columns**2).sum(axis=0)).sum(axis=1) / (centred**2).sum(axis=1)
 
 
 def importance_bars(found: Mapping[str, tuple[float, float | None, int]]) -> Figure:
     """Draw one bar per key."""
-    figure = Figure(figsize=(WIDE[0], 0.7 + 0.34 * len(found)), layout="constrained")
-    axes = figure.add_subplot()
-    dress(axes, "share of the variance of the results' ranks", "")
+    size = (WIDE[0], 0.7 + 0.34 * len(found))
+    figure, (axes,) = dressed(size, ("share of the variance of the results' ranks", ""), along="x")
     names = list(found)[::-1]
     axes.barh(names, [found[name][0] for name in names], color=COLOURS[0], height=0.6)
     axes.set_xlim(0, 1)
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.8)
     return figure

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from omatg_ray.evaluate.cases import CaseResult
 from omatg_ray.evaluate.comparison import Comparison
-from omatg_ray.evaluate.metrics import Column
 from omatg_ray.run.text import aligned
-
-if TYPE_CHECKING:
-    from omatg_ray.evaluate.comparison import Comparison
-
 
 IN_TERMINALS = {
     "relative_energy_mean_capped": "E capped",
@@ -38,26 +32,11 @@ def comparison_table(comparison: Comparison) -> str:
     columns = {key: measured[key] for key in IN_TERMINALS if key in measured}
     names = comparison.names()
     lines = [[*names, *(IN_TERMINALS[key] for key in columns), "n", "s/1000"]]
-    for row, result in enumerate(comparison.results):
-        cells = [_short(result, key, column) for key, column in columns.items()]
-        lines.append(
-            [
-                *(texts[row] for texts in names.values()),
-                *cells,
-                str(result.metrics["n"]),
-                f"{result.seconds_per_1000:.1f}",
-            ]
-        )
+    for result, *own_names in zip(comparison.results, *names.values(), strict=True):
+        cells = [plus_minus(result.interval(key), column.form) for key, column in columns.items()]
+        lines.append([*own_names, *cells, str(result.metrics["n"]), f"{result.seconds_per_1000:.1f}"])
     left = [index for index, name in enumerate(names) if name != "steps"]
     return f"{aligned(lines, left)}\n{LEGEND}"
-
-
-def _short(result: CaseResult, key: str, column: Column) -> str:
-    value = result.metrics.get(key)
-    if value is None:
-        return "-"
-    # The value may be a median rather than a mean; it has an interval all the same.
-    return plus_minus({**(result.values["intervals"].get(key) or {}), "mean": value}, column.form)
 
 
 def plus_minus(interval: Mapping[str, Any], form: str) -> str:

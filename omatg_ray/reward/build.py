@@ -17,11 +17,12 @@ from omatg_ray.reward.crmse import PolymorphMatch
 from omatg_ray.reward.custom import CustomReward
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.options import UNNAMED_POTENTIAL, Materials
+from omatg_ray.reward.potential import Potential
 from omatg_ray.reward.protocol import Once, Reward
 from omatg_ray.reward.second_potential import SecondPotential
 from omatg_ray.reward.settings import ENERGY, SECOND, CustomSettings, RewardSettings
 from omatg_ray.reward.sources import sources
-from omatg_ray.reward.weighted import Part, Weighted
+from omatg_ray.reward.weighted import Weighted
 from omatg_ray.run.location_keys import locations
 
 TRIED = 2
@@ -55,6 +56,7 @@ def build_scorers(
     known: CrystalDataset,
     validation: CrystalDataset | None = None,
     device: torch.device | str = "cpu",
+    potential: Potential | None = None,
 ) -> Scorers:
     """Build the reward of a run.
 
@@ -63,6 +65,7 @@ def build_scorers(
         known: Training crystals: the compositions to score, and the references unless the settings name others.
         validation: Crystals whose compositions are scored too but never rewarded; references where there are no others.
         device: Device of the potentials.
+        potential: The potential of the settings, if it is loaded already.
 
     Raises:
         ConfigError: Energies are needed, but no potential is named.
@@ -73,7 +76,7 @@ def build_scorers(
     energy = None
     if settings.potential is not None:
         energy = MatGLEnergy(
-            settings.potential,
+            potential or settings.potential,
             invalid_energy=settings.invalid_energy,
             device=device,
             chunk_edges=settings.chunk_edges,
@@ -85,35 +88,28 @@ def build_scorers(
     if settings.second_potential is not None:
         second = MatGLEnergy(settings.second_potential, device=device, chunk_edges=settings.chunk_edges)
         second.require_elements(known.elements)
-    parts = _parts(settings, energy, second, known)
-    for part in parts:
-        if isinstance(part.reward, PolymorphMatch) and validation is not None:
-            part.reward.learn(validation.crystals)
-    reward = Weighted(parts)
-    return Scorers(reward, energy, None if second is None else second.potential.fingerprint)
-
-
-def _parts(
-    settings: RewardSettings, energy: MatGLEnergy | None, second: MatGLEnergy | None, known: CrystalDataset
-) -> list[Part]:
     materials, parts = Materials(settings, known), dict[str, Reward]()
     if energy is not None and settings.needs_potential:
-        materials.relaxed = MatGLEnergy(
+        relaxed = MatGLEnergy(
             energy.potential,
             invalid_energy=settings.invalid_energy,
             chunk_edges=settings.chunk_edges,
             relax_steps=settings.relax_steps,
         )
         # First, and present even without a weight, because rewards made of energies need it.
-        materials.energy = parts[ENERGY] = Once(materials.relaxed)
+        materials.shared[ENERGY] = parts[ENERGY] = Once(relaxed)
     parts |= {name: options.build(materials) for name, options in settings.built_in.items()}
     for name, custom in settings.custom.items():
         reward = CustomReward(name, custom.class_, custom.invalid, custom.options, custom.path, custom.timeout)
         reward.try_out(known.crystals.select(range(min(TRIED, len(known)))))
         parts[name] = reward
-    if energy is not None and second is not None and materials.energy is not None:
-        parts[SECOND] = SecondPotential(second, materials.energy, energy, known.crystals)
-    return [Part(name, settings.weighted.get(name, 0.0), reward) for name, reward in parts.items()]
+    if energy is not None and second is not None:
+        parts[SECOND] = SecondPotential(second, materials.shared[ENERGY], energy, known.crystals)
+    for part in parts.values():
+        if isinstance(part, PolymorphMatch) and validation is not None:
+            part.learn(validation.crystals)
+    weighted = Weighted({name: (settings.weighted.get(name, 0.0), part) for name, part in parts.items()})
+    return Scorers(weighted, energy, None if second is None else second.potential.fingerprint)
 
 
 def fingerprint(settings: RewardSettings) -> str | None:

@@ -6,7 +6,7 @@ import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import RewardError
-from omatg_ray.reward.protocol import Reward, RewardResult, require_shape
+from omatg_ray.reward.protocol import Reward, RewardResult, checked
 
 TOLERANCE = 1e-5
 """Allowed change of a reward with the rest of the batch, relative to its size or 1: rounding in float32."""
@@ -38,9 +38,9 @@ def made_up_crystals() -> CrystalBatch:
 def check_reward(reward: Reward, crystals: CrystalBatch | None = None) -> None:
     """Run a reward on a few crystals and check that it meets the contract.
 
-    A reward gives one number per structure, float64, on the CPU. It is not NaN for all structures and infinite for
-    none. It does not depend on the rest of the batch or on the order. It leaves the crystals unchanged, and covers all
-    elements.
+    A reward gives one real number per structure, which float64 holds exactly (`checked`, as in runs). It is not NaN for
+    all structures and infinite for none. It does not depend on the rest of the batch or on the order. It leaves the
+    crystals unchanged, and covers all elements.
 
     Args:
         reward: An instance of your class.
@@ -87,19 +87,12 @@ def check_reward(reward: Reward, crystals: CrystalBatch | None = None) -> None:
 
 def _score(reward: Reward, name: str, crystals: CrystalBatch) -> RewardResult:
     try:
-        result = reward(crystals)
+        returned: object = reward(crystals)
     except Exception as error:
         formulas = ", ".join(crystals.formulas())
         hint = "; if it does not cover an element, declare so in `elements`" if isinstance(error, LookupError) else ""
         raise RewardError(f"reward {name}: raised {type(error).__name__}: {error} on {formulas}{hint}") from error
-    if not isinstance(result, RewardResult) or not isinstance(result.values, dict):
-        raise RewardError(f"reward {name}: returned {type(result).__name__}, not RewardResult(reward, values)")
-    for key, value in {"reward": result.reward, **result.values}.items():
-        if not isinstance(value, torch.Tensor) or value.dtype != torch.float64 or value.device.type != "cpu":
-            kind = f"{value.dtype} on {value.device}" if isinstance(value, torch.Tensor) else type(value).__name__
-            raise RewardError(f"reward {name}: {key} is {kind}; it must be a float64 tensor on the CPU")
-    require_shape(name, result, len(crystals))
-    return result
+    return checked(name, returned, len(crystals))
 
 
 def _column(result: RewardResult, key: str) -> torch.Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import astuple
 
 import torch
@@ -18,6 +17,8 @@ from omatg_ray.reward.worker_functions import Arrays, matched_rmse
 from omatg_ray.run.bounded import BoundedPool
 
 TOLERANCES = MatchSettings()
+SHOWN = 5
+"""Compositions that an error names."""
 
 
 class PolymorphMatch:
@@ -66,10 +67,14 @@ class PolymorphMatch:
         Raises:
             RewardError: Some compositions have no reference; names them.
         """
-        keys = compositions(crystals)
-        if unknown := [row for row, key in enumerate(keys) if key not in self._of_key]:
-            raise RewardError(f"reward crmse: no reference has the composition {_names(crystals, unknown)}; add one to"
-                              " reward.crmse.references, or leave out these compositions")  # fmt: skip
+        unknown = [row for row, key in enumerate(compositions(crystals)) if key not in self._of_key]
+        if unknown:
+            formulas = sorted(set(crystals.select(unknown).formulas()))
+            shown = ", ".join(formulas[:SHOWN]) + (", ..." if len(formulas) > SHOWN else "")
+            raise RewardError(
+                f"reward crmse: no reference has the composition {shown}; add one to reward.crmse.references, or leave "
+                "out these compositions"
+            )
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Return the rewards of B structures, with the value rmse: that of the best match, NaN without one.
@@ -95,8 +100,3 @@ class PolymorphMatch:
     def close(self) -> None:
         """End the worker processes."""
         self._pool.close()
-
-
-def _names(crystals: CrystalBatch, rows: Iterable[int], most: int = 5) -> str:
-    formulas = sorted(set(crystals.select(list(rows)).formulas()))
-    return ", ".join(formulas[:most]) + (", ..." if len(formulas) > most else "")

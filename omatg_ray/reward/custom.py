@@ -20,7 +20,7 @@ import torch
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import RewardError
-from omatg_ray.reward.protocol import Reward, RewardResult
+from omatg_ray.reward.protocol import Reward, RewardResult, checked
 from omatg_ray.run.bounded import BoundedPool, Outcome
 
 logger = logging.getLogger(__name__)
@@ -28,10 +28,8 @@ logger = logging.getLogger(__name__)
 MAX_TIMEOUTS = 8
 """Time-outs within one batch after which the rest of it has failed: halving 128 structures to one that hangs."""
 
-Numbers = dict[str, np.ndarray]
-"""Values by name, float64."""
-Answer = tuple[np.ndarray | None, dict[str, np.ndarray | None]]
-"""Rewards and values as the process returns them: plain float64, None for anything that is not numeric."""
+Answer = tuple[np.ndarray, dict[str, np.ndarray]]
+"""Rewards and values by name, float64."""
 
 
 class CustomReward:
@@ -81,7 +79,7 @@ class CustomReward:
         """
         crystals = crystals.to("cpu")
         valid = check_validity(crystals).valid
-        reward, values = np.full(len(crystals), math.nan), Numbers()
+        reward, values = np.full(len(crystals), math.nan), dict[str, np.ndarray]()
         reward[~valid.numpy()] = self.invalid
         waiting, timeouts = [valid.nonzero()[:, 0].tolist()] if valid.any() else [], 0
         patience = MAX_TIMEOUTS if self._late < MAX_TIMEOUTS else 1
@@ -91,7 +89,7 @@ class CustomReward:
             outcome = self._ask(part)
             self._late = self._late + 1 if outcome.timed_out else 0
             if outcome.error is None:
-                rewards, named = self._check_answer(outcome.value, len(rows))
+                rewards, named = outcome.value
                 # Minus infinity is raised like any low reward; plus infinity counts as failed.
                 rewards = np.where(np.isposinf(rewards), math.nan, rewards)
                 if missing := int(np.isnan(rewards).sum()):
@@ -129,7 +127,7 @@ class CustomReward:
                 f"reward {self.name}: {target} (path {path or 'as it is'}) fails on crystals of the training split: "
                 f"{outcome.error}. Try it on its own: check_reward (docs/rewards.md) shows where it raises"
             )
-        rewards, _ = self._check_answer(outcome.value, len(crystals))
+        rewards, _ = outcome.value
         if len(crystals) and not np.isfinite(rewards).any():
             logger.warning(
                 "reward %s: NaN or infinity for all %d crystals of the training split that it was tried on. These "
@@ -143,45 +141,33 @@ class CustomReward:
         self._pool.close()
 
     def _ask(self, crystals: CrystalBatch) -> Outcome:
+        """Return the `Answer` of the process, or what went wrong there.
+
+        Raises:
+            RewardError: It returned something other than one number per structure.
+        """
         # Sent as numpy arrays, because torch would pass its tensors in shared memory.
         tensors = (crystals.species, crystals.pos, crystals.cell, crystals.n_atoms)
-        _, outcome = next(iter(self._pool.map([(self._spec, *(tensor.numpy() for tensor in tensors))])))
+        _, outcome = next(iter(self._pool.map([(self.name, self._spec, *(tensor.numpy() for tensor in tensors))])))
+        if isinstance(outcome.value, str):
+            raise RewardError(outcome.value)
         return outcome
 
-    def _check_answer(self, answer: Answer, count: int) -> tuple[np.ndarray, Numbers]:
-        def numbers(array: np.ndarray | None, what: str) -> np.ndarray:
-            if array is None:
-                raise RewardError(f"reward {self.name}: its {what} is no array of numbers; return one per structure")
-            if array.shape != (count,):
-                raise RewardError(
-                    f"reward {self.name}: its {what} has shape {array.shape}, not ({count},); return one number per "
-                    "structure"
-                )
-            return array
 
-        reward, values = answer
-        if wrong := [name for name in values if not name or "/" in name]:
-            raise RewardError(f"reward {self.name}: a value is called {wrong[0]!r}; name it without slashes")
-        return numbers(reward, "reward"), {name: numbers(array, f"value {name!r}") for name, array in values.items()}
+def score_here(name: str, spec: tuple[str, str, str], *arrays: np.ndarray) -> Answer | str:
+    """Score crystals, given by the arrays of a `CrystalBatch`, inside the process.
 
-
-def score_here(
-    spec: tuple[str, str, str], species: np.ndarray, pos: np.ndarray, cell: np.ndarray, n_atoms: np.ndarray
-) -> Answer:
-    """Score crystals inside the process.
-
-    The result holds only plain names and arrays, because the parent process does not know the user's code.
+    The result holds only plain names and arrays, because the parent process does not know the user's code. It is a
+    message if what the reward returned is not one number per structure.
     """
     # Arrays from the parent's `numpy()` may be read-only.
-    crystals = CrystalBatch(*(torch.from_numpy(np.array(array)) for array in (species, pos, cell, n_atoms)))
+    crystals = CrystalBatch(*(torch.from_numpy(np.array(array)) for array in arrays))
     returned = make_reward(*spec)(crystals)
-    result = returned if isinstance(returned, RewardResult) else RewardResult(returned, {})
-    return _plain(result.reward), {f"{name}": _plain(value) for name, value in result.values.items()}
-
-
-def _plain(value: Any) -> np.ndarray | None:
-    array = np.asarray(value)
-    return array.astype(np.float64) if array.dtype.kind in "fiub" else None
+    try:
+        result = checked(name, returned, len(crystals))
+    except RewardError as error:
+        return str(error)
+    return result.reward.numpy(), {key: values.numpy() for key, values in result.values.items()}
 
 
 @lru_cache(maxsize=1)

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 SQUEEZE_WIDTH = 1.0
 
 
-def squeezed(energy: Tensor, bound: float) -> Tensor:
+def squeeze(energy: Tensor, bound: float) -> Tensor:
     """Keep energies below a bound without changing their order; any shape, in eV/atom.
 
     Energies more than w = 1 eV/atom below the bound are unchanged. Others become bound − w² / (w + E − (bound − w)),
@@ -37,7 +37,7 @@ class MatGLEnergy:
     """Minus the energy per atom in eV, from a MatGL potential, after the checks of `check_validity`.
 
     An invalid structure gets -`invalid_energy` and is never passed to the potential. A valid one gets -E/N, squeezed
-    where E/N comes within 1 eV/atom of `invalid_energy` (`squeezed`). It is always above an invalid one, and the lower
+    where E/N comes within 1 eV/atom of `invalid_energy` (`squeeze`). It is always above an invalid one, and the lower
     of two energies is always above the higher. If the energy of a valid structure is not finite, or the potential fails
     on it, its reward has failed (NaN).
 
@@ -120,7 +120,7 @@ class MatGLEnergy:
             results[:, validity.valid] = self._energies(valid, validity.valid.nonzero()[:, 0].tolist())
         energy, steps, drop = results[0] / crystals.n_atoms, results[1], results[2] / crystals.n_atoms
         energy[~energy.isfinite()] = torch.nan
-        counted = squeezed(energy, self.invalid_energy) if self.cap else energy
+        counted = squeeze(energy, self.invalid_energy) if self.cap else energy
         reward = -torch.where(validity.valid, counted, self.invalid_energy)
         values = {
             "energy_per_atom": energy,

@@ -9,7 +9,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ import torch
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.text import read_text
 from omatg_ray.errors import DataError, OmatgRayError, RewardError
-from omatg_ray.reward.energy import MatGLEnergy, squeezed
+from omatg_ray.reward.energy import MatGLEnergy, squeeze
 from omatg_ray.reward.matching import Composition, compositions
 from omatg_ray.reward.protocol import Reward, RewardResult, pass_on
 from omatg_ray.reward.repulsion import ONSET, STRENGTH
@@ -30,17 +29,10 @@ if TYPE_CHECKING:
     from pymatgen.core import Composition as Formula
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Reference entry.
-
-    Attributes:
-        composition: (atomic number, amount) pairs, sorted.
-        energy_per_atom: In eV.
-    """
-
-    composition: tuple[tuple[int, float], ...]
-    energy_per_atom: float
+Amounts = tuple[tuple[int, float], ...]
+"""(atomic number, amount) pairs, sorted."""
+Entry = tuple[Amounts, float]
+"""Reference entry: its composition, and its energy in eV per atom."""
 
 
 class Hull:
@@ -54,8 +46,8 @@ class Hull:
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._of_system: dict[frozenset[int], list[Entry]] = defaultdict(list)
-        for entry in entries:
-            self._of_system[frozenset(z for z, _ in entry.composition)].append(entry)
+        for amounts, energy in entries:
+            self._of_system[frozenset(z for z, _ in amounts)].append((amounts, energy))
         self._diagram: dict[frozenset[int], PhaseDiagram] = {}
         self._known: dict[Composition, float] = {}
 
@@ -98,9 +90,9 @@ class Hull:
         self.require_elements(system)
         inside = [frozenset(part) for n in range(1, len(system) + 1) for part in combinations(sorted(system), n)]
         entries = []
-        for entry in (entry for part in inside for entry in self._of_system.get(part, [])):
-            formula = _formula(entry.composition)
-            entries.append(PDEntry(formula, entry.energy_per_atom * formula.num_atoms))
+        for amounts, energy in (entry for part in inside for entry in self._of_system.get(part, [])):
+            formula = _formula(amounts)
+            entries.append(PDEntry(formula, energy * formula.num_atoms))
         return PhaseDiagram(entries)
 
 
@@ -114,7 +106,7 @@ class EnergyAboveHull:
     """Minus the energy above the hull in eV/atom.
 
     A crystal below all references has a negative energy, which is rewarded. An invalid structure gets
-    -`invalid_energy`. The energy of a valid one is squeezed below that, as in the energy reward (`squeezed`).
+    -`invalid_energy`. The energy of a valid one is squeezed below that, as in the energy reward (`squeeze`).
 
     Args:
         energy: Provides the values `energy_per_atom` and `valid` of `MatGLEnergy`.
@@ -126,17 +118,12 @@ class EnergyAboveHull:
 
     def __init__(self, energy: Reward, hull: Hull, invalid_energy: float = 3.0) -> None:
         self._energy, self.hull, self.invalid_energy = energy, hull, invalid_energy
-
-    @property
-    def elements(self) -> frozenset[int] | None:
-        """Return the elements that the energy knows and that have a reference."""
-        known = self._energy.elements
-        return self.hull.elements if known is None else known & self.hull.elements
+        self.elements = hull.elements if energy.elements is None else energy.elements & hull.elements
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Return the rewards of B structures, with the value above_hull in eV/atom.
 
-        The value is not squeezed, and NaN where invalid or failed.
+        The value is not squeeze, and NaN where invalid or failed.
 
         Raises:
             RewardError: An element has no reference.
@@ -144,7 +131,7 @@ class EnergyAboveHull:
         values = self._energy(crystals).values
         hull = [self.hull.energy_per_atom(key) for key in compositions(crystals)]
         above = values["energy_per_atom"] - torch.tensor(hull, dtype=torch.float64)
-        reward = -torch.where(values["valid"] == 1.0, squeezed(above, self.invalid_energy), self.invalid_energy)
+        reward = -torch.where(values["valid"] == 1.0, squeeze(above, self.invalid_energy), self.invalid_energy)
         return RewardResult(reward, {"above_hull": above})
 
     def to(self, device: object) -> EnergyAboveHull:
@@ -179,12 +166,12 @@ def read_entries(path: Path) -> list[Entry]:
     entries = []
     for number, row in enumerate(rows, start=1):
         try:
-            entry = parse(row)
-            if not math.isfinite(entry.energy_per_atom):
+            amounts, energy = parse(row)
+            if not math.isfinite(energy):
                 raise ValueError("its energy must be finite")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path}, entry {number}: {type(error).__name__}: {error}") from error
-        entries.append(entry)
+        entries.append((amounts, energy))
     return entries
 
 
@@ -196,7 +183,7 @@ def _pymatgen_entry(row: Mapping[str, Any]) -> Entry:
     correction = row.get("correction")
     if correction is None:
         correction = sum(map(_adjustment, row.get("energy_adjustments") or []))
-    return Entry(pairs, (float(row["energy"]) + float(correction)) / sum(amounts.values()))
+    return pairs, (float(row["energy"]) + float(correction)) / sum(amounts.values())
 
 
 def _adjustment(adjustment: Mapping[str, Any]) -> float:
@@ -218,10 +205,10 @@ def _row_entry(row: Mapping[str, str]) -> Entry:
     from pymatgen.core import Composition as Formula
 
     amounts = {element.Z: float(n) for element, n in Formula(row["formula"]).items()}
-    return Entry(_pairs(amounts), float(row["energy_per_atom"]))
+    return _pairs(amounts), float(row["energy_per_atom"])
 
 
-def _pairs(amounts: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
+def _pairs(amounts: Mapping[int, float]) -> Amounts:
     if not amounts:
         raise ValueError("its composition is empty")
     return tuple(sorted(amounts.items()))
@@ -238,7 +225,7 @@ def entries_of(crystals: CrystalBatch, energy: MatGLEnergy, cache: Path | None =
     """
     keys = compositions(crystals)
     energies = _read_or_compute(crystals, energy, cache)
-    return [Entry(key, value) for key, value in zip(keys, energies, strict=True) if value is not None]
+    return [(key, value) for key, value in zip(keys, energies, strict=True) if value is not None]
 
 
 def _read_or_compute(crystals: CrystalBatch, energy: MatGLEnergy, cache: Path | None) -> list[float | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from itertools import pairwise
@@ -108,78 +108,45 @@ class Matcher:
         """End the worker processes."""
         self._pool.close()
 
-    def pairs(self, generated: CrystalBatch, reference: CrystalBatch, *, progress: str | None = None) -> MatchResult:
+    def pairs(self, generated: CrystalBatch, reference: CrystalBatch) -> MatchResult:
         """Match row i against row i: `rmse` has one entry per row.
 
         Args:
             generated: Generated crystals.
             reference: As many references.
-            progress: Title of a progress bar; None shows none.
 
         Raises:
             DataError: The numbers of crystals differ.
         """
         if len(generated) != len(reference):
             raise DataError(f"{len(generated)} generated crystals cannot be matched with {len(reference)} references")
-        return self.listed(generated, reference, [(i, i) for i in range(len(generated))], progress=progress)
+        return self.listed(generated, reference, [(i, i) for i in range(len(generated))])
 
-    def listed(
-        self,
-        generated: CrystalBatch,
-        reference: CrystalBatch,
-        pairs: Sequence[tuple[int, int]],
-        *,
-        progress: str | None = None,
-    ) -> MatchResult:
+    def listed(self, generated: CrystalBatch, reference: CrystalBatch, pairs: Sequence[tuple[int, int]]) -> MatchResult:
         """Match the pairs (generated, reference) of a list: `rmse` has one entry per pair.
 
         Args:
             generated: Generated crystals.
             reference: References.
             pairs: Indices into the two; each comparison of the list is made once.
-            progress: Title of a progress bar; None shows none.
         """
         ours, theirs = self._keys(generated), self._keys(reference)
         kept = [k for k, (i, j) in enumerate(pairs) if ours[i] is not None and ours[i] == theirs[j]]
-        matches = self._compare(generated, reference, [pairs[k] for k in kept], progress)
+        left, right, tolerances = (to_arrays(generated), to_arrays(reference), astuple(self.settings))
+        compared = [pairs[k] for k in kept]
+        calls = [(left[i], right[j], *tolerances) for i, j in compared]
+        outcomes = run_all(self._pool, calls, [f"generated {i} and reference {j}" for i, j in compared])
         rmse = torch.full((len(pairs),), math.nan, dtype=torch.float64)
-        rmse[kept] = matches.rmse
-        return MatchResult(rmse, matches.timed_out, matches.failed)
-
-    def best(self, generated: CrystalBatch, reference: CrystalBatch, *, progress: str | None = None) -> MatchResult:
-        """Match every reference against all generated crystals of its composition, the basis of METRe.
-
-        Returns:
-            The smallest RMSE of every reference: `rmse` has one entry per reference. `timed_out` and `failed` count
-            comparisons, of which a reference may have many.
-        """
-        of_key: dict[Composition | None, list[int]] = defaultdict(list)
-        for i, key in enumerate(self._keys(generated)):
-            of_key[key].append(i)
-        keys = enumerate(self._keys(reference))
-        pairs = [(i, j) for j, key in keys if key is not None for i in of_key.get(key, [])]
-        matches = self._compare(generated, reference, pairs, progress)
-        of_pair = torch.tensor([j for _, j in pairs], dtype=torch.long)
-        smallest = torch.full((len(reference),), math.inf, dtype=torch.float64)
-        smallest = smallest.scatter_reduce(0, of_pair, matches.rmse.nan_to_num(nan=math.inf), "amin")
-        return MatchResult(smallest.where(smallest.isfinite(), math.nan), matches.timed_out, matches.failed)
+        found = [math.nan if outcome.value is None else outcome.value for outcome in outcomes]
+        rmse[kept] = torch.tensor(found, dtype=torch.float64)
+        timed_out = sum(outcome.timed_out for outcome in outcomes)
+        failed = sum(outcome.error is not None for outcome in outcomes) - timed_out
+        return MatchResult(rmse, timed_out, failed)
 
     def _keys(self, crystals: CrystalBatch) -> list[Composition | None]:
         """Return the key that two crystals must share to be compared; None = never compared."""
         valid = check_validity(crystals, own_images=self.own_images).valid.tolist()
         return [key if ok else None for key, ok in zip(compositions(crystals, self.reduced), valid, strict=True)]
-
-    def _compare(
-        self, generated: CrystalBatch, reference: CrystalBatch, pairs: list[tuple[int, int]], progress: str | None
-    ) -> MatchResult:
-        """Return the RMSE of pairs (generated, reference) that may be compared."""
-        left, right, tolerances = (to_arrays(generated), to_arrays(reference), astuple(self.settings))
-        calls = [(left[i], right[j], *tolerances) for i, j in pairs]
-        outcomes = run_all(self._pool, calls, [f"generated {i} and reference {j}" for i, j in pairs], progress)
-        rmse = [math.nan if outcome.value is None else outcome.value for outcome in outcomes]
-        timed_out = sum(outcome.timed_out for outcome in outcomes)
-        failed = sum(outcome.error is not None for outcome in outcomes) - timed_out
-        return MatchResult(torch.tensor(rmse, dtype=torch.float64), timed_out, failed)
 
 
 def compositions(crystals: CrystalBatch, reduced: bool = True) -> list[Composition]:

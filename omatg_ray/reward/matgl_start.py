@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from math import pi, sqrt
 from types import ModuleType
@@ -23,8 +22,8 @@ DERIVE = "_get_lambda_func"
 """Name of MatGL's function that derives the radial functions."""
 
 
-class _Later:
-    """Placeholder for a name that is imported on first use."""
+_LATER = object()
+"""Placeholder for a name that is imported on first use."""
 
 
 def import_matgl() -> ModuleType:
@@ -38,13 +37,13 @@ def import_matgl() -> ModuleType:
 
 def _import_without_training() -> ModuleType:
     stand_in = ModuleType(TRAINING)
-    stand_in.__getattr__ = lambda name: _Later  # type: ignore[method-assign]
+    stand_in.__getattr__ = lambda name: _LATER  # type: ignore[method-assign]
     sys.modules[TRAINING] = stand_in
     try:
         matgl = import_module("matgl")
     finally:
         del sys.modules[TRAINING]
-    later = {name for name, value in vars(matgl).items() if value is _Later}
+    later = {name for name, value in vars(matgl).items() if value is _LATER}
     for name in later:
         delattr(matgl, name)
 
@@ -57,33 +56,22 @@ def _import_without_training() -> ModuleType:
     return matgl
 
 
-class ImportMatGL:
-    """Object that imports MatGL quickly when unpickled; pickled ahead of objects that would import all of it."""
+def smooth_bessel(terms: tuple[tuple[float, float], ...], r: Tensor) -> Tensor:
+    """Return one function of the radial basis, Σ_k a_k sin(k π r / r_c) / r, of distances r (E,), any dtype.
 
-    def __reduce__(self) -> tuple[Callable[[], ModuleType], tuple[()]]:
-        return import_matgl, ()
-
-
-@dataclass(frozen=True)
-class SmoothBessel:
-    """One function of the radial basis: Σ_k a_k sin(k π r / r_c) / r of distances (E,), any dtype.
-
-    Attributes:
+    Args:
         terms: Amplitudes a_k and wave numbers k π / r_c.
+        r: In Å.
     """
-
-    terms: tuple[tuple[float, float], ...]
-
-    def __call__(self, r: Tensor) -> Tensor:
-        (amplitude, wave_number), *rest = self.terms
-        total = amplitude * torch.sin(wave_number * r)
-        for amplitude, wave_number in rest:
-            total = total + amplitude * torch.sin(wave_number * r)
-        return total / r
+    (amplitude, wave_number), *rest = terms
+    total = amplitude * torch.sin(wave_number * r)
+    for amplitude, wave_number in rest:
+        total = total + amplitude * torch.sin(wave_number * r)
+    return total / r
 
 
 @lru_cache(maxsize=128)
-def smooth_bessel_functions(max_n: int, cutoff: float = 5.0) -> list[SmoothBessel]:
+def smooth_bessel_functions(max_n: int, cutoff: float = 5.0) -> list[Callable[[Tensor], Tensor]]:
     """Return the orthogonal radial functions of Kocer, Mason and Erturk, which are smooth at the cutoff.
 
     Source: AIP Advances 10, 015021 (2020). MatGL derives them by computer algebra each time a potential is loaded,
@@ -109,5 +97,6 @@ def smooth_bessel_functions(max_n: int, cutoff: float = 5.0) -> list[SmoothBesse
         last = d
     digits = "{:.15g}".format
     return [
-        SmoothBessel(tuple((float(digits(g[k])), float(digits(k * pi / cutoff))) for k in sorted(g))) for g in functions
+        partial(smooth_bessel, tuple((float(digits(g[k])), float(digits(k * pi / cutoff))) for k in sorted(g)))
+        for g in functions
     ]

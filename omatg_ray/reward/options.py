@@ -6,12 +6,10 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from omatg_ray.errors import ConfigError
 from omatg_ray.settings import Settings
 
 if TYPE_CHECKING:
     from omatg_ray.crystal.dataset import CrystalDataset
-    from omatg_ray.reward.energy import MatGLEnergy
     from omatg_ray.reward.protocol import Once, Reward
     from omatg_ray.reward.settings import RewardSettings
 
@@ -26,26 +24,13 @@ class Materials:
     Attributes:
         settings: Settings of the run's reward.
         known: Training crystals: the compositions to score.
-        relaxed: The rewarded energy, of crystals relaxed by `reward.relax_steps`; None without a potential.
-        energy: The same, cached for the last batch, for all rewards made of energies.
-        shared: Parts that several rewards share, as far as they are built.
+        shared: Parts that several rewards share, as far as they are built: the reward of the crystals' energies, after
+            `reward.relax_steps` of relaxation, is `energy` if a reward needs a potential.
     """
 
     settings: RewardSettings
     known: CrystalDataset
-    relaxed: MatGLEnergy | None = None
-    energy: Once | None = None
     shared: dict[str, Once] = field(default_factory=dict)
-
-    def require_energy(self) -> tuple[MatGLEnergy, Once]:
-        """Return the rewarded energy, plain and cached for the last batch.
-
-        Raises:
-            ConfigError: No potential is named.
-        """
-        if self.relaxed is None or self.energy is None:
-            raise ConfigError(UNNAMED_POTENTIAL)
-        return self.relaxed, self.energy
 
 
 class Options(Settings):

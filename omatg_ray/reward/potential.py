@@ -7,7 +7,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from omatg_ray.assets import asset
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
+from omatg_ray.crystal.domain import DOMAIN_FILE, Domain
 from omatg_ray.errors import PotentialError
 from omatg_ray.reward.known_energies import KNOWN_ENERGIES, check_energy_volume_curve, check_known_energies
-from omatg_ray.reward.matgl_start import ImportMatGL, import_matgl
+from omatg_ray.reward.matgl_start import import_matgl
 from omatg_ray.reward.settings import WEIGHT_FILES, potential_folder
 from omatg_ray.run.home import import_with_home
 from omatg_ray.run.location import absolute_name, is_bundled
@@ -52,16 +53,23 @@ class Potential:
         cutoff: Radius of its neighbour lists in Å.
         fingerprint: Short hash of the weight files; equal fingerprints mean equal energies.
         device: Device on which energies are evaluated.
+        domain: Compositions that it was trained on; None if it does not say.
     """
 
     def __init__(
-        self, module: matgl.apps.pes.Potential, name: str, fingerprint: str, device: torch.device | str = "cpu"
+        self,
+        module: matgl.apps.pes.Potential,
+        name: str,
+        fingerprint: str,
+        device: torch.device | str = "cpu",
+        domain: Domain | None = None,
     ) -> None:
         from pymatgen.core import Element
 
         from omatg_ray.reward.tensornet_sum import sum_in_memory_order
 
         self.name, self.fingerprint, self.device = name, fingerprint, torch.device(device)
+        self.domain = domain
         module.calc_forces = module.calc_stresses = module.calc_hessian = False
         sum_in_memory_order(module)
         self._module = module.eval().requires_grad_(False).to(self.device)
@@ -74,11 +82,8 @@ class Potential:
     def __repr__(self) -> str:
         return f"Potential({self.name!r}, {len(self.elements)} elements, {self.fingerprint}, {self.device})"
 
-    def __getstate__(self) -> tuple[ImportMatGL, dict[str, Any]]:
-        return ImportMatGL(), self.__dict__
-
-    def __setstate__(self, state: tuple[object, dict[str, Any]]) -> None:
-        self.__dict__ = state[1]
+    def __reduce__(self) -> tuple[Callable[[], Potential], tuple[()], dict[str, Any]]:
+        return _blank_potential, (), self.__dict__
 
     def to(self, device: torch.device | str) -> Potential:
         """Move to a device, in place."""
@@ -184,6 +189,12 @@ class Potential:
                 setattr(self._module, flag, value)
 
 
+def _blank_potential() -> Potential:
+    """Return a potential to unpickle into, after a quick import of MatGL; its objects would import all of it."""
+    import_matgl()
+    return object.__new__(Potential)
+
+
 def node_types(symbols: Sequence[str]) -> Tensor:
     """Return MatGL's node type of every atomic number, at that index (119,); −1 where there is none.
 
@@ -211,6 +222,9 @@ def load_potential(name_or_folder: str | Path, device: torch.device | str = "cpu
     (`pos` fractional, `cell` in Å, rows are the lattice vectors.) Without this file, the energy of a well-known
     crystal should have a minimum over its volume; otherwise a `UserWarning` is issued.
 
+    It may also hold `domain.json`, which says what it was trained on: `Domain.of(crystals, sized=False)` as JSON. Then
+    results for other compositions are marked.
+
     Weights are read without unpickling code, and only MatGL's own classes are built from them. Random states, thread
     counts and default dtypes are not changed.
 
@@ -221,14 +235,15 @@ def load_potential(name_or_folder: str | Path, device: torch.device | str = "cpu
         device: Device on which energies are evaluated.
 
     Raises:
-        PotentialError: Nothing has that name, the weights are unreadable or incompatible, or a known energy is wrong.
+        PotentialError: Nothing has that name, the weights or the domain are unreadable or incompatible, or a known
+            energy is wrong.
         DataError: A file of the bundled potential is missing or damaged.
     """
     folder = _find(name_or_folder)
     name = str(name_or_folder)
     if not is_bundled(name_or_folder) and potential_folder(name_or_folder) is not None:
         name = absolute_name(name_or_folder)
-    potential = Potential(_load_module(folder, name), name, _fingerprint(folder), device)
+    potential = Potential(_load_module(folder, name), name, _fingerprint(folder), device, _domain(folder))
     if (folder / KNOWN_ENERGIES).is_file():
         check_known_energies(potential, folder / KNOWN_ENERGIES)
     else:
@@ -261,7 +276,6 @@ def _find(name_or_folder: str | Path) -> Path:
     from matgl.utils.io import HF_MATGL_ORG
 
     cache = _cache(name_or_folder)
-
     repository = str(name_or_folder) if "/" in str(name_or_folder) else f"{HF_MATGL_ORG}/{name_or_folder}"
     try:
         files = [Path(hf_hub_download(repository, file, cache_dir=str(cache))) for file in WEIGHT_FILES]
@@ -327,8 +341,16 @@ def _refuse_foreign_classes(folder: Path) -> None:
         raise PotentialError(f"potential folder {folder} asks for code outside MatGL's models ({foreign[0]}); refused")
 
 
+def _domain(folder: Path) -> Domain | None:
+    """Read the domain beside the weights, if there is one."""
+    file = folder / DOMAIN_FILE
+    if not file.is_file():
+        return None
+    try:
+        return Domain.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PotentialError(f"{file} is not a domain: {error}") from error
+
+
 def _fingerprint(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in WEIGHT_FILES:
-        digest.update((folder / file).read_bytes())
-    return digest.hexdigest()[:12]
+    return hashlib.sha256(b"".join((folder / file).read_bytes() for file in WEIGHT_FILES)).hexdigest()[:12]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +20,8 @@ class RewardResult:
 
     Attributes:
         reward: (B,), float64, on the CPU; higher is better. NaN marks a failed reward, which the group's statistics
-            leave out.
-        values: Named quantities behind the rewards, for metrics and reports, each (B,), float64, on the CPU.
+            leave out. A reward may return other real numbers, which `checked` converts.
+        values: Named quantities behind the rewards, for metrics and reports, each (B,), of the same types.
     """
 
     reward: Tensor
@@ -51,17 +52,54 @@ class Reward(Protocol):
         ...
 
 
-def require_shape(name: str, result: RewardResult, count: int) -> None:
-    """Refuse rewards or values that are not one number per structure.
+def checked(name: str, returned: Any, count: int) -> RewardResult:
+    """Return what a reward returned as float64 on the CPU, exactly.
+
+    Rewards and values are tensors, arrays or lists of real numbers: floats of up to 64 bits, integers of up to 2^53, or
+    booleans. An array in place of a `RewardResult` counts as rewards without values.
 
     Raises:
-        RewardError: A shape is wrong; names the reward and the shape.
+        RewardError: Something is not one such number per structure, or has no proper name; names the reward.
     """
-    for what, numbers in (("rewards", result.reward), *((f"values {key!r}", v) for key, v in result.values.items())):
-        if numbers.shape != (count,):
+    result = returned if isinstance(returned, RewardResult) else RewardResult(returned, {})
+    if not isinstance(result.values, dict):
+        raise RewardError(f"reward {name}: its values are {type(result.values).__name__}, not a dictionary")
+    named = {f"{key}": given for key, given in result.values.items()}
+    if wrong := [key for key in named if not key or "/" in key]:
+        raise RewardError(f"reward {name}: a value is called {wrong[0]!r}; name it without slashes")
+
+    def numbers(given: Any, what: str) -> Tensor:
+        values = _exact(given)
+        if values is None:
+            kind = getattr(given, "dtype", type(given).__name__)
             raise RewardError(
-                f"reward {name}: its {what} have shape {tuple(numbers.shape)}; {count} structures need ({count},)"
+                f"reward {name}: its {what} is no array of real numbers that float64 holds exactly, but {kind}; return "
+                "one number per structure"
             )
+        if values.shape != (count,):
+            raise RewardError(
+                f"reward {name}: its {what} has shape {tuple(values.shape)}, not ({count},); return one number per "
+                "structure"
+            )
+        return values
+
+    reward = numbers(result.reward, "reward")
+    return RewardResult(reward, {key: numbers(given, f"value {key!r}") for key, given in named.items()})
+
+
+def _exact(given: Any) -> Tensor | None:
+    """Return numbers as float64 on the CPU; None if they are not real, or float64 cannot hold them exactly."""
+    if isinstance(given, Tensor):
+        given = given.detach().cpu()
+        given = given.double() if given.is_floating_point() else given  # numpy knows no bfloat16
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError):
+        return None
+    kind, width = array.dtype.kind, array.dtype.itemsize
+    if kind == "b" or (kind == "f" and width <= 8) or (kind in "iu" and bool((np.abs(array) <= 2**53).all())):
+        return torch.from_numpy(array.astype(np.float64))
+    return None
 
 
 class Once:
@@ -72,19 +110,11 @@ class Once:
     """
 
     def __init__(self, reward: Reward) -> None:
-        self.reward = reward
+        self.reward, self.name, self.elements = reward, reward.name, reward.elements
         self._last: tuple[CrystalBatch, RewardResult] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {"reward": self.reward, "_last": None}
-
-    @property
-    def name(self) -> str:
-        return self.reward.name
-
-    @property
-    def elements(self) -> frozenset[int] | None:
-        return self.reward.elements
+        return self.__dict__ | {"_last": None}
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         if self._last is None or self._last[0] is not crystals:
@@ -129,9 +159,9 @@ def reward_of_known(reward: Reward, crystals: CrystalBatch) -> RewardResult:
     known = holds_only(reward.elements, crystals)
     result = RewardResult(torch.zeros(0, dtype=torch.float64), {})
     if known.any():
-        result = reward(crystals.select(known.nonzero()[:, 0]))
+        result = checked(reward.name, reward(crystals.select(known.nonzero()[:, 0])), int(known.sum()))
 
     def spread(values: Tensor) -> Tensor:
-        return torch.full((len(crystals),), torch.nan, dtype=values.dtype).masked_scatter(known, values)
+        return torch.full((len(crystals),), torch.nan, dtype=torch.float64).masked_scatter(known, values)
 
     return RewardResult(spread(result.reward), {name: spread(values) for name, values in result.values.items()})

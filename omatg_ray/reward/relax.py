@@ -35,12 +35,14 @@ class Relaxed:
         energy: Their energies in eV (B,), float64.
         steps: Steps taken (B,), int64.
         drop: eV by which the energy fell (B,), never negative.
+        converged: Whether they came to rest within `CONVERGED` (B,), bool; a state on the way may have been lower.
     """
 
     crystals: CrystalBatch
     energy: Tensor
     steps: Tensor
     drop: Tensor
+    converged: Tensor
 
 
 def relax(
@@ -73,7 +75,7 @@ def relax(
     velocity, stretch = torch.zeros_like(now.pos), torch.zeros_like(now.cell)
     dt, mixing = torch.full_like(start, FIRST_DT), torch.full_like(start, MIXING)
     downhill = torch.zeros(len(now), dtype=torch.long)
-    moving = torch.ones(len(now), dtype=torch.bool)
+    moving, converged = torch.ones(len(now), dtype=torch.bool), torch.zeros(len(now), dtype=torch.bool)
     for step in range(steps + 1):
         energy = torch.full_like(start, torch.nan)
         force, pull = torch.zeros_like(now.pos), torch.zeros_like(now.cell)
@@ -90,6 +92,7 @@ def relax(
         )
         largest = torch.zeros_like(start).scatter_reduce(0, now.batch, force.norm(dim=1), "amax")
         rests = (largest < CONVERGED) & (pull.abs().amax((1, 2)) < CONVERGED)
+        converged = converged | (moving & rests & energy.isfinite())
         moving = moving & energy.isfinite() & ~rests
         if step == steps or not moving.any():
             break
@@ -124,4 +127,4 @@ def relax(
         if not moving.any():
             break
     lowest = lowest.where(lowest.isfinite(), torch.nan)
-    return Relaxed(best, lowest, steps_taken, start - lowest)
+    return Relaxed(best, lowest, steps_taken, start - lowest, converged)

@@ -34,15 +34,11 @@ class SecondPotential:
 
     def __init__(self, energy: MatGLEnergy, first: Reward, unrelaxed: Reward, known: CrystalBatch) -> None:
         self._energy, self._first, self._unrelaxed, self._known = energy, first, unrelaxed, known
+        self.elements = common_elements([energy, first])
         self._rows: dict[Composition, list[int]] = defaultdict(list)
         for row, key in enumerate(compositions(known)):
             self._rows[key].append(row)
         self._offset: dict[Composition, float] = {}
-
-    @property
-    def elements(self) -> frozenset[int] | None:
-        """Return the atomic numbers that both potentials know."""
-        return common_elements([self._energy, self._first])
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Return the rewards of B structures, as `MatGLEnergy` does, with values in eV/atom; NaN if invalid or failed.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 import torch
 from torch import Tensor
 
@@ -25,55 +23,41 @@ def closeness(value: Tensor, target: float, scale: float) -> Tensor:
     return -distance / (1.0 + distance)
 
 
-class _Target(ABC):
-    """Closeness of a quantity to a target; an invalid structure gets -1."""
+def volume_per_atom(crystals: CrystalBatch, volume: Tensor) -> Tensor:
+    """Return the volume per atom in Å³ (B,), float64, of structures with cells of a volume (B,) in Å³."""
+    return volume / crystals.n_atoms
 
-    name: str
-    value: str
-    elements: frozenset[int] | None = None
 
-    def __init__(self, target: float, scale: float) -> None:
-        self.target, self.scale = target, scale
+def density(crystals: CrystalBatch, volume: Tensor) -> Tensor:
+    """Return the density in g/cm³ (B,), float64, of structures with cells of a volume (B,) in Å³."""
+    from ase.data import atomic_masses
 
-    @abstractmethod
-    def quantity(self, crystals: CrystalBatch, volume: Tensor) -> Tensor:
-        """Return the quantity (B,), float64, of structures with cells of a volume (B,) in Å³."""
+    mass = crystals.layout.sum(torch.as_tensor(atomic_masses, dtype=torch.float64)[crystals.species])
+    return DALTON_PER_CUBIC_ANGSTROM * mass / volume
+
+
+QUANTITIES = {"volume": ("volume_per_atom", volume_per_atom), "density": ("density", density)}
+"""Name of the value, and what computes it, by the name of the reward."""
+
+
+class Target:
+    """Closeness of a quantity to a target; an invalid structure gets -1.
+
+    Args:
+        name: "volume" (per atom) or "density".
+        target: In Å³ or g/cm³.
+        scale: Distance at which the reward is -1/2, in the same unit.
+    """
+
+    elements = None
+
+    def __init__(self, name: str, target: float, scale: float) -> None:
+        self.name, self.target, self.scale = name, target, scale
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Return the rewards of B structures, with the quantity as a value, NaN where invalid."""
         crystals = crystals.to("cpu")
-        validity = check_validity(crystals)
-        quantity = self.quantity(crystals, validity.volume).where(validity.valid, torch.nan)
+        validity, (value, measure) = check_validity(crystals), QUANTITIES[self.name]
+        quantity = measure(crystals, validity.volume).where(validity.valid, torch.nan)
         reward = closeness(quantity, self.target, self.scale).where(validity.valid, -1.0)
-        return RewardResult(reward, {self.value: quantity})
-
-
-class TargetVolume(_Target):
-    """Closeness of the volume per atom (Å³), the value volume_per_atom, to a target; an invalid structure gets -1.
-
-    Args:
-        target: In Å³ per atom.
-        scale: Distance at which the reward is -1/2, in Å³ per atom.
-    """
-
-    name, value = "volume", "volume_per_atom"
-
-    def quantity(self, crystals: CrystalBatch, volume: Tensor) -> Tensor:
-        return volume / crystals.n_atoms
-
-
-class TargetDensity(_Target):
-    """Closeness of the density (g/cm³), the value density, to a target; an invalid structure gets -1.
-
-    Args:
-        target: In g/cm³.
-        scale: Distance at which the reward is -1/2, in g/cm³.
-    """
-
-    name, value = "density", "density"
-
-    def quantity(self, crystals: CrystalBatch, volume: Tensor) -> Tensor:
-        from ase.data import atomic_masses
-
-        mass = crystals.layout.sum(torch.as_tensor(atomic_masses, dtype=torch.float64)[crystals.species])
-        return DALTON_PER_CUBIC_ANGSTROM * mass / volume
+        return RewardResult(reward, {value: quantity})

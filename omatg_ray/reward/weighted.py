@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -11,23 +10,8 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import RewardError
-from omatg_ray.reward.protocol import Reward, RewardResult, common_elements, pass_on, require_shape, reward_of_known
+from omatg_ray.reward.protocol import Reward, RewardResult, checked, common_elements, pass_on, reward_of_known
 from omatg_ray.reward.settings import ENERGY
-
-
-@dataclass(frozen=True)
-class Part:
-    """One term of a sum.
-
-    Attributes:
-        name: Name of its values; distinct among the parts.
-        weight: Its factor; 0 = monitored only.
-        reward: Its reward.
-    """
-
-    name: str
-    weight: float
-    reward: Reward
 
 
 class Weighted:
@@ -37,24 +21,19 @@ class Weighted:
     gives NaN for structures with an element that it does not know.
 
     Args:
-        parts: The terms, at least one.
+        parts: Weight and reward of every term by its name, at least one; weight 0 only monitors.
 
     Raises:
-        RewardError: A name occurs twice, or there is no part.
+        RewardError: There is no part.
     """
 
     name = "weighted"
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        names = [part.name for part in parts]
-        if not parts or len(set(names)) < len(names):
-            raise RewardError(f"a weighted sum needs parts with distinct names, not {names}")
-        self.parts = list(parts)
-
-    @property
-    def elements(self) -> frozenset[int] | None:
-        """Return the atomic numbers that all parts with a weight can score; None means all."""
-        return common_elements(part.reward for part in self.parts if part.weight)
+    def __init__(self, parts: Mapping[str, tuple[float, Reward]]) -> None:
+        if not parts:
+            raise RewardError("a weighted sum needs at least one part")
+        self.parts = dict(parts)
+        self.elements = common_elements(part for weight, part in self.parts.values() if weight)
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Return the rewards of B structures, with their values.
@@ -64,25 +43,20 @@ class Weighted:
         - `valid`: 1 or 0.
 
         Raises:
-            RewardError: A part does not give one number per structure, or uses the name of another part's value; names
-                the part.
+            RewardError: A part does not give one real number per structure, or uses the name of another part's value;
+                names the part.
         """
         crystals = crystals.to("cpu")
         reward = torch.zeros(len(crystals), dtype=torch.float64)
         values: dict[str, Tensor] = {}
-        for part in self.parts:
-            result = part.reward(crystals) if part.weight else reward_of_known(part.reward, crystals)
-            require_shape(part.name, result, len(crystals))
-            if part.weight:
-                reward = reward + part.weight * result.reward.double()
-            prefix = "" if part.name == ENERGY else f"{part.name}."
-            columns = [
-                (part.name, result.reward),
-                *((f"{prefix}{name}", value) for name, value in result.values.items()),
-            ]
-            for name, column in columns:
+        for part, (weight, scorer) in self.parts.items():
+            result = checked(part, scorer(crystals) if weight else reward_of_known(scorer, crystals), len(crystals))
+            if weight:
+                reward = reward + weight * result.reward
+            prefix = "" if part == ENERGY else f"{part}."
+            for name, column in ((part, result.reward), *((f"{prefix}{key}", v) for key, v in result.values.items())):
                 if name in values:
-                    raise RewardError(f"reward {part.name}: two values are called {name}; rename one")
+                    raise RewardError(f"reward {part}: two values are called {name}; rename one")
                 values[name] = column
         valid = values.get("valid")
         if valid is None or valid.isnan().any():
@@ -91,11 +65,11 @@ class Weighted:
 
     def to(self, device: torch.device | str) -> Weighted:
         """Move the parts that compute on a device to it, in place."""
-        for part in self.parts:
-            pass_on(part.reward, "to", device)
+        for _, part in self.parts.values():
+            pass_on(part, "to", device)
         return self
 
     def close(self) -> None:
         """End the processes of its parts. They start again when needed."""
-        for part in self.parts:
-            pass_on(part.reward, "close")
+        for _, part in self.parts.values():
+            pass_on(part, "close")

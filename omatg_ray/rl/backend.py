@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.protocol import Reward
 from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.rollout import Trajectory
@@ -34,11 +34,9 @@ class TrainingBackend(Protocol):
             items: All items of one iteration.
             version: The current version, or one that is older by at most the backend's staleness.
         """
-        ...
 
     def collect(self, iteration: int) -> Sequence[ScoredItem]:
         """Return the scores of a submitted iteration, item by item, once all are there."""
-        ...
 
     def learn(self, iteration: int, counted: Tensor, advantage: Tensor) -> dict[str, float]:
         """Update the weights to version `iteration` + 1.
@@ -54,19 +52,15 @@ class TrainingBackend(Protocol):
         Raises:
             TrainingError: As `Learner.update`.
         """
-        ...
 
     def timings(self) -> dict[str, float]:
         """Return the seconds per stage (`time_*`) since the last call, and any other record of how time was spent."""
-        ...
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the learner's state apart from the weights, and the older weights still needed, on the CPU."""
-        ...
 
     def load_state_dict(self, state: dict[str, Tensor], version: int) -> None:
         """Restore what `state_dict` returned; the model's weights are of this version."""
-        ...
 
 
 def join_state(learner: Mapping[str, Tensor], older: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -97,34 +91,23 @@ class LocalTrainingBackend:
 
     Args:
         learner: Owns the sampling policy.
-        learned: All weights that the learner updates.
-        base: Distribution of x_0.
+        model: The sampler, whose learned weights the learner updates.
         reward: Scores the crystals.
-        device: Device of the rollouts.
         staleness: Number of versions before the current one that may still be needed.
     """
 
-    def __init__(
-        self,
-        learner: Learner,
-        learned: nn.Module,
-        base: BaseDistribution,
-        reward: Reward,
-        device: torch.device,
-        staleness: int = 0,
-    ) -> None:
-        self.learner, self.learned, self.base, self.reward = learner, learned, base, reward
-        self.device, self._staleness = device, staleness
+    def __init__(self, learner: Learner, model: FlowModel, reward: Reward, staleness: int = 0) -> None:
+        self.learner, self.model, self.reward, self._staleness = learner, model, reward, staleness
         self._seconds = dict.fromkeys(("time_rollout", "time_reward", "time_learn"), 0.0)
         self._submitted: dict[int, tuple[Sequence[WorkItem], int]] = {}
         self._trajectories: dict[int, list[Trajectory]] = {}
         self._version, self._older = 0, dict[int, dict[str, Tensor]]()
 
-    def rollout(self, item: WorkItem, version: int) -> Trajectory:
+    def rollout(self, item: WorkItem) -> Trajectory:
         """Roll out one item with the current weights."""
-        policy, objective = self.learner.policy, self.learner.objective
-        with_base = objective.needs_base(policy)
-        return run_item(item, policy, self.base, with_base, self.device, version)
+        policy, base = self.learner.policy, self.model.description.base_distribution
+        with_base = self.learner.objective.needs_base(policy)
+        return run_item(item, policy, base, with_base, self.model.device)
 
     def submit(self, items: Sequence[WorkItem], version: int) -> None:
         self._submitted[items[0].iteration] = (items, version)
@@ -134,11 +117,11 @@ class LocalTrainingBackend:
         items, version = self._submitted.pop(iteration)
         current = None
         if version != self._version:
-            current = copy_weights(self.learned)
-            self.learned.load_state_dict(self._older[version])
-        trajectories = self._trajectories[iteration] = [self.rollout(item, version) for item in items]
+            current = copy_weights(self.model.learned)
+            self.model.learned.load_state_dict(self._older[version])
+        trajectories = self._trajectories[iteration] = [self.rollout(item) for item in items]
         if current is not None:
-            self.learned.load_state_dict(current)
+            self.model.learned.load_state_dict(current)
         start = self._add_time("time_rollout", start)
         scored = [
             score_item(trajectory.final(), self.reward, item.group_size)
@@ -151,7 +134,7 @@ class LocalTrainingBackend:
         start = self._now()
         trajectories = self._trajectories.pop(iteration)
         if self._staleness:
-            self._older[self._version] = copy_weights(self.learned)
+            self._older[self._version] = copy_weights(self.model.learned)
         metrics = {}
         if len(counted):
             metrics = self.learner.update(Trajectory.cat(trajectories).select(counted), advantage)
@@ -174,8 +157,8 @@ class LocalTrainingBackend:
 
     def _now(self) -> float:
         """Return the time, once the device has finished its asynchronous work."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
         return time.perf_counter()
 
     def _add_time(self, stage: str, start: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -31,33 +31,21 @@ ALLOCATOR_ERRORS = ("can't allocate memory", "not enough memory")
 
 
 @dataclass
-class Tally:
-    """Running statistics of an update."""
-
-    sums: dict[str, float]
-    log_ratio_max: float = 0.0
-
-    def add(self, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-
-@dataclass(frozen=True)
 class Report:
-    """Message of a learner to the others before every step.
+    """Running statistics of an update, which a learner sends to the others before every step.
 
     Attributes:
         sums: Its statistics, summed over the epochs so far.
-        log_ratio_max: Largest |log-ratio| of its part.
+        log_ratio_max: Largest |log-ratio| of its part in the first epoch.
         graded: Indices of the parameters that have a gradient.
         microbatch_pairs: Its current bound.
         error: Why it cannot take the step.
     """
 
-    sums: dict[str, float]
-    log_ratio_max: float
-    graded: list[int]
-    microbatch_pairs: int
+    sums: dict[str, float] = field(default_factory=dict)
+    log_ratio_max: float = 0.0
+    graded: list[int] = field(default_factory=list)
+    microbatch_pairs: int = 0
     error: str | None = None
 
 
@@ -104,15 +92,15 @@ class Learner:
                 into memory; the step was not taken (earlier epochs were). Names the compositions. All learners raise
                 the same.
         """
-        part = None if trajectory is None else Part.of(trajectory, advantage, total or len(trajectory))
-        tally, norms, reports = Tally({}), 0.0, list[Report]()
+        part = None if trajectory is None else Part(trajectory, advantage, total or len(trajectory))
+        report, norms, reports = Report(), 0.0, list[Report]()
         for epoch in range(self.settings.epochs):
             try:
-                tally = self._gradients(part, tally, first=epoch == 0)
-                graded = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
-                report = Report(tally.sums, tally.log_ratio_max, graded, self.microbatch_pairs)
+                report = self._gradients(part, report, first=epoch == 0)
             except TrainingError as error:
-                report = Report({}, 0.0, [], self.microbatch_pairs, str(error))
+                report = Report(error=str(error))
+            report.graded = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
+            report.microbatch_pairs = self.microbatch_pairs
             reports = [Report(**values) for values in self.process_group.exchange(asdict(report))]
             for each in reports:
                 if each.error is not None:
@@ -129,44 +117,43 @@ class Learner:
             norms += float(norm)
         sums: dict[str, float] = {}
         for each in reports:
-            for name, value in each.sums.items():
-                sums[name] = sums[name] + value if name in sums else value
+            _add(sums, each.sums)
         sums["grad_norm"] = norms
         means = {name: value / self.settings.epochs for name, value in sums.items()}
         pairs = min(each.microbatch_pairs for each in reports)
         changed = {"microbatch_pairs": pairs} if pairs < self.settings.microbatch_pairs else {}
         return means | {"log_ratio_max": max(each.log_ratio_max for each in reports)} | changed
 
-    def _gradients(self, part: Part | None, before: Tally, first: bool) -> Tally:
+    def _gradients(self, part: Part | None, before: Report, first: bool) -> Report:
         """Compute an epoch's gradients in microbatches that fit into memory; return the statistics including it."""
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             if part is None:
                 return before
-            tally, cut = Tally(before.sums.copy(), before.log_ratio_max), None
+            report, cut = replace(before, sums=before.sums.copy()), None
             try:
                 for cut in part.cuts(self.microbatch_pairs):
-                    self._backward(part.microbatch(cut), tally, first)
+                    self._backward(part.microbatch(cut), report, first)
             except RuntimeError as error:
                 if cut is None or not _is_out_of_memory(error):
                     raise
                 reason = str(error).splitlines()[0]
             else:
-                return tally
+                return report
             finally:
                 part.forget()
             # Not in the handler: until it ends, the traceback keeps the microbatch's tensors alive.
             self._halve(part.trajectory.x_0, cut, reason)
 
-    def _backward(self, microbatch: Microbatch, tally: Tally, first: bool) -> None:
+    def _backward(self, microbatch: Microbatch, report: Report, first: bool) -> None:
         """Add the gradients and statistics of a microbatch."""
         loss, stats, largest = self.loss(microbatch)
         if not torch.isfinite(loss):
             raise TrainingError(self._explain_not_finite(microbatch))
         loss.backward()
-        tally.add({"loss": float(loss.detach()), **stats})
+        _add(report.sums, {"loss": float(loss.detach()), **stats})
         if first:
-            tally.log_ratio_max = max(tally.log_ratio_max, largest)
+            report.log_ratio_max = max(report.log_ratio_max, largest)
 
     def _halve(self, crystals: CrystalBatch, cut: Cut, reason: str) -> None:
         """Limit microbatches to half the size of the one that was too large.
@@ -177,9 +164,10 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         if crystals.device.type == "cuda":
             torch.cuda.empty_cache()
-        sizes, n_steps = crystals.layout.sizes[cut.structures], cut.steps.stop - cut.steps.start
+        structures, steps = cut
+        sizes, n_steps = crystals.layout.sizes[structures], steps.stop - steps.start
         if len(sizes) == n_steps == 1:
-            formula = crystals.select([cut.structures.start]).formulas()[0]
+            formula = crystals.select([structures.start]).formulas()[0]
             raise TrainingError(
                 f"a single structure at a single step, {formula}, does not fit into the learner's memory; give it more "
                 f"(a larger GPU or share of one, fewer actors on its node) or train on smaller cells: {reason}"
@@ -211,7 +199,7 @@ class Learner:
             Seconds, bytes saved for the backward pass, and ordered pairs of atoms in the microbatch.
         """
         advantage = torch.linspace(-1.0, 1.0, len(trajectory), dtype=torch.float64)
-        part = Part.of(trajectory, advantage, len(trajectory))
+        part = Part(trajectory, advantage, len(trajectory))
         microbatch = part.microbatch(part.cuts(self.microbatch_pairs)[0])
         start = time.perf_counter()
         with saved_bytes() as saved:
@@ -239,6 +227,11 @@ class Learner:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore copies of what `state_dict` returned."""
         restore_optimizer(self.optimizer, {name: value.clone() for name, value in state.items()})
+
+
+def _add(sums: dict[str, float], values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        sums[name] = sums.get(name, 0.0) + value
 
 
 def _join_formulas(formulas: Iterable[str]) -> str:

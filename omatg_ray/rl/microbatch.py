@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -13,32 +12,8 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.rl.rollout import Trajectory
 
-
-@dataclass(frozen=True)
-class Cut:
-    """Consecutive structures at consecutive steps."""
-
-    structures: slice
-    steps: slice
-
-
-def cuts(sizes: Sequence[int], n_steps: int, limit: int) -> list[Cut]:
-    """Cut structures × steps into blocks of at most `limit` ordered pairs of atoms, at least one structure and step.
-
-    Args:
-        sizes: Atoms of every structure.
-        n_steps: Steps of each structure.
-        limit: Largest number of ordered pairs of atoms in a block.
-    """
-    pairs = list(accumulate((size * size for size in sizes), initial=0))
-    blocks, start = list[Cut](), 0
-    while start < len(sizes):
-        stop = max(start + 1, bisect_right(pairs, pairs[start] + limit) - 1)
-        each = max(1, limit // (pairs[stop] - pairs[start]))
-        for first in range(0, n_steps, each):
-            blocks.append(Cut(slice(start, stop), slice(first, min(first + each, n_steps))))
-        start = stop
-    return blocks
+Cut = tuple[slice, slice]
+"""Consecutive structures at consecutive steps."""
 
 
 @dataclass(frozen=True)
@@ -59,48 +34,35 @@ class Microbatch:
     advantage: Tensor
     weight: float
 
-    @property
-    def t(self) -> Tensor:
-        """Times of the steps (K,)."""
-        return self.trajectory.of_learned(self.trajectory.times[:-1])[self.steps]
 
-    @property
-    def dt(self) -> Tensor:
-        """Lengths of the steps (K,)."""
-        return self.trajectory.of_learned(self.trajectory.times.diff())[self.steps]
-
-
-@dataclass
 class Part:
     """The part of an iteration that one learner learns from.
 
-    Attributes:
+    Args:
         trajectory: Its structures.
-        states: Their states before the steps learned from.
         advantage: Their advantages (B,).
         total: Number of structures of all learners.
     """
 
-    trajectory: Trajectory
-    states: tuple[Tensor, Tensor]
-    advantage: Tensor
-    total: int
-    _shared: tuple[slice, Trajectory, slice, Tensor] | None = field(default=None, init=False)
-    _tiled: CrystalBatch | None = field(default=None, init=False)
-
-    @classmethod
-    def of(cls, trajectory: Trajectory, advantage: Tensor, total: int) -> Part:
-        pos, cell = (trajectory.of_learned(values) for values in trajectory.states())
-        return cls(trajectory, (pos, cell), advantage, total)
-
-    @property
-    def sizes(self) -> list[int]:
-        """Atoms of every structure."""
-        return self.trajectory.x_0.layout.sizes
+    def __init__(self, trajectory: Trajectory, advantage: Tensor, total: int) -> None:
+        self.trajectory, self._advantage, self._total = trajectory, advantage, total
+        # States before the steps learned from.
+        self._pos, self._cell = (trajectory.of_learned(values) for values in trajectory.states())
+        self._shared: tuple[slice, Trajectory, slice, Tensor] | None = None
+        self._tiled: CrystalBatch | None = None
 
     def cuts(self, limit: int) -> list[Cut]:
-        """Cut the part into microbatches, as `cuts` does."""
-        return cuts(self.sizes, self.trajectory.n_learned, limit)
+        """Cut structures × steps into blocks of at most `limit` ordered pairs of atoms, at least one of each."""
+        sizes, n_steps = self.trajectory.x_0.layout.sizes, self.trajectory.n_learned
+        pairs = list(accumulate((size * size for size in sizes), initial=0))
+        blocks, start = list[Cut](), 0
+        while start < len(sizes):
+            stop = max(start + 1, bisect_right(pairs, pairs[start] + limit) - 1)
+            each = max(1, limit // (pairs[stop] - pairs[start]))
+            for first in range(0, n_steps, each):
+                blocks.append((slice(start, stop), slice(first, min(first + each, n_steps))))
+            start = stop
+        return blocks
 
     def forget(self) -> None:
         """Release the tensors that microbatches of the same structures share."""
@@ -108,17 +70,17 @@ class Part:
 
     def microbatch(self, cut: Cut) -> Microbatch:
         """Build a microbatch. Microbatches of the same structures share what does not differ between steps."""
-        whole, structures, steps = self.trajectory, cut.structures, cut.steps
+        whole, (structures, steps) = self.trajectory, cut
         if self._shared is None or self._shared[0] != structures:
             self.forget()
             rows = torch.arange(structures.start, structures.stop)
             selected = whole if len(rows) == len(whole) else whole.select(rows)
             atoms = slice(*whole.x_0.ptr[[structures.start, structures.stop]].tolist())
-            self._shared = structures, selected, atoms, self.advantage[structures].to(self.states[0])
+            self._shared = structures, selected, atoms, self._advantage[structures].to(self._pos)
         _, part, atoms, advantage = self._shared
         if self._tiled is None or len(self._tiled) != (steps.stop - steps.start) * len(part):
             self._tiled = part.x_0.tile(steps.stop - steps.start)
-        pos, cell = self.states[0][steps, atoms].flatten(0, 1), self.states[1][steps, structures].flatten(0, 1)
+        pos, cell = self._pos[steps, atoms].flatten(0, 1), self._cell[steps, structures].flatten(0, 1)
         species = None if part.species is None else part.of_learned(part.species)[steps].flatten()
         crystals = self._tiled.replace(pos, cell, species)
-        return Microbatch(part, steps, crystals, advantage, 1.0 / (whole.n_learned * self.total))
+        return Microbatch(part, steps, crystals, advantage, 1.0 / (whole.n_learned * self._total))

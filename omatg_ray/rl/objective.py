@@ -6,7 +6,6 @@ Source: OMatG-IRL (arXiv 2602.00424); the clipped surrogate is that of Schulman 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,14 +13,8 @@ from torch import Tensor
 from omatg_ray.crystal.batch import Layout
 from omatg_ray.rl.settings import PositionReduction
 
-
-@dataclass(frozen=True)
-class Terms:
-    """Unweighted terms of the surrogate and the KL per step and structure, each (K, B)."""
-
-    policy: Tensor
-    kl: Tensor
-    clipped: Tensor
+Terms = tuple[Tensor, Tensor, Tensor]
+"""Unweighted terms of the surrogate and of the KL per step and structure, and the clipped share, each (K, B)."""
 
 
 def surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
@@ -29,6 +22,11 @@ def surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor
 
     The minimum is −A · min(ratio, 1 + ε) for A ≥ 0 and −A · max(ratio, 1 − ε) for A < 0. Bounding the logarithm gives
     both, and a clipped ratio beyond the range of floats has no gradient instead of NaN.
+
+    Args:
+        log_ratio: log p_θ − log p_old, summed over the components of what has one ratio (K, B).
+        advantage: (B,).
+        clip: ε.
     """
     low, high = math.log1p(-clip), math.log1p(clip)
     bounded = torch.where(advantage < 0, log_ratio.clamp(min=low), log_ratio.clamp(max=high))
@@ -56,24 +54,12 @@ def position_terms(
     n_atoms = layout.n_atoms.to(log_ratio.dtype)
     if reduction == "none":
         policy, clipped = surrogate(total(log_ratio), advantage, clip)
-        return Terms(policy, total(kl), clipped)
+        return policy, total(kl), clipped
     if reduction == "per_structure":
         policy, clipped = surrogate(total(log_ratio), advantage / n_atoms, clip)
-        return Terms(policy, total(kl) / n_atoms, clipped)
+        return policy, total(kl) / n_atoms, clipped
     policy, clipped = surrogate(log_ratio, advantage.index_select(0, layout.batch), clip)
-    return Terms(total(policy) / n_atoms, total(kl) / n_atoms, total(clipped) / n_atoms)
-
-
-def structure_terms(log_ratio: Tensor, kl: Tensor, advantage: Tensor, clip: float) -> Terms:
-    """Compute terms with one ratio per structure: for lattices, and for actions that are a single number.
-
-    Args:
-        log_ratio: Summed over the components (K, B).
-        kl: Summed over the components (K, B).
-        advantage: (B,).
-    """
-    policy, clipped = surrogate(log_ratio, advantage, clip)
-    return Terms(policy, kl, clipped)
+    return total(policy) / n_atoms, total(kl) / n_atoms, total(clipped) / n_atoms
 
 
 def negative_entropy(sigma: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -32,7 +32,6 @@ class Trajectory:
         action: Actions (M, B) where they are not the displacements themselves.
         base_outputs: Outputs of the base network for the active fields at every state, (M, ...), where the objective
             needs them.
-        version: Version of the policy that sampled.
         species: Species at every step's state (K, sum N), where they are generated; 0 where masked.
         learn_from: The steps that are learned from (M,), increasing; None: all, M = K.
         precision: Precision of the networks. Learning must use the same one; otherwise the ratios would differ from 1
@@ -45,7 +44,6 @@ class Trajectory:
     log_prob: Fields
     action: Fields
     base_outputs: dict[Output, Tensor]
-    version: int = 0
     species: Tensor | None = None
     learn_from: Tensor | None = None
     precision: Precision = "float32"
@@ -93,17 +91,16 @@ class Trajectory:
         def move(tensors: dict[K, Tensor]) -> dict[K, Tensor]:
             return {name: values.to(device) for name, values in tensors.items()}
 
-        return Trajectory(
-            self.x_0.to(device),
-            self.times.to(device),
-            move(self.displacement),
-            move(self.log_prob),
-            move(self.action),
-            move(self.base_outputs),
-            self.version,
-            None if self.species is None else self.species.to(device),
-            None if self.learn_from is None else self.learn_from.to(device),
-            self.precision,
+        return replace(
+            self,
+            x_0=self.x_0.to(device),
+            times=self.times.to(device),
+            displacement=move(self.displacement),
+            log_prob=move(self.log_prob),
+            action=move(self.action),
+            base_outputs=move(self.base_outputs),
+            species=None if self.species is None else self.species.to(device),
+            learn_from=None if self.learn_from is None else self.learn_from.to(device),
         )
 
     def select(self, structures: Tensor) -> Trajectory:
@@ -118,17 +115,14 @@ class Trajectory:
                 for name, values in tensors.items()
             }
 
-        return Trajectory(
-            self.x_0.select(structures),
-            self.times,
-            part(self.displacement),
-            part(self.log_prob, of_structures=bool(self.action)),
-            part(self.action, of_structures=True),
-            part(self.base_outputs),
-            self.version,
-            None if self.species is None else self.species.index_select(1, atoms),
-            self.learn_from,
-            self.precision,
+        return replace(
+            self,
+            x_0=self.x_0.select(structures),
+            displacement=part(self.displacement),
+            log_prob=part(self.log_prob, of_structures=bool(self.action)),
+            action=part(self.action, of_structures=True),
+            base_outputs=part(self.base_outputs),
+            species=None if self.species is None else self.species.index_select(1, atoms),
         )
 
     @classmethod
@@ -141,17 +135,14 @@ class Trajectory:
             return {field: torch.cat([part[field] for part in parts], dim=1) for field in parts[0]}
 
         species = [trajectory.species for trajectory in trajectories if trajectory.species is not None]
-        return cls(
-            CrystalBatch.cat([t.x_0 for t in trajectories]),
-            first.times,
-            join("displacement"),
-            join("log_prob"),
-            join("action"),
-            join("base_outputs"),
-            first.version,
-            torch.cat(species, dim=1) if species else None,
-            first.learn_from,
-            first.precision,
+        return replace(
+            first,
+            x_0=CrystalBatch.cat([t.x_0 for t in trajectories]),
+            displacement=join("displacement"),
+            log_prob=join("log_prob"),
+            action=join("action"),
+            base_outputs=join("base_outputs"),
+            species=torch.cat(species, dim=1) if species else None,
         )
 
 
@@ -161,7 +152,6 @@ def rollout(
     times: Tensor,
     noise: Fields,
     with_base: bool = False,
-    version: int = 0,
     jumps: Tensor | None = None,
     learn_from: Sequence[int] | None = None,
     noise_elsewhere: bool = True,
@@ -174,7 +164,6 @@ def rollout(
         times: Grid (T,).
         noise: Standard normal numbers for the active fields, as returned by `draw_noise`.
         with_base: Whether to record the base network's outputs for the active fields, for KL and distillation.
-        version: Version of the policy, recorded with the trajectory.
         jumps: Random numbers as returned by `draw_jumps`, where the policy generates species.
         learn_from: The steps that will be learned from, increasing; None: all.
         noise_elsewhere: Whether the other steps take noise too.
@@ -218,7 +207,6 @@ def rollout(
         log_prob=log_prob,
         action=stack("action", learned_from),
         base_outputs=stack("base_outputs", learned_from),
-        version=version,
         species=None if policy.species is None else torch.stack(visited),
         learn_from=rows,
         precision=policy.precision,

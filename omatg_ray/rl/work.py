@@ -105,12 +105,7 @@ def plan_iteration(
 
 
 def run_item(
-    item: WorkItem,
-    policy: Policy,
-    base: BaseDistribution,
-    with_base: bool,
-    device: torch.device,
-    version: int,
+    item: WorkItem, policy: Policy, base: BaseDistribution, with_base: bool, device: torch.device
 ) -> Trajectory:
     """Roll out an item: x_0 comes from the base distribution, noise and jumps from the members' seeds."""
     x_0 = base.sample(item.species, item.start_seeds).to(device)
@@ -121,5 +116,5 @@ def run_item(
         jumps = draw_jumps(x_0, item.steps, item.seeds)
     times = policy.times(item.steps)
     return rollout(
-        policy.at(item.precision), x_0, times, noise, with_base, version, jumps, item.learn_from, item.noise_elsewhere
+        policy.at(item.precision), x_0, times, noise, with_base, jumps, item.learn_from, item.noise_elsewhere
     )

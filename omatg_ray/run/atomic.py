@@ -48,19 +48,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         DiskError: The disk is full or the folder is not writable; `path` is unchanged.
     """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_path(path)
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
+    with _beside(path) as temporary:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -86,18 +79,11 @@ def replace_folder(path: Path) -> Iterator[Path]:
     Raises:
         DiskError: The disk is full or the folder is not writable; `path` is unchanged.
     """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_path(path)
+    with _beside(path) as temporary:
         temporary.mkdir()
-        try:
-            yield temporary
-            _sync_tree(temporary)
-            _swap(temporary, path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        _sync_folder(path.parent)
+        yield temporary
+        _sync_tree(temporary)
+        _swap(temporary, path)
 
 
 def remove_folder(path: Path) -> None:
@@ -110,24 +96,36 @@ def remove_folder(path: Path) -> None:
 
 def point(link: Path, target_name: str) -> None:
     """Point the symbolic link `link` to its sibling `target_name`, atomically."""
-    with disk_errors(link):
-        temporary = _temporary_path(link)
+    with _beside(link) as temporary:
         os.symlink(target_name, temporary)
-        try:
-            os.replace(temporary, link)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(link.parent)
+        os.replace(temporary, link)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed process left under temporary names in `folder`. Only its sole writer may call this."""
     for path in folder.glob(".*.tmp"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Yield a name in the same folder for what the block makes and then renames to `path`; removed if it fails."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary_path(path)
+        try:
+            yield temporary
+        except BaseException:
+            _remove(temporary)
+            raise
+        _sync_folder(path.parent)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _temporary_path(path: Path) -> Path:

@@ -27,6 +27,8 @@ from omatg_ray.run.interrupt import deaf_children
 
 logger = logging.getLogger(__name__)
 
+SECONDS_TO_END = 10.0
+"""How long a worker that has closed its connection may take to end."""
 MAX_ATTEMPTS = 2
 """A call whose worker died (not one that timed out) is retried once: something else may have killed the worker."""
 
@@ -75,7 +77,7 @@ class BoundedPool:
     def close(self) -> None:
         """Kill the workers. The pool starts new ones if it is used again."""
         while self._idle:
-            self._idle.pop().kill()
+            self._idle.pop().end(0.0)
 
     def map(self, calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Outcome]]:
         """Yield (index of the call, its outcome) in the order in which calls finish; every index exactly once.
@@ -106,7 +108,7 @@ class BoundedPool:
                 while waiting and len(busy) < self.workers:
                     index, attempt = waiting.popleft()
                     worker = self._idle.pop() if self._idle else _Worker(self.function, self.timeout)
-                    worker.submit(calls[index])
+                    worker.send(calls[index])
                     busy[worker.connection] = (worker, index, attempt)
                 for connection in wait(list(busy)):
                     assert isinstance(connection, Connection)
@@ -127,10 +129,10 @@ class BoundedPool:
         finally:
             # Left early: a worker that is still computing would answer the next map's calls.
             for worker, _, _ in busy.values():
-                worker.kill()
+                worker.end(0.0)
 
     def _outcome_of_death(self, worker: _Worker) -> Outcome:
-        exit_code = worker.join()
+        exit_code = worker.end(SECONDS_TO_END)
         if not worker.ready:
             raise RuntimeError(
                 f"a worker process for {self.function!r} ended with exit code {exit_code} before it was ready;"
@@ -161,12 +163,9 @@ class _Worker:
                 env={**os.environ, **one_thread},
             )
         self.ready = False
-        self._send((function, timeout))
+        self.send((function, timeout))
 
-    def submit(self, arguments: tuple[Any, ...]) -> None:
-        self._send(arguments)
-
-    def _send(self, message: object) -> None:
+    def send(self, message: object) -> None:
         with suppress(OSError):  # The process is gone, and `receive` will say so.
             self.connection.send(message)
 
@@ -188,19 +187,14 @@ class _Worker:
             self.ready = True
         return message
 
-    def join(self) -> int:
-        """Wait for a process that is ending by itself; return its exit code, negative for a signal."""
+    def end(self, seconds: float) -> int:
+        """Kill the process unless it ends by itself in some seconds; return its exit code, negative for a signal."""
         try:
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
         self.connection.close()
         return self._process.wait()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self.connection.close()
 
 
 def serve(descriptor: int) -> None:

@@ -44,7 +44,8 @@ def verify(folder: Path, called: Location | None = None) -> None:
     if not folder.is_dir():
         raise ModelError(f"there is no checkpoint {called}")
     try:
-        files = {str(name): (entry["size"], entry["sha256"]) for name, entry in _read_files(folder / MANIFEST).items()}
+        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"].items()
+        files = {str(name): (entry["size"], entry["sha256"]) for name, entry in entries}
     except FileNotFoundError:
         raise ModelError(f"{called} is not a complete checkpoint: it has no {MANIFEST}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -66,11 +67,6 @@ def is_whole(checkpoint: Path) -> bool:
     except ModelError:
         return False
     return True
-
-
-def _read_files(manifest: Path) -> dict[str, dict[str, object]]:
-    files: dict[str, dict[str, object]] = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    return files
 
 
 def sha256_of(path: Path) -> str:

@@ -38,16 +38,12 @@ def read_tree(path: Location | None, overrides: Sequence[str], model: type[BaseM
             raise ConfigError(f"{path} must hold a mapping of keys, not {type(tree).__name__}")
     tree = current_names(model, tree)
     for override in overrides:
-        _apply(tree, override, model)
+        key, equals, value = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"override {override!r} is not of the form key=value, e.g. rollout.groups=8")
+        try:
+            set_key(tree, *current_key(model, key.strip(), parse_value(value)))
+        except ConfigError as error:
+            raise ConfigError(f"override {override!r}: {error}") from error
     sources = [*([str(path)] if path else []), *(["overrides"] if overrides or not path else [])]
     return tree, " and ".join(sources)
-
-
-def _apply(tree: dict[str, Any], override: str, model: type[BaseModel]) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"override {override!r} is not of the form key=value, e.g. rollout.groups=8")
-    try:
-        set_key(tree, *current_key(model, key.strip(), parse_value(text)))
-    except ConfigError as error:
-        raise ConfigError(f"override {override!r}: {error}") from error

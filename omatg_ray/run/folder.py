@@ -43,10 +43,25 @@ class RunFolder:
     Args:
         path: The folder.
         storage: Storage of the run, if not the folder itself.
+
+    Attributes:
+        config_path: The resolved configuration, as YAML.
+        versions_path: Result of `omatg_ray.run.versions.versions`, as JSON.
+        metrics_path: The log that `omatg_ray.run.metrics.MetricsLog` writes.
+        actors_path: Last known actors of a run on Ray, as JSON.
+        timeline_path: `Timeline` of the actors of a run on Ray, in the iteration before its newest checkpoint.
+        checkpoints: Folder of the checkpoints.
+        structures: Generated and reference structures, as extxyz.
+        schedule: The schedule that the best checkpoint learned: `schedule.json` and its weights.
+        evaluation: Results of evaluations, as JSON.
     """
 
     def __init__(self, path: Path, storage: Storage | None = None) -> None:
-        self.path = Path(path)
+        self.path = path = Path(path)
+        self.config_path, self.versions_path, self.metrics_path = path / CONFIG, path / VERSIONS, path / METRICS
+        self.actors_path, self.timeline_path = path / ACTORS, path / TIMELINE
+        self.checkpoints, self.structures = path / CHECKPOINTS, path / "structures"
+        self.schedule, self.evaluation = path / "schedule", path / "evaluation"
         self.storage = Storage(self.path) if storage is None else storage
         self._lock: IO[str] | None = None
         self._keep: int | None = None
@@ -111,50 +126,6 @@ class RunFolder:
         # Fail now, not after the first iteration, if the storage is not writable.
         storage.write(WRITER_FILE, writer().encode())
         return run
-
-    @property
-    def config_path(self) -> Path:
-        """The resolved configuration, as YAML."""
-        return self.path / CONFIG
-
-    @property
-    def versions_path(self) -> Path:
-        """Result of `omatg_ray.run.versions.versions`, as JSON."""
-        return self.path / VERSIONS
-
-    @property
-    def metrics_path(self) -> Path:
-        """The log that `omatg_ray.run.metrics.MetricsLog` writes."""
-        return self.path / METRICS
-
-    @property
-    def actors_path(self) -> Path:
-        """Last known actors of a run on Ray, as JSON."""
-        return self.path / ACTORS
-
-    @property
-    def timeline_path(self) -> Path:
-        """`Timeline` of the actors of a run on Ray, in the iteration before its newest checkpoint."""
-        return self.path / TIMELINE
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / CHECKPOINTS
-
-    @property
-    def structures(self) -> Path:
-        """Generated and reference structures, as extxyz."""
-        return self.path / "structures"
-
-    @property
-    def schedule(self) -> Path:
-        """The schedule that the best checkpoint learned: `schedule.json` and its weights."""
-        return self.path / "schedule"
-
-    @property
-    def evaluation(self) -> Path:
-        """Results of evaluations, as JSON."""
-        return self.path / "evaluation"
 
     def holds_run(self) -> bool:
         """Return whether a run was started here."""

@@ -1,4 +1,4 @@
-"""The user's home, which is sometimes missing in containers and batch systems."""
+"""The user's home, which is sometimes missing in containers and batch systems, and the folder of caches in it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,18 @@ def home() -> Path | None:
     except RuntimeError:
         return None
     return None if path == Path(NOWHERE) else path
+
+
+def cache_folder() -> Path | None:
+    """Return the folder for data that can be computed or fetched again; None for a user without a home.
+
+    It is `omatg_ray` in `XDG_CACHE_HOME`, or else in `~/.cache`.
+    """
+    root = os.environ.get("XDG_CACHE_HOME")
+    if root:
+        return Path(root) / "omatg_ray"
+    own = home()
+    return None if own is None else own / ".cache" / "omatg_ray"
 
 
 def import_with_home(load: Callable[[], object], folder: str) -> bool:

@@ -45,7 +45,7 @@ class MetricsLog:
         elif self.path.exists():
             kept = [line for line in read_metrics(self.path) if line["step"] <= resume_from]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open until close
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open until the log is left
 
     def log(self, kind: Kind, step: int, values: Mapping[str, float]) -> None:
         """Write and flush one line.
@@ -66,35 +66,28 @@ class MetricsLog:
         with disk_errors(self.path):
             self._file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
             self._file.flush()
-            writer = self._writer()
+            if self._tensorboard is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._tensorboard = SummaryWriter(str(self._tensorboard_folder), purge_step=self._purge_step)
             scalars = {f"{kind}/{name}": value for name, value in finite.items() if value is not None}
             for name, value in scalars.items():
-                writer.add_scalar(name, value, step)
-            writer.flush()
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()
         for sink in self._sinks:
             sink.log(step, scalars)
-
-    def close(self, failed: bool = False) -> None:
-        """Close files and sinks, and tell the sinks whether the run failed."""
-        for sink in self._sinks:
-            sink.close(failed)
-        with disk_errors(self.path):
-            self._file.close()
-            if self._tensorboard is not None:
-                self._tensorboard.close()
 
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close(failed=kind is not None)
-
-    def _writer(self) -> SummaryWriter:
-        if self._tensorboard is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._tensorboard = SummaryWriter(str(self._tensorboard_folder), purge_step=self._purge_step)
-        return self._tensorboard
+        """Close files and sinks, and tell the sinks whether the run failed."""
+        for sink in self._sinks:
+            sink.close(failed=kind is not None)
+        with disk_errors(self.path):
+            self._file.close()
+            if self._tensorboard is not None:
+                self._tensorboard.close()
 
 
 def _number(value: float) -> float | None:

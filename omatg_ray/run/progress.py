@@ -51,14 +51,11 @@ class Progress:
         if not self._bar.disable:
             print_line(text)
 
-    def close(self) -> None:
-        self._bar.close()
-
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._bar.close()
 
 
 def print_line(text: str) -> None:

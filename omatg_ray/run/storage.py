@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, Any
@@ -118,10 +119,14 @@ class RemoteStorage(Storage):
         super().__init__(Path(mkdtemp(prefix=PREFIX)) / PurePosixPath(url).name if folder is None else folder)
         # Size and time of each stored file, by name; None if another process stored it.
         self._stored: dict[str, tuple[int, int] | None] = {}
-        self._connection: tuple[FileSystem, str] | None = None
+
+    @cached_property
+    def _connection(self) -> tuple[FileSystem, str]:
+        """File system, and the path of the URL in it."""
+        return _connect(self.url)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_connection": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_connection"}
 
     def called(self, name: str = "") -> Location:
         return f"{self.url}/{name}" if name else self.url
@@ -130,7 +135,7 @@ class RemoteStorage(Storage):
         from pyarrow.fs import FileSelector, FileType
 
         with self._explain_errors("be listed"):
-            filesystem, root = self._connected()
+            filesystem, root = self._connection
             try:
                 infos = filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
             except NotADirectoryError:
@@ -156,9 +161,9 @@ class RemoteStorage(Storage):
 
     def read(self, name: str) -> bytes | None:
         with self._explain_errors(f"be read ({name})"):
-            filesystem, root = self._connected()
+            filesystem, root = self._connection
             try:
-                with filesystem.open_input_stream(f"{root}/{name}" if name else root) as stream:
+                with filesystem.open_input_stream(f"{root}/{name}") as stream:
                     return bytes(stream.read())
             except FileNotFoundError:
                 return None
@@ -167,9 +172,9 @@ class RemoteStorage(Storage):
         for name in names:
             path = self.folder / name
             with self._explain_errors(f"be read ({name})"):
-                filesystem, root = self._connected()
+                filesystem, root = self._connection
                 # A full disk is not the fault of the storage, which refuses when a file is opened.
-                with filesystem.open_input_stream(f"{root}/{name}" if name else root) as stream, disk_errors(path):
+                with filesystem.open_input_stream(f"{root}/{name}") as stream, disk_errors(path):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with open(path, "wb") as to:
                         shutil.copyfileobj(stream, to, CHUNK)
@@ -197,7 +202,7 @@ class RemoteStorage(Storage):
         from pyarrow.fs import FileType
 
         with self._explain_errors(f"be cleaned ({name})"):
-            filesystem, root = self._connected()
+            filesystem, root = self._connection
             kind = filesystem.get_file_info(f"{root}/{name}").type
             if kind == FileType.Directory:
                 filesystem.delete_dir(f"{root}/{name}")
@@ -212,19 +217,14 @@ class RemoteStorage(Storage):
                 self.folder.parent.rmdir()
 
     def _open_to(self, name: str) -> Any:
-        filesystem, root = self._connected()
+        filesystem, root = self._connection
         if not self._has_buckets():
             # Parent folders must exist in a file system; in a bucket they would be empty objects.
             filesystem.create_dir(f"{root}/{name}".rpartition("/")[0], recursive=True)
         return filesystem.open_output_stream(f"{root}/{name}")
 
     def _has_buckets(self) -> bool:
-        return self._connected()[0].type_name in ("s3", "gcs")
-
-    def _connected(self) -> tuple[FileSystem, str]:
-        if self._connection is None:
-            self._connection = _connect(self.url)
-        return self._connection
+        return self._connection[0].type_name in ("s3", "gcs")
 
     @contextmanager
     def _explain_errors(self, action: str) -> Iterator[None]:
@@ -261,12 +261,8 @@ def files_at(place: Location) -> list[str]:
 
 
 @contextmanager
-def local_copy(place: Location, names: Iterable[str] | None = None) -> Iterator[Path]:
+def local_copy(place: Location) -> Iterator[Path]:
     """Yield a path unchanged, or a copy of the file or folder at a URL for the duration of the block.
-
-    Args:
-        place: Path or URL.
-        names: Required files of a folder at a URL; None means all.
 
     Raises:
         StorageError: The URL cannot be reached, or nothing is there.
@@ -278,9 +274,8 @@ def local_copy(place: Location, names: Iterable[str] | None = None) -> Iterator[
         # Keep the suffix: readers of crystals identify formats by it.
         copy = Path(folder) / PurePosixPath(place).name
         below = RemoteStorage(place, folder=copy)
-        wanted = below.names() if names is None else list(names)
-        if wanted:
-            below.get(wanted)
+        if names := below.names():
+            below.get(names)
         else:
             parent, _, name = place.rpartition("/")
             RemoteStorage(parent, folder=Path(folder)).get([name])

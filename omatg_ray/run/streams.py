@@ -31,31 +31,21 @@ def open_closed() -> None:
             setattr(sys, f"__{name}__", stream)
 
 
-class Lost:
-    """Record of output that could not be printed on standard output.
-
-    Attributes:
-        reason: The error number; None if nothing was lost.
-    """
-
-    reason: int | None = None
-
-
 @contextmanager
-def tolerate_lost_readers() -> Iterator[Lost]:
+def tolerate_lost_readers() -> Iterator[list[int]]:
     """Let work continue if its output cannot be written: the reader or terminal is gone, or a disk is full.
 
     Only printed text is lost. Streams that have replaced the standard ones stay unchanged.
 
     Yields:
-        Record of the lost output, complete after the block.
+        The error numbers of writes to standard output that failed, complete after the block.
     """
-    lost = Lost()
+    lost: list[int] = []
     own = {name: getattr(sys, name) for name in ("stdout", "stderr")}
     for name, stream in own.items():
         if stream is getattr(sys, f"__{name}__"):
             _flush(stream)
-            setattr(sys, name, _tolerant_stream(stream, lost if name == "stdout" else Lost()))
+            setattr(sys, name, _tolerant_stream(stream, lost if name == "stdout" else []))
     ours = {name: getattr(sys, name) for name in own}
     try:
         yield lost
@@ -71,7 +61,7 @@ def _flush(stream: Any) -> None:
         stream.flush()
 
 
-def _tolerant_stream(stream: Any, lost: Lost) -> io.TextIOWrapper:
+def _tolerant_stream(stream: Any, lost: list[int]) -> io.TextIOWrapper:
     return io.TextIOWrapper(
         io.BufferedWriter(_TolerantFile(stream.fileno(), lost)),
         encoding=stream.encoding,
@@ -86,7 +76,7 @@ def _tolerant_stream(stream: Any, lost: Lost) -> io.TextIOWrapper:
 class _TolerantFile(io.FileIO):
     """A file that drops data it cannot write."""
 
-    def __init__(self, number: int, lost: Lost) -> None:
+    def __init__(self, number: int, lost: list[int]) -> None:
         super().__init__(number, "w", closefd=False)
         self._lost = lost
 
@@ -94,7 +84,7 @@ class _TolerantFile(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            self._lost.reason = error.errno
+            self._lost.append(error.errno or 0)
             if error.errno == errno.EPIPE:
                 # Libraries that write to the descriptor directly would fail, too.
                 nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -11,11 +11,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.atomic import write_json
@@ -26,16 +26,6 @@ IDS_FILE = "tracking.json"
 """File in a run folder with the ids of the run at the services, so that a resumed run continues there."""
 
 logger = logging.getLogger(__name__)
-
-
-class Sink(Protocol):
-    """A receiver of metrics."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Take finite numbers by names such as `train/loss`."""
-
-    def close(self, failed: bool) -> None:
-        """End the run at the receiver."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +68,10 @@ class Tracking:
         sinks: list[Sink] = []
         try:
             for tracker in self.trackers:
-                sink = self._sink(tracker, ids.get(tracker), folder)
-                sinks.append(_Guarded(tracker, sink))
-                if ids.get(tracker) != sink.ident:
-                    ids[tracker] = sink.ident
+                run = self._open(tracker, ids.get(tracker), folder)
+                sinks.append(Sink(tracker, run))
+                if ids.get(tracker) != run.ident:
+                    ids[tracker] = run.ident
                     write_json(path, ids)
         except BaseException:
             # The run ends here: services that accepted it must not wait for more.
@@ -90,31 +80,33 @@ class Tracking:
             raise
         return sinks
 
-    def _sink(self, tracker: Tracker, ident: str | None, folder: Path) -> WandbSink | MlflowSink:
+    def _open(self, tracker: Tracker, ident: str | None, folder: Path) -> WandbRun | MlflowRun:
         try:
-            return SINKS[tracker](ident, folder, self)
+            return RUNS[tracker](ident, folder, self)
         except Exception as error:  # each raises errors of its own and of its dependencies
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ConfigError(f"tracking: {tracker} cannot accept the run: {reason}") from error
 
 
-class _Guarded:
-    """A sink whose failure does not end the run: it is warned of once, and nothing more is sent."""
+class Sink:
+    """A receiver of metrics. Its failure does not end the run: it is warned of once, and nothing more is sent."""
 
-    def __init__(self, name: str, sink: Sink) -> None:
-        self._name, self._sink, self._failed = name, sink, False
+    def __init__(self, name: str, run: WandbRun | MlflowRun) -> None:
+        self._name, self._run, self._failed = name, run, False
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._try(lambda: self._sink.log(step, values))
+        """Send finite numbers by names such as `train/loss`."""
+        self._try(self._run.log, step, values)
 
     def close(self, failed: bool) -> None:
-        self._try(lambda: self._sink.close(failed))
+        """End the run at the receiver."""
+        self._try(self._run.close, failed)
 
-    def _try(self, act: Any) -> None:
+    def _try(self, act: Callable[..., None], *arguments: Any) -> None:
         if self._failed:
             return
         try:
-            act()
+            act(*arguments)
         except Exception as error:  # noqa: BLE001 - whatever a service raises, the run continues
             self._failed = True
             logger.warning(
@@ -124,7 +116,7 @@ class _Guarded:
             )
 
 
-class WandbSink:
+class WandbRun:
     """A run of Weights & Biases, in the project that WANDB_PROJECT names, else `omatg_ray`.
 
     Attributes:
@@ -155,7 +147,7 @@ class WandbSink:
         self._run.finish(exit_code=int(failed))
 
 
-class MlflowSink:
+class MlflowRun:
     """A run of MLflow, in the experiment that MLFLOW_EXPERIMENT_NAME names, else `omatg_ray`.
 
     Attributes:
@@ -193,4 +185,4 @@ class MlflowSink:
         self._client.set_terminated(self.ident, "FAILED" if failed else "FINISHED")
 
 
-SINKS: dict[Tracker, type[WandbSink] | type[MlflowSink]] = {"wandb": WandbSink, "mlflow": MlflowSink}
+RUNS: dict[Tracker, type[WandbRun] | type[MlflowRun]] = {"wandb": WandbRun, "mlflow": MlflowRun}

@@ -1,14 +1,19 @@
-"""Versions of the software that a run uses, found without importing any of it."""
+"""Versions of the software that a run uses, found without importing any of it.
+
+Other software than the driver's in a process of a run would silently give other numbers.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+
+from omatg_ray.errors import SoftwareError
 
 DISTRIBUTIONS = (
     "omatg-ray",
@@ -52,6 +57,32 @@ def software() -> dict[str, str]:
         source.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
     result = installed(("ray", "torch")) | {"python": ".".join(platform.python_version_tuple()[:2])}
     return {"omatg_ray": source.hexdigest()[:12]} | {name: value.split("+")[0] for name, value in result.items()}
+
+
+def refuse_other(theirs: Mapping[str, str], who: str, node: str, ours: Mapping[str, str] | None = None) -> None:
+    """Refuse another version of this package, Ray, Python or PyTorch than that of the leading process.
+
+    Args:
+        theirs: Result of `software` in the other process; empty if its package has no such function yet.
+        who: Name of the other process, for the message.
+        node: Its address.
+        ours: The same of the leading process, if that is not this one.
+
+    Raises:
+        SoftwareError: The software differs; the message names what, and both versions.
+    """
+    ours = software() if ours is None else ours
+    differ = [
+        f"{name} {theirs.get(name, 'unknown')} (the driver: {value})"
+        for name, value in ours.items()
+        if theirs.get(name) != value
+    ]
+    if differ:
+        raise SoftwareError(
+            f"{who} on node {node} runs other software than the driver and would give different results: "
+            f"{', '.join(differ)}. Install the same on all nodes, or submit a job, which brings its package along "
+            "(ray job submit --working-dir)"
+        )
 
 
 def installed(names: Iterable[str]) -> dict[str, str]:

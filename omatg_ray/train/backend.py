@@ -32,35 +32,34 @@ def run_backend(config: Config, parts: RunComponents, progress: bool, inside: bo
     """
     timeout = config.validation.match_timeout
     if not config.ray.rollout.workers:
-        training = local_training(config, parts)
-        with (
-            closing(parts.reward),
-            local_backend(config.workers, timeout, parts.energy, parts.reward, training) as backend,
-        ):
-            yield backend
+        with closing(parts.reward) as reward:
+            own = local_training(config, parts)
+            with local_backend(config.workers, timeout, parts.scorers.energy, reward, own) as backend:
+                yield backend
         return
-    from omatg_ray.distributed.backend import Learning, ray_backend
+    from omatg_ray.distributed.actor_set import start_actors
+    from omatg_ray.distributed.evaluation_backend import RayEvaluationBackend
+    from omatg_ray.distributed.training_backend import RayTrainingBackend
 
     # Rewards were tried out in this process; from here on actors compute them.
     parts.reward.close()
-    staleness, name = config.rollout.max_staleness, Path(config.run).name
-    learning = Learning(config.objective, config.learner, staleness, name)
-    with ray_backend(config.ray, parts.model, parts.scorers, timeout, progress, learning, inside) as backend:
-        yield backend
+    model, objective = parts.model, config.objective
+    roles = {
+        "learner": (model, objective, config.learner),
+        "rollout": (model,),
+        "reward": (parts.scorers, timeout),
+    }
+    with start_actors(config.ray, roles, progress, inside) as actors:
+        staleness, name = config.rollout.max_staleness, Path(config.run).name
+        training = RayTrainingBackend(actors, model, objective.needs_base(model.policy()), staleness, name)
+        evaluate = RayEvaluationBackend(actors, parts.scorers.energy)
+        yield Backend(evaluate, training, lambda: actors.info, lambda: training.timeline)
 
 
 def local_training(config: Config, parts: RunComponents) -> LocalTrainingBackend:
     """Return the backend that trains in this process."""
-    model = parts.model
-    learner = Learner(model.policy(), config.objective, config.learner)
-    return LocalTrainingBackend(
-        learner,
-        model.learned,
-        model.description.base_distribution,
-        parts.reward,
-        model.device,
-        config.rollout.max_staleness,
-    )
+    learner = Learner(parts.model.policy(), config.objective, config.learner)
+    return LocalTrainingBackend(learner, parts.model, parts.reward, config.rollout.max_staleness)
 
 
 @contextmanager
@@ -82,7 +81,9 @@ def evaluation_backend(
         with local_backend(options.workers, options.timeout, energy) as backend:
             yield backend
         return
-    from omatg_ray.distributed.backend import ray_backend
+    from omatg_ray.distributed.actor_set import start_actors
+    from omatg_ray.distributed.evaluation_backend import RayEvaluationBackend
 
-    with ray_backend(options.ray, model, Scorers(None, energy), options.timeout, progress) as backend:
-        yield backend
+    roles = {"rollout": (model,), "reward": (Scorers(None, energy), options.timeout)}
+    with start_actors(options.ray, roles, progress) as actors:
+        yield Backend(RayEvaluationBackend(actors, energy), info=lambda: actors.info)

@@ -10,13 +10,14 @@ import torch
 
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError, ModelError
-from omatg_ray.model.checks import unseen_elements, warn_unfamiliar
+from omatg_ray.model.checks import refuse_untrained, unseen_elements, warn_unfamiliar
 from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
 from omatg_ray.model.schedule import learned_schedule
 from omatg_ray.model.variants import variant
 from omatg_ray.policy.schedule import LearnedSchedule
 from omatg_ray.policy.settings import LearnedScheduleSettings
 from omatg_ray.reward.build import Scorers, build_scorers, fingerprint
+from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.location import absolute_name
 from omatg_ray.run.versions import versions
 from omatg_ray.train.components import RunComponents
@@ -25,6 +26,7 @@ from omatg_ray.train.early import refuse_unnamed
 from omatg_ray.train.precision import refuse_coarse
 from omatg_ray.train.record import tracking_of
 from omatg_ray.train.splits import base_run_data, load_splits
+from omatg_ray.train.unknown import known_to, require_known
 
 
 def build_run(config: Config, progress: bool = False) -> RunComponents:
@@ -60,18 +62,21 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
     data = config.data
     if data.file is None and data.train is None:
         data = base_run_data(config.base) or data
-    split = load_splits(data, progress)
-    scorers = build_scorers(config.reward, split.train, split.val, device)
-    if scorers.energy is not None:
-        if scorers.second_fingerprint == scorers.energy.potential.fingerprint:
-            warnings.warn(
-                f"reward.second_potential: {config.reward.second_potential} has the weights of reward.potential and "
-                "will always agree with it; name an independent one",
-                stacklevel=2,
-            )
-        scorers.energy.require_elements(split.val.elements | split.test.elements)
+    potential = None if config.reward.potential is None else load_potential(config.reward.potential, device)
+    known = known_to(potential, start, config.base) if config.data.drop_unknown else None
+    split = load_splits(data, progress, known)
+    elements = split.train.elements | split.val.elements | split.test.elements
+    if potential is not None:
+        require_known(potential, elements)
+    scorers = build_scorers(config.reward, split.train, split.val, device, potential)
+    if scorers.energy is not None and scorers.second_fingerprint == scorers.energy.potential.fingerprint:
+        warnings.warn(
+            f"reward.second_potential: {config.reward.second_potential} has the weights of reward.potential and "
+            "will always agree with it; name an independent one",
+            stacklevel=2,
+        )
     warn_unfamiliar(start, split.train.elements, split.train.sizes)
-    start.network.require(split.train.elements | split.val.elements | split.test.elements)
+    start.network.require(elements)
     parts = RunComponents(start, policy_model(start, config, scorers, split.train.elements), split, scorers)
     refuse_coarse(config, parts)
     return parts
@@ -89,7 +94,7 @@ def policy_model(start: FlowModel, config: Config, scorers: Scorers, elements: f
     Raises:
         ConfigError: The start was reinforced on other fields or by another kind of policy, or the schedule to anneal
             with cannot be read.
-        ModelError: The base has no denoiser for a score policy.
+        ModelError: The base has no denoiser for a score policy, or the variant has a module that nothing trains.
     """
     acts_on, policy = start.description.active, config.policy
     if acts_on and set(acts_on) != set(policy.active):
@@ -151,6 +156,7 @@ def policy_model(start: FlowModel, config: Config, scorers: Scorers, elements: f
     if "noise" in start.learned and description.noise == start.description.noise:
         learned["noise"].load_state_dict(start.learned["noise"].state_dict())
     model = FlowModel(description, start.base_network, learned.requires_grad_(False).to(start.device))
+    refuse_untrained(model)
     for steps in config.rollout.turns:
         model.variant.check(model.policy(), steps)
     return model

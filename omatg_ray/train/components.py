@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from omatg_ray.crystal.split import Split
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.build import Scorers
-from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.weighted import Weighted
 
 
@@ -32,11 +31,6 @@ class RunComponents:
         """The reward that training maximises."""
         assert self.scorers.reward is not None
         return self.scorers.reward
-
-    @property
-    def energy(self) -> MatGLEnergy | None:
-        """Energies of evaluations; None without a potential."""
-        return self.scorers.energy
 
     @property
     def compositions(self) -> list[list[int]]:

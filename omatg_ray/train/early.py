@@ -28,12 +28,20 @@ def refuse_pretrain(config: Config, new: bool) -> None:
         new: Whether the run is new, not resumed.
 
     Raises:
-        ConfigError: No crystals are named, or the folder holds a run.
+        ConfigError: No crystals are named, unknown elements are to be left out and no potential is named, or the folder
+            holds a run.
         DataError: A file of crystals does not exist.
     """
     if config.data.file is None and config.data.train is None:
         raise ConfigError(UNNAMED_DATA)
     _require_locations(config.data)
+    if config.data.drop_unknown:
+        if config.reward.potential is None:
+            raise ConfigError(
+                "data.drop_unknown: a base may be trained on any element; name the potential that will reward it "
+                "(reward.potential=...), whose elements then decide, or leave it out"
+            )
+        require_potential(config.reward.potential)
     if new:
         refuse_taken(config.run)
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.split import Split
 from omatg_ray.flow.activations import saved_bytes
-from omatg_ray.flow.pretrain import Recipe
+from omatg_ray.flow.pretrain import Pretrainer
 from omatg_ray.policy.schedule import describe as describe_schedule
 from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.settings import RolloutSettings
@@ -28,37 +28,14 @@ from omatg_ray.train.components import RunComponents
 TRIAL_STEPS = 3
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Seconds per iteration and stage, and bytes.
-
-    Attributes:
-        rollout, reward, learn: Seconds.
-        activations: Bytes that one microbatch keeps for its backward pass.
-        trajectories: Bytes of an iteration's trajectories.
-        weights: Bytes of networks, gradients and optimizer.
-    """
-
-    rollout: float
-    reward: float
-    learn: float
-    activations: int
-    trajectories: int
-    weights: int
-
-    @property
-    def iteration(self) -> float:
-        return self.rollout + self.reward + self.learn
-
-    @property
-    def memory(self) -> int:
-        return self.activations + self.trajectories + self.weights
-
-
-def estimate(config: Config, parts: RunComponents) -> Estimate:
+def estimate(config: Config, parts: RunComponents) -> tuple[dict[str, float], dict[str, int]]:
     """Time a short rollout of one item, its rewards and one microbatch, and scale them up.
 
     Changes nothing.
+
+    Returns:
+        Seconds per iteration by stage, and bytes: those that one microbatch keeps for its backward pass, those of an
+        iteration's trajectories, and those of networks, gradients and optimizer.
     """
     training = local_training(config, parts)
     learner = training.learner
@@ -67,7 +44,7 @@ def estimate(config: Config, parts: RunComponents) -> Estimate:
 
     def trial(steps: int, learn_from: tuple[int, ...] | None = None) -> tuple[Trajectory, float]:
         start = time.perf_counter()
-        sampled = training.rollout(replace(item, steps=steps, learn_from=learn_from), 0)
+        sampled = training.rollout(replace(item, steps=steps, learn_from=learn_from))
         return sampled, time.perf_counter() - start
 
     trial(2)
@@ -106,18 +83,22 @@ def estimate(config: Config, parts: RunComponents) -> Estimate:
     )
     # Trained weights also have a gradient and two Adam moments.
     weights = base + 4 * learned
-    return Estimate(rollout, reward, learn, int(saved * scale), trajectories, weights)
+    return (
+        {"rollout": rollout, "reward": reward, "learn": learn},
+        {"activations": int(saved * scale), "trajectories": trajectories, "weights and optimizer": weights},
+    )
 
 
-def describe(config: Config, parts: RunComponents, figures: Estimate) -> str:
-    """Return the estimate in words."""
+def describe(config: Config, parts: RunComponents) -> str:
+    """Describe a reinforcement run, with its estimate. Changes nothing."""
+    seconds, memory = estimate(config, parts)
     rollout, split = config.rollout, parts.split
     policy = parts.model.policy()
     networks = [
         *(["policy"] if policy.heads else []),
         *(["base"] if config.objective.needs_base(policy) or policy.asks_base else []),
     ]
-    total = figures.iteration * config.iterations
+    iteration = sum(seconds.values())
     return "\n".join(
         [
             f"reinforce   {config.base} by {_rewards(config)}",
@@ -126,12 +107,12 @@ def describe(config: Config, parts: RunComponents, figures: Estimate) -> str:
             f"steps{_learned_from(rollout)} ({' and '.join(networks)} network), {config.learner.epochs} PPO epochs",
             f"active      {', '.join(config.policy.active)} in {rollout.precision} on {where(config, parts)}",
             *([f"annealing   {_schedule(config, parts)}"] if parts.model.schedule is not None else []),
-            f"time        about {figures.iteration:.1f} s an iteration (rollout {figures.rollout:.1f}, "
-            f"reward {figures.reward:.1f}, learn {figures.learn:.1f}); {config.iterations} iterations: "
-            f"{total / 60:.0f} min, plus validation every {config.validation.every} and the test at the end",
-            f"memory      about {figures.memory / 2**20:.0f} MiB beyond what is loaded (activations "
-            f"{figures.activations / 2**20:.0f}, trajectories {figures.trajectories / 2**20:.0f}, "
-            f"weights and optimizer {figures.weights / 2**20:.0f})",
+            f"time        about {iteration:.1f} s an iteration "
+            f"({', '.join(f'{stage} {each:.1f}' for stage, each in seconds.items())}); {config.iterations} iterations: "
+            f"{iteration * config.iterations / 60:.0f} min, plus validation every {config.validation.every} and the "
+            "test at the end",
+            f"memory      about {sum(memory.values()) / 2**20:.0f} MiB beyond what is loaded "
+            f"({', '.join(f'{what} {each / 2**20:.0f}' for what, each in memory.items())})",
             f"run folder  {config.run} (nothing written yet)",
         ]
     )
@@ -168,12 +149,9 @@ def where(config: Config, parts: RunComponents) -> str:
     shares = config.ray
     if not shares.rollout.workers:
         return str(parts.model.device)
-    roles = (("rollout", shares.rollout.workers, shares.rollout), ("reward", shares.reward.workers, shares.reward))
-    asked = [f"{count} x {role} ({share.cpus:g} CPU, {share.gpus:g} GPU)" for role, count, share in roles]
-    return (
-        f"Ray: 1 x learner ({shares.learner.cpus:g} CPU, {shares.learner.gpus:g} GPU), {', '.join(asked)}; the times "
-        "below are those of one process on this machine"
-    )
+    roles = {"learner": shares.learner, "rollout": shares.rollout, "reward": shares.reward}
+    actors = [f"{share.workers} x {role} ({share.cpus:g} CPU, {share.gpus:g} GPU)" for role, share in roles.items()]
+    return f"Ray: {', '.join(actors)}; the times below are those of one process on this machine"
 
 
 def describe_pretraining(config: Config, split: Split, device: torch.device) -> str:
@@ -181,7 +159,7 @@ def describe_pretraining(config: Config, split: Split, device: torch.device) -> 
     settings, train = config.pretrain, split.train.crystals
     rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))[: settings.batch_size]
     batch = train.select(rows)
-    trainer = Recipe(settings, batch, batch, BaseDistribution.fit(train.cell), config.seed).trainer(device)
+    trainer = Pretrainer(settings, batch, batch, BaseDistribution.fit(train.cell), config.seed, device)
     with saved_bytes() as saved:
         trainer.run_epoch()
     start = time.perf_counter()

@@ -25,7 +25,7 @@ from omatg_ray.run.metrics import MetricsLog, read_metrics
 from omatg_ray.run.progress import Progress
 from omatg_ray.train.checkpoint import Progressed, iteration_of, save
 from omatg_ray.train.components import RunComponents
-from omatg_ray.train.record import ActorsFile, tracking_of
+from omatg_ray.train.record import actors_writer, tracking_of
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class TrainLoop:
         warn_generated_species(parts.model)
         if self._start < self.total:
             _forget_results(folder)
-        self._keep_actors = ActorsFile(folder.actors_path, backend.info)
+        self._keep_actors = actors_writer(folder.actors_path, backend.info)
         self._keep_actors()
         self._fresh = done is None
         self.best = math.inf if done is None else done.best

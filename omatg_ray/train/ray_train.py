@@ -13,7 +13,6 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
@@ -30,13 +29,12 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
 
 from omatg_ray.distributed.cluster import join_cluster, reserve_room
 from omatg_ray.distributed.settings import RaySettings, Share
-from omatg_ray.distributed.software import refuse_other
 from omatg_ray.errors import ClusterError, OmatgRayError, TrainingError
 from omatg_ray.flow.pretrain import Losses, Pretrainer, Recipe
 from omatg_ray.flow.process_group import DefaultProcessGroup
 from omatg_ray.run.progress import print_line
 from omatg_ray.run.quiet import quiet_libraries
-from omatg_ray.run.versions import software
+from omatg_ray.run.versions import refuse_other, software
 from omatg_ray.train.pretrain_loop import PretrainLoop
 
 # At run time this module exports the classes of Ray Train V2, which type checkers do not know.
@@ -47,22 +45,11 @@ RESTARTS = 3
 GO = "go"
 
 
-@dataclass(frozen=True)
-class Job:
-    """Input of every worker.
+Job = tuple[Recipe, Share, Mapping[str, str], Path]
+"""Input of every worker: what makes the trainer, its share of its node, the software of the driver, and a folder.
 
-    Attributes:
-        recipe: Makes the trainer.
-        share: A worker's share of its node.
-        software: Software versions of the driver.
-        signals: Folder that the driver made inside the run folder. It holds the file `go` until the run is asked to
-            stop.
-    """
-
-    recipe: Recipe
-    share: Share
-    software: Mapping[str, str]
-    signals: Path
+The driver made the folder inside the run folder. It holds the file `go` until the run is asked to stop.
+"""
 
 
 @contextmanager
@@ -73,12 +60,12 @@ def joined_with_room(settings: RaySettings, progress: bool = False) -> Iterator[
         ClusterError: The cluster cannot be reached, or has no room for the workers.
     """
     share = settings.pretrain
-    with join_cluster(settings, progress) as cluster:
+    with join_cluster(settings, progress) as (address, grows):
         # Otherwise Ray Train would wait for room, a minute at a time.
-        with reserve_room([("pretraining worker", share.bundle)] * share.workers, settings, cluster.grows):
+        with reserve_room([("pretraining worker", share.bundle)] * share.workers, settings, grows):
             pass
         if progress:
-            print_line(f"{cluster.address}: room for {share.workers} workers")
+            print_line(f"{address}: room for {share.workers} workers")
         yield
 
 
@@ -111,7 +98,7 @@ def train_on_workers(recipe: Recipe, loop: PretrainLoop, settings: RaySettings, 
 
         trainer = _Trainer(
             _work,
-            train_loop_config={"job": ray.put(Job(recipe, share, software(), signals)), "loop": ray.put(loop)},
+            train_loop_config={"job": ray.put((recipe, share, software(), signals)), "loop": ray.put(loop)},
             # NCCL refuses two ranks on one GPU.
             torch_config=TorchConfig(backend="nccl" if share.gpus == 1 else "gloo"),
             scaling_config=ScalingConfig(
@@ -188,19 +175,20 @@ def _work(config: dict[str, Any]) -> Any:
     An error that is raised instead makes Ray Train restart all workers; a worker that loses another one ends like that.
     """
     job: Job = ray.get(config["job"])
+    recipe, share, expected, signals = job
     quiet_libraries()
-    torch.set_num_threads(job.share.n_threads)
-    refuse_other(software(), "a pretraining worker", ray.util.get_node_ip_address(), job.software)
+    torch.set_num_threads(share.n_threads)
+    refuse_other(software(), "a pretraining worker", ray.util.get_node_ip_address(), expected)
     device = get_device()
-    if job.share.gpus and device.type == "cpu":
-        where = f"node {socket.gethostname()} lends {job.share.gpus:g} GPU"
+    if share.gpus and device.type == "cpu":
+        where = f"node {socket.gethostname()} lends {share.gpus:g} GPU"
         raise ClusterError(f"{where}, but PyTorch sees none; install its CUDA build there")
     try:
-        trainer = job.recipe.trainer(device, DefaultProcessGroup(), prepare_model)
+        trainer = recipe(device=device, process_group=DefaultProcessGroup(), wrap=prepare_model)
     except OmatgRayError as error:
         return error  # the same on all ranks
     if trainer.process_group.rank == 0:
-        return _lead(trainer, ray.get(config["loop"]), job.signals)
+        return _lead(trainer, ray.get(config["loop"]), signals)
     _follow(trainer)
     return None
 

@@ -78,20 +78,19 @@ def tracking_of(config: Config) -> Tracking:
     return tracking
 
 
-class ActorsFile:
-    """The file `actors.json`, kept up to date as actors come, go and are replaced.
+def actors_writer(path: Path, actors: Callable[[], list[dict[str, Any]]]) -> Callable[[], None]:
+    """Return a function that writes `actors.json` if actors came, went or were replaced since its last call.
 
     Args:
         path: Path of the file. It is not written while there are no actors.
         actors: Returns what is known of the present actors.
     """
+    written: list[dict[str, Any]] = []
 
-    def __init__(self, path: Path, actors: Callable[[], list[dict[str, Any]]]) -> None:
-        self._path, self._actors = path, actors
-        self._written: list[dict[str, Any]] = []
+    def write() -> None:
+        nonlocal written
+        if (present := actors()) and present != written:
+            write_json(path, present)
+            written = present
 
-    def __call__(self) -> None:
-        """Write the file if anything has changed."""
-        if (actors := self._actors()) and actors != self._written:
-            write_json(self._path, actors)
-            self._written = actors
+    return write

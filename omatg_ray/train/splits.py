@@ -18,26 +18,35 @@ from omatg_ray.errors import ConfigError
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.location import Location, is_bundled, is_remote
 from omatg_ray.run.storage import files_at, local_copy
+from omatg_ray.train.unknown import Known, drop_unknown
 
 SPLITS = ("train", "val", "test")
 ROUNDING = 1e-4
 """Å, and fractions of a lattice vector: far above the rounding of a file, far below the difference of two crystals."""
 
 
-def load_splits(data: DataSettings, progress: bool = False) -> Split:
+def load_splits(data: DataSettings, progress: bool = False, known: Known | None = None) -> Split:
     """Load the three splits that `data` describes.
+
+    Args:
+        data: Where they are.
+        progress: Show progress.
+        known: Leave out crystals with elements that one of these does not know, before a file is split; None keeps all.
 
     Raises:
         ConfigError: Neither a file nor three files are named.
         DataError: A file cannot be read, or a split is empty.
     """
+
+    def load(place: Location) -> CrystalDataset:
+        dataset = read(place, progress, data.on_error)
+        return drop_unknown(dataset, known, place) if known else dataset
+
     if data.file is not None:
-        dataset = read(data.file, progress, data.on_error)
-        val, test = (int(size) if size >= 1 else size for size in (data.val_compositions, data.test_compositions))
-        return split_by_composition(dataset, val, test, data.split_seed)
+        return split_one(load(data.file), data)
     if data.train is None or data.val is None or data.test is None:
         raise ConfigError(UNNAMED_DATA)
-    split = Split(*(read(path, progress, data.on_error) for path in (data.train, data.val, data.test)))
+    split = Split(*(load(path) for path in (data.train, data.val, data.test)))
     for first, second in combinations(SPLITS, 2):
         common = sorted(set(getattr(split, first).compositions) & set(getattr(split, second).compositions))
         if common:
@@ -48,6 +57,16 @@ def load_splits(data: DataSettings, progress: bool = False) -> Split:
                 stacklevel=2,
             )
     return split
+
+
+def split_one(dataset: CrystalDataset, data: DataSettings) -> Split:
+    """Split the crystals of one file as `data` asks for.
+
+    Raises:
+        DataError: A split would be empty.
+    """
+    val, test = (int(size) if size >= 1 else size for size in (data.val_compositions, data.test_compositions))
+    return split_by_composition(dataset, val, test, data.split_seed)
 
 
 def read(place: Location, progress: bool = False, on_error: OnError = "refuse") -> CrystalDataset:

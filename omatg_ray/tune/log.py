@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,32 +11,30 @@ from ray import tune
 from omatg_ray.config import Config
 from omatg_ray.errors import DataError, DiskError, SoftwareError
 from omatg_ray.run.atomic import NO_SPACE
+from omatg_ray.run.progress import print_line
 from omatg_ray.run.text import counted
 from omatg_ray.settings import current_key
 from omatg_ray.tune import results as sweep
 from omatg_ray.tune.results import FAILED, FINISHED, STOPPED, UNFINISHED, Goal, Sweep
-from omatg_ray.tune.state import StateKeeper, refuse_loss
+from omatg_ray.tune.state import keep_state, refuse_loss
 from omatg_ray.tune.stop import SweepStop
 from omatg_ray.tune.trainable import name_in_tune
 
-logger = logging.getLogger(__name__)
-# These lines go only to the terminal.
-logger.propagate = False
-
 
 class SweepLog(tune.Callback):
-    """Callback that logs every result, keeps `trials.json` and Tune's state, and stops the sweep if a disk is full.
+    """Callback that prints every result, keeps `trials.json` and Tune's state, and stops the sweep if a disk is full.
 
     Args:
         folder: Folder of the sweep.
         goals: The metrics that decide.
         expected: Total number of trials.
+        shown: Whether to print lines.
     """
 
-    def __init__(self, folder: Path, goals: Sequence[Goal], expected: int) -> None:
-        self._folder, self._goals, self._expected = folder, list(goals), expected
-        self._complete, self._checked, self._kept = set[str](), False, False
-        self._keeper = StateKeeper(folder)
+    def __init__(self, folder: Path, goals: Sequence[Goal], expected: int, shown: bool) -> None:
+        self._folder, self._goals, self._expected, self._shown = folder, list(goals), expected, shown
+        self._complete, self._checked, self._written = set[str](), False, False
+        self._state = 0
 
     def setup(self, *args: Any, total_num_samples: int | None = None, **info: Any) -> None:
         if total_num_samples != self._expected:
@@ -52,7 +49,7 @@ class SweepLog(tune.Callback):
         self._check(trials)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._keeper.keep(trials)
+        self._state = keep_state(self._folder, trials, self._state)
 
     def _check(self, trials: Sequence[Any]) -> None:
         """Check, before anything is written, that Tune knows all results of a resumed sweep."""
@@ -74,30 +71,32 @@ class SweepLog(tune.Callback):
         else:
             text = f"cannot be run: {result['ended']}"
         self._say(trial, text)
-        self._keep(trials)
+        self._write(trials)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Tune updates the status only after this call.
         self._complete.add(trial.trial_id)
         done = sum(other.is_finished() or other is trial for other in trials)
         self._say(trial, f"{_ending(trial.last_result or {})}; {counted(done, 'trial')} done")
-        self._keep(trials)
+        self._write(trials)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if not self._stop_if_shared(trial):
-            self._say(trial, f"lost its process and resumes from its last validation{_why(trial)}")
+            error = _error(trial)
+            why = f" ({error})" if error else ""
+            self._say(trial, f"lost its process and resumes from its last validation{why}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if not self._stop_if_shared(trial):
             self._say(trial, f"failed: {_error(trial)}")
-            self._keep(trials)
+            self._write(trials)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         self._check(trials)
-        self._keeper.keep(trials)
+        self._state = keep_state(self._folder, trials, self._state)
         # By now Tune reports trials that a signal stopped as terminated, so write only if nothing was written before.
-        if not self._kept:
-            self._keep(trials)
+        if not self._written:
+            self._write(trials)
 
     def _stop_if_shared(self, trial: Any) -> bool:
         """End the sweep if the cause of a trial's failure would make others fail too; return whether it is ending."""
@@ -110,10 +109,11 @@ class SweepLog(tune.Callback):
         return SweepStop.active.error is not None
 
     def _say(self, trial: Any, text: str) -> None:
-        logger.info("trial %s: %s", name_in_tune(trial), text)
+        if self._shown:
+            print_line(f"trial {name_in_tune(trial)}: {text}")
 
-    def _keep(self, trials: Sequence[Any]) -> None:
-        self._kept = True
+    def _write(self, trials: Sequence[Any]) -> None:
+        self._written = True
         entries = [describe_trial(trial, trial.trial_id in self._complete) for trial in trials]
         # Tune lists restored trials in another order.
         entries.sort(key=lambda trial: trial.name)
@@ -152,11 +152,6 @@ def _ending(result: Mapping[str, Any]) -> str:
 
 def _format(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
-
-
-def _why(trial: Any) -> str:
-    error = _error(trial)
-    return f" ({error})" if error else ""
 
 
 def _error(trial: Any) -> str:

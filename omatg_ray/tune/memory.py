@@ -15,7 +15,7 @@ from omatg_ray.config import Config
 from omatg_ray.settings import current_key
 from omatg_ray.tune.schedulers import OBJECTIVE, TIME
 from omatg_ray.tune.space import Domain
-from omatg_ray.tune.trainable import name_of
+from omatg_ray.tune.trainable import name_in_tune
 
 if TYPE_CHECKING:
     from omatg_ray.tune.trial import SweepRuns
@@ -25,13 +25,7 @@ def tune_domain(domain: Domain) -> Any:
     """Return a domain in Tune's terms, for sampling."""
     if domain.kind in ("choice", "grid"):
         return tune.choice(list(domain.values))
-    samplers: dict[str, Any] = {
-        "uniform": tune.uniform,
-        "loguniform": tune.loguniform,
-        "quniform": tune.quniform,
-        "randint": tune.randint,
-    }
-    return samplers[domain.kind](*domain.values)
+    return getattr(tune, domain.kind)(*domain.values)  # Tune has the same names
 
 
 def earlier_results(work: SweepRuns, trial: Any) -> list[dict[str, float]]:
@@ -44,7 +38,7 @@ def earlier_results(work: SweepRuns, trial: Any) -> list[dict[str, float]]:
     else:
         saved = trial.latest_checkpoint_result
         known = {} if saved is None else saved.metrics
-    objectives = work.history(name_of(trial.trial_id, trial.config))[: (known or {}).get(TIME, 0)]
+    objectives = work.history(name_in_tune(trial))[: (known or {}).get(TIME, 0)]
     return [{TIME: time, OBJECTIVE: objective} for time, objective in enumerate(objectives, start=1)]
 
 
@@ -101,14 +95,9 @@ def mutations(domain: Domain) -> Any:
     return list(domain.values) if domain.kind in ("choice", "grid") else tune_domain(domain)
 
 
-class Within:
-    """Limit of mutated values to their domains."""
-
-    def __init__(self, space: Mapping[str, Domain]) -> None:
-        self._space = dict(space)
-
-    def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
-        for key, value in config["values"].items():
-            # Trials of a sweep that an earlier version began have old names of keys.
-            config["values"][key] = self._space[current_key(Config, key, value)[0]].nearest(value)
-        return config
+def keep_within(space: Mapping[str, Domain], config: dict[str, Any]) -> dict[str, Any]:
+    """Limit the mutated values of a trial's configuration to their domains, in place."""
+    for key, value in config["values"].items():
+        # Trials of a sweep that an earlier version began have old names of keys.
+        config["values"][key] = space[current_key(Config, key, value)[0]].nearest(value)
+    return config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 
@@ -25,13 +26,13 @@ RENAMED = {"_named": "name_in_tune", "Work": "SweepRuns", "Standing": "TrialScor
 """New names of classes and functions by their old ones, some in modules that still exist."""
 
 
-class _Moved(ModuleType):
-    def __getattr__(self, name: str) -> object:
-        for path in MOVED[self.__name__]:
-            module = import_module(path)
-            if hasattr(module, RENAMED.get(name, name)):
-                return getattr(module, RENAMED.get(name, name))
-        raise AttributeError(f"{self.__name__} had no {name}")
+def _find(removed: str, name: str) -> object:
+    """Find what a removed module had."""
+    for path in MOVED[removed]:
+        module = import_module(path)
+        if hasattr(module, RENAMED.get(name, name)):
+            return getattr(module, RENAMED.get(name, name))
+    raise AttributeError(f"{removed} had no {name}")
 
 
 @contextmanager
@@ -39,7 +40,8 @@ def known_by_old_names() -> Iterator[None]:
     """Let pickles of earlier versions find their classes, for the duration of the context."""
     added = [name for name in MOVED if name not in sys.modules]
     for name in added:
-        sys.modules[name] = _Moved(name)
+        sys.modules[name] = module = ModuleType(name)
+        vars(module)["__getattr__"] = partial(_find, name)
     modules = [import_module(name) for names in MOVED.values() for name in names]
     aliases = [(module, old, new) for module in modules for old, new in RENAMED.items() if hasattr(module, new)]
     for module, old, new in aliases:

@@ -16,11 +16,11 @@ from omatg_ray.distributed.cluster import join_cluster, reserve_room
 from omatg_ray.errors import ClusterError, DiskError, OmatgRayError
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import disk_errors
-from omatg_ray.run.progress import print_line
-from omatg_ray.tune.log import SweepLog, logger
+from omatg_ray.tune.log import SweepLog
 from omatg_ray.tune.memory import tune_domain
 from omatg_ray.tune.old_names import known_by_old_names
 from omatg_ray.tune.room import RoomWatch
+from omatg_ray.tune.schedulers import SCHEDULERS
 from omatg_ray.tune.settings import SweepSettings
 from omatg_ray.tune.space import Domain
 from omatg_ray.tune.state import FOLDER, bring_back
@@ -56,9 +56,9 @@ def joined_with_room(settings: SweepSettings, work: SweepRuns, progress: bool) -
     """
     # Trials may need different resources; check each kind once.
     needs = {str(bundles): bundles for bundles in map(work.bundles, settings.corners())}
-    with join_cluster(settings.ray, progress) as cluster:
+    with join_cluster(settings.ray, progress) as (_, grows):
         for bundles in needs.values():
-            with reserve_room(bundles, settings.ray, cluster.grows):
+            with reserve_room(bundles, settings.ray, grows):
                 pass
         yield
 
@@ -82,11 +82,11 @@ def run_sweep(settings: SweepSettings, work: SweepRuns, resume: bool, progress: 
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with _lines(progress), SweepStop("saving the sweep") as stop:
+    with _silent_tune(), SweepStop("saving the sweep") as stop:
         with _errors(settings.run):
             # Tune reads pickles of earlier versions when it creates a tuner and when it starts it.
             with known_by_old_names():
-                tuner = _tuner(settings, work, resume)
+                tuner = _tuner(settings, work, resume, progress)
                 if not stop.requested:
                     tuner.fit()
             if stop.error is not None:
@@ -117,26 +117,18 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 @contextmanager
-def _lines(progress: bool) -> Iterator[None]:
-    """Print the lines of `SweepLog` if `progress`, and none of Tune's own: `trials.json` says how trials end."""
-    tunes, level = logging.getLogger("ray.tune"), logging.getLogger("ray.tune").level
-    handler = _Lines()
-    tunes.setLevel(logging.CRITICAL)
-    logger.setLevel(logging.INFO if progress else logging.CRITICAL)
-    logger.addHandler(handler)
+def _silent_tune() -> Iterator[None]:
+    """Print none of Tune's own lines: `trials.json` says how trials end."""
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        tunes.setLevel(level)
+        logger.setLevel(level)
 
 
-class _Lines(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        print_line(record.getMessage())
-
-
-def _tuner(settings: SweepSettings, work: SweepRuns, resume: bool) -> tune.Tuner:
+def _tuner(settings: SweepSettings, work: SweepRuns, resume: bool, progress: bool) -> tune.Tuner:
     folder, grids = settings.run, settings.search == "grid"
     space = {
         "values": {key: _domain(domain, grids) for key, domain in settings.space.items()},
@@ -150,7 +142,7 @@ def _tuner(settings: SweepSettings, work: SweepRuns, resume: bool) -> tune.Tuner
         tune_config=tune.TuneConfig(
             num_samples=1 if grids else settings.trials,
             search_alg=searcher,
-            scheduler=settings.scheduler.build(work, settings.space, settings.mutable),
+            scheduler=SCHEDULERS[settings.scheduler.kind](settings.scheduler, work, settings.space, settings.mutable),
             max_concurrent_trials=None if isinstance(searcher, BasicVariantGenerator) else settings.concurrent,
             reuse_actors=True,
             trial_name_creator=name_in_tune,
@@ -162,7 +154,7 @@ def _tuner(settings: SweepSettings, work: SweepRuns, resume: bool) -> tune.Tuner
             # In a population, a donor may be some validations ahead of the checkpoint that is copied.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=3),
             failure_config=tune.FailureConfig(max_failures=settings.retries),
-            callbacks=[SweepLog(folder, settings.goals, settings.expected), RoomWatch(work, settings.ray)],
+            callbacks=[SweepLog(folder, settings.goals, settings.expected, progress), RoomWatch(work, settings.ray)],
             verbose=0,
         ),
     )

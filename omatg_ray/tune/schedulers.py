@@ -8,6 +8,7 @@ memory when a sweep is resumed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -39,16 +40,6 @@ class SchedulerSettings(Settings):
         0.25, ge=0, le=1, description="pbt: probability that a key is resampled instead of changed by a fifth"
     )
 
-    def build(self, work: SweepRuns, space: Mapping[str, Domain], mutable: Mapping[str, Domain]) -> Any:
-        """Build the scheduler for Ray Tune.
-
-        Args:
-            work: The runs of the sweep, with the earlier results of trials.
-            space: Domains of the keys that vary.
-            mutable: Those that may change during a run.
-        """
-        return SCHEDULERS[self.kind](self, work, space, mutable)
-
 
 Space = Mapping[str, Domain]
 
@@ -68,7 +59,7 @@ def _median(settings: SchedulerSettings, work: SweepRuns, space: Space, mutable:
 def _pbt(settings: SchedulerSettings, work: SweepRuns, space: Space, mutable: Space) -> Any:
     from ray.tune.schedulers import PopulationBasedTraining
 
-    from omatg_ray.tune.memory import Within, mutations
+    from omatg_ray.tune.memory import keep_within, mutations
 
     return PopulationBasedTraining(
         time_attr=TIME,
@@ -79,7 +70,7 @@ def _pbt(settings: SchedulerSettings, work: SweepRuns, space: Space, mutable: Sp
         hyperparam_mutations={"values": {key: mutations(domain) for key, domain in mutable.items()}},
         quantile_fraction=settings.quantile,
         resample_probability=settings.resample,
-        custom_explore_fn=Within(space),
+        custom_explore_fn=partial(keep_within, space),
         # All trials wait for the slowest, so that the outcome does not depend on their speed.
         synch=True,
         log_config=False,
@@ -98,4 +89,8 @@ SCHEDULERS: dict[str, Callable[[SchedulerSettings, SweepRuns, Space, Space], Any
     "pbt": _pbt,
     "none": _none,
 }
-"""By `SchedulerSettings.kind`."""
+"""By `SchedulerSettings.kind`: functions that build a scheduler for Ray Tune.
+
+They take the settings, the runs of the sweep (with the earlier results of trials), the domains of the keys that vary,
+and the domains of those that may change during a run.
+"""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields
 from functools import cached_property
 from importlib.util import find_spec
@@ -19,12 +19,13 @@ from omatg_ray.config import Config
 from omatg_ray.distributed.settings import RaySettings, Share
 from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.metrics import REWARD, CSPMetrics
+from omatg_ray.hints import hint_at
 from omatg_ray.run.advice import command
 from omatg_ray.run.config_file import read_tree
 from omatg_ray.run.job_paths import path_to_keep
 from omatg_ray.run.location import Location, as_location, is_bundled, is_remote
 from omatg_ray.run.location_keys import LocalFolder
-from omatg_ray.settings import Settings, current_key, current_names, explain_errors
+from omatg_ray.settings import Settings, current_key, current_names
 from omatg_ray.tree import flatten, set_key
 from omatg_ray.tune.guards import GuardSettings
 from omatg_ray.tune.results import Goal
@@ -138,8 +139,7 @@ class SweepSettings(Settings):
         known = [*METRICS, REWARD]
         for metric in self.metric:
             if metric not in known:
-                near = difflib.get_close_matches(metric, known, n=1, cutoff=0.4)
-                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+                hint = hint_at(metric, known, f"known are {', '.join(known)}", cutoff=0.4)
                 raise ValueError(f"metric: validations have no {metric}; {hint}")
         return self
 
@@ -190,7 +190,7 @@ class SweepSettings(Settings):
         """
         # Overrides are applied to this copy, never to the settings.
         if isinstance(self.config, dict):
-            tree = current_names(Config, _copy_tree(self.config))
+            tree = current_names(Config, deepcopy(self.config))
         else:
             tree, _ = read_tree(self.config, [], Config)
         for key, value in flatten(self.overrides).items():
@@ -199,10 +199,6 @@ class SweepSettings(Settings):
             except ConfigError as error:
                 raise ConfigError(f"overrides.{key}: {error}") from error
         return tree
-
-    def copied_tree(self) -> dict[str, Any]:
-        """Return a copy of `tree` that may be modified."""
-        return _copy_tree(self.tree)
 
     def with_values(self, values: Mapping[str, Any], run: Path) -> Config:
         """Return the configuration of a trial.
@@ -214,7 +210,7 @@ class SweepSettings(Settings):
         Raises:
             ConfigError: There is no such key, or it cannot have this value; names both.
         """
-        tree = _copy_tree(self.tree) | {"run": str(run)}
+        tree = deepcopy(self.tree) | {"run": str(run)}
         for key, value in values.items():
             try:
                 set_key(tree, *current_key(Config, key, value))
@@ -272,20 +268,6 @@ class SweepSettings(Settings):
             )
         tree.setdefault("run", f"runs/{Path(path).stem}")
         return cls.from_tree(tree, source)
-
-    @classmethod
-    def from_tree(cls, tree: dict[str, Any], source: str) -> SweepSettings:
-        """Validate plain values.
-
-        Raises:
-            ConfigError: As `load`.
-        """
-        with explain_errors(source, cls):
-            return cls.model_validate(tree)
-
-
-def _copy_tree(tree: dict[str, Any]) -> dict[str, Any]:
-    return {key: _copy_tree(value) if isinstance(value, dict) else value for key, value in tree.items()}
 
 
 def refuse_taken_by_sweep(settings: SweepSettings) -> Path:

@@ -18,7 +18,7 @@ from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_bytes
 from omatg_ray.run.text import counted
 from omatg_ray.tune.results import FINISHED, STOPPED, TRIALS, TRIALS_FILE, Sweep
-from omatg_ray.tune.trainable import name_of
+from omatg_ray.tune.trainable import name_in_tune
 
 FOLDER = "tune"
 """Ray Tune's own files, in the folder of a sweep."""
@@ -30,35 +30,34 @@ TUNER = "tuner.pkl"
 """The request, not the state; every driver rewrites it."""
 
 
-class StateKeeper:
-    """Keeper of a copy of Tune's state at one moment; a failed update leaves the previous copy intact.
+def keep_state(folder: Path, trials: Sequence[Any], kept: int) -> int:
+    """Copy what Tune last wrote on this machine, if that is new.
 
     Args:
         folder: Folder of the sweep.
+        trials: Tune's trials.
+        kept: Time of the state in the copy, as this function returned it; at first 0.
+
+    Returns:
+        Time of the state that is now in the copy, in nanoseconds.
+
+    Raises:
+        DiskError: The disk is full; the previous copy is intact.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._written = folder, 0
-
-    def keep(self, trials: Sequence[Any]) -> None:
-        """Copy what Tune last wrote on this machine, if that is new.
-
-        Raises:
-            DiskError: The disk is full; the previous copy is intact.
-        """
-        if not trials:
-            return
-        staged = Path(trials[0].storage.experiment_driver_staging_path)
-        newest = max(staged.glob(f"{STATE}*.json"), default=None)
-        if newest is None or newest.stat().st_mtime_ns == self._written:
-            return
-        self._written = newest.stat().st_mtime_ns
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            # Only the files of the last driver; those of earlier drivers are there too.
-            for path in sorted(staged.glob(f"*{newest.stem.removeprefix(STATE)}.*")):
-                archive.add(path, path.name)
-        write_bytes(self._folder / KEPT, buffer.getvalue())
+    if not trials:
+        return kept
+    staged = Path(trials[0].storage.experiment_driver_staging_path)
+    newest = max(staged.glob(f"{STATE}*.json"), default=None)
+    if newest is None or newest.stat().st_mtime_ns == kept:
+        return kept
+    written = newest.stat().st_mtime_ns
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        # Only the files of the last driver; those of earlier drivers are there too.
+        for path in sorted(staged.glob(f"*{newest.stem.removeprefix(STATE)}.*")):
+            archive.add(path, path.name)
+    write_bytes(folder / KEPT, buffer.getvalue())
+    return written
 
 
 def bring_back(folder: Path) -> bool:
@@ -106,7 +105,7 @@ def refuse_loss(folder: Path, trials: Sequence[Any]) -> None:
     """
     if not (folder / TRIALS_FILE).is_file():
         return
-    known, restored = Sweep.read(folder).trials, {name_of(trial.trial_id, trial.config) for trial in trials}
+    known, restored = Sweep.read(folder).trials, {name_in_tune(trial) for trial in trials}
     # A trial that had only just begun when its driver was killed simply begins again.
     done = (FINISHED, STOPPED)
     missing = [trial.name for trial in known if trial.name not in restored and (trial.status in done or not restored)]

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from omatg_ray.distributed.software import refuse_other
 from omatg_ray.run.quiet import quiet_libraries
-from omatg_ray.run.versions import software
+from omatg_ray.run.versions import refuse_other, software
 
 if TYPE_CHECKING:
     from omatg_ray.tune.trial import SweepRuns

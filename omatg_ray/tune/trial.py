@@ -150,19 +150,16 @@ class TrialRun:
         """
         try:
             if self._ended is None:
-                self._advance()
+                work = self._loop()
+                if missing := [metric for metric in self._sweep.settings.metric if metric in work.unmeasured]:
+                    raise ConfigError(f"metric: validations of this run do not measure {', '.join(missing)}")
+                while not work.done and not work.iterate():
+                    pass
         except OF_ITS_PLACE:
             raise
         except OmatgRayError as error:
             self._ended = _reason(error)
         return self._result()
-
-    def _advance(self) -> None:
-        work = self._loop()
-        if missing := [metric for metric in self._sweep.settings.metric if metric in work.unmeasured]:
-            raise ConfigError(f"metric: validations of this run do not measure {', '.join(missing)}")
-        while not work.done and not work.iterate():
-            pass
 
     def _loop(self) -> TrainLoop:
         if self._work is None:
@@ -213,19 +210,14 @@ class TrialRun:
             DiskError: The disk is full.
         """
         with disk_errors(path):
-            self._save(path)
-
-    def _save(self, path: Path) -> None:
-        if self._ended is not None:
-            (path / TRIAL_FILE).write_text(json.dumps({"trial": self._name, "ended": self._ended}) + "\n")
-            return
-        work = self._loop()
-        progressed, score = work.progressed(), work.score
-        write_state(path, self._parts.model, progressed, is_best=score <= progressed.best)
-        shutil.copyfile(self._folder.metrics_path, path / METRICS)
-        about = {"trial": self._name, "ended": None, "score": score if math.isfinite(score) else None}
-        about["since"] = self._since
-        (path / TRIAL_FILE).write_text(json.dumps(about) + "\n")
+            about: dict[str, Any] = {"trial": self._name, "ended": self._ended}
+            if self._ended is None:
+                work = self._loop()
+                progressed, score = work.progressed(), work.score
+                write_state(path, self._parts.model, progressed, is_best=score <= progressed.best)
+                shutil.copyfile(self._folder.metrics_path, path / METRICS)
+                about |= {"score": score if math.isfinite(score) else None, "since": self._since}
+            (path / TRIAL_FILE).write_text(json.dumps(about) + "\n")
 
     def load(self, path: Path) -> None:
         """Resume from a checkpoint of `save`, by this trial or by another, whose history then becomes this trial's.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Copy a finished asset into the package: the files it needs, known energies, checksums.
+"""Copy a finished asset into the package: the files it needs, known energies and domain of a potential, checksums.
 
 python scripts/assets/adopt.py base runs/assets/base/checkpoints/last
 python scripts/assets/adopt.py potential runs/assets/student
@@ -14,14 +14,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from domain import of_potential
+
 from omatg_ray.assets import ASSETS, root, seal
+from omatg_ray.crystal.domain import DOMAIN_FILE
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.model.flow_model import DESCRIPTION_FILE, WEIGHTS_FILE
 from omatg_ray.model.schedule import SCHEDULE_FILE
 from omatg_ray.model.schedule import WEIGHTS_FILE as SCHEDULE_WEIGHTS
 from omatg_ray.reward.known_energies import KNOWN_ENERGIES
 from omatg_ray.reward.potential import WEIGHT_FILES, load_potential
-from omatg_ray.run.atomic import write_json
+from omatg_ray.run.atomic import write_json, write_text
 
 FILES = {
     "base": (DESCRIPTION_FILE, WEIGHTS_FILE),
@@ -51,6 +54,7 @@ def main() -> None:
     if arguments.what == "potential":
         (folder / KNOWN_ENERGIES).unlink(missing_ok=True)
         write_json(folder / KNOWN_ENERGIES, known_energies(folder))
+        write_text(folder / DOMAIN_FILE, of_potential().model_dump_json(indent=1) + "\n")
     seal(folder)
 
 

@@ -23,7 +23,7 @@ from products import CLOCKS, fastest
 from torch import Tensor, nn
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.flow.network import CSPNet, MessageLayer, Pairs
+from omatg_ray.flow.network import CSPNet, MessageLayer, embed_time, pair_features
 from omatg_ray.flow.settings import NetworkSettings
 
 SIZES = ((5, 128), (20, 128), (5, 512), (20, 512))
@@ -56,13 +56,13 @@ def plain(network: CSPNet, crystals: CrystalBatch, t: Tensor) -> Tensor:
 
 def embedded(network: CSPNet, crystals: CrystalBatch, t: Tensor) -> Tensor:
     """Return the features of all atoms before the first layer (sum N, hidden)."""
-    time_features = network.time_embedding(t)[crystals.batch]
+    time_features = embed_time(t, network.settings.time_features)[crystals.batch]
     return network.atom_latent_emb(torch.cat([network.node_embedding(crystals.species - 1), time_features], 1))
 
 
 def factorised(network: CSPNet, crystals: CrystalBatch, t: Tensor) -> Tensor:
     """Compute position velocities (sum N, 3), with linear maps where their inputs live and nothing fused."""
-    h, pairs = embedded(network, crystals, t), Pairs(crystals, network.settings.frequencies)
+    h, (sin, cos) = embedded(network, crystals, t), pair_features(crystals, network.settings.frequencies)
     metric = (crystals.cell @ crystals.cell.transpose(1, 2)).flatten(1)
     first, second, _ = crystals.layout.pairs
     receiver, sender = torch.cat([first, second]), torch.cat([second, first])
@@ -74,7 +74,7 @@ def factorised(network: CSPNet, crystals: CrystalBatch, t: Tensor) -> Tensor:
         z = layer.layer_norm(h)
         got = F.linear(z, w_receiver) + F.linear(metric, w_metric, inner.bias)[crystals.batch]
         given = F.linear(z, w_sender)
-        odd, even = F.linear(pairs.sin, w_sin), F.linear(pairs.cos, w_cos)
+        odd, even = F.linear(sin, w_sin), F.linear(cos, w_cos)
         message = F.silu(outer(F.silu(got[receiver] + given[sender] + torch.cat([even + odd, even - odd]))))
         own = F.silu(outer(F.silu(got + given + w_cos.sum(1))))
         mean = own.index_add(0, receiver, message) / crystals.n_atoms[crystals.batch, None]

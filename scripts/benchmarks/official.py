@@ -23,7 +23,7 @@ from workload import CLIP, GRAD_CLIP, LEARNING_RATE, NOISE, POLICY_WEIGHT, Size,
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName, Fields
-from omatg_ray.omatg.export import Exported
+from omatg_ray.omatg.hub import CHECKPOINT_FILE, CONFIG_FILE
 
 INVALID_ENERGY = 3.0
 """Energy of an invalid structure in eV/atom, on both sides."""
@@ -73,7 +73,7 @@ class Official:
     """One reinforcement by OMatG-IRL, velocity variant.
 
     Args:
-        exported: Base model, as `export_omatg` writes it.
+        exported: Folder of the base model, as `export_omatg` writes it.
         calculator: ASE calculator whose energies are rewarded; takes the place of MACE in the official reward.
         size: Size of an iteration.
         active: Fields that are reinforced.
@@ -82,15 +82,17 @@ class Official:
     """
 
     def __init__(
-        self, exported: Exported, calculator: Any, size: Size, active: Sequence[FieldName], kl: float, clock: str
+        self, exported: Path, calculator: Any, size: Size, active: Sequence[FieldName], kl: float, clock: str
     ) -> None:
         self._now = CLOCKS[clock]
-        config = yaml.safe_load(exported.config.read_text())["model"]
+        config = yaml.safe_load((exported / CONFIG_FILE).read_text())["model"]
         precision = torch.get_float32_matmul_precision()
         base = _load("omg.omg_lightning.OMGLightning")(**_built(config))
         # Building it changes the precision of all matrix products of the process; restore it.
         torch.set_float32_matmul_precision(precision)
-        base.load_state_dict(torch.load(exported.checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+        base.load_state_dict(
+            torch.load(exported / CHECKPOINT_FILE, map_location="cpu", weights_only=True)["state_dict"]
+        )
         shared = _load("omg.omg_irl.base_modules.base_modules")
         shared["model"], shared["datamodule"] = base.eval(), SimpleNamespace(train_batch_size=None)
         self.size, self._sampler = size, base.sampler

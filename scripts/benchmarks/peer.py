@@ -37,7 +37,7 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.flow.settings import Precision
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.omatg.export import Exported, export_omatg
+from omatg_ray.omatg.export import export_omatg
 from omatg_ray.omatg.lattices import informed_cell
 from omatg_ray.policy.policy import draw_noise
 from omatg_ray.reward.energy import MatGLEnergy
@@ -105,12 +105,12 @@ class Sides:
 
     Args:
         base: Base model.
-        exported: The same model for the official side.
+        exported: Folder of the same model for the official side.
         options: Options of the command.
         size: Size of an iteration.
     """
 
-    def __init__(self, base: FlowModel, exported: Exported, options: argparse.Namespace, size: Size) -> None:
+    def __init__(self, base: FlowModel, exported: Path, options: argparse.Namespace, size: Size) -> None:
         self.size, self.options = size, options
         model = reinforced(base, options.active)
         learns = learner(model, options.kl, size.epochs)
@@ -256,10 +256,9 @@ def main() -> None:
 
     base = FlowModel.load(options.model)
     cell = informed_cell(LATTICES)
-    assert cell is not None
     base.description = base.description.model_copy(update={"base_distribution": BaseDistribution(cell=cell)})
     with tempfile.TemporaryDirectory() as folder:
-        exported = export_omatg(base, Path(folder), options.steps)
+        export_omatg(base, Path(folder), options.steps)
         for atoms in options.atoms:
             size = Size(atoms, options.groups, options.members, options.steps, options.epochs, options.precision)
             print(
@@ -268,11 +267,11 @@ def main() -> None:
                 flush=True,
             )
             try:
-                for line in Sides(base, exported, options, replace(size, precision="float32")).check():
+                for line in Sides(base, Path(folder), options, replace(size, precision="float32")).check():
                     print(f"  {line}", flush=True)
             except Disagreement as found:
                 sys.exit(f"error: not the same work: {found}")
-            sides = Sides(base, exported, options, size)
+            sides = Sides(base, Path(folder), options, size)
             ours, theirs = timed(sides, options.iterations, options.groups_per_item or options.groups)
             table(ours[1:], theirs[1:])
 

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import torch
 
-from omatg_ray.distributed.actor_set import learner_role, sampling_roles, start_actors
+from omatg_ray.distributed.actor_set import start_actors
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.distributed.training_backend import RayTrainingBackend
 from omatg_ray.model.flow_model import FlowModel, new_modules
 from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.reward.build import Scorers
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.reward.weighted import Part, Weighted
+from omatg_ray.reward.weighted import Weighted
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings, RolloutSettings
 from omatg_ray.rl.work import plan_iteration
 
@@ -89,10 +89,11 @@ def main() -> None:
     until_staffed = time.perf_counter() - start
     rollout = RolloutSettings(groups=1, group_size=16, steps=50)
     (item,) = plan_iteration(rollout, [[56, 22, 8, 8, 8]], 0, 0)
-    roles = [
-        learner_role(settings, model, ObjectiveSettings(), LearnerSettings()),
-        *sampling_roles(settings, model, Scorers(Weighted([Part("energy", 1.0, reward)]), reward), 10.0),
-    ]
+    roles = {
+        "learner": (model, ObjectiveSettings(), LearnerSettings()),
+        "rollout": (model,),
+        "reward": (Scorers(Weighted({"energy": (1.0, reward)}), reward), 10.0),
+    }
     with start_actors(settings, roles, progress=False) as staff:
         crew = RayTrainingBackend(staff, model, with_base=True)
         crew.submit([item], version=0)

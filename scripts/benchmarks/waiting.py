@@ -65,9 +65,7 @@ class WaitingWorker:
         about = {"pid": os.getpid(), "node_id": ray.get_runtime_context().get_node_id(), "software": software()}
         return Timed(about, 0.0)
 
-    def rollout(
-        self, item: WorkItem, version: int, weights: ObjectHandle, *_: Any
-    ) -> tuple[torch.Tensor, CrystalBatch, Timed]:
+    def rollout(self, item: WorkItem, weights: ObjectHandle, *_: Any) -> tuple[torch.Tensor, CrystalBatch, Timed]:
         start = time.perf_counter()
         if weights.key != self.key:
             ray.get(weights.ref)

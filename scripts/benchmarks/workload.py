@@ -183,7 +183,7 @@ class Iterations:
         """Roll out the trajectories of an item."""
         policy = self.learner.policy
         with_base = self.learner.objective.needs_base(policy)
-        return run_item(item, policy, self.model.description.base_distribution, with_base, self.model.device, 0)
+        return run_item(item, policy, self.model.description.base_distribution, with_base, self.model.device)
 
     def _now(self) -> float:
         finish(self.model.device)

@@ -251,6 +251,7 @@ def _generates(description: dict[str, Any]) -> None:
     description["network"]["mask"] = True
     description["paths"]["species"] = {"kind": "mask"}
     description |= {"elements": [], "sizes": []}
+    description.pop("domain", None)  # commits before it refuse the key
 
 
 _masked_description = changed_model(f"pretrain/{LAST}", "de_novo", _generates)

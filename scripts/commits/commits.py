@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -187,7 +188,7 @@ class Comparison:
         for path in sorted((before / PRINTED).iterdir()):
             ours, theirs = (case.promised(one.read_text()) for one in (path, after / PRINTED / path.name))
             for old, new in self._renamed.items():
-                ours = [line.replace(old, new) for line in ours]
+                ours = [re.sub(rf"\b{re.escape(old)}\b", new, line) for line in ours]
             lost = [line for line in ours if line not in set(theirs)]
             if lost:
                 return f"{path.name}: not there after: {lost[0]}"

@@ -10,6 +10,7 @@ import pytest
 from omatg_ray import assets
 from omatg_ray.assets import ASSETS, asset, card, seal
 from omatg_ray.config import Config
+from omatg_ray.crystal.domain import DOMAIN_FILE
 from omatg_ray.errors import DataError
 from omatg_ray.model.flow_model import DESCRIPTION_FILE, WEIGHTS_FILE
 from omatg_ray.reward.known_energies import KNOWN_ENERGIES
@@ -26,7 +27,7 @@ def potential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "potential"
     (folder / "deep").mkdir(parents=True)
     (folder / "model.pt").write_bytes(bytes(range(256)))
-    for name in ("model.json", "state.pt", "known_energies.json"):
+    for name in ("model.json", "state.pt", "known_energies.json", "domain.json"):
         (folder / name).write_text(name)
     (folder / "deep" / "more weights.pt").write_bytes(b"more")
     (folder / "card.md").write_text("# A card − with a minus sign\n", encoding="utf-8")
@@ -35,7 +36,7 @@ def potential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-SEALED = ["card.md", "deep/more weights.pt", "known_energies.json", "model.json", "model.pt", "state.pt"]
+SEALED = ["card.md", "deep/more weights.pt", "domain.json", "known_energies.json", "model.json", "model.pt", "state.pt"]
 
 
 def listed(folder: Path) -> list[str]:
@@ -74,7 +75,7 @@ def test_hidden_files_are_not_sealed_and_others_that_are_not_do_not_matter(poten
 
 def test_every_file_that_an_asset_needs_has_to_be_sealed(potential: Path) -> None:
     sums = potential / "SHA256SUMS"
-    for name in ("card.md", "model.json", "model.pt", "state.pt", "known_energies.json"):
+    for name in ("card.md", "model.json", "model.pt", "state.pt", "known_energies.json", "domain.json"):
         seal(potential)
         lines = sums.read_text().splitlines(keepends=True)
         sums.write_text("".join(line for line in lines if not line.endswith(f"  {name}\n")))
@@ -83,7 +84,7 @@ def test_every_file_that_an_asset_needs_has_to_be_sealed(potential: Path) -> Non
 
 
 def test_what_is_needed_is_what_the_readers_read() -> None:
-    assert {*WEIGHT_FILES, KNOWN_ENERGIES, "card.md"} == set(assets.NEEDED["potential"])
+    assert {*WEIGHT_FILES, KNOWN_ENERGIES, DOMAIN_FILE, "card.md"} == set(assets.NEEDED["potential"])
     assert {DESCRIPTION_FILE, WEIGHTS_FILE, "card.md"} == set(assets.NEEDED["base"])
     assert {*(f"{split}.extxyz" for split in SPLITS), "card.md"} == set(assets.NEEDED["crystals"])
 

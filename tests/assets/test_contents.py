@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 from omatg_ray import assets
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.domain import Domain
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import PotentialError
@@ -144,11 +145,23 @@ def test_the_base_is_small_and_knows_what_the_crystals_hold(splits: dict[str, Cr
     assert size("base") < 6e6
     assert {Element(symbol).Z for symbol in model.description.elements} == splits["train"].elements
     assert set(model.description.sizes) == splits["train"].sizes
+    assert model.description.domain == Domain.of(splits["train"].crystals)
     assert model.description.active == []
+
+
+def test_the_domain_of_the_potential_holds_that_of_the_crystals(
+    splits: dict[str, CrystalDataset], potential: Potential
+) -> None:
+    """What else is in it follows from a list that takes half a minute: `tests/scripts/test_assets.py`."""
+    domain, crystals = potential.domain, Domain.of(splits["train"].crystals)
+    assert domain is not None and domain.pairs > crystals.pairs
+    assert set(domain.partners) == set(crystals.partners) and not domain.sizes
+    assert all(domain.elements[number] >= count for number, count in crystals.elements.items())
+    assert domain.outside([26, 15, 8]) == [("P-O", 0)]
 
 
 def test_the_base_generates_valid_crystals_for_held_out_compositions(splits: dict[str, CrystalDataset]) -> None:
     test = splits["test"].select(list(range(0, len(splits["test"]), 8)))
     species = [z.tolist() for z in test.crystals.species.split(test.crystals.layout.sizes)]
-    crystals = bundled_model().generate(species, Sampling(20), seed=0)
+    crystals = bundled_model().generate(species, Sampling(20), seed=0, judged=True)
     assert float(check_validity(crystals).valid.double().mean()) > 0.9

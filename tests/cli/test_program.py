@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from omatg_ray.cli import main
+from omatg_ray.cli import main, program, verbs
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -103,6 +103,41 @@ def test_arguments_out_of_range_are_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["--resume", "runs/x"],
+        ["--resume=runs/x"],
+        ["--resume", "train"],
+        ["evaluate", "--resume", "runs/x"],
+        ["report", "--resume", "runs/x"],
+    ],
+)
+def test_who_resumes_is_said_where_nothing_can_be(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, *words)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "--resume: give it to pretrain, train or tune, after the verb" in err
+
+
+def test_verbs_that_resume_are_those_with_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    having = [verb for verb in program.verbs() if "--resume" in run(capsys, verb, "--help")[1]]
+    assert sorted(having) == sorted(program.RESUMABLE)
+
+
+@pytest.mark.parametrize("code", ["import no_such_module", "SUMMARY ="])
+def test_a_broken_verb_breaks_no_other(
+    code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "breaks_here.py").write_text(code)
+    monkeypatch.setattr(verbs, "__path__", [*verbs.__path__, str(tmp_path)])
+    assert run(capsys, "config", "rollout.gr")[1].startswith("rollout.groups = ")
+    helped, out, _ = run(capsys, "--help")
+    assert helped == 0
+    assert re.search(r"breaks-here\s+cannot be loaded: ", out)
+    with pytest.raises((ImportError, SyntaxError)):
+        main(["breaks-here"])
+
+
+@pytest.mark.parametrize(
     ("words", "named"),
     [
         (["train", "base=x", "rollout.grops=3"], ["rollout.grops", "did you mean rollout.groups?"]),
@@ -157,7 +192,8 @@ def test_a_run_folder_whose_name_is_a_number_can_be_resumed(tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(
-    ("name", "named"), [("x.vasp", [".vasp", ".extxyz"]), ("full/", ["with files in it"]), ("dir.cif", ["dir.cif"])]
+    ("name", "named"),
+    [("x.pdb", ["unknown suffix", ".extxyz"]), ("full/", ["with files in it"]), ("dir.cif", ["dir.cif"])],
 )
 def test_outputs_that_could_not_be_written_are_refused_at_once(
     name: str, named: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

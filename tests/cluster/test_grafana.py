@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from omatg_ray.distributed.telemetry import MEASURES, RUN
+from omatg_ray.distributed.telemetry import COUNTERS, MEASURES, RUN
 
 DASHBOARD = Path(__file__).resolve().parents[2] / "cluster" / "grafana" / "omatg_ray.json"
 QUERY = re.compile(r'^(max|sum) by \(([\w, ]+)\) \((ray_\w+)\{run=~"\$run"\}\)$')
@@ -27,7 +27,7 @@ def targets(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
 
 def exported() -> dict[str, set[str]]:
     """Tags of every metric, by the name that Prometheus knows it by."""
-    return {f"ray_{name}{'_total' * measure.counts}": {RUN, measure.tag} - {None} for name, measure in MEASURES.items()}
+    return {f"ray_{name}{'_total' * (name in COUNTERS.values())}": {RUN, *tag} for name, (_, *tag) in MEASURES.items()}
 
 
 def test_it_draws_every_metric_that_is_exported_and_no_other(dashboard: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from omatg_ray.commands.train import TrainResult, train
 from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution, InformedCell
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.domain import DOMAIN_FILE, Domain
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.flow.species import MaskedSpecies
@@ -208,6 +209,9 @@ def sealed(workshop: Workshop, base: Path) -> Path:
             if file.suffix in (".extxyz", ".json", ".pt") or file.name == "weights.safetensors":
                 shutil.copyfile(file, folder / file.name)
         (folder / "card.md").write_text(f"# Card of the {name}\n")
+        if name == "potential":
+            domain = Domain.of(CrystalBatch.from_structures(synthetic_crystals()), sized=False)
+            (folder / DOMAIN_FILE).write_text(domain.model_dump_json())
         seal(folder)
     return root
 

@@ -14,8 +14,8 @@ import torch
 import omatg_ray as og
 from omatg_ray.assets import quickstart, seal
 from omatg_ray.cli import main
+from omatg_ray.cli.arguments import split_words
 from omatg_ray.cli.next_steps import next_steps, program, reduced
-from omatg_ray.cli.words import split_words
 from omatg_ray.config import Config
 from omatg_ray.crystal.formula import cell_species
 from omatg_ray.crystal.read import read_dataset
@@ -77,7 +77,10 @@ def test_evaluation_takes_the_test_split(desk: Path, assets: Path, command: Comm
     done = command("evaluate", "bundled", "--data", "bundled", *words)
     assert done.code == 0, done.err
     result = json.loads((desk / "out.json").read_text())
-    assert not done.err
+    domain, warned = og.bundled_model().description.domain, done.err.splitlines()
+    assert domain is not None and result["in_domain"] == 0 and len(warned) == 1
+    assert f"model bundled, 3 of 3 references: of its {domain.crystals} training crystals none has " in warned[0]
+    assert "references in domain: bundled 0.0%" in done.out.splitlines()
     assert result["per_structure"]["id"] == read_dataset(assets / "crystals" / "test.extxyz").ids
     assert (result["label"], result["potential"]) == ("bundled", "bundled")
 

@@ -88,11 +88,11 @@ def test_a_base_model_has_no_potential_and_no_noise(
     words = [base, "--data", workshop.data, "--limit", 3, "--workers", 0]
     plain = evaluated(command, tmp_path / "a.json", *words)
     assert plain["relative_energy_mean"] is None
-    assert plain["err"].splitlines() == [
-        "warning: no energies: the model names no potential; give one with --potential"
-    ]
+    missing, outside = plain["err"].splitlines()
+    assert missing == "warning: no energies: the model names no potential; give one with --potential"
+    assert outside.startswith(f"warning: outside of the training data: model {base}, ")
     noisy = evaluated(command, tmp_path / "b.json", *words, "--noise", "policy", "--potential", "none")
-    assert "no policy noise" in noisy["err"] and len(noisy["err"].splitlines()) == 1
+    assert "no policy noise" in noisy["err"] and noisy["err"].splitlines()[1:] == [outside]
     assert noisy["crmse"] == plain["crmse"]
 
 
@@ -166,7 +166,7 @@ def test_several_cases_in_one_call(
     assert all(case["metrics"]["n"] == 10 and len(case["metrics"]["coverage_at"]) == 2 for case in cases)
     assert [bool(case["less_first"]) for case in cases] == [False, True, True, True]
     assert written["about"]["potential"] == str(workshop.potential)
-    assert len(printed.splitlines()) == 1 + 4 + 2 + 1
+    assert len(printed.splitlines()) == 1 + 4 + 2 + 1 + 1
     assert printed.splitlines()[-1] == f"report: {tmp_path / 'to' / 'report.html'}"
     assert "<h2>Crystals" in (tmp_path / "to" / "report.html").read_text()
     assert (tmp_path / "to" / "compositions.parquet").is_file()
@@ -200,9 +200,9 @@ def test_a_second_call_goes_on_and_more_cases_add_to_it(
     first, _ = compared(command, tmp_path, *words, "--steps", "3,4")
     generated = []
 
-    def watched(self: FlowModel, *given: Any) -> Any:
+    def watched(self: FlowModel, *given: Any, **options: Any) -> Any:
         generated.append(given[1].steps)
-        return generate(self, *given)
+        return generate(self, *given, **options)
 
     generate = FlowModel.generate
     monkeypatch.setattr(FlowModel, "generate", watched)
@@ -223,7 +223,7 @@ def test_a_second_call_goes_on_and_more_cases_add_to_it(
 def test_cases_without_a_folder(base: Path, workshop: Workshop, command: Command, tmp_path: Path) -> None:
     words = ["evaluate", base, "--data", workshop.data, "--limit", 3, "--potential", "none", "--workers", 0, "--quiet"]
     done = command(*words, "--steps", "3,4,3", "--json", tmp_path / "a.json")
-    assert done.code == 0 and len(done.out.splitlines()) == 1 + 2 + 2
+    assert done.code == 0 and len(done.out.splitlines()) == 1 + 2 + 2 + 1
     assert [case["steps"] for case in json.loads((tmp_path / "a.json").read_text())["cases"]] == [3, 4]
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     command(*words, "--steps", "3,4", "--out", tmp_path / "a.extxyz").refuses("--out", "single case")
@@ -307,4 +307,20 @@ def test_elements_that_the_potential_does_not_know_are_refused(
     )
     done = command("evaluate", base, "--data", data, "--potential", workshop.potential, "--quiet")
     done.refuses("does not know U", code=1)
-    assert "warning: elements that the model was not trained on: U" in done.err.splitlines()
+    assert f"warning: outside of the training data: model {base}: of its 8 training crystals none has U." in done.err
+
+
+def test_crystals_are_written_in_standard_cells_to_a_folder_of_poscars(
+    base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    """Those of an untrained model overlap: they stay as they are, and are named."""
+    words = ["--data", workshop.data, "--steps", 3, "--workers", 0, "--quiet", "--potential", "none", "--limit", 4]
+    out = [f"{tmp_path}/out/", "--format", "vasp", "--standardize", "primitive"]
+    done = command("evaluate", base, *words, "--out", *out)
+    assert done.code == 0, done.err
+    files = sorted((tmp_path / "out").iterdir())
+    assert len(files) == 4 and all(file.suffix == ".vasp" for file in files)
+    standard = [file for file in files if "standardized=primitive cell by spglib" in file.read_text()]
+    kept = len(files) - len(standard)
+    assert done.err.count(f"warning: {kept} of 4 crystals are kept in the cell they had") == (kept > 0)
+    assert len(read_dataset(tmp_path / "out", allow_overlaps=True)) == 4

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from omatg_ray.commands.generate import Generated, GenerateOptions, generate, listing, summary
+from omatg_ray.commands.generate import GenerateOptions, generate
+from omatg_ray.commands.generated import Generated, bonds_of_best, legend, listing, summary
 from omatg_ray.commands.train import TrainResult
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
-from omatg_ray.errors import DataError
+from omatg_ray.errors import ConfigError, DataError
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.potential import load_potential
@@ -63,8 +65,8 @@ def test_formulas_from_a_file_come_in_its_order(base: Path, command: Command, tm
 def stub_crystals(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     original = FlowModel.generate
 
-    def changed(self: FlowModel, *arguments: Any) -> CrystalBatch:
-        return change(original(self, *arguments))
+    def changed(self: FlowModel, *arguments: Any, **options: Any) -> CrystalBatch:
+        return change(original(self, *arguments, **options))
 
     monkeypatch.setattr(FlowModel, "generate", changed)
 
@@ -116,7 +118,7 @@ def distorted(crystals: CrystalBatch) -> CrystalBatch:
 class Spring:
     """Energy of a simple quadratic form around a cube of 4 Å with the second atom in its middle."""
 
-    name, elements = "spring", frozenset({11, 17})
+    name, elements, domain, fingerprint = "spring", frozenset({11, 17}), None, "spring"
     centre = torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0.5]], dtype=torch.float64)
 
     def require_elements(self, elements: Any) -> None:
@@ -155,6 +157,14 @@ def test_relaxed_crystals_have_the_energies_and_space_groups_of_what_they_relaxe
     assert 0 < row["relax_steps"] <= 300
     short = generate(dataclasses.replace(asked, relax=1))
     assert all(row["relax_steps"] == 1 for row in short.properties)
+    relaxations = [{row["relaxation"] for row in found.properties} for found in (plain, relaxed, short)]
+    assert relaxations == [{"none"}, {"converged"}, {"not converged"}]
+    heads = [legend(found).splitlines()[0] for found in (plain, relaxed, short)]
+    assert heads[0] == "space groups: to 0.1 A, of crystals as generated (unrelaxed)"
+    assert heads[1].endswith("relaxed in at most 300 steps; 1 of 1 converged to forces below 0.05 eV/A")
+    assert heads[2].endswith(f"0 of {len(short.properties)} converged to forces below 0.05 eV/A (others: ~)")
+    marked = [[line.endswith(" ~") for line in listing(found).splitlines()] for found in (plain, relaxed, short)]
+    assert marked == [[False] * len(plain.properties), [False], [True] * len(short.properties)]
 
 
 def test_crystals_are_relaxed_from_the_command_line(
@@ -204,7 +214,8 @@ def test_relaxation_without_a_potential_is_refused(base: Path, command: Command,
 def test_absurd_crystals_are_marked_and_counted_and_none_is_dropped() -> None:
     def row(formula: str, rank: int, energy: float | None, above: float | None) -> dict[str, Any]:
         known = {"formula": formula, "z": 1, "rank": rank, "energy_per_atom": energy, "energy_above_best": above}
-        return known | {"space_group": None, "copies": 1}
+        known |= {"space_group": None, "copies": 1, "copies_by_z": None, "domain": "yes", "disputed": None}
+        return known | {"second_potential": None, "relaxation": "none", "bonds": None}
 
     rows = [row("NaCl", 1, -3.0, 0.0), row("NaCl", 2, 0.0, 3.0), row("NaCl", 3, 0.1, 3.1), row("KF", 1, None, None)]
     found = Generated(random_crystals([2] * 4), rows, 5, 1)
@@ -257,3 +268,148 @@ def test_a_bad_line_of_a_list_is_named(base: Path, command: Command, tmp_path: P
     (tmp_path / "list.txt").write_text("NaCl\nNa(Cl\n")
     words = ["--formulas", tmp_path / "list.txt", "--out", tmp_path / "out.cif"]
     command("generate", base, *words).refuses("list.txt, line 2", code=1)
+
+
+def test_copies_say_their_formula_units(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both cells are CsCl of 4 Å, one of them twice as long."""
+
+    def change(crystals: CrystalBatch) -> CrystalBatch:
+        doubled = crystals.n_atoms == 4
+        cell = 4.0 * torch.eye(3).repeat(len(crystals), 1, 1)
+        cell[doubled, 2, 2] = 8.0
+        cubic, long = [[0.0, 0, 0], [0.5] * 3], [[0.0, 0, 0], [0, 0, 0.5], [0.5, 0.5, 0.25], [0.5, 0.5, 0.75]]
+        return crystals.replace(torch.tensor([site for row in doubled for site in (long if row else cubic)]), cell)
+
+    stub_crystals(monkeypatch, change)
+    with pytest.warns(UserWarning, match="none has 4 atoms"):
+        found = generate(dataclasses.replace(options(base, "NaCl", count=3), z=(1, 2)))
+    (row,) = found.properties
+    assert (row["copies"], row["copies_by_z"]) == (6, "z=1: 3, z=2: 3")
+    assert " x6 (z=1: 3, z=2: 3)  in domain: " in listing(found)
+    assert row["bonds"] is None  # 3.46 Å are 1.29 times the radii
+    assert bonds_of_best(found).splitlines()[1:] == ["        NaCl  no atoms within 1.2 x radii"]
+
+
+def test_compositions_outside_of_the_training_set_are_marked_and_warned_of_once(
+    base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    domain = FlowModel.load(base).description.domain
+    assert domain is not None
+    out = tmp_path / "out.json"
+    words = ["--formula", "NaCl", "KCaF2", "NaCl2", "-n", 2, "--steps", 4, "--workers", 0, "--quiet", "--out", out]
+    done = command("generate", base, *words, "--potential", workshop.potential)
+    assert done.code == 0, done.err
+    (warning,) = [line for line in done.err.splitlines() if "outside of the training data" in line]
+    assert f"model {base}, " in warning and f"of its {domain.crystals} training crystals none has " in warning
+    assert "K-Ca" in warning and "4 atoms" in warning and str(workshop.potential) not in warning
+    by_formula = {row["formula"]: row["domain"] for row in json.loads(out.read_text())}
+    assert "K-Ca" in by_formula["KCaF2"] and "4 atoms" in by_formula["KCaF2"]
+    for formula, text in by_formula.items():
+        assert f"in domain: {text if text == 'yes' else f'no, {text}'}" in done.out, formula
+    assert f"in domain: potential {workshop.potential} does not say what it saw" in done.out.splitlines()
+
+
+class Stiff(Spring):
+    """Another potential, which puts crystals in the same order, or in reverse."""
+
+    name, fingerprint, factor = "stiff", "stiff", 1.5
+
+    def energies(self, crystals: CrystalBatch, *_: Any, **__: Any) -> torch.Tensor:
+        return self.factor * super().energies(crystals)
+
+
+def test_a_second_potential_shows_its_energies_and_marks_where_it_disagrees(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stretched(crystals: CrystalBatch) -> CrystalBatch:
+        cell = 2.0 * torch.eye(3).repeat(len(crystals), 1, 1)
+        cell[:, 2, 2] = torch.tensor([1.2, 2.0, 3.4, 5.4])
+        return crystals.replace(torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0.5]]).repeat(len(crystals), 1), cell)
+
+    potentials = {"spring": Spring(), "stiff": Stiff()}
+    monkeypatch.setattr("omatg_ray.reward.energy.load_potential", lambda name, _: potentials[name])
+    stub_crystals(monkeypatch, stretched)
+    asked = dataclasses.replace(options(base, "NaCl", count=4), potential="spring", second_potential="stiff")
+    agreeing = generate(asked)
+    assert len(agreeing.properties) == 4
+    monkeypatch.setattr(Stiff, "factor", -1.0)
+    found = generate(asked)
+    second = Stiff().energies(found.crystals) / 2
+    rows = found.properties
+    assert [row["second_energy_per_atom"] for row in rows] == pytest.approx(second.tolist())
+    above = (second - second.min()).tolist()
+    assert [row["second_energy_above_best"] for row in rows] == pytest.approx(above)
+    assert [row["energy_per_atom"] for row in rows] == [row["energy_per_atom"] for row in agreeing.properties]
+    assert not any(row["disputed"] for row in agreeing.properties) and "(?)" not in summary(agreeing)
+    assert [bool(row["disputed"]) for row in rows] == [line.endswith(" ?") for line in listing(found).splitlines()]
+    disputed = sum(row["disputed"] for row in rows)
+    assert disputed >= 2 and f"{disputed} that the potentials order differently by more than 0.1 eV" in summary(found)
+    assert f" second {above[0]:+.4f}" in listing(found).splitlines()[0]
+    with pytest.warns(UserWarning, match="will always agree"):
+        generate(dataclasses.replace(asked, second_potential="spring"))
+    with pytest.raises(ConfigError, match="--second-potential"):
+        generate(dataclasses.replace(asked, potential=None))
+
+
+def generated(command: Command, base: Path, *words: object) -> Any:
+    fixed = ["--steps", 3, "--workers", 0, "--quiet", "--device", "cpu"]
+    return command("generate", base, "--formula", "NaCl", *fixed, *words)
+
+
+def test_a_poscar_holds_the_best_crystal(
+    workshop: Workshop, base: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub_crystals(monkeypatch, distorted)
+    words = ["-n", 3, "--potential", workshop.potential, "--out"]
+    done = generated(command, base, *words, tmp_path / "all.extxyz")
+    assert done.code == 0, done.err
+    count = len(read_dataset(tmp_path / "all.extxyz"))
+    done = generated(command, base, *words, tmp_path / "POSCAR")
+    assert done.code == 0, done.err
+    target = tmp_path / "POSCAR"
+    last = f"best of {count} written to {target} (--out folder/ --format vasp writes all)" if count > 1 else target
+    assert done.out.splitlines()[-1].endswith(str(last))
+    best, all_of_them = read_dataset(target, reduce=False).crystals, read_dataset(tmp_path / "all.extxyz", reduce=False)
+    torch.testing.assert_close(best.cell, all_of_them.crystals.cell[:1])
+    done = generated(command, base, *words, f"{tmp_path}/folder/", "--format", "vasp")
+    assert done.code == 0 and len(list((tmp_path / "folder").glob("*.vasp"))) == count
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--out", "x.vasp", "-n", 2], "2 crystals without --potential to rank them leave open which"),
+        (["--out", "POSCAR", "--z", "1,2"], "POSCAR: it holds one crystal, and 2 formulas"),
+        (["--out", "crystals"], r"cannot write .*crystals: it has no suffix; .*a folder of CIF files: .*crystals/"),
+        (["--out", "x.pdb", "--format", "vasp"], "unknown suffix; .* a folder of POSCAR files"),
+        (["--out", "x.extxyz", "--format", "cif"], "x.extxyz: it has another format than cif"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_generated(
+    base: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[object], reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(FlowModel, "load", None)
+    done = generated(command, base, *words)
+    assert done.code == 2
+    assert re.search(reason, done.err), done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_standard_cells_and_their_units(
+    base: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rock salt in its primitive cell: four formula units in the conventional one."""
+
+    def rock_salt(crystals: CrystalBatch) -> CrystalBatch:
+        cell = 2.82 * torch.tensor([[0.0, 1, 1], [1, 0, 1], [1, 1, 0]]).repeat(len(crystals), 1, 1)
+        return crystals.replace(torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0.503]]).repeat(len(crystals), 1), cell)
+
+    stub_crystals(monkeypatch, rock_salt)
+    for name in ("x.cif", "x.extxyz"):
+        done = generated(command, base, "--out", tmp_path / name, "--standardize", "conventional")
+        assert done.code == 0, done.err
+        found = read_dataset(tmp_path / name, reduce=False)
+        assert found.crystals.n_atoms.tolist() == [8]
+        assert found.properties[0]["z"] == 4 and found.properties[0]["space_group"] == "Fm-3m"
+    assert "'F m -3 m'" in (tmp_path / "x.cif").read_text()

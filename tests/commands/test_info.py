@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from omatg_ray.assets import seal
 from omatg_ray.commands.train import TrainResult
 from omatg_ray.model.flow_model import FlowModel
-from tests.commands.conftest import Command, Workshop
+from tests.commands.conftest import ELEMENTS, Command, Workshop
 
 
 def rows(out: str) -> dict[str, str]:
@@ -28,6 +29,7 @@ def test_an_overview_of_what_is_bundled(assets: Path, command: Command) -> None:
 def test_one_card(assets: Path, command: Command) -> None:
     out = command("info", "potential").out
     assert "# Card of the potential" in out and "crystals" not in out
+    assert f"\nelements: {len(ELEMENTS)}: {' '.join(ELEMENTS)}\n" in out
 
 
 def test_a_damaged_asset_is_refused(assets: Path, command: Command) -> None:
@@ -43,6 +45,7 @@ def test_a_base_model(base: Path, workshop: Workshop, command: Command) -> None:
     # Eight cubic pairs and three perovskite-like triples of which some are held out.
     assert said["sizes"] == "2, 3 atoms per cell"
     assert said["elements"].split(": ")[1].split() == FlowModel.load(base).description.elements
+    assert re.fullmatch(r"\d pairs of elements occur together; 8 crystals: 8 of 2 elements", said["domain"])
     assert (said["active"], said["noise"], said["annealing"], said["potential"]) == ("none",) * 4
     assert said["data"] == str(workshop.data) and said["command"] == "pretrain"
 

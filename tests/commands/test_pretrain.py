@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from omatg_ray.commands.pretrain import pretrain
+from omatg_ray.crystal.domain import Domain
+from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import ConfigError, ModelError, OmatgRayError, TrainingError
 from omatg_ray.flow.pretrain import Pretrainer
 from omatg_ray.model.flow_model import FlowModel
@@ -81,6 +83,7 @@ def test_a_run_leaves_a_model_its_data_and_a_report(base: Path, workshop: Worksh
     model = FlowModel.load(base)
     assert model.description.active == []
     assert set(model.description.sizes) == {2, 3}
+    assert model.description.domain == Domain.of(read_dataset(base / "data" / "train.extxyz").crystals)
     assert model.description.provenance["training_crystals"] == 8
     assert not list(base.rglob("*.tmp"))
 

@@ -11,7 +11,7 @@ from omatg_ray.commands.train import train
 from omatg_ray.config import Config
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.train.build import build_run
-from omatg_ray.train.estimate import describe, estimate
+from omatg_ray.train.estimate import describe
 from tests.commands.conftest import TINY
 
 
@@ -29,7 +29,7 @@ def test_perovskites_with_matpes_energies(shared: Path, tmp_path: Path) -> None:
     pretrain(Config.load(config, [f"run={tmp_path / 'base'}"]), progress=False)
     overrides = [f"run={tmp_path / 'run'}", f"base={tmp_path / 'base'}", "iterations=1"]
     parts = build_run(Config.load(config, overrides))
-    text = describe(Config.load(config, overrides), parts, estimate(Config.load(config, overrides), parts))
+    text = describe(Config.load(config, overrides), parts)
     assert "2 groups x 4 trajectories x 3 steps" in text
     assert not (tmp_path / "run").exists()
     result = train(Config.load(config, overrides), progress=False)

@@ -22,7 +22,7 @@ from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.train.build import build_run
-from omatg_ray.train.estimate import describe, estimate
+from omatg_ray.train.estimate import describe
 from omatg_ray.train.job import with_job_paths
 from tests.commands.conftest import Workshop, write_tiny_potential
 from tests.run.test_job_paths import home, job
@@ -42,10 +42,10 @@ def test_a_run_without_any_potential(workshop: Workshop, base: Path, tmp_path: P
         "reward.density.target=2.5", MINE, "iterations=2",
     )  # fmt: skip
     parts = build_run(config)
-    assert parts.energy is None and [part.name for part in parts.reward.parts] == [
+    assert parts.scorers.energy is None and list(parts.reward.parts) == [
         "crmse", "non_triclinic", "non_centrosymmetric", "density", "mine",
     ]  # fmt: skip
-    text = describe(config, parts, estimate(config, parts))
+    text = describe(config, parts)
     assert "by 1 x crmse + 0.1 x non_triclinic" in text and "None" not in text
     result = train(config, progress=False)
     assert "--potential" not in next_steps(config, result.rows)
@@ -78,7 +78,7 @@ def test_the_reward_of_a_validation_is_that_of_its_crystals(workshop: Workshop, 
     parts = build_run(config)
     crystals = parts.split.val.crystals
     species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
-    generated = parts.model.generate(species, Sampling(config.rollout.steps), seed=config.seed)
+    generated = parts.model.generate(species, Sampling(config.rollout.steps), seed=config.seed, judged=True)
     assert line["reward_mean"] == pytest.approx(float(parts.reward(generated).reward.mean()), abs=1e-5)
 
 
@@ -238,7 +238,7 @@ def test_the_hull_of_entries(workshop: Workshop, base: Path, tmp_path: Path) -> 
     parts = build_run(workshop.load(f"base={base}", "reward.weights={hull: 1}", f"reward.hull.entries={file}"))
     result = parts.reward(parts.split.train.crystals)
     assert result.values["hull.above_hull"].tolist() == pytest.approx((result.values["energy_per_atom"] + 30).tolist())
-    assert [part.weight for part in parts.reward.parts] == [0.0, 1.0]
+    assert [weight for weight, _ in parts.reward.parts.values()] == [0.0, 1.0]
 
 
 def test_the_hull_of_crystals_with_energies_of_the_potential(
@@ -282,8 +282,8 @@ def test_code_and_references_of_a_job_are_those_of_its_upload(job: Path, home: P
 def test_relaxation_lowers_rewarded_energies_only(workshop: Workshop, base: Path) -> None:
     parts = build_run(workshop.load(f"base={base}", "reward.relax_steps=3"))
     crystals = parts.split.train.crystals
-    assert parts.energy is not None
-    plain, relaxed = parts.energy(crystals), parts.reward(crystals)
+    assert parts.scorers.energy is not None
+    plain, relaxed = parts.scorers.energy(crystals), parts.reward(crystals)
     drop = plain.values["energy_per_atom"] - relaxed.values["energy_per_atom"]
     assert relaxed.values["relax_drop"].tolist() == pytest.approx(drop.tolist(), abs=1e-3)
     assert float(drop.max()) > 0

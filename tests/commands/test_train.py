@@ -125,6 +125,7 @@ def test_a_model_knows_the_elements_that_it_was_reinforced_on(base: Path, worksh
         parts = build_run(workshop.load(f"base={narrow}"))
     assert parts.model.description.elements == known
     assert parts.start.description.elements == known[:-1]
+    assert parts.model.description.domain == FlowModel.load(base).description.domain is not None
 
 
 def test_training_moves_the_policy_and_keeps_the_base(trained: TrainResult, base: Path, workshop: Workshop) -> None:

@@ -15,12 +15,10 @@ from omatg_ray.crystal.base import (
     MIN_LOG_STD,
     BaseDistribution,
     InformedCell,
-    MirrorCell,
-    MirrorPositions,
-    NormalCell,
-    NormalPositions,
-    SobolPositions,
-    UniformPositions,
+    Mirror,
+    Normal,
+    Sobol,
+    Uniform,
 )
 from omatg_ray.crystal.lattice import cell_from_parameters, cell_parameters, volume
 from omatg_ray.errors import ModelError
@@ -35,7 +33,7 @@ def test_fit_is_maximum_likelihood():
     lengths = torch.tensor([[2.0, 3.0, 4.0], [8.0, 3.0, 4.0]], dtype=torch.float64)
     angles = torch.tensor([[90.0, 90.0, 90.0], [70.0, 80.0, 100.0]], dtype=torch.float64)
     base = BaseDistribution.fit(cell_from_parameters(lengths, angles))
-    assert base.pos == UniformPositions() and isinstance(base.cell, InformedCell)
+    assert base.pos == Uniform() and isinstance(base.cell, InformedCell)
     assert base.cell.log_length_mean == pytest.approx((math.log(4.0), math.log(3.0), math.log(4.0)))
     assert base.cell.log_length_std == pytest.approx((math.log(2.0), MIN_LOG_STD, MIN_LOG_STD))
 
@@ -95,7 +93,7 @@ def test_order_of_the_random_numbers():
 
 def test_normal_positions_and_lattices():
     n = 20_000
-    base = BaseDistribution(pos=NormalPositions(loc=0.3, scale=2.0), cell=NormalCell(loc=1.0, scale=3.0))
+    base = BaseDistribution(pos=Normal(loc=0.3, scale=2.0), cell=Normal(loc=1.0, scale=3.0))
     pos, cell = base.draw(n, n, generator("normal"))
     five = 5 / math.sqrt(n)
     assert pos.shape == (n, 3) and cell.shape == (n, 3, 3)
@@ -108,7 +106,7 @@ def test_normal_positions_and_lattices():
 
 
 def test_sobol_positions_are_even_and_depend_on_the_seed_alone():
-    base = BaseDistribution(pos=SobolPositions(), cell=CELL)
+    base = BaseDistribution(pos=Sobol(), cell=CELL)
     pos = base.draw(1, 64, generator("sobol"))[0]
     # A net: of 64 points, 8 lie in every octant, where independent ones would scatter by 2.6.
     octants = ((pos * 2).long() * torch.tensor([4, 2, 1])).sum(1)
@@ -119,21 +117,21 @@ def test_sobol_positions_are_even_and_depend_on_the_seed_alone():
 
 
 def test_mirrors_copy_given_crystals_and_need_them():
-    base = BaseDistribution(pos=MirrorPositions(), cell=MirrorCell())
+    base = BaseDistribution(pos=Mirror(), cell=Mirror())
     given = random_crystals([3, 2], dtype=torch.float32)
     species = [given.species[:3].tolist(), given.species[3:].tolist()]
     copy = base.sample(species, [0, 1], given)
     assert torch.equal(copy.pos, given.pos) and torch.equal(copy.cell, given.cell)
     with pytest.raises(ModelError, match="starts from the positions of given crystals"):
         base.sample(species, [0, 1])
-    half = BaseDistribution(pos=UniformPositions(), cell=MirrorCell())
+    half = BaseDistribution(pos=Uniform(), cell=Mirror())
     assert torch.equal(half.sample(species, [0, 1], given).pos, BASE.sample(species, [0, 1]).pos)
     with pytest.raises(ModelError, match="starts from the lattices of given crystals"):
         half.sample(species, [0, 1])
 
 
-@pytest.mark.parametrize("pos", [UniformPositions(), NormalPositions(), SobolPositions(), MirrorPositions()])
-@pytest.mark.parametrize("cell", [CELL, NormalCell(scale=0.5), MirrorCell()])
+@pytest.mark.parametrize("pos", [Uniform(), Normal(), Sobol(), Mirror()])
+@pytest.mark.parametrize("cell", [CELL, Normal(scale=0.5), Mirror()])
 def test_descriptions_are_read_back(pos, cell):
     base = BaseDistribution(pos=pos, cell=cell)
     assert BaseDistribution.model_validate_json(base.model_dump_json()) == base

@@ -17,8 +17,10 @@ from ase.io import Trajectory
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp import Poscar
 
+from omatg_ray.crystal import file_names
+from omatg_ray.crystal.formats import TEXTS
 from omatg_ray.crystal.read import read_dataset
-from omatg_ray.errors import DataError
+from omatg_ray.errors import DataError, DataWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")  # spglib, about itself
 
@@ -123,7 +125,13 @@ def test_nested_folders_and_archives_give_their_crystals_in_order(tmp_path: Path
             archive.write(file, file.relative_to(folder))
         archive.writestr("__MACOSX/a.cif", b"\x00")
     for path in (folder, tmp_path / "folder.zip"):
-        assert_caesium_chloride(path, ids=["a", "POSCAR", "c"], n=3)
+        with pytest.warns(DataWarning, match=r": 1 file not read: 1 \.txt"):
+            assert_caesium_chloride(path, ids=["a", "POSCAR", "c"], n=3)
+
+
+def test_names_mean_the_formats_that_are_read() -> None:
+    assert set(file_names.TEXTS) == set(TEXTS)
+    assert set(file_names.WRITTEN) <= set(TEXTS)
 
 
 def test_bad_members_of_archives_are_named(tmp_path: Path) -> None:

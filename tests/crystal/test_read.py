@@ -13,7 +13,7 @@ import torch
 from pymatgen.core import Structure
 
 from omatg_ray.crystal.formula import MAX_ATOMS_PER_CELL
-from omatg_ray.crystal.read import read_dataset
+from omatg_ray.crystal.read import read_dataset, survey
 from omatg_ray.errors import DataError, DataWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")  # spglib, about itself
@@ -147,10 +147,32 @@ def test_cif_blocks_of_one_name_are_all_read(tmp_path: Path) -> None:
 def test_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     for name, symbol in (("b", "K"), ("a", "Na"), ("c", "Rb")):
         (tmp_path / f"{name}.cif").write_text(cif(symbol=symbol))
-    (tmp_path / "notes.txt").write_text("not a crystal")
     dataset = read_dataset(tmp_path)
     assert dataset.ids == ["a", "b", "c"]
     assert dataset.compositions == ["NaCl", "KCl", "RbCl"]
+
+
+def test_files_of_a_folder_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.cif").write_text(cif())
+    for name in ("a.xyz", "b.xyz", "c.CSV", "README", ".hidden.txt"):
+        (tmp_path / name).write_text("")
+    with pytest.warns(DataWarning, match=r": 4 files not read: 2 \.xyz, 1 \.csv, README \(of a folder"):
+        assert len(read_dataset(tmp_path)) == 1
+
+
+def test_a_survey_finds_all_that_is_wrong_with_a_file(tmp_path: Path) -> None:
+    for number in range(25):
+        (tmp_path / f"{number:02d}.cif").write_text(cif() if number == 3 else "nonsense")
+    (tmp_path / "25.cif").write_text(cif(a="0.4"))
+    (tmp_path / "data.csv").write_text("")
+    found = survey(tmp_path)
+    assert found.usable is not None and found.usable.ids == ["03"]
+    assert len(found.unusable) == 25
+    assert [crystal.where for crystal in found.unusable if crystal.overlaps] == [str(tmp_path / "25.cif")]
+    assert found.left_out == ["data.csv"]
+    assert len(survey(tmp_path, allow_overlaps=True).unusable) == 24
+    (tmp_path / "none.cif").write_text("nonsense")
+    assert survey(tmp_path / "none.cif").usable is None
 
 
 def test_extxyz_gives_positions_info_and_energies(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 
+from omatg_ray.crystal.file_names import written_as
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import DataError, OmatgRayError
@@ -27,7 +28,7 @@ PROPERTIES = [
     {"material_id": "mp-5", "energy_per_atom": -7.123456789012, "spacegroup": "P1", "rank": 1},
     {"material_id": "x 2", "energy_per_atom": 1e-12, "spacegroup": "F m -3 m", "rank": 2, "label": "it's"},
 ]
-TARGETS = ["out.extxyz", "out.xyz", "out.cif", "out.json", "folder/", "folder"]
+TARGETS = ["out.extxyz", "out.xyz", "out.cif", "out.json", "folder/"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -80,7 +81,7 @@ def test_pymatgen_reads_cif_and_json(tmp_path: Path) -> None:
 
 
 def test_folder_holds_one_cif_per_structure_in_order(tmp_path: Path) -> None:
-    write_structures(tmp_path / "folder", STRUCTURES[::-1])
+    write_structures(f"{tmp_path}/folder/", STRUCTURES[::-1])
     assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["00001_CsCl.cif", "00002_BaTiO3.cif"]
     assert read_dataset(tmp_path / "folder").ids == ["00001_CsCl", "00002_BaTiO3"]
 
@@ -104,9 +105,9 @@ def test_writing_again_replaces_a_file_but_not_a_folder(tmp_path: Path) -> None:
     write_structures(tmp_path / "out.json", STRUCTURES)
     write_structures(tmp_path / "out.json", STRUCTURES[:1])
     assert len(read_dataset(tmp_path / "out.json")) == 1
-    write_structures(tmp_path / "folder", STRUCTURES)
+    write_structures(f"{tmp_path}/folder/", STRUCTURES)
     with pytest.raises(DataError, match="not empty"):
-        write_structures(tmp_path / "folder", STRUCTURES[:1])
+        write_structures(f"{tmp_path}/folder/", STRUCTURES[:1])
     assert len(read_dataset(tmp_path / "folder")) == 2
 
 
@@ -121,7 +122,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     with pytest.raises(OmatgRayError, match=r"out\.json.*disk or quota is full"):
         write_structures(path, STRUCTURES[:1])
     with pytest.raises(OmatgRayError, match=r"folder.*disk or quota is full"):
-        write_structures(tmp_path / "folder/", STRUCTURES[:1])
+        write_structures(f"{tmp_path}/folder/", STRUCTURES[:1])
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.json"]
     assert len(read_dataset(path)) == 2
 
@@ -129,7 +130,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("target", "structures", "properties", "reason"),
     [
-        ("out.vasp", STRUCTURES, None, "unknown suffix"),
+        ("out.csv", STRUCTURES, None, "unknown suffix"),
+        ("out.cif.gz", STRUCTURES, None, "unknown suffix"),
+        ("out", STRUCTURES, None, r"no suffix.*out/"),
+        ("out.vasp", STRUCTURES, None, "holds one crystal, not 2"),
+        ("POSCAR", STRUCTURES, None, "holds one crystal, not 2"),
         ("out.cif", [], None, "no structures"),
         ("out.cif", STRUCTURES, [{}], "1 property rows do not fit 2 structures"),
         ("out.xyz", STRUCTURES[:1], [{"Lattice": 1}], "'Lattice'"),
@@ -142,3 +147,28 @@ def test_what_cannot_be_written_is_refused(
     with pytest.raises(DataError, match=reason):
         write_structures(tmp_path / target, structures, properties)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_path_stands_for(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "POSCAR").mkdir()
+    for name, expected in {
+        "x.CIF": (".cif", False),
+        "x.xyz": (".xyz", False),
+        "POSCAR": (".vasp", False),  # a file by its name, which a folder is in the way of
+        "CONTCAR_relaxed": (".vasp", False),
+        "POSCAR.json": (".json", False),
+        "there": (".cif", True),
+        "POSCAR/": (".cif", True),
+        "new.cif/": (".cif", True),
+    }.items():
+        assert written_as(f"{tmp_path}/{name}") == expected
+    assert written_as("new/", "vasp") == (".vasp", True)
+    assert written_as("x.vasp", "vasp").holds_one and not written_as("new/", "vasp").holds_one
+    for name, folder_format, reason in (
+        ("POSCARS", None, r"POSCARS: it has no suffix; .*a folder of CIF files: POSCARS/"),
+        ("x.v1", "vasp", r"x\.v1: it has an unknown suffix; .*a folder of POSCAR files: x\.v1/"),
+        ("x.cif", "vasp", r"x\.cif: it has another format than vasp"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            written_as(name, folder_format)

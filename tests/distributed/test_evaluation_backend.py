@@ -10,7 +10,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from omatg_ray.commands.train import TrainResult
-from omatg_ray.distributed.actor_set import sampling_roles, start_actors
+from omatg_ray.distributed.actor_set import start_actors
 from omatg_ray.distributed.evaluation_backend import RayEvaluationBackend
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.evaluate.backend import LocalEvaluationBackend
@@ -97,7 +97,7 @@ def test_polymorphs(workshop: Workshop, base: Path, cluster: Cluster) -> None:
     reward, model = MatGLEnergy(workshop.potential), cast(FlowModel, Prepared(OTHERS))
     with Matcher() as matcher:
         alone = Evaluator(POLYMORPHS, LocalEvaluationBackend(matcher, reward), seed=0, block=1)(model, Sampling(3))
-    roles = sampling_roles(settings, FlowModel.load(base), Scorers(None, reward), 10.0)
+    roles = {"rollout": (FlowModel.load(base),), "reward": (Scorers(None, reward), 10.0)}
     with start_actors(settings, roles, progress=False) as started:
         actors = Evaluator(POLYMORPHS, RayEvaluationBackend(started, reward), seed=0, block=1)(model, Sampling(3))
     assert actors.as_dict() == alone.as_dict()

@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import ObjectLostError
 
 from omatg_ray.commands.train import train
-from omatg_ray.distributed.actor_set import ActorSet, sampling_roles, start_actors
+from omatg_ray.distributed.actor_set import ActorSet, start_actors
 from omatg_ray.distributed.evaluation_backend import RayEvaluationBackend
 from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.failures import ObjectHandle, Timed
@@ -231,7 +231,8 @@ def test_a_model_that_does_not_arrive_is_an_error_and_not_the_one_before(
     model = FlowModel.load(base)
     block = Block(species=[[11, 17]], indices=[0], sampling=Sampling(3))
     settings = RaySettings.model_validate({"rollout": {"workers": 1}})
-    with start_actors(settings, sampling_roles(settings, model, Scorers(None, None), 10.0), progress=False) as started:
+    roles = {"rollout": (model,), "reward": (Scorers(None, None), 10.0)}
+    with start_actors(settings, roles, progress=False) as started:
         backend = RayEvaluationBackend(started, None)
         (first,) = backend.measure(model, [block])
         assert torch.equal(first.crystals.pos, block.generate(model).pos)

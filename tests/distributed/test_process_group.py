@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.distributed.failures import fetch
-from omatg_ray.distributed.process_group import LOOPBACK, LearnersLostError, Rendezvous, TorchProcessGroup, plan_shares
+from omatg_ray.distributed.process_group import (
+    LOOPBACK,
+    LearnersLostError,
+    TorchProcessGroup,
+    open_rendezvous,
+    plan_shares,
+)
 from omatg_ray.distributed.settings import RaySettings, Share
 from omatg_ray.distributed.workers import LearnerWorker
 from omatg_ray.errors import ClusterError, TrainingError
@@ -45,13 +51,13 @@ def test_every_counted_structure_is_in_one_share(n: int, counted: Tensor) -> Non
     found, values = [], []
     shares = plan_shares(SIZES, counted, n)
     assert len(shares) == n
-    for share in shares:
-        structures = [(item, member) for item in share.items for member in range(len(SIZES[item]))]
-        found += [structures[index] for index in share.counted.tolist()]
-        values += advantage[share.positions].tolist()
-        assert share.counted.dtype == share.positions.dtype == torch.long
+    for items, own, positions in shares:
+        structures = [(item, member) for item in items for member in range(len(SIZES[item]))]
+        found += [structures[index] for index in own.tolist()]
+        values += advantage[positions].tolist()
+        assert own.dtype == positions.dtype == torch.long
         # No item is sent that is not needed.
-        assert {structures[index][0] for index in share.counted.tolist()} == set(share.items)
+        assert {structures[index][0] for index in own.tolist()} == set(items)
     assert found == [whole[index] for index in counted.tolist()]
     assert values == advantage.tolist()
 
@@ -62,15 +68,15 @@ def test_shares_are_even_in_pairs_of_atoms(n: int) -> None:
     sizes = [torch.randint(1, 21, (16,), generator=generator).tolist() for _ in range(12)]
     counted = torch.rand(192, generator=generator).gt(0.2).nonzero().squeeze(1)
     atoms = torch.tensor(sizes).flatten()
-    pairs = [int(atoms[counted[share.positions]].square().sum()) for share in plan_shares(sizes, counted, n)]
+    pairs = [int(atoms[counted[positions]].square().sum()) for _, _, positions in plan_shares(sizes, counted, n)]
     assert sum(pairs) == int(atoms[counted].square().sum())
     assert all(abs(own - sum(pairs) / n) <= 400 for own in pairs)
 
 
 def test_equal_structures_are_dealt_out_evenly_and_items_to_few() -> None:
     shares = plan_shares([[4] * 8] * 6, torch.arange(48), 3)
-    assert [share.items for share in shares] == [(0, 1), (2, 3), (4, 5)]
-    assert all(share.counted.tolist() == list(range(16)) for share in shares)
+    assert [items for items, _, _ in shares] == [[0, 1], [2, 3], [4, 5]]
+    assert all(own.tolist() == list(range(16)) for _, own, _ in shares)
 
 
 def test_the_number_of_learners_is_a_key() -> None:
@@ -83,13 +89,11 @@ def test_the_number_of_learners_is_a_key() -> None:
 
 def in_group(n: int, work: Callable[[TorchProcessGroup], Any], seconds: float = 60.0) -> list[Any]:
     """What every member of a group does in a thread of its own; errors are returned."""
-    rendezvous = Rendezvous(LOOPBACK, seconds)
+    store, address = open_rendezvous(LOOPBACK, seconds)
 
     def join(rank: int) -> Any:
         try:
-            group = TorchProcessGroup(
-                rendezvous.address, rank, n, LOOPBACK, rendezvous=rendezvous if rank == 0 else None, seconds=seconds
-            )
+            group = TorchProcessGroup(address, rank, n, LOOPBACK, served=store if rank == 0 else None, seconds=seconds)
             return work(group)
         except LearnersLostError as error:
             return error
@@ -166,9 +170,9 @@ def test_nobody_waits_forever() -> None:
 
 
 def test_who_does_not_come_is_not_waited_for_forever() -> None:
-    rendezvous = Rendezvous(LOOPBACK, seconds=1.0)
+    store, address = open_rendezvous(LOOPBACK, seconds=1.0)
     with pytest.raises(LearnersLostError, match="learner 0 of 2"):
-        TorchProcessGroup(rendezvous.address, 0, 2, LOOPBACK, rendezvous=rendezvous, seconds=1.0)
+        TorchProcessGroup(address, 0, 2, LOOPBACK, served=store, seconds=1.0)
 
 
 # --- actors -----------------------------------------------------------------------------------------------------
@@ -250,10 +254,11 @@ class Set:
         sizes = [trajectory.x_0.n_atoms.tolist() for trajectory in trajectories]
         references = [ray.put(trajectory) for trajectory in trajectories]
         calls = []
-        for actor, share in zip(self.actors, plan_shares(sizes, counted, len(self.actors)), strict=True):
-            own = [references[item] for item in share.items]
+        shares = plan_shares(sizes, counted, len(self.actors))
+        for actor, (items, own, positions) in zip(self.actors, shares, strict=True):
+            needed = [references[item] for item in items]
             update = actor.update.options(num_returns=3)
-            calls.append(tuple(update.remote(share.counted, advantage[share.positions], len(counted), *own)))
+            calls.append(tuple(update.remote(own, advantage[positions], len(counted), *needed)))
         return calls
 
     def update(self, *arguments: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from ray.cluster_utils import Cluster
 
 from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.failures import GONE, ActorGone, OutputLost, Timed, fetch
-from omatg_ray.distributed.worker_group import MAX_ATTEMPTS, Answer, Request, WorkerGroup
+from omatg_ray.distributed.worker_group import MAX_ATTEMPTS, Request, WorkerGroup
 from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.run.versions import software
 
@@ -76,7 +77,7 @@ class Team:
         return pool
 
     def finish(self) -> None:
-        self.loop.until(lambda: not any(pool.unfinished for pool in self.pools))
+        self.loop.until(lambda: not any(pool.waiting + pool.running for pool in self.pools))
 
 
 @pytest.fixture
@@ -87,8 +88,14 @@ def team() -> Iterator[Team]:
         pool.close()
 
 
-def into(found: dict[int, Any], index: int) -> Callable[[Answer], None]:
-    return lambda answer: found.__setitem__(index, answer)
+@dataclass
+class Answer:
+    value: Any
+    kept: tuple[Any, ...]
+
+
+def into(found: dict[int, Any], index: int) -> Callable[..., None]:
+    return lambda value, *kept: found.__setitem__(index, Answer(value, kept))
 
 
 def test_every_request_is_answered_once_and_what_is_kept_stays_in_the_store(team: Team) -> None:
@@ -98,14 +105,14 @@ def test_every_request_is_answered_once_and_what_is_kept_stays_in_the_store(team
     team.finish()
     assert [found[index].value for index in range(9)] == [-index for index in range(9)]
     assert [ray.get(found[index].kept[0]) for index in range(9)] == [index**2 for index in range(9)]
-    assert pool.unfinished == 0
+    assert pool.waiting == pool.running == 0
 
 
 def test_no_actor_has_more_than_its_share_in_flight(team: Team) -> None:
     pool, most = team.pool(in_flight=2), 0
     pool.wait_for(2)  # one alone could answer everything before the other has started
 
-    def count(_: Answer) -> None:
+    def count(*_: Any) -> None:
         nonlocal most
         most = max(most, pool.describe().count("square"))
 
@@ -145,8 +152,8 @@ def test_answers_may_be_handed_on_while_others_run(team: Team) -> None:
     totals: dict[int, Answer] = {}
     for index in range(5):
 
-        def on(answer: Answer, index: int = index) -> None:
-            second.submit(Request("", "total", (answer.kept[0], 1), into(totals, index)))
+        def on(_: Any, kept: Any, index: int = index) -> None:
+            second.submit(Request("", "total", (kept, 1), into(totals, index)))
 
         first.submit(Request("", "square", (index,), on, kept=1))
     team.finish()
@@ -327,7 +334,7 @@ def test_long_silence_is_broken(team: Team, monkeypatch: pytest.MonkeyPatch, cap
     pool.wait_for(1)
     monkeypatch.setattr("omatg_ray.distributed.event_loop.PATIENCE", 0.2)
     monkeypatch.setattr("omatg_ray.distributed.event_loop.TICK", 0.1)
-    pool.submit(Request("4", "square", (1, 0.7), lambda _: None, kept=1))
+    pool.submit(Request("4", "square", (1, 0.7), lambda *_: None, kept=1))
     with caplog.at_level(logging.WARNING):
         team.finish()
     assert "running: rollout actor 0: square 4" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, Self
 
 from pymatgen.core import Lattice, Structure
@@ -79,6 +80,7 @@ class Prepared:
 
     schedule = None
     generates_species = False
+    description = SimpleNamespace(domain=None)
 
     def __init__(self, structures: Sequence[Structure]) -> None:
         self.crystals = CrystalBatch.from_structures(structures)
@@ -86,5 +88,5 @@ class Prepared:
     def to(self, device: Any) -> Self:
         return self
 
-    def generate(self, species: Any, sampling: Any, seed: int, indices: list[int], *_: Any) -> CrystalBatch:
+    def generate(self, species: Any, sampling: Any, seed: int, indices: list[int], *_: Any, **__: Any) -> CrystalBatch:
         return self.crystals.select(indices)

@@ -14,13 +14,14 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.backend import Block, LocalEvaluationBackend, Measured
 from omatg_ray.evaluate.cases import (
     Case,
-    CaseFolder,
     CaseResult,
     conditions_of,
+    crystals_of_case,
     dataset_fingerprint,
     evaluate_cases,
     key_of,
     model_fingerprint,
+    other_cases,
 )
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.flow.settings import PathSettings
@@ -127,9 +128,9 @@ def test_damaged_files_are_computed_anew(backend: Watched, tmp_path: Path, damag
 
 def test_without_its_crystals_a_case_is_computed_anew(backend: Watched, tmp_path: Path) -> None:
     (first,) = evaluate_cases(cases(3), evaluator(backend), tmp_path)
-    CaseFolder(tmp_path).crystals(first.key).unlink()
+    crystals_of_case(tmp_path, first.key).unlink()
     (again,) = evaluate_cases(cases(3), evaluator(backend), tmp_path)
-    assert again.evaluation is not None and CaseFolder(tmp_path).crystals(first.key).is_file()
+    assert again.evaluation is not None and crystals_of_case(tmp_path, first.key).is_file()
 
 
 def test_names_are_those_of_the_call(backend: Watched, tmp_path: Path) -> None:
@@ -143,9 +144,9 @@ def test_cases_of_other_calls_under_the_same_conditions(backend: Watched, tmp_pa
     first, second = evaluate_cases(cases(3, 4), evaluator(backend), tmp_path)
     evaluate_cases(cases(5), evaluator(backend, seed=1), tmp_path)
     (tmp_path / "cases" / "notes.json").write_text("{")
-    folder, conditions = CaseFolder(tmp_path), conditions_of(evaluator(backend))
-    assert [one.key for one in folder.others(conditions, [second.key])] == [first.key]
-    assert folder.others(conditions, [first.key, second.key]) == []
+    conditions = conditions_of(evaluator(backend))
+    assert [one.key for one in other_cases(tmp_path, conditions, [second.key])] == [first.key]
+    assert other_cases(tmp_path, conditions, [first.key, second.key]) == []
 
 
 def test_keys_tell_apart_what_decides_a_result(backend: Watched) -> None:

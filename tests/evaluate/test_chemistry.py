@@ -86,6 +86,7 @@ def test_metrics_of_an_evaluation() -> None:
             by_composition=ByComposition.of(["NaCl", "NaCl4"]),
             seconds=0.0,
             generation_seconds=0.0,
+            domain=["unknown", "unknown"] * samples,
         )
 
     with PlausibilityCheck(0, 60.0) as check:

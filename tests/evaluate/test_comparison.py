@@ -10,7 +10,7 @@ import torch
 
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.errors import DataError
-from omatg_ray.evaluate.cases import CaseFolder, CaseResult
+from omatg_ray.evaluate.cases import CaseResult, crystals_of_case
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.compositions import ByComposition, interval_dict
 from omatg_ray.evaluate.metrics import CSPMetrics
@@ -44,7 +44,7 @@ def result(
         by_composition = by_composition.with_medians(energy)
     by_composition = by_composition.with_rows(rows)
     means = {key: float(values[~values.isnan()].mean()) for key, values in rows.items()}
-    metrics = CSPMetrics(n=len(rmse), **means, **({"coverage_at": (0.25, 0.5), "coverage": 0.5} if samples > 1 else {}))  # type: ignore[arg-type]
+    metrics = CSPMetrics(n=len(rmse), **means, **({"coverage_at": [0.25, 0.5], "coverage": 0.5} if samples > 1 else {}))  # type: ignore[arg-type]
     values = {
         "label": f"{name}, {steps} points" + ("" if way == "own" else f", {way}"),
         "steps": steps,
@@ -153,7 +153,7 @@ def test_a_single_case_with_samples_and_crystals(tmp_path: Path) -> None:
 
     one = result("<b>", 10, GOOD + BAD, relative=[0.0] * 8, samples=2)
     known: CrystalDataset = REFERENCES
-    write_structures(CaseFolder(tmp_path).crystals(one.key), known.crystals.to_structures() * 2)
+    write_structures(crystals_of_case(tmp_path, one.key), known.crystals.to_structures() * 2)
     text = write_comparison(tmp_path, Comparison.of([one]), known).read_text()
     assert "<h2>Crystals" in text and "<h2>Coverage" in text and "RMSE 0.100" in text
     assert "<b>" not in text and "Difference from the first" not in text and "<h2>Against" not in text

@@ -31,7 +31,7 @@ class Volume:
 
     invalid_energy = 5.0
     elements = None
-    potential = SimpleNamespace(name="volume")
+    potential = SimpleNamespace(name="volume", domain=None)
 
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         constant = crystals.cell[:, 0, 0].double()
@@ -44,12 +44,13 @@ class Copyist:
 
     schedule = None
     generates_species = False
+    description = SimpleNamespace(domain=None)
 
     def __init__(self, crystals: CrystalBatch, change: Any) -> None:
         self.crystals, self.change = crystals, change
         self.asked: list[list[int]] = []
 
-    def generate(self, species: Any, sampling: Any, seed: int, rows: list[int], *_: Any) -> CrystalBatch:
+    def generate(self, species: Any, sampling: Any, seed: int, rows: list[int], *_: Any, **__: Any) -> CrystalBatch:
         assert species == [[11, 17]] * len(rows)
         self.asked.append(rows)
         return self.change(self.crystals.select(rows), rows)
@@ -147,7 +148,7 @@ class Sampler(Copyist):
         super().__init__(crystals, None)
         self.seeds: list[int] = []
 
-    def generate(self, species: Any, sampling: Any, seed: int, rows: list[int], *_: Any) -> CrystalBatch:
+    def generate(self, species: Any, sampling: Any, seed: int, rows: list[int], *_: Any, **__: Any) -> CrystalBatch:
         self.seeds.append(seed)
         crystals = self.crystals.select(rows)
         if seed == 3:

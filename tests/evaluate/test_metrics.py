@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from torch import tensor
+from torch import Tensor, tensor
 
 from omatg_ray.errors import DataError
 from omatg_ray.evaluate import metrics
@@ -14,59 +14,67 @@ from omatg_ray.evaluate.metrics import CSPMetrics, mean_interval, paired_interva
 nan, inf = float("nan"), float("inf")
 
 
+def matches_of(values: list[float], stol: float = 0.5) -> dict[str, float]:
+    rows = metrics.match_rows(tensor(values, dtype=torch.float64), stol)
+    return {name: metrics.mean(row) for name, row in rows.items()}
+
+
+def energies_of(energy: Tensor, reference: Tensor, valid: Tensor) -> dict[str, float]:
+    rows = metrics.energy_rows(energy, reference, valid, cap=3.0)
+    means = {name: metrics.mean(row) for name, row in rows.items()}
+    return means | metrics.energy_quantiles(rows["relative_energy_mean"])
+
+
 def test_matches() -> None:
-    matches = tensor([0.1, nan, 0.3, nan, 0.2], dtype=torch.float64)
-    assert metrics.match_rate(matches) == metrics.metre(matches) == pytest.approx(0.6)
-    assert metrics.rmse(matches) == pytest.approx(0.2)
-    assert metrics.crmse(matches, stol=0.5) == pytest.approx((0.1 + 0.5 + 0.3 + 0.5 + 0.2) / 5)
-    none = tensor([nan, nan])
-    assert (metrics.match_rate(none), metrics.crmse(none, 0.3)) == (0.0, pytest.approx(0.3))
-    assert math.isnan(metrics.rmse(none))
-    assert all(math.isnan(f(tensor([]))) for f in (metrics.match_rate, metrics.rmse, metrics.metre))
+    crmse = (0.1 + 0.5 + 0.3 + 0.5 + 0.2) / 5
+    assert matches_of([0.1, nan, 0.3, nan, 0.2]) == pytest.approx({"match_rate": 0.6, "rmse": 0.2, "crmse": crmse})
+    none = matches_of([nan, nan], 0.3)
+    assert (none["match_rate"], none["crmse"]) == (0.0, pytest.approx(0.3))
+    assert math.isnan(none["rmse"])
+    assert all(math.isnan(value) for value in matches_of([]).values())
 
 
 def test_relative_energies() -> None:
     energy = tensor([-1.0, -2.0, nan, 500.0, nan])
     reference = tensor([-1.5, -2.0, -4.0, -1.0, -3.0])
     valid = tensor([True, True, False, True, True])  # the last energy is one that the potential could not give
-    assert metrics.relative_energy_mean(energy, reference, valid) == pytest.approx((0.5 + 0.0 + 501.0) / 3)
-    assert metrics.relative_energy_median(energy, reference, valid) == pytest.approx(0.5)
+    found = energies_of(energy, reference, valid)
+    assert found["relative_energy_mean"] == pytest.approx((0.5 + 0.0 + 501.0) / 3)
+    assert found["relative_energy_median"] == pytest.approx(0.5)
     # Row 2 is invalid and row 3 above the cap: both count as 3 eV/atom, before the reference is taken off.
-    capped = metrics.relative_energy_mean_capped(energy, reference, valid, cap=3.0)
-    assert capped == pytest.approx((0.5 + 0.0 + 7.0 + 4.0) / 4)
-    assert metrics.invalid_share(valid) == pytest.approx(0.2)
+    assert found["relative_energy_mean_capped"] == pytest.approx((0.5 + 0.0 + 7.0 + 4.0) / 4)
 
 
 def test_median_of_an_even_number_is_the_middle() -> None:
     zero, valid = torch.zeros(4), torch.ones(4, dtype=torch.bool)
-    assert metrics.relative_energy_median(tensor([1.0, 2.0, 3.0, 10.0]), zero, valid) == pytest.approx(2.5)
+    found = energies_of(tensor([1.0, 2.0, 3.0, 10.0]), zero, valid)
+    assert found["relative_energy_median"] == pytest.approx(2.5)
 
 
 def test_quantiles_are_of_the_valid_and_interpolated() -> None:
     energy, reference = tensor([0.0, 1.0, 2.0, 3.0, 4.0, 900.0]), torch.zeros(6)
     valid = tensor([True] * 5 + [False])
     # A tenth of the way from the first to the fifth of five lies at 0.4.
-    assert metrics.relative_energy_quantile(energy, reference, valid, 0.1) == pytest.approx(0.4)
-    assert metrics.relative_energy_quantile(energy, reference, valid, 0.9) == pytest.approx(3.6)
-    assert math.isnan(metrics.relative_energy_quantile(energy, reference, ~valid & valid, 0.9))
+    found = energies_of(energy, reference, valid)
+    assert (found["relative_energy_q10"], found["relative_energy_q90"]) == (pytest.approx(0.4), pytest.approx(3.6))
+    assert math.isnan(energies_of(energy, reference, ~valid & valid)["relative_energy_q90"])
 
 
 def test_becoming_invalid_never_lowers_the_capped_mean() -> None:
     energy, reference = torch.randn(20) * 5, torch.randn(20)
     all_valid = torch.ones(20, dtype=torch.bool)
-    before = metrics.relative_energy_mean_capped(energy, reference, all_valid, cap=3.0)
+    before = energies_of(energy, reference, all_valid)["relative_energy_mean_capped"]
     for row in range(20):
         fewer = all_valid.clone()
         fewer[row] = False
-        assert metrics.relative_energy_mean_capped(energy, reference, fewer, cap=3.0) >= before
+        assert energies_of(energy, reference, fewer)["relative_energy_mean_capped"] >= before
 
 
 def test_no_valid_crystal() -> None:
-    energy, reference, valid = tensor([nan, nan]), tensor([-1.0, -2.0]), tensor([False, False])
-    assert math.isnan(metrics.relative_energy_mean(energy, reference, valid))
-    assert math.isnan(metrics.relative_energy_median(energy, reference, valid))
-    assert metrics.relative_energy_mean_capped(energy, reference, valid, cap=3.0) == pytest.approx(4.5)
-    assert metrics.invalid_share(valid) == 1.0
+    found = energies_of(tensor([nan, nan]), tensor([-1.0, -2.0]), tensor([False, False]))
+    assert math.isnan(found["relative_energy_mean"])
+    assert math.isnan(found["relative_energy_median"])
+    assert found["relative_energy_mean_capped"] == pytest.approx(4.5)
 
 
 def test_as_dict_is_json() -> None:

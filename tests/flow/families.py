@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from omatg_ray.flow.gamma import EncoderDecoderGamma, Gamma, SqrtGamma
 from omatg_ray.flow.interpolant import (
     EncoderDecoder,
     FieldPath,
@@ -12,7 +11,14 @@ from omatg_ray.flow.interpolant import (
     VarianceExploding,
     VariancePreserving,
 )
-from omatg_ray.flow.tau import ConstantTau, CosineTau, LinearTau
+from omatg_ray.flow.time_functions import (
+    ConstantTau,
+    CosineTau,
+    EncoderDecoderGamma,
+    Gamma,
+    LinearTau,
+    SqrtGamma,
+)
 
 TRAINABLE: dict[str, FieldPath] = {
     "linear": Linear(),

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from omatg_ray.flow.gamma import SqrtGamma
 from omatg_ray.flow.interpolant import Linear
 from omatg_ray.flow.loss import flow_loss
 from omatg_ray.flow.settings import PathSettings
+from omatg_ray.flow.time_functions import SqrtGamma
 from tests.flow.families import GAMMAS, TRAINABLE
 from tests.small import random_crystals, small_network
 
@@ -89,11 +89,12 @@ def test_velocity_and_denoiser_of_a_single_pair_have_no_loss(name, gamma):
             ("pos", start.pos, image, t[layout.batch][:, None]),
             ("cell", start.cell, end.cell, t[:, None, None]),
         ):
-            difference = (state.pos if field == "pos" else state.cell) - path.alpha(time) * a - path.beta(time) * b
+            (alpha, beta), (alpha_rate, beta_rate) = path.weights(time), path.rates(time)
+            difference = (state.pos if field == "pos" else state.cell) - alpha * a - beta * b
             if field == "pos":
                 difference = (difference + 0.5) % 1.0 - 0.5
             scale, slope = GAMMAS[gamma].value(time), GAMMAS[gamma].derivative(time)
-            velocity = path.alpha_dot(time) * a + path.beta_dot(time) * b + slope / scale * difference
+            velocity = alpha_rate * a + beta_rate * b + slope / scale * difference
             if field == "pos":
                 velocity = velocity - layout.mean(velocity)[layout.batch]
             out |= {f"{field}_b": velocity, f"{field}_eta": difference / scale}

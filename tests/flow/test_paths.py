@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from omatg_ray.crystal.batch import Layout
-from omatg_ray.flow.gamma import SqrtGamma
 from omatg_ray.flow.interpolant import EncoderDecoder, Linear, Trigonometric
 from omatg_ray.flow.paths import interpolate, path, torus_path
 from omatg_ray.flow.settings import PathSettings
+from omatg_ray.flow.time_functions import SqrtGamma
 from tests.flow.families import FAMILIES, GAMMAS, TRAINABLE
 from tests.small import random_crystals
 

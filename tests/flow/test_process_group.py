@@ -15,7 +15,7 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.fields import Fields
 from omatg_ray.errors import TrainingError
 from omatg_ray.flow.loss import DENOISERS, flow_loss
-from omatg_ray.flow.pretrain import Recipe
+from omatg_ray.flow.pretrain import Pretrainer, Recipe
 from omatg_ray.flow.process_group import DefaultProcessGroup, SingleProcess, share_of
 from omatg_ray.flow.settings import PathSettings, PretrainSettings
 from tests.small import SIZE, random_crystals, small_network
@@ -75,6 +75,7 @@ EPOCHS = 3
 # Seven crystals in batches of five: of the second batch, the third rank has nothing.
 CRYSTALS = random_crystals([3, 1, 4, 2, 2, 5, 1], 0, torch.float32)
 RECIPE = Recipe(
+    Pretrainer,
     PretrainSettings(network=SIZE, paths=WITH_GAMMA, epochs=EPOCHS, batch_size=5, warmup_steps=0, lr=1e-2, ema=0.9),
     CRYSTALS,
     random_crystals([2, 3], 1, torch.float32),
@@ -89,7 +90,7 @@ def train_as_rank(rank: int, size: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=size)
     group = DefaultProcessGroup()
     assert group.exchange({"rank": rank}) == [{"rank": other} for other in range(size)]
-    trainer = RECIPE.trainer(torch.device("cpu"), group, DistributedDataParallel)
+    trainer = RECIPE(process_group=group, wrap=DistributedDataParallel)
     losses = [trainer.run_epoch() for _ in range(EPOCHS)]
     torch.save({"losses": losses, "state": trainer.state_dict()}, folder / f"{rank}.pt")
     if rank == 1:
@@ -115,7 +116,7 @@ def test_three_ranks_train_as_one_process_and_stop_together(tmp_path: Path) -> N
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert len(list(tmp_path.glob("*.refused"))) == 3
 
-    alone = RECIPE.trainer(torch.device("cpu"))
+    alone = RECIPE()
     losses = [alone.run_epoch() for _ in range(EPOCHS)]
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
     for other in found[1:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 import omatg_ray as og
 from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.domain import Domain
 from omatg_ray.errors import FormulaError, ModelError
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
@@ -50,6 +52,28 @@ def equal(left, right) -> bool:
 
 
 # --- files ------------------------------------------------------------------------------------------------------
+
+
+def test_what_it_was_trained_on_is_saved_and_what_it_generates_beyond_is_warned_of(tmp_path):
+    domain = Domain.of([[22, 8, 8], [56, 22, 8, 8, 8], [11]])
+    base_model(domain=domain).save(tmp_path)
+    model = FlowModel.load(tmp_path)
+    assert model.description.domain == domain
+    with pytest.warns(
+        UserWarning, match="model, 2 of 5 crystals: of its 3 training crystals none has Cs or Cl or 2 atoms"
+    ):
+        model.generate([*SPECIES[:4], [55]], Sampling(2))
+    with pytest.warns(UserWarning, match="model: of its 3 training crystals none has Na-Ti or Na-O$"):
+        model.sample(["NaTiO"], steps=2)
+    for quiet in (lambda: model.generate(SPECIES, Sampling(2), judged=True), lambda: model.sample(["TiO2"], steps=2)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            quiet()
+    # Folders of earlier versions have no such entry.
+    text = json.loads((tmp_path / "model.json").read_text())
+    del text["domain"]
+    (tmp_path / "model.json").write_text(json.dumps(text))
+    assert FlowModel.load(tmp_path).description.domain is None
 
 
 @pytest.mark.parametrize("make", [base_model, reinforced_model])

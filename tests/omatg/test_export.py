@@ -10,12 +10,13 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from omatg_ray.crystal.base import BaseDistribution, InformedCell, NormalCell, NormalPositions
+from omatg_ray.crystal.base import BaseDistribution, InformedCell, Normal
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
 from omatg_ray.omatg.export import export_omatg
+from omatg_ray.omatg.hub import CHECKPOINT_FILE, CONFIG_FILE
 from omatg_ray.omatg.lattices import informed_cell
 from omatg_ray.omatg.read import import_omatg
 from omatg_ray.policy.hand_made import LinearSchedule
@@ -47,9 +48,9 @@ def model_of(**changes: Any) -> FlowModel:
 
 
 def exported(model: FlowModel, folder: Path, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
-    written = export_omatg(model, folder, **options)
-    state = torch.load(written.checkpoint, weights_only=True)["state_dict"]
-    return state, yaml.safe_load(written.config.read_text()), written.notes
+    notes = export_omatg(model, folder, **options)
+    state = torch.load(folder / CHECKPOINT_FILE, weights_only=True)["state_dict"]
+    return state, yaml.safe_load((folder / CONFIG_FILE).read_text()), notes
 
 
 def test_import_then_export_gives_the_tensors_back_but_for_leftover_layers(tmp_path: Path) -> None:
@@ -80,10 +81,10 @@ def test_export_then_import_gives_the_same_sampler(tmp_path: Path) -> None:
             "cell": {"kind": "vp", "schedule": {"kind": "cosine", "offset": 0.1}, "epsilon": {"kind": "vanishing"}},
         }
     )
-    base = BaseDistribution(pos=NormalPositions(scale=0.5), cell=NormalCell(loc=1.0, scale=3.0))
+    base = BaseDistribution(pos=Normal(scale=0.5), cell=Normal(loc=1.0, scale=3.0))
     model = model_of(paths=paths, base_distribution=base, schedule=LinearSchedule(pos=0.0, cell=2.5))
-    written = export_omatg(model, tmp_path, steps=30)
-    back = import_omatg(written.checkpoint, written.config).model
+    export_omatg(model, tmp_path, steps=30)
+    back = import_omatg(tmp_path / CHECKPOINT_FILE, tmp_path / CONFIG_FILE).model
     assert back.description.paths == paths
     assert back.description.base_distribution == base
     assert back.description.schedule == LinearSchedule(pos=0.0, cell=2.5)
@@ -96,8 +97,8 @@ def test_export_then_import_gives_the_same_sampler(tmp_path: Path) -> None:
 def test_every_family_of_paths_comes_back(kind: str, tmp_path: Path) -> None:
     values = {"kind": kind, **({"sigma_min": 0.01, "sigma_max": 2.0} if kind == "ve" else {})}
     paths = PathSettings.model_validate({"pos": values, "cell": values})
-    written = export_omatg(model_of(paths=paths), tmp_path)
-    assert import_omatg(written.checkpoint, written.config).model.description.paths == paths
+    export_omatg(model_of(paths=paths), tmp_path)
+    assert import_omatg(tmp_path / CHECKPOINT_FILE, tmp_path / CONFIG_FILE).model.description.paths == paths
 
 
 class Encoder(nn.Module):
@@ -118,10 +119,10 @@ def test_lightning_loads_the_checkpoint(tmp_path: Path) -> None:
             return self.model.encoder.coord_out.weight.detach().clone()
 
     model = model_of(network=SIZE.model_copy(update={"layers": 4}))
-    written = export_omatg(model, tmp_path)
+    export_omatg(model, tmp_path)
     shown = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = lightning.Trainer(accelerator="cpu", default_root_dir=tmp_path, **shown)
-    (found,) = trainer.predict(Peer(), torch.utils.data.DataLoader([0.0]), ckpt_path=str(written.checkpoint))
+    (found,) = trainer.predict(Peer(), torch.utils.data.DataLoader([0.0]), ckpt_path=str(tmp_path / CHECKPOINT_FILE))
     assert torch.equal(found, model.base_network.coord_out.weight)
 
 
@@ -140,7 +141,8 @@ def test_a_frozen_field_with_another_network_is_refused(tmp_path: Path) -> None:
         export_omatg(model, tmp_path)
     # As long as both networks are the same, one of them is enough.
     model.network.load_state_dict(model.base_network.state_dict())
-    assert export_omatg(model, tmp_path).checkpoint.is_file()
+    export_omatg(model, tmp_path)
+    assert (tmp_path / CHECKPOINT_FILE).is_file()
 
 
 def test_what_one_network_cannot_express_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 import yaml
 from pymatgen.core import Lattice, Structure
 
-from omatg_ray.crystal.base import InformedCell, NormalCell, NormalPositions
+from omatg_ray.crystal.base import InformedCell, Normal
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.interpolant import EncoderDecoder, Trigonometric, VarianceExploding, VariancePreserving
@@ -102,7 +102,8 @@ def test_a_stochastic_process_with_slopes(tmp_path: Path) -> None:
     policy = result.model.policy(sde=True)
     t, start = torch.tensor(0.4), result.model.description.base_distribution.sample([[11, 17], [26]], [0, 1])
     with torch.no_grad():
-        rates = policy.rates(start, t)
+        outputs = policy.outputs(start, t)
+        rates = {field: policy.drift.rate(field, outputs, t, start) for field in policy.active}
         out = result.model.base_network(start, t)
     weight = 0.02 / (0.1 * 0.4 * 0.6) ** 0.5
     torch.testing.assert_close(rates["pos"], (1 + 3.0 * 0.4) * out.pos_b - weight * out.pos_eta)
@@ -146,8 +147,8 @@ def test_one_sided_diffusion(tmp_path: Path) -> None:
     assert (what.paths.pos.sigma_min, what.paths.pos.sigma_max) == (0.01, 2.0)
     assert isinstance(what.paths.cell, VariancePreserving)
     assert what.paths.pos.one_sided
-    assert isinstance(what.base_distribution.pos, NormalPositions)
-    assert what.base_distribution.cell == NormalCell(loc=0.0, scale=2.0)
+    assert isinstance(what.base_distribution.pos, Normal)
+    assert what.base_distribution.cell == Normal(loc=0.0, scale=2.0)
 
 
 def test_defaults_of_the_network_are_those_of_the_publication(tmp_path: Path) -> None:

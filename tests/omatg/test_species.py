@@ -17,6 +17,7 @@ from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.omatg.base import Imported
 from omatg_ray.omatg.export import export_omatg
+from omatg_ray.omatg.hub import CHECKPOINT_FILE, CONFIG_FILE
 from omatg_ray.omatg.read import import_omatg
 from tests.omatg.files import SIZE, base_tree, network_state, of_class, reinforcement_tree, write
 
@@ -97,18 +98,18 @@ def test_they_generate_from_numbers_of_atoms(tree: Any, state: Any, tmp_path: Pa
 @pytest.mark.parametrize("tree, state", CASES)
 def test_import_then_export_gives_the_checkpoint_back(tree: Any, state: Any, tmp_path: Path) -> None:
     model = imported(tmp_path, tree(), state()).model
-    written = export_omatg(model, tmp_path)
-    tensors = torch.load(written.checkpoint, weights_only=True)["state_dict"]
+    export_omatg(model, tmp_path)
+    tensors = torch.load(tmp_path / CHECKPOINT_FILE, weights_only=True)["state_dict"]
     assert tensors.keys() == state().keys()
     name = "model.encoder.node_embedding.weight"
     assert torch.equal(tensors[name], state()[name])
-    config = yaml.safe_load(written.config.read_text())["model"]
+    config = yaml.safe_load((tmp_path / CONFIG_FILE).read_text())["model"]
     species = config["si"]["init_args"]["stochastic_interpolants"][0]
     given = tree()["model"]
     assert species == given["si"]["init_args"]["stochastic_interpolants"][0]
     base, expected = (c["sampler"]["init_args"]["species_distribution"] for c in (config, given))
     assert base["class_path"] == (expected if isinstance(expected, str) else expected["class_path"])
-    again = import_omatg(written.checkpoint, written.config).model.description
+    again = import_omatg(tmp_path / CHECKPOINT_FILE, tmp_path / CONFIG_FILE).model.description
     assert (again.paths, again.network) == (model.description.paths, model.description.network)
 
 

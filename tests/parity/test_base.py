@@ -8,7 +8,7 @@ import math
 import torch
 from safetensors.torch import load_file
 
-from omatg_ray.crystal.base import ANGLE_RANGE, BaseDistribution, InformedCell, NormalCell, NormalPositions
+from omatg_ray.crystal.base import ANGLE_RANGE, BaseDistribution, InformedCell, Normal
 from omatg_ray.crystal.lattice import cell_from_parameters, cell_parameters
 from omatg_ray.seeding import generator
 
@@ -54,5 +54,6 @@ def test_statistics_of_draws(shared):
 
 def test_defaults_of_normal_distributions(shared):
     parameters = json.loads((shared / "parity" / "base_distributions.json").read_text())
-    for ours, name in ((NormalPositions(), "position_normal_default"), (NormalCell(), "cell_normal_default")):
+    for name in ("position_normal_default", "cell_normal_default"):
+        ours = Normal()
         assert {"loc": ours.loc, "scale": ours.scale} == parameters[name]

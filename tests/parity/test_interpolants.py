@@ -10,8 +10,6 @@ from safetensors.torch import load_file
 
 from omatg_ray.crystal.batch import Layout
 from omatg_ray.crystal.lattice import nearest_image, wrap
-from omatg_ray.flow.epsilon import ConstantEpsilon, VanishingEpsilon
-from omatg_ray.flow.gamma import EncoderDecoderGamma, Gamma, SqrtGamma
 from omatg_ray.flow.interpolant import (
     EncoderDecoder,
     FieldPath,
@@ -22,7 +20,16 @@ from omatg_ray.flow.interpolant import (
     VariancePreserving,
 )
 from omatg_ray.flow.paths import path, torus_path
-from omatg_ray.flow.tau import ConstantTau, CosineTau, LinearTau
+from omatg_ray.flow.time_functions import (
+    ConstantEpsilon,
+    ConstantTau,
+    CosineTau,
+    EncoderDecoderGamma,
+    Gamma,
+    LinearTau,
+    SqrtGamma,
+    VanishingEpsilon,
+)
 
 # The parameters are those of interpolants_cases.json, which `test_parameters` checks.
 PATHS: dict[str, FieldPath] = {
@@ -101,13 +108,14 @@ def test_parameters(cases):
 @pytest.mark.parametrize("prefix, rtol, atol", [("f64/", 1e-9, 1e-12), ("", 1e-4, 2e-6)])
 @pytest.mark.parametrize("name", INTERPOLANTS)
 def test_functions(functions, name, prefix, rtol, atol):
-    t = functions[f"{prefix}t"]
-    for function in ("alpha", "alpha_dot", "beta", "beta_dot"):
+    t, ours = functions[f"{prefix}t"], PATHS[name.removeprefix("periodic_")]
+    found = zip(("alpha", "beta", "alpha_dot", "beta_dot"), (*ours.weights(t), *ours.rates(t)), strict=True)
+    for function, actual in found:
         expected = functions[f"{prefix}{name}/{function}"]
         tolerance = torch.full_like(t, rtol)
         if not prefix and "sbd_vp" in name and function.startswith("alpha"):
             tolerance[t >= 0.99] = 2e-3
-        difference = (getattr(PATHS[name.removeprefix("periodic_")], function)(t) - expected).abs()
+        difference = (actual - expected).abs()
         assert bool((difference <= atol + tolerance * expected.abs()).all()), function
 
 

@@ -13,6 +13,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.evaluate import metrics
 from omatg_ray.evaluate.unique import space_groups
 from omatg_ray.reward.matching import Matcher, MatchSettings
+from tests.reward.best import best_matches
 
 pytestmark = pytest.mark.processes
 
@@ -64,6 +65,13 @@ def assert_same_matches(actual: torch.Tensor, expected: list[float | None]) -> N
     torch.testing.assert_close(actual, as_tensor(expected), atol=1e-5, rtol=0, equal_nan=True)
 
 
+def assert_rates(matches: torch.Tensor, expected: dict[str, float], rate: str, of: str, stol: float) -> None:
+    found = {name: metrics.mean(row) for name, row in metrics.match_rows(matches, stol).items()}
+    assert found["match_rate"] == pytest.approx(expected[f"{rate}_{of}"], abs=1e-12)
+    assert found["rmse"] == pytest.approx(expected[f"mean_rmse_{of}"], abs=1e-5)
+    assert found["crmse"] == pytest.approx(expected[f"mean_crmse_{of}"], abs=1e-5)
+
+
 @pytest.mark.parametrize(("name", "settings", "reduced"), CASES)
 def test_matches_and_rates(
     name: str,
@@ -75,19 +83,13 @@ def test_matches_and_rates(
     per_structure: dict[str, Any],
 ) -> None:
     with Matcher(2, 60.0, settings, reduced=reduced, own_images=False) as matcher:
-        own, best = matcher.pairs(generated, reference), matcher.best(generated, reference)
+        own, best = matcher.pairs(generated, reference), best_matches(matcher, generated, reference)
     assert own.timed_out == own.failed == best.timed_out == best.failed == 0
     assert_same_matches(own.rmse, per_structure["matching"][name]["rmse_to_own_reference"])
     assert_same_matches(best.rmse, per_structure["matching"][name]["best_rmse_per_reference"])
 
-    expected = summary[name]["match"]
-    assert metrics.match_rate(own.rmse) == pytest.approx(expected["match_rate_all"], abs=1e-12)
-    assert metrics.rmse(own.rmse) == pytest.approx(expected["mean_rmse_all"], abs=1e-5)
-    assert metrics.crmse(own.rmse, settings.stol) == pytest.approx(expected["mean_crmse_all"], abs=1e-5)
-    expected = summary[name]["metre"]
-    assert metrics.metre(best.rmse) == pytest.approx(expected["metre_all"], abs=1e-12)
-    assert metrics.rmse(best.rmse) == pytest.approx(expected["mean_rmse_all"], abs=1e-5)
-    assert metrics.crmse(best.rmse, settings.stol) == pytest.approx(expected["mean_crmse_all"], abs=1e-5)
+    assert_rates(own.rmse, summary[name]["match"], "match_rate", "all", settings.stol)
+    assert_rates(best.rmse, summary[name]["metre"], "metre", "all", settings.stol)
 
 
 def test_float32_structures_of_the_checkpoint(
@@ -98,11 +100,9 @@ def test_float32_structures_of_the_checkpoint(
     first = range(expected["first"])
     left, right = generated.select(first).to(dtype=torch.float32), reference.select(first).to(dtype=torch.float32)
     with Matcher(own_images=False) as matcher:
-        own, best = matcher.pairs(left, right), matcher.best(left, right)
-    for rmse, numbers, rate in ((own.rmse, "match", "match_rate_all"), (best.rmse, "metre", "metre_all")):
-        assert metrics.match_rate(rmse) == pytest.approx(expected[numbers][rate], abs=1e-12)
-        assert metrics.rmse(rmse) == pytest.approx(expected[numbers]["mean_rmse_all"], abs=1e-5)
-        assert metrics.crmse(rmse, 0.5) == pytest.approx(expected[numbers]["mean_crmse_all"], abs=1e-5)
+        own, best = matcher.pairs(left, right), best_matches(matcher, left, right)
+    assert_rates(own.rmse, expected["match"], "match_rate", "all", 0.5)
+    assert_rates(best.rmse, expected["metre"], "metre", "all", 0.5)
 
 
 def test_crmse_of_every_structure(

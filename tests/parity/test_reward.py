@@ -20,7 +20,7 @@ from omatg_ray.reward.matching import MatchSettings
 from omatg_ray.reward.potential import Potential
 from omatg_ray.reward.protocol import Once, RewardResult
 from omatg_ray.reward.symmetry import NonCentrosymmetric, NonTriclinic
-from omatg_ray.reward.weighted import Part, Weighted
+from omatg_ray.reward.weighted import Weighted
 from omatg_ray.rl.advantage import clipped, group_advantages
 from omatg_ray.rl.settings import AdvantageSettings
 
@@ -136,7 +136,7 @@ def test_weighted_sums(shared: Path, summary: dict[str, Any]) -> None:
     assert len(summary["composite_reward"]) == 2
     for case in summary["composite_reward"]:
         rows = zip("abc", case["weights"], case["rewards"], strict=True)
-        result = Weighted([Part(name, weight, Row(name, reward)) for name, weight, reward in rows])(crystals)
+        result = Weighted({name: (weight, Row(name, reward)) for name, weight, reward in rows})(crystals)
         torch.testing.assert_close(result.reward, torch.tensor(case["total"]).double(), rtol=1e-6, atol=1e-6)
         assert set(case["info_keys"]) <= result.values.keys()
 
@@ -164,7 +164,7 @@ def test_crmse_rewards(shared: Path, name: str, settings: MatchSettings, scale: 
     expected = json.loads((folder / "metrics_per_structure.json").read_text())["rewards"][name]
     reward = PolymorphMatch(read(folder / "metrics_reference.extxyz"), settings, timeout=60.0, own_images=False)
     crystals = read(folder / "metrics_generated.extxyz")
-    result = Weighted([Part("crmse", scale, reward)])(crystals)
+    result = Weighted({"crmse": (scale, reward)})(crystals)
     torch.testing.assert_close(result.reward, torch.tensor(expected["reward"]).double(), rtol=0, atol=1e-5)
     crmse = result.values["crmse.rmse"].nan_to_num(settings.stol)
     torch.testing.assert_close(crmse, torch.tensor(expected["crmse"]).double(), rtol=0, atol=1e-5)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from omatg_ray.flow.gamma import SqrtGamma
 from omatg_ray.flow.interpolant import Linear, Trigonometric
 from omatg_ray.flow.loss import flow_loss
 from omatg_ray.flow.paths import interpolate
 from omatg_ray.flow.settings import PathSettings
+from omatg_ray.flow.time_functions import SqrtGamma
 from tests.parity.loading import PREFIX, crystals, peer_network
 
 NAMES = {"pos": "pos_loss_b", "cell": "cell_loss_b", "pos_eta": "pos_loss_z"}

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.evaluate import metrics
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, plausible_matches
 from omatg_ray.reward.matching import Matcher, MatchSettings
-from tests.parity.test_metrics import CASES, crystals
+from tests.parity.test_metrics import CASES, assert_rates, crystals
+from tests.reward.best import best_matches
 
 pytestmark = pytest.mark.processes
 
@@ -73,12 +73,6 @@ def test_counts_of_valid_structures(plausible: list[Tensor], summary: dict[str, 
     assert float(theirs.double().mean()) == pytest.approx(summary["valid_fraction_reference"], abs=1e-12)
 
 
-def assert_rates(matches: Tensor, expected: dict[str, float], rate: str, stol: float) -> None:
-    assert metrics.match_rate(matches) == pytest.approx(expected[f"{rate}_valid"], abs=1e-12)
-    assert metrics.rmse(matches) == pytest.approx(expected["mean_rmse_valid"], abs=1e-5)
-    assert metrics.crmse(matches, stol) == pytest.approx(expected["mean_crmse_valid"], abs=1e-5)
-
-
 @pytest.mark.parametrize(
     ("name", "settings", "reduced"), [CASES[0], *(pytest.param(*case, marks=pytest.mark.long) for case in CASES[1:])]
 )
@@ -94,11 +88,11 @@ def test_rates_over_valid_structures(
     ours, theirs = plausible
     with Matcher(0, 60.0, settings, reduced=reduced, own_images=False) as matcher:
         own = matcher.pairs(generated, reference).rmse
-        best = matcher.best(generated.select(ours), reference).rmse
+        best = best_matches(matcher, generated.select(ours), reference).rmse
     own = plausible_matches(own, ours, theirs)
-    assert_rates(own, summary[name]["match"], "match_rate", settings.stol)
+    assert_rates(own, summary[name]["match"], "match_rate", "valid", settings.stol)
     best = plausible_matches(best, torch.ones_like(theirs), theirs)
-    assert_rates(best, summary[name]["metre"], "metre", settings.stol)
+    assert_rates(best, summary[name]["metre"], "metre", "valid", settings.stol)
 
 
 def test_structures_of_the_checkpoint_alone(
@@ -110,9 +104,9 @@ def test_structures_of_the_checkpoint_alone(
     left, right = generated.select(first), reference.select(first)
     with Matcher(own_images=False) as matcher:
         own = plausible_matches(matcher.pairs(left, right).rmse, ours, theirs)
-        best = plausible_matches(matcher.best(left.select(ours), right).rmse, torch.ones_like(theirs), theirs)
-    assert_rates(own, expected["match"], "match_rate", 0.5)
-    assert_rates(best, expected["metre"], "metre", 0.5)
+        best = plausible_matches(best_matches(matcher, left.select(ours), right).rmse, torch.ones_like(theirs), theirs)
+    assert_rates(own, expected["match"], "match_rate", "valid", 0.5)
+    assert_rates(best, expected["metre"], "metre", "valid", 0.5)
 
 
 def test_degenerate_cells_end_within_the_time_bound(folder: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from omatg_ray.errors import TrainingError
 from omatg_ray.policy.drift import Velocity
-from omatg_ray.policy.noise import DiffusionNoise, LearnedNoise
+from omatg_ray.policy.noise import LearnedNoise
 from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.rl.rollout import rollout
@@ -60,8 +60,3 @@ def test_noise_that_learned_to_vanish_is_refused():
     policy = Policy(Velocity(), network, network, ("pos",), {"pos": noise})
     with pytest.raises(TrainingError, match="objective.entropy_weight.pos"):
         rollout(policy, random_crystals([2]), TIMES, draw_noise(random_crystals([2]), 4, [1], ("pos",)))
-
-
-def test_the_noise_of_a_diffusion():
-    noise = DiffusionNoise(lambda t: 0.5 * t)
-    torch.testing.assert_close(noise.sigma(TIMES), TIMES.sqrt())

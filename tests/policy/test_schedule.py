@@ -120,14 +120,14 @@ def test_a_conditioned_schedule_learns_what_differs_between_structures(shared):
     optimizer = torch.optim.Adam(schedule.parameters(), lr=1e-2)
     goal = torch.tensor([2.0, -0.5])
     for _ in range(300):
-        loss = (schedule.value("pos", t, batch) - goal).square().sum()
+        loss = ((schedule.factor("pos", t, batch) - 1) - goal).square().sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    torch.testing.assert_close(schedule.value("pos", t, batch).detach(), goal, atol=0.05, rtol=0)
+    torch.testing.assert_close((schedule.factor("pos", t, batch) - 1).detach(), goal, atol=0.05, rtol=0)
     # Each structure alone has the same s, and one time for all is one for each.
-    alone = torch.cat([schedule.value("pos", t[i], batch.select([i])) for i in range(2)])
-    torch.testing.assert_close(alone, schedule.value("pos", t, batch))
+    alone = torch.cat([(schedule.factor("pos", t[i], batch.select([i])) - 1) for i in range(2)])
+    torch.testing.assert_close(alone, (schedule.factor("pos", t, batch) - 1))
     labels = [curve.of for curve in curves(schedule)]
     assert labels == ["2 atoms", "8 atoms", "20 atoms"]
     (eight,) = [curve for curve in curves(schedule) if curve.of == "8 atoms"]
@@ -164,7 +164,7 @@ def test_a_learned_schedule_starts_at_zero_and_learns_for_its_fields_alone(share
     assert schedule.factor("pos", t).tolist() == [[1.0, 1.0], [1.0, 1.0]]
     optimizer = torch.optim.Adam(schedule.parameters(), lr=1e-2)
     for _ in range(400):
-        loss = (schedule.value("pos", t) - (2.0 - 3.0 * t)).square().sum()
+        loss = ((schedule.factor("pos", t) - 1) - (2.0 - 3.0 * t)).square().sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 
@@ -9,22 +8,16 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import StepPatch
 
 from omatg_ray.report.panels import PRETRAINING, REINFORCEMENT, rewards
 from omatg_ray.report.plots import (
-    COLOURS,
     INK,
     Curve,
-    Point,
+    Panel,
     banded_lines,
-    curves,
     energy_histogram,
-    idle_curves,
-    idle_shares,
     rmse_histogram,
     running_mean,
-    stacked_times,
     svg,
     values,
 )
@@ -44,6 +37,16 @@ def train(step: int, **values: float | None) -> dict[str, Any]:
     return {"kind": "train", "step": step, **values}
 
 
+def curves(
+    lines: list[dict[str, Any]], shown: list[Curve], ylabel: str = "value", best: int | None = None
+) -> Figure | None:
+    return Panel("", tuple(shown), ylabel, marks_best=True).figure(lines, best)
+
+
+def point(x: float, mean: float, low: float | None = None, high: float | None = None) -> tuple[float, dict[str, Any]]:
+    return x, {"mean": mean, "low": low, "high": high}
+
+
 def test_curves_show_the_points_of_their_kind_and_leave_out_null() -> None:
     lines = [
         train(1, loss=3.0),
@@ -51,71 +54,45 @@ def test_curves_show_the_points_of_their_kind_and_leave_out_null() -> None:
         train(3, loss=1.0),
         {"kind": "validation", "step": 2, "loss": 9.0},
     ]
-    axes = axes_of(curves(lines, [Curve("train", "loss", "loss"), Curve("train", "absent", "absent")], "loss"))
+    axes = axes_of(curves(lines, [Curve("train", "loss", "loss"), Curve("train", "absent", "absent")]))
     (line,) = axes.get_lines()
     assert points(line) == [[1, 3], [3, 1]]
 
 
 def test_curves_without_numbers_are_no_figure() -> None:
     lines = [train(1, loss=None), train(2)]
-    assert curves(lines, [Curve("train", "loss", "loss")], "loss") is None
-    assert curves([], [Curve("train", "loss", "loss")], "loss") is None
-    assert stacked_times(lines) is None
+    assert curves(lines, [Curve("train", "loss", "loss")]) is None
+    assert curves([], [Curve("train", "loss", "loss")]) is None
     assert energy_histogram({"before": [None, None]}) is None
     assert energy_histogram({}) is None
 
 
 def test_band_is_the_spread_around_the_curve() -> None:
     lines = [train(1, mean=2.0, std=0.5), train(2, mean=3.0, std=0.25)]
-    axes = axes_of(curves(lines, [Curve("train", "mean", "mean", spread="std")], "reward"))
+    axes = axes_of(curves(lines, [Curve("train", "mean", "mean", spread="std")]))
     corners = {tuple(corner) for corner in np.asarray(axes.collections[0].get_paths()[0].vertices).tolist()}
     assert {(1, 1.5), (1, 2.5), (2, 2.75), (2, 3.25)} <= corners
 
 
 def test_a_spread_of_other_steps_is_left_out() -> None:
     lines = [train(1, mean=2.0, std=0.5), train(2, mean=3.0)]
-    axes = axes_of(curves(lines, [Curve("train", "mean", "mean", spread="std")], "reward"))
+    axes = axes_of(curves(lines, [Curve("train", "mean", "mean", spread="std")]))
     assert not axes.collections
 
 
 def test_best_is_marked_on_the_first_curve() -> None:
     lines = [{"kind": "validation", "step": step, "energy": 1.0 / (1 + step)} for step in (0, 5, 10)]
     shown = [Curve("validation", "energy", "energy")]
-    marked = axes_of(curves(lines, shown, "energy", marked=5)).get_lines()[-1]
+    marked = axes_of(curves(lines, shown, best=5)).get_lines()[-1]
     assert points(marked) == [[5.0, pytest.approx(1 / 6)]]
     assert "5" in str(marked.get_label())
-    assert len(axes_of(curves(lines, shown, "energy", marked=7)).get_lines()) == 1
+    assert len(axes_of(curves(lines, shown, best=7)).get_lines()) == 1
 
 
 def test_running_mean() -> None:
     np.testing.assert_allclose(running_mean(np.array([0.0, 3.0, 6.0, 0.0, 9.0]), 1), [0, 3, 3, 5, 9])
     line = np.linspace(0.0, 1.0, 30)
     np.testing.assert_allclose(running_mean(line, 4), line)
-
-
-def test_stacked_times_add_up() -> None:
-    lines = [
-        train(1, time_rollout=5.0, time_reward=1.0, time_learn=3.0, time_validation=0.0),
-        train(2, time_rollout=6.0, time_reward=None, time_learn=2.0, time_validation=7.0),
-    ]
-    patches = [patch for patch in axes_of(stacked_times(lines)).patches if isinstance(patch, StepPatch)]
-    tops = {patch.get_label(): patch.get_data()[0].tolist() for patch in patches}
-    assert tops == {"rollout": [5, 6], "reward": [6, 6], "learn": [9, 8], "validation": [9, 15]}
-    assert patches[0].get_data()[1].tolist() == [0.5, 1.5, 2.5]
-
-
-def test_a_stage_has_its_colour_in_every_run() -> None:
-    """Handing out weights is a stage of runs on Ray only."""
-    alone = [train(1, time_rollout=5.0, time_learn=3.0, time_validation=2.0)]
-    on_ray = [train(1, time_rollout=5.0, time_reward=1.0, time_learn=3.0, time_weights=0.5, time_validation=2.0)]
-    colours = []
-    for lines in (alone, on_ray):
-        patches = axes_of(stacked_times(lines)).patches
-        colours.append({str(patch.get_label()): patch.get_facecolor() for patch in patches})
-    assert list(colours[0]) == ["rollout", "learn", "validation"]
-    assert list(colours[1]) == ["rollout", "reward", "learn", "weights", "validation"]
-    assert colours[0].items() <= colours[1].items()
-    assert len(set(colours[1].values())) == 5
 
 
 def test_values_are_finite_numbers() -> None:
@@ -130,62 +107,6 @@ def test_values_are_finite_numbers() -> None:
     steps, numbers = values(lines, "train", "x")
     assert steps.tolist() == [1, 6] and numbers.tolist() == [1, 2]
     assert [len(found) for found in values(lines, "train", "y")] == [0, 0]
-
-
-def idle(step: int, **shares: list[float | None]) -> dict[str, Any]:
-    of_actors = {f"idle_{role}_{index}": share for role, found in shares.items() for index, share in enumerate(found)}
-    return train(step, **of_actors)
-
-
-def test_few_actors_have_a_curve_each_in_the_order_of_their_stages() -> None:
-    lines = [
-        idle(1, learner=[0.5], reward=[0.75, None], rollout=[0.25, 0.125]),
-        idle(2, learner=[0.25], reward=[0.5, None], rollout=[None, 0.5]),
-        {"kind": "validation", "step": 2, "idle_rollout_9": 0.5},
-    ]
-    axes = axes_of(idle_curves(idle_shares(lines)))
-    assert {str(line.get_label()): points(line) for line in axes.get_lines()} == {
-        "rollout 0": [[1, 0.25]],
-        "rollout 1": [[1, 0.125], [2, 0.5]],
-        "reward 0": [[1, 0.75], [2, 0.5]],
-        "learner 0": [[1, 0.5], [2, 0.25]],
-    }
-    assert list(idle_shares(lines)) == [("rollout", 0), ("rollout", 1), ("reward", 0), ("learner", 0)]
-    assert [line.get_color() for line in axes.get_lines()] == [COLOURS[0], COLOURS[0], COLOURS[1], COLOURS[2]]
-    looks = {(line.get_color(), str(line.get_linestyle())) for line in axes.get_lines()}
-    assert len(looks) == 4
-
-
-def test_many_actors_have_a_median_and_a_band_per_role() -> None:
-    rng = np.random.default_rng(0)
-    shares = rng.random((3, 12))
-    lines = [idle(step, rollout=row.tolist(), learner=[0.5]) for step, row in enumerate(shares, start=1)]
-    lines[1]["idle_rollout_3"] = None
-    present = np.delete(shares[1], 3)
-    axes = axes_of(idle_curves(idle_shares(lines)))
-    rollout, learner = axes.get_lines()
-    assert rollout.get_label() == "rollout: median of 12" and learner.get_label() == "learner"
-    sorted_rows = [np.sort(shares[0]), np.sort(present), np.sort(shares[2])]
-    medians = [(row[5] + row[6]) / 2 if len(row) == 12 else row[5] for row in sorted_rows]
-    np.testing.assert_allclose(points(rollout), list(zip((1, 2, 3), medians, strict=True)))
-    corners = {tuple(corner) for corner in np.asarray(axes.collections[0].get_paths()[0].vertices).tolist()}
-    assert {(step, row[end]) for step, row in enumerate(sorted_rows, start=1) for end in (0, -1)} <= corners
-
-
-@pytest.mark.parametrize("count", [1, 8, 9, 40])
-def test_every_curve_of_actors_is_in_the_legend(count: int) -> None:
-    figure = idle_curves(idle_shares([idle(step, rollout=[0.5] * count) for step in range(1, 101)]))
-    assert figure is not None
-    (axes,) = figure.axes
-    legend = axes.get_legend()
-    assert legend is not None and len(legend.get_texts()) == len(axes.get_lines()) == (count if count <= 8 else 1)
-    np.testing.assert_allclose([line.get_ydata() for line in axes.get_lines()], 0.5)
-    dashed = set(re.findall(r"stroke-dasharray: ([^;\"]+)", svg(figure)))
-    assert len(dashed) == len(axes.get_lines()) - 1
-
-
-def test_no_actors_no_figure() -> None:
-    assert idle_curves(idle_shares([train(1, time_rollout=1.0), idle(2, rollout=[None])])) is None
 
 
 def test_histogram_counts_every_valid_structure_once() -> None:
@@ -243,9 +164,9 @@ def test_a_sum_of_rewards_has_a_panel_for_each_part() -> None:
 
 def test_lines_with_bands_over_a_logarithm() -> None:
     lines = {
-        "a": [Point(5, 0.5, 0.4, 0.6), Point(50, 0.3, 0.2, 0.4)],
-        "b": [Point(50, 0.1)],
-        **{f"more {number}": [Point(5, 0.2), Point(50, 0.2)] for number in range(4)},
+        "a": [point(5, 0.5, 0.4, 0.6), point(50, 0.3, 0.2, 0.4)],
+        "b": [point(50, 0.1)],
+        **{f"more {number}": [point(5, 0.2), point(50, 0.2)] for number in range(4)},
     }
     figure = banded_lines(lines, "grid points", "cRMSE", log=True)
     assert figure is not None
@@ -258,7 +179,7 @@ def test_lines_with_bands_over_a_logarithm() -> None:
     assert axes.get_lines()[5].get_linestyle() == "--"
     band = axes.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (0.2, 0.6)
-    assert banded_lines({"b": [Point(50, 0.1)]}, "grid points", "cRMSE") is None
+    assert banded_lines({"b": [point(50, 0.1)]}, "grid points", "cRMSE") is None
 
 
 def test_histogram_of_matches() -> None:
@@ -278,7 +199,7 @@ def test_energies_above_a_bound_share_the_last_bin() -> None:
 def test_long_noisy_curves_are_drawn_thin_below_their_running_mean():
     numbers = [0.1 * step + (-1) ** step for step in range(80)]
     lines = [{"kind": "train", "step": step, "reward_mean": number} for step, number in enumerate(numbers)]
-    figure = curves(lines, [Curve("train", "reward_mean", "mean", smooth=True)], "reward")
+    figure = curves(lines, [Curve("train", "reward_mean", "mean", smooth=True)])
     measured, mean = axes_of(figure).get_lines()
     assert points(measured) == [[step, number] for step, number in enumerate(numbers)]
     assert measured.get_linewidth() < mean.get_linewidth()

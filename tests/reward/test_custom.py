@@ -14,8 +14,11 @@ import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import RewardError
+from omatg_ray.reward.contract import made_up_crystals
 from omatg_ray.reward.custom import MAX_TIMEOUTS, CustomReward
+from omatg_ray.reward.protocol import checked
 from omatg_ray.run.bounded import Outcome
+from tests.reward.rewards.user_rewards import Promises
 
 pytestmark = pytest.mark.processes
 
@@ -63,6 +66,15 @@ def test_a_plain_tensor_is_enough() -> None:
     with custom("Plain") as reward:
         result = reward(towers(4.0, 5.0))
     assert result.reward.tolist() == [1.0, 1.0] and result.reward.dtype == torch.float64 and result.values == {}
+
+
+@pytest.mark.parametrize("broken", ["dtype", "half", "integers", "array", "list", "result", "gradient"])
+def test_real_numbers_of_any_kind_are_converted_exactly(broken: str) -> None:
+    """As `check_reward` does."""
+    crystals = made_up_crystals()
+    with custom("Promises", broken=broken) as reward:
+        result = reward(crystals)
+    assert torch.equal(result.reward, checked("promises", Promises(broken)(crystals), len(crystals)).reward)
 
 
 @pytest.mark.parametrize("how, reason", [("raise", "too long"), ("die", "exit code 3")])
@@ -177,8 +189,8 @@ def test_what_a_reward_returns_is_never_read_as_code(tmp_path: Path) -> None:
     reward = CustomReward("mine", "odd:Odd", -1.0, path=tmp_path, timeout=30.0)
     try:
         for height, said in (
-            (3.0, "its reward is no array of numbers"),
-            (4.0, "its value 'x' is no array of numbers"),
+            (3.0, "its reward is no array of real numbers"),
+            (4.0, "its value 'x' is no array of real numbers"),
             (5.0, "a value is called ''"),
             (6.0, "a value is called 'a/b'"),
         ):

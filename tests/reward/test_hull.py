@@ -18,18 +18,18 @@ from pymatgen.entries.computed_entries import (
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError, RewardError
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.reward.hull import EnergyAboveHull, Entry, Hull, entries_of, read_entries
+from omatg_ray.reward.hull import EnergyAboveHull, Hull, entries_of, read_entries
 from omatg_ray.reward.protocol import RewardResult
 
 NA, CL, BR = 11, 17, 35
 # Na + Cl with Na at -1, Cl at -2 eV/atom; NaCl at -3.5, 2 eV/atom below the line; Na3Cl above the hull.
 ENTRIES = [
-    Entry(((NA, 1.0),), -1.0),
-    Entry(((NA, 1.0),), -0.5),
-    Entry(((CL, 1.0),), -2.0),
-    Entry(((NA, 1.0), (CL, 1.0)), -3.5),
-    Entry(((NA, 3.0), (CL, 1.0)), -1.3),
-    Entry(((BR, 1.0),), -1.7),
+    (((NA, 1.0),), -1.0),
+    (((NA, 1.0),), -0.5),
+    (((CL, 1.0),), -2.0),
+    (((NA, 1.0), (CL, 1.0)), -3.5),
+    (((NA, 3.0), (CL, 1.0)), -1.3),
+    (((BR, 1.0),), -1.7),
 ]
 
 
@@ -71,7 +71,7 @@ def test_one_diagram_per_chemical_system(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_elements_of_the_reward_are_those_with_an_energy_and_a_reference() -> None:
-    hull = Hull([*ENTRIES, Entry(((19, 1.0), (CL, 1.0)), -3.0)])
+    hull = Hull([*ENTRIES, (((19, 1.0), (CL, 1.0)), -3.0)])
     assert hull.elements == {NA, CL, BR}
     for known, common in ((None, {NA, CL, BR}), (frozenset({8, NA, CL}), {NA, CL})):
         assert EnergyAboveHull(Energies([], [], known), hull).elements == common
@@ -122,7 +122,7 @@ def test_entries_that_pymatgen_writes(tmp_path: Path) -> None:
     expected = [(((NA, 2.0), (CL, 2.0)), -3.5), (((CL, 2.0),), -2.0), (((NA, 1.0),), -1.0)]
     for content in (rows := [entry.as_dict() for entry in entries], {"entries": rows}):
         file.write_text(json.dumps(content))
-        found = [(entry.composition, entry.energy_per_atom) for entry in read_entries(file)]
+        found = read_entries(file)
         assert found == [(composition, pytest.approx(energy)) for composition, energy in expected]
 
 
@@ -138,7 +138,7 @@ def test_energy_adjustments_count_where_no_correction_is_given(tmp_path: Path) -
     file = tmp_path / "entries.json"
     for rows in ([row], [{key: value for key, value in row.items() if key != "correction"}]):
         file.write_text("\ufeff" + json.dumps(rows), encoding="utf-8")
-        assert read_entries(file)[0].energy_per_atom == pytest.approx(entry.energy / 5)
+        assert read_entries(file)[0][1] == pytest.approx(entry.energy / 5)
     row["energy_adjustments"].append({"name": "another kind"})
     del row["correction"]
     file.write_text(json.dumps([row]))
@@ -149,7 +149,7 @@ def test_energy_adjustments_count_where_no_correction_is_given(tmp_path: Path) -
 def test_entries_of_a_table(tmp_path: Path) -> None:
     file = tmp_path / "entries.csv"
     file.write_text("formula,energy_per_atom\nNaCl,-3.5\nCl2,-2\n")
-    assert read_entries(file) == [Entry(((NA, 1.0), (CL, 1.0)), -3.5), Entry(((CL, 2.0),), -2.0)]
+    assert read_entries(file) == [(((NA, 1.0), (CL, 1.0)), -3.5), (((CL, 2.0),), -2.0)]
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_references_are_weighed_once_and_invalid_ones_left_out(tmp_path: Path) -
     potential = Counting()
     energy = MatGLEnergy(cast(Any, potential))
     first = entries_of(crystals, energy, tmp_path / "cache")
-    assert [entry.energy_per_atom for entry in first] == pytest.approx([-1.75, -1.85])
-    assert {entry.composition for entry in first} == {((NA, 1), (CL, 1))}
+    assert [energy for _, energy in first] == pytest.approx([-1.75, -1.85])
+    assert {amounts for amounts, _ in first} == {((NA, 1), (CL, 1))}
     assert entries_of(crystals, energy, tmp_path / "cache") == first and potential.evaluated == 2
     # Other crystals and other weights are others.
     entries_of(salts(3), energy, tmp_path / "cache")

@@ -6,8 +6,10 @@ from pymatgen.core import Lattice, Structure
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError
-from omatg_ray.reward.matching import Matcher, MatchSettings, compositions
+from omatg_ray.reward.matching import Matcher, MatchSettings, compositions, run_all, to_arrays
+from omatg_ray.run.bounded import BoundedPool
 from tests.evaluate.comparisons import DIES, HANGS, RAISES, misbehave
+from tests.reward.best import best_matches
 
 nan = float("nan")
 
@@ -108,7 +110,7 @@ def test_best_takes_the_closest_of_a_composition() -> None:
     lithium = CrystalBatch.from_structures([Structure(Lattice.cubic(3), ["Li"], [[0, 0, 0]])])
     reference = CrystalBatch.cat([lithium, CrystalBatch.from_structures([rock_salt()])])
     with Matcher() as matcher:
-        result = matcher.best(generated, reference)
+        result = best_matches(matcher, generated, reference)
     assert result.rmse.shape == (2,) and result.rmse[0].isnan()
     assert result.rmse[1].item() == pytest.approx(0.5 * 0.02 * 2.0, abs=1e-5)
 
@@ -133,11 +135,13 @@ def test_different_numbers_of_rows_are_refused() -> None:
 def test_nothing_to_match() -> None:
     with Matcher() as matcher:
         assert matcher.pairs(simple(), simple()).rmse.shape == (0,)
-        assert matcher.best(simple(), simple(3)).rmse.isnan().tolist() == [True]
+        assert best_matches(matcher, simple(), simple(3)).rmse.isnan().tolist() == [True]
 
 
 def test_progress_bar_is_shown_on_request(capfd: pytest.CaptureFixture[str]) -> None:
-    Matcher(compare=misbehave).pairs(simple(3), simple(3))
-    assert capfd.readouterr().err == ""
-    Matcher(compare=misbehave).pairs(simple(3), simple(3), progress="matching")
+    with BoundedPool(misbehave) as pool:
+        arrays = [(one, one, 0.3, 0.5, 10.0) for one in to_arrays(simple(3))]
+        assert run_all(pool, arrays, ["one"])[0].value is not None
+        assert capfd.readouterr().err == ""
+        run_all(pool, arrays, ["one"], "matching")
     assert "matching 1/1" in capfd.readouterr().err

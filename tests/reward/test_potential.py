@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.domain import DOMAIN_FILE, Domain
 from omatg_ray.errors import DataError, PotentialError
 from omatg_ray.reward.potential import Potential, load_module, load_potential
 
@@ -213,6 +215,19 @@ def test_malformed_known_energies_are_an_error_that_names_the_file(copy: Path, c
     (copy / "known_energies.json").write_text(content)
     with pytest.raises(PotentialError, match="known_energies.json"):
         load_potential(copy)
+
+
+def test_a_domain_beside_the_weights_is_read_and_a_malformed_one_refused(copy: Path, potential: Potential) -> None:
+    assert potential.domain is None
+    domain = Domain.of([[11, 17], [11, 11, 8]], sized=False)
+    (copy / DOMAIN_FILE).write_text(domain.model_dump_json())
+    loaded = load_potential(copy)
+    assert (loaded.domain, loaded.fingerprint) == (domain, potential.fingerprint)
+    assert pickle.loads(pickle.dumps(loaded)).domain == domain
+    for content in ("{", "[]", '{"partners": {"Na": "Cl"}, "elements": {"two": 2}}', '{"partners": {}}'):
+        (copy / DOMAIN_FILE).write_text(content)
+        with pytest.raises(PotentialError, match=r"domain\.json is not a domain"):
+            load_potential(copy)
 
 
 def test_a_sane_energy_volume_curve_gives_no_warning(weights: Path) -> None:

@@ -66,6 +66,7 @@ def test_positions_and_volume_reach_the_known_minimum() -> None:
     start = Springs().energies(crystals)
     torch.testing.assert_close(found.energy + found.drop, start, atol=1e-12, rtol=0)
     assert found.energy.max() < 1e-2 and float(found.energy.min()) >= 0
+    assert found.converged.all()
     # The third rests from the beginning.
     assert found.steps[2] == 0 and int(found.steps[:2].min()) > 0 and int(found.steps.max()) < 300
 
@@ -88,6 +89,7 @@ def test_steps_are_bounded_in_number_and_length(steps: int) -> None:
     moved = minimum_difference(found.crystals.pos - crystals.pos) @ crystals.cell[0]
     assert float(moved.norm(dim=1).max()) <= steps * LONGEST_STEP + 1e-9
     assert (found.drop > 0).tolist() == [steps > 0]
+    assert not found.converged.any()
 
 
 class Collapsing(Springs):
@@ -101,7 +103,7 @@ def test_a_crystal_that_would_become_invalid_stops_before() -> None:
     # Neighbours are half a body diagonal apart, and 0.5 Å is the limit.
     constant = float(volume(found.crystals.cell)[0]) ** (1 / 3)
     assert 0.5 / (3**0.5 / 2) <= constant < 0.75
-    assert int(found.steps[0]) < 500
+    assert int(found.steps[0]) < 500 and not found.converged[0]
 
 
 class Broken(Springs):

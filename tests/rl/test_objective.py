@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from omatg_ray.crystal.batch import Layout
-from omatg_ray.rl.objective import position_terms, structure_terms, surrogate
+from omatg_ray.rl.objective import position_terms, surrogate
 from omatg_ray.rl.settings import FieldWeights, ObjectiveSettings
 
 SIZES, STEPS, CLIP = [3, 1, 4], 5, 0.2
@@ -51,12 +51,13 @@ def test_a_clipped_ratio_beyond_the_range_of_floats_has_no_gradient(advantage):
 @pytest.mark.parametrize("reduction", ["none", "per_structure", "per_atom"])
 def test_position_terms(reduction):
     log_ratio, kl, advantage = inputs()
-    terms = position_terms(log_ratio, kl, advantage, Layout(torch.tensor(SIZES)), CLIP, reduction)
+    layout = Layout(torch.tensor(SIZES))
+    policies, divergences, outside = position_terms(log_ratio, kl, advantage, layout, CLIP, reduction)
     for k in range(STEPS):
         start = 0
         for b, n in enumerate(SIZES):
             atoms = log_ratio[k, start : start + n].tolist()
-            divergences = kl[k, start : start + n].tolist()
+            of_atoms = kl[k, start : start + n].tolist()
             start += n
             a = float(advantage[b])
             if reduction == "per_atom":
@@ -64,21 +65,20 @@ def test_position_terms(reduction):
                 policy, clipped = (sum(values) / n for values in zip(*each, strict=True))
             else:
                 policy, clipped = plain_surrogate(sum(atoms), a / n if reduction == "per_structure" else a)
-            assert float(terms.policy[k, b]) == pytest.approx(policy, rel=1e-12)
-            assert float(terms.clipped[k, b]) == pytest.approx(clipped)
-            expected = sum(divergences) if reduction == "none" else sum(divergences) / n
-            assert float(terms.kl[k, b]) == pytest.approx(expected, rel=1e-12)
-    assert 0 < float(terms.clipped.mean()) < 1
+            assert float(policies[k, b]) == pytest.approx(policy, rel=1e-12)
+            assert float(outside[k, b]) == pytest.approx(clipped)
+            expected = sum(of_atoms) if reduction == "none" else sum(of_atoms) / n
+            assert float(divergences[k, b]) == pytest.approx(expected, rel=1e-12)
+    assert 0 < float(outside.mean()) < 1
 
 
-def test_structure_terms():
-    log_ratio, kl, advantage = (v[..., :3] for v in inputs())
-    terms = structure_terms(log_ratio, kl, advantage, CLIP)
+def test_surrogate_of_structures():
+    log_ratio, _, advantage = (v[..., :3] for v in inputs())
+    policy, outside = surrogate(log_ratio, advantage, CLIP)
     for k in range(STEPS):
         for b in range(3):
             expected = plain_surrogate(float(log_ratio[k, b]), float(advantage[b]))
-            assert (float(terms.policy[k, b]), float(terms.clipped[k, b])) == pytest.approx(expected)
-    assert torch.equal(terms.kl, kl)
+            assert (float(policy[k, b]), float(outside[k, b])) == pytest.approx(expected)
 
 
 def test_weights_of_fields():

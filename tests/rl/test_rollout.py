@@ -21,7 +21,7 @@ def sample(active=("pos", "cell"), dtype=torch.float64, with_base=True, sizes=SI
     policy = velocity_policy(small_network(0, dtype), small_network(1, dtype), active)
     x_0 = random_crystals(sizes, seed, dtype)
     noise = draw_noise(x_0, STEPS, range(len(sizes)), policy.active)
-    return rollout(policy, x_0, time_grid(STEPS), noise, with_base, version=4)
+    return rollout(policy, x_0, time_grid(STEPS), noise, with_base)
 
 
 def equal(left: Trajectory, right: Trajectory) -> bool:
@@ -31,7 +31,7 @@ def equal(left: Trajectory, right: Trajectory) -> bool:
         if a.keys() != b.keys():
             return False
         pairs += [(a[field], b[field]) for field in a]
-    return all(torch.equal(a, b) for a, b in pairs) and left.version == right.version
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -151,7 +151,6 @@ def test_selection_is_the_rollout_of_those_structures(indices):
     assert torch.equal(part.log_prob["cell"], trajectory.log_prob["cell"][:, indices])
     assert torch.equal(part.states()[0], trajectory.states()[0][:, rows])
     assert torch.equal(part.final().cell, trajectory.final().cell[indices])
-    assert part.version == 4
 
 
 @pytest.mark.parametrize("active", [("pos",), ("pos", "cell")])
@@ -176,4 +175,3 @@ def test_all_of_a_trajectory_moves_to_a_device():
     assert len(tensors) == 9
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert moved.displacement["cell"].shape == trajectory.displacement["cell"].shape
-    assert moved.version == trajectory.version

@@ -38,7 +38,7 @@ def item(*compositions: tuple[int, ...], seeds: tuple[int, ...] = SEEDS, shared:
 
 
 def sampled(path: SpeciesPath, what: WorkItem, with_base: bool = True) -> Trajectory:
-    return run_item(what, policy_of(path), BASE, with_base, CPU, 3)
+    return run_item(what, policy_of(path), BASE, with_base, CPU)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,7 +111,7 @@ def test_the_learner_sees_the_recorded_species(kind, pairs):
     assert stats["log_ratio_max"] < 1e-3
     policy = policy_of(path)
     policy.network = perturbed(policy.base_network, 0.0)
-    equal = run_item(item((8, 8), (8,) * 5), policy, BASE, True, CPU, 0)
+    equal = run_item(item((8, 8), (8,) * 5), policy, BASE, True, CPU)
     stats = Learner(policy, objective, settings).update(equal, torch.tensor([1.0, -1.0, 0.5, -0.5]))
     assert abs(stats["kl_pos"]) < 1e-6 and abs(stats["kl_cell"]) < 1e-6
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +43,9 @@ def trainer(rewards: Callable[[int], Tensor], groups_per_item: int = 1) -> Train
     settings = RolloutSettings(groups=GROUPS, group_size=MEMBERS, steps=3, groups_per_item=groups_per_item)
     learner = Learner(policy, ObjectiveSettings(), LearnerSettings(epochs=1, lr=1e-2))
     base_distribution = BaseDistribution.fit(random_crystals([2] * 6, dtype=torch.float32).cell)
-    training = LocalTrainingBackend(learner, network, base_distribution, Scripted(rewards), torch.device("cpu"))
+    description = SimpleNamespace(base_distribution=base_distribution)
+    model: Any = SimpleNamespace(learned=network, description=description, device=torch.device("cpu"))
+    training = LocalTrainingBackend(learner, model, Scripted(rewards))
     return Trainer(settings, [[11, 17], [12, 8, 8], [3, 9]], AdvantageSettings(), training, seed=3, total=100)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from omatg_ray.run.home import NOWHERE, home, import_with_home
+from omatg_ray.run.home import NOWHERE, cache_folder, home, import_with_home
 
 NO_ACCOUNT = ["unshare", "--user", "--map-user=4711", "--map-group=4711"]
 """Runs a command under a user id without an account, as OpenShift does."""
@@ -22,7 +22,7 @@ warnings.simplefilter("ignore")
 import omatg_ray as og
 from omatg_ray.assets import crystals
 from omatg_ray.reward.potential import HOMELESS
-from omatg_ray.run.cache import cache_folder
+from omatg_ray.run.home import cache_folder
 
 energy = og.MatGLEnergy("bundled")
 og.bundled_model()
@@ -86,3 +86,27 @@ def test_a_home_on_loan_is_gone_afterwards(tmp_path: Path, monkeypatch: pytest.M
     made = sys.modules.pop("lib").made
     assert not made.exists() and not made.parent.exists() and made.parent != Path(NOWHERE)
     assert os.environ["HOME"] == NOWHERE
+
+
+def test_the_environment_names_the_folder_of_caches_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert cache_folder() == tmp_path / "caches" / "omatg_ray"
+    for unset in ("", None):
+        if unset is None:
+            monkeypatch.delenv("XDG_CACHE_HOME")
+        else:
+            monkeypatch.setenv("XDG_CACHE_HOME", unset)
+        assert cache_folder() == tmp_path / "home" / ".cache" / "omatg_ray"
+    assert not list(tmp_path.iterdir())  # Whoever writes makes it.
+
+
+def test_a_user_without_a_home_has_no_folder_of_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def expanduser(path: str) -> str:
+        return path  # What the system's says of an unknown user.
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", expanduser)
+    assert cache_folder() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "omatg_ray"

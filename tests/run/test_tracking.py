@@ -11,7 +11,7 @@ import pytest
 
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.metrics import MetricsLog, read_metrics
-from omatg_ray.run.tracking import SINKS, Tracker, Tracking
+from omatg_ray.run.tracking import RUNS, Tracker, Tracking
 
 
 class FakeRun:
@@ -101,7 +101,7 @@ def test_the_first_service_is_told_that_the_second_refused(
         def __init__(self, *_: object) -> None:
             raise RuntimeError("no server")
 
-    monkeypatch.setitem(SINKS, "mlflow", Refusing)  # type: ignore[arg-type]
+    monkeypatch.setitem(RUNS, "mlflow", Refusing)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="tracking: mlflow cannot accept the run: no server"):
         Tracking(("wandb", "mlflow")).start(tmp_path)
     assert [run.code for run in runs] == [1]

@@ -350,3 +350,17 @@ def test_results_of_other_inputs_are_refused(tmp_path: Path) -> None:
     require_same(tmp_path / "made" / "inputs.json", {"potential": "a", "epochs": 2})
     with pytest.raises(SystemExit, match="another epochs"):
         require_same(tmp_path / "made" / "inputs.json", {"potential": "a", "epochs": 3})
+
+
+@pytest.mark.long
+def test_the_domain_of_the_bundled_potential_is_that_of_the_candidates_it_was_distilled_on() -> None:
+    """Their number of compositions is on its card."""
+    from domain import of_potential
+    from label_decorated import further_candidates
+
+    from omatg_ray.assets import root
+    from omatg_ray.crystal.domain import DOMAIN_FILE, Domain
+
+    further = further_candidates()[:10_000]
+    assert len({candidate.formula for candidate in further}) == 2678
+    assert Domain.model_validate_json((root() / "potential" / DOMAIN_FILE).read_text()) == of_potential()

@@ -164,7 +164,7 @@ def test_an_iteration_is_that_of_the_trainer(precision: str, diversity: float) -
     learns, other = (learner(model, 1e-3, 2) for model in (first, second))
     iterations = Iterations(first, learns, Volume(), "wall", advantage, distances=diversity > 0)
     done = iterations.iterate(plan(size, 0, groups_per_item=1))
-    crew = LocalTrainingBackend(other, second.learned, second.description.base_distribution, Volume(), second.device)
+    crew = LocalTrainingBackend(other, second, Volume())
     settings = RolloutSettings(groups=2, group_size=3, steps=3, precision=precision)
     metrics = Trainer(settings, compositions(4), advantage, crew, seed=0, total=1).step()
     assert done.reward_mean == pytest.approx(metrics["reward_mean"])

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from omatg_ray.commands.train import TrainResult, train
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError, ModelError
+from omatg_ray.model.variant import copy_of_base
+from omatg_ray.model.variants.velocity import VelocityVariant
 from omatg_ray.policy.settings import LearnedScheduleSettings
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.train.build import build_run
@@ -16,7 +19,7 @@ from tests.commands.conftest import Workshop
 
 
 def test_overlaps_are_always_repelled(workshop: Workshop, base: Path) -> None:
-    energy = build_run(workshop.load(f"base={base}")).energy
+    energy = build_run(workshop.load(f"base={base}")).scorers.energy
     assert energy is not None and energy.repulsion
     with pytest.raises(ConfigError, match=r"unknown key reward\.repulsion"):
         workshop.load("reward.repulsion=false")
@@ -37,7 +40,7 @@ def test_what_a_model_says_of_its_base_and_potential(
         parts = build_run(workshop.load("data.file=null", *data, *keys))
         said = parts.model.description
         assert (said.provenance["base"], said.potential) == tuple(map(str, expected))
-        assert parts.energy is not None and parts.energy.potential.name == said.potential
+        assert parts.scorers.energy is not None and parts.scorers.energy.potential.name == said.potential
 
 
 CONSTANT = "{kind: constant, a: 0.1}"
@@ -56,6 +59,15 @@ def test_an_annealing_policy_learns_a_schedule_over_a_frozen_base(workshop: Work
     policy = parts.model.policy()
     assert len(policy.trainable_parameters()) == len(list(parts.model.learned.parameters()))
     assert not any(p.requires_grad for p in parts.model.base_network.parameters())
+
+
+def test_a_module_that_nothing_trains_is_refused(
+    workshop: Workshop, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learns = {"policy": copy_of_base, "strength": lambda description: nn.Linear(1, 1)}
+    monkeypatch.setattr(VelocityVariant, "learns", learns)
+    with pytest.raises(ModelError, match="^policy variant velocity: strength is in `learns`"):
+        build_run(workshop.load(f"base={base}"))
 
 
 def test_a_precision_that_shifts_actions_too_far_is_refused(workshop: Workshop, base: Path) -> None:

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.train.record import ActorsFile
+from omatg_ray.train.record import actors_writer
 
 
 def test_the_file_follows_who_is_there(tmp_path: Path) -> None:
     path, there = tmp_path / "actors.json", list[dict[str, Any]]()
-    keep = ActorsFile(path, lambda: list(there))
+    keep = actors_writer(path, lambda: list(there))
     keep()
     assert not path.exists()
     there.append({"role": "rollout", "index": 0, "pid": 1})

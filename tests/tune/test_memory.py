@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from omatg_ray.tune.memory import Within
+from omatg_ray.tune.memory import keep_within
 from omatg_ray.tune.settings import SweepSettings
 
 OLD = "policy.annealing.pos"
@@ -16,4 +16,4 @@ def test_mutated_values_are_limited_also_under_old_names_of_keys():
         sweep = SweepSettings.model_validate({"config": {}, "space": space})
     config = {"values": {OLD: 9.0, "learner.lr": 0.5}}
     with pytest.warns(UserWarning, match=r"policy\.annealing is now"):
-        assert Within(sweep.space)(config) == {"values": {OLD: 3.0, "learner.lr": 0.5}}
+        assert keep_within(sweep.space, config) == {"values": {OLD: 3.0, "learner.lr": 0.5}}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from omatg_ray.tune.memory import OBJECTIVE, TIME, earlier_results
-from omatg_ray.tune.schedulers import SchedulerSettings
+from omatg_ray.tune.schedulers import SCHEDULERS, SchedulerSettings
 from omatg_ray.tune.space import Domain
 
 LENGTH = 9
@@ -67,7 +67,7 @@ def swept(
         lost: After so many decisions the trial that reported loses its process, and is tried again.
     """
     work, trials, decisions = Logged(), [FakeTrial(number) for number in range(len(curves))], list[str]()
-    scheduler, added = settings.build(work, {}, {}), list[FakeTrial]()  # type: ignore[arg-type]
+    scheduler, added = SCHEDULERS[settings.kind](settings, work, {}, {}), list[FakeTrial]()  # type: ignore[arg-type]
 
     def add(again: Iterable[FakeTrial]) -> None:
         for trial in again:
@@ -84,7 +84,7 @@ def swept(
                 added.append(trial)
             decisions.append(report(scheduler, work, trial, curves[trials.index(trial)].tolist()))
             if len(decisions) in cuts:
-                scheduler = settings.build(work, {}, {})  # type: ignore[arg-type]
+                scheduler = SCHEDULERS[settings.kind](settings, work, {}, {})  # type: ignore[arg-type]
                 add(added)
             elif len(decisions) in lost and not trial.is_finished():
                 add([trial])

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.ablate import ablate
     from omatg_ray.report.ablation import ablation_table
 
-    result = ablate(settings, not arguments.quiet)
-    for name, ablated in result.sets.items():
-        print(f"\n{name}\n{ablation_table(ablated)}")
-    print(f"\nreport: {result.report}")
+    sets, report = ablate(settings, not arguments.quiet)
+    for name, found in sets.items():
+        print(f"\n{name}\n{ablation_table(found['rows'])}")
+    print(f"\nreport: {report}")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import Any
 
-from omatg_ray.cli.arguments import local_path, number, path_or_word
-from omatg_ray.cli.output import STRUCTURE_SUFFIXES, check_folder, check_output
+from omatg_ray.cli.arguments import local_path, number, on_error_argument, path_or_word
+from omatg_ray.cli.output import check_folder, check_output, crystals_arguments, crystals_output
 from omatg_ray.cli.sampling import read_samplings, sampling_arguments, work_options
 from omatg_ray.errors import ConfigError
 
@@ -31,6 +30,9 @@ anneals only with --schedule or slopes (the bundled one: --schedule bundled at 1
 anneals as it was trained. In the capped mean, an invalid crystal counts as if its energy were 3 eV/atom
 (--invalid-energy), and no other crystal counts as more, before the energy of its reference is subtracted. Without the
 cap, one crystal with overlapping atoms would dominate the mean.
+
+A reference is in domain if model and potential were trained on crystals with its elements, each pair of them, as many
+elements and as many atoms. --json says for each why not.
 """
 
 
@@ -45,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="reference crystals, in any format that pretrain reads; bundled: the test split of the bundled ones",
     )
     parser.add_argument("--limit", type=number(int, 1), metavar="N", help="use N references, spread over the file")
+    on_error_argument(parser, "references")
     parser.add_argument(
-        "--on-error",
-        choices=("refuse", "skip"),
-        default="refuse",
-        help="unusable references: refuse the file and list them (default), or skip them and say how many",
+        "--drop-unknown",
+        action="store_true",
+        help="leave out references with elements that a model or the potential does not know, and say how many",
     )
     parser.add_argument(
         "--samples",
@@ -81,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--plausible",
+        dest="plausibility",
         action="store_true",
         help="also count matches of only the chemically plausible crystals (SMACT, fingerprints; needs the extra "
         "`validity`)",
@@ -91,18 +94,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write metrics here; for a single case, with the values of every crystal",
     )
-    parser.add_argument(
-        "--out",
-        type=path_or_word,
-        metavar="FILE",
-        help="write the crystals of a single case here (.extxyz, .cif, .json or folder/)",
-    )
+    crystals_arguments(parser, None, "write the crystals of a single case")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run it."""
-    json_path = check_output(arguments.json, [".json"])
-    out = check_output(arguments.out, STRUCTURE_SUFFIXES)
+    json_path = check_output(arguments.json, ".json")
+    out = crystals_output(arguments)
+    if out is not None and out.holds_one:
+        raise ConfigError(f"cannot write {out.path}: it holds one crystal; --out folder/ --format vasp writes all")
     folder = check_folder(arguments.to)
     from omatg_ray.train.early import require_crystals, require_models, require_potential
     from omatg_ray.train.job import find_input
@@ -118,49 +118,43 @@ def run(arguments: argparse.Namespace) -> None:
     cases = len(models) * len(samplings)
     if out is not None and (folder is not None or cases > 1):
         raise ConfigError("--out takes the crystals of a single case; --to DIR keeps those of every case there")
-    from omatg_ray.commands.evaluate import (
-        CompareOptions,
-        EvaluateOptions,
-        compare,
-        evaluate,
-        flatten_evaluation,
-        table,
-        write_evaluation,
-    )
-
-    measured: dict[str, Any] = {
-        "data": data,
-        "limit": arguments.limit,
-        "on_error": arguments.on_error,
-        "samples": arguments.samples,
-        "invalid_energy": arguments.invalid_energy,
-        "plausibility": arguments.plausible,
-        **work,
-    }
-    if folder is None and cases == 1:
-        options = EvaluateOptions(model=models[0], sampling=samplings[0][1], **measured)
-        evaluation = evaluate(options, not arguments.quiet)
-        if json_path is not None:
-            write_evaluation(Path(json_path), evaluation)
-        if out is not None:
-            from omatg_ray.crystal.write import write_structures
-
-            write_structures(out, evaluation.crystals.to_structures())
-        print(table([evaluation.as_dict()]))
-        return
-    from omatg_ray.report.tables import comparison_table
+    from omatg_ray.commands import evaluate as commands
     from omatg_ray.run.atomic import write_json
 
-    compared = compare(
-        CompareOptions(models=models, samplings=samplings, folder=folder, **measured),
+    names = ("limit", "on_error", "drop_unknown", "samples", "invalid_energy", "plausibility")
+    measured = {name: getattr(arguments, name) for name in names} | {"data": data, **work}
+    if folder is None and cases == 1:
+        options = commands.EvaluateOptions(model=models[0], sampling=samplings[0][1], **measured)
+        evaluation = commands.evaluate(options, not arguments.quiet)
+        if json_path is not None:
+            write_json(Path(json_path), commands.flatten_evaluation(evaluation.as_dict()))
+        if out is not None:
+            from omatg_ray.commands.write_crystals import write_crystals
+
+            write_crystals(
+                out.path,
+                evaluation.crystals,
+                folder_format=out.folder_format,
+                cell=out.cell,
+                workers=options.workers,
+                timeout=options.timeout,
+                progress=not arguments.quiet,
+            )
+        print(commands.table([evaluation.as_dict()]))
+        print(commands.domain_line({str(models[0]): evaluation.in_domain}))
+        return
+    from omatg_ray.report.tables import comparison_table
+
+    compared = commands.compare(
+        commands.CompareOptions(models=models, samplings=samplings, folder=folder, **measured),
         not arguments.quiet,
     )
+    comparison = compared.comparison
     if json_path is not None:
-        comparison = compared.comparison
-        write_json(
-            Path(json_path), flatten_evaluation(comparison.results[0].values) if cases == 1 else comparison.as_dict()
-        )
-    print(comparison_table(compared.comparison))
+        single = comparison.results[0].values
+        write_json(Path(json_path), commands.flatten_evaluation(single) if cases == 1 else comparison.as_dict())
+    print(comparison_table(comparison))
+    print(commands.domain_line({result.name: result.values.get("in_domain") for result in comparison.results}))
     if compared.resumed:
         print(f"evaluated before, and not again: {compared.resumed} of {cases} cases")
     if compared.others:

@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
     model = find_input(arguments.model, "MODEL")
     require_models([model])
     from omatg_ray.commands.export_omatg import export_model
+    from omatg_ray.omatg.hub import CHECKPOINT_FILE, CONFIG_FILE
 
-    written = export_model(model, path_to_keep(arguments.out), arguments.steps, arguments.data)
-    print_notes(written.notes)
-    print(f"checkpoint: {written.checkpoint}\nconfiguration: {written.config}")
+    out = path_to_keep(arguments.out)
+    print_notes(export_model(model, out, arguments.steps, arguments.data))
+    print(f"checkpoint: {out / CHECKPOINT_FILE}\nconfiguration: {out / CONFIG_FILE}")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 
 from omatg_ray.cli.arguments import local_path, number, path_or_word
-from omatg_ray.cli.output import STRUCTURE_SUFFIXES, check_output
+from omatg_ray.cli.output import crystals_arguments, crystals_output
 from omatg_ray.cli.sampling import sampling_arguments, sampling_values
+from omatg_ray.errors import ConfigError
 
 SUMMARY = "generate crystals for formulas"
 DESCRIPTION = """\
 Generate crystals, drop invalid ones and duplicates, and rank them by energy if a potential is given.
 
   omatg-ray generate runs/better --formula TiO2 --z 2,4 -n 64 --potential POTENTIAL --relax 100 --out tio2.extxyz
-  omatg-ray generate runs/better --formulas list.txt -n 16 --out crystals/
+  omatg-ray generate runs/better --formulas list.txt -n 16 --out crystals/ --standardize conventional
   omatg-ray generate bundled --formula NaCl -n 8 --potential bundled --relax 100 --schedule bundled
   omatg-ray generate models/mp20_de_novo --atoms 4 8 -n 16
 
@@ -21,10 +22,21 @@ Generated crystals lie near a minimum of the energy, not in it: --relax relaxes 
 ranks and space groups are found. A base model anneals only with --schedule or slopes (the bundled one: --schedule
 bundled at 10 points and more); a reinforced one anneals as it was trained.
 
-The table shows formula, formula units per cell, rank, energy, energy above the best of the composition, space group and
-number of identical crystals. Crystals more than 3 eV/atom above the best (overlapping atoms) are marked with !.
+The table shows formula, formula units per cell, rank, energy, energy above the best of the composition, space group,
+number of identical crystals, and whether model and potential were trained on such compositions (yes), or what of it
+they saw little or nothing of: elements, pairs of elements, their number, atoms per cell. A rank of such crystals is a
+guess; --second-potential tells whether another potential makes the same one. Marks:
+
+  !  more than 3 eV/atom above the best: atoms overlap
+  ?  the second potential places it elsewhere among the crystals of its composition, by more than 0.1 eV/atom
+  ~  its relaxation has not converged: more steps (--relax) may change energy, space group and duplicates
+
+The closest distances in the best crystal of each composition follow, against the sums of covalent radii.
 Models that generate species take numbers of atoms in place of formulas.
-The suffix of --out chooses the format: .extxyz, .cif, .json, or a folder of CIF files (ends in /).
+
+The name of --out chooses the format: .extxyz, .cif, .json, a folder of CIF files (ends in /), with --format vasp of
+POSCAR files. x.vasp or POSCAR holds one crystal: the best of one formula. --standardize conventional (or primitive)
+writes spglib's standard cells, and CIF files with their space group.
 """
 
 
@@ -50,31 +62,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="MatGL potential to rank by, or bundled (default: no ranking)",
     )
     parser.add_argument(
+        "--second-potential",
+        type=path_or_word,
+        metavar="NAME",
+        help="another potential, which shows its own energies of the ranked crystals and marks (?) where it disagrees",
+    )
+    parser.add_argument(
         "--relax",
         type=number(int, 1),
         default=0,
         metavar="N",
         help="relax every valid crystal in at most N steps with the potential, in this process (default: none)",
     )
-    parser.add_argument(
-        "--out",
-        default="generated.extxyz",
-        type=path_or_word,
-        metavar="FILE",
-        help=".extxyz, .cif, .json or folder/ (generated.extxyz)",
-    )
+    crystals_arguments(parser, "generated.extxyz", "where to write")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run it."""
-    out = check_output(arguments.out, STRUCTURE_SUFFIXES)
+    out = crystals_output(arguments)
     assert out is not None
     sampling = sampling_values(arguments)
-    from omatg_ray.run.job_paths import find_file
+    from omatg_ray.run.job_paths import find_file, find_potential
     from omatg_ray.train.early import require_models, require_potential
 
     require_models([sampling["model"]])
-    require_potential(sampling["potential"])
+    second = find_potential(arguments.second_potential)
+    for potential in (sampling["potential"], second):
+        require_potential(potential)
     from omatg_ray.crystal.formula import cell_species, parse_z, read_formulas
 
     formulas = (
@@ -83,8 +97,11 @@ def run(arguments: argparse.Namespace) -> None:
     units = tuple(parse_z(arguments.z))
     for formula in formulas or ():
         cell_species(formula, max(units))
-    from omatg_ray.commands.generate import GenerateOptions, generate, listing, summary
-    from omatg_ray.crystal.write import write_structures
+    if out.holds_one:
+        _require_one(arguments, out.path, len(formulas or arguments.atoms) * len(units))
+    from omatg_ray.commands.generate import GenerateOptions, generate
+    from omatg_ray.commands.generated import bonds_of_best, legend, listing, summary
+    from omatg_ray.commands.write_crystals import write_crystals
 
     options = GenerateOptions(
         formulas=tuple(formulas or ()),
@@ -92,9 +109,47 @@ def run(arguments: argparse.Namespace) -> None:
         atoms=tuple(arguments.atoms or ()),
         count=arguments.n,
         relax=arguments.relax,
+        second_potential=second,
         **sampling,
     )
     result = generate(options, not arguments.quiet)
-    write_structures(out, result.crystals.to_structures(), result.properties)
-    print(listing(result))
-    print(f"{summary(result)}, written to {out}")
+    count = 1 if out.holds_one else len(result.crystals)
+    write_crystals(
+        out.path,
+        result.crystals.select(range(count)),
+        result.properties[:count],
+        folder_format=out.folder_format,
+        cell=out.cell,
+        workers=options.workers,
+        timeout=options.timeout,
+        progress=not arguments.quiet,
+    )
+    for text in (legend(result), listing(result), bonds_of_best(result)):
+        print(text)
+    if count < len(result.crystals):
+        print(
+            f"{summary(result)}, best of {len(result.crystals)} written to {out.path} (--out folder/ --format vasp "
+            "writes all)"
+        )
+    else:
+        print(f"{summary(result)}, written to {out.path}")
+
+
+def _require_one(arguments: argparse.Namespace, path: str, cells: int) -> None:
+    """Refuse a file of one crystal for crystals that are not ranked with each other.
+
+    Raises:
+        ConfigError: Says what to write instead.
+    """
+    several = None
+    if cells > 1:
+        several = f"{cells} formulas, numbers of units or of atoms"
+    elif arguments.n > 1 and arguments.atoms:
+        several = "compositions that the model chooses"
+    elif arguments.n > 1 and arguments.potential is None:
+        several = f"{arguments.n} crystals without --potential to rank them"
+    if several is not None:
+        raise ConfigError(
+            f"cannot write {path}: it holds one crystal, and {several} leave open which; --out folder/ --format vasp "
+            "writes all"
+        )

@@ -13,6 +13,7 @@ DESCRIPTION = """\
 Train a base model on crystals: a CSV file with a cif column, CIF, POSCAR, extxyz, JSON, a folder of CIF files, ...
 (docs/data.md). Cells are Niggli-reduced and the data split by composition; the splits are kept in the run folder as
 data/*.extxyz. Unusable crystals are refused and listed; data.on_error=skip continues without them.
+`omatg-ray check FILE` shows them all beforehand.
 
   omatg-ray pretrain configs/perov5_base.yaml data.file=perov_5.csv run=runs/base
   omatg-ray pretrain --resume runs/base
@@ -36,12 +37,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     refuse_pretrain(config, arguments.resume is None)
     if arguments.dry_run:
+        from omatg_ray.commands.pretrain import known_to_potential
         from omatg_ray.train.device import choose_device, set_threads
         from omatg_ray.train.estimate import describe_pretraining
         from omatg_ray.train.splits import load_splits
 
         set_threads(config.threads)
-        split = load_splits(config.data, not arguments.quiet)
+        split = load_splits(config.data, not arguments.quiet, known_to_potential(config))
         print(describe_pretraining(config, split, choose_device(config.device)))
         return
     from omatg_ray.commands.pretrain import pretrain

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omatg_ray.assets import quickstart
-from omatg_ray.cli.arguments import run_arguments
+from omatg_ray.cli.arguments import key_of, run_arguments, split_words
 from omatg_ray.cli.runs import load_config, resumes, start_or_resume
-from omatg_ray.cli.words import key_of, split_words
 from omatg_ray.run.advice import command
 
 if TYPE_CHECKING:
@@ -59,12 +58,12 @@ def run(arguments: argparse.Namespace) -> None:
     refuse_train(config, arguments.resume is None and not arguments.dry_run)
     if arguments.dry_run:
         from omatg_ray.train.build import build_run
-        from omatg_ray.train.estimate import describe, estimate
+        from omatg_ray.train.estimate import describe
         from omatg_ray.train.precision import resolve_precision
 
         parts = build_run(config, not arguments.quiet)
         config = resolve_precision(config, parts)
-        print(describe(config, parts, estimate(config, parts)))
+        print(describe(config, parts))
         return
     from omatg_ray.commands.evaluate import table
     from omatg_ray.commands.train import train

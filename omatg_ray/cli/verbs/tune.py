@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from omatg_ray.cli.arguments import location
-from omatg_ray.cli.words import split_words
+from omatg_ray.cli.arguments import location, split_words
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.advice import command
 from omatg_ray.run.location import as_location

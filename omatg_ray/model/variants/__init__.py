@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Literal
+from typing import Annotated
+
+from pydantic import GetPydanticSchema
+from pydantic_core.core_schema import literal_schema
 
 from omatg_ray.errors import ModelError
 from omatg_ray.model.variant import Variant
 
 # Messages list the default first.
 NAMES = tuple(sorted((module.name for module in iter_modules(__path__)), reverse=True))
-if TYPE_CHECKING:
-    VariantName = str
-else:
-    VariantName = Literal[NAMES]
+VariantName = Annotated[str, GetPydanticSchema(lambda source, handler: literal_schema(list(NAMES)))]
+"""One of `NAMES`; only a running program knows which there are, so for type checkers it is any text."""
 
 
 def variant(name: VariantName) -> Variant:
@@ -28,3 +32,16 @@ def variant(name: VariantName) -> Variant:
     if not isinstance(loaded, Variant):
         raise ModelError(f"policy variant {name}: {module.__file__} needs VARIANT, an instance of a class of variants")
     return loaded
+
+
+def summary(name: str) -> str:
+    """Return a variant's name with the first line of its file, which says what it does: "velocity: trains ..."."""
+    spec = find_spec(f"{__name__}.{name}")
+    assert spec is not None
+    try:
+        # Read, not imported: a variant is imported when a configuration names it.
+        text = ast.get_docstring(ast.parse(Path(spec.origin or "").read_bytes()))
+    except (SyntaxError, ValueError):  # importing it will report this
+        text = None
+    first = "" if text is None else text.splitlines()[0].removesuffix(".")
+    return f"{name}: {first[0].lower()}{first[1:]}" if first else name

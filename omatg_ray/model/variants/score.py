@@ -1,4 +1,7 @@
-"""Variant that trains velocity and denoiser of a base pretrained with γ, as its stochastic process."""
+"""Trains velocity and denoiser of a base pretrained with γ.
+
+The policy follows the stochastic process of that base.
+"""
 
 from __future__ import annotations
 

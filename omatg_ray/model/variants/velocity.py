@@ -1,4 +1,4 @@
-"""Variant that trains the velocity."""
+"""Trains the velocity."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -12,21 +12,20 @@ if TYPE_CHECKING:
     from omatg_ray.reward.protocol import Reward
 
 
-class TargetOptions(options.Options):
-    """Closeness to a target: -d / (1 + d) with d = |x - target| / scale."""
+class Options(options.Options):
+    """Density in g/cm³."""
 
+    # Closeness to a target: -d / (1 + d) with d = |x - target| / scale.
     target: float | None = Field(None, gt=0, description="target value; required if the reward has a weight")
     scale: float = Field(1.0, gt=0, description="distance from the target at which the reward is -1/2")
+
+    quantity: ClassVar = "density"
 
     def missing(self) -> str | None:
         return "target" if self.target is None else None
 
-
-class Options(TargetOptions):
-    """Density in g/cm³."""
-
     def build(self, materials: options.Materials) -> Reward:
-        from omatg_ray.reward.target import TargetDensity
+        from omatg_ray.reward.target import Target
 
         assert self.target is not None
-        return TargetDensity(self.target, self.scale)
+        return Target(self.quantity, self.target, self.scale)

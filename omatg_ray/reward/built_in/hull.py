@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pydantic import Field, model_validator
 
@@ -10,9 +10,7 @@ from omatg_ray.reward import options
 from omatg_ray.run.location_keys import LocalFile
 
 if TYPE_CHECKING:
-    from omatg_ray.crystal.dataset import CrystalDataset
     from omatg_ray.reward.energy import MatGLEnergy
-    from omatg_ray.reward.hull import Hull
     from omatg_ray.reward.protocol import Reward
 
 
@@ -42,25 +40,21 @@ class Options(options.Options):
         return self
 
     def build(self, materials: options.Materials) -> Reward:
-        from omatg_ray.reward.hull import EnergyAboveHull
-
-        relaxed, energy = materials.require_energy()
-        return EnergyAboveHull(energy, self._hull(relaxed, materials.known), self.invalid_energy)
-
-    def _hull(self, energy: MatGLEnergy, known: CrystalDataset) -> Hull:
         from omatg_ray.crystal.read import read_dataset
-        from omatg_ray.reward.hull import Entry, Hull, entries_of, read_entries
+        from omatg_ray.reward.hull import EnergyAboveHull, Hull, entries_of, read_entries
         from omatg_ray.reward.matching import compositions
-        from omatg_ray.run.cache import cache_folder
+        from omatg_ray.run.home import cache_folder
 
+        energy, known = materials.shared["energy"], materials.known
         if self.entries is not None:
             entries = read_entries(self.entries)
         else:
+            potential = cast("MatGLEnergy", energy.reward)
             references = known if self.crystals is None else read_dataset(self.crystals)
-            energy.require_elements(references.elements)
+            potential.require_elements(references.elements)
             # Find missing elements now, before minutes are spent on energies.
-            Hull(Entry(key, 0.0) for key in compositions(references.crystals)).require_elements(known.elements)
-            entries = entries_of(references.crystals, energy, cache_folder())
+            Hull((key, 0.0) for key in compositions(references.crystals)).require_elements(known.elements)
+            entries = entries_of(references.crystals, potential, cache_folder())
         hull = Hull(entries)
         hull.require_elements(known.elements)
-        return hull
+        return EnergyAboveHull(energy, hull, self.invalid_energy)

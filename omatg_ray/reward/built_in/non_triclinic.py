@@ -22,8 +22,6 @@ def symmetry(materials: options.Materials) -> Once:
     from omatg_ray.reward.protocol import Once
     from omatg_ray.reward.symmetry import NonTriclinic
 
-    if "symmetry" not in materials.shared:
-        settings = materials.settings
-        reward = NonTriclinic(settings.symprec, workers=settings.workers, timeout=settings.timeout)
-        materials.shared["symmetry"] = Once(reward)
-    return materials.shared["symmetry"]
+    settings = materials.settings
+    reward = NonTriclinic(settings.symprec, workers=settings.workers, timeout=settings.timeout)
+    return materials.shared.setdefault("symmetry", Once(reward))

@@ -1,21 +1,13 @@
-"""Reward for a volume per atom close to a target."""
+"""Reward for a volume per atom close to a target, with the keys of the density."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-from omatg_ray.reward.built_in.density import TargetOptions
-from omatg_ray.reward.options import Materials
-
-if TYPE_CHECKING:
-    from omatg_ray.reward.protocol import Reward
+from omatg_ray.reward.built_in import density
 
 
-class Options(TargetOptions):
+class Options(density.Options):
     """Volume in Å³ per atom."""
 
-    def build(self, materials: Materials) -> Reward:
-        from omatg_ray.reward.target import TargetVolume
-
-        assert self.target is not None
-        return TargetVolume(self.target, self.scale)
+    quantity: ClassVar = "volume"

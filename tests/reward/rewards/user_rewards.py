@@ -94,6 +94,24 @@ class Promises:
                 return RewardResult(volume.float(), {})
             case "list":
                 return RewardResult(volume.tolist(), {})  # type: ignore[arg-type]
+            case "half":
+                return RewardResult(volume.bfloat16(), {})
+            case "integers":
+                return RewardResult(crystals.n_atoms, {"few": crystals.n_atoms < 3})
+            case "array":
+                return RewardResult(volume.float().numpy(), {})  # type: ignore[arg-type]
+            case "gradient":
+                return RewardResult(volume.requires_grad_(), {})
+            case "complex":
+                return RewardResult(volume.cdouble(), {})
+            case "huge":
+                return RewardResult(crystals.n_atoms + 2**53, {})
+            case "nothing":
+                return None  # type: ignore[return-value]
+            case "named values":
+                return RewardResult(volume, [volume])  # type: ignore[arg-type]
+            case "slash":
+                return RewardResult(volume, {"a/b": volume})
             case "result":
                 return volume  # type: ignore[return-value]
             case "batch":

@@ -7,11 +7,11 @@ import math
 import pytest
 
 from omatg_ray.errors import ConfigError
-from omatg_ray.evaluate.settings import TriedSettings
-from omatg_ray.evaluate.tuning import tune
+from omatg_ray.evaluate.ablation import tune
+from omatg_ray.evaluate.settings import TuningSettings
 from omatg_ray.policy.hand_made import CosineSchedule, StepSizes
 
-TRIED = TriedSettings(pos=[0, 1, 2, 5], cell=[0, 1, 2], power=[0.5, 1, 2])
+TRIED = TuningSettings(pos=[0, 1, 2, 5], cell=[0, 1, 2], power=[0.5, 1, 2])
 
 
 def test_the_best_slopes_of_a_separable_score_are_found_and_nothing_is_tried_twice():
@@ -45,7 +45,8 @@ def test_slopes_for_positions_are_tried_again_with_those_of_lattices():
     ],
 )
 def test_powers_are_tried_and_nan_is_worst(values, highest, best):
-    found = tune("steps", TRIED, 5, lambda schedules: [values[one.power] for one in schedules], highest)
+    tried = TRIED.model_copy(update={"by": "match_rate" if highest else "crmse"})
+    found = tune("steps", tried, 5, lambda schedules: [values[one.power] for one in schedules])
     assert found.schedule == StepSizes(power=best) and found.value == values[best]
     assert found.at_border == (["power"] if best == 2 else [])
 

@@ -1,0 +1,112 @@
+"""What `omatg-ray generate` found, and how it is listed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.domain import INSIDE, UNKNOWN
+from omatg_ray.evaluate.bonds import BONDED, RADII
+from omatg_ray.evaluate.ranking import DISAGREE
+from omatg_ray.evaluate.unique import SYMMETRY_TOLERANCE
+from omatg_ray.reward.relax import CONVERGED
+
+ABSURD = 3.0
+"""eV/atom above the best crystal of the composition: atoms overlap, but not enough to make the crystal invalid."""
+AS_GENERATED, RELAXED, UNFINISHED = "none", "converged", "not converged"
+"""Values of the property `relaxation`."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Unique valid crystals: reduced compositions in the requested order, lowest energy per atom first in each.
+
+    Compositions chosen by a model come in the order of their lowest energy per atom.
+
+    Attributes:
+        crystals: The crystals.
+        properties: Properties of each: formula, rank, energy, space group, copies, provenance.
+
+            - `domain`: yes, unknown, or why its composition is outside of what model and potentials were trained on.
+            - `energy_above_best`: eV/atom above the lowest of its reduced composition.
+            - `second_energy_above_best`: The same by the second potential. `disputed` says whether the two order it
+              differently (`in_dispute`).
+            - `space_group`: To `symmetry_tolerance` in Å; of a crystal that is not relaxed if `relaxation` is none.
+            - `relaxation`: none, converged, not converged. `relax_steps` is the number of steps, and `relax_drop` the
+              eV/atom by which they lowered the energy.
+            - `copies`: Number of equal crystals that it stands for; `copies_by_z` counts them by formula units per
+              cell, if these differ.
+            - `bonds`: The closest distance of each bonded pair of elements (`closest_bonds`).
+        asked: Number of crystals generated.
+        invalid: Number of crystals that failed the validity checks and were dropped.
+        relax: Most relaxation steps; 0 if crystals are as generated.
+        trained: What `domain` is about, such as `model bundled`.
+        silent: Which models and potentials do not say what they were trained on.
+    """
+
+    crystals: CrystalBatch
+    properties: list[dict[str, Any]]
+    asked: int
+    invalid: int
+    relax: int = 0
+    trained: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+
+    @property
+    def absurd(self) -> list[bool]:
+        """Which crystals lie more than `ABSURD` above the best of their composition; none without energies."""
+        return [(row["energy_above_best"] or 0.0) > ABSURD for row in self.properties]
+
+
+def listing(found: Generated) -> str:
+    """Format one line for each crystal, with those marked that are absurd, in dispute or not fully relaxed."""
+    lines = []
+    for row, absurd in zip(found.properties, found.absurd, strict=True):
+        line = f"{row['formula']:>12} z={row['z']} {row['rank']:4d}"
+        if row["energy_per_atom"] is not None:
+            line += f"{row['energy_per_atom']:10.4f} eV/atom {row['energy_above_best']:+9.4f}"
+        if row["second_potential"] is not None:
+            above = row["second_energy_above_best"]
+            line += " second       -" if above is None else f" second {above:+.4f}"
+        by_z = f" ({row['copies_by_z']})" if row["copies_by_z"] else ""
+        line += f"  {row['space_group'] or '-':<10} x{row['copies']}{by_z}"
+        no = "" if row["domain"] in (INSIDE, UNKNOWN) else "no, "
+        line += f"  in domain: {no}{row['domain']}"
+        marks = {"~": found.relax and row["relaxation"] != RELAXED, "?": row["disputed"], "!": absurd}
+        lines.append("".join([line, *(f" {mark}" for mark, holds in marks.items() if holds)]))
+    return "\n".join(lines)
+
+
+def legend(found: Generated) -> str:
+    """Say, in a line each, what space groups, the domain and marks of the listing mean."""
+    symmetry = f"space groups: to {SYMMETRY_TOLERANCE:g} A, "
+    if found.relax:
+        done = sum(row["relaxation"] == RELAXED for row in found.properties)
+        symmetry += (
+            f"of crystals relaxed in at most {found.relax} steps; {done} of {len(found.properties)} converged to "
+            f"forces below {CONVERGED:g} eV/A{' (others: ~)' if done < len(found.properties) else ''}"
+        )
+    else:
+        symmetry += "of crystals as generated (unrelaxed)"
+    domain = f"in domain: whether {' and '.join(found.trained)} saw such compositions in training"
+    unknown = f"in domain: {' and '.join(found.silent)} {'do' if len(found.silent) > 1 else 'does'} not say what it saw"
+    return "\n".join([symmetry, *([domain] if found.trained else []), *([unknown] if found.silent else [])])
+
+
+def bonds_of_best(found: Generated) -> str:
+    """Format the closest distances of the best crystal of each composition."""
+    best = [row for row in found.properties if row["rank"] == 1]
+    lines = [f"{row['formula']:>12}  {row['bonds'] or f'no atoms within {BONDED:g} x radii'}" for row in best]
+    return "\n".join([f"closest bonds of the best ({RADII}):", *lines])
+
+
+def summary(found: Generated) -> str:
+    """Summarise in one line how many crystals were generated, invalid and unique, and how many are marked."""
+    text = f"{found.asked} generated, {found.invalid} invalid, {len(found.crystals)} unique"
+    disputed = sum(bool(row["disputed"]) for row in found.properties)
+    if disputed:
+        text += f", {disputed} that the potentials order differently by more than {DISAGREE:g} eV/atom (?)"
+    if any(found.absurd):
+        text += f", {sum(found.absurd)} more than {ABSURD:g} eV/atom above the best of their composition (!)"
+    return text

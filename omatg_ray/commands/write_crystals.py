@@ -1,0 +1,60 @@
+"""Crystals of a command, written to a file or folder, on request in standard cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.file_names import FolderFormat
+from omatg_ray.crystal.standard import standardize
+from omatg_ray.crystal.standard_crystal import CellKind, StandardCrystal
+from omatg_ray.crystal.write import write_structures
+
+
+def write_crystals(
+    path: str | Path,
+    crystals: CrystalBatch,
+    properties: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    folder_format: FolderFormat | None = None,
+    cell: CellKind | None = None,
+    workers: int = 0,
+    timeout: float = 10.0,
+    progress: bool = False,
+) -> None:
+    """Write crystals and their properties as `write_structures` does.
+
+    Args:
+        path: File or folder.
+        crystals: B crystals.
+        properties: A row for each. Formula units per cell (`z`) become those of the standard cell, and are left out
+            where they are none.
+        folder_format: Format of the files of a folder.
+        cell: Standard cell to write; None writes the cells as they are.
+        workers: Worker processes that find standard cells; 0 does so in this process (see `BoundedPool`).
+        timeout: Seconds that one standard cell may take.
+        progress: Show progress.
+
+    Raises:
+        DataError: As `write_structures`.
+        OmatgRayError: As `write_structures`.
+    """
+    structures = crystals.to_structures()
+    if cell is None:
+        write_structures(path, structures, properties, folder_format)
+        return
+    done = standardize(structures, cell, workers=workers, timeout=timeout, progress=progress)
+    sizes = [len(crystal.structure if isinstance(crystal, StandardCrystal) else crystal) for crystal in done]
+    rows = [
+        {**row, "z": _units(row.get("z"), Fraction(size, len(structure)))}
+        for row, size, structure in zip(properties or [{}] * len(done), sizes, structures, strict=True)
+    ]
+    write_structures(path, done, rows, folder_format)
+
+
+def _units(z: int | None, growth: Fraction) -> int | None:
+    units = None if z is None else z * growth
+    return None if units is None or units.denominator > 1 else int(units)

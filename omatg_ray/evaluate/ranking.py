@@ -1,0 +1,61 @@
+"""Energies of crystals within their compositions: how far above the best, and whether two potentials agree."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from torch import Tensor
+
+from omatg_ray.reward.matching import Composition
+
+DISAGREE: Final = 0.1
+"""eV/atom by which two potentials may differ on a crystal relative to the others of its composition."""
+
+
+def above_best(keys: Sequence[Composition], energy: Tensor) -> list[float | None]:
+    """Return the eV/atom of every crystal above the lowest of its composition; None if its energy is NaN.
+
+    Args:
+        keys: Composition of each of B crystals.
+        energy: eV/atom (B,), NaN where unknown.
+    """
+    energies = energy.tolist()
+    best = {key: min(energies[row] for row in rows) for key, rows in _known(keys, energies)}
+    return [None if math.isnan(value) else value - best[key] for key, value in zip(keys, energies, strict=True)]
+
+
+def in_dispute(keys: Sequence[Composition], first: Tensor, second: Tensor) -> list[bool]:
+    """Return which crystals two potentials place differently among those of their composition.
+
+    A crystal is in dispute if
+
+    - the potentials order it and at least one other crystal differently, and
+    - the difference of its two energies lies more than `DISAGREE` off the median difference of its composition, which
+      is the constant that two potentials may differ by.
+
+    Args:
+        keys: Composition of each of B crystals.
+        first: eV/atom by the first potential (B,), NaN where unknown.
+        second: The same by the second.
+    """
+    ours, theirs = first.tolist(), second.tolist()
+    disputed = [False] * len(keys)
+    for _, rows in _known(keys, [b - a for a, b in zip(ours, theirs, strict=True)]):
+        constant = statistics.median(theirs[row] - ours[row] for row in rows)
+        for row in rows:
+            moved = any((ours[row] - ours[other]) * (theirs[row] - theirs[other]) < 0 for other in rows)
+            disputed[row] = moved and abs(theirs[row] - ours[row] - constant) > DISAGREE
+    return disputed
+
+
+def _known(keys: Sequence[Composition], values: Sequence[float]) -> Iterator[tuple[Composition, list[int]]]:
+    """Return the rows of every composition that have a value."""
+    rows: dict[Composition, list[int]] = defaultdict(list)
+    for row, (key, value) in enumerate(zip(keys, values, strict=True)):
+        if not math.isnan(value):
+            rows[key].append(row)
+    return iter(rows.items())

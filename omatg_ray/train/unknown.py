@@ -1,0 +1,96 @@
+"""Crystals with elements that a model or a potential does not know: found before a run, and left out on request."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.composition import symbol
+from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.errors import DataError, DataWarning, PotentialError
+from omatg_ray.model.checks import known_elements
+from omatg_ray.reward.protocol import holds_only
+from omatg_ray.run.location import Location
+from omatg_ray.run.text import counted
+
+if TYPE_CHECKING:
+    from omatg_ray.model.flow_model import FlowModel
+    from omatg_ray.reward.potential import Potential
+
+Known = Mapping[str, frozenset[int]]
+"""Atomic numbers by the name of what knows them: 'potential bundled', 'model runs/base'."""
+
+
+def require_known(potential: Potential, elements: Iterable[int]) -> None:
+    """Refuse elements that a potential does not know.
+
+    Raises:
+        PotentialError: Some are unknown; names all of them, and the options that leave crystals out.
+    """
+    try:
+        potential.require_elements(elements)
+    except PotentialError as error:
+        raise PotentialError(
+            f"{error} (data.drop_unknown=true, evaluate: --drop-unknown, leaves out the crystals that hold them)"
+        ) from error
+
+
+def known_to(
+    potential: Potential | None, model: FlowModel | None = None, name: Location | None = None
+) -> dict[str, frozenset[int]]:
+    """Return what a potential and a model know. Elements that a model generates itself do not count."""
+    known = {} if potential is None else {f"potential {potential.name}": potential.elements}
+    if model is not None and not model.generates_species:
+        known[f"model {name}"] = known_elements(model)
+    return known
+
+
+def unknown_elements(dataset: CrystalDataset, known: frozenset[int]) -> dict[str, int]:
+    """Return the number of crystals with each element that is not known, by symbol, in the order of atomic numbers."""
+    counts = Counter(z for cell in cells(dataset) for z in set(cell) - known)
+    return {symbol(z): counts[z] for z in sorted(counts)}
+
+
+def cells(dataset: CrystalDataset) -> Iterable[list[int]]:
+    """Yield the atomic numbers of every cell."""
+    return (part.tolist() for part in dataset.crystals.species.split(dataset.crystals.n_atoms.tolist()))
+
+
+def keeps(dataset: CrystalDataset, known: Known) -> Tensor:
+    """Return which crystals have no other elements than all of these know (B,), bool."""
+    keep = torch.ones(len(dataset), dtype=torch.bool)
+    for elements in known.values():
+        keep &= holds_only(elements, dataset.crystals)
+    return keep
+
+
+def drop_unknown(dataset: CrystalDataset, known: Known, place: Location) -> CrystalDataset:
+    """Leave out crystals with an element that is not known, and warn of how many there are and of which elements.
+
+    Args:
+        dataset: The crystals.
+        known: What has to know their elements.
+        place: Where they come from, for messages.
+
+    Raises:
+        DataError: No crystal is left.
+    """
+    unknown = {name: unknown_elements(dataset, elements) for name, elements in known.items()}
+    if not any(unknown.values()):
+        return dataset
+    keep = keeps(dataset, known)
+    reasons = "; ".join(
+        f"{name} does not know {', '.join(f'{element} ({count})' for element, count in counts.items())}"
+        for name, counts in unknown.items()
+        if counts
+    )
+    if not bool(keep.any()):
+        raise DataError(f"{place}: no crystal is left without the elements that are not known: {reasons}")
+    left_out = counted(int((~keep).sum()), "crystal")
+    warnings.warn(f"{place}: {left_out} of {len(dataset)} left out: {reasons}", DataWarning, stacklevel=2)
+    return dataset.select(keep)
