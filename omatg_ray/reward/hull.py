@@ -123,7 +123,7 @@ class EnergyAboveHull:
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Return the rewards of B structures, with the value above_hull in eV/atom.
 
-        The value is not squeeze, and NaN where invalid or failed.
+        The value is not squeezed, and NaN where invalid or failed.
 
         Raises:
             RewardError: An element has no reference.

@@ -319,7 +319,7 @@ def reinforcements() -> Iterator[Case]:
     rewards = (weights, "reward.volume.target=20", "reward.relax_steps=2", "reward.second_potential=bundled")
     own = "reward.custom={flat: {class: 'flat:Flat', invalid: -30, path: rewards}}"
     yield Case("rewards", (train("rewards", *rewards, own),), base)
-    shortcuts = ("rollout.learn_from={transitions: 2}", "rollout.precision=bfloat16", "rollout.shared_start=true")
+    shortcuts = ("rollout.learn_from=2", "rollout.precision=bfloat16", "rollout.shared_start=true")
     yield Case("shortcuts", (train("shortcuts", *shortcuts),), base)
     yield Case("staleness", (train("staleness", "rollout.max_staleness=1", "iterations=3"),), base)
 
