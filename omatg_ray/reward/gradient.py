@@ -63,6 +63,12 @@ class Gradient:
             self.cell.index_select(0, rows.to(self.cell.device)),
         )
 
+    def spread(self, rows: Tensor, crystals: CrystalBatch) -> Gradient:
+        """Return the gradient of B structures, with this one at some of them (b,) and 0 at the others."""
+        whole = Gradient.zeros(crystals)
+        whole.pos[crystals.layout.atoms_of(rows)], whole.cell[rows] = self.pos, self.cell
+        return whole
+
     def size(self, crystals: CrystalBatch) -> Tensor:
         """Return the size (B,) of every structure's gradient, independent of the number of atoms and of the axes.
 

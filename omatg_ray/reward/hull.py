@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,9 @@ import torch
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.text import read_text
 from omatg_ray.errors import DataError, OmatgRayError, RewardError
-from omatg_ray.reward.energy import MatGLEnergy, squeeze
+from omatg_ray.reward.energy import MatGLEnergy, squeeze, squeeze_slope
 from omatg_ray.reward.matching import Composition, compositions
-from omatg_ray.reward.protocol import Reward, RewardResult, pass_on
+from omatg_ray.reward.protocol import REWARD, Reward, RewardResult, has_gradient, pass_on
 from omatg_ray.reward.repulsion import ONSET, STRENGTH
 from omatg_ray.run.atomic import write_json
 
@@ -128,10 +129,25 @@ class EnergyAboveHull:
         Raises:
             RewardError: An element has no reference.
         """
-        values = self._energy(crystals).values
+        return self._score(crystals, self._energy(crystals))
+
+    @property
+    def has_gradient(self) -> bool:
+        return has_gradient(self._energy)
+
+    def with_gradient(self, crystals: CrystalBatch) -> RewardResult:
+        """Return the same with the gradient of the reward: that of the energy, as the hull does not move."""
+        energy = self._energy.with_gradient(crystals)  # type: ignore[attr-defined]
+        result = self._score(crystals, energy)
+        above = result.values["above_hull"]
+        slope = squeeze_slope(above, self.invalid_energy).where(above.isfinite(), 0.0)
+        return replace(result, gradients={REWARD: energy.gradients["energy_per_atom"].times(-slope, crystals)})
+
+    def _score(self, crystals: CrystalBatch, energy: RewardResult) -> RewardResult:
         hull = [self.hull.energy_per_atom(key) for key in compositions(crystals)]
-        above = values["energy_per_atom"] - torch.tensor(hull, dtype=torch.float64)
-        reward = -torch.where(values["valid"] == 1.0, squeeze(above, self.invalid_energy), self.invalid_energy)
+        above = energy.values["energy_per_atom"] - torch.tensor(hull, dtype=torch.float64)
+        valid = energy.values["valid"] == 1.0
+        reward = -torch.where(valid, squeeze(above, self.invalid_energy), self.invalid_energy)
         return RewardResult(reward, {"above_hull": above})
 
     def to(self, device: object) -> EnergyAboveHull:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +12,10 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import RewardError
+from omatg_ray.reward.gradient import Gradient
+
+REWARD: Final = "reward"
+"""Name of the reward's own gradient in `RewardResult.gradients`."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,15 @@ class RewardResult:
         reward: (B,), float64, on the CPU; higher is better. NaN marks a failed reward, which the group's statistics
             leave out. A reward may return other real numbers, which `checked` converts.
         values: Named quantities behind the rewards, for metrics and reports, each (B,), of the same types.
+        gradients: Gradients where they were asked for and are known: that of the reward by the name REWARD, those of
+            values by theirs. Structures without a reward, and invalid ones, have a gradient of 0.
+        rest: The part of the reward that the gradient leaves out (B,); None: all of it without a gradient, else none.
     """
 
     reward: Tensor
     values: dict[str, Tensor]
+    gradients: dict[str, Gradient] = field(default_factory=dict)
+    rest: Tensor | None = None
 
 
 class Reward(Protocol):
@@ -34,7 +43,9 @@ class Reward(Protocol):
     A reward depends on the structure alone, never on its batch (up to float rounding).
 
     A reward that computes on a device may have a method `to(device)`, and one that holds processes a method `close()`;
-    `Weighted` passes both on to its parts.
+    `Weighted` passes both on to its parts. A reward that is a differentiable function of positions and lattices may
+    have a method `with_gradient(crystals)`, which returns the same as a call, with `gradients[REWARD]`; an attribute
+    `has_gradient` that is false withdraws the offer.
     """
 
     @property
@@ -50,6 +61,11 @@ class Reward(Protocol):
     def __call__(self, crystals: CrystalBatch) -> RewardResult:
         """Return the rewards of all structures of the batch, which may be on any device."""
         ...
+
+
+def has_gradient(reward: Reward) -> bool:
+    """Return whether a reward offers its gradient by positions and lattices."""
+    return hasattr(reward, "with_gradient") and bool(getattr(reward, "has_gradient", True))
 
 
 def checked(name: str, returned: Any, count: int) -> RewardResult:
@@ -84,7 +100,8 @@ def checked(name: str, returned: Any, count: int) -> RewardResult:
         return values
 
     reward = numbers(result.reward, "reward")
-    return RewardResult(reward, {key: numbers(given, f"value {key!r}") for key, given in named.items()})
+    values = {key: numbers(given, f"value {key!r}") for key, given in named.items()}
+    return replace(result, reward=reward, values=values)
 
 
 def _exact(given: Any) -> Tensor | None:
@@ -121,6 +138,16 @@ class Once:
             self._last = (crystals, self.reward(crystals))
         return self._last[1]
 
+    @property
+    def has_gradient(self) -> bool:
+        return has_gradient(self.reward)
+
+    def with_gradient(self, crystals: CrystalBatch) -> RewardResult:
+        """Return the result with gradients, which later calls return too."""
+        if self._last is None or self._last[0] is not crystals or not self._last[1].gradients:
+            self._last = (crystals, self.reward.with_gradient(crystals))  # type: ignore[attr-defined]
+        return self._last[1]
+
     def to(self, device: object) -> Once:
         """Move its reward to a device, if it computes on one."""
         pass_on(self.reward, "to", device)
@@ -149,19 +176,30 @@ def holds_only(elements: frozenset[int], crystals: CrystalBatch) -> Tensor:
     return torch.tensor([elements.issuperset(z.tolist()) for z in species], dtype=torch.bool)
 
 
-def reward_of_known(reward: Reward, crystals: CrystalBatch) -> RewardResult:
+def reward_of_known(reward: Reward, crystals: CrystalBatch, with_gradient: bool = False) -> RewardResult:
     """Score all crystals except those with an element that the reward does not know; these get NaN.
 
     Only generated species can hold such elements; given ones are refused before a run starts.
+
+    Args:
+        reward: The reward.
+        crystals: B crystals.
+        with_gradient: Whether to ask for its gradient, which it must offer; that of unknown crystals is 0.
     """
+    score: Callable[[CrystalBatch], RewardResult] = reward.with_gradient if with_gradient else reward  # type: ignore[attr-defined]
     if reward.elements is None or reward.elements.issuperset(crystals.species.unique().tolist()):
-        return reward(crystals)
+        return score(crystals)
     known = holds_only(reward.elements, crystals)
-    result = RewardResult(torch.zeros(0, dtype=torch.float64), {})
+    rows, result = known.nonzero()[:, 0], RewardResult(torch.zeros(0, dtype=torch.float64), {})
     if known.any():
-        result = checked(reward.name, reward(crystals.select(known.nonzero()[:, 0])), int(known.sum()))
+        result = checked(reward.name, score(crystals.select(rows)), int(known.sum()))
 
     def spread(values: Tensor) -> Tensor:
         return torch.full((len(crystals),), torch.nan, dtype=torch.float64).masked_scatter(known, values)
 
-    return RewardResult(spread(result.reward), {name: spread(values) for name, values in result.values.items()})
+    return RewardResult(
+        spread(result.reward),
+        {name: spread(values) for name, values in result.values.items()},
+        {name: gradient.spread(rows, crystals) for name, gradient in result.gradients.items()},
+        None if result.rest is None else spread(result.rest),
+    )

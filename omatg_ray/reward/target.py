@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.validity import check_validity
-from omatg_ray.reward.protocol import RewardResult
+from omatg_ray.reward.gradient import Gradient
+from omatg_ray.reward.protocol import REWARD, RewardResult
 
 DALTON_PER_CUBIC_ANGSTROM = 1.66053907
 """1 Da/Å³ in g/cm³ (CODATA 2018)."""
@@ -61,3 +64,15 @@ class Target:
         quantity = measure(crystals, validity.volume).where(validity.valid, torch.nan)
         reward = closeness(quantity, self.target, self.scale).where(validity.valid, -1.0)
         return RewardResult(reward, {value: quantity})
+
+    def with_gradient(self, crystals: CrystalBatch) -> RewardResult:
+        """Return the same with the gradient of the reward, which only depends on the volume."""
+        result, crystals = self(crystals), crystals.to("cpu")
+        _, measure = QUANTITIES[self.name]
+        cell = crystals.cell.double().requires_grad_()
+        with torch.enable_grad():
+            reward = closeness(measure(crystals, torch.linalg.det(cell).abs()), self.target, self.scale)
+            (by_cell,) = torch.autograd.grad(reward.sum(), cell)
+        gradient = Gradient(torch.zeros(crystals.pos.shape, dtype=torch.float64), by_cell)
+        valid = check_validity(crystals).valid.double()
+        return replace(result, gradients={REWARD: gradient.times(valid, crystals)})

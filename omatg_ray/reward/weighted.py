@@ -10,7 +10,17 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import RewardError
-from omatg_ray.reward.protocol import Reward, RewardResult, checked, common_elements, pass_on, reward_of_known
+from omatg_ray.reward.gradient import Gradient
+from omatg_ray.reward.protocol import (
+    REWARD,
+    Reward,
+    RewardResult,
+    checked,
+    common_elements,
+    has_gradient,
+    pass_on,
+    reward_of_known,
+)
 from omatg_ray.reward.settings import ENERGY
 
 
@@ -46,13 +56,35 @@ class Weighted:
             RewardError: A part does not give one real number per structure, or uses the name of another part's value;
                 names the part.
         """
+        return self._score(crystals, gradient=False)
+
+    @property
+    def has_gradient(self) -> bool:
+        """Return whether any part with a weight has a gradient."""
+        return any(weight and has_gradient(part) for weight, part in self.parts.values())
+
+    def with_gradient(self, crystals: CrystalBatch) -> RewardResult:
+        """Return the same with the gradient of the parts that have one; `rest` is the sum of the others."""
+        return self._score(crystals, gradient=True)
+
+    def _score(self, crystals: CrystalBatch, gradient: bool) -> RewardResult:
         crystals = crystals.to("cpu")
         reward = torch.zeros(len(crystals), dtype=torch.float64)
         values: dict[str, Tensor] = {}
+        by_state, rest = Gradient.zeros(crystals) if gradient else None, torch.zeros_like(reward)
         for part, (weight, scorer) in self.parts.items():
-            result = checked(part, scorer(crystals) if weight else reward_of_known(scorer, crystals), len(crystals))
+            differentiated = bool(gradient and weight and has_gradient(scorer))
+            if differentiated or not weight:
+                scored = reward_of_known(scorer, crystals, differentiated)
+            else:
+                scored = scorer(crystals)
+            result = checked(part, scored, len(crystals))
             if weight:
                 reward = reward + weight * result.reward
+            if differentiated and by_state is not None:
+                by_state = by_state + result.gradients[REWARD].times(torch.full_like(reward, weight), crystals)
+            elif weight:
+                rest = rest + weight * result.reward
             prefix = "" if part == ENERGY else f"{part}."
             for name, column in ((part, result.reward), *((f"{prefix}{key}", v) for key, v in result.values.items())):
                 if name in values:
@@ -61,7 +93,9 @@ class Weighted:
         valid = values.get("valid")
         if valid is None or valid.isnan().any():
             values["valid"] = check_validity(crystals).valid.double()
-        return RewardResult(reward, values)
+        if by_state is None:
+            return RewardResult(reward, values)
+        return RewardResult(reward, values, {REWARD: by_state.times(reward.isfinite().double(), crystals)}, rest)
 
     def to(self, device: torch.device | str) -> Weighted:
         """Move the parts that compute on a device to it, in place."""
