@@ -199,6 +199,33 @@ class Config(Settings):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _learned_from(self) -> Config:
+        by, points = self.objective.reward_gradient, min(self.rollout.turns)
+        if by is not None and not any(self.reward.with_gradient.values()):
+            raise ValueError(
+                "objective.reward_gradient: no reward with a weight has a gradient (energy, hull, volume and density "
+                "have, energies only without reward.relax_steps); leave it out, or give one of these a weight"
+            )
+        if by is not None and variant(self.policy.variant).learns_schedule:
+            raise ValueError(
+                "objective.reward_gradient: schedules are learned by policy gradient alone, since gradients explode on "
+                "the way back through all steps; leave it out, or take policy.variant=velocity"
+            )
+        if by is not None and by.transitions >= points:
+            raise ValueError(
+                f"objective.reward_gradient.transitions = {by.transitions}: trajectories over {points} grid points "
+                f"have {points - 1} Euler steps"
+            )
+        if self.rollout.group_size == 1 and self.by_policy:
+            raise ValueError("rollout.group_size: a policy gradient compares the members of a group; take at least 2")
+        return self
+
+    @property
+    def by_policy(self) -> bool:
+        """Whether the policy gradient is used: without reward gradients, and for rewards without a gradient."""
+        return self.objective.reward_gradient is None or not all(self.reward.with_gradient.values())
+
     @property
     def validated_steps(self) -> int:
         """Grid points of validations and of the final test."""

@@ -9,15 +9,18 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import ray
+import torch
 from ray import ObjectRef
 from ray.actor import ActorHandle
 from torch import Tensor
 
+from omatg_ray.crystal.batch import Layout
 from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.failures import ActorGone, ActorSilent, InputLost, ObjectHandle, OutputLost, Timed, fetch
 from omatg_ray.distributed.process_group import LearnersLostError, plan_shares
 from omatg_ray.distributed.worker_group import LOGS, MAX_ATTEMPTS, SECONDS_TO_START, call
 from omatg_ray.errors import ClusterError
+from omatg_ray.reward.gradient import Gradient
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.timeline import Span
 from omatg_ray.run.versions import refuse_other
@@ -109,7 +112,12 @@ class LearnerGroup:
         self._with_replacement(self._load)
 
     def update(
-        self, items: Sequence[WorkItem], trajectories: Sequence[ObjectRef[Any]], counted: Tensor, advantage: Tensor
+        self,
+        items: Sequence[WorkItem],
+        trajectories: Sequence[ObjectRef[Any]],
+        counted: Tensor,
+        advantage: Tensor | None,
+        gradient: Gradient | None = None,
     ) -> dict[str, float]:
         """Run all epochs on an iteration.
 
@@ -117,7 +125,8 @@ class LearnerGroup:
             items: The items rolled out.
             trajectories: References to the trajectories of every item.
             counted: Indices (b,) of the structures to learn from, over all items.
-            advantage: Their advantages (b,).
+            advantage: Their advantages (b,); None: there is no policy gradient.
+            gradient: Gradients of their rewards; None: not learned from.
 
         Raises:
             InputLost: A trajectory was lost with a node; nothing was learned.
@@ -126,8 +135,16 @@ class LearnerGroup:
         """
         sizes = [[len(composition) for composition in item.species] for item in items]
         shares = plan_shares(sizes, counted, len(self._actors))
+        flat = torch.tensor([size for item in sizes for size in item])
+        layout = Layout(flat[counted])
         calls = [
-            (own, advantage[positions], len(counted), *(trajectories[item] for item in needed))
+            (
+                own,
+                None if advantage is None else advantage[positions],
+                None if gradient is None else gradient.select(positions, layout),
+                len(counted),
+                *(trajectories[item] for item in needed),
+            )
             for needed, own, positions in shares
         ]
 

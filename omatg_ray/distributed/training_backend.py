@@ -21,6 +21,7 @@ from omatg_ray.distributed.weights import PublishedWeights
 from omatg_ray.distributed.worker_group import MAX_ATTEMPTS, Request
 from omatg_ray.errors import ClusterError
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.reward.gradient import Gradient
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.backend import join_state, split_state
 from omatg_ray.rl.scoring import ScoredItem
@@ -64,17 +65,27 @@ class RayTrainingBackend:
         with_base: Whether rollouts record the base network's outputs.
         staleness: Number of versions before the current one that may still be needed.
         run: Name of the run in Ray's metrics.
+        with_gradient: Whether the gradients of rewards are learned from.
 
     Attributes:
         timeline: What the actors did in the last iteration. If iterations are sampled ahead, it is the last one with
             others in flight, since the end of a run is not typical of it. None before the first.
     """
 
-    def __init__(self, actors: ActorSet, model: FlowModel, with_base: bool, staleness: int = 0, run: str = "") -> None:
+    def __init__(
+        self,
+        actors: ActorSet,
+        model: FlowModel,
+        with_base: bool,
+        staleness: int = 0,
+        run: str = "",
+        with_gradient: bool = False,
+    ) -> None:
         self._loop, self.rollout, self.reward = actors.loop, actors.pools["rollout"], actors.pools["reward"]
         assert actors.learners is not None
         self.learners: LearnerGroup = actors.learners
         self.model, self._with_base, self._staleness = model, with_base, staleness
+        self._with_gradient = with_gradient
         self._clock = Timings((self.rollout, self.reward, self.learners), actors.startup)
         self._telemetry = Telemetry(run, actors.loop, (self.rollout, self.reward), self.learners)
         self._flights: dict[int, _Flight] = {}
@@ -123,7 +134,7 @@ class RayTrainingBackend:
             apart = torch.full((len(item.compositions), item.group_size, item.group_size), math.nan)
             flight.scored[index] = ScoredItem(torch.ones(n, dtype=torch.bool), failed, item.species, apart)
 
-        arguments = (crystals, item.group_size)
+        arguments = (crystals, item.group_size, self._with_gradient)
         self.reward.submit(Request(flight.label(index), "score", arguments, done, lost=lost, given_up=give_up))
 
     def collect(self, iteration: int) -> Sequence[ScoredItem]:
@@ -137,11 +148,13 @@ class RayTrainingBackend:
         self._telemetry.scored(scored)
         return scored
 
-    def learn(self, iteration: int, counted: Tensor, advantage: Tensor) -> dict[str, float]:
+    def learn(
+        self, iteration: int, counted: Tensor, advantage: Tensor | None, gradient: Gradient | None = None
+    ) -> dict[str, float]:
         """Run the learners' update. All actors read its weights from where the first learner has put them."""
         self._clock.resume()
         flight = self._flights[iteration]
-        metrics = self._update(flight, counted, advantage) if len(counted) else {}
+        metrics = self._update(flight, counted, advantage, gradient) if len(counted) else {}
         self._clock.end("learn")
         del self._flights[iteration]
         self._learned = flight.items, flight.version
@@ -151,11 +164,13 @@ class RayTrainingBackend:
         self._clock.end("weights")
         return metrics
 
-    def _update(self, flight: _Flight, counted: Tensor, advantage: Tensor) -> dict[str, float]:
+    def _update(
+        self, flight: _Flight, counted: Tensor, advantage: Tensor | None, gradient: Gradient | None
+    ) -> dict[str, float]:
         for _ in range(MAX_ATTEMPTS):
             trajectories = [flight.trajectories[index] for index in range(len(flight.items))]
             try:
-                return self.learners.update(flight.items, trajectories, counted, advantage)
+                return self.learners.update(flight.items, trajectories, counted, advantage, gradient)
             except InputLost as error:
                 logger.warning("%s; rolling it out again", error)
                 reason = error

@@ -22,6 +22,7 @@ from omatg_ray.distributed.process_group import LOOPBACK, TorchProcessGroup, ope
 from omatg_ray.distributed.settings import Share
 from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.reward.gradient import Gradient
 from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
@@ -126,13 +127,13 @@ class RewardWorker(BaseWorker):
         # A match can take forever, so it runs in a separate process that can be killed.
         self._matcher = Matcher(share.n_threads, match_timeout)
 
-    def score(self, crystals: CrystalBatch, members: int | None = None) -> Timed:
-        """Score an item's final crystals; `members` as for `omatg_ray.rl.scoring.score_item`."""
+    def score(self, crystals: CrystalBatch, members: int | None = None, with_gradient: bool = False) -> Timed:
+        """Score an item's final crystals; arguments as for `omatg_ray.rl.scoring.score_item`."""
         from omatg_ray.rl.scoring import score_item
 
         start = time.perf_counter()
         assert self._scorers.reward is not None
-        scored = score_item(crystals, self._scorers.reward, members)
+        scored = score_item(crystals, self._scorers.reward, members, with_gradient)
         return Timed(scored, time.perf_counter() - start)
 
     def assess(self, crystals: CrystalBatch, comparisons: Comparisons | None) -> Timed:
@@ -187,13 +188,19 @@ class LearnerWorker(BaseWorker):
         return Timed(None, time.perf_counter() - start)
 
     def update(
-        self, counted: Tensor, advantage: Tensor, total: int, *trajectories: Trajectory
+        self,
+        counted: Tensor,
+        advantage: Tensor | None,
+        gradient: Gradient | None,
+        total: int,
+        *trajectories: Trajectory,
     ) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None, Timed]:
         """Run all epochs on this learner's share of an iteration.
 
         Args:
             counted: Indices (b,) of the structures to learn from, over all `trajectories`; may be empty.
-            advantage: Their advantages (b,).
+            advantage: Their advantages (b,); None: there is no policy gradient.
+            gradient: Gradients of their rewards; None: not learned from.
             total: Number of structures that all learners learn from.
             trajectories: Trajectories of the share, see `plan_shares`.
 
@@ -208,7 +215,7 @@ class LearnerWorker(BaseWorker):
         start = time.perf_counter()
         try:
             part = Trajectory.cat(trajectories).select(counted).to(self.device) if len(counted) else None
-            metrics = self._learner.update(part, advantage, total)
+            metrics = self._learner.update(part, advantage, total, gradient)
         except TrainingError:
             raise
         except BaseException:

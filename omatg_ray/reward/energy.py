@@ -137,7 +137,7 @@ class MatGLEnergy:
         validity = check_validity(crystals, self.own_images)
         # Columns: energy, steps and drop of the energy.
         results = torch.full((len(crystals), 3), torch.nan, dtype=torch.float64)
-        by_energy = Gradient.zeros(crystals)
+        by_energy = Gradient.zeros(crystals.layout)
         rows = validity.valid.nonzero()[:, 0]
         if len(rows):
             valid = crystals.select(rows)
@@ -145,8 +145,8 @@ class MatGLEnergy:
             results[rows], *derivatives = self._evaluate(evaluate, valid, rows.tolist())
             if derivatives:
                 forces, virial = derivatives
-                per_atom = Gradient.of_energy(valid, forces, virial).times(1.0 / valid.n_atoms.double(), valid)
-                by_energy = per_atom.spread(rows, crystals)
+                per_atom = Gradient.of_energy(valid, forces, virial).times(1.0 / valid.n_atoms.double(), valid.layout)
+                by_energy = per_atom.spread(rows, crystals.layout)
         energy, steps, drop = results[:, 0] / crystals.n_atoms, results[:, 1], results[:, 2] / crystals.n_atoms
         energy[~energy.isfinite()] = torch.nan
         counted = squeeze(energy, self.invalid_energy) if self.cap else energy
@@ -164,8 +164,8 @@ class MatGLEnergy:
         slope = squeeze_slope(energy, self.invalid_energy) if self.cap else torch.ones_like(energy)
         slope = slope.where(energy.isfinite(), 0.0)
         gradients = {
-            REWARD: by_energy.times(-slope, crystals),
-            "energy_per_atom": by_energy.times(energy.isfinite().double(), crystals),
+            REWARD: by_energy.times(-slope, crystals.layout),
+            "energy_per_atom": by_energy.times(energy.isfinite().double(), crystals.layout),
         }
         return RewardResult(reward, values, gradients)
 

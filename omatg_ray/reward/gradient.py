@@ -7,12 +7,13 @@ d/dε = Lᵀ (d/dL) for the strain of the lattice L (1 + ε).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.batch import CrystalBatch, Layout
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,15 @@ class Gradient:
     cell: Tensor
 
     @classmethod
-    def zeros(cls, crystals: CrystalBatch) -> Gradient:
+    def zeros(cls, layout: Layout) -> Gradient:
         """Return a gradient of zeros, float64, on the CPU."""
-        return cls(
-            torch.zeros(crystals.pos.shape, dtype=torch.float64), torch.zeros(crystals.cell.shape, dtype=torch.float64)
-        )
+        pos, cell = (sum(layout.sizes), 3), (len(layout.sizes), 3, 3)
+        return cls(torch.zeros(pos, dtype=torch.float64), torch.zeros(cell, dtype=torch.float64))
+
+    @classmethod
+    def cat(cls, gradients: Sequence[Gradient]) -> Gradient:
+        """Concatenate the gradients of several batches."""
+        return cls(torch.cat([each.pos for each in gradients]), torch.cat([each.cell for each in gradients]))
 
     @classmethod
     def of_energy(cls, crystals: CrystalBatch, forces: Tensor, virial: Tensor) -> Gradient:
@@ -46,9 +51,9 @@ class Gradient:
         cell = crystals.cell.to(forces)
         return cls(-torch.einsum("ni,nji->nj", forces, cell[crystals.batch.cpu()]), torch.linalg.solve(cell.mT, virial))
 
-    def times(self, factor: Tensor, crystals: CrystalBatch) -> Gradient:
+    def times(self, factor: Tensor, layout: Layout) -> Gradient:
         """Multiply by one factor per structure (B,). A factor of 0 gives 0 even where the gradient is not finite."""
-        of_atoms, factor = factor.index_select(0, crystals.batch.to(factor.device))[:, None], factor[:, None, None]
+        of_atoms, factor = factor.index_select(0, layout.batch.to(factor.device))[:, None], factor[:, None, None]
         return Gradient(
             torch.where(of_atoms == 0, 0.0, of_atoms * self.pos), torch.where(factor == 0, 0.0, factor * self.cell)
         )
@@ -56,17 +61,17 @@ class Gradient:
     def __add__(self, other: Gradient) -> Gradient:
         return Gradient(self.pos + other.pos, self.cell + other.cell)
 
-    def select(self, rows: Tensor, crystals: CrystalBatch) -> Gradient:
+    def select(self, rows: Tensor, layout: Layout) -> Gradient:
         """Return the gradient of some structures, given by indices (b,) into 0 … B − 1."""
+        atoms = layout.atoms_of(rows.to(layout.n_atoms.device))
         return Gradient(
-            self.pos.index_select(0, crystals.layout.atoms_of(rows).to(self.pos.device)),
-            self.cell.index_select(0, rows.to(self.cell.device)),
+            self.pos.index_select(0, atoms.to(self.pos.device)), self.cell.index_select(0, rows.to(self.cell.device))
         )
 
-    def spread(self, rows: Tensor, crystals: CrystalBatch) -> Gradient:
+    def spread(self, rows: Tensor, layout: Layout) -> Gradient:
         """Return the gradient of B structures, with this one at some of them (b,) and 0 at the others."""
-        whole = Gradient.zeros(crystals)
-        whole.pos[crystals.layout.atoms_of(rows)], whole.cell[rows] = self.pos, self.cell
+        whole = Gradient.zeros(layout)
+        whole.pos[layout.atoms_of(rows)], whole.cell[rows] = self.pos, self.cell
         return whole
 
     def size(self, crystals: CrystalBatch) -> Tensor:
@@ -85,4 +90,4 @@ class Gradient:
         """Scale the gradients of structures down to a largest size, () or (B,); those not finite become 0."""
         size = self.size(crystals)
         factor = (largest / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp_max(1.0)
-        return self.times(factor.where(size.isfinite(), 0.0), crystals)
+        return self.times(factor.where(size.isfinite(), 0.0), crystals.layout)

@@ -141,7 +141,7 @@ class EnergyAboveHull:
         result = self._score(crystals, energy)
         above = result.values["above_hull"]
         slope = squeeze_slope(above, self.invalid_energy).where(above.isfinite(), 0.0)
-        return replace(result, gradients={REWARD: energy.gradients["energy_per_atom"].times(-slope, crystals)})
+        return replace(result, gradients={REWARD: energy.gradients["energy_per_atom"].times(-slope, crystals.layout)})
 
     def _score(self, crystals: CrystalBatch, energy: RewardResult) -> RewardResult:
         hull = [self.hull.energy_per_atom(key) for key in compositions(crystals)]

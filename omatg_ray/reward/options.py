@@ -41,10 +41,12 @@ class Options(Settings):
     Attributes:
         needs_potential: Whether the reward is made of energies.
         needs_known: Whether the reward scores only compositions known beforehand, and so none that a model generates.
+        has_gradient: Whether the reward has a gradient by positions and lattices (`Reward.with_gradient`).
     """
 
     needs_potential: ClassVar[bool] = False
     needs_known: ClassVar[bool] = False
+    has_gradient: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, materials: Materials) -> Reward:

@@ -200,6 +200,6 @@ def reward_of_known(reward: Reward, crystals: CrystalBatch, with_gradient: bool 
     return RewardResult(
         spread(result.reward),
         {name: spread(values) for name, values in result.values.items()},
-        {name: gradient.spread(rows, crystals) for name, gradient in result.gradients.items()},
+        {name: gradient.spread(rows, crystals.layout) for name, gradient in result.gradients.items()},
         None if result.rest is None else spread(result.rest),
     )

@@ -156,6 +156,15 @@ class RewardSettings(_WithOptions):
         return rewarded == {ENERGY} and not self.relax_steps
 
     @property
+    def with_gradient(self) -> dict[str, bool]:
+        """Return of every reward with a weight above 0 whether it has a gradient; relaxed energies have none."""
+        known = {
+            name: options.has_gradient and not (options.needs_potential and self.relax_steps)
+            for name, options in self.built_in.items()
+        }
+        return {name: known.get(name, False) for name, weight in self.weighted.items() if weight}
+
+    @property
     def needs_potential(self) -> bool:
         """Return whether any requested reward is made of energies."""
         return self.second_potential is not None or any(reward.needs_potential for reward in self.built_in.values())

@@ -75,4 +75,4 @@ class Target:
             (by_cell,) = torch.autograd.grad(reward.sum(), cell)
         gradient = Gradient(torch.zeros(crystals.pos.shape, dtype=torch.float64), by_cell)
         valid = check_validity(crystals).valid.double()
-        return replace(result, gradients={REWARD: gradient.times(valid, crystals)})
+        return replace(result, gradients={REWARD: gradient.times(valid, crystals.layout)})

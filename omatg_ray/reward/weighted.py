@@ -71,7 +71,7 @@ class Weighted:
         crystals = crystals.to("cpu")
         reward = torch.zeros(len(crystals), dtype=torch.float64)
         values: dict[str, Tensor] = {}
-        by_state, rest = Gradient.zeros(crystals) if gradient else None, torch.zeros_like(reward)
+        by_state, rest = Gradient.zeros(crystals.layout) if gradient else None, torch.zeros_like(reward)
         for part, (weight, scorer) in self.parts.items():
             differentiated = bool(gradient and weight and has_gradient(scorer))
             if differentiated or not weight:
@@ -82,7 +82,7 @@ class Weighted:
             if weight:
                 reward = reward + weight * result.reward
             if differentiated and by_state is not None:
-                by_state = by_state + result.gradients[REWARD].times(torch.full_like(reward, weight), crystals)
+                by_state = by_state + result.gradients[REWARD].times(torch.full_like(reward, weight), crystals.layout)
             elif weight:
                 rest = rest + weight * result.reward
             prefix = "" if part == ENERGY else f"{part}."
@@ -95,7 +95,7 @@ class Weighted:
             values["valid"] = check_validity(crystals).valid.double()
         if by_state is None:
             return RewardResult(reward, values)
-        return RewardResult(reward, values, {REWARD: by_state.times(reward.isfinite().double(), crystals)}, rest)
+        return RewardResult(reward, values, {REWARD: by_state.times(reward.isfinite().double(), crystals.layout)}, rest)
 
     def to(self, device: torch.device | str) -> Weighted:
         """Move the parts that compute on a device to it, in place."""

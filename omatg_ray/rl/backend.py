@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.reward.gradient import Gradient
 from omatg_ray.reward.protocol import Reward
 from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.rollout import Trajectory
@@ -38,13 +39,16 @@ class TrainingBackend(Protocol):
     def collect(self, iteration: int) -> Sequence[ScoredItem]:
         """Return the scores of a submitted iteration, item by item, once all are there."""
 
-    def learn(self, iteration: int, counted: Tensor, advantage: Tensor) -> dict[str, float]:
+    def learn(
+        self, iteration: int, counted: Tensor, advantage: Tensor | None, gradient: Gradient | None = None
+    ) -> dict[str, float]:
         """Update the weights to version `iteration` + 1.
 
         Args:
             iteration: A collected iteration.
             counted: Indices (b,) of the structures to learn from, over all its items; if empty, the weights stay.
-            advantage: Their advantages (b,).
+            advantage: Their advantages (b,); None: no policy gradient.
+            gradient: Gradients of their rewards; None: not learned from.
 
         Returns:
             The metrics of `Learner.update`; empty if there was nothing to learn from.
@@ -123,21 +127,24 @@ class LocalTrainingBackend:
         if current is not None:
             self.model.learned.load_state_dict(current)
         start = self._add_time("time_rollout", start)
+        objective = self.learner.objective
         scored = [
-            score_item(trajectory.final(), self.reward, item.group_size)
+            score_item(trajectory.final(), self.reward, item.group_size, objective.reward_gradient is not None)
             for item, trajectory in zip(items, trajectories, strict=True)
         ]
         self._add_time("time_reward", start)
         return scored
 
-    def learn(self, iteration: int, counted: Tensor, advantage: Tensor) -> dict[str, float]:
+    def learn(
+        self, iteration: int, counted: Tensor, advantage: Tensor | None, gradient: Gradient | None = None
+    ) -> dict[str, float]:
         start = self._now()
         trajectories = self._trajectories.pop(iteration)
         if self._staleness:
             self._older[self._version] = copy_weights(self.model.learned)
         metrics = {}
         if len(counted):
-            metrics = self.learner.update(Trajectory.cat(trajectories).select(counted), advantage)
+            metrics = self.learner.update(Trajectory.cat(trajectories).select(counted), advantage, gradient=gradient)
         self._version = iteration + 1
         self._older = {v: weights for v, weights in self._older.items() if v >= self._version - self._staleness}
         self._add_time("time_learn", start)

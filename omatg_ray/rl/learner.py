@@ -18,8 +18,10 @@ from omatg_ray.errors import TrainingError
 from omatg_ray.flow.activations import saved_bytes
 from omatg_ray.flow.process_group import ProcessGroup, SingleProcess
 from omatg_ray.policy.policy import Policy
+from omatg_ray.reward.gradient import Gradient
 from omatg_ray.rl.loss import Loss
 from omatg_ray.rl.microbatch import Cut, Microbatch, Part
+from omatg_ray.rl.pathwise import Pathwise
 from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
@@ -66,33 +68,43 @@ class Learner:
         self.policy, self.objective, self.settings = policy, objective, settings
         self.loss = Loss(policy, objective)
         self.parameters = policy.trainable_parameters()
+        by = objective.reward_gradient
+        self.pathwise = None if by is None else Pathwise(policy, self.parameters, by.transitions, by.limit, by.growth)
         self.optimizer = torch.optim.Adam(self.parameters, lr=settings.lr)
         self.process_group: ProcessGroup = SingleProcess()
         self.microbatch_pairs = settings.microbatch_pairs
 
-    def update(self, trajectory: Trajectory | None, advantage: Tensor, total: int | None = None) -> dict[str, float]:
+    def update(
+        self,
+        trajectory: Trajectory | None,
+        advantage: Tensor | None,
+        total: int | None = None,
+        gradient: Gradient | None = None,
+    ) -> dict[str, float]:
         """Run all epochs on one iteration's trajectories, or on this learner's part of them.
 
         If memory runs out, the epoch starts again with smaller microbatches; the result is the same up to rounding.
 
         Args:
             trajectory: Counted structures only; None if this learner has none.
-            advantage: (B,).
+            advantage: (B,); None: there is no policy gradient.
             total: Counted structures of all learners; by default those of `trajectory`.
+            gradient: Gradients of their rewards, learned from as `objective.reward_gradient` says.
 
         Returns:
             Over the structures of all learners, means over epochs of `loss`, `grad_norm` and, per active field,
             `policy_loss_*`, `clip_fraction_*`, `kl_*` (if the base's outputs were recorded), with learned noise
             `entropy_*` (per component) and `sigma_*`, with distillation `distillation_*`; `log_ratio_max` of the first
             epoch, the largest |log-ratio| of an atom or lattice, which is 0 up to rounding when on-policy; after
-            memory has run out, the smallest `microbatch_pairs` of a learner.
+            memory has run out, the smallest `microbatch_pairs` of a learner. With reward gradients, those of
+            `Pathwise.accumulate`.
 
         Raises:
             TrainingError: The loss or its gradient is not finite, or a single structure at a single step does not fit
                 into memory; the step was not taken (earlier epochs were). Names the compositions. All learners raise
                 the same.
         """
-        part = None if trajectory is None else Part(trajectory, advantage, total or len(trajectory))
+        part = None if trajectory is None else Part(trajectory, advantage, total or len(trajectory), gradient)
         report, norms, reports = Report(), 0.0, list[Report]()
         for epoch in range(self.settings.epochs):
             try:
@@ -134,6 +146,10 @@ class Learner:
             try:
                 for cut in part.cuts(self.microbatch_pairs):
                     self._backward(part.microbatch(cut), report, first)
+                for span in part.spans(self.microbatch_pairs):
+                    cut = span, slice(1)
+                    assert self.pathwise is not None
+                    _add(report.sums, self.pathwise.accumulate(*part.replay(span)))
             except RuntimeError as error:
                 if cut is None or not _is_out_of_memory(error):
                     raise

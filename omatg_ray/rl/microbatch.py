@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.reward.gradient import Gradient
 from omatg_ray.rl.rollout import Trajectory
 
 Cut = tuple[slice, slice]
@@ -40,19 +41,26 @@ class Part:
 
     Args:
         trajectory: Its structures.
-        advantage: Their advantages (B,).
+        advantage: Their advantages (B,); None: there is no policy gradient.
         total: Number of structures of all learners.
+        gradient: Gradients of their rewards; None: they are not learned from.
     """
 
-    def __init__(self, trajectory: Trajectory, advantage: Tensor, total: int) -> None:
-        self.trajectory, self._advantage, self._total = trajectory, advantage, total
+    def __init__(
+        self, trajectory: Trajectory, advantage: Tensor | None, total: int, gradient: Gradient | None = None
+    ) -> None:
+        self.trajectory, self._total, self._gradient = trajectory, total, gradient
+        self._advantage = torch.zeros(len(trajectory)) if advantage is None else advantage
+        self._by_policy, self._states = advantage is not None, trajectory.states()
         # States before the steps learned from.
-        self._pos, self._cell = (trajectory.of_learned(values) for values in trajectory.states())
+        self._pos, self._cell = (trajectory.of_learned(values) for values in self._states)
         self._shared: tuple[slice, Trajectory, slice, Tensor] | None = None
         self._tiled: CrystalBatch | None = None
 
     def cuts(self, limit: int) -> list[Cut]:
         """Cut structures × steps into blocks of at most `limit` ordered pairs of atoms, at least one of each."""
+        if not self._by_policy:
+            return []
         sizes, n_steps = self.trajectory.x_0.layout.sizes, self.trajectory.n_learned
         pairs = list(accumulate((size * size for size in sizes), initial=0))
         blocks, start = list[Cut](), 0
@@ -63,6 +71,27 @@ class Part:
                 blocks.append((slice(start, stop), slice(first, min(first + each, n_steps))))
             start = stop
         return blocks
+
+    def spans(self, limit: int) -> list[slice]:
+        """Cut the structures with reward gradients into spans of at most `limit` ordered pairs of atoms, or one."""
+        if self._gradient is None:
+            return []
+        sizes, spans, start, pairs = self.trajectory.x_0.layout.sizes, list[slice](), 0, 0
+        for row, size in enumerate(sizes):
+            if row > start and pairs + size * size > limit:
+                spans.append(slice(start, row))
+                start, pairs = row, 0
+            pairs += size * size
+        return [*spans, slice(start, len(sizes))]
+
+    def replay(self, span: slice) -> tuple[Trajectory, tuple[Tensor, Tensor], Gradient, float]:
+        """Return the trajectories of a span, their states, the gradients of their rewards, and the weight of each."""
+        assert self._gradient is not None
+        x_0, rows = self.trajectory.x_0, torch.arange(span.start, span.stop)
+        atoms = slice(*x_0.ptr[[span.start, span.stop]].tolist())
+        pos, cell = self._states
+        gradient = self._gradient.select(rows, x_0.layout)
+        return self.trajectory.select(rows), (pos[:, atoms], cell[:, span]), gradient, 1.0 / self._total
 
     def forget(self) -> None:
         """Release the tensors that microbatches of the same structures share."""

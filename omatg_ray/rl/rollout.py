@@ -162,7 +162,8 @@ def rollout(
         policy: Sampling policy.
         x_0: Start, on the policy's device.
         times: Grid (T,).
-        noise: Standard normal numbers for the active fields, as returned by `draw_noise`.
+        noise: Standard normal numbers for the active fields, as returned by `draw_noise`; none for trajectories without
+            noise, which have no densities.
         with_base: Whether to record the base network's outputs for the active fields, for KL and distillation.
         jumps: Random numbers as returned by `draw_jumps`, where the policy generates species.
         learn_from: The steps that will be learned from, increasing; None: all.
@@ -187,7 +188,7 @@ def rollout(
     times = times.to(x_0.device, x_0.dtype)
     rows = None if learn_from is None else torch.tensor(learn_from, device=x_0.device)
     log_prob: Fields = {}
-    for field in policy.active:
+    for field in policy.active if noise else ():
         variance = (policy.noise[field].sigma(times[:-1]).square() * times.diff()).detach()
         drawn = noise[field]
         if rows is not None:

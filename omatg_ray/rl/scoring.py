@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.batch import CrystalBatch, Layout
 from omatg_ray.errors import TrainingError
-from omatg_ray.reward.protocol import Reward, RewardResult, reward_of_known
+from omatg_ray.reward.gradient import Gradient
+from omatg_ray.reward.protocol import REWARD, Reward, RewardResult, reward_of_known
 from omatg_ray.reward.settings import SECOND
 from omatg_ray.rl.advantage import Advantages
 from omatg_ray.rl.divergence import CORRELATION, SHIFT, rank_correlation
@@ -40,7 +41,9 @@ class ScoredItem:
     distance: Tensor | None = None
 
 
-def score_item(crystals: CrystalBatch, reward: Reward, members: int | None = None) -> ScoredItem:
+def score_item(
+    crystals: CrystalBatch, reward: Reward, members: int | None = None, with_gradient: bool = False
+) -> ScoredItem:
     """Score the final crystals of an item.
 
     A trajectory that overflowed gets no reward, whatever the reward returns: its loss would be NaN. Where species are
@@ -50,19 +53,22 @@ def score_item(crystals: CrystalBatch, reward: Reward, members: int | None = Non
         crystals: B crystals.
         reward: Scores each crystal by itself.
         members: Size of the item's groups, within which crystals are then compared (`group_distances`).
+        with_gradient: Whether the gradient of the reward is needed; a trajectory that overflowed has none.
     """
     finite = crystals.layout.sum((~crystals.pos.isfinite()).sum(-1)).eq(0) & crystals.cell.flatten(1).isfinite().all(-1)
     finite = finite.cpu()
     compositions = [tuple(z.tolist()) for z in crystals.species.cpu().split(crystals.layout.sizes)]
-    result = reward_of_known(reward, crystals)
+    result = reward_of_known(reward, crystals, with_gradient)
+    gradients = {
+        name: each.times(finite.double(), crystals.layout) for name, each in result.gradients.items() if name == REWARD
+    }
     distance = None
-    if members is not None:
+    if members is not None and members > 1:
         from omatg_ray.reward.fingerprint import group_distances
 
         distance = group_distances(crystals, members)
-    return ScoredItem(
-        finite, RewardResult(result.reward.where(finite, math.nan), result.values), compositions, distance
-    )
+    scored = replace(result, reward=result.reward.where(finite, math.nan), gradients=gradients)
+    return ScoredItem(finite, scored, compositions, distance)
 
 
 def rewards_of(items: Sequence[WorkItem], scored: Sequence[ScoredItem]) -> Tensor:
@@ -75,6 +81,23 @@ def rewards_of(items: Sequence[WorkItem], scored: Sequence[ScoredItem]) -> Tenso
     rewards = [item.result.reward for item in scored]
     _refuse_failures("rewards failed", items, scored, [reward.isfinite() for reward in rewards])
     return torch.cat(rewards).view(-1, items[0].group_size)
+
+
+def gradient_of(scored: Sequence[ScoredItem]) -> Gradient:
+    """Return the gradients of the rewards of an iteration; 0 where there is none."""
+    layouts = [Layout(torch.tensor([len(species) for species in item.compositions])) for item in scored]
+    return Gradient.cat(
+        [
+            item.result.gradients.get(REWARD) or Gradient.zeros(layout)
+            for item, layout in zip(scored, layouts, strict=True)
+        ]
+    )
+
+
+def rest_of(scored: Sequence[ScoredItem], like: Tensor) -> Tensor:
+    """Return the rewards without the parts that are learned from by their gradient, in the shape of `like`."""
+    rest = [item.result.reward if item.result.rest is None else item.result.rest for item in scored]
+    return torch.cat(rest).view_as(like).where(like.isfinite(), math.nan)
 
 
 def distances_of(scored: Sequence[ScoredItem]) -> Tensor | None:
@@ -118,8 +141,10 @@ def formulas(compositions: Sequence[Sequence[int]]) -> list[str]:
     ).formulas()
 
 
-def reward_metrics(rewards: Tensor, advantages: Advantages, results: Sequence[RewardResult]) -> dict[str, float]:
+def reward_metrics(rewards: Tensor, advantages: Advantages | None, results: Sequence[RewardResult]) -> dict[str, float]:
     """Summarise an iteration's rewards (groups, members) and the values behind them; NaN where there are none.
+
+    Without advantages, nothing is said of groups.
 
     Every value appears as `reward_<name>_mean`, except energies and validity, which have names of their own. With a
     second potential, `second_rank_correlation` and `second_shift` say how well the two agree (`DivergenceWatch`).
@@ -128,9 +153,10 @@ def reward_metrics(rewards: Tensor, advantages: Advantages, results: Sequence[Re
     metrics = {
         "reward_mean": _mean(rewards),
         "reward_std": _mean(torch.tensor(spreads, dtype=torch.float64)),
-        "failed_share": advantages.failed / rewards.numel(),
-        "groups_skipped": float(advantages.skipped_groups),
+        "failed_share": float((~rewards.isfinite()).sum()) / rewards.numel(),
     }
+    if advantages is not None:
+        metrics["groups_skipped"] = float(advantages.skipped_groups)
     values = _columns(results)
     if (valid := values.pop("valid", None)) is not None:
         metrics["invalid_share"] = 1.0 - _mean(valid)

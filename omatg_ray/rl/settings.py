@@ -62,7 +62,12 @@ class RolloutSettings(Settings):
     """Sampling of one iteration."""
 
     groups: int = Field(16, ge=1, description="compositions per iteration")
-    group_size: int = Field(64, ge=2, description="trajectories per composition, compared with each other")
+    group_size: int = Field(
+        64,
+        ge=1,
+        description="trajectories per composition, compared with each other; 1 is for reward gradients, which compare "
+        "nothing",
+    )
     steps: int | list[int] = Field(
         50,
         description="points of the time grid, one more than Euler steps. Several numbers take turns, iteration by "
@@ -163,6 +168,21 @@ class FieldWeights(Settings):
         return self.pos if field == "pos" else self.cell
 
 
+class RewardGradientSettings(Settings):
+    """Learning from the gradient of the reward through the last steps of a trajectory (docs/gradients.md)."""
+
+    transitions: int = Field(3, ge=1, description="last Euler steps that are differentiated")
+    limit: float = Field(
+        1.0,
+        gt=0,
+        description="largest gradient of a crystal's reward, in its units per Å: for energies, the root mean square of "
+        "the forces (eV/Å) together with the stress per atom (eV); larger ones are scaled down",
+    )
+    growth: float = Field(
+        4.0, ge=1, description="largest adjoint on the way back through the steps, as a multiple of that gradient"
+    )
+
+
 class ObjectiveSettings(Settings):
     """Loss of a step: a weighted sum of clipped surrogate, KL to the frozen base, entropy and distillation."""
 
@@ -185,6 +205,11 @@ class ObjectiveSettings(Settings):
     distillation_weight: FieldWeights = Field(
         FieldWeights(pos=0, cell=0),
         description="weight of the squared distance between a score policy's η and the base's",
+    )
+    reward_gradient: RewardGradientSettings | None = Field(
+        None,
+        description="learn from the gradients of rewards that have one (energy, hull, volume, density), and by policy "
+        "gradient only from the others; null: by policy gradient from all",
     )
 
     def needs_base(self, policy: Policy) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
+from omatg_ray.crystal.batch import Layout
 from omatg_ray.rl.advantage import group_advantages
 from omatg_ray.rl.backend import TrainingBackend
-from omatg_ray.rl.scoring import distances_of, mean_distance, reward_metrics, rewards_of
+from omatg_ray.rl.scoring import distances_of, gradient_of, mean_distance, rest_of, reward_metrics, rewards_of
 from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
 from omatg_ray.rl.work import WorkItem, plan_iteration
 
@@ -26,6 +29,8 @@ class Trainer:
         seed: Seed of the run.
         total: Iterations of the run; none beyond them are sampled ahead.
         iteration: Iterations already done.
+        by_policy: Whether the policy gradient is used.
+        by_gradient: Whether the gradients of rewards are used, for the rewards that have one.
     """
 
     def __init__(
@@ -37,9 +42,12 @@ class Trainer:
         seed: int,
         total: int,
         iteration: int = 0,
+        by_policy: bool = True,
+        by_gradient: bool = False,
     ) -> None:
         self.settings, self.compositions, self.advantage = settings, compositions, advantage
         self.backend, self.seed, self.total, self.iteration = backend, seed, total, iteration
+        self.by_policy, self.by_gradient = by_policy, by_gradient
         self._ahead: dict[int, list[WorkItem]] = {}
 
     def step(self) -> dict[str, float]:
@@ -56,12 +64,21 @@ class Trainer:
         items = self._ahead.pop(self.iteration)
         scored = self.backend.collect(self.iteration)
         rewards, distance = rewards_of(items, scored), distances_of(scored)
-        advantages = group_advantages(rewards, self.advantage, distance)
+        advantages = gradient = None
+        counted = rewards.isfinite() if self.by_gradient else torch.zeros_like(rewards, dtype=torch.bool)
+        if self.by_policy:
+            compared = rest_of(scored, rewards) if self.by_gradient else rewards
+            advantages = group_advantages(compared, self.advantage, distance)
+            counted = counted | advantages.counted
         metrics = reward_metrics(rewards, advantages, [item.result for item in scored])
         if distance is not None:
             metrics["diversity"] = mean_distance(distance)
-        counted = advantages.counted.flatten().nonzero().squeeze(1)
-        metrics |= self.backend.learn(self.iteration, counted, advantages.values.flatten()[counted])
+        rows = counted.flatten().nonzero().squeeze(1)
+        if self.by_gradient:
+            sizes = torch.tensor([len(species) for item in scored for species in item.compositions])
+            gradient = gradient_of(scored).select(rows, Layout(sizes))
+        advantage = None if advantages is None else advantages.values.flatten()[rows]
+        metrics |= self.backend.learn(self.iteration, rows, advantage, gradient)
         self.iteration += 1
         return metrics | self.backend.timings()
 
@@ -71,5 +88,7 @@ class Trainer:
         for iteration in range(self.iteration, self.iteration + staleness + 1):
             if iteration in self._ahead or (iteration > self.iteration and iteration >= self.total):
                 continue
-            self._ahead[iteration] = plan_iteration(self.settings, self.compositions, iteration, self.seed)
+            self._ahead[iteration] = plan_iteration(
+                self.settings, self.compositions, iteration, self.seed, self.by_policy
+            )
             self.backend.submit(self._ahead[iteration], version=max(0, iteration - staleness))

@@ -33,6 +33,7 @@ class WorkItem:
         precision: Precision of the networks.
         learn_from: Steps that are learned from; None: all.
         noise_elsewhere: Whether the other steps take noise too.
+        noisy: Whether any step takes noise.
     """
 
     iteration: int
@@ -43,6 +44,7 @@ class WorkItem:
     precision: Precision = "float32"
     learn_from: tuple[int, ...] | None = None
     noise_elsewhere: bool = True
+    noisy: bool = True
 
     @property
     def group_size(self) -> int:
@@ -62,7 +64,7 @@ class WorkItem:
 
 
 def plan_iteration(
-    settings: RolloutSettings, compositions: Sequence[Sequence[int]], iteration: int, seed: int
+    settings: RolloutSettings, compositions: Sequence[Sequence[int]], iteration: int, seed: int, noisy: bool = True
 ) -> list[WorkItem]:
     """Plan the items of an iteration, visiting every composition once before any of them twice.
 
@@ -71,6 +73,7 @@ def plan_iteration(
         compositions: Atomic numbers of every training cell.
         iteration: Number of the iteration, from 0.
         seed: Seed of the run.
+        noisy: Whether trajectories take noise, which policy gradients need.
     """
     precision = settings.precision
     assert precision != "auto", "must be decided before work is planned (train/precision.py)"
@@ -99,6 +102,7 @@ def plan_iteration(
                 precision,
                 learn_from,
                 noise_elsewhere=selection is None or selection.kind == "random",
+                noisy=noisy,
             )
         )
     return items
@@ -109,7 +113,8 @@ def run_item(
 ) -> Trajectory:
     """Roll out an item: x_0 comes from the base distribution, noise and jumps from the members' seeds."""
     x_0 = base.sample(item.species, item.start_seeds).to(device)
-    noise = draw_noise(x_0, item.steps, item.seeds, policy.active, policy.drift.per_structure)
+    fields = policy.active if item.noisy else ()
+    noise = draw_noise(x_0, item.steps, item.seeds, fields, policy.drift.per_structure)
     jumps = None
     if policy.species is not None:
         x_0 = policy.species.start(x_0, item.start_seeds, policy.base_network.settings.max_atomic_number)

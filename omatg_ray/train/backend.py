@@ -51,7 +51,14 @@ def run_backend(config: Config, parts: RunComponents, progress: bool, inside: bo
     }
     with start_actors(config.ray, roles, progress, inside) as actors:
         staleness, name = config.rollout.max_staleness, Path(config.run).name
-        training = RayTrainingBackend(actors, model, objective.needs_base(model.policy()), staleness, name)
+        training = RayTrainingBackend(
+            actors,
+            model,
+            objective.needs_base(model.policy()),
+            staleness,
+            name,
+            with_gradient=objective.reward_gradient is not None,
+        )
         evaluate = RayEvaluationBackend(actors, parts.scorers.energy)
         yield Backend(evaluate, training, lambda: actors.info, lambda: training.timeline)
 

@@ -91,6 +91,8 @@ class TrainLoop:
             config.seed,
             self.total,
             self._start,
+            by_policy=config.by_policy,
+            by_gradient=config.objective.reward_gradient is not None,
         )
         self._evaluate = Evaluator(
             parts.split.val,

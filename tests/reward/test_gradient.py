@@ -213,7 +213,7 @@ def test_size_depends_neither_on_axes_nor_on_the_number_of_cells() -> None:
 def test_a_factor_of_zero_clears_what_is_not_finite() -> None:
     crystals = skewed()
     gradient = Gradient(torch.full((9, 3), torch.nan), torch.ones(3, 3, 3))
-    cleared = gradient.times(torch.tensor([0.0, 0.0, 0.0]), crystals)
+    cleared = gradient.times(torch.tensor([0.0, 0.0, 0.0]), crystals.layout)
     assert not cleared.pos.any() and not cleared.cell.any()
 
 

@@ -19,6 +19,7 @@ class Options(options.Options):
     target: float | None = Field(None, gt=0, description="target value; required if the reward has a weight")
     scale: float = Field(1.0, gt=0, description="distance from the target at which the reward is -1/2")
 
+    has_gradient = True
     quantity: ClassVar = "density"
 
     def missing(self) -> str | None:

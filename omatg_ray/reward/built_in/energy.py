@@ -14,6 +14,7 @@ class Options(options.Options):
     """Minus the energy per atom."""
 
     needs_potential = True
+    has_gradient = True
 
     def build(self, materials: options.Materials) -> Reward:
         return materials.shared["energy"]
