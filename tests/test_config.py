@@ -225,6 +225,29 @@ def test_a_number_of_compositions_is_whole():
         load("data.val_compositions=1.5")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["reward.weights={crmse: 1}"], "no reward with a weight has a gradient"),
+        (["reward.relax_steps=5"], "no reward with a weight has a gradient"),
+        (["policy.variant=annealing"], "schedules are learned by policy gradient alone"),
+        (["objective.reward_gradient.transitions=10", "rollout.steps=[20, 10]"], "have 9 Euler steps"),
+        (["rollout.group_size=1", "reward.weights={energy: 1, crmse: 1}"], "take at least 2"),
+    ],
+)
+def test_reward_gradients_that_cannot_be(overrides: list[str], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        load("objective.reward_gradient={transitions: 3}", *overrides)
+
+
+def test_what_is_learned_by_policy_gradient() -> None:
+    by_gradient = "objective.reward_gradient={transitions: 3}"
+    assert load().by_policy and load(by_gradient, "reward.weights={energy: 1, crmse: 0.1}").by_policy
+    assert not load(by_gradient, "rollout.group_size=1", "reward.weights={energy: 1, crmse: 0}").by_policy
+    with pytest.raises(ConfigError, match="take at least 2"):
+        load("rollout.group_size=1")
+
+
 def test_documented_defaults_are_those_of_the_config():
     rows = {key: default for key, default, _ in documented_keys(Config())}
     assert rows["objective.kl_weight.pos"] == "0.001"

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +14,17 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import TrainingError
 from omatg_ray.flow.network import CSPNet
-from omatg_ray.reward.protocol import RewardResult
+from omatg_ray.reward.gradient import Gradient
+from omatg_ray.reward.protocol import REWARD, Reward, RewardResult
 from omatg_ray.rl.backend import LocalTrainingBackend
 from omatg_ray.rl.learner import Learner
-from omatg_ray.rl.settings import AdvantageSettings, LearnerSettings, ObjectiveSettings, RolloutSettings
+from omatg_ray.rl.settings import (
+    AdvantageSettings,
+    LearnerSettings,
+    ObjectiveSettings,
+    RewardGradientSettings,
+    RolloutSettings,
+)
 from omatg_ray.rl.trainer import Trainer
 from tests.small import random_crystals, small_network, velocity_policy
 
@@ -47,6 +55,60 @@ def trainer(rewards: Callable[[int], Tensor], groups_per_item: int = 1) -> Train
     model: Any = SimpleNamespace(learned=network, description=description, device=torch.device("cpu"))
     training = LocalTrainingBackend(learner, model, Scripted(rewards))
     return Trainer(settings, [[11, 17], [12, 8, 8], [3, 9]], AdvantageSettings(), training, seed=3, total=100)
+
+
+class Cubic:
+    """Minus the squared deviation of the lattice from a cube, with its gradient; NaN for chosen structures."""
+
+    name, elements = "cubic", None
+
+    def __init__(self, failing: Sequence[int] = ()) -> None:
+        self.failing = failing
+
+    def __call__(self, crystals: CrystalBatch) -> RewardResult:
+        apart = (crystals.cell.double() - 4.0 * torch.eye(3)).square().sum((1, 2))
+        reward = -apart
+        for row in self.failing:
+            reward[row] = NAN
+        return RewardResult(reward, {})
+
+    def with_gradient(self, crystals: CrystalBatch) -> RewardResult:
+        by_cell = -2.0 * (crystals.cell.double() - 4.0 * torch.eye(3))
+        gradient = Gradient(torch.zeros(crystals.pos.shape, dtype=torch.float64), by_cell)
+        result = self(crystals)
+        rest = torch.zeros_like(result.reward)
+        return replace(result, gradients={REWARD: gradient.times(result.reward.isfinite(), crystals.layout)}, rest=rest)
+
+
+def gradient_trainer(reward: Reward, groups: int = 8) -> Trainer:
+    network, base = small_network(0, torch.float32), small_network(0, torch.float32)
+    objective = ObjectiveSettings(reward_gradient=RewardGradientSettings(transitions=2))
+    learner = Learner(velocity_policy(network, base, ["cell"]), objective, LearnerSettings(epochs=1, lr=1e-2))
+    description = SimpleNamespace(base_distribution=BaseDistribution.fit(random_crystals([2] * 6).cell.float()))
+    model: Any = SimpleNamespace(learned=network, description=description, device=torch.device("cpu"))
+    training = LocalTrainingBackend(learner, model, reward)
+    settings = RolloutSettings(groups=groups, group_size=1, steps=4, groups_per_item=groups)
+    cells = [[11, 17], [12, 8, 8], [3, 9]]
+    return Trainer(settings, cells, AdvantageSettings(), training, 3, 100, by_policy=False, by_gradient=True)
+
+
+def test_reward_gradients_raise_the_reward_without_noise_or_groups() -> None:
+    run = gradient_trainer(Cubic())
+    rewards = []
+    for _ in range(40):
+        metrics = run.step()
+        rewards.append(metrics["reward_mean"])
+        assert "groups_skipped" not in metrics and "policy_loss_cell" not in metrics
+    assert metrics["gradient_size"] > 0 and metrics["adjoint_growth"] > 0
+    assert sum(rewards[-5:]) > 0.5 * sum(rewards[:5])  # rewards are negative: the deviation has halved
+
+
+def test_a_failed_reward_has_no_gradient_and_the_others_learn() -> None:
+    run = gradient_trainer(Cubic(failing=[0]), groups=40)
+    before = weights(run)
+    metrics = run.step()
+    assert metrics["failed_share"] == 1 / 40
+    assert not torch.equal(weights(run), before) and bool(weights(run).isfinite().all())
 
 
 def network_of(trainer: Trainer) -> CSPNet:
