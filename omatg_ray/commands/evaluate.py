@@ -22,13 +22,13 @@ from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.metrics import measured_columns
 from omatg_ray.model.checks import warn_generated_species, warn_noiseless
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.model.sampling import Sampling
+from omatg_ray.model.sampling import DEFAULT, Sampling
 from omatg_ray.model.schedule import OWN
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.location import BUNDLED, Location, absolute_name, is_bundled
 from omatg_ray.run.text import aligned
 from omatg_ray.train.backend import evaluation_backend
-from omatg_ray.train.options import SamplingOptions, WorkOptions
+from omatg_ray.train.options import WorkOptions
 from omatg_ray.train.splits import read
 from omatg_ray.train.unknown import drop_unknown, known_to, require_known
 
@@ -62,14 +62,16 @@ class MeasureOptions(WorkOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(MeasureOptions, SamplingOptions):
+class EvaluateOptions(MeasureOptions):
     """One sampler, and its evaluation.
 
     Attributes:
         model: Model or run folder, bundled, or a model.
+        sampling: How it generates.
     """
 
     model: Location | FlowModel
+    sampling: Sampling = DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +185,8 @@ def evaluation_session(
     }
     data = options.data
     if isinstance(data, CrystalDataset):
-        dataset, called = data, Path("the references")
+        called: Location = "the references"
+        dataset = data
     else:
         called = crystals("test") if is_bundled(data) else data
         dataset = read(called, progress, options.on_error)

@@ -20,9 +20,9 @@ AS_GENERATED, RELAXED, UNFINISHED = "none", "converged", "not converged"
 
 @dataclass(frozen=True)
 class RankedCrystals:
-    """Unique valid crystals: reduced compositions in the requested (or given) order, lowest energy per atom first in each.
+    """Unique valid crystals: reduced compositions in the requested order, lowest energy per atom first in each.
 
-    Compositions chosen by a model come in the order of their lowest energy per atom.
+    Compositions of given crystals keep their order, and those that a model chooses come in that of their lowest energy.
 
     Attributes:
         crystals: The crystals.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def as_dataset(given: Given, progress: bool = False) -> CrystalDataset:
-    """Return crystals as a data set, with their cells as they are; atoms may overlap.
+    """Return crystals as a data set, with their cells as they are, also of invalid ones (`check_validity`).
 
     Ids are those of the file, `material_id` in the properties of a structure or in the `info` of ASE's atoms, else
     numbers from 1.
@@ -66,7 +66,7 @@ def _row(number: int, structure: Structure | Atoms) -> Row:
             row = row_of_structure(structure, identity(properties, str(number)), scalar_properties(properties))
         else:
             raise DataError(f"it is {type(structure).__name__}; give pymatgen Structures or ASE Atoms")
-        require_usable(row)
+        require_usable(row, allow_collapsed=True)
     except DataError as error:
         raise DataError(f"structure {number}: {error}") from error
     return row

@@ -223,8 +223,12 @@ def _read_one(entry: Entry) -> Row | str:
         return f"it cannot be parsed ({reason or type(cause).__name__})"
 
 
-def require_usable(row: Row) -> None:
+def require_usable(row: Row, *, allow_collapsed: bool = False) -> None:
     """Refuse a crystal that is wrong on its own, before anything is computed from it.
+
+    Args:
+        row: The crystal.
+        allow_collapsed: Accept a cell without volume, which `check_validity` finds invalid.
 
     Raises:
         DataError: Says what is wrong.
@@ -239,7 +243,7 @@ def require_usable(row: Row) -> None:
     if np.abs(row.frac).max() > FARTHEST:
         raise DataError(f"an atom lies more than {FARTHEST:g} cells from the origin, where positions lose their digits")
     volume = abs(np.linalg.det(row.cell))
-    if volume < MIN_VOLUME:
+    if volume < MIN_VOLUME and not allow_collapsed:
         raise DataError(f"the cell is degenerate: its volume is {volume:.3g} Å³ (at least {MIN_VOLUME} is needed)")
 
 
