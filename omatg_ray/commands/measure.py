@@ -79,7 +79,7 @@ def evaluate(
         >>> evaluate("mine.extxyz", "known.csv").metrics                         # doctest: +SKIP
         >>> evaluate("runs/better", "bundled", steps=10).metrics.match_rate      # doctest: +SKIP
     """
-    if _is_model(subject):
+    if isinstance(subject, FlowModel) or _is_model(subject):
         if references is None:
             raise ConfigError("references: name known crystals for which the model generates; a file, or bundled")
         named = read_schedule(schedule) if isinstance(schedule, str | Path) else schedule
@@ -104,9 +104,9 @@ def evaluate(
     return evaluate_given(given, known, energy, workers=workers, timeout=timeout, progress=progress)
 
 
-def _is_model(subject: object) -> TypeGuard[FlowModel | Location]:
-    """Return whether this is a model or the location of one, rather than crystals."""
-    if isinstance(subject, FlowModel) or is_bundled(subject):
+def _is_model(subject: object) -> TypeGuard[Location]:
+    """Return whether this is the location of a model, rather than crystals."""
+    if is_bundled(subject):
         return True
     if not isinstance(subject, str | Path):
         return False
