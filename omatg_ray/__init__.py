@@ -12,7 +12,6 @@ The names below are the public API (docs/python.md). Each is imported on first u
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 import warnings
 from types import ModuleType
@@ -22,6 +21,8 @@ from omatg_ray.run.home import name_home
 from omatg_ray.run.openmp import limit_spinning
 
 if TYPE_CHECKING:
+    from inspect import Signature
+
     from omatg_ray.commands.measure import evaluate as evaluate
     from omatg_ray.commands.pretrain import pretrain as pretrain
     from omatg_ray.commands.rank import rank as rank
@@ -104,8 +105,10 @@ class _Callable(ModuleType):
         return self._function.__doc__
 
     @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self._function)
+    def __signature__(self) -> Signature:
+        from inspect import signature
+
+        return signature(self._function)
 
 
 class _Package(ModuleType):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omatg_ray import assets
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset, scalar_properties
-from omatg_ray.crystal.read import dataset_of, read_dataset, require_usable
+from omatg_ray.crystal.read import OnError, dataset_of, read_dataset, require_usable
 from omatg_ray.crystal.row import Row, identity, row_of_atoms, row_of_structure
 from omatg_ray.errors import DataError
 from omatg_ray.run.location import is_bundled, is_remote
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     """A file or folder of crystals or its URL, "bundled" (test split), structures, a batch, or from `read_dataset`."""
 
 
-def as_dataset(given: Given, progress: bool = False) -> CrystalDataset:
+def as_dataset(given: Given, progress: bool = False, on_error: OnError = "refuse") -> CrystalDataset:
     """Return crystals as a data set, with their cells as they are, also of invalid ones (`check_validity`).
 
     Ids are those of the file, `material_id` in the properties of a structure or in the `info` of ASE's atoms, else
@@ -32,6 +32,7 @@ def as_dataset(given: Given, progress: bool = False) -> CrystalDataset:
     Args:
         given: The crystals.
         progress: Show progress while a file is read.
+        on_error: Refuse unusable crystals of a file, or skip them with a warning.
 
     Raises:
         DataError: As `read_dataset`; there are no crystals, or one cannot be used. Names it.
@@ -45,7 +46,7 @@ def as_dataset(given: Given, progress: bool = False) -> CrystalDataset:
     if isinstance(given, str | Path):
         place = given if is_remote(given) else Path(given).expanduser()
         with local_copy(assets.crystals("test") if is_bundled(given) else place) as path:
-            return read_dataset(path, reduce=False, allow_overlaps=True, progress=progress)
+            return read_dataset(path, reduce=False, allow_overlaps=True, on_error=on_error, progress=progress)
     if isinstance(given, CrystalBatch):
         given = given.to_structures()
     structures = [given] if isinstance(given, Structure | Atoms) else list(given)

@@ -273,7 +273,7 @@ def _invalid(rows: list[Row]) -> list[_Refused | None]:
 def _refusal(path: Path, wrong: list[str], looked_at: int) -> DataError:
     if looked_at == 1:
         return DataError(wrong[0])
-    hint = "data.on_error=skip (evaluate: --on-error skip) leaves out unusable crystals"
+    hint = "data.on_error=skip (evaluate, relax: --on-error skip) leaves out unusable crystals"
     if len(wrong) == 1:
         return DataError(f"{wrong[0]} (1 of {looked_at} crystals; {hint})")
     more = "the first " if len(wrong) >= MOST_NAMED else ""

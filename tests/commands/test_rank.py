@@ -148,3 +148,17 @@ def test_a_file_for_one_crystal_is_refused_for_several_compositions(
 ) -> None:
     done = command("relax", workshop.data, "--out", tmp_path / "POSCAR", "--quiet")
     done.refuses("it holds one crystal", "compositions; --out folder/ --format vasp writes all")
+
+
+def test_unusable_crystals_of_a_file_are_refused_or_skipped(
+    workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.json"
+    disordered = Structure(Lattice.cubic(4.0), [{"Na": 0.5, "K": 0.5}, "Cl"], CSCL_SITES)
+    file.write_text(json.dumps([structure.as_dict() for structure in (salt(4.0), disordered)]))
+    words = ["--potential", workshop.potential, "--steps", "0", "--workers", "0", "--quiet"]
+    words += ["--out", tmp_path / "out.json"]
+    command("relax", file, *words).refuses("row 2", "disordered", "relax: --on-error skip", code=1)
+    done = command("relax", file, *words, "--on-error", "skip")
+    assert done.code == 0 and "1 of 2 crystals" in done.err
+    assert [row["formula"] for row in json.loads((tmp_path / "out.json").read_text())] == ["NaCl"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from omatg_ray.cli.arguments import number, path_or_word
+from omatg_ray.cli.arguments import number, on_error_argument, path_or_word
 from omatg_ray.cli.output import crystals_arguments, crystals_output
 from omatg_ray.cli.ranked import second_potential_argument, write_ranked
 from omatg_ray.cli.sampling import comparison_arguments
@@ -29,6 +29,7 @@ get_potential_energy() returns the energies.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
     parser.add_argument("file", type=path_or_word, metavar="FILE", help="crystals: file, folder or URL")
+    on_error_argument(parser, "crystals")
     parser.add_argument(
         "--potential",
         type=path_or_word,
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.rank import rank
     from omatg_ray.crystal.given import as_dataset
 
-    dataset = as_dataset(file, not arguments.quiet)
+    dataset = as_dataset(file, not arguments.quiet, arguments.on_error)
     if out.holds_one and (several := len(set(dataset.compositions))) > 1:
         raise ConfigError(
             f"cannot write {out.path}: it holds one crystal, and those of {file} have {several} compositions; --out "
