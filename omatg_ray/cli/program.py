@@ -153,7 +153,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 ORDER = (
-    *("check", "pretrain", "train", "evaluate", "ablate", "tune", "generate"),
+    *("check", "pretrain", "train", "evaluate", "ablate", "tune", "generate", "relax"),
     *("import-omatg", "export-omatg", "report", "info", "doctor", "config"),
 )
 """Order of the verbs in the help; others follow by name."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omatg_ray.assets import crystals
+from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.domain import species_of
 from omatg_ray.crystal.read import OnError
 from omatg_ray.evaluate.cases import Case, conditions_of, evaluate_cases, other_cases
@@ -21,13 +22,13 @@ from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.metrics import measured_columns
 from omatg_ray.model.checks import warn_generated_species, warn_noiseless
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.model.sampling import Sampling
+from omatg_ray.model.sampling import DEFAULT, Sampling
 from omatg_ray.model.schedule import OWN
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.location import BUNDLED, Location, absolute_name, is_bundled
 from omatg_ray.run.text import aligned
 from omatg_ray.train.backend import evaluation_backend
-from omatg_ray.train.options import SamplingOptions, WorkOptions
+from omatg_ray.train.options import WorkOptions
 from omatg_ray.train.splits import read
 from omatg_ray.train.unknown import drop_unknown, known_to, require_known
 
@@ -42,7 +43,7 @@ class MeasureOptions(WorkOptions):
     data. "none" measures no energies.
 
     Attributes:
-        data: File or URL of reference crystals, or bundled: the test split of the bundled ones.
+        data: File or URL of reference crystals, or bundled: the test split of the bundled ones; or the crystals.
         limit: Use this many references, spread over the file; None uses all.
         on_error: Whether unusable references are refused or skipped.
         drop_unknown: Whether references with elements that a model or the potential does not know are left out.
@@ -51,7 +52,7 @@ class MeasureOptions(WorkOptions):
         plausibility: Also measure over chemically plausible crystals, with SMACT and matminer.
     """
 
-    data: Location
+    data: Location | CrystalDataset
     limit: int | None = None
     on_error: OnError = "refuse"
     drop_unknown: bool = False
@@ -61,8 +62,16 @@ class MeasureOptions(WorkOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(MeasureOptions, SamplingOptions):
-    """One sampler, and its evaluation."""
+class EvaluateOptions(MeasureOptions):
+    """One sampler, and its evaluation.
+
+    Attributes:
+        model: Model or run folder, bundled, or a model.
+        sampling: How it generates.
+    """
+
+    model: Location | FlowModel
+    sampling: Sampling = DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +120,7 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
         ClusterError: There is no Ray cluster, it has no room, or an actor died.
     """
     with evaluation_session(options, [options.model], progress, [options.sampling]) as (evaluator, check, (model,)):
-        evaluation = evaluator(model, options.sampling, str(options.model), progress)
+        evaluation = evaluator(model, options.sampling, _name(options.model), progress)
         if check is None:
             return evaluation
         return with_plausibility(evaluation, evaluator.references.crystals, check, evaluator.backend.stol)
@@ -142,7 +151,7 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
         others = [case for case in kept if (case.name, case.way, case.steps) not in measured]
         comparison, reward = Comparison.of([*results, *others]), evaluator.backend.energy
         about = {
-            "data": absolute_name(options.data),
+            "data": None if isinstance(options.data, CrystalDataset) else absolute_name(options.data),
             "seed": options.seed,
             "potential": None if reward is None else reward.potential.name,
         }
@@ -155,31 +164,42 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
 
 @contextmanager
 def evaluation_session(
-    options: MeasureOptions, places: Sequence[Location], progress: bool, samplings: Sequence[Sampling] = ()
+    options: MeasureOptions,
+    places: Sequence[Location | FlowModel],
+    progress: bool,
+    samplings: Sequence[Sampling] = (),
 ) -> Iterator[tuple[Evaluator, PlausibilityCheck | None, list[FlowModel]]]:
     """Open an evaluator and the plausibility check, and load the models, each location only once.
 
     Args:
         options: The references, and how to measure.
-        places: Locations of the models.
+        places: The models, or their locations.
         progress: Show progress.
         samplings: How the models will generate; warns if the policy's noise is asked for but cannot be used.
     """
     device = options.prepare()
     plausibility = PlausibilityCheck(options.workers) if options.plausibility else None
-    loaded = {path: FlowModel.load(path, device) for path in dict.fromkeys(places)}
-    data = crystals("test") if is_bundled(options.data) else options.data
-    dataset = read(data, progress, options.on_error)
+    loaded = {
+        place: place.to(device) if isinstance(place, FlowModel) else FlowModel.load(place, device)
+        for place in dict.fromkeys(places)
+    }
+    data = options.data
+    if isinstance(data, CrystalDataset):
+        called: Location = "the references"
+        dataset = data
+    else:
+        called = crystals("test") if is_bundled(data) else data
+        dataset = read(called, progress, options.on_error)
     reward = _reward(options, list(loaded.values()))
     if options.drop_unknown:
         known = {} if reward is None else known_to(reward.potential)
         for place, model in loaded.items():
-            known |= known_to(None, model, place)
-        dataset = drop_unknown(dataset, known, data)
+            known |= known_to(None, model, _name(place))
+        dataset = drop_unknown(dataset, known, called)
     for model in loaded.values():
         warn_noiseless(model, samplings)
         warn_generated_species(model)
-    models = {str(place): model for place, model in loaded.items()}
+    models = {_name(place): model for place, model in loaded.items()}
     asked = species_of(dataset.crystals.select(spread_rows(len(dataset), options.limit)))
     warn_outside(models, trained_on(models, [reward]), asked, "references")
     if reward is not None:
@@ -200,6 +220,10 @@ def evaluation_session(
             options.timeout,
         )
         yield evaluator, plausibility, [loaded[path] for path in places]
+
+
+def _name(place: Location | FlowModel) -> str:
+    return "in memory" if isinstance(place, FlowModel) else str(place)
 
 
 def _reward(options: MeasureOptions, models: Sequence[FlowModel]) -> MatGLEnergy | None:

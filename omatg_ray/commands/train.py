@@ -26,6 +26,7 @@ from omatg_ray.run.location import Location
 from omatg_ray.run.state import describe_kept
 from omatg_ray.train.backend import run_backend
 from omatg_ray.train.build import build_run
+from omatg_ray.train.callback import Callback
 from omatg_ray.train.checkpoint import restore
 from omatg_ray.train.components import RunComponents
 from omatg_ray.train.loop import TrainLoop, best_iteration
@@ -55,7 +56,9 @@ class TrainResult:
     generates_species: bool
 
 
-def train(config: Config, resume: bool | Path = False, progress: bool = True) -> TrainResult:
+def train(
+    config: Config, resume: bool | Path = False, progress: bool = True, callback: Callback | None = None
+) -> TrainResult:
     """Reinforce a model.
 
     `best` is the checkpoint with the lowest mean relative energy on the validation split. If anything besides the
@@ -67,6 +70,7 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
         resume: Resume the run in `config.run` from its last checkpoint, exactly. If that is a URL, this may be the
             scratch folder of an earlier process that could not store it there.
         progress: Show progress.
+        callback: Called after every iteration and validation; may stop the run (`StopRun`).
 
     Raises:
         ConfigError: As `build_run`; or the run folder holds a run already, or no run to resume, or one with other
@@ -95,7 +99,7 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
                 backend.train.load_state_dict(done.learner, done.iteration)
             describe_run(folder, config, parts.split)
             try:
-                with TrainLoop(config, parts, backend, folder, done, progress) as work:
+                with TrainLoop(config, parts, backend, folder, done, progress, callback) as work:
                     while not work.done and not stop.requested:
                         work.iterate()
                     iteration = work.finish()

@@ -96,7 +96,7 @@ def read_dataset(
         )
     if not rows:
         raise DataError(f"{path} holds no crystals")
-    return _dataset(rows, reduce)
+    return dataset_of(rows, reduce)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def survey(path: str | Path, *, allow_overlaps: bool = False, progress: bool = F
     """
     path = Path(path)
     found = _gather(path, None, "skip", allow_overlaps, progress)
-    usable = _dataset(found.rows, reduce=True) if found.rows else None
+    usable = dataset_of(found.rows, reduce=True) if found.rows else None
     return Survey(usable, found.unusable, found.doubts, left_out(path))
 
 
@@ -209,7 +209,7 @@ def _parts(rows: list[Row]) -> Iterator[list[Row]]:
 def _read_one(entry: Entry) -> Row | str:
     try:
         row = entry.read()
-        _require_usable(row)
+        require_usable(row)
         return row
     except DataError as error:
         return str(error)
@@ -223,8 +223,12 @@ def _read_one(entry: Entry) -> Row | str:
         return f"it cannot be parsed ({reason or type(cause).__name__})"
 
 
-def _require_usable(row: Row) -> None:
+def require_usable(row: Row, *, allow_collapsed: bool = False) -> None:
     """Refuse a crystal that is wrong on its own, before anything is computed from it.
+
+    Args:
+        row: The crystal.
+        allow_collapsed: Accept a cell without volume, which `check_validity` finds invalid.
 
     Raises:
         DataError: Says what is wrong.
@@ -239,7 +243,7 @@ def _require_usable(row: Row) -> None:
     if np.abs(row.frac).max() > FARTHEST:
         raise DataError(f"an atom lies more than {FARTHEST:g} cells from the origin, where positions lose their digits")
     volume = abs(np.linalg.det(row.cell))
-    if volume < MIN_VOLUME:
+    if volume < MIN_VOLUME and not allow_collapsed:
         raise DataError(f"the cell is degenerate: its volume is {volume:.3g} Å³ (at least {MIN_VOLUME} is needed)")
 
 
@@ -269,7 +273,7 @@ def _invalid(rows: list[Row]) -> list[_Refused | None]:
 def _refusal(path: Path, wrong: list[str], looked_at: int) -> DataError:
     if looked_at == 1:
         return DataError(wrong[0])
-    hint = "data.on_error=skip (evaluate: --on-error skip) leaves out unusable crystals"
+    hint = "data.on_error=skip (evaluate, relax: --on-error skip) leaves out unusable crystals"
     if len(wrong) == 1:
         return DataError(f"{wrong[0]} (1 of {looked_at} crystals; {hint})")
     more = "the first " if len(wrong) >= MOST_NAMED else ""
@@ -294,7 +298,8 @@ def _batch(rows: list[Row]) -> CrystalBatch:
     )
 
 
-def _dataset(rows: list[Row], reduce: bool) -> CrystalDataset:
+def dataset_of(rows: list[Row], reduce: bool) -> CrystalDataset:
+    """Return usable crystals as a data set: float32, wrapped, with distinct ids; see `read_dataset`."""
     crystals = _batch([_reduce_row(row) for row in rows] if reduce else rows)
     crystals = crystals.replace(pos=wrap(crystals.pos.float()), cell=crystals.cell.float())
     return CrystalDataset(crystals, distinct_ids(row.ident for row in rows), [row.properties for row in rows])

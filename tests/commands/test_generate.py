@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from omatg_ray.commands.generate import GenerateOptions, generate
-from omatg_ray.commands.generated import Generated, bonds_of_best, legend, listing, summary
+from omatg_ray.commands.ranked import RankedCrystals, bonds_of_best, legend, listing, summary
 from omatg_ray.commands.train import TrainResult
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
@@ -218,7 +218,7 @@ def test_absurd_crystals_are_marked_and_counted_and_none_is_dropped() -> None:
         return known | {"second_potential": None, "relaxation": "none", "bonds": None}
 
     rows = [row("NaCl", 1, -3.0, 0.0), row("NaCl", 2, 0.0, 3.0), row("NaCl", 3, 0.1, 3.1), row("KF", 1, None, None)]
-    found = Generated(random_crystals([2] * 4), rows, 5, 1)
+    found = RankedCrystals(random_crystals([2] * 4), rows, 5, 1)
     lines = listing(found).splitlines()
     assert [line.endswith(" !") for line in lines] == [False, False, True, False]
     assert "+3.1000" in lines[2] and "eV/atom" not in lines[3]

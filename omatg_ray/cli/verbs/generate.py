@@ -6,6 +6,7 @@ import argparse
 
 from omatg_ray.cli.arguments import local_path, number, path_or_word
 from omatg_ray.cli.output import crystals_arguments, crystals_output
+from omatg_ray.cli.ranked import second_potential_argument, write_ranked
 from omatg_ray.cli.sampling import sampling_arguments, sampling_values
 from omatg_ray.errors import ConfigError
 
@@ -61,12 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="MatGL potential to rank by, or bundled (default: no ranking)",
     )
-    parser.add_argument(
-        "--second-potential",
-        type=path_or_word,
-        metavar="NAME",
-        help="another potential, which shows its own energies of the ranked crystals and marks (?) where it disagrees",
-    )
+    second_potential_argument(parser)
     parser.add_argument(
         "--relax",
         type=number(int, 1),
@@ -100,8 +96,6 @@ def run(arguments: argparse.Namespace) -> None:
     if out.holds_one:
         _require_one(arguments, out.path, len(formulas or arguments.atoms) * len(units))
     from omatg_ray.commands.generate import GenerateOptions, generate
-    from omatg_ray.commands.generated import bonds_of_best, legend, listing, summary
-    from omatg_ray.commands.write_crystals import write_crystals
 
     options = GenerateOptions(
         formulas=tuple(formulas or ()),
@@ -113,26 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
         **sampling,
     )
     result = generate(options, not arguments.quiet)
-    count = 1 if out.holds_one else len(result.crystals)
-    write_crystals(
-        out.path,
-        result.crystals.select(range(count)),
-        result.properties[:count],
-        folder_format=out.folder_format,
-        cell=out.cell,
-        workers=options.workers,
-        timeout=options.timeout,
-        progress=not arguments.quiet,
-    )
-    for text in (legend(result), listing(result), bonds_of_best(result)):
-        print(text)
-    if count < len(result.crystals):
-        print(
-            f"{summary(result)}, best of {len(result.crystals)} written to {out.path} (--out folder/ --format vasp "
-            "writes all)"
-        )
-    else:
-        print(f"{summary(result)}, written to {out.path}")
+    write_ranked(result, out, options.workers, options.timeout, not arguments.quiet)
 
 
 def _require_one(arguments: argparse.Namespace, path: str, cells: int) -> None:

@@ -1,9 +1,9 @@
-"""What `omatg-ray generate` found, and how it is listed."""
+"""Ranked crystals, as `omatg-ray generate` and `relax` find them, and how they are listed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.domain import INSIDE, UNKNOWN
@@ -19,10 +19,10 @@ AS_GENERATED, RELAXED, UNFINISHED = "none", "converged", "not converged"
 
 
 @dataclass(frozen=True)
-class Generated:
+class RankedCrystals:
     """Unique valid crystals: reduced compositions in the requested order, lowest energy per atom first in each.
 
-    Compositions chosen by a model come in the order of their lowest energy per atom.
+    Compositions of given crystals keep their order, and those that a model chooses come in that of their lowest energy.
 
     Attributes:
         crystals: The crystals.
@@ -38,11 +38,12 @@ class Generated:
             - `copies`: Number of equal crystals that it stands for; `copies_by_z` counts them by formula units per
               cell, if these differ.
             - `bonds`: The closest distance of each bonded pair of elements (`closest_bonds`).
-        asked: Number of crystals generated.
+        asked: Number of crystals generated or given.
         invalid: Number of crystals that failed the validity checks and were dropped.
         relax: Most relaxation steps; 0 if crystals are as generated.
         trained: What `domain` is about, such as `model bundled`.
         silent: Which models and potentials do not say what they were trained on.
+        origin: Where the crystals are from: generated or given.
     """
 
     crystals: CrystalBatch
@@ -52,6 +53,7 @@ class Generated:
     relax: int = 0
     trained: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
+    origin: Literal["generated", "given"] = "generated"
 
     @property
     def absurd(self) -> list[bool]:
@@ -59,7 +61,7 @@ class Generated:
         return [(row["energy_above_best"] or 0.0) > ABSURD for row in self.properties]
 
 
-def listing(found: Generated) -> str:
+def listing(found: RankedCrystals) -> str:
     """Format one line for each crystal, with those marked that are absurd, in dispute or not fully relaxed."""
     lines = []
     for row, absurd in zip(found.properties, found.absurd, strict=True):
@@ -74,11 +76,13 @@ def listing(found: Generated) -> str:
         no = "" if row["domain"] in (INSIDE, UNKNOWN) else "no, "
         line += f"  in domain: {no}{row['domain']}"
         marks = {"~": found.relax and row["relaxation"] != RELAXED, "?": row["disputed"], "!": absurd}
+        if found.origin == "given":
+            line += f"  {row['material_id']}"
         lines.append("".join([line, *(f" {mark}" for mark, holds in marks.items() if holds)]))
     return "\n".join(lines)
 
 
-def legend(found: Generated) -> str:
+def legend(found: RankedCrystals) -> str:
     """Say, in a line each, what space groups, the domain and marks of the listing mean."""
     symmetry = f"space groups: to {SYMMETRY_TOLERANCE:g} A, "
     if found.relax:
@@ -88,22 +92,22 @@ def legend(found: Generated) -> str:
             f"forces below {CONVERGED:g} eV/A{' (others: ~)' if done < len(found.properties) else ''}"
         )
     else:
-        symmetry += "of crystals as generated (unrelaxed)"
+        symmetry += f"of crystals as {found.origin} (unrelaxed)"
     domain = f"in domain: whether {' and '.join(found.trained)} saw such compositions in training"
     unknown = f"in domain: {' and '.join(found.silent)} {'do' if len(found.silent) > 1 else 'does'} not say what it saw"
     return "\n".join([symmetry, *([domain] if found.trained else []), *([unknown] if found.silent else [])])
 
 
-def bonds_of_best(found: Generated) -> str:
+def bonds_of_best(found: RankedCrystals) -> str:
     """Format the closest distances of the best crystal of each composition."""
     best = [row for row in found.properties if row["rank"] == 1]
     lines = [f"{row['formula']:>12}  {row['bonds'] or f'no atoms within {BONDED:g} x radii'}" for row in best]
     return "\n".join([f"closest bonds of the best ({RADII}):", *lines])
 
 
-def summary(found: Generated) -> str:
+def summary(found: RankedCrystals) -> str:
     """Summarise in one line how many crystals were generated, invalid and unique, and how many are marked."""
-    text = f"{found.asked} generated, {found.invalid} invalid, {len(found.crystals)} unique"
+    text = f"{found.asked} {found.origin}, {found.invalid} invalid, {len(found.crystals)} unique"
     disputed = sum(bool(row["disputed"]) for row in found.properties)
     if disputed:
         text += f", {disputed} that the potentials order differently by more than {DISAGREE:g} eV/atom (?)"
