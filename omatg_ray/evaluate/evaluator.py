@@ -20,6 +20,7 @@ from omatg_ray.evaluate.domain import trained_on
 from omatg_ray.evaluate.evaluation import Evaluation, Started, spread_rows
 from omatg_ray.evaluate.metrics import CSPMetrics, energy_quantiles, energy_rows, match_rows, mean
 from omatg_ray.evaluate.polymorphs import Polymorphs
+from omatg_ray.evaluate.rewards import column_of, reward_rows
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.evaluate.unique import find_unique
 from omatg_ray.model.flow_model import FlowModel
@@ -205,6 +206,7 @@ class Evaluator:
             rows |= of_energies
             others |= energy_quantiles(of_energies["relative_energy_mean"])
             by_composition = by_composition.with_medians(of_energies["relative_energy_mean"])
+        rewards = reward_rows([block.reward for block in done if block.reward is not None])
         means = {name: mean(values) for name, values in rows.items() if not name.startswith("coverage_at")}
         metrics = CSPMetrics(**{"n": len(crystals)} | means | others)
         return Evaluation(
@@ -219,10 +221,13 @@ class Evaluator:
             relative_energy=relative,
             relative_energy_capped=capped,
             settings=settings,
-            by_composition=by_composition.with_rows(rows),
+            by_composition=by_composition.with_rows(
+                rows | {column_of(name): values for name, values in rewards.items()}
+            ),
             seconds=0.0,
             generation_seconds=sum(block.seconds for block in done),
             domain=domain * self.samples,
+            rewards=rewards,
         )
 
     def _plan_blocks(self, sampling: Sampling, compared: bool) -> list[Block]:

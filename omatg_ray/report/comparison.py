@@ -13,6 +13,7 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.cases import CaseResult, crystals_of_case
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.compositions import interval_dicts
+from omatg_ray.evaluate.verdict import RULE
 from omatg_ray.report.drawing import read_crystals
 from omatg_ray.report.page import card, crystal_card, format_number, grid, page, soft, spread, table, with_interval
 from omatg_ray.report.plots import COLOURS, NORMAL, WIDE, banded_lines, energy_histogram, rmse_histogram
@@ -166,7 +167,7 @@ def _differences(comparison: Comparison) -> str:
         rows.append([*own_names, *(with_interval(changes.get(key, {}), form, " *") for key, form in forms.items())])
     note = (
         "Paired: both draw the same compositions, and x_0 and noise of a row are the same in all cases. "
-        "*: the interval does not contain 0. RMSE is over what each case matches; a case that matches more may match "
+        f"{RULE} RMSE is over what each case matches; a case that matches more may match "
         "harder structures, so compare the cRMSE."
     )
     return table([*names, *(column.title for column in columns.values())], rows, soft(note))
