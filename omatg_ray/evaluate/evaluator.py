@@ -49,6 +49,7 @@ class Evaluator:
             the others has a seed of its own that is derived from it.
         workers: Processes that find equal crystals among several samples; 0 uses this one.
         timeout: Seconds that one of these comparisons may take.
+        reward_key: Says which reward the backend measures, if it measures one; results of others are not compared.
 
     Attributes:
         known: The whole data set, including what `limit` leaves out.
@@ -65,11 +66,13 @@ class Evaluator:
         samples: int = 1,
         workers: int = 0,
         timeout: float = 10.0,
+        reward_key: str | None = None,
     ) -> None:
         self._rows = spread_rows(len(references), limit)
         self.known, self.references = references, references.select(self._rows)
         self.backend, self.seed, self.chunk_pairs, self._block = backend, seed, chunk_pairs, block
         self.samples, self._workers, self.timeout = samples, workers, timeout
+        self.reward_key = reward_key
         crystals = self.references.crystals
         self._species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
         self._blocks = torch.arange(len(crystals)).split(block)

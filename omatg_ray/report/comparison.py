@@ -17,6 +17,7 @@ from omatg_ray.evaluate.verdict import RULE
 from omatg_ray.report.drawing import read_crystals
 from omatg_ray.report.page import card, crystal_card, format_number, grid, page, soft, spread, table, with_interval
 from omatg_ray.report.plots import COLOURS, NORMAL, WIDE, banded_lines, energy_histogram, rmse_histogram
+from omatg_ray.report.rewards import rewards_of
 from omatg_ray.run.atomic import write_bytes, write_json, write_text
 from omatg_ray.run.text import counted
 
@@ -100,6 +101,7 @@ def write_comparison(
     sections = [
         ("Cases", _table(comparison)),
         (f"Difference from the first case ({escape(first.label)})", _differences(comparison)),
+        ("Your reward", _rewards(comparison)),
         ("Against the number of grid points", against_steps(series)),
         ("Coverage", _coverage(comparison)),
         ("Relative energies", _histograms(comparison, "relative_energy")),
@@ -171,6 +173,11 @@ def _differences(comparison: Comparison) -> str:
         "harder structures, so compare the cRMSE."
     )
     return table([*names, *(column.title for column in columns.values())], rows, soft(note))
+
+
+def _rewards(comparison: Comparison) -> str:
+    results = comparison.results
+    return rewards_of([one.label for one in results], [one.values for one in results], comparison.differences)
 
 
 def against_steps(series: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]]) -> str:
