@@ -56,8 +56,9 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
         Nothing if the references differ.
     """
     rows = [evaluation.get("per_structure") or {} for evaluation in (before, after)]
-    if rows[0].get("id") != rows[1].get("id") or not rows[0].get("id"):
+    if rows[0].get("id") != rows[1].get("id"):
         return []
+    compositions = _compositions(rows[0])
     found: dict[str, tuple[str, str, tuple[Tensor, Tensor]]] = {}
     for name, what, unit, column in (
         ("energy", "relative energy, capped mean", " eV/atom", "relative_energy_capped"),
@@ -66,14 +67,14 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
         *((column_of(name), f"reward, {name}", "", column_of(name)) for name in names_in(rows[0])),
     ):
         old, new = (_numbers(row.get(column) or []) for row in rows)
-        if len(old) == len(new) == len(rows[0]["id"]):
+        if len(old) == len(new) == len(compositions) > 0:
             if column == "rmse":
                 old, new = (match_rows(matches, MatchSettings().stol)[name] for matches in (old, new))
             if not is_column(column):
                 unpaired = old.isnan() | new.isnan()
                 old, new = (values.masked_fill(unpaired, math.nan) for values in (old, new))
             found[name] = (what, unit, (old, new))
-    by_composition = ByComposition.of(_compositions(rows[0]))
+    by_composition = ByComposition.of(compositions)
     old_means, new_means = (
         by_composition.with_rows({name: pair[side] for name, (_, _, pair) in found.items()}) for side in (0, 1)
     )
@@ -83,7 +84,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
 
 def _compositions(rows: Mapping[str, Any]) -> list[str]:
     """Return the composition of every row. Evaluations of earlier versions have formulas of cells instead, or none."""
-    return [str(one) for one in rows.get("composition") or rows.get("formula") or rows["id"]]
+    return [str(one) for one in rows.get("composition") or rows.get("formula") or rows.get("id") or ()]
 
 
 def _numbers(values: list[float | None]) -> Tensor:
