@@ -53,7 +53,7 @@ def test_evaluate_by_ones_own_reward(workshop: Workshop, base: Path, command: Co
     assert alone.code == actors.code == 0, actors.err
     found = json.loads((tmp_path / "alone.json").read_text())
     assert found == json.loads((tmp_path / "ray.json").read_text())
-    assert found["rewards"]["volume.volume_per_atom"]["n"] == found["n"]
+    assert found["rewards"]["volume"]["n"] == found["n"]
 
 
 @pytest.mark.usefixtures("cluster")
