@@ -108,7 +108,8 @@ def test_the_reward_of_a_run_has_the_references_of_the_run(
     values = json.loads((tmp_path / "a.json").read_text())["per_structure"]["reward.crmse"]
     assert values == pytest.approx([0.5] * len(values), abs=1e-6)
     # Scored crystals are no references of themselves; those of an evaluation are references.
-    command("evaluate", "--structures", files["test"], "--reward", run).refuses("no reference has the composition", code=1)
+    without = command("evaluate", "--structures", files["test"], "--reward", run)
+    without.refuses("no reference has the composition", code=1)
     (tmp_path / "own.yaml").write_text("reward: {weights: {crmse: 1}}\n")
     alone = ["evaluate", "--structures", files["test"], "--reward", tmp_path / "own.yaml"]
     command(*alone).refuses("reward.crmse", "own.yaml names no crystals")
