@@ -76,6 +76,8 @@ CASES = [
     ("evaluate bundled --data bundled --format vasp", "--format is for the crystals that --out writes"),
     ("evaluate bundled --data bundled --potential ./no", "potential folder no does not exist"),
     ("evaluate bundled --data bundled --schedule no", "schedule 'no': there is no such folder"),
+    ("evaluate bundled --data bundled --reward no.yaml", "--reward no.yaml: there is no such file"),
+    ("evaluate --structures no.xyz --reward sweep.yaml", "no.xyz does not exist"),
     ("evaluate bundled --data bundled --ray rollout.wrkers=2", "did you mean ray.rollout.workers?"),
     ("generate nothing --formula NaCl", "nothing: no model here"),
     ("generate bundled --formula NaCl --potential ./no", "potential folder no does not exist"),

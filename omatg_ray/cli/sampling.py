@@ -21,7 +21,7 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
     """Add the options of generation: one model, or several at several numbers of grid points."""
     sub.add_argument(
         "models" if several else "model",
-        nargs="+" if several else None,
+        nargs="*" if several else None,
         type=path_or_word,
         metavar="MODEL",
         help="model folder, run folder (its best checkpoint), URL of one, or bundled",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.location import BUNDLED, Location, absolute_name, is_bundled
 from omatg_ray.run.text import aligned
 from omatg_ray.train.backend import evaluation_backend
+from omatg_ray.train.early import reward_config
+from omatg_ray.train.measured_reward import measured_reward, refuse_generated_species
 from omatg_ray.train.options import WorkOptions
 from omatg_ray.train.splits import read
 from omatg_ray.train.unknown import drop_unknown, known_to, require_known
@@ -50,6 +52,7 @@ class MeasureOptions(WorkOptions):
         samples: Crystals generated for each reference.
         invalid_energy: Energy in eV/atom that invalid crystals count as in the capped mean.
         plausibility: Also measure over chemically plausible crystals, with SMACT and matminer.
+        reward: YAML file with a section `reward`, or folder of a run: also measure this reward, its parts and values.
     """
 
     data: Location | CrystalDataset
@@ -59,6 +62,7 @@ class MeasureOptions(WorkOptions):
     samples: int = 1
     invalid_energy: float = 3.0
     plausibility: bool = False
+    reward: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +121,7 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
         ModelError: The model cannot be read.
         DataError: The data cannot be read.
         PotentialError: The potential cannot be loaded or does not know an element of the data.
+        RewardError: The reward cannot be built, or breaks its contract.
         ClusterError: There is no Ray cluster, it has no room, or an actor died.
     """
     with evaluation_session(options, [options.model], progress, [options.sampling]) as (evaluator, check, (model,)):
@@ -190,7 +195,8 @@ def evaluation_session(
     else:
         called = crystals("test") if is_bundled(data) else data
         dataset = read(called, progress, options.on_error)
-    reward = _reward(options, list(loaded.values()))
+    config = None if options.reward is None else reward_config(options.reward)
+    reward = _reward(options, list(loaded.values()), None if config is None else config.reward.potential)
     if options.drop_unknown:
         known = {} if reward is None else known_to(reward.potential)
         for place, model in loaded.items():
@@ -204,9 +210,19 @@ def evaluation_session(
     warn_outside(models, trained_on(models, [reward]), asked, "references")
     if reward is not None:
         require_known(reward.to(device).potential, dataset.elements)
+    own = None
+    if config is not None and options.reward is not None:
+        refuse_generated_species(config, models)
+        own = measured_reward(options.reward, config, dataset, device, reward, options.potential, progress)
+        if own.reward.elements is not None and options.drop_unknown:
+            dataset = drop_unknown(dataset, {f"reward {options.reward}": own.reward.elements}, called)
+        own.require(dataset)
     with (
+        nullcontext() if own is None else closing(own.reward),
         nullcontext() if plausibility is None else plausibility,
-        evaluation_backend(options, loaded[places[0]], reward, progress) as backend,
+        evaluation_backend(
+            options, loaded[places[0]], reward, progress, None if own is None else own.reward
+        ) as backend,
     ):
         evaluator = Evaluator(
             dataset,
@@ -218,6 +234,7 @@ def evaluation_session(
             options.samples,
             options.workers,
             options.timeout,
+            None if own is None else own.key,
         )
         yield evaluator, plausibility, [loaded[path] for path in places]
 
@@ -226,10 +243,10 @@ def _name(place: Location | FlowModel) -> str:
     return "in memory" if isinstance(place, FlowModel) else str(place)
 
 
-def _reward(options: MeasureOptions, models: Sequence[FlowModel]) -> MatGLEnergy | None:
-    """Load the potential of the energies, if there is one."""
+def _reward(options: MeasureOptions, models: Sequence[FlowModel], own: str | None) -> MatGLEnergy | None:
+    """Load the potential of the energies, if there is one; `own` is that of the reward that is measured too."""
     rewarded = list(dict.fromkeys(model.description.potential for model in models if model.description.potential))
-    potential = options.potential or (rewarded[0] if rewarded else None)
+    potential = options.potential or (rewarded[0] if rewarded else own)
     if potential is None and is_bundled(options.data):
         potential = BUNDLED
     if potential is None:

@@ -270,6 +270,8 @@ def conditions_of(evaluator: Evaluator, *, plausible: bool = False) -> str:
         "timeout": evaluator.timeout,
         "plausible": plausible,
     }
+    if evaluator.reward_key is not None:  # Not otherwise: the keys of results without a reward have to stay.
+        decided["reward"] = evaluator.reward_key
     return _hash(json.dumps(decided, sort_keys=True).encode())
 
 

@@ -213,12 +213,21 @@ def measured_columns(rows: Iterable[Mapping[str, Any]], *, details: bool = False
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over n rows with its confidence interval; the limits are NaN if n < 2."""
+    """A mean over n rows with its confidence interval; the limits are NaN if n < 2.
+
+    Attributes:
+        mean: The mean.
+        low: Lower limit.
+        high: Upper limit.
+        n: Number of rows.
+        compositions: Number of compositions that the rows belong to, where whole compositions were drawn; else 0.
+    """
 
     mean: float
     low: float
     high: float
     n: int
+    compositions: int = 0
 
 
 def mean_interval(

@@ -13,9 +13,11 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.cases import CaseResult, crystals_of_case
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.compositions import interval_dicts
+from omatg_ray.evaluate.verdict import RULE
 from omatg_ray.report.drawing import read_crystals
 from omatg_ray.report.page import card, crystal_card, format_number, grid, page, soft, spread, table, with_interval
 from omatg_ray.report.plots import COLOURS, NORMAL, WIDE, banded_lines, energy_histogram, rmse_histogram
+from omatg_ray.report.rewards import rewards_of
 from omatg_ray.run.atomic import write_bytes, write_json, write_text
 from omatg_ray.run.text import counted
 
@@ -99,6 +101,7 @@ def write_comparison(
     sections = [
         ("Cases", _table(comparison)),
         (f"Difference from the first case ({escape(first.label)})", _differences(comparison)),
+        ("Your reward", _rewards(comparison)),
         ("Against the number of grid points", against_steps(series)),
         ("Coverage", _coverage(comparison)),
         ("Relative energies", _histograms(comparison, "relative_energy")),
@@ -166,10 +169,15 @@ def _differences(comparison: Comparison) -> str:
         rows.append([*own_names, *(with_interval(changes.get(key, {}), form, " *") for key, form in forms.items())])
     note = (
         "Paired: both draw the same compositions, and x_0 and noise of a row are the same in all cases. "
-        "*: the interval does not contain 0. RMSE is over what each case matches; a case that matches more may match "
+        f"{RULE} RMSE is over what each case matches; a case that matches more may match "
         "harder structures, so compare the cRMSE."
     )
     return table([*names, *(column.title for column in columns.values())], rows, soft(note))
+
+
+def _rewards(comparison: Comparison) -> str:
+    results = comparison.results
+    return rewards_of([one.label for one in results], [one.values for one in results], comparison.differences)
 
 
 def against_steps(series: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]]) -> str:

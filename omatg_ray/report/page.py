@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from omatg_ray.evaluate.verdict import significant
 from omatg_ray.report.drawing import draw_crystals, element_colours
 from omatg_ray.report.plots import svg
 
@@ -111,12 +112,12 @@ def format_number(value: float | None, form: str) -> str:
 
 
 def with_interval(interval: Mapping[str, Any], form: str, mark: str = "") -> str:
-    """Format a mean with its interval below, both as in `interval_dict`; `mark` stands behind if 0 is outside."""
+    """Format a mean with its interval below, both as in `interval_dict`; `mark` stands behind if it is significant."""
     mean, low, high = (interval.get(name) for name in ("mean", "low", "high"))
     text = format_number(mean, form)
     if mean is None or low is None or high is None:
         return text
-    sure = mark if low > 0 or high < 0 else ""
+    sure = mark if significant(interval) else ""
     return f"{text}{sure}\n[{format_number(low, form)}, {format_number(high, form)}]"
 
 

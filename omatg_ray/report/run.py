@@ -19,6 +19,7 @@ from omatg_ray.report.drawing import read_crystals
 from omatg_ray.report.page import card, crystal_card, format_number, grid, page, soft, spread, table
 from omatg_ray.report.panels import PRETRAINING, REINFORCEMENT, rewards
 from omatg_ray.report.plots import energy_histogram
+from omatg_ray.report.rewards import rewards_of
 from omatg_ray.report.schedules import SLOPES, draw_schedules
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_text
@@ -133,7 +134,7 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
     if common:
         note = f"All rows: {', '.join(common)}. {note}"
     paragraphs = "".join(f"<p>{escape(text)}</p>" for text in _changes(evaluations))
-    return table(["", *shown], rows, paragraphs + soft(note))
+    return table(["", *shown], rows, paragraphs + soft(note)) + rewards_of(labels, list(evaluations.values()))
 
 
 def _text(evaluation: Mapping[str, Any], key: str) -> str:
@@ -150,7 +151,7 @@ def _changes(evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return []
     measured = changes(evaluations["before"], evaluations["after"])
     texts = [str(change).replace("-", "−") for change in measured]
-    return ["After minus before, with 95 % intervals (paired bootstrap):", *texts] if texts else []
+    return ["After minus before, with 95 % intervals (paired bootstrap over compositions):", *texts] if texts else []
 
 
 def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> str:
@@ -158,7 +159,7 @@ def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> 
     link = re.search(r"\d+$", run.pointed_at("best") or "")
     best = int(link.group()) if link else None
     cards = []
-    reinforcement = (*REINFORCEMENT, *rewards(_weights(run)))
+    reinforcement = (*REINFORCEMENT, *rewards(_weights(run), (name for line in lines for name in line)))
     for panels, shown in ((PRETRAINING, "pretrain" in kinds), (reinforcement, kinds != {"pretrain"})):
         for panel in panels if shown else ():
             figure = panel.figure(lines, best)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omatg_ray.evaluate.comparison import Comparison
+from omatg_ray.evaluate.rewards import rewards_cells
 from omatg_ray.run.text import aligned
 
 IN_TERMINALS = {
@@ -25,6 +26,8 @@ LEGEND = """\
 E: eV/atom over the reference; ±: half of the 95 % interval (bootstrap over compositions); unique: structures per
 composition; s/1000: seconds for one process or actor to generate 1,000 crystals"""
 
+REWARDS_LEGEND = "part.value: a value behind that part; ±: half of the 95 % interval (bootstrap over compositions)"
+
 
 def comparison_table(comparison: Comparison) -> str:
     """Format one line per case, with ± half the 95 % interval and the time of generation."""
@@ -37,6 +40,18 @@ def comparison_table(comparison: Comparison) -> str:
         lines.append([*own_names, *cells, str(result.metrics["n"]), f"{result.seconds_per_1000:.1f}"])
     left = [index for index, name in enumerate(names) if name != "steps"]
     return f"{aligned(lines, left)}\n{LEGEND}"
+
+
+def rewards_table(evaluations: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> str:
+    """Format the user's own reward for terminals: a line per part and value; empty if it was not measured.
+
+    Args:
+        evaluations: As from `Evaluation.as_dict`.
+        labels: Their names, if these are not their own labels.
+    """
+    titles = labels or [str(evaluation["label"]) for evaluation in evaluations]
+    cells = rewards_cells(titles, [evaluation.get("rewards") or {} for evaluation in evaluations], plus_minus)
+    return f"{aligned(cells, left=[0])}\n{REWARDS_LEGEND}" if cells else ""
 
 
 def plus_minus(interval: Mapping[str, Any], form: str) -> str:

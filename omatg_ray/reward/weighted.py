@@ -10,7 +10,8 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import RewardError
-from omatg_ray.reward.protocol import Reward, RewardResult, checked, common_elements, pass_on, reward_of_known
+from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.protocol import Once, Reward, RewardResult, checked, common_elements, pass_on, reward_of_known
 from omatg_ray.reward.settings import ENERGY
 
 
@@ -62,6 +63,13 @@ class Weighted:
         if valid is None or valid.isnan().any():
             values["valid"] = check_validity(crystals).valid.double()
         return RewardResult(reward, values)
+
+    def energy_like(self, energy: MatGLEnergy) -> Reward:
+        """Return the part energy if it has the same energies, which it keeps for the last batch; else `energy`."""
+        part = self.parts.get(ENERGY, (0.0, energy))[1]
+        own = part.reward if isinstance(part, Once) else part
+        same = isinstance(own, MatGLEnergy) and own.energies_like(energy)
+        return part if same else energy
 
     def to(self, device: torch.device | str) -> Weighted:
         """Move the parts that compute on a device to it, in place."""

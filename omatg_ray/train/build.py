@@ -68,7 +68,7 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
     elements = split.train.elements | split.val.elements | split.test.elements
     if potential is not None:
         require_known(potential, elements)
-    scorers = build_scorers(config.reward, split.train, split.val, device, potential)
+    scorers = build_scorers(config.reward, split.train, (split.val, split.test), device, potential)
     if scorers.energy is not None and scorers.second_fingerprint == scorers.energy.potential.fingerprint:
         warnings.warn(
             f"reward.second_potential: {config.reward.second_potential} has the weights of reward.potential and "

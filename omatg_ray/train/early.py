@@ -18,6 +18,7 @@ from omatg_ray.run.location import Location, is_bundled, is_remote
 from omatg_ray.run.location_keys import locations
 from omatg_ray.run.state import refuse_taken
 from omatg_ray.settings import Settings
+from omatg_ray.tree import parse
 
 
 def refuse_pretrain(config: Config, new: bool) -> None:
@@ -125,3 +126,22 @@ def _require_locations(settings: Settings) -> None:
                 require_schedule(location)
             except ConfigError as error:
                 raise ConfigError(f"{key}: {error}") from error
+
+
+def reward_config(place: Path) -> Config:
+    """Read the configuration of a reward: a YAML file with a section `reward`, or the folder of a run.
+
+    Raises:
+        ConfigError: There is no such file, it has no such section, or the section cannot be used.
+        PotentialError: There is no such potential.
+    """
+    file = place / "config.yaml" if place.is_dir() else place
+    if not file.is_file():
+        what = "no run is in this folder (it has no config.yaml)" if place.is_dir() else "there is no such file"
+        raise ConfigError(f"--reward {place}: {what}")
+    tree = parse(file.read_text(encoding="utf-8"))
+    if not isinstance(tree, dict) or not isinstance(tree.get("reward"), dict):
+        raise ConfigError(f"--reward {place}: {file.name} has no section `reward`; see `omatg-ray config reward`")
+    config = Config.load(file)
+    require_potential(config.reward.potential)
+    return config

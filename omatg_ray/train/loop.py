@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 
-import torch
-
 from omatg_ray.config import Config
 from omatg_ray.evaluate.backend import Backend
 from omatg_ray.evaluate.evaluator import Evaluator
-from omatg_ray.evaluate.metrics import REWARD
+from omatg_ray.evaluate.metrics import REWARD, mean
+from omatg_ray.evaluate.rewards import SUM, metric_of
 from omatg_ray.model.checks import warn_generated_species
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.rl.divergence import SHIFT, DivergenceWatch
@@ -205,13 +204,10 @@ class TrainLoop:
             score = logged["relative_energy_mean_capped"]
             result = f"relative energy, capped mean {score:+.3f} eV/atom"
         else:
-            blocks = torch.arange(metrics.n).split(config.validation.block)
-            rewards = torch.cat(
-                list(self._backend.evaluate.score([evaluation.crystals.select(rows) for rows in blocks]))
-            )
-            score = -float(rewards.nanmean())
+            score = -float(evaluation.rewards[SUM].nanmean())
             logged[REWARD] = -score
             result = f"reward {-score:.3f}"
+        logged |= {metric_of(name): mean(rows) for name, rows in evaluation.rewards.items() if name != SUM}
         logged |= self._tell(self._callback.validated, logged | {APART: float(watch.apart)})
         self.validation = logged
         self._log.log("validation", self.iteration, logged)

@@ -138,7 +138,7 @@ def test_what_is_written(comparison: Comparison, tmp_path: Path) -> None:
     text = report.read_text()
     cases, differences = Tables(text).tables
     assert cases[0][:3] == ["model", "steps", "relative energy, capped mean"] and len(cases) == 4
-    assert cases[1][2].startswith("+2.500\n[") and differences[1][2].startswith("−2.000 *\n[")
+    assert cases[1][2].startswith("+2.500\n[") and differences[1][2].startswith("−2.000\n[")
     assert len(differences) == 3
     for title in ("cRMSE", "Match rate", "Relative energies", "RMSE of matches", "10 grid points"):
         assert title in text

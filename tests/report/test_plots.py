@@ -162,6 +162,18 @@ def test_a_sum_of_rewards_has_a_panel_for_each_part() -> None:
     assert energy.figure(lines) is None
 
 
+def test_parts_and_values_of_a_reward_are_drawn_for_rollouts_and_validations() -> None:
+    line = {"reward_mean": 1.0, "reward_std": 0.1, "reward_flat_mean": -3.0, "reward_flat.length_mean": 3.0}
+    lines = [{"kind": kind, "step": step, **line} for kind in ("train", "validation") for step in (1, 2)]
+    panels = rewards({"flat": 1.0}, (name for line in lines for name in line))
+    assert [panel.title for panel in panels] == ["Reward: flat", "Behind the reward: flat.length"]
+    assert [panel.ylabel for panel in panels] == ["reward", "flat.length"]
+    for panel, height in zip(panels, (-3.0, 3.0), strict=True):
+        drawn = axes_of(panel.figure(lines)).get_lines()
+        assert [line.get_label() for line in drawn] == ["rollouts", "validation"]
+        assert all(line.get_ydata().tolist() == [height] * 2 for line in drawn)
+
+
 def test_lines_with_bands_over_a_logarithm() -> None:
     lines = {
         "a": [point(5, 0.5, 0.4, 0.6), point(50, 0.3, 0.2, 0.4)],

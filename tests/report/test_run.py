@@ -133,7 +133,7 @@ def test_settings_and_counts_that_differ_have_columns(folder: Path) -> None:
 
 
 def test_changes_are_said_with_their_intervals(folder: Path, complete: tuple[Path, str]) -> None:
-    assert "match rate: +0.000 [+0.000, +0.000]: too few structures (8) to tell" in complete[1]
+    assert "match rate: +0.000: too few to tell (1 composition)" in complete[1]
     for name, energy, rmse in (("before", 1.0, None), ("after", 0.5, 0.1)):
         path = folder / "evaluation" / f"{name}.json"
         rows = {"id": list(range(30)), "relative_energy_capped": [energy] * 30, "rmse": [rmse] * 30}

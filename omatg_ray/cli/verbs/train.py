@@ -68,12 +68,15 @@ def run(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.evaluate import table
     from omatg_ray.commands.train import train
     from omatg_ray.evaluate.change import changes
+    from omatg_ray.report.tables import rewards_table
 
     result = train(config, resumes(arguments, config), not arguments.quiet)
     print(f"\ntest split, {config.validated_steps} grid points, energies in eV/atom\n{table(result.rows)}")
+    if own := rewards_table(result.rows):
+        print(f"\n{own}")
     if result.iteration:
         differences = "\n".join(f"  {change}" for change in changes(*result.rows[:2]))
-        print(f"\nreinforced less base, with 95 % intervals (paired bootstrap)\n{differences}")
+        print(f"\nreinforced less base, with 95 % intervals (paired bootstrap over compositions)\n{differences}")
     print(f"\nbest model: {result.model}\nreport: {result.report}")
     from omatg_ray.cli.next_steps import next_steps
 
