@@ -49,8 +49,8 @@ def write_report(run_folder: Path) -> Path:
     missing: list[str] = []
     lines = _metrics(run.metrics_path, missing)
     evaluations = _evaluations(run.evaluation, missing)
-    pretraining_only = {line["kind"] for line in lines} == {"pretrain"}
-    expected: list[str] = [] if pretraining_only else missing  # pretraining has no before and after
+    tested = {line["kind"] for line in lines} != {"pretrain"} and _setting(run, "test", "limit") != 0
+    expected: list[str] = missing if tested else []
     sections = [
         ("Before and after", _table(evaluations, expected)),
         ("Relative energies before and after", _energies(evaluations, expected)),
@@ -172,11 +172,20 @@ def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> 
 def _weights(run: RunFolder) -> dict[str, float]:
     """Read the weights of the rewards by name from `config.yaml`; empty if it is missing or cannot be read."""
     try:
-        tree = parse(run.config_path.read_text(encoding="utf-8"))
-        weights = tree["reward"]["weights"]
-        return {str(name): float(weight) for name, weight in weights.items()}
-    except (OSError, ConfigError, KeyError, TypeError, AttributeError, ValueError):
+        return {str(name): float(weight) for name, weight in _setting(run, "reward", "weights").items()}
+    except (TypeError, AttributeError, ValueError):
         return {}
+
+
+def _setting(run: RunFolder, *names: str) -> Any:
+    """Read a value of `config.yaml`; None if it is missing or cannot be read."""
+    try:
+        value = parse(run.config_path.read_text(encoding="utf-8"))
+        for name in names:
+            value = value[name]
+    except (OSError, ConfigError, KeyError, TypeError, ValueError):
+        return None
+    return value
 
 
 def _energies(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:

@@ -14,12 +14,14 @@ import torch
 
 from omatg_ray.config import Config
 from omatg_ray.evaluate.backend import Backend
+from omatg_ray.evaluate.cases import CASES
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.metrics import REWARD
 from omatg_ray.model.checks import warn_generated_species
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.rl.divergence import SHIFT, DivergenceWatch
 from omatg_ray.rl.trainer import Trainer
+from omatg_ray.run.atomic import remove_folder
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import MetricsLog, read_metrics
 from omatg_ray.run.progress import Progress
@@ -243,6 +245,8 @@ def _forget_results(folder: RunFolder) -> None:
     """
     for path in (*folder.evaluation.glob("*.json"), *folder.structures.glob("*.extxyz")):
         path.unlink()
+    if (folder.evaluation / CASES).exists():
+        remove_folder(folder.evaluation / CASES)
 
 
 def _first_shift(folder: RunFolder) -> float | None:
