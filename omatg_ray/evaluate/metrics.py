@@ -159,6 +159,14 @@ class CSPMetrics:
         }
 
 
+CAPPED = (
+    "Capped: before the energy of the reference is subtracted, no energy counts as more than the cap (invalid_energy, "
+    "3 eV/atom unless set), and an invalid structure counts as the cap. References lie below 0, so the mean can exceed "
+    "the cap."
+)
+"""What a capped mean is, where one is shown."""
+
+
 class Column(NamedTuple):
     """Presentation of a metric: title, a shorter one for terminals, and number format."""
 
