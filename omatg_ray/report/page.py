@@ -47,7 +47,10 @@ pre { overflow-x: auto; font-size: .85rem; } .element { margin-right: .9rem; whi
 
 ABSURD = 5.0
 """eV/atom; no crystal is that far above or below a known one of the same atoms."""
-ABSURD_NOTE = f"⚠: more than {ABSURD:g} eV/atom from the reference, an absurd energy: atoms overlap, or the potential fails there."
+ABSURD_NOTE = (
+    f"⚠: more than {ABSURD:g} eV/atom from the reference. Such an energy is absurd: atoms overlap, or the potential "
+    "fails there."
+)
 CHARACTER, PADDING = 9.3, 19.2
 """Pixels of a digit in a table, in a wide font, and of the padding of a cell."""
 FITS = 1280.0
@@ -164,8 +167,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], below: str = "", f
 def _parts(head: Sequence[str], lines: Sequence[Sequence[str]], names: int) -> list[list[int]]:
     """Divide the columns of a table into parts that fit a window, each with the first `names` columns."""
     # Titles wrap at spaces, cells only where they have several lines.
+    cells = list(zip(*lines, strict=True)) or [()] * len(head)
     texts = [
-        [*title.split(), *(text for line in lines for text in line[c].split("\n"))] for c, title in enumerate(head)
+        [*title.split(), *(text for cell in column for text in cell.split("\n"))]
+        for title, column in zip(head, cells, strict=True)
     ]
     widths = [PADDING + CHARACTER * max(map(len, column), default=0) for column in texts]
     room = FITS - sum(widths[:names])
