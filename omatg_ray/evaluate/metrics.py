@@ -208,6 +208,22 @@ DETAILS = frozenset({"metre", "relative_energy_q10", "relative_energy_q90"})
 """Columns shown only in tables of cases."""
 
 
+SHARES = frozenset(
+    {
+        "match_rate",
+        "match_any",
+        "match_lowest",
+        "metre",
+        "coverage",
+        "invalid_share",
+        "plausible_share",
+        "plausible_match_rate",
+        "unique_share",
+    }
+)
+"""Fields of `CSPMetrics` between 0 and 1."""
+
+
 def measured_columns(rows: Iterable[Mapping[str, Any]], *, details: bool = False) -> dict[str, Column]:
     """Return the columns of a table, without those for which no row has a value.
 

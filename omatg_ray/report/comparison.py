@@ -13,9 +13,10 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.cases import CaseResult, crystals_of_case
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.compositions import interval_dicts
-from omatg_ray.evaluate.metrics import CAPPED
+from omatg_ray.evaluate.metrics import CAPPED, SHARES
 from omatg_ray.report.drawing import read_crystals
 from omatg_ray.report.page import (
+    ABSURD,
     ABSURD_NOTE,
     card,
     crystal_card,
@@ -34,8 +35,6 @@ from omatg_ray.run.text import counted
 JSON, PARQUET, REPORT = "evaluation.json", "compositions.parquet", "report.html"
 N_DRAWN = 3
 """Number of cases whose crystals are drawn."""
-HIGHEST = 5.0
-"""eV/atom; histograms put everything above into one bin."""
 N_OUTLINES = len(COLOURS)
 """Most histograms in one picture."""
 NOTE = (
@@ -73,8 +72,6 @@ AGAINST_STEPS = (
     ("unique_structures", "Unique structures per composition", "structures"),
 )
 """Metrics drawn against the steps, with titles and labels of the vertical axes."""
-SHARES = ("match_rate", "metre", "coverage")
-"""Those of them that lie between 0 and 1."""
 
 
 def write_comparison(
@@ -252,7 +249,7 @@ def _histograms(comparison: Comparison, column: str) -> str:
             if (rows := case.values["per_structure"].get(column)) is not None
         }
         energies = column == "relative_energy"
-        figure = energy_histogram(values, HIGHEST, size) if energies else rmse_histogram(values, size)
+        figure = energy_histogram(values, ABSURD, size) if energies else rmse_histogram(values, size)
         left_out = len(results) - len(values)
         cards.append(card(group, figure, f"{counted(left_out, 'case')} not drawn." if left_out else ""))
     return grid(cards)

@@ -46,7 +46,7 @@ pre { overflow-x: auto; font-size: .85rem; } .element { margin-right: .9rem; whi
 
 
 ABSURD = 5.0
-"""eV/atom; no crystal is that far above or below a known one of the same atoms."""
+"""eV/atom; no crystal is that far above or below a known one of the same atoms. Histograms end there."""
 ABSURD_NOTE = (
     f"⚠: more than {ABSURD:g} eV/atom from the reference. Such an energy is absurd: atoms overlap, or the potential "
     "fails there."

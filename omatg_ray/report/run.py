@@ -17,6 +17,7 @@ from omatg_ray.policy.schedule import curves
 from omatg_ray.report.actors import actors_section, read_json, timeline_section, times_section
 from omatg_ray.report.drawing import read_crystals
 from omatg_ray.report.page import (
+    ABSURD,
     ABSURD_NOTE,
     card,
     crystal_card,
@@ -208,7 +209,7 @@ def _setting(run: RunFolder, *names: str) -> Any:
 
 def _energies(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
     relative = {name: _per_structure(evaluations, name).get("relative_energy") for name in ("before", "after")}
-    figure = energy_histogram({name: energies for name, energies in relative.items() if energies})
+    figure = energy_histogram({name: energies for name, energies in relative.items() if energies}, ABSURD)
     missing.extend(["relative energies per structure"] if figure is None else [])
     return card("", figure, "Per structure, by the same potential; dotted: the reference.")
 
