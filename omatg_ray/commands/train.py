@@ -119,7 +119,7 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
 
         report = write_report(folder.path)
         best, species = folder.named(folder.checkpoints / "best"), parts.model.generates_species
-        return TrainResult(best, best_iteration(folder), rows, folder.named(report), _example(parts), species)
+        return TrainResult(best, best_iteration(folder), rows, folder.named(report), example_cell(parts), species)
 
 
 def _again(folder: RunFolder, error: OmatgRayError) -> str:
@@ -183,7 +183,7 @@ def _test(
     return rows
 
 
-def _example(parts: RunComponents) -> str:
+def example_cell(parts: RunComponents) -> str:
     """Return the formula of a cell of the run's own crystals that model and potential know, to generate more of it.
 
     The one with the most polymorphs in the test split; if all there are outside of what was trained on, in the training
