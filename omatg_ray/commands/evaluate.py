@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from omatg_ray.assets import crystals
@@ -19,14 +20,14 @@ from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.domain import trained_on, warn_outside
 from omatg_ray.evaluate.evaluation import Evaluation, spread_rows
 from omatg_ray.evaluate.evaluator import Evaluator
-from omatg_ray.evaluate.metrics import measured_columns
+from omatg_ray.evaluate.metrics import CAPPED, measured_columns
 from omatg_ray.model.checks import warn_generated_species, warn_noiseless
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import DEFAULT, Sampling
 from omatg_ray.model.schedule import OWN
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.location import BUNDLED, Location, absolute_name, is_bundled
-from omatg_ray.run.text import aligned
+from omatg_ray.run.text import LINE, aligned
 from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.early import reward_config
 from omatg_ray.train.measured_reward import measured_reward, refuse_generated_species
@@ -284,7 +285,7 @@ def domain_line(shares: Mapping[str, float | None]) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Format evaluations (from `Evaluation.as_dict`) as a plain-text table, one line each.
+    """Format evaluations (from `Evaluation.as_dict`) as a plain-text table, one line each, with what capped means.
 
     Metrics that no evaluation has are left out.
     """
@@ -294,4 +295,5 @@ def table(rows: list[dict[str, Any]]) -> str:
         metrics = row["metrics"]
         cells = ["-" if metrics[key] is None else column.form.format(metrics[key]) for key, column in columns.items()]
         lines.append([row["label"], *cells])
-    return aligned(lines, left=[0])
+    text = aligned(lines, left=[0])
+    return f"{text}\n{fill(CAPPED, LINE)}" if "relative_energy_mean_capped" in columns else text

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -40,6 +40,8 @@ CASES = "cases"
 """Folder of the files."""
 PLAIN = {"key": str, "name": str, "steps": int, "way": str, "seconds": float, "generation_seconds": float}
 """Attributes of a result that its file holds as they are, with their types."""
+COLUMNS = ("energy_per_atom", "rmse")
+"""Measured values that are written beside the crystals of a case."""
 
 
 @dataclass(frozen=True)
@@ -152,14 +154,17 @@ def crystals_of_case(folder: Path, key: str) -> Path:
     return folder / CASES / f"{key}.extxyz"
 
 
-def _write_case(folder: Path, result: CaseResult, conditions: str) -> None:
-    """Save a new result. The JSON file is written last: if it exists, the result is complete."""
+def _write_case(folder: Path, result: CaseResult, conditions: str, columns: Collection[str]) -> None:
+    """Save a new result, with some columns beside its crystals.
+
+    The JSON file is written last: if it exists, the result is complete.
+    """
     evaluation = result.evaluation
     assert evaluation is not None
-    known = [("energy_per_atom", evaluation.energy), ("rmse", evaluation.match)]
-    columns = {name: values.tolist() for name, values in known if values is not None}
+    known = zip(COLUMNS, (evaluation.energy, evaluation.match), strict=True)
+    written = {name: values.tolist() for name, values in known if name in columns and values is not None}
     rows = [
-        {"material_id": ident, **{name: values[row] for name, values in columns.items()}}
+        {"material_id": ident, **{name: values[row] for name, values in written.items()}}
         for row, ident in enumerate(evaluation.ids)
     ]
     write_structures(crystals_of_case(folder, result.key), evaluation.crystals.to_structures(), rows)
@@ -205,6 +210,7 @@ def evaluate_cases(
     folder: Path | None = None,
     *,
     plausibility: PlausibilityCheck | None = None,
+    columns: Collection[str] = COLUMNS,
     progress: bool = False,
 ) -> list[CaseResult]:
     """Evaluate cases one after the other. The next one starts early, so that actors stay busy while one finishes.
@@ -214,6 +220,7 @@ def evaluate_cases(
         evaluator: Evaluator, with crystals, seed and number of samples.
         folder: Folder for results, in which earlier ones are looked up; None saves nothing.
         plausibility: Adds metrics over plausible crystals.
+        columns: Measured values to write beside the crystals, of `COLUMNS`.
         progress: Whether to show a progress bar for every case.
 
     Returns:
@@ -246,7 +253,7 @@ def evaluate_cases(
             evaluation=evaluation,
         )
         if folder is not None:
-            _write_case(folder, results[key], conditions)
+            _write_case(folder, results[key], conditions, columns)
     return [results[key].called(case) for key, case in zip(keys, cases, strict=True)]
 
 

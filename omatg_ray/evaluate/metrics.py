@@ -159,6 +159,14 @@ class CSPMetrics:
         }
 
 
+CAPPED = (
+    "Capped: before the energy of the reference is subtracted, no energy counts as more than the cap (invalid_energy, "
+    "3 eV/atom unless set), and an invalid structure counts as the cap. References lie below 0, so the mean can exceed "
+    "the cap."
+)
+"""What a capped mean is, where one is shown."""
+
+
 class Column(NamedTuple):
     """Presentation of a metric: title, a shorter one for terminals, and number format."""
 
@@ -198,6 +206,22 @@ Metrics that no single crystal can decide come first; the plain mean, which one 
 """
 DETAILS = frozenset({"metre", "relative_energy_q10", "relative_energy_q90"})
 """Columns shown only in tables of cases."""
+
+
+SHARES = frozenset(
+    {
+        "match_rate",
+        "match_any",
+        "match_lowest",
+        "metre",
+        "coverage",
+        "invalid_share",
+        "plausible_share",
+        "plausible_match_rate",
+        "unique_share",
+    }
+)
+"""Fields of `CSPMetrics` between 0 and 1."""
 
 
 def measured_columns(rows: Iterable[Mapping[str, Any]], *, details: bool = False) -> dict[str, Column]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from omatg_ray.evaluate.metrics import CAPPED
 from omatg_ray.report.plots import Curve, Panel
 from omatg_ray.reward.settings import ENERGY
 
@@ -44,15 +45,18 @@ REINFORCEMENT = (
         "overlapping atoms dominate, is energy_mean in metrics.jsonl.",
     ),
     Panel(
-        "Relative energy on validation",
-        (
-            Curve("validation", "relative_energy_mean_capped", "capped mean"),
-            Curve("validation", "relative_energy_median", "median of valid"),
-        ),
+        "Relative energy on validation, capped mean",
+        (Curve("validation", "relative_energy_mean_capped", "capped mean"),),
         "relative energy (eV/atom)",
-        "Capped: invalid structures count as the cap, and no structure as more. If the energy alone is rewarded, the "
-        "best checkpoint has the lowest capped mean. The uncapped mean, which single crystals dominate, is "
-        "relative_energy_mean in metrics.jsonl.",
+        f"{CAPPED} If the energy alone is rewarded, the best checkpoint has the lowest capped mean.",
+        marks_best=True,
+    ),
+    Panel(
+        "Relative energy on validation, median",
+        (Curve("validation", "relative_energy_median", "median of valid"),),
+        "relative energy (eV/atom)",
+        "Of the valid structures, not capped. Their mean, which single crystals dominate, is relative_energy_mean in "
+        "metrics.jsonl.",
         marks_best=True,
     ),
     Panel(
@@ -72,7 +76,7 @@ REINFORCEMENT = (
         "share",
         percent=True,
     ),
-    Panel("Match rate on validation", (Curve("validation", "match_rate", "match rate"),), "match rate"),
+    Panel("Match rate on validation", (Curve("validation", "match_rate", "match rate"),), "match rate", share=True),
     Panel(
         "RMSE on validation",
         (Curve("validation", "rmse", "RMSE, matched"), Curve("validation", "crmse", "cRMSE, all")),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from omatg_ray.evaluate.comparison import Comparison
+from omatg_ray.evaluate.metrics import CAPPED
 from omatg_ray.evaluate.rewards import rewards_cells
-from omatg_ray.run.text import aligned
+from omatg_ray.run.text import LINE, aligned
 
 IN_TERMINALS = {
     "relative_energy_mean_capped": "E capped",
@@ -39,7 +41,8 @@ def comparison_table(comparison: Comparison) -> str:
         cells = [plus_minus(result.interval(key), column.form) for key, column in columns.items()]
         lines.append([*own_names, *cells, str(result.metrics["n"]), f"{result.seconds_per_1000:.1f}"])
     left = [index for index, name in enumerate(names) if name != "steps"]
-    return f"{aligned(lines, left)}\n{LEGEND}"
+    capped = f"\n{fill(CAPPED, LINE)}" if "relative_energy_mean_capped" in columns else ""
+    return f"{aligned(lines, left)}\n{LEGEND}{capped}"
 
 
 def rewards_table(evaluations: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> str:

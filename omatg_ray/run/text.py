@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
+LINE = 120
+"""Characters in a line of text below a table."""
+
 
 def aligned(lines: Sequence[Sequence[str]], left: Container[int]) -> str:
     """Align cells in columns, two spaces apart.

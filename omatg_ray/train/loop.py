@@ -11,6 +11,7 @@ from types import TracebackType
 
 from omatg_ray.config import Config
 from omatg_ray.evaluate.backend import Backend
+from omatg_ray.evaluate.cases import CASES
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.metrics import REWARD, mean
 from omatg_ray.evaluate.rewards import SUM, metric_of
@@ -18,6 +19,7 @@ from omatg_ray.model.checks import warn_generated_species
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.rl.divergence import SHIFT, DivergenceWatch
 from omatg_ray.rl.trainer import Trainer
+from omatg_ray.run.atomic import remove_folder
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import MetricsLog, read_metrics
 from omatg_ray.run.progress import Progress
@@ -235,6 +237,8 @@ def _forget_results(folder: RunFolder) -> None:
     """
     for path in (*folder.evaluation.glob("*.json"), *folder.structures.glob("*.extxyz")):
         path.unlink()
+    if (folder.evaluation / CASES).exists():
+        remove_folder(folder.evaluation / CASES)
 
 
 def _first_shift(folder: RunFolder) -> float | None:

@@ -50,7 +50,7 @@ def test_a_run_without_any_potential(workshop: Workshop, base: Path, tmp_path: P
     text = describe(config, parts)
     assert "by 1 x crmse + 0.1 x non_triclinic" in text and "None" not in text
     result = train(config, progress=False)
-    assert "--potential" not in next_steps(config, result.rows)
+    assert "--potential" not in next_steps(config, result.rows, result.example)
     assert all(row["metrics"]["relative_energy_mean"] is None for row in result.rows)
     lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "train"]
     assert len(lines) == 2

@@ -14,7 +14,7 @@ from omatg_ray.evaluate.cases import CaseResult, crystals_of_case
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.compositions import ByComposition, interval_dict
 from omatg_ray.evaluate.metrics import CSPMetrics
-from omatg_ray.report.comparison import write_comparison
+from omatg_ray.report.comparison import same_crystals, write_comparison
 from omatg_ray.report.tables import comparison_table
 from tests.evaluate.sodium_chloride import caesium_chloride, dataset, magnesium_oxide, nickel_arsenide, rock_salt
 from tests.report.test_run import Tables
@@ -101,6 +101,12 @@ def test_a_line_for_each_case(comparison: Comparison) -> None:
     assert lines[1].split()[:3] == ["base", "10", "+2.500"] and lines[1].split()[-2:] == ["4", "125.0"]
     found = comparison.results[0].values["intervals"]["match_rate"]
     assert f"0.500 ±{(found['high'] - found['low']) / 2:.3f}" in lines[1]
+
+
+def test_cases_with_the_same_crystals_are_named() -> None:
+    cases = [result("base", 10, GOOD), result("other", 10, BAD), result("run", 10, GOOD)]
+    (sentence,) = same_crystals(cases)
+    assert sentence.startswith("run, 10 points gave the same crystals as base, 10 points")
 
 
 def test_what_is_written(comparison: Comparison, tmp_path: Path) -> None:
