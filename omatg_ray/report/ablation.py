@@ -93,7 +93,7 @@ def _table(rows: Rows) -> str:
     for row in rows:
         metrics = [_cell(row, key) for key in keys]
         differences = [row["less_best_hand_made"], row["less_none_at_most_steps"]]
-        metrics += [with_interval(metrics.get("crmse", {}), "{:+.3f}", " *") for metrics in differences]
+        metrics += [with_interval(difference.get("crmse", {}), "{:+.3f}", " *") for difference in differences]
         way = f"{row['way']}\n{row['schedule']}" if row["schedule"] else row["way"]
         cells.append([str(row["steps"]), way, *metrics, f"{row['generation_seconds_per_1000']:.1f}"])
     return table(head, cells)

@@ -16,4 +16,4 @@ class Options(options.Options):
     needs_potential = True
 
     def build(self, materials: options.Materials) -> Reward:
-        return materials.shared["energy"]
+        return materials.energy
