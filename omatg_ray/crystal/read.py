@@ -75,9 +75,9 @@ def read_dataset(
         raise DataError(f"on_error={on_error!r} is none of {', '.join(get_args(OnError))}")
     found = _gather(path, limit, on_error, allow_overlaps, progress)
     rows, wrong, looked_at = found.rows, found.unusable, found.looked_at
-    if wrong and not rows and on_error == "skip":
+    if wrong and not rows and on_error == "skip" and looked_at > 1:
         raise DataError(f"none of the {looked_at} crystals of {path} can be used:", lines(wrong[:MOST_NAMED]))
-    if wrong and on_error == "refuse":
+    if wrong and (on_error == "refuse" or not rows):
         raise _refusal(path, lines(wrong), looked_at)
     if wrong:
         _warn(f"{len(wrong)} of {looked_at} crystals of {path} are left out", lines(wrong))
