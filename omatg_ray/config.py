@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -157,6 +157,10 @@ class CheckpointSettings(Settings):
 
 class Config(Settings):
     """Everything a run needs. `pretrain` reads data and pretrain; `train` all but pretrain."""
+
+    hints_within: ClassVar[Mapping[str, frozenset[str]]] = {
+        "pretrain": frozenset(["pretrain", "data", "run", "seed", "device", "threads", "checkpoint", "tracking", "ray"])
+    }
 
     run: RunLocation = Field(
         Path("runs/run"), description="run folder, created by the run; or a URL such as s3://bucket/runs/better"

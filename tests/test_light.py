@@ -66,6 +66,7 @@ CASES = [
     ("check no.csv", "no.csv does not exist"),
     ("check sweep.yaml --model nothing", "nothing: no model here"),
     ("check sweep.yaml --potential ./no", "potential folder no does not exist"),
+    ("check sweep.yaml --drop-unknown", "--drop-unknown: add --model or --potential"),
     ("pretrain", "data: name a file to split"),
     ("pretrain data.file=sweep.yaml data.drop_unknown=true", "data.drop_unknown: a base may be trained on any element"),
     ("pretrain data.file=no.csv", "no.csv does not exist"),

@@ -17,16 +17,14 @@ from omatg_ray.crystal.read import OnError, Survey, Unusable, lines, survey
 from omatg_ray.crystal.split import Split
 from omatg_ray.errors import DataError
 from omatg_ray.evaluate.duplicates import COMPARISONS, Duplicates, find_duplicates
-from omatg_ray.model.checks import known_elements
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.run.location import Location, is_bundled
 from omatg_ray.run.storage import local_copy
-from omatg_ray.run.text import counted
+from omatg_ray.run.text import MOST_NAMED, counted
 from omatg_ray.train.splits import SPLITS, split_one
-from omatg_ray.train.unknown import Known, cells, keeps, unknown_elements
+from omatg_ray.train.unknown import Known, cells, keeps, known_to, require_decider, unknown_elements
 
 WIDTH = 80
-MOST_NAMED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +33,9 @@ class CheckOptions:
 
     Attributes:
         data: File, folder, archive or URL of crystals, or bundled: the test split of the bundled ones.
-        model: A model that has to know the elements.
+        model: A model that has to know the elements, unless it generates species.
         potential: A potential that has to know them.
         on_error: Whether crystals that cannot be used would be refused, or skipped.
-        allow_overlaps: Whether overlapping atoms and flat cells are accepted.
         drop_unknown: Whether crystals with unknown elements would be left out.
         comparisons: Largest number of comparisons in search of duplicates.
         workers: Processes that compare crystals; 0 compares in this one.
@@ -49,7 +46,6 @@ class CheckOptions:
     model: Location | None = None
     potential: str | None = None
     on_error: OnError = "refuse"
-    allow_overlaps: bool = False
     drop_unknown: bool = False
     comparisons: int = COMPARISONS
     workers: int = 0
@@ -69,6 +65,7 @@ class Check:
         unknown: Number of readable crystals with each element that is not known, by the name of what does not know it.
         unknown_crystals: Number of readable crystals with an element that is not known.
         unseen_sizes: Number of kept crystals by their atoms per cell, where the model has seen no such cell.
+        chooses_elements: Whether the model generates species, so that it has to know none.
     """
 
     options: CheckOptions
@@ -79,6 +76,7 @@ class Check:
     unknown: Mapping[str, dict[str, int]]
     unknown_crystals: int
     unseen_sizes: dict[int, int]
+    chooses_elements: bool
 
     @property
     def problems(self) -> list[str]:
@@ -140,6 +138,7 @@ def check(options: CheckOptions, progress: bool = False) -> Check:
     """Read every crystal of a file, and find out what would be refused, left out or warned of.
 
     Raises:
+        ConfigError: Unknown elements are to be left out, and nothing says which these are.
         DataError: The file is missing, unreadable as a whole or of an unknown format.
         ModelError: The model cannot be read.
         PotentialError: The potential cannot be loaded.
@@ -148,8 +147,10 @@ def check(options: CheckOptions, progress: bool = False) -> Check:
     # What fails within seconds comes before reading, which may take minutes.
     model = None if options.model is None else FlowModel.load(options.model)
     known = _known(options, model)
+    if options.drop_unknown:
+        require_decider(known)
     with local_copy(crystals("test") if is_bundled(options.data) else options.data) as path:
-        found = survey(path, allow_overlaps=options.allow_overlaps, progress=progress)
+        found = survey(path, progress=progress)
     usable = found.usable
     unknown = {name: {} if usable is None else unknown_elements(usable, elements) for name, elements in known.items()}
     keep = None if usable is None else keeps(usable, known)
@@ -176,17 +177,16 @@ def check(options: CheckOptions, progress: bool = False) -> Check:
         unknown,
         0 if keep is None else int((~keep).sum()),
         {size: count for size, count in sizes.items() if seen and size not in seen},
+        model is not None and model.generates_species,
     )
 
 
 def _known(options: CheckOptions, model: FlowModel | None) -> Known:
-    known = {}
-    if model is not None:
-        known[f"model {options.model}"] = known_elements(model)
+    known = known_to(None, model, options.model)
     if options.potential is not None:
         from omatg_ray.reward.potential import load_potential  # imports MatGL, which takes seconds
 
-        known[f"potential {options.potential}"] = load_potential(options.potential).elements
+        known |= known_to(load_potential(options.potential))
     return known
 
 
@@ -218,13 +218,15 @@ def table(found: Check) -> str:
         rows.append(("not read", f"{files}: {kinds_of(found.survey.left_out)}"))
     if found.survey.doubts:
         rows.append(("doubtful", f"{len(found.survey.doubts)}: {found.survey.doubts[0]}"))
+    if found.chooses_elements:
+        rows.append(("model", f"{found.options.model}: chooses elements itself"))
     for name, counts in found.unknown.items():
         kind, _, which = name.partition(" ")
         rows.append((kind, f"{which}: {_knows(counts)}"))
-        if kind == "model" and found.unseen_sizes:
-            number = counted(sum(found.unseen_sizes.values()), "crystal")
-            sizes = _listed(found.unseen_sizes)
-            rows.append(("", f"{number} with cells of a size that the model has not seen: {sizes}"))
+    if found.unseen_sizes:
+        number = counted(sum(found.unseen_sizes.values()), "crystal")
+        sizes = _listed(found.unseen_sizes)
+        rows.append(("sizes", f"{number} with cells of a size that the model has not seen: {sizes}"))
     if found.kept is not None:
         if found.options.drop_unknown and found.unknown_crystals:
             rows.append(("left out", f"{found.unknown_crystals} with unknown elements; {len(found.kept)} stay"))

@@ -7,9 +7,9 @@ and gathers the errors of those that fail.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -28,17 +28,13 @@ from omatg_ray.crystal.row import Entry, Row
 from omatg_ray.crystal.validity import MIN_DISTANCE, MIN_POLAR_SINE, MIN_VOLUME, check_validity, closest_atoms
 from omatg_ray.errors import DataError, DataWarning
 from omatg_ray.run.progress import Progress
-from omatg_ray.run.text import counted
+from omatg_ray.run.text import MOST_NAMED, counted, listed
 
 OnError = Literal["refuse", "skip"]
 
 ROWS_AT_ONCE = 256
-PAIRS_AT_ONCE = 1_000_000
-"""Pairs of atoms whose distances are computed together; a crystal of 1,000 atoms has half as many."""
 FARTHEST = 1e6
 """Distance from the origin, in cells, at which a position has lost too many digits."""
-MOST_NAMED = 20
-"""Most faulty crystals that a message names one by one."""
 
 
 def read_dataset(
@@ -79,9 +75,9 @@ def read_dataset(
         raise DataError(f"on_error={on_error!r} is none of {', '.join(get_args(OnError))}")
     found = _gather(path, limit, on_error, allow_overlaps, progress)
     rows, wrong, looked_at = found.rows, found.unusable, found.looked_at
-    if wrong and not rows and on_error == "skip":
+    if wrong and not rows and on_error == "skip" and looked_at > 1:
         raise DataError(f"none of the {looked_at} crystals of {path} can be used:", lines(wrong[:MOST_NAMED]))
-    if wrong and on_error == "refuse":
+    if wrong and (on_error == "refuse" or not rows):
         raise _refusal(path, lines(wrong), looked_at)
     if wrong:
         _warn(f"{len(wrong)} of {looked_at} crystals of {path} are left out", lines(wrong))
@@ -107,11 +103,13 @@ class Unusable:
         where: File and row, block or key.
         reason: Why it cannot be used.
         overlaps: Whether the reason is that `check_validity` failed.
+        whole_file: Whether it stands for a file of many crystals, none of which can be read.
     """
 
     where: str
     reason: str
     overlaps: bool
+    whole_file: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,14 +129,17 @@ class Survey:
     left_out: list[str]
 
 
-def survey(path: str | Path, *, allow_overlaps: bool = False, progress: bool = False) -> Survey:
+def survey(path: str | Path, *, progress: bool = False) -> Survey:
     """Read a file as `read_dataset` does, and return what it would refuse, skip or warn of.
 
     Raises:
-        DataError: The path is missing, unreadable or of an unknown format.
+        DataError: The path is missing, unreadable or of an unknown format; or it is a table, list or database without
+            a single crystal.
     """
     path = Path(path)
-    found = _gather(path, None, "skip", allow_overlaps, progress)
+    found = _gather(path, None, "skip", False, progress)
+    if found.looked_at == 1 and found.unusable and found.unusable[0].whole_file:
+        raise DataError(*lines(found.unusable))
     usable = dataset_of(found.rows, reduce=True) if found.rows else None
     return Survey(usable, found.unusable, found.doubts, left_out(path))
 
@@ -173,7 +174,7 @@ def _gather(path: Path, limit: int | None, on_error: OnError, allow_overlaps: bo
                     if result.doubt is not None:
                         doubts.append(f"{entry.where}: {result.doubt}")
                 else:
-                    wrong.append(Unusable(entry.where, result.reason, result.overlaps))
+                    wrong.append(Unusable(entry.where, result.reason, result.overlaps, entry.whole_file))
             bar.advance(steps=len(chunk))
     return _Gathered(rows, wrong, doubts, looked_at)
 
@@ -194,16 +195,8 @@ def _read(chunk: Sequence[Entry], allow_overlaps: bool) -> list[Row | _Refused]:
     results = [_Refused(read) if isinstance(read, str) else read for read in map(_read_one, chunk)]
     if allow_overlaps:
         return results
-    rows = [row for row in results if isinstance(row, Row)]
-    reasons = iter([reason for part in _parts(rows) for reason in _invalid(part)])
+    reasons = iter(_invalid([row for row in results if isinstance(row, Row)]))
     return [(next(reasons) or row) if isinstance(row, Row) else row for row in results]
-
-
-def _parts(rows: list[Row]) -> Iterator[list[Row]]:
-    """Yield the rows in order, in parts of about `PAIRS_AT_ONCE` pairs of atoms."""
-    pairs = np.cumsum([len(row.numbers) ** 2 // 2 for row in rows])
-    for _, part in groupby(zip(pairs // PAIRS_AT_ONCE, rows, strict=True), key=lambda pair: pair[0]):
-        yield [row for _, row in part]
 
 
 def _read_one(entry: Entry) -> Row | str:
@@ -284,8 +277,7 @@ def _refusal(path: Path, wrong: list[str], looked_at: int) -> DataError:
 
 
 def _warn(what: str, reasons: list[str]) -> None:
-    more = [f"and {len(reasons) - MOST_NAMED} more"] if len(reasons) > MOST_NAMED else []
-    warnings.warn("\n  ".join([f"{what}:", *reasons[:MOST_NAMED], *more]), DataWarning, stacklevel=3)
+    warnings.warn(listed(f"{what}:", reasons), DataWarning, stacklevel=3)
 
 
 def _batch(rows: list[Row]) -> CrystalBatch:

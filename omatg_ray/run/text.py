@@ -25,6 +25,16 @@ def aligned(lines: Sequence[Sequence[str]], left: Container[int]) -> str:
     )
 
 
+MOST_NAMED = 20
+"""Most lines of one kind that a message shows."""
+
+
+def listed(title: str, lines: Sequence[str]) -> str:
+    """Return a title with up to `MOST_NAMED` indented lines below it, and the number of the others."""
+    more = [f"and {len(lines) - MOST_NAMED} more"] if len(lines) > MOST_NAMED else []
+    return "\n  ".join([title, *lines[:MOST_NAMED], *more])
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless it is 1."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

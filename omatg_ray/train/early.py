@@ -36,15 +36,25 @@ def refuse_pretrain(config: Config, new: bool) -> None:
     if config.data.file is None and config.data.train is None:
         raise ConfigError(UNNAMED_DATA)
     _require_locations(config.data)
-    if config.data.drop_unknown:
-        if config.reward.potential is None:
-            raise ConfigError(
-                "data.drop_unknown: a base may be trained on any element; name the potential that will reward it "
-                "(reward.potential=...), whose elements then decide, or leave it out"
-            )
-        require_potential(config.reward.potential)
+    require_potential(potential_that_decides(config))
     if new:
         refuse_taken(config.run)
+
+
+def potential_that_decides(config: Config) -> str | None:
+    """Return the potential whose elements pretraining may use; None if it may use all.
+
+    Raises:
+        ConfigError: Crystals with unknown elements are to be left out, and no potential is named.
+    """
+    if not config.data.drop_unknown:
+        return None
+    if config.reward.potential is None:
+        raise ConfigError(
+            "data.drop_unknown: a base may be trained on any element; name the potential that will reward it "
+            "(reward.potential=...), whose elements then decide, or leave it out"
+        )
+    return str(config.reward.potential)
 
 
 def refuse_train(config: Config, new: bool) -> None:

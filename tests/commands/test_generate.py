@@ -360,7 +360,7 @@ def test_a_poscar_holds_the_best_crystal(
     workshop: Workshop, base: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub_crystals(monkeypatch, distorted)
-    words = ["-n", 3, "--potential", workshop.potential, "--out"]
+    words = ["--formula", "NaCl", "ClNa", "-n", 2, "--potential", workshop.potential, "--out"]
     done = generated(command, base, *words, tmp_path / "all.extxyz")
     assert done.code == 0, done.err
     count = len(read_dataset(tmp_path / "all.extxyz"))
@@ -379,7 +379,12 @@ def test_a_poscar_holds_the_best_crystal(
     ("words", "reason"),
     [
         (["--out", "x.vasp", "-n", 2], "2 crystals without --potential to rank them leave open which"),
-        (["--out", "POSCAR", "--z", "1,2"], "POSCAR: it holds one crystal, and 2 formulas"),
+        (["--out", "POSCAR", "--z", "1,2"], "POSCAR: it holds one crystal, and 2 crystals without --potential"),
+        (
+            ["--formula", "NaCl", "Na2Cl2", "NaF", "--out", "POSCAR"],
+            r"POSCAR: it holds one crystal, and 2 compositions \(NaCl, NaF\)",
+        ),
+        (["--out", "taken/"], "cannot write taken/: there is a file of that name"),
         (["--out", "crystals"], r"cannot write .*crystals: it has no suffix; .*a folder of CIF files: .*crystals/"),
         (["--out", "x.pdb", "--format", "vasp"], "unknown suffix; .* a folder of POSCAR files"),
         (["--out", "x.extxyz", "--format", "cif"], "x.extxyz: it has another format than cif"),
@@ -389,11 +394,12 @@ def test_what_cannot_be_written_is_refused_before_anything_is_generated(
     base: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[object], reason: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("")
     monkeypatch.setattr(FlowModel, "load", None)
     done = generated(command, base, *words)
     assert done.code == 2
     assert re.search(reason, done.err), done.err
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 def test_standard_cells_and_their_units(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omatg_ray.cli.arguments import local_path, number, on_error_argument, path_or_word
 from omatg_ray.cli.output import check_output
-from omatg_ray.errors import DataError
+from omatg_ray.errors import ConfigError, DataError
 
 SUMMARY = "look at a file of crystals before it is used"
 DESCRIPTION = """\
@@ -40,11 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--drop-unknown", action="store_true", help="leave out crystals with elements that these do not know"
     )
     parser.add_argument(
-        "--allow-overlaps",
-        action="store_true",
-        help="accept overlapping atoms and flat cells, which generated crystals may have",
-    )
-    parser.add_argument(
         "--comparisons",
         type=number(int, 0),
         metavar="N",
@@ -64,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run it."""
     json_path = check_output(arguments.json, ".json")
+    if arguments.drop_unknown and arguments.model is None and arguments.potential is None:
+        raise ConfigError("--drop-unknown: add --model or --potential, which say which elements are known")
     from omatg_ray.run.job_paths import find_potential
     from omatg_ray.train.early import require_crystals, require_models, require_potential
     from omatg_ray.train.job import find_input
@@ -82,7 +79,6 @@ def run(arguments: argparse.Namespace) -> None:
         model=model,
         potential=potential,
         on_error=arguments.on_error,
-        allow_overlaps=arguments.allow_overlaps,
         drop_unknown=arguments.drop_unknown,
         comparisons=COMPARISONS if arguments.comparisons is None else arguments.comparisons,
         workers=arguments.workers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from omatg_ray.cli.arguments import local_path, number, path_or_word
 from omatg_ray.cli.output import crystals_arguments, crystals_output
@@ -36,8 +37,9 @@ The closest distances in the best crystal of each composition follow, against th
 Models that generate species take numbers of atoms in place of formulas.
 
 The name of --out chooses the format: .extxyz, .cif, .json, a folder of CIF files (ends in /), with --format vasp of
-POSCAR files. x.vasp or POSCAR holds one crystal: the best of one formula. --standardize conventional (or primitive)
-writes spglib's standard cells, and CIF files with their space group.
+POSCAR files. x.vasp or POSCAR holds one crystal: the best of one composition. --standardize conventional (or primitive)
+writes spglib's standard cells, and CIF files with their space group; energies and bonds stay those of the crystals as
+they were generated or relaxed.
 """
 
 
@@ -94,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
     for formula in formulas or ():
         cell_species(formula, max(units))
     if out.holds_one:
-        _require_one(arguments, out.path, len(formulas or arguments.atoms) * len(units))
+        _require_one(arguments, out.path, formulas or (), len(units))
     from omatg_ray.commands.generate import GenerateOptions, generate
 
     options = GenerateOptions(
@@ -110,19 +112,22 @@ def run(arguments: argparse.Namespace) -> None:
     write_ranked(result, out, options.workers, options.timeout, not arguments.quiet)
 
 
-def _require_one(arguments: argparse.Namespace, path: str, cells: int) -> None:
+def _require_one(arguments: argparse.Namespace, path: str, formulas: Sequence[str], units: int) -> None:
     """Refuse a file of one crystal for crystals that are not ranked with each other.
 
     Raises:
         ConfigError: Says what to write instead.
     """
-    several = None
-    if cells > 1:
-        several = f"{cells} formulas, numbers of units or of atoms"
-    elif arguments.n > 1 and arguments.atoms:
-        several = "compositions that the model chooses"
-    elif arguments.n > 1 and arguments.potential is None:
-        several = f"{arguments.n} crystals without --potential to rank them"
+    from omatg_ray.crystal.formula import reduced_composition
+
+    several, compositions = None, {reduced_composition(formula): formula for formula in reversed(formulas)}
+    crystals = arguments.n * (len(formulas) * units or len(arguments.atoms or ()))
+    if len(compositions) > 1:
+        several = f"{len(compositions)} compositions ({', '.join(reversed(compositions.values()))})"
+    elif crystals > 1 and arguments.atoms:
+        several = f"{crystals} crystals of compositions that the model chooses"
+    elif crystals > 1 and arguments.potential is None:
+        several = f"{crystals} crystals without --potential to rank them"
     if several is not None:
         raise ConfigError(
             f"cannot write {path}: it holds one crystal, and {several} leave open which; --out folder/ --format vasp "
