@@ -80,7 +80,7 @@ def test_evaluation_takes_the_test_split(desk: Path, assets: Path, command: Comm
     domain, warned = og.bundled_model().description.domain, done.err.splitlines()
     assert domain is not None and result["in_domain"] == 0 and len(warned) == 1
     assert f"model bundled, 3 of 3 references: of its {domain.crystals} training crystals none has " in warned[0]
-    assert "references in domain: bundled 0.0%" in done.out.splitlines()
+    assert "references in the domain of the model: 0.0%" in done.out.splitlines()
     assert result["per_structure"]["id"] == read_dataset(assets / "crystals" / "test.extxyz").ids
     assert (result["label"], result["potential"]) == ("bundled", "bundled")
 

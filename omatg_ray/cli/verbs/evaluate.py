@@ -141,7 +141,7 @@ def run(arguments: argparse.Namespace) -> None:
                 progress=not arguments.quiet,
             )
         print(commands.table([evaluation.as_dict()]))
-        print(commands.domain_line({str(models[0]): evaluation.in_domain}))
+        print(commands.domain_line(evaluation))
         return
     from omatg_ray.report.tables import comparison_table
 
@@ -154,7 +154,6 @@ def run(arguments: argparse.Namespace) -> None:
         single = comparison.results[0].values
         write_json(Path(json_path), commands.flatten_evaluation(single) if cases == 1 else comparison.as_dict())
     print(comparison_table(comparison))
-    print(commands.domain_line({result.name: result.values.get("in_domain") for result in comparison.results}))
     if compared.resumed:
         print(f"evaluated before, and not again: {compared.resumed} of {cases} cases")
     if compared.others:
