@@ -43,7 +43,9 @@ def test_every_format_can_be_read_again(
     above = [row["energy_above_best"] for row in found.properties]
     assert above == pytest.approx([energy - min(energies) for energy in energies], abs=1e-8)
     assert last.count("more than 3 eV/atom") == (max(above) > 3)
-    assert sum(line.endswith(" !") for line in done.out.splitlines()) == sum(energy > 3 for energy in above)
+    shortest = [row["shortest_bond"] or 1.0 for row in found.properties]
+    absurd = sum(energy > 3 or ratio < 0.6 for energy, ratio in zip(above, shortest, strict=True))
+    assert sum(line.endswith(" !") for line in done.out.splitlines()) == absurd
     assert [row["rank"] for row in found.properties] == list(range(1, len(found) + 1))
     assert sum(int(row["copies"]) for row in found.properties) == 6
 
@@ -229,14 +231,14 @@ def test_absurd_crystals_are_marked_and_counted_and_none_is_dropped() -> None:
     )
     assert summary(dataclasses.replace(found, properties=rows[:2])).endswith("4 unique")
     # Alone in its composition it is the best, and yet its atoms overlap.
-    alone = RankedCrystals(random_crystals([2] * 2), [row("NaCl", 1, 25.0, 0.0, 0.3), row("KF", 1, -3.0, 0.0, 0.8)], 2, 0)
+    alone = RankedCrystals(
+        random_crystals([2] * 2), [row("NaCl", 1, 25.0, 0.0, 0.3), row("KF", 1, -3.0, 0.0, 0.8)], 2, 0
+    )
     assert [line.endswith(" !") for line in listing(alone).splitlines()] == [True, False]
     assert summary(alone).endswith("2 unique, 1 with atoms closer than 0.6 x radii (!)")
 
 
-def test_the_first_crystal_is_not_called_the_best_without_energies(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_crystal_is_not_called_the_best_without_energies(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stub_crystals(monkeypatch, distorted)
     found = generate(options(base, "NaCl"))
     assert bonds_of_best(found).startswith("closest bonds of the first, since nothing is ranked without a potential (")

@@ -20,7 +20,6 @@ def energies(*values: float) -> torch.Tensor:
 def test_energies_above_the_lowest_of_each_composition() -> None:
     keys: list[Composition] = [A, B, A, B, A]
     assert above_best(keys, energies(-1.0, -3.0, -1.5, NAN, 0.0)) == [0.5, 0.0, 0.0, None, 1.5]
-    assert above_best(keys, None) == [None] * 5
     assert above_best([A, B], energies(NAN, 1.0)) == [None, 0.0]
 
 
