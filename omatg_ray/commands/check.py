@@ -160,7 +160,7 @@ def check(options: CheckOptions, progress: bool = False) -> Check:
     # What fails within seconds comes before reading, which may take minutes.
     model = None if options.model is None else FlowModel.load(options.model)
     potential = None if options.potential is None else _load_potential(options.potential)
-    known = known_to(potential, model, options.model)
+    known = known_to(None, model, options.model) | known_to(potential)
     trained = [] if model is None else [training_of(model, options.model or "")]
     if potential is not None:
         trained.append(Trained(f"potential {potential.name}", potential.domain))
