@@ -278,10 +278,12 @@ def flatten_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return {**evaluation["metrics"], **{key: value for key, value in evaluation.items() if key != "metrics"}}
 
 
-def domain_line(shares: Mapping[str, float | None]) -> str:
-    """Say which share of the references is in the domain of each model, by its name, and of the potential."""
-    texts = [f"{name} {'unknown' if share is None else f'{share:.1%}'}" for name, share in shares.items()]
-    return f"references in domain: {', '.join(texts)}"
+def domain_line(evaluation: Evaluation) -> str:
+    """Say which share of the references is in domain, and in that of what."""
+    share, who = evaluation.in_domain, evaluation.settings["domain_of"]
+    if share is None:
+        return "references in domain: unknown, since the model does not say what it was trained on"
+    return f"references in the domain of {' and '.join(who)}: {share:.1%}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:

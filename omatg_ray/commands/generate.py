@@ -110,7 +110,7 @@ def generate(options: GenerateOptions, progress: bool = False) -> RankedCrystals
         [given or (formula, 1) for given, formula in zip(asked, sound.formulas(), strict=True)],
         [{**about, "index": index} for index in indices],
         judges,
-        trained,
+        [one._replace(open_species=False) for one in trained],  # by now all species are known
         RankOptions(
             relax=options.relax,
             workers=options.workers,

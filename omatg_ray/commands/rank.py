@@ -170,7 +170,7 @@ def refuse_unjudged(relax: int, second_potential: object, potential: object) -> 
 
 def who_says(trained: Sequence[Trained]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return which models and potentials say what they were trained on, and which do not."""
-    says = [tuple(who for who, domain in trained if (domain is not None) is known) for known in (True, False)]
+    says = [tuple(one.who for one in trained if (one.domain is not None) is known) for known in (True, False)]
     return says[0], says[1]
 
 
@@ -235,6 +235,7 @@ def rank_valid(
                 "copies": copies[row].total(),
                 "copies_by_z": _by_z(copies[row]),
                 "bonds": ", ".join(map(str, bonds[row])) or None,
+                "shortest_bond": bonds[row][0].ratio if bonds[row] else None,
                 "relaxation": state,
                 "relax_steps": None if relaxed is None else int(relaxed.steps[position]),
                 "relax_drop": None if relaxed is None else float(relaxed.drop[position] / crystals.n_atoms[position]),

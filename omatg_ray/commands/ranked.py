@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.domain import INSIDE, UNKNOWN
 from omatg_ray.evaluate.bonds import BONDED, RADII
 from omatg_ray.evaluate.ranking import DISAGREE
 from omatg_ray.evaluate.unique import SYMMETRY_TOLERANCE
@@ -14,6 +13,8 @@ from omatg_ray.reward.relax import CONVERGED
 
 ABSURD = 3.0
 """eV/atom above the best crystal of the composition: atoms overlap, but not enough to make the crystal invalid."""
+TOO_CLOSE = 0.6
+"""Times the sum of the covalent radii, below which no two atoms of a solid are: such a crystal is absurd by itself."""
 AS_GENERATED, RELAXED, UNFINISHED = "none", "converged", "not converged"
 """Values of the property `relaxation`."""
 
@@ -28,7 +29,7 @@ class RankedCrystals:
         crystals: The crystals.
         properties: Properties of each: formula, rank, energy, space group, copies, provenance.
 
-            - `domain`: yes, unknown, or why its composition is outside of what model and potentials were trained on.
+            - `domain`: yes, unknown, or no, with what of its composition model or potentials did not see in training.
             - `energy_above_best`: eV/atom above the lowest of its reduced composition.
             - `second_energy_above_best`: The same by the second potential. `disputed` says whether the two order it
               differently (`in_dispute`).
@@ -37,7 +38,8 @@ class RankedCrystals:
               eV/atom by which they lowered the energy.
             - `copies`: Number of equal crystals that it stands for; `copies_by_z` counts them by formula units per
               cell, if these differ.
-            - `bonds`: The closest distance of each bonded pair of elements (`closest_bonds`).
+            - `bonds`: The closest distance of each bonded pair of elements (`closest_bonds`). `shortest_bond` is the
+              shortest of them in units of the sum of the covalent radii.
         asked: Number of crystals generated or given.
         invalid: Number of crystals that failed the validity checks and were dropped.
         relax: Most relaxation steps; 0 if crystals are as generated.
@@ -57,6 +59,16 @@ class RankedCrystals:
 
     @property
     def absurd(self) -> list[bool]:
+        """Which crystals are `too_close` or `too_high`."""
+        return [close or high for close, high in zip(self.too_close, self.too_high, strict=True)]
+
+    @property
+    def too_close(self) -> list[bool]:
+        """Which crystals have atoms closer than `TOO_CLOSE`."""
+        return [(row["shortest_bond"] or BONDED) < TOO_CLOSE for row in self.properties]
+
+    @property
+    def too_high(self) -> list[bool]:
         """Which crystals lie more than `ABSURD` above the best of their composition; none without energies."""
         return [(row["energy_above_best"] or 0.0) > ABSURD for row in self.properties]
 
@@ -73,8 +85,7 @@ def listing(found: RankedCrystals) -> str:
             line += " second       -" if above is None else f" second {above:+.4f}"
         by_z = f" ({row['copies_by_z']})" if row["copies_by_z"] else ""
         line += f"  {row['space_group'] or '-':<10} x{row['copies']}{by_z}"
-        no = "" if row["domain"] in (INSIDE, UNKNOWN) else "no, "
-        line += f"  in domain: {no}{row['domain']}"
+        line += f"  in domain: {row['domain']}"
         marks = {"~": found.relax and row["relaxation"] != RELAXED, "?": row["disputed"], "!": absurd}
         if found.origin == "given":
             line += f"  {row['material_id']}"
@@ -99,10 +110,12 @@ def legend(found: RankedCrystals) -> str:
 
 
 def bonds_of_best(found: RankedCrystals) -> str:
-    """Format the closest distances of the best crystal of each composition."""
+    """Format the closest distances of the best crystal of each composition, or of the first one if none is ranked."""
     best = [row for row in found.properties if row["rank"] == 1]
     lines = [f"{row['formula']:>12}  {row['bonds'] or f'no atoms within {BONDED:g} x radii'}" for row in best]
-    return "\n".join([f"closest bonds of the best ({RADII}):", *lines])
+    ranked = any(row["energy_per_atom"] is not None for row in best)
+    which = "best" if ranked else "first, since nothing is ranked without a potential"
+    return "\n".join([f"closest bonds of the {which} ({RADII}):", *lines])
 
 
 def summary(found: RankedCrystals) -> str:
@@ -111,6 +124,8 @@ def summary(found: RankedCrystals) -> str:
     disputed = sum(bool(row["disputed"]) for row in found.properties)
     if disputed:
         text += f", {disputed} that the potentials order differently by more than {DISAGREE:g} eV/atom (?)"
-    if any(found.absurd):
-        text += f", {sum(found.absurd)} more than {ABSURD:g} eV/atom above the best of their composition (!)"
+    if any(found.too_close):
+        text += f", {sum(found.too_close)} with atoms closer than {TOO_CLOSE:g} x radii (!)"
+    if any(found.too_high):
+        text += f", {sum(found.too_high)} more than {ABSURD:g} eV/atom above the best of their composition (!)"
     return text

@@ -200,7 +200,7 @@ def example_cell(parts: RunComponents) -> str:
         species = dict(zip(formulas, species_of(crystals), strict=True))
         for formula, _ in Counter(formulas).most_common():
             cell = species[formula]
-            if judge(trained, len(cell) if parts.model.generates_species else cell) in (INSIDE, UNKNOWN):
+            if judge(trained, cell) in (INSIDE, UNKNOWN):
                 return formula
     return Counter(splits[0].formulas()).most_common(1)[0][0]
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.domain import share_inside
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.compositions import ByComposition
@@ -123,6 +124,16 @@ class CaseResult:
         values = self.values | {"label": case.label}
         return replace(self, name=case.name, way=case.way, values=values)
 
+    def judged(self, evaluator: Evaluator, model: FlowModel) -> Self:
+        """Return a copy with what the model and the potential say now of their domains, which are not in the key."""
+        domain = evaluator.judge(model)
+        new = {
+            "domain_of": evaluator.domain_of(model),
+            "in_domain": share_inside(domain),
+            "per_structure": self.values["per_structure"] | {"domain": domain * evaluator.samples},
+        }
+        return replace(self, values=self.values | new)
+
     def as_dict(self, conditions: str) -> dict[str, Any]:
         """Return a dictionary for JSON."""
         return {
@@ -168,6 +179,10 @@ def _write_case(folder: Path, result: CaseResult, conditions: str, columns: Coll
         for row, ident in enumerate(evaluation.ids)
     ]
     write_structures(crystals_of_case(folder, result.key), evaluation.crystals.to_structures(), rows)
+    _write_values(folder, result, conditions)
+
+
+def _write_values(folder: Path, result: CaseResult, conditions: str) -> None:
     text = json.dumps(result.as_dict(conditions), allow_nan=False)
     write_text(folder / CASES / f"{result.key}.json", text + "\n")
 
@@ -230,6 +245,12 @@ def evaluate_cases(
     keys = [key_of(case, conditions) for case in cases]
     earlier = [] if folder is None else [entry for key in keys if (entry := _read_case(folder, key)) is not None]
     results = {result.key: result for result, _ in earlier}
+    for key, case in zip(keys, cases, strict=True):
+        if key in results and folder is not None:
+            judged = results[key].judged(evaluator, case.model)
+            if judged.values != results[key].values:
+                _write_values(folder, judged, conditions)
+            results[key] = judged
     missing = {key: case for key, case in zip(keys, cases, strict=True) if key not in results}
     begun = (evaluator.start(case.model, case.sampling, case.label) for case in missing.values())
     following = next(begun, None)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.domain import INSIDE, UNKNOWN
+from omatg_ray.crystal.domain import share_inside
 from omatg_ray.evaluate.backend import Measured
 from omatg_ray.evaluate.compositions import ByComposition, interval_dicts
 from omatg_ray.evaluate.metrics import CSPMetrics, Interval, mean
@@ -46,7 +46,7 @@ class Evaluation:
         rewards: The user's own reward by name (n,): the weighted sum, its parts and their values (`evaluate.rewards`);
             empty where it was not measured.
         domain: Whether model and potential were trained on such compositions as each reference's (n,): yes, unknown, or
-            what of it they saw little or nothing of (`judge`).
+            no, with what of it they saw little or nothing of (`judge`).
     """
 
     metrics: CSPMetrics
@@ -73,9 +73,8 @@ class Evaluation:
 
     @property
     def in_domain(self) -> float | None:
-        """Share of the references that are in the domain of model and potential; None if both are unknown."""
-        known = [text == INSIDE for text in self.domain if text != UNKNOWN]
-        return sum(known) / len(known) if known else None
+        """Share of the references that are in the domain of model and potential; None if that is unknown."""
+        return share_inside(self.domain)
 
     def with_rows(self, rows: Mapping[str, Tensor]) -> Evaluation:
         """Return a copy with more metrics, each the mean over the rows (n,) that are not NaN."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.crystal.domain import judge
+from omatg_ray.crystal.domain import Trained, judge
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.backend import Block, Comparisons, EvaluationBackend, Measured
 from omatg_ray.evaluate.compositions import ByComposition, covered
@@ -136,11 +136,23 @@ class Evaluator:
             "samples": self.samples,
             "annealing": describe(sampling.schedule_of(model)),
             "potential": None if reward is None else reward.potential.name,
+            "domain_of": self.domain_of(model),
         }
-        open_species, trained = model.generates_species, trained_on({label: model}, [reward])
-        domain = [judge(trained, len(cell) if open_species else cell) for cell in self._species]
+        open_species, domain = model.generates_species, self.judge(model)
         sum_up = partial(self.evaluation, settings=settings, open_species=open_species, domain=domain)
         return Started(self.backend.measure(model, blocks), len(self.references) * self.samples, label, sum_up)
+
+    def judge(self, model: FlowModel) -> list[str]:
+        """Say of every reference whether it is in the domain of a model and the potential (`judge`)."""
+        trained = self._trained(model)
+        return [judge(trained, cell) for cell in self._species]
+
+    def domain_of(self, model: FlowModel) -> list[str]:
+        """Return who says what it was trained on, of a model and the potential."""
+        return ["the model" if one.is_model else one.who for one in self._trained(model) if one.domain is not None]
+
+    def _trained(self, model: FlowModel) -> list[Trained]:
+        return trained_on({"": model}, [self.backend.energy])
 
     def evaluation(
         self, done: Sequence[Measured], settings: dict[str, Any], open_species: bool, domain: list[str]

@@ -110,7 +110,12 @@ def evaluate_given(
         energy=weights,
         relative_energy=relative,
         relative_energy_capped=rows.get("relative_energy_mean_capped"),
-        settings={"label": "given", "samples": 1, "potential": None if energy is None else energy.potential.name},
+        settings={
+            "label": "given",
+            "samples": 1,
+            "potential": None if energy is None else energy.potential.name,
+            "domain_of": [one.who for one in trained if one.domain is not None],
+        },
         by_composition=by_composition.with_rows(rows),
         seconds=time.perf_counter() - start,
         generation_seconds=0.0,

@@ -336,8 +336,8 @@ class FlowModel:
         path, elements = self.description.paths.species, self.network.settings.max_atomic_number
         if path is None:
             self.network.require(z for structure in species for z in structure)
-        cells = [len(cell) for cell in species] if self.generates_species else species
-        if not judged and (outside := report_outside([Trained("model", self.description.domain)], cells, "crystals")):
+        trained = Trained("model", self.description.domain, True, self.generates_species)
+        if not judged and (outside := report_outside([trained], species, "crystals")):
             warnings.warn(f"outside of what it was trained on: {outside}", stacklevel=2)
         policy = self.policy(sampling.schedule, sde=sampling.noise == "policy")
         times = policy.times(sampling.steps)

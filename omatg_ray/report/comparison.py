@@ -44,7 +44,8 @@ NOTE = (
     "independent. Energies in eV/atom relative to the reference of the same row, by the same potential. "
     f"{CAPPED} RMSE over matched structures; cRMSE "
     "counts an unmatched one as the matcher's tolerance. METRe: share of references matched by any generated structure "
-    "of their composition. s/1000: seconds for one process or actor to generate 1,000 structures, without matching "
+    "of their composition. In domain: share of references like those that the model and the potential were trained on. "
+    "s/1000: seconds for one process or actor to generate 1,000 structures, without matching "
     "and scoring them."
 )
 
@@ -158,11 +159,11 @@ def _table(comparison: Comparison) -> str:
     columns, names = comparison.columns, comparison.names()
     counts = {key: {result.metrics[key] for result in comparison.results} for key in ("n", "n_polymorphic")}
     shown = {key: column for key, column in columns.items() if len(counts.get(key, "ab")) > 1}
-    head = [*names, *(column.title for column in shown.values()), "s/1000"]
+    head = [*names, *(column.title for column in shown.values()), "in domain", "s/1000"]
     rows = []
-    for result, *own_names in zip(comparison.results, *names.values(), strict=True):
+    for result, inside, *own_names in zip(comparison.results, comparison.in_domain(), *names.values(), strict=True):
         cells = [with_interval(result.interval(key), column.form) for key, column in shown.items()]
-        rows.append([*own_names, *cells, f"{result.seconds_per_1000:.1f}"])
+        rows.append([*own_names, *cells, inside, f"{result.seconds_per_1000:.1f}"])
     return table(head, rows, soft(" ".join([*same_crystals(comparison.results), NOTE])), names=len(names))
 
 

@@ -80,9 +80,19 @@ def test_evaluation_takes_the_test_split(desk: Path, assets: Path, command: Comm
     domain, warned = og.bundled_model().description.domain, done.err.splitlines()
     assert domain is not None and result["in_domain"] == 0 and len(warned) == 1
     assert f"model bundled, 3 of 3 references: of its {domain.crystals} training crystals none has " in warned[0]
-    assert "references in domain: bundled 0.0%" in done.out.splitlines()
+    assert "references in the domain of the model and potential bundled: 0.0%" in done.out.splitlines()
     assert result["per_structure"]["id"] == read_dataset(assets / "crystals" / "test.extxyz").ids
     assert (result["label"], result["potential"]) == ("bundled", "bundled")
+
+
+def test_an_older_model_does_not_vouch_for_what_the_potential_knows(desk: Path, assets: Path, command: Command) -> None:
+    file = shutil.copytree(assets / "base", desk / "old") / "model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"domain": None}))
+    words = ["--formula", "NaF", "-n", 2, "--steps", 4, "--workers", 0, "--quiet", "--potential", "bundled"]
+    done = command("generate", desk / "old", *words)
+    assert done.code == 0, done.err
+    assert {row["domain"] for row in read_dataset(desk / "generated.extxyz").properties} == {"unknown"}
+    assert "in domain: unknown" in done.out and "in domain: yes" not in done.out
 
 
 def test_generation(desk: Path, command: Command) -> None:

@@ -13,6 +13,7 @@ from omatg_ray.config import DataSettings
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.split import split_by_composition
 from omatg_ray.crystal.write import write_structures
+from omatg_ray.model.flow_model import FlowModel
 from tests.commands.conftest import Command, Workshop, synthetic_crystals
 
 XENON = Structure(Lattice.cubic(5.0), ["Xe"], [[0, 0, 0]])
@@ -131,6 +132,18 @@ def test_a_file_may_be_named_by_its_url(command: Command, tmp_path: Path) -> Non
     write_structures(tmp_path / "few.json", synthetic_crystals()[:3])
     done = command("check", f"file://{tmp_path}/few.json", "--workers", 0, "--quiet")
     assert done.code == 0 and "3, all readable" in done.out, done.err
+
+
+def test_what_lies_outside_of_the_training_data_is_said(base: Path, command: Command, tmp_path: Path) -> None:
+    domain = FlowModel.load(base).description.domain
+    assert domain is not None
+    inside = next(one for one in synthetic_crystals() if not domain.outside(one.atomic_numbers))
+    write_structures(f"{tmp_path}/new/", [inside, cubic("K", "Ca", 5.0)])
+    values, out = found(command, tmp_path / "new", 0, "--model", base)
+    known, new = values["domain"].values()
+    assert (known, new) == ("yes", "no (K-Ca)")
+    text = " ".join(out.split())
+    assert f"in domain 1 of 2; model {base}, 1 of 2 crystals: of its" in text and "none has K-Ca" in text
 
 
 def test_bundled_crystals_fit_what_is_bundled(assets: Path, command: Command) -> None:

@@ -95,10 +95,13 @@ def test_cases_on_other_references_are_refused() -> None:
 
 def test_a_line_for_each_case(comparison: Comparison) -> None:
     lines = comparison_table(comparison).splitlines()
-    titles = ["model", "steps", "E", "capped", "match", "rate", "RMSE", "cRMSE", "n", "s/1000"]
+    titles = ["model", "steps", "E", "capped", "match", "rate", "RMSE", "cRMSE", "in", "domain", "n", "s/1000"]
     assert lines[0].split() == titles and lines[4].startswith("E: eV/atom")
     assert lines[2].startswith("base       50") and lines[3].startswith("better     10")
     assert lines[1].split()[:3] == ["base", "10", "+2.500"] and lines[1].split()[-2:] == ["4", "125.0"]
+    assert lines[1].split()[-3] == "unknown"
+    comparison.results[1].values["in_domain"] = 0.75
+    assert comparison_table(comparison).splitlines()[2].split()[-3] == "75.0%"
     found = comparison.results[0].values["intervals"]["match_rate"]
     assert f"0.500 ±{(found['high'] - found['low']) / 2:.3f}" in lines[1]
 

@@ -30,6 +30,11 @@ def test_the_crystal_that_moves_past_others_is_in_dispute_and_those_that_it_pass
     assert in_dispute([A] * 5, first, second) == [True, False, False, False, False]
 
 
+def test_of_two_crystals_each_is_compared_with_the_other() -> None:
+    assert in_dispute([A] * 2, energies(0.0, 0.05), energies(0.1, 0.0)) == [True, True]
+    assert in_dispute([A] * 2, energies(0.0, 0.04), energies(0.04, 0.0)) == [False, False]
+
+
 def test_an_order_that_changes_by_little_or_differences_that_change_no_order_are_no_dispute() -> None:
     assert not any(in_dispute([A] * 3, energies(0.0, 0.01, 0.5), energies(0.05, 0.0, 0.5)))
     assert not any(in_dispute([A] * 3, energies(0.0, 0.1, 0.2), energies(0.0, 0.5, 1.5)))

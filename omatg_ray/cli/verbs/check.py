@@ -14,7 +14,7 @@ SUMMARY = "look at a file of crystals before it is used"
 DESCRIPTION = """\
 Read every crystal of a file, folder or archive and show what is in it, before hours are spent: counts, elements, sizes,
 duplicates, how pretrain and train would split it, which crystals cannot be used and why, which files of a folder are
-not read, and all elements that a model or a potential does not know.
+not read, all elements that a model or a potential does not know, and what else lies outside of their training data.
 
   omatg-ray check my_crystals.zip
   omatg-ray check my_crystals.csv --model runs/base --potential POTENTIAL --json found.json
@@ -22,7 +22,8 @@ not read, and all elements that a model or a potential does not know.
 
 Exit code 0 if the file can be used as it is, or with the options given here: --on-error skip stands for
 data.on_error=skip of pretrain and train, --drop-unknown for data.drop_unknown=true. Exit code 1 if something in it
-cannot be used. Duplicates, cells of other sizes than a model has seen, and too few compositions to split do not count.
+cannot be used. Duplicates, cells of other sizes than a model has seen, compositions outside of the training data, and
+too few compositions to split do not count.
 """
 
 

@@ -169,7 +169,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(commands.table([evaluation.as_dict()]))
         if own := rewards_table([evaluation.as_dict()]):
             print(f"\n{own}\n")
-        print(commands.domain_line({str(models[0]): evaluation.in_domain}))
+        print(commands.domain_line(evaluation))
         return
     compared = commands.compare(
         commands.CompareOptions(models=models, samplings=samplings, folder=folder, **measured),
@@ -182,7 +182,6 @@ def run(arguments: argparse.Namespace) -> None:
     print(comparison_table(comparison))
     if own := rewards_table([result.values for result in comparison.results]):
         print(f"\n{own}\n")
-    print(commands.domain_line({result.name: result.values.get("in_domain") for result in comparison.results}))
     if compared.resumed:
         print(f"evaluated before, and not again: {compared.resumed} of {cases} cases")
     if compared.others:
