@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -130,6 +130,24 @@ class ValidationSettings(Settings):
     block: int = Field(BLOCK, ge=1, description="crystals generated and measured together, by one process")
 
 
+class FinalTestSettings(Settings):
+    """The comparison of base and best checkpoint on the test split, with which a run of reinforcement ends."""
+
+    limit: int | None = Field(
+        None,
+        ge=0,
+        description="crystals of the test split that the final test uses, spread over the file; null: all; 0 (or the "
+        "short form test=false): no test",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, values: Any) -> Any:
+        if isinstance(values, bool):
+            return {"limit": None if values else 0}
+        return values
+
+
 class CheckpointSettings(Settings):
     """Checkpoints of a run."""
 
@@ -139,6 +157,10 @@ class CheckpointSettings(Settings):
 
 class Config(Settings):
     """Everything a run needs. `pretrain` reads data and pretrain; `train` all but pretrain."""
+
+    hints_within: ClassVar[Mapping[str, frozenset[str]]] = {
+        "pretrain": frozenset(["pretrain", "data", "run", "seed", "device", "threads", "checkpoint", "tracking", "ray"])
+    }
 
     run: RunLocation = Field(
         Path("runs/run"), description="run folder, created by the run; or a URL such as s3://bucket/runs/better"
@@ -164,6 +186,7 @@ class Config(Settings):
     objective: ObjectiveSettings = Field(ObjectiveSettings(), description="the PPO objective")
     learner: LearnerSettings = Field(LearnerSettings(), description="optimizer and microbatches")
     validation: ValidationSettings = Field(ValidationSettings(), description="evaluation during training")
+    test: FinalTestSettings = Field(FinalTestSettings(), description="test of base and best checkpoint at the end")
     checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="checkpoints")
     tracking: list[Tracker] = Field(
         [],

@@ -12,7 +12,7 @@ SAME_MEANING: tuple[frozenset[str], ...] = tuple(
         "lr learningrate stepsize",
         "batchsize batch bs minibatch minibatchsize trainbatchsize",
         "epochs epoch trainepochs",
-        "iterations iters iter steps updates trainsteps",
+        "iterations iters iter updates trainsteps",
         "seed randomseed randomstate",
         "hidden hiddendim hiddensize hiddenchannels width dmodel embeddingdim",
         "layers depth blocks interactionblocks",
@@ -38,6 +38,10 @@ SAME_MEANING: tuple[frozenset[str], ...] = tuple(
     )
 )
 """Names of the field for one thing, without what stands before or between their words (`_plain`)."""
+DURATIONS = frozenset(
+    ["epochs", "epoch", "iterations", "iters", "iter", "steps", "updates", "trainsteps", "trainepochs"]
+)
+"""Names for how long something goes on, in one unit or another."""
 COUNT = re.compile(r"^(n|nb|num|number_of|total|max)_")
 
 
@@ -49,6 +53,11 @@ def same_meaning(name: str, names: Iterable[str]) -> str | None:
         (other for other in names if _plain(other) in words), key=lambda other: (_plain(other) != word, len(other))
     )
     return matches[0] if matches else None
+
+
+def same_purpose(name: str, names: Iterable[str]) -> str | None:
+    """Return the one of these names that says in another unit how long something goes on; None if there is none."""
+    return next((other for other in names if {_plain(name), _plain(other)} <= DURATIONS), None)
 
 
 def nearest(name: str, names: Sequence[str], cutoff: float = 0.6) -> str | None:

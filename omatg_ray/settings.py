@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationErro
 from pydantic_core import CoreSchema, core_schema
 
 from omatg_ray.errors import ConfigError
-from omatg_ray.hints import elsewhere, hint_at, nearest, same_meaning
+from omatg_ray.hints import elsewhere, hint_at, nearest, same_meaning, same_purpose
 from omatg_ray.tree import dump
 
 FieldName = Literal["pos", "cell"]
@@ -31,9 +31,11 @@ class Settings(BaseModel):
 
     Attributes:
         renamed: Current names of keys by their former ones; files with former names still work (`current_key`).
+        hints_within: By section, the first parts of the only keys that an unknown key in it may have been meant as.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
+    hints_within: ClassVar[Mapping[str, frozenset[str]]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -221,13 +223,18 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
 
 
 def _hint(model: type[BaseModel], location: list[str], names: list[str]) -> str:
-    """Return what was probably meant: another word for it there, or elsewhere, or one that is spelled alike there."""
+    """Return what was probably meant: another word for it there, or elsewhere, or one that is spelled alike there.
+
+    From a section that `hints_within` restricts, nothing is suggested that has no effect there.
+    """
     *above, name = location
     if same := same_meaning(name, names):
         meant = [".".join([*above, same])]
     else:
-        meant = elsewhere(".".join(location), _keys(model))
-    if not meant and (near := nearest(name, names, cutoff=0.4)):
+        within = model.hints_within.get(location[0]) if issubclass(model, Settings) else None
+        keys = [key for key in _keys(model) if within is None or key.split(".")[0] in within]
+        meant = elsewhere(".".join(location), keys)
+    if not meant and (near := same_purpose(name, names) or nearest(name, names)):
         meant = [".".join([*above, near])]
     return f"did you mean {' or '.join(meant)}?" if meant else f"valid keys: {', '.join(names)}"
 

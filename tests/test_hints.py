@@ -25,6 +25,10 @@ from omatg_ray.hints import COUNT, SAME_MEANING, elsewhere, nearest, same_meanin
         ("n_iterations", "iterations"),
         ("dataset", "data.file"),
         ("ray.num_workers", "ray.rollout.workers or ray.reward.workers or ray.learner.workers"),
+        ("rollout.iterations", "iterations"),
+        ("pretrain.steps", "pretrain.epochs"),
+        ("pretrain.iterations", "pretrain.epochs"),
+        ("pretrain.dataset", "data.file"),
         # Typing errors, as before.
         ("iteratons", "iterations"),
         ("rollout.group_siz", "rollout.group_size"),
@@ -40,6 +44,11 @@ def test_the_key_that_was_meant(key: str, meant: str) -> None:
 def test_what_is_like_nothing_gets_all_keys() -> None:
     with pytest.raises(ConfigError, match=r"unknown key checkpoint\.zzzzz: valid keys: every, keep"):
         Config.load(None, ["checkpoint.zzzzz=1"])
+
+
+def test_a_word_that_is_only_a_little_alike_is_no_hint() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key pretrain\.network\.heads: valid keys: "):
+        Config.load(None, ["pretrain.network.heads=8"])
 
 
 def test_every_word_means_one_thing_and_can_be_found() -> None:

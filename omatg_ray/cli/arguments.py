@@ -37,7 +37,7 @@ def numbers(text: str) -> list[int]:
 def path_or_word(text: str) -> str:
     """Parse a path, or a word for something bundled or to be fetched."""
     try:
-        return expand(text)
+        return expand(text.removeprefix("file://"))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

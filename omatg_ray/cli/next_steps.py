@@ -7,7 +7,6 @@ import os
 import shlex
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -31,21 +30,25 @@ with itself. What to try next: more iterations, or smaller steps"""
 
 
 def next_steps(
-    config: Config, rows: list[dict[str, Any]], generates_species: bool = False, improved: bool = True
+    config: Config,
+    rows: list[dict[str, Any]],
+    cell: str,
+    generates_species: bool = False,
+    improved: bool = True,
 ) -> str:
     """Return commands to try after a finished run, each after a comment.
 
     Args:
         config: The run.
-        rows: Its evaluations on the test split, as `Evaluation.as_dict` gives them.
+        rows: Its evaluations on the test split, as `Evaluation.as_dict` gives them; empty without a test.
+        cell: Formula of a cell of its crystals, to generate more of.
         generates_species: Whether its model takes numbers of atoms instead of formulas.
         improved: Whether any validation was better than the one before reinforcement.
     """
     run = str(config.run)
-    # The formula with the most polymorphs: there are several structures to find.
-    cell, _ = Counter(rows[0]["per_structure"]["formula"]).most_common(1)[0]
     formula, z = reduced(cell)
-    what = ["--atoms", 8] if generates_species else ["--formula", formula, *(["--z", z] if z > 1 else [])]
+    n_atoms = sum(parse_formula(cell).values())
+    what = ["--atoms", n_atoms] if generates_species else ["--formula", formula, *(["--z", z] if z > 1 else [])]
     out = "new.extxyz" if generates_species else f"{formula}.extxyz"
     potential = config.resolved().reward.potential
     energies = [] if potential is None else ["--potential", potential, "--relax", RELAX_STEPS]

@@ -90,6 +90,8 @@ def _require_free(out: str, folder: bool) -> None:
     target = Path(out)
     if target.is_dir() and not (folder and not any(target.iterdir())):
         raise ConfigError(f"cannot write {out}: there is a folder of that name{' with files in it' if folder else ''}")
+    if folder and target.is_file():
+        raise ConfigError(f"cannot write {out}: there is a file of that name; name another folder")
     above = next(parent for parent in target.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise ConfigError(f"cannot write {out}: {above} is not a folder that you may write to")

@@ -153,7 +153,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 ORDER = (
-    *("check", "pretrain", "train", "evaluate", "ablate", "tune", "generate"),
+    *("check", "pretrain", "train", "evaluate", "ablate", "tune", "generate", "relax"),
     *("import-omatg", "export-omatg", "report", "info", "doctor", "config"),
 )
 """Order of the verbs in the help; others follow by name."""
@@ -170,7 +170,7 @@ def verbs() -> list[str]:
 def _parser(verb: str) -> argparse.ArgumentParser:
     """Build the parser of a verb, or of all verbs if there is none of that name.
 
-    So an error in the module of a verb breaks this verb alone.
+    So a verb whose module cannot be imported breaks itself alone.
     """
     as_written = argparse.RawDescriptionHelpFormatter
     parser = _Parser(prog="omatg-ray", description=DESCRIPTION, formatter_class=as_written)

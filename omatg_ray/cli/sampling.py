@@ -21,7 +21,7 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
     """Add the options of generation: one model, or several at several numbers of grid points."""
     sub.add_argument(
         "models" if several else "model",
-        nargs="+" if several else None,
+        nargs="*" if several else None,
         type=path_or_word,
         metavar="MODEL",
         help="model folder, run folder (its best checkpoint), URL of one, or bundled",
@@ -64,21 +64,7 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
         f"(default: own){'; repeat it for several' if several else ''}",
     )
     sub.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="seed of start and noise (default 0)")
-    sub.add_argument(
-        "--workers",
-        type=number(int, 0),
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="processes that compare structures; 0: this one (default: one per core)",
-    )
-    sub.add_argument(
-        "--timeout",
-        type=number(float, 0, above=True),
-        default=10.0,
-        metavar="SECONDS",
-        help="longest time for one comparison, which then counts as no match (default 10)",
-    )
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto: a GPU if there is one)")
+    comparison_arguments(sub)
     sub.add_argument(
         "--threads", type=number(int, 1), metavar="N", help="PyTorch's CPU threads (default: PyTorch's choice)"
     )
@@ -101,6 +87,25 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
         "`omatg-ray config ray`)",
     )
     sub.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def comparison_arguments(sub: argparse.ArgumentParser) -> None:
+    """Add the options of verbs that compare crystals: processes, time limit, device."""
+    sub.add_argument(
+        "--workers",
+        type=number(int, 0),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes that compare structures; 0: this one (default: one per core)",
+    )
+    sub.add_argument(
+        "--timeout",
+        type=number(float, 0, above=True),
+        default=10.0,
+        metavar="SECONDS",
+        help="longest time for one comparison, which then counts as no match (default 10)",
+    )
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto: a GPU if there is one)")
 
 
 def sampling_values(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -6,27 +6,30 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omatg_ray.assets import crystals
 from omatg_ray.config import DataSettings
 from omatg_ray.crystal.composition import symbol
 from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.domain import INSIDE, UNKNOWN, Trained, judge, report_outside, species_of
 from omatg_ray.crystal.file_names import kinds_of
 from omatg_ray.crystal.read import OnError, Survey, Unusable, lines, survey
 from omatg_ray.crystal.split import Split
 from omatg_ray.errors import DataError
 from omatg_ray.evaluate.duplicates import COMPARISONS, Duplicates, find_duplicates
-from omatg_ray.model.checks import known_elements
+from omatg_ray.model.checks import training_of
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.run.location import Location, is_bundled
 from omatg_ray.run.storage import local_copy
-from omatg_ray.run.text import counted
+from omatg_ray.run.text import MOST_NAMED, counted
 from omatg_ray.train.splits import SPLITS, split_one
-from omatg_ray.train.unknown import Known, cells, keeps, unknown_elements
+from omatg_ray.train.unknown import keeps, known_to, require_decider, unknown_elements
+
+if TYPE_CHECKING:
+    from omatg_ray.reward.potential import Potential
 
 WIDTH = 80
-MOST_NAMED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +38,9 @@ class CheckOptions:
 
     Attributes:
         data: File, folder, archive or URL of crystals, or bundled: the test split of the bundled ones.
-        model: A model that has to know the elements.
+        model: A model that has to know the elements, unless it generates species.
         potential: A potential that has to know them.
         on_error: Whether crystals that cannot be used would be refused, or skipped.
-        allow_overlaps: Whether overlapping atoms and flat cells are accepted.
         drop_unknown: Whether crystals with unknown elements would be left out.
         comparisons: Largest number of comparisons in search of duplicates.
         workers: Processes that compare crystals; 0 compares in this one.
@@ -49,7 +51,6 @@ class CheckOptions:
     model: Location | None = None
     potential: str | None = None
     on_error: OnError = "refuse"
-    allow_overlaps: bool = False
     drop_unknown: bool = False
     comparisons: int = COMPARISONS
     workers: int = 0
@@ -69,6 +70,8 @@ class Check:
         unknown: Number of readable crystals with each element that is not known, by the name of what does not know it.
         unknown_crystals: Number of readable crystals with an element that is not known.
         unseen_sizes: Number of kept crystals by their atoms per cell, where the model has seen no such cell.
+        chooses_elements: Whether the model generates species, so that it has to know none.
+        trained: What the model and the potential were trained on.
     """
 
     options: CheckOptions
@@ -79,6 +82,13 @@ class Check:
     unknown: Mapping[str, dict[str, int]]
     unknown_crystals: int
     unseen_sizes: dict[int, int]
+    chooses_elements: bool
+    trained: list[Trained]
+
+    @property
+    def domain(self) -> list[str]:
+        """Whether each kept crystal is in the domain of model and potential (`judge`)."""
+        return [] if self.kept is None else [judge(self.trained, cell) for cell in species_of(self.kept.crystals)]
 
     @property
     def problems(self) -> list[str]:
@@ -121,6 +131,7 @@ class Check:
             "elements": {} if kept is None else _elements(kept),
             "atoms_per_cell": {} if kept is None else _sizes(kept),
             "unseen_atoms_per_cell": self.unseen_sizes,
+            "domain": dict(zip(ids, self.domain, strict=True)),
             "duplicates": {
                 "of": {ids[row]: ids[first] for row, first in sorted(self.duplicates.of.items())},
                 "compared": self.duplicates.compared,
@@ -140,6 +151,7 @@ def check(options: CheckOptions, progress: bool = False) -> Check:
     """Read every crystal of a file, and find out what would be refused, left out or warned of.
 
     Raises:
+        ConfigError: Unknown elements are to be left out, and nothing says which these are.
         DataError: The file is missing, unreadable as a whole or of an unknown format.
         ModelError: The model cannot be read.
         PotentialError: The potential cannot be loaded.
@@ -147,9 +159,15 @@ def check(options: CheckOptions, progress: bool = False) -> Check:
     """
     # What fails within seconds comes before reading, which may take minutes.
     model = None if options.model is None else FlowModel.load(options.model)
-    known = _known(options, model)
+    potential = None if options.potential is None else _load_potential(options.potential)
+    known = known_to(None, model, options.model) | known_to(potential)
+    if options.drop_unknown:
+        require_decider(known)
+    trained = [] if model is None else [training_of(model, options.model or "")]
+    if potential is not None:
+        trained.append(Trained(f"potential {potential.name}", potential.domain))
     with local_copy(crystals("test") if is_bundled(options.data) else options.data) as path:
-        found = survey(path, allow_overlaps=options.allow_overlaps, progress=progress)
+        found = survey(path, progress=progress)
     usable = found.usable
     unknown = {name: {} if usable is None else unknown_elements(usable, elements) for name, elements in known.items()}
     keep = None if usable is None else keeps(usable, known)
@@ -176,18 +194,15 @@ def check(options: CheckOptions, progress: bool = False) -> Check:
         unknown,
         0 if keep is None else int((~keep).sum()),
         {size: count for size, count in sizes.items() if seen and size not in seen},
+        model is not None and model.generates_species,
+        trained,
     )
 
 
-def _known(options: CheckOptions, model: FlowModel | None) -> Known:
-    known = {}
-    if model is not None:
-        known[f"model {options.model}"] = known_elements(model)
-    if options.potential is not None:
-        from omatg_ray.reward.potential import load_potential  # imports MatGL, which takes seconds
+def _load_potential(name: str) -> Potential:
+    from omatg_ray.reward.potential import load_potential  # imports MatGL, which takes seconds
 
-        known[f"potential {options.potential}"] = load_potential(options.potential).elements
-    return known
+    return load_potential(name)
 
 
 def _count(dataset: CrystalDataset | None) -> int:
@@ -195,7 +210,7 @@ def _count(dataset: CrystalDataset | None) -> int:
 
 
 def _elements(dataset: CrystalDataset) -> dict[str, int]:
-    counts = Counter(z for cell in cells(dataset) for z in set(cell))
+    counts = Counter(z for cell in species_of(dataset.crystals) for z in set(cell))
     return {symbol(z): counts[z] for z in sorted(counts)}
 
 
@@ -218,16 +233,19 @@ def table(found: Check) -> str:
         rows.append(("not read", f"{files}: {kinds_of(found.survey.left_out)}"))
     if found.survey.doubts:
         rows.append(("doubtful", f"{len(found.survey.doubts)}: {found.survey.doubts[0]}"))
+    if found.chooses_elements:
+        rows.append(("model", f"{found.options.model}: chooses elements itself"))
     for name, counts in found.unknown.items():
         kind, _, which = name.partition(" ")
         rows.append((kind, f"{which}: {_knows(counts)}"))
-        if kind == "model" and found.unseen_sizes:
-            number = counted(sum(found.unseen_sizes.values()), "crystal")
-            sizes = _listed(found.unseen_sizes)
-            rows.append(("", f"{number} with cells of a size that the model has not seen: {sizes}"))
+    if found.unseen_sizes:
+        number = counted(sum(found.unseen_sizes.values()), "crystal")
+        sizes = _listed(found.unseen_sizes)
+        rows.append(("sizes", f"{number} with cells of a size that the model has not seen: {sizes}"))
     if found.kept is not None:
         if found.options.drop_unknown and found.unknown_crystals:
             rows.append(("left out", f"{found.unknown_crystals} with unknown elements; {len(found.kept)} stay"))
+        rows += [("in domain", _of_domain(found, found.kept))] if found.trained else []
         rows += _of_kept(found, found.kept)
     width = max(len(label) for label, _ in rows) + 2
     text = [_wrap(f"{label:<{width}}", value, width) for label, value in rows]
@@ -263,6 +281,17 @@ def _of_kept(found: Check, kept: CrystalDataset) -> list[tuple[str, str]]:
         ("duplicates", _of_duplicates(found.duplicates, kept, found.options)),
         ("split", _of_split(found.split)),
     ]
+
+
+def _of_domain(found: Check, kept: CrystalDataset) -> str:
+    domain = found.domain
+    if UNKNOWN in domain:
+        silent = " and ".join(one.who for one in found.trained if one.domain is None)
+        text = f"{domain.count(UNKNOWN)} of {len(kept)} unknown: {silent} does not say what it was trained on"
+    else:
+        text = f"{domain.count(INSIDE)} of {len(kept)}"
+    outside = report_outside(found.trained, species_of(kept.crystals), "crystals")
+    return f"{text}; {outside}" if outside else text
 
 
 def _of_duplicates(duplicates: Duplicates, kept: CrystalDataset, options: CheckOptions) -> str:

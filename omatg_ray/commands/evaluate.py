@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from omatg_ray.assets import crystals
+from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.domain import species_of
 from omatg_ray.crystal.read import OnError
 from omatg_ray.evaluate.cases import Case, conditions_of, evaluate_cases, other_cases
@@ -18,16 +20,18 @@ from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.domain import trained_on, warn_outside
 from omatg_ray.evaluate.evaluation import Evaluation, spread_rows
 from omatg_ray.evaluate.evaluator import Evaluator
-from omatg_ray.evaluate.metrics import measured_columns
+from omatg_ray.evaluate.metrics import CAPPED, measured_columns
 from omatg_ray.model.checks import warn_generated_species, warn_noiseless
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.model.sampling import Sampling
+from omatg_ray.model.sampling import DEFAULT, Sampling
 from omatg_ray.model.schedule import OWN
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.location import BUNDLED, Location, absolute_name, is_bundled
-from omatg_ray.run.text import aligned
+from omatg_ray.run.text import LINE, aligned
 from omatg_ray.train.backend import evaluation_backend
-from omatg_ray.train.options import SamplingOptions, WorkOptions
+from omatg_ray.train.early import reward_config
+from omatg_ray.train.measured_reward import measured_reward, refuse_generated_species
+from omatg_ray.train.options import WorkOptions
 from omatg_ray.train.splits import read
 from omatg_ray.train.unknown import drop_unknown, known_to, require_known
 
@@ -42,27 +46,37 @@ class MeasureOptions(WorkOptions):
     data. "none" measures no energies.
 
     Attributes:
-        data: File or URL of reference crystals, or bundled: the test split of the bundled ones.
+        data: File or URL of reference crystals, or bundled: the test split of the bundled ones; or the crystals.
         limit: Use this many references, spread over the file; None uses all.
         on_error: Whether unusable references are refused or skipped.
         drop_unknown: Whether references with elements that a model or the potential does not know are left out.
         samples: Crystals generated for each reference.
         invalid_energy: Energy in eV/atom that invalid crystals count as in the capped mean.
         plausibility: Also measure over chemically plausible crystals, with SMACT and matminer.
+        reward: YAML file with a section `reward`, or folder of a run: also measure this reward, its parts and values.
     """
 
-    data: Location
+    data: Location | CrystalDataset
     limit: int | None = None
     on_error: OnError = "refuse"
     drop_unknown: bool = False
     samples: int = 1
     invalid_energy: float = 3.0
     plausibility: bool = False
+    reward: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(MeasureOptions, SamplingOptions):
-    """One sampler, and its evaluation."""
+class EvaluateOptions(MeasureOptions):
+    """One sampler, and its evaluation.
+
+    Attributes:
+        model: Model or run folder, bundled, or a model.
+        sampling: How it generates.
+    """
+
+    model: Location | FlowModel
+    sampling: Sampling = DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +122,11 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
         ModelError: The model cannot be read.
         DataError: The data cannot be read.
         PotentialError: The potential cannot be loaded or does not know an element of the data.
+        RewardError: The reward cannot be built, or breaks its contract.
         ClusterError: There is no Ray cluster, it has no room, or an actor died.
     """
     with evaluation_session(options, [options.model], progress, [options.sampling]) as (evaluator, check, (model,)):
-        evaluation = evaluator(model, options.sampling, str(options.model), progress)
+        evaluation = evaluator(model, options.sampling, _name(options.model), progress)
         if check is None:
             return evaluation
         return with_plausibility(evaluation, evaluator.references.crystals, check, evaluator.backend.stol)
@@ -142,7 +157,7 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
         others = [case for case in kept if (case.name, case.way, case.steps) not in measured]
         comparison, reward = Comparison.of([*results, *others]), evaluator.backend.energy
         about = {
-            "data": absolute_name(options.data),
+            "data": None if isinstance(options.data, CrystalDataset) else absolute_name(options.data),
             "seed": options.seed,
             "potential": None if reward is None else reward.potential.name,
         }
@@ -155,38 +170,60 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
 
 @contextmanager
 def evaluation_session(
-    options: MeasureOptions, places: Sequence[Location], progress: bool, samplings: Sequence[Sampling] = ()
+    options: MeasureOptions,
+    places: Sequence[Location | FlowModel],
+    progress: bool,
+    samplings: Sequence[Sampling] = (),
 ) -> Iterator[tuple[Evaluator, PlausibilityCheck | None, list[FlowModel]]]:
     """Open an evaluator and the plausibility check, and load the models, each location only once.
 
     Args:
         options: The references, and how to measure.
-        places: Locations of the models.
+        places: The models, or their locations.
         progress: Show progress.
         samplings: How the models will generate; warns if the policy's noise is asked for but cannot be used.
     """
     device = options.prepare()
     plausibility = PlausibilityCheck(options.workers) if options.plausibility else None
-    loaded = {path: FlowModel.load(path, device) for path in dict.fromkeys(places)}
-    data = crystals("test") if is_bundled(options.data) else options.data
-    dataset = read(data, progress, options.on_error)
-    reward = _reward(options, list(loaded.values()))
+    loaded = {
+        place: place.to(device) if isinstance(place, FlowModel) else FlowModel.load(place, device)
+        for place in dict.fromkeys(places)
+    }
+    data = options.data
+    if isinstance(data, CrystalDataset):
+        called: Location = "the references"
+        dataset = data
+    else:
+        called = crystals("test") if is_bundled(data) else data
+        dataset = read(called, progress, options.on_error)
+    config = None if options.reward is None else reward_config(options.reward)
+    reward = _reward(options, list(loaded.values()), None if config is None else config.reward.potential)
     if options.drop_unknown:
         known = {} if reward is None else known_to(reward.potential)
         for place, model in loaded.items():
-            known |= known_to(None, model, place)
-        dataset = drop_unknown(dataset, known, data)
+            known |= known_to(None, model, _name(place))
+        dataset = drop_unknown(dataset, known, called)
     for model in loaded.values():
         warn_noiseless(model, samplings)
         warn_generated_species(model)
-    models = {str(place): model for place, model in loaded.items()}
+    models = {_name(place): model for place, model in loaded.items()}
     asked = species_of(dataset.crystals.select(spread_rows(len(dataset), options.limit)))
     warn_outside(models, trained_on(models, [reward]), asked, "references")
     if reward is not None:
         require_known(reward.to(device).potential, dataset.elements)
+    own = None
+    if config is not None and options.reward is not None:
+        refuse_generated_species(config, models)
+        own = measured_reward(options.reward, config, dataset, device, reward, options.potential, progress)
+        if own.reward.elements is not None and options.drop_unknown:
+            dataset = drop_unknown(dataset, {f"reward {options.reward}": own.reward.elements}, called)
+        own.require(dataset)
     with (
+        nullcontext() if own is None else closing(own.reward),
         nullcontext() if plausibility is None else plausibility,
-        evaluation_backend(options, loaded[places[0]], reward, progress) as backend,
+        evaluation_backend(
+            options, loaded[places[0]], reward, progress, None if own is None else own.reward
+        ) as backend,
     ):
         evaluator = Evaluator(
             dataset,
@@ -198,14 +235,19 @@ def evaluation_session(
             options.samples,
             options.workers,
             options.timeout,
+            None if own is None else own.key,
         )
         yield evaluator, plausibility, [loaded[path] for path in places]
 
 
-def _reward(options: MeasureOptions, models: Sequence[FlowModel]) -> MatGLEnergy | None:
-    """Load the potential of the energies, if there is one."""
+def _name(place: Location | FlowModel) -> str:
+    return "in memory" if isinstance(place, FlowModel) else str(place)
+
+
+def _reward(options: MeasureOptions, models: Sequence[FlowModel], own: str | None) -> MatGLEnergy | None:
+    """Load the potential of the energies, if there is one; `own` is that of the reward that is measured too."""
     rewarded = list(dict.fromkeys(model.description.potential for model in models if model.description.potential))
-    potential = options.potential or (rewarded[0] if rewarded else None)
+    potential = options.potential or (rewarded[0] if rewarded else own)
     if potential is None and is_bundled(options.data):
         potential = BUNDLED
     if potential is None:
@@ -236,14 +278,16 @@ def flatten_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return {**evaluation["metrics"], **{key: value for key, value in evaluation.items() if key != "metrics"}}
 
 
-def domain_line(shares: Mapping[str, float | None]) -> str:
-    """Say which share of the references is in the domain of each model, by its name, and of the potential."""
-    texts = [f"{name} {'unknown' if share is None else f'{share:.1%}'}" for name, share in shares.items()]
-    return f"references in domain: {', '.join(texts)}"
+def domain_line(evaluation: Evaluation) -> str:
+    """Say which share of the references is in domain, and in that of what."""
+    share, who = evaluation.in_domain, evaluation.settings["domain_of"]
+    if share is None:
+        return "references in domain: unknown, since the model does not say what it was trained on"
+    return f"references in the domain of {' and '.join(who)}: {share:.1%}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Format evaluations (from `Evaluation.as_dict`) as a plain-text table, one line each.
+    """Format evaluations (from `Evaluation.as_dict`) as a plain-text table, one line each, with what capped means.
 
     Metrics that no evaluation has are left out.
     """
@@ -253,4 +297,5 @@ def table(rows: list[dict[str, Any]]) -> str:
         metrics = row["metrics"]
         cells = ["-" if metrics[key] is None else column.form.format(metrics[key]) for key, column in columns.items()]
         lines.append([row["label"], *cells])
-    return aligned(lines, left=[0])
+    text = aligned(lines, left=[0])
+    return f"{text}\n{fill(CAPPED, LINE)}" if "relative_energy_mean_capped" in columns else text

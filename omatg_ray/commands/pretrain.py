@@ -15,6 +15,7 @@ from omatg_ray.run.interrupt import StopRequest
 from omatg_ray.run.location import Location
 from omatg_ray.run.versions import versions
 from omatg_ray.train.device import choose_device, set_threads
+from omatg_ray.train.early import potential_that_decides
 from omatg_ray.train.pretrain_loop import PretrainLoop
 from omatg_ray.train.record import describe_run, tracking_of
 from omatg_ray.train.splits import load_splits
@@ -37,8 +38,8 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
         Folder of the best checkpoint, or its URL, which `FlowModel.load` reads.
 
     Raises:
-        ConfigError: The run folder holds a run already, or no run to resume, or one with other settings; or a package
-            of `tracking` is not installed.
+        ConfigError: The run folder holds a run already, or no run to resume, or one with other settings; a package of
+            `tracking` is not installed; or unknown elements are to be left out and no potential is named.
         DataError: The crystals cannot be read or split.
         ModelError: The checkpoint to resume from is not one of pretraining, or belongs to a network of another size.
         TrainingError: The loss became NaN; the last checkpoint stays.
@@ -97,10 +98,12 @@ def known_to_potential(config: Config) -> dict[str, frozenset[int]] | None:
     """Return the elements that crystals may have if `data.drop_unknown` is set: those of the potential to come.
 
     Raises:
+        ConfigError: It is set, and no potential is named.
         PotentialError: The potential cannot be loaded.
     """
-    if not config.data.drop_unknown or config.reward.potential is None:
+    potential = potential_that_decides(config)
+    if potential is None:
         return None
     from omatg_ray.reward.potential import load_potential  # imports MatGL, which pretraining does not need otherwise
 
-    return known_to(load_potential(config.reward.potential))
+    return known_to(load_potential(potential))

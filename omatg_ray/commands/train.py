@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,22 +11,25 @@ from typing import Any
 from torch import Tensor
 
 from omatg_ray.config import Config
+from omatg_ray.crystal.domain import INSIDE, UNKNOWN, judge, species_of
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ClusterError, ConfigError, OmatgRayError, RewardError, TrainingError
 from omatg_ray.evaluate.backend import EvaluationBackend
-from omatg_ray.evaluate.evaluation import Evaluation
+from omatg_ray.evaluate.cases import CASES, Case, crystals_of_case, evaluate_cases
+from omatg_ray.evaluate.domain import trained_on
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.settings import NoiseMode
 from omatg_ray.run.advice import command
-from omatg_ray.run.atomic import write_json
+from omatg_ray.run.atomic import remove_folder, write_json, write_text
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted, StopRequest
 from omatg_ray.run.location import Location
 from omatg_ray.run.state import describe_kept
 from omatg_ray.train.backend import run_backend
 from omatg_ray.train.build import build_run
+from omatg_ray.train.callback import Callback
 from omatg_ray.train.checkpoint import restore
 from omatg_ray.train.components import RunComponents
 from omatg_ray.train.loop import TrainLoop, best_iteration
@@ -43,8 +47,9 @@ class TrainResult:
         iteration: Number of iterations before the best checkpoint; 0 if no validation improved on the one before
             training.
         rows: Evaluations on the test split, as from `Evaluation.as_dict`: the base, then the best checkpoint without
-            noise and with that of the policy.
+            noise and with that of the policy; none without a test (`test.limit: 0`).
         report: The report.
+        example: Formula of a cell of the run's own crystals that the model knows.
         generates_species: Whether the model takes numbers of atoms instead of formulas.
     """
 
@@ -52,10 +57,13 @@ class TrainResult:
     iteration: int
     rows: list[dict[str, Any]] = field(repr=False)
     report: Location
+    example: str
     generates_species: bool
 
 
-def train(config: Config, resume: bool | Path = False, progress: bool = True) -> TrainResult:
+def train(
+    config: Config, resume: bool | Path = False, progress: bool = True, callback: Callback | None = None
+) -> TrainResult:
     """Reinforce a model.
 
     `best` is the checkpoint with the lowest mean relative energy on the validation split. If anything besides the
@@ -67,6 +75,7 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
         resume: Resume the run in `config.run` from its last checkpoint, exactly. If that is a URL, this may be the
             scratch folder of an earlier process that could not store it there.
         progress: Show progress.
+        callback: Called after every iteration and validation; may stop the run (`StopRun`).
 
     Raises:
         ConfigError: As `build_run`; or the run folder holds a run already, or no run to resume, or one with other
@@ -95,12 +104,12 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
                 backend.train.load_state_dict(done.learner, done.iteration)
             describe_run(folder, config, parts.split)
             try:
-                with TrainLoop(config, parts, backend, folder, done, progress) as work:
+                with TrainLoop(config, parts, backend, folder, done, progress, callback) as work:
                     while not work.done and not stop.requested:
                         work.iterate()
                     iteration = work.finish()
                 if not stop.requested:
-                    rows = _compare(config, parts, backend.evaluate, folder, stop, progress)
+                    rows = _test(config, parts, backend.evaluate, folder, stop, progress)
             except (TrainingError, ClusterError, RewardError) as error:
                 raise type(error)(
                     f"{str(error).rstrip('.')}. {describe_kept(folder)}{_again(folder, error)}"
@@ -108,13 +117,13 @@ def train(config: Config, resume: bool | Path = False, progress: bool = True) ->
         if stop.requested:
             where = f"after iteration {iteration} of {config.iterations}"
             if iteration == config.iterations:
-                where = "before the test was finished (it starts over)"
+                where = "before the test was finished (what is done of it stays)"
             raise Interrupted(f"stopped {where}; resume with: {command('train', '--resume', config.run)}")
         from omatg_ray.report.run import write_report  # not before: matplotlib takes half a second
 
         report = write_report(folder.path)
         best, species = folder.named(folder.checkpoints / "best"), parts.model.generates_species
-        return TrainResult(best, best_iteration(folder), rows, folder.named(report), species)
+        return TrainResult(best, best_iteration(folder), rows, folder.named(report), example_cell(parts), species)
 
 
 def _again(folder: RunFolder, error: OmatgRayError) -> str:
@@ -126,7 +135,7 @@ def _again(folder: RunFolder, error: OmatgRayError) -> str:
     return resume if isinstance(error, ClusterError) else ""
 
 
-def _compare(
+def _test(
     config: Config,
     parts: RunComponents,
     backend: EvaluationBackend,
@@ -136,11 +145,19 @@ def _compare(
 ) -> list[dict[str, Any]]:
     """Compare before and after on the test split, without noise and with that of the policy.
 
-    Returns early, with nothing, if a stop is requested.
+    What is evaluated stays in `evaluation/cases` until all is, so that a resumed run does not begin anew. Returns
+    early, with nothing, if a stop is requested; also if there is to be no test.
     """
-    test = parts.split.test
+    limit = config.test.limit
+    if limit == 0:
+        return []
     evaluate = Evaluator(
-        test, backend, config.seed, chunk_pairs=config.validation.chunk_pairs, block=config.validation.block
+        parts.split.test,
+        backend,
+        config.seed,
+        limit,
+        chunk_pairs=config.validation.chunk_pairs,
+        block=config.validation.block,
     )
     best = FlowModel.load(folder.checkpoints / "best", parts.model.device)
     label = described_best(best_iteration(folder))
@@ -150,25 +167,48 @@ def _compare(
         ("after", label, best, "none"),
         ("after_noise", f"{label}, policy noise", best, "policy"),
     ]
-    results: dict[str, Evaluation] = {}
-    for name, label, model, noise in runs:
-        results[name] = evaluate(model, Sampling(config.validated_steps, noise=noise), label, progress)
-        write_json(folder.evaluation / f"{name}.json", results[name].as_dict())
+    rows: list[dict[str, Any]] = []
+    for name, row_label, model, noise in runs:
+        case = Case(model, Sampling(config.validated_steps, noise=noise), row_label)
+        (result,) = evaluate_cases([case], evaluate, folder.evaluation, columns=("energy_per_atom",), progress=progress)
+        rows.append(result.values | {"label": row_label})
+        write_json(folder.evaluation / f"{name}.json", rows[-1])
+        if noise == "none":
+            crystals = crystals_of_case(folder.evaluation, result.key).read_text(encoding="utf-8")
+            write_text(folder.structures / f"{name}.extxyz", crystals)
+        folder.store()
         if stop.requested:
             return []
-    kept_crystals = [(name, results[name].crystals, results[name].energy) for name in ("before", "after")]
     if not best.generates_species:  # With generated species, rows and references differ in their atoms.
-        kept_crystals.append(("reference", test.crystals, evaluate.reference_energy))
-    for name, crystals, energy in kept_crystals:
-        path = folder.structures / f"{name}.extxyz"
-        write_structures(path, crystals.to_structures(), properties(test.ids, energy))
-    return [evaluation.as_dict() for evaluation in results.values()]
+        references, energy = evaluate.references, evaluate.reference_energy
+        path = folder.structures / "reference.extxyz"
+        write_structures(path, references.crystals.to_structures(), properties(references.ids, energy))
+    remove_folder(folder.evaluation / CASES)
+    return rows
+
+
+def example_cell(parts: RunComponents) -> str:
+    """Return the formula of a cell of the run's own crystals that model and potential know, to generate more of it.
+
+    The one with the most polymorphs in the test split; if all there are outside of what was trained on, in the training
+    split.
+    """
+    trained = trained_on({"": parts.model}, [parts.scorers.energy])
+    splits = [split.crystals for split in (parts.split.test, parts.split.train)]
+    for crystals in splits:
+        formulas = crystals.formulas()
+        species = dict(zip(formulas, species_of(crystals), strict=True))
+        for formula, _ in Counter(formulas).most_common():
+            cell = species[formula]
+            if judge(trained, cell) in (INSIDE, UNKNOWN):
+                return formula
+    return Counter(splits[0].formulas()).most_common(1)[0][0]
 
 
 def described_best(iteration: int) -> str:
     """Return the name of the best checkpoint in tables."""
     if not iteration:
-        return "best is iteration 0: not reinforced"
+        return "best is the base (iteration 0)"
     return f"reinforced, {iteration} iteration{'s' if iteration > 1 else ''}"
 
 

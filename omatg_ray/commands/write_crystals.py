@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.file_names import FolderFormat
 from omatg_ray.crystal.standard import standardize
 from omatg_ray.crystal.standard_crystal import CellKind, StandardCrystal
 from omatg_ray.crystal.write import write_structures
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 
 def write_crystals(
@@ -30,8 +34,8 @@ def write_crystals(
     Args:
         path: File or folder.
         crystals: B crystals.
-        properties: A row for each. Formula units per cell (`z`) become those of the standard cell, and are left out
-            where they are none.
+        properties: A row for each. Formula units per cell (`z`) become those of the standard cell, with the reduced
+            formula where the one given does not fit in it. Energies and bonds stay those of the crystal as it was.
         folder_format: Format of the files of a folder.
         cell: Standard cell to write; None writes the cells as they are.
         workers: Worker processes that find standard cells; 0 does so in this process (see `BoundedPool`).
@@ -49,12 +53,20 @@ def write_crystals(
     done = standardize(structures, cell, workers=workers, timeout=timeout, progress=progress)
     sizes = [len(crystal.structure if isinstance(crystal, StandardCrystal) else crystal) for crystal in done]
     rows = [
-        {**row, "z": _units(row.get("z"), Fraction(size, len(structure)))}
+        _of_cell(row, size, structure)
         for row, size, structure in zip(properties or [{}] * len(done), sizes, structures, strict=True)
     ]
     write_structures(path, done, rows, folder_format)
 
 
-def _units(z: int | None, growth: Fraction) -> int | None:
-    units = None if z is None else z * growth
-    return None if units is None or units.denominator > 1 else int(units)
+def _of_cell(row: Mapping[str, Any], size: int, structure: Structure) -> dict[str, Any]:
+    """Return the properties with the formula units of a cell of the same crystal with `size` atoms."""
+    if row.get("z") is None:
+        return dict(row)
+    units = row["z"] * Fraction(size, len(structure))
+    if units.denominator == 1:
+        return {**row, "z": int(units)}
+    counts = {element: round(number) for element, number in structure.composition.items()}
+    factor = math.gcd(*counts.values())
+    formula = "".join(f"{e.symbol}{n // factor if n > factor else ''}" for e, n in sorted(counts.items()))
+    return {**row, "formula": formula, "z": factor * size // len(structure)}

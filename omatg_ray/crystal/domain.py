@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Self
 from pydantic import Field
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.composition import symbol
 from omatg_ray.run.text import counted
 from omatg_ray.settings import Settings
 
@@ -70,7 +71,7 @@ class Domain(Settings):
             for z in kind:
                 partners.setdefault(z, set()).update(kind - {z})
         return cls(
-            partners={_symbol(z): " ".join(map(_symbol, sorted(others))) for z, others in sorted(partners.items())},
+            partners={symbol(z): " ".join(map(symbol, sorted(others))) for z, others in sorted(partners.items())},
             elements=dict(sorted(elements.items())),
             sizes=dict(sorted(sizes.items())) if sized else {},
         )
@@ -85,23 +86,21 @@ class Domain(Settings):
         """Pairs of elements that occur together."""
         return frozenset(frozenset((one, other)) for one, others in self.partners.items() for other in others.split())
 
-    def outside(self, species: Collection[int] | int) -> list[Reason]:
-        """Return why a cell is outside; nothing if it is not.
-
-        Args:
-            species: Its atomic numbers, or only how many there are, if the elements are still open.
-        """
-        if isinstance(species, int):
-            return self._seldom(self.sizes, species, "atom")
+    def outside(self, species: Collection[int]) -> list[Reason]:
+        """Return why a cell with these atomic numbers is outside; nothing if it is not."""
         symbols = by_electronegativity(set(species))
-        new = [symbol for symbol in symbols if symbol not in self.partners]
-        known = [symbol for symbol in symbols if symbol in self.partners]
+        new = [element for element in symbols if element not in self.partners]
+        known = [element for element in symbols if element in self.partners]
         new += [f"{a}-{b}" for a, b in combinations(known, 2) if frozenset((a, b)) not in self.pairs]
         return [
             *(Reason(what, 0) for what in new),
             *self._seldom(self.elements, len(symbols), "element"),
-            *self.outside(len(species)),
+            *self.outside_by_size(len(species)),
         ]
+
+    def outside_by_size(self, atoms: int) -> list[Reason]:
+        """Return why a cell with this number of atoms, whose elements are still open, is outside."""
+        return self._seldom(self.sizes, atoms, "atom")
 
     def _seldom(self, counts: dict[int, int], number: int, noun: str) -> list[Reason]:
         seen = counts.get(number, 0)
@@ -114,31 +113,54 @@ class Trained(NamedTuple):
     Attributes:
         who: `model runs/base`, `potential bundled`.
         domain: None if it does not say.
+        is_model: Whether it is a model. Only what every model was trained on is inside.
+        open_species: Whether elements are still open, since a model will choose them: only the number of atoms counts.
     """
 
     who: str
     domain: Domain | None
+    is_model: bool = False
+    open_species: bool = False
+
+    def outside(self, species: Collection[int]) -> list[Reason]:
+        """Return why a cell with these atomic numbers is outside; nothing if it is not, or if that is unknown."""
+        if self.domain is None:
+            return []
+        return self.domain.outside_by_size(len(species)) if self.open_species else self.domain.outside(species)
 
 
-def judge(trained: Iterable[Trained], species: Collection[int] | int) -> str:
-    """Return `yes` if a cell is in every domain that is known, `unknown` if none is known, else why it is not."""
-    domains = [domain for _, domain in trained if domain is not None]
-    reasons = dict.fromkeys(reason.what for domain in domains for reason in domain.outside(species))
-    return ", ".join(reasons) or (INSIDE if domains else UNKNOWN)
+def judge(trained: Sequence[Trained], species: Collection[int]) -> str:
+    """Say whether a cell with these atomic numbers is in domain: `yes`, `unknown`, or `no (P-O, 28 atoms)`.
+
+    It is unknown if a model does not say what it was trained on, or if nothing does. A potential that does not say is
+    left out.
+    """
+    reasons = dict.fromkeys(reason.what for one in trained for reason in one.outside(species))
+    if reasons:
+        return f"no ({', '.join(reasons)})"
+    said = [one for one in trained if one.domain is not None]
+    return INSIDE if said and all(one in said for one in trained if one.is_model) else UNKNOWN
 
 
-def report_outside(trained: Iterable[Trained], cells: Sequence[Collection[int] | int], noun: str) -> str:
+def share_inside(judgements: Sequence[str]) -> float | None:
+    """Return which share of what `judge` said is `yes`; None if some of it is unknown."""
+    if not judgements or UNKNOWN in judgements:
+        return None
+    return judgements.count(INSIDE) / len(judgements)
+
+
+def report_outside(trained: Iterable[Trained], cells: Sequence[Collection[int]], noun: str) -> str:
     """Say in a few words which cells are outside of which domain, and why; nothing if none is.
 
     Args:
         trained: Models and potentials. Nothing is said about one that has no domain.
-        cells: Atomic numbers of each cell, or only how many there are.
+        cells: Atomic numbers of each cell.
         noun: What the cells are, in the plural.
     """
     parts = []
-    for who, domain in trained:
-        reasons = [] if domain is None else [found for cell in cells if (found := domain.outside(cell))]
-        if domain is not None and reasons:
+    for one in trained:
+        reasons = [found for cell in cells if (found := one.outside(cell))]
+        if one.domain is not None and reasons:
             commonest = Counter(reason for found in reasons for reason in found).most_common()
             named = [reason for reason, _ in commonest[:LISTED]]
             never = [reason.what for reason in named if not reason.seen]
@@ -146,9 +168,13 @@ def report_outside(trained: Iterable[Trained], cells: Sequence[Collection[int] |
             why += [f"{r.seen:,} {'has' if r.seen == 1 else 'have'} {r.what}" for r in named if r.seen]
             if len(commonest) > LISTED:
                 why.append(f"and {len(commonest) - LISTED} more")
+            # Those of a potential may be candidates, of which some were not labelled.
+            counted_crystals = f"its {one.domain.crystals:,} training crystals"
+            if not one.is_model:
+                counted_crystals = f"the {one.domain.crystals:,} crystals in its domain"
             parts.append(
-                f"{who}{f', {len(reasons):,} of {len(cells):,} {noun}' if len(cells) > 1 else ''}: of its "
-                f"{domain.crystals:,} training crystals {', '.join(why)}"
+                f"{one.who}{f', {len(reasons):,} of {len(cells):,} {noun}' if len(cells) > 1 else ''}: of "
+                f"{counted_crystals} {', '.join(why)}"
             )
     return "; ".join(parts)
 
@@ -156,12 +182,6 @@ def report_outside(trained: Iterable[Trained], cells: Sequence[Collection[int] |
 def species_of(crystals: CrystalBatch) -> list[list[int]]:
     """Return the atomic numbers of each crystal."""
     return [species.tolist() for species in crystals.species.cpu().split(crystals.layout.sizes)]
-
-
-def _symbol(z: int) -> str:
-    from pymatgen.core import Element
-
-    return Element.from_Z(z).symbol
 
 
 def by_electronegativity(numbers: Iterable[int]) -> list[str]:

@@ -13,6 +13,8 @@ from omatg_ray.errors import DataError
 
 TEXTS = (".cif", ".mcif", ".vasp", ".csv", ".tsv", ".json", ".jsonl", ".extxyz", ".xyz")
 """Suffixes of the text formats that `formats` reads."""
+FILES = (".lmdb", ".parquet", ".db", ".traj")
+"""Suffixes of the other formats that `formats` reads."""
 WRITTEN = (".extxyz", ".xyz", ".cif", ".vasp", ".json")
 
 FolderFormat = Literal["cif", "vasp"]
@@ -23,18 +25,23 @@ FOLDER_FORMATS: tuple[FolderFormat, ...] = get_args(FolderFormat)
 def read_as(name: str) -> str:
     """Return the suffix that determines how a file is read; `.vasp` for POSCAR and CONTCAR files."""
     plain = PurePath(re.sub(r"\.gz$", "", name, flags=re.IGNORECASE))
-    if re.match(r"(POSCAR|CONTCAR)([._-]|$)", plain.name) and plain.suffix.lower() not in TEXTS:
+    if re.match(r"(POSCAR|CONTCAR)([._-]|$)", plain.name) and plain.suffix.lower() not in (*TEXTS, *FILES, ".zip"):
         return ".vasp"
     return plain.suffix.lower()
 
 
 def kinds_of(names: Iterable[str], most: int = 5) -> str:
-    """Count names by their suffix, as text: '12 .extxyz, 3 .csv, README'; names without one are named."""
-    found = Counter(PurePath(name).suffix.lower() or PurePath(name).name for name in names)
+    """Count names by their suffix, as text: '12 .extxyz, 3 .csv.gz, README'; names without one are named."""
+    found = Counter(_kind_of(PurePath(name)) for name in names)
     counts = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
     texts = [kind if number == 1 and not kind.startswith(".") else f"{number} {kind}" for kind, number in counts[:most]]
     rest = sum(number for _, number in counts[most:])
     return ", ".join([*texts, *([f"{rest} others"] if rest else [])])
+
+
+def _kind_of(name: PurePath) -> str:
+    suffix = name.suffix.lower()
+    return (PurePath(name.stem).suffix.lower() if suffix == ".gz" else "") + suffix or name.name
 
 
 class Target(NamedTuple):

@@ -64,15 +64,15 @@ def _texts(where: str, data: bytes) -> Iterator[Entry]:
 
 def _guard(where: str, read: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
     """Yield the entries of a file. If reading them fails or there are none, yield one that raises the error."""
-    has_entries = False
+    has_entries, many = False, read_as(PurePath(where).name) not in CRYSTAL_FILES
     try:
         for entry in read():
             has_entries = True
             yield entry
         if not has_entries:
-            yield failed_entry(where, DataError("it holds no crystals"))
+            yield failed_entry(where, DataError("it holds no crystals"), many)
     except (DataError, OSError) as error:
-        yield failed_entry(where, error)
+        yield failed_entry(where, error, many and not has_entries)
 
 
 # --- many files -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -87,6 +88,17 @@ def cell_species(text: str, z: int = 1) -> list[int]:
             f"{z} formula units of {text!r} are {total} atoms; a cell may hold {MAX_ATOMS_PER_CELL} at most"
         )
     return [gemmi.Element(symbol).atomic_number for symbol, count in counts.items() for _ in range(z * count)]
+
+
+def reduced_composition(text: str) -> frozenset[tuple[str, int]]:
+    """Return symbols and counts of a formula without a common factor: the same for 'TiO2' and 'O4Ti2'.
+
+    Raises:
+        FormulaError: The formula cannot be parsed.
+    """
+    counts = parse_formula(text)
+    factor = math.gcd(*counts.values())
+    return frozenset((symbol, number // factor) for symbol, number in counts.items())
 
 
 def parse_z(text: str) -> list[int]:

@@ -7,9 +7,9 @@ and gathers the errors of those that fail.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -28,17 +28,13 @@ from omatg_ray.crystal.row import Entry, Row
 from omatg_ray.crystal.validity import MIN_DISTANCE, MIN_POLAR_SINE, MIN_VOLUME, check_validity, closest_atoms
 from omatg_ray.errors import DataError, DataWarning
 from omatg_ray.run.progress import Progress
-from omatg_ray.run.text import counted
+from omatg_ray.run.text import MOST_NAMED, counted, listed
 
 OnError = Literal["refuse", "skip"]
 
 ROWS_AT_ONCE = 256
-PAIRS_AT_ONCE = 1_000_000
-"""Pairs of atoms whose distances are computed together; a crystal of 1,000 atoms has half as many."""
 FARTHEST = 1e6
 """Distance from the origin, in cells, at which a position has lost too many digits."""
-MOST_NAMED = 20
-"""Most faulty crystals that a message names one by one."""
 
 
 def read_dataset(
@@ -79,9 +75,9 @@ def read_dataset(
         raise DataError(f"on_error={on_error!r} is none of {', '.join(get_args(OnError))}")
     found = _gather(path, limit, on_error, allow_overlaps, progress)
     rows, wrong, looked_at = found.rows, found.unusable, found.looked_at
-    if wrong and not rows and on_error == "skip":
+    if wrong and not rows and on_error == "skip" and looked_at > 1:
         raise DataError(f"none of the {looked_at} crystals of {path} can be used:", lines(wrong[:MOST_NAMED]))
-    if wrong and on_error == "refuse":
+    if wrong and (on_error == "refuse" or not rows):
         raise _refusal(path, lines(wrong), looked_at)
     if wrong:
         _warn(f"{len(wrong)} of {looked_at} crystals of {path} are left out", lines(wrong))
@@ -96,7 +92,7 @@ def read_dataset(
         )
     if not rows:
         raise DataError(f"{path} holds no crystals")
-    return _dataset(rows, reduce)
+    return dataset_of(rows, reduce)
 
 
 @dataclass(frozen=True)
@@ -107,11 +103,13 @@ class Unusable:
         where: File and row, block or key.
         reason: Why it cannot be used.
         overlaps: Whether the reason is that `check_validity` failed.
+        whole_file: Whether it stands for a file of many crystals, none of which can be read.
     """
 
     where: str
     reason: str
     overlaps: bool
+    whole_file: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,15 +129,18 @@ class Survey:
     left_out: list[str]
 
 
-def survey(path: str | Path, *, allow_overlaps: bool = False, progress: bool = False) -> Survey:
+def survey(path: str | Path, *, progress: bool = False) -> Survey:
     """Read a file as `read_dataset` does, and return what it would refuse, skip or warn of.
 
     Raises:
-        DataError: The path is missing, unreadable or of an unknown format.
+        DataError: The path is missing, unreadable or of an unknown format; or it is a table, list or database without
+            a single crystal.
     """
     path = Path(path)
-    found = _gather(path, None, "skip", allow_overlaps, progress)
-    usable = _dataset(found.rows, reduce=True) if found.rows else None
+    found = _gather(path, None, "skip", False, progress)
+    if found.looked_at == 1 and found.unusable and found.unusable[0].whole_file:
+        raise DataError(*lines(found.unusable))
+    usable = dataset_of(found.rows, reduce=True) if found.rows else None
     return Survey(usable, found.unusable, found.doubts, left_out(path))
 
 
@@ -173,7 +174,7 @@ def _gather(path: Path, limit: int | None, on_error: OnError, allow_overlaps: bo
                     if result.doubt is not None:
                         doubts.append(f"{entry.where}: {result.doubt}")
                 else:
-                    wrong.append(Unusable(entry.where, result.reason, result.overlaps))
+                    wrong.append(Unusable(entry.where, result.reason, result.overlaps, entry.whole_file))
             bar.advance(steps=len(chunk))
     return _Gathered(rows, wrong, doubts, looked_at)
 
@@ -194,22 +195,14 @@ def _read(chunk: Sequence[Entry], allow_overlaps: bool) -> list[Row | _Refused]:
     results = [_Refused(read) if isinstance(read, str) else read for read in map(_read_one, chunk)]
     if allow_overlaps:
         return results
-    rows = [row for row in results if isinstance(row, Row)]
-    reasons = iter([reason for part in _parts(rows) for reason in _invalid(part)])
+    reasons = iter(_invalid([row for row in results if isinstance(row, Row)]))
     return [(next(reasons) or row) if isinstance(row, Row) else row for row in results]
-
-
-def _parts(rows: list[Row]) -> Iterator[list[Row]]:
-    """Yield the rows in order, in parts of about `PAIRS_AT_ONCE` pairs of atoms."""
-    pairs = np.cumsum([len(row.numbers) ** 2 // 2 for row in rows])
-    for _, part in groupby(zip(pairs // PAIRS_AT_ONCE, rows, strict=True), key=lambda pair: pair[0]):
-        yield [row for _, row in part]
 
 
 def _read_one(entry: Entry) -> Row | str:
     try:
         row = entry.read()
-        _require_usable(row)
+        require_usable(row)
         return row
     except DataError as error:
         return str(error)
@@ -223,8 +216,12 @@ def _read_one(entry: Entry) -> Row | str:
         return f"it cannot be parsed ({reason or type(cause).__name__})"
 
 
-def _require_usable(row: Row) -> None:
+def require_usable(row: Row, *, allow_collapsed: bool = False) -> None:
     """Refuse a crystal that is wrong on its own, before anything is computed from it.
+
+    Args:
+        row: The crystal.
+        allow_collapsed: Accept a cell without volume, which `check_validity` finds invalid.
 
     Raises:
         DataError: Says what is wrong.
@@ -239,7 +236,7 @@ def _require_usable(row: Row) -> None:
     if np.abs(row.frac).max() > FARTHEST:
         raise DataError(f"an atom lies more than {FARTHEST:g} cells from the origin, where positions lose their digits")
     volume = abs(np.linalg.det(row.cell))
-    if volume < MIN_VOLUME:
+    if volume < MIN_VOLUME and not allow_collapsed:
         raise DataError(f"the cell is degenerate: its volume is {volume:.3g} Å³ (at least {MIN_VOLUME} is needed)")
 
 
@@ -269,7 +266,7 @@ def _invalid(rows: list[Row]) -> list[_Refused | None]:
 def _refusal(path: Path, wrong: list[str], looked_at: int) -> DataError:
     if looked_at == 1:
         return DataError(wrong[0])
-    hint = "data.on_error=skip (evaluate: --on-error skip) leaves out unusable crystals"
+    hint = "data.on_error=skip (evaluate, relax: --on-error skip) leaves out unusable crystals"
     if len(wrong) == 1:
         return DataError(f"{wrong[0]} (1 of {looked_at} crystals; {hint})")
     more = "the first " if len(wrong) >= MOST_NAMED else ""
@@ -280,8 +277,7 @@ def _refusal(path: Path, wrong: list[str], looked_at: int) -> DataError:
 
 
 def _warn(what: str, reasons: list[str]) -> None:
-    more = [f"and {len(reasons) - MOST_NAMED} more"] if len(reasons) > MOST_NAMED else []
-    warnings.warn("\n  ".join([f"{what}:", *reasons[:MOST_NAMED], *more]), DataWarning, stacklevel=3)
+    warnings.warn(listed(f"{what}:", reasons), DataWarning, stacklevel=3)
 
 
 def _batch(rows: list[Row]) -> CrystalBatch:
@@ -294,7 +290,8 @@ def _batch(rows: list[Row]) -> CrystalBatch:
     )
 
 
-def _dataset(rows: list[Row], reduce: bool) -> CrystalDataset:
+def dataset_of(rows: list[Row], reduce: bool) -> CrystalDataset:
+    """Return usable crystals as a data set: float32, wrapped, with distinct ids; see `read_dataset`."""
     crystals = _batch([_reduce_row(row) for row in rows] if reduce else rows)
     crystals = crystals.replace(pos=wrap(crystals.pos.float()), cell=crystals.cell.float())
     return CrystalDataset(crystals, distinct_ids(row.ident for row in rows), [row.properties for row in rows])

@@ -48,19 +48,21 @@ class Entry(NamedTuple):
     Attributes:
         where: File and row, block or key, for messages.
         read: Reads a `Row` from it; may raise anything if that fails.
+        whole_file: Whether it stands for a file of many crystals that cannot be read at all.
     """
 
     where: str
     read: Callable[[], Row]
+    whole_file: bool = False
 
 
-def failed_entry(where: str, error: Exception) -> Entry:
+def failed_entry(where: str, error: Exception, whole_file: bool = False) -> Entry:
     """Return an entry without a crystal, whose reading raises the error."""
 
     def read() -> Row:
         raise error
 
-    return Entry(where, read)
+    return Entry(where, read, whole_file)
 
 
 def require_periodic(pbc: Any) -> None:

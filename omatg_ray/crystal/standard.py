@@ -14,11 +14,10 @@ from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import DataWarning
 from omatg_ray.run.bounded import BoundedPool
 from omatg_ray.run.progress import Progress
+from omatg_ray.run.text import listed
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-MOST_NAMED = 20
 
 
 def standardize(
@@ -55,9 +54,8 @@ def standardize(
         lines = [
             f"{row + 1} ({structures[row].composition.reduced_formula}): {reasons[row]}" for row in sorted(reasons)
         ]
-        more = [f"and {len(lines) - MOST_NAMED} more"] if len(lines) > MOST_NAMED else []
         what = f"{len(lines)} of {len(structures)} crystals are kept in the cell they had, not standardized:"
-        warnings.warn("\n  ".join([what, *lines[:MOST_NAMED], *more]), DataWarning, stacklevel=2)
+        warnings.warn(listed(what, lines), DataWarning, stacklevel=2)
     return done
 
 

@@ -98,5 +98,7 @@ def _refuse_other(structure: Structure, standard: Structure) -> None:
         raise NotStandard(
             f"its standard cell has {len(standard)} atoms where {len(structure) * ratio:.3g} are expected"
         )
-    if not StructureMatcher(LENGTH, SITE, ANGLE, scale=False).fit(structure, standard):
+    numbers: Any = structure.atomic_numbers  # bare elements, as in the standard cell: no oxidation states
+    bare = Structure(structure.lattice, numbers, structure.frac_coords)
+    if not StructureMatcher(LENGTH, SITE, ANGLE, scale=False).fit(bare, standard):
         raise NotStandard("its standard cell no longer matches it")

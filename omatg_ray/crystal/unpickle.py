@@ -97,6 +97,10 @@ class _Memory(_Closed):
     value: Tensor
 
 
+class _Tensor(_Closed):
+    """Stand-in for a tensor."""
+
+
 class _Function(_Closed):
     """A function that a pickle may call."""
 
@@ -121,12 +125,12 @@ def _load_memory(data: bytes) -> _Memory:
     return _Memory(torch.empty(0, dtype=memory.dtype).set_(bytes_))
 
 
-def _make_tensor(memory: Any, offset: Any, size: Any, stride: Any, requires_grad: object, hooks: object) -> _Closed:
+def _make_tensor(memory: Any, offset: Any, size: Any, stride: Any, requires_grad: object, hooks: object) -> _Tensor:
     if not isinstance(memory, _Memory):
         raise DataError(f"a tensor has a {type(memory).__name__} in place of its memory")
     _require_inside(memory.value.numel(), offset, size, stride)
     # Without gradients and hooks: this is data.
-    return _Closed(memory.value.as_strided(size, stride, offset))
+    return _Tensor(memory.value.as_strided(size, stride, offset))
 
 
 def _make_scalar(dtype: Any, memory: bytes) -> Any:
@@ -191,7 +195,7 @@ def _dtype(stand_in: Any) -> np.dtype[Any]:
 
 def _plain(value: Any, known: dict[int, Any]) -> Any:
     """Replace the stand-ins in a value by what they stand for."""
-    if isinstance(value, _Array | _Closed):
+    if isinstance(value, _Array | _Tensor):
         return value.value
     if not isinstance(value, dict | list | tuple):
         return value

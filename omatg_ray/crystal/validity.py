@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,9 @@ MIN_POLAR_SINE = 1e-3
 """Smallest valid volume of a cell divided by the product of its three lengths."""
 
 MAX_REDUCTION_STEPS = 100
+PAIRS_AT_ONCE = 1_000_000
+"""Pairs of atoms whose distances are computed together, some 300 bytes each; a crystal of 1,000 atoms has half as many.
+"""
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,15 @@ def check_validity(crystals: CrystalBatch, own_images: bool = True) -> Validity:
         & (sine >= MIN_POLAR_SINE)
     )
     distance = torch.full_like(cell_volume, torch.nan)
-    if sound.any():
-        distance[sound] = shortest_distances(crystals.select(sound), own_images)
+    for rows in _parts(crystals.n_atoms, sound.nonzero().squeeze(1)):
+        distance[rows] = shortest_distances(crystals.select(rows), own_images)
     return Validity(cell_volume, distance, sine, sound & (distance >= MIN_DISTANCE))
+
+
+def _parts(n_atoms: Tensor, rows: Tensor) -> Iterator[Tensor]:
+    """Yield the rows in order, in parts of about `PAIRS_AT_ONCE` pairs of atoms."""
+    part = (n_atoms[rows] ** 2 // 2).cumsum(0) // PAIRS_AT_ONCE
+    yield from rows.split(part.unique_consecutive(return_counts=True)[1].tolist()) if len(rows) else ()
 
 
 def shortest_distances(crystals: CrystalBatch, own_images: bool = True) -> Tensor:

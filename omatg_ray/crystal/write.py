@@ -15,10 +15,12 @@ from omatg_ray.crystal.dataset import Scalar, scalar_properties
 from omatg_ray.crystal.file_names import FolderFormat, written_as
 from omatg_ray.crystal.standard import right_handed
 from omatg_ray.crystal.standard_crystal import StandardCrystal
+from omatg_ray.crystal.xyz import ENERGY, cell_energy
 from omatg_ray.errors import DataError
 from omatg_ray.run.atomic import replace_folder, write_text
 
 if TYPE_CHECKING:
+    from ase import Atoms
     from pymatgen.core import Structure
 
 # Names that mean something in one of the formats: a property of that name would make the file unreadable.
@@ -44,7 +46,8 @@ def write_structures(
 
     | path | what is written |
     |---|---|
-    | `.extxyz`, `.xyz` | extended XYZ (ASE); properties are key=value pairs of the comment line |
+    | `.extxyz`, `.xyz` | extended XYZ; properties are key=value pairs of the comment line, and from `energy_per_atom` |
+    | | follows `energy` in eV of the cell, which ASE's `get_potential_energy` finds |
     | `.cif` | one file with a data block per structure; properties are data names `_omatg_ray_...` |
     | `.vasp`, `POSCAR*`, `CONTCAR*` | one structure, with atoms grouped by element; properties are in the first line |
     | ends in `/`, or is a folder | a folder with one such CIF or `.vasp` file per structure |
@@ -111,22 +114,29 @@ def _rows(
 
 
 def _xyz(rows: Sequence[_Row]) -> str:
-    from ase import Atoms
     from ase.io.extxyz import write_xyz
 
-    images = [
-        Atoms(
-            numbers=[site.specie.Z for site in row.structure],
-            scaled_positions=row.structure.frac_coords,
-            cell=row.structure.lattice.matrix,
-            pbc=True,
-            info={_plain_name(key): _one_line(value) for key, value in row.properties.items()},
-        )
-        for row in rows
-    ]
     out = StringIO()
-    write_xyz(out, images)
+    write_xyz(out, [_atoms(row) for row in rows])
     return out.getvalue()
+
+
+def _atoms(row: _Row) -> Atoms:
+    """Convert to ASE, with the energy of the cell where `get_potential_energy` finds it."""
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    atoms = Atoms(
+        numbers=[site.specie.Z for site in row.structure],
+        scaled_positions=row.structure.frac_coords,
+        cell=row.structure.lattice.matrix,
+        pbc=True,
+        info={_plain_name(key): _one_line(value) for key, value in row.properties.items()},
+    )
+    energy = cell_energy(row.properties, len(atoms))
+    if energy is not None and ENERGY not in row.properties:
+        atoms.calc = SinglePointCalculator(atoms, energy=energy)
+    return atoms
 
 
 def _one_line(value: Scalar) -> Scalar:
@@ -211,4 +221,4 @@ def _write_folder(target: Path, blocks: dict[str, str]) -> None:
         raise DataError(f"the folder {target} exists and is not empty; choose another one or remove it")
     with replace_folder(target) as temporary:
         for name, text in blocks.items():
-            (temporary / f"{name}.cif").write_text(text, encoding="utf-8")
+            (temporary / name).write_text(text, encoding="utf-8")

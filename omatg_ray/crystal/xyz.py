@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from io import StringIO
 from itertools import islice
 
 import numpy as np
 
+from omatg_ray.crystal.dataset import Scalar
 from omatg_ray.crystal.formula import require_fitting_cell
 from omatg_ray.crystal.row import Entry, Row, failed_entry, row_of_atoms
 from omatg_ray.errors import DataError
 
 KEYS = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
+ENERGY, ENERGY_PER_ATOM = "energy", "energy_per_atom"
+
+
+def cell_energy(properties: Mapping[str, Scalar], atoms: int) -> float | None:
+    """Return the energy in eV of a cell of so many atoms, by its energy per atom; None if that is unknown."""
+    energy = properties.get(ENERGY_PER_ATOM)
+    return energy * atoms if isinstance(energy, float) else None
 
 
 def xyz_entries(where: str, text: str) -> Iterator[Entry]:
@@ -50,4 +59,12 @@ def _read_frame(lines: list[str], atoms: int, default: str) -> Row:
             raise DataError(
                 "it is disordered (its column occupancy is not 1 everywhere); only fully occupied sites can be used"
             )
-    return row_of_atoms(image, default)
+    row = row_of_atoms(image, default)
+    # It was written for ASE; a cell of another size, such as a standard cell, has another one.
+    if (energy := cell_energy(row.properties, atoms)) is not None and _same(row.properties.get(ENERGY), energy):
+        del row.properties[ENERGY]
+    return row
+
+
+def _same(value: Scalar | None, energy: float) -> bool:
+    return isinstance(value, float | int) and math.isclose(value, energy, rel_tol=1e-6, abs_tol=1e-6)

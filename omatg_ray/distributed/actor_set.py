@@ -86,7 +86,8 @@ def start_actors(
         start_timeout = max(SECONDS_TO_START, settings.wait)
         for role, share in shares.items():
             start_actor = _make_starter(role, share, roles[role], group, first)
-            if isinstance(share, ElasticShare):
+            if WORKERS[role] is not LearnerWorker:
+                assert isinstance(share, ElasticShare)
                 count = share.max_workers or share.workers
                 pools[role] = WorkerGroup(
                     role, loop, start_actor, count, settings.in_flight, settings.request_timeout, start_timeout

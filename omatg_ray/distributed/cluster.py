@@ -85,12 +85,12 @@ def join_cluster(settings: RaySettings, progress: bool = False) -> Iterator[tupl
             # Make a Ray of this process alone listen on 127.0.0.1 only. On Linux, Ray listens on all interfaces. On
             # macOS it does not, and this is the switch for that. Asking for an address of the node does not work, since
             # Ray replaces 127.0.0.1 with an external one.
-            on_all = _switched_off(ENABLE_RAY_CLUSTER, resolved is None)
+            loopback_only = _switched_off(ENABLE_RAY_CLUSTER, resolved is None)
             # Keep the workers of a driver started by `uv run` in the environment of their node; here that is the
             # driver's. Ray would create a new one with the same `uv run`, in a copy of the working directory, which may
             # lack Ray itself. RAY_ENABLE_UV_RUN_RUNTIME_ENV=1 requests that.
-            new_environment = _switched_off(UV_RUN, UV_RUN not in os.environ)
-            with on_all, new_environment, deaf_children():
+            same_environment = _switched_off(UV_RUN, UV_RUN not in os.environ)
+            with loopback_only, same_environment, deaf_children():
                 context: Any = ray.init(resolved or "local", **options)
         except AuthenticationError as error:
             # The first sentence says what is wrong, the others where to read on.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
@@ -21,6 +21,9 @@ from omatg_ray.evaluate.backend import Block, Comparisons, Measured
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import MatchResult, MatchSettings
+from omatg_ray.reward.protocol import RewardResult
+
+Result = TypeVar("Result")
 
 
 class RayEvaluationBackend:
@@ -29,11 +32,12 @@ class RayEvaluationBackend:
     Args:
         actors: Actors, with rollout and reward actors among them.
         energy: Potential of the reward actors, if they have one.
+        rewarded: Whether the reward actors have a reward that is to be measured beside the energies.
     """
 
-    def __init__(self, actors: ActorSet, energy: MatGLEnergy | None) -> None:
+    def __init__(self, actors: ActorSet, energy: MatGLEnergy | None, rewarded: bool = False) -> None:
         self._loop, self._rollout, self._reward = actors.loop, actors.pools["rollout"], actors.pools["reward"]
-        self.energy, self.stol = energy, MatchSettings().stol
+        self.energy, self.stol, self._rewarded = energy, MatchSettings().stol, rewarded
 
     def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
         published = ObjectHandle(ray.put(model))
@@ -45,19 +49,21 @@ class RayEvaluationBackend:
             self._rollout.submit(Request(f"block {index}", "generate", (block, published), then, kept=1))
 
         def assess(index: int, seconds: float, crystals: ObjectRef[Any]) -> None:
-            def done(assessed: tuple[Tensor | None, MatchResult | None]) -> None:
-                energy, match = assessed
+            def done(assessed: tuple[Tensor | None, MatchResult | None, RewardResult | None]) -> None:
+                energy, match, reward = assessed
                 try:
-                    measured[index] = Measured(fetch(crystals, "a rollout actor"), energy, match, seconds)
+                    measured[index] = Measured(fetch(crystals, "a rollout actor"), energy, match, seconds, reward)
                 except OutputLost:
                     generate(index)
 
             def give_up(_: str) -> None:
                 generated: CrystalBatch = fetch(crystals, "a rollout actor")
                 energy, match = self._fail(generated, blocks[index].comparisons)
-                measured[index] = Measured(generated, energy, match, seconds)
+                failed = torch.full((len(generated),), math.nan, dtype=torch.float64)
+                reward = RewardResult(failed, {}) if self._rewarded else None
+                measured[index] = Measured(generated, energy, match, seconds, reward)
 
-            arguments = (crystals, blocks[index].comparisons)
+            arguments = (crystals, blocks[index].comparisons, self._rewarded)
             lost = partial(generate, index)
             self._reward.submit(Request(f"block {index}", "assess", arguments, done, lost=lost, given_up=give_up))
 
@@ -83,13 +89,13 @@ class RayEvaluationBackend:
     def weigh(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
         return self._of_each("assess", [(batch, None) for batch in batches], lambda value: value[0])
 
-    def score(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
-        return self._of_each("score", [(batch,) for batch in batches], lambda value: value.result.reward)
+    def score(self, batches: Sequence[CrystalBatch]) -> Iterator[RewardResult]:
+        return self._of_each("score", [(batch,) for batch in batches], lambda value: value.result)
 
     def _of_each(
-        self, method: str, arguments: Sequence[tuple[Any, ...]], of: Callable[[Any], Tensor]
-    ) -> Iterator[Tensor]:
-        results: dict[int, Tensor] = {}
+        self, method: str, arguments: Sequence[tuple[Any, ...]], of: Callable[[Any], Result]
+    ) -> Iterator[Result]:
+        results: dict[int, Result] = {}
 
         def done(index: int, value: Any) -> None:
             results[index] = of(value)

@@ -136,12 +136,13 @@ class RewardWorker(BaseWorker):
         scored = score_item(crystals, self._scorers.reward, members, with_gradient)
         return Timed(scored, time.perf_counter() - start)
 
-    def assess(self, crystals: CrystalBatch, comparisons: Comparisons | None) -> Timed:
-        """Compute energies of a generated block and its matches with known crystals."""
+    def assess(self, crystals: CrystalBatch, comparisons: Comparisons | None, rewarded: bool = False) -> Timed:
+        """Compute energies of a generated block, its matches with known crystals and, if `rewarded`, its rewards."""
         from omatg_ray.evaluate.backend import assess
 
         start = time.perf_counter()
-        measured = assess(crystals, comparisons, self._matcher, self._scorers.energy)
+        reward = self._scorers.reward if rewarded else None
+        measured = assess(crystals, comparisons, self._matcher, self._scorers.energy, reward)
         return Timed(measured, time.perf_counter() - start)
 
 

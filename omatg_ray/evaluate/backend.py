@@ -17,7 +17,8 @@ from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.settings import CHUNK_PAIRS
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher, MatchResult
-from omatg_ray.reward.protocol import Reward, reward_of_known
+from omatg_ray.reward.protocol import Reward, RewardResult, reward_of_known
+from omatg_ray.reward.weighted import Weighted
 
 if TYPE_CHECKING:
     from omatg_ray.rl.backend import TrainingBackend
@@ -77,12 +78,14 @@ class Measured:
         energy: eV/atom (B,), NaN where invalid or failed; None without a potential.
         match: One row per pair of the block's comparisons; None without comparisons.
         seconds: Seconds that the generating process spent on it.
+        reward: The user's own reward, its parts and values; None where it is not measured.
     """
 
     crystals: CrystalBatch
     energy: Tensor | None
     match: MatchResult | None
     seconds: float
+    reward: RewardResult | None = None
 
 
 class EvaluationBackend(Protocol):
@@ -108,8 +111,11 @@ class EvaluationBackend(Protocol):
         """Yield the energies (B,) in eV/atom of every batch, in order. Needs a potential."""
         ...
 
-    def score(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
-        """Yield the rewards (B,) of every batch, in order, NaN where they failed. Needs the reward of a run."""
+    def score(self, batches: Sequence[CrystalBatch]) -> Iterator[RewardResult]:
+        """Yield the rewards of every batch with their parts and values, in order, NaN where they failed.
+
+        Needs a reward.
+        """
         ...
 
 
@@ -119,7 +125,7 @@ class LocalEvaluationBackend:
     Args:
         matcher: Compares structures.
         energy: Potential of the energies.
-        reward: Reward of the run, if there is one.
+        reward: The user's own reward, measured beside the energies; None measures none.
     """
 
     def __init__(self, matcher: Matcher, energy: MatGLEnergy | None, reward: Reward | None = None) -> None:
@@ -130,28 +136,35 @@ class LocalEvaluationBackend:
             start = time.perf_counter()
             crystals = block.generate(model)
             seconds = time.perf_counter() - start
-            yield Measured(crystals, *assess(crystals, block.comparisons, self.matcher, self.energy), seconds=seconds)
+            energy, match, reward = assess(crystals, block.comparisons, self.matcher, self.energy, self._reward)
+            yield Measured(crystals, energy, match, seconds, reward)
 
     def weigh(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
         assert self.energy is not None
         for batch in batches:
             yield self.energy(batch).values["energy_per_atom"]
 
-    def score(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
+    def score(self, batches: Sequence[CrystalBatch]) -> Iterator[RewardResult]:
         assert self._reward is not None
         for batch in batches:
-            yield reward_of_known(self._reward, batch).reward
+            yield reward_of_known(self._reward, batch)
 
 
 def assess(
-    crystals: CrystalBatch, comparisons: Comparisons | None, matcher: Matcher, energy: MatGLEnergy | None
-) -> tuple[Tensor | None, MatchResult | None]:
-    """Return energies and matches of a block; None without a potential or without comparisons."""
+    crystals: CrystalBatch,
+    comparisons: Comparisons | None,
+    matcher: Matcher,
+    energy: MatGLEnergy | None,
+    reward: Reward | None = None,
+) -> tuple[Tensor | None, MatchResult | None, RewardResult | None]:
+    """Return energies, matches and rewards of a block; None without a potential, comparisons or a reward."""
     match = None if comparisons is None else matcher.listed(crystals, comparisons.references, comparisons.pairs)
+    rewarded = None if reward is None else reward_of_known(reward, crystals)
     if energy is None:
-        return None, match
+        return None, match, rewarded
+    shared = reward.energy_like(energy) if isinstance(reward, Weighted) else energy
     unknown = torch.full((len(crystals),), torch.nan, dtype=torch.float64)
-    return reward_of_known(energy, crystals).values.get("energy_per_atom", unknown), match
+    return reward_of_known(shared, crystals).values.get("energy_per_atom", unknown), match, rewarded
 
 
 @dataclass(frozen=True)
@@ -191,7 +204,7 @@ def local_backend(
         processes: Number of worker processes that match structures; 0 matches in this one.
         timeout: Seconds that one comparison may take.
         energy: Potential of the energies.
-        reward: Reward of the run, if there is one.
+        reward: The user's own reward, measured beside the energies; None measures none.
         training: Carries out iterations, where something is trained.
     """
     with Matcher(processes, timeout) as matcher:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.domain import share_inside
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
 from omatg_ray.evaluate.compositions import ByComposition
@@ -40,6 +41,8 @@ CASES = "cases"
 """Folder of the files."""
 PLAIN = {"key": str, "name": str, "steps": int, "way": str, "seconds": float, "generation_seconds": float}
 """Attributes of a result that its file holds as they are, with their types."""
+COLUMNS = ("energy_per_atom", "rmse")
+"""Measured values that are written beside the crystals of a case."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,16 @@ class CaseResult:
         values = self.values | {"label": case.label}
         return replace(self, name=case.name, way=case.way, values=values)
 
+    def judged(self, evaluator: Evaluator, model: FlowModel) -> Self:
+        """Return a copy with what the model and the potential say now of their domains, which are not in the key."""
+        domain = evaluator.judge(model)
+        new = {
+            "domain_of": evaluator.domain_of(model),
+            "in_domain": share_inside(domain),
+            "per_structure": self.values["per_structure"] | {"domain": domain * evaluator.samples},
+        }
+        return replace(self, values=self.values | new)
+
     def as_dict(self, conditions: str) -> dict[str, Any]:
         """Return a dictionary for JSON."""
         return {
@@ -152,17 +165,24 @@ def crystals_of_case(folder: Path, key: str) -> Path:
     return folder / CASES / f"{key}.extxyz"
 
 
-def _write_case(folder: Path, result: CaseResult, conditions: str) -> None:
-    """Save a new result. The JSON file is written last: if it exists, the result is complete."""
+def _write_case(folder: Path, result: CaseResult, conditions: str, columns: Collection[str]) -> None:
+    """Save a new result, with some columns beside its crystals.
+
+    The JSON file is written last: if it exists, the result is complete.
+    """
     evaluation = result.evaluation
     assert evaluation is not None
-    known = [("energy_per_atom", evaluation.energy), ("rmse", evaluation.match)]
-    columns = {name: values.tolist() for name, values in known if values is not None}
+    known = zip(COLUMNS, (evaluation.energy, evaluation.match), strict=True)
+    written = {name: values.tolist() for name, values in known if name in columns and values is not None}
     rows = [
-        {"material_id": ident, **{name: values[row] for name, values in columns.items()}}
+        {"material_id": ident, **{name: values[row] for name, values in written.items()}}
         for row, ident in enumerate(evaluation.ids)
     ]
     write_structures(crystals_of_case(folder, result.key), evaluation.crystals.to_structures(), rows)
+    _write_values(folder, result, conditions)
+
+
+def _write_values(folder: Path, result: CaseResult, conditions: str) -> None:
     text = json.dumps(result.as_dict(conditions), allow_nan=False)
     write_text(folder / CASES / f"{result.key}.json", text + "\n")
 
@@ -205,6 +225,7 @@ def evaluate_cases(
     folder: Path | None = None,
     *,
     plausibility: PlausibilityCheck | None = None,
+    columns: Collection[str] = COLUMNS,
     progress: bool = False,
 ) -> list[CaseResult]:
     """Evaluate cases one after the other. The next one starts early, so that actors stay busy while one finishes.
@@ -214,6 +235,7 @@ def evaluate_cases(
         evaluator: Evaluator, with crystals, seed and number of samples.
         folder: Folder for results, in which earlier ones are looked up; None saves nothing.
         plausibility: Adds metrics over plausible crystals.
+        columns: Measured values to write beside the crystals, of `COLUMNS`.
         progress: Whether to show a progress bar for every case.
 
     Returns:
@@ -223,6 +245,12 @@ def evaluate_cases(
     keys = [key_of(case, conditions) for case in cases]
     earlier = [] if folder is None else [entry for key in keys if (entry := _read_case(folder, key)) is not None]
     results = {result.key: result for result, _ in earlier}
+    for key, case in zip(keys, cases, strict=True):
+        if key in results and folder is not None:
+            judged = results[key].judged(evaluator, case.model)
+            if judged.values != results[key].values:
+                _write_values(folder, judged, conditions)
+            results[key] = judged
     missing = {key: case for key, case in zip(keys, cases, strict=True) if key not in results}
     begun = (evaluator.start(case.model, case.sampling, case.label) for case in missing.values())
     following = next(begun, None)
@@ -246,7 +274,7 @@ def evaluate_cases(
             evaluation=evaluation,
         )
         if folder is not None:
-            _write_case(folder, results[key], conditions)
+            _write_case(folder, results[key], conditions, columns)
     return [results[key].called(case) for key, case in zip(keys, cases, strict=True)]
 
 
@@ -270,6 +298,8 @@ def conditions_of(evaluator: Evaluator, *, plausible: bool = False) -> str:
         "timeout": evaluator.timeout,
         "plausible": plausible,
     }
+    if evaluator.reward_key is not None:  # Not otherwise: the keys of results without a reward have to stay.
+        decided["reward"] = evaluator.reward_key
     return _hash(json.dumps(decided, sort_keys=True).encode())
 
 

@@ -40,6 +40,11 @@ class Comparison:
         """Columns of the metrics that any case has."""
         return measured_columns((result.metrics for result in self.results), details=True)
 
+    def in_domain(self) -> list[str]:
+        """Return for each case which share of the references is in domain, as text."""
+        shares = [result.values.get("in_domain") for result in self.results]
+        return ["unknown" if share is None else f"{share:.1%}" for share in shares]
+
     def names(self) -> dict[str, list[str]]:
         """Return what distinguishes the cases, by title: the model, and steps and schedule where they differ."""
         columns = {

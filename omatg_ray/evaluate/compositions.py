@@ -7,7 +7,7 @@ whole compositions are drawn, with replacement, and every metric is computed fro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from omatg_ray.errors import DataError
 from omatg_ray.evaluate.metrics import BOOTSTRAP_ENTRIES_AT_ONCE, Interval
+from omatg_ray.evaluate.rewards import is_column
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -101,12 +102,13 @@ class ByComposition:
 
     def intervals(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
         """Return the 95 % bootstrap interval of every metric."""
-        if not self.totals:
-            return {}
-        sums, counts = _stack(self.totals, list(self.totals))
-        drawn = [_ratio(times @ sums, times @ counts) for times in _draws(len(sums), resamples, seed)]
-        means = [_ratio(column.sum(), rows.sum()) for column, rows in zip(sums.T, counts.T, strict=True)]
-        return _intervals(list(self.totals), means, drawn, counts)
+        intervals: dict[str, Interval] = {}
+        for names in _apart(self.totals):
+            sums, counts = _stack(self.totals, names)
+            drawn = [_ratio(times @ sums, times @ counts) for times in _draws(len(sums), resamples, seed)]
+            means = [_ratio(column.sum(), rows.sum()) for column, rows in zip(sums.T, counts.T, strict=True)]
+            intervals |= _intervals(names, means, drawn, counts)
+        return intervals
 
     def differences(self, first: Self) -> dict[str, Interval]:
         """Subtract the metrics of a first evaluation of the same references from these, with 95 % intervals.
@@ -118,16 +120,16 @@ class ByComposition:
         """
         if self.names != first.names or self.place != first.place:
             raise DataError("evaluations of different references cannot be paired")
-        shared = [name for name in self.totals if name in first.totals]
-        if not shared:
-            return {}
-        (sums, counts), (old_sums, old_counts) = _stack(self.totals, shared), _stack(first.totals, shared)
-        drawn = [
-            _ratio(times @ sums, times @ counts) - _ratio(times @ old_sums, times @ old_counts)
-            for times in _draws(len(sums), RESAMPLES, 0)
-        ]
-        means = _ratio(sums.sum(0), counts.sum(0)) - _ratio(old_sums.sum(0), old_counts.sum(0))
-        return _intervals(shared, means, drawn, np.minimum(counts, old_counts))
+        intervals: dict[str, Interval] = {}
+        for names in _apart(name for name in self.totals if name in first.totals):
+            (sums, counts), (old_sums, old_counts) = _stack(self.totals, names), _stack(first.totals, names)
+            drawn = [
+                _ratio(times @ sums, times @ counts) - _ratio(times @ old_sums, times @ old_counts)
+                for times in _draws(len(sums), RESAMPLES, 0)
+            ]
+            means = _ratio(sums.sum(0), counts.sum(0)) - _ratio(old_sums.sum(0), old_counts.sum(0))
+            intervals |= _intervals(names, means, drawn, np.minimum(counts, old_counts))
+        return intervals
 
     def as_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON."""
@@ -186,6 +188,16 @@ def _stack(totals: Mapping[str, Totals], names: Sequence[str]) -> tuple[np.ndarr
     return np.stack([each.sums for each in columns], axis=1), np.stack([each.counts for each in columns], axis=1)
 
 
+def _apart(metrics: Iterable[str]) -> list[list[str]]:
+    """Split metrics into those of every evaluation and those of a reward, without empty lists.
+
+    How many columns are multiplied together may decide the last bits of each, and a reward must change no other metric.
+    """
+    names = list(metrics)
+    parts = ([name for name in names if is_column(name) == own] for own in (False, True))
+    return [part for part in parts if part]
+
+
 def _draws(size: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Draw how often each of `size` compositions occurs in every resample, in parts (part, size)."""
     generator = np.random.default_rng(seed)
@@ -208,6 +220,7 @@ def _intervals(
     resampled, tail = np.concatenate(drawn), (1.0 - CONFIDENCE) / 2.0
     intervals = {}
     for name, mean, values, rows in zip(names, means, resampled.T, counts.T, strict=True):
-        low, high = np.nanquantile(values, [tail, 1.0 - tail]) if (rows > 0).sum() > 1 else (math.nan, math.nan)
-        intervals[name] = Interval(float(mean), float(low), float(high), int(rows.sum()))
+        known = int((rows > 0).sum())
+        low, high = np.nanquantile(values, [tail, 1.0 - tail]) if known > 1 else (math.nan, math.nan)
+        intervals[name] = Interval(float(mean), float(low), float(high), int(rows.sum()), known)
     return intervals

@@ -6,17 +6,22 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 from omatg_ray.crystal.domain import Trained, report_outside
-from omatg_ray.model.checks import warn_unfamiliar
+from omatg_ray.model.checks import training_of, warn_unfamiliar
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 
 
 def trained_on(models: Mapping[str, FlowModel], energies: Iterable[MatGLEnergy | None]) -> list[Trained]:
-    """Return the domain of each model, by its name, and of each potential."""
+    """Return the domain of each model, by its name, and of each potential.
+
+    If all models generate species, the elements that the potentials will meet are open too.
+    """
+    of_models = [training_of(model, name) for name, model in models.items()]
     potentials = [energy.potential for energy in energies if energy is not None]
+    open_species = bool(of_models) and all(model.open_species for model in of_models)
     return [
-        *(Trained(f"model {name}", model.description.domain) for name, model in models.items()),
-        *(Trained(f"potential {potential.name}", potential.domain) for potential in potentials),
+        *of_models,
+        *(Trained(f"potential {p.name}", p.domain, open_species=open_species) for p in potentials),
     ]
 
 
@@ -29,17 +34,16 @@ def warn_outside(
 
     Args:
         models: The models, by name.
-        trained: As `trained_on` returns it, in the same order.
+        trained: As `trained_on` returns it.
         cells: Atomic numbers of each cell. For models that generate species only how many there are counts.
         noun: What the cells are, in the plural.
     """
-    open_species = any(model.generates_species for model in models.values())
-    outside = report_outside(trained, [len(cell) if open_species else cell for cell in cells], noun)
+    outside = report_outside(trained, cells, noun)
     if outside:
         warnings.warn(
             f"outside of the training data: {outside}. Check such results with another potential or DFT", stacklevel=2
         )
     for model in models.values():
         if model.description.domain is None:
-            elements = frozenset() if open_species else frozenset(z for cell in cells for z in cell)
+            elements = frozenset() if model.generates_species else frozenset(z for cell in cells for z in cell)
             warn_unfamiliar(model, elements, frozenset(map(len, cells)))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.domain import INSIDE, UNKNOWN
+from omatg_ray.crystal.domain import share_inside
 from omatg_ray.evaluate.backend import Measured
 from omatg_ray.evaluate.compositions import ByComposition, interval_dicts
 from omatg_ray.evaluate.metrics import CSPMetrics, Interval, mean
+from omatg_ray.evaluate.rewards import column_of
 from omatg_ray.run.progress import Progress
 
 
@@ -42,8 +43,10 @@ class Evaluation:
         by_composition: The same by composition, for metrics that are means.
         seconds: Duration, from its start or, if they overlap, from the end of the one before.
         generation_seconds: Seconds spent generating, summed over all processes.
+        rewards: The user's own reward by name (n,): the weighted sum, its parts and their values (`evaluate.rewards`);
+            empty where it was not measured.
         domain: Whether model and potential were trained on such compositions as each reference's (n,): yes, unknown, or
-            what of it they saw little or nothing of (`judge`).
+            no, with what of it they saw little or nothing of (`judge`).
     """
 
     metrics: CSPMetrics
@@ -61,6 +64,7 @@ class Evaluation:
     seconds: float
     generation_seconds: float
     domain: list[str]
+    rewards: dict[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
@@ -69,9 +73,8 @@ class Evaluation:
 
     @property
     def in_domain(self) -> float | None:
-        """Share of the references that are in the domain of model and potential; None if both are unknown."""
-        known = [text == INSIDE for text in self.domain if text != UNKNOWN]
-        return sum(known) / len(known) if known else None
+        """Share of the references that are in the domain of model and potential; None if that is unknown."""
+        return share_inside(self.domain)
 
     def with_rows(self, rows: Mapping[str, Tensor]) -> Evaluation:
         """Return a copy with more metrics, each the mean over the rows (n,) that are not NaN."""
@@ -84,10 +87,12 @@ class Evaluation:
         if self.settings["samples"] > 1:
             rows = len(self.ids) // self.settings["samples"]
             samples = {"sample": [row // rows for row in range(len(self.ids))]}
+        names, own = self.by_composition.names, {column_of(name): rows for name, rows in self.rewards.items()}
         per_structure: dict[str, Any] = {
             "id": self.ids,
             **samples,
             "formula": self.crystals.formulas(),
+            "composition": [names[place] for place in self.by_composition.place] * self.settings["samples"],
             "domain": self.domain,
             "valid": self.valid.tolist(),
             "rmse": _nan_to_none(self.match),
@@ -98,15 +103,19 @@ class Evaluation:
             "energy_per_atom": self.energy,
             "relative_energy": self.relative_energy,
             "relative_energy_capped": self.relative_energy_capped,
+            **own,
         }
         for name, values in optional.items():
             if values is not None:
                 per_structure[name] = _nan_to_none(values) if isinstance(values, Tensor) else values
+        intervals = interval_dicts(self.intervals)
+        rewards = {name: intervals.pop(column_of(name)) for name in self.rewards}
         return {
             **self.settings,
             "in_domain": self.in_domain,
             "metrics": self.metrics.as_dict(),
-            "intervals": interval_dicts(self.intervals),
+            "intervals": intervals,
+            **({"rewards": rewards} if rewards else {}),
             "per_structure": per_structure,
         }
 

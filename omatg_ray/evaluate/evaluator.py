@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.crystal.domain import judge
+from omatg_ray.crystal.domain import Trained, judge
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.backend import Block, Comparisons, EvaluationBackend, Measured
 from omatg_ray.evaluate.compositions import ByComposition, covered
@@ -20,6 +20,7 @@ from omatg_ray.evaluate.domain import trained_on
 from omatg_ray.evaluate.evaluation import Evaluation, Started, spread_rows
 from omatg_ray.evaluate.metrics import CSPMetrics, energy_quantiles, energy_rows, match_rows, mean
 from omatg_ray.evaluate.polymorphs import Polymorphs
+from omatg_ray.evaluate.rewards import column_of, reward_rows
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.evaluate.unique import find_unique
 from omatg_ray.model.flow_model import FlowModel
@@ -48,6 +49,7 @@ class Evaluator:
             the others has a seed of its own that is derived from it.
         workers: Processes that find equal crystals among several samples; 0 uses this one.
         timeout: Seconds that one of these comparisons may take.
+        reward_key: Says which reward the backend measures, if it measures one; results of others are not compared.
 
     Attributes:
         known: The whole data set, including what `limit` leaves out.
@@ -64,11 +66,13 @@ class Evaluator:
         samples: int = 1,
         workers: int = 0,
         timeout: float = 10.0,
+        reward_key: str | None = None,
     ) -> None:
         self._rows = spread_rows(len(references), limit)
         self.known, self.references = references, references.select(self._rows)
         self.backend, self.seed, self.chunk_pairs, self._block = backend, seed, chunk_pairs, block
         self.samples, self._workers, self.timeout = samples, workers, timeout
+        self.reward_key = reward_key
         crystals = self.references.crystals
         self._species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
         self._blocks = torch.arange(len(crystals)).split(block)
@@ -132,11 +136,23 @@ class Evaluator:
             "samples": self.samples,
             "annealing": describe(sampling.schedule_of(model)),
             "potential": None if reward is None else reward.potential.name,
+            "domain_of": self.domain_of(model),
         }
-        open_species, trained = model.generates_species, trained_on({label: model}, [reward])
-        domain = [judge(trained, len(cell) if open_species else cell) for cell in self._species]
+        open_species, domain = model.generates_species, self.judge(model)
         sum_up = partial(self.evaluation, settings=settings, open_species=open_species, domain=domain)
         return Started(self.backend.measure(model, blocks), len(self.references) * self.samples, label, sum_up)
+
+    def judge(self, model: FlowModel) -> list[str]:
+        """Say of every reference whether it is in the domain of a model and the potential (`judge`)."""
+        trained = self._trained(model)
+        return [judge(trained, cell) for cell in self._species]
+
+    def domain_of(self, model: FlowModel) -> list[str]:
+        """Return who says what it was trained on, of a model and the potential."""
+        return ["the model" if one.is_model else one.who for one in self._trained(model) if one.domain is not None]
+
+    def _trained(self, model: FlowModel) -> list[Trained]:
+        return trained_on({"": model}, [self.backend.energy])
 
     def evaluation(
         self, done: Sequence[Measured], settings: dict[str, Any], open_species: bool, domain: list[str]
@@ -205,6 +221,7 @@ class Evaluator:
             rows |= of_energies
             others |= energy_quantiles(of_energies["relative_energy_mean"])
             by_composition = by_composition.with_medians(of_energies["relative_energy_mean"])
+        rewards = reward_rows([block.reward for block in done if block.reward is not None])
         means = {name: mean(values) for name, values in rows.items() if not name.startswith("coverage_at")}
         metrics = CSPMetrics(**{"n": len(crystals)} | means | others)
         return Evaluation(
@@ -219,10 +236,13 @@ class Evaluator:
             relative_energy=relative,
             relative_energy_capped=capped,
             settings=settings,
-            by_composition=by_composition.with_rows(rows),
+            by_composition=by_composition.with_rows(
+                rows | {column_of(name): values for name, values in rewards.items()}
+            ),
             seconds=0.0,
             generation_seconds=sum(block.seconds for block in done),
             domain=domain * self.samples,
+            rewards=rewards,
         )
 
     def _plan_blocks(self, sampling: Sampling, compared: bool) -> list[Block]:

@@ -159,6 +159,14 @@ class CSPMetrics:
         }
 
 
+CAPPED = (
+    "Capped: before the energy of the reference is subtracted, no energy counts as more than the cap (invalid_energy, "
+    "3 eV/atom unless set), and an invalid structure counts as the cap. References lie below 0, so the mean can exceed "
+    "the cap."
+)
+"""What a capped mean is, where one is shown."""
+
+
 class Column(NamedTuple):
     """Presentation of a metric: title, a shorter one for terminals, and number format."""
 
@@ -200,6 +208,22 @@ DETAILS = frozenset({"metre", "relative_energy_q10", "relative_energy_q90"})
 """Columns shown only in tables of cases."""
 
 
+SHARES = frozenset(
+    {
+        "match_rate",
+        "match_any",
+        "match_lowest",
+        "metre",
+        "coverage",
+        "invalid_share",
+        "plausible_share",
+        "plausible_match_rate",
+        "unique_share",
+    }
+)
+"""Fields of `CSPMetrics` between 0 and 1."""
+
+
 def measured_columns(rows: Iterable[Mapping[str, Any]], *, details: bool = False) -> dict[str, Column]:
     """Return the columns of a table, without those for which no row has a value.
 
@@ -213,12 +237,21 @@ def measured_columns(rows: Iterable[Mapping[str, Any]], *, details: bool = False
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over n rows with its confidence interval; the limits are NaN if n < 2."""
+    """A mean over n rows with its confidence interval; the limits are NaN if n < 2.
+
+    Attributes:
+        mean: The mean.
+        low: Lower limit.
+        high: Upper limit.
+        n: Number of rows.
+        compositions: Number of compositions that the rows belong to, where whole compositions were drawn; else 0.
+    """
 
     mean: float
     low: float
     high: float
     n: int
+    compositions: int = 0
 
 
 def mean_interval(

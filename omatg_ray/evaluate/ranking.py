@@ -34,8 +34,8 @@ def in_dispute(keys: Sequence[Composition], first: Tensor, second: Tensor) -> li
     A crystal is in dispute if
 
     - the potentials order it and at least one other crystal differently, and
-    - the difference of its two energies lies more than `DISAGREE` off the median difference of its composition, which
-      is the constant that two potentials may differ by.
+    - the difference of its two energies lies more than `DISAGREE` off the median difference of the others, which is the
+      constant that two potentials may differ by.
 
     Args:
         keys: Composition of each of B crystals.
@@ -45,10 +45,11 @@ def in_dispute(keys: Sequence[Composition], first: Tensor, second: Tensor) -> li
     ours, theirs = first.tolist(), second.tolist()
     disputed = [False] * len(keys)
     for _, rows in _known(keys, [b - a for a, b in zip(ours, theirs, strict=True)]):
-        constant = statistics.median(theirs[row] - ours[row] for row in rows)
         for row in rows:
-            moved = any((ours[row] - ours[other]) * (theirs[row] - theirs[other]) < 0 for other in rows)
-            disputed[row] = moved and abs(theirs[row] - ours[row] - constant) > DISAGREE
+            others = [other for other in rows if other != row]
+            if any((ours[row] - ours[other]) * (theirs[row] - theirs[other]) < 0 for other in others):
+                constant = statistics.median(theirs[other] - ours[other] for other in others)
+                disputed[row] = abs(theirs[row] - ours[row] - constant) > DISAGREE
     return disputed
 
 

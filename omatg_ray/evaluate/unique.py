@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.standard_crystal import SYMPREC
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import DataError
 from omatg_ray.reward.matching import MatchSettings, compositions, run_all, to_arrays
@@ -17,8 +18,8 @@ from omatg_ray.run.bounded import BoundedPool
 
 SAME_STRUCTURE = MatchSettings(ltol=0.2, stol=0.3, angle_tol=5.0)
 """pymatgen's own tolerances: tighter than those of prediction benchmarks."""
-SYMMETRY_TOLERANCE = 0.1
-"""spglib's tolerance in Å."""
+SYMMETRY_TOLERANCE = SYMPREC
+"""spglib's tolerance in Å: that of standard cells, which then have the space groups that are shown."""
 WORTH_A_BAR = 100
 """Comparisons of a round from which on it shows its progress."""
 

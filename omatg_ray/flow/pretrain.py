@@ -78,7 +78,7 @@ class Pretrainer:
         self.process_group = process_group or SingleProcess()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = CSPNet(settings.network).to(device)
+            self.network = CSPNet(settings.network).to(self.train.device)
         denoisers = [DENOISERS[field] for field in settings.paths.with_gamma]
         self.network.train_only({"pos_b", "cell_b", *denoisers})
         self._losses: list[LossName] = ["pos", "cell", *denoisers]

@@ -7,11 +7,17 @@ from collections.abc import Iterable
 
 from pymatgen.core import Element
 
+from omatg_ray.crystal.domain import Trained
 from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.errors import ModelError
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.run.location import Location
+
+
+def training_of(model: FlowModel, name: Location) -> Trained:
+    """Return what a model was trained on, as far as it says so."""
+    return Trained(f"model {name}", model.description.domain, True, model.generates_species)
 
 
 def known_elements(model: FlowModel) -> frozenset[int]:

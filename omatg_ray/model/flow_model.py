@@ -25,6 +25,7 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.domain import Domain, Trained, report_outside
 from omatg_ray.crystal.fields import FIELDS, FieldName
+from omatg_ray.crystal.formula import cell_species
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import NetworkSettings, PathSettings
@@ -335,8 +336,8 @@ class FlowModel:
         path, elements = self.description.paths.species, self.network.settings.max_atomic_number
         if path is None:
             self.network.require(z for structure in species for z in structure)
-        cells = [len(cell) for cell in species] if self.generates_species else species
-        if not judged and (outside := report_outside([Trained("model", self.description.domain)], cells, "crystals")):
+        trained = Trained("model", self.description.domain, True, self.generates_species)
+        if not judged and (outside := report_outside([trained], species, "crystals")):
             warnings.warn(f"outside of what it was trained on: {outside}", stacklevel=2)
         policy = self.policy(sampling.schedule, sde=sampling.noise == "policy")
         times = policy.times(sampling.steps)
@@ -364,24 +365,30 @@ class FlowModel:
 
     def sample(
         self,
-        formulas: Sequence[str],
+        formulas: str | Sequence[str],
         steps: int = 50,
-        schedule: Schedule | None = None,
+        schedule: Schedule | Location | None = None,
         seed: int = 0,
         noise: NoiseMode = "none",
     ) -> list[Structure]:
         """Generate one crystal for each formula, which gives the atoms of the cell: 'TiO2' three atoms, 'Ti2O4' six.
 
+        A single text is one formula. `schedule` may be a text of the command, such as "linear:pos=5,cell=2", "bundled"
+        or "none" (`read_schedule`). The rest is as in `Sampling` and `generate`.
+
         Raises:
             FormulaError: A formula cannot be parsed.
-            ModelError: The model generates species; or as `generate`.
-            DataError: As `generate`.
+            ModelError: The model generates species, was never trained on an element, or as `generate`.
+            ConfigError, DataError: As `read_schedule` and `generate`.
         """
-        from omatg_ray.crystal.formula import cell_species
+        from omatg_ray.model.checks import refuse_unseen
+        from omatg_ray.model.schedule import read_schedule
 
         self.require_given_species()
-        species = [cell_species(formula) for formula in formulas]
-        return self.generate(species, Sampling(steps, schedule, noise), seed).to_structures()
+        species = [cell_species(formula) for formula in ([formulas] if isinstance(formulas, str) else formulas)]
+        refuse_unseen(self, "the model", {number for cell in species for number in cell})
+        named = read_schedule(schedule) if isinstance(schedule, str | Path) else schedule
+        return self.generate(species, Sampling(steps, named, noise), seed).to_structures()
 
 
 def bundled_model() -> FlowModel:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from omatg_ray.evaluate.ablation import SHOWN
 from omatg_ray.evaluate.metrics import COLUMNS
+from omatg_ray.evaluate.verdict import RULE
 from omatg_ray.policy.schedule import LearnedSchedule, curves
 from omatg_ray.report.comparison import against_steps
 from omatg_ray.report.page import card, format_number, page, soft, table, with_interval
@@ -23,7 +24,7 @@ NOTE = (
     "Best hand-made: the best of all kinds and slopes on validation crystals, tuned at this number of grid points "
     "unless another one is given. Learned: with several seeds, their mean, and the lowest and highest. In brackets: "
     "95 % intervals over these seeds, from a bootstrap over whole compositions; for differences, both sides draw the "
-    "same compositions."
+    f"same compositions. {RULE}"
 )
 
 Rows = Sequence[Mapping[str, Any]]
@@ -92,7 +93,7 @@ def _table(rows: Rows) -> str:
     for row in rows:
         metrics = [_cell(row, key) for key in keys]
         differences = [row["less_best_hand_made"], row["less_none_at_most_steps"]]
-        metrics += [with_interval(metrics.get("crmse", {}), "{:+.3f}") for metrics in differences]
+        metrics += [with_interval(difference.get("crmse", {}), "{:+.3f}", " *") for difference in differences]
         way = f"{row['way']}\n{row['schedule']}" if row["schedule"] else row["way"]
         cells.append([str(row["steps"]), way, *metrics, f"{row['generation_seconds_per_1000']:.1f}"])
     return table(head, cells)

@@ -228,7 +228,7 @@ def idle_curves(found: Mapping[Actor, Points]) -> Figure | None:
         return None
     few = len(found) <= FEW_ACTORS
     figure, (axes,) = dressed(NORMAL if few else WIDE, ("iteration", "idle share"), whole=True, percent=True)
-    axes.set_ylim(0.0, 1.03)
+    axes.set_ylim(0.0, 1.0)
     colours = role_colours(role for role, _ in found)
 
     def smooth(numbers: np.ndarray) -> np.ndarray:

@@ -13,25 +13,39 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.cases import CaseResult, crystals_of_case
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.compositions import interval_dicts
+from omatg_ray.evaluate.metrics import CAPPED, SHARES
+from omatg_ray.evaluate.verdict import RULE
 from omatg_ray.report.drawing import read_crystals
-from omatg_ray.report.page import card, crystal_card, format_number, grid, page, soft, spread, table, with_interval
+from omatg_ray.report.page import (
+    ABSURD,
+    ABSURD_NOTE,
+    card,
+    crystal_card,
+    grid,
+    page,
+    soft,
+    spread,
+    table,
+    with_interval,
+    with_warning,
+)
 from omatg_ray.report.plots import COLOURS, NORMAL, WIDE, banded_lines, energy_histogram, rmse_histogram
+from omatg_ray.report.rewards import rewards_of
 from omatg_ray.run.atomic import write_bytes, write_json, write_text
 from omatg_ray.run.text import counted
 
 JSON, PARQUET, REPORT = "evaluation.json", "compositions.parquet", "report.html"
 N_DRAWN = 3
 """Number of cases whose crystals are drawn."""
-HIGHEST = 5.0
-"""eV/atom; histograms put everything above into one bin."""
 N_OUTLINES = len(COLOURS)
 """Most histograms in one picture."""
 NOTE = (
     "In brackets: 95 % intervals, from a bootstrap over whole compositions, since crystals of one composition are not "
-    "independent. Energies in eV/atom relative to the reference of the same row, by the same potential. Capped: before "
-    "subtraction, an invalid structure counts as the cap, and none counts as more. RMSE over matched structures; cRMSE "
+    "independent. Energies in eV/atom relative to the reference of the same row, by the same potential. "
+    f"{CAPPED} RMSE over matched structures; cRMSE "
     "counts an unmatched one as the matcher's tolerance. METRe: share of references matched by any generated structure "
-    "of their composition. s/1000: seconds for one process or actor to generate 1,000 structures, without matching "
+    "of their composition. In domain: share of references like those that the model and the potential were trained on. "
+    "s/1000: seconds for one process or actor to generate 1,000 structures, without matching "
     "and scoring them."
 )
 
@@ -99,6 +113,7 @@ def write_comparison(
     sections = [
         ("Cases", _table(comparison)),
         (f"Difference from the first case ({escape(first.label)})", _differences(comparison)),
+        ("Your reward", _rewards(comparison)),
         ("Against the number of grid points", against_steps(series)),
         ("Coverage", _coverage(comparison)),
         ("Relative energies", _histograms(comparison, "relative_energy")),
@@ -144,12 +159,26 @@ def _table(comparison: Comparison) -> str:
     columns, names = comparison.columns, comparison.names()
     counts = {key: {result.metrics[key] for result in comparison.results} for key in ("n", "n_polymorphic")}
     shown = {key: column for key, column in columns.items() if len(counts.get(key, "ab")) > 1}
-    head = [*names, *(column.title for column in shown.values()), "s/1000"]
+    head = [*names, *(column.title for column in shown.values()), "in domain", "s/1000"]
     rows = []
-    for result, *own_names in zip(comparison.results, *names.values(), strict=True):
+    for result, inside, *own_names in zip(comparison.results, comparison.in_domain(), *names.values(), strict=True):
         cells = [with_interval(result.interval(key), column.form) for key, column in shown.items()]
-        rows.append([*own_names, *cells, f"{result.seconds_per_1000:.1f}"])
-    return table(head, rows, soft(NOTE))
+        rows.append([*own_names, *cells, inside, f"{result.seconds_per_1000:.1f}"])
+    return table(head, rows, soft(" ".join([*same_crystals(comparison.results), NOTE])), names=len(names))
+
+
+def same_crystals(results: Sequence[CaseResult]) -> list[str]:
+    """Say which cases gave the same crystals as an earlier one, in a sentence each."""
+    sentences = []
+    for index, result in enumerate(results):
+        for earlier in results[:index]:
+            if result.values["per_structure"] == earlier.values["per_structure"]:
+                sentences.append(
+                    f"{result.label} gave the same crystals as {earlier.label}: the best checkpoint of a run that did "
+                    "not improve is its base."
+                )
+                break
+    return sentences
 
 
 def _differences(comparison: Comparison) -> str:
@@ -166,10 +195,15 @@ def _differences(comparison: Comparison) -> str:
         rows.append([*own_names, *(with_interval(changes.get(key, {}), form, " *") for key, form in forms.items())])
     note = (
         "Paired: both draw the same compositions, and x_0 and noise of a row are the same in all cases. "
-        "*: the interval does not contain 0. RMSE is over what each case matches; a case that matches more may match "
+        f"{RULE} RMSE is over what each case matches; a case that matches more may match "
         "harder structures, so compare the cRMSE."
     )
-    return table([*names, *(column.title for column in columns.values())], rows, soft(note))
+    return table([*names, *(column.title for column in columns.values())], rows, soft(note), names=len(names))
+
+
+def _rewards(comparison: Comparison) -> str:
+    results = comparison.results
+    return rewards_of([one.label for one in results], [one.values for one in results], comparison.differences)
 
 
 def against_steps(series: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]]) -> str:
@@ -185,7 +219,9 @@ def against_steps(series: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]])
             for name, points in series.items()
         }
         lines = {name: points for name, points in lines.items() if points}
-        cards.append(card(title, banded_lines(lines, "grid points", ylabel, metric == "invalid_share", log=True)))
+        percent, share = metric == "invalid_share", metric in SHARES
+        figure = banded_lines(lines, "grid points", ylabel, percent, log=True, share=share)
+        cards.append(card(title, figure, CAPPED if metric == "relative_energy_mean_capped" else ""))
     return grid(cards)
 
 
@@ -200,7 +236,7 @@ def _coverage(comparison: Comparison) -> str:
                 for k, (name, value) in enumerate(zip(names, values, strict=True), start=1)
             ]
     drawn = dict(list(lines.items())[:N_OUTLINES])
-    figure = banded_lines(drawn, "samples of a reference", "share of references matched", size=WIDE)
+    figure = banded_lines(drawn, "samples of a reference", "share of references matched", size=WIDE, share=True)
     left_out = "" if len(drawn) == len(lines) else f" The first {len(drawn)} cases."
     caption = f"Expected share of references matched by at least one of k of their samples.{left_out}"
     return card("", figure, caption)
@@ -222,7 +258,7 @@ def _histograms(comparison: Comparison, column: str) -> str:
             if (rows := case.values["per_structure"].get(column)) is not None
         }
         energies = column == "relative_energy"
-        figure = energy_histogram(values, HIGHEST, size) if energies else rmse_histogram(values, size)
+        figure = energy_histogram(values, ABSURD, size) if energies else rmse_histogram(values, size)
         left_out = len(results) - len(values)
         cards.append(card(group, figure, f"{counted(left_out, 'case')} not drawn." if left_out else ""))
     return grid(cards)
@@ -255,7 +291,7 @@ def _crystals(comparison: Comparison, references: CrystalDataset, folder: Path) 
         cards.append(crystal_card(formulas[row], {known: reference, **drawn}, escape(references.ids[row])))
     note = (
         "References are evenly spaced, not chosen by result; the first sample of each. Energies in eV/atom relative to "
-        "the reference."
+        f"the reference. {ABSURD_NOTE}"
     )
     return grid(cards, soft(note))
 
@@ -265,5 +301,5 @@ def _caption(result: CaseResult, row: int) -> str:
     if not rows["valid"][row]:
         return "invalid\n"
     energy = rows.get("relative_energy")
-    text = "" if energy is None or energy[row] is None else format_number(energy[row], "{:+.3f}")
+    text = "" if energy is None or energy[row] is None else with_warning(energy[row], "{:+.3f}")
     return f"{text}\n" + ("no match" if rows["rmse"][row] is None else f"RMSE {rows['rmse'][row]:.3f}")

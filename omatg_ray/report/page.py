@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from omatg_ray.evaluate.verdict import significant
 from omatg_ray.report.drawing import draw_crystals, element_colours
 from omatg_ray.report.plots import svg
 
@@ -21,12 +22,12 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e4e8ef; --soft: #9aa4b5; --line: #333b49; --card: #1b2029; --page: #12161d; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 76rem; background: var(--page); color: var(--ink);
+body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 86rem; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 h1 { margin: 0; font-size: 1.7rem; } h2 { margin: 2.5rem 0 .8rem; font-size: 1.2rem; }
 h3 { margin: 0 0 .4rem; font-size: 1rem; font-weight: 600; }
 p { margin: .3rem 0; } .soft, figcaption { color: var(--soft); font-size: .88rem; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); }
+.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr)); }
 figure, .wide, details { margin: 0; padding: 1rem 1.1rem; background: var(--card); border: 1px solid var(--line);
   border-radius: .6rem; }
 .wide { overflow-x: auto; } details { margin-bottom: .6rem; }
@@ -38,10 +39,23 @@ td { white-space: pre; } th { color: var(--soft); font-weight: 600; vertical-ali
 tr:last-child td { border-bottom: 0; }
 td:first-child, th:first-child { text-align: left; padding-left: 0; }
 td:first-child { white-space: normal; min-width: 8rem; } td:last-child, th:last-child { padding-right: 0; }
+table + table { margin-top: 1.2rem; }
 pre { overflow-x: auto; font-size: .85rem; } .element { margin-right: .9rem; white-space: nowrap; }
 .dot { display: inline-block; width: .75em; height: .75em; margin-right: .35em; border-radius: 50%;
   border: 1px solid #555; }
 """
+
+
+ABSURD = 5.0
+"""eV/atom; no crystal is that far above or below a known one of the same atoms. Histograms end there."""
+ABSURD_NOTE = (
+    f"⚠: more than {ABSURD:g} eV/atom from the reference. Such an energy is absurd: atoms overlap, or the potential "
+    "fails there."
+)
+CHARACTER, PADDING = 9.3, 19.2
+"""Pixels of a digit in a table, in a wide font, and of the padding of a cell."""
+FITS = 1280.0
+"""Pixels that a table may take, in a window of 1,400."""
 
 
 def page(title: str, summary: str, sections: Sequence[tuple[str, str]], notes: str = "") -> str:
@@ -110,28 +124,63 @@ def format_number(value: float | None, form: str) -> str:
     return "–" if value is None else form.format(value).replace("-", "−")
 
 
+def with_warning(relative: float, form: str) -> str:
+    """Format an energy relative to the reference, in eV/atom, marked if it is absurd (`ABSURD`)."""
+    text = format_number(relative, form)
+    return f"⚠ {text}" if abs(relative) > ABSURD else text
+
+
 def with_interval(interval: Mapping[str, Any], form: str, mark: str = "") -> str:
-    """Format a mean with its interval below, both as in `interval_dict`; `mark` stands behind if 0 is outside."""
+    """Format a mean with its interval below, both as in `interval_dict`; `mark` stands behind if it is significant."""
     mean, low, high = (interval.get(name) for name in ("mean", "low", "high"))
     text = format_number(mean, form)
     if mean is None or low is None or high is None:
         return text
-    sure = mark if low > 0 or high < 0 else ""
+    sure = mark if significant(interval) else ""
     return f"{text}{sure}\n[{format_number(low, form)}, {format_number(high, form)}]"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], below: str = "", folded: str = "") -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], below: str = "", folded: str = "", names: int = 1) -> str:
     """Put a table of plain texts, which may have several lines, in a box with HTML below.
+
+    A table that is too wide for a window becomes several, one below the other.
 
     Args:
         head: Titles of the columns.
         rows: Cells of every row.
         below: HTML below the table.
         folded: Title of a table that is folded away.
+        names: Number of columns at the left that say what a row is; every part of a wide table has them.
     """
-    header = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    content = f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>{below}"
+    lines = list(rows)
+    parts = []
+    for columns in _parts(head, lines, names):
+        header = "".join(f"<th>{escape(head[column])}</th>" for column in columns)
+        cells = ("".join(f"<td>{escape(line[column])}</td>" for column in columns) for line in lines)
+        body = "".join(f"<tr>{row}</tr>" for row in cells)
+        parts.append(f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>")
+    content = "".join(parts) + below
     if folded:
         return f'<details class="wide"><summary>{folded}</summary>{content}</details>'
     return f'<div class="wide">{content}</div>'
+
+
+def _parts(head: Sequence[str], lines: Sequence[Sequence[str]], names: int) -> list[list[int]]:
+    """Divide the columns of a table into parts that fit a window, each with the first `names` columns."""
+    # Titles wrap at spaces, cells only where they have several lines.
+    cells = list(zip(*lines, strict=True)) or [()] * len(head)
+    texts = [
+        [*title.split(), *(text for cell in column for text in cell.split("\n"))]
+        for title, column in zip(head, cells, strict=True)
+    ]
+    widths = [PADDING + CHARACTER * max(map(len, column), default=0) for column in texts]
+    room = FITS - sum(widths[:names])
+    parts: list[list[int]] = []
+    left = 0.0
+    for column in range(names, len(head)):
+        if not parts or widths[column] > left:
+            parts.append(list(range(names)))
+            left = room
+        parts[-1].append(column)
+        left -= widths[column]
+    return parts or [list(range(len(head)))]

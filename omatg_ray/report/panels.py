@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
+from omatg_ray.evaluate.metrics import CAPPED
 from omatg_ray.report.plots import Curve, Panel
+from omatg_ray.reward.settings import ENERGY
 
 
 def _losses(title: str, suffix: str) -> Panel:
@@ -42,15 +45,18 @@ REINFORCEMENT = (
         "overlapping atoms dominate, is energy_mean in metrics.jsonl.",
     ),
     Panel(
-        "Relative energy on validation",
-        (
-            Curve("validation", "relative_energy_mean_capped", "capped mean"),
-            Curve("validation", "relative_energy_median", "median of valid"),
-        ),
+        "Relative energy on validation, capped mean",
+        (Curve("validation", "relative_energy_mean_capped", "capped mean"),),
         "relative energy (eV/atom)",
-        "Capped: invalid structures count as the cap, and no structure as more. If the energy alone is rewarded, the "
-        "best checkpoint has the lowest capped mean. The uncapped mean, which single crystals dominate, is "
-        "relative_energy_mean in metrics.jsonl.",
+        f"{CAPPED} If the energy alone is rewarded, the best checkpoint has the lowest capped mean.",
+        marks_best=True,
+    ),
+    Panel(
+        "Relative energy on validation, median",
+        (Curve("validation", "relative_energy_median", "median of valid"),),
+        "relative energy (eV/atom)",
+        "Of the valid structures, not capped. Their mean, which single crystals dominate, is relative_energy_mean in "
+        "metrics.jsonl.",
         marks_best=True,
     ),
     Panel(
@@ -70,7 +76,7 @@ REINFORCEMENT = (
         "share",
         percent=True,
     ),
-    Panel("Match rate on validation", (Curve("validation", "match_rate", "match rate"),), "match rate"),
+    Panel("Match rate on validation", (Curve("validation", "match_rate", "match rate"),), "match rate", share=True),
     Panel(
         "RMSE on validation",
         (Curve("validation", "rmse", "RMSE, matched"), Curve("validation", "crmse", "cRMSE, all")),
@@ -110,15 +116,29 @@ REINFORCEMENT = (
 )
 
 
-def rewards(weights: Mapping[str, float]) -> tuple[Panel, ...]:
-    """Return a panel for each part of a sum of rewards, from weights by name; none if there is only one part."""
-    return tuple(
+def rewards(weights: Mapping[str, float], logged: Iterable[str] = ()) -> tuple[Panel, ...]:
+    """Return a panel for each part of a sum of rewards, and for each value behind one; none for the energy alone.
+
+    Args:
+        weights: Weights of the parts by name.
+        logged: Names of all metrics of the run.
+    """
+    if weights.keys() <= {ENERGY}:
+        return ()
+    of_parts = [
         Panel(
             f"Reward: {name}",
-            (Curve("train", f"reward_{name}_mean", "mean", smooth=True),),
+            _both(name),
             "reward",
             f"Weight {weight:g}." if weight else "Weight 0: only monitored.",
         )
         for name, weight in weights.items()
-        if len(weights) > 1
-    )
+    ]
+    found = (re.fullmatch(r"reward_(.+)_mean", metric) for metric in dict.fromkeys(logged))
+    names = [match[1] for match in found if match is not None and match[1] not in weights]
+    return (*of_parts, *(Panel(f"Behind the reward: {name}", _both(name), name, optional=True) for name in names))
+
+
+def _both(name: str) -> tuple[Curve, ...]:
+    metric = f"reward_{name}_mean"
+    return Curve("train", metric, "rollouts", smooth=True), Curve("validation", metric, "validation")

@@ -68,7 +68,8 @@ class Panel:
         ylabel: Label of the vertical axis, with the unit.
         caption: Text below the picture.
         xlabel: Label of the horizontal axis.
-        percent: Whether the metrics are shares, shown in per cent.
+        percent: Whether the metrics are shares, shown in per cent, from 0 on.
+        share: Whether the metrics are shares, shown as they are.
         log: Whether the vertical axis is logarithmic.
         marks_best: Whether the point of the best checkpoint on the first curve is marked.
         optional: Whether some runs cannot have its metrics; such a panel is left out if all its values are 0.
@@ -80,6 +81,7 @@ class Panel:
     caption: str = ""
     xlabel: str = "iteration"
     percent: bool = False
+    share: bool = False
     log: bool = False
     marks_best: bool = False
     optional: bool = False
@@ -110,11 +112,11 @@ class Panel:
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_locator(NullLocator())
-        if self.percent:
-            axes.set_ylim(bottom=0.0)
+        if self.percent or self.share:
+            bound_share(axes, from_0=self.percent)
         _, steps, numbers = series[0]
         if self.marks_best and best in steps:
-            at, label = steps == best, f"best ({self.xlabel} {best})"
+            at, label = steps == best, f"best ({self.xlabel} {best})" if best else "best: the base"
             axes.plot(steps[at], numbers[at], "o", markersize=11, fillstyle="none", markeredgecolor=INK, label=label)
         if len(axes.get_lines()) > 1 or series[0][0].spread:
             legend(axes)
@@ -128,6 +130,7 @@ def banded_lines(
     percent: bool = False,
     log: bool = False,
     size: tuple[float, float] = NORMAL,
+    share: bool = False,
 ) -> Figure | None:
     """Draw one line with a band per series; return None if no series has two points.
 
@@ -135,9 +138,10 @@ def banded_lines(
         series: Points in ascending order, by name: x and a value with its limits, as in `interval_dict`.
         xlabel: Label of the horizontal axis.
         ylabel: Label of the vertical axis, with the unit.
-        percent: Whether values are shares, shown in per cent.
+        percent: Whether values are shares, shown in per cent, from 0 on.
         log: Whether the horizontal axis is logarithmic.
         size: Width and height in inches.
+        share: Whether values are shares, shown as they are.
     """
     if not any(len(points) > 1 for points in series.values()):
         return None
@@ -153,11 +157,22 @@ def banded_lines(
         colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
         axes.plot(x, value, color=colour, linestyle=dash, marker="o", markersize=4, linewidth=1.8, label=name)
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    if percent:
-        axes.set_ylim(bottom=0.0)
+    if percent or share:
+        bound_share(axes, from_0=percent)
     if len(series) > 1:
         legend(axes)
     return figure
+
+
+def bound_share(axes: Axes, from_0: bool = False) -> None:
+    """End the vertical axis at 0 and 1, which no share can exceed; `from_0` always begins it there.
+
+    Lines and points at a bound are drawn whole.
+    """
+    low, high = axes.get_ylim()
+    axes.set_ylim(0.0 if from_0 else max(low, 0.0), min(high, 1.0))
+    for line in axes.get_lines():
+        line.set_clip_on(False)
 
 
 def running_mean(numbers: np.ndarray, reach: int) -> np.ndarray:

@@ -10,15 +10,28 @@ from typing import Any
 
 from omatg_ray.errors import ConfigError, DataError, ModelError
 from omatg_ray.evaluate.change import changes
-from omatg_ray.evaluate.metrics import measured_columns
+from omatg_ray.evaluate.metrics import CAPPED, measured_columns
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.schedule import SCHEDULE_FILE, read_description
 from omatg_ray.policy.schedule import curves
 from omatg_ray.report.actors import actors_section, read_json, timeline_section, times_section
 from omatg_ray.report.drawing import read_crystals
-from omatg_ray.report.page import card, crystal_card, format_number, grid, page, soft, spread, table
+from omatg_ray.report.page import (
+    ABSURD,
+    ABSURD_NOTE,
+    card,
+    crystal_card,
+    format_number,
+    grid,
+    page,
+    soft,
+    spread,
+    table,
+    with_warning,
+)
 from omatg_ray.report.panels import PRETRAINING, REINFORCEMENT, rewards
 from omatg_ray.report.plots import energy_histogram
+from omatg_ray.report.rewards import rewards_of
 from omatg_ray.report.schedules import SLOPES, draw_schedules
 from omatg_ray.run.advice import command
 from omatg_ray.run.atomic import write_text
@@ -28,6 +41,7 @@ from omatg_ray.tree import parse
 
 COUNTS = ("n", "n_polymorphic")
 """Metrics that count the rows behind other metrics; they get no column if they are all the same."""
+BEST_IS_BASE = "Best is the base: no validation was better than the first, so the rows before and after are the same."
 
 
 def write_report(run_folder: Path) -> Path:
@@ -49,8 +63,8 @@ def write_report(run_folder: Path) -> Path:
     missing: list[str] = []
     lines = _metrics(run.metrics_path, missing)
     evaluations = _evaluations(run.evaluation, missing)
-    pretraining_only = {line["kind"] for line in lines} == {"pretrain"}
-    expected: list[str] = [] if pretraining_only else missing  # pretraining has no before and after
+    tested = {line["kind"] for line in lines} != {"pretrain"} and _setting(run, "test", "limit") != 0
+    expected: list[str] = missing if tested else []
     sections = [
         ("Before and after", _table(evaluations, expected)),
         ("Relative energies before and after", _energies(evaluations, expected)),
@@ -121,9 +135,8 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
     labels = [str(evaluation.get("label", name)) for name, evaluation in evaluations.items()]
     rows = [list(row) for row in zip(labels, *shown.values(), strict=True)]
     note = (
-        "Energies in eV/atom relative to the reference of the same row, by the same potential. Capped: before "
-        "subtraction, an invalid structure counts as the reward's energy for invalid ones, and none counts as more. "
-        "RMSE over matched structures; cRMSE counts an unmatched one as the matcher's tolerance."
+        "Energies in eV/atom relative to the reference of the same row, by the same potential. "
+        f"{CAPPED} RMSE over matched structures; cRMSE counts an unmatched one as the matcher's tolerance."
     )
     if "match_any" in columns:
         note += (
@@ -132,8 +145,15 @@ def _table(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
         )
     if common:
         note = f"All rows: {', '.join(common)}. {note}"
-    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in _changes(evaluations))
-    return table(["", *shown], rows, paragraphs + soft(note))
+    said = [BEST_IS_BASE] if _same(evaluations) else _changes(evaluations)
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in said)
+    return table(["", *shown], rows, paragraphs + soft(note)) + rewards_of(labels, list(evaluations.values()))
+
+
+def _same(evaluations: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether the same crystals were generated before and after."""
+    rows = [evaluations.get(name, {}).get("per_structure") for name in ("before", "after")]
+    return bool(rows[0]) and rows[0] == rows[1]
 
 
 def _text(evaluation: Mapping[str, Any], key: str) -> str:
@@ -150,7 +170,7 @@ def _changes(evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return []
     measured = changes(evaluations["before"], evaluations["after"])
     texts = [str(change).replace("-", "−") for change in measured]
-    return ["After minus before, with 95 % intervals (paired bootstrap):", *texts] if texts else []
+    return ["After minus before, with 95 % intervals (paired bootstrap over compositions):", *texts] if texts else []
 
 
 def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> str:
@@ -158,7 +178,7 @@ def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> 
     link = re.search(r"\d+$", run.pointed_at("best") or "")
     best = int(link.group()) if link else None
     cards = []
-    reinforcement = (*REINFORCEMENT, *rewards(_weights(run)))
+    reinforcement = (*REINFORCEMENT, *rewards(_weights(run), (name for line in lines for name in line)))
     for panels, shown in ((PRETRAINING, "pretrain" in kinds), (reinforcement, kinds != {"pretrain"})):
         for panel in panels if shown else ():
             figure = panel.figure(lines, best)
@@ -172,16 +192,25 @@ def _curves(run: RunFolder, lines: list[dict[str, Any]], missing: list[str]) -> 
 def _weights(run: RunFolder) -> dict[str, float]:
     """Read the weights of the rewards by name from `config.yaml`; empty if it is missing or cannot be read."""
     try:
-        tree = parse(run.config_path.read_text(encoding="utf-8"))
-        weights = tree["reward"]["weights"]
-        return {str(name): float(weight) for name, weight in weights.items()}
-    except (OSError, ConfigError, KeyError, TypeError, AttributeError, ValueError):
+        return {str(name): float(weight) for name, weight in _setting(run, "reward", "weights").items()}
+    except (TypeError, AttributeError, ValueError):
         return {}
+
+
+def _setting(run: RunFolder, *names: str) -> Any:
+    """Read a value of `config.yaml`; None if it is missing or cannot be read."""
+    try:
+        value = parse(run.config_path.read_text(encoding="utf-8"))
+        for name in names:
+            value = value[name]
+    except (OSError, ConfigError, KeyError, TypeError, ValueError):
+        return None
+    return value
 
 
 def _energies(evaluations: dict[str, dict[str, Any]], missing: list[str]) -> str:
     relative = {name: _per_structure(evaluations, name).get("relative_energy") for name in ("before", "after")}
-    figure = energy_histogram({name: energies for name, energies in relative.items() if energies})
+    figure = energy_histogram({name: energies for name, energies in relative.items() if energies}, ABSURD)
     missing.extend(["relative energies per structure"] if figure is None else [])
     return card("", figure, "Per structure, by the same potential; dotted: the reference.")
 
@@ -224,8 +253,10 @@ def _crystals(run: RunFolder, evaluations: dict[str, dict[str, Any]], missing: l
     }
     note = (
         "Compositions are evenly spaced in the file, not chosen by result. Energies in eV/atom, and relative to the "
-        "reference."
+        f"reference. {ABSURD_NOTE}"
     )
+    if _same(evaluations):
+        note = f"{BEST_IS_BASE} {note}"
     return grid([crystal_card(formulas[row], drawn, f"row {row}") for row, drawn in cards.items()], soft(note))
 
 
@@ -264,5 +295,5 @@ def _caption(evaluations: dict[str, dict[str, Any]], name: str, index: int) -> s
         elif energy is not None and relative is not None:
             rmse = known.get("rmse")
             match = "no match" if rmse is None else f"RMSE {rmse:.3f}"
-            return f"{format_number(energy, '{:.3f}')} ({format_number(relative, '{:+.3f}')})\n{match}"
+            return f"{format_number(energy, '{:.3f}')} ({with_warning(relative, '{:+.3f}')})\n{match}"
     return ""

@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from omatg_ray.evaluate.metrics import COLUMNS, Column
+from omatg_ray.evaluate.metrics import COLUMNS, SHARES, Column
 from omatg_ray.report.plots import COLOURS, INK, NORMAL, WIDE, dressed
 from omatg_ray.run.folder import METRICS
 from omatg_ray.run.metrics import read_metrics
@@ -102,7 +102,8 @@ def learning_curves(sweep: Sweep, folder: Path) -> Figure | None:
             # One trial that diverged must not flatten all others.
             low, high = np.quantile(drawn, [0.0, 0.95] if goal.mode == "min" else [0.05, 1.0])
             margin = 0.06 * (high - low) or 0.05
-            axes.set_ylim(low - margin, high + margin)
+            low, high = low - margin, high + margin
+            axes.set_ylim(*((max(low, 0.0), min(high, 1.0)) if goal.metric in SHARES else (low, high)))
         for name, rows in measured.items():
             steps, values, _ = rows[rows[:, 2] > 0].T
             if len(steps):

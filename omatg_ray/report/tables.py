@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from omatg_ray.evaluate.comparison import Comparison
-from omatg_ray.run.text import aligned
+from omatg_ray.evaluate.metrics import CAPPED
+from omatg_ray.evaluate.rewards import rewards_cells
+from omatg_ray.run.text import LINE, aligned
 
 IN_TERMINALS = {
     "relative_energy_mean_capped": "E capped",
@@ -23,7 +26,10 @@ IN_TERMINALS = {
 """Metrics in terminal tables of cases, in order, with their titles."""
 LEGEND = """\
 E: eV/atom over the reference; ±: half of the 95 % interval (bootstrap over compositions); unique: structures per
-composition; s/1000: seconds for one process or actor to generate 1,000 crystals"""
+composition; in domain: references like what the case's model and the potential were trained on; s/1000: seconds for one
+process or actor to generate 1,000 crystals"""
+
+REWARDS_LEGEND = "part.value: a value behind that part; ±: half of the 95 % interval (bootstrap over compositions)"
 
 
 def comparison_table(comparison: Comparison) -> str:
@@ -31,12 +37,25 @@ def comparison_table(comparison: Comparison) -> str:
     measured = comparison.columns
     columns = {key: measured[key] for key in IN_TERMINALS if key in measured}
     names = comparison.names()
-    lines = [[*names, *(IN_TERMINALS[key] for key in columns), "n", "s/1000"]]
-    for result, *own_names in zip(comparison.results, *names.values(), strict=True):
+    lines = [[*names, *(IN_TERMINALS[key] for key in columns), "in domain", "n", "s/1000"]]
+    for result, inside, *own_names in zip(comparison.results, comparison.in_domain(), *names.values(), strict=True):
         cells = [plus_minus(result.interval(key), column.form) for key, column in columns.items()]
-        lines.append([*own_names, *cells, str(result.metrics["n"]), f"{result.seconds_per_1000:.1f}"])
+        lines.append([*own_names, *cells, inside, str(result.metrics["n"]), f"{result.seconds_per_1000:.1f}"])
     left = [index for index, name in enumerate(names) if name != "steps"]
-    return f"{aligned(lines, left)}\n{LEGEND}"
+    capped = f"\n{fill(CAPPED, LINE)}" if "relative_energy_mean_capped" in columns else ""
+    return f"{aligned(lines, left)}\n{LEGEND}{capped}"
+
+
+def rewards_table(evaluations: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> str:
+    """Format the user's own reward for terminals: a line per part and value; empty if it was not measured.
+
+    Args:
+        evaluations: As from `Evaluation.as_dict`.
+        labels: Their names, if these are not their own labels.
+    """
+    titles = labels or [str(evaluation["label"]) for evaluation in evaluations]
+    cells = rewards_cells(titles, [evaluation.get("rewards") or {} for evaluation in evaluations], plus_minus)
+    return f"{aligned(cells, left=[0])}\n{REWARDS_LEGEND}" if cells else ""
 
 
 def plus_minus(interval: Mapping[str, Any], form: str) -> str:

@@ -54,7 +54,7 @@ class Scorers:
 def build_scorers(
     settings: RewardSettings,
     known: CrystalDataset,
-    validation: CrystalDataset | None = None,
+    evaluated: Sequence[CrystalDataset] = (),
     device: torch.device | str = "cpu",
     potential: Potential | None = None,
 ) -> Scorers:
@@ -63,7 +63,8 @@ def build_scorers(
     Args:
         settings: Settings of the reward.
         known: Training crystals: the compositions to score, and the references unless the settings name others.
-        validation: Crystals whose compositions are scored too but never rewarded; references where there are no others.
+        evaluated: Crystals whose compositions are scored too but never rewarded, such as those of the validation and
+            the test; references where there are no others.
         device: Device of the potentials.
         potential: The potential of the settings, if it is loaded already.
 
@@ -106,8 +107,9 @@ def build_scorers(
     if energy is not None and second is not None:
         parts[SECOND] = SecondPotential(second, materials.shared[ENERGY], energy, known.crystals)
     for part in parts.values():
-        if isinstance(part, PolymorphMatch) and validation is not None:
-            part.learn(validation.crystals)
+        if isinstance(part, PolymorphMatch):
+            for dataset in evaluated:
+                part.learn(dataset.crystals)
     weighted = Weighted({name: (settings.weighted.get(name, 0.0), part) for name, part in parts.items()})
     return Scorers(weighted, energy, None if second is None else second.potential.fingerprint)
 

@@ -91,6 +91,11 @@ class MatGLEnergy:
         self.potential.to(device)
         return self
 
+    def energies_like(self, other: MatGLEnergy) -> bool:
+        """Return whether another instance has the same energies, bit for bit, whatever its rewards."""
+        decides = ("chunk_edges", "repulsion", "own_images", "relax_steps")
+        return self.potential is other.potential and all(getattr(self, n) == getattr(other, n) for n in decides)
+
     @property
     def elements(self) -> frozenset[int]:
         """Return the atomic numbers that the potential knows."""

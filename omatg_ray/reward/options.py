@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from omatg_ray.errors import RewardError
 from omatg_ray.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,17 @@ class Materials:
     settings: RewardSettings
     known: CrystalDataset
     shared: dict[str, Once] = field(default_factory=dict)
+
+    @property
+    def energy(self) -> Once:
+        """Return the reward of the crystals' energies.
+
+        Raises:
+            RewardError: No reward has asked for a potential.
+        """
+        if "energy" not in self.shared:
+            raise RewardError("a reward is made of energies, but its Options do not say `needs_potential = True`")
+        return self.shared["energy"]
 
 
 class Options(Settings):

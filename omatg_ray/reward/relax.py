@@ -35,7 +35,8 @@ class Relaxed:
         energy: Their energies in eV (B,), float64.
         steps: Steps taken (B,), int64.
         drop: eV by which the energy fell (B,), never negative.
-        converged: Whether they came to rest within `CONVERGED` (B,), bool; a state on the way may have been lower.
+        converged: Whether these states rest within `CONVERGED` (B,), bool. The last state may rest, and yet one on the
+            way be lower: then this is false.
     """
 
     crystals: CrystalBatch
@@ -92,7 +93,7 @@ def relax(
         )
         largest = torch.zeros_like(start).scatter_reduce(0, now.batch, force.norm(dim=1), "amax")
         rests = (largest < CONVERGED) & (pull.abs().amax((1, 2)) < CONVERGED)
-        converged = converged | (moving & rests & energy.isfinite())
+        converged = rests.where(better, converged)
         moving = moving & energy.isfinite() & ~rests
         if step == steps or not moving.any():
             break

@@ -165,6 +165,12 @@ class RewardSettings(_WithOptions):
         return {name: known.get(name, False) for name, weight in self.weighted.items() if weight}
 
     @property
+    def more_than_energy(self) -> bool:
+        """Return whether anything besides the energy of the unrelaxed crystals is rewarded or monitored."""
+        parts = {*self.weighted, *([] if self.second_potential is None else [SECOND])}
+        return parts != {ENERGY} or self.relax_steps > 0
+
+    @property
     def needs_potential(self) -> bool:
         """Return whether any requested reward is made of energies."""
         return self.second_potential is not None or any(reward.needs_potential for reward in self.built_in.values())

@@ -10,9 +10,11 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import RewardError
+from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.gradient import Gradient
 from omatg_ray.reward.protocol import (
     REWARD,
+    Once,
     Reward,
     RewardResult,
     checked,
@@ -96,6 +98,13 @@ class Weighted:
         if by_state is None:
             return RewardResult(reward, values)
         return RewardResult(reward, values, {REWARD: by_state.times(reward.isfinite().double(), crystals.layout)}, rest)
+
+    def energy_like(self, energy: MatGLEnergy) -> Reward:
+        """Return the part energy if it has the same energies, which it keeps for the last batch; else `energy`."""
+        part = self.parts.get(ENERGY, (0.0, energy))[1]
+        own = part.reward if isinstance(part, Once) else part
+        same = isinstance(own, MatGLEnergy) and own.energies_like(energy)
+        return part if same else energy
 
     def to(self, device: torch.device | str) -> Weighted:
         """Move the parts that compute on a device to it, in place."""

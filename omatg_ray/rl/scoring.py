@@ -157,7 +157,7 @@ def reward_metrics(rewards: Tensor, advantages: Advantages | None, results: Sequ
     }
     if advantages is not None:
         metrics["groups_skipped"] = float(advantages.skipped_groups)
-    values = _columns(results)
+    values = columns(results)
     if (valid := values.pop("valid", None)) is not None:
         metrics["invalid_share"] = 1.0 - _mean(valid)
     if (energy := values.pop("energy_per_atom", None)) is not None:
@@ -170,7 +170,7 @@ def reward_metrics(rewards: Tensor, advantages: Advantages | None, results: Sequ
     return metrics
 
 
-def _columns(results: Sequence[RewardResult]) -> dict[str, Tensor]:
+def columns(results: Sequence[RewardResult]) -> dict[str, Tensor]:
     """Collect the values of all structures by name; NaN where a result lacks one that others have."""
     names = dict.fromkeys(name for result in results for name in result.values)
     return {

@@ -20,7 +20,7 @@ POINTERS_FILE = f"{CHECKPOINTS}/pointers.json"
 # Files that a run writes besides checkpoints. Anything else at its URL, such as a run below, is not its own.
 OWN = re.compile(
     r"(config\.yaml|(versions|actors|timeline|tracking)\.json|metrics\.jsonl|report\.html"
-    r"|tensorboard/[^/]+|evaluation/[^/]+\.json|(structures|data)/[^/]+\.extxyz"
+    r"|tensorboard/[^/]+|evaluation/[^/]+\.json|evaluation/cases/[^/]+|(structures|data)/[^/]+\.extxyz"
     r"|schedule/(schedule\.json|weights\.safetensors))"
 )
 FORGOTTEN = ("tensorboard/", "evaluation/", "structures/")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
+LINE = 120
+"""Characters in a line of text below a table."""
+
 
 def aligned(lines: Sequence[Sequence[str]], left: Container[int]) -> str:
     """Align cells in columns, two spaces apart.
@@ -20,6 +23,16 @@ def aligned(lines: Sequence[Sequence[str]], left: Container[int]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+MOST_NAMED = 20
+"""Most lines of one kind that a message shows."""
+
+
+def listed(title: str, lines: Sequence[str]) -> str:
+    """Return a title with up to `MOST_NAMED` indented lines below it, and the number of the others."""
+    more = [f"and {len(lines) - MOST_NAMED} more"] if len(lines) > MOST_NAMED else []
+    return "\n  ".join([title, *lines[:MOST_NAMED], *more])
 
 
 def counted(number: int, noun: str) -> str:

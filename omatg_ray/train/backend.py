@@ -11,6 +11,7 @@ from omatg_ray.evaluate.backend import Backend, local_backend
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.build import Scorers
 from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.weighted import Weighted
 from omatg_ray.rl.backend import LocalTrainingBackend
 from omatg_ray.rl.learner import Learner
 from omatg_ray.train.components import RunComponents
@@ -31,10 +32,13 @@ def run_backend(config: Config, parts: RunComponents, progress: bool, inside: bo
         ClusterError: The cluster cannot be joined, or has no room.
     """
     timeout = config.validation.match_timeout
+    # Evaluations measure energies anyway; those of crystals of different compositions compare only through the reward.
+    rewarded = config.reward.more_than_energy or parts.model.generates_species
     if not config.ray.rollout.workers:
         with closing(parts.reward) as reward:
             own = local_training(config, parts)
-            with local_backend(config.workers, timeout, parts.scorers.energy, reward, own) as backend:
+            measured = reward if rewarded else None
+            with local_backend(config.workers, timeout, parts.scorers.energy, measured, own) as backend:
                 yield backend
         return
     from omatg_ray.distributed.actor_set import start_actors
@@ -59,7 +63,7 @@ def run_backend(config: Config, parts: RunComponents, progress: bool, inside: bo
             name,
             with_gradient=objective.reward_gradient is not None,
         )
-        evaluate = RayEvaluationBackend(actors, parts.scorers.energy)
+        evaluate = RayEvaluationBackend(actors, parts.scorers.energy, rewarded)
         yield Backend(evaluate, training, lambda: actors.info, lambda: training.timeline)
 
 
@@ -71,7 +75,7 @@ def local_training(config: Config, parts: RunComponents) -> LocalTrainingBackend
 
 @contextmanager
 def evaluation_backend(
-    options: WorkOptions, model: FlowModel, energy: MatGLEnergy | None, progress: bool
+    options: WorkOptions, model: FlowModel, energy: MatGLEnergy | None, progress: bool, reward: Weighted | None = None
 ) -> Iterator[Backend]:
     """Open the backend of an evaluation outside of a run.
 
@@ -80,17 +84,19 @@ def evaluation_backend(
         model: The model to evaluate, or one of them.
         energy: Potential of the energies.
         progress: Show progress.
+        reward: Measured beside the energies.
 
     Raises:
         ClusterError: The cluster cannot be joined, or has no room.
     """
     if not options.ray.rollout.workers:
-        with local_backend(options.workers, options.timeout, energy) as backend:
+        with local_backend(options.workers, options.timeout, energy, reward) as backend:
             yield backend
         return
     from omatg_ray.distributed.actor_set import start_actors
     from omatg_ray.distributed.evaluation_backend import RayEvaluationBackend
 
-    roles = {"rollout": (model,), "reward": (Scorers(None, energy), options.timeout)}
+    roles = {"rollout": (model,), "reward": (Scorers(reward, energy), options.timeout)}
     with start_actors(options.ray, roles, progress) as actors:
-        yield Backend(RayEvaluationBackend(actors, energy), info=lambda: actors.info)
+        evaluate = RayEvaluationBackend(actors, energy, reward is not None)
+        yield Backend(evaluate, info=lambda: actors.info)

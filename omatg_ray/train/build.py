@@ -68,7 +68,7 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
     elements = split.train.elements | split.val.elements | split.test.elements
     if potential is not None:
         require_known(potential, elements)
-    scorers = build_scorers(config.reward, split.train, split.val, device, potential)
+    scorers = build_scorers(config.reward, split.train, (split.val, split.test), device, potential)
     if scorers.energy is not None and scorers.second_fingerprint == scorers.energy.potential.fingerprint:
         warnings.warn(
             f"reward.second_potential: {config.reward.second_potential} has the weights of reward.potential and "
@@ -82,13 +82,15 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
     return parts
 
 
-def policy_model(start: FlowModel, config: Config, scorers: Scorers, elements: frozenset[int]) -> FlowModel:
+def policy_model(
+    start: FlowModel, config: Config, scorers: Scorers | None = None, elements: frozenset[int] = frozenset()
+) -> FlowModel:
     """Return the model that training updates in place: copies of the start's learned modules over its frozen base.
 
     Args:
         start: The model to reinforce.
         config: The run.
-        scorers: The potentials; their weights are recorded in the description.
+        scorers: The potentials, whose weights are recorded in the description; None records none.
         elements: Atomic numbers that the model is trained on, and knows from then on.
 
     Raises:
@@ -96,6 +98,7 @@ def policy_model(start: FlowModel, config: Config, scorers: Scorers, elements: f
             with cannot be read.
         ModelError: The base has no denoiser for a score policy, or the variant has a module that nothing trains.
     """
+    scorers = Scorers(None, None) if scorers is None else scorers
     acts_on, policy = start.description.active, config.policy
     if acts_on and set(acts_on) != set(policy.active):
         # A dropped field would fall back to the base; an added one would differ from it before any update.

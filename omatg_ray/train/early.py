@@ -18,6 +18,7 @@ from omatg_ray.run.location import Location, is_bundled, is_remote
 from omatg_ray.run.location_keys import locations
 from omatg_ray.run.state import refuse_taken
 from omatg_ray.settings import Settings
+from omatg_ray.tree import parse
 
 
 def refuse_pretrain(config: Config, new: bool) -> None:
@@ -35,15 +36,25 @@ def refuse_pretrain(config: Config, new: bool) -> None:
     if config.data.file is None and config.data.train is None:
         raise ConfigError(UNNAMED_DATA)
     _require_locations(config.data)
-    if config.data.drop_unknown:
-        if config.reward.potential is None:
-            raise ConfigError(
-                "data.drop_unknown: a base may be trained on any element; name the potential that will reward it "
-                "(reward.potential=...), whose elements then decide, or leave it out"
-            )
-        require_potential(config.reward.potential)
+    require_potential(potential_that_decides(config))
     if new:
         refuse_taken(config.run)
+
+
+def potential_that_decides(config: Config) -> str | None:
+    """Return the potential whose elements pretraining may use; None if it may use all.
+
+    Raises:
+        ConfigError: Crystals with unknown elements are to be left out, and no potential is named.
+    """
+    if not config.data.drop_unknown:
+        return None
+    if config.reward.potential is None:
+        raise ConfigError(
+            "data.drop_unknown: a base may be trained on any element; name the potential that will reward it "
+            "(reward.potential=...), whose elements then decide, or leave it out"
+        )
+    return str(config.reward.potential)
 
 
 def refuse_train(config: Config, new: bool) -> None:
@@ -125,3 +136,22 @@ def _require_locations(settings: Settings) -> None:
                 require_schedule(location)
             except ConfigError as error:
                 raise ConfigError(f"{key}: {error}") from error
+
+
+def reward_config(place: Path) -> Config:
+    """Read the configuration of a reward: a YAML file with a section `reward`, or the folder of a run.
+
+    Raises:
+        ConfigError: There is no such file, it has no such section, or the section cannot be used.
+        PotentialError: There is no such potential.
+    """
+    file = place / "config.yaml" if place.is_dir() else place
+    if not file.is_file():
+        what = "no run is in this folder (it has no config.yaml)" if place.is_dir() else "there is no such file"
+        raise ConfigError(f"--reward {place}: {what}")
+    tree = parse(file.read_text(encoding="utf-8"))
+    if not isinstance(tree, dict) or not isinstance(tree.get("reward"), dict):
+        raise ConfigError(f"--reward {place}: {file.name} has no section `reward`; see `omatg-ray config reward`")
+    config = Config.load(file)
+    require_potential(config.reward.potential)
+    return config

@@ -15,17 +15,24 @@ from torch import Tensor
 from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.split import Split
+from omatg_ray.evaluate.backend import local_backend
+from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.flow.activations import saved_bytes
 from omatg_ray.flow.pretrain import Pretrainer
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.schedule import describe as describe_schedule
 from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.settings import RolloutSettings
 from omatg_ray.rl.work import plan_iteration
+from omatg_ray.run.text import counted
 from omatg_ray.train.backend import local_training
 from omatg_ray.train.components import RunComponents
 
 # Grid points of the trial rollout: two Euler steps are timed, after one that warms up.
 TRIAL_STEPS = 3
+TRIAL_CRYSTALS = 8
+TESTED = 3
+"""Samplers of the final test: the base, and the best checkpoint without and with the noise of the policy."""
 
 
 def estimate(config: Config, parts: RunComponents) -> tuple[dict[str, float], dict[str, int]]:
@@ -89,8 +96,31 @@ def estimate(config: Config, parts: RunComponents) -> tuple[dict[str, float], di
     )
 
 
+def estimate_evaluation(config: Config, parts: RunComponents, n: int) -> float:
+    """Return the seconds in which n crystals of the test split are generated, matched and weighed, from a few of them.
+
+    Changes nothing.
+    """
+    test = parts.split.test
+    with local_backend(0, config.validation.match_timeout, parts.scorers.energy) as backend:
+        evaluate = Evaluator(test, backend.evaluate, config.seed, TRIAL_CRYSTALS, config.validation.chunk_pairs)
+        evaluate(parts.model, Sampling(2))
+        tried = evaluate(parts.model, Sampling(TRIAL_STEPS))
+    chosen, sizes = evaluate.references.crystals.n_atoms, test.crystals.n_atoms
+    a_step = tried.generation_seconds / (TRIAL_STEPS - 1) / float(chosen.square().sum())
+    generating = a_step * (config.validated_steps - 1) * float(sizes.square().double().mean())
+    return n * (generating + (tried.seconds - tried.generation_seconds) / len(chosen))
+
+
 def describe(config: Config, parts: RunComponents) -> str:
     """Describe a reinforcement run, with its estimate. Changes nothing."""
+    n_val, n_test = (
+        min(len(split), len(split) if limit is None else limit)
+        for split, limit in ((parts.split.val, config.validation.limit), (parts.split.test, config.test.limit))
+    )
+    n_validations = 1 + math.ceil(config.iterations / config.validation.every)
+    a_thousand = estimate_evaluation(config, parts, 1000) / 1000
+    validating, testing = n_validations * n_val * a_thousand, TESTED * n_test * a_thousand
     seconds, memory = estimate(config, parts)
     rollout, split = config.rollout, parts.split
     policy = parts.model.policy()
@@ -109,8 +139,10 @@ def describe(config: Config, parts: RunComponents) -> str:
             *([f"annealing   {_schedule(config, parts)}"] if parts.model.schedule is not None else []),
             f"time        about {iteration:.1f} s an iteration "
             f"({', '.join(f'{stage} {each:.1f}' for stage, each in seconds.items())}); {config.iterations} iterations: "
-            f"{iteration * config.iterations / 60:.0f} min, plus validation every {config.validation.every} and the "
-            "test at the end",
+            f"{_minutes(iteration * config.iterations)}",
+            f"            plus about {_minutes(validating)} for {counted(n_validations, 'validation')} of "
+            f"{counted(n_val, 'crystal')}, and "
+            + (f"{_minutes(testing)} for the test ({TESTED} x {counted(n_test, 'crystal')})" if n_test else "no test"),
             f"memory      about {sum(memory.values()) / 2**20:.0f} MiB beyond what is loaded "
             f"({', '.join(f'{what} {each / 2**20:.0f}' for what, each in memory.items())})",
             f"run folder  {config.run} (nothing written yet)",
@@ -126,6 +158,11 @@ def _schedule(config: Config, parts: RunComponents) -> str:
         return f"learned, frozen, from {config.policy.schedule_from}"
     described = describe_schedule(parts.model.schedule) or {}
     return ", ".join(f"{key} {value}" for key, value in described.items())
+
+
+def _minutes(seconds: float) -> str:
+    """Return a duration in minutes; a short one with a decimal."""
+    return f"{seconds / 60:.0f} min" if seconds >= 600 else f"{seconds / 60:.1f} min"
 
 
 def _steps(turns: list[int]) -> str:

@@ -5,43 +5,30 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Protocol
-
-import torch
 
 from omatg_ray.config import Config
 from omatg_ray.evaluate.backend import Backend
+from omatg_ray.evaluate.cases import CASES
 from omatg_ray.evaluate.evaluator import Evaluator
-from omatg_ray.evaluate.metrics import REWARD
+from omatg_ray.evaluate.metrics import REWARD, mean
+from omatg_ray.evaluate.rewards import SUM, metric_of
 from omatg_ray.model.checks import warn_generated_species
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.rl.divergence import SHIFT, DivergenceWatch
 from omatg_ray.rl.trainer import Trainer
+from omatg_ray.run.atomic import remove_folder
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.metrics import MetricsLog, read_metrics
 from omatg_ray.run.progress import Progress
+from omatg_ray.train.callback import APART, Callback, StopRun
 from omatg_ray.train.checkpoint import Progressed, iteration_of, save
 from omatg_ray.train.components import RunComponents
 from omatg_ray.train.record import actors_writer, tracking_of
 
 logger = logging.getLogger(__name__)
-
-
-class Callback(Protocol):
-    """Observer of a run."""
-
-    def iterated(self, metrics: Mapping[str, float]) -> None:
-        """Receive the metrics of a finished iteration."""
-
-    def validated(self, validation: Mapping[str, float], apart: bool) -> Mapping[str, float]:
-        """Receive the metrics of a validation, and whether the rewarded and the second potential have diverged.
-
-        Returns:
-            Metrics to log with the validation.
-        """
 
 
 class TrainLoop:
@@ -54,7 +41,7 @@ class TrainLoop:
         folder: Run folder to write to.
         done: Progress so far; None for a new run.
         progress: Show progress.
-        callback: Called after every iteration and validation.
+        callback: Called after every iteration and validation; may stop the run.
 
     Attributes:
         best: The lowest score of a validation so far; infinite if none was a number.
@@ -76,7 +63,8 @@ class TrainLoop:
     ) -> None:
         self.config, self.total = config, config.iterations
         self._parts, self._backend, self._folder, self._progress = parts, backend, folder, progress
-        self._callback = callback
+        self._callback = Callback() if callback is None else callback
+        self._stopped = False
         policy = parts.model.policy()
         # The base's outputs are recorded only if they are needed, but the reference of a learned scale is always known.
         self._with_kl = config.objective.needs_base(policy) or policy.drift.per_structure
@@ -144,8 +132,8 @@ class TrainLoop:
 
     @property
     def done(self) -> bool:
-        """Whether all iterations are finished."""
-        return self.iteration >= self.total
+        """Whether all iterations are finished, or the callback has stopped the run."""
+        return self._stopped or self.iteration >= self.total
 
     def iterate(self) -> bool:
         """Run one iteration, with the validation and the checkpoint that are due after it.
@@ -163,8 +151,7 @@ class TrainLoop:
         # Iterations with other grid points, or noise in other steps, cannot be compared, so look once per period.
         if (self.iteration - 1) % config.rollout.period == 0:
             self._watch(self.iteration, metrics)
-            if self._callback is not None:
-                self._callback.iterated(metrics)
+        self._tell(self._callback.iterated, metrics)
         is_best, validated = False, self.done or self.iteration % config.validation.every == 0
         if validated:
             began = time.perf_counter()
@@ -198,7 +185,7 @@ class TrainLoop:
         """
         if self._saved < self.iteration:
             self.checkpoint(is_best=False)
-        if self.iteration == self.total and best_iteration(self._folder) == 0:
+        if self.done and best_iteration(self._folder) == 0:
             logger.warning(
                 "no validation was better than the first: checkpoints/best is the model before reinforcement"
             )
@@ -221,21 +208,28 @@ class TrainLoop:
             score = logged["relative_energy_mean_capped"]
             result = f"relative energy, capped mean {score:+.3f} eV/atom"
         else:
-            blocks = torch.arange(metrics.n).split(config.validation.block)
-            rewards = torch.cat(
-                list(self._backend.evaluate.score([evaluation.crystals.select(rows) for rows in blocks]))
-            )
-            score = -float(rewards.nanmean())
+            score = -float(evaluation.rewards[SUM].nanmean())
             logged[REWARD] = -score
             result = f"reward {-score:.3f}"
-        if self._callback is not None:
-            logged |= self._callback.validated(logged, watch.apart)
+        logged |= {metric_of(name): mean(rows) for name, rows in evaluation.rewards.items() if name != SUM}
+        logged |= self._tell(self._callback.validated, logged | {APART: float(watch.apart)})
         self.validation = logged
         self._log.log("validation", self.iteration, logged)
         matched = "" if metrics.match_rate is None else f", match rate {metrics.match_rate:.3f}"
         self._bar.note(f"iteration {self.iteration}: validation {result}{matched}, invalid {metrics.invalid_share:.1%}")
         self.score = score if math.isfinite(score) else math.inf
         return self.score
+
+    def _tell(
+        self, observer: Callable[[int, Mapping[str, float]], Mapping[str, float] | None], metrics: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        """Call a method of the callback, which may stop the run, and return what it wants to be logged."""
+        try:
+            return observer(self.iteration, metrics) or {}
+        except StopRun as stop:
+            self._stopped = True
+            self._bar.note(f"iteration {self.iteration}: stopped{f': {stop}' if str(stop) else ''}")
+            return {}
 
 
 def _forget_results(folder: RunFolder) -> None:
@@ -245,6 +239,8 @@ def _forget_results(folder: RunFolder) -> None:
     """
     for path in (*folder.evaluation.glob("*.json"), *folder.structures.glob("*.extxyz")):
         path.unlink()
+    if (folder.evaluation / CASES).exists():
+        remove_folder(folder.evaluation / CASES)
 
 
 def _first_shift(folder: RunFolder) -> float | None:

@@ -17,11 +17,12 @@ from omatg_ray.run.versions import versions
 from omatg_ray.train.splits import write_splits
 from omatg_ray.tree import flatten
 
-# A resumed run may change how long and where it runs, how often it validates and saves, and where its files are now.
+# A resumed run may change how long and where it runs, how often it validates and saves, how it is
+# tested, and where its files are now.
 MAY_CHANGE = (
-    "iterations", "run", "device", "threads", "workers", "ray", "checkpoint", "validation", "tracking", "base",
-    "data.file", "data.train", "data.val", "data.test", "data.on_error", "reward.potential", "reward.second_potential",
-    "reward.workers",
+    "iterations", "run", "device", "threads", "workers", "ray", "checkpoint", "validation", "test", "tracking",
+    "base", "data.file", "data.train", "data.val", "data.test", "data.on_error", "reward.potential",
+    "reward.second_potential", "reward.workers",
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from omatg_ray.errors import ConfigError
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.location import Location, is_bundled, is_remote
 from omatg_ray.run.storage import files_at, local_copy
-from omatg_ray.train.unknown import Known, drop_unknown
+from omatg_ray.train.unknown import Known, drop_unknown, require_decider
 
 SPLITS = ("train", "val", "test")
 ROUNDING = 1e-4
@@ -34,14 +34,16 @@ def load_splits(data: DataSettings, progress: bool = False, known: Known | None 
         known: Leave out crystals with elements that one of these does not know, before a file is split; None keeps all.
 
     Raises:
-        ConfigError: Neither a file nor three files are named.
+        ConfigError: Neither a file nor three files are named, or `known` is empty.
         DataError: A file cannot be read, or a split is empty.
     """
 
     def load(place: Location) -> CrystalDataset:
         dataset = read(place, progress, data.on_error)
-        return drop_unknown(dataset, known, place) if known else dataset
+        return dataset if known is None else drop_unknown(dataset, known, place)
 
+    if known is not None:
+        require_decider(known)  # before reading, which may take minutes
     if data.file is not None:
         return split_one(load(data.file), data)
     if data.train is None or data.val is None or data.test is None:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from omatg_ray.crystal.composition import symbol
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.errors import DataError, DataWarning, PotentialError
+from omatg_ray.crystal.domain import species_of
+from omatg_ray.errors import ConfigError, DataError, DataWarning, PotentialError
 from omatg_ray.model.checks import known_elements
 from omatg_ray.reward.protocol import holds_only
 from omatg_ray.run.location import Location
@@ -50,15 +51,23 @@ def known_to(
     return known
 
 
+def require_decider(known: Known) -> None:
+    """Refuse to leave out unknown elements where nothing says which these are.
+
+    Raises:
+        ConfigError: Says what to name.
+    """
+    if not known:
+        raise ConfigError(
+            "data.drop_unknown (--drop-unknown): nothing here says which elements are known; name a potential "
+            "(reward.potential=..., --potential), or leave it out. A model that generates species does not count"
+        )
+
+
 def unknown_elements(dataset: CrystalDataset, known: frozenset[int]) -> dict[str, int]:
     """Return the number of crystals with each element that is not known, by symbol, in the order of atomic numbers."""
-    counts = Counter(z for cell in cells(dataset) for z in set(cell) - known)
+    counts = Counter(z for cell in species_of(dataset.crystals) for z in set(cell) - known)
     return {symbol(z): counts[z] for z in sorted(counts)}
-
-
-def cells(dataset: CrystalDataset) -> Iterable[list[int]]:
-    """Yield the atomic numbers of every cell."""
-    return (part.tolist() for part in dataset.crystals.species.split(dataset.crystals.n_atoms.tolist()))
 
 
 def keeps(dataset: CrystalDataset, known: Known) -> Tensor:
@@ -78,8 +87,10 @@ def drop_unknown(dataset: CrystalDataset, known: Known, place: Location) -> Crys
         place: Where they come from, for messages.
 
     Raises:
+        ConfigError: Nothing is to know them.
         DataError: No crystal is left.
     """
+    require_decider(known)
     unknown = {name: unknown_elements(dataset, elements) for name, elements in known.items()}
     if not any(unknown.values()):
         return dataset

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from omatg_ray.settings import Settings
+from omatg_ray.train.callback import APART, Callback
 
 HACKED = "hacked"
 """Metric of a validation: 1 if a guard objects, else 0."""
@@ -49,19 +50,20 @@ class GuardSettings(Settings):
     )
 
 
-class Guards:
+class Guards(Callback):
     """Checks of the validations of one run, in their order.
 
     Args:
         settings: What to object to.
         lines: Lines that the run has logged so far, from `read_metrics`; empty for a new run.
+        period: Iterations after which grid points and noisy steps repeat; only every such iteration can be compared.
 
     Attributes:
         reasons: Objections to the last validation.
     """
 
-    def __init__(self, settings: GuardSettings, lines: Sequence[Mapping[str, Any]] = ()) -> None:
-        self._settings = settings
+    def __init__(self, settings: GuardSettings, lines: Sequence[Mapping[str, Any]] = (), period: int = 1) -> None:
+        self._settings, self._period = settings, period
         self._first: dict[str, float] = {}
         self._diversity = math.nan
         self.reasons: list[str] = []
@@ -76,33 +78,29 @@ class Guards:
         if value is not None and math.isfinite(value):
             self._first.setdefault(name, value)
 
-    def iterated(self, metrics: Mapping[str, float]) -> None:
-        """Receive the metrics of an iteration."""
+    def iterated(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        if (iteration - 1) % self._period:
+            return
         self._diversity = metrics.get("diversity", math.nan)
         self._keep_first("diversity", self._diversity)
 
-    def validated(self, validation: Mapping[str, float], apart: bool) -> dict[str, float]:
-        """Return whether a guard objects (`HACKED`).
-
-        Args:
-            validation: Metrics of the validation, which follows the last iteration.
-            apart: Whether the rewarded and the second potential have diverged.
-        """
+    def validated(self, iteration: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return whether a guard objects (`HACKED`)."""
         allowed, first, self.reasons = self._settings, self._first, []
         for name in SHARES:
-            self._keep_first(name, validation.get(name))
-        rise = validation["invalid_share"] - first["invalid_share"]
+            self._keep_first(name, metrics.get(name))
+        rise = metrics["invalid_share"] - first["invalid_share"]
         if allowed.invalid_share is not None and rise > allowed.invalid_share:
             self.reasons.append(f"{rise:.1%} more crystals are invalid than before training")
         for name, least, value in (
             ("diversity", allowed.diversity, self._diversity),
-            ("unique_share", allowed.unique_share, validation.get("unique_share")),
-            ("match_rate", allowed.match_rate, validation.get("match_rate")),
+            ("unique_share", allowed.unique_share, metrics.get("unique_share")),
+            ("match_rate", allowed.match_rate, metrics.get("match_rate")),
         ):
             if least is None or value is None or name not in first:
                 continue
             if value < least * first[name]:
                 self.reasons.append(f"{name} fell from {first[name]:.3g} to {value:.3g}")
-        if allowed.second_potential and apart:
+        if allowed.second_potential and metrics.get(APART):
             self.reasons.append("the second potential disagrees")
         return {HACKED: int(bool(self.reasons))}

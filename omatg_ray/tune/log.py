@@ -93,10 +93,10 @@ class SweepLog(tune.Callback):
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         self._check(trials)
-        self._state = keep_state(self._folder, trials, self._state)
         # By now Tune reports trials that a signal stopped as terminated, so write only if nothing was written before.
         if not self._written:
             self._write(trials)
+        self._state = keep_state(self._folder, trials, self._state)
 
     def _stop_if_shared(self, trial: Any) -> bool:
         """End the sweep if the cause of a trial's failure would make others fail too; return whether it is ending."""

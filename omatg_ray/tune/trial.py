@@ -167,7 +167,7 @@ class TrialRun:
                 # Left by a process that was lost before its first checkpoint for Tune.
                 self._folder.forget_checkpoints(lambda _: True)
             lines = [] if self._done is None else read_metrics(self._folder.metrics_path)
-            self._guards = guards = Guards(self._sweep.settings.guards, lines)
+            self._guards = guards = Guards(self._sweep.settings.guards, lines, self._config.rollout.period)
             work = TrainLoop(
                 self._config, self._parts, self._backend, self._folder, self._done, progress=False, callback=guards
             )

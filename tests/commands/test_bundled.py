@@ -80,9 +80,19 @@ def test_evaluation_takes_the_test_split(desk: Path, assets: Path, command: Comm
     domain, warned = og.bundled_model().description.domain, done.err.splitlines()
     assert domain is not None and result["in_domain"] == 0 and len(warned) == 1
     assert f"model bundled, 3 of 3 references: of its {domain.crystals} training crystals none has " in warned[0]
-    assert "references in domain: bundled 0.0%" in done.out.splitlines()
+    assert "references in the domain of the model and potential bundled: 0.0%" in done.out.splitlines()
     assert result["per_structure"]["id"] == read_dataset(assets / "crystals" / "test.extxyz").ids
     assert (result["label"], result["potential"]) == ("bundled", "bundled")
+
+
+def test_an_older_model_does_not_vouch_for_what_the_potential_knows(desk: Path, assets: Path, command: Command) -> None:
+    file = shutil.copytree(assets / "base", desk / "old") / "model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"domain": None}))
+    words = ["--formula", "NaF", "-n", 2, "--steps", 4, "--workers", 0, "--quiet", "--potential", "bundled"]
+    done = command("generate", desk / "old", *words)
+    assert done.code == 0, done.err
+    assert {row["domain"] for row in read_dataset(desk / "generated.extxyz").properties} == {"unknown"}
+    assert "in domain: unknown" in done.out and "in domain: yes" not in done.out
 
 
 def test_generation(desk: Path, command: Command) -> None:
@@ -235,11 +245,10 @@ def test_free_run_folders(tmp_path: Path) -> None:
 
 
 def test_next_steps_of_a_run_on_actors_name_no_actors() -> None:
-    rows = [{"per_structure": {"formula": ["KCl", "Ti2O4", "NaCl", "Ti2O4"]}}]
     keys = ["run=my runs/x", "reward.potential=pot"]
-    alone = next_steps(Config.load(None, keys), rows)
+    alone = next_steps(Config.load(None, keys), [], "Ti2O4")
     assert "ray.rollout.workers=2" in alone and "--formula TiO2 --z 2 " in alone and "'my runs/x'" in alone
-    assert "ray." not in next_steps(Config.load(None, [*keys, "ray.rollout.workers=3"]), rows)
+    assert "ray." not in next_steps(Config.load(None, [*keys, "ray.rollout.workers=3"]), [], "Ti2O4")
 
 
 @pytest.mark.parametrize("run", ["runs/a #2", "it's", "lr=1e-4", "runs/lr=1e-4", "007", "12:30", "a: b"])
@@ -249,8 +258,7 @@ def test_next_steps_are_commands_whatever_the_run_is_called(
     monkeypatch.chdir(tmp_path)
     (tmp_path / run).mkdir(parents=True)
     (tmp_path / run / "config.yaml").touch()
-    rows = [{"per_structure": {"formula": ["NaCl"]}}] * 2
-    said = next_steps(Config.load(None, [override("run", run)]), rows, improved=False)
+    said = next_steps(Config.load(None, [override("run", run)]), [], "NaCl", improved=False)
     commands = [shlex.split(line) for line in said.splitlines() if line.startswith(f"  {program()} ")]
     resumed, slower, on_ray = ([*words[words.index("train") + 1 :]] for words in commands if "train" in words)
     assert resumed[:2] == ["--resume", run]
@@ -263,7 +271,7 @@ def test_next_steps_are_commands_whatever_the_run_is_called(
 @pytest.mark.parametrize(("size", "smaller"), [(16, 8), (9, 8), (8, None), (3, None)])
 def test_items_of_the_run_on_actors_are_smaller_only_where_one_would_be_idle(size: int, smaller: int | None) -> None:
     keys = ["rollout.groups=16", f"rollout.groups_per_item={size}"]
-    said = next_steps(Config.load(None, keys), [{"per_structure": {"formula": ["NaCl"]}}])
+    said = next_steps(Config.load(None, keys), [], "NaCl")
     assert ("smaller items" in said) == (smaller is not None)
     found = re.search(r"rollout\.groups_per_item=(\d+)", said)
     assert (found and int(found[1])) == smaller
@@ -276,31 +284,31 @@ def test_next_steps_ask_for_formula_units(cell: str, formula: str, z: int) -> No
     """What generates the cell that was meant."""
     assert reduced(cell) == (formula, z)
     assert sorted(cell_species(formula, z)) == sorted(cell_species(cell))
-    said = next_steps(Config.load(None, ["reward.potential=pot"]), [{"per_structure": {"formula": [cell]}}])
+    said = next_steps(Config.load(None, ["reward.potential=pot"]), [], cell)
     assert f"--formula {formula} {'-n' if z == 1 else f'--z {z} -n'}" in said and "--potential pot --relax 100" in said
 
 
 def test_next_steps_tell_the_slopes_of_the_run_and_what_to_do_without_success(tmp_path: Path) -> None:
-    row = {"per_structure": {"formula": ["NaCl"]}}
     config = Config.load(None, [f"run={tmp_path / 'x'}", "learner.lr=2e-4", "rollout.group_size=16"])
-    said = next_steps(config, [row, row | {"annealing": {"pos": 5.0, "cell": 0.5}}])
-    assert "slopes 5 / 0.5" in said and "slopes" not in next_steps(config, [row, row | {"annealing": None}])
+    said = next_steps(config, [{}, {"annealing": {"pos": 5.0, "cell": 0.5}}], "NaCl")
+    assert "slopes 5 / 0.5" in said and "slopes" not in next_steps(config, [{}, {"annealing": None}], "NaCl")
     assert "did not improve" not in said and "learner.lr" not in said
-    failed = next_steps(config, [row, row], improved=False)
+    failed = next_steps(config, [{}, {}], "NaCl", improved=False)
     assert failed.startswith("Reinforcement did not improve validation")
     assert f"run={tmp_path / 'x'}-slower learner.lr=0.0001 rollout.group_size=32" in failed
 
 
 def test_next_steps_take_more_grid_points_than_training() -> None:
     """And for the bundled base the schedule that was learned for it."""
-    rows = [{"per_structure": {"formula": ["NaCl"]}}]
-    of_other = next_steps(Config.load(None, ["rollout.steps=10", "base=runs/base"]), rows)
+    of_other = next_steps(Config.load(None, ["rollout.steps=10", "base=runs/base"]), [], "NaCl")
     assert of_other.count("--steps 50") == 2 and "--schedule" not in of_other
-    of_bundled = next_steps(Config.load(None, ["rollout.steps=80", "base=bundled"]), rows)
+    of_bundled = next_steps(Config.load(None, ["rollout.steps=80", "base=bundled"]), [], "NaCl")
     assert of_bundled.count("--steps 80 --schedule bundled") == 2
     # One that was learned by the run, or that it began with, is the model's own.
-    learned = next_steps(Config.load(None, ["rollout.steps=10", "base=bundled", "policy.variant=annealing"]), rows)
-    frozen = next_steps(Config.load(None, ["base=bundled", "policy.schedule_from=bundled"]), rows)
+    learned = next_steps(
+        Config.load(None, ["rollout.steps=10", "base=bundled", "policy.variant=annealing"]), [], "NaCl"
+    )
+    frozen = next_steps(Config.load(None, ["base=bundled", "policy.schedule_from=bundled"]), [], "NaCl")
     assert "-n 16 --steps 50 " in frozen and "--schedule" not in frozen
     assert (
         "-n 16 --steps 10 " in learned
@@ -313,7 +321,7 @@ def test_the_run_on_actors_gets_a_folder_of_its_own(tmp_path: Path) -> None:
     taken = tmp_path / "x-ray"
     taken.mkdir()
     (taken / "metrics.jsonl").touch()
-    said = next_steps(Config.load(None, [f"run={tmp_path / 'x'}"]), [{"per_structure": {"formula": ["NaCl"]}}])
+    said = next_steps(Config.load(None, [f"run={tmp_path / 'x'}"]), [], "NaCl")
     assert f"run={taken}-2 " in said
 
 

@@ -13,6 +13,7 @@ from omatg_ray.config import DataSettings
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.split import split_by_composition
 from omatg_ray.crystal.write import write_structures
+from omatg_ray.model.flow_model import FlowModel
 from tests.commands.conftest import Command, Workshop, synthetic_crystals
 
 XENON = Structure(Lattice.cubic(5.0), ["Xe"], [[0, 0, 0]])
@@ -74,9 +75,6 @@ def test_options_that_leave_crystals_out_make_a_file_usable(mixed: Path, worksho
     values, out = found(command, mixed, 0, *words, "--drop-unknown", "--on-error", "skip")
     assert values["used"] == 14 and values["problems"] == []
     assert out.splitlines()[-1] == "it can be used with --on-error skip --drop-unknown"
-    (mixed / "broken.cif").unlink()
-    values, _ = found(command, mixed, 0, "--allow-overlaps")
-    assert values["unusable"] == [] and values["used"] == 18
 
 
 def test_the_default_split_is_the_one_that_runs_make(workshop: Workshop, command: Command, tmp_path: Path) -> None:
@@ -108,6 +106,44 @@ def test_a_file_without_a_usable_crystal(command: Command, tmp_path: Path, works
     assert len(values["unusable"]) == 1 and "it is not a valid CIF" in " ".join(out.split())
     command("check", tmp_path / "none.cif").refuses("none.cif does not exist", code=1)
     command("check", tmp_path / "xenon.cif", "--json", "x.txt").refuses("x.txt", ".json")
+
+
+def test_a_file_without_any_crystal_is_refused_and_counts_as_none(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_text("cif\n")
+    done = command("check", tmp_path / "empty.csv", "--quiet")
+    done.refuses("empty.csv: it holds no crystals", code=1)
+    assert not done.out
+
+
+def test_a_model_that_generates_species_has_to_know_no_element(
+    de_novo: Path, mixed: Path, command: Command, workshop: Workshop
+) -> None:
+    values, out = found(command, mixed, 0, "--model", de_novo, "--on-error", "skip")
+    assert values["unknown_elements"] == {} and values["crystals_with_unknown_elements"] == 0
+    assert "chooses elements itself" in " ".join(out.split()) and "4 (1)" in out
+    command("check", mixed, "--model", de_novo, "--drop-unknown", "--quiet").refuses("name a potential")
+
+
+def test_leaving_out_what_is_unknown_needs_one_that_knows(mixed: Path, command: Command) -> None:
+    command("check", mixed, "--drop-unknown").refuses("--drop-unknown: add --model or --potential")
+
+
+def test_a_file_may_be_named_by_its_url(command: Command, tmp_path: Path) -> None:
+    write_structures(tmp_path / "few.json", synthetic_crystals()[:3])
+    done = command("check", f"file://{tmp_path}/few.json", "--workers", 0, "--quiet")
+    assert done.code == 0 and "3, all readable" in done.out, done.err
+
+
+def test_what_lies_outside_of_the_training_data_is_said(base: Path, command: Command, tmp_path: Path) -> None:
+    domain = FlowModel.load(base).description.domain
+    assert domain is not None
+    inside = next(one for one in synthetic_crystals() if not domain.outside(one.atomic_numbers))
+    write_structures(f"{tmp_path}/new/", [inside, cubic("K", "Ca", 5.0)])
+    values, out = found(command, tmp_path / "new", 0, "--model", base)
+    known, new = values["domain"].values()
+    assert (known, new) == ("yes", "no (K-Ca)")
+    text = " ".join(out.split())
+    assert f"in domain 1 of 2; model {base}, 1 of 2 crystals: of its" in text and "none has K-Ca" in text
 
 
 def test_bundled_crystals_fit_what_is_bundled(assets: Path, command: Command) -> None:

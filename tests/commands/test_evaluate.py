@@ -166,7 +166,7 @@ def test_several_cases_in_one_call(
     assert all(case["metrics"]["n"] == 10 and len(case["metrics"]["coverage_at"]) == 2 for case in cases)
     assert [bool(case["less_first"]) for case in cases] == [False, True, True, True]
     assert written["about"]["potential"] == str(workshop.potential)
-    assert len(printed.splitlines()) == 1 + 4 + 2 + 1 + 1
+    assert len(printed.splitlines()) == 1 + 4 + 4 + 1 + 1
     assert printed.splitlines()[-1] == f"report: {tmp_path / 'to' / 'report.html'}"
     assert "<h2>Crystals" in (tmp_path / "to" / "report.html").read_text()
     assert (tmp_path / "to" / "compositions.parquet").is_file()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from omatg_ray.commands.generate import GenerateOptions, generate
-from omatg_ray.commands.generated import Generated, bonds_of_best, legend, listing, summary
+from omatg_ray.commands.ranked import RankedCrystals, bonds_of_best, legend, listing, summary
 from omatg_ray.commands.train import TrainResult
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
@@ -43,7 +43,9 @@ def test_every_format_can_be_read_again(
     above = [row["energy_above_best"] for row in found.properties]
     assert above == pytest.approx([energy - min(energies) for energy in energies], abs=1e-8)
     assert last.count("more than 3 eV/atom") == (max(above) > 3)
-    assert sum(line.endswith(" !") for line in done.out.splitlines()) == sum(energy > 3 for energy in above)
+    shortest = [row["shortest_bond"] or 1.0 for row in found.properties]
+    absurd = sum(energy > 3 or ratio < 0.6 for energy, ratio in zip(above, shortest, strict=True))
+    assert sum(line.endswith(" !") for line in done.out.splitlines()) == absurd
     assert [row["rank"] for row in found.properties] == list(range(1, len(found) + 1))
     assert sum(int(row["copies"]) for row in found.properties) == 6
 
@@ -212,13 +214,15 @@ def test_relaxation_without_a_potential_is_refused(base: Path, command: Command,
 
 
 def test_absurd_crystals_are_marked_and_counted_and_none_is_dropped() -> None:
-    def row(formula: str, rank: int, energy: float | None, above: float | None) -> dict[str, Any]:
+    def row(
+        formula: str, rank: int, energy: float | None, above: float | None, shortest: float | None = None
+    ) -> dict[str, Any]:
         known = {"formula": formula, "z": 1, "rank": rank, "energy_per_atom": energy, "energy_above_best": above}
         known |= {"space_group": None, "copies": 1, "copies_by_z": None, "domain": "yes", "disputed": None}
-        return known | {"second_potential": None, "relaxation": "none", "bonds": None}
+        return known | {"second_potential": None, "relaxation": "none", "bonds": None, "shortest_bond": shortest}
 
     rows = [row("NaCl", 1, -3.0, 0.0), row("NaCl", 2, 0.0, 3.0), row("NaCl", 3, 0.1, 3.1), row("KF", 1, None, None)]
-    found = Generated(random_crystals([2] * 4), rows, 5, 1)
+    found = RankedCrystals(random_crystals([2] * 4), rows, 5, 1)
     lines = listing(found).splitlines()
     assert [line.endswith(" !") for line in lines] == [False, False, True, False]
     assert "+3.1000" in lines[2] and "eV/atom" not in lines[3]
@@ -226,6 +230,20 @@ def test_absurd_crystals_are_marked_and_counted_and_none_is_dropped() -> None:
         "5 generated, 1 invalid, 4 unique, 1 more than 3 eV/atom above the best of their composition (!)"
     )
     assert summary(dataclasses.replace(found, properties=rows[:2])).endswith("4 unique")
+    # Alone in its composition it is the best, and yet its atoms overlap.
+    alone = RankedCrystals(
+        random_crystals([2] * 2), [row("NaCl", 1, 25.0, 0.0, 0.3), row("KF", 1, -3.0, 0.0, 0.8)], 2, 0
+    )
+    assert [line.endswith(" !") for line in listing(alone).splitlines()] == [True, False]
+    assert summary(alone).endswith("2 unique, 1 with atoms closer than 0.6 x radii (!)")
+
+
+def test_the_first_crystal_is_not_called_the_best_without_energies(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_crystals(monkeypatch, distorted)
+    found = generate(options(base, "NaCl"))
+    assert bonds_of_best(found).startswith("closest bonds of the first, since nothing is ranked without a potential (")
+    ranked = [row | {"energy_per_atom": -1.0} for row in found.properties]
+    assert bonds_of_best(dataclasses.replace(found, properties=ranked)).startswith("closest bonds of the best (")
 
 
 def test_elements_that_the_model_never_saw_are_refused(base: Path, command: Command, tmp_path: Path) -> None:
@@ -305,7 +323,8 @@ def test_compositions_outside_of_the_training_set_are_marked_and_warned_of_once(
     by_formula = {row["formula"]: row["domain"] for row in json.loads(out.read_text())}
     assert "K-Ca" in by_formula["KCaF2"] and "4 atoms" in by_formula["KCaF2"]
     for formula, text in by_formula.items():
-        assert f"in domain: {text if text == 'yes' else f'no, {text}'}" in done.out, formula
+        assert text in ("yes", "unknown") or text.startswith("no ("), text
+        assert f"in domain: {text}" in done.out, formula
     assert f"in domain: potential {workshop.potential} does not say what it saw" in done.out.splitlines()
 
 
@@ -341,7 +360,7 @@ def test_a_second_potential_shows_its_energies_and_marks_where_it_disagrees(
     assert [row["second_energy_above_best"] for row in rows] == pytest.approx(above)
     assert [row["energy_per_atom"] for row in rows] == [row["energy_per_atom"] for row in agreeing.properties]
     assert not any(row["disputed"] for row in agreeing.properties) and "(?)" not in summary(agreeing)
-    assert [bool(row["disputed"]) for row in rows] == [line.endswith(" ?") for line in listing(found).splitlines()]
+    assert [bool(row["disputed"]) for row in rows] == [" ?" in line for line in listing(found).splitlines()]
     disputed = sum(row["disputed"] for row in rows)
     assert disputed >= 2 and f"{disputed} that the potentials order differently by more than 0.1 eV" in summary(found)
     assert f" second {above[0]:+.4f}" in listing(found).splitlines()[0]
@@ -360,7 +379,7 @@ def test_a_poscar_holds_the_best_crystal(
     workshop: Workshop, base: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub_crystals(monkeypatch, distorted)
-    words = ["-n", 3, "--potential", workshop.potential, "--out"]
+    words = ["--formula", "NaCl", "ClNa", "-n", 2, "--potential", workshop.potential, "--out"]
     done = generated(command, base, *words, tmp_path / "all.extxyz")
     assert done.code == 0, done.err
     count = len(read_dataset(tmp_path / "all.extxyz"))
@@ -379,7 +398,12 @@ def test_a_poscar_holds_the_best_crystal(
     ("words", "reason"),
     [
         (["--out", "x.vasp", "-n", 2], "2 crystals without --potential to rank them leave open which"),
-        (["--out", "POSCAR", "--z", "1,2"], "POSCAR: it holds one crystal, and 2 formulas"),
+        (["--out", "POSCAR", "--z", "1,2"], "POSCAR: it holds one crystal, and 2 crystals without --potential"),
+        (
+            ["--formula", "NaCl", "Na2Cl2", "NaF", "--out", "POSCAR"],
+            r"POSCAR: it holds one crystal, and 2 compositions \(NaCl, NaF\)",
+        ),
+        (["--out", "taken/"], "cannot write taken/: there is a file of that name"),
         (["--out", "crystals"], r"cannot write .*crystals: it has no suffix; .*a folder of CIF files: .*crystals/"),
         (["--out", "x.pdb", "--format", "vasp"], "unknown suffix; .* a folder of POSCAR files"),
         (["--out", "x.extxyz", "--format", "cif"], "x.extxyz: it has another format than cif"),
@@ -389,11 +413,12 @@ def test_what_cannot_be_written_is_refused_before_anything_is_generated(
     base: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[object], reason: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("")
     monkeypatch.setattr(FlowModel, "load", None)
     done = generated(command, base, *words)
     assert done.code == 2
     assert re.search(reason, done.err), done.err
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 def test_standard_cells_and_their_units(

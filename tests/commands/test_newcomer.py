@@ -1,4 +1,4 @@
-"""A reward and a policy variant are added as the documentation says, and nothing else is touched."""
+"""What the documentation tells newcomers to write works: a reward, a policy variant, the page on Python."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+import omatg_ray as og
+from omatg_ray.rl.backend import LocalTrainingBackend
+from omatg_ray.rl.trainer import Trainer
 from tests.commands.conftest import Workshop
 from tests.conftest import ROOT
 
@@ -62,3 +65,42 @@ def test_a_reward_and_a_variant_are_a_file_each(tree: Path, workshop: Workshop, 
     assert row["reward_flat_mean"] == pytest.approx(-row["reward_flat.length_mean"])
     weights = load_file(tree / "run" / "checkpoints" / "last" / "weights.safetensors")
     assert float(weights["damping.strength"]) != 0.0
+
+
+def python_blocks() -> list[str]:
+    """The Python code of the page on Python, block by block."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
+
+
+def test_the_page_on_python_runs_as_written(
+    workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quickstart.yaml").write_text(f"{workshop.config.read_text()}base: {base}\n")
+    *blocks, loop = python_blocks()
+    scope: dict[str, object] = {}
+    for block in blocks:
+        exec(block, scope)
+    assert [len(scope[name]) for name in ("crystals", "one", "structures")] == [2, 1, 2]
+    assert {path.name for path in tmp_path.iterdir()} == {"configs", "best.extxyz", "runs"}
+    assert scope["model"].description.active
+    capsys.readouterr()
+    # As written, apart from what it costs.
+    assert 20 <= len([line for line in loop.splitlines() if line.strip()]) <= 30
+    short = loop.replace("iterations=20", "iterations=2").replace("group_size=16", "group_size=4")
+    exec(short.replace("steps=10", "steps=4"), scope)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    reinforced = load_file(tmp_path / "mine" / "weights.safetensors")
+    # The same work by the trainer gives the same weights.
+    config = og.Config.load(None, ["rollout.groups=2", "rollout.group_size=4", "rollout.steps=4", "learner.lr=2e-4"])
+    model = og.policy_model(og.bundled_model(), config)
+    learner = og.Learner(model.policy(), config.objective, config.learner)
+    backend = LocalTrainingBackend(learner, model, scope["energy"])
+    trainer = Trainer(config.rollout, scope["cells"], config.advantage, backend, seed=0, total=2)
+    for _ in range(2):
+        trainer.step()
+    moved = [name for name, value in model.learned.state_dict().items() if not value.equal(reinforced[name])]
+    assert not moved
+    learned = [name for name in reinforced if name.startswith("policy.")]
+    assert any(not reinforced[name].equal(reinforced[name.replace("policy.", "base.", 1)]) for name in learned)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +18,10 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ConfigError, DataError, RewardError
-from omatg_ray.evaluate.backend import LocalEvaluationBackend
+from omatg_ray.evaluate import backend
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
+from omatg_ray.report.tables import rewards_table
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.train.build import build_run
 from omatg_ray.train.estimate import describe
@@ -48,7 +50,7 @@ def test_a_run_without_any_potential(workshop: Workshop, base: Path, tmp_path: P
     text = describe(config, parts)
     assert "by 1 x crmse + 0.1 x non_triclinic" in text and "None" not in text
     result = train(config, progress=False)
-    assert "--potential" not in next_steps(config, result.rows)
+    assert "--potential" not in next_steps(config, result.rows, result.example)
     assert all(row["metrics"]["relative_energy_mean"] is None for row in result.rows)
     lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "train"]
     assert len(lines) == 2
@@ -68,6 +70,28 @@ def test_a_run_without_any_potential(workshop: Workshop, base: Path, tmp_path: P
     assert result.model.resolve().name == f"iteration_{max(validated, key=validated.__getitem__):06d}"
     report = result.report.read_text()
     assert "cRMSE" in report and "Reward on validation" in report
+    # The test too: the parts and values of the sum before and after, with intervals, in pictures and in words.
+    names = ["weighted sum", "crmse", "crmse.rmse", "non_triclinic", "non_triclinic.space_group", "mine", "mine.length"]
+    for row in result.rows:
+        own = row["rewards"]
+        assert set(names) <= own.keys()
+        assert own["mine"]["mean"] == pytest.approx(-own["mine.length"]["mean"])
+        total = sum(
+            weight * own[name]["mean"]
+            for weight, name in zip((1.0, 0.1, 0.5), ("crmse", "non_triclinic", "density"), strict=True)
+        )
+        assert own["weighted sum"]["mean"] == pytest.approx(total)
+        assert own["mine"]["low"] <= own["mine"]["mean"] <= own["mine"]["high"]
+        assert len(row["per_structure"]["reward.mine.length"]) == row["metrics"]["n"]
+        assert row["per_structure"]["composition"] == parts.split.test.compositions
+    assert "Reward: mine" in report and "Behind the reward: mine.length" in report
+    if result.model.resolve().name == "iteration_000000":
+        assert "Best is the base" in report
+    else:
+        assert "reward, mine.length: " in report and "too few to tell" in report
+    validation = next(line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "validation")
+    assert validation["reward_mine_mean"] == pytest.approx(-validation["reward_mine.length_mean"])
+    assert rewards_table(result.rows).splitlines()[0].split()[:2] == ["reward", "base"]
 
 
 def test_the_reward_of_a_validation_is_that_of_its_crystals(workshop: Workshop, base: Path, tmp_path: Path) -> None:
@@ -91,13 +115,22 @@ def test_validation_crystals_are_matched_with_those_of_their_split(workshop: Wor
         assert parts.reward(split.crystals).reward.tolist() == pytest.approx([0.5] * len(split), abs=1e-6)
 
 
+def evaluate_to(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the crystals of evaluations this reward, and not those of iterations."""
+    measured = backend.assess
+
+    def assess(*arguments: Any) -> Any:
+        energy, match, found = measured(*arguments)
+        assert found is not None
+        return energy, match, replace(found, reward=torch.full_like(found.reward, value))
+
+    monkeypatch.setattr(backend, "assess", assess)
+
+
 def test_without_any_score_the_newest_is_best(
     workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failed(self: LocalEvaluationBackend, batches: Sequence[CrystalBatch]) -> Iterator[torch.Tensor]:
-        yield from (torch.full((len(batch),), torch.nan).double() for batch in batches)
-
-    monkeypatch.setattr(LocalEvaluationBackend, "score", failed)
+    evaluate_to(torch.nan, monkeypatch)
     keys = [f"run={tmp_path / 'run'}", f"base={base}", "reward.weights={energy: 1, volume: 2}", "iterations=2"]
     result = train(workshop.load(*keys, "reward.volume.target=20"), progress=False)
     assert result.model.resolve().name == "iteration_000002"
@@ -106,10 +139,7 @@ def test_without_any_score_the_newest_is_best(
 def test_a_best_that_is_the_start_is_said(
     workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def flat(self: LocalEvaluationBackend, batches: Sequence[CrystalBatch]) -> Iterator[torch.Tensor]:
-        yield from (torch.zeros(len(batch)).double() for batch in batches)
-
-    monkeypatch.setattr(LocalEvaluationBackend, "score", flat)
+    evaluate_to(0.0, monkeypatch)
     keys = [f"run={tmp_path / 'run'}", f"base={base}", "reward.weights={energy: 1, volume: 2}", "iterations=1"]
     result = train(workshop.load(*keys, "reward.volume.target=20"), progress=False)
     assert result.model.resolve().name == "iteration_000000"

@@ -90,7 +90,7 @@ def test_a_run_leaves_all_that_the_readme_names(trained: TrainResult, workshop: 
     rows = {row["label"]: row for row in trained.rows}
     best = min(scores, key=scores.__getitem__)
     assert trained.iteration == best
-    after = f"reinforced, {best} iterations" if best else "best is iteration 0: not reinforced"
+    after = f"reinforced, {best} iterations" if best else "best is the base (iteration 0)"
     assert list(rows) == ["base", after, f"{after}, policy noise"]
     assert json.loads((run / "evaluation" / "after.json").read_text()) == rows[after]
 
@@ -109,7 +109,7 @@ def test_progress_shows_what_can_move() -> None:
 
 
 def test_tables_say_where_reinforcement_did_nothing() -> None:
-    assert described_best(0) == "best is iteration 0: not reinforced"
+    assert described_best(0) == "best is the base (iteration 0)"
     assert (described_best(1), described_best(30)) == ("reinforced, 1 iteration", "reinforced, 30 iterations")
 
 

@@ -18,7 +18,7 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp import Poscar
 
 from omatg_ray.crystal import file_names
-from omatg_ray.crystal.formats import TEXTS
+from omatg_ray.crystal.formats import FILES, TEXTS
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import DataError, DataWarning
 
@@ -131,6 +131,10 @@ def test_nested_folders_and_archives_give_their_crystals_in_order(tmp_path: Path
 
 def test_names_mean_the_formats_that_are_read() -> None:
     assert set(file_names.TEXTS) == set(TEXTS)
+    assert set(file_names.FILES) == set(FILES)
+    names = ["POSCAR", "POSCAR_set.db", "POSCAR.lmdb", "CONTCAR.traj", "POSCAR.zip", "POSCAR.csv.gz", "POSCAR_NaCl"]
+    assert [file_names.read_as(name) for name in names] == [".vasp", ".db", ".lmdb", ".traj", ".zip", ".csv", ".vasp"]
+    assert file_names.kinds_of(["a.csv.gz", "b.CSV.gz", "c.gz", "README"]) == "2 .csv.gz, 1 .gz, README"
     assert set(file_names.WRITTEN) <= set(TEXTS)
 
 

@@ -170,9 +170,11 @@ def test_a_survey_finds_all_that_is_wrong_with_a_file(tmp_path: Path) -> None:
     assert len(found.unusable) == 25
     assert [crystal.where for crystal in found.unusable if crystal.overlaps] == [str(tmp_path / "25.cif")]
     assert found.left_out == ["data.csv"]
-    assert len(survey(tmp_path, allow_overlaps=True).unusable) == 24
     (tmp_path / "none.cif").write_text("nonsense")
     assert survey(tmp_path / "none.cif").usable is None
+    for on_error in ("refuse", "skip"):
+        with pytest.raises(DataError, match=r"^\S*data\.csv: it has no column 'cif' "):
+            read_dataset(tmp_path / "data.csv", on_error=on_error)
 
 
 def test_extxyz_gives_positions_info_and_energies(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from pymatgen.core.structure_matcher import StructureMatcher
 from pymatgen.io.cif import CifParser
 from pymatgen.io.vasp import Poscar
 
+from omatg_ray.commands.write_crystals import write_crystals
 from omatg_ray.crystal import standard_cell
+from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.standard import right_handed, standardize
 from omatg_ray.crystal.standard_cell import NotStandard, standard_crystal
@@ -201,6 +203,28 @@ def test_the_tolerance_is_that_of_the_space_groups_of_the_package() -> None:
     from omatg_ray.evaluate.unique import space_groups
 
     assert space_groups.__defaults__[0] == Config().reward.symprec == SYMPREC
+
+
+def test_oxidation_states_do_not_make_it_another_crystal() -> None:
+    decorated = KNOWN["rock salt"][-1].copy().add_oxidation_state_by_element({"Na": 1, "Cl": -1})
+    (standard,) = standardize([decorated], "conventional")
+    assert isinstance(standard, StandardCrystal) and standard.number == 225
+
+
+@pytest.mark.parametrize(
+    ("formula", "z", "cell", "expected"),
+    [("Na4Cl4", 1, "primitive", ("NaCl", 1)), ("NaCl", 4, "primitive", ("NaCl", 1)),
+     ("Na4Cl4", 1, "conventional", ("Na4Cl4", 1)), ("Na2Cl2", 2, "primitive", ("NaCl", 1)),
+     (None, None, "primitive", (None, None))],
+)  # fmt: skip
+def test_formula_and_units_are_those_of_the_cell_that_is_written(
+    tmp_path: Path, formula: str | None, z: int | None, cell: CellKind, expected: tuple[str | None, int | None]
+) -> None:
+    conventional = standard_crystal(KNOWN["rock salt"][-1], "conventional").structure
+    properties = {} if formula is None else {"formula": formula, "z": z}
+    write_crystals(tmp_path / "out.extxyz", CrystalBatch.from_structures([conventional]), [properties], cell=cell)
+    (found,) = read_dataset(tmp_path / "out.extxyz", reduce=False).properties
+    assert (found.get("formula"), found.get("z")) == expected
 
 
 def test_a_poscar_is_one_crystal_with_its_atoms_grouped(tmp_path: Path) -> None:

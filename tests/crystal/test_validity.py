@@ -8,9 +8,11 @@ import torch
 from pymatgen.optimization.neighbors import find_points_in_spheres
 from torch import Tensor
 
+from omatg_ray.crystal import validity
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.lattice import cell_from_parameters
 from omatg_ray.crystal.validity import check_validity, closest_atoms, minkowski_reduce
+from tests.small import random_crystals
 
 
 def crystal(pos: list[list[float]] | Tensor, cell: list[list[float]] | Tensor) -> CrystalBatch:
@@ -199,3 +201,25 @@ def test_the_closest_atoms_are_named_across_the_border(shift: float) -> None:
     assert distance == pytest.approx(shift * math.sqrt(26))
     own = closest_atoms(crystal([[0.1, 0.2, 0.3]], [[0, 0, 7.0], [0, 0.3, 0], [5, 0, 0]]))
     assert own == (0, 0, pytest.approx(0.3))
+
+
+def test_memory_is_bounded_and_the_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    crystals = random_crystals([5, 40, 3, 30, 1, 1, 60, 2])
+    whole = check_validity(crystals)
+    pairs: list[int] = []
+
+    def counted(part: CrystalBatch, cell: Tensor) -> Tensor:
+        pairs.append(len(part.layout.pairs[0]))
+        return original(part, cell)
+
+    original = validity._pair_distances
+    monkeypatch.setattr(validity, "_pair_distances", counted)
+    monkeypatch.setattr(validity, "PAIRS_AT_ONCE", 1000)
+    parts = check_validity(crystals)
+    assert len(pairs) > 2 and max(pairs) <= 60 * 59 // 2 + 1000
+    for name in ("volume", "min_distance", "polar_sine", "valid"):
+        assert torch.equal(getattr(whole, name), getattr(parts, name))
+
+
+def test_no_crystals_have_no_validity() -> None:
+    assert check_validity(random_crystals([2]).select([])).valid.shape == (0,)

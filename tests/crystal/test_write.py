@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -172,3 +174,22 @@ def test_what_a_path_stands_for(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=reason):
             written_as(name, folder_format)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_ase_finds_the_energy_of_the_cell_and_the_reader_that_per_atom(tmp_path: Path, own: bool) -> None:
+    path = tmp_path / "out.extxyz"
+    energies = [-7.25, 1.5]
+    rows = [{"energy_per_atom": energy} | ({"energy": -100.0} if own else {}) for energy in energies]
+    write_structures(path, STRUCTURES, rows)
+    for atoms, energy in zip(ase.io.read(path, ":"), energies, strict=True):
+        expected = -100.0 if own else energy * len(atoms)
+        assert atoms.get_potential_energy() == pytest.approx(expected, abs=1e-9)
+        assert atoms.info["energy_per_atom"] == energy
+    # The energy of the cell follows from that per atom, and would be wrong for a standard cell of another size.
+    assert read_dataset(path).properties == rows
+
+
+def test_without_an_energy_there_is_none_for_ase(tmp_path: Path) -> None:
+    write_structures(tmp_path / "out.extxyz", STRUCTURES, [{"energy_per_atom": math.nan}] * 2)
+    assert all(atoms.calc is None for atoms in ase.io.read(tmp_path / "out.extxyz", ":"))

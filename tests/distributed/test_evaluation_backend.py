@@ -42,6 +42,21 @@ def test_evaluate(workshop: Workshop, trained: TrainResult, command: Command, tm
 
 
 @pytest.mark.usefixtures("cluster")
+def test_evaluate_by_ones_own_reward(workshop: Workshop, base: Path, command: Command, tmp_path: Path) -> None:
+    (tmp_path / "reward.yaml").write_text(
+        f"reward: {{potential: {workshop.potential}, weights: {{energy: 1, volume: 2}}, volume: {{target: 20}}}}\n"
+    )
+    words = ["evaluate", base, "--data", workshop.data, "--steps", 4, "--reward", tmp_path / "reward.yaml"]
+    words += ["--threads", 1, *BLOCKS]
+    alone = command(*words, "--json", tmp_path / "alone.json")
+    actors = command(*words, "--json", tmp_path / "ray.json", *ACTORS)
+    assert alone.code == actors.code == 0, actors.err
+    found = json.loads((tmp_path / "alone.json").read_text())
+    assert found == json.loads((tmp_path / "ray.json").read_text())
+    assert found["rewards"]["volume"]["n"] == found["n"]
+
+
+@pytest.mark.usefixtures("cluster")
 def test_evaluate_several_cases(
     workshop: Workshop, base: Path, trained: TrainResult, command: Command, tmp_path: Path
 ) -> None:

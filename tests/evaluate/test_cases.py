@@ -11,6 +11,7 @@ import torch
 
 from omatg_ray.crystal.base import BaseDistribution, InformedCell
 from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.domain import Domain
 from omatg_ray.evaluate.backend import Block, LocalEvaluationBackend, Measured
 from omatg_ray.evaluate.cases import (
     Case,
@@ -138,6 +139,21 @@ def test_names_are_those_of_the_call(backend: Watched, tmp_path: Path) -> None:
     (case,) = cases(3)
     (again,) = evaluate_cases([replace(case, name="renamed")], evaluator(backend), tmp_path)
     assert (again.name, again.label, again.evaluation) == ("renamed", "renamed, 3 points", None)
+
+
+def test_the_domain_is_that_of_now(backend: Watched, tmp_path: Path) -> None:
+    (case,) = cases(3)
+    (first,) = evaluate_cases([case], evaluator(backend), tmp_path)
+    assert first.values["in_domain"] is None and first.values["domain_of"] == []
+    description = case.model.description.model_copy(update={"domain": Domain.of(POLYMORPHS.crystals)})
+    informed = replace(case, model=FlowModel(description, case.model.base_network))
+    (again,) = evaluate_cases([informed], evaluator(backend), tmp_path)
+    assert again.evaluation is None and again.key == first.key
+    (stored,) = other_cases(tmp_path, conditions_of(evaluator(backend)), [])
+    for values in (again.values, stored.values):
+        assert values["in_domain"] == 1.0 and values["domain_of"] == ["the model"]
+        assert values["per_structure"]["domain"] == ["yes"] * 10
+        assert values["metrics"] == first.values["metrics"]
 
 
 def test_cases_of_other_calls_under_the_same_conditions(backend: Watched, tmp_path: Path) -> None:

@@ -37,9 +37,27 @@ def test_rows_without_an_energy_on_either_side_are_no_pairs() -> None:
 
 def test_few_rows_get_no_verdict() -> None:
     match, _ = changes(evaluation([None] * 3, [None] * 3), evaluation([None] * 3, [0.1] * 3))
-    assert match.verdict == "too few structures (3) to tell"
+    assert match.verdict == "too few to tell (3 compositions)"
     alone, _ = changes(evaluation([], [None]), evaluation([], [0.1]))
-    assert str(alone) == "match rate: +1.000: too few structures (1) to tell"
+    assert str(alone) == "match rate: +1.000: too few to tell (1 composition)"
+
+
+def test_the_users_reward_changes_by_part_and_value() -> None:
+    """`energy` is also a part, which is not the relative energy; displacements are over what each side matches."""
+    names = [f"C{row // 2}" for row in range(24)]
+
+    def rewarded(total: float, energy: float, rmse: list[float | None]) -> dict[str, Any]:
+        own = {"reward": [total] * 24, "reward.energy": [energy] * 24, "reward.crmse.rmse": rmse}
+        found = evaluation([0.5] * 24, [None] * 24)
+        found["per_structure"] |= {"composition": names, **own}
+        return found
+
+    before, after = rewarded(1.0, -2.0, [0.4] * 12 + [None] * 12), rewarded(1.5, -2.0, [0.1] * 24)
+    assert [str(change) for change in changes(before, after)][3:] == [
+        "reward, weighted sum: +0.500 [+0.500, +0.500]: higher",
+        "reward, energy: +0.000 [+0.000, +0.000]: no significant change",
+        "reward, crmse.rmse: -0.300 [-0.300, -0.300]: too few to tell (6 compositions)",
+    ]
 
 
 def test_what_is_no_pair_is_not_compared() -> None:

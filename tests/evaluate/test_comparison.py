@@ -14,7 +14,7 @@ from omatg_ray.evaluate.cases import CaseResult, crystals_of_case
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.compositions import ByComposition, interval_dict
 from omatg_ray.evaluate.metrics import CSPMetrics
-from omatg_ray.report.comparison import write_comparison
+from omatg_ray.report.comparison import same_crystals, write_comparison
 from omatg_ray.report.tables import comparison_table
 from tests.evaluate.sodium_chloride import caesium_chloride, dataset, magnesium_oxide, nickel_arsenide, rock_salt
 from tests.report.test_run import Tables
@@ -95,12 +95,21 @@ def test_cases_on_other_references_are_refused() -> None:
 
 def test_a_line_for_each_case(comparison: Comparison) -> None:
     lines = comparison_table(comparison).splitlines()
-    titles = ["model", "steps", "E", "capped", "match", "rate", "RMSE", "cRMSE", "n", "s/1000"]
+    titles = ["model", "steps", "E", "capped", "match", "rate", "RMSE", "cRMSE", "in", "domain", "n", "s/1000"]
     assert lines[0].split() == titles and lines[4].startswith("E: eV/atom")
     assert lines[2].startswith("base       50") and lines[3].startswith("better     10")
     assert lines[1].split()[:3] == ["base", "10", "+2.500"] and lines[1].split()[-2:] == ["4", "125.0"]
+    assert lines[1].split()[-3] == "unknown"
+    comparison.results[1].values["in_domain"] = 0.75
+    assert comparison_table(comparison).splitlines()[2].split()[-3] == "75.0%"
     found = comparison.results[0].values["intervals"]["match_rate"]
     assert f"0.500 ±{(found['high'] - found['low']) / 2:.3f}" in lines[1]
+
+
+def test_cases_with_the_same_crystals_are_named() -> None:
+    cases = [result("base", 10, GOOD), result("other", 10, BAD), result("run", 10, GOOD)]
+    (sentence,) = same_crystals(cases)
+    assert sentence.startswith("run, 10 points gave the same crystals as base, 10 points")
 
 
 def test_what_is_written(comparison: Comparison, tmp_path: Path) -> None:
@@ -138,7 +147,7 @@ def test_what_is_written(comparison: Comparison, tmp_path: Path) -> None:
     text = report.read_text()
     cases, differences = Tables(text).tables
     assert cases[0][:3] == ["model", "steps", "relative energy, capped mean"] and len(cases) == 4
-    assert cases[1][2].startswith("+2.500\n[") and differences[1][2].startswith("−2.000 *\n[")
+    assert cases[1][2].startswith("+2.500\n[") and differences[1][2].startswith("−2.000\n[")
     assert len(differences) == 3
     for title in ("cRMSE", "Match rate", "Relative energies", "RMSE of matches", "10 grid points"):
         assert title in text

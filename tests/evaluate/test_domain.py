@@ -20,7 +20,7 @@ def model(domain: Domain | None, open_species: bool = False) -> FlowModel:
 def warned(models: dict[str, FlowModel], cells: list[list[int]], potential: Domain | None = None) -> list[str]:
     energy: Any = SimpleNamespace(potential=SimpleNamespace(name="p", domain=potential))
     trained = trained_on(models, [cast(MatGLEnergy, energy), None])
-    assert [who for who, _ in trained] == [*(f"model {name}" for name in models), "potential p"]
+    assert [one.who for one in trained] == [*(f"model {name}" for name in models), "potential p"]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warn_outside(models, trained, cells, "cells")
@@ -50,3 +50,11 @@ def test_of_models_that_generate_species_only_sizes_count(domain: Domain | None)
     assert warned(models, [[1, 1]]) == []
     (text,) = warned(models, [[1, 1, 1]])
     assert "3 atoms" in text if domain else text.endswith("[3]")
+
+
+def test_each_model_is_warned_of_by_what_it_is_given() -> None:
+    models = {"a": model(SALT), "free": model(SALT, open_species=True), "old": model(None, open_species=True)}
+    (text,) = warned(models, [[11, 9]], Domain.of([[11, 17]], sized=False))
+    assert "model a: " in text and "none has F" in text and "model free" not in text and "potential p: " in text
+    known = {"free": models["free"], "old": models["old"]}
+    assert warned(known, [[11, 9]], Domain.of([[11, 17]], sized=False)) == []  # the elements are the models' choice

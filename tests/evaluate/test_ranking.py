@@ -20,7 +20,6 @@ def energies(*values: float) -> torch.Tensor:
 def test_energies_above_the_lowest_of_each_composition() -> None:
     keys: list[Composition] = [A, B, A, B, A]
     assert above_best(keys, energies(-1.0, -3.0, -1.5, NAN, 0.0)) == [0.5, 0.0, 0.0, None, 1.5]
-    assert above_best(keys, None) == [None] * 5
     assert above_best([A, B], energies(NAN, 1.0)) == [None, 0.0]
 
 
@@ -29,6 +28,11 @@ def test_the_crystal_that_moves_past_others_is_in_dispute_and_those_that_it_pass
     first = energies(0.0, 0.1, 0.2, 0.3, 0.4)
     second = energies(0.35, 0.1, 0.2, 0.3, 0.4) + constant
     assert in_dispute([A] * 5, first, second) == [True, False, False, False, False]
+
+
+def test_of_two_crystals_each_is_compared_with_the_other() -> None:
+    assert in_dispute([A] * 2, energies(0.0, 0.05), energies(0.1, 0.0)) == [True, True]
+    assert in_dispute([A] * 2, energies(0.0, 0.04), energies(0.04, 0.0)) == [False, False]
 
 
 def test_an_order_that_changes_by_little_or_differences_that_change_no_order_are_no_dispute() -> None:

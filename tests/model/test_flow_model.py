@@ -13,7 +13,7 @@ from torch import nn
 import omatg_ray as og
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.domain import Domain
-from omatg_ray.errors import FormulaError, ModelError
+from omatg_ray.errors import ConfigError, FormulaError, ModelError
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
 from omatg_ray.model.sampling import Sampling, chunks_by_pairs
@@ -64,7 +64,7 @@ def test_what_it_was_trained_on_is_saved_and_what_it_generates_beyond_is_warned_
     ):
         model.generate([*SPECIES[:4], [55]], Sampling(2))
     with pytest.warns(UserWarning, match="model: of its 3 training crystals none has Na-Ti or Na-O$"):
-        model.sample(["NaTiO"], steps=2)
+        model.generate([[11, 22, 8]], Sampling(2))
     for quiet in (lambda: model.generate(SPECIES, Sampling(2), judged=True), lambda: model.sample(["TiO2"], steps=2)):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -240,10 +240,31 @@ def test_a_schedule_replaces_that_of_the_model():
 
 
 def test_sample_gives_structures_of_the_formulas():
-    structures = base_model().sample(["BaTiO3", "Ti2O4"], steps=3)
-    assert [s.composition.formula for s in structures] == ["Ba1 Ti1 O3", "Ti2 O4"]
+    structures = base_model().sample(["TiO2", "Ti2O4"], steps=3)
+    assert [s.composition.formula for s in structures] == ["Ti1 O2", "Ti2 O4"]
     with pytest.raises(FormulaError):
-        base_model().sample(["Ba(TiO3"], steps=3)
+        base_model().sample(["Ti(O3"], steps=3)
+
+
+def test_sample_takes_a_text_as_one_formula_and_refuses_elements_that_were_never_trained():
+    (structure,) = base_model().sample("TiO2", steps=3)
+    assert structure.composition.formula == "Ti1 O2"
+    with pytest.raises(ModelError, match="the model was never trained on Na, Cl"):
+        base_model().sample("NaCl", steps=3)
+
+
+def test_sample_takes_the_texts_of_the_command_as_schedules():
+    model = base_model(schedule=LinearSchedule(pos=4.0))
+    for text, schedule in (
+        ("linear:pos=5,cell=2", LinearSchedule(pos=5.0, cell=2.0)),
+        ("none", LinearSchedule()),
+        ("own", LinearSchedule(pos=4.0)),
+    ):
+        (named,), (given,) = (model.sample("TiO2", 4, which) for which in (text, schedule))
+        assert named == given
+    assert model.sample("TiO2", 4, "none") != model.sample("TiO2", 4, "own")
+    with pytest.raises(ConfigError, match="schedule 'lniear:pos=5'"):
+        model.sample("TiO2", 4, "lniear:pos=5")
 
 
 def test_too_few_steps_are_refused():

@@ -162,6 +162,18 @@ def test_a_sum_of_rewards_has_a_panel_for_each_part() -> None:
     assert energy.figure(lines) is None
 
 
+def test_parts_and_values_of_a_reward_are_drawn_for_rollouts_and_validations() -> None:
+    line = {"reward_mean": 1.0, "reward_std": 0.1, "reward_flat_mean": -3.0, "reward_flat.length_mean": 3.0}
+    lines = [{"kind": kind, "step": step, **line} for kind in ("train", "validation") for step in (1, 2)]
+    panels = rewards({"flat": 1.0}, (name for line in lines for name in line))
+    assert [panel.title for panel in panels] == ["Reward: flat", "Behind the reward: flat.length"]
+    assert [panel.ylabel for panel in panels] == ["reward", "flat.length"]
+    for panel, height in zip(panels, (-3.0, 3.0), strict=True):
+        drawn = axes_of(panel.figure(lines)).get_lines()
+        assert [line.get_label() for line in drawn] == ["rollouts", "validation"]
+        assert all(line.get_ydata().tolist() == [height] * 2 for line in drawn)
+
+
 def test_lines_with_bands_over_a_logarithm() -> None:
     lines = {
         "a": [point(5, 0.5, 0.4, 0.6), point(50, 0.3, 0.2, 0.4)],
@@ -180,6 +192,31 @@ def test_lines_with_bands_over_a_logarithm() -> None:
     band = axes.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (0.2, 0.6)
     assert banded_lines({"b": [point(50, 0.1)]}, "grid points", "cRMSE") is None
+
+
+@pytest.mark.parametrize("percent", [False, True])
+def test_axes_of_shares_end_at_0_and_1(percent: bool) -> None:
+    lines = [{"kind": "validation", "step": step, "rate": rate} for step, rate in enumerate((0.02, 0.9, 1.0))]
+    shown = (Curve("validation", "rate", "rate"),)
+    panel = Panel("", shown, "rate", percent=percent, share=not percent)
+    assert axes_of(panel.figure(lines)).get_ylim() == (0.0, 1.0)
+    low, high = axes_of(panel.figure(lines[1:])).get_ylim()
+    assert high == 1.0 and (low == 0.0 if percent else 0.8 < low < 0.9)
+    banded = banded_lines({"a": [point(1, 0.01), point(2, 1.0)]}, "samples", "share", percent, share=not percent)
+    assert axes_of(banded).get_ylim() == (0.0, 1.0)
+
+
+def test_capped_means_have_a_picture_without_what_is_not_capped() -> None:
+    lines = [
+        {"kind": "validation", "step": s, "relative_energy_mean_capped": 3.0 - s, "relative_energy_median": 900.0}
+        for s in (0, 1)
+    ]
+    (capped,) = (panel for panel in REINFORCEMENT if "capped mean" in panel.title)
+    low, high = axes_of(capped.figure(lines, best=0)).get_ylim()
+    assert 1.5 < low < 2.0 and 3.0 < high < 3.5
+    labels = [str(line.get_label()) for line in axes_of(capped.figure(lines, best=0)).get_lines()]
+    assert labels == ["capped mean", "best: the base"]
+    assert "the mean can exceed the cap" in capped.caption
 
 
 def test_histogram_of_matches() -> None:

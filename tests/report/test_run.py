@@ -133,7 +133,7 @@ def test_settings_and_counts_that_differ_have_columns(folder: Path) -> None:
 
 
 def test_changes_are_said_with_their_intervals(folder: Path, complete: tuple[Path, str]) -> None:
-    assert "match rate: +0.000 [+0.000, +0.000]: too few structures (8) to tell" in complete[1]
+    assert "match rate: +0.000: too few to tell (1 composition)" in complete[1]
     for name, energy, rmse in (("before", 1.0, None), ("after", 0.5, 0.1)):
         path = folder / "evaluation" / f"{name}.json"
         rows = {"id": list(range(30)), "relative_energy_capped": [energy] * 30, "rmse": [rmse] * 30}
@@ -143,6 +143,36 @@ def test_changes_are_said_with_their_intervals(folder: Path, complete: tuple[Pat
     assert "match rate: +1.000 [+1.000, +1.000]: higher" in text
     (folder / "evaluation" / "after.json").unlink()
     assert "paired bootstrap" not in write_report(folder).read_text()
+
+
+def test_it_is_said_where_best_is_the_base(folder: Path) -> None:
+    assert "Best is the base" not in write_report(folder).read_text()
+    for name in ("before", "after"):
+        path = folder / "evaluation" / f"{name}.json"
+        rows = {"id": list(range(30)), "relative_energy_capped": [1.0] * 30, "valid": [True] * 30, "rmse": [0.1] * 30}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"per_structure": rows}))
+    text = write_report(folder).read_text()
+    assert text.count("Best is the base: no validation was better than the first") == 2  # at the table, the crystals
+    assert "paired bootstrap" not in text
+
+
+def test_a_run_without_a_test_lacks_nothing(folder: Path) -> None:
+    (folder / "config.yaml").write_text("test: {limit: 0}\n")
+    for path in (*folder.glob("evaluation/*"), *folder.glob("structures/*")):
+        path.unlink()
+    notes = write_report(folder).read_text().rpartition("Not in this run folder:")[2]
+    assert "numbers for" in notes
+    assert not [name for name in ("evaluation", "structures/", "relative energies") if name in notes.split("<")[0]]
+
+
+def test_absurd_energies_are_marked_at_the_crystals(folder: Path) -> None:
+    path = folder / "evaluation" / "after.json"
+    found = json.loads(path.read_text())
+    found["per_structure"]["relative_energy"][0], found["per_structure"]["energy_per_atom"][0] = 42.0, 39.0
+    path.write_text(json.dumps(found))
+    with drawn():
+        text = write_report(folder).read_text()
+    assert "39.000 (⚠ +42.000)" in text and "Such an energy is absurd" in text
 
 
 def test_ratios_and_kl_are_left_out_where_they_cannot_move(folder: Path) -> None:

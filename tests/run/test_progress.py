@@ -51,10 +51,19 @@ def test_a_log_gets_lines_with_the_numbers(monkeypatch: pytest.MonkeyPatch, caps
         bar.note("a note")
         bar.advance({"E": "-4.000"})
     lines = capsys.readouterr().err.splitlines()
-    assert "a note" in lines
-    assert re.fullmatch(r"train 2/3 \d\d:\d\d<.*, E -3\.214 invalid 2\.0% clip 12% KL 0\.0031 s 5\.1.*", lines[1])
+    assert len(lines) == 3 and lines[1] == "a note"
+    assert re.fullmatch(r"train 2/3 \d\d:\d\d<.*, E -3\.214 invalid 2\.0% clip 12% KL 0\.0031 s 5\.1.*", lines[0])
     assert re.match(r"train 3/3 .*E -4\.000", lines[-1])
     assert not any("\r" in line or "|" in line for line in lines)
+
+
+@pytest.mark.parametrize("total", [4, None])
+def test_a_log_shows_a_short_bar_once(total: int | None, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(total, "test") as bar:
+        for _ in range(4):
+            bar.advance()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("test 4/4 " if total else "test 4 ")
 
 
 def test_a_hidden_bar_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from omatg_ray.commands.pretrain import known_to_potential
 from omatg_ray.commands.train import train
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
@@ -96,3 +97,14 @@ def test_nothing_is_said_if_nothing_is_unknown_and_an_error_if_everything_is(dat
     assert drop_unknown(dataset, {"potential x": dataset.elements}, data) is dataset
     with pytest.raises(DataError, match=r"no crystal is left .*: potential x does not know O \(4\), F \(4\)"):
         drop_unknown(dataset, {"potential x": frozenset({1})}, data)
+
+
+def test_it_is_refused_where_nothing_says_what_is_unknown(workshop: Workshop, data: Path) -> None:
+    config = workshop.load(f"data.file={data}", "data.drop_unknown=true", "reward.potential=null")
+    with pytest.raises(ConfigError, match=r"data\.drop_unknown: .*reward\.potential="):
+        known_to_potential(config)
+    with pytest.raises(ConfigError, match="nothing here says which elements are known"):
+        drop_unknown(read_dataset(data), {}, data)
+    missing = workshop.load("data.file=missing.csv").data
+    with pytest.raises(ConfigError, match="nothing here says which elements are known"):
+        load_splits(missing, known={})

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from omatg_ray.train.callback import APART
 from omatg_ray.tune.guards import Guards, GuardSettings
 
 VALIDATION = {"invalid_share": 0.1, "unique_share": 0.8, "match_rate": 0.5}
@@ -15,14 +16,14 @@ def scored(
 ) -> tuple[int, list[str]]:
     """By guards that saw everything, and by those of a run that goes on after its first iteration."""
     whole = Guards(settings)
-    assert whole.validated(before, apart=False) == {"hacked": 0}
-    whole.iterated({"diversity": 2.0})
+    assert whole.validated(0, before) == {"hacked": 0}
+    whole.iterated(1, {"diversity": 2.0})
     lines = [{"kind": "validation", "step": 0, **before}, {"kind": "train", "step": 1, "diversity": 2.0}]
     resumed = Guards(settings, lines)
     found = []
     for guards in (whole, resumed):
-        guards.iterated({"diversity": diversity})
-        found.append((int(guards.validated(after, apart)["hacked"]), guards.reasons))
+        guards.iterated(2, {"diversity": diversity})
+        found.append((int(guards.validated(2, after | {APART: float(apart)})["hacked"]), guards.reasons))
     assert found[0] == found[1]
     return found[0]
 
@@ -54,6 +55,6 @@ def test_each_guard_objects_to_its_own(
 
 def test_nothing_is_missed_where_nothing_is_measured() -> None:
     guards = Guards(GuardSettings())
-    guards.validated({"invalid_share": 0.0, "unique_share": math.nan}, apart=False)
-    guards.iterated({})
-    assert guards.validated({"invalid_share": 0.0, "unique_share": math.nan}, apart=False) == {"hacked": 0}
+    guards.validated(0, {"invalid_share": 0.0, "unique_share": math.nan})
+    guards.iterated(1, {})
+    assert guards.validated(0, {"invalid_share": 0.0, "unique_share": math.nan}) == {"hacked": 0}

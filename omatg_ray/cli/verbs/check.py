@@ -8,13 +8,13 @@ from pathlib import Path
 
 from omatg_ray.cli.arguments import local_path, number, on_error_argument, path_or_word
 from omatg_ray.cli.output import check_output
-from omatg_ray.errors import DataError
+from omatg_ray.errors import ConfigError, DataError
 
 SUMMARY = "look at a file of crystals before it is used"
 DESCRIPTION = """\
 Read every crystal of a file, folder or archive and show what is in it, before hours are spent: counts, elements, sizes,
 duplicates, how pretrain and train would split it, which crystals cannot be used and why, which files of a folder are
-not read, and all elements that a model or a potential does not know.
+not read, all elements that a model or a potential does not know, and what else lies outside of their training data.
 
   omatg-ray check my_crystals.zip
   omatg-ray check my_crystals.csv --model runs/base --potential POTENTIAL --json found.json
@@ -22,7 +22,8 @@ not read, and all elements that a model or a potential does not know.
 
 Exit code 0 if the file can be used as it is, or with the options given here: --on-error skip stands for
 data.on_error=skip of pretrain and train, --drop-unknown for data.drop_unknown=true. Exit code 1 if something in it
-cannot be used. Duplicates, cells of other sizes than a model has seen, and too few compositions to split do not count.
+cannot be used. Duplicates, cells of other sizes than a model has seen, compositions outside of the training data, and
+too few compositions to split do not count.
 """
 
 
@@ -38,11 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     on_error_argument(parser, "crystals")
     parser.add_argument(
         "--drop-unknown", action="store_true", help="leave out crystals with elements that these do not know"
-    )
-    parser.add_argument(
-        "--allow-overlaps",
-        action="store_true",
-        help="accept overlapping atoms and flat cells, which generated crystals may have",
     )
     parser.add_argument(
         "--comparisons",
@@ -64,6 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run it."""
     json_path = check_output(arguments.json, ".json")
+    if arguments.drop_unknown and arguments.model is None and arguments.potential is None:
+        raise ConfigError("--drop-unknown: add --model or --potential, which say which elements are known")
     from omatg_ray.run.job_paths import find_potential
     from omatg_ray.train.early import require_crystals, require_models, require_potential
     from omatg_ray.train.job import find_input
@@ -82,7 +80,6 @@ def run(arguments: argparse.Namespace) -> None:
         model=model,
         potential=potential,
         on_error=arguments.on_error,
-        allow_overlaps=arguments.allow_overlaps,
         drop_unknown=arguments.drop_unknown,
         comparisons=COMPARISONS if arguments.comparisons is None else arguments.comparisons,
         workers=arguments.workers,

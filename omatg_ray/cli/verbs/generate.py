@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from omatg_ray.cli.arguments import local_path, number, path_or_word
 from omatg_ray.cli.output import crystals_arguments, crystals_output
+from omatg_ray.cli.ranked import second_potential_argument, write_ranked
 from omatg_ray.cli.sampling import sampling_arguments, sampling_values
 from omatg_ray.errors import ConfigError
 
@@ -35,8 +37,9 @@ The closest distances in the best crystal of each composition follow, against th
 Models that generate species take numbers of atoms in place of formulas.
 
 The name of --out chooses the format: .extxyz, .cif, .json, a folder of CIF files (ends in /), with --format vasp of
-POSCAR files. x.vasp or POSCAR holds one crystal: the best of one formula. --standardize conventional (or primitive)
-writes spglib's standard cells, and CIF files with their space group.
+POSCAR files. x.vasp or POSCAR holds one crystal: the best of one composition. --standardize conventional (or primitive)
+writes spglib's standard cells, and CIF files with their space group; energies and bonds stay those of the crystals as
+they were generated or relaxed.
 """
 
 
@@ -61,12 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="MatGL potential to rank by, or bundled (default: no ranking)",
     )
-    parser.add_argument(
-        "--second-potential",
-        type=path_or_word,
-        metavar="NAME",
-        help="another potential, which shows its own energies of the ranked crystals and marks (?) where it disagrees",
-    )
+    second_potential_argument(parser)
     parser.add_argument(
         "--relax",
         type=number(int, 1),
@@ -98,10 +96,8 @@ def run(arguments: argparse.Namespace) -> None:
     for formula in formulas or ():
         cell_species(formula, max(units))
     if out.holds_one:
-        _require_one(arguments, out.path, len(formulas or arguments.atoms) * len(units))
+        _require_one(arguments, out.path, formulas or (), len(units))
     from omatg_ray.commands.generate import GenerateOptions, generate
-    from omatg_ray.commands.generated import bonds_of_best, legend, listing, summary
-    from omatg_ray.commands.write_crystals import write_crystals
 
     options = GenerateOptions(
         formulas=tuple(formulas or ()),
@@ -113,41 +109,25 @@ def run(arguments: argparse.Namespace) -> None:
         **sampling,
     )
     result = generate(options, not arguments.quiet)
-    count = 1 if out.holds_one else len(result.crystals)
-    write_crystals(
-        out.path,
-        result.crystals.select(range(count)),
-        result.properties[:count],
-        folder_format=out.folder_format,
-        cell=out.cell,
-        workers=options.workers,
-        timeout=options.timeout,
-        progress=not arguments.quiet,
-    )
-    for text in (legend(result), listing(result), bonds_of_best(result)):
-        print(text)
-    if count < len(result.crystals):
-        print(
-            f"{summary(result)}, best of {len(result.crystals)} written to {out.path} (--out folder/ --format vasp "
-            "writes all)"
-        )
-    else:
-        print(f"{summary(result)}, written to {out.path}")
+    write_ranked(result, out, options.workers, options.timeout, not arguments.quiet)
 
 
-def _require_one(arguments: argparse.Namespace, path: str, cells: int) -> None:
+def _require_one(arguments: argparse.Namespace, path: str, formulas: Sequence[str], units: int) -> None:
     """Refuse a file of one crystal for crystals that are not ranked with each other.
 
     Raises:
         ConfigError: Says what to write instead.
     """
-    several = None
-    if cells > 1:
-        several = f"{cells} formulas, numbers of units or of atoms"
-    elif arguments.n > 1 and arguments.atoms:
-        several = "compositions that the model chooses"
-    elif arguments.n > 1 and arguments.potential is None:
-        several = f"{arguments.n} crystals without --potential to rank them"
+    from omatg_ray.crystal.formula import reduced_composition
+
+    several, compositions = None, {reduced_composition(formula): formula for formula in reversed(formulas)}
+    crystals = arguments.n * (len(formulas) * units or len(arguments.atoms or ()))
+    if len(compositions) > 1:
+        several = f"{len(compositions)} compositions ({', '.join(reversed(compositions.values()))})"
+    elif crystals > 1 and arguments.atoms:
+        several = f"{crystals} crystals of compositions that the model chooses"
+    elif crystals > 1 and arguments.potential is None:
+        several = f"{crystals} crystals without --potential to rank them"
     if several is not None:
         raise ConfigError(
             f"cannot write {path}: it holds one crystal, and {several} leave open which; --out folder/ --format vasp "

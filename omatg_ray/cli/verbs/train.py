@@ -12,6 +12,7 @@ from omatg_ray.assets import quickstart
 from omatg_ray.cli.arguments import key_of, run_arguments, split_words
 from omatg_ray.cli.runs import load_config, resumes, start_or_resume
 from omatg_ray.run.advice import command
+from omatg_ray.run.text import counted
 
 if TYPE_CHECKING:
     from omatg_ray.config import Config
@@ -68,17 +69,24 @@ def run(arguments: argparse.Namespace) -> None:
     from omatg_ray.commands.evaluate import table
     from omatg_ray.commands.train import train
     from omatg_ray.evaluate.change import changes
+    from omatg_ray.report.tables import rewards_table
 
     result = train(config, resumes(arguments, config), not arguments.quiet)
-    print(f"\ntest split, {config.validated_steps} grid points, energies in eV/atom\n{table(result.rows)}")
-    if result.iteration:
+    if result.rows:
+        n, steps = result.rows[0]["metrics"]["n"], config.validated_steps
+        print(f"\ntest split, {counted(n, 'crystal')}, {steps} grid points, energies in eV/atom\n{table(result.rows)}")
+        if own := rewards_table(result.rows):
+            print(f"\n{own}")
+    else:
+        print("\nno test (test.limit is 0)")
+    if result.rows and result.iteration:
         differences = "\n".join(f"  {change}" for change in changes(*result.rows[:2]))
-        print(f"\nreinforced less base, with 95 % intervals (paired bootstrap)\n{differences}")
+        print(f"\nreinforced less base, with 95 % intervals (paired bootstrap over compositions)\n{differences}")
     print(f"\nbest model: {result.model}\nreport: {result.report}")
     from omatg_ray.cli.next_steps import next_steps
 
     improved = result.iteration > 0
-    print(f"\n{next_steps(config, result.rows, result.generates_species, improved=improved)}")
+    print(f"\n{next_steps(config, result.rows, result.example, result.generates_species, improved=improved)}")
 
 
 def _asks_for_the_default(words: Sequence[str]) -> bool:

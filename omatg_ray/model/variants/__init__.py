@@ -41,7 +41,7 @@ def summary(name: str) -> str:
     try:
         # Read, not imported: a variant is imported when a configuration names it.
         text = ast.get_docstring(ast.parse(Path(spec.origin or "").read_bytes()))
-    except (SyntaxError, ValueError):  # importing it will report this
+    except (OSError, SyntaxError, ValueError):  # importing it will report this
         text = None
-    first = "" if text is None else text.splitlines()[0].removesuffix(".")
+    first = text.splitlines()[0].removesuffix(".") if text else ""
     return f"{name}: {first[0].lower()}{first[1:]}" if first else name

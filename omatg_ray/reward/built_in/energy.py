@@ -17,4 +17,4 @@ class Options(options.Options):
     has_gradient = True
 
     def build(self, materials: options.Materials) -> Reward:
-        return materials.shared["energy"]
+        return materials.energy

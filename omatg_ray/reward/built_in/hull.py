@@ -46,7 +46,7 @@ class Options(options.Options):
         from omatg_ray.reward.matching import compositions
         from omatg_ray.run.home import cache_folder
 
-        energy, known = materials.shared["energy"], materials.known
+        energy, known = materials.energy, materials.known
         if self.entries is not None:
             entries = read_entries(self.entries)
         else:

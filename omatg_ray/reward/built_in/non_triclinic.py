@@ -22,6 +22,7 @@ def symmetry(materials: options.Materials) -> Once:
     from omatg_ray.reward.protocol import Once
     from omatg_ray.reward.symmetry import NonTriclinic
 
-    settings = materials.settings
-    reward = NonTriclinic(settings.symprec, workers=settings.workers, timeout=settings.timeout)
-    return materials.shared.setdefault("symmetry", Once(reward))
+    settings, shared = materials.settings, materials.shared
+    if "symmetry" not in shared:
+        shared["symmetry"] = Once(NonTriclinic(settings.symprec, workers=settings.workers, timeout=settings.timeout))
+    return shared["symmetry"]

@@ -1,12 +1,11 @@
-"""What `omatg-ray generate` found, and how it is listed."""
+"""Ranked crystals, as `omatg-ray generate` and `relax` find them, and how they are listed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.domain import INSIDE, UNKNOWN
 from omatg_ray.evaluate.bonds import BONDED, RADII
 from omatg_ray.evaluate.ranking import DISAGREE
 from omatg_ray.evaluate.unique import SYMMETRY_TOLERANCE
@@ -14,21 +13,23 @@ from omatg_ray.reward.relax import CONVERGED
 
 ABSURD = 3.0
 """eV/atom above the best crystal of the composition: atoms overlap, but not enough to make the crystal invalid."""
+TOO_CLOSE = 0.6
+"""Times the sum of the covalent radii, below which no two atoms of a solid are: such a crystal is absurd by itself."""
 AS_GENERATED, RELAXED, UNFINISHED = "none", "converged", "not converged"
 """Values of the property `relaxation`."""
 
 
 @dataclass(frozen=True)
-class Generated:
+class RankedCrystals:
     """Unique valid crystals: reduced compositions in the requested order, lowest energy per atom first in each.
 
-    Compositions chosen by a model come in the order of their lowest energy per atom.
+    Compositions of given crystals keep their order, and those that a model chooses come in that of their lowest energy.
 
     Attributes:
         crystals: The crystals.
         properties: Properties of each: formula, rank, energy, space group, copies, provenance.
 
-            - `domain`: yes, unknown, or why its composition is outside of what model and potentials were trained on.
+            - `domain`: yes, unknown, or no, with what of its composition model or potentials did not see in training.
             - `energy_above_best`: eV/atom above the lowest of its reduced composition.
             - `second_energy_above_best`: The same by the second potential. `disputed` says whether the two order it
               differently (`in_dispute`).
@@ -37,12 +38,14 @@ class Generated:
               eV/atom by which they lowered the energy.
             - `copies`: Number of equal crystals that it stands for; `copies_by_z` counts them by formula units per
               cell, if these differ.
-            - `bonds`: The closest distance of each bonded pair of elements (`closest_bonds`).
-        asked: Number of crystals generated.
+            - `bonds`: The closest distance of each bonded pair of elements (`closest_bonds`). `shortest_bond` is the
+              shortest of them in units of the sum of the covalent radii.
+        asked: Number of crystals generated or given.
         invalid: Number of crystals that failed the validity checks and were dropped.
         relax: Most relaxation steps; 0 if crystals are as generated.
         trained: What `domain` is about, such as `model bundled`.
         silent: Which models and potentials do not say what they were trained on.
+        origin: Where the crystals are from: generated or given.
     """
 
     crystals: CrystalBatch
@@ -52,14 +55,25 @@ class Generated:
     relax: int = 0
     trained: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
+    origin: Literal["generated", "given"] = "generated"
 
     @property
     def absurd(self) -> list[bool]:
+        """Which crystals are `too_close` or `too_high`."""
+        return [close or high for close, high in zip(self.too_close, self.too_high, strict=True)]
+
+    @property
+    def too_close(self) -> list[bool]:
+        """Which crystals have atoms closer than `TOO_CLOSE`."""
+        return [(row["shortest_bond"] or BONDED) < TOO_CLOSE for row in self.properties]
+
+    @property
+    def too_high(self) -> list[bool]:
         """Which crystals lie more than `ABSURD` above the best of their composition; none without energies."""
         return [(row["energy_above_best"] or 0.0) > ABSURD for row in self.properties]
 
 
-def listing(found: Generated) -> str:
+def listing(found: RankedCrystals) -> str:
     """Format one line for each crystal, with those marked that are absurd, in dispute or not fully relaxed."""
     lines = []
     for row, absurd in zip(found.properties, found.absurd, strict=True):
@@ -71,14 +85,15 @@ def listing(found: Generated) -> str:
             line += " second       -" if above is None else f" second {above:+.4f}"
         by_z = f" ({row['copies_by_z']})" if row["copies_by_z"] else ""
         line += f"  {row['space_group'] or '-':<10} x{row['copies']}{by_z}"
-        no = "" if row["domain"] in (INSIDE, UNKNOWN) else "no, "
-        line += f"  in domain: {no}{row['domain']}"
+        line += f"  in domain: {row['domain']}"
         marks = {"~": found.relax and row["relaxation"] != RELAXED, "?": row["disputed"], "!": absurd}
+        if found.origin == "given":
+            line += f"  {row['material_id']}"
         lines.append("".join([line, *(f" {mark}" for mark, holds in marks.items() if holds)]))
     return "\n".join(lines)
 
 
-def legend(found: Generated) -> str:
+def legend(found: RankedCrystals) -> str:
     """Say, in a line each, what space groups, the domain and marks of the listing mean."""
     symmetry = f"space groups: to {SYMMETRY_TOLERANCE:g} A, "
     if found.relax:
@@ -88,25 +103,29 @@ def legend(found: Generated) -> str:
             f"forces below {CONVERGED:g} eV/A{' (others: ~)' if done < len(found.properties) else ''}"
         )
     else:
-        symmetry += "of crystals as generated (unrelaxed)"
+        symmetry += f"of crystals as {found.origin} (unrelaxed)"
     domain = f"in domain: whether {' and '.join(found.trained)} saw such compositions in training"
     unknown = f"in domain: {' and '.join(found.silent)} {'do' if len(found.silent) > 1 else 'does'} not say what it saw"
     return "\n".join([symmetry, *([domain] if found.trained else []), *([unknown] if found.silent else [])])
 
 
-def bonds_of_best(found: Generated) -> str:
-    """Format the closest distances of the best crystal of each composition."""
+def bonds_of_best(found: RankedCrystals) -> str:
+    """Format the closest distances of the best crystal of each composition, or of the first one if none is ranked."""
     best = [row for row in found.properties if row["rank"] == 1]
     lines = [f"{row['formula']:>12}  {row['bonds'] or f'no atoms within {BONDED:g} x radii'}" for row in best]
-    return "\n".join([f"closest bonds of the best ({RADII}):", *lines])
+    ranked = any(row["energy_per_atom"] is not None for row in best)
+    which = "best" if ranked else "first, since nothing is ranked without a potential"
+    return "\n".join([f"closest bonds of the {which} ({RADII}):", *lines])
 
 
-def summary(found: Generated) -> str:
+def summary(found: RankedCrystals) -> str:
     """Summarise in one line how many crystals were generated, invalid and unique, and how many are marked."""
-    text = f"{found.asked} generated, {found.invalid} invalid, {len(found.crystals)} unique"
+    text = f"{found.asked} {found.origin}, {found.invalid} invalid, {len(found.crystals)} unique"
     disputed = sum(bool(row["disputed"]) for row in found.properties)
     if disputed:
         text += f", {disputed} that the potentials order differently by more than {DISAGREE:g} eV/atom (?)"
-    if any(found.absurd):
-        text += f", {sum(found.absurd)} more than {ABSURD:g} eV/atom above the best of their composition (!)"
+    if any(found.too_close):
+        text += f", {sum(found.too_close)} with atoms closer than {TOO_CLOSE:g} x radii (!)"
+    if any(found.too_high):
+        text += f", {sum(found.too_high)} more than {ABSURD:g} eV/atom above the best of their composition (!)"
     return text

@@ -1,0 +1,171 @@
+"""A reward of one's own, measured on generated crystals and on crystals that exist already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from omatg_ray.commands.train import TrainResult
+from omatg_ray.crystal.read import read_dataset
+from omatg_ray.evaluate.backend import assess
+from omatg_ray.reward.build import build_scorers
+from omatg_ray.reward.matching import Matcher
+from omatg_ray.reward.potential import Potential
+from omatg_ray.reward.settings import RewardSettings
+from tests.commands.conftest import Command, Workshop
+from tests.report.test_run import Tables
+
+
+@pytest.fixture(scope="module")
+def config(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("own") / "reward.yaml"
+    weights = "{energy: 1, volume: 2, density: 0}"
+    groups = "volume: {target: 20}, density: {target: 3}"
+    path.write_text(f"reward: {{potential: {workshop.potential}, weights: {weights}, {groups}}}\n")
+    return path
+
+
+def words(place: object, workshop: Workshop, *others: object) -> list[object]:
+    return ["evaluate", place, "--data", workshop.data, "--steps", 4, "--workers", 0, "--quiet", *others]
+
+
+def test_evaluations_and_existing_crystals_get_the_same_values(
+    base: Path, workshop: Workshop, config: Path, command: Command, tmp_path: Path
+) -> None:
+    generated, scored, plain = (tmp_path / f"{name}.json" for name in ("generated", "scored", "plain"))
+    crystals = tmp_path / "crystals.extxyz"
+    potential = ["--potential", workshop.potential]
+    done = command(*words(base, workshop, "--reward", config, "--json", generated, "--out", crystals))
+    assert done.code == 0, done.err
+    assert "weighted sum" in done.out and "volume.volume_per_atom" in done.out
+    out = tmp_path / "scored.extxyz"
+    alone = command("evaluate", "--structures", crystals, "--reward", config, "--json", scored, "--out", out, "--quiet")
+    assert alone.code == 0, alone.err
+    assert alone.out.startswith("13 crystals, ")
+    assert command(*words(base, workshop, *potential, "--json", plain)).code == 0
+    found, again, without = (json.loads(path.read_text()) for path in (generated, scored, plain))
+    names = ["weighted sum", "energy", "energy_per_atom", "min_distance", "volume_per_atom"]
+    names += ["density", "density.density", "volume", "volume.volume_per_atom"]
+    assert list(found["rewards"]) == list(again["rewards"]) == names
+    # Nothing else is changed by a reward that is measured too.
+    assert "rewards" not in without and "reward" not in without["per_structure"]
+    assert (
+        found["intervals"] == without["intervals"] and found["relative_energy_mean"] == without["relative_energy_mean"]
+    )
+    rows, more = found["per_structure"], again["per_structure"]
+    assert rows["reward.energy_per_atom"] == rows["energy_per_atom"]
+    for row, total in enumerate(rows["reward"]):
+        assert total == pytest.approx(rows["reward.energy"][row] + 2 * rows["reward.volume"][row])
+    for column in ("reward", "reward.density.density"):
+        assert more[column] == pytest.approx(rows[column], abs=1e-4)
+    written = read_dataset(out, reduce=False, allow_overlaps=True).properties
+    assert [row["reward.volume"] for row in written] == pytest.approx(more["reward.volume"])
+    total = again["rewards"]["weighted sum"]
+    assert total["compositions"] == 13 and total["low"] < total["mean"] < total["high"]
+    assert total["mean"] == pytest.approx(sum(more["reward"]) / 13)
+
+
+def test_cases_are_compared_by_it_and_kept_apart_from_those_of_other_rewards(
+    base: Path, trained: TrainResult, workshop: Workshop, config: Path, command: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "compared"
+    case = [base, *words(workshop.root / "trained", workshop, "--to", folder)[1:]]
+    done = command("evaluate", *case, "--reward", config)
+    assert done.code == 0, done.err
+    first, second = json.loads((folder / "evaluation.json").read_text())["cases"]
+    change = second["less_first"]["reward.volume"]
+    assert change["mean"] == pytest.approx(second["rewards"]["volume"]["mean"] - first["rewards"]["volume"]["mean"])
+    assert change["compositions"] == 13
+    rewards = next(table for table in Tables((folder / "report.html").read_text()).tables if table[0][0] == "reward")
+    assert [row[0] for row in rewards[1:3]] == ["weighted sum", "energy"] and len(rewards[0]) == 4
+    sure = change["low"] > 0 or change["high"] < 0
+    assert ("*" in next(row for row in rewards if row[0] == "volume")[3]) == sure
+    assert "evaluated before, and not again: 2 of 2" in command("evaluate", *case, "--reward", config).out
+    other = tmp_path / "other.yaml"
+    other.write_text(config.read_text().replace("volume: 2", "volume: 3"))
+    assert "evaluated before" not in command("evaluate", *case, "--reward", other).out
+
+
+@pytest.mark.processes
+def test_the_reward_of_a_run_has_the_references_of_the_run(
+    base: Path, trained: TrainResult, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    (run / "data").mkdir(parents=True)
+    (run / "config.yaml").write_text("reward: {weights: {crmse: 1}}\n")
+    for name in ("train", "val", "test"):
+        text = (workshop.root / "trained" / "data" / f"{name}.extxyz").read_text()
+        (run / "data" / f"{name}.extxyz").write_text(text)
+    files = {name: run / "data" / f"{name}.extxyz" for name in ("train", "test")}
+    score = command(
+        "evaluate", "--structures", files["train"], "--reward", run, "--quiet", "--json", tmp_path / "a.json"
+    )
+    assert score.code == 0, score.err
+    values = json.loads((tmp_path / "a.json").read_text())["per_structure"]["reward.crmse"]
+    assert values == pytest.approx([0.5] * len(values), abs=1e-6)
+    # Scored crystals are no references of themselves; those of an evaluation are references.
+    without = command("evaluate", "--structures", files["test"], "--reward", run)
+    without.refuses("no reference has the composition", code=1)
+    (tmp_path / "own.yaml").write_text("reward: {weights: {crmse: 1}}\n")
+    alone = ["evaluate", "--structures", files["test"], "--reward", tmp_path / "own.yaml"]
+    command(*alone).refuses("reward.crmse", "own.yaml names no crystals")
+    done = command(*words(base, workshop, "--reward", run, "--potential", "none", "--json", tmp_path / "b.json"))
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "b.json").read_text())["rewards"]["crmse"]["n"] == 13
+
+
+def test_energies_are_computed_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = read_dataset(workshop.data)
+    settings: dict[str, Any] = {"potential": str(workshop.potential), "weights": {"energy": 1}}
+    evaluated: list[int] = []
+    energies = Potential.energies
+
+    def counted(self: Potential, crystals: Any, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        evaluated.append(len(crystals))
+        return energies(self, crystals, *arguments, **keywords)
+
+    monkeypatch.setattr(Potential, "energies", counted)
+    plain = build_scorers(RewardSettings.model_validate(settings), known)
+    evaluated.clear()  # A potential that is loaded is checked.
+    with Matcher() as matcher:
+        alone, _, none = assess(known.crystals, None, matcher, plain.energy)
+        energy, _, reward = assess(known.crystals, None, matcher, plain.energy, plain.reward)
+        assert none is None and alone is not None and energy is not None and reward is not None
+        assert evaluated == [13, 13]
+        assert energy.tolist() == alone.tolist() == reward.values["energy_per_atom"].tolist()
+        # Relaxed crystals have other energies, which are not those of the evaluation.
+        relaxed = build_scorers(RewardSettings.model_validate(settings | {"relax_steps": 1}), known)
+        assert relaxed.reward is not None and relaxed.energy is not None
+        assert relaxed.reward.energy_like(relaxed.energy) is relaxed.energy
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "there is no such file"),
+        ("data: {file: x.csv}", "has no section `reward`"),
+        ("reward: {weights: {nothing: 1}}", "weights.nothing: there is no such reward"),
+        ("reward: {potential: ./no}", "potential folder no does not exist"),
+    ],
+)
+def test_what_is_no_reward_is_refused(
+    text: str | None, said: str, base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "reward.yaml"
+    if text is not None:
+        path.write_text(text + "\n")
+    code = 1 if "potential" in said else 2
+    command(*words(base, workshop, "--reward", path)).refuses(said, code=code)
+    command("evaluate", "--structures", workshop.data, "--reward", path).refuses(said, code=code)
+
+
+def test_what_only_generated_crystals_have_is_refused(workshop: Workshop, config: Path, command: Command) -> None:
+    scored = ["evaluate", "--structures", workshop.data]
+    command(*scored).refuses("--reward CONFIG")
+    command(*scored, "--reward", config, "--data", workshop.data).refuses("leave out --data")
+    command(*scored, "--reward", config, "--samples", 2).refuses("leave out --samples")
+    command("evaluate", "--data", workshop.data).refuses("MODEL", "--structures")

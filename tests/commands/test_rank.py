@@ -1,0 +1,164 @@
+"""One's own crystals, relaxed, ranked and evaluated: in Python and by `omatg-ray relax`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ase.build import bulk
+from pymatgen.core import Lattice, Structure
+
+import omatg_ray as og
+from omatg_ray.commands.ranked import listing, summary
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.read import read_dataset
+from omatg_ray.crystal.write import write_structures
+from omatg_ray.errors import ConfigError, DataError, PotentialError
+from tests.commands.conftest import Command, Workshop
+from tests.commands.test_generate import Spring
+
+CSCL_SITES = [[0, 0, 0], [0.5, 0.5, 0.5]]
+COLLAPSED = Structure(Lattice.cubic(0.3), ["Na", "Cl"], CSCL_SITES)
+
+
+def salt(a: float, shift: float = 0.0) -> Structure:
+    """NaCl in the structure of CsCl, a minimum of `Spring` for a = 4 Å without a shift."""
+    return Structure(Lattice.cubic(a), ["Na", "Cl"], [[0, 0, 0], [0.5 + shift, 0.5, 0.5]])
+
+
+@pytest.fixture
+def spring(monkeypatch: pytest.MonkeyPatch) -> Spring:
+    monkeypatch.setattr("omatg_ray.reward.energy.load_potential", lambda *_: Spring())
+    return Spring()
+
+
+def test_relax_goes_to_the_minimum_in_the_given_order_and_leaves_invalid_crystals_alone(spring: Spring) -> None:
+    done = og.relax([salt(4.2, 0.03), COLLAPSED, salt(3.8)], "spring", steps=300)
+    assert done.converged.tolist() == [True, False, True]
+    assert done.energy_per_atom[[0, 2]].tolist() == pytest.approx([-1.0, -1.0], abs=1e-3)
+    start = spring.energies(CrystalBatch.from_structures([salt(4.2, 0.03), salt(3.8)])) / 2
+    torch.testing.assert_close(done.drop_per_atom[[0, 2]], start - done.energy_per_atom[[0, 2]], atol=1e-6, rtol=0)
+    assert done.energy_per_atom[1].isnan() and done.steps[1] == 0
+    assert done.crystals.to_structures()[1].lattice.a == pytest.approx(0.3)
+    assert done.crystals.to_structures()[0].lattice.a == pytest.approx(4.0, abs=0.01)
+    assert [row["relaxation"] for row in done.properties] == ["converged", "none", "converged"]
+    assert og.relax(salt(4.2), "spring", steps=0).steps.tolist() == [0]
+
+
+def test_rank_drops_copies_and_invalid_ones_and_gives_the_best_first(spring: Spring) -> None:
+    given = [salt(4.4, 0.5), salt(4.1), COLLAPSED, salt(4.0)]
+    as_given = og.rank(given, "spring", workers=0)
+    assert [row["material_id"] for row in as_given.properties] == ["4", "1"]
+    assert [row["copies"] for row in as_given.properties] == [2, 1]
+    assert [row["rank"] for row in as_given.properties] == [1, 2]
+    assert as_given.properties[0]["energy_per_atom"] == pytest.approx(-1.0)
+    assert (as_given.asked, as_given.invalid) == (4, 1)
+    relaxed = og.rank(given, "spring", relax=400, workers=0)
+    assert [(row["copies"], row["space_group"]) for row in relaxed.properties] == [(3, "Pm-3m")]
+    assert summary(relaxed) == "4 given, 1 invalid, 1 unique"
+    assert listing(relaxed).endswith(f"x3  in domain: unknown  {relaxed.properties[0]['material_id']}")
+
+
+def test_what_cannot_be_ranked_is_refused(spring: Spring) -> None:
+    with pytest.raises(DataError, match="none of the 1 crystals is valid"):
+        og.rank(COLLAPSED, "spring")
+    with pytest.raises(ConfigError, match="relax"):
+        og.rank(salt(4.0), None, relax=3)
+    assert og.rank(salt(4.0), None, workers=0).properties[0]["energy_per_atom"] is None
+
+
+def test_elements_that_the_potential_does_not_know_are_named(workshop: Workshop) -> None:
+    for call in (og.relax, og.rank, lambda given, potential: og.evaluate(given, potential=str(potential))):
+        with pytest.raises(PotentialError, match="Xe"):
+            call([bulk("Xe", "fcc", a=6.2, cubic=False)], workshop.potential)
+
+
+def test_crystals_are_compared_with_the_references_of_their_composition(spring: Spring) -> None:
+    rock = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    references = [salt(4.0), salt(4.3), Structure(Lattice.cubic(4.0), ["Na", "Na"], CSCL_SITES)]
+    other = Structure(Lattice.cubic(4.0), ["Cl", "Cl"], CSCL_SITES)
+    given = [salt(4.1), COLLAPSED, other]
+    found = og.evaluate(given, references, potential="spring", workers=0)
+    metrics = found.metrics
+    assert (metrics.n, metrics.same_composition) == (3, 2)
+    assert metrics.match_rate == pytest.approx(1 / 2)  # of the two that have references
+    assert metrics.invalid_share == pytest.approx(1 / 3)
+    lowest = float(spring.energies(CrystalBatch.from_structures([salt(4.0)]))) / 2
+    ours = float(spring.energies(CrystalBatch.from_structures([salt(4.1)]))) / 2
+    assert metrics.relative_energy_mean == pytest.approx(ours - lowest)
+    assert metrics.relative_energy_mean_capped == pytest.approx((ours + 3.0) / 2 - lowest)
+    # Both references match equally well up to their volumes, which StructureMatcher scales; each is found.
+    assert metrics.metre == 1.0
+    rows = found.as_dict()["per_structure"]
+    assert rows["id"] == ["1", "2", "3"] and rows["lowest_polymorph"] == ["1", "1", None]
+    assert [row is None for row in rows["relative_energy"]] == [False, True, True]
+    assert og.evaluate(rock, references, potential="none", workers=0).metrics.match_rate == 0.0
+
+
+def test_without_common_compositions_only_the_crystals_themselves_are_measured(spring: Spring) -> None:
+    with pytest.warns(UserWarning, match="no reference has a composition"):
+        found = og.evaluate(salt(4.0), [bulk("Na")], potential="spring", workers=0)
+    assert found.metrics.match_rate is None and found.metrics.relative_energy_mean is None
+    assert (found.metrics.energy_mean, found.metrics.unique_share) == (pytest.approx(-1.0), 1.0)
+    assert found.as_dict()["metrics"]["invalid_share"] == 0.0
+
+
+@pytest.mark.filterwarnings("ignore:outside of the training data")
+def test_a_model_is_measured_as_by_the_command(
+    base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    words = ["--data", workshop.data, "--limit", "3", "--steps", "4", "--schedule", "linear:pos=2", "--workers", "0"]
+    out = tmp_path / "out.json"
+    done = command("evaluate", base, *words, "--potential", workshop.potential, "--quiet", "--json", out)
+    assert done.code == 0, done.err
+    rows = json.loads(out.read_text())["per_structure"]
+    options: dict[str, Any] = {"potential": str(workshop.potential), "steps": 4, "limit": 3, "workers": 0}
+    for model, references in (
+        (base, workshop.data),
+        (og.FlowModel.load(base), read_dataset(workshop.data)),
+    ):
+        found = og.evaluate(model, references, schedule="linear:pos=2", **options)
+        assert json.loads(json.dumps(found.as_dict()["per_structure"])) == rows
+    with pytest.raises(ConfigError, match="references: name known crystals"):
+        og.evaluate(base)
+
+
+@pytest.mark.parametrize("name", ["out.extxyz", "out.cif", "out.json", "crystals/"])
+def test_the_command_lists_and_writes_what_rank_returns(
+    workshop: Workshop, command: Command, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    file, target = tmp_path / "in" / "mine.extxyz", f"{tmp_path}/{name}"
+    write_structures(file, [salt(3.4), salt(3.3), Structure(Lattice.cubic(3.0), ["K", "F"], CSCL_SITES)])
+    words = ["--potential", workshop.potential, "--steps", "2", "--workers", "0", "--quiet", "--out", target]
+    done = command("relax", file, *words)
+    assert done.code == 0, done.err
+    expected = og.rank(file, workshop.potential, relax=2, workers=0)
+    assert listing(expected) in done.out
+    assert done.out.splitlines()[-1] == f"{summary(expected)}, written to {target}"
+    energies = [row["energy_per_atom"] for row in read_dataset(target, allow_overlaps=True).properties]
+    assert energies == pytest.approx([row["energy_per_atom"] for row in expected.properties])
+
+
+def test_a_file_for_one_crystal_is_refused_for_several_compositions(
+    workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    done = command("relax", workshop.data, "--out", tmp_path / "POSCAR", "--quiet")
+    done.refuses("it holds one crystal", "compositions; --out folder/ --format vasp writes all")
+
+
+def test_unusable_crystals_of_a_file_are_refused_or_skipped(
+    workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.json"
+    disordered = Structure(Lattice.cubic(4.0), [{"Na": 0.5, "K": 0.5}, "Cl"], CSCL_SITES)
+    file.write_text(json.dumps([structure.as_dict() for structure in (salt(4.0), disordered)]))
+    words = ["--potential", workshop.potential, "--steps", "0", "--workers", "0", "--quiet"]
+    words += ["--out", tmp_path / "out.json"]
+    command("relax", file, *words).refuses("row 2", "disordered", "relax: --on-error skip", code=1)
+    done = command("relax", file, *words, "--on-error", "skip")
+    assert done.code == 0 and "1 of 2 crystals" in done.err
+    assert [row["formula"] for row in json.loads((tmp_path / "out.json").read_text())] == ["NaCl"]
