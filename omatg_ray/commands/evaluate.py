@@ -12,7 +12,6 @@ from typing import Any
 
 from omatg_ray.assets import crystals
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.crystal.domain import species_of
 from omatg_ray.crystal.read import OnError
 from omatg_ray.evaluate.cases import Case, conditions_of, evaluate_cases, other_cases
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
@@ -207,7 +206,7 @@ def evaluation_session(
         warn_noiseless(model, samplings)
         warn_generated_species(model)
     models = {_name(place): model for place, model in loaded.items()}
-    asked = species_of(dataset.crystals.select(spread_rows(len(dataset), options.limit)))
+    asked = dataset.crystals.select(spread_rows(len(dataset), options.limit)).atomic_numbers
     warn_outside(models, trained_on(models, [reward]), asked, "references")
     if reward is not None:
         require_known(reward.to(device).potential, dataset.elements)

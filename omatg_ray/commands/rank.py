@@ -18,7 +18,7 @@ from torch import Tensor
 from omatg_ray.commands.ranked import AS_GENERATED, RankedCrystals
 from omatg_ray.commands.relax import relax_all, relaxation
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.domain import Trained, judge, species_of
+from omatg_ray.crystal.domain import Trained, judge
 from omatg_ray.crystal.given import as_dataset
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import ConfigError, DataError
@@ -128,14 +128,14 @@ def rank(
     dataset = as_dataset(structures, progress)
     judges = Judges.load(potential, second_potential, dataset.elements, choose_device(device))
     trained = trained_on({}, [judges.first, judges.second])
-    warn_outside({}, trained, species_of(dataset.crystals), "crystals")
+    warn_outside({}, trained, dataset.crystals.atomic_numbers, "crystals")
     kept = check_validity(dataset.crystals).valid.nonzero().squeeze(1)
     if not len(kept):
         raise DataError(f"none of the {len(dataset)} crystals is valid (overlapping atoms or a collapsed cell)")
     sound, ids = dataset.crystals.select(kept), [dataset.ids[row] for row in kept.tolist()]
     energy = None if relax else _single_points(judges.first, sound)
     options = RankOptions(relax=relax, workers=workers, timeout=timeout, progress=progress)
-    units = zip(dataset.select(kept).compositions, species_of(sound), strict=True)
+    units = zip(dataset.select(kept).compositions, sound.atomic_numbers, strict=True)
     crystals, properties = rank_valid(
         sound,
         energy,
@@ -209,7 +209,7 @@ def rank_valid(
     keys, ranks = compositions(unique), Counter[Composition]()
     energy, other = energy[order], _single_points(judges.second, unique)
     above, other_above, disputed = above_best(keys, energy), above_best(keys, other), in_dispute(keys, energy, other)
-    atoms, bonds = species_of(unique), closest_bonds(unique)
+    atoms, bonds = unique.atomic_numbers, closest_bonds(unique)
     properties: list[dict[str, Any]] = []
     for row, position in enumerate(order.tolist()):
         formula, z = cells[position]
@@ -271,7 +271,7 @@ def _unique(crystals: CrystalBatch, energy: Tensor, options: RankOptions) -> tup
     """
     unique = find_unique(crystals, energy, workers=options.workers, timeout=options.timeout)
     counts: list[Counter[int]] = [Counter() for _ in unique.representatives]
-    for cluster, species in zip(unique.cluster.tolist(), species_of(crystals), strict=True):
+    for cluster, species in zip(unique.cluster.tolist(), crystals.atomic_numbers, strict=True):
         counts[cluster][_formula_units(species)] += 1
     keys = compositions(crystals)
     position = {key: index for index, key in enumerate(dict.fromkeys(keys))}

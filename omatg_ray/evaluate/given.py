@@ -13,7 +13,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.crystal.domain import judge, species_of
+from omatg_ray.crystal.domain import judge
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.compositions import ByComposition
 from omatg_ray.evaluate.domain import trained_on
@@ -119,7 +119,7 @@ def evaluate_given(
         by_composition=by_composition.with_rows(rows),
         seconds=time.perf_counter() - start,
         generation_seconds=0.0,
-        domain=[judge(trained, cell) for cell in species_of(crystals)],
+        domain=[judge(trained, cell) for cell in crystals.atomic_numbers],
     )
 
 

@@ -53,7 +53,7 @@ def score_item(crystals: CrystalBatch, reward: Reward, members: int | None = Non
     """
     finite = crystals.layout.sum((~crystals.pos.isfinite()).sum(-1)).eq(0) & crystals.cell.flatten(1).isfinite().all(-1)
     finite = finite.cpu()
-    compositions = [tuple(z.tolist()) for z in crystals.species.cpu().split(crystals.layout.sizes)]
+    compositions = list(map(tuple, crystals.atomic_numbers))
     result = reward_of_known(reward, crystals)
     distance = None
     if members is not None:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from omatg_ray.crystal.composition import symbol
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.crystal.domain import species_of
 from omatg_ray.errors import ConfigError, DataError, DataWarning, PotentialError
 from omatg_ray.model.checks import known_elements
 from omatg_ray.reward.protocol import holds_only
@@ -66,7 +65,7 @@ def require_decider(known: Known) -> None:
 
 def unknown_elements(dataset: CrystalDataset, known: frozenset[int]) -> dict[str, int]:
     """Return the number of crystals with each element that is not known, by symbol, in the order of atomic numbers."""
-    counts = Counter(z for cell in species_of(dataset.crystals) for z in set(cell) - known)
+    counts = Counter(z for cell in dataset.crystals.atomic_numbers for z in set(cell) - known)
     return {symbol(z): counts[z] for z in sorted(counts)}
 
 
