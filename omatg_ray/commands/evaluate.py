@@ -29,10 +29,10 @@ from omatg_ray.run.location import BUNDLED, Location, absolute_name, is_bundled
 from omatg_ray.run.text import LINE, aligned
 from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.early import reward_config
-from omatg_ray.train.measured_reward import measured_reward, refuse_generated_species
+from omatg_ray.train.measured_reward import measured_reward
 from omatg_ray.train.options import WorkOptions
 from omatg_ray.train.splits import read
-from omatg_ray.train.unknown import drop_unknown, known_to, require_known
+from omatg_ray.train.unknown import drop_unknown, known_to, refuse_unmatchable, require_known
 
 NO_POTENTIAL = "none"
 
@@ -212,7 +212,8 @@ def evaluation_session(
         require_known(reward.to(device).potential, dataset.elements)
     own = None
     if config is not None and options.reward is not None:
-        refuse_generated_species(config, models)
+        for name, model in models.items():
+            refuse_unmatchable(config.reward, model, name)
         own = measured_reward(options.reward, config, dataset, device, reward, options.potential, progress)
         if own.reward.elements is not None and options.drop_unknown:
             dataset = drop_unknown(dataset, {f"reward {options.reward}": own.reward.elements}, called)

@@ -20,13 +20,14 @@ from omatg_ray.commands.relax import relax_all, relaxation
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.domain import Trained, judge
 from omatg_ray.crystal.given import as_dataset
+from omatg_ray.crystal.standard_crystal import SYMPREC
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import ConfigError, DataError
 from omatg_ray.evaluate.bonds import closest_bonds
 from omatg_ray.evaluate.domain import trained_on, warn_outside
 from omatg_ray.evaluate.ranking import above_best, in_dispute
 from omatg_ray.evaluate.settings import BLOCK
-from omatg_ray.evaluate.unique import SYMMETRY_TOLERANCE, find_unique, space_groups
+from omatg_ray.evaluate.unique import find_unique, space_groups
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Composition, compositions
 from omatg_ray.reward.protocol import reward_of_known
@@ -231,7 +232,7 @@ def rank_valid(
                 "disputed": None if judges.second is None else disputed[row],
                 "space_group": None if group is None else group.symbol,
                 "space_group_number": None if group is None else group.number,
-                "symmetry_tolerance": SYMMETRY_TOLERANCE,
+                "symmetry_tolerance": SYMPREC,
                 "copies": copies[row].total(),
                 "copies_by_z": _by_z(copies[row]),
                 "bonds": ", ".join(map(str, bonds[row])) or None,

@@ -32,6 +32,7 @@ class Options(options.Options):
     )
 
     needs_potential = True
+    needs_references = True
 
     @model_validator(mode="after")
     def _one_source(self) -> Options:
