@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omatg_ray.cli.arguments import path_or_word
 from omatg_ray.cli.runs import holds_config
 from omatg_ray.crystal.file_names import FOLDER_FORMATS, FolderFormat, written_as
 from omatg_ray.crystal.standard_crystal import CELLS, SYMPREC, CellKind
 from omatg_ray.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from omatg_ray.crystal.batch import CrystalBatch
 
 
 def check_output(path: str | Path | None, suffix: str) -> str | None:
@@ -40,6 +43,28 @@ class CrystalsOutput(NamedTuple):
     folder_format: FolderFormat | None
     cell: CellKind | None
     holds_one: bool
+
+    def write(
+        self,
+        crystals: CrystalBatch,
+        properties: Sequence[Mapping[str, Any]] | None,
+        workers: int,
+        timeout: float,
+        progress: bool,
+    ) -> None:
+        """Write crystals there; arguments and errors as for `write_crystals`."""
+        from omatg_ray.commands.write_crystals import write_crystals
+
+        write_crystals(
+            self.path,
+            crystals,
+            properties,
+            folder_format=self.folder_format,
+            cell=self.cell,
+            workers=workers,
+            timeout=timeout,
+            progress=progress,
+        )
 
 
 def crystals_arguments(sub: argparse.ArgumentParser, default: str | None, what: str) -> None:

@@ -25,19 +25,9 @@ def second_potential_argument(sub: argparse.ArgumentParser) -> None:
 def write_ranked(found: RankedCrystals, out: CrystalsOutput, workers: int, timeout: float, progress: bool) -> None:
     """Write ranked crystals, the best alone if there is room for one only, and print their list."""
     from omatg_ray.commands.ranked import bonds_of_best, legend, listing, summary
-    from omatg_ray.commands.write_crystals import write_crystals
 
     count = 1 if out.holds_one else len(found.crystals)
-    write_crystals(
-        out.path,
-        found.crystals.select(range(count)),
-        found.properties[:count],
-        folder_format=out.folder_format,
-        cell=out.cell,
-        workers=workers,
-        timeout=timeout,
-        progress=progress,
-    )
+    out.write(found.crystals.select(range(count)), found.properties[:count], workers, timeout, progress)
     for text in (legend(found), listing(found), bonds_of_best(found)):
         print(text)
     if count < len(found.crystals):

@@ -89,8 +89,8 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
 
-def comparison_arguments(sub: argparse.ArgumentParser) -> None:
-    """Add the options of verbs that compare crystals: processes, time limit, device."""
+def workers_argument(sub: argparse.ArgumentParser) -> None:
+    """Add the number of processes that compare crystals."""
     sub.add_argument(
         "--workers",
         type=number(int, 0),
@@ -98,6 +98,11 @@ def comparison_arguments(sub: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes that compare structures; 0: this one (default: one per core)",
     )
+
+
+def comparison_arguments(sub: argparse.ArgumentParser) -> None:
+    """Add the options of verbs that compare crystals: processes, time limit, device."""
+    workers_argument(sub)
     sub.add_argument(
         "--timeout",
         type=number(float, 0, above=True),

@@ -12,7 +12,7 @@ from omatg_ray.assets import crystals
 from omatg_ray.config import DataSettings
 from omatg_ray.crystal.composition import symbol
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.crystal.domain import INSIDE, UNKNOWN, Trained, judge, report_outside, species_of
+from omatg_ray.crystal.domain import INSIDE, UNKNOWN, Trained, judge, report_outside
 from omatg_ray.crystal.file_names import kinds_of
 from omatg_ray.crystal.read import OnError, Survey, Unusable, lines, survey
 from omatg_ray.crystal.split import Split
@@ -88,7 +88,7 @@ class Check:
     @property
     def domain(self) -> list[str]:
         """Whether each kept crystal is in the domain of model and potential (`judge`)."""
-        return [] if self.kept is None else [judge(self.trained, cell) for cell in species_of(self.kept.crystals)]
+        return [] if self.kept is None else [judge(self.trained, cell) for cell in self.kept.crystals.atomic_numbers]
 
     @property
     def problems(self) -> list[str]:
@@ -210,7 +210,7 @@ def _count(dataset: CrystalDataset | None) -> int:
 
 
 def _elements(dataset: CrystalDataset) -> dict[str, int]:
-    counts = Counter(z for cell in species_of(dataset.crystals) for z in set(cell))
+    counts = Counter(z for cell in dataset.crystals.atomic_numbers for z in set(cell))
     return {symbol(z): counts[z] for z in sorted(counts)}
 
 
@@ -290,7 +290,7 @@ def _of_domain(found: Check, kept: CrystalDataset) -> str:
         text = f"{domain.count(UNKNOWN)} of {len(kept)} unknown: {silent} does not say what it was trained on"
     else:
         text = f"{domain.count(INSIDE)} of {len(kept)}"
-    outside = report_outside(found.trained, species_of(kept.crystals), "crystals")
+    outside = report_outside(found.trained, kept.crystals.atomic_numbers, "crystals")
     return f"{text}; {outside}" if outside else text
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from omatg_ray.assets import crystals
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.crystal.domain import species_of
 from omatg_ray.crystal.read import OnError
 from omatg_ray.evaluate.cases import Case, conditions_of, evaluate_cases, other_cases
 from omatg_ray.evaluate.chemistry import PlausibilityCheck, with_plausibility
@@ -30,10 +29,10 @@ from omatg_ray.run.location import BUNDLED, Location, absolute_name, is_bundled
 from omatg_ray.run.text import LINE, aligned
 from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.early import reward_config
-from omatg_ray.train.measured_reward import measured_reward, refuse_generated_species
+from omatg_ray.train.measured_reward import measured_reward
 from omatg_ray.train.options import WorkOptions
 from omatg_ray.train.splits import read
-from omatg_ray.train.unknown import drop_unknown, known_to, require_known
+from omatg_ray.train.unknown import drop_unknown, known_to, refuse_unmatchable, require_known
 
 NO_POTENTIAL = "none"
 
@@ -207,13 +206,14 @@ def evaluation_session(
         warn_noiseless(model, samplings)
         warn_generated_species(model)
     models = {_name(place): model for place, model in loaded.items()}
-    asked = species_of(dataset.crystals.select(spread_rows(len(dataset), options.limit)))
+    asked = dataset.crystals.select(spread_rows(len(dataset), options.limit)).atomic_numbers
     warn_outside(models, trained_on(models, [reward]), asked, "references")
     if reward is not None:
         require_known(reward.to(device).potential, dataset.elements)
     own = None
     if config is not None and options.reward is not None:
-        refuse_generated_species(config, models)
+        for name, model in models.items():
+            refuse_unmatchable(config.reward, model, name)
         own = measured_reward(options.reward, config, dataset, device, reward, options.potential, progress)
         if own.reward.elements is not None and options.drop_unknown:
             dataset = drop_unknown(dataset, {f"reward {options.reward}": own.reward.elements}, called)

@@ -85,7 +85,6 @@ def generate(options: GenerateOptions, progress: bool = False) -> RankedCrystals
         )
         for rows in torch.arange(len(species)).split(options.block)
     ]
-    # Energies before a relaxation are not used.
     # Energies of crystals that will be relaxed would be for nothing.
     weighed = None if options.relax else judges.first
     with evaluation_backend(options, model, weighed, progress) as backend:

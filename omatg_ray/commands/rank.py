@@ -18,15 +18,16 @@ from torch import Tensor
 from omatg_ray.commands.ranked import AS_GENERATED, RankedCrystals
 from omatg_ray.commands.relax import relax_all, relaxation
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.domain import Trained, judge, species_of
+from omatg_ray.crystal.domain import Trained, judge
 from omatg_ray.crystal.given import as_dataset
+from omatg_ray.crystal.standard_crystal import SYMPREC
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import ConfigError, DataError
 from omatg_ray.evaluate.bonds import closest_bonds
 from omatg_ray.evaluate.domain import trained_on, warn_outside
 from omatg_ray.evaluate.ranking import above_best, in_dispute
 from omatg_ray.evaluate.settings import BLOCK
-from omatg_ray.evaluate.unique import SYMMETRY_TOLERANCE, find_unique, space_groups
+from omatg_ray.evaluate.unique import find_unique, space_groups
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Composition, compositions
 from omatg_ray.reward.protocol import reward_of_known
@@ -128,14 +129,14 @@ def rank(
     dataset = as_dataset(structures, progress)
     judges = Judges.load(potential, second_potential, dataset.elements, choose_device(device))
     trained = trained_on({}, [judges.first, judges.second])
-    warn_outside({}, trained, species_of(dataset.crystals), "crystals")
+    warn_outside({}, trained, dataset.crystals.atomic_numbers, "crystals")
     kept = check_validity(dataset.crystals).valid.nonzero().squeeze(1)
     if not len(kept):
         raise DataError(f"none of the {len(dataset)} crystals is valid (overlapping atoms or a collapsed cell)")
     sound, ids = dataset.crystals.select(kept), [dataset.ids[row] for row in kept.tolist()]
     energy = None if relax else _single_points(judges.first, sound)
     options = RankOptions(relax=relax, workers=workers, timeout=timeout, progress=progress)
-    units = zip(dataset.select(kept).compositions, species_of(sound), strict=True)
+    units = zip(dataset.select(kept).compositions, sound.atomic_numbers, strict=True)
     crystals, properties = rank_valid(
         sound,
         energy,
@@ -209,7 +210,7 @@ def rank_valid(
     keys, ranks = compositions(unique), Counter[Composition]()
     energy, other = energy[order], _single_points(judges.second, unique)
     above, other_above, disputed = above_best(keys, energy), above_best(keys, other), in_dispute(keys, energy, other)
-    atoms, bonds = species_of(unique), closest_bonds(unique)
+    atoms, bonds = unique.atomic_numbers, closest_bonds(unique)
     properties: list[dict[str, Any]] = []
     for row, position in enumerate(order.tolist()):
         formula, z = cells[position]
@@ -231,7 +232,7 @@ def rank_valid(
                 "disputed": None if judges.second is None else disputed[row],
                 "space_group": None if group is None else group.symbol,
                 "space_group_number": None if group is None else group.number,
-                "symmetry_tolerance": SYMMETRY_TOLERANCE,
+                "symmetry_tolerance": SYMPREC,
                 "copies": copies[row].total(),
                 "copies_by_z": _by_z(copies[row]),
                 "bonds": ", ".join(map(str, bonds[row])) or None,
@@ -271,7 +272,7 @@ def _unique(crystals: CrystalBatch, energy: Tensor, options: RankOptions) -> tup
     """
     unique = find_unique(crystals, energy, workers=options.workers, timeout=options.timeout)
     counts: list[Counter[int]] = [Counter() for _ in unique.representatives]
-    for cluster, species in zip(unique.cluster.tolist(), species_of(crystals), strict=True):
+    for cluster, species in zip(unique.cluster.tolist(), crystals.atomic_numbers, strict=True):
         counts[cluster][_formula_units(species)] += 1
     keys = compositions(crystals)
     position = {key: index for index, key in enumerate(dict.fromkeys(keys))}

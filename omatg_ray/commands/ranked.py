@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.standard_crystal import SYMPREC
 from omatg_ray.evaluate.bonds import BONDED, RADII
 from omatg_ray.evaluate.ranking import DISAGREE
-from omatg_ray.evaluate.unique import SYMMETRY_TOLERANCE
 from omatg_ray.reward.relax import CONVERGED
 
 ABSURD = 3.0
@@ -95,7 +95,7 @@ def listing(found: RankedCrystals) -> str:
 
 def legend(found: RankedCrystals) -> str:
     """Say, in a line each, what space groups, the domain and marks of the listing mean."""
-    symmetry = f"space groups: to {SYMMETRY_TOLERANCE:g} A, "
+    symmetry = f"space groups: to {SYMPREC:g} A, "
     if found.relax:
         done = sum(row["relaxation"] == RELAXED for row in found.properties)
         symmetry += (

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from omatg_ray.config import Config
-from omatg_ray.crystal.domain import INSIDE, UNKNOWN, judge, species_of
+from omatg_ray.crystal.domain import INSIDE, UNKNOWN, judge
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ClusterError, ConfigError, OmatgRayError, RewardError, TrainingError
 from omatg_ray.evaluate.backend import EvaluationBackend
@@ -197,7 +197,7 @@ def example_cell(parts: RunComponents) -> str:
     splits = [split.crystals for split in (parts.split.test, parts.split.train)]
     for crystals in splits:
         formulas = crystals.formulas()
-        species = dict(zip(formulas, species_of(crystals), strict=True))
+        species = dict(zip(formulas, crystals.atomic_numbers, strict=True))
         for formula, _ in Counter(formulas).most_common():
             cell = species[formula]
             if judge(trained, cell) in (INSIDE, UNKNOWN):

@@ -164,6 +164,11 @@ class CrystalBatch:
         return self.layout.ptr
 
     @property
+    def atomic_numbers(self) -> list[list[int]]:
+        """Atomic numbers of every structure."""
+        return [species.tolist() for species in self.species.cpu().split(self.layout.sizes)]
+
+    @property
     def device(self) -> torch.device:
         return self.pos.device
 

@@ -61,7 +61,7 @@ class Domain(Settings):
             sized: Whether numbers of atoms matter. For a generator they do; a potential sees neighbours, not cells.
         """
         if isinstance(cells, CrystalBatch):
-            cells = species_of(cells)
+            cells = cells.atomic_numbers
         kinds = Counter((frozenset(cell), len(cell)) for cell in cells)
         partners: dict[int, set[int]] = {}
         elements, sizes = Counter[int](), Counter[int]()
@@ -177,11 +177,6 @@ def report_outside(trained: Iterable[Trained], cells: Sequence[Collection[int]],
                 f"{counted_crystals} {', '.join(why)}"
             )
     return "; ".join(parts)
-
-
-def species_of(crystals: CrystalBatch) -> list[list[int]]:
-    """Return the atomic numbers of each crystal."""
-    return [species.tolist() for species in crystals.species.cpu().split(crystals.layout.sizes)]
 
 
 def by_electronegativity(numbers: Iterable[int]) -> list[str]:

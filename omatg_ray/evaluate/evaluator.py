@@ -74,7 +74,7 @@ class Evaluator:
         self.samples, self._workers, self.timeout = samples, workers, timeout
         self.reward_key = reward_key
         crystals = self.references.crystals
-        self._species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
+        self._species = crystals.atomic_numbers
         self._blocks = torch.arange(len(crystals)).split(block)
         self._polymorphs = Polymorphs(references.crystals, self._rows)
         self._pairs = [self._list_pairs(rows.tolist()) for rows in self._blocks]

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.crystal.domain import judge, species_of
+from omatg_ray.crystal.domain import judge
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.compositions import ByComposition
 from omatg_ray.evaluate.domain import trained_on
 from omatg_ray.evaluate.evaluation import Evaluation
 from omatg_ray.evaluate.metrics import CSPMetrics, energy_quantiles, energy_rows, match_rows, mean
+from omatg_ray.evaluate.polymorphs import lowest_of
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.evaluate.unique import find_unique
 from omatg_ray.reward.energy import MatGLEnergy
@@ -85,7 +86,7 @@ def evaluate_given(
         polymorph = [None if row is None else references.ids[row] for row in closest]
         their_weights = _weigh(references.crystals, energy, progress)
         if weights is not None and their_weights is not None and energy is not None:
-            best = compared.lowest(their_weights)
+            best = lowest_of(compared.same, dict(enumerate(their_weights.tolist())))
             lowest = [None if row is None else references.ids[row] for row in best]
             base = torch.tensor([math.nan if row is None else float(their_weights[row]) for row in best]).double()
             of_energies = energy_rows(weights, base, valid, energy.invalid_energy)
@@ -119,7 +120,7 @@ def evaluate_given(
         by_composition=by_composition.with_rows(rows),
         seconds=time.perf_counter() - start,
         generation_seconds=0.0,
-        domain=[judge(trained, cell) for cell in species_of(crystals)],
+        domain=[judge(trained, cell) for cell in crystals.atomic_numbers],
     )
 
 
@@ -188,16 +189,6 @@ class _Compared(NamedTuple):
         nearest = [math.nan if row is None else rmse[row] for row, rmse in zip(closest, found, strict=True)]
         values = torch.tensor(nearest, dtype=torch.float64)
         return _Matched(found, closest, values, matcher.settings.stol, timed_out, failed)
-
-    def lowest(self, weights: Tensor) -> list[int | None]:
-        """Return the reference of lowest energy of each given crystal's composition; NaN counts as none.
-
-        Args:
-            weights: eV/atom of the references.
-        """
-        energy = weights.tolist()
-        finite = [[row for row in rows if math.isfinite(energy[row])] for rows in self.same]
-        return [min(rows, key=energy.__getitem__, default=None) for rows in finite]
 
 
 def _weigh(crystals: CrystalBatch, energy: MatGLEnergy | None, progress: bool) -> Tensor | None:

@@ -21,6 +21,14 @@ Matches = Mapping[int, float]
 """Matches of one generated crystal: RMSE to known crystals, by their rows in the data set."""
 
 
+def lowest_of(groups: Sequence[Sequence[int]], energy: Mapping[int, float]) -> list[int | None]:
+    """Return the row of lowest energy of each group; None if no energy of it is finite."""
+    return [
+        min((row for row in rows if math.isfinite(energy[row])), key=energy.__getitem__, default=None)
+        for rows in groups
+    ]
+
+
 class Polymorphs:
     """The known polymorphs of some crystals of a data set, each of which counts among its own.
 
@@ -61,7 +69,4 @@ class Polymorphs:
         Args:
             energy: eV/atom of every polymorph, by its row in the data set; polymorphs without one (NaN) are left out.
         """
-        return [
-            min((p for p in polymorphs if math.isfinite(energy[p])), key=energy.__getitem__, default=None)
-            for polymorphs in self.of_row
-        ]
+        return lowest_of(self.of_row, energy)

@@ -18,8 +18,6 @@ from omatg_ray.run.bounded import BoundedPool
 
 SAME_STRUCTURE = MatchSettings(ltol=0.2, stol=0.3, angle_tol=5.0)
 """pymatgen's own tolerances: tighter than those of prediction benchmarks."""
-SYMMETRY_TOLERANCE = SYMPREC
-"""spglib's tolerance in Å: that of standard cells, which then have the space groups that are shown."""
 WORTH_A_BAR = 100
 """Comparisons of a round from which on it shows its progress."""
 
@@ -117,7 +115,7 @@ def _order(energies: Tensor | Sequence[float] | None, count: int) -> list[int]:
 
 
 def space_groups(
-    crystals: CrystalBatch, symprec: float = SYMMETRY_TOLERANCE, *, workers: int = 0, timeout: float = 10.0
+    crystals: CrystalBatch, symprec: float = SYMPREC, *, workers: int = 0, timeout: float = 10.0
 ) -> list[SpaceGroup | None]:
     """Find the space group of every crystal; None if it is invalid, if spglib finds none, and on timeout.
 

@@ -58,8 +58,7 @@ def check_reward(reward: Reward, crystals: CrystalBatch | None = None) -> None:
     own_crystals = crystals is not None
     crystals = made_up_crystals() if crystals is None else crystals
     if elements is not None:
-        sizes = crystals.layout.sizes
-        foreign = [not elements.issuperset(z.tolist()) for z in crystals.species.split(sizes)]
+        foreign = [not elements.issuperset(numbers) for numbers in crystals.atomic_numbers]
         if own_crystals and any(foreign):
             raise RewardError(f"reward {name}: its `elements` do not cover {crystals.formulas()[foreign.index(True)]}")
         crystals = crystals.select([row for row, out in enumerate(foreign) if not out])

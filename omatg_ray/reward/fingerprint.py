@@ -40,7 +40,7 @@ def group_distances(crystals: CrystalBatch, members: int) -> Tensor:
     crystals = crystals.to("cpu", torch.float64)
     valid = check_validity(crystals).valid
     distances = torch.full((len(crystals) // members, members, members), math.nan, dtype=torch.float64)
-    compositions = [sorted(z.tolist()) for z in crystals.species.split(crystals.layout.sizes)]
+    compositions = list(map(sorted, crystals.atomic_numbers))
     for group in range(len(distances)):
         rows = torch.arange(group * members, (group + 1) * members)
         kept = valid[rows].nonzero().squeeze(1)

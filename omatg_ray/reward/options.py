@@ -54,11 +54,13 @@ class Options(Settings):
         needs_potential: Whether the reward is made of energies.
         needs_known: Whether the reward scores only compositions known beforehand, and so none that a model generates.
         has_gradient: Whether the reward has a gradient by positions and lattices (`Reward.with_gradient`).
+        needs_references: Whether the reward compares with known crystals, by default the training split.
     """
 
     needs_potential: ClassVar[bool] = False
     needs_known: ClassVar[bool] = False
     has_gradient: ClassVar[bool] = False
+    needs_references: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, materials: Materials) -> Reward:

@@ -172,8 +172,7 @@ def pass_on(reward: Reward, method: str, *arguments: object) -> None:
 
 def holds_only(elements: frozenset[int], crystals: CrystalBatch) -> Tensor:
     """Return which crystals hold no other elements than these (B,), bool, on the CPU."""
-    species = crystals.species.cpu().split(crystals.layout.sizes)
-    return torch.tensor([elements.issuperset(z.tolist()) for z in species], dtype=torch.bool)
+    return torch.tensor([elements.issuperset(numbers) for numbers in crystals.atomic_numbers], dtype=torch.bool)
 
 
 def reward_of_known(reward: Reward, crystals: CrystalBatch, with_gradient: bool = False) -> RewardResult:

@@ -57,7 +57,7 @@ def score_item(
     """
     finite = crystals.layout.sum((~crystals.pos.isfinite()).sum(-1)).eq(0) & crystals.cell.flatten(1).isfinite().all(-1)
     finite = finite.cpu()
-    compositions = [tuple(z.tolist()) for z in crystals.species.cpu().split(crystals.layout.sizes)]
+    compositions = list(map(tuple, crystals.atomic_numbers))
     result = reward_of_known(reward, crystals, with_gradient)
     gradients = {
         name: each.times(finite.double(), crystals.layout) for name, each in result.gradients.items() if name == REWARD

@@ -26,7 +26,7 @@ from omatg_ray.train.early import refuse_unnamed
 from omatg_ray.train.precision import refuse_coarse
 from omatg_ray.train.record import tracking_of
 from omatg_ray.train.splits import base_run_data, load_splits
-from omatg_ray.train.unknown import known_to, require_known
+from omatg_ray.train.unknown import known_to, refuse_unmatchable, require_known
 
 
 def build_run(config: Config, progress: bool = False) -> RunComponents:
@@ -48,12 +48,7 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
     set_threads(config.threads)
     device = driver_device(config.device, config.ray)
     start = FlowModel.load(config.base, device)
-    for name, options in config.reward.built_in.items():
-        if start.generates_species and options.needs_known:
-            raise ConfigError(
-                f"reward.weights.{name}: {config.base} generates species, and their compositions have no known "
-                f"polymorphs to match; leave {name} out"
-            )
+    refuse_unmatchable(config.reward, start, config.base)
     if start.generates_species and config.advantage.diversity_weight:
         raise ConfigError(
             f"advantage.diversity_weight: {config.base} generates species, and crystals of several compositions cannot "

@@ -35,5 +35,4 @@ class RunComponents:
     @property
     def compositions(self) -> list[list[int]]:
         """Atomic numbers of every training cell."""
-        crystals = self.split.train.crystals
-        return [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
+        return self.split.train.crystals.atomic_numbers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from omatg_ray.config import Config, DataSettings
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.errors import ConfigError, RewardError
 from omatg_ray.evaluate.cases import dataset_fingerprint
-from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.build import build_scorers, fingerprint
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.potential import load_potential
@@ -21,9 +19,6 @@ from omatg_ray.reward.weighted import Weighted
 from omatg_ray.run.location_keys import locations
 from omatg_ray.train.splits import base_run_data, load_splits, read
 from omatg_ray.train.unknown import known_to, unknown_elements
-
-NEED_REFERENCES = ("hull", "crmse")
-"""Parts that compare with known crystals."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,7 @@ def measured_reward(
         known = load_splits(data, progress, known_to(loaded) if data.drop_unknown else None).train
     elif generated:
         for name, options in settings.built_in.items():
-            if name in NEED_REFERENCES and not locations(options):
+            if options.needs_references and not locations(options):
                 raise ConfigError(
                     f"reward.{name}: {place} names no crystals that could be its references; name a run's folder, or "
                     f"set data or a file below reward.{name}"
@@ -117,18 +112,6 @@ def measured_reward(
         dataset_fingerprint(known),
     ]
     return MeasuredReward(place, scorers.reward, hashlib.sha256(repr(decided).encode()).hexdigest()[:16])
-
-
-def refuse_generated_species(config: Config, models: Mapping[str, FlowModel]) -> None:
-    """Refuse parts that need known compositions, for models that generate species.
-
-    Raises:
-        ConfigError: Names the part and the model.
-    """
-    for place, model in models.items():
-        for name, options in config.reward.built_in.items():
-            if model.generates_species and options.needs_known:
-                raise ConfigError(f"reward.weights.{name}: {place} generates species, and {name} needs known ones")
 
 
 def _data(place: Path, config: Config) -> DataSettings | None:

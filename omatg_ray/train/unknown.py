@@ -12,7 +12,6 @@ from torch import Tensor
 
 from omatg_ray.crystal.composition import symbol
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.crystal.domain import species_of
 from omatg_ray.errors import ConfigError, DataError, DataWarning, PotentialError
 from omatg_ray.model.checks import known_elements
 from omatg_ray.reward.protocol import holds_only
@@ -22,6 +21,7 @@ from omatg_ray.run.text import counted
 if TYPE_CHECKING:
     from omatg_ray.model.flow_model import FlowModel
     from omatg_ray.reward.potential import Potential
+    from omatg_ray.reward.settings import RewardSettings
 
 Known = Mapping[str, frozenset[int]]
 """Atomic numbers by the name of what knows them: 'potential bundled', 'model runs/base'."""
@@ -39,6 +39,20 @@ def require_known(potential: Potential, elements: Iterable[int]) -> None:
         raise PotentialError(
             f"{error} (data.drop_unknown=true, evaluate: --drop-unknown, leaves out the crystals that hold them)"
         ) from error
+
+
+def refuse_unmatchable(rewards: RewardSettings, model: FlowModel, name: Location) -> None:
+    """Refuse rewards that need known compositions, for a model that generates species.
+
+    Raises:
+        ConfigError: Names the reward and the model.
+    """
+    for reward, options in rewards.built_in.items():
+        if model.generates_species and options.needs_known:
+            raise ConfigError(
+                f"reward.weights.{reward}: {name} generates species, and their compositions have no known polymorphs "
+                f"to match; leave {reward} out"
+            )
 
 
 def known_to(
@@ -66,7 +80,7 @@ def require_decider(known: Known) -> None:
 
 def unknown_elements(dataset: CrystalDataset, known: frozenset[int]) -> dict[str, int]:
     """Return the number of crystals with each element that is not known, by symbol, in the order of atomic numbers."""
-    counts = Counter(z for cell in species_of(dataset.crystals) for z in set(cell) - known)
+    counts = Counter(z for cell in dataset.crystals.atomic_numbers for z in set(cell) - known)
     return {symbol(z): counts[z] for z in sorted(counts)}
 
 

@@ -95,7 +95,7 @@ def generate(dataset: CrystalDataset) -> tuple[CrystalBatch, np.ndarray]:
     rows_of = defaultdict(list)
     for row, formula in enumerate(dataset.compositions):
         rows_of[formula].append(row)
-    species = [z.tolist() for z in dataset.crystals.species.split(dataset.crystals.layout.sizes)]
+    species = dataset.crystals.atomic_numbers
     formulas, cells = [], []
     for formula, rows in rows_of.items():
         for copy in range(PER_COMPOSITION):

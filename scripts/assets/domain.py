@@ -18,7 +18,7 @@ from prototypes import PROTOTYPES
 from pymatgen.core import Element
 
 from omatg_ray.assets import crystals, root, seal
-from omatg_ray.crystal.domain import DOMAIN_FILE, Domain, species_of
+from omatg_ray.crystal.domain import DOMAIN_FILE, Domain
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.checkpoints import DESCRIPTION_FILE
@@ -44,7 +44,7 @@ def of_base() -> Domain:
 
 def of_potential() -> Domain:
     """Return the domain of what the potential was distilled on."""
-    return Domain.of([*species_of(read_dataset(crystals("train")).crystals), *decorated()], sized=False)
+    return Domain.of([*read_dataset(crystals("train")).crystals.atomic_numbers, *decorated()], sized=False)
 
 
 def decorated() -> list[list[int]]:

@@ -85,7 +85,7 @@ def main() -> None:
 def generated(path: Path, crystals: CrystalBatch, steps: int, seed: int) -> CrystalBatch:
     """Generate one crystal of a sampler for each crystal."""
     model = FlowModel.load(path)
-    species = [z.tolist() for z in crystals.species.split(crystals.layout.sizes)]
+    species = crystals.atomic_numbers
     return model.generate(species, Sampling(steps), seed=seed)
 
 

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 from pymatgen.core import Element
 
-from omatg_ray.crystal.domain import Domain, Reason, Trained, judge, report_outside, share_inside, species_of
+from omatg_ray.crystal.domain import Domain, Reason, Trained, judge, report_outside, share_inside
 from tests.small import random_crystals
 
 LI, OX, NA, P, CL, FE, CO = 3, 8, 11, 15, 17, 26, 27
@@ -20,7 +20,7 @@ CELLS = [
 
 def test_it_counts_what_occurs() -> None:
     crystals = random_crystals([1, 2, 2, 5, 7, 7, 7])
-    cells = species_of(crystals)
+    cells = crystals.atomic_numbers
     domain = Domain.of(crystals)
     together = {frozenset(Element.from_Z(z).symbol for z in pair) for cell in cells for pair in combinations(cell, 2)}
     assert domain.pairs == {pair for pair in together if len(pair) == 2}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from omatg_ray.cli.arguments import local_path, number, on_error_argument, path_or_word
 from omatg_ray.cli.output import check_output
+from omatg_ray.cli.sampling import workers_argument
 from omatg_ray.errors import ConfigError, DataError
 
 SUMMARY = "look at a file of crystals before it is used"
@@ -46,13 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most comparisons of two crystals in search of duplicates; 0: none (default 20,000)",
     )
-    parser.add_argument(
-        "--workers",
-        type=number(int, 0),
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="processes that compare crystals; 0: this one (default: one per core)",
-    )
+    workers_argument(parser)
     parser.add_argument("--json", type=local_path, metavar="FILE", help="write everything that was found here")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 

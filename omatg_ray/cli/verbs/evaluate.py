@@ -155,17 +155,7 @@ def run(arguments: argparse.Namespace) -> None:
         if json_path is not None:
             write_json(Path(json_path), commands.flatten_evaluation(evaluation.as_dict()))
         if out is not None:
-            from omatg_ray.commands.write_crystals import write_crystals
-
-            write_crystals(
-                out.path,
-                evaluation.crystals,
-                folder_format=out.folder_format,
-                cell=out.cell,
-                workers=options.workers,
-                timeout=options.timeout,
-                progress=not arguments.quiet,
-            )
+            out.write(evaluation.crystals, None, options.workers, options.timeout, not arguments.quiet)
         print(commands.table([evaluation.as_dict()]))
         if own := rewards_table([evaluation.as_dict()]):
             print(f"\n{own}\n")
@@ -234,17 +224,6 @@ def _score(arguments: argparse.Namespace, json_path: str | None, out: CrystalsOu
     if json_path is not None:
         write_json(Path(json_path), found)
     if out is not None:
-        from omatg_ray.commands.write_crystals import write_crystals
-
-        write_crystals(
-            out.path,
-            scored.dataset.crystals,
-            scored.properties,
-            folder_format=out.folder_format,
-            cell=out.cell,
-            workers=arguments.workers,
-            timeout=arguments.timeout,
-            progress=not arguments.quiet,
-        )
+        out.write(scored.dataset.crystals, scored.properties, arguments.workers, arguments.timeout, not arguments.quiet)
     print(f"{found['n']} crystals, {found['per_structure']['valid'].count(False)} of them invalid")
     print(rewards_table([found]))

@@ -22,6 +22,7 @@ class Options(options.Options):
     angle_tol: float = Field(10.0, gt=0, description="StructureMatcher's tolerance of the cell angles in degrees")
 
     needs_known = True
+    needs_references = True
 
     def build(self, materials: options.Materials) -> Reward:
         from omatg_ray.crystal.read import read_dataset

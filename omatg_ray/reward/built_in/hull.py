@@ -33,6 +33,7 @@ class Options(options.Options):
 
     needs_potential = True
     has_gradient = True
+    needs_references = True
 
     @model_validator(mode="after")
     def _one_source(self) -> Options:
