@@ -82,6 +82,13 @@ class PolicySettings(Settings):
     learned_schedule: ScheduleSettings = Field(
         ScheduleSettings(), description="the schedule that an annealing policy learns"
     )
+    acts_from: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="time from which the policy acts: until then trajectories are the base's, bit for bit, and only "
+        "later steps are learned from",
+    )
 
     renamed: ClassVar = {
         "annealing": "fixed_schedule",
@@ -96,6 +103,12 @@ class PolicySettings(Settings):
         missing = [field for field in self.active if field not in self.noise]
         if missing:
             raise ValueError(f"active field {missing[0]!r} has no noise; set noise.{missing[0]}.kind and .a")
+        return self
+
+    @model_validator(mode="after")
+    def _acts_through_a_network(self) -> PolicySettings:
+        if self.acts_from and variant(self.variant).learns_schedule:
+            raise ValueError("acts_from: an annealing policy acts from the start; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -239,6 +252,10 @@ class Config(Settings):
             raise ValueError(
                 f"objective.reward_gradient.transitions = {by.transitions}: trajectories over {points} grid points "
                 f"have {points - 1} Euler steps"
+            )
+        if self.policy.acts_from and self.rollout.learn_from is not None:
+            raise ValueError(
+                "rollout.learn_from: policy.acts_from selects the steps that are learned from; leave one of them out"
             )
         if self.rollout.group_size == 1 and self.by_policy:
             raise ValueError("rollout.group_size: a policy gradient compares the members of a group; take at least 2")

@@ -62,10 +62,11 @@ def velocity_policy(
     active: Sequence[FieldName] = ("pos", "cell"),
     noise: Mapping[FieldName, NoiseSettings] | None = None,
     schedule: LinearSchedule | None = None,
+    acts_from: float = 0.0,
 ) -> Policy:
     """The policy of a network over a base network, with `NOISE` by default."""
     drift: Drift = Velocity() if schedule is None else Annealed(Velocity(), schedule)
-    return Policy(drift, network, base, active, NOISE if noise is None else noise, schedule)
+    return Policy(drift, network, base, active, NOISE if noise is None else noise, schedule, acts_from=acts_from)
 
 
 def learned_schedule(seed: int = 0) -> LearnedSchedule:

@@ -23,6 +23,7 @@ from omatg_ray.tree import flatten
 
 if TYPE_CHECKING:
     from omatg_ray.crystal.domain import Domain
+    from omatg_ray.model.flow_model import ModelDescription
 
 
 def overview() -> str:
@@ -129,13 +130,17 @@ def describe_model(name: str) -> str:
         "elements": f"{len(what.elements)}: {' '.join(what.elements)}" if what.elements else "unknown",
         "sizes": f"{', '.join(map(str, what.sizes))} atoms per cell" if what.sizes else "unknown",
         "domain": _domain(what.domain),
-        "active": f"{', '.join(what.active)} ({what.variant} policy)" if what.active else "none",
+        "active": f"{', '.join(what.active)} ({what.variant} policy)" + _gate(what) if what.active else "none",
         "noise": ", ".join(f"{field} {text}" for field, text in noise.items()) or "none",
         "annealing": _schedule(what.schedule),
         "potential": what.potential or "none",
     }
     learned = _factors(curves(model.schedule)) if isinstance(model.schedule, LearnedSchedule) else {}
     return _lines(rows | learned | _provenance(what.provenance))
+
+
+def _gate(what: ModelDescription) -> str:
+    return f" from t = {what.acts_from:g} on, before it as the base" if what.acts_from else ""
 
 
 def _provenance(values: dict[str, Any]) -> dict[str, str]:

@@ -71,6 +71,12 @@ class ModelDescription(Settings):
         alias="annealing",
         description="schedule of the velocity: the one the sampler was trained with, or the one it learned",
     )
+    acts_from: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="time from which the reinforced network acts; before it, the base",
+    )
     potential: str | None = Field(None, description="potential that rewarded it: name or folder")
     provenance: dict[str, Any] = Field({}, description="how it was made")
 

@@ -69,6 +69,7 @@ class Variant(ABC):
             model.noise,
             None if self.learns_schedule else schedule,
             description.paths.species,
+            description.acts_from,
         )
 
     def check(self, policy: Policy, steps: int) -> None:  # noqa: B027

@@ -62,6 +62,11 @@ def exported_network(model: FlowModel, notes: list[str]) -> CSPNet:
     description = model.description
     if description.schedule is not None and not isinstance(description.schedule, LinearSchedule):
         raise ModelError("its schedule cannot be exported: `omg predict` supports only linear ones")
+    if description.acts_from and not _same(model.network, model.base_network):
+        raise ModelError(
+            f"the reinforced network acts from t = {description.acts_from:g} on, the base before; `omg predict` runs "
+            "one network at all times. Reinforce with policy.acts_from=0 to export"
+        )
     frozen = [of for of in FIELDS if description.active and of not in description.active]
     if frozen and not _same(model.network, model.base_network):
         raise ModelError(

@@ -26,6 +26,9 @@ from omatg_ray.policy.noise import LearnedNoise, Noise
 from omatg_ray.policy.schedule import Schedule
 from omatg_ray.seeding import generator
 
+SAME_TIME = 1e-6
+"""Difference below which two times are the same: grids are float32."""
+
 
 def draw_noise(
     crystals: CrystalBatch,
@@ -82,6 +85,7 @@ class Policy:
         active: Fields that the policy acts on; the others follow the base's velocity without noise.
         noise: σ(t) of the active fields.
         schedule: Multiplies the velocity of frozen fields, and defines the time grid.
+        acts_from: Time from which the policy acts. Before it, the active fields follow the base network without noise.
         species: Path of generated species, which the base network alone generates; None: species are given.
 
     Attributes:
@@ -100,6 +104,7 @@ class Policy:
         noise: Mapping[FieldName, Noise],
         schedule: Schedule | None = None,
         species: SpeciesPath | None = None,
+        acts_from: float = 0.0,
     ) -> None:
         missing = set(active) - set(noise)
         if missing:
@@ -108,7 +113,7 @@ class Policy:
         self.active = tuple(field for field in FIELDS if field in active)
         self.frozen = tuple(field for field in FIELDS if field not in active)
         self.noise = dict(noise)
-        self.species = species
+        self.species, self.acts_from = species, acts_from
         self.of_frozen = annealed_velocity(schedule)
         self.quiet = drift.noiseless()
         self._schedule = schedule
@@ -127,6 +132,10 @@ class Policy:
             ModelError: Fewer than 2 points.
         """
         return time_grid(steps) if self._schedule is None else self._schedule.times(steps)
+
+    def first_step(self, times: Tensor) -> int:
+        """Return the index of the first step on a time grid (T,) in which the policy acts; T − 1 if it never does."""
+        return int((times[:-1] < self.acts_from - SAME_TIME).sum())
 
     @property
     def heads(self) -> set[Output]:
@@ -193,13 +202,15 @@ class Policy:
         """Return the step of both fields from t to t + dt; a field without an entry in `noise` moves without noise.
 
         The base network runs only if a field is frozen, actions scale the base's velocity, species are generated, or
-        `with_base` requests its outputs for the active fields.
+        `with_base` requests its outputs for the active fields, and before `acts_from`.
 
         Args:
             jumps: Uniform numbers (sum N,) for generated species; None: species stay.
             last: Whether the step ends the trajectory, which completes the species.
             euler: Whether dt is the length of an actual step, on which schedules may depend.
         """
+        acts = self.acts_from == 0.0 or bool((t >= self.acts_from - SAME_TIME).all())
+        noise = noise if acts else {}
         scaled = self.active if self.drift.per_structure else ()
         base_heads: set[Output] = {VELOCITY[field] for field in (*self.frozen, *scaled)}
         if jumps is not None:
@@ -207,7 +218,7 @@ class Policy:
         quiet = set(self.active) - set(noise) - set(scaled)
         drifts = {field: self.quiet if field in quiet else self.drift for field in self.active}
         own_heads = {name for field, drift in drifts.items() for name in drift.outputs(field)}
-        own = self._ask(self.network, crystals, t, own_heads)
+        own = self._ask(self.network if acts else self.base_network, crystals, t, own_heads)
         base = self._ask(self.base_network, crystals, t, base_heads | (self.heads if with_base else set()))
         displacement: Fields = {}
         actions: Fields = {}

@@ -63,7 +63,7 @@ class Pathwise:
         start = gradient.limited(self.limit, final)
         largest = self.growth * start.size(final)
         adjoint = Gradient(start.pos.to(final.pos), start.cell.to(final.cell))
-        first = max(0, n_steps - self.steps)
+        first = max(self.policy.first_step(trajectory.times), n_steps - self.steps)
         for k in reversed(range(first, n_steps)):
             state = _state(trajectory, states, k)
             adjoint = adjoint.limited(largest.to(state.pos), state)

@@ -120,6 +120,7 @@ def run_item(
         x_0 = policy.species.start(x_0, item.start_seeds, policy.base_network.settings.max_atomic_number)
         jumps = draw_jumps(x_0, item.steps, item.seeds)
     times = policy.times(item.steps)
-    return rollout(
-        policy.at(item.precision), x_0, times, noise, with_base, jumps, item.learn_from, item.noise_elsewhere
-    )
+    learn_from = item.learn_from
+    if policy.acts_from:
+        learn_from = tuple(range(policy.first_step(times), item.steps - 1))
+    return rollout(policy.at(item.precision), x_0, times, noise, with_base, jumps, learn_from, item.noise_elsewhere)

@@ -14,6 +14,7 @@ from omatg_ray.model.checks import refuse_untrained, unseen_elements, warn_unfam
 from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
 from omatg_ray.model.schedule import learned_schedule
 from omatg_ray.model.variants import variant
+from omatg_ray.policy.policy import Policy
 from omatg_ray.policy.schedule import LearnedSchedule
 from omatg_ray.policy.settings import LearnedScheduleSettings
 from omatg_ray.reward.build import Scorers, build_scorers, fingerprint
@@ -106,6 +107,12 @@ def policy_model(
             f"policy.variant: {config.base} was reinforced as a {start.description.variant} policy; continue with that "
             "variant, or start from its base"
         )
+    if acts_on and start.description.acts_from != policy.acts_from:
+        # Until the first update, the reinforced network would act where it never learned, or not where it did.
+        raise ConfigError(
+            f"policy.acts_from: {config.base} was reinforced to act from {start.description.acts_from:g} on; continue "
+            "with that, or start from its base"
+        )
     named = None
     if policy.schedule_from is not None:
         try:
@@ -125,6 +132,7 @@ def policy_model(
             "active": list(policy.active),
             "noise": {field: policy.noise[field] for field in policy.active},
             "schedule": schedule,
+            "acts_from": policy.acts_from,
             "elements": [*start.description.elements, *unseen_elements(start, elements)],
             "potential": config.resolved().reward.potential,
             "provenance": {
@@ -157,7 +165,23 @@ def policy_model(
     refuse_untrained(model)
     for steps in config.rollout.turns:
         model.variant.check(model.policy(), steps)
+    for steps in (*config.rollout.turns, config.validated_steps):
+        _require_action(model.policy(), steps)
     return model
+
+
+def _require_action(policy: Policy, steps: int) -> None:
+    """Check that the policy acts in at least one step.
+
+    Raises:
+        ConfigError: Its first time to act lies beyond the last step.
+    """
+    times = policy.times(steps)
+    if policy.first_step(times) == steps - 1:
+        raise ConfigError(
+            f"policy.acts_from = {policy.acts_from:g}: the last of {steps - 1} steps begins at t = {times[-2]:.3f}, so "
+            "the policy would never act; lower it, or take more grid points (rollout.steps, validation.steps)"
+        )
 
 
 def warn_idle(config: Config) -> None:

@@ -79,7 +79,8 @@ def write_state(path: Path, model: FlowModel, progressed: Progressed, is_best: b
 IDENTITY = (
     ("network", "base"), ("paths", "base"), ("base_distribution", "base"), ("variant", "policy.variant"),
     ("active", "policy.active"),
-    ("noise", "policy.noise"), ("schedule", "policy.fixed_schedule, schedule_from or learned_schedule"),
+    ("noise", "policy.noise"), ("acts_from", "policy.acts_from"),
+    ("schedule", "policy.fixed_schedule, schedule_from or learned_schedule"),
 )  # fmt: skip
 
 

@@ -135,7 +135,8 @@ def describe(config: Config, parts: RunComponents) -> str:
             f"data        {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test crystals",
             f"per iteration  {rollout.groups} groups x {rollout.group_size} trajectories x {_steps(rollout.turns)} "
             f"steps{_learned_from(rollout)} ({' and '.join(networks)} network), {config.learner.epochs} PPO epochs",
-            f"active      {', '.join(config.policy.active)} in {rollout.precision} on {where(config, parts)}",
+            f"active      {', '.join(config.policy.active)}{_gate(config)} in {rollout.precision} "
+            f"on {where(config, parts)}",
             *([f"annealing   {_schedule(config, parts)}"] if parts.model.schedule is not None else []),
             f"time        about {iteration:.1f} s an iteration "
             f"({', '.join(f'{stage} {each:.1f}' for stage, each in seconds.items())}); {config.iterations} iterations: "
@@ -148,6 +149,10 @@ def describe(config: Config, parts: RunComponents) -> str:
             f"run folder  {config.run} (nothing written yet)",
         ]
     )
+
+
+def _gate(config: Config) -> str:
+    return f" from t = {config.policy.acts_from:g} on" if config.policy.acts_from else ""
 
 
 def _schedule(config: Config, parts: RunComponents) -> str:

@@ -229,6 +229,21 @@ def test_one_step_is_one_euler_step_of_the_right_networks():
     assert close(out, expected, 1e-5)
 
 
+def test_a_model_that_acts_later_keeps_that_in_its_folder(tmp_path):
+    """With 6 grid points and a gate at 0.7, four of five steps are the base's."""
+    model = reinforced_model(acts_from=0.7)
+    model.save(tmp_path)
+    loaded = FlowModel.load(tmp_path)
+    unreinforced = model.description.model_copy(update={"active": []})
+    base = FlowModel(unreinforced, model.base_network)
+    assert loaded.description.acts_from == 0.7
+    found = {name: each.generate(SPECIES, Sampling(6), 3) for name, each in (("gated", loaded), ("same", model))}
+    assert equal(found["gated"], found["same"])
+    assert not any(equal(found["gated"], each.generate(SPECIES, Sampling(6), 3)) for each in (reinforced_model(), base))
+    # Where no step begins after the gate, the model is its base.
+    assert equal(loaded.generate(SPECIES, Sampling(4), 3), base.generate(SPECIES, Sampling(4), 3))
+
+
 def test_a_schedule_replaces_that_of_the_model():
     annealed, plain = base_model(schedule=LinearSchedule(pos=4.0)), base_model()
     schedule = LinearSchedule(pos=4.0)

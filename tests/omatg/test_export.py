@@ -154,6 +154,10 @@ def test_what_one_network_cannot_express_is_refused(tmp_path: Path) -> None:
             model_of(variant="annealing", active=["pos", "cell"], noise=noise, schedule=schedule),
             "its schedule cannot be exported",
         ),
+        (
+            model_of(active=["pos", "cell"], noise=noise, acts_from=0.6),
+            "acts from t = 0.6 on, the base before; `omg predict` runs one network",
+        ),
         (model_of(base_distribution=fitted), "fitted to other data than OMatG's own fits"),
     ):
         with pytest.raises(ModelError, match=message):

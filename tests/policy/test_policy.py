@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from omatg_ray.crystal.fields import displace
 from omatg_ray.errors import ModelError
 from omatg_ray.policy.drift import Annealed, Scale, Score, Velocity
 from omatg_ray.policy.grid import time_grid
@@ -110,6 +111,36 @@ def test_without_noise_the_policy_is_the_euler_sampler():
     final = policy.integrate(crystals, times)
     torch.testing.assert_close(final.pos, state.pos, atol=1e-12, rtol=0)
     torch.testing.assert_close(final.cell, state.cell, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("active", [("pos", "cell"), ("pos",)])
+def test_a_policy_that_acts_later_is_its_base_until_then(active):
+    """Bit for bit, with noise or without; from then on its steps are those of a policy that always acts."""
+    network, base, crystals, times = small_network(0), small_network(1), random_crystals(SIZES), time_grid(10).double()
+    gated = velocity_policy(network, base, active, acts_from=0.6)
+    always, frozen = velocity_policy(network, base, active), velocity_policy(network, base, ())
+    assert gated.first_step(times) == 6 and float(times[6]) == pytest.approx(0.6663, abs=1e-4)
+    noise = noise_of(crystals, active, steps=10)
+    state = crystals
+    with torch.no_grad():
+        for k, dt in enumerate(times.diff()):
+            drawn = {field: values[k] for field, values in noise.items()}
+            found = gated.step(state, times[k], dt, drawn).displacement
+            expected = always.step(state, times[k], dt, drawn) if k >= 6 else frozen.step(state, times[k], dt, {})
+            other = always.step(state, times[k], dt, drawn) if k < 6 else frozen.step(state, times[k], dt, {})
+            for field in ("pos", "cell"):
+                assert torch.equal(found[field], expected.displacement[field])
+            assert not torch.equal(found["pos"], other.displacement["pos"])
+            state = displace(state, found)
+    assert torch.equal(gated.integrate(crystals, times, noise).pos, state.pos)
+
+
+def test_a_grid_point_at_the_time_to_act_is_one_that_acts():
+    times = time_grid(10)
+    policies = [velocity_policy(small_network(), small_network(1), acts_from=float(times[k])) for k in range(9)]
+    assert [policy.first_step(times) for policy in policies] == list(range(9))
+    never = velocity_policy(small_network(), small_network(1), acts_from=0.9)
+    assert never.first_step(times) == 9
 
 
 def test_noise_has_its_scale():

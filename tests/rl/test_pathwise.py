@@ -103,6 +103,23 @@ def test_a_later_start_counts_fewer_steps() -> None:
     assert not any(torch.allclose(a, b) for a, b in zip(one, all_steps, strict=True) if b.abs().max() > 1e-6)
 
 
+def test_steps_before_the_policy_acts_do_not_count() -> None:
+    base = small_network(0)
+    network, x_0 = perturbed(base, 0.05), random_crystals([3, 4])
+    late = float(time_grid(STEPS)[-3])
+    gated = update(velocity_policy(network, base, acts_from=late), x_0, 4)
+    network.zero_grad()
+    trajectory = sample(velocity_policy(network, base, acts_from=late), x_0)
+    policy = velocity_policy(network, base)
+    gradient = reward_gradient(trajectory.final())
+    Pathwise(policy, policy.trainable_parameters(), 2, FREE, FREE).accumulate(
+        trajectory, trajectory.states(), gradient, 0.5
+    )
+    two = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.trainable_parameters()]
+    assert any(g.abs().max() > 1e-6 for g in gated)
+    assert all(torch.equal(one, other) for one, other in zip(gated, two, strict=True))
+
+
 def test_structures_are_limited_one_by_one() -> None:
     """With the limit at half the size of one structure's gradient, its share halves, and others' shares stay."""
     base = small_network(0)

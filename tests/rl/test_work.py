@@ -1,14 +1,16 @@
-"""SweepRuns items: coverage, seeds and independence of how an iteration is cut."""
+"""Work items: coverage, seeds and independence of how an iteration is cut."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from pydantic import ValidationError
 
 from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.policy.grid import time_grid
 from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.settings import RolloutSettings
 from omatg_ray.rl.work import plan_iteration, run_item
@@ -88,6 +90,19 @@ def learned(points, **values):
     ]
     assert all(plan[0].learn_from == plan[1].learn_from for plan in plans)
     return [plan[0].learn_from for plan in plans], plans
+
+
+def test_steps_before_the_policy_acts_are_not_learned_from():
+    """And the start of a trajectory is the base's, whatever noise its later steps take."""
+    gate = float(time_grid(5)[2])
+    gated = velocity_policy(*(small_network(seed, torch.float32) for seed in (0, 1)), acts_from=gate)
+    item = plan_iteration(settings(), COMPOSITIONS, 0, seed=1)[0]
+    trajectory = run_item(item, gated, BASE, with_base=True, device=CPU)
+    frozen = velocity_policy(*(small_network(seed, torch.float32) for seed in (0, 1)), ())
+    of_base = run_item(replace(item, noisy=False), frozen, BASE, with_base=False, device=CPU)
+    assert trajectory.learn_from.tolist() == [2, 3] and trajectory.log_prob["pos"].shape[0] == 2
+    for found, expected in zip(trajectory.states(), of_base.states(), strict=True):
+        assert torch.equal(found[:3], expected[:3]) and not torch.equal(found[3], expected[3])
 
 
 def test_windows_move_on_until_every_step_was_in_one():

@@ -156,6 +156,9 @@ def test_schedules_depend_on_the_seed_alone(workshop: Workshop, base: Path) -> N
         (["policy.fixed_schedule.pos=2", "policy.schedule_from=runs/x"], ["schedule_from", "not both"]),
         (["objective.entropy_weight.pos=0.1"], ["objective.entropy_weight.pos", "kind=learned"]),
         (["objective.distillation_weight.pos=0.1"], ["objective.distillation_weight.pos", "variant=score"]),
+        (["policy.variant=annealing", "policy.acts_from=0.5"], ["policy", "acts_from", "from the start"]),
+        (["policy.acts_from=0.5", "rollout.learn_from=1"], ["rollout.learn_from", "policy.acts_from"]),
+        (["policy.acts_from=0.95"], ["policy.acts_from = 0.95", "never act", "rollout.steps"]),
         (["policy.variant=skore"], ["policy.variant", "'score'"]),
     ],
 )
@@ -168,6 +171,11 @@ def test_variants_that_cannot_be(workshop: Workshop, base: Path, keys: list[str]
 def test_the_schedule_to_anneal_with_must_be_one(workshop: Workshop, base: Path) -> None:
     with pytest.raises(ConfigError, match="policy.schedule_from.*learned no schedule"):
         build_run(workshop.load(f"base={base}", f"policy.schedule_from={base}"))
+
+
+def test_a_reinforced_model_goes_on_acting_from_the_same_time(workshop: Workshop, trained: TrainResult) -> None:
+    with pytest.raises(ConfigError, match="policy.acts_from.*reinforced to act from 0 on"):
+        build_run(workshop.load(f"base={trained.model.parent.parent}", "policy.acts_from=0.3"))
 
 
 def test_another_variant_does_not_go_on_from_a_reinforced_model(workshop: Workshop, trained: TrainResult) -> None:
