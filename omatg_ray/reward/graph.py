@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 # Distances below this are between a site and itself; the number is MatGL's.
 SAME_SITE = 1e-8
+MOST_EDGES = 300_000
+"""Directed edges of one structure, for which a network with gradients needs some 6 GB. A crystal of solid density has
+fewer up to 6,000 atoms; a valid one of 20 atoms reaches them where the cell has collapsed."""
 
 
 def graph_chunks(
@@ -43,6 +47,7 @@ def graph_chunks(
 
     Raises:
         DataError: A structure is not finite or its cell spans no volume.
+        MemoryError: A structure has more than `MOST_EDGES`.
     """
     from torch_geometric.data import Batch
 
@@ -75,7 +80,15 @@ def graph_chunks(
         )
         return graph, cell[start:stop].float()
 
+    # Every atom sees as many others as a sphere of the crystal's density holds, in the mean.
+    density = crystals.n_atoms.double() / torch.linalg.det(cell).abs()
+    expected = crystals.n_atoms * density * (4 / 3 * math.pi * cutoff**3)
     for b in range(len(crystals)):
+        if expected[b] > MOST_EDGES:
+            raise MemoryError(
+                f"some {float(expected[b]):.0e} pairs of neighbours within {cutoff:g} Å, at "
+                f"{float(1 / density[b]):.2g} Å³ per atom; at most {MOST_EDGES:,} are allowed"
+            )
         pairs_and_offsets = neighbours(frac[ptr[b] : ptr[b + 1]].numpy(), cell[b].numpy(), cutoff)
         n_edges = pairs_and_offsets[0].shape[1]
         if edges and total + n_edges > max_edges:

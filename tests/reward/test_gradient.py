@@ -235,6 +235,21 @@ def test_the_bundled_potential() -> None:
         torch.testing.assert_close((plus - minus) / (2 * h), norm, rtol=2e-2, atol=2e-3)
 
 
+def test_a_crystal_with_too_many_neighbours_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """Where a site's own images do not count, a flat cell is valid; 39 GB were needed for such a one."""
+    grid = torch.cartesian_prod(torch.zeros(1), torch.arange(8) / 8, torch.arange(8) / 8).double()
+    flat = torch.diag(torch.tensor([0.01, 10.0, 10.0])).double()[None]
+    cubic = CrystalBatch(torch.tensor([55, 17]), torch.tensor([[0.0] * 3, [0.5] * 3]).double(),
+                         4.1 * torch.eye(3).double()[None], torch.tensor([2]))  # fmt: skip
+    crystals = CrystalBatch.cat([cubic, CrystalBatch(torch.full((64,), 8), grid, flat, torch.tensor([64])), cubic])
+    result = MatGLEnergy("bundled", own_images=False).with_gradient(crystals)
+    assert result.reward.isnan().tolist() == [False, True, False] and result.values["valid"].tolist() == [1, 1, 1]
+    assert float(result.reward[0]) == pytest.approx(float(result.reward[2]), abs=1e-6)
+    gradient = result.gradients[REWARD]
+    assert gradient.cell[0].any() and not gradient.cell[1].any() and not gradient.pos[2:66].any()
+    assert "structure 1 (O64): MemoryError" in caplog.text
+
+
 def test_a_reward_may_withdraw_the_offer() -> None:
     class Sometimes(Target):
         has_gradient = False

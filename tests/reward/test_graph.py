@@ -130,6 +130,17 @@ def test_cells_without_volume_are_refused_by_number(crystals: CrystalBatch, spoi
         list(graph_chunks(crystals.replace(cell=cell), NODE_TYPES, CUTOFF, 100))
 
 
+def test_a_structure_with_too_many_neighbours_is_refused_before_they_are_listed() -> None:
+    """64 atoms in 1 Å³ have 64² · 4π/3 · 5³ = 2.1 million pairs within 5 Å; stretched to 20 Å³, a twentieth of them."""
+    grid = torch.cartesian_prod(torch.zeros(1), torch.arange(8) / 8, torch.arange(8) / 8).double()
+    cell = torch.diag(torch.tensor([0.01, 10.0, 10.0])).double()
+    flat = CrystalBatch(torch.full((64,), 6), grid, cell[None], torch.tensor([64]))
+    with pytest.raises(MemoryError, match="2e\\+06 pairs of neighbours within 5 Å, at 0.016 Å³ per atom"):
+        list(graph_chunks(flat, NODE_TYPES, 5.0, 10**9))
+    (graph, _), *none = graph_chunks(flat.replace(cell=flat.cell * torch.tensor([20.0, 1, 1])), NODE_TYPES, 5.0, 10**9)
+    assert graph.edge_index.shape[1] == pytest.approx(107_000, rel=0.05) and not none
+
+
 def test_coordination_of_simple_cubic() -> None:
     """6 neighbours at a, 12 at √2 a, 8 at √3 a."""
     cell = 2.0 * np.eye(3)
