@@ -69,7 +69,7 @@ class Learner:
         self.loss = Loss(policy, objective)
         self.parameters = policy.trainable_parameters()
         by = objective.reward_gradient
-        self.pathwise = None if by is None else Pathwise(policy, self.parameters, by.transitions, by.limit, by.growth)
+        self.pathwise = None if by is None else Pathwise(policy, self.parameters, by)
         self.optimizer = torch.optim.Adam(self.parameters, lr=settings.lr)
         self.process_group: ProcessGroup = SingleProcess()
         self.microbatch_pairs = settings.microbatch_pairs

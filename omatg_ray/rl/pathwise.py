@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.fields import FIELDS
+from omatg_ray.crystal.fields import FIELDS, Fields
 from omatg_ray.policy.policy import Policy
 from omatg_ray.reward.gradient import Gradient
 from omatg_ray.rl.rollout import Trajectory
+from omatg_ray.rl.settings import RewardGradientSettings
 
 
 @dataclass(frozen=True)
@@ -30,63 +31,72 @@ class Pathwise:
     Args:
         policy: Policy whose steps without noise are differentiated.
         parameters: Its trained parameters.
-        steps: Number K of last steps that count.
-        limit: Largest size of a reward's gradient (`Gradient.size`), in units of the reward per Å.
-        growth: Largest size of the adjoint, as a multiple of the size of the (limited) gradient that it starts from.
+        settings: Number of steps, bounds, and the weight of the distance to the base.
     """
 
     policy: Policy
     parameters: Sequence[nn.Parameter]
-    steps: int
-    limit: float
-    growth: float
+    settings: RewardGradientSettings
 
     def accumulate(
         self, trajectory: Trajectory, states: tuple[Tensor, Tensor], gradient: Gradient, weight: float
     ) -> dict[str, float]:
-        """Add the gradient of −weight · Σ R to the `grad` of the parameters.
+        """Add the gradient of −weight · Σ (R − `settings.distance` · D) to the `grad` of the parameters.
 
         Args:
             trajectory: B structures, sampled without noise in the last K steps.
             states: Positions (T, sum N, 3) and lattices (T, B, 3, 3) at all grid points.
-            gradient: Gradient of their rewards at the last state.
+            gradient: Gradient of their rewards R at the last state.
             weight: Factor of every structure.
 
         Returns:
             Sums over the structures, times weight: `gradient_size`, the size of the gradients; `gradient_limited`,
             the number of those above the limit; `adjoint_growth`, the size of the adjoint at the first counted step, in
-            that of the limited gradient.
+            that of the limited gradient; with a weight, `velocity_distance`, the distance D in Å².
         """
-        n_steps = trajectory.n_steps
+        n_steps, settings = trajectory.n_steps, self.settings
         final = _state(trajectory, states, n_steps)
         size = gradient.size(final)
-        start = gradient.limited(self.limit, final)
-        largest = self.growth * start.size(final)
+        start = gradient.limited(settings.limit, final)
+        largest = settings.growth * start.size(final)
         adjoint = Gradient(start.pos.to(final.pos), start.cell.to(final.cell))
-        first = max(self.policy.first_step(trajectory.times), n_steps - self.steps)
+        first = max(self.policy.first_step(trajectory.times), n_steps - settings.transitions)
+        apart = 0.0
         for k in reversed(range(first, n_steps)):
             state = _state(trajectory, states, k)
             adjoint = adjoint.limited(largest.to(state.pos), state)
             state.pos.requires_grad_(k > first)
             state.cell.requires_grad_(k > first)
-            by_pos, by_cell = self._differentiate(trajectory, state, k, adjoint, -weight)
-            adjoint = Gradient(adjoint.pos + by_pos, adjoint.cell + by_cell)
+            by_state, distance = self._differentiate(trajectory, state, k, adjoint, -weight)
+            adjoint, apart = adjoint + by_state, apart + distance
         grown = adjoint.size(_state(trajectory, states, first)) / start.size(final).clamp_min(1e-12).to(adjoint.pos)
-        return {
+        stats = {
             "gradient_size": weight * float(size.nan_to_num(0.0, 0.0, 0.0).sum()),
-            "gradient_limited": weight * float((size > self.limit).sum()),
+            "gradient_limited": weight * float((size > settings.limit).sum()),
             "adjoint_growth": weight * float(grown.sum()),
         }
+        return stats | {"velocity_distance": weight * apart} if settings.distance else stats
 
     def _differentiate(
         self, trajectory: Trajectory, state: CrystalBatch, k: int, adjoint: Gradient, factor: float
-    ) -> tuple[Tensor, Tensor]:
-        """Add factor · λ · ∂m_k/∂θ to the parameters' gradients; return (∂m_k/∂x_k)ᵀ λ by positions and lattices."""
-        dt = trajectory.times[k + 1] - trajectory.times[k]
-        moved = self.policy.at(trajectory.precision).step(state, trajectory.times[k], dt, {}).displacement
-        along = sum(((getattr(adjoint, field) * moved[field]).sum() for field in FIELDS), torch.zeros_like(dt))
+    ) -> tuple[Gradient, float]:
+        """Differentiate one step and add factor times its derivatives to the parameters' gradients.
+
+        Returns:
+            (∂m_k/∂x_k)ᵀ λ, less the weighted derivative of the distance; and the sum of the distances.
+        """
+        policy, weight = self.policy.at(trajectory.precision), self.settings.distance
+        t, dt = trajectory.times[k], trajectory.times[k + 1] - trajectory.times[k]
+        step = policy.step(state, t, dt, {}, with_base=bool(weight))
+        along = sum(((getattr(adjoint, name) * step.displacement[name]).sum() for name in FIELDS), torch.zeros_like(dt))
+        distance = torch.zeros_like(dt)
+        if weight:
+            drift = policy.quiet.reference()
+            base = {name: drift.rate(name, step.base_outputs, t, state, dt) for name in policy.active}
+            moved = {name: step.displacement[name] / dt - rate for name, rate in base.items()}
+            distance = dt * _square(moved, state)
         inputs = [values for values in (state.pos, state.cell) if values.requires_grad]
-        found = torch.autograd.grad(along, [*self.parameters, *inputs], allow_unused=True)
+        found = torch.autograd.grad(along - weight * distance, [*self.parameters, *inputs], allow_unused=True)
         for parameter, value in zip(self.parameters, found, strict=False):
             if value is not None:
                 parameter.grad = factor * value if parameter.grad is None else parameter.grad + factor * value
@@ -95,7 +105,18 @@ class Pathwise:
             torch.zeros_like(of) if value is None else value
             for value, of in zip(by_state, (state.pos, state.cell), strict=True)
         )
-        return by_pos, by_cell
+        return Gradient(by_pos, by_cell), float(distance.detach())
+
+
+def _square(moved: Fields, crystals: CrystalBatch) -> Tensor:
+    """Return the squared length in Å² of displacements: mean over atoms plus mean over lattice vectors, summed."""
+    square = torch.zeros((), dtype=crystals.dtype, device=crystals.device)
+    if "pos" in moved:
+        cartesian = torch.einsum("ni,nij->nj", moved["pos"], crystals.cell[crystals.batch])
+        square = square + crystals.layout.mean(cartesian.square().sum(1)).sum()
+    if "cell" in moved:
+        square = square + moved["cell"].square().sum(2).mean(1).sum()
+    return square
 
 
 def _state(trajectory: Trajectory, states: tuple[Tensor, Tensor], k: int) -> CrystalBatch:

@@ -181,6 +181,12 @@ class RewardGradientSettings(Settings):
     growth: float = Field(
         4.0, ge=1, description="largest adjoint on the way back through the steps, as a multiple of that gradient"
     )
+    distance: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the distance to the base: the squared difference of both velocities in Å², its mean "
+        "over the atoms plus that over the lattice vectors, integrated over the time of the differentiated steps",
+    )
 
 
 class ObjectiveSettings(Settings):

@@ -123,4 +123,6 @@ def run_item(
     learn_from = item.learn_from
     if policy.acts_from:
         learn_from = tuple(range(policy.first_step(times), item.steps - 1))
+    # Without noise there is no policy gradient, and so nothing that the base's outputs are recorded for.
+    with_base = with_base and item.noisy
     return rollout(policy.at(item.precision), x_0, times, noise, with_base, jumps, learn_from, item.noise_elsewhere)

@@ -67,9 +67,9 @@ class TrainLoop:
         self._stopped = False
         policy = parts.model.policy()
         # The base's outputs are recorded only if they are needed, but the reference of a learned scale is always known.
-        self._with_kl = config.objective.needs_base(policy) or policy.drift.per_structure
+        self._with_kl = config.by_policy and (config.objective.needs_base(policy) or policy.drift.per_structure)
         # In the first epoch on trajectories sampled with the current weights, all ratios are 1.
-        self._clips = config.learner.epochs > 1 or config.rollout.max_staleness > 0
+        self._clips = config.by_policy and (config.learner.epochs > 1 or config.rollout.max_staleness > 0)
         self._start = 0 if done is None else done.iteration
         self._trainer = Trainer(
             config.rollout,

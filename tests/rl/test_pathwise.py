@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName
@@ -19,6 +19,7 @@ from omatg_ray.policy.policy import Policy
 from omatg_ray.reward.gradient import Gradient
 from omatg_ray.rl.pathwise import Pathwise
 from omatg_ray.rl.rollout import Trajectory, rollout
+from omatg_ray.rl.settings import RewardGradientSettings
 from tests.small import perturbed, random_crystals, small_network, velocity_policy
 
 STEPS = 6
@@ -43,13 +44,23 @@ def sample(policy: Policy, x_0: CrystalBatch) -> Trajectory:
     return rollout(policy, x_0, time_grid(STEPS), zero)
 
 
-def update(policy: Policy, x_0: CrystalBatch, steps: int, limit: float = FREE, growth: float = FREE) -> list[Tensor]:
+def pathwise(
+    policy: Policy, parameters: list[nn.Parameter], steps: int, limit: float, growth: float, distance: float = 0.0
+) -> Pathwise:
+    settings = RewardGradientSettings(transitions=steps, limit=limit, growth=growth, distance=distance)
+    return Pathwise(policy, parameters, settings)
+
+
+def update(
+    policy: Policy, x_0: CrystalBatch, steps: int, limit: float = FREE, growth: float = FREE, distance: float = 0.0
+) -> list[Tensor]:
     """Gradients of minus the mean reward by the parameters that reinforcement trains."""
     parameters = policy.trainable_parameters()
     trajectory = sample(policy, x_0)
     gradient = reward_gradient(trajectory.final())
-    pathwise = Pathwise(policy, parameters, steps, limit, growth)
-    pathwise.accumulate(trajectory, trajectory.states(), gradient, 1.0 / len(x_0))
+    pathwise(policy, parameters, steps, limit, growth, distance).accumulate(
+        trajectory, trajectory.states(), gradient, 1.0 / len(x_0)
+    )
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
 
 
@@ -64,16 +75,19 @@ def shifted(network: CSPNet, directions: list[Tensor], parameters: list[int], by
 
 @pytest.mark.parametrize("schedule", [None, LinearSchedule(pos=2.0, cell=1.0)], ids=["plain", "annealed"])
 @pytest.mark.parametrize("active", [("pos", "cell"), ("pos",), ("cell",)])
-@pytest.mark.parametrize("steps", [1, 3, STEPS - 1])
+@pytest.mark.parametrize("steps, distance", [(1, 0.0), (3, 0.0), (STEPS - 1, 0.0), (1, 0.7), (3, 0.7)])
 def test_the_update_is_the_derivative_of_the_mean_reward(
-    active: tuple[FieldName, ...], steps: int, schedule: LinearSchedule | None
+    active: tuple[FieldName, ...], steps: int, distance: float, schedule: LinearSchedule | None
 ) -> None:
-    """Against finite differences of a sampler in which only the last steps use the changed weights."""
+    """Against finite differences of a sampler in which only the last steps use the changed weights.
+
+    With a weight of the distance, that of the reward less the distance to the base's velocity in these steps.
+    """
     base = small_network(0)
     network = perturbed(base, 0.05)
     x_0 = random_crystals([1, 3, 4], seed=3)
     policy = velocity_policy(network, base, active, schedule=schedule)
-    gradients = update(policy, x_0, steps)
+    gradients = update(policy, x_0, steps, distance=distance)
     parameters = policy.trainable_parameters()
     position = {id(p): index for index, p in enumerate(network.parameters())}
     indices = [position[id(p)] for p in parameters]
@@ -82,13 +96,20 @@ def test_the_update_is_the_derivative_of_the_mean_reward(
 
     def mean_reward(by: float) -> float:
         late = velocity_policy(shifted(network, directions, indices, by), base, active, schedule=schedule)
-        times, state = time_grid(STEPS).double(), x_0
+        times, state, apart = time_grid(STEPS).double(), x_0, torch.zeros(len(x_0)).double()
+        unchanged = velocity_policy(base, base, active, schedule=schedule)
         with torch.no_grad():
             for k, dt in enumerate(times.diff()):
                 used = policy if k < STEPS - 1 - steps else late
                 moved = used.step(state, times[k], dt, {}).displacement
+                if used is late:
+                    other = unchanged.step(state, times[k], dt, {}).displacement
+                    for b, atoms in enumerate(torch.arange(len(x_0.species)).split(x_0.layout.sizes)):
+                        pos, cell = moved["pos"][atoms] - other["pos"][atoms], moved["cell"][b] - other["cell"][b]
+                        squares = (pos @ state.cell[b]).square().sum() / len(atoms), cell.square().sum() / 3
+                        apart[b] += sum(squares) / dt
                 state = state.replace((state.pos + moved["pos"]) % 1.0, state.cell + moved["cell"])
-        return float(reward(state).mean())
+        return float((reward(state) - distance * apart).mean())
 
     h = 2e-6
     expected = (mean_reward(h) - mean_reward(-h)) / (2 * h)
@@ -112,7 +133,7 @@ def test_steps_before_the_policy_acts_do_not_count() -> None:
     trajectory = sample(velocity_policy(network, base, acts_from=late), x_0)
     policy = velocity_policy(network, base)
     gradient = reward_gradient(trajectory.final())
-    Pathwise(policy, policy.trainable_parameters(), 2, FREE, FREE).accumulate(
+    pathwise(policy, policy.trainable_parameters(), 2, FREE, FREE).accumulate(
         trajectory, trajectory.states(), gradient, 0.5
     )
     two = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.trainable_parameters()]
@@ -148,7 +169,7 @@ def test_a_structure_without_a_finite_gradient_teaches_nothing() -> None:
     gradient = reward_gradient(trajectory.final())
     gradient.pos[0] = math.nan
     parameters = policy.trainable_parameters()
-    stats = Pathwise(policy, parameters, 3, FREE, FREE).accumulate(trajectory, trajectory.states(), gradient, 1.0)
+    stats = pathwise(policy, parameters, 3, FREE, FREE).accumulate(trajectory, trajectory.states(), gradient, 1.0)
     found = [p.grad.clone() for p in parameters if p.grad is not None]
     policy.network.zero_grad()
     alone = [g for g in update(policy, x_0.select([1]), 3) if g.abs().max() > 0]
@@ -164,11 +185,11 @@ def test_the_adjoint_is_limited_to_a_multiple_of_where_it_starts() -> None:
     x_0 = random_crystals([3, 4])
     trajectory = sample(policy, x_0)
     gradient, parameters = reward_gradient(trajectory.final()), policy.trainable_parameters()
-    free = Pathwise(policy, parameters, 5, FREE, FREE).accumulate(trajectory, trajectory.states(), gradient, 0.5)
+    free = pathwise(policy, parameters, 5, FREE, FREE).accumulate(trajectory, trajectory.states(), gradient, 0.5)
     assert free["adjoint_growth"] > 1.5  # or this tests nothing
     unlimited = [p.grad.clone() for p in parameters if p.grad is not None]
     policy.network.zero_grad()
-    Pathwise(policy, parameters, 5, FREE, 1.0).accumulate(trajectory, trajectory.states(), gradient, 0.5)
+    pathwise(policy, parameters, 5, FREE, 1.0).accumulate(trajectory, trajectory.states(), gradient, 0.5)
     limited = [p.grad.clone() for p in parameters if p.grad is not None]
 
     def norm(values: list[Tensor]) -> float:
@@ -186,9 +207,9 @@ def test_frozen_fields_pass_the_adjoint_on() -> None:
     gradient = reward_gradient(trajectory.final())
     only_cell = Gradient(torch.zeros_like(gradient.pos), gradient.cell)
     parameters = policy.trainable_parameters()
-    Pathwise(policy, parameters, 1, FREE, FREE).accumulate(trajectory, trajectory.states(), only_cell, 1.0)
+    pathwise(policy, parameters, 1, FREE, FREE).accumulate(trajectory, trajectory.states(), only_cell, 1.0)
     assert all(p.grad is None or not p.grad.any() for p in parameters)
-    Pathwise(policy, parameters, 3, FREE, FREE).accumulate(trajectory, trajectory.states(), only_cell, 1.0)
+    pathwise(policy, parameters, 3, FREE, FREE).accumulate(trajectory, trajectory.states(), only_cell, 1.0)
     assert any(p.grad is not None and bool(p.grad.any()) for p in parameters)
     assert FIELDS == ("pos", "cell")
 
@@ -213,6 +234,6 @@ def test_the_update_finds_the_optimum() -> None:
         by_pos = torch.stack([2 * apart, -2 * apart], 1).flatten(0, 1).double()
         gradient = Gradient(by_pos, torch.zeros(32, 3, 3).double())
         optimizer.zero_grad()
-        Pathwise(policy, parameters, 3, FREE, 4.0).accumulate(trajectory, trajectory.states(), gradient, 1 / 32)
+        pathwise(policy, parameters, 3, FREE, 4.0).accumulate(trajectory, trajectory.states(), gradient, 1 / 32)
         optimizer.step()
     assert rewards[0] < -0.1 and sum(rewards[-10:]) / 10 > -0.01
