@@ -76,13 +76,12 @@ def next_steps(
     ]
     if not improved:
         other = _beside(config.run, "-slower")
-        keys = [
-            override("run", other),
-            f"learner.lr={config.learner.lr / 2:g}",
-            f"rollout.group_size={2 * config.rollout.group_size}",
-        ]
+        groups, members = config.rollout.groups, config.rollout.group_size
+        larger = f"rollout.group_size={2 * members}" if config.by_policy else f"rollout.groups={2 * groups}"
+        keys = [override("run", other), f"learner.lr={config.learner.lr / 2:g}", larger]
+        what_is_larger = "larger groups" if config.by_policy else "more compositions an iteration"
         lines += [
-            "  # smaller steps, and larger groups, which depend less on luck",
+            f"  # smaller steps, and {what_is_larger}, which depend less on luck",
             _line("train", f"{run}/config.yaml", *keys),
         ]
     if not config.ray.rollout.workers:

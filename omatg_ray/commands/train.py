@@ -143,7 +143,7 @@ def _test(
     stop: StopRequest,
     progress: bool,
 ) -> list[dict[str, Any]]:
-    """Compare before and after on the test split, without noise and with that of the policy.
+    """Compare before and after on the test split, without noise and, if it learned with noise, with that of the policy.
 
     What is evaluated stays in `evaluation/cases` until all is, so that a resumed run does not begin anew. Returns
     early, with nothing, if a stop is requested; also if there is to be no test.
@@ -165,8 +165,9 @@ def _test(
     runs: list[tuple[str, str, FlowModel, NoiseMode]] = [
         ("before", "base", start, "none"),
         ("after", label, best, "none"),
-        ("after_noise", f"{label}, policy noise", best, "policy"),
     ]
+    if config.by_policy:  # otherwise no noise was trained with
+        runs.append(("after_noise", f"{label}, policy noise", best, "policy"))
     rows: list[dict[str, Any]] = []
     for name, row_label, model, noise in runs:
         case = Case(model, Sampling(config.validated_steps, noise=noise), row_label)

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +50,20 @@ class Report:
     graded: list[int] = field(default_factory=list)
     microbatch_pairs: int = 0
     error: str | None = None
+
+
+class Trial(NamedTuple):
+    """A microbatch that was timed.
+
+    Attributes:
+        seconds: Of its forward and backward passes.
+        memory: Bytes that it keeps for a backward pass.
+        pairs: Its ordered pairs of atoms, each step counted.
+    """
+
+    seconds: float
+    memory: int
+    pairs: int
 
 
 class Learner:
@@ -208,22 +223,28 @@ class Learner:
         for parameter, values in zip(parameters, summed.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = values.view_as(parameter).to(parameter)
 
-    def trial(self, trajectory: Trajectory) -> tuple[float, int, int]:
-        """Time one forward and backward pass without an update, for estimates.
-
-        Returns:
-            Seconds, bytes saved for the backward pass, and ordered pairs of atoms in the microbatch.
-        """
-        advantage = torch.linspace(-1.0, 1.0, len(trajectory), dtype=torch.float64)
-        part = Part(trajectory, advantage, len(trajectory))
-        microbatch = part.microbatch(part.cuts(self.microbatch_pairs)[0])
-        start = time.perf_counter()
-        with saved_bytes() as saved:
-            loss, _, _ = self.loss(microbatch)
-        loss.backward()
+    def trial(self, trajectory: Trajectory, by_policy: bool = True) -> Trial:
+        """Time one microbatch without an update, for estimates: of the policy gradient, or of the reward gradient."""
+        advantage = torch.linspace(-1.0, 1.0, len(trajectory), dtype=torch.float64) if by_policy else None
+        gradient = None if by_policy else Gradient.zeros(trajectory.x_0.layout)
+        part, start = Part(trajectory, advantage, len(trajectory), gradient), time.perf_counter()
+        if self.pathwise is not None and not by_policy:
+            span = part.spans(self.microbatch_pairs)[0]
+            crystals, n_steps = trajectory.x_0.select(range(span.start, span.stop)), trajectory.n_steps
+            with saved_bytes() as saved:
+                self.pathwise.accumulate(*part.replay(span))
+            n_steps = min(n_steps, self.pathwise.settings.transitions)
+            # Only the graph of one step exists at a time.
+            memory, pairs = sum(saved.values()) // n_steps, n_steps * int(crystals.n_atoms.square().sum())
+        else:
+            microbatch = part.microbatch(part.cuts(self.microbatch_pairs)[0])
+            with saved_bytes() as saved:
+                loss, _, _ = self.loss(microbatch)
+            loss.backward()
+            memory, pairs = sum(saved.values()), int(microbatch.crystals.n_atoms.square().sum())
         elapsed = time.perf_counter() - start
         self.optimizer.zero_grad(set_to_none=True)
-        return elapsed, sum(saved.values()), int(microbatch.crystals.n_atoms.square().sum())
+        return Trial(elapsed, memory, pairs)
 
     @staticmethod
     def _explain_not_finite(microbatch: Microbatch) -> str:

@@ -19,10 +19,12 @@ from omatg_ray.evaluate.backend import local_backend
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.flow.activations import saved_bytes
 from omatg_ray.flow.pretrain import Pretrainer
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
+from omatg_ray.policy.policy import Policy
 from omatg_ray.policy.schedule import describe as describe_schedule
+from omatg_ray.reward.protocol import reward_of_known
 from omatg_ray.rl.rollout import Trajectory
-from omatg_ray.rl.settings import RolloutSettings
 from omatg_ray.rl.work import plan_iteration
 from omatg_ray.run.text import counted
 from omatg_ray.train.backend import local_training
@@ -31,8 +33,6 @@ from omatg_ray.train.components import RunComponents
 # Grid points of the trial rollout: two Euler steps are timed, after one that warms up.
 TRIAL_STEPS = 3
 TRIAL_CRYSTALS = 8
-TESTED = 3
-"""Samplers of the final test: the base, and the best checkpoint without and with the noise of the policy."""
 
 
 def estimate(config: Config, parts: RunComponents) -> tuple[dict[str, float], dict[str, int]]:
@@ -44,9 +44,10 @@ def estimate(config: Config, parts: RunComponents) -> tuple[dict[str, float], di
         Seconds per iteration by stage, and bytes: those that one microbatch keeps for its backward pass, those of an
         iteration's trajectories, and those of networks, gradients and optimizer.
     """
-    training = local_training(config, parts)
+    # A trajectory of the few steps of a trial may end before a policy acts.
+    training = local_training(config, replace(parts, model=_acting_at_once(parts.model)))
     learner = training.learner
-    items = plan_iteration(config.rollout, parts.compositions, 0, config.seed)
+    items = plan_iteration(config.rollout, parts.compositions, 0, config.seed, config.by_policy)
     item = max(items, key=lambda item: sum(len(c) for c in item.compositions))
 
     def trial(steps: int, learn_from: tuple[int, ...] | None = None) -> tuple[Trajectory, float]:
@@ -56,27 +57,32 @@ def estimate(config: Config, parts: RunComponents) -> tuple[dict[str, float], di
 
     trial(2)
     trajectory, elapsed = trial(TRIAL_STEPS)
-    turns = config.rollout.turns
+    turns, policy = config.rollout.turns, parts.model.policy()
     n_steps, n_items = sum(turns) / len(turns) - 1, len(items)
     some = config.rollout.learn_from
-    n_learned = n_steps if some is None else some.transitions
+    n_acting = sum(points - 1 - policy.first_step(policy.times(points)) for points in turns) / len(turns)
+    n_learned = n_acting if some is None else some.transitions
     a_step = elapsed / (TRIAL_STEPS - 1)
     # Steps that are not learned from record nothing, and so may not need the base network.
     a_plain_step = a_step if some is None else max(trial(TRIAL_STEPS, (0,))[1] - a_step, 0.0)
     rollout = (a_step * n_learned + a_plain_step * (n_steps - n_learned)) * n_items
 
+    by = config.objective.reward_gradient
     references = parts.split.train.crystals.select(torch.arange(min(8, len(parts.split.train))))
     with closing(parts.reward) as scorer:
-        scorer(references)
+        reward_of_known(scorer, references, by is not None)
         start = time.perf_counter()
-        scorer(references.select(range(len(references))))
+        reward_of_known(scorer, references.select(range(len(references))), by is not None)
     n_structures = config.rollout.groups * config.rollout.group_size
     reward = (time.perf_counter() - start) / len(references) * n_structures
 
-    seconds, saved, pairs = learner.trial(trajectory)
-    total_pairs = sum(len(c) ** 2 for i in items for c in i.compositions) * config.rollout.group_size * n_learned
-    learn = seconds / pairs * total_pairs * config.learner.epochs
-    scale = min(config.learner.microbatch_pairs, total_pairs) / pairs
+    pairs = sum(len(c) ** 2 for i in items for c in i.compositions) * config.rollout.group_size
+    # What is learned from: a trial of each way, its steps, and the pairs of its largest microbatch.
+    tried = [(learner.trial(trajectory), n_learned, pairs * n_learned)] if config.by_policy else []
+    if by is not None:
+        tried.append((learner.trial(trajectory, by_policy=False), min(by.transitions, n_acting), pairs))
+    learn = sum(t.seconds / t.pairs * pairs * n for t, n, _ in tried) * config.learner.epochs
+    saved = max(t.memory * min(config.learner.microbatch_pairs, most) / t.pairs for t, _, most in tried)
 
     def bytes_of_a_step(*recorded: Mapping[Any, Tensor]) -> int:
         return sum(values[0].nbytes for tensors in recorded for values in tensors.values())
@@ -92,8 +98,13 @@ def estimate(config: Config, parts: RunComponents) -> tuple[dict[str, float], di
     weights = base + 4 * learned
     return (
         {"rollout": rollout, "reward": reward, "learn": learn},
-        {"activations": int(saved * scale), "trajectories": trajectories, "weights and optimizer": weights},
+        {"activations": int(saved), "trajectories": trajectories, "weights and optimizer": weights},
     )
+
+
+def _acting_at_once(model: FlowModel) -> FlowModel:
+    description = model.description.model_copy(update={"acts_from": 0.0})
+    return FlowModel(description, model.base_network, model.learned)
 
 
 def estimate_evaluation(config: Config, parts: RunComponents, n: int) -> float:
@@ -120,21 +131,24 @@ def describe(config: Config, parts: RunComponents) -> str:
     )
     n_validations = 1 + math.ceil(config.iterations / config.validation.every)
     a_thousand = estimate_evaluation(config, parts, 1000) / 1000
-    validating, testing = n_validations * n_val * a_thousand, TESTED * n_test * a_thousand
+    # The final test compares the base with the best checkpoint, also with the policy's noise if it learned with noise.
+    tested = 3 if config.by_policy else 2
+    validating, testing = n_validations * n_val * a_thousand, tested * n_test * a_thousand
     seconds, memory = estimate(config, parts)
     rollout, split = config.rollout, parts.split
     policy = parts.model.policy()
     networks = [
         *(["policy"] if policy.heads else []),
-        *(["base"] if config.objective.needs_base(policy) or policy.asks_base else []),
+        *(["base"] if _needs_base(config, policy) else []),
     ]
     iteration = sum(seconds.values())
+    learned = f"{config.learner.epochs} PPO epochs" if config.by_policy else f"{config.learner.epochs} epochs"
     return "\n".join(
         [
             f"reinforce   {config.base} by {_rewards(config)}",
             f"data        {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test crystals",
             f"per iteration  {rollout.groups} groups x {rollout.group_size} trajectories x {_steps(rollout.turns)} "
-            f"steps{_learned_from(rollout)} ({' and '.join(networks)} network), {config.learner.epochs} PPO epochs",
+            f"steps{_learned_from(config)} ({' and '.join(networks)} network), {learned}",
             f"active      {', '.join(config.policy.active)}{_gate(config)} in {rollout.precision} "
             f"on {where(config, parts)}",
             *([f"annealing   {_schedule(config, parts)}"] if parts.model.schedule is not None else []),
@@ -143,12 +157,18 @@ def describe(config: Config, parts: RunComponents) -> str:
             f"{_minutes(iteration * config.iterations)}",
             f"            plus about {_minutes(validating)} for {counted(n_validations, 'validation')} of "
             f"{counted(n_val, 'crystal')}, and "
-            + (f"{_minutes(testing)} for the test ({TESTED} x {counted(n_test, 'crystal')})" if n_test else "no test"),
+            + (f"{_minutes(testing)} for the test ({tested} x {counted(n_test, 'crystal')})" if n_test else "no test"),
             f"memory      about {sum(memory.values()) / 2**20:.0f} MiB beyond what is loaded "
             f"({', '.join(f'{what} {each / 2**20:.0f}' for what, each in memory.items())})",
             f"run folder  {config.run} (nothing written yet)",
         ]
     )
+
+
+def _needs_base(config: Config, policy: Policy) -> bool:
+    by = config.objective.reward_gradient
+    recorded = config.by_policy and config.objective.needs_base(policy)
+    return recorded or policy.asks_base or policy.acts_from > 0 or bool(by is not None and by.distance)
 
 
 def _gate(config: Config) -> str:
@@ -174,9 +194,11 @@ def _steps(turns: list[int]) -> str:
     return " / ".join(str(points - 1) for points in turns)
 
 
-def _learned_from(rollout: RolloutSettings) -> str:
-    some = rollout.learn_from
-    return "" if some is None else f", learning from {some.transitions} ({some.kind})"
+def _learned_from(config: Config) -> str:
+    some, by = config.rollout.learn_from, config.objective.reward_gradient
+    by_gradient = [] if by is None else [f"the reward's gradient through the last {by.transitions}"]
+    by_policy = [f"{some.transitions} ({some.kind})"] if some is not None and config.by_policy else []
+    return f", learning from {' and '.join([*by_policy, *by_gradient])}" if by_policy or by_gradient else ""
 
 
 def _rewards(config: Config) -> str:

@@ -64,15 +64,6 @@ def test_shortcuts_give_the_same_with_actors(workshop: Workshop, base: Path, clu
     assert_same(here, there)
 
 
-def test_reward_gradients_give_the_same_with_actors(workshop: Workshop, base: Path, cluster: Cluster) -> None:
-    keys = ["objective.reward_gradient={transitions: 2}", "rollout.group_size=1"]
-    here = run(workshop, base, "gradients", *keys)
-    there = run(workshop, base, "gradients_on_ray", *keys, "ray.rollout.workers=2", "ray.learner.cpus=0.5")
-    assert_same(here, there)
-    learned = [line for line in here.lines() if line["kind"] == "train"]
-    assert all(line["gradient_size"] > 0 and "groups_skipped" not in line for line in learned)
-
-
 def test_rollouts_run_on_both_nodes_and_the_learner_on_one(many: Run, cluster: Cluster) -> None:
     actors = json.loads((many.folder / "actors.json").read_text())
     nodes = {role: {actor["node_id"] for actor in actors if actor["role"] == role} for role in ("rollout", "learner")}

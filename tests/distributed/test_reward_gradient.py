@@ -1,0 +1,82 @@
+"""Learning from reward gradients does not depend on who works, who dies, or where a run was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from ray.cluster_utils import Cluster
+
+from omatg_ray.commands.train import train
+from tests.distributed.conftest import SMALL, Run, Workshop
+from tests.distributed.test_failures import after_iterations, assert_same_weights, replaced
+
+BY_GRADIENT = (
+    *SMALL,
+    "objective.reward_gradient={transitions: 2, distance: 0.1}",
+    "rollout.group_size=1",
+    "policy.acts_from=0.3",
+    "rollout.max_staleness=1",
+    "iterations=5",
+)
+
+
+@pytest.fixture(scope="module")
+def here(workshop: Workshop, base: Path) -> Run:
+    """Five iterations in one process, one ahead."""
+    config = workshop.load(f"run={workshop.root / 'by_gradient'}", f"base={base}", *BY_GRADIENT)
+    return Run(config, train(config, progress=False))
+
+
+def test_it_learns(here: Run) -> None:
+    """What the other tests compare is not simply the start, and nothing was compared within groups."""
+    first, last = here.weights("iteration_000000"), here.weights()
+    assert any(not torch.equal(first[name], last[name]) for name in first if name.startswith("policy."))
+    lines = [line for line in here.lines() if line["kind"] == "train"]
+    assert all(line["gradient_size"] > 0 and "groups_skipped" not in line for line in lines)
+    assert lines[0]["velocity_distance"] == 0 < lines[-1]["velocity_distance"]
+
+
+def test_actors_give_what_one_process_gives_even_if_some_die(
+    here: Run, workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    actors = ("ray.rollout.workers=2", "ray.reward.workers=2", "ray.learner.cpus=0.5")
+
+    def kill() -> None:
+        known = json.loads((tmp_path / "run" / "actors.json").read_text())
+        for role in ("reward", "rollout"):
+            os.kill(next(actor["pid"] for actor in known if actor["role"] == role), signal.SIGKILL)
+
+    killer = after_iterations(tmp_path / "run", 2, kill)
+    config = workshop.load(f"run={tmp_path / 'run'}", f"base={base}", *BY_GRADIENT, *actors)
+    there = Run(config, train(config, progress=False))
+    killer.join(timeout=10)
+    assert_same_weights(there, here)
+    assert replaced(there, "reward") == 1 and replaced(there, "rollout") == 1
+
+
+def test_a_run_goes_on_exactly_elsewhere(
+    here: Run, workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    words = [f"run={tmp_path / 'run'}", f"base={base}", *BY_GRADIENT]
+    train(workshop.load(*words, "iterations=3"), progress=False)
+    config = workshop.load(*words, "ray.rollout.workers=1")
+    there = Run(config, train(config, resume=True, progress=False))
+    ours, theirs = there.weights(), here.weights()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_learners_share_an_update(here: Run, workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path) -> None:
+    """Two learners add up their parts in another order than one; Adam makes rounding visible."""
+    actors = ("ray.rollout.workers=1", "ray.learner.workers=2", "ray.learner.cpus=0.5")
+    config = workshop.load(f"run={tmp_path / 'run'}", f"base={base}", *BY_GRADIENT, *actors)
+    there = Run(config, train(config, progress=False))
+    ours, theirs = there.weights(), here.weights()
+    first = here.weights("iteration_000000")
+    moved = max(float((theirs[name] - first[name]).abs().max()) for name in theirs if name.startswith("policy."))
+    for name in (name for name in theirs if name.startswith("policy.")):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0.05 * moved)
