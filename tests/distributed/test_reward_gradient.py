@@ -38,7 +38,8 @@ def test_it_learns(here: Run) -> None:
     assert any(not torch.equal(first[name], last[name]) for name in first if name.startswith("policy."))
     lines = [line for line in here.lines() if line["kind"] == "train"]
     assert all(line["gradient_size"] > 0 and "groups_skipped" not in line for line in lines)
-    assert lines[0]["velocity_distance"] == 0 < lines[-1]["velocity_distance"]
+    # The base itself in the first epoch of the first iteration, and then further and further away.
+    assert 0 < lines[0]["velocity_distance"] < lines[-1]["velocity_distance"]
 
 
 def test_actors_give_what_one_process_gives_even_if_some_die(
