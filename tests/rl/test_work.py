@@ -1,4 +1,4 @@
-"""SweepRuns items: coverage, seeds and independence of how an iteration is cut."""
+"""Work items: coverage, seeds and independence of how an iteration is cut."""
 
 from __future__ import annotations
 
