@@ -215,7 +215,7 @@ def test_a_reward_that_kills_every_actor_ends_the_run_with_its_compositions(
         os._exit(1)
 
     monkeypatch.setattr(RewardWorker, "score", deadly)
-    # Every actor that is started costs seconds; `test_pool.py` counts as many as there are in earnest.
+    # Every actor that is started costs seconds; `test_worker_group.py` lets as many die as there are in earnest.
     monkeypatch.setattr("omatg_ray.distributed.worker_group.MAX_ATTEMPTS", 2)
     words = [f"run={tmp_path / 'run'}", f"base={base}", *SMALL, "iterations=3", "ray.rollout.workers=1"]
     with pytest.raises(

@@ -128,6 +128,15 @@ def test_no_actor_has_more_than_its_share_in_flight(team: Team) -> None:
     assert len(pool.take_spans()) == 9
 
 
+def test_requests_go_to_the_actor_with_least_to_do(team: Team) -> None:
+    pool, found = team.pool(in_flight=2), dict[int, Answer]()
+    pool.wait_for(2)
+    for index in range(2):
+        pool.submit(Request(f"{index}", "square", (index, 0.05), into(found, index), kept=1))
+    team.finish()
+    assert sorted(ray.get(actor.history.remote()).value for actor in team.hired) == [[0], [1]]
+
+
 def test_spans_show_what_is_done_and_what_goes_on(team: Team) -> None:
     pool, found = team.pool(1), dict[int, Answer]()
     pool.wait_for(1)
@@ -205,6 +214,7 @@ def test_what_kills_every_actor_is_given_up(team: Team) -> None:
     team.finish()
     assert reasons == [f"die 7: {MAX_ATTEMPTS} worker actors died or hung over it"]
     assert list(found) == [1]
+    assert len(team.hired) == MAX_ATTEMPTS + 1  # each that died was replaced, and no more died than that
 
 
 def test_without_anyone_to_ask_the_run_ends(team: Team) -> None:
