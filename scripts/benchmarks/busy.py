@@ -3,10 +3,10 @@
     python scripts/benchmarks/busy.py
     python scripts/benchmarks/busy.py --waiting GOMP_SPINCOUNT=1000 --waiting GOMP_SPINCOUNT=10000 --rounds 10
 
-The quickstart runs in one process with a thread per core, and on three actors, each with the settings that the package
-makes before PyTorch is imported (`omatg_ray/run/openmp.py`), and with those of the OpenMP runtime. They iterate in
-turns, first with nothing beside them, then beside one process per core that computes all the time. Other programs on
-the machine make the quiet times worthless. Times are medians; the first iteration of each is not counted.
+`configs/bundled_velocity.yaml` runs in one process with a thread per core, and on three actors, each with the settings
+that the package makes before PyTorch is imported (`omatg_ray/run/openmp.py`), and with those of the OpenMP runtime.
+They iterate in turns, first with nothing beside them, then beside one process per core that computes all the time. Other
+programs on the machine make the quiet times worthless. Times are medians; the first iteration of each is not counted.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
-from omatg_ray.assets import quickstart
 from omatg_ray.errors import OmatgRayError
 from omatg_ray.run.openmp import SPIN
 
+CONFIG = Path(__file__).parents[2] / "configs" / "bundled_velocity.yaml"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CASES = {
     f"one process, {CORES} threads": [f"threads={CORES}"],
@@ -108,7 +109,7 @@ def iterate(words: Sequence[str]) -> None:
     from omatg_ray.train.build import build_run
     from omatg_ray.train.precision import resolve_precision
 
-    config = Config.load(quickstart(), words)
+    config = Config.load(CONFIG, words)
     parts = build_run(config)
     config = resolve_precision(config, parts)
     with run_backend(config, parts, progress=False) as backend:

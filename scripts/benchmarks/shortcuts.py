@@ -15,12 +15,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 
 from products import CLOCKS
 from workload import Iterations, Timed
 
-from omatg_ray.assets import quickstart
 from omatg_ray.config import Config
 from omatg_ray.errors import OmatgRayError
 from omatg_ray.rl.learner import Learner
@@ -30,6 +30,7 @@ from omatg_ray.train.components import RunComponents
 from omatg_ray.train.precision import refuse_coarse, resolve_precision
 
 PLAIN = "plain"
+CONFIG = Path(__file__).parents[2] / "configs" / "bundled_velocity.yaml"
 
 
 def ways(count: int) -> dict[str, list[str]]:
@@ -98,7 +99,9 @@ def table(found: dict[str, list[Timed]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default=str(quickstart()), help="YAML file of a run; default: the quickstart")
+    parser.add_argument(
+        "--config", default=str(CONFIG), help="YAML file of a run; default: configs/bundled_velocity.yaml"
+    )
     parser.add_argument("--learn-from", type=int, help="Euler steps to learn from; default: a third of all")
     parser.add_argument("--iterations", type=int, default=4, help="iterations of each run; the first is not timed")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: for one busy core, with one thread")

@@ -28,12 +28,12 @@ from ray._private import internal_api
 from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
-from omatg_ray.assets import quickstart
 from omatg_ray.commands.train import train
 from omatg_ray.config import Config
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
 
+CONFIG = Path(__file__).parents[2] / "configs" / "bundled_velocity.yaml"
 SMALL = [
     "rollout={groups: 4, group_size: 8, steps: 8}", "validation={every: 100000, limit: 8}", "checkpoint.every=20",
     "threads=1", "workers=1",
@@ -109,7 +109,7 @@ def main() -> None:
     killer = Killer(disturbed, nodes.address, options.minutes, options.every)
     killer.start()
     try:
-        train(Config.load(quickstart(), [*SMALL, *ACTORS, f"run={disturbed}", "iterations=1000000"]))
+        train(Config.load(CONFIG, [*SMALL, *ACTORS, f"run={disturbed}", "iterations=1000000"]))
     except Interrupted as stopped:
         print(stopped)
     ray.shutdown()
@@ -131,7 +131,7 @@ def main() -> None:
         means = [sum(values) / len(values) for values in (first, last)]
         print(f"{name}: {means[0]:.0f} MiB in the second quarter, {means[1]:.0f} in the last")
 
-    train(Config.load(quickstart(), [*SMALL, f"run={undisturbed}", f"iterations={count}"]))
+    train(Config.load(CONFIG, [*SMALL, f"run={undisturbed}", f"iterations={count}"]))
     ours, theirs = weights(disturbed, count), weights(undisturbed, count)
     same = ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
     complete = [line["step"] for line in logged] == list(range(1, count + 1))

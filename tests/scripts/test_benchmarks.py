@@ -12,6 +12,8 @@ import torch
 
 from tests.conftest import ROOT
 
+CONFIG = ROOT / "configs" / "bundled_velocity.yaml"
+
 
 @pytest.fixture(autouse=True)
 def _on_path(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,13 +182,12 @@ SMALL = ["rollout={groups: 2, group_size: 3, steps: 6, groups_per_item: 1}", "wo
 def test_every_way_sets_all_shortcuts_whatever_the_configuration_says() -> None:
     from shortcuts import ways
 
-    from omatg_ray.assets import quickstart
     from omatg_ray.config import Config
 
     taken = ["rollout.precision=bfloat16", "rollout.learn_from={transitions: 4, kind: random}"]
     found = {}
     for name, words in ways(2).items():
-        config = Config.load(quickstart(), [*taken, *words])
+        config = Config.load(CONFIG, [*taken, *words])
         some = config.rollout.learn_from
         found[name] = (config.rollout.precision, None if some is None else (some.kind, some.transitions))
     assert found == {
@@ -203,13 +204,12 @@ def test_a_way_does_the_iterations_of_its_configuration() -> None:
     """Weight by weight those of `Trainer` with the crew of a run in one process."""
     from shortcuts import Way, ways
 
-    from omatg_ray.assets import quickstart
     from omatg_ray.config import Config
     from omatg_ray.rl.trainer import Trainer
     from omatg_ray.train.backend import local_training
     from omatg_ray.train.build import build_run
 
-    config = Config.load(quickstart(), [*SMALL, *ways(2)["window of 2, bfloat16"]])
+    config = Config.load(CONFIG, [*SMALL, *ways(2)["window of 2, bfloat16"]])
     parts = build_run(config)
     way = Way(config, parts, "wall")
     crew = local_training(config, parts)
