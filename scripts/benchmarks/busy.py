@@ -5,8 +5,9 @@
 
 `configs/bundled_velocity.yaml` runs in one process with a thread per core, and on three actors, each with the settings
 that the package makes before PyTorch is imported (`omatg_ray/run/openmp.py`), and with those of the OpenMP runtime.
-They iterate in turns, first with nothing beside them, then beside one process per core that computes all the time. Other
-programs on the machine make the quiet times worthless. Times are medians; the first iteration of each is not counted.
+They iterate in turns, first with nothing beside them, then beside one process per core that computes all the time.
+Other programs on the machine make the quiet times worthless. Times are medians; the first iteration of each is not
+counted.
 """
 
 from __future__ import annotations
