@@ -13,7 +13,7 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.cases import CaseResult, crystals_of_case
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.compositions import interval_dicts
-from omatg_ray.evaluate.metrics import CAPPED, SHARES
+from omatg_ray.evaluate.metrics import CAPPED, SHARES, was_relaxed
 from omatg_ray.evaluate.verdict import RULE
 from omatg_ray.report.drawing import read_crystals
 from omatg_ray.report.page import (
@@ -47,6 +47,11 @@ NOTE = (
     "of their composition. In domain: share of references like those that the model and the potential were trained on. "
     "s/1000: seconds for one process or actor to generate 1,000 structures, without matching "
     "and scoring them."
+)
+RELAXED_NOTE = (
+    "Relaxed: the same after every structure was relaxed with the potential; references and invalid structures stay as "
+    "they are. A method that only relaxes is ahead before the relaxation and not after it. CPU s/sample: processor "
+    "seconds to generate and relax a structure, all threads together."
 )
 
 
@@ -117,6 +122,11 @@ def write_comparison(
         ("Against the number of grid points", against_steps(series)),
         ("Coverage", _coverage(comparison)),
         ("Relative energies", _histograms(comparison, "relative_energy")),
+        *(
+            [("Relative energies after relaxation", _histograms(comparison, "relaxed_relative_energy"))]
+            if any(was_relaxed(result.metrics) for result in results)
+            else []
+        ),
         ("RMSE of matches", _histograms(comparison, "rmse")),
         ("Crystals", _crystals(comparison, references, folder)),
     ]
@@ -159,12 +169,16 @@ def _table(comparison: Comparison) -> str:
     columns, names = comparison.columns, comparison.names()
     counts = {key: {result.metrics[key] for result in comparison.results} for key in ("n", "n_polymorphic")}
     shown = {key: column for key, column in columns.items() if len(counts.get(key, "ab")) > 1}
-    head = [*names, *(column.title for column in shown.values()), "in domain", "s/1000"]
+    times = comparison.times()
+    head = [*names, *(column.title for column in shown.values()), "in domain", *times]
     rows = []
-    for result, inside, *own_names in zip(comparison.results, comparison.in_domain(), *names.values(), strict=True):
+    for row, (result, inside) in enumerate(zip(comparison.results, comparison.in_domain(), strict=True)):
+        own_names, spent = ([texts[row] for texts in found.values()] for found in (names, times))
         cells = [with_interval(result.interval(key), column.form) for key, column in shown.items()]
-        rows.append([*own_names, *cells, inside, f"{result.seconds_per_1000:.1f}"])
-    return table(head, rows, soft(" ".join([*same_crystals(comparison.results), NOTE])), names=len(names))
+        rows.append([*own_names, *cells, inside, *spent])
+    relaxed = any(was_relaxed(result.metrics) for result in comparison.results)
+    notes = [*same_crystals(comparison.results), NOTE, *([RELAXED_NOTE] if relaxed else [])]
+    return table(head, rows, soft(" ".join(notes)), names=len(names))
 
 
 def same_crystals(results: Sequence[CaseResult]) -> list[str]:
@@ -257,7 +271,7 @@ def _histograms(comparison: Comparison, column: str) -> str:
             for name, case in list(results.items())[:N_OUTLINES]
             if (rows := case.values["per_structure"].get(column)) is not None
         }
-        energies = column == "relative_energy"
+        energies = column != "rmse"
         figure = energy_histogram(values, ABSURD, size) if energies else rmse_histogram(values, size)
         left_out = len(results) - len(values)
         cards.append(card(group, figure, f"{counted(left_out, 'case')} not drawn." if left_out else ""))
