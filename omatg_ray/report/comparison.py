@@ -13,7 +13,7 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.cases import CaseResult, crystals_of_case
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.compositions import interval_dicts
-from omatg_ray.evaluate.metrics import CAPPED, SHARES, was_relaxed
+from omatg_ray.evaluate.metrics import CAPPED, SHARES, is_relaxed, was_relaxed
 from omatg_ray.evaluate.verdict import RULE
 from omatg_ray.report.drawing import read_crystals
 from omatg_ray.report.page import (
@@ -67,7 +67,7 @@ BY_COMPOSITION = (
     "invalid_share",
     "unique_structures",
 )
-"""Metrics of `compositions.parquet`."""
+"""Metrics of `compositions.parquet`, beside those of relaxed crystals."""
 AGAINST_STEPS = (
     ("crmse", "cRMSE", "cRMSE / (V/N)$^{1/3}$"),
     ("match_rate", "Match rate", "match rate"),
@@ -75,6 +75,11 @@ AGAINST_STEPS = (
     ("metre", "METRe", "METRe"),
     ("coverage", "Coverage", "coverage"),
     ("relative_energy_mean_capped", "Relative energy, capped mean", "relative energy (eV/atom)"),
+    (
+        "relaxed_relative_energy_mean_capped",
+        "Relative energy after relaxation, capped mean",
+        "relative energy (eV/atom)",
+    ),
     ("energy_mean", "Energy, mean", "energy (eV/atom)"),
     ("invalid_share", "Invalid structures", "share"),
     ("unique_structures", "Unique structures per composition", "structures"),
@@ -142,6 +147,8 @@ def _write_compositions(path: Path, results: Sequence[CaseResult]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
+    relaxed = (name for result in results for name in result.by_composition.totals if is_relaxed(name))
+    names = dict.fromkeys([*BY_COMPOSITION, *relaxed])
     types = [
         ("model", pa.string()),
         ("steps", pa.int32()),
@@ -149,14 +156,14 @@ def _write_compositions(path: Path, results: Sequence[CaseResult]) -> None:
         ("composition", pa.string()),
         ("references", pa.int32()),
         ("samples", pa.int32()),
-        *((name, pa.float64()) for name in BY_COMPOSITION),
+        *((name, pa.float64()) for name in names),
     ]
     schema = pa.schema(types)
     rows = []
     for result in results:
         found = result.by_composition
         medians = [None if math.isnan(value) else value for value in found.medians]
-        metrics = [medians if name == "relative_energy_median" else found.means(name) for name in BY_COMPOSITION]
+        metrics = [medians if name == "relative_energy_median" else found.means(name) for name in names]
         for composition, references, *own in zip(found.names, found.references, *metrics, strict=True):
             about = (result.name, result.steps, result.way, composition, references, result.values["samples"])
             rows.append(dict(zip(schema.names, (*about, *own), strict=True)))
@@ -235,7 +242,7 @@ def against_steps(series: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]])
         lines = {name: points for name, points in lines.items() if points}
         percent, share = metric == "invalid_share", metric in SHARES
         figure = banded_lines(lines, "grid points", ylabel, percent, log=True, share=share)
-        cards.append(card(title, figure, CAPPED if metric == "relative_energy_mean_capped" else ""))
+        cards.append(card(title, figure, CAPPED if metric.endswith("relative_energy_mean_capped") else ""))
     return grid(cards)
 
 

@@ -3,12 +3,12 @@
 
   python scripts/assets/diversity.py --models bundled runs/quickstart --steps 20 --out runs/diversity.json
 
-Compositions are those of a bundled split (test by default) whose cells have several known polymorphs. `any` is the share
-of samples that match one of them, with the tolerances of the evaluation, `lowest` the share whose closest polymorph is
-the one of lowest energy, and `coverage` the share of the known polymorphs that any sample matches. `unique` counts
-distinct crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances). Intervals are
-95 %, with compositions resampled, also for the paired differences from the first model. With --relax N, the same is
-measured once more, after every sample was relaxed in at most N steps with the bundled potential.
+Compositions are those of a bundled split (test by default) whose cells have several known polymorphs. `any` is the
+share of samples that match one of them, with the tolerances of the evaluation, `lowest` the share whose closest
+polymorph is the one of lowest energy, and `coverage` the share of the known polymorphs that any sample matches.
+`unique` counts distinct crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances).
+Intervals are 95 %, with compositions resampled, also for the paired differences from the first model. With --relax N,
+the same is measured once more, after every sample was relaxed in at most N steps with the bundled potential.
 """
 
 from __future__ import annotations
