@@ -19,7 +19,8 @@ from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.domain import trained_on, warn_outside
 from omatg_ray.evaluate.evaluation import Evaluation, spread_rows
 from omatg_ray.evaluate.evaluator import Evaluator
-from omatg_ray.evaluate.metrics import CAPPED, measured_columns
+from omatg_ray.evaluate.metrics import CAPPED, RELAXED, is_relaxed, measured_columns, relaxed_label, was_relaxed
+from omatg_ray.evaluate.relaxation import require_relaxable
 from omatg_ray.model.checks import warn_generated_species, warn_noiseless
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import DEFAULT, Sampling
@@ -53,6 +54,7 @@ class MeasureOptions(WorkOptions):
         invalid_energy: Energy in eV/atom that invalid crystals count as in the capped mean.
         plausibility: Also measure over chemically plausible crystals, with SMACT and matminer.
         reward: YAML file with a section `reward`, or folder of a run: also measure this reward, its parts and values.
+        relax: Also relax every crystal in at most this many steps, and measure once more; 0 does not.
     """
 
     data: Location | CrystalDataset
@@ -63,6 +65,7 @@ class MeasureOptions(WorkOptions):
     invalid_energy: float = 3.0
     plausibility: bool = False
     reward: Path | None = None
+    relax: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +120,7 @@ def evaluate(options: EvaluateOptions, progress: bool = False) -> Evaluation:
     Crystals of a model that generates species have the numbers of atoms of the references, and are not matched.
 
     Raises:
-        ConfigError: Plausibility is asked for without the packages that it needs.
+        ConfigError: Plausibility is asked for without the packages that it needs, or a relaxation without a potential.
         ModelError: The model cannot be read.
         DataError: The data cannot be read.
         PotentialError: The potential cannot be loaded or does not know an element of the data.
@@ -197,6 +200,7 @@ def evaluation_session(
         dataset = read(called, progress, options.on_error)
     config = None if options.reward is None else reward_config(options.reward)
     reward = _reward(options, list(loaded.values()), None if config is None else config.reward.potential)
+    require_relaxable(options.relax, reward)
     if options.drop_unknown:
         known = {} if reward is None else known_to(reward.potential)
         for place, model in loaded.items():
@@ -236,6 +240,7 @@ def evaluation_session(
             options.workers,
             options.timeout,
             None if own is None else own.key,
+            options.relax,
         )
         yield evaluator, plausibility, [loaded[path] for path in places]
 
@@ -278,6 +283,14 @@ def flatten_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return {**evaluation["metrics"], **{key: value for key, value in evaluation.items() if key != "metrics"}}
 
 
+def relaxation_line(evaluation: Evaluation) -> str:
+    """Say what a generated and relaxed crystal took; empty if nothing was relaxed."""
+    if evaluation.processor_seconds is None:
+        return ""
+    steps, seconds = evaluation.settings["relax"], evaluation.processor_seconds / len(evaluation.ids)
+    return f"relaxed: in at most {steps} steps; {seconds:.3f} processor seconds to generate and relax a crystal"
+
+
 def domain_line(evaluation: Evaluation) -> str:
     """Say which share of the references is in domain, and in that of what."""
     share, who = evaluation.in_domain, evaluation.settings["domain_of"]
@@ -289,13 +302,19 @@ def domain_line(evaluation: Evaluation) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """Format evaluations (from `Evaluation.as_dict`) as a plain-text table, one line each, with what capped means.
 
-    Metrics that no evaluation has are left out.
+    Relaxed crystals have a line of their own below. Metrics that no evaluation has are left out.
     """
-    columns = measured_columns(row["metrics"] for row in rows)
+    measured = measured_columns(row["metrics"] for row in rows)
+    columns = {key: column for key, column in measured.items() if not is_relaxed(key)}
     lines = [["", *(column.short for column in columns.values())]]
+
+    def add(label: str, metrics: Mapping[str, Any], prefix: str = "") -> None:
+        values = [(metrics.get(f"{prefix}{key}"), column.form) for key, column in columns.items()]
+        lines.append([label, *("-" if value is None else form.format(value) for value, form in values)])
+
     for row in rows:
-        metrics = row["metrics"]
-        cells = ["-" if metrics[key] is None else column.form.format(metrics[key]) for key, column in columns.items()]
-        lines.append([row["label"], *cells])
+        add(row["label"], row["metrics"])
+        if was_relaxed(row["metrics"]):
+            add(relaxed_label(row["metrics"]), row["metrics"], RELAXED)
     text = aligned(lines, left=[0])
     return f"{text}\n{fill(CAPPED, LINE)}" if "relative_energy_mean_capped" in columns else text

@@ -94,7 +94,7 @@ def generate(options: GenerateOptions, progress: bool = False) -> RankedCrystals
     _warn_fruitless(cells, valid.view(len(cells), options.count))
     kept = valid.nonzero().squeeze(1)
     sound, indices = crystals.select(kept), kept.tolist()
-    energies = [block.energy for block in done if block.energy is not None]
+    energies = [block.found.energy for block in done if block.found.energy is not None]
     asked = [cells[index // options.count][0] for index in indices]
     about: dict[str, Any] = {
         "model": str(options.model),

@@ -37,6 +37,7 @@ def evaluate(
     noise: NoiseMode = "none",
     samples: int = 1,
     limit: int | None = None,
+    relax: int = 0,
     seed: int = 0,
     workers: int = os.cpu_count() or 1,
     timeout: float = 10.0,
@@ -60,6 +61,8 @@ def evaluate(
         noise: Of a model: as in `Sampling`.
         samples: Of a model: crystals for each reference.
         limit: Of a model: use this many references, spread over all.
+        relax: Of a model: also relax its crystals in at most this many steps each, and measure once more (metrics
+            `relaxed_*`, and `relaxed`). Relax crystals of your own with `relax`, and measure what it returns.
         seed: Of a model: seed of start and noise.
         workers: Processes that compare structures; 0 compares in this one.
         timeout: Seconds that one comparison may take.
@@ -70,7 +73,8 @@ def evaluate(
         `metrics` has the figures and `intervals` their 95 % intervals; `as_dict()["per_structure"]` the rows.
 
     Raises:
-        ConfigError: A model is to be measured without references; or as `read_schedule` and `choose_device`.
+        ConfigError: A model is to be measured without references; crystals of one's own are to be relaxed, or crystals
+            without a potential; or as `read_schedule` and `choose_device`.
         DataError: Crystals cannot be read.
         ModelError: The model cannot be read.
         PotentialError: The potential cannot be loaded or does not know an element.
@@ -90,12 +94,15 @@ def evaluate(
             potential=potential,
             samples=samples,
             limit=limit,
+            relax=relax,
             seed=seed,
             workers=workers,
             timeout=timeout,
             device=device,
         )
         return evaluate_model(options, progress)
+    if relax:
+        raise ConfigError("relax: only crystals of a model are relaxed here; relax your own with og.relax first")
     given = as_dataset(subject, progress)
     known = None if references is None else as_dataset(references, progress)
     energy = None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from omatg_ray.commands.ranked import AS_GENERATED, RankedCrystals
-from omatg_ray.commands.relax import relax_all, relaxation
+from omatg_ray.commands.relax import relaxation
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.domain import Trained, judge
 from omatg_ray.crystal.given import as_dataset
@@ -26,6 +26,7 @@ from omatg_ray.errors import ConfigError, DataError
 from omatg_ray.evaluate.bonds import closest_bonds
 from omatg_ray.evaluate.domain import trained_on, warn_outside
 from omatg_ray.evaluate.ranking import above_best, in_dispute
+from omatg_ray.evaluate.relaxation import relax_all
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.evaluate.unique import find_unique, space_groups
 from omatg_ray.reward.energy import MatGLEnergy

@@ -6,21 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from omatg_ray.commands.ranked import AS_GENERATED, RELAXED, UNFINISHED
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.given import as_dataset
-from omatg_ray.crystal.validity import check_validity
-from omatg_ray.evaluate.settings import BLOCK
+from omatg_ray.evaluate.relaxation import relax_all
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.potential import Potential
-from omatg_ray.reward.protocol import holds_only
-from omatg_ray.reward.relax import Relaxed
-from omatg_ray.reward.relax import relax as relax_batch
 from omatg_ray.run.location import BUNDLED
-from omatg_ray.run.progress import Progress
 from omatg_ray.train.device import choose_device
 
 if TYPE_CHECKING:
@@ -34,10 +28,11 @@ class RelaxedCrystals:
     Attributes:
         crystals: The B crystals, float64; `to_structures` converts them to pymatgen.
         ids: Id of each (`as_dataset`).
-        energy_per_atom: eV/atom (B,), float64; NaN where invalid (atoms overlap), and then as given.
+        energy_per_atom: eV/atom (B,), float64; NaN where invalid (atoms overlap) or where
+            the potential failed, and then as given.
         steps: Steps taken (B,), int64.
         converged: Whether forces and stress vanished within `CONVERGED` (B,), bool.
-        drop_per_atom: eV/atom by which the energy fell (B,); NaN where invalid.
+        drop_per_atom: eV/atom by which the energy fell (B,), likewise.
         potential: Name of the potential.
     """
 
@@ -107,39 +102,6 @@ def relax(
         done.converged,
         done.drop / n_atoms,
         energy.potential.name,
-    )
-
-
-def relax_all(
-    crystals: CrystalBatch, energy: MatGLEnergy, steps: int, block: int = BLOCK, progress: bool = False
-) -> Relaxed:
-    """Relax crystals block by block, in this process.
-
-    Invalid crystals, and those with an element unknown to the potential, stay as they are, without an energy.
-
-    Args:
-        crystals: B crystals.
-        energy: The potential.
-        steps: Most steps for each.
-        block: Crystals relaxed together.
-        progress: Show progress.
-    """
-    able = check_validity(crystals).valid & holds_only(energy.elements, crystals)
-    rows, others = able.nonzero().squeeze(1), (~able).nonzero().squeeze(1)
-    kept, nothing = crystals.select(others).to("cpu", torch.float64), torch.full((len(others),), torch.nan).double()
-    rests = torch.zeros(len(others), dtype=torch.bool)
-    done = [Relaxed(kept, nothing, rests.long(), nothing, rests)]
-    with Progress(len(rows), "relax", shown=progress) as bar:
-        for part in rows.split(block) if len(rows) else ():
-            done.append(relax_batch(energy.potential, crystals.select(part), steps, energy.chunk_edges))
-            bar.advance(steps=len(part))
-    order = torch.cat([others, rows]).argsort()
-    return Relaxed(
-        CrystalBatch.cat(part.crystals for part in done).select(order),
-        torch.cat([part.energy for part in done])[order],
-        torch.cat([part.steps for part in done])[order],
-        torch.cat([part.drop for part in done])[order],
-        torch.cat([part.converged for part in done])[order],
     )
 
 

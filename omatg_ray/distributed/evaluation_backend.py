@@ -17,7 +17,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.distributed.actor_set import ActorSet
 from omatg_ray.distributed.failures import ObjectHandle, OutputLost, fetch
 from omatg_ray.distributed.worker_group import Request
-from omatg_ray.evaluate.backend import Block, Comparisons, Measured
+from omatg_ray.evaluate.backend import Assessed, Block, Measured, Relaxation, Spent
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import MatchResult, MatchSettings
@@ -48,22 +48,18 @@ class RayEvaluationBackend:
             then = partial(assess, index)
             self._rollout.submit(Request(f"block {index}", "generate", (block, published), then, kept=1))
 
-        def assess(index: int, seconds: float, crystals: ObjectRef[Any]) -> None:
-            def done(assessed: tuple[Tensor | None, MatchResult | None, RewardResult | None]) -> None:
-                energy, match, reward = assessed
+        def assess(index: int, generation: Spent, crystals: ObjectRef[Any]) -> None:
+            def done(found: Assessed) -> None:
                 try:
-                    measured[index] = Measured(fetch(crystals, "a rollout actor"), energy, match, seconds, reward)
+                    measured[index] = Measured(fetch(crystals, "a rollout actor"), generation, found)
                 except OutputLost:
                     generate(index)
 
             def give_up(_: str) -> None:
                 generated: CrystalBatch = fetch(crystals, "a rollout actor")
-                energy, match = self._fail(generated, blocks[index].comparisons)
-                failed = torch.full((len(generated),), math.nan, dtype=torch.float64)
-                reward = RewardResult(failed, {}) if self._rewarded else None
-                measured[index] = Measured(generated, energy, match, seconds, reward)
+                measured[index] = Measured(generated, generation, self._fail(generated, blocks[index]))
 
-            arguments = (crystals, blocks[index].comparisons, self._rewarded)
+            arguments = (crystals, blocks[index].comparisons, self._rewarded, blocks[index].relax)
             lost = partial(generate, index)
             self._reward.submit(Request(f"block {index}", "assess", arguments, done, lost=lost, given_up=give_up))
 
@@ -76,18 +72,21 @@ class RayEvaluationBackend:
             self._loop.until(partial(measured.__contains__, following))
             yield measured.pop(following)
 
-    def _fail(
-        self, crystals: CrystalBatch, comparisons: Comparisons | None
-    ) -> tuple[Tensor | None, MatchResult | None]:
-        """Return the result of a block that kills the actors measuring it: no energy, and no match."""
-        energy = None if self.energy is None else torch.full((len(crystals),), math.nan, dtype=torch.float64)
-        if comparisons is None:
-            return energy, None
-        n = len(comparisons.pairs)
-        return energy, MatchResult(torch.full((n,), math.nan, dtype=torch.float64), timed_out=0, failed=n)
+    def _fail(self, crystals: CrystalBatch, block: Block) -> Assessed:
+        """Return the result of a block that kills the actors measuring it: no energy, no match, no reward."""
+        failed, match = torch.full((len(crystals),), math.nan, dtype=torch.float64), None
+        if block.comparisons is not None:
+            n = len(block.comparisons.pairs)
+            match = MatchResult(torch.full((n,), math.nan, dtype=torch.float64), timed_out=0, failed=n)
+        return Assessed(
+            energy=None if self.energy is None else failed,
+            match=match,
+            reward=RewardResult(failed, {}) if self._rewarded else None,
+            relaxed=Relaxation(crystals.to("cpu", torch.float64), failed, match, failed, 0.0) if block.relax else None,
+        )
 
     def weigh(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
-        return self._of_each("assess", [(batch, None) for batch in batches], lambda value: value[0])
+        return self._of_each("assess", [(batch, None) for batch in batches], lambda value: value.energy)
 
     def score(self, batches: Sequence[CrystalBatch]) -> Iterator[RewardResult]:
         return self._of_each("score", [(batch,) for batch in batches], lambda value: value.result)

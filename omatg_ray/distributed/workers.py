@@ -100,14 +100,13 @@ class RolloutWorker(BaseWorker):
         return on_cpu, crystals, Timed(None, time.perf_counter() - start)
 
     def generate(self, block: Block, model: ObjectHandle) -> tuple[CrystalBatch, Timed]:
-        """Generate a block of crystals with any model, kept in the object store; the value is the seconds taken."""
+        """Generate a block of crystals with any model, kept in the object store; the value is what that took."""
         start = time.perf_counter()
         if model.key != self._sampler_key:
             self._sampler = ray.get(model.ref).to(self.device)
             self._sampler_key = model.key
-        begun = time.perf_counter()
-        crystals = block.generate(self._sampler)
-        return crystals, Timed(time.perf_counter() - begun, time.perf_counter() - start)
+        crystals, spent = block.generate(self._sampler)
+        return crystals, Timed(spent, time.perf_counter() - start)
 
 
 class RewardWorker(BaseWorker):
@@ -136,13 +135,15 @@ class RewardWorker(BaseWorker):
         scored = score_item(crystals, self._scorers.reward, members, with_gradient)
         return Timed(scored, time.perf_counter() - start)
 
-    def assess(self, crystals: CrystalBatch, comparisons: Comparisons | None, rewarded: bool = False) -> Timed:
-        """Compute energies of a generated block, its matches with known crystals and, if `rewarded`, its rewards."""
+    def assess(
+        self, crystals: CrystalBatch, comparisons: Comparisons | None, rewarded: bool = False, relax: int = 0
+    ) -> Timed:
+        """Measure a generated block (`evaluate.backend.assess`), with its rewards if `rewarded`."""
         from omatg_ray.evaluate.backend import assess
 
         start = time.perf_counter()
         reward = self._scorers.reward if rewarded else None
-        measured = assess(crystals, comparisons, self._matcher, self._scorers.energy, reward)
+        measured = assess(crystals, comparisons, self._matcher, self._scorers.energy, reward, relax)
         return Timed(measured, time.perf_counter() - start)
 
 

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.evaluate.relaxation import relax_all
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.settings import CHUNK_PAIRS
@@ -44,6 +45,13 @@ class Comparisons:
         return cls(known.select(list(index)), [(row, index[name]) for row, name in pairs])
 
 
+class Spent(NamedTuple):
+    """Time that a process spent: seconds on the clock, and of processors, all its threads together."""
+
+    seconds: float
+    processor: float
+
+
 @dataclass(frozen=True)
 class Block:
     """Crystals to generate together.
@@ -55,6 +63,7 @@ class Block:
         seed: Seed of x_0 and noise.
         comparisons: Crystals to match them with; None matches nothing.
         chunk_pairs: Ordered pairs of atoms per network call.
+        relax: Most steps of a relaxation, after which they are measured once more; 0 relaxes nothing.
     """
 
     species: Sequence[Sequence[int]]
@@ -63,10 +72,49 @@ class Block:
     seed: int = 0
     comparisons: Comparisons | None = None
     chunk_pairs: int = CHUNK_PAIRS
+    relax: int = 0
 
-    def generate(self, model: FlowModel) -> CrystalBatch:
-        """Generate the crystals, on the CPU."""
-        return model.generate(self.species, self.sampling, self.seed, self.indices, self.chunk_pairs, judged=True)
+    def generate(self, model: FlowModel) -> tuple[CrystalBatch, Spent]:
+        """Generate the crystals, on the CPU, and say what that took."""
+        start, processor = time.perf_counter(), time.process_time()
+        crystals = model.generate(self.species, self.sampling, self.seed, self.indices, self.chunk_pairs, judged=True)
+        return crystals, Spent(time.perf_counter() - start, time.process_time() - processor)
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """A block after relaxation.
+
+    Attributes:
+        crystals: B crystals, float64; where invalid or failed as they were.
+        energy: eV/atom (B,), NaN where invalid or failed.
+        match: As of the block.
+        steps: Steps taken (B,), float64, NaN likewise.
+        processor: Processor seconds that the relaxing process spent on it.
+    """
+
+    crystals: CrystalBatch
+    energy: Tensor
+    match: MatchResult | None
+    steps: Tensor
+    processor: float
+
+
+@dataclass(frozen=True)
+class Assessed:
+    """What was measured of B crystals.
+
+    Attributes:
+        energy: eV/atom (B,), NaN where invalid or failed; None without a potential.
+        match: One row per pair of the comparisons; None without comparisons.
+        reward: The user's own reward, its parts and values; None where it is not measured.
+        relaxed: The same after relaxation; None where nothing is relaxed.
+    """
+
+    energy: Tensor | None
+    match: MatchResult | None
+    reward: RewardResult | None = None
+    relaxed: Relaxation | None = None
 
 
 @dataclass(frozen=True)
@@ -75,17 +123,13 @@ class Measured:
 
     Attributes:
         crystals: B crystals.
-        energy: eV/atom (B,), NaN where invalid or failed; None without a potential.
-        match: One row per pair of the block's comparisons; None without comparisons.
-        seconds: Seconds that the generating process spent on it.
-        reward: The user's own reward, its parts and values; None where it is not measured.
+        generation: Time that the generating process spent on it.
+        found: What was measured.
     """
 
     crystals: CrystalBatch
-    energy: Tensor | None
-    match: MatchResult | None
-    seconds: float
-    reward: RewardResult | None = None
+    generation: Spent
+    found: Assessed
 
 
 class EvaluationBackend(Protocol):
@@ -133,11 +177,9 @@ class LocalEvaluationBackend:
 
     def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
         for block in blocks:
-            start = time.perf_counter()
-            crystals = block.generate(model)
-            seconds = time.perf_counter() - start
-            energy, match, reward = assess(crystals, block.comparisons, self.matcher, self.energy, self._reward)
-            yield Measured(crystals, energy, match, seconds, reward)
+            crystals, generation = block.generate(model)
+            found = assess(crystals, block.comparisons, self.matcher, self.energy, self._reward, block.relax)
+            yield Measured(crystals, generation, found)
 
     def weigh(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
         assert self.energy is not None
@@ -156,15 +198,29 @@ def assess(
     matcher: Matcher,
     energy: MatGLEnergy | None,
     reward: Reward | None = None,
-) -> tuple[Tensor | None, MatchResult | None, RewardResult | None]:
-    """Return energies, matches and rewards of a block; None without a potential, comparisons or a reward."""
-    match = None if comparisons is None else matcher.listed(crystals, comparisons.references, comparisons.pairs)
+    relax: int = 0,
+) -> Assessed:
+    """Measure a block: its energies, matches and rewards, and energies and matches after `relax` steps."""
+    match = _match(crystals, comparisons, matcher)
     rewarded = None if reward is None else reward_of_known(reward, crystals)
     if energy is None:
-        return None, match, rewarded
+        return Assessed(None, match, rewarded)
     shared = reward.energy_like(energy) if isinstance(reward, Weighted) else energy
     unknown = torch.full((len(crystals),), torch.nan, dtype=torch.float64)
-    return reward_of_known(shared, crystals).values.get("energy_per_atom", unknown), match, rewarded
+    weights = reward_of_known(shared, crystals).values.get("energy_per_atom", unknown)
+    if not relax:
+        return Assessed(weights, match, rewarded)
+    start = time.process_time()
+    relaxed = relax_all(crystals, energy, relax)
+    processor = time.process_time() - start
+    steps = relaxed.steps.double().where(relaxed.energy.isfinite(), torch.nan)
+    rematch = _match(relaxed.crystals, comparisons, matcher)
+    after = Relaxation(relaxed.crystals, relaxed.energy / crystals.n_atoms, rematch, steps, processor)
+    return Assessed(weights, match, rewarded, after)
+
+
+def _match(crystals: CrystalBatch, comparisons: Comparisons | None, matcher: Matcher) -> MatchResult | None:
+    return None if comparisons is None else matcher.listed(crystals, comparisons.references, comparisons.pairs)
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,7 @@ class CaseResult:
         seconds: Duration, including matches and energies.
         generation_seconds: Seconds spent generating, summed over all processes.
         evaluation: The evaluation itself; None if it was read from a file.
+        processor_seconds: Processor seconds spent generating and relaxing; None where nothing was relaxed.
     """
 
     key: str
@@ -99,6 +100,7 @@ class CaseResult:
     seconds: float
     generation_seconds: float
     evaluation: Evaluation | None = None
+    processor_seconds: float | None = None
 
     @property
     def label(self) -> str:
@@ -118,6 +120,12 @@ class CaseResult:
     def seconds_per_1000(self) -> float:
         """Seconds that one process or actor needs to generate a thousand crystals."""
         return 1000.0 * self.generation_seconds / max(int(self.metrics["n"]), 1)
+
+    @property
+    def processor_seconds_per_sample(self) -> float | None:
+        """Processor seconds for a crystal, generated and relaxed; None where nothing was relaxed."""
+        spent = self.processor_seconds
+        return None if spent is None else spent / max(int(self.metrics["n"]), 1)
 
     def called(self, case: Case) -> Self:
         """Return a copy with the names of a case of this call: the model may have had another name before."""
@@ -140,6 +148,7 @@ class CaseResult:
             "format": FORMAT,
             "conditions": conditions,
             **{name: getattr(self, name) for name in PLAIN},
+            **({} if self.processor_seconds is None else {"processor_seconds": self.processor_seconds}),
             "evaluation": self.values,
             "by_composition": self.by_composition.as_dict(),
         }
@@ -157,12 +166,23 @@ class CaseResult:
         int(evaluation["metrics"]["n"]), evaluation["per_structure"]["id"], evaluation["intervals"]
         plain: dict[str, Any] = {name: kind(values[name]) for name, kind in PLAIN.items()}
         by_composition = ByComposition.from_dict(values["by_composition"])
-        return cls(**plain, values=evaluation, by_composition=by_composition)
+        spent = values.get("processor_seconds")
+        return cls(
+            **plain,
+            values=evaluation,
+            by_composition=by_composition,
+            processor_seconds=None if spent is None else float(spent),
+        )
 
 
 def crystals_of_case(folder: Path, key: str) -> Path:
     """Return the path of a case's crystals: `cases/<key>.extxyz`, beside the result, `cases/<key>.json`."""
     return folder / CASES / f"{key}.extxyz"
+
+
+def relaxed_of_case(folder: Path, key: str) -> Path:
+    """Return the path of a case's relaxed crystals, if it has any: `cases/<key>_relaxed.extxyz`."""
+    return folder / CASES / f"{key}_relaxed.extxyz"
 
 
 def _write_case(folder: Path, result: CaseResult, conditions: str, columns: Collection[str]) -> None:
@@ -172,13 +192,19 @@ def _write_case(folder: Path, result: CaseResult, conditions: str, columns: Coll
     """
     evaluation = result.evaluation
     assert evaluation is not None
-    known = zip(COLUMNS, (evaluation.energy, evaluation.match), strict=True)
-    written = {name: values.tolist() for name, values in known if name in columns and values is not None}
-    rows = [
-        {"material_id": ident, **{name: values[row] for name, values in written.items()}}
-        for row, ident in enumerate(evaluation.ids)
-    ]
-    write_structures(crystals_of_case(folder, result.key), evaluation.crystals.to_structures(), rows)
+    for path, found in (
+        (crystals_of_case(folder, result.key), evaluation),
+        (relaxed_of_case(folder, result.key), evaluation.relaxed),
+    ):
+        if found is None:
+            continue
+        known = zip(COLUMNS, (found.energy, found.match), strict=True)
+        written = {name: values.tolist() for name, values in known if name in columns and values is not None}
+        rows = [
+            {"material_id": ident, **{name: values[row] for name, values in written.items()}}
+            for row, ident in enumerate(evaluation.ids)
+        ]
+        write_structures(path, found.crystals.to_structures(), rows)
     _write_values(folder, result, conditions)
 
 
@@ -193,6 +219,7 @@ def _read_case(folder: Path, key: str) -> tuple[CaseResult, str] | None:
         values = json.loads((folder / CASES / f"{key}.json").read_text(encoding="utf-8"))
         result = CaseResult.from_dict(values)
         whole = result.key == key and crystals_of_case(folder, key).is_file()
+        whole = whole and (result.processor_seconds is None or relaxed_of_case(folder, key).is_file())
         return (result, str(values["conditions"])) if whole else None
     except (OSError, KeyError, TypeError, ValueError):
         return None
@@ -211,8 +238,8 @@ def other_cases(folder: Path, conditions: str, keys: Sequence[str]) -> list[Case
     comparable = [result for result, own in entries if own == conditions]
     if len(comparable) < len(entries):
         logger.warning(
-            "%s holds %d cases evaluated under other conditions (references, seed, samples, potential, versions), "
-            "which are not comparable with these and are not shown",
+            "%s holds %d cases evaluated under other conditions (references, seed, samples, potential, relaxation, "
+            "versions), which are not comparable with these and are not shown",
             folder / CASES,
             len(entries) - len(comparable),
         )
@@ -272,6 +299,7 @@ def evaluate_cases(
             seconds=evaluation.seconds,
             generation_seconds=evaluation.generation_seconds,
             evaluation=evaluation,
+            processor_seconds=evaluation.processor_seconds,
         )
         if folder is not None:
             _write_case(folder, results[key], conditions, columns)
@@ -300,6 +328,8 @@ def conditions_of(evaluator: Evaluator, *, plausible: bool = False) -> str:
     }
     if evaluator.reward_key is not None:  # Not otherwise: the keys of results without a reward have to stay.
         decided["reward"] = evaluator.reward_key
+    if evaluator.relax:  # Likewise.
+        decided["relax"] = evaluator.relax
     return _hash(json.dumps(decided, sort_keys=True).encode())
 
 

@@ -54,6 +54,14 @@ class Comparison:
         }
         return {title: texts for title, texts in columns.items() if len(set(texts)) > 1 or (title == "model" and texts)}
 
+    def times(self) -> dict[str, list[str]]:
+        """Return the times of every case as text, by title."""
+        spent = [result.processor_seconds_per_sample for result in self.results]
+        titled = {"s/1000": [f"{result.seconds_per_1000:.1f}" for result in self.results]}
+        if any(value is not None for value in spent):
+            titled["CPU s/sample"] = ["-" if value is None else f"{value:.3f}" for value in spent]
+        return titled
+
     def series(self) -> dict[str, list[CaseResult]]:
         """Group cases that differ only in their steps, in ascending order, by what distinguishes the groups."""
         of_key: dict[tuple[str, str], list[CaseResult]] = {}
@@ -71,6 +79,7 @@ class Comparison:
         cases = []
         for result, differences in zip(self.results, self.differences, strict=True):
             values = {key: value for key, value in result.values.items() if key != "per_structure"}
+            spent = result.processor_seconds_per_sample
             cases.append(
                 {
                     "key": result.key,
@@ -80,6 +89,7 @@ class Comparison:
                     "seconds": result.seconds,
                     "generation_seconds": result.generation_seconds,
                     "generation_seconds_per_1000": result.seconds_per_1000,
+                    **({} if spent is None else {"processor_seconds_per_sample": spent}),
                     "less_first": interval_dicts(differences),
                 }
             )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from omatg_ray.errors import DataError
-from omatg_ray.evaluate.metrics import BOOTSTRAP_ENTRIES_AT_ONCE, Interval
+from omatg_ray.evaluate.metrics import BOOTSTRAP_ENTRIES_AT_ONCE, Interval, is_relaxed
 from omatg_ray.evaluate.rewards import is_column
 
 CONFIDENCE = 0.95
@@ -189,12 +189,14 @@ def _stack(totals: Mapping[str, Totals], names: Sequence[str]) -> tuple[np.ndarr
 
 
 def _apart(metrics: Iterable[str]) -> list[list[str]]:
-    """Split metrics into those of every evaluation and those of a reward, without empty lists.
+    """Split metrics into those of every evaluation, of a reward, and of relaxed crystals, without empty lists.
 
-    How many columns are multiplied together may decide the last bits of each, and a reward must change no other metric.
+    How many columns are multiplied together may decide the last bits of each, and a reward or a relaxation must change
+    no other metric.
     """
-    names = list(metrics)
-    parts = ([name for name in names if is_column(name) == own] for own in (False, True))
+    parts: tuple[list[str], list[str], list[str]] = ([], [], [])
+    for name in metrics:
+        parts[1 if is_column(name) else 2 if is_relaxed(name) else 0].append(name)
     return [part for part in parts if part]
 
 

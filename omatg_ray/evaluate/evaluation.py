@@ -20,6 +20,29 @@ from omatg_ray.run.progress import Progress
 
 
 @dataclass(frozen=True)
+class AfterRelaxation:
+    """The crystals of an evaluation after relaxation, row by row, and their values, which `Evaluation` defines.
+
+    Attributes:
+        crystals: Relaxed crystals (n), float64; where invalid or failed as generated.
+        match: RMSE to the reference (n,).
+        polymorph: Id of the polymorph that each matches most closely (n,).
+        energy: eV/atom (n,); NaN where invalid or failed.
+        relative_energy: Energy relative to the reference, which is not relaxed (n,).
+        relative_energy_capped: The same, capped (n,).
+        steps: Steps taken (n,); NaN where there is no energy.
+    """
+
+    crystals: CrystalBatch
+    match: Tensor
+    polymorph: list[str | None] | None
+    energy: Tensor
+    relative_energy: Tensor
+    relative_energy_capped: Tensor
+    steps: Tensor
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Metrics of a sampler on a data set, and the values behind them, row by row.
 
@@ -47,6 +70,8 @@ class Evaluation:
             empty where it was not measured.
         domain: Whether model and potential were trained on such compositions as each reference's (n,): yes, unknown, or
             no, with what of it they saw little or nothing of (`judge`).
+        relaxed: The same after relaxation; None where nothing was relaxed.
+        processor_seconds: Processor seconds spent generating and relaxing, summed over all processes; likewise.
     """
 
     metrics: CSPMetrics
@@ -65,6 +90,8 @@ class Evaluation:
     generation_seconds: float
     domain: list[str]
     rewards: dict[str, Tensor] = field(default_factory=dict)
+    relaxed: AfterRelaxation | None = None
+    processor_seconds: float | None = None
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
@@ -105,6 +132,15 @@ class Evaluation:
             "relative_energy_capped": self.relative_energy_capped,
             **own,
         }
+        if self.relaxed is not None:
+            optional |= {
+                "relaxed_rmse": self.relaxed.match,
+                "relaxed_polymorph": self.relaxed.polymorph,
+                "relaxed_energy_per_atom": self.relaxed.energy,
+                "relaxed_relative_energy": self.relaxed.relative_energy,
+                "relaxed_relative_energy_capped": self.relaxed.relative_energy_capped,
+                "relaxed_steps": self.relaxed.steps,
+            }
         for name, values in optional.items():
             if values is not None:
                 per_structure[name] = _nan_to_none(values) if isinstance(values, Tensor) else values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,9 +18,10 @@ from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.backend import Block, Comparisons, EvaluationBackend, Measured
 from omatg_ray.evaluate.compositions import ByComposition, covered
 from omatg_ray.evaluate.domain import trained_on
-from omatg_ray.evaluate.evaluation import Evaluation, Started, spread_rows
-from omatg_ray.evaluate.metrics import CSPMetrics, energy_quantiles, energy_rows, match_rows, mean
+from omatg_ray.evaluate.evaluation import AfterRelaxation, Evaluation, Started, spread_rows
+from omatg_ray.evaluate.metrics import CSPMetrics, after_relaxation, energy_quantiles, energy_rows, match_rows, mean
 from omatg_ray.evaluate.polymorphs import Polymorphs
+from omatg_ray.evaluate.relaxation import require_relaxable
 from omatg_ray.evaluate.rewards import column_of, reward_rows
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.evaluate.unique import find_unique
@@ -27,8 +29,29 @@ from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.schedule import describe
 from omatg_ray.policy.settings import CHUNK_PAIRS
-from omatg_ray.reward.matching import compositions
+from omatg_ray.reward.matching import MatchResult, compositions
 from omatg_ray.seeding import seed_of
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Crystals of an evaluation, compared with their references.
+
+    Attributes:
+        rows: Rows whose means are metrics: (n,), or one for each reference.
+        others: The other metrics.
+        rmse: RMSE to the reference (n,), NaN where there is no match.
+        closest: Closest polymorph, as row of the data set (n,); None if there are no polymorphs.
+        energy: eV/atom (n,); None without a potential.
+        relative: The same relative to the reference (n,), likewise.
+    """
+
+    rows: dict[str, Tensor]
+    others: dict[str, Any]
+    rmse: Tensor
+    closest: list[int | None] | None
+    energy: Tensor | None
+    relative: Tensor | None
 
 
 class Evaluator:
@@ -50,9 +73,13 @@ class Evaluator:
         workers: Processes that find equal crystals among several samples; 0 uses this one.
         timeout: Seconds that one of these comparisons may take.
         reward_key: Says which reward the backend measures, if it measures one; results of others are not compared.
+        relax: Most steps of relaxing every generated crystal, after which all is measured once more; 0 does not.
 
     Attributes:
         known: The whole data set, including what `limit` leaves out.
+
+    Raises:
+        ConfigError: Crystals are to be relaxed, and there is no potential.
     """
 
     def __init__(
@@ -67,12 +94,14 @@ class Evaluator:
         workers: int = 0,
         timeout: float = 10.0,
         reward_key: str | None = None,
+        relax: int = 0,
     ) -> None:
+        require_relaxable(relax, backend.energy)
         self._rows = spread_rows(len(references), limit)
         self.known, self.references = references, references.select(self._rows)
         self.backend, self.seed, self.chunk_pairs, self._block = backend, seed, chunk_pairs, block
         self.samples, self._workers, self.timeout = samples, workers, timeout
-        self.reward_key = reward_key
+        self.reward_key, self.relax = reward_key, relax
         crystals = self.references.crystals
         self._species = crystals.atomic_numbers
         self._blocks = torch.arange(len(crystals)).split(block)
@@ -137,6 +166,7 @@ class Evaluator:
             "annealing": describe(sampling.schedule_of(model)),
             "potential": None if reward is None else reward.potential.name,
             "domain_of": self.domain_of(model),
+            **({"relax": self.relax} if self.relax else {}),
         }
         open_species, domain = model.generates_species, self.judge(model)
         sum_up = partial(self.evaluation, settings=settings, open_species=open_species, domain=domain)
@@ -166,14 +196,90 @@ class Evaluator:
             domain: What `judge` says of every reference.
         """
         crystals = CrystalBatch.cat(block.crystals for block in done)
-        valid = check_validity(crystals).valid
+        valid, found = check_validity(crystals).valid, [block.found for block in done]
+        unique = self._unique(crystals, valid) if open_species or self.samples > 1 else None
+        matches, energies = [one.match for one in found], [one.energy for one in found]
+        generated = self._compare(crystals, valid, energies, matches, unique, open_species)
+        rows, others = {"invalid_share": (~valid).double()} | generated.rows, generated.others
+        by_composition = self._by_composition
+        if open_species and unique is not None:
+            others["unique_share"] = mean(unique)
+        elif unique is not None:
+            by_composition = by_composition.with_sums("unique_structures", unique.double())
+            others["unique_structures"] = float(by_composition.totals["unique_structures"].sums.mean())
+        if generated.relative is not None:
+            by_composition = by_composition.with_medians(generated.rows["relative_energy_mean"])
+        relaxations = [one.relaxed for one in found if one.relaxed is not None]
+        relaxed = processor = None
+        if relaxations:
+            after, steps = CrystalBatch.cat(one.crystals for one in relaxations), [one.steps for one in relaxations]
+            matches, energies = [one.match for one in relaxations], [one.energy for one in relaxations]
+            # A relaxation turns no invalid crystal into a valid one, nor the reverse.
+            again = self._compare(after, valid, energies, matches, None, open_species)
+            rows |= after_relaxation(again.rows) | {"relaxed_steps": torch.cat(steps)}
+            others |= after_relaxation(again.others)
+            assert again.energy is not None
+            assert again.relative is not None
+            relaxed = AfterRelaxation(
+                crystals=after,
+                match=again.rmse,
+                polymorph=self._look_up_ids(again.closest),
+                energy=again.energy,
+                relative_energy=again.relative,
+                relative_energy_capped=again.rows["relative_energy_mean_capped"],
+                steps=torch.cat(steps),
+            )
+            processor = sum(block.generation.processor for block in done) + sum(one.processor for one in relaxations)
+        rewards = reward_rows([one.reward for one in found if one.reward is not None])
+        means = {name: mean(values) for name, values in rows.items() if not name.startswith("coverage_at")}
+        return Evaluation(
+            metrics=CSPMetrics(**{"n": len(crystals)} | means | others),
+            ids=self.references.ids * self.samples,
+            crystals=crystals,
+            valid=valid,
+            match=generated.rmse,
+            polymorph=self._look_up_ids(generated.closest),
+            lowest_polymorph=None if open_species else self._look_up_ids(self._lowest, self.samples),
+            energy=generated.energy,
+            relative_energy=generated.relative,
+            relative_energy_capped=rows.get("relative_energy_mean_capped"),
+            settings=settings,
+            by_composition=by_composition.with_rows(
+                rows | {column_of(name): values for name, values in rewards.items()}
+            ),
+            seconds=0.0,
+            generation_seconds=sum(block.generation.seconds for block in done),
+            domain=domain * self.samples,
+            rewards=rewards,
+            relaxed=relaxed,
+            processor_seconds=processor,
+        )
+
+    def _compare(
+        self,
+        crystals: CrystalBatch,
+        valid: Tensor,
+        energies: Sequence[Tensor | None],
+        matches: Sequence[MatchResult | None],
+        unique: Tensor | None,
+        open_species: bool,
+    ) -> _Compared:
+        """Compare crystals with their references.
+
+        Args:
+            crystals: Crystals of all blocks, generated or relaxed (n).
+            valid: Which are valid (n,).
+            energies: eV/atom by block; None without a potential.
+            matches: Of the pairs of every block; None if nothing is compared.
+            unique: Which are valid and equal to no earlier one (n,); None if that is not measured.
+            open_species: Whether species were generated.
+        """
         energy = reference = None
         if self.reference_energy is not None:
-            energy = torch.cat([block.energy for block in done if block.energy is not None])
+            energy = torch.cat([one for one in energies if one is not None])
             reference = self.reference_energy.repeat(self.samples)
         # Means of rows, and the other metrics.
-        rows, others = {"invalid_share": (~valid).double()}, dict[str, Any]()
-        by_composition = self._by_composition
+        rows, others = dict[str, Tensor](), dict[str, Any]()
         rmse_of_row, closest = torch.full((len(crystals),), torch.nan, dtype=torch.float64), None
         if open_species:
             theirs = compositions(self.references.crystals) * self.samples
@@ -182,14 +288,12 @@ class Evaluator:
             others = {
                 "same_composition": int(same.sum()),
                 "energy_mean": None if energy is None else mean(energy.where(valid & energy.isfinite(), torch.nan)),
-                "unique_share": mean(self._unique(crystals, valid)),
             }
         else:
-            matches = [block.match for block in done if block.match]
-            rmse_of_row = torch.cat(
-                [match.rmse[: len(block.crystals)] for block, match in zip(done, matches, strict=True)]
-            )
-            matched = self._collect_matches([match.rmse for match in matches])
+            found = [match for match in matches if match is not None]
+            sizes = [len(own) for own in self._blocks] * self.samples
+            rmse_of_row = torch.cat([match.rmse[:size] for match, size in zip(found, sizes, strict=True)])
+            matched = self._collect_matches([match.rmse for match in found])
             of_polymorphs: dict[str, Tensor] = {}
             if self._polymorphs.n_polymorphic:
                 # Every crystal's closest polymorph, as row of the data set.
@@ -198,8 +302,8 @@ class Evaluator:
             of_samples = {name: map(mean, self._by_sample(values)) for name, values in of_polymorphs.items()}
             others = {name: sum(means) / self.samples for name, means in of_samples.items()} | {
                 "n_polymorphic": self._polymorphs.n_polymorphic or None,
-                "timed_out": sum(match.timed_out for match in matches),
-                "failed": sum(match.failed for match in matches),
+                "timed_out": sum(match.timed_out for match in found),
+                "failed": sum(match.failed for match in found),
             }
             rows |= match_rows(rmse_of_row, self.backend.stol) | of_polymorphs
             recalled = self._recall(matched)
@@ -208,42 +312,18 @@ class Evaluator:
             if self.samples > 1:
                 hits = (~rmse_of_row.isnan()).view(self.samples, -1).sum(0)
                 at = [covered(hits, self.samples, k) for k in range(1, self.samples + 1)]
-                unique = self._unique(crystals, valid).double()
-                rows |= {"coverage": at[-1], "unique_share": unique}
+                rows["coverage"] = at[-1]
+                if unique is not None:
+                    rows["unique_share"] = unique.double()
                 rows |= {f"coverage_at_{k}": values for k, values in enumerate(at[:-1], start=1)}
-                by_composition = by_composition.with_sums("unique_structures", unique)
-                structures = by_composition.totals["unique_structures"].sums
-                others |= {"coverage_at": list(map(mean, at)), "unique_structures": float(structures.mean())}
-        relative = capped = None
+                others["coverage_at"] = list(map(mean, at))
+        relative = None
         if energy is not None and reference is not None and self.backend.energy is not None:
             of_energies = energy_rows(energy, reference, valid, self.backend.energy.invalid_energy)
-            relative, capped = energy - reference, of_energies["relative_energy_mean_capped"]
+            relative = energy - reference
             rows |= of_energies
             others |= energy_quantiles(of_energies["relative_energy_mean"])
-            by_composition = by_composition.with_medians(of_energies["relative_energy_mean"])
-        rewards = reward_rows([block.reward for block in done if block.reward is not None])
-        means = {name: mean(values) for name, values in rows.items() if not name.startswith("coverage_at")}
-        metrics = CSPMetrics(**{"n": len(crystals)} | means | others)
-        return Evaluation(
-            metrics=metrics,
-            ids=self.references.ids * self.samples,
-            crystals=crystals,
-            valid=valid,
-            match=rmse_of_row,
-            polymorph=self._look_up_ids(closest),
-            lowest_polymorph=None if open_species else self._look_up_ids(self._lowest, self.samples),
-            energy=energy,
-            relative_energy=relative,
-            relative_energy_capped=capped,
-            settings=settings,
-            by_composition=by_composition.with_rows(
-                rows | {column_of(name): values for name, values in rewards.items()}
-            ),
-            seconds=0.0,
-            generation_seconds=sum(block.seconds for block in done),
-            domain=domain * self.samples,
-            rewards=rewards,
-        )
+        return _Compared(rows, others, rmse_of_row, closest, energy, relative)
 
     def _plan_blocks(self, sampling: Sampling, compared: bool) -> list[Block]:
         """Plan the blocks to generate and, if `compared`, the crystals to compare them with; sample by sample."""
@@ -256,6 +336,7 @@ class Evaluator:
                 seed=seed,
                 comparisons=Comparisons.among(self.known.crystals, pairs) if compared else None,
                 chunk_pairs=self.chunk_pairs,
+                relax=self.relax,
             )
             for seed in seeds
             for rows, pairs in zip(self._blocks, self._pairs, strict=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from omatg_ray.deferred import Deferred
 from omatg_ray.errors import DataError
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 else:
     np = Deferred("numpy")
 
+Value = TypeVar("Value")
+
 BOOTSTRAP_ENTRIES_AT_ONCE = 1_000_000
+RELAXED = "relaxed_"
+"""How the names of metrics of relaxed crystals begin."""
 REWARD = "reward_mean"
 """Extra metric of validations during training, where the reward is more than the energy of known compositions."""
 
@@ -122,6 +126,9 @@ class CSPMetrics:
         unique_structures: Number of such crystals per reduced composition, averaged over compositions.
         timed_out: Number of comparisons that exceeded the time limit and count as no match.
         failed: Number of comparisons that raised an exception or whose process died, and count as no match.
+        relaxed_*: The same of relaxed crystals, measured where crystals are relaxed. References stay as they are, and
+            so do crystals that are invalid or on which the potential fails.
+        relaxed_steps: Mean number of steps taken, over the crystals that could be relaxed.
     """
 
     n: int
@@ -150,13 +157,49 @@ class CSPMetrics:
     unique_structures: float | None = None
     timed_out: int | None = None
     failed: int | None = None
+    relaxed_relative_energy_mean_capped: float | None = None
+    relaxed_relative_energy_median: float | None = None
+    relaxed_match_rate: float | None = None
+    relaxed_coverage: float | None = None
+    relaxed_match_any: float | None = None
+    relaxed_match_lowest: float | None = None
+    relaxed_energy_mean: float | None = None
+    relaxed_timed_out: int | None = None
+    relaxed_failed: int | None = None
+    relaxed_steps: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a dictionary for JSON: NaN and infinity become None."""
+        """Return a dictionary for JSON: NaN and infinity become None.
+
+        Metrics of relaxed crystals are left out if nothing was relaxed.
+        """
         return {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in asdict(self).items()
+            if self.relaxed_steps is not None or not is_relaxed(key)
         }
+
+
+def is_relaxed(metric: str) -> bool:
+    """Return whether a metric is one of relaxed crystals."""
+    return metric.startswith(RELAXED)
+
+
+def was_relaxed(metrics: Mapping[str, Any]) -> bool:
+    """Return whether metrics, as from `CSPMetrics.as_dict`, have those of relaxed crystals."""
+    return "relaxed_steps" in metrics
+
+
+def relaxed_label(metrics: Mapping[str, Any]) -> str:
+    """Return the label of the line that tables for terminals give the relaxed crystals."""
+    steps = metrics["relaxed_steps"]
+    return "  relaxed" if steps is None else f"  relaxed, {steps:.1f} steps"
+
+
+def after_relaxation(values: Mapping[str, Value]) -> dict[str, Value]:
+    """Return values by metric, measured on relaxed crystals, by their names in `CSPMetrics`, without all others."""
+    known = {field.name for field in fields(CSPMetrics)}
+    return {f"{RELAXED}{name}": value for name, value in values.items() if f"{RELAXED}{name}" in known}
 
 
 CAPPED = (
@@ -186,6 +229,14 @@ COLUMNS = {
     "match_lowest": Column("match lowest polymorph", "lowest", "{:.3f}"),
     "rmse": Column("RMSE", "RMSE", "{:.3f}"),
     "crmse": Column("cRMSE", "cRMSE", "{:.3f}"),
+    "relaxed_relative_energy_mean_capped": Column("relaxed: capped mean", "relaxed: capped mean", "{:+.3f}"),
+    "relaxed_relative_energy_median": Column("relaxed: median", "relaxed: median", "{:+.3f}"),
+    "relaxed_match_rate": Column("relaxed: match rate", "relaxed: match rate", "{:.3f}"),
+    "relaxed_coverage": Column("relaxed: coverage", "relaxed: coverage", "{:.3f}"),
+    "relaxed_match_any": Column("relaxed: match any polymorph", "relaxed: any", "{:.3f}"),
+    "relaxed_match_lowest": Column("relaxed: match lowest polymorph", "relaxed: lowest", "{:.3f}"),
+    "relaxed_energy_mean": Column("relaxed: energy mean", "relaxed: energy", "{:.3f}"),
+    "relaxed_steps": Column("relaxation steps", "relaxation steps", "{:.1f}"),
     "same_composition": Column("of their reference's composition", "over", "{:.0f}"),
     "energy_mean": Column("energy mean", "energy", "{:.3f}"),
     "unique_share": Column("unique", "unique", "{:.1%}"),
@@ -219,6 +270,10 @@ SHARES = frozenset(
         "plausible_share",
         "plausible_match_rate",
         "unique_share",
+        "relaxed_match_rate",
+        "relaxed_match_any",
+        "relaxed_match_lowest",
+        "relaxed_coverage",
     }
 )
 """Fields of `CSPMetrics` between 0 and 1."""

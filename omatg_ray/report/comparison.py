@@ -13,7 +13,7 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.evaluate.cases import CaseResult, crystals_of_case
 from omatg_ray.evaluate.comparison import Comparison
 from omatg_ray.evaluate.compositions import interval_dicts
-from omatg_ray.evaluate.metrics import CAPPED, SHARES
+from omatg_ray.evaluate.metrics import CAPPED, SHARES, is_relaxed, was_relaxed
 from omatg_ray.evaluate.verdict import RULE
 from omatg_ray.report.drawing import read_crystals
 from omatg_ray.report.page import (
@@ -48,6 +48,11 @@ NOTE = (
     "s/1000: seconds for one process or actor to generate 1,000 structures, without matching "
     "and scoring them."
 )
+RELAXED_NOTE = (
+    "Relaxed: the same after every structure was relaxed with the potential; references and invalid structures stay as "
+    "they are. A method that only relaxes is ahead before the relaxation and not after it. CPU s/sample: processor "
+    "seconds to generate and relax a structure, all threads together."
+)
 
 
 BY_COMPOSITION = (
@@ -62,7 +67,7 @@ BY_COMPOSITION = (
     "invalid_share",
     "unique_structures",
 )
-"""Metrics of `compositions.parquet`."""
+"""Metrics of `compositions.parquet`, beside those of relaxed crystals."""
 AGAINST_STEPS = (
     ("crmse", "cRMSE", "cRMSE / (V/N)$^{1/3}$"),
     ("match_rate", "Match rate", "match rate"),
@@ -70,6 +75,11 @@ AGAINST_STEPS = (
     ("metre", "METRe", "METRe"),
     ("coverage", "Coverage", "coverage"),
     ("relative_energy_mean_capped", "Relative energy, capped mean", "relative energy (eV/atom)"),
+    (
+        "relaxed_relative_energy_mean_capped",
+        "Relative energy after relaxation, capped mean",
+        "relative energy (eV/atom)",
+    ),
     ("energy_mean", "Energy, mean", "energy (eV/atom)"),
     ("invalid_share", "Invalid structures", "share"),
     ("unique_structures", "Unique structures per composition", "structures"),
@@ -117,6 +127,11 @@ def write_comparison(
         ("Against the number of grid points", against_steps(series)),
         ("Coverage", _coverage(comparison)),
         ("Relative energies", _histograms(comparison, "relative_energy")),
+        *(
+            [("Relative energies after relaxation", _histograms(comparison, "relaxed_relative_energy"))]
+            if any(was_relaxed(result.metrics) for result in results)
+            else []
+        ),
         ("RMSE of matches", _histograms(comparison, "rmse")),
         ("Crystals", _crystals(comparison, references, folder)),
     ]
@@ -132,6 +147,8 @@ def _write_compositions(path: Path, results: Sequence[CaseResult]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
+    relaxed = (name for result in results for name in result.by_composition.totals if is_relaxed(name))
+    names = dict.fromkeys([*BY_COMPOSITION, *relaxed])
     types = [
         ("model", pa.string()),
         ("steps", pa.int32()),
@@ -139,14 +156,14 @@ def _write_compositions(path: Path, results: Sequence[CaseResult]) -> None:
         ("composition", pa.string()),
         ("references", pa.int32()),
         ("samples", pa.int32()),
-        *((name, pa.float64()) for name in BY_COMPOSITION),
+        *((name, pa.float64()) for name in names),
     ]
     schema = pa.schema(types)
     rows = []
     for result in results:
         found = result.by_composition
         medians = [None if math.isnan(value) else value for value in found.medians]
-        metrics = [medians if name == "relative_energy_median" else found.means(name) for name in BY_COMPOSITION]
+        metrics = [medians if name == "relative_energy_median" else found.means(name) for name in names]
         for composition, references, *own in zip(found.names, found.references, *metrics, strict=True):
             about = (result.name, result.steps, result.way, composition, references, result.values["samples"])
             rows.append(dict(zip(schema.names, (*about, *own), strict=True)))
@@ -159,12 +176,16 @@ def _table(comparison: Comparison) -> str:
     columns, names = comparison.columns, comparison.names()
     counts = {key: {result.metrics[key] for result in comparison.results} for key in ("n", "n_polymorphic")}
     shown = {key: column for key, column in columns.items() if len(counts.get(key, "ab")) > 1}
-    head = [*names, *(column.title for column in shown.values()), "in domain", "s/1000"]
+    times = comparison.times()
+    head = [*names, *(column.title for column in shown.values()), "in domain", *times]
     rows = []
-    for result, inside, *own_names in zip(comparison.results, comparison.in_domain(), *names.values(), strict=True):
+    for row, (result, inside) in enumerate(zip(comparison.results, comparison.in_domain(), strict=True)):
+        own_names, spent = ([texts[row] for texts in found.values()] for found in (names, times))
         cells = [with_interval(result.interval(key), column.form) for key, column in shown.items()]
-        rows.append([*own_names, *cells, inside, f"{result.seconds_per_1000:.1f}"])
-    return table(head, rows, soft(" ".join([*same_crystals(comparison.results), NOTE])), names=len(names))
+        rows.append([*own_names, *cells, inside, *spent])
+    relaxed = any(was_relaxed(result.metrics) for result in comparison.results)
+    notes = [*same_crystals(comparison.results), NOTE, *([RELAXED_NOTE] if relaxed else [])]
+    return table(head, rows, soft(" ".join(notes)), names=len(names))
 
 
 def same_crystals(results: Sequence[CaseResult]) -> list[str]:
@@ -221,7 +242,7 @@ def against_steps(series: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]])
         lines = {name: points for name, points in lines.items() if points}
         percent, share = metric == "invalid_share", metric in SHARES
         figure = banded_lines(lines, "grid points", ylabel, percent, log=True, share=share)
-        cards.append(card(title, figure, CAPPED if metric == "relative_energy_mean_capped" else ""))
+        cards.append(card(title, figure, CAPPED if metric.endswith("relative_energy_mean_capped") else ""))
     return grid(cards)
 
 
@@ -257,7 +278,7 @@ def _histograms(comparison: Comparison, column: str) -> str:
             for name, case in list(results.items())[:N_OUTLINES]
             if (rows := case.values["per_structure"].get(column)) is not None
         }
-        energies = column == "relative_energy"
+        energies = column != "rmse"
         figure = energy_histogram(values, ABSURD, size) if energies else rmse_histogram(values, size)
         left_out = len(results) - len(values)
         cards.append(card(group, figure, f"{counted(left_out, 'case')} not drawn." if left_out else ""))

@@ -7,7 +7,7 @@ from textwrap import fill
 from typing import Any
 
 from omatg_ray.evaluate.comparison import Comparison
-from omatg_ray.evaluate.metrics import CAPPED
+from omatg_ray.evaluate.metrics import CAPPED, RELAXED, relaxed_label, was_relaxed
 from omatg_ray.evaluate.rewards import rewards_cells
 from omatg_ray.run.text import LINE, aligned
 
@@ -24,26 +24,38 @@ IN_TERMINALS = {
     "unique_structures": "unique",
 }
 """Metrics in terminal tables of cases, in order, with their titles."""
+WITH_RELAXED = {"match_any": "any", "match_lowest": "lowest"}
+"""Further ones where crystals were relaxed, which may change what these say most."""
 LEGEND = """\
 E: eV/atom over the reference; ±: half of the 95 % interval (bootstrap over compositions); unique: structures per
 composition; in domain: references like what the case's model and the potential were trained on; s/1000: seconds for one
 process or actor to generate 1,000 crystals"""
 
+RELAXED_LEGEND = """\
+relaxed: the line above, after every crystal was relaxed; with the mean number of steps taken; CPU s/sample: processor
+seconds to generate and relax a crystal, all threads together"""
+
 REWARDS_LEGEND = "part.value: a value behind that part; ±: half of the 95 % interval (bootstrap over compositions)"
 
 
 def comparison_table(comparison: Comparison) -> str:
-    """Format one line per case, with ± half the 95 % interval and the time of generation."""
-    measured = comparison.columns
-    columns = {key: measured[key] for key in IN_TERMINALS if key in measured}
-    names = comparison.names()
-    lines = [[*names, *(IN_TERMINALS[key] for key in columns), "in domain", "n", "s/1000"]]
-    for result, inside, *own_names in zip(comparison.results, comparison.in_domain(), *names.values(), strict=True):
+    """Format one line per case, with ± half the 95 % interval and times, and one for its relaxed crystals, if any."""
+    measured, relaxed = comparison.columns, any(was_relaxed(result.metrics) for result in comparison.results)
+    titles = IN_TERMINALS | (WITH_RELAXED if relaxed else {})
+    columns = {key: measured[key] for key in titles if key in measured}
+    names, times = comparison.names(), comparison.times()
+    lines = [[*names, *(titles[key] for key in columns), "in domain", "n", *times]]
+    for row, (result, inside) in enumerate(zip(comparison.results, comparison.in_domain(), strict=True)):
+        own_names, spent = ([texts[row] for texts in found.values()] for found in (names, times))
         cells = [plus_minus(result.interval(key), column.form) for key, column in columns.items()]
-        lines.append([*own_names, *cells, inside, str(result.metrics["n"]), f"{result.seconds_per_1000:.1f}"])
+        lines.append([*own_names, *cells, inside, str(result.metrics["n"]), *spent])
+        if was_relaxed(result.metrics):
+            cells = [plus_minus(result.interval(f"{RELAXED}{key}"), column.form) for key, column in columns.items()]
+            label = [relaxed_label(result.metrics), *[""] * (len(names) - 1)]
+            lines.append([*label, *cells, *[""] * (2 + len(times))])
     left = [index for index, name in enumerate(names) if name != "steps"]
     capped = f"\n{fill(CAPPED, LINE)}" if "relative_energy_mean_capped" in columns else ""
-    return f"{aligned(lines, left)}\n{LEGEND}{capped}"
+    return "\n".join([aligned(lines, left), LEGEND, *([RELAXED_LEGEND] if relaxed else [])]) + capped
 
 
 def rewards_table(evaluations: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> str:

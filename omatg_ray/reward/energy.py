@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,10 +18,15 @@ from omatg_ray.reward.gradient import Gradient
 from omatg_ray.reward.potential import Potential, load_potential
 from omatg_ray.reward.protocol import REWARD, RewardResult
 
+if TYPE_CHECKING:
+    from omatg_ray.reward.relax import Relaxed
+
 logger = logging.getLogger(__name__)
 
 
 SQUEEZE_WIDTH = 1.0
+OUTCOMES = ("energy", "steps", "drop", "converged")
+"""What is computed of every valid structure: energy and its drop in eV, steps, and whether it rests (1 or 0)."""
 
 
 def squeeze(energy: Tensor, bound: float) -> Tensor:
@@ -137,11 +144,27 @@ class MatGLEnergy:
         """
         return self._score(crystals, gradient=True)
 
+    def relaxed(self, crystals: CrystalBatch, steps: int) -> Relaxed:
+        """Relax B valid crystals (`omatg_ray.reward.relax`), whatever `relax_steps` is.
+
+        A crystal on which the potential fails stays as it is, without an energy (NaN) and steps.
+
+        Raises:
+            PotentialError: A structure holds an element that the potential does not know.
+        """
+        from omatg_ray.reward.relax import Relaxed
+
+        now = crystals.to("cpu", torch.float64)
+        results, pos, cell = self._evaluate(partial(self._relax, steps=steps), crystals, list(range(len(crystals))))
+        energy, taken, drop, converged = results.T
+        failed = cell.isnan().any((1, 2))
+        kept = now.replace(now.pos.where(failed[now.batch, None], pos), now.cell.where(failed[:, None, None], cell))
+        return Relaxed(kept, energy, taken.nan_to_num(0.0).long(), drop, converged == 1.0)
+
     def _score(self, crystals: CrystalBatch, gradient: bool) -> RewardResult:
         crystals = crystals.to("cpu")
         validity = check_validity(crystals, self.own_images)
-        # Columns: energy, steps and drop of the energy.
-        results = torch.full((len(crystals), 3), torch.nan, dtype=torch.float64)
+        results = torch.full((len(crystals), len(OUTCOMES)), torch.nan, dtype=torch.float64)
         by_energy = Gradient.zeros(crystals.layout)
         rows = validity.valid.nonzero()[:, 0]
         if len(rows):
@@ -152,7 +175,8 @@ class MatGLEnergy:
                 forces, virial = derivatives
                 per_atom = Gradient.of_energy(valid, forces, virial).times(1.0 / valid.n_atoms.double(), valid.layout)
                 by_energy = per_atom.spread(rows, crystals.layout)
-        energy, steps, drop = results[:, 0] / crystals.n_atoms, results[:, 1], results[:, 2] / crystals.n_atoms
+        energy, steps, drop, _ = results.T
+        energy, drop = energy / crystals.n_atoms, drop / crystals.n_atoms
         energy[~energy.isfinite()] = torch.nan
         counted = squeeze(energy, self.invalid_energy) if self.cap else energy
         reward = -torch.where(validity.valid, counted, self.invalid_energy)
@@ -175,21 +199,23 @@ class MatGLEnergy:
         return RewardResult(reward, values, gradients)
 
     def _energies(self, crystals: CrystalBatch) -> list[Tensor]:
-        """Return energies in eV, steps and drops (b, 3)."""
+        """Return the outcomes (b, outcomes)."""
         if self.relax_steps:
-            from omatg_ray.reward.relax import relax
-
-            relaxed = relax(
-                self.potential, crystals, self.relax_steps, self.chunk_edges, self.repulsion, self.own_images
-            )
-            return [torch.stack([relaxed.energy, relaxed.steps.double(), relaxed.drop], dim=1)]
-        energy = self.potential.energies(crystals, self.chunk_edges, repulsion=self.repulsion).double()
-        return [torch.stack([energy, torch.zeros_like(energy), torch.zeros_like(energy)], dim=1)]
+            return self._relax(crystals, self.relax_steps)[:1]
+        return [_unrelaxed(self.potential.energies(crystals, self.chunk_edges, repulsion=self.repulsion).double())]
 
     def _derivatives(self, crystals: CrystalBatch) -> list[Tensor]:
-        """Return the same, forces (sum n, 3) and strain derivatives (b, 3, 3)."""
+        """Return the outcomes (b, outcomes), forces (sum n, 3) and strain derivatives (b, 3, 3)."""
         energy, forces, virial = self.potential.gradients(crystals, self.chunk_edges, repulsion=self.repulsion)
-        return [torch.stack([energy, torch.zeros_like(energy), torch.zeros_like(energy)], dim=1), forces, virial]
+        return [_unrelaxed(energy), forces, virial]
+
+    def _relax(self, crystals: CrystalBatch, steps: int) -> list[Tensor]:
+        """Return the outcomes of a relaxation (b, outcomes), relaxed positions (sum n, 3) and cells (b, 3, 3)."""
+        from omatg_ray.reward.relax import relax
+
+        found = relax(self.potential, crystals, steps, self.chunk_edges, self.repulsion, self.own_images)
+        columns = (found.energy, found.steps.double(), found.drop, found.converged.double())
+        return [torch.stack(columns, dim=1), found.crystals.pos, found.crystals.cell]
 
     def _evaluate(
         self, evaluate: Callable[[CrystalBatch], list[Tensor]], crystals: CrystalBatch, indices: list[int]
@@ -208,10 +234,16 @@ class MatGLEnergy:
                     "no energy for structure %d (%s): %s: %s",
                     indices[0], crystals.formulas()[0], type(error).__name__, error,
                 )  # fmt: skip
-                shapes = [(1, 3)] if evaluate == self._energies else [(1, 3), (len(crystals.species), 3), (1, 3, 3)]
-                return [torch.full(shape, torch.nan, dtype=torch.float64) for shape in shapes]
+                shapes = [(1, len(OUTCOMES)), (len(crystals.species), 3), (1, 3, 3)]
+                failed = [torch.full(shape, torch.nan, dtype=torch.float64) for shape in shapes]
+                return failed[:1] if evaluate == self._energies else failed
         # Halving finds the one that fails in few calls and needs less memory each time.
         half = len(crystals) // 2
         parts = (range(half), range(half, len(crystals)))
         results = [self._evaluate(evaluate, crystals.select(list(part)), [indices[i] for i in part]) for part in parts]
         return [torch.cat(both) for both in zip(*results, strict=True)]
+
+
+def _unrelaxed(energy: Tensor) -> Tensor:
+    """Return the outcomes (b, outcomes) of energies in eV (b,) without a relaxation."""
+    return torch.stack([energy, *[torch.zeros_like(energy)] * (len(OUTCOMES) - 1)], dim=1)

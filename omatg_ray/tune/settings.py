@@ -18,7 +18,7 @@ from omatg_ray.assets import quickstart
 from omatg_ray.config import Config
 from omatg_ray.distributed.settings import RaySettings, Share
 from omatg_ray.errors import ConfigError
-from omatg_ray.evaluate.metrics import REWARD, CSPMetrics
+from omatg_ray.evaluate.metrics import REWARD, CSPMetrics, is_relaxed
 from omatg_ray.hints import hint_at
 from omatg_ray.run.advice import command
 from omatg_ray.run.config_file import read_tree
@@ -34,7 +34,11 @@ from omatg_ray.tune.space import Domain
 
 SWEEP_FILE = "sweep.yaml"
 DEFAULT_METRIC = "relative_energy_mean_capped"
-METRICS = [field.name for field in fields(CSPMetrics) if field.name not in ("n", "n_polymorphic", "coverage_at")]
+METRICS = [
+    field.name
+    for field in fields(CSPMetrics)
+    if field.name not in ("n", "n_polymorphic", "coverage_at") and not is_relaxed(field.name)
+]
 HIGHER = frozenset(
     {"match_rate", "match_any", "match_lowest", "metre", "coverage", "unique_share", "unique_structures", REWARD}
     | {"plausible_share", "plausible_match_rate", "same_composition"}

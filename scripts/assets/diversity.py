@@ -3,11 +3,12 @@
 
   python scripts/assets/diversity.py --models bundled runs/quickstart --steps 20 --out runs/diversity.json
 
-Compositions are those of a bundled split (test by default) whose cells have several known polymorphs. `unique` counts
-distinct crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances). `coverage` is the
-share of its known polymorphs matched by any sample, with the tolerances of the evaluation. `lowest` is the share of
-samples whose closest polymorph is the one of lowest energy. Intervals are 95 %, with compositions resampled, also for
-the paired differences from the first model.
+Compositions are those of a bundled split (test by default) whose cells have several known polymorphs. `any` is the
+share of samples that match one of them, with the tolerances of the evaluation, `lowest` the share whose closest
+polymorph is the one of lowest energy, and `coverage` the share of the known polymorphs that any sample matches.
+`unique` counts distinct crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances).
+Intervals are 95 %, with compositions resampled, also for the paired differences from the first model. With --relax N,
+the same is measured once more, after every sample was relaxed in at most N steps with the bundled potential.
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.metrics import mean_interval, paired_interval
 from omatg_ray.evaluate.polymorphs import Polymorphs
+from omatg_ray.evaluate.relaxation import relax_all
 from omatg_ray.evaluate.unique import find_unique
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import HELP, OWN, read_schedule
+from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.run.atomic import write_json
+from omatg_ray.run.location import BUNDLED
 
-COMPARED = ("lowest", "unique", "coverage")
+COMPARED = ("any", "lowest", "unique", "coverage")
+RELAXED = "relaxed"
 
 
 def main() -> None:
@@ -45,6 +50,7 @@ def main() -> None:
     parser.add_argument("-k", type=int, default=16, help="samples per composition")
     parser.add_argument("--limit", type=int, default=60, help="compositions, spread over the split")
     parser.add_argument("--split", choices=["val", "test"], default="test")
+    parser.add_argument("--relax", type=int, default=0, metavar="N", help="also measure after N steps of relaxation")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
@@ -55,25 +61,45 @@ def main() -> None:
     groups = sorted({tuple(places) for places in of_row if places})
     chosen = [groups[i * len(groups) // arguments.limit] for i in range(min(arguments.limit, len(groups)))]
     schedule = read_schedule(arguments.schedule)
+    potential = MatGLEnergy(BUNDLED) if arguments.relax else None
     results = {}
-    print(f"{'':<30}{'valid':>8}{'any':>8}{'lowest':>22}{'unique of k':>22}{'coverage':>22}")
+    print(f"{'':<30}{'valid':>8}{'any':>22}{'lowest':>22}{'unique of k':>22}{'coverage':>22}")
     for name in arguments.models:
         species = [known.select([group[0]]).species.tolist() for group in chosen for _ in range(arguments.k)]
         made = FlowModel.load(name).generate(
             species, Sampling(arguments.steps, schedule=schedule, noise=arguments.noise), seed=arguments.seed
         )
         row = results[name] = measure(made, known, energy, chosen, arguments.k, arguments.workers)
-        intervals = [row[key] for key in COMPARED]
-        shown = "".join(f"{i['mean']:>8.3f} [{i['low']:.3f}, {i['high']:.3f}]" for i in intervals)
-        print(f"{name:<30}{row['valid']:>8.3f}{row['any']:>8.3f}{shown}", flush=True)
+        show(name, row)
+        if potential is not None:
+            relaxed = relax_all(made, potential, arguments.relax, progress=True)
+            row[RELAXED] = measure(relaxed.crystals, known, energy, chosen, arguments.k, arguments.workers)
+            steps = float(relaxed.steps[relaxed.energy.isfinite()].double().mean())
+            row[RELAXED] |= {"relax": arguments.relax, "steps": steps}
+            show(f"  relaxed, {steps:.1f} steps", row[RELAXED])
         write_json(arguments.out, results)
     first, *others = arguments.models
     for name in others:
         print(f"{name} less {first}:")
-        for key in COMPARED:
-            before, after = (torch.tensor(results[model][key]["each"], dtype=torch.float64) for model in (first, name))
-            change = paired_interval(after, before)
-            print(f"  {key:<10}{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]")
+        show_changes(results[first], results[name])
+        if potential is not None:
+            print("  relaxed:")
+            show_changes(results[first][RELAXED], results[name][RELAXED])
+
+
+def show(name: str, row: dict[str, Any]) -> None:
+    """Print a line of the table."""
+    intervals = [row[key] for key in COMPARED]
+    shown = "".join(f"{i['mean']:>8.3f} [{i['low']:.3f}, {i['high']:.3f}]" for i in intervals)
+    print(f"{name:<30}{row['valid']:>8.3f}{shown}", flush=True)
+
+
+def show_changes(first: dict[str, Any], other: dict[str, Any]) -> None:
+    """Print the paired differences of another model from the first."""
+    for key in COMPARED:
+        before, after = (torch.tensor(row[key]["each"], dtype=torch.float64) for row in (first, other))
+        change = paired_interval(after, before)
+        print(f"  {key:<10}{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]")
 
 
 def measure(
@@ -94,6 +120,7 @@ def measure(
     for b, place in sorted(distance, key=distance.__getitem__):
         closest.setdefault(b, place)
     lowest = [min(places, key=energy.__getitem__) for places in groups]
+    matched = [sum(group * k + m in closest for m in members) / k for group in range(len(groups))]
     share = [sum(closest.get(group * k + m) == lowest[group] for m in members) / k for group in range(len(groups))]
     found = distance.keys()
     coverage = [
@@ -108,7 +135,7 @@ def measure(
         "k": k,
         "compositions": len(groups),
         "valid": float(valid.double().mean()),
-        "any": len({b for b, _ in found}) / len(made),
+        "any": _interval(matched),
         "lowest": _interval(share),
         "unique": _interval([float(n) for n in unique]),
         "coverage": _interval(coverage),

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+import omatg_ray as og
 from omatg_ray.commands.evaluate import distinct_names, table
 from omatg_ray.commands.train import TrainResult
 from omatg_ray.crystal.read import read_dataset
+from omatg_ray.errors import ConfigError
 from omatg_ray.model.flow_model import FlowModel
 from tests.commands.conftest import Command, Workshop
 
@@ -130,6 +132,30 @@ def test_schedules_take_the_place_of_the_models_own(
     command("evaluate", *words, "--steps", 3, 4).refuses("unknown arguments: 4", "joined by commas")
     command("evaluate", *words, "--schedule", "none", "--slope-pos", 5).refuses("--schedule", "either")
     command("evaluate", *words, "--schedule", "nowhere").refuses("nowhere", "no such folder")
+
+
+def test_relaxed_crystals_have_a_line_of_their_own(
+    base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    words = [base, "--data", workshop.data, "--limit", 3, "--workers", 0, "--potential", workshop.potential]
+    plain = evaluated(command, tmp_path / "a.json", *words)
+    relaxed = evaluated(command, tmp_path / "b.json", *words, "--relax", 2)
+    head, line, below, *_, spent, _ = relaxed["printed"].splitlines()
+    assert [head, line] == plain["printed"].splitlines()[:2]
+    assert below.startswith(f"  relaxed, {relaxed['relaxed_steps']:.1f} steps ")
+    assert below.split()[3] == f"{relaxed['relaxed_relative_energy_mean_capped']:+.3f}"
+    assert spent.startswith("relaxed: in at most 2 steps; ")
+    assert all(relaxed[key] == plain[key] for key in COLUMNS)
+    # In Python likewise.
+    options: dict[str, Any] = {"potential": str(workshop.potential), "steps": 4, "limit": 3, "workers": 0, "relax": 2}
+    with pytest.warns(UserWarning, match="outside of the training data"):
+        again = og.evaluate(base, workshop.data, **options)
+    assert again.metrics.relaxed_relative_energy_mean_capped == relaxed["relaxed_relative_energy_mean_capped"]
+    command("evaluate", *words[:-1], "none", "--steps", 4, "--relax", 2).refuses("relax", "no potential", "--potential")
+    scored = ["--structures", workshop.data, "--reward", base, "--relax", 2]
+    command("evaluate", *scored).refuses("--structures", "leave out --relax")
+    with pytest.raises(ConfigError, match=r"relax: .* og\.relax first"):
+        og.evaluate(workshop.data, potential="none", relax=2)
 
 
 def test_a_table_prints_what_was_measured() -> None:

@@ -132,8 +132,9 @@ def test_energies_are_computed_once(workshop: Workshop, monkeypatch: pytest.Monk
     plain = build_scorers(RewardSettings.model_validate(settings), known)
     evaluated.clear()  # A potential that is loaded is checked.
     with Matcher() as matcher:
-        alone, _, none = assess(known.crystals, None, matcher, plain.energy)
-        energy, _, reward = assess(known.crystals, None, matcher, plain.energy, plain.reward)
+        first = assess(known.crystals, None, matcher, plain.energy)
+        second = assess(known.crystals, None, matcher, plain.energy, plain.reward)
+        (alone, none), (energy, reward) = ((one.energy, one.reward) for one in (first, second))
         assert none is None and alone is not None and energy is not None and reward is not None
         assert evaluated == [13, 13]
         assert energy.tolist() == alone.tolist() == reward.values["energy_per_atom"].tolist()

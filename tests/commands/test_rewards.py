@@ -120,9 +120,9 @@ def evaluate_to(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = backend.assess
 
     def assess(*arguments: Any) -> Any:
-        energy, match, found = measured(*arguments)
-        assert found is not None
-        return energy, match, replace(found, reward=torch.full_like(found.reward, value))
+        found = measured(*arguments)
+        assert found.reward is not None
+        return replace(found, reward=replace(found.reward, reward=torch.full_like(found.reward.reward, value)))
 
     monkeypatch.setattr(backend, "assess", assess)
 

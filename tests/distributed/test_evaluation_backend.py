@@ -107,6 +107,24 @@ def test_a_role_that_takes_no_part(trained: TrainResult, command: Command) -> No
     command(*words).refuses("--ray learner.gpus=1")
 
 
+@pytest.mark.usefixtures("cluster")
+def test_evaluate_relaxed_crystals(workshop: Workshop, base: Path, command: Command, tmp_path: Path) -> None:
+    words = ["evaluate", base, "--data", workshop.data, "--steps", 4, "--potential", workshop.potential, "--relax", 3]
+    words += ["--threads", 1, *BLOCKS, "--to"]
+    alone = command(*words, tmp_path / "alone")
+    actors = command(*words, tmp_path / "ray", *ACTORS)
+    assert alone.code == actors.code == 0, actors.err
+    found = []
+    for name in ("alone", "ray"):
+        (case,) = json.loads((tmp_path / name / "evaluation.json").read_text())["cases"]
+        assert case["relax"] == 3 and case["processor_seconds_per_sample"] > 0
+        found.append({key: value for key, value in case.items() if "seconds" not in key})
+        (path,) = (tmp_path / name / "cases").glob("*_relaxed.extxyz")
+        found[-1]["crystals"] = path.read_bytes()
+    assert found[0] == found[1]
+    assert 0 < found[0]["metrics"]["relaxed_steps"] <= 3
+
+
 def test_polymorphs(workshop: Workshop, base: Path, cluster: Cluster) -> None:
     settings = RaySettings.model_validate({"rollout": {"workers": 2}, "reward": {"workers": 2}})
     reward, model = MatGLEnergy(workshop.potential), cast(FlowModel, Prepared(OTHERS))

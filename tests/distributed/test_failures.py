@@ -235,7 +235,7 @@ def test_a_model_that_does_not_arrive_is_an_error_and_not_the_one_before(
     with start_actors(settings, roles, progress=False) as started:
         backend = RayEvaluationBackend(started, None)
         (first,) = backend.measure(model, [block])
-        assert torch.equal(first.crystals.pos, block.generate(model).pos)
+        assert torch.equal(first.crystals.pos, block.generate(model)[0].pos)
         with pytest.raises(ClusterError, match=r"(?s)^rollout actor 0 failed:.*no attribute 'to'"):
             list(backend.measure("no model at all", [block]))  # type: ignore[arg-type]
 

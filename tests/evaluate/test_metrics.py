@@ -103,8 +103,15 @@ def test_robust_figures_lead_and_the_plain_mean_comes_last() -> None:
     columns = list(metrics.COLUMNS)
     assert columns[:4] == ["relative_energy_mean_capped", "relative_energy_median", "invalid_share", "match_rate"]
     assert columns[-1] == "relative_energy_mean"
-    counts = {"timed_out", "failed", "coverage_at"}
-    assert set(columns) == CSPMetrics(n=0).as_dict().keys() - counts
+    counts = {"timed_out", "failed", "coverage_at", "relaxed_timed_out", "relaxed_failed"}
+    assert set(columns) == CSPMetrics(n=0, relaxed_steps=0.0).as_dict().keys() - counts
+
+
+def test_metrics_of_relaxed_crystals_are_there_where_some_were_relaxed() -> None:
+    assert not any(metrics.is_relaxed(name) for name in CSPMetrics(n=1).as_dict())
+    none_could_be = CSPMetrics(n=1, relaxed_steps=nan, relaxed_match_rate=0.0).as_dict()
+    assert metrics.was_relaxed(none_could_be) and none_could_be["relaxed_steps"] is None
+    assert metrics.after_relaxation({"match_rate": 1, "metre": 2}) == {"relaxed_match_rate": 1}
 
 
 def test_t_interval_in_closed_form() -> None:

@@ -194,3 +194,26 @@ def test_a_real_crystal_relaxes_to_its_lattice_constant(pbe: Potential) -> None:
     constant = float(4 * volume(found.crystals.cell)[0]) ** (1 / 3)
     assert abs(constant - best) < 0.05
     assert float(found.energy[0]) == pytest.approx(float(energies.min()), abs=0.01)
+
+
+class Wide(Springs):
+    """Fails on cells of more than 3.2 Å."""
+
+    def gradients(
+        self, crystals: CrystalBatch, chunk_edges: int | None = None, *, repulsion: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if bool((crystals.cell[:, 0, 0] > 3.2).any()):
+            raise RuntimeError("too wide")
+        return super().gradients(crystals, chunk_edges, repulsion=repulsion)
+
+
+def test_a_crystal_on_which_the_potential_fails_stays_and_takes_no_other_with_it() -> None:
+    crystals = pairs((2.9, 0.1), (3.4, 0.1), (2.8, -0.1))
+    found = MatGLEnergy(cast(Potential, Wide())).relaxed(crystals, 12)
+    assert found.energy.isnan().tolist() == [False, True, False]
+    assert found.steps.tolist()[1] == 0 and not found.converged[1]
+    assert torch.equal(found.crystals.select([1]).pos, crystals.select([1]).pos)
+    for row in (0, 2):
+        alone = relax(cast(Potential, Wide()), crystals.select([row]), 12)
+        assert torch.equal(found.crystals.select([row]).cell, alone.crystals.cell)
+        assert (found.steps[row], found.drop[row]) == (alone.steps[0], alone.drop[0])

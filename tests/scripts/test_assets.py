@@ -14,11 +14,42 @@ import torch
 from pymatgen.core import Composition, Lattice, Structure
 
 from omatg_ray.crystal.batch import CrystalBatch
+from tests.evaluate.sodium_chloride import POLYMORPHS, litharge, rattled, rock_salt, wurtzite
 
 ROCKSALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.69), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 # Prototypes whose salts are counted; building one takes a moment.
 SOME = ("rocksalt", "fluorite", "rutile", "corundum", "NaFeO2", "ilmenite", "spinel", "K2NiF4", "K2PtCl6", "elpasolite")
 CESIUM_CHLORIDE = Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+def test_samples_are_counted_by_the_polymorphs_that_they_match() -> None:
+    """Two samples of each of two cells: rock salt and an invalid one, wurtzite and litharge."""
+    from diversity import COMPARED, measure
+
+    invalid = Structure(Lattice.cubic(0.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    made = CrystalBatch.from_structures([rattled(rock_salt()), invalid, rattled(wurtzite()), rattled(litharge())])
+    row = measure(made, POLYMORPHS.crystals, [-1.0, -2.0, -1.0, -2.0, 0.0], [(0, 1), (2, 3)], k=2, workers=0)
+    assert row["valid"] == 0.75
+    each = {key: row[key]["each"] for key in COMPARED}
+    assert each == {"any": [0.5, 1.0], "lowest": [0.0, 0.5], "unique": [1.0, 2.0], "coverage": [0.5, 1.0]}
+    assert all(row[key]["mean"] == sum(each[key]) / 2 for key in COMPARED)
+    assert (row["any"]["low"], row["any"]["high"]) == (0.5, 1.0)
+
+
+@pytest.mark.long
+def test_diversity_is_measured_after_a_relaxation_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diversity import COMPARED, main
+
+    out = tmp_path / "out.json"
+    words = "diversity.py --models bundled --steps 5 -k 2 --limit 3 --workers 0 --relax 4 --out"
+    monkeypatch.setattr("sys.argv", [*words.split(), str(out)])
+    main()
+    row = json.loads(out.read_text())["bundled"]
+    assert row["relaxed"]["relax"] == 4 and 0 < row["relaxed"]["steps"] <= 4
+    assert all(len(row["relaxed"][key]["each"]) == len(row[key]["each"]) == 3 for key in COMPARED)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:3]] == ["bundled", "relaxed,"]
 
 
 @pytest.mark.long

@@ -21,6 +21,11 @@ share; with several samples of each reference, coverage and diversity too.
   omatg-ray evaluate bundled --data bundled --schedule bundled
   omatg-ray evaluate runs/base runs/better --data test.csv --steps 10,50,100 --samples 4 --to runs/compared
 
+With --relax, every crystal is relaxed too, and a second line has the same after that. It says whether a model saves
+the steps of a relaxation only, or finds lower crystals that no relaxation leads to:
+
+  omatg-ray evaluate bundled runs/better --data bundled --steps 10 --relax 50 --to runs/relaxed
+
 Your own reward is measured too with --reward; alone, on crystals that exist already, with --structures:
 
   omatg-ray evaluate runs/base runs/better --data test.csv --reward runs/better --to runs/compared
@@ -92,6 +97,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data, the bundled one; none: no energies)",
     )
     parser.add_argument(
+        "--relax",
+        type=number(int, 0),
+        default=0,
+        metavar="N",
+        help="also relax every crystal in at most N steps with the potential, and measure energies and matches once "
+        "more (default 0: no)",
+    )
+    parser.add_argument(
         "--invalid-energy",
         type=number(float, -math.inf, above=True),
         default=3.0,
@@ -147,7 +160,7 @@ def run(arguments: argparse.Namespace) -> None:
     from omatg_ray.report.tables import comparison_table, rewards_table
     from omatg_ray.run.atomic import write_json
 
-    names = ("limit", "on_error", "drop_unknown", "samples", "invalid_energy", "plausibility")
+    names = ("limit", "on_error", "drop_unknown", "samples", "invalid_energy", "plausibility", "relax")
     measured = {name: getattr(arguments, name) for name in names} | {"data": data, "reward": reward, **work}
     if folder is None and cases == 1:
         options = commands.EvaluateOptions(model=models[0], sampling=samplings[0][1], **measured)
@@ -159,6 +172,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(commands.table([evaluation.as_dict()]))
         if own := rewards_table([evaluation.as_dict()]):
             print(f"\n{own}\n")
+        if line := commands.relaxation_line(evaluation):
+            print(line)
         print(commands.domain_line(evaluation))
         return
     compared = commands.compare(
@@ -200,6 +215,7 @@ def _score(arguments: argparse.Namespace, json_path: str | None, out: CrystalsOu
         "--ray": arguments.ray,
         "--plausible": arguments.plausibility,
         "--samples": arguments.samples > 1,
+        "--relax": arguments.relax,
     }
     for name, value in given.items():
         if value:
