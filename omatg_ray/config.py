@@ -82,12 +82,12 @@ class PolicySettings(Settings):
     learned_schedule: ScheduleSettings = Field(
         ScheduleSettings(), description="the schedule that an annealing policy learns"
     )
-    acts_from: float = Field(
-        0.0,
+    acts_from: float | None = Field(
+        None,
         ge=0,
         lt=1,
         description="time from which the policy acts: until then trajectories are the base's, bit for bit, and only "
-        "later steps are learned from",
+        "later steps are learned from; null: as in a reinforced base, else always",
     )
 
     renamed: ClassVar = {
@@ -238,7 +238,7 @@ class Config(Settings):
     @model_validator(mode="after")
     def _learned_from(self) -> Config:
         by, points = self.objective.reward_gradient, min(self.rollout.turns)
-        if by is not None and not any(self.reward.with_gradient.values()):
+        if by is not None and not any(self.reward.differentiable.values()):
             raise ValueError(
                 "objective.reward_gradient: no reward with a weight has a gradient (energy, hull, volume and density "
                 "have, energies only without reward.relax_steps); leave it out, or give one of these a weight"
@@ -248,14 +248,17 @@ class Config(Settings):
                 "objective.reward_gradient: schedules are learned by policy gradient alone, since gradients explode on "
                 "the way back through all steps; leave it out, or take policy.variant=velocity"
             )
+        learned = [field for field in self.policy.active if self.policy.noise[field].kind == "learned"]
+        if by is not None and (variant(self.policy.variant).stochastic or (learned and not self.by_policy)):
+            what = f"policy.noise.{learned[0]}.kind=learned" if learned else "policy.variant=score"
+            raise ValueError(
+                f"objective.reward_gradient: it learns velocities, and nothing of {what}; leave it out, or take "
+                f"{'noise of another kind' if learned else 'policy.variant=velocity'}"
+            )
         if by is not None and by.transitions >= points:
             raise ValueError(
                 f"objective.reward_gradient.transitions = {by.transitions}: trajectories over {points} grid points "
                 f"have {points - 1} Euler steps"
-            )
-        if self.policy.acts_from and self.rollout.learn_from is not None:
-            raise ValueError(
-                "rollout.learn_from: policy.acts_from selects the steps that are learned from; leave one of them out"
             )
         if self.rollout.group_size == 1 and self.by_policy:
             raise ValueError("rollout.group_size: a policy gradient compares the members of a group; take at least 2")
@@ -264,7 +267,7 @@ class Config(Settings):
     @property
     def by_policy(self) -> bool:
         """Whether the policy gradient is used: without reward gradients, and for rewards without a gradient."""
-        return self.objective.reward_gradient is None or not all(self.reward.with_gradient.values())
+        return self.objective.reward_gradient is None or not all(self.reward.differentiable.values())
 
     @property
     def validated_steps(self) -> int:

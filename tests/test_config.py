@@ -231,6 +231,8 @@ def test_a_number_of_compositions_is_whole():
         (["reward.weights={crmse: 1}"], "no reward with a weight has a gradient"),
         (["reward.relax_steps=5"], "no reward with a weight has a gradient"),
         (["policy.variant=annealing"], "schedules are learned by policy gradient alone"),
+        (["policy.variant=score"], "nothing of policy.variant=score"),
+        (["policy.noise.pos.kind=learned"], "nothing of policy.noise.pos.kind=learned"),
         (["objective.reward_gradient.transitions=10", "rollout.steps=[20, 10]"], "have 9 Euler steps"),
         (["rollout.group_size=1", "reward.weights={energy: 1, crmse: 1}"], "take at least 2"),
     ],

@@ -131,7 +131,8 @@ class RayTrainingBackend:
         def give_up(why: str) -> None:
             n = len(item.seeds)
             failed = RewardResult(torch.full((n,), math.nan, dtype=torch.float64), {})
-            apart = torch.full((len(item.compositions), item.group_size, item.group_size), math.nan)
+            groups, members = len(item.compositions), item.group_size
+            apart = torch.full((groups, members, members), math.nan) if members > 1 else None
             flight.scored[index] = ScoredItem(torch.ones(n, dtype=torch.bool), failed, item.species, apart)
 
         arguments = (crystals, item.group_size, self._with_gradient)

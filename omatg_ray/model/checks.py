@@ -11,7 +11,7 @@ from omatg_ray.crystal.domain import Trained
 from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.errors import ModelError
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.model.sampling import Sampling
+from omatg_ray.model.sampling import EULER, Sampling
 from omatg_ray.run.location import Location
 
 
@@ -89,6 +89,20 @@ def warn_noiseless(model: FlowModel, samplings: Iterable[Sampling]) -> None:
     paths = model.description.paths
     if noisy and not model.description.active and not any(paths.of(field).epsilon for field in FIELDS):
         warnings.warn("a base model has no policy noise; it generates without noise", stacklevel=2)
+
+
+def warn_idle_policy(model: FlowModel, samplings: Iterable[Sampling]) -> None:
+    """Warn of grids that end before the reinforced network acts, so that the model is its base."""
+    gate = model.description.acts_from
+    for sampling in samplings if gate else ():
+        policy = model.policy(sampling.schedule)
+        times = policy.times(sampling.steps)
+        if sampling.solver == EULER and policy.first_step(times) == sampling.steps - 1:
+            warnings.warn(
+                f"with {sampling.steps} grid points the last step begins at t = {float(times[-2]):.2f}, before the "
+                f"reinforced network acts ({gate:g}): the crystals are the base's; take more grid points",
+                stacklevel=2,
+            )
 
 
 def warn_generated_species(model: FlowModel) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import torch
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -79,6 +79,12 @@ class ModelDescription(Settings):
     )
     potential: str | None = Field(None, description="potential that rewarded it: name or folder")
     provenance: dict[str, Any] = Field({}, description="how it was made")
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_new(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # So that models that always act are the same as before, for older versions and in keys of results.
+        values: dict[str, Any] = handler(self)
+        return values if self.acts_from else {name: value for name, value in values.items() if name != "acts_from"}
 
     @model_validator(mode="after")
     def _knows_the_mask(self) -> ModelDescription:

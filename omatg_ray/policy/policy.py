@@ -218,8 +218,9 @@ class Policy:
         quiet = set(self.active) - set(noise) - set(scaled)
         drifts = {field: self.quiet if field in quiet else self.drift for field in self.active}
         own_heads = {name for field, drift in drifts.items() for name in drift.outputs(field)}
-        own = self._ask(self.network if acts else self.base_network, crystals, t, own_heads)
-        base = self._ask(self.base_network, crystals, t, base_heads | (self.heads if with_base else set()))
+        base_heads |= self.heads if with_base else set()
+        base = self._ask(self.base_network, crystals, t, base_heads if acts else base_heads | own_heads)
+        own = self._ask(self.network, crystals, t, own_heads) if acts else base
         displacement: Fields = {}
         actions: Fields = {}
         length = dt if euler else None

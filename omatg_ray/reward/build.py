@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.errors import ConfigError, DataError
+from omatg_ray.errors import ConfigError, DataError, RewardError
 from omatg_ray.reward.crmse import PolymorphMatch
 from omatg_ray.reward.custom import CustomReward
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.options import UNNAMED_POTENTIAL, Materials
 from omatg_ray.reward.potential import Potential
-from omatg_ray.reward.protocol import Once, Reward
+from omatg_ray.reward.protocol import Once, Reward, has_gradient
 from omatg_ray.reward.second_potential import SecondPotential
 from omatg_ray.reward.settings import ENERGY, SECOND, CustomSettings, RewardSettings
 from omatg_ray.reward.sources import sources
@@ -110,6 +110,12 @@ def build_scorers(
         if isinstance(part, PolymorphMatch):
             for dataset in evaluated:
                 part.learn(dataset.crystals)
+    for name, expected in settings.differentiable.items():
+        if has_gradient(parts[name]) != expected:
+            raise RewardError(
+                f"reward {name}: `Options.has_gradient` is {expected}, but the reward that it builds "
+                f"{'offers none' if expected else 'offers one'} (`with_gradient`); make them agree"
+            )
     weighted = Weighted({name: (settings.weighted.get(name, 0.0), part) for name, part in parts.items()})
     return Scorers(weighted, energy, None if second is None else second.potential.fingerprint)
 

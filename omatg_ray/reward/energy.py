@@ -13,7 +13,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.validity import check_validity
-from omatg_ray.errors import OmatgRayError
+from omatg_ray.errors import OmatgRayError, RewardError
 from omatg_ray.reward.gradient import Gradient
 from omatg_ray.reward.potential import Potential, load_potential
 from omatg_ray.reward.protocol import REWARD, RewardResult
@@ -141,7 +141,12 @@ class MatGLEnergy:
         """Return the same with the gradients of the reward and of energy_per_atom.
 
         That of the reward has the slope of the squeeze in it. Takes about three times as long as a call.
+
+        Raises:
+            RewardError: It relaxes the crystals first, and so has no gradient.
         """
+        if not self.has_gradient:
+            raise RewardError("the energy after a relaxation has no gradient; set relax_steps to 0")
         return self._score(crystals, gradient=True)
 
     def relaxed(self, crystals: CrystalBatch, steps: int) -> Relaxed:

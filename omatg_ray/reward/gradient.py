@@ -58,6 +58,10 @@ class Gradient:
             torch.where(of_atoms == 0, 0.0, of_atoms * self.pos), torch.where(factor == 0, 0.0, factor * self.cell)
         )
 
+    def to(self, device: torch.device | str) -> Gradient:
+        """Return the gradient on a device, in its own precision."""
+        return Gradient(self.pos.to(device), self.cell.to(device))
+
     def __add__(self, other: Gradient) -> Gradient:
         return Gradient(self.pos + other.pos, self.cell + other.cell)
 
@@ -70,18 +74,19 @@ class Gradient:
 
     def spread(self, rows: Tensor, layout: Layout) -> Gradient:
         """Return the gradient of B structures, with this one at some of them (b,) and 0 at the others."""
-        whole = Gradient.zeros(layout)
-        whole.pos[layout.atoms_of(rows)], whole.cell[rows] = self.pos, self.cell
+        whole, atoms = Gradient.zeros(layout), layout.atoms_of(rows.to(layout.n_atoms.device))
+        whole.pos[atoms.to(whole.pos.device)], whole.cell[rows.to(whole.cell.device)] = self.pos, self.cell
         return whole
 
     def size(self, crystals: CrystalBatch) -> Tensor:
         """Return the size (B,) of every structure's gradient, independent of the number of atoms and of the axes.
 
         It is √(mean over atoms of |N d/dr|² + |d/dε|²): for minus the energy per atom, the root mean square of the
-        forces in eV/Å together with the norm of dE/dε / N in eV.
+        forces in eV/Å together with the norm of dE/dε / N in eV. Where the lattice has no inverse, it is NaN.
         """
         cell, layout = crystals.cell.to(self.pos), crystals.layout
-        by_r = torch.linalg.solve(cell[layout.batch], self.pos[:, :, None])[..., 0]
+        by_r, singular = torch.linalg.solve_ex(cell[layout.batch], self.pos[:, :, None])
+        by_r = by_r[..., 0].where(singular[:, None] == 0, torch.nan)
         by_strain = cell.mT @ self.cell
         squares = layout.n_atoms * layout.sum(by_r.square().sum(1)) + by_strain.square().sum((1, 2))
         return squares.sqrt()

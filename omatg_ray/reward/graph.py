@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 # Distances below this are between a site and itself; the number is MatGL's.
 SAME_SITE = 1e-8
-MOST_EDGES = 300_000
-"""Directed edges of one structure, for which a network with gradients needs some 6 GB. A crystal of solid density has
-fewer up to 6,000 atoms; a valid one of 20 atoms reaches them where the cell has collapsed."""
+MOST_EDGES, MOST_NEIGHBOURS = 300_000, 1_000
+"""Directed edges of a structure, for which a network with gradients needs some 6 GB, and neighbours of an atom. Only a
+cell that has collapsed exceeds both: in diamond, the densest solid, an atom has 160 neighbours within 6 Å."""
 
 
 def graph_chunks(
@@ -47,7 +47,7 @@ def graph_chunks(
 
     Raises:
         DataError: A structure is not finite or its cell spans no volume.
-        MemoryError: A structure has more than `MOST_EDGES`.
+        MemoryError: A structure has more than `MOST_EDGES`, and its atoms more than `MOST_NEIGHBOURS`.
     """
     from torch_geometric.data import Batch
 
@@ -82,12 +82,13 @@ def graph_chunks(
 
     # Every atom sees as many others as a sphere of the crystal's density holds, in the mean.
     density = crystals.n_atoms.double() / torch.linalg.det(cell).abs()
-    expected = crystals.n_atoms * density * (4 / 3 * math.pi * cutoff**3)
+    around = density * (4 / 3 * math.pi * cutoff**3)
+    collapsed = (around > MOST_NEIGHBOURS) & (crystals.n_atoms * around > MOST_EDGES)
     for b in range(len(crystals)):
-        if expected[b] > MOST_EDGES:
+        if collapsed[b]:
             raise MemoryError(
-                f"some {float(expected[b]):.0e} pairs of neighbours within {cutoff:g} Å, at "
-                f"{float(1 / density[b]):.2g} Å³ per atom; at most {MOST_EDGES:,} are allowed"
+                f"the cell has collapsed to {float(1 / density[b]):.2g} Å³ per atom: {float(around[b]):,.0f} "
+                f"neighbours of each of {int(crystals.n_atoms[b])} atoms within {cutoff:g} Å would not fit into memory"
             )
         pairs_and_offsets = neighbours(frac[ptr[b] : ptr[b + 1]].numpy(), cell[b].numpy(), cutoff)
         n_edges = pairs_and_offsets[0].shape[1]

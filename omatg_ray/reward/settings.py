@@ -156,7 +156,7 @@ class RewardSettings(_WithOptions):
         return rewarded == {ENERGY} and not self.relax_steps
 
     @property
-    def with_gradient(self) -> dict[str, bool]:
+    def differentiable(self) -> dict[str, bool]:
         """Return of every reward with a weight above 0 whether it has a gradient; relaxed energies have none."""
         known = {
             name: options.has_gradient and not (options.needs_potential and self.relax_steps)

@@ -74,16 +74,21 @@ class Weighted:
         reward = torch.zeros(len(crystals), dtype=torch.float64)
         values: dict[str, Tensor] = {}
         by_state, rest = Gradient.zeros(crystals.layout) if gradient else None, torch.zeros_like(reward)
-        for part, (weight, scorer) in self.parts.items():
-            differentiated = bool(gradient and weight and has_gradient(scorer))
-            if differentiated or not weight:
-                scored = reward_of_known(scorer, crystals, differentiated)
+        by_gradient = {part for part, (w, scorer) in self.parts.items() if gradient and w and has_gradient(scorer)}
+        results: dict[str, RewardResult] = {}
+        # First those with a gradient: what they share with others is then not evaluated again without it.
+        for part in sorted(self.parts, key=lambda name: name not in by_gradient):
+            weight, scorer = self.parts[part]
+            if part in by_gradient or not weight:
+                scored = reward_of_known(scorer, crystals, part in by_gradient)
             else:
                 scored = scorer(crystals)
-            result = checked(part, scored, len(crystals))
+            results[part] = checked(part, scored, len(crystals))
+        for part, (weight, _) in self.parts.items():
+            result = results[part]
             if weight:
                 reward = reward + weight * result.reward
-            if differentiated and by_state is not None:
+            if part in by_gradient and by_state is not None:
                 by_state = by_state + result.gradients[REWARD].times(torch.full_like(reward, weight), crystals.layout)
             elif weight:
                 rest = rest + weight * result.reward

@@ -5,7 +5,7 @@ Source: Shao et al., "DeepSeekMath" (2024), with OMatG-IRL's population standard
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,13 +31,23 @@ class Advantages:
         values: (groups, members) float64; 0 where not counted.
         counted: (groups, members) bool: members that get a loss.
         skipped_groups: Number of groups with fewer than two rewarded members or without spread.
-        failed: Number of members without a reward.
     """
 
     values: Tensor
     counted: Tensor
     skipped_groups: int
-    failed: int
+
+    def times(self, factor: Tensor) -> Advantages:
+        """Return the advantages multiplied by one factor for each group (groups,)."""
+        return replace(self, values=self.values * factor[:, None])
+
+
+def spread_within(rewards: Tensor) -> Tensor:
+    """Return the population standard deviation of the finite rewards of each group (groups,); 0 if there are none."""
+    finite = rewards.isfinite()
+    n = finite.sum(1).clamp_min(1)
+    deviation = (rewards - (rewards.where(finite, 0.0).sum(1) / n)[:, None]).where(finite, 0.0)
+    return (deviation.square().sum(1) / n).sqrt()
 
 
 def clipped(values: Tensor, n_std: float) -> Tensor:
@@ -97,7 +107,6 @@ def group_advantages(
     rewards = rewards.double().cpu()
     values = torch.zeros_like(rewards)
     counted = torch.isfinite(rewards)
-    failed = int((~counted).sum())
     skipped = 0
     for group, members in enumerate(counted):
         finite = rewards[group, members]
@@ -112,4 +121,4 @@ def group_advantages(
         if distance is not None and settings.diversity_weight:
             novelty = _novelty(rewards[group, members], distance[group][members][:, members].double())
             values[group, members] += settings.diversity_weight * novelty
-    return Advantages(values, counted, skipped, failed)
+    return Advantages(values, counted, skipped)

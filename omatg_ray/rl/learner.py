@@ -53,12 +53,12 @@ class Report:
 
 
 class Trial(NamedTuple):
-    """A microbatch that was timed.
+    """A network call that was timed.
 
     Attributes:
-        seconds: Of its forward and backward passes.
-        memory: Bytes that it keeps for a backward pass.
-        pairs: Its ordered pairs of atoms, each step counted.
+        seconds: Of its forward and backward pass.
+        memory: Bytes that it keeps for the backward pass.
+        pairs: Its ordered pairs of atoms.
     """
 
     seconds: float
@@ -172,7 +172,7 @@ class Learner:
                 for cut in part.cuts(self.microbatch_pairs):
                     self._backward(part.microbatch(cut), report, first)
                 for span in part.spans(self.microbatch_pairs):
-                    cut = span, slice(1)
+                    cut = span, slice(0, 1)
                     assert self.pathwise is not None
                     _add(report.sums, self.pathwise.accumulate(*part.replay(span)))
             except RuntimeError as error:
@@ -237,24 +237,32 @@ class Learner:
         """Time one microbatch without an update, for estimates: of the policy gradient, or of the reward gradient."""
         advantage = torch.linspace(-1.0, 1.0, len(trajectory), dtype=torch.float64) if by_policy else None
         gradient = None if by_policy else Gradient.zeros(trajectory.x_0.layout)
-        part, start = Part(trajectory, advantage, len(trajectory), gradient), time.perf_counter()
-        if self.pathwise is not None and not by_policy:
-            span = part.spans(self.microbatch_pairs)[0]
-            crystals, n_steps = trajectory.x_0.select(range(span.start, span.stop)), trajectory.n_steps
-            with saved_bytes() as saved:
-                self.pathwise.accumulate(*part.replay(span))
-            n_steps = min(n_steps, self.pathwise.settings.transitions)
-            # Only the graph of one step exists at a time.
-            memory, pairs = sum(saved.values()) // n_steps, n_steps * int(crystals.n_atoms.square().sum())
-        else:
-            microbatch = part.microbatch(part.cuts(self.microbatch_pairs)[0])
-            with saved_bytes() as saved:
-                loss, _, _ = self.loss(microbatch)
-            loss.backward()
-            memory, pairs = sum(saved.values()), int(microbatch.crystals.n_atoms.square().sum())
-        elapsed = time.perf_counter() - start
+        part = Part(trajectory, advantage, len(trajectory), gradient)
+        tried = self._try_policy(part) if by_policy else self._try_replay(part)
         self.optimizer.zero_grad(set_to_none=True)
-        return Trial(elapsed, memory, pairs)
+        return tried
+
+    def _try_policy(self, part: Part) -> Trial:
+        microbatch = part.microbatch(part.cuts(self.microbatch_pairs)[0])
+        start = time.perf_counter()
+        with saved_bytes() as saved:
+            loss, _, _ = self.loss(microbatch)
+        loss.backward()
+        elapsed = time.perf_counter() - start
+        return Trial(elapsed, sum(saved.values()), int(microbatch.crystals.n_atoms.square().sum()))
+
+    def _try_replay(self, part: Part) -> Trial:
+        assert self.pathwise is not None
+        trajectory, *rest = part.replay(part.spans(self.microbatch_pairs)[0])
+        # Only the graph of one step exists at a time.
+        settings = self.pathwise.settings.model_copy(update={"transitions": 1})
+        with saved_bytes() as saved:
+            replace(self.pathwise, settings=settings).accumulate(trajectory, *rest)
+        start = time.perf_counter()
+        self.pathwise.accumulate(trajectory, *rest)
+        elapsed = time.perf_counter() - start
+        n_steps = min(trajectory.n_steps, self.pathwise.settings.transitions)
+        return Trial(elapsed / n_steps, sum(saved.values()), int(trajectory.x_0.n_atoms.square().sum()))
 
     @staticmethod
     def _explain_not_finite(microbatch: Microbatch) -> str:

@@ -44,32 +44,35 @@ class Pathwise:
         """Add the gradient of −weight · Σ (R − `settings.distance` · D) to the `grad` of the parameters.
 
         Args:
-            trajectory: B structures, sampled without noise in the last K steps.
+            trajectory: B structures. If the last K steps took noise, the same noise is meant: it depends on no state.
             states: Positions (T, sum N, 3) and lattices (T, B, 3, 3) at all grid points.
             gradient: Gradient of their rewards R at the last state.
             weight: Factor of every structure.
 
         Returns:
             Sums over the structures, times weight: `gradient_size`, the size of the gradients; `gradient_limited`,
-            the number of those above the limit; `adjoint_growth`, the size of the adjoint at the first counted step, in
-            that of the limited gradient; with a weight, `velocity_distance`, the distance D in Å².
+            the number of those above the limit; `adjoint_growth`, the size of the adjoint after the first counted step,
+            in that of the limited gradient; with a weight, `velocity_distance`, the distance D in Å².
         """
         n_steps, settings = trajectory.n_steps, self.settings
         final = _state(trajectory, states, n_steps)
+        gradient = gradient.to(final.pos.device)
         size = gradient.size(final)
         start = gradient.limited(settings.limit, final)
-        largest = settings.growth * start.size(final)
+        size_at_start = start.size(final).nan_to_num(0.0).to(final.pos)
         adjoint = Gradient(start.pos.to(final.pos), start.cell.to(final.cell))
         first = max(self.policy.first_step(trajectory.times), n_steps - settings.transitions)
         apart = 0.0
         for k in reversed(range(first, n_steps)):
             state = _state(trajectory, states, k)
-            adjoint = adjoint.limited(largest.to(state.pos), state)
             state.pos.requires_grad_(k > first)
             state.cell.requires_grad_(k > first)
             by_state, distance = self._differentiate(trajectory, state, k, adjoint, -weight)
-            adjoint, apart = adjoint + by_state, apart + distance
-        grown = adjoint.size(_state(trajectory, states, first)) / start.size(final).clamp_min(1e-12).to(adjoint.pos)
+            apart += distance
+            if k > first:
+                where = _state(trajectory, states, k)  # without a graph
+                adjoint = (adjoint + by_state).limited(settings.growth * size_at_start, where)
+        grown = adjoint.size(_state(trajectory, states, first + 1)).nan_to_num(0.0) / size_at_start.clamp_min(1e-12)
         stats = {
             "gradient_size": weight * float(size.nan_to_num(0.0, 0.0, 0.0).sum()),
             "gradient_limited": weight * float((size > settings.limit).sum()),
@@ -96,15 +99,13 @@ class Pathwise:
             moved = {name: step.displacement[name] / dt - rate for name, rate in base.items()}
             distance = dt * _square(moved, state)
         inputs = [values for values in (state.pos, state.cell) if values.requires_grad]
-        found = torch.autograd.grad(along - weight * distance, [*self.parameters, *inputs], allow_unused=True)
-        for parameter, value in zip(self.parameters, found, strict=False):
-            if value is not None:
-                parameter.grad = factor * value if parameter.grad is None else parameter.grad + factor * value
-        by_state = found[len(self.parameters) :] if inputs else (None, None)
-        by_pos, by_cell = (
-            torch.zeros_like(of) if value is None else value
-            for value, of in zip(by_state, (state.pos, state.cell), strict=True)
+        # Parameters that no step without noise depends on get zeros, so that the optimizer has a state for all.
+        found = torch.autograd.grad(
+            along - weight * distance, [*self.parameters, *inputs], allow_unused=True, materialize_grads=True
         )
+        for parameter, value in zip(self.parameters, found, strict=False):
+            parameter.grad = factor * value if parameter.grad is None else parameter.grad + factor * value
+        by_pos, by_cell = found[len(self.parameters) :] or (torch.zeros_like(state.pos), torch.zeros_like(state.cell))
         return Gradient(by_pos, by_cell), float(distance.detach())
 
 

@@ -14,7 +14,7 @@ from omatg_ray.errors import TrainingError
 from omatg_ray.reward.gradient import Gradient
 from omatg_ray.reward.protocol import REWARD, Reward, RewardResult, reward_of_known
 from omatg_ray.reward.settings import SECOND
-from omatg_ray.rl.advantage import Advantages
+from omatg_ray.rl.advantage import Advantages, spread_within
 from omatg_ray.rl.divergence import CORRELATION, SHIFT, rank_correlation
 from omatg_ray.rl.work import WorkItem
 
@@ -144,15 +144,18 @@ def formulas(compositions: Sequence[Sequence[int]]) -> list[str]:
 def reward_metrics(rewards: Tensor, advantages: Advantages | None, results: Sequence[RewardResult]) -> dict[str, float]:
     """Summarise an iteration's rewards (groups, members) and the values behind them; NaN where there are none.
 
-    Without advantages, nothing is said of groups.
+    Without advantages, nothing is said of groups. `reward_std` is the mean standard deviation within groups, of all
+    rewards where groups have one member.
 
     Every value appears as `reward_<name>_mean`, except energies and validity, which have names of their own. With a
     second potential, `second_rank_correlation` and `second_shift` say how well the two agree (`DivergenceWatch`).
     """
-    spreads = [group[group.isfinite()].std(unbiased=False) for group in rewards if group.isfinite().any()]
+    # Groups of one have no spread of their own.
+    compared = rewards if rewards.shape[1] > 1 else rewards.T
+    spreads = spread_within(compared)[compared.isfinite().any(1)]
     metrics = {
         "reward_mean": _mean(rewards),
-        "reward_std": _mean(torch.tensor(spreads, dtype=torch.float64)),
+        "reward_std": _mean(spreads),
         "failed_share": float((~rewards.isfinite()).sum()) / rewards.numel(),
     }
     if advantages is not None:

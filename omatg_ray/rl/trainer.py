@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from omatg_ray.crystal.batch import Layout
-from omatg_ray.rl.advantage import group_advantages
+from omatg_ray.rl.advantage import group_advantages, spread_within
 from omatg_ray.rl.backend import TrainingBackend
 from omatg_ray.rl.scoring import distances_of, gradient_of, mean_distance, rest_of, reward_metrics, rewards_of
 from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
@@ -69,6 +69,9 @@ class Trainer:
         if self.by_policy:
             compared = rest_of(scored, rewards) if self.by_gradient else rewards
             advantages = group_advantages(compared, self.advantage, distance)
+            if self.by_gradient:
+                # Beside gradients, which have the size that the weights of the rewards give them, so have these.
+                advantages = advantages.times(spread_within(compared))
             counted = counted | advantages.counted
         metrics = reward_metrics(rewards, advantages, [item.result for item in scored])
         if distance is not None:

@@ -19,6 +19,7 @@ from omatg_ray.policy.schedule import LearnedSchedule
 from omatg_ray.policy.settings import LearnedScheduleSettings
 from omatg_ray.reward.build import Scorers, build_scorers, fingerprint
 from omatg_ray.reward.potential import load_potential
+from omatg_ray.rl.settings import AdvantageSettings, ObjectiveSettings
 from omatg_ray.run.location import absolute_name
 from omatg_ray.run.versions import versions
 from omatg_ray.train.components import RunComponents
@@ -45,6 +46,7 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
     refuse_unnamed(config)
     assert config.base is not None
     warn_idle(config)
+    warn_without_effect(config)
     tracking_of(config)
     set_threads(config.threads)
     device = driver_device(config.device, config.ray)
@@ -90,8 +92,8 @@ def policy_model(
         elements: Atomic numbers that the model is trained on, and knows from then on.
 
     Raises:
-        ConfigError: The start was reinforced on other fields or by another kind of policy, or the schedule to anneal
-            with cannot be read.
+        ConfigError: The start was reinforced on other fields, by another kind of policy or to act from another time on,
+            or the schedule to anneal with cannot be read; or the policy never acts on a time grid.
         ModelError: The base has no denoiser for a score policy, or the variant has a module that nothing trains.
     """
     scorers = Scorers(None, None) if scorers is None else scorers
@@ -107,11 +109,17 @@ def policy_model(
             f"policy.variant: {config.base} was reinforced as a {start.description.variant} policy; continue with that "
             "variant, or start from its base"
         )
-    if acts_on and start.description.acts_from != policy.acts_from:
+    acts_from = start.description.acts_from if policy.acts_from is None else policy.acts_from
+    if acts_on and start.description.acts_from != acts_from:
         # Until the first update, the reinforced network would act where it never learned, or not where it did.
         raise ConfigError(
-            f"policy.acts_from: {config.base} was reinforced to act from {start.description.acts_from:g} on; continue "
-            "with that, or start from its base"
+            f"policy.acts_from: {config.base} was reinforced to act from {start.description.acts_from:g} on; leave the "
+            "key out to continue with that, or start from its base"
+        )
+    if acts_from and config.rollout.learn_from is not None:
+        raise ConfigError(
+            f"rollout.learn_from: the policy acts from t = {acts_from:g} on (policy.acts_from), which says what steps "
+            "are learned from; set it to null"
         )
     named = None
     if policy.schedule_from is not None:
@@ -132,7 +140,7 @@ def policy_model(
             "active": list(policy.active),
             "noise": {field: policy.noise[field] for field in policy.active},
             "schedule": schedule,
-            "acts_from": policy.acts_from,
+            "acts_from": acts_from,
             "elements": [*start.description.elements, *unseen_elements(start, elements)],
             "potential": config.resolved().reward.potential,
             "provenance": {
@@ -168,6 +176,27 @@ def policy_model(
     for steps in (*config.rollout.turns, config.validated_steps):
         _require_action(model.policy(), steps)
     return model
+
+
+def warn_without_effect(config: Config) -> None:
+    """Warn of keys of policy gradients in a run that learns from reward gradients alone."""
+    if config.by_policy:
+        return
+    default = Config()
+    of_policy = {"rollout": ("learn_from", "shared_start"), "advantage": AdvantageSettings.model_fields}
+    of_policy["objective"] = tuple(name for name in ObjectiveSettings.model_fields if name != "reward_gradient")
+    changed = [
+        f"{section}.{name}"
+        for section, names in of_policy.items()
+        for name in names
+        if getattr(getattr(config, section), name) != getattr(getattr(default, section), name)
+    ]
+    if changed:
+        warnings.warn(
+            f"{', '.join(changed)}: without effect, since this run learns from the gradients of its rewards alone "
+            "(objective.reward_gradient)",
+            stacklevel=2,
+        )
 
 
 def _require_action(policy: Policy, steps: int) -> None:

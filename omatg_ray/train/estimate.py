@@ -149,7 +149,7 @@ def describe(config: Config, parts: RunComponents) -> str:
             f"data        {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test crystals",
             f"per iteration  {rollout.groups} groups x {rollout.group_size} trajectories x {_steps(rollout.turns)} "
             f"steps{_learned_from(config)} ({' and '.join(networks)} network), {learned}",
-            f"active      {', '.join(config.policy.active)}{_gate(config)} in {rollout.precision} "
+            f"active      {', '.join(config.policy.active)}{_gate(parts)} in {rollout.precision} "
             f"on {where(config, parts)}",
             *([f"annealing   {_schedule(config, parts)}"] if parts.model.schedule is not None else []),
             f"time        about {iteration:.1f} s an iteration "
@@ -171,8 +171,9 @@ def _needs_base(config: Config, policy: Policy) -> bool:
     return recorded or policy.asks_base or policy.acts_from > 0 or bool(by is not None and by.distance)
 
 
-def _gate(config: Config) -> str:
-    return f" from t = {config.policy.acts_from:g} on" if config.policy.acts_from else ""
+def _gate(parts: RunComponents) -> str:
+    gate = parts.model.description.acts_from
+    return f" from t = {gate:g} on" if gate else ""
 
 
 def _schedule(config: Config, parts: RunComponents) -> str:

@@ -13,6 +13,7 @@ from omatg_ray.cli.next_steps import next_steps
 from omatg_ray.commands.info import describe_model
 from omatg_ray.commands.train import TrainResult, train
 from omatg_ray.crystal.formula import cell_species
+from omatg_ray.model.checks import warn_idle_policy
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.run.metrics import read_metrics
@@ -70,9 +71,17 @@ def test_the_model_is_the_base_until_it_acts(run: TrainResult, workshop: Worksho
     )
     last = FlowModel.load(workshop.root / "by_gradient" / "checkpoints" / "last")
     started, cells = FlowModel.load(base), [cell_species(formula) for formula in ("NaCl", "MgO2")]
+    with pytest.warns(UserWarning, match="with 2 grid points the last step begins at t = 0.00, before .* acts .0.5."):
+        warn_idle_policy(last, [Sampling(2), Sampling(5)])
     same, other = ([model.generate(cells, Sampling(steps), 1) for model in (last, started)] for steps in (2, 5))
     assert torch.equal(same[0].pos, same[1].pos) and torch.equal(same[0].cell, same[1].cell)
     assert not torch.equal(other[0].pos, other[1].pos)
+
+
+def test_another_run_keeps_its_time(run: TrainResult, workshop: Workshop) -> None:
+    words = [word.replace("acts_from: 0.5, ", "") for word in KEYS]
+    again = build_run(workshop.load(f"base={workshop.root / 'by_gradient'}", *words))
+    assert again.model.description.acts_from == 0.5
 
 
 def test_a_stopped_run_goes_on_exactly(run: TrainResult, workshop: Workshop, base: Path, tmp_path: Path) -> None:

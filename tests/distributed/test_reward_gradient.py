@@ -79,5 +79,8 @@ def test_learners_share_an_update(here: Run, workshop: Workshop, base: Path, clu
     ours, theirs = there.weights(), here.weights()
     first = here.weights("iteration_000000")
     moved = max(float((theirs[name] - first[name]).abs().max()) for name in theirs if name.startswith("policy."))
+    # Adam hides the size of a gradient; its norm does not.
+    found, expected = (next(line for line in run.lines() if line.pop("kind") == "train") for run in (there, here))
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
     for name in (name for name in theirs if name.startswith("policy.")):
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0.05 * moved)

@@ -237,6 +237,9 @@ def test_a_model_that_acts_later_keeps_that_in_its_folder(tmp_path):
     unreinforced = model.description.model_copy(update={"active": []})
     base = FlowModel(unreinforced, model.base_network)
     assert loaded.description.acts_from == 0.7
+    # Those that always act are written as they always were: older versions read them, and keys of results stay.
+    assert "acts_from" not in reinforced_model().description.model_dump_json()
+    assert reinforced_model().description.acts_from == 0.0
     found = {name: each.generate(SPECIES, Sampling(6), 3) for name, each in (("gated", loaded), ("same", model))}
     assert equal(found["gated"], found["same"])
     assert not any(equal(found["gated"], each.generate(SPECIES, Sampling(6), 3)) for each in (reinforced_model(), base))

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.errors import RewardError
+from omatg_ray.reward.build import build_scorers
+from omatg_ray.reward.built_in import OPTIONS
 from omatg_ray.reward.energy import MatGLEnergy, squeeze, squeeze_slope
 from omatg_ray.reward.gradient import Gradient
 from omatg_ray.reward.hull import EnergyAboveHull, Hull
 from omatg_ray.reward.potential import Potential, load_potential
 from omatg_ray.reward.protocol import REWARD, Once, Reward, RewardResult, has_gradient
+from omatg_ray.reward.settings import RewardSettings
 from omatg_ray.reward.target import Target
 from omatg_ray.reward.weighted import Weighted
 
@@ -151,6 +155,45 @@ def test_a_sum_adds_the_gradients_there_are() -> None:
     torch.testing.assert_close(other.rest, 0.5 * crystals.n_atoms.double())
     torch.testing.assert_close(other.gradients[REWARD].pos, result.gradients[REWARD].pos)
     torch.testing.assert_close(other.reward, result.reward + 0.5 * crystals.n_atoms)
+
+
+def test_energies_that_are_only_watched_are_not_computed_twice() -> None:
+    potential = Pairs()
+    calls = list[str]()
+    for name in ("energies", "gradients"):
+        method = getattr(potential, name)
+        setattr(potential, name, lambda *a, name=name, method=method, **k: (calls.append(name), method(*a, **k))[1])
+    shared = Once(MatGLEnergy(cast(Potential, potential)))
+    parts: dict[str, tuple[float, Reward]] = {
+        "energy": (0.0, shared),
+        "hull": (1.0, EnergyAboveHull(shared, hull_of())),
+    }
+    result = Weighted(parts).with_gradient(skewed())
+    assert calls == ["gradients"] and next(iter(result.values)) == "energy"
+
+
+def test_relaxed_energies_refuse_to_be_differentiated() -> None:
+    with pytest.raises(RewardError, match="relax_steps"):
+        energy(relax_steps=2).with_gradient(skewed())
+
+
+def test_what_a_reward_says_of_its_gradient_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it would be learned from twice, or not at all."""
+    settings = RewardSettings.model_validate({"weights": {"density": 1.0}, "density": {"target": 2.5}})
+    known = CrystalDataset(skewed(), ["a", "b", "c"], [{}, {}, {}])
+    assert has_gradient(build_scorers(settings, known, ()).reward.parts["density"][1])  # type: ignore[union-attr]
+    monkeypatch.setattr(OPTIONS["density"], "has_gradient", False)
+    with pytest.raises(RewardError, match="reward density: `Options.has_gradient` is False, but .* offers one"):
+        build_scorers(settings, known, ())
+
+
+def test_a_lattice_without_an_inverse_has_no_gradient() -> None:
+    crystals = skewed()
+    crystals.cell[1] = 0.0
+    gradient = Gradient(torch.ones(9, 3).double(), torch.ones(3, 3, 3).double())
+    assert gradient.size(crystals).isfinite().tolist() == [True, False, True]
+    limited = gradient.limited(1.0, crystals)
+    assert not limited.cell[1].any() and bool(limited.cell[0].any()) and bool(limited.pos.isfinite().all())
 
 
 def test_who_offers_a_gradient() -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from pydantic import ValidationError
 
-from omatg_ray.rl.advantage import group_advantages
+from omatg_ray.rl.advantage import group_advantages, spread_within
 from omatg_ray.rl.settings import AdvantageSettings
 
 NAN, INF = float("nan"), float("inf")
@@ -23,7 +21,7 @@ def test_closed_form():
     assert result.values.flatten().tolist() == pytest.approx([-1.0, 1.0, 0.0, 0.0])
     assert result.values.dtype == torch.float64
     assert result.counted.tolist() == [[True, True], [False, False]]
-    assert (result.skipped_groups, result.failed) == (1, 0)
+    assert result.skipped_groups == 1
 
 
 @pytest.mark.parametrize("shaping", ["none", "clip", "rank"])
@@ -74,7 +72,7 @@ def test_failed_members_leave_their_group(failure, shaping):
     assert torch.equal(result.values[:, kept], group_advantages(rewards, settings).values)
     assert result.values[:, 3].tolist() == [0.0, 0.0]
     assert result.counted.tolist() == [[i != 3 for i in range(9)]] * 2
-    assert (result.failed, result.skipped_groups) == (2, 0)
+    assert result.skipped_groups == 0
 
 
 @pytest.mark.parametrize("rewards", [[NAN, NAN, NAN], [1.0, NAN, NAN], [2.0, 2.0, NAN]])
@@ -82,7 +80,7 @@ def test_groups_without_two_different_rewards_are_skipped(rewards):
     result = group_advantages(torch.tensor([rewards, [0.0, 1.0, 2.0]]))
     assert not bool(result.counted[0].any()) and bool((result.values[0] == 0).all())
     assert bool(result.counted[1].all())
-    assert result.skipped_groups == 1 and result.failed == sum(math.isnan(r) for r in rewards)
+    assert result.skipped_groups == 1
 
 
 def test_clip_pulls_outliers_back_and_leaves_the_rest():
@@ -170,3 +168,12 @@ def test_members_without_reward_or_distance_have_no_part_in_the_diversity_term()
     added = group_advantages(rewards, DIVERSE, distance).values - group_advantages(rewards).values
     # The better half of the five that count is the first three, one of which has no distances: two equal ones are left.
     assert added.abs().max() == 0
+
+
+def test_beside_gradients_advantages_have_the_size_of_their_rewards() -> None:
+    """Times the spread within its group, an advantage without shaping is the reward's distance to the group's mean."""
+    rewards = torch.tensor([[1.0, 2.0, 6.0], [0.1, NAN, 0.3], [4.0, 4.0, 4.0]]).double()
+    found = group_advantages(rewards).times(spread_within(rewards))
+    expected = torch.tensor([[-2.0, -1.0, 3.0], [-0.1, 0.0, 0.1], [0.0, 0.0, 0.0]]).double()
+    torch.testing.assert_close(found.values, expected, rtol=0, atol=1e-6)
+    assert torch.equal(spread_within(rewards[2:]), torch.zeros(1).double())

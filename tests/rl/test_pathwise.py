@@ -11,15 +11,18 @@ from torch import Tensor, nn
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName
+from omatg_ray.flow.activations import saved_bytes
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import NetworkSettings
 from omatg_ray.policy.grid import time_grid
 from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.policy.policy import Policy
 from omatg_ray.reward.gradient import Gradient
+from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.pathwise import Pathwise
 from omatg_ray.rl.rollout import Trajectory, rollout
-from omatg_ray.rl.settings import RewardGradientSettings
+from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings, RewardGradientSettings
+from tests.rl.test_learner import OUT_OF_MEMORY, SmallMemory
 from tests.small import perturbed, random_crystals, small_network, velocity_policy
 
 STEPS = 6
@@ -196,6 +199,92 @@ def test_the_adjoint_is_limited_to_a_multiple_of_where_it_starts() -> None:
         return float(torch.cat([v.flatten() for v in values]).norm())
 
     assert norm(limited) < norm(unlimited)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gives_what_the_cpu_gives() -> None:
+    """Gradients of rewards come from the CPU, wherever crystals and networks are."""
+    base, found = small_network(0), []
+    network = perturbed(base, 0.05)
+    sampled = sample(velocity_policy(network, base), random_crystals([1, 3, 4], seed=3))
+    gradient = reward_gradient(sampled.final())
+    for device in ("cpu", "cuda"):
+        policy = velocity_policy(copy.deepcopy(network).to(device), copy.deepcopy(base).to(device))
+        trajectory, parameters = sampled.to(device), policy.trainable_parameters()
+        pathwise(policy, parameters, 3, 0.5, 2.0, 0.1).accumulate(trajectory, trajectory.states(), gradient, 1.0)
+        found.append([p.grad.cpu() for p in parameters if p.grad is not None])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_the_adjoint_of_one_step_is_where_it_starts() -> None:
+    base = small_network(0)
+    policy = velocity_policy(perturbed(base, 0.3), base)
+    trajectory = sample(policy, random_crystals([3, 4]))
+    gradient, parameters = reward_gradient(trajectory.final()), policy.trainable_parameters()
+    stats = pathwise(policy, parameters, 1, FREE, 1.0).accumulate(trajectory, trajectory.states(), gradient, 0.5)
+    assert stats["adjoint_growth"] == pytest.approx(1.0, abs=1e-12)
+
+
+def test_a_collapsed_lattice_ends_nothing() -> None:
+    base = small_network(0)
+    policy = velocity_policy(perturbed(base, 0.05), base)
+    x_0 = random_crystals([3, 4])
+    trajectory = sample(policy, x_0)
+    gradient, (pos, cell) = reward_gradient(trajectory.final()), trajectory.states()
+    cell[-1, 0] = 0.0
+    parameters = policy.trainable_parameters()
+    stats = pathwise(policy, parameters, 3, FREE, 4.0).accumulate(trajectory, (pos, cell), gradient, 1.0)
+    assert all(math.isfinite(value) for value in stats.values())
+    found = [p.grad.clone() for p in parameters if p.grad is not None]
+    policy.network.zero_grad()
+    alone = update(policy, x_0.select([1]), 3, growth=4.0)
+    for one, other in zip(found, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_parameters_that_no_step_depends_on_get_zeros() -> None:
+    """So that the optimizer has a state for every one of them, and a run can be resumed."""
+    base = small_network(0)
+    policy = velocity_policy(perturbed(base, 0.05), base)
+    idle = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    trajectory = sample(policy, random_crystals([3, 4]))
+    by_gradient = pathwise(policy, [*policy.trainable_parameters(), idle], 2, FREE, FREE)
+    by_gradient.accumulate(trajectory, trajectory.states(), reward_gradient(trajectory.final()), 1.0)
+    assert idle.grad is not None and not idle.grad.any()
+
+
+def by_gradient_alone(network: CSPNet, **values: object) -> Learner:
+    objective = ObjectiveSettings(reward_gradient=RewardGradientSettings(transitions=3))
+    return Learner(velocity_policy(network, small_network(1)), objective, LearnerSettings(epochs=1, **values))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_memory_that_runs_out_halves_what_is_replayed(
+    backward: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trajectory = sample(velocity_policy(small_network(0), small_network(1)), random_crystals([3, 1, 4, 3]))
+    gradient = reward_gradient(trajectory.final())
+    networks = [small_network(0) for _ in range(2)]
+    roomy, tight = (by_gradient_alone(network, lr=1e-3, microbatch_pairs=120) for network in networks)
+    expected = roomy.update(trajectory, None, gradient=gradient)
+    memory = SmallMemory(20, OUT_OF_MEMORY[0], monkeypatch, backward)
+    found = tight.update(trajectory, None, gradient=gradient)
+    assert found.pop("microbatch_pairs") == tight.microbatch_pairs and memory.sizes[0] == 35
+    assert found == pytest.approx(expected, rel=1e-8)
+    assert f"continues with {35 // 2}" in caplog.text
+    for name, value in networks[0].state_dict().items():
+        torch.testing.assert_close(networks[1].state_dict()[name], value, rtol=0, atol=1e-10)
+
+
+def test_a_trial_measures_one_step_however_many_are_differentiated() -> None:
+    trajectory = sample(velocity_policy(small_network(0), small_network(1)), random_crystals([3, 1, 4, 3]))
+    three = by_gradient_alone(small_network(0)).trial(trajectory, by_policy=False)
+    assert three.pairs == 35 and three.seconds > 0
+    one_step = velocity_policy(small_network(0), small_network(1))
+    with saved_bytes() as saved:
+        one_step.outputs(trajectory.x_0, torch.tensor(0.5).double())
+    assert sum(saved.values()) == pytest.approx(three.memory, rel=0.2)
 
 
 def test_frozen_fields_pass_the_adjoint_on() -> None:

@@ -157,7 +157,7 @@ def test_schedules_depend_on_the_seed_alone(workshop: Workshop, base: Path) -> N
         (["objective.entropy_weight.pos=0.1"], ["objective.entropy_weight.pos", "kind=learned"]),
         (["objective.distillation_weight.pos=0.1"], ["objective.distillation_weight.pos", "variant=score"]),
         (["policy.variant=annealing", "policy.acts_from=0.5"], ["policy", "acts_from", "from the start"]),
-        (["policy.acts_from=0.5", "rollout.learn_from=1"], ["rollout.learn_from", "policy.acts_from"]),
+        (["policy.acts_from=0.5", "rollout.learn_from=1"], ["rollout.learn_from", "policy.acts_from", "null"]),
         (["policy.acts_from=0.95"], ["policy.acts_from = 0.95", "never act", "rollout.steps"]),
         (["policy.variant=skore"], ["policy.variant", "'score'"]),
     ],
@@ -176,6 +176,12 @@ def test_the_schedule_to_anneal_with_must_be_one(workshop: Workshop, base: Path)
 def test_a_reinforced_model_goes_on_acting_from_the_same_time(workshop: Workshop, trained: TrainResult) -> None:
     with pytest.raises(ConfigError, match="policy.acts_from.*reinforced to act from 0 on"):
         build_run(workshop.load(f"base={trained.model.parent.parent}", "policy.acts_from=0.3"))
+
+
+def test_keys_of_policy_gradients_are_named_where_there_are_none(workshop: Workshop, base: Path) -> None:
+    keys = [f"base={base}", "objective.reward_gradient={transitions: 1}"]
+    with pytest.warns(UserWarning, match="rollout.shared_start, objective.clip: without effect"):
+        build_run(workshop.load(*keys, "rollout.shared_start=true", "objective.clip=0.1"))
 
 
 def test_another_variant_does_not_go_on_from_a_reinforced_model(workshop: Workshop, trained: TrainResult) -> None:
