@@ -140,7 +140,6 @@ class Learner:
                 )
                 formulas = _join_formulas(formula for answer in answers for formula in answer["formulas"])
                 raise TrainingError(f"the gradient is not finite; compositions of this iteration: {formulas}")
-            self._decay()
             self.optimizer.step()
             norms += float(norm)
         sums: dict[str, float] = {}
@@ -151,15 +150,6 @@ class Learner:
         pairs = min(each.microbatch_pairs for each in reports)
         changed = {"microbatch_pairs": pairs} if pairs < self.settings.microbatch_pairs else {}
         return means | {"log_ratio_max": max(each.log_ratio_max for each in reports)} | changed
-
-    def _decay(self) -> None:
-        """Set the learning rate of the next step, which depends only on how many were taken, also before a resume."""
-        half_life = self.settings.half_life
-        if half_life is None:
-            return
-        taken = max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * 0.5 ** (taken / half_life)
 
     def _gradients(self, part: Part | None, before: Report, first: bool) -> Report:
         """Compute an epoch's gradients in microbatches that fit into memory; return the statistics including it."""

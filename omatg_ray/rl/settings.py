@@ -229,9 +229,6 @@ class LearnerSettings(Settings):
 
     epochs: int = Field(2, ge=1, description="PPO epochs per iteration, one optimizer step each")
     lr: float = Field(1.2e-4, gt=0, description="learning rate of Adam")
-    half_life: float | None = Field(
-        None, gt=0, description="optimizer steps in which the learning rate halves, again and again; null: never"
-    )
     grad_clip: float = Field(1.0, gt=0, description="largest gradient norm")
     microbatch_pairs: int = Field(
         16_000,

@@ -357,33 +357,16 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_is_updated():
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
-def test_the_learning_rate_halves_with_the_steps_taken():
-    """As Adam with these rates set by hand, the gradients being those of a learner with a constant rate."""
-    base = small_network(1)
-    trajectory = sample(velocity_policy(small_network(0), base))
-    found, expected = small_network(0), small_network(0)
-    learner = make_learner(found, base, lr=1e-3, half_life=2.0, epochs=2)
-    by_hand = make_learner(expected, base, lr=1e-3)
-    for taken in range(6):
-        by_hand.optimizer.param_groups[0]["lr"] = 1e-3 * (1, 0.5**0.5, 0.5, 0.5**1.5, 0.25, 0.5**2.5)[taken]
-        by_hand.update(trajectory, ADVANTAGE)
-    for _ in range(3):
-        learner.update(trajectory, ADVANTAGE)
-    for name, value in expected.state_dict().items():
-        torch.testing.assert_close(found.state_dict()[name], value, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("half_life", [None, 1.5])
-def test_state_goes_on_exactly(half_life):
+def test_state_goes_on_exactly():
     base = small_network(1)
     trajectory = sample(velocity_policy(small_network(0), base))
     whole, half, rest = small_network(0), small_network(0), small_network(5)
-    learner = make_learner(whole, base, lr=1e-3, half_life=half_life)
+    learner = make_learner(whole, base, lr=1e-3)
     learner.update(trajectory, ADVANTAGE)
     learner.update(trajectory, ADVANTAGE)
-    stopped = make_learner(half, base, lr=1e-3, half_life=half_life)
+    stopped = make_learner(half, base, lr=1e-3)
     stopped.update(trajectory, ADVANTAGE)
-    resumed = make_learner(rest, base, lr=1e-3, half_life=half_life)
+    resumed = make_learner(rest, base, lr=1e-3)
     rest.load_state_dict(half.state_dict())
     resumed.load_state_dict({k: v.clone() for k, v in stopped.state_dict().items()})
     resumed.update(trajectory, ADVANTAGE)
