@@ -321,6 +321,8 @@ def reinforcements() -> Iterator[Case]:
     yield Case("rewards", (train("rewards", *rewards, own),), base)
     shortcuts = ("rollout.learn_from=2", "rollout.precision=bfloat16", "rollout.shared_start=true")
     yield Case("shortcuts", (train("shortcuts", *shortcuts),), base)
+    gradient = ("objective.reward_gradient={transitions: 2}", "rollout.group_size=1", "policy.acts_from=0.3")
+    yield Case("reward_gradient", (train("reward_gradient", *gradient),), base)
     yield Case("staleness", (train("staleness", "rollout.max_staleness=1", "iterations=3"),), base)
 
 
