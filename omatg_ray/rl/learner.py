@@ -243,13 +243,14 @@ class Learner:
 
     def _try_replay(self, part: Part) -> Trial:
         assert self.pathwise is not None
-        trajectory, *rest = part.replay(part.spans(self.microbatch_pairs)[0])
+        replayed = part.replay(part.spans(self.microbatch_pairs)[0])
+        trajectory = replayed[0]
         # Only the graph of one step exists at a time.
         settings = self.pathwise.settings.model_copy(update={"transitions": 1})
         with saved_bytes() as saved:
-            replace(self.pathwise, settings=settings).accumulate(trajectory, *rest)
+            replace(self.pathwise, settings=settings).accumulate(*replayed)
         start = time.perf_counter()
-        self.pathwise.accumulate(trajectory, *rest)
+        self.pathwise.accumulate(*replayed)
         elapsed = time.perf_counter() - start
         n_steps = min(trajectory.n_steps, self.pathwise.settings.transitions)
         return Trial(elapsed / n_steps, sum(saved.values()), int(trajectory.x_0.n_atoms.square().sum()))
