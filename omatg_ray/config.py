@@ -261,7 +261,14 @@ class Config(Settings):
                 f"have {points - 1} Euler steps"
             )
         if self.rollout.group_size == 1 and self.by_policy:
-            raise ValueError("rollout.group_size: a policy gradient compares the members of a group; take at least 2")
+            without = [name for name, offered in self.reward.differentiable.items() if not offered]
+            why = f"{', '.join(without)} has no gradient and is learned by policy gradient, which compares"
+            if by is None:
+                why = "a policy gradient (objective.reward_gradient is null) compares"
+            raise ValueError(
+                f"rollout.group_size: {why} the members of a group; take at least 2, for example "
+                "rollout='{groups: 8, group_size: 8, groups_per_item: 8}', or start from configs/bundled_velocity.yaml"
+            )
         return self
 
     @property

@@ -261,6 +261,11 @@ def documented_keys(defaults: BaseModel, prefix: str = "") -> list[tuple[str, st
         else:
             plain = defaults.model_dump(mode="json", include={name}).get(name) if in_kinds else value
             rows.append((f"{prefix}{name}", _plain(plain), field.description or ""))
+            group = None if in_kinds or value is not None else _model_at(type(defaults), [name])
+            # What a section holds that is null by default, too.
+            for key, inner in group.model_fields.items() if group is not None else ():
+                default = "(required)" if inner.is_required() else _plain(inner.default)
+                rows.append((f"{prefix}{name}.{key}", default, inner.description or ""))
     return rows
 
 

@@ -25,6 +25,7 @@ from omatg_ray.model.checks import warn_generated_species, warn_idle_policy, war
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import DEFAULT, Sampling
 from omatg_ray.model.schedule import OWN
+from omatg_ray.policy.schedule import describe
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.location import BUNDLED, Location, absolute_name, is_bundled
 from omatg_ray.run.text import LINE, aligned
@@ -142,6 +143,7 @@ def compare(options: CompareOptions, progress: bool = False) -> Compared:
     """
     ways = [sampling for _, sampling in options.samplings]
     with evaluation_session(options, options.models, progress, ways) as (evaluator, check, models):
+        _warn_of_schedules(options, models)
         names = distinct_names(options.models)
         cases = [
             Case(model, sampling, name, schedule_name)
@@ -244,6 +246,19 @@ def evaluation_session(
             options.relax,
         )
         yield evaluator, plausibility, [loaded[path] for path in places]
+
+
+def _warn_of_schedules(options: CompareOptions, models: Sequence[FlowModel]) -> None:
+    """Warn if models that keep their own schedules have different ones."""
+    schedules = [describe(model.schedule) or {"kind": "none"} for model in models]
+    keep = any(sampling.schedule is None for _, sampling in options.samplings)
+    if keep and any(schedule != schedules[0] for schedule in schedules):
+        kinds = zip(distinct_names(options.models), (schedule["kind"] for schedule in schedules), strict=True)
+        warnings.warn(
+            f"the models have schedules of their own, which differ ({', '.join(f'{n}: {kind}' for n, kind in kinds)}), "
+            "and so do their results; --schedule bundled (or another) compares the models alone",
+            stacklevel=3,
+        )
 
 
 def _name(place: Location | FlowModel) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from omatg_ray.evaluate.cases import CaseResult
 from omatg_ray.evaluate.compositions import interval_dicts
 from omatg_ray.evaluate.metrics import Column, Interval, measured_columns
+from omatg_ray.model.schedule import OWN
 
 FORMAT: Final = "omatg_ray.comparison.1"
 
@@ -50,9 +51,21 @@ class Comparison:
         columns = {
             "model": [result.name for result in self.results],
             "steps": [str(result.steps) for result in self.results],
-            "schedule": [result.way for result in self.results],
+            "schedule": self._schedules(),
         }
         return {title: texts for title, texts in columns.items() if len(set(texts)) > 1 or (title == "model" and texts)}
+
+    def _schedules(self) -> list[str]:
+        """Return how every case generates; where models that keep their own schedules have different ones, which."""
+        own = [result.values.get("annealing") for result in self.results if result.way.split(", ")[0] == OWN]
+        if all(schedule == own[0] for schedule in own[1:]):
+            return [result.way for result in self.results]
+        return [
+            result.way.replace(OWN, f"{OWN} ({(result.values.get('annealing') or {'kind': 'none'})['kind']})", 1)
+            if result.way.split(", ")[0] == OWN
+            else result.way
+            for result in self.results
+        ]
 
     def times(self) -> dict[str, list[str]]:
         """Return the times of every case as text, by title."""

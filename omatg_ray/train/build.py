@@ -175,6 +175,7 @@ def policy_model(
         model.variant.check(model.policy(), steps)
     for steps in (*config.rollout.turns, config.validated_steps):
         _require_action(model.policy(), steps)
+    _warn_of_late_action(config, model.policy())
     return model
 
 
@@ -210,6 +211,18 @@ def _require_action(policy: Policy, steps: int) -> None:
         raise ConfigError(
             f"policy.acts_from = {policy.acts_from:g}: the last of {steps - 1} steps begins at t = {times[-2]:.3f}, so "
             "the policy would never act; lower it, or take more grid points (rollout.steps, validation.steps)"
+        )
+
+
+def _warn_of_late_action(config: Config, policy: Policy) -> None:
+    """Warn if fewer steps than asked for are differentiated, because the policy does not act in the others."""
+    by, points = config.objective.reward_gradient, min(config.rollout.turns)
+    acts_in = points - 1 - policy.first_step(policy.times(points))
+    if by is not None and by.transitions > acts_in:
+        warnings.warn(
+            f"objective.reward_gradient.transitions = {by.transitions}: of {points - 1} steps the policy acts in the "
+            f"last {acts_in} (policy.acts_from), and only these are differentiated",
+            stacklevel=2,
         )
 
 

@@ -13,6 +13,7 @@ from omatg_ray.commands.train import TrainResult
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import ConfigError
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.policy.hand_made import LinearSchedule
 from tests.commands.conftest import Command, Workshop
 
 COLUMNS = (
@@ -178,6 +179,22 @@ def compared(command: Command, folder: Path, *words: object) -> tuple[dict[str, 
     done = command("evaluate", *words, "--workers", 0, "--to", folder, "--quiet")
     assert done.code == 0, done.err
     return json.loads((folder / "evaluation.json").read_text()), done.out
+
+
+def test_models_whose_own_schedules_differ_are_not_compared_in_silence(
+    base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    model = FlowModel.load(base)
+    description = model.description.model_copy(update={"schedule": LinearSchedule(pos=2.0)})
+    (tmp_path / "annealed").mkdir()
+    FlowModel(description, model.base_network).save(tmp_path / "annealed")
+    words = ["evaluate", base, tmp_path / "annealed", "--data", workshop.data, "--limit", 2, "--steps", 3]
+    words += ["--workers", 0, "--potential", "none", "--quiet"]
+    done = command(*words)
+    assert "schedules of their own, which differ (base: none, annealed: linear)" in done.err
+    assert "own (none)" in done.out and "own (linear)" in done.out
+    done = command(*words, "--schedule", "none")
+    assert "which differ" not in done.err and "own (" not in done.out
 
 
 def test_several_cases_in_one_call(

@@ -184,6 +184,12 @@ def test_keys_of_policy_gradients_are_named_where_there_are_none(workshop: Works
         build_run(workshop.load(*keys, "rollout.shared_start=true", "objective.clip=0.1"))
 
 
+def test_fewer_steps_than_asked_for_are_differentiated_with_a_warning(workshop: Workshop, base: Path) -> None:
+    keys = [f"base={base}", "objective.reward_gradient={transitions: 3}", "policy.acts_from=0.6"]
+    with pytest.warns(UserWarning, match="transitions = 3: of 3 steps the policy acts in the last 1"):
+        build_run(workshop.load(*keys))
+
+
 def test_another_variant_does_not_go_on_from_a_reinforced_model(workshop: Workshop, trained: TrainResult) -> None:
     active = trained.model.parent.parent
     with pytest.raises(ConfigError, match="policy.variant.*velocity policy"):

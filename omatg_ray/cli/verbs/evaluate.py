@@ -24,7 +24,7 @@ share; with several samples of each reference, coverage and diversity too.
 With --relax, every crystal is relaxed too, and a second line has the same after that. It says whether a model saves
 the steps of a relaxation only, or finds lower crystals that no relaxation leads to:
 
-  omatg-ray evaluate bundled runs/better --data bundled --steps 10 --relax 50 --to runs/relaxed
+  omatg-ray evaluate bundled runs/better --data bundled --steps 10 --schedule bundled --relax 50 --to runs/relaxed
 
 Your own reward is measured too with --reward; alone, on crystals that exist already, with --structures:
 
