@@ -15,6 +15,7 @@ from omatg_ray.crystal.read import OnError, read_dataset
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.evaluate.compositions import ByComposition, interval_dicts
+from omatg_ray.evaluate.domain import trained_on, warn_outside
 from omatg_ray.evaluate.rewards import column_of, reward_rows
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.reward.protocol import reward_of_known
@@ -118,6 +119,7 @@ def score(options: ScoreOptions, progress: bool = False) -> Scored:
         unknown_from=options.structures if options.drop_unknown else None,
     )
     dataset, results = own.crystals, []
+    warn_outside({}, trained_on({}, own.energies), dataset.crystals.atomic_numbers, "crystals")
     with closing(own.reward), Progress(len(dataset), "score", shown=progress) as bar:
         for rows in torch.arange(len(dataset)).split(options.block):
             results.append(reward_of_known(own.reward, dataset.crystals.select(rows)))

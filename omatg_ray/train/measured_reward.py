@@ -15,6 +15,7 @@ from omatg_ray.evaluate.cases import dataset_fingerprint
 from omatg_ray.reward.build import build_scorers, fingerprint
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.potential import load_potential
+from omatg_ray.reward.second_potential import SecondPotential
 from omatg_ray.reward.weighted import Weighted
 from omatg_ray.run.location import Location
 from omatg_ray.run.location_keys import locations
@@ -31,12 +32,14 @@ class MeasuredReward:
         reward: The reward.
         key: Hash of all that decides it: its settings, files, potentials and known crystals.
         crystals: The crystals to measure, all of which it can score.
+        energies: Those of its potential and of the second one, as far as it uses them.
     """
 
     place: Path
     reward: Weighted
     key: str
     crystals: CrystalDataset
+    energies: tuple[MatGLEnergy, ...]
 
 
 def measured_reward(
@@ -113,7 +116,10 @@ def measured_reward(
         scorers.second_fingerprint,
         dataset_fingerprint(known),
     ]
-    return MeasuredReward(place, scorers.reward, hashlib.sha256(repr(decided).encode()).hexdigest()[:16], crystals)
+    key = hashlib.sha256(repr(decided).encode()).hexdigest()[:16]
+    second = (part.energy for _, part in scorers.reward.parts.values() if isinstance(part, SecondPotential))
+    energies = (scorers.energy, *second) if scorers.energy is not None and settings.needs_potential else ()
+    return MeasuredReward(place, scorers.reward, key, crystals, energies)
 
 
 def _scorable(

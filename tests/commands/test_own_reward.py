@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from pymatgen.core import Lattice, Structure
 
 from omatg_ray.commands.train import TrainResult
+from omatg_ray.crystal.domain import DOMAIN_FILE, Domain
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.evaluate.backend import assess
@@ -195,6 +197,32 @@ def test_elements_that_only_a_part_does_not_know_are_left_out_too(
     done = command(*score, "--drop-unknown")
     assert done.code == 0, done.err
     assert "11 crystals of 13 left out: reward " in done.err and done.out.startswith("2 crystals, ")
+
+
+def test_crystals_outside_of_the_domain_of_the_potential_are_told_of_as_relax_does(
+    workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    potential = tmp_path / "potential"
+    shutil.copytree(workshop.potential, potential)
+    domain = Domain.of([crystal.atomic_numbers for crystal in synthetic_crystals()[:1]], sized=False)
+    (potential / DOMAIN_FILE).write_text(domain.model_dump_json())
+    place = tmp_path / "reward.yaml"
+    said = []
+    rest = "volume: {target: 20}, weights"
+    for keys in (
+        f"potential: {potential}, {rest}: {{energy: 1}}",
+        f"potential: {potential}, {rest}: {{volume: 1, energy: 0}}",
+        f"potential: {workshop.potential}, second_potential: {potential}, {rest}: {{volume: 1}}",
+        f"potential: {potential}, {rest}: {{volume: 1}}",
+    ):
+        place.write_text(f"reward: {{{keys}}}\n")
+        done = command("evaluate", "--structures", workshop.data, "--reward", place)
+        assert done.code == 0, done.err
+        said.append([line for line in done.err.splitlines() if "outside of the training data" in line])
+    out = ["--steps", 0, "--workers", 0, "--out", tmp_path / "relaxed.extxyz"]
+    relaxed = command("relax", workshop.data, "--potential", potential, *out)
+    (line,) = [line for line in relaxed.err.splitlines() if "outside of the training data" in line]
+    assert "12 of 13 crystals" in line and said == [[line], [line], [line], []]
 
 
 @pytest.mark.parametrize(
