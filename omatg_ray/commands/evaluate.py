@@ -221,10 +221,18 @@ def evaluation_session(
     if config is not None and options.reward is not None:
         for name, model in models.items():
             refuse_unmatchable(config.reward, model, name)
-        own = measured_reward(options.reward, config, dataset, device, reward, options.potential, progress)
-        if own.reward.elements is not None and options.drop_unknown:
-            dataset = drop_unknown(dataset, {f"reward {options.reward}": own.reward.elements}, called)
-        own.require(dataset)
+        unknown_from = called if options.drop_unknown else None
+        own = measured_reward(
+            options.reward,
+            config,
+            dataset,
+            device,
+            reward,
+            options.potential,
+            progress,
+            unknown_from=unknown_from,
+        )
+        dataset = own.crystals
     with (
         nullcontext() if own is None else closing(own.reward),
         nullcontext() if plausibility is None else plausibility,

@@ -15,6 +15,7 @@ from omatg_ray.crystal.read import OnError, read_dataset
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.evaluate.compositions import ByComposition, interval_dicts
+from omatg_ray.evaluate.domain import trained_on, warn_outside
 from omatg_ray.evaluate.rewards import column_of, reward_rows
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.reward.protocol import reward_of_known
@@ -35,6 +36,7 @@ class ScoreOptions:
         reward: YAML file with a section `reward`, or folder of a run.
         potential: Potential of the reward if its settings name none.
         on_error: Whether unusable crystals are refused or skipped.
+        drop_unknown: Leave out crystals with elements that the reward does not know, and warn of how many.
         device: auto, cpu, cuda or cuda:N.
         threads: PyTorch's CPU threads; None leaves the choice to PyTorch.
         block: Crystals scored together.
@@ -44,6 +46,7 @@ class ScoreOptions:
     reward: Path
     potential: str | None = None
     on_error: OnError = "refuse"
+    drop_unknown: bool = False
     device: str = "auto"
     threads: int | None = None
     block: int = BLOCK
@@ -96,7 +99,7 @@ def score(options: ScoreOptions, progress: bool = False) -> Scored:
 
     Raises:
         ConfigError: As `reward_config`, or no potential is named and one is needed.
-        DataError: The crystals cannot be read.
+        DataError: The crystals cannot be read, or none is left.
         PotentialError: The potential cannot be loaded.
         RewardError: The reward cannot be built, breaks its contract or cannot score an element of the crystals.
     """
@@ -106,11 +109,18 @@ def score(options: ScoreOptions, progress: bool = False) -> Scored:
         dataset = read_dataset(path, reduce=False, on_error=options.on_error, allow_overlaps=True, progress=progress)
     device = driver_device(options.device, RaySettings())
     own = measured_reward(
-        options.reward, config, dataset, device, potential=options.potential, progress=progress, generated=True
+        options.reward,
+        config,
+        dataset,
+        device,
+        potential=options.potential,
+        progress=progress,
+        generated=True,
+        unknown_from=options.structures if options.drop_unknown else None,
     )
-    results = []
+    dataset, results = own.crystals, []
+    warn_outside({}, trained_on({}, own.energies), dataset.crystals.atomic_numbers, "crystals")
     with closing(own.reward), Progress(len(dataset), "score", shown=progress) as bar:
-        own.require(dataset)
         for rows in torch.arange(len(dataset)).split(options.block):
             results.append(reward_of_known(own.reward, dataset.crystals.select(rows)))
             bar.advance(steps=len(rows))

@@ -2,7 +2,7 @@
 
 A crystal is plausible if it passes the geometric checks (`omatg_ray.crystal.validity`), SMACT's screening of its
 composition, and if matminer can compute its Magpie and CrystalNN fingerprints, as the compared publications require.
-Both packages are optional: pip install 'omatg-ray[validity]'.
+Both packages are optional: the extra `validity`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.metrics import match_rows
 from omatg_ray.reward.matching import run_all, to_arrays
+from omatg_ray.run.advice import install
 from omatg_ray.run.bounded import BoundedPool
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class PlausibilityCheck:
     def __init__(self, workers: int = 0, timeout: float = 30.0, *, own_images: bool = True) -> None:
         missing = [package for package in PACKAGES if find_spec(package) is None]
         if missing:
-            raise ConfigError(f"chemical plausibility needs {' and '.join(missing)}: pip install 'omatg-ray[validity]'")
+            raise ConfigError(f"chemical plausibility needs {' and '.join(missing)}: {install('validity')}")
         from omatg_ray.evaluate.chemistry_tasks import is_plausible
 
         self.own_images = own_images

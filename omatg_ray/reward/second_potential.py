@@ -33,7 +33,7 @@ class SecondPotential:
     name = "second"
 
     def __init__(self, energy: MatGLEnergy, first: Reward, unrelaxed: Reward, known: CrystalBatch) -> None:
-        self._energy, self._first, self._unrelaxed, self._known = energy, first, unrelaxed, known
+        self.energy, self._first, self._unrelaxed, self._known = energy, first, unrelaxed, known
         self.elements = common_elements([energy, first])
         self._rows: dict[Composition, list[int]] = defaultdict(list)
         for row, key in enumerate(compositions(known)):
@@ -57,13 +57,13 @@ class SecondPotential:
 
     def to(self, device: torch.device | str) -> SecondPotential:
         """Move both potentials to a device."""
-        self._energy.to(device)
+        self.energy.to(device)
         for first in (self._first, self._unrelaxed):
             pass_on(first, "to", device)
         return self
 
     def _compare(self, crystals: CrystalBatch, first: Reward) -> tuple[RewardResult, torch.Tensor]:
-        second, values = self._energy(crystals), first(crystals).values
+        second, values = self.energy(crystals), first(crystals).values
         before = values["energy_per_atom"] + values.get("relax_drop", 0.0)
         return second, second.values["energy_per_atom"] - before
 

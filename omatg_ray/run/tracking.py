@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omatg_ray.errors import ConfigError
+from omatg_ray.run.advice import install
 from omatg_ray.run.atomic import write_json
 
 Tracker = Literal["wandb", "mlflow"]
@@ -52,10 +53,7 @@ class Tracking:
             try:
                 import_module(tracker)
             except ImportError as error:
-                raise ConfigError(
-                    f"tracking: {tracker} is not installed here ({error}): pip install 'omatg-ray[{tracker}]', or in a "
-                    f"checkout: pip install -c constraints.txt -e '.[{tracker}]'"
-                ) from error
+                raise ConfigError(f"tracking: {tracker} is not installed here ({error}): {install(tracker)}") from error
 
     def start(self, folder: Path) -> list[Sink]:
         """Open the run in a folder at the services; a file in the folder keeps its ids there.

@@ -10,15 +10,17 @@ import torch
 
 from omatg_ray.config import Config, DataSettings
 from omatg_ray.crystal.dataset import CrystalDataset
-from omatg_ray.errors import ConfigError, RewardError
+from omatg_ray.errors import ConfigError, DataError, RewardError
 from omatg_ray.evaluate.cases import dataset_fingerprint
 from omatg_ray.reward.build import build_scorers, fingerprint
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.potential import load_potential
+from omatg_ray.reward.second_potential import SecondPotential
 from omatg_ray.reward.weighted import Weighted
+from omatg_ray.run.location import Location
 from omatg_ray.run.location_keys import locations
 from omatg_ray.train.splits import base_run_data, load_splits, read
-from omatg_ray.train.unknown import known_to, unknown_elements
+from omatg_ray.train.unknown import drop_unknown, known_to, unknown_elements
 
 
 @dataclass(frozen=True)
@@ -29,26 +31,15 @@ class MeasuredReward:
         place: Where its settings were read.
         reward: The reward.
         key: Hash of all that decides it: its settings, files, potentials and known crystals.
+        crystals: The crystals to measure, all of which it can score.
+        energies: Those of its potential and of the second one, as far as it uses them.
     """
 
     place: Path
     reward: Weighted
     key: str
-
-    def require(self, dataset: CrystalDataset) -> None:
-        """Refuse crystals that it cannot score.
-
-        Raises:
-            RewardError: They hold elements that a part does not know; names these.
-        """
-        known = self.reward.elements
-        unknown = {} if known is None else unknown_elements(dataset, known)
-        if unknown:
-            counts = ", ".join(f"{element} ({count})" for element, count in unknown.items())
-            raise RewardError(
-                f"the reward of {self.place} cannot score crystals with {counts}; leave them out (evaluate: "
-                "--drop-unknown), or give its parts that do not know them the weight 0"
-            )
+    crystals: CrystalDataset
+    energies: tuple[MatGLEnergy, ...]
 
 
 def measured_reward(
@@ -61,6 +52,7 @@ def measured_reward(
     progress: bool = False,
     *,
     generated: bool = False,
+    unknown_from: Location | None = None,
 ) -> MeasuredReward:
     """Build the reward of a configuration, with what it knows.
 
@@ -77,12 +69,14 @@ def measured_reward(
         potential: Potential of the reward if its settings name none.
         progress: Show progress.
         generated: Whether `crystals` are those to measure.
+        unknown_from: If crystals with elements that the reward does not know are left out: where they come from, for
+            the warning that counts them. None refuses them.
 
     Raises:
         ConfigError: Energies are needed, but no potential is named; or a part needs references and has none.
         PotentialError: A potential cannot be loaded or does not know an element of the known crystals.
-        RewardError: As `build_scorers`.
-        DataError: Known crystals cannot be read.
+        RewardError: As `build_scorers`; or crystals hold elements that a part with a weight does not know.
+        DataError: Known crystals cannot be read, or no crystal is left.
     """
     settings = config.reward
     if settings.potential is None and potential not in (None, "none"):
@@ -90,7 +84,13 @@ def measured_reward(
     loaded = None if settings.potential is None else load_potential(settings.potential, device)
     if loaded is not None and energy is not None and loaded.fingerprint == energy.potential.fingerprint:
         loaded = energy.potential
-    data, known = _data(place, config), crystals
+    data = _data(place, config)
+    # What the potential does not know is found before training crystals are read, which may take minutes. Without
+    # these, the crystals are known ones themselves, which a potential without a weight has to know too.
+    needed = any(settings.weighted[name] and options.needs_potential for name, options in settings.built_in.items())
+    if loaded is not None and (needed or (data is None and unknown_from is not None)):
+        crystals = _scorable(crystals, f"potential {loaded.name}", loaded.elements, place, unknown_from)
+    known = crystals
     if data is not None and data.train is not None:
         known = read(data.train, progress, data.on_error)
     elif data is not None:
@@ -104,6 +104,11 @@ def measured_reward(
                 )
     scorers = build_scorers(settings, known, () if generated else [crystals], device, loaded)
     assert scorers.reward is not None
+    try:
+        crystals = _scorable(crystals, f"reward {place}", scorers.reward.elements, place, unknown_from)
+    except (DataError, RewardError):
+        scorers.reward.close()
+        raise
     decided = [
         settings.model_dump_json(exclude={"workers"}),
         fingerprint(settings),
@@ -111,7 +116,27 @@ def measured_reward(
         scorers.second_fingerprint,
         dataset_fingerprint(known),
     ]
-    return MeasuredReward(place, scorers.reward, hashlib.sha256(repr(decided).encode()).hexdigest()[:16])
+    key = hashlib.sha256(repr(decided).encode()).hexdigest()[:16]
+    second = (part.energy for _, part in scorers.reward.parts.values() if isinstance(part, SecondPotential))
+    energies = (scorers.energy, *second) if scorers.energy is not None and settings.needs_potential else ()
+    return MeasuredReward(place, scorers.reward, key, crystals, energies)
+
+
+def _scorable(
+    crystals: CrystalDataset, who: str, known: frozenset[int] | None, place: Path, unknown_from: Location | None
+) -> CrystalDataset:
+    """Refuse or leave out crystals with elements that `who` does not know; None knows all."""
+    if known is None:
+        return crystals
+    if unknown_from is not None:
+        return drop_unknown(crystals, {who: known}, unknown_from)
+    if unknown := unknown_elements(crystals, known):
+        counts = ", ".join(f"{element} ({count})" for element, count in unknown.items())
+        raise RewardError(
+            f"the reward of {place} cannot score crystals with {counts}; leave them out (evaluate: --drop-unknown), or "
+            "give its parts that do not know them the weight 0"
+        )
+    return crystals
 
 
 def _data(place: Path, config: Config) -> DataSettings | None:

@@ -22,16 +22,22 @@ MOVED = {
     "omatg_ray.rl.guards": ("omatg_ray.tune.guards",),
 }
 """Removed modules, each with the modules that now hold its contents."""
-RENAMED = {"_named": "name_in_tune", "Work": "SweepRuns", "Standing": "TrialScore"}
-"""New names of classes and functions by their old ones, some in modules that still exist."""
+RENAMED = {
+    "_named": ("omatg_ray.tune.trainable", "name_in_tune"),
+    "Work": ("omatg_ray.tune.trial", "SweepRuns"),
+    "Standing": ("omatg_ray.tune.results", "TrialScore"),
+}
+"""Module and new name of classes and functions by their old names, which that module once had too."""
 
 
 def _find(removed: str, name: str) -> object:
-    """Find what a removed module had."""
-    for path in MOVED[removed]:
-        module = import_module(path)
-        if hasattr(module, RENAMED.get(name, name)):
-            return getattr(module, RENAMED.get(name, name))
+    """Find what a removed module had. Modules are imported only here, since `optuna.py` needs an optional package."""
+    if name in RENAMED:
+        path, name = RENAMED[name]
+        return getattr(import_module(path), name)
+    for module in map(import_module, MOVED[removed]):
+        if hasattr(module, name):
+            return getattr(module, name)
     raise AttributeError(f"{removed} had no {name}")
 
 
@@ -42,14 +48,13 @@ def known_by_old_names() -> Iterator[None]:
     for name in added:
         sys.modules[name] = module = ModuleType(name)
         vars(module)["__getattr__"] = partial(_find, name)
-    modules = [import_module(name) for names in MOVED.values() for name in names]
-    aliases = [(module, old, new) for module in modules for old, new in RENAMED.items() if hasattr(module, new)]
-    for module, old, new in aliases:
-        vars(module)[old] = vars(module)[new]
+    aliases = [(vars(import_module(path)), old, new) for old, (path, new) in RENAMED.items()]
+    for names, old, new in aliases:
+        names[old] = names[new]
     try:
         yield
     finally:
         for name in added:
             del sys.modules[name]
-        for module, old, _ in aliases:
-            vars(module).pop(old, None)
+        for names, old, _ in aliases:
+            names.pop(old, None)

@@ -23,7 +23,7 @@ from omatg_ray.tune.room import RoomWatch
 from omatg_ray.tune.schedulers import SCHEDULERS
 from omatg_ray.tune.settings import SweepSettings
 from omatg_ray.tune.space import Domain
-from omatg_ray.tune.state import FOLDER, bring_back
+from omatg_ray.tune.state import FOLDER, KEPT, bring_back
 from omatg_ray.tune.stop import SweepStop
 from omatg_ray.tune.trainable import Trial, name_in_tune
 from omatg_ray.tune.trial import SweepRuns
@@ -158,7 +158,9 @@ def _tuner(settings: SweepSettings, work: SweepRuns, resume: bool, progress: boo
             verbose=0,
         ),
     )
-    if resume and bring_back(folder):
+    if not resume:
+        (folder / KEPT).unlink(missing_ok=True)  # of a sweep that ended before its first trial
+    elif bring_back(folder):
         return tune.Tuner.restore(str(folder / FOLDER), trainable=Trial, resume_errored=True, param_space=space)
     return tuner
 

@@ -20,7 +20,7 @@ from omatg_ray.distributed.settings import RaySettings, Share
 from omatg_ray.errors import ConfigError
 from omatg_ray.evaluate.metrics import REWARD, CSPMetrics, is_relaxed
 from omatg_ray.hints import hint_at
-from omatg_ray.run.advice import command
+from omatg_ray.run.advice import command, install
 from omatg_ray.run.config_file import read_tree
 from omatg_ray.run.job_paths import path_to_keep
 from omatg_ray.run.location import Location, as_location, is_bundled, is_remote
@@ -28,7 +28,7 @@ from omatg_ray.run.location_keys import LocalFolder
 from omatg_ray.settings import Settings, current_key, current_names
 from omatg_ray.tree import flatten, set_key
 from omatg_ray.tune.guards import GuardSettings
-from omatg_ray.tune.results import Goal
+from omatg_ray.tune.results import TRIALS, TRIALS_FILE, Goal
 from omatg_ray.tune.schedulers import SchedulerSettings
 from omatg_ray.tune.space import Domain
 
@@ -233,10 +233,7 @@ class SweepSettings(Settings):
                 fixed.
         """
         if self.search == "optuna" and find_spec("optuna") is None:
-            raise ConfigError(
-                "search: optuna is not installed here: pip install 'omatg-ray[sweep]', or in a checkout: "
-                "pip install -c constraints.txt -e '.[sweep]'"
-            )
+            raise ConfigError(f"search: optuna is not installed here: {install('sweep')}")
         self.with_values({}, self.run)
         configs = [self.with_values(values, self.run) for values in self.corners()]
         # A range between whole numbers holds fractions, which integer keys reject.
@@ -275,13 +272,13 @@ class SweepSettings(Settings):
 
 
 def refuse_taken_by_sweep(settings: SweepSettings) -> Path:
-    """Return the folder of a new sweep.
+    """Return the folder of a new sweep. A sweep that has ended before its first trial may be started anew.
 
     Raises:
         ConfigError: It holds a sweep already.
     """
     folder = path_to_keep(settings.run).absolute()
-    if (folder / SWEEP_FILE).exists():
+    if (folder / TRIALS_FILE).exists() or any(folder.glob(f"{TRIALS}/*")):
         raise ConfigError(
             f"{folder} already holds a sweep; choose another name, or resume it: "
             f"{command('tune', '--resume', settings.run)}"

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pymatgen.core import Lattice, Structure
 
 from omatg_ray.commands.train import TrainResult
+from omatg_ray.crystal.domain import DOMAIN_FILE, Domain
 from omatg_ray.crystal.read import read_dataset
+from omatg_ray.crystal.write import write_structures
 from omatg_ray.evaluate.backend import assess
 from omatg_ray.reward.build import build_scorers
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.reward.potential import Potential
 from omatg_ray.reward.settings import RewardSettings
-from tests.commands.conftest import Command, Workshop
+from tests.commands.conftest import Command, Workshop, synthetic_crystals
 from tests.report.test_run import Tables
 
 
@@ -142,6 +146,83 @@ def test_energies_are_computed_once(workshop: Workshop, monkeypatch: pytest.Monk
         relaxed = build_scorers(RewardSettings.model_validate(settings | {"relax_steps": 1}), known)
         assert relaxed.reward is not None and relaxed.energy is not None
         assert relaxed.reward.energy_like(relaxed.energy) is relaxed.energy
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> Path:
+    """Crystals, two of which hold elements that the potential does not know."""
+    path = tmp_path / "strange.extxyz"
+    strangers = [Structure(Lattice.cubic(4), [name, "O"], [[0, 0, 0], [0.5, 0.5, 0.5]]) for name in ("Xe", "W")]
+    write_structures(path, [*strangers, *synthetic_crystals()])
+    return path
+
+
+def test_crystals_with_unknown_elements_are_refused_or_left_out(
+    config: Path, workshop: Workshop, strange: Path, command: Command, tmp_path: Path
+) -> None:
+    found = tmp_path / "found.json"
+    # Without other crystals, and before those that the file names are read: these are none.
+    (tmp_path / "no.csv").write_text("no crystals\n")
+    named = tmp_path / "named.yaml"
+    named.write_text(f"{config.read_text()}data: {{file: {tmp_path / 'no.csv'}}}\n")
+    for reward in (config, named):
+        refused = command("evaluate", "--structures", strange, "--reward", reward)
+        refused.refuses("cannot score crystals with Xe (1), W (1)", "--drop-unknown", code=1)
+    named.write_text(
+        f"{config.read_text()}data: {{train: {workshop.data}, val: {workshop.data}, test: {workshop.data}}}\n"
+    )
+    for reward in (config, named):
+        score = ["evaluate", "--structures", strange, "--reward", reward, "--drop-unknown", "--json", found, "--quiet"]
+        done = command(*score)
+        assert done.code == 0, done.err
+        assert "strange.extxyz: 2 crystals of 15 left out" in done.err and "Xe (1), W (1)" in done.err
+        assert done.out.startswith("13 crystals, ")
+        ids = json.loads(found.read_text())["per_structure"]["id"]
+        assert ids == [str(number) for number in range(3, 16)]
+
+
+def test_elements_that_only_a_part_does_not_know_are_left_out_too(
+    workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    """The hull has no entries of theirs."""
+    known, entries, place = (tmp_path / name for name in ("known.extxyz", "entries.csv", "reward.yaml"))
+    write_structures(known, synthetic_crystals()[:1])
+    entries.write_text("formula,energy_per_atom\nNa,-30\nF,-30\nCl,-30\n")
+    place.write_text(
+        f"reward: {{potential: {workshop.potential}, weights: {{hull: 1}}, hull: {{entries: {entries}}}}}\n"
+        f"data: {{train: {known}, val: {known}, test: {known}}}\n"
+    )
+    score = ["evaluate", "--structures", workshop.data, "--reward", place, "--quiet"]
+    command(*score).refuses("cannot score crystals with O (2), Mg (2), S (2), ", "--drop-unknown", code=1)
+    done = command(*score, "--drop-unknown")
+    assert done.code == 0, done.err
+    assert "11 crystals of 13 left out: reward " in done.err and done.out.startswith("2 crystals, ")
+
+
+def test_crystals_outside_of_the_domain_of_the_potential_are_told_of_as_relax_does(
+    workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    potential = tmp_path / "potential"
+    shutil.copytree(workshop.potential, potential)
+    domain = Domain.of([crystal.atomic_numbers for crystal in synthetic_crystals()[:1]], sized=False)
+    (potential / DOMAIN_FILE).write_text(domain.model_dump_json())
+    place = tmp_path / "reward.yaml"
+    said = []
+    rest = "volume: {target: 20}, weights"
+    for keys in (
+        f"potential: {potential}, {rest}: {{energy: 1}}",
+        f"potential: {potential}, {rest}: {{volume: 1, energy: 0}}",
+        f"potential: {workshop.potential}, second_potential: {potential}, {rest}: {{volume: 1}}",
+        f"potential: {potential}, {rest}: {{volume: 1}}",
+    ):
+        place.write_text(f"reward: {{{keys}}}\n")
+        done = command("evaluate", "--structures", workshop.data, "--reward", place)
+        assert done.code == 0, done.err
+        said.append([line for line in done.err.splitlines() if "outside of the training data" in line])
+    out = ["--steps", 0, "--workers", 0, "--out", tmp_path / "relaxed.extxyz"]
+    relaxed = command("relax", workshop.data, "--potential", potential, *out)
+    (line,) = [line for line in relaxed.err.splitlines() if "outside of the training data" in line]
+    assert "12 of 13 crystals" in line and said == [[line], [line], [line], []]
 
 
 @pytest.mark.parametrize(

@@ -145,9 +145,22 @@ def test_places_in_the_space_are_found_from_anywhere(
 def test_only_a_sweep_can_be_resumed_and_none_started_over(workshop: Workshop, base: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"no {SWEEP_FILE}"):
         resume_tune(tmp_path)
-    (tmp_path / SWEEP_FILE).write_text("")
-    with pytest.raises(ConfigError, match="already holds a sweep"):
+    write_settings(sweep(workshop, base, tmp_path), tmp_path / SWEEP_FILE)
+    (tmp_path / "trials" / "00000").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=f"already holds a sweep.*tune --resume {tmp_path}"):
         tune(sweep(workshop, base, tmp_path))
+
+
+def test_a_sweep_that_never_had_a_trial_can_be_started_again(
+    workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It failed when Ray started, say, so there is nothing to lose, and its file is written anew."""
+    write_settings(sweep(workshop, base, tmp_path), tmp_path / SWEEP_FILE)
+    (tmp_path / "trials").mkdir()
+    started: list[SweepSettings] = []
+    monkeypatch.setattr("omatg_ray.commands.tune._run", lambda placed, *_, **__: started.append(placed))
+    tune(sweep(workshop, base, tmp_path))
+    assert [placed.run for placed in started] == [tmp_path]
 
 
 HOLD = """

@@ -73,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop-unknown",
         action="store_true",
-        help="leave out references with elements that a model or the potential does not know, and say how many",
+        help="leave out references (or --structures) with elements that a model, the potential or the reward does not "
+        "know, and say how many",
     )
     parser.add_argument(
         "--samples",
@@ -232,7 +233,7 @@ def _score(arguments: argparse.Namespace, json_path: str | None, out: CrystalsOu
     from omatg_ray.report.tables import rewards_table
     from omatg_ray.run.atomic import write_json
 
-    names = ("on_error", "device", "threads", *([] if arguments.block is None else ["block"]))
+    names = ("on_error", "drop_unknown", "device", "threads", *([] if arguments.block is None else ["block"]))
     given = {name: getattr(arguments, name) for name in names}
     options = ScoreOptions(structures=structures, reward=reward, potential=potential, **given)
     scored = score(options, not arguments.quiet)
