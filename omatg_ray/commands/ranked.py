@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.standard_crystal import SYMPREC
+from omatg_ray.crystal.standard_crystal import LOOSER, SYMPREC
 from omatg_ray.evaluate.bonds import BONDED, RADII
 from omatg_ray.evaluate.ranking import DISAGREE
 from omatg_ray.reward.relax import CONVERGED
@@ -34,6 +37,7 @@ class RankedCrystals:
             - `second_energy_above_best`: The same by the second potential. `disputed` says whether the two order it
               differently (`in_dispute`).
             - `space_group`: To `symmetry_tolerance` in Å; of a crystal that is not relaxed if `relaxation` is none.
+              `space_group_looser` is that to `LOOSER` times this tolerance: another one depends on the tolerance.
             - `relaxation`: none, converged, not converged. `relax_steps` is the number of steps, and `relax_drop` the
               eV/atom by which they lowered the energy.
             - `copies`: Number of equal crystals that it stands for; `copies_by_z` counts them by formula units per
@@ -46,6 +50,7 @@ class RankedCrystals:
         trained: What `domain` is about, such as `model bundled`.
         silent: Which models and potentials do not say what they were trained on.
         origin: Where the crystals are from: generated or given.
+        symprec: Tolerance in Å of space groups.
     """
 
     crystals: CrystalBatch
@@ -56,6 +61,7 @@ class RankedCrystals:
     trained: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     origin: Literal["generated", "given"] = "generated"
+    symprec: float = SYMPREC
 
     @property
     def absurd(self) -> list[bool]:
@@ -75,8 +81,9 @@ class RankedCrystals:
 
 def listing(found: RankedCrystals) -> str:
     """Format one line for each crystal, with those marked that are absurd, in dispute or not fully relaxed."""
-    lines = []
-    for row, absurd in zip(found.properties, found.absurd, strict=True):
+    lines, groups = [], [_space_group(row) for row in found.properties]
+    width = max(map(len, groups), default=0)
+    for row, group, absurd in zip(found.properties, groups, found.absurd, strict=True):
         line = f"{row['formula']:>12} z={row['z']} {row['rank']:4d}"
         if row["energy_per_atom"] is not None:
             line += f"{row['energy_per_atom']:10.4f} eV/atom {row['energy_above_best']:+9.4f}"
@@ -84,7 +91,7 @@ def listing(found: RankedCrystals) -> str:
             above = row["second_energy_above_best"]
             line += " second       -" if above is None else f" second {above:+.4f}"
         by_z = f" ({row['copies_by_z']})" if row["copies_by_z"] else ""
-        line += f"  {row['space_group'] or '-':<10} x{row['copies']}{by_z}"
+        line += f"  {group:<{max(width, 10)}} x{row['copies']}{by_z}"
         line += f"  in domain: {row['domain']}"
         marks = {"~": found.relax and row["relaxation"] != RELAXED, "?": row["disputed"], "!": absurd}
         if found.origin == "given":
@@ -95,7 +102,10 @@ def listing(found: RankedCrystals) -> str:
 
 def legend(found: RankedCrystals) -> str:
     """Say, in a line each, what space groups, the domain and marks of the listing mean."""
-    symmetry = f"space groups: to {SYMPREC:g} A, "
+    looser = (
+        f" (and to {LOOSER * found.symprec:g} A, where it is another)" if any(map(is_loose, found.properties)) else ""
+    )
+    symmetry = f"space groups: to {found.symprec:g} A{looser}, "
     if found.relax:
         done = sum(row["relaxation"] == RELAXED for row in found.properties)
         symmetry += (
@@ -107,6 +117,31 @@ def legend(found: RankedCrystals) -> str:
     domain = f"in domain: whether {' and '.join(found.trained)} saw such compositions in training"
     unknown = f"in domain: {' and '.join(found.silent)} {'do' if len(found.silent) > 1 else 'does'} not say what it saw"
     return "\n".join([symmetry, *([domain] if found.trained else []), *([unknown] if found.silent else [])])
+
+
+def is_loose(row: Mapping[str, Any]) -> bool:
+    """Return whether the space group of a crystal with these properties depends on the tolerance."""
+    return row["space_group_looser_number"] not in (None, row["space_group_number"])
+
+
+def _space_group(row: Mapping[str, Any]) -> str:
+    """Return the space group, with that of the looser tolerance where it is another."""
+    looser = f", {row['space_group_looser']} to {LOOSER * row['symmetry_tolerance']:g} A" if is_loose(row) else ""
+    return f"{row['space_group'] or '-'}{looser}"
+
+
+def warn_loose_groups(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Warn that standard cells of crystals with these properties will have groups that depend on the tolerance."""
+    loose = [row for row in rows if is_loose(row)]
+    if loose:
+        counts = Counter(row["formula"] for row in loose)
+        names = ", ".join(f"{formula} ({count})" if count > 1 else formula for formula, count in counts.items())
+        tolerance = loose[0]["symmetry_tolerance"]
+        warnings.warn(
+            f"--standardize: the space groups of {names} depend on the tolerance ({tolerance:g} A; others to "
+            f"{LOOSER * tolerance:g} A): relax further, or --symprec {LOOSER * tolerance:g}",
+            stacklevel=2,
+        )
 
 
 def bonds_of_best(found: RankedCrystals) -> str:

@@ -12,7 +12,7 @@ from ase.build import bulk
 from pymatgen.core import Lattice, Structure
 
 import omatg_ray as og
-from omatg_ray.commands.ranked import listing, summary
+from omatg_ray.commands.ranked import legend, listing, summary
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
@@ -60,6 +60,41 @@ def test_rank_drops_copies_and_invalid_ones_and_gives_the_best_first(spring: Spr
     assert [(row["copies"], row["space_group"]) for row in relaxed.properties] == [(3, "Pm-3m")]
     assert summary(relaxed) == "4 given, 1 invalid, 1 unique"
     assert listing(relaxed).endswith(f"x3  in domain: unknown  {relaxed.properties[0]['material_id']}")
+
+
+def test_a_space_group_that_depends_on_the_tolerance_is_shown_with_the_other_one(spring: Spring) -> None:
+    """Chlorine 0.075 Å off its site along a, so 0.15 Å off its mirror image: P4mm to less than that, Pm-3m to more."""
+    given = [salt(4.0, 0.075 / 4.0), salt(4.0)]
+    (loose,) = og.rank(given[:1], "spring", workers=0).properties
+    assert (loose["space_group"], loose["symmetry_tolerance"]) == ("P4mm", 0.1)
+    assert (loose["space_group_looser"], loose["space_group_looser_number"]) == ("Pm-3m", 221)
+    found = og.rank(given[:1], "spring", workers=0)
+    assert "  P4mm, Pm-3m to 0.2 A x1  " in listing(found)
+    assert legend(found).startswith("space groups: to 0.1 A (and to 0.2 A, where it is another), of")
+    for sure in (og.rank(given[1:], "spring", workers=0), og.rank(given[:1], "spring", symprec=0.2, workers=0)):
+        assert sure.properties[0]["space_group"] == sure.properties[0]["space_group_looser"] == "Pm-3m"
+        assert "  Pm-3m      x1  " in listing(sure) and "where it is another" not in legend(sure)
+
+
+@pytest.mark.parametrize("symprec", [None, 0.2])
+def test_standard_cells_whose_groups_depend_on_the_tolerance_are_named(
+    workshop: Workshop, command: Command, tmp_path: Path, symprec: float | None
+) -> None:
+    file, out = tmp_path / "mine.extxyz", tmp_path / "out.cif"
+    write_structures(file, [salt(4.0, 0.075 / 4.0), Structure(Lattice.cubic(3.0), ["K", "F"], CSCL_SITES)])
+    words = ["--potential", workshop.potential, "--steps", "0", "--workers", "0", "--quiet", "--out", out]
+    words += ["--standardize", "conventional", *([] if symprec is None else ["--symprec", symprec])]
+    done = command("relax", file, *words)
+    assert done.code == 0, done.err
+    group, tolerance = ("P 4 m m", "0.1") if symprec is None else ("P m -3 m", "0.2")
+    assert f"_space_group_name_H-M_alt   '{group}'" in out.read_text()
+    assert f"symprec {tolerance} Angstrom" in out.read_text() and "not standardized" not in done.err
+    assert (
+        "the space groups of NaCl depend on the tolerance (0.1 A; others to 0.2 A): relax further, or --symprec 0.2"
+        in done.err
+    ) is (symprec is None)
+    (first, _) = read_dataset(out, reduce=False).properties
+    assert (first["space_group"], first["space_group_looser"]) == ("P4mm" if symprec is None else "Pm-3m", "Pm-3m")
 
 
 def test_what_cannot_be_ranked_is_refused(spring: Spring) -> None:

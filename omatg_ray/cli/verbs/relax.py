@@ -6,7 +6,7 @@ import argparse
 
 from omatg_ray.cli.arguments import number, on_error_argument, path_or_word
 from omatg_ray.cli.output import crystals_arguments, crystals_output
-from omatg_ray.cli.ranked import second_potential_argument, write_ranked
+from omatg_ray.cli.ranked import ranking_arguments, write_ranked
 from omatg_ray.cli.sampling import comparison_arguments
 from omatg_ray.errors import ConfigError
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="MatGL potential: its name, or a folder that holds it (default bundled)",
     )
-    second_potential_argument(parser)
+    ranking_arguments(parser)
     parser.add_argument(
         "--steps",
         type=number(int, 0),
@@ -77,6 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
         first,
         relax=arguments.steps,
         second_potential=second,
+        symprec=arguments.symprec,
         workers=arguments.workers,
         timeout=arguments.timeout,
         device=arguments.device,
