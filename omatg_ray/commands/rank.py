@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from omatg_ray.commands.ranked import AS_GENERATED, RankedCrystals
+from omatg_ray.commands.ranked import AS_GENERATED, RankedCrystals, warn_far
 from omatg_ray.commands.relax import relaxation
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.domain import Trained, judge
@@ -23,15 +23,16 @@ from omatg_ray.crystal.given import as_dataset
 from omatg_ray.crystal.standard_crystal import LOOSER, SYMPREC
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import ConfigError, DataError
-from omatg_ray.evaluate.bonds import closest_bonds
+from omatg_ray.evaluate.bonds import closest_bonds, moved_bonds
 from omatg_ray.evaluate.domain import trained_on, warn_outside
-from omatg_ray.evaluate.ranking import above_best, in_dispute
+from omatg_ray.evaluate.ranking import above_best, in_dispute, opposed
 from omatg_ray.evaluate.relaxation import relax_all
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.evaluate.unique import find_unique, space_groups_at
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Composition, compositions
 from omatg_ray.reward.protocol import reward_of_known
+from omatg_ray.reward.relax import Relaxed
 from omatg_ray.run.location import BUNDLED
 from omatg_ray.train.device import choose_device
 
@@ -151,6 +152,8 @@ def rank(
         trained,
         options,
     )
+    if judges.second is None:
+        warn_far(properties)
     return RankedCrystals(
         crystals,
         properties,
@@ -204,7 +207,7 @@ def rank_valid(
     Returns:
         Unique crystals and their properties, as in `RankedCrystals`.
     """
-    relaxed = None
+    given, relaxed = crystals, None
     if options.relax and judges.first is not None:
         relaxed = relax_all(crystals, judges.first, options.relax, options.block, options.progress)
         crystals, energy = relaxed.crystals, relaxed.energy / relaxed.crystals.n_atoms
@@ -217,15 +220,18 @@ def rank_valid(
     keys, ranks = compositions(unique), Counter[Composition]()
     energy, other = energy[order], _single_points(judges.second, unique)
     above, other_above, disputed = above_best(keys, energy), above_best(keys, other), in_dispute(keys, energy, other)
+    course: list[dict[str, Any]] = [{"relaxation": AS_GENERATED, **dict.fromkeys(COURSE)} for _ in order]
+    if relaxed is not None:
+        before = given.select(order)
+        drop, other_drop = relaxed.drop[order] / unique.n_atoms, _single_points(judges.second, before) - other
+        disputed = [either or both for either, both in zip(disputed, opposed(drop, other_drop), strict=True)]
+        course = _course(relaxed, order, drop, other_drop, moved_bonds(before, unique))
     atoms, bonds = unique.atomic_numbers, closest_bonds(unique)
     properties: list[dict[str, Any]] = []
     for row, position in enumerate(order.tolist()):
         formula, z = cells[position]
         ranks[keys[row]] += 1
         group, looser = groups[row]
-        state = AS_GENERATED
-        if relaxed is not None:
-            state = relaxation(float(relaxed.energy[position]), bool(relaxed.converged[position]))
         properties.append(
             {
                 "formula": formula,
@@ -246,13 +252,31 @@ def rank_valid(
                 "copies_by_z": _by_z(copies[row]),
                 "bonds": ", ".join(map(str, bonds[row])) or None,
                 "shortest_bond": bonds[row][0].ratio if bonds[row] else None,
-                "relaxation": state,
-                "relax_steps": None if relaxed is None else int(relaxed.steps[position]),
-                "relax_drop": None if relaxed is None else float(relaxed.drop[position] / crystals.n_atoms[position]),
+                **course[row],
                 **about[position],
             }
         )
     return unique, properties
+
+
+COURSE = ("relax_steps", "relax_drop", "second_relax_drop", "relax_bonds")
+"""Properties of a relaxation, beside its outcome."""
+
+
+def _course(
+    relaxed: Relaxed, order: Tensor, drop: Tensor, other_drop: Tensor, moved: Sequence[Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Return the properties of the relaxation of the crystals `order` (n,); drops in eV/atom (n,)."""
+    columns = (relaxed.energy[order], relaxed.converged[order], relaxed.steps[order])
+    return [
+        {
+            "relaxation": relaxation(energy, converged),
+            **dict(zip(COURSE, (steps, _unless_nan(fall), _unless_nan(other), ", ".join(bonds) or None), strict=True)),
+        }
+        for energy, converged, steps, fall, other, bonds in zip(
+            *(column.tolist() for column in columns), drop, other_drop, moved, strict=True
+        )
+    ]
 
 
 def _single_points(energy: MatGLEnergy | None, crystals: CrystalBatch) -> Tensor:

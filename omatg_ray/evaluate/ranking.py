@@ -53,6 +53,18 @@ def in_dispute(keys: Sequence[Composition], first: Tensor, second: Tensor) -> li
     return disputed
 
 
+def opposed(drop: Tensor, second_drop: Tensor) -> list[bool]:
+    """Return which relaxations one potential made and another objects to.
+
+    The energy falls by the first, and rises by the second by more than `DISAGREE`.
+
+    Args:
+        drop: eV/atom (B,) by which the energy fell by the potential that relaxed the crystals, NaN where unknown.
+        second_drop: The same by the other one.
+    """
+    return ((drop > 0) & (second_drop < -DISAGREE)).tolist()
+
+
 def _known(keys: Sequence[Composition], values: Sequence[float]) -> Iterator[tuple[Composition, list[int]]]:
     """Return the rows of every composition that have a value."""
     rows: dict[Composition, list[int]] = defaultdict(list)

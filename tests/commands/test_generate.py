@@ -363,7 +363,7 @@ def test_a_second_potential_shows_its_energies_and_marks_where_it_disagrees(
     assert not any(row["disputed"] for row in agreeing.properties) and "(?)" not in summary(agreeing)
     assert [bool(row["disputed"]) for row in rows] == [" ?" in line for line in listing(found).splitlines()]
     disputed = sum(row["disputed"] for row in rows)
-    assert disputed >= 2 and f"{disputed} that the potentials order differently by more than 0.1 eV" in summary(found)
+    assert disputed >= 2 and f"{disputed} on which the potentials disagree by more than 0.1 eV" in summary(found)
     assert f" second {above[0]:+.4f}" in listing(found).splitlines()[0]
     with pytest.warns(UserWarning, match="will always agree"):
         generate(dataclasses.replace(asked, second_potential="spring"))

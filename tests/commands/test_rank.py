@@ -18,7 +18,7 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ConfigError, DataError, PotentialError
 from tests.commands.conftest import Command, Workshop
-from tests.commands.test_generate import Spring
+from tests.commands.test_generate import Spring, Stiff
 
 CSCL_SITES = [[0, 0, 0], [0.5, 0.5, 0.5]]
 COLLAPSED = Structure(Lattice.cubic(0.3), ["Na", "Cl"], CSCL_SITES)
@@ -95,6 +95,49 @@ def test_standard_cells_whose_groups_depend_on_the_tolerance_are_named(
     ) is (symprec is None)
     (first, _) = read_dataset(out, reduce=False).properties
     assert (first["space_group"], first["space_group_looser"]) == ("P4mm" if symprec is None else "Pm-3m", "Pm-3m")
+
+
+def test_a_crystal_that_relaxed_against_the_second_potential_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    potentials = {"spring": Spring(), "stiff": Stiff()}
+    monkeypatch.setattr("omatg_ray.reward.energy.load_potential", lambda name, _: potentials[name])
+    agreeing = og.rank(salt(4.6), "spring", relax=200, second_potential="stiff", workers=0)
+    (row,) = agreeing.properties
+    assert row["second_relax_drop"] == pytest.approx(1.5 * row["relax_drop"], abs=1e-4)
+    assert row["disputed"] is False
+    monkeypatch.setattr(Stiff, "factor", -1.0)
+    found = og.rank(salt(4.6), "spring", relax=200, second_potential="stiff", workers=0)
+    (row,) = found.properties
+    # 0.03 (4.6² - 4²)² / 2 above the minimum
+    assert row["relax_drop"] == pytest.approx(0.03 * 5.16**2 / 2, abs=1e-3)
+    assert row["second_relax_drop"] == pytest.approx(-row["relax_drop"], abs=1e-4)
+    assert row["disputed"] is True and listing(found).endswith(" ?")
+    assert f" second +0.0000 drop {row['relax_drop']:+.4f} second {row['second_relax_drop']:+.4f}  Pm-3m" in listing(
+        found
+    )
+    assert "drop: eV/atom by which the relaxation lowered the energy, by either potential" in legend(found).splitlines()
+    unrelaxed = og.rank(salt(4.6), "spring", second_potential="stiff", workers=0)
+    assert unrelaxed.properties[0]["disputed"] is False and "drop" not in legend(unrelaxed) + listing(unrelaxed)
+
+
+CHLORATE = Structure.from_spacegroup(
+    "P2_13",
+    Lattice.cubic(6.575),
+    ["Na", "Cl", "O"],
+    [[0.0668] * 3, [0.418] * 3, [0.3027, 0.5931, 0.5038]],
+)
+
+
+def test_crystals_that_relaxed_far_are_named_where_nothing_else_judges_them(spring: Spring) -> None:
+    with pytest.warns(UserWarning, match=r"relaxed far from where it was: 1 \(NaCl: 0\.40 eV/atom lower\); check with"):
+        og.rank(salt(4.6), "spring", relax=200, workers=0)
+    og.rank(salt(4.4), "spring", relax=200, workers=0)  # 0.17 eV/atom
+
+
+def test_a_crystal_whose_bonds_a_potential_breaks_is_named() -> None:
+    """The bundled potential saw no chlorates, and stretches their bonds of 1.49 Å."""
+    with pytest.warns(UserWarning, match=r"relaxed far .*: 1 \(NaClO3: .*, Cl-O 1\.49 -> 1\.[789]\d A\)"):
+        found = og.rank(CHLORATE, relax=20, workers=0)
+    assert found.properties[0]["relax_bonds"].startswith("Cl-O 1.49 -> 1.")
 
 
 def test_what_cannot_be_ranked_is_refused(spring: Spring) -> None:

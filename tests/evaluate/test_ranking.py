@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from omatg_ray.evaluate.ranking import above_best, in_dispute
+from omatg_ray.evaluate.ranking import above_best, in_dispute, opposed
 from omatg_ray.reward.matching import Composition, compositions
 from tests.small import random_crystals
 
@@ -45,3 +45,8 @@ def test_compositions_and_unknown_energies_are_kept_apart() -> None:
     first, second = energies(0.0, 0.3, 0.1, 0.0, NAN), energies(0.4, 0.3, 0.1, 0.0, 0.0)
     assert in_dispute(keys, first, second) == [True, False, True, False, False]
     assert in_dispute([A], energies(0.0), energies(9.0)) == [False]
+
+
+def test_a_relaxation_that_the_second_potential_pays_for_is_opposed() -> None:
+    drop, second = energies(1.4, 1.4, 1.4, 0.0, NAN, 1.4), energies(-1.0, -0.09, 0.2, -0.5, -0.5, NAN)
+    assert opposed(drop, second) == [True, False, False, False, False, False]
