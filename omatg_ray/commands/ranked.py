@@ -20,6 +20,15 @@ TOO_CLOSE = 0.6
 """Times the sum of the covalent radii, below which no two atoms of a solid are: such a crystal is absurd by itself."""
 FAR, MOST_FAR = 0.3, 3
 """eV/atom from which on the fall of the energy in a relaxation is said, and for how many crystals by name."""
+ORDERED = (
+    "?: both crystals of every pair of one composition that the two potentials order differently, if their energy "
+    f"difference changes by more than {DISAGREE:g} eV/atom between the potentials"
+)
+RAISED = (
+    "?: a crystal whose energy fell in the relaxation by the first potential and rose by more than "
+    f"{DISAGREE:g} eV/atom by the second"
+)
+"""When potentials disagree on a crystal; the help of `generate` and docs/bundled.md have the same words."""
 AS_GENERATED, RELAXED, UNFINISHED = "none", "converged", "not converged"
 """Values of the property `relaxation`."""
 
@@ -119,11 +128,19 @@ def legend(found: RankedCrystals) -> str:
         )
     else:
         symmetry += f"of crystals as {found.origin} (unrelaxed)"
+    judged = any(row["second_potential"] is not None for row in found.properties)
+    dropped = judged and found.relax > 0
     drop = "drop: eV/atom by which the relaxation lowered the energy, by either potential"
-    dropped = found.relax and any(row["second_potential"] is not None for row in found.properties)
     domain = f"in domain: whether {' and '.join(found.trained)} saw such compositions in training"
     unknown = f"in domain: {' and '.join(found.silent)} {'do' if len(found.silent) > 1 else 'does'} not say what it saw"
-    said = {symmetry: True, drop: dropped, domain: bool(found.trained), unknown: bool(found.silent)}
+    said = {
+        symmetry: True,
+        drop: dropped,
+        domain: bool(found.trained),
+        unknown: bool(found.silent),
+        ORDERED: judged,
+        RAISED: dropped,
+    }
     return "\n".join(line for line, holds in said.items() if holds)
 
 

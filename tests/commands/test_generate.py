@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from omatg_ray.cli.verbs.generate import DESCRIPTION
 from omatg_ray.commands.generate import GenerateOptions, generate
-from omatg_ray.commands.ranked import RankedCrystals, bonds_of_best, legend, listing, summary
+from omatg_ray.commands.ranked import ORDERED, RAISED, RankedCrystals, bonds_of_best, legend, listing, summary
 from omatg_ray.commands.train import TrainResult
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
@@ -365,10 +366,17 @@ def test_a_second_potential_shows_its_energies_and_marks_where_it_disagrees(
     disputed = sum(row["disputed"] for row in rows)
     assert disputed >= 2 and f"{disputed} on which the potentials disagree by more than 0.1 eV" in summary(found)
     assert f" second {above[0]:+.4f}" in listing(found).splitlines()[0]
+    assert legend(found).splitlines()[-1] == ORDERED
     with pytest.warns(UserWarning, match="will always agree"):
         generate(dataclasses.replace(asked, second_potential="spring"))
     with pytest.raises(ConfigError, match="--second-potential"):
         generate(dataclasses.replace(asked, potential=None))
+
+
+def test_help_legend_and_docs_say_in_the_same_words_when_potentials_disagree() -> None:
+    texts = [DESCRIPTION, (Path(__file__).parents[2] / "docs" / "bundled.md").read_text(encoding="utf-8")]
+    for text in map(str.split, texts):
+        assert all(rule.removeprefix("?: ") in " ".join(text).replace("`", "") for rule in (ORDERED, RAISED))
 
 
 def generated(command: Command, base: Path, *words: object) -> Any:

@@ -12,7 +12,7 @@ from ase.build import bulk
 from pymatgen.core import Lattice, Structure
 
 import omatg_ray as og
-from omatg_ray.commands.ranked import legend, listing, summary
+from omatg_ray.commands.ranked import ORDERED, RAISED, legend, listing, summary
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
@@ -115,6 +115,7 @@ def test_a_crystal_that_relaxed_against_the_second_potential_is_marked(monkeypat
         found
     )
     assert "drop: eV/atom by which the relaxation lowered the energy, by either potential" in legend(found).splitlines()
+    assert legend(found).splitlines()[-2:] == [ORDERED, RAISED]
     unrelaxed = og.rank(salt(4.6), "spring", second_potential="stiff", workers=0)
     assert unrelaxed.properties[0]["disputed"] is False and "drop" not in legend(unrelaxed) + listing(unrelaxed)
 

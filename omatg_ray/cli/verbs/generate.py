@@ -31,8 +31,10 @@ pairs of elements, their number, atoms per cell. A rank of such crystals is a gu
 another potential makes the same one. Marks:
 
   !  more than 3 eV/atom above the best: atoms overlap
-  ?  the second potential places it elsewhere among the crystals of its composition, by more than 0.1 eV/atom, or its
-     energy rose by more than that in the relaxation by the second potential, while it fell by the first
+  ?  both crystals of every pair of one composition that the two potentials order differently, if their energy
+     difference changes by more than 0.1 eV/atom between the potentials
+  ?  a crystal whose energy fell in the relaxation by the first potential and rose by more than 0.1 eV/atom by the
+     second
   ~  its relaxation has not converged: more steps (--relax) may change energy, space group and duplicates
 
 The closest distances in the best crystal of each composition follow, against the sums of covalent radii.

@@ -24,8 +24,8 @@ those of `omatg-ray generate --help`; the last column is the id of the crystal: 
 file, or its number in the file. Of equal crystals (x2) the lowest is kept. With an .extxyz file, ASE's
 get_potential_energy() returns the energies.
 
-A potential may break a crystal that it does not know. --second-potential shows the fall of the energy (drop) by both;
-? marks a crystal whose energy rose by the second one. Without it, a warning names crystals that fell by more than 0.3
+A potential may break a crystal that it does not know. --second-potential shows the fall of the energy (drop) by both,
+and marks (?) where they disagree. Without it, a warning names crystals that fell by more than 0.3
 eV/atom, or have a closest bond that changed by more than 15 %.
 """
 
