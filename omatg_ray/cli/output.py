@@ -51,6 +51,7 @@ class CrystalsOutput(NamedTuple):
         workers: int,
         timeout: float,
         progress: bool,
+        symprec: float = SYMPREC,
     ) -> None:
         """Write crystals there; arguments and errors as for `write_crystals`."""
         from omatg_ray.commands.write_crystals import write_crystals
@@ -61,6 +62,7 @@ class CrystalsOutput(NamedTuple):
             properties,
             folder_format=self.folder_format,
             cell=self.cell,
+            symprec=symprec,
             workers=workers,
             timeout=timeout,
             progress=progress,
@@ -84,8 +86,8 @@ def crystals_arguments(sub: argparse.ArgumentParser, default: str | None, what: 
         "--standardize",
         choices=CELLS,
         help="write each crystal in spglib's standard cell, made exactly symmetric (tolerance "
-        f"{SYMPREC:g} Å, as for space groups); CIF files then have the space group, its operations and the asymmetric "
-        "unit. A crystal that would become another one is kept as it is, with a warning",
+        f"{SYMPREC:g} Å by default, as for space groups); CIF files then have the space group, its operations and the "
+        "asymmetric unit. A crystal that would become another one is kept as it is, with a warning",
     )
 
 

@@ -14,6 +14,7 @@ from omatg_ray.commands.rank import Judges, RankOptions, rank_valid, refuse_unju
 from omatg_ray.commands.ranked import RankedCrystals
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.formula import cell_species
+from omatg_ray.crystal.standard_crystal import SYMPREC
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import DataError, ModelError
 from omatg_ray.evaluate.backend import Block
@@ -36,6 +37,7 @@ class GenerateOptions(SamplingOptions):
         count: Crystals for each formula and z, or number of atoms.
         relax: Most relaxation steps of every valid crystal, under the potential; 0 leaves them as they are.
         second_potential: Potential that judges the unique crystals too, without relaxing them: name, folder or bundled.
+        symprec: Tolerance in Å of space groups.
     """
 
     formulas: tuple[str, ...] = ()
@@ -44,6 +46,7 @@ class GenerateOptions(SamplingOptions):
     count: int = 1
     relax: int = 0
     second_potential: str | None = None
+    symprec: float = SYMPREC
 
 
 def generate(options: GenerateOptions, progress: bool = False) -> RankedCrystals:
@@ -113,6 +116,7 @@ def generate(options: GenerateOptions, progress: bool = False) -> RankedCrystals
         [one._replace(open_species=False) for one in trained],  # by now all species are known
         RankOptions(
             relax=options.relax,
+            symprec=options.symprec,
             workers=options.workers,
             timeout=options.timeout,
             block=options.block,
@@ -120,7 +124,13 @@ def generate(options: GenerateOptions, progress: bool = False) -> RankedCrystals
         ),
     )
     return RankedCrystals(
-        unique, properties, len(crystals), len(crystals) - len(kept), options.relax, *who_says(trained)
+        unique,
+        properties,
+        len(crystals),
+        len(crystals) - len(kept),
+        options.relax,
+        *who_says(trained),
+        symprec=options.symprec,
     )
 
 

@@ -15,23 +15,24 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from omatg_ray.commands.ranked import AS_GENERATED, RankedCrystals
+from omatg_ray.commands.ranked import AS_GENERATED, RankedCrystals, warn_far
 from omatg_ray.commands.relax import relaxation
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.domain import Trained, judge
 from omatg_ray.crystal.given import as_dataset
-from omatg_ray.crystal.standard_crystal import SYMPREC
+from omatg_ray.crystal.standard_crystal import LOOSER, SYMPREC
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import ConfigError, DataError
-from omatg_ray.evaluate.bonds import closest_bonds
+from omatg_ray.evaluate.bonds import closest_bonds, moved_bonds
 from omatg_ray.evaluate.domain import trained_on, warn_outside
-from omatg_ray.evaluate.ranking import above_best, in_dispute
+from omatg_ray.evaluate.ranking import above_best, in_dispute, opposed
 from omatg_ray.evaluate.relaxation import relax_all
 from omatg_ray.evaluate.settings import BLOCK
-from omatg_ray.evaluate.unique import find_unique, space_groups
+from omatg_ray.evaluate.unique import find_unique, space_groups_at
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Composition, compositions
 from omatg_ray.reward.protocol import reward_of_known
+from omatg_ray.reward.relax import Relaxed
 from omatg_ray.run.location import BUNDLED
 from omatg_ray.train.device import choose_device
 
@@ -78,6 +79,7 @@ class RankOptions:
 
     Attributes:
         relax: Most relaxation steps of every crystal, under the first potential; 0 leaves them as they are.
+        symprec: Tolerance in Å of space groups.
         workers: Processes that compare structures; 0 compares in this one.
         timeout: Seconds that one comparison may take.
         block: Crystals relaxed together.
@@ -85,6 +87,7 @@ class RankOptions:
     """
 
     relax: int = 0
+    symprec: float = SYMPREC
     workers: int = 0
     timeout: float = 10.0
     block: int = BLOCK
@@ -97,6 +100,7 @@ def rank(
     *,
     relax: int = 0,
     second_potential: str | Path | None = None,
+    symprec: float = SYMPREC,
     workers: int = os.cpu_count() or 1,
     timeout: float = 10.0,
     device: str = "auto",
@@ -112,6 +116,7 @@ def rank(
         potential: Name or folder of a MatGL potential, or "bundled"; None only drops invalid ones and duplicates.
         relax: Most relaxation steps of each; 0 ranks them as they are.
         second_potential: Another potential, which judges the unique ones too.
+        symprec: Tolerance in Å of space groups.
         workers: Processes that compare structures; 0 compares in this one.
         timeout: Seconds that one comparison may take.
         device: auto, cpu, cuda or cuda:N.
@@ -136,7 +141,7 @@ def rank(
         raise DataError(f"none of the {len(dataset)} crystals is valid (overlapping atoms or a collapsed cell)")
     sound, ids = dataset.crystals.select(kept), [dataset.ids[row] for row in kept.tolist()]
     energy = None if relax else _single_points(judges.first, sound)
-    options = RankOptions(relax=relax, workers=workers, timeout=timeout, progress=progress)
+    options = RankOptions(relax=relax, symprec=symprec, workers=workers, timeout=timeout, progress=progress)
     units = zip(dataset.select(kept).compositions, sound.atomic_numbers, strict=True)
     crystals, properties = rank_valid(
         sound,
@@ -147,6 +152,8 @@ def rank(
         trained,
         options,
     )
+    if judges.second is None:
+        warn_far(properties)
     return RankedCrystals(
         crystals,
         properties,
@@ -155,6 +162,7 @@ def rank(
         relax,
         *who_says(trained),
         origin="given",
+        symprec=symprec,
     )
 
 
@@ -199,7 +207,7 @@ def rank_valid(
     Returns:
         Unique crystals and their properties, as in `RankedCrystals`.
     """
-    relaxed = None
+    given, relaxed = crystals, None
     if options.relax and judges.first is not None:
         relaxed = relax_all(crystals, judges.first, options.relax, options.block, options.progress)
         crystals, energy = relaxed.crystals, relaxed.energy / relaxed.crystals.n_atoms
@@ -207,19 +215,23 @@ def rank_valid(
         energy = torch.full((len(crystals),), torch.nan, dtype=torch.float64)
     order, copies = _unique(crystals, energy, options)
     unique = crystals.select(order)
-    groups = space_groups(unique, workers=options.workers, timeout=options.timeout)
+    tolerances = (options.symprec, LOOSER * options.symprec)
+    groups = space_groups_at(unique, tolerances, workers=options.workers, timeout=options.timeout)
     keys, ranks = compositions(unique), Counter[Composition]()
     energy, other = energy[order], _single_points(judges.second, unique)
     above, other_above, disputed = above_best(keys, energy), above_best(keys, other), in_dispute(keys, energy, other)
+    course: list[dict[str, Any]] = [{"relaxation": AS_GENERATED, **dict.fromkeys(COURSE)} for _ in order]
+    if relaxed is not None:
+        before = given.select(order)
+        drop, other_drop = relaxed.drop[order] / unique.n_atoms, _single_points(judges.second, before) - other
+        disputed = [either or both for either, both in zip(disputed, opposed(drop, other_drop), strict=True)]
+        course = _course(relaxed, order, drop, other_drop, moved_bonds(before, unique))
     atoms, bonds = unique.atomic_numbers, closest_bonds(unique)
     properties: list[dict[str, Any]] = []
     for row, position in enumerate(order.tolist()):
         formula, z = cells[position]
         ranks[keys[row]] += 1
-        group = groups[row]
-        state = AS_GENERATED
-        if relaxed is not None:
-            state = relaxation(float(relaxed.energy[position]), bool(relaxed.converged[position]))
+        group, looser = groups[row]
         properties.append(
             {
                 "formula": formula,
@@ -233,18 +245,38 @@ def rank_valid(
                 "disputed": None if judges.second is None else disputed[row],
                 "space_group": None if group is None else group.symbol,
                 "space_group_number": None if group is None else group.number,
-                "symmetry_tolerance": SYMPREC,
+                "symmetry_tolerance": options.symprec,
+                "space_group_looser": None if looser is None else looser.symbol,
+                "space_group_looser_number": None if looser is None else looser.number,
                 "copies": copies[row].total(),
                 "copies_by_z": _by_z(copies[row]),
                 "bonds": ", ".join(map(str, bonds[row])) or None,
                 "shortest_bond": bonds[row][0].ratio if bonds[row] else None,
-                "relaxation": state,
-                "relax_steps": None if relaxed is None else int(relaxed.steps[position]),
-                "relax_drop": None if relaxed is None else float(relaxed.drop[position] / crystals.n_atoms[position]),
+                **course[row],
                 **about[position],
             }
         )
     return unique, properties
+
+
+COURSE = ("relax_steps", "relax_drop", "second_relax_drop", "relax_bonds")
+"""Properties of a relaxation, beside its outcome."""
+
+
+def _course(
+    relaxed: Relaxed, order: Tensor, drop: Tensor, other_drop: Tensor, moved: Sequence[Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Return the properties of the relaxation of the crystals `order` (n,); drops in eV/atom (n,)."""
+    columns = (relaxed.energy[order], relaxed.converged[order], relaxed.steps[order])
+    return [
+        {
+            "relaxation": relaxation(energy, converged),
+            **dict(zip(COURSE, (steps, _unless_nan(fall), _unless_nan(other), ", ".join(bonds) or None), strict=True)),
+        }
+        for energy, converged, steps, fall, other, bonds in zip(
+            *(column.tolist() for column in columns), drop, other_drop, moved, strict=True
+        )
+    ]
 
 
 def _single_points(energy: MatGLEnergy | None, crystals: CrystalBatch) -> Tensor:

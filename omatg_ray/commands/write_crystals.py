@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.file_names import FolderFormat
 from omatg_ray.crystal.standard import standardize
-from omatg_ray.crystal.standard_crystal import CellKind, StandardCrystal
+from omatg_ray.crystal.standard_crystal import SYMPREC, CellKind, StandardCrystal
 from omatg_ray.crystal.write import write_structures
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def write_crystals(
     *,
     folder_format: FolderFormat | None = None,
     cell: CellKind | None = None,
+    symprec: float = SYMPREC,
     workers: int = 0,
     timeout: float = 10.0,
     progress: bool = False,
@@ -38,6 +39,7 @@ def write_crystals(
             formula where the one given does not fit in it. Energies and bonds stay those of the crystal as it was.
         folder_format: Format of the files of a folder.
         cell: Standard cell to write; None writes the cells as they are.
+        symprec: spglib's tolerance in Å for standard cells.
         workers: Worker processes that find standard cells; 0 does so in this process (see `BoundedPool`).
         timeout: Seconds that one standard cell may take.
         progress: Show progress.
@@ -50,7 +52,7 @@ def write_crystals(
     if cell is None:
         write_structures(path, structures, properties, folder_format)
         return
-    done = standardize(structures, cell, workers=workers, timeout=timeout, progress=progress)
+    done = standardize(structures, cell, symprec=symprec, workers=workers, timeout=timeout, progress=progress)
     sizes = [len(crystal.structure if isinstance(crystal, StandardCrystal) else crystal) for crystal in done]
     rows = [
         _of_cell(row, size, structure)

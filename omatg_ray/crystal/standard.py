@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.standard_crystal import CellKind, StandardCrystal
+from omatg_ray.crystal.standard_crystal import SYMPREC, CellKind, StandardCrystal
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import DataWarning
 from omatg_ray.run.bounded import BoundedPool
@@ -21,13 +21,20 @@ if TYPE_CHECKING:
 
 
 def standardize(
-    structures: Sequence[Structure], cell: CellKind, *, workers: int = 0, timeout: float = 10.0, progress: bool = False
+    structures: Sequence[Structure],
+    cell: CellKind,
+    *,
+    symprec: float = SYMPREC,
+    workers: int = 0,
+    timeout: float = 10.0,
+    progress: bool = False,
 ) -> list[Structure | StandardCrystal]:
     """Return every crystal in spglib's standard cell, or unchanged where that would be another crystal, with a warning.
 
     Args:
         structures: Ordered structures.
         cell: Which standard cell; see `standard_cell.standard_crystal`.
+        symprec: spglib's tolerance in Å.
         workers: Worker processes; 0 computes in this process (see `BoundedPool`).
         timeout: Seconds that one crystal may take.
         progress: Show a progress bar.
@@ -38,7 +45,7 @@ def standardize(
     rows = [row for row in range(len(structures)) if valid[row]]
     done: list[Structure | StandardCrystal] = list(structures)
     reasons = {row: "its atoms overlap, or its cell is flat" for row in range(len(structures)) if not valid[row]}
-    calls = [(right_handed(structures[row]), cell) for row in rows]
+    calls = [(right_handed(structures[row]), cell, symprec) for row in rows]
     with (
         BoundedPool(standard_or_reason, workers, timeout) as pool,
         Progress(len(calls), "standardize", shown=progress) as bar,

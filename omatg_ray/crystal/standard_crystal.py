@@ -13,6 +13,8 @@ CELLS: tuple[CellKind, ...] = get_args(CellKind)
 
 SYMPREC = 0.1
 """spglib's tolerance in Å, of positions and, by the lengths they subtend, of cell angles."""
+LOOSER = 2
+"""Times the tolerance: where the space group differs there, it depends on the tolerance."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -13,7 +12,7 @@ from torch import Tensor
 from omatg_ray.reward.matching import Composition
 
 DISAGREE: Final = 0.1
-"""eV/atom by which two potentials may differ on a crystal relative to the others of its composition."""
+"""eV/atom by which two potentials may differ on an energy difference."""
 
 
 def above_best(keys: Sequence[Composition], energy: Tensor) -> list[float | None]:
@@ -29,28 +28,33 @@ def above_best(keys: Sequence[Composition], energy: Tensor) -> list[float | None
 
 
 def in_dispute(keys: Sequence[Composition], first: Tensor, second: Tensor) -> list[bool]:
-    """Return which crystals two potentials place differently among those of their composition.
+    """Return both crystals of every pair of one composition that two potentials order differently.
 
-    A crystal is in dispute if
-
-    - the potentials order it and at least one other crystal differently, and
-    - the difference of its two energies lies more than `DISAGREE` off the median difference of the others, which is the
-      constant that two potentials may differ by.
+    Pairs count if their energy difference changes by more than `DISAGREE` between the potentials.
 
     Args:
         keys: Composition of each of B crystals.
         first: eV/atom by the first potential (B,), NaN where unknown.
         second: The same by the second.
     """
-    ours, theirs = first.tolist(), second.tolist()
     disputed = [False] * len(keys)
-    for _, rows in _known(keys, [b - a for a, b in zip(ours, theirs, strict=True)]):
+    for _, rows in _known(keys, (second - first).tolist()):
         for row in rows:
-            others = [other for other in rows if other != row]
-            if any((ours[row] - ours[other]) * (theirs[row] - theirs[other]) < 0 for other in others):
-                constant = statistics.median(theirs[other] - ours[other] for other in others)
-                disputed[row] = abs(theirs[row] - ours[row] - constant) > DISAGREE
+            gap, other_gap = first[rows] - first[row], second[rows] - second[row]
+            disputed[row] = bool(((gap * other_gap < 0) & ((gap - other_gap).abs() > DISAGREE)).any())
     return disputed
+
+
+def opposed(drop: Tensor, second_drop: Tensor) -> list[bool]:
+    """Return which relaxations one potential made and another objects to.
+
+    The energy falls by the first, and rises by the second by more than `DISAGREE`.
+
+    Args:
+        drop: eV/atom (B,) by which the energy fell by the potential that relaxed the crystals, NaN where unknown.
+        second_drop: The same by the other one.
+    """
+    return ((drop > 0) & (second_drop < -DISAGREE)).tolist()
 
 
 def _known(keys: Sequence[Composition], values: Sequence[float]) -> Iterator[tuple[Composition, list[int]]]:

@@ -117,21 +117,31 @@ def _order(energies: Tensor | Sequence[float] | None, count: int) -> list[int]:
 def space_groups(
     crystals: CrystalBatch, symprec: float = SYMPREC, *, workers: int = 0, timeout: float = 10.0
 ) -> list[SpaceGroup | None]:
-    """Find the space group of every crystal; None if it is invalid, if spglib finds none, and on timeout.
+    """Find the space group of every crystal; see `space_groups_at`."""
+    return [found for (found,) in space_groups_at(crystals, (symprec,), workers=workers, timeout=timeout)]
+
+
+def space_groups_at(
+    crystals: CrystalBatch, tolerances: Sequence[float], *, workers: int = 0, timeout: float = 10.0
+) -> list[tuple[SpaceGroup | None, ...]]:
+    """Find the space group of every crystal at each tolerance; None if it is invalid, if spglib finds none, on timeout.
 
     Args:
         crystals: B crystals.
-        symprec: spglib's tolerance in Å, of positions and, by the lengths they subtend, of cell angles.
+        tolerances: spglib's, in Å, of positions and, by the lengths they subtend, of cell angles.
         workers: Worker processes; 0 computes in this process (see `BoundedPool`).
-        timeout: Seconds that one crystal may take.
+        timeout: Seconds that one crystal may take at one tolerance.
     """
     from omatg_ray.reward.worker_functions import space_group
 
     arrays = to_arrays(crystals)
     rows = check_validity(crystals).valid.nonzero().flatten().tolist()
-    groups: list[SpaceGroup | None] = [None] * len(crystals)
+    asked = [(i, tolerance) for i in rows for tolerance in tolerances]
     with BoundedPool(space_group, workers, timeout) as pool:
-        outcomes = run_all(pool, [(arrays[i], symprec) for i in rows], [f"space group of crystal {i}" for i in rows])
-    for i, outcome in zip(rows, outcomes, strict=True):
-        groups[i] = None if outcome.value is None else SpaceGroup(*outcome.value)
-    return groups
+        calls = [(arrays[i], tolerance) for i, tolerance in asked]
+        outcomes = run_all(pool, calls, [f"space group of crystal {i} at {tolerance:g} A" for i, tolerance in asked])
+    found = {
+        key: None if outcome.value is None else SpaceGroup(*outcome.value)
+        for key, outcome in zip(asked, outcomes, strict=True)
+    }
+    return [tuple(found.get((i, tolerance)) for tolerance in tolerances) for i in range(len(crystals))]

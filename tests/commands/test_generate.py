@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from omatg_ray.cli.verbs.generate import DESCRIPTION
 from omatg_ray.commands.generate import GenerateOptions, generate
-from omatg_ray.commands.ranked import RankedCrystals, bonds_of_best, legend, listing, summary
+from omatg_ray.commands.ranked import ORDERED, RAISED, RankedCrystals, bonds_of_best, legend, listing, summary
 from omatg_ray.commands.train import TrainResult
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
@@ -162,7 +163,7 @@ def test_relaxed_crystals_have_the_energies_and_space_groups_of_what_they_relaxe
     relaxations = [{row["relaxation"] for row in found.properties} for found in (plain, relaxed, short)]
     assert relaxations == [{"none"}, {"converged"}, {"not converged"}]
     heads = [legend(found).splitlines()[0] for found in (plain, relaxed, short)]
-    assert heads[0] == "space groups: to 0.1 A, of crystals as generated (unrelaxed)"
+    assert re.fullmatch(r"space groups: to 0.1 A( \(.*\))?, of crystals as generated \(unrelaxed\)", heads[0])
     assert heads[1].endswith("relaxed in at most 300 steps; 1 of 1 converged to forces below 0.05 eV/A")
     assert heads[2].endswith(f"0 of {len(short.properties)} converged to forces below 0.05 eV/A (others: ~)")
     marked = [[line.endswith(" ~") for line in listing(found).splitlines()] for found in (plain, relaxed, short)]
@@ -219,6 +220,7 @@ def test_absurd_crystals_are_marked_and_counted_and_none_is_dropped() -> None:
     ) -> dict[str, Any]:
         known = {"formula": formula, "z": 1, "rank": rank, "energy_per_atom": energy, "energy_above_best": above}
         known |= {"space_group": None, "copies": 1, "copies_by_z": None, "domain": "yes", "disputed": None}
+        known |= {"space_group_number": None, "space_group_looser": None, "space_group_looser_number": None}
         return known | {"second_potential": None, "relaxation": "none", "bonds": None, "shortest_bond": shortest}
 
     rows = [row("NaCl", 1, -3.0, 0.0), row("NaCl", 2, 0.0, 3.0), row("NaCl", 3, 0.1, 3.1), row("KF", 1, None, None)]
@@ -362,12 +364,19 @@ def test_a_second_potential_shows_its_energies_and_marks_where_it_disagrees(
     assert not any(row["disputed"] for row in agreeing.properties) and "(?)" not in summary(agreeing)
     assert [bool(row["disputed"]) for row in rows] == [" ?" in line for line in listing(found).splitlines()]
     disputed = sum(row["disputed"] for row in rows)
-    assert disputed >= 2 and f"{disputed} that the potentials order differently by more than 0.1 eV" in summary(found)
+    assert disputed >= 2 and f"{disputed} on which the potentials disagree by more than 0.1 eV" in summary(found)
     assert f" second {above[0]:+.4f}" in listing(found).splitlines()[0]
+    assert legend(found).splitlines()[-1] == ORDERED
     with pytest.warns(UserWarning, match="will always agree"):
         generate(dataclasses.replace(asked, second_potential="spring"))
     with pytest.raises(ConfigError, match="--second-potential"):
         generate(dataclasses.replace(asked, potential=None))
+
+
+def test_help_legend_and_docs_say_in_the_same_words_when_potentials_disagree() -> None:
+    texts = [DESCRIPTION, (Path(__file__).parents[2] / "docs" / "bundled.md").read_text(encoding="utf-8")]
+    for text in map(str.split, texts):
+        assert all(rule.removeprefix("?: ") in " ".join(text).replace("`", "") for rule in (ORDERED, RAISED))
 
 
 def generated(command: Command, base: Path, *words: object) -> Any:

@@ -12,13 +12,13 @@ from ase.build import bulk
 from pymatgen.core import Lattice, Structure
 
 import omatg_ray as og
-from omatg_ray.commands.ranked import listing, summary
+from omatg_ray.commands.ranked import ORDERED, RAISED, legend, listing, summary
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ConfigError, DataError, PotentialError
 from tests.commands.conftest import Command, Workshop
-from tests.commands.test_generate import Spring
+from tests.commands.test_generate import Spring, Stiff
 
 CSCL_SITES = [[0, 0, 0], [0.5, 0.5, 0.5]]
 COLLAPSED = Structure(Lattice.cubic(0.3), ["Na", "Cl"], CSCL_SITES)
@@ -60,6 +60,85 @@ def test_rank_drops_copies_and_invalid_ones_and_gives_the_best_first(spring: Spr
     assert [(row["copies"], row["space_group"]) for row in relaxed.properties] == [(3, "Pm-3m")]
     assert summary(relaxed) == "4 given, 1 invalid, 1 unique"
     assert listing(relaxed).endswith(f"x3  in domain: unknown  {relaxed.properties[0]['material_id']}")
+
+
+def test_a_space_group_that_depends_on_the_tolerance_is_shown_with_the_other_one(spring: Spring) -> None:
+    """Chlorine 0.075 Å off its site along a, so 0.15 Å off its mirror image: P4mm to less than that, Pm-3m to more."""
+    given = [salt(4.0, 0.075 / 4.0), salt(4.0)]
+    (loose,) = og.rank(given[:1], "spring", workers=0).properties
+    assert (loose["space_group"], loose["symmetry_tolerance"]) == ("P4mm", 0.1)
+    assert (loose["space_group_looser"], loose["space_group_looser_number"]) == ("Pm-3m", 221)
+    found = og.rank(given[:1], "spring", workers=0)
+    assert "  P4mm, Pm-3m to 0.2 A x1  " in listing(found)
+    assert legend(found).startswith("space groups: to 0.1 A (and to 0.2 A, where it is another), of")
+    for sure in (og.rank(given[1:], "spring", workers=0), og.rank(given[:1], "spring", symprec=0.2, workers=0)):
+        assert sure.properties[0]["space_group"] == sure.properties[0]["space_group_looser"] == "Pm-3m"
+        assert "  Pm-3m      x1  " in listing(sure) and "where it is another" not in legend(sure)
+
+
+@pytest.mark.parametrize("symprec", [None, 0.2])
+def test_standard_cells_whose_groups_depend_on_the_tolerance_are_named(
+    workshop: Workshop, command: Command, tmp_path: Path, symprec: float | None
+) -> None:
+    file, out = tmp_path / "mine.extxyz", tmp_path / "out.cif"
+    write_structures(file, [salt(4.0, 0.075 / 4.0), Structure(Lattice.cubic(3.0), ["K", "F"], CSCL_SITES)])
+    words = ["--potential", workshop.potential, "--steps", "0", "--workers", "0", "--quiet", "--out", out]
+    words += ["--standardize", "conventional", *([] if symprec is None else ["--symprec", symprec])]
+    done = command("relax", file, *words)
+    assert done.code == 0, done.err
+    group, tolerance = ("P 4 m m", "0.1") if symprec is None else ("P m -3 m", "0.2")
+    assert f"_space_group_name_H-M_alt   '{group}'" in out.read_text()
+    assert f"symprec {tolerance} Angstrom" in out.read_text() and "not standardized" not in done.err
+    assert (
+        "the space groups of NaCl depend on the tolerance (0.1 A; others to 0.2 A): relax further, or --symprec 0.2"
+        in done.err
+    ) is (symprec is None)
+    (first, _) = read_dataset(out, reduce=False).properties
+    assert (first["space_group"], first["space_group_looser"]) == ("P4mm" if symprec is None else "Pm-3m", "Pm-3m")
+
+
+def test_a_crystal_that_relaxed_against_the_second_potential_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    potentials = {"spring": Spring(), "stiff": Stiff()}
+    monkeypatch.setattr("omatg_ray.reward.energy.load_potential", lambda name, _: potentials[name])
+    agreeing = og.rank(salt(4.6), "spring", relax=200, second_potential="stiff", workers=0)
+    (row,) = agreeing.properties
+    assert row["second_relax_drop"] == pytest.approx(1.5 * row["relax_drop"], abs=1e-4)
+    assert row["disputed"] is False
+    monkeypatch.setattr(Stiff, "factor", -1.0)
+    found = og.rank(salt(4.6), "spring", relax=200, second_potential="stiff", workers=0)
+    (row,) = found.properties
+    # 0.03 (4.6² - 4²)² / 2 above the minimum
+    assert row["relax_drop"] == pytest.approx(0.03 * 5.16**2 / 2, abs=1e-3)
+    assert row["second_relax_drop"] == pytest.approx(-row["relax_drop"], abs=1e-4)
+    assert row["disputed"] is True and listing(found).endswith(" ?")
+    assert f" second +0.0000 drop {row['relax_drop']:+.4f} second {row['second_relax_drop']:+.4f}  Pm-3m" in listing(
+        found
+    )
+    assert "drop: eV/atom by which the relaxation lowered the energy, by either potential" in legend(found).splitlines()
+    assert legend(found).splitlines()[-2:] == [ORDERED, RAISED]
+    unrelaxed = og.rank(salt(4.6), "spring", second_potential="stiff", workers=0)
+    assert unrelaxed.properties[0]["disputed"] is False and "drop" not in legend(unrelaxed) + listing(unrelaxed)
+
+
+CHLORATE = Structure.from_spacegroup(
+    "P2_13",
+    Lattice.cubic(6.575),
+    ["Na", "Cl", "O"],
+    [[0.0668] * 3, [0.418] * 3, [0.3027, 0.5931, 0.5038]],
+)
+
+
+def test_crystals_that_relaxed_far_are_named_where_nothing_else_judges_them(spring: Spring) -> None:
+    with pytest.warns(UserWarning, match=r"relaxed far from where it was: 1 \(NaCl: 0\.40 eV/atom lower\); check with"):
+        og.rank(salt(4.6), "spring", relax=200, workers=0)
+    og.rank(salt(4.4), "spring", relax=200, workers=0)  # 0.17 eV/atom
+
+
+def test_a_crystal_whose_bonds_a_potential_breaks_is_named() -> None:
+    """The bundled potential saw no chlorates, and stretches their bonds of 1.49 Å."""
+    with pytest.warns(UserWarning, match=r"relaxed far .*: 1 \(NaClO3: .*, Cl-O 1\.49 -> 1\.[789]\d A\)"):
+        found = og.rank(CHLORATE, relax=20, workers=0)
+    assert found.properties[0]["relax_bonds"].startswith("Cl-O 1.49 -> 1.")
 
 
 def test_what_cannot_be_ranked_is_refused(spring: Spring) -> None:

@@ -6,7 +6,7 @@ from ase.data import covalent_radii
 from pymatgen.core import Lattice, Structure
 
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.evaluate.bonds import BONDED, closest_bonds
+from omatg_ray.evaluate.bonds import BONDED, closest_bonds, moved_bonds
 from tests.small import random_crystals
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
@@ -42,3 +42,20 @@ def test_every_bonded_pair_against_a_search_over_images() -> None:
 def test_atoms_that_are_far_from_each_other_have_no_bonds() -> None:
     crystal = Structure(Lattice.cubic(20.0), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     assert closest_bonds(CrystalBatch.from_structures([crystal])) == [[]]
+
+
+def test_bonds_that_a_relaxation_changes_by_more_than_15_percent_are_named() -> None:
+    """The radii of Na and Cl add up to 2.68 Å: bonded up to 3.22 Å, followed up to 4.02 Å."""
+
+    def salts(*bonds: float) -> CrystalBatch:
+        return CrystalBatch.from_structures(
+            [
+                Structure.from_spacegroup("Fm-3m", Lattice.cubic(2 * bond), ["Na", "Cl"], [[0] * 3, [0.5] * 3])
+                for bond in bonds
+            ]
+        )
+
+    before, after = (2.4, 2.4, 3.9, 2.5, 8.0), (2.7, 2.9, 2.6, 4.5, 9.5)
+    named = [[text for text in found if "Na-Cl" in text] for found in moved_bonds(salts(*before), salts(*after))]
+    assert named == [[], ["Na-Cl 2.40 -> 2.90 A"], ["Na-Cl 3.90 -> 2.60 A"], ["Na-Cl 2.50 -> over 4.02 A"], []]
+    assert moved_bonds(salts(2.5), salts(2.4)) == [[]]

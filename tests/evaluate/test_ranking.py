@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from omatg_ray.evaluate.ranking import above_best, in_dispute
+from omatg_ray.evaluate.ranking import above_best, in_dispute, opposed
 from omatg_ray.reward.matching import Composition, compositions
 from tests.small import random_crystals
 
@@ -24,13 +24,19 @@ def test_energies_above_the_lowest_of_each_composition() -> None:
 
 
 @pytest.mark.parametrize("constant", [0.0, 2.5])
-def test_the_crystal_that_moves_past_others_is_in_dispute_and_those_that_it_passes_are_not(constant: float) -> None:
+def test_a_crystal_that_moves_past_others_is_in_dispute_and_those_that_it_passes_are_too(constant: float) -> None:
     first = energies(0.0, 0.1, 0.2, 0.3, 0.4)
     second = energies(0.35, 0.1, 0.2, 0.3, 0.4) + constant
-    assert in_dispute([A] * 5, first, second) == [True, False, False, False, False]
+    assert in_dispute([A] * 5, first, second) == [True, True, True, True, False]
 
 
-def test_of_two_crystals_each_is_compared_with_the_other() -> None:
+def test_every_pair_is_judged_by_itself() -> None:
+    """Two swap by 0.16 and are marked, whatever the others do; two swap by 0.06, and are not."""
+    first, second = energies(0.0, 0.08, 1.0, 1.03, 3.0), energies(0.08, 0.0, 1.03, 1.0, 9.0)
+    assert in_dispute([A] * 5, first, second) == [True, True, False, False, False]
+
+
+def test_of_two_crystals_both_are_in_dispute_or_none() -> None:
     assert in_dispute([A] * 2, energies(0.0, 0.05), energies(0.1, 0.0)) == [True, True]
     assert in_dispute([A] * 2, energies(0.0, 0.04), energies(0.04, 0.0)) == [False, False]
 
@@ -45,3 +51,8 @@ def test_compositions_and_unknown_energies_are_kept_apart() -> None:
     first, second = energies(0.0, 0.3, 0.1, 0.0, NAN), energies(0.4, 0.3, 0.1, 0.0, 0.0)
     assert in_dispute(keys, first, second) == [True, False, True, False, False]
     assert in_dispute([A], energies(0.0), energies(9.0)) == [False]
+
+
+def test_a_relaxation_that_the_second_potential_pays_for_is_opposed() -> None:
+    drop, second = energies(1.4, 1.4, 1.4, 0.0, NAN, 1.4), energies(-1.0, -0.09, 0.2, -0.5, -0.5, NAN)
+    assert opposed(drop, second) == [True, False, False, False, False, False]

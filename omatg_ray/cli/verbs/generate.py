@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from omatg_ray.cli.arguments import local_path, number, path_or_word
 from omatg_ray.cli.output import crystals_arguments, crystals_output
-from omatg_ray.cli.ranked import second_potential_argument, write_ranked
+from omatg_ray.cli.ranked import ranking_arguments, write_ranked
 from omatg_ray.cli.sampling import sampling_arguments, sampling_values
 from omatg_ray.errors import ConfigError
 
@@ -24,13 +24,17 @@ Generated crystals lie near a minimum of the energy, not in it: --relax relaxes 
 ranks and space groups are found. A base model anneals only with --schedule or slopes (the bundled one: --schedule
 bundled at 10 points and more); a reinforced one anneals as it was trained.
 
-The table shows formula, formula units per cell, rank, energy, energy above the best of the composition, space group,
-number of identical crystals, and whether model and potential were trained on such compositions (yes), or what of it
-they saw little or nothing of: elements, pairs of elements, their number, atoms per cell. A rank of such crystals is a
-guess; --second-potential tells whether another potential makes the same one. Marks:
+The table shows formula, formula units per cell, rank, energy, energy above the best of the composition, space group
+(to --symprec, and to twice that where it is another: "Cm, Fm-3m to 0.2 A"), number of identical crystals, and whether
+model and potential were trained on such compositions (yes), or what of it they saw little or nothing of: elements,
+pairs of elements, their number, atoms per cell. A rank of such crystals is a guess; --second-potential tells whether
+another potential makes the same one. Marks:
 
   !  more than 3 eV/atom above the best: atoms overlap
-  ?  the second potential places it elsewhere among the crystals of its composition, by more than 0.1 eV/atom
+  ?  both crystals of every pair of one composition that the two potentials order differently, if their energy
+     difference changes by more than 0.1 eV/atom between the potentials
+  ?  a crystal whose energy fell in the relaxation by the first potential and rose by more than 0.1 eV/atom by the
+     second
   ~  its relaxation has not converged: more steps (--relax) may change energy, space group and duplicates
 
 The closest distances in the best crystal of each composition follow, against the sums of covalent radii.
@@ -64,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="MatGL potential to rank by, or bundled (default: no ranking)",
     )
-    second_potential_argument(parser)
+    ranking_arguments(parser)
     parser.add_argument(
         "--relax",
         type=number(int, 1),
@@ -106,6 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
         count=arguments.n,
         relax=arguments.relax,
         second_potential=second,
+        symprec=arguments.symprec,
         **sampling,
     )
     result = generate(options, not arguments.quiet)

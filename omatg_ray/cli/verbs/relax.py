@@ -6,7 +6,7 @@ import argparse
 
 from omatg_ray.cli.arguments import number, on_error_argument, path_or_word
 from omatg_ray.cli.output import crystals_arguments, crystals_output
-from omatg_ray.cli.ranked import second_potential_argument, write_ranked
+from omatg_ray.cli.ranked import ranking_arguments, write_ranked
 from omatg_ray.cli.sampling import comparison_arguments
 from omatg_ray.errors import ConfigError
 
@@ -23,6 +23,10 @@ FILE is in any format that pretrain reads; cells are relaxed as they are, withou
 those of `omatg-ray generate --help`; the last column is the id of the crystal: its material_id, the name of its CIF
 file, or its number in the file (of a folder: name of the file and number). Of equal crystals (x2) the lowest is kept. With an .extxyz file, ASE's
 get_potential_energy() returns the energies.
+
+A potential may break a crystal that it does not know. --second-potential shows the fall of the energy (drop) by both,
+and marks (?) where they disagree. Without it, a warning names crystals that fell by more than 0.3
+eV/atom, or have a closest bond that changed by more than 15 %.
 """
 
 
@@ -37,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="MatGL potential: its name, or a folder that holds it (default bundled)",
     )
-    second_potential_argument(parser)
+    ranking_arguments(parser)
     parser.add_argument(
         "--steps",
         type=number(int, 0),
@@ -77,6 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
         first,
         relax=arguments.steps,
         second_potential=second,
+        symprec=arguments.symprec,
         workers=arguments.workers,
         timeout=arguments.timeout,
         device=arguments.device,
