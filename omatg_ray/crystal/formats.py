@@ -7,12 +7,11 @@ does not hide the next. Text formats are read from bytes, which may come from a 
 from __future__ import annotations
 
 import re
-import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import takewhile
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,47 +21,52 @@ from omatg_ray.crystal.cif_block import read_blocks
 from omatg_ray.crystal.dataset import scalar_properties
 from omatg_ray.crystal.file_names import read_as
 from omatg_ray.crystal.row import Entry, Row, failed_entry, identity, require_periodic, row_of_atoms, row_of_structure
-from omatg_ray.crystal.tables import csv_entries, json_entries, json_lines_entries
+from omatg_ray.crystal.tables import (
+    csv_entries,
+    holds_crystals_in_column,
+    holds_crystals_in_json,
+    holds_crystals_in_lines,
+    json_entries,
+    json_lines_entries,
+)
 from omatg_ray.crystal.text import decode, decompress
 from omatg_ray.crystal.unpickle import unpickle_record
-from omatg_ray.crystal.xyz import xyz_entries
+from omatg_ray.crystal.xyz import has_lattice, xyz_entries
 from omatg_ray.errors import DataError
 
 Texts = Callable[[str, str], Iterator[Entry]]
 Files = Callable[[Path], Iterator[Entry]]
 
 
-def entries(path: Path) -> Iterator[Entry]:
-    """Return an entry for each crystal that a file, folder or archive should hold.
+def file_entries(path: Path) -> Iterator[Entry]:
+    """Return an entry for each crystal that a file should hold.
 
     Raises:
-        DataError: There is no such file, or its format is unknown.
+        DataError: Its format is unknown.
     """
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    if path.is_dir():
-        return _folder(path)
-    if path.suffix.lower() == ".zip":
-        return _archive(path)
     kind = read_as(path.name)
     if kind in FILES:
-        return _guard(str(path), partial(FILES[kind], path))
+        return guard(str(path), partial(FILES[kind], path))
     if kind not in TEXTS:
         raise DataError(
             f"{path} has an unknown suffix; known are {', '.join([*TEXTS, *FILES])} (texts also with .gz), POSCAR and "
-            "CONTCAR files, folders and .zip archives of .cif, .mcif and POSCAR files"
+            "CONTCAR files, folders and .zip archives of these"
         )
-    return _guard(str(path), partial(_read_file, path))
+    return guard(str(path), lambda: TEXTS[kind](str(path), text_of(str(path), path.read_bytes())))
 
 
-def _texts(where: str, data: bytes) -> Iterator[Entry]:
-    kind = read_as(PurePath(where).name)
+def text_of(where: str, data: bytes) -> str:
+    """Return the text of a file in one of the formats `TEXTS`, which its name says.
+
+    Raises:
+        DataError: It cannot be decompressed, or is no text.
+    """
     if where.lower().endswith(".gz"):
         data = decompress(data)
-    return TEXTS[kind](where, decode(data, lenient=kind in CRYSTAL_FILES))
+    return decode(data, lenient=read_as(PurePath(where).name) in CRYSTAL_FILES)
 
 
-def _guard(where: str, read: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
+def guard(where: str, read: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
     """Yield the entries of a file. If reading them fails or there are none, yield one that raises the error."""
     has_entries, many = False, read_as(PurePath(where).name) not in CRYSTAL_FILES
     try:
@@ -75,77 +79,6 @@ def _guard(where: str, read: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
         yield failed_entry(where, error, many and not has_entries)
 
 
-# --- many files -----------------------------------------------------------------------------------------------------
-
-
-def left_out(path: Path) -> list[str]:
-    """Return the files of a folder or archive that are no files of single crystals and are not read, sorted.
-
-    Hidden files, and those that operating systems add to archives, do not count.
-    """
-    if path.is_dir():
-        return _members(_names_in(path)).others
-    if path.suffix.lower() == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            return _members(_names_of(archive)).others
-    return []
-
-
-class _Members(NamedTuple):
-    """Names of the files of a folder or archive, sorted: those of single crystals, and others."""
-
-    crystals: list[str]
-    others: list[str]
-
-
-def _members(names: Iterable[str]) -> _Members:
-    """Sort the names, without files that operating systems hide."""
-    members = _Members([], [])
-    for name in sorted(names):
-        if not any(part.startswith((".", "__MACOSX")) for part in PurePath(name).parts):
-            (members.crystals if read_as(PurePath(name).name) in CRYSTAL_FILES else members.others).append(name)
-    return members
-
-
-def _names_in(path: Path) -> Iterator[str]:
-    return (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-
-
-def _names_of(archive: zipfile.ZipFile) -> Iterator[str]:
-    return (info.filename for info in archive.infolist() if not info.is_dir())
-
-
-def _folder(path: Path) -> Iterator[Entry]:
-    names = _members(_names_in(path)).crystals
-    if not names:
-        raise DataError(f"the folder {path} holds no .cif, .mcif or POSCAR files; name the file you need")
-    for name in names:
-        yield from _guard(str(path / name), partial(_read_file, path / name))
-
-
-def _read_file(path: Path) -> Iterator[Entry]:
-    return _texts(str(path), path.read_bytes())
-
-
-def _archive(path: Path) -> Iterator[Entry]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = _members(_names_of(archive)).crystals
-            if not names:
-                raise DataError(f"the archive {path} holds no .cif, .mcif or POSCAR files; unpack the file you need")
-            for name in names:
-                yield from _guard(str(path / name), partial(_read_member, archive, path, name))
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path} is not a readable archive: {error}") from error
-
-
-def _read_member(archive: zipfile.ZipFile, path: Path, name: str) -> Iterator[Entry]:
-    try:
-        return _texts(str(path / name), archive.read(name))
-    except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise DataError(f"it cannot be unpacked: {error}") from error
-
-
 # --- single crystals ------------------------------------------------------------------------------------------------
 
 
@@ -155,11 +88,11 @@ def _cif(where: str, text: str) -> Iterator[Entry]:
     for number, block in enumerate(blocks, start=1):
         single = len(blocks) == 1
         label = where if single else f"{where}, block {number} ({block.name})"
-        yield Entry(label, partial(row_of_block, block, identity(block.properties, stem if single else block.name)))
+        yield Entry(label, partial(row_of_block, block), identity(block.properties, stem if single else block.name))
 
 
 def _poscar(where: str, text: str) -> Iterator[Entry]:
-    yield Entry(where, partial(_read_poscar, text, re.sub(r"\.vasp$", "", PurePath(where).name, flags=re.IGNORECASE)))
+    yield Entry(where, partial(_read_poscar, text), re.sub(r"\.vasp$", "", PurePath(where).name, flags=re.IGNORECASE))
 
 
 def _read_poscar(text: str, name: str) -> Row:
@@ -187,19 +120,19 @@ def _read_poscar(text: str, name: str) -> Row:
 
 def _lmdb(path: Path) -> Iterator[Entry]:
     for key, data in records.lmdb_records(path):
-        yield Entry(f"{path}, key {key}", partial(_read_pickle, key, data))
+        yield Entry(f"{path}, key {key}", partial(_read_pickle, data), key)
 
 
-def _read_pickle(key: str, data: bytes) -> Row:
-    return _read_record(key, unpickle_record(data), "pos")
+def _read_pickle(data: bytes, default: str) -> Row:
+    return _read_record(unpickle_record(data), "pos", default)
 
 
 def _parquet(path: Path) -> Iterator[Entry]:
     for number, record in enumerate(records.parquet_records(path), start=1):
-        yield Entry(f"{path}, row {number}", partial(_read_record, str(number), record, "positions"))
+        yield Entry(f"{path}, row {number}", partial(_read_record, record, "positions"), str(number))
 
 
-def _read_record(default: str, record: dict[str, Any], positions: str) -> Row:
+def _read_record(record: dict[str, Any], positions: str, default: str) -> Row:
     if record.get("pbc") is not None:
         require_periodic(np.asarray(record["pbc"]))
     numbers, cell, frac = records.geometry(record, positions)
@@ -214,14 +147,14 @@ def _ase_database(path: Path) -> Iterator[Entry]:
     try:
         with connect(path, type="db", use_lock_file=False) as database:
             for row in database.select():
-                yield Entry(f"{path}, row {row.id}", partial(_read_database_row, row))
+                yield Entry(f"{path}, row {row.id}", partial(_read_database_row, row), str(row.id))
     except (sqlite3.Error, ValueError) as error:
         raise DataError(f"it is not a readable ASE database: {error}") from error
 
 
-def _read_database_row(row: Any) -> Row:
+def _read_database_row(row: Any, default: str) -> Row:
     properties = {**row.key_value_pairs, **({"energy": row.energy} if "energy" in row else {})}
-    return row_of_atoms(row.toatoms(), str(row.id), properties)
+    return row_of_atoms(row.toatoms(), default, properties)
 
 
 def _trajectory(path: Path) -> Iterator[Entry]:
@@ -234,18 +167,18 @@ def _trajectory(path: Path) -> Iterator[Entry]:
     except (ulm.InvalidULMFileError, ValueError, KeyError) as error:
         raise DataError(f"it is not a readable ASE trajectory: {error}") from error
     for number in range(count):
-        yield Entry(f"{path}, image {number + 1}", partial(_read_image, path, number))
+        yield Entry(f"{path}, image {number + 1}", partial(_read_image, path, number), str(number + 1))
 
 
-def _read_image(path: Path, number: int) -> Row:
+def _read_image(path: Path, number: int, default: str) -> Row:
     from ase.io.trajectory import TrajectoryReader
 
     with TrajectoryReader(path) as images:
-        return row_of_atoms(images[number], str(number + 1))
+        return row_of_atoms(images[number], default)
 
 
 CRYSTAL_FILES: dict[str, Texts] = {".cif": _cif, ".mcif": _cif, ".vasp": _poscar}
-"""Formats of single crystals, which are the ones read in folders and archives."""
+"""Formats of single crystals, whose file names are their ids."""
 TEXTS: dict[str, Texts] = {
     **CRYSTAL_FILES,
     ".csv": csv_entries,
@@ -256,3 +189,19 @@ TEXTS: dict[str, Texts] = {
     ".xyz": xyz_entries,
 }
 FILES: dict[str, Files] = {".lmdb": _lmdb, ".parquet": _parquet, ".db": _ase_database, ".traj": _trajectory}
+TEXTS_OF_ANYTHING: dict[str, Callable[[str], bool]] = {
+    ".csv": holds_crystals_in_column,
+    ".tsv": holds_crystals_in_column,
+    ".json": holds_crystals_in_json,
+    ".jsonl": holds_crystals_in_lines,
+    ".xyz": has_lattice,
+}
+"""Formats of which a file in a folder may hold no crystals, but properties or molecules, and what tells from its text.
+
+A damaged file counts as one with crystals, so that it is refused and not left out.
+"""
+FILES_OF_ANYTHING: dict[str, Callable[[Path], bool]] = {
+    ".parquet": records.holds_crystals_in_columns,
+    ".db": records.is_database,
+}
+"""The same of formats that are not texts."""

@@ -1,7 +1,7 @@
 """Reading crystals from files: checked, Niggli-reduced and in standard orientation.
 
-`formats` finds the crystals of a file, and `cif`, `xyz`, `tables` and `records` read one each. This module checks them
-and gathers the errors of those that fail.
+`contents` finds the files, `formats` the crystals of a file, and `cif`, `xyz`, `tables` and `records` read one each.
+This module checks them and gathers the errors of those that fail.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import torch
 
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from omatg_ray.crystal.composition import symbol
+from omatg_ray.crystal.contents import contents
 from omatg_ray.crystal.dataset import CrystalDataset, distinct_ids
 from omatg_ray.crystal.file_names import kinds_of
-from omatg_ray.crystal.formats import entries, left_out
 from omatg_ray.crystal.formula import require_fitting_cell
 from omatg_ray.crystal.lattice import wrap
 from omatg_ray.crystal.reduce import reduce_cell
@@ -46,14 +46,16 @@ def read_dataset(
     allow_overlaps: bool = False,
     progress: bool = False,
 ) -> CrystalDataset:
-    """Read a file, or a folder or archive of CIF and POSCAR files.
+    """Read a file, or the files of a folder or archive.
 
     The formats are CIF, POSCAR, CSV, JSON, XYZ, ASE's databases and trajectories, and OMatG's LMDB and Parquet files;
     docs/data.md says what is read of each, and what is refused.
 
     Text formats may end in `.gz`. An id is the `material_id` in the file (in LMDB and Parquet also the `identifier` or
     `ids`), else the name of a CIF file (of the data block if it has several) or the key in an LMDB file, else the
-    number of the row, from 1. CIF has no orientation, so crystals from it are always in standard orientation.
+    number of the row, from 1. In a folder or archive, key and number follow the name of the file (`<file>-<number>`),
+    which stands alone if the file holds one crystal. CIF has no orientation, so crystals from it are always in standard
+    orientation.
 
     Args:
         path: File, folder or archive.
@@ -83,10 +85,10 @@ def read_dataset(
         _warn(f"{len(wrong)} of {looked_at} crystals of {path} are left out", lines(wrong))
     if found.doubts:
         _warn(f"{len(found.doubts)} of {looked_at} crystals of {path} are doubtful (solvents left out?)", found.doubts)
-    if others := left_out(path):
+    if others := found.left_out:
         warnings.warn(
-            f"{path}: {counted(len(others), 'file')} not read: {kinds_of(others)} (of a folder or archive, .cif, .mcif "
-            "and POSCAR files are; name another one to read it)",
+            f"{path}: {counted(len(others), 'file')} not read: {kinds_of(others)} (without crystals, or of a format "
+            f"that is not read from {'a folder' if path.is_dir() else 'an archive'})",
             DataWarning,
             stacklevel=2,
         )
@@ -141,16 +143,17 @@ def survey(path: str | Path, *, progress: bool = False) -> Survey:
     if found.looked_at == 1 and found.unusable and found.unusable[0].whole_file:
         raise DataError(*lines(found.unusable))
     usable = dataset_of(found.rows, reduce=True) if found.rows else None
-    return Survey(usable, found.unusable, found.doubts, left_out(path))
+    return Survey(usable, found.unusable, found.doubts, found.left_out)
 
 
 class _Gathered(NamedTuple):
-    """What was read, and how many crystals were looked at."""
+    """What was read, how many crystals were looked at, and the files of a folder or archive that were not read."""
 
     rows: list[Row]
     unusable: list[Unusable]
     doubts: list[str]
     looked_at: int
+    left_out: list[str]
 
 
 def _gather(path: Path, limit: int | None, on_error: OnError, allow_overlaps: bool, progress: bool) -> _Gathered:
@@ -160,7 +163,7 @@ def _gather(path: Path, limit: int | None, on_error: OnError, allow_overlaps: bo
     looked_at = 0
     with warnings.catch_warnings(), Progress(None, f"read {path.name}", shown=progress) as bar:
         warnings.simplefilter("ignore")  # the parsers warn about every repair; what matters raises
-        pending = entries(path)
+        pending, left_out = contents(path)
         while on_error == "skip" or len(wrong) < MOST_NAMED:
             n_used = len(rows) if on_error == "skip" else looked_at
             size = ROWS_AT_ONCE if limit is None else min(ROWS_AT_ONCE, limit - n_used)
@@ -176,7 +179,7 @@ def _gather(path: Path, limit: int | None, on_error: OnError, allow_overlaps: bo
                 else:
                     wrong.append(Unusable(entry.where, result.reason, result.overlaps, entry.whole_file))
             bar.advance(steps=len(chunk))
-    return _Gathered(rows, wrong, doubts, looked_at)
+    return _Gathered(rows, wrong, doubts, looked_at, left_out)
 
 
 def lines(unusable: Sequence[Unusable]) -> list[str]:
@@ -201,7 +204,7 @@ def _read(chunk: Sequence[Entry], allow_overlaps: bool) -> list[Row | _Refused]:
 
 def _read_one(entry: Entry) -> Row | str:
     try:
-        row = entry.read()
+        row = entry.read(entry.default)
         require_usable(row)
         return row
     except DataError as error:

@@ -49,6 +49,26 @@ def lmdb_records(path: Path) -> Iterator[tuple[str, bytes]]:
             raise DataError(f"it is damaged: {error}") from error
 
 
+def is_database(path: Path) -> bool:
+    """Return whether a file is an SQLite database, as ASE's are; others end in `.db` too. Also if it is unreadable."""
+    try:
+        with path.open("rb") as file:
+            return file.read(16) == b"SQLite format 3\0"
+    except OSError:
+        return True
+
+
+def holds_crystals_in_columns(path: Path) -> bool:
+    """Return whether a Parquet file has the columns of crystals; also if it is damaged."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return set(PARQUET_COLUMNS) <= set(pyarrow.parquet.read_schema(path).names)
+    except (OSError, pyarrow.ArrowException):
+        return True
+
+
 def parquet_records(path: Path) -> Iterator[dict[str, Any]]:
     """Yield every row as plain Python values, in order.
 

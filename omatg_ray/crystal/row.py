@@ -47,22 +47,24 @@ class Entry(NamedTuple):
 
     Attributes:
         where: File and row, block or key, for messages.
-        read: Reads a `Row` from it; may raise anything if that fails.
+        read: Reads a `Row` from it, given the id that it has if the file names none; may raise anything if that fails.
+        default: This id.
         whole_file: Whether it stands for a file of many crystals that cannot be read at all.
     """
 
     where: str
-    read: Callable[[], Row]
+    read: Callable[[str], Row]
+    default: str
     whole_file: bool = False
 
 
 def failed_entry(where: str, error: Exception, whole_file: bool = False) -> Entry:
     """Return an entry without a crystal, whose reading raises the error."""
 
-    def read() -> Row:
+    def read(default: str) -> Row:
         raise error
 
-    return Entry(where, read, whole_file)
+    return Entry(where, read, "", whole_file)
 
 
 def require_periodic(pbc: Any) -> None:

@@ -44,7 +44,7 @@ def csv_entries(where: str, text: str) -> Iterator[Entry]:
         raise DataError(f"it has several columns {column!r}; leave one")
     try:
         for number, record in enumerate(records, start=1):
-            yield Entry(f"{where}, row {number}", partial(_read_record, record, column, str(number)))
+            yield Entry(f"{where}, row {number}", partial(_read_record, record, column), str(number))
     except csv.Error as error:
         raise DataError(f"line {records.line_num}: {error}") from error
 
@@ -58,6 +58,32 @@ def _reading(text: str, delimiter: str) -> csv.DictReader[str] | None:
         return None
 
 
+def holds_crystals_in_column(text: str) -> bool:
+    """Return whether a table has a column of crystals."""
+    return any(_reading(text, delimiter) is not None for delimiter in DELIMITERS)
+
+
+def holds_crystals_in_json(text: str) -> bool:
+    """Return whether a JSON file has anything that looks like a crystal; also if it is damaged."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return True
+    try:
+        return any(map(_names_crystal, (row for _, row in _json_rows(data))))
+    except (DataError, TypeError):
+        return False
+
+
+def holds_crystals_in_lines(text: str) -> bool:
+    """Return whether the first line of a file of JSON objects looks like a crystal; also if it is damaged."""
+    line = next(filter(str.strip, text.splitlines()), "")
+    try:
+        return _names_crystal(json.loads(line))
+    except ValueError:
+        return True
+
+
 def json_entries(where: str, text: str) -> Iterator[Entry]:
     """Yield the structures of a JSON file: one or a list, bare or in objects with other columns, or in pandas' layouts.
 
@@ -69,7 +95,7 @@ def json_entries(where: str, text: str) -> Iterator[Entry]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"it is not readable JSON: {error}") from error
     for name, row in _json_rows(data):
-        yield Entry(f"{where}, row {name}", partial(_read_object, row, name))
+        yield Entry(f"{where}, row {name}", partial(_read_object, row), name)
 
 
 def _require_distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -89,7 +115,7 @@ def json_lines_entries(where: str, text: str) -> Iterator[Entry]:
     """Yield the structures of a file with one JSON object per line."""
     lines = [line for line in text.splitlines() if line.strip()]
     for number, line in enumerate(lines, start=1):
-        yield Entry(f"{where}, row {number}", partial(_read_line, line, str(number)))
+        yield Entry(f"{where}, row {number}", partial(_read_line, line), str(number))
 
 
 def _json_rows(data: Any) -> Iterator[tuple[str, Any]]:
@@ -138,6 +164,14 @@ def _is_structure(value: Any) -> bool:
 
 def _is_crystal(value: Any) -> bool:
     return isinstance(value, str) or _is_structure(value)
+
+
+def _names_crystal(row: Any) -> bool:
+    """Return whether a row is a structure, or an object that holds one."""
+    if not isinstance(row, dict) or _is_structure(row):
+        return isinstance(row, dict)
+    column = _column(row)
+    return column is not None and _is_crystal(row[column])
 
 
 def _column(names: Any) -> str | None:

@@ -26,6 +26,11 @@ def cell_energy(properties: Mapping[str, Scalar], atoms: int) -> float | None:
     return energy * atoms if isinstance(energy, float) else None
 
 
+def has_lattice(text: str) -> bool:
+    """Return whether any frame of a file names a lattice, which molecules have none of."""
+    return re.search(r"(?<!\S)lattice\s*=", text, flags=re.IGNORECASE) is not None
+
+
 def xyz_entries(where: str, text: str) -> Iterator[Entry]:
     """Yield the frames of a file."""
     file = StringIO(text, newline=None)
@@ -39,7 +44,7 @@ def xyz_entries(where: str, text: str) -> Iterator[Entry]:
             yield failed_entry(f"{where}, row {number}", error)
             return  # the start of the next frame is unknown
         lines = list(islice(file, 1 + int(header)))
-        yield Entry(f"{where}, row {number}", partial(_read_frame, lines, int(header), str(number)))
+        yield Entry(f"{where}, row {number}", partial(_read_frame, lines, int(header)), str(number))
 
 
 def _read_frame(lines: list[str], atoms: int, default: str) -> Row:

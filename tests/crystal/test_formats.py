@@ -149,9 +149,80 @@ def test_bad_members_of_archives_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"all\.zip is not a readable archive"):
         read_dataset(path)
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data.csv", "cif\n")
-    with pytest.raises(DataError, match=r"all\.zip holds no \.cif"):
+        archive.writestr("data.db", b"SQLite format 3\0")
+    with pytest.raises(DataError, match=r"all\.zip holds no files of crystals \(only 1 \.db\); unpack"):
         read_dataset(path)
+
+
+def in_all_formats(folder: Path) -> list[str]:
+    """Write the crystal in a file of each format that a folder may hold, and return the ids that it gets."""
+    atoms, pandas = as_atoms(CSCL), [{"structure": CSCL.as_dict()}]
+    folder.mkdir()
+    (folder / "a.cif").write_text(CIF)
+    (folder / "b.csv").write_text(f"cif\n{quoted(CIF)}\n")
+    with connect(folder / "c.db") as database:
+        database.write(atoms)
+    atoms.write(folder / "d.extxyz")
+    atoms.write(folder / "e.XYZ", format="extxyz", append=True)
+    atoms.write(folder / "e.XYZ", format="extxyz", append=True)
+    (folder / "f.json.gz").write_bytes(gzip.compress(json.dumps(pandas * 2).encode()))
+    (folder / "g.jsonl").write_text(json.dumps(CSCL.as_dict()) + "\n")
+    with Trajectory(folder / "h.traj", "w") as images:
+        images.write(atoms)
+    (folder / "sub").mkdir()
+    atoms.info["material_id"] = "own"
+    atoms.write(folder / "sub" / "a.extxyz")
+    del atoms.info["material_id"]
+    atoms.write(folder / "sub" / "d.extxyz")
+    return ["a", "b", "c", "d", "e-1", "e-2", "f-1", "f-2", "g", "h", "own", "d#2"]
+
+
+OTHERS = {
+    "id_prop.csv": "a,0.5\n",
+    "molecule.xyz": "1\nwater\nO 0 0 0\n",
+    "settings.json": '{"seed": 1}',
+    "rows.json": '[{"id": 1}, 2]',
+    "metrics.jsonl": '{"loss": 1}\n',
+    "Thumbs.db": "no database",
+    "x.lmdb-lock": "",
+}
+"""Files that lie beside crystals and hold none."""
+
+
+def test_a_folder_may_hold_all_formats_and_other_files(tmp_path: Path) -> None:
+    ids = in_all_formats(tmp_path / "all")
+    for name, text in OTHERS.items():
+        (tmp_path / "all" / name).write_text(text)
+    with pytest.warns(DataWarning, match=r": 7 files not read: 2 \.json, "):
+        assert_caesium_chloride(tmp_path / "all", ids=ids, n=len(ids))
+    path = tmp_path / "all.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in (tmp_path / "all").rglob("*"):
+            archive.write(file, file.relative_to(tmp_path / "all"))
+    texts = [ident for ident in ids if ident not in ("c", "h")]
+    with pytest.warns(DataWarning, match=r": 9 files not read: 2 \.db, 2 \.json, "):
+        assert_caesium_chloride(path, ids=texts, n=len(texts))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("b.json", b'[{"structure": ', "not readable JSON"),
+        ("b.jsonl", b'{"structure": ', "cannot be parsed"),
+        ("b.json.gz", b"no gzip", "not a readable gzip file"),
+        ("b.parquet", b"no parquet", "not a readable Parquet file"),
+        ("b.db", b"SQLite format 3\0", "not a readable ASE database"),
+        ("b.extxyz", b"", "it holds no crystals"),
+        ("b.xyz", b'1\nLattice="4 0 0 0 4 0 0 0 4"\n', "it ends before its 1 atoms"),
+    ],
+)
+def test_a_damaged_file_in_a_folder_is_refused(tmp_path: Path, name: str, data: bytes, reason: str) -> None:
+    (tmp_path / "a.cif").write_text(CIF)
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=f"{name}.*{reason}.*1 of 2 crystals"):
+        read_dataset(tmp_path)
+    with pytest.warns(DataWarning, match=reason):
+        assert len(read_dataset(tmp_path, on_error="skip")) == 1
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------

@@ -156,7 +156,7 @@ def test_files_of_a_folder_that_are_not_read_are_counted(tmp_path: Path) -> None
     (tmp_path / "a.cif").write_text(cif())
     for name in ("a.xyz", "b.xyz", "c.CSV", "README", ".hidden.txt"):
         (tmp_path / name).write_text("")
-    with pytest.warns(DataWarning, match=r": 4 files not read: 2 \.xyz, 1 \.csv, README \(of a folder"):
+    with pytest.warns(DataWarning, match=r": 4 files not read: 2 \.xyz, 1 \.csv, README \(without crystals"):
         assert len(read_dataset(tmp_path)) == 1
 
 
@@ -308,7 +308,10 @@ def test_unusable_files_are_named(tmp_path: Path, name: str, content: bytes | No
 
 
 def test_empty_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no \.cif, \.mcif or POSCAR files"):
+    with pytest.raises(DataError, match="holds no files of crystals; name"):
+        read_dataset(tmp_path)
+    (tmp_path / "a.csv").write_text("name\n")
+    with pytest.raises(DataError, match=r"holds no files of crystals \(only 1 \.csv\)"):
         read_dataset(tmp_path)
 
 

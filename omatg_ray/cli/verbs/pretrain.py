@@ -10,7 +10,7 @@ from omatg_ray.run.location import join_location
 
 SUMMARY = "train a base model on crystals"
 DESCRIPTION = """\
-Train a base model on crystals: a CSV file with a cif column, CIF, POSCAR, extxyz, JSON, a folder of CIF files, ...
+Train a base model on crystals: a CSV file with a cif column, CIF, POSCAR, extxyz, JSON, a folder of these, ...
 (docs/data.md). Cells are Niggli-reduced and the data split by composition; the splits are kept in the run folder as
 data/*.extxyz. Unusable crystals are refused and listed; data.on_error=skip continues without them.
 `omatg-ray check FILE` shows them all beforehand.
