@@ -21,12 +21,12 @@ generate does with crystals that it makes.
 
 FILE is in any format that pretrain reads; cells are relaxed as they are, without reduction. The table and its marks are
 those of `omatg-ray generate --help`; the last column is the id of the crystal: its material_id, the name of its CIF
-file, or its number in the file (of a folder: name of the file and number). Of equal crystals (x2) the lowest is kept. With an .extxyz file, ASE's
-get_potential_energy() returns the energies.
+file, or its number in the file (of a folder: name of the file and number). Of equal crystals (x2) the lowest is kept.
+With an .extxyz file, ASE's get_potential_energy() returns the energies.
 
 A potential may break a crystal that it does not know. --second-potential shows the fall of the energy (drop) by both,
-and marks (?) where they disagree. Without it, a warning names crystals that fell by more than 0.3
-eV/atom, or have a closest bond that changed by more than 15 %.
+and marks (?) where they disagree. Without it, a warning names crystals that fell by more than 0.3 eV/atom, or have a
+closest bond that changed by more than 15 %.
 """
 
 
