@@ -26,7 +26,7 @@ BUNDLED_SCHEDULE = ("--schedule", BUNDLED)
 RELAX_STEPS = 100
 NOT_IMPROVED = """\
 Reinforcement did not improve validation: the best checkpoint is the model as it was before, and the table compares it
-with itself. What to try next: more iterations, or smaller steps"""
+with itself, and with the last one. What to try next: more iterations, or smaller steps"""
 
 
 def next_steps(
@@ -65,22 +65,23 @@ def next_steps(
         # The schedule was learned for few steps; compare with many steps without it.
         finer, annealed, many = ["--steps", trained], " (annealed as learned)", MANY_TIMES * trained
         compared, comparison = ["--steps", many, "--schedule", "none"], f"with {many} grid points and no schedule"
-    lines = [
-        "What to try next" if improved else NOT_IMPROVED,
+    uses = [
         f"  # new crystals{', relaxed and ranked by energy' if energies else ''}{annealed}",
         _line("generate", run, *what, "-n", 16, *finer, *energies, "--out", out),
         f"  # the test split {comparison}",
         _line("evaluate", run, "--data", f"{run}/data/test.extxyz", *compared),
-        "  # more iterations",
-        _line("train", "--resume", run, f"iterations={2 * config.iterations}"),
     ]
-    if not improved:
+    more = ["  # more iterations", _line("train", "--resume", run, f"iterations={2 * config.iterations}")]
+    lines = ["What to try next", *uses, *more]
+    if not improved:  # Its best checkpoint generates what the base does.
         other = _beside(config.run, "-slower")
         groups, members = config.rollout.groups, config.rollout.group_size
         larger = f"rollout.group_size={2 * members}" if config.by_policy else f"rollout.groups={2 * groups}"
         keys = [override("run", other), f"learner.lr={config.learner.lr / 2:g}", larger]
         what_is_larger = "larger groups" if config.by_policy else "more compositions an iteration"
-        lines += [
+        lines = [
+            NOT_IMPROVED,
+            *more,
             f"  # smaller steps, and {what_is_larger}, which depend less on luck",
             _line("train", f"{run}/config.yaml", *keys),
         ]

@@ -27,10 +27,11 @@ from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted, StopRequest
 from omatg_ray.run.location import Location
 from omatg_ray.run.state import describe_kept
+from omatg_ray.run.text import counted
 from omatg_ray.train.backend import run_backend
 from omatg_ray.train.build import build_run
 from omatg_ray.train.callback import Callback
-from omatg_ray.train.checkpoint import restore
+from omatg_ray.train.checkpoint import iteration_of, restore
 from omatg_ray.train.components import RunComponents
 from omatg_ray.train.loop import TrainLoop, best_iteration
 from omatg_ray.train.precision import resolve_precision
@@ -47,7 +48,8 @@ class TrainResult:
         iteration: Number of iterations before the best checkpoint; 0 if no validation improved on the one before
             training.
         rows: Evaluations on the test split, as from `Evaluation.as_dict`: the base, then the best checkpoint without
-            noise and with that of the policy; none without a test (`test.limit: 0`).
+            noise and with that of the policy, then, if the best is the base, the last one; none without a test
+            (`test.limit: 0`).
         report: The report.
         example: Formula of a cell of the run's own crystals that the model knows.
         generates_species: Whether the model takes numbers of atoms instead of formulas.
@@ -145,6 +147,8 @@ def _test(
 ) -> list[dict[str, Any]]:
     """Compare before and after on the test split, without noise and, if it learned with noise, with that of the policy.
 
+    If the best checkpoint is the base, the last one is compared too: before and after are the same.
+
     What is evaluated stays in `evaluation/cases` until all is, so that a resumed run does not begin anew. Returns
     early, with nothing, if a stop is requested; also if there is to be no test.
     """
@@ -160,7 +164,8 @@ def _test(
         block=config.validation.block,
     )
     best = FlowModel.load(folder.checkpoints / "best", parts.model.device)
-    label = described_best(best_iteration(folder))
+    iteration = best_iteration(folder)
+    label = described_best(iteration)
     start = best.variant.start(parts.start, best)
     runs: list[tuple[str, str, FlowModel, NoiseMode]] = [
         ("before", "base", start, "none"),
@@ -168,6 +173,13 @@ def _test(
     ]
     if config.by_policy:  # otherwise no noise was trained with
         runs.append(("after_noise", f"{label}, policy noise", best, "policy"))
+    last = folder.pointed_at("last")
+    if not iteration and last is not None and iteration_of(last):
+        model = FlowModel.load(folder.checkpoints / "last", parts.model.device)
+        runs.append(("last", described_last(iteration_of(last)), model, "none"))
+    else:  # An earlier test, before the run was resumed, may have left it.
+        for path in (folder.evaluation / "last.json", folder.structures / "last.extxyz"):
+            path.unlink(missing_ok=True)
     rows: list[dict[str, Any]] = []
     for name, row_label, model, noise in runs:
         case = Case(model, Sampling(config.validated_steps, noise=noise), row_label)
@@ -210,7 +222,12 @@ def described_best(iteration: int) -> str:
     """Return the name of the best checkpoint in tables."""
     if not iteration:
         return "best is the base (iteration 0)"
-    return f"reinforced, {iteration} iteration{'s' if iteration > 1 else ''}"
+    return f"reinforced, {counted(iteration, 'iteration')}"
+
+
+def described_last(iteration: int) -> str:
+    """Return the name in tables of the last checkpoint, where the best one is the base."""
+    return f"last, {counted(iteration, 'iteration')}; not better in validation"
 
 
 def properties(ids: Sequence[str], energy: Tensor | None) -> list[dict[str, Any]]:

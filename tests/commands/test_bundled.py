@@ -295,6 +295,8 @@ def test_next_steps_tell_the_slopes_of_the_run_and_what_to_do_without_success(tm
     assert "did not improve" not in said and "learner.lr" not in said
     failed = next_steps(config, [{}, {}], "NaCl", improved=False)
     assert failed.startswith("Reinforcement did not improve validation")
+    verbs = [line.removeprefix(f"  {program()} ").split()[0] for line in failed.splitlines() if program() in line]
+    assert set(verbs) == {"train"} and "generate" in said  # its best checkpoint generates what the base does
     assert f"run={tmp_path / 'x'}-slower learner.lr=0.0001 rollout.group_size=32" in failed
 
 

@@ -16,6 +16,7 @@ from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.run.interrupt import Interrupted
+from omatg_ray.train.loop import TrainLoop
 from tests.commands.conftest import Command, Workshop
 
 
@@ -64,3 +65,34 @@ def test_the_final_test_has_a_size(workshop: Workshop, base: Path, tmp_path: Pat
     known = [atoms.info["material_id"] for atoms in read(run / "data" / "test.extxyz", ":")]
     assert ids == [str(known[0]), str(known[1])]
     assert len(read(run / "structures" / "reference.extxyz", ":")) == 2
+
+
+def test_the_last_checkpoint_is_tested_where_the_best_one_is_the_base(
+    workshop: Workshop, base: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    words = ("train", workshop.config, f"base={base}", f"run={run}", "iterations=2", "test.limit=2", "--quiet")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainLoop, "_validate", lambda self, _: float(self.iteration))
+        done = command(*words, "reward.weights={energy: 1, non_triclinic: 0.5}", "learner.lr=0.05")
+    assert done.code == 0, done.err
+    labels = ["base", "best is the base (iteration 0)", "last, 2 iterations; not better in validation"]
+    lines = done.out.splitlines()
+    assert all(any(line.startswith(label) for line in lines) for label in labels)
+    (rewarded,) = (line for line in lines if line.startswith("reward  "))
+    assert rewarded.endswith(f"  {labels[2]}")
+    before, after, last = (json.loads((run / f"evaluation/{n}.json").read_text()) for n in ("before", "after", "last"))
+    assert before["per_structure"] == after["per_structure"] != last["per_structure"]
+    assert last["label"] == labels[2] and last["rewards"].keys() == before["rewards"].keys()
+    assert (run / "report.html").read_text().count(labels[2]) >= 2
+    assert len(read(run / "structures" / "last.extxyz", ":")) == 2
+    suggested = done.out.partition("What to try next")[2]
+    assert "train --resume" in suggested and "generate" not in suggested
+    # Once a later one is better, that one is tested, and this row is gone.
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainLoop, "_validate", lambda self, _: -float(self.iteration))
+        done = command("train", "--resume", run, "iterations=4", "--quiet")
+    assert done.code == 0, done.err
+    assert "reinforced, 4 iterations" in done.out and "not better in validation" not in done.out
+    assert not (run / "evaluation" / "last.json").exists() and not (run / "structures" / "last.extxyz").exists()
+    assert "not better in validation" not in (run / "report.html").read_text()

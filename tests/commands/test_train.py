@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from omatg_ray.commands.train import TrainResult, described_best, train
+from omatg_ray.commands.train import TrainResult, described_best, described_last, train
 from omatg_ray.errors import ConfigError, ModelError, OmatgRayError, TrainingError
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
@@ -110,6 +110,7 @@ def test_progress_shows_what_can_move() -> None:
 
 def test_tables_say_where_reinforcement_did_nothing() -> None:
     assert described_best(0) == "best is the base (iteration 0)"
+    assert described_last(1) == "last, 1 iteration; not better in validation"
     assert (described_best(1), described_best(30)) == ("reinforced, 1 iteration", "reinforced, 30 iterations")
 
 
