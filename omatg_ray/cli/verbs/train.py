@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "reinforce a model"
 DESCRIPTION = """\
-Reinforce a base model, in one of two ways, or both. By policy gradients: sample groups of perturbed trajectories, reward
-low energies, and move the velocity field towards what did better within its group (OMatG-IRL, arXiv 2602.00424). By
-reward gradients, as the run without a config does: carry forces and stress back through the last steps of a trajectory
-(objective.reward_gradient; docs/gradients.md).
+Reinforce a base model, in one of two ways, or both. By policy gradients: sample groups of perturbed trajectories,
+reward low energies, and move the velocity field towards what did better within its group (OMatG-IRL, arXiv 2602.00424).
+By reward gradients, as the run without a config does: carry forces and stress back through the last steps of a
+trajectory (objective.reward_gradient; docs/gradients.md).
 
   omatg-ray train
   omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL run=runs/better
