@@ -177,9 +177,6 @@ def _test(
     if not iteration and last is not None and iteration_of(last):
         model = FlowModel.load(folder.checkpoints / "last", parts.model.device)
         runs.append(("last", described_last(iteration_of(last)), model, "none"))
-    else:  # An earlier test, before the run was resumed, may have left it.
-        for path in (folder.evaluation / "last.json", folder.structures / "last.extxyz"):
-            path.unlink(missing_ok=True)
     rows: list[dict[str, Any]] = []
     for name, row_label, model, noise in runs:
         case = Case(model, Sampling(config.validated_steps, noise=noise), row_label)

@@ -54,7 +54,7 @@ def test_it_learns_and_is_tested_without_noise(run: TrainResult, workshop: Works
     assert len(train_lines) == 4 and all(line["gradient_size"] > 0 for line in train_lines)
     assert not any(name.startswith(("policy_loss", "kl", "clip", "log_ratio_max")) and line[name]
                    for line in train_lines for name in line)  # fmt: skip
-    assert [row["noise"] for row in run.rows] == ["none", "none"]
+    assert {row["noise"] for row in run.rows} == {"none"}
     folder = workshop.root / "by_gradient" / "checkpoints"
     first, last = (load_file(folder / name / "weights.safetensors") for name in ("iteration_000000", "last"))
     moved = {name for name in last if not torch.equal(first[name], last[name])}
