@@ -190,8 +190,10 @@ def test_a_node_that_goes_and_another_that_comes_change_nothing_but_the_time(
     assert replaced(run, "rollout") + replaced(run, "reward") >= 1
 
 
-def test_one_of_two_learners_is_killed(workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path) -> None:
-    """Both are replaced, meet again, and repeat the update: as if nothing had been."""
+def test_one_of_two_learners_is_killed(
+    undisturbed: Run, workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    """Both are replaced, meet again, and repeat the update: as if nothing had been, or there were one learner."""
     words = [f"base={base}", *SINGLE, "iterations=5", "ray.rollout.workers=1", "ray.learner.workers=2"]
 
     def kill() -> None:
@@ -206,6 +208,11 @@ def test_one_of_two_learners_is_killed(workshop: Workshop, base: Path, cluster: 
     killer.join(timeout=10)
     assert_same_weights(*runs)
     assert [replaced(run, "learner") for run in runs] == [1, 0]
+    together, alone = (
+        next(line for line in run.lines() if line.pop("kind") == "train") for run in (runs[0], undisturbed)
+    )
+    assert alone["grad_norm"] > 1e-3
+    assert together == pytest.approx(alone, rel=1e-3, abs=1e-5)
 
 
 def test_a_reward_that_kills_every_actor_ends_the_run_with_its_compositions(
