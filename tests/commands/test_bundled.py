@@ -27,8 +27,8 @@ from omatg_ray.tree import override
 from tests.commands.conftest import Command, Workshop
 
 SMALL = (
-    "threads=1", "workers=0", "iterations=1", "rollout.groups=2", "rollout.group_size=4", "rollout.steps=5",
-    "validation.limit=2",
+    "threads=1", "workers=0", "iterations=1", "rollout.groups=2", "rollout.steps=5",
+    "validation.limit=2", "objective.reward_gradient.transitions=1",
 )  # fmt: skip
 
 
