@@ -65,6 +65,7 @@ def output(*words: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_only_what_needs_an_extra_cannot_be_imported_without_it() -> None:
     assert set(json.loads(output(IMPORT_ALL))) == NEED_EXTRAS
 

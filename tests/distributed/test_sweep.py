@@ -183,6 +183,7 @@ def test_a_population_takes_over_what_is_better(workshop: Workshop, base: Path, 
         assert trial.best_iteration is not None and trial.best_iteration > trial.since
 
 
+@pytest.mark.long
 def test_optuna_seeks_a_front_of_several_metrics(
     workshop: Workshop, base: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
