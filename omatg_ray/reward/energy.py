@@ -170,7 +170,7 @@ class MatGLEnergy:
         crystals = crystals.to("cpu")
         validity = check_validity(crystals, self.own_images)
         results = torch.full((len(crystals), len(OUTCOMES)), torch.nan, dtype=torch.float64)
-        by_energy = Gradient.zeros(crystals.layout)
+        by_energy = Gradient.zeros(crystals.layout) if gradient else None
         rows = validity.valid.nonzero()[:, 0]
         if len(rows):
             valid = crystals.select(rows)
@@ -193,7 +193,7 @@ class MatGLEnergy:
         }
         if self.relax_steps:
             values |= {"relax_steps": steps, "relax_drop": drop}
-        if not gradient:
+        if by_energy is None:
             return RewardResult(reward, values)
         slope = squeeze_slope(energy, self.invalid_energy) if self.cap else torch.ones_like(energy)
         slope = slope.where(energy.isfinite(), 0.0)

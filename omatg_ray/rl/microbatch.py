@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.model.sampling import chunks_by_pairs
 from omatg_ray.reward.gradient import Gradient
 from omatg_ray.rl.rollout import Trajectory
 
@@ -51,9 +52,11 @@ class Part:
     ) -> None:
         self.trajectory, self._total, self._gradient = trajectory, total, gradient
         self._advantage = torch.zeros(len(trajectory)) if advantage is None else advantage
-        self._by_policy, self._states = advantage is not None, trajectory.states()
+        self._by_policy, states = advantage is not None, trajectory.states()
+        # Only a replay needs those of all steps.
+        self._states = states if gradient is not None else None
         # States before the steps learned from.
-        self._pos, self._cell = (trajectory.of_learned(values) for values in self._states)
+        self._pos, self._cell = (trajectory.of_learned(values) for values in states)
         self._shared: tuple[slice, Trajectory, slice, Tensor] | None = None
         self._tiled: CrystalBatch | None = None
 
@@ -76,17 +79,13 @@ class Part:
         """Cut the structures with reward gradients into spans of at most `limit` ordered pairs of atoms, or one."""
         if self._gradient is None:
             return []
-        sizes, spans, start, pairs = self.trajectory.x_0.layout.sizes, list[slice](), 0, 0
-        for row, size in enumerate(sizes):
-            if row > start and pairs + size * size > limit:
-                spans.append(slice(start, row))
-                start, pairs = row, 0
-            pairs += size * size
-        return [*spans, slice(start, len(sizes))]
+        chunks = chunks_by_pairs(self.trajectory.x_0.layout.sizes, limit)
+        return [slice(chunk[0], chunk[-1] + 1) for chunk in chunks]
 
     def replay(self, span: slice) -> tuple[Trajectory, tuple[Tensor, Tensor], Gradient, float]:
         """Return the trajectories of a span, their states, the gradients of their rewards, and the weight of each."""
         assert self._gradient is not None
+        assert self._states is not None
         x_0, rows = self.trajectory.x_0, torch.arange(span.start, span.stop)
         atoms = slice(*x_0.ptr[[span.start, span.stop]].tolist())
         pos, cell = self._states

@@ -70,7 +70,7 @@ class Pathwise:
             by_state, distance = self._differentiate(trajectory, state, k, adjoint, -weight)
             apart += distance
             if k > first:
-                where = _state(trajectory, states, k)  # without a graph
+                where = state.replace(state.pos.detach(), state.cell.detach())
                 adjoint = (adjoint + by_state).limited(settings.growth * size_at_start, where)
         grown = adjoint.size(_state(trajectory, states, first + 1)).nan_to_num(0.0) / size_at_start.clamp_min(1e-12)
         stats = {
