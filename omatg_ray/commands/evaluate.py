@@ -21,7 +21,7 @@ from omatg_ray.evaluate.evaluation import Evaluation, spread_rows
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.evaluate.metrics import CAPPED, RELAXED, is_relaxed, measured_columns, relaxed_label, was_relaxed
 from omatg_ray.evaluate.relaxation import require_relaxable
-from omatg_ray.model.checks import warn_generated_species, warn_idle_policy, warn_noiseless
+from omatg_ray.model.checks import warn_generated_species, warn_ineffective
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import DEFAULT, Sampling
 from omatg_ray.model.schedule import OWN
@@ -209,8 +209,7 @@ def evaluation_session(
             known |= known_to(None, model, _name(place))
         dataset = drop_unknown(dataset, known, called)
     for model in loaded.values():
-        warn_noiseless(model, samplings)
-        warn_idle_policy(model, samplings)
+        warn_ineffective(model, samplings)
         warn_generated_species(model)
     models = {_name(place): model for place, model in loaded.items()}
     asked = dataset.crystals.select(spread_rows(len(dataset), options.limit)).atomic_numbers

@@ -20,7 +20,7 @@ from omatg_ray.errors import DataError, ModelError
 from omatg_ray.evaluate.backend import Block
 from omatg_ray.evaluate.domain import trained_on, warn_outside
 from omatg_ray.evaluate.evaluation import collect
-from omatg_ray.model.checks import refuse_unseen, warn_idle_policy, warn_noiseless
+from omatg_ray.model.checks import refuse_unseen, warn_ineffective
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.options import SamplingOptions
@@ -73,8 +73,7 @@ def generate(options: GenerateOptions, progress: bool = False) -> RankedCrystals
     # A model that generates species chooses the elements itself.
     elements = frozenset() if model.generates_species else frozenset(n for cell in species for n in cell)
     refuse_unseen(model, options.model, elements)
-    warn_noiseless(model, [options.sampling])
-    warn_idle_policy(model, [options.sampling])
+    warn_ineffective(model, [options.sampling])
     judges = Judges.load(options.potential, options.second_potential, elements, device)
     models = {str(options.model): model}
     trained = trained_on(models, [judges.first, judges.second])

@@ -57,15 +57,13 @@ class Comparison:
 
     def _schedules(self) -> list[str]:
         """Return how every case generates; where models that keep their own schedules have different ones, which."""
-        own = [result.values.get("annealing") for result in self.results if result.way.split(", ")[0] == OWN]
-        if all(schedule == own[0] for schedule in own[1:]):
-            return [result.way for result in self.results]
-        return [
-            result.way.replace(OWN, f"{OWN} ({(result.values.get('annealing') or {'kind': 'none'})['kind']})", 1)
-            if result.way.split(", ")[0] == OWN
-            else result.way
-            for result in self.results
-        ]
+        own = {place: result for place, result in enumerate(self.results) if result.way.split(", ")[0] == OWN}
+        kept = [result.values.get("annealing") for result in own.values()]
+        ways = [result.way for result in self.results]
+        if any(schedule != kept[0] for schedule in kept[1:]):
+            for place, schedule in zip(own, kept, strict=True):
+                ways[place] = ways[place].replace(OWN, f"{OWN} ({(schedule or {'kind': 'none'})['kind']})", 1)
+        return ways
 
     def times(self) -> dict[str, list[str]]:
         """Return the times of every case as text, by title."""

@@ -78,20 +78,26 @@ def refuse_untrained(model: FlowModel) -> None:
             )
 
 
-def warn_noiseless(model: FlowModel, samplings: Iterable[Sampling]) -> None:
+def warn_ineffective(model: FlowModel, samplings: Iterable[Sampling]) -> None:
+    """Warn of samplings in which noise or the reinforced network, though asked for, does nothing."""
+    _warn_noiseless(model, samplings)
+    _warn_idle_policy(model, samplings)
+
+
+def _warn_noiseless(model: FlowModel, samplings: Iterable[Sampling]) -> None:
     """Warn if the policy's noise is requested of a model without a policy, or with a schedule that replaces it."""
     noisy = [sampling for sampling in samplings if sampling.noise == "policy"]
     if model.variant.learns_schedule and any(sampling.schedule is not None for sampling in noisy):
         warnings.warn(
             "the model's policy is its own schedule; with another schedule it follows its base, without noise",
-            stacklevel=2,
+            stacklevel=3,
         )
     paths = model.description.paths
     if noisy and not model.description.active and not any(paths.of(field).epsilon for field in FIELDS):
-        warnings.warn("a base model has no policy noise; it generates without noise", stacklevel=2)
+        warnings.warn("a base model has no policy noise; it generates without noise", stacklevel=3)
 
 
-def warn_idle_policy(model: FlowModel, samplings: Iterable[Sampling]) -> None:
+def _warn_idle_policy(model: FlowModel, samplings: Iterable[Sampling]) -> None:
     """Warn of grids that end before the reinforced network acts, so that the model is its base."""
     gate = model.description.acts_from
     for sampling in samplings if gate else ():
@@ -101,7 +107,7 @@ def warn_idle_policy(model: FlowModel, samplings: Iterable[Sampling]) -> None:
             warnings.warn(
                 f"with {sampling.steps} grid points the last step begins at t = {float(times[-2]):.2f}, before the "
                 f"reinforced network acts ({gate:g}): the crystals are the base's; take more grid points",
-                stacklevel=2,
+                stacklevel=3,
             )
 
 

@@ -13,7 +13,7 @@ from omatg_ray.cli.next_steps import next_steps
 from omatg_ray.commands.info import describe_model
 from omatg_ray.commands.train import TrainResult, train
 from omatg_ray.crystal.formula import cell_species
-from omatg_ray.model.checks import warn_idle_policy
+from omatg_ray.model.checks import warn_ineffective
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.run.metrics import read_metrics
@@ -72,7 +72,7 @@ def test_the_model_is_the_base_until_it_acts(run: TrainResult, workshop: Worksho
     last = FlowModel.load(workshop.root / "by_gradient" / "checkpoints" / "last")
     started, cells = FlowModel.load(base), [cell_species(formula) for formula in ("NaCl", "MgO2")]
     with pytest.warns(UserWarning, match="with 2 grid points the last step begins at t = 0.00, before .* acts .0.5."):
-        warn_idle_policy(last, [Sampling(2), Sampling(5)])
+        warn_ineffective(last, [Sampling(2), Sampling(5)])
     same, other = ([model.generate(cells, Sampling(steps), 1) for model in (last, started)] for steps in (2, 5))
     assert torch.equal(same[0].pos, same[1].pos) and torch.equal(same[0].cell, same[1].cell)
     assert not torch.equal(other[0].pos, other[1].pos)
