@@ -260,6 +260,11 @@ class Config(Settings):
                 f"objective.reward_gradient.transitions = {by.transitions}: trajectories over {points} grid points "
                 f"have {points - 1} Euler steps"
             )
+        if self.objective.flow_matching is not None and variant(self.policy.variant).learns_schedule:
+            raise ValueError(
+                "objective.flow_matching: it trains velocities, which an annealing policy leaves as they are; leave it "
+                "out, or take policy.variant=velocity"
+            )
         if self.rollout.group_size == 1 and self.by_policy:
             without = [name for name, offered in self.reward.differentiable.items() if not offered]
             why = f"{', '.join(without)} has no gradient and is learned by policy gradient, which compares"

@@ -245,6 +245,13 @@ def test_reward_gradients_that_cannot_be(overrides: list[str], reason: str) -> N
         load("objective.reward_gradient={transitions: 3}", *overrides)
 
 
+def test_flow_matching_trains_velocities() -> None:
+    with pytest.raises(ConfigError, match="objective.flow_matching: it trains velocities"):
+        load("objective.flow_matching={}", "policy.variant=annealing")
+    assert load("objective.flow_matching={}").objective.flow_matching is not None
+    assert load().objective.flow_matching is None
+
+
 def test_what_is_learned_by_policy_gradient() -> None:
     by_gradient = "objective.reward_gradient={transitions: 3}"
     assert load().by_policy and load(by_gradient, "reward.weights={energy: 1, crmse: 0.1}").by_policy

@@ -20,6 +20,8 @@ from omatg_ray.distributed.failures import ActorGone, ActorSilent, InputLost, Ob
 from omatg_ray.distributed.process_group import LearnersLostError, plan_shares
 from omatg_ray.distributed.worker_group import LOGS, MAX_ATTEMPTS, SECONDS_TO_START, call
 from omatg_ray.errors import ClusterError
+from omatg_ray.flow.examples import Examples
+from omatg_ray.flow.process_group import share_of
 from omatg_ray.reward.gradient import Gradient
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.timeline import Span
@@ -118,6 +120,7 @@ class LearnerGroup:
         counted: Tensor,
         advantage: Tensor | None,
         gradient: Gradient | None = None,
+        examples: Examples | None = None,
     ) -> dict[str, float]:
         """Run all epochs on an iteration.
 
@@ -127,6 +130,7 @@ class LearnerGroup:
             counted: Indices (b,) of the structures to learn from, over all items.
             advantage: Their advantages (b,); None: there is no policy gradient.
             gradient: Gradients of their rewards; None: not learned from.
+            examples: Examples of flow matching.
 
         Raises:
             InputLost: A trajectory was lost with a node; nothing was learned.
@@ -142,10 +146,11 @@ class LearnerGroup:
                 own,
                 None if advantage is None else advantage[positions],
                 None if gradient is None else gradient.select(positions, layout),
-                len(counted),
+                None if examples is None else examples.select(share_of(len(examples), rank, len(shares))),
+                (len(counted), 0 if examples is None else len(examples)),
                 *(trajectories[item] for item in needed),
             )
-            for needed, own, positions in shares
+            for rank, (needed, own, positions) in enumerate(shares)
         ]
 
         def learn() -> dict[str, float]:

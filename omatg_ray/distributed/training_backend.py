@@ -20,6 +20,7 @@ from omatg_ray.distributed.timings import Timings
 from omatg_ray.distributed.weights import PublishedWeights
 from omatg_ray.distributed.worker_group import MAX_ATTEMPTS, Request
 from omatg_ray.errors import ClusterError
+from omatg_ray.flow.examples import Examples
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.gradient import Gradient
 from omatg_ray.reward.protocol import RewardResult
@@ -150,12 +151,17 @@ class RayTrainingBackend:
         return scored
 
     def learn(
-        self, iteration: int, counted: Tensor, advantage: Tensor | None, gradient: Gradient | None = None
+        self,
+        iteration: int,
+        counted: Tensor,
+        advantage: Tensor | None,
+        gradient: Gradient | None = None,
+        examples: Examples | None = None,
     ) -> dict[str, float]:
         """Run the learners' update. All actors read its weights from where the first learner has put them."""
         self._clock.resume()
         flight = self._flights[iteration]
-        metrics = self._update(flight, counted, advantage, gradient) if len(counted) else {}
+        metrics = self._update(flight, counted, advantage, gradient, examples) if len(counted) else {}
         self._clock.end("learn")
         del self._flights[iteration]
         self._learned = flight.items, flight.version
@@ -166,12 +172,17 @@ class RayTrainingBackend:
         return metrics
 
     def _update(
-        self, flight: _Flight, counted: Tensor, advantage: Tensor | None, gradient: Gradient | None
+        self,
+        flight: _Flight,
+        counted: Tensor,
+        advantage: Tensor | None,
+        gradient: Gradient | None,
+        examples: Examples | None,
     ) -> dict[str, float]:
         for _ in range(MAX_ATTEMPTS):
             trajectories = [flight.trajectories[index] for index in range(len(flight.items))]
             try:
-                return self.learners.update(flight.items, trajectories, counted, advantage, gradient)
+                return self.learners.update(flight.items, trajectories, counted, advantage, gradient, examples)
             except InputLost as error:
                 logger.warning("%s; rolling it out again", error)
                 reason = error

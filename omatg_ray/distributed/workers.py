@@ -21,6 +21,7 @@ from omatg_ray.distributed.failures import ObjectHandle, Timed
 from omatg_ray.distributed.process_group import LOOPBACK, TorchProcessGroup, open_rendezvous, rendezvous_host
 from omatg_ray.distributed.settings import Share
 from omatg_ray.errors import ClusterError, TrainingError
+from omatg_ray.flow.examples import Examples
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.gradient import Gradient
 from omatg_ray.rl.learner import Learner
@@ -194,7 +195,8 @@ class LearnerWorker(BaseWorker):
         counted: Tensor,
         advantage: Tensor | None,
         gradient: Gradient | None,
-        total: int,
+        examples: Examples | None,
+        totals: tuple[int, int],
         *trajectories: Trajectory,
     ) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None, Timed]:
         """Run all epochs on this learner's share of an iteration.
@@ -203,7 +205,8 @@ class LearnerWorker(BaseWorker):
             counted: Indices (b,) of the structures to learn from, over all `trajectories`; may be empty.
             advantage: Their advantages (b,); None: there is no policy gradient.
             gradient: Gradients of their rewards; None: not learned from.
-            total: Number of structures that all learners learn from.
+            examples: Its examples of flow matching; None or empty: none.
+            totals: Numbers of structures and of examples that all learners learn from.
             trajectories: Trajectories of the share, see `plan_shares`.
 
         Returns:
@@ -217,7 +220,9 @@ class LearnerWorker(BaseWorker):
         start = time.perf_counter()
         try:
             part = Trajectory.cat(trajectories).select(counted).to(self.device) if len(counted) else None
-            metrics = self._learner.update(part, advantage, total, gradient)
+            if examples is not None:
+                examples = examples.to(self.device) if len(examples) else None
+            metrics = self._learner.update(part, advantage, totals[0], gradient, examples, totals[1])
         except TrainingError:
             raise
         except BaseException:

@@ -10,6 +10,9 @@ from omatg_ray.crystal.lattice import nearest_image, wrap
 from omatg_ray.flow.interpolant import FieldPath
 from omatg_ray.flow.settings import PathSettings
 
+TIME_MARGIN = 1e-3
+"""Samplers go this close to the ends, where the velocities of some paths are undefined."""
+
 
 def path(interpolant: FieldPath, x_0: Tensor, x_1: Tensor, t: Tensor, z: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the state x_t and velocity ∂_t x_t of a path in flat space; t broadcasts against the states.

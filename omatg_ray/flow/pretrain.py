@@ -18,6 +18,7 @@ from omatg_ray.errors import TrainingError
 from omatg_ray.flow.loss import DENOISERS, LossName, flow_loss
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.pairing import minimum_permutation
+from omatg_ray.flow.paths import TIME_MARGIN
 from omatg_ray.flow.process_group import ProcessGroup, SingleProcess, share_of
 from omatg_ray.flow.settings import PretrainSettings
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
@@ -25,8 +26,6 @@ from omatg_ray.seeding import generator
 
 # Independent base samples and times per validation structure: enough to tell epochs apart.
 VALIDATION_REPEATS = 4
-# Samplers go this close to the ends, where the velocities of some paths are undefined.
-TIME_MARGIN = 1e-3
 Losses = dict[str, float]
 Number = TypeVar("Number", float, Tensor)
 Wrap = Callable[[nn.Module], nn.Module]

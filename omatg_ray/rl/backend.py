@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from omatg_ray.flow.examples import Examples
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.gradient import Gradient
 from omatg_ray.reward.protocol import Reward
@@ -40,7 +41,12 @@ class TrainingBackend(Protocol):
         """Return the scores of a submitted iteration, item by item, once all are there."""
 
     def learn(
-        self, iteration: int, counted: Tensor, advantage: Tensor | None, gradient: Gradient | None = None
+        self,
+        iteration: int,
+        counted: Tensor,
+        advantage: Tensor | None,
+        gradient: Gradient | None = None,
+        examples: Examples | None = None,
     ) -> dict[str, float]:
         """Update the weights to version `iteration` + 1.
 
@@ -49,6 +55,7 @@ class TrainingBackend(Protocol):
             counted: Indices (b,) of the structures to learn from, over all its items; if empty, the weights stay.
             advantage: Their advantages (b,); None: no policy gradient.
             gradient: Gradients of their rewards; None: not learned from.
+            examples: Examples of flow matching, on the CPU.
 
         Returns:
             The metrics of `Learner.update`; empty if there was nothing to learn from.
@@ -136,7 +143,12 @@ class LocalTrainingBackend:
         return scored
 
     def learn(
-        self, iteration: int, counted: Tensor, advantage: Tensor | None, gradient: Gradient | None = None
+        self,
+        iteration: int,
+        counted: Tensor,
+        advantage: Tensor | None,
+        gradient: Gradient | None = None,
+        examples: Examples | None = None,
     ) -> dict[str, float]:
         start = self._now()
         trajectories = self._trajectories.pop(iteration)
@@ -144,7 +156,10 @@ class LocalTrainingBackend:
             self._older[self._version] = copy_weights(self.model.learned)
         metrics = {}
         if len(counted):
-            metrics = self.learner.update(Trajectory.cat(trajectories).select(counted), advantage, gradient=gradient)
+            examples = None if examples is None else examples.to(self.model.device)
+            metrics = self.learner.update(
+                Trajectory.cat(trajectories).select(counted), advantage, gradient=gradient, examples=examples
+            )
         self._version = iteration + 1
         self._older = {v: weights for v, weights in self._older.items() if v >= self._version - self._staleness}
         self._add_time("time_learn", start)

@@ -17,11 +17,13 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import TrainingError
 from omatg_ray.flow.activations import saved_bytes
+from omatg_ray.flow.examples import Examples
 from omatg_ray.flow.process_group import ProcessGroup, SingleProcess
 from omatg_ray.policy.policy import Policy
 from omatg_ray.reward.gradient import Gradient
+from omatg_ray.rl.flow_matching import matching_loss
 from omatg_ray.rl.loss import Loss
-from omatg_ray.rl.microbatch import Cut, Microbatch, Part
+from omatg_ray.rl.microbatch import Cut, Microbatch, Part, spans_by_pairs
 from omatg_ray.rl.pathwise import Pathwise
 from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
@@ -95,6 +97,8 @@ class Learner:
         advantage: Tensor | None,
         total: int | None = None,
         gradient: Gradient | None = None,
+        examples: Examples | None = None,
+        n_examples: int | None = None,
     ) -> dict[str, float]:
         """Run all epochs on one iteration's trajectories, or on this learner's part of them.
 
@@ -105,6 +109,8 @@ class Learner:
             advantage: (B,); None: there is no policy gradient.
             total: Counted structures of all learners; by default those of `trajectory`.
             gradient: Gradients of their rewards, learned from as `objective.reward_gradient` says.
+            examples: This learner's part of the flow-matching examples, with `objective.flow_matching`.
+            n_examples: Examples of all learners; by default those of `examples`.
 
         Returns:
             Over the structures of all learners, means over epochs of `loss`, `grad_norm` and, per active field,
@@ -112,7 +118,7 @@ class Learner:
             `entropy_*` (per component) and `sigma_*`, with distillation `distillation_*`; `log_ratio_max` of the first
             epoch, the largest |log-ratio| of an atom or lattice, which is 0 up to rounding when on-policy; after
             memory has run out, the smallest `microbatch_pairs` of a learner. With reward gradients, those of
-            `Pathwise.accumulate`.
+            `Pathwise.accumulate`; with examples, those of `matching_loss`.
 
         Raises:
             TrainingError: The loss or its gradient is not finite, or a single structure at a single step does not fit
@@ -120,10 +126,11 @@ class Learner:
                 the same.
         """
         part = None if trajectory is None else Part(trajectory, advantage, total or len(trajectory), gradient)
+        n_examples = n_examples or (0 if examples is None else len(examples))
         report, norms, reports = Report(), 0.0, list[Report]()
         for epoch in range(self.settings.epochs):
             try:
-                report = self._gradients(part, report, first=epoch == 0)
+                report = self._gradients(part, examples, n_examples, report, first=epoch == 0)
             except TrainingError as error:
                 report = Report(error=str(error))
             report.graded = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
@@ -151,20 +158,27 @@ class Learner:
         changed = {"microbatch_pairs": pairs} if pairs < self.settings.microbatch_pairs else {}
         return means | {"log_ratio_max": max(each.log_ratio_max for each in reports)} | changed
 
-    def _gradients(self, part: Part | None, before: Report, first: bool) -> Report:
+    def _gradients(
+        self, part: Part | None, examples: Examples | None, n_examples: int, before: Report, first: bool
+    ) -> Report:
         """Compute an epoch's gradients in microbatches that fit into memory; return the statistics including it."""
         while True:
             self.optimizer.zero_grad(set_to_none=True)
-            if part is None:
-                return before
-            report, cut = replace(before, sums=before.sums.copy()), None
+            report, crystals, cut = replace(before, sums=before.sums.copy()), None, None
             try:
-                for cut in part.cuts(self.microbatch_pairs):
-                    self._backward(part.microbatch(cut), report, first)
-                for span in part.spans(self.microbatch_pairs):
-                    cut = span, slice(0, 1)
-                    assert self.pathwise is not None
-                    _add(report.sums, self.pathwise.accumulate(*part.replay(span)))
+                if part is not None:
+                    crystals = part.trajectory.x_0
+                    for cut in part.cuts(self.microbatch_pairs):
+                        self._backward(part.microbatch(cut), report, first)
+                    for span in part.spans(self.microbatch_pairs):
+                        cut = span, slice(0, 1)
+                        assert self.pathwise is not None
+                        _add(report.sums, self.pathwise.accumulate(*part.replay(span)))
+                if examples is not None:
+                    crystals = examples.state
+                    for span in spans_by_pairs(crystals.layout.sizes, self.microbatch_pairs):
+                        cut = span, slice(0, 1)
+                        self._match(examples.select(torch.arange(span.start, span.stop)), n_examples, report)
             except RuntimeError as error:
                 if cut is None or not _is_out_of_memory(error):
                     raise
@@ -172,9 +186,19 @@ class Learner:
             else:
                 return report
             finally:
-                part.forget()
+                if part is not None:
+                    part.forget()
+            assert crystals is not None
             # Not in the handler: until it ends, the traceback keeps the microbatch's tensors alive.
-            self._halve(part.trajectory.x_0, cut, reason)
+            self._halve(crystals, cut, reason)
+
+    def _match(self, examples: Examples, n_examples: int, report: Report) -> None:
+        """Add the gradients and statistics of flow matching on some examples."""
+        matching = self.objective.flow_matching
+        assert matching is not None, "examples without objective.flow_matching"
+        loss, stats = matching_loss(self.policy, examples, matching.weight, 1.0 / n_examples)
+        loss.backward()
+        _add(report.sums, stats)
 
     def _backward(self, microbatch: Microbatch, report: Report, first: bool) -> None:
         """Add the gradients and statistics of a microbatch."""
@@ -231,6 +255,18 @@ class Learner:
         tried = self._try_policy(part) if by_policy else self._try_replay(part)
         self.optimizer.zero_grad(set_to_none=True)
         return tried
+
+    def trial_of_matching(self, examples: Examples) -> Trial:
+        """Time one microbatch of flow matching without an update."""
+        span = spans_by_pairs(examples.state.layout.sizes, self.microbatch_pairs)[0]
+        tried = examples.select(torch.arange(span.start, span.stop))
+        for _ in range(2):  # the first one warms up
+            start = time.perf_counter()
+            with saved_bytes() as saved:
+                self._match(tried, len(tried), Report())
+            elapsed = time.perf_counter() - start
+        self.optimizer.zero_grad(set_to_none=True)
+        return Trial(elapsed, sum(saved.values()), int(tried.state.n_atoms.square().sum()))
 
     def _try_policy(self, part: Part) -> Trial:
         microbatch = part.microbatch(part.cuts(self.microbatch_pairs)[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -16,6 +17,11 @@ from omatg_ray.rl.rollout import Trajectory
 
 Cut = tuple[slice, slice]
 """Consecutive structures at consecutive steps."""
+
+
+def spans_by_pairs(sizes: Sequence[int], limit: int) -> list[slice]:
+    """Cut structures of some numbers of atoms into spans of at most `limit` ordered pairs of atoms, or one."""
+    return [slice(chunk[0], chunk[-1] + 1) for chunk in chunks_by_pairs(sizes, limit)]
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,7 @@ class Part:
         """Cut the structures with reward gradients into spans of at most `limit` ordered pairs of atoms, or one."""
         if self._gradient is None:
             return []
-        chunks = chunks_by_pairs(self.trajectory.x_0.layout.sizes, limit)
-        return [slice(chunk[0], chunk[-1] + 1) for chunk in chunks]
+        return spans_by_pairs(self.trajectory.x_0.layout.sizes, limit)
 
     def replay(self, span: slice) -> tuple[Trajectory, tuple[Tensor, Tensor], Gradient, float]:
         """Return the trajectories of a span, their states, the gradients of their rewards, and the weight of each."""

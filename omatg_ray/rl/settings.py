@@ -189,6 +189,17 @@ class RewardGradientSettings(Settings):
     )
 
 
+class FlowMatchingSettings(Settings):
+    """Flow matching on training crystals beside the update, which keeps the policy close to the data."""
+
+    crystals: int = Field(64, ge=1, description="training crystals per iteration")
+    weight: FieldWeights = Field(
+        FieldWeights(pos=3.0, cell=0.15),
+        description="weight of the squared error of the velocity, its mean over components: in fractional units for "
+        "positions, in Å for lattices",
+    )
+
+
 class ObjectiveSettings(Settings):
     """Loss of a step: a weighted sum of clipped surrogate, KL to the frozen base, entropy and distillation."""
 
@@ -216,6 +227,12 @@ class ObjectiveSettings(Settings):
         None,
         description="learn from the gradients of rewards that have one (energy, hull, volume, density), and by policy "
         "gradient only from the others; null: by policy gradient from all",
+    )
+
+    flow_matching: FlowMatchingSettings | None = Field(
+        None,
+        description="beside the rewards, match the flow of training crystals, at the times at which the policy acts: "
+        "what the base learned of known crystals is kept; null: no",
     )
 
     def needs_base(self, policy: Policy) -> bool:

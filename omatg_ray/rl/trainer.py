@@ -9,6 +9,7 @@ import torch
 from omatg_ray.crystal.batch import Layout
 from omatg_ray.rl.advantage import group_advantages, spread_within
 from omatg_ray.rl.backend import TrainingBackend
+from omatg_ray.rl.flow_matching import TrainingCrystals
 from omatg_ray.rl.scoring import distances_of, gradient_of, mean_distance, rest_of, reward_metrics, rewards_of
 from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
 from omatg_ray.rl.work import WorkItem, plan_iteration
@@ -31,6 +32,7 @@ class Trainer:
         iteration: Iterations already done.
         by_policy: Whether the policy gradient is used.
         by_gradient: Whether the gradients of rewards are used, for the rewards that have one.
+        training_crystals: Crystals whose flow is matched beside the rewards; None: none.
     """
 
     def __init__(
@@ -44,10 +46,12 @@ class Trainer:
         iteration: int = 0,
         by_policy: bool = True,
         by_gradient: bool = False,
+        training_crystals: TrainingCrystals | None = None,
     ) -> None:
         self.settings, self.compositions, self.advantage = settings, compositions, advantage
         self.backend, self.seed, self.total, self.iteration = backend, seed, total, iteration
         self.by_policy, self.by_gradient = by_policy, by_gradient
+        self.training_crystals = training_crystals
         self._ahead: dict[int, list[WorkItem]] = {}
 
     def step(self) -> dict[str, float]:
@@ -81,7 +85,8 @@ class Trainer:
             sizes = torch.tensor([len(species) for item in scored for species in item.compositions])
             gradient = gradient_of(scored).select(rows, Layout(sizes))
         advantage = None if advantages is None else advantages.values.flatten()[rows]
-        metrics |= self.backend.learn(self.iteration, rows, advantage, gradient)
+        examples = None if self.training_crystals is None else self.training_crystals.examples(self.iteration)
+        metrics |= self.backend.learn(self.iteration, rows, advantage, gradient, examples)
         self.iteration += 1
         return metrics | self.backend.timings()
 

@@ -57,6 +57,10 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
             f"advantage.diversity_weight: {config.base} generates species, and crystals of several compositions cannot "
             "be compared; set it to 0"
         )
+    if start.generates_species and config.objective.flow_matching is not None:
+        raise ConfigError(
+            f"objective.flow_matching: {config.base} generates species, which this does not train; leave it out"
+        )
     data = config.data
     if data.file is None and data.train is None:
         data = base_run_data(config.base) or data
@@ -185,7 +189,9 @@ def warn_without_effect(config: Config) -> None:
         return
     default = Config()
     of_policy = {"rollout": ("learn_from", "shared_start"), "advantage": AdvantageSettings.model_fields}
-    of_policy["objective"] = tuple(name for name in ObjectiveSettings.model_fields if name != "reward_gradient")
+    of_policy["objective"] = tuple(
+        name for name in ObjectiveSettings.model_fields if name not in ("reward_gradient", "flow_matching")
+    )
     changed = [
         f"{section}.{name}"
         for section, names in of_policy.items()

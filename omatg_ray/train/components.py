@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from omatg_ray.config import Config
 from omatg_ray.crystal.split import Split
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.build import Scorers
 from omatg_ray.reward.weighted import Weighted
+from omatg_ray.rl.flow_matching import TrainingCrystals
 
 
 @dataclass(frozen=True)
@@ -36,3 +38,17 @@ class RunComponents:
     def compositions(self) -> list[list[int]]:
         """Atomic numbers of every training cell."""
         return self.split.train.crystals.atomic_numbers
+
+    def training_crystals(self, config: Config) -> TrainingCrystals | None:
+        """Return the crystals whose flow is matched, or None if `objective.flow_matching` asks for none."""
+        matching, description = config.objective.flow_matching, self.model.description
+        if matching is None:
+            return None
+        return TrainingCrystals(
+            self.split.train.crystals,
+            description.base_distribution,
+            description.paths,
+            description.acts_from,
+            matching.crystals,
+            config.seed,
+        )

@@ -77,11 +77,17 @@ def estimate(config: Config, parts: RunComponents) -> tuple[dict[str, float], di
     reward = (time.perf_counter() - start) / len(references) * n_structures
 
     pairs = sum(len(c) ** 2 for i in items for c in i.compositions) * config.rollout.group_size
-    # What is learned from: a trial of each way, its steps, and the pairs of its largest microbatch.
-    tried = [(learner.trial(trajectory), n_learned, pairs * n_learned)] if config.by_policy else []
+    # What is learned from: a trial of each way, the pairs of all its network calls and of the largest possible one.
+    tried = [(learner.trial(trajectory), pairs * n_learned, pairs * n_learned)] if config.by_policy else []
     if by is not None:
-        tried.append((learner.trial(trajectory, by_policy=False), min(by.transitions, n_acting), pairs))
-    learn = sum(t.seconds / t.pairs * pairs * n for t, n, _ in tried) * config.learner.epochs
+        replayed = learner.trial(trajectory, by_policy=False)
+        tried.append((replayed, pairs * min(by.transitions, n_acting), pairs))
+    crystals = parts.training_crystals(config)
+    if crystals is not None:
+        examples = crystals.examples(0)
+        matched = sum(size * size for size in examples.state.layout.sizes)
+        tried.append((learner.trial_of_matching(examples.to(parts.model.device)), matched, matched))
+    learn = sum(t.seconds / t.pairs * computed for t, computed, _ in tried) * config.learner.epochs
     saved = max(t.memory * min(config.learner.microbatch_pairs, most) / t.pairs for t, _, most in tried)
 
     def bytes_of_a_step(*recorded: Mapping[Any, Tensor]) -> int:
@@ -197,9 +203,11 @@ def _steps(turns: list[int]) -> str:
 
 def _learned_from(config: Config) -> str:
     some, by = config.rollout.learn_from, config.objective.reward_gradient
+    matching = config.objective.flow_matching
+    beside = "" if matching is None else f", and matching the flow of {counted(matching.crystals, 'training crystal')}"
     by_gradient = [] if by is None else [f"the reward's gradient through the last {by.transitions}"]
     by_policy = [f"{some.transitions} ({some.kind})"] if some is not None and config.by_policy else []
-    return f", learning from {' and '.join([*by_policy, *by_gradient])}" if by_policy or by_gradient else ""
+    return (f", learning from {' and '.join([*by_policy, *by_gradient])}" if by_policy or by_gradient else "") + beside
 
 
 def _rewards(config: Config) -> str:

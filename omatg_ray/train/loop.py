@@ -81,6 +81,7 @@ class TrainLoop:
             self._start,
             by_policy=config.by_policy,
             by_gradient=config.objective.reward_gradient is not None,
+            training_crystals=parts.training_crystals(config),
         )
         self._evaluate = Evaluator(
             parts.split.val,

@@ -25,6 +25,7 @@ GATE = 0.5
 KEYS = (
     "policy={active: [pos, cell], acts_from: 0.5, noise: {pos: {kind: sqrt, a: 0.1}, cell: {kind: constant, a: 0.2}}}",
     "objective.reward_gradient={transitions: 2}",
+    "objective.flow_matching={crystals: 5}",
     "rollout={groups: 6, group_size: 1, steps: 5, groups_per_item: 4}",
 )
 
@@ -38,8 +39,9 @@ def test_a_dry_run_says_what_is_learned_from_and_what_it_costs(workshop: Worksho
     config = workshop.load(f"run={tmp_path / 'run'}", f"base={base}", *KEYS)
     parts = build_run(config)
     text = describe(config, parts)
-    assert "6 groups x 1 trajectories x 4 steps, learning from the reward's gradient through the last 2 (" in text
-    assert "(policy and base network), 2 epochs" in text and "PPO" not in text
+    assert "6 groups x 1 trajectories x 4 steps, learning from the reward's gradient through the last 2" in text
+    assert "through the last 2, and matching the flow of 5 training crystals (policy and base network)" in text
+    assert "network), 2 epochs" in text and "PPO" not in text
     assert "pos, cell from t = 0.5 on" in text and "for the test (2 x 3 crystals)" in text
     seconds, memory = estimate(config, parts)
     assert all(value > 0 for value in seconds.values()) and memory["activations"] > 0
@@ -52,6 +54,7 @@ def test_it_learns_and_is_tested_without_noise(run: TrainResult, workshop: Works
     lines = read_metrics(workshop.root / "by_gradient" / "metrics.jsonl")
     train_lines = [line for line in lines if line["kind"] == "train"]
     assert len(train_lines) == 4 and all(line["gradient_size"] > 0 for line in train_lines)
+    assert all(line["matching_pos"] > 0 and line["matching_cell"] > 0 for line in train_lines)
     assert not any(name.startswith(("policy_loss", "kl", "clip", "log_ratio_max")) and line[name]
                    for line in train_lines for name in line)  # fmt: skip
     assert {row["noise"] for row in run.rows} == {"none"}

@@ -196,6 +196,8 @@ def test_polymorphs_do_not_go_with_generated_species(
     monkeypatch.setattr(FlowModel, "generates_species", property(lambda self: True))
     with pytest.raises(ConfigError, match=r"^reward\.weights\.crmse: .* generates species"):
         build_run(workshop.load(f"base={base}", "reward.weights={energy: 1, crmse: 0}"))
+    with pytest.raises(ConfigError, match=r"^objective\.flow_matching: .* generates species"):
+        build_run(workshop.load(f"base={base}", "objective.flow_matching={}"))
 
 
 def write_hull_references(file: Path, workshop: Workshop) -> tuple[int, int]:

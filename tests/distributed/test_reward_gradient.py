@@ -18,6 +18,7 @@ from tests.distributed.test_failures import after_iterations, assert_same_weight
 BY_GRADIENT = (
     *SMALL,
     "objective.reward_gradient={transitions: 2, distance: 0.1}",
+    "objective.flow_matching={crystals: 5}",
     "rollout.group_size=1",
     "policy.acts_from=0.3",
     "rollout.max_staleness=1",

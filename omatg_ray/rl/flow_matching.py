@@ -1,0 +1,75 @@
+"""Flow matching on training crystals beside an update: which crystals, and the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.flow.examples import Examples, draw_examples
+from omatg_ray.flow.settings import PathSettings
+from omatg_ray.policy.drift import VELOCITY
+from omatg_ray.policy.policy import Policy
+from omatg_ray.rl.settings import FieldWeights
+from omatg_ray.seeding import generator, seed_of
+
+
+@dataclass(frozen=True)
+class TrainingCrystals:
+    """Training crystals as ends of the flow.
+
+    Args:
+        crystals: The crystals, on the CPU.
+        base: Distribution of x_0.
+        paths: Paths of the flow.
+        acts_from: Earliest time of an example.
+        count: Examples per iteration.
+        seed: Seed of the run.
+    """
+
+    crystals: CrystalBatch
+    base: BaseDistribution
+    paths: PathSettings
+    acts_from: float
+    count: int
+    seed: int
+
+    def examples(self, iteration: int) -> Examples:
+        """Return the examples of an iteration, from every crystal once before any of them twice."""
+        rows, orders = [], {}
+        for index in range(iteration * self.count, (iteration + 1) * self.count):
+            visit, position = divmod(index, len(self.crystals))
+            if visit not in orders:
+                rng = generator(self.seed, "match", visit)
+                orders[visit] = torch.randperm(len(self.crystals), generator=rng).tolist()
+            rows.append(orders[visit][position])
+        seeds = [seed_of(self.seed, "example", iteration, place) for place in range(self.count)]
+        return draw_examples(self.crystals.select(rows), seeds, self.base, self.paths, self.acts_from)
+
+
+def matching_loss(
+    policy: Policy, examples: Examples, weights: FieldWeights, weight: float
+) -> tuple[Tensor, dict[str, float]]:
+    """Compute weight · Σ over examples of the weighted squared errors of the active fields' velocities.
+
+    Args:
+        policy: Policy whose network predicts the velocities.
+        examples: Examples on its device.
+        weights: Weights of the fields.
+        weight: Factor of every example.
+
+    Returns:
+        The loss; and, times `weight`, the sums of the unweighted errors, `matching_pos` in fractional units squared and
+        `matching_cell` in Å², each a mean over the components of a structure.
+    """
+    outputs = policy.outputs(examples.state, examples.t)
+    loss, stats = torch.zeros((), dtype=examples.t.dtype, device=examples.t.device), dict[str, float]()
+    for name in policy.active:
+        squares = (outputs[VELOCITY[name]] - examples.velocity[name]).square().flatten(1).mean(1)
+        error = weight * (examples.state.layout.mean(squares[:, None]).sum() if name == "pos" else squares.sum())
+        loss = loss + weights.of(name) * error
+        stats[f"matching_{name}"] = float(error.detach())
+    return loss, stats
