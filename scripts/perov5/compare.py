@@ -99,12 +99,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--slope-pos", type=float, default=0.0)
     parser.add_argument("--noise", choices=["none", "policy"], default="none")
+    parser.add_argument("--no-repulsion", action="store_true", help="energies as in MatGL, also where atoms overlap")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
 
     data = read_dataset(options.data or options.base / "data" / "test.extxyz")
-    reward = MatGLEnergy(options.potential)
+    reward = MatGLEnergy(options.potential, repulsion=not options.no_repulsion)
     schedule = LinearSchedule(pos=options.slope_pos) if options.slope_pos else None
     rows: list[dict[str, str]] = []
     with Matcher(os.cpu_count() or 1) as matcher:
