@@ -85,6 +85,23 @@ REINFORCEMENT = (
     Panel("Clipped ratios", _of_fields("clip_fraction", smooth=True), "share", percent=True, optional=True),
     Panel("KL to the base", _of_fields("kl", smooth=True), "KL divergence (nats)", optional=True),
     Panel(
+        "Reward gradients above their limit",
+        (Curve("train", "gradient_limited", "limited", smooth=True),),
+        "share of the crystals",
+        "Gradients that were scaled down to objective.reward_gradient.limit. They become rarer as crystals end closer "
+        "to the bottom of their basins.",
+        percent=True,
+        optional=True,
+    ),
+    Panel(
+        "Error of the matched flow",
+        _of_fields("matching", smooth=True),
+        "squared error",
+        "Of the velocities on paths to training crystals: fractional units squared for positions, Å² for cells.",
+        log=True,
+        optional=True,
+    ),
+    Panel(
         "Noise of the policy",
         _of_fields("sigma"),
         "mean σ of the steps",
