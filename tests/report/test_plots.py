@@ -138,7 +138,8 @@ def test_panels_draw_what_the_run_logs(panel: Any) -> None:
         "pretrain": "loss loss_pos loss_cell val_loss val_loss_pos val_loss_cell lr time_epoch",
         "train": "reward_mean reward_std energy_mean energy_median invalid_share failed_share groups_skipped loss "
         "policy_loss_pos policy_loss_cell kl_pos kl_cell clip_fraction_pos clip_fraction_cell log_ratio_max grad_norm "
-        "sigma_pos sigma_cell diversity second_rank_correlation second_shift gradient_limited matching_pos matching_cell",
+        "sigma_pos sigma_cell diversity second_rank_correlation second_shift gradient_limited "
+        "matching_pos matching_cell",
         "validation": "n match_rate rmse crmse relative_energy_mean relative_energy_median relative_energy_mean_capped "
         "invalid_share reward_mean",
     }
