@@ -194,7 +194,7 @@ class FlowMatchingSettings(Settings):
 
     crystals: int = Field(64, ge=1, description="training crystals per iteration")
     weight: FieldWeights = Field(
-        FieldWeights(pos=3.0, cell=0.15),
+        FieldWeights(pos=2.0, cell=0.1),
         description="weight of the squared error of the velocity, its mean over components: in fractional units for "
         "positions, in Å for lattices",
     )

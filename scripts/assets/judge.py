@@ -4,7 +4,8 @@
   python scripts/assets/judge.py --runs runs/quickstart --teacher POTENTIAL --out runs/scored
 
 The policy never saw the teacher: a gain only under the bundled potential would be reward hacking. Several runs (seeds)
-are averaged. Writes one JSON per evaluation, table.txt and figure.svg.
+are averaged. Writes one JSON per evaluation, table.txt, figure.svg and disagreements.txt: how far both potentials are
+apart on the crystals of the base and of all runs, and the crystals that the rewarded one finds better by most.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.location import BUNDLED, Location
 
+WORST = 20
 COLOURS = {"base": "#c4622d", "reinforced": "#1f6f9f"}
 
 
@@ -65,11 +67,13 @@ def main() -> None:
         return dict(json.loads(path.read_text(encoding="utf-8")))
 
     lines, panels = [], []
+    by_potential: dict[str, list[dict[str, Any]]] = {}
     rows: list[dict[str, Any]] = []
     for title, potential in (("bundled potential", BUNDLED), ("teacher", arguments.teacher)):
         short = title.split()[0]
         base = measured(BUNDLED, potential, f"base-{short}")
         runs = [measured(run, potential, f"{run.name}-{short}") for run in arguments.runs]
+        by_potential[short] = [base, *runs]
         rows += [{**base, "label": f"base, by the {title}"}]
         rows += [
             {**run, "label": f"{path.name}, by the {title}"} for run, path in zip(runs, arguments.runs, strict=True)
@@ -85,6 +89,36 @@ def main() -> None:
     write_text(arguments.out / "table.txt", text + "\n")
     print(text)
     draw(panels, arguments.out / "figure.svg")
+    apart = disagreements(["base", *names], *by_potential.values())
+    write_text(arguments.out / "disagreements.txt", apart + "\n")
+    print(apart)
+
+
+def disagreements(names: list[str], ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
+    """Describe how much worse the second potential finds the crystals of every model than the first, in eV/atom."""
+    lines = [f"{'teacher less bundled':<24}{'n':>6}{'median':>8}{'90 % below':>12}{'above 0.5':>11}{'below -0.5':>12}"]
+    worst: list[tuple[float, str]] = []
+    for name, first, second in zip(names, ours, theirs, strict=True):
+        relative_of = relative(first), relative(second)
+        difference = relative_of[1] - relative_of[0]
+        known = difference[~difference.isnan()]
+        tenths = known.quantile(torch.tensor([0.5, 0.9], dtype=known.dtype)).tolist()
+        shares = [float(each.double().mean()) for each in (known > 0.5, known < -0.5)]
+        lines.append(
+            f"{name:<24}{len(known):>6}{tenths[0]:>+8.3f}{tenths[1]:>+12.3f}{shares[0]:>11.2%}{shares[1]:>12.2%}"
+        )
+        if name == "base":
+            continue
+        rows = first["per_structure"]
+        for place in difference.nan_to_num(-torch.inf).argsort(descending=True)[:WORST].tolist():
+            energies = f"{float(relative_of[0][place]):+.3f} by the bundled one, {float(relative_of[1][place]):+.3f}"
+            text = f"{rows['formula'][place]} ({rows['id'][place]}, {name}, {rows['domain'][place]}): {energies}"
+            worst.append((float(difference[place]), text))
+    worst.sort(reverse=True)
+    return "\n".join(
+        [*lines, "the bundled potential finds these better than the teacher by most:"]
+        + [f"  {difference:+.3f}: {text} by the teacher" for difference, text in worst[:WORST]]
+    )
 
 
 def relative(evaluation: dict[str, Any]) -> torch.Tensor:
