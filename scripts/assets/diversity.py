@@ -6,6 +6,8 @@
 Compositions are those of a bundled split (test by default) whose cells have several known polymorphs. `any` is the
 share of samples that match one of them, with the tolerances of the evaluation, `lowest` the share whose closest
 polymorph is the one of lowest energy, and `coverage` the share of the known polymorphs that any sample matches.
+`energy` and `best` are the energies above the lowest of them by the bundled potential (eV/atom; those far above, and
+invalid ones, at the cap), the mean of all samples and that of the best sample of each composition.
 `unique` counts distinct crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances).
 Intervals are 95 %, with compositions resampled, also for the paired differences from the first model. With --relax N,
 the same is measured once more, after every sample was relaxed in at most N steps with the bundled potential.
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from omatg_ray.assets import crystals as bundled_crystals
 from omatg_ray.crystal.batch import CrystalBatch
@@ -37,6 +40,7 @@ from omatg_ray.run.atomic import write_json
 from omatg_ray.run.location import BUNDLED
 
 COMPARED = ("any", "lowest", "unique", "coverage")
+ENERGIES = ("energy", "best")
 RELAXED = "relaxed"
 
 
@@ -61,19 +65,25 @@ def main() -> None:
     groups = sorted({tuple(places) for places in of_row if places})
     chosen = [groups[i * len(groups) // arguments.limit] for i in range(min(arguments.limit, len(groups)))]
     schedule = read_schedule(arguments.schedule)
-    potential = MatGLEnergy(BUNDLED) if arguments.relax else None
+    potential = MatGLEnergy(BUNDLED)
+    of_known = energies_of(known, potential)
+
+    def measured(made: CrystalBatch) -> dict[str, Any]:
+        above = energies_above(energies_of(made, potential), of_known, chosen, potential.invalid_energy)
+        return measure(made, known, energy, chosen, arguments.k, arguments.workers) | above
+
     results = {}
-    print(f"{'':<30}{'valid':>8}{'any':>22}{'lowest':>22}{'unique of k':>22}{'coverage':>22}")
+    print(f"{'':<30}{'valid':>8}" + "".join(f"{key:>22}" for key in (*COMPARED, *ENERGIES)))
     for name in arguments.models:
         species = [known.select([group[0]]).species.tolist() for group in chosen for _ in range(arguments.k)]
         made = FlowModel.load(name).generate(
             species, Sampling(arguments.steps, schedule=schedule, noise=arguments.noise), seed=arguments.seed
         )
-        row = results[name] = measure(made, known, energy, chosen, arguments.k, arguments.workers)
+        row = results[name] = measured(made)
         show(name, row)
-        if potential is not None:
+        if arguments.relax:
             relaxed = relax_all(made, potential, arguments.relax, progress=True)
-            row[RELAXED] = measure(relaxed.crystals, known, energy, chosen, arguments.k, arguments.workers)
+            row[RELAXED] = measured(relaxed.crystals)
             steps = float(relaxed.steps[relaxed.energy.isfinite()].double().mean())
             row[RELAXED] |= {"relax": arguments.relax, "steps": steps}
             show(f"  relaxed, {steps:.1f} steps", row[RELAXED])
@@ -82,24 +92,36 @@ def main() -> None:
     for name in others:
         print(f"{name} less {first}:")
         show_changes(results[first], results[name])
-        if potential is not None:
+        if arguments.relax:
             print("  relaxed:")
             show_changes(results[first][RELAXED], results[name][RELAXED])
 
 
 def show(name: str, row: dict[str, Any]) -> None:
     """Print a line of the table."""
-    intervals = [row[key] for key in COMPARED]
+    intervals = [row[key] for key in (*COMPARED, *ENERGIES)]
     shown = "".join(f"{i['mean']:>8.3f} [{i['low']:.3f}, {i['high']:.3f}]" for i in intervals)
     print(f"{name:<30}{row['valid']:>8.3f}{shown}", flush=True)
 
 
 def show_changes(first: dict[str, Any], other: dict[str, Any]) -> None:
     """Print the paired differences of another model from the first."""
-    for key in COMPARED:
+    for key in (*COMPARED, *ENERGIES):
         before, after = (torch.tensor(row[key]["each"], dtype=torch.float64) for row in (first, other))
         change = paired_interval(after, before)
         print(f"  {key:<10}{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]")
+
+
+def energies_of(crystals: CrystalBatch, potential: MatGLEnergy) -> Tensor:
+    """Return the energies per atom (n,) in eV, NaN where invalid."""
+    return potential(crystals).values["energy_per_atom"].double()
+
+
+def energies_above(energies: Tensor, known: Tensor, groups: list[tuple[int, ...]], cap: float) -> dict[str, Any]:
+    """Measure energies (groups · k,) against the lowest of `known` in each group; values above the cap are the cap."""
+    capped = torch.where(energies.isnan(), cap, energies.clamp(max=cap)).view(len(groups), -1)
+    above = capped - torch.stack([known[list(group)].min() for group in groups])[:, None]
+    return {"energy": _interval(above.mean(1).tolist()), "best": _interval(above.min(1).values.tolist())}
 
 
 def measure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -34,6 +35,15 @@ def test_samples_are_counted_by_the_polymorphs_that_they_match() -> None:
     assert each == {"any": [0.5, 1.0], "lowest": [0.0, 0.5], "unique": [1.0, 2.0], "coverage": [0.5, 1.0]}
     assert all(row[key]["mean"] == sum(each[key]) / 2 for key in COMPARED)
     assert (row["any"]["low"], row["any"]["high"]) == (0.5, 1.0)
+
+
+def test_samples_are_weighed_against_the_lowest_known_crystal() -> None:
+    from diversity import energies_above
+
+    known, made = torch.tensor([-3.0, -4.0, -1.0]), torch.tensor([-4.0, -3.0, math.nan, 7.0, -0.5, -1.5])
+    row = energies_above(made, known, [(0, 1), (2,)], cap=3.0)
+    assert row["energy"]["each"] == [pytest.approx((0 + 1 + 7) / 3), pytest.approx((4 + 0.5 - 0.5) / 3)]
+    assert row["best"]["each"] == [0.0, -0.5]
 
 
 @pytest.mark.long
