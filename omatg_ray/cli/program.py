@@ -32,7 +32,7 @@ A whole project, from a file of crystals to a better generator:
 
   omatg-ray check perov_5.csv --potential POTENTIAL
   omatg-ray pretrain configs/perov5_base.yaml data.file=perov_5.csv run=runs/base
-  omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL run=runs/better
+  omatg-ray train configs/perov5_gradient.yaml base=runs/base reward.potential=POTENTIAL run=runs/better
   omatg-ray evaluate runs/better --data runs/better/data/test.extxyz
   omatg-ray generate runs/better --formula BaTiO3 -n 64 --potential POTENTIAL --out batio3.extxyz
 

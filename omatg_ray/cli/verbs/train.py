@@ -25,10 +25,10 @@ By reward gradients, as the run without a config does: carry forces and stress b
 trajectory (objective.reward_gradient; docs/gradients.md).
 
   omatg-ray train
-  omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL run=runs/better
-  omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL --dry-run
-  omatg-ray train configs/perov5_velocity.yaml base=runs/base reward.potential=POTENTIAL ray.rollout.workers=3
-  omatg-ray train --resume runs/better iterations=80
+  omatg-ray train configs/perov5_gradient.yaml base=runs/base reward.potential=POTENTIAL run=runs/better
+  omatg-ray train configs/perov5_gradient.yaml base=runs/base reward.potential=POTENTIAL --dry-run
+  omatg-ray train configs/perov5_gradient.yaml base=runs/base reward.potential=POTENTIAL ray.rollout.workers=3
+  omatg-ray train --resume runs/better iterations=160
 
 If no config, base, potential or data is named, it reinforces the bundled model (configs/quickstart.yaml), in a new run
 folder each time. Without data keys it uses the splits saved by the base's run. With ray.rollout.workers=N Ray actors do
