@@ -28,7 +28,7 @@ from tests.commands.conftest import Command, Workshop
 
 SMALL = (
     "threads=1", "workers=0", "iterations=1", "rollout.groups=2", "rollout.steps=5",
-    "validation.limit=2", "objective.reward_gradient.transitions=1",
+    "validation.limit=2", "objective.reward_gradient.transitions=1", "learner.lr=1e-4",
 )  # fmt: skip
 
 
