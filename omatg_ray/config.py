@@ -260,10 +260,17 @@ class Config(Settings):
                 f"objective.reward_gradient.transitions = {by.transitions}: trajectories over {points} grid points "
                 f"have {points - 1} Euler steps"
             )
-        if self.objective.flow_matching is not None and variant(self.policy.variant).learns_schedule:
+        matching, kind = self.objective.flow_matching, variant(self.policy.variant)
+        if matching is not None and (kind.learns_schedule or kind.stochastic):
+            what = "its denoiser would go its own way" if kind.stochastic else "it leaves these as they are"
             raise ValueError(
-                "objective.flow_matching: it trains velocities, which an annealing policy leaves as they are; leave it "
-                "out, or take policy.variant=velocity"
+                f"objective.flow_matching: it trains velocities, and {what} with policy.variant={self.policy.variant}; "
+                "leave it out, or take policy.variant=velocity"
+            )
+        if matching is not None and not any(matching.weight.of(field) for field in self.policy.active):
+            raise ValueError(
+                f"objective.flow_matching.weight: it is 0 for all active fields ({', '.join(self.policy.active)}); "
+                "give one of them a weight, or leave flow_matching out"
             )
         if self.rollout.group_size == 1 and self.by_policy:
             without = [name for name, offered in self.reward.differentiable.items() if not offered]

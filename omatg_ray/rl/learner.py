@@ -197,6 +197,11 @@ class Learner:
         matching = self.objective.flow_matching
         assert matching is not None, "examples without objective.flow_matching"
         loss, stats = matching_loss(self.policy, examples, matching.weight, 1.0 / n_examples)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                "the loss of flow matching is not finite for training crystals of compositions "
+                f"{_join_formulas(examples.state.formulas())}; lower learner.lr or objective.flow_matching.weight"
+            )
         loss.backward()
         _add(report.sums, stats)
 

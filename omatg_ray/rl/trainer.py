@@ -85,7 +85,8 @@ class Trainer:
             sizes = torch.tensor([len(species) for item in scored for species in item.compositions])
             gradient = gradient_of(scored).select(rows, Layout(sizes))
         advantage = None if advantages is None else advantages.values.flatten()[rows]
-        examples = None if self.training_crystals is None else self.training_crystals.examples(self.iteration)
+        source = self.training_crystals if len(rows) else None
+        examples = None if source is None else source.examples(self.iteration)
         metrics |= self.backend.learn(self.iteration, rows, advantage, gradient, examples)
         self.iteration += 1
         return metrics | self.backend.timings()

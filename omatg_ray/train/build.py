@@ -57,10 +57,17 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
             f"advantage.diversity_weight: {config.base} generates species, and crystals of several compositions cannot "
             "be compared; set it to 0"
         )
-    if start.generates_species and config.objective.flow_matching is not None:
-        raise ConfigError(
-            f"objective.flow_matching: {config.base} generates species, which this does not train; leave it out"
-        )
+    if config.objective.flow_matching is not None:
+        if start.generates_species:
+            raise ConfigError(
+                f"objective.flow_matching: {config.base} generates species, which this does not train; leave it out"
+            )
+        try:
+            start.description.paths.refuse_untrainable()
+        except ValueError as error:
+            raise ConfigError(
+                f"objective.flow_matching: the flow of {config.base} is not trained here: {error}"
+            ) from error
     data = config.data
     if data.file is None and data.train is None:
         data = base_run_data(config.base) or data

@@ -6,8 +6,8 @@
 Compositions are those of a bundled split (test by default) whose cells have several known polymorphs. `any` is the
 share of samples that match one of them, with the tolerances of the evaluation, `lowest` the share whose closest
 polymorph is the one of lowest energy, and `coverage` the share of the known polymorphs that any sample matches.
-`energy` and `best` are the energies above the lowest of them by the bundled potential (eV/atom; those far above, and
-invalid ones, at the cap), the mean of all samples and that of the best sample of each composition.
+`energy` and `best` are the energies above the lowest of them, all by the bundled potential (eV/atom; those far above,
+and invalid ones, at the cap), the mean of all samples and that of the best sample of each composition.
 `unique` counts distinct crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances).
 Intervals are 95 %, with compositions resampled, also for the paired differences from the first model. With --relax N,
 the same is measured once more, after every sample was relaxed in at most N steps with the bundled potential.
@@ -120,7 +120,8 @@ def energies_of(crystals: CrystalBatch, potential: MatGLEnergy) -> Tensor:
 def energies_above(energies: Tensor, known: Tensor, groups: list[tuple[int, ...]], cap: float) -> dict[str, Any]:
     """Measure energies (groups · k,) against the lowest of `known` in each group; values above the cap are the cap."""
     capped = torch.where(energies.isnan(), cap, energies.clamp(max=cap)).view(len(groups), -1)
-    above = capped - torch.stack([known[list(group)].min() for group in groups])[:, None]
+    lowest = torch.stack([known[list(group)].nan_to_num(nan=torch.inf).min() for group in groups])
+    above = capped - lowest[:, None]
     return {"energy": _interval(above.mean(1).tolist()), "best": _interval(above.min(1).values.tolist())}
 
 

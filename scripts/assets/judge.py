@@ -5,7 +5,7 @@
 
 The policy never saw the teacher: a gain only under the bundled potential would be reward hacking. Several runs (seeds)
 are averaged. Writes one JSON per evaluation, table.txt, figure.svg and disagreements.txt: how far both potentials are
-apart on the crystals of the base and of all runs, and the crystals that the rewarded one finds better by most.
+apart on the crystals of the base and of all runs, and those of the runs that the rewarded one finds better by most.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def disagreements(names: list[str], ours: list[dict[str, Any]], theirs: list[dic
         if name == "base":
             continue
         rows = first["per_structure"]
-        for place in difference.nan_to_num(-torch.inf).argsort(descending=True)[:WORST].tolist():
+        for place in difference.nan_to_num(-torch.inf).argsort(descending=True)[: min(WORST, len(known))].tolist():
             energies = f"{float(relative_of[0][place]):+.3f} by the bundled one, {float(relative_of[1][place]):+.3f}"
             text = f"{rows['formula'][place]} ({rows['id'][place]}, {name}, {rows['domain'][place]}): {energies}"
             worst.append((float(difference[place]), text))

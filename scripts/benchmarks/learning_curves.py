@@ -46,7 +46,7 @@ WAYS = {
     ),
     "from the start (no gate)": Way("quickstart", 5, "#7a5195", ["policy.acts_from=0"]),
     "with distance 0.02": Way("quickstart", 5, "#6a994e", ["objective.reward_gradient.distance=0.02"]),
-    "rate 1e-3": Way("quickstart", 5, "#8d99ae", ["learner.lr=1e-3"]),
+    "without flow matching": Way("quickstart", 5, "#8d99ae", ["objective.flow_matching=null"]),
 }
 
 
@@ -95,7 +95,7 @@ def show(curves: dict[str, list[list[dict[str, float]]]]) -> None:
                 there = first_at(curve, end[SCORE])
                 if there is not None and there[SECONDS]:
                     ratios = [end[key] / there[key] for key in (SECONDS, ENERGIES)]
-                    reached = f"{there[SECONDS]:.0f} (1/{ratios[0]:.0f}), {there[ENERGIES]:,.0f} (1/{ratios[1]:.0f})"
+                    reached = f"{there[SECONDS]:.0f} (1/{ratios[0]:.1f}), {there[ENERGIES]:,.0f} (1/{ratios[1]:.1f})"
             print(f"{name:<32}{seed:>5}{last[SECONDS]:>9.0f}{last[ENERGIES]:>10,.0f}{last[SCORE]:>+8.3f}   {reached}")
 
 

@@ -403,6 +403,6 @@ def test_learning_curves_say_when_a_way_is_as_good_as_policy_gradients(
     assert first_at(by_gradient, 0.5) == by_gradient[1]
     assert first_at(by_gradient, 0.2) is None
     show({BY_POLICY: [by_policy], BY_GRADIENT: [by_gradient]})
-    assert "10 (1/3), 100 (1/3)" in capsys.readouterr().out
+    assert "10 (1/3.0), 100 (1/3.0)" in capsys.readouterr().out
     draw({BY_POLICY: [by_policy], BY_GRADIENT: [by_gradient]}, tmp_path / "curves.svg")
     assert "processor seconds" in (tmp_path / "curves.svg").read_text()
