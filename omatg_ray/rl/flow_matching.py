@@ -14,7 +14,8 @@ from omatg_ray.flow.settings import PathSettings
 from omatg_ray.policy.drift import VELOCITY
 from omatg_ray.policy.policy import Policy
 from omatg_ray.rl.settings import FieldWeights
-from omatg_ray.seeding import generator, seed_of
+from omatg_ray.rl.work import take_in_turn
+from omatg_ray.seeding import seed_of
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,7 @@ class TrainingCrystals:
 
     def examples(self, iteration: int) -> Examples:
         """Return the examples of an iteration, from every crystal once before any of them twice."""
-        rows, orders = [], {}
-        for index in range(iteration * self.count, (iteration + 1) * self.count):
-            visit, position = divmod(index, len(self.crystals))
-            if visit not in orders:
-                rng = generator(self.seed, "match", visit)
-                orders[visit] = torch.randperm(len(self.crystals), generator=rng).tolist()
-            rows.append(orders[visit][position])
+        rows = take_in_turn(len(self.crystals), iteration, self.count, self.seed, "match")
         seeds = [seed_of(self.seed, "example", iteration, place) for place in range(self.count)]
         return draw_examples(self.crystals.select(rows), seeds, self.base, self.paths, self.acts_from)
 

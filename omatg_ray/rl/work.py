@@ -63,6 +63,25 @@ class WorkItem:
         return [composition for composition in self.compositions for _ in range(self.group_size)]
 
 
+def take_in_turn(n: int, iteration: int, count: int, seed: int, stage: str) -> list[int]:
+    """Return which of n an iteration takes: count of them, every one once before any of them twice, in random orders.
+
+    Args:
+        n: Number to choose from.
+        iteration: Number of the iteration, from 0.
+        count: Taken by every iteration.
+        seed: Seed of the run.
+        stage: What they are taken for; every stage has orders of its own.
+    """
+    taken, orders = [], dict[int, list[int]]()
+    for index in range(iteration * count, (iteration + 1) * count):
+        visit, position = divmod(index, n)
+        if visit not in orders:
+            orders[visit] = torch.randperm(n, generator=generator(seed, stage, visit)).tolist()
+        taken.append(orders[visit][position])
+    return taken
+
+
 def plan_iteration(
     settings: RolloutSettings, compositions: Sequence[Sequence[int]], iteration: int, seed: int, noisy: bool = True
 ) -> list[WorkItem]:
@@ -77,12 +96,8 @@ def plan_iteration(
     """
     precision = settings.precision
     assert precision != "auto", "must be decided before work is planned (train/precision.py)"
-    chosen, orders = [], {}
-    for group in range(settings.groups):
-        visit, position = divmod(iteration * settings.groups + group, len(compositions))
-        if visit not in orders:
-            orders[visit] = torch.randperm(len(compositions), generator=generator(seed, "visit", visit))
-        chosen.append(tuple(compositions[int(orders[visit][position])]))
+    rows = take_in_turn(len(compositions), iteration, settings.groups, seed, "visit")
+    chosen = [tuple(compositions[row]) for row in rows]
     turn, position = divmod(iteration, len(settings.turns))
     members, steps = range(settings.group_size), settings.turns[position]
     selection = settings.learn_from
