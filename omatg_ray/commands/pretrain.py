@@ -61,7 +61,7 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
             device = choose_device(config.device)
         split = load_splits(config.data, progress, known_to_potential(config))
         train, val = split.train.crystals, split.val.crystals
-        base = BaseDistribution.fit(train.cell)
+        base = BaseDistribution.fit(train, config.pretrain.lattices)
         recipe = Recipe(Pretrainer, config.pretrain, train, val, base, config.seed)
         trainer = None if on_workers else recipe(device=device)
         folder = stack.enter_context(RunFolder.create(config.run, resume))

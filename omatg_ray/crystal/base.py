@@ -1,7 +1,7 @@
 """Base distribution of the flow, i.e. of x_0: one distribution of positions and one of lattices.
 
-Models trained here start from uniform positions and informed lattices. The other distributions are those of OMatG
-(Höllmer et al., 2025), for imported models.
+Models trained here start from uniform positions, and from informed lattices or lattices by volume. The other
+distributions are those of OMatG (Höllmer et al., 2025), for imported models.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pymatgen.core import Element
+from scipy.optimize import lsq_linear
 from torch import Tensor
 
-from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.lattice import cell_from_parameters, cell_parameters, wrap
+from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch, Layout
+from omatg_ray.crystal.lattice import cell_from_parameters, cell_parameters, volume, wrap
 from omatg_ray.errors import ModelError
 from omatg_ray.seeding import generator
 from omatg_ray.settings import FieldName, Kinds, Settings
@@ -23,7 +26,8 @@ from omatg_ray.settings import FieldName, Kinds, Settings
 ANGLE_RANGE = (60.0, 120.0)
 # A log-normal fitted to equal lengths has no width, but the flow needs a base with some.
 MIN_LOG_STD = 1e-3
-
+# Volumes of elements below this share of the mean would come from correlations of a small data set, not from atoms.
+MIN_VOLUME_SHARE = 0.2
 
 SHAPES: dict[FieldName, tuple[int, ...]] = {"pos": (3,), "cell": (3, 3)}
 """Shape of a field for one atom or structure."""
@@ -32,15 +36,20 @@ SHAPES: dict[FieldName, tuple[int, ...]] = {"pos": (3,), "cell": (3, 3)}
 class FieldBase(Settings):
     """Distribution of a field, independent of everything else."""
 
-    kind: str = Field(description="positions: uniform, normal, sobol or mirror; lattices: informed, normal or mirror")
+    kind: str = Field(
+        description="positions: uniform, normal, sobol or mirror; lattices: informed, by_volume, normal or mirror"
+    )
 
     @abstractmethod
-    def draw(self, of: FieldName, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
-        """Draw positions (n, 3), not wrapped, or lattices (n, 3, 3) in Å; float32 on the CPU.
+    def draw(
+        self, of: FieldName, species: Tensor, layout: Layout, rng: torch.Generator, given: CrystalBatch | None
+    ) -> Tensor:
+        """Draw positions (sum N, 3), not wrapped, or lattices (B, 3, 3) in Å; float32 on the CPU.
 
         Args:
             of: The field.
-            n: Number of atoms or structures.
+            species: Atomic numbers (sum N,).
+            layout: Layout of the B structures.
             rng: Random numbers.
             given: The crystals that `mirror` copies.
         """
@@ -51,8 +60,10 @@ class Uniform(FieldBase):
 
     kind: Literal["uniform"] = "uniform"
 
-    def draw(self, of: FieldName, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
-        return torch.rand(n, 3, generator=rng)
+    def draw(
+        self, of: FieldName, species: Tensor, layout: Layout, rng: torch.Generator, given: CrystalBatch | None
+    ) -> Tensor:
+        return torch.rand(len(species), 3, generator=rng)
 
 
 class Normal(FieldBase):
@@ -66,7 +77,10 @@ class Normal(FieldBase):
     loc: float = Field(0.0, description="mean")
     scale: float = Field(1.0, gt=0, description="standard deviation")
 
-    def draw(self, of: FieldName, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+    def draw(
+        self, of: FieldName, species: Tensor, layout: Layout, rng: torch.Generator, given: CrystalBatch | None
+    ) -> Tensor:
+        n = len(species) if of == "pos" else len(layout.n_atoms)
         return self.loc + self.scale * torch.randn(n, *SHAPES[of], generator=rng)
 
 
@@ -78,9 +92,11 @@ class Sobol(FieldBase):
 
     kind: Literal["sobol"] = "sobol"
 
-    def draw(self, of: FieldName, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+    def draw(
+        self, of: FieldName, species: Tensor, layout: Layout, rng: torch.Generator, given: CrystalBatch | None
+    ) -> Tensor:
         seed = int(torch.randint(2**31, (1,), generator=rng))
-        return torch.quasirandom.SobolEngine(3, scramble=True, seed=seed).draw(n, dtype=torch.float32)
+        return torch.quasirandom.SobolEngine(3, scramble=True, seed=seed).draw(len(species), dtype=torch.float32)
 
 
 class Mirror(FieldBase):
@@ -88,7 +104,9 @@ class Mirror(FieldBase):
 
     kind: Literal["mirror"] = "mirror"
 
-    def draw(self, of: FieldName, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+    def draw(
+        self, of: FieldName, species: Tensor, layout: Layout, rng: torch.Generator, given: CrystalBatch | None
+    ) -> Tensor:
         if given is None:
             raise ModelError(
                 f"the model starts from the {'positions' if of == 'pos' else 'lattices'} of given crystals (a mirror "
@@ -107,16 +125,87 @@ class InformedCell(FieldBase):
     log_length_mean: tuple[float, float, float] = Field(description="mean of ln(length / Å) of a, b, c")
     log_length_std: tuple[float, float, float] = Field(description="standard deviation of ln(length / Å) of a, b, c")
 
-    def draw(self, of: FieldName, n: int, rng: torch.Generator, given: CrystalBatch | None) -> Tensor:
+    def draw(
+        self, of: FieldName, species: Tensor, layout: Layout, rng: torch.Generator, given: CrystalBatch | None
+    ) -> Tensor:
         mean, std = (torch.tensor(v, dtype=torch.float64) for v in (self.log_length_mean, self.log_length_std))
-        lengths = torch.exp(mean + std * torch.randn(n, 3, generator=rng, dtype=torch.float64))
-        low, high = ANGLE_RANGE
-        angles = low + (high - low) * torch.rand(n, 3, generator=rng, dtype=torch.float64)
-        return cell_from_parameters(lengths, angles).float()
+        draws = torch.randn(len(layout.n_atoms), 3, generator=rng, dtype=torch.float64)
+        return _with_uniform_angles(torch.exp(mean + std * draws), rng)
+
+
+class CellByVolume(FieldBase):
+    """Lattices in standard orientation whose lengths follow from the atoms, for cells of very different sizes.
+
+    The volumes v of the elements add up to that of a cell, and its lengths are log-normal around the cube root:
+    ln l_k = ln(Σ_i v(z_i)) / 3 + m_k + Σ_j C_kj ξ_j, with independent standard normal ξ. Angles are uniform.
+    """
+
+    kind: Literal["by_volume"] = "by_volume"
+    atomic_volume: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        description="v in Å^3 of the elements that it was fitted to"
+    )
+    other_volume: float = Field(gt=0, description="v in Å^3 of other elements")
+    log_ratio_mean: tuple[float, float, float] = Field(description="m: mean of ln(length / cube root) of a, b, c")
+    log_ratio_factor: tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]] = Field(
+        description="C: lower Cholesky factor of the covariance of ln(length / cube root) of a, b, c"
+    )
+
+    @field_validator("atomic_volume")
+    @classmethod
+    def _of_elements(cls, volumes: dict[str, float]) -> dict[str, float]:
+        unknown = [symbol for symbol in volumes if not Element.is_valid_symbol(symbol)]
+        if unknown:
+            raise ValueError(f"not elements: {', '.join(unknown)}")
+        return volumes
+
+    @classmethod
+    def fit(cls, crystals: CrystalBatch) -> CellByVolume:
+        """Fit to crystals.
+
+        The volumes minimise the squared relative deviations of the cells' volumes, plus those of the elements from the
+        mean volume of an atom: a rare element stays near the mean. Means and covariance are those of maximum
+        likelihood.
+        """
+        counts = np.zeros((len(crystals), MAX_ATOMIC_NUMBER + 1))
+        np.add.at(counts, (crystals.batch.cpu().numpy(), crystals.species.cpu().numpy()), 1.0)
+        seen = np.flatnonzero(counts.sum(0))
+        counts, total = counts[:, seen], volume(crystals.cell.double()).cpu().numpy()
+        mean = total.sum() / counts.sum()
+        matrix = np.concatenate([counts / total[:, None], np.eye(len(seen)) / mean])
+        volumes = lsq_linear(matrix, np.ones(len(matrix)), bounds=(MIN_VOLUME_SHARE * mean, np.inf)).x
+        ratios = cell_parameters(crystals.cell.double().cpu())[0].log().numpy() - np.log(counts @ volumes)[:, None] / 3
+        covariance = np.cov(ratios.T, bias=True).reshape(3, 3) + MIN_LOG_STD**2 * np.eye(3)
+        return cls(
+            atomic_volume={
+                Element.from_Z(int(z)).symbol: round(float(v), 3) for z, v in zip(seen, volumes, strict=True)
+            },
+            other_volume=round(float(mean), 3),
+            log_ratio_mean=tuple(ratios.mean(0).tolist()),
+            log_ratio_factor=tuple(tuple(row) for row in np.linalg.cholesky(covariance).tolist()),
+        )
+
+    def draw(
+        self, of: FieldName, species: Tensor, layout: Layout, rng: torch.Generator, given: CrystalBatch | None
+    ) -> Tensor:
+        table = torch.full((MAX_ATOMIC_NUMBER + 1,), self.other_volume, dtype=torch.float64)
+        for symbol, value in self.atomic_volume.items():
+            table[Element(symbol).Z] = value
+        sums = torch.zeros(len(layout.n_atoms), dtype=torch.float64)
+        sums.index_add_(0, layout.batch.cpu(), table[species.cpu()])
+        mean, factor = (torch.tensor(v, dtype=torch.float64) for v in (self.log_ratio_mean, self.log_ratio_factor))
+        draws = torch.randn(len(layout.n_atoms), 3, generator=rng, dtype=torch.float64)
+        return _with_uniform_angles(torch.exp(sums.log()[:, None] / 3 + mean + draws @ factor.T), rng)
+
+
+def _with_uniform_angles(lengths: Tensor, rng: torch.Generator) -> Tensor:
+    """Return lattices (B, 3, 3) of lengths (B, 3) and independent angles, uniform where reduced cells have theirs."""
+    low, high = ANGLE_RANGE
+    angles = low + (high - low) * torch.rand(len(lengths), 3, generator=rng, dtype=torch.float64)
+    return cell_from_parameters(lengths, angles).float()
 
 
 AnyPositionBase = Annotated[FieldBase, Kinds(Uniform, Normal, Sobol, Mirror, default=Uniform)]
-AnyCellBase = Annotated[FieldBase, Kinds(InformedCell, Normal, Mirror)]
+AnyCellBase = Annotated[FieldBase, Kinds(InformedCell, CellByVolume, Normal, Mirror)]
 
 
 class BaseDistribution(Settings):
@@ -136,24 +225,33 @@ class BaseDistribution(Settings):
         return rest | {"cell": {"kind": "informed"} | old} if old else values
 
     @classmethod
-    def fit(cls, cell: Tensor) -> BaseDistribution:
-        """Fit the length distribution to lattices (B, 3, 3) by maximum likelihood; positions are uniform."""
+    def fit(cls, crystals: CrystalBatch, lattices: Literal["informed", "by_volume"] = "informed") -> BaseDistribution:
+        """Fit a distribution of lattices to crystals by maximum likelihood; positions are uniform."""
+        if lattices == "by_volume":
+            return cls(cell=CellByVolume.fit(crystals))
+        cell = crystals.cell
         log_lengths = cell_parameters(cell.double())[0].log()
         mean, std = log_lengths.mean(0), log_lengths.std(0, unbiased=False).clamp_min(MIN_LOG_STD)
         return cls(cell=InformedCell(log_length_mean=tuple(mean.tolist()), log_length_std=tuple(std.tolist())))
 
     def draw(
-        self, n_structures: int, n_positions: int, rng: torch.Generator, given: CrystalBatch | None = None
+        self, species: Tensor, layout: Layout, rng: torch.Generator, given: CrystalBatch | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draw positions (n_positions, 3), not wrapped, and lattices (n_structures, 3, 3), float32 on the CPU.
+        """Draw positions (sum N, 3), not wrapped, and lattices (B, 3, 3), float32 on the CPU.
 
         Args:
+            species: Atomic numbers (sum N,).
+            layout: Layout of the B structures.
+            rng: Random numbers.
             given: The data that x_0 leads to, if any, for mirror distributions to copy.
 
         Raises:
             ModelError: A mirror distribution has no crystals to copy.
         """
-        return self.pos.draw("pos", n_positions, rng, given), self.cell.draw("cell", n_structures, rng, given)
+        pos, cell = (
+            of.draw(name, species, layout, rng, given) for name, of in (("pos", self.pos), ("cell", self.cell))
+        )
+        return pos, cell
 
     def sample(
         self, species: Sequence[Sequence[int]], seeds: Sequence[int], given: CrystalBatch | None = None
@@ -167,7 +265,12 @@ class BaseDistribution(Settings):
             ModelError: A mirror distribution has no crystals to copy.
         """
         draws = [
-            self.draw(1, len(z), generator(seed, "x_0"), None if given is None else given.select([index]))
+            self.draw(
+                torch.tensor(z, dtype=torch.long),
+                Layout(torch.tensor([len(z)])),
+                generator(seed, "x_0"),
+                None if given is None else given.select([index]),
+            )
             for index, (z, seed) in enumerate(zip(species, seeds, strict=True))
         ]
         return CrystalBatch(

@@ -113,7 +113,7 @@ class Pretrainer:
     def _draw(self, x_1: CrystalBatch, rng: torch.Generator) -> tuple[CrystalBatch, Tensor, Fields]:
         """Draw a base sample for x_1, not yet paired with it, times (B,), and the Gaussians z of the fields with γ."""
         paths = self.settings.paths
-        pos, cell = self.base.draw(len(x_1), len(x_1.species), rng, x_1)
+        pos, cell = self.base.draw(x_1.species, x_1.layout, rng, x_1)
         t = torch.rand(len(x_1), generator=rng)
         if paths.open_ended:
             t = TIME_MARGIN + (1.0 - 2.0 * TIME_MARGIN) * t

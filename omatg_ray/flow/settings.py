@@ -101,6 +101,11 @@ class PretrainSettings(Settings):
 
     network: NetworkSettings = Field(NetworkSettings(), description="size of the network")
     paths: PathSettings = Field(PathSettings(), description="interpolants from base to data")
+    lattices: Literal["informed", "by_volume"] = Field(
+        "informed",
+        description="where lattices start: informed, lengths as in the data whatever the atoms; by_volume, lengths "
+        "that follow from the volumes of the elements, for cells of different sizes",
+    )
     epochs: int = Field(1500, ge=1, description="passes over the training split")
     batch_size: int = Field(256, ge=1, description="crystals per step")
     lr: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")

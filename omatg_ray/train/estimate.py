@@ -232,7 +232,7 @@ def describe_pretraining(config: Config, split: Split, device: torch.device) -> 
     settings, train = config.pretrain, split.train.crystals
     rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))[: settings.batch_size]
     batch = train.select(rows)
-    trainer = Pretrainer(settings, batch, batch, BaseDistribution.fit(train.cell), config.seed, device)
+    trainer = Pretrainer(settings, batch, batch, BaseDistribution.fit(train, settings.lattices), config.seed, device)
     with saved_bytes() as saved:
         trainer.run_epoch()
     start = time.perf_counter()

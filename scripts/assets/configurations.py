@@ -45,7 +45,7 @@ def swapped(crystals: CrystalBatch, rng: torch.Generator) -> CrystalBatch:
 
 def random(crystals: CrystalBatch, rng: torch.Generator) -> CrystalBatch:
     """Draw uniform positions in cells of the base distribution, scaled to 0.8 to 1.6 of the crystal's own volume."""
-    pos, cell = BaseDistribution.fit(crystals.cell).draw(len(crystals), len(crystals.pos), rng)
+    pos, cell = BaseDistribution.fit(crystals).draw(crystals.species, crystals.layout, rng)
     volume = (0.8 + 0.8 * torch.rand(len(crystals), generator=rng)) * crystals.cell.det().abs()
     return crystals.replace(pos, cell * (volume / cell.det().abs()).pow(1 / 3)[:, None, None])
 

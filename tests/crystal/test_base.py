@@ -14,12 +14,14 @@ from omatg_ray.crystal.base import (
     ANGLE_RANGE,
     MIN_LOG_STD,
     BaseDistribution,
+    CellByVolume,
     InformedCell,
     Mirror,
     Normal,
     Sobol,
     Uniform,
 )
+from omatg_ray.crystal.batch import CrystalBatch, Layout
 from omatg_ray.crystal.lattice import cell_from_parameters, cell_parameters, volume
 from omatg_ray.errors import ModelError
 from omatg_ray.seeding import generator
@@ -27,12 +29,29 @@ from tests.small import random_crystals
 
 CELL = InformedCell(log_length_mean=(1.2, 1.4, 1.7), log_length_std=(0.1, 0.2, 0.3))
 BASE = BaseDistribution(cell=CELL)
+BY_VOLUME = CellByVolume(
+    atomic_volume={"O": 8.0, "Ba": 30.0},
+    other_volume=20.0,
+    log_ratio_mean=(-0.1, 0.0, 0.3),
+    log_ratio_factor=((0.2, 0.0, 0.0), (0.05, 0.1, 0.0), (-0.1, -0.05, 0.15)),
+)
+
+
+def atoms(n: int) -> CrystalBatch:
+    """Return n crystals of one hydrogen atom each."""
+    ones = torch.ones(n, dtype=torch.long)
+    return CrystalBatch(ones, torch.zeros(n, 3), torch.eye(3).expand(n, 3, 3), ones)
+
+
+def draw(base: BaseDistribution, n: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw for n structures of one hydrogen atom each."""
+    return base.draw(atoms(n).species, atoms(n).layout, rng)
 
 
 def test_fit_is_maximum_likelihood():
     lengths = torch.tensor([[2.0, 3.0, 4.0], [8.0, 3.0, 4.0]], dtype=torch.float64)
     angles = torch.tensor([[90.0, 90.0, 90.0], [70.0, 80.0, 100.0]], dtype=torch.float64)
-    base = BaseDistribution.fit(cell_from_parameters(lengths, angles))
+    base = BaseDistribution.fit(atoms(2).replace(cell=cell_from_parameters(lengths, angles)))
     assert base.pos == Uniform() and isinstance(base.cell, InformedCell)
     assert base.cell.log_length_mean == pytest.approx((math.log(4.0), math.log(3.0), math.log(4.0)))
     assert base.cell.log_length_std == pytest.approx((math.log(2.0), MIN_LOG_STD, MIN_LOG_STD))
@@ -40,7 +59,7 @@ def test_fit_is_maximum_likelihood():
 
 def test_moments_of_draws():
     n = 20_000
-    pos, cell = BASE.draw(n, n, generator("moments"))
+    pos, cell = draw(BASE, n, generator("moments"))
     lengths, angles = cell_parameters(cell.double())
     standard_error = torch.tensor(CELL.log_length_std) / math.sqrt(n)
     log_lengths = lengths.log()
@@ -78,7 +97,7 @@ def test_infinite_parameters_are_refused():
 
 def test_order_of_the_random_numbers():
     # Random numbers in this order: positions, lengths, angles. Runs of earlier versions must repeat.
-    pos, cell = BASE.draw(1, 1, torch.Generator().manual_seed(5))
+    pos, cell = draw(BASE, 1, torch.Generator().manual_seed(5))
     rng = torch.Generator().manual_seed(5)
     assert torch.equal(pos, torch.rand(1, 3, generator=rng))
     normal = torch.randn(1, 3, generator=rng, dtype=torch.float64)
@@ -94,7 +113,7 @@ def test_order_of_the_random_numbers():
 def test_normal_positions_and_lattices():
     n = 20_000
     base = BaseDistribution(pos=Normal(loc=0.3, scale=2.0), cell=Normal(loc=1.0, scale=3.0))
-    pos, cell = base.draw(n, n, generator("normal"))
+    pos, cell = draw(base, n, generator("normal"))
     five = 5 / math.sqrt(n)
     assert pos.shape == (n, 3) and cell.shape == (n, 3, 3)
     assert bool(((pos.mean(0) - 0.3).abs() < 2 * five).all()) and bool(((pos.std(0) / 2 - 1).abs() < five).all())
@@ -107,7 +126,7 @@ def test_normal_positions_and_lattices():
 
 def test_sobol_positions_are_even_and_depend_on_the_seed_alone():
     base = BaseDistribution(pos=Sobol(), cell=CELL)
-    pos = base.draw(1, 64, generator("sobol"))[0]
+    pos = draw(base, 64, generator("sobol"))[0]
     # A net: of 64 points, 8 lie in every octant, where independent ones would scatter by 2.6.
     octants = ((pos * 2).long() * torch.tensor([4, 2, 1])).sum(1)
     assert octants.bincount(minlength=8).tolist() == [8] * 8
@@ -151,3 +170,65 @@ def test_a_distribution_without_lattices_is_refused():
         BaseDistribution.model_validate({"pos": "uniform"})
     with pytest.raises(ValidationError, match="log_length_std"):
         BaseDistribution.model_validate({"log_length_mean": [1.2, 1.4, 1.7]})
+
+
+def test_lengths_by_volume_follow_from_the_atoms():
+    # BaO3 takes 30 + 3 * 8 Å^3, and twice as much with twice the atoms; Xe is not known.
+    species, n = [[56, 8, 8, 8], [56, 56, *[8] * 6], [54]], 20_000
+    many = torch.tensor([z for structure in species for z in structure * n])
+    layout = Layout(torch.tensor([len(structure) for structure in species]).repeat_interleave(n))
+    _, cell = BaseDistribution(cell=BY_VOLUME).draw(many, layout, generator("volume"))
+    lengths, angles = cell_parameters(cell.double())
+    factor = torch.tensor(BY_VOLUME.log_ratio_factor, dtype=torch.float64)
+    for logs, total in zip(lengths.log().split(n), (54.0, 108.0, 20.0), strict=True):
+        expected = torch.tensor(BY_VOLUME.log_ratio_mean, dtype=torch.float64) + math.log(total) / 3
+        assert bool(((logs.mean(0) - expected).abs() < 5 * factor.norm(dim=1) / math.sqrt(n)).all())
+        assert float((logs.T.cov() - factor @ factor.T).abs().max()) < 5 * 0.045 * math.sqrt(2 / n)
+    low, high = ANGLE_RANGE
+    assert float(angles.min()) > low - 0.01 and float(angles.max()) < high + 0.01
+
+
+def test_volumes_of_the_elements_are_found_again():
+    # Lengths and compositions at random: volumes are sums over the atoms, up to 10 %.
+    rng = torch.Generator().manual_seed(2)
+    volumes = {3: 12.0, 8: 9.0, 38: 35.0}
+    sizes = torch.randint(1, 20, (3000,), generator=rng)
+    species = torch.tensor(list(volumes))[torch.randint(3, (int(sizes.sum()),), generator=rng)]
+    totals = Layout(sizes).sum(torch.tensor([volumes[int(z)] for z in species]))
+    spread = torch.tensor([[0.1, 0.0, 0.0], [-0.05, 0.1, 0.0], [-0.05, -0.1, 0.03]])  # volumes are those of the atoms
+    lengths = (totals.log()[:, None] / 3 + torch.randn(3000, 3, generator=rng) @ spread.T).exp()
+    lengths[:, 0] *= torch.randn(3000, generator=rng).mul(0.1).exp()
+    crystals = CrystalBatch(species, torch.zeros(len(species), 3), torch.diag_embed(lengths), sizes)
+    cell = BaseDistribution.fit(crystals, "by_volume").cell
+    assert isinstance(cell, CellByVolume)
+    assert cell.atomic_volume == pytest.approx({"Li": 12.0, "O": 9.0, "Sr": 35.0}, rel=0.03)
+    assert cell.other_volume == pytest.approx(float(totals.sum() / sizes.sum()), rel=0.02)
+    expected = spread @ spread.T + torch.diag(torch.tensor([0.01, 0.0, 0.0]))
+    factor = torch.tensor(cell.log_ratio_factor)
+    assert float((factor @ factor.T - expected).abs().max()) < 0.003
+
+
+def test_lattices_by_volume_are_more_likely_than_informed_ones_where_sizes_differ():
+    rng = torch.Generator().manual_seed(3)
+    sizes = torch.randint(1, 40, (500,), generator=rng)
+    lengths = (15.0 * sizes).pow(1 / 3)[:, None] * torch.randn(500, 3, generator=rng).mul(0.1).exp()
+    crystals = CrystalBatch(
+        torch.full((int(sizes.sum()),), 14), torch.rand(int(sizes.sum()), 3), torch.diag_embed(lengths), sizes
+    )
+    near = []
+    for kind in ("informed", "by_volume"):
+        _, cell = BaseDistribution.fit(crystals, kind).draw(crystals.species, crystals.layout, generator("likely"))
+        near.append(float((cell_parameters(cell)[0].log() - lengths.log()).square().mean()))
+    # Differences of two independent draws: of all sizes, or of the same atoms.
+    assert near[1] == pytest.approx(2 * 0.01, rel=0.2) and near[0] > 2.5 * near[1]
+
+
+def test_descriptions_by_volume_are_read_again():
+    base = BaseDistribution(cell=BY_VOLUME)
+    assert BaseDistribution.model_validate(json.loads(base.model_dump_json())) == base
+    with pytest.raises(ValidationError, match="other_volume"):
+        BaseDistribution.model_validate({"cell": BY_VOLUME.model_dump() | {"other_volume": 0.0}})
+    with pytest.raises(ValidationError, match="Zz"):
+        BaseDistribution.model_validate({"cell": BY_VOLUME.model_dump() | {"atomic_volume": {"Zz": 8.0}}})
+    with pytest.raises(ValidationError, match="atomic_volume"):
+        BaseDistribution.model_validate({"cell": BY_VOLUME.model_dump() | {"atomic_volume": {"O": -8.0}}})

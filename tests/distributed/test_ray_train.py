@@ -133,7 +133,7 @@ def test_a_run_folder_that_the_worker_does_not_see_is_an_error(base: Path, tmp_p
     from omatg_ray.train.ray_train import _lead
 
     crystals = random_crystals([2, 3], dtype=torch.float32)
-    trainer = Pretrainer(PretrainSettings(network=SIZE), crystals, crystals, BaseDistribution.fit(crystals.cell), 0)
+    trainer = Pretrainer(PretrainSettings(network=SIZE), crystals, crystals, BaseDistribution.fit(crystals), 0)
     elsewhere, description = tmp_path / "elsewhere", FlowModel.load(base).description
     session = PretrainLoop(elsewhere, description, 1, False, Storage(elsewhere), Tracking())
     error = _lead(trainer, session, session.path / "signals")

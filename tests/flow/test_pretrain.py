@@ -18,7 +18,7 @@ from omatg_ray.flow.settings import NetworkSettings, PretrainSettings
 from tests.small import SIZE, random_crystals
 
 TRAIN, VAL = random_crystals([3, 1, 4, 2, 2, 5, 1], 0, torch.float32), random_crystals([2, 3], 1, torch.float32)
-BASE = BaseDistribution.fit(TRAIN.cell)
+BASE = BaseDistribution.fit(TRAIN)
 GAMMA = {
     "pos": {"kind": "trigonometric", "gamma": {"kind": "sqrt", "a": 0.05}},
     "cell": {"gamma": {"kind": "encoder_decoder", "a": 0.5}},

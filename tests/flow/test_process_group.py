@@ -79,7 +79,7 @@ RECIPE = Recipe(
     PretrainSettings(network=SIZE, paths=WITH_GAMMA, epochs=EPOCHS, batch_size=5, warmup_steps=0, lr=1e-2, ema=0.9),
     CRYSTALS,
     random_crystals([2, 3], 1, torch.float32),
-    BaseDistribution.fit(CRYSTALS.cell),
+    BaseDistribution.fit(CRYSTALS),
     seed=0,
 )
 

@@ -44,7 +44,7 @@ def test_known_crystals_are_reconstructed():
     packed = packed.replace(cell=cell_from_parameters(*cell_parameters(packed.cell.double())).float())
     # The perovskite has the most to learn and is shown twice as often.
     train = packed.select([0, 1, 2, 3, 3]).tile(COPIES)
-    base = BaseDistribution.fit(packed.cell)
+    base = BaseDistribution.fit(packed)
     settings = PretrainSettings(
         network=NetworkSettings(hidden=96, layers=3, frequencies=4, time_features=16),
         epochs=1500,

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from omatg_ray.crystal.base import ANGLE_RANGE, BaseDistribution, InformedCell, Normal
+from omatg_ray.crystal.batch import Layout
 from omatg_ray.crystal.lattice import cell_from_parameters, cell_parameters
 from omatg_ray.seeding import generator
 
@@ -33,7 +34,7 @@ def test_statistics_of_draws(shared):
     lengths_of = InformedCell(log_length_mean=tuple(informed["log_mean"]), log_length_std=tuple(informed["log_std"]))
     base = BaseDistribution(cell=lengths_of)
     n = recorded["number_of_samples"]
-    _, cells = base.draw(n, 1, generator("parity"))
+    _, cells = base.draw(torch.ones(n, dtype=torch.long), Layout(torch.ones(n, dtype=torch.long)), generator("parity"))
     lengths, angles = cell_parameters(cells.double())
     logs = lengths.log()
     width, spread = informed["log_std"][0], (ANGLE_RANGE[1] - ANGLE_RANGE[0]) / math.sqrt(12)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from omatg_ray.crystal.base import BaseDistribution
-from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.batch import CrystalBatch, Layout
 from omatg_ray.crystal.fields import FieldName
 from omatg_ray.flow.settings import NetworkSettings
 from omatg_ray.policy.grid import time_grid
@@ -72,7 +72,7 @@ def test_the_policy_gradient_finds_the_optimum(
 
     def sample(starts: int, members: int) -> Trajectory:
         """Trajectories in groups that share x_0, so that a group's rewards differ by the noise alone."""
-        pos, cell = BASE.draw(starts, starts * len(species), rng)
+        pos, cell = BASE.draw(torch.tensor(species * starts), Layout(torch.full((starts,), len(species))), rng)
         x_0 = CrystalBatch(
             torch.tensor(species * starts * members),
             pos.view(starts, -1, 3).repeat_interleave(members, 0).flatten(0, 1),

@@ -1,0 +1,64 @@
+#!/usr/bin/env python
+"""Put the crystals of a base for the periodic table together: MP-20, MPTS-52 and the bundled ones, in one split.
+
+  python scripts/assets/real_crystals.py --mp20 mp_20.csv --mpts52 mpts_52.csv --out runs/periodic/crystals
+
+Both are parts of the Materials Project (CC BY 4.0; Jain et al., APL Materials 1, 011002, 2013). MP-20 (Xie et al., ICLR
+2022) comes with CDVAE: github.com/txie-93/cdvae, data/mp_20. MPTS-52 (Baird et al., 2022) comes with DiffCSP:
+github.com/jiaor17/DiffCSP, data/mpts_52. Files have columns `material_id` and `cif`, and may be compressed. Writes
+train, val and test .extxyz, with the `source` of every crystal.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from parts import Parts, without_repeated_ids
+
+from omatg_ray.assets import crystals as bundled_crystals
+from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.read import read_dataset
+from omatg_ray.crystal.write import write_structures
+from omatg_ray.train.splits import SPLITS
+
+KEPT = ("e_above_hull", "energy_above_hull", "formation_energy_per_atom", "energy_per_atom", "prototype")
+
+
+def main() -> None:
+    """Read, split and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mp20", type=Path, required=True)
+    parser.add_argument("--mpts52", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    bundled = {part: read_dataset(bundled_crystals(part), progress=True) for part in SPLITS}
+    parts = Parts(bundled)
+    mp20, mpts52 = (read_dataset(path, progress=True) for path in (arguments.mp20, arguments.mpts52))
+    real = dict(zip(("mp_20", "mpts_52"), without_repeated_ids([mp20, mpts52]), strict=True))
+    split = {name: parts.split(dataset) for name, dataset in real.items()}
+    print(f"{'':<6}{'crystals':>9}{'formulas':>9}{'elements':>9}{'above 20 atoms':>16}   from")
+    for part in SPLITS:
+        of = {name: split[name][part] for name in real} | {"bundled": bundled[part]}
+        whole = CrystalDataset.cat(of.values())
+        sources = [name for name, dataset in of.items() for _ in dataset.ids]
+        write(arguments.out / f"{part}.extxyz", whole, sources)
+        large = int((whole.crystals.n_atoms > 20).sum())
+        print(
+            f"{part:<6}{len(whole):>9}{len(set(whole.compositions)):>9}{len(whole.elements):>9}{large:>16}   "
+            + ", ".join(f"{name} {count}" for name, count in Counter(sources).items())
+        )
+
+
+def write(path: Path, dataset: CrystalDataset, sources: list[str]) -> None:
+    """Write crystals with their ids, their sources and what is kept of their other columns."""
+    properties = [
+        {key: values[key] for key in KEPT if key in values} | {"material_id": name, "source": source}
+        for values, name, source in zip(dataset.properties, dataset.ids, sources, strict=True)
+    ]
+    write_structures(path, dataset.crystals.to_structures(), properties)
+
+
+if __name__ == "__main__":
+    main()
