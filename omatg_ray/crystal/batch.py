@@ -20,19 +20,44 @@ MAX_ATOMIC_NUMBER = 118
 
 
 class Edges(NamedTuple):
-    """Ordered pairs of atoms (E, ...): all of `Layout.pairs`, then these reversed, then every atom with itself.
+    """Ordered pairs of atoms (E, ...): some unordered pairs, these reversed, and every atom with itself.
 
     Attributes:
+        first: First atoms of the unordered pairs (P,).
+        second: Their second atoms (P,).
         ends: Receiver i, and sender j + sum N (E, 2): rows of a table with values of receivers above those of senders.
         by_receiver: Indices of the edges sorted by receiver (E,).
         by_sender: Indices of the edges sorted by sender (E,).
         start: Where the edges of each atom start, in `by_receiver` and `by_sender` alike (sum N,).
+        degree: Number of the edges of each atom (sum N,).
     """
 
+    first: Tensor
+    second: Tensor
     ends: Tensor
     by_receiver: Tensor
     by_sender: Tensor
     start: Tensor
+    degree: Tensor
+
+    @classmethod
+    def between(cls, first: Tensor, second: Tensor, degree: Tensor) -> Edges:
+        """Return the edges of unordered pairs (P,), and their reverse, and of every atom with itself.
+
+        Args:
+            degree: Number of edges of each atom, with the one to itself (sum N,).
+        """
+        own = torch.arange(len(degree), device=degree.device)
+        receiver, sender = torch.cat([first, second, own]), torch.cat([second, first, own])
+        return cls(
+            first,
+            second,
+            torch.stack([receiver, sender + len(own)], dim=1),
+            receiver.argsort(stable=True),
+            sender.argsort(stable=True),
+            degree.cumsum(0) - degree,
+            degree,
+        )
 
 
 class Layout:
@@ -81,15 +106,7 @@ class Layout:
     def edges(self) -> Edges:
         """All ordered pairs of atoms inside a structure."""
         first, second, _ = self.pairs
-        own = torch.arange(len(self.batch), device=self.n_atoms.device)
-        receiver, sender = torch.cat([first, second, own]), torch.cat([second, first, own])
-        n_atoms = self.n_atoms.index_select(0, self.batch)
-        return Edges(
-            torch.stack([receiver, sender + len(own)], dim=1),
-            receiver.argsort(stable=True),
-            sender.argsort(stable=True),
-            n_atoms.cumsum(0) - n_atoms,
-        )
+        return Edges.between(first, second, self.n_atoms.index_select(0, self.batch))
 
     def atoms_of(self, structures: Tensor) -> Tensor:
         """Return the indices of the atoms of some structures (b,), structure by structure."""

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omatg_ray.crystal.batch import CrystalBatch, Layout
+from omatg_ray.crystal.batch import CrystalBatch, Edges
 from omatg_ray.errors import DataError
 from omatg_ray.flow.messages import mean_message
+from omatg_ray.flow.neighbors import near
 from omatg_ray.flow.settings import NetworkSettings, Precision
 
 Output = Literal["pos_b", "pos_eta", "cell_b", "cell_eta", "species_b", "species_eta"]
@@ -72,11 +73,13 @@ class MessageLayer(nn.Module):
     input lives: W_i, W_j and the lattice once per atom, the distance features once per unordered pair. φ changes sign
     under exchange of i and j, so sines enter the two directions with opposite signs and cosines with the same sign. An
     atom paired with itself has sin 0 = 0 and cos 0 = 1.
+
+    `pooled` layers take the mean before the second linear map, which then acts once per atom.
     """
 
-    def __init__(self, hidden: int, frequencies: int) -> None:
+    def __init__(self, hidden: int, frequencies: int, pooled: bool = False) -> None:
         super().__init__()
-        self.hidden = hidden
+        self.hidden, self.pooled = hidden, pooled
         self.waves = 3 * frequencies
         self.edge_mlp = nn.Sequential(
             nn.Linear(2 * hidden + 9 + 2 * self.waves, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
@@ -84,14 +87,15 @@ class MessageLayer(nn.Module):
         self.node_mlp = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.layer_norm = nn.LayerNorm(hidden)
 
-    def forward(self, h: Tensor, metric: Tensor, layout: Layout, sin: Tensor, cos: Tensor) -> Tensor:
+    def forward(self, h: Tensor, metric: Tensor, batch: Tensor, edges: Edges, sin: Tensor, cos: Tensor) -> Tensor:
         """Update atom features h (sum N, hidden).
 
         Args:
             h: Atom features.
             metric: L Lᵀ of each crystal's lattice (B, 9).
-            layout: Layout of the crystals.
-            sin: Sines of the layout's pairs, as `pair_features` gives them.
+            batch: Structure of every atom (sum N,).
+            edges: Pairs of atoms between which messages go.
+            sin: Sines of the edges' pairs, as `pair_features` gives them.
             cos: Their cosines.
         """
         first, second = cast("nn.Linear", self.edge_mlp[0]), cast("nn.Linear", self.edge_mlp[2])
@@ -100,17 +104,18 @@ class MessageLayer(nn.Module):
         )
         z = self.layer_norm(h)
         lattice = F.linear(metric, w_metric, first.bias)
-        receiver = F.linear(z, w_receiver) + lattice.index_select(0, layout.batch)
+        receiver = F.linear(z, w_receiver) + lattice.index_select(0, batch)
         sender = F.linear(z, w_sender)
-        mean = mean_message(layout, receiver, sender, sin, cos, w_sin, w_cos, second.weight, second.bias)
+        mean = mean_message(edges, receiver, sender, sin, cos, w_sin, w_cos, second.weight, second.bias, self.pooled)
         return h + self.node_mlp(torch.cat([z, mean], dim=1))
 
 
-def pair_features(crystals: CrystalBatch, frequencies: int, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-    """Return sines and cosines of the distances of all unordered pairs, (P, 3 frequencies) each."""
-    first, second, _ = crystals.layout.pairs
+def pair_features(
+    crystals: CrystalBatch, edges: Edges, frequencies: int, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return sines and cosines of the distances of the edges' unordered pairs, (P, 3 frequencies) each."""
     harmonics = 2 * math.pi * torch.arange(frequencies, dtype=crystals.dtype, device=crystals.device)
-    angle = (crystals.pos[second] - crystals.pos[first])[:, :, None] * harmonics
+    angle = (crystals.pos[edges.second] - crystals.pos[edges.first])[:, :, None] * harmonics
     angle = angle.flatten(1)
     return angle.sin().to(dtype or angle.dtype), angle.cos().to(dtype or angle.dtype)
 
@@ -132,7 +137,7 @@ class CSPNet(nn.Module):
         self.node_embedding = nn.Embedding(settings.max_atomic_number + settings.mask, hidden)
         self.atom_latent_emb = nn.Linear(hidden + settings.time_features, hidden)
         for index in range(settings.layers):
-            self.add_module(f"csp_layer_{index}", MessageLayer(hidden, settings.frequencies))
+            self.add_module(f"csp_layer_{index}", MessageLayer(hidden, settings.frequencies, settings.pooled))
         self.final_layer_norm = nn.LayerNorm(hidden)
         self.coord_out = nn.Linear(hidden, 3, bias=False)
         self.coord_out_2 = nn.Linear(hidden, 3, bias=False)
@@ -164,10 +169,11 @@ class CSPNet(nn.Module):
         h = self.atom_latent_emb(torch.cat([elements, time], dim=1))
         metric = (crystals.cell @ crystals.cell.transpose(1, 2)).flatten(1)
         lower = torch.bfloat16 if precision == "bfloat16" else None
-        sin, cos = pair_features(crystals, self.settings.frequencies, lower)
+        edges = crystals.layout.edges if self.settings.neighbors is None else near(crystals, self.settings.neighbors)
+        sin, cos = pair_features(crystals, edges, self.settings.frequencies, lower)
         with torch.autocast(h.device.type, torch.bfloat16, enabled=lower is not None):
             for index in range(self.settings.layers):
-                h = self.get_submodule(f"csp_layer_{index}")(h, metric, crystals.layout, sin, cos)
+                h = self.get_submodule(f"csp_layer_{index}")(h, metric, crystals.batch, edges, sin, cos)
         h = self.final_layer_norm(h)
         return NetworkOutput(h, crystals.layout.mean(h), self, crystals)
 

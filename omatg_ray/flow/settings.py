@@ -22,6 +22,17 @@ class NetworkSettings(Settings):
     frequencies: int = Field(32, ge=1, description="harmonics of each fractional distance, from 0")
     time_features: int = Field(128, ge=4, multiple_of=2, description="size of the sinusoidal time embedding")
     max_atomic_number: int = Field(100, ge=1, le=118, description="elements in the embedding")
+    pooled: bool = Field(
+        False,
+        exclude_if=operator.not_,
+        description="whether a layer takes the mean of its messages before their second linear map; not for OMatG",
+    )
+    neighbors: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda neighbors: neighbors is None,
+        description="nearest atoms with which an atom exchanges messages; null: all atoms of the cell, as in OMatG",
+    )
     mask: bool = Field(
         False,
         # Omitted when false, as in files written before this key existed.

@@ -204,6 +204,8 @@ def _sampler(model: FlowModel, dataset: str | None) -> dict[str, Any]:
 
 
 def _network(size: NetworkSettings) -> dict[str, Any]:
+    if size.pooled or size.neighbors is not None:
+        raise ModelError("its network has pooled messages or nearest neighbors, which OMatG's CSPNet has not")
     return {
         "class_path": "omg.model.model.Model",
         "init_args": {

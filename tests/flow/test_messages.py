@@ -21,7 +21,7 @@ def inputs(layout: Layout) -> list[torch.Tensor]:
     return [torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
 
 
-def plain(sizes, receiver, sender, sin, cos, w_sin, w_cos, weight, bias):
+def plain(sizes, receiver, sender, sin, cos, w_sin, w_cos, weight, bias, pooled=False):
     means, start, pair = [], 0, 0
     for n in sizes:
         phases = {}
@@ -34,17 +34,19 @@ def plain(sizes, receiver, sender, sin, cos, w_sin, w_cos, weight, bias):
             for j in range(n):
                 s, c = phases.get((i, j), (torch.zeros_like(w_sin[0]), torch.ones_like(w_cos[0])))
                 inner = receiver[start + i] + sender[start + j] + w_sin @ s + w_cos @ c
-                messages.append(F.silu(weight @ F.silu(inner) + bias))
-            means.append(torch.stack(messages).mean(0))
+                messages.append(F.silu(inner) if pooled else F.silu(weight @ F.silu(inner) + bias))
+            mean = torch.stack(messages).mean(0)
+            means.append(F.silu(weight @ mean + bias) if pooled else mean)
         start += n
     return torch.stack(means)
 
 
 @pytest.mark.parametrize("sizes", [[3, 1, 4, 2], [5], [1, 1]])
-def test_equals_the_plain_evaluation_and_its_gradients(sizes):
+@pytest.mark.parametrize("pooled", [False, True])
+def test_equals_the_plain_evaluation_and_its_gradients(sizes, pooled):
     layout = Layout(torch.tensor(sizes))
     values = inputs(layout)
-    found, expected = mean_message(layout, *values), plain(sizes, *values)
+    found, expected = mean_message(layout.edges, *values, pooled), plain(sizes, *values, pooled)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
     upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     gradients = torch.autograd.grad(found, values, upstream)
@@ -54,13 +56,14 @@ def test_equals_the_plain_evaluation_and_its_gradients(sizes):
         torch.testing.assert_close(gradient, torch.zeros_like(gradient) if other is None else other, atol=1e-12, rtol=0)
 
 
-def test_the_same_without_gradients():
+@pytest.mark.parametrize("pooled", [False, True])
+def test_the_same_without_gradients(pooled):
     layout = Layout(torch.tensor([3, 1, 4]))
     values = inputs(layout)
     before = [value.detach().clone() for value in values]
     with torch.no_grad():
-        found = mean_message(layout, *values)
-    assert torch.equal(found, mean_message(layout, *values))
+        found = mean_message(layout.edges, *values, pooled)
+    assert torch.equal(found, mean_message(layout.edges, *values, pooled))
     assert all(torch.equal(value, other) for value, other in zip(values, before, strict=True))
 
 
@@ -70,7 +73,7 @@ def test_bfloat16_is_the_same_within_its_precision(needs):
     layout = Layout(torch.tensor([3, 1, 4, 2]))
     exact = inputs(layout)
     coarse = [value.detach().bfloat16().requires_grad_(needs) for value in exact]
-    expected, found = mean_message(layout, *exact), mean_message(layout, *coarse)
+    expected, found = mean_message(layout.edges, *exact), mean_message(layout.edges, *coarse)
     assert found.dtype == torch.bfloat16 and found.requires_grad is needs
     scale = float(expected.detach().abs().max())
     torch.testing.assert_close(found.double(), expected, atol=0.02 * scale, rtol=0)

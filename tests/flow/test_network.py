@@ -18,6 +18,13 @@ OUTPUTS = ["pos_b", "pos_eta", "cell_b", "cell_eta", "species_b", "species_eta"]
 SIZES = [1, 5, 2, 7, 1, 3]
 
 
+def nearest(f: torch.Tensor, lattice: torch.Tensor, i: int, k: int | None) -> list[int]:
+    """Return the k other atoms that are nearest to atom i, or all."""
+    others = [j for j in range(len(f)) if j != i]
+    shift = {j: torch.tensor([d - 1 if d >= 0.5 else d for d in ((f[j] - f[i]) % 1.0).tolist()]) for j in others}
+    return sorted(others, key=lambda j: float((shift[j].to(f) @ lattice).norm()))[:k]
+
+
 def plain_network(network, crystals: CrystalBatch, t: torch.Tensor) -> dict[str, torch.Tensor]:
     """Structure by structure, ordered pair by ordered pair, from the weights and the textbook formulas alone."""
     w = {name: value.detach() for name, value in network.state_dict().items()}
@@ -38,26 +45,30 @@ def plain_network(network, crystals: CrystalBatch, t: torch.Tensor) -> dict[str,
                 for z in species.tolist()
             ]
         )
+        senders = [[i, *nearest(f, lattice, i, size.neighbors)] for i in range(n)]
+        heard = [[j for j in range(n) if j in senders[i] or i in senders[j]] for i in range(n)]
         for index in range(size.layers):
             layer = {
                 k.removeprefix(f"csp_layer_{index}."): v for k, v in w.items() if k.startswith(f"csp_layer_{index}.")
             }
 
-            def mlp(name, x, layer=layer):
-                x = F.silu(layer[f"{name}.0.weight"] @ x + layer[f"{name}.0.bias"])
-                return F.silu(layer[f"{name}.2.weight"] @ x + layer[f"{name}.2.bias"])
+            def linear(name, x, layer=layer):
+                return F.silu(layer[f"{name}.weight"] @ x + layer[f"{name}.bias"])
 
             z = F.layer_norm(h, (size.hidden,), layer["layer_norm.weight"], layer["layer_norm.bias"])
             new = []
             for i in range(n):
                 messages = []
-                for j in range(n):
+                for j in heard[i]:
                     d = (f[j] - f[i]) % 1.0
                     phases = [2 * math.pi * k * float(d[c]) for c in range(3) for k in range(size.frequencies)]
                     features = [math.sin(p) for p in phases] + [math.cos(p) for p in phases]
                     edge = [z[i], z[j], (lattice @ lattice.T).flatten(), torch.tensor(features, dtype=f.dtype)]
-                    messages.append(mlp("edge_mlp", torch.cat(edge)))
-                new.append(h[i] + mlp("node_mlp", torch.cat([z[i], torch.stack(messages).mean(0)])))
+                    message = linear("edge_mlp.0", torch.cat(edge))
+                    messages.append(message if size.pooled else linear("edge_mlp.2", message))
+                mean = torch.stack(messages).mean(0)
+                mean = linear("edge_mlp.2", mean) if size.pooled else mean
+                new.append(h[i] + linear("node_mlp.2", linear("node_mlp.0", torch.cat([z[i], mean]))))
             h = torch.stack(new)
         h = F.layer_norm(h, (size.hidden,), w["final_layer_norm.weight"], w["final_layer_norm.bias"])
         for name in OUTPUTS:
@@ -82,8 +93,9 @@ def outputs(network, crystals: CrystalBatch, t: torch.Tensor) -> dict[str, torch
 
 
 @pytest.mark.parametrize("sizes", [SIZES, [1], [1, 1], [20]])
-def test_equals_the_plain_evaluation(sizes):
-    network, crystals = small_network(), random_crystals(sizes)
+@pytest.mark.parametrize("changes", [{}, {"pooled": True}, {"neighbors": 3}, {"neighbors": 1, "pooled": True}])
+def test_equals_the_plain_evaluation(sizes, changes):
+    network, crystals = small_network(size=SIZE.model_copy(update=changes)), random_crystals(sizes)
     expected = plain_network(network, crystals, times(crystals))
     for name, value in outputs(network, crystals, times(crystals)).items():
         torch.testing.assert_close(value, expected[name], atol=1e-10, rtol=0, msg=lambda m, n=name: f"{n}: {m}")

@@ -148,6 +148,7 @@ def test_a_frozen_field_with_another_network_is_refused(tmp_path: Path) -> None:
 def test_what_one_network_cannot_express_is_refused(tmp_path: Path) -> None:
     schedule = LearnedScheduleSettings(fields=["pos", "cell"], hidden=4, layers=0)
     fitted = BaseDistribution(cell=InformedCell(log_length_mean=(1.5, 1.5, 1.6), log_length_std=(0.1, 0.1, 0.1)))
+    by_volume = BaseDistribution.fit(random_crystals([2, 3]), "by_volume")
     noise = {"pos": NOISE, "cell": NOISE}
     for model, message in (
         (
@@ -159,6 +160,9 @@ def test_what_one_network_cannot_express_is_refused(tmp_path: Path) -> None:
             "acts from t = 0.6 on, the base before; `omg predict` runs one network",
         ),
         (model_of(base_distribution=fitted), "fitted to other data than OMatG's own fits"),
+        (model_of(base_distribution=by_volume), "no counterpart of 'by_volume'"),
+        (model_of(network=SIZE.model_copy(update={"pooled": True})), "pooled messages or nearest neighbors"),
+        (model_of(network=SIZE.model_copy(update={"neighbors": 16})), "pooled messages or nearest neighbors"),
     ):
         with pytest.raises(ModelError, match=message):
             export_omatg(model, tmp_path)

@@ -60,7 +60,7 @@ def test_products_of_the_fused_messages_are_counted_in_both_directions() -> None
     angles, split = [torch.rand(3, waves, dtype=low) for _ in range(2)], [torch.rand(hidden, waves) for _ in range(2)]
     weight, bias = torch.rand(hidden, hidden), torch.rand(hidden)
     layout = Layout(torch.tensor([3]))
-    found = products(lambda: mean_message(layout, *atoms, *angles, *split, weight, bias).float().sum().backward())
+    found = products(lambda: mean_message(layout.edges, *atoms, *angles, *split, weight, bias).float().sum().backward())
     assert found == Counter(
         {
             Product(1, 3, waves, hidden, low): 2,  # sines and cosines
