@@ -22,6 +22,7 @@ from omatg_ray.omatg.read import import_omatg
 from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.policy.settings import LearnedScheduleSettings, NoiseSettings
 from tests.omatg.files import SIZE, base_tree, network_state, write
+from tests.small import random_crystals
 
 MP_20 = informed_cell("mp_20")
 assert MP_20 is not None
