@@ -248,10 +248,8 @@ class BaseDistribution(Settings):
         Raises:
             ModelError: A mirror distribution has no crystals to copy.
         """
-        pos, cell = (
-            of.draw(name, species, layout, rng, given) for name, of in (("pos", self.pos), ("cell", self.cell))
-        )
-        return pos, cell
+        pos = self.pos.draw("pos", species, layout, rng, given)
+        return pos, self.cell.draw("cell", species, layout, rng, given)
 
     def sample(
         self, species: Sequence[Sequence[int]], seeds: Sequence[int], given: CrystalBatch | None = None
