@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from prototypes import PROTOTYPES
+from prototypes import PROTOTYPES, Prototype
 from pymatgen.core import Composition, Structure
 
 # Usual oxidation states; an element may have several.
@@ -102,8 +102,13 @@ class Candidate:
     """A decorated prototype before relaxation."""
 
     ident: str
-    prototype: str
+    kind: Prototype
     elements: tuple[tuple[str, str], ...]
+
+    @property
+    def prototype(self) -> str:
+        """Name of the prototype."""
+        return self.kind.name
 
     @property
     def formula(self) -> str:
@@ -114,28 +119,34 @@ class Candidate:
         """Build the primitive cell, at a volume suggested by the bond lengths of similar compounds."""
         from pymatgen.analysis.structure_prediction.volume_predictor import DLSVolumePredictor
 
-        structure = PROTOTYPES[self.prototype].structure(dict(self.elements))
+        structure = self.kind.structure(dict(self.elements))
         structure.scale_lattice(25.0 * len(structure))
         return DLSVolumePredictor(min_scaling=0.1, max_scaling=10.0).get_predicted_structure(structure)
 
 
-def candidates(everything: bool = False) -> list[Candidate]:
+def candidates(
+    everything: bool = False,
+    families: Sequence[Family] = FAMILIES,
+    prototypes: Mapping[str, Prototype] = PROTOTYPES,
+) -> list[Candidate]:
     """List all candidates, with compositions shuffled and the prototypes of each composition kept together.
 
     Args:
         everything: Take all compositions, beyond the limits of the families.
+        families: What decorates which prototypes.
+        prototypes: The prototypes by name.
     """
     found: dict[str, Candidate] = {}
     order: dict[str, str] = {}
-    contents = {name: prototype.contents() for name, prototype in PROTOTYPES.items()}
-    for family in FAMILIES:
+    contents = {name: prototype.contents() for name, prototype in prototypes.items()}
+    for family in families:
         for elements in family.compositions(everything):
             for name, decoration in _decorations(family, elements):
                 counts = {decoration[label]: count for label, count in contents[name].items()}
                 formula = Composition(counts).reduced_formula
                 roles = "".join(decoration[label] for label in sorted(decoration))
                 ident = f"{formula}-{name.replace(' ', '_')}-{roles}"
-                found.setdefault(ident, Candidate(ident, name, tuple(sorted(decoration.items()))))
+                found.setdefault(ident, Candidate(ident, prototypes[name], tuple(sorted(decoration.items()))))
                 order[ident] = _hash(formula) + ident
     return sorted(found.values(), key=lambda candidate: order[candidate.ident])
 

@@ -53,135 +53,139 @@ class Prototype:
         return {label: int(amounts[stand_in[label]]) for label in dict(self.sites)}
 
 
-def _cubic(name: str, group: str, *sites: Site) -> Prototype:
+def cubic(name: str, group: str, *sites: Site) -> Prototype:
+    """Return a cubic type."""
     return Prototype(name, group, (1.0, 1.0, 1.0), sites)
 
 
-def _tetragonal(name: str, group: str, c: float, *sites: Site) -> Prototype:
+def tetragonal(name: str, group: str, c: float, *sites: Site) -> Prototype:
+    """Return a tetragonal type with axes 1, 1, c."""
     return Prototype(name, group, (1.0, 1.0, c), sites)
 
 
-def _hexagonal(name: str, group: str, c: float, *sites: Site) -> Prototype:
+def hexagonal(name: str, group: str, c: float, *sites: Site) -> Prototype:
+    """Return a hexagonal or rhombohedral type with axes 1, 1, c."""
     return Prototype(name, group, (1.0, 1.0, c), sites, (90.0, 90.0, 120.0))
 
 
-def _orthorhombic(name: str, group: str, b: float, c: float, *sites: Site) -> Prototype:
+def orthorhombic(name: str, group: str, b: float, c: float, *sites: Site) -> Prototype:
+    """Return a orthorhombic type with axes 1, b, c."""
     return Prototype(name, group, (1.0, b, c), sites)
 
 
 T, TT = 1 / 3, 2 / 3
 _TABLE = (
     # AX
-    _cubic("rocksalt", "Fm-3m", ("A", (0, 0, 0)), ("X", (0.5, 0.5, 0.5))),
-    _cubic("CsCl", "Pm-3m", ("A", (0, 0, 0)), ("X", (0.5, 0.5, 0.5))),
-    _cubic("zincblende", "F-43m", ("A", (0, 0, 0)), ("X", (0.25, 0.25, 0.25))),
-    _hexagonal("wurtzite", "P6_3mc", 1.63, ("A", (T, TT, 0)), ("X", (T, TT, 0.375))),
-    _hexagonal("NiAs", "P6_3/mmc", 1.5, ("A", (0, 0, 0)), ("X", (T, TT, 0.25))),
-    _tetragonal("litharge", "P4/nmm", 1.26, ("A", (0, 0.5, 0.237)), ("X", (0, 0, 0))),
-    _orthorhombic("TlI", "Cmcm", 2.8, 1.15, ("A", (0, 0.392, 0.25)), ("X", (0, 0.133, 0.25))),
-    _orthorhombic("FeB", "Pnma", 0.54, 0.74, ("A", (0.18, 0.25, 0.125)), ("X", (0.036, 0.25, 0.61))),
-    _tetragonal("L1_0", "P4/mmm", 1.3, ("A", (0, 0, 0)), ("X", (0.5, 0.5, 0.5))),
-    _cubic("NaTl", "Fd-3m", ("A", (0, 0, 0)), ("X", (0.5, 0.5, 0.5))),
-    _orthorhombic("AuCd", "Pmma", 0.66, 1.02, ("A", (0.25, 0, 0.81)), ("X", (0.25, 0.5, 0.31))),
+    cubic("rocksalt", "Fm-3m", ("A", (0, 0, 0)), ("X", (0.5, 0.5, 0.5))),
+    cubic("CsCl", "Pm-3m", ("A", (0, 0, 0)), ("X", (0.5, 0.5, 0.5))),
+    cubic("zincblende", "F-43m", ("A", (0, 0, 0)), ("X", (0.25, 0.25, 0.25))),
+    hexagonal("wurtzite", "P6_3mc", 1.63, ("A", (T, TT, 0)), ("X", (T, TT, 0.375))),
+    hexagonal("NiAs", "P6_3/mmc", 1.5, ("A", (0, 0, 0)), ("X", (T, TT, 0.25))),
+    tetragonal("litharge", "P4/nmm", 1.26, ("A", (0, 0.5, 0.237)), ("X", (0, 0, 0))),
+    orthorhombic("TlI", "Cmcm", 2.8, 1.15, ("A", (0, 0.392, 0.25)), ("X", (0, 0.133, 0.25))),
+    orthorhombic("FeB", "Pnma", 0.54, 0.74, ("A", (0.18, 0.25, 0.125)), ("X", (0.036, 0.25, 0.61))),
+    tetragonal("L1_0", "P4/mmm", 1.3, ("A", (0, 0, 0)), ("X", (0.5, 0.5, 0.5))),
+    cubic("NaTl", "Fd-3m", ("A", (0, 0, 0)), ("X", (0.5, 0.5, 0.5))),
+    orthorhombic("AuCd", "Pmma", 0.66, 1.02, ("A", (0.25, 0, 0.81)), ("X", (0.25, 0.5, 0.31))),
     # AX2
-    _cubic("fluorite", "Fm-3m", ("A", (0, 0, 0)), ("X", (0.25, 0.25, 0.25))),
-    _tetragonal("rutile", "P4_2/mnm", 0.645, ("A", (0, 0, 0)), ("X", (0.305, 0.305, 0))),
-    _tetragonal("anatase", "I4_1/amd", 2.51, ("A", (0, 0, 0)), ("X", (0, 0, 0.208))),
-    _hexagonal("CdI2", "P-3m1", 1.6, ("A", (0, 0, 0)), ("X", (T, TT, 0.25))),
-    _hexagonal("CdCl2", "R-3m", 4.6, ("A", (0, 0, 0)), ("X", (0, 0, 0.25))),
-    _hexagonal("MoS2", "P6_3/mmc", 3.9, ("A", (T, TT, 0.25)), ("X", (T, TT, 0.621))),
-    _orthorhombic("marcasite", "Pnnm", 1.22, 0.76, ("A", (0, 0, 0)), ("X", (0.2, 0.378, 0))),
-    _cubic("pyrite", "Pa-3", ("A", (0, 0, 0)), ("X", (0.385, 0.385, 0.385))),
-    _orthorhombic(
+    cubic("fluorite", "Fm-3m", ("A", (0, 0, 0)), ("X", (0.25, 0.25, 0.25))),
+    tetragonal("rutile", "P4_2/mnm", 0.645, ("A", (0, 0, 0)), ("X", (0.305, 0.305, 0))),
+    tetragonal("anatase", "I4_1/amd", 2.51, ("A", (0, 0, 0)), ("X", (0, 0, 0.208))),
+    hexagonal("CdI2", "P-3m1", 1.6, ("A", (0, 0, 0)), ("X", (T, TT, 0.25))),
+    hexagonal("CdCl2", "R-3m", 4.6, ("A", (0, 0, 0)), ("X", (0, 0, 0.25))),
+    hexagonal("MoS2", "P6_3/mmc", 3.9, ("A", (T, TT, 0.25)), ("X", (T, TT, 0.621))),
+    orthorhombic("marcasite", "Pnnm", 1.22, 0.76, ("A", (0, 0, 0)), ("X", (0.2, 0.378, 0))),
+    cubic("pyrite", "Pa-3", ("A", (0, 0, 0)), ("X", (0.385, 0.385, 0.385))),
+    orthorhombic(
         "cotunnite", "Pnma", 0.594, 1.188, ("A", (0.246, 0.25, 0.096)), ("X", (0.858, 0.25, 0.075)),
         ("X", (0.477, 0.25, 0.837)),
     ),
-    _tetragonal("cristobalite", "I-42d", 1.4, ("A", (0, 0, 0)), ("X", (0.1, 0.25, 0.125))),
-    _cubic("cuprite", "Pn-3m", ("A", (0, 0, 0)), ("X", (0.25, 0.25, 0.25))),
-    _hexagonal("Ni2In", "P6_3/mmc", 1.23, ("A", (T, TT, 0.25)), ("X", (0, 0, 0)), ("X", (T, TT, 0.75))),
-    _cubic("Laves C15", "Fd-3m", ("A", (0, 0, 0)), ("X", (0.625, 0.625, 0.625))),
-    _hexagonal("Laves C14", "P6_3/mmc", 1.63, ("A", (T, TT, 0.062)), ("X", (0, 0, 0)), ("X", (0.83, 0.66, 0.25))),
-    _tetragonal("MoSi2", "I4/mmm", 2.5, ("A", (0, 0, 0)), ("X", (0, 0, T))),
-    _hexagonal("AlB2", "P6/mmm", 1.05, ("A", (0, 0, 0)), ("X", (T, TT, 0.5))),
-    _tetragonal("Al2Cu", "I4/mcm", 0.8, ("A", (0, 0, 0.25)), ("X", (0.158, 0.658, 0))),
-    _hexagonal("CaIn2", "P6_3/mmc", 1.58, ("A", (0, 0, 0.25)), ("X", (T, TT, 0.045))),
+    tetragonal("cristobalite", "I-42d", 1.4, ("A", (0, 0, 0)), ("X", (0.1, 0.25, 0.125))),
+    cubic("cuprite", "Pn-3m", ("A", (0, 0, 0)), ("X", (0.25, 0.25, 0.25))),
+    hexagonal("Ni2In", "P6_3/mmc", 1.23, ("A", (T, TT, 0.25)), ("X", (0, 0, 0)), ("X", (T, TT, 0.75))),
+    cubic("Laves C15", "Fd-3m", ("A", (0, 0, 0)), ("X", (0.625, 0.625, 0.625))),
+    hexagonal("Laves C14", "P6_3/mmc", 1.63, ("A", (T, TT, 0.062)), ("X", (0, 0, 0)), ("X", (0.83, 0.66, 0.25))),
+    tetragonal("MoSi2", "I4/mmm", 2.5, ("A", (0, 0, 0)), ("X", (0, 0, T))),
+    hexagonal("AlB2", "P6/mmm", 1.05, ("A", (0, 0, 0)), ("X", (T, TT, 0.5))),
+    tetragonal("Al2Cu", "I4/mcm", 0.8, ("A", (0, 0, 0.25)), ("X", (0.158, 0.658, 0))),
+    hexagonal("CaIn2", "P6_3/mmc", 1.58, ("A", (0, 0, 0.25)), ("X", (T, TT, 0.045))),
     # AX3
-    _cubic("ReO3", "Pm-3m", ("A", (0, 0, 0)), ("X", (0.5, 0, 0))),
-    _cubic("BiF3", "Fm-3m", ("A", (0, 0, 0)), ("X", (0.25, 0.25, 0.25)), ("X", (0.5, 0.5, 0.5))),
-    _hexagonal("AlF3", "R-3c", 2.5, ("A", (0, 0, 0)), ("X", (0.57, 0, 0.25))),
-    _hexagonal("BiI3", "R-3", 2.75, ("A", (0, 0, 0.167)), ("X", (0.341, 0.34, 0.08))),
-    _hexagonal("UCl3", "P6_3/m", 0.57, ("A", (T, TT, 0.25)), ("X", (0.39, 0.3, 0.25))),
-    _hexagonal("Na3As", "P6_3/mmc", 1.77, ("A", (T, TT, 0.25)), ("X", (0, 0, 0.25)), ("X", (T, TT, 0.583))),
-    _cubic("L1_2", "Pm-3m", ("A", (0, 0, 0)), ("X", (0.5, 0.5, 0))),
-    _tetragonal("Al3Ti", "I4/mmm", 2.2, ("A", (0, 0, 0)), ("X", (0, 0, 0.5)), ("X", (0, 0.5, 0.25))),
-    _hexagonal("Ni3Sn", "P6_3/mmc", 0.8, ("A", (T, TT, 0.25)), ("X", (0.833, 0.666, 0.25))),
-    _cubic("A15", "Pm-3n", ("A", (0, 0, 0)), ("X", (0.25, 0, 0.5))),
+    cubic("ReO3", "Pm-3m", ("A", (0, 0, 0)), ("X", (0.5, 0, 0))),
+    cubic("BiF3", "Fm-3m", ("A", (0, 0, 0)), ("X", (0.25, 0.25, 0.25)), ("X", (0.5, 0.5, 0.5))),
+    hexagonal("AlF3", "R-3c", 2.5, ("A", (0, 0, 0)), ("X", (0.57, 0, 0.25))),
+    hexagonal("BiI3", "R-3", 2.75, ("A", (0, 0, 0.167)), ("X", (0.341, 0.34, 0.08))),
+    hexagonal("UCl3", "P6_3/m", 0.57, ("A", (T, TT, 0.25)), ("X", (0.39, 0.3, 0.25))),
+    hexagonal("Na3As", "P6_3/mmc", 1.77, ("A", (T, TT, 0.25)), ("X", (0, 0, 0.25)), ("X", (T, TT, 0.583))),
+    cubic("L1_2", "Pm-3m", ("A", (0, 0, 0)), ("X", (0.5, 0.5, 0))),
+    tetragonal("Al3Ti", "I4/mmm", 2.2, ("A", (0, 0, 0)), ("X", (0, 0, 0.5)), ("X", (0, 0.5, 0.25))),
+    hexagonal("Ni3Sn", "P6_3/mmc", 0.8, ("A", (T, TT, 0.25)), ("X", (0.833, 0.666, 0.25))),
+    cubic("A15", "Pm-3n", ("A", (0, 0, 0)), ("X", (0.25, 0, 0.5))),
     # A2X3
-    _hexagonal("corundum", "R-3c", 2.73, ("A", (0, 0, 0.352)), ("X", (0.306, 0, 0.25))),
-    _hexagonal("La2O3", "P-3m1", 1.56, ("A", (T, TT, 0.245)), ("X", (0, 0, 0)), ("X", (T, TT, 0.645))),
-    _hexagonal("tetradymite", "R-3m", 7.0, ("A", (0, 0, 0.4)), ("X", (0, 0, 0)), ("X", (0, 0, 0.212))),
+    hexagonal("corundum", "R-3c", 2.73, ("A", (0, 0, 0.352)), ("X", (0.306, 0, 0.25))),
+    hexagonal("La2O3", "P-3m1", 1.56, ("A", (T, TT, 0.245)), ("X", (0, 0, 0)), ("X", (T, TT, 0.645))),
+    hexagonal("tetradymite", "R-3m", 7.0, ("A", (0, 0, 0.4)), ("X", (0, 0, 0)), ("X", (0, 0, 0.212))),
     # ABX
-    _cubic(
+    cubic(
         "half-Heusler", "F-43m", ("A", (0, 0, 0)), ("B", (0.25, 0.25, 0.25)), ("X", (0.5, 0.5, 0.5)),
     ),
-    _tetragonal("PbFCl", "P4/nmm", 1.75, ("A", (0, 0.5, 0.2)), ("B", (0, 0, 0)), ("X", (0, 0.5, 0.65))),
-    _hexagonal("ZrBeSi", "P6_3/mmc", 1.9, ("A", (0, 0, 0)), ("B", (T, TT, 0.25)), ("X", (T, TT, 0.75))),
-    _hexagonal("LiGaGe", "P6_3mc", 1.65, ("A", (0, 0, 0.25)), ("B", (T, TT, 0.46)), ("X", (T, TT, 0.08))),
-    _orthorhombic(
+    tetragonal("PbFCl", "P4/nmm", 1.75, ("A", (0, 0.5, 0.2)), ("B", (0, 0, 0)), ("X", (0, 0.5, 0.65))),
+    hexagonal("ZrBeSi", "P6_3/mmc", 1.9, ("A", (0, 0, 0)), ("B", (T, TT, 0.25)), ("X", (T, TT, 0.75))),
+    hexagonal("LiGaGe", "P6_3mc", 1.65, ("A", (0, 0, 0.25)), ("B", (T, TT, 0.46)), ("X", (T, TT, 0.08))),
+    orthorhombic(
         "TiNiSi", "Pnma", 0.6, 1.14, ("A", (0.02, 0.25, 0.68)), ("B", (0.15, 0.25, 0.06)), ("X", (0.77, 0.25, 0.62)),
     ),
     # ABX2
-    _hexagonal("NaFeO2", "R-3m", 5.2, ("A", (0, 0, 0.5)), ("B", (0, 0, 0)), ("X", (0, 0, 0.235))),
-    _hexagonal("delafossite", "R-3m", 5.6, ("A", (0, 0, 0)), ("B", (0, 0, 0.5)), ("X", (0, 0, 0.107))),
-    _tetragonal("chalcopyrite", "I-42d", 2.0, ("A", (0, 0, 0)), ("B", (0, 0, 0.5)), ("X", (0.25, 0.25, 0.125))),
-    _tetragonal("LiFeO2", "I4_1/amd", 2.1, ("A", (0, 0, 0)), ("B", (0, 0, 0.5)), ("X", (0, 0, 0.24))),
-    _tetragonal(
+    hexagonal("NaFeO2", "R-3m", 5.2, ("A", (0, 0, 0.5)), ("B", (0, 0, 0)), ("X", (0, 0, 0.235))),
+    hexagonal("delafossite", "R-3m", 5.6, ("A", (0, 0, 0)), ("B", (0, 0, 0.5)), ("X", (0, 0, 0.107))),
+    tetragonal("chalcopyrite", "I-42d", 2.0, ("A", (0, 0, 0)), ("B", (0, 0, 0.5)), ("X", (0.25, 0.25, 0.125))),
+    tetragonal("LiFeO2", "I4_1/amd", 2.1, ("A", (0, 0, 0)), ("B", (0, 0, 0.5)), ("X", (0, 0, 0.24))),
+    tetragonal(
         "CuAu-ordered rocksalt", "P4/mmm", 1.414, ("A", (0, 0, 0)), ("B", (0.5, 0.5, 0.5)), ("X", (0.5, 0.5, 0)),
         ("X", (0, 0, 0.5)),
     ),
     # ABX3
-    _cubic("perovskite", "Pm-3m", ("A", (0.5, 0.5, 0.5)), ("B", (0, 0, 0)), ("X", (0.5, 0, 0))),
-    _tetragonal(
+    cubic("perovskite", "Pm-3m", ("A", (0.5, 0.5, 0.5)), ("B", (0, 0, 0)), ("X", (0.5, 0, 0))),
+    tetragonal(
         "PbTiO3", "P4mm", 1.06, ("A", (0, 0, 0)), ("B", (0.5, 0.5, 0.54)), ("X", (0.5, 0.5, 0.11)),
         ("X", (0.5, 0, 0.617)),
     ),
-    _hexagonal("ilmenite", "R-3", 2.77, ("A", (0, 0, 0.355)), ("B", (0, 0, 0.146)), ("X", (0.317, 0.023, 0.245))),
-    _hexagonal("LiNbO3", "R3c", 2.69, ("A", (0, 0, 0.279)), ("B", (0, 0, 0)), ("X", (0.05, 0.343, 0.064))),
-    _hexagonal("BaNiO3", "P6_3/mmc", 0.855, ("A", (T, TT, 0.75)), ("B", (0, 0, 0)), ("X", (0.148, 0.296, 0.25))),
-    _orthorhombic(
+    hexagonal("ilmenite", "R-3", 2.77, ("A", (0, 0, 0.355)), ("B", (0, 0, 0.146)), ("X", (0.317, 0.023, 0.245))),
+    hexagonal("LiNbO3", "R3c", 2.69, ("A", (0, 0, 0.279)), ("B", (0, 0, 0)), ("X", (0.05, 0.343, 0.064))),
+    hexagonal("BaNiO3", "P6_3/mmc", 0.855, ("A", (T, TT, 0.75)), ("B", (0, 0, 0)), ("X", (0.148, 0.296, 0.25))),
+    orthorhombic(
         "GdFeO3", "Pnma", 1.37, 0.955, ("A", (0.06, 0.25, 0.98)), ("B", (0, 0, 0.5)), ("X", (0.467, 0.25, 0.1)),
         ("X", (0.3, 0.05, 0.7)),
     ),
-    _orthorhombic(
+    orthorhombic(
         "CaIrO3", "Cmcm", 3.14, 2.32, ("A", (0, 0.25, 0.25)), ("B", (0, 0, 0)), ("X", (0, 0.93, 0.25)),
         ("X", (0, 0.64, 0.05)),
     ),
     # AB2X4
-    _cubic("spinel", "Fd-3m", ("A", (0, 0, 0)), ("B", (0.625, 0.625, 0.625)), ("X", (0.3875, 0.3875, 0.3875))),
-    _tetragonal(
+    cubic("spinel", "Fd-3m", ("A", (0, 0, 0)), ("B", (0.625, 0.625, 0.625)), ("X", (0.3875, 0.3875, 0.3875))),
+    tetragonal(
         "defect chalcopyrite", "I-4", 2.0, ("A", (0, 0, 0)), ("B", (0, 0, 0.5)), ("B", (0, 0.5, 0.25)),
         ("X", (0.27, 0.26, 0.14)),
     ),
-    _tetragonal(
+    tetragonal(
         "K2NiF4", "I4/mmm", 3.3, ("A", (0, 0, 0)), ("B", (0, 0, 0.355)), ("X", (0, 0.5, 0)), ("X", (0, 0, 0.155)),
     ),
     # AB2X6
-    _cubic("K2PtCl6", "Fm-3m", ("A", (0, 0, 0)), ("B", (0.25, 0.25, 0.25)), ("X", (0.24, 0, 0))),
-    _hexagonal("K2GeF6", "P-3m1", 0.82, ("A", (0, 0, 0)), ("B", (T, TT, 0.7)), ("X", (0.148, 0.852, 0.22))),
+    cubic("K2PtCl6", "Fm-3m", ("A", (0, 0, 0)), ("B", (0.25, 0.25, 0.25)), ("X", (0.24, 0, 0))),
+    hexagonal("K2GeF6", "P-3m1", 0.82, ("A", (0, 0, 0)), ("B", (T, TT, 0.7)), ("X", (0.148, 0.852, 0.22))),
     # ABC2X6
-    _cubic(
+    cubic(
         "elpasolite", "Fm-3m", ("A", (0, 0, 0)), ("B", (0.5, 0.5, 0.5)), ("C", (0.25, 0.25, 0.25)), ("X", (0.25, 0, 0)),
     ),
     # ABX2 of metals
-    _cubic("Heusler", "Fm-3m", ("A", (0, 0, 0)), ("B", (0.5, 0.5, 0.5)), ("X", (0.25, 0.25, 0.25))),
-    _cubic(
+    cubic("Heusler", "Fm-3m", ("A", (0, 0, 0)), ("B", (0.5, 0.5, 0.5)), ("X", (0.25, 0.25, 0.25))),
+    cubic(
         "inverse Heusler", "F-43m", ("A", (0, 0, 0)), ("B", (0.25, 0.25, 0.25)), ("X", (0.5, 0.5, 0.5)),
         ("X", (0.75, 0.75, 0.75)),
     ),
     # AB2X2
-    _tetragonal("ThCr2Si2", "I4/mmm", 2.6, ("A", (0, 0, 0)), ("B", (0, 0.5, 0.25)), ("X", (0, 0, 0.37))),
-    _hexagonal("CaAl2Si2", "P-3m1", 1.7, ("A", (0, 0, 0)), ("B", (T, TT, 0.63)), ("X", (T, TT, 0.26))),
-    _tetragonal(
+    tetragonal("ThCr2Si2", "I4/mmm", 2.6, ("A", (0, 0, 0)), ("B", (0, 0.5, 0.25)), ("X", (0, 0, 0.37))),
+    hexagonal("CaAl2Si2", "P-3m1", 1.7, ("A", (0, 0, 0)), ("B", (T, TT, 0.63)), ("X", (T, TT, 0.26))),
+    tetragonal(
         "CaBe2Ge2", "P4/nmm", 2.3, ("A", (0, 0.5, 0.25)), ("B", (0, 0, 0)), ("B", (0, 0.5, 0.63)), ("X", (0, 0, 0.5)),
         ("X", (0, 0.5, 0.87)),
     ),

@@ -25,6 +25,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from decorations import Candidate, candidates
 from identity import require_same
+from larger_decorations import EVERY_PROTOTYPE, LARGER_FAMILIES
 
 from omatg_ray.reward.potential import load_module, load_potential
 from omatg_ray.run.progress import Progress
@@ -43,12 +44,14 @@ def main() -> None:
     parser.add_argument("--potential", required=True, help="MatGL potential: a folder or a name")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--larger", action="store_true", help="the larger prototypes, with all elements")
     parser.add_argument("--limit", type=int, help="only this many of the first candidates")
     arguments = parser.parse_args()
     potential = load_potential(arguments.potential).fingerprint
     require_same(arguments.out.with_suffix(".inputs.json"), {"potential": potential})
     done = {json.loads(line)["id"] for line in whole_lines(arguments.out)}
-    todo = [one for one in candidates()[: arguments.limit] if one.ident not in done]
+    found = candidates(families=LARGER_FAMILIES, prototypes=EVERY_PROTOTYPE) if arguments.larger else candidates()
+    todo = [one for one in found[: arguments.limit] if one.ident not in done]
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(arguments.workers, context, _start, (arguments.potential,)) as pool,

@@ -64,17 +64,18 @@ def test_diversity_is_measured_after_a_relaxation_too(
 
 @pytest.mark.long
 def test_every_prototype_has_the_space_group_that_it_names() -> None:
+    from larger_decorations import EVERY_PROTOTYPE
     from prototypes import PROTOTYPES
 
     numbers = {"A": 11, "B": 22, "C": 55, "X": 8}
     elements = {"A": "Na", "B": "Ti", "C": "Cs", "X": "O"}
-    for name, prototype in PROTOTYPES.items():
+    for name, prototype in EVERY_PROTOTYPE.items():
         structure = prototype.structure(elements)
         found = spglib.get_symmetry_dataset(
             (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers), symprec=1e-3
         )
         assert found.international == prototype.space_group, name
-        assert 2 <= len(structure) <= 20
+        assert 2 <= len(structure) <= (20 if name in PROTOTYPES else 52)
         counts = Counter(structure.atomic_numbers)
         assert {numbers[label]: count for label, count in prototype.contents().items()} == counts
 
@@ -121,6 +122,35 @@ def test_candidates_are_distinct_and_many() -> None:
     formulas = [candidate.ident.split("-")[0] for candidate in found]
     changes = sum(a != b for a, b in itertools.pairwise(formulas))
     assert changes == len(set(formulas)) - 1
+
+
+def test_larger_candidates_are_neutral_and_cover_the_periodic_table() -> None:
+    from decorations import candidates
+    from larger_decorations import EVERY_PROTOTYPE, LARGER_FAMILIES
+
+    states = {
+        **dict.fromkeys(["Li", "Na", "K", "Rb", "Cs"], (1,)), **dict.fromkeys(["Mg", "Ca", "Sr", "Ba", "Cd"], (2,)),
+        **dict.fromkeys(["Al", "Ga", "Sc", "Y", "La", "Nd", "B"], (3,)), **dict.fromkeys(["Zr", "Hf", "Si"], (4,)),
+        **dict.fromkeys(["Nb", "Ta"], (5,)), "O": (-2,), "P": (5,), "S": (6, -2), "N": (5,), "Cl": (7, 5, -1),
+        "C": (4,), "W": (6,), "F": (-1,), "Sb": (3, 5),
+    }  # fmt: skip
+    found = candidates(families=LARGER_FAMILIES, prototypes=EVERY_PROTOTYPE)
+    checked: Counter[str] = Counter()
+    for candidate in found:
+        elements = dict(candidate.elements)
+        if elements["X"] in ("O", "F", "Cl") and set(elements.values()) <= set(states):
+            counts = Composition(candidate.formula).get_el_amt_dict()
+            anion = min(states[elements["X"]])
+            others = [states[symbol] for symbol in counts if symbol != elements["X"]]
+            rest = [count for symbol, count in counts.items() if symbol != elements["X"]]
+            charges = [sum(q * n for q, n in zip(choice, rest, strict=True)) for choice in itertools.product(*others)]
+            assert -anion * counts[elements["X"]] in charges, candidate.ident
+            checked[candidate.prototype] += 1
+    assert len(checked) > 40 and sum(checked.values()) > 400
+    assert len({symbol for one in found for _, symbol in one.elements}) >= 80
+    sizes = {name: sum(prototype.contents().values()) for name, prototype in EVERY_PROTOTYPE.items()}
+    assert sum(20 <= sizes[one.prototype] <= 52 for one in found) > 1000
+    assert len({one.ident for one in found}) == len(found)
 
 
 def test_relaxation_finds_the_known_lattice_constant(shared: Path) -> None:
