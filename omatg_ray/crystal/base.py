@@ -184,14 +184,18 @@ class CellByVolume(FieldBase):
             log_ratio_factor=tuple(tuple(row) for row in np.linalg.cholesky(covariance).tolist()),
         )
 
-    def draw(
-        self, of: FieldName, species: Tensor, layout: Layout, rng: torch.Generator, given: CrystalBatch | None
-    ) -> Tensor:
+    def volumes(self) -> Tensor:
+        """Return v in Å³ by atomic number (119,)."""
         table = torch.full((MAX_ATOMIC_NUMBER + 1,), self.other_volume, dtype=torch.float64)
         for symbol, value in self.atomic_volume.items():
             table[Element(symbol).Z] = value
+        return table
+
+    def draw(
+        self, of: FieldName, species: Tensor, layout: Layout, rng: torch.Generator, given: CrystalBatch | None
+    ) -> Tensor:
         sums = torch.zeros(len(layout.n_atoms), dtype=torch.float64)
-        sums.index_add_(0, layout.batch.cpu(), table[species.cpu()])
+        sums.index_add_(0, layout.batch.cpu(), self.volumes()[species.cpu()])
         mean, factor = (torch.tensor(v, dtype=torch.float64) for v in (self.log_ratio_mean, self.log_ratio_factor))
         draws = torch.randn(len(layout.n_atoms), 3, generator=rng, dtype=torch.float64)
         return _with_uniform_angles(torch.exp(sums.log()[:, None] / 3 + mean + draws @ factor.T), rng)
