@@ -1,10 +1,12 @@
 #!/usr/bin/env python
 """Make the bundled crystals from relaxed prototypes: drop unphysical and duplicate ones, split, write.
 
-  python scripts/assets/crystals.py --relaxed work/relaxed.jsonl --out omatg_ray/assets/crystals
+  python scripts/assets/crystals.py --relaxed work/relaxed.jsonl --out work/crystals
+  python scripts/assets/crystals.py --relaxed work/larger.jsonl --beside work/crystals --largest 52 --out work/all
 
-For every composition, the lowest polymorph is kept, and those up to 0.4 eV/atom above it that differ from all lower
-ones by the tolerances used to match generated crystals.
+With `--beside`, crystals of other compositions are added to those, in the one split of `parts.py`. For every
+composition, the lowest polymorph is kept, and those up to 0.4 eV/atom above it that differ from all lower ones by the
+tolerances used to match generated crystals.
 """
 
 from __future__ import annotations
@@ -13,18 +15,21 @@ import argparse
 import json
 import multiprocessing
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import spglib
 from ase.data import covalent_radii
+from parts import Parts
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Element, Structure
 
 from omatg_ray.assets import seal
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.split import split_by_composition
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.run.progress import Progress
@@ -33,7 +38,7 @@ from omatg_ray.train.splits import SPLITS
 SYMMETRY = 0.02  # Å, tolerance of the space group
 ABOVE_LOWEST = 0.4  # eV/atom
 CLOSEST = 0.7  # in units of the sum of the covalent radii
-SIZES = (2, 20)
+SMALLEST, LARGEST = 2, 20
 VAL_COMPOSITIONS, TEST_COMPOSITIONS, SPLIT_SEED = 90, 120, 0
 
 
@@ -54,14 +59,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--relaxed", type=Path, required=True, help="output of relax.py")
     parser.add_argument("--out", type=Path, required=True, help="folder of the asset")
+    parser.add_argument("--beside", type=Path, help="folder of crystals that these are added to")
+    parser.add_argument("--largest", type=int, default=LARGEST, help="most atoms of a primitive cell")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
+    there = read_parts(arguments.beside) if arguments.beside else {}
+    parts = Parts(there)
     records = [json.loads(line) for line in arguments.relaxed.read_text(encoding="utf-8").splitlines()]
-    relaxed = [record for record in records if "dropped" not in record]
+    new = [record for record in records if record["id"].partition("-")[0] not in parts.known]
+    relaxed = [record for record in new if "dropped" not in record]
     with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
         by_formula = defaultdict(list)
         with Progress(len(relaxed), "symmetrise") as bar:
-            for crystal in pool.imap(physical, relaxed, chunksize=32):
+            for crystal in pool.imap(partial(physical, largest=arguments.largest), relaxed, chunksize=32):
                 if crystal is not None:
                     by_formula[crystal.structure.composition.reduced_formula].append(crystal)
                 bar.advance()
@@ -75,20 +85,40 @@ def main() -> None:
         [crystal.properties["material_id"] for crystal in kept],
         [crystal.properties for crystal in kept],
     )
-    split = split_by_composition(dataset, VAL_COMPOSITIONS, TEST_COMPOSITIONS, SPLIT_SEED)
+    if there:
+        split = parts.split(dataset)
+    else:
+        first = split_by_composition(dataset, VAL_COMPOSITIONS, TEST_COMPOSITIONS, SPLIT_SEED)
+        split = {name: getattr(first, name) for name in SPLITS}
     place = {ident: row for row, ident in enumerate(dataset.ids)}
+    everything: list[Crystal] = []
+    sizes: dict[str, int] = {}
     for name in SPLITS:
-        crystals = [kept[place[ident]] for ident in getattr(split, name).ids]
+        crystals = [*crystals_of(there.get(name)), *(kept[place[ident]] for ident in split[name].ids)]
         write_structures(
             arguments.out / f"{name}.extxyz", [one.structure for one in crystals], [one.properties for one in crystals]
         )
-    summary = describe(records, by_formula, kept) | {name: len(getattr(split, name)) for name in SPLITS}
+        everything, sizes[name] = everything + crystals, len(crystals)
+    summary = describe(new, by_formula, everything) | sizes
     (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     seal(arguments.out)
     print(json.dumps({key: value for key, value in summary.items() if not isinstance(value, dict)}, indent=1))
 
 
-def physical(record: dict[str, Any]) -> Crystal | None:
+def read_parts(folder: Path) -> dict[str, CrystalDataset]:
+    """Read the three parts in a folder as they are."""
+    return {part: read_dataset(folder / f"{part}.extxyz", reduce=False) for part in SPLITS}
+
+
+def crystals_of(dataset: CrystalDataset | None) -> list[Crystal]:
+    """Return the crystals of a data set with what is written of them."""
+    if dataset is None:
+        return []
+    rows = zip(dataset.crystals.to_structures(), dataset.ids, dataset.properties, strict=True)
+    return [Crystal(structure, {"material_id": ident} | properties) for structure, ident, properties in rows]
+
+
+def physical(record: dict[str, Any], largest: int = LARGEST) -> Crystal | None:
     """Symmetrise a line of relax.py to its primitive cell; None if it is too large or its atoms are too close."""
     structure = Structure(record["cell"], record["symbols"], record["positions"])
     cell = (structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), structure.atomic_numbers)
@@ -98,7 +128,7 @@ def physical(record: dict[str, Any]) -> Crystal | None:
         return None
     lattice, positions, numbers = primitive
     structure = Structure(lattice, [Element.from_Z(z) for z in numbers], positions)
-    if not SIZES[0] <= len(structure) <= SIZES[1]:
+    if not SMALLEST <= len(structure) <= largest:
         return None
     radii = covalent_radii[np.asarray(structure.atomic_numbers)]
     centres, neighbours, _, distances = structure.get_neighbor_list(5.0)

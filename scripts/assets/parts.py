@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import Literal
 
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.train.splits import SPLITS
 
-Part = Literal["train", "val", "test"]
 TEST_SHARE, VAL_SHARE = 0.08, 0.04
 
 
@@ -23,17 +21,17 @@ class Parts:
         bundled: The bundled crystals of each part.
     """
 
-    def __init__(self, bundled: dict[Part, CrystalDataset]) -> None:
-        self.known: dict[str, Part] = {formula: part for part, of in bundled.items() for formula in of.compositions}
+    def __init__(self, bundled: dict[str, CrystalDataset]) -> None:
+        self.known: dict[str, str] = {formula: part for part, of in bundled.items() for formula in of.compositions}
 
-    def of(self, formula: str) -> Part:
+    def of(self, formula: str) -> str:
         """Return the part of a reduced formula, as pymatgen writes it."""
         if formula in self.known:
             return self.known[formula]
         place = int.from_bytes(blake2b(formula.encode(), digest_size=8).digest()) / 2**64
         return "test" if place < TEST_SHARE else "val" if place < TEST_SHARE + VAL_SHARE else "train"
 
-    def split(self, dataset: CrystalDataset) -> dict[Part, CrystalDataset]:
+    def split(self, dataset: CrystalDataset) -> dict[str, CrystalDataset]:
         """Split crystals, in their order."""
         parts = [self.of(formula) for formula in dataset.compositions]
         return {name: dataset.select([i for i, part in enumerate(parts) if part == name]) for name in SPLITS}
