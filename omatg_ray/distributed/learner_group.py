@@ -17,7 +17,7 @@ from torch import Tensor
 from omatg_ray.crystal.batch import Layout
 from omatg_ray.distributed.event_loop import EventLoop
 from omatg_ray.distributed.failures import ActorGone, ActorSilent, InputLost, ObjectHandle, OutputLost, Timed, fetch
-from omatg_ray.distributed.process_group import LearnersLostError, plan_shares
+from omatg_ray.distributed.process_group import LearnersLostError, plan_shares, reason_of
 from omatg_ray.distributed.worker_group import LOGS, MAX_ATTEMPTS, SECONDS_TO_START, call
 from omatg_ray.errors import ClusterError
 from omatg_ray.flow.examples import Examples
@@ -275,7 +275,7 @@ class LearnerGroup:
                 end = time.monotonic() + SECONDS_TO_SAY_WHY
                 self._loop.until(lambda: not self._calls or time.monotonic() > end)
             if self._failed:
-                raise min(self._failed, key=lambda error: isinstance(error, LearnersLostError))
+                raise reason_of(self._failed)
         finally:
             self._forget()
         return [(stays, answers[rank]) for rank, (stays, _) in enumerate(refs)]

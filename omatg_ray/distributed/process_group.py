@@ -30,6 +30,11 @@ class LearnersLostError(ClusterError):
     """A learner cannot continue because another one is gone or does not answer; the original error is elsewhere."""
 
 
+def reason_of(errors: Sequence[Exception]) -> Exception:
+    """Return the first error that is more than the report of having lost another learner; else the first of all."""
+    return next((error for error in errors if not isinstance(error, LearnersLostError)), errors[0])
+
+
 # --- shares -------------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from omatg_ray.distributed.process_group import (
     TorchProcessGroup,
     open_rendezvous,
     plan_shares,
+    reason_of,
 )
 from omatg_ray.distributed.settings import RaySettings, Share
 from omatg_ray.distributed.workers import LearnerWorker
@@ -36,6 +37,14 @@ from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.rollout import Trajectory, rollout
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from tests.small import NOISE, SIZE, random_crystals, small_network
+
+
+def test_the_error_that_says_why_is_raised_before_those_that_only_lost_another_learner() -> None:
+    """Whichever came first; of several that say why, the first."""
+    lost, why, other = LearnersLostError("left the others"), TrainingError("not finite"), ClusterError("no memory")
+    assert reason_of([lost, why, other]) is reason_of([why, lost]) is why
+    assert reason_of([lost, LearnersLostError("left, too")]) is lost
+
 
 # --- shares -----------------------------------------------------------------------------------------------------
 
