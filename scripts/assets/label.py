@@ -42,13 +42,17 @@ def main() -> None:
     """Make the missing parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--potential", required=True, help="MatGL potential: a folder or a name")
-    parser.add_argument("--split", choices=["train", "val"], required=True, help="split of the bundled crystals")
+    parser.add_argument("--split", choices=["train", "val"], required=True, help="split of the crystals")
+    parser.add_argument(
+        "--crystals", type=Path, help="folder with train.extxyz and val.extxyz; default: the bundled ones"
+    )
     parser.add_argument("--models", type=Path, nargs="*", default=[], help="samplers whose crystals are labelled too")
     parser.add_argument("--out", type=Path, required=True, help="folder of the labels")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    path = bundled_crystals(arguments.split)
+    folder: Path | None = arguments.crystals
+    path = folder / f"{arguments.split}.extxyz" if folder else bundled_crystals(arguments.split)
     inputs = {"potential": load_potential(arguments.potential).fingerprint, "crystals": fingerprint(path)}
     require_same(arguments.out / "inputs.json", inputs)
     crystals = read_dataset(path).crystals
