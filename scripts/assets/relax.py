@@ -45,13 +45,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--larger", action="store_true", help="the larger prototypes, with all elements")
+    parser.add_argument("--smallest", type=int, default=0, help="only cells of at least so many atoms")
     parser.add_argument("--limit", type=int, help="only this many of the first candidates")
     arguments = parser.parse_args()
     potential = load_potential(arguments.potential).fingerprint
     require_same(arguments.out.with_suffix(".inputs.json"), {"potential": potential})
     done = {json.loads(line)["id"] for line in whole_lines(arguments.out)}
     found = candidates(families=LARGER_FAMILIES, prototypes=EVERY_PROTOTYPE) if arguments.larger else candidates()
-    todo = [one for one in found[: arguments.limit] if one.ident not in done]
+    sizes = {kind: sum(kind.contents().values()) for kind in {one.kind for one in found}}
+    large = [one for one in found if sizes[one.kind] >= arguments.smallest]
+    todo = [one for one in large[: arguments.limit] if one.ident not in done]
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(arguments.workers, context, _start, (arguments.potential,)) as pool,
