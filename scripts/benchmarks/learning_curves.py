@@ -39,7 +39,7 @@ class Way:
 
 BY_POLICY, BY_GRADIENT = "policy gradient", "reward gradient (the main job)"
 WAYS = {
-    BY_POLICY: Way("bundled_velocity", 20, "#1f6f9f", FROM_BUNDLED),
+    BY_POLICY: Way("bundled_velocity", 20, "#1f6f9f", [*FROM_BUNDLED, "iterations=120"]),
     BY_GRADIENT: Way("quickstart", 5, "#c4622d"),
     "one step, from t = 0.85": Way(
         "quickstart", 5, "#e0a458", ["policy.acts_from=0.85", "objective.reward_gradient.transitions=1"]
