@@ -1,7 +1,8 @@
 """Elements that decorate the prototypes for the periodic table: quaternary compounds, oxyanions, larger cells.
 
-Elements of today's sets come with hydrogen, beryllium, boron, carbon, all of the 4d and 5d metals, the rare earths and
-the light actinides. Lists are of usual oxidation states; what matters is variety, and that cells are neutral.
+Elements of the first set come with hydrogen, beryllium, boron, carbon, all of the 4d and 5d metals, the rare earths
+and the light actinides. Salts are neutral with usual oxidation states, but for the mixed valence of the cuprate; metals
+need not be.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ A3BX4 = "famatinite, enargite, sulvanite, gamma-Li3PO4"
 A2BX4 = "forsterite, beta-K2SO4, spinel(BAX), K2NiF4(BAX)"
 
 LARGER_FAMILIES = (
-    # today's small prototypes, with all elements
+    # small prototypes of the first set, with all elements
     Family(AX, (ONE, "H F Cl Br I"), 16),
     Family(AX, (TWO, "O S Se Te"), 20),
     Family(AX, (THREE + " " + ACTINIDES, PNICTOGENS), 40),
@@ -51,7 +52,8 @@ LARGER_FAMILIES = (
     Family("ReO3, AlF3, BiI3, UCl3", (THREE + " U Np", "H F Cl Br I"), 30),
     Family("bixbyite, corundum, La2O3, tetradymite", (THREE, CHALCOGENS), 60),
     Family("bixbyite(XA), corundum(XA), La2O3(XA)", ("Be Mg Ca Sr Ba Zn Cd", PNICTOGENS), 20),
-    Family("Th3P4", (f"Th U Zr Hf {RARE_EARTHS}", PNICTOGENS + " S Se Te"), 30),
+    Family("Th3P4", ("Th U Np Zr Hf Ce", PNICTOGENS), 12),
+    Family("Th3P4(XA)", (RARE_EARTHS, "As Sb Bi"), 16),
     Family("perovskite, PbTiO3, GdFeO3", ("Ca Sr Ba Pb Eu", OCTAHEDRAL_FOUR + " U Th", "O S"), 20),
     Family("perovskite, GdFeO3, LiNbO3", (RARE_EARTHS, OCTAHEDRAL_THREE, "O"), 40),
     Family("perovskite, BaNiO3, GdFeO3", (ALKALI + " Tl", TWO, "H F Cl"), 24),
@@ -63,15 +65,17 @@ LARGER_FAMILIES = (
     Family("Heusler, inverse Heusler", (ELECTROPOSITIVE, MAIN_GROUP, LATE), 40),
     Family("ThCr2Si2, CaAl2Si2, CaBe2Ge2", (f"Ca Eu Yb U Th {RARE_EARTHS}", LATE + " B", "B Si Ge P As Sb C"), 50),
     # quaternary compounds
-    Family(HEUSLER, (ELECTROPOSITIVE, LATE, NOBLE, MAIN_GROUP), 80),
+    Family(HEUSLER, (ELECTROPOSITIVE, "Cr Mn Fe Co Ni Cu Zn", NOBLE, MAIN_GROUP), 80),
     Family(A2BCX4, ("Cu Ag Li Na", "Mg Mn Fe Co Ni Zn Cd Hg", "Si Ge Sn", "S Se Te"), 50),
     Family(A2BCX6, (LARGE_TWO, "Mg Mn Fe Co Ni Zn", "Te Mo W Re Os U", "O"), 40),
     Family(A2BCX6, (LARGE_TWO, f"{OCTAHEDRAL_THREE} {RARE_EARTHS}", "Sb Nb Ta Ru Os Re Pa", "O"), 40),
     Family(A2BCX6, (RARE_EARTHS, "Mg Mn Co Ni Zn", "Ti Mn Ir Ru Pt", "O"), 30),
     Family(A2BCX6, ("K Rb Cs Tl", "Li Na K Ag", f"{OCTAHEDRAL_THREE} {RARE_EARTHS}", "F Cl Br I"), 40),
-    Family("honeycomb layers", ("Li Na K Ag Cu", "Mg Fe Co Ni Zn Cu Mn", "Sb Te Nb Ta", "O"), 30),
-    Family("ZrCuSiAs", (f"{RARE_EARTHS} U Np Bi", "Cu Ag Mn Fe Co Ni Zn Ru", "P As Sb S Se Te", "O"), 40),
+    Family("honeycomb layers", ("Li Na K Ag Cu", "Mg Fe Co Ni Zn Cu Mn", "Sb Nb Ta Bi", "O"), 30),
+    Family("ZrCuSiAs", (f"{RARE_EARTHS} Bi", "Cu Ag", "S Se Te", "O"), 20),
+    Family("ZrCuSiAs", (f"{RARE_EARTHS} U Np", "Mn Fe Co Ni Zn Cd Ru", "P As Sb", "O"), 24),
     Family("Sr2CuO2Cl2", ("Mn Fe Co Ni Cu Pd", "Ca Sr Ba", "F Cl Br", "O"), 16),
+    # mixed valence
     Family("YBa2Cu3O7", (RARE_EARTHS, "Cu Co Fe", "Sr Ba", "O"), 8),
     Family("olivine, olivine(BACX)", ("Li Na K", "Mg Mn Fe Co Ni Zn Ca Cd", "P As V", "O"), 40),
     Family("olivine, olivine(BACX)", ("Mg Ca Sr Ba", SMALL_TWO, "Si Ge", "O S"), 30),
