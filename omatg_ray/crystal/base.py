@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -153,7 +154,7 @@ class CellByVolume(FieldBase):
     @field_validator("atomic_volume")
     @classmethod
     def _of_elements(cls, volumes: dict[str, float]) -> dict[str, float]:
-        unknown = [symbol for symbol in volumes if not Element.is_valid_symbol(symbol)]
+        unknown = sorted(set(volumes) - {Element.from_Z(z).symbol for z in range(1, MAX_ATOMIC_NUMBER + 1)})
         if unknown:
             raise ValueError(f"not elements: {', '.join(unknown)}")
         return volumes
@@ -163,8 +164,9 @@ class CellByVolume(FieldBase):
         """Fit to crystals.
 
         The volumes minimise the squared relative deviations of the cells' volumes, plus those of the elements from the
-        mean volume of an atom: a rare element stays near the mean. Means and covariance are those of maximum
-        likelihood.
+        mean volume of an atom, so that a rare element stays near the mean; none is below a fifth of it. Means and
+        covariance, with a least width, are those of maximum likelihood. All are rounded, so that a resumed run fits the
+        same.
         """
         counts = np.zeros((len(crystals), MAX_ATOMIC_NUMBER + 1))
         np.add.at(counts, (crystals.batch.cpu().numpy(), crystals.species.cpu().numpy()), 1.0)
@@ -180,12 +182,13 @@ class CellByVolume(FieldBase):
                 Element.from_Z(int(z)).symbol: round(float(v), 3) for z, v in zip(seen, volumes, strict=True)
             },
             other_volume=round(float(mean), 3),
-            log_ratio_mean=tuple(ratios.mean(0).tolist()),
-            log_ratio_factor=tuple(tuple(row) for row in np.linalg.cholesky(covariance).tolist()),
+            log_ratio_mean=tuple(ratios.mean(0).round(6).tolist()),
+            log_ratio_factor=tuple(tuple(row) for row in np.linalg.cholesky(covariance).round(6).tolist()),
         )
 
+    @cached_property
     def volumes(self) -> Tensor:
-        """Return v in Å³ by atomic number (119,)."""
+        """V in Å³ by atomic number (119,)."""
         table = torch.full((MAX_ATOMIC_NUMBER + 1,), self.other_volume, dtype=torch.float64)
         for symbol, value in self.atomic_volume.items():
             table[Element(symbol).Z] = value
@@ -195,7 +198,7 @@ class CellByVolume(FieldBase):
         self, of: FieldName, species: Tensor, layout: Layout, rng: torch.Generator, given: CrystalBatch | None
     ) -> Tensor:
         sums = torch.zeros(len(layout.n_atoms), dtype=torch.float64)
-        sums.index_add_(0, layout.batch.cpu(), self.volumes()[species.cpu()])
+        sums.index_add_(0, layout.batch.cpu(), self.volumes[species.cpu()])
         mean, factor = (torch.tensor(v, dtype=torch.float64) for v in (self.log_ratio_mean, self.log_ratio_factor))
         draws = torch.randn(len(layout.n_atoms), 3, generator=rng, dtype=torch.float64)
         return _with_uniform_angles(torch.exp(sums.log()[:, None] / 3 + mean + draws @ factor.T), rng)
@@ -230,7 +233,12 @@ class BaseDistribution(Settings):
 
     @classmethod
     def fit(cls, crystals: CrystalBatch, lattices: Literal["informed", "by_volume"] = "informed") -> BaseDistribution:
-        """Fit a distribution of lattices to crystals by maximum likelihood; positions are uniform."""
+        """Fit a distribution of lattices to crystals; positions are uniform.
+
+        Args:
+            crystals: Training crystals.
+            lattices: `informed`, by maximum likelihood, or `by_volume` (`CellByVolume.fit`).
+        """
         if lattices == "by_volume":
             return cls(cell=CellByVolume.fit(crystals))
         cell = crystals.cell

@@ -24,6 +24,7 @@ class NetworkSettings(Settings):
     max_atomic_number: int = Field(100, ge=1, le=118, description="elements in the embedding")
     pooled: bool = Field(
         False,
+        # Omitted when unset, as the next two, as in files written before these keys existed.
         exclude_if=operator.not_,
         description="whether a layer takes the mean of its messages before their second linear map; not for OMatG",
     )
@@ -35,7 +36,6 @@ class NetworkSettings(Settings):
     )
     mask: bool = Field(
         False,
-        # Omitted when false, as in files written before this key existed.
         exclude_if=operator.not_,
         description="whether the embedding also has masked atoms, with atomic number 0; imported models only",
     )

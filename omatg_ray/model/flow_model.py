@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from omatg_ray.assets import asset
-from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.base import BaseDistribution, CellByVolume
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.domain import Domain, Trained, report_outside
 from omatg_ray.crystal.fields import FIELDS, FieldName
@@ -92,6 +92,8 @@ class ModelDescription(Settings):
             raise ValueError(
                 f"paths.species: {self.paths.species.kind} does not go with network.mask = {self.network.mask}"
             )
+        if self.paths.species is not None and isinstance(self.base_distribution.cell, CellByVolume):
+            raise ValueError("paths.species: lattices by_volume need the species that this model would generate")
         return self
 
 

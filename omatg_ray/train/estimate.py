@@ -19,6 +19,7 @@ from omatg_ray.evaluate.backend import local_backend
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.flow.activations import saved_bytes
 from omatg_ray.flow.pretrain import Pretrainer
+from omatg_ray.flow.settings import NetworkSettings
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.policy import Policy
@@ -227,6 +228,12 @@ def where(config: Config, parts: RunComponents) -> str:
     return f"Ray: {', '.join(actors)}; the times below are those of one process on this machine"
 
 
+def _pairs(n_atoms: torch.Tensor, network: NetworkSettings) -> int:
+    """Return the ordered pairs of atoms that exchange messages; of nearest ones, about as many as there are."""
+    heard = n_atoms if network.neighbors is None else n_atoms.clamp_max(network.neighbors + 1)
+    return int((n_atoms * heard).sum())
+
+
 def describe_pretraining(config: Config, split: Split, device: torch.device) -> str:
     """Describe a pretraining run, from two epochs on one of its batches. Changes nothing."""
     settings, train = config.pretrain, split.train.crystals
@@ -238,8 +245,8 @@ def describe_pretraining(config: Config, split: Split, device: torch.device) -> 
     start = time.perf_counter()
     trainer.run_epoch()
     seconds = time.perf_counter() - start
-    pairs, batch_pairs = (int(crystals.n_atoms.square().sum()) for crystals in (train, batch))
-    largest = int(train.n_atoms.sort(descending=True).values[: len(batch)].square().sum())
+    pairs, batch_pairs = (_pairs(crystals.n_atoms, settings.network) for crystals in (train, batch))
+    largest = _pairs(train.n_atoms.sort(descending=True).values[: len(batch)], settings.network)
     epoch, steps = seconds * pairs / batch_pairs, math.ceil(len(train) / len(batch))
     activations = sum(saved.values()) / batch_pairs * largest
     # Weights, their average, gradients and two AdamW moments.

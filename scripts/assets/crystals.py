@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--relaxed", type=Path, required=True, help="output of relax.py")
     parser.add_argument("--out", type=Path, required=True, help="folder of the asset")
     parser.add_argument("--beside", type=Path, help="folder of crystals that these are added to")
-    parser.add_argument("--largest", type=int, default=LARGEST, help="most atoms of a primitive cell")
+    parser.add_argument("--largest", type=int, default=LARGEST, help="most atoms of a primitive cell (default 20)")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     there = read_parts(arguments.beside) if arguments.beside else {}
@@ -91,15 +91,17 @@ def main() -> None:
         first = split_by_composition(dataset, VAL_COMPOSITIONS, TEST_COMPOSITIONS, SPLIT_SEED)
         split = {name: getattr(first, name) for name in SPLITS}
     place = {ident: row for row, ident in enumerate(dataset.ids)}
-    everything: list[Crystal] = []
     sizes: dict[str, int] = {}
     for name in SPLITS:
         crystals = [*crystals_of(there.get(name)), *(kept[place[ident]] for ident in split[name].ids)]
         write_structures(
             arguments.out / f"{name}.extxyz", [one.structure for one in crystals], [one.properties for one in crystals]
         )
-        everything, sizes[name] = everything + crystals, len(crystals)
-    summary = describe(new, by_formula, everything) | sizes
+        sizes[name] = len(crystals)
+    if there:
+        kept = [one for dataset in there.values() for one in crystals_of(dataset)] + kept
+    summary = {"beside": sum(map(len, there.values()))} if there else {}
+    summary |= describe(new, by_formula, kept) | sizes
     (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     seal(arguments.out)
     print(json.dumps({key: value for key, value in summary.items() if not isinstance(value, dict)}, indent=1))
@@ -167,6 +169,7 @@ def describe(
     for crystal in kept:
         polymorphs[crystal.structure.composition.reduced_formula].append(crystal)
     several = [group for group in polymorphs.values() if len(group) > 1]
+    gaps = [group[1].energy - group[0].energy for group in several]
     return {
         "candidates": len(records),
         "relaxed": sum("dropped" not in record for record in records),
@@ -178,7 +181,7 @@ def describe(
         "prototypes": dict(_counted(crystal.properties["prototype"] for crystal in kept)),
         "space_groups": dict(_counted(str(crystal.properties["space_group"]) for crystal in kept)),
         "sizes": dict(sorted(_counted(len(crystal.structure) for crystal in kept))),
-        "median_gap_to_second_polymorph": float(np.median([group[1].energy - group[0].energy for group in several])),
+        "median_gap_to_second_polymorph": float(np.median(gaps)) if gaps else None,
     }
 
 

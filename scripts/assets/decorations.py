@@ -102,13 +102,13 @@ class Candidate:
     """A decorated prototype before relaxation."""
 
     ident: str
-    kind: Prototype
+    structure_type: Prototype
     elements: tuple[tuple[str, str], ...]
 
     @property
     def prototype(self) -> str:
         """Name of the prototype."""
-        return self.kind.name
+        return self.structure_type.name
 
     @property
     def formula(self) -> str:
@@ -119,7 +119,7 @@ class Candidate:
         """Build the primitive cell, at a volume suggested by the bond lengths of similar compounds."""
         from pymatgen.analysis.structure_prediction.volume_predictor import DLSVolumePredictor
 
-        structure = self.kind.structure(dict(self.elements))
+        structure = self.structure_type.structure(dict(self.elements))
         structure.scale_lattice(25.0 * len(structure))
         return DLSVolumePredictor(min_scaling=0.1, max_scaling=10.0).get_predicted_structure(structure)
 

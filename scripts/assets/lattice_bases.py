@@ -36,7 +36,7 @@ def surprise(base: BaseDistribution, crystals: CrystalBatch) -> Tensor:
     lengths = cell_parameters(crystals.cell.double())[0].log()
     cell = base.cell
     if isinstance(cell, CellByVolume):
-        total = crystals.layout.sum(cell.volumes()[crystals.species])
+        total = crystals.layout.sum(cell.volumes[crystals.species])
         mean = torch.tensor(cell.log_ratio_mean, dtype=torch.float64) + total.log()[:, None] / 3
         factor = torch.tensor(cell.log_ratio_factor, dtype=torch.float64)
     else:

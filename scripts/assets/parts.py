@@ -19,10 +19,17 @@ class Parts:
 
     Args:
         bundled: The bundled crystals of each part.
+
+    Raises:
+        ValueError: A formula is in two parts.
     """
 
     def __init__(self, bundled: dict[str, CrystalDataset]) -> None:
-        self.known: dict[str, str] = {formula: part for part, of in bundled.items() for formula in of.compositions}
+        self.known: dict[str, str] = {}
+        for part, dataset in bundled.items():
+            for formula in dataset.compositions:
+                if self.known.setdefault(formula, part) != part:
+                    raise ValueError(f"{formula} is in {self.known[formula]} and in {part}")
 
     def of(self, formula: str) -> str:
         """Return the part of a reduced formula, as pymatgen writes it."""

@@ -1,12 +1,13 @@
 #!/usr/bin/env python
 """Put the crystals of a base for the periodic table together: MP-20, MPTS-52 and the bundled ones, in one split.
 
-  python scripts/assets/real_crystals.py --mp20 mp_20.csv --mpts52 mpts_52.csv --out runs/periodic/crystals
+  python scripts/assets/real_crystals.py --mp20 val.csv --mpts52 val.csv --out runs/periodic/crystals
 
 Both are parts of the Materials Project (CC BY 4.0; Jain et al., APL Materials 1, 011002, 2013). MP-20 (Xie et al., ICLR
 2022) comes with CDVAE: github.com/txie-93/cdvae, data/mp_20. MPTS-52 (Baird et al., 2022) comes with DiffCSP:
-github.com/jiaor17/DiffCSP, data/mpts_52. Files have columns `material_id` and `cif`, and may be compressed. Writes
-train, val and test .extxyz, with the `source` of every crystal.
+github.com/jiaor17/DiffCSP, data/mpts_52. Each is a file, which may be compressed, with columns `material_id` and `cif`,
+or a folder of such. The split is our own: leave the published test files out if figures are to be compared with
+published ones. Writes train, val and test .extxyz, with the `source` of every crystal.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ def main() -> None:
     require_same(arguments.out.with_suffix(".inputs.json"), {"potential": potential})
     done = {json.loads(line)["id"] for line in whole_lines(arguments.out)}
     found = candidates(families=LARGER_FAMILIES, prototypes=EVERY_PROTOTYPE) if arguments.larger else candidates()
-    sizes = {kind: sum(kind.contents().values()) for kind in {one.kind for one in found}}
-    large = [one for one in found if sizes[one.kind] >= arguments.smallest]
+    sizes = {name: sum(prototype.contents().values()) for name, prototype in EVERY_PROTOTYPE.items()}
+    large = [one for one in found if sizes[one.prototype] >= arguments.smallest]
     todo = [one for one in large[: arguments.limit] if one.ident not in done]
     context = multiprocessing.get_context("spawn")
     with (

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from omatg_ray.commands.pretrain import pretrain
+from omatg_ray.crystal.base import CellByVolume
 from omatg_ray.crystal.domain import Domain
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import ConfigError, ModelError, OmatgRayError, TrainingError
@@ -21,6 +22,8 @@ from omatg_ray.run.checkpoints import verify
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
+from omatg_ray.train.estimate import describe_pretraining
+from omatg_ray.train.splits import load_splits
 from tests.commands.conftest import Command, Workshop
 
 
@@ -100,6 +103,27 @@ def test_an_interrupted_run_goes_on_bit_by_bit(
     assert RunFolder(config.run).pointed_at("last") == f"epoch_{epoch:06d}"
     pretrain(config, resume=True, progress=False)
     assert_same_end(config.run, base)
+
+
+def test_options_for_large_cells_reach_the_model_and_are_resumed(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ["lattices=by_volume", "paths.pairing=free_origin", "network.pooled=true", "network.neighbors=1"]
+    config = workshop.load(f"run={tmp_path / 'run'}", *(f"pretrain.{key}" for key in keys))
+    assert "6 epochs" in describe_pretraining(config, load_splits(config.data), torch.device("cpu"))
+    with monkeypatch.context() as patch:
+        after(3, lambda: os.kill(os.getpid(), signal.SIGINT), patch)
+        with pytest.raises(Interrupted):
+            pretrain(config, progress=False)
+    pretrain(config, resume=True, progress=False)
+    other = config.model_copy(update={"run": tmp_path / "other"})
+    pretrain(other, progress=False)
+    assert_same_end(config.run, tmp_path / "other")
+    model = FlowModel.load(config.run)
+    found = model.description
+    assert isinstance(found.base_distribution.cell, CellByVolume) and found.paths.pairing == "free_origin"
+    assert found.network.pooled and found.network.neighbors == 1
+    assert len(model.sample(["NaCl"] * 2, steps=3)) == 2
 
 
 def test_a_torn_checkpoint_gives_way_to_the_one_before(

@@ -29,7 +29,7 @@ def test_crystals_are_counted_by_size_and_elements(
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "base, 10 steps, P"
     rows = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in lines[4:]}
-    assert list(rows) == ["all", "1 to 10 atoms", "21 to 30", "31 to 52", "1 or 2 elements", "3", "4"]
+    assert list(rows) == ["all", "1 to 10 atoms", "21 to 30", "31 and more", "1 or 2 elements", "3", "4"]
     assert [values[0] for values in rows.values()] == ["4", "2", "1", "1", "2", "1", "1"]
     # Both crystals of NaCl are one composition: their means have no interval.
     assert rows["1 to 10 atoms"][1:] == ["0.500", "0.100", "0.300", "+0.250", "+0.250", "0.000"]
