@@ -406,3 +406,19 @@ def test_learning_curves_say_when_a_way_is_as_good_as_policy_gradients(
     assert "10 (1/3.0), 100 (1/3.0)" in capsys.readouterr().out
     draw({BY_POLICY: [by_policy], BY_GRADIENT: [by_gradient]}, tmp_path / "curves.svg")
     assert "processor seconds" in (tmp_path / "curves.svg").read_text()
+
+
+@pytest.mark.long
+def test_large_cells_are_measured_with_every_network(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import large_cells
+
+    from omatg_ray.flow.settings import NetworkSettings
+
+    monkeypatch.setattr("sys.argv", ["large_cells.py", "--atoms", "3", "--crystals", "2", "--hidden", "8"])
+    large_cells.main()
+    head, _, row = capsys.readouterr().out.splitlines()
+    assert head.count("|") == row.count("|") == len(large_cells.NETWORKS) + 2
+    assert row.startswith("| 3 | ") and row.count("ms") == row.count("MiB") == len(large_cells.NETWORKS)
+    assert large_cells.model_of(NetworkSettings(hidden=8, neighbors=2)).description.network.neighbors == 2
