@@ -17,7 +17,7 @@ from omatg_ray.crystal.fields import Fields
 from omatg_ray.errors import TrainingError
 from omatg_ray.flow.loss import DENOISERS, LossName, flow_loss
 from omatg_ray.flow.network import CSPNet
-from omatg_ray.flow.pairing import pair
+from omatg_ray.flow.pairing import minimum_permutation
 from omatg_ray.flow.paths import TIME_MARGIN
 from omatg_ray.flow.process_group import ProcessGroup, SingleProcess, share_of
 from omatg_ray.flow.settings import PretrainSettings
@@ -144,7 +144,7 @@ class Pretrainer:
             share = share_of(len(rows), self.process_group.rank, self.process_group.size).to(whole.device)
             z = {field: noise[whole.layout.atoms_of(share) if field == "pos" else share] for field, noise in z.items()}
             x_0, x_1, t = x_0.select(share), whole.select(share), t[share]
-            own = flow_loss(self._trained, settings.paths, pair(settings.paths, x_0, x_1), x_1, t, z, whole.layout)
+            own = flow_loss(self._trained, settings.paths, _pair(x_0, x_1), x_1, t, z, whole.layout)
             lr = self.learning_rate(self.epoch * self.steps_per_epoch + index)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
@@ -188,9 +188,7 @@ class Pretrainer:
         for rows in torch.arange(len(self.val)).repeat(VALIDATION_REPEATS).split(settings.batch_size):
             x_1 = self.val.select(rows)
             x_0, t, z = self._draw(x_1, rng)
-            for name, value in flow_loss(
-                self.ema_network, settings.paths, pair(settings.paths, x_0, x_1), x_1, t, z
-            ).items():
+            for name, value in flow_loss(self.ema_network, settings.paths, _pair(x_0, x_1), x_1, t, z).items():
                 sums[name] += float(value) * (len(x_1.species) if name.startswith("pos") else len(x_1))
             atoms, cells = atoms + len(x_1.species), cells + len(x_1)
         means = {name: value / (atoms if name.startswith("pos") else cells) for name, value in sums.items()}
@@ -226,3 +224,8 @@ class Pretrainer:
 
 Recipe = partial[Pretrainer]
 """A `Pretrainer` without its last arguments: device, process group and wrapper. Crystals are on the CPU."""
+
+
+def _pair(x_0: CrystalBatch, x_1: CrystalBatch) -> CrystalBatch:
+    """Return x_0 with its atoms in the order of the shortest total path to x_1."""
+    return x_0.replace(x_0.pos[minimum_permutation(x_0.pos, x_1.pos, x_1.layout)])

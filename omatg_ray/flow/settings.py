@@ -49,13 +49,6 @@ class PathSettings(Settings):
 
     pos: AnyPath = Field(default_factory=Linear, description="path of the positions, on the torus")
     cell: AnyPath = Field(default_factory=Linear, description="path of the lattices")
-    pairing: Literal["fixed_origin", "free_origin"] = Field(
-        "fixed_origin",
-        # Omitted by default, as in files written before this key existed.
-        exclude_if=lambda pairing: pairing == "fixed_origin",
-        description="how atoms of base and data are paired for training: fixed_origin, in the best order, as in OMatG; "
-        "free_origin, in the best order after a good translation of the crystal, which straightens the flow",
-    )
     species: AnySpeciesPath = Field(
         None,
         # Omitted when null, as in files written before this key existed.
