@@ -108,7 +108,7 @@ def test_an_interrupted_run_goes_on_bit_by_bit(
 def test_options_for_large_cells_reach_the_model_and_are_resumed(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = ["lattices=by_volume", "paths.pairing=free_origin", "network.pooled=true", "network.neighbors=1"]
+    keys = ["lattices=by_volume", "network.pooled=true", "network.neighbors=1"]
     config = workshop.load(f"run={tmp_path / 'run'}", *(f"pretrain.{key}" for key in keys))
     assert "6 epochs" in describe_pretraining(config, load_splits(config.data), torch.device("cpu"))
     with monkeypatch.context() as patch:
@@ -121,7 +121,7 @@ def test_options_for_large_cells_reach_the_model_and_are_resumed(
     assert_same_end(config.run, tmp_path / "other")
     model = FlowModel.load(config.run)
     found = model.description
-    assert isinstance(found.base_distribution.cell, CellByVolume) and found.paths.pairing == "free_origin"
+    assert isinstance(found.base_distribution.cell, CellByVolume)
     assert found.network.pooled and found.network.neighbors == 1
     assert len(model.sample(["NaCl"] * 2, steps=3)) == 2
 
