@@ -174,6 +174,10 @@ class Kinds:
         return {"kind": kind} | value.model_dump(exclude_none=True) if value.model_dump(exclude_defaults=True) else kind
 
 
+NOT_A_GROUP = ("model_type", "model_attributes_type", "dict_type")
+"""Types of pydantic's errors where a value stands for a group of keys."""
+
+
 @contextmanager
 def explain_errors(source: str, model: type[BaseModel]) -> Iterator[None]:
     """Turn pydantic's errors into a ConfigError that names each key and, for unknown ones, the nearest valid key."""
@@ -214,6 +218,13 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
         names = list(parent.model_fields) if parent else []
         return f"unknown key {key}: {_hint(model, location, names)}"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in NOT_A_GROUP and (group := _model_at(model, location)):
+        first, *others = group.model_fields
+        keys = ", ".join([f"{key}.{first}", *others])
+        parent = _model_at(model, location[:-1])
+        optional = parent is not None and type(None) in get_args(parent.model_fields[location[-1]].annotation)
+        off = f", or {key}=null to go without" if optional else ""
+        return f"{key}: has keys of its own: set {keys}{off} (got {problem['input']!r})"
     if problem["type"] == "missing":
         return f"{key}: missing, and it has no default"
     if not location:

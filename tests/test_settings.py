@@ -94,3 +94,17 @@ def test_null_is_refused_where_nothing_is_no_choice():
 
     with pytest.raises(ValidationError, match="give its kind"):
         Zoo.model_validate({"first": None})
+
+
+def test_a_value_in_the_place_of_a_group_is_refused_with_its_keys() -> None:
+    """And with null where the group may be left out."""
+    from omatg_ray.assets import quickstart
+    from omatg_ray.config import Config
+
+    for key, words in {
+        "objective.flow_matching=64": "set objective.flow_matching.crystals, weight, or objective.flow_matching=null",
+        "objective.flow_matching={weight: 0}": "set objective.flow_matching.weight.pos, cell \\(got 0\\)",
+        "policy=3": "policy: has keys of its own: set policy.variant, active",
+    }.items():
+        with pytest.raises(ConfigError, match=words):
+            Config.load(quickstart(), [key])

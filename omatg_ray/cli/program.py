@@ -22,7 +22,7 @@ from omatg_ray.run.quiet import quiet_libraries
 from omatg_ray.run.streams import open_closed, tolerate_lost_readers
 
 DESCRIPTION = """\
-Reinforce flow-based crystal generators by policy gradients on their velocity fields.
+Reinforce flow-based crystal generators: by policy gradients on their velocity fields, and by gradients of energies.
 
 With the bundled base model, crystals and potential, in minutes on two cores:
 
