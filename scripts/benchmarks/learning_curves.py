@@ -100,7 +100,7 @@ def show(curves: dict[str, list[list[dict[str, float]]]]) -> None:
 
 
 def draw(curves: dict[str, list[list[dict[str, float]]]], path: Path) -> None:
-    """Draw capped means over processor seconds and energies, both logarithmic."""
+    """Draw what each seed's capped mean has changed by, over processor seconds and energies, both logarithmic."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.8), layout="constrained", facecolor="white")
@@ -112,15 +112,14 @@ def draw(curves: dict[str, list[list[dict[str, float]]]], path: Path) -> None:
     ):
         for name, seeds in curves.items():
             for seed, curve in enumerate(seeds):
-                points = [(row[key], row[SCORE]) for row in curve if row[key]]
+                points = [(row[key], row[SCORE] - curve[0][SCORE]) for row in curve if row[key]]
                 ax.plot(
                     *zip(*points, strict=True), color=WAYS[name].colour, linewidth=1.4, label=None if seed else name
                 )
-        start = next(iter(curves.values()))[0][0][SCORE]
-        ax.axhline(start, color="black", linewidth=0.8, linestyle=":", label="before")
+        ax.axhline(0.0, color="black", linewidth=0.8, linestyle=":")
         ax.set(xscale="log", xlabel=label)
-    figure.axes[0].set_ylabel("capped mean of the relative energy (eV/atom)")
-    figure.axes[1].legend(frameon=False, fontsize=8)
+    figure.axes[0].set_ylabel("change of the capped mean (eV/atom)")
+    figure.axes[1].legend(frameon=False, fontsize=8, loc="lower left")
     figure.savefig(path)
 
 
