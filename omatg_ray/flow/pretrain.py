@@ -16,6 +16,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import Fields
 from omatg_ray.errors import TrainingError
 from omatg_ray.flow.loss import DENOISERS, LossName, flow_loss
+from omatg_ray.flow.muon import Muon, split_matrices
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.pairing import minimum_permutation
 from omatg_ray.flow.paths import TIME_MARGIN
@@ -83,8 +84,11 @@ class Pretrainer:
         self._losses: list[LossName] = ["pos", "cell", *denoisers]
         self.network.require([int(train.species.max()), int(val.species.max())])
         self._average = AveragedModel(self.network, avg_fn=self._ema_update)
-        self.optimizer = torch.optim.AdamW(
-            self.network.trainable_parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+        trained = self.network.trainable_parameters()
+        self.optimizer: torch.optim.Optimizer = (
+            Muon(*split_matrices(self.network, trained), lr=settings.lr, weight_decay=settings.weight_decay)
+            if settings.optimizer == "muon"
+            else torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
         )
         self._trained = self.network if wrap is None else wrap(self.network)
         self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)

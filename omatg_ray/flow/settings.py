@@ -119,9 +119,13 @@ class PretrainSettings(Settings):
     )
     epochs: int = Field(1500, ge=1, description="passes over the training split")
     batch_size: int = Field(256, ge=1, description="crystals per step")
-    lr: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="adamw; or muon, which orthogonalises the updates of hidden matrices and learns more from an epoch",
+    )
+    lr: float = Field(2e-3, gt=0, description="peak learning rate")
     warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up; a cosine down to zero follows")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights that are validated and saved")
     grad_clip: float = Field(1.0, gt=0, description="largest gradient norm")
     loss_weights: LossWeights = Field(LossWeights(), description="weights of the losses")

@@ -146,18 +146,18 @@ def test_one_sided_paths_are_not_for_new_models(path, name):
         PretrainSettings(paths={"cell": path})
 
 
-@pytest.mark.parametrize("paths", [{}, GAMMA], ids=["plain", "gamma"])
+@pytest.mark.parametrize("values", [{}, {"paths": GAMMA}, {"optimizer": "muon"}], ids=["plain", "gamma", "muon"])
 @pytest.mark.parametrize("stop", [1, 3])
-def test_resume_is_exact(stop, paths):
-    whole = trainer(paths=paths)
+def test_resume_is_exact(stop, values):
+    whole = trainer(**values)
     losses = [whole.run_epoch() for _ in range(5)]
-    stopped = trainer(paths=paths)
+    stopped = trainer(**values)
     for _ in range(stop):
         stopped.run_epoch()
     stopped.best_val_loss = 0.25
     saved = {k: v.clone() for k, v in stopped.state_dict().items()}
 
-    resumed = trainer(paths=paths)
+    resumed = trainer(**values)
     torch.rand(7)  # what another process has drawn does not matter
     resumed.load_state_dict(saved)
     assert (resumed.epoch, resumed.best_val_loss) == (stop, 0.25)
