@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
-from pymatgen.core import Element
-from scipy.optimize import lsq_linear
 from torch import Tensor
 
 from omatg_ray.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch, Layout
@@ -154,7 +152,7 @@ class CellByVolume(FieldBase):
     @field_validator("atomic_volume")
     @classmethod
     def _of_elements(cls, volumes: dict[str, float]) -> dict[str, float]:
-        unknown = sorted(set(volumes) - {Element.from_Z(z).symbol for z in range(1, MAX_ATOMIC_NUMBER + 1)})
+        unknown = sorted(set(volumes) - _atomic_numbers().keys())
         if unknown:
             raise ValueError(f"not elements: {', '.join(unknown)}")
         return volumes
@@ -168,6 +166,9 @@ class CellByVolume(FieldBase):
         covariance, with a least width, are those of maximum likelihood. All are rounded, so that a resumed run fits the
         same.
         """
+        from scipy.optimize import lsq_linear
+
+        symbols = {z: symbol for symbol, z in _atomic_numbers().items()}
         counts = np.zeros((len(crystals), MAX_ATOMIC_NUMBER + 1))
         np.add.at(counts, (crystals.batch.cpu().numpy(), crystals.species.cpu().numpy()), 1.0)
         seen = np.flatnonzero(counts.sum(0))
@@ -178,9 +179,7 @@ class CellByVolume(FieldBase):
         ratios = cell_parameters(crystals.cell.double().cpu())[0].log().numpy() - np.log(counts @ volumes)[:, None] / 3
         covariance = np.cov(ratios.T, bias=True).reshape(3, 3) + MIN_LOG_STD**2 * np.eye(3)
         return cls(
-            atomic_volume={
-                Element.from_Z(int(z)).symbol: round(float(v), 3) for z, v in zip(seen, volumes, strict=True)
-            },
+            atomic_volume={symbols[int(z)]: round(float(v), 3) for z, v in zip(seen, volumes, strict=True)},
             other_volume=round(float(mean), 3),
             log_ratio_mean=tuple(ratios.mean(0).round(6).tolist()),
             log_ratio_factor=tuple(tuple(row) for row in np.linalg.cholesky(covariance).round(6).tolist()),
@@ -191,7 +190,7 @@ class CellByVolume(FieldBase):
         """V in Å³ by atomic number (119,)."""
         table = torch.full((MAX_ATOMIC_NUMBER + 1,), self.other_volume, dtype=torch.float64)
         for symbol, value in self.atomic_volume.items():
-            table[Element(symbol).Z] = value
+            table[_atomic_numbers()[symbol]] = value
         return table
 
     def draw(
@@ -202,6 +201,14 @@ class CellByVolume(FieldBase):
         mean, factor = (torch.tensor(v, dtype=torch.float64) for v in (self.log_ratio_mean, self.log_ratio_factor))
         draws = torch.randn(len(layout.n_atoms), 3, generator=rng, dtype=torch.float64)
         return _with_uniform_angles(torch.exp(sums.log()[:, None] / 3 + mean + draws @ factor.T), rng)
+
+
+@cache
+def _atomic_numbers() -> dict[str, int]:
+    """Return the atomic numbers of all elements by symbol."""
+    from pymatgen.core import Element  # takes a second, which rollout actors without such lattices save
+
+    return {Element.from_Z(z).symbol: z for z in range(1, MAX_ATOMIC_NUMBER + 1)}
 
 
 def _with_uniform_angles(lengths: Tensor, rng: torch.Generator) -> Tensor:

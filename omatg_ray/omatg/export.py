@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import yaml
 
-from omatg_ray.crystal.base import InformedCell
+from omatg_ray.crystal.base import CellByVolume, InformedCell
 from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
@@ -174,6 +174,8 @@ def _costs(model: FlowModel) -> dict[str, float]:
 
 def _dataset(cell: object) -> str | None:
     """Return the name of OMatG's lattice distribution; None if it needs no name."""
+    if isinstance(cell, CellByVolume):
+        raise ModelError("its lattices start by_volume; train it with pretrain.lattices=informed to export it")
     if not isinstance(cell, InformedCell):
         return None
     name = name_of(cell)
@@ -205,7 +207,10 @@ def _sampler(model: FlowModel, dataset: str | None) -> dict[str, Any]:
 
 def _network(size: NetworkSettings) -> dict[str, Any]:
     if size.pooled or size.neighbors is not None:
-        raise ModelError("its network has pooled messages or nearest neighbors, which OMatG's CSPNet has not")
+        raise ModelError(
+            "its network has pooled messages or nearest neighbors, which OMatG's CSPNet has not; train it without "
+            "pretrain.network.pooled and .neighbors to export it"
+        )
     return {
         "class_path": "omg.model.model.Model",
         "init_args": {

@@ -161,7 +161,7 @@ def test_what_one_network_cannot_express_is_refused(tmp_path: Path) -> None:
             "acts from t = 0.6 on, the base before; `omg predict` runs one network",
         ),
         (model_of(base_distribution=fitted), "fitted to other data than OMatG's own fits"),
-        (model_of(base_distribution=by_volume), "no counterpart of 'by_volume'"),
+        (model_of(base_distribution=by_volume), "lattices start by_volume; train it with pretrain.lattices=informed"),
         (model_of(network=SIZE.model_copy(update={"pooled": True})), "pooled messages or nearest neighbors"),
         (model_of(network=SIZE.model_copy(update={"neighbors": 16})), "pooled messages or nearest neighbors"),
     ):

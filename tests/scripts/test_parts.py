@@ -55,8 +55,8 @@ def test_real_crystals_are_split_without_a_leak(
     rows = []
     for name in names:
         with gzip.open(shared / "data" / name, "rt", encoding="utf-8", newline="") as file:
-            rows.append([(row["material_id"], row["cif"]) for row in itertools.islice(csv.DictReader(file), 250)])
-    rows[1] += rows[0][:40]
+            rows.append([(row["material_id"], row["cif"]) for row in itertools.islice(csv.DictReader(file), 60)])
+    rows[1] += rows[0][:20]
     for name, of in zip(names, rows, strict=True):
         with gzip.open(tmp_path / name, "wt", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("material_id", "cif"), *of])
@@ -75,6 +75,7 @@ def test_real_crystals_are_split_without_a_leak(
     assert sources == {"mp_20", "mpts_52", "bundled"}
 
 
+@pytest.mark.long
 def test_crystals_are_added_to_others_in_one_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rock salt is there already; of two new compositions each has one crystal."""
     import crystals
