@@ -88,15 +88,10 @@ def _by_message(edges: Edges, g_mean: Tensor) -> Tensor:
 
 
 def _by_inputs(
-    edges: Edges, g_inner: Tensor, saved: tuple[Tensor, ...], needs_angles: bool
+    ctx: Any, g_inner: Tensor, sin: Tensor, cos: Tensor, w_sin: Tensor, w_cos: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients by the six inputs of `_inner`; g_inner is overwritten.
-
-    Args:
-        saved: sin, cos, w_sin, w_cos.
-        needs_angles: Whether those by sines and cosines are asked for.
-    """
-    sin, cos, w_sin, w_cos = saved
+    """Return the gradients by the six inputs of `_inner`; g_inner is overwritten."""
+    edges: Edges = ctx.edges
     g_receiver = F.embedding_bag(edges.by_receiver, g_inner, edges.start, mode="sum")
     g_sender = F.embedding_bag(edges.by_sender, g_inner, edges.start, mode="sum")
     there, back, own = g_inner.split([len(sin), len(sin), len(g_receiver)])
@@ -105,7 +100,7 @@ def _by_inputs(
     g_w_sin = g_odd.T @ sin
     # An atom's own cosines are 1.
     g_w_cos = (g_even.T @ cos).add_(own.sum(0)[:, None])
-    g_sin, g_cos = (g_odd @ w_sin, g_even @ w_cos) if needs_angles else (None, None)
+    g_sin, g_cos = (g_odd @ w_sin, g_even @ w_cos) if any(ctx.needs_input_grad[3:5]) else (None, None)
     return g_receiver, g_sender, g_sin, g_cos, g_w_sin, g_w_cos
 
 
@@ -129,8 +124,7 @@ class _MeanMessage(torch.autograd.Function):
         g_weight, g_bias = g_outer.T @ between, g_outer.sum(0)
         g_inner = torch.mm(g_outer, weight, out=between)
         _silu_backward(g_inner, inner, grad_input=g_inner)
-        needs_angles = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
-        return None, *_by_inputs(ctx.edges, g_inner, tuple(saved), needs_angles), g_weight, g_bias
+        return None, *_by_inputs(ctx, g_inner, *saved), g_weight, g_bias
 
 
 class _MeanOfInner(torch.autograd.Function):
@@ -147,5 +141,4 @@ class _MeanOfInner(torch.autograd.Function):
         *saved, inner = ctx.saved_tensors
         g_inner = _by_message(ctx.edges, g_mean)
         _silu_backward(g_inner, inner, grad_input=g_inner)
-        needs_angles = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
-        return None, *_by_inputs(ctx.edges, g_inner, tuple(saved), needs_angles)
+        return None, *_by_inputs(ctx, g_inner, *saved)
