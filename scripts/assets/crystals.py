@@ -91,16 +91,17 @@ def main() -> None:
         first = split_by_composition(dataset, VAL_COMPOSITIONS, TEST_COMPOSITIONS, SPLIT_SEED)
         split = {name: getattr(first, name) for name in SPLITS}
     place = {ident: row for row, ident in enumerate(dataset.ids)}
+    before = {name: crystals_of(dataset) for name, dataset in there.items()}
     sizes: dict[str, int] = {}
     for name in SPLITS:
-        crystals = [*crystals_of(there.get(name)), *(kept[place[ident]] for ident in split[name].ids)]
+        crystals = [*before.get(name, []), *(kept[place[ident]] for ident in split[name].ids)]
         write_structures(
             arguments.out / f"{name}.extxyz", [one.structure for one in crystals], [one.properties for one in crystals]
         )
         sizes[name] = len(crystals)
     if there:
-        kept = [one for dataset in there.values() for one in crystals_of(dataset)] + kept
-    summary = {"beside": sum(map(len, there.values()))} if there else {}
+        kept = [one for crystals in before.values() for one in crystals] + kept
+    summary = {"beside": sum(map(len, before.values()))} if there else {}
     summary |= describe(new, by_formula, kept) | sizes
     (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     seal(arguments.out)
@@ -112,10 +113,8 @@ def read_parts(folder: Path) -> dict[str, CrystalDataset]:
     return {part: read_dataset(folder / f"{part}.extxyz", reduce=False) for part in SPLITS}
 
 
-def crystals_of(dataset: CrystalDataset | None) -> list[Crystal]:
+def crystals_of(dataset: CrystalDataset) -> list[Crystal]:
     """Return the crystals of a data set with what is written of them."""
-    if dataset is None:
-        return []
     rows = zip(dataset.crystals.to_structures(), dataset.ids, dataset.properties, strict=True)
     return [Crystal(structure, {"material_id": ident} | properties) for structure, ident, properties in rows]
 

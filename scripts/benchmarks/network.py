@@ -62,10 +62,8 @@ def embedded(network: CSPNet, crystals: CrystalBatch, t: Tensor) -> Tensor:
 
 def factorised(network: CSPNet, crystals: CrystalBatch, t: Tensor) -> Tensor:
     """Compute position velocities (sum N, 3), with linear maps where their inputs live and nothing fused."""
-    h, (sin, cos) = (
-        embedded(network, crystals, t),
-        pair_features(crystals, crystals.layout.edges, network.settings.frequencies),
-    )
+    h = embedded(network, crystals, t)
+    sin, cos = pair_features(crystals, crystals.layout.edges, network.settings.frequencies)
     metric = (crystals.cell @ crystals.cell.transpose(1, 2)).flatten(1)
     first, second, _ = crystals.layout.pairs
     receiver, sender = torch.cat([first, second]), torch.cat([second, first])
