@@ -9,12 +9,11 @@ its own, whose memory is what it has above that of a single atom.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
 import time
 from typing import NamedTuple
 
 import torch
+from apart import apart, peak
 
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
@@ -58,17 +57,12 @@ def measure(changes: dict[str, object], hidden: int, atoms: int, crystals: int) 
     torch.set_num_threads(1)
     model = model_of(NetworkSettings.model_validate({"hidden": hidden, **changes}))
     model.generate([[1]], Sampling(POINTS), seed=0)
-    before, seconds = _peak(), []
+    before, seconds = peak(model.device), []
     for _ in range(REPEATS):
         start = time.process_time()
         model.generate([[1] * atoms] * crystals, Sampling(POINTS), seed=0)
         seconds.append(time.process_time() - start)
-    return Cost(min(seconds), _peak() - before)
-
-
-def _peak() -> float:
-    """Return the largest memory of this process so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Cost(min(seconds), peak(model.device) - before)
 
 
 def main() -> None:
@@ -79,13 +73,10 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128)
     options = parser.parse_args()
     print(f"| atoms | {' | '.join(NETWORKS)} |\n|{'---|' * (len(NETWORKS) + 1)}")
-    context = multiprocessing.get_context("spawn")
     for atoms in options.atoms:
-        cells = []
-        for changes in NETWORKS.values():
-            with context.Pool(1) as pool:
-                cost = pool.apply(measure, (changes, options.hidden, atoms, options.crystals))
-            cells.append(f"{1000 * cost.seconds / options.crystals:.1f} ms, {cost.memory:.0f} MiB")
+        calls = [(changes, options.hidden, atoms, options.crystals) for changes in NETWORKS.values()]
+        costs = apart(measure, calls)
+        cells = [f"{1000 * cost.seconds / options.crystals:.1f} ms, {cost.memory:.0f} MiB" for cost in costs]
         print(f"| {atoms} | {' | '.join(cells)} |", flush=True)
 
 
