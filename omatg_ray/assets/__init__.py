@@ -1,8 +1,9 @@
 """Bundled assets: crystals, potential, base model and schedule, so that the package works without other data.
 
-Each asset is a folder below `assets/` with its files, a `card.md` on how it was made and what it is good for, and
-`SHA256SUMS` over both, which `sha256sum -c` also reads. The word `bundled` stands for an asset wherever a model, a
-potential, crystals or a schedule is named.
+Each asset is a folder with its files, a `card.md` on how it was made and what it is good for, and `SHA256SUMS` over
+both, which `sha256sum -c` also reads. There are two sets of assets: `bundled-prototypes` in `assets/`, which the word
+`bundled` also stands for, and `bundled-periodic` in `assets/periodic/`. These words stand for an asset of the set
+wherever a model, a potential, crystals or a schedule is named.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final, Literal, get_args
 from omatg_ray.errors import DataError
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.checkpoints import sha256_of
+from omatg_ray.run.location import BUNDLED, PERIODIC, BundledName
 
 SUMS, CARD = "SHA256SUMS", "card.md"
 AssetName = Literal["crystals", "potential", "base", "schedule"]
@@ -29,47 +31,60 @@ NEEDED: Final[dict[AssetName, tuple[str, ...]]] = {
 _FIX = "reinstall the package, or in a checkout: git checkout -- omatg_ray/assets"
 
 
-def root() -> Path:
-    """Return the folder of the assets."""
-    return Path(__file__).parent
+def root(of: BundledName = BUNDLED) -> Path:
+    """Return the folder of a set of assets."""
+    everything = Path(__file__).parent
+    return everything / "periodic" if of == PERIODIC else everything
 
 
-def asset(name: AssetName) -> Path:
+def asset(name: AssetName, of: BundledName = BUNDLED) -> Path:
     """Return the folder of an asset after checking its files against their checksums. Other files do not matter.
 
+    Args:
+        name: What it is.
+        of: Name of the set that it belongs to.
+
     Raises:
-        DataError: A file is missing, differs from its checksum, or lacks a checksum that the asset needs.
+        DataError: The set has no such asset; or a file is missing, differs from its checksum, or lacks a checksum that
+            the asset needs.
     """
-    files(name)
-    return root() / name
+    files(name, of)
+    return root(of) / name
 
 
-def files(name: AssetName) -> list[Path]:
+def has(of: BundledName) -> list[AssetName]:
+    """Return which assets a set has."""
+    return [name for name in ASSETS if (root(of) / name).is_dir()]
+
+
+def files(name: AssetName, of: BundledName = BUNDLED) -> list[Path]:
     """Return the files of an asset that have a checksum, sorted by name, after checking them against it.
 
     Raises:
         DataError: As `asset`.
     """
-    folder = root() / name
+    folder = root(of) / name
     sums = folder / SUMS
+    if of != BUNDLED and not folder.is_dir():
+        raise DataError(f"{of} has no {name}; it has {', '.join(has(of)) or 'nothing'}")
     if not sums.is_file():
-        raise DataError(f"bundled {name}: {sums} is missing; {_FIX}")
+        raise DataError(f"{of} {name}: {sums} is missing; {_FIX}")
     lines = sums.read_text(encoding="utf-8").splitlines()
     entries = [re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in lines]
     if not entries or None in entries:
-        raise DataError(f"bundled {name}: {sums} is not a list of checksums; {_FIX}")
+        raise DataError(f"{of} {name}: {sums} is not a list of checksums; {_FIX}")
     digests = {entry[2]: entry[1] for entry in entries if entry}
     outside = [file for file in digests if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts]
     if outside:
-        raise DataError(f"bundled {name}: {sums} names {outside[0]}, which lies outside its folder; {_FIX}")
+        raise DataError(f"{of} {name}: {sums} names {outside[0]}, which lies outside its folder; {_FIX}")
     for file, digest in sorted(digests.items()):
         if not (folder / file).is_file():
-            raise DataError(f"bundled {name}: {folder / file} is missing; {_FIX}")
+            raise DataError(f"{of} {name}: {folder / file} is missing; {_FIX}")
         if sha256_of(folder / file) != digest:
-            raise DataError(f"bundled {name}: {folder / file} is damaged, it differs from its checksum; {_FIX}")
+            raise DataError(f"{of} {name}: {folder / file} is damaged, it differs from its checksum; {_FIX}")
     unsealed = [file for file in NEEDED[name] if file not in digests]
     if unsealed:
-        raise DataError(f"bundled {name}: {sums} does not list {unsealed[0]}; {_FIX}")
+        raise DataError(f"{of} {name}: {sums} does not list {unsealed[0]}; {_FIX}")
     return sorted(folder / file for file in digests)
 
 
@@ -80,22 +95,22 @@ def seal(folder: Path) -> None:
     write_text(folder / SUMS, "".join(f"{sha256_of(folder / path)}  {path.as_posix()}\n" for path in shown))
 
 
-def card(name: AssetName) -> str:
+def card(name: AssetName, of: BundledName = BUNDLED) -> str:
     """Return the card of an asset, as Markdown.
 
     Raises:
         DataError: As `asset`.
     """
-    return (asset(name) / CARD).read_text(encoding="utf-8")
+    return (asset(name, of) / CARD).read_text(encoding="utf-8")
 
 
-def crystals(split: str) -> Path:
-    """Return the file of a split of the bundled crystals: train, val or test.
+def crystals(split: str, of: BundledName = BUNDLED) -> Path:
+    """Return the file of a split of bundled crystals: train, val or test.
 
     Raises:
         DataError: As `asset`.
     """
-    return asset("crystals") / f"{split}.extxyz"
+    return asset("crystals", of) / f"{split}.extxyz"
 
 
 def quickstart() -> Path:

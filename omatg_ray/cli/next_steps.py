@@ -15,14 +15,13 @@ from omatg_ray.config import Config
 from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.crystal.formula import parse_formula
 from omatg_ray.model.variants import variant
-from omatg_ray.run.location import BUNDLED, Location, is_bundled
+from omatg_ray.run.location import Location, is_bundled
 from omatg_ray.run.state import free_run
 from omatg_ray.tree import override
 
 # The suggested command uses four Ray actors: a learner, one that scores and two that roll out.
 ROLLOUT_WORKERS = 2
 FINE_STEPS, MANY_TIMES = 50, 10
-BUNDLED_SCHEDULE = ("--schedule", BUNDLED)
 RELAX_STEPS = 100
 NOT_IMPROVED = """\
 Reinforcement did not improve validation: the best checkpoint is the model as it was before, and the table compares it
@@ -55,7 +54,7 @@ def next_steps(
     trained = config.rollout.turns[0]
     steps = max(FINE_STEPS, trained)
     # The bundled schedule suits few and many points; the linear slopes of training suit only few.
-    finer = ["--steps", steps, *(BUNDLED_SCHEDULE if is_bundled(config.base) else [])]
+    finer = ["--steps", steps, *(["--schedule", config.base] if is_bundled(config.base) else [])]
     annealed = "" if is_bundled(config.base) else _describe_slopes(rows[1:])
     if config.policy.schedule_from is not None:
         # Another schedule would replace the one that it was reinforced with.

@@ -166,7 +166,7 @@ def check(options: CheckOptions, progress: bool = False) -> Check:
     trained = [] if model is None else [training_of(model, options.model or "")]
     if potential is not None:
         trained.append(Trained(f"potential {potential.name}", potential.domain))
-    with local_copy(crystals("test") if is_bundled(options.data) else options.data) as path:
+    with local_copy(crystals("test", options.data) if is_bundled(options.data) else options.data) as path:
         found = survey(path, progress=progress)
     usable = found.usable
     unknown = {name: {} if usable is None else unknown_elements(usable, elements) for name, elements in known.items()}

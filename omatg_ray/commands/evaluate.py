@@ -27,7 +27,7 @@ from omatg_ray.model.sampling import DEFAULT, Sampling
 from omatg_ray.model.schedule import OWN
 from omatg_ray.policy.schedule import describe
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.run.location import BUNDLED, Location, absolute_name, is_bundled
+from omatg_ray.run.location import Location, absolute_name, is_bundled
 from omatg_ray.run.text import LINE, aligned
 from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.early import reward_config
@@ -198,7 +198,7 @@ def evaluation_session(
         called: Location = "the references"
         dataset = data
     else:
-        called = crystals("test") if is_bundled(data) else data
+        called = crystals("test", data) if is_bundled(data) else data
         dataset = read(called, progress, options.on_error)
     config = None if options.reward is None else reward_config(options.reward)
     reward = _reward(options, list(loaded.values()), None if config is None else config.reward.potential)
@@ -277,7 +277,7 @@ def _reward(options: MeasureOptions, models: Sequence[FlowModel], own: str | Non
     rewarded = list(dict.fromkeys(model.description.potential for model in models if model.description.potential))
     potential = options.potential or (rewarded[0] if rewarded else own)
     if potential is None and is_bundled(options.data):
-        potential = BUNDLED
+        potential = options.data
     if potential is None:
         warnings.warn("no energies: the model names no potential; give one with --potential", stacklevel=2)
     if potential is None or potential == NO_POTENTIAL:

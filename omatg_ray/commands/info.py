@@ -13,7 +13,7 @@ from omatg_ray.errors import ModelError
 from omatg_ray.model.schedule import SCHEDULE_FILE, read_description
 from omatg_ray.policy.hand_made import HandMadeSchedule, LinearSchedule, StepSizes
 from omatg_ray.policy.settings import Curve, LearnedScheduleSettings, NoiseSettings
-from omatg_ray.run.location import BUNDLED, is_bundled, is_remote
+from omatg_ray.run.location import BUNDLED, BUNDLED_NAMES, PERIODIC, BundledName, is_bundled, is_remote
 from omatg_ray.run.storage import files_at
 from omatg_ray.run.sync import fetch_model
 from omatg_ray.run.text import counted
@@ -32,9 +32,16 @@ def overview() -> str:
     Raises:
         DataError: A file of an asset is missing or damaged.
     """
-    parts = [f"{_summarise(name)}\n{_first_paragraph(assets.card(name))}" for name in ASSETS]
-    cards = ", ".join(f"`omatg-ray info {name}`" for name in ASSETS)
+    known = _assets()
+    parts = [f"{_summarise(name)}\n{_first_paragraph(assets.card(*known[name]))}" for name in known]
+    cards = ", ".join(f"`omatg-ray info {name}`" for name in known)
     return "\n\n".join([*parts, f"Whole cards: {cards}. What a model is made of: `omatg-ray info MODEL`."])
+
+
+def _assets() -> dict[str, tuple[AssetName, BundledName]]:
+    """Return the assets of all sets by the names under which they are shown."""
+    shown: dict[str, tuple[AssetName, BundledName]] = {name: (name, BUNDLED) for name in ASSETS}
+    return shown | {f"{PERIODIC}/{name}": (name, PERIODIC) for name in assets.has(PERIODIC)}
 
 
 def _first_paragraph(card: str) -> str:
@@ -44,11 +51,12 @@ def _first_paragraph(card: str) -> str:
     return "\n".join(f"  {line}" for line in lines)
 
 
-def _summarise(name: AssetName) -> str:
+def _summarise(shown: str) -> str:
     """Return files, size and folder of an asset, in one line."""
-    files = assets.files(name)
+    name, of = _assets()[shown]
+    files = assets.files(name, of)
     size = sum(path.stat().st_size for path in files)
-    return f"{name}: {len(files)} files, {size / 1e6:.2f} MB, in {assets.root() / name}"
+    return f"{shown}: {len(files)} files, {size / 1e6:.2f} MB, in {assets.root(of) / name}"
 
 
 def _elements(potential: Path) -> str:
@@ -62,21 +70,22 @@ def describe(name: str) -> str:
     """Return the card of an asset, or the contents of `model.json` or `schedule.json` of a model or schedule, in lines.
 
     Args:
-        name: Name of an asset; a model or run folder or its URL (`./base` for a folder that has the name of an asset);
-            or bundled.
+        name: Name of an asset, after that of its set if it is not the default one (`bundled-periodic/base`); a model or
+            run folder or its URL (`./base` for a folder that has the name of an asset); or the name of a set.
 
     Raises:
         DataError: A file of the asset is missing or damaged.
         ModelError: There is no such folder, no model in it, or it cannot be read.
     """
-    for known in ASSETS:
-        if name == known:
-            elements = f"\nelements: {_elements(assets.asset(known))}" if known == "potential" else ""
-            return f"{_summarise(known)}{elements}\n\n{assets.card(known).rstrip()}"
+    known = _assets()
+    if name in known:
+        what, _ = known[name]
+        elements = f"\nelements: {_elements(assets.asset(*known[name]))}" if what == "potential" else ""
+        return f"{_summarise(name)}{elements}\n\n{assets.card(*known[name]).rstrip()}"
     if not is_bundled(name) and not is_remote(name) and not Path(name).exists():
         raise ModelError(
-            f"info: {name} is none of {', '.join(ASSETS)} or {BUNDLED}, and there is no model or run folder of that "
-            "name"
+            f"info: {name} is none of {', '.join([*known, *BUNDLED_NAMES])}, and there is no model or run folder of "
+            "that name"
         )
     if is_remote(name) and SCHEDULE_FILE in files_at(name):
         with fetch_model(name, SCHEDULE_FILE) as copy:

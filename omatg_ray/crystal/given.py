@@ -45,7 +45,7 @@ def as_dataset(given: Given, progress: bool = False, on_error: OnError = "refuse
         return given
     if isinstance(given, str | Path):
         place = given if is_remote(given) else Path(given).expanduser()
-        with local_copy(assets.crystals("test") if is_bundled(given) else place) as path:
+        with local_copy(assets.crystals("test", given) if is_bundled(given) else place) as path:
             return read_dataset(path, reduce=False, allow_overlaps=True, on_error=on_error, progress=progress)
     if isinstance(given, CrystalBatch):
         given = given.to_structures()

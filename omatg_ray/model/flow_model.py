@@ -200,7 +200,7 @@ class FlowModel:
         if is_remote(path):
             with fetch_model(path, DESCRIPTION_FILE) as copy:
                 return cls.load(copy, device)
-        folder = asset("base") if is_bundled(path) else model_folder(Path(path))
+        folder = asset("base", path) if is_bundled(path) else model_folder(Path(path))
         try:
             description = ModelDescription.model_validate(
                 json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))

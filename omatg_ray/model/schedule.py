@@ -128,7 +128,7 @@ def learned_schedule(location: Location) -> LearnedSchedule:
         StorageError: The URL cannot be reached.
     """
     if is_bundled(location):
-        return _read(asset("schedule"))
+        return _read(asset("schedule", location))
     if is_remote(location):
         for url in (str(location), f"{location}/{FOLDER}"):
             if SCHEDULE_FILE in files_at(url):

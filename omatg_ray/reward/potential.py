@@ -265,7 +265,7 @@ def load_module(name_or_folder: str | Path) -> matgl.apps.pes.Potential:
 def _find(name_or_folder: str | Path) -> Path:
     """Return the folder of the weights, which for a name is in MatGL's cache."""
     if is_bundled(name_or_folder):
-        return asset("potential")
+        return asset("potential", name_or_folder)
     folder = potential_folder(name_or_folder)
     if folder is not None:
         return folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Final, Literal, TypeGuard
+from typing import Final, Literal, TypeGuard, get_args
 
 from omatg_ray.run.home import home
 
@@ -73,12 +73,15 @@ def join_location(location: Location, name: str) -> Location:
     return f"{location}/{name}" if is_remote(location) else Path(location) / name
 
 
+BundledName = Literal["bundled", "bundled-prototypes", "bundled-periodic"]
 BUNDLED: Final = "bundled"
+PERIODIC: Final = "bundled-periodic"
+BUNDLED_NAMES: Final[tuple[BundledName, ...]] = get_args(BundledName)
 
 
-def is_bundled(name: object) -> TypeGuard[Literal["bundled"]]:
-    """Return whether a name is the word `bundled`. A `Path` never is, so `./bundled`, as a path, stays a folder."""
-    return isinstance(name, str) and name == BUNDLED
+def is_bundled(name: object) -> TypeGuard[BundledName]:
+    """Return whether a name is `bundled` or names a bundled set. A `Path` never does, so `./bundled` stays a folder."""
+    return isinstance(name, str) and name in BUNDLED_NAMES
 
 
 def absolute_name(name: Location) -> str:

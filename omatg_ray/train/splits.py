@@ -90,7 +90,7 @@ def base_run_data(base: Location) -> DataSettings | None:
         StorageError: The URL of the model cannot be reached.
     """
     if is_bundled(base):
-        return DataSettings(**{name: crystals(name) for name in SPLITS})
+        return DataSettings(**{name: crystals(name, base) for name in SPLITS})
     if is_remote(base):
         for url in (base, *(base.rsplit("/", above)[0] for above in (1, 2))):
             names = {f"{name}.extxyz" for name in SPLITS}

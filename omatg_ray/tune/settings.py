@@ -23,7 +23,7 @@ from omatg_ray.hints import hint_at
 from omatg_ray.run.advice import command, install
 from omatg_ray.run.config_file import read_tree
 from omatg_ray.run.job_paths import path_to_keep
-from omatg_ray.run.location import Location, as_location, is_bundled, is_remote
+from omatg_ray.run.location import BUNDLED, Location, as_location, is_remote
 from omatg_ray.run.location_keys import LocalFolder
 from omatg_ray.settings import Settings, current_key, current_names
 from omatg_ray.tree import flatten, set_key
@@ -118,7 +118,7 @@ class SweepSettings(Settings):
     @field_validator("config", mode="before")
     @classmethod
     def _resolve_config(cls, config: Any) -> Any:
-        if is_bundled(config):
+        if config == BUNDLED:
             return quickstart()
         return as_location(config) if isinstance(config, str) else config
 

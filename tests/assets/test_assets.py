@@ -15,7 +15,7 @@ from omatg_ray.errors import DataError
 from omatg_ray.model.flow_model import DESCRIPTION_FILE, WEIGHTS_FILE
 from omatg_ray.reward.known_energies import KNOWN_ENERGIES
 from omatg_ray.reward.potential import WEIGHT_FILES
-from omatg_ray.run.location import BUNDLED, absolute_name, is_bundled
+from omatg_ray.run.location import BUNDLED, BUNDLED_NAMES, PERIODIC, BundledName, absolute_name, is_bundled
 from omatg_ray.train.splits import SPLITS
 
 ABSOLUTE = re.compile(r"(?<![\w.-])/(home|work|tmp|root|Users|mnt)/|(?<![A-Za-z])[A-Za-z]:[\\/]")
@@ -32,7 +32,7 @@ def potential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "deep" / "more weights.pt").write_bytes(b"more")
     (folder / "card.md").write_text("# A card − with a minus sign\n", encoding="utf-8")
     seal(folder)
-    monkeypatch.setattr(assets, "root", lambda: tmp_path)
+    monkeypatch.setattr(assets, "root", lambda of="bundled": tmp_path / "periodic" if of == PERIODIC else tmp_path)
     return folder
 
 
@@ -132,8 +132,23 @@ def test_an_asset_that_is_not_there(potential: Path) -> None:
         assets.crystals("test")
 
 
-def test_the_word_is_text_and_nothing_else() -> None:
-    assert is_bundled(BUNDLED)
+def test_a_set_has_assets_of_its_own_and_says_which_it_lacks(potential: Path) -> None:
+    assert asset("potential", "bundled-prototypes") == potential
+    folder = potential.parent / "periodic" / "crystals"
+    folder.mkdir(parents=True)
+    for name in ("card.md", "train.extxyz", "val.extxyz", "test.extxyz"):
+        (folder / name).write_text(name)
+    seal(folder)
+    assert assets.crystals("val", PERIODIC) == folder / "val.extxyz"
+    with pytest.raises(DataError, match="^bundled-periodic has no potential; it has crystals$"):
+        asset("potential", PERIODIC)
+    (folder / "val.extxyz").unlink()
+    with pytest.raises(DataError, match="^bundled-periodic crystals: .*val.extxyz is missing"):
+        assets.crystals("train", PERIODIC)
+
+
+def test_the_words_are_text_and_nothing_else() -> None:
+    assert all(map(is_bundled, BUNDLED_NAMES)) and BUNDLED in BUNDLED_NAMES
     assert not any(map(is_bundled, (Path("bundled"), "./bundled", "Bundled", "", None)))
 
 
@@ -160,12 +175,15 @@ def test_records_tell_the_word_from_a_folder(tmp_path: Path, monkeypatch: pytest
     assert {absolute_name(folder) for folder in folders} == {str(tmp_path / "bundled")}
 
 
-@pytest.mark.parametrize("name", ASSETS)
-def test_what_the_package_carries_is_whole(name: assets.AssetName) -> None:
-    folder = asset(name)
+BOTH_SETS = [(name, BUNDLED) for name in ASSETS] + [(name, PERIODIC) for name in assets.has(PERIODIC)]
+
+
+@pytest.mark.parametrize(("name", "of"), BOTH_SETS)
+def test_what_the_package_carries_is_whole(name: assets.AssetName, of: BundledName) -> None:
+    folder = asset(name, of)
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert set(listed(folder)) == {path for path in there if path != "SHA256SUMS" and not path.startswith(".")}
-    assert len(card(name)) > 200
+    assert len(card(name, of)) > 200
 
 
 @pytest.mark.parametrize(
@@ -181,9 +199,9 @@ def test_what_an_absolute_path_is(text: str, found: bool) -> None:
     assert bool(ABSOLUTE.search(text)) == found
 
 
-@pytest.mark.parametrize("name", ASSETS)
-def test_no_asset_tells_where_it_was_made(name: assets.AssetName) -> None:
-    texts = [path for path in (assets.root() / name).rglob("*") if path.suffix in (".json", ".md")]
+@pytest.mark.parametrize(("name", "of"), BOTH_SETS)
+def test_no_asset_tells_where_it_was_made(name: assets.AssetName, of: BundledName) -> None:
+    texts = [path for path in (assets.root(of) / name).rglob("*") if path.suffix in (".json", ".md")]
     assert texts
     for path in texts:
         assert ABSOLUTE.search(path.read_text(encoding="utf-8")) is None, path

@@ -28,6 +28,7 @@ from omatg_ray.flow.species import MaskedSpecies
 from omatg_ray.model.flow_model import FlowModel, ModelDescription
 from omatg_ray.model.schedule import save_schedule
 from omatg_ray.reward.potential import load_potential
+from omatg_ray.run.location import PERIODIC
 from tests.small import SIZE, learned_schedule, small_network
 
 ELEMENTS = ("Na", "K", "Rb", "Mg", "Ca", "O", "S", "F", "Cl", "Br")
@@ -221,5 +222,5 @@ def assets(sealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A copy of them that takes the place of the package's own."""
     root = tmp_path / "assets"
     shutil.copytree(sealed, root)
-    monkeypatch.setattr("omatg_ray.assets.root", lambda: root)
+    monkeypatch.setattr("omatg_ray.assets.root", lambda of="bundled": root / "periodic" if of == PERIODIC else root)
     return root
