@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from pymatgen.core import Lattice, Structure
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FieldName
@@ -54,6 +55,13 @@ def random_crystals(sizes: Sequence[int], seed: int = 0, dtype: torch.dtype = to
         cells.to(dtype),
         torch.tensor(sizes),
     )
+
+
+def rock_salt(length: float = 5.69, cation: str = "Na", anion: str = "Cl") -> Structure:
+    """The cubic cell of eight atoms, of a length in Å. `Structure.from_spacegroup` would take two seconds."""
+    centred = [[0.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]]
+    moved = [[0.5 - x for x in site] for site in centred]
+    return Structure(Lattice.cubic(length), [cation] * 4 + [anion] * 4, centred + moved)
 
 
 def velocity_policy(

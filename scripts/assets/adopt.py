@@ -4,6 +4,7 @@
 python scripts/assets/adopt.py base runs/assets/base/checkpoints/last
 python scripts/assets/adopt.py potential runs/assets/student
 python scripts/assets/adopt.py schedule runs/annealing_energy/schedule
+python scripts/assets/adopt.py base runs/periodic/base/checkpoints/last --set bundled-periodic
 python scripts/assets/adopt.py seal                 # after editing a card
 """
 
@@ -16,8 +17,9 @@ from typing import Any
 
 from domain import of_potential
 
-from omatg_ray.assets import ASSETS, root, seal
-from omatg_ray.crystal.domain import DOMAIN_FILE
+from omatg_ray.assets import crystals as bundled_crystals
+from omatg_ray.assets import has, root, seal
+from omatg_ray.crystal.domain import DOMAIN_FILE, Domain
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.model.flow_model import DESCRIPTION_FILE, WEIGHTS_FILE
 from omatg_ray.model.schedule import SCHEDULE_FILE
@@ -25,6 +27,7 @@ from omatg_ray.model.schedule import WEIGHTS_FILE as SCHEDULE_WEIGHTS
 from omatg_ray.reward.known_energies import KNOWN_ENERGIES
 from omatg_ray.reward.potential import WEIGHT_FILES, load_potential
 from omatg_ray.run.atomic import write_json, write_text
+from omatg_ray.run.location import BUNDLED, PERIODIC, BundledName
 
 FILES = {
     "base": (DESCRIPTION_FILE, WEIGHTS_FILE),
@@ -40,27 +43,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["base", "potential", "schedule", "seal"])
     parser.add_argument("source", type=Path, nargs="?")
+    parser.add_argument("--set", choices=[BUNDLED, PERIODIC], default=BUNDLED, help="set of assets that it belongs to")
+    parser.add_argument(
+        "--labelled", type=Path, help="of a potential for bundled-periodic: the crystals it learned from"
+    )
     arguments = parser.parse_args()
     if arguments.what == "seal":
-        for name in ASSETS:
-            seal(root() / name)
+        for of in (BUNDLED, PERIODIC):
+            for name in has(of):
+                seal(root(of) / name)
         return
     if arguments.source is None:
         parser.error(f"name the folder of the {arguments.what}")
-    folder = root() / arguments.what
-    folder.mkdir(exist_ok=True)
+    folder = root(arguments.set) / arguments.what
+    folder.mkdir(exist_ok=True, parents=True)
     for file in FILES[arguments.what]:
         shutil.copyfile(arguments.source / file, folder / file)
     if arguments.what == "potential":
         (folder / KNOWN_ENERGIES).unlink(missing_ok=True)
-        write_json(folder / KNOWN_ENERGIES, known_energies(folder))
-        write_text(folder / DOMAIN_FILE, of_potential().model_dump_json(indent=1) + "\n")
+        write_json(folder / KNOWN_ENERGIES, known_energies(folder, arguments.set))
+        domain = of_potential()
+        if arguments.set == PERIODIC:
+            domain = Domain.of(read_dataset(arguments.labelled).crystals)
+        write_text(folder / DOMAIN_FILE, domain.model_dump_json(indent=1) + "\n")
     seal(folder)
 
 
-def known_energies(folder: Path) -> list[dict[str, Any]]:
+def known_energies(folder: Path, of: BundledName) -> list[dict[str, Any]]:
     """Return a few crystals with the energies that the potential gives them now."""
-    dataset = read_dataset(root() / "crystals" / "val.extxyz")
+    dataset = read_dataset(bundled_crystals("val", of))
     rows = [row * len(dataset) // KNOWN for row in range(KNOWN)]
     crystals = dataset.crystals.select(rows)
     energies = (load_potential(folder).energies(crystals, repulsion=False) / crystals.n_atoms).tolist()

@@ -208,7 +208,7 @@ def test_no_asset_tells_where_it_was_made(name: assets.AssetName, of: BundledNam
 
 
 def test_git_leaves_the_ends_of_lines_of_assets_alone() -> None:
-    root = Path(assets.__file__).parents[1]
+    root = Path(assets.__file__).parents[2]
     if not (root / ".git").exists():
         pytest.skip("no checkout")
     files = [f"omatg_ray/assets/{name}" for name in ("crystals/train.extxyz", "base/card.md", "x/deep/y.json")]

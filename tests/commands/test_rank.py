@@ -19,6 +19,7 @@ from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ConfigError, DataError, PotentialError
 from tests.commands.conftest import Command, Workshop
 from tests.commands.test_generate import Spring, Stiff
+from tests.small import rock_salt
 
 CSCL_SITES = [[0, 0, 0], [0.5, 0.5, 0.5]]
 COLLAPSED = Structure(Lattice.cubic(0.3), ["Na", "Cl"], CSCL_SITES)
@@ -156,7 +157,7 @@ def test_elements_that_the_potential_does_not_know_are_named(workshop: Workshop)
 
 
 def test_crystals_are_compared_with_the_references_of_their_composition(spring: Spring) -> None:
-    rock = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    rock = rock_salt(5.6)
     references = [salt(4.0), salt(4.3), Structure(Lattice.cubic(4.0), ["Na", "Na"], CSCL_SITES)]
     other = Structure(Lattice.cubic(4.0), ["Cl", "Cl"], CSCL_SITES)
     given = [salt(4.1), COLLAPSED, other]

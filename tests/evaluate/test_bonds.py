@@ -7,9 +7,9 @@ from pymatgen.core import Lattice, Structure
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.evaluate.bonds import BONDED, closest_bonds, moved_bonds
-from tests.small import random_crystals
+from tests.small import random_crystals, rock_salt
 
-ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+ROCK_SALT = rock_salt(5.64)
 
 
 def test_rock_salt() -> None:
@@ -48,12 +48,7 @@ def test_bonds_that_a_relaxation_changes_by_more_than_15_percent_are_named() -> 
     """The radii of Na and Cl add up to 2.68 Å: bonded up to 3.22 Å, followed up to 4.02 Å."""
 
     def salts(*bonds: float) -> CrystalBatch:
-        return CrystalBatch.from_structures(
-            [
-                Structure.from_spacegroup("Fm-3m", Lattice.cubic(2 * bond), ["Na", "Cl"], [[0] * 3, [0.5] * 3])
-                for bond in bonds
-            ]
-        )
+        return CrystalBatch.from_structures([rock_salt(2 * bond) for bond in bonds])
 
     before, after = (2.4, 2.4, 3.9, 2.5, 8.0), (2.7, 2.9, 2.6, 4.5, 9.5)
     named = [[text for text in found if "Na-Cl" in text] for found in moved_bonds(salts(*before), salts(*after))]

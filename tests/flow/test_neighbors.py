@@ -6,14 +6,13 @@ import itertools
 
 import pytest
 import torch
-from pymatgen.core import Lattice, Structure
 
 from omatg_ray.crystal.batch import CrystalBatch, Layout
 from omatg_ray.crystal.lattice import cell_from_parameters
 from omatg_ray.flow.neighbors import SHELL, near
-from tests.small import SIZE, random_crystals, small_network
+from tests.small import SIZE, random_crystals, rock_salt, small_network
 
-ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.69), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+ROCK_SALT = rock_salt()
 
 
 def pairs_of(crystals: CrystalBatch, k: int) -> set[tuple[int, int]]:

@@ -54,7 +54,7 @@ def plausible(rows: list[dict[str, Any]]) -> list[Tensor]:
 
 
 # A fingerprint takes a quarter of a second.
-@pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("every", [24, pytest.param(1, marks=pytest.mark.long)])
 def test_which_structures_are_valid(
     every: int, generated: CrystalBatch, reference: CrystalBatch, plausible: list[Tensor]
 ) -> None:
@@ -73,9 +73,8 @@ def test_counts_of_valid_structures(plausible: list[Tensor], summary: dict[str, 
     assert float(theirs.double().mean()) == pytest.approx(summary["valid_fraction_reference"], abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "reduced"), [CASES[0], *(pytest.param(*case, marks=pytest.mark.long) for case in CASES[1:])]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "settings", "reduced"), CASES)
 def test_rates_over_valid_structures(
     name: str,
     settings: MatchSettings,

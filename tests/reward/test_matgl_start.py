@@ -29,7 +29,9 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize(("max_n", "cutoff"), [(1, 4.0), (3, 5.0), (4, 4.5), (5, 4.0), (3, 6.0)])
+@pytest.mark.parametrize(
+    ("max_n", "cutoff"), [(1, 4.0), (3, 5.0), (4, 4.5), pytest.param(5, 4.0, marks=pytest.mark.long), (3, 6.0)]
+)
 def test_radial_functions_are_those_of_matgl_to_the_bit(max_n: int, cutoff: float) -> None:
     import_matgl()
     from matgl.utils.maths import _get_lambda_func

@@ -15,12 +15,13 @@ import torch
 from pymatgen.core import Composition, Element, Lattice, Structure
 
 from omatg_ray.crystal.batch import CrystalBatch
-from tests.evaluate.sodium_chloride import POLYMORPHS, litharge, rattled, rock_salt, wurtzite
+from tests import small
+from tests.evaluate.sodium_chloride import POLYMORPHS, caesium_chloride, litharge, rattled, rock_salt, wurtzite
 
-ROCKSALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.69), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+ROCKSALT = small.rock_salt()
 # Prototypes whose salts are counted; building one takes a moment.
 SOME = ("rocksalt", "fluorite", "rutile", "corundum", "NaFeO2", "ilmenite", "spinel", "K2NiF4", "K2PtCl6", "elpasolite")
-CESIUM_CHLORIDE = Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+CESIUM_CHLORIDE = caesium_chloride()
 
 
 def test_samples_are_counted_by_the_polymorphs_that_they_match() -> None:

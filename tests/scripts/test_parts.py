@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from pymatgen.core import Lattice, Structure
 
 from omatg_ray.assets import crystals as bundled_crystals
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.train.splits import SPLITS
+from tests.small import rock_salt
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,13 @@ def test_parts_do_not_depend_on_what_else_there_is(bundled: dict[str, CrystalDat
 def test_real_crystals_are_split_without_a_leak(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled: dict[str, CrystalDataset]
 ) -> None:
-    """Of the first rows of both files, and some of the first file once more in the second."""
+    """Of the first rows of both files, some of the first file once more in the second, and bundled crystals."""
     import real_crystals
+
+    few = {part: dataset.select(range(0, len(dataset), 10)) for part, dataset in bundled.items()}
+    for part, dataset in few.items():
+        real_crystals.write(tmp_path / f"{part}.extxyz", dataset, ["bundled"] * len(dataset.ids))
+    monkeypatch.setattr(real_crystals, "bundled_crystals", lambda part: tmp_path / f"{part}.extxyz")
 
     names = ("mp_20_biternary_val.csv.gz", "mpts_52_val.csv.gz")
     rows = []
@@ -67,7 +72,7 @@ def test_real_crystals_are_split_without_a_leak(
     for first, second in itertools.combinations(SPLITS, 2):
         assert not set(parts[first].compositions) & set(parts[second].compositions)
         assert not set(parts[first].ids) & set(parts[second].ids)
-    for part, dataset in bundled.items():
+    for part, dataset in few.items():
         assert set(dataset.compositions) <= set(parts[part].compositions)
     real = [name for dataset in parts.values() for name in dataset.ids if name.startswith("mp-")]
     assert len(real) == len(set(real)) == len({name for of in rows for name, _ in of})
@@ -81,11 +86,8 @@ def test_crystals_are_added_to_others_in_one_split(tmp_path: Path, monkeypatch: 
     import crystals
     from parts import Parts
 
-    def salt(symbol: str) -> Structure:
-        return Structure.from_spacegroup("Fm-3m", Lattice.cubic(6.3), [symbol, "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-
     def line(symbol: str) -> str:
-        of = salt(symbol)
+        of = rock_salt(6.3, symbol)
         record = {"id": f"{symbol}Cl-rocksalt-{symbol}Cl", "prototype": "rocksalt", "energy_per_atom": -3.0}
         record |= {"symbols": [site.specie.symbol for site in of], "cell": of.lattice.matrix.tolist()}
         return json.dumps(record | {"positions": of.frac_coords.tolist()})
@@ -94,7 +96,7 @@ def test_crystals_are_added_to_others_in_one_split(tmp_path: Path, monkeypatch: 
         properties = [
             {"material_id": f"{symbol}-there", "energy_per_atom": -3.0, "prototype": "B1", "space_group": 225}
         ]
-        write_structures(tmp_path / "there" / f"{part}.extxyz", [salt(symbol)], properties)
+        write_structures(tmp_path / "there" / f"{part}.extxyz", [rock_salt(6.3, symbol)], properties)
     (tmp_path / "relaxed.jsonl").write_text("\n".join(line(symbol) for symbol in ("Na", "Cs", "Tl", "Ag")) + "\n")
     words = f"crystals.py --relaxed {tmp_path / 'relaxed.jsonl'} --beside {tmp_path / 'there'} --out {tmp_path / 'out'}"
     monkeypatch.setattr(sys, "argv", [*words.split(), "--workers", "1", "--largest", "52"])
