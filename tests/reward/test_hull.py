@@ -7,13 +7,6 @@ from typing import Any, cast
 import pytest
 import torch
 from pymatgen.core import Composition
-from pymatgen.entries.computed_entries import (
-    CompositionEnergyAdjustment,
-    ComputedEntry,
-    ConstantEnergyAdjustment,
-    ManualEnergyAdjustment,
-    TemperatureEnergyAdjustment,
-)
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError, RewardError
@@ -127,13 +120,15 @@ def test_entries_that_pymatgen_writes(tmp_path: Path) -> None:
 
 
 def test_energy_adjustments_count_where_no_correction_is_given(tmp_path: Path) -> None:
+    from pymatgen.entries import computed_entries as pymatgen  # not before: it takes seconds
+
     adjustments = [
-        ConstantEnergyAdjustment(-1.5),
-        ManualEnergyAdjustment(0.25),
-        CompositionEnergyAdjustment(-0.6, 3),
-        TemperatureEnergyAdjustment(-0.001, 300, 5),
+        pymatgen.ConstantEnergyAdjustment(-1.5),
+        pymatgen.ManualEnergyAdjustment(0.25),
+        pymatgen.CompositionEnergyAdjustment(-0.6, 3),
+        pymatgen.TemperatureEnergyAdjustment(-0.001, 300, 5),
     ]
-    entry = ComputedEntry(Composition("Na2Cl3"), -10.0, energy_adjustments=adjustments)
+    entry = pymatgen.ComputedEntry(Composition("Na2Cl3"), -10.0, energy_adjustments=adjustments)
     row = entry.as_dict()
     file = tmp_path / "entries.json"
     for rows in ([row], [{key: value for key, value in row.items() if key != "correction"}]):
