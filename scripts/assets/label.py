@@ -14,6 +14,7 @@ import multiprocessing
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,34 +48,42 @@ def main() -> None:
         "--crystals", type=Path, help="folder with train.extxyz and val.extxyz; default: the bundled ones"
     )
     parser.add_argument("--models", type=Path, nargs="*", default=[], help="samplers whose crystals are labelled too")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="share of the crystals that each kind but `relaxed` is made from"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the labels")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder: Path | None = arguments.crystals
     path = folder / f"{arguments.split}.extxyz" if folder else bundled_crystals(arguments.split)
-    inputs = {"potential": load_potential(arguments.potential).fingerprint, "crystals": fingerprint(path)}
+    inputs = {
+        "potential": load_potential(arguments.potential).fingerprint,
+        "crystals": fingerprint(path),
+        "share": arguments.share,
+    }
     require_same(arguments.out / "inputs.json", inputs)
     crystals = read_dataset(path).crystals
     todo: list[tuple[CrystalBatch, str, Path]] = []
 
-    def plan(name: str, kind: str, make: Callable[[], CrystalBatch]) -> None:
-        paths = [arguments.out / f"{name}-{part:03d}.safetensors" for part in range(-(-len(crystals) // PART))]
+    def plan(name: str, kind: str, share: float, make: Callable[[CrystalBatch], CrystalBatch]) -> None:
+        some = crystals.select(drawn(len(crystals), share, name)) if share < 1 else crystals
+        paths = [arguments.out / f"{name}-{part:03d}.safetensors" for part in range(-(-len(some) // PART))]
         if not all(path.exists() for path in paths):
-            parts = torch.arange(len(crystals)).split(PART)
-            made = make()
+            parts = torch.arange(len(some)).split(PART)
+            made = make(some)
             todo.extend((made.select(rows), kind, path) for rows, path in zip(parts, paths, strict=True))
 
-    plan("relaxed", "relaxed", lambda: crystals)
+    plan("relaxed", "relaxed", 1.0, lambda some: some)
     for kind, copies in COPIES.items():
         for copy in range(copies):
             rng = generator(seed_of(0, arguments.split, kind, copy), "configurations")
-            plan(f"{kind}-{copy}", kind, lambda kind=kind, rng=rng: MAKERS[kind](crystals, rng))  # type: ignore[misc]
+            plan(f"{kind}-{copy}", kind, arguments.share, partial(MAKERS[kind], rng=rng))
     for model in arguments.models:
         for steps in STEPS:
             seed = seed_of(0, arguments.split, str(steps)) % 2**31
             name = f"generated-{of_model(model)}-{steps}"
-            plan(name, "generated", lambda m=model, s=steps, x=seed: generated(m, crystals, s, x))  # type: ignore[misc]
+            plan(name, "generated", arguments.share, partial(generated, model, steps=steps, seed=seed))
     todo = [item for item in todo if not item[2].exists()]
     with (
         ProcessPoolExecutor(
@@ -84,6 +93,12 @@ def main() -> None:
     ):
         for _ in pool.map(_label, todo):
             bar.advance()
+
+
+def drawn(count: int, share: float, name: str) -> list[int]:
+    """Draw the rows of a share of some crystals, in order; others for every name."""
+    rows = torch.randperm(count, generator=generator(seed_of(0, "share", name), "configurations"))
+    return sorted(rows[: round(share * count)].tolist())
 
 
 def generated(path: Path, crystals: CrystalBatch, steps: int, seed: int) -> CrystalBatch:
