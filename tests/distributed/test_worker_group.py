@@ -151,9 +151,12 @@ def test_spans_show_what_is_done_and_what_goes_on(team: Team) -> None:
     assert (done.role, done.actor, done.method) == (under_way.role, under_way.actor, under_way.method)
     assert done.end - done.start == pytest.approx(0.2)
     assert began <= done.end <= under_way.start + 0.1 < under_way.end <= now
+    so_far = pool.take_busy()[0]
+    assert so_far >= 0.2 + 0.3
     team.finish()
     (whole,) = pool.take_spans()
     assert whole.end - whole.start == pytest.approx(1.5) and pool.take_spans() == []
+    assert so_far + pool.take_busy()[0] == pytest.approx(0.2 + 1.5)  # no second counts twice
 
 
 def test_answers_may_be_handed_on_while_others_run(team: Team) -> None:
