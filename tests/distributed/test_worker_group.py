@@ -137,6 +137,16 @@ def test_requests_go_to_the_actor_with_least_to_do(team: Team) -> None:
     assert sorted(ray.get(actor.history.remote()).value for actor in team.hired) == [[0], [1]]
 
 
+def test_requests_of_an_actor_that_died_go_before_those_that_wait(team: Team) -> None:
+    pool, found = team.pool(1), dict[int, Answer]()
+    pool.wait_for(1)
+    for index in range(4):  # two are given to the actor
+        pool.submit(Request(f"{index}", "square", (index, 1.0), into(found, index), kept=1))
+    os.kill(pool.info[0]["pid"], signal.SIGKILL)
+    team.finish()
+    assert ray.get(team.hired[-1].history.remote()).value == [0, 1, 2, 3]
+
+
 def test_spans_show_what_is_done_and_what_goes_on(team: Team) -> None:
     pool, found = team.pool(1), dict[int, Answer]()
     pool.wait_for(1)
