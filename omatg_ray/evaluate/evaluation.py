@@ -68,6 +68,8 @@ class Evaluation:
         generation_seconds: Seconds spent generating, summed over all processes.
         rewards: The user's own reward by name (n,): the weighted sum, its parts and their values (`evaluate.rewards`);
             empty where it was not measured.
+        recalled: Whether any generated crystal matches each reference (references,), 1 or 0; NaN where it has too many
+            polymorphs to tell. None where the model generates species.
         domain: Whether model and potential were trained on such compositions as each reference's (n,): yes, unknown, or
             no, with what of it they saw little or nothing of (`judge`).
         relaxed: The same after relaxation; None where nothing was relaxed.
@@ -89,6 +91,7 @@ class Evaluation:
     seconds: float
     generation_seconds: float
     domain: list[str]
+    recalled: Tensor | None = None
     rewards: dict[str, Tensor] = field(default_factory=dict)
     relaxed: AfterRelaxation | None = None
     processor_seconds: float | None = None
@@ -127,6 +130,7 @@ class Evaluation:
         optional = {
             "polymorph": self.polymorph,
             "lowest_polymorph": self.lowest_polymorph,
+            "reference_recalled": None if self.recalled is None else self.recalled.repeat(self.settings["samples"]),
             "energy_per_atom": self.energy,
             "relative_energy": self.relative_energy,
             "relative_energy_capped": self.relative_energy_capped,

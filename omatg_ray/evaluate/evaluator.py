@@ -250,6 +250,7 @@ class Evaluator:
             seconds=0.0,
             generation_seconds=sum(block.generation.seconds for block in done),
             domain=domain * self.samples,
+            recalled=rows.get("metre"),
             rewards=rewards,
             relaxed=relaxed,
             processor_seconds=processor,

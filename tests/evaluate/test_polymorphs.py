@@ -130,7 +130,7 @@ def test_other_polymorphs_than_the_reference(block: int) -> None:
     assert rows["lowest_polymorph"] == ["row 0", "row 0", "row 2", "row 2", None]
     assert rows["rmse"] == [None] * 5
     # Rows 0, 1 and 3 are matched by crystals that were generated for others.
-    assert metrics["metre"] == 3 / 5
+    assert metrics["metre"] == 3 / 5 and rows["reference_recalled"] == [1.0, 1.0, 0.0, 1.0, 0.0]
     # What is written tells the shares.
     named = [
         (found, lowest) for found, lowest in zip(rows["polymorph"], rows["lowest_polymorph"], strict=True) if found
