@@ -270,6 +270,30 @@ class Clockwork:
         return {}, {}, Timed({"loss": 1.0}, 0.2)
 
 
+class Uneven(Clockwork):
+    """One of several learners, which works longer the higher its rank."""
+
+    def rendezvous(self) -> Timed:
+        return Timed("here", 0.0)
+
+    def join(self, _: str, rank: int, count: int) -> Timed:
+        self.rank = rank
+        return Timed(count, 0.0)
+
+    def update(self, *_: Any) -> tuple[dict[str, Any], dict[str, Any], Timed]:
+        return {}, {}, Timed({"rank": self.rank}, 0.25 * (1 + self.rank))
+
+
+def test_every_learner_has_its_own_seconds_and_the_first_speaks_for_all(cluster: Cluster) -> None:
+    learners = LearnerGroup(EventLoop(), lambda _: ray.remote(Uneven).options(num_cpus=0.1).remote(), 2)
+    learners.start()
+    learners.take_busy()
+    assert learners.update([ITEM], [ray.put(None)], torch.arange(2), None) == {"rank": 0}
+    assert learners.take_busy() == {0: 0.25, 1: 0.5}
+    assert sorted(span.actor for span in learners.take_spans() if span.method == "update") == [0, 1]
+    learners.close()
+
+
 def test_stages_and_idle_shares_add_up(base: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """One actor of each kind; two items, of 0.1 s to roll out and 0.3 s to judge each, and 0.2 s of learning."""
 
