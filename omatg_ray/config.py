@@ -108,7 +108,10 @@ class PolicySettings(Settings):
     @model_validator(mode="after")
     def _acts_through_a_network(self) -> PolicySettings:
         if self.acts_from and variant(self.variant).learns_schedule:
-            raise ValueError("acts_from: an annealing policy acts from the start; leave it out")
+            raise ValueError(
+                "acts_from: an annealing policy acts from the start; set policy.acts_from=0, or begin with "
+                "configs/annealing_energy.yaml, which learns a schedule"
+            )
         return self
 
     @model_validator(mode="after")
@@ -116,7 +119,7 @@ class PolicySettings(Settings):
         frozen = [name for name in ("fixed_schedule", "schedule_from") if getattr(self, name) is not None]
         learns_schedule = variant(self.variant).learns_schedule
         if frozen and learns_schedule:
-            raise ValueError(f"an annealing policy learns its own schedule; leave {frozen[0]} out")
+            raise ValueError(f"an annealing policy learns its own schedule; set policy.{frozen[0]}=null")
         if self.learned_schedule != ScheduleSettings() and not learns_schedule:
             raise ValueError(
                 "`learned_schedule` only applies to policies of variant annealing; set variant=annealing, or leave it "
@@ -241,18 +244,19 @@ class Config(Settings):
         if by is not None and not any(self.reward.differentiable.values()):
             raise ValueError(
                 "objective.reward_gradient: no reward with a weight has a gradient (energy, hull, volume and density "
-                "have, energies only without reward.relax_steps); leave it out, or give one of these a weight"
+                "have, energies only without reward.relax_steps); set objective.reward_gradient=null, or give one of "
+                "these a weight"
             )
         if by is not None and variant(self.policy.variant).learns_schedule:
             raise ValueError(
                 "objective.reward_gradient: schedules are learned by policy gradient alone, since gradients explode on "
-                "the way back through all steps; leave it out, or take policy.variant=velocity"
+                "the way back through all steps; set objective.reward_gradient=null, or take policy.variant=velocity"
             )
         learned = [field for field in self.policy.active if self.policy.noise[field].kind == "learned"]
         if by is not None and (variant(self.policy.variant).stochastic or (learned and not self.by_policy)):
             what = f"policy.noise.{learned[0]}.kind=learned" if learned else "policy.variant=score"
             raise ValueError(
-                f"objective.reward_gradient: it learns velocities, and nothing of {what}; leave it out, or take "
+                f"objective.reward_gradient: it learns velocities, and nothing of {what}; set it to null, or take "
                 f"{'noise of another kind' if learned else 'policy.variant=velocity'}"
             )
         if by is not None and by.transitions >= points:
@@ -265,7 +269,7 @@ class Config(Settings):
             what = "its denoiser would go its own way" if kind.stochastic else "it leaves these as they are"
             raise ValueError(
                 f"objective.flow_matching: it trains velocities, and {what} with policy.variant={self.policy.variant}; "
-                "leave it out, or take policy.variant=velocity"
+                "set objective.flow_matching=null, or take policy.variant=velocity"
             )
         if matching is not None and not any(matching.weight.of(field) for field in self.policy.active):
             raise ValueError(

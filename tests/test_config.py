@@ -247,7 +247,10 @@ def test_reward_gradients_that_cannot_be(overrides: list[str], reason: str) -> N
 
 def test_flow_matching_trains_velocities() -> None:
     for kind in ("annealing", "score"):
-        with pytest.raises(ConfigError, match=f"objective.flow_matching: it trains velocities.*{kind}; leave it out"):
+        with pytest.raises(
+            ConfigError,
+            match=f"objective.flow_matching: it trains velocities.*{kind}; set objective.flow_matching=null",
+        ):
             load("objective.flow_matching={}", f"policy.variant={kind}")
     with pytest.raises(ConfigError, match=r"objective.flow_matching.weight: it is 0 for all active fields \(pos\)"):
         load("objective.flow_matching={weight: {pos: 0, cell: 1}}", "policy.active=[pos]")
