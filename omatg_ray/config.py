@@ -122,8 +122,8 @@ class PolicySettings(Settings):
             raise ValueError(f"an annealing policy learns its own schedule; set policy.{frozen[0]}=null")
         if self.learned_schedule != ScheduleSettings() and not learns_schedule:
             raise ValueError(
-                "`learned_schedule` only applies to policies of variant annealing; set variant=annealing, or leave it "
-                "out"
+                "`learned_schedule` only applies to policies of variant annealing; set policy.variant=annealing, or "
+                "leave it out"
             )
         if len(frozen) == 2:
             raise ValueError(
@@ -274,7 +274,7 @@ class Config(Settings):
         if matching is not None and not any(matching.weight.of(field) for field in self.policy.active):
             raise ValueError(
                 f"objective.flow_matching.weight: it is 0 for all active fields ({', '.join(self.policy.active)}); "
-                "give one of them a weight, or leave flow_matching out"
+                "give one of them a weight, or set objective.flow_matching=null"
             )
         if self.rollout.group_size == 1 and self.by_policy:
             without = [name for name, offered in self.reward.differentiable.items() if not offered]

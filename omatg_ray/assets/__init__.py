@@ -57,6 +57,16 @@ def has(of: BundledName) -> list[AssetName]:
     return [name for name in ASSETS if (root(of) / name).is_dir()]
 
 
+def require(name: AssetName, of: BundledName) -> None:
+    """Check that a set has an asset, without a look at its files.
+
+    Raises:
+        DataError: It has none.
+    """
+    if of == PERIODIC and name not in has(of):
+        raise DataError(f"{of} has no {name}; it has {', '.join(has(of)) or 'nothing'}")
+
+
 def files(name: AssetName, of: BundledName = BUNDLED) -> list[Path]:
     """Return the files of an asset that have a checksum, sorted by name, after checking them against it.
 
@@ -65,8 +75,7 @@ def files(name: AssetName, of: BundledName = BUNDLED) -> list[Path]:
     """
     folder = root(of) / name
     sums = folder / SUMS
-    if of != BUNDLED and not folder.is_dir():
-        raise DataError(f"{of} has no {name}; it has {', '.join(has(of)) or 'nothing'}")
+    require(name, of)
     if not sums.is_file():
         raise DataError(f"{of} {name}: {sums} is missing; {_FIX}")
     lines = sums.read_text(encoding="utf-8").splitlines()

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from omatg_ray.assets import has
 from omatg_ray.config import Config
 from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.crystal.formula import parse_formula
@@ -54,8 +55,9 @@ def next_steps(
     trained = config.rollout.turns[0]
     steps = max(FINE_STEPS, trained)
     # The bundled schedule suits few and many points; the linear slopes of training suit only few.
-    finer = ["--steps", steps, *(["--schedule", config.base] if is_bundled(config.base) else [])]
-    annealed = "" if is_bundled(config.base) else _describe_slopes(rows[1:])
+    schedule = ["--schedule", config.base] if is_bundled(config.base) and "schedule" in has(config.base) else []
+    finer = ["--steps", steps, *schedule]
+    annealed = "" if schedule else _describe_slopes(rows[1:])
     if config.policy.schedule_from is not None:
         # Another schedule would replace the one that it was reinforced with.
         finer, annealed = ["--steps", steps], " (annealed as in the run)"

@@ -16,13 +16,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from omatg_ray.assets import AssetName, asset, files
+from omatg_ray.assets import AssetName, asset, files, has
 from omatg_ray.errors import OmatgRayError
-from omatg_ray.run.location import BUNDLED
+from omatg_ray.run.location import BUNDLED, PERIODIC, BundledName
 from omatg_ray.run.quiet import quiet_libraries
 from omatg_ray.run.versions import installed
 
@@ -82,6 +83,7 @@ def examine(potential: str | None = None, ray: bool = True) -> Iterator[Check]:
         "bundled crystals": lambda: ("ok", check_bundled("crystals")),
         "bundled potential": known_energies,
         "bundled base": generation,
+        **{f"{PERIODIC} {name}": partial(whole, name) for name in has(PERIODIC)},
         "TensorBoard": tensorboard,
     }
     if potential is not None:
@@ -203,9 +205,14 @@ def disk(folder: Path) -> Finding:
     return ("ok", text) if free >= DISK else ("fails", f"{text}: free some space, or set run=... on another disk")
 
 
-def check_bundled(name: AssetName) -> str:
+def whole(name: AssetName) -> Finding:
+    """Check the files of an asset of the set for the periodic table."""
+    return "ok", check_bundled(name, PERIODIC)
+
+
+def check_bundled(name: AssetName, of: BundledName = BUNDLED) -> str:
     """Report that all files of an asset match their checksums; raise if they do not."""
-    paths = files(name)
+    paths = files(name, of)
     return f"{len(paths)} files match their checksums, {sum(path.stat().st_size for path in paths) / 1e6:.2f} MB"
 
 

@@ -53,9 +53,9 @@ def evaluate(
     Args:
         subject: A model (`FlowModel`, its folder, that of its run, or "bundled"), or crystals: a file, pymatgen
             Structures, ASE Atoms, a `CrystalBatch`.
-        references: Known crystals, in the same forms; "bundled" is the test split of the bundled ones.
+        references: Known crystals, in the same forms; "bundled", or another set, is the test split of its crystals.
         potential: Potential of the energies: name, folder or "bundled"; "none" measures none. By default that which
-            rewarded the model; for crystals of one's own the bundled one.
+            rewarded the model; for crystals of one's own that of the bundled references, or `bundled`.
         steps: Of a model: grid points.
         schedule: Of a model: its schedule, as in `FlowModel.sample`.
         noise: Of a model: as in `Sampling`.
@@ -107,7 +107,8 @@ def evaluate(
     known = None if references is None else as_dataset(references, progress)
     energy = None
     if potential != NO_POTENTIAL:
-        energy = MatGLEnergy(potential or BUNDLED, device=choose_device(device))
+        known_by = references if is_bundled(references) else BUNDLED
+        energy = MatGLEnergy(potential or known_by, device=choose_device(device))
     return evaluate_given(given, known, energy, workers=workers, timeout=timeout, progress=progress)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from omatg_ray.assets import asset
+from omatg_ray.assets import asset, require
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.policy.hand_made import HAND_MADE, HandMadeSchedule, LinearSchedule, StepSizes
 from omatg_ray.policy.settings import AnyHandMade, Curve, LearnedScheduleSettings
@@ -150,12 +150,15 @@ def learned_schedule(location: Location) -> LearnedSchedule:
 
 
 def require_schedule(location: Location) -> None:
-    """Check that the folder of a learned schedule exists; the bundled one always does, and URLs are not checked.
+    """Check that the folder of a learned schedule exists; URLs are not checked.
 
     Raises:
         ConfigError: The folder does not exist.
+        DataError: A bundled set has none.
     """
-    if not is_bundled(location) and not is_remote(location) and not Path(location).exists():
+    if is_bundled(location):
+        require("schedule", location)
+    elif not is_remote(location) and not Path(location).exists():
         raise ConfigError(
             f"schedule {str(location)!r}: there is no such folder, and it is none of {', '.join((OWN, NONE, *KINDS))} "
             "with their keys (e.g. linear:pos=5,cell=2). Name a learned schedule by its folder, or by that of the run "

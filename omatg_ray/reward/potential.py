@@ -48,7 +48,7 @@ class Potential:
     Weights are frozen. Except in `gradients`, forces and stresses are off and nothing is recorded for gradients.
 
     Attributes:
-        name: "bundled", the name it was fetched by, or the absolute path of its folder.
+        name: That of a bundled set, the name it was fetched by, or the absolute path of its folder.
         elements: Atomic numbers it knows.
         cutoff: Radius of its neighbour lists in Å.
         fingerprint: Short hash of the weight files; equal fingerprints mean equal energies.

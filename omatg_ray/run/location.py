@@ -1,4 +1,4 @@
-"""Locations as settings and command lines name them: a path, a URL, or the word `bundled`."""
+"""Locations as settings and command lines name them: a path, a URL, or the name of a bundled set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VARIABLE = re.compile(r"\$(?P<brace>\{)?(?P<name>[A-Za-z_]\w*)(?(brace)\})")
 
 
 Location = Path | str
-"""A path, or a string with a URL or the word `bundled`."""
+"""A path, or a string with a URL or the name of a bundled set."""
 
 
 def is_remote(location: object) -> TypeGuard[str]:

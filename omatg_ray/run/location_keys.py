@@ -57,11 +57,11 @@ RunLocation = Annotated[Location, PlainValidator(_read_location), _Written, Loca
 CrystalsLocation = Annotated[Location, PlainValidator(_read_location), _Written, Locates("crystals")]
 """A file or folder of crystals, or its URL."""
 ModelLocation = Annotated[Location, PlainValidator(_word_or_path), _Written, Locates("model")]
-"""The folder of a model or a run, its URL, or the word `bundled`."""
+"""The folder of a model or a run, its URL, or the name of a bundled set."""
 ScheduleLocation = Annotated[Location, PlainValidator(_word_or_path), _Written, Locates("schedule")]
 """The same for a learned schedule."""
 PotentialLocation = Annotated[str, _Expanded, Locates("potential")]
-"""The folder or name of a MatGL potential, or the word `bundled`."""
+"""The folder or name of a MatGL potential, or the name of a bundled set."""
 LocalFile = Annotated[Path, _Expanded, _Written, Locates("file")]
 """A file or folder to read."""
 LocalFolder = Annotated[Path, PlainValidator(_local), _Written]

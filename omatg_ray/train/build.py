@@ -60,7 +60,7 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
     if config.objective.flow_matching is not None:
         if start.generates_species:
             raise ConfigError(
-                f"objective.flow_matching: {config.base} generates species, which this does not train; leave it out"
+                f"objective.flow_matching: {config.base} generates species, which this does not train; set it to null"
             )
         try:
             start.description.paths.refuse_untrainable()

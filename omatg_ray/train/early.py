@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from omatg_ray.assets import require
 from omatg_ray.config import UNNAMED_DATA, Config
 from omatg_ray.errors import ConfigError, DataError
 from omatg_ray.model.schedule import require_schedule
@@ -92,33 +93,41 @@ def refuse_unnamed(config: Config) -> None:
 
 
 def require_models(places: Iterable[Location]) -> None:
-    """Check that there is a model at each of these locations. URLs are not checked; the bundled model always exists.
+    """Check that there is a model at each of these locations. URLs are not checked.
 
     Raises:
         ModelError: Names the first location without a model.
+        DataError: A bundled set has no model.
     """
     for location in places:
-        if not is_bundled(location) and not is_remote(location):
+        if is_bundled(location):
+            require("base", location)
+        elif not is_remote(location):
             model_folder(Path(location))
 
 
 def require_crystals(place: Location | None) -> None:
-    """Check that a file of crystals exists. URLs are not checked; the bundled crystals always exist.
+    """Check that a file of crystals exists. URLs are not checked.
 
     Raises:
-        DataError: It does not exist.
+        DataError: It does not exist, or a bundled set has none.
     """
-    if place is not None and not is_bundled(place) and not is_remote(place) and not Path(place).exists():
+    if is_bundled(place):
+        require("crystals", place)
+    elif place is not None and not is_remote(place) and not Path(place).exists():
         raise DataError(f"{place} does not exist")
 
 
 def require_potential(name: str | None) -> None:
-    """Check that a potential exists. Potentials that MatGL would fetch are not checked; the bundled one always exists.
+    """Check that a potential exists. Potentials that MatGL would fetch are not checked.
 
     Raises:
         PotentialError: There is no such folder, and the text is not a name either.
+        DataError: A bundled set has none.
     """
-    if name is not None and not is_bundled(name):
+    if is_bundled(name):
+        require("potential", name)
+    elif name is not None:
         potential_folder(name)
 
 

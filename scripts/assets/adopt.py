@@ -17,7 +17,6 @@ from typing import Any
 
 from domain import of_potential
 
-from omatg_ray.assets import crystals as bundled_crystals
 from omatg_ray.assets import has, root, seal
 from omatg_ray.crystal.domain import DOMAIN_FILE, Domain
 from omatg_ray.crystal.read import read_dataset
@@ -55,6 +54,8 @@ def main() -> None:
         return
     if arguments.source is None:
         parser.error(f"name the folder of the {arguments.what}")
+    if arguments.what == "potential" and (arguments.labelled is None) == (arguments.set == PERIODIC):
+        parser.error("--labelled: name the crystals for bundled-periodic, and for no other set")
     folder = root(arguments.set) / arguments.what
     folder.mkdir(exist_ok=True, parents=True)
     for file in FILES[arguments.what]:
@@ -62,16 +63,15 @@ def main() -> None:
     if arguments.what == "potential":
         (folder / KNOWN_ENERGIES).unlink(missing_ok=True)
         write_json(folder / KNOWN_ENERGIES, known_energies(folder, arguments.set))
-        domain = of_potential()
-        if arguments.set == PERIODIC:
-            domain = Domain.of(read_dataset(arguments.labelled).crystals)
+        labelled: Path | None = arguments.labelled
+        domain = Domain.of(read_dataset(labelled).crystals, sized=False) if labelled else of_potential()
         write_text(folder / DOMAIN_FILE, domain.model_dump_json(indent=1) + "\n")
     seal(folder)
 
 
 def known_energies(folder: Path, of: BundledName) -> list[dict[str, Any]]:
     """Return a few crystals with the energies that the potential gives them now."""
-    dataset = read_dataset(bundled_crystals("val", of))
+    dataset = read_dataset(root(of) / "crystals" / "val.extxyz")
     rows = [row * len(dataset) // KNOWN for row in range(KNOWN)]
     crystals = dataset.crystals.select(rows)
     energies = (load_potential(folder).energies(crystals, repulsion=False) / crystals.n_atoms).tolist()

@@ -54,6 +54,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the labels")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
+    if not 0 < arguments.share <= 1:
+        parser.error(f"--share {arguments.share:g}: more than 0, and at most 1")
     torch.set_num_threads(1)
     folder: Path | None = arguments.crystals
     path = folder / f"{arguments.split}.extxyz" if folder else bundled_crystals(arguments.split)

@@ -6,8 +6,9 @@
 Both are parts of the Materials Project (CC BY 4.0; Jain et al., APL Materials 1, 011002, 2013). MP-20 (Xie et al., ICLR
 2022) comes with CDVAE: github.com/txie-93/cdvae, data/mp_20. MPTS-52 (Baird et al., 2022) comes with DiffCSP:
 github.com/jiaor17/DiffCSP, data/mpts_52. Each is a file, which may be compressed, with columns `material_id` and `cif`,
-or a folder of such. The split is our own: leave the published test files out if figures are to be compared with
-published ones. Writes train, val and test .extxyz, with the `source` of every crystal.
+or a folder of such. The bundled crystals are those of `--bundled`, a folder as `crystals.py` makes it. The split is our
+own: leave the published test files out if figures are to be compared with published ones. Writes train, val and test
+.extxyz, with the `source` of every crystal.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from parts import Parts, without_repeated_ids
 
-from omatg_ray.assets import crystals as bundled_crystals
+from omatg_ray.assets import root
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
@@ -32,9 +33,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mp20", type=Path, required=True)
     parser.add_argument("--mpts52", type=Path, required=True)
+    parser.add_argument("--bundled", type=Path, default=root() / "crystals", help="folder of the bundled crystals")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    bundled = {part: read_dataset(bundled_crystals(part), progress=True) for part in SPLITS}
+    bundled = {part: read_dataset(arguments.bundled / f"{part}.extxyz", progress=True) for part in SPLITS}
     parts = Parts(bundled)
     mp20, mpts52 = (read_dataset(path, progress=True) for path in (arguments.mp20, arguments.mpts52))
     real = dict(zip(("mp_20", "mpts_52"), without_repeated_ids([mp20, mpts52]), strict=True))

@@ -21,6 +21,7 @@ from omatg_ray.crystal.formula import cell_species
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import DataError, ModelError
 from omatg_ray.reward.potential import load_potential
+from omatg_ray.run.location import PERIODIC
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.run.state import free_run
 from omatg_ray.tree import override
@@ -44,6 +45,54 @@ def desk(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def same_weights(left: og.FlowModel, right: og.FlowModel) -> bool:
     ours, theirs = left.base_network.state_dict(), right.base_network.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.fixture
+def periodic(desk: Path, assets: Path) -> Path:
+    """The assets moved to the other set, without the schedule: whatever asks the default set finds nothing."""
+    folder = assets / "periodic"
+    folder.mkdir()
+    for name in ("crystals", "potential", "base"):
+        shutil.move(assets / name, folder / name)
+    shutil.rmtree(assets / "schedule")
+    return folder
+
+
+def test_another_set_by_its_name(periodic: Path, command: Command) -> None:
+    model, few = og.FlowModel.load(PERIODIC), ["--steps", 4, "--workers", 0, "--quiet"]
+    assert load_potential(PERIODIC).name == PERIODIC
+    test = read_dataset(periodic / "crystals" / "test.extxyz")
+    done = command("evaluate", PERIODIC, "--data", PERIODIC, *few, "--json", "out.json")
+    assert done.code == 0, done.err
+    result = json.loads(Path("out.json").read_text())
+    assert result["per_structure"]["id"] == test.ids and result["potential"] == PERIODIC
+    measured = og.evaluate(test.crystals, PERIODIC, workers=0)
+    assert measured.metrics.match_rate == 1.0 and measured.settings["potential"] == PERIODIC
+    assert command("check", PERIODIC).code == 0
+    done = command("generate", PERIODIC, "--formula", "NaCl", "-n", 2, *few, "--potential", PERIODIC)
+    assert done.code == 0, done.err
+    described = command("info", PERIODIC, f"{PERIODIC}/potential").out
+    assert "# Card of the potential" in described and " ".join(model.description.elements or []) in described
+
+
+def test_a_run_on_another_set_takes_its_crystals_and_suggests_what_it_has(periodic: Path, command: Command) -> None:
+    words = [*SMALL, f"base={PERIODIC}", f"reward.potential={PERIODIC}", "policy.schedule_from=null", "run=runs/other"]
+    done = command("train", *words, "--quiet")
+    assert done.code == 0, done.err
+    splits = [read_dataset(folder / "test.extxyz") for folder in (periodic / "crystals", Path("runs/other/data"))]
+    assert splits[0].ids == splits[1].ids
+    assert "omatg-ray generate runs/other" in done.out and "--schedule" not in done.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", PERIODIC, "--data", PERIODIC, "--schedule", PERIODIC),
+        ("train", *SMALL, f"base={PERIODIC}", f"policy.schedule_from={PERIODIC}", f"reward.potential={PERIODIC}"),
+    ],
+)
+def test_what_another_set_lacks_is_said(periodic: Path, command: Command, words: tuple[str, ...]) -> None:
+    command(*words).refuses(f"{PERIODIC} has no schedule; it has crystals, potential, base", code=1)
 
 
 def test_models_by_the_word(desk: Path, assets: Path, base: Path) -> None:

@@ -313,16 +313,19 @@ def test_stages_and_idle_shares_add_up(base: Path, cluster: Cluster, monkeypatch
     monkeypatch.setattr("omatg_ray.distributed.weights.ray.put", lambda value: puts.append(value) or put(value))
     for iteration in range(3):
         items = [WorkItem(iteration, ((11, 17),), (0, 1), 2)] * 2
+        begin = time.perf_counter()
         training.submit(items, iteration)
+        submitted = time.perf_counter() - begin
         training.collect(iteration)
         training.learn(iteration, torch.zeros(1, dtype=torch.long), torch.zeros(1))
         timings = training.timings()
         if iteration == 0:
             continue  # the processes have started
         total = sum(timings[f"time_{stage}"] for stage in ("rollout", "reward", "learn", "weights"))
-        assert timings["time_rollout"] >= 0.2
+        # The actors may begin while items are still submitted, which is no stage.
+        assert timings["time_rollout"] >= 0.2 - submitted
         # The first item is scored while the second rolls out.
-        assert timings["time_reward"] >= 0.45
+        assert timings["time_reward"] >= 0.45 - submitted
         assert timings["time_learn"] >= 0.2
         for role, busy in (("rollout", 0.2), ("reward", 0.6), ("learner", 0.2)):
             assert timings[f"idle_{role}_0"] == pytest.approx(1 - busy / total, abs=0.1)

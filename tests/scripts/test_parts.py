@@ -53,8 +53,7 @@ def test_real_crystals_are_split_without_a_leak(
 
     few = {part: dataset.select(range(0, len(dataset), 10)) for part, dataset in bundled.items()}
     for part, dataset in few.items():
-        real_crystals.write(tmp_path / f"{part}.extxyz", dataset, ["bundled"] * len(dataset.ids))
-    monkeypatch.setattr(real_crystals, "bundled_crystals", lambda part: tmp_path / f"{part}.extxyz")
+        real_crystals.write(tmp_path / "few" / f"{part}.extxyz", dataset, ["bundled"] * len(dataset.ids))
 
     names = ("mp_20_biternary_val.csv.gz", "mpts_52_val.csv.gz")
     rows = []
@@ -66,7 +65,7 @@ def test_real_crystals_are_split_without_a_leak(
         with gzip.open(tmp_path / name, "wt", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("material_id", "cif"), *of])
     words = f"real_crystals.py --mp20 {tmp_path / names[0]} --mpts52 {tmp_path / names[1]} --out {tmp_path / 'out'}"
-    monkeypatch.setattr(sys, "argv", words.split())
+    monkeypatch.setattr(sys, "argv", [*words.split(), "--bundled", str(tmp_path / "few")])
     real_crystals.main()
     parts = {part: read_dataset(tmp_path / "out" / f"{part}.extxyz", reduce=False) for part in SPLITS}
     for first, second in itertools.combinations(SPLITS, 2):
