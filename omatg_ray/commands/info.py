@@ -136,6 +136,7 @@ def describe_model(name: str) -> str:
         "network": f"{parameters:,} parameters{', twice (base and policy)' if 'policy' in model.learned else ''}; "
         + ", ".join(f"{key} {value}" for key, value in what.network.model_dump().items()),
         "paths": ", ".join(f"{key} {value}" for key, value in what.paths.model_dump(mode="json").items()),
+        "starts": f"positions {what.base_distribution.pos.kind}, lattices {what.base_distribution.cell.kind}",
         "elements": f"{len(what.elements)}: {' '.join(what.elements)}" if what.elements else "unknown",
         "sizes": f"{', '.join(map(str, what.sizes))} atoms per cell" if what.sizes else "unknown",
         "domain": _domain(what.domain),

@@ -42,6 +42,7 @@ def test_a_base_model(base: Path, workshop: Workshop, command: Command) -> None:
     weights = FlowModel.load(base).base_network.state_dict().values()
     assert said["model"] == f"{base}, a base model"
     assert said["network"].startswith(f"{sum(w.numel() for w in weights):,} parameters; hidden 16, layers 2")
+    assert said["starts"] == "positions uniform, lattices informed"
     # Eight cubic pairs and three perovskite-like triples of which some are held out.
     assert said["sizes"] == "2, 3 atoms per cell"
     assert said["elements"].split(": ")[1].split() == FlowModel.load(base).description.elements
