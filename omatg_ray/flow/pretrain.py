@@ -52,6 +52,7 @@ class Pretrainer:
         process_group: Processes that train the network; by default this one alone.
         wrap: Wraps the network so that its gradients are averaged over the ranks, e.g. in DistributedDataParallel; None
             leaves it as it is.
+        start: Weights that training starts from; by default random ones.
 
     Raises:
         DataError: The network does not know an element of the crystals.
@@ -67,6 +68,7 @@ class Pretrainer:
         device: torch.device | None = None,
         process_group: ProcessGroup | None = None,
         wrap: Wrap | None = None,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.settings, self.train, self.val, self.base, self.seed = (
             settings,
@@ -79,6 +81,8 @@ class Pretrainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = CSPNet(settings.network).to(self.train.device)
+        if start is not None:
+            self.network.load_state_dict(start)
         denoisers = [DENOISERS[field] for field in settings.paths.with_gamma]
         self.network.train_only({"pos_b", "cell_b", *denoisers})
         self._losses: list[LossName] = ["pos", "cell", *denoisers]

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from omatg_ray.flow.interpolant import AnyPath, EncoderDecoder, FieldPath, Linear
 from omatg_ray.flow.species import AnySpeciesPath
+from omatg_ray.run.location_keys import ModelLocation
 from omatg_ray.settings import FIELDS, FieldName, Settings
 
 Precision = Literal["float32", "bfloat16"]
@@ -110,6 +111,13 @@ class LossWeights(Settings):
 class PretrainSettings(Settings):
     """Pretraining of the base model."""
 
+    start: ModelLocation | None = Field(
+        None,
+        # Omitted when null, as in files written before this key existed.
+        exclude_if=lambda start: start is None,
+        description="base model whose weights training starts from, e.g. bundled; network, paths and the start of the "
+        "lattices are its own then",
+    )
     network: NetworkSettings = Field(NetworkSettings(), description="size of the network")
     paths: PathSettings = Field(PathSettings(), description="interpolants from base to data")
     lattices: Literal["informed", "by_volume"] = Field(

@@ -30,6 +30,7 @@ from omatg_ray.rl.work import plan_iteration
 from omatg_ray.run.text import counted
 from omatg_ray.train.backend import local_training
 from omatg_ray.train.components import RunComponents
+from omatg_ray.train.fine_tuning import fine_tune
 
 # Grid points of the trial rollout: two Euler steps are timed, after one that warms up.
 TRIAL_STEPS = 3
@@ -236,10 +237,12 @@ def _pairs(n_atoms: torch.Tensor, network: NetworkSettings) -> int:
 
 def describe_pretraining(config: Config, split: Split, device: torch.device) -> str:
     """Describe a pretraining run, from two epochs on one of its batches. Changes nothing."""
+    config, taken = fine_tune(config)
     settings, train = config.pretrain, split.train.crystals
+    base = BaseDistribution.fit(train, settings.lattices) if taken is None else taken.base
     rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))[: settings.batch_size]
     batch = train.select(rows)
-    trainer = Pretrainer(settings, batch, batch, BaseDistribution.fit(train, settings.lattices), config.seed, device)
+    trainer = Pretrainer(settings, batch, batch, base, config.seed, device)
     with saved_bytes() as saved:
         trainer.run_epoch()
     start = time.perf_counter()
@@ -255,7 +258,8 @@ def describe_pretraining(config: Config, split: Split, device: torch.device) -> 
     where = f"{workers} Ray Train workers; the times below are those of this process" if workers else str(device)
     return "\n".join(
         [
-            f"pretrain    {sum(p.numel() for p in trainer.network.parameters()) / 1e6:.2f} M parameters on {where}",
+            f"pretrain    {sum(p.numel() for p in trainer.network.parameters()) / 1e6:.2f} M parameters on {where}"
+            + (f", which start from {settings.start}" if settings.start else ""),
             f"data        {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test crystals of "
             f"{len(split.train.elements)} elements, {min(sizes)} to {max(sizes)} atoms",
             f"time        about {epoch:.3g} s an epoch of {steps} steps; {settings.epochs} epochs: "

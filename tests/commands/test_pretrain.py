@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from omatg_ray.commands.pretrain import pretrain
+from omatg_ray.commands.train import TrainResult
 from omatg_ray.crystal.base import CellByVolume
 from omatg_ray.crystal.domain import Domain
 from omatg_ray.crystal.read import read_dataset
@@ -124,6 +125,57 @@ def test_options_for_large_cells_reach_the_model_and_are_resumed(
     assert isinstance(found.base_distribution.cell, CellByVolume)
     assert found.network.pooled and found.network.neighbors == 1
     assert len(model.sample(["NaCl"] * 2, steps=3)) == 2
+
+
+def test_training_starts_from_a_model_and_is_resumed(
+    base: Path, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a learning rate of nothing, the weights stay those of the model, whatever the seed."""
+    keys = [f"pretrain.start={base}", "pretrain.network=null", "seed=3"]
+    config = workshop.load(f"run={tmp_path / 'still'}", *keys, "pretrain.epochs=1", "pretrain.lr=1e-30")
+    assert f"start from {base}" in describe_pretraining(config, load_splits(config.data), torch.device("cpu"))
+    pretrain(config, progress=False)
+    theirs, ours = FlowModel.load(base), FlowModel.load(config.run)
+    for name, weights in theirs.base_network.state_dict().items():
+        torch.testing.assert_close(ours.base_network.state_dict()[name], weights, rtol=1e-6, atol=0)
+    assert ours.description.base_distribution == theirs.description.base_distribution
+    assert ours.description.network == theirs.description.network
+    assert ours.description.provenance["start"] == str(base)
+
+    config = workshop.load(f"run={tmp_path / 'run'}", *keys)
+    with monkeypatch.context() as patch:
+        after(3, lambda: os.kill(os.getpid(), signal.SIGINT), patch)
+        with pytest.raises(Interrupted):
+            pretrain(config, progress=False)
+    pretrain(workshop.load(f"run={tmp_path / 'run'}", *keys), resume=True, progress=False)
+    pretrain(config.model_copy(update={"run": tmp_path / "other"}), progress=False)
+    assert_same_end(tmp_path / "run", tmp_path / "other")
+    assert not torch.equal(
+        FlowModel.load(tmp_path / "run").base_network.coord_out.weight, theirs.base_network.coord_out.weight
+    )
+
+
+@pytest.mark.parametrize(
+    "keys, said",
+    [
+        (["pretrain.network.hidden=8"], "pretrain.network: pretrain.start decides it"),
+        (["pretrain.paths.pos=trigonometric"], "pretrain.paths: pretrain.start decides it"),
+        (["pretrain.lattices=by_volume"], "pretrain.lattices: .*start otherwise .informed."),
+    ],
+)
+def test_what_a_start_decides_is_not_asked_for(
+    base: Path, workshop: Workshop, tmp_path: Path, keys: list[str], said: str
+) -> None:
+    config = workshop.load(f"run={tmp_path / 'run'}", f"pretrain.start={base}", *keys)
+    with pytest.raises(ConfigError, match=said):
+        pretrain(config, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reinforced_model_is_no_start(trained: TrainResult, workshop: Workshop, tmp_path: Path) -> None:
+    config = workshop.load(f"run={tmp_path / 'run'}", f"pretrain.start={workshop.root / 'trained'}")
+    with pytest.raises(ConfigError, match="pretrain.start: .* is reinforced; start from the base"):
+        pretrain(config, progress=False)
 
 
 def test_a_torn_checkpoint_gives_way_to_the_one_before(

@@ -1,0 +1,62 @@
+"""Pretraining that starts from the weights of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from omatg_ray.config import Config
+from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.errors import ConfigError
+from omatg_ray.flow.settings import PretrainSettings
+from omatg_ray.model.flow_model import FlowModel
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What a pretraining run takes over from the model that it starts from.
+
+    Attributes:
+        weights: Weights of the network.
+        base: Distribution of x_0, to which the weights belong.
+    """
+
+    weights: dict[str, Tensor]
+    base: BaseDistribution
+
+
+def fine_tune(config: Config) -> tuple[Config, FineTuned | None]:
+    """Return the configuration with network and paths of the model in `pretrain.start`, and what is taken over from it.
+
+    Without such a model, the configuration is returned as it is.
+
+    Raises:
+        ConfigError: The model is reinforced, generates species or has paths that are not trained here; or the
+            configuration asks for another network, other paths or other lattices than the model has.
+        ModelError: As `FlowModel.load`.
+    """
+    settings = config.pretrain
+    if settings.start is None:
+        return config, None
+    model = FlowModel.load(settings.start)
+    what, default = model.description, PretrainSettings()
+    if what.active:
+        raise ConfigError(f"pretrain.start: {settings.start} is reinforced; start from the base that it was made of")
+    if model.generates_species:
+        raise ConfigError(f"pretrain.start: {settings.start} generates species, which is not trained here")
+    try:
+        what.paths.refuse_untrainable()
+    except ValueError as error:
+        raise ConfigError(f"pretrain.start: the paths of {settings.start} are not trained here: {error}") from error
+    for key, theirs in (("network", what.network), ("paths", what.paths)):
+        if getattr(settings, key) not in (getattr(default, key), theirs):
+            raise ConfigError(f"pretrain.{key}: pretrain.start decides it; leave it out, or train without a start")
+    if settings.lattices not in (default.lattices, what.base_distribution.cell.kind):
+        raise ConfigError(
+            f"pretrain.lattices: those of {settings.start} start otherwise ({what.base_distribution.cell.kind}); leave "
+            "it out, or train without a start"
+        )
+    taken = {"network": what.network, "paths": what.paths}
+    config = config.model_copy(update={"pretrain": settings.model_copy(update=taken)})
+    return config, FineTuned(model.base_network.state_dict(), what.base_distribution)
