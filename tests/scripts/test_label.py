@@ -17,6 +17,7 @@ pytestmark = pytest.mark.processes
 LENGTHS = [5.0 + 0.1 * k for k in range(8)]
 
 
+@pytest.mark.long
 def test_a_share_of_the_crystals_is_perturbed_and_all_are_labelled_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
