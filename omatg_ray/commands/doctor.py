@@ -80,10 +80,10 @@ def examine(potential: str | None = None, ray: bool = True) -> Iterator[Check]:
         "PyTorch": devices,
         "memory": lambda: memory(available_memory()),
         "disk": lambda: disk(folder),
-        "bundled crystals": lambda: ("ok", check_bundled("crystals")),
+        "bundled crystals": partial(whole, "crystals"),
         "bundled potential": known_energies,
         "bundled base": generation,
-        **{f"{PERIODIC} {name}": partial(whole, name) for name in has(PERIODIC)},
+        **{f"{PERIODIC} {name}": partial(whole, name, PERIODIC) for name in has(PERIODIC)},
         "TensorBoard": tensorboard,
     }
     if potential is not None:
@@ -205,9 +205,9 @@ def disk(folder: Path) -> Finding:
     return ("ok", text) if free >= DISK else ("fails", f"{text}: free some space, or set run=... on another disk")
 
 
-def whole(name: AssetName) -> Finding:
-    """Check the files of an asset of the set for the periodic table."""
-    return "ok", check_bundled(name, PERIODIC)
+def whole(name: AssetName, of: BundledName = BUNDLED) -> Finding:
+    """Check that all files of an asset match their checksums."""
+    return "ok", check_bundled(name, of)
 
 
 def check_bundled(name: AssetName, of: BundledName = BUNDLED) -> str:

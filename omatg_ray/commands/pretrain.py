@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from omatg_ray.config import Config
-from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.domain import Domain
 from omatg_ray.flow.pretrain import Pretrainer, Recipe
 from omatg_ray.model.flow_model import ModelDescription
@@ -16,10 +15,10 @@ from omatg_ray.run.location import Location
 from omatg_ray.run.versions import versions
 from omatg_ray.train.device import choose_device, set_threads
 from omatg_ray.train.early import potential_that_decides
-from omatg_ray.train.fine_tuning import fine_tune
 from omatg_ray.train.pretrain_loop import PretrainLoop
 from omatg_ray.train.record import describe_run, tracking_of
 from omatg_ray.train.splits import load_splits
+from omatg_ray.train.start import take_start
 from omatg_ray.train.unknown import known_to
 
 
@@ -41,7 +40,7 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
     Raises:
         ConfigError: The run folder holds a run already, or no run to resume, or one with other settings; a package of
             `tracking` is not installed; unknown elements are to be left out and no potential is named; or as
-            `fine_tune`.
+            `take_start`.
         DataError: The crystals cannot be read or split.
         ModelError: The checkpoint to resume from is not one of pretraining, or belongs to a network of another size.
         TrainingError: The loss became NaN; the last checkpoint stays.
@@ -50,7 +49,7 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
             that holds it.
         Interrupted: Stopped by the user at an epoch boundary, with a checkpoint.
     """
-    config, start = fine_tune(config)
+    config, start = take_start(config)
     tracking = tracking_of(config)
     on_workers = config.ray.pretrain.workers > 0
     with ExitStack() as stack:
@@ -64,9 +63,8 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
             device = choose_device(config.device)
         split = load_splits(config.data, progress, known_to_potential(config))
         train, val = split.train.crystals, split.val.crystals
-        base = BaseDistribution.fit(train, config.pretrain.lattices) if start is None else start.base
-        weights = None if start is None else start.weights
-        recipe = Recipe(Pretrainer, config.pretrain, train, val, base, config.seed, start=weights)
+        base = start.base_for(train, config.pretrain)
+        recipe = Recipe(Pretrainer, config.pretrain, train, val, base, config.seed, start=start.weights)
         trainer = None if on_workers else recipe(device=device)
         folder = stack.enter_context(RunFolder.create(config.run, resume))
         stop = stack.enter_context(StopRequest("this epoch"))
@@ -82,7 +80,7 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
                 "command": "pretrain",
                 "data": str(config.data.file or config.data.train),
                 "training_crystals": len(split.train),
-                **({} if start is None else {"start": str(config.pretrain.start)}),
+                **({"start": str(config.pretrain.start)} if config.pretrain.start else {}),
                 "seed": config.seed,
                 "versions": versions(),
             },

@@ -69,7 +69,7 @@ class Evaluation:
         rewards: The user's own reward by name (n,): the weighted sum, its parts and their values (`evaluate.rewards`);
             empty where it was not measured.
         recalled: Whether any generated crystal matches each reference (references,), 1 or 0; NaN where it has too many
-            polymorphs to tell. None where the model generates species.
+            polymorphs to tell. None where species are generated, and of given crystals.
         domain: Whether model and potential were trained on such compositions as each reference's (n,): yes, unknown, or
             no, with what of it they saw little or nothing of (`judge`).
         relaxed: The same after relaxation; None where nothing was relaxed.

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from omatg_ray.config import Config
-from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.split import Split
 from omatg_ray.evaluate.backend import local_backend
 from omatg_ray.evaluate.evaluator import Evaluator
@@ -30,7 +29,7 @@ from omatg_ray.rl.work import plan_iteration
 from omatg_ray.run.text import counted
 from omatg_ray.train.backend import local_training
 from omatg_ray.train.components import RunComponents
-from omatg_ray.train.fine_tuning import fine_tune
+from omatg_ray.train.start import take_start
 
 # Grid points of the trial rollout: two Euler steps are timed, after one that warms up.
 TRIAL_STEPS = 3
@@ -237,17 +236,16 @@ def _pairs(n_atoms: torch.Tensor, network: NetworkSettings) -> int:
 
 def describe_pretraining(config: Config, split: Split, device: torch.device) -> str:
     """Describe a pretraining run, from two epochs on one of its batches. Changes nothing."""
-    config, taken = fine_tune(config)
+    config, start = take_start(config)
     settings, train = config.pretrain, split.train.crystals
-    base = BaseDistribution.fit(train, settings.lattices) if taken is None else taken.base
     rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))[: settings.batch_size]
     batch = train.select(rows)
-    trainer = Pretrainer(settings, batch, batch, base, config.seed, device)
+    trainer = Pretrainer(settings, batch, batch, start.base_for(train, settings), config.seed, device)
     with saved_bytes() as saved:
         trainer.run_epoch()
-    start = time.perf_counter()
+    began = time.perf_counter()
     trainer.run_epoch()
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - began
     pairs, batch_pairs = (_pairs(crystals.n_atoms, settings.network) for crystals in (train, batch))
     largest = _pairs(train.n_atoms.sort(descending=True).values[: len(batch)], settings.network)
     epoch, steps = seconds * pairs / batch_pairs, math.ceil(len(train) / len(batch))

@@ -69,7 +69,7 @@ def main() -> None:
     todo: list[tuple[CrystalBatch, str, Path]] = []
 
     def plan(name: str, kind: str, share: float, make: Callable[[CrystalBatch], CrystalBatch]) -> None:
-        some = crystals.select(drawn(len(crystals), share, name)) if share < 1 else crystals
+        some = crystals.select(drawn(len(crystals), share, name))
         paths = [arguments.out / f"{name}-{part:03d}.safetensors" for part in range(-(-len(some) // PART))]
         if not all(path.exists() for path in paths):
             parts = torch.arange(len(some)).split(PART)

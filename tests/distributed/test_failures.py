@@ -325,7 +325,7 @@ def test_stages_and_idle_shares_add_up(base: Path, cluster: Cluster, monkeypatch
         # The actors may begin while items are still submitted, which is no stage.
         assert timings["time_rollout"] >= 0.2 - submitted
         # The first item is scored while the second rolls out.
-        assert timings["time_reward"] >= 0.45 - submitted
+        assert timings["time_reward"] >= 0.45
         assert timings["time_learn"] >= 0.2
         for role, busy in (("rollout", 0.2), ("reward", 0.6), ("learner", 0.2)):
             assert timings[f"idle_{role}_0"] == pytest.approx(1 - busy / total, abs=0.1)

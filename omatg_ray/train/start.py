@@ -8,25 +8,30 @@ from torch import Tensor
 
 from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ConfigError
 from omatg_ray.flow.settings import PretrainSettings
 from omatg_ray.model.flow_model import FlowModel
 
 
 @dataclass(frozen=True)
-class FineTuned:
-    """What a pretraining run takes over from the model that it starts from.
+class Start:
+    """What a pretraining run starts from.
 
     Attributes:
-        weights: Weights of the network.
-        base: Distribution of x_0, to which the weights belong.
+        weights: Weights of the network; None: random ones.
+        base: Distribution of x_0 that the weights belong to; None: one fitted to the crystals.
     """
 
-    weights: dict[str, Tensor]
-    base: BaseDistribution
+    weights: dict[str, Tensor] | None = None
+    base: BaseDistribution | None = None
+
+    def base_for(self, crystals: CrystalBatch, settings: PretrainSettings) -> BaseDistribution:
+        """Return the distribution of x_0 for training on some crystals."""
+        return self.base or BaseDistribution.fit(crystals, settings.lattices)
 
 
-def fine_tune(config: Config) -> tuple[Config, FineTuned | None]:
+def take_start(config: Config) -> tuple[Config, Start]:
     """Return the configuration with network and paths of the model in `pretrain.start`, and what is taken over from it.
 
     Without such a model, the configuration is returned as it is.
@@ -38,20 +43,18 @@ def fine_tune(config: Config) -> tuple[Config, FineTuned | None]:
     """
     settings = config.pretrain
     if settings.start is None:
-        return config, None
+        return config, Start()
     model = FlowModel.load(settings.start)
     what, default = model.description, PretrainSettings()
     if what.active:
         raise ConfigError(f"pretrain.start: {settings.start} is reinforced; start from the base that it was made of")
-    if model.generates_species:
-        raise ConfigError(f"pretrain.start: {settings.start} generates species, which is not trained here")
     try:
         what.paths.refuse_untrainable()
     except ValueError as error:
         raise ConfigError(f"pretrain.start: the paths of {settings.start} are not trained here: {error}") from error
     for key, theirs in (("network", what.network), ("paths", what.paths)):
         if getattr(settings, key) not in (getattr(default, key), theirs):
-            raise ConfigError(f"pretrain.{key}: pretrain.start decides it; leave it out, or train without a start")
+            raise ConfigError(f"pretrain.{key}: pretrain.start decides it; set it to null, or train without a start")
     if settings.lattices not in (default.lattices, what.base_distribution.cell.kind):
         raise ConfigError(
             f"pretrain.lattices: those of {settings.start} start otherwise ({what.base_distribution.cell.kind}); leave "
@@ -59,4 +62,4 @@ def fine_tune(config: Config) -> tuple[Config, FineTuned | None]:
         )
     taken = {"network": what.network, "paths": what.paths}
     config = config.model_copy(update={"pretrain": settings.model_copy(update=taken)})
-    return config, FineTuned(model.base_network.state_dict(), what.base_distribution)
+    return config, Start(model.base_network.state_dict(), what.base_distribution)
