@@ -11,7 +11,7 @@ from torch import Tensor
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, Fields
-from omatg_ray.flow.pairing import minimum_permutation
+from omatg_ray.flow.pairing import paired
 from omatg_ray.flow.paths import TIME_MARGIN, interpolate
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.seeding import generator
@@ -61,8 +61,7 @@ def draw_examples(
         paths: Paths of the flow.
         earliest: Times are uniform from here to 1.
     """
-    x_0 = base.sample(crystals.atomic_numbers, seeds, crystals)
-    x_0 = x_0.replace(x_0.pos[minimum_permutation(x_0.pos, crystals.pos, crystals.layout)])
+    x_0 = paired(base.sample(crystals.atomic_numbers, seeds, crystals), crystals, paths.pairing)
     draws = [generator(seed, "time") for seed in seeds]
     t = torch.cat([torch.rand(1, generator=rng) for rng in draws])
     first, last = (max(earliest, TIME_MARGIN), 1.0 - TIME_MARGIN) if paths.open_ended else (earliest, 1.0)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omatg_ray.crystal.batch import CrystalBatch, Edges
+from omatg_ray.crystal.lattice import volume
 from omatg_ray.errors import DataError
 from omatg_ray.flow.messages import mean_message
 from omatg_ray.flow.neighbors import near
@@ -33,6 +34,11 @@ HEADS: dict[Output, str] = {
     "species_b": "type_out",
     "species_eta": "type_out_2",
 }
+
+
+LATTICE_FEATURES = 9
+MIN_LENGTH, MIN_POLAR_SINE = 0.1, 0.01
+"""Least length in Å and least volume in the product of the lengths that features of a lattice tell apart."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def embed_time(t: Tensor, features: int) -> Tensor:
 class MessageLayer(nn.Module):
     """One layer of messages between all ordered pairs of atoms (i, j), i = j included, averaged over j.
 
-    The first linear map of the message MLP acts on [h_i, h_j, L Lᵀ, sin φ, cos φ]. Its blocks are applied where their
+    The first linear map of the message MLP acts on [h_i, h_j, lattice, sin φ, cos φ]. Its blocks are applied where their
     input lives: W_i, W_j and the lattice once per atom, the distance features once per unordered pair. φ changes sign
     under exchange of i and j, so sines enter the two directions with opposite signs and cosines with the same sign. An
     atom paired with itself has sin 0 = 0 and cos 0 = 1.
@@ -82,29 +88,28 @@ class MessageLayer(nn.Module):
         self.hidden, self.pooled = hidden, pooled
         self.waves = 3 * frequencies
         self.edge_mlp = nn.Sequential(
-            nn.Linear(2 * hidden + 9 + 2 * self.waves, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
+            nn.Linear(2 * hidden + LATTICE_FEATURES + 2 * self.waves, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
         )
         self.node_mlp = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.layer_norm = nn.LayerNorm(hidden)
 
-    def forward(self, h: Tensor, metric: Tensor, batch: Tensor, edges: Edges, sin: Tensor, cos: Tensor) -> Tensor:
+    def forward(self, h: Tensor, lattice: Tensor, batch: Tensor, edges: Edges, sin: Tensor, cos: Tensor) -> Tensor:
         """Update atom features h (sum N, hidden).
 
         Args:
             h: Atom features.
-            metric: L Lᵀ of each crystal's lattice (B, 9).
+            lattice: Features of each crystal's lattice (B, 9).
             batch: Structure of every atom (sum N,).
             edges: Pairs of atoms between which messages go.
             sin: Sines of the edges' pairs, as `pair_features` gives them.
             cos: Their cosines.
         """
         first, second = cast("nn.Linear", self.edge_mlp[0]), cast("nn.Linear", self.edge_mlp[2])
-        w_receiver, w_sender, w_metric, w_sin, w_cos = first.weight.split(
-            [self.hidden, self.hidden, 9, self.waves, self.waves], dim=1
+        w_receiver, w_sender, w_lattice, w_sin, w_cos = first.weight.split(
+            [self.hidden, self.hidden, LATTICE_FEATURES, self.waves, self.waves], dim=1
         )
         z = self.layer_norm(h)
-        lattice = F.linear(metric, w_metric, first.bias)
-        receiver = F.linear(z, w_receiver) + lattice.index_select(0, batch)
+        receiver = F.linear(z, w_receiver) + F.linear(lattice, w_lattice, first.bias).index_select(0, batch)
         sender = F.linear(z, w_sender)
         mean = mean_message(edges, receiver, sender, sin, cos, w_sin, w_cos, second.weight, second.bias, self.pooled)
         return h + self.node_mlp(torch.cat([z, mean], dim=1))
@@ -118,6 +123,28 @@ def pair_features(
     angle = (crystals.pos[edges.second] - crystals.pos[edges.first])[:, :, None] * harmonics
     angle = angle.flatten(1)
     return angle.sin().to(dtype or angle.dtype), angle.cos().to(dtype or angle.dtype)
+
+
+def shape_features(crystals: CrystalBatch) -> Tensor:
+    """Return what a network with `lattice: shape` sees of the lattices (B, 9), each of order one.
+
+    Twice the logarithms of the lengths in V^(1/3) and twice the cosines of the angles, ln(V/N) and ln N less a typical
+    value, and twice the logarithm of the polar sine. Degenerate lattices, which a flow may pass through, are bounded.
+    """
+    cell, n_atoms = crystals.cell, crystals.n_atoms.to(crystals.dtype)
+    length = cell.norm(dim=-1).clamp_min(MIN_LENGTH)
+    unit = cell / length[:, :, None]
+    cosine = (unit[:, [1, 2, 0]] * unit[:, [2, 0, 1]]).sum(-1)
+    box = length.prod(-1)
+    v = torch.maximum(volume(cell), MIN_POLAR_SINE * box)
+    columns = [
+        2.0 * (length.log() - v.log()[:, None] / 3.0),
+        2.0 * cosine,
+        (v / n_atoms).log()[:, None] - 2.9,
+        n_atoms.log()[:, None] - 2.0,
+        2.0 * (v / box).log()[:, None],
+    ]
+    return torch.cat(columns, dim=1)
 
 
 class CSPNet(nn.Module):
@@ -135,7 +162,9 @@ class CSPNet(nn.Module):
         self.settings = settings = settings or NetworkSettings()
         hidden = settings.hidden
         self.node_embedding = nn.Embedding(settings.max_atomic_number + settings.mask, hidden)
-        self.atom_latent_emb = nn.Linear(hidden + settings.time_features, hidden)
+        self._sees_shape = settings.lattice == "shape"
+        of_crystal = settings.time_features + LATTICE_FEATURES * self._sees_shape
+        self.atom_latent_emb = nn.Linear(hidden + of_crystal, hidden)
         for index in range(settings.layers):
             self.add_module(f"csp_layer_{index}", MessageLayer(hidden, settings.frequencies, settings.pooled))
         self.final_layer_norm = nn.LayerNorm(hidden)
@@ -161,19 +190,23 @@ class CSPNet(nn.Module):
             t = t.expand(len(crystals))
         if t.shape != (len(crystals),):
             raise DataError(f"t has shape {tuple(t.shape)}; {len(crystals)} structures need one time each")
-        time = embed_time(t.to(crystals.dtype), self.settings.time_features).index_select(0, crystals.batch)
+        of_crystal = embed_time(t.to(crystals.dtype), self.settings.time_features)
+        if self._sees_shape:
+            lattice = shape_features(crystals)
+            of_crystal = torch.cat([of_crystal, lattice], dim=1)
+        else:
+            lattice = (crystals.cell @ crystals.cell.transpose(1, 2)).flatten(1)
         if crystals.species.device.type == "cpu" and len(crystals.species):
             # On a GPU this check would wait for the device; callers check with `require` beforehand.
             self.require([int(crystals.species.max())])
         elements = self.node_embedding(crystals.species if self.settings.mask else crystals.species - 1)
-        h = self.atom_latent_emb(torch.cat([elements, time], dim=1))
-        metric = (crystals.cell @ crystals.cell.transpose(1, 2)).flatten(1)
+        h = self.atom_latent_emb(torch.cat([elements, of_crystal.index_select(0, crystals.batch)], dim=1))
         lower = torch.bfloat16 if precision == "bfloat16" else None
         edges = crystals.layout.edges if self.settings.neighbors is None else near(crystals, self.settings.neighbors)
         sin, cos = pair_features(crystals, edges, self.settings.frequencies, lower)
         with torch.autocast(h.device.type, torch.bfloat16, enabled=lower is not None):
             for index in range(self.settings.layers):
-                h = self.get_submodule(f"csp_layer_{index}")(h, metric, crystals.batch, edges, sin, cos)
+                h = self.get_submodule(f"csp_layer_{index}")(h, lattice, crystals.batch, edges, sin, cos)
         h = self.final_layer_norm(h)
         return NetworkOutput(h, crystals.layout.mean(h), self, crystals)
 

@@ -18,7 +18,7 @@ from omatg_ray.errors import TrainingError
 from omatg_ray.flow.loss import DENOISERS, LossName, flow_loss
 from omatg_ray.flow.muon import Muon, split_matrices
 from omatg_ray.flow.network import CSPNet
-from omatg_ray.flow.pairing import minimum_permutation
+from omatg_ray.flow.pairing import paired
 from omatg_ray.flow.paths import TIME_MARGIN
 from omatg_ray.flow.process_group import ProcessGroup, SingleProcess, share_of
 from omatg_ray.flow.settings import PretrainSettings
@@ -152,7 +152,8 @@ class Pretrainer:
             share = share_of(len(rows), self.process_group.rank, self.process_group.size).to(whole.device)
             z = {field: noise[whole.layout.atoms_of(share) if field == "pos" else share] for field, noise in z.items()}
             x_0, x_1, t = x_0.select(share), whole.select(share), t[share]
-            own = flow_loss(self._trained, settings.paths, _pair(x_0, x_1), x_1, t, z, whole.layout)
+            x_0 = paired(x_0, x_1, settings.paths.pairing)
+            own = flow_loss(self._trained, settings.paths, x_0, x_1, t, z, whole.layout)
             lr = self.learning_rate(self.epoch * self.steps_per_epoch + index)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
@@ -196,7 +197,8 @@ class Pretrainer:
         for rows in torch.arange(len(self.val)).repeat(VALIDATION_REPEATS).split(settings.batch_size):
             x_1 = self.val.select(rows)
             x_0, t, z = self._draw(x_1, rng)
-            for name, value in flow_loss(self.ema_network, settings.paths, _pair(x_0, x_1), x_1, t, z).items():
+            x_0 = paired(x_0, x_1, settings.paths.pairing)
+            for name, value in flow_loss(self.ema_network, settings.paths, x_0, x_1, t, z).items():
                 sums[name] += float(value) * (len(x_1.species) if name.startswith("pos") else len(x_1))
             atoms, cells = atoms + len(x_1.species), cells + len(x_1)
         means = {name: value / (atoms if name.startswith("pos") else cells) for name, value in sums.items()}
@@ -232,8 +234,3 @@ class Pretrainer:
 
 Recipe = partial[Pretrainer]
 """A `Pretrainer` without its last arguments: device, process group and wrapper. Crystals are on the CPU."""
-
-
-def _pair(x_0: CrystalBatch, x_1: CrystalBatch) -> CrystalBatch:
-    """Return x_0 with its atoms in the order of the shortest total path to x_1."""
-    return x_0.replace(x_0.pos[minimum_permutation(x_0.pos, x_1.pos, x_1.layout)])

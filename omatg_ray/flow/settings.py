@@ -25,7 +25,7 @@ class NetworkSettings(Settings):
     max_atomic_number: int = Field(100, ge=1, le=118, description="elements in the embedding")
     pooled: bool = Field(
         False,
-        # Omitted when unset, as the next two, as in files written before these keys existed.
+        # Omitted when unset, as the next three, as in files written before these keys existed.
         exclude_if=operator.not_,
         description="whether a layer takes the mean of its messages before their second linear map; not for OMatG",
     )
@@ -34,6 +34,12 @@ class NetworkSettings(Settings):
         ge=1,
         exclude_if=lambda neighbors: neighbors is None,
         description="nearest atoms with which an atom exchanges messages; null: all atoms of the cell, as in OMatG",
+    )
+    lattice: Literal["metric", "shape"] = Field(
+        "metric",
+        exclude_if=lambda lattice: lattice == "metric",
+        description="what the network sees of the lattice: metric, L Lᵀ as in OMatG; or shape, logarithms of lengths and "
+        "volumes and cosines of angles, from which it learns lattices much better",
     )
     mask: bool = Field(
         False,
@@ -55,6 +61,12 @@ class PathSettings(Settings):
         # Omitted when null, as in files written before this key existed.
         exclude_if=lambda path: path is None,
         description="path of the species, for imported models that generate them; null: species are given",
+    )
+    pairing: Literal["all_atoms", "same_species"] = Field(
+        "all_atoms",
+        exclude_if=lambda pairing: pairing == "all_atoms",
+        description="which atoms of the base are exchanged to shorten paths in training: all_atoms of a crystal, as in "
+        "OMatG; or those of the same_species, after which x_0 is distributed as in sampling",
     )
 
     def of(self, field: FieldName) -> FieldPath:

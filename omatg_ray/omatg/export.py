@@ -206,10 +206,10 @@ def _sampler(model: FlowModel, dataset: str | None) -> dict[str, Any]:
 
 
 def _network(size: NetworkSettings) -> dict[str, Any]:
-    if size.pooled or size.neighbors is not None:
+    if size.pooled or size.neighbors is not None or size.lattice != "metric":
         raise ModelError(
-            "its network has pooled messages or nearest neighbors, which OMatG's CSPNet has not; train it without "
-            "pretrain.network.pooled and .neighbors to export it"
+            "its network has pooled messages, nearest neighbors or shapes of lattices, which OMatG's CSPNet has not; "
+            "train it without pretrain.network.pooled, .neighbors and .lattice to export it"
         )
     return {
         "class_path": "omg.model.model.Model",

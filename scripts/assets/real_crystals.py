@@ -25,6 +25,7 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.train.splits import SPLITS
 
+MAX_ATOMS = 52
 KEPT = ("e_above_hull", "energy_above_hull", "formation_energy_per_atom", "energy_per_atom", "prototype")
 
 
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--mp20", type=Path, required=True)
     parser.add_argument("--mpts52", type=Path, required=True)
     parser.add_argument("--bundled", type=Path, default=root() / "crystals", help="folder of the bundled crystals")
+    parser.add_argument("--largest", type=int, default=MAX_ATOMS, help="most atoms of a crystal that is written")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     bundled = {part: read_dataset(arguments.bundled / f"{part}.extxyz", progress=True) for part in SPLITS}
@@ -44,6 +46,7 @@ def main() -> None:
     print(f"{'':<6}{'crystals':>9}{'formulas':>9}{'elements':>9}{'above 20 atoms':>16}   from")
     for part in SPLITS:
         of = {name: split[name][part] for name in real} | {"bundled": bundled[part]}
+        of = {name: small(dataset, arguments.largest) for name, dataset in of.items()}
         whole = CrystalDataset.cat(of.values())
         sources = [name for name, dataset in of.items() for _ in dataset.ids]
         write(arguments.out / f"{part}.extxyz", whole, sources)
@@ -52,6 +55,11 @@ def main() -> None:
             f"{part:<6}{len(whole):>9}{len(set(whole.compositions)):>9}{len(whole.elements):>9}{large:>16}   "
             + ", ".join(f"{name} {count}" for name, count in Counter(sources).items())
         )
+
+
+def small(dataset: CrystalDataset, largest: int) -> CrystalDataset:
+    """Return the crystals of up to so many atoms."""
+    return dataset.select((dataset.crystals.n_atoms <= largest).nonzero()[:, 0])
 
 
 def write(path: Path, dataset: CrystalDataset, sources: list[str]) -> None:

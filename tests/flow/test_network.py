@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from pymatgen.core import Lattice
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import DataError
@@ -25,6 +26,17 @@ def nearest(f: torch.Tensor, lattice: torch.Tensor, i: int, k: int | None) -> li
     return sorted(others, key=lambda j: float((shift[j].to(f) @ lattice).norm()))[:k]
 
 
+def shape(lattice: torch.Tensor, n: int) -> torch.Tensor:
+    """Return the features of a lattice, from its parameters as pymatgen has them."""
+    parameters = Lattice(lattice.tolist())
+    lengths, angles = parameters.abc, [math.radians(angle) for angle in parameters.angles]
+    v = parameters.volume
+    features = [2 * math.log(length / v ** (1 / 3)) for length in lengths]
+    features += [2 * math.cos(angle) for angle in angles]
+    features += [math.log(v / n) - 2.9, math.log(n) - 2.0, 2 * math.log(v / math.prod(lengths))]
+    return torch.tensor(features, dtype=lattice.dtype)
+
+
 def plain_network(network, crystals: CrystalBatch, t: torch.Tensor) -> dict[str, torch.Tensor]:
     """Structure by structure, ordered pair by ordered pair, from the weights and the textbook formulas alone."""
     w = {name: value.detach() for name, value in network.state_dict().items()}
@@ -38,9 +50,11 @@ def plain_network(network, crystals: CrystalBatch, t: torch.Tensor) -> dict[str,
         half = size.time_features // 2
         angles = [float(t[b]) * 10000.0 ** (-k / (half - 1)) for k in range(half)]
         time = torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles], dtype=f.dtype)
+        seen = shape(lattice, n) if size.lattice == "shape" else (lattice @ lattice.T).flatten()
+        of_crystal = [time, seen] if size.lattice == "shape" else [time]
         h = torch.stack(
             [
-                w["atom_latent_emb.weight"] @ torch.cat([w["node_embedding.weight"][z - 1], time])
+                w["atom_latent_emb.weight"] @ torch.cat([w["node_embedding.weight"][z - 1], *of_crystal])
                 + w["atom_latent_emb.bias"]
                 for z in species.tolist()
             ]
@@ -63,7 +77,7 @@ def plain_network(network, crystals: CrystalBatch, t: torch.Tensor) -> dict[str,
                     d = (f[j] - f[i]) % 1.0
                     phases = [2 * math.pi * k * float(d[c]) for c in range(3) for k in range(size.frequencies)]
                     features = [math.sin(p) for p in phases] + [math.cos(p) for p in phases]
-                    edge = [z[i], z[j], (lattice @ lattice.T).flatten(), torch.tensor(features, dtype=f.dtype)]
+                    edge = [z[i], z[j], seen, torch.tensor(features, dtype=f.dtype)]
                     message = linear("edge_mlp.0", torch.cat(edge))
                     messages.append(message if size.pooled else linear("edge_mlp.2", message))
                 mean = torch.stack(messages).mean(0)
@@ -93,7 +107,7 @@ def outputs(network, crystals: CrystalBatch, t: torch.Tensor) -> dict[str, torch
 
 
 @pytest.mark.parametrize("sizes", [SIZES, [1], [1, 1], [20]])
-@pytest.mark.parametrize("changes", [{}, {"pooled": True}, {"neighbors": 3}, {"neighbors": 1, "pooled": True}])
+@pytest.mark.parametrize("changes", [{}, {"pooled": True}, {"neighbors": 3}, {"neighbors": 1, "pooled": True}, {"lattice": "shape"}])
 def test_equals_the_plain_evaluation(sizes, changes):
     network, crystals = small_network(size=SIZE.model_copy(update=changes)), random_crystals(sizes)
     expected = plain_network(network, crystals, times(crystals))
