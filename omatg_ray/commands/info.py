@@ -182,5 +182,6 @@ def _schedule(schedule: HandMadeSchedule | StepSizes | LearnedScheduleSettings |
             f"{key} {value}" for key, value in schedule.model_dump(exclude={"kind", "fields"}).items()
         )
     if isinstance(schedule, LinearSchedule):
-        return ", ".join(f"{field} velocity times 1 + {getattr(schedule, field):g} t" for field in FIELDS)
+        limit = "" if schedule.limit is None else f", at most {schedule.limit:g} (1 - t) / dt"
+        return ", ".join(f"{field} velocity times 1 + {getattr(schedule, field):g} t" for field in FIELDS) + limit
     return ", ".join(f"{key} {value}" for key, value in schedule.model_dump().items())

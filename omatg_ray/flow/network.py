@@ -75,10 +75,10 @@ def embed_time(t: Tensor, features: int) -> Tensor:
 class MessageLayer(nn.Module):
     """One layer of messages between all ordered pairs of atoms (i, j), i = j included, averaged over j.
 
-    The first linear map of the message MLP acts on [h_i, h_j, lattice, sin φ, cos φ]. Its blocks are applied where their
-    input lives: W_i, W_j and the lattice once per atom, the distance features once per unordered pair. φ changes sign
-    under exchange of i and j, so sines enter the two directions with opposite signs and cosines with the same sign. An
-    atom paired with itself has sin 0 = 0 and cos 0 = 1.
+    The first linear map of the message MLP acts on [h_i, h_j, lattice, sin φ, cos φ]. Its blocks are applied where
+    their input lives: W_i, W_j and the lattice once per atom, the distance features once per unordered pair. φ changes
+    sign under exchange of i and j, so sines enter the two directions with opposite signs and cosines with the same
+    sign. An atom paired with itself has sin 0 = 0 and cos 0 = 1.
 
     `pooled` layers take the mean before the second linear map, which then acts once per atom.
     """
@@ -88,7 +88,10 @@ class MessageLayer(nn.Module):
         self.hidden, self.pooled = hidden, pooled
         self.waves = 3 * frequencies
         self.edge_mlp = nn.Sequential(
-            nn.Linear(2 * hidden + LATTICE_FEATURES + 2 * self.waves, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
+            nn.Linear(2 * hidden + LATTICE_FEATURES + 2 * self.waves, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
         )
         self.node_mlp = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.layer_norm = nn.LayerNorm(hidden)

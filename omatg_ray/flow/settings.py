@@ -38,8 +38,8 @@ class NetworkSettings(Settings):
     lattice: Literal["metric", "shape"] = Field(
         "metric",
         exclude_if=lambda lattice: lattice == "metric",
-        description="what the network sees of the lattice: metric, L Lᵀ as in OMatG; or shape, logarithms of lengths and "
-        "volumes and cosines of angles, from which it learns lattices much better",
+        description="what the network sees of the lattice: metric, L Lᵀ as in OMatG; or shape, logarithms of lengths "
+        "and volumes and cosines of angles, from which it learns lattices much better",
     )
     mask: bool = Field(
         False,

@@ -62,6 +62,8 @@ def exported_network(model: FlowModel, notes: list[str]) -> CSPNet:
     description = model.description
     if description.schedule is not None and not isinstance(description.schedule, LinearSchedule):
         raise ModelError("its schedule cannot be exported: `omg predict` supports only linear ones")
+    if description.schedule is not None and description.schedule.limit is not None:
+        raise ModelError("its schedule has a limit, which `omg predict` does not know")
     if description.acts_from and not _same(model.network, model.base_network):
         raise ModelError(
             f"the reinforced network acts from t = {description.acts_from:g} on, the base before; `omg predict` runs "

@@ -13,6 +13,8 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ModelError
 from omatg_ray.policy.settings import Feature
 
+STEPS_SHOWN = (5, 20, 100)
+
 
 def features_of(names: Sequence[Feature], t: Tensor, crystals: CrystalBatch | None, dt: Tensor | None) -> Tensor:
     """Return features (B, F), or (F,) if none depends on the crystals and t and dt are single numbers.
@@ -50,7 +52,7 @@ def examples(names: Sequence[Feature]) -> list[tuple[str, list[float]]]:
     shown: dict[Feature, list[tuple[str, float]]] = {
         "atoms": [(f"{n} atoms", math.log2(n / 8.0)) for n in (2, 8, 20)],
         "electronegativity": [(f"mean difference {x:g}", x) for x in (0.2, 0.6, 1.0)],
-        "steps": [(f"{n} steps", math.log10(n) - 1.0) for n in (5, 20, 100)],
+        "steps": [(f"{n} steps", math.log10(n) - 1.0) for n in STEPS_SHOWN],
     }
     middle = [shown[name][1][1] for name in names]
     return [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from omatg_ray.deferred import Deferred
+from omatg_ray.errors import ModelError
 from omatg_ray.policy.grid import time_grid
 from omatg_ray.settings import FieldName, Settings
 
@@ -22,11 +23,23 @@ else:
 
 
 class HandMadeSchedule(Settings):
-    """s(t) = slope · shape(t) for each field, with a shape that is 1 at t = 1."""
+    """s(t) = slope · shape(t) for each field, with a shape that is 1 at t = 1.
+
+    What is left of a path at time t takes 1 − t. A step dt that (1 + s) makes longer than that passes the crystal it
+    leads to, which `limit` prevents: 1 + s is at most limit · (1 − t) / dt, and at least 1.
+    """
 
     kind: str
     pos: float = Field(0.0, ge=-1.0, description="s at t = 1 for positions")
     cell: float = Field(0.0, ge=-1.0, description="s at t = 1 for lattices")
+    limit: float | None = Field(
+        None,
+        gt=0,
+        # Omitted when null, as in files written before this key existed.
+        exclude_if=lambda limit: limit is None,
+        description="largest share of what is left of a path that a lengthened step may take, so that few steps do not "
+        "overshoot; null: no limit, as in OMatG",
+    )
 
     @abstractmethod
     def shape(self, t: Tensor) -> Tensor:
@@ -35,8 +48,18 @@ class HandMadeSchedule(Settings):
     def factor(
         self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None
     ) -> Tensor:
-        """Return 1 + s(t) at times t (any shape)."""
-        return 1.0 + getattr(self, field) * self.shape(t)
+        """Return 1 + s(t) at times t (any shape).
+
+        Raises:
+            ModelError: There is a limit, but dt is not given.
+        """
+        factor = 1.0 + getattr(self, field) * self.shape(t)
+        if self.limit is None:
+            return factor
+        if dt is None:
+            raise ModelError("a schedule with a limit depends on the length of the steps, so it needs Euler steps")
+        most = (self.limit * (1.0 - t) / dt.to(t)).clamp_min(1.0)
+        return torch.minimum(factor, most)
 
     def times(self, steps: int) -> Tensor:
         """Return a grid of equal steps."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName
-from omatg_ray.policy.features import examples, features_of
+from omatg_ray.policy.features import STEPS_SHOWN, examples, features_of
 from omatg_ray.policy.grid import T_MAX, T_MIN, time_grid
 from omatg_ray.policy.hand_made import HandMadeSchedule, StepSizes
 from omatg_ray.policy.mlp import at_times, time_mlp, zero_output
@@ -121,6 +121,12 @@ def curves(schedule: Schedule) -> list[Curve]:
     t = torch.linspace(T_MIN, T_MAX, CURVE_POINTS)
     if isinstance(schedule, LearnedSchedule):
         t = t.to(next(schedule.parameters()))
+    if isinstance(schedule, HandMadeSchedule) and schedule.limit is not None:
+        steps = {f"{n} steps": torch.tensor(1.0 / n) for n in STEPS_SHOWN}
+        return [
+            Curve(of=of, t=t.tolist(), **{field: schedule.factor(field, t, None, dt).tolist() for field in FIELDS})
+            for of, dt in steps.items()
+        ]
     if not isinstance(schedule, LearnedSchedule) or not schedule.settings.features:
         return [Curve(of="", t=t.tolist(), **{field: schedule.factor(field, t).tolist() for field in FIELDS})]
     shown = []

@@ -107,7 +107,9 @@ def outputs(network, crystals: CrystalBatch, t: torch.Tensor) -> dict[str, torch
 
 
 @pytest.mark.parametrize("sizes", [SIZES, [1], [1, 1], [20]])
-@pytest.mark.parametrize("changes", [{}, {"pooled": True}, {"neighbors": 3}, {"neighbors": 1, "pooled": True}, {"lattice": "shape"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"pooled": True}, {"neighbors": 3}, {"neighbors": 1, "pooled": True}, {"lattice": "shape"}]
+)
 def test_equals_the_plain_evaluation(sizes, changes):
     network, crystals = small_network(size=SIZE.model_copy(update=changes)), random_crystals(sizes)
     expected = plain_network(network, crystals, times(crystals))

@@ -156,6 +156,7 @@ def test_what_one_network_cannot_express_is_refused(tmp_path: Path) -> None:
             model_of(variant="annealing", active=["pos", "cell"], noise=noise, schedule=schedule),
             "its schedule cannot be exported",
         ),
+        (model_of(schedule=LinearSchedule(pos=5.0, limit=0.6)), "its schedule has a limit"),
         (
             model_of(active=["pos", "cell"], noise=noise, acts_from=0.6),
             "acts from t = 0.6 on, the base before; `omg predict` runs one network",
@@ -164,7 +165,10 @@ def test_what_one_network_cannot_express_is_refused(tmp_path: Path) -> None:
         (model_of(base_distribution=by_volume), "lattices start by_volume; train it with pretrain.lattices=informed"),
         (model_of(network=SIZE.model_copy(update={"pooled": True})), "pooled messages, nearest neighbors or shapes"),
         (model_of(network=SIZE.model_copy(update={"neighbors": 16})), "pooled messages, nearest neighbors or shapes"),
-        (model_of(network=SIZE.model_copy(update={"lattice": "shape"})), "pooled messages, nearest neighbors or shapes"),
+        (
+            model_of(network=SIZE.model_copy(update={"lattice": "shape"})),
+            "pooled messages, nearest neighbors or shapes",
+        ),
     ):
         with pytest.raises(ModelError, match=message):
             export_omatg(model, tmp_path)

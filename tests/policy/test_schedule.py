@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ModelError
+from omatg_ray.model.schedule import brief, read_schedule
 from omatg_ray.policy.features import features_of
 from omatg_ray.policy.grid import time_grid
 from omatg_ray.policy.hand_made import (
@@ -33,6 +34,25 @@ def test_factor_is_linear_in_time_and_of_each_field():
     t = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
     assert schedule.factor("pos", t).tolist() == [1.0, 3.0, 6.0]
     assert schedule.factor("cell", t).tolist() == [1.0, 0.8, 0.5]
+
+
+def test_a_limit_keeps_steps_from_passing_the_end():
+    schedule = LinearSchedule(pos=9.0, limit=0.5)
+    t, dt = torch.tensor([0.0, 0.2, 0.6, 0.9], dtype=torch.float64), torch.tensor(0.1)
+    # 1 + 9 t = 1, 2.8, 6.4, 9.1; half of what is left takes 5, 4, 2, 0.5 steps; never below the velocity itself.
+    torch.testing.assert_close(schedule.factor("pos", t, None, dt).tolist(), [1.0, 2.8, 2.0, 1.0])
+    # Along the straight path to a point the limit is the share of what is left that a step takes.
+    x, target = 0.0, 1.0
+    for k in range(9):
+        at, velocity = torch.tensor(0.1 * k), (target - x) / (1.0 - 0.1 * k)
+        x += 0.1 * float(schedule.factor("pos", at, None, dt)) * velocity
+        assert x <= target
+    assert LinearSchedule(pos=9.0).factor("pos", t, None, dt)[2] == pytest.approx(6.4)
+    with pytest.raises(ModelError, match="length of the steps"):
+        schedule.factor("pos", t)
+    assert [curve.of for curve in curves(schedule)] == ["5 steps", "20 steps", "100 steps"]
+    assert describe(schedule) != describe(LinearSchedule(pos=9.0))
+    assert read_schedule(brief(schedule)) == schedule
 
 
 def test_a_slope_that_turns_the_flow_round_is_refused():
@@ -69,6 +89,7 @@ def test_step_sizes_follow_their_power_and_scale_nothing():
     [
         LinearSchedule(pos=5.0),
         CosineSchedule(pos=2.0, cell=1.0),
+        LinearSchedule(pos=2.0, limit=0.5),
         StepSizes(power=0.5),
         LearnedScheduleSettings(fields=["pos"]),
     ],
