@@ -78,6 +78,14 @@ def test_real_crystals_are_split_without_a_leak(
     sources = {values["source"] for dataset in parts.values() for values in dataset.properties}
     assert sources == {"mp_20", "mpts_52", "bundled"}
 
+    monkeypatch.setattr(sys, "argv", [*words.split(), "--bundled", str(tmp_path / "few"), "--largest", "8"])
+    real_crystals.main()
+    for part in SPLITS:
+        small = (parts[part].crystals.n_atoms <= 8).nonzero()[:, 0]
+        assert 0 < len(small) < len(parts[part].ids)
+        again = read_dataset(tmp_path / "out" / f"{part}.extxyz", reduce=False)
+        assert again.ids == parts[part].select(small).ids
+
 
 @pytest.mark.long
 def test_crystals_are_added_to_others_in_one_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
