@@ -121,14 +121,13 @@ def curves(schedule: Schedule) -> list[Curve]:
     t = torch.linspace(T_MIN, T_MAX, CURVE_POINTS)
     if isinstance(schedule, LearnedSchedule):
         t = t.to(next(schedule.parameters()))
-    if isinstance(schedule, HandMadeSchedule) and schedule.limit is not None:
-        steps = {f"{n} steps": torch.tensor(1.0 / n) for n in STEPS_SHOWN}
+    if not isinstance(schedule, LearnedSchedule) or not schedule.settings.features:
+        limited = isinstance(schedule, HandMadeSchedule) and schedule.limit is not None
+        steps = {f"{n} steps": torch.tensor(1.0 / n) for n in STEPS_SHOWN} if limited else {"": None}
         return [
             Curve(of=of, t=t.tolist(), **{field: schedule.factor(field, t, None, dt).tolist() for field in FIELDS})
             for of, dt in steps.items()
         ]
-    if not isinstance(schedule, LearnedSchedule) or not schedule.settings.features:
-        return [Curve(of="", t=t.tolist(), **{field: schedule.factor(field, t).tolist() for field in FIELDS})]
     shown = []
     for label, features in examples(schedule.settings.features):
         rows = torch.tensor(features).to(t).expand(len(t), -1)
