@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from omatg_ray.cli import verbs as package
 from omatg_ray.errors import ConfigError, DataError, DataWarning, OmatgRayError
@@ -145,8 +145,31 @@ class _Printer(logging.Handler):
         print_line(f"{record.levelname.lower()}: {_compact(record.getMessage())}")
 
 
+class _Store(argparse.Action):
+    """What argparse does with a value, but an option that is given twice is an error: argparse takes the last."""
+
+    given = False
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if option_string and self.given:
+            several = "; several are joined by commas" if str(self.metavar).endswith(",...") else ""
+            raise argparse.ArgumentError(self, f"give it once{several}")
+        self.given = True
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
     """Parser that reports an error in one line; the usage of a verb alone takes five."""
+
+    def __init__(self, **keys: Any) -> None:
+        super().__init__(**keys)
+        self.register("action", None, _Store)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {_compact(message)}; see {self.prog} --help\n")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 
 from omatg_ray.config import Config
 from omatg_ray.crystal.domain import Domain
 from omatg_ray.flow.pretrain import Pretrainer, Recipe
+from omatg_ray.flow.settings import PretrainSettings
 from omatg_ray.model.flow_model import ModelDescription
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import StopRequest
@@ -65,6 +68,7 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
         train, val = split.train.crystals, split.val.crystals
         base = start.base_for(train, config.pretrain)
         recipe = Recipe(Pretrainer, config.pretrain, train, val, base, config.seed, start=start.weights)
+        warn_of_warmup(config.pretrain, len(train))
         trainer = None if on_workers else recipe(device=device)
         folder = stack.enter_context(RunFolder.create(config.run, resume))
         stop = stack.enter_context(StopRequest("this epoch"))
@@ -95,6 +99,18 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
 
         write_report(folder.path)
         return folder.named(folder.checkpoints / "best")
+
+
+def warn_of_warmup(settings: PretrainSettings, crystals: int) -> None:
+    """Warn if a run ends before its learning rate has risen to what was asked for."""
+    updates = settings.epochs * math.ceil(crystals / settings.batch_size)
+    if updates < settings.warmup_steps:
+        warnings.warn(
+            f"all of this run is warm-up: {crystals:,} crystals in batches of {settings.batch_size} for "
+            f"{settings.epochs} epochs are {updates} updates, and the learning rate rises for pretrain.warmup_steps="
+            f"{settings.warmup_steps}; lower that, or raise pretrain.epochs",
+            stacklevel=3,
+        )
 
 
 def known_to_potential(config: Config) -> dict[str, frozenset[int]] | None:

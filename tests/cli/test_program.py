@@ -123,6 +123,21 @@ def test_verbs_that_resume_are_those_with_the_option(capsys: pytest.CaptureFixtu
     assert sorted(having) == sorted(program.RESUMABLE)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["generate", "bundled", "--steps", "10", "--steps=50"], "argument --steps: give it once;"),
+        (["evaluate", "bundled", "--steps", "10", "--steps", "10"], "give it once; several are joined by commas"),
+        (["train", "--resume", "a", "--resume", "b"], "argument --resume: give it once;"),
+    ],
+)
+def test_options_are_given_once(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Argparse would take the last one in silence."""
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert said in err
+
+
 @pytest.mark.parametrize("code", ["import no_such_module", "SUMMARY ="])
 def test_a_broken_verb_breaks_no_other(
     code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from omatg_ray.commands.pretrain import pretrain
+from omatg_ray.commands.pretrain import pretrain, warn_of_warmup
 from omatg_ray.commands.train import TrainResult
 from omatg_ray.crystal.base import CellByVolume
 from omatg_ray.crystal.domain import Domain
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import ConfigError, ModelError, OmatgRayError, TrainingError
 from omatg_ray.flow.pretrain import Pretrainer
+from omatg_ray.flow.settings import PretrainSettings
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.run.checkpoints import verify
 from omatg_ray.run.folder import RunFolder
@@ -153,6 +154,13 @@ def test_training_starts_from_a_model_and_is_resumed(
     assert not torch.equal(
         FlowModel.load(tmp_path / "run").base_network.coord_out.weight, theirs.base_network.coord_out.weight
     )
+
+
+def test_a_run_of_warmup_alone_is_warned_of() -> None:
+    settings = PretrainSettings(epochs=3, batch_size=4, warmup_steps=7)
+    with pytest.warns(UserWarning, match="8 crystals in batches of 4 for 3 epochs are 6 updates"):
+        warn_of_warmup(settings, 8)
+    warn_of_warmup(settings, 9)  # 9 updates: two batches and a smaller one
 
 
 @pytest.mark.parametrize(
