@@ -5,6 +5,9 @@
   python scripts/assets/distill.py --labels work/labels/train work/labels/decorated --validation work/labels/val \
       --start work/first --lr 1e-3 --out work/student
 
+`--start` may know fewer elements than the labels: another element starts as the known one nearest to it in the periodic
+table.
+
 An interrupted run resumes exactly, from `work/student/training.pt`.
 """
 
@@ -40,6 +43,9 @@ BATCH = 16
 MICROBATCH_EDGES = 4000  # bounds memory
 WEIGHTS = {"energy": 1.0, "forces": 0.15, "virial": 0.1}
 DELTA = {"energy": 0.02, "forces": 0.1, "virial": 0.1}  # where Huber's loss turns linear: eV/atom, eV/Å, eV/atom
+ENERGIES = "element_refs.property_offset"
+BY_ELEMENT = (ENERGIES, "model.tensor_embedding.emb.weight")
+"""Weights of MatGL's TensorNet with a row for each element."""
 MOST_ABOVE = 12.0  # eV/atom over the lowest crystal of the composition; above, the reward is flat anyway
 MOST_BELOW = 0.1  # eV/atom below the lowest relaxed crystal; beyond, the teacher has a hole there
 SOFT_ABOVE = 3.0  # eV/atom over the lowest at which a crystal has half weight
@@ -68,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=Path, nargs="+", required=True, help="folders of labels")
     parser.add_argument("--validation", type=Path, required=True, help="folder of labels for validation")
-    parser.add_argument("--start", type=Path, help="student of an earlier run to start from; default: a new one")
+    parser.add_argument("--start", help="student of an earlier run to start from, or bundled; default: a new one")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
@@ -85,13 +91,14 @@ def main() -> None:
     }  # fmt: skip
     require_same(arguments.out / "inputs.json", inputs)
     labels, held_out = Labels.cat([read(folder) for folder in arguments.labels]), read(arguments.validation)
+    elements = set(labels.species.tolist()) | set(held_out.species.tolist())
+    symbols = [Element.from_Z(z).symbol for z in sorted(elements)]
     if arguments.start:
-        student: Any = load_module(str(arguments.start)).requires_grad_(True)
-        student.calc_forces = student.calc_stresses = True
-        symbols = list(student.model.element_types)
+        start: Any = load_module(arguments.start)
+        known = list(start.model.element_types)
+        symbols = known if set(symbols) <= set(known) else symbols
+        student = with_elements(start, labels, symbols)
     else:
-        elements = set(labels.species.tolist()) | set(held_out.species.tolist())
-        symbols = [Element.from_Z(z).symbol for z in sorted(elements)]
         student = new_student(labels, symbols)
     types = node_types(symbols)
     train = examples(labels, types, "graphs")
@@ -145,6 +152,36 @@ def new_student(labels: Labels, symbols: list[str]):  # type: ignore[no-untyped-
         use_smooth=True, max_n=RADIAL, max_l=3, is_intensive=False, use_warp=False,
     )  # fmt: skip
     return Potential(network, data_std=spread, element_refs=references.tolist())
+
+
+def with_elements(start: torch.nn.Module, labels: Labels, symbols: list[str]) -> torch.nn.Module:
+    """Return a student for some elements with the weights of another.
+
+    An element that `start` does not know starts as the known one that is nearest in the periodic table, and with that
+    one's energy and the difference that the labels show between the two.
+    """
+    student: Any = new_student(labels, symbols)
+    known = list(start.model.element_types)  # type: ignore[union-attr, arg-type]
+    likes = [nearest(symbol, known) for symbol in symbols]
+    rows = [known.index(like) for like in likes]
+    state = {name: value[rows] if name in BY_ELEMENT else value for name, value in start.state_dict().items()}
+    fitted = dict(zip(symbols, student.state_dict()[ENERGIES].tolist(), strict=True))
+    state[ENERGIES] += torch.tensor(
+        [fitted[symbol] - fitted.get(like, fitted[symbol]) for symbol, like in zip(symbols, likes, strict=True)]
+    ).to(state[ENERGIES])
+    student.load_state_dict(state)
+    return student
+
+
+def nearest(symbol: str, known: list[str]) -> str:
+    """Return the known element that is nearest: groups apart count twice as much as periods apart."""
+    element = Element(symbol)
+
+    def distance(other: str) -> tuple[float, int]:
+        there = Element(other)
+        return 2 * abs(element.group - there.group) + abs(element.row - there.row), abs(element.Z - there.Z)
+
+    return min(known, key=distance)
 
 
 def examples(labels: Labels, types: Tensor, name: str) -> list[Example]:

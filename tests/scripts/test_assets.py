@@ -322,6 +322,41 @@ def test_student_is_saved_in_the_format_of_matgl(tmp_path: Path) -> None:
     assert sum((tmp_path / "student" / file).stat().st_size for file in ("state.pt", "model.pt", "model.json")) < 1.5e6
 
 
+def test_a_student_with_more_elements_starts_as_one_with_fewer() -> None:
+    """What it knows keeps its energy; K starts as Na, apart from the energy of an atom, and Br as Cl."""
+    import distill
+    from teacher import Labels
+
+    def labels(of: list[Structure], per_atom: list[float]) -> Labels:
+        crystals = CrystalBatch.from_structures(of)
+        n = len(of)
+        return Labels(
+            crystals.species, crystals.pos, crystals.cell, crystals.n_atoms,
+            torch.tensor(per_atom).double() * crystals.n_atoms, torch.zeros_like(crystals.pos), torch.zeros(n, 3, 3),
+            torch.zeros(n, dtype=torch.long),
+        )  # fmt: skip
+
+    def energy_per_atom(student: torch.nn.Module, symbols: list[str], crystal: Structure) -> float:
+        one = labels([crystal], [0.0])
+        (example,) = distill.examples(one, distill.node_types(symbols), "graphs")
+        return distill.errors(student, [example])["energy"][0].item()
+
+    salt, other = ROCKSALT.copy(), ROCKSALT.copy()
+    other.replace_species({"Na": "K"})
+    both = other.copy()
+    both.replace_species({"Cl": "Br"})
+    torch.manual_seed(0)
+    start = distill.new_student(labels([salt, CESIUM_CHLORIDE], [-3.0, -2.9]), ["Na", "Cl"])
+    given = labels([salt, other, both], [-3.0, -3.5, -2.5])
+    student = distill.with_elements(start, given, ["Na", "Cl", "K", "Br"])
+    known = energy_per_atom(start, ["Na", "Cl"], salt)
+    found = [energy_per_atom(student, ["Na", "Cl", "K", "Br"], crystal) for crystal in (salt, other, both)]
+    # The labels differ by half an electronvolt per atom, which a fit to shares of elements finds.
+    assert found == pytest.approx([known, known - 0.5, known + 0.5], abs=0.02)
+    nearest = {symbol: distill.nearest(symbol, ["Li", "Na", "Sc", "O", "Cl"]) for symbol in ("K", "Br", "La", "Gd")}
+    assert nearest == {"K": "Na", "Br": "Cl", "La": "Sc", "Gd": "Sc"}
+
+
 def test_labels_far_above_and_below_the_relaxed_crystals_are_left_out(tmp_path: Path) -> None:
     import distill
     from configurations import KINDS
