@@ -72,7 +72,8 @@ class PolicySettings(Settings):
     fixed_schedule: AnyHandMade = Field(
         None,
         description="schedule made by hand, v · (1 + s(t)): {kind: linear | quadratic | cosine | constant, pos: 5, "
-        "cell: 2} with s at t = 1, or {kind: steps, power: 2} for a grid of unequal steps",
+        "cell: 2} with s at t = 1, and limit: 0.6 so that few steps do not overshoot; or {kind: steps, power: 2} for a "
+        "grid of unequal steps",
     )
     schedule_from: ScheduleLocation | None = Field(
         None,

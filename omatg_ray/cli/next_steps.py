@@ -103,7 +103,8 @@ def _describe_slopes(rows: list[dict[str, Any]]) -> str:
     """Describe the slopes that the model of a run brings with it; return an empty text if it has none."""
     schedule = (rows[0].get("annealing") if rows else None) or {}
     slopes = [f"{schedule[field]:g}" for field in FIELDS if isinstance(schedule.get(field), float)]
-    return f" (annealed as in the run, slopes {' / '.join(slopes)})" if slopes else ""
+    limit = f", limit {schedule['limit']:g}" if schedule.get("limit") else ""
+    return f" (annealed as in the run, slopes {' / '.join(slopes)}{limit})" if slopes else ""
 
 
 def _groups_per_item(config: Config) -> int:

@@ -59,8 +59,9 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
         action="append",
         type=path_or_word,
         metavar="SCHEDULE",
-        help="schedule in place of the model's own: none, linear:pos=5,cell=2, quadratic:..., cosine:..., "
-        "constant:..., steps:power=2, bundled, or the folder of a learned schedule or of the run that learned it "
+        help="schedule in place of the model's own: none, linear:pos=5,cell=2 (also with limit=0.6, for few steps), "
+        "quadratic:..., cosine:..., constant:..., steps:power=2, bundled, or the folder of a learned schedule or of "
+        "the run that learned it "
         f"(default: own){'; repeat it for several' if several else ''}",
     )
     sub.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="seed of start and noise (default 0)")

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from omatg_ray.assets import has
 from omatg_ray.commands.ablate_settings import AblationSettings, SetSettings
 from omatg_ray.commands.evaluate import NO_POTENTIAL, MeasureOptions, evaluation_session
 from omatg_ray.config import DataSettings
@@ -90,7 +91,9 @@ def _session(
     settings: AblationSettings, entry: SetSettings, data: Location, progress: bool, **measured: Any
 ) -> AbstractContextManager[tuple[Evaluator, PlausibilityCheck | None, list[FlowModel]]]:
     """Open an evaluator on these crystals, together with the base model; `measured` goes to `MeasureOptions`."""
-    potential = entry.potential or (entry.model if is_bundled(entry.model) else None)
+    potential = entry.potential or (
+        entry.model if is_bundled(entry.model) and "potential" in has(entry.model) else None
+    )
     shared = {name: getattr(settings, name) for name in ("seed", "workers", "device", "threads", "ray")}
     options = MeasureOptions(**{"data": data, "potential": potential, **shared, **measured})
     return evaluation_session(options, [entry.model], progress)

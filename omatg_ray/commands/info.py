@@ -23,7 +23,7 @@ from omatg_ray.tree import flatten
 
 if TYPE_CHECKING:
     from omatg_ray.crystal.domain import Domain
-    from omatg_ray.model.flow_model import ModelDescription
+    from omatg_ray.model.description import ModelDescription
 
 
 def overview() -> str:
@@ -182,6 +182,6 @@ def _schedule(schedule: HandMadeSchedule | StepSizes | LearnedScheduleSettings |
             f"{key} {value}" for key, value in schedule.model_dump(exclude={"kind", "fields"}).items()
         )
     if isinstance(schedule, LinearSchedule):
-        limit = "" if schedule.limit is None else f", at most {schedule.limit:g} (1 - t) / dt"
+        limit = "" if schedule.limit is None else f", no lengthened step more than {schedule.limit:g} of what is left"
         return ", ".join(f"{field} velocity times 1 + {getattr(schedule, field):g} t" for field in FIELDS) + limit
     return ", ".join(f"{key} {value}" for key, value in schedule.model_dump().items())

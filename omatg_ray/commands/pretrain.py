@@ -11,7 +11,7 @@ from omatg_ray.config import Config
 from omatg_ray.crystal.domain import Domain
 from omatg_ray.flow.pretrain import Pretrainer, Recipe
 from omatg_ray.flow.settings import PretrainSettings
-from omatg_ray.model.flow_model import ModelDescription
+from omatg_ray.model.description import ModelDescription
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import StopRequest
 from omatg_ray.run.location import Location

@@ -68,16 +68,18 @@ def tune(
         ConfigError: Nothing was measured.
     """
     results: dict[HandMade, float] = {}
-    chosen = {"power": 0.0} if kind == "steps" else {"pos": 0.0, "cell": 0.0}
+    slopes: dict[str, Sequence[float | None]] = {"pos": tuning.pos, "cell": tuning.cell, "limit": tuning.limits}
+    tried = {"power": tuning.power} if kind == "steps" else slopes
+    chosen = {key: values[0] if key == "limit" else 0.0 for key, values in tried.items()}
     for key in [*chosen, *chosen]:
-        schedules = [MADE[kind](**chosen | {key: value}) for value in getattr(tuning, key)]
+        schedules = [MADE[kind](**chosen | {key: value}) for value in tried[key]]
         new = [schedule for schedule in schedules if schedule not in results]
         results |= zip(new, measure(new) if new else [], strict=True)
         best = min(schedules, key=lambda schedule: tuning.cost(results[schedule]))
         chosen[key] = getattr(best, key)
     if math.isnan(results[best]):
         raise ConfigError("tuning.by: that metric was not measured (energies need a potential); choose another one")
-    border = [key for key, value in chosen.items() if value == max(getattr(tuning, key))]
+    border = [key for key, value in chosen.items() if key != "limit" and value == max(tried[key])]  # type: ignore[type-var]
     return Tuned(best, results[best], steps, list(results.items()), border)
 
 

@@ -22,6 +22,11 @@ class TuningSettings(Settings):
 
     pos: list[float] = Field([0.0, 1.0, 2.0, 5.0, 10.0], min_length=1, description="slopes for positions")
     cell: list[float] = Field([0.0, 1.0, 2.0, 5.0], min_length=1, description="slopes for lattices")
+    limits: list[float | None] = Field(
+        [None],
+        min_length=1,
+        description="limits of these, for linear paths: how much of what is left of a path a lengthened step may take",
+    )
     power: list[float] = Field([0.5, 0.75, 1.0, 1.5, 2.0], min_length=1, description="powers of unequal steps")
     by: Literal["crmse", "match_rate", "relative_energy_mean_capped"] = Field(
         "crmse", description="metric that decides"

@@ -2,7 +2,7 @@
 
 Source: Jiao et al., "Crystal structure prediction by joint equivariant diffusion" (DiffCSP, NeurIPS 2023); the heads
 for velocity and denoiser follow OMatG (Höllmer et al., 2025). Parameter names equal those of OMatG's `CSPNetFull`, so
-its state dictionaries load unchanged.
+its state dictionaries load unchanged where the settings are OMatG's.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ HEADS: dict[Output, str] = {
 }
 
 
-LATTICE_FEATURES = 9
+LATTICE_FEATURES = {"metric": 9, "shape": 8}
 MIN_LENGTH, MIN_POLAR_SINE = 0.1, 0.01
-"""Least length in Å and least volume in the product of the lengths that features of a lattice tell apart."""
+"""Least length in Å and least polar sine that features of a lattice tell apart."""
+TYPICAL_LOG_VOLUME, TYPICAL_LOG_ATOMS = 2.9, 2.0
+"""Subtracted from ln of V/N in Å³ and of N."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,12 @@ class MessageLayer(nn.Module):
     `pooled` layers take the mean before the second linear map, which then acts once per atom.
     """
 
-    def __init__(self, hidden: int, frequencies: int, pooled: bool = False) -> None:
+    def __init__(self, hidden: int, frequencies: int, of_lattice: int, pooled: bool = False) -> None:
         super().__init__()
-        self.hidden, self.pooled = hidden, pooled
+        self.hidden, self.of_lattice, self.pooled = hidden, of_lattice, pooled
         self.waves = 3 * frequencies
         self.edge_mlp = nn.Sequential(
-            nn.Linear(2 * hidden + LATTICE_FEATURES + 2 * self.waves, hidden),
+            nn.Linear(2 * hidden + of_lattice + 2 * self.waves, hidden),
             nn.SiLU(),
             nn.Linear(hidden, hidden),
             nn.SiLU(),
@@ -101,7 +103,7 @@ class MessageLayer(nn.Module):
 
         Args:
             h: Atom features.
-            lattice: Features of each crystal's lattice (B, 9).
+            lattice: Features of each crystal's lattice (B, of_lattice).
             batch: Structure of every atom (sum N,).
             edges: Pairs of atoms between which messages go.
             sin: Sines of the edges' pairs, as `pair_features` gives them.
@@ -109,7 +111,7 @@ class MessageLayer(nn.Module):
         """
         first, second = cast("nn.Linear", self.edge_mlp[0]), cast("nn.Linear", self.edge_mlp[2])
         w_receiver, w_sender, w_lattice, w_sin, w_cos = first.weight.split(
-            [self.hidden, self.hidden, LATTICE_FEATURES, self.waves, self.waves], dim=1
+            [self.hidden, self.hidden, self.of_lattice, self.waves, self.waves], dim=1
         )
         z = self.layer_norm(h)
         receiver = F.linear(z, w_receiver) + F.linear(lattice, w_lattice, first.bias).index_select(0, batch)
@@ -129,25 +131,24 @@ def pair_features(
 
 
 def shape_features(crystals: CrystalBatch) -> Tensor:
-    """Return what a network with `lattice: shape` sees of the lattices (B, 9), each of order one.
+    """Return what a network with `lattice: shape` sees of the lattices (B, 8), each of order one.
 
-    Twice the logarithms of the lengths in V^(1/3) and twice the cosines of the angles, ln(V/N) and ln N less a typical
-    value, and twice the logarithm of the polar sine. Degenerate lattices, which a flow may pass through, are bounded.
+    Twice the logarithms of the lengths in V^(1/3), twice the cosines of the angles, and ln(V/N) and ln N less typical
+    values. Degenerate lattices, which a flow may pass through, have the volume of a flat but not degenerate one.
     """
     cell, n_atoms = crystals.cell, crystals.n_atoms.to(crystals.dtype)
     length = cell.norm(dim=-1).clamp_min(MIN_LENGTH)
-    unit = cell / length[:, :, None]
-    cosine = (unit[:, [1, 2, 0]] * unit[:, [2, 0, 1]]).sum(-1)
-    box = length.prod(-1)
-    v = torch.maximum(volume(cell), MIN_POLAR_SINE * box)
-    columns = [
-        2.0 * (length.log() - v.log()[:, None] / 3.0),
-        2.0 * cosine,
-        (v / n_atoms).log()[:, None] - 2.9,
-        n_atoms.log()[:, None] - 2.0,
-        2.0 * (v / box).log()[:, None],
-    ]
-    return torch.cat(columns, dim=1)
+    unit, log_length = cell / length[:, :, None], length.log()
+    log_volume = log_length.sum(-1) + volume(unit).clamp_min(MIN_POLAR_SINE).log()
+    return torch.cat(
+        [
+            2.0 * (log_length - log_volume[:, None] / 3.0),
+            2.0 * (unit[:, [1, 2, 0]] * unit[:, [2, 0, 1]]).sum(-1),
+            (log_volume - n_atoms.log())[:, None] - TYPICAL_LOG_VOLUME,
+            n_atoms.log()[:, None] - TYPICAL_LOG_ATOMS,
+        ],
+        dim=1,
+    )
 
 
 class CSPNet(nn.Module):
@@ -166,10 +167,12 @@ class CSPNet(nn.Module):
         hidden = settings.hidden
         self.node_embedding = nn.Embedding(settings.max_atomic_number + settings.mask, hidden)
         self._sees_shape = settings.lattice == "shape"
-        of_crystal = settings.time_features + LATTICE_FEATURES * self._sees_shape
+        of_lattice = LATTICE_FEATURES[settings.lattice]
+        of_crystal = settings.time_features + (of_lattice if self._sees_shape else 0)
         self.atom_latent_emb = nn.Linear(hidden + of_crystal, hidden)
         for index in range(settings.layers):
-            self.add_module(f"csp_layer_{index}", MessageLayer(hidden, settings.frequencies, settings.pooled))
+            layer = MessageLayer(hidden, settings.frequencies, of_lattice, settings.pooled)
+            self.add_module(f"csp_layer_{index}", layer)
         self.final_layer_norm = nn.LayerNorm(hidden)
         self.coord_out = nn.Linear(hidden, 3, bias=False)
         self.coord_out_2 = nn.Linear(hidden, 3, bias=False)

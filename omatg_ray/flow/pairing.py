@@ -6,26 +6,27 @@ any order. Assigning them to the data atoms such that the total path length is s
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch, Layout
 from omatg_ray.crystal.lattice import minimum_difference
+from omatg_ray.flow.settings import Pairing
 
 FAR = 10.0
 """Added to distances in fractional units, of which none is above √3 / 2, between atoms that may not be exchanged."""
 
 
-def paired(x_0: CrystalBatch, x_1: CrystalBatch, among: Literal["all_atoms", "same_species"]) -> CrystalBatch:
+def paired(x_0: CrystalBatch, x_1: CrystalBatch, among: Pairing) -> CrystalBatch:
     """Return x_0 with its atoms in the order of the shortest total path to x_1.
 
     Atoms of one species cannot be told apart: exchanged `among` them, x_0 with its species is distributed as before.
     Exchanged among all atoms it is not, since atoms then start near places of their own species. Sampling also
     starts from states that such training rarely sees.
     """
+    if among == "none":
+        return x_0
     species = x_1.species if among == "same_species" else None
     return x_0.replace(x_0.pos[minimum_permutation(x_0.pos, x_1.pos, x_1.layout, species)])
 

@@ -13,6 +13,7 @@ from omatg_ray.run.location_keys import ModelLocation
 from omatg_ray.settings import FIELDS, FieldName, Settings
 
 Precision = Literal["float32", "bfloat16"]
+Pairing = Literal["all_atoms", "same_species", "none"]
 
 
 class NetworkSettings(Settings):
@@ -39,7 +40,7 @@ class NetworkSettings(Settings):
         "metric",
         exclude_if=lambda lattice: lattice == "metric",
         description="what the network sees of the lattice: metric, L Lᵀ as in OMatG; or shape, logarithms of lengths "
-        "and volumes and cosines of angles, from which it learns lattices much better",
+        "and volumes and cosines of angles",
     )
     mask: bool = Field(
         False,
@@ -62,11 +63,11 @@ class PathSettings(Settings):
         exclude_if=lambda path: path is None,
         description="path of the species, for imported models that generate them; null: species are given",
     )
-    pairing: Literal["all_atoms", "same_species"] = Field(
+    pairing: Pairing = Field(
         "all_atoms",
         exclude_if=lambda pairing: pairing == "all_atoms",
         description="which atoms of the base are exchanged to shorten paths in training: all_atoms of a crystal, as in "
-        "OMatG; or those of the same_species, after which x_0 is distributed as in sampling",
+        "OMatG; those of the same_species, after which x_0 is distributed as in sampling; or none",
     )
 
     def of(self, field: FieldName) -> FieldPath:

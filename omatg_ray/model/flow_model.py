@@ -12,89 +12,37 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from omatg_ray.assets import asset
-from omatg_ray.crystal.base import BaseDistribution, CellByVolume
 from omatg_ray.crystal.batch import CrystalBatch
-from omatg_ray.crystal.domain import Domain, Trained, report_outside
+from omatg_ray.crystal.domain import Trained, report_outside
 from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.crystal.formula import cell_species
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
-from omatg_ray.flow.settings import NetworkSettings, PathSettings
 from omatg_ray.flow.species import draw_jumps
+from omatg_ray.model.description import ModelDescription
 from omatg_ray.model.sampling import DEFAULT, EULER, Sampling, chunks_by_pairs
-from omatg_ray.model.variants import Variant, VariantName, variant
+from omatg_ray.model.variants import Variant, variant
 from omatg_ray.policy.drift import Drift, Score, annealed_velocity
 from omatg_ray.policy.noise import LearnedNoise, Noise
 from omatg_ray.policy.ode import solve
 from omatg_ray.policy.policy import Policy, draw_noise
-from omatg_ray.policy.schedule import LearnedSchedule, Schedule
-from omatg_ray.policy.settings import CHUNK_PAIRS, AnySchedule, LearnedScheduleSettings, NoiseMode, NoiseSettings
+from omatg_ray.policy.schedule import LearnedSchedule, Schedule, require_straight_paths
+from omatg_ray.policy.settings import CHUNK_PAIRS, LearnedScheduleSettings, NoiseMode
 from omatg_ray.run.checkpoints import DESCRIPTION_FILE, WEIGHTS_FILE, model_folder
 from omatg_ray.run.location import BUNDLED, Location, is_bundled, is_remote
 from omatg_ray.run.sync import fetch_model
 from omatg_ray.seeding import seed_of
-from omatg_ray.settings import Settings
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-FORMAT: Final = "omatg_ray.model.1"
-
-
-class ModelDescription(Settings):
-    """Content of `model.json`: everything but the weights."""
-
-    # In files the schedule is called `annealing`.
-    model_config = ConfigDict(serialize_by_alias=True, populate_by_name=True)
-
-    format: Literal["omatg_ray.model.1"] = FORMAT
-    network: NetworkSettings
-    paths: PathSettings
-    base_distribution: BaseDistribution
-    elements: list[str] = Field(description="symbols of the training set's elements")
-    sizes: list[int] = Field(description="atoms per cell that occur in the training set")
-    domain: Domain | None = Field(None, description="compositions of the training set; null in older models")
-    variant: VariantName = Field("velocity", description="kind of policy that reinforcement trained")
-    active: list[FieldName] = Field([], description="fields that reinforcement acted on; empty for a base model")
-    noise: dict[FieldName, NoiseSettings] = Field({}, description="policy noise of the active fields")
-    schedule: AnySchedule = Field(
-        None,
-        alias="annealing",
-        description="schedule of the velocity: the one the sampler was trained with, or the one it learned",
-    )
-    acts_from: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="time from which the reinforced network acts; before it, the base",
-    )
-    potential: str | None = Field(None, description="potential that rewarded it: name or folder")
-    provenance: dict[str, Any] = Field({}, description="how it was made")
-
-    @model_serializer(mode="wrap")
-    def _leave_out_what_is_new(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # So that models that always act are the same as before, for older versions and in keys of results.
-        values: dict[str, Any] = handler(self)
-        return values if self.acts_from else {name: value for name, value in values.items() if name != "acts_from"}
-
-    @model_validator(mode="after")
-    def _knows_the_mask(self) -> ModelDescription:
-        if self.paths.species is not None and self.paths.species.masked != self.network.mask:
-            raise ValueError(
-                f"paths.species: {self.paths.species.kind} does not go with network.mask = {self.network.mask}"
-            )
-        if self.paths.species is not None and isinstance(self.base_distribution.cell, CellByVolume):
-            raise ValueError("paths.species: lattices by_volume need the species that this model would generate")
-        return self
 
 
 def _makers(description: ModelDescription) -> dict[str, Callable[[], nn.Module]]:
@@ -246,10 +194,11 @@ class FlowModel:
                 noise √(2 ε).
 
         Raises:
-            ModelError: The base lacks what the policy's drift needs.
+            ModelError: The base lacks what the policy's drift needs, or the schedule has a limit and a path bends.
         """
         as_base = self.variant.learns_schedule and schedule is not None
         schedule = self.schedule if schedule is None else schedule
+        require_straight_paths(schedule, self.description.paths)
         if isinstance(schedule, LearnedSchedule):
             schedule.to(self.device)
         if self.description.active and not as_base:

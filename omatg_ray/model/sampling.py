@@ -49,12 +49,11 @@ class Sampling:
         if self.solver == EULER:
             return
         from omatg_ray.policy.ode import AdaptiveMethod
-        from omatg_ray.policy.schedule import LearnedSchedule
 
         schedule, reason = self.schedule_of(model), None
         if self.noise != "none":
             reason = ": noise needs Euler steps; leave out the noise or the solver"
-        elif isinstance(schedule, LearnedSchedule) and "steps" in schedule.settings.features:
+        elif schedule is not None and schedule.depends_on_step:
             reason = ": the schedule depends on the length of Euler steps; leave out the solver"
         elif self.solver in get_args(AdaptiveMethod) and isinstance(schedule, StepSizes):
             reason = " chooses its own steps; leave out the schedule of steps or the solver"

@@ -35,8 +35,8 @@ NONE, OWN = "none", "own"
 KINDS = tuple(str(cls.model_fields["kind"].default) for cls in HAND_MADE)
 HELP = (
     "none · linear:pos=5,cell=2 (velocity times 1 + s(t), with s at t = 1) · quadratic:, cosine: and constant: with "
-    "the same keys, and limit=0.6 (no lengthened step takes more of what is left of the path) · steps:power=2 (unequal "
-    "steps instead of a scale) · a learned one: its folder, or the run or model that learned it, or bundled"
+    "the same keys, and limit=0.6 (no lengthened step takes more of what is left of a linear path) · steps:power=2 "
+    "(unequal steps instead of a scale) · a learned one: its folder, or the run or model that learned it, or bundled"
 )
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from torch import nn
 
-    from omatg_ray.model.flow_model import FlowModel, ModelDescription
+    from omatg_ray.model.description import ModelDescription
+    from omatg_ray.model.flow_model import FlowModel
     from omatg_ray.policy.drift import Drift
     from omatg_ray.policy.policy import Policy
     from omatg_ray.policy.schedule import Schedule

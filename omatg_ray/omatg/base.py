@@ -18,7 +18,8 @@ from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import NetworkSettings, PathSettings
 from omatg_ray.flow.species import MASK
-from omatg_ray.model.flow_model import FlowModel, ModelDescription
+from omatg_ray.model.description import ModelDescription
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.omatg import names
 from omatg_ray.omatg.checkpoint import Checkpoint
 from omatg_ray.omatg.configuration import Configured, read_section, section
@@ -87,7 +88,8 @@ def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDatas
     species = _species(interpolants["species"])
     with explain_errors_of("model.si"):
         paths = PathSettings.model_validate(
-            {of: _path(of, interpolants[of], steps, notes) for of in FIELDS} | {"species": species}
+            {of: _path(of, interpolants[of], steps, notes) for of in FIELDS}
+            | {"species": species, "pairing": "all_atoms" if model.get("use_min_perm_dist", False) else "none"}
         )
     slopes = {of: _slope(interpolants[of]) for of in FIELDS}
     with explain_errors_of("model.sampler"):

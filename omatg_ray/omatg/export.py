@@ -46,6 +46,8 @@ def export_omatg(model: FlowModel, folder: Path, steps: int | None = None, data:
     config = configuration(model, imported_with if steps is None else steps, data)
     if network.settings.layers < DEFAULT_LAYERS:
         notes.append("layers that OMatG's network has but does not use are zero in the checkpoint")
+    if model.description.paths.pairing == "same_species":
+        notes.append("it was trained with atoms paired within a species; OMatG would train it on with any atoms paired")
     if data is None:
         notes.append("the configuration names OMatG's own data files; change file_path there to predict for others")
     write_checkpoint(folder / CHECKPOINT_FILE, encoder_to_omatg(network))
@@ -114,7 +116,7 @@ def configuration(model: FlowModel, steps: int, data: str | None = None) -> dict
             "relative_si_costs": _costs(model),
             "sampler": _sampler(model, dataset),
             "model": _network(description.network),
-            "use_min_perm_dist": True,
+            "use_min_perm_dist": description.paths.pairing != "none",
             "float_32_matmul_precision": "high",
             "dataset_name": dataset or DEFAULT_DATASET,
         },

@@ -9,7 +9,8 @@ from torch import nn
 from omatg_ray.crystal.fields import FIELDS, FieldName
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
-from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
+from omatg_ray.model.description import ModelDescription
+from omatg_ray.model.flow_model import FlowModel, new_modules
 from omatg_ray.omatg import weights
 from omatg_ray.omatg.base import Imported, explain_errors_of, provenance
 from omatg_ray.omatg.checkpoint import Checkpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,8 +25,8 @@ else:
 class HandMadeSchedule(Settings):
     """s(t) = slope · shape(t) for each field, with a shape that is 1 at t = 1.
 
-    What is left of a path at time t takes 1 − t. A step dt that (1 + s) makes longer than that passes the crystal it
-    leads to, which `limit` prevents: 1 + s is at most limit · (1 − t) / dt, and at least 1.
+    What is left of a linear path at time t takes 1 − t. A step dt that (1 + s) makes longer than that passes the
+    crystal it leads to, which `limit` prevents: 1 + s is at most limit · (1 − t) / dt, and at least 1.
     """
 
     kind: str
@@ -35,11 +35,17 @@ class HandMadeSchedule(Settings):
     limit: float | None = Field(
         None,
         gt=0,
+        le=1,
         # Omitted when null, as in files written before this key existed.
         exclude_if=lambda limit: limit is None,
-        description="largest share of what is left of a path that a lengthened step may take, so that few steps do not "
-        "overshoot; null: no limit, as in OMatG",
+        description="largest share of what is left of a linear path that a lengthened step may take, so that few steps "
+        "do not overshoot; null: no limit, as in OMatG",
     )
+
+    @property
+    def depends_on_step(self) -> bool:
+        """Return whether s depends on the length of the step."""
+        return self.limit is not None
 
     @abstractmethod
     def shape(self, t: Tensor) -> Tensor:
@@ -57,7 +63,7 @@ class HandMadeSchedule(Settings):
         if self.limit is None:
             return factor
         if dt is None:
-            raise ModelError("a schedule with a limit depends on the length of the steps, so it needs Euler steps")
+            raise ModelError("the schedule depends on the length of the steps, so it needs Euler steps")
         most = (self.limit * (1.0 - t) / dt.to(t)).clamp_min(1.0)
         return torch.minimum(factor, most)
 
@@ -107,6 +113,8 @@ class StepSizes(Settings):
 
     kind: Literal["steps"] = "steps"
     power: float = Field(1.0, gt=0, description="exponent of `time_grid`; above 1: smaller steps near the crystal")
+
+    depends_on_step: ClassVar[bool] = False
 
     def factor(
         self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None

@@ -6,6 +6,7 @@ Source: OMatG (Höllmer et al., 2025) for linear s; OMatG-IRL (arXiv 2602.00424)
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.fields import FIELDS, FieldName
+from omatg_ray.errors import ModelError
+from omatg_ray.flow.interpolant import Linear
+from omatg_ray.flow.settings import PathSettings
 from omatg_ray.policy.features import STEPS_SHOWN, examples, features_of
 from omatg_ray.policy.grid import T_MAX, T_MIN, time_grid
 from omatg_ray.policy.hand_made import HandMadeSchedule, StepSizes
@@ -25,6 +29,11 @@ CURVE_POINTS = 51
 
 class Schedule(Protocol):
     """s(t) of each field, and the time grid of the integration."""
+
+    @property
+    def depends_on_step(self) -> bool:
+        """Return whether s depends on the length of the step."""
+        ...
 
     def factor(
         self, field: FieldName, t: Tensor, crystals: CrystalBatch | None = None, dt: Tensor | None = None
@@ -64,6 +73,11 @@ class LearnedSchedule(nn.Module):
         self.settings = settings
         for head in self.heads.values():
             zero_output(head if settings.shared else head[-1])  # type: ignore[index]
+
+    @property
+    def depends_on_step(self) -> bool:
+        """Return whether s depends on the length of the step."""
+        return "steps" in self.settings.features
 
     def value_with(self, field: FieldName, t: Tensor, features: Tensor) -> Tensor:
         """Return s(t) (n,) at times (n,) with features (n, F)."""
@@ -115,22 +129,47 @@ def describe(schedule: Schedule | None) -> dict[str, Any] | None:
     return schedule.model_dump(mode="json")
 
 
+def require_straight_paths(schedule: Schedule | None, paths: PathSettings) -> None:
+    """Refuse a schedule with a limit if a field that it makes faster has a path for which the limit means nothing.
+
+    Raises:
+        ModelError: That path is not linear, or has γ; names it.
+    """
+    if not isinstance(schedule, HandMadeSchedule) or schedule.limit is None:
+        return
+    for field in FIELDS:
+        path = paths.of(field)
+        if getattr(schedule, field) > 0 and not (isinstance(path, Linear) and path.gamma is None):
+            raise ModelError(
+                "the limit of a schedule needs linear paths without gamma, of which 1 - t is left at time t; that of "
+                f"{field} is {path.kind}{'' if path.gamma is None else ' with gamma'}. Leave out `limit`"
+            )
+
+
 @torch.no_grad()
-def curves(schedule: Schedule) -> list[Curve]:
-    """Return 1 + s(t) for pictures and files: one curve, or one for each of some examples if s depends on features."""
+def curves(schedule: Schedule, grids: Sequence[int] = STEPS_SHOWN) -> list[Curve]:
+    """Return 1 + s(t) for pictures and files: several curves if s depends on more than time.
+
+    Args:
+        schedule: Schedule; a learned one with features gives curves of some examples.
+        grids: Numbers of grid points to show if a hand-made one depends on the length of the steps.
+    """
     t = torch.linspace(T_MIN, T_MAX, CURVE_POINTS)
+
+    def curve(of: str, factors: dict[FieldName, Tensor]) -> Curve:
+        return Curve(of=of, t=t.tolist(), **{field: factor.tolist() for field, factor in factors.items()})
+
     if isinstance(schedule, LearnedSchedule):
         t = t.to(next(schedule.parameters()))
-    if not isinstance(schedule, LearnedSchedule) or not schedule.settings.features:
-        limited = isinstance(schedule, HandMadeSchedule) and schedule.limit is not None
-        steps = {f"{n} steps": torch.tensor(1.0 / n) for n in STEPS_SHOWN} if limited else {"": None}
-        return [
-            Curve(of=of, t=t.tolist(), **{field: schedule.factor(field, t, None, dt).tolist() for field in FIELDS})
-            for of, dt in steps.items()
-        ]
-    shown = []
-    for label, features in examples(schedule.settings.features):
-        rows = torch.tensor(features).to(t).expand(len(t), -1)
-        values = {field: (1.0 + schedule.value_with(field, t, rows)).tolist() for field in FIELDS}
-        shown.append(Curve(of=label, t=t.tolist(), **values))
-    return shown
+        if schedule.settings.features:
+            rows = {of: torch.tensor(row).to(t).expand(len(t), -1) for of, row in examples(schedule.settings.features)}
+            return [
+                curve(of, {field: 1.0 + schedule.value_with(field, t, row) for field in FIELDS})
+                for of, row in rows.items()
+            ]
+    if not schedule.depends_on_step:
+        return [curve("", {field: schedule.factor(field, t) for field in FIELDS})]
+    steps = {n: schedule.times(n).diff()[0] for n in grids}
+    return [
+        curve(f"{n} steps", {field: schedule.factor(field, t, None, dt) for field in FIELDS}) for n, dt in steps.items()
+    ]

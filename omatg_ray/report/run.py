@@ -13,6 +13,7 @@ from omatg_ray.evaluate.change import changes
 from omatg_ray.evaluate.metrics import CAPPED, measured_columns
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.schedule import SCHEDULE_FILE, read_description
+from omatg_ray.policy.features import STEPS_SHOWN
 from omatg_ray.policy.schedule import curves
 from omatg_ray.report.actors import actors_section, read_json, timeline_section, times_section
 from omatg_ray.report.drawing import read_crystals
@@ -225,7 +226,9 @@ def _schedule(
         return []
     try:
         schedule = None if learned else FlowModel.load(run.path).schedule
-        shown = read_description(run.schedule).curves if learned else schedule and curves(schedule)
+        evaluated_at = evaluations.get("after", {}).get("steps")
+        grids = [evaluated_at] if isinstance(evaluated_at, int) else STEPS_SHOWN
+        shown = read_description(run.schedule).curves if learned else schedule and curves(schedule, grids)
     except ModelError:
         missing.append("a readable " + (SCHEDULE_FILE if learned else "model with its schedule"))
         return []

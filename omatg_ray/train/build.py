@@ -11,7 +11,8 @@ import torch
 from omatg_ray.config import Config
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.model.checks import refuse_untrained, unseen_elements, warn_unfamiliar
-from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
+from omatg_ray.model.description import ModelDescription
+from omatg_ray.model.flow_model import FlowModel, new_modules
 from omatg_ray.model.schedule import learned_schedule
 from omatg_ray.model.variants import variant
 from omatg_ray.policy.policy import Policy

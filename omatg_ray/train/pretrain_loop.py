@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from omatg_ray.errors import ModelError, TrainingError
 from omatg_ray.flow.pretrain import Losses, Pretrainer
-from omatg_ray.model.flow_model import FlowModel, ModelDescription
+from omatg_ray.model.description import ModelDescription
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.run.advice import command
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import Interrupted

@@ -10,7 +10,7 @@ from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ConfigError
-from omatg_ray.flow.settings import PretrainSettings
+from omatg_ray.flow.settings import Pairing, PathSettings, PretrainSettings
 from omatg_ray.model.flow_model import FlowModel
 
 
@@ -34,11 +34,12 @@ class Start:
 def take_start(config: Config) -> tuple[Config, Start]:
     """Return the configuration with network and paths of the model in `pretrain.start`, and what is taken over from it.
 
-    Without such a model, the configuration is returned as it is.
+    Without such a model, the configuration is returned as it is. A pairing belongs to training and may be another one.
 
     Raises:
         ConfigError: The model is reinforced, generates species or has paths that are not trained here; or the
-            configuration asks for another network, other paths or other lattices than the model has.
+            configuration asks for another network, other paths or other lattices than the model has, or for the pairing
+            `all_atoms` where the model had another.
         ModelError: As `FlowModel.load`.
     """
     settings = config.pretrain
@@ -52,14 +53,33 @@ def take_start(config: Config) -> tuple[Config, Start]:
         what.paths.refuse_untrainable()
     except ValueError as error:
         raise ConfigError(f"pretrain.start: the paths of {settings.start} are not trained here: {error}") from error
-    for key, theirs in (("network", what.network), ("paths", what.paths)):
-        if getattr(settings, key) not in (getattr(default, key), theirs):
-            raise ConfigError(f"pretrain.{key}: pretrain.start decides it; set it to null, or train without a start")
+    paths = what.paths.model_copy(update={"pairing": _pairing(settings, what.paths.pairing)})
+    asked, plain = (path.model_copy(update={"pairing": paths.pairing}) for path in (settings.paths, default.paths))
+    if settings.network not in (default.network, what.network):
+        raise ConfigError("pretrain.network: pretrain.start decides it; set it to null, or train without a start")
+    if asked not in (plain, paths):
+        raise ConfigError(
+            "pretrain.paths: pretrain.start decides them, apart from their pairing; leave them out, or train without a "
+            "start"
+        )
     if settings.lattices not in (default.lattices, what.base_distribution.cell.kind):
         raise ConfigError(
             f"pretrain.lattices: those of {settings.start} start otherwise ({what.base_distribution.cell.kind}); leave "
             "it out, or train without a start"
         )
-    taken = {"network": what.network, "paths": what.paths}
+    taken = {"network": what.network, "paths": paths}
     config = config.model_copy(update={"pretrain": settings.model_copy(update=taken)})
     return config, Start(model.base_network.state_dict(), what.base_distribution)
+
+
+def _pairing(settings: PretrainSettings, of_model: Pairing) -> Pairing:
+    asked = settings.paths.pairing
+    if asked == PathSettings().pairing:
+        # Configurations leave this one out, so it is what a resumed run would not know from a key that is not set.
+        if "pairing" in settings.paths.model_fields_set and asked != of_model:
+            raise ConfigError(
+                f"pretrain.paths.pairing: {asked} after {of_model}, which {settings.start} was trained with, is not "
+                "supported; choose another pairing, or train without a start"
+            )
+        return of_model
+    return asked

@@ -86,7 +86,8 @@ def main() -> None:
             seed = seed_of(0, arguments.split, str(steps)) % 2**31
             name = f"generated-{of_model(model)}-{steps}"
             plan(name, "generated", arguments.share, partial(generated, model, steps=steps, seed=seed))
-    todo = [item for item in todo if not item[2].exists()]
+    # In no order, so that what an interrupted run has made is of all kinds, and time left is estimated well.
+    todo = sorted((item for item in todo if not item[2].exists()), key=lambda item: seed_of(0, item[2].name))
     with (
         ProcessPoolExecutor(
             arguments.workers, multiprocessing.get_context("spawn"), _start, (arguments.potential,)

@@ -19,7 +19,8 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import NetworkSettings, PathSettings
-from omatg_ray.model.flow_model import FlowModel, ModelDescription
+from omatg_ray.model.description import ModelDescription
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 
 NETWORKS = {

@@ -25,7 +25,8 @@ from omatg_ray.crystal.domain import DOMAIN_FILE, Domain
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.flow.species import MaskedSpecies
-from omatg_ray.model.flow_model import FlowModel, ModelDescription
+from omatg_ray.model.description import ModelDescription
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.schedule import save_schedule
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.location import PERIODIC

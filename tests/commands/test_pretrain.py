@@ -18,7 +18,7 @@ from omatg_ray.crystal.domain import Domain
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import ConfigError, ModelError, OmatgRayError, TrainingError
 from omatg_ray.flow.pretrain import Pretrainer
-from omatg_ray.flow.settings import PretrainSettings
+from omatg_ray.flow.settings import PathSettings, PretrainSettings
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.run.checkpoints import verify
 from omatg_ray.run.folder import RunFolder
@@ -26,6 +26,7 @@ from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.train.estimate import describe_pretraining
 from omatg_ray.train.splits import load_splits
+from omatg_ray.train.start import take_start
 from tests.commands.conftest import Command, Workshop
 
 
@@ -156,6 +157,23 @@ def test_training_starts_from_a_model_and_is_resumed(
     )
 
 
+def test_the_pairing_after_a_start_may_be_another(base: Path, workshop: Workshop, tmp_path: Path) -> None:
+    def taken(start: Path, *keys: str) -> str:
+        config, _ = take_start(workshop.load(f"pretrain.start={start}", "pretrain.network=null", *keys))
+        return config.pretrain.paths.pairing
+
+    assert taken(base) == "all_atoms"
+    assert taken(base, "pretrain.paths.pairing=same_species") == "same_species"
+    model = FlowModel.load(base)
+    paths = PathSettings(pairing="same_species")
+    (tmp_path / "within").mkdir()
+    FlowModel(model.description.model_copy(update={"paths": paths}), model.base_network).save(tmp_path / "within")
+    assert taken(tmp_path / "within") == "same_species"
+    assert taken(tmp_path / "within", "pretrain.paths.pairing=none") == "none"
+    with pytest.raises(ConfigError, match="all_atoms after same_species"):
+        taken(tmp_path / "within", "pretrain.paths.pairing=all_atoms")
+
+
 def test_a_run_of_warmup_alone_is_warned_of() -> None:
     settings = PretrainSettings(epochs=3, batch_size=4, warmup_steps=7)
     with pytest.warns(UserWarning, match="8 crystals in batches of 4 for 3 epochs are 6 updates"):
@@ -167,7 +185,7 @@ def test_a_run_of_warmup_alone_is_warned_of() -> None:
     "keys, said",
     [
         (["pretrain.network.hidden=8"], "pretrain.network: pretrain.start decides it"),
-        (["pretrain.paths.pos=trigonometric"], "pretrain.paths: pretrain.start decides it"),
+        (["pretrain.paths.pos=trigonometric"], "pretrain.paths: pretrain.start decides them"),
         (["pretrain.lattices=by_volume"], "pretrain.lattices: .*start otherwise .informed."),
     ],
 )

@@ -30,7 +30,8 @@ from omatg_ray.distributed.workers import LearnerWorker
 from omatg_ray.errors import ClusterError, TrainingError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import PathSettings
-from omatg_ray.model.flow_model import FlowModel, ModelDescription
+from omatg_ray.model.description import ModelDescription
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.policy.grid import time_grid
 from omatg_ray.policy.policy import draw_noise
 from omatg_ray.rl.learner import Learner

@@ -35,6 +35,14 @@ def test_slopes_for_positions_are_tried_again_with_those_of_lattices():
     assert found.at_border == ["cell"]
 
 
+def test_limits_are_tried_with_the_best_slopes():
+    tried = TRIED.model_copy(update={"limits": [None, 0.6, 1.0]})
+    best = {None: 0.0, 0.6: -2.0, 1.0: -1.0}
+    found = tune("linear", tried, 10, lambda schedules: [abs(one.pos - 2) + best[one.limit] for one in schedules])
+    assert (found.schedule.pos, found.schedule.limit, found.value) == (2, 0.6, -2.0)
+    assert found.at_border == [] and found.as_dict()["schedule"] == "linear:pos=2,cell=0,limit=0.6"
+
+
 @pytest.mark.parametrize(
     ("values", "highest", "best"),
     [

@@ -26,7 +26,8 @@ from omatg_ray.evaluate.cases import (
 )
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.flow.settings import PathSettings
-from omatg_ray.model.flow_model import FlowModel, ModelDescription
+from omatg_ray.model.description import ModelDescription
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.reward.matching import Matcher

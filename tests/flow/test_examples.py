@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.lattice import minimum_difference
 from omatg_ray.flow.examples import draw_examples
 from omatg_ray.flow.paths import TIME_MARGIN
@@ -27,6 +30,27 @@ def test_what_is_left_of_a_straight_path_leads_to_the_crystal() -> None:
     apart = minimum_difference(end - CRYSTALS.pos)
     first = state.ptr[:-1][state.batch]
     assert torch.allclose(minimum_difference(apart - apart[first]), torch.zeros_like(apart), atol=1e-5)
+
+
+@pytest.mark.parametrize("among", ["all_atoms", "same_species", "none"])
+def test_atoms_are_paired_as_the_paths_say(among: str) -> None:
+    crystals = random_crystals([8], dtype=torch.float32)
+    crystals = CrystalBatch(torch.tensor([11] * 4 + [17] * 4), crystals.pos, crystals.cell, crystals.n_atoms)
+    x_0 = BASE.sample(crystals.atomic_numbers, [3], crystals).pos
+    costs = minimum_difference(crystals.pos[:, None] - x_0[None]).norm(dim=-1)
+    allowed = {
+        "all_atoms": itertools.permutations(range(8)),
+        "same_species": (
+            (*first, *second)
+            for first in itertools.permutations(range(4))
+            for second in itertools.permutations(range(4, 8))
+        ),
+        "none": [tuple(range(8))],
+    }[among]
+    best = min(allowed, key=lambda order: float(costs[range(8), order].sum()))
+    expected = minimum_difference(crystals.pos - x_0[list(best)])
+    found = draw_examples(crystals, [3], BASE, PathSettings(pairing=among)).velocity["pos"]
+    assert torch.allclose(found, expected - expected.mean(0), atol=1e-5)
 
 
 def test_an_example_depends_on_its_own_seed_alone() -> None:

@@ -60,6 +60,18 @@ def test_where_atoms_start_does_not_depend_on_the_crystal_within_a_species(among
     assert (abs(nearer - 0.5) < 0.05) is unchanged
 
 
+def test_either_of_two_like_atoms_goes_to_the_nearer_place():
+    """Two of each species, all at places of the other species: within a species only the like ones are exchanged."""
+    places = torch.tensor([[0.0, 0, 0], [0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5]])
+    crystal = CrystalBatch(torch.tensor([11, 11, 17, 17]), places, torch.eye(3)[None], torch.tensor([4]))
+    start = crystal.replace(places[[1, 0, 3, 2]] + 0.01, crystal.cell)
+    assert torch.equal(paired(start, crystal, "same_species").pos, start.pos[[1, 0, 3, 2]])
+    assert torch.equal(paired(start, crystal, "none").pos, start.pos)
+    crossed = crystal.replace(places[[2, 3, 0, 1]] + 0.01, crystal.cell)
+    assert torch.equal(paired(crossed, crystal, "all_atoms").pos, crossed.pos[[2, 3, 0, 1]])
+    assert not torch.equal(paired(crossed, crystal, "same_species").pos, crossed.pos[[2, 3, 0, 1]])
+
+
 def test_recovers_a_shuffle():
     layout = Layout(torch.tensor([8, 8]))
     x_1 = torch.rand(16, 3)

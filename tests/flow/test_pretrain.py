@@ -13,6 +13,7 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ModelError, TrainingError
 from omatg_ray.flow.loss import flow_loss
+from omatg_ray.flow.pairing import minimum_permutation
 from omatg_ray.flow.pretrain import Pretrainer
 from omatg_ray.flow.settings import NetworkSettings, PretrainSettings
 from tests.small import SIZE, random_crystals
@@ -144,6 +145,40 @@ def test_times_keep_away_from_the_ends_where_paths_are_not_defined_there(paths, 
 def test_one_sided_paths_are_not_for_new_models(path, name):
     with pytest.raises(ValidationError, match=f"cell: {name}, one-sided, is for imported models only; train on linear"):
         PretrainSettings(paths={"cell": path})
+
+
+@pytest.mark.parametrize("among", ["all_atoms", "same_species", "none"])
+def test_atoms_are_paired_as_asked_for_in_training_and_validation(among, monkeypatch):
+    """What reaches the loss is what pairing returns for what was drawn."""
+    drawn, reached = [], []
+    draw = Pretrainer._draw
+
+    def record(self, x_1, rng):
+        found = draw(self, x_1, rng)
+        drawn.append(found[0])
+        return found
+
+    def loss(network, paths, x_0, x_1, *rest):
+        reached.append((x_0, x_1))
+        return flow_loss(network, paths, x_0, x_1, *rest)
+
+    monkeypatch.setattr(Pretrainer, "_draw", record)
+    monkeypatch.setattr("omatg_ray.flow.pretrain.flow_loss", loss)
+    one = trainer(paths={"pairing": among}, batch_size=7)
+    one.run_epoch()
+    in_training = len(drawn)
+    one.validate()
+    assert 0 < in_training < len(drawn) == len(reached)
+    for start, (x_0, x_1) in zip(drawn, reached, strict=True):
+        species = {"all_atoms": None, "same_species": x_1.species}.get(among)
+        order = slice(None) if among == "none" else minimum_permutation(start.pos, x_1.pos, x_1.layout, species)
+        assert torch.equal(x_0.pos, start.pos[order])
+
+
+def test_a_network_that_sees_shapes_learns():
+    one = trainer(network=SIZE.model_copy(update={"lattice": "shape"}), epochs=20, batch_size=7, warmup_steps=0)
+    losses = [one.run_epoch()["loss"] for _ in range(20)]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
 @pytest.mark.parametrize("values", [{}, {"paths": GAMMA}, {"optimizer": "muon"}], ids=["plain", "gamma", "muon"])

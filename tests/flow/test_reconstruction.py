@@ -11,7 +11,8 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.lattice import cell_from_parameters, cell_parameters
 from omatg_ray.flow.pretrain import Pretrainer
 from omatg_ray.flow.settings import NetworkSettings, PretrainSettings
-from omatg_ray.model.flow_model import FlowModel, ModelDescription
+from omatg_ray.model.description import ModelDescription
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.hand_made import LinearSchedule
 

@@ -15,7 +15,8 @@ from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.domain import Domain
 from omatg_ray.errors import ConfigError, FormulaError, ModelError
 from omatg_ray.flow.settings import PathSettings
-from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
+from omatg_ray.model.description import ModelDescription
+from omatg_ray.model.flow_model import FlowModel, new_modules
 from omatg_ray.model.sampling import Sampling, chunks_by_pairs
 from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.policy.settings import LearnedScheduleSettings, NoiseSettings
@@ -313,6 +314,15 @@ def test_solvers_agree_where_steps_are_small_and_euler_is_the_default():
 def test_a_frozen_field_takes_its_own_network_in_a_solver_too():
     model = reinforced_model()
     assert close(model.generate(SPECIES, Sampling(20, solver="rk4"), seed=1), extrapolated(model), 2e-4)
+
+
+@pytest.mark.parametrize("solver", ["midpoint", "dopri5"])
+def test_schedules_that_depend_on_steps_take_euler_steps(solver):
+    limited = LinearSchedule(pos=3.0, limit=0.6)
+    with pytest.raises(ModelError, match=f"^solver {solver}: the schedule depends on the length of Euler steps"):
+        base_model().generate(SPECIES, Sampling(5, limited, solver=solver))
+    with pytest.raises(ModelError, match="that of pos is trigonometric"):
+        base_model(paths=PathSettings(pos={"kind": "trigonometric"})).generate(SPECIES, Sampling(5, limited))
 
 
 def test_noise_takes_euler_steps():

@@ -15,7 +15,8 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.metrics import match_rows, mean
 from omatg_ray.flow.settings import PathSettings
-from omatg_ray.model.flow_model import FlowModel, ModelDescription, bundled_model
+from omatg_ray.model.description import ModelDescription
+from omatg_ray.model.flow_model import FlowModel, bundled_model
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import read_schedule, save_schedule
 from omatg_ray.policy.hand_made import CosineSchedule, LinearSchedule, StepSizes

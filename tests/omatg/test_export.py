@@ -14,7 +14,8 @@ from omatg_ray.crystal.base import BaseDistribution, InformedCell, Normal
 from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import PathSettings
-from omatg_ray.model.flow_model import FlowModel, ModelDescription, new_modules
+from omatg_ray.model.description import ModelDescription
+from omatg_ray.model.flow_model import FlowModel, new_modules
 from omatg_ray.omatg.export import export_omatg
 from omatg_ray.omatg.hub import CHECKPOINT_FILE, CONFIG_FILE
 from omatg_ray.omatg.lattices import informed_cell
@@ -100,6 +101,14 @@ def test_every_family_of_paths_comes_back(kind: str, tmp_path: Path) -> None:
     paths = PathSettings.model_validate({"pos": values, "cell": values})
     export_omatg(model_of(paths=paths), tmp_path)
     assert import_omatg(tmp_path / CHECKPOINT_FILE, tmp_path / CONFIG_FILE).model.description.paths == paths
+
+
+@pytest.mark.parametrize(("pairing", "back"), [("none", "none"), ("same_species", "all_atoms")])
+def test_pairing_comes_back_or_is_noted(pairing: str, back: str, tmp_path: Path) -> None:
+    notes = export_omatg(model_of(paths=PathSettings(pairing=pairing)), tmp_path)
+    assert any("paired within a species" in note for note in notes) is (pairing == "same_species")
+    again = import_omatg(tmp_path / CHECKPOINT_FILE, tmp_path / CONFIG_FILE).model
+    assert again.description.paths.pairing == back
 
 
 class Encoder(nn.Module):

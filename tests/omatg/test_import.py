@@ -51,6 +51,15 @@ def test_a_base_model(tmp_path: Path) -> None:
     assert "elements and cell sizes of its training set are unknown" in notes
 
 
+@pytest.mark.parametrize(("value", "pairing"), [(True, "all_atoms"), (False, "none"), (None, "none")])
+def test_pairing_is_that_of_the_training(value: bool | None, pairing: str, tmp_path: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        if value is not None:
+            tree["model"]["use_min_perm_dist"] = value
+
+    assert imported(tmp_path, change).model.description.paths.pairing == pairing
+
+
 def test_it_generates_as_the_loaded_model_folder(tmp_path: Path) -> None:
     model = imported(tmp_path).model
     (tmp_path / "out").mkdir()

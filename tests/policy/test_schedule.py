@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ModelError
+from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model.schedule import brief, read_schedule
 from omatg_ray.policy.features import features_of
 from omatg_ray.policy.grid import time_grid
@@ -20,7 +21,7 @@ from omatg_ray.policy.hand_made import (
     QuadraticSchedule,
     StepSizes,
 )
-from omatg_ray.policy.schedule import LearnedSchedule, curves, describe
+from omatg_ray.policy.schedule import LearnedSchedule, curves, describe, require_straight_paths
 from omatg_ray.policy.settings import AnySchedule, LearnedScheduleSettings
 from omatg_ray.settings import Settings
 
@@ -41,23 +42,47 @@ def test_a_limit_keeps_steps_from_passing_the_end():
     t, dt = torch.tensor([0.0, 0.2, 0.6, 0.9], dtype=torch.float64), torch.tensor(0.1)
     # 1 + 9 t = 1, 2.8, 6.4, 9.1; half of what is left takes 5, 4, 2, 0.5 steps; never below the velocity itself.
     torch.testing.assert_close(schedule.factor("pos", t, None, dt).tolist(), [1.0, 2.8, 2.0, 1.0])
-    # Along the straight path to a point the limit is the share of what is left that a step takes.
-    x, target = 0.0, 1.0
-    for k in range(9):
-        at, velocity = torch.tensor(0.1 * k), (target - x) / (1.0 - 0.1 * k)
-        x += 0.1 * float(schedule.factor("pos", at, None, dt)) * velocity
-        assert x <= target
+    # Along the straight path to a point the limit is the share of what is left that a lengthened step takes.
+    left = []
+    x = 0.0
+    for k in range(10):
+        velocity = (1.0 - x) / (1.0 - 0.1 * k)
+        step = 0.1 * float(schedule.factor("pos", torch.tensor(0.1 * k), None, dt)) * velocity
+        left.append(step / (1.0 - x))
+        x += step
+    # Steps 2 to 7 are cut to half of what is left; the eighth would be, and the last two take what they did.
+    assert left == pytest.approx([0.1, 0.19 / 0.9, 0.35, *[0.5] * 6, 1.0], abs=1e-6)
+    # Each structure may have its own step, and each kind and field its limit.
+    own = ConstantSchedule(cell=3.0, limit=0.8)
+    steps = torch.tensor([0.05, 0.1, 0.2, 0.5])
+    assert own.factor("cell", torch.full((4,), 0.5), None, steps).tolist() == pytest.approx([4.0, 4.0, 2.0, 1.0])
+    assert own.factor("pos", torch.full((4,), 0.5), None, steps).tolist() == [1.0] * 4
     assert LinearSchedule(pos=9.0).factor("pos", t, None, dt)[2] == pytest.approx(6.4)
     with pytest.raises(ModelError, match="length of the steps"):
         schedule.factor("pos", t)
     assert [curve.of for curve in curves(schedule)] == ["5 steps", "20 steps", "100 steps"]
+    (curve,) = curves(schedule, [11])
+    at = torch.tensor(curve.t)
+    assert curve.pos == pytest.approx(schedule.factor("pos", at, None, time_grid(11).diff()[3]).tolist(), abs=1e-6)
     assert describe(schedule) != describe(LinearSchedule(pos=9.0))
     assert read_schedule(brief(schedule)) == schedule
 
 
-def test_a_slope_that_turns_the_flow_round_is_refused():
+@pytest.mark.parametrize("values", [{"pos": -1.5}, {"limit": 0.0}, {"limit": 1.5}], ids=str)
+def test_a_slope_that_turns_the_flow_round_and_a_limit_beyond_the_end_are_refused(values):
     with pytest.raises(ValidationError):
-        LinearSchedule(pos=-1.5)
+        LinearSchedule(**values)
+
+
+def test_a_limit_needs_linear_paths_where_it_acts():
+    schedule = LinearSchedule(pos=5.0, limit=0.6)
+    bent, noisy = {"kind": "trigonometric"}, {"kind": "linear", "gamma": {"kind": "sqrt", "a": 0.1}}
+    require_straight_paths(schedule, PathSettings(cell=bent))
+    require_straight_paths(LinearSchedule(pos=5.0), PathSettings(pos=bent))
+    with pytest.raises(ModelError, match="that of pos is trigonometric"):
+        require_straight_paths(schedule, PathSettings(pos=bent))
+    with pytest.raises(ModelError, match="that of cell is linear with gamma"):
+        require_straight_paths(ConstantSchedule(cell=1.0, limit=0.6), PathSettings(cell=noisy))
 
 
 def test_other_shapes_end_at_one_and_the_slope():
@@ -158,7 +183,7 @@ def test_a_conditioned_schedule_learns_what_differs_between_structures(shared):
 
 def test_curves_are_those_of_the_device_of_the_weights():
     """The meta device refuses tensors of another one, as a GPU does."""
-    with pytest.raises(NotImplementedError, match="meta"):  # there are no numbers to show, but no mixture either
+    with pytest.raises(NotImplementedError, match="[Mm]eta"):  # there are no numbers to show, but no mixture either
         curves(LearnedSchedule(LearnedScheduleSettings(fields=["pos"])).to("meta"))
 
 

@@ -8,8 +8,11 @@ from torch.distributions import Normal
 
 from omatg_ray.crystal.fields import displace
 from omatg_ray.policy.grid import time_grid
+from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.policy.policy import Step, draw_noise
+from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.rollout import Trajectory, rollout
+from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
 from tests.policy.test_policy import Counting
 from tests.small import random_crystals, small_network, velocity_policy
 
@@ -105,6 +108,18 @@ def test_only_the_steps_learned_from_are_recorded_and_they_alone_may_take_noise(
     parts = [trajectory.select(torch.tensor([b])) for b in range(3)]
     assert all(tuple(part.learn_from.tolist()) == SOME for part in (*parts, Trajectory.cat(parts)))
     assert equal(Trajectory.cat(parts), trajectory) and trajectory.to("meta").learn_from.device.type == "meta"
+
+
+def test_a_limited_schedule_gives_the_learner_the_probabilities_of_the_rollout():
+    """The limit depends on the length of the step, which the learner has to take from the trajectory."""
+    schedule = LinearSchedule(pos=9.0, cell=5.0, limit=0.5)
+    policy = velocity_policy(small_network(0), small_network(1), schedule=schedule)
+    x_0 = random_crystals(SIZES)
+    trajectory = rollout(policy, x_0, time_grid(STEPS), draw_noise(x_0, STEPS, range(3), policy.active), True)
+    objective = ObjectiveSettings(policy_weight={"pos": 1.0, "cell": 1.0}, kl_weight={"pos": 0.0, "cell": 0.0})
+    learner = Learner(policy, objective, LearnerSettings(epochs=1))
+    stats = learner.update(trajectory, torch.tensor([1.0, -1.0, 0.5]))
+    assert stats["log_ratio_max"] < 1e-5
 
 
 def test_the_base_is_asked_only_in_steps_learned_from():
