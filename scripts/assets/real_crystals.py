@@ -8,7 +8,8 @@ Both are parts of the Materials Project (CC BY 4.0; Jain et al., APL Materials 1
 github.com/jiaor17/DiffCSP, data/mpts_52. Each is a file, which may be compressed, with columns `material_id` and `cif`,
 or a folder of such. The bundled crystals are those of `--bundled`, a folder as `crystals.py` makes it. The split is our
 own: leave the published test files out if figures are to be compared with published ones. Writes train, val and test
-.extxyz, with the `source` of every crystal.
+.extxyz, with the `source` of every crystal; those of up to 20 atoms in a folder `small`; and the crystals of the test
+part that are not bundled in real_test.extxyz.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.train.splits import SPLITS
 
-MAX_ATOMS = 52
+SMALL = 20
+"""Most atoms of the crystals that training takes first."""
 KEPT = ("e_above_hull", "energy_above_hull", "formation_energy_per_atom", "energy_per_atom", "prototype")
 
 
@@ -35,7 +37,6 @@ def main() -> None:
     parser.add_argument("--mp20", type=Path, required=True)
     parser.add_argument("--mpts52", type=Path, required=True)
     parser.add_argument("--bundled", type=Path, default=root() / "crystals", help="folder of the bundled crystals")
-    parser.add_argument("--largest", type=int, default=MAX_ATOMS, help="most atoms of a crystal that is written")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     bundled = {part: read_dataset(arguments.bundled / f"{part}.extxyz", progress=True) for part in SPLITS}
@@ -46,20 +47,19 @@ def main() -> None:
     print(f"{'':<6}{'crystals':>9}{'formulas':>9}{'elements':>9}{'above 20 atoms':>16}   from")
     for part in SPLITS:
         of = {name: split[name][part] for name in real} | {"bundled": bundled[part]}
-        of = {name: small(dataset, arguments.largest) for name, dataset in of.items()}
         whole = CrystalDataset.cat(of.values())
         sources = [name for name, dataset in of.items() for _ in dataset.ids]
         write(arguments.out / f"{part}.extxyz", whole, sources)
+        some = (whole.crystals.n_atoms <= SMALL).nonzero()[:, 0].tolist()
+        write(arguments.out / "small" / f"{part}.extxyz", whole.select(some), [sources[i] for i in some])
+        if part == "test":
+            some = [i for i, source in enumerate(sources) if source != "bundled"]
+            write(arguments.out / f"real_{part}.extxyz", whole.select(some), [sources[i] for i in some])
         large = int((whole.crystals.n_atoms > 20).sum())
         print(
             f"{part:<6}{len(whole):>9}{len(set(whole.compositions)):>9}{len(whole.elements):>9}{large:>16}   "
             + ", ".join(f"{name} {count}" for name, count in Counter(sources).items())
         )
-
-
-def small(dataset: CrystalDataset, largest: int) -> CrystalDataset:
-    """Return the crystals of up to so many atoms."""
-    return dataset.select((dataset.crystals.n_atoms <= largest).nonzero()[:, 0])
 
 
 def write(path: Path, dataset: CrystalDataset, sources: list[str]) -> None:
