@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,9 +28,9 @@ def tree(tmp_path: Path) -> Path:
     for source in (ROOT / "omatg_ray").rglob("*"):
         copy = tmp_path / source.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        if source.suffix == ".py":
-            copy.write_bytes(source.read_bytes())
-        elif source.is_file() and "__pycache__" not in source.parts:
+        if source.suffix in (".py", ".pyc"):  # with its time, so that what is compiled already counts
+            shutil.copy2(source, copy)
+        elif source.is_file():
             copy.symlink_to(source)
     blocks = [
         block for page in ("policies", "rewards") for block in BLOCK.findall((ROOT / f"docs/{page}.md").read_text())
