@@ -1,9 +1,12 @@
 #!/usr/bin/env python
-"""Compare the bundled potential with its teacher on held-out compositions: the figures of its card.
+"""Compare a bundled potential with its teacher on held-out compositions: the figures of its card.
 
   python scripts/assets/check_potential.py --teacher POTENTIAL --out runs/assets/potential_figures
+  python scripts/assets/check_potential.py --teacher POTENTIAL --student bundled-periodic --model bundled-periodic \
+      --crystals runs/periodic/crystals/test.extxyz --out runs/periodic/potential_figures
 
-Writes figures.json and volumes.svg (energies against volume beside the teacher's).
+With `--like OTHER`, only crystals whose elements OTHER knows, too, so that two students are asked the same. Writes
+figures.json and volumes.svg (energies against volume beside the teacher's).
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.validity import check_validity
-from omatg_ray.model.flow_model import bundled_model
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.potential import Potential, load_potential
@@ -36,11 +39,13 @@ from omatg_ray.run.atomic import write_json
 from omatg_ray.run.location import BUNDLED
 from omatg_ray.run.progress import print_line
 
-PER_COMPOSITION = 24  # generated crystals; invalid ones are left out
+COMPOSITIONS, PER_COMPOSITION = 120, 24  # generated crystals; invalid ones are left out
 FEWEST = 16
 STEPS = 20
 SCALES = np.linspace(0.7, 1.6, 19)
-EVERY = 4  # E(V) is measured for one crystal in this many
+CURVES = 114  # crystals whose E(V) is measured
+ATOMS = {"1 to 10": (1, 10), "11 to 20": (11, 20), "21 and more": (21, 999)}
+FORMERS = frozenset({5, 6, 7, 14, 15, 16, 17, 34, 53})  # elements that make molecular anions with O
 SQUEEZED = np.linspace(0.1, 1.0, 19)  # volumes in units of the relaxed one
 TOLERANCE = 0.05  # eV/atom by which squeezed crystals may lie below relaxed ones, eV by which dimers' energies may fall
 BOX = 30.0  # Å, side of the cell of a dimer
@@ -50,21 +55,30 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True)
+    parser.add_argument("--student", default=BUNDLED, help="default: bundled")
+    parser.add_argument(
+        "--model", default=BUNDLED, help="base model that generates crystals to judge; default: bundled"
+    )
+    parser.add_argument("--crystals", type=Path, default=bundled_crystals("test"), help="held-out relaxed crystals")
+    parser.add_argument("--like", help="leave out elements that this potential does not know")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    student, teacher = load_potential(BUNDLED), load_potential(arguments.teacher)
-    dataset = read_dataset(bundled_crystals("test"))
+    student, teacher = load_potential(arguments.student), load_potential(arguments.teacher)
+    dataset = read_dataset(arguments.crystals)
+    known = student.elements & (load_potential(arguments.like).elements if arguments.like else student.elements)
+    dataset = dataset.select([row for row, cell in enumerate(dataset.crystals.atomic_numbers) if known >= set(cell)])
     relaxed = dataset.crystals
-    generated, group = generate(dataset)
-    print_line(f"{len(generated)} valid generated crystals")
+    generated, group = generate(FlowModel.load(arguments.model), dataset)
+    print_line(f"{len(dataset)} crystals, {len(generated)} valid generated ones")
     figures: dict[str, Any] = {
         "potential": student.fingerprint,
         "teacher": teacher.fingerprint,
-        "relaxed": errors(energies(student, relaxed), energies(teacher, relaxed)),
-        **polymorphs(energies(student, relaxed), energies(teacher, relaxed), dataset.compositions),
+        "relaxed": errors(ours := energies(student, relaxed), theirs := energies(teacher, relaxed)),
+        "relaxed_by_contents": by_contents(ours, theirs, relaxed),
+        **polymorphs(ours, theirs, dataset.compositions),
         "generated": rewarded(student, teacher, generated, group),
         "seconds_per_1000_relaxed": {"student": seconds(student, relaxed), "teacher": seconds(teacher, relaxed)},
         "volumes": volumes(student, teacher, dataset, arguments.out / "volumes.svg"),
@@ -90,18 +104,20 @@ def seconds(potential: Potential, crystals: CrystalBatch) -> float:
     return min(taken)
 
 
-def generate(dataset: CrystalDataset) -> tuple[CrystalBatch, np.ndarray]:
-    """Generate valid crystals of the bundled base for every held-out composition, in its cells; with formulas."""
+def generate(model: FlowModel, dataset: CrystalDataset) -> tuple[CrystalBatch, np.ndarray]:
+    """Generate valid crystals for held-out compositions spread over all, in their cells; with formulas."""
     rows_of = defaultdict(list)
     for row, formula in enumerate(dataset.compositions):
         rows_of[formula].append(row)
     species = dataset.crystals.atomic_numbers
     formulas, cells = [], []
-    for formula, rows in rows_of.items():
+    every = list(rows_of)
+    for formula in every[:: -(-len(every) // COMPOSITIONS)]:
+        rows = rows_of[formula]
         for copy in range(PER_COMPOSITION):
             formulas.append(formula)
             cells.append(species[rows[copy % len(rows)]])
-    crystals = bundled_model().generate(cells, Sampling(STEPS), seed=1)
+    crystals = model.generate(cells, Sampling(STEPS), seed=1)
     valid = check_validity(crystals).valid
     return crystals.select(valid.nonzero()[:, 0]), np.array(formulas)[valid.numpy()]
 
@@ -110,6 +126,14 @@ def errors(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
     """Return errors of energies in eV/atom."""
     error = np.abs(student - teacher)
     return {"n": len(error), "mae": float(error.mean()), "median": float(np.median(error))}
+
+
+def by_contents(student: np.ndarray, teacher: np.ndarray, crystals: CrystalBatch) -> dict[str, dict[str, float]]:
+    """Return errors by number of atoms, and of crystals that may hold molecular anions, such as sulfates."""
+    sizes, cells = crystals.n_atoms.numpy(), crystals.atomic_numbers
+    rows = {name: np.flatnonzero((low <= sizes) & (sizes <= high)) for name, (low, high) in ATOMS.items()}
+    rows["O and a non-metal"] = np.array([row for row, cell in enumerate(cells) if 8 in cell and FORMERS & set(cell)])
+    return {name: errors(student[some], teacher[some]) for name, some in rows.items() if len(some)}
 
 
 def rewarded(student: Potential, teacher: Potential, crystals: CrystalBatch, group: np.ndarray) -> dict[str, Any]:
@@ -164,7 +188,7 @@ def scaled(crystals: CrystalBatch, row: int, volumes: np.ndarray) -> CrystalBatc
 
 def volumes(student: Potential, teacher: Potential, dataset: CrystalDataset, path: Path) -> dict[str, float]:
     """Draw E(V) of twelve crystals, and return the error of the equilibrium volume over one crystal in `EVERY`."""
-    rows = range(0, len(dataset), EVERY)
+    rows = spread(len(dataset))
     shown = list(rows)[:: len(rows) // 12][:12]
     figure = Figure(figsize=(11, 7), layout="constrained", facecolor="white")
     axes = figure.subplots(3, 4, sharex=True)
@@ -177,13 +201,18 @@ def volumes(student: Potential, teacher: Potential, dataset: CrystalDataset, pat
             axis = axes.flat[shown.index(row)]
             axis.plot(SCALES, theirs, color="0.6", lw=3, label="teacher")
             axis.plot(SCALES, ours, color="#1f6f9f", lw=1.3, label="bundled potential")
-            prototype = str(dataset.properties[row]["prototype"]).replace("_", " ")
-            axis.set_title(f"{dataset.compositions[row]} ({prototype})", fontsize=9)
+            what = dataset.properties[row].get("prototype", dataset.ids[row])
+            axis.set_title(f"{dataset.compositions[row]} ({str(what).replace('_', ' ')})", fontsize=9)
     axes.flat[0].legend(fontsize=8, frameon=False)
     figure.supxlabel("volume in units of the relaxed one")
     figure.supylabel("energy (eV/atom)")
     figure.savefig(path, metadata={"Date": None})
     return {"crystals": len(shifts), "equilibrium_volume_mae": float(np.mean(shifts))}
+
+
+def spread(count: int) -> range:
+    """Return at most about `CURVES` rows, spread over all."""
+    return range(0, count, max(1, -(-count // CURVES)))
 
 
 def minimum(curve: np.ndarray) -> float:
@@ -196,7 +225,7 @@ def minimum(curve: np.ndarray) -> float:
 def squeezed(potential: Potential, crystals: CrystalBatch) -> dict[str, float]:
     """Measure how many crystals, squeezed with the repulsion, fall below their relaxed energy, and by how much."""
     below = []
-    for row in range(0, len(crystals), EVERY):
+    for row in spread(len(crystals)):
         pressed = scaled(crystals, row, SQUEEZED)
         valid = check_validity(pressed).valid.numpy()
         curve = (potential.energies(pressed.select(valid.nonzero()[0].tolist())) / pressed.n_atoms[0]).numpy()
