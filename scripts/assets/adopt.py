@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from distill import read as read_labels
 from domain import of_potential
 
 from omatg_ray.assets import has, root, seal
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, nargs="?")
     parser.add_argument("--set", choices=[BUNDLED, PERIODIC], default=BUNDLED, help="set of assets that it belongs to")
     parser.add_argument(
-        "--labelled", type=Path, help="of a potential for bundled-periodic: the crystals it learned from"
+        "--labels", type=Path, help="of a potential for bundled-periodic: folder of the labels it learned from"
     )
     arguments = parser.parse_args()
     if arguments.what == "seal":
@@ -54,8 +55,8 @@ def main() -> None:
         return
     if arguments.source is None:
         parser.error(f"name the folder of the {arguments.what}")
-    if arguments.what == "potential" and (arguments.labelled is None) == (arguments.set == PERIODIC):
-        parser.error("--labelled: name the crystals for bundled-periodic, and for no other set")
+    if arguments.what == "potential" and (arguments.labels is None) == (arguments.set == PERIODIC):
+        parser.error("--labels: name their folder for bundled-periodic, and for no other set")
     folder = root(arguments.set) / arguments.what
     folder.mkdir(exist_ok=True, parents=True)
     for file in FILES[arguments.what]:
@@ -63,8 +64,8 @@ def main() -> None:
     if arguments.what == "potential":
         (folder / KNOWN_ENERGIES).unlink(missing_ok=True)
         write_json(folder / KNOWN_ENERGIES, known_energies(folder, arguments.set))
-        labelled: Path | None = arguments.labelled
-        domain = Domain.of(read_dataset(labelled).crystals, sized=False) if labelled else of_potential()
+        labels: Path | None = arguments.labels
+        domain = Domain.of(read_labels(labels).crystals, sized=False) if labels else of_potential()
         write_text(folder / DOMAIN_FILE, domain.model_dump_json(indent=1) + "\n")
     seal(folder)
 
