@@ -41,7 +41,11 @@ def overview() -> str:
 def _assets() -> dict[str, tuple[AssetName, BundledName]]:
     """Return the assets of all sets by the names under which they are shown."""
     shown: dict[str, tuple[AssetName, BundledName]] = {name: (name, BUNDLED) for name in ASSETS}
-    return shown | {f"{PERIODIC}/{name}": (name, PERIODIC) for name in assets.has(PERIODIC)}
+    return shown | {_shown(name, PERIODIC): (name, PERIODIC) for name in assets.has(PERIODIC)}
+
+
+def _shown(name: AssetName, of: BundledName) -> str:
+    return f"{of}/{name}" if of == PERIODIC else name
 
 
 def _first_paragraph(card: str) -> str:
@@ -133,6 +137,11 @@ def describe_model(name: str) -> str:
     noise = {field: _noise(what.noise[field]) for field in what.active}
     rows = {
         "model": f"{name}, {'reinforced' if what.active else 'a base model'}",
+        **(
+            {"card": f"what it is good for, figures and limits: omatg-ray info {_shown('base', name)}"}
+            if is_bundled(name)
+            else {}
+        ),
         "network": f"{parameters:,} parameters{', twice (base and policy)' if 'policy' in model.learned else ''}; "
         + ", ".join(f"{key} {value}" for key, value in what.network.model_dump().items()),
         "paths": ", ".join(f"{key} {value}" for key, value in what.paths.model_dump(mode="json").items()),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from contextlib import ExitStack
 from pathlib import Path
 
 from omatg_ray.config import Config
 from omatg_ray.crystal.domain import Domain
 from omatg_ray.flow.pretrain import Pretrainer, Recipe
-from omatg_ray.flow.settings import PretrainSettings
 from omatg_ray.model.description import ModelDescription
 from omatg_ray.run.folder import RunFolder
 from omatg_ray.run.interrupt import StopRequest
@@ -21,7 +18,7 @@ from omatg_ray.train.early import potential_that_decides
 from omatg_ray.train.pretrain_loop import PretrainLoop
 from omatg_ray.train.record import describe_run, tracking_of
 from omatg_ray.train.splits import load_splits
-from omatg_ray.train.start import take_start
+from omatg_ray.train.start import take_start, warn_of_warmup
 from omatg_ray.train.unknown import known_to
 
 
@@ -99,18 +96,6 @@ def pretrain(config: Config, resume: bool | Path = False, progress: bool = True)
 
         write_report(folder.path)
         return folder.named(folder.checkpoints / "best")
-
-
-def warn_of_warmup(settings: PretrainSettings, crystals: int) -> None:
-    """Warn if a run ends before its learning rate has risen to what was asked for."""
-    updates = settings.epochs * math.ceil(crystals / settings.batch_size)
-    if updates < settings.warmup_steps:
-        warnings.warn(
-            f"all of this run is warm-up: {crystals:,} crystals in batches of {settings.batch_size} for "
-            f"{settings.epochs} epochs are {updates} updates, and the learning rate rises for pretrain.warmup_steps="
-            f"{settings.warmup_steps}; lower that, or raise pretrain.epochs",
-            stacklevel=3,
-        )
 
 
 def known_to_potential(config: Config) -> dict[str, frozenset[int]] | None:

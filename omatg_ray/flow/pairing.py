@@ -18,8 +18,8 @@ FAR = 10.0
 """Added to distances in fractional units, of which none is above √3 / 2, between atoms that may not be exchanged."""
 
 
-def paired(x_0: CrystalBatch, x_1: CrystalBatch, among: Pairing) -> CrystalBatch:
-    """Return x_0 with its atoms in the order of the shortest total path to x_1.
+def paired(x_0: CrystalBatch, x_1: CrystalBatch, among: Pairing | None) -> CrystalBatch:
+    """Return x_0 with its atoms in the order of the shortest total path to x_1; `among` None is `all_atoms`.
 
     Atoms of one species cannot be told apart: exchanged `among` them, x_0 with its species is distributed as before.
     Exchanged among all atoms it is not, since atoms then start near places of their own species. Sampling also

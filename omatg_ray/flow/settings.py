@@ -63,11 +63,12 @@ class PathSettings(Settings):
         exclude_if=lambda path: path is None,
         description="path of the species, for imported models that generate them; null: species are given",
     )
-    pairing: Pairing = Field(
-        "all_atoms",
-        exclude_if=lambda pairing: pairing == "all_atoms",
+    pairing: Pairing | None = Field(
+        None,
+        exclude_if=lambda pairing: pairing is None,
         description="which atoms of the base are exchanged to shorten paths in training: all_atoms of a crystal, as in "
-        "OMatG; those of the same_species, after which x_0 is distributed as in sampling; or none",
+        "OMatG; those of the same_species, after which x_0 is distributed as in sampling; or none; null: as the model in "
+        "pretrain.start, else all_atoms",
     )
 
     def of(self, field: FieldName) -> FieldPath:

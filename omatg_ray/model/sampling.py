@@ -54,7 +54,7 @@ class Sampling:
         if self.noise != "none":
             reason = ": noise needs Euler steps; leave out the noise or the solver"
         elif schedule is not None and schedule.depends_on_step:
-            reason = ": the schedule depends on the length of Euler steps; leave out the solver"
+            reason = ": the schedule depends on the length of Euler steps (by its limit, or as it was learned); leave out the solver"
         elif self.solver in get_args(AdaptiveMethod) and isinstance(schedule, StepSizes):
             reason = " chooses its own steps; leave out the schedule of steps or the solver"
         elif model.generates_species:

@@ -29,7 +29,7 @@ from omatg_ray.rl.work import plan_iteration
 from omatg_ray.run.text import counted
 from omatg_ray.train.backend import local_training
 from omatg_ray.train.components import RunComponents
-from omatg_ray.train.start import take_start
+from omatg_ray.train.start import take_start, warn_of_warmup
 
 # Grid points of the trial rollout: two Euler steps are timed, after one that warms up.
 TRIAL_STEPS = 3
@@ -238,6 +238,7 @@ def describe_pretraining(config: Config, split: Split, device: torch.device) -> 
     """Describe a pretraining run, from two epochs on one of its batches. Changes nothing."""
     config, start = take_start(config)
     settings, train = config.pretrain, split.train.crystals
+    warn_of_warmup(settings, len(train))
     rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))[: settings.batch_size]
     batch = train.select(rows)
     trainer = Pretrainer(settings, batch, batch, start.base_for(train, settings), config.seed, device)

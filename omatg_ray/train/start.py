@@ -1,7 +1,9 @@
-"""Pretraining that starts from the weights of a model."""
+"""How a pretraining starts: from the weights of a model, and with a warm-up."""
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,7 +12,7 @@ from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ConfigError
-from omatg_ray.flow.settings import Pairing, PathSettings, PretrainSettings
+from omatg_ray.flow.settings import PretrainSettings
 from omatg_ray.model.flow_model import FlowModel
 
 
@@ -38,8 +40,7 @@ def take_start(config: Config) -> tuple[Config, Start]:
 
     Raises:
         ConfigError: The model is reinforced, generates species or has paths that are not trained here; or the
-            configuration asks for another network, other paths or other lattices than the model has, or for the pairing
-            `all_atoms` where the model had another.
+            configuration asks for another network, other paths or other lattices than the model has.
         ModelError: As `FlowModel.load`.
     """
     settings = config.pretrain
@@ -53,7 +54,7 @@ def take_start(config: Config) -> tuple[Config, Start]:
         what.paths.refuse_untrainable()
     except ValueError as error:
         raise ConfigError(f"pretrain.start: the paths of {settings.start} are not trained here: {error}") from error
-    paths = what.paths.model_copy(update={"pairing": _pairing(settings, what.paths.pairing)})
+    paths = what.paths.model_copy(update={"pairing": settings.paths.pairing or what.paths.pairing})
     asked, plain = (path.model_copy(update={"pairing": paths.pairing}) for path in (settings.paths, default.paths))
     if settings.network not in (default.network, what.network):
         raise ConfigError("pretrain.network: pretrain.start decides it; set it to null, or train without a start")
@@ -72,14 +73,13 @@ def take_start(config: Config) -> tuple[Config, Start]:
     return config, Start(model.base_network.state_dict(), what.base_distribution)
 
 
-def _pairing(settings: PretrainSettings, of_model: Pairing) -> Pairing:
-    asked = settings.paths.pairing
-    if asked == PathSettings().pairing:
-        # Configurations leave this one out, so it is what a resumed run would not know from a key that is not set.
-        if "pairing" in settings.paths.model_fields_set and asked != of_model:
-            raise ConfigError(
-                f"pretrain.paths.pairing: {asked} after {of_model}, which {settings.start} was trained with, is not "
-                "supported; choose another pairing, or train without a start"
-            )
-        return of_model
-    return asked
+def warn_of_warmup(settings: PretrainSettings, crystals: int) -> None:
+    """Warn if a run ends before its learning rate has risen to what was asked for."""
+    updates = settings.epochs * math.ceil(crystals / settings.batch_size)
+    if updates < settings.warmup_steps:
+        warnings.warn(
+            f"all of this run is warm-up: {crystals:,} crystals in batches of {settings.batch_size} for "
+            f"{settings.epochs} epochs are {updates} updates, and the learning rate rises for pretrain.warmup_steps="
+            f"{settings.warmup_steps}; lower that, or raise pretrain.epochs",
+            stacklevel=3,
+        )

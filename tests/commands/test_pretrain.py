@@ -11,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from omatg_ray.commands.pretrain import pretrain, warn_of_warmup
+from omatg_ray.cli import main
+from omatg_ray.commands.pretrain import pretrain
 from omatg_ray.commands.train import TrainResult
+from omatg_ray.config import Config
 from omatg_ray.crystal.base import CellByVolume
 from omatg_ray.crystal.domain import Domain
 from omatg_ray.crystal.read import read_dataset
@@ -26,7 +28,7 @@ from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.train.estimate import describe_pretraining
 from omatg_ray.train.splits import load_splits
-from omatg_ray.train.start import take_start
+from omatg_ray.train.start import take_start, warn_of_warmup
 from tests.commands.conftest import Command, Workshop
 
 
@@ -157,21 +159,32 @@ def test_training_starts_from_a_model_and_is_resumed(
     )
 
 
-def test_the_pairing_after_a_start_may_be_another(base: Path, workshop: Workshop, tmp_path: Path) -> None:
-    def taken(start: Path, *keys: str) -> str:
-        config, _ = take_start(workshop.load(f"pretrain.start={start}", "pretrain.network=null", *keys))
-        return config.pretrain.paths.pairing
+def test_the_pairing_after_a_start_may_be_another(
+    base: Path, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command, which finds the files of a configuration before `pretrain` gets it."""
+    taken: list[Config] = []
 
-    assert taken(base) == "all_atoms"
-    assert taken(base, "pretrain.paths.pairing=same_species") == "same_species"
+    def record(config: Config, *_: object) -> Path:
+        taken.append(take_start(config)[0])
+        return tmp_path
+
+    monkeypatch.setattr("omatg_ray.commands.pretrain.pretrain", record)
     model = FlowModel.load(base)
-    paths = PathSettings(pairing="same_species")
     (tmp_path / "within").mkdir()
+    paths = PathSettings(pairing="same_species")
     FlowModel(model.description.model_copy(update={"paths": paths}), model.base_network).save(tmp_path / "within")
-    assert taken(tmp_path / "within") == "same_species"
-    assert taken(tmp_path / "within", "pretrain.paths.pairing=none") == "none"
-    with pytest.raises(ConfigError, match="all_atoms after same_species"):
-        taken(tmp_path / "within", "pretrain.paths.pairing=all_atoms")
+    for start, key, pairing in (
+        (base, (), None),
+        (base, ("pretrain.paths.pairing=same_species",), "same_species"),
+        (tmp_path / "within", (), "same_species"),
+        (tmp_path / "within", ("pretrain.paths=null",), "same_species"),
+        (tmp_path / "within", ("pretrain.paths.pairing=none",), "none"),
+        (tmp_path / "within", ("pretrain.paths.pairing=all_atoms",), "all_atoms"),
+    ):
+        words = [str(workshop.config), f"run={tmp_path / 'run'}", f"pretrain.start={start}", "pretrain.network=null"]
+        assert main(["pretrain", *words, *key]) == 0
+        assert taken[-1].pretrain.paths.pairing == pairing
 
 
 def test_a_run_of_warmup_alone_is_warned_of() -> None:

@@ -51,8 +51,8 @@ def test_a_base_model(tmp_path: Path) -> None:
     assert "elements and cell sizes of its training set are unknown" in notes
 
 
-@pytest.mark.parametrize(("value", "pairing"), [(True, "all_atoms"), (False, "none"), (None, "none")])
-def test_pairing_is_that_of_the_training(value: bool | None, pairing: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("value", "pairing"), [(True, None), (False, "none"), (None, "none")])
+def test_pairing_is_that_of_the_training(value: bool | None, pairing: str | None, tmp_path: Path) -> None:
     def change(tree: dict[str, Any]) -> None:
         if value is not None:
             tree["model"]["use_min_perm_dist"] = value
