@@ -135,13 +135,10 @@ def describe_model(name: str) -> str:
     what = model.description
     parameters = sum(weights.numel() for weights in model.base_network.parameters())
     noise = {field: _noise(what.noise[field]) for field in what.active}
+    card = {"card": f"omatg-ray info {_shown('base', name)}: use, figures, limits"} if is_bundled(name) else {}
     rows = {
         "model": f"{name}, {'reinforced' if what.active else 'a base model'}",
-        **(
-            {"card": f"what it is good for, figures and limits: omatg-ray info {_shown('base', name)}"}
-            if is_bundled(name)
-            else {}
-        ),
+        **card,
         "network": f"{parameters:,} parameters{', twice (base and policy)' if 'policy' in model.learned else ''}; "
         + ", ".join(f"{key} {value}" for key, value in what.network.model_dump().items()),
         "paths": ", ".join(f"{key} {value}" for key, value in what.paths.model_dump(mode="json").items()),

@@ -67,8 +67,8 @@ class PathSettings(Settings):
         None,
         exclude_if=lambda pairing: pairing is None,
         description="which atoms of the base are exchanged to shorten paths in training: all_atoms of a crystal, as in "
-        "OMatG; those of the same_species, after which x_0 is distributed as in sampling; or none; null: as the model in "
-        "pretrain.start, else all_atoms",
+        "OMatG; those of the same_species, after which x_0 is distributed as in sampling; or none; null: as the model "
+        "in pretrain.start, else all_atoms",
     )
 
     def of(self, field: FieldName) -> FieldPath:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, get_args
 
 from omatg_ray.errors import ModelError
-from omatg_ray.policy.hand_made import StepSizes
+from omatg_ray.policy.hand_made import HandMadeSchedule, StepSizes
 from omatg_ray.policy.settings import NoiseMode
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class Sampling:
         if self.noise != "none":
             reason = ": noise needs Euler steps; leave out the noise or the solver"
         elif schedule is not None and schedule.depends_on_step:
-            reason = ": the schedule depends on the length of Euler steps (by its limit, or as it was learned); leave out the solver"
+            why = "by its limit" if isinstance(schedule, HandMadeSchedule) else "as it was learned"
+            reason = f": the schedule depends on the length of Euler steps, {why}; leave out one of the two"
         elif self.solver in get_args(AdaptiveMethod) and isinstance(schedule, StepSizes):
             reason = " chooses its own steps; leave out the schedule of steps or the solver"
         elif model.generates_species:

@@ -4,7 +4,8 @@
 python scripts/assets/adopt.py base runs/assets/base/checkpoints/last
 python scripts/assets/adopt.py potential runs/assets/student
 python scripts/assets/adopt.py schedule runs/annealing_energy/schedule
-python scripts/assets/adopt.py base runs/periodic/base/checkpoints/last --set bundled-periodic
+python scripts/assets/adopt.py base runs/periodic/base/checkpoints/last --set bundled-periodic \
+    --schedule linear:pos=10,cell=5,limit=0.6
 python scripts/assets/adopt.py seal                 # after editing a card
 """
 
@@ -21,8 +22,8 @@ from domain import of_potential
 from omatg_ray.assets import has, root, seal
 from omatg_ray.crystal.domain import DOMAIN_FILE, Domain
 from omatg_ray.crystal.read import read_dataset
-from omatg_ray.model.flow_model import DESCRIPTION_FILE, WEIGHTS_FILE
-from omatg_ray.model.schedule import SCHEDULE_FILE
+from omatg_ray.model.flow_model import DESCRIPTION_FILE, WEIGHTS_FILE, FlowModel
+from omatg_ray.model.schedule import SCHEDULE_FILE, read_schedule
 from omatg_ray.model.schedule import WEIGHTS_FILE as SCHEDULE_WEIGHTS
 from omatg_ray.reward.known_energies import KNOWN_ENERGIES
 from omatg_ray.reward.potential import WEIGHT_FILES, load_potential
@@ -47,12 +48,17 @@ def main() -> None:
     parser.add_argument(
         "--labels", type=Path, help="of a potential for bundled-periodic: folder of the labels it learned from"
     )
+    parser.add_argument(
+        "--schedule", help="of a base: the hand-made schedule that it generates with unless told otherwise"
+    )
     arguments = parser.parse_args()
     if arguments.what == "seal":
         for of in (BUNDLED, PERIODIC):
             for name in has(of):
                 seal(root(of) / name)
         return
+    if arguments.schedule is not None and arguments.what != "base":
+        parser.error("--schedule: only a base brings one along")
     if arguments.source is None:
         parser.error(f"name the folder of the {arguments.what}")
     if arguments.what == "potential" and (arguments.labels is None) == (arguments.set == PERIODIC):
@@ -61,6 +67,10 @@ def main() -> None:
     folder.mkdir(exist_ok=True, parents=True)
     for file in FILES[arguments.what]:
         shutil.copyfile(arguments.source / file, folder / file)
+    if arguments.schedule is not None:
+        model = FlowModel.load(folder)
+        model.description = model.description.model_copy(update={"schedule": read_schedule(arguments.schedule)})
+        model.save(folder)
     if arguments.what == "potential":
         (folder / KNOWN_ENERGIES).unlink(missing_ok=True)
         write_json(folder / KNOWN_ENERGIES, known_energies(folder, arguments.set))
