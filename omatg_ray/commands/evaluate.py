@@ -215,7 +215,7 @@ def evaluation_session(
     asked = dataset.crystals.select(spread_rows(len(dataset), options.limit)).atomic_numbers
     warn_outside(models, trained_on(models, [reward]), asked, "references")
     if reward is not None:
-        require_known(reward.to(device).potential, dataset.elements)
+        require_known(reward.to(device).potential, {z for cell in asked for z in cell})
     own = None
     if config is not None and options.reward is not None:
         for name, model in models.items():

@@ -351,6 +351,10 @@ def test_elements_that_the_potential_does_not_know_are_refused(
     done = command("evaluate", base, "--data", data, "--potential", workshop.potential, "--quiet")
     done.refuses("does not know U", code=1)
     assert f"warning: outside of the training data: model {base}: of its 8 training crystals none has U." in done.err
+    # Of two crystals the first is asked for alone.
+    data.write_text(data.read_text().replace("U ", "Na ").replace("O ", "Cl ") + data.read_text())
+    done = command("evaluate", base, "--data", data, "--potential", workshop.potential, "--limit", 1, "--quiet")
+    assert done.code == 0
 
 
 def test_crystals_are_written_in_standard_cells_to_a_folder_of_poscars(
