@@ -15,7 +15,7 @@ from typing import Final, Literal, get_args
 from omatg_ray.errors import DataError
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.checkpoints import sha256_of
-from omatg_ray.run.location import BUNDLED, PERIODIC, BundledName
+from omatg_ray.run.location import BUNDLED, PERIODIC, BundledName, is_bundled
 
 SUMS, CARD = "SHA256SUMS", "card.md"
 AssetName = Literal["crystals", "potential", "base", "schedule"]
@@ -55,6 +55,11 @@ def asset(name: AssetName, of: BundledName = BUNDLED) -> Path:
 def has(of: BundledName) -> list[AssetName]:
     """Return which assets a set has."""
     return [name for name in ASSETS if (root(of) / name).is_dir()]
+
+
+def own(name: AssetName, of: object) -> BundledName | None:
+    """Return the set of assets that a word names, if it does and the set has this asset."""
+    return of if is_bundled(of) and name in has(of) else None
 
 
 def require(name: AssetName, of: BundledName) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.assets import has
+from omatg_ray.assets import own
 from omatg_ray.config import Config
 from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.crystal.formula import parse_formula
 from omatg_ray.model.variants import variant
-from omatg_ray.run.location import Location, is_bundled
+from omatg_ray.run.location import Location
 from omatg_ray.run.state import free_run
 from omatg_ray.tree import override
 
@@ -55,7 +55,8 @@ def next_steps(
     trained = config.rollout.turns[0]
     steps = max(FINE_STEPS, trained)
     # The bundled schedule suits few and many points; the linear slopes of training suit only few.
-    schedule = ["--schedule", config.base] if is_bundled(config.base) and "schedule" in has(config.base) else []
+    of = own("schedule", config.base)
+    schedule = [] if of is None else ["--schedule", of]
     finer = ["--steps", steps, *schedule]
     annealed = "" if schedule else _describe_slopes(rows[1:])
     if config.policy.schedule_from is not None:

@@ -146,7 +146,10 @@ class _Printer(logging.Handler):
 
 
 class _Store(argparse.Action):
-    """What argparse does with a value, but an option that is given twice is an error: argparse takes the last."""
+    """What argparse does with a value, but an option that is given twice is an error: argparse takes the last.
+
+    It remembers, so a parser parses once.
+    """
 
     given = False
 
@@ -158,7 +161,9 @@ class _Store(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         if option_string and self.given:
-            several = "; several are joined by commas" if str(self.metavar).endswith(",...") else ""
+            several = "; several values follow it" if self.nargs else ""
+            if str(self.metavar).endswith(",..."):
+                several = "; several are joined by commas"
             raise argparse.ArgumentError(self, f"give it once{several}")
         self.given = True
         setattr(namespace, self.dest, values)

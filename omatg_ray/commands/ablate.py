@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.assets import has
+from omatg_ray.assets import own
 from omatg_ray.commands.ablate_settings import AblationSettings, SetSettings
 from omatg_ray.commands.evaluate import NO_POTENTIAL, MeasureOptions, evaluation_session
 from omatg_ray.config import DataSettings
@@ -27,7 +27,7 @@ from omatg_ray.policy.schedule import LearnedSchedule, Schedule
 from omatg_ray.report.ablation import write_ablation
 from omatg_ray.report.comparison import write_comparison
 from omatg_ray.run.job_paths import path_to_keep
-from omatg_ray.run.location import Location, is_bundled
+from omatg_ray.run.location import Location
 from omatg_ray.run.progress import print_line
 from omatg_ray.train.job import with_job_paths
 from omatg_ray.train.splits import base_run_data
@@ -91,9 +91,7 @@ def _session(
     settings: AblationSettings, entry: SetSettings, data: Location, progress: bool, **measured: Any
 ) -> AbstractContextManager[tuple[Evaluator, PlausibilityCheck | None, list[FlowModel]]]:
     """Open an evaluator on these crystals, together with the base model; `measured` goes to `MeasureOptions`."""
-    potential = entry.potential or (
-        entry.model if is_bundled(entry.model) and "potential" in has(entry.model) else None
-    )
+    potential = entry.potential or own("potential", entry.model)
     shared = {name: getattr(settings, name) for name in ("seed", "workers", "device", "threads", "ray")}
     options = MeasureOptions(**{"data": data, "potential": potential, **shared, **measured})
     return evaluation_session(options, [entry.model], progress)

@@ -10,7 +10,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from omatg_ray.assets import crystals, has
+from omatg_ray.assets import crystals
+from omatg_ray.assets import own as bundled
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import OnError
 from omatg_ray.evaluate.cases import Case, conditions_of, evaluate_cases, other_cases
@@ -186,6 +187,9 @@ def evaluation_session(
         places: The models, or their locations.
         progress: Show progress.
         samplings: How the models will generate; warns if the policy's noise is asked for but cannot be used.
+
+    Raises:
+        ModelError: A model cannot generate so.
     """
     device = options.prepare()
     plausibility = PlausibilityCheck(options.workers) if options.plausibility else None
@@ -209,6 +213,8 @@ def evaluation_session(
             known |= known_to(None, model, _name(place))
         dataset = drop_unknown(dataset, known, called)
     for model in loaded.values():
+        for sampling in samplings:
+            sampling.check(model)
         warn_ineffective(model, samplings)
         warn_generated_species(model)
     models = {_name(place): model for place, model in loaded.items()}
@@ -276,8 +282,7 @@ def _reward(options: MeasureOptions, models: Sequence[FlowModel], own: str | Non
     """Load the potential of the energies, if there is one; `own` is that of the reward that is measured too."""
     rewarded = list(dict.fromkeys(model.description.potential for model in models if model.description.potential))
     potential = options.potential or (rewarded[0] if rewarded else own)
-    if potential is None and is_bundled(options.data) and "potential" in has(options.data):
-        potential = options.data
+    potential = potential or bundled("potential", options.data)
     if potential is None:
         warnings.warn("no energies: the model names no potential; give one with --potential", stacklevel=2)
     if potential is None or potential == NO_POTENTIAL:

@@ -25,7 +25,7 @@ def paired(x_0: CrystalBatch, x_1: CrystalBatch, among: Pairing | None) -> Cryst
     Exchanged among all atoms it is not, since atoms then start near places of their own species. Sampling also
     starts from states that such training rarely sees.
     """
-    if among == "none":
+    if among == "as_drawn":
         return x_0
     species = x_1.species if among == "same_species" else None
     return x_0.replace(x_0.pos[minimum_permutation(x_0.pos, x_1.pos, x_1.layout, species)])

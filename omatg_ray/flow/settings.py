@@ -13,7 +13,7 @@ from omatg_ray.run.location_keys import ModelLocation
 from omatg_ray.settings import FIELDS, FieldName, Settings
 
 Precision = Literal["float32", "bfloat16"]
-Pairing = Literal["all_atoms", "same_species", "none"]
+Pairing = Literal["all_atoms", "same_species", "as_drawn"]
 
 
 class NetworkSettings(Settings):
@@ -67,8 +67,8 @@ class PathSettings(Settings):
         None,
         exclude_if=lambda pairing: pairing is None,
         description="which atoms of the base are exchanged to shorten paths in training: all_atoms of a crystal, as in "
-        "OMatG; those of the same_species, after which x_0 is distributed as in sampling; or none; null: as the model "
-        "in pretrain.start, else all_atoms",
+        "OMatG; those of the same_species, after which x_0 is distributed as in sampling; or as_drawn; null: as the "
+        "model in pretrain.start, else all_atoms",
     )
 
     def of(self, field: FieldName) -> FieldPath:

@@ -44,13 +44,17 @@ class Sampling:
         """Refuse options that the solver does not support.
 
         Raises:
-            ModelError: Noise, generated species, or a schedule of Euler steps are combined with another solver.
+            ModelError: Noise, generated species, or a schedule of Euler steps are combined with another solver; or as
+                `require_straight_paths`.
         """
+        from omatg_ray.policy.schedule import require_straight_paths
+
+        schedule, reason = self.schedule_of(model), None
+        require_straight_paths(schedule, model.description.paths)
         if self.solver == EULER:
             return
         from omatg_ray.policy.ode import AdaptiveMethod
 
-        schedule, reason = self.schedule_of(model), None
         if self.noise != "none":
             reason = ": noise needs Euler steps; leave out the noise or the solver"
         elif schedule is not None and schedule.depends_on_step:

@@ -89,7 +89,7 @@ def import_base(checkpoint: Checkpoint, tree: dict[str, Any], data: CrystalDatas
     with explain_errors_of("model.si"):
         paths = PathSettings.model_validate(
             {of: _path(of, interpolants[of], steps, notes) for of in FIELDS}
-            | {"species": species, "pairing": None if model.get("use_min_perm_dist", False) else "none"}
+            | {"species": species, "pairing": None if model.get("use_min_perm_dist", False) else "as_drawn"}
         )
     slopes = {of: _slope(interpolants[of]) for of in FIELDS}
     with explain_errors_of("model.sampler"):

@@ -116,7 +116,7 @@ def configuration(model: FlowModel, steps: int, data: str | None = None) -> dict
             "relative_si_costs": _costs(model),
             "sampler": _sampler(model, dataset),
             "model": _network(description.network),
-            "use_min_perm_dist": description.paths.pairing != "none",
+            "use_min_perm_dist": description.paths.pairing != "as_drawn",
             "float_32_matmul_precision": "high",
             "dataset_name": dataset or DEFAULT_DATASET,
         },

@@ -16,7 +16,7 @@ from omatg_ray.model.flow_model import FlowModel, new_modules
 from omatg_ray.model.schedule import learned_schedule
 from omatg_ray.model.variants import variant
 from omatg_ray.policy.policy import Policy
-from omatg_ray.policy.schedule import LearnedSchedule
+from omatg_ray.policy.schedule import LearnedSchedule, require_straight_paths
 from omatg_ray.policy.settings import LearnedScheduleSettings
 from omatg_ray.reward.build import Scorers, build_scorers, fingerprint
 from omatg_ray.reward.potential import load_potential
@@ -146,6 +146,10 @@ def policy_model(
         schedule = LearnedScheduleSettings(**policy.learned_schedule.model_dump(), fields=policy.active)
     elif named is not None:
         schedule = named.settings
+    try:
+        require_straight_paths(policy.fixed_schedule, start.description.paths)
+    except ModelError as error:
+        raise ConfigError(f"policy.fixed_schedule: {error}") from error
     description = start.description.model_copy(
         update={
             "variant": policy.variant,

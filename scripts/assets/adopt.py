@@ -12,12 +12,15 @@ python scripts/assets/adopt.py seal                 # after editing a card
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from distill import label_files
 from distill import read as read_labels
 from domain import of_potential
+from identity import fingerprint
 
 from omatg_ray.assets import has, root, seal
 from omatg_ray.crystal.domain import DOMAIN_FILE, Domain
@@ -25,6 +28,8 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.model.flow_model import DESCRIPTION_FILE, WEIGHTS_FILE, FlowModel
 from omatg_ray.model.schedule import SCHEDULE_FILE, read_schedule
 from omatg_ray.model.schedule import WEIGHTS_FILE as SCHEDULE_WEIGHTS
+from omatg_ray.policy.hand_made import HandMadeSchedule
+from omatg_ray.policy.schedule import require_straight_paths
 from omatg_ray.reward.known_energies import KNOWN_ENERGIES
 from omatg_ray.reward.potential import WEIGHT_FILES, load_potential
 from omatg_ray.run.atomic import write_json, write_text
@@ -46,7 +51,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, nargs="?")
     parser.add_argument("--set", choices=[BUNDLED, PERIODIC], default=BUNDLED, help="set of assets that it belongs to")
     parser.add_argument(
-        "--labels", type=Path, help="of a potential for bundled-periodic: folder of the labels it learned from"
+        "--labels", type=Path, nargs="+", help="of a potential for bundled-periodic: the labels it was distilled from"
     )
     parser.add_argument(
         "--schedule", help="of a base: the hand-made schedule that it generates with unless told otherwise"
@@ -57,8 +62,9 @@ def main() -> None:
             for name in has(of):
                 seal(root(of) / name)
         return
-    if arguments.schedule is not None and arguments.what != "base":
-        parser.error("--schedule: only a base brings one along")
+    schedule = None if arguments.schedule is None else read_schedule(arguments.schedule)
+    if schedule is not None and not (arguments.what == "base" and isinstance(schedule, HandMadeSchedule)):
+        parser.error("--schedule: a base brings one along that is made by hand, and nothing else does")
     if arguments.source is None:
         parser.error(f"name the folder of the {arguments.what}")
     if arguments.what == "potential" and (arguments.labels is None) == (arguments.set == PERIODIC):
@@ -67,17 +73,30 @@ def main() -> None:
     folder.mkdir(exist_ok=True, parents=True)
     for file in FILES[arguments.what]:
         shutil.copyfile(arguments.source / file, folder / file)
-    if arguments.schedule is not None:
+    if schedule is not None:
         model = FlowModel.load(folder)
-        model.description = model.description.model_copy(update={"schedule": read_schedule(arguments.schedule)})
+        require_straight_paths(schedule, model.description.paths)
+        model.description = model.description.model_copy(update={"schedule": schedule})
         model.save(folder)
     if arguments.what == "potential":
         (folder / KNOWN_ENERGIES).unlink(missing_ok=True)
         write_json(folder / KNOWN_ENERGIES, known_energies(folder, arguments.set))
-        labels: Path | None = arguments.labels
-        domain = Domain.of(read_labels(labels).crystals, sized=False) if labels else of_potential()
+        domain = of_labels(arguments.labels, arguments.source) if arguments.labels else of_potential()
         write_text(folder / DOMAIN_FILE, domain.model_dump_json(indent=1) + "\n")
     seal(folder)
+
+
+def of_labels(folders: list[Path], student: Path) -> Domain:
+    """Return the domain of labels.
+
+    Raises:
+        SystemExit: The student was distilled from others.
+    """
+    files = [path for folder in folders for path in label_files(folder)]
+    if json.loads((student / "inputs.json").read_text())["labels"] != fingerprint(*files):
+        raise SystemExit(f"{student} was distilled from other labels")
+    cells = [cell for folder in folders for cell in read_labels(folder).crystals.atomic_numbers]
+    return Domain.of(cells, sized=False)
 
 
 def known_energies(folder: Path, of: BundledName) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.validity import check_validity
+from omatg_ray.model.checks import known_elements
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.energy import MatGLEnergy
@@ -45,7 +46,7 @@ STEPS = 20
 SCALES = np.linspace(0.7, 1.6, 19)
 CURVES = 114  # crystals whose E(V) is measured
 ATOMS = {"1 to 10": (1, 10), "11 to 20": (11, 20), "21 and more": (21, 999)}
-FORMERS = frozenset({5, 6, 7, 14, 15, 16, 17, 34, 53})  # elements that make molecular anions with O
+FORMERS = frozenset({5, 6, 7, 14, 15, 16, 17, 33, 34, 35, 52, 53})  # elements that make molecular anions with O
 SQUEEZED = np.linspace(0.1, 1.0, 19)  # volumes in units of the relaxed one
 TOLERANCE = 0.05  # eV/atom by which squeezed crystals may lie below relaxed ones, eV by which dimers' energies may fall
 BOX = 30.0  # Å, side of the cell of a dimer
@@ -68,10 +69,13 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     student, teacher = load_potential(arguments.student), load_potential(arguments.teacher)
     dataset = read_dataset(arguments.crystals)
-    known = student.elements & (load_potential(arguments.like).elements if arguments.like else student.elements)
+    model = FlowModel.load(arguments.model)
+    known = student.elements & known_elements(model)
+    if arguments.like:
+        known &= load_potential(arguments.like).elements
     dataset = dataset.select([row for row, cell in enumerate(dataset.crystals.atomic_numbers) if known >= set(cell)])
     relaxed = dataset.crystals
-    generated, group = generate(FlowModel.load(arguments.model), dataset)
+    generated, group = generate(model, dataset)
     print_line(f"{len(dataset)} crystals, {len(generated)} valid generated ones")
     figures: dict[str, Any] = {
         "potential": student.fingerprint,
@@ -132,7 +136,9 @@ def by_contents(student: np.ndarray, teacher: np.ndarray, crystals: CrystalBatch
     """Return errors by number of atoms, and of crystals that may hold molecular anions, such as sulfates."""
     sizes, cells = crystals.n_atoms.numpy(), crystals.atomic_numbers
     rows = {name: np.flatnonzero((low <= sizes) & (sizes <= high)) for name, (low, high) in ATOMS.items()}
-    rows["O and a non-metal"] = np.array([row for row, cell in enumerate(cells) if 8 in cell and FORMERS & set(cell)])
+    rows["O and what makes anions with it"] = np.array(
+        [row for row, cell in enumerate(cells) if 8 in cell and FORMERS & set(cell)]
+    )
     return {name: errors(student[some], teacher[some]) for name, some in rows.items() if len(some)}
 
 
@@ -187,9 +193,9 @@ def scaled(crystals: CrystalBatch, row: int, volumes: np.ndarray) -> CrystalBatc
 
 
 def volumes(student: Potential, teacher: Potential, dataset: CrystalDataset, path: Path) -> dict[str, float]:
-    """Draw E(V) of twelve crystals, and return the error of the equilibrium volume over one crystal in `EVERY`."""
+    """Draw E(V) of twelve crystals, and return the error of the equilibrium volume over about `CURVES` crystals."""
     rows = spread(len(dataset))
-    shown = list(rows)[:: len(rows) // 12][:12]
+    shown = list(rows)[:: max(1, len(rows) // 12)][:12]
     figure = Figure(figsize=(11, 7), layout="constrained", facecolor="white")
     axes = figure.subplots(3, 4, sharex=True)
     shifts = []
@@ -200,7 +206,7 @@ def volumes(student: Potential, teacher: Potential, dataset: CrystalDataset, pat
         if row in shown:
             axis = axes.flat[shown.index(row)]
             axis.plot(SCALES, theirs, color="0.6", lw=3, label="teacher")
-            axis.plot(SCALES, ours, color="#1f6f9f", lw=1.3, label="bundled potential")
+            axis.plot(SCALES, ours, color="#1f6f9f", lw=1.3, label="student")
             what = dataset.properties[row].get("prototype", dataset.ids[row])
             axis.set_title(f"{dataset.compositions[row]} ({str(what).replace('_', ' ')})", fontsize=9)
     axes.flat[0].legend(fontsize=8, frameon=False)

@@ -91,19 +91,26 @@ def main() -> None:
     }  # fmt: skip
     require_same(arguments.out / "inputs.json", inputs)
     labels, held_out = Labels.cat([read(folder) for folder in arguments.labels]), read(arguments.validation)
-    elements = set(labels.species.tolist()) | set(held_out.species.tolist())
-    symbols = [Element.from_Z(z).symbol for z in sorted(elements)]
+    elements = set(labels.species.tolist())
     if arguments.start:
         start: Any = load_module(arguments.start)
-        known = list(start.model.element_types)
-        symbols = known if set(symbols) <= set(known) else symbols
+        symbols = symbols_of(elements | {Element(symbol).Z for symbol in start.model.element_types})
         student = with_elements(start, labels, symbols)
     else:
+        symbols = symbols_of(elements)
         student = new_student(labels, symbols)
+    new = [symbol for symbol in symbols_of(set(held_out.species.tolist())) if symbol not in symbols]
+    if new:
+        parser.error(f"--validation holds elements that no training label has: {', '.join(new)}")
     types = node_types(symbols)
     train = examples(labels, types, "graphs")
     val = examples(held_out, types, "graphs of validation")
     Distillation(student, train, val, arguments.out, arguments.epochs, arguments.lr, arguments.seed).run()
+
+
+def symbols_of(numbers: set[int]) -> list[str]:
+    """Return the symbols of some atomic numbers, in their order."""
+    return [Element.from_Z(z).symbol for z in sorted(numbers)]
 
 
 def label_files(folder: Path) -> list[Path]:
@@ -158,7 +165,7 @@ def with_elements(start: torch.nn.Module, labels: Labels, symbols: list[str]) ->
     """Return a student for some elements with the weights of another.
 
     An element that `start` does not know starts as the known one that is nearest in the periodic table, and with that
-    one's energy and the difference that the labels show between the two.
+    one's energy and the difference between the two that the labels show, if they have both.
     """
     student: Any = new_student(labels, symbols)
     known = list(start.model.element_types)  # type: ignore[union-attr, arg-type]
@@ -166,8 +173,12 @@ def with_elements(start: torch.nn.Module, labels: Labels, symbols: list[str]) ->
     rows = [known.index(like) for like in likes]
     state = {name: value[rows] if name in BY_ELEMENT else value for name, value in start.state_dict().items()}
     fitted = dict(zip(symbols, student.state_dict()[ENERGIES].tolist(), strict=True))
+    labelled = set(symbols_of(set(labels.species.tolist())))
     state[ENERGIES] += torch.tensor(
-        [fitted[symbol] - fitted.get(like, fitted[symbol]) for symbol, like in zip(symbols, likes, strict=True)]
+        [
+            fitted[symbol] - fitted[like] if {symbol, like} <= labelled else 0.0
+            for symbol, like in zip(symbols, likes, strict=True)
+        ]
     ).to(state[ENERGIES])
     student.load_state_dict(state)
     return student

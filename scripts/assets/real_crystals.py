@@ -44,31 +44,32 @@ def main() -> None:
     mp20, mpts52 = (read_dataset(path, progress=True) for path in (arguments.mp20, arguments.mpts52))
     real = dict(zip(("mp_20", "mpts_52"), without_repeated_ids([mp20, mpts52]), strict=True))
     split = {name: parts.split(dataset) for name, dataset in real.items()}
-    print(f"{'':<6}{'crystals':>9}{'formulas':>9}{'elements':>9}{'above 20 atoms':>16}   from")
+    print(f"{'':<6}{'crystals':>9}{'formulas':>9}{'elements':>9}{f'above {SMALL} atoms':>16}   from")
     for part in SPLITS:
         of = {name: split[name][part] for name in real} | {"bundled": bundled[part]}
         whole = CrystalDataset.cat(of.values())
         sources = [name for name, dataset in of.items() for _ in dataset.ids]
+        small: list[bool] = (whole.crystals.n_atoms <= SMALL).tolist()
         write(arguments.out / f"{part}.extxyz", whole, sources)
-        some = (whole.crystals.n_atoms <= SMALL).nonzero()[:, 0].tolist()
-        write(arguments.out / "small" / f"{part}.extxyz", whole.select(some), [sources[i] for i in some])
+        write(arguments.out / "small" / f"{part}.extxyz", whole, sources, small)
         if part == "test":
-            some = [i for i, source in enumerate(sources) if source != "bundled"]
-            write(arguments.out / f"real_{part}.extxyz", whole.select(some), [sources[i] for i in some])
-        large = int((whole.crystals.n_atoms > 20).sum())
+            write(arguments.out / f"real_{part}.extxyz", whole, sources, [source != "bundled" for source in sources])
         print(
-            f"{part:<6}{len(whole):>9}{len(set(whole.compositions)):>9}{len(whole.elements):>9}{large:>16}   "
+            f"{part:<6}{len(whole):>9}{len(set(whole.compositions)):>9}{len(whole.elements):>9}"
+            + f"{small.count(False):>16}   "
             + ", ".join(f"{name} {count}" for name, count in Counter(sources).items())
         )
 
 
-def write(path: Path, dataset: CrystalDataset, sources: list[str]) -> None:
-    """Write crystals with their ids, their sources and what is kept of their other columns."""
+def write(path: Path, dataset: CrystalDataset, sources: list[str], keep: list[bool] | None = None) -> None:
+    """Write crystals, all or some, with their ids, their sources and what is kept of their other columns."""
+    rows = [row for row in range(len(dataset)) if keep is None or keep[row]]
     properties = [
-        {key: values[key] for key in KEPT if key in values} | {"material_id": name, "source": source}
-        for values, name, source in zip(dataset.properties, dataset.ids, sources, strict=True)
+        {key: dataset.properties[row][key] for key in KEPT if key in dataset.properties[row]}
+        | {"material_id": dataset.ids[row], "source": sources[row]}
+        for row in rows
     ]
-    write_structures(path, dataset.crystals.to_structures(), properties)
+    write_structures(path, dataset.select(rows).crystals.to_structures(), properties)
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def test_the_pairing_after_a_start_may_be_another(
         (base, ("pretrain.paths.pairing=same_species",), "same_species"),
         (tmp_path / "within", (), "same_species"),
         (tmp_path / "within", ("pretrain.paths=null",), "same_species"),
-        (tmp_path / "within", ("pretrain.paths.pairing=none",), "none"),
+        (tmp_path / "within", ("pretrain.paths.pairing=as_drawn",), "as_drawn"),
         (tmp_path / "within", ("pretrain.paths.pairing=all_atoms",), "all_atoms"),
     ):
         words = [str(workshop.config), f"run={tmp_path / 'run'}", f"pretrain.start={start}", "pretrain.network=null"]

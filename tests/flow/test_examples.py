@@ -32,7 +32,7 @@ def test_what_is_left_of_a_straight_path_leads_to_the_crystal() -> None:
     assert torch.allclose(minimum_difference(apart - apart[first]), torch.zeros_like(apart), atol=1e-5)
 
 
-@pytest.mark.parametrize("among", ["all_atoms", "same_species", "none"])
+@pytest.mark.parametrize("among", ["all_atoms", "same_species", "as_drawn"])
 def test_atoms_are_paired_as_the_paths_say(among: str) -> None:
     crystals = random_crystals([8], dtype=torch.float32)
     crystals = CrystalBatch(torch.tensor([11] * 4 + [17] * 4), crystals.pos, crystals.cell, crystals.n_atoms)
@@ -45,7 +45,7 @@ def test_atoms_are_paired_as_the_paths_say(among: str) -> None:
             for first in itertools.permutations(range(4))
             for second in itertools.permutations(range(4, 8))
         ),
-        "none": [tuple(range(8))],
+        "as_drawn": [tuple(range(8))],
     }[among]
     best = min(allowed, key=lambda order: float(costs[range(8), order].sum()))
     expected = minimum_difference(crystals.pos - x_0[list(best)])

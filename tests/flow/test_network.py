@@ -176,11 +176,12 @@ def test_lattices_turn_with_the_crystal(lattice):
     ids=["nothing", "flat", "two vectors", "huge"],
 )
 def test_shapes_of_degenerate_lattices_are_bounded(cell):
-    crystals = random_crystals([3], dtype=torch.float32).replace(cell=cell[None].requires_grad_(True))
+    crystals = random_crystals([3], dtype=torch.float32).replace(cell=cell[None].clone().requires_grad_(True))
     features = shape_features(crystals)
-    assert features.shape == (1, 8) and float(features.detach().abs().max()) < 250
-    features.sum().backward()
-    assert cell.grad is not None or crystals.cell.grad.isfinite().all()
+    # Twice ln 1e14 for lengths, and three times that for the volume.
+    assert features.shape == (1, 8) and float(features.detach().abs().max()) < 100
+    features.square().sum().backward()
+    assert crystals.cell.grad.isfinite().all()
 
 
 def test_the_size_and_the_time_matter():

@@ -66,7 +66,7 @@ def test_either_of_two_like_atoms_goes_to_the_nearer_place():
     crystal = CrystalBatch(torch.tensor([11, 11, 17, 17]), places, torch.eye(3)[None], torch.tensor([4]))
     start = crystal.replace(places[[1, 0, 3, 2]] + 0.01, crystal.cell)
     assert torch.equal(paired(start, crystal, "same_species").pos, start.pos[[1, 0, 3, 2]])
-    assert torch.equal(paired(start, crystal, "none").pos, start.pos)
+    assert torch.equal(paired(start, crystal, "as_drawn").pos, start.pos)
     crossed = crystal.replace(places[[2, 3, 0, 1]] + 0.01, crystal.cell)
     assert torch.equal(paired(crossed, crystal, "all_atoms").pos, crossed.pos[[2, 3, 0, 1]])
     assert not torch.equal(paired(crossed, crystal, "same_species").pos, crossed.pos[[2, 3, 0, 1]])

@@ -147,7 +147,7 @@ def test_one_sided_paths_are_not_for_new_models(path, name):
         PretrainSettings(paths={"cell": path})
 
 
-@pytest.mark.parametrize("among", ["all_atoms", "same_species", "none"])
+@pytest.mark.parametrize("among", ["all_atoms", "same_species", "as_drawn"])
 def test_atoms_are_paired_as_asked_for_in_training_and_validation(among, monkeypatch):
     """What reaches the loss is what pairing returns for what was drawn."""
     drawn, reached = [], []
@@ -171,7 +171,7 @@ def test_atoms_are_paired_as_asked_for_in_training_and_validation(among, monkeyp
     assert 0 < in_training < len(drawn) == len(reached)
     for start, (x_0, x_1) in zip(drawn, reached, strict=True):
         species = {"all_atoms": None, "same_species": x_1.species}.get(among)
-        order = slice(None) if among == "none" else minimum_permutation(start.pos, x_1.pos, x_1.layout, species)
+        order = slice(None) if among == "as_drawn" else minimum_permutation(start.pos, x_1.pos, x_1.layout, species)
         assert torch.equal(x_0.pos, start.pos[order])
 
 

@@ -320,9 +320,15 @@ def test_a_frozen_field_takes_its_own_network_in_a_solver_too():
 def test_schedules_that_depend_on_steps_take_euler_steps(solver):
     limited = LinearSchedule(pos=3.0, limit=0.6)
     with pytest.raises(ModelError, match=f"^solver {solver}: the schedule depends on the length of Euler steps"):
-        base_model().generate(SPECIES, Sampling(5, limited, solver=solver))
-    with pytest.raises(ModelError, match="that of pos is trigonometric"):
-        base_model(paths=PathSettings(pos={"kind": "trigonometric"})).generate(SPECIES, Sampling(5, limited))
+        Sampling(5, limited, solver=solver).check(base_model())
+
+
+def test_limits_are_refused_before_anything_is_generated_where_paths_bend():
+    bent = base_model(paths=PathSettings(pos={"kind": "trigonometric"}))
+    limited = LinearSchedule(pos=3.0, limit=0.6)
+    for check in (Sampling(5, limited).check, lambda model: model.policy(limited)):
+        with pytest.raises(ModelError, match="that of pos is trigonometric"):
+            check(bent)
 
 
 def test_noise_takes_euler_steps():

@@ -103,7 +103,7 @@ def test_every_family_of_paths_comes_back(kind: str, tmp_path: Path) -> None:
     assert import_omatg(tmp_path / CHECKPOINT_FILE, tmp_path / CONFIG_FILE).model.description.paths == paths
 
 
-@pytest.mark.parametrize(("pairing", "back"), [("none", "none"), ("same_species", None)])
+@pytest.mark.parametrize(("pairing", "back"), [("as_drawn", "as_drawn"), ("same_species", None)])
 def test_pairing_comes_back_or_is_noted(pairing: str, back: str | None, tmp_path: Path) -> None:
     notes = export_omatg(model_of(paths=PathSettings(pairing=pairing)), tmp_path)
     assert any("paired within a species" in note for note in notes) is (pairing == "same_species")

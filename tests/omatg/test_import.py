@@ -51,7 +51,7 @@ def test_a_base_model(tmp_path: Path) -> None:
     assert "elements and cell sizes of its training set are unknown" in notes
 
 
-@pytest.mark.parametrize(("value", "pairing"), [(True, None), (False, "none"), (None, "none")])
+@pytest.mark.parametrize(("value", "pairing"), [(True, None), (False, "as_drawn"), (None, "as_drawn")])
 def test_pairing_is_that_of_the_training(value: bool | None, pairing: str | None, tmp_path: Path) -> None:
     def change(tree: dict[str, Any]) -> None:
         if value is not None:

@@ -50,7 +50,7 @@ def test_a_limit_keeps_steps_from_passing_the_end():
         step = 0.1 * float(schedule.factor("pos", torch.tensor(0.1 * k), None, dt)) * velocity
         left.append(step / (1.0 - x))
         x += step
-    # Steps 2 to 7 are cut to half of what is left; the eighth would be, and the last two take what they did.
+    # From t = 0.3 to 0.8 steps are cut to half of what is left; the last one takes all, as it would anyway.
     assert left == pytest.approx([0.1, 0.19 / 0.9, 0.35, *[0.5] * 6, 1.0], abs=1e-6)
     # Each structure may have its own step, and each kind and field its limit.
     own = ConstantSchedule(cell=3.0, limit=0.8)

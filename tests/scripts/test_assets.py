@@ -357,6 +357,43 @@ def test_a_student_with_more_elements_starts_as_one_with_fewer() -> None:
     assert nearest == {"K": "Na", "Br": "Cl", "La": "Sc", "Gd": "Sc"}
 
 
+def test_a_potential_is_judged_by_size_and_with_molecular_anions() -> None:
+    import check_potential as check
+
+    cells = [[11, 17], [20, 6, 8, 8, 8], [12] * 11 + [8], [29] * 30]
+    crystals = CrystalBatch(
+        torch.tensor([z for cell in cells for z in cell]), torch.rand(49, 3), torch.eye(3).repeat(4, 1, 1),
+        torch.tensor([len(cell) for cell in cells]),
+    )  # fmt: skip
+    found = check.by_contents(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.1, 2.3, 3.5, 4.7]), crystals)
+    shown = {name: (values["n"], round(values["mae"], 3)) for name, values in found.items()}
+    assert shown == {
+        "1 to 10": (2, 0.2), "11 to 20": (1, 0.5), "21 and more": (1, 0.7), "O and what makes anions with it": (1, 0.3),
+    }  # fmt: skip
+    assert [len(check.spread(count)) for count in (1, 114, 115, 454, 1546)] == [1, 114, 58, 114, 111]
+
+
+def test_the_domain_of_a_student_is_that_of_its_labels(tmp_path: Path) -> None:
+    import adopt
+    from identity import fingerprint
+    from teacher import Labels
+
+    crystals = CrystalBatch.from_structures([ROCKSALT, CESIUM_CHLORIDE])
+    labels = Labels(
+        crystals.species, crystals.pos, crystals.cell, crystals.n_atoms, torch.tensor([-27.0, -6.0]).double(),
+        torch.zeros_like(crystals.pos), torch.zeros(2, 3, 3), torch.zeros(2, dtype=torch.long),
+    )  # fmt: skip
+    (tmp_path / "labels").mkdir()
+    labels.save(tmp_path / "labels" / "part.safetensors")
+    told = {"labels": fingerprint(tmp_path / "labels" / "part.safetensors")}
+    (tmp_path / "inputs.json").write_text(json.dumps(told))
+    domain = adopt.of_labels([tmp_path / "labels"], tmp_path)
+    assert domain.crystals == 2 and domain.partners == {"Na": "Cl", "Cl": "Na"} and not domain.sizes
+    labels.select(torch.tensor([0])).save(tmp_path / "labels" / "part.safetensors")
+    with pytest.raises(SystemExit, match="distilled from other labels"):
+        adopt.of_labels([tmp_path / "labels"], tmp_path)
+
+
 def test_labels_far_above_and_below_the_relaxed_crystals_are_left_out(tmp_path: Path) -> None:
     import distill
     from configurations import KINDS
