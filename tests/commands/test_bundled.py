@@ -341,6 +341,8 @@ def test_next_steps_tell_the_slopes_of_the_run_and_what_to_do_without_success(tm
     config = Config.load(None, [f"run={tmp_path / 'x'}", "learner.lr=2e-4", "rollout.group_size=16"])
     said = next_steps(config, [{}, {"annealing": {"pos": 5.0, "cell": 0.5}}], "NaCl")
     assert "slopes 5 / 0.5" in said and "slopes" not in next_steps(config, [{}, {"annealing": None}], "NaCl")
+    limited = next_steps(config, [{}, {"annealing": {"pos": 5.0, "cell": 0.5, "limit": 0.6}}], "NaCl")
+    assert "slopes 5 / 0.5, limit 0.6" in limited and "limit" not in said
     assert "did not improve" not in said and "learner.lr" not in said
     failed = next_steps(config, [{}, {}], "NaCl", improved=False)
     assert failed.startswith("Reinforcement did not improve validation")
