@@ -5,7 +5,7 @@ python scripts/assets/adopt.py base runs/assets/base/checkpoints/last
 python scripts/assets/adopt.py potential runs/assets/student
 python scripts/assets/adopt.py schedule runs/annealing_energy/schedule
 python scripts/assets/adopt.py base runs/periodic/base/checkpoints/last --set bundled-periodic \
-    --schedule linear:pos=10,cell=5,limit=0.6
+    --schedule constant:pos=5,cell=1,limit=0.6
 python scripts/assets/adopt.py seal                 # after editing a card
 """
 
