@@ -21,6 +21,7 @@ from omatg_ray.crystal.lattice import volume
 from omatg_ray.errors import DataError
 from omatg_ray.flow.messages import mean_message
 from omatg_ray.flow.neighbors import near
+from omatg_ray.flow.separation import Separation
 from omatg_ray.flow.settings import NetworkSettings, Precision
 
 Output = Literal["pos_b", "pos_eta", "cell_b", "cell_eta", "species_b", "species_eta"]
@@ -54,6 +55,7 @@ class NetworkOutput:
     _cell: Tensor
     _network: CSPNet
     _crystals: CrystalBatch
+    _edges: Edges
 
     def __getattr__(self, output: str) -> Tensor:
         # Heads are evaluated on access: a rollout of the positions alone needs one of the six.
@@ -62,6 +64,8 @@ class NetworkOutput:
         head = self._network.get_submodule(HEADS[output])
         if output.startswith("cell"):
             return head(self._cell).view(-1, 3, 3) @ self._crystals.cell
+        if output == "pos_b" and self._network.separation is not None:
+            return head(self._features) + self._network.separation(self._features, self._crystals, self._edges)
         return head(self._features)
 
 
@@ -178,6 +182,7 @@ class CSPNet(nn.Module):
         self.coord_out_2 = nn.Linear(hidden, 3, bias=False)
         self.lattice_out = nn.Linear(hidden, 9, bias=False)
         self.lattice_out_2 = nn.Linear(hidden, 9, bias=False)
+        self.separation = Separation(hidden) if settings.separation else None
         self.type_out = nn.Linear(hidden, settings.max_atomic_number)
         self.type_out_2 = nn.Linear(hidden, settings.max_atomic_number)
 
@@ -214,7 +219,7 @@ class CSPNet(nn.Module):
             for index in range(self.settings.layers):
                 h = self.get_submodule(f"csp_layer_{index}")(h, lattice, crystals.batch, edges, sin, cos)
         h = self.final_layer_norm(h)
-        return NetworkOutput(h, crystals.layout.mean(h), self, crystals)
+        return NetworkOutput(h, crystals.layout.mean(h), self, crystals, edges)
 
     def require(self, species: Iterable[int]) -> None:
         """Refuse atomic numbers beyond the embedding; a device would fail with a less clear message.

@@ -42,6 +42,12 @@ class NetworkSettings(Settings):
         description="what the network sees of the lattice: metric, L Lᵀ as in OMatG; or shape, logarithms of lengths "
         "and volumes and cosines of angles",
     )
+    separation: bool = Field(
+        False,
+        exclude_if=operator.not_,
+        description="whether velocities of positions also have a part along the lines between near atoms, which keeps "
+        "like atoms apart; not for OMatG",
+    )
     mask: bool = Field(
         False,
         exclude_if=operator.not_,

@@ -210,10 +210,11 @@ def _sampler(model: FlowModel, dataset: str | None) -> dict[str, Any]:
 
 
 def _network(size: NetworkSettings) -> dict[str, Any]:
-    if size.pooled or size.neighbors is not None or size.lattice != "metric":
+    if size.pooled or size.neighbors is not None or size.lattice != "metric" or size.separation:
         raise ModelError(
-            "its network has pooled messages, nearest neighbors or shapes of lattices, which OMatG's CSPNet has not; "
-            "train it without pretrain.network.pooled, .neighbors and .lattice to export it"
+            "its network has pooled messages, nearest neighbors, shapes of lattices or a separation, which OMatG's "
+            "CSPNet has not; to export it, train it without pretrain.network.pooled, .neighbors, .lattice and "
+            ".separation"
         )
     return {
         "class_path": "omg.model.model.Model",

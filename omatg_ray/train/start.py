@@ -12,6 +12,7 @@ from omatg_ray.config import Config
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ConfigError
+from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import PretrainSettings
 from omatg_ray.model.flow_model import FlowModel
 
@@ -36,7 +37,8 @@ class Start:
 def take_start(config: Config) -> tuple[Config, Start]:
     """Return the configuration with network and paths of the model in `pretrain.start`, and what is taken over from it.
 
-    Without such a model, the configuration is returned as it is. A pairing belongs to training and may be another one.
+    Without such a model, the configuration is returned as it is. A pairing belongs to training and may be another one;
+    a `separation`, which starts without effect, may be added.
 
     Raises:
         ConfigError: The model is reinforced, generates species or has paths that are not trained here; or the
@@ -56,8 +58,16 @@ def take_start(config: Config) -> tuple[Config, Start]:
         raise ConfigError(f"pretrain.start: the paths of {settings.start} are not trained here: {error}") from error
     paths = what.paths.model_copy(update={"pairing": settings.paths.pairing or what.paths.pairing})
     asked, plain = (path.model_copy(update={"pairing": paths.pairing}) for path in (settings.paths, default.paths))
-    if settings.network not in (default.network, what.network):
-        raise ConfigError("pretrain.network: pretrain.start decides it; set it to null, or train without a start")
+    network, weights = what.network, model.base_network.state_dict()
+    if settings.network == network.model_copy(update={"separation": True}) != network:
+        network = settings.network
+        # New parts have no effect before they are trained.
+        weights = CSPNet(network).state_dict() | weights
+    if settings.network not in (default.network, network):
+        raise ConfigError(
+            "pretrain.network: pretrain.start decides it, apart from a separation that is new; set it to null, or "
+            "train without a start"
+        )
     if asked not in (plain, paths):
         raise ConfigError(
             "pretrain.paths: pretrain.start decides them, apart from their pairing; leave them out, or train without a "
@@ -68,9 +78,9 @@ def take_start(config: Config) -> tuple[Config, Start]:
             f"pretrain.lattices: those of {settings.start} start otherwise ({what.base_distribution.cell.kind}); leave "
             "it out, or train without a start"
         )
-    taken = {"network": what.network, "paths": paths}
+    taken = {"network": network, "paths": paths}
     config = config.model_copy(update={"pretrain": settings.model_copy(update=taken)})
-    return config, Start(model.base_network.state_dict(), what.base_distribution)
+    return config, Start(weights, what.base_distribution)
 
 
 def warn_of_warmup(settings: PretrainSettings, crystals: int) -> None:

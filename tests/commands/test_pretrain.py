@@ -19,6 +19,7 @@ from omatg_ray.crystal.base import CellByVolume
 from omatg_ray.crystal.domain import Domain
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import ConfigError, ModelError, OmatgRayError, TrainingError
+from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.pretrain import Pretrainer
 from omatg_ray.flow.settings import PathSettings, PretrainSettings
 from omatg_ray.model.flow_model import FlowModel
@@ -30,6 +31,7 @@ from omatg_ray.train.estimate import describe_pretraining
 from omatg_ray.train.splits import load_splits
 from omatg_ray.train.start import take_start, warn_of_warmup
 from tests.commands.conftest import Command, Workshop
+from tests.small import random_crystals
 
 
 def after(epoch: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +189,16 @@ def test_the_pairing_after_a_start_may_be_another(
         assert taken[-1].pretrain.paths.pairing == pairing
 
 
+def test_a_separation_may_be_added_to_a_start_and_changes_nothing_at_first(base: Path, workshop: Workshop) -> None:
+    config = workshop.load(f"pretrain.start={base}", "pretrain.network.separation=true")
+    taken, start = take_start(config)
+    assert taken.pretrain.network.separation
+    network = CSPNet(taken.pretrain.network)
+    network.load_state_dict(start.weights)
+    crystals, t = random_crystals([3, 2], dtype=torch.float32), torch.tensor([0.2, 0.8])
+    assert torch.equal(network(crystals, t).pos_b, FlowModel.load(base).base_network(crystals, t).pos_b)
+
+
 def test_a_run_of_warmup_alone_is_warned_of() -> None:
     settings = PretrainSettings(epochs=3, batch_size=4, warmup_steps=7)
     with pytest.warns(UserWarning, match="8 crystals in batches of 4 for 3 epochs are 6 updates"):
@@ -198,6 +210,7 @@ def test_a_run_of_warmup_alone_is_warned_of() -> None:
     "keys, said",
     [
         (["pretrain.network.hidden=8"], "pretrain.network: pretrain.start decides it"),
+        (["pretrain.network={hidden: 8, separation: true}"], "pretrain.network: pretrain.start decides it"),
         (["pretrain.paths.pos=trigonometric"], "pretrain.paths: pretrain.start decides them"),
         (["pretrain.lattices=by_volume"], "pretrain.lattices: .*start otherwise .informed."),
     ],

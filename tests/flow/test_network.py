@@ -154,9 +154,9 @@ def test_crystals_may_be_translated():
             torch.testing.assert_close(after[name], before[name], atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("lattice", ["metric", "shape"])
-def test_lattices_turn_with_the_crystal(lattice):
-    network, crystals = small_network(size=SIZE.model_copy(update={"lattice": lattice})), random_crystals(SIZES)
+@pytest.mark.parametrize("changes", [{}, {"lattice": "shape"}, {"separation": True}], ids=str)
+def test_lattices_turn_with_the_crystal(changes):
+    network, crystals = small_network(size=SIZE.model_copy(update=changes)), random_crystals(SIZES)
     turn = torch.linalg.qr(torch.randn(3, 3, dtype=crystals.dtype)).Q
     before = outputs(network, crystals, times(crystals))
     after = outputs(network, crystals.replace(cell=crystals.cell @ turn), times(crystals))
