@@ -247,7 +247,7 @@ def dimers(potential: Potential) -> dict[str, float]:
     falls = []
     for place, first in enumerate(numbers):
         bonds = {second: float(covalent_radii[first] + covalent_radii[second]) for second in numbers[place:]}
-        distances = {second: torch.arange(0.5, 0.6 * bond, 0.02) for second, bond in bonds.items()}
+        distances = {second: torch.arange(0.5, max(0.5, 0.6 * bond), 0.02) for second, bond in bonds.items()}
         distances = {second: some for second, some in distances.items() if len(some) > 1}
         if not distances:
             continue

@@ -16,9 +16,11 @@ from omatg_ray.crystal.domain import Domain
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import PotentialError
-from omatg_ray.model.flow_model import bundled_model
+from omatg_ray.model.checks import known_elements
+from omatg_ray.model.flow_model import FlowModel, bundled_model
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.potential import Potential, load_potential
+from omatg_ray.run.location import PERIODIC
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,25 @@ def test_the_potential_ranks_as_its_teacher(
         energies = [model.energies(crystals) for model in (potential, teacher)]
         correlations.append(float(spearmanr(*energies).statistic))
     assert sum(correlations) / len(correlations) > 0.9
+
+
+def test_the_periodic_set_knows_most_elements_and_is_small() -> None:
+    size = sum(path.stat().st_size for name in assets.has(PERIODIC) for path in assets.asset(name, PERIODIC).iterdir())
+    assert size < 9.5e6
+    potential, base = load_potential(PERIODIC), FlowModel.load(PERIODIC)
+    known = known_elements(base)
+    assert len(known) >= 80 and known <= potential.elements and max(base.description.sizes) == 52
+    crystals = read_dataset(assets.crystals("test", PERIODIC))
+    assert crystals.elements <= known
+
+
+def test_the_periodic_potential_gives_the_energies_that_its_teacher_gave_the_crystals() -> None:
+    """Those of the test split, which come with the energies under which they were relaxed."""
+    test = read_dataset(assets.crystals("test", PERIODIC))
+    test = test.select(range(0, len(test), 6))
+    expected = torch.tensor([float(row["energy_per_atom"]) for row in test.properties], dtype=torch.float64)
+    found = load_potential(PERIODIC).energies(test.crystals, repulsion=False) / test.crystals.n_atoms
+    assert float((found - expected).abs().mean()) < 0.12
 
 
 def test_overlaps_score_worse_than_the_crystal_under_the_bundled_potential(
