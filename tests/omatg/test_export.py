@@ -172,11 +172,21 @@ def test_what_one_network_cannot_express_is_refused(tmp_path: Path) -> None:
         ),
         (model_of(base_distribution=fitted), "fitted to other data than OMatG's own fits"),
         (model_of(base_distribution=by_volume), "lattices start by_volume; train it with pretrain.lattices=informed"),
-        (model_of(network=SIZE.model_copy(update={"pooled": True})), "pooled messages, nearest neighbors or shapes"),
-        (model_of(network=SIZE.model_copy(update={"neighbors": 16})), "pooled messages, nearest neighbors or shapes"),
+        (
+            model_of(network=SIZE.model_copy(update={"pooled": True})),
+            "pooled messages, nearest neighbors, shapes of lattices or a separation",
+        ),
+        (
+            model_of(network=SIZE.model_copy(update={"separation": True})),
+            "pooled messages, nearest neighbors, shapes of lattices or a separation",
+        ),
+        (
+            model_of(network=SIZE.model_copy(update={"neighbors": 16})),
+            "pooled messages, nearest neighbors, shapes of lattices or a separation",
+        ),
         (
             model_of(network=SIZE.model_copy(update={"lattice": "shape"})),
-            "pooled messages, nearest neighbors or shapes",
+            "pooled messages, nearest neighbors, shapes of lattices or a separation",
         ),
     ):
         with pytest.raises(ModelError, match=message):
