@@ -57,7 +57,7 @@ def has(of: BundledName) -> list[AssetName]:
     return [name for name in ASSETS if (root(of) / name).is_dir()]
 
 
-def own(name: AssetName, of: object) -> BundledName | None:
+def set_with(name: AssetName, of: object) -> BundledName | None:
     """Return the set of assets that a word names, if it does and the set has this asset."""
     return of if is_bundled(of) and name in has(of) else None
 

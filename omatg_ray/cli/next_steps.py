@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.assets import own
+from omatg_ray.assets import set_with
 from omatg_ray.config import Config
 from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.crystal.formula import parse_formula
@@ -55,7 +55,7 @@ def next_steps(
     trained = config.rollout.turns[0]
     steps = max(FINE_STEPS, trained)
     # The bundled schedule suits few and many points; the linear slopes of training suit only few.
-    of = own("schedule", config.base)
+    of = set_with("schedule", config.base)
     schedule = [] if of is None else ["--schedule", of]
     finer = ["--steps", steps, *schedule]
     annealed = "" if schedule else _describe_slopes(rows[1:])

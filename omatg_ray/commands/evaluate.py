@@ -10,8 +10,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from omatg_ray.assets import crystals
-from omatg_ray.assets import own as bundled
+from omatg_ray.assets import crystals, set_with
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import OnError
 from omatg_ray.evaluate.cases import Case, conditions_of, evaluate_cases, other_cases
@@ -282,7 +281,7 @@ def _reward(options: MeasureOptions, models: Sequence[FlowModel], own: str | Non
     """Load the potential of the energies, if there is one; `own` is that of the reward that is measured too."""
     rewarded = list(dict.fromkeys(model.description.potential for model in models if model.description.potential))
     potential = options.potential or (rewarded[0] if rewarded else own)
-    potential = potential or bundled("potential", options.data)
+    potential = potential or set_with("potential", options.data)
     if potential is None:
         warnings.warn("no energies: the model names no potential; give one with --potential", stacklevel=2)
     if potential is None or potential == NO_POTENTIAL:

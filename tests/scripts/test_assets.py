@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -303,16 +304,22 @@ def test_distillation_resumes_exactly_and_learns(tmp_path: Path) -> None:
     assert log[1]["energy_rattled"] < log[0]["energy_rattled"]
 
 
+def at_rest(structures: list[Structure], energies: list[float]) -> Any:
+    """Labels of relaxed crystals with these energies in eV, without forces and stresses."""
+    from teacher import Labels
+
+    crystals, n = CrystalBatch.from_structures(structures), len(structures)
+    return Labels(
+        crystals.species, crystals.pos, crystals.cell, crystals.n_atoms, torch.tensor(energies).double(),
+        torch.zeros_like(crystals.pos), torch.zeros(n, 3, 3), torch.zeros(n, dtype=torch.long),
+    )  # fmt: skip
+
+
 def test_student_is_saved_in_the_format_of_matgl(tmp_path: Path) -> None:
     import distill
     import matgl
-    from teacher import Labels
 
-    crystals = CrystalBatch.from_structures([ROCKSALT, CESIUM_CHLORIDE])
-    labels = Labels(
-        crystals.species, crystals.pos, crystals.cell, crystals.n_atoms, torch.tensor([-27.0, -6.0]).double(),
-        torch.zeros_like(crystals.pos), torch.zeros(2, 3, 3), torch.zeros(2, dtype=torch.long),
-    )  # fmt: skip
+    labels = at_rest([ROCKSALT, CESIUM_CHLORIDE], [-27.0, -6.0])
     student = distill.new_student(labels, ["Na", "Cl"])
     student.save(tmp_path / "student")
     loaded = matgl.load_model(tmp_path / "student")
@@ -325,19 +332,9 @@ def test_student_is_saved_in_the_format_of_matgl(tmp_path: Path) -> None:
 def test_a_student_with_more_elements_starts_as_one_with_fewer() -> None:
     """What it knows keeps its energy; K starts as Na, apart from the energy of an atom, and Br as Cl."""
     import distill
-    from teacher import Labels
-
-    def labels(of: list[Structure], per_atom: list[float]) -> Labels:
-        crystals = CrystalBatch.from_structures(of)
-        n = len(of)
-        return Labels(
-            crystals.species, crystals.pos, crystals.cell, crystals.n_atoms,
-            torch.tensor(per_atom).double() * crystals.n_atoms, torch.zeros_like(crystals.pos), torch.zeros(n, 3, 3),
-            torch.zeros(n, dtype=torch.long),
-        )  # fmt: skip
 
     def energy_per_atom(student: torch.nn.Module, symbols: list[str], crystal: Structure) -> float:
-        one = labels([crystal], [0.0])
+        one = at_rest([crystal], [0.0])
         (example,) = distill.examples(one, distill.node_types(symbols), "graphs")
         return distill.errors(student, [example])["energy"][0].item()
 
@@ -346,8 +343,8 @@ def test_a_student_with_more_elements_starts_as_one_with_fewer() -> None:
     both = other.copy()
     both.replace_species({"Cl": "Br"})
     torch.manual_seed(0)
-    start = distill.new_student(labels([salt, CESIUM_CHLORIDE], [-3.0, -2.9]), ["Na", "Cl"])
-    given = labels([salt, other, both], [-3.0, -3.5, -2.5])
+    start = distill.new_student(at_rest([salt, CESIUM_CHLORIDE], [-24.0, -5.8]), ["Na", "Cl"])
+    given = at_rest([salt, other, both], [-24.0, -28.0, -20.0])
     student = distill.with_elements(start, given, ["Na", "Cl", "K", "Br"])
     known = energy_per_atom(start, ["Na", "Cl"], salt)
     found = [energy_per_atom(student, ["Na", "Cl", "K", "Br"], crystal) for crystal in (salt, other, both)]
@@ -376,13 +373,8 @@ def test_a_potential_is_judged_by_size_and_with_molecular_anions() -> None:
 def test_the_domain_of_a_student_is_that_of_its_labels(tmp_path: Path) -> None:
     import adopt
     from identity import fingerprint
-    from teacher import Labels
 
-    crystals = CrystalBatch.from_structures([ROCKSALT, CESIUM_CHLORIDE])
-    labels = Labels(
-        crystals.species, crystals.pos, crystals.cell, crystals.n_atoms, torch.tensor([-27.0, -6.0]).double(),
-        torch.zeros_like(crystals.pos), torch.zeros(2, 3, 3), torch.zeros(2, dtype=torch.long),
-    )  # fmt: skip
+    labels = at_rest([ROCKSALT, CESIUM_CHLORIDE], [-27.0, -6.0])
     (tmp_path / "labels").mkdir()
     labels.save(tmp_path / "labels" / "part.safetensors")
     told = {"labels": fingerprint(tmp_path / "labels" / "part.safetensors")}
