@@ -84,7 +84,7 @@ CASES = [
     ("generate bundled --formula NaCl --potential ./no", "potential folder no does not exist"),
     ("generate bundled --formula Xx3", "names 'Xx', which is not an element"),
     ("generate bundled --formula NaCl --out crystals", "cannot write crystals: it has no suffix"),
-    ("generate bundled --formula NaCl -n 2 --out POSCAR", "cannot write POSCAR: it holds one crystal"),
+    ("generate bundled --formula NaCl -n 2 --out POSCAR --potential none", "cannot write POSCAR: it holds one crystal"),
     ("generate bundled --formula NaCl --z 600", "1200 atoms; a cell may hold 1000 at most"),
     ("relax no.cif", "no.cif does not exist"),
     ("relax sweep.yaml --potential ./no", "potential folder no does not exist"),

@@ -1,4 +1,4 @@
-"""Bundled assets: crystals, potential, base model and schedule, so that the package works without other data.
+"""Bundled assets: crystals, potential, models and schedule, so that the package works without other data.
 
 Each asset is a folder with its files, a `card.md` on how it was made and what it is good for, and `SHA256SUMS` over
 both, which `sha256sum -c` also reads. There are two sets of assets: `bundled-prototypes` in `assets/`, which the word
@@ -15,17 +15,22 @@ from typing import Final, Literal, get_args
 from omatg_ray.errors import DataError
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.checkpoints import sha256_of
-from omatg_ray.run.location import BUNDLED, PERIODIC, BundledName, is_bundled
+from omatg_ray.run.location import BUNDLED, PERIODIC, BundledName, SetName, as_base, bundled_set, meant
 
 SUMS, CARD = "SHA256SUMS", "card.md"
-AssetName = Literal["crystals", "potential", "base", "schedule"]
+AssetName = Literal["crystals", "potential", "base", "schedule", "reinforced"]
 ASSETS: tuple[AssetName, ...] = get_args(AssetName)
+CONTENTS: Final[dict[SetName, tuple[AssetName, ...]]] = {
+    "bundled-prototypes": ("crystals", "potential", "base", "schedule"),
+    "bundled-periodic": ("crystals", "potential", "base"),
+}
 # Files that need a checksum: otherwise a list that lost a line would let a damaged file pass.
 NEEDED: Final[dict[AssetName, tuple[str, ...]]] = {
     "crystals": (CARD, "train.extxyz", "val.extxyz", "test.extxyz"),
     "potential": (CARD, "model.json", "model.pt", "state.pt", "known_energies.json", "domain.json"),
     "base": (CARD, "model.json", "weights.safetensors"),
     "schedule": (CARD, "schedule.json", "weights.safetensors"),
+    "reinforced": (CARD, "model.json", "weights.safetensors"),
 }
 
 _FIX = "reinstall the package, or in a checkout: git checkout -- omatg_ray/assets"
@@ -34,7 +39,7 @@ _FIX = "reinstall the package, or in a checkout: git checkout -- omatg_ray/asset
 def root(of: BundledName = BUNDLED) -> Path:
     """Return the folder of a set of assets."""
     everything = Path(__file__).parent
-    return everything / "periodic" if of == PERIODIC else everything
+    return everything / "periodic" if meant(of) == PERIODIC else everything
 
 
 def asset(name: AssetName, of: BundledName = BUNDLED) -> Path:
@@ -52,14 +57,28 @@ def asset(name: AssetName, of: BundledName = BUNDLED) -> Path:
     return root(of) / name
 
 
-def has(of: BundledName) -> list[AssetName]:
-    """Return which assets a set has."""
-    return [name for name in ASSETS if (root(of) / name).is_dir()]
+def has(of: BundledName) -> tuple[AssetName, ...]:
+    """Return which assets of a set are there."""
+    return tuple(name for name in CONTENTS[meant(of)] if (root(of) / name).is_dir())
 
 
 def set_with(name: AssetName, of: object) -> BundledName | None:
-    """Return the set of assets that a word names, if it does and the set has this asset."""
-    return of if is_bundled(of) and name in has(of) else None
+    """Return the set that a word, or the name of a model, stands for, if it does and the set has this asset."""
+    bundled = bundled_set(of)
+    return bundled if bundled and name in has(bundled) else None
+
+
+def model_named(word: str) -> tuple[AssetName, BundledName]:
+    """Return the asset that the name of a bundled model stands for.
+
+    Args:
+        word: A set, which stands for its reinforced model, or its base if it has none; or `SET/base`, `SET/reinforced`.
+    """
+    of = bundled_set(word)
+    assert of is not None
+    if word == of:
+        return ("reinforced" if "reinforced" in CONTENTS[meant(of)] else "base"), of
+    return ("base" if word == as_base(of) else "reinforced"), of
 
 
 def require(name: AssetName, of: BundledName) -> None:
@@ -68,8 +87,9 @@ def require(name: AssetName, of: BundledName) -> None:
     Raises:
         DataError: It has none.
     """
-    if of == PERIODIC and name not in has(of):
-        raise DataError(f"{of} has no {name}; it has {', '.join(has(of)) or 'nothing'}")
+    contents = CONTENTS[meant(of)]
+    if name not in contents:
+        raise DataError(f"{of} has no {name}; it has {', '.join(contents)}")
 
 
 def files(name: AssetName, of: BundledName = BUNDLED) -> list[Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omatg_ray.assets import set_with
+from omatg_ray.cli.ranked import RELAX_STEPS
 from omatg_ray.config import Config
 from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.crystal.formula import parse_formula
@@ -23,7 +24,6 @@ from omatg_ray.tree import override
 # The suggested command uses four Ray actors: a learner, one that scores and two that roll out.
 ROLLOUT_WORKERS = 2
 FINE_STEPS, MANY_TIMES = 50, 10
-RELAX_STEPS = 100
 NOT_IMPROVED = """\
 Reinforcement did not improve validation: the best checkpoint is the model as it was before, and the table compares it
 with itself, and with the last one. What to try next: more iterations, or smaller steps"""

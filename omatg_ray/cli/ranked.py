@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from omatg_ray.commands.ranked import RankedCrystals
 
 
+RELAX_STEPS = 100
+"""Most steps of a relaxation that nobody chose."""
+
+
 def ranking_arguments(sub: argparse.ArgumentParser) -> None:
     """Add the options for a potential that checks the ranks, and for the tolerance of space groups."""
     sub.add_argument(

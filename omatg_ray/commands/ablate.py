@@ -10,7 +10,7 @@ from typing import Any
 
 from omatg_ray.assets import set_with
 from omatg_ray.commands.ablate_settings import AblationSettings, SetSettings
-from omatg_ray.commands.evaluate import NO_POTENTIAL, MeasureOptions, evaluation_session
+from omatg_ray.commands.evaluate import MeasureOptions, evaluation_session
 from omatg_ray.config import DataSettings
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.ablation import HandMade, Tuned, best_kind, summarize, tune
@@ -27,7 +27,7 @@ from omatg_ray.policy.schedule import LearnedSchedule, Schedule
 from omatg_ray.report.ablation import write_ablation
 from omatg_ray.report.comparison import write_comparison
 from omatg_ray.run.job_paths import path_to_keep
-from omatg_ray.run.location import Location
+from omatg_ray.run.location import NO_POTENTIAL, Location, as_base
 from omatg_ray.run.progress import print_line
 from omatg_ray.train.job import with_job_paths
 from omatg_ray.train.splits import base_run_data
@@ -94,7 +94,7 @@ def _session(
     potential = entry.potential or set_with("potential", entry.model)
     shared = {name: getattr(settings, name) for name in ("seed", "workers", "device", "threads", "ray")}
     options = MeasureOptions(**{"data": data, "potential": potential, **shared, **measured})
-    return evaluation_session(options, [entry.model], progress)
+    return evaluation_session(options, [as_base(entry.model)], progress)
 
 
 def _tune(

@@ -27,7 +27,7 @@ from omatg_ray.model.sampling import DEFAULT, Sampling
 from omatg_ray.model.schedule import OWN
 from omatg_ray.policy.schedule import describe
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.run.location import Location, absolute_name, is_bundled
+from omatg_ray.run.location import NO_POTENTIAL, Location, absolute_name, is_bundled
 from omatg_ray.run.text import LINE, aligned
 from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.early import reward_config
@@ -35,8 +35,6 @@ from omatg_ray.train.measured_reward import measured_reward
 from omatg_ray.train.options import WorkOptions
 from omatg_ray.train.splits import read
 from omatg_ray.train.unknown import drop_unknown, known_to, refuse_unmatchable, require_known
-
-NO_POTENTIAL = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.run.atomic import replace_folder
-from omatg_ray.run.location import Location
+from omatg_ray.run.location import Location, as_base
 
 
 def import_model(
@@ -39,7 +39,7 @@ def import_model(
     from omatg_ray.model.flow_model import FlowModel
     from omatg_ray.omatg.read import import_omatg
 
-    imported = import_omatg(checkpoint, config, None if base is None else FlowModel.load(base), data, progress)
+    imported = import_omatg(checkpoint, config, None if base is None else FlowModel.load(as_base(base)), data, progress)
     with replace_folder(out) as folder:
         imported.model.save(folder)
     return imported.notes

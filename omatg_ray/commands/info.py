@@ -5,21 +5,32 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from omatg_ray import assets
-from omatg_ray.assets import ASSETS, AssetName
+from omatg_ray.assets import AssetName, model_named
 from omatg_ray.errors import ModelError
 from omatg_ray.model.schedule import SCHEDULE_FILE, read_description
 from omatg_ray.policy.hand_made import HandMadeSchedule, LinearSchedule, StepSizes
 from omatg_ray.policy.settings import Curve, LearnedScheduleSettings, NoiseSettings
-from omatg_ray.run.location import BUNDLED, BUNDLED_NAMES, PERIODIC, BundledName, is_bundled, is_remote
+from omatg_ray.run.location import (
+    BUNDLED,
+    BUNDLED_NAMES,
+    BundledName,
+    SetName,
+    bundled_set,
+    is_bundled,
+    is_remote,
+    meant,
+)
 from omatg_ray.run.storage import files_at
 from omatg_ray.run.sync import fetch_model
 from omatg_ray.run.text import counted
 from omatg_ray.settings import FIELDS
 from omatg_ray.train.early import require_models
 from omatg_ray.tree import flatten
+
+OTHERS: Final = tuple(of for of in get_args(SetName) if of != meant(BUNDLED))
 
 if TYPE_CHECKING:
     from omatg_ray.crystal.domain import Domain
@@ -39,13 +50,12 @@ def overview() -> str:
 
 
 def _assets() -> dict[str, tuple[AssetName, BundledName]]:
-    """Return the assets of all sets by the names under which they are shown."""
-    shown: dict[str, tuple[AssetName, BundledName]] = {name: (name, BUNDLED) for name in ASSETS}
-    return shown | {_shown(name, PERIODIC): (name, PERIODIC) for name in assets.has(PERIODIC)}
+    """Return the assets of all sets by the names under which they are shown; those of the default set go without it."""
+    return {_shown(name, of): (name, of) for of in (BUNDLED, *OTHERS) for name in assets.has(of)}
 
 
 def _shown(name: AssetName, of: BundledName) -> str:
-    return f"{of}/{name}" if of == PERIODIC else name
+    return name if meant(of) == meant(BUNDLED) else f"{of}/{name}"
 
 
 def _first_paragraph(card: str) -> str:
@@ -82,6 +92,8 @@ def describe(name: str) -> str:
         ModelError: There is no such folder, no model in it, or it cannot be read.
     """
     known = _assets()
+    if name.partition("/")[0] in (BUNDLED, meant(BUNDLED)):
+        name = name.partition("/")[2] or name
     if name in known:
         what, _ = known[name]
         elements = f"\nelements: {_elements(assets.asset(*known[name]))}" if what == "potential" else ""
@@ -135,7 +147,7 @@ def describe_model(name: str) -> str:
     what = model.description
     parameters = sum(weights.numel() for weights in model.base_network.parameters())
     noise = {field: _noise(what.noise[field]) for field in what.active}
-    card = {"card": f"omatg-ray info {_shown('base', name)}: use, figures, limits"} if is_bundled(name) else {}
+    card = {"card": f"omatg-ray info {_shown(*model_named(name))}: use, figures, limits"} if bundled_set(name) else {}
     rows = {
         "model": f"{name}, {'reinforced' if what.active else 'a base model'}",
         **card,

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
-from omatg_ray.commands.evaluate import NO_POTENTIAL, EvaluateOptions
+from omatg_ray.commands.evaluate import EvaluateOptions
 from omatg_ray.commands.evaluate import evaluate as evaluate_model
 from omatg_ray.crystal.given import as_dataset
 from omatg_ray.errors import ConfigError, ModelError
@@ -18,7 +18,7 @@ from omatg_ray.model.schedule import read_schedule
 from omatg_ray.policy.settings import NoiseMode
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.run.checkpoints import model_folder
-from omatg_ray.run.location import BUNDLED, is_bundled
+from omatg_ray.run.location import BUNDLED, NO_POTENTIAL, bundled_set, is_bundled
 from omatg_ray.train.device import choose_device
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def evaluate(
 
 def _is_model(subject: object) -> TypeGuard[Location]:
     """Return whether this is the location of a model, rather than crystals."""
-    if is_bundled(subject):
+    if bundled_set(subject):
         return True
     if not isinstance(subject, str | Path):
         return False

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from omatg_ray.assets import asset
+from omatg_ray.assets import asset, model_named
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.domain import Trained, report_outside
 from omatg_ray.crystal.fields import FIELDS, FieldName
@@ -37,7 +37,7 @@ from omatg_ray.policy.policy import Policy, draw_noise
 from omatg_ray.policy.schedule import LearnedSchedule, Schedule, require_straight_paths
 from omatg_ray.policy.settings import CHUNK_PAIRS, LearnedScheduleSettings, NoiseMode
 from omatg_ray.run.checkpoints import DESCRIPTION_FILE, WEIGHTS_FILE, model_folder
-from omatg_ray.run.location import BUNDLED, Location, is_bundled, is_remote
+from omatg_ray.run.location import BUNDLED, Location, bundled_set, is_remote
 from omatg_ray.run.sync import fetch_model
 from omatg_ray.seeding import seed_of
 
@@ -134,7 +134,7 @@ class FlowModel:
 
     @classmethod
     def load(cls, path: Location, device: torch.device | str = "cpu") -> FlowModel:
-        """Read a model folder, the best checkpoint of a run folder, or with "bundled" the model of the package.
+        """Read a model folder, the best checkpoint of a run folder, or with "bundled" the best model of the package.
 
         Args:
             path: Folder, or URL of one.
@@ -148,7 +148,7 @@ class FlowModel:
         if is_remote(path):
             with fetch_model(path, DESCRIPTION_FILE) as copy:
                 return cls.load(copy, device)
-        folder = asset("base", path) if is_bundled(path) else model_folder(Path(path))
+        folder = model_folder(Path(path)) if bundled_set(path) is None else asset(*model_named(str(path)))
         try:
             description = ModelDescription.model_validate(
                 json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))

@@ -73,10 +73,14 @@ def join_location(location: Location, name: str) -> Location:
     return f"{location}/{name}" if is_remote(location) else Path(location) / name
 
 
-BundledName = Literal["bundled", "bundled-prototypes", "bundled-periodic"]
+SetName = Literal["bundled-prototypes", "bundled-periodic"]
+BundledName = Literal["bundled", SetName]
 BUNDLED: Final = "bundled"
 PERIODIC: Final = "bundled-periodic"
+PROTOTYPES: Final = "bundled-prototypes"
 BUNDLED_NAMES: Final[tuple[BundledName, ...]] = get_args(BundledName)
+NO_POTENTIAL: Final = "none"
+"""Word in place of a potential: no energies."""
 
 
 def is_bundled(name: object) -> TypeGuard[BundledName]:
@@ -84,6 +88,22 @@ def is_bundled(name: object) -> TypeGuard[BundledName]:
     return isinstance(name, str) and name in BUNDLED_NAMES
 
 
+def meant(word: BundledName) -> SetName:
+    """Return the set that a word stands for."""
+    return PROTOTYPES if word == BUNDLED else word
+
+
+def bundled_set(name: object) -> BundledName | None:
+    """Return the bundled set that a name stands for, or that a name of a model belongs to (`bundled/base`)."""
+    word = name.removesuffix("/base").removesuffix("/reinforced") if isinstance(name, str) else name
+    return word if is_bundled(word) else None
+
+
+def as_base(name: Location) -> Location:
+    """Return the base of a bundled set for the name of the set, which elsewhere stands for its best model."""
+    return f"{name}/base" if is_bundled(name) else name
+
+
 def absolute_name(name: Location) -> str:
     """Return the name of a model or potential for records: the word, a URL, or a folder's absolute path."""
-    return name if is_bundled(name) or is_remote(name) else str(Path(name).expanduser().absolute())
+    return str(name) if bundled_set(name) or is_remote(name) else str(Path(name).expanduser().absolute())

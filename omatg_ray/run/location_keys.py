@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, PlainValidator
 
-from omatg_ray.run.location import BUNDLED, Location, as_location, expand, is_bundled, is_remote
+from omatg_ray.run.location import BUNDLED, Location, as_location, bundled_set, expand, is_remote
 from omatg_ray.tree import path_as_text
 
 Kind = Literal["run", "crystals", "model", "schedule", "potential", "file"]
@@ -34,8 +34,8 @@ def _read_location(value: object) -> Location:
 
 def _word_or_path(model: object) -> Location | None:
     """Read a location, keeping the word apart from the folder `./bundled`: as paths they would be the same."""
-    if model is None or is_bundled(model):
-        return model
+    if model is None or bundled_set(model):
+        return cast("Location | None", model)
     if isinstance(model, str | Path | int):
         return _read_location(model)
     raise ValueError(f"a model or run folder, or {BUNDLED}, not {model!r}")
@@ -57,7 +57,7 @@ RunLocation = Annotated[Location, PlainValidator(_read_location), _Written, Loca
 CrystalsLocation = Annotated[Location, PlainValidator(_read_location), _Written, Locates("crystals")]
 """A file or folder of crystals, or its URL."""
 ModelLocation = Annotated[Location, PlainValidator(_word_or_path), _Written, Locates("model")]
-"""The folder of a model or a run, its URL, or the name of a bundled set."""
+"""The folder of a model or a run, its URL, or the name of a bundled set or of a model of one."""
 ScheduleLocation = Annotated[Location, PlainValidator(_word_or_path), _Written, Locates("schedule")]
 """The same for a learned schedule."""
 PotentialLocation = Annotated[str, _Expanded, Locates("potential")]

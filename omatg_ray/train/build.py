@@ -21,7 +21,7 @@ from omatg_ray.policy.settings import LearnedScheduleSettings
 from omatg_ray.reward.build import Scorers, build_scorers, fingerprint
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.rl.settings import AdvantageSettings, ObjectiveSettings
-from omatg_ray.run.location import absolute_name
+from omatg_ray.run.location import absolute_name, as_base
 from omatg_ray.run.versions import versions
 from omatg_ray.train.components import RunComponents
 from omatg_ray.train.device import driver_device, set_threads
@@ -51,7 +51,7 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
     tracking_of(config)
     set_threads(config.threads)
     device = driver_device(config.device, config.ray)
-    start = FlowModel.load(config.base, device)
+    start = FlowModel.load(as_base(config.base), device)
     refuse_unmatchable(config.reward, start, config.base)
     if start.generates_species and config.advantage.diversity_weight:
         raise ConfigError(

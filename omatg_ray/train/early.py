@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from omatg_ray.assets import require
+from omatg_ray.assets import model_named, require
 from omatg_ray.config import UNNAMED_DATA, Config
 from omatg_ray.errors import ConfigError, DataError
 from omatg_ray.model.schedule import require_schedule
 from omatg_ray.reward.options import UNNAMED_POTENTIAL
 from omatg_ray.reward.settings import potential_folder
 from omatg_ray.run.checkpoints import model_folder
-from omatg_ray.run.location import Location, is_bundled, is_remote
+from omatg_ray.run.location import Location, bundled_set, is_bundled, is_remote
 from omatg_ray.run.location_keys import locations
 from omatg_ray.run.state import refuse_taken
 from omatg_ray.settings import Settings
@@ -100,8 +100,8 @@ def require_models(places: Iterable[Location]) -> None:
         DataError: A bundled set has no model.
     """
     for location in places:
-        if is_bundled(location):
-            require("base", location)
+        if bundled_set(location):
+            require(*model_named(str(location)))
         elif not is_remote(location):
             model_folder(Path(location))
 

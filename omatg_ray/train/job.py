@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from omatg_ray.run.job_paths import find_file, find_potential, path_to_keep
-from omatg_ray.run.location import Location, is_bundled, is_remote
+from omatg_ray.run.location import Location, bundled_set, is_remote
 from omatg_ray.run.location_keys import Kind, relocate
 
 S = TypeVar("S", bound=BaseModel)
@@ -43,7 +43,7 @@ def find_input(name: Location, key: str) -> Location:
         ModelError: The name is that of a published model of OMatG, which cannot be fetched or imported.
         ConfigError: As `find_file`.
     """
-    return name if is_bundled(name) or is_remote(name) else find_file(fetch_published(Path(name)), key)
+    return name if bundled_set(name) or is_remote(name) else find_file(fetch_published(Path(name)), key)
 
 
 def fetch_published(path: Path) -> Path:

@@ -16,7 +16,7 @@ from omatg_ray.crystal.split import Split, split_by_composition
 from omatg_ray.crystal.write import RESERVED_NAMES, write_structures
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.folder import RunFolder
-from omatg_ray.run.location import Location, is_bundled, is_remote
+from omatg_ray.run.location import Location, bundled_set, is_remote
 from omatg_ray.run.storage import files_at, local_copy
 from omatg_ray.train.unknown import Known, drop_unknown, require_decider
 
@@ -89,8 +89,9 @@ def base_run_data(base: Location) -> DataSettings | None:
         DataError: The bundled splits are missing or damaged.
         StorageError: The URL of the model cannot be reached.
     """
-    if is_bundled(base):
-        return DataSettings(**{name: crystals(name, base) for name in SPLITS})
+    of = bundled_set(base)
+    if of is not None:
+        return DataSettings(**{name: crystals(name, of) for name in SPLITS})
     if is_remote(base):
         for url in (base, *(base.rsplit("/", above)[0] for above in (1, 2))):
             names = {f"{name}.extxyz" for name in SPLITS}

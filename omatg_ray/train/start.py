@@ -15,6 +15,7 @@ from omatg_ray.errors import ConfigError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.settings import PretrainSettings
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.run.location import as_base
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def take_start(config: Config) -> tuple[Config, Start]:
     settings = config.pretrain
     if settings.start is None:
         return config, Start()
-    model = FlowModel.load(settings.start)
+    model = FlowModel.load(as_base(settings.start))
     what, default = model.description, PretrainSettings()
     if what.active:
         raise ConfigError(f"pretrain.start: {settings.start} is reinforced; start from the base that it was made of")

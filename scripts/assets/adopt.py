@@ -4,6 +4,7 @@
 python scripts/assets/adopt.py base runs/assets/base/checkpoints/last
 python scripts/assets/adopt.py potential runs/assets/student
 python scripts/assets/adopt.py schedule runs/annealing_energy/schedule
+python scripts/assets/adopt.py reinforced runs/periodic/reinforced/checkpoints/best --set bundled-periodic
 python scripts/assets/adopt.py base runs/periodic/base/checkpoints/last --set bundled-periodic \
     --schedule constant:pos=5,cell=1,limit=0.6
 python scripts/assets/adopt.py seal                 # after editing a card
@@ -39,6 +40,7 @@ FILES = {
     "base": (DESCRIPTION_FILE, WEIGHTS_FILE),
     "potential": WEIGHT_FILES,
     "schedule": (SCHEDULE_FILE, SCHEDULE_WEIGHTS),
+    "reinforced": (DESCRIPTION_FILE, WEIGHTS_FILE),
 }
 KNOWN = 5  # crystals of the validation split whose energies are checked on every load of the potential
 TOLERANCE = 1e-3  # eV/atom; float32 on another machine differs by far less
@@ -47,7 +49,7 @@ TOLERANCE = 1e-3  # eV/atom; float32 on another machine differs by far less
 def main() -> None:
     """Copy and seal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["base", "potential", "schedule", "seal"])
+    parser.add_argument("what", choices=[*FILES, "seal"])
     parser.add_argument("source", type=Path, nargs="?")
     parser.add_argument("--set", choices=[BUNDLED, PERIODIC], default=BUNDLED, help="set of assets that it belongs to")
     parser.add_argument(

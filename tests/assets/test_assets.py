@@ -8,14 +8,24 @@ from pathlib import Path
 import pytest
 
 from omatg_ray import assets
-from omatg_ray.assets import ASSETS, asset, card, seal
+from omatg_ray.assets import CONTENTS, asset, card, seal
 from omatg_ray.config import Config
 from omatg_ray.crystal.domain import DOMAIN_FILE
 from omatg_ray.errors import DataError
 from omatg_ray.model.flow_model import DESCRIPTION_FILE, WEIGHTS_FILE
 from omatg_ray.reward.known_energies import KNOWN_ENERGIES
 from omatg_ray.reward.potential import WEIGHT_FILES
-from omatg_ray.run.location import BUNDLED, BUNDLED_NAMES, PERIODIC, BundledName, absolute_name, is_bundled
+from omatg_ray.run.location import (
+    BUNDLED,
+    BUNDLED_NAMES,
+    PERIODIC,
+    PROTOTYPES,
+    BundledName,
+    absolute_name,
+    as_base,
+    bundled_set,
+    is_bundled,
+)
 from omatg_ray.train.splits import SPLITS
 
 ABSOLUTE = re.compile(r"(?<![\w.-])/(home|work|tmp|root|Users|mnt)/|(?<![A-Za-z])[A-Za-z]:[\\/]")
@@ -133,18 +143,31 @@ def test_an_asset_that_is_not_there(potential: Path) -> None:
 
 
 def test_a_set_has_assets_of_its_own_and_says_which_it_lacks(potential: Path) -> None:
-    assert asset("potential", "bundled-prototypes") == potential
+    assert asset("potential", PROTOTYPES) == potential
     folder = potential.parent / "periodic" / "crystals"
     folder.mkdir(parents=True)
     for name in ("card.md", "train.extxyz", "val.extxyz", "test.extxyz"):
         (folder / name).write_text(name)
     seal(folder)
     assert assets.crystals("val", PERIODIC) == folder / "val.extxyz"
-    with pytest.raises(DataError, match="^bundled-periodic has no potential; it has crystals$"):
-        asset("potential", PERIODIC)
+    with pytest.raises(
+        DataError, match="^bundled-prototypes has no reinforced; it has crystals, potential, base, schedule$"
+    ):
+        asset("reinforced", PROTOTYPES)
     (folder / "val.extxyz").unlink()
     with pytest.raises(DataError, match="^bundled-periodic crystals: .*val.extxyz is missing"):
         assets.crystals("train", PERIODIC)
+
+
+def test_names_of_models() -> None:
+    for word in BUNDLED_NAMES:
+        assert bundled_set(word) == bundled_set(f"{word}/base") == bundled_set(f"{word}/reinforced") == word
+        assert assets.model_named(f"{word}/base") == ("base", word) == assets.model_named(as_base(word))
+        assert assets.model_named(f"{word}/reinforced") == ("reinforced", word)
+        assert assets.set_with("crystals", f"{word}/base") == word
+    assert assets.model_named(PROTOTYPES) == ("base", PROTOTYPES)
+    assert as_base("bundled/reinforced") == "bundled/reinforced" and as_base(Path("bundled")) == Path("bundled")
+    assert {bundled_set(name) for name in (Path("bundled/base"), "bundled/potential", "/base", "", None)} == {None}
 
 
 def test_the_words_are_text_and_nothing_else() -> None:
@@ -175,7 +198,7 @@ def test_records_tell_the_word_from_a_folder(tmp_path: Path, monkeypatch: pytest
     assert {absolute_name(folder) for folder in folders} == {str(tmp_path / "bundled")}
 
 
-BOTH_SETS = [(name, BUNDLED) for name in ASSETS] + [(name, PERIODIC) for name in assets.has(PERIODIC)]
+BOTH_SETS = [(name, of) for of in (PROTOTYPES, PERIODIC) for name in CONTENTS[of]]
 
 
 @pytest.mark.parametrize(("name", "of"), BOTH_SETS)

@@ -95,6 +95,21 @@ def test_what_another_set_lacks_is_said(periodic: Path, command: Command, words:
     command(*words).refuses(f"{PERIODIC} has no schedule; it has crystals, potential, base", code=1)
 
 
+def test_a_bundled_model_ranks_by_the_potential_of_its_set_unless_told_otherwise(desk: Path, command: Command) -> None:
+    words = ("generate", "bundled/base", "--formula", "NaCl", "-n", 2, "--steps", 4, "--workers", 0, "--out", "x.json")
+    told = {
+        (): ("bundled", True),
+        ("--relax", 0): ("bundled", False),
+        ("--potential", "none"): (None, False),
+        ("--potential", "bundled"): ("bundled", False),
+    }
+    for more, (potential, relaxed) in told.items():
+        done = command(*words, *more)
+        assert done.code == 0, done.err
+        first = read_dataset(Path("x.json")).properties[0]
+        assert first.get("potential") == potential and (first["relaxation"] != "none") == relaxed
+
+
 def test_models_by_the_word(desk: Path, assets: Path, base: Path) -> None:
     (desk / "bundled").mkdir()  # no match for the word
     expected = og.FlowModel.load(base)

@@ -211,7 +211,7 @@ def test_generated_species_that_the_potential_does_not_know_stay_as_they_are(
 def test_relaxation_without_a_potential_is_refused(base: Path, command: Command, tmp_path: Path) -> None:
     words = ["--formula", "NaCl", "--out", tmp_path / "out.cif"]
     command("generate", base, *words, "--relax", 5).refuses("--relax", "--potential")
-    command("generate", base, *words, "--relax", 0).refuses("--relax", "at least 1")
+    command("generate", base, *words, "--relax", -1).refuses("--relax", "at least 0")
 
 
 def test_absurd_crystals_are_marked_and_counted_and_none_is_dropped() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from omatg_ray.assets import set_with
 from omatg_ray.cli.arguments import local_path, number, path_or_word
 from omatg_ray.cli.output import crystals_arguments, crystals_output
-from omatg_ray.cli.ranked import ranking_arguments, write_ranked
+from omatg_ray.cli.ranked import RELAX_STEPS, ranking_arguments, write_ranked
 from omatg_ray.cli.sampling import sampling_arguments, sampling_values
 from omatg_ray.errors import ConfigError
+from omatg_ray.run.location import NO_POTENTIAL
 
 SUMMARY = "generate crystals for formulas"
 DESCRIPTION = """\
@@ -17,7 +19,7 @@ Generate crystals, drop invalid ones and duplicates, and rank them by energy if 
 
   omatg-ray generate runs/better --formula TiO2 --z 2,4 -n 64 --potential POTENTIAL --relax 100 --out tio2.extxyz
   omatg-ray generate runs/better --formulas list.txt -n 16 --out crystals/ --standardize conventional
-  omatg-ray generate bundled --formula NaCl -n 8 --potential bundled --relax 100 --schedule bundled
+  omatg-ray generate bundled --formula NaCl -n 8                 # relaxed and ranked by the bundled potential
   omatg-ray generate models/mp20_de_novo --atoms 4 8 -n 16
 
 Generated crystals lie near a minimum of the energy, not in it: --relax relaxes cells and positions before duplicates,
@@ -66,15 +68,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--potential",
         type=path_or_word,
         metavar="NAME",
-        help="MatGL potential to rank by, or bundled (default: no ranking)",
+        help="MatGL potential to rank by, bundled, or none (default: that of the set of a bundled model, else none)",
     )
     ranking_arguments(parser)
     parser.add_argument(
         "--relax",
-        type=number(int, 1),
-        default=0,
+        type=number(int, 0),
         metavar="N",
-        help="relax every valid crystal in at most N steps with the potential, in this process (default: none)",
+        help="relax every valid crystal in at most N steps with the potential, in this process; 0: none (default: "
+        f"{RELAX_STEPS} if the potential is taken from the set of a bundled model, else 0)",
     )
     crystals_arguments(parser, "generated.extxyz", "where to write")
 
@@ -83,6 +85,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Run it."""
     out = crystals_output(arguments)
     assert out is not None
+    own = None if arguments.potential else set_with("potential", arguments.model)
+    if own is not None:
+        arguments.potential = own
+    elif arguments.potential == NO_POTENTIAL:
+        arguments.potential = None
+    relax = (RELAX_STEPS if own else 0) if arguments.relax is None else arguments.relax
     sampling = sampling_values(arguments)
     from omatg_ray.run.job_paths import find_file, find_potential
     from omatg_ray.train.early import require_models, require_potential
@@ -108,7 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
         z=units,
         atoms=tuple(arguments.atoms or ()),
         count=arguments.n,
-        relax=arguments.relax,
+        relax=relax,
         second_potential=second,
         symprec=arguments.symprec,
         **sampling,
