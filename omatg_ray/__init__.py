@@ -3,7 +3,7 @@
     import omatg_ray as og
 
     model = og.bundled_model()
-    crystals = model.sample(["NaCl"] * 8, steps=10, schedule="bundled")
+    crystals = model.sample(["NaCl"] * 8, steps=10)
     best = og.rank(crystals, relax=100)
 
 The names below are the public API (docs/python.md). Each is imported on first use, so that `import omatg_ray` is fast.

@@ -193,7 +193,7 @@ class Config(Settings):
     base: ModelLocation | None = Field(
         None,
         description="model to reinforce: a model folder, a run folder, the URL of one, a model published "
-        "by OMatG (OMatG/MP-20-CSP/Linear-ODE), or bundled (with its own crystals)",
+        "by OMatG (OMatG/MP-20-CSP/Linear-ODE), or bundled (the base of the package, with its crystals)",
     )
     iterations: int = Field(300, ge=0, description="rollout iterations")
     rollout: RolloutSettings = Field(RolloutSettings(), description="what one iteration samples")

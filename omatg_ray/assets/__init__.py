@@ -1,9 +1,9 @@
 """Bundled assets: crystals, potential, models and schedule, so that the package works without other data.
 
 Each asset is a folder with its files, a `card.md` on how it was made and what it is good for, and `SHA256SUMS` over
-both, which `sha256sum -c` also reads. There are two sets of assets: `bundled-prototypes` in `assets/`, which the word
-`bundled` also stands for, and `bundled-periodic` in `assets/periodic/`. These words stand for an asset of the set
-wherever a model, a potential, crystals or a schedule is named.
+both, which `sha256sum -c` also reads. There are two sets of assets: `bundled-periodic` in `assets/periodic/`, which the
+word `bundled` also stands for, and `bundled-prototypes`, the former one, in `assets/`. These words stand for an asset
+of the set wherever a model, a potential, crystals or a schedule is named.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from omatg_ray.run.atomic import write_text
 from omatg_ray.run.checkpoints import sha256_of
 from omatg_ray.run.location import BUNDLED, PERIODIC, BundledName, SetName, as_base, bundled_set, meant
 
-SUMS, CARD = "SHA256SUMS", "card.md"
+SUMS, CARD, PACKED = "SHA256SUMS", "card.md", ".gz"
 AssetName = Literal["crystals", "potential", "base", "schedule", "reinforced"]
 ASSETS: tuple[AssetName, ...] = get_args(AssetName)
 CONTENTS: Final[dict[SetName, tuple[AssetName, ...]]] = {
     "bundled-prototypes": ("crystals", "potential", "base", "schedule"),
-    "bundled-periodic": ("crystals", "potential", "base"),
+    "bundled-periodic": ("crystals", "potential", "base", "schedule", "reinforced"),
 }
-# Files that need a checksum: otherwise a list that lost a line would let a damaged file pass.
+# Files that need a checksum, packed or not: otherwise a list that lost a line would let a damaged file pass.
 NEEDED: Final[dict[AssetName, tuple[str, ...]]] = {
     "crystals": (CARD, "train.extxyz", "val.extxyz", "test.extxyz"),
     "potential": (CARD, "model.json", "model.pt", "state.pt", "known_energies.json", "domain.json"),
@@ -116,7 +116,7 @@ def files(name: AssetName, of: BundledName = BUNDLED) -> list[Path]:
             raise DataError(f"{of} {name}: {folder / file} is missing; {_FIX}")
         if sha256_of(folder / file) != digest:
             raise DataError(f"{of} {name}: {folder / file} is damaged, it differs from its checksum; {_FIX}")
-    unsealed = [file for file in NEEDED[name] if file not in digests]
+    unsealed = [file for file in NEEDED[name] if file not in digests and f"{file}{PACKED}" not in digests]
     if unsealed:
         raise DataError(f"{of} {name}: {sums} does not list {unsealed[0]}; {_FIX}")
     return sorted(folder / file for file in digests)
@@ -144,7 +144,8 @@ def crystals(split: str, of: BundledName = BUNDLED) -> Path:
     Raises:
         DataError: As `asset`.
     """
-    return asset("crystals", of) / f"{split}.extxyz"
+    file = asset("crystals", of) / f"{split}.extxyz"
+    return file if file.is_file() else file.with_name(f"{file.name}{PACKED}")
 
 
 def quickstart() -> Path:

@@ -24,7 +24,8 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
         nargs="*" if several else None,
         type=path_or_word,
         metavar="MODEL",
-        help="model folder, run folder (its best checkpoint), URL of one, or bundled",
+        help="model folder, run folder (its best checkpoint), URL of one, or bundled (the best of the package; "
+        "bundled/base: the model that it was reinforced from)",
     )
     sub.add_argument(
         "--steps",
@@ -50,7 +51,7 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
     sub.add_argument(
         "--slope-pos",
         help="multiply the velocity of positions by 1 + S t, in place of the model's own schedule; a base model has "
-        "no schedule, and for the bundled one 5, with 2 for lattices, is much better at 50 points",
+        "no schedule, and for that of bundled-prototypes 5, with 2 for lattices, is much better at 50 points",
         **slope,
     )
     sub.add_argument("--slope-cell", help="the same for lattices; if only one is given, the other is 0", **slope)

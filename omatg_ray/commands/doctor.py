@@ -21,9 +21,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from omatg_ray.assets import AssetName, asset, files, has
+from omatg_ray.assets import AssetName, asset, files, has, model_named
 from omatg_ray.errors import OmatgRayError
-from omatg_ray.run.location import BUNDLED, PERIODIC, BundledName
+from omatg_ray.run.location import BUNDLED, PROTOTYPES, BundledName
 from omatg_ray.run.quiet import quiet_libraries
 from omatg_ray.run.versions import installed
 
@@ -82,8 +82,9 @@ def examine(potential: str | None = None, ray: bool = True) -> Iterator[Check]:
         "disk": lambda: disk(folder),
         "bundled crystals": partial(whole, "crystals"),
         "bundled potential": known_energies,
-        "bundled base": generation,
-        **{f"{PERIODIC} {name}": partial(whole, name, PERIODIC) for name in has(PERIODIC)},
+        **{f"bundled {name}": partial(whole, name) for name in ("base", "schedule")},
+        "bundled reinforced": generation,
+        **{f"{PROTOTYPES} {name}": partial(whole, name, PROTOTYPES) for name in has(PROTOTYPES)},
         "TensorBoard": tensorboard,
     }
     if potential is not None:
@@ -235,8 +236,8 @@ def energies(name: str) -> Finding:
 
 
 def generation() -> Finding:
-    """Generate two crystals with the bundled model."""
-    text = check_bundled("base")
+    """Generate two crystals with the best bundled model."""
+    text = check_bundled(model_named(BUNDLED)[0])
     from omatg_ray.crystal.batch import CrystalBatch
     from omatg_ray.crystal.validity import check_validity
     from omatg_ray.model.flow_model import bundled_model

@@ -289,7 +289,18 @@ def _reward(options: MeasureOptions, models: Sequence[FlowModel], own: str | Non
             f"the models were rewarded by different potentials; all energies are from {potential} (--potential)",
             stacklevel=2,
         )
-    return MatGLEnergy(potential, invalid_energy=options.invalid_energy)
+    energy = MatGLEnergy(potential, invalid_energy=options.invalid_energy)
+    told = {
+        m.description.provenance.get("potential_fingerprint") for m in models if m.description.potential == potential
+    }
+    now = energy.potential.fingerprint
+    if told - {None, now}:
+        warnings.warn(
+            f"{potential} has other weights now ({now}) than when it rewarded a model: energies are not by the "
+            "potential of its rewards. What `bundled` named until version 0.1 is bundled-prototypes (--potential)",
+            stacklevel=2,
+        )
+    return energy
 
 
 def distinct_names(places: Sequence[Location]) -> list[str]:

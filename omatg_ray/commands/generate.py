@@ -20,7 +20,7 @@ from omatg_ray.errors import DataError, ModelError
 from omatg_ray.evaluate.backend import Block
 from omatg_ray.evaluate.domain import trained_on, warn_outside
 from omatg_ray.evaluate.evaluation import collect
-from omatg_ray.model.checks import refuse_unseen, warn_ineffective
+from omatg_ray.model.checks import recovery_of, refuse_unseen, warn_ineffective
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.options import SamplingOptions
@@ -130,6 +130,7 @@ def generate(options: GenerateOptions, progress: bool = False) -> RankedCrystals
         options.relax,
         *who_says(trained),
         symprec=options.symprec,
+        recovery=recovery_of(model, options.model, (len(cell) for _, cell in cells)),
     )
 
 

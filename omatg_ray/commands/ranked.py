@@ -63,6 +63,7 @@ class RankedCrystals:
         silent: Which models and potentials do not say what they were trained on.
         origin: Where the crystals are from: generated or given.
         symprec: Tolerance in Å of space groups.
+        recovery: What the model says of how many held-out crystals of such sizes it recovers.
     """
 
     crystals: CrystalBatch
@@ -74,6 +75,7 @@ class RankedCrystals:
     silent: tuple[str, ...] = ()
     origin: Literal["generated", "given"] = "generated"
     symprec: float = SYMPREC
+    recovery: str = ""
 
     @property
     def absurd(self) -> list[bool]:
@@ -138,6 +140,7 @@ def legend(found: RankedCrystals) -> str:
         drop: dropped,
         domain: bool(found.trained),
         unknown: bool(found.silent),
+        found.recovery: bool(found.recovery),
         ORDERED: judged,
         RAISED: dropped,
     }

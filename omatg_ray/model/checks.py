@@ -50,6 +50,21 @@ def refuse_unseen(model: FlowModel, name: Location, elements: Iterable[int]) -> 
         )
 
 
+def recovery_of(model: FlowModel, name: Location, sizes: Iterable[int]) -> str:
+    """Say which share of held-out crystals of these sizes (atoms) the model recovered; empty if it does not say."""
+    shares = sorted(model.description.recovery.items())
+    said: dict[str, None] = {}
+    for size in sorted(set(sizes)):
+        fewer = 0
+        for most, share in shares:
+            if fewer < size <= most:
+                said[f"{share:.0%} of those of {fewer + 1} to {most} atoms"] = None
+            fewer = most
+        if shares and size > fewer:
+            said[f"nobody knows how many of those of more than {fewer} atoms"] = None
+    return f"trust: of held-out crystals, one sample of {name} matched {', '.join(said)}" if said else ""
+
+
 def warn_unfamiliar(model: FlowModel, elements: frozenset[int], sizes: frozenset[int]) -> None:
     """Warn about elements and cell sizes that are not in the model's training set, if it is known."""
     new = unseen_elements(model, elements)

@@ -45,13 +45,19 @@ class ModelDescription(Settings):
         description="time from which the reinforced network acts; before it, the base",
     )
     potential: str | None = Field(None, description="potential that rewarded it: name or folder")
+    recovery: dict[int, float] = Field(
+        {},
+        description="share of held-out crystals that a generated crystal each matched, by the most atoms of the cell: "
+        "{10: 0.4, 20: 0.1} is of up to 10 atoms and of 11 to 20; empty if nobody measured it",
+    )
     provenance: dict[str, Any] = Field({}, description="how it was made")
 
     @model_serializer(mode="wrap")
     def _leave_out_what_is_new(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # So that models that always act are the same as before, for older versions and in keys of results.
         values: dict[str, Any] = handler(self)
-        return values if self.acts_from else {name: value for name, value in values.items() if name != "acts_from"}
+        without = {"acts_from", "recovery"} - {name for name in ("acts_from", "recovery") if getattr(self, name)}
+        return {name: value for name, value in values.items() if name not in without}
 
     @model_validator(mode="after")
     def _knows_the_mask(self) -> ModelDescription:

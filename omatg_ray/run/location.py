@@ -90,7 +90,7 @@ def is_bundled(name: object) -> TypeGuard[BundledName]:
 
 def meant(word: BundledName) -> SetName:
     """Return the set that a word stands for."""
-    return PROTOTYPES if word == BUNDLED else word
+    return PERIODIC if word == BUNDLED else word
 
 
 def bundled_set(name: object) -> BundledName | None:

@@ -157,6 +157,7 @@ def policy_model(
             "noise": {field: policy.noise[field] for field in policy.active},
             "schedule": schedule,
             "acts_from": acts_from,
+            "recovery": {},
             "elements": [*start.description.elements, *unseen_elements(start, elements)],
             "potential": config.resolved().reward.potential,
             "provenance": {

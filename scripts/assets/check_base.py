@@ -22,7 +22,7 @@ from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.hand_made import LinearSchedule
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.atomic import write_json
-from omatg_ray.run.location import BUNDLED
+from omatg_ray.run.location import PROTOTYPES
 from omatg_ray.run.progress import print_line
 
 STEPS = (10, 50, 100, 500)
@@ -36,13 +36,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     potential = load_potential(arguments.potential).fingerprint
-    require_same(arguments.out / "inputs.json", {"base": of_model(asset("base")), "potential": potential})
+    require_same(arguments.out / "inputs.json", {"base": of_model(asset("base", PROTOTYPES)), "potential": potential})
 
     def measured(split: str, steps: int, pos: float, cell: float, potential: str) -> dict[str, Any]:
         path = arguments.out / f"{split}-{steps}-{pos:g}-{cell:g}.json"
         if not path.exists():
             options = EvaluateOptions(
-                model=BUNDLED,
+                model=PROTOTYPES,
                 data=crystals(split),
                 sampling=Sampling(steps, LinearSchedule(pos=pos, cell=cell) if pos or cell else None),
                 potential=potential,

@@ -36,11 +36,12 @@ from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.potential import Potential, load_potential
 from omatg_ray.run.atomic import write_json
-from omatg_ray.run.location import BUNDLED
+from omatg_ray.run.location import PROTOTYPES
 from omatg_ray.run.progress import print_line
 
 COMPOSITIONS, PER_COMPOSITION = 120, 24  # generated crystals; invalid ones are left out
 FEWEST = 16
+TIMED = 100  # crystals of each size whose energies are timed
 STEPS = 20
 SCALES = np.linspace(0.7, 1.6, 19)
 CURVES = 114  # crystals whose E(V) is measured
@@ -55,11 +56,13 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True)
-    parser.add_argument("--student", default=BUNDLED, help="default: bundled")
+    parser.add_argument("--student", default=PROTOTYPES, help="default: bundled-prototypes")
     parser.add_argument(
-        "--model", default=BUNDLED, help="base model that generates crystals to judge; default: bundled"
+        "--model", default=PROTOTYPES, help="base model that generates crystals to judge; default: bundled-prototypes"
     )
-    parser.add_argument("--crystals", type=Path, default=bundled_crystals("test"), help="held-out relaxed crystals")
+    parser.add_argument(
+        "--crystals", type=Path, default=bundled_crystals("test", PROTOTYPES), help="held-out relaxed crystals"
+    )
     parser.add_argument("--like", help="leave out elements that this potential does not know")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -84,6 +87,10 @@ def main() -> None:
         **polymorphs(ours, theirs, dataset.compositions),
         "generated": rewarded(student, teacher, generated, group),
         "seconds_per_1000_relaxed": {"student": seconds(student, relaxed), "teacher": seconds(teacher, relaxed)},
+        "seconds_per_1000_by_atoms": {
+            name: {"student": seconds(student, some), "teacher": seconds(teacher, some)}
+            for name, some in by_atoms(relaxed).items()
+        },
         "volumes": volumes(student, teacher, dataset, arguments.out / "volumes.svg"),
         "squeezed_below_relaxed": {"student": squeezed(student, relaxed), "teacher": squeezed(teacher, relaxed)},
     }
@@ -91,6 +98,15 @@ def main() -> None:
         figures["falling_dimers"] = dimers(student)
     write_json(arguments.out / "figures.json", figures)
     print(json.dumps(figures, indent=1))
+
+
+def by_atoms(crystals: CrystalBatch) -> dict[str, CrystalBatch]:
+    """Return up to `TIMED` crystals of each size that there are any of."""
+    rows = {
+        name: ((crystals.n_atoms >= low) & (crystals.n_atoms <= high)).nonzero()[:, 0][:TIMED]
+        for name, (low, high) in ATOMS.items()
+    }
+    return {name: crystals.select(of) for name, of in rows.items() if len(of)}
 
 
 def energies(potential: Potential, crystals: CrystalBatch) -> np.ndarray:

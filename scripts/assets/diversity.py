@@ -1,13 +1,13 @@
 #!/usr/bin/env python
 """Diversity of samplers: unique crystals and known polymorphs found among k samples of every composition.
 
-  python scripts/assets/diversity.py --models bundled runs/quickstart --steps 20 --out runs/diversity.json
+  python scripts/assets/diversity.py --models bundled/base runs/quickstart --steps 20 --out runs/diversity.json
 
 Compositions are those of a bundled split (test by default) whose cells have several known polymorphs. `any` is the
 share of samples that match one of them, with the tolerances of the evaluation, `lowest` the share whose closest
 polymorph is the one of lowest energy, and `coverage` the share of the known polymorphs that any sample matches.
-`energy` and `best` are the energies above the lowest of them, all by the bundled potential (eV/atom; those far above,
-and invalid ones, at the cap), the mean of all samples and that of the best sample of each composition.
+`energy` and `best` are the energies above the lowest of them, all by the potential of `--set` (eV/atom; those far
+above, and invalid ones, at the cap), the mean of all samples and that of the best sample of each composition.
 `unique` counts distinct crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances).
 Intervals are 95 %, with compositions resampled, also for the paired differences from the first model. With --relax N,
 the same is measured once more, after every sample was relaxed in at most N steps with the bundled potential.
@@ -37,7 +37,7 @@ from omatg_ray.model.schedule import HELP, OWN, read_schedule
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.run.atomic import write_json
-from omatg_ray.run.location import BUNDLED
+from omatg_ray.run.location import BUNDLED, BUNDLED_NAMES
 
 COMPARED = ("any", "lowest", "unique", "coverage")
 ENERGIES = ("energy", "best")
@@ -48,6 +48,7 @@ def main() -> None:
     """Generate, compare and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", required=True)
+    parser.add_argument("--set", choices=BUNDLED_NAMES, default=BUNDLED, help="set of the crystals and the potential")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--schedule", default=OWN, help=f"schedule for all models, instead of their own: {HELP}")
     parser.add_argument("--noise", choices=["none", "policy"], default="none")
@@ -59,13 +60,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    dataset = read_dataset(bundled_crystals(arguments.split))
+    dataset = read_dataset(bundled_crystals(arguments.split, arguments.set))
     known, energy = dataset.crystals, [float(row["energy_per_atom"]) for row in dataset.properties]
     of_row = Polymorphs(known, range(len(known))).of_row
     groups = sorted({tuple(places) for places in of_row if places})
     chosen = [groups[i * len(groups) // arguments.limit] for i in range(min(arguments.limit, len(groups)))]
     schedule = read_schedule(arguments.schedule)
-    potential = MatGLEnergy(BUNDLED)
+    potential = MatGLEnergy(arguments.set)
     of_known = energies_of(known, potential)
 
     def measured(made: CrystalBatch) -> dict[str, Any]:

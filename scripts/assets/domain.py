@@ -22,13 +22,14 @@ from omatg_ray.crystal.domain import DOMAIN_FILE, Domain
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.run.atomic import write_text
 from omatg_ray.run.checkpoints import DESCRIPTION_FILE
+from omatg_ray.run.location import PROTOTYPES as OF_PROTOTYPES
 
 DECORATED = 10_000  # candidates that `build` has labelled: `label_decorated.py --limit`
 
 
 def main() -> None:
     """Write and seal both."""
-    base, potential = root() / "base", root() / "potential"
+    base, potential = root(OF_PROTOTYPES) / "base", root(OF_PROTOTYPES) / "potential"
     described = json.loads((base / DESCRIPTION_FILE).read_text(encoding="utf-8"))
     described["domain"] = of_base().model_dump(mode="json")
     write_text(base / DESCRIPTION_FILE, json.dumps(described, indent=1) + "\n")
@@ -39,12 +40,14 @@ def main() -> None:
 
 def of_base() -> Domain:
     """Return the domain of the training split."""
-    return Domain.of(read_dataset(crystals("train")).crystals)
+    return Domain.of(read_dataset(crystals("train", OF_PROTOTYPES)).crystals)
 
 
 def of_potential() -> Domain:
     """Return the domain of what the potential was distilled on."""
-    return Domain.of([*read_dataset(crystals("train")).crystals.atomic_numbers, *decorated()], sized=False)
+    return Domain.of(
+        [*read_dataset(crystals("train", OF_PROTOTYPES)).crystals.atomic_numbers, *decorated()], sized=False
+    )
 
 
 def decorated() -> list[list[int]]:

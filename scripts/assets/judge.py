@@ -28,7 +28,7 @@ from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.potential import load_potential
 from omatg_ray.run.atomic import write_json, write_text
-from omatg_ray.run.location import BUNDLED, Location
+from omatg_ray.run.location import BUNDLED, BUNDLED_NAMES, Location, as_base
 
 WORST = 20
 COLOURS = {"base": "#c4622d", "reinforced": "#1f6f9f"}
@@ -39,14 +39,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, nargs="+", required=True)
     parser.add_argument("--teacher", required=True)
-    parser.add_argument("--data", default=BUNDLED, help="references (default: the bundled test split)")
+    parser.add_argument("--set", choices=BUNDLED_NAMES, default=BUNDLED, help="set of the base and the potential")
+    parser.add_argument("--data", help="references (default: the test split of the set)")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     names = [run.name for run in arguments.runs]
     if len(set(names)) < len(names):
         parser.error(f"runs need different names: {' '.join(names)}")
-    inputs = {"base": of_model(asset("base")), "teacher": load_potential(arguments.teacher).fingerprint}
-    inputs |= {"potential": load_potential(BUNDLED).fingerprint} | {run.name: of_model(run) for run in arguments.runs}
+    inputs = {"base": of_model(asset("base", arguments.set)), "teacher": load_potential(arguments.teacher).fingerprint}
+    inputs |= {"potential": load_potential(arguments.set).fingerprint} | {
+        run.name: of_model(run) for run in arguments.runs
+    }
     require_same(arguments.out / "inputs.json", inputs)
     steps = Config.load(arguments.runs[0] / "config.yaml").rollout.turns[0]
     policy = FlowModel.load(arguments.runs[0])
@@ -59,7 +62,7 @@ def main() -> None:
             # The base gets the policy's schedule, so that the difference is due to reinforcement alone.
             options = EvaluateOptions(
                 model=model,
-                data=arguments.data,
+                data=arguments.data or arguments.set,
                 sampling=Sampling(steps, policy.schedule),
                 potential=potential,
             )
@@ -69,9 +72,9 @@ def main() -> None:
     lines, panels = [], []
     by_potential: dict[str, list[dict[str, Any]]] = {}
     rows: list[dict[str, Any]] = []
-    for title, potential in (("bundled potential", BUNDLED), ("teacher", arguments.teacher)):
+    for title, potential in (("bundled potential", arguments.set), ("teacher", arguments.teacher)):
         short = title.split()[0]
-        base = measured(BUNDLED, potential, f"base-{short}")
+        base = measured(as_base(arguments.set), potential, f"base-{short}")
         runs = [measured(run, potential, f"{run.name}-{short}") for run in arguments.runs]
         by_potential[short] = [base, *runs]
         rows += [{**base, "label": f"base, by the {title}"}]

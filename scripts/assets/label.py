@@ -28,6 +28,7 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.potential import load_potential
+from omatg_ray.run.location import PROTOTYPES
 from omatg_ray.run.progress import Progress
 from omatg_ray.seeding import generator, seed_of
 
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--potential", required=True, help="MatGL potential: a folder or a name")
     parser.add_argument("--split", choices=["train", "val"], required=True, help="split of the crystals")
     parser.add_argument(
-        "--crystals", type=Path, help="folder with train.extxyz and val.extxyz; default: the bundled ones"
+        "--crystals", type=Path, help="folder with train.extxyz and val.extxyz; default: those of bundled-prototypes"
     )
     parser.add_argument("--models", type=Path, nargs="*", default=[], help="samplers whose crystals are labelled too")
     parser.add_argument(
@@ -58,7 +59,7 @@ def main() -> None:
         parser.error(f"--share {arguments.share:g}: more than 0, and at most 1")
     torch.set_num_threads(1)
     folder: Path | None = arguments.crystals
-    path = folder / f"{arguments.split}.extxyz" if folder else bundled_crystals(arguments.split)
+    path = folder / f"{arguments.split}.extxyz" if folder else bundled_crystals(arguments.split, PROTOTYPES)
     inputs = {
         "potential": load_potential(arguments.potential).fingerprint,
         "crystals": fingerprint(path),

@@ -27,6 +27,7 @@ from omatg_ray.assets import crystals as bundled_crystals
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.reward.potential import Potential, load_potential
+from omatg_ray.run.location import PROTOTYPES as OF_PROTOTYPES
 from omatg_ray.run.progress import Progress
 from omatg_ray.seeding import generator
 from omatg_ray.train.splits import SPLITS
@@ -48,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     inputs = {
         "potential": load_potential(arguments.potential).fingerprint,
-        "crystals": fingerprint(*(bundled_crystals(split) for split in SPLITS)),
+        "crystals": fingerprint(*(bundled_crystals(split, OF_PROTOTYPES) for split in SPLITS)),
     }
     require_same(arguments.out / "inputs.json", inputs)
     others = further_candidates()[: arguments.limit]
@@ -66,7 +67,7 @@ def main() -> None:
 
 def further_candidates() -> list[Candidate]:
     """List the candidates of all compositions that are in no split of the bundled crystals."""
-    known = CrystalBatch.cat(read_dataset(bundled_crystals(split)).crystals for split in SPLITS)
+    known = CrystalBatch.cat(read_dataset(bundled_crystals(split, OF_PROTOTYPES)).crystals for split in SPLITS)
     bundled = {structure.composition.reduced_formula for structure in known.to_structures()}
     return [one for one in candidates(everything=True) if one.formula not in bundled]
 

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from parts import Parts, without_repeated_ids
 
-from omatg_ray.assets import root
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
@@ -36,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mp20", type=Path, required=True)
     parser.add_argument("--mpts52", type=Path, required=True)
-    parser.add_argument("--bundled", type=Path, default=root() / "crystals", help="folder of the bundled crystals")
+    parser.add_argument("--bundled", type=Path, required=True, help="folder of the bundled crystals")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     bundled = {part: read_dataset(arguments.bundled / f"{part}.extxyz", progress=True) for part in SPLITS}

@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import omatg_ray as og
+from omatg_ray.run.location import PROTOTYPES
 from omatg_ray.run.metrics import read_metrics
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SECONDS, ENERGIES = "processor_seconds", "energies"
 SCORE = "relative_energy_mean_capped"
 PER_GRADIENT = 3
-FROM_BUNDLED = ["policy.fixed_schedule=null", "policy.schedule_from=bundled"]
+ON_PROTOTYPES = [f"{key}={PROTOTYPES}" for key in ("base", "reward.potential", "policy.schedule_from")]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Way:
 
 BY_POLICY, BY_GRADIENT = "policy gradient", "reward gradient (the main job)"
 WAYS = {
-    BY_POLICY: Way("bundled_velocity", 20, "#1f6f9f", [*FROM_BUNDLED, "iterations=120"]),
+    BY_POLICY: Way("bundled_velocity", 20, "#1f6f9f", ["policy.fixed_schedule=null", "iterations=120"]),
     BY_GRADIENT: Way("quickstart", 5, "#c4622d"),
     "one step, from t = 0.85": Way(
         "quickstart", 5, "#e0a458", ["policy.acts_from=0.85", "objective.reward_gradient.transitions=1"]
@@ -71,7 +72,9 @@ def measure(way: Way, seed: int, run: Path) -> list[dict[str, float]]:
     """Return the validations of a run, which is made if there is none."""
     if not (run / "finished").exists():
         keys = [f"seed={seed}", f"run={run}", "threads=1", "test=false", "validation.limit=null"]
-        config = og.Config.load(CONFIGS / f"{way.config}.yaml", [*keys, f"validation.every={way.every}", *way.keys])
+        config = og.Config.load(
+            CONFIGS / f"{way.config}.yaml", [*keys, *ON_PROTOTYPES, f"validation.every={way.every}", *way.keys]
+        )
         energies = config.rollout.groups * config.rollout.group_size
         energies *= PER_GRADIENT if config.objective.reward_gradient else 1
         og.train(config, callback=Cost(energies), progress=False)

@@ -45,7 +45,7 @@ from omatg_ray.reward.potential import load_module, load_potential
 from omatg_ray.rl.advantage import group_advantages
 from omatg_ray.rl.rollout import rollout
 from omatg_ray.rl.scoring import score_item
-from omatg_ray.run.location import BUNDLED
+from omatg_ray.run.location import PROTOTYPES
 
 # The official package has lattice distributions for a few data sets only.
 LATTICES = "mp_20"
@@ -225,8 +225,8 @@ def main() -> None:
     """Compare, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, required=True, help="checkout of the official implementation")
-    parser.add_argument("--model", default=BUNDLED, help="base model")
-    parser.add_argument("--potential", default=BUNDLED, help="MatGL potential")
+    parser.add_argument("--model", default=PROTOTYPES, help="base model")
+    parser.add_argument("--potential", default=PROTOTYPES, help="MatGL potential")
     parser.add_argument("--atoms", type=int, nargs="+", default=[5, 20], help="atoms per cell")
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("--members", type=int, default=16)

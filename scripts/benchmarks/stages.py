@@ -35,7 +35,7 @@ from omatg_ray.reward.potential import CPU_CHUNK_EDGES, DEVICE_CHUNK_EDGES, load
 from omatg_ray.reward.tensornet_sum import sum_in_memory_order
 from omatg_ray.rl.rollout import Trajectory, rollout
 from omatg_ray.rl.work import WorkItem
-from omatg_ray.run.location import BUNDLED
+from omatg_ray.run.location import PROTOTYPES
 
 # Crystals for the reward need not be well integrated.
 FEW_STEPS = 10
@@ -56,8 +56,8 @@ class Setting:
         clock: See `CLOCKS`.
     """
 
-    model: str = BUNDLED
-    potential: str = BUNDLED
+    model: str = PROTOTYPES
+    potential: str = PROTOTYPES
     active: tuple[FieldName, ...] = ("pos",)
     kl: float = 0.0
     device: str = "cpu"
@@ -252,8 +252,8 @@ def cases(options: argparse.Namespace) -> list[Size]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=BUNDLED, help="base model")
-    parser.add_argument("--potential", default=BUNDLED, help="MatGL potential")
+    parser.add_argument("--model", default=PROTOTYPES, help="base model")
+    parser.add_argument("--potential", default=PROTOTYPES, help="MatGL potential")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--atoms", type=int, nargs="+", default=[5, 20], help="atoms per cell")
     parser.add_argument("--groups", type=int, nargs="+", default=[8])

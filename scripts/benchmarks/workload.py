@@ -22,6 +22,7 @@ from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.scoring import distances_of, rewards_of, score_item
 from omatg_ray.rl.settings import AdvantageSettings, FieldWeights, LearnerSettings, ObjectiveSettings, RolloutSettings
 from omatg_ray.rl.work import WorkItem, plan_iteration, run_item
+from omatg_ray.run.location import PROTOTYPES
 
 # The published settings for velocities (docs/policies.md).
 NOISE = {"pos": NoiseSettings(kind="sqrt", a=0.1668), "cell": NoiseSettings(kind="constant", a=0.2)}
@@ -64,12 +65,12 @@ class Size:
 
 @cache
 def compositions(atoms: int) -> list[tuple[int, ...]]:
-    """Return the atomic numbers of the bundled crystals with this many atoms.
+    """Return the atomic numbers of the crystals of bundled-prototypes with this many atoms.
 
     Raises:
         DataError: There are none.
     """
-    packed = read_dataset(crystals("val")).crystals
+    packed = read_dataset(crystals("val", PROTOTYPES)).crystals
     cells = [tuple(cell.tolist()) for cell in packed.species.split(packed.layout.sizes) if len(cell) == atoms]
     if not cells:
         raise DataError(f"no bundled crystal has {atoms} atoms; some have {sorted(set(packed.layout.sizes))}")

@@ -212,7 +212,7 @@ ACTORS = ("ray.rollout.workers=2", *SHARES)
 ON_RAY = "rollout.workers=2,rollout.cpus=0.4,reward.cpus=0.4"
 GAMMA = "{kind: linear, gamma: {kind: sqrt, a: 0.05}}"
 LAST = "checkpoints/last"
-MEASURED = ("--data", "crystals/test.extxyz", "--potential", "bundled", "--threads", "1", "--workers", "0")
+MEASURED = ("--data", "crystals/test.extxyz", "--potential", "bundled-prototypes", "--threads", "1", "--workers", "0")
 
 
 def changed_model(source: str, out: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
@@ -287,7 +287,7 @@ def interface(configs: list[str], root: Path) -> Iterator[Case]:
     yield Case("values", (("-c", VALUES),), writes=(), promised=printed_lines)
     lines = tuple((verb_of(root / name), f"configs/{name}", f"{UNKNOWN}=1") for name in configs)
     yield Case("configs", lines, writes=(), status=2, promised=refused)
-    yield Case("info", (("info",), ("info", "bundled")), writes=())
+    yield Case("info", (("info",), ("info", "bundled-prototypes")), writes=())
 
 
 def pretrainings() -> Iterator[Case]:
@@ -316,7 +316,7 @@ def reinforcements() -> Iterator[Case]:
         "species", (train("species", "base=de_novo"),), base, prepare=masked_species, writes=("species", "de_novo")
     )
     weights = "reward.weights={energy: 1, crmse: 0.5, non_triclinic: 0.2, volume: 0.1, flat: 0.1}"
-    rewards = (weights, "reward.volume.target=20", "reward.relax_steps=2", "reward.second_potential=bundled")
+    rewards = (weights, "reward.volume.target=20", "reward.relax_steps=2", "reward.second_potential=bundled-prototypes")
     own = "reward.custom={flat: {class: 'flat:Flat', invalid: -30, path: rewards}}"
     yield Case("rewards", (train("rewards", *rewards, own),), base)
     shortcuts = ("rollout.learn_from=2", "rollout.precision=bfloat16", "rollout.shared_start=true")
@@ -372,9 +372,30 @@ def uses() -> Iterator[Case]:
         writes=("one.json", "one.extxyz", "several", "score.json", "species.json"),
     )
     many = ("--steps", "4", "--samples", "2", "--block", "2", "--ray", ON_RAY, "--to", "on_ray")
-    measure = ("evaluate", f"train/{LAST}", "--data", "crystals/test.extxyz", "--potential", "bundled", *many)
+    measure = (
+        "evaluate",
+        f"train/{LAST}",
+        "--data",
+        "crystals/test.extxyz",
+        "--potential",
+        "bundled-prototypes",
+        *many,
+    )
     yield Case("evaluate_ray", (measure,), ("train",), writes=("on_ray",), ray=True)
-    relaxed = ("-n", "4", "--steps", "5", "--potential", "bundled", "--relax", "5", "--threads", "1", "--workers", "0")
+    relaxed = (
+        "-n",
+        "4",
+        "--steps",
+        "5",
+        "--potential",
+        "bundled-prototypes",
+        "--relax",
+        "5",
+        "--threads",
+        "1",
+        "--workers",
+        "0",
+    )
     known = ("--formula", "KCl", "MgO", "--z", "1,2", *relaxed)
     yield Case(
         "generate",
@@ -387,7 +408,18 @@ def uses() -> Iterator[Case]:
         ("pretrain", "train", "annealing", "species"),
         writes=("train.extxyz", "annealed", "midpoint.json", "species.cif"),
     )
-    draw = ("generate", "bundled", "--formula", "NaCl", "-n", "4", "--steps", "4", "--schedule", "bundled")
+    draw = (
+        "generate",
+        "bundled-prototypes",
+        "--formula",
+        "NaCl",
+        "-n",
+        "4",
+        "--steps",
+        "4",
+        "--schedule",
+        "bundled-prototypes",
+    )
     yield Case(
         "generate_ray", ((*draw, "--block", "2", "--ray", ON_RAY, "--out", "on_ray.extxyz"),),
         writes=("on_ray.extxyz",), ray=True,

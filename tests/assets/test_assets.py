@@ -42,7 +42,7 @@ def potential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "deep" / "more weights.pt").write_bytes(b"more")
     (folder / "card.md").write_text("# A card − with a minus sign\n", encoding="utf-8")
     seal(folder)
-    monkeypatch.setattr(assets, "root", lambda of="bundled": tmp_path / "periodic" if of == PERIODIC else tmp_path)
+    monkeypatch.setattr(assets, "root", lambda of="bundled": tmp_path / "other" if of == PROTOTYPES else tmp_path)
     return folder
 
 
@@ -143,20 +143,20 @@ def test_an_asset_that_is_not_there(potential: Path) -> None:
 
 
 def test_a_set_has_assets_of_its_own_and_says_which_it_lacks(potential: Path) -> None:
-    assert asset("potential", PROTOTYPES) == potential
-    folder = potential.parent / "periodic" / "crystals"
+    assert asset("potential", PERIODIC) == potential
+    folder = potential.parent / "other" / "crystals"
     folder.mkdir(parents=True)
     for name in ("card.md", "train.extxyz", "val.extxyz", "test.extxyz"):
         (folder / name).write_text(name)
     seal(folder)
-    assert assets.crystals("val", PERIODIC) == folder / "val.extxyz"
+    assert assets.crystals("val", PROTOTYPES) == folder / "val.extxyz"
     with pytest.raises(
         DataError, match="^bundled-prototypes has no reinforced; it has crystals, potential, base, schedule$"
     ):
         asset("reinforced", PROTOTYPES)
     (folder / "val.extxyz").unlink()
-    with pytest.raises(DataError, match="^bundled-periodic crystals: .*val.extxyz is missing"):
-        assets.crystals("train", PERIODIC)
+    with pytest.raises(DataError, match="^bundled-prototypes crystals: .*val.extxyz is missing"):
+        assets.crystals("train", PROTOTYPES)
 
 
 def test_names_of_models() -> None:
@@ -166,6 +166,10 @@ def test_names_of_models() -> None:
         assert assets.model_named(f"{word}/reinforced") == ("reinforced", word)
         assert assets.set_with("crystals", f"{word}/base") == word
     assert assets.model_named(PROTOTYPES) == ("base", PROTOTYPES)
+    assert [assets.model_named(word) for word in (BUNDLED, PERIODIC)] == [
+        ("reinforced", BUNDLED),
+        ("reinforced", PERIODIC),
+    ]
     assert as_base("bundled/reinforced") == "bundled/reinforced" and as_base(Path("bundled")) == Path("bundled")
     assert {bundled_set(name) for name in (Path("bundled/base"), "bundled/potential", "/base", "", None)} == {None}
 

@@ -17,24 +17,24 @@ from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.errors import PotentialError
 from omatg_ray.model.checks import known_elements
-from omatg_ray.model.flow_model import FlowModel, bundled_model
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.potential import Potential, load_potential
-from omatg_ray.run.location import PERIODIC
+from omatg_ray.run.location import PERIODIC, PROTOTYPES, as_base
 
 
 @pytest.fixture(scope="module")
 def splits() -> dict[str, CrystalDataset]:
-    return {name: read_dataset(assets.crystals(name)) for name in ("train", "val", "test")}
+    return {name: read_dataset(assets.crystals(name, PROTOTYPES)) for name in ("train", "val", "test")}
 
 
 @pytest.fixture(scope="module")
 def potential() -> Potential:
-    return load_potential("bundled")
+    return load_potential(PROTOTYPES)
 
 
 def size(name: assets.AssetName) -> int:
-    return sum(path.stat().st_size for path in assets.asset(name).iterdir())
+    return sum(path.stat().st_size for path in assets.asset(name, PROTOTYPES).iterdir())
 
 
 def test_crystals_are_many_and_diverse(splits: dict[str, CrystalDataset]) -> None:
@@ -89,7 +89,7 @@ def test_energies_are_those_of_the_potential_that_relaxed_them(splits: dict[str,
 def test_the_potential_is_matgl_s_own_format_and_small(splits: dict[str, CrystalDataset], potential: Potential) -> None:
     import matgl
 
-    module = matgl.load_model(assets.asset("potential"))
+    module = matgl.load_model(assets.asset("potential", PROTOTYPES))
     assert type(module.model).__name__ == "TensorNet"
     assert size("potential") < 1.5e6
     elements = frozenset.union(*(split.elements for split in splits.values()))
@@ -120,12 +120,19 @@ def test_the_potential_ranks_as_its_teacher(
     assert sum(correlations) / len(correlations) > 0.9
 
 
-def test_the_periodic_set_knows_most_elements_and_is_small() -> None:
-    size = sum(path.stat().st_size for name in assets.has(PERIODIC) for path in assets.asset(name, PERIODIC).iterdir())
-    assert size < 9.5e6
-    potential, base = load_potential(PERIODIC), FlowModel.load(PERIODIC)
-    known = known_elements(base)
-    assert len(known) >= 80 and known <= potential.elements and max(base.description.sizes) == 52
+def test_all_that_is_bundled_is_small() -> None:
+    files = [
+        path for of, names in assets.CONTENTS.items() for name in names for path in assets.asset(name, of).iterdir()
+    ]
+    assert sum(path.stat().st_size for path in files) < 15e6
+
+
+@pytest.mark.parametrize("model", [as_base(PERIODIC), PERIODIC])
+def test_the_periodic_set_knows_most_elements(model: str) -> None:
+    potential, model_of_set = load_potential(PERIODIC), FlowModel.load(model)
+    known = known_elements(model_of_set)
+    assert len(known) >= 80 and known <= potential.elements and max(model_of_set.description.sizes) == 52
+    assert bool(model_of_set.description.active) == (model == PERIODIC)
     crystals = read_dataset(assets.crystals("test", PERIODIC))
     assert crystals.elements <= known
 
@@ -162,7 +169,7 @@ def test_overlaps_score_worse_than_the_crystal_under_the_bundled_potential(
 def test_the_base_is_small_and_knows_what_the_crystals_hold(splits: dict[str, CrystalDataset]) -> None:
     from pymatgen.core import Element
 
-    model = bundled_model()
+    model = FlowModel.load(PROTOTYPES)
     assert size("base") < 6e6
     assert {Element(symbol).Z for symbol in model.description.elements} == splits["train"].elements
     assert set(model.description.sizes) == splits["train"].sizes
@@ -184,5 +191,5 @@ def test_the_domain_of_the_potential_holds_that_of_the_crystals(
 def test_the_base_generates_valid_crystals_for_held_out_compositions(splits: dict[str, CrystalDataset]) -> None:
     test = splits["test"].select(list(range(0, len(splits["test"]), 8)))
     species = [z.tolist() for z in test.crystals.species.split(test.crystals.layout.sizes)]
-    crystals = bundled_model().generate(species, Sampling(20), seed=0, judged=True)
+    crystals = FlowModel.load(PROTOTYPES).generate(species, Sampling(20), seed=0, judged=True)
     assert float(check_validity(crystals).valid.double().mean()) > 0.9

@@ -29,7 +29,7 @@ from omatg_ray.model.description import ModelDescription
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.schedule import save_schedule
 from omatg_ray.reward.potential import load_potential
-from omatg_ray.run.location import PERIODIC
+from omatg_ray.run.location import PROTOTYPES
 from tests.small import SIZE, learned_schedule, small_network
 
 ELEMENTS = ("Na", "K", "Rb", "Mg", "Ca", "O", "S", "F", "Cl", "Br")
@@ -194,8 +194,8 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 @pytest.fixture(scope="session")
-def sealed(workshop: Workshop, base: Path) -> Path:
-    """A folder of assets as the package carries them: splits and model of `base`, tiny potential, some schedule."""
+def sealed(workshop: Workshop, base: Path, trained: TrainResult) -> Path:
+    """Assets as the package carries them: splits and model of `base`, tiny potential, some schedule, `trained`."""
     root, schedule = workshop.root / "assets", workshop.root / "schedule"
     schedule.mkdir()
     save_schedule(learned_schedule(), schedule, {})
@@ -204,6 +204,7 @@ def sealed(workshop: Workshop, base: Path) -> Path:
         ("potential", workshop.potential),
         ("base", base / "checkpoints" / "best"),
         ("schedule", schedule),
+        ("reinforced", Path(trained.model)),
     ):
         folder = root / name
         folder.mkdir(parents=True)
@@ -223,5 +224,5 @@ def assets(sealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A copy of them that takes the place of the package's own."""
     root = tmp_path / "assets"
     shutil.copytree(sealed, root)
-    monkeypatch.setattr("omatg_ray.assets.root", lambda of="bundled": root / "periodic" if of == PERIODIC else root)
+    monkeypatch.setattr("omatg_ray.assets.root", lambda of="bundled": root / "other" if of == PROTOTYPES else root)
     return root

@@ -16,12 +16,13 @@ from omatg_ray.assets import quickstart, seal
 from omatg_ray.cli import main
 from omatg_ray.cli.arguments import split_words
 from omatg_ray.cli.next_steps import next_steps, program, reduced
+from omatg_ray.commands.train import TrainResult
 from omatg_ray.config import Config
 from omatg_ray.crystal.formula import cell_species
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.errors import DataError, ModelError
 from omatg_ray.reward.potential import load_potential
-from omatg_ray.run.location import PERIODIC
+from omatg_ray.run.location import PROTOTYPES
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.run.state import free_run
 from omatg_ray.tree import override
@@ -48,51 +49,57 @@ def same_weights(left: og.FlowModel, right: og.FlowModel) -> bool:
 
 
 @pytest.fixture
-def periodic(desk: Path, assets: Path) -> Path:
-    """The assets moved to the other set, without the schedule: whatever asks the default set finds nothing."""
-    folder = assets / "periodic"
+def other(desk: Path, assets: Path) -> Path:
+    """The assets moved to the other set: whatever asks the default set finds nothing."""
+    folder = assets / "other"
     folder.mkdir()
-    for name in ("crystals", "potential", "base"):
+    for name in ("crystals", "potential", "base", "schedule"):
         shutil.move(assets / name, folder / name)
-    shutil.rmtree(assets / "schedule")
+    shutil.rmtree(assets / "reinforced")
     return folder
 
 
-def test_another_set_by_its_name(periodic: Path, command: Command) -> None:
-    model, few = og.FlowModel.load(PERIODIC), ["--steps", 4, "--workers", 0, "--quiet"]
-    assert load_potential(PERIODIC).name == PERIODIC
-    test = read_dataset(periodic / "crystals" / "test.extxyz")
-    done = command("evaluate", PERIODIC, "--data", PERIODIC, *few, "--json", "out.json")
+def test_another_set_by_its_name(other: Path, command: Command) -> None:
+    model, few = og.FlowModel.load(PROTOTYPES), ["--steps", 4, "--workers", 0, "--quiet"]
+    assert load_potential(PROTOTYPES).name == PROTOTYPES
+    test = read_dataset(other / "crystals" / "test.extxyz")
+    done = command("evaluate", PROTOTYPES, "--data", PROTOTYPES, *few, "--json", "out.json")
     assert done.code == 0, done.err
     result = json.loads(Path("out.json").read_text())
-    assert result["per_structure"]["id"] == test.ids and result["potential"] == PERIODIC
-    measured = og.evaluate(test.crystals, PERIODIC, workers=0)
-    assert measured.metrics.match_rate == 1.0 and measured.settings["potential"] == PERIODIC
-    assert command("check", PERIODIC).code == 0
-    done = command("generate", PERIODIC, "--formula", "NaCl", "-n", 2, *few, "--potential", PERIODIC)
+    assert result["per_structure"]["id"] == test.ids and result["potential"] == PROTOTYPES
+    measured = og.evaluate(test.crystals, PROTOTYPES, workers=0)
+    assert measured.metrics.match_rate == 1.0 and measured.settings["potential"] == PROTOTYPES
+    assert command("check", PROTOTYPES).code == 0
+    done = command("generate", PROTOTYPES, "--formula", "NaCl", "-n", 2, *few, "--potential", PROTOTYPES)
     assert done.code == 0, done.err
-    described = command("info", PERIODIC, f"{PERIODIC}/potential").out
+    described = command("info", PROTOTYPES, f"{PROTOTYPES}/potential").out
     assert "# Card of the potential" in described and " ".join(model.description.elements or []) in described
 
 
-def test_a_run_on_another_set_takes_its_crystals_and_suggests_what_it_has(periodic: Path, command: Command) -> None:
-    words = [*SMALL, f"base={PERIODIC}", f"reward.potential={PERIODIC}", "policy.schedule_from=null", "run=runs/other"]
+def test_a_run_on_another_set_takes_its_crystals_and_suggests_what_it_has(other: Path, command: Command) -> None:
+    words = [
+        *SMALL,
+        f"base={PROTOTYPES}",
+        f"reward.potential={PROTOTYPES}",
+        f"policy.schedule_from={PROTOTYPES}",
+        "run=runs/other",
+    ]
     done = command("train", *words, "--quiet")
     assert done.code == 0, done.err
-    splits = [read_dataset(folder / "test.extxyz") for folder in (periodic / "crystals", Path("runs/other/data"))]
+    splits = [read_dataset(folder / "test.extxyz") for folder in (other / "crystals", Path("runs/other/data"))]
     assert splits[0].ids == splits[1].ids
-    assert "omatg-ray generate runs/other" in done.out and "--schedule" not in done.out
+    assert "omatg-ray generate runs/other" in done.out
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ("evaluate", PERIODIC, "--data", PERIODIC, "--schedule", PERIODIC),
-        ("train", *SMALL, f"base={PERIODIC}", f"policy.schedule_from={PERIODIC}", f"reward.potential={PERIODIC}"),
+        ("evaluate", f"{PROTOTYPES}/reinforced", "--data", PROTOTYPES),
+        ("train", *SMALL, f"base={PROTOTYPES}/reinforced", f"reward.potential={PROTOTYPES}"),
     ],
 )
-def test_what_another_set_lacks_is_said(periodic: Path, command: Command, words: tuple[str, ...]) -> None:
-    command(*words).refuses(f"{PERIODIC} has no schedule; it has crystals, potential, base", code=1)
+def test_what_another_set_lacks_is_said(other: Path, command: Command, words: tuple[str, ...]) -> None:
+    command(*words).refuses(f"{PROTOTYPES} has no reinforced; it has crystals, potential, base, schedule", code=1)
 
 
 def test_a_bundled_model_ranks_by_the_potential_of_its_set_unless_told_otherwise(desk: Path, command: Command) -> None:
@@ -110,16 +117,17 @@ def test_a_bundled_model_ranks_by_the_potential_of_its_set_unless_told_otherwise
         assert first.get("potential") == potential and (first["relaxation"] != "none") == relaxed
 
 
-def test_models_by_the_word(desk: Path, assets: Path, base: Path) -> None:
+def test_models_by_the_word(desk: Path, assets: Path, base: Path, trained: TrainResult) -> None:
     (desk / "bundled").mkdir()  # no match for the word
-    expected = og.FlowModel.load(base)
-    for model in (og.bundled_model(), og.FlowModel.load("bundled")):
-        assert model.description == expected.description
-        assert same_weights(model, expected)
+    expected = {"/base": og.FlowModel.load(base), "": og.FlowModel.load(trained.model)}
+    for name, model in (("", og.bundled_model()), *((name, og.FlowModel.load(f"bundled{name}")) for name in expected)):
+        assert model.description == expected[name].description
+        assert same_weights(model, expected[name])
+    assert og.FlowModel.load("bundled/reinforced").description == expected[""].description
     for path in ("./bundled", Path("bundled")):
         with pytest.raises(ModelError, match="no model here"):
             og.FlowModel.load(path)
-    weights = assets / "base" / "weights.safetensors"
+    weights = assets / "reinforced" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(DataError, match=str(weights)):
         og.bundled_model()
@@ -138,15 +146,15 @@ def test_potentials_by_the_word(desk: Path, assets: Path, workshop: Workshop) ->
 
 def test_evaluation_takes_the_test_split(desk: Path, assets: Path, command: Command) -> None:
     words = ["--steps", 4, "--workers", 0, "--quiet", "--json", "out.json"]
-    done = command("evaluate", "bundled", "--data", "bundled", *words)
+    done = command("evaluate", "bundled/base", "--data", "bundled", *words)
     assert done.code == 0, done.err
     result = json.loads((desk / "out.json").read_text())
-    domain, warned = og.bundled_model().description.domain, done.err.splitlines()
+    domain, warned = og.FlowModel.load("bundled/base").description.domain, done.err.splitlines()
     assert domain is not None and result["in_domain"] == 0 and len(warned) == 1
-    assert f"model bundled, 3 of 3 references: of its {domain.crystals} training crystals none has " in warned[0]
+    assert f"model bundled/base, 3 of 3 references: of its {domain.crystals} training crystals none has " in warned[0]
     assert "references in the domain of the model and potential bundled: 0.0%" in done.out.splitlines()
     assert result["per_structure"]["id"] == read_dataset(assets / "crystals" / "test.extxyz").ids
-    assert (result["label"], result["potential"]) == ("bundled", "bundled")
+    assert (result["label"], result["potential"]) == ("bundled/base", "bundled")
 
 
 def test_an_older_model_does_not_vouch_for_what_the_potential_knows(desk: Path, assets: Path, command: Command) -> None:

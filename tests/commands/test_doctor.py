@@ -87,7 +87,7 @@ def test_it_works_where_packages_are_missing(gone: list[str], tmp_path: Path) ->
     said = states(done.stdout)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert next(iter(said)) == "packages"
-    assert said["PyTorch"] == said["bundled base"] == said["TensorBoard"] == "fails"
+    assert said["PyTorch"] == said["bundled reinforced"] == said["TensorBoard"] == "fails"
     assert {"memory", "disk", "bundled crystals"} <= said.keys()
     line = next(line for line in done.stdout.splitlines() if line.startswith("PyTorch"))
     assert "torch" in line and "pip install" in line

@@ -227,13 +227,39 @@ def test_several_cases_in_one_call(
 
 def test_the_bundled_model(command: Command, tmp_path: Path) -> None:
     """With real crystals and energies: annealing helps where there are points enough."""
-    words = ["bundled", "--data", "bundled", "--limit", 8, "--samples", 2, "--steps", "5,20", "--threads", 1]
+    words = [
+        "bundled-prototypes",
+        "--data",
+        "bundled-prototypes",
+        "--limit",
+        8,
+        "--samples",
+        2,
+        "--steps",
+        "5,20",
+        "--threads",
+        1,
+    ]
     written, _ = compared(command, tmp_path, *words, "--slope-pos", 5, "--slope-cell", 2)
     few, many = written["cases"]
     assert few["metrics"]["n"] == many["metrics"]["n"] == 16
     assert many["less_first"]["relative_energy_mean_capped"]["high"] < 0
     assert many["metrics"]["coverage"] >= many["metrics"]["match_rate"] == many["metrics"]["coverage_at"][0]
     assert 1.0 <= many["metrics"]["unique_structures"] <= 2.0
+
+
+def test_a_potential_that_is_not_what_it_was_when_it_rewarded_is_named(
+    trained: TrainResult, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    words = ["--data", workshop.data, "--limit", 2, "--steps", 3, "--workers", 0, "--quiet"]
+    assert "other weights" not in command("evaluate", trained.model, *words).err
+    old = shutil.copytree(trained.model, tmp_path / "old")
+    described = json.loads((old / "model.json").read_text())
+    described["provenance"]["potential_fingerprint"] = "0123456789ab"
+    (old / "model.json").write_text(json.dumps(described))
+    said = command("evaluate", old, *words)
+    assert said.code == 0 and f"{workshop.potential} has other weights now" in said.err
+    assert "other weights" not in command("evaluate", old, *words, "--potential", "none").err
 
 
 def test_a_second_call_goes_on_and_more_cases_add_to_it(

@@ -61,6 +61,6 @@ def test_a_reinforced_model(trained: TrainResult, workshop: Workshop, command: C
 
 def test_the_bundled_model_and_a_folder_that_is_none(assets: Path, command: Command, tmp_path: Path) -> None:
     told = rows(command("info", "bundled").out)
-    assert told["model"] == "bundled, a base model" and told["card"].startswith("omatg-ray info base: ")
+    assert told["model"] == "bundled, reinforced" and told["card"].startswith("omatg-ray info reinforced: ")
     command("info", "nonsense").refuses("nonsense", "crystals, potential, base", "folder of that name", code=1)
     command("info", tmp_path).refuses(str(tmp_path), "no model here", code=1)

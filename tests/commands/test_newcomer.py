@@ -95,7 +95,7 @@ def test_the_page_on_python_runs_as_written(
     reinforced = load_file(tmp_path / "mine" / "weights.safetensors")
     # The same work by the trainer gives the same weights.
     config = og.Config.load(None, ["rollout.groups=2", "rollout.group_size=4", "rollout.steps=4", "learner.lr=2e-4"])
-    model = og.policy_model(og.bundled_model(), config)
+    model = og.policy_model(og.FlowModel.load("bundled/base"), config)
     learner = og.Learner(model.policy(), config.objective, config.learner)
     backend = LocalTrainingBackend(learner, model, scope["energy"])
     trainer = Trainer(config.rollout, scope["cells"], config.advantage, backend, seed=0, total=2)

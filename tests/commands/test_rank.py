@@ -136,9 +136,9 @@ def test_crystals_that_relaxed_far_are_named_where_nothing_else_judges_them(spri
 
 
 def test_a_crystal_whose_bonds_a_potential_breaks_is_named() -> None:
-    """The bundled potential saw no chlorates, and stretches their bonds of 1.49 Å."""
+    """The potential of bundled-prototypes saw no chlorates, and stretches their bonds of 1.49 Å."""
     with pytest.warns(UserWarning, match=r"relaxed far .*: 1 \(NaClO3: .*, Cl-O 1\.49 -> 1\.[789]\d A\)"):
-        found = og.rank(CHLORATE, relax=20, workers=0)
+        found = og.rank(CHLORATE, "bundled-prototypes", relax=20, workers=0)
     assert found.properties[0]["relax_bonds"].startswith("Cl-O 1.49 -> 1.")
 
 

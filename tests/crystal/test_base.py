@@ -159,7 +159,7 @@ def test_descriptions_are_read_back(pos, cell):
 def test_descriptions_of_the_first_version_are_read():
     old = {"log_length_mean": [1.2, 1.4, 1.7], "log_length_std": [0.1, 0.2, 0.3]}
     assert BaseDistribution.model_validate(old) == BASE
-    bundled = json.loads((asset("base") / "model.json").read_text())["base_distribution"]
+    bundled = json.loads((asset("base", "bundled-prototypes") / "model.json").read_text())["base_distribution"]
     lengths = bundled["log_length_mean"]
     cell = BaseDistribution.model_validate(bundled).cell
     assert isinstance(cell, InformedCell) and list(cell.log_length_mean) == lengths

@@ -54,7 +54,7 @@ invalid."""
 
 @pytest.fixture(scope="module")
 def energy() -> MatGLEnergy:
-    return MatGLEnergy("bundled")
+    return MatGLEnergy("bundled-prototypes")
 
 
 @pytest.fixture

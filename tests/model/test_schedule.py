@@ -16,12 +16,13 @@ from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.metrics import match_rows, mean
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model.description import ModelDescription
-from omatg_ray.model.flow_model import FlowModel, bundled_model
+from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.model.schedule import read_schedule, save_schedule
 from omatg_ray.policy.hand_made import CosineSchedule, LinearSchedule, StepSizes
 from omatg_ray.policy.schedule import LearnedSchedule
 from omatg_ray.reward.matching import Matcher
+from omatg_ray.run.location import PROTOTYPES
 from omatg_ray.seeding import seed_of
 from tests.small import SIZE, learned_schedule, small_network
 
@@ -119,13 +120,12 @@ def test_unequal_steps_lead_where_euler_steps_of_these_lengths_lead():
 
 def test_the_bundled_schedule_brings_crystals_closer_in_ten_steps():
     """Closer on average than without: RMSE of a few test crystals, unmatched ones at the tolerance."""
-    schedule, known = read_schedule("bundled"), read_dataset(crystals("test")).select(range(0, 454, 9))
+    schedule, known = read_schedule(PROTOTYPES), read_dataset(crystals("test", PROTOTYPES)).select(range(0, 454, 9))
     species = [z.tolist() for z in known.crystals.species.split(known.crystals.layout.sizes)]
+    model = FlowModel.load(PROTOTYPES)
     with Matcher(0) as matcher:
         plain, annealed = (
-            matcher.pairs(
-                bundled_model().generate(species, Sampling(10, schedule=one), judged=True), known.crystals
-            ).rmse
+            matcher.pairs(model.generate(species, Sampling(10, schedule=one), judged=True), known.crystals).rmse
             for one in (None, schedule)
         )
     plain, annealed = (mean(match_rows(matches, 0.5)["crmse"]) for matches in (plain, annealed))

@@ -11,4 +11,4 @@ from tests.conftest import ROOT
 
 @pytest.fixture(autouse=True)
 def _scripts_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(ROOT / "scripts" / "assets"), *sys.path])
+    monkeypatch.setattr(sys, "path", [*(str(ROOT / "scripts" / folder) for folder in ("assets", "studies")), *sys.path])

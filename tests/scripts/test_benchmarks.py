@@ -148,7 +148,7 @@ def test_an_iteration_is_that_of_the_trainer(precision: str, diversity: float) -
     """The benchmark's iteration learns what `Trainer` with a `LocalTrainingBackend` learns, weight by weight."""
     from workload import Iterations, Size, compositions, learner, plan, reinforced
 
-    from omatg_ray.model.flow_model import bundled_model
+    from omatg_ray.model.flow_model import FlowModel
     from omatg_ray.reward.protocol import RewardResult
     from omatg_ray.rl.backend import LocalTrainingBackend
     from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
@@ -162,7 +162,7 @@ def test_an_iteration_is_that_of_the_trainer(precision: str, diversity: float) -
 
     size = Size(atoms=4, groups=2, members=3, steps=3, epochs=2, precision=precision)
     advantage = AdvantageSettings(shaping="none", diversity_weight=diversity)
-    first, second = (reinforced(bundled_model(), ["pos", "cell"]) for _ in range(2))
+    first, second = (reinforced(FlowModel.load("bundled-prototypes"), ["pos", "cell"]) for _ in range(2))
     learns, other = (learner(model, 1e-3, 2) for model in (first, second))
     iterations = Iterations(first, learns, Volume(), "wall", advantage, distances=diversity > 0)
     done = iterations.iterate(plan(size, 0, groups_per_item=1))
@@ -172,7 +172,7 @@ def test_an_iteration_is_that_of_the_trainer(precision: str, diversity: float) -
     assert done.reward_mean == pytest.approx(metrics["reward_mean"])
     for ours, theirs in zip(first.network.parameters(), second.network.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    before = bundled_model().network.coord_out.weight
+    before = FlowModel.load("bundled-prototypes").network.coord_out.weight
     assert not torch.equal(first.network.coord_out.weight, before)
 
 

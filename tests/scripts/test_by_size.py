@@ -1,4 +1,4 @@
-"""`scripts/assets/by_size.py`."""
+"""`scripts/studies/by_size.py`."""
 
 from __future__ import annotations
 

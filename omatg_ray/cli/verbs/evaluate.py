@@ -18,13 +18,13 @@ share; with several samples of each reference, coverage and diversity too.
 
   omatg-ray evaluate runs/better --data runs/better/data/test.extxyz --steps 50 --json out.json
   omatg-ray evaluate runs/base --data test.csv --steps 10 --slope-pos 5 --potential POTENTIAL
-  omatg-ray evaluate bundled --data bundled --schedule bundled
+  omatg-ray evaluate bundled --data bundled --steps 10
   omatg-ray evaluate runs/base runs/better --data test.csv --steps 10,50,100 --samples 4 --to runs/compared
 
 With --relax, every crystal is relaxed too, and a second line has the same after that. It says whether a model saves
 the steps of a relaxation only, or finds lower crystals that no relaxation leads to:
 
-  omatg-ray evaluate bundled runs/better --data bundled --steps 10 --schedule bundled --relax 50 --to runs/relaxed
+  omatg-ray evaluate bundled/base bundled --data bundled --steps 10 --schedule bundled --relax 50 --to runs/relaxed
 
 Your own reward is measured too with --reward; alone, on crystals that exist already, with --structures:
 
@@ -36,10 +36,10 @@ kept in DIR/cases and not evaluated again: repeat a command that was interrupted
 adds to the report. All metrics are defined in docs/evaluation.md.
 
 A crystal depends only on (seed, row, sample), so evaluations with one seed can be compared row by row. A base model
-anneals only with --schedule or slopes (the bundled one: --schedule bundled at 10 points and more); a reinforced one
-anneals as it was trained. In the capped mean, an invalid crystal counts as if its energy were 3 eV/atom
-(--invalid-energy), and no other crystal counts as more, before the energy of its reference is subtracted. Without the
-cap, one crystal with overlapping atoms would dominate the mean.
+of your own anneals only with --schedule or slopes (bundled/base has a schedule made by hand, and --schedule bundled
+is a learned one); a reinforced one anneals as it was trained. In the capped mean, an invalid crystal counts as if its
+energy were 3 eV/atom (--invalid-energy), and no other crystal counts as more, before the energy of its reference is
+subtracted. Without the cap, one crystal with overlapping atoms would dominate the mean.
 
 A reference is in domain if model and potential were trained on crystals with its elements, each pair of them, as many
 elements and as many atoms. --json says for each why not.

@@ -23,8 +23,8 @@ Generate crystals, drop invalid ones and duplicates, and rank them by energy if 
   omatg-ray generate models/mp20_de_novo --atoms 4 8 -n 16
 
 Generated crystals lie near a minimum of the energy, not in it: --relax relaxes cells and positions before duplicates,
-ranks and space groups are found. A base model anneals only with --schedule or slopes (the bundled one: --schedule
-bundled at 10 points and more); a reinforced one anneals as it was trained.
+ranks and space groups are found. A base model of your own anneals only with --schedule or slopes; bundled/base has a
+schedule made by hand, and a reinforced one anneals as it was trained.
 
 The table shows formula, formula units per cell, rank, energy, energy above the best of the composition, space group
 (to --symprec, and to twice that where it is another: "Cm, Fm-3m to 0.2 A"), number of identical crystals, and whether

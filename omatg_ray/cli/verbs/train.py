@@ -30,7 +30,7 @@ trajectory (objective.reward_gradient; docs/gradients.md).
   omatg-ray train configs/perov5_gradient.yaml base=runs/base reward.potential=POTENTIAL ray.rollout.workers=3
   omatg-ray train --resume runs/better iterations=160
 
-If no config, base, potential or data is named, it reinforces the bundled model (configs/quickstart.yaml), in a new run
+If no config, base, potential or data is named, it reinforces the bundled base (configs/quickstart.yaml), in a new run
 folder each time. Without data keys it uses the splits saved by the base's run. With ray.rollout.workers=N Ray actors do
 the work, on the cluster at RAY_ADDRESS or on this machine (`omatg-ray config ray` lists all keys); the results are the
 same. Ctrl-C stops after the current iteration with a checkpoint to resume from. The run ends with a before/after table

@@ -2,7 +2,7 @@
 """Break evaluations down by the size of the cell and by the number of elements.
 
   omatg-ray evaluate MODEL --data test.extxyz --steps 10 --potential POTENTIAL --json ten.json
-  python scripts/assets/by_size.py ten.json others.json
+  python scripts/studies/by_size.py ten.json others.json
 
 Prints a table per evaluation, with 95 % intervals over compositions. Crystals are taken as they were generated, also
 where the evaluation relaxed them.
