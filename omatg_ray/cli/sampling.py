@@ -50,8 +50,8 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
     slope: dict[str, Any] = {"type": number(float, -1), "metavar": "S"}
     sub.add_argument(
         "--slope-pos",
-        help="multiply the velocity of positions by 1 + S t, in place of the model's own schedule; a base model has "
-        "no schedule, and for that of bundled-prototypes 5, with 2 for lattices, is much better at 50 points",
+        help="multiply the velocity of positions by 1 + S t, in place of the model's own schedule; a base model of "
+        "your own has none, and for that of bundled-prototypes 5, with 2 for lattices, is much better at 50 points",
         **slope,
     )
     sub.add_argument("--slope-cell", help="the same for lattices; if only one is given, the other is 0", **slope)

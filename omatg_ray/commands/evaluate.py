@@ -27,7 +27,7 @@ from omatg_ray.model.sampling import DEFAULT, Sampling
 from omatg_ray.model.schedule import OWN
 from omatg_ray.policy.schedule import describe
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.run.location import NO_POTENTIAL, Location, absolute_name, is_bundled
+from omatg_ray.run.location import BUNDLED, NO_POTENTIAL, Location, absolute_name, is_bundled
 from omatg_ray.run.text import LINE, aligned
 from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.early import reward_config
@@ -35,6 +35,8 @@ from omatg_ray.train.measured_reward import measured_reward
 from omatg_ray.train.options import WorkOptions
 from omatg_ray.train.splits import read
 from omatg_ray.train.unknown import drop_unknown, known_to, refuse_unmatchable, require_known
+
+WAS_BUNDLED = ". What version 0.1 called `bundled` is bundled-prototypes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,7 +299,7 @@ def _reward(options: MeasureOptions, models: Sequence[FlowModel], own: str | Non
     if told - {None, now}:
         warnings.warn(
             f"{potential} has other weights now ({now}) than when it rewarded a model: energies are not by the "
-            "potential of its rewards. What `bundled` named until version 0.1 is bundled-prototypes (--potential)",
+            f"potential of its rewards (--potential){WAS_BUNDLED if potential == BUNDLED else ''}",
             stacklevel=2,
         )
     return energy

@@ -92,8 +92,9 @@ def describe(name: str) -> str:
         ModelError: There is no such folder, no model in it, or it cannot be read.
     """
     known = _assets()
-    if name.partition("/")[0] in (BUNDLED, meant(BUNDLED)):
-        name = name.partition("/")[2] or name
+    of, _, part = name.partition("/")
+    if of in (BUNDLED, meant(BUNDLED)) and part in known:
+        name = part
     if name in known:
         what, _ = known[name]
         elements = f"\nelements: {_elements(assets.asset(*known[name]))}" if what == "potential" else ""

@@ -61,7 +61,7 @@ def recovery_of(model: FlowModel, name: Location, sizes: Iterable[int]) -> str:
                 said[f"{share:.0%} of those of {fewer + 1} to {most} atoms"] = None
             fewer = most
         if shares and size > fewer:
-            said[f"nobody knows how many of those of more than {fewer} atoms"] = None
+            said[f"an unknown share of those of more than {fewer} atoms"] = None
     return f"trust: of held-out crystals, one sample of {name} matched {', '.join(said)}" if said else ""
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, PlainValidator
 
-from omatg_ray.run.location import BUNDLED, Location, as_location, bundled_set, expand, is_remote
+from omatg_ray.run.location import BUNDLED, Location, as_location, bundled_set, expand, is_bundled, is_remote
 from omatg_ray.tree import path_as_text
 
 Kind = Literal["run", "crystals", "model", "schedule", "potential", "file"]
@@ -41,6 +41,11 @@ def _word_or_path(model: object) -> Location | None:
     raise ValueError(f"a model or run folder, or {BUNDLED}, not {model!r}")
 
 
+def _schedule(schedule: object) -> Location | None:
+    """The same, where only the names of sets are words."""
+    return _read_location(schedule) if bundled_set(schedule) and not is_bundled(schedule) else _word_or_path(schedule)
+
+
 def _local(value: object) -> Path:
     location = _read_location(value)
     if is_remote(location):
@@ -58,7 +63,7 @@ CrystalsLocation = Annotated[Location, PlainValidator(_read_location), _Written,
 """A file or folder of crystals, or its URL."""
 ModelLocation = Annotated[Location, PlainValidator(_word_or_path), _Written, Locates("model")]
 """The folder of a model or a run, its URL, or the name of a bundled set or of a model of one."""
-ScheduleLocation = Annotated[Location, PlainValidator(_word_or_path), _Written, Locates("schedule")]
+ScheduleLocation = Annotated[Location, PlainValidator(_schedule), _Written, Locates("schedule")]
 """The same for a learned schedule."""
 PotentialLocation = Annotated[str, _Expanded, Locates("potential")]
 """The folder or name of a MatGL potential, or the name of a bundled set."""

@@ -154,5 +154,6 @@ def _refuse_other_potential(checkpoint: Path, stored: FlowModel, model: FlowMode
         raise ConfigError(
             f"reward.potential: {checkpoint} was rewarded by {stored.description.potential} with weights {old}, but "
             f"{model.description.potential} now has weights {new}; name the one it started with "
-            "(reward.potential=FOLDER; what was bundled comes with the release in versions.json), or start a new run"
+            "(reward.potential=FOLDER; what version 0.1 called `bundled` is bundled-prototypes, as base and schedule, "
+            "too; otherwise what was bundled comes with the release in versions.json), or start a new run"
         )

@@ -90,6 +90,7 @@ def main() -> None:
         for part in SPLITS:
             packed = gzip.compress((arguments.source / f"{part}.extxyz").read_bytes(), mtime=0)
             (folder / f"{part}.extxyz{PACKED}").write_bytes(packed)
+            (folder / f"{part}.extxyz").unlink(missing_ok=True)
     if schedule is not None or arguments.recovery is not None:
         model = FlowModel.load(folder)
         if schedule is not None:

@@ -43,7 +43,7 @@ def main() -> None:
         if not path.exists():
             options = EvaluateOptions(
                 model=PROTOTYPES,
-                data=crystals(split),
+                data=crystals(split, PROTOTYPES),
                 sampling=Sampling(steps, LinearSchedule(pos=pos, cell=cell) if pos or cell else None),
                 potential=potential,
             )

@@ -38,7 +38,7 @@ policy:
   active: [pos, cell]
   noise: {pos: {kind: sqrt, a: 0.1668}, cell: {kind: constant, a: 0.2}}
 learner: {epochs: 2, lr: 1.0e-3, microbatch_pairs: 100}
-reward: {potential: bundled}
+reward: {potential: bundled-prototypes}
 validation: {every: 1, limit: 4}
 checkpoint: {every: 1, keep: 9}
 """
@@ -57,11 +57,11 @@ ABLATION = """\
 run: ablation
 sets:
   few:
-    model: bundled
+    model: bundled-prototypes
     val: crystals/val.extxyz
     test: crystals/test.extxyz
-    potential: bundled
-    learned: {own: [annealing], bundled: [bundled]}
+    potential: bundled-prototypes
+    learned: {own: [annealing], bundled: [bundled-prototypes]}
 steps: [10]
 kinds: [linear, steps]
 tuning: {limit: 2}

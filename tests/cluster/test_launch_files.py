@@ -232,6 +232,12 @@ def test_every_image_is_counted(name: str) -> None:
     assert text.count("image:") == ["zero", "one", "two", "three", "four"].index(places)
 
 
+def test_images_are_of_this_version() -> None:
+    files = [CLUSTER / "Dockerfile", *(CLUSTER / "kuberay").glob("*.yaml"), ROOT / "docs" / "clusters.md"]
+    tags = {tag for file in files for tag in re.findall(r"/omatg-ray:(\d[\w.]*)", file.read_text(encoding="utf-8"))}
+    assert tags == {tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]}
+
+
 def test_both_manifests_describe_one_cluster() -> None:
     job, cluster = cluster_spec("rayjob"), cluster_spec("raycluster")
     for spec in (job, cluster):

@@ -259,6 +259,7 @@ def test_a_potential_that_is_not_what_it_was_when_it_rewarded_is_named(
     (old / "model.json").write_text(json.dumps(described))
     said = command("evaluate", old, *words)
     assert said.code == 0 and f"{workshop.potential} has other weights now" in said.err
+    assert "version 0.1" not in said.err
     assert "other weights" not in command("evaluate", old, *words, "--potential", "none").err
 
 

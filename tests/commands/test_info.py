@@ -3,6 +3,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from omatg_ray.assets import seal
 from omatg_ray.commands.train import TrainResult
 from omatg_ray.model.flow_model import FlowModel
@@ -59,8 +61,14 @@ def test_a_reinforced_model(trained: TrainResult, workshop: Workshop, command: C
     assert (said["command"], said["base_provenance.command"]) == ("train", "pretrain")
 
 
-def test_the_bundled_model_and_a_folder_that_is_none(assets: Path, command: Command, tmp_path: Path) -> None:
+def test_the_bundled_model_and_a_folder_that_is_none(
+    assets: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = rows(command("info", "bundled").out)
     assert told["model"] == "bundled, reinforced" and told["card"].startswith("omatg-ray info reinforced: ")
     command("info", "nonsense").refuses("nonsense", "crystals, potential, base", "folder of that name", code=1)
     command("info", tmp_path).refuses(str(tmp_path), "no model here", code=1)
+    assert "# Card of the base" in command("info", "bundled/base").out
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    command("info", "bundled/mine").refuses("bundled/mine is none of", code=1)

@@ -18,7 +18,7 @@ from omatg_ray.model.flow_model import FlowModel, bundled_model
     [
         ([2, 10], "40% of those of 1 to 10 atoms"),
         ([20, 11, 4], "40% of those of 1 to 10 atoms, 5% of those of 11 to 20 atoms"),
-        ([21], "nobody knows how many of those of more than 20 atoms"),
+        ([21], "an unknown share of those of more than 20 atoms"),
     ],
 )
 def test_the_share_of_crystals_of_such_sizes_that_are_recovered(sizes: list[int], said: str) -> None:

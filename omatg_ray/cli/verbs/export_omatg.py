@@ -20,7 +20,10 @@ the reason, if one network and OMatG's configuration cannot express the sampler.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
     parser.add_argument(
-        "model", type=path_or_word, metavar="MODEL", help="model folder, run folder (its best checkpoint), or bundled"
+        "model",
+        type=path_or_word,
+        metavar="MODEL",
+        help="model folder, run folder (its best checkpoint), or bundled-prototypes",
     )
     parser.add_argument("--out", type=local_path, required=True, metavar="DIR", help="new folder")
     parser.add_argument(
