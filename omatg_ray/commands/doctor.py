@@ -60,7 +60,7 @@ class Check:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.name:<29} {self.state:<8} {self.text}"
+        return f"{self.name:<18} {self.state:<8} {self.text}"
 
 
 Finding = tuple[State, str]
