@@ -71,7 +71,7 @@ class Cost(og.Callback):
 def measure(way: Way, seed: int, run: Path) -> list[dict[str, float]]:
     """Return the validations of a run, which is made if there is none."""
     if not (run / "finished").exists():
-        keys = [f"seed={seed}", f"run={run}", "threads=1", "test=false", "validation.limit=null"]
+        keys = [f"seed={seed}", f"run={run}", "threads=1", "test=false", "validation.limit=null", "iterations=90"]
         config = og.Config.load(
             CONFIGS / f"{way.config}.yaml", [*keys, *ON_PROTOTYPES, f"validation.every={way.every}", *way.keys]
         )
