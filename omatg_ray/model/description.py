@@ -56,8 +56,8 @@ class ModelDescription(Settings):
     def _leave_out_what_is_new(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # So that models that always act are the same as before, for older versions and in keys of results.
         values: dict[str, Any] = handler(self)
-        without = {"acts_from", "recovery"} - {name for name in ("acts_from", "recovery") if getattr(self, name)}
-        return {name: value for name, value in values.items() if name not in without}
+        unset = {name for name in ("acts_from", "recovery") if not getattr(self, name)}
+        return {name: value for name, value in values.items() if name not in unset}
 
     @model_validator(mode="after")
     def _knows_the_mask(self) -> ModelDescription:

@@ -95,8 +95,8 @@ def meant(word: BundledName) -> SetName:
 
 def bundled_set(name: object) -> BundledName | None:
     """Return the bundled set that a name stands for, or that a name of a model belongs to (`bundled/base`)."""
-    word = name.removesuffix("/base").removesuffix("/reinforced") if isinstance(name, str) else name
-    return word if is_bundled(word) else None
+    of, slash, model = name.partition("/") if isinstance(name, str) else ("", "", "")
+    return of if is_bundled(of) and (not slash or model in ("base", "reinforced")) else None
 
 
 def as_base(name: Location) -> Location:

@@ -91,14 +91,15 @@ def main() -> None:
             packed = gzip.compress((arguments.source / f"{part}.extxyz").read_bytes(), mtime=0)
             (folder / f"{part}.extxyz{PACKED}").write_bytes(packed)
             (folder / f"{part}.extxyz").unlink(missing_ok=True)
-    if schedule is not None or arguments.recovery is not None:
+    more: dict[str, Any] = {}
+    if schedule is not None:
+        more["schedule"] = schedule
+    if arguments.recovery is not None:
+        more["recovery"] = recovery_in(json.loads(arguments.recovery.read_text(encoding="utf-8")))
+    if more:
         model = FlowModel.load(folder)
-        if schedule is not None:
-            require_straight_paths(schedule, model.description.paths)
-            model.description = model.description.model_copy(update={"schedule": schedule})
-        if arguments.recovery is not None:
-            recovery = recovery_in(json.loads(arguments.recovery.read_text(encoding="utf-8")))
-            model.description = model.description.model_copy(update={"recovery": recovery})
+        require_straight_paths(schedule, model.description.paths)
+        model.description = model.description.model_copy(update=more)
         model.save(folder)
     if arguments.what == "potential":
         (folder / KNOWN_ENERGIES).unlink(missing_ok=True)

@@ -171,7 +171,10 @@ def test_names_of_models() -> None:
         ("reinforced", PERIODIC),
     ]
     assert as_base("bundled/reinforced") == "bundled/reinforced" and as_base(Path("bundled")) == Path("bundled")
-    assert {bundled_set(name) for name in (Path("bundled/base"), "bundled/potential", "/base", "", None)} == {None}
+    assert {
+        bundled_set(name)
+        for name in (Path("bundled/base"), "bundled/potential", "/base", "", None, "bundled/", "bundled/base/base")
+    } == {None}
 
 
 def test_the_words_are_text_and_nothing_else() -> None:
