@@ -72,7 +72,7 @@ def generate(options: GenerateOptions, progress: bool = False) -> RankedCrystals
         raise ModelError(f"{options.model} generates crystals of given species: give formulas, not numbers of atoms")
     # A model that generates species chooses the elements itself.
     elements = frozenset() if model.generates_species else frozenset(n for cell in species for n in cell)
-    refuse_unseen(model, options.model, elements)
+    refuse_unseen(model, options.model, {named[0]: cell for named, cell in cells if named is not None})
     warn_ineffective(model, [options.sampling])
     judges = Judges.load(options.potential, options.second_potential, elements, device)
     models = {str(options.model): model}

@@ -25,10 +25,9 @@ from omatg_ray.run.location import (
 )
 from omatg_ray.run.storage import files_at
 from omatg_ray.run.sync import fetch_model
-from omatg_ray.run.text import counted
+from omatg_ray.run.text import as_ranges, counted
 from omatg_ray.settings import FIELDS
 from omatg_ray.train.early import require_models
-from omatg_ray.tree import flatten
 
 OTHERS: Final = tuple(of for of in get_args(SetName) if of != meant(BUNDLED))
 
@@ -157,7 +156,7 @@ def describe_model(name: str) -> str:
         "paths": ", ".join(f"{key} {value}" for key, value in what.paths.model_dump(mode="json").items()),
         "starts": f"positions {what.base_distribution.pos.kind}, lattices {what.base_distribution.cell.kind}",
         "elements": f"{len(what.elements)}: {' '.join(what.elements)}" if what.elements else "unknown",
-        "sizes": f"{', '.join(map(str, what.sizes))} atoms per cell" if what.sizes else "unknown",
+        "sizes": f"{as_ranges(what.sizes)} atoms per cell" if what.sizes else "unknown",
         "domain": _domain(what.domain),
         "active": f"{', '.join(what.active)} ({what.variant} policy)" + _gate(what) if what.active else "none",
         "noise": ", ".join(f"{field} {text}" for field, text in noise.items()) or "none",
@@ -172,8 +171,23 @@ def _gate(what: ModelDescription) -> str:
     return f" from t = {what.acts_from:g} on, before it as the base" if what.acts_from else ""
 
 
-def _provenance(values: dict[str, Any]) -> dict[str, str]:
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flatten(values).items()}
+def _provenance(values: dict[str, Any], within: str = "") -> dict[str, str]:
+    """Return what is known, a line for each value at the top and for each dictionary."""
+    rows: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            single = {name: text for name, text in value.items() if not isinstance(text, dict)}
+            text = ", ".join(f"{name} {_text(one)}" for name, one in single.items() if one is not None)
+            rows |= {f"{within}{key}": text} if text else {}
+            nested = {name: one for name, one in value.items() if isinstance(one, dict)}
+            rows |= _provenance(nested, f"{within}{key}.")
+        elif value is not None:
+            rows[f"{within}{key}"] = _text(value)
+    return rows
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _lines(rows: dict[str, str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pymatgen.core import Element
 
@@ -35,18 +35,25 @@ def unseen_elements(model: FlowModel, elements: Iterable[int]) -> list[str]:
     return [symbol for symbol in symbols if known and symbol not in known]
 
 
-def refuse_unseen(model: FlowModel, name: Location, elements: Iterable[int]) -> None:
+def refuse_unseen(model: FlowModel, name: Location, formulas: Mapping[str, Iterable[int]]) -> None:
     """Refuse elements whose embedding the model never trained, since the crystals would be meaningless.
 
+    Args:
+        model: The model.
+        name: What it is called in the error.
+        formulas: The atomic numbers of each formula.
+
     Raises:
-        ModelError: Some elements are not in the training set; names them.
+        ModelError: Some elements are not in the training set; names them, and the formulas that have them.
     """
-    new = unseen_elements(model, elements)
-    if new:
+    new = {formula: unseen_elements(model, set(elements)) for formula, elements in formulas.items()}
+    refused = [formula for formula, symbols in new.items() if symbols]
+    if refused:
+        symbols = list(dict.fromkeys(symbol for of in new.values() for symbol in of))
         raise ModelError(
-            f"{name} was never trained on {', '.join(new)} and cannot generate crystals of "
-            f"{'it' if len(new) == 1 else 'them'}; it knows {', '.join(model.description.elements)}. Leave out the "
-            "others, or train a model on crystals that contain them"
+            f"{name} was never trained on {', '.join(symbols)} and cannot generate {', '.join(refused)}; it knows "
+            f"{', '.join(model.description.elements)}. Leave out {'that' if len(refused) == 1 else 'these'}, or train "
+            "a model on crystals that contain what is missing"
         )
 
 

@@ -348,8 +348,9 @@ class FlowModel:
         from omatg_ray.model.schedule import read_schedule
 
         self.require_given_species()
-        species = [cell_species(formula) for formula in ([formulas] if isinstance(formulas, str) else formulas)]
-        refuse_unseen(self, "the model", {number for cell in species for number in cell})
+        asked = [formulas] if isinstance(formulas, str) else list(formulas)
+        species = [cell_species(formula) for formula in asked]
+        refuse_unseen(self, "the model", dict(zip(asked, species, strict=True)))
         named = read_schedule(schedule) if isinstance(schedule, str | Path) else schedule
         return self.generate(species, Sampling(steps, named, noise), seed).to_structures()
 

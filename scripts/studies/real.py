@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import by_size
+from study_run import finish
 
 import omatg_ray as og
+from omatg_ray.evaluate.change import changes
+from omatg_ray.model.schedule import OWN
 from omatg_ray.run.atomic import write_json, write_text
 from omatg_ray.run.location import BUNDLED, as_base
 
@@ -34,7 +36,8 @@ SHARED = [
     "rollout.steps=10",
     "threads=1",
     "test=false",
-    "validation.every=50",
+    "validation.every=25",
+    "validation.limit=256",
     "iterations=100000",
 ]
 
@@ -47,6 +50,7 @@ class Way:
     keys: list[str]
 
 
+BASE = "base, learned schedule"
 WAYS = {
     # Positions, √((1 − t) / t) noise and ratios per atom, as published; groups of a shape of our own.
     "policy gradient": Way("perov5_velocity", ["rollout.groups=32", "rollout.group_size=16"]),
@@ -71,8 +75,8 @@ class Question:
 
 QUESTIONS = [
     *(Question(points, judge) for points in (10, 50) for judge in ("teacher", "second")),
-    Question(10, "bundled", samples=8, share=4),
-    Question(10, "teacher", relax=100, share=4),
+    *(Question(points, "bundled", samples=8, share=4) for points in (10, 50)),
+    *(Question(points, "bundled", relax=100, share=4) for points in (10, 50)),
 ]
 SHOWN = (
     "match_rate",
@@ -90,49 +94,39 @@ SHOWN = (
 )
 
 
-class Budget(og.Callback):
-    """Ends a run that has used its processor time, which is logged with every validation."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.used, self.since = seconds, 0.0, time.process_time()
-
-    def iterated(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Add what the iteration took."""
-        now = time.process_time()
-        self.used, self.since = self.used + now - self.since, now
-        if self.used >= self.seconds:
-            raise og.StopRun(f"{self.used:.0f} seconds of processor time are used")
-
-    def validated(self, iteration: int, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Leave out what the validation took."""
-        self.since = time.process_time()
-        return {"processor_seconds": self.used}
-
-
 def reinforce(way: Way, seed: int, crystals: Path, seconds: float, run: Path) -> Path:
     """Return the folder of a run, which is made if there is none."""
-    if not (run / "finished").exists():
-        splits = [f"data.{part}={crystals / part}.extxyz" for part in ("train", "val", "test")]
-        keys = [*SHARED, *splits, f"seed={seed}", f"run={run}", *way.keys]
-        og.train(og.Config.load(CONFIGS / f"{way.config}.yaml", keys), callback=Budget(seconds))
-        (run / "finished").touch()
+    splits = [f"data.{part}={crystals / part}.extxyz" for part in ("train", "val", "test")]
+    keys = [*SHARED, *splits, f"seed={seed}", f"run={run}", *way.keys]
+    finish(og.Config.load(CONFIGS / f"{way.config}.yaml", keys), limit=seconds)
     return run
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is asked: a model under a schedule."""
+
+    model: str | Path
+    schedule: str = BUNDLED
+
+    def __str__(self) -> str:
+        return f"{Path(self.model).name}{'' if self.schedule == BUNDLED else f'_{self.schedule}'}"
+
+
 def evaluate(
-    model: str | Path, question: Question, arguments: argparse.Namespace, potentials: Mapping[str, str]
+    subject: Subject, question: Question, arguments: argparse.Namespace, potentials: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the evaluation of a model, which is made if there is none."""
-    name = f"{Path(model).name}_{str(question).replace(', ', '_').replace(' ', '_')}"
+    name = f"{subject}_{str(question).replace(', ', '_').replace(' ', '_')}"
     path = arguments.out / "evaluations" / f"{name}.json"
     if not path.exists():
         limit = arguments.limit // question.share
         found = og.evaluate(
-            str(model),
+            str(subject.model),
             arguments.crystals / "real_test.extxyz",
             potential=potentials[question.judge],
             steps=question.points,
-            schedule=BUNDLED,
+            schedule=subject.schedule,
             samples=question.samples,
             relax=question.relax,
             limit=limit,
@@ -157,9 +151,9 @@ def shown(evaluation: dict[str, Any], key: str) -> str:
 
 
 def rows_of(question: Question, found: Mapping[str, list[dict[str, Any]]]) -> list[str]:
-    """Return the lines of a question: all crystals at once with every seed's figures, or in bins."""
+    """Return the lines of a question: all crystals at once with every seed's figures, or in bins with changes."""
     if question.samples > 1 or question.relax:
-        keys = [key for key in SHOWN if found["base"][0]["metrics"].get(key) is not None]
+        keys = [key for key in SHOWN if found[BASE][0]["metrics"].get(key) is not None]
         lines = [f"| | seed | {' | '.join(keys)} |", "|---|" + "---|" * (len(keys) + 1)]
         lines += [
             f"| {way} | {seed} | {' | '.join(shown(one, key) for key in keys)} |"
@@ -167,7 +161,13 @@ def rows_of(question: Question, found: Mapping[str, list[dict[str, Any]]]) -> li
             for seed, one in enumerate(of)
         ]
         return lines
-    return [line for way, of in found.items() for line in ("", f"{way}:", "", *by_size.table(together(of)))]
+    lines = []
+    for way, of in found.items():
+        lines += ["", f"{way}:", "", *by_size.table(together(of)), ""]
+        if way != BASE:
+            before, after = ({"per_structure": together(each)} for each in (found[BASE] * len(of), of))
+            lines += [f"- from {BASE}, paired: {change}" for change in changes(before, after)]
+    return lines
 
 
 def main() -> None:
@@ -183,18 +183,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     potentials = {"teacher": arguments.teacher, "second": arguments.second, "bundled": BUNDLED}
-    models: dict[str, list[str | Path]] = {"base": [as_base(BUNDLED)]}
+    base = as_base(BUNDLED)
+    subjects = {BASE: [Subject(base)], "base, schedule by hand": [Subject(base, OWN)]}
     for name in arguments.ways:
         folders = {seed: arguments.out / f"{name.replace(' ', '_')}_{seed}" for seed in arguments.seeds}
-        models[name] = [
-            reinforce(WAYS[name], seed, arguments.crystals, 3600 * arguments.hours, folder)
+        subjects[name] = [
+            Subject(reinforce(WAYS[name], seed, arguments.crystals, 3600 * arguments.hours, folder))
             for seed, folder in folders.items()
         ]
     lines: list[str] = []
     for question in QUESTIONS:
-        found = {
-            name: [evaluate(model, question, arguments, potentials) for model in of] for name, of in models.items()
-        }
+        found = {name: [evaluate(one, question, arguments, potentials) for one in of] for name, of in subjects.items()}
         lines += ["", f"## {question}", "", *rows_of(question, found)]
         write_text(arguments.out / "tables.md", "\n".join(lines).strip() + "\n")
     print("\n".join(lines))

@@ -58,7 +58,8 @@ def test_a_reinforced_model(trained: TrainResult, workshop: Workshop, command: C
     assert "twice (base and policy)" in said["network"]
     assert said["noise"] == "pos kind sqrt, a 0.1668"
     assert (said["active"], said["potential"]) == ("pos (velocity policy)", str(workshop.potential))
-    assert (said["command"], said["base_provenance.command"]) == ("train", "pretrain")
+    assert (said["command"], said["base_provenance"].split(",")[0]) == ("train", "command pretrain")
+    assert "torch " in said["versions"] and "torch " in said["base_provenance.versions"]
 
 
 def test_the_bundled_model_and_a_folder_that_is_none(

@@ -3,34 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-import omatg_ray as og
 from omatg_ray.assets import crystals
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
-
-
-def test_a_run_ends_with_its_processor_time_of_which_validations_take_none() -> None:
-    from real import Budget
-
-    budget = Budget(0.2)
-    budget.iterated(1, {})
-    spend(0.3)
-    assert budget.validated(1, {})["processor_seconds"] < 0.2
-    budget.iterated(2, {})
-    spend(0.3)
-    with pytest.raises(og.StopRun, match="processor time"):
-        budget.iterated(3, {})
-
-
-def spend(seconds: float) -> None:
-    end = time.process_time() + seconds
-    while time.process_time() < end:
-        pass
 
 
 def test_seeds_are_taken_together_row_by_row() -> None:

@@ -1,28 +1,27 @@
 """Learning curves of ways to reinforce the bundled model, over processor seconds and over energies.
 
-    python scripts/benchmarks/learning_curves.py --seeds 0 1 2 --out runs/curves --figure docs/figures/curves.svg
+    python scripts/studies/learning_curves.py --seeds 0 1 2 --out runs/curves --figure docs/figures/curves.svg
 
 Every way starts from the bundled schedule and generates at 10 grid points. Processor seconds are those of this process,
 which has one thread, without validations. An energy with its gradient counts as three. Curves are the capped mean over
 all validation crystals; the table says when each way first reached what policy gradients end at, seed by seed. Finished
-runs are kept, and only drawn again.
+runs are kept and only drawn again; an interrupted one goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from study_run import SECONDS, finish
+
 import omatg_ray as og
 from omatg_ray.run.location import PROTOTYPES
-from omatg_ray.run.metrics import read_metrics
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SECONDS, ENERGIES = "processor_seconds", "energies"
+ENERGIES = "energies"
 SCORE = "relative_energy_mean_capped"
 PER_GRADIENT = 3
 ON_PROTOTYPES = [f"{key}={PROTOTYPES}" for key in ("base", "reward.potential", "policy.schedule_from")]
@@ -51,35 +50,15 @@ WAYS = {
 }
 
 
-class Cost(og.Callback):
-    """Counts what a run has cost when it validates."""
-
-    def __init__(self, per_iteration: int) -> None:
-        self.per_iteration, self.seconds, self.since = per_iteration, 0.0, time.process_time()
-
-    def iterated(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Add the processor time since the last iteration or validation."""
-        now = time.process_time()
-        self.seconds, self.since = self.seconds + now - self.since, now
-
-    def validated(self, iteration: int, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Log what was spent; the validation itself does not count."""
-        self.since = time.process_time()
-        return {SECONDS: self.seconds, ENERGIES: float(iteration * self.per_iteration)}
-
-
 def measure(way: Way, seed: int, run: Path) -> list[dict[str, float]]:
     """Return the validations of a run, which is made if there is none."""
-    if not (run / "finished").exists():
-        keys = [f"seed={seed}", f"run={run}", "threads=1", "test=false", "validation.limit=null", "iterations=90"]
-        config = og.Config.load(
-            CONFIGS / f"{way.config}.yaml", [*keys, *ON_PROTOTYPES, f"validation.every={way.every}", *way.keys]
-        )
-        energies = config.rollout.groups * config.rollout.group_size
-        energies *= PER_GRADIENT if config.objective.reward_gradient else 1
-        og.train(config, callback=Cost(energies), progress=False)
-        (run / "finished").touch()
-    return [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "validation"]
+    keys = [f"seed={seed}", f"run={run}", "threads=1", "test=false", "validation.limit=null", "iterations=90"]
+    config = og.Config.load(
+        CONFIGS / f"{way.config}.yaml", [*keys, *ON_PROTOTYPES, f"validation.every={way.every}", *way.keys]
+    )
+    energies = config.rollout.groups * config.rollout.group_size
+    energies *= PER_GRADIENT if config.objective.reward_gradient else 1
+    return [{**row, ENERGIES: float(row["step"] * energies)} for row in finish(config, progress=False)]
 
 
 def first_at(curve: list[dict[str, float]], score: float) -> dict[str, float] | None:
