@@ -310,6 +310,7 @@ def _s3(bucket: str) -> FileSystem:
         parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
         where = {"scheme": parts.scheme, "endpoint_override": parts.netloc + parts.path.rstrip("/")}
     return S3FileSystem(
+        allow_delayed_open=True,  # one request for a small file, not three
         connect_timeout=CONNECT_SECONDS,
         request_timeout=ANSWER_SECONDS,
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),

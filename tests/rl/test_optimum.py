@@ -47,7 +47,7 @@ def length_reward(crystals: CrystalBatch) -> Tensor:
         # Both atoms take the noise of the last step in three components each.
         pytest.param("pos", [55, 17], separation_reward, 6, 0.1, 200, -0.2, 0.02, marks=pytest.mark.long),
         # To leading order a length feels the noise along its vector alone.
-        ("cell", [13], length_reward, 3, 0.2, 150, -0.4, 0.02),
+        ("cell", [13], length_reward, 3, 0.2, 90, -0.4, 0.02),
     ],
 )
 def test_the_policy_gradient_finds_the_optimum(
