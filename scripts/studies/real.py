@@ -78,6 +78,9 @@ QUESTIONS = [
     *(Question(points, "bundled", samples=8, share=4) for points in (10, 50)),
     *(Question(points, "bundled", relax=100, share=4) for points in (10, 50)),
 ]
+CLOSE = 0.05
+"""eV/atom."""
+FATES = ("match", *(f"other, {where}" for where in ("lower", "as low (0.05 eV/atom)", "higher")), "invalid")
 SHOWN = (
     "match_rate",
     "metre",
@@ -151,7 +154,7 @@ def shown(evaluation: dict[str, Any], key: str) -> str:
 
 
 def rows_of(question: Question, found: Mapping[str, list[dict[str, Any]]]) -> list[str]:
-    """Return the lines of a question: all crystals at once with every seed's figures, or in bins with changes."""
+    """Return the lines of a question: every seed's figures and what became of the crystals, or bins with changes."""
     if question.samples > 1 or question.relax:
         keys = [key for key in SHOWN if found[BASE][0]["metrics"].get(key) is not None]
         lines = [f"| | seed | {' | '.join(keys)} |", "|---|" + "---|" * (len(keys) + 1)]
@@ -160,6 +163,12 @@ def rows_of(question: Question, found: Mapping[str, list[dict[str, Any]]]) -> li
             for way, of in found.items()
             for seed, one in enumerate(of)
         ]
+        if question.relax:
+            lines += ["", f"| | {' | '.join(FATES)} |", f"|{'---|' * (len(FATES) + 1)}"]
+            shares = {way: fates(together(of)) for way, of in found.items()}
+            lines += [
+                f"| {way} | {' | '.join(f'{each[fate]:.3f}' for fate in FATES)} |" for way, each in shares.items()
+            ]
         return lines
     lines = []
     for way, of in found.items():
@@ -168,6 +177,19 @@ def rows_of(question: Question, found: Mapping[str, list[dict[str, Any]]]) -> li
             before, after = ({"per_structure": together(each)} for each in (found[BASE] * len(of), of))
             lines += [f"- from {BASE}, paired: {change}" for change in changes(before, after)]
     return lines
+
+
+def fates(each: Mapping[str, list[Any]]) -> dict[str, float]:
+    """Return the shares of relaxed crystals that match their reference, or why not: see `FATES`."""
+    counts = dict.fromkeys(FATES, 0)
+    for match, energy in zip(each["relaxed_rmse"], each["relaxed_relative_energy"], strict=True):
+        if match is not None:
+            counts[FATES[0]] += 1
+        elif energy is None:
+            counts[FATES[4]] += 1
+        else:
+            counts[FATES[1 if energy < -CLOSE else 2 if energy <= CLOSE else 3]] += 1
+    return {fate: count / len(each["relaxed_rmse"]) for fate, count in counts.items()}
 
 
 def main() -> None:

@@ -20,6 +20,15 @@ def test_seeds_are_taken_together_row_by_row() -> None:
     assert together([one, other]) == {"id": ["a", "b", "a", "b"], "rmse": [0.1, None, None, 0.2]}
 
 
+def test_crystals_that_do_not_match_are_sorted_by_their_energies() -> None:
+    from real import FATES, fates
+
+    rmse = [0.1, None, None, None, None, 0.2, None, None]
+    energy = [0.3, -0.06, -0.04, 0.04, 0.06, None, None, 2.0]
+    found = fates({"relaxed_rmse": rmse, "relaxed_relative_energy": energy})
+    assert [8 * found[fate] for fate in FATES] == [2, 1, 2, 2, 1]
+
+
 @pytest.mark.long
 def test_the_study_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import real
@@ -37,5 +46,6 @@ def test_the_study_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     real.main()
     tables = (tmp_path / "out" / "tables.md").read_text()
     assert tables.count("\n## ") == len(real.QUESTIONS) - 1 and "reward gradient:" in tables and "coverage" in tables
+    assert "| match | other, lower |" in tables and "from base, learned schedule, paired: match rate" in tables
     real.main()
     assert (tmp_path / "out" / "tables.md").read_text() == tables
