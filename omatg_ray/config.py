@@ -265,17 +265,32 @@ class Config(Settings):
                 f"objective.reward_gradient.transitions = {by.transitions}: trajectories over {points} grid points "
                 f"have {points - 1} Euler steps"
             )
-        matching, kind = self.objective.flow_matching, variant(self.policy.variant)
-        if matching is not None and (kind.learns_schedule or kind.stochastic):
-            what = "its denoiser would go its own way" if kind.stochastic else "it leaves these as they are"
+        matched = {"flow_matching": self.objective.flow_matching, "replay": self.objective.replay}
+        kind = variant(self.policy.variant)
+        for name, settings in matched.items():
+            if settings is None:
+                continue
+            if kind.learns_schedule or kind.stochastic:
+                what = "its denoiser would go its own way" if kind.stochastic else "it leaves these as they are"
+                raise ValueError(
+                    f"objective.{name}: it trains velocities, and {what} with policy.variant={self.policy.variant}; "
+                    f"set objective.{name}=null, or take policy.variant=velocity"
+                )
+            if not any(settings.weight.of(field) for field in self.policy.active):
+                raise ValueError(
+                    f"objective.{name}.weight: it is 0 for all active fields ({', '.join(self.policy.active)}); "
+                    f"give one of them a weight, or set objective.{name}=null"
+                )
+        replay = self.objective.replay
+        if replay is not None and replay.relax and self.reward.potential is None:
             raise ValueError(
-                f"objective.flow_matching: it trains velocities, and {what} with policy.variant={self.policy.variant}; "
-                "set objective.flow_matching=null, or take policy.variant=velocity"
+                "objective.replay.relax: relaxing needs a potential; name one (reward.potential=...), or set "
+                "objective.replay.relax=0"
             )
-        if matching is not None and not any(matching.weight.of(field) for field in self.policy.active):
+        if by is None and replay is None and not self.by_policy:
             raise ValueError(
-                f"objective.flow_matching.weight: it is 0 for all active fields ({', '.join(self.policy.active)}); "
-                "give one of them a weight, or set objective.flow_matching=null"
+                "objective.policy_weight: it is 0 for all active fields, so nothing would be learned from rewards; "
+                "give one a weight, or set objective.reward_gradient or objective.replay"
             )
         if self.rollout.group_size == 1 and self.by_policy:
             without = [name for name, offered in self.reward.differentiable.items() if not offered]
@@ -290,7 +305,12 @@ class Config(Settings):
 
     @property
     def by_policy(self) -> bool:
-        """Whether the policy gradient is used: without reward gradients, and for rewards without a gradient."""
+        """Whether the policy gradient is used: without reward gradients, and for rewards without a gradient.
+
+        A replay learns from all rewards, so beside one the policy gradient may have no weight.
+        """
+        if not any(self.objective.policy_weight.of(field) for field in self.policy.active):
+            return False
         return self.objective.reward_gradient is None or not all(self.reward.differentiable.values())
 
     @property

@@ -256,6 +256,15 @@ def test_flow_matching_trains_velocities() -> None:
         load("objective.flow_matching={weight: {pos: 0, cell: 1}}", "policy.active=[pos]")
     assert load("objective.flow_matching={}").objective.flow_matching is not None
     assert load().objective.flow_matching is None
+    with pytest.raises(ConfigError, match=r"objective.replay.weight: it is 0 .*objective.replay=null"):
+        load("objective.replay={weight: {pos: 0, cell: 1}}", "policy.active=[pos]")
+
+
+def test_a_replay_relaxes_with_a_potential() -> None:
+    without = ("reward.potential=null", "reward.weights={volume: 1}", "reward.volume.target=20")
+    with pytest.raises(ConfigError, match="objective.replay.relax: relaxing needs a potential"):
+        load("objective.replay={}", *without)
+    assert load("objective.replay={relax: 0}", *without).objective.replay is not None
 
 
 def test_what_is_learned_by_policy_gradient() -> None:
@@ -264,6 +273,11 @@ def test_what_is_learned_by_policy_gradient() -> None:
     assert not load(by_gradient, "rollout.group_size=1", "reward.weights={energy: 1, crmse: 0}").by_policy
     with pytest.raises(ConfigError, match="take at least 2"):
         load("rollout.group_size=1")
+    nothing = "objective.policy_weight={pos: 0, cell: 0}"
+    assert load("objective.replay={relax: 0}").by_policy
+    assert not load("objective.replay={relax: 0}", nothing, "rollout.group_size=1").by_policy
+    with pytest.raises(ConfigError, match="objective.policy_weight: it is 0 for all active fields"):
+        load(nothing)
 
 
 def test_documented_defaults_are_those_of_the_config():

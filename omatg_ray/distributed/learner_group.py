@@ -20,9 +20,7 @@ from omatg_ray.distributed.failures import ActorGone, ActorSilent, InputLost, Ob
 from omatg_ray.distributed.process_group import LearnersLostError, plan_shares, reason_of
 from omatg_ray.distributed.worker_group import LOGS, MAX_ATTEMPTS, SECONDS_TO_START, call
 from omatg_ray.errors import ClusterError
-from omatg_ray.flow.examples import Examples
-from omatg_ray.flow.process_group import share_of
-from omatg_ray.reward.gradient import Gradient
+from omatg_ray.rl.signal import Signal
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.timeline import Span
 from omatg_ray.run.versions import refuse_other
@@ -117,20 +115,14 @@ class LearnerGroup:
         self,
         items: Sequence[WorkItem],
         trajectories: Sequence[ObjectRef[Any]],
-        counted: Tensor,
-        advantage: Tensor | None,
-        gradient: Gradient | None = None,
-        examples: Examples | None = None,
+        signal: Signal,
     ) -> dict[str, float]:
         """Run all epochs on an iteration.
 
         Args:
             items: The items rolled out.
             trajectories: References to the trajectories of every item.
-            counted: Indices (b,) of the structures to learn from, over all items.
-            advantage: Their advantages (b,); None: there is no policy gradient.
-            gradient: Gradients of their rewards; None: not learned from.
-            examples: Examples of flow matching.
+            signal: What is learned from.
 
         Raises:
             InputLost: A trajectory was lost with a node; nothing was learned.
@@ -138,16 +130,13 @@ class LearnerGroup:
             ClusterError: The learners die repeatedly.
         """
         sizes = [[len(composition) for composition in item.species] for item in items]
-        shares = plan_shares(sizes, counted, len(self._actors))
+        shares = plan_shares(sizes, signal.counted, len(self._actors))
         flat = torch.tensor([size for item in sizes for size in item])
-        layout = Layout(flat[counted])
+        layout = Layout(flat[signal.counted])
         calls = [
             (
-                own,
-                None if advantage is None else advantage[positions],
-                None if gradient is None else gradient.select(positions, layout),
-                None if examples is None else examples.select(share_of(len(examples), rank, len(shares))),
-                (len(counted), 0 if examples is None else len(examples)),
+                signal.share(own, positions, layout, rank, len(shares)),
+                len(signal.counted),
                 *(trajectories[item] for item in needed),
             )
             for rank, (needed, own, positions) in enumerate(shares)

@@ -20,12 +20,12 @@ from omatg_ray.distributed.timings import Timings
 from omatg_ray.distributed.weights import PublishedWeights
 from omatg_ray.distributed.worker_group import MAX_ATTEMPTS, Request
 from omatg_ray.errors import ClusterError
-from omatg_ray.flow.examples import Examples
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.reward.gradient import Gradient
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.backend import join_state, split_state
 from omatg_ray.rl.scoring import ScoredItem
+from omatg_ray.rl.settings import ObjectiveSettings
+from omatg_ray.rl.signal import Signal
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.timeline import Timeline
 
@@ -63,10 +63,9 @@ class RayTrainingBackend:
     Args:
         actors: Actors, with rollout, reward and learner actors among them.
         model: This process's copy of the sampler; its weights follow the learners'.
-        with_base: Whether rollouts record the base network's outputs.
+        objective: What is learned, which says what rollouts record and what is scored.
         staleness: Number of versions before the current one that may still be needed.
         run: Name of the run in Ray's metrics.
-        with_gradient: Whether the gradients of rewards are learned from.
 
     Attributes:
         timeline: What the actors did in the last iteration. If iterations are sampled ahead, it is the last one with
@@ -77,16 +76,15 @@ class RayTrainingBackend:
         self,
         actors: ActorSet,
         model: FlowModel,
-        with_base: bool,
+        objective: ObjectiveSettings,
         staleness: int = 0,
         run: str = "",
-        with_gradient: bool = False,
     ) -> None:
         self._loop, self.rollout, self.reward = actors.loop, actors.pools["rollout"], actors.pools["reward"]
         assert actors.learners is not None
         self.learners: LearnerGroup = actors.learners
-        self.model, self._with_base, self._staleness = model, with_base, staleness
-        self._with_gradient = with_gradient
+        self.model, self._objective, self._staleness = model, objective, staleness
+        self._with_base = objective.needs_base(model.policy())
         self._clock = Timings((self.rollout, self.reward, self.learners), actors.startup)
         self._telemetry = Telemetry(run, actors.loop, (self.rollout, self.reward), self.learners)
         self._flights: dict[int, _Flight] = {}
@@ -136,7 +134,7 @@ class RayTrainingBackend:
             apart = torch.full((groups, members, members), math.nan) if members > 1 else None
             flight.scored[index] = ScoredItem(torch.ones(n, dtype=torch.bool), failed, item.species, apart)
 
-        arguments = (crystals, item.group_size, self._with_gradient)
+        arguments = (crystals, item.group_size, self._objective)
         self.reward.submit(Request(flight.label(index), "score", arguments, done, lost=lost, given_up=give_up))
 
     def collect(self, iteration: int) -> Sequence[ScoredItem]:
@@ -150,18 +148,11 @@ class RayTrainingBackend:
         self._telemetry.scored(scored)
         return scored
 
-    def learn(
-        self,
-        iteration: int,
-        counted: Tensor,
-        advantage: Tensor | None,
-        gradient: Gradient | None = None,
-        examples: Examples | None = None,
-    ) -> dict[str, float]:
+    def learn(self, iteration: int, signal: Signal) -> dict[str, float]:
         """Run the learners' update. All actors read its weights from where the first learner has put them."""
         self._clock.resume()
         flight = self._flights[iteration]
-        metrics = self._update(flight, counted, advantage, gradient, examples) if len(counted) else {}
+        metrics = self._update(flight, signal) if signal else {}
         self._clock.end("learn")
         del self._flights[iteration]
         self._learned = flight.items, flight.version
@@ -171,18 +162,11 @@ class RayTrainingBackend:
         self._clock.end("weights")
         return metrics
 
-    def _update(
-        self,
-        flight: _Flight,
-        counted: Tensor,
-        advantage: Tensor | None,
-        gradient: Gradient | None,
-        examples: Examples | None,
-    ) -> dict[str, float]:
+    def _update(self, flight: _Flight, signal: Signal) -> dict[str, float]:
         for _ in range(MAX_ATTEMPTS):
             trajectories = [flight.trajectories[index] for index in range(len(flight.items))]
             try:
-                return self.learners.update(flight.items, trajectories, counted, advantage, gradient, examples)
+                return self.learners.update(flight.items, trajectories, signal)
             except InputLost as error:
                 logger.warning("%s; rolling it out again", error)
                 reason = error

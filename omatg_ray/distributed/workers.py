@@ -21,12 +21,11 @@ from omatg_ray.distributed.failures import ObjectHandle, Timed
 from omatg_ray.distributed.process_group import LOOPBACK, TorchProcessGroup, open_rendezvous, rendezvous_host
 from omatg_ray.distributed.settings import Share
 from omatg_ray.errors import ClusterError, TrainingError
-from omatg_ray.flow.examples import Examples
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.reward.gradient import Gradient
 from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
+from omatg_ray.rl.signal import Signal
 from omatg_ray.rl.work import WorkItem, run_item
 from omatg_ray.run.quiet import quiet_libraries
 from omatg_ray.run.versions import software
@@ -127,13 +126,13 @@ class RewardWorker(BaseWorker):
         # A match can take forever, so it runs in a separate process that can be killed.
         self._matcher = Matcher(share.n_threads, match_timeout)
 
-    def score(self, crystals: CrystalBatch, members: int | None = None, with_gradient: bool = False) -> Timed:
+    def score(self, crystals: CrystalBatch, members: int = 1, objective: ObjectiveSettings | None = None) -> Timed:
         """Score an item's final crystals; arguments as for `omatg_ray.rl.scoring.score_item`."""
         from omatg_ray.rl.scoring import score_item
 
         start = time.perf_counter()
         assert self._scorers.reward is not None
-        scored = score_item(crystals, self._scorers.reward, members, with_gradient)
+        scored = score_item(crystals, self._scorers.reward, members, objective, self._scorers.energy)
         return Timed(scored, time.perf_counter() - start)
 
     def assess(
@@ -191,22 +190,13 @@ class LearnerWorker(BaseWorker):
         return Timed(None, time.perf_counter() - start)
 
     def update(
-        self,
-        counted: Tensor,
-        advantage: Tensor | None,
-        gradient: Gradient | None,
-        examples: Examples | None,
-        totals: tuple[int, int],
-        *trajectories: Trajectory,
+        self, signal: Signal, total: int, *trajectories: Trajectory
     ) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None, Timed]:
         """Run all epochs on this learner's share of an iteration.
 
         Args:
-            counted: Indices (b,) of the structures to learn from, over all `trajectories`; may be empty.
-            advantage: Their advantages (b,); None: there is no policy gradient.
-            gradient: Gradients of their rewards; None: not learned from.
-            examples: Its examples of flow matching; None or empty: none.
-            totals: Numbers of structures and of examples that all learners learn from.
+            signal: Its share (`Signal.share`), of structures of these `trajectories`; may be empty.
+            total: Number of structures that all learners learn from.
             trajectories: Trajectories of the share, see `plan_shares`.
 
         Returns:
@@ -219,10 +209,11 @@ class LearnerWorker(BaseWorker):
         """
         start = time.perf_counter()
         try:
-            part = Trajectory.cat(trajectories).select(counted).to(self.device) if len(counted) else None
-            if examples is not None:
-                examples = examples.to(self.device) if len(examples) else None
-            metrics = self._learner.update(part, advantage, totals[0], gradient, examples, totals[1])
+            counted, part = signal.counted, None
+            if len(counted):
+                part = Trajectory.cat(trajectories).select(counted).to(self.device)
+            examples = signal.examples_on(self.device)
+            metrics = self._learner.update(part, signal.advantage, total, signal.gradient, examples)
         except TrainingError:
             raise
         except BaseException:

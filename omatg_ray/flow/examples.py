@@ -25,11 +25,13 @@ class Examples:
         state: States x_t.
         t: Their times (B,).
         velocity: Target velocities ∂_t x_t: pos (sum N, 3) in fractional units, cell (B, 3, 3) in Å.
+        weight: Weight of each in the loss: one over the number that were drawn together.
     """
 
     state: CrystalBatch
     t: Tensor
     velocity: Fields
+    weight: float
 
     def __len__(self) -> int:
         return len(self.t)
@@ -38,12 +40,12 @@ class Examples:
         """Return some examples, given by indices (b,) into 0 … B − 1."""
         atoms = self.state.layout.atoms_of(rows)
         velocity: Fields = {"pos": self.velocity["pos"][atoms], "cell": self.velocity["cell"][rows]}
-        return Examples(self.state.select(rows), self.t[rows], velocity)
+        return Examples(self.state.select(rows), self.t[rows], velocity, self.weight)
 
     def to(self, device: torch.device | str) -> Examples:
         """Return the examples on a device."""
         velocity: Fields = {name: self.velocity[name].to(device) for name in FIELDS}
-        return Examples(self.state.to(device), self.t.to(device), velocity)
+        return Examples(self.state.to(device), self.t.to(device), velocity, self.weight)
 
 
 def draw_examples(
@@ -71,4 +73,4 @@ def draw_examples(
         shapes = [(n, 3) if field == "pos" else (1, 3, 3) for n in crystals.layout.sizes]
         z[field] = torch.cat([torch.randn(shape, generator=rng) for rng, shape in zip(draws, shapes, strict=True)])
     state, velocity = interpolate(paths, x_0, crystals, t, z)
-    return Examples(state, t, velocity)
+    return Examples(state, t, velocity, 1.0 / len(t))

@@ -9,13 +9,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from omatg_ray.flow.examples import Examples
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.reward.gradient import Gradient
+from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.protocol import Reward
 from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.scoring import ScoredItem, score_item
+from omatg_ray.rl.signal import Signal
 from omatg_ray.rl.work import WorkItem, run_item
 
 OLDER = "version."
@@ -40,22 +40,12 @@ class TrainingBackend(Protocol):
     def collect(self, iteration: int) -> Sequence[ScoredItem]:
         """Return the scores of a submitted iteration, item by item, once all are there."""
 
-    def learn(
-        self,
-        iteration: int,
-        counted: Tensor,
-        advantage: Tensor | None,
-        gradient: Gradient | None = None,
-        examples: Examples | None = None,
-    ) -> dict[str, float]:
-        """Update the weights to version `iteration` + 1.
+    def learn(self, iteration: int, signal: Signal) -> dict[str, float]:
+        """Update the weights to version `iteration` + 1; without a signal they stay.
 
         Args:
             iteration: A collected iteration.
-            counted: Indices (b,) of the structures to learn from, over all its items; if empty, the weights stay.
-            advantage: Their advantages (b,); None: no policy gradient.
-            gradient: Gradients of their rewards; None: not learned from.
-            examples: Examples of flow matching, on the CPU.
+            signal: What is learned from it.
 
         Returns:
             The metrics of `Learner.update`; empty if there was nothing to learn from.
@@ -105,10 +95,19 @@ class LocalTrainingBackend:
         model: The sampler, whose learned weights the learner updates.
         reward: Scores the crystals.
         staleness: Number of versions before the current one that may still be needed.
+        energy: Relaxes crystals for the replay, if its settings ask for that.
     """
 
-    def __init__(self, learner: Learner, model: FlowModel, reward: Reward, staleness: int = 0) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        model: FlowModel,
+        reward: Reward,
+        staleness: int = 0,
+        energy: MatGLEnergy | None = None,
+    ) -> None:
         self.learner, self.model, self.reward, self._staleness = learner, model, reward, staleness
+        self._energy = energy
         self._seconds = dict.fromkeys(("time_rollout", "time_reward", "time_learn"), 0.0)
         self._submitted: dict[int, tuple[Sequence[WorkItem], int]] = {}
         self._trajectories: dict[int, list[Trajectory]] = {}
@@ -136,30 +135,22 @@ class LocalTrainingBackend:
         start = self._add_time("time_rollout", start)
         objective = self.learner.objective
         scored = [
-            score_item(trajectory.final(), self.reward, item.group_size, objective.reward_gradient is not None)
+            score_item(trajectory.final(), self.reward, item.group_size, objective, self._energy)
             for item, trajectory in zip(items, trajectories, strict=True)
         ]
         self._add_time("time_reward", start)
         return scored
 
-    def learn(
-        self,
-        iteration: int,
-        counted: Tensor,
-        advantage: Tensor | None,
-        gradient: Gradient | None = None,
-        examples: Examples | None = None,
-    ) -> dict[str, float]:
+    def learn(self, iteration: int, signal: Signal) -> dict[str, float]:
         start = self._now()
         trajectories = self._trajectories.pop(iteration)
         if self._staleness:
             self._older[self._version] = copy_weights(self.model.learned)
         metrics = {}
-        if len(counted):
-            examples = None if examples is None else examples.to(self.model.device)
-            metrics = self.learner.update(
-                Trajectory.cat(trajectories).select(counted), advantage, gradient=gradient, examples=examples
-            )
+        if signal:
+            counted = Trajectory.cat(trajectories).select(signal.counted) if len(signal.counted) else None
+            examples = signal.examples_on(self.model.device)
+            metrics = self.learner.update(counted, signal.advantage, gradient=signal.gradient, examples=examples)
         self._version = iteration + 1
         self._older = {v: weights for v, weights in self._older.items() if v >= self._version - self._staleness}
         self._add_time("time_learn", start)

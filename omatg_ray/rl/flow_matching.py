@@ -1,4 +1,4 @@
-"""Flow matching on training crystals beside an update: which crystals, and the loss."""
+"""Flow matching beside an update: on which training crystals, and the loss."""
 
 from __future__ import annotations
 
@@ -46,25 +46,27 @@ class TrainingCrystals:
 
 
 def matching_loss(
-    policy: Policy, examples: Examples, weights: FieldWeights, weight: float
+    policy: Policy, examples: Examples, weights: FieldWeights, source: str
 ) -> tuple[Tensor, dict[str, float]]:
-    """Compute weight · Σ over examples of the weighted squared errors of the active fields' velocities.
+    """Compute the sum over examples, times their weight, of the weighted squared errors of the active velocities.
 
     Args:
         policy: Policy whose network predicts the velocities.
         examples: Examples on its device.
         weights: Weights of the fields.
-        weight: Factor of every example.
+        source: Where the examples come from, for the names of the statistics.
 
     Returns:
-        The loss; and, times `weight`, the sums of the unweighted errors, `matching_pos` in fractional units squared and
-        `matching_cell` in Å², each a mean over the components of a structure.
+        The loss; and the same without the weights of the fields, field by field: `<source>_pos` in fractional units
+        squared and `<source>_cell` in Å², each a mean over the components of a structure.
     """
     outputs = policy.outputs(examples.state, examples.t)
     loss, stats = torch.zeros((), dtype=examples.t.dtype, device=examples.t.device), dict[str, float]()
     for name in policy.active:
         squares = (outputs[VELOCITY[name]] - examples.velocity[name]).square().flatten(1).mean(1)
-        error = weight * (examples.state.layout.mean(squares[:, None]).sum() if name == "pos" else squares.sum())
+        of_each = examples.state.layout.mean(squares[:, None]) if name == "pos" else squares
+        of_each = examples.state.layout.mean(squares[:, None]) if name == "pos" else squares
+        error = examples.weight * of_each.sum()
         loss = loss + weights.of(name) * error
-        stats[f"matching_{name}"] = float(error.detach())
+        stats[f"{source}_{name}"] = float(error.detach())
     return loss, stats

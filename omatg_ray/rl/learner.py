@@ -26,7 +26,7 @@ from omatg_ray.rl.loss import Loss
 from omatg_ray.rl.microbatch import Cut, Microbatch, Part, spans_by_pairs
 from omatg_ray.rl.pathwise import Pathwise
 from omatg_ray.rl.rollout import Trajectory
-from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
+from omatg_ray.rl.settings import MATCHING, LearnerSettings, ObjectiveSettings
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
 
 logger = logging.getLogger(__name__)
@@ -97,8 +97,7 @@ class Learner:
         advantage: Tensor | None,
         total: int | None = None,
         gradient: Gradient | None = None,
-        examples: Examples | None = None,
-        n_examples: int | None = None,
+        examples: Mapping[str, Examples] | None = None,
     ) -> dict[str, float]:
         """Run all epochs on one iteration's trajectories, or on this learner's part of them.
 
@@ -109,8 +108,7 @@ class Learner:
             advantage: (B,); None: there is no policy gradient.
             total: Counted structures of all learners; by default those of `trajectory`.
             gradient: Gradients of their rewards, learned from as `objective.reward_gradient` says.
-            examples: This learner's part of the flow-matching examples, with `objective.flow_matching`.
-            n_examples: Examples of all learners; by default those of `examples`.
+            examples: This learner's part of the flow-matching examples, by source (`objective.matching_weight`).
 
         Returns:
             Over the structures of all learners, means over epochs of `loss`, `grad_norm` and, per active field,
@@ -126,11 +124,10 @@ class Learner:
                 the same.
         """
         part = None if trajectory is None else Part(trajectory, advantage, total or len(trajectory), gradient)
-        n_examples = n_examples or (0 if examples is None else len(examples))
         report, norms, reports = Report(), 0.0, list[Report]()
         for epoch in range(self.settings.epochs):
             try:
-                report = self._gradients(part, examples, n_examples, report, first=epoch == 0)
+                report = self._gradients(part, examples or {}, report, first=epoch == 0)
             except TrainingError as error:
                 report = Report(error=str(error))
             report.graded = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
@@ -158,9 +155,7 @@ class Learner:
         changed = {"microbatch_pairs": pairs} if pairs < self.settings.microbatch_pairs else {}
         return means | {"log_ratio_max": max(each.log_ratio_max for each in reports)} | changed
 
-    def _gradients(
-        self, part: Part | None, examples: Examples | None, n_examples: int, before: Report, first: bool
-    ) -> Report:
+    def _gradients(self, part: Part | None, examples: Mapping[str, Examples], before: Report, first: bool) -> Report:
         """Compute an epoch's gradients in microbatches that fit into memory; return the statistics including it."""
         while True:
             self.optimizer.zero_grad(set_to_none=True)
@@ -174,11 +169,11 @@ class Learner:
                         cut = span, slice(0, 1)
                         assert self.pathwise is not None
                         _add(report.sums, self.pathwise.accumulate(*part.replay(span)))
-                if examples is not None:
-                    crystals = examples.state
+                for source, of in examples.items():
+                    crystals = of.state
                     for span in spans_by_pairs(crystals.layout.sizes, self.microbatch_pairs):
                         cut = span, slice(0, 1)
-                        self._match(examples.select(torch.arange(span.start, span.stop)), n_examples, report)
+                        self._match(source, of.select(torch.arange(span.start, span.stop)), report)
             except RuntimeError as error:
                 if cut is None or not _is_out_of_memory(error):
                     raise
@@ -192,15 +187,14 @@ class Learner:
             # Not in the handler: until it ends, the traceback keeps the microbatch's tensors alive.
             self._halve(crystals, cut, reason)
 
-    def _match(self, examples: Examples, n_examples: int, report: Report) -> None:
+    def _match(self, source: str, examples: Examples, report: Report) -> None:
         """Add the gradients and statistics of flow matching on some examples."""
-        matching = self.objective.flow_matching
-        assert matching is not None, "examples without objective.flow_matching"
-        loss, stats = matching_loss(self.policy, examples, matching.weight, 1.0 / n_examples)
+        loss, stats = matching_loss(self.policy, examples, self.objective.matching_weight(source), source)
         if not torch.isfinite(loss):
+            key = "objective.flow_matching" if source == MATCHING else "objective.replay"
             raise TrainingError(
-                "the loss of flow matching is not finite for training crystals of compositions "
-                f"{_join_formulas(examples.state.formulas())}; lower learner.lr or objective.flow_matching.weight"
+                f"the loss of flow matching ({key}) is not finite for crystals of compositions "
+                f"{_join_formulas(examples.state.formulas())}; lower learner.lr or {key}.weight"
             )
         loss.backward()
         _add(report.sums, stats)
@@ -261,14 +255,14 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return tried
 
-    def trial_of_matching(self, examples: Examples) -> Trial:
+    def trial_of_matching(self, source: str, examples: Examples) -> Trial:
         """Time one microbatch of flow matching without an update."""
         span = spans_by_pairs(examples.state.layout.sizes, self.microbatch_pairs)[0]
         tried = examples.select(torch.arange(span.start, span.stop))
         for _ in range(2):  # the first one warms up
             start = time.perf_counter()
             with saved_bytes() as saved:
-                self._match(tried, len(tried), Report())
+                self._match(source, tried, Report())
             elapsed = time.perf_counter() - start
         self.optimizer.zero_grad(set_to_none=True)
         return Trial(elapsed, sum(saved.values()), int(tried.state.n_atoms.square().sum()))

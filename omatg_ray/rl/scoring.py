@@ -11,11 +11,14 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch, Layout
 from omatg_ray.errors import TrainingError
+from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.gradient import Gradient
 from omatg_ray.reward.protocol import REWARD, Reward, RewardResult, reward_of_known
 from omatg_ray.reward.settings import SECOND
 from omatg_ray.rl.advantage import Advantages, spread_within
 from omatg_ray.rl.divergence import CORRELATION, SHIFT, rank_correlation
+from omatg_ray.rl.replay import Best, best_of
+from omatg_ray.rl.settings import ObjectiveSettings
 from omatg_ray.rl.work import WorkItem
 
 # Occasional failures of a reward are left out; a reward that fails more often than this is broken. The same holds for
@@ -33,16 +36,22 @@ class ScoredItem:
         result: Rewards and values; the reward is NaN where it failed and where the crystal is not finite.
         compositions: Atomic numbers of every crystal.
         distance: Distances between the members of every group (groups, members, members); None if not requested.
+        best: The best members of every group, for the replay; None if not requested.
     """
 
     finite: Tensor
     result: RewardResult
     compositions: Sequence[tuple[int, ...]]
     distance: Tensor | None = None
+    best: Best | None = None
 
 
 def score_item(
-    crystals: CrystalBatch, reward: Reward, members: int | None = None, with_gradient: bool = False
+    crystals: CrystalBatch,
+    reward: Reward,
+    members: int = 1,
+    objective: ObjectiveSettings | None = None,
+    energy: MatGLEnergy | None = None,
 ) -> ScoredItem:
     """Score the final crystals of an item.
 
@@ -52,9 +61,13 @@ def score_item(
     Args:
         crystals: B crystals.
         reward: Scores each crystal by itself.
-        members: Size of the item's groups, within which crystals are then compared (`group_distances`).
-        with_gradient: Whether the gradient of the reward is needed; a trajectory that overflowed has none.
+        members: Size of the item's groups, within which crystals are compared (`group_distances`).
+        objective: Says whether the gradient of the reward is needed, of which a trajectory that overflowed has none,
+            and what is kept for the replay; None: neither.
+        energy: Relaxes what is kept for the replay.
     """
+    with_gradient = objective is not None and objective.reward_gradient is not None
+    replay = None if objective is None else objective.replay
     finite = crystals.layout.sum((~crystals.pos.isfinite()).sum(-1)).eq(0) & crystals.cell.flatten(1).isfinite().all(-1)
     finite = finite.cpu()
     compositions = list(map(tuple, crystals.atomic_numbers))
@@ -63,12 +76,13 @@ def score_item(
         name: each.times(finite.double(), crystals.layout) for name, each in result.gradients.items() if name == REWARD
     }
     distance = None
-    if members is not None and members > 1:
+    if members > 1:
         from omatg_ray.reward.fingerprint import group_distances
 
         distance = group_distances(crystals, members)
     scored = replace(result, reward=result.reward.where(finite, math.nan), gradients=gradients)
-    return ScoredItem(finite, scored, compositions, distance)
+    best = None if replay is None else best_of(crystals, scored.reward, members, replay, reward, energy)
+    return ScoredItem(finite, scored, compositions, distance, best)
 
 
 def rewards_of(items: Sequence[WorkItem], scored: Sequence[ScoredItem]) -> Tensor:

@@ -155,6 +155,8 @@ class AdvantageSettings(Settings):
         return self
 
 
+MATCHING, REPLAY = "matching", "replay"
+"""Sources of examples of flow matching: training crystals, and the best crystals found so far."""
 PositionReduction = Literal["none", "per_structure", "per_atom"]
 
 
@@ -200,6 +202,27 @@ class FlowMatchingSettings(Settings):
     )
 
 
+class ReplaySettings(Settings):
+    """Flow matching on the best crystals found so far: expert iteration (`rl/replay.py`)."""
+
+    crystals: int = Field(64, ge=1, description="examples per iteration, of compositions in turn")
+    keep: int = Field(2, ge=1, description="distinct crystals kept of each composition, the best ones")
+    relax: int = Field(
+        5,
+        ge=0,
+        description="relaxation steps of every crystal before it is compared, rewarded anew and kept; 0: as generated",
+    )
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        description="T of the weights exp(R / T) with which the kept crystals of a composition are drawn, in units of "
+        "the reward (energies: eV/atom); 0: only the best. Higher ones keep more polymorphs",
+    )
+    weight: FieldWeights = Field(
+        FieldWeights(pos=1.0, cell=0.05), description="weight of the squared error of the velocity, as flow_matching's"
+    )
+
+
 class ObjectiveSettings(Settings):
     """Loss of a step: a weighted sum of clipped surrogate, KL to the frozen base, entropy and distillation."""
 
@@ -234,6 +257,17 @@ class ObjectiveSettings(Settings):
         description="beside the rewards, match the flow of training crystals, at the times at which the policy acts: "
         "what the base learned of known crystals is kept; null: no",
     )
+    replay: ReplaySettings | None = Field(
+        None,
+        description="match the flow of the best crystals found so far, which chooses basins; null: no. With weights of "
+        "the policy gradient of 0 and without reward gradients, nothing else is learned from",
+    )
+
+    def matching_weight(self, source: str) -> FieldWeights:
+        """Return the weights of examples from a source: MATCHING or REPLAY."""
+        settings = self.flow_matching if source == MATCHING else self.replay
+        assert settings is not None, f"examples without the settings of {source}"
+        return settings.weight
 
     def needs_base(self, policy: Policy) -> bool:
         """Return whether rollouts must record the base's outputs; only a KL or distillation with weight needs them."""

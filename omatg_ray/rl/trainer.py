@@ -10,8 +10,10 @@ from omatg_ray.crystal.batch import Layout
 from omatg_ray.rl.advantage import group_advantages, spread_within
 from omatg_ray.rl.backend import TrainingBackend
 from omatg_ray.rl.flow_matching import TrainingCrystals
+from omatg_ray.rl.replay import Replay
 from omatg_ray.rl.scoring import distances_of, gradient_of, mean_distance, rest_of, reward_metrics, rewards_of
-from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
+from omatg_ray.rl.settings import MATCHING, REPLAY, AdvantageSettings, RolloutSettings
+from omatg_ray.rl.signal import Signal
 from omatg_ray.rl.work import WorkItem, plan_iteration
 
 
@@ -33,6 +35,7 @@ class Trainer:
         by_policy: Whether the policy gradient is used.
         by_gradient: Whether the gradients of rewards are used, for the rewards that have one.
         training_crystals: Crystals whose flow is matched beside the rewards; None: none.
+        replay: Keeps the best crystals found, whose flow is matched; None: none.
     """
 
     def __init__(
@@ -47,11 +50,12 @@ class Trainer:
         by_policy: bool = True,
         by_gradient: bool = False,
         training_crystals: TrainingCrystals | None = None,
+        replay: Replay | None = None,
     ) -> None:
         self.settings, self.compositions, self.advantage = settings, compositions, advantage
         self.backend, self.seed, self.total, self.iteration = backend, seed, total, iteration
         self.by_policy, self.by_gradient = by_policy, by_gradient
-        self.training_crystals = training_crystals
+        self.training_crystals, self.replay = training_crystals, replay
         self._ahead: dict[int, list[WorkItem]] = {}
 
     def step(self) -> dict[str, float]:
@@ -85,9 +89,15 @@ class Trainer:
             sizes = torch.tensor([len(species) for item in scored for species in item.compositions])
             gradient = gradient_of(scored).select(rows, Layout(sizes))
         advantage = None if advantages is None else advantages.values.flatten()[rows]
-        source = self.training_crystals if len(rows) else None
-        examples = None if source is None else source.examples(self.iteration)
-        metrics |= self.backend.learn(self.iteration, rows, advantage, gradient, examples)
+        examples = {}
+        if self.replay is not None:
+            self.replay.add(item.best for item in scored if item.best is not None)
+            metrics |= {"replay_crystals": float(len(self.replay)), "replay_reward": self.replay.reward}
+            if (replayed := self.replay.examples(self.iteration)) is not None:
+                examples[REPLAY] = replayed
+        if self.training_crystals is not None and (len(rows) or examples):
+            examples[MATCHING] = self.training_crystals.examples(self.iteration)
+        metrics |= self.backend.learn(self.iteration, Signal(rows, advantage, gradient, examples))
         self.iteration += 1
         return metrics | self.backend.timings()
 

@@ -58,10 +58,9 @@ def run_backend(config: Config, parts: RunComponents, progress: bool, inside: bo
         training = RayTrainingBackend(
             actors,
             model,
-            objective.needs_base(model.policy()),
+            objective,
             staleness,
             name,
-            with_gradient=objective.reward_gradient is not None,
         )
         evaluate = RayEvaluationBackend(actors, parts.scorers.energy, rewarded)
         yield Backend(evaluate, training, lambda: actors.info, lambda: training.timeline)
@@ -70,7 +69,7 @@ def run_backend(config: Config, parts: RunComponents, progress: bool, inside: bo
 def local_training(config: Config, parts: RunComponents) -> LocalTrainingBackend:
     """Return the backend that trains in this process."""
     learner = Learner(parts.model.policy(), config.objective, config.learner)
-    return LocalTrainingBackend(learner, parts.model, parts.reward, config.rollout.max_staleness)
+    return LocalTrainingBackend(learner, parts.model, parts.reward, config.rollout.max_staleness, parts.scorers.energy)
 
 
 @contextmanager

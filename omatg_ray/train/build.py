@@ -58,17 +58,17 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
             f"advantage.diversity_weight: {config.base} generates species, and crystals of several compositions cannot "
             "be compared; set it to 0"
         )
-    if config.objective.flow_matching is not None:
+    for name in ("flow_matching", "replay"):
+        if getattr(config.objective, name) is None:
+            continue
         if start.generates_species:
             raise ConfigError(
-                f"objective.flow_matching: {config.base} generates species, which this does not train; set it to null"
+                f"objective.{name}: {config.base} generates species, which this does not train; set it to null"
             )
         try:
             start.description.paths.refuse_untrainable()
         except ValueError as error:
-            raise ConfigError(
-                f"objective.flow_matching: the flow of {config.base} is not trained here: {error}"
-            ) from error
+            raise ConfigError(f"objective.{name}: the flow of {config.base} is not trained here: {error}") from error
     data = config.data
     if data.file is None and data.train is None:
         data = base_run_data(config.base) or data
@@ -197,14 +197,15 @@ def policy_model(
 
 
 def warn_without_effect(config: Config) -> None:
-    """Warn of keys of policy gradients in a run that learns from reward gradients alone."""
+    """Warn of keys of policy gradients in a run without them."""
     if config.by_policy:
         return
     default = Config()
     of_policy = {"rollout": ("learn_from", "shared_start"), "advantage": AdvantageSettings.model_fields}
-    of_policy["objective"] = tuple(
-        name for name in ObjectiveSettings.model_fields if name not in ("reward_gradient", "flow_matching")
-    )
+    others = ("reward_gradient", "flow_matching", "replay", "policy_weight")
+    of_policy["objective"] = tuple(name for name in ObjectiveSettings.model_fields if name not in others)
+    if config.objective.replay is not None:
+        of_policy["rollout"] = ("learn_from",)
     changed = [
         f"{section}.{name}"
         for section, names in of_policy.items()
@@ -213,8 +214,8 @@ def warn_without_effect(config: Config) -> None:
     ]
     if changed:
         warnings.warn(
-            f"{', '.join(changed)}: without effect, since this run learns from the gradients of its rewards alone "
-            "(objective.reward_gradient)",
+            f"{', '.join(changed)}: without effect, since this run has no policy gradient (objective.reward_gradient "
+            "and objective.replay are what it learns from)",
             stacklevel=2,
         )
 

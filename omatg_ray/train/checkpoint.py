@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -18,7 +18,7 @@ from omatg_ray.policy.schedule import LearnedSchedule
 from omatg_ray.run.atomic import replace_folder
 from omatg_ray.run.folder import RunFolder
 
-LEARNER_FILE, STATE_FILE = "learner.safetensors", "state.json"
+LEARNER_FILE, REPLAY_FILE, STATE_FILE = "learner.safetensors", "replay.safetensors", "state.json"
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ class Progressed:
         iteration: Number of finished iterations.
         best: Lowest validation score so far (energy, or minus the reward); infinite if no score was a number.
         learner: The learner's state.
+        replay: The best crystals found (`rl.replay.Replay`); empty without a replay.
     """
 
     iteration: int
     best: float
     learner: dict[str, Tensor]
+    replay: dict[str, Tensor] = field(default_factory=dict)
 
 
 def name_of(iteration: int) -> str:
@@ -70,6 +72,8 @@ def write_state(path: Path, model: FlowModel, progressed: Progressed, is_best: b
     """Write everything needed to resume a run into a folder."""
     model.save(path)
     save_file(progressed.learner, path / LEARNER_FILE)
+    if progressed.replay:
+        save_file(progressed.replay, path / REPLAY_FILE)
     best = progressed.best if math.isfinite(progressed.best) else None
     state = {"iteration": progressed.iteration, "best": best, "is_best": is_best}
     (path / STATE_FILE).write_text(json.dumps(state) + "\n")
@@ -124,7 +128,9 @@ def read_state(checkpoint: Path, model: FlowModel, may_differ: Collection[str] =
     model.learned.load_state_dict(stored.learned.state_dict())
     state = json.loads((checkpoint / STATE_FILE).read_text())
     best = math.inf if state["best"] is None else state["best"]
-    return Progressed(state["iteration"], best, load_file(checkpoint / LEARNER_FILE)), bool(state["is_best"])
+    replay = load_file(checkpoint / REPLAY_FILE) if (checkpoint / REPLAY_FILE).exists() else {}
+    done = Progressed(state["iteration"], best, load_file(checkpoint / LEARNER_FILE), replay)
+    return done, bool(state["is_best"])
 
 
 def marked_best(checkpoint: Path) -> bool:

@@ -10,6 +10,7 @@ from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.build import Scorers
 from omatg_ray.reward.weighted import Weighted
 from omatg_ray.rl.flow_matching import TrainingCrystals
+from omatg_ray.rl.replay import Replay
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,24 @@ class RunComponents:
 
     def training_crystals(self, config: Config) -> TrainingCrystals | None:
         """Return the crystals whose flow is matched, or None if `objective.flow_matching` asks for none."""
-        matching, description = config.objective.flow_matching, self.model.description
-        if matching is None:
-            return None
+        matching = config.objective.flow_matching
+        return None if matching is None else self.take_training_crystals(matching.crystals, config.seed)
+
+    def take_training_crystals(self, count: int, seed: int) -> TrainingCrystals:
+        """Return the training crystals as ends of the flow, of which an iteration takes `count`."""
+        description = self.model.description
         return TrainingCrystals(
             self.split.train.crystals,
             description.base_distribution,
             description.paths,
             description.acts_from,
-            matching.crystals,
-            config.seed,
+            count,
+            seed,
         )
+
+    def replay(self, config: Config) -> Replay | None:
+        """Return an empty buffer of the best crystals found, or None if `objective.replay` asks for none."""
+        settings, description = config.objective.replay, self.model.description
+        if settings is None:
+            return None
+        return Replay(settings, description.base_distribution, description.paths, description.acts_from, config.seed)

@@ -23,8 +23,9 @@ from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.policy import Policy
 from omatg_ray.policy.schedule import describe as describe_schedule
-from omatg_ray.reward.protocol import reward_of_known
 from omatg_ray.rl.rollout import Trajectory
+from omatg_ray.rl.scoring import score_item
+from omatg_ray.rl.settings import MATCHING, REPLAY
 from omatg_ray.rl.work import plan_iteration
 from omatg_ray.run.text import counted
 from omatg_ray.train.backend import local_training
@@ -71,9 +72,10 @@ def estimate(config: Config, parts: RunComponents) -> tuple[dict[str, float], di
     by = config.objective.reward_gradient
     references = parts.split.train.crystals.select(torch.arange(min(8, len(parts.split.train))))
     with closing(parts.reward) as scorer:
-        reward_of_known(scorer, references, by is not None)
+        # As groups of one: what compares members takes hardly any time.
+        score_item(references, scorer, 1, config.objective, parts.scorers.energy)
         start = time.perf_counter()
-        reward_of_known(scorer, references.select(range(len(references))), by is not None)
+        score_item(references.select(range(len(references))), scorer, 1, config.objective, parts.scorers.energy)
     n_structures = config.rollout.groups * config.rollout.group_size
     reward = (time.perf_counter() - start) / len(references) * n_structures
 
@@ -83,11 +85,13 @@ def estimate(config: Config, parts: RunComponents) -> tuple[dict[str, float], di
     if by is not None:
         replayed = learner.trial(trajectory, by_policy=False)
         tried.append((replayed, pairs * min(by.transitions, n_acting), pairs))
-    crystals = parts.training_crystals(config)
-    if crystals is not None:
-        examples = crystals.examples(0)
+    for source, settings in ((MATCHING, config.objective.flow_matching), (REPLAY, config.objective.replay)):
+        if settings is None:
+            continue
+        # Those of a replay are not there yet, and are as large as these.
+        examples = parts.take_training_crystals(settings.crystals, config.seed).examples(0)
         matched = sum(size * size for size in examples.state.layout.sizes)
-        tried.append((learner.trial_of_matching(examples.to(parts.model.device)), matched, matched))
+        tried.append((learner.trial_of_matching(source, examples.to(parts.model.device)), matched, matched))
     learn = sum(t.seconds / t.pairs * computed for t, computed, _ in tried) * config.learner.epochs
     saved = max(t.memory * min(config.learner.microbatch_pairs, most) / t.pairs for t, _, most in tried)
 
@@ -204,8 +208,11 @@ def _steps(turns: list[int]) -> str:
 
 def _learned_from(config: Config) -> str:
     some, by = config.rollout.learn_from, config.objective.reward_gradient
-    matching = config.objective.flow_matching
+    matching, replay = config.objective.flow_matching, config.objective.replay
     beside = "" if matching is None else f", and matching the flow of {counted(matching.crystals, 'training crystal')}"
+    if replay is not None:
+        relaxed = f", relaxed in {counted(replay.relax, 'step')}" if replay.relax else ""
+        beside += f", and matching the flow of {replay.crystals} of the best crystals found{relaxed}"
     by_gradient = [] if by is None else [f"the reward's gradient through the last {by.transitions}"]
     by_policy = [f"{some.transitions} ({some.kind})"] if some is not None and config.by_policy else []
     return (f", learning from {' and '.join([*by_policy, *by_gradient])}" if by_policy or by_gradient else "") + beside

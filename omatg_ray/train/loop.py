@@ -71,6 +71,9 @@ class TrainLoop:
         # In the first epoch on trajectories sampled with the current weights, all ratios are 1.
         self._clips = config.by_policy and (config.learner.epochs > 1 or config.rollout.max_staleness > 0)
         self._start = 0 if done is None else done.iteration
+        self._replay = parts.replay(config)
+        if done is not None and self._replay is not None:
+            self._replay.load_state_dict(done.replay)
         self._trainer = Trainer(
             config.rollout,
             parts.compositions,
@@ -82,6 +85,7 @@ class TrainLoop:
             by_policy=config.by_policy,
             by_gradient=config.objective.reward_gradient is not None,
             training_crystals=parts.training_crystals(config),
+            replay=self._replay,
         )
         self._evaluate = Evaluator(
             parts.split.val,
@@ -168,7 +172,8 @@ class TrainLoop:
 
     def progressed(self) -> Progressed:
         """Return the state from which the run can be resumed exactly."""
-        return Progressed(self.iteration, self.best, self._backend.train.state_dict())
+        replay = {} if self._replay is None else self._replay.state_dict()
+        return Progressed(self.iteration, self.best, self._backend.train.state_dict(), replay)
 
     def checkpoint(self, is_best: bool) -> None:
         """Save a checkpoint in the run folder."""

@@ -95,7 +95,7 @@ def main() -> None:
         "reward": (Scorers(Weighted({"energy": (1.0, reward)}), reward), 10.0),
     }
     with start_actors(settings, roles, progress=False) as staff:
-        crew = RayTrainingBackend(staff, model, with_base=True)
+        crew = RayTrainingBackend(staff, model, ObjectiveSettings())
         crew.submit([item], version=0)
         crew.collect(0)
         timings = crew.timings()

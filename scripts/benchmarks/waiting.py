@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import ray
@@ -21,7 +22,7 @@ from omatg_ray.distributed.training_backend import RayTrainingBackend
 from omatg_ray.distributed.worker_group import WorkerGroup
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.scoring import ScoredItem
-from omatg_ray.rl.settings import AdvantageSettings, RolloutSettings
+from omatg_ray.rl.settings import AdvantageSettings, ObjectiveSettings, RolloutSettings
 from omatg_ray.rl.trainer import Trainer
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.versions import software
@@ -53,6 +54,10 @@ class Model:
 
     def __init__(self, n_weights: int) -> None:
         self.learned = torch.nn.ParameterDict({"policy": torch.nn.Parameter(torch.zeros(n_weights))})
+
+    def policy(self) -> Any:
+        """Return a policy without networks."""
+        return SimpleNamespace(heads=())
 
 
 class WaitingWorker:
@@ -115,7 +120,9 @@ def waiting_trainer(
         for pool, count in zip(pools.values(), (rollouts, rewards), strict=True):
             pool.wait_for(count)
         model: Any = Model(waits.weights)
-        crew = RayTrainingBackend(ActorSet(loop, pools, learners, {}), model, False, settings.max_staleness)
+        crew = RayTrainingBackend(
+            ActorSet(loop, pools, learners, {}), model, ObjectiveSettings(), settings.max_staleness
+        )
         yield Trainer(settings, [COMPOSITION], AdvantageSettings(), crew, seed=0, total=iterations)
     finally:
         learners.close()

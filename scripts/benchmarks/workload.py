@@ -169,7 +169,7 @@ class Iterations:
         trajectories = [self.rollout(item) for item in items]
         rolled = self._now()
         scored = [
-            score_item(trajectory.final(), self.reward, item.group_size if self.distances else None)
+            score_item(trajectory.final(), self.reward, item.group_size if self.distances else 1)
             for item, trajectory in zip(items, trajectories, strict=True)
         ]
         seen = self._now()

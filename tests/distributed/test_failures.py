@@ -38,6 +38,8 @@ from omatg_ray.model.sampling import Sampling
 from omatg_ray.reward.build import Scorers
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.scoring import ScoredItem
+from omatg_ray.rl.settings import ObjectiveSettings
+from omatg_ray.rl.signal import Signal
 from omatg_ray.rl.work import WorkItem
 from omatg_ray.run.metrics import read_metrics
 from omatg_ray.run.versions import software
@@ -305,7 +307,7 @@ def test_stages_and_idle_shares_add_up(base: Path, cluster: Cluster, monkeypatch
     learners = LearnerGroup(loop, hire, 1)
     learners.start()
     training = RayTrainingBackend(
-        ActorSet(loop, pools, learners, {"startup_cluster": 1.0}), FlowModel.load(base), False
+        ActorSet(loop, pools, learners, {"startup_cluster": 1.0}), FlowModel.load(base), ObjectiveSettings()
     )
     monkeypatch.setattr(training.model.learned, "load_state_dict", lambda weights: None)
     puts: list[Any] = []
@@ -317,7 +319,7 @@ def test_stages_and_idle_shares_add_up(base: Path, cluster: Cluster, monkeypatch
         training.submit(items, iteration)
         submitted = time.perf_counter() - begin
         training.collect(iteration)
-        training.learn(iteration, torch.zeros(1, dtype=torch.long), torch.zeros(1))
+        training.learn(iteration, Signal(torch.zeros(1, dtype=torch.long), torch.zeros(1)))
         timings = training.timings()
         if iteration == 0:
             continue  # the processes have started

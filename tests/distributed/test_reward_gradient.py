@@ -1,4 +1,4 @@
-"""Learning from reward gradients does not depend on who works, who dies, or where a run was stopped."""
+"""Reward gradients and a replay are learned from alike, whoever works, dies, or goes on where a run was stopped."""
 
 from __future__ import annotations
 
@@ -19,10 +19,18 @@ BY_GRADIENT = (
     *SMALL,
     "objective.reward_gradient={transitions: 2, distance: 0.1}",
     "objective.flow_matching={crystals: 5}",
+    "objective.replay={crystals: 3, relax: 2, temperature: 0.1}",
     "rollout.group_size=1",
     "policy.acts_from=0.3",
     "rollout.max_staleness=1",
     "iterations=5",
+)
+BY_REPLAY = (
+    *SMALL,
+    "objective.replay={crystals: 3, relax: 2}",
+    "objective.policy_weight={pos: 0, cell: 0}",
+    "rollout.group_size=3",
+    "iterations=3",
 )
 
 
@@ -39,6 +47,8 @@ def test_it_learns(here: Run) -> None:
     assert any(not torch.equal(first[name], last[name]) for name in first if name.startswith("policy."))
     lines = [line for line in here.lines() if line["kind"] == "train"]
     assert all(line["gradient_size"] > 0 and "groups_skipped" not in line for line in lines)
+    assert all(line["matching_pos"] > 0 and line["replay_pos"] > 0 for line in lines)
+    assert 0 < lines[0]["replay_crystals"] < lines[-1]["replay_crystals"]
     # The base itself in the first epoch of the first iteration, and then further and further away.
     assert 0 < lines[0]["velocity_distance"] < lines[-1]["velocity_distance"]
 
@@ -59,6 +69,19 @@ def test_actors_give_what_one_process_gives_even_if_some_die(
     killer.join(timeout=10)
     assert_same_weights(there, here)
     assert replaced(there, "reward") == 1 and replaced(there, "rollout") == 1
+
+
+def test_a_replay_alone_is_learned_from_on_actors_as_in_one_process(
+    workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    runs = []
+    for name, actors in (("here", ()), ("there", ("ray.rollout.workers=2", "ray.reward.workers=1"))):
+        config = workshop.load(f"run={tmp_path / name}", f"base={base}", *BY_REPLAY, *actors)
+        runs.append(Run(config, train(config, progress=False)))
+    assert_same_weights(*runs)
+    first, last = runs[0].weights("iteration_000000"), runs[0].weights()
+    assert any(not torch.equal(first[name], last[name]) for name in first if name.startswith("policy."))
+    assert all("loss" not in line for line in runs[0].lines() if line["kind"] == "train")
 
 
 def test_a_run_goes_on_exactly_elsewhere(

@@ -20,6 +20,8 @@ from omatg_ray.distributed.learner_group import LearnerGroup
 from omatg_ray.distributed.telemetry import MEASURES
 from omatg_ray.distributed.training_backend import RayTrainingBackend
 from omatg_ray.distributed.worker_group import WorkerGroup
+from omatg_ray.rl.settings import ObjectiveSettings
+from omatg_ray.rl.signal import Signal
 from omatg_ray.rl.work import WorkItem
 from tests.distributed.test_failures import Clockwork
 
@@ -71,15 +73,15 @@ def test_metrics_of_an_iteration_arrive_at_the_port_that_prometheus_asks(cluster
     learners.start()
     for role, count in (("rollout", 2), ("reward", 1)):
         pools[role].wait_for(count)
-    model: Any = SimpleNamespace(learned=torch.nn.Module())
-    training = RayTrainingBackend(ActorSet(loop, pools, learners, {}), model, False, staleness=1, run=RUN)
+    model: Any = SimpleNamespace(learned=torch.nn.Module(), policy=lambda: SimpleNamespace(heads=()))
+    training = RayTrainingBackend(ActorSet(loop, pools, learners, {}), model, ObjectiveSettings(), staleness=1, run=RUN)
     for iteration in range(2):
         training.submit([WorkItem(iteration, ((11, 17),), (0, 1), 2)] * 2, version=0)
     ray.kill(hired[2])
     lines = []
     for iteration in range(2):
         training.collect(iteration)
-        training.learn(iteration, torch.zeros(1, dtype=torch.long), torch.zeros(1))
+        training.learn(iteration, Signal(torch.zeros(1, dtype=torch.long), torch.zeros(1)))
         lines.append(training.timings())
     last = lines[-1]
     # Queues are those of the moment, and all else stays as long as the event loop goes on.

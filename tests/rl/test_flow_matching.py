@@ -19,7 +19,7 @@ from omatg_ray.policy.policy import Policy
 from omatg_ray.reward.gradient import Gradient
 from omatg_ray.rl.flow_matching import TrainingCrystals, matching_loss
 from omatg_ray.rl.learner import Learner
-from omatg_ray.rl.settings import FieldWeights, LearnerSettings, ObjectiveSettings, RewardGradientSettings
+from omatg_ray.rl.settings import MATCHING, FieldWeights, LearnerSettings, ObjectiveSettings, RewardGradientSettings
 from tests.rl.test_learner import OUT_OF_MEMORY, SmallMemory
 from tests.rl.test_pathwise import reward_gradient, sample
 from tests.small import random_crystals, small_network, velocity_policy
@@ -45,11 +45,11 @@ def small_policy(active: tuple[str, ...] = ("pos", "cell")) -> Policy:
     return velocity_policy(copy.deepcopy(network), network, active)
 
 
-def gradients(learner: Learner, sizes: list[int], examples: Examples, n: int | None = None) -> list[torch.Tensor]:
+def gradients(learner: Learner, sizes: list[int], examples: Examples) -> list[torch.Tensor]:
     """What an update by reward gradients, on trajectories of some sizes, and by flow matching leaves as gradients."""
     trajectory = sample(learner.policy, random_crystals(sizes, 1, torch.float32))
     gradient = reward_gradient(trajectory.final())
-    learner.update(trajectory, None, gradient=gradient, examples=examples, n_examples=n)
+    learner.update(trajectory, None, gradient=gradient, examples={MATCHING: examples})
     return [parameter.grad.clone() for parameter in learner.parameters]
 
 
@@ -65,14 +65,14 @@ def test_the_loss_is_that_of_pretraining() -> None:
 
     losses = flow_loss(network, PathSettings(), x_0, crystals, examples.t)
     expected = {name: float(loss.detach()) for name, loss in losses.items()}
-    loss, stats = matching_loss(policy, examples, WEIGHT, 1 / 5)
+    loss, stats = matching_loss(policy, examples, WEIGHT, MATCHING)
     assert stats["matching_pos"] == pytest.approx(expected["pos"], rel=1e-5)
     assert stats["matching_cell"] == pytest.approx(expected["cell"], rel=1e-5)
     assert float(loss.detach()) == pytest.approx(3.0 * expected["pos"] + 0.15 * expected["cell"], rel=1e-5)
 
 
 def test_only_active_fields_are_matched() -> None:
-    _, stats = matching_loss(small_policy(("cell",)), examples_of(SIZES), WEIGHT, 1.0)
+    _, stats = matching_loss(small_policy(("cell",)), examples_of(SIZES), WEIGHT, MATCHING)
     assert stats.keys() == {"matching_cell"}
 
 
@@ -81,7 +81,7 @@ def test_gradients_add_up_and_do_not_depend_on_microbatches() -> None:
     both = gradients(learner_of(policy), [3, 2], examples)
     nothing = FieldWeights(pos=0.0, cell=0.0)
     reward_alone = gradients(learner_of(policy, nothing), [3, 2], examples)
-    loss, _ = matching_loss(policy, examples, WEIGHT, 1 / len(SIZES))
+    loss, _ = matching_loss(policy, examples, WEIGHT, MATCHING)
     matching = torch.autograd.grad(loss, learner_of(policy).parameters, allow_unused=True, materialize_grads=True)
     assert any(float(each.norm()) > 0.1 * float(whole.norm()) > 0 for each, whole in zip(matching, both, strict=True))
     for whole, first, second in zip(both, reward_alone, matching, strict=True):
@@ -94,8 +94,8 @@ def test_parts_of_learners_add_up() -> None:
     """Each learner gives every example the weight that it has among those of all."""
     examples, policy = examples_of(SIZES), small_policy()
     parts = [examples.select(torch.tensor(rows)) for rows in ([0, 1, 2], [3, 4])]
-    losses = [matching_loss(policy, part, WEIGHT, 1 / 5)[1]["matching_pos"] for part in parts]
-    assert sum(losses) == pytest.approx(matching_loss(policy, examples, WEIGHT, 1 / 5)[1]["matching_pos"], rel=1e-5)
+    losses = [matching_loss(policy, part, WEIGHT, MATCHING)[1]["matching_pos"] for part in parts]
+    assert sum(losses) == pytest.approx(matching_loss(policy, examples, WEIGHT, MATCHING)[1]["matching_pos"], rel=1e-5)
 
 
 def test_memory_that_runs_out_halves_the_microbatches(
@@ -131,7 +131,8 @@ def test_it_learns_the_flow_where_rewards_say_nothing() -> None:
     trajectory = sample(policy, random_crystals([2], 1, torch.float32))
     flat = Gradient.zeros(trajectory.x_0.layout)
     errors = [
-        learner.update(trajectory, None, gradient=flat, examples=source.examples(iteration)) for iteration in range(60)
+        learner.update(trajectory, None, gradient=flat, examples={MATCHING: source.examples(iteration)})
+        for iteration in range(60)
     ]
     for name in ("matching_pos", "matching_cell"):
         first, last = (sum(each[name] for each in some) for some in (errors[:10], errors[-10:]))

@@ -1,0 +1,171 @@
+"""Replay of the best crystals found so far, as ends of the flow: expert iteration.
+
+Every visit of a composition leaves its best members, relaxed if asked for. Those that differ are kept, composition by
+composition, and the flow is matched to them as pretraining matches it to known crystals. So the policy learns which
+basin to choose, from energies alone, without noise and without probabilities of actions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.base import BaseDistribution
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.validity import check_validity
+from omatg_ray.flow.examples import Examples, draw_examples
+from omatg_ray.flow.settings import PathSettings
+from omatg_ray.reward.energy import MatGLEnergy
+from omatg_ray.reward.fingerprint import fingerprints
+from omatg_ray.reward.protocol import Reward, reward_of_known
+from omatg_ray.rl.settings import ReplaySettings
+from omatg_ray.rl.work import take_in_turn
+from omatg_ray.seeding import generator, seed_of
+
+SAME = 0.02
+"""Two crystals of a composition count as one below this distance of their radial distribution functions."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best members of some groups.
+
+    Attributes:
+        crystals: N crystals, float32, on the CPU.
+        reward: Their rewards (N,), float64.
+    """
+
+    crystals: CrystalBatch
+    reward: Tensor
+
+
+def best_of(
+    crystals: CrystalBatch,
+    rewards: Tensor,
+    members: int,
+    settings: ReplaySettings,
+    reward: Reward,
+    energy: MatGLEnergy | None,
+) -> Best:
+    """Return the best members of each group, relaxed if the settings say so; invalid crystals are never among them.
+
+    Args:
+        crystals: Groups of `members` consecutive crystals.
+        rewards: Their rewards (B,), NaN where there is none; those of relaxed crystals are computed here.
+        members: Size of a group.
+        settings: How many, and how long to relax.
+        reward: The reward of the run.
+        energy: Relaxes; needed if the settings ask for it.
+    """
+    crystals = crystals.to("cpu")
+    sound = (check_validity(crystals).valid & rewards.isfinite()).nonzero().squeeze(1)
+    found, scores = crystals.select(sound), rewards[sound]
+    if settings.relax and len(sound):
+        assert energy is not None, "a relaxation needs a potential"
+        found = energy.relaxed(found, settings.relax).crystals
+        scores = reward_of_known(reward, found).reward
+        lasting = (check_validity(found).valid & scores.isfinite()).nonzero().squeeze(1)
+        found, scores, sound = found.select(lasting), scores[lasting], sound[lasting]
+    groups, rows = (sound // members).tolist(), list[int]()
+    for row in scores.argsort(descending=True, stable=True).tolist():
+        if sum(groups[other] == groups[row] for other in rows) < settings.keep:
+            rows.append(row)
+    rows.sort()
+    return Best(found.select(rows).to("cpu", torch.float32), scores[rows])
+
+
+class Replay:
+    """The distinct best crystals of every composition, and what an iteration learns from them.
+
+    Args:
+        settings: How many are kept and drawn.
+        base: Distribution of x_0.
+        paths: Paths of the flow.
+        acts_from: Earliest time of an example.
+        seed: Seed of the run.
+    """
+
+    def __init__(
+        self, settings: ReplaySettings, base: BaseDistribution, paths: PathSettings, acts_from: float, seed: int
+    ) -> None:
+        self.settings, self._base, self._paths, self._acts_from, self._seed = settings, base, paths, acts_from, seed
+        self._kept: dict[tuple[int, ...], Best] = {}
+        self._fingerprints: dict[tuple[int, ...], Tensor] = {}
+
+    def __len__(self) -> int:
+        return sum(len(best.reward) for best in self._kept.values())
+
+    @property
+    def reward(self) -> float:
+        """Return the mean reward of the best crystal of each composition; NaN if there is none."""
+        best = [float(kept.reward[0]) for kept in self._kept.values()]
+        return sum(best) / len(best) if best else math.nan
+
+    def add(self, found: Iterable[Best]) -> None:
+        """Take in what an iteration has found: of crystals that are the same, the better one is kept."""
+        rows_of: dict[tuple[int, ...], list[CrystalBatch]] = {}
+        rewards: dict[tuple[int, ...], list[float]] = {}
+        for best in found:
+            for row, numbers in enumerate(best.crystals.atomic_numbers):
+                key = tuple(sorted(numbers))
+                rows_of.setdefault(key, []).append(best.crystals.select([row]))
+                rewards.setdefault(key, []).append(float(best.reward[row]))
+        for key, crystals in rows_of.items():
+            self._merge(key, Best(CrystalBatch.cat(crystals), torch.tensor(rewards[key], dtype=torch.float64)))
+
+    def _merge(self, key: tuple[int, ...], new: Best) -> None:
+        prints = fingerprints(new.crystals)
+        if (old := self._kept.get(key)) is not None:
+            new = Best(CrystalBatch.cat([old.crystals, new.crystals]), torch.cat([old.reward, new.reward]))
+            prints = torch.cat([self._fingerprints[key], prints])
+        distance = 0.5 * (1.0 - (prints @ prints.T).clamp(-1.0, 1.0))
+        rows: list[int] = []
+        for row in new.reward.argsort(descending=True, stable=True).tolist():
+            if len(rows) < self.settings.keep and all(distance[row, other] > SAME for other in rows):
+                rows.append(row)
+        self._kept[key] = Best(new.crystals.select(rows), new.reward[rows])
+        self._fingerprints[key] = prints[rows]
+
+    def examples(self, iteration: int) -> Examples | None:
+        """Return the examples of an iteration: of compositions in turn, a crystal each; None if nothing is kept yet.
+
+        Within a composition a crystal is drawn with the weight exp((R − R_best) / T), R its reward.
+        """
+        if not self._kept:
+            return None
+        kept = [self._kept[key] for key in sorted(self._kept)]
+        chosen = take_in_turn(len(kept), iteration, self.settings.crystals, self._seed, "replay")
+        drawn = generator(self._seed, "replayed", iteration)
+        crystals = []
+        for row in chosen:
+            weights = boltzmann(kept[row].reward, self.settings.temperature)
+            crystals.append(kept[row].crystals.select(torch.multinomial(weights, 1, generator=drawn)))
+        seeds = [seed_of(self._seed, "replay example", iteration, place) for place in range(len(chosen))]
+        return draw_examples(CrystalBatch.cat(crystals), seeds, self._base, self._paths, self._acts_from)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what is kept, as tensors."""
+        if not self._kept:
+            return {}
+        crystals = CrystalBatch.cat(self._kept[key].crystals for key in self._kept)
+        state = {name: getattr(crystals, name) for name in ("species", "pos", "cell", "n_atoms")}
+        state["reward"] = torch.cat([best.reward for best in self._kept.values()])
+        return {name: value.contiguous() for name, value in state.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self._kept, self._fingerprints = {}, {}
+        if state:
+            crystals = CrystalBatch(*(state[name] for name in ("species", "pos", "cell", "n_atoms")))
+            self.add([Best(crystals, state["reward"])])
+
+
+def boltzmann(reward: Tensor, temperature: float) -> Tensor:
+    """Return the weights (N,) of crystals with these rewards: exp(R / T) over its sum; at T = 0 all is the best's."""
+    if temperature == 0.0:
+        return torch.nn.functional.one_hot(reward.argmax(), len(reward)).double()
+    return torch.softmax(reward / temperature, 0)
