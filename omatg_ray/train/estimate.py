@@ -169,6 +169,7 @@ def describe(config: Config, parts: RunComponents) -> str:
             f"            plus about {_minutes(validating)} for {counted(n_validations, 'validation')} of "
             f"{counted(n_val, 'crystal')}, and "
             + (f"{_minutes(testing)} for the test ({tested} x {counted(n_test, 'crystal')})" if n_test else "no test"),
+            f"            in all about {_minutes(iteration * config.iterations + validating + testing)}",
             f"memory      about {sum(memory.values()) / 2**20:.0f} MiB beyond what is loaded "
             f"({', '.join(f'{what} {each / 2**20:.0f}' for what, each in memory.items())})",
             f"run folder  {config.run} (nothing written yet)",

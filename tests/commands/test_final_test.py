@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def test_the_final_test_has_a_size(workshop: Workshop, base: Path, tmp_path: Pat
     run = tmp_path / "run"
     words = ("train", workshop.config, f"base={base}", f"run={run}", "iterations=1", "--quiet")
     dry = command(*words, "test.limit=2", "--dry-run")
+    assert re.search(r"\n +in all about \d+\.\d min\n", dry.out)
     assert "for the test (3 x 2 crystals)" in dry.out and "for 2 validations of 2 crystals" in dry.out
     assert "no test" in command(*words, "test=false", "--dry-run").out
     none = command(*words, "test=false")
