@@ -8,6 +8,7 @@ basin to choose, from energies alone, without noise and without probabilities of
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -70,9 +71,10 @@ def best_of(
         scores = reward_of_known(reward, found).reward
         lasting = (check_validity(found).valid & scores.isfinite()).nonzero().squeeze(1)
         found, scores, sound = found.select(lasting), scores[lasting], sound[lasting]
-    groups, rows = (sound // members).tolist(), list[int]()
+    groups, taken, rows = (sound // members).tolist(), Counter[int](), list[int]()
     for row in scores.argsort(descending=True, stable=True).tolist():
-        if sum(groups[other] == groups[row] for other in rows) < settings.keep:
+        if taken[groups[row]] < settings.keep:
+            taken[groups[row]] += 1
             rows.append(row)
     rows.sort()
     return Best(found.select(rows).to("cpu", torch.float32), scores[rows])
