@@ -290,7 +290,7 @@ def test_every_learner_has_its_own_seconds_and_the_first_speaks_for_all(cluster:
     learners = LearnerGroup(EventLoop(), lambda _: ray.remote(Uneven).options(num_cpus=0.1).remote(), 2)
     learners.start()
     learners.take_busy()
-    assert learners.update([ITEM], [ray.put(None)], torch.arange(2), None) == {"rank": 0}
+    assert learners.update([ITEM], [ray.put(None)], Signal(torch.arange(2))) == {"rank": 0}
     assert learners.take_busy() == {0: 0.25, 1: 0.5}
     assert sorted(span.actor for span in learners.take_spans() if span.method == "update") == [0, 1]
     learners.close()

@@ -37,6 +37,7 @@ from omatg_ray.policy.policy import draw_noise
 from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.rollout import Trajectory, rollout
 from omatg_ray.rl.settings import LearnerSettings, ObjectiveSettings
+from omatg_ray.rl.signal import Signal
 from tests.small import NOISE, SIZE, random_crystals, small_network
 
 
@@ -268,7 +269,7 @@ class Set:
         for actor, (items, own, positions) in zip(self.actors, shares, strict=True):
             needed = [references[item] for item in items]
             update = actor.update.options(num_returns=3)
-            calls.append(tuple(update.remote(own, advantage[positions], None, None, (len(counted), 0), *needed)))
+            calls.append(tuple(update.remote(Signal(own, advantage[positions]), len(counted), *needed)))
         return calls
 
     def update(self, *arguments: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
@@ -426,8 +427,8 @@ def test_learners_do_not_wait_for_one_that_fails(make: Callable[..., Set]) -> No
     learners = make(model, 2)
     (trajectories,) = iterations(model, 1)
     calls = [actor.update.options(num_returns=3) for actor in learners.actors]
-    good = calls[0].remote(torch.tensor([0]), torch.ones(1), None, None, (2, 0), trajectories[0])
-    bad = calls[1].remote(torch.tensor([99]), torch.ones(1), None, None, (2, 0), trajectories[1])
+    good = calls[0].remote(Signal(torch.tensor([0]), torch.ones(1)), 2, trajectories[0])
+    bad = calls[1].remote(Signal(torch.tensor([99]), torch.ones(1)), 2, trajectories[1])
     with pytest.raises(LearnersLostError):
         fetch(good[-1], "learner actor 0")
     with pytest.raises(ClusterError, match=r"(?s)^learner actor 1 failed:.*IndexError"):

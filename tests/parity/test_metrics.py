@@ -72,7 +72,11 @@ def assert_rates(matches: torch.Tensor, expected: dict[str, float], rate: str, o
     assert found["crmse"] == pytest.approx(expected[f"mean_crmse_{of}"], abs=1e-5)
 
 
-@pytest.mark.parametrize(("name", "settings", "reduced"), CASES)
+# The first and the last differ in all that the others differ in.
+@pytest.mark.parametrize(
+    ("name", "settings", "reduced"),
+    [CASES[0], *(pytest.param(*case, marks=pytest.mark.long) for case in CASES[1:3]), CASES[3]],
+)
 def test_matches_and_rates(
     name: str,
     settings: MatchSettings,

@@ -19,6 +19,7 @@ from omatg_ray.run.sync import fetch_model
 from tests.s3 import Bucket
 
 RUN = "runs/a"
+DAMAGED_POINTERS = (b"[]", b"3", b'{"best": 1', b'{"best": 1}', b'{"best": "iteration_7"}')
 
 
 def opened(bucket: Bucket, resume: bool | Path = False) -> RunFolder:
@@ -136,8 +137,14 @@ def test_a_start_that_was_killed_is_no_obstacle(bucket: Bucket) -> None:
     assert checkpoints(bucket) == ["iteration_1"]
 
 
-@pytest.mark.parametrize("how", ["new", "resumed", "from scratch"])
-@pytest.mark.parametrize("place", [RUN, ""])
+@pytest.mark.parametrize(
+    "place, how",
+    [
+        *((RUN, how) for how in ("new", "resumed", "from scratch")),
+        ("", "resumed"),
+        *(pytest.param("", how, marks=pytest.mark.long) for how in ("new", "from scratch")),
+    ],
+)
 def test_what_others_keep_below_a_run_stays(bucket: Bucket, scratch: Path, place: str, how: str) -> None:
     """Runs, and all else, that came while it ran or before it went on; also where the run has the whole bucket."""
     url, prefix = bucket.url(place).rstrip("/"), f"{place}/" if place else ""
@@ -294,8 +301,14 @@ def test_pointers_that_are_damaged_are_told(bucket: Bucket, caplog: pytest.LogCa
     assert "pointers.json is damaged" in caplog.text
 
 
-@pytest.mark.parametrize("pointers_now", [None, b"[]", b"3", b'{"best": 1', b'{"best": 1}', b'{"best": "iteration_7"}'])
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    "known, pointers_now",
+    [
+        (True, None),
+        *((False, text) for text in (None, *DAMAGED_POINTERS)),
+        *(pytest.param(True, text, marks=pytest.mark.long) for text in DAMAGED_POINTERS),
+    ],
+)
 def test_a_lost_best_is_found_again(
     bucket: Bucket, caplog: pytest.LogCaptureFixture, pointers_now: bytes | None, known: bool
 ) -> None:

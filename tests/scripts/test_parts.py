@@ -45,6 +45,7 @@ def test_parts_do_not_depend_on_what_else_there_is(bundled: dict[str, CrystalDat
     assert [few.of(name) for name in new] == [alone.of(name) for name in new] == [together.of(name) for name in new]
 
 
+@pytest.mark.long
 def test_real_crystals_are_split_without_a_leak(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled: dict[str, CrystalDataset]
 ) -> None:
