@@ -96,7 +96,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def bucket(s3: Server, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+def s3_bucket(s3: Server, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     """An empty bucket, at the S3 that the environment names."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
@@ -106,3 +106,9 @@ def bucket(s3: Server, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     s3.client.create_bucket(Bucket=bucket.name)
     yield bucket
     s3.start()
+
+
+@pytest.fixture
+def bucket(s3_bucket: Bucket) -> Bucket:
+    """An empty bucket."""
+    return s3_bucket

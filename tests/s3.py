@@ -82,3 +82,39 @@ class Bucket:
 
     def delete(self, key: str) -> None:
         self.client.delete_object(Bucket=self.name, Key=key)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a bucket is to tests, in the memory of this process: a hundred times as fast.
+
+    Attributes:
+        name: Its name.
+    """
+
+    name: str
+
+    @property
+    def files(self) -> Any:
+        import fsspec
+
+        return fsspec.filesystem("memory")
+
+    def url(self, path: str) -> str:
+        return f"memory://{self.name}/{path}"
+
+    def listed(self, prefix: str = "") -> list[str]:
+        """All keys that begin like this."""
+        root = f"/{self.name}/"
+        keys = (path.removeprefix(root) for path in self.files.find(root))
+        return sorted(key for key in keys if key.startswith(prefix))
+
+    def read(self, key: str) -> bytes:
+        content: bytes = self.files.cat_file(f"/{self.name}/{key}")
+        return content
+
+    def write(self, key: str, data: bytes) -> None:
+        self.files.pipe_file(f"/{self.name}/{key}", data)
+
+    def delete(self, key: str) -> None:
+        self.files.rm_file(f"/{self.name}/{key}")

@@ -203,7 +203,7 @@ class FlowMatchingSettings(Settings):
 
 
 class ReplaySettings(Settings):
-    """Flow matching on the best crystals found so far: expert iteration (`rl/replay.py`)."""
+    """Flow matching on the best crystals found so far: expert iteration (docs/gradients.md)."""
 
     crystals: int = Field(64, ge=1, description="examples per iteration, of compositions in turn")
     keep: int = Field(2, ge=1, description="distinct crystals kept of each composition, the best ones")

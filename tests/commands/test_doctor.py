@@ -228,6 +228,7 @@ def test_a_ray_that_hangs_or_dies() -> None:
     assert state == "fails" and "no room on this machine" in text
 
 
+@pytest.mark.long  # how a run starts one: tests/distributed/test_own_ray.py
 @pytest.mark.processes
 def test_ray_starts() -> None:
     assert doctor.ray_starts() == ("ok", "starts and has room for an actor")

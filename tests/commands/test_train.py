@@ -146,7 +146,14 @@ def test_a_run_folder_loads_as_its_best_checkpoint(trained: TrainResult, worksho
     assert torch.equal(ours.generate(species, Sampling(4)).pos, theirs.generate(species, Sampling(4)).pos)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        signal.SIGTERM,
+        *(pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGHUP, signal.SIGUSR1)),
+    ],
+)
 def test_an_interrupted_run_goes_on_bit_by_bit(
     trained: TrainResult,
     base: Path,

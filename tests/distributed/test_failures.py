@@ -105,7 +105,8 @@ def undisturbed(workshop: Workshop, base: Path) -> Run:
     return Run(config, train(config, progress=False))
 
 
-@pytest.mark.parametrize("role", ["rollout", "reward", "learner"])
+# A reward actor is killed in test_reward_gradient.py.
+@pytest.mark.parametrize("role", ["rollout", pytest.param("reward", marks=pytest.mark.long), "learner"])
 def test_a_killed_actor_changes_nothing_but_the_time(
     role: str, undisturbed: Run, workshop: Workshop, base: Path, cluster: Cluster, tmp_path: Path
 ) -> None:

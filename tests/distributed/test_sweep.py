@@ -162,6 +162,7 @@ def test_actors_live_in_the_placement_group_of_their_trial(
     assert [group["bundles"][0]["CPU"] for group in groups] == [2, 2]
 
 
+@pytest.mark.long  # in one process: tests/commands/test_sweep.py
 def test_a_population_takes_over_what_is_better(workshop: Workshop, base: Path, cluster: Cluster) -> None:
     """Of two the worse becomes the better one, with all of its past, and another learning rate."""
     pbt = {"scheduler": {"kind": "pbt", "interval": 1, "quantile": 0.5}, "search": "random", "trials": 2}
@@ -225,7 +226,10 @@ def test_optuna_seeks_a_front_of_several_metrics(
     assert "Pareto front" in result.report.read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGHUP, signal.SIGUSR1))],
+)
 def test_a_sweep_that_is_to_end_is_resumed(
     workshop: Workshop, base: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:

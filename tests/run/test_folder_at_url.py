@@ -1,10 +1,11 @@
-"""Run folders at a URL, on an S3."""
+"""Run folders at a URL: in memory, and on an S3."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,26 @@ from omatg_ray.run.folder import RunFolder, copy_run
 from omatg_ray.run.interrupt import Interrupted
 from omatg_ray.run.storage import RemoteStorage
 from omatg_ray.run.sync import fetch_model
-from tests.s3 import Bucket
+from tests.s3 import Bucket, Memory
 
 RUN = "runs/a"
+Store = Bucket | Memory
 DAMAGED_POINTERS = (b"[]", b"3", b'{"best": 1', b'{"best": 1}', b'{"best": "iteration_7"}')
 
 
-def opened(bucket: Bucket, resume: bool | Path = False) -> RunFolder:
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.long)])
+def bucket(request: pytest.FixtureRequest, scratch: Path) -> Iterator[Store]:
+    """An empty place for runs: what they leave there does not depend on the kind of storage."""
+    if request.param == "s3":
+        yield request.getfixturevalue("s3_bucket")
+        return
+    memory = Memory(f"bucket-{uuid.uuid4().hex}")
+    memory.files.mkdir(f"/{memory.name}")
+    yield memory
+    memory.files.rm(f"/{memory.name}", recursive=True)
+
+
+def opened(bucket: Store, resume: bool | Path = False) -> RunFolder:
     return RunFolder.create(bucket.url(RUN), resume)
 
 
@@ -42,13 +56,13 @@ def save(run: RunFolder, number: int, keep: int = 2, best: bool = False) -> None
     run.store()
 
 
-def checkpoints(bucket: Bucket) -> list[str]:
+def checkpoints(bucket: Store) -> list[str]:
     """Those that have a manifest, by number."""
     keys = (key.split("/") for key in bucket.listed(f"{RUN}/checkpoints/") if key.endswith("/manifest.json"))
     return sorted((key[3] for key in keys), key=lambda name: int(name.split("_")[1]))
 
 
-def pointers(bucket: Bucket) -> dict[str, str]:
+def pointers(bucket: Store) -> dict[str, str]:
     found: dict[str, str] = json.loads(bucket.read(f"{RUN}/checkpoints/pointers.json"))
     return found
 
@@ -60,7 +74,7 @@ def whole(run: RunFolder) -> tuple[str, bytes]:
     return latest.name, (latest / "state.bin").read_bytes()[:1]
 
 
-def test_a_run_is_stored_at_every_boundary_and_once_more_at_the_end(bucket: Bucket, scratch: Path) -> None:
+def test_a_run_is_stored_at_every_boundary_and_once_more_at_the_end(bucket: Store, scratch: Path) -> None:
     with opened(bucket) as run:
         save(run, 1, best=True)
         assert bucket.read(f"{RUN}/metrics.jsonl") == b"1\n"
@@ -73,7 +87,7 @@ def test_a_run_is_stored_at_every_boundary_and_once_more_at_the_end(bucket: Buck
     assert list(scratch.iterdir()) == []
 
 
-def test_the_last_and_the_best_stay_there_too(bucket: Bucket) -> None:
+def test_the_last_and_the_best_stay_there_too(bucket: Store) -> None:
     with opened(bucket) as run:
         for number in range(1, 12):
             save(run, number, best=number == 4)
@@ -97,7 +111,7 @@ def test_the_last_and_the_best_stay_there_too(bucket: Bucket) -> None:
     assert bucket.read(f"{RUN}/metrics.jsonl").split() == [b"%d" % number for number in range(1, 14)]
 
 
-def test_what_a_resumed_run_forgets_is_forgotten_there(bucket: Bucket) -> None:
+def test_what_a_resumed_run_forgets_is_forgotten_there(bucket: Store) -> None:
     with opened(bucket) as run:
         run.evaluation.mkdir()
         (run.evaluation / "after.json").write_text("{}")
@@ -107,7 +121,7 @@ def test_what_a_resumed_run_forgets_is_forgotten_there(bucket: Bucket) -> None:
     assert f"{RUN}/evaluation/after.json" not in bucket.listed() and f"{RUN}/config.yaml" in bucket.listed()
 
 
-def test_a_run_is_not_overwritten_and_must_be_there_to_resume(bucket: Bucket, scratch: Path) -> None:
+def test_a_run_is_not_overwritten_and_must_be_there_to_resume(bucket: Store, scratch: Path) -> None:
     with pytest.raises(ConfigError, match=f"no run to resume in {bucket.url(RUN)}"):
         opened(bucket, resume=True)
     with opened(bucket) as run:
@@ -119,7 +133,7 @@ def test_a_run_is_not_overwritten_and_must_be_there_to_resume(bucket: Bucket, sc
 
 @pytest.mark.parametrize("place", ["", "runs", "runs/a"])
 @pytest.mark.parametrize("there", ["runs/a/base/config.yaml", "runs/a/checkpoint.txt", "runs/a/.git/config"])
-def test_a_new_run_wants_an_empty_place(bucket: Bucket, scratch: Path, place: str, there: str) -> None:
+def test_a_new_run_wants_an_empty_place(bucket: Store, scratch: Path, place: str, there: str) -> None:
     """Not even the bucket's own name, below which all of it lies."""
     for key in (there, "runs/a/x", "runs/a/y", "runs/a/z"):
         bucket.write(key, b"theirs")
@@ -130,7 +144,7 @@ def test_a_new_run_wants_an_empty_place(bucket: Bucket, scratch: Path, place: st
     assert len(bucket.listed()) == 4 and list(scratch.iterdir()) == []
 
 
-def test_a_start_that_was_killed_is_no_obstacle(bucket: Bucket) -> None:
+def test_a_start_that_was_killed_is_no_obstacle(bucket: Store) -> None:
     bucket.write(f"{RUN}/.writer", b"process 1")
     with opened(bucket) as run:
         save(run, 1)
@@ -145,7 +159,7 @@ def test_a_start_that_was_killed_is_no_obstacle(bucket: Bucket) -> None:
         *(pytest.param("", how, marks=pytest.mark.long) for how in ("new", "from scratch")),
     ],
 )
-def test_what_others_keep_below_a_run_stays(bucket: Bucket, scratch: Path, place: str, how: str) -> None:
+def test_what_others_keep_below_a_run_stays(bucket: Store, scratch: Path, place: str, how: str) -> None:
     """Runs, and all else, that came while it ran or before it went on; also where the run has the whole bucket."""
     url, prefix = bucket.url(place).rstrip("/"), f"{place}/" if place else ""
     others = [
@@ -204,14 +218,14 @@ def test_a_run_below_one_in_a_storage_of_fsspec_stays() -> None:
 
 @pytest.mark.parametrize("resume", [True, False])
 def test_storage_that_cannot_be_written_is_told_before_anything_is_done(
-    bucket: Bucket, scratch: Path, resume: bool
+    s3_bucket: Bucket, scratch: Path, resume: bool
 ) -> None:
     with pytest.raises(StorageError, match="run=s3://nowhere/a cannot be listed: .*create the bucket"):
         RunFolder.create("s3://nowhere/a", resume)
     assert list(scratch.iterdir()) == []
 
 
-def test_a_copy_to_read_leaves_a_run_that_goes_on_alone(bucket: Bucket, scratch: Path) -> None:
+def test_a_copy_to_read_leaves_a_run_that_goes_on_alone(bucket: Store, scratch: Path) -> None:
     with opened(bucket) as run:
         save(run, 1, best=True)
         writer = bucket.read(f"{RUN}/.writer")
@@ -234,23 +248,23 @@ def test_a_copy_to_read_leaves_a_run_that_goes_on_alone(bucket: Bucket, scratch:
 # --- damage ---------------------------------------------------------------------------------------------------
 
 
-def flip(bucket: Bucket, folder: str) -> None:
+def flip(bucket: Store, folder: str) -> None:
     bucket.write(f"{folder}/state.bin", b"\x02" * 999 + b"\x03")
 
 
-def truncate(bucket: Bucket, folder: str) -> None:
+def truncate(bucket: Store, folder: str) -> None:
     bucket.write(f"{folder}/state.bin", b"\x02" * 900)
 
 
-def remove(bucket: Bucket, folder: str) -> None:
+def remove(bucket: Store, folder: str) -> None:
     bucket.delete(f"{folder}/state.bin")
 
 
-def remove_manifest(bucket: Bucket, folder: str) -> None:
+def remove_manifest(bucket: Store, folder: str) -> None:
     bucket.delete(f"{folder}/manifest.json")
 
 
-def tear_manifest(bucket: Bucket, folder: str) -> None:
+def tear_manifest(bucket: Store, folder: str) -> None:
     bucket.write(f"{folder}/manifest.json", b'{"files": {"mod')
 
 
@@ -265,7 +279,7 @@ def tear_manifest(bucket: Bucket, folder: str) -> None:
     ],
 )
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_written_anew(
-    bucket: Bucket, caplog: pytest.LogCaptureFixture, damage: Callable[[Bucket, str], None], message: str
+    bucket: Store, caplog: pytest.LogCaptureFixture, damage: Callable[[Bucket, str], None], message: str
 ) -> None:
     with opened(bucket) as run:
         save(run, 1, best=True)
@@ -280,7 +294,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_written_anew(
         assert whole(run) == ("iteration_2", b"\x02") and not caplog.records
 
 
-def test_without_a_whole_checkpoint_nobody_goes_on(bucket: Bucket, scratch: Path) -> None:
+def test_without_a_whole_checkpoint_nobody_goes_on(bucket: Store, scratch: Path) -> None:
     with opened(bucket) as run:
         save(run, 1)
         save(run, 2)
@@ -292,7 +306,7 @@ def test_without_a_whole_checkpoint_nobody_goes_on(bucket: Bucket, scratch: Path
     assert list(scratch.iterdir()) == []
 
 
-def test_pointers_that_are_damaged_are_told(bucket: Bucket, caplog: pytest.LogCaptureFixture) -> None:
+def test_pointers_that_are_damaged_are_told(bucket: Store, caplog: pytest.LogCaptureFixture) -> None:
     with opened(bucket) as run:
         save(run, 1, best=True)
     bucket.write(f"{RUN}/checkpoints/pointers.json", b'{"best": "iter')
@@ -310,7 +324,7 @@ def test_pointers_that_are_damaged_are_told(bucket: Bucket, caplog: pytest.LogCa
     ],
 )
 def test_a_lost_best_is_found_again(
-    bucket: Bucket, caplog: pytest.LogCaptureFixture, pointers_now: bytes | None, known: bool
+    bucket: Store, caplog: pytest.LogCaptureFixture, pointers_now: bytes | None, known: bool
 ) -> None:
     """By what the checkpoints say that are not newer than the one to go on from; else it is that one."""
     with opened(bucket) as run:
@@ -329,7 +343,7 @@ def test_a_lost_best_is_found_again(
     assert pointers(bucket) == {"best": f"iteration_{2 if known else 3}", "last": "iteration_3"}
 
 
-def test_a_best_that_is_there_stays(bucket: Bucket, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_best_that_is_there_stays(bucket: Store, caplog: pytest.LogCaptureFixture) -> None:
     with opened(bucket) as run:
         save(run, 1, best=True)
         save(run, 2)
@@ -375,7 +389,7 @@ def killed(run: RunFolder, number: int, allowed: int, monkeypatch: pytest.Monkey
 
 
 def test_wherever_a_kill_cuts_it_short_there_is_a_whole_checkpoint(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bucket: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(bucket) as run:
         save(run, 1, best=True)
@@ -405,7 +419,7 @@ def test_wherever_a_kill_cuts_it_short_there_is_a_whole_checkpoint(
 
 
 def test_wherever_a_kill_cuts_the_first_checkpoint_short_the_run_goes_on(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    bucket: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is stored yet: the run begins again, and stores what it would have stored."""
     ends = []
@@ -427,7 +441,7 @@ def test_wherever_a_kill_cuts_the_first_checkpoint_short_the_run_goes_on(
 
 
 def test_a_killed_first_start_stores_its_configuration_first_and_its_versions_last(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    bucket: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = opened(bucket)
     for name in ("actors.json", "versions.json"):
@@ -441,7 +455,7 @@ def test_a_killed_first_start_stores_its_configuration_first_and_its_versions_la
     assert f"{RUN}/versions.json" not in bucket.listed() and f"{RUN}/actors.json" in bucket.listed()
 
 
-def test_a_scratch_folder_that_somebody_cleans_takes_nothing_from_the_run(bucket: Bucket) -> None:
+def test_a_scratch_folder_that_somebody_cleans_takes_nothing_from_the_run(bucket: Store) -> None:
     with opened(bucket) as run:
         save(run, 1)
         before = bucket.listed()
@@ -453,43 +467,46 @@ def test_a_scratch_folder_that_somebody_cleans_takes_nothing_from_the_run(bucket
 
 
 def test_what_could_not_be_stored_comes_with_the_next_checkpoint(
-    bucket: Bucket, caplog: pytest.LogCaptureFixture
+    s3_bucket: Bucket, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with opened(bucket) as run:
+    with opened(s3_bucket) as run:
         save(run, 1, best=True)
-        bucket.server.stop()
+        s3_bucket.server.stop()
         save(run, 2)
-        bucket.server.start()
+        s3_bucket.server.start()
         (record,) = caplog.records
-        assert record.levelname == "WARNING" and f"run={bucket.url(RUN)} cannot" in caplog.text
+        assert record.levelname == "WARNING" and f"run={s3_bucket.url(RUN)} cannot" in caplog.text
         assert str(run.path) in caplog.text
         save(run, 3, keep=3)
-        assert checkpoints(bucket) == ["iteration_1", "iteration_2", "iteration_3"]
+        assert checkpoints(s3_bucket) == ["iteration_1", "iteration_2", "iteration_3"]
 
 
 @pytest.mark.parametrize("stopped", [None, Interrupted("go on with ...")])
 def test_what_cannot_be_stored_at_the_end_stays_and_is_named(
-    bucket: Bucket, scratch: Path, stopped: Exception | None
+    s3_bucket: Bucket, scratch: Path, stopped: Exception | None
 ) -> None:
-    with pytest.raises(StorageError, match=f"{bucket.url(RUN)} is not up to date") as caught, opened(bucket) as run:
+    with (
+        pytest.raises(StorageError, match=f"{s3_bucket.url(RUN)} is not up to date") as caught,
+        opened(s3_bucket) as run,
+    ):
         save(run, 1, best=True)
-        bucket.server.stop()
+        s3_bucket.server.stop()
         save(run, 2)
         if stopped:
             raise stopped
-    bucket.server.start()
-    assert f"--resume {run.path} run={bucket.url(RUN)}" in str(caught.value)
-    assert checkpoints(bucket) == ["iteration_1"]
-    with opened(bucket, resume=run.path) as again:
+    s3_bucket.server.start()
+    assert f"--resume {run.path} run={s3_bucket.url(RUN)}" in str(caught.value)
+    assert checkpoints(s3_bucket) == ["iteration_1"]
+    with opened(s3_bucket, resume=run.path) as again:
         assert again.path == run.path and whole(again) == ("iteration_2", b"\x02")
-    assert checkpoints(bucket) == ["iteration_1", "iteration_2"]
-    assert pointers(bucket) == {"best": "iteration_1", "last": "iteration_2"}
-    assert bucket.read(f"{RUN}/metrics.jsonl") == b"1\n2\n"
+    assert checkpoints(s3_bucket) == ["iteration_1", "iteration_2"]
+    assert pointers(s3_bucket) == {"best": "iteration_1", "last": "iteration_2"}
+    assert s3_bucket.read(f"{RUN}/metrics.jsonl") == b"1\n2\n"
     assert list(scratch.iterdir()) == []
 
 
 def test_another_error_is_not_hidden_by_one_of_the_storage(
-    bucket: Bucket, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    bucket: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object) -> None:
         raise StorageError("away")
@@ -502,20 +519,20 @@ def test_another_error_is_not_hidden_by_one_of_the_storage(
 
 
 def test_a_run_that_is_stopped_at_once_asks_nothing_of_the_storage(
-    bucket: Bucket, scratch: Path, caplog: pytest.LogCaptureFixture
+    s3_bucket: Bucket, scratch: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), opened(bucket) as run:
+    with pytest.raises(KeyboardInterrupt), opened(s3_bucket) as run:
         save(run, 1)
-        bucket.server.stop()
+        s3_bucket.server.stop()
         raise KeyboardInterrupt
-    bucket.server.start()
+    s3_bucket.server.start()
     assert not caplog.records and list(scratch.iterdir()) == []
 
 
 # --- models ---------------------------------------------------------------------------------------------------
 
 
-def test_models_are_found_as_in_a_folder(bucket: Bucket, scratch: Path) -> None:
+def test_models_are_found_as_in_a_folder(bucket: Store, scratch: Path) -> None:
     with opened(bucket) as run:
         for number in (1, 2, 3):
             save(run, number, keep=3, best=number == 2)
@@ -533,7 +550,7 @@ def test_models_are_found_as_in_a_folder(bucket: Bucket, scratch: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
-def test_models_that_are_not_there_or_damaged(bucket: Bucket) -> None:
+def test_models_that_are_not_there_or_damaged(bucket: Store) -> None:
     with opened(bucket) as run:
         save(run, 1, best=True)
     nothing = fetch_model(bucket.url("nothing"), "model.json")
@@ -555,7 +572,7 @@ def test_a_local_run_with_no_whole_checkpoint(tmp_path: Path) -> None:
         assert run.latest_checkpoint() is None
 
 
-def test_what_wandb_keeps_in_the_run_folder_is_not_stored(bucket: Bucket) -> None:
+def test_what_wandb_keeps_in_the_run_folder_is_not_stored(bucket: Store) -> None:
     with opened(bucket) as run:
         (run.path / "wandb" / "run-1").mkdir(parents=True)
         (run.path / "wandb" / "run-1" / "run.wandb").touch()
