@@ -55,13 +55,7 @@ def run_backend(config: Config, parts: RunComponents, progress: bool, inside: bo
     }
     with start_actors(config.ray, roles, progress, inside) as actors:
         staleness, name = config.rollout.max_staleness, Path(config.run).name
-        training = RayTrainingBackend(
-            actors,
-            model,
-            objective,
-            staleness,
-            name,
-        )
+        training = RayTrainingBackend(actors, model, objective, staleness, name)
         evaluate = RayEvaluationBackend(actors, parts.scorers.energy, rewarded)
         yield Backend(evaluate, training, lambda: actors.info, lambda: training.timeline)
 

@@ -71,9 +71,9 @@ class TrainLoop:
         # In the first epoch on trajectories sampled with the current weights, all ratios are 1.
         self._clips = config.by_policy and (config.learner.epochs > 1 or config.rollout.max_staleness > 0)
         self._start = 0 if done is None else done.iteration
-        self._replay = parts.replay(config)
-        if done is not None and self._replay is not None:
-            self._replay.load_state_dict(done.replay)
+        replay = parts.replay(config)
+        if done is not None and replay is not None:
+            replay.load_state_dict(done.replay)
         self._trainer = Trainer(
             config.rollout,
             parts.compositions,
@@ -85,7 +85,7 @@ class TrainLoop:
             by_policy=config.by_policy,
             by_gradient=config.objective.reward_gradient is not None,
             training_crystals=parts.training_crystals(config),
-            replay=self._replay,
+            replay=replay,
         )
         self._evaluate = Evaluator(
             parts.split.val,
@@ -172,8 +172,9 @@ class TrainLoop:
 
     def progressed(self) -> Progressed:
         """Return the state from which the run can be resumed exactly."""
-        replay = {} if self._replay is None else self._replay.state_dict()
-        return Progressed(self.iteration, self.best, self._backend.train.state_dict(), replay)
+        replay = self._trainer.replay
+        kept = {} if replay is None else replay.state_dict()
+        return Progressed(self.iteration, self.best, self._backend.train.state_dict(), kept)
 
     def checkpoint(self, is_best: bool) -> None:
         """Save a checkpoint in the run folder."""

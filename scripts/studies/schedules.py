@@ -27,6 +27,7 @@ from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.split import split_by_composition
 from omatg_ray.crystal.write import write_structures
+from omatg_ray.evaluate.evaluation import spread_rows
 from omatg_ray.evaluate.settings import TuningSettings
 from omatg_ray.run.location import BUNDLED, PROTOTYPES, as_base
 from omatg_ray.train.splits import SPLITS
@@ -52,8 +53,7 @@ Landscape = Mapping[str, CrystalDataset]
 
 def spread(dataset: CrystalDataset, most: int) -> CrystalDataset:
     """Return so many crystals, evenly spread over a data set."""
-    count = min(most, len(dataset))
-    return dataset.select([row * len(dataset) // count for row in range(count)])
+    return dataset.select(spread_rows(len(dataset), most))
 
 
 def landscapes(folder: Path, perov5: Path) -> dict[str, Landscape]:
