@@ -34,6 +34,12 @@ def numbers(text: str) -> list[int]:
     return [int(parse(part)) for part in text.split(",")]
 
 
+def weights(text: str) -> tuple[float, ...]:
+    """Parse weights, separated by commas."""
+    parse = number(float, 0)
+    return tuple(float(parse(part)) for part in text.split(","))
+
+
 def path_or_word(text: str) -> str:
     """Parse a path, or a word for something bundled or to be fetched."""
     try:

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from omatg_ray.cli.arguments import number, numbers, path_or_word
+from omatg_ray.cli.arguments import number, numbers, path_or_word, weights
 from omatg_ray.errors import ConfigError
 from omatg_ray.run.location import BUNDLED
 
@@ -65,6 +65,15 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
         "the run that learned it "
         f"(default: own){'; repeat it for several' if several else ''}",
     )
+    sub.add_argument(
+        "--guidance",
+        action="append",
+        type=weights,
+        metavar="W,...",
+        help="strength of what reinforcement changed: 0 is the base, 1 the model as trained (default), more goes further "
+        "in that direction; of several, such as 0,3, every crystal draws one, which keeps more polymorphs"
+        f"{'; repeat it for several rows' if several else ''}",
+    )
     sub.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="seed of start and noise (default 0)")
     comparison_arguments(sub)
     sub.add_argument(
@@ -120,20 +129,22 @@ def sampling_values(arguments: argparse.Namespace) -> dict[str, Any]:
     from omatg_ray.train.job import find_input
 
     model = find_input(arguments.model, "MODEL")
-    if len(arguments.schedule or ()) > 1:
-        raise ConfigError(f"give one --schedule, not {len(arguments.schedule)}")
+    for name in ("schedule", "guidance"):
+        if len(given := getattr(arguments, name) or ()) > 1:
+            raise ConfigError(f"give one --{name}, not {len(given)}")
     (sampling,) = read_samplings(arguments, [arguments.steps])
     return {"model": model, "sampling": sampling[1], **work_options(arguments)}
 
 
 def read_samplings(arguments: argparse.Namespace, steps: Iterable[int]) -> list[tuple[str, Sampling]]:
-    """Return every schedule at every number of grid points, each with the schedule's name in tables."""
-    from omatg_ray.model.sampling import Sampling
+    """Return every schedule at every number of grid points and guidance, each with the schedule's name in tables."""
+    from omatg_ray.model.sampling import UNGUIDED, Sampling
 
     return [
-        (name, Sampling(points, schedule, arguments.noise, arguments.solver))
+        (name, Sampling(points, schedule, arguments.noise, arguments.solver, guidance))
         for name, schedule in dict(read_schedules(arguments)).items()
         for points in steps
+        for guidance in dict.fromkeys(arguments.guidance or [UNGUIDED])
     ]
 
 

@@ -22,6 +22,7 @@ from omatg_ray.evaluate.domain import trained_on, warn_outside
 from omatg_ray.evaluate.evaluation import collect
 from omatg_ray.model.checks import recovery_of, refuse_unseen, warn_ineffective
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import UNGUIDED
 from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.options import SamplingOptions
 
@@ -103,6 +104,7 @@ def generate(options: GenerateOptions, progress: bool = False) -> RankedCrystals
         "model": str(options.model),
         "steps": options.sampling.steps,
         "noise": options.sampling.noise,
+        **({} if options.sampling.guidance == UNGUIDED else {"guidance": list(options.sampling.guidance)}),
         **judges.names,
         "seed": options.seed,
     }

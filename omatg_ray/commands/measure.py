@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -13,7 +14,7 @@ from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.evaluation import Evaluation
 from omatg_ray.evaluate.given import evaluate_given
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.model.sampling import Sampling
+from omatg_ray.model.sampling import UNGUIDED, Sampling
 from omatg_ray.model.schedule import read_schedule
 from omatg_ray.policy.settings import NoiseMode
 from omatg_ray.reward.energy import MatGLEnergy
@@ -35,6 +36,7 @@ def evaluate(
     steps: int = 50,
     schedule: Schedule | Location | None = None,
     noise: NoiseMode = "none",
+    guidance: Sequence[float] = UNGUIDED,
     samples: int = 1,
     limit: int | None = None,
     relax: int = 0,
@@ -58,7 +60,7 @@ def evaluate(
             rewarded the model; for crystals of one's own that of the bundled references, or `bundled`.
         steps: Of a model: grid points.
         schedule: Of a model: its schedule, as in `FlowModel.sample`.
-        noise: Of a model: as in `Sampling`.
+        noise, guidance: Of a model: as in `Sampling`.
         samples: Of a model: crystals for each reference.
         limit: Of a model: use this many references, spread over all.
         relax: Of a model: also relax its crystals in at most this many steps each, and measure once more (metrics
@@ -90,7 +92,7 @@ def evaluate(
         options = EvaluateOptions(
             model=subject,
             data=references if isinstance(references, str | Path) else as_dataset(references),
-            sampling=Sampling(steps, named, noise),
+            sampling=Sampling(steps, named, noise, guidance=tuple(guidance)),
             potential=potential,
             samples=samples,
             limit=limit,

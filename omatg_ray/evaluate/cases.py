@@ -25,7 +25,7 @@ from omatg_ray.evaluate.compositions import ByComposition
 from omatg_ray.evaluate.evaluation import Evaluation
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.model.sampling import EULER, Sampling
+from omatg_ray.model.sampling import EULER, UNGUIDED, Sampling
 from omatg_ray.model.schedule import OWN
 from omatg_ray.policy.schedule import describe
 from omatg_ray.reward.matching import MatchSettings
@@ -64,8 +64,10 @@ class Case:
     @property
     def way(self) -> str:
         """How it generates: the schedule, and all that differs from the defaults."""
-        noise, solver = self.sampling.noise, self.sampling.solver
+        noise, solver, guidance = self.sampling.noise, self.sampling.solver, self.sampling.guidance
         unusual = [*(["policy noise"] if noise == "policy" else []), *([] if solver == EULER else [solver])]
+        if guidance != UNGUIDED:
+            unusual.append(f"guidance {','.join(f'{weight:g}' for weight in guidance)}")
         return ", ".join([self.schedule_name, *unusual])
 
     @property
@@ -344,6 +346,8 @@ def key_of(case: Case, conditions: str) -> str:
         "noise": case.sampling.noise,
         "solver": case.sampling.solver,
     }
+    if case.sampling.guidance != UNGUIDED:  # Not otherwise: the keys of results without it have to stay.
+        decided["guidance"] = case.sampling.guidance
     return _hash(json.dumps(decided, sort_keys=True).encode())
 
 

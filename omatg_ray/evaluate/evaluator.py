@@ -26,7 +26,7 @@ from omatg_ray.evaluate.rewards import column_of, reward_rows
 from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.evaluate.unique import find_unique
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.model.sampling import Sampling
+from omatg_ray.model.sampling import UNGUIDED, Sampling
 from omatg_ray.policy.schedule import describe
 from omatg_ray.policy.settings import CHUNK_PAIRS
 from omatg_ray.reward.matching import MatchResult, compositions
@@ -167,6 +167,7 @@ class Evaluator:
             "potential": None if reward is None else reward.potential.name,
             "domain_of": self.domain_of(model),
             **({"relax": self.relax} if self.relax else {}),
+            **({} if sampling.guidance == UNGUIDED else {"guidance": list(sampling.guidance)}),
         }
         open_species, domain = model.generates_species, self.judge(model)
         sum_up = partial(self.evaluation, settings=settings, open_species=open_species, domain=domain)

@@ -28,7 +28,7 @@ from omatg_ray.errors import ModelError
 from omatg_ray.flow.network import CSPNet
 from omatg_ray.flow.species import draw_jumps
 from omatg_ray.model.description import ModelDescription
-from omatg_ray.model.sampling import DEFAULT, EULER, Sampling, chunks_by_pairs
+from omatg_ray.model.sampling import DEFAULT, EULER, UNGUIDED, Sampling, chunks_by_pairs
 from omatg_ray.model.variants import Variant, variant
 from omatg_ray.policy.drift import Drift, Score, annealed_velocity
 from omatg_ray.policy.noise import LearnedNoise, Noise
@@ -315,15 +315,18 @@ class FlowModel:
             chunk_seeds = [seeds[i] for i in chunk]
             x_0 = self.description.base_distribution.sample([species[i] for i in chunk], chunk_seeds).to(self.device)
             fields = policy.active if sampling.noise == "policy" else ()
+            of_chunk = policy
+            if sampling.guidance != UNGUIDED:
+                of_chunk = policy.guided(sampling.weights(chunk_seeds).to(self.device))
             draws = draw_noise(x_0, sampling.steps, chunk_seeds, fields, policy.drift.per_structure)
             jumps = None
             if path is not None:
                 x_0 = path.start(x_0, chunk_seeds, elements)
                 jumps = draw_jumps(x_0, sampling.steps, chunk_seeds)
             if sampling.solver == EULER:
-                parts.append(policy.integrate(x_0, times, draws, jumps=jumps).to("cpu"))
+                parts.append(of_chunk.integrate(x_0, times, draws, jumps=jumps).to("cpu"))
             else:
-                parts.append(solve(policy.velocity, x_0, times, sampling.solver).to("cpu"))
+                parts.append(solve(of_chunk.velocity, x_0, times, sampling.solver).to("cpu"))
         return CrystalBatch.cat(parts)
 
     def sample(
@@ -333,6 +336,7 @@ class FlowModel:
         schedule: Schedule | Location | None = None,
         seed: int = 0,
         noise: NoiseMode = "none",
+        guidance: Sequence[float] = UNGUIDED,
     ) -> list[Structure]:
         """Generate one crystal for each formula, which gives the atoms of the cell: 'TiO2' three atoms, 'Ti2O4' six.
 
@@ -352,7 +356,7 @@ class FlowModel:
         species = [cell_species(formula) for formula in asked]
         refuse_unseen(self, "the model", dict(zip(asked, species, strict=True)))
         named = read_schedule(schedule) if isinstance(schedule, str | Path) else schedule
-        return self.generate(species, Sampling(steps, named, noise), seed).to_structures()
+        return self.generate(species, Sampling(steps, named, noise, guidance=tuple(guidance)), seed).to_structures()
 
 
 def bundled_model() -> FlowModel:

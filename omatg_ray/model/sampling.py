@@ -6,16 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, get_args
 
+import torch
+
 from omatg_ray.errors import ModelError
 from omatg_ray.policy.hand_made import HandMadeSchedule, StepSizes
 from omatg_ray.policy.settings import NoiseMode
+from omatg_ray.seeding import generator
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from omatg_ray.model.flow_model import FlowModel
     from omatg_ray.policy.ode import Method as Solver
     from omatg_ray.policy.schedule import Schedule
 
 EULER: Final = "euler"
+UNGUIDED: Final = (1.0,)
+"""Guidance of a model that generates as it was trained."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +36,21 @@ class Sampling:
             stochastic process, if its interpolant has one.
         solver: "euler", or another method of torchdiffeq. Other methods take no noise, and adaptive ones use only the
             ends of the time grid.
+        guidance: Weights w of the reinforced network (`Policy.guided`), of which every crystal draws one; (1,) is the
+            model as it was trained, (0,) its base.
     """
 
     steps: int = 50
     schedule: Schedule | None = None
     noise: NoiseMode = "none"
     solver: Solver = EULER
+    guidance: tuple[float, ...] = UNGUIDED
+
+    def weights(self, seeds: Sequence[int]) -> Tensor:
+        """Return the weight of guidance of every crystal (B,), float32, which its seed decides."""
+        count = len(self.guidance)
+        drawn = [int(torch.randint(count, (), generator=generator(seed, "guidance"))) for seed in seeds]
+        return torch.tensor(self.guidance)[drawn]
 
     def schedule_of(self, model: FlowModel) -> Schedule | None:
         """Return the schedule that a model generates with."""
@@ -44,13 +60,18 @@ class Sampling:
         """Refuse options that the solver does not support.
 
         Raises:
-            ModelError: Noise, generated species, or a schedule of Euler steps are combined with another solver; or as
-                `require_straight_paths`.
+            ModelError: Noise, generated species, or a schedule of Euler steps are combined with another solver; a model
+                without a reinforced network is to be guided; or as `require_straight_paths`.
         """
         from omatg_ray.policy.schedule import require_straight_paths
 
         schedule, reason = self.schedule_of(model), None
         require_straight_paths(schedule, model.description.paths)
+        if self.guidance != UNGUIDED and "policy" not in model.learned:
+            kind = "its schedule alone was learned" if model.description.active else "it is a base model"
+            raise ModelError(
+                f"guidance: it strengthens or weakens what reinforcement changed in a network, and {kind}; leave it out"
+            )
         if self.solver == EULER:
             return
         from omatg_ray.policy.ode import AdaptiveMethod

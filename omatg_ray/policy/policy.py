@@ -90,6 +90,7 @@ class Policy:
 
     Attributes:
         precision: Precision in which the networks are evaluated.
+        guidance: Weights of the policy (B,), if it is guided (`guided`).
 
     Raises:
         ModelError: An active field has no noise schedule.
@@ -118,11 +119,26 @@ class Policy:
         self.quiet = drift.noiseless()
         self._schedule = schedule
         self.precision: Precision = "float32"
+        self.guidance: Tensor | None = None
 
     def at(self, precision: Precision) -> Policy:
         """Return a copy of this policy, with the same networks, that is evaluated in a precision."""
         other = copy.copy(self)
         other.precision = precision
+        return other
+
+    def guided(self, weights: Tensor) -> Policy:
+        """Return a copy of this policy, with the same networks, that is guided away from the base.
+
+        Where the policy acts, the outputs of its network become those of the base, plus w times what it changes. At
+        w = 1 it is the policy, at 0 its base, and above 1 it goes further in the direction in which it was reinforced
+        (CFGRL: Frans et al., 2025, arXiv 2505.23458).
+
+        Args:
+            weights: w of every structure (B,).
+        """
+        other = copy.copy(self)
+        other.guidance = weights
         return other
 
     def times(self, steps: int) -> Tensor:
@@ -202,7 +218,7 @@ class Policy:
         """Return the step of both fields from t to t + dt; a field without an entry in `noise` moves without noise.
 
         The base network runs only if a field is frozen, actions scale the base's velocity, species are generated, or
-        `with_base` requests its outputs for the active fields, and before `acts_from`.
+        `with_base` requests its outputs for the active fields, before `acts_from`, and where the policy is guided.
 
         Args:
             jumps: Uniform numbers (sum N,) for generated species; None: species stay.
@@ -219,8 +235,12 @@ class Policy:
         drifts = {field: self.quiet if field in quiet else self.drift for field in self.active}
         own_heads = {name for field, drift in drifts.items() for name in drift.outputs(field)}
         base_heads |= self.heads if with_base else set()
-        base = self._ask(self.base_network, crystals, t, base_heads if acts else base_heads | own_heads)
+        guidance = self.guidance if acts else None
+        with_own = not acts or guidance is not None
+        base = self._ask(self.base_network, crystals, t, base_heads | own_heads if with_own else base_heads)
         own = self._ask(self.network, crystals, t, own_heads) if acts else base
+        if guidance is not None:
+            own = {name: _guide(guidance, name, own[name], base[name], crystals) for name in own}
         displacement: Fields = {}
         actions: Fields = {}
         length = dt if euler else None
@@ -282,3 +302,9 @@ class Policy:
             return {}
         out = network(crystals, t, self.precision)
         return {name: getattr(out, name) for name in sorted(names)}
+
+
+def _guide(weights: Tensor, name: Output, own: Tensor, base: Tensor, crystals: CrystalBatch) -> Tensor:
+    """Return an output of the base plus w times what the policy changes."""
+    field: FieldName = "pos" if name.startswith("pos") else "cell"
+    return base + of_rows(weights, field, crystals) * (own - base)

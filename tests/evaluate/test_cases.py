@@ -173,6 +173,7 @@ def test_keys_tell_apart_what_decides_a_result(backend: Watched) -> None:
         replace(case, sampling=Sampling(4)),
         replace(case, sampling=replace(case.sampling, noise="policy")),
         replace(case, sampling=replace(case.sampling, solver="midpoint")),
+        replace(case, sampling=replace(case.sampling, guidance=(0.0, 3.0))),
         replace(case, sampling=replace(case.sampling, schedule=LinearSchedule(pos=1.0))),
         replace(case, sampling=replace(case.sampling, schedule=LinearSchedule(cell=1.0))),
         replace(case, model=small_model(1)),

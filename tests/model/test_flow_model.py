@@ -248,6 +248,40 @@ def test_a_model_that_acts_later_keeps_that_in_its_folder(tmp_path):
     assert equal(loaded.generate(SPECIES, Sampling(4), 3), base.generate(SPECIES, Sampling(4), 3))
 
 
+def test_guidance_goes_from_the_base_through_the_model_and_beyond():
+    model, count = reinforced_model(acts_from=0.4), 12
+    base = FlowModel(model.description.model_copy(update={"active": []}), model.base_network)
+    species = [[22, 8, 8]] * count
+
+    def generated(*guidance: float, **more):
+        return model.generate(species, Sampling(6, guidance=guidance, **more), 3)
+
+    assert close(generated(1.0, 1.0), model.generate(species, Sampling(6), 3), 1e-5)
+    assert close(generated(0.0), base.generate(species, Sampling(6), 3), 1e-5)
+    rows = {weight: generated(weight) for weight in (0.0, 3.0)}
+    assert not close(rows[3.0], model.generate(species, Sampling(6), 3))
+    by_midpoints = {weight: generated(weight, solver="midpoint") for weight in (0.0, 3.0)}
+    assert close(by_midpoints[0.0], base.generate(species, Sampling(6, solver="midpoint"), 3), 1e-5)
+    assert not close(by_midpoints[3.0], by_midpoints[0.0])
+    # Of several weights every crystal draws one, by its own seed: the chunks decide nothing.
+    drawn = Sampling(guidance=(0.0, 3.0)).weights([seed_of(3, "structure", index) for index in range(count)])
+    assert set(drawn.tolist()) == {0.0, 3.0}
+    mixed = generated(0.0, 3.0)
+    for row, weight in enumerate(drawn.tolist()):
+        assert close(mixed.select([row]), rows[weight].select([row]), 1e-5)
+    some = model.generate(species[:5], Sampling(6, guidance=(0.0, 3.0)), 3, indices=range(7, 12), chunk_pairs=1)
+    assert close(some, mixed.select(range(7, 12)), 1e-5)
+
+
+def test_only_a_reinforced_network_can_be_guided():
+    with pytest.raises(ModelError, match="guidance: .*it is a base model; leave it out"):
+        base_model().generate(SPECIES, Sampling(3, guidance=(2.0,)))
+    learned = description(variant="annealing", active=["pos"], noise={"pos": NoiseSettings(kind="constant", a=0.1)})
+    model = FlowModel(learned, small_network(0, torch.float32), new_modules(learned))
+    with pytest.raises(ModelError, match="guidance: .*its schedule alone was learned"):
+        model.sample("TiO2", steps=3, guidance=(2.0,))
+
+
 def test_a_schedule_replaces_that_of_the_model():
     annealed, plain = base_model(schedule=LinearSchedule(pos=4.0)), base_model()
     schedule = LinearSchedule(pos=4.0)

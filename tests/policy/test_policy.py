@@ -135,6 +135,34 @@ def test_a_policy_that_acts_later_is_its_base_until_then(active):
     assert torch.equal(gated.integrate(crystals, times, noise).pos, state.pos)
 
 
+@pytest.mark.parametrize("active", [("pos", "cell"), ("pos",)])
+@pytest.mark.parametrize("schedule", [None, LinearSchedule(pos=3.0, cell=0.5)])
+@torch.no_grad()
+def test_guidance_weighs_what_the_policy_changes(active, schedule):
+    """b⁰ + w (b − b⁰) structure by structure, noise apart; frozen fields, and steps before it acts, are the base's."""
+    network, base, crystals = small_network(0), small_network(1), random_crystals(SIZES)
+    weights = torch.tensor([0.0, 1.0, 2.5], dtype=torch.float64)
+    policy = velocity_policy(network, base, active, schedule=schedule, acts_from=0.3)
+    noise = {field: v[0] for field, v in noise_of(crystals, active).items()}
+    guided, plain, reference = (
+        each.step(crystals, T, DT, noise if each is not frozen else {}).displacement
+        for frozen in [velocity_policy(network, base, (), schedule=schedule)]
+        for each in (policy.guided(weights), policy, frozen)
+    )
+    of_noise = {"pos": 0.1668 * 1.5**0.5, "cell": 0.2}
+    for field in ("pos", "cell"):
+        w = weights[crystals.batch][:, None] if field == "pos" else weights[:, None, None]
+        drawn = of_noise[field] * 0.05**0.5 * noise[field] if field in active else torch.zeros(())
+        expected = reference[field] + drawn + w * (plain[field] - drawn - reference[field])
+        torch.testing.assert_close(guided[field], expected if field in active else reference[field])
+    early = torch.tensor(0.2, dtype=torch.float64)
+    assert torch.equal(
+        policy.guided(weights).step(crystals, early, DT, noise).displacement["pos"],
+        policy.step(crystals, early, DT, noise).displacement["pos"],
+    )
+    assert policy.guidance is None
+
+
 def test_a_grid_point_at_the_time_to_act_is_one_that_acts():
     times = time_grid(10)
     policies = [velocity_policy(small_network(), small_network(1), acts_from=float(times[k])) for k in range(9)]
