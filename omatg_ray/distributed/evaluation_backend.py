@@ -88,9 +88,6 @@ class RayEvaluationBackend:
     def weigh(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
         return self._of_each("assess", [(batch, None) for batch in batches], lambda value: value.energy)
 
-    def score(self, batches: Sequence[CrystalBatch]) -> Iterator[RewardResult]:
-        return self._of_each("score", [(batch,) for batch in batches], lambda value: value.result)
-
     def _of_each(
         self, method: str, arguments: Sequence[tuple[Any, ...]], of: Callable[[Any], Result]
     ) -> Iterator[Result]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from ray import ObjectRef
 from torch import Tensor
 
+from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.distributed.actor_set import ActorSet
 from omatg_ray.distributed.failures import InputLost, OutputLost, fetch
 from omatg_ray.distributed.learner_group import LearnerGroup
@@ -91,6 +93,22 @@ class RayTrainingBackend:
         self.timeline: Timeline | None = None
         self._learned: tuple[Sequence[WorkItem], int] | None = None
         self.weights = PublishedWeights(model, staleness)
+
+    def score(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
+        rewards: dict[int, Tensor] = {}
+
+        def done(index: int, scored: ScoredItem) -> None:
+            rewards[index] = scored.result.reward
+
+        def give_up(index: int, why: str) -> None:
+            rewards[index] = torch.full((len(batches[index]),), math.nan, dtype=torch.float64)
+
+        for index, batch in enumerate(batches):
+            name, given_up = f"batch {index} of known crystals", partial(give_up, index)
+            self.reward.submit(Request(name, "score", (batch,), partial(done, index), given_up=given_up))
+        for index in range(len(batches)):
+            self._loop.until(partial(rewards.__contains__, index))
+            yield rewards.pop(index)
 
     def submit(self, items: Sequence[WorkItem], version: int) -> None:
         """Start rollouts; every item goes on to a reward actor as soon as it is rolled out."""

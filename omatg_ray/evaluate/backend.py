@@ -155,13 +155,6 @@ class EvaluationBackend(Protocol):
         """Yield the energies (B,) in eV/atom of every batch, in order. Needs a potential."""
         ...
 
-    def score(self, batches: Sequence[CrystalBatch]) -> Iterator[RewardResult]:
-        """Yield the rewards of every batch with their parts and values, in order, NaN where they failed.
-
-        Needs a reward.
-        """
-        ...
-
 
 class LocalEvaluationBackend:
     """Evaluation backend in this process, with the worker processes of a matcher.
@@ -185,11 +178,6 @@ class LocalEvaluationBackend:
         assert self.energy is not None
         for batch in batches:
             yield self.energy(batch).values["energy_per_atom"]
-
-    def score(self, batches: Sequence[CrystalBatch]) -> Iterator[RewardResult]:
-        assert self._reward is not None
-        for batch in batches:
-            yield reward_of_known(self._reward, batch)
 
 
 def assess(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.reward.protocol import Reward
+from omatg_ray.reward.protocol import Reward, reward_of_known
 from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.rollout import Trajectory
 from omatg_ray.rl.scoring import ScoredItem, score_item
@@ -28,6 +29,9 @@ class TrainingBackend(Protocol):
     Version v of the weights is the one after v iterations. An iteration is submitted, collected and learned from, in
     this order; later iterations may be submitted in the meantime.
     """
+
+    def score(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
+        """Yield the rewards (B,) of batches of known crystals, in order, NaN where they failed."""
 
     def submit(self, items: Sequence[WorkItem], version: int) -> None:
         """Start to roll out and score an iteration with one version of the weights.
@@ -118,6 +122,10 @@ class LocalTrainingBackend:
         policy, base = self.learner.policy, self.model.description.base_distribution
         with_base = self.learner.objective.needs_base(policy)
         return run_item(item, policy, base, with_base, self.model.device)
+
+    def score(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:
+        for batch in batches:
+            yield reward_of_known(self.reward, batch).reward
 
     def submit(self, items: Sequence[WorkItem], version: int) -> None:
         self._submitted[items[0].iteration] = (items, version)

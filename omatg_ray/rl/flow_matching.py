@@ -27,7 +27,7 @@ class TrainingCrystals:
         base: Distribution of x_0.
         paths: Paths of the flow.
         acts_from: Earliest time of an example.
-        count: Examples per iteration.
+        count: Examples per update.
         seed: Seed of the run.
     """
 
@@ -38,10 +38,10 @@ class TrainingCrystals:
     count: int
     seed: int
 
-    def examples(self, iteration: int) -> Examples:
-        """Return the examples of an iteration, from every crystal once before any of them twice."""
-        rows = take_in_turn(len(self.crystals), iteration, self.count, self.seed, "match")
-        seeds = [seed_of(self.seed, "example", iteration, place) for place in range(self.count)]
+    def examples(self, turn: int) -> Examples:
+        """Return the examples of an update, from every crystal once before any of them twice."""
+        rows = take_in_turn(len(self.crystals), turn, self.count, self.seed, "match")
+        seeds = [seed_of(self.seed, "example", turn, place) for place in range(self.count)]
         return draw_examples(self.crystals.select(rows), seeds, self.base, self.paths, self.acts_from)
 
 

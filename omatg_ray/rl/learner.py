@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
@@ -97,7 +97,7 @@ class Learner:
         advantage: Tensor | None,
         total: int | None = None,
         gradient: Gradient | None = None,
-        examples: Mapping[str, Examples] | None = None,
+        examples: Mapping[str, Sequence[Examples]] | None = None,
     ) -> dict[str, float]:
         """Run all epochs on one iteration's trajectories, or on this learner's part of them.
 
@@ -108,7 +108,8 @@ class Learner:
             advantage: (B,); None: there is no policy gradient.
             total: Counted structures of all learners; by default those of `trajectory`.
             gradient: Gradients of their rewards, learned from as `objective.reward_gradient` says.
-            examples: This learner's part of the flow-matching examples, by source (`objective.matching_weight`).
+            examples: This learner's part of the flow-matching examples of every epoch, by source
+                (`objective.matching_weight`).
 
         Returns:
             Over the structures of all learners, means over epochs of `loss`, `grad_norm` and, per active field,
@@ -127,7 +128,8 @@ class Learner:
         report, norms, reports = Report(), 0.0, list[Report]()
         for epoch in range(self.settings.epochs):
             try:
-                report = self._gradients(part, examples or {}, report, first=epoch == 0)
+                of_epoch = {source: each[epoch] for source, each in (examples or {}).items() if len(each[epoch])}
+                report = self._gradients(part, of_epoch, report, first=epoch == 0)
             except TrainingError as error:
                 report = Report(error=str(error))
             report.graded = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]

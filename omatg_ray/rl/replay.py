@@ -1,8 +1,9 @@
 """Replay of the best crystals found so far, as ends of the flow: expert iteration.
 
-Every visit of a composition leaves its best members, relaxed if asked for. Those that differ are kept, composition by
-composition, and the flow is matched to them as pretraining matches it to known crystals. So the policy learns which
-basin to choose, from energies alone, without noise and without probabilities of actions.
+It begins with the training crystals, if asked for. Every visit of a composition adds its best members, relaxed if
+asked for. Those that differ are kept, composition by composition, and the flow is matched to them as pretraining
+matches it to known crystals. So the policy learns which basin to choose, from energies alone, without noise and without
+probabilities of actions.
 """
 
 from __future__ import annotations
@@ -80,6 +81,12 @@ def best_of(
     return Best(found.select(rows).to("cpu", torch.float32), scores[rows])
 
 
+def take_known(crystals: CrystalBatch, reward: Tensor) -> Best:
+    """Return known crystals as if they had been found: those that are valid and have a reward."""
+    rows = (check_validity(crystals).valid & reward.isfinite()).nonzero().squeeze(1)
+    return Best(crystals.select(rows).to("cpu", torch.float32), reward[rows])
+
+
 class Replay:
     """The distinct best crystals of every composition, and what an iteration learns from them.
 
@@ -132,21 +139,29 @@ class Replay:
         self._kept[key] = Best(new.crystals.select(rows), new.reward[rows])
         self._fingerprints[key] = prints[rows]
 
-    def examples(self, iteration: int) -> Examples | None:
-        """Return the examples of an iteration: of compositions in turn, a crystal each; None if nothing is kept yet.
+    def examples(self, turn: int) -> Examples:
+        """Return the examples of an update: of compositions in turn, a crystal each.
 
-        Within a composition a crystal is drawn with the weight exp((R − R_best) / T), R its reward.
+        Compositions with a single crystal say nothing about which to choose, so they are left out unless there are no
+        others. Within a composition a crystal is drawn with the weight exp((R − R_best) / T), R its reward.
+
+        Args:
+            turn: Number of the update.
+
+        Raises:
+            ValueError: Nothing is kept yet.
         """
         if not self._kept:
-            return None
-        kept = [self._kept[key] for key in sorted(self._kept)]
-        chosen = take_in_turn(len(kept), iteration, self.settings.crystals, self._seed, "replay")
-        drawn = generator(self._seed, "replayed", iteration)
+            raise ValueError("the replay is empty")
+        every = [self._kept[key] for key in sorted(self._kept)]
+        kept = [best for best in every if len(best.reward) > 1] or every
+        chosen = take_in_turn(len(kept), turn, self.settings.crystals, self._seed, "replay")
+        drawn = generator(self._seed, "replayed", turn)
         crystals = []
         for row in chosen:
             weights = boltzmann(kept[row].reward, self.settings.temperature)
             crystals.append(kept[row].crystals.select(torch.multinomial(weights, 1, generator=drawn)))
-        seeds = [seed_of(self._seed, "replay example", iteration, place) for place in range(len(chosen))]
+        seeds = [seed_of(self._seed, "replay example", turn, place) for place in range(len(chosen))]
         return draw_examples(CrystalBatch.cat(crystals), seeds, self._base, self._paths, self._acts_from)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -194,7 +194,7 @@ class RewardGradientSettings(Settings):
 class FlowMatchingSettings(Settings):
     """Flow matching on training crystals beside the update, which keeps the policy close to the data."""
 
-    crystals: int = Field(64, ge=1, description="training crystals per iteration")
+    crystals: int = Field(64, ge=1, description="training crystals per update (learner.epochs an iteration)")
     weight: FieldWeights = Field(
         FieldWeights(pos=2.0, cell=0.1),
         description="weight of the squared error of the velocity, its mean over components: in fractional units for "
@@ -205,7 +205,13 @@ class FlowMatchingSettings(Settings):
 class ReplaySettings(Settings):
     """Flow matching on the best crystals found so far: expert iteration (docs/gradients.md)."""
 
-    crystals: int = Field(64, ge=1, description="examples per iteration, of compositions in turn")
+    crystals: int = Field(
+        64, ge=1, description="examples per update (learner.epochs an iteration), of compositions in turn"
+    )
+    known: bool = Field(
+        True,
+        description="begin with the training crystals, rewarded as those found; false: learn from those found alone",
+    )
     keep: int = Field(2, ge=1, description="distinct crystals kept of each composition, the best ones")
     relax: int = Field(
         5,

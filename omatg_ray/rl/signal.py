@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -22,13 +22,13 @@ class Signal:
         counted: Indices (b,) of the structures to learn from, over all items.
         advantage: Their advantages (b,); None: there is no policy gradient.
         gradient: Gradients of their rewards; None: not learned from.
-        examples: Examples of flow matching, by source (`rl.settings.MATCHING`, `REPLAY`).
+        examples: Examples of flow matching, by source (`rl.settings.MATCHING`, `REPLAY`), epoch by epoch.
     """
 
     counted: Tensor
     advantage: Tensor | None = None
     gradient: Gradient | None = None
-    examples: Mapping[str, Examples] = field(default_factory=dict)
+    examples: Mapping[str, Sequence[Examples]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether there is anything to learn from."""
@@ -48,9 +48,9 @@ class Signal:
             counted,
             None if self.advantage is None else self.advantage[positions],
             None if self.gradient is None else self.gradient.select(positions, layout),
-            {name: of.select(share_of(len(of), rank, size)) for name, of in self.examples.items()},
+            {name: [of.select(share_of(len(of), rank, size)) for of in each] for name, each in self.examples.items()},
         )
 
-    def examples_on(self, device: torch.device) -> dict[str, Examples]:
-        """Return the examples on a device, without sources that have none."""
-        return {name: of.to(device) for name, of in self.examples.items() if len(of)}
+    def examples_on(self, device: torch.device) -> dict[str, list[Examples]]:
+        """Return the examples on a device."""
+        return {name: [of.to(device) for of in each] for name, each in self.examples.items()}

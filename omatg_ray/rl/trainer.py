@@ -36,6 +36,7 @@ class Trainer:
         by_gradient: Whether the gradients of rewards are used, for the rewards that have one.
         training_crystals: Crystals whose flow is matched beside the rewards; None: none.
         replay: Keeps the best crystals found, whose flow is matched; None: none.
+        epochs: Updates of an iteration, each of which matches the flow of other crystals.
     """
 
     def __init__(
@@ -51,11 +52,12 @@ class Trainer:
         by_gradient: bool = False,
         training_crystals: TrainingCrystals | None = None,
         replay: Replay | None = None,
+        epochs: int = 1,
     ) -> None:
         self.settings, self.compositions, self.advantage = settings, compositions, advantage
         self.backend, self.seed, self.total, self.iteration = backend, seed, total, iteration
         self.by_policy, self.by_gradient = by_policy, by_gradient
-        self.training_crystals, self.replay = training_crystals, replay
+        self.training_crystals, self.replay, self.epochs = training_crystals, replay, epochs
         self._ahead: dict[int, list[WorkItem]] = {}
 
     def step(self) -> dict[str, float]:
@@ -93,13 +95,17 @@ class Trainer:
         if self.replay is not None:
             self.replay.add(item.best for item in scored if item.best is not None)
             metrics |= {"replay_crystals": float(len(self.replay)), "replay_reward": self.replay.reward}
-            if (replayed := self.replay.examples(self.iteration)) is not None:
-                examples[REPLAY] = replayed
+            if len(self.replay):
+                examples[REPLAY] = [self.replay.examples(turn) for turn in self._turns()]
         if self.training_crystals is not None and (len(rows) or examples):
-            examples[MATCHING] = self.training_crystals.examples(self.iteration)
+            examples[MATCHING] = [self.training_crystals.examples(turn) for turn in self._turns()]
         metrics |= self.backend.learn(self.iteration, Signal(rows, advantage, gradient, examples))
         self.iteration += 1
         return metrics | self.backend.timings()
+
+    def _turns(self) -> range:
+        """Return the numbers of this iteration's updates, counted over the run."""
+        return range(self.iteration * self.epochs, (self.iteration + 1) * self.epochs)
 
     def _submit_ahead(self) -> None:
         """Submit this iteration, unless it is in flight, and those that may be sampled with weights available now."""

@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 
+import torch
+from torch import Tensor
+
 from omatg_ray.config import Config
 from omatg_ray.evaluate.backend import Backend
 from omatg_ray.evaluate.cases import CASES
@@ -17,7 +20,9 @@ from omatg_ray.evaluate.metrics import REWARD, mean
 from omatg_ray.evaluate.rewards import SUM, metric_of
 from omatg_ray.model.checks import warn_generated_species
 from omatg_ray.model.sampling import Sampling
+from omatg_ray.rl.backend import TrainingBackend
 from omatg_ray.rl.divergence import SHIFT, DivergenceWatch
+from omatg_ray.rl.replay import Best, take_known
 from omatg_ray.rl.trainer import Trainer
 from omatg_ray.run.atomic import remove_folder
 from omatg_ray.run.folder import RunFolder
@@ -72,8 +77,10 @@ class TrainLoop:
         self._clips = config.by_policy and (config.learner.epochs > 1 or config.rollout.max_staleness > 0)
         self._start = 0 if done is None else done.iteration
         replay = parts.replay(config)
-        if done is not None and replay is not None:
+        if replay is not None and done is not None:
             replay.load_state_dict(done.replay)
+        elif replay is not None and replay.settings.known:
+            replay.add([_score_known(parts, backend.train, config.validation.block, progress)])
         self._trainer = Trainer(
             config.rollout,
             parts.compositions,
@@ -86,6 +93,7 @@ class TrainLoop:
             by_gradient=config.objective.reward_gradient is not None,
             training_crystals=parts.training_crystals(config),
             replay=replay,
+            epochs=config.learner.epochs,
         )
         self._evaluate = Evaluator(
             parts.split.val,
@@ -237,6 +245,17 @@ class TrainLoop:
             self._stopped = True
             self._bar.note(f"iteration {self.iteration}: stopped{f': {stop}' if str(stop) else ''}")
             return {}
+
+
+def _score_known(parts: RunComponents, backend: TrainingBackend, block: int, progress: bool) -> Best:
+    """Reward the training crystals."""
+    crystals, rewards = parts.split.train.crystals, list[Tensor]()
+    batches = [crystals.select(rows) for rows in torch.arange(len(crystals)).split(block)]
+    with Progress(len(crystals), "reward of the training crystals", shown=progress) as bar:
+        for batch, reward in zip(batches, backend.score(batches), strict=True):
+            rewards.append(reward)
+            bar.advance(steps=len(batch))
+    return take_known(crystals, torch.cat(rewards))
 
 
 def _forget_results(folder: RunFolder) -> None:

@@ -49,7 +49,7 @@ def gradients(learner: Learner, sizes: list[int], examples: Examples) -> list[to
     """What an update by reward gradients, on trajectories of some sizes, and by flow matching leaves as gradients."""
     trajectory = sample(learner.policy, random_crystals(sizes, 1, torch.float32))
     gradient = reward_gradient(trajectory.final())
-    learner.update(trajectory, None, gradient=gradient, examples={MATCHING: examples})
+    learner.update(trajectory, None, gradient=gradient, examples={MATCHING: [examples]})
     return [parameter.grad.clone() for parameter in learner.parameters]
 
 
@@ -131,7 +131,7 @@ def test_it_learns_the_flow_where_rewards_say_nothing() -> None:
     trajectory = sample(policy, random_crystals([2], 1, torch.float32))
     flat = Gradient.zeros(trajectory.x_0.layout)
     errors = [
-        learner.update(trajectory, None, gradient=flat, examples={MATCHING: source.examples(iteration)})
+        learner.update(trajectory, None, gradient=flat, examples={MATCHING: [source.examples(iteration)]})
         for iteration in range(60)
     ]
     for name in ("matching_pos", "matching_cell"):

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from omatg_ray.crystal.base import BaseDistribution
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.flow.examples import Examples
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.backend import LocalTrainingBackend
 from omatg_ray.rl.learner import Learner
-from omatg_ray.rl.replay import SAME, Best, Replay, best_of, boltzmann
+from omatg_ray.rl.replay import SAME, Best, Replay, best_of, boltzmann, take_known
 from omatg_ray.rl.settings import (
     AdvantageSettings,
     FieldWeights,
@@ -52,7 +53,6 @@ def ends(buffer: Replay, iterations: int = 40) -> list[tuple[tuple[int, ...], fl
     found = []
     for iteration in range(iterations):
         examples = buffer.examples(iteration)
-        assert examples is not None
         x_1 = examples.state.pos + (1.0 - examples.t[examples.state.batch])[:, None] * examples.velocity["pos"]
         apart = (x_1[1::2] - x_1[::2])[:, 0] % 1.0
         found += list(zip(map(tuple, examples.state.atomic_numbers), apart.tolist(), strict=True))
@@ -110,11 +110,23 @@ def test_a_composition_keeps_its_distinct_best_crystals() -> None:
     buffer.add([best([0.5, 0.3], [1.0, 2.0]), best([0.4], [7.0], (12, 8))])
     buffer.add([best([0.3, 0.4], [2.5, 0.5])])  # the first is the same as one before, and better
     assert len(buffer) == 3 and buffer.reward == pytest.approx((2.5 + 7.0) / 2)
-    found = ends(buffer)
-    assert shifts_of([one for one in found if 11 in one[0]]) == {0.3, 0.5}
-    assert shifts_of([one for one in found if 12 in one[0]]) == {0.4}
+    assert shifts_of(ends(buffer)) == {0.3, 0.5}
     buffer.add([best([0.35], [9.0])])
-    assert shifts_of([one for one in ends(buffer) if 11 in one[0]]) == {0.3, 0.35}
+    assert shifts_of(ends(buffer)) == {0.3, 0.35}
+
+
+def test_a_single_crystal_is_drawn_only_if_no_composition_has_several() -> None:
+    buffer = replay(keep=2)
+    buffer.add([best([0.4], [7.0], (12, 8)), best([0.3], [1.0])])
+    assert shifts_of(ends(buffer)) == {0.3, 0.4}
+    buffer.add([best([0.5], [0.0])])
+    assert shifts_of(ends(buffer)) == {0.3}
+
+
+def test_known_crystals_without_a_reward_or_with_overlapping_atoms_are_left_out() -> None:
+    crystals = crystals_at([0.5, 0.01, 0.3]).to(dtype=torch.float64)
+    found = take_known(crystals, torch.tensor([1.0, 2.0, float("nan")], dtype=torch.float64))
+    assert found.reward.tolist() == [1.0] and found.crystals.pos[1, 0] == 0.5 and found.crystals.dtype == torch.float32
 
 
 def test_atoms_in_another_order_are_the_same_composition() -> None:
@@ -151,14 +163,15 @@ def test_compositions_take_turns() -> None:
 
 def test_a_buffer_goes_on_exactly_after_a_checkpoint() -> None:
     buffer, again = replay(keep=2, temperature=0.3), replay(keep=2, temperature=0.3)
-    assert buffer.state_dict() == {} and buffer.examples(0) is None
+    assert buffer.state_dict() == {}
+    with pytest.raises(ValueError, match="empty"):
+        buffer.examples(0)
     again.load_state_dict({})
     buffer.add([best([0.5, 0.3, 0.4], [1.0, 2.0, 3.0]), best([0.4, 0.3], [7.0, 6.0], (12, 8))])
     again.load_state_dict({name: value.clone() for name, value in buffer.state_dict().items()})
     for each in (buffer, again):
         each.add([best([0.45], [2.5])])
     one, other = buffer.examples(5), again.examples(5)
-    assert one is not None and other is not None
     assert torch.equal(one.state.pos, other.state.pos) and torch.equal(one.velocity["cell"], other.velocity["cell"])
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in buffer.state_dict().items())
 
@@ -170,13 +183,13 @@ class ByLength(ByShift):
         return RewardResult(-(crystals.cell.double().norm(dim=2) - 5.0).square().mean(1), {})
 
 
-def trainer(settings: ReplaySettings) -> Trainer:
+def trainer(settings: ReplaySettings, epochs: int = 1) -> Trainer:
     network, base = small_network(0, torch.float32), small_network(0, torch.float32)
     none = FieldWeights(pos=0.0, cell=0.0)
     learner = Learner(
         velocity_policy(network, base, ["pos", "cell"]),
         ObjectiveSettings(replay=settings, policy_weight=none),
-        LearnerSettings(epochs=1, lr=1e-2),
+        LearnerSettings(epochs=epochs, lr=1e-2),
     )
     start = BaseDistribution(log_length_mean=(1.5, 1.5, 1.5), log_length_std=(0.2, 0.2, 0.2))
     model: Any = SimpleNamespace(
@@ -192,6 +205,7 @@ def trainer(settings: ReplaySettings) -> Trainer:
         total=100,
         by_policy=False,
         replay=Replay(settings, start, PathSettings(), 0.0, seed=3),
+        epochs=epochs,
     )
 
 
@@ -205,6 +219,22 @@ def test_a_run_without_policy_and_reward_gradients_learns_from_the_best_alone() 
     assert metrics["replay_crystals"] == 3 and metrics["replay_reward"] > -0.05
     # Rewards are negative: they have halved.
     assert mean(rewards[-10:]) > 0.5 * mean(rewards[:10])
+
+
+def test_every_epoch_takes_other_crystals_and_epochs_count_on_from_one_iteration_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, turns, losses = trainer(ReplaySettings(relax=0, crystals=2), epochs=3), list[int](), list[Examples]()
+    assert run.replay is not None and isinstance(run.backend, LocalTrainingBackend)
+    draw, learn = run.replay.examples, run.backend.learner._match
+    monkeypatch.setattr(run.replay, "examples", lambda turn: (turns.append(turn), draw(turn))[1])
+    monkeypatch.setattr(
+        run.backend.learner, "_match", lambda source, of, report: (losses.append(of), learn(source, of, report))[1]
+    )
+    for _ in range(2):
+        run.step()
+    assert turns == list(range(6)) and len(losses) == 6
+    assert len({tuple(of.t.tolist()) for of in losses}) == 6
 
 
 def mean(values: list[float]) -> float:
