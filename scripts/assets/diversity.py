@@ -2,12 +2,15 @@
 """Diversity of samplers: unique crystals and known polymorphs found among k samples of every composition.
 
   python scripts/assets/diversity.py --models bundled/base runs/quickstart --steps 20 --out runs/diversity.json
+  python scripts/assets/diversity.py --models runs/lowest --guidance 0 --guidance 1 --guidance 0,3 --out runs/dial.json
 
 Compositions are those of a bundled split (test by default) whose cells have several known polymorphs. `any` is the
 share of samples that match one of them, with the tolerances of the evaluation, `lowest` the share whose closest
-polymorph is the one of lowest energy, and `coverage` the share of the known polymorphs that any sample matches.
+polymorph is the one of lowest energy in the file, `judged` the same by the potential of `--set`, and `coverage` the
+share of the known polymorphs that any sample matches.
 `energy` and `best` are the energies above the lowest of them, all by the potential of `--set` (eV/atom; those far
-above, and invalid ones, at the cap), the mean of all samples and that of the best sample of each composition.
+above, and invalid ones, at the cap), the mean of all samples and that of the best sample of each composition; the file
+has the latter for the first 1, 2, 4, ... samples, too (`best_of`).
 `unique` counts distinct crystals among the valid ones of a composition (StructureMatcher, pymatgen's own tolerances).
 Intervals are 95 %, with compositions resampled, also for the paired differences from the first model. With --relax N,
 the same is measured once more, after every sample was relaxed in at most N steps with the bundled potential.
@@ -24,6 +27,7 @@ import torch
 from torch import Tensor
 
 from omatg_ray.assets import crystals as bundled_crystals
+from omatg_ray.cli.arguments import weights
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.validity import check_validity
@@ -32,14 +36,14 @@ from omatg_ray.evaluate.polymorphs import Polymorphs
 from omatg_ray.evaluate.relaxation import relax_all
 from omatg_ray.evaluate.unique import find_unique
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.model.sampling import Sampling
+from omatg_ray.model.sampling import UNGUIDED, Sampling
 from omatg_ray.model.schedule import HELP, OWN, read_schedule
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import Matcher
 from omatg_ray.run.atomic import write_json
 from omatg_ray.run.location import BUNDLED, BUNDLED_NAMES
 
-COMPARED = ("any", "lowest", "unique", "coverage")
+COMPARED = ("any", "lowest", "judged", "unique", "coverage")
 ENERGIES = ("energy", "best")
 RELAXED = "relaxed"
 
@@ -51,6 +55,13 @@ def main() -> None:
     parser.add_argument("--set", choices=BUNDLED_NAMES, default=BUNDLED, help="set of the crystals and the potential")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--schedule", default=OWN, help=f"schedule for all models, instead of their own: {HELP}")
+    parser.add_argument(
+        "--guidance",
+        action="append",
+        type=weights,
+        metavar="W,...",
+        help="as of `omatg-ray generate`; repeat it for rows",
+    )
     parser.add_argument("--noise", choices=["none", "policy"], default="none")
     parser.add_argument("-k", type=int, default=16, help="samples per composition")
     parser.add_argument("--limit", type=int, default=60, help="compositions, spread over the split")
@@ -71,15 +82,16 @@ def main() -> None:
 
     def measured(made: CrystalBatch) -> dict[str, Any]:
         above = energies_above(energies_of(made, potential), of_known, chosen, potential.invalid_energy)
-        return measure(made, known, energy, chosen, arguments.k, arguments.workers) | above
+        return measure(made, known, energy, of_known.tolist(), chosen, arguments.k, arguments.workers) | above
 
     results = {}
     print(f"{'':<30}{'valid':>8}" + "".join(f"{key:>22}" for key in (*COMPARED, *ENERGIES)))
-    for name in arguments.models:
+    samplers = [(model, guidance) for model in arguments.models for guidance in arguments.guidance or [UNGUIDED]]
+    names = [model if guidance == UNGUIDED else f"{model} {guidance}" for model, guidance in samplers]
+    for name, (model, guidance) in zip(names, samplers, strict=True):
         species = [known.select([group[0]]).species.tolist() for group in chosen for _ in range(arguments.k)]
-        made = FlowModel.load(name).generate(
-            species, Sampling(arguments.steps, schedule=schedule, noise=arguments.noise), seed=arguments.seed
-        )
+        sampling = Sampling(arguments.steps, schedule=schedule, noise=arguments.noise, guidance=guidance)
+        made = FlowModel.load(model).generate(species, sampling, seed=arguments.seed)
         row = results[name] = measured(made)
         show(name, row)
         if arguments.relax:
@@ -89,7 +101,7 @@ def main() -> None:
             row[RELAXED] |= {"relax": arguments.relax, "steps": steps}
             show(f"  relaxed, {steps:.1f} steps", row[RELAXED])
         write_json(arguments.out, results)
-    first, *others = arguments.models
+    first, *others = names
     for name in others:
         print(f"{name} less {first}:")
         show_changes(results[first], results[name])
@@ -123,18 +135,26 @@ def energies_above(energies: Tensor, known: Tensor, groups: list[tuple[int, ...]
     capped = torch.where(energies.isnan(), cap, energies.clamp(max=cap)).view(len(groups), -1)
     lowest = torch.stack([known[list(group)].nan_to_num(nan=torch.inf).min() for group in groups])
     above = capped - lowest[:, None]
-    return {"energy": _interval(above.mean(1).tolist()), "best": _interval(above.min(1).values.tolist())}
+    best_of = {
+        k: _interval(above[:, :k].min(1).values.tolist()) for k in (1, 2, 4, 8, 16, 32, 64) if k <= above.shape[1]
+    }
+    best = _interval(above.min(1).values.tolist())
+    return {"energy": _interval(above.mean(1).tolist()), "best": best, "best_of": best_of}
 
 
 def measure(
     made: CrystalBatch,
     known: CrystalBatch,
     energy: list[float],
+    judged: list[float],
     groups: list[tuple[int, ...]],
     k: int,
     workers: int,
 ) -> dict[str, Any]:
-    """Measure k samples for every group of polymorphs, in order; `energy` has the energies of all known crystals."""
+    """Measure k samples for every group of polymorphs, in order.
+
+    `energy` has the energies of all known crystals in the file, `judged` those by a potential.
+    """
     members = range(k)
     pairs = [(group * k + m, place) for group, places in enumerate(groups) for place in places for m in members]
     with Matcher(workers) as matcher:
@@ -143,9 +163,12 @@ def measure(
     closest: dict[int, int] = {}
     for b, place in sorted(distance, key=distance.__getitem__):
         closest.setdefault(b, place)
-    lowest = [min(places, key=energy.__getitem__) for places in groups]
     matched = [sum(group * k + m in closest for m in members) / k for group in range(len(groups))]
-    share = [sum(closest.get(group * k + m) == lowest[group] for m in members) / k for group in range(len(groups))]
+
+    def shares(energies: list[float]) -> list[float]:
+        lowest = [min(places, key=energies.__getitem__) for places in groups]
+        return [sum(closest.get(group * k + m) == low for m in members) / k for group, low in enumerate(lowest)]
+
     found = distance.keys()
     coverage = [
         sum(any((group * k + m, place) in found for m in members) for place in places) / len(places)
@@ -160,7 +183,8 @@ def measure(
         "compositions": len(groups),
         "valid": float(valid.double().mean()),
         "any": _interval(matched),
-        "lowest": _interval(share),
+        "lowest": _interval(shares(energy)),
+        "judged": _interval(shares(judged)),
         "unique": _interval([float(n) for n in unique]),
         "coverage": _interval(coverage),
         "timed_out": clusters.timed_out,

@@ -31,10 +31,12 @@ def test_samples_are_counted_by_the_polymorphs_that_they_match() -> None:
 
     invalid = Structure(Lattice.cubic(0.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     made = CrystalBatch.from_structures([rattled(rock_salt()), invalid, rattled(wurtzite()), rattled(litharge())])
-    row = measure(made, POLYMORPHS.crystals, [-1.0, -2.0, -1.0, -2.0, 0.0], [(0, 1), (2, 3)], k=2, workers=0)
+    energies = [-1.0, -2.0, -1.0, -2.0, 0.0], [-2.0, -1.0, -1.0, -2.0, 0.0]
+    row = measure(made, POLYMORPHS.crystals, *energies, [(0, 1), (2, 3)], k=2, workers=0)
     assert row["valid"] == 0.75
     each = {key: row[key]["each"] for key in COMPARED}
-    assert each == {"any": [0.5, 1.0], "lowest": [0.0, 0.5], "unique": [1.0, 2.0], "coverage": [0.5, 1.0]}
+    lowest = {"lowest": [0.0, 0.5], "judged": [0.5, 0.5]}
+    assert each == {"any": [0.5, 1.0], **lowest, "unique": [1.0, 2.0], "coverage": [0.5, 1.0]}
     assert all(row[key]["mean"] == sum(each[key]) / 2 for key in COMPARED)
     assert (row["any"]["low"], row["any"]["high"]) == (0.5, 1.0)
 
@@ -46,6 +48,7 @@ def test_samples_are_weighed_against_the_lowest_known_crystal() -> None:
     row = energies_above(made, known, [(0, 1), (2,)], cap=3.0)
     assert row["energy"]["each"] == [pytest.approx((0 + 1 + 7) / 3), pytest.approx((4 + 0.5 - 0.5) / 3)]
     assert row["best"]["each"] == [0.0, -0.5]
+    assert {k: best["each"] for k, best in row["best_of"].items()} == {1: [0.0, 4.0], 2: [0.0, 0.5]}
 
 
 @pytest.mark.long
