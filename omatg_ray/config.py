@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from omatg_ray.distributed.settings import RaySettings
 from omatg_ray.evaluate.settings import BLOCK
@@ -58,6 +58,34 @@ class DataSettings(Settings):
             raise ValueError("give either `file` or the three of `train`, `val` and `test`, not both")
         if any(parts) and not all(parts):
             raise ValueError("`train`, `val` and `test` go together")
+        return self
+
+
+class RandomFormulas(Settings):
+    """Formulas to draw: charge-neutral with common oxidation states, or of metals alone."""
+
+    elements: list[str] = Field(min_length=1, description="symbols of the elements to take")
+    count: int = Field(1000, ge=1, description="how many formulas")
+    kinds: list[PositiveInt] = Field(
+        [2, 3], min_length=1, description="numbers of elements of a formula, drawn equally often"
+    )
+    atoms: int = Field(20, ge=1, description="most atoms of a cell")
+
+
+class CompositionSettings(Settings):
+    """Cells to sample, in place of those of the training crystals. Energies need no references."""
+
+    formulas: list[str] = Field([], description="formulas, such as [TiO2, SrTiO3]")
+    file: CrystalsLocation | None = Field(None, description="text file of formulas, one per line; or its URL")
+    random: RandomFormulas | None = Field(None, description="formulas to draw over some elements")
+    z: list[PositiveInt] = Field(
+        [1], min_length=1, description="formula units per cell; every formula is sampled with each"
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> CompositionSettings:
+        if not (self.formulas or self.file or self.random):
+            raise ValueError("name formulas, a file of them, or random ones, for example {formulas: [TiO2], z: [2, 4]}")
         return self
 
 
@@ -196,6 +224,9 @@ class Config(Settings):
         "by OMatG (OMatG/MP-20-CSP/Linear-ODE), or bundled (the base of the package, with its crystals)",
     )
     iterations: int = Field(300, ge=0, description="rollout iterations")
+    compositions: CompositionSettings | None = Field(
+        None, description="cells to sample, in place of those of the training crystals"
+    )
     rollout: RolloutSettings = Field(RolloutSettings(), description="what one iteration samples")
     policy: PolicySettings = Field(PolicySettings(), description="the policy")
     reward: RewardSettings = Field(RewardSettings(), description="the reward")

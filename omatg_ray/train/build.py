@@ -23,13 +23,14 @@ from omatg_ray.reward.potential import load_potential
 from omatg_ray.rl.settings import AdvantageSettings, ObjectiveSettings
 from omatg_ray.run.location import absolute_name, as_base
 from omatg_ray.run.versions import versions
+from omatg_ray.train.cells import asked_cells, digest
 from omatg_ray.train.components import RunComponents
 from omatg_ray.train.device import driver_device, set_threads
 from omatg_ray.train.early import refuse_unnamed
 from omatg_ray.train.precision import refuse_coarse
 from omatg_ray.train.record import tracking_of
 from omatg_ray.train.splits import base_run_data, load_splits
-from omatg_ray.train.unknown import known_to, refuse_unmatchable, require_known
+from omatg_ray.train.unknown import known_to, refuse_unmatchable, refuse_without_references, require_known
 
 
 def build_run(config: Config, progress: bool = False) -> RunComponents:
@@ -75,7 +76,12 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
     potential = None if config.reward.potential is None else load_potential(config.reward.potential, device)
     known = known_to(potential, start, config.base) if config.data.drop_unknown else None
     split = load_splits(data, progress, known)
-    elements = split.train.elements | split.val.elements | split.test.elements
+    cells = split.train.crystals.atomic_numbers
+    if config.compositions is not None:
+        refuse_without_references(config, start)
+        cells = asked_cells(config.compositions, config.seed)
+    sampled, sizes = frozenset(z for cell in cells for z in cell), frozenset(map(len, cells))
+    elements = sampled | split.train.elements | split.val.elements | split.test.elements
     if potential is not None:
         require_known(potential, elements)
     scorers = build_scorers(config.reward, split.train, (split.val, split.test), device, potential)
@@ -85,9 +91,12 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
             "will always agree with it; name an independent one",
             stacklevel=2,
         )
-    warn_unfamiliar(start, split.train.elements, split.train.sizes)
+    warn_unfamiliar(start, sampled, sizes)
     start.network.require(elements)
-    parts = RunComponents(start, policy_model(start, config, scorers, split.train.elements), split, scorers)
+    model = policy_model(start, config, scorers, sampled)
+    if config.compositions is not None:
+        model.description.provenance["compositions"] = digest(cells)
+    parts = RunComponents(start, model, split, scorers, cells)
     refuse_coarse(config, parts)
     return parts
 

@@ -93,7 +93,7 @@ def restore(folder: RunFolder, checkpoint: Path, model: FlowModel) -> Progressed
 
     Raises:
         ModelError: The checkpoint has another network or base distribution, or acts on other fields.
-        ConfigError: It was rewarded or monitored by another potential, or rewarded with other files.
+        ConfigError: It sampled other cells, was rewarded or monitored by another potential, or with other files.
     """
     done, was_best = read_state(checkpoint, model)
     if was_best:
@@ -122,7 +122,7 @@ def read_state(checkpoint: Path, model: FlowModel, may_differ: Collection[str] =
     for what, key in IDENTITY:
         if what not in may_differ and getattr(stored.description, what) != getattr(model.description, what):
             raise ModelError(f"{checkpoint} was made with another {what}; leave {key} as it was to resume from it")
-    _refuse_other_potential(checkpoint, stored, model)
+    _refuse_other_inputs(checkpoint, stored, model)
     # The base too: the best checkpoint of its run may have changed since.
     model.base_network.load_state_dict(stored.base_network.state_dict())
     model.learned.load_state_dict(stored.learned.state_dict())
@@ -138,12 +138,19 @@ def marked_best(checkpoint: Path) -> bool:
     return bool(json.loads((checkpoint / STATE_FILE).read_text())["is_best"])
 
 
-def _refuse_other_potential(checkpoint: Path, stored: FlowModel, model: FlowModel) -> None:
-    """Refuse a checkpoint made with other reward files or weights of potentials.
+def _refuse_other_inputs(checkpoint: Path, stored: FlowModel, model: FlowModel) -> None:
+    """Refuse a checkpoint made with other cells, reward files or weights of potentials.
 
     A folder may hold other weights by now, and `bundled` may mean others in another release.
     """
-    old, new = (m.description.provenance.get("reward_files") for m in (stored, model))
+    (old, old_cells), (new, new_cells) = (
+        [m.description.provenance.get(what) for what in ("reward_files", "compositions")] for m in (stored, model)
+    )
+    if old_cells != new_cells:
+        raise ConfigError(
+            f"compositions: {checkpoint} sampled other cells than these; name those it started with (the file may have "
+            "changed), or start a new run"
+        )
     if old != new:
         raise ConfigError(
             f"reward: {checkpoint} was rewarded with other reference files (reward.hull, reward.crmse) or other code "

@@ -22,23 +22,20 @@ class RunComponents:
         model: The sampler that training updates in place.
         split: Crystals.
         scorers: The reward, and the energies of evaluations.
+        compositions: Atomic numbers of every cell to sample.
     """
 
     start: FlowModel
     model: FlowModel
     split: Split
     scorers: Scorers
+    compositions: list[list[int]]
 
     @property
     def reward(self) -> Weighted:
         """The reward that training maximises."""
         assert self.scorers.reward is not None
         return self.scorers.reward
-
-    @property
-    def compositions(self) -> list[list[int]]:
-        """Atomic numbers of every training cell."""
-        return self.split.train.crystals.atomic_numbers
 
     def training_crystals(self, config: Config) -> TrainingCrystals | None:
         """Return the crystals whose flow is matched, or None if `objective.flow_matching` asks for none."""

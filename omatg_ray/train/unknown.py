@@ -19,6 +19,7 @@ from omatg_ray.run.location import Location
 from omatg_ray.run.text import counted
 
 if TYPE_CHECKING:
+    from omatg_ray.config import Config
     from omatg_ray.model.flow_model import FlowModel
     from omatg_ray.reward.potential import Potential
     from omatg_ray.reward.settings import RewardSettings
@@ -52,6 +53,22 @@ def refuse_unmatchable(rewards: RewardSettings, model: FlowModel, name: Location
             raise ConfigError(
                 f"reward.weights.{reward}: {name} generates species, and their compositions have no known polymorphs "
                 f"to match; leave {reward} out"
+            )
+
+
+def refuse_without_references(config: Config, model: FlowModel) -> None:
+    """Refuse compositions of one's own for rewards that compare with known crystals, and for generated species.
+
+    Raises:
+        ConfigError: Names the reward, or the model.
+    """
+    if model.generates_species:
+        raise ConfigError(f"compositions: {config.base} generates the species itself; leave them out")
+    for reward, options in config.reward.built_in.items():
+        if options.needs_known:
+            raise ConfigError(
+                f"reward.weights.{reward}: it compares with known crystals, which these compositions do not have; "
+                "leave out one of the two"
             )
 
 
