@@ -81,12 +81,6 @@ def best_of(
     return Best(found.select(rows).to("cpu", torch.float32), scores[rows])
 
 
-def take_known(crystals: CrystalBatch, reward: Tensor) -> Best:
-    """Return known crystals as if they had been found: those that are valid and have a reward."""
-    rows = (check_validity(crystals).valid & reward.isfinite()).nonzero().squeeze(1)
-    return Best(crystals.select(rows).to("cpu", torch.float32), reward[rows])
-
-
 class Replay:
     """The distinct best crystals of every composition, and what an iteration learns from them.
 
@@ -104,6 +98,7 @@ class Replay:
         self.settings, self._base, self._paths, self._acts_from, self._seed = settings, base, paths, acts_from, seed
         self._kept: dict[tuple[int, ...], Best] = {}
         self._fingerprints: dict[tuple[int, ...], Tensor] = {}
+        self._offset: dict[tuple[int, ...], float] = {}
 
     def __len__(self) -> int:
         return sum(len(best.reward) for best in self._kept.values())
@@ -114,15 +109,42 @@ class Replay:
         best = [float(kept.reward[0]) for kept in self._kept.values()]
         return sum(best) / len(best) if best else math.nan
 
+    def begin(self, known: CrystalBatch, reward: Tensor, energy: Tensor | None = None) -> None:
+        """Take in known crystals, those that are valid and have a reward.
+
+        Args:
+            known: B crystals.
+            reward: Their rewards (B,), NaN where there is none.
+            energy: Energies (B,) in eV/atom that rank them in place of their rewards. What is found of a composition is
+                then compared with the lowest known crystal by the difference of their rewards.
+        """
+        rows = (check_validity(known).valid & reward.isfinite()).nonzero().squeeze(1)
+        crystals, reward = known.select(rows).to("cpu", torch.float32), reward[rows]
+        if energy is None:
+            self.add([Best(crystals, reward)])
+            return
+        ranks = -energy[rows].double()
+        lowest: dict[tuple[int, ...], int] = {}
+        for row, numbers in enumerate(crystals.atomic_numbers):
+            key = tuple(sorted(numbers))
+            if key not in lowest or ranks[row] > ranks[lowest[key]]:
+                lowest[key] = row
+        self._take([Best(crystals, ranks)])
+        self._offset = {key: float(ranks[row] - reward[row]) for key, row in lowest.items()}
+
     def add(self, found: Iterable[Best]) -> None:
         """Take in what an iteration has found: of crystals that are the same, the better one is kept."""
+        self._take(found, anchored=True)
+
+    def _take(self, found: Iterable[Best], anchored: bool = False) -> None:
         rows_of: dict[tuple[int, ...], list[CrystalBatch]] = {}
         rewards: dict[tuple[int, ...], list[float]] = {}
         for best in found:
             for row, numbers in enumerate(best.crystals.atomic_numbers):
                 key = tuple(sorted(numbers))
                 rows_of.setdefault(key, []).append(best.crystals.select([row]))
-                rewards.setdefault(key, []).append(float(best.reward[row]))
+                offset = self._offset.get(key, 0.0) if anchored else 0.0
+                rewards.setdefault(key, []).append(float(best.reward[row]) + offset)
         for key, crystals in rows_of.items():
             self._merge(key, Best(CrystalBatch.cat(crystals), torch.tensor(rewards[key], dtype=torch.float64)))
 
@@ -171,14 +193,20 @@ class Replay:
         crystals = CrystalBatch.cat(self._kept[key].crystals for key in self._kept)
         state = {name: getattr(crystals, name) for name in ("species", "pos", "cell", "n_atoms")}
         state["reward"] = torch.cat([best.reward for best in self._kept.values()])
+        if self._offset:
+            offset = [[self._offset.get(key, 0.0)] * len(best.reward) for key, best in self._kept.items()]
+            state["offset"] = torch.tensor([value for values in offset for value in values], dtype=torch.float64)
         return {name: value.contiguous() for name, value in state.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
-        self._kept, self._fingerprints = {}, {}
+        self._kept, self._fingerprints, self._offset = {}, {}, {}
         if state:
             crystals = CrystalBatch(*(state[name] for name in ("species", "pos", "cell", "n_atoms")))
-            self.add([Best(crystals, state["reward"])])
+            self._take([Best(crystals, state["reward"])])
+        if "offset" in state:
+            keys = [tuple(sorted(numbers)) for numbers in crystals.atomic_numbers]
+            self._offset = dict(zip(keys, state["offset"].tolist(), strict=True))
 
 
 def boltzmann(reward: Tensor, temperature: float) -> Tensor:

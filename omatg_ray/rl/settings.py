@@ -212,6 +212,11 @@ class ReplaySettings(Settings):
         True,
         description="begin with the training crystals, rewarded as those found; false: learn from those found alone",
     )
+    energies: str | None = Field(
+        None,
+        description="column of the training crystals, an energy in eV/atom, that ranks them in place of their reward; "
+        "what is found is compared with the lowest of them by the difference of their rewards",
+    )
     keep: int = Field(2, ge=1, description="distinct crystals kept of each composition, the best ones")
     relax: int = Field(
         5,

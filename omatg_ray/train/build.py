@@ -98,6 +98,7 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
         model.description.provenance["compositions"] = digest(cells)
     parts = RunComponents(start, model, split, scorers, cells)
     refuse_coarse(config, parts)
+    parts.known_energies(config)  # refuses a column that is not there
     return parts
 
 

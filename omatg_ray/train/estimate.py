@@ -158,11 +158,7 @@ def describe(config: Config, parts: RunComponents) -> str:
         [
             f"reinforce   {config.base} by {_rewards(config)}",
             f"data        {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test crystals",
-            *(
-                [f"sampled     {counted(len(parts.compositions), 'cell')} of compositions"]
-                if config.compositions
-                else []
-            ),
+            *([f"sampled     {counted(len(parts.compositions), 'cell')}"] if config.compositions else []),
             f"per iteration  {rollout.groups} groups x {rollout.group_size} trajectories x {_steps(rollout.turns)} "
             f"steps{_learned_from(config)} ({' and '.join(networks)} network), {learned}",
             f"active      {', '.join(config.policy.active)}{_gate(parts)} in {rollout.precision} "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from omatg_ray.config import Config
+from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.evaluate.backend import Backend
 from omatg_ray.evaluate.cases import CASES
 from omatg_ray.evaluate.evaluator import Evaluator
@@ -22,7 +23,6 @@ from omatg_ray.model.checks import warn_generated_species
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.rl.backend import TrainingBackend
 from omatg_ray.rl.divergence import SHIFT, DivergenceWatch
-from omatg_ray.rl.replay import Best, take_known
 from omatg_ray.rl.trainer import Trainer
 from omatg_ray.run.atomic import remove_folder
 from omatg_ray.run.folder import RunFolder
@@ -80,7 +80,8 @@ class TrainLoop:
         if replay is not None and done is not None:
             replay.load_state_dict(done.replay)
         elif replay is not None and replay.settings.known:
-            replay.add([_score_known(parts, backend.train, config.validation.block, progress)])
+            crystals, energies = parts.split.train.crystals, parts.known_energies(config)
+            replay.begin(crystals, _score(crystals, backend.train, config.validation.block, progress), energies)
         self._trainer = Trainer(
             config.rollout,
             parts.compositions,
@@ -247,15 +248,15 @@ class TrainLoop:
             return {}
 
 
-def _score_known(parts: RunComponents, backend: TrainingBackend, block: int, progress: bool) -> Best:
-    """Reward the training crystals."""
-    crystals, rewards = parts.split.train.crystals, list[Tensor]()
+def _score(crystals: CrystalBatch, backend: TrainingBackend, block: int, progress: bool) -> Tensor:
+    """Return the rewards of known crystals."""
+    rewards = list[Tensor]()
     batches = [crystals.select(rows) for rows in torch.arange(len(crystals)).split(block)]
     with Progress(len(crystals), "reward of the training crystals", shown=progress) as bar:
         for batch, reward in zip(batches, backend.score(batches), strict=True):
             rewards.append(reward)
             bar.advance(steps=len(batch))
-    return take_known(crystals, torch.cat(rewards))
+    return torch.cat(rewards)
 
 
 def _forget_results(folder: RunFolder) -> None:

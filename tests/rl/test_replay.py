@@ -16,7 +16,7 @@ from omatg_ray.flow.settings import PathSettings
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.backend import LocalTrainingBackend
 from omatg_ray.rl.learner import Learner
-from omatg_ray.rl.replay import SAME, Best, Replay, best_of, boltzmann, take_known
+from omatg_ray.rl.replay import SAME, Best, Replay, best_of, boltzmann
 from omatg_ray.rl.settings import (
     AdvantageSettings,
     FieldWeights,
@@ -124,9 +124,28 @@ def test_a_single_crystal_is_drawn_only_if_no_composition_has_several() -> None:
 
 
 def test_known_crystals_without_a_reward_or_with_overlapping_atoms_are_left_out() -> None:
+    buffer = replay(keep=3)
     crystals = crystals_at([0.5, 0.01, 0.3]).to(dtype=torch.float64)
-    found = take_known(crystals, torch.tensor([1.0, 2.0, float("nan")], dtype=torch.float64))
-    assert found.reward.tolist() == [1.0] and found.crystals.pos[1, 0] == 0.5 and found.crystals.dtype == torch.float32
+    buffer.begin(crystals, torch.tensor([1.0, 2.0, float("nan")], dtype=torch.float64))
+    assert len(buffer) == 1 and shifts_of(ends(buffer)) == {0.5} and buffer.reward == 1.0
+    assert buffer.state_dict()["pos"].dtype == torch.float32 and "offset" not in buffer.state_dict()
+
+
+def test_known_energies_rank_and_what_is_found_is_anchored_at_the_lowest_known_crystal() -> None:
+    """The reward puts 0.5 first, the energies of the file 0.3, from which differences of rewards count."""
+    buffer, again = replay(keep=3), replay(keep=3)
+    known = crystals_at([0.5, 0.3]).to(dtype=torch.float64)
+    buffer.begin(known, torch.tensor([2.0, 1.5], dtype=torch.float64), torch.tensor([-3.9, -4.0], dtype=torch.float64))
+    assert buffer.reward == 4.0 and shifts_of(ends(buffer)) == {0.3}
+    again.load_state_dict({name: value.clone() for name, value in buffer.state_dict().items()})
+    for each in (buffer, again):
+        each.add([best([0.4], [1.4])])
+        assert each.reward == 4.0 and len(each) == 3
+        each.add([best([0.2], [1.7])])
+        assert each.reward == pytest.approx(4.2) and shifts_of(ends(each)) == {0.2} and len(each) == 3
+        each.add([best([0.45], [9.0], (12, 8))])  # nothing is known of this one
+        assert each.reward == pytest.approx((4.2 + 9.0) / 2)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in buffer.state_dict().items())
 
 
 def test_atoms_in_another_order_are_the_same_composition() -> None:
