@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -35,9 +36,16 @@ def numbers(text: str) -> list[int]:
 
 
 def weights(text: str) -> tuple[float, ...]:
-    """Parse weights, separated by commas."""
-    parse = number(float, 0)
-    return tuple(float(parse(part)) for part in text.split(","))
+    """Parse weights separated by commas, each as often as the number after its colon says: 2:3,-1 is 2,2,2,-1."""
+    values: list[float] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*(?::\s*([1-9]\d{0,2})\s*)?", part, flags=re.ASCII)
+        if match is None:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is not a weight; write numbers as 0,3, or 2:3,-1 for three in four of 2 and one of -1"
+            )
+        values += [float(match[1])] * int(match[2] or 1)
+    return tuple(values)
 
 
 def path_or_word(text: str) -> str:

@@ -104,7 +104,6 @@ def generate(options: GenerateOptions, progress: bool = False) -> RankedCrystals
         "model": str(options.model),
         "steps": options.sampling.steps,
         "noise": options.sampling.noise,
-        **({} if options.sampling.guidance == UNGUIDED else {"guidance": list(options.sampling.guidance)}),
         **judges.names,
         "seed": options.seed,
     }
@@ -112,7 +111,10 @@ def generate(options: GenerateOptions, progress: bool = False) -> RankedCrystals
         sound,
         torch.cat(energies)[kept] if energies else None,
         [given or (formula, 1) for given, formula in zip(asked, sound.formulas(), strict=True)],
-        [{**about, "index": index} for index in indices],
+        [
+            {**about, **guided, "index": index}
+            for index, guided in zip(indices, _weights(options, indices), strict=True)
+        ],
         judges,
         [one._replace(open_species=False) for one in trained],  # by now all species are known
         RankOptions(
@@ -134,6 +136,13 @@ def generate(options: GenerateOptions, progress: bool = False) -> RankedCrystals
         symprec=options.symprec,
         recovery=recovery_of(model, options.model, (len(cell) for _, cell in cells)),
     )
+
+
+def _weights(options: GenerateOptions, indices: Sequence[int]) -> list[dict[str, float]]:
+    """Return the weight of guidance of each crystal, by the name of its column; nothing without guidance."""
+    if options.sampling.guidance == UNGUIDED:
+        return [{}] * len(indices)
+    return [{"guidance": weight} for weight in options.sampling.weights(options.seed, indices).tolist()]
 
 
 def _cells(options: GenerateOptions) -> list[tuple[tuple[str, int] | None, list[int]]]:

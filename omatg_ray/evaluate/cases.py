@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -67,7 +68,8 @@ class Case:
         noise, solver, guidance = self.sampling.noise, self.sampling.solver, self.sampling.guidance
         unusual = [*(["policy noise"] if noise == "policy" else []), *([] if solver == EULER else [solver])]
         if guidance != UNGUIDED:
-            unusual.append(f"guidance {','.join(f'{weight:g}' for weight in guidance)}")
+            shares = ",".join(f"{w:g}:{n}" if n > 1 else f"{w:g}" for w, n in Counter(guidance).items())
+            unusual.append(f"guidance {shares}")
         return ", ".join([self.schedule_name, *unusual])
 
     @property

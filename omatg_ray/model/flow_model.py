@@ -312,12 +312,12 @@ class FlowModel:
         seeds = [seed_of(seed, "structure", index) for index in keys]
         parts = []
         for chunk in chunks_by_pairs([len(z) for z in species], chunk_pairs):
-            chunk_seeds = [seeds[i] for i in chunk]
+            chunk_seeds, chunk_keys = [seeds[i] for i in chunk], [keys[i] for i in chunk]
             x_0 = self.description.base_distribution.sample([species[i] for i in chunk], chunk_seeds).to(self.device)
             fields = policy.active if sampling.noise == "policy" else ()
             of_chunk = policy
             if sampling.guidance != UNGUIDED:
-                of_chunk = policy.guided(sampling.weights(chunk_seeds).to(self.device))
+                of_chunk = policy.guided(sampling.weights(seed, chunk_keys).to(self.device))
             draws = draw_noise(x_0, sampling.steps, chunk_seeds, fields, policy.drift.per_structure)
             jumps = None
             if path is not None:

@@ -36,8 +36,8 @@ class Sampling:
             stochastic process, if its interpolant has one.
         solver: "euler", or another method of torchdiffeq. Other methods take no noise, and adaptive ones use only the
             ends of the time grid.
-        guidance: Weights w of the reinforced network (`Policy.guided`), of which every crystal draws one; (1,) is the
-            model as it was trained, (0,) its base.
+        guidance: Weights w of the reinforced network (`Policy.guided`), in which crystals take turns; (1,) is the model
+            as it was trained, (0,) its base.
     """
 
     steps: int = 50
@@ -46,11 +46,14 @@ class Sampling:
     solver: Solver = EULER
     guidance: tuple[float, ...] = UNGUIDED
 
-    def weights(self, seeds: Sequence[int]) -> Tensor:
-        """Return the weight of guidance of every crystal (B,), float32, which its seed decides."""
-        count = len(self.guidance)
-        drawn = [int(torch.randint(count, (), generator=generator(seed, "guidance"))) for seed in seeds]
-        return torch.tensor(self.guidance)[drawn]
+    def weights(self, seed: int, indices: Sequence[int]) -> Tensor:
+        """Return the weights of guidance of some crystals (B,), float32.
+
+        Indices take turns, beginning where the seed says. So neighbours share out the weights as they were given, and
+        a crystal has another one with another seed.
+        """
+        first = int(torch.randint(len(self.guidance), (), generator=generator(seed, "guidance")))
+        return torch.tensor([self.guidance[(first + index) % len(self.guidance)] for index in indices])
 
     def schedule_of(self, model: FlowModel) -> Schedule | None:
         """Return the schedule that a model generates with."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from omatg_ray.cli import main, program, verbs
+from omatg_ray.cli.arguments import weights
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -81,6 +82,8 @@ def test_configs_that_the_help_names_are_in_the_project(capsys: pytest.CaptureFi
         (["evaluate", "m", "--data", "d", "--seed", "x"], ["--seed", "'x'", "integer"]),
         (["evaluate", "m", "--data", "d", "--invalid-energy", "inf"], ["--invalid-energy"]),
         (["evaluate", "m", "--data", "d", "--noise", "much"], ["--noise", "policy"]),
+        (["evaluate", "m", "--data", "d", "--guidance", "2:0,1"], ["--guidance", "'2:0'", "0,3"]),
+        (["evaluate", "m", "--data", "d", "--guidance", "much"], ["--guidance", "'much'", "2:3,-1"]),
         (["evaluate", "m"], ["--data"]),
         (["generate", "m", "--formula", "TiO2", "-n", "0", "--out", "x.cif"], ["-n", "at least 1"]),
         (["generate", "m", "--out", "x.cif"], ["--formula"]),
@@ -116,6 +119,12 @@ def test_who_resumes_is_said_where_nothing_can_be(words: list[str], capsys: pyte
     code, out, err = run(capsys, *words)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert "--resume: give it to pretrain, train or tune, after the verb" in err
+
+
+def test_weights_of_guidance_may_be_repeated_by_a_number() -> None:
+    assert weights("0,3") == (0.0, 3.0)
+    assert weights("2:3,-1") == (2.0, 2.0, 2.0, -1.0)
+    assert weights("-.5 : 2, +1.") == (-0.5, -0.5, 1.0)
 
 
 def test_verbs_that_resume_are_those_with_the_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,22 @@ def test_every_format_can_be_read_again(
     assert sum(int(row["copies"]) for row in found.properties) == 6
 
 
+def test_guided_crystals_are_the_models_further_from_its_base(
+    trained: TrainResult, command: Command, tmp_path: Path
+) -> None:
+    words = ["--formula", "NaCl", "-n", 6, "--steps", 4, "--workers", 0, "--quiet", "--seed", 5]
+    found = {}
+    for guidance in ("1", "3", "3:2,0"):
+        out = tmp_path / f"{guidance}.extxyz"
+        done = command("generate", trained.model, *words, "--guidance", guidance, "--out", out)
+        assert done.code == 0, done.err
+        found[guidance] = {int(row["index"]): row for row in read_dataset(out, reduce=False).properties}
+    assert all("guidance" not in row for row in found["1"].values())
+    assert {row["guidance"] for row in found["3"].values()} == {3.0}
+    assert {row["guidance"] for row in found["3:2,0"].values()} == {0.0, 3.0}
+    command("generate", trained.model, *words, "--guidance", 1, "--guidance", 2).refuses("one --guidance", "not 2")
+
+
 def test_formulas_from_a_file_come_in_its_order(base: Path, command: Command, tmp_path: Path) -> None:
     formulas, out = tmp_path / "list.txt", tmp_path / "out.json"
     formulas.write_text("RbBr\nMgO2  # a comment\n")

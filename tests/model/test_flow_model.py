@@ -263,13 +263,15 @@ def test_guidance_goes_from_the_base_through_the_model_and_beyond():
     by_midpoints = {weight: generated(weight, solver="midpoint") for weight in (0.0, 3.0)}
     assert close(by_midpoints[0.0], base.generate(species, Sampling(6, solver="midpoint"), 3), 1e-5)
     assert not close(by_midpoints[3.0], by_midpoints[0.0])
-    # Of several weights every crystal draws one, by its own seed: the chunks decide nothing.
-    drawn = Sampling(guidance=(0.0, 3.0)).weights([seed_of(3, "structure", index) for index in range(count)])
-    assert set(drawn.tolist()) == {0.0, 3.0}
-    mixed = generated(0.0, 3.0)
-    for row, weight in enumerate(drawn.tolist()):
+    # With several weights crystals take turns by their indices: the chunks decide nothing.
+    turns = Sampling(guidance=(0.0, 3.0, 3.0)).weights(3, range(count)).tolist()
+    assert sorted(turns[:3]) == sorted(turns[1:4]) == [0.0, 3.0, 3.0]
+    firsts = [float(Sampling(guidance=(0.0, 3.0)).weights(seed, [0])) for seed in range(20)]
+    assert set(firsts) == {0.0, 3.0}
+    mixed = generated(0.0, 3.0, 3.0)
+    for row, weight in enumerate(turns):
         assert close(mixed.select([row]), rows[weight].select([row]), 1e-5)
-    some = model.generate(species[:5], Sampling(6, guidance=(0.0, 3.0)), 3, indices=range(7, 12), chunk_pairs=1)
+    some = model.generate(species[:5], Sampling(6, guidance=(0.0, 3.0, 3.0)), 3, indices=range(7, 12), chunk_pairs=1)
     assert close(some, mixed.select(range(7, 12)), 1e-5)
 
 
