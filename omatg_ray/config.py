@@ -170,6 +170,12 @@ class ValidationSettings(Settings):
         None, ge=2, description="grid points of validations and the final test; null: the first of rollout.steps"
     )
     noise: NoiseMode = Field("none", description="generate without noise or with that of the policy")
+    best: Literal["reward", "match_lowest"] = Field(
+        "reward",
+        description="what makes a checkpoint the best. reward: the lowest capped mean of the relative energy if the "
+        "energy alone is rewarded, else the highest mean reward; match_lowest: the largest share of crystals that are "
+        "closest to the lowest of several known polymorphs",
+    )
     match_timeout: float = Field(10.0, gt=0, description="seconds that one structure match may take")
     chunk_pairs: int = Field(CHUNK_PAIRS, ge=1, description="ordered pairs of atoms per network call when generating")
     block: int = Field(BLOCK, ge=1, description="crystals generated and measured together, by one process")

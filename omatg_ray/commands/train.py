@@ -70,7 +70,7 @@ def train(
 
     `best` is the checkpoint with the lowest mean relative energy on the validation split. If anything besides the
     energy is rewarded, or species are generated, it is the one with the highest mean reward of the crystals generated
-    for it.
+    for it. `validation.best` may name another measure.
 
     Args:
         config: The run.

@@ -48,7 +48,8 @@ REINFORCEMENT = (
         "Relative energy on validation, capped mean",
         (Curve("validation", "relative_energy_mean_capped", "capped mean"),),
         "relative energy (eV/atom)",
-        f"{CAPPED} If the energy alone is rewarded, the best checkpoint has the lowest capped mean.",
+        f"{CAPPED} If the energy alone is rewarded, the best checkpoint has the lowest capped mean, unless "
+        "validation.best names something else.",
         marks_best=True,
     ),
     Panel(
@@ -63,7 +64,8 @@ REINFORCEMENT = (
         "Reward on validation",
         (Curve("validation", "reward_mean", "mean"),),
         "reward",
-        "If more than the energy is rewarded, or species are generated, the best checkpoint has the highest mean.",
+        "If more than the energy is rewarded, or species are generated, the best checkpoint has the highest mean, "
+        "unless validation.best names something else.",
         marks_best=True,
     ),
     Panel(

@@ -30,7 +30,13 @@ from omatg_ray.train.early import refuse_unnamed
 from omatg_ray.train.precision import refuse_coarse
 from omatg_ray.train.record import tracking_of
 from omatg_ray.train.splits import base_run_data, load_splits
-from omatg_ray.train.unknown import known_to, refuse_unmatchable, refuse_without_references, require_known
+from omatg_ray.train.unknown import (
+    known_to,
+    refuse_unmatchable,
+    refuse_unranked,
+    refuse_without_references,
+    require_known,
+)
 
 
 def build_run(config: Config, progress: bool = False) -> RunComponents:
@@ -97,6 +103,7 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
     if config.compositions is not None:
         model.description.provenance["compositions"] = digest(cells)
     parts = RunComponents(start, model, split, scorers, cells)
+    refuse_unranked(config, split.val)
     refuse_coarse(config, parts)
     parts.known_energies(config)  # refuses a column that is not there
     return parts

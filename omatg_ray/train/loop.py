@@ -211,7 +211,8 @@ class TrainLoop:
         """Validate, log the metrics and return the score; lower is better.
 
         If only the energy is rewarded, and species are given, the score is the mean relative energy with invalid
-        crystals at the cap. Otherwise it is minus the mean reward. A score that is not finite is returned as infinite.
+        crystals at the cap. Otherwise it is minus the mean reward. `validation.best` may put minus the share that is
+        closest to the lowest polymorph in its place. A score that is not finite is returned as infinite.
         """
         config, parts = self.config, self._parts
         evaluation = self._evaluate(parts.model, Sampling(config.validated_steps, noise=config.validation.noise))
@@ -227,6 +228,9 @@ class TrainLoop:
             score = -float(evaluation.rewards[SUM].nanmean())
             logged[REWARD] = -score
             result = f"reward {-score:.3f}"
+        if config.validation.best == "match_lowest":
+            score = -logged["match_lowest"]
+            result = f"closest to the lowest polymorph {-score:.3f}, {result}"
         logged |= {metric_of(name): mean(rows) for name, rows in evaluation.rewards.items() if name != SUM}
         logged |= self._tell(self._callback.validated, logged | {APART: float(watch.apart)})
         self.validation = logged

@@ -13,6 +13,8 @@ from torch import Tensor
 from omatg_ray.crystal.composition import symbol
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.errors import ConfigError, DataError, DataWarning, PotentialError
+from omatg_ray.evaluate.evaluation import spread_rows
+from omatg_ray.evaluate.polymorphs import Polymorphs
 from omatg_ray.model.checks import known_elements
 from omatg_ray.reward.protocol import holds_only
 from omatg_ray.run.location import Location
@@ -70,6 +72,23 @@ def refuse_without_references(config: Config, model: FlowModel) -> None:
                 f"reward.weights.{reward}: it compares with known crystals, which these compositions do not have; "
                 "leave out one of the two"
             )
+
+
+def refuse_unranked(config: Config, val: CrystalDataset) -> None:
+    """Refuse to choose checkpoints by the lowest of several polymorphs where nothing is known of any.
+
+    Raises:
+        ConfigError: No validation crystal has several polymorphs, or nothing says which is the lowest.
+    """
+    if config.validation.best != "match_lowest":
+        return
+    if config.reward.potential is None:
+        raise ConfigError("validation.best=match_lowest: reward.potential says which polymorph is the lowest; name one")
+    if not Polymorphs(val.crystals, spread_rows(len(val), config.validation.limit)).n_polymorphic:
+        raise ConfigError(
+            "validation.best=match_lowest: no validation crystal has several known polymorphs in cells of equally many "
+            "atoms; raise validation.limit, or leave the key out"
+        )
 
 
 def known_to(
