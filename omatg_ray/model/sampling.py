@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, get_args
 
-import torch
-
 from omatg_ray.errors import ModelError
 from omatg_ray.policy.hand_made import HandMadeSchedule, StepSizes
 from omatg_ray.policy.settings import NoiseMode
-from omatg_ray.seeding import generator
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +49,10 @@ class Sampling:
         Indices take turns, beginning where the seed says. So neighbours share out the weights as they were given, and
         a crystal has another one with another seed.
         """
+        import torch
+
+        from omatg_ray.seeding import generator
+
         first = int(torch.randint(len(self.guidance), (), generator=generator(seed, "guidance")))
         return torch.tensor([self.guidance[(first + index) % len(self.guidance)] for index in indices])
 
