@@ -149,8 +149,18 @@ def crystals(split: str, of: BundledName = BUNDLED) -> Path:
 
 
 def quickstart() -> Path:
-    """Return the default configuration of `omatg-ray train`: the copy in a wheel, or the file of a checkout."""
+    """Return the default configuration of `omatg-ray train`."""
+    return _configuration("quickstart.yaml")
+
+
+def polymorphs() -> Path:
+    """Return the configuration that teaches a model which of several polymorphs is the lowest."""
+    return _configuration("polymorphs.yaml")
+
+
+def _configuration(name: str) -> Path:
+    """Return a configuration that the package carries: the copy in a wheel, or the file of a checkout."""
     package = Path(__file__).parents[1]
     # Prefer the copy: a folder `configs` beside an installed package would belong to another one.
-    copy = package / "quickstart.yaml"
-    return copy if copy.is_file() else package.parent / "configs" / "quickstart.yaml"
+    copy = package / name
+    return copy if copy.is_file() else package.parent / "configs" / name

@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omatg_ray.assets import set_with
+from omatg_ray.assets import polymorphs, set_with
 from omatg_ray.cli.ranked import RELAX_STEPS
 from omatg_ray.config import Config
 from omatg_ray.crystal.fields import FIELDS
 from omatg_ray.crystal.formula import parse_formula
 from omatg_ray.model.variants import variant
-from omatg_ray.run.location import Location
+from omatg_ray.run.location import BUNDLED, BundledName, Location
 from omatg_ray.run.state import free_run
 from omatg_ray.tree import override
 
@@ -73,6 +73,15 @@ def next_steps(
         f"  # the test split {comparison}",
         _line("evaluate", run, "--data", f"{run}/data/test.extxyz", *compared),
     ]
+    if config.objective.replay is not None:
+        uses[2:2] = [
+            "  # more of the lowest polymorph, and one crystal in eight of the others (docs/polymorphs.md)",
+            _line(
+                "generate", run, *what, "-n", 16, "--steps", trained, "--guidance", "2:7,-1", *energies, "--out", out
+            ),
+        ]
+    elif of is not None:
+        uses += ["  # which of several polymorphs: learn to choose the lowest", _line("train", *_choosing(of))]
     more = ["  # more iterations", _line("train", "--resume", run, f"iterations={2 * config.iterations}")]
     lines = ["What to try next", *uses, *more]
     if not improved:  # Its best checkpoint generates what the base does.
@@ -91,6 +100,14 @@ def next_steps(
         smaller = ", in smaller items" if _groups_per_item(config) < config.rollout.groups_per_item else ""
         lines += [f"  # another run, on Ray actors{smaller}", _line("train", f"{run}/config.yaml", *_on_ray(config))]
     return "\n".join([*lines, "  # curves, energies and crystals, in a browser", f"  {run}/report.html"])
+
+
+def _choosing(of: BundledName) -> Iterable[object]:
+    """Yield the configuration that learns to choose polymorphs, and the keys that take it to a bundled set."""
+    file, here = polymorphs(), Path.cwd()
+    yield file.relative_to(here) if file.is_relative_to(here) else file
+    if of != BUNDLED:
+        yield from (override(key, of) for key in ("base", "reward.potential", "policy.schedule_from"))
 
 
 def reduced(cell: str) -> tuple[str, int]:

@@ -194,8 +194,10 @@ def test_a_wheel_has_its_own_quickstart(tmp_path: Path, monkeypatch: pytest.Monk
     for folder in ("omatg_ray", "configs"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "quickstart.yaml").touch()
+        (tmp_path / folder / "polymorphs.yaml").touch()
     monkeypatch.setattr(assets, "__file__", str(tmp_path / "omatg_ray" / "assets" / "__init__.py"))
     assert assets.quickstart() == tmp_path / "omatg_ray" / "quickstart.yaml"
+    assert assets.polymorphs() == tmp_path / "omatg_ray" / "polymorphs.yaml"
 
 
 def test_records_tell_the_word_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

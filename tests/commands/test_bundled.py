@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import omatg_ray as og
-from omatg_ray.assets import quickstart, seal
+from omatg_ray.assets import polymorphs, quickstart, seal
 from omatg_ray.cli import main
 from omatg_ray.cli.arguments import split_words
 from omatg_ray.cli.next_steps import next_steps, program, reduced
@@ -338,6 +338,20 @@ def test_next_steps_are_commands_whatever_the_run_is_called(
         files, overrides = split_words(words)
         assert files == [f"{run}/config.yaml"]
         assert Config.load(None, overrides).run == Path(f"{run}{suffix}")
+
+
+@pytest.mark.parametrize("base", ["bundled", PROTOTYPES])
+def test_a_bundled_base_may_learn_to_choose_polymorphs_next(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(polymorphs().parents[1])
+    keys = [f"base={base}", f"reward.potential={base}", f"policy.schedule_from={base}"]
+    said = next_steps(Config.load(quickstart(), keys), [], "TiO2")
+    (line,) = [line for line in said.splitlines() if "polymorphs.yaml" in line]
+    files, overrides = split_words(shlex.split(line)[2:])
+    assert files == ["configs/polymorphs.yaml"]
+    config = Config.load(files[0], overrides)
+    assert (config.base, config.reward.potential, config.policy.schedule_from) == (base, base, base)
+    after = next_steps(config, [], "TiO2")
+    assert "--guidance 2:7,-1" in after and "polymorphs.yaml" not in after and "--guidance" not in said
 
 
 @pytest.mark.parametrize(("size", "smaller"), [(16, 8), (9, 8), (8, None), (3, None)])
