@@ -32,6 +32,10 @@ SAME = 0.02
 """Two crystals of a composition count as one below this distance of their radial distribution functions."""
 
 
+Cell = tuple[int, ...]
+"""Atomic numbers of a cell, ascending."""
+
+
 @dataclass(frozen=True)
 class Best:
     """The best members of some groups.
@@ -43,6 +47,37 @@ class Best:
 
     crystals: CrystalBatch
     reward: Tensor
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Known crystals that their energies rank.
+
+    Attributes:
+        crystals: N crystals, on the CPU.
+        energy: Their energies (N,) in eV/atom, float64.
+    """
+
+    crystals: CrystalBatch
+    energy: Tensor
+
+    def by_cell(self) -> dict[Cell, _RankedCell]:
+        """Return what tells the crystals of a cell again, and their ranks."""
+        sorted_in = _by_cell([Best(self.crystals.to("cpu", torch.float32), -self.energy)])
+        return {key: _RankedCell(fingerprints(best.crystals), best.reward) for key, best in sorted_in.items()}
+
+
+@dataclass(frozen=True)
+class _RankedCell:
+    """The known crystals of a cell.
+
+    Attributes:
+        prints: Their fingerprints (n, bins).
+        rank: Minus their energies (n,), in eV/atom.
+    """
+
+    prints: Tensor
+    rank: Tensor
 
 
 def best_of(
@@ -82,7 +117,7 @@ def best_of(
 
 
 class Replay:
-    """The distinct best crystals of every composition, and what an iteration learns from them.
+    """The distinct best crystals of every composition, and what an update learns from them.
 
     Args:
         settings: How many are kept and drawn.
@@ -90,15 +125,23 @@ class Replay:
         paths: Paths of the flow.
         acts_from: Earliest time of an example.
         seed: Seed of the run.
+        ranked: Known crystals, if their energies rank them in place of their rewards.
     """
 
     def __init__(
-        self, settings: ReplaySettings, base: BaseDistribution, paths: PathSettings, acts_from: float, seed: int
+        self,
+        settings: ReplaySettings,
+        base: BaseDistribution,
+        paths: PathSettings,
+        acts_from: float,
+        seed: int,
+        ranked: Ranked | None = None,
     ) -> None:
         self.settings, self._base, self._paths, self._acts_from, self._seed = settings, base, paths, acts_from, seed
-        self._kept: dict[tuple[int, ...], Best] = {}
-        self._fingerprints: dict[tuple[int, ...], Tensor] = {}
-        self._offset: dict[tuple[int, ...], float] = {}
+        self._kept: dict[Cell, Best] = {}
+        self._fingerprints: dict[Cell, Tensor] = {}
+        self._offset: dict[Cell, float] = {}
+        self._ranked = {} if ranked is None else ranked.by_cell()
 
     def __len__(self) -> int:
         return sum(len(best.reward) for best in self._kept.values())
@@ -109,51 +152,46 @@ class Replay:
         best = [float(kept.reward[0]) for kept in self._kept.values()]
         return sum(best) / len(best) if best else math.nan
 
-    def begin(self, known: CrystalBatch, reward: Tensor, energy: Tensor | None = None) -> None:
+    def begin(self, known: CrystalBatch, reward: Tensor) -> None:
         """Take in known crystals, those that are valid and have a reward.
+
+        If energies rank them, what is found later of a composition is compared with the lowest known crystal by the
+        difference of their rewards.
 
         Args:
             known: B crystals.
             reward: Their rewards (B,), NaN where there is none.
-            energy: Energies (B,) in eV/atom that rank them in place of their rewards. What is found of a composition is
-                then compared with the lowest known crystal by the difference of their rewards.
         """
         rows = (check_validity(known).valid & reward.isfinite()).nonzero().squeeze(1)
-        crystals, reward = known.select(rows).to("cpu", torch.float32), reward[rows]
-        if energy is None:
-            self.add([Best(crystals, reward)])
-            return
-        ranks = -energy[rows].double()
-        lowest: dict[tuple[int, ...], int] = {}
-        for row, numbers in enumerate(crystals.atomic_numbers):
-            key = tuple(sorted(numbers))
-            if key not in lowest or ranks[row] > ranks[lowest[key]]:
-                lowest[key] = row
-        self._take([Best(crystals, ranks)])
-        self._offset = {key: float(ranks[row] - reward[row]) for key, row in lowest.items()}
+        found = Best(known.select(rows).to("cpu", torch.float32), reward[rows])
+        for key, best in _by_cell([found]).items():
+            if (ranked := self._ranked.get(key)) is None:
+                self._merge(key, best)
+                continue
+            of_known = _distances(fingerprints(best.crystals), ranked.prints).argmin(1)
+            self._merge(key, Best(best.crystals, ranked.rank[of_known]))
+            lowest = int(ranked.rank[of_known].argmax())
+            self._offset[key] = float(ranked.rank[of_known[lowest]] - best.reward[lowest])
 
     def add(self, found: Iterable[Best]) -> None:
-        """Take in what an iteration has found: of crystals that are the same, the better one is kept."""
-        self._take(found, anchored=True)
+        """Take in what an iteration has found: of crystals that are the same, the better one is kept.
 
-    def _take(self, found: Iterable[Best], anchored: bool = False) -> None:
-        rows_of: dict[tuple[int, ...], list[CrystalBatch]] = {}
-        rewards: dict[tuple[int, ...], list[float]] = {}
-        for best in found:
-            for row, numbers in enumerate(best.crystals.atomic_numbers):
-                key = tuple(sorted(numbers))
-                rows_of.setdefault(key, []).append(best.crystals.select([row]))
-                offset = self._offset.get(key, 0.0) if anchored else 0.0
-                rewards.setdefault(key, []).append(float(best.reward[row]) + offset)
-        for key, crystals in rows_of.items():
-            self._merge(key, Best(CrystalBatch.cat(crystals), torch.tensor(rewards[key], dtype=torch.float64)))
+        Copies of known crystals that energies rank are left out: their rewards would overrule these.
+        """
+        for key, best in _by_cell(found).items():
+            if (ranked := self._ranked.get(key)) is not None:
+                nearest = _distances(fingerprints(best.crystals), ranked.prints).amin(1)
+                rows = (nearest > SAME).nonzero().squeeze(1)
+                best = Best(best.crystals.select(rows), best.reward[rows])
+            if len(best.reward):
+                self._merge(key, Best(best.crystals, best.reward + self._offset.get(key, 0.0)))
 
-    def _merge(self, key: tuple[int, ...], new: Best) -> None:
+    def _merge(self, key: Cell, new: Best) -> None:
         prints = fingerprints(new.crystals)
         if (old := self._kept.get(key)) is not None:
             new = Best(CrystalBatch.cat([old.crystals, new.crystals]), torch.cat([old.reward, new.reward]))
             prints = torch.cat([self._fingerprints[key], prints])
-        distance = 0.5 * (1.0 - (prints @ prints.T).clamp(-1.0, 1.0))
+        distance = _distances(prints, prints)
         rows: list[int] = []
         for row in new.reward.argsort(descending=True, stable=True).tolist():
             if len(rows) < self.settings.keep and all(distance[row, other] > SAME for other in rows):
@@ -201,12 +239,35 @@ class Replay:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         self._kept, self._fingerprints, self._offset = {}, {}, {}
-        if state:
-            crystals = CrystalBatch(*(state[name] for name in ("species", "pos", "cell", "n_atoms")))
-            self._take([Best(crystals, state["reward"])])
+        if not state:
+            return
+        crystals = CrystalBatch(*(state[name] for name in ("species", "pos", "cell", "n_atoms")))
+        for key, best in _by_cell([Best(crystals, state["reward"])]).items():
+            self._merge(key, best)
         if "offset" in state:
-            keys = [tuple(sorted(numbers)) for numbers in crystals.atomic_numbers]
+            keys = map(_cell, crystals.atomic_numbers)
             self._offset = dict(zip(keys, state["offset"].tolist(), strict=True))
+
+
+def _cell(numbers: Iterable[int]) -> Cell:
+    return tuple(sorted(numbers))
+
+
+def _by_cell(found: Iterable[Best]) -> dict[Cell, Best]:
+    """Sort crystals by their atoms."""
+    rows: dict[Cell, list[tuple[CrystalBatch, Tensor]]] = {}
+    for best in found:
+        for row, numbers in enumerate(best.crystals.atomic_numbers):
+            rows.setdefault(_cell(numbers), []).append((best.crystals.select([row]), best.reward[row]))
+    return {
+        key: Best(CrystalBatch.cat(crystals for crystals, _ in each), torch.stack([reward for _, reward in each]))
+        for key, each in rows.items()
+    }
+
+
+def _distances(first: Tensor, second: Tensor) -> Tensor:
+    """Return the distances (n, m) of radial distribution functions, between 0 and 1 (`fingerprints`)."""
+    return 0.5 * (1.0 - (first @ second.T).clamp(-1.0, 1.0))
 
 
 def boltzmann(reward: Tensor, temperature: float) -> Tensor:

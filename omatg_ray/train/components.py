@@ -15,7 +15,7 @@ from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.reward.build import Scorers
 from omatg_ray.reward.weighted import Weighted
 from omatg_ray.rl.flow_matching import TrainingCrystals
-from omatg_ray.rl.replay import Replay
+from omatg_ray.rl.replay import Ranked, Replay
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,11 @@ class RunComponents:
         settings, description = config.objective.replay, self.model.description
         if settings is None:
             return None
-        return Replay(settings, description.base_distribution, description.paths, description.acts_from, config.seed)
+        energies = self.known_energies(config)
+        ranked = None if energies is None else Ranked(self.split.train.crystals, energies)
+        return Replay(
+            settings, description.base_distribution, description.paths, description.acts_from, config.seed, ranked
+        )
 
 
 def _is_number(value: object) -> bool:

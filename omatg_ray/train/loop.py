@@ -80,8 +80,8 @@ class TrainLoop:
         if replay is not None and done is not None:
             replay.load_state_dict(done.replay)
         elif replay is not None and replay.settings.known:
-            crystals, energies = parts.split.train.crystals, parts.known_energies(config)
-            replay.begin(crystals, _score(crystals, backend.train, config.validation.block, progress), energies)
+            known = parts.split.train.crystals
+            replay.begin(known, _score(known, backend.train, config.validation.block, progress))
         self._trainer = Trainer(
             config.rollout,
             parts.compositions,

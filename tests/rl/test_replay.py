@@ -16,7 +16,7 @@ from omatg_ray.flow.settings import PathSettings
 from omatg_ray.reward.protocol import RewardResult
 from omatg_ray.rl.backend import LocalTrainingBackend
 from omatg_ray.rl.learner import Learner
-from omatg_ray.rl.replay import SAME, Best, Replay, best_of, boltzmann
+from omatg_ray.rl.replay import SAME, Best, Ranked, Replay, best_of, boltzmann
 from omatg_ray.rl.settings import (
     AdvantageSettings,
     FieldWeights,
@@ -44,8 +44,8 @@ def best(shifts: list[float], rewards: list[float], species: tuple[int, int] = (
     return Best(crystals_at(shifts, species), torch.tensor(rewards, dtype=torch.float64))
 
 
-def replay(**settings: Any) -> Replay:
-    return Replay(ReplaySettings(relax=0, **settings), BASE, PathSettings(), 0.0, seed=3)
+def replay(ranked: Ranked | None = None, **settings: Any) -> Replay:
+    return Replay(ReplaySettings(relax=0, **settings), BASE, PathSettings(), 0.0, seed=3, ranked=ranked)
 
 
 def ends(buffer: Replay, iterations: int = 40) -> list[tuple[tuple[int, ...], float]]:
@@ -133,12 +133,15 @@ def test_known_crystals_without_a_reward_or_with_overlapping_atoms_are_left_out(
 
 def test_known_energies_rank_and_what_is_found_is_anchored_at_the_lowest_known_crystal() -> None:
     """The reward puts 0.5 first, the energies of the file 0.3, from which differences of rewards count."""
-    buffer, again = replay(keep=3), replay(keep=3)
     known = crystals_at([0.5, 0.3]).to(dtype=torch.float64)
-    buffer.begin(known, torch.tensor([2.0, 1.5], dtype=torch.float64), torch.tensor([-3.9, -4.0], dtype=torch.float64))
+    ranked = Ranked(known, torch.tensor([-3.9, -4.0], dtype=torch.float64))
+    buffer, again = replay(ranked, keep=3), replay(ranked, keep=3)
+    buffer.begin(known, torch.tensor([2.0, 1.5], dtype=torch.float64))
     assert buffer.reward == 4.0 and shifts_of(ends(buffer)) == {0.3}
     again.load_state_dict({name: value.clone() for name, value in buffer.state_dict().items()})
     for each in (buffer, again):
+        each.add([best([0.5, 0.3], [2.0, 9.0])])  # copies of known crystals say nothing new
+        assert each.reward == 4.0 and len(each) == 2 and shifts_of(ends(each)) == {0.3}
         each.add([best([0.4], [1.4])])
         assert each.reward == 4.0 and len(each) == 3
         each.add([best([0.2], [1.7])])
